@@ -1,27 +1,27 @@
-"""The errors that pairmill raises on purpose, and the exit code that each one means.
+"""Define the errors that pairmill raises on purpose, and their exit codes.
 
 PairmillError
 ├── ConfigError            2   the config or the command line is wrong
-├── ContractError          3   data broke the contract between stages
-│   ├── SchemaError            columns or types are not those of the contract
-│   └── CorruptPart            a part's bytes are not those of its manifest
+├── ContractError          3   data violates the contract between stages
+│   ├── SchemaError            columns or types differ from the contract
+│   └── CorruptPart            a part is missing or its bytes differ from the manifest
 ├── TrainingDiverged       4   loss or gradients are not finite
-├── GateRefused            5   the model is below a floor
+├── GateRefused            5   the model is below a limit of the config
 ├── SourceError           75   an archive, list or site could not be read (retryable)
 ├── StorageError          75   the store failed (retryable)
-├── LeaseLost             75   another run has taken the making of a snapshot over (retryable)
-├── ServiceError          75   Prefect or MLflow did not start or answer (retryable)
-└── JobFailed              1   a subprocess ended badly; 75 where it said so
+├── LeaseLost             75   another run took over the snapshot (retryable)
+├── ServiceError          75   Prefect or MLflow did not start or respond (retryable)
+└── JobFailed              1   a subprocess failed; 75 if its own exit code was 75
 
-A bad sample is a row, a bad part is one of these, a bad run is a failed flow. Exit codes speak to the scheduler: 75
-(EX_TEMPFAIL of sysexits.h) means that trying again may help.
+A bad sample is a dropped row, a bad part raises one of these errors, a bad run is a failed flow. Exit code 75
+(EX_TEMPFAIL of sysexits.h) means that a retry may succeed.
 """
 
 from dataops.redaction import redact
 
 
 class PairmillError(Exception):
-    """Base of every deliberate error. `retryable` says whether trying again may help. Its texts hold no secret."""
+    """Base class of all errors here. `retryable`: whether a retry may succeed. Secrets are removed from the texts."""
 
     exit_code: int = 1
     retryable: bool = False
@@ -37,17 +37,17 @@ class ConfigError(PairmillError):
 
 
 class ContractError(PairmillError):
-    """Data broke the contract between stages."""
+    """Data violates the contract between stages."""
 
     exit_code = 3
 
 
 class SchemaError(ContractError):
-    """Columns or types are not those of the contract."""
+    """Columns or types differ from the contract."""
 
 
 class CorruptPart(ContractError):
-    """A part is missing or its bytes are not those that its manifest names."""
+    """A part is missing or its bytes differ from the manifest."""
 
 
 class TrainingDiverged(PairmillError):
@@ -57,7 +57,7 @@ class TrainingDiverged(PairmillError):
 
 
 class GateRefused(PairmillError):
-    """The evaluated model is below a floor of the config, or worse than the champion."""
+    """The evaluated model is below a limit of the config, or worse than the champion."""
 
     exit_code = 5
 
@@ -77,25 +77,25 @@ class StorageError(PairmillError):
 
 
 class LeaseLost(PairmillError):
-    """Another run has taken over the making of a snapshot: what this one still wrote would be in its way."""
+    """Another run took over the snapshot, so this one must write nothing more."""
 
     exit_code = 75
     retryable = True
 
 
 class ServiceError(PairmillError):
-    """A server that a run needs did not start or does not answer."""
+    """A server that a run needs did not start or does not respond."""
 
     exit_code = 75
     retryable = True
 
 
 class JobFailed(PairmillError):
-    """A subprocess ended badly.
+    """A subprocess failed.
 
     Args:
-        message: what ended, how, and where its log is.
-        exit_code: that of the subprocess where it carries a meaning (75: try again), else 1.
+        message: which process failed, how, and where its log is.
+        exit_code: exit code of the subprocess if it has a meaning (75: retryable), else 1.
     """
 
     def __init__(self, message: str, exit_code: int = 1):

@@ -1,12 +1,12 @@
-"""Secrets: where they are read, and how they are kept out of everything that is written or shown.
+"""Read secrets, and remove them from all text that is written or shown.
 
-They live in the environment and nowhere else. Whatever leaves a process as text (a message, a log line, a state, a tag)
-goes through `redact`, which knows two kinds:
+Secrets are kept in the environment only. All text that leaves a process (a message, a log line, a state, a tag)
+goes through `redact`, which removes two kinds:
 
-- the shape of one: `user:password@` in an address, and query parameters that sign or authorise a request;
-- the value of one: of each environment variable whose name says so, and of each password in an address that one holds.
+- credentials in URLs: `user:password@`, and query parameters that sign or authorise a request;
+- values of environment variables with the name of a secret, and passwords of URLs in environment variables.
 
-A value of fewer than SHORTEST characters is no secret that can be told from ordinary text.
+Values of fewer than SHORTEST characters stay, because they cannot be distinguished from ordinary text.
 """
 
 import base64
@@ -32,7 +32,7 @@ _NAME = re.compile(
     re.IGNORECASE,
 )
 _RUN_TOGETHER = frozenset({"PGPASSWORD", "MYSQL_PWD", "REDISCLI_AUTH", "SSHPASS"})
-# Greedy, as a password that nobody escaped may hold an @; it ends at the path, where another @ is an ordinary letter.
+# Greedy, because an unescaped password may contain an @; it ends at the path, where an @ is an ordinary character.
 _USERINFO = re.compile(r"(?<=://)[^/\s?#\"'<>]*@")
 _SIGNED = re.compile(
     r"(?<=[?&;])((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|sig|signature|AWSAccessKeyId|(?:access_|auth_)?token"
@@ -44,48 +44,48 @@ _PASSWORD = re.compile(r"://[^/:@\s]*:(.+)@[^@]*$", re.DOTALL)
 
 @lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
-    """Whether the name of a variable, a field or a key says that its value is secret: `HF_TOKEN`, `db.password`."""
+    """Return whether a variable, field or key has the name of a secret: `HF_TOKEN`, `db.password`."""
     return bool(_NAME.search(name)) or name.upper() in _RUN_TOGETHER
 
 
 def read_secret(name: str) -> "SecretStr | None":
-    """The secret in an environment variable; None where it is not set or empty."""
-    from pydantic import SecretStr  # 100 ms that most commands need not pay
+    """Return the secret in an environment variable, or None if it is not set or empty."""
+    from pydantic import SecretStr  # takes 100 ms to import, and most commands do not need it
 
     value = os.environ.get(name)
     return SecretStr(value) if value else None
 
 
 def remove_credentials(text: str) -> str:
-    """The text with `user:password@` cut out of every address in it, and what signs one starred."""
+    """Remove `user:password@` from all URLs in a text, and replace parameters that sign a request by `***`."""
     return _SIGNED.sub(rf"\1{HIDDEN}", _USERINFO.sub("", text))
 
 
 def redact(text: str) -> str:
-    """The text without credentials in addresses and with each secret of the environment as `***`."""
+    """Remove credentials from all URLs in a text, and replace each secret of the environment by `***`."""
     for value in _spellings():
         text = text.replace(value, HIDDEN)
     return remove_credentials(text) if "://" in text or "=" in text else text
 
 
 def describe_secret(name: str, value: object) -> str | None:
-    """Why a key and its value may not stand in a config: it looks like a secret. None where it does not."""
+    """Return why a config must not hold a key and its value, or None if they do not look like a secret."""
     remedy = "secrets belong in the environment (docs: SECURITY.md), and this one is now in a file: change it"
     if is_secret_name(name) and value not in (None, ""):
         return f"looks like a secret by its name; {remedy}"
     if not isinstance(value, str) or redact(value) == value:
         return None
-    what = "an address with credentials" if remove_credentials(value) != value else "the value of a secret variable"
+    what = "a URL with credentials" if remove_credentials(value) != value else "the value of a secret variable"
     return f"holds {what}; {remedy}"
 
 
 def remove_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a process that has no use for secrets: a training job, a server of static files."""
+    """Return the environment without secrets, for processes that need none: a training job, a server of static files."""
     return {name: v for name, v in environ.items() if not is_secret_name(name) and remove_credentials(v) == v}
 
 
 def _spellings() -> list[str]:
-    """Each secret as it is and as addresses, JSON and HTTP's Basic spell it; the longest first."""
+    """Return each secret as it is and as encoded in URLs, JSON and HTTP Basic authentication; the longest first."""
     found: set[str] = set()
     for value in _values(tuple(v for v in os.environ.items() if is_secret_name(v[0]) or "://" in v[1])):
         found |= {value, quote(value, safe=""), json.dumps(value)[1:-1], _base64(value)}
@@ -110,7 +110,7 @@ def _base64(text: str) -> str:
 
 
 def scrub(error: BaseException) -> BaseException:
-    """The error, its causes and its members with redacted texts; another RuntimeError where its text cannot be changed."""
+    """Redact the texts of an error, its causes and its members; return a RuntimeError if its text cannot be changed."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
@@ -121,7 +121,7 @@ def scrub(error: BaseException) -> BaseException:
         todo += [current.__cause__, current.__context__, *getattr(current, "exceptions", ())]
         if _leaks(current):
             _redact_fields(current)
-        if _leaks(current):  # one whose text is built elsewhere, as pydantic's
+        if _leaks(current):  # its text is not made of its fields, as pydantic's
             return RuntimeError(f"{type(current).__name__}: {redact(str(current))}")
     return error
 
@@ -136,7 +136,7 @@ def _redact_fields(error: BaseException) -> None:
     for name, value in list(vars(error).items()):
         if not name.startswith("__") or name == "__notes__":
             setattr(error, name, _redacted(value))
-    if isinstance(error, OSError):  # whose text is of these, not of its arguments
+    if isinstance(error, OSError):  # its text is made of these, not of its arguments
         for name in ("strerror", "filename", "filename2"):
             if isinstance(value := getattr(error, name), str | bytes):
                 setattr(error, name, _redacted(value))
@@ -151,14 +151,14 @@ def _redacted(value: Any) -> Any:
         return type(value)(_redacted(item) for item in value)
     if type(value) is dict:
         return {key: _redacted(item) for key, item in value.items()}
-    if isinstance(value, BaseException):  # requests and urllib3 wrap them so
+    if isinstance(value, BaseException):  # requests and urllib3 wrap errors like this
         return scrub(value)
     return value
 
 
 @contextmanager
 def scrub_errors() -> Iterator[None]:
-    """What is raised within leaves it without secrets: for borders behind which others write errors down."""
+    """Remove secrets from errors that are raised within, where other software records them."""
     try:
         yield
     except BaseException as error:
@@ -168,9 +168,9 @@ def scrub_errors() -> Iterator[None]:
         raise clean from None
 
 
-# Log lines and last words ---------------------------------------------------------------------------------------------
+# Log lines ------------------------------------------------------------------------------------------------------------
 
 
 def escape_for_display(text: str) -> str:
-    """Text for a terminal or a log: without secrets, control characters spelt out, further lines indented."""
+    """Return text for a terminal or a log: secrets removed, control characters escaped, further lines indented."""
     return escape_controls(redact(text)).replace("\n", "\n    ")

@@ -7,7 +7,7 @@ A stage's output is an immutable snapshot in the store::
 
 While a snapshot is made, each finished task of its stage leaves a record under `<stage>/<key>/_work/`, so that a crashed
 stage resumes at its first missing part; the records and scratch files there are deleted once the manifest is in place.
-There too lies the lease (tasks/engine/lease.py) of the one run that makes it; each write checks that it still holds.
+The lease (tasks/engine/lease.py) of the one run that makes the snapshot is there too; each write checks it.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 EVIDENCE = "evidence-"
 UNDIGESTED = frozenset({"DATASET.md", "dataset.html", "evaluation.html"})
-"""Parts that describe a dataset or an evaluation to people, and how it was made: no content digest covers them."""
+"""Parts that describe a dataset or an evaluation to people; the content digest excludes them."""
 
 
 _PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -50,7 +50,7 @@ class Part(_Frozen):
     bytes: int = Field(ge=0)
     sha256: str
     uid_sum: str | None = None
-    """Fingerprint of the uids of its rows (dataops.schema.uid_sum), where it has a column uid."""
+    """Fingerprint of the uids of its rows (dataops.schema.uid_sum), or None without a column uid."""
 
     @field_validator("name")
     @classmethod
@@ -111,23 +111,24 @@ class Manifest(_Frozen):
     mlflow_run_id: str | None = None
 
     def path(self, name: str) -> str:
-        """Name in the store of one of the snapshot's parts."""
+        """Return the name in the store of one of the snapshot's parts."""
         return f"{self.stage}/{self.key}/{name}"
 
     def named(self, prefix: str, suffix: str = "") -> list[Part]:
-        """The parts whose names start and end so, in the order of their names."""
+        """Return the parts whose names have this prefix and suffix, sorted by name."""
         found = (p for p in self.parts if p.name.startswith(prefix) and p.name.endswith(suffix))
         return sorted(found, key=lambda p: p.name)
 
     def as_input(self) -> Input:
-        """This snapshot as an input of the next."""
+        """Return this snapshot as an input of another."""
         return Input(stage=self.stage, key=self.key, digest=self.content_digest)
 
 
 def snapshot_key(stage: str, version: int, config: Mapping[str, Any], seed: int, inputs: Sequence[Input]) -> str:
-    """First 16 hex of sha256 over all that decides a snapshot's content: no clock, host, path of the store or run id.
+    """Return the first 16 hex digits of the sha256 of all that determines a snapshot's content.
 
-    Of the inputs only the content digests enter: an input that was remade with the same content changes nothing.
+    No clock, host, path of the store or run id enters. Of the inputs only the content digests enter, so an input that was
+    remade with the same content does not change the key.
     """
     identity = {
         "stage": stage,
@@ -140,19 +141,19 @@ def snapshot_key(stage: str, version: int, config: Mapping[str, Any], seed: int,
 
 
 def content_digest(parts: Iterable[Part]) -> str:
-    """sha256 over the sorted digests of all parts but the `evidence-*` ones and those of UNDIGESTED."""
+    """Return the sha256 of the sorted digests of all parts except `evidence-*` and UNDIGESTED."""
     digests = sorted(p.sha256 for p in parts if not p.name.startswith(EVIDENCE) and p.name not in UNDIGESTED)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def find_manifest(store: Store, stage: str, key: str, *, verify: bool = False) -> Manifest | None:
-    """The manifest of a complete snapshot, or None.
+    """Return the manifest of a complete snapshot, or None.
 
     Args:
         verify: read every part and compare its sha256, not only its size.
 
-    Raises: CorruptPart when a part is missing or is not what the manifest says, or the manifest itself is no manifest
-        (a file system that lost power may leave a file empty); it names the object and the remedy.
+    Raises: CorruptPart when a part is missing or differs from the manifest, or the manifest is invalid (a power loss may
+        leave an empty file); it names the object and the remedy.
     """
     manifest = load_manifest(store, stage, key)
     for part in manifest.parts if manifest else ():
@@ -170,7 +171,7 @@ def find_manifest(store: Store, stage: str, key: str, *, verify: bool = False) -
 def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
     """Return the manifest of a snapshot without checking its parts; None if there is none.
 
-    Raises: CorruptPart when it is no manifest.
+    Raises: CorruptPart when the manifest is invalid.
     """
     name = f"{stage}/{key}/{MANIFEST}"
     if store.size(name) is None:
@@ -199,32 +200,32 @@ def load_ancestors(store: Store, manifest: Manifest) -> dict[str, Manifest]:
 
 
 class Fence(_Frozen):
-    """The right to write parts of a snapshot: generation and token of a lease (tasks/engine/lease.py)."""
+    """Generation and token of the lease (tasks/engine/lease.py) that a writer of parts must hold."""
 
     generation: int
     token: str
 
 
 class Draft:
-    """A snapshot being made by the processes of one run: each opens its own Draft on the same key.
+    """Write a snapshot. Each process of a run opens its own Draft on the same key.
 
     Args:
-        fence: the run's lease; with it, no part is written and no manifest committed once another run has taken over.
+        fence: the run's lease; with it, writes raise LeaseLost after another run took over.
     """
 
     def __init__(self, store: Store, stage: str, key: str, fence: Fence | None = None):
         self.store, self.stage, self.key, self.fence = store, stage, key, fence
 
     def lease_name(self, generation: int) -> str:
-        """Name in the store of the lease of one generation. The highest one that there is counts."""
+        """Return the name in the store of the lease of one generation. The highest existing one is valid."""
         return self.scratch(f"lease-{generation:05d}.json")
 
     def is_lease(self, name: str) -> bool:
-        """Whether an object of the store is one of this snapshot's leases."""
+        """Return whether an object of the store is one of this snapshot's leases."""
         return name.startswith(self.scratch("lease-"))
 
     def is_complete(self) -> bool:
-        """Whether there is a manifest."""
+        """Return whether the manifest exists."""
         return self.store.size(self.path(MANIFEST)) is not None
 
     def check_fence(self) -> None:
@@ -233,16 +234,16 @@ class Draft:
             return
         mine, next_one = (self.lease_name(self.fence.generation + more) for more in (0, 1))
         if self.store.size(next_one) is not None or self.store.size(mine) is None or not self._is_mine(mine):
-            raise LeaseLost(f"{self.stage} {self.key}: another run makes it now, having taken over; this one stops")
+            raise LeaseLost(f"{self.stage} {self.key}: another run took over this snapshot, so this run stops")
 
     def _is_mine(self, lease: str) -> bool:
         try:
             return json.loads(self.store.read(lease)).get("token") == getattr(self.fence, "token", None)
-        except ValueError:  # damaged, so this run did not write it
+        except ValueError:  # this run did not write a damaged lease
             return False
 
     def path(self, name: str) -> str:
-        """Name in the store of one of the snapshot's objects."""
+        """Return the name in the store of one of the snapshot's objects."""
         return f"{self.stage}/{self.key}/{name}"
 
     def put_table(self, name: str, table: pa.Table) -> Part:
@@ -261,7 +262,7 @@ class Draft:
         return Part(name=name, rows=rows, bytes=len(data), sha256=digest, uid_sum=fingerprint)
 
     def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], rows: int = 0) -> Part:
-        """Write a large part from its pieces; see `Store.put_chunks`, which is asked to write it directly."""
+        """Write a large part from chunks, with direct I/O where possible; see `Store.put_chunks`."""
         self.check_fence()
         digest, size = hashlib.sha256(), 0
 
@@ -285,14 +286,11 @@ class Draft:
         return Part(name=name, rows=rows, bytes=path.stat().st_size, sha256=file_sha256(path))
 
     def scratch(self, name: str) -> str:
-        """Name in the store of an object that only the making of this snapshot needs."""
+        """Return the name in the store of an object that is deleted when the snapshot is complete."""
         return self.path(f"_work/{name}")
 
     def done(self, task: str) -> Record | None:
-        """The record of a task that was finished before, when all that it made is still there.
-
-        One that cannot be read, as a lost power supply may leave it, does not count.
-        """
+        """Return the record of a finished task, or None if it or one of the task's parts is missing or damaged."""
         name = self.scratch(f"{task}.json")
         if self.store.size(name) is None:
             return None
@@ -304,15 +302,15 @@ class Draft:
         return record if whole else None
 
     def finish(self, record: Record) -> Record:
-        """Note that a task is finished; written after its parts."""
+        """Write the record of a finished task, after its parts."""
         self.check_fence()
         self.store.put(self.scratch(f"{record.task}.json"), record.model_dump_json().encode())
         return record
 
     def commit(self, manifest: Manifest) -> Manifest:
-        """Write the manifest, or return that of the writer that was first, and clear the scratch files.
+        """Write the manifest, or return that of the first writer, and then delete the scratch files.
 
-        In this order: whoever waits for this snapshot sees the lease until it can see the manifest.
+        In this order, runs that wait for this snapshot see the lease until they can see the manifest.
         """
         self.check_fence()
         text = manifest.model_dump_json(indent=2).encode()
@@ -323,22 +321,22 @@ class Draft:
 
 
 def read_parts(store: Store, manifest: Manifest, prefix: str = "part-", columns: list[str] | None = None) -> pa.Table:
-    """All parts `<prefix>*.parquet` of a snapshot as one table, in the order of their names."""
+    """Read all parts `<prefix>*.parquet` of a snapshot as one table, sorted by name."""
     names = [manifest.path(p.name) for p in manifest.named(prefix, ".parquet")]
     return pa.concat_tables([read_table(store, name, columns) for name in names]) if names else pa.table({})
 
 
 def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
-    """One Parquet object as a table. Raises: CorruptPart when it is none."""
+    """Read one Parquet object as a table. Raises: CorruptPart when it is not a Parquet file."""
     try:
         with store.open(name) as file:
             return pq.ParquetFile(file).read(columns=columns)
     except pa.ArrowInvalid as error:
-        raise CorruptPart(f"{store.uri}/{name} is no Parquet file: {error}") from error
+        raise CorruptPart(f"{store.uri}/{name} is not a Parquet file: {error}") from error
 
 
 class SnapshotName(NamedTuple):
-    """A snapshot, complete or not."""
+    """Name of a snapshot, complete or not."""
 
     stage: str
     key: str

@@ -1,15 +1,15 @@
-"""How tests are spread over the processes of pytest-xdist."""
+"""Distribute the tests over the processes of pytest-xdist."""
 
 from typing import Any
 
 from xdist.scheduler import LoadFileScheduling
 
 _TOGETHER = {"test_gc.py": "test_chaos.py", "test_s3_pipeline.py": "test_pipeline.py"}
-"""Files that share a costly fixture of the session: one process makes it once for both."""
+"""Test files that run in one process, because they share a costly session fixture."""
 
 
 class ByServers(LoadFileScheduling):
-    """A file at a time; what shares servers or a costly fixture stays together, so that it is started once."""
+    """Assign whole files; those that share servers or a costly fixture run in one process, which starts it once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)

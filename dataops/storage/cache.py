@@ -78,7 +78,7 @@ class Cache:
         )
 
     def _touch(self, path: Path, version: Version, keep_in: Path | None) -> bool:
-        """Mark a valid copy as used, and link it into `keep_in`. Return False if there is none. Waits for a running trim."""
+        """Mark a valid copy as used and link it into `keep_in`; False if there is none. Waits for a running trim."""
         with self._lock(fcntl.LOCK_SH):
             try:
                 found = path.stat()

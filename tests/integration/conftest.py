@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, and a worker that is a thread: what several files of tests share."""
+"""Fixtures of the integration tests: a real S3 server on loopback, and a worker that is a thread."""
 
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -12,7 +12,7 @@ __all__ = ["KEY_ID", "SECRET", "free_port"]
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    """A SeaweedFS whose credentials are KEY_ID and SECRET, with the bucket `mill`."""
+    """Run a SeaweedFS server whose credentials are KEY_ID and SECRET, with the bucket `mill`."""
     server = SeaweedFS(tmp_path_factory.mktemp("weed"))
     try:
         server.start()
@@ -24,13 +24,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint(s3_server: SeaweedFS) -> str:
-    """Its address."""
+    """Return the URL of the S3 server."""
     return s3_server.endpoint
 
 
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
-    """For a context: its worker is a thread of the test, since to start one that loads img2dataset takes seconds."""
-    monkeypatch.setattr("urllib.request._opener", None)  # what a shard installs is taken away again
+    """Return a pool of one thread, because a worker process that loads img2dataset takes seconds to start."""
+    monkeypatch.setattr("urllib.request._opener", None)  # a shard installs one
     with ThreadPoolExecutor(1) as pool:
         yield pool

@@ -120,7 +120,7 @@ def three_stages(folder: Path, paths: list[str], ray: RayCluster | None) -> list
     return [pairs, kept, curated]
 
 
-def test_stages_on_two_nodes_make_the_bytes_of_this_machine(
+def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
     place: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
@@ -139,7 +139,7 @@ def test_stages_on_two_nodes_make_the_bytes_of_this_machine(
     assert here[1].counts.kept > 0
 
 
-def test_a_worker_that_dies_costs_its_part_and_our_errors_are_not_tried_again(
+def test_only_the_part_of_a_dead_worker_is_repeated_and_errors_are_not_retried(
     place: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     draft = draft_in(tmp_path)
@@ -165,7 +165,7 @@ def test_a_worker_that_dies_costs_its_part_and_our_errors_are_not_tried_again(
         assert tries(tmp_path, "dies-0") == 2
 
 
-def test_a_cluster_that_is_not_there_or_has_no_room_is_a_clear_error(place: RayCluster, tmp_path: Path) -> None:
+def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(place: RayCluster, tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     with (
         pytest.raises(ServiceError, match="no Ray cluster answers at"),
@@ -179,7 +179,7 @@ def test_a_cluster_that_is_not_there_or_has_no_room_is_a_clear_error(place: RayC
         pass
 
 
-def test_a_node_that_dies_in_mid_stage_costs_its_parts(cluster: Any, place: RayCluster, tmp_path: Path) -> None:
+def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, place: RayCluster, tmp_path: Path) -> None:
     draft = draft_in(tmp_path)
     doomed = cluster.add_node(**NODE, node_ip_address="127.0.0.4")
     tasks = [Task(f"p{n}", "slow", str(tmp_path), doomed.node_id) for n in range(30)]
@@ -198,7 +198,7 @@ def test_a_node_that_dies_in_mid_stage_costs_its_parts(cluster: Any, place: RayC
     assert 1 <= again <= 3, "its parts, and no others, are made again"
 
 
-def test_a_head_that_dies_is_a_clear_error_and_the_next_run_resumes(
+def test_next_run_resumes_after_the_head_died(
     cluster: Any, place: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Last: the cluster is gone afterwards."""

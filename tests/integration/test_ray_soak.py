@@ -91,7 +91,7 @@ def finished(folder: Path, step: str) -> Callable[[], int]:
     return lambda: len(list(folder.glob(f"*/_work/{step}-*.json")))
 
 
-def test_a_million_pairs_with_a_node_killed_in_extract_and_in_filter(cluster: Any, tmp_path: Path) -> None:
+def test_million_pairs_finish_when_a_node_is_killed_in_extract_and_in_filter(cluster: Any, tmp_path: Path) -> None:
     lists = pair_lists(tmp_path / "lists")
     config = FilterConfig.model_validate({"languages": ["en"], "dedupe": ["url", "pair", "caption"]})
 
@@ -114,7 +114,7 @@ def test_a_million_pairs_with_a_node_killed_in_extract_and_in_filter(cluster: An
     assert digests(pairs, kept) == digests(far_pairs, far_kept)
 
 
-def test_the_demo_with_a_node_killed_in_curate(cluster: Any, tmp_path: Path) -> None:
+def test_demo_finishes_when_a_node_is_killed_in_curate(cluster: Any, tmp_path: Path) -> None:
     here, there, place = tmp_path / "here", tmp_path / "there", RayCluster(cluster.address)
     web = build_demo_web(tmp_path / "web")
     with running_server(web.site) as server:

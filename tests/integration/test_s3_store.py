@@ -49,12 +49,12 @@ def meddled(store: S3Store, s3_server: SeaweedFS, monkeypatch, meddle: Callable[
         yield S3Store(store.bucket, store.prefix)
 
 
-def test_a_store_that_is_in_order_passes_and_keeps_nothing_of_the_test(store):
+def test_check_writable_passes_and_leaves_no_object(store):
     store.check_writable()
     assert store.names("") == []
 
 
-def test_objects_come_back_as_they_went(store, tmp_path):
+def test_objects_are_read_as_written(store, tmp_path):
     large = tmp_path / "large"
     large.write_bytes(bytes(range(256)) * 4096 * 20)  # over the multipart threshold
     store.put("a/small", b"small")
@@ -78,7 +78,7 @@ def test_objects_come_back_as_they_went(store, tmp_path):
             missing()
 
 
-def test_a_copy_by_parts_is_the_same_object(store, monkeypatch):
+def test_copy_in_parts_gives_the_same_object(store, monkeypatch):
     """As one of more than 5 GB: the server copies ranges, and no byte comes here."""
     parts = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20)
     monkeypatch.setattr(s3_store, "COPY_PARTS", parts)
@@ -94,7 +94,7 @@ def test_a_copy_by_parts_is_the_same_object(store, monkeypatch):
     assert head["Metadata"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_of_many_creators_one_wins(store):
+def test_create_succeeds_for_one_of_many_writers(store):
     won: list[int] = []
     barrier = threading.Barrier(6)
 
@@ -112,7 +112,7 @@ def test_of_many_creators_one_wins(store):
     assert store.read("stage/key/manifest.json") == str(won[0]).encode()
 
 
-def test_more_objects_than_one_page_are_all_listed_and_deleted_by_batch(store):
+def test_names_and_delete_handle_more_objects_than_one_page(store):
     threads = [
         threading.Thread(target=lambda s=s: [store.put(f"many/{n:04d}", b"") for n in range(s, 1050, 8)])
         for s in range(8)
@@ -132,7 +132,7 @@ def test_more_objects_than_one_page_are_all_listed_and_deleted_by_batch(store):
     assert store.names("") == []
 
 
-def test_unfinished_uploads_of_killed_writers_are_swept(store):
+def test_sweep_aborts_unfinished_uploads(store):
     for name in ("a/b", "other"):
         where = {"Bucket": "mill", "Key": f"{store.prefix}/{name}"}
         upload = store._s3.create_multipart_upload(**where)["UploadId"]
@@ -143,7 +143,7 @@ def test_unfinished_uploads_of_killed_writers_are_swept(store):
     assert store.sweep("") == 0
 
 
-def test_a_conditional_put_whose_answer_was_lost_is_not_taken_for_anothers(store, s3_server, monkeypatch):
+def test_create_succeeds_when_the_answer_to_its_put_was_lost(store, s3_server, monkeypatch):
     lost: list[str] = []
 
     def lose_first_answers(exchange: Exchange) -> None:
@@ -158,7 +158,7 @@ def test_a_conditional_put_whose_answer_was_lost_is_not_taken_for_anothers(store
     assert store.read("manifest.json") == b"mine"
 
 
-def test_another_conditional_put_under_way_is_waited_for(store, s3_server, monkeypatch):
+def test_create_waits_for_another_conditional_put(store, s3_server, monkeypatch):
     conflicts: list[str] = []
 
     def conflict_twice(exchange: Exchange) -> None:
@@ -176,7 +176,7 @@ def test_another_conditional_put_under_way_is_waited_for(store, s3_server, monke
 
 
 @pytest.mark.parametrize("size", [1000, 20 << 20], ids=["whole", "by parts"])
-def test_bytes_that_changed_on_the_way_here_are_fetched_again(store, s3_server, monkeypatch, size):
+def test_read_retries_when_received_bytes_are_corrupt(store, s3_server, monkeypatch, size):
     times, always = [0], [False]
 
     def corrupt(exchange: Exchange) -> None:
@@ -202,7 +202,7 @@ def test_bytes_that_changed_on_the_way_here_are_fetched_again(store, s3_server, 
         assert not [p for p in path.parent.iterdir() if p.is_file()], "a corrupt copy was kept"
 
 
-def test_bytes_that_changed_on_the_way_there_are_refused_and_sent_again(store, s3_server, monkeypatch):
+def test_put_retries_when_sent_bytes_are_corrupt(store, s3_server, monkeypatch):
     spoiled: list[str] = []
 
     def spoil(exchange: Exchange) -> None:
@@ -219,7 +219,7 @@ def test_bytes_that_changed_on_the_way_there_are_refused_and_sent_again(store, s
         assert store.read(name) == written
 
 
-def test_a_busy_server_is_given_time_and_one_line_in_the_log(store, s3_server, monkeypatch, caplog):
+def test_requests_are_retried_with_one_log_line_when_the_server_is_busy(store, s3_server, monkeypatch, caplog):
     refused: list[str] = []
 
     def slow_down(exchange: Exchange) -> None:
@@ -238,7 +238,7 @@ def test_a_busy_server_is_given_time_and_one_line_in_the_log(store, s3_server, m
     assert "answers again after" in lines[1]
 
 
-def test_work_goes_on_after_the_servers_restart(store, s3_server, tmp_path, monkeypatch):
+def test_requests_continue_after_a_server_restart(store, s3_server, tmp_path, monkeypatch):
     monkeypatch.setattr(s3_calls, "FIRST_PAUSE", 0.5)
     large = tmp_path / "large"
     large.write_bytes(bytes(range(256)) * 4096 * 20)
@@ -282,7 +282,7 @@ def test_work_goes_on_after_the_servers_restart(store, s3_server, tmp_path, monk
         assert store.read(f"put/{number}") == str(number).encode()
 
 
-def test_a_server_that_stays_away_is_a_retryable_error(environment, monkeypatch):
+def test_unreachable_server_raises_a_retryable_error(environment, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(s3_calls, "OUTLAST_SECONDS", 1.5)
     with pytest.raises(StorageError, match=r"tried for .*Check AWS_ENDPOINT_URL, the network") as caught:
@@ -322,7 +322,7 @@ def setting(name: str, value: str) -> Callable[[str, pytest.MonkeyPatch], None]:
     ],
     ids=["bucket", "key", "secret", "no-credentials", "denied", "clock", "tls", "address"],
 )
-def test_what_somebody_must_correct_is_said_at_once_with_its_remedy(
+def test_configuration_errors_are_raised_at_once_with_the_remedy(
     store, s3_endpoint, monkeypatch, bucket, prefix, spoil, code, remedy
 ):
     statement = '{{"Effect":"Deny","Principal":"*","Action":["s3:PutObject"],"Resource":["arn:aws:s3:::{}/locked/*"]}}'
@@ -344,7 +344,7 @@ def test_what_somebody_must_correct_is_said_at_once_with_its_remedy(
         assert secret not in message
 
 
-def test_looking_at_an_object_says_why_it_may_not(store, monkeypatch):
+def test_size_names_the_reason_when_access_is_denied(store, monkeypatch):
     """A HEAD request's answer has no body to say so."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(ConfigError, match=r"SignatureDoesNotMatch.*Correct AWS_SECRET_ACCESS_KEY"):
@@ -352,7 +352,7 @@ def test_looking_at_an_object_says_why_it_may_not(store, monkeypatch):
 
 
 @pytest.mark.parametrize("status", [200, 301, 400, 403, 404, 405, 501])
-def test_something_that_is_not_s3_is_told_apart(environment, monkeypatch, status):
+def test_server_that_is_not_s3_raises_config_error(environment, monkeypatch, status):
     page = b"<html><body>Hello</body></html>"
     with meddler("http://127.0.0.1:9", lambda exchange: exchange.respond(status, page)) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -361,7 +361,7 @@ def test_something_that_is_not_s3_is_told_apart(environment, monkeypatch, status
     assert "not S3" in str(caught.value) or "it is no store" in str(caught.value)
 
 
-def test_a_web_page_that_boto_takes_for_an_internal_error_is_told_apart_too(environment, monkeypatch):
+def test_check_writable_raises_when_the_answer_is_a_web_page(environment, monkeypatch):
     monkeypatch.setattr(s3_store, "CHECK_SECONDS", 0.5)
     with meddler("http://127.0.0.1:9", lambda exchange: exchange.respond(200, b"<html><p>Hello<br></html>")) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -369,7 +369,7 @@ def test_a_web_page_that_boto_takes_for_an_internal_error_is_told_apart_too(envi
             S3Store("mill", "x").check_writable()
 
 
-def test_a_server_that_ignores_conditions_is_refused(store, s3_server, monkeypatch):
+def test_check_writable_raises_when_the_server_ignores_conditions(store, s3_server, monkeypatch):
     # The signature covers the header, so the proxy answers in the server's place.
     def accept(exchange: Exchange) -> None:
         if not exchange.is_answered and "If-None-Match" in exchange.headers:
@@ -381,7 +381,7 @@ def test_a_server_that_ignores_conditions_is_refused(store, s3_server, monkeypat
     assert store.names("") == []
 
 
-def test_a_certificate_that_nobody_vouches_for(environment, monkeypatch, tmp_path):
+def test_unknown_certificate_authority_raises_config_error(environment, monkeypatch, tmp_path):
     with _tls_server(tmp_path) as port:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{port}")
         with pytest.raises(ConfigError, match=r"certificate.*AWS_CA_BUNDLE"):
@@ -432,14 +432,14 @@ def _tls_server(folder: Path):
             thread.join()
 
 
-def test_a_changed_object_of_the_same_size_and_second_is_fetched_again(store):
+def test_local_fetches_a_changed_object_of_the_same_size_and_second(store):
     store.put("part", b"one")
     assert store.local("part").read_bytes() == b"one"
     store.put("part", b"two")
     assert store.local("part").read_bytes() == b"two"
 
 
-def test_copies_lie_under_the_home_whatever_the_working_directory(store, tmp_path, monkeypatch):
+def test_local_copies_are_under_the_home_folder(store, tmp_path, monkeypatch):
     store.put("a/part", b"x")
     monkeypatch.chdir(tmp_path)
     path = store.local("a/part")
@@ -449,7 +449,7 @@ def test_copies_lie_under_the_home_whatever_the_working_directory(store, tmp_pat
     assert kept.read_bytes() == b"x"
 
 
-def test_a_config_check_tells_what_to_correct_from_what_passes(environment, monkeypatch):
+def test_config_check_distinguishes_config_errors_from_transient_ones(environment, monkeypatch):
     """The first is exit code 2, with all that is wrong; the second 75, for a scheduler to try again."""
     config = {"name": "x", "store": {"uri": "s3://mill/x"}, "source": {"kind": "warc", "paths": ["/nowhere/*"]}}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")

@@ -56,7 +56,7 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
     )
 
 
-def test_a_pickled_model_in_the_registry_is_refused_by_name_and_does_not_run(tmp_path):
+def test_pickled_model_in_the_registry_is_rejected_by_name_and_not_run(tmp_path):
     model, mark = str(tmp_path / "model"), tmp_path / "ran"
     planted = python(PLANT, model, str(mark), MLFLOW_ALLOW_PICKLE_DESERIALIZATION="true")
     assert mark.exists(), f"the bomb is a dud: {planted.stdout} {planted.stderr}"
@@ -75,7 +75,7 @@ def test_a_pickled_model_in_the_registry_is_refused_by_name_and_does_not_run(tmp
         ({"AWS_ENDPOINT_URL": "http://u:planted-password@127.0.0.1:9"}, "Check AWS_ENDPOINT_URL"),
     ],
 )
-def test_what_s3_refuses_is_told_without_the_credentials(s3_endpoint, environment, said, monkeypatch, tmp_path):
+def test_s3_errors_do_not_contain_credentials(s3_endpoint, environment, said, monkeypatch, tmp_path):
     known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
     for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"} | environment).items():
         monkeypatch.setenv(name, value)
@@ -87,7 +87,7 @@ def test_what_s3_refuses_is_told_without_the_credentials(s3_endpoint, environmen
         assert secret == "nobody" or secret not in str(caught.value)
 
 
-def test_cached_copies_of_a_store_are_the_users_own(s3_endpoint, monkeypatch, tmp_path):
+def test_cached_copies_are_readable_only_by_the_user(s3_endpoint, monkeypatch, tmp_path):
     known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
     for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
         monkeypatch.setenv(name, value)
@@ -130,7 +130,7 @@ def login() -> Iterator[http.server.ThreadingHTTPServer]:
         thread.join()
 
 
-def test_credentials_in_a_servers_address_are_used_and_never_shown(login, monkeypatch, tmp_path):
+def test_credentials_in_a_server_url_are_used_and_not_shown(login, monkeypatch, tmp_path):
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
     for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""What all unit tests share."""
+"""Fixtures of all unit tests."""
 
 import os
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nobody_pulls_the_plug() -> Iterator[None]:
-    """Nothing waits for the disk: a snapshot of a few rows is dozens of files, each synced with its folder.
+def _skip_fsync() -> Iterator[None]:
+    """Skip fsync: a snapshot of a few rows is dozens of files, each synced with its folder.
 
-    What is synced, and in which order, test_power_loss.py and test_store.py look at.
+    test_power_loss.py and test_store.py test what is synced, and in which order.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)

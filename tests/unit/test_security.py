@@ -19,7 +19,7 @@ FETCHES = {"urllib.request", "requests", "httpx", "aiohttp", "urllib3", "http.cl
 LOADS = {"torch.load", "joblib.load", "pickle.load", "pickle.loads", "yaml.load", "yaml.full_load", "yaml.unsafe_load"}
 ALLOWED = {
     # Pickle: between our own processes only, never from a store. multiprocessing does it by itself.
-    "training/model/torchscript.py pickle": "OpenAI's archives: every name but six becomes an inert record, nothing is called",
+    "training/model/torchscript.py pickle": "OpenAI's archives: every name but six becomes an inert record",
     "training/model/pretrained.py pickle": "names what torch.load raises",
     "training/model/pretrained.py torch.load": "a file of weights that the user names, with weights_only=True",
     "training/model/load.py pickle": "names what torch.load raises",
@@ -27,7 +27,7 @@ ALLOWED = {
     "tasks/web/request.py http.client": "the safe fetch: checks each address that it connects to",
     "tasks/web/request.py socket": "the safe fetch",
     "tasks/download/fetch/opener.py http.client": "names what the safe fetch answers",
-    "tasks/download/fetch/opener.py urllib.request": "the safe fetch takes the place of urllib's opener; it opens nothing through it",
+    "tasks/download/fetch/opener.py urllib.request": "the safe fetch replaces urllib's opener; it opens nothing through it",
     "tasks/download/worker.py urllib.request": "puts the safe fetch under img2dataset",
     "tasks/web/address_policy.py socket": "names address families",
     "tasks/web/dns_cache.py socket": "resolves hosts for the safe fetch",
@@ -100,7 +100,7 @@ def calls(node: ast.Call) -> Iterator[str]:
         yield "unverified TLS"
 
 
-def test_no_source_loads_pickle_runs_text_or_opens_a_connection_but_where_it_may():
+def test_sources_load_pickle_run_text_or_connect_only_where_allowed():
     found = {f"{path.relative_to(CHECKOUT).as_posix()} {what}" for path in sources() for what in findings(parse(path))}
     assert found - ALLOWED.keys() == set(), "safe ones go into ALLOWED, with the reason"
     assert ALLOWED.keys() - found == set(), "no longer true: take it out"
@@ -132,14 +132,14 @@ def parse(path: Path) -> ast.Module:
         ("requests.get(u, verify=False)", "unverified TLS"),
     ],
 )
-def test_the_reader_of_sources_sees(code, what):
+def test_source_check_reports_forbidden_calls(code, what):
     assert what in list(findings(ast.parse(code)))
 
 
 @pytest.mark.parametrize(
     "code", ["numpy.load(f, allow_pickle=False)", "re.compile(x)", "model.eval()", "run(c, shell=False)"]
 )
-def test_the_reader_of_sources_passes(code):
+def test_source_check_accepts_harmless_calls(code):
     assert list(findings(ast.parse(code))) == []
 
 
@@ -160,7 +160,7 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, obje
             yield from fields(field.annotation, f"{path}.")
 
 
-def test_every_config_field_that_could_become_a_place_is_read_only_or_a_plain_name():
+def test_config_fields_that_become_paths_are_read_only_or_plain_names():
     for path, field in fields(RunConfig):
         annotation, metadata = str(field.annotation), str(field.metadata)  # pyright: ignore
         if "str" not in annotation and "Path" not in annotation:
@@ -171,11 +171,11 @@ def test_every_config_field_that_could_become_a_place_is_read_only_or_a_plain_na
             assert "/" not in metadata, path
 
 
-def test_no_config_field_asks_for_a_secret():
+def test_config_has_no_field_for_a_secret():
     assert [path for path, _ in fields(RunConfig) if is_secret_name(path)] == []
 
 
-def test_the_tests_that_security_md_names_exist():
+def test_security_md_names_existing_tests():
     text = (CHECKOUT / "SECURITY.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(tests/[^`]+)`", text))
     assert len(named) > 8

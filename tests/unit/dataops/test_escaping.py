@@ -13,7 +13,7 @@ from dataops.escaping import escape_controls, escape_markdown
         (b"bad \xff name".decode("utf-8", "surrogateescape"), "bad \\udcff name"),
     ],
 )
-def test_visible(text, safe):
+def test_visible_escapes_control_characters(text, safe):
     assert escape_controls(text) == safe
     safe.encode()
 
@@ -25,7 +25,7 @@ def test_visible(text, safe):
         *("a | b", "# head", "http://evil.example/x", "www.evil.example", "~~x~~", "x\n\n# head", "&lt; \\"),
     ],
 )
-def test_markdown_shows_the_text_and_nothing_else(text):
+def test_markdown_renders_as_the_plain_text(text):
     from markdown_it import MarkdownIt
 
     page = MarkdownIt("gfm-like", {"linkify": False}).enable("table").render(f"| {escape_markdown(text)} |\n|:--|\n")

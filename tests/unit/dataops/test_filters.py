@@ -47,7 +47,7 @@ def reason(config: RuleConfig = BOUNDS, **row) -> str | None:
         ("★★★ ok", "few_letters"),
     ],
 )
-def test_captions(caption: str, expected: str | None):
+def test_caption_rules_give_the_drop_reason(caption: str, expected: str | None):
     assert reason(caption=caption) == expected
 
 
@@ -61,11 +61,11 @@ def test_captions(caption: str, expected: str | None):
         ("http://a.example/" + "x" * 60, "url_too_long"),
     ],
 )
-def test_addresses(url: str, expected: str | None):
+def test_url_rules_give_the_drop_reason(url: str, expected: str | None):
     assert reason(url=url) == expected
 
 
-def test_every_rule_can_be_off():
+def test_rules_drop_nothing_when_all_are_off():
     rows = [{"url": "http://a.example/x.svg", "caption": ""}, {"url": "", "caption": "1"}]
     rows += [{"url": "http://a.example/pixel.gif", "caption": "IMG_2034.jpg", "page_opt_out": "noai"}]
     assert evaluate_rules(table(rows), OFF).columns == ["too_short", "too_few_words"]
@@ -98,7 +98,7 @@ def test_every_rule_can_be_off():
         ("A RED KITE", None),
     ],
 )
-def test_captions_that_say_nothing_or_too_much(caption: str, expected: str | None):
+def test_caption_rules_drop_captions_without_content_or_with_personal_data(caption: str, expected: str | None):
     assert reason(RuleConfig(), caption=caption) == expected
 
 
@@ -139,7 +139,7 @@ def test_captions_that_say_nothing_or_too_much(caption: str, expected: str | Non
         ({"max_declared_aspect": 3}, {"declared_width": 301}, None),
     ],
 )
-def test_rules_that_are_asked_for(config: dict, row: dict, expected: str | None):
+def test_optional_rules_give_the_drop_reason(config: dict, row: dict, expected: str | None):
     assert reason(RuleConfig(**config), **row) == expected
 
 
@@ -152,7 +152,7 @@ def test_rules_that_are_asked_for(config: dict, row: dict, expected: str | None)
         ({"max_chars": 1}, "less than min_chars"),
     ],
 )
-def test_rules_that_cannot_be(config: dict, message: str):
+def test_rule_config_raises_for_invalid_values(config: dict, message: str):
     with pytest.raises(ValidationError, match=message):
         RuleConfig(**config)
 
@@ -173,12 +173,12 @@ def test_rules_that_cannot_be(config: dict, message: str):
         (None, None),
     ],
 )
-def test_the_host_of_an_address(url: str | None, expected: str | None):
+def test_host_returns_the_host_of_a_url(url: str | None, expected: str | None):
     frame = pl.DataFrame({"url": [url]}, schema={"url": pl.String})
     assert frame.select(host(pl.col("url"))).item() == expected
 
 
-def test_what_is_masked():
+def test_mask_personal_data_replaces_addresses_and_telephone_numbers():
     captions = pl.DataFrame({"caption": ["mail jane@doe.org or +1 212-555-0199!", "a red kite"]})
     assert captions.select(mask_personal_data(pl.col("caption"))).to_series().to_list() == [
         "mail <private> or <private>!",

@@ -12,7 +12,7 @@ EXTRACT = manifest("extract", Counts(input=100, kept=100))
 TRAIN = manifest("train", Counts(input=60, kept=60))
 
 
-def test_one_row_per_reason_in_the_order_of_the_pipeline_most_frequent_first() -> None:
+def test_funnel_has_one_row_per_reason_most_frequent_first() -> None:
     rows = funnel_rows([TRAIN, FILTER, EXTRACT])
     assert [(r["stage"], r["reason"], r["dropped"], r["share"]) for r in rows] == [
         ("extract", "", 0, 0.0),
@@ -23,13 +23,13 @@ def test_one_row_per_reason_in_the_order_of_the_pipeline_most_frequent_first() -
     assert {(r["input"], r["kept"]) for r in rows[1:]} == {(100, 60)}
 
 
-def test_one_row_per_stage_sums_the_reasons() -> None:
+def test_funnel_per_stage_sums_the_reasons() -> None:
     extract, filtered = funnel_stages([FILTER, EXTRACT])
     assert extract == {"stage": "extract", "input": 100, "kept": 100, "dropped": 0, "reasons": {}}
     assert filtered["dropped"] == filtered["input"] - filtered["kept"] == 40
     assert list(filtered["reasons"]) == ["language", "a", "too_short"]
 
 
-def test_a_stage_that_got_nothing_is_shown() -> None:
+def test_funnel_includes_a_stage_without_input() -> None:
     (row,) = funnel_rows([manifest("curate", Counts())])
     assert (row["input"], row["share"]) == (0, 0.0)

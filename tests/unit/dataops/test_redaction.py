@@ -25,14 +25,14 @@ def environment(monkeypatch):
         *("PGPASSWORD", "token", "db.password", "api-key", "access_key", "store.secret"),
     ],
 )
-def test_names_of_secrets(name):
+def test_is_secret_name_detects_secrets(name):
     assert is_secret_name(name)
 
 
 @pytest.mark.parametrize(
     "name", ["AWS_ACCESS_KEY_ID", "max_tokens", "tokenizer", "TOKENIZERS_PARALLELISM", "SSH_AUTH_SOCK", "key", "author"]
 )
-def test_names_of_other_things(name):
+def test_is_secret_name_accepts_other_names(name):
     assert not is_secret_name(name)
 
 
@@ -53,30 +53,30 @@ def test_names_of_other_things(name):
         ("Basic d0phbHJYVXRuRkVNSS9LN01ERU5HK3BsYW50ZWQ=", "Basic ***"),
     ],
 )
-def test_redact(text, clean):
+def test_redact_replaces_secrets(text, clean):
     assert redact(text) == clean
     assert redact(clean) == clean
 
 
-def test_passwords_in_addresses_of_the_environment_are_secrets_wherever_they_stand(monkeypatch):
+def test_redact_replaces_passwords_of_urls_in_the_environment(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://mill:corr/ect%40horse@db/mill")
     assert redact('password authentication failed: "corr/ect@horse" or corr/ect%40horse') == (
         'password authentication failed: "***" or ***'
     )
 
 
-def test_short_values_are_left_alone(monkeypatch):
+def test_redact_keeps_short_values(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "small")
     assert redact("a small model") == "a small model"
 
 
-def test_credentials_of_http_basic(monkeypatch):
+def test_redact_replaces_http_basic_credentials(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "u")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "passpass")
     assert redact("Authorization: Basic dTpwYXNzcGFzcw==") == "Authorization: Basic ***"
 
 
-def test_a_process_without_use_for_secrets_gets_none():
+def test_remove_secrets_drops_secret_variables():
     environ = {
         VARIABLE: KEY,
         "PATH": "/bin",
@@ -87,7 +87,7 @@ def test_a_process_without_use_for_secrets_gets_none():
     assert remove_secrets(environ) == {"PATH": "/bin", "AWS_REGION": "x", "http_proxy": "http://h:1"}
 
 
-def test_a_secret_is_read_as_one():
+def test_read_secret_hides_the_value_in_its_text():
     found = secrets.read_secret(VARIABLE)
     assert found is not None
     assert KEY not in f"{found} {found!r}"
@@ -99,7 +99,7 @@ def test_a_secret_is_read_as_one():
 
 
 @pytest.mark.parametrize("make", [StorageError, lambda text: JobFailed(text, exit_code=75)])
-def test_our_errors_are_born_clean_and_survive_another_process(make):
+def test_errors_are_redacted_and_can_be_pickled(make):
     error = make(f"cannot reach http://u:p@h with {KEY}")
     assert str(error) == "cannot reach http://h with ***"
     again = pickle.loads(pickle.dumps(error))
@@ -145,7 +145,7 @@ def raise_(error: BaseException) -> None:
         lambda: raise_(UnicodeDecodeError("utf-8", b"", 0, 1, KEY)),
     ],
 )
-def test_no_secret_leaves_in_an_error_its_causes_or_its_traceback(leak):
+def test_scrub_errors_removes_secrets_from_causes_and_traceback(leak):
     import traceback
 
     with pytest.raises(BaseException) as caught, scrub_errors():  # noqa: PT011
@@ -156,6 +156,6 @@ def test_no_secret_leaves_in_an_error_its_causes_or_its_traceback(leak):
     assert "***" in text
 
 
-def test_an_error_without_secrets_is_the_same_object():
+def test_scrub_returns_the_same_error_without_secrets():
     error = ValueError("plain")
     assert scrub(error) is error

@@ -32,7 +32,7 @@ def table(*captions: str) -> pa.Table:
     return conform(pa.Table.from_pylist(rows, schema=None), PAIRS, "test")
 
 
-def test_key_depends_on_content_and_on_nothing_else():
+def test_key_depends_only_on_content():
     base = ("filter", 1, {"a": 1, "b": [2]}, 0)
     key = snapshot_key(*base, [Input(stage="extract", key="k1", digest="d")])
     assert len(key) == 16
@@ -57,18 +57,18 @@ def test_content_digest_ignores_order_and_evidence():
 
 
 @given(st.lists(st.text(max_size=8), max_size=20), st.randoms())
-def test_uid_sum_is_of_the_multiset(captions, random):
+def test_uid_sum_ignores_order_and_counts_repeats(captions, random):
     uids = [uid("http://x/", c) for c in captions]
     shuffled = random.sample(uids, len(uids))
     assert uid_sum(shuffled) == uid_sum(uids)
     assert uid_sum([*uids, uids[0] if uids else uid("", "")]) != uid_sum(uids)
 
 
-def test_uid_is_the_contracts():
+def test_uid_is_the_hash_of_url_and_caption():
     assert uid("http://a/b.png", "a caption") == xxhash.xxh3_128(b"http://a/b.png\0a caption").hexdigest()
 
 
-def test_the_same_table_gives_the_same_bytes_and_reads_back(tmp_path):
+def test_put_table_gives_the_same_bytes_and_reads_back(tmp_path):
     drafts = [Draft(FolderStore(tmp_path / name), "filter", "0" * 16) for name in ("one", "two")]
     parts = [draft.put_table("part-00000.parquet", table("x", "y")) for draft in drafts]
     assert parts[0] == parts[1]
@@ -78,7 +78,7 @@ def test_the_same_table_gives_the_same_bytes_and_reads_back(tmp_path):
     assert read_parts(drafts[0].store, manifest, columns=["caption"]).to_pydict() == {"caption": ["x", "y"]}
 
 
-def test_commit_is_first_writer_wins_and_clears_the_scratch(tmp_path):
+def test_commit_keeps_the_first_manifest_and_deletes_scratch_files(tmp_path):
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     part = draft.put_bytes("part-00000.parquet", b"data", 1)
     draft.finish(Record(task="part-00000", parts=[part]))
@@ -88,7 +88,7 @@ def test_commit_is_first_writer_wins_and_clears_the_scratch(tmp_path):
     assert draft.store.names("filter/k") == ["filter/k/manifest.json", "filter/k/part-00000.parquet"]
 
 
-def test_a_finished_task_counts_only_while_its_parts_are_whole(tmp_path):
+def test_finished_task_is_ignored_when_a_part_is_damaged(tmp_path):
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     part = draft.put_bytes("part-00000.parquet", b"data", 1)
     record = draft.finish(Record(task="part-00000", parts=[part], counts=Counts(input=1, kept=1)))
@@ -97,7 +97,7 @@ def test_a_finished_task_counts_only_while_its_parts_are_whole(tmp_path):
     assert draft.done("part-00000") is None
 
 
-def test_a_changed_or_missing_part_is_reported_with_its_name_and_remedy(tmp_path):
+def test_find_manifest_names_a_changed_or_missing_part_and_the_remedy(tmp_path):
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     assert find_manifest(draft.store, "filter", "k") is None
     part = draft.put_bytes("part-00000.parquet", b"data", 1)
@@ -112,19 +112,19 @@ def test_a_changed_or_missing_part_is_reported_with_its_name_and_remedy(tmp_path
         find_manifest(draft.store, "filter", "k")
 
 
-def test_counts_add_by_reason():
+def test_counts_add_up_by_reason():
     total = Counts(input=3, kept=1, dropped={"a": 2}) + Counts(input=2, kept=1, dropped={"b": 1})
     assert total == Counts(input=5, kept=2, dropped={"a": 2, "b": 1})
 
 
-def test_conform_refuses_what_is_not_the_contract():
+def test_conform_raises_for_a_table_that_breaks_the_schema():
     with pytest.raises(SchemaError, match="uid"):
         conform(pa.table({"url": ["x"]}), PAIRS, "here")
     with pytest.raises(SchemaError, match="source_offset"):
         conform(pa.table({"uid": ["0"], "source_offset": ["zero"]}), PAIRS, "here")
 
 
-def test_canonical_json_is_one_text():
+def test_canonical_json_is_unique_for_equal_values():
     assert canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'
     with pytest.raises(ValueError, match="JSON"):
         canonical_json(float("nan"))

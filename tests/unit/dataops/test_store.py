@@ -16,14 +16,14 @@ from dataops.store import FolderStore, check_name, open_store
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a\\b", "a\0b", "a/./b", ".."])
-def test_names_that_could_leave_the_store_are_refused(name, tmp_path):
+def test_store_raises_for_names_that_leave_it(name, tmp_path):
     with pytest.raises(StorageError, match="plain relative"):
         check_name(name)
     with pytest.raises(StorageError):
         FolderStore(tmp_path).put(name, b"x")
 
 
-def test_put_reads_back_and_replaces(tmp_path):
+def test_put_stores_and_replaces_an_object(tmp_path):
     store = FolderStore(tmp_path / "store")
     assert store.size("a/b") is None
     store.put("a/b", b"one")
@@ -37,7 +37,7 @@ def test_put_reads_back_and_replaces(tmp_path):
     assert store.read("d/e") == b"from a file"
 
 
-def test_of_many_creators_one_wins(tmp_path):
+def test_create_succeeds_for_one_of_many_writers(tmp_path):
     store, won = FolderStore(tmp_path), []
     barrier = threading.Barrier(8)
 
@@ -56,7 +56,7 @@ def test_of_many_creators_one_wins(tmp_path):
     assert store.names("") == ["manifest.json"]
 
 
-def test_delete_tree_takes_only_what_is_below(tmp_path):
+def test_delete_tree_deletes_only_objects_below_the_prefix(tmp_path):
     store = FolderStore(tmp_path)
     for name in ("a/1", "a/b/2", "ab/3"):
         store.put(name, b"x")
@@ -65,7 +65,7 @@ def test_delete_tree_takes_only_what_is_below(tmp_path):
     assert store.names("") == ["ab/3"]
 
 
-def test_missing_object_is_a_storage_error_that_names_it(tmp_path):
+def test_read_names_the_missing_object(tmp_path):
     store = FolderStore(tmp_path)
     with pytest.raises(StorageError, match="no/such"):
         store.read("no/such")
@@ -73,14 +73,14 @@ def test_missing_object_is_a_storage_error_that_names_it(tmp_path):
         pass
 
 
-def test_a_folder_that_is_a_file_is_not_writable(tmp_path):
+def test_check_writable_raises_when_the_folder_is_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="file"):
         FolderStore(tmp_path / "file").check_writable()
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/x", "s3:///x", "http://host/x", " "])
-def test_addresses_that_are_no_store(uri):
+def test_open_store_raises_for_an_invalid_uri(uri):
     with pytest.raises(ConfigError):
         open_store(uri)
 
@@ -97,7 +97,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_no_rubbish(small_disk, tmp_path):
+def test_put_names_the_remedy_and_leaves_no_file_on_a_full_disk(small_disk, tmp_path):
     store = FolderStore(small_disk / "store")
     store.put("a/kept", b"kept")
     large = tmp_path / "large"
@@ -115,7 +115,7 @@ def test_a_full_disk_is_an_error_with_a_remedy_and_leaves_no_rubbish(small_disk,
     assert store.names("") == ["a/kept", "a/small"]
 
 
-def test_a_file_that_outgrows_its_limit_is_an_error_with_a_remedy(tmp_path):
+def test_put_names_the_remedy_when_a_file_exceeds_its_size_limit(tmp_path):
     """As a full disk, for those who may not mount one."""
     code = (
         "import resource, sys\nfrom pathlib import Path\nfrom dataops.errors import StorageError\n"
@@ -138,7 +138,7 @@ def pages(data: bytes) -> memoryview:
 
 
 @pytest.mark.parametrize("refused", [0, 1, 4, 5])
-def test_pieces_are_written_past_the_cache_as_far_as_that_can_be(tmp_path, monkeypatch, refused):
+def test_put_chunks_bypasses_the_page_cache_where_possible(tmp_path, monkeypatch, refused):
     """Of the six writes the last is no whole pages, which the system refuses; we have it refuse an earlier one."""
     real_write, past = os.write, list[bool]()
 
@@ -164,13 +164,13 @@ def _can_be_direct(folder: Path) -> bool:
     return True
 
 
-def test_pieces_that_are_no_whole_pages_are_written_all_the_same(tmp_path):
+def test_put_chunks_writes_sizes_that_are_not_whole_pages(tmp_path):
     pieces = [memoryview(b"n" * 700), memoryview(b"ew")]
     FolderStore(tmp_path).put_chunks("a", lambda: iter(pieces), direct=True)
     assert (tmp_path / "a").read_bytes() == b"n" * 700 + b"ew"
 
 
-def test_a_listing_tells_size_and_time(tmp_path):
+def test_entries_have_size_and_time(tmp_path):
     store = FolderStore(tmp_path)
     store.put("a/b/part", b"12345")
     (tmp_path / "a" / ".tmp-x").write_bytes(b"123")
@@ -180,7 +180,7 @@ def test_a_listing_tells_size_and_time(tmp_path):
     assert store.entries("b") == []
 
 
-def test_what_a_killed_writer_left_is_not_listed_and_swept(tmp_path):
+def test_sweep_deletes_files_of_killed_writers(tmp_path):
     store = FolderStore(tmp_path)
     store.put("a/b/part", b"x")
     for left in (tmp_path / ".tmp-1", tmp_path / "a" / "b" / ".tmp-2", tmp_path / "a" / ".tmp-3" / "part"):
@@ -202,7 +202,7 @@ def test_what_a_killed_writer_left_is_not_listed_and_swept(tmp_path):
     ],
 )
 @pytest.mark.parametrize("clear", [lambda store: store.sweep("a"), lambda store: store.delete_tree("a/_work")])
-def test_a_writer_survives_the_clearing_of_its_folder(tmp_path, monkeypatch, write, clear):
+def test_writer_succeeds_when_its_folder_is_deleted(tmp_path, monkeypatch, write, clear):
     store, cleared = FolderStore(tmp_path), []
     sync = os.fsync
 

@@ -15,40 +15,40 @@ MASK = (1 << 64) - 1
 
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=70) | st.none(), max_size=6))
-def test_as_the_reference(texts: list[str | None]):
+def test_hash128_equals_the_reference_implementation(texts: list[str | None]):
     expected = [mmh3.hash64((text or "").encode(), 0, signed=False) for text in texts]
     assert [tuple(row) for row in hash128(pa.array(texts, pa.string())).tolist()] == expected
 
 
-def test_every_length_and_slices():
+def test_hash128_accepts_every_length_and_slices():
     texts = pa.array(["x" * size for size in range(70)])
     whole = hash128(texts).tolist()
     assert hash128(texts[7:9]).tolist() == whole[7:9]
     assert len({tuple(row) for row in whole}) == 70
 
 
-def test_uids():
+def test_uid_halves_parses_uids():
     uids = [uid(f"http://a.example/{i}", "x") for i in range(50)]
     expected = [[int(u, 16) >> 64, int(u, 16) & MASK] for u in uids]
     assert uid_halves(pa.array(uids)).tolist() == expected
 
 
 @pytest.mark.parametrize("wrong", ["", "0" * 31, "0" * 33, "G" + "0" * 31, "A" + "0" * 31, None])
-def test_what_is_no_uid_is_an_error(wrong: str | None):
+def test_uid_halves_raises_for_an_invalid_uid(wrong: str | None):
     with pytest.raises(ValueError, match="row 1 has no uid"):
         uid_halves(pa.array(["0" * 32, wrong], pa.string()))
 
 
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=6))
-def test_folded_as_python_folds(texts: list[str]):
+def test_hash128_folded_equals_python_casefold(texts: list[str]):
     expected = [mmh3.hash64(text.casefold().encode(), 0, signed=False) for text in texts]
     assert [tuple(row) for row in hash128_folded(pa.array(texts, pa.string())).tolist()] == expected
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(*[st.none() | st.text(max_size=9)] * 2, st.none() | st.integers(0, 2**63 - 1)), max_size=6))
-def test_joined_columns_hash_as_one_text(rows: list[tuple]):
+def test_hash128_joined_equals_the_hash_of_the_joined_text(rows: list[tuple]):
     first, second, numbers = ([row[i] for row in rows] for i in range(3))
     texts = ["\0".join("" if value is None else str(value) for value in row) for row in rows]
     columns = [pa.array(first, pa.string()), pa.array(second, pa.large_string())]
@@ -58,5 +58,5 @@ def test_joined_columns_hash_as_one_text(rows: list[tuple]):
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([0, 1, 16, 2**32, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1), max_size=40))
-def test_repeated(rows: list[int]):
+def test_find_repeated_equals_counting(rows: list[int]):
     assert find_repeated(np.array(rows, np.uint64)).tolist() == [rows.count(row) > 1 for row in rows]

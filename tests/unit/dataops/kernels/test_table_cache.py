@@ -21,7 +21,7 @@ def ask(builds: list[str], *sources: Path | str) -> Tables:
     return load_or_build("x", sources, build)
 
 
-def test_built_once_and_again_where_a_source_changed(builds: list[str], tmp_path: Path) -> None:
+def test_table_is_built_once_until_a_source_changes(builds: list[str], tmp_path: Path) -> None:
     source = tmp_path / "code.py"
     source.write_text("one")
     first, second = ask(builds, source, "1.0"), ask(builds, source, "1.0")
@@ -37,7 +37,7 @@ def test_built_once_and_again_where_a_source_changed(builds: list[str], tmp_path
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "gone", "pickle"])
-def test_what_is_damaged_is_built_again(builds: list[str], tmp_path: Path, damage: str) -> None:
+def test_table_is_rebuilt_when_damaged(builds: list[str], tmp_path: Path, damage: str) -> None:
     ask(builds)
     (path,) = (tmp_path / "home" / "tables").glob("*/b.npy")
     if damage == "pickle":
@@ -53,14 +53,14 @@ def test_what_is_damaged_is_built_again(builds: list[str], tmp_path: Path, damag
     assert len(builds) == 2
 
 
-def test_without_a_place_it_is_built_each_time(builds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_is_built_each_time_without_a_cache_folder(builds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAIRMILL_HOME", "/proc/nowhere")
     ask(builds)
     ask(builds)
     assert len(builds) == 2
 
 
-def test_the_table_of_characters_is_the_same_from_disk(builds: list[str]) -> None:
+def test_character_table_is_the_same_when_read_from_disk(builds: list[str]) -> None:
     characters.cache_clear()
     built = characters()
     characters.cache_clear()

@@ -39,7 +39,7 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, ns=(int(used * 1e9), path.stat().st_mtime_ns))
 
 
-def test_a_copy_is_fetched_once_and_again_when_the_object_changed(cache):
+def test_cache_fetches_a_copy_once_until_the_object_changes(cache):
     fetched: list[bytes] = []
     for data, etag in ((b"one", "1"), (b"one", "1"), (b"two", "2"), (b"two", "2")):
         path = cache.get("mill/a/part", version(3, etag), writes(data, fetched), None)
@@ -47,7 +47,7 @@ def test_a_copy_is_fetched_once_and_again_when_the_object_changed(cache):
     assert fetched == [b"one", b"two"]
 
 
-def test_copies_that_nobody_asked_for_the_longest_go_first(cache):
+def test_cache_evicts_the_least_recently_used_copies(cache):
     paths = [cache.get(f"mill/{n}", version(300), writes(bytes(300)), None) for n in range(3)]
     for number, path in enumerate(paths):
         age(path, KEEP_SECONDS * (3 - number))
@@ -56,7 +56,7 @@ def test_copies_that_nobody_asked_for_the_longest_go_first(cache):
     assert [path.exists() for path in paths] == [True, False, True]
 
 
-def test_copies_of_the_last_hour_stay_though_they_are_too_many(cache):
+def test_cache_keeps_copies_of_the_last_hour_above_its_limit(cache):
     paths = [cache.get(f"mill/{n}", version(600), writes(bytes(600)), None) for n in range(3)]
     assert all(path.exists() for path in paths)
     for path in paths:
@@ -65,14 +65,14 @@ def test_copies_of_the_last_hour_stay_though_they_are_too_many(cache):
     assert sum(path.exists() for path in paths) == 1
 
 
-def test_what_is_kept_in_a_folder_outlives_the_cache(cache, tmp_path):
+def test_copies_kept_in_a_folder_outlive_the_cache(cache, tmp_path):
     kept = cache.get("mill/a/part", version(3), writes(b"one"), tmp_path / "job")
     (cache.root / "127.0.0.1_9000" / "mill" / "a" / "part").unlink()
     assert (kept.parent, kept.read_bytes()) == (tmp_path / "job", b"one")
     assert cache.get("mill/a/part", version(3), writes(b"new"), tmp_path / "job").read_bytes() == b"new"
 
 
-def test_what_killed_fetches_left_goes_after_an_hour(cache):
+def test_cache_deletes_files_of_killed_fetches_after_an_hour(cache):
     cache.get("mill/a", version(1), writes(b"x"), None)
     left = [cache.root / "127.0.0.1_9000" / "mill" / name for name in (".tmp-old", ".tmp-new")]
     for path in left:
@@ -83,7 +83,7 @@ def test_what_killed_fetches_left_goes_after_an_hour(cache):
     assert [path.exists() for path in left] == [False, True]
 
 
-def test_a_fetch_that_fails_leaves_nothing(cache):
+def test_failed_fetch_leaves_no_file(cache):
     def fail(path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError("gone")
@@ -93,20 +93,20 @@ def test_a_fetch_that_fails_leaves_nothing(cache):
     assert [p for p in (cache.root / "127.0.0.1_9000").rglob("*") if p.is_file()] == []
 
 
-def test_a_file_system_without_nanoseconds_is_an_error_not_an_endless_loop(cache, monkeypatch):
+def test_cache_raises_when_the_file_system_has_no_nanoseconds(cache, monkeypatch):
     utime = os.utime
     monkeypatch.setattr(os, "utime", lambda path, ns: utime(path, ns=(ns[0], ns[1] // 10**9 * 10**9)))
     with pytest.raises(Exception, match="set PAIRMILL_HOME to a local disk"):
         cache.get("mill/a", version(1), writes(b"x"), None)
 
 
-def test_a_bound_that_is_no_number_is_refused(monkeypatch):
+def test_cache_limit_raises_when_not_a_number(monkeypatch):
     monkeypatch.setenv("PAIRMILL_CACHE_BYTES", "50 GiB")
     with pytest.raises(ConfigError, match="50 GiB"):
         Cache("host")
 
 
-def test_processes_that_share_a_cache_that_is_too_small_all_read_whole_copies(tmp_path):
+def test_processes_read_whole_copies_when_their_shared_cache_is_too_small(tmp_path):
     code = (
         "import os, sys\nimport dataops.storage.cache\nfrom dataops.storage.cache import Cache, Version\n"
         "dataops.storage.cache.KEEP_SECONDS = 0.5\ncache = Cache('host')\n"

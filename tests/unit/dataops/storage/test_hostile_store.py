@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> FolderStore:
 # Links ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_planted_link_to_a_file_is_neither_read_nor_listed_nor_written_through(store, outside):
+def test_store_ignores_a_planted_link_to_a_file(store, outside):
     store.put("pack/a", b"x")
     (store.root / "pack" / "b").symlink_to(outside / "id_rsa")
     assert store.names("") == ["pack/a"]
@@ -55,7 +55,7 @@ def test_a_planted_link_to_a_file_is_neither_read_nor_listed_nor_written_through
     assert (outside / "id_rsa").read_text() == "private"
 
 
-def test_a_planted_link_to_a_folder_is_not_written_or_deleted_through(store, outside):
+def test_store_does_not_write_or_delete_through_a_planted_link_to_a_folder(store, outside):
     (store.root / "extract").mkdir(parents=True)
     (store.root / "extract" / KEY).symlink_to(outside)
     for call in (
@@ -71,7 +71,7 @@ def test_a_planted_link_to_a_folder_is_not_written_or_deleted_through(store, out
     assert [path.name for path in outside.iterdir()] == ["id_rsa"]
 
 
-def test_a_store_may_itself_be_reached_through_a_link(tmp_path):
+def test_store_works_when_its_root_is_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     store = FolderStore(tmp_path / "link")
@@ -83,12 +83,12 @@ def test_a_store_may_itself_be_reached_through_a_link(tmp_path):
     "uri",
     ["s3://../x", "s3://bucket/../x", "s3://bucket/a/../../x", "s3://b", "s3://user:pw@bucket/x", "s3://bucket/x?y#z"],
 )
-def test_buckets_and_prefixes_that_would_leave_the_cache(uri):
+def test_s3_store_raises_for_buckets_and_prefixes_that_leave_the_cache(uri):
     with pytest.raises(ConfigError, match="s3://bucket/prefix"):
         open_store(uri)
 
 
-def test_cached_copies_stay_in_the_cache(tmp_path, monkeypatch):
+def test_cached_copies_stay_in_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     for name in ("../x", "/etc/x", "a/../../x", "a\0b", "a\\..\\b"):
@@ -116,7 +116,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
     "name",
     ["../../own/id_rsa", "/etc/passwd", "a/../b", "a/b/c", ".hidden", "", "a\0b", "a\nb", "a\\b", "\x1b[2J", "x" * 300],
 )
-def test_parts_that_would_leave_their_folder(store, name):
+def test_part_raises_for_names_that_leave_the_folder(store, name):
     with pytest.raises(ValidationError, match="name"):
         Part(name=name, rows=0, bytes=0, sha256="")
     bad = [{"name": name, "rows": 0, "bytes": 7, "sha256": "0"}]
@@ -130,7 +130,7 @@ def test_parts_that_would_leave_their_folder(store, name):
 @pytest.mark.parametrize(
     "name", ["part-00000.parquet", "_work/judged-00001.parquet", "00000.tar", "predictions-a.b_c.parquet"]
 )
-def test_parts_that_stay(name):
+def test_part_accepts_names_inside_the_folder(name):
     assert Part(name=name, rows=0, bytes=0, sha256="").name == name
 
 
@@ -138,7 +138,7 @@ def test_parts_that_stay(name):
     "changes",
     [{"stage": "extract"}, {"key": "f" * 16}, {"stage": ".."}, {"key": "../../own"}, {"parts": 5}, {"more": 1}],
 )
-def test_a_manifest_that_speaks_for_another_snapshot_or_is_none(store, changes):
+def test_find_manifest_rejects_an_invalid_manifest_or_one_of_another_snapshot(store, changes):
     store.put(f"pack/{KEY}/part-00000.parquet", b"x")
     store.put(f"pack/{KEY}/manifest.json", json.dumps(manifest()).encode())
     assert isinstance(find_manifest(store, "pack", KEY), Manifest)
@@ -160,7 +160,7 @@ class Bomb:
         return Path.touch, (self.mark,)
 
 
-def test_a_pickle_in_the_place_of_a_part_is_refused_and_does_not_run(store, tmp_path):
+def test_readers_reject_a_pickle_without_running_it(store, tmp_path):
     bomb = pickle.dumps(Bomb(tmp_path / "ran"))
     pickle.loads(bomb)
     assert (tmp_path / "ran").exists()
@@ -221,7 +221,7 @@ def tar(*members: tuple[str, Any], size: int | None = None, form: int = tarfile.
     ],
 )
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_members_that_are_no_plain_file_of_a_plain_name(member, form, tmp_path, monkeypatch):
+def test_read_samples_raises_for_members_that_are_not_plain_files(member, form, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CorruptPart, match=r"s\.tar: member"):
         list(read_samples(tar(member, form=form), "s.tar"))
@@ -246,12 +246,12 @@ def sized(size: bytes) -> io.BytesIO:
         pytest.param(b"\xff" + b"\x80" + b"\0" * 10, id="very negative"),
     ],
 )
-def test_sizes_that_no_member_has(size):
+def test_read_samples_raises_for_invalid_member_sizes(size):
     with pytest.raises(CorruptPart, match=r"s\.tar"):
         list(read_samples(sized(size), "s.tar"))
 
 
-def test_a_member_larger_than_memory_should_hold_is_refused_before_it_is_read(monkeypatch):
+def test_read_samples_raises_before_it_reads_a_member_that_is_too_large(monkeypatch):
     monkeypatch.setattr(shards, "MAX_MEMBER_BYTES", 1000)
     assert len(list(read_samples(tar(("a.jpg", b"x" * 1000)), "s.tar"))) == 1
     with pytest.raises(CorruptPart, match=r"a.jpg.*1001 bytes"):

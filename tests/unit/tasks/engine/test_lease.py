@@ -57,7 +57,7 @@ def leave(draft: Draft, left: Lease) -> None:
     draft.store.put(draft.lease_name(left.generation), left.model_dump_json().encode())
 
 
-def test_of_two_runs_one_makes_and_the_other_takes_what_it_made(context, caplog):
+def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
     caplog.set_level(logging.INFO)
     made: list[str] = []
     seen: list[str] = []
@@ -90,7 +90,7 @@ def test_of_two_runs_one_makes_and_the_other_takes_what_it_made(context, caplog)
     assert not context.store.names(f"filter/{planned.key}/_work")
 
 
-def test_of_many_at_once_only_one_holds(context, draft):
+def test_hold_lease_has_one_holder_at_a_time(context, draft):
     inside, worst = 0, 0
 
     def enter() -> None:
@@ -112,7 +112,7 @@ def test_of_many_at_once_only_one_holds(context, draft):
 
 
 @pytest.mark.parametrize("error", [SourceError("the web is away"), KeyboardInterrupt()])
-def test_a_run_that_fails_lets_the_next_begin_at_once(context, error):
+def test_lease_is_released_at_once_when_a_run_fails(context, error):
     def fail(work: Work) -> StageOutput:
         raise error
 
@@ -126,7 +126,7 @@ def test_a_run_that_fails_lets_the_next_begin_at_once(context, error):
     assert time.monotonic() - started < 1
 
 
-def test_a_try_whose_end_the_store_could_not_be_told_is_not_waited_for(context, draft, monkeypatch):
+def test_lease_is_taken_over_at_once_when_its_release_could_not_be_written(context, draft, monkeypatch):
     def away(name: str, data: bytes) -> None:
         raise StorageError("the disk is full")
 
@@ -139,11 +139,12 @@ def test_a_try_whose_end_the_store_could_not_be_told_is_not_waited_for(context, 
     assert time.monotonic() - started < 1
 
 
-def test_after_kill_9_the_next_run_does_not_wait(context, draft):
+def test_lease_is_taken_over_at_once_when_its_process_was_killed(context, draft):
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom dataops.snapshot import Draft\n"
         "from dataops.store import FolderStore\n"
-        "from tasks.engine.lease import hold_lease\nfrom tasks.engine.stage import Context\nstore = FolderStore(Path(sys.argv[1]))\n"
+        "from tasks.engine.lease import hold_lease\nfrom tasks.engine.stage import Context\n"
+        "store = FolderStore(Path(sys.argv[1]))\n"
         f"with hold_lease(Draft(store, 'filter', '{KEY}'), Context(store, Path('x'), run_id='killed')):\n"
         "    print('held', flush=True)\n    time.sleep(60)\n"
     )
@@ -163,7 +164,7 @@ def test_after_kill_9_the_next_run_does_not_wait(context, draft):
         assert time.monotonic() - started < 1
 
 
-def test_a_holder_on_another_machine_is_believed_while_its_beat_moves(context, draft, monkeypatch):
+def test_lease_of_another_machine_is_respected_while_its_beat_changes(context, draft, monkeypatch):
     monkeypatch.setattr(lease, "STALE_SECONDS", 0.5)
     leave(draft, foreign())
     stopped = threading.Event()
@@ -183,7 +184,7 @@ def test_a_holder_on_another_machine_is_believed_while_its_beat_moves(context, d
     thread.join()
 
 
-def test_time_in_which_the_store_was_away_proves_nothing(monkeypatch):
+def test_lease_watch_ignores_time_in_which_the_store_was_unreachable(monkeypatch):
     now = 0.0
     monkeypatch.setattr("tasks.engine.lease.time.monotonic", lambda: now)
     monkeypatch.setattr(lease, "POLL_SECONDS", 1.0)
@@ -198,7 +199,7 @@ def test_time_in_which_the_store_was_away_proves_nothing(monkeypatch):
     assert watch.changed
 
 
-def test_who_was_taken_for_dead_neither_writes_nor_commits(context, draft, monkeypatch):
+def test_holder_that_lost_its_lease_neither_writes_nor_commits(context, draft, monkeypatch):
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
 
     def stall(work: Work) -> StageOutput:
@@ -221,7 +222,7 @@ def test_who_was_taken_for_dead_neither_writes_nor_commits(context, draft, monke
     assert found == foreign(2), "the lease of the run that took over was touched"
 
 
-def test_a_sleeper_whose_snapshot_was_cleared_and_begun_again_has_lost_it(context, draft):
+def test_check_fence_raises_when_another_run_restarted_the_snapshot(context, draft):
     with hold_lease(draft, context) as held:
         assert held is not None
         leave(draft, foreign(1, token="another"))
@@ -229,7 +230,7 @@ def test_a_sleeper_whose_snapshot_was_cleared_and_begun_again_has_lost_it(contex
             held.draft.check_fence()
 
 
-def test_force_does_not_pull_a_snapshot_from_under_a_run(context):
+def test_discard_raises_while_a_run_makes_the_snapshot(context):
     planned = plan(Stage("filter", 1, lambda work: StageOutput([])), StageConfig(), 0, [])
     draft = Draft(context.store, "filter", planned.key)
     with hold_lease(draft, context), pytest.raises(ConfigError, match=r"is being made by run run-a, process \d+ on"):
@@ -244,7 +245,7 @@ def test_force_does_not_pull_a_snapshot_from_under_a_run(context):
     assert not context.store.names(draft.path("_work"))
 
 
-def test_force_refuses_for_another_machines_run_as_soon_as_its_beat_moves(context, monkeypatch):
+def test_discard_raises_when_the_beat_of_another_machine_changes(context, monkeypatch):
     planned = plan(Stage("filter", 1, lambda work: StageOutput([])), StageConfig(), 0, [])
     draft = Draft(context.store, "filter", planned.key)
     leave(draft, foreign())
@@ -255,7 +256,7 @@ def test_force_refuses_for_another_machines_run_as_soon_as_its_beat_moves(contex
     thread.join()
 
 
-def test_a_snapshot_that_is_gone_elsewhere_is_remade_once_by_two_runs(context):
+def test_make_remakes_an_invalid_snapshot_once_for_two_runs(context):
     valid, made = threading.Event(), []
 
     def remake(work: Work) -> StageOutput:

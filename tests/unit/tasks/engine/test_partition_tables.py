@@ -44,7 +44,7 @@ def framed(rows: list[tuple[object, ...]]) -> pl.DataFrame:
 
 
 @given(TABLES, st.sampled_from(["numbers", "texts", "nulls", "both"]))
-def test_pieces_are_those_that_were_written(tmp_path_factory: pytest.TempPathFactory, tables, kind: str):
+def test_read_partition_returns_the_written_rows(tmp_path_factory: pytest.TempPathFactory, tables, kind: str):
     draft = draft_in(tmp_path_factory.mktemp("store"))
 
     def columns(number: int) -> list[pl.Expr]:
@@ -67,7 +67,7 @@ def test_pieces_are_those_that_were_written(tmp_path_factory: pytest.TempPathFac
         assert all(read_one(draft, name, number).equals(one) for name, one in zip(names, expected, strict=True))
 
 
-def test_more_tables_than_are_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_read_partition_reads_more_tables_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ranges, "_OPEN", 2)
     draft = draft_in(tmp_path)
     for number in range(5):
@@ -78,14 +78,14 @@ def test_more_tables_than_are_open_at_a_time(tmp_path: Path, monkeypatch: pytest
     assert found["row"].to_list() == found["part"].to_list() == [1, 2, 2, 3, 3, 3, 4, 4, 4, 4]
 
 
-def test_a_table_without_sizes_is_one_piece(tmp_path: Path):
+def test_write_partitions_writes_one_partition_without_sizes(tmp_path: Path):
     draft, rows = draft_in(tmp_path), pl.DataFrame({"why": ["a", None], "row": [1, 2]})
     write_partitions(draft, "verdicts", rows)
     assert read_one(draft, "verdicts", 0).equals(rows)
 
 
 @pytest.mark.parametrize("lost", [1, 70, 90, 110, 140, 1000])
-def test_a_table_that_ends_early_says_what_to_do(tmp_path: Path, lost: int):
+def test_read_one_names_the_remedy_when_a_table_is_truncated(tmp_path: Path, lost: int):
     draft = draft_in(tmp_path)
     write_partitions(draft, "keys", pl.DataFrame({"row": range(20)}, schema={"row": pl.UInt32}), [10, 10])
     path = draft.store.local(draft.scratch("keys"))
@@ -94,7 +94,7 @@ def test_a_table_that_ends_early_says_what_to_do(tmp_path: Path, lost: int):
         read_one(draft, "keys", 1)
 
 
-def test_a_piece_that_is_not_there(tmp_path: Path):
+def test_read_one_raises_when_a_partition_is_missing(tmp_path: Path):
     draft = draft_in(tmp_path)
     write_partitions(draft, "keys", pl.DataFrame({"row": [1]}))
     with pytest.raises(CorruptPart, match="keys is no whole"):
@@ -105,7 +105,7 @@ def test_a_piece_that_is_not_there(tmp_path: Path):
 
 @settings(deadline=None)  # the first is compiled
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.integers(0, 3))
-def test_by_range(hashes: list[int], bits: int):
+def test_partition_by_hash_matches_integer_arithmetic(hashes: list[int], bits: int):
     frame = pl.DataFrame({"hash": hashes, "row": range(len(hashes))}, schema={"hash": pl.UInt64, "row": pl.Int64})
     rows, sizes = partition_by_hash(frame, "hash", bits)
     places = [value >> (64 - bits) if bits else 0 for value in hashes]
@@ -114,7 +114,7 @@ def test_by_range(hashes: list[int], bits: int):
 
 
 @given(st.lists(st.integers(0, 4), max_size=30))
-def test_split(numbers: list[int]):
+def test_partition_by_index_keeps_the_order_of_rows(numbers: list[int]):
     frame = pl.DataFrame({"row": range(len(numbers))}, schema={"row": pl.Int64})
     rows, sizes = partition_by_index(frame, pl.Series(numbers, dtype=pl.UInt32), 5)
     assert rows["row"].to_list() == [i for k in range(5) for i, n in enumerate(numbers) if n == k]

@@ -48,7 +48,7 @@ def no_sleep(monkeypatch):
     ("victim", "loss"),
     [("part-00001.parquet", "emptied"), ("part-00001.parquet", "gone"), ("_work/part-00001.json", "emptied")],
 )
-def test_of_unfinished_work_only_the_lost_part_is_made_again(context, tmp_path, victim, loss):
+def test_make_repeats_only_the_lost_part_of_unfinished_work(context, tmp_path, victim, loss):
     log = tmp_path / "log"
     planned, folder = half_made(context, log)
     (folder / victim).unlink()
@@ -63,7 +63,7 @@ def test_of_unfinished_work_only_the_lost_part_is_made_again(context, tmp_path, 
 
 
 @pytest.mark.parametrize("victim", ["part-00001.parquet", "manifest.json"])
-def test_a_damaged_snapshot_is_made_again_to_the_same_digest(context, tmp_path, victim):
+def test_make_replaces_a_damaged_snapshot_with_the_same_digest(context, tmp_path, victim):
     log = tmp_path / "log"
     planned = squares(log)
     digest = make(planned, context).content_digest
@@ -73,7 +73,7 @@ def test_a_damaged_snapshot_is_made_again_to_the_same_digest(context, tmp_path, 
     assert make(planned, context).content_digest == digest
 
 
-def test_a_part_that_changed_but_for_its_size_is_found_where_digests_are_compared(context, tmp_path):
+def test_reuse_finds_a_changed_part_of_equal_size_when_it_verifies_digests(context, tmp_path):
     planned = squares(tmp_path / "log")
     manifest = make(planned, context)
     path = Path(context.store.uri) / manifest.path("part-00001.parquet")
@@ -83,7 +83,7 @@ def test_a_part_that_changed_but_for_its_size_is_found_where_digests_are_compare
     assert make(planned, context).content_digest == manifest.content_digest
 
 
-def test_an_emptied_lease_holds_nobody_up(context, tmp_path):
+def test_make_ignores_a_lease_file_that_is_empty(context, tmp_path):
     planned, folder = half_made(context, tmp_path / "log")
     (lease,) = (folder / "_work").glob("lease-*")
     lease.write_bytes(b"")
@@ -91,7 +91,7 @@ def test_an_emptied_lease_holds_nobody_up(context, tmp_path):
     assert len(make(planned, context).parts) == 4
 
 
-def test_names_are_on_disk_before_what_names_them(tmp_path, monkeypatch):
+def test_folder_store_syncs_the_folder_after_each_new_name(tmp_path, monkeypatch):
     """A folder is synced after each new name in it, and its parent after a new folder."""
     synced: list[str] = []
     real = os.fsync
@@ -112,7 +112,7 @@ def test_names_are_on_disk_before_what_names_them(tmp_path, monkeypatch):
     assert synced == [str(store.root / "a"), str(store.root / "a" / "c")]
 
 
-def test_a_snapshot_deleted_under_a_run_is_a_retryable_error_and_then_made_again(context, tmp_path):
+def test_make_raises_a_retryable_error_when_an_input_snapshot_is_deleted(context, tmp_path):
     planned = squares(tmp_path / "log")
     make(planned, context)
     found = reuse(planned, context)
@@ -132,7 +132,7 @@ def test_a_snapshot_deleted_under_a_run_is_a_retryable_error_and_then_made_again
     make(plan(below, SquareConfig(), 0, [make(planned, context)]), context)
 
 
-def test_emptied_run_records_and_pointers_hide_no_other_run(tmp_path):
+def test_list_runs_skips_empty_run_records_and_pointers(tmp_path):
     home, store = tmp_path / "home", FolderStore(tmp_path / "store")
     (home / "runs").mkdir(parents=True)
     (home / "runs" / "empty").touch()
@@ -142,12 +142,12 @@ def test_emptied_run_records_and_pointers_hide_no_other_run(tmp_path):
     assert [record.run_id for record in list_runs(home)] == ["good"]
 
 
-def test_an_emptied_done_json_is_no_finished_training(tmp_path):
+def test_is_done_returns_false_when_done_json_is_empty(tmp_path):
     (tmp_path / "done.json").touch()
     assert not is_done(tmp_path, "digest")
 
 
-def test_a_training_killed_before_its_manifest_is_not_trained_again(context, monkeypatch):
+def test_train_stage_does_not_repeat_a_training_that_was_killed_before_its_manifest(context, monkeypatch):
     trained: list[Path] = []
 
     def job(module: str, job: dict, folder: Path, **_: object) -> None:

@@ -35,7 +35,7 @@ def guarded_logger(monkeypatch):
     sys.excepthook, threading.excepthook = hooks
 
 
-def test_log_records_hold_no_secret_in_message_arguments_or_traceback(guarded_logger):
+def test_guard_removes_secrets_from_message_arguments_and_traceback_of_log_records(guarded_logger):
     logger, lines = guarded_logger
     logger.warning("got %s from %s", KEY, "http://u:p@h/")
     try:
@@ -52,7 +52,7 @@ def test_log_records_hold_no_secret_in_message_arguments_or_traceback(guarded_lo
     assert "KeyError: '***'" in lines[1]
 
 
-def test_log_records_escape_line_ends_and_control_characters(guarded_logger):
+def test_guard_escapes_line_ends_and_control_characters_in_log_records(guarded_logger):
     logger, lines = guarded_logger
     logger.warning("host %s", "evil\r\n2026-01-01 00:00:00 pack 1234 completed\x1b[2J\x1b]8;;http://x\x07\x9b1m\u202e")
     (line,) = lines
@@ -61,13 +61,13 @@ def test_log_records_escape_line_ends_and_control_characters(guarded_logger):
     assert "\\x1b[2J" in line
 
 
-def test_records_without_secrets_keep_their_arguments(guarded_logger):
+def test_guard_keeps_arguments_of_log_records_without_secrets(guarded_logger):
     logger, _ = guarded_logger
     record = logger.makeRecord("n", logging.INFO, "f", 1, "%s of %s", (1, 2), None)
     assert (record.msg, record.args) == ("%s of %s", (1, 2))
 
 
-def test_traceback_of_a_guarded_process_holds_no_secret():
+def test_guard_removes_secrets_from_the_traceback_of_the_process():
     code = (
         "import os, threading\nfrom tasks.engine.process_guard import guard_process\nguard_process()\n"
         "def die(): raise ValueError(os.environ['HF_TOKEN'] + chr(27))\n"

@@ -54,7 +54,7 @@ class Hand(parts.SimpleQueue[Any]):
         return super().get(block, timeout)
 
 
-def test_a_pool_holds_few_tasks_at_a_time_and_may_answer_in_any_order(
+def test_map_parts_limits_waiting_tasks_and_accepts_results_in_any_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "SimpleQueue", Hand)
@@ -66,7 +66,7 @@ def test_a_pool_holds_few_tasks_at_a_time_and_may_answer_in_any_order(
     assert pool.most == parts.WAITING * 2
 
 
-def test_a_folder_on_several_machines_must_be_said_to_be_shared(tmp_path: Path) -> None:
+def test_check_store_raises_when_a_folder_on_several_machines_is_not_declared_shared(tmp_path: Path) -> None:
     place, room = RayCluster("head:6379"), ClusterCapacity("head:6379", ("a", "b"), 8, 4)
     with pytest.raises(ConfigError, match=r"2 machines .a, b.: use s3://bucket/prefix, or a folder that each"):
         check_store(FolderStore(tmp_path), room, place)
@@ -82,7 +82,7 @@ def wrong(text: str) -> None:
     raise ContractError(text)
 
 
-def test_a_worker_refuses_other_code_and_a_store_that_it_does_not_see(
+def test_run_call_returns_an_error_when_code_differs_or_the_store_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -95,7 +95,7 @@ def test_a_worker_refuses_other_code_and_a_store_that_it_does_not_see(
     assert "must see the store there" in str(error)
 
 
-def test_an_error_in_a_worker_is_an_answer_and_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_call_returns_errors_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOME_TOKEN", "hush-hush-hush")
     asker = Caller(code_digest(), str(tmp_path), str(tmp_path))
@@ -109,5 +109,5 @@ def test_an_error_in_a_worker_is_an_answer_and_holds_no_secret(tmp_path: Path, m
     assert "hush" not in str(error) + error.__notes__[0]
 
 
-def test_a_bad_address_answers_not() -> None:
+def test_is_listening_returns_false_for_an_invalid_address() -> None:
     assert not any(map(is_listening, ("nowhere", "127.0.0.1:none", "127.0.0.1:99999")))

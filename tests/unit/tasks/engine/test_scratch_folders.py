@@ -32,14 +32,14 @@ def age(folder: Path) -> None:
     os.utime(folder, (past, past))
 
 
-def test_it_is_empty_and_goes_at_the_end(temporary):
+def test_scratch_folder_is_empty_at_the_start_and_deleted_at_the_end(temporary):
     with scratch_folder("pack") as folder:
         assert list(folder.iterdir()) == []
         assert folder.parent.name.startswith(f"{PREFIX}pack-")
     assert list(temporary.iterdir()) == []
 
 
-def test_only_the_folder_of_a_dead_process_is_abandoned(temporary):
+def test_abandoned_folders_are_only_those_of_dead_processes(temporary):
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER], env=environment, stdout=subprocess.PIPE, text=True

@@ -32,7 +32,7 @@ def pids(names: list[str], draft: Draft, context: Context) -> set[int]:
     return {record.facts["pid"] for record in map_parts(who, [Task(name) for name in names], draft, context)}
 
 
-def test_maps_share_their_workers_and_one_that_fails_ends_none(tmp_path: Path):
+def test_shared_workers_serve_several_maps_and_survive_a_failed_one(tmp_path: Path):
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     context = Context(store=draft.store, home=tmp_path, workers=1)
     with shared_workers(context) as shared:
@@ -46,7 +46,7 @@ def test_maps_share_their_workers_and_one_that_fails_ends_none(tmp_path: Path):
     assert pids(["d"], draft, context) != first
 
 
-def test_a_worker_that_is_killed_while_idle_is_worth_another_try(tmp_path: Path):
+def test_shared_workers_raise_a_retryable_error_when_an_idle_worker_is_killed(tmp_path: Path):
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     with shared_workers(Context(store=draft.store, home=tmp_path, workers=1)) as shared:
         (idle,) = pids(["a"], draft, shared)
@@ -60,7 +60,7 @@ def test_a_worker_that_is_killed_while_idle_is_worth_another_try(tmp_path: Path)
     assert pids(["b"], draft, Context(store=draft.store, home=tmp_path, workers=1)) != {idle}
 
 
-def test_workers_that_do_not_end_by_themselves_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_shared_workers_are_killed_when_they_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As where one was killed while it held the lock under which the others look for work."""
     monkeypatch.setattr(parts, "_END_SECONDS", 0.2)
     draft = Draft(FolderStore(tmp_path), "filter", "k")

@@ -63,7 +63,7 @@ def done(log: Path) -> list[int]:
     return sorted(int(line) for line in log.read_text().split()) if log.exists() else []
 
 
-def test_made_once_then_reused_then_forced(context, tmp_path):
+def test_make_runs_once_then_reuses_until_discarded(context, tmp_path):
     log = tmp_path / "log"
     planned = plan(SQUARES, SquareConfig(log=str(log)), 0, [])
     assert reuse(planned, context) is None
@@ -76,13 +76,13 @@ def test_made_once_then_reused_then_forced(context, tmp_path):
     assert done(log) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_execution_fields_do_not_change_the_key():
+def test_plan_ignores_execution_fields_in_the_key():
     keys = {plan(SQUARES, SquareConfig(log=log), 0, []).key for log in ("a", "b")}
     assert len(keys) == 1
     assert plan(SQUARES, SquareConfig(count=5), 0, []).key not in keys
 
 
-def test_a_dead_worker_is_retryable_and_only_the_missing_parts_are_made(context, tmp_path):
+def test_make_repeats_only_missing_parts_after_a_worker_died(context, tmp_path):
     log = tmp_path / "log"
     Path(f"{log}.die").touch()
     planned = plan(SQUARES, SquareConfig(log=str(log), count=6), 0, [])
@@ -98,7 +98,7 @@ def test_a_dead_worker_is_retryable_and_only_the_missing_parts_are_made(context,
     assert all(again.count(n) == before.count(n) for n in finished)
 
 
-def test_a_retryable_part_is_tried_three_times(context, tmp_path, monkeypatch):
+def test_map_parts_tries_a_retryable_part_three_times(context, tmp_path, monkeypatch):
     monkeypatch.setattr("tasks.engine.map_parts.time.sleep", lambda seconds: None)
     log = tmp_path / "log"
     Path(f"{log}.fail").touch()
@@ -109,13 +109,13 @@ def test_a_retryable_part_is_tried_three_times(context, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("counts", [Counts(input=2, kept=1), Counts(input=1, kept=1, dropped={"x": 1})])
-def test_lost_or_doubled_rows_break_the_contract(context, counts):
+def test_make_raises_when_rows_are_lost_or_doubled(context, counts):
     stage = Stage("filter", 1, lambda work: StageOutput([], counts))
     with pytest.raises(ContractError, match="input rows"):
         make(plan(stage, SquareConfig(), 0, []), context)
 
 
-def test_swapped_uids_break_the_contract_though_the_counts_agree(context, tmp_path):
+def test_make_raises_when_uids_are_swapped_and_counts_agree(context, tmp_path):
     upstream = make(plan(SQUARES, SquareConfig(log=str(tmp_path / "log"), count=1), 0, []), context)
 
     def swap(work: Work) -> StageOutput:
@@ -126,19 +126,19 @@ def test_swapped_uids_break_the_contract_though_the_counts_agree(context, tmp_pa
         make(plan(Stage("curate", 1, swap), SquareConfig(), 0, [upstream]), context)
 
 
-def test_a_snapshot_that_no_longer_stands_elsewhere_is_made_again(context, tmp_path):
+def test_make_repeats_a_snapshot_that_is_no_longer_valid(context, tmp_path):
     stage = Stage("filter", 1, make_squares, still_valid=lambda manifest, config, context: False)
     planned = plan(stage, SquareConfig(log=str(tmp_path / "log")), 0, [])
     make(planned, context)
     assert reuse(planned, context) is None
 
 
-def test_storage_errors_keep_their_names(context):
+def test_make_keeps_the_type_of_storage_errors(context):
     with pytest.raises(StorageError):
         context.store.read("filter/none/manifest.json")
 
 
-def test_after_a_full_disk_the_rerun_makes_only_what_is_missing(tmp_path):
+def test_make_repeats_only_missing_parts_after_a_full_disk(tmp_path):
     disk, log = tmp_path / "disk", tmp_path / "log"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
@@ -178,7 +178,7 @@ def make_heavy(work: Work) -> StageOutput:
 BALLAST = Stage("filter", 1, make_heavy)
 
 
-def test_a_worker_whose_own_disk_is_full_says_where(context, tmp_path):
+def test_make_names_the_folder_when_a_workers_disk_is_full(context, tmp_path):
     planned = plan(Stage("filter", 1, make_overflow), SquareConfig(log=str(tmp_path / "log"), count=1), 0, [])
     with pytest.raises(StorageError, match=r"part-00000: .*Free some space in .*TMPDIR"):
         make(planned, context)

@@ -22,7 +22,7 @@ def module(folder: Path, name: str, text: str) -> str:
     return name
 
 
-def test_the_job_gets_its_file_and_our_process_id(jobs, tmp_path):
+def test_run_job_passes_the_job_file_and_the_parent_process_id(jobs, tmp_path):
     name = module(jobs, "good_job", "import json, sys\nprint(json.load(open(sys.argv[1])))\n")
     lines: list[str] = []
     run_job(name, {"a": 1}, tmp_path / "work", on_line=lines.append)
@@ -40,7 +40,9 @@ def test_the_job_gets_its_file_and_our_process_id(jobs, tmp_path):
         (9, JobFailed, 1, False),
     ],
 )
-def test_exit_codes_become_errors_with_the_last_lines(jobs, tmp_path, code, error, exit_code, retryable):
+def test_run_job_raises_the_error_of_the_exit_code_with_the_last_log_lines(
+    jobs, tmp_path, code, error, exit_code, retryable
+):
     name = module(jobs, f"bad_job_{code}", f"import sys\nprint('what went wrong')\nsys.exit({code})\n")
     with pytest.raises(error, match="what went wrong") as caught:
         run_job(name, {}, tmp_path / "work")
@@ -48,7 +50,7 @@ def test_exit_codes_become_errors_with_the_last_lines(jobs, tmp_path, code, erro
     assert str(tmp_path / "work" / "job.log") in str(caught.value)
 
 
-def test_a_job_under_torchrun_says_its_exit_code_in_a_file(jobs, tmp_path):
+def test_run_job_reads_the_exit_code_from_a_file_under_torchrun(jobs, tmp_path):
     text = "import json, sys\njson.dump({'exit_code': 4, 'message': 'step 7: nan'}, open('%s', 'w'))\nsys.exit(1)\n"
     name = module(jobs, "diverged_job", text % (tmp_path / "work" / "failure.json"))
     with pytest.raises(TrainingDiverged, match="step 7: nan"):
@@ -58,7 +60,7 @@ def test_a_job_under_torchrun_says_its_exit_code_in_a_file(jobs, tmp_path):
         run_job(name, {}, tmp_path / "work")
 
 
-def test_a_broken_job_under_torchrun_is_not_worth_another_try(jobs, tmp_path):
+def test_run_job_raises_an_error_that_is_not_retryable_when_a_torchrun_job_is_broken(jobs, tmp_path):
     """As torchrun tells it; tests/integration/test_torchrun.py has the real one."""
     name = module(jobs, "broken", "print('  rank      : 0\\n  exitcode  : 7 (pid: 12)')\nraise SystemExit(1)\n")
     with pytest.raises(JobFailed, match="exit code 7") as caught:
@@ -70,14 +72,14 @@ def test_a_broken_job_under_torchrun_is_not_worth_another_try(jobs, tmp_path):
     assert caught.value.exit_code == 75
 
 
-def test_a_killed_job_is_retryable(jobs, tmp_path):
+def test_run_job_raises_a_retryable_error_when_the_job_is_killed(jobs, tmp_path):
     name = module(jobs, "killed_job", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     with pytest.raises(JobFailed, match="SIGKILL") as caught:
         run_job(name, {}, tmp_path / "work")
     assert caught.value.exit_code == 75
 
 
-def test_an_interrupted_run_ends_its_job(jobs, tmp_path):
+def test_run_job_ends_the_job_when_interrupted(jobs, tmp_path):
     name = module(jobs, "long_job", "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)\n")
     pids: list[int] = []
 

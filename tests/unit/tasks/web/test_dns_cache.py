@@ -9,7 +9,7 @@ from tasks.web.dns_cache import DnsCache
 PUBLIC = [(2, 1, 6, "", ("8.8.8.8", 0))]
 
 
-def test_a_name_is_asked_once_by_many_threads_and_again_when_its_answer_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def slow(host: str, *args: object, **kinds: object) -> list[object]:
@@ -34,7 +34,7 @@ def test_a_name_is_asked_once_by_many_threads_and_again_when_its_answer_is_old(m
     assert asked == ["a.test", "b.test", "b.test"]
 
 
-def test_a_failure_is_remembered_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dns_cache_keeps_failures_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def fails(host: str, *args: object, **kinds: object) -> list[object]:
@@ -51,7 +51,7 @@ def test_a_failure_is_remembered_briefly(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(asked) == 2
 
 
-def test_nobody_waits_for_a_name_that_hangs_and_other_names_pass_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def hangs(host: str, *args: object, **kinds: object) -> list[object]:
@@ -71,7 +71,7 @@ def test_nobody_waits_for_a_name_that_hangs_and_other_names_pass_it(monkeypatch:
     assert names.resolve("starved.test") == [(2, ("8.8.8.8", 0))]
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dns_cache_limits_the_number_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: list(PUBLIC))
     monkeypatch.setattr(dns, "_MAX_NAMES", 10)
     names = DnsCache(threads=1)

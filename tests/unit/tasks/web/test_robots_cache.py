@@ -25,7 +25,7 @@ class Files(OriginFiles):
         return OriginFile(first, self.status, "text", time.time())
 
 
-def test_all_threads_and_all_that_share_the_folder_ask_once(tmp_path: Path) -> None:
+def test_robots_cache_sends_one_request_for_all_threads_and_processes_of_a_folder(tmp_path: Path) -> None:
     everyone, answers = [Files(tmp_path) for _ in range(3)], []
 
     def work(files: Files) -> None:
@@ -41,7 +41,7 @@ def test_all_threads_and_all_that_share_the_folder_ask_once(tmp_path: Path) -> N
     assert sorted(asked) == ["http://a.test/robots.txt", "http://b.test/robots.txt"]
 
 
-def test_an_answer_is_kept_for_a_day_whatever_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_robots_cache_keeps_every_answer_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = Files(tmp_path, status=503)
     for _ in range(3):
         assert files.get("http://a.test", "/robots.txt").status == 503
@@ -51,7 +51,9 @@ def test_an_answer_is_kept_for_a_day_whatever_it_says(tmp_path: Path, monkeypatc
     assert len(files.asked) == 2
 
 
-def test_no_answer_is_told_to_the_pace_and_kept_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files, told = Files(tmp_path, status=0), []
 
     class Turn:
@@ -81,7 +83,7 @@ def test_no_answer_is_told_to_the_pace_and_kept_for_a_while(tmp_path: Path, monk
     assert files.get("http://a.test", "/robots.txt").status == 200
 
 
-def test_a_later_round_asks_again(tmp_path: Path) -> None:
+def test_robots_cache_repeats_a_failed_request_in_a_later_round(tmp_path: Path) -> None:
     for round_ in (0, 1):
         files = Files(tmp_path, status=0, round_=round_)
         for _ in range(2):
@@ -90,7 +92,7 @@ def test_a_later_round_asks_again(tmp_path: Path) -> None:
         assert len(files.asked) == 1
 
 
-def test_that_we_had_no_turn_is_not_kept(tmp_path: Path) -> None:
+def test_robots_cache_does_not_keep_a_missed_turn(tmp_path: Path) -> None:
     files = Files(tmp_path)
 
     class NoTurn:
