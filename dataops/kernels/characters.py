@@ -1,4 +1,4 @@
-"""What each Unicode character is to the words of a text, and what it is folded to, as arrays for compiled code."""
+"""Arrays for compiled code: the role of each Unicode character in a text's words, and its folded form."""
 
 import unicodedata
 from functools import lru_cache
@@ -13,10 +13,10 @@ from dataops.kernels.compiled import compiled
 from dataops.kernels.table_cache import load_or_build
 
 GAP, LETTER, WORD = 0, 1, 2
-"""Between words; part of a word; a word by itself, in scripts that set no spaces between words."""
+"""Roles: between words; part of a word; a word by itself, in scripts without spaces between words."""
 
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-"""Scripts that set no spaces between words, as part of a regular expression's class: each letter counts as a word."""
+"""Scripts without spaces between words, for a regular expression's class: each letter counts as a word."""
 _UNSPACED_NAMES = (
     "CJK UNIFIED",
     "CJK COMPATIBILITY IDEOGRAPH",
@@ -29,9 +29,9 @@ _UNSPACED_NAMES = (
 )
 _CODES = 0x110000
 ASSIGNED = (range(0xD800), range(0xE000, 0x40000), range(0xE0000, 0xE1000))
-"""Code points that may be a letter, mark or number: the planes between, and the last two, hold none."""
+"""Code points that may be a letter, mark or number. The planes between them, and the last two, hold none."""
 MOST_FOLDED = 3
-"""Code points that one is folded to, at most."""
+"""Maximum number of code points in a folded code point."""
 
 
 class Characters(NamedTuple):
@@ -44,7 +44,7 @@ class Characters(NamedTuple):
 
 @lru_cache(maxsize=1)
 def characters() -> Characters:
-    """The table of this Python's Unicode. Folding is `str.casefold`."""
+    """Return the table for the Unicode version of this Python. Folding is `str.casefold`."""
     return Characters(**load_or_build("characters", (Path(__file__),), lambda: _build()._asdict()))
 
 
@@ -67,7 +67,7 @@ def _build() -> Characters:
 
 @compiled(inline="always")
 def next_code(data, at):
-    """The code point at a place in UTF-8 (which Arrow has checked), and the place after it."""
+    """Return the code point at a position of UTF-8 that Arrow has validated, and the position after it."""
     code = np.uint32(data[at])
     at += 1
     if code >= 0x80:
@@ -81,7 +81,7 @@ def next_code(data, at):
 
 @compiled(inline="always")
 def fold(code, folds, several, folded):
-    """Write what a code point is folded to to `folded` (MOST_FOLDED,); how many code points that is."""
+    """Write the folded form of a code point to `folded` (MOST_FOLDED,); return its number of code points."""
     target = folds[code]
     if target < 0x110000:
         folded[0] = target

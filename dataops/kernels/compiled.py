@@ -9,7 +9,7 @@ from typing import Any, cast
 
 
 class Compiled:
-    """A function that numba compiles when it is called first, here or from another compiled function."""
+    """A function that numba compiles at its first call, from Python or from another compiled function."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]):
         self.py_func = function
@@ -27,7 +27,7 @@ class Compiled:
 
     @property
     def _numba_type_(self) -> Any:
-        """Numba asks this of a value that it does not know: so one compiled function may call another."""
+        """Return numba's dispatcher: numba calls this for a type that it does not know (a compiled function)."""
         return self._dispatcher._numba_type_
 
     def __call__(self, *arguments: Any) -> Any:
@@ -35,12 +35,12 @@ class Compiled:
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """As `numba.njit`, with a cache on disk, or without where there is no place for it."""
+    """Decorate as `numba.njit` does, with a cache on disk if its folder is writable."""
     return lambda function: Compiled(function, options)
 
 
 class Instruction:
-    """What compiled code can do, and Python cannot say: a function of numba's, made when it is first called there."""
+    """A numba intrinsic, for instructions that Python cannot express; it is created at its first call in compiled code."""
 
     def __init__(self, define: Callable[..., Any]):
         self.__doc__ = define.__doc__
@@ -61,7 +61,7 @@ class Instruction:
 
 @Instruction
 def multiply_add(_typing, a, b, c):
-    """`multiply_add(a, b, c)` is a * b + c of float64, rounded once (IEEE 754's fusedMultiplyAdd)."""
+    """`multiply_add(a, b, c)` returns a * b + c in float64, rounded once (IEEE 754's fusedMultiplyAdd)."""
     from numba import float64
 
     return float64(a, b, c), lambda _context, builder, _signature, values: builder.fma(*values)
@@ -69,7 +69,7 @@ def multiply_add(_typing, a, b, c):
 
 @Instruction
 def load64(_typing, data, at):
-    """`load64(data, at)` is the eight bytes of an array from a place on, which need not be a multiple of eight."""
+    """`load64(data, at)` returns the eight bytes of an array from an index that need not be a multiple of eight."""
     from llvmlite import ir
     from numba import uint64
 
@@ -83,7 +83,7 @@ def load64(_typing, data, at):
 
 @Instruction
 def store64(_typing, data, at, word):
-    """`store64(data, at, word)` writes eight bytes of an array from a place on, which need not be a multiple of eight."""
+    """`store64(data, at, word)` writes eight bytes to an array from an index that need not be a multiple of eight."""
     from llvmlite import ir
     from numba import types, uint64
 

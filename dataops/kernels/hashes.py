@@ -13,17 +13,17 @@ from dataops.kernels.characters import MOST_FOLDED, characters, fold, next_code
 from dataops.kernels.compiled import compiled, load64, store64
 
 Halves = NDArray[np.uint64]
-"""(n, 2): the high and the low half of n 128-bit numbers."""
+"""(n, 2): the high and the low half of each of n 128-bit numbers."""
 
 
 _EACH, _HIGHEST = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
-"""Of the eight bytes of a number."""
+"""Shifts, in bits, of the eight bytes of a number."""
 _DIGITS = np.full(256, 255, np.uint8)
 _DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
 
 def text_buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The UTF-8 bytes of a column of strings, and where each begins and the last one ends (n + 1,). A null is ""."""
+    """Return the UTF-8 bytes of a column of strings, and their offsets (n + 1,). A null is ""."""
     texts = texts.cast(pa.large_string())
     if texts.null_count:
         texts = texts.fill_null("")
@@ -35,7 +35,7 @@ def text_buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def hash128(texts: pa.Array) -> Halves:
-    """The hash of each string's UTF-8 bytes; a null hashes as ""."""
+    """Return the hash of each string's UTF-8 bytes; a null hashes as ""."""
     data, offsets = text_buffers(texts)
     halves = np.empty((len(offsets) - 1, 2), np.uint64)
     _hash(data, offsets, halves)
@@ -43,9 +43,9 @@ def hash128(texts: pa.Array) -> Halves:
 
 
 def uid_halves(uids: pa.Array) -> Halves:
-    """The numbers that uids (32 hex digits) are.
+    """Return uids (32 hex digits) as numbers.
 
-    Raises: ValueError for a string that is none.
+    Raises: ValueError for a string that is not a uid.
     """
     data, offsets = text_buffers(uids)
     halves = np.empty((len(offsets) - 1, 2), np.uint64)
@@ -56,7 +56,7 @@ def uid_halves(uids: pa.Array) -> Halves:
 
 
 def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
-    """The hash of each row of several columns of strings and one of whole numbers (int64, not negative), joined by NUL.
+    """Return the hash of each row of several string columns and one of whole numbers (int64, not negative), joined by NUL.
 
     A null counts as "".
     """
@@ -73,7 +73,7 @@ def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
 
 
 def _numbers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The numbers of a column (int64), and which are known; Arrow's own to_numpy would import pandas where there is one."""
+    """Return a column as int64, and which values are not null. Arrow's to_numpy would import an installed pandas."""
     if not len(column):
         return np.empty(0, np.int64), np.empty(0, np.bool_)
     validity, data = column.buffers()
@@ -85,12 +85,12 @@ def _numbers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 
 
 def empty_slots(size: int) -> NDArray[np.int32]:
-    """A hash table for so many rows: the number of a row in each slot, -1 where it is empty."""
+    """Return an empty hash table for a number of rows: each slot holds the number of a row, or -1."""
     return np.full(1 << max(4, (2 * size).bit_length()), -1, np.int32)
 
 
 def find_repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Whether the hash of each row is that of another row too."""
+    """Return for each row whether another row has the same hash."""
     found = np.zeros(len(values), np.bool_)
     _find_repeated(values, empty_slots(len(values)), found)
     return found
@@ -98,7 +98,7 @@ def find_repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 @compiled(inline="always")
 def mix(value):
-    """MurmurHash3's 64-bit finalizer: each bit of the result depends on all of the value."""
+    """Return MurmurHash3's 64-bit finalizer: each bit of the result depends on all bits of the value."""
     value ^= value >> np.uint64(33)
     value *= np.uint64(0xFF51AFD7ED558CCD)
     value ^= value >> np.uint64(33)
@@ -113,7 +113,7 @@ def _turned(value, bits):
 
 @compiled(inline="always")
 def _word(data, at, size):
-    """Up to eight bytes as a little-endian number."""
+    """Return up to eight bytes as a little-endian number."""
     word = np.uint64(0)
     for i in range(size):
         word |= np.uint64(data[at + i]) << np.uint64(8 * i)
@@ -122,7 +122,7 @@ def _word(data, at, size):
 
 @compiled(inline="always")
 def _last_bytes(data, end, size):
-    """The same of one to eight bytes that others stand before, in one look."""
+    """Return one to eight bytes as a number, by one load that also reads bytes before them."""
     return load64(data, end - 8) >> np.uint64(8 * (8 - size))
 
 
@@ -138,7 +138,7 @@ def _second(word):
 
 @compiled(nogil=True)
 def _append(data, offsets, starts, at, joined):
-    """Write each text, and a NUL, behind what a row has already."""
+    """Append each text, and a NUL, to its row."""
     for i in range(len(at)):
         to, size = starts[i] + at[i], offsets[i + 1] - offsets[i]
         for j in range(size):
@@ -149,7 +149,7 @@ def _append(data, offsets, starts, at, joined):
 
 @compiled(nogil=True)
 def _append_numbers(numbers, known, starts, at, joined):
-    """Write each number in decimal digits behind what a row has already."""
+    """Append each number, in decimal digits, to its row."""
     digits = np.empty(20, np.uint8)
     for i in range(len(at)):
         if not known[i]:
@@ -166,7 +166,7 @@ def _append_numbers(numbers, known, starts, at, joined):
 
 @compiled(inline="always")
 def slot_of(value, mask):
-    """Where to look for a hash first. The hashes of a range have their highest bits in common."""
+    """Return the first slot for a hash. The hashes of a partition have their highest bits in common."""
     return np.int64((value * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
 
 
@@ -221,8 +221,8 @@ def _hash_between(data, starts, ends, halves):
 
 @compiled(nogil=True)
 def _hex(data, offsets, digits, halves):
-    """Parse hex digits; the first row that is not 32 of them, else -1. By a table, for a processor guesses wrong what kind
-    each digit is.
+    """Parse hex digits; return the first row that is not 32 of them, else -1. A table avoids branches, which a processor
+    would predict wrongly.
     """
     for i in range(len(offsets) - 1):
         start, seen = offsets[i], np.uint8(0)
@@ -241,7 +241,7 @@ def _hex(data, offsets, digits, halves):
 
 
 def hash128_folded(texts: pa.Array) -> Halves:
-    """The hash of each string as `str.casefold` makes it, so that strings which differ in case alone are equal."""
+    """Return the hash of each string after `str.casefold`, so that strings that differ only in case are equal."""
     data, offsets = text_buffers(texts)
     # Of a character of two bytes or more; what is not written to takes no memory.
     folded = np.empty(3 * MOST_FOLDED * int(offsets[-1] - offsets[0]), np.uint8)
@@ -253,7 +253,7 @@ def hash128_folded(texts: pa.Array) -> Halves:
 
 @compiled(nogil=True)
 def _fold_texts(data, offsets, kinds, folds, several, folded, ends):
-    """Write the texts as `str.casefold` makes them, one behind the other, and where each ends."""
+    """Write the texts after `str.casefold`, one after the other, and the end of each."""
     codes, size = np.empty(MOST_FOLDED, np.uint32), 0
     for i in range(len(offsets) - 1):
         at, end = offsets[i], offsets[i + 1]
@@ -273,14 +273,14 @@ def _fold_texts(data, offsets, kinds, folds, several, folded, ends):
 
 @compiled(inline="always")
 def _lower(word):
-    """Eight characters of ASCII in lower case, without a branch: the highest bits of sums tell which are A to Z."""
+    """Return eight ASCII characters in lower case, without a branch: the highest bits of sums mark A to Z."""
     from_a, beyond_z = word + _EACH * np.uint64(0x80 - ord("A")), word + _EACH * np.uint64(0x7F - ord("Z"))
     return word | ((from_a & ~beyond_z & _HIGHEST) >> np.uint64(2))
 
 
 @compiled(inline="always")
 def _in_utf8(code, buffer, size):
-    """Write a code point; where the next one goes."""
+    """Write a code point; return the position after it."""
     if code < 0x80:
         buffer[size] = code
         return size + 1

@@ -1,7 +1,7 @@
-"""Arrays that take most of a second to build, and depend on nothing but this Python and what is installed: kept on disk.
+"""Keep on disk arrays that take most of a second to build and depend only on this Python and the installed packages.
 
-Every worker process needs them, and a short run is mostly the starting of processes. What is kept lies under
-`PAIRMILL_HOME/tables`; where nothing can be written there, or what was is damaged, they are built.
+Every worker process needs them, and a short run spends most of its time on starting processes. They are stored in
+`PAIRMILL_HOME/tables`. If that folder is not writable, or a file is damaged, they are built.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def load_or_build(name: str, sources: tuple[Path | str, ...], build: Callable[[]
     """Return the arrays of an earlier process, or build and keep them.
 
     Args:
-        sources: files of code that decide them, and versions of what else does. This Python's is one without saying.
+        sources: code files and versions that determine the arrays. The version of this Python is always one.
     """
     identity = hashlib.sha256(platform.python_version().encode())
     for source in sources:
@@ -46,7 +46,7 @@ def _whole(folder: Path) -> list[Path]:
 
 
 def _keep(tables: Mapping[str, NDArray], folder: Path) -> None:
-    """Write all tables or none: another process may write them at the same time."""
+    """Write all arrays or none, since another process may write them at the same time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

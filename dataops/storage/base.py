@@ -37,7 +37,7 @@ class Entry(NamedTuple):
     name: str
     bytes: int
     modified: float
-    """Seconds since 1970, by the clock of whoever keeps the store."""
+    """Modification time in seconds since 1970, by the clock of the store's server."""
 
 
 class Store(ABC):
@@ -47,88 +47,88 @@ class Store(ABC):
     where: str
     """URI and server of the store, for messages."""
     window: int = 1 << 40
-    """Bytes to read or write in one call; over a network all at once, since each call costs time."""
+    """Bytes to read or write in one call. A network store uses one call, since each call costs time."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
-        """Bytes of the object, or None where there is none."""
+        """Return the size of the object in bytes, or None if it does not exist."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The whole object."""
+        """Return the whole object."""
 
     @abstractmethod
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
-        """Write the object atomically, over an older one; `data` is bytes or a local file."""
+        """Write the object atomically and replace an older one; `data` is bytes or a local file."""
 
     def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
-        """Write the object atomically from its pieces, one after the other.
+        """Write the object atomically from its chunks, one after the other.
 
         Args:
-            pieces: begins anew with each call; a piece is not looked at any more when the next one is asked for.
-            direct: past the system's cache where that can be, for what is large and not read again soon. It can be where
-                each piece begins and ends at a multiple of PAGE, in the object and in memory; the last may end anywhere.
+            pieces: starts again with each call; a chunk is not used any more after the next one is requested.
+            direct: write past the page cache if possible, for large data that is not read again soon. It is possible if
+                each chunk begins and ends at a multiple of PAGE, in the object and in memory; the last may end anywhere.
         """
         copies = [bytes(piece) for piece in pieces()]
         self.put(name, copies[0] if len(copies) == 1 else b"".join(copies))
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
-        """Write the object only where there is none yet. False when another writer was first."""
+        """Write the object only if it does not exist. Return False if another writer was first."""
 
     @abstractmethod
     def copy(self, source: str, target: str) -> None:
-        """Make `target` the same object as `source`, without moving bytes through this machine where that can be."""
+        """Make `target` the same object as `source`, if possible without moving bytes through this machine."""
 
     @abstractmethod
     def entries(self, prefix: str) -> list[Entry]:
-        """The objects below a folder-like prefix ('' is the whole store), sorted by name."""
+        """Return the objects below a folder-like prefix ('' is the whole store), sorted by name."""
 
     def names(self, prefix: str) -> list[str]:
-        """Sorted names below a folder-like prefix ('' is the whole store)."""
+        """Return the sorted names below a folder-like prefix ('' is the whole store)."""
         return [entry.name for entry in self.entries(prefix)]
 
     @abstractmethod
     def delete(self, names: Sequence[str]) -> None:
-        """Delete these objects, in no order; one that is not there is no error."""
+        """Delete these objects, in any order. A missing one is no error."""
 
     @abstractmethod
     def delete_tree(self, prefix: str) -> None:
-        """Delete all below a folder-like prefix; nothing there is no error."""
+        """Delete all objects below a folder-like prefix. An empty prefix is no error."""
 
     @abstractmethod
     def sweep(self, prefix: str, older_than_seconds: float = 0.0) -> int:
-        """Remove what killed writers left unfinished below a folder-like prefix; how many pieces.
+        """Delete what killed writers left unfinished below a folder-like prefix; return the number of files and uploads.
 
         Args:
-            older_than_seconds: leave younger ones, which a living writer may still write.
+            older_than_seconds: keep younger ones, which a running writer may still write.
         """
 
     @abstractmethod
     def local(self, name: str, keep_in: Path | None = None) -> Path:
-        """A local file with the object's bytes, to be read and never written: the object itself, or a cached copy.
+        """Return a read-only local file with the object's bytes: the object itself, or a cached copy.
 
         Args:
-            keep_in: a local folder. The cache may drop a file an hour after it was asked for; one that is needed for
+            keep_in: a local folder. The cache may delete a file an hour after its last use; a file that is needed for
                 longer is linked into this folder, and stays as long as it does.
         """
 
     def locals(self, names: Sequence[str]) -> list[Path]:
-        """`local` of each of several objects."""
+        """Return `local` of each of several objects."""
         return [self.local(name) for name in names]
 
     @abstractmethod
     def download(self, name: str, path: Path) -> None:
-        """Write the object's bytes, checked where the store knows their digest, into a local file that is the caller's."""
+        """Write the object's bytes to a local file of the caller, verified if the store keeps their digest."""
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """The object as a seekable binary file."""
+        """Open the object as a seekable binary file."""
         with self.local(name).open("rb") as file:
             yield file
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """Parts of the object in the order of `ranges`, each an offset and a number of bytes.
+        """Return ranges of the object, each an offset and a number of bytes, in their order.
 
         Raises: StorageError when the object ends before.
         """
@@ -137,7 +137,7 @@ class Store(ABC):
                 yield self._whole(name, os.pread(file.fileno(), size, offset), offset, size)
 
     def read_into(self, name: str, places: Sequence[tuple[int, memoryview]]) -> None:
-        """Fill memory with parts of the object: each place is an offset and the memory for the bytes from there on.
+        """Fill memory with ranges of the object, each an offset and the memory for the bytes from there on.
 
         Raises: StorageError when the object ends before.
         """
@@ -147,7 +147,7 @@ class Store(ABC):
 
     @contextmanager
     def open_reader(self) -> Iterator[ReadInto]:
-        """`read_into` for many calls: what is read may stay open until the end of the `with`."""
+        """Return `read_into` for many calls, which may keep objects open until the end of the `with`."""
         yield self.read_into
 
     def _whole(self, name: str, data: bytes, offset: int, size: int) -> bytes:
@@ -158,8 +158,8 @@ class Store(ABC):
     def check_writable(self) -> None:
         """Write, read, create and delete a small object.
 
-        Raises: ConfigError with the remedy when that cannot be before somebody corrects something; StorageError when the
-            store does not answer now.
+        Raises: ConfigError with the remedy if it fails until something is corrected; StorageError if the store does not
+            respond now.
         """
         name, data = f"_probe/{secrets.token_hex(8)}", secrets.token_bytes(16)
         self.put(name, data)
@@ -183,10 +183,10 @@ class Store(ABC):
 
 @contextmanager
 def storage_errors(what: str, where: Path) -> Iterator[None]:
-    """Turn an OSError into a StorageError that says what failed, and the remedy.
+    """Translate an OSError into a StorageError with the cause and the remedy.
 
     Args:
-        where: a path on the file system that it happened on.
+        where: a path on the file system of the error.
     """
     try:
         yield

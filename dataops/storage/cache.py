@@ -1,8 +1,8 @@
-"""Local copies of a remote store's objects, shared by the processes of this machine and bounded in size.
+"""Cache objects of a remote store on this machine, for all its processes and bounded in size.
 
-They lie under `PAIRMILL_HOME/cache`, wherever a command was started. When a new copy makes them more than
-`PAIRMILL_CACHE_BYTES` (50 GiB where it is not set), those that nobody asked for the longest go; never one that was asked
-for in the last hour, so a machine that works on more than that at once needs the disk for it.
+The copies are stored in `PAIRMILL_HOME/cache`. When a new copy makes them larger than `PAIRMILL_CACHE_BYTES` (50 GiB by
+default), the least recently used ones are deleted. A copy that was used in the last hour stays, so a machine that works
+on more than the limit at once needs the disk for it.
 """
 
 import fcntl
@@ -32,12 +32,12 @@ class Version:
 
     size: int
     modified: int
-    """Seconds since 1970, by the clock of the server."""
+    """Modification time in seconds since 1970, by the clock of the server."""
     etag: str
 
     @property
     def mtime_ns(self) -> int:
-        """The copy's modification time: the object's own, with a fingerprint of its ETag for nanoseconds."""
+        """Return the copy's modification time: the object's own, with a fingerprint of its ETag for nanoseconds."""
         fingerprint = int.from_bytes(hashlib.sha256(self.etag.encode()).digest()[:8], "big") % 1_000_000_000
         return self.modified * 1_000_000_000 + fingerprint
 
@@ -48,7 +48,7 @@ class Cache:
     Args:
         server: names the server's folder.
 
-    Raises: ConfigError when PAIRMILL_CACHE_BYTES is no number.
+    Raises: ConfigError when PAIRMILL_CACHE_BYTES is not a number.
     """
 
     def __init__(self, server: str):
@@ -132,7 +132,7 @@ class Cache:
 
 
 def _used(path: Path) -> tuple[float, int, Path] | None:
-    """When a file was last asked for, its size and itself; None for what is no copy, or has just gone."""
+    """Return when a copy was last used, its size and its path; None if it is not a copy, or was just deleted."""
     try:
         found = path.stat(follow_symlinks=False)
     except FileNotFoundError:

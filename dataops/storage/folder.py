@@ -1,7 +1,7 @@
-"""A store in a local (or mounted) folder.
+"""Implement the store in a local or mounted folder.
 
-Writing goes through a temporary file `.tmp-*` beside its target, on the disk (fsync) before it gets its name. One that a
-killed writer left is never listed, and is removed by `sweep`: by the next run that makes the same snapshot.
+A write goes to a temporary file `.tmp-*` beside its target, which is synced to the disk before it is renamed. The file of a
+killed writer is never listed; `sweep` deletes it, in the next run that makes the same snapshot.
 """
 
 import ctypes
@@ -25,23 +25,23 @@ T = TypeVar("T")
 
 TEMPORARY = ".tmp-"
 KEPT_OPEN = 256
-"""Files that `open_reader` keeps open at most; a process may often have 1,024."""
+"""Maximum number of files that `open_reader` keeps open; the usual limit of a process is 1,024."""
 
 _SYNC_FILE_RANGE_WRITE = 2
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
-"""Linux's; Python has no name for it. Whether it does anything is no matter: only fsync promises."""
+"""Flag of Linux without a name in Python. It is a hint: only fsync guarantees that the data is on disk."""
 if _sync_file_range is not None:
     _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 _DIRECT = getattr(os, "O_DIRECT", 0)
-"""Linux's, for writes that are the disk's own copy out of our memory: a quarter of the processor's time of a cached one."""
+"""Flag of Linux for writes past the page cache, which take a quarter of the CPU time of cached writes."""
 
 Data = bytes | memoryview | Path | Callable[[int], None]
-"""What is written: bytes, a file's, or whatever this puts into a file by its descriptor."""
+"""Source of a write: bytes, a local file, or a function that writes to a file descriptor."""
 
 
 class FolderStore(Store):
-    """A store in a local (or mounted) folder."""
+    """Store in a local or mounted folder."""
 
     window = 16 << 20  # enough that a call and the waking of a thread for each cost nothing
 
@@ -212,7 +212,7 @@ class FolderStore(Store):
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether it is a file, and not a link to one."""
+    """Return whether a path is a file and not a link."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -220,7 +220,7 @@ def _is_plain(path: Path) -> bool:
 
 
 def _write(target: Path, data: Data, give_name: Callable[[Path], T]) -> T:
-    """Write the data to a temporary file beside `target` and give it its name."""
+    """Write the data to a temporary file beside `target` and rename it."""
     for attempts_left in (2, 1, 0):
         try:
             with _temporary(target, data) as temporary:
@@ -235,7 +235,7 @@ def _write(target: Path, data: Data, give_name: Callable[[Path], T]) -> T:
 
 @contextmanager
 def _temporary(target: Path, data: Data) -> Iterator[Path]:
-    """A file beside `target` with the data, on the disk; gone at the end unless it was renamed, whatever happens."""
+    """Write the data to a file beside `target`, on the disk. It is deleted at the end unless it was renamed."""
     temporary = _reserve(target)
     try:
         with temporary.open("wb") as out:
@@ -273,7 +273,7 @@ def _write_pieces(descriptor: int, pieces: Iterator[memoryview], *, direct: bool
 
 
 def _set_direct(descriptor: int, *, on: bool) -> bool:
-    """Whether what is written to an open file now goes past the cache; not each file system can do that."""
+    """Turn writes past the page cache on or off for an open file; return whether the file system supports it."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | _DIRECT if on else flags & ~_DIRECT)
@@ -283,7 +283,7 @@ def _set_direct(descriptor: int, *, on: bool) -> bool:
 
 
 def _reserve(target: Path) -> Path:
-    """An empty file of a new temporary name beside `target`."""
+    """Create an empty file with a new temporary name beside `target`."""
     _make_folder(target.parent)
     handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
     os.close(handle)
@@ -298,7 +298,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _to_disk(folder: Path) -> None:
-    """Make a new name in the folder survive a power loss."""
+    """Sync the folder, so that a new name in it survives a power loss."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,8 +1,8 @@
-"""Tables that are files cut into numbered pieces, of which one is read at a time: of hundreds of files, thousands of times.
+"""Read and write scratch tables in numbered partitions: one partition of hundreds of files at a time, thousands of times.
 
-Where all columns are numbers, as they are of hashes, a file is its columns as they lie in memory, behind a line that says
-what they are, and the ends of the pieces. Two reads and one for each column take 35 microseconds, where Arrow takes 200 to
-parse what such a file would say of itself. Other tables are Arrow files.
+A table whose columns are all numbers, such as hashes, is stored as a header line, the ends of the partitions, and the
+columns as they are in memory. Reading a partition takes 35 microseconds, where Arrow takes 200 to parse the schema of a
+file. Other tables are Arrow files.
 """
 
 import json
@@ -22,11 +22,11 @@ from dataops.errors import CorruptPart
 
 _MAGIC = b"numbers "
 _LINE_BYTES = 1 << 10
-"""Of the first line, at most."""
+"""Maximum length of the first line, in bytes."""
 
 
 def encode_partitions(rows: pl.DataFrame, sizes: Iterable[int]) -> list[memoryview]:
-    """The bytes of a file whose pieces have so many rows each."""
+    """Return the bytes of a file whose partitions have these numbers of rows."""
     ends = np.cumsum([0, *sizes], dtype=np.int64)
     numeric = all(column.dtype.is_integer() or column.dtype.is_float() for column in rows)
     if numeric and not any(column.null_count() for column in rows):
@@ -35,9 +35,9 @@ def encode_partitions(rows: pl.DataFrame, sizes: Iterable[int]) -> list[memoryvi
 
 
 def decode_partition(paths: Sequence[Path], number: int) -> tuple[pl.DataFrame, list[int]]:
-    """The same piece of several files with the same columns, one after the other; and how many rows each has.
+    """Return the same partition of several files with the same columns, concatenated, and the rows that each has.
 
-    Raises: CorruptPart that names the file that is none, or has no such piece.
+    Raises: CorruptPart that names the file that is invalid or has no such partition.
     """
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("rb", buffering=0)) for path in paths]
@@ -53,7 +53,7 @@ def decode_partition(paths: Sequence[Path], number: int) -> tuple[pl.DataFrame, 
 
 
 def series_from_numpy(column: NDArray[Any]) -> pl.Series:
-    """A column that is in memory once; what Polars makes of it would be a copy."""
+    """Return a column over memory that exists once; Polars would copy it."""
     array = pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), len(column), [None, pa.py_buffer(column)])
     return cast(pl.Series, pl.from_arrow(array))
 
@@ -77,16 +77,16 @@ def _as_arrow(rows: pl.DataFrame, ends: NDArray[np.int64]) -> memoryview:
 
 
 class _Piece(NamedTuple):
-    """Where a piece lies in a file of numbers."""
+    """Position of a partition in a file of numbers."""
 
     path: Path
     file: int
     columns: dict[str, str]
-    """And their types, as numpy writes them."""
+    """Types of the columns, as numpy writes them."""
     at: int
-    """Where the first column begins."""
+    """Offset of the first column, in bytes."""
     rows: int
-    """Of the whole table."""
+    """Number of rows of the whole table."""
     start: int
     size: int
 
@@ -101,7 +101,7 @@ class _Piece(NamedTuple):
 
 
 def _place(path: Path, file: int, number: int) -> _Piece | None:
-    """Where a piece lies; None where the file is Arrow's."""
+    """Return the position of a partition, or None if the file is an Arrow file."""
     line, newline, _ = os.pread(file, _LINE_BYTES, 0).partition(b"\n")
     if not line.startswith(_MAGIC):
         return None

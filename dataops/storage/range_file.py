@@ -1,15 +1,15 @@
-"""An object of a store as a file that reads only what is asked for: a few hundred bytes of a Parquet file of gigabytes."""
+"""Read an object of a store as a file by ranges: a few hundred bytes of a Parquet file of gigabytes."""
 
 import io
 
 from dataops.storage.base import Store
 
 AHEAD = 1 << 16
-"""Bytes that a small read brings: a Parquet reader asks for the footer's length, the footer, then neighbouring columns."""
+"""Bytes that a small read fetches: a Parquet reader reads the footer's length, the footer, then neighbouring columns."""
 
 
 class RangeFile(io.RawIOBase):
-    """A seekable, read-only file over `Store.read_ranges`, which remembers the last piece that it read."""
+    """Seekable, read-only file over `Store.read_ranges`, which keeps the last range in memory."""
 
     def __init__(self, store: Store, name: str, size: int):
         super().__init__()
@@ -17,24 +17,24 @@ class RangeFile(io.RawIOBase):
         self._at, self._start, self._piece = 0, 0, b""
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Where the next read begins."""
+        """Return the position of the next read."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go there."""
+        """Set the position of the next read."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes; all that are left where no size is given."""
+        """Return the next bytes, or all that remain if no size is given."""
         left = max(self._size - self._at, 0)
         size = left if size < 0 else min(size, left)
         if not self._start <= self._at <= self._at + size <= self._start + len(self._piece):

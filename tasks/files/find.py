@@ -1,4 +1,4 @@
-"""Files that a config names by paths and globs, of this machine or in S3."""
+"""Find the files that a config names by paths and globs, on this machine or in S3."""
 
 import glob
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ class LocalFile(SourceFile):
     path: Path
 
     def digest(self) -> str:
-        """Hex sha256 of its bytes."""
+        """Return the hex sha256 of its bytes."""
         try:
             stat = self.path.stat()
             return _digest(self.path, stat.st_size, stat.st_mtime_ns)
@@ -47,7 +47,7 @@ def _digest(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def find_files(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
-    """The files of the patterns in the order of their names, and what is wrong, a line each.
+    """Return the files of the patterns in the order of their names, and the problems, a line each.
 
     A file is named by its path below the part of the pattern that has no wildcard, so that names do not change from
     machine to machine.
@@ -78,7 +78,7 @@ def find_files(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
 
 
 def _local_files(pattern: str) -> list[tuple[str, LocalFile]]:
-    """(absolute path, file) of the files that a pattern names."""
+    """Return (absolute path, file) for the files that a pattern names."""
     folder = _fixed_folder(pattern)
     paths = [p for p in map(Path, sorted(glob.glob(pattern, recursive=True))) if p.is_file()]  # noqa: PTH207
     files = [LocalFile(path.relative_to(folder).as_posix(), path.resolve()) for path in paths]
@@ -86,7 +86,7 @@ def _local_files(pattern: str) -> list[tuple[str, LocalFile]]:
 
 
 def find_source_files(patterns: Sequence[str]) -> list[SourceFile]:
-    """The files of the patterns in the order of their names. Raises: ConfigError with all problems."""
+    """Return the files of the patterns in the order of their names. Raises: ConfigError with all problems."""
     files, problems = find_files(patterns)
     if problems:
         raise ConfigError("\n".join(f"source.{line}" for line in problems))
@@ -94,7 +94,7 @@ def find_source_files(patterns: Sequence[str]) -> list[SourceFile]:
 
 
 def file_inputs(files: Sequence[SourceFile]) -> list[Input]:
-    """The files, each with its digest, and their names, which the column `source` repeats."""
+    """Return the files as inputs: their digests, and their names, which the column `source` repeats."""
     names = text_sha256(canonical_json([file.name for file in files]))
     with ThreadPoolExecutor() as pool:  # all cores read and hash, while no worker has anything to do yet
         digests = pool.map(lambda file: file.digest(), files)
@@ -105,7 +105,7 @@ def file_inputs(files: Sequence[SourceFile]) -> list[Input]:
 
 
 def _fixed_folder(pattern: str) -> Path:
-    """The leading folders of a pattern that have no wildcard."""
+    """Return the leading folders of a pattern that have no wildcard."""
     folders = Path(pattern).parts[:-1]
     fixed = next((i for i, part in enumerate(folders) if glob.has_magic(part)), len(folders))
     return Path(*folders[:fixed])

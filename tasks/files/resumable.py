@@ -1,4 +1,4 @@
-"""A remote file as one stream, whose connection is made again where it broke: nothing is read twice, or held as a whole."""
+"""Read a remote file as one stream that reconnects where the connection broke, without reading bytes twice."""
 
 import random
 import time
@@ -9,16 +9,16 @@ from typing import Protocol
 from dataops.errors import SourceError
 
 BACK_OFF = 1.0
-"""Seconds before the first new try; each later one without progress waits twice as long, up to LONGEST_BACK_OFF."""
+"""Seconds before the first retry; each later one without progress waits twice as long, up to LONGEST_BACK_OFF."""
 LONGEST_BACK_OFF = 60.0
 
 
 class ConnectionBroken(Exception):
-    """The connection was refused or broke, and trying again may help.
+    """The connection was refused or broke, and a retry may succeed.
 
     Args:
-        why: for the message, should it not.
-        retry_after: seconds that the server asks to wait.
+        why: the cause, for the message if no retry succeeds.
+        retry_after: seconds that the server requests to wait.
     """
 
     def __init__(self, why: str, retry_after: float | None = None):
@@ -28,33 +28,33 @@ class ConnectionBroken(Exception):
 
 @dataclass(frozen=True)
 class RetryLimit:
-    """How long a file may make us wait."""
+    """Limits on the waiting for a file."""
 
     max_wait: float
-    """Seconds of waiting in a row, without a byte, before the file counts as failed."""
+    """Seconds of consecutive waiting without a byte, after which the file counts as failed."""
     sleep: Callable[[float], None] = time.sleep
 
 
 class Connection(Protocol):
-    """An open answer, from the byte that was asked for."""
+    """An open response, from the requested byte on."""
 
     size: int | None
-    """Of the whole file, where the server says it."""
+    """Size of the whole file in bytes, if the server states it."""
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the answer's end. Raises: ConnectionBroken."""
+        """Return at most `size` bytes; none at the end of the response. Raises: ConnectionBroken."""
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the response."""
 
 
 class ResumableStream:
-    """A binary stream for one reading from start to end.
+    """Binary stream for one reading from start to end.
 
     Args:
-        name: for messages.
-        connect: opens the file at a byte. Raises: ConnectionBroken, and SourceError where trying again is of no use.
+        name: name of the file, for messages.
+        connect: opens the file at a byte. Raises: ConnectionBroken, and SourceError if a retry cannot succeed.
     """
 
     def __init__(self, name: str, connect: Callable[[int], Connection], patience: RetryLimit):
@@ -65,7 +65,7 @@ class ResumableStream:
         self._tries, self._waited = 0, 0.0
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end. Raises: SourceError when patience is at its end."""
+        """Return at most `size` bytes; none at the end. Raises: SourceError when the retries are used up."""
         while True:
             try:
                 data = self._read(size)
