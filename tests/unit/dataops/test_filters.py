@@ -146,9 +146,9 @@ def test_optional_rules_give_the_drop_reason(config: dict, row: dict, expected: 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"patterns": {"x": "("}}, "no regular expression"),
+        ({"patterns": {"x": "("}}, "not a regular expression"),
         ({"patterns": {"X!": "a"}}, "lower-case"),
-        ({"blocked_domains": ["a b"]}, "are no domains"),
+        ({"blocked_domains": ["a b"]}, "are not domains"),
         ({"max_chars": 1}, "less than min_chars"),
     ],
 )

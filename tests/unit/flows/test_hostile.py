@@ -38,16 +38,16 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("setting", "where", "what"),
     [
         ("store.secret_access_key=hunter2hunter2", "store.secret_access_key", "by its name"),
-        ("store.uri=s3://user:hunter2hunter2@bucket/x", "store.uri", "an address with credentials"),
-        ('source.paths=["https://user:hunter2hunter2@host/x.warc"]', "source.paths.0", "an address with credentials"),
+        ("store.uri=s3://user:hunter2hunter2@bucket/x", "store.uri", "a URL with credentials"),
+        ('source.paths=["https://user:hunter2hunter2@host/x.warc"]', "source.paths.0", "a URL with credentials"),
         (
             'source.paths=["https://h/x?X-Amz-Signature=hunter2hunter2"]',
             "source.paths.0",
-            "an address with credentials",
+            "a URL with credentials",
         ),
         (f"train.model={KEY}", "train.model", "the value of a secret variable"),
         (f"register.description=see {KEY}", "register.description", "the value of a secret variable"),
-        ('download.connect_to={"http://u:hunter2hunter2@h" = "1.2.3.4:80"}', "download.connect_to", "an address with"),
+        ('download.connect_to={"http://u:hunter2hunter2@h" = "1.2.3.4:80"}', "download.connect_to", "a URL with"),
         ("filter.deep={token = 'hunter2hunter2'}", "filter.deep.token", "by its name"),
     ],
 )
