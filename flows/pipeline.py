@@ -58,7 +58,7 @@ def pipeline(
         config: path of a TOML file, for a new run. A schedule passes it.
         run_id: an existing run to work on instead. The command passes it.
         until: the last stage to run.
-        force: stages whose snapshots are made again.
+        force: stages whose snapshots are rebuilt.
         retry: classes of failure; `download` fetches the rows that failed with one of them again.
         verify: compare the sha256 of every part before a snapshot is reused.
     """

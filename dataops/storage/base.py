@@ -169,7 +169,8 @@ class Store(ABC):
             self._forget(name)
         if not same:
             raise ConfigError(
-                f"{self.where}: what was written does not come back, so it is no store. Correct store.uri or the endpoint"
+                f"{self.where}: it cannot be a store: it returns other bytes than were written. "
+                "Correct store.uri or the endpoint"
             )
         if second:
             raise ConfigError(

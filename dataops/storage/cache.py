@@ -58,7 +58,7 @@ class Cache:
         try:
             self.limit = int(text) if text else DEFAULT_BYTES
         except ValueError as error:
-            raise ConfigError(f"PAIRMILL_CACHE_BYTES={text!r} is no number of bytes") from error
+            raise ConfigError(f"PAIRMILL_CACHE_BYTES={text!r} is not a number of bytes") from error
 
     def get(self, name: str, version: Version, fetch: Callable[[Path], None], keep_in: Path | None) -> Path:
         """Return the copy of this version of an object, and fetch it if there is none.

@@ -134,4 +134,4 @@ def _read_arrow(path: Path, number: int) -> pl.DataFrame:
 
 
 def _broken(path: Path) -> CorruptPart:
-    return CorruptPart(f"{path} is no whole scratch table; delete the folder that it is in, and run the stage again")
+    return CorruptPart(f"{path} is not a whole scratch table; delete its folder and run the stage again")

@@ -62,7 +62,7 @@ def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: 
     A former flow run that Prefect still shows as running is marked Crashed first.
 
     Args:
-        retry: classes of failure, comma-separated. No complete snapshot is then made again: `download` fetches the rows
+        retry: classes of failure, comma-separated. No complete snapshot is then rebuilt: `download` fetches the rows
             that failed with one of them, and the later stages follow from what it fetched.
 
     Raises: ConfigError if the run is unknown or still works (of another machine: if it renews its lease), or if `retry`

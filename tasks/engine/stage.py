@@ -127,7 +127,7 @@ def reuse(planned: Plan[Any], context: Context, *, verify: bool = False) -> Mani
     with hold_lease(draft, context, remake=True):
         if (manifest := valid_snapshot(verify)) is None:  # another run may have made it meanwhile
             logger.warning(
-                "%s %s is damaged, or what it made elsewhere no longer exists: it is made again", draft.stage, draft.key
+                "%s %s is damaged, or what it made elsewhere no longer exists: it is rebuilt", draft.stage, draft.key
             )
             _clear(draft)
     return manifest

@@ -61,7 +61,7 @@ def find_files(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
             wrong.append(f"paths: {error}")
             continue
         if not files:
-            what = "matches no file" if glob.has_magic(pattern) else "is no file"
+            what = "matches no file" if glob.has_magic(pattern) else "is not a file"
             looked = "" if pattern.startswith("s3://") else f" (looked in {Path.cwd()})"
             wrong.append(f"paths: {pattern!r} {what}{looked}")
         for where, file in files:

@@ -186,7 +186,7 @@ def read_rows(draft: Draft, task: FilterTask, columns: list[str] | None = None) 
         rows = pl.scan_parquet(path).slice(part_slice.start, part_slice.rows)
         return cast(pl.DataFrame, (rows if columns is None else rows.select(columns)).collect())
     except pl.exceptions.PolarsError as error:
-        raise CorruptPart(f"{draft.store.uri}/{task.part} is no Parquet file with such columns: {error}") from error
+        raise CorruptPart(f"{draft.store.uri}/{task.part} is not a Parquet file with such columns: {error}") from error
 
 
 def read_pairs(draft: Draft, task: FilterTask) -> pl.DataFrame:

@@ -205,7 +205,7 @@ def _open_parquet(store: Store, name: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(RangeFile(store, name, size))
     except pa.ArrowInvalid as error:
-        raise CorruptPart(f"{store.uri}/{name} is no Parquet file: {error}") from error
+        raise CorruptPart(f"{store.uri}/{name} is not a Parquet file: {error}") from error
 
 
 def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:

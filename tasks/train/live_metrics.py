@@ -32,7 +32,7 @@ FILES = {
     "evidence-throughput.jsonl": "train/samples_per_second",
     "evidence-suite.jsonl": "train/loss",
 }
-"""The files to log, each with the metric whose last step tells how much of it an earlier attempt logged."""
+"""The files to log, each with the metric whose last step shows how much of it an earlier attempt logged."""
 
 
 class LiveRun:

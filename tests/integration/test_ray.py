@@ -195,7 +195,7 @@ def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, place: RayClus
     assert [record.task for record in records] == [task.id for task in tasks]
     assert len(list(tmp_path.glob("store/filter/k/p*.bin"))) == len(tasks)
     again = sum(tries(tmp_path, task.id) for task in tasks) - len(tasks)
-    assert 1 <= again <= 3, "its parts, and no others, are made again"
+    assert 1 <= again <= 3, "its parts, and no others, are repeated"
 
 
 def test_next_run_resumes_after_the_head_died(

@@ -358,7 +358,7 @@ def test_server_that_is_not_s3_raises_config_error(environment, monkeypatch, sta
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         with pytest.raises(ConfigError, match=r"s3://mill/x at 127\.0\.0\.1:\d+") as caught:
             S3Store("mill", "x").check_writable()
-    assert "not S3" in str(caught.value) or "it is no store" in str(caught.value)
+    assert "not S3" in str(caught.value) or "it cannot be a store" in str(caught.value)
 
 
 def test_check_writable_raises_when_the_answer_is_a_web_page(environment, monkeypatch):

@@ -103,7 +103,7 @@ def test_the_key_changes_when_an_evaluation_set_changes(tmp_path: Path, sets: tu
 
 
 def test_unreadable_evaluation_sets_are_errors_that_name_them(tmp_path: Path, sets: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"'.*nothing' is no file"):
+    with pytest.raises(ConfigError, match=r"'.*nothing' is not a file"):
         curate_with(tmp_path, paths=[f"{tmp_path}/nothing"])
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("no image")

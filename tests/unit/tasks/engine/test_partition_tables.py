@@ -90,14 +90,14 @@ def test_read_one_names_the_remedy_when_a_table_is_truncated(tmp_path: Path, los
     write_partitions(draft, "keys", pl.DataFrame({"row": range(20)}, schema={"row": pl.UInt32}), [10, 10])
     path = draft.store.local(draft.scratch("keys"))
     path.write_bytes(path.read_bytes()[: max(path.stat().st_size - lost, 0)])
-    with pytest.raises(CorruptPart, match=r"keys is no whole scratch table; delete the folder"):
+    with pytest.raises(CorruptPart, match=r"keys is not a whole scratch table; delete its folder"):
         read_one(draft, "keys", 1)
 
 
 def test_read_one_raises_when_a_partition_is_missing(tmp_path: Path):
     draft = draft_in(tmp_path)
     write_partitions(draft, "keys", pl.DataFrame({"row": [1]}))
-    with pytest.raises(CorruptPart, match="keys is no whole"):
+    with pytest.raises(CorruptPart, match="keys is not a whole"):
         read_one(draft, "keys", 1)
     with pytest.raises(StorageError, match="no such object"):
         read_one(draft, "other", 0)

@@ -219,7 +219,7 @@ def test_config_names_all_missing_and_ambiguous_files(crawl: Path, tmp_path: Pat
     )
     found = config.problems()
     assert len(found) == 3
-    assert "'no/such.warc' is no file" in found[0]
+    assert "'no/such.warc' is not a file" in found[0]
     assert "'none/*.gz' matches no file" in found[1]
     assert "would both be named 'animals.warc.gz'" in found[2]
     with pytest.raises(ConfigError, match=r"source\.paths: 'no/such\.warc'"):
