@@ -173,7 +173,7 @@ def test_pairs_are_those_of_the_archive(crawled: Crawled, tmp_path: Path):
     archived = sorted(url for url, row in crawled.index().items() if row["outcome"] == "archived")
     for row in pairs:
         assert archived[row["source_offset"]] == row["page_url"]
-        assert (row["source"], row["extracted_with"]) == ("evidence-pages-00000.warc.gz", "pairmill-site/1")
+        assert (row["source"], row["extracted_with"]) == ("evidence-pages-00000.warc.gz", "pairmill-site/2")
     # As a source of kind warc, the archive has the same pairs.
     copy = WarcSource(paths=[str(crawled.path("evidence-pages-00000.warc.gz"))])
     again = make(plan(EXTRACT, copy, 0, []), context(tmp_path))

@@ -97,7 +97,7 @@ class SiteSource(PagesSource):
             "connect_to",
         }
     )
-    extracted_with: ClassVar[str] = "pairmill-site/1"
+    extracted_with: ClassVar[str] = "pairmill-site/2"
 
     @field_validator("start")
     @classmethod

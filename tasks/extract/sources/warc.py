@@ -51,7 +51,7 @@ class WarcSource(FilesSource, PagesSource):
     kind: Literal["warc"] = "warc"
     """WARC files: gz, zstd, lz4 or plain."""
 
-    extracted_with: ClassVar[str] = "pairmill-warc/2"
+    extracted_with: ClassVar[str] = "pairmill-warc/3"
 
 
 def extract_page(page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()) -> tuple[str, ExtractedPage]:

@@ -1,0 +1,61 @@
+"""The encoding that a page is read in, from its byte-order mark, its response, itself, or detection."""
+
+import pytest
+
+from dataops.web.charsets import convert_to_utf8
+
+JAPANESE = "株式会社 ㈱山田商店の新しい写真 ①番、№２ Ⅰ型と㍉とたくさんのことば"
+# EUC-JP with the rows of NEC and IBM, which Python does not encode: Shift_JIS' pairs at their place in the 94 rows.
+
+
+def euc_jp(text: str) -> bytes:
+    """Return text in the Standard's EUC-JP."""
+    encoded = bytearray()
+    for character in text:
+        pair = character.encode("cp932")
+        if len(pair) == 2:
+            lead, trail = pair
+            row = 2 * (lead - (0x81 if lead < 0xA0 else 0xC1)) + (trail >= 0x9F)
+            cell = trail - 0x9F if trail >= 0x9F else trail - 0x40 - (trail > 0x7F)
+            pair = bytes((row + 0xA1, cell + 0xA1))
+        encoded += pair
+    return bytes(encoded)
+
+
+@pytest.mark.parametrize(
+    ("head", "header"),
+    [
+        ("", "EUC-JP"),
+        ('<meta charset="euc-jp">', None),
+        ('<meta charset="bogus"><meta charset="x-euc-jp">', None),
+        ('<meta http-equiv="content-type" content="text/html;charset=x"><meta charset=cseucpkdfmtjapanese>', "none"),
+        ('<html lang="ja">', None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_convert_to_utf8_reads_the_characters_of_nec_and_ibm(head: str, header: str | None):
+    html, codec = convert_to_utf8(head.encode() + euc_jp(JAPANESE), header)
+    assert (html.decode(), codec) == (head + JAPANESE, "euc_jp")
+
+
+@pytest.mark.parametrize(
+    ("data", "header", "text"),
+    [
+        ("\ufeffé".encode(), "koi8-r", "é"),
+        (b'\xff\xfe<\0m\0e\0t\0a\0 \0c\0h\0a\0r\0s\0e\0t\0=\0b\0i\0g\x005\0>\0', "big5", "<meta charset=big5>"),
+        (b'<meta charset="koi8-r">\xe9', "windows-1251", '<meta charset="koi8-r">й'),  # the header is first
+        (b'<meta charset="x"><meta charset="iso8859-2">\xb1', None, '<meta charset="x"><meta charset="iso8859-2">ą'),
+        (b'<meta charset="iso88592">\xb1', "bogus", '<meta charset="iso88592">ą'),
+        (b"ab\xe9\xa1", "iso88592", "abéĄ"),
+        ("text é <b>".encode("utf-16-le"), "utf-16", "text é <b>"),
+        ("text é <b>".encode("utf-16-be"), "UNICODEFFFE", "text é <b>"),
+        ("é".encode(), "utf-16", "é"),
+        (b"<img>", "iso-2022-cn", "\ufffd"),
+        ("汉字".encode("hz"), "hz-gb-2312", "汉字"),
+        ("한글".encode("iso2022_kr"), "iso-2022-kr", "한글"),
+        (b"caf\xe9\x81", "latin1", "café\x81"),
+        (b'<meta charset="shift_jis">' + "赤い凧ぐ".encode("cp932"), "iso-8859-1", '<meta charset="shift_jis">赤い凧ぐ'),
+    ],
+)  # fmt: skip
+def test_convert_to_utf8(data: bytes, header: str | None, text: str):
+    assert convert_to_utf8(data, header)[0].decode() == text
