@@ -1,7 +1,8 @@
 """Read the kind, the size and the pixels of an image from its bytes.
 
 Bytes from the web may be hostile: the kind is read from the bytes, never from a name or an HTTP header; the size in pixels
-is checked before a pixel is decoded; and Pillow opens them as this kind only.
+and the structure (structure.py) are checked before a pixel is decoded; and Pillow opens them as this kind only, without
+metadata.
 """
 
 import io
@@ -15,11 +16,12 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-MAX_AREA = 1 << 26
-"""Default maximum number of pixels of a decoded image: 200 MB."""
+from dataops.images.kinds import KINDS, sniff
+from dataops.images.structure import TooComplex, check_scans, cut_metadata, read_segments
+from dataops.images.transparency import lay_on_white
 
-KINDS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "avif": "AVIF"}
-"""Kinds that are decoded, with Pillow's name of each. Of an animation, the first frame is decoded."""
+MAX_AREA = 1 << 26
+"""Default maximum number of pixels of a decoded image: 200 MB, and up to 1.3 GB while it is decoded."""
 
 
 class ImageRefused(ValueError):
@@ -41,47 +43,6 @@ class Header:
     """Pillow's name of the pixel format: L, RGB, CMYK, ..."""
 
 
-def sniff(data: bytes) -> str:
-    """Return the kind of bytes by their signature: one of KINDS, a kind that is not decoded, or '' if unknown.
-
-    Source: WHATWG MIME Sniffing, section 6.1 (images) and 7.1 (HTML); ISO/IEC 14496-12 brands for AVIF and HEIC.
-    """
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    if data.startswith(b"RIFF") and data[8:14] == b"WEBPVP":
-        return "webp"
-    if data.startswith(b"BM"):
-        return "bmp"
-    if data[4:8] == b"ftyp":
-        return "avif" if data[8:12] in (b"avif", b"avis") else "heif"
-    return _sniff_other(data)
-
-
-def _sniff_other(data: bytes) -> str:
-    for signature, kind in (
-        (b"II*\0", "tiff"),
-        (b"MM\0*", "tiff"),
-        (b"\0\0\1\0", "ico"),
-        (b"\0\0\0\x0cjP", "jpeg2000"),
-        (b"\xff\x4f\xff\x51", "jpeg2000"),
-        (b"8BPS", "psd"),
-        (b"%PDF", "pdf"),
-        (b"\x1f\x8b", "gzip"),
-    ):
-        if data.startswith(signature):
-            return kind
-    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<title")):
-        return "html"
-    if b"<svg" in head:
-        return "svg"
-    return "html" if head.startswith(b"<") else ""
-
-
 _NOT_IMAGES = frozenset({"", "html", "pdf", "gzip"})
 
 
@@ -91,17 +52,18 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
     Args:
         max_area: in pixels; a decoder allocates width x height, however few the bytes are (a decompression bomb).
 
-    Raises: ImageRefused with not_an_image, unsupported_format, truncated, decode or too_many_pixels.
+    Raises: ImageRefused with not_an_image, unsupported_format, truncated, decode, too_complex or too_many_pixels.
     """
     kind = sniff(data)
     if kind in _NOT_IMAGES:
         raise ImageRefused("not_an_image", f"the bytes look like {kind or 'no known format'}")
     if kind not in KINDS:
         raise ImageRefused("unsupported_format", kind)
+    essential = _cut_metadata(data, kind)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_area is the limit here
-            with Image.open(io.BytesIO(data), formats=[KINDS[kind]]) as image:
+            with Image.open(io.BytesIO(essential), formats=[KINDS[kind]]) as image:
                 (width, height), mode = image.size, image.mode
     except Image.DecompressionBombError:
         raise ImageRefused("too_many_pixels", "more pixels than Pillow opens") from None
@@ -114,6 +76,13 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
     if is_truncated(data, kind):
         raise ImageRefused("truncated", f"the {kind} ends early")
     return Header(kind, width, height, mode)
+
+
+def _cut_metadata(data: bytes, kind: str) -> bytes:
+    try:
+        return cut_metadata(data, kind)
+    except TooComplex as error:
+        raise ImageRefused("too_complex", str(error)) from None
 
 
 def is_deep(data: bytes, kind: str) -> bool:
@@ -135,7 +104,7 @@ def is_truncated(data: bytes, kind: str) -> bool:
     Source: ITU-T T.81 annex B (EOI), PNG section 11.2.5 (IEND), RFC 9649 (the RIFF length).
     """
     if kind == "jpeg":
-        scan = _first_scan(data)  # after the metadata, where a thumbnail may have its own EOI
+        scan = read_segments(data).first_scan  # after the metadata, where a thumbnail may have its own EOI
         return scan is None or data.rfind(b"\xff\xd9", scan) < 0
     if kind == "png":
         return data.rfind(b"IEND\xaeB`\x82") < 0
@@ -144,40 +113,19 @@ def is_truncated(data: bytes, kind: str) -> bool:
     return False
 
 
-def _first_scan(data: bytes) -> int | None:
-    """Return the offset of a JPEG's first SOS segment, or None if there is none."""
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        if marker == 0xDA:
-            return at
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no length follows
-            at += 2
-        else:
-            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
-    return None
-
-
 def decode(data: bytes) -> Image.Image:
     """Decode an image as RGB, with transparency on white.
 
-    Raises: ImageRefused with `corrupt` if any part of it cannot be decoded.
+    Raises: ImageRefused with `corrupt` if any part of it cannot be decoded, or with `too_complex`.
     """
     kind = sniff(data)
     if kind not in KINDS:
         raise ImageRefused("corrupt", f"the bytes look like {kind or 'no known format'}")
+    essential = _cut_metadata(data, kind)
     try:
-        with Image.open(io.BytesIO(data), formats=[KINDS[kind]]) as image:
+        with Image.open(io.BytesIO(essential), formats=[KINDS[kind]]) as image:
             image.load()
-            if image.has_transparency_data:
-                rgba = image.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-                return Image.alpha_composite(white, rgba).convert("RGB")
-            return image.convert("RGB")
+            return lay_on_white(image) if image.has_transparency_data else image.convert("RGB")
     except Exception as error:  # Pillow's decoders let many types escape on hostile bytes
         raise ImageRefused("corrupt", f"{kind} ({type(error).__name__})") from None
 
@@ -187,7 +135,7 @@ def decode_pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
 
     JPEGs are decoded by libjpeg-turbo directly, which also reports damage; the pixels equal those of `decode`.
 
-    Raises: ImageRefused with not_an_image, unsupported_format, truncated, too_many_pixels or corrupt.
+    Raises: ImageRefused with not_an_image, unsupported_format, truncated, too_many_pixels, too_complex or corrupt.
     """
     if sniff(data) == "jpeg" and (found := _jpeg_pixels(data, max_area)) is not None:
         return found
@@ -209,8 +157,12 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
     height, width, space, _ = header
     if width * height > max_area:
         raise ImageRefused("too_many_pixels", f"{width}x{height} pixels")
-    if not data.endswith(b"\xff\xd9") and is_truncated(data, "jpeg"):  # the decoder reports bytes missing inside
-        raise ImageRefused("truncated", "the jpeg ends early")
+    try:
+        if not data.endswith(b"\xff\xd9") and is_truncated(data, "jpeg"):  # the decoder reports bytes missing inside
+            raise ImageRefused("truncated", "the jpeg ends early")
+        check_scans(data, height, width)
+    except TooComplex as error:
+        raise ImageRefused("too_complex", str(error)) from None
     if space not in ("YCbCr", "Gray", "RGB"):
         return None
     try:

@@ -32,7 +32,7 @@ def find_mining_markers(data: bytes, kind: str) -> list[tuple[Signal, str]]:
     """Return (signal, detail) of each mark that forbids training; detail is IPTC's value, or C2PA's entry and value.
 
     Args:
-        kind: format, one of dataops.images.decode.KINDS. In JPEG, PNG and WebP only metadata is searched, in others all.
+        kind: format, one of dataops.images.kinds.KINDS. In JPEG, PNG and WebP only metadata is searched, in others all.
     """
     xmp, jumbf = _metadata(data, kind)
     found: list[tuple[Signal, str]] = []

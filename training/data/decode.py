@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from dataops.images.structure import check_scans
 from training.model.preprocess import MAX_PIXELS, decode_rgb
 
 ASPECT = (3 / 4, 4 / 3)
@@ -34,6 +35,7 @@ def decode_image(data: bytes, side: int) -> np.ndarray:
         try:
             rows, columns, colours, _ = simplejpeg.decode_jpeg_header(data)
             height, width = int(rows), int(columns)
+            check_scans(data, height, width)
             if height * width <= MAX_PIXELS and colours not in ("CMYK", "YCCK"):
                 factor = next(f for f in (8, 4, 2, 1) if f == 1 or min(height, width) >= f * side)
                 return simplejpeg.decode_jpeg(

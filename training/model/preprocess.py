@@ -10,12 +10,16 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from dataops.images.kinds import KINDS, sniff
+from dataops.images.structure import cut_metadata
+from dataops.images.transparency import lay_on_white
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Mean and standard deviation of each channel. Source: Radford et al. 2021's release, clip/clip.py `_transform`."""
 MAX_PIXELS = 1 << 27
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
-"""The formats of dataops.images.decode. Pillow reads many more, and for EPS it runs Ghostscript."""
+FORMATS = tuple(KINDS.values())
+"""Pillow reads many more, and for EPS it runs Ghostscript."""
 UNREADABLE = (
     OSError,
     ValueError,
@@ -38,7 +42,7 @@ def decode_rgb(data: bytes) -> Image.Image:
             skipped.json.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(cut_metadata(data, sniff(data))), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
         return to_rgb(image)
@@ -54,8 +58,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image.load()
         return image
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return lay_on_white(image)
     return image.convert("RGB")
 
 

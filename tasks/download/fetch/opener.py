@@ -21,7 +21,7 @@ from email.message import Message
 from typing import Any
 from urllib.request import OpenerDirector, Request
 
-from dataops.images.decode import KINDS, sniff
+from dataops.images.kinds import KINDS, sniff
 from dataops.rights.mining_markers import find_mining_markers
 from dataops.rights.opt_out_headers import SIGNALS, OptOut, Signal, find_header_opt_outs
 from tasks.download.fetch.host_pace import HostPace

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dataops.images.decode import ImageRefused, decode, decode_pixels, is_truncated, read_header, sniff
+from dataops.images.decode import ImageRefused, decode, decode_pixels, is_truncated, read_header
+from dataops.images.kinds import sniff
 
 
 def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (90, 60), seed: int = 0, **options: Any) -> bytes:

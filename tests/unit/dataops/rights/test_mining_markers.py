@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dataops.images.decode import sniff
+from dataops.images.kinds import sniff
 from dataops.rights.mining_markers import find_mining_markers
 
 VOCABULARY = "http://ns.useplus.org/ldf/vocab/"

@@ -1,0 +1,250 @@
+"""Bound what an image's structure costs a decoder: scans, segments, chunks, blocks and metadata, before it is opened.
+
+The number of pixels does not bound the time of a decoder. A JPEG of 20 MB may hold 200,000 scans, each of which passes
+over all pixels; a PNG 1.6 million empty chunks, and a GIF as many comments, which Pillow reads one by one in Python; an
+EXIF block of 64 KB may let Pillow copy 350 MB. Each check here is linear in the bytes, and its steps in Python are limited.
+
+Metadata is cut out of what Pillow gets (`cut_metadata`): no pixel depends on it, and nothing then parses it.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+
+MAX_SCANS = 500
+"""Maximum number of scans of a JPEG. Source: libjpeg-turbo's fuzzers have the same limit; encoders write about ten."""
+MAX_SCANNED_PIXELS = 1 << 31
+"""Maximum number of pixels of a JPEG times its scans, if it has more than FEW_SCANS of them."""
+FEW_SCANS = 20
+MAX_SEGMENTS = 2_000
+"""Maximum number of segments of a JPEG before its first scan, and of blocks of a GIF before its first image."""
+MAX_PADDING = 1 << 16
+"""Maximum number of bytes between the segments of a JPEG or the blocks of a GIF: fill bytes and junk."""
+MAX_TABLES = 1 << 18
+"""Maximum number of bytes of the segments of a JPEG before its first scan that are not metadata; real ones have 1 KB."""
+MAX_CHUNKS = 20_000
+"""Maximum number of chunks of a PNG: 20 MB of IDAT chunks of a kilobyte."""
+MAX_SUB_BLOCKS = 100_000
+"""Maximum number of sub-blocks in the extensions before a GIF's first image: 25 MB of full ones."""
+MAX_RLE_PIXELS, MAX_RLE_BYTES = 1 << 24, 1 << 22
+"""Maximum size of a run-length encoded BMP, which Pillow decodes in Python."""
+MAX_AVIF_ITEMS = 2_000
+"""Maximum number of items of an AVIF: decoders search them one after the other for each reference."""
+MAX_AVIF_META = 4 << 20
+"""Maximum size of an AVIF's `meta` box, in bytes: descriptions of items, and the colour profile."""
+
+
+class TooComplex(ValueError):
+    """An image whose structure would cost a decoder too much. The message says what there is too much of."""
+
+
+@dataclass(frozen=True)
+class JpegSegments:
+    """What comes before the pixels of a JPEG."""
+
+    first_scan: int | None
+    """Offset of the first SOS segment; None if there is none."""
+    height: int
+    width: int
+    """Size in pixels; 0 if there is no frame."""
+    head: bytes
+    """All segments before the first scan that are not metadata."""
+    is_cut: bool = False
+    """Whether `head` lacks anything that the bytes have."""
+
+
+_NOT_FILL = re.compile(rb"[^\xff]")
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in a scan: no stuffed byte, no restart
+_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_TABLES = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
+"""Segments that decoders need: also JFIF and Adobe (APP0 and APP14), which name the colour space."""
+_PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+
+
+def check_structure(data: bytes, kind: str) -> None:
+    """Check what an image's structure costs a decoder. Bytes that are no whole image pass: their decoder refuses them.
+
+    Raises: TooComplex.
+    """
+    cut_metadata(data, kind)
+
+
+def cut_metadata(data: bytes, kind: str) -> bytes:
+    """Return an image with the same pixels and without the metadata that Pillow would parse.
+
+    Of an APNG and of other animations in PNG, the default image is left. EXIF is gone too, with the orientation.
+
+    Args:
+        kind: its format, one of dataops.images.kinds.KINDS.
+
+    Raises: TooComplex.
+    """
+    if kind == "jpeg":
+        return _cut_jpeg(data)
+    if kind == "png":
+        return _cut_png(data)
+    if kind == "gif":
+        return _cut_gif(data)
+    if kind == "bmp":
+        _check_bmp(data)
+    elif kind in ("avif", "heif"):  # one container; Pillow opens some of its brands
+        _check_avif(data)
+    return data
+
+
+def _cut_jpeg(data: bytes) -> bytes:
+    found = read_segments(data)
+    if found.first_scan is None:
+        return found.head
+    check_scans(data, found.height, found.width, found.first_scan)
+    return found.head + data[found.first_scan :] if found.is_cut else data
+
+
+def read_segments(data: bytes) -> JpegSegments:
+    """Read the segments of a JPEG before its first scan, as libjpeg does: junk between them is skipped.
+
+    Raises: TooComplex.
+
+    Source: ITU-T T.81 section B.1.1; libjpeg's next_marker.
+    """
+    kept, at, padding, size, first_scan = [data[:2]], 2, 0, (0, 0), None
+    for _ in range(MAX_SEGMENTS):
+        start = data.find(b"\xff", at)
+        found = _NOT_FILL.search(data, start) if start >= 0 else None
+        if found is None or found[0] == b"\xd9":
+            break
+        marker, end = found[0][0], found.end()
+        padding += end - at - 2 * (marker != 0)
+        if padding > MAX_PADDING:
+            raise TooComplex(f"more than {MAX_PADDING:,} fill bytes between the segments of the jpeg")
+        if marker == 0xDA:
+            first_scan = end - 2
+            break
+        at = end
+        if marker == 0 or marker in _STANDALONE:
+            continue
+        if end + 2 > len(data):
+            break
+        at += struct.unpack_from(">H", data, end)[0]
+        if marker in _FRAMES and end + 7 <= len(data):
+            size = struct.unpack_from(">HH", data, end + 3)
+        if marker in _JPEG_TABLES:
+            kept.append(data[end - 2 : at])
+    else:
+        raise TooComplex(f"more than {MAX_SEGMENTS:,} segments before the pixels of the jpeg")
+    head = b"".join(kept)
+    if len(head) > MAX_TABLES:
+        raise TooComplex(f"{len(head):,} bytes of tables in the jpeg")
+    return JpegSegments(first_scan, *size, head, len(head) != first_scan)
+
+
+def check_scans(data: bytes, height: int, width: int, first_scan: int = 0) -> None:
+    """Check the number of scans of a JPEG: each passes over all pixels, also if it has no data.
+
+    Args:
+        first_scan: an offset before or at the first scan.
+
+    Raises: TooComplex.
+    """
+    area = -(-height // 32) * -(-width // 32) * 1024  # a scan works on units of up to 32 x 32
+    allowed = min(MAX_SCANS, max(FEW_SCANS, MAX_SCANNED_PIXELS // max(area, 1)))
+    if data.count(b"\xff\xda", first_scan) <= allowed:  # metadata and what follows the image may hold these bytes too
+        return
+    first = first_scan or read_segments(data).first_scan
+    if first is not None and _count_scans(data, first, allowed) > allowed:
+        raise TooComplex(f"more than {allowed} scans of {width}x{height} pixels in the jpeg")
+
+
+def _count_scans(data: bytes, first_scan: int, enough: int) -> int:
+    """Return the number of scans up to the end of a JPEG; more than `enough` are not counted."""
+    scans, at = 0, first_scan
+    for _ in range(enough * 20):  # a few segments of tables for each scan
+        found = _MARKER.search(data, at)
+        if found is None or found[0][1] == 0xD9:
+            return scans
+        at = found.end()
+        if found[0][1] in _STANDALONE:
+            continue
+        scans += found[0][1] == 0xDA
+        if scans > enough or at + 2 > len(data):
+            return scans
+        at += struct.unpack_from(">H", data, at)[0]
+    return enough + 1
+
+
+def _cut_png(data: bytes) -> bytes:
+    at, kept, is_cut = 8, [data[:8]], False
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > len(data):
+            break
+        length, name = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if name in _PNG_PIXELS:
+            kept.append(data[at:end])
+        else:
+            is_cut = True
+        at = end
+        if name == b"IEND":
+            break
+    else:
+        raise TooComplex(f"more than {MAX_CHUNKS:,} chunks in the png")
+    return b"".join(kept) if is_cut else data
+
+
+_GIF_BLOCK = re.compile(rb"[!,;]")
+
+
+def _cut_gif(data: bytes) -> bytes:
+    if len(data) < 13:
+        return data
+    start = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    kept, at, sub_blocks, padding = [data[:start]], start, 0, 0
+    for _ in range(MAX_SEGMENTS):
+        found = _GIF_BLOCK.search(data, at)
+        if found is None:
+            return data[:start]
+        padding += found.start() - at
+        if padding > MAX_PADDING:
+            raise TooComplex(f"more than {MAX_PADDING} bytes between the blocks of the gif")
+        at = found.start()
+        if found[0] != b"!":
+            return b"".join([*kept, data[at:]]) if sum(map(len, kept)) < at else data
+        begin, at = at, at + 2
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+            sub_blocks += 1
+            if sub_blocks > MAX_SUB_BLOCKS:
+                raise TooComplex(f"more than {MAX_SUB_BLOCKS:,} sub-blocks before the image of the gif")
+        at += 1
+        if data[begin + 1 : begin + 2] == b"\xf9":  # transparency
+            kept.append(data[begin:at])
+    raise TooComplex(f"more than {MAX_SEGMENTS:,} blocks before the image of the gif")
+
+
+def _check_bmp(data: bytes) -> None:
+    if len(data) < 34 or struct.unpack_from("<I", data, 14)[0] < 40:
+        return
+    width, height, compression = (*struct.unpack_from("<ii", data, 18), struct.unpack_from("<I", data, 30)[0])
+    if compression in (1, 2) and (abs(width * height) > MAX_RLE_PIXELS or len(data) > MAX_RLE_BYTES):
+        raise TooComplex(f"a run-length encoded bmp of {abs(width * height):,} pixels and {len(data):,} bytes")
+
+
+def _check_avif(data: bytes) -> None:
+    at = 0
+    for _ in range(MAX_SEGMENTS):
+        if at + 8 > len(data):
+            return
+        size, name = struct.unpack_from(">I4s", data, at)
+        if name == b"meta":
+            size = size or len(data) - at
+            if size > MAX_AVIF_META:
+                raise TooComplex(f"a meta box of {size:,} bytes in the avif")
+            if (items := data.count(b"infe", at, at + size)) > MAX_AVIF_ITEMS:
+                raise TooComplex(f"{items:,} items in the avif")
+        if size == 1 and at + 16 <= len(data):
+            size = struct.unpack_from(">Q", data, at + 8)[0]
+        if size < 8:  # it extends to the end, or is none
+            return
+        at += size
+    raise TooComplex(f"more than {MAX_SEGMENTS:,} boxes in the avif")
