@@ -32,9 +32,13 @@ def run(environment: ChaosEnvironment, kills: int, seed: int, say: Callable[[str
     chaos.run_undisturbed(environment.folder / "undisturbed")
     say(f"undisturbed: {', '.join(f'{stage} {seconds:.1f} s' for stage, seconds in chaos.typical.items())}")
     while (left := kills - len(chaos.outcome.kills)) > 0:
-        made = Counter(kill.stage for kill in chaos.outcome.kills)
-        fewest_first = sorted([*STAGES, *STAGES], key=lambda stage: made[stage])
-        targets = fewest_first if left >= len(fewest_first) else sorted(STAGES, key=lambda stage: made[stage])[:left]
+        kills_by_stage = Counter(kill.stage for kill in chaos.outcome.kills)
+        fewest_first = sorted([*STAGES, *STAGES], key=lambda stage: kills_by_stage[stage])
+        targets = (
+            fewest_first
+            if left >= len(fewest_first)
+            else sorted(STAGES, key=lambda stage: kills_by_stage[stage])[:left]
+        )
         chaos.cycle(environment.folder / f"store-{chaos.outcome.cycles + 1}", targets)
         say(f"cycle {chaos.outcome.cycles} ended; {len(chaos.outcome.findings)} findings so far")
     return chaos.outcome

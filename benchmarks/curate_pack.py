@@ -220,9 +220,9 @@ def write_snapshots(store: FolderStore, number: int) -> tuple[Manifest, Manifest
         raw_parts.append(raw.put_bytes(f"{name}.tar", out.getvalue(), size))
         raw_parts.append(raw.put_table(f"part-{name}.parquet", conform(table, DOWNLOADED, name)))
         keep = np.arange(size) % 20 != 7
-        gone = table.filter(pa.array(~keep)).append_column("drop_reason", pa.array(["too_small"] * (size // 20)))
+        dropped = table.filter(pa.array(~keep)).append_column("drop_reason", pa.array(["too_small"] * (size // 20)))
         parts.append(kept.put_table(f"part-{name}.parquet", conform(table.filter(pa.array(keep)), CURATED, name)))
-        parts.append(kept.put_table(f"dropped-{name}.parquet", conform(gone, dropped_schema(CURATED), name)))
+        parts.append(kept.put_table(f"dropped-{name}.parquet", conform(dropped, dropped_schema(CURATED), name)))
     drops = number // 20
     download = _commit(raw, raw_parts, Counts(input=number, kept=number), {"encode_format": "jpg"})
     return _commit(kept, parts, Counts(input=number, kept=number - drops, dropped={"too_small": drops}), {}), download

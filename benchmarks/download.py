@@ -125,14 +125,14 @@ def resize(spec: dict[str, Any]) -> None:
     options: dict[str, Any] = {"image_size": SIDE, "resize_mode": "keep_ratio", "resize_only_if_bigger": False}
     sides = {"peer": Resizer(**options), "ours": FastResizer(Previews(), **options)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    made: dict[str, list[Any]] = {}
+    resized: dict[str, list[Any]] = {}
     for _ in range(3):
         for name, transform in sides.items():
             started = time.process_time()
-            made[name] = [transform(io.BytesIO(data)) for data in jpegs]
+            resized[name] = [transform(io.BytesIO(data)) for data in jpegs]
             seconds[name].append(time.process_time() - started)
     psnr = []
-    for exact, fast in zip(made["peer"], made["ours"], strict=True):
+    for exact, fast in zip(resized["peer"], resized["ours"], strict=True):
         a, b = (np.asarray(Image.open(io.BytesIO(m[0])), np.float64) for m in (exact, fast))
         if a.shape == b.shape:
             psnr.append(10 * np.log10(255**2 / max(np.mean((a - b) ** 2), 1e-9)))

@@ -51,7 +51,7 @@ VIT_B_32 = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
 }
 WORDS = ("red", "large", "old", "wooden", "tiny", "bright", "quiet", "broken", "striped", "northern")
-THINGS = ("house", "boat", "bird", "lamp", "tree", "bridge", "dog", "clock", "flower", "road")
+NOUNS = ("house", "boat", "bird", "lamp", "tree", "bridge", "dog", "clock", "flower", "road")
 BATCH = 64
 TOLERANCE = 1e-6  # the peer computes recall as a mean in float32
 PEER = "CLIP_benchmark 1.6.2"
@@ -59,7 +59,7 @@ PEER = "CLIP_benchmark 1.6.2"
 
 def write_sets(root: Path, sets: int, images: int, classes: int, templates: int) -> list[Task]:
     """Write sets of crops of real photographs, with labels in turn."""
-    names = [f"{word} {thing}" for word in WORDS for thing in THINGS][:classes]
+    names = [f"{word} {noun}" for word in WORDS for noun in NOUNS][:classes]
     prompts = [f"a {WORDS[i % 10]} photo number {i} of a {{c}}, seen by someone." for i in range(templates)]
     photos = load_photographs()
     encoded = []

@@ -159,9 +159,9 @@ def classify_difference(page: Page, mine: list[Pair], theirs: list[Pair]) -> str
     """Return the first of KINDS that explains all differences of a page, else `several`; None if the pairs are equal."""
     if mine == theirs:
         return None
-    only_mine = Counter(mine) - (of_peer := Counter(map(_canonical_pair, theirs)))
+    only_ours = Counter(mine) - (of_peer := Counter(map(_canonical_pair, theirs)))
     only_theirs = of_peer - Counter(mine)
-    if not only_mine:
+    if not only_ours:
         if not only_theirs:
             return "address"
         rows = {(row.url, row.caption) for row in _rows(page) if row.reason}
@@ -170,7 +170,7 @@ def classify_difference(page: Page, mine: list[Pair], theirs: list[Pair]) -> str
         if not only_theirs - Counter(map(_canonical_pair, _by_lxml(_tree(page), page.url, "noscript"))):
             return "stand-in"
     for kind, form in (("white space", _unspaced), ("charset", _ascii), ("choice", _without_url)):
-        if Counter(map(form, only_mine.elements())) == Counter(map(form, only_theirs.elements())):
+        if Counter(map(form, only_ours.elements())) == Counter(map(form, only_theirs.elements())):
             return kind
     return "several"
 

@@ -95,17 +95,17 @@ def measure_accuracy(sets: Mapping[str, Labelled], detectors: Mapping[str, Detec
     random.Random(0).shuffle(flat)
     rows = []
     for detector, run in detectors.items():
-        given = flat[:LINGUA_TEXTS] if detector == "lingua" else flat
-        texts = [text for _, _, text in given]
+        cases = flat[:LINGUA_TEXTS] if detector == "lingua" else flat
+        texts = [text for _, _, text in cases]
         run(texts[:10])
         started = time.process_time()
         answers = run(texts)
         speed = len(texts) / (time.process_time() - started)
-        hits = mark_answers(answers, [(code, text) for _, code, text in given])
-        marks = list(zip(hits, given, strict=True))
+        hits = mark_answers(answers, [(code, text) for _, code, text in cases])
+        marks = list(zip(hits, cases, strict=True))
         english = {
             name: _share(
-                [answer == "en" for answer, one in zip(answers, given, strict=True) if (one[1] == "en") is is_so]
+                [answer == "en" for answer, one in zip(answers, cases, strict=True) if (one[1] == "en") is is_so]
             )
             for name, is_so in {"English as English": True, "others as English": False}.items()
         }

@@ -131,8 +131,8 @@ class Scale:
     def _compare(self, stages: Sequence[str], sizes: Sequence[int]) -> None:
         for what in stages:
             for size in sizes:
-                made = {c["digest"] for c in self.costs if (c["stage"], c["rows"]) == (what, size)}
-                self.equal = self.equal and len(made) == 1
+                digests = {c["digest"] for c in self.costs if (c["stage"], c["rows"]) == (what, size)}
+                self.equal = self.equal and len(digests) == 1
             for engine in self.engines:
                 costs = [c for c in self.costs if (c["stage"], c["engine"]) == (what, engine)]
                 first = costs[0]

@@ -141,16 +141,16 @@ def serve(name: str, spec: dict[str, Any]) -> None:
     folder = Path(spec["folder"])
     with np.load(folder / "pairs.npz") as pairs:
         step = {"ours": ours, "peer": peer}[name](spec, folder, pairs["pixels"], pairs["tokens"])
-        taken, count = 0, len(pairs["tokens"])
+        steps, count = 0, len(pairs["tokens"])
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
         losses, wall, cpu = [], perf_counter(), process_time()
         for _ in range(int(line)):
-            order = np.random.default_rng(taken * spec["batch"] // count).permutation(count)
-            first = taken * spec["batch"] % count
-            taken += 1
-            losses.append(step(order[first : first + spec["batch"]], TRAIN["lr"] * min(taken / WARMUP, 1)))
+            order = np.random.default_rng(steps * spec["batch"] // count).permutation(count)
+            first = steps * spec["batch"] % count
+            steps += 1
+            losses.append(step(order[first : first + spec["batch"]], TRAIN["lr"] * min(steps / WARMUP, 1)))
         report = {"wall": perf_counter() - wall, "cpu": process_time() - cpu, "losses": losses}
         report["peak"] = torch.cuda.max_memory_allocated() if spec["device"] == "cuda" else peak_bytes()
         sys.stdout.write(json.dumps(report) + "\n")

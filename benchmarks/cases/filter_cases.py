@@ -65,9 +65,9 @@ def rules_pandas(paths: Sequence[Path]) -> Result:
     caption, url = rows["caption"], rows["url"]
     chars, count = caption.str.len(), caption.str.count(_WORD)
     visible, letters = caption.str.count(r"\S"), caption.str.count(_LETTER)
-    gone = (url.str.len() > 2048) | url.str.contains(r"(?i)^[^?#]*\.(?:ico|svg)(?:[?#]|$)")
-    gone |= (chars < 3) | (count < 2) | (chars > 120) | (count > 200) | (letters < visible * 0.4)
-    left = np.flatnonzero(~gone.to_numpy())
+    dropped = (url.str.len() > 2048) | url.str.contains(r"(?i)^[^?#]*\.(?:ico|svg)(?:[?#]|$)")
+    dropped |= (chars < 3) | (count < 2) | (chars > 120) | (count > 200) | (letters < visible * 0.4)
+    left = np.flatnonzero(~dropped.to_numpy())
     return time.perf_counter() - started, [len(left), int(left.sum())]
 
 
@@ -268,5 +268,5 @@ def stage(paths: Sequence[Path]) -> Result:
         )
         started = time.perf_counter()
         config = FilterConfig(memory_limit_bytes=MEMORY_LIMIT)
-        made = make(plan(FILTER, config, 0, [manifest]), Context(store=draft.store, home=Path(folder), workers=2))
-        return time.perf_counter() - started, [made.counts.input, made.counts.kept, made.content_digest]
+        result = make(plan(FILTER, config, 0, [manifest]), Context(store=draft.store, home=Path(folder), workers=2))
+        return time.perf_counter() - started, [result.counts.input, result.counts.kept, result.content_digest]

@@ -54,7 +54,7 @@ class JobResult:
 def run_job(job: Job) -> JobResult:
     """Run the job."""
     started = time.perf_counter()
-    made, seconds, digest = None, 0.0, ""
+    manifest, seconds, digest = None, 0.0, ""
     if job.what == "parts":
         seconds = time_empty_tasks(job)
     elif job.what == "prefect-ray":
@@ -64,16 +64,16 @@ def run_job(job: Job) -> JobResult:
 
         seconds, digest = time_choice(job)
     else:
-        made = make_stage(job)
+        manifest = make_stage(job)
         seconds = time.perf_counter() - started
     for worker in multiprocessing.active_children():  # their CPU time is known after a wait
         worker.join()
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu, peak = sum(u.ru_utime + u.ru_stime for u in used), used[0].ru_maxrss * 1024
-    if made is None:
+    if manifest is None:
         return JobResult(seconds, cpu, peak, digest)
-    size = sum(part.bytes for part in made.parts)
-    return JobResult(seconds, cpu, peak, made.content_digest, made.counts.model_dump_json(), size)
+    size = sum(part.bytes for part in manifest.parts)
+    return JobResult(seconds, cpu, peak, manifest.content_digest, manifest.counts.model_dump_json(), size)
 
 
 def make_stage(job: Job) -> Manifest:

@@ -98,9 +98,9 @@ def check_mlflow(url: str, key: str) -> Iterator[str]:
         if run["info"]["status"] != "FINISHED":
             yield f"MLflow: run {run['info']['run_id']} is {run['info']['status']}"
         steps = _get(f"{url}/api/2.0/mlflow/metrics/get-history", {**_run(run), "metric_key": "train/loss"})
-        seen = Counter(point["step"] for point in steps.get("metrics", []))
-        if any(times > 1 for times in seen.values()):
-            yield f"MLflow: run {run['info']['run_id']} has steps of train/loss twice: {seen}"
+        counts = Counter(point["step"] for point in steps.get("metrics", []))
+        if any(times > 1 for times in counts.values()):
+            yield f"MLflow: run {run['info']['run_id']} has steps of train/loss twice: {counts}"
     if len(runs.get("runs", [])) != 1:
         yield f"MLflow: {len(runs.get('runs', []))} runs of one register key"
 

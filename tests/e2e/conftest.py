@@ -176,11 +176,11 @@ def pairmill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairmill]:
 @pytest.fixture(scope="session")
 def chaos(pairmill: Pairmill) -> Chaos:
     """Run a tiny pipeline once without kills, in the store `peace`."""
-    ground = ChaosEnvironment(
+    environment = ChaosEnvironment(
         pairmill.folder / "chaos", pairmill.folder / "home", pairmill.env, pairmill.web, pairmill.site
     )
-    chaos = Chaos(ground, seed=3)
-    chaos.run_undisturbed(ground.folder / "peace")
+    chaos = Chaos(environment, seed=3)
+    chaos.run_undisturbed(environment.folder / "peace")
     return chaos
 
 

@@ -74,7 +74,7 @@ def test_each_pair_is_kept_or_dropped_exactly_once(undisturbed):
 
 
 def test_unusual_pages_and_images_end_as_dropped_rows_with_reasons(pairmill, undisturbed):
-    seen = {reason for name in PAIR_STAGES for reason in stages(undisturbed)[name]["counts"]["dropped"]}
+    reasons = {reason for name in PAIR_STAGES for reason in stages(undisturbed)[name]["counts"]["dropped"]}
     assert stages(undisturbed)["extract"]["counts"]["dropped"]["opt_out"] >= pairmill.web.facts["opted_out_by_page"]
     expected = {
         "data_url",
@@ -86,7 +86,7 @@ def test_unusual_pages_and_images_end_as_dropped_rows_with_reasons(pairmill, und
         "not_an_image",
     }
     assert "opt_out" in stages(undisturbed)["download"]["counts"]["dropped"]
-    assert expected | {"private_address", "exact_duplicate"} <= seen
+    assert expected | {"private_address", "exact_duplicate"} <= reasons
 
 
 def test_held_out_emoji_are_in_no_pair(pairmill, undisturbed):

@@ -11,11 +11,11 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def test_rerun_with_retry_fetches_only_rows_that_failed_so(pairmill: Pairmill) -> None:
-    ground = ChaosEnvironment(
+    environment = ChaosEnvironment(
         pairmill.folder / "retry", pairmill.folder / "home", pairmill.env, pairmill.web, pairmill.site
     )
-    ground.folder.mkdir()
-    config = ground.config(ground.folder / "store")
+    environment.folder.mkdir()
+    config = environment.config(environment.folder / "store")
     first = pairmill.json("run", config, "--until", "pack", "--set", "register.model_name=retried")
     shown = pairmill.json("show", first["run_id"])
     before = {stage["stage"]: stage for stage in shown["stages"]}

@@ -19,7 +19,7 @@ from tests.e2e.conftest import Pairmill
 from tests.servers.seaweed import SeaweedFS
 
 pytestmark = pytest.mark.timeout(600)
-MADE = (*PAIR_STAGES, "train", "evaluate")
+COMPARED_STAGES = (*PAIR_STAGES, "train", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def digests(result: dict[str, Any]) -> dict[str, str]:
-    return {name: stage["content_digest"] for name, stage in stages(result).items() if name in MADE}
+    return {name: stage["content_digest"] for name, stage in stages(result).items() if name in COMPARED_STAGES}
 
 
 def run_at_the_same_time(

@@ -122,7 +122,7 @@ def runs(pairmill: Pairmill) -> dict[str, subprocess.CompletedProcess[str]]:
         assert done.returncode == 1, done.stderr[-3000:]
         return done
 
-    with watch_command_lines() as seen:
+    with watch_command_lines() as command_lines:
         servers = {
             "PREFECT_API_URL": urls["prefect"].replace("://", "://user:planted-prefect-in-url@"),
             "MLFLOW_TRACKING_URI": urls["mlflow"].replace("://", "://user:planted-mlflow-in-url@"),
@@ -141,7 +141,7 @@ def runs(pairmill: Pairmill) -> dict[str, subprocess.CompletedProcess[str]]:
             }
             done = {name: job.result() for name, job in jobs.items()}
     own = find_secrets(b"\0".join(map(os.fsencode, sys.argv)))
-    assert seen - own == {b"planted-store-in-url"}, "only the secret that the user typed"
+    assert command_lines - own == {b"planted-store-in-url"}, "only the secret that the user typed"
     return done
 
 

@@ -23,8 +23,8 @@ BY_KEY = {row["key"]: row for row in PAIRS}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a dataset of three shards."""
     root = tmp_path_factory.mktemp("store")
-    _, made = packed_in(root, PAIRS, shard_size=6)
-    return root / "pack" / made["pack"].key
+    _, manifest = packed_in(root, PAIRS, shard_size=6)
+    return root / "pack" / manifest["pack"].key
 
 
 def test_webdataset_reads_images_captions_and_rows(folder: Path) -> None:
@@ -45,11 +45,11 @@ def open_clip_batches(folder: Path, shards: str, *, is_train: bool) -> list[Any]
     from open_clip_train.data import get_wds_dataset
 
     where = str(folder / shards)
-    asked = SimpleNamespace(
+    options = SimpleNamespace(
         train_data=where, val_data=where, train_num_samples=12, val_num_samples=17, dataset_resampled=False,
         train_data_upsampling_factors=None, seed=0, batch_size=4, workers=0, world_size=1,
     )  # fmt: skip
-    found = get_wds_dataset(asked, lambda image: image, is_train, tokenizer=lambda text: [text])
+    found = get_wds_dataset(options, lambda image: image, is_train, tokenizer=lambda text: [text])
     return list(found.dataloader)
 
 
@@ -65,13 +65,13 @@ def test_open_clip_loads_shards_for_training_and_evaluation(folder: Path, monkey
         webdataset, "batched", lambda size, partial=True: webdataset.filters.batched(size, list, partial)
     )
     captions = {row["caption"] for row in PAIRS}
-    seen: list[str] = []
+    loaded: list[str] = []
     for batch in open_clip_batches(folder, "{00000..00002}.tar", is_train=False):
         for image, caption in batch:
             assert isinstance(image, Image.Image)
             assert image.size == (48, 48)
-            seen.append(caption)
-    assert sorted(seen) == sorted(captions)
+            loaded.append(caption)
+    assert sorted(loaded) == sorted(captions)
     batches = open_clip_batches(folder, "{00000..00001}.tar", is_train=True)
     assert [len(batch) for batch in batches] == [4, 4, 4]
     assert len({caption for batch in batches for _, caption in batch}) == 12

@@ -153,9 +153,9 @@ def test_fetch_suite_refuses_a_suite_without_sources(tmp_path):
 def test_fetch_suite_writes_a_torchvision_set_in_our_layout(tmp_path):
     pytest.importorskip("torchvision")
     for name in ("red_panda", "zebra"):
-        place = tmp_path / "sets/ImageFolder/.torchvision/data" / name
-        place.mkdir(parents=True)
-        Image.new("RGB", (5, 4), "red").save(place / "a.png")
+        data_path = tmp_path / "sets/ImageFolder/.torchvision/data" / name
+        data_path.mkdir(parents=True)
+        Image.new("RGB", (5, 4), "red").save(data_path / "a.png")
     suite = write(tmp_path / "s.toml", ROW.format("zoo", "torchvision/ImageFolder"))
     assert fetch_suite(suite, tmp_path / "sets")[0].state == "fetched"
     (task,) = load_suite(suite, tmp_path / "sets", partial=True).tasks

@@ -305,17 +305,17 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
             "closed.test": "127.0.0.1:9",
         },
     )
-    made = make(plan(DOWNLOAD, config, 0, [source]), Context(store, tmp_path, workers=1, pool=one_thread))
+    manifest = make(plan(DOWNLOAD, config, 0, [source]), Context(store, tmp_path, workers=1, pool=one_thread))
 
-    dropped = {row["url"]: row for row in read_parts(store, made, "dropped-").to_pylist()}
+    dropped = {row["url"]: row for row in read_parts(store, manifest, "dropped-").to_pylist()}
     assert {url: row["drop_reason"] for url, row in dropped.items()} == {u: why for u, why in urls.items() if why}
     assert all(r["drop_stage"] == "download" and r["status"] and r["error_message"] for r in dropped.values())
-    kept = read_parts(store, made).to_pylist()
+    kept = read_parts(store, manifest).to_pylist()
     assert {row["url"] for row in kept} == {url for url, why in urls.items() if why is None}
     assert all(row["key"] == row["uid"] for row in kept)
     assert all(row["status"] == "success" and len(row["sha256"]) == 64 and row["width"] == 85 for row in kept)
     assert all((row["original_width"], row["original_height"], row["height"]) == (80, 60, 64) for row in kept)
-    assert made.counts.input == len(urls)
+    assert manifest.counts.input == len(urls)
 
     assert Site.seen["/secret"] == 0
     assert Site.seen["/missing"] == 1  # no retry of a permanent failure
@@ -323,7 +323,7 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
     assert Site.seen["/loop"] == 6
     assert Site.agents == {"pairmill/0.1 (+https://example.org/bot)"}
 
-    evidence = {row["url"]: row for row in read_parts(store, made, "evidence-").to_pylist()}
+    evidence = {row["url"]: row for row in read_parts(store, manifest, "evidence-").to_pylist()}
     assert evidence.keys() == urls.keys()
     assert evidence["http://site.test/pictures/1.png"]["etag"] == '"1"'
     assert evidence["http://site.test/moved/9"]["final_url"] == "http://site.test/pictures/9.png"

@@ -93,32 +93,32 @@ def context(tmp_path: Path, one_thread: Executor) -> Context:
     return Context(FolderStore(tmp_path / "store"), tmp_path, workers=1, pool=one_thread)
 
 
-def outcome(store: FolderStore, made: Manifest) -> dict[str, str | None]:
+def outcome(store: FolderStore, manifest: Manifest) -> dict[str, str | None]:
     """Return the drop reason of each URL, after checks of all shards."""
-    kept, gone = read_parts(store, made).to_pylist(), read_parts(store, made, "dropped-").to_pylist()
-    assert sorted(row["url"] for row in kept + gone) == sorted(URLS)
+    kept, dropped = read_parts(store, manifest).to_pylist(), read_parts(store, manifest, "dropped-").to_pylist()
+    assert sorted(row["url"] for row in kept + dropped) == sorted(URLS)
     keys = []
-    for part in made.named("", ".tar"):
-        with store.open(made.path(part.name)) as file:
+    for part in manifest.named("", ".tar"):
+        with store.open(manifest.path(part.name)) as file:
             keys += [(part.name, key) for key, _ in read_samples(file, part.name)]
     assert sorted(keys) == sorted((row["shard"], row["uid"]) for row in kept)
-    return {row["url"]: row.get("drop_reason") for row in kept + gone}
+    return {row["url"]: row.get("drop_reason") for row in kept + dropped}
 
 
 def test_temporary_failures_are_retried_in_later_shards(context: Context, moody: ThreadingHTTPServer) -> None:
     store = FolderStore(context.home / "store")
     Moody.patience = MOODY + 4  # all of the first round, and some of the second
-    made = make(planned_in(store, moody), context)
-    assert made.counts.dropped == {"http_404": GONE}
-    assert {url for url, why in outcome(store, made).items() if why} == {url for url in URLS if "/gone/" in url}
-    assert [part.name for part in made.named("", ".tar")] == [f"0000{i}.tar" for i in range(5)]
-    assert [part.rows for part in made.named("part-")][3:] == [MOODY - 4, 4], "one shard in each later round"
+    manifest = make(planned_in(store, moody), context)
+    assert manifest.counts.dropped == {"http_404": GONE}
+    assert {url for url, why in outcome(store, manifest).items() if why} == {url for url in URLS if "/gone/" in url}
+    assert [part.name for part in manifest.named("", ".tar")] == [f"0000{i}.tar" for i in range(5)]
+    assert [part.rows for part in manifest.named("part-")][3:] == [MOODY - 4, 4], "one shard in each later round"
     assert sum(Moody.seen[url.removeprefix("http://site.test")] for url in URLS if "/gone/" in url) == GONE
     assert sum(n for path, n in Moody.seen.items() if path.startswith("/moody/")) == 2 * MOODY + 4
-    assert made.facts["hosts"] == {"site.test": {"rows": 45, "http_404": GONE}}
+    assert manifest.facts["hosts"] == {"site.test": {"rows": 45, "http_404": GONE}}
 
-    curated = make(plan(CURATE, CurateConfig(), 0, [made]), context)
-    packed = make(plan(PACK, PackConfig(shard_size=30), 0, [curated, made]), context)
+    curated = make(plan(CURATE, CurateConfig(), 0, [manifest]), context)
+    packed = make(plan(PACK, PackConfig(shard_size=30), 0, [curated, manifest]), context)
     assert packed.facts["samples"] == curated.counts.kept == 45 - GONE
 
 
@@ -205,20 +205,20 @@ def test_download_ends_with_the_same_digest_after_a_kill_at_any_moment(
         # A kill when nothing is there, amid the objects of a shard, and between shards and rounds.
         for objects in (0, 3, 6, 9, 12, 16, 20, 24, 28):
             parent.stdin.write("make it\n")
-            child, gone = int(parent.stdout.readline()), threading.Event()
-            told = threading.Thread(target=lambda gone=gone: (parent.stdout.readline(), gone.set()))
-            told.start()
-            while not gone.is_set() and sum(1 for _ in folder.rglob("*.*")) <= objects:
+            child, ended = int(parent.stdout.readline()), threading.Event()
+            watcher = threading.Thread(target=lambda ended=ended: (parent.stdout.readline(), ended.set()))
+            watcher.start()
+            while not ended.is_set() and sum(1 for _ in folder.rglob("*.*")) <= objects:
                 time.sleep(0.002)
-            if not gone.is_set():
+            if not ended.is_set():
                 os.killpg(child, signal.SIGKILL)
                 kills += 1
-            told.join()
+            watcher.join()
         parent.stdin.close()
     assert kills >= 6, "most moments came too late"
-    made = make(planned_in(store, moody), context)
-    assert (made.content_digest, made.counts) == (expected.content_digest, expected.counts)
-    assert find_manifest(store, "download", made.key, verify=True) == made
-    there = {name.rpartition("/")[2] for name in store.names(f"download/{made.key}")}
-    assert there == {p.name for p in made.parts} | {"manifest.json"}
+    manifest = make(planned_in(store, moody), context)
+    assert (manifest.content_digest, manifest.counts) == (expected.content_digest, expected.counts)
+    assert find_manifest(store, "download", manifest.key, verify=True) == manifest
+    there = {name.rpartition("/")[2] for name in store.names(f"download/{manifest.key}")}
+    assert there == {p.name for p in manifest.parts} | {"manifest.json"}
     assert json.loads((folder / "manifest.json").read_text())["content_digest"] == expected.content_digest

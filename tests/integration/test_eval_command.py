@@ -102,9 +102,9 @@ def test_eval_compares_two_models_writes_a_page_and_reuses_results(workspace, ca
     assert "nobody &lt;s&gt;has&lt;/s&gt; it" in html
 
     assert run_command(command) == 0
-    said = capsys.readouterr()
-    assert "Average over 2 of 3 sets" in said.out
-    assert "without never: nobody <s>has</s> it" in said.out
+    output = capsys.readouterr()
+    assert "Average over 2 of 3 sets" in output.out
+    assert "without never: nobody <s>has</s> it" in output.out
     assert sum("(reused)" in record.getMessage() for record in caplog.records) == 4
 
 

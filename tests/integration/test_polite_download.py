@@ -135,8 +135,8 @@ def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
         assert paths[f"{host}.test"] == ["/robots.txt"], host
     assert paths["moved-robots.test"] == ["/robots.txt", "/1", "/2", "/3", "/4", "/5"]
     for host in ("agents", "tag", "tdm-header", "iptc", "c2pa", "forbidden", "ours"):
-        asked = [] if host == "agents" else ["/1.png"]
-        assert paths[f"{host}.test"] == FILES + asked, host
+        requested = [] if host == "agents" else ["/1.png"]
+        assert paths[f"{host}.test"] == FILES + requested, host
     assert sorted(paths["partly.test"]) == sorted([*FILES, "/private/ok.png", "/3.png"])
     assert sorted(paths["tdmrep.test"]) == sorted([*FILES, "/free/1.png"])
     assert sorted(paths["aitxt.test"]) == sorted([*FILES, "/1.gif"])
@@ -144,7 +144,7 @@ def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
     assert 1 <= len(paths["busy.test"][3:]) <= 3  # those that were under way together, and none again
     assert "127.0.0.1" not in paths
     assert paths.pop("circling-robots.test") == ["/robots.txt"] * 6 + [*FILES[1:], "/1.png"]
-    again = {host for host, asked in paths.items() if len(asked) != len(set(asked))}
+    again = {host for host, requested in paths.items() if len(requested) != len(set(requested))}
     assert again == {"busy-once.test"}
 
     assert len(paths["delay.test"]) == 5
@@ -159,11 +159,11 @@ def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
         found = {(one["signal"], one["detail"], one["where"]) for one in row["opt_out"]}
         assert expected in found, host
         assert all(one["when"] for one in row["opt_out"])
-    asked = {url for url, row in evidence.items() if row["fetched_at"]}
-    assert not asked & {
+    requested = {url for url, row in evidence.items() if row["fetched_at"]}
+    assert not requested & {
         f"http://{host}.test/1.png" for host in ("shut", "broken", "agents", "tdmrep", "aitxt", "unknown")
     }
-    assert asked >= {url for url, reason in EXPECTED.items() if reason is None}
+    assert requested >= {url for url, reason in EXPECTED.items() if reason is None}
     assert evidence["http://tdm-header.test/1.png"]["bytes"] is None  # its body was not read
     assert evidence["http://plain.test/to-shut.png"]["final_url"] == "http://shut.test/1.png"
 
@@ -233,28 +233,28 @@ def test_a_later_run_fetches_only_changed_images(tmp_path: Path, web: Web) -> No
 @pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The addresses that would be connected to, each of which then refuses: nothing leaves this machine."""
-    seen: list[Any] = []
+    addresses: list[Any] = []
 
     def connect(self: socket.socket, address: Any) -> None:
-        seen.append(address)
+        addresses.append(address)
         raise ConnectionRefusedError(111, "Connection refused")
 
     monkeypatch.setattr("tasks.web.request._BoundedSocket.connect", connect)
     monkeypatch.setattr("urllib.request._opener", None)
     monkeypatch.setattr("tasks.download.make_opener.shared_dns", lambda: None)  # which makes a Dns of its own
-    return seen
+    return addresses
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
     """Names that were asked for; they have the addresses in turn, the last one for ever."""
-    asked: list[str] = []
+    names: list[str] = []
 
     def answer(host: str, *args: Any, **kinds: Any) -> list[Any]:
-        asked.append(host)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[min(len(asked), len(answers)) - 1], 0))]
+        names.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[min(len(names), len(answers)) - 1], 0))]
 
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", answer)
-    return asked
+    return names
 
 
 def test_hosts_with_private_addresses_get_no_connection(
@@ -270,11 +270,11 @@ def test_hosts_with_private_addresses_get_no_connection(
 def test_a_host_that_changes_its_address_after_the_check_gets_no_connection(
     tmp_path: Path, connected: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = resolving(monkeypatch, "8.8.8.8", "127.0.0.1")
+    names = resolving(monkeypatch, "8.8.8.8", "127.0.0.1")
     urls = [f"http://rebind.test/{number}.png" for number in range(4)]
     reasons, _ = fetched(tmp_path, urls, contact="mailto:a@b.test")
     assert set(reasons.values()) == {"connect"}
-    assert asked == ["rebind.test"]
+    assert names == ["rebind.test"]
     assert set(connected) == {("8.8.8.8", 80)}
 
 

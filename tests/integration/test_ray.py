@@ -40,9 +40,9 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    with head_node() as made:
-        made.add_node(**NODE, **OTHER)
-        yield made
+    with head_node() as cluster:
+        cluster.add_node(**NODE, **OTHER)
+        yield cluster
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def part(draft: Draft, task: Task) -> Record:
         os.kill(os.getpid(), signal.SIGKILL)
     if task.kind == "slow":
         time.sleep(60 if _node() == task.doomed else 0.3)
-    made = draft.put_bytes(f"{task.id}.bin", task.id.encode())
-    return Record(task=task.id, parts=[made], facts={"pid": os.getpid()})
+    written = draft.put_bytes(f"{task.id}.bin", task.id.encode())
+    return Record(task=task.id, parts=[written], facts={"pid": os.getpid()})
 
 
 def _node() -> str:
@@ -84,7 +84,7 @@ def tries(folder: Path, name: str) -> int:
 
 
 @pytest.fixture
-def place(cluster: Any) -> RayCluster:
+def ray_cluster(cluster: Any) -> RayCluster:
     return RayCluster(cluster.address, max_retries=1)
 
 
@@ -121,7 +121,7 @@ def three_stages(folder: Path, paths: list[str], ray: RayCluster | None) -> list
 
 
 def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
-    place: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
         (filters, "_PARTITION_ROWS", 100),
@@ -132,7 +132,7 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
     ):
         monkeypatch.setattr(module, name, value)
     paths = pair_lists(tmp_path)
-    here, there = three_stages(tmp_path / "here", paths, None), three_stages(tmp_path / "there", paths, place)
+    here, there = three_stages(tmp_path / "here", paths, None), three_stages(tmp_path / "there", paths, ray_cluster)
     assert [(m.key, m.content_digest) for m in here] == [(m.key, m.content_digest) for m in there]
     assert [(p.name, p.sha256) for m in here for p in m.parts] == [(p.name, p.sha256) for m in there for p in m.parts]
     assert here[1].counts.dropped["duplicate_near_caption"] > 0
@@ -140,14 +140,14 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
 
 
 def test_only_the_part_of_a_dead_worker_is_repeated_and_errors_are_not_retried(
-    place: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ray_cluster: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     draft = draft_in(tmp_path)
 
     def tasks(*kinds: str) -> list[Task]:
         return [Task(f"{kind}-{n}".replace(" ", "-"), kind, str(tmp_path)) for n, kind in enumerate(kinds)]
 
-    with shared_workers(Context(store=draft.store, home=tmp_path, ray=place)) as shared:
+    with shared_workers(Context(store=draft.store, home=tmp_path, ray=ray_cluster)) as shared:
         assert (shared.workers, shared.workers_per_machine) == (2, 1)
         records = map_parts(part, tasks("plain", "dies once", "plain", "plain"), draft, shared)
         assert [record.task for record in records] == ["plain-0", "dies-once-1", "plain-2", "plain-3"]
@@ -165,7 +165,7 @@ def test_only_the_part_of_a_dead_worker_is_repeated_and_errors_are_not_retried(
         assert tries(tmp_path, "dies-0") == 2
 
 
-def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(place: RayCluster, tmp_path: Path) -> None:
+def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(ray_cluster: RayCluster, tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     with (
         pytest.raises(ServiceError, match="no Ray cluster answers at"),
@@ -174,12 +174,12 @@ def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(place: RayClu
         pass
     with (
         pytest.raises(ConfigError, match="lower execution"),
-        pools.ray_pool(RayCluster(place.address, cpus=64), store),
+        pools.ray_pool(RayCluster(ray_cluster.address, cpus=64), store),
     ):
         pass
 
 
-def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, place: RayCluster, tmp_path: Path) -> None:
+def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, ray_cluster: RayCluster, tmp_path: Path) -> None:
     draft = draft_in(tmp_path)
     doomed = cluster.add_node(**NODE, node_ip_address="127.0.0.4")
     tasks = [Task(f"p{n}", "slow", str(tmp_path), doomed.node_id) for n in range(30)]
@@ -190,7 +190,9 @@ def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, place: RayClus
             killed.append(done)
             cluster.remove_node(doomed, allow_graceful=False)
 
-    records = map_parts(part, tasks, draft, Context(store=draft.store, home=tmp_path, ray=place, progress=progress))
+    records = map_parts(
+        part, tasks, draft, Context(store=draft.store, home=tmp_path, ray=ray_cluster, progress=progress)
+    )
     assert killed
     assert [record.task for record in records] == [task.id for task in tasks]
     assert len(list(tmp_path.glob("store/filter/k/p*.bin"))) == len(tasks)
@@ -199,7 +201,7 @@ def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, place: RayClus
 
 
 def test_next_run_resumes_after_the_head_died(
-    cluster: Any, place: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Last: the cluster is gone afterwards."""
     monkeypatch.setattr(pools, "PROBE_SECONDS", 0.2)
@@ -213,10 +215,10 @@ def test_next_run_resumes_after_the_head_died(
             cluster.head_node.kill_gcs_server()
             cluster.head_node.kill_raylet()
 
-    context = Context(store=draft.store, home=tmp_path, ray=place, progress=progress)
-    with pytest.raises(ServiceError, match=r"the Ray cluster at .* is lost: .* `pairmill rerun` continues") as lost:
+    context = Context(store=draft.store, home=tmp_path, ray=ray_cluster, progress=progress)
+    with pytest.raises(ServiceError, match=r"the Ray cluster at .* is lost: .* `pairmill rerun` continues") as caught:
         map_parts(part, tasks, draft, context)
-    assert lost.value.exit_code == 75
+    assert caught.value.exit_code == 75
     before = {task.id for task in tasks if draft.done(task.id)}
     assert len(before) >= 5
     fast = [Task(task.id, "plain", task.notes) for task in tasks]

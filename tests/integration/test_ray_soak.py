@@ -40,8 +40,8 @@ DEMO = CHECKOUT / "configs" / "demo.toml"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    with head_node() as made:
-        yield made
+    with head_node() as cluster:
+        yield cluster
 
 
 @contextmanager
@@ -101,13 +101,13 @@ def test_million_pairs_finish_when_a_node_is_killed_in_extract_and_in_filter(clu
     def kept_of(folder: Path, pairs: Manifest, ray: RayCluster | None) -> Manifest:
         return make(plan(FILTER, config, 0, [pairs]), context(folder, ray))
 
-    here, there, place = tmp_path / "here", tmp_path / "there", RayCluster(cluster.address)
+    here, there, ray_cluster = tmp_path / "here", tmp_path / "there", RayCluster(cluster.address)
     pairs = pairs_of(here, None)
     kept = kept_of(here, pairs, None)
     with doomed_node(cluster, finished(there / "extract", "extract"), 2) as killed_in_extract:
-        far_pairs = pairs_of(there, place)
+        far_pairs = pairs_of(there, ray_cluster)
     with doomed_node(cluster, finished(there / "filter", "apply_rules"), 3) as killed_in_filter:
-        far_kept = kept_of(there, far_pairs, place)
+        far_kept = kept_of(there, far_pairs, ray_cluster)
     assert killed_in_extract[0] < FILES
     assert killed_in_filter[0] < FILES
     assert kept.counts.input == ROWS
@@ -115,7 +115,7 @@ def test_million_pairs_finish_when_a_node_is_killed_in_extract_and_in_filter(clu
 
 
 def test_demo_finishes_when_a_node_is_killed_in_curate(cluster: Any, tmp_path: Path) -> None:
-    here, there, place = tmp_path / "here", tmp_path / "there", RayCluster(cluster.address)
+    here, there, ray_cluster = tmp_path / "here", tmp_path / "there", RayCluster(cluster.address)
     web = build_demo_web(tmp_path / "web")
     with running_server(web.site) as server:
         settings = [
@@ -130,10 +130,10 @@ def test_demo_finishes_when_a_node_is_killed_in_curate(cluster: Any, tmp_path: P
         pairs, kept = first_two(config, here, None)
         downloaded = make(plan(DOWNLOAD, config.download, 0, [kept]), context(here, None))
     curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(here, None))
-    far = first_two(config, there, place)
+    far = first_two(config, there, ray_cluster)
     shutil.copytree(here / "download", there / "download")  # what the web said is fetched once
     with doomed_node(cluster, finished(there / "curate", "inspect"), 4) as killed:
-        far_curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(there, place))
+        far_curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(there, ray_cluster))
     assert killed[0] < len(downloaded.named("part-", ".parquet"))
     assert digests(pairs, kept, curated) == digests(*far, far_curated)
     assert curated.counts.kept > 1000

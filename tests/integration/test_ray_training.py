@@ -92,14 +92,14 @@ class FlowProcess:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[RayCluster], FlowProcess]]:
     """Return a function that starts flows; at the end they are cancelled, with their trainings."""
-    made: list[FlowProcess] = []
+    flows: list[FlowProcess] = []
 
     def begin(cluster: RayCluster) -> FlowProcess:
-        made.append(FlowProcess(tmp_path, cluster))
-        return made[-1]
+        flows.append(FlowProcess(tmp_path, cluster))
+        return flows[-1]
 
     yield begin
-    for flow in made:
+    for flow in flows:
         flow.process.terminate()
         flow.process.join(60)
 
@@ -118,15 +118,15 @@ def test_training_on_ray_makes_the_same_snapshot_as_here_and_forwards_its_log(
     there.mkdir()
     ours = make(*planned_in(here))
     planned, context = planned_in(there)
-    seen: list[tuple[int, int]] = []
-    context = Context(store=context.store, home=context.home, progress=lambda n, of, _: seen.append((n, of)))
+    progress: list[tuple[int, int]] = []
+    context = Context(store=context.store, home=context.home, progress=lambda n, of, _: progress.append((n, of)))
     with caplog.at_level(logging.INFO):
         theirs = train_on_ray(planned, context, cluster)
     assert [(p.name, p.sha256) for p in theirs.parts if "evidence" not in p.name] == [
         (p.name, p.sha256) for p in ours.parts if "evidence" not in p.name
     ]
     assert "step 1/" in caplog.text
-    assert seen[-1][0] == seen[-1][1]
+    assert progress[-1][0] == progress[-1][1]
     assert not find_trainers(there)
 
 
@@ -213,9 +213,9 @@ def test_training_raises_a_lost_cluster_when_the_driver_ends(
 ) -> None:
     """As when the head dies: Ray then ends the processes that are connected to it."""
     monkeypatch.setattr(ray_launcher, "run_driver", exit_at_once)
-    with pytest.raises(Exception, match="is lost; `pairmill rerun` finds the training") as lost:
+    with pytest.raises(Exception, match="is lost; `pairmill rerun` finds the training") as caught:
         train_on_ray(*planned_in(tmp_path), cluster)
-    assert getattr(lost.value, "exit_code", None) == 75
+    assert getattr(caught.value, "exit_code", None) == 75
     assert JobFailed("x", 75).exit_code == 75
 
 

@@ -26,11 +26,11 @@ def test_pack_gives_the_same_bytes_on_s3_as_in_a_folder(
     store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
     monkeypatch.setattr(s3_store, "RANGE_SHARE", share)
-    made = packed(store, tmp_path, chain(store, some_pairs(), 7), shard_size=5)
+    manifest = packed(store, tmp_path, chain(store, some_pairs(), 7), shard_size=5)
     _, there = packed_in(tmp_path / "folder", some_pairs(), 7, shard_size=5)
-    assert made.content_digest == there["pack"].content_digest
-    assert [p.name for p in made.parts] == [p.name for p in there["pack"].parts]
-    cached = [path for path in (tmp_path / "home").rglob("*.tar") if made.key in path.parts]
+    assert manifest.content_digest == there["pack"].content_digest
+    assert [p.name for p in manifest.parts] == [p.name for p in there["pack"].parts]
+    cached = [path for path in (tmp_path / "home").rglob("*.tar") if manifest.key in path.parts]
     assert bool(cached) == (share > 1), "a large shard is not fetched for some pictures of its page"
 
 

@@ -144,16 +144,16 @@ def test_sweep_aborts_unfinished_uploads(store):
 
 
 def test_create_succeeds_when_the_answer_to_its_put_was_lost(store, s3_server, monkeypatch):
-    lost: list[str] = []
+    dropped: list[str] = []
 
     def lose_first_answers(exchange: Exchange) -> None:
-        if exchange.is_answered and exchange.method == "PUT" and len(lost) < 3:
-            lost.append(exchange.path)
+        if exchange.is_answered and exchange.method == "PUT" and len(dropped) < 3:
+            dropped.append(exchange.path)
             exchange.dropped = True
 
     with meddled(store, s3_server, monkeypatch, lose_first_answers) as behind:
         assert behind.create("manifest.json", b"mine")
-        assert len(lost) == 3
+        assert len(dropped) == 3
         assert not behind.create("manifest.json", b"mine"), "equal bytes of another writer are still another's"
     assert store.read("manifest.json") == b"mine"
 

@@ -68,20 +68,20 @@ def test_pickled_model_in_the_registry_is_rejected_by_name_and_not_run(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({"AWS_SECRET_ACCESS_KEY": "planted-wrong-secret"}, "Correct AWS_SECRET_ACCESS_KEY"),
         ({"AWS_ACCESS_KEY_ID": "nobody", "AWS_SESSION_TOKEN": "planted-token"}, "AWS_ACCESS_KEY_ID|credentials"),
         ({"AWS_ENDPOINT_URL": "http://u:planted-password@127.0.0.1:9"}, "Check AWS_ENDPOINT_URL"),
     ],
 )
-def test_s3_errors_do_not_contain_credentials(s3_endpoint, environment, said, monkeypatch, tmp_path):
+def test_s3_errors_do_not_contain_credentials(s3_endpoint, environment, message, monkeypatch, tmp_path):
     known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
     for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"} | environment).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
     monkeypatch.setattr("dataops.storage.s3.CHECK_SECONDS", 0.5)
-    with pytest.raises(PairmillError, match=said) as caught:
+    with pytest.raises(PairmillError, match=message) as caught:
         S3Store("mill", "x").check_writable()
     for secret in (SECRET, *environment.values()):
         assert secret == "nobody" or secret not in str(caught.value)

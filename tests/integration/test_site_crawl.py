@@ -103,22 +103,22 @@ def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
 
 def test_crawl_obeys_robots_txt_and_directives(crawled: Crawled):
     web = crawled.web
-    assert {asked.agent for asked in web.log} == {"pairmill/0.1 (+https://example.org/bot)"}
-    paths = Counter((asked.host, asked.path) for asked in web.log)
+    assert {request.agent for request in web.log} == {"pairmill/0.1 (+https://example.org/bot)"}
+    paths = Counter((request.host, request.path) for request in web.log)
     assert {host: paths[host, "/robots.txt"] for host in HOSTS} == dict.fromkeys(HOSTS, 1) | {"down.test": 2}
     for host in HOSTS:
         assert web.requests_to(host)[0].path == "/robots.txt"
     again = {where: n for where, n in paths.items() if n > 1}
     assert again == {("down.test", "/robots.txt"): 2, ("pets.test", "/busy"): 2, ("hanging.test", "/"): 2}
     forbidden = {"/secret/x", "/nofollow", "/never", "/admin"}
-    assert not forbidden & {asked.path for asked in web.log}
-    assert {asked.host for asked in web.log} == set(HOSTS)
-    assert [asked.path for asked in web.requests_to("down.test")] == ["/robots.txt"] * 2
-    assert [asked.path for asked in web.requests_to("sleepy.test")] == ["/robots.txt"]
+    assert not forbidden & {request.path for request in web.log}
+    assert {request.host for request in web.log} == set(HOSTS)
+    assert [request.path for request in web.requests_to("down.test")] == ["/robots.txt"] * 2
+    assert [request.path for request in web.requests_to("sleepy.test")] == ["/robots.txt"]
 
 
 def gaps(web: Web, host: str) -> list[float]:
-    times = [asked.at for asked in web.requests_to(host)]
+    times = [request.at for request in web.requests_to(host)]
     return [b - a for a, b in pairwise(times)]
 
 
@@ -126,7 +126,7 @@ def test_crawl_waits_as_long_as_hosts_require(crawled: Crawled):
     # Single gaps vary, because the server's thread may start late; their mean does not.
     assert fmean(gaps(crawled.web, "slow.test")) > 0.45  # Crawl-delay: 0.5
     assert fmean(gaps(crawled.web, "pets.test")) > 0.045  # source.delay: 0.05
-    first, second = (asked.at for asked in crawled.web.requests_to("pets.test", "/busy"))
+    first, second = (request.at for request in crawled.web.requests_to("pets.test", "/busy"))
     assert second - first > 0.95  # Retry-After: 1
     assert not [a for a in crawled.web.requests_to("pets.test") if first < a.at < second]
 
@@ -187,9 +187,9 @@ def test_crawl_runs_once_for_each_edition_and_the_same_pages_have_the_same_parts
     with served() as web:
         first = config(web, "calendar.test", "pets.test", edition="2026-11", max_depth=1, pages_per_part=4)
         one = crawl(first, tmp_path / "one")
-        asked = len(web.log)
+        request_count = len(web.log)
         assert reuse(plan(EXTRACT, first, 0, []), context(tmp_path / "one")) == one
-        assert len(web.log) == asked
+        assert len(web.log) == request_count
         second = first.model_copy(update={"edition": "2026-12", "concurrency_per_host": 3, "delay": 0.0})
         web.failures.clear()
         two = crawl(second, tmp_path / "two")
@@ -226,17 +226,17 @@ def test_killed_crawl_resumes_without_repeating_requests(tmp_path: Path):
                 process.send_signal(signal.SIGKILL)
             with (folder / "crawl.warc.gz").open("ab") as archive:
                 archive.write(b"\x1f\x8b\x08 half a record")
-        made = make(todo, context(tmp_path))
-    paths = Counter((asked.host, asked.path) for asked in web.log)
+        manifest = make(todo, context(tmp_path))
+    paths = Counter((request.host, request.path) for request in web.log)
     assert paths.pop(("calendar.test", "/robots.txt")) == 3
     assert paths.pop(("pets.test", "/robots.txt")) == 3
     paths.pop(("pets.test", "/busy"))
     # Only requests in flight when the process was killed are repeated: at most one for each host.
     assert sum(n - 1 for n in paths.values()) <= 4
-    assert made.facts["crawl"]["outcomes"]["archived"] == 9 + 31
-    assert made.facts["read"]["pages"] == 9 + 31
-    assert not made.facts["damages"]
-    rows = read_parts(FolderStore(tmp_path / "store"), made)
+    assert manifest.facts["crawl"]["outcomes"]["archived"] == 9 + 31
+    assert manifest.facts["read"]["pages"] == 9 + 31
+    assert not manifest.facts["damages"]
+    rows = read_parts(FolderStore(tmp_path / "store"), manifest)
     assert len(set(rows["page_url"].to_pylist())) == 38  # pets.test has two pages without an image
 
 
@@ -251,16 +251,16 @@ def test_crawl_never_connects_to_private_ip_addresses(tmp_path: Path):
             delay=0,
             max_depth=1,
         )
-        made = crawl(site, tmp_path)
-        assert made.facts["crawl"]["outcomes"] == {"archived": 2, "private_address": 4}
-        assert {asked.host for asked in web.log} == {"calendar.test"}
+        manifest = crawl(site, tmp_path)
+        assert manifest.facts["crawl"]["outcomes"] == {"archived": 2, "private_address": 4}
+        assert {request.host for request in web.log} == {"calendar.test"}
 
 
 def test_crawl_without_a_contact_requests_only_hosts_in_connect_to(tmp_path: Path):
     with served() as web:
-        made = crawl(config(web, "linker.test", allowed_domains=("linker.test", "127.0.0.1")), tmp_path)
-        assert made.facts["crawl"]["outcomes"] == {"archived": 1, "no_contact": 1}
-        assert {asked.host for asked in web.log} == {"linker.test"}
+        manifest = crawl(config(web, "linker.test", allowed_domains=("linker.test", "127.0.0.1")), tmp_path)
+        assert manifest.facts["crawl"]["outcomes"] == {"archived": 1, "no_contact": 1}
+        assert {request.host for request in web.log} == {"linker.test"}
 
 
 def test_crawl_without_a_page_raises_and_can_be_repeated(tmp_path: Path):

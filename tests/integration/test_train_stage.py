@@ -33,12 +33,12 @@ def test_train_makes_a_model_from_a_dataset_on_s3(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "vit.json").write_text(json.dumps(VIT))
-    store, seen, most = S3Store("mill", f"train/{tmp_path.name}"), set(), [0]
+    store, checkpoints, most = S3Store("mill", f"train/{tmp_path.name}"), set(), [0]
     packs = dataset(store)
     largest = max(part.bytes for part in packs.named("", ".tar"))
 
     def progress(done: int, total: int, line: str) -> None:
-        seen.update(name.split("/")[-2] for name in store.names("train") if "/_work/checkpoints/" in name)
+        checkpoints.update(name.split("/")[-2] for name in store.names("train") if "/_work/checkpoints/" in name)
         (folder,) = (tmp_path / "home" / "jobs").glob("train-*/shards")
         most.append(len(list(folder.glob("*.tar"))))
 
@@ -50,7 +50,7 @@ def test_train_makes_a_model_from_a_dataset_on_s3(tmp_path: Path, monkeypatch: p
     assert {part.name for part in manifest.parts} >= {"model.safetensors", "metrics.jsonl", "evidence-throughput.jsonl"}
     assert manifest.facts["final"]["samples_seen"] < 6 * 24, "some samples take part in half of the epochs"
     assert manifest.counts.kept == 24
-    assert seen, "the store has checkpoints during the training"
+    assert checkpoints, "the store has checkpoints during the training"
     assert 0 < max(most) <= 4
     assert not [name for name in store.names("train") if "/_work/" in name]
     throughput = [json.loads(line) for line in store.read(manifest.path("evidence-throughput.jsonl")).splitlines()]

@@ -78,16 +78,16 @@ class _Handler(BaseHTTPRequestHandler):
         _, _, owner, name, _, revision, file = path.split("/", 6)
         assert revision == REVISION
         data = self.state.repositories[f"{owner}/{name}"].get(file)
-        wanted = self.headers.get("Range", "")
-        self.state.asked.append((self.command, file, wanted))
+        byte_range = self.headers.get("Range", "")
+        self.state.asked.append((self.command, file, byte_range))
         if data is None:
             self._json(404, {}, {"X-Error-Code": "EntryNotFound"})
             return
         etag = hashlib.sha256(data).hexdigest() if is_large(file) else git_id(data)
-        start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
+        start = int(byte_range.removeprefix("bytes=").partition("-")[0]) if byte_range else 0
         body = self.state.falsified.get(file, data)[start:]
-        self.send_response(206 if wanted else 200)
-        if wanted:
+        self.send_response(206 if byte_range else 200)
+        if byte_range:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         for key, value in {"ETag": f'"{etag}"', "X-Repo-Commit": REVISION, "Content-Length": str(len(body))}.items():
             self.send_header(key, value)

@@ -20,8 +20,8 @@ def head_node() -> Iterator[Any]:
         patch.setenv("PYTHONPATH", str(CHECKOUT))  # the workers' code
         from ray.cluster_utils import Cluster
 
-        made = Cluster(initialize_head=True, head_node_args={**NODE, **HEAD, "include_dashboard": False})
+        cluster = Cluster(initialize_head=True, head_node_args={**NODE, **HEAD, "include_dashboard": False})
         try:
-            yield made
+            yield cluster
         finally:
-            made.shutdown()
+            cluster.shutdown()

@@ -58,7 +58,7 @@ def test_no_module_has_the_name_of_a_library_or_of_a_package_of_the_standard_lib
     # `site` and `trace` are a source kind and two commands; nobody imports the standard library's.
     allowed = {"site", "trace", "gc"}
     ours = {path.stem for path in modules(*ROOTS)} - {"__init__"}
-    taken = set(sys.stdlib_module_names) | {
+    used_names = set(sys.stdlib_module_names) | {
         "ray",
         "onnx",
         "dns",
@@ -69,13 +69,13 @@ def test_no_module_has_the_name_of_a_library_or_of_a_package_of_the_standard_lib
         "scrapy",
         "PIL",
     }
-    assert ours & taken <= allowed
+    assert ours & used_names <= allowed
 
 
 def test_unit_tests_mirror_the_source_tree():
-    lost = []
+    unmatched = []
     for path in modules("tests/unit"):
         folder = path.parent.relative_to(CHECKOUT / "tests" / "unit")
         if not (CHECKOUT / folder).is_dir():
-            lost.append(str(path.relative_to(CHECKOUT)))
-    assert lost == []
+            unmatched.append(str(path.relative_to(CHECKOUT)))
+    assert unmatched == []

@@ -85,10 +85,10 @@ def findings(tree: ast.AST) -> Iterator[str]:
 
 def calls(node: ast.Call) -> Iterator[str]:
     name, last = dotted(node.func), dotted(node.func).rpartition(".")[2]
-    given = {word.arg: word.value for word in node.keywords}
+    keywords = {word.arg: word.value for word in node.keywords}
 
     def on(word: str) -> bool:
-        return word in given and not (isinstance(given[word], ast.Constant) and not given[word].value)  # pyright: ignore
+        return word in keywords and not (isinstance(keywords[word], ast.Constant) and not keywords[word].value)  # pyright: ignore
 
     if name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen") or name in LOADS:
         yield name
@@ -96,7 +96,9 @@ def calls(node: ast.Call) -> Iterator[str]:
         yield last
     if on("shell") or on("allow_pickle") or on("trust_remote_code"):
         yield next(word for word in ("shell", "allow_pickle", "trust_remote_code") if on(word))
-    if last in ("_create_unverified_context",) or ("verify" in given and not on("verify") and last in ("get", "post")):
+    if last in ("_create_unverified_context",) or (
+        "verify" in keywords and not on("verify") and last in ("get", "post")
+    ):
         yield "unverified TLS"
 
 
@@ -149,7 +151,7 @@ READ = {"source.paths", "train.model", "evaluate.suite", "evaluate.data"}
 """Places that are only read: they may be anywhere."""
 STORE = {"store.uri"}
 """The one place that is written to."""
-PLACES = ("path", "file", "folder", "dir", "root", "uri", "cache", "output", "name", "dataset")
+PATH_WORDS = ("path", "file", "folder", "dir", "root", "uri", "cache", "output", "name", "dataset")
 
 
 def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -165,7 +167,9 @@ def test_config_fields_that_become_paths_are_read_only_or_plain_names():
         annotation, metadata = str(field.annotation), str(field.metadata)  # pyright: ignore
         if "str" not in annotation and "Path" not in annotation:
             continue
-        named = any(word in path.rpartition(".")[2].split("_") for word in (*PLACES, *(f"{w}s" for w in PLACES)))
+        named = any(
+            word in path.rpartition(".")[2].split("_") for word in (*PATH_WORDS, *(f"{w}s" for w in PATH_WORDS))
+        )
         if (named or "Path" in annotation) and path not in READ | STORE:
             assert "pattern='^[A-Za-z" in metadata, f"{path}: give it a pattern without / or list it in READ"
             assert "/" not in metadata, path

@@ -15,14 +15,14 @@ def find_distributions(requirements: Iterable[str]) -> dict[str, Distribution]:
     """Return the distributions that the lines of a requirements file name, and all their dependencies, by name."""
     found: dict[str, Distribution] = {}
     todo = [Requirement(line) for line in requirements]
-    seen: set[tuple[str, str]] = set()
+    visited: set[tuple[str, str]] = set()
     while todo:
         requirement = todo.pop()
         for extra in ("", *requirement.extras):
             name = canonicalize_name(requirement.name)
-            if (name, extra) in seen:
+            if (name, extra) in visited:
                 continue
-            seen.add((name, extra))
+            visited.add((name, extra))
             found[name] = one = distribution(name)
             dependencies = map(Requirement, one.requires or [])
             todo += [line for line in dependencies if line.marker is None or line.marker.evaluate({"extra": extra})]

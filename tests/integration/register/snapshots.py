@@ -103,8 +103,8 @@ def commit(store: FolderStore, name: str, parts: list[Any], counts: Counts, **mo
 def write_download_parts(draft: Draft) -> list[Part]:
     """Write a downloaded row and a dropped row, with hostile text."""
     row = {"uid": "0" * 32, "url": "http://h.example/1.jpg", "caption": "<script>alert(2)</script>"}
-    lost = row | {"uid": "1" * 32, "error_message": "<img src=x onerror=alert(3)>", "drop_reason": "http_404"}
-    tables = {"part": (row, DOWNLOADED), "dropped": (lost, dropped_schema(DOWNLOADED))}
+    dropped = row | {"uid": "1" * 32, "error_message": "<img src=x onerror=alert(3)>", "drop_reason": "http_404"}
+    tables = {"part": (row, DOWNLOADED), "dropped": (dropped, dropped_schema(DOWNLOADED))}
     return [
         draft.put_table(f"{kind}-00000.parquet", conform(pa.Table.from_pylist([one]), schema, kind))
         for kind, (one, schema) in tables.items()
@@ -185,6 +185,6 @@ def commit_evaluation(store: FolderStore, name: str, right: list[bool]) -> Manif
     parts += [draft.put_table("predictions-twemoji-seen.parquet", table)]
     parts += [draft.put_bytes("evaluation.html", b"<!doctype html>how good it is")]
     suite = [Input(stage="suite", key="demo", digest="5" * 64)]
-    made = commit(store, "evaluate", parts, Counts(), inputs=suite)
-    fresh = made.model_copy(update={"key": draft.key, "parts": parts, "content_digest": content_digest(parts)})
+    manifest = commit(store, "evaluate", parts, Counts(), inputs=suite)
+    fresh = manifest.model_copy(update={"key": draft.key, "parts": parts, "content_digest": content_digest(parts)})
     return draft.commit(fresh)

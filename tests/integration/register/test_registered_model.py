@@ -92,8 +92,8 @@ def test_model_loaded_and_served_with_only_its_requirements_scores_as_here(
         ImageDraw.Draw(image).ellipse((6, 6, 36, 36), fill=color)
         image.save(tmp_path / f"{color}.png")
         paths.append(tmp_path / f"{color}.png")
-    asked = Path(download_artifacts(artifact_uri=f"{uri}/requirements.txt", dst_path=str(tmp_path)))
-    bare = BareEnvironment(tmp_path / "bare", asked.read_text().splitlines())
+    requirements = Path(download_artifacts(artifact_uri=f"{uri}/requirements.txt", dst_path=str(tmp_path)))
+    bare = BareEnvironment(tmp_path / "bare", requirements.read_text().splitlines())
     with serving(bare, uri, tmp_path) as address:  # they start side by side
         arguments = (uri, str(tmp_path), json.dumps([str(path) for path in paths]), json.dumps(TEXTS))
         report = json.loads(bare.python(PREDICT, *arguments, cwd=tmp_path))
@@ -150,12 +150,12 @@ def serving(bare: BareEnvironment, uri: str, folder: Path) -> Iterator[str]:
 
 def score(address: str, images: list[str], patience_s: float = 60) -> Any:
     """Return the scores of the served model for images against TEXTS, as soon as it answers."""
-    asked = {
+    body = {
         "dataframe_split": {"columns": ["image"], "data": [[image] for image in images]},
         "params": {"texts": TEXTS},
     }
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{address}/invocations", json.dumps(asked).encode(), headers)
+    request = urllib.request.Request(f"{address}/invocations", json.dumps(body).encode(), headers)
     deadline = time.monotonic() + patience_s
     while True:
         try:

@@ -55,14 +55,14 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
 ) -> None:
     plan, context = plan_registration(upstream, model_name="late")
     context = replace(context, run_name="early", run_id="early-20260102T030405-abcd")
-    made = {m.stage: m for m in reversed(upstream.manifests) if m.stage not in ("train", "evaluate")}
-    reached = [{"stage": m.stage, "key": m.key, "state": "Completed", "seconds": 1.5} for m in made.values()]
+    manifests = {m.stage: m for m in reversed(upstream.manifests) if m.stage not in ("train", "evaluate")}
+    reached = [{"stage": m.stage, "key": m.key, "state": "Completed", "seconds": 1.5} for m in manifests.values()]
     failed = [*reached, {"stage": "train", "key": "train00000000000", "state": "Failed", "seconds": 2.0}]
     mlflow = connect()
     training = tracking.open_run(mlflow, "early", "train-train00000000000", "its live curve", {})
     error = "JobFailed: <script>[x](javascript:1) s3://u:hunter2@bucket"
-    assert parent_run.record_outcome(context, made, RunOutcome("FINISHED", "up to pack", reached, 5))
-    page = parent_run.record_outcome(context, made, RunOutcome("FAILED", error, failed, 6))
+    assert parent_run.record_outcome(context, manifests, RunOutcome("FINISHED", "up to pack", reached, 5))
+    page = parent_run.record_outcome(context, manifests, RunOutcome("FAILED", error, failed, 6))
 
     def parents() -> list[Any]:
         found = mlflow.search_runs(
@@ -76,28 +76,31 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
         == f"{environment}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
     )
     assert (run.info.status, run.info.run_name, run.info.start_time) == ("FAILED", context.run_id, 5)
-    assert run.data.tags["snapshot.curate"] == made["curate"].key
+    assert run.data.tags["snapshot.curate"] == manifests["curate"].key
     assert run.data.tags["prefect_flow_run_url"] == "http://127.0.0.1:4200/runs/flow-run/0d9f6f6e"
     note = run.data.tags["mlflow.note.content"]
     assert r"JobFailed: \<script\>\[x\]" in note
     assert "hunter2" not in note
     assert "| filter&emsp; | `filter0000000000`&emsp; | Completed&emsp; | 900&emsp; | 500&emsp; |" in note
-    assert [one.dataset.name for one in run.inputs.dataset_inputs] == [f"pack-{made['pack'].key}"]
+    assert [one.dataset.name for one in run.inputs.dataset_inputs] == [f"pack-{manifests['pack'].key}"]
     assert mlflow.get_run(training.info.run_id).data.tags["mlflow.parentRunId"] == run.info.run_id
 
     manifest = stage.make(plan, context)
     assert manifest.mlflow_run_id == run.info.run_id
     registered = [*failed, {"stage": "register", "key": plan.key, "state": "Failed", "seconds": 2.0}]
-    assert parent_run.record_outcome(context, made, RunOutcome("FAILED", "refused by the gate", registered, 7)) is None
+    assert (
+        parent_run.record_outcome(context, manifests, RunOutcome("FAILED", "refused by the gate", registered, 7))
+        is None
+    )
     (run,) = parents()
     assert run.info.status == "FINISHED"
     assert "JobFailed" not in run.data.tags["mlflow.note.content"]
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    assert parent_run.record_outcome(context, made, RunOutcome("KILLED", "stopped", reached, 5)) is None
+    assert parent_run.record_outcome(context, manifests, RunOutcome("KILLED", "stopped", reached, 5)) is None
     assert "does not answer" in caplog.text
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert parent_run.record_outcome(context, made, RunOutcome("KILLED", "stopped", reached, 5)) is None
+    assert parent_run.record_outcome(context, manifests, RunOutcome("KILLED", "stopped", reached, 5)) is None
 
 
 def test_live_run_logs_curves_during_the_training(environment: str, tmp_path: Path, monkeypatch) -> None:

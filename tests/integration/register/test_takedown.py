@@ -47,14 +47,14 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     assert f"1 pairs of dataset {packed.key}" in tags[f"takedown.{digest}"]
     assert connect().get_model_version_by_alias("clip-demo", "champion").tags.get("takedowns") is None
     assert trace.trace(url, tmp_path, str(store.root), limit=5, index=True, as_json=True) == 0
-    (told,) = json.loads(capsys.readouterr().out)["stores"]
-    (dataset,) = told["datasets"]
+    (reported,) = json.loads(capsys.readouterr().out)["stores"]
+    (dataset,) = reported["datasets"]
     (model,) = dataset["models"]
     assert (dataset["key"], model["uri"], model["aliases"]) == (packed.key, "models:/saw-it/1", ["champion"])
     assert model["tags"]["takedowns"] == digest
-    verdicts = {(p["stage"], p["key"]): p["verdict"] for p in told["places"]}
+    verdicts = {(p["stage"], p["key"]): p["verdict"] for p in reported["places"]}
     assert verdicts[("pack", packed.key)] == "kept"
     assert trace.trace("models:/saw-it@champion", tmp_path, str(store.root), limit=5, index=True, as_json=False) == 0
-    said = capsys.readouterr().out
-    assert f"was trained on pairs that takedown {digest} removed" in said
-    assert packed.key in said
+    output = capsys.readouterr().out
+    assert f"was trained on pairs that takedown {digest} removed" in output
+    assert packed.key in output

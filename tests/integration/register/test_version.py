@@ -89,11 +89,11 @@ def test_registration_logs_all_artefacts_with_escaped_text(registered: Any, tmp_
     folder = Path(connect().download_artifacts(run_id, "", str(tmp_path)))
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
-    wanted = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
-    wanted |= {"model_card.html", "model_card.md", "lineage.svg", "lineage.jsonl", "dataset.html", "evaluation.html"}
-    wanted |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
-    wanted |= {f"manifests/{stage}.json" for stage in stages}
-    assert names == wanted | {"predictions/predictions-twemoji-seen.html"}
+    expected = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
+    expected |= {"model_card.html", "model_card.md", "lineage.svg", "lineage.jsonl", "dataset.html", "evaluation.html"}
+    expected |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
+    expected |= {f"manifests/{stage}.json" for stage in stages}
+    assert names == expected | {"predictions/predictions-twemoji-seen.html"}
     for name in ("funnel.png", "training_curves.png", "zero_shot.png"):
         with Image.open(folder / name) as image:
             assert image.width > 500

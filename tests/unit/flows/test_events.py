@@ -9,14 +9,14 @@ from flows.records import Attempt, RunRecord
 from tests.manifests import build_manifest
 
 
-def manifest(stage: str, made_by: str) -> Manifest:
+def manifest(stage: str, flow_run_id: str) -> Manifest:
     return build_manifest(
         stage,
         key=f"{stage:0>16}",
         counts={"input": 3, "kept": 3},
         facts={"model": "ViT-B-32", "final": {"loss": 1.0}},
         content_digest="d",
-        prefect_flow_run_id=made_by,
+        prefect_flow_run_id=flow_run_id,
     )
 
 
@@ -32,14 +32,14 @@ def test_emit_events_emits_one_event_for_a_snapshot_of_any_attempt(tmp_path, emi
     store = FolderStore(tmp_path)
     tries = [Attempt(started_at="1", host="h", pid=1, flow="curate", until="pack", flow_run_id="first")]
     record = RunRecord(run_id="r", name="n", created_at="", config={}, attempts=tries)
-    made = {"extract": manifest("extract", "first"), "pack": manifest("pack", "first")}
+    manifests = {"extract": manifest("extract", "first"), "pack": manifest("pack", "first")}
     assert events.emit_events(record, {"pack": manifest("pack", "another run")}, store, "pack") is False
 
     record.attempts.append(Attempt(started_at="2", host="h", pid=2, flow="curate", until="pack", flow_run_id="second"))
     assert (
-        events.emit_events(record, made, store, "pack") is True
+        events.emit_events(record, manifests, store, "pack") is True
     )  # the first attempt was killed before it emitted the event
-    assert events.emit_events(record, made, store, "pack") is False
+    assert events.emit_events(record, manifests, store, "pack") is False
     ((event, resource),) = emitted
     assert event == "pairmill.dataset.landed"
     assert resource == {

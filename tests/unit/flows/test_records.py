@@ -143,10 +143,10 @@ def test_last_stage_is_that_of_the_unfinished_attempt():
 def test_own_attempts_leave_out_a_training_on_the_work_pool(tmp_path):
     """A run whose command was killed can be continued to the command's last stage while its training still runs."""
     store = FolderStore(tmp_path)
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
     here = {"host": "h", "place": pid_namespace()}
-    killed = Attempt(started_at="10:00", **here, pid=gone.pid, process="p", until=None)
+    killed = Attempt(started_at="10:00", **here, pid=ended.pid, process="p", until=None)
     child = Attempt(started_at="10:05", **here, pid=os.getpid(), flow="train", until="train", flow_run_id="c")
     record = RunRecord(run_id="r-1", name="r", created_at="", config={}, attempts=[killed, child])
     assert record.own_attempts == [killed]

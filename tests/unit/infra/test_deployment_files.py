@@ -39,8 +39,8 @@ def test_image_copies_existing_files_that_dockerignore_allows():
 
 
 def test_dockerfile_creates_all_packages_of_the_project():
-    made = set(re.findall(r"(\S+)/__init__\.py", DOCKERFILE))
-    assert made == PACKAGES
+    packages = set(re.findall(r"(\S+)/__init__\.py", DOCKERFILE))
+    assert packages == PACKAGES
 
 
 def test_image_installs_torch_and_extra_as_in_pyproject():

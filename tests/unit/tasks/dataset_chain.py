@@ -65,7 +65,7 @@ def some_pairs() -> list[dict[str, Any]]:
     return [pair(n, {3: "too_small", 7: "near_duplicate", 8: "near_duplicate"}.get(n)) for n in range(20)]
 
 
-def lost_pairs() -> list[dict[str, Any]]:
+def dropped_pairs() -> list[dict[str, Any]]:
     """Return 13 pairs that do not reach curate."""
     return [
         *(pair(n, "page_opt_out", "extract") for n in range(100, 103)),
@@ -80,37 +80,37 @@ def chain(store: Store, pairs: Rows, raw_size: int = 7, **settings: Any) -> dict
     Args:
         settings: of filter; they change its key.
     """
-    made: dict[str, Manifest] = {}
+    manifests: dict[str, Manifest] = {}
     for stage in SCHEMAS:
-        rows = [row for row in pairs if row["drop_stage"] not in list(SCHEMAS)[: len(made)]]
-        lost = [row for row in rows if row["drop_stage"] == stage]
+        rows = [row for row in pairs if row["drop_stage"] not in list(SCHEMAS)[: len(manifests)]]
+        dropped = [row for row in rows if row["drop_stage"] == stage]
         digest = text_sha256(
             repr((stage, raw_size, settings, [(row["uid"], row["sha256"], row["drop_reason"]) for row in rows]))
         )
         fetched = [row for row in pairs if row["drop_stage"] not in ("extract", "filter")]
         parts = _parts(Draft(store, stage, digest[:16]), fetched if stage == "curate" else rows, raw_size)
         counts = Counts(
-            input=len(rows), kept=len(rows) - len(lost), dropped=Counter(row["drop_reason"] for row in lost)
+            input=len(rows), kept=len(rows) - len(dropped), dropped=Counter(row["drop_reason"] for row in dropped)
         )
-        made[stage] = Draft(store, stage, digest[:16]).commit(
+        manifests[stage] = Draft(store, stage, digest[:16]).commit(
             build_manifest(
                 stage,
                 parts,
                 key=digest[:16],
-                inputs=[m.as_input() for m in list(made.values())[-1:]],
+                inputs=[m.as_input() for m in list(manifests.values())[-1:]],
                 config=CONFIGS[stage] | (settings if stage == "filter" else {}),
                 counts=counts,
-                facts=_facts(stage, lost),
+                facts=_facts(stage, dropped),
             )
         )
-    return made
+    return manifests
 
 
-def _facts(stage: str, lost: Rows) -> dict[str, Any]:
+def _facts(stage: str, dropped: Rows) -> dict[str, Any]:
     if stage != "filter":
         return {"files": 2}
     columns = ("uid", "url", "caption", "language", "drop_reason")
-    table = pl.DataFrame([{name: row[name] for name in columns} for row in lost], dict.fromkeys(columns, pl.String))
+    table = pl.DataFrame([{name: row[name] for name in columns} for row in dropped], dict.fromkeys(columns, pl.String))
     return summarise_slice(table.clear(), table)
 
 
@@ -120,12 +120,12 @@ def _parts(draft: Draft, rows: Rows, size: int) -> list[Part]:
         number = f"{start // size:05d}"
         here = [{**row, "shard": f"{number}.tar"} for row in rows[start : start + size]]
         kept = [row for row in here if row["drop_stage"] not in {draft.stage, "download"}]
-        lost = [row for row in here if row["drop_stage"] == draft.stage]
+        dropped = [row for row in here if row["drop_stage"] == draft.stage]
         if draft.stage in ("download", "curate"):  # the parts of other stages do not matter
             parts += _put(draft, f"part-{number}", kept, SCHEMAS[draft.stage])
-        parts += _put(draft, f"dropped-{number}", lost, dropped_schema(SCHEMAS[draft.stage]))
+        parts += _put(draft, f"dropped-{number}", dropped, dropped_schema(SCHEMAS[draft.stage]))
         if draft.stage == "download":
-            parts += _raw(draft, number, kept, lost)
+            parts += _raw(draft, number, kept, dropped)
     return parts
 
 
@@ -133,19 +133,19 @@ def _put(draft: Draft, name: str, rows: Rows, schema: pa.Schema) -> list[Part]:
     return [draft.put_table(f"{name}.parquet", conform(pa.Table.from_pylist(rows, schema), schema, name))]
 
 
-def _raw(draft: Draft, number: str, kept: Rows, lost: Rows) -> list[Part]:
+def _raw(draft: Draft, number: str, kept: Rows, dropped: Rows) -> list[Part]:
     out = io.BytesIO()
     writer = ShardWriter(out)
     for row in kept:
         writer.write(row["key"], {"json": b"{}", "jpg": row["data"], "txt": row["caption"].encode()})
     writer.close()
-    seen = [
+    evidence = [
         {"uid": row["uid"], "url": row["url"], "preview": make_preview(Image.open(io.BytesIO(row["data"])))}
-        for row in lost
+        for row in dropped
     ]
     return [
         draft.put_bytes(f"{number}.tar", out.getvalue(), len(kept)),
-        *_put(draft, f"evidence-{number}", seen, EVIDENCE),
+        *_put(draft, f"evidence-{number}", evidence, EVIDENCE),
     ]
 
 
@@ -162,14 +162,14 @@ def packed_in(
 ) -> tuple[FolderStore, dict[str, Manifest]]:
     """The chain with the dataset at its end."""
     store = FolderStore(folder)
-    made = chain(store, pairs, raw_size, **(settings or {}))
-    return store, made | {"pack": packed(store, folder, made, seed, workers=workers, pool=pool, **config)}
+    manifests = chain(store, pairs, raw_size, **(settings or {}))
+    return store, manifests | {"pack": packed(store, folder, manifests, seed, workers=workers, pool=pool, **config)}
 
 
 def packed(
     store: Store,
     home: Path,
-    made: Mapping[str, Manifest],
+    manifests: Mapping[str, Manifest],
     seed: int = 0,
     *,
     workers: int = 1,
@@ -177,5 +177,5 @@ def packed(
     **config: int,
 ) -> Manifest:
     """The dataset of a chain. Without a pool it is made in worker processes."""
-    planned = plan(PACK, PackConfig(**config), seed, [made["curate"], made["download"]])
+    planned = plan(PACK, PackConfig(**config), seed, [manifests["curate"], manifests["download"]])
     return make(planned, Context(store, home, workers=workers, pool=pool))

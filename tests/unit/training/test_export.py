@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Lo
     """Build finished models with random weights, of both towers and both kinds of vocabulary."""
     if not any(Path(torch.__file__).parents[1].glob("open_clip")):
         pytest.skip("open_clip brings the merges of CLIP's vocabulary")
-    made = {}
+    models_by_name = {}
     for tower, vocabulary in MODELS:
         tokenizer = make_tokenizer("clip", [], 0, 16) if vocabulary == "clip" else train_tokenizer(CAPTIONS, 300, 16)
         text = {"context_length": 16, "vocab_size": tokenizer.vocab_size, "width": 64, "heads": 2, "layers": 2}
@@ -38,8 +38,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Lo
         config = {"embed_dim": 24, "quick_gelu": vocabulary == "clip", "vision_cfg": TOWERS[tower], "text_cfg": text}
         folder = tmp_path_factory.mktemp(f"{tower}-{vocabulary}")
         save_model(folder, CLIP(ModelConfig.model_validate(config)), tokenizer, Preprocess(32))
-        made[tower, vocabulary] = load_model(folder)
-    return made
+        models_by_name[tower, vocabulary] = load_model(folder)
+    return models_by_name
 
 
 def sample_images() -> list[Image.Image]:
@@ -71,8 +71,8 @@ def test_open_clip_loads_an_export(
     if kind[1] == "clip":
         assert open_clip.get_tokenizer(f"local-dir:{folder}")(CAPTIONS).equal(tokens)
     with torch.no_grad():
-        given = torch.stack([preprocess(image) for image in sample_images()])
-        torch.testing.assert_close(theirs.eval().encode_image(given), images, atol=1e-4, rtol=1e-4)
+        pixels = torch.stack([preprocess(image) for image in sample_images()])
+        torch.testing.assert_close(theirs.eval().encode_image(pixels), images, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(theirs.encode_text(tokens), texts, atol=1e-4, rtol=1e-4)
 
 
@@ -95,10 +95,10 @@ def test_transformers_loads_an_export(
     theirs, loading_info = transformers.CLIPModel.from_pretrained(folder, output_loading_info=True)
     assert not any(loading_info.values())
     processor = transformers.CLIPProcessor.from_pretrained(folder, backend="pil")
-    given = processor(text=CAPTIONS, images=sample_images(), return_tensors="pt", padding=True, truncation=True)
+    inputs = processor(text=CAPTIONS, images=sample_images(), return_tensors="pt", padding=True, truncation=True)
     images, texts = (F.normalize(value) for value in features(loaded))
     with torch.no_grad():
-        out = theirs.eval()(**given)
+        out = theirs.eval()(**inputs)
     torch.testing.assert_close(out.image_embeds, images, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(out.text_embeds, texts, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
@@ -117,13 +117,13 @@ def test_onnxruntime_runs_an_export(
     folder = exported(loaded, "onnx", tmp_path / "out")
     images, texts = features(loaded)
 
-    def run(name: str, given: Tensor) -> np.ndarray:
+    def run(name: str, tensor: Tensor) -> np.ndarray:
         session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"))
-        return session.run(None, {session.get_inputs()[0].name: given.numpy()})[0]
+        return session.run(None, {session.get_inputs()[0].name: tensor.numpy()})[0]
 
     for count in (1, 2):
-        given = torch.stack([loaded.preprocess(image) for image in sample_images()[:count]])
-        np.testing.assert_allclose(run("image", given), images[:count], atol=1e-4, rtol=1e-4)
+        tensor = torch.stack([loaded.preprocess(image) for image in sample_images()[:count]])
+        np.testing.assert_allclose(run("image", tensor), images[:count], atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(run("text", loaded.tokenizer(CAPTIONS)), texts, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(run("text", loaded.tokenizer(CAPTIONS[:1])), texts[:1], atol=1e-4, rtol=1e-4)
     card = json.loads((folder / "model.json").read_text())

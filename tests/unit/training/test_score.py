@@ -51,12 +51,12 @@ def to_score(folder: Path, name: str, rows: list[tuple[str, bytes, str]], leave_
     folder.mkdir(exist_ok=True)
     members = [(f"{key}.{kind}", data) for key, image, text in rows for kind, data in (("jpg", image), ("json", b""))]
     write_shard(folder / f"{name}.tar", members)
-    wanted = [
+    columns = [
         {"key": key, "caption": text, "id": bytes.fromhex(key)}
         for n, (key, _, text) in enumerate(rows)
         if n != leave_out
     ]
-    pq.write_table(pa.Table.from_pylist(wanted, TO_SCORE), folder / f"{name}.parquet")
+    pq.write_table(pa.Table.from_pylist(columns, TO_SCORE), folder / f"{name}.parquet")
     return ShardToScore(name=name, tar=folder / f"{name}.tar", extension="jpg", rows=folder / f"{name}.parquet")
 
 

@@ -40,7 +40,7 @@ MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
 
 
-def made_by(job: Path) -> dict[str, bytes]:
+def outputs_of(job: Path) -> dict[str, bytes]:
     return {name: (output_of(job) / name).read_bytes() for name in OUTPUTS}
 
 
@@ -51,7 +51,7 @@ def test_two_runs_end_in_the_same_bits_and_learn(make_job: MakeJob, precision: s
         make_job("b", precision=precision, epochs=8, workers=3, log_every=1, checkpoint_every=5),
     ]
     assert [main([str(job)]) for job in jobs] == [0, 0]
-    assert made_by(jobs[0]) == made_by(jobs[1])
+    assert outputs_of(jobs[0]) == outputs_of(jobs[1])
     rows = rows_of(jobs[0])
     assert [row["step"] for row in rows] == list(range(1, 25))  # 25 pairs in 3 batches of 8 or 9
     assert rows[-1]["samples_seen"] == 8 * 25
@@ -65,7 +65,7 @@ def test_two_runs_end_in_the_same_bits_and_learn(make_job: MakeJob, precision: s
 def test_another_seed_gives_another_model(make_job: MakeJob) -> None:
     jobs = [make_job("a", epochs=1), make_job("b", epochs=1, seed=1)]
     assert [main([str(job)]) for job in jobs] == [0, 0]
-    assert made_by(jobs[0])["model.safetensors"] != made_by(jobs[1])["model.safetensors"]
+    assert outputs_of(jobs[0])["model.safetensors"] != outputs_of(jobs[1])["model.safetensors"]
 
 
 def test_a_finished_job_returns_at_once(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
     assert main([str(stopped)]) == 0
     assert len(calls) == len(rows_of(undisturbed))
     assert (rows_of(undisturbed)[-1]["samples_seen"] < 4 * 25) == (kind == "sampled_shards")
-    assert made_by(stopped) == made_by(undisturbed)
+    assert outputs_of(stopped) == outputs_of(undisturbed)
 
 
 @pytest.mark.timeout(120)
@@ -127,7 +127,7 @@ def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJ
     subprocess.run([sys.executable, "-c", textwrap.dedent(script), *steps], check=True)
     assert 0 < len(rows_of(killed)) <= 9
     assert main([str(killed)]) == 0
-    assert made_by(killed) == made_by(undisturbed)
+    assert outputs_of(killed) == outputs_of(undisturbed)
 
 
 def test_the_step_does_not_wait_for_the_disk(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_a_dead_temperature_or_a_loss_spike_ends_the_job_with_exit_code_4(
 def test_interim_evaluation_is_logged_and_changes_no_bit(make_job: MakeJob, suite: dict[str, object]) -> None:
     plain, watched = make_job("a", epochs=2), with_suite(make_job("b", epochs=2, evaluate_every=2), suite)
     assert [main([str(job)]) for job in (plain, watched)] == [0, 0]
-    assert made_by(watched) == made_by(plain)
+    assert outputs_of(watched) == outputs_of(plain)
     rows = [json.loads(line) for line in (output_of(watched) / "evidence-suite.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4]
     for row in rows:
@@ -265,7 +265,7 @@ def test_a_bad_checkpoint_is_skipped_on_resume(
             assert main([str(job)]) == 0
         assert "resumed from step-000004" in caplog.text, damage
         assert ("checkpoint step-000006 is skipped" in caplog.text) == (damage != "half written")
-        assert made_by(job) == made_by(undisturbed), damage
+        assert outputs_of(job) == outputs_of(undisturbed), damage
 
 
 def flipped(weights: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_checkpoint_of_another_job_is_skipped(
     assert "it belongs to another job" in caplog.text
     other = make_job("b", lr=2e-3)
     assert main([str(other)]) == 0
-    assert made_by(make_job("a", lr=2e-3)) == made_by(other)
+    assert outputs_of(make_job("a", lr=2e-3)) == outputs_of(other)
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
@@ -349,7 +349,7 @@ def test_corrupt_samples_are_skipped_and_listed(make_job: MakeJob, shards: list[
     assert main([str(job)]) == 0
     again = make_job("c", max_skipped=0.3, workers=0)
     assert main([str(again)]) == 0
-    assert made_by(again) == made_by(job)
+    assert outputs_of(again) == outputs_of(job)
     skipped = json.loads((output_of(job) / "skipped.json").read_text())
     assert [(item["shard"], item["key"]) for item in skipped] == [
         ("00001.tar", "900000"),

@@ -48,9 +48,11 @@ def emoji_names(number: int = 510) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def factory() -> DetectorFactory:
     """langdetect with its profiles in our order: its own is that of the folder's listing, which rounding errors follow."""
-    made = DetectorFactory()
-    made.load_json_profile([(Path(PROFILES_DIRECTORY) / name).read_text("utf-8") for name in profile_names()])
-    return made
+    detector_factory = DetectorFactory()
+    detector_factory.load_json_profile(
+        [(Path(PROFILES_DIRECTORY) / name).read_text("utf-8") for name in profile_names()]
+    )
+    return detector_factory
 
 
 def langdetect_answer(factory: DetectorFactory, text: str, seed: int) -> str | None:

@@ -45,8 +45,8 @@ def all_pairs(texts: list[str], threshold: float) -> dict[tuple[int, int], float
     """The exact Jaccard similarity of every two texts (i < j) that have the threshold at least."""
     sets = [shingles(text) for text in texts]
     columns = {shingle: i for i, shingle in enumerate(sorted(set().union(*sets)))}
-    places = [(row, columns[shingle]) for row, found in enumerate(sets) for shingle in found]
-    rows, cols = zip(*places, strict=True)
+    occurrences = [(row, columns[shingle]) for row, found in enumerate(sets) for shingle in found]
+    rows, cols = zip(*occurrences, strict=True)
     holds = sparse.csr_array((np.ones(len(rows), np.int64), (rows, cols)), shape=(len(sets), len(columns)))
     common = (holds @ holds.T).tocoo()
     sizes = np.array([len(found) for found in sets])
@@ -99,8 +99,8 @@ def near_pairs(members: list[dict], threshold: float, most_leaders: int) -> set[
 
 def leaving(pairs: set[tuple[int, int]], order: dict[int, tuple]) -> set[int]:
     """Who leaves when rows are asked in their order: who has a better one that stays."""
-    gone = set[int]()
+    dropped = set[int]()
     for one in sorted(order, key=lambda i: order[i]):
-        if any(worse == one and better not in gone for better, worse in pairs):
-            gone.add(one)
-    return gone
+        if any(worse == one and better not in dropped for better, worse in pairs):
+            dropped.add(one)
+    return dropped

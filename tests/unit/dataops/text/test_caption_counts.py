@@ -39,8 +39,8 @@ def test_count_captions_equals_the_regular_expressions(texts: list[str | None]):
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.lists(st.sampled_from(["a", "A", "bc", "İ", "i\u0307", "ΣΑΣ", "σας", "", "kite"]), max_size=9)))
-def test_caption_lengths_is_at_most_the_number_of_distinct_pieces(said: list[list[str]]):
-    texts = pl.Series([" ".join(words) for words in said], dtype=pl.String)
+def test_caption_lengths_is_at_most_the_number_of_distinct_pieces(pieces: list[list[str]]):
+    texts = pl.Series([" ".join(words) for words in pieces], dtype=pl.String)
     lengths = count_captions(texts)["caption_lengths"].to_list()
     different = [len(set(text.split(" "))) for text in texts.str.to_lowercase().to_list()]
     assert all(0 < low <= high for low, high in zip(lengths, different, strict=True))

@@ -97,10 +97,10 @@ def test_find_duplicates_gives_the_same_on_partitions(rows: list[tuple[str, str,
     assert [high >> 64 - bits for high in found["url"][order].to_list()] == np.repeat(range(1 << bits), sizes).tolist()
     apart: list[str | None] = [None] * len(rows)
     for end, size in zip(np.cumsum(sizes), sizes, strict=True):
-        places = order[end - size : end]
-        assert places.is_sorted()
-        for place, reason in zip(places, named(find_duplicates(found[places], NESTED)), strict=True):
-            apart[place] = reason
+        positions = order[end - size : end]
+        assert positions.is_sorted()
+        for position, reason in zip(positions, named(find_duplicates(found[positions], NESTED)), strict=True):
+            apart[position] = reason
     assert apart == chosen(rows)
 
 

@@ -95,22 +95,22 @@ WORDS = [
 def variants(seed: int, number: int) -> list[str]:
     """Captions of 3 to 20 words and variants of them with another letter or word, or one more or less."""
     chance = random.Random(seed)
-    made: list[str] = []
-    while len(made) < number:
-        said = chance.choices(WORDS, k=chance.randint(3, 20))
+    captions: list[str] = []
+    while len(captions) < number:
+        words = chance.choices(WORDS, k=chance.randint(3, 20))
         for _ in range(chance.choice([1, 1, 2, 4])):
-            made.append(" ".join(said))
-            at = chance.randrange(len(said))
+            captions.append(" ".join(words))
+            at = chance.randrange(len(words))
             edit = chance.choice(["letter", "word", "more", "less"])
             if edit == "letter":
-                said[at] = chance.choice("aeiou") + said[at][1:]
+                words[at] = chance.choice("aeiou") + words[at][1:]
             elif edit == "word":
-                said[at] = chance.choice(WORDS)
+                words[at] = chance.choice(WORDS)
             elif edit == "more":
-                said.insert(at, chance.choice(WORDS))
-            elif len(said) > 2:
-                del said[at]
-    return sorted(set(made))
+                words.insert(at, chance.choice(WORDS))
+            elif len(words) > 2:
+                del words[at]
+    return sorted(set(captions))
 
 
 def test_signatures_agree_with_the_probability_of_the_jaccard_similarity():

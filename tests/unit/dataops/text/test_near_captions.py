@@ -91,10 +91,10 @@ GRAPH = st.builds(graph, st.sets(PAIR, max_size=40), st.lists(st.integers(0, 5),
 def test_find_dropped_drops_exactly_the_rows_with_a_better_kept_row(known):
     pairs, order = known
     left = find_dropped(frame(pairs, order), pl.Series([], dtype=pl.UInt64))
-    gone = set(left["worse"].to_list())
-    assert left["worse"].to_list() == sorted(gone)
-    assert gone == slow.leaving(pairs, order)
-    assert all((worse in gone) == any(b not in gone for b, w in pairs if w == worse) for _, worse in pairs)
+    dropped = set(left["worse"].to_list())
+    assert left["worse"].to_list() == sorted(dropped)
+    assert dropped == slow.leaving(pairs, order)
+    assert all((worse in dropped) == any(b not in dropped for b, w in pairs if w == worse) for _, worse in pairs)
     assert left["worse_rank"].to_list() == [order[worse][0] for worse in left["worse"]]
 
 
@@ -107,11 +107,11 @@ def test_find_dropped_gives_the_same_on_partitions_of_ranks(known, ranges: int):
     numbers = partition_ranks(whole["better_rank"], samples, ranges)
     later = partition_ranks(whole["worse_rank"], samples, ranges)
     assert (later >= numbers).all()
-    gone, found = pl.Series([], dtype=pl.UInt64), set[int]()
+    dropped, found = pl.Series([], dtype=pl.UInt64), set[int]()
     for number in range(ranges):
-        left = find_dropped(whole.filter(numbers == number), gone)
+        left = find_dropped(whole.filter(numbers == number), dropped)
         found |= set(left["worse"].to_list())
-        gone = pl.concat([gone, left["worse"]])
+        dropped = pl.concat([dropped, left["worse"]])
     assert found == slow.leaving(pairs, order)
 
 
@@ -121,7 +121,7 @@ def test_find_dropped_keeps_every_other_row_of_a_chain():
     assert find_dropped(frame(chain, order), pl.Series([], dtype=pl.UInt64))["worse"].to_list() == [1, 3]
 
 
-SAID = ["a red kite", "kite", "A RED KITE", "a red kite over the hill", "red " * 19 + "kite", "red " * 30 + "kite"]
+CAPTIONS = ["a red kite", "kite", "A RED KITE", "a red kite over the hill", "red " * 19 + "kite", "red " * 30 + "kite"]
 
 
 def test_compute_ranks_has_the_order_of_find_duplicates():
@@ -129,7 +129,7 @@ def test_compute_ranks_has_the_order_of_find_duplicates():
     sources = ["alt", "title", "figcaption", "og", "filename", "who knows", None]
     rows = [
         {"url": f"http://x/{i}", "caption": caption, "caption_source": source}
-        for i, (caption, source) in enumerate((c, s) for c in SAID for s in sources)
+        for i, (caption, source) in enumerate((c, s) for c in CAPTIONS for s in sources)
     ]
     rest = {"page_url": "p", "source": "a", "source_offset": 0}
     table = pl.DataFrame([row | rest | {"uid": uid(row["url"], row["caption"])} for row in rows])

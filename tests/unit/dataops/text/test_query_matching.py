@@ -15,8 +15,8 @@ def match_slowly(captions: list[str | None], queries: list[str]) -> list[list[in
         numbers.setdefault(tuple(words(query)), number)
     result = []
     for caption in captions:
-        said = words(caption or "")
-        runs = {tuple(said[i:j]) for i in range(len(said)) for j in range(i + 1, len(said) + 1)}
+        tokens = words(caption or "")
+        runs = {tuple(tokens[i:j]) for i in range(len(tokens)) for j in range(i + 1, len(tokens) + 1)}
         result.append(sorted(numbers[run] for run in runs if run in numbers))
     return result
 

@@ -57,7 +57,7 @@ def test_may_flags_have_no_false_negative(rows: list[tuple[str | None, str | Non
     known = pl.concat([frame, count_captions(frame["caption"]), signs], how="horizontal")
     for rule in rules(config):
         if rule.may is not None and rule.name != "repeated_words":
-            drops, may = (known.select(asked.fill_null(value=False)).to_series() for asked in (rule.drops, rule.may))
+            drops, may = (known.select(flags.fill_null(value=False)).to_series() for flags in (rule.drops, rule.may))
             assert not (drops & ~may).any(), rule.name
 
 

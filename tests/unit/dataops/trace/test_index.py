@@ -45,11 +45,11 @@ def parts() -> list[pa.Table]:
 
 @pytest.fixture(scope="module")
 def files(parts: list[pa.Table]) -> dict[str, bytes]:
-    made = [trace_index.build_entries(number, part) for number, part in enumerate(parts)]
+    indexed = [trace_index.build_entries(number, part) for number, part in enumerate(parts)]
     written: dict[str, bytes] = {}
     for kind in trace_index.KINDS:
         out = io.BytesIO()
-        trace_index.write_index([entries[kind] for entries in made], out)
+        trace_index.write_index([entries[kind] for entries in indexed], out)
         written[kind] = out.getvalue()
     return written
 
@@ -78,18 +78,18 @@ def test_index_finds_the_same_rows_as_a_full_search(parts: list[pa.Table], files
 def test_find_near_finds_all_rows_within_the_distance(
     parts: list[pa.Table], files: dict[str, bytes], bits: int
 ) -> None:
-    wanted = f"{int(parts[0]['phash'].drop_null()[5].as_py(), 16) ^ 0b101:016x}"
-    found = IndexFile(io.BytesIO(files["phash"])).find_near(parse_hex(wanted), bits)
-    assert sorted(place for place, _ in found) == search_rows(parts, Target("phash", wanted, bits))
+    phash = f"{int(parts[0]['phash'].drop_null()[5].as_py(), 16) ^ 0b101:016x}"
+    found = IndexFile(io.BytesIO(files["phash"])).find_near(parse_hex(phash), bits)
+    assert sorted(position for position, _ in found) == search_rows(parts, Target("phash", phash, bits))
     assert [apart for _, apart in found] == sorted(apart for _, apart in found)
 
 
 def test_write_index_gives_the_same_bytes_for_any_order_of_entries(
     parts: list[pa.Table], files: dict[str, bytes]
 ) -> None:
-    made = [trace_index.build_entries(number, part) for number, part in enumerate(parts)]
+    indexed = [trace_index.build_entries(number, part) for number, part in enumerate(parts)]
     out = io.BytesIO()
-    trace_index.write_index([entries["url"] for entries in reversed(made)], out)
+    trace_index.write_index([entries["url"] for entries in reversed(indexed)], out)
     assert out.getvalue() == files["url"]
 
 

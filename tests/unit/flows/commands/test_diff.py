@@ -14,7 +14,7 @@ from flows.commands.show import show_run_or_key
 from flows.records import RunRecord, StageRun
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
-Made = dict[str, Manifest]
+Manifests = dict[str, Manifest]
 
 
 @pytest.fixture

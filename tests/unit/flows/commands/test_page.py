@@ -45,17 +45,17 @@ def test_write_stage_page_of_a_filter_by_key_or_run(tmp_path: Path):
 def test_write_stage_page_of_a_dataset_or_download_by_key_or_run(tmp_path: Path, monkeypatch):
     home = tmp_path / "home"
     (home / "runs").mkdir(parents=True)
-    store, made = packed_in(tmp_path / "store", some_pairs())
+    store, manifests = packed_in(tmp_path / "store", some_pairs())
     record = RunRecord(run_id="a", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
     for stage in ("filter", "download", "curate", "pack"):
-        record.set_stage(StageRun(stage=stage, key=made[stage].key, state="Completed"))
+        record.set_stage(StageRun(stage=stage, key=manifests[stage].key, state="Completed"))
     record.save(store)
     page = tmp_path / "page.html"
-    for name in (made["pack"].key, "a"):
+    for name in (manifests["pack"].key, "a"):
         write_stage_page(name, home, store.uri, page)
-        assert page.read_bytes() == store.read(made["pack"].path("dataset.html"))
-    write_stage_page(made["download"].key, home, store.uri, page)
-    assert f"Download {made['download'].key}" in page.read_text()
+        assert page.read_bytes() == store.read(manifests["pack"].path("dataset.html"))
+    write_stage_page(manifests["download"].key, home, store.uri, page)
+    assert f"Download {manifests['download'].key}" in page.read_text()
     snapshot(store, "pack", "0" * 16)
     with pytest.raises(ConfigError, match="earlier version"):
         write_stage_page("0" * 16, home, store.uri, page)

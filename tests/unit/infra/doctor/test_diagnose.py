@@ -53,9 +53,9 @@ def test_check_services_by_state(
 
 
 def test_check_ports_reports_a_used_port_as_ok():
-    taken, free = server_checks.check_ports(lambda port: port != 4200)
-    assert (taken.name, taken.ok, free.detail) == ("port 4200", True, "free")
-    assert "will use another port" in taken.detail
+    used, free = server_checks.check_ports(lambda port: port != 4200)
+    assert (used.name, used.ok, free.detail) == ("port 4200", True, "free")
+    assert "will use another port" in used.detail
 
 
 def test_check_store_in_a_folder(tmp_path: Path):
@@ -146,7 +146,7 @@ def test_installed_torch_cuda_agrees_with_torch():
 
 
 def test_diagnose_reports_a_python_without_dependencies(monkeypatch: pytest.MonkeyPatch):
-    def missing(wanted: str) -> Check:
+    def missing(requirement: str) -> Check:
         raise ModuleNotFoundError("No module named 'packaging'")
 
     monkeypatch.setattr(doctor.installation, "check_python", missing)

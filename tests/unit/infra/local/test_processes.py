@@ -80,8 +80,8 @@ def test_terminate_kills_a_process_that_ignores_sigterm(tmp_path: Path):
 
 
 def test_choose_port_takes_the_first_free_one():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        busy = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        busy = listener.getsockname()[1]
         free = processes.choose_port()
         assert not processes.is_port_free(busy)
         assert processes.choose_port(busy, None, free) == free
@@ -91,8 +91,8 @@ def test_choose_port_takes_the_first_free_one():
 
 
 def test_is_port_free_is_false_for_a_listener_on_all_interfaces():
-    with socket.create_server(("0.0.0.0", 0)) as taken:
-        assert not processes.is_port_free(taken.getsockname()[1])
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        assert not processes.is_port_free(listener.getsockname()[1])
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")

@@ -166,12 +166,12 @@ def test_up_refuses_an_external_server_with_an_error(answering, monkeypatch: pyt
 
 
 def test_credentials_do_not_follow_a_redirect(monkeypatch: pytest.MonkeyPatch):
-    seen: list[str | None] = []
+    credentials: list[str | None] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            seen.append(self.headers["Authorization"])
-            self.send_response(302 if len(seen) == 1 else 200)
+            credentials.append(self.headers["Authorization"])
+            self.send_response(302 if len(credentials) == 1 else 200)
             self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/other")
             self.end_headers()
 
@@ -187,7 +187,7 @@ def test_credentials_do_not_follow_a_redirect(monkeypatch: pytest.MonkeyPatch):
         assert services.status()[1].healthy
         server.shutdown()
         thread.join()
-    assert seen == ["Basic bWU6c2VjcmV0", None]
+    assert credentials == ["Basic bWU6c2VjcmV0", None]
 
 
 def test_status_is_stopped_in_a_new_home_and_stale_after_a_crash():

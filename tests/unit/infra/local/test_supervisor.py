@@ -88,14 +88,14 @@ def test_process_with_a_reused_pid_is_not_ended(services: Path):
 
 
 def test_ensure_running_avoids_a_used_port(services: Path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         assert start(services, dataclasses.replace(SITE, port=port)).port != port
 
 
 def test_ensure_running_retries_when_the_chosen_port_is_taken(services: Path, monkeypatch: pytest.MonkeyPatch):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         choose, answers = processes.choose_port, iter([port])
         monkeypatch.setattr(processes, "choose_port", lambda *preferred: next(answers, None) or choose(*preferred))
         assert start(services).port != port
@@ -249,9 +249,9 @@ def test_servers_get_a_clean_environment(services: Path, monkeypatch: pytest.Mon
     )
     service = Service("dump", (sys.executable, "-c", dump, "{port}"), "/", {"OWN": "{port} {folder}"})
     record = start(services, service)
-    seen, path = json.loads((services / "dump/seen").read_text())
-    assert "bent" not in seen.values()
-    assert (seen["PYTHONUTF8"], seen["OWN"]) == ("1", f"{record.port} {services / 'dump'}")
+    environ, path = json.loads((services / "dump/seen").read_text())
+    assert "bent" not in environ.values()
+    assert (environ["PYTHONUTF8"], environ["OWN"]) == ("1", f"{record.port} {services / 'dump'}")
     assert "" not in path
     assert str(services / "dump") not in path
 

@@ -63,14 +63,14 @@ def curate_with(folder: Path, shard_size: int = 4, **overlap: Any) -> tuple[Fold
 def test_images_of_evaluation_sets_are_dropped_and_listed(tmp_path: Path, sets: tuple[str, str]) -> None:
     digests = set()
     for size in (3, 100):
-        store, made = curate_with(tmp_path / str(size), size, paths=sets)
-        dropped = read_parts(store, made, "dropped-").to_pylist()
+        store, manifest = curate_with(tmp_path / str(size), size, paths=sets)
+        dropped = read_parts(store, manifest, "dropped-").to_pylist()
         assert {row["url"]: row["evaluation_overlap"] for row in dropped} == {
             "bytes": sets[0], "copy": sets[0], "mirrored": sets[1], "crop": sets[1]
         }  # fmt: skip
-        assert made.counts.dropped == {"evaluation_overlap": 4}
-        assert made.facts == {"evaluation_pictures": 3, "evaluation_unreadable": 1, "evaluation_overlaps": 4}
-        found = read_table(store, made.path(MATCHES_PART))
+        assert manifest.counts.dropped == {"evaluation_overlap": 4}
+        assert manifest.facts == {"evaluation_pictures": 3, "evaluation_unreadable": 1, "evaluation_overlaps": 4}
+        found = read_table(store, manifest.path(MATCHES_PART))
         assert found.schema == MATCHES
         urls = {row["uid"]: row["url"] for row in some_pairs()}
         listed = {urls[row["uid"]]: (row["member"], row["kind"]) for row in found.to_pylist()}
@@ -79,13 +79,13 @@ def test_images_of_evaluation_sets_are_dropped_and_listed(tmp_path: Path, sets: 
             "mirrored": ("cars.tar/val/3.jpg", "mirrored"), "crop": ("cars.tar/val/3.jpg", "crop"),
         }  # fmt: skip
         assert all(0.95 <= row["correlation"] <= 1 and row["distance"] <= 8 for row in found.to_pylist())
-        digests.add(next(part.sha256 for part in made.parts if part.name == MATCHES_PART))
+        digests.add(next(part.sha256 for part in manifest.parts if part.name == MATCHES_PART))
     assert len(digests) == 1
 
 
 def test_marked_images_are_kept_with_the_names_of_their_sets(tmp_path: Path, sets: tuple[str, str]) -> None:
-    store, made = curate_with(tmp_path, paths=sets, action="mark")
-    kept = {row["url"]: row["evaluation_overlap"] for row in read_parts(store, made).to_pylist()}
+    store, manifest = curate_with(tmp_path, paths=sets, action="mark")
+    kept = {row["url"]: row["evaluation_overlap"] for row in read_parts(store, manifest).to_pylist()}
     assert kept.pop("crop") == sets[1]
     assert {url for url, names in kept.items() if names} == {"bytes", "copy", "mirrored"}
     assert len(kept) == 9

@@ -71,11 +71,11 @@ def curate_pairs(
     return make(planned, Context(store, store.root, pool=InlineExecutor()))
 
 
-def rows_of(store: FolderStore, made: Manifest) -> dict[str, dict[str, Any]]:
-    kept, gone = read_parts(store, made), read_parts(store, made, "dropped-")
+def rows_of(store: FolderStore, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    kept, dropped = read_parts(store, manifest), read_parts(store, manifest, "dropped-")
     assert kept.schema == CURATED
-    assert gone.schema == dropped_schema(CURATED)
-    return {row["uid"]: row for table in (kept, gone) for row in table.to_pylist()}
+    assert dropped.schema == dropped_schema(CURATED)
+    return {row["uid"]: row for table in (kept, dropped) for row in table.to_pylist()}
 
 
 def test_remaining_rows_have_scores_and_rules_drop_by_them(tmp_path: Path, checkpoint: Path) -> None:
@@ -91,14 +91,14 @@ def test_remaining_rows_have_scores_and_rules_drop_by_them(tmp_path: Path, check
     assert [facts["scorer"]] == [i.digest for i in everything.inputs if i.stage == "scorer"]
     assert facts["quantiles"]["1"] == pytest.approx(max(scores.values()))
 
-    made = curate_pairs(store, pairs(), checkpoint, 7, {"score": "clip_score", "top_fraction": 0.4})
-    assert made.counts.kept == 6
+    manifest = curate_pairs(store, pairs(), checkpoint, 7, {"score": "clip_score", "top_fraction": 0.4})
+    assert manifest.counts.kept == 6
     best = sorted(scores, key=lambda uid: (-scores[uid], uid))[:6]
-    after = rows_of(store, made)
+    after = rows_of(store, manifest)
     assert {uid for uid, row in after.items() if row.get("drop_reason") is None} == set(best)
     assert {uid: row["clip_score"] for uid, row in after.items() if row["clip_score"] is not None} == scores
     worst = [row for row in after.values() if row.get("drop_reason") == "clip_score_not_top"]
-    assert len(worst) == made.counts.dropped["clip_score_not_top"] == REMAINING - 6
+    assert len(worst) == manifest.counts.dropped["clip_score_not_top"] == REMAINING - 6
     assert {row["drop_stage"] for row in worst} == {"curate"}
 
 
@@ -127,9 +127,9 @@ def test_only_new_images_are_scored_when_rules_or_data_change(
     curate_pairs(store, pairs(), checkpoint, 11)
     assert job_sizes == [3]
     more = [pair(f"y{n}", f"caption {n}", jpeg(blocks(300 + n))) for n in range(2)]
-    made = curate_pairs(store, pairs() + more, checkpoint, 100)
+    manifest = curate_pairs(store, pairs() + more, checkpoint, 100)
     assert job_sizes == [3, 1]
-    assert made.facts["scores"]["clip_score"]["scored"] == REMAINING + 2
+    assert manifest.facts["scores"]["clip_score"]["scored"] == REMAINING + 2
 
 
 def test_the_key_depends_on_the_model_and_not_on_its_path(tmp_path: Path, checkpoint: Path) -> None:
@@ -158,11 +158,11 @@ def test_config_refuses_a_rule_over_a_score_that_is_not_computed() -> None:
 
 def test_nothing_is_scored_without_scores(tmp_path: Path, job_sizes: list[int]) -> None:
     store = FolderStore(tmp_path)
-    made = make(
+    manifest = make(
         plan(CURATE, CurateConfig(), 0, [downloaded(store, pairs(), 7)]),
         Context(store, tmp_path, pool=InlineExecutor()),
     )
-    assert {row["clip_score"] for row in rows_of(store, made).values()} == {None}
+    assert {row["clip_score"] for row in rows_of(store, manifest).values()} == {None}
     assert job_sizes == []
-    assert made.facts == {}
+    assert manifest.facts == {}
     assert not store.names("scores")

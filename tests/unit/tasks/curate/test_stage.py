@@ -31,13 +31,13 @@ def curate_pairs(
     return store, make(planned, Context(store, folder, pool=InlineExecutor()))
 
 
-def rows_by_url(store: FolderStore, made: Manifest) -> dict[str, dict[str, Any]]:
-    kept = {row["url"]: row | {"drop_reason": None} for row in read_parts(store, made).to_pylist()}
-    return kept | {row["url"]: row for row in read_parts(store, made, "dropped-").to_pylist()}
+def rows_by_url(store: FolderStore, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    kept = {row["url"]: row | {"drop_reason": None} for row in read_parts(store, manifest).to_pylist()}
+    return kept | {row["url"]: row for row in read_parts(store, manifest, "dropped-").to_pylist()}
 
 
-def reasons(store: FolderStore, made: Manifest) -> dict[str, str]:
-    return {url: row["drop_reason"] for url, row in rows_by_url(store, made).items() if row["drop_reason"]}
+def reasons(store: FolderStore, manifest: Manifest) -> dict[str, str]:
+    return {url: row["drop_reason"] for url, row in rows_by_url(store, manifest).items() if row["drop_reason"]}
 
 
 REASONS = {"a": "exact_duplicate", "c": "near_duplicate", "f": "truncated", "g": "too_small"}
@@ -45,15 +45,17 @@ REASONS = {"a": "exact_duplicate", "c": "near_duplicate", "f": "truncated", "g":
 
 @pytest.mark.parametrize("shard_size", [100, 7, 1])
 def test_only_the_planted_cases_are_dropped_for_any_sharding(tmp_path: Path, shard_size: int) -> None:
-    store, made = curate_pairs(tmp_path, some_pairs(), shard_size, same_caption=True)
-    assert reasons(store, made) == REASONS
-    assert made.counts == Counts(
+    store, manifest = curate_pairs(tmp_path, some_pairs(), shard_size, same_caption=True)
+    assert reasons(store, manifest) == REASONS
+    assert manifest.counts == Counts(
         input=20, kept=16, dropped={"exact_duplicate": 1, "near_duplicate": 1, "too_small": 1, "truncated": 1}
     )
-    kept = read_parts(store, made)
+    kept = read_parts(store, manifest)
     assert kept.schema == CURATED
     assert all(len(value) == 16 for value in kept["phash"].to_pylist())
-    assert store.names("curate") == sorted(made.path(name) for name in [*(p.name for p in made.parts), "manifest.json"])
+    assert store.names("curate") == sorted(
+        manifest.path(name) for name in [*(p.name for p in manifest.parts), "manifest.json"]
+    )
 
 
 def test_one_caption_per_image_is_kept_when_captions_may_differ(tmp_path: Path) -> None:
@@ -70,8 +72,8 @@ def test_near_duplicates_are_kept_when_the_search_is_off(tmp_path: Path) -> None
 def test_columns_for_sampling_are_copied(tmp_path: Path) -> None:
     pairs = [pair(f"x{n}", f"caption {n}", jpeg(blocks(100 + n))) for n in range(3)]
     columns = [{"sampling_probability": 0.25, "query_ids": [4, 9]}, {"sampling_probability": None, "query_ids": []}, {}]
-    store, made = curate_pairs(tmp_path, [row | more for row, more in zip(pairs, columns, strict=True)])
-    kept = read_parts(store, made).sort_by("url")
+    store, manifest = curate_pairs(tmp_path, [row | more for row, more in zip(pairs, columns, strict=True)])
+    kept = read_parts(store, manifest).sort_by("url")
     assert kept["sampling_probability"].to_pylist() == [0.25, None, None]
     assert kept["query_ids"].to_pylist() == [[4, 9], [], None]
 
@@ -111,9 +113,14 @@ def test_an_image_of_too_many_urls_is_a_placeholder(tmp_path: Path) -> None:
     pairs = [pair(f"p{n}", f"item {n}", jpeg(blocks(1)), "aa") for n in range(4)]
     pairs += [pair(f"q{n}", f"item {n}", jpeg(blocks(2)), "bb") for n in range(3)]
     pairs += [pair("q0", f"another text {n}", jpeg(blocks(2)), "bb") for n in range(3)]  # one URL counts once
-    store, made = curate_pairs(tmp_path, pairs, max_addresses=3)
-    assert made.counts.dropped == {"placeholder": 4, "exact_duplicate": 5}
-    assert {url for url, reason in reasons(store, made).items() if reason == "placeholder"} == {"p0", "p1", "p2", "p3"}
+    store, manifest = curate_pairs(tmp_path, pairs, max_addresses=3)
+    assert manifest.counts.dropped == {"placeholder": 4, "exact_duplicate": 5}
+    assert {url for url, reason in reasons(store, manifest).items() if reason == "placeholder"} == {
+        "p0",
+        "p1",
+        "p2",
+        "p3",
+    }
 
 
 def health_cases() -> dict[str, tuple[bytes, str | None]]:
@@ -197,8 +204,8 @@ def test_images_inspected_before_a_crash_are_not_inspected_again(
         curate_pairs(tmp_path, some_pairs(), 7)
     monkeypatch.setattr(curate, "choose_rows", choose_rows)
     monkeypatch.setattr(curate, "inspect_shard", crash)
-    _, made = curate_pairs(tmp_path, some_pairs(), 7)
-    assert made.counts.input == 20
+    _, manifest = curate_pairs(tmp_path, some_pairs(), 7)
+    assert manifest.counts.input == 20
 
 
 def test_decisions_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
@@ -214,6 +221,6 @@ def test_decisions_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
 def test_a_second_run_gives_the_same_bytes(tmp_path: Path) -> None:
     digests = set()
     for number in range(2):
-        _, made = curate_pairs(tmp_path / str(number), some_pairs(), 7)
-        digests.add(hashlib.sha256(repr([(p.name, p.sha256) for p in made.parts]).encode()).hexdigest())
+        _, manifest = curate_pairs(tmp_path / str(number), some_pairs(), 7)
+        digests.add(hashlib.sha256(repr([(p.name, p.sha256) for p in manifest.parts]).encode()).hexdigest())
     assert len(digests) == 1

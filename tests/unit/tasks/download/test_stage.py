@@ -107,12 +107,12 @@ def test_join_outcomes_finds_rows_that_img2dataset_lost(tmp_path: Path) -> None:
     evidence_by_url = {"u0": Evidence("2026-01-01T00:00:00", http_status=200)}
     put_parts(draft, "00000", table.slice(0, 1), table, table, evidence_by_url, {"u2": b"small"})
     kept = read_table(store, draft.path("part-00000.parquet"))
-    lost = read_table(store, draft.path("dropped-00000.parquet"))
+    dropped = read_table(store, draft.path("dropped-00000.parquet"))
     evidence = read_table(store, draft.path("evidence-00000.parquet")).to_pylist()
     assert kept.schema == DOWNLOADED
-    assert lost.schema == dropped_schema(DOWNLOADED)
-    assert set(lost["drop_stage"].to_pylist()) == {"download"}
-    assert sorted(kept["uid"].to_pylist() + lost["uid"].to_pylist()) == sorted(rows["uid"].to_pylist())
+    assert dropped.schema == dropped_schema(DOWNLOADED)
+    assert set(dropped["drop_stage"].to_pylist()) == {"download"}
+    assert sorted(kept["uid"].to_pylist() + dropped["uid"].to_pylist()) == sorted(rows["uid"].to_pylist())
     assert [row["http_status"] for row in evidence] == [200, None, None]
 
 

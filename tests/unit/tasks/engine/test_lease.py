@@ -59,14 +59,14 @@ def leave(draft: Draft, left: Lease) -> None:
 
 def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
     caplog.set_level(logging.INFO)
-    made: list[str] = []
-    seen: list[str] = []
+    run_ids: list[str] = []
+    messages: list[str] = []
     both = threading.Barrier(2)
 
     def slowly(work: Work) -> StageOutput:
-        made.append(str(work.context.run_id))
+        run_ids.append(str(work.context.run_id))
         deadline = time.monotonic() + 4
-        while not seen and time.monotonic() < deadline:  # until the other one is known to wait
+        while not messages and time.monotonic() < deadline:  # until the other one is known to wait
             time.sleep(0.01)
         return StageOutput([work.draft.put_bytes("part-00000", b"x", 1)], Counts(input=1, kept=1))
 
@@ -74,7 +74,7 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
     manifests = []
 
     def run(name: str) -> None:
-        at = Context(context.store, context.home, run_id=name, progress=lambda done, total, line: seen.append(line))
+        at = Context(context.store, context.home, run_id=name, progress=lambda done, total, line: messages.append(line))
         both.wait()
         manifests.append(make(planned, at))
 
@@ -83,9 +83,9 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1
+    assert len(run_ids) == 1
     assert manifests[0] == manifests[1]
-    assert f"waiting for run {made[0]}, process {os.getpid()} on " in seen[0]
+    assert f"waiting for run {run_ids[0]}, process {os.getpid()} on " in messages[0]
     assert sum("waiting for run" in record.message for record in caplog.records) == 1
     assert not context.store.names(f"filter/{planned.key}/_work")
 
@@ -190,8 +190,8 @@ def test_lease_watch_ignores_time_in_which_the_store_was_unreachable(monkeypatch
     monkeypatch.setattr(lease, "POLL_SECONDS", 1.0)
     watch = lease._LeaseWatch()
     stills = []
-    for look in (0.0, 1.0, 2.0, 1000.0):  # the last look took as long as the server's restart
-        now = look
+    for seconds in (0.0, 1.0, 2.0, 1000.0):  # the last look took as long as the server's restart
+        now = seconds
         stills.append(watch.seconds_unchanged(foreign()))
     assert stills == [0, 1, 2, 2 + 5]
     assert not watch.changed
@@ -257,12 +257,12 @@ def test_discard_raises_when_the_beat_of_another_machine_changes(context, monkey
 
 
 def test_make_remakes_an_invalid_snapshot_once_for_two_runs(context):
-    valid, made = threading.Event(), []
+    valid, run_ids = threading.Event(), []
 
     def remake(work: Work) -> StageOutput:
-        made.append(work.context.run_id)
+        run_ids.append(work.context.run_id)
         time.sleep(0.1)
-        if len(made) > 1:
+        if len(run_ids) > 1:
             valid.set()
         return StageOutput([])
 
@@ -274,4 +274,4 @@ def test_make_remakes_an_invalid_snapshot_once_for_two_runs(context):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 2
+    assert len(run_ids) == 2

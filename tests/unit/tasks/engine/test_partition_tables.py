@@ -84,12 +84,12 @@ def test_write_partitions_writes_one_partition_without_sizes(tmp_path: Path):
     assert read_one(draft, "verdicts", 0).equals(rows)
 
 
-@pytest.mark.parametrize("lost", [1, 70, 90, 110, 140, 1000])
-def test_read_one_names_the_remedy_when_a_table_is_truncated(tmp_path: Path, lost: int):
+@pytest.mark.parametrize("cut", [1, 70, 90, 110, 140, 1000])
+def test_read_one_names_the_remedy_when_a_table_is_truncated(tmp_path: Path, cut: int):
     draft = draft_in(tmp_path)
     write_partitions(draft, "keys", pl.DataFrame({"row": range(20)}, schema={"row": pl.UInt32}), [10, 10])
     path = draft.store.local(draft.scratch("keys"))
-    path.write_bytes(path.read_bytes()[: max(path.stat().st_size - lost, 0)])
+    path.write_bytes(path.read_bytes()[: max(path.stat().st_size - cut, 0)])
     with pytest.raises(CorruptPart, match=r"keys is not a whole scratch table; delete its folder"):
         read_one(draft, "keys", 1)
 
@@ -108,9 +108,9 @@ def test_read_one_raises_when_a_partition_is_missing(tmp_path: Path):
 def test_partition_by_hash_matches_integer_arithmetic(hashes: list[int], bits: int):
     frame = pl.DataFrame({"hash": hashes, "row": range(len(hashes))}, schema={"hash": pl.UInt64, "row": pl.Int64})
     rows, sizes = partition_by_hash(frame, "hash", bits)
-    places = [value >> (64 - bits) if bits else 0 for value in hashes]
-    assert rows["row"].to_list() == sorted(range(len(hashes)), key=lambda row: places[row])
-    assert sizes == [places.count(place) for place in range(1 << bits)]
+    partitions = [value >> (64 - bits) if bits else 0 for value in hashes]
+    assert rows["row"].to_list() == sorted(range(len(hashes)), key=lambda row: partitions[row])
+    assert sizes == [partitions.count(partition) for partition in range(1 << bits)]
 
 
 @given(st.lists(st.integers(0, 4), max_size=30))

@@ -28,7 +28,7 @@ def squares(log: Path, count: int = 4) -> Plan:
     return plan(SQUARES, SquareConfig(log=str(log), count=count), 0, [])
 
 
-def half_made(context: Context, log: Path) -> tuple[Plan, Path]:
+def partial_snapshot(context: Context, log: Path) -> tuple[Plan, Path]:
     """A stage whose last part fails, with three finished ones."""
     Path(f"{log}.fail").touch()
     planned = squares(log)
@@ -50,7 +50,7 @@ def no_sleep(monkeypatch):
 )
 def test_make_repeats_only_the_lost_part_of_unfinished_work(context, tmp_path, victim, loss):
     log = tmp_path / "log"
-    planned, folder = half_made(context, log)
+    planned, folder = partial_snapshot(context, log)
     (folder / victim).unlink()
     if loss == "emptied":
         (folder / victim).touch()
@@ -84,7 +84,7 @@ def test_reuse_finds_a_changed_part_of_equal_size_when_it_verifies_digests(conte
 
 
 def test_make_ignores_a_lease_file_that_is_empty(context, tmp_path):
-    planned, folder = half_made(context, tmp_path / "log")
+    planned, folder = partial_snapshot(context, tmp_path / "log")
     (lease,) = (folder / "_work").glob("lease-*")
     lease.write_bytes(b"")
     assert find_holder(context.store, "filter", planned.key) is None

@@ -67,14 +67,14 @@ def test_map_parts_limits_waiting_tasks_and_accepts_results_in_any_order(
 
 
 def test_check_store_raises_when_a_folder_on_several_machines_is_not_declared_shared(tmp_path: Path) -> None:
-    place, room = RayCluster("head:6379"), ClusterCapacity("head:6379", ("a", "b"), 8, 4)
+    cluster, capacity = RayCluster("head:6379"), ClusterCapacity("head:6379", ("a", "b"), 8, 4)
     with pytest.raises(ConfigError, match=r"2 machines .a, b.: use s3://bucket/prefix, or a folder that each"):
-        check_store(FolderStore(tmp_path), room, place)
-    check_store(FolderStore(tmp_path), room, replace(place, shared_store=True))
-    check_store(FolderStore(tmp_path), replace(room, machines=("a",)), place)
+        check_store(FolderStore(tmp_path), capacity, cluster)
+    check_store(FolderStore(tmp_path), capacity, replace(cluster, shared_store=True))
+    check_store(FolderStore(tmp_path), replace(capacity, machines=("a",)), cluster)
 
 
-def asked(asker: Caller, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
+def call_through(asker: Caller, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
     return run_call(function, arguments, {}, asker)
 
 
@@ -87,11 +87,11 @@ def test_run_call_returns_an_error_when_code_differs_or_the_store_is_missing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     good = Caller(code_digest(), str(tmp_path), str(tmp_path))
-    assert asked(good, str.upper, "done") == ("result", "DONE")
-    kind, error = asked(replace(good, code="0"), str.upper, "done")
+    assert call_through(good, str.upper, "done") == ("result", "DONE")
+    kind, error = call_through(replace(good, code="0"), str.upper, "done")
     assert (kind, type(error)) == ("failed", ConfigError)
     assert "has other code of pairmill" in str(error)
-    kind, error = asked(replace(good, store_uri=str(tmp_path / "gone")), str.upper, "done")
+    kind, error = call_through(replace(good, store_uri=str(tmp_path / "gone")), str.upper, "done")
     assert "must see the store there" in str(error)
 
 
@@ -99,11 +99,11 @@ def test_run_call_returns_errors_without_secrets(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOME_TOKEN", "hush-hush-hush")
     asker = Caller(code_digest(), str(tmp_path), str(tmp_path))
-    kind, error = asked(asker, wrong, "of hush-hush-hush")
+    kind, error = call_through(asker, wrong, "of hush-hush-hush")
     assert (kind, str(error), type(error)) == ("failed", "of ***", ContractError)
-    kind, error = asked(asker, json.loads, "hush-hush-hush")
+    kind, error = call_through(asker, json.loads, "hush-hush-hush")
     assert str(error).startswith("JSONDecodeError: Expecting value"), "its class needs more to be made than its text"
-    kind, error = asked(asker, int, "hush-hush-hush")
+    kind, error = call_through(asker, int, "hush-hush-hush")
     assert isinstance(error, ValueError)
     assert "in run_call" in error.__notes__[0]
     assert "hush" not in str(error) + error.__notes__[0]

@@ -22,7 +22,7 @@ def write(path: Path, image: Image.Image) -> None:
 
 def test_find_overlaps_finds_the_images_that_were_trained_on(tmp_path: Path, monkeypatch) -> None:
     pairs = [{**row, "phash": f"{fingerprint(decode_pixels(row['data'])).phash:016x}"} for row in some_pairs()]
-    store, made = packed_in(tmp_path / "store", pairs, shard_size=5)
+    store, manifests = packed_in(tmp_path / "store", pairs, shard_size=5)
     trained = [Image.open(io.BytesIO(jpeg(number))) for number in (0, 1, 3)]  # 3 was dropped by curate
     root = tmp_path / "set"
     write(root / "test/cat/same.png", trained[0])
@@ -32,7 +32,7 @@ def test_find_overlaps_finds_the_images_that_were_trained_on(tmp_path: Path, mon
     (root / "test/dog/broken.png").write_bytes(b"no image")
     tasks = [Task(name=name, kind="classification", root=str(root)) for name in ("one", "two")]
     suite = Suite(name="s", tasks=tuple(tasks))
-    found = find_overlaps(suite, store, made["pack"], tmp_path, 2)
+    found = find_overlaps(suite, store, manifests["pack"], tmp_path, 2)
     of = {"cat/same.png", "cat/mirrored.png"}
     assert group_by_task(found) == {"one": of, "two": of}
     kinds = {row["member"]: row["kind"] for row in found.to_pylist()}
@@ -41,7 +41,7 @@ def test_find_overlaps_finds_the_images_that_were_trained_on(tmp_path: Path, mon
 
     (kept,) = (tmp_path / "overlap").iterdir()  # both tasks and both calls share the index
     monkeypatch.setattr(evaluate_overlap, "index_image", None)
-    assert find_overlaps(suite, store, made["pack"], tmp_path, 1).equals(found)
+    assert find_overlaps(suite, store, manifests["pack"], tmp_path, 1).equals(found)
     kept.write_bytes(b"PAR1")
     monkeypatch.undo()
-    assert find_overlaps(suite, store, made["pack"], tmp_path, 1).equals(found)
+    assert find_overlaps(suite, store, manifests["pack"], tmp_path, 1).equals(found)

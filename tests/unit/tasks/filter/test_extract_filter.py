@@ -43,7 +43,7 @@ ANIMALS = {
         <img src=x.jpg>""",
     "http://pets.example/more": f'<img src=dog.jpg alt="{DOG.upper()}"><img src=/cat.png alt="{CAT}">',
 }
-PLACES = {
+PLACE_PAGES = {
     "http://places.example/a": """<base href="http://cdn.example/i/">
         <img src=1.jpg alt="The harbour of the old town in the evening"><img src=2.jpg alt="IMG_2034.jpg">
         <img src=3.jpg alt="Der Hund und die Katze schlafen auf dem Sofa"><img src=4.jpg alt="ab">""",
@@ -68,7 +68,7 @@ def both(store: Path, paths: list[str], config: FilterConfig = ENGLISH, workers:
 @pytest.fixture
 def crawl(tmp_path: Path) -> Path:
     write_warc(tmp_path / "crawl" / "animals.warc.gz", ANIMALS)
-    write_warc(tmp_path / "crawl" / "places.warc.gz", PLACES)
+    write_warc(tmp_path / "crawl" / "places.warc.gz", PLACE_PAGES)
     return tmp_path / "crawl"
 
 
@@ -82,15 +82,15 @@ def test_extract_and_filter_keep_and_drop_rows_with_reasons(crawl: Path, tmp_pat
     }
     assert read_parts(at, pairs).schema.equals(PAIRS)
     assert read_parts(at, pairs, "dropped-").schema.equals(dropped_schema(PAIRS))
-    gone = read_parts(at, pairs, "dropped-").to_pylist()
-    assert {row["drop_reason"]: row["url"] for row in gone} == {
+    dropped = read_parts(at, pairs, "dropped-").to_pylist()
+    assert {row["drop_reason"]: row["url"] for row in dropped} == {
         "data_url": "data:image/png;base64,AAAA",
         "not_http": "javascript:x()",
         "no_caption": "http://pets.example/x.jpg",
     }
-    assert {row["drop_stage"] for row in gone} == {"extract"}
+    assert {row["drop_stage"] for row in dropped} == {"extract"}
     assert pairs.facts["read"] == {"pages": 4, "records": 4}
-    for row in [*gone, *read_parts(at, pairs).to_pylist()]:
+    for row in [*dropped, *read_parts(at, pairs).to_pylist()]:
         assert row["uid"] == uid_of(row["url"], row["caption"])
         assert row["source"] in ("animals.warc.gz", "places.warc.gz")
 
@@ -213,7 +213,7 @@ def test_extract_keeps_the_rows_before_the_cut_of_a_truncated_file(tmp_path: Pat
 
 
 def test_config_names_all_missing_and_ambiguous_files(crawl: Path, tmp_path: Path):
-    write_warc(tmp_path / "other" / "animals.warc.gz", PLACES)
+    write_warc(tmp_path / "other" / "animals.warc.gz", PLACE_PAGES)
     config = WarcSource(
         paths=["no/such.warc", "none/*.gz", str(crawl / "*.gz"), str(tmp_path / "other" / "animals.warc.gz")]
     )

@@ -48,11 +48,11 @@ def pairs(captions: list[str], hosts: int = 3, seed: int = 0) -> list[dict]:
 def filtered(
     store: Path, rows: list[dict], parts: int = 3, workers: int = 1, pool: Executor | None = INLINE, **config
 ) -> Manifest:
-    came = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
+    extracted = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
     settings = FilterConfig(**(PLAIN | config))
-    made = make(plan(FILTER, settings, 0, [came]), Context(FolderStore(store), store, workers=workers, pool=pool))
-    check_conservation("filter", made, [came])
-    return made
+    result = make(plan(FILTER, settings, 0, [extracted]), Context(FolderStore(store), store, workers=workers, pool=pool))
+    check_conservation("filter", result, [extracted])
+    return result
 
 
 def captions(store: Path, manifest: Manifest, prefix: str = "part-") -> list[str]:
@@ -84,8 +84,8 @@ def test_filter_keeps_one_near_duplicate_per_host_or_overall(tmp_path: Path):
     assert set(captions(tmp_path / "all", every)) >= {"red cat", "red hat", "!!! ...", "??? ..."}
     same = filtered(tmp_path / "same", rows, near_captions={"scope": "all", "threshold": 1})
     assert same.counts.dropped == {NEAR: 1}  # what differs in case and punctuation only
-    gone = read_parts(FolderStore(tmp_path / "all"), every, "dropped-").to_pylist()
-    assert {(r["drop_reason"], r["drop_stage"]) for r in gone} == {(NEAR, "filter")}
+    dropped = read_parts(FolderStore(tmp_path / "all"), every, "dropped-").to_pylist()
+    assert {(r["drop_reason"], r["drop_stage"]) for r in dropped} == {(NEAR, "filter")}
     assert every.facts["examples"][NEAR]
 
 
@@ -120,10 +120,10 @@ def test_order_parts_partitions_and_memory_do_not_change_near_captions(tmp_path:
         monkeypatch.setattr(near, "_COPIES", copies)  # 4000: many shares of a range
         monkeypatch.setattr(near, "_SAMPLE", 10)
         monkeypatch.setattr(steps, "SLICE_ROWS", 1 << 7 if bits == 3 else 1 << 18)
-        made = filtered(tmp_path / name, shuffled, parts, near_captions={}, memory_limit_bytes=64 << 20)
-        found.add(tuple(ids(tmp_path / name, made)))
+        result = filtered(tmp_path / name, shuffled, parts, near_captions={}, memory_limit_bytes=64 << 20)
+        found.add(tuple(ids(tmp_path / name, result)))
     assert len(found) == 1
-    assert made.counts.dropped[NEAR] > 50
+    assert result.counts.dropped[NEAR] > 50
 
 
 def test_a_small_memory_limit_does_not_change_near_captions(tmp_path: Path):
@@ -146,56 +146,56 @@ def test_worker_processes_do_not_change_near_captions(tmp_path: Path, monkeypatc
 
 
 def test_near_captions_reach_recall_and_precision_over_all_pairs(tmp_path: Path):
-    said = variants(8, 1500)
-    rows = pairs(said)
-    made = filtered(tmp_path, rows, near_captions={"scope": "all"})
-    true = slow.all_pairs(said, 0.8)
-    stays = set(captions(tmp_path, made))
-    kept = [caption in stays for caption in said]
+    texts = variants(8, 1500)
+    rows = pairs(texts)
+    result = filtered(tmp_path, rows, near_captions={"scope": "all"})
+    true = slow.all_pairs(texts, 0.8)
+    stays = set(captions(tmp_path, result))
+    kept = [caption in stays for caption in texts]
     missed = sum(kept[i] and kept[j] for i, j in true)
     assert missed <= 0.02 * len(true)
-    mates = {i for i, j in true if kept[j]} | {j for i, j in true if kept[i]}
-    assert {i for i, there in enumerate(kept) if not there} <= mates  # each that left has one like it that stayed
-    assert len(said) - len(stays) > 250
+    neighbours = {i for i, j in true if kept[j]} | {j for i, j in true if kept[i]}
+    assert {i for i, there in enumerate(kept) if not there} <= neighbours  # each that left has one like it that stayed
+    assert len(texts) - len(stays) > 250
 
 
 def test_balancing_counts_only_kept_rows(tmp_path: Path):
     pq.write_table(pa.table({"query": ["boat"]}), tmp_path / "queries.parquet")
-    said = [f"an old wooden boat lies on the beach of the island number {i}" for i in range(50)]
+    texts = [f"an old wooden boat lies on the beach of the island number {i}" for i in range(50)]
     balance = {"queries": str(tmp_path / "queries.parquet"), "max_per_query": 1000}
-    made = filtered(tmp_path, pairs(said, hosts=1), near_captions={}, balance=balance)
-    assert made.facts["balance"]["matches_before"] == made.counts.kept < 10
+    result = filtered(tmp_path, pairs(texts, hosts=1), near_captions={}, balance=balance)
+    assert result.facts["balance"]["matches_before"] == result.counts.kept < 10
 
 
 def test_masked_captions_are_compared_after_masking(tmp_path: Path):
-    said = [f"dial +1 212 555 0{i}99 for red kites and old boats of wood" for i in range(1, 4)]
-    made = filtered(tmp_path, pairs(said, hosts=1), near_captions={"threshold": 1}, personal="mask")
-    assert made.counts.dropped == {NEAR: 2}
+    texts = [f"dial +1 212 555 0{i}99 for red kites and old boats of wood" for i in range(1, 4)]
+    result = filtered(tmp_path, pairs(texts, hosts=1), near_captions={"threshold": 1}, personal="mask")
+    assert result.counts.dropped == {NEAR: 2}
 
 
 def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = pairs(variants(9, 150))
     monkeypatch.setattr(filter_stage, "partition_bits", lambda *_: 1)
     monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
-    asked = Counter[str]()
+    calls = Counter[str]()
 
     def count(task: Any) -> None:
-        asked[task.id] += 1
-        if asked.total() == stop:
+        calls[task.id] += 1
+        if calls.total() == stop:
             raise KeyboardInterrupt
 
     pool = InlineExecutor(count)
     stop = 0
     whole = filtered(tmp_path / "whole", rows, pool=pool, near_captions={})
-    steps = asked.total()
+    steps = calls.total()
     for stop in (9, 13, 17, 20, 21):
-        asked.clear()
+        calls.clear()
         with pytest.raises(KeyboardInterrupt):
             filtered(tmp_path / str(stop), rows, pool=pool, near_captions={})
         interrupted, stop = stop, 0
         again = filtered(tmp_path / str(interrupted), rows, pool=pool, near_captions={})
         assert again.content_digest == whole.content_digest
-        assert asked.total() == steps + 1  # only what was interrupted was begun twice
+        assert calls.total() == steps + 1  # only what was interrupted was begun twice
 
 
 def test_near_captions_config_refuses_bad_values():

@@ -66,8 +66,8 @@ def test_a_caption_in_a_script_of_no_candidate_has_no_language(tmp_path, detecto
     settings = FilterConfig(languages=["en"], language_candidates=["en", "de"], language_page_weight=weight, **detector)
     for function in (apply_rules, drop_duplicates, write_parts):
         function(draft, FilterTask(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
-    gone = read_table(draft.store, draft.path("dropped-00000.parquet")).to_pylist()
-    thai = next(row for row in gone if row["caption"] == captions[1])
+    dropped = read_table(draft.store, draft.path("dropped-00000.parquet")).to_pylist()
+    thai = next(row for row in dropped if row["caption"] == captions[1])
     assert (thai["drop_reason"], thai["language"], thai["language_score"]) == ("language", None, 0.0)
     assert captions[0] in read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist()
 

@@ -44,10 +44,10 @@ def text(tmp_path: Path) -> Path:
 
 
 def count_slowly(lines: list[str], at: Thresholds) -> dict[str, tuple[str, int]]:
-    said = [["".join(c if c.isalnum() else " " for c in line.lower()).split()] for line in lines]
-    words = [word for [line] in said for word in line]
+    tokens = [["".join(c if c.isalnum() else " " for c in line.lower()).split()] for line in lines]
+    words = [word for [line] in tokens for word in line]
     counts = Counter(words)
-    pairs = Counter(pair for [line] in said for pair in pairwise(line))
+    pairs = Counter(pair for [line] in tokens for pair in pairwise(line))
     found = {w: ("unigram", n) for w, n in counts.items() if n >= at.min_unigram and len(w) >= at.min_chars}
     for (one, two), n in pairs.items():
         if n >= at.min_bigram and math.log2(n * len(words) / counts[one] / counts[two]) >= at.min_pmi:
@@ -95,7 +95,7 @@ def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path: Path):
     ]
     page = "<page>\n<ns>{}</ns>\n{}\n<text>{}</text>\n</page>\n"
     empty = '<page>\n<ns>0</ns>\n<text bytes="0" xml:space="preserve" />\n<sha1>lemurs zebras</sha1>\n</page>\n'
-    dump = empty * 9 + "".join(page.format(ns, redirect, "\n".join(said)) for ns, redirect, said in pages)
+    dump = empty * 9 + "".join(page.format(ns, redirect, "\n".join(lines)) for ns, redirect, lines in pages)
     path = tmp_path / "enwiki-20261101-pages-articles1.xml-p1p41242.bz2"
     path.write_bytes(bz2.compress(dump.encode()))
     found = built(text=[path])
@@ -108,8 +108,8 @@ def test_build_queries_accepts_folders_and_globs_and_ignores_wikiextractor_tags(
     folder = tmp_path / "extracted" / "AA"
     folder.mkdir(parents=True)
     for number in range(3):
-        said = "\n".join(LINES[number::3])
-        (folder / f"wiki_{number:02d}").write_text(f'<doc id="1" url="x" title="Kite">\n{said}\n</doc>\n')
+        lines = "\n".join(LINES[number::3])
+        (folder / f"wiki_{number:02d}").write_text(f'<doc id="1" url="x" title="Kite">\n{lines}\n</doc>\n')
     assert built(text=[folder.parent]).equals(expected)
     assert built(text=[f"{folder}/wiki_*"]).equals(expected)
 
@@ -150,12 +150,12 @@ def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path: Path):
 
 
 def test_write_queries_stores_the_sources(tmp_path: Path):
-    given, out = QuerySources(text=[str(text(tmp_path))]), tmp_path / "lists" / "queries.parquet"
-    write_queries(build_queries(given, LOW), out, given, LOW)
+    sources, out = QuerySources(text=[str(text(tmp_path))]), tmp_path / "lists" / "queries.parquet"
+    write_queries(build_queries(sources, LOW), out, sources, LOW)
     assert pl.read_parquet(out).equals(built(text=[tmp_path / "text.txt"]))
-    made_of = json.loads(pl.read_parquet_metadata(out)["pairmill"])
-    assert made_of["files"] == [{"name": "text.txt", "sha256": file_sha256(tmp_path / "text.txt")}]
-    assert made_of["thresholds"]["min_pmi"] == 0.5
+    stored = json.loads(pl.read_parquet_metadata(out)["pairmill"])
+    assert stored["files"] == [{"name": "text.txt", "sha256": file_sha256(tmp_path / "text.txt")}]
+    assert stored["thresholds"]["min_pmi"] == 0.5
     assert [path.name for path in out.parent.iterdir()] == ["queries.parquet"]
 
 
@@ -173,7 +173,7 @@ def test_build_queries_names_unreadable_sources(tmp_path: Path):
 
 def test_read_queries_refuses_other_files(tmp_path: Path):
     path = tmp_path / "list.parquet"
-    for content, said in [
+    for content, message in [
         (None, "is not a file"),
         (b"PAR1", "cannot be read"),
         (pl.DataFrame({"text": ["kite"]}), "cannot be read"),
@@ -185,7 +185,7 @@ def test_read_queries_refuses_other_files(tmp_path: Path):
             path.write_bytes(content)
         elif content is not None:
             content.write_parquet(path)
-        with pytest.raises(ConfigError, match=re.escape(said) + r".*pairmill queries build"):
+        with pytest.raises(ConfigError, match=re.escape(message) + r".*pairmill queries build"):
             read_queries(path)
     pl.DataFrame({"query": ["kite", "red panda"]}).write_parquet(path)
     assert read_queries(path) == ["kite", "red panda"]

@@ -68,7 +68,7 @@ def test_report_shows_counts_reasons_and_examples():
     assert facts["captions"] == {"a kite": 2, "a red kite": 2}
     assert len(facts["examples"]["too_short"]) == EXAMPLES
     page = Page(report_html(manifest(**facts, alone={"too_short": 350})))
-    for said in (
+    for expected in (
         "600 of 1,000 pairs kept (60.0%)",
         "too_short",
         "300",
@@ -77,7 +77,7 @@ def test_report_shows_counts_reasons_and_examples():
         "img.example",
         "a red kite",
     ):
-        assert said in page.text, said
+        assert expected in page.text, expected
 
 
 def test_merge_finds_frequent_captions_among_more_than_fit(monkeypatch):
@@ -90,8 +90,8 @@ def test_merge_finds_frequent_captions_among_more_than_fit(monkeypatch):
 
 def test_summary_keeps_the_most_frequent_captions(monkeypatch):
     monkeypatch.setattr(tallies, "PER_PART", 4)
-    said = ["d", "c", "b", "a", "e", "b", "c", "c"]
-    assert list(summarise_slice(pairs(said), pairs(["x"]))["captions"].items()) == [
+    captions = ["d", "c", "b", "a", "e", "b", "c", "c"]
+    assert list(summarise_slice(pairs(captions), pairs(["x"]))["captions"].items()) == [
         ("c", 3),
         ("b", 2),
         ("a", 1),
@@ -116,8 +116,8 @@ def test_balance_facts_hold_the_curve_over_queries():
     assert (facts["queries"], facts["queries_found"], facts["matches_before"]) == (4, 3, 125)
     assert facts["effective_before"] < facts["effective_after"] < 3
     page = Page(report_html(manifest(balance=facts, alone={})))
-    for said in ("11", "4 (36.4%), dropped", "3 of the list's 4", "unicorn"):
-        assert (said in page.text) == (said != "unicorn"), said
+    for expected in ("11", "4 (36.4%), dropped", "3 of the list's 4", "unicorn"):
+        assert (expected in page.text) == (expected != "unicorn"), expected
 
 
 def test_report_funnel_ends_with_the_kept_pairs():

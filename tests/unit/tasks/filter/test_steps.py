@@ -43,11 +43,11 @@ def some_pairs(number: int, seed: int = 0) -> list[dict]:
 
 def snapshot(store: Path, stage: str, parts: list[list[dict]], schema: pa.Schema = PAIRS) -> Manifest:
     draft = Draft(FolderStore(store), stage, "0" * 16)
-    made = [
+    written = [
         draft.put_table(f"part-{i:05d}.parquet", pa.Table.from_pylist(rows, schema=schema))
         for i, rows in enumerate(parts)
     ]
-    manifest = build_manifest(stage, made, key=draft.key)
+    manifest = build_manifest(stage, written, key=draft.key)
     return draft.commit(manifest)
 
 
@@ -58,8 +58,8 @@ def filtered(store: Path, rows: list[dict], parts: int = 3, **config) -> Manifes
         plan(FILTER, settings, 0, [pairs]),
         Context(store=FolderStore(store), home=store, workers=1, pool=InlineExecutor()),
     )
-    kept, gone = (read_parts(FolderStore(store), manifest, prefix).to_pylist() for prefix in ("part-", "dropped-"))
-    assert Counter(row["uid"] for row in kept + gone) == Counter(row["uid"] for row in rows)
+    kept, dropped = (read_parts(FolderStore(store), manifest, prefix).to_pylist() for prefix in ("part-", "dropped-"))
+    assert Counter(row["uid"] for row in kept + dropped) == Counter(row["uid"] for row in rows)
     return manifest
 
 
@@ -101,11 +101,11 @@ def test_the_number_of_parts_does_not_change_what_is_kept(tmp_path: Path):
 
 def test_captions_over_max_caption_count_are_dropped_as_boilerplate(tmp_path: Path):
     rows = some_pairs(300)
-    said = Counter(row["caption"].casefold() for row in rows if row["caption"] != "IMG_0042.jpg")
+    counts = Counter(row["caption"].casefold() for row in rows if row["caption"] != "IMG_0042.jpg")
     manifest = filtered(tmp_path, rows, max_caption_count=20, dedupe=[])
-    expected = sum(n for n in said.values() if n > 20)
+    expected = sum(n for n in counts.values() if n > 20)
     assert manifest.counts.dropped["boilerplate"] == expected > 0
-    assert {row["caption"].casefold() for row in kept(tmp_path, manifest)} == {c for c, n in said.items() if n <= 20}
+    assert {row["caption"].casefold() for row in kept(tmp_path, manifest)} == {c for c, n in counts.items() if n <= 20}
 
 
 def test_urls_of_an_earlier_dataset_are_dropped_as_seen(tmp_path: Path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dataops.snapshot import read_parts
 from tasks.lineage.diff import compare_datasets
-from tests.unit.tasks.dataset_chain import lost_pairs, packed_in, pair, some_pairs
+from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
 
 def changed_pairs() -> list[dict]:
@@ -20,7 +20,7 @@ def changed_pairs() -> list[dict]:
 
 
 def test_compare_datasets_returns_each_added_and_removed_row_with_its_stage_and_reason(tmp_path: Path) -> None:
-    store, first = packed_in(tmp_path, [*some_pairs(), *lost_pairs()], shard_size=6)
+    store, first = packed_in(tmp_path, [*some_pairs(), *dropped_pairs()], shard_size=6)
     _, second = packed_in(tmp_path, changed_pairs(), shard_size=4, seed=1, settings={"min_chars": 9})
     found = compare_datasets((first["pack"], store), (second["pack"], store))
     assert found.added.why == {

@@ -29,8 +29,8 @@ from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 
 
 def curated(store: FolderStore, pairs: list[dict[str, Any]], raw_size: int) -> list[Manifest]:
-    made = chain(store, pairs, raw_size)
-    return [made["curate"], made["download"]]
+    manifests = chain(store, pairs, raw_size)
+    return [manifests["curate"], manifests["download"]]
 
 
 def some_pairs() -> list[dict[str, Any]]:
@@ -124,11 +124,11 @@ def test_packing_after_a_takedown_makes_the_same_bytes_as_rewriting(tmp_path: Pa
     packed(first, curated(first, some_pairs(), 7))
     (outcome,) = take_down(first, TARGETS["domain"][0])
     takedown_requests.record_request(second, takedown_requests.make_request([TARGETS["domain"][0]], ""))
-    anew = packed(second, curated(second, some_pairs(), 7))
+    repacked = packed(second, curated(second, some_pairs(), 7))
     assert outcome.successor is not None
-    assert anew.facts["parent"] is None
-    assert (anew.key, anew.content_digest) == (outcome.successor.key, outcome.successor.content_digest)
-    assert anew.facts | {"parent": ""} == outcome.successor.facts | {"parent": ""}
+    assert repacked.facts["parent"] is None
+    assert (repacked.key, repacked.content_digest) == (outcome.successor.key, outcome.successor.content_digest)
+    assert repacked.facts | {"parent": ""} == outcome.successor.facts | {"parent": ""}
 
 
 def test_second_takedown_builds_on_the_first_and_changes_the_key(store: FolderStore) -> None:

@@ -19,7 +19,7 @@ from tasks.lineage.search import Rows, Search
 from tasks.lineage.trace import Trace
 from tasks.tracking.registry import Registry
 from tests.manifests import build_manifest
-from tests.unit.tasks.dataset_chain import chain, jpeg, lost_pairs, packed, pair, some_pairs
+from tests.unit.tasks.dataset_chain import chain, dropped_pairs, jpeg, packed, pair, some_pairs
 
 
 def write_child(store: FolderStore, stage: str, above: Manifest, **facts: Any) -> Manifest:
@@ -46,7 +46,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[FolderStore, dict[
     store = FolderStore(folder / "store")
     pairs = some_pairs()
     pairs[5]["phash"] = image_targets(jpeg(5))[1].value
-    snapshots = chain(store, [*pairs, *lost_pairs()])
+    snapshots = chain(store, [*pairs, *dropped_pairs()])
     snapshots["pack"] = packed(store, folder, snapshots, shard_size=6)
     snapshots["train"] = write_child(store, "train", snapshots["pack"])
     snapshots["evaluate"] = write_child(store, "evaluate", snapshots["train"])
@@ -99,7 +99,7 @@ def test_trace_returns_the_stage_and_reason_of_a_dropped_pair(
 def test_trace_counts_all_pairs_of_a_domain_and_returns_at_most_the_limit(tracer: Trace, stored: Any) -> None:
     tracer.limit = 2
     traced = tracer.pairs([Target("domain", "host1.example")])
-    on_host = [row for row in [*some_pairs(), *lost_pairs()] if "//host1." in row["url"]]
+    on_host = [row for row in [*some_pairs(), *dropped_pairs()] if "//host1." in row["url"]]
     assert sum(place["rows"] for place in traced["places"]) == len(on_host)
     assert len(traced["pairs"]) == 2
     kept = [row for row in on_host if not row["drop_reason"]]

@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 from dataops.snapshot import UNDIGESTED, content_digest
-from tests.unit.tasks.dataset_chain import chain, lost_pairs, packed, packed_in, pair, some_pairs
+from tests.unit.tasks.dataset_chain import chain, dropped_pairs, packed, packed_in, pair, some_pairs
 from tests.unit.tasks.filter.test_report import HOSTILE, Page
 
 
 def test_html_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Path) -> None:
-    store, made = packed_in(tmp_path, [*some_pairs(), *lost_pairs()])
-    page = Page(store.read(made["pack"].path("dataset.html")).decode())
+    store, manifests = packed_in(tmp_path, [*some_pairs(), *dropped_pairs()])
+    page = Page(store.read(manifests["pack"].path("dataset.html")).decode())
     for kept in ("30 of 33", "23 of 30", "20 of 23", "17 of 20", "17 of 17"):
         assert kept in page.text
     for reason in ("page_opt_out", "too_short", "http_404", "too_large", "too_small", "near_duplicate"):
@@ -24,7 +24,7 @@ def test_html_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Pa
     assert len(re.findall(r"c11\d", page.text)) == 4
     assert "17 pairs of image and caption in 1 shard," in page.text
     assert "2 source files of kind warc" in page.text
-    assert made["pack"].content_digest in page.text, "to cite it by"
+    assert manifests["pack"].content_digest in page.text, "to cite it by"
     assert "For 8 of 17 pairs a licence was declared" in page.text
     assert "Images of evaluation sets were not searched for" in page.text
     assert "Near-duplicate images were not searched for" not in page.text
@@ -34,34 +34,34 @@ def test_pages_show_hostile_pairs_as_text(tmp_path: Path) -> None:
     bad = {"caption": HOSTILE, "license": f"http://{HOSTILE}", "source": f"/x/{HOSTILE}", "language": HOSTILE}
     pairs = [pair(n, **bad) for n in range(5)]
     pairs += [pair(n, HOSTILE, stage, **bad) for n, stage in enumerate(("extract", "filter", "download", "curate"), 10)]
-    store, made = packed_in(tmp_path, pairs)
-    page = Page(store.read(made["pack"].path("dataset.html")).decode())
+    store, manifests = packed_in(tmp_path, pairs)
+    page = Page(store.read(manifests["pack"].path("dataset.html")).decode())
     assert "script" not in page.tags
     assert page.events == []
     assert set(page.addresses) == {"src"}
     assert page.tags.count("img") == page.addresses.count("src")
     assert page.text.count("<script>alert(1)</script>") >= 15
     assert "\u202e" not in page.text
-    text = store.read(made["pack"].path("DATASET.md")).decode()
+    text = store.read(manifests["pack"].path("DATASET.md")).decode()
     assert "\u202e" not in text
     assert not re.search(r"(?<!\\)<", text)
     assert text.count(r"\<script\>") >= 6
 
 
 def test_markdown_page_has_funnel_counts_and_rights(tmp_path: Path) -> None:
-    store, made = packed_in(tmp_path, [*some_pairs(), *lost_pairs()], shard_size=6)
-    text = store.read(made["pack"].path("DATASET.md")).decode()
-    assert text.startswith(f"# Dataset {made['pack'].key}\n\n17 pairs of image and caption in 3 shards")
+    store, manifests = packed_in(tmp_path, [*some_pairs(), *dropped_pairs()], shard_size=6)
+    text = store.read(manifests["pack"].path("DATASET.md")).decode()
+    assert text.startswith(f"# Dataset {manifests['pack'].key}\n\n17 pairs of image and caption in 3 shards")
     assert r"| filter | 30 | 23 | too\_short 7 |" in text
     assert "| pack | 17 | 17 | - |" in text
     assert "- Source crawls: CC-MAIN-2024-10 17" in text
     assert "the column `license` has its URL" in text
     assert "{00000..00002}.tar" in text
-    assert f"sha256:{made['pack'].content_digest}" in text
+    assert f"sha256:{manifests['pack'].content_digest}" in text
 
 
 def test_content_digest_does_not_cover_the_pages(tmp_path: Path) -> None:
-    first = packed_in(tmp_path / "a", [*some_pairs(), *lost_pairs()])[1]["pack"]
+    first = packed_in(tmp_path / "a", [*some_pairs(), *dropped_pairs()])[1]["pack"]
     second = packed_in(tmp_path / "b", some_pairs())[1]["pack"]
     assert first.content_digest == second.content_digest == content_digest(first.parts)
     pages = [{p.name: p.sha256 for p in one.parts if p.name in UNDIGESTED} for one in (first, second)]
@@ -70,9 +70,9 @@ def test_content_digest_does_not_cover_the_pages(tmp_path: Path) -> None:
 
 
 def test_html_page_is_written_when_ancestors_are_missing(tmp_path: Path) -> None:
-    store, made = packed_in(tmp_path, some_pairs())
-    store.delete_tree(f"extract/{made['extract'].key}")
-    made = chain(store, some_pairs(), 20)
-    store.delete_tree(f"extract/{made['extract'].key}")
-    again = packed(store, tmp_path, made)
+    store, manifests = packed_in(tmp_path, some_pairs())
+    store.delete_tree(f"extract/{manifests['extract'].key}")
+    manifests = chain(store, some_pairs(), 20)
+    store.delete_tree(f"extract/{manifests['extract'].key}")
+    again = packed(store, tmp_path, manifests)
     assert "no longer in the store" in Page(store.read(again.path("dataset.html")).decode()).text

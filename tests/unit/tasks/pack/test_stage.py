@@ -23,8 +23,8 @@ from training.data.loader import Dataset
 
 
 def dataset_in(folder: Path, pairs: list[dict[str, Any]], *size: int, **config: Any) -> tuple[FolderStore, Manifest]:
-    store, made = packed_in(folder, pairs, *size, **config)
-    return store, made["pack"]
+    store, manifests = packed_in(folder, pairs, *size, **config)
+    return store, manifests["pack"]
 
 
 class TestWithoutProcesses:
@@ -32,16 +32,16 @@ class TestWithoutProcesses:
 
     def test_make_writes_the_kept_pairs_with_unchanged_images(self, tmp_path: Path) -> None:
         pairs = some_pairs()
-        store, made = dataset_in(tmp_path, pairs, shard_size=6)
-        assert made.counts == Counts(input=17, kept=17)
-        assert [part.rows for part in made.named("part-")] == [6, 6, 5]
-        rows = read_parts(store, made)
+        store, packed_dataset = dataset_in(tmp_path, pairs, shard_size=6)
+        assert packed_dataset.counts == Counts(input=17, kept=17)
+        assert [part.rows for part in packed_dataset.named("part-")] == [6, 6, 5]
+        rows = read_parts(store, packed_dataset)
         assert rows.schema == PACKED
         assert sorted(rows["uid"].to_pylist()) == sorted(row["uid"] for row in pairs if not row["drop_reason"])
         pictures = {row["uid"]: row["data"] for row in pairs}
         for number in ("00000", "00001", "00002"):
-            table = read_table(store, made.path(f"part-{number}.parquet"))
-            with store.open(made.path(f"{number}.tar")) as file:
+            table = read_table(store, packed_dataset.path(f"part-{number}.parquet"))
+            with store.open(packed_dataset.path(f"{number}.tar")) as file:
                 samples = dict(read_samples(file, number))
             assert list(samples) == table["key"].to_pylist()
             for row in table.to_pylist():
@@ -52,23 +52,23 @@ class TestWithoutProcesses:
                 assert json.loads(samples[row["key"]]["json"]) == row
         left = {f"{n:05d}{end}" for n in range(3) for end in (".tar", ".idx")} | {"DATASET.md", "dataset.html"}
         left |= {"manifest.json", *(f"part-{n:05d}.parquet" for n in range(3))}
-        assert set(store.names("pack")) == {made.path(name) for name in left}, "no scratch file stays"
+        assert set(store.names("pack")) == {packed_dataset.path(name) for name in left}, "no scratch file stays"
 
     def test_make_writes_an_index_of_each_sample(self, tmp_path: Path) -> None:
-        store, made = dataset_in(tmp_path, some_pairs(), shard_size=6)
+        store, packed_dataset = dataset_in(tmp_path, some_pairs(), shard_size=6)
         for number in ("00000", "00002"):
-            index = list(read_index(store.read(made.path(f"{number}.idx")).decode(), number))
-            with store.open(made.path(f"{number}.tar")) as file:
+            index = list(read_index(store.read(packed_dataset.path(f"{number}.idx")).decode(), number))
+            with store.open(packed_dataset.path(f"{number}.tar")) as file:
                 assert [member for sample in index for member in sample.values()] == list_members(file, number)
-            keys = read_table(store, made.path(f"part-{number}.parquet"))["key"].to_pylist()
+            keys = read_table(store, packed_dataset.path(f"part-{number}.parquet"))["key"].to_pylist()
             assert [sample["jpg"].key for sample in index] == keys
-            [caption] = store.read_ranges(made.path(f"{number}.tar"), [index[2]["txt"][2:]])
+            [caption] = store.read_ranges(packed_dataset.path(f"{number}.tar"), [index[2]["txt"][2:]])
             assert caption.decode().startswith("caption ")
 
     def test_make_gives_the_same_bytes_whatever_parts_the_rows_came_in(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        pairs, made = some_pairs(), []
+        pairs, manifests = some_pairs(), []
         ways = [
             (pairs, 7, 1 << 26, 99),
             (pairs, 20, 1, 3),
@@ -79,18 +79,18 @@ class TestWithoutProcesses:
         for n, (arrived, raw_size, window, rows) in enumerate(ways):
             monkeypatch.setattr(FolderStore, "window", window)
             monkeypatch.setattr(pack_order, "PARTITION_ROWS", rows)
-            made.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
-        assert len({one.content_digest for one in made}) == 1
+            manifests.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
+        assert len({one.content_digest for one in manifests}) == 1
         about = ("DATASET.md", "dataset.html")
-        named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in made]
+        named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in manifests]
         assert named == [named[0]] * 4
 
     def test_make_shuffles_the_rows_by_the_seed(self, tmp_path: Path) -> None:
         pairs = some_pairs()
         keys = []
         for seed in (0, 0, 1):
-            store, made = dataset_in(tmp_path / str(len(keys)), pairs, seed=seed, shard_size=6)
-            keys.append(read_parts(store, made, columns=["key"])["key"].to_pylist())
+            store, packed_dataset = dataset_in(tmp_path / str(len(keys)), pairs, seed=seed, shard_size=6)
+            keys.append(read_parts(store, packed_dataset, columns=["key"])["key"].to_pylist())
         assert keys[0] == keys[1] != keys[2]
         assert sorted(keys[0]) == sorted(keys[2])
         arrived = [row["key"] for row in pairs if not row["drop_reason"]]
@@ -99,9 +99,10 @@ class TestWithoutProcesses:
     def test_make_ends_a_shard_before_it_exceeds_shard_bytes(self, tmp_path: Path) -> None:
         pairs = some_pairs()
         size = {row["uid"]: len(row["data"]) for row in pairs}
-        store, made = dataset_in(tmp_path, pairs, shard_bytes=4096)
+        store, packed_dataset = dataset_in(tmp_path, pairs, shard_bytes=4096)
         totals = [
-            sum(size[u] for u in read_table(store, made.path(p.name))["uid"].to_pylist()) for p in made.named("part-")
+            sum(size[u] for u in read_table(store, packed_dataset.path(p.name))["uid"].to_pylist())
+            for p in packed_dataset.named("part-")
         ]
         assert len(totals) > 2
         assert max(totals) <= 4096
@@ -109,19 +110,19 @@ class TestWithoutProcesses:
 
     def test_make_names_an_image_that_is_missing(self, tmp_path: Path) -> None:
         store = FolderStore(tmp_path)
-        made = chain(store, some_pairs(), 7)
+        manifests = chain(store, some_pairs(), 7)
         out = io.BytesIO()
         ShardWriter(out).close()
-        store.put(made["download"].path("00001.tar"), out.getvalue())
+        store.put(manifests["download"].path("00001.tar"), out.getvalue())
         with pytest.raises(CorruptPart, match=r"00001\.tar: no [0-9a-f]{32}\.jpg, which a row of curate names"):
-            packed(store, tmp_path, made)
+            packed(store, tmp_path, manifests)
 
     def test_make_fails_with_counts_when_no_pair_is_left(self, tmp_path: Path) -> None:
         store = FolderStore(tmp_path)
-        made = chain(store, [pair(0, "too_small"), pair(1, "undecodable")], 10)
+        manifests = chain(store, [pair(0, "too_small"), pair(1, "undecodable")], 10)
         message = r"download kept 2 of 2; curate kept 0 of 2 \(too_small 1, undecodable 1\)"
         with pytest.raises(ContractError, match=message):
-            packed(store, tmp_path, made)
+            packed(store, tmp_path, manifests)
 
     def test_make_resumes_after_a_crash_without_repeating_tasks(self, tmp_path: Path) -> None:
         _, whole = dataset_in(tmp_path / "whole", some_pairs(), shard_size=5)
@@ -138,8 +139,8 @@ class TestWithoutProcesses:
         for last in ("spans-00001", "exchange-00002", "shard-00001", "shard-00003"):
             with pytest.raises(KeyboardInterrupt):
                 dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(last), shard_size=5)
-        _, made = dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(""), shard_size=5)
-        assert made.content_digest == whole.content_digest
+        _, packed_dataset = dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(""), shard_size=5)
+        assert packed_dataset.content_digest == whole.content_digest
         steps = (("spans", 3), ("exchange", 3), ("shard", 4))
         assert done == [f"{step}-{n:05d}" for step, number in steps for n in range(number)], "each once"
 
@@ -147,11 +148,13 @@ class TestWithoutProcesses:
         probabilities, sampled = [0.0, 0.03, 0.5, 1.0, None], []
         pairs = [pair(n, sampling_probability=chance) for n, chance in enumerate(probabilities)]
         for shard_size in (2, 5):  # the shard size does not matter
-            store, made = dataset_in(tmp_path / str(shard_size), pairs, shard_size=shard_size)
-            rows = read_parts(store, made)
-            given = dict(zip(rows["url"].to_pylist(), rows["sampling_probability"].to_pylist(), strict=True))
-            assert [given[row["url"]] for row in pairs] == pytest.approx(probabilities)
-            dataset = Dataset([store.local(made.path(part.name)) for part in made.named("", ".tar")], 32, 0)
+            store, packed_dataset = dataset_in(tmp_path / str(shard_size), pairs, shard_size=shard_size)
+            rows = read_parts(store, packed_dataset)
+            probability_of = dict(zip(rows["url"].to_pylist(), rows["sampling_probability"].to_pylist(), strict=True))
+            assert [probability_of[row["url"]] for row in pairs] == pytest.approx(probabilities)
+            dataset = Dataset(
+                [store.local(packed_dataset.path(part.name)) for part in packed_dataset.named("", ".tar")], 32, 0
+            )
             assert dataset.sampling is not None
             assert sorted(dataset.sampling.probabilities.tolist()) == pytest.approx([0, 0.03, 0.5, 1, 1])
             half = dataset.sampling.probabilities.tolist().index(0.5)
@@ -161,17 +164,19 @@ class TestWithoutProcesses:
         assert 10 <= sum(sampled[0]) <= 40
 
     def test_make_counts_the_pairs_in_the_manifest(self, tmp_path: Path) -> None:
-        _, made = dataset_in(tmp_path, some_pairs(), shard_size=6)
-        assert made.facts["samples"] == 17
-        assert made.facts["shards"] == 3
-        assert made.facts["bytes"] == sum(part.bytes for part in made.named("", ".tar"))
-        assert made.facts["languages"] == {"en": 17}
-        assert made.facts["hosts"] == {"host0.example": 6, "host1.example": 6, "host2.example": 5}
-        assert made.facts["licenses"] == {"": 9, "http://creativecommons.org/licenses/by/4.0/": 8}
-        assert made.facts["crawls"] == {"CC-MAIN-2024-10": 17}
-        assert made.facts["sizes"] == {"48x48": 17}
-        assert made.facts["score:language_score"] == {"2": 17}
-        assert sum(made.facts["lengths"].values()) == sum(made.facts["original_sides"].values()) == 17
+        _, packed_dataset = dataset_in(tmp_path, some_pairs(), shard_size=6)
+        assert packed_dataset.facts["samples"] == 17
+        assert packed_dataset.facts["shards"] == 3
+        assert packed_dataset.facts["bytes"] == sum(part.bytes for part in packed_dataset.named("", ".tar"))
+        assert packed_dataset.facts["languages"] == {"en": 17}
+        assert packed_dataset.facts["hosts"] == {"host0.example": 6, "host1.example": 6, "host2.example": 5}
+        assert packed_dataset.facts["licenses"] == {"": 9, "http://creativecommons.org/licenses/by/4.0/": 8}
+        assert packed_dataset.facts["crawls"] == {"CC-MAIN-2024-10": 17}
+        assert packed_dataset.facts["sizes"] == {"48x48": 17}
+        assert packed_dataset.facts["score:language_score"] == {"2": 17}
+        assert (
+            sum(packed_dataset.facts["lengths"].values()) == sum(packed_dataset.facts["original_sides"].values()) == 17
+        )
 
 
 @pytest.mark.timeout(60)

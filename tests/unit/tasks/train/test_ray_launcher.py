@@ -52,8 +52,8 @@ def test_launcher_on_ray_sets_the_rendezvous_host_and_the_local_address(tmp_path
 
 def test_follow_driver_forwards_log_lines_progress_and_errors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ours, theirs = multiprocessing.Pipe()
-    seen: list[Any] = []
-    context = Context(store=FolderStore(tmp_path), home=tmp_path, progress=lambda *values: seen.append(values))
+    progress: list[Any] = []
+    context = Context(store=FolderStore(tmp_path), home=tmp_path, progress=lambda *values: progress.append(values))
     for message in (
         ("capacity", ClusterCapacity("127.0.0.1:9", ("a",), 1, 1)),
         ("log", logging.WARNING, "%s", "step 7/9"),
@@ -62,7 +62,7 @@ def test_follow_driver_forwards_log_lines_progress_and_errors(tmp_path: Path, ca
     ):
         theirs.send(message)
     assert isinstance(follow_driver(ours, context, RayCluster("127.0.0.1:9")), TrainingDiverged)
-    assert (theirs.recv(), seen, caplog.messages) == ("go", [(7, 9, "step 7/9")], ["step 7/9"])
+    assert (theirs.recv(), progress, caplog.messages) == ("go", [(7, 9, "step 7/9")], ["step 7/9"])
     theirs.send(("capacity", ClusterCapacity("127.0.0.1:9", ("a", "b"), 1, 1)))
     with pytest.raises(ConfigError, match="2 machines"):  # the store is a folder, which one of them may not see
         follow_driver(ours, context, RayCluster("127.0.0.1:9"))

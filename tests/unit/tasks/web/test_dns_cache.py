@@ -10,10 +10,10 @@ PUBLIC = [(2, 1, 6, "", ("8.8.8.8", 0))]
 
 
 def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    resolved: list[str] = []
 
     def slow(host: str, *args: object, **kinds: object) -> list[object]:
-        asked.append(host)
+        resolved.append(host)
         time.sleep(0.1)
         return list(PUBLIC)
 
@@ -25,30 +25,30 @@ def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: py
     for thread in threads:
         thread.join()
     assert answers == [[(2, ("8.8.8.8", 0))]] * 20
-    assert asked == ["a.test"]
+    assert resolved == ["a.test"]
     monkeypatch.setattr(dns, "TTL", 0.05)
     names.resolve("b.test")
     names.resolve("b.test")
     time.sleep(0.06)
     names.resolve("b.test")
-    assert asked == ["a.test", "b.test", "b.test"]
+    assert resolved == ["a.test", "b.test", "b.test"]
 
 
 def test_dns_cache_keeps_failures_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    resolved: list[str] = []
 
     def fails(host: str, *args: object, **kinds: object) -> list[object]:
-        asked.append(host)
+        resolved.append(host)
         raise OSError("no such host")
 
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", fails)
     monkeypatch.setattr(dns, "FAILED_TTL", 0.1)
     names = DnsCache()
     assert names.resolve("a.test") == names.resolve("a.test") == []
-    assert asked == ["a.test"]
+    assert resolved == ["a.test"]
     time.sleep(0.11)
     assert names.resolve("a.test") == []
-    assert len(asked) == 2
+    assert len(resolved) == 2
 
 
 def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

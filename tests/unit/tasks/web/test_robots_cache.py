@@ -37,8 +37,8 @@ def test_robots_cache_sends_one_request_for_all_threads_and_processes_of_a_folde
     for thread in threads:
         thread.join()
     assert answers == ["text"] * 24
-    asked = [url for files in everyone for url in files.asked]
-    assert sorted(asked) == ["http://a.test/robots.txt", "http://b.test/robots.txt"]
+    urls = [url for files in everyone for url in files.asked]
+    assert sorted(urls) == ["http://a.test/robots.txt", "http://b.test/robots.txt"]
 
 
 def test_robots_cache_keeps_every_answer_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,14 +54,14 @@ def test_robots_cache_keeps_every_answer_for_a_day(tmp_path: Path, monkeypatch: 
 def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, told = Files(tmp_path, status=0), []
+    files, reasons = Files(tmp_path, status=0), []
 
     class Turn:
         def __enter__(self) -> None:
             pass
 
         def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-            told.append(error.reason)
+            reasons.append(error.reason)
 
     def fails(files: Files) -> None:
         with pytest.raises(FetchError, match="connect: Connection refused"):
@@ -72,13 +72,13 @@ def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
     for _ in range(3):
         fails(files)
     fails(other := Files(tmp_path, status=0))
-    assert (told, len(files.asked), other.asked) == (["connect"], 1, [])
-    asked = []
+    assert (reasons, len(files.asked), other.asked) == (["connect"], 1, [])
+    counts = []
     for seconds in (59, 2, 119, 2):  # a minute, then twice as long
         now += seconds
         fails(files)
-        asked.append(len(files.asked))
-    assert asked == [1, 2, 2, 3]
+        counts.append(len(files.asked))
+    assert counts == [1, 2, 2, 3]
     files.status, now = 200, now + 300
     assert files.get("http://a.test", "/robots.txt").status == 200
 

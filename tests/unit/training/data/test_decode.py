@@ -73,11 +73,11 @@ def test_a_crop_is_scaled_as_in_pillow() -> None:
     image = smooth(96, 128)
     for crop, limit in (((3, 8, 80, 90), 1.0), ((0, 0, 40, 40), 1.0), ((5, 60, 32, 32), 0.0)):
         top, left, height, width = crop
-        made = np.empty((32, 32, 3), np.uint8)
-        decode.write_crop(np.asarray(image), crop, made)
+        scaled = np.empty((32, 32, 3), np.uint8)
+        decode.write_crop(np.asarray(image), crop, scaled)
         box = (left, top, left + width, top + height)
         expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC, box=box), np.float64)
-        assert abs(made - expected).mean() <= limit
+        assert abs(scaled - expected).mean() <= limit
 
 
 def test_an_index_and_the_headers_give_equal_samples(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def test_each_sample_is_seen_once_an_epoch_by_any_number_of_ranks(
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
     for epoch in range(2):
-        seen = np.concatenate([indices for e, indices in alone if e == epoch])
-        assert sorted(seen.tolist()) == list(range(samples))
+        samples_of_epoch = np.concatenate([indices for e, indices in alone if e == epoch])
+        assert sorted(samples_of_epoch.tolist()) == list(range(samples))
     for step, (epoch, indices) in enumerate(alone, 1):
         parts = [plan.batch(step, rank, ranks) for rank in range(ranks)]
         assert {part[0] for part in parts} == {epoch}
@@ -122,12 +122,12 @@ def test_cache_and_workers_change_nothing(shards: list[Path]) -> None:
         config = TrainConfig(epochs=2, batch_size=10, workers=workers, prompts=("{}", "an emoji, {}"), word_dropout=0.3)
         dataset = Dataset(shards, 32, cache_bytes)
         plan = Plan(len(dataset), config, 0)
-        made = [
+        batches = [
             (b.epoch, b.samples.tolist(), b.pixels_BSS3.tobytes(), b.captions)
             for b in load_batches(dataset, plan, 2, 0, 1)
         ]
         dataset.close()
-        return made
+        return batches
 
     expected = all_batches(0, 0)
     assert len(expected) == 5
@@ -138,13 +138,13 @@ def test_cache_and_workers_change_nothing(shards: list[Path]) -> None:
 def test_prompts_and_word_dropout_are_drawn_at_random(shards: list[Path]) -> None:
     config = TrainConfig(epochs=40, batch_size=25, prompts=("{}", "so: {}"), word_dropout=0.5)
     dataset = Dataset(shards, 32, 10**7)
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for batch in load_batches(dataset, Plan(25, config, 0), 1, 0, 1):
-        seen.update(batch.captions[batch.samples.tolist().index(3)].split())
+        counts.update(batch.captions[batch.samples.tolist().index(3)].split())
     dataset.close()
-    assert 10 <= seen["so:"] <= 30
+    assert 10 <= counts["so:"] <= 30
     for word in ["a", "pale", "thing", "3"]:
-        assert 10 <= seen[word] <= 32, seen
+        assert 10 <= counts[word] <= 32, counts
 
 
 def test_transparent_images_become_white() -> None:

@@ -27,18 +27,18 @@ def sampling(seed: int = 0) -> Sampling:
 
 def epochs_of(plan: Plan) -> list[list[int]]:
     """Return the samples of each epoch, step by step."""
-    seen = [[] for _ in range(plan.config.epochs)]
+    epochs = [[] for _ in range(plan.config.epochs)]
     for step in range(1, plan.total_steps + 1):
         epoch, indices = plan.batch(step, 0, 1)
-        seen[epoch] += indices.tolist()
-    return seen
+        epochs[epoch] += indices.tolist()
+    return epochs
 
 
 def test_each_pair_is_drawn_with_its_probability():
     sampled = sampling()
-    seen = epochs_of(Plan(PAIRS, TrainConfig(epochs=400, batch_size=32), 3, sampled))
-    assert all(len(set(epoch)) == len(epoch) for epoch in seen), "never twice in an epoch"
-    share = np.bincount(np.concatenate(seen), minlength=PAIRS) / 400
+    epochs = epochs_of(Plan(PAIRS, TrainConfig(epochs=400, batch_size=32), 3, sampled))
+    assert all(len(set(epoch)) == len(epoch) for epoch in epochs), "never twice in an epoch"
+    share = np.bincount(np.concatenate(epochs), minlength=PAIRS) / 400
     assert (share[sampled.probabilities == 1] == 1).all()
     assert (share[sampled.probabilities == 0] == 0).all()
     spread = np.sqrt(sampled.probabilities * (1 - sampled.probabilities) / 400)
@@ -116,13 +116,13 @@ def test_batches_hold_the_drawn_pairs_from_any_first_step(tmp_path: Path):
     dataset = Dataset([write_shard(tmp_path / "0.tar", rows(chances))], 32, 10**7)
     config = TrainConfig(epochs=6, batch_size=8, workers=2)
     plan = Plan(len(dataset), config, 0, dataset.sampling)
-    made = [(batch.epoch, batch.samples.tolist()) for batch in load_batches(dataset, plan, 1, 0, 1)]
+    batches = [(batch.epoch, batch.samples.tolist()) for batch in load_batches(dataset, plan, 1, 0, 1)]
     again = [(batch.epoch, batch.samples.tolist()) for batch in load_batches(dataset, plan, 6, 0, 1)]
-    assert again == made[5:]
+    assert again == batches[5:]
     assert dataset.sampling is not None
     for epoch in range(6):
         drawn = np.flatnonzero(dataset.sampling.drawn(0, epoch)).tolist()
-        assert sorted(i for at, samples in made for i in samples if at == epoch) == drawn
+        assert sorted(i for at, samples in batches for i in samples if at == epoch) == drawn
     dataset.close()
     assert json.loads(rows(chances)[2][1])["sampling_probability"] == 0.0
 
@@ -130,11 +130,11 @@ def test_batches_hold_the_drawn_pairs_from_any_first_step(tmp_path: Path):
 def test_windows_show_each_sample_once_an_epoch():
     shard_of = np.repeat(np.arange(7), [9, 1, 12, 5, 8, 20, 3])
     plan = Plan(58, TrainConfig(epochs=2, batch_size=8), 4, None, Windows(shard_of, 7, 3))
-    for epoch, seen in enumerate(epochs_of(plan)):
-        assert sorted(seen) == list(range(58))
+    for epoch, indices in enumerate(epochs_of(plan)):
+        assert sorted(indices) == list(range(58))
         window = plan.windows.assign(4, epoch)
         assert sorted(np.bincount(window).tolist()) == [2, 2, 3]
-        assert np.diff(window[shard_of[seen]]).min() >= 0, "one window after the other"
+        assert np.diff(window[shard_of[indices]]).min() >= 0, "one window after the other"
     assert epochs_of(plan)[0] != epochs_of(plan)[1]
     assert (plan.windows.assign(4, 0) != plan.windows.assign(4, 1)).any()
     for step in range(1, plan.total_steps + 1):

@@ -68,8 +68,8 @@ def test_the_probe_refits_on_all_and_counts_unreadable_images_as_wrong(digits):
     assert found["train"] == 120
     assert found["top1"]["value"] == pytest.approx(right / (len(test.labels_N) + 3))
     assert probe(train, None, test, 10, unreadable=3) == found
-    given = probe(train.select(np.arange(80)), train.select(np.arange(80, 120)), test, 10, unreadable=0)
-    assert given["train"] == 120
+    result = probe(train.select(np.arange(80)), train.select(np.arange(80, 120)), test, 10, unreadable=0)
+    assert result["train"] == 120
 
 
 def test_few_shot_draws_grow_and_are_equal_in_each_class(digits):

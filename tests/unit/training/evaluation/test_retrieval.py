@@ -53,9 +53,9 @@ def test_memory_is_bounded_by_a_chunk(monkeypatch):
 
     def watched(left, right):
         nonlocal largest
-        made = product(left, right)
-        largest = max(largest, made.numel())
-        return made
+        scores = product(left, right)
+        largest = max(largest, scores.numel())
+        return scores
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
     monkeypatch.setattr("training.evaluation.retrieval.SCORES_AT_ONCE", 1 << 20)

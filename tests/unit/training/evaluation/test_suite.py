@@ -214,13 +214,13 @@ def test_digest_covers_every_byte_and_no_path(tmp_path):
         "zeroshot_classification_templates.txt": b"{c}\n",
         "test/1.tar": (tmp_path / "data/test/0.tar").read_bytes(),
     }
-    seen = {digest}
+    digests = {digest}
     for name, data in changes.items():
         before = (tmp_path / "data" / name).read_bytes()
         (tmp_path / "data" / name).write_bytes(data)
-        seen.add(load_suite(path).digest())
+        digests.add(load_suite(path).digest())
         (tmp_path / "data" / name).write_bytes(before)
-    assert len(seen) == 4
+    assert len(digests) == 4
     assert load_suite(path).digest() == digest
     (tmp_path / "data/README").write_text("not read by the evaluation")
     assert load_suite(path).digest() == digest

@@ -125,16 +125,16 @@ def test_a_constant_model_scores_chance():
 
 
 def test_map_in_order_keeps_order_bounds_read_ahead_and_raises_errors():
-    taken = []
+    consumed = []
 
     def items():
         for i in range(50):
-            taken.append(i)
+            consumed.append(i)
             yield i
 
     results = map_in_order(lambda i: i * i, items(), threads=3)
     assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
-    assert len(taken) <= 5 + 6 + 1
+    assert len(consumed) <= 5 + 6 + 1
     results.close()
     assert list(map_in_order(str, range(7), threads=2)) == list("0123456")
     with pytest.raises(ZeroDivisionError):

@@ -18,9 +18,9 @@ oracle = pytest.importorskip("open_clip.tokenizer").SimpleTokenizer()
 
 @pytest.fixture(scope="module")
 def tokenizer() -> ClipTokenizer:
-    made = make_tokenizer("clip", [], 0, 77)
-    assert isinstance(made, ClipTokenizer)
-    return made
+    clip_tokenizer = make_tokenizer("clip", [], 0, 77)
+    assert isinstance(clip_tokenizer, ClipTokenizer)
+    return clip_tokenizer
 
 
 def padded(tokenizer: ClipTokenizer, texts: list[str]) -> torch.Tensor:
@@ -43,10 +43,10 @@ def test_any_text_gets_open_clips_ids(tokenizer: ClipTokenizer, parts: list[str]
 
 @pytest.mark.parametrize("context_length", [8, 77])
 def test_long_captions_keep_their_end_token(context_length: int) -> None:
-    made = make_tokenizer("clip", [], 0, context_length)
+    clip_tokenizer = make_tokenizer("clip", [], 0, context_length)
     texts = ["word " * 100, "<start_of_text> " * 100, "a", ""]
-    assert padded(made, texts).equal(oracle(texts, context_length=context_length))
-    assert made(["a", "b c"]).shape[1] < 8
+    assert padded(clip_tokenizer, texts).equal(oracle(texts, context_length=context_length))
+    assert clip_tokenizer(["a", "b c"]).shape[1] < 8
 
 
 def test_tokenizer_survives_a_round_trip_to_json(tmp_path: Path, tokenizer: ClipTokenizer) -> None:

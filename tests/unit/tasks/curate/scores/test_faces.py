@@ -64,8 +64,8 @@ def test_faces_are_columns_for_rules_and_for_blurring(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     raw, context = downloaded(store, pairs(), 2), Context(store, tmp_path, pool=InlineExecutor())
     config: dict[str, Any] = {"scores": {"faces": {}}}
-    made = make(plan(CURATE, CurateConfig.model_validate(config), 0, [raw]), context)
-    rows = {row["url"]: row for row in read_parts(store, made).to_pylist()}
+    manifest = make(plan(CURATE, CurateConfig.model_validate(config), 0, [raw]), context)
+    rows = {row["url"]: row for row in read_parts(store, manifest).to_pylist()}
     assert {url: row["faces"] for url, row in rows.items()} == {"face": 1, "blocks": 0, "more": 0}
     assert rows["blocks"]["face_bboxes"] == []
     (box,) = rows["face"]["face_bboxes"]
@@ -77,7 +77,7 @@ def test_faces_are_columns_for_rules_and_for_blurring(tmp_path: Path) -> None:
     unscored = make(plan(CURATE, CurateConfig(), 0, [raw]), context)
     assert read_parts(store, unscored)["face_bboxes"].null_count == 3
 
-    packed = make(plan(PACK, PackConfig(), 0, [made, raw]), context)
+    packed = make(plan(PACK, PackConfig(), 0, [manifest, raw]), context)
     dataset = Dataset([store.local(packed.path("00000.tar"))], 200, 0, blur_faces=True)
     plain = Dataset([store.local(packed.path("00000.tar"))], 200, 0)
     changed = set()

@@ -156,15 +156,15 @@ def test_turn_fails_as_host_busy_after_the_patience() -> None:
 
 
 def test_pauses_are_shared_between_processes(tmp_path: Path) -> None:
-    asked, beside = (HostPace(PaceLimits(max_pause=10), Pauses(tmp_path)) for _ in range(2))
-    with pytest.raises(FetchError), asked.turn("a.test"):
+    paused, beside = (HostPace(PaceLimits(max_pause=10), Pauses(tmp_path)) for _ in range(2))
+    with pytest.raises(FetchError), paused.turn("a.test"):
         raise FetchError("http_429", "the server's answer", retry_after=60)
     with pytest.raises(FetchError, match="http_429: the server's answer"), beside.turn("a.test"):
         pytest.fail("it was asked")
     with beside.turn("b.test"):
         pass
 
-    with pytest.raises(FetchError), asked.turn("c.test"):
+    with pytest.raises(FetchError), paused.turn("c.test"):
         raise FetchError("http_503", "the server's answer", retry_after=0.1)
     started = time.monotonic()
     with beside.turn("c.test"):

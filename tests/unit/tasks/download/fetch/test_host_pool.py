@@ -52,9 +52,9 @@ def test_pool_starts_with_slow_hosts_and_reserves_threads_for_quick_ones() -> No
         pool._left += hosts.count(host)
         pool._push_ready(host)
     for _ in range(2):  # two threads at work
-        taken = pool._pop_row()
-        assert taken is not None
-        order.append(taken[0])
+        popped = pool._pop_row()
+        assert popped is not None
+        order.append(popped[0])
     assert order == ["late", "many"]
 
 

@@ -143,9 +143,9 @@ def test_opener_refuses_other_schemes(tmp_path: Path) -> None:
     assert set(opener.evidence) == {"file:///etc/passwd", "ftp://a.test/", "data:text/plain,x"}
 
 
-@pytest.mark.parametrize(("reason", "asked"), [("timeout", 1), ("http_404", 1), ("http_503", 3), ("connect", 3)])
+@pytest.mark.parametrize(("reason", "requests"), [("timeout", 1), ("http_404", 1), ("http_503", 3), ("connect", 3)])
 def test_opener_retries_only_temporary_failures_other_than_timeouts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, asked: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, requests: int
 ) -> None:
     opener, checks = make_opener(DownloadConfig(), tmp_path), []
 
@@ -157,7 +157,7 @@ def test_opener_retries_only_temporary_failures_other_than_timeouts(
     for _ in range(3):  # as img2dataset's retries do
         with pytest.raises(FetchError, match=f"^{reason}: again$"):
             opener.open("http://a.test/1.png")
-    assert len(checks) == asked
+    assert len(checks) == requests
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), ("", None), ("7", 7.0), ("soon", None), ("-3", None)])

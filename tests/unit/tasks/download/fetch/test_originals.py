@@ -34,7 +34,7 @@ def test_originals_return_the_body_and_its_validators(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "headers",
     [
         {},
         {"ETag": "unquoted"},
@@ -44,9 +44,9 @@ def test_originals_return_the_body_and_its_validators(tmp_path: Path) -> None:
         {"ETag": '"1"', "Cache_Control": "private, No-Store"},
     ],
 )
-def test_originals_store_only_cacheable_bodies_with_validators(tmp_path: Path, given: dict[str, str]) -> None:
+def test_originals_store_only_cacheable_bodies_with_validators(tmp_path: Path, headers: dict[str, str]) -> None:
     message = Message()
-    for name, value in given.items():
+    for name, value in headers.items():
         message._headers.append((name.replace("_", "-"), value))  # type: ignore[attr-defined]  # as a wire might
     Originals(tmp_path).put("http://a.test/", b"body", message)
     assert Originals(tmp_path).get("http://a.test/") is None
