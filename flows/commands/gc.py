@@ -18,13 +18,14 @@ from pydantic import ValidationError
 
 from dataops.errors import ConfigError
 from dataops.snapshot import SnapshotName
-from dataops.store import Store
+from dataops.store import Entry, Store
 from flows.commands.output import console, new_table, print_json, text
 from flows.records import RunRecord, known_stores
 from infra.local import services
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
 from tasks.engine.scratch_folders import find_abandoned_folders
+from tasks.engine.takedown_requests import Report, list_reports, load_report, select_requests
 from tasks.lineage.garbage_collection import Deletion, DeletionPlan, DeletionResult, delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY, Inventory
 from tasks.tracking.registry import find_needed_snapshots, find_unknown_models
@@ -88,13 +89,15 @@ def _last_active(record: RunRecord) -> float:
 
 
 class Roots:
-    """Finds the snapshots that the kept runs and the registered models of a store used; each call finds them anew."""
+    """Finds the snapshots that the kept runs and the registered models of a store need; each call finds them anew."""
 
     def __init__(self, store: Store, policy: Policy):
         self.store, self.policy = store, policy
         self.records: dict[str, RunRecord] = {}
         self._read: dict[str, tuple[int, float]] = {}
         self.models: dict[SnapshotName, str] = {}
+        self.new_versions: dict[SnapshotName, str] = {}
+        self._reports: dict[Entry, Report] = {}
         self.kept: dict[str, str] = {}
         """Ids of the kept runs with the reasons, as of the last call."""
 
@@ -108,16 +111,38 @@ class Roots:
         found = {name: inventory.manifest(name) for name in inventory.snapshots if name not in self.models}
         self.models |= find_unknown_models({name: manifest for name, manifest in found.items() if manifest})
 
+    def read_takedowns(self) -> None:
+        """Read which dataset versions a takedown made within a day: no run has used them yet."""
+        datasets = Inventory(self.store, "pack")
+        for name, snapshot in datasets.snapshots.items():
+            manifest = datasets.manifest(name) if time.time() - snapshot.modified < DAY else None
+            if manifest and select_requests(manifest.inputs):
+                self.new_versions[name] = "a dataset version that a takedown made within a day"
+
     def __call__(self) -> dict[SnapshotName, str]:
         """Return the snapshots to keep, with reasons; only run records that changed since the last call are read."""
         self._read_records()
-        roots = dict(self.models)
+        roots = self.models | self.new_versions
         self.kept = self.policy.select_kept(list(self.records.values()), time.time())
         self.kept |= {run_id: RUNNING for run_id, record in self.records.items() if self._holds_lease(record)}
         for run_id, why in self.kept.items():
             for stage in self.records[run_id].stages:
                 roots.setdefault(SnapshotName(stage.stage, stage.key), why)
+        self._add_next_versions(roots)
         return roots
+
+    def _add_next_versions(self, roots: dict[SnapshotName, str]) -> None:
+        """Add the versions that takedowns made of the needed datasets, which may be deleted."""
+        entries = list_reports(self.store)
+        self._reports = {e: self._reports.get(e) or load_report(self.store, e.name) for e in entries}
+        waiting = list(roots.items())
+        while waiting:
+            name, why = waiting.pop()
+            keys = {report.versions.get(name.key) for report in self._reports.values()} if name.stage == "pack" else ()
+            for new in [SnapshotName("pack", key) for key in keys if key]:
+                if new not in roots:
+                    roots[new] = why
+                    waiting.append((new, why))
 
     def _holds_lease(self, record: RunRecord) -> bool:
         """Whether a run of another machine, which the policy does not keep, still makes a snapshot."""
@@ -161,6 +186,7 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
     for uri, roots in all_roots.items():
         if store_uri is None or uri == next(iter(all_roots)):
             roots.read_registry()
+            roots.read_takedowns()
             results.append(_collect_in_store(roots, home, delete=delete, as_json=as_json))
         else:
             roots()

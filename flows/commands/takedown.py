@@ -6,7 +6,7 @@ It can be killed at any moment. Started again with the same file, it reuses what
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,27 @@ from dataops.trace.targets import Target
 from flows.commands.output import console, print_json, text
 from flows.records import known_stores, read_record
 from tasks.engine.context import Context
-from tasks.engine.takedown_requests import FOLDER, Request, make_request, read_targets, record_request
+from tasks.engine.takedown_requests import (
+    Request,
+    load_report,
+    make_request,
+    read_targets,
+    record_request,
+    report_name,
+)
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
 from tasks.lineage.takedown import AffectedDataset, TakedownResult, find_affected, replace_affected
-from tasks.lineage.takedown_raw import RawSnapshot, delete_originals, delete_raw, delete_superseded, find_raw_snapshots
+from tasks.lineage.takedown_leftovers import Leftovers, delete_leftovers, find_leftovers
+from tasks.lineage.takedown_raw import (
+    RawSnapshot,
+    delete_originals,
+    delete_raw,
+    delete_superseded,
+    find_raw_snapshots,
+    find_uids_by_phash,
+    find_urls,
+)
 from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -63,43 +79,61 @@ def _take_down_in_store(
     store: Store, home: Path, options: TakedownOptions, request: Request, targets: Sequence[Target], out: Console | None
 ) -> dict[str, Any]:
     lineage, search = Lineage(store), Search(store)
-    if not lineage.manifests:
+    if not lineage.manifests and not find_leftovers(store, targets):
         return {"store": store.uri, "incomplete": False, "datasets": []}
     new = record_request(store, request)  # before all else: runs that start from now on apply it
     found = find_affected(lineage, search, targets, Registry())
     context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
     outcomes = replace_affected(lineage, context, request, found)
-    uids = {uid for one in found for uid in one.uids}
-    raw = find_raw_snapshots(lineage, search, targets, uids)
+    earlier = load_report(store, report_name(request.digest))  # its datasets may be deleted
+    uids = {uid for one in found for uid in one.uids}.union(earlier.uids)
+    uids |= find_uids_by_phash(lineage, search, targets)
+    all_targets = [*targets, *(Target("uid", uid) for uid in sorted(uids))]
+    raw = find_raw_snapshots(lineage, search, all_targets)
+    leftovers = find_leftovers(store, all_targets)
     report: dict[str, Any] = {
         "store": store.uri,
         "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new},
+        "uids": sorted(uids),
+        "versions": earlier.versions | {o.affected.dataset.key: o.successor.key for o in outcomes if o.successor},
         "datasets": [outcome.as_json() for outcome in outcomes],
-        "raw_snapshots": {one.download.key: one.pairs for one in raw},
+        "raw_snapshots": {one.download.key: len(one.hits) for one in raw},
+        "leftovers": {str(one.snapshot): len(one.objects) for one in leftovers},
         "deleted": {},
     }
+    _put_report(store, request, report)  # before the deletion: a killed call leaves the uids and the next versions
     if out:
         _show(report, found, out)
-    if options.delete_raw and (raw or found) and (options.yes or _confirm(raw, outcomes)):
-        report["deleted"] = _delete(store, context, raw, outcomes, targets, uids)
-        left = find_raw_snapshots(Lineage(store), Search(store), targets, uids)
-        report["raw_snapshots"] = {one.download.key: one.pairs for one in left}
+    if options.delete_raw and (options.yes or _confirm(raw, outcomes, leftovers)):
+        report["deleted"] = _delete(store, context, search, raw, outcomes, leftovers, all_targets)
+        left = find_raw_snapshots(Lineage(store), Search(store), all_targets)
+        report["raw_snapshots"] = {one.download.key: len(one.hits) for one in left}
+        report["leftovers"] = {str(one.snapshot): len(one.objects) for one in find_leftovers(store, all_targets)}
     report["incomplete"] = _incomplete(report, options)
-    store.put(f"{FOLDER}/{request.digest}.report.json", json.dumps(report, indent=2).encode())
+    _put_report(store, request, report)
     if out:
         _show_end(report, request, out)
     return report
 
 
+def _put_report(store: Store, request: Request, report: Mapping[str, Any]) -> None:
+    store.put(report_name(request.digest), json.dumps(report, indent=2).encode())
+
+
 def _incomplete(report: Mapping[str, Any], options: TakedownOptions) -> bool:
     missed = any(one["trouble"] or one["models_not_tagged"] for one in report["datasets"])
-    return missed or bool(options.delete_raw and (report["raw_snapshots"] or report["deleted"].get("not_deleted")))
+    left = report["raw_snapshots"] or report["leftovers"] or report["deleted"].get("not_deleted")
+    return missed or bool(options.delete_raw and left)
 
 
-def _confirm(raw: Sequence[RawSnapshot], outcomes: Sequence[TakedownResult]) -> bool:
+def _confirm(raw: Sequence[RawSnapshot], outcomes: Sequence[TakedownResult], leftovers: Sequence[Leftovers]) -> bool:
     """Ask on the terminal whether to delete, and return the answer."""
-    samples, versions = sum(one.pairs for one in raw), sum(o.successor is not None for o in outcomes)
-    sys.stderr.write(f"Delete {samples:,} images from raw shards, and {versions} superseded dataset versions? [y/N] ")
+    samples, versions = sum(len(one.hits) for one in raw), sum(o.successor is not None for o in outcomes)
+    objects = sum(len(one.objects) for one in leftovers)
+    sys.stderr.write(
+        f"Delete {samples:,} images from raw shards, {versions} superseded dataset versions, {objects} objects of "
+        "unfinished work, and the kept originals? [y/N] "
+    )
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -107,22 +141,38 @@ def _confirm(raw: Sequence[RawSnapshot], outcomes: Sequence[TakedownResult]) -> 
 def _delete(
     store: Store,
     context: Context,
+    search: Search,
     raw: Sequence[RawSnapshot],
     outcomes: Sequence[TakedownResult],
+    leftovers: Sequence[Leftovers],
     targets: Sequence[Target],
-    uids: set[str],
 ) -> dict[str, Any]:
-    samples: dict[str, int] = {}
-    urls: list[str] = []
+    """Delete in an order in which a killed call leaves what the next one needs to find the rest.
+
+    URLs of originals are in raw snapshots, and uids of images in dataset versions; so originals go first, datasets last.
+    """
     refused: dict[str, str] = {}
-    for one in raw:
+
+    def attempt(what: str, delete: Callable[[], int]) -> int:
         try:
-            deleted_urls = delete_raw(context, one, targets, uids)
+            return delete()
         except PairmillError as error:
-            refused[f"download/{one.download.key}"] = str(error)
-            continue
-        samples[one.download.key] = len(deleted_urls)
-        urls += deleted_urls
+            refused[what] = str(error)
+            return 0
+
+    urls = find_urls(search, raw)
+    originals = sum(
+        attempt(str(folder), lambda folder=folder: delete_originals(folder, urls, targets))
+        for folder in _folders_of_originals(store)
+    )
+    samples = {
+        one.download.key: attempt(f"download/{one.download.key}", lambda one=one: delete_raw(context, one, targets))
+        for one in raw
+    }
+    objects = sum(
+        attempt(str(one.snapshot), lambda one=one: delete_leftovers(context, one.snapshot, targets))
+        for one in leftovers
+    )
     superseded: list[str] = []
     for outcome in outcomes:
         old = outcome.affected.dataset
@@ -132,8 +182,13 @@ def _delete(
             refused[f"pack/{old.key}"] = why
         else:
             superseded.append(old.key)
-    originals = delete_originals(_folders_of_originals(store), sorted({*urls}))
-    return {"raw_samples": samples, "datasets": superseded, "originals": originals, "not_deleted": refused}
+    return {
+        "raw_samples": {key: number for key, number in samples.items() if number},
+        "datasets": superseded,
+        "originals": originals,
+        "leftovers": objects,
+        "not_deleted": refused,
+    }
 
 
 def _folders_of_originals(store: Store) -> list[Path]:
@@ -186,8 +241,14 @@ def _show_end(report: Mapping[str, Any], request: Request, out: Console) -> None
             out.print(text(f"deleted dataset version {key}"))
         if deleted["originals"]:
             out.print(text(f"deleted {deleted['originals']:,} originals"))
+        if deleted["leftovers"]:
+            out.print(text(f"deleted {deleted['leftovers']:,} objects of unfinished work"))
         for name, why in deleted["not_deleted"].items():
             out.print(text(f"NOT deleted: {name}: {why}", style="red"), soft_wrap=True)
     for key, number in report["raw_snapshots"].items():
         out.print(text(f"raw snapshot download/{key} still has {number:,} of the images; --delete-raw deletes them"))
-    out.print(text(f"report: {report['store']}/{FOLDER}/{request.digest}.report.json"), soft_wrap=True)
+    for name, number in report["leftovers"].items():
+        out.print(
+            text(f"{number:,} objects of unfinished work in {name} may hold such images; --delete-raw deletes them")
+        )
+    out.print(text(f"report: {report['store']}/{report_name(request.digest)}"), soft_wrap=True)

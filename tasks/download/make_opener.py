@@ -51,5 +51,8 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
         disallowed=frozenset(directive.strip().lower() for directive in config.disallowed_header_directives),
         opt_out=frozenset(config.opt_out),
     )
-    originals = Originals(Path(config.originals)) if config.originals else None
+    originals = None
+    if config.originals:
+        originals = Originals(Path(config.originals))
+        originals.claim()  # in each process: on a cluster, each machine may have a folder of its own
     return SafeOpener(limits, client, rules, pace, originals)

@@ -75,7 +75,8 @@ class PoliteConfig(StageConfig):
     `user_agent`."""
     originals: str | None = None
     """Folder of the images as fetched. A later run with the same folder fetches only images that have changed, by ETag
-    and Last-Modified, and takes the others from the folder, with any `image_size`."""
+    and Last-Modified, and takes the others from the folder, with any `image_size`. The folder must be new, empty, or made
+    by an earlier run, since files in it are deleted."""
     originals_bytes: int = Field(default=50 << 30, ge=0)
     """Maximum bytes of that folder at the end of a run; the images that were not requested for the longest are
     deleted."""

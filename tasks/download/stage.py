@@ -39,6 +39,9 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     """
     config, draft, source = work.config, work.draft, work.inputs["filter"]
     objects = [(source.path(part.name), part.rows) for part in source.named("part-", ".parquet")]
+    originals = Originals(Path(config.originals)) if config.originals else None
+    if originals:
+        originals.claim()
     takedowns = load_targets(draft.store, list_requests(draft.store))
     records, start = [], 0
     if reopened := draft.done(REOPENED):
@@ -53,8 +56,8 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
             return map_parts(download_shard, tasks, draft, context, format_record)
 
         fetched = run_rounds(draft, objects, start, config.shard_size, config.retry, fetch)
-    if config.originals:
-        Originals(Path(config.originals)).shrink(config.originals_bytes)
+    if originals:
+        originals.shrink(config.originals_bytes)
     records += fetched
     parts, counts = merge_records(records)
     hosts = merge_hosts(record.facts["hosts"] for record in records)

@@ -23,7 +23,7 @@ from dataops.digest import canonical_json
 from dataops.errors import ConfigError, CorruptPart
 from dataops.images.decode import ImageRefused
 from dataops.snapshot import Input
-from dataops.store import Store
+from dataops.store import Entry, Store
 from dataops.trace.targets import KINDS, Target, image_targets, parse_target
 
 FOLDER = "takedowns"
@@ -51,6 +51,42 @@ class Request(BaseModel):
     def parsed(self) -> list[Target]:
         """Return the targets. Raises: ValueError if another program wrote the record."""
         return [parse_target(text) for text in self.targets]
+
+
+class Report(BaseModel):
+    """The fields of takedowns/<digest>.report.json that later commands read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    uids: tuple[str, ...] = ()
+    """Removed pairs."""
+    versions: dict[str, str] = {}
+    """Keys of dataset versions that held removed pairs, with those of their next versions."""
+
+
+def report_name(digest: str) -> str:
+    """Return the name in the store of a request's report."""
+    return f"{FOLDER}/{digest}.report.json"
+
+
+def list_reports(store: Store) -> list[Entry]:
+    """Return the reports of a store, sorted by name."""
+    return [entry for entry in store.entries(FOLDER) if entry.name.endswith(".report.json")]
+
+
+def load_report(store: Store, name: str) -> Report:
+    """Return a report by its name in the store; an empty one if there is none.
+
+    Raises: CorruptPart if it is damaged.
+    """
+    if store.size(name) is None:
+        return Report()
+    try:
+        return Report.model_validate_json(store.read(name))
+    except ValidationError as error:
+        raise CorruptPart(
+            f"{store.uri}/{name} is not a report of a takedown; delete it, and repeat the takedown"
+        ) from error
 
 
 def make_request(targets: Sequence[Target], reason: str) -> Request:

@@ -123,7 +123,9 @@ class Search:
             except ValidationError:
                 header = None
             if header is not None and (header.format, header.parts) == (trace_index.FORMAT, current):
-                return header
+                sizes = {name: self.store.size(rows.manifest.path(name)) for name in header.sizes}
+                if sizes == header.sizes:  # else a killed deletion left it without some of its files
+                    return header
         if not self.make:
             logger.info("%s has no index: reading its columns", rows)
             return None

@@ -2,7 +2,8 @@
 
 A raw snapshot is rewritten under its own key, as by a download round (tasks/download/rounds.py). Its digest changes, so the
 next run of its config curates and packs the remaining rows again and fetches nothing. New objects are written before the
-manifest is replaced, and old ones deleted after it: a killed call leaves either the old snapshot or the new one, complete.
+manifest is replaced, and old ones deleted after it: a killed call leaves either the old snapshot or the new one, complete,
+and objects that no manifest names, which the next call deletes (tasks/lineage/takedown_leftovers.py).
 """
 
 import io
@@ -19,12 +20,12 @@ from dataops.schema import DOWNLOADED, conform, dropped_schema
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, content_digest, read_table
 from dataops.trace.targets import Target, matching_rows
-from tasks.download.fetch.originals import Originals
+from tasks.download.fetch.originals import Original, Originals
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_snapshot
-from tasks.lineage.graph import KEPT, Lineage
-from tasks.lineage.search import Rows, Search
+from tasks.lineage.graph import DROPPED, KEPT, Lineage
+from tasks.lineage.search import Hit, Rows, Search
 from tasks.pack.write_shard import TAKEDOWN
 
 logger = logging.getLogger(__name__)
@@ -32,60 +33,60 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RawSnapshot:
-    """A download snapshot with images to remove, the parts that hold them, and the number of their pairs."""
+    """A download snapshot with images to remove, and their rows."""
 
     download: Manifest
-    parts: list[Part]
-    pairs: int
+    hits: list[Hit]
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts with a match, sorted by name."""
+        found = {hit.part.name: hit.part for hit in self.hits}
+        return [found[name] for name in sorted(found)]
 
 
-def find_raw_snapshots(
-    lineage: Lineage, search: Search, targets: Sequence[Target], uids: set[str]
-) -> list[RawSnapshot]:
+def find_raw_snapshots(lineage: Lineage, search: Search, targets: Sequence[Target]) -> list[RawSnapshot]:
     """Return the download snapshots with rows that match.
 
     Args:
-        uids: pairs that match by a column which raw rows lack, such as `phash`.
+        targets: with the uids of pairs that match by a column which raw rows lack, such as `phash`.
     """
-    all_targets = [*targets, *(Target("uid", uid) for uid in sorted(uids))]
     found: list[RawSnapshot] = []
     for manifest in lineage.manifests.values():
-        hits = search.find(Rows(manifest, KEPT), all_targets) if manifest.stage == "download" else []
+        hits = search.find(Rows(manifest, KEPT), targets) if manifest.stage == "download" else []
         if hits:
-            parts = {hit.part.name: hit.part for hit in hits}
-            found.append(RawSnapshot(manifest, [parts[name] for name in sorted(parts)], len(hits)))
+            found.append(RawSnapshot(manifest, hits))
     return found
 
 
-def delete_raw(context: Context, raw: RawSnapshot, targets: Sequence[Target], uids: set[str]) -> list[str]:
-    """Rewrite a raw snapshot without what was taken down; return the URLs of the removed images.
+def delete_raw(context: Context, raw: RawSnapshot, targets: Sequence[Target]) -> int:
+    """Rewrite a raw snapshot without what was taken down; return the number of removed images.
 
     Raises: ConfigError that names the run that makes the snapshot now, if there is one.
     """
     manifest = raw.download
     draft = Draft(context.store, manifest.stage, manifest.key)
-    all_targets = [*targets, *(Target("uid", uid) for uid in uids)]
     with hold_lease(draft, context, wait=False, remake=True) as held:
         assert held is not None
-        parts, replaced, removed = {part.name: part for part in manifest.parts}, list[str](), list[str]()
+        parts, replaced, removed = {part.name: part for part in manifest.parts}, list[str](), 0
         for part in raw.parts:
-            old, new, urls = _rewrite_part(held.draft, manifest, part, all_targets)
+            old, new, count = _rewrite_part(held.draft, manifest, part, targets)
             for name in old:
                 del parts[name]
             parts |= {one.name: one for one in new}
-            replaced, removed = replaced + old, removed + urls
-        after = _update_manifest(manifest, list(parts.values()), len(removed))
+            replaced, removed = replaced + old, removed + count
+        after = _update_manifest(manifest, list(parts.values()), removed)
         held.draft.check_fence()
+        draft.store.delete_tree(draft.path("trace"))  # this index names the removed rows; a search makes it again
         draft.store.put(draft.path(MANIFEST), after.model_dump_json(indent=2).encode())
         draft.store.delete([draft.path(name) for name in replaced])
-        draft.store.delete_tree(draft.path("trace"))  # this index still names the removed rows
     return removed
 
 
 def _rewrite_part(
     draft: Draft, manifest: Manifest, part: Part, targets: Sequence[Target]
-) -> tuple[list[str], list[Part], list[str]]:
-    """Write a raw shard without the matching samples; return the old part names, the new parts and the removed URLs."""
+) -> tuple[list[str], list[Part], int]:
+    """Write a raw shard without the matching samples; return the old part names, the new parts, and the removed rows."""
     stem = part.name.removesuffix(".parquet").removeprefix("part-")
     new_stem = _next_stem(stem)
     rows = read_table(draft.store, manifest.path(part.name))
@@ -110,7 +111,7 @@ def _rewrite_part(
         parts.append(draft.put_table(f"evidence-{new_stem}.parquet", table))
         replaced.append(evidence.name)
     existing = {one.name for one in manifest.parts}
-    return [name for name in replaced if name in existing], parts, removed["url"].to_pylist()
+    return [name for name in replaced if name in existing], parts, removed.num_rows
 
 
 def _next_stem(stem: str) -> str:
@@ -140,16 +141,32 @@ def _update_manifest(manifest: Manifest, parts: list[Part], removed: int) -> Man
     return manifest.model_copy(update=changed)
 
 
-def delete_originals(folders: Sequence[Path], urls: Sequence[str]) -> int:
-    """Delete the response bodies that are kept for these URLs; return their number."""
-    deleted = 0
-    for folder in folders:
-        originals = Originals(folder)
-        for url in urls:
-            if originals.get(url) is not None:
-                originals.drop(url)
-                deleted += 1
-    return deleted
+def find_uids_by_phash(lineage: Lineage, search: Search, targets: Sequence[Target]) -> set[str]:
+    """Return the uids of the pairs that match a phash, which only `curate` computes."""
+    hashes = [target for target in targets if target.kind == "phash"]
+    curated = [manifest for manifest in lineage.manifests.values() if hashes and manifest.stage == "curate"]
+    hits = [hit for m in curated for prefix in (KEPT, DROPPED) for hit in search.find(Rows(m, prefix), hashes)]
+    return {row["uid"] for row in search.rows(hits)}
+
+
+def find_urls(search: Search, raw: Sequence[RawSnapshot]) -> list[str]:
+    """Return the URLs of the images to remove."""
+    return sorted({row["url"] for one in raw for row in search.rows(one.hits)})
+
+
+def delete_originals(folder: Path, urls: Sequence[str], targets: Sequence[Target]) -> int:
+    """Delete the response bodies that are kept for these URLs or match a target; return their number.
+
+    Raises: ConfigError if the folder holds files of others.
+    """
+    originals = Originals(folder)
+    originals.claim()
+    dropped = sum(originals.drop(url) for url in urls)
+    return dropped + originals.drop_matching(lambda kept: bool(matching_rows(_as_table(kept), targets).any()))
+
+
+def _as_table(kept: Original) -> pa.Table:
+    return pa.table({"url": [kept.url], "sha256": [kept.sha256]})
 
 
 def delete_superseded(context: Context, manifest: Manifest) -> str | None:

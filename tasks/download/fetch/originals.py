@@ -4,6 +4,8 @@ Shards hold resized images, which cannot serve another size. Where the config na
 file for each URL: the first line is the response's validators in JSON, the rest is the body. A later run sends
 `If-None-Match` and `If-Modified-Since`, and reads the body from the folder on status 304.
 
+Files in this folder are deleted, so it must belong to pairmill alone: `claim` marks it, and refuses one with other files.
+
 Source: RFC 9110, section 13 (conditional requests), RFC 9111, sections 3 and 4.3.
 """
 
@@ -12,15 +14,22 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from email.message import Message
+from itertools import chain
 from pathlib import Path
+
+from dataops.errors import ConfigError
 
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,400}"')
 _DATE = re.compile(r"[A-Za-z0-9 ,:+-]{1,60}")
 _TEMPORARY = ".tmp-"
+MARKER = ".pairmill-originals"
+"""Name of the empty file that marks a folder of originals."""
+_FOLDER_NAME = re.compile(r"[0-9a-f]{2}")
+_FILE_NAME = re.compile(rf"[0-9a-f]{{62}}|{re.escape(_TEMPORARY)}[a-z0-9_]{{8}}")
 
 
 @dataclass(frozen=True)
@@ -46,15 +55,44 @@ class Originals:
     def __init__(self, folder: Path):
         self._folder = folder
 
+    def claim(self) -> None:
+        """Create the folder, or check that it holds originals only, and mark it.
+
+        Raises: ConfigError if it holds other files, or cannot be written.
+        """
+        try:
+            if (self._folder / MARKER).is_file():
+                return
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if stranger := self._find_stranger():
+                raise ConfigError(
+                    f"download.originals: {self._folder} holds {stranger}, which is not an original, and pairmill deletes "
+                    "files in its folder of originals; name an empty or a new folder"
+                )
+            (self._folder / MARKER).touch()
+        except OSError as error:
+            raise ConfigError(
+                f"download.originals: {self._folder} cannot be used ({error.strerror or error}); name a folder that this "
+                "user may write"
+            ) from error
+
+    def _find_stranger(self) -> Path | None:
+        """Return the path in the folder of an entry that is not ours; None if there is none. Only one file is read."""
+        read = False
+        for path in chain(self._folder.iterdir(), self._folder.glob("??/*")):
+            is_file = path.parent != self._folder
+            pattern = _FILE_NAME if is_file else _FOLDER_NAME
+            is_ours = path.name == MARKER or (pattern.fullmatch(path.name) and not path.is_symlink())
+            if is_ours and is_file and not read and not path.name.startswith(_TEMPORARY):
+                read, is_ours = True, _read_original(path) is not None
+            if not is_ours:
+                return path.relative_to(self._folder)
+        return None
+
     def get(self, url: str) -> Original | None:
         """Return the original of a URL; None where there is none, or its file is damaged."""
-        try:
-            head, _, body = self._path(url).read_bytes().partition(b"\n")
-            found = Original(**json.loads(head), body=body)
-        except (OSError, ValueError, TypeError):
-            return None
-        is_intact = found.url == url and hashlib.sha256(body).hexdigest() == found.sha256
-        return found if is_intact and found.validators else None
+        found = _read_original(self._path(url))
+        return found if found is not None and found.url == url and found.validators else None
 
     def put(self, url: str, body: bytes, headers: Message) -> None:
         """Store a body, if the response has a validator and does not forbid storing.
@@ -78,10 +116,23 @@ class Originals:
                 Path(name).unlink(missing_ok=True)
                 raise
 
-    def drop(self, url: str) -> None:
-        """Delete the original of a URL whose owner opted out, or that no longer exists."""
+    def drop(self, url: str) -> bool:
+        """Delete the original of a URL whose owner opted out, or that no longer exists; return whether there was a file."""
         with suppress(OSError):
-            self._path(url).unlink(missing_ok=True)
+            self._path(url).unlink()
+            return True
+        return False
+
+    def drop_matching(self, matches: Callable[[Original], bool]) -> int:
+        """Delete the originals for which `matches` is true, and damaged files, which may hold any; return their number."""
+        deleted = 0
+        for *_, path in self._files():
+            kept = _read_original(path)
+            if kept is None or matches(kept):
+                with suppress(OSError):
+                    path.unlink()
+                    deleted += 1
+        return deleted
 
     def shrink(self, limit: int) -> int:
         """Delete the files that were written or confirmed the longest ago, and return their number.
@@ -94,8 +145,9 @@ class Originals:
         for _, size, path in files:
             kept += size
             if kept > limit:
-                path.unlink(missing_ok=True)
-                deleted += 1
+                with suppress(OSError):
+                    path.unlink()
+                    deleted += 1
         return deleted
 
     def confirm(self, url: str) -> None:
@@ -104,14 +156,30 @@ class Originals:
             os.utime(self._path(url))
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
-        for path in self._folder.glob("??/*"):
-            with suppress(OSError):
-                status = path.stat()
-                yield status.st_mtime, status.st_size, path
+        """Yield time, size and path of each file that is named as an original, whole or half-written, without links."""
+        with suppress(OSError), os.scandir(self._folder) as folders:
+            for folder in folders:
+                if not _FOLDER_NAME.fullmatch(folder.name) or not folder.is_dir(follow_symlinks=False):
+                    continue
+                with suppress(OSError), os.scandir(folder) as files:
+                    for file in files:
+                        if _FILE_NAME.fullmatch(file.name) and file.is_file(follow_symlinks=False):
+                            status = file.stat(follow_symlinks=False)
+                            yield status.st_mtime, status.st_size, Path(file.path)
 
     def _path(self, url: str) -> Path:
         name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
         return self._folder / name[:2] / name[2:]
+
+
+def _read_original(path: Path) -> Original | None:
+    """Return the original in a file; None if the file is missing, damaged, or something else."""
+    try:
+        head, _, body = path.read_bytes().partition(b"\n")
+        found = Original(**json.loads(head), body=body)
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if hashlib.sha256(body).hexdigest() == found.sha256 else None
 
 
 def _match_header(pattern: re.Pattern[str], value: str | None) -> str | None:

@@ -20,7 +20,7 @@ from tasks.lineage import takedown
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
 from tasks.lineage.takedown_proof import prove_removal
-from tasks.lineage.takedown_raw import delete_raw, find_raw_snapshots
+from tasks.lineage.takedown_raw import delete_raw, find_raw_snapshots, find_urls
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.tracking.registry import Registry
@@ -175,9 +175,9 @@ def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderSto
     download = curated(store, pairs, 7)[1]
     target, matches = TARGETS["domain"]
     removed = [row for row in pairs if matches(row)]
-    (raw,) = find_raw_snapshots(Lineage(store), Search(store), [target], set())
-    urls = delete_raw(Context(store, store.root), raw, [target], set())
-    assert sorted(urls) == sorted(row["url"] for row in removed)
+    (raw,) = find_raw_snapshots(Lineage(store), Search(store), [target])
+    assert find_urls(Search(store), [raw]) == sorted(row["url"] for row in removed)
+    assert delete_raw(Context(store, store.root), raw, [target]) == len(removed)
     after = find_manifest(store, "download", download.key, verify=True)
     assert after is not None
     assert after.content_digest != download.content_digest
@@ -185,7 +185,7 @@ def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderSto
     everything = b"".join(store.read(name) for name in store.names(f"download/{download.key}"))
     for row in pairs:
         assert (row["data"] in everything) != matches(row)
-    assert find_raw_snapshots(Lineage(store), Search(store), [target], set()) == []
+    assert find_raw_snapshots(Lineage(store), Search(store), [target]) == []
     for part in after.named("", ".tar"):
         samples = dict(read_samples(io.BytesIO(store.read(after.path(part.name))), part.name))
         assert len(samples) == part.rows

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.download.fetch.originals import Originals
+from dataops.errors import ConfigError
+from tasks.download.fetch.originals import MARKER, Originals
 
 
 def headers(**values: str) -> Message:
@@ -91,3 +92,59 @@ def test_originals_ignore_a_folder_that_cannot_be_written(tmp_path: Path) -> Non
     originals.put("http://a.test/", b"body", headers(ETag='"1"'))
     originals.confirm("http://a.test/")
     assert originals.get("http://a.test/") is None
+
+
+OTHER_FILES = {
+    "git object": f"ab/{'c' * 38}",
+    "sha256 git object": f"ab/{'c' * 62}",
+    "photo": "a1/photo.jpg",
+    "file at the top": "notes.txt",
+    "deeper folder": "ab/cd/file",
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_claim_refuses_a_folder_with_files_of_others(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / OTHER_FILES[kind]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"the user's own")
+    with pytest.raises(ConfigError, match=r"download\.originals.*name an empty or a new folder"):
+        Originals(tmp_path).claim()
+    assert path.read_bytes() == b"the user's own"
+    assert not (tmp_path / MARKER).exists()
+
+
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_shrink_deletes_only_files_with_the_names_of_originals(tmp_path: Path, kind: str) -> None:
+    originals = Originals(tmp_path / "originals")
+    originals.claim()
+    originals.put("http://a.test/", bytes(1_000), headers(ETag='"1"'))
+    other = tmp_path / "others" / OTHER_FILES[kind]
+    other.parent.mkdir(parents=True)
+    other.write_bytes(bytes(1_000))
+    (tmp_path / "originals" / "ff").symlink_to(other.parent)  # a link out of the folder is not followed
+    inside = tmp_path / "originals" / "fe" / "photo.jpg"
+    inside.parent.mkdir()
+    inside.write_bytes(b"x")
+    assert originals.shrink(0) == 1
+    assert other.exists()
+    assert inside.exists()
+    assert (tmp_path / "originals" / MARKER).exists()
+
+
+def test_claim_marks_a_new_folder_and_one_of_an_earlier_release(tmp_path: Path) -> None:
+    Originals(tmp_path / "new").claim()
+    assert (tmp_path / "new" / MARKER).exists()
+    earlier = Originals(tmp_path / "earlier")  # without a marker
+    earlier.put("http://a.test/", b"body", headers(ETag='"1"'))
+    earlier.claim()
+    assert (tmp_path / "earlier" / MARKER).exists()
+    (tmp_path / "earlier" / "notes.txt").touch()
+    Originals(tmp_path / "earlier").claim()  # a marked folder is not searched again
+    assert earlier.get("http://a.test/") is not None
+
+
+def test_claim_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file/below cannot be used"):
+        Originals(tmp_path / "file" / "below").claim()
