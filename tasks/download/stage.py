@@ -100,4 +100,4 @@ def download_shard(draft: Draft, task: ShardTask) -> Record:
     return worker.download_shard(draft, task)
 
 
-DOWNLOAD = Stage(name="download", version=3, make=make)
+DOWNLOAD = Stage(name="download", version=4, make=make)

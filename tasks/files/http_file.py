@@ -15,21 +15,24 @@ from urllib.parse import SplitResult
 from dataops.errors import SourceError
 from tasks.files.resumable import Connection, ConnectionBroken
 from tasks.web.address_policy import AddressResolver, Target
+from tasks.web.bounded_socket import ByteBudget
+from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
-    FetchError,
     bound_reads,
     open_connection,
     parse_retry_seconds,
     port_of,
     resolve_redirect,
+    send_request,
     split_url,
 )
+from tasks.web.response import Response
 
 # 403 is how Common Crawl limits the rate of requests. Source: commoncrawl.org, "Oct/Nov 2023 performance issues".
 _RETRYABLE = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
 _SKIP_BYTES = 1 << 18
 
 
@@ -60,19 +63,19 @@ class HttpFile:
                 connection.close()
                 url = _secure_redirect(url, response)
         except FetchError as error:
-            if error.is_transient:
+            if error.is_transient or error.reason == "bad_response":
                 raise ConnectionBroken(str(error)) from error
             raise SourceError(f"{url}: {error}") from error
         except ssl.SSLCertVerificationError as error:
             raise SourceError(f"{url}: {error.verify_message}") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise ConnectionBroken(_text(error)) from error
         raise SourceError(f"{self.url}: more than {MAX_REDIRECTS} redirects")
 
-    def _request(self, url: str, offset: int) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    def _request(self, url: str, offset: int) -> tuple[http.client.HTTPConnection, Response]:
         parts = split_url(url)
         connection = self._connect(parts)
-        bound_reads(connection, self.timeout)
+        bound_reads(connection, self.timeout, time.monotonic() + self.timeout)
         headers = {"User-Agent": self.user_agent}
         if offset:
             headers["Range"] = f"bytes={offset}-"
@@ -80,8 +83,9 @@ class HttpFile:
             if etag and not etag.startswith("W/"):
                 headers["If-Range"] = etag
         try:
-            connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers=headers)
-            return connection, connection.getresponse()
+            response = send_request(connection, parts, ByteBudget(float("inf")), headers)
+            bound_reads(connection, self.timeout)  # the body may be of any size, and so take any time
+            return connection, response
         except BaseException:
             connection.close()
             raise
@@ -108,9 +112,7 @@ class HttpFile:
             raise FetchError(*refusal)
         return targets
 
-    def _opened(
-        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, offset: int
-    ) -> "_HttpConnection":
+    def _opened(self, connection: http.client.HTTPConnection, response: Response, offset: int) -> "_HttpConnection":
         status = response.status
         if status in _RETRYABLE:
             raise ConnectionBroken(
@@ -139,14 +141,14 @@ class HttpFile:
 
 
 class _HttpConnection:
-    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, size: int | None):
+    def __init__(self, connection: http.client.HTTPConnection, response: Response, size: int | None):
         self.size = size
         self._connection, self._response = connection, response
 
     def read(self, size: int, /) -> bytes:
         try:
             return self._response.read(size)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, FetchError) as error:
             raise ConnectionBroken(_text(error)) from error
 
     def skip(self, size: int) -> None:
@@ -164,7 +166,7 @@ def _text(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def _secure_redirect(url: str, response: http.client.HTTPResponse) -> str:
+def _secure_redirect(url: str, response: Response) -> str:
     target = resolve_redirect(url, response)
     if url.startswith("https:") and not target.startswith("https:"):
         raise FetchError("redirect", "from https to something else")

@@ -1,47 +1,28 @@
 """Make one HTTP request over a socket that is connected to a checked IP address.
 
 Only http and https are allowed. The host is resolved once, and the socket connects to the address that was checked. The
-connection, the TLS handshake, the headers and the body all end at one deadline, however slowly the bytes arrive; headers
-and body have maximum sizes. Every failure becomes a FetchError, whose text begins with a stable reason.
+connection, the TLS handshake, the headers and the body all end at one deadline, however slowly the bytes arrive; one
+budget of bytes holds for all that is read. Every failure becomes a FetchError, whose text begins with a stable reason.
 """
 
 import http.client
-import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from tasks.web.address_policy import AddressResolver, Target
+from tasks.web.bounded_socket import ByteBudget, connect, secure
+from tasks.web.fetch_error import FetchError
+from tasks.web.response import MAX_HEADER_BYTES, Response, list_header_values
 
 MAX_REDIRECTS = 5
-MAX_HEADER_BYTES = 65_536
-"""Maximum size of the status line and the headers of one response, in bytes."""
 _STANDARD_PORTS = {"http": 80, "https": 443}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK = 1 << 16
-_READ_AHEAD = 8_192  # bytes of the body that http.client's buffer may read with the headers
-_TRANSIENT = frozenset({"timeout", "dns", "connect", "incomplete", "host_busy", "http_408", "http_425", "http_429"})
-
-
-class FetchError(Exception):
-    """A fetch failed. The text is `reason: detail`, and equal failures of two runs have equal texts."""
-
-    def __init__(self, reason: str, detail: str, retry_after: float | None = None):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-        self.retry_after = retry_after
-        """Seconds for which the server requests a pause (Retry-After)."""
-
-    @property
-    def is_transient(self) -> bool:
-        """Whether a retry may succeed."""
-        return self.reason in _TRANSIENT or self.reason.startswith("http_5")
 
 
 class HttpClient:
@@ -57,23 +38,19 @@ class HttpClient:
         self.addresses, self.user_agent, self.contact = addresses, user_agent, contact
 
     @contextmanager
-    def get(self, parts: SplitResult, deadline: float, **headers: str) -> Iterator[http.client.HTTPResponse]:
+    def get(self, parts: SplitResult, deadline: float, budget: ByteBudget, **headers: str) -> Iterator[Response]:
         """Send a GET request, and return the response with its headers read and its body unread.
 
         Args:
             parts: a URL as split_url returns it.
             deadline: time of time.monotonic().
+            budget: bytes that may be read (`allow_body`); redirects spend the same one.
 
         Raises: FetchError, and the errors that `translate_errors` translates.
         """
         with closing(self._connect(parts, deadline)) as connection:
-            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             headers = {"User-Agent": self.user_agent, "Connection": "close"} | headers
-            connection.request("GET", path, headers=headers)  # http.client adds Host and Accept-Encoding: identity
-            sock: Any = connection.sock
-            sock.allowance = MAX_HEADER_BYTES + _READ_AHEAD
-            with connection.getresponse() as response:
-                sock.allowance = float("inf")
+            with closing(send_request(connection, parts, budget, headers)) as response:
                 yield response
 
     def _connect(self, parts: SplitResult, deadline: float) -> http.client.HTTPConnection:
@@ -94,13 +71,29 @@ def open_connection(parts: SplitResult, targets: Iterable[Target], deadline: flo
     Raises: the errors that `translate_errors` translates.
     """
     host, standard_port = parts.hostname or "", _STANDARD_PORTS[parts.scheme]
-    sock = _connect(targets, deadline)
+    sock = connect(targets, deadline)
     if parts.scheme == "https":
-        sock = _secure(sock, host, deadline)
+        sock = secure(sock, host, deadline)
     connection = http.client.HTTPConnection(host, port_of(parts))
     connection.default_port = standard_port  # the Host header names no standard port
     connection.sock = sock
     return connection
+
+
+def send_request(
+    connection: http.client.HTTPConnection, parts: SplitResult, budget: ByteBudget, headers: dict[str, str]
+) -> Response:
+    """Send a GET request over an open connection, and return the response with its headers read."""
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    connection.request("GET", path, headers=headers)  # http.client adds Host and Accept-Encoding: identity
+    sock: Any = connection.sock
+    sock.budget = budget
+    return Response(sock.makefile("rb"))
+
+
+def allow_body(cap: int) -> ByteBudget:
+    """Return the budget of a fetch whose body may have `cap` bytes; MAX_HEADER_BYTES more are for all around it."""
+    return ByteBudget(cap + MAX_HEADER_BYTES)
 
 
 def port_of(parts: SplitResult) -> int:
@@ -108,10 +101,10 @@ def port_of(parts: SplitResult) -> int:
     return parts.port or _STANDARD_PORTS[parts.scheme]
 
 
-def bound_reads(connection: http.client.HTTPConnection, timeout: float) -> None:
-    """Let each read of a connection take `timeout` seconds, and all of them together as long as they need."""
+def bound_reads(connection: http.client.HTTPConnection, timeout: float, deadline: float = float("inf")) -> None:
+    """Let each read of a connection take `timeout` seconds, and all of them together end at `deadline`."""
     sock: Any = connection.sock
-    sock.read_timeout, sock.deadline = timeout, float("inf")
+    sock.read_timeout, sock.deadline = timeout, deadline
 
 
 @contextmanager
@@ -129,13 +122,11 @@ def translate_errors(timeout: float) -> Iterator[None]:
         raise FetchError("tls", getattr(error, "verify_message", "") or error.reason or "failed") from None
     except OSError as error:
         raise FetchError("connect", error.strerror or type(error).__name__) from None
-    except http.client.IncompleteRead:
-        raise FetchError("incomplete", "the body ended within a chunk") from None
-    except http.client.HTTPException as error:
+    except (http.client.HTTPException, ValueError) as error:  # a URL or a host that a library refuses
         raise FetchError("bad_response", type(error).__name__) from None
 
 
-def read_body(response: http.client.HTTPResponse, cap: int, *, cut: bool = False) -> Iterator[bytes]:
+def read_body(response: Response, cap: int, *, cut: bool = False) -> Iterator[bytes]:
     """Return the chunks of a body.
 
     Args:
@@ -143,13 +134,14 @@ def read_body(response: http.client.HTTPResponse, cap: int, *, cut: bool = False
         cut: end at `cap` instead of failing when the body is larger.
 
     Raises: FetchError with the reason too_large if the body is larger than `cap` (by its Content-Length, or once so much
-    has arrived), incomplete if it is smaller than its Content-Length, bad_response if it is compressed: requests accept
+    has arrived), incomplete if it ends early, bad_response if its framing is invalid or it is compressed: requests accept
     only `identity`, so that no body can grow in memory.
     """
     length = response.length  # None where the body is chunked or ends with the connection
     if length is not None and length > cap and not cut:
         raise FetchError("too_large", f"over {cap} bytes")
-    if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+    codings = {coding.lower() for coding in list_header_values(response.headers, "Content-Encoding")}
+    if codings - {"", "identity"}:
         raise FetchError("bad_response", "Content-Encoding that was not asked for")
     size = 0
     while chunk := response.read(min(_CHUNK, cap + (not cut) - size)):
@@ -157,8 +149,6 @@ def read_body(response: http.client.HTTPResponse, cap: int, *, cut: bool = False
         yield chunk
         if size > cap:
             raise FetchError("too_large", f"over {cap} bytes")
-    if length is not None and size < min(length, cap):
-        raise FetchError("incomplete", "the body ended before its Content-Length")
 
 
 def split_url(url: str) -> SplitResult:
@@ -185,7 +175,7 @@ def split_url(url: str) -> SplitResult:
     return SplitResult(parts.scheme, netloc, path, query, "")
 
 
-def resolve_redirect(url: str, response: http.client.HTTPResponse) -> str:
+def resolve_redirect(url: str, response: Response) -> str:
     """Return the URL to which a redirect leads. Raises: FetchError."""
     location = response.headers.get("Location")
     if not location:
@@ -210,73 +200,3 @@ def parse_retry_seconds(value: str | None) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time()) if value else None
     except (ValueError, OverflowError):
         return None
-
-
-def seconds_left(deadline: float) -> float:
-    """Return the seconds until a time of time.monotonic(). Raises: TimeoutError if it is past."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
-class _Bounded:
-    """Bounds of a socket's reads. A timeout for each read alone would never end a slow stream of single bytes."""
-
-    deadline: float = float("inf")
-    """Time of time.monotonic() at which all reads end."""
-    read_timeout: float = float("inf")
-    """Seconds that one read may take."""
-    allowance: float = float("inf")
-    """Bytes that may still be read."""
-
-    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
-        self.settimeout(min(self.read_timeout, seconds_left(self.deadline)))  # pyright: ignore[reportAttributeAccessIssue]
-        if self.allowance <= 0:
-            raise FetchError("bad_response", f"headers of more than {MAX_HEADER_BYTES} bytes")
-        read: int = super().recv_into(buffer, nbytes or 0, flags)  # pyright: ignore[reportAttributeAccessIssue]
-        self.allowance -= read
-        return read
-
-
-class _BoundedSocket(_Bounded, socket.socket):
-    pass
-
-
-class _BoundedTLSSocket(_Bounded, ssl.SSLSocket):
-    pass
-
-
-def _connect(targets: Iterable[Target], deadline: float) -> socket.socket:
-    failure: OSError = OSError("no address")
-    for family, address in targets:
-        sock = _BoundedSocket(family, socket.SOCK_STREAM)
-        sock.deadline = deadline
-        try:
-            sock.settimeout(seconds_left(deadline))
-            sock.connect(address)
-        except OSError as error:  # also a TimeoutError
-            sock.close()
-            failure = error
-        else:
-            return sock
-    raise failure
-
-
-def _secure(sock: socket.socket, host: str, deadline: float) -> socket.socket:
-    try:
-        sock.settimeout(seconds_left(deadline))  # of the whole handshake
-        secured: Any = _tls_context().wrap_socket(sock, server_hostname=host)
-    except BaseException:
-        sock.close()
-        raise
-    secured.deadline = deadline
-    return secured
-
-
-@lru_cache(maxsize=1)
-def _tls_context() -> ssl.SSLContext:
-    """Return the verifying context of this process: to read the certificates takes 20 ms."""
-    context = ssl.create_default_context()
-    context.sslsocket_class = _BoundedTLSSocket
-    return context

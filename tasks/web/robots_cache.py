@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataops.digest import text_sha256
+from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import HostState
 from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
-    FetchError,
     HttpClient,
+    allow_body,
     read_body,
     resolve_redirect,
     split_url,
@@ -32,6 +33,7 @@ EXPIRY = 86_400.0
 FAILURE_EXPIRY = 60.0
 """Seconds for which the first failure of a file is kept; each further one twice as long, up to MAX_FAILURE_EXPIRY."""
 MAX_FAILURE_EXPIRY = 3_600.0
+_ACCEPT = "text/plain,application/json,*/*;q=0.5"
 _FAILURE = "SELECT reason, detail, seconds, until FROM failures WHERE url = ? AND round = ?"
 
 
@@ -67,7 +69,7 @@ class OriginFiles:
         Args:
             turn: context that is entered for the request, if one is made.
 
-        Raises: FetchError if the host did not answer, now or a short time ago.
+        Raises: FetchError if the host did not answer, or not as it should, now or a short time ago.
         """
         url = origin + path
         if kept := self._kept(url):
@@ -82,6 +84,10 @@ class OriginFiles:
             except FetchError as error:
                 self._keep_failure(url, error)
                 raise
+            except Exception as error:  # whatever it is, it is not requested again for each row
+                failure = FetchError("bad_response", type(error).__name__)
+                self._keep_failure(url, failure)
+                raise failure from error
             self._state.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", url, json.dumps(asdict(found)))
             return found
 
@@ -105,8 +111,9 @@ class OriginFiles:
 
     def _request(self, first: str) -> OriginFile:
         url, deadline, now = first, time.monotonic() + self._timeout, time.time()
+        budget = allow_body(MAX_BYTES)
         for _ in range(MAX_REDIRECTS + 1):
-            with self._client.get(split_url(url), deadline, Accept="text/plain,application/json,*/*;q=0.5") as response:
+            with self._client.get(split_url(url), deadline, budget, Accept=_ACCEPT) as response:
                 if response.status in REDIRECTS:
                     url = resolve_redirect(url, response)
                     continue

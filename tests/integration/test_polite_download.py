@@ -239,7 +239,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         addresses.append(address)
         raise ConnectionRefusedError(111, "Connection refused")
 
-    monkeypatch.setattr("tasks.web.request._BoundedSocket.connect", connect)
+    monkeypatch.setattr("tasks.web.bounded_socket.PlainSocket.connect", connect)
     monkeypatch.setattr("urllib.request._opener", None)
     monkeypatch.setattr("tasks.download.make_opener.shared_dns", lambda: None)  # which makes a Dns of its own
     return addresses

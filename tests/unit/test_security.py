@@ -25,8 +25,7 @@ ALLOWED = {
     "training/model/load.py pickle": "names what torch.load raises",
     # Network: each place that opens or serves a connection.
     "tasks/web/request.py http.client": "the safe fetch: checks each address that it connects to",
-    "tasks/web/request.py socket": "the safe fetch",
-    "tasks/download/fetch/opener.py http.client": "names what the safe fetch answers",
+    "tasks/web/bounded_socket.py socket": "connects to a checked IP address, with limits of time and bytes",
     "tasks/download/fetch/opener.py urllib.request": "the safe fetch replaces urllib's opener; it opens nothing through it",
     "tasks/download/worker.py urllib.request": "puts the safe fetch under img2dataset",
     "tasks/web/address_policy.py socket": "names address families",

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import Pauses
-from tasks.web.request import FetchError
 
 _FIRST_PAUSE = 1.0
 """Seconds of the pause after a 429 or 503 without Retry-After; each further one in a row doubles it."""

@@ -5,6 +5,7 @@ without a readable robots.txt gets no further request (RFC 9309, section 2.3.1.4
 if that was the cause, else as `robots`.
 """
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -19,8 +20,10 @@ from dataops.rights import tdmrep
 from dataops.rights.opt_out_headers import OptOut, Signal
 from dataops.rights.robots_txt import RobotsFile, is_unreachable
 from tasks.download.fetch.host_pace import HostPace
-from tasks.web.request import FetchError
+from tasks.web.fetch_error import FetchError
 from tasks.web.robots_cache import OriginFile, OriginFiles
+
+logger = logging.getLogger(__name__)
 
 ROBOTS_PATH = "/robots.txt"
 AI_PATH = "/ai.txt"
@@ -125,7 +128,10 @@ class HostRules:
             raise FetchError("robots", f"robots.txt cannot be read ({error.reason})") from None
         if is_unreachable(file.status):
             raise FetchError("robots", f"robots.txt answers {file.status}, so nothing may be asked for")
-        entry.robots = RobotsFile.parse(file.text), file
+        try:
+            entry.robots = RobotsFile.parse(file.text), file
+        except Exception as error:  # the file is another's, and so is most of the parser
+            raise FetchError("robots", f"robots.txt cannot be read ({type(error).__name__})") from error
         return entry.robots
 
     def _read_files(self, entry: _Origin, origin: str, turn: "partial[AbstractContextManager[None]]") -> None:
@@ -137,7 +143,11 @@ class HostRules:
             with policy.lock:
                 if policy.content is None:
                     file = self._read_file(entry, origin, policy.path, turn)
-                    policy.content = policy.parse(file.text), file
+                    try:
+                        policy.content = policy.parse(file.text), file
+                    except Exception as error:  # kept as missing, so that it is not parsed again for each row
+                        logger.warning("%s cannot be read (%s)", file.url, type(error).__name__)
+                        policy.content = policy.parse(""), file
 
     def _read_file(
         self, entry: _Origin, origin: str, path: str, turn: "partial[AbstractContextManager[None]]"

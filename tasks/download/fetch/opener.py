@@ -11,7 +11,6 @@ of at most MAX_REDIRECTS redirects,
 A failure is a FetchError, whose text begins with its failure class. img2dataset writes this text to `error_message`.
 """
 
-import http.client
 import io
 import time
 from collections.abc import Iterable
@@ -27,17 +26,19 @@ from dataops.rights.opt_out_headers import SIGNALS, OptOut, Signal, find_header_
 from tasks.download.fetch.host_pace import HostPace
 from tasks.download.fetch.host_rules import HostRules
 from tasks.download.fetch.originals import Original, Originals
+from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
-    FetchError,
     HttpClient,
+    allow_body,
     parse_retry_seconds,
     read_body,
     resolve_redirect,
     split_url,
     translate_errors,
 )
+from tasks.web.response import Response
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,9 @@ class SafeOpener(OpenerDirector):
             if not error.is_transient or error.reason == "timeout":  # a timeout is retried in a later round
                 self._final[url] = error
             raise
+        except Exception as error:  # of a parser of the answer: the row fails, and is not requested again
+            self._final[url] = FetchError("other", type(error).__name__)
+            raise self._final[url] from error
         finally:
             self.evidence[url] = fetch.evidence
 
@@ -131,6 +135,7 @@ class _Fetch:
     def __init__(self, opener: SafeOpener):
         self.opener, self.limits = opener, opener.limits
         self.deadline = time.monotonic() + self.limits.timeout
+        self.budget = allow_body(self.limits.max_bytes)
         self.evidence = Evidence()
 
     def run(self, url: str) -> Fetched:
@@ -164,11 +169,11 @@ class _Fetch:
             self.evidence.fetched_at = datetime.now(UTC).isoformat(timespec="milliseconds")
             with (
                 translate_errors(self.limits.timeout),
-                self.opener.client.get(parts, self.deadline, **headers) as response,
+                self.opener.client.get(parts, self.deadline, self.budget, **headers) as response,
             ):
                 return self._read_response(url, response, original)
 
-    def _read_response(self, url: str, response: http.client.HTTPResponse, original: Original | None) -> Fetched | str:
+    def _read_response(self, url: str, response: Response, original: Original | None) -> Fetched | str:
         headers, limits, evidence = response.headers, self.limits, self.evidence
         evidence.http_status, evidence.content_type = response.status, headers.get("Content-Type")
         evidence.etag = headers.get("ETag", original.etag if original else None)
@@ -201,7 +206,7 @@ class _Fetch:
                 originals.confirm(url)
         return Fetched(body, headers)
 
-    def _read_body(self, response: http.client.HTTPResponse) -> bytes:
+    def _read_body(self, response: Response) -> bytes:
         body = bytearray()
         for chunk in read_body(response, self.limits.max_bytes):
             body += chunk

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tasks.web import robots_cache as site_files
-from tasks.web.request import FetchError
+from tasks.web.fetch_error import FetchError
 from tasks.web.robots_cache import OriginFile, OriginFiles
 
 
@@ -90,6 +90,24 @@ def test_robots_cache_repeats_a_failed_request_in_a_later_round(tmp_path: Path) 
             with pytest.raises(FetchError, match="connect: Connection refused"):
                 files.get("http://a.test", "/robots.txt")
         assert len(files.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("x"), UnicodeError("x"), RecursionError(), KeyError("x"), AttributeError("x"), AssertionError()],
+)
+def test_robots_cache_keeps_an_unforeseen_error_like_any_failure(tmp_path: Path, error: Exception) -> None:
+    files, asked = Files(tmp_path), []
+
+    def fail(first: str) -> OriginFile:
+        asked.append(first)
+        raise error
+
+    files._request = fail  # type: ignore[method-assign]
+    for _ in range(3):
+        with pytest.raises(FetchError, match=f"^bad_response: {type(error).__name__}$"):
+            files.get("http://a.test", "/ai.txt")
+    assert len(asked) == 1
 
 
 def test_robots_cache_does_not_keep_a_missed_turn(tmp_path: Path) -> None:

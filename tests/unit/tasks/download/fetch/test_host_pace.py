@@ -8,8 +8,8 @@ import pytest
 
 from tasks.download.fetch import host_pace
 from tasks.download.fetch.host_pace import HostPace, PaceLimits
+from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import Pauses
-from tasks.web.request import FetchError
 
 
 def at_once(number: int, work: Callable[[int], None]) -> None:

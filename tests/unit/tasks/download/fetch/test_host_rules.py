@@ -12,7 +12,8 @@ from dataops.rights.robots_txt import RobotsFile
 from tasks.download.fetch.host_pace import HostPace, PaceLimits
 from tasks.download.fetch.host_rules import HostRules, RuleLimits
 from tasks.download.politeness_config import AI_AGENTS
-from tasks.web.request import FetchError, split_url
+from tasks.web.fetch_error import FetchError
+from tasks.web.request import split_url
 from tasks.web.robots_cache import OriginFile, OriginFiles
 
 NONE = (404, "")
@@ -99,6 +100,30 @@ def test_check_reads_each_file_once_and_requests_a_dead_host_once() -> None:
         with pytest.raises(FetchError, match="timeout"):
             all_rules.check(split_url("http://a.test/1.jpg"))
     assert dead.asked == {"/robots.txt": 1}
+
+
+def test_check_keeps_unforeseen_errors_of_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A robots.txt that cannot be parsed allows nothing; tdmrep.json and ai.txt then count as missing."""
+    parsed: list[str] = []
+    parse = RobotsFile.parse
+
+    def fail(text: str) -> RobotsFile:
+        parsed.append(text)
+        if "hostile" in text:
+            raise RecursionError
+        return parse(text)
+
+    monkeypatch.setattr(RobotsFile, "parse", fail)
+    host = Host(ai=allow("hostile"))
+    all_rules = rules(host)
+    for _ in range(3):
+        assert all_rules.check(split_url("http://a.test/1.jpg")) == (0.0, [])
+    assert (host.asked["/ai.txt"], parsed.count("hostile")) == (1, 1)
+    all_rules = rules(Host(allow("hostile")))
+    for _ in range(3):
+        with pytest.raises(FetchError, match=r"^robots: robots.txt cannot be read \(RecursionError\)$"):
+            all_rules.check(split_url("http://a.test/1.jpg"))
+    assert parsed.count("hostile") == 2
 
 
 def test_check_returns_the_crawl_delay_and_keeps_it_between_files() -> None:

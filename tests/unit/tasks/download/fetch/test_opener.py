@@ -8,7 +8,9 @@ from dataops.rights.opt_out_headers import OptOut, find_disallowed_directive, fi
 from tasks.download.config import DownloadConfig
 from tasks.download.make_opener import make_opener
 from tasks.web.address_policy import AddressResolver, is_public, parse_connect_to
-from tasks.web.request import FetchError, parse_retry_seconds, seconds_left, split_url
+from tasks.web.bounded_socket import seconds_left
+from tasks.web.fetch_error import FetchError
+from tasks.web.request import parse_retry_seconds, split_url
 
 DISALLOWED = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 
@@ -158,6 +160,20 @@ def test_opener_retries_only_temporary_failures_other_than_timeouts(
         with pytest.raises(FetchError, match=f"^{reason}: again$"):
             opener.open("http://a.test/1.png")
     assert len(checks) == requests
+
+
+def test_opener_keeps_an_unforeseen_error_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opener, checks = make_opener(DownloadConfig(), tmp_path), []
+
+    def check(parts: object) -> None:
+        checks.append(parts)
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(opener.rules, "check", check)
+    for _ in range(3):
+        with pytest.raises(FetchError, match=r"^other: IndexError$"):
+            opener.open("http://a.test/1.png")
+    assert len(checks) == 1
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), ("", None), ("7", 7.0), ("soon", None), ("-3", None)])

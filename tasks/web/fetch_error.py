@@ -1,0 +1,19 @@
+"""Defines the error of a failed fetch."""
+
+_TRANSIENT = frozenset({"timeout", "dns", "connect", "incomplete", "host_busy", "http_408", "http_425", "http_429"})
+
+
+class FetchError(Exception):
+    """A fetch failed. The text is `reason: detail`, and equal failures of two runs have equal texts."""
+
+    def __init__(self, reason: str, detail: str, retry_after: float | None = None):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.retry_after = retry_after
+        """Seconds for which the server requests a pause (Retry-After)."""
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether a retry may succeed."""
+        return self.reason in _TRANSIENT or self.reason.startswith("http_5")

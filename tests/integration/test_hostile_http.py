@@ -1,0 +1,172 @@
+"""Fetches from a server that sends raw bytes: what is legal is kept, whatever is not costs its own row, and few bytes."""
+
+import io
+from concurrent.futures import Executor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from dataops.schema import FILTERED, conform, uid
+from dataops.snapshot import Draft, read_parts
+from dataops.store import FolderStore
+from tasks.download.config import DownloadConfig, RetryConfig
+from tasks.download.stage import DOWNLOAD
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tests.manifests import build_manifest
+from tests.servers.raw_http import Answer, endless, served, trickled
+
+pytestmark = pytest.mark.timeout(240)
+
+MAX_BYTES = 100_000
+AROUND = 65_536
+"""Bytes that may be read beside the body."""
+
+
+def picture() -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise((80, 60), 90).convert("RGB").save(out, "PNG")
+    return out.getvalue()
+
+
+PNG = picture()
+OK = b"HTTP/1.1 200 OK\r\n"
+LENGTH = b"Content-Length: %d\r\n" % len(PNG)
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNK = b"%x\r\n%s\r\n" % (len(PNG), PNG)
+END = b"0\r\n\r\n"
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def chunks(data: bytes, size: int, extension: bytes = b"") -> bytes:
+    pieces = [data[i : i + size] for i in range(0, len(data), size)]
+    return b"".join(b"%X%s\r\n%s\r\n" % (len(piece), extension, piece) for piece in pieces)
+
+
+def redirect(target: bytes) -> bytes:
+    return b"HTTP/1.1 302 Found\r\nX-Padding: %s\r\nLocation: %s\r\n\r\n" % (b"x" * 60_000, target)
+
+
+GOOD: dict[str, Answer] = {
+    "early-hints": EARLY + OK + LENGTH + b"\r\n" + PNG,
+    "continue": CONTINUE + CONTINUE + EARLY + OK + LENGTH + b"\r\n" + PNG,
+    "extensions": CHUNKED + chunks(PNG, 1000, b';name="value"') + b"0;last\r\n\r\n",
+    "trailers": CHUNKED + CHUNK + b"0\r\nServer-Timing: a\r\nX-Checksum: 1\r\n\r\n",
+    "no-trailer-end": CHUNKED + CHUNK + b"0\r\n",
+    "one-byte-chunks": CHUNKED + chunks(PNG[:10_000], 1) + chunks(PNG[10_000:], 9_999) + END,
+    "leading-zeros": CHUNKED + b"00000000%X  \r\n%s\r\n" % (len(PNG), PNG) + b"0000\r\n\r\n",
+    "no-reason": b"HTTP/1.1 200\r\n" + LENGTH + b"\r\n" + PNG,
+    "empty-reason": b"HTTP/1.1 200 \r\n" + LENGTH + b"\r\n" + PNG,
+    "case": OK + b"cONTENT-lENGTH:%d\r\n\r\n" % len(PNG) + PNG,
+    "line-feeds": (OK + LENGTH).replace(b"\r\n", b"\n") + b"\n" + PNG,
+    "folded": OK + b"X-Long: a\r\n\tb\r\n  c\r\n" + LENGTH + b"\r\n" + PNG,
+    "same-length-twice": OK + LENGTH + LENGTH + b"\r\n" + PNG,
+    "same-length-list": OK + b"Content-Length: %d, %d\r\n\r\n" % (len(PNG), len(PNG)) + PNG,
+    "until-the-end": b"HTTP/1.0 200 OK\r\n\r\n" + PNG,
+    "chunked-case": OK + b"Transfer-Encoding: Chunked\r\n\r\n" + CHUNK + END,
+    "chunked-and-length": OK + b"Content-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNK + END,
+    "identity": OK + b"Transfer-Encoding: identity\r\n" + LENGTH + b"\r\n" + PNG,
+    "no-colon": OK + b"X-Frame-Options SAMEORIGIN\r\n" + LENGTH + b"\r\n" + PNG,
+    "many-headers": OK + b"".join(b"X-%d: y\r\n" % n for n in range(200)) + LENGTH + b"\r\n" + PNG,
+    "after-the-body": OK + LENGTH + b"\r\n" + PNG + b"HTTP/1.1 500 no\r\n\r\n",
+}
+HOSTILE: dict[str, tuple[Answer, str]] = {
+    "chunk-minus-1": (endless(CHUNKED + b"-1\r\n", b"x"), "bad_response"),
+    "chunk-minus": (CHUNKED + b"-%x\r\n%s\r\n" % (len(PNG), PNG) + END, "bad_response"),
+    "chunk-plus": (CHUNKED + b"+" + CHUNK + END, "bad_response"),
+    "chunk-0x": (CHUNKED + b"0x" + CHUNK + END, "bad_response"),
+    "chunk-space": (CHUNKED + b" " + CHUNK + END, "bad_response"),
+    "chunk-underscore": (CHUNKED + b"1_0\r\n" + b"x" * 16 + b"\r\n" + END, "bad_response"),
+    "chunk-word": (CHUNKED + b"zz\r\n" + PNG, "bad_response"),
+    "chunk-empty": (endless(CHUNKED, b"\r\n"), "bad_response"),
+    "chunk-huge": (endless(CHUNKED + b"f" * 16 + b"\r\n", b"x"), "too_large"),
+    "chunk-too-long-size": (endless(CHUNKED, b"0"), "bad_response"),
+    "chunk-longer": (CHUNKED + b"5\r\n" + PNG, "bad_response"),
+    "chunks-without-end": (endless(CHUNKED, b"400\r\n" + b"x" * 1024 + b"\r\n"), "too_large"),
+    "one-byte-chunks-without-end": (endless(CHUNKED, b"1\r\nx\r\n"), "too_large"),
+    "extensions": (endless(CHUNKED, b"1;" + b"x" * 4096 + b"\r\nx\r\n"), "bad_response"),
+    "long-extension": (endless(CHUNKED + b"1;", b"x"), "bad_response"),
+    "small-extensions": (endless(CHUNKED, b"1;" + b"x" * 30 + b"\r\nx\r\n"), "bad_response"),
+    "trailers": (endless(CHUNKED + CHUNK + b"0\r\n", b"X-Trailer: 1\r\n"), "bad_response"),
+    "long-trailer": (endless(CHUNKED + CHUNK + b"0\r\n", b"x"), "bad_response"),
+    "early-hints": (endless(b"", EARLY), "bad_response"),
+    "continues": (endless(b"", CONTINUE), "bad_response"),
+    "continue-headers": (endless(b"", b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 9_000 + b"\r\n\r\n"), "bad_response"),
+    "switching": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n" + PNG, "bad_response"),
+    "status-line": (endless(b"HTTP/1.1 200 ", b"O"), "bad_response"),
+    "headers": (endless(OK, b"X-Header: " + b"x" * 3_000 + b"\r\n"), "bad_response"),
+    "small-headers": (endless(OK, b"a:\r\n"), "bad_response"),
+    "long-header": (endless(OK + b"X-Header: ", b"x"), "bad_response"),
+    "folds": (endless(OK + b"X-Header: a\r\n", b" b\r\n"), "bad_response"),
+    "length-minus": (OK + b"Content-Length: -5\r\n\r\n" + PNG, "bad_response"),
+    "length-plus": (OK + b"Content-Length: +%d\r\n\r\n" % len(PNG) + PNG, "bad_response"),
+    "length-underscore": (OK + b"Content-Length: 1_0\r\n\r\n" + PNG, "bad_response"),
+    "length-empty": (OK + b"Content-Length:\r\n\r\n" + PNG, "bad_response"),
+    "length-digits": (OK + b"Content-Length: " + b"9" * 5_000 + b"\r\n\r\n" + PNG, "bad_response"),
+    "length-large": (OK + b"Content-Length: " + b"9" * 18 + b"\r\n\r\n" + PNG, "too_large"),
+    "lengths": (OK + LENGTH + b"Content-Length: 5\r\n\r\n" + PNG, "bad_response"),
+    "length-list": (OK + b"Content-Length: %d, 5\r\n\r\n" % len(PNG) + PNG, "bad_response"),
+    "lengths-and-chunked": (
+        OK + b"Content-Length: 5\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNK + END,
+        "bad_response",
+    ),
+    "short": (OK + b"Content-Length: %d\r\n\r\n" % (len(PNG) + 1) + PNG, "incomplete"),
+    "short-chunk": (CHUNKED + CHUNK[:-1000], "incomplete"),
+    "no-last-chunk": (CHUNKED + CHUNK, "incomplete"),
+    "short-headers": (OK + b"Content-Type: image/png\r\n", "incomplete"),
+    "http-0.9": (PNG, "bad_response"),
+    "http-2": (b"HTTP/2 200 OK\r\n" + LENGTH + b"\r\n" + PNG, "bad_response"),
+    "icy": (b"ICY 200 OK\r\n\r\n" + PNG, "bad_response"),
+    "status-plus": (b"HTTP/1.1 +20 OK\r\n\r\n" + PNG, "bad_response"),
+    "nothing": (b"", "connect"),
+    "transfer-gzip": (OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + CHUNK + END, "bad_response"),
+    "chunked-twice": (
+        OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNK + END, "bad_response",
+    ),
+    "second-encoding": (
+        OK + b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n" + LENGTH + b"\r\n" + PNG, "bad_response",
+    ),
+    "opt-out-after-no-colon": (OK + b"Nonsense\r\nX-Robots-Tag: noai\r\n" + LENGTH + b"\r\n" + PNG, "opt_out"),
+    "slow-trailers": (trickled(CHUNKED + CHUNK + b"0\r\n", b"X: y\r\n", 0.3), "timeout"),
+    "slow-hints": (trickled(EARLY, b"HTTP/1.1 103", 0.3), "timeout"),
+    "slow-chunks": (trickled(CHUNKED, b"1\r\nx\r\n", 0.3), "timeout"),
+    "redirects": (redirect(b"http://redirects.bad.test/again"), "too_large"),
+    "redirect-to-a-dot": (redirect(b"https://.a.test/"), "bad_url"),
+    "redirect-to-a-bad-port": (redirect(b"http://a.test:x/"), "bad_url"),
+}  # fmt: skip
+
+
+def test_each_raw_answer_is_a_row_and_reads_within_its_budget(
+    tmp_path: Path, one_thread: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urllib.request._opener", None)  # so that the opener of this test is removed at its end
+    answers = {f"{name}.good.test": answer for name, answer in GOOD.items()}
+    answers |= {f"{name}.bad.test": answer for name, (answer, _) in HOSTILE.items()}
+    with served(answers, monkeypatch) as web:
+        rows = [{"url": f"http://{host}/", "caption": host, "uid": uid(f"http://{host}/", host)} for host in answers]
+        store = FolderStore(tmp_path / "store")
+        draft = Draft(store, "filter", "0123456789abcdef")
+        part = draft.put_table("part-00000.parquet", conform(pa.Table.from_pylist(rows), FILTERED, "list"))
+        source = draft.commit(build_manifest("filter", [part], key=draft.key))
+        config = DownloadConfig(
+            image_size=64,
+            timeout=20.0,
+            threads=12,
+            retries=0,
+            retry=RetryConfig(rounds=0),
+            max_bytes=MAX_BYTES,
+            contact="https://example.org/bot",
+            connect_to=web.connect_to(),
+        )
+        made = make(plan(DOWNLOAD, config, 0, [source]), Context(store, tmp_path, workers=1, pool=one_thread))
+        read = web.read_bytes()
+    found = {row["caption"]: row["drop_reason"] for row in read_parts(store, made, "dropped-").to_pylist()}
+    found |= {row["caption"]: None for row in read_parts(store, made).to_pylist()}
+    expected = {f"{name}.bad.test": reason for name, (_, reason) in HOSTILE.items()}
+    assert found == {f"{name}.good.test": None for name in GOOD} | expected
+    by_row = {host: sum(size for name, size in read.items() if name in (f"{host}/", f"{host}/again")) for host in found}
+    assert {host: size for host, size in by_row.items() if size > MAX_BYTES + AROUND} == {}
+    assert {host: size for host, size in by_row.items() if not size} == {"nothing.bad.test": 0}

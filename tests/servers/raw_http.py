@@ -1,0 +1,91 @@
+"""Serves raw bytes on loopback, one answer a host, and counts what its clients read."""
+
+import socket
+import socketserver
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Any
+
+import pytest
+
+Answer = bytes | Iterable[bytes]
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+
+@dataclass
+class RawWeb:
+    """The answers by host (`a.test`) or by host and path (`a.test/robots.txt`), and the log of the requests."""
+
+    answers: dict[str, Answer]
+    port: int = 0
+    requests: Counter[str] = field(default_factory=Counter)
+    hosts: dict[int, str] = field(default_factory=dict)
+    """Host and path of a request by the port of its client."""
+    received: Counter[int] = field(default_factory=Counter)
+    """Bytes that the clients of this process read, by the port of the client."""
+
+    def connect_to(self) -> dict[str, str]:
+        return {name.partition("/")[0]: f"127.0.0.1:{self.port}" for name in self.answers}
+
+    def read_bytes(self) -> Counter[str]:
+        """Return the number of bytes that clients read, by host and path."""
+        found: Counter[str] = Counter()
+        for port, size in self.received.items():
+            found[self.hosts.get(port, "?")] += size
+        return found
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        web: RawWeb = self.server.web  # type: ignore[attr-defined]
+        request = b""
+        with suppress(OSError):
+            while b"\r\n\r\n" not in request and (data := self.request.recv(65_536)):
+                request += data
+            path = request.split(b" ", 2)[1].decode()
+            host = request.partition(b"\r\nHost: ")[2].partition(b"\r\n")[0].decode()
+            web.requests[host + path] += 1
+            web.hosts[self.client_address[1]] = host + path
+            is_file = path in ("/robots.txt", "/ai.txt", "/.well-known/tdmrep.json")
+            answer = web.answers.get(host + path, NOT_FOUND if is_file else web.answers.get(host, NOT_FOUND))
+            for piece in [answer] if isinstance(answer, bytes) else answer:
+                self.request.sendall(piece)
+
+
+@contextmanager
+def served(answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch) -> Iterator[RawWeb]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Handler) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        server.web = web = RawWeb(answers, server.server_address[1])  # type: ignore[attr-defined]
+        _count_reads(web, monkeypatch)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield web
+        server.shutdown()
+
+
+def _count_reads(web: RawWeb, monkeypatch: pytest.MonkeyPatch) -> None:
+    def recv_into(self: socket.socket, *args: Any) -> int:
+        size = super(socket.socket, self).recv_into(*args)
+        if self.family == socket.AF_INET and self.getpeername()[1] == web.port:
+            web.received[self.getsockname()[1]] += size
+        return size
+
+    monkeypatch.setattr(socket.socket, "recv_into", recv_into, raising=False)
+
+
+def endless(start: bytes, piece: bytes) -> Iterable[bytes]:
+    """Return an answer that goes on for ever, in large pieces."""
+    return chain([start], repeat(piece * (65_536 // len(piece) + 1)))
+
+
+def trickled(start: bytes, piece: bytes, seconds: float) -> Iterator[bytes]:
+    """Return an answer that goes on for ever, one piece after each pause."""
+    yield start
+    while True:
+        time.sleep(seconds)
+        yield piece
