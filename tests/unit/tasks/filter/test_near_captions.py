@@ -50,7 +50,9 @@ def filtered(
 ) -> Manifest:
     extracted = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
     settings = FilterConfig(**(PLAIN | config))
-    result = make(plan(FILTER, settings, 0, [extracted]), Context(FolderStore(store), store, workers=workers, pool=pool))
+    result = make(
+        plan(FILTER, settings, 0, [extracted]), Context(FolderStore(store), store, workers=workers, pool=pool)
+    )
     check_conservation("filter", result, [extracted])
     return result
 
