@@ -12,8 +12,14 @@ from dataops.web.declarations import parse_header_directives
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})\b", re.IGNORECASE)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
-_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([a-zA-Z0-9_.:-]+)", re.IGNORECASE)
+_CHARSET = re.compile(r"charset\s*=\s*(?:[\"']\s*)?([a-zA-Z0-9_.:-]+)", re.IGNORECASE)
 _MAX_HEAD = 1 << 16
+MAX_CODINGS = 5
+"""Maximum number of transfer and content codings of one body; each is up to `max_bytes` of work."""
+MAX_MEMBERS = 1_000
+"""Maximum number of gzip members, or of zstd frames, in one body: an empty one costs 10 microseconds."""
+_ZSTD_STARTS = (b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18")  # of a frame, and within that of a skippable one (RFC 8878)
+_PIECE = 1 << 16
 _GZIP_START = b"\x1f\x8b\x08"
 
 
@@ -81,8 +87,11 @@ def decode_body(head: ResponseHead, body: bytes, max_bytes: int) -> bytes:
     apply, or apply one twice. So a body that clearly is not encoded as its headers say is kept, and a body that is gzip
     after all codings are undone is decompressed once more, because no page starts like that.
 
-    Raises: BadBody with bad_encoding (damaged or unknown coding) or page_too_large (over `max_bytes` decoded).
+    Raises: BadBody with bad_encoding (damaged, unknown or too many codings) or page_too_large (over `max_bytes` decoded,
+    also between two codings).
     """
+    if len(head.transfer_encoding) + len(head.content_encoding) > MAX_CODINGS:
+        raise BadBody("bad_encoding")
     for coding in reversed(head.transfer_encoding):
         body = remove_chunking(body) if coding == "chunked" else _decoded(coding, body, max_bytes)
     for coding in reversed(head.content_encoding):
@@ -118,6 +127,8 @@ def _decoded(coding: str, body: bytes, max_bytes: int) -> bytes:
     if coding == "deflate":  # zlib by the standard, raw deflate from some servers
         wrapped = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
         return _inflated(body, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS, max_bytes)
+    if coding == "zstd" and sum(map(body.count, _ZSTD_STARTS)) > MAX_MEMBERS:
+        raise BadBody("bad_encoding")
     if coding in ("br", "zstd"):
         try:
             reader = BrotliReader(io.BytesIO(body)) if coding == "br" else ZstdReader(io.BytesIO(body))
@@ -130,20 +141,23 @@ def _decoded(coding: str, body: bytes, max_bytes: int) -> bytes:
 def _inflated(body: bytes, window_bits: int, max_bytes: int) -> bytes:
     """Return the content of all gzip members; bytes after the last member are ignored."""
     contents: list[bytes] = []
-    left = max_bytes + 1
-    while left > 0:
+    at, left = 0, max_bytes + 1
+    for _ in range(MAX_MEMBERS):
         inflater = zlib.decompressobj(window_bits)
-        try:
-            contents.append(inflater.decompress(body, left))
-        except zlib.error as error:
-            raise BadBody("bad_encoding") from error
-        left -= len(contents[-1])
-        body = inflater.unused_data
-        if not inflater.eof and left > 0:
-            raise BadBody("bad_encoding")  # truncated
-        if not body.startswith(_GZIP_START):
-            break
-    return _bounded(b"".join(contents), max_bytes)
+        while left > 0 and not inflater.eof:
+            # In pieces, because the inflater copies what follows the end of a member.
+            piece = body[at : at + _PIECE]
+            try:
+                contents.append(inflater.decompress(piece, left))
+            except zlib.error as error:
+                raise BadBody("bad_encoding") from error
+            left -= len(contents[-1])
+            at += len(piece) - len(inflater.unused_data)
+            if not piece:
+                raise BadBody("bad_encoding")  # truncated
+        if left <= 0 or not body.startswith(_GZIP_START, at):
+            return _bounded(b"".join(contents), max_bytes)
+    raise BadBody("bad_encoding")
 
 
 def _bounded(data: bytes, max_bytes: int) -> bytes:

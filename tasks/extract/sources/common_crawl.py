@@ -117,8 +117,8 @@ def _read_listing(name: str, stream: ResumableStream) -> Sequence[str]:
         inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
         try:
             while data := stream.read(1 << 20):
-                text.write(inflater.decompress(data, MAX_LISTING_BYTES - text.tell()))
-                if inflater.unconsumed_tail:
+                text.write(inflater.decompress(data, MAX_LISTING_BYTES + 1 - text.tell()))
+                if text.tell() > MAX_LISTING_BYTES:
                     raise SourceError(f"{name}: larger than {MAX_LISTING_BYTES:,} bytes")
         except zlib.error as error:
             raise SourceError(f"{name}: not gzip: {error}") from error

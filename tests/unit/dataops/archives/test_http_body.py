@@ -18,6 +18,12 @@ def chunked(data: bytes, size: int = 10) -> bytes:
     return b"".join(b"%x;ext=1\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nTrailer: x\r\n\r\n"
 
 
+def nested(data: bytes, layers: int) -> bytes:
+    for _ in range(layers):
+        data = zlib.compress(data, 0)
+    return data
+
+
 RAW = zlib.compressobj(wbits=-15)
 ZSTD = pa.compress(HTML, codec="zstd", asbytes=True)
 RAW_DEFLATE = RAW.compress(HTML) + RAW.flush()
@@ -48,6 +54,9 @@ RAW_DEFLATE = RAW.compress(HTML) + RAW.flush()
         http(HTML, Content_Encoding="utf-8"),
         http(ZSTD, Content_Encoding="zstd"),
         http(HTML, Content_Length="3"),
+        http(nested(HTML, 5), Content_Encoding="deflate, " * 5),
+        http(gzip.compress(b"") * 999 + gzip.compress(HTML), Content_Encoding="gzip"),
+        http(b"\x50\x2a\x4d\x18\x03\0\0\0abc" * 9 + ZSTD, Content_Encoding="zstd"),
     ],
 )
 def test_decode_body_undoes_all_codings(block: bytes):
@@ -68,6 +77,17 @@ def test_decode_body_undoes_all_codings(block: bytes):
         (http(gzip.compress(b"x" * 600_000) * 2, Content_Encoding="gzip"), "page_too_large"),
         (http(brotli.compress(b"x" * 2_000_000), Content_Encoding="br"), "page_too_large"),
         (http(zlib.compress(b"x" * 2_000_000), Content_Encoding="deflate"), "page_too_large"),
+        (http(nested(HTML, 6), Content_Encoding="deflate, " * 5 + "deflate"), "bad_encoding"),
+        (http(gzip.compress(HTML), Content_Encoding="gzip, " * 400), "bad_encoding"),
+        (http(HTML, Transfer_Encoding="chunked, " * 6), "bad_encoding"),
+        (
+            http(chunked(nested(HTML, 4)), Transfer_Encoding="gzip, chunked", Content_Encoding="deflate, " * 4),
+            "bad_encoding",
+        ),
+        (http(gzip.compress(zlib.compress(b"x" * 2_000_000, 0)), Content_Encoding="deflate, gzip"), "page_too_large"),
+        (http(gzip.compress(b"") * 1001 + gzip.compress(HTML), Content_Encoding="gzip"), "bad_encoding"),
+        (http(pa.compress(b"", codec="zstd", asbytes=True) * 1001 + ZSTD, Content_Encoding="zstd"), "bad_encoding"),
+        (http(b"\x50\x2a\x4d\x18\0\0\0\0" * 1001 + ZSTD, Content_Encoding="zstd"), "bad_encoding"),
     ],
 )
 def test_decode_body_raises_the_reason_of_an_unreadable_body(block: bytes, reason: str):
@@ -77,3 +97,25 @@ def test_decode_body_raises_the_reason_of_an_unreadable_body(block: bytes, reaso
 
 def test_remove_chunking_keeps_the_rest_after_a_damaged_chunk():
     assert remove_chunking(b"5\r\nhello\r\nzz\r\nworld") == b"hellozz\r\nworld"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "value", ["charset=" + " " * 65_000 + "(", "charset" * 9_000, "charset = ( " * 5_000, "=" * 65_000]
+)
+def test_split_response_reads_a_hostile_content_type_in_linear_time(value: str):
+    """The first of them took minutes where the expression was quadratic."""
+    head, _ = split_response(http(b"", Content_Type=f"text/html; {value}"))
+    assert (head.content_type, head.charset) == ("text/html", None)
+
+
+@pytest.mark.parametrize("value", ["charset=x-a", 'charset = "x-a"', "CHARSET=' x-a'", "charset= x-a; charset=b"])
+def test_split_response_finds_the_charset(value: str):
+    assert split_response(http(b"", Content_Type=f"text/html; {value}"))[0].charset == "x-a"
+
+
+def test_decode_body_copies_no_members_again_and_again():
+    """An inflater copies what follows the end of its member, so it must get little of it: 200 GB here otherwise."""
+    content = gzip.compress(b"x", 1)
+    body = content * 900 + gzip.compress(b"", 1) + bytes(200_000_000)
+    assert decode(http(body, Content_Encoding="gzip")) == b"x" * 900
