@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 from dataops.schema import FILTERED, conform, uid
-from dataops.snapshot import Draft, read_parts
+from dataops.snapshot import Draft, read_parts, read_table
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
+from tasks.extract.sources.site import SiteSource
+from tasks.extract.stage import EXTRACT
 from tests.manifests import build_manifest
 from tests.servers.raw_http import Answer, endless, served, trickled
 
@@ -170,3 +172,42 @@ def test_each_raw_answer_is_a_row_and_reads_within_its_budget(
     by_row = {host: sum(size for name, size in read.items() if name in (f"{host}/", f"{host}/again")) for host in found}
     assert {host: size for host, size in by_row.items() if size > MAX_BYTES + AROUND} == {}
     assert {host: size for host, size in by_row.items() if not size} == {"nothing.bad.test": 0}
+
+
+PAGE = b"<!DOCTYPE html><title>Cats</title><img src=/cat.png alt='a sleeping cat on a chair'>"
+HTML = OK + b"Content-Type: text/html\r\n"
+PAGES: dict[str, tuple[Answer, str]] = {
+    "page": (HTML + b"Content-Length: %d\r\n\r\n" % len(PAGE) + PAGE, "archived"),
+    "page-hints": (EARLY + HTML + b"Content-Length: %d\r\n\r\n" % len(PAGE) + PAGE, "archived"),
+    "page-headers": (endless(HTML, b"X-Header: " + b"x" * 3_000 + b"\r\n"), "too_large"),
+    "page-hints-without-end": (endless(b"", EARLY), "too_large"),
+    "page-extensions": (
+        endless(HTML + b"Transfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 900 + b"\r\nx\r\n"),
+        "too_large",
+    ),
+    "page-trailers": (endless(HTML + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: y\r\n"), "incomplete"),
+    "page-chunk": (endless(HTML + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", b"x"), "incomplete"),
+    "page-body": (endless(HTML + b"\r\n", b"x"), "too_large"),
+    "page-robots": (PAGE, "robots_unreachable"),
+}
+
+
+def test_crawl_reads_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {f"{name}.test": answer for name, (answer, _) in PAGES.items()}
+    answers["page-robots.test/robots.txt"] = endless(OK, b"X-Header: " + b"x" * 3_000 + b"\r\n")
+    with served(answers, monkeypatch) as web:
+        site = SiteSource(
+            start=tuple(f"http://{name}.test/" for name in PAGES),
+            delay=0.01,
+            timeout=60,
+            retries=0,
+            max_page_bytes=MAX_BYTES,
+            connect_to=web.connect_to(),
+        )
+        context = Context(FolderStore(tmp_path / "store"), tmp_path / "home", workers=1)
+        made = make(plan(EXTRACT, site, 0, []), context)
+        sent = dict(web.sent)
+    rows = read_table(context.store, made.path("evidence-crawl.parquet")).to_pylist()
+    outcomes = {row["url"]: row["outcome"] for row in rows}
+    assert outcomes == {f"http://{name}.test/": outcome for name, (_, outcome) in PAGES.items()}
+    assert {name: size for name, size in sent.items() if size > 30_000_000} == {}  # most of it in the system's buffers

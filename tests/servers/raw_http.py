@@ -26,6 +26,8 @@ class RawWeb:
     requests: Counter[str] = field(default_factory=Counter)
     hosts: dict[int, str] = field(default_factory=dict)
     """Host and path of a request by the port of its client."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """Bytes that the server sent, with those in the buffers of the system, by host and path."""
     received: Counter[int] = field(default_factory=Counter)
     """Bytes that the clients of this process read, by the port of the client."""
 
@@ -55,6 +57,7 @@ class _Handler(socketserver.BaseRequestHandler):
             answer = web.answers.get(host + path, NOT_FOUND if is_file else web.answers.get(host, NOT_FOUND))
             for piece in [answer] if isinstance(answer, bytes) else answer:
                 self.request.sendall(piece)
+                web.sent[host + path] += len(piece)
 
 
 @contextmanager

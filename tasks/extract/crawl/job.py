@@ -25,18 +25,19 @@ from scrapy.crawler import AsyncCrawlerProcess
 
 from tasks.extract.crawl.archive import write_sorted
 from tasks.extract.crawl.context import Crawl
+from tasks.extract.crawl.download_handler import BoundedHandler
 from tasks.extract.crawl.frontier import Frontier
 from tasks.extract.crawl.resolver import CheckedResolver
-from tasks.extract.crawl.robots_middleware import RobotsMiddleware
+from tasks.extract.crawl.robots_middleware import MAX_ROBOTS_BYTES, RobotsMiddleware
 from tasks.extract.crawl.scheduler import CrawlDelayThrottle, PoliteScheduler
 from tasks.extract.crawl.spider import SiteSpider
 from tasks.extract.sources.site import INDEX_NAME, PAGES_PREFIX, ROBOTS_NAME, SUMMARY_NAME, SiteSource
+from tasks.web.response import MAX_HEADER_BYTES
 
 logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 10
 """Time to wait for another process to leave the folder, in seconds."""
-_HTTP = "scrapy.core.downloader.handlers.http11.HTTP11DownloadHandler"
 _INDEX = pa.schema(
     [
         ("url", pa.string()),
@@ -67,7 +68,8 @@ def build_settings(crawl: Crawl) -> dict[str, Any]:
         "SPIDER_MIDDLEWARES_BASE": {},
         "EXTENSIONS_BASE": {},
         "EXTENSIONS": {CrawlDelayThrottle: 0},
-        "DOWNLOAD_HANDLERS_BASE": {"http": _HTTP, "https": _HTTP},
+        "DOWNLOAD_HANDLERS_BASE": {"http": BoundedHandler, "https": BoundedHandler},
+        "RESPONSE_MAX_BYTES": max(config.max_page_bytes, MAX_ROBOTS_BYTES) + MAX_HEADER_BYTES,
         "DOWNLOAD_MAXSIZE": config.max_page_bytes,
         "DOWNLOAD_WARNSIZE": 0,
         "DOWNLOAD_VERIFY_CERTIFICATES": True,

@@ -7,6 +7,7 @@ from typing import Any
 from scrapy.exceptions import IgnoreRequest
 
 from tasks.extract.crawl.archive import Capture
+from tasks.extract.crawl.download_handler import ResponseTooLarge
 from tasks.web import request as wire
 
 _FAILURES = {
@@ -29,6 +30,9 @@ def classify_failure(error: BaseException) -> str:
     """Return the outcome of a failed request."""
     if isinstance(error, RequestRefused):
         return str(error)
+    reasons = getattr(error.__cause__, "reasons", ())  # of Twisted's ResponseFailed
+    if any(isinstance(reason.value, ResponseTooLarge) for reason in reasons):
+        return "too_large"
     return _FAILURES.get(type(error).__name__, "connect")
 
 

@@ -21,6 +21,9 @@ from tasks.web.robots_cache import MAX_BYTES
 
 logger = logging.getLogger(__name__)
 
+MAX_ROBOTS_BYTES = 4 * MAX_BYTES
+"""Maximum size of a robots.txt, in bytes; of a longer one nothing is read."""
+
 
 @dataclass(frozen=True)
 class OriginRules:
@@ -87,7 +90,7 @@ class RobotsMiddleware:
         """
         for _ in range(MAX_REDIRECTS + 1):
             headers = {"User-Agent": self.crawl.config.user_agent_header, "Accept": "text/plain,*/*;q=0.5"}
-            meta = {"robots": True, "download_maxsize": 4 * MAX_BYTES, "download_timeout": self.crawl.config.timeout}
+            meta = {"robots": True, "download_maxsize": MAX_ROBOTS_BYTES, "download_timeout": self.crawl.config.timeout}
             try:
                 response = await self.crawler.engine.download_async(Request(url, headers=headers, meta=meta))
             except Exception as error:  # Twisted and TLS raise many unrelated classes
