@@ -124,7 +124,8 @@ def warcio_pairs(path: Path) -> Pairs:
 
 def bare(path: Path) -> int:
     """Only decompress the file; return the number of bytes."""
-    from dataops.archives.gzip_members import Chunk, Window, inflate_members
+    from dataops.archives.members import Chunk, inflate_members
+    from dataops.archives.stream import Window
 
     with path.open("rb") as file:
         return sum(len(chunk.data) for chunk in inflate_members(Window(file)) if isinstance(chunk, Chunk))
@@ -276,7 +277,7 @@ def main() -> int:
     from benchmarks import extract_html  # imported late: lxml would count in the memory of the readers
 
     rows += extract_html.measure_html(options.quick)
-    packages = ["isal", "msgspec", "fastwarc", "pysimdjson", "cc2dataset", "warcio", "pyarrow"]
+    packages = ["isal", "msgspec", "pysimdjson", "cc2dataset", "warcio", "pyarrow"]
     return finish("extract", rows, packages, equal=equal, as_json=options.json, details=details)
 
 

@@ -14,8 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, Union
 
 import msgspec
 
-from dataops.archives.gzip_members import ByteStream
-from dataops.archives.warc import Damage
+from dataops.archives.stream import ByteStream, Damage
 from dataops.archives.warc_records import read_records
 from dataops.errors import SourceError
 from dataops.web.captions import normalise_caption
@@ -157,6 +156,9 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
             others += 1
             continue
         found += 1
+        if record.body is None:
+            yield Damage(record.offset, "too_large")
+            continue
         try:
             envelope = _decode(record.body).envelope
         except _UNREADABLE:
@@ -200,7 +202,7 @@ def extract_wat_pairs(
     metas = _select_metas(head.metas)
     rows += _shared_image_rows(metas, resolver, bounds)
     if b"license" in bytes(head.links).lower():
-        values = _objects(json.loads(bytes(head.links).decode("utf-8", "replace")))
+        values = _objects(_load(bytes(head.links)))
         links = [_build_struct(Link, link) for link in values]
         licenses += [link for link in links if link.rel and _is_license(link.rel)]
     if licenses and (license := _resolve_license(licenses, resolver)) is not None:
@@ -296,10 +298,21 @@ def _header_directives(headers: bytes) -> set[str]:
     if b"x-robots-tag" not in lower and b"tdm-reservation" not in lower:
         return set()
     fields: list[tuple[str, str]] = []
-    for name, value in _object(json.loads(headers.decode("utf-8", "replace"), strict=False)).items():
+    for name, value in _object(_load(headers)).items():
         values = value if isinstance(value, list) else [value]
         fields += [(name.lower(), text) for text in values if isinstance(text, str)]
     return parse_header_directives(fields)
+
+
+def _load(raw: bytes) -> Any:
+    """Return the value of a part of a record; None if the standard library's parser rejects it.
+
+    msgspec skips such parts unread; they may be nested more deeply, or hold longer numbers, than Python can build.
+    """
+    try:
+        return json.loads(raw.decode("utf-8", "replace"), strict=False)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -331,10 +344,7 @@ def _parse_leniently(body: bytes | memoryview) -> tuple[_Envelope[Any] | None, s
 
     Returns: the envelope, and the reason of the damage.
     """
-    try:
-        record = json.loads(bytes(body).decode("utf-8", "replace"), strict=False)
-    except (ValueError, RecursionError):
-        return None, "bad_json"
+    record = _load(bytes(body))
     if not isinstance(record, dict):
         return None, "bad_json"
     envelope = _object(record.get("Envelope"))

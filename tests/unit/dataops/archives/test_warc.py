@@ -101,9 +101,7 @@ def test_read_pages_keeps_the_records_before_a_truncation(tmp_path: Path, cut: i
             assert len(damages) == 1
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\0" * 5000, b"<html>" * 100, b"http://a.example/ 1.2.3.4 20080430 text/html 10\n"]
-)
+@pytest.mark.parametrize("data", [b"\0" * 5000, b"<html>" * 100, b"http://a.example/ 1.2.3.4 20080430 text/html 10\n"])
 def test_read_pages_raises_an_error_with_the_file_name_without_records(tmp_path: Path, data: bytes):
     with pytest.raises(SourceError, match=r"file\.warc\.gz: no WARC record"):
         read(tmp_path, data)

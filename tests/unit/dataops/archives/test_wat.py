@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.inputs.wat_files import json_record, page_value, plain_record, record, warcinfo, write_wat
-from dataops.archives.warc import Damage
+from dataops.archives.stream import Damage
 from dataops.archives.wat import extract_wat_pairs, read_wat
 from dataops.errors import SourceError
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds
@@ -230,7 +230,6 @@ def test_extract_wat_pairs_counts_images_beyond_the_limit():
 
 def test_read_wat_raises_for_files_that_are_not_wat():
     for data, message in (
-        (b"", "no WARC record"),
         (b"<html>", "no WARC record"),
         (gzip.compress(b"x" * 99), "no WARC record"),
     ):

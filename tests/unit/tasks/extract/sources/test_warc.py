@@ -1,0 +1,77 @@
+"""`kind = "warc"` and `kind = "wat"` through the extract stage, on archives that are damaged, empty or none."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import SourceError
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import FolderStore
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.extract.sources.base import FilesSource
+from tasks.extract.sources.warc import WarcSource
+from tasks.extract.sources.wat import WatSource
+from tasks.extract.stage import EXTRACT
+from tests.inline_executor import InlineExecutor
+from tests.unit.dataops.archives.damaged_archives import FORMATS, warc_records, wat_records
+
+KINDS: dict[str, type[FilesSource]] = {"warc": WarcSource, "wat": WatSource}
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that failed is retried at once."""
+    monkeypatch.setattr("tasks.engine.map_parts.time.sleep", lambda seconds: None)
+
+
+def extract(tmp_path: Path, kind: str, archives: dict[str, bytes]) -> tuple[Manifest, list[tuple[str, str]]]:
+    """Run the stage. Return its manifest, and (source, caption) of each kept row."""
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    for name, data in archives.items():
+        (folder / name).write_bytes(data)
+    store = FolderStore(tmp_path / "store")
+    config = KINDS[kind](paths=[str(folder / "*")])
+    manifest = make(plan(EXTRACT, config, 0, []), Context(store=store, home=tmp_path, workers=1, pool=InlineExecutor()))
+    rows = read_parts(store, manifest).to_pylist()
+    return manifest, [(row["source"], row["caption"]) for row in rows]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [name for name in FORMATS if "one" not in name])
+def test_extract_loses_only_the_damaged_records_of_one_of_three_archives(tmp_path: Path, kind: str, name: str):
+    archive = FORMATS[name](warc_records() if kind == "warc" else wat_records())
+    third, last = archive.records[2], archive.records[-1]
+    middle = (third.start + third.end) // 2
+    damaged = archive.data[:middle] + archive.data[middle + 7 : last.end - 40]
+    manifest, rows = extract(
+        tmp_path, kind, {"a.warc": archive.data, "b.warc": damaged, "c.warc": archive.data[: last.start]}
+    )
+    expected = [(file, number) for file in "abc" for number in range(8)]
+    expected = [pair for pair in expected if pair not in [("b", 2), ("b", 7), ("c", 7)]]
+    assert rows == [(f"{file}.warc", f"number {number}") for file, number in expected]
+    reason = "bad_length" if name == "plain" else "bad_record"
+    assert manifest.facts["damages"] == {reason: 1, "truncated": 1}
+    assert manifest.facts["damaged"] == [["b.warc", third.start, reason], ["b.warc", last.start - 7, "truncated"]]
+    assert manifest.facts["read"]["pages"] == manifest.counts.kept == 21
+    assert manifest.facts["failed_files"] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extract_takes_an_empty_archive_as_one_without_records(tmp_path: Path, kind: str):
+    archive = FORMATS["gz"](warc_records() if kind == "warc" else wat_records())
+    manifest, rows = extract(
+        tmp_path, kind, {"a.warc.gz": archive.data, "b.warc.gz": b"", "c.warc.gz": gzip.compress(b"")}
+    )
+    assert {source for source, _ in rows} == {"a.warc.gz"}
+    assert manifest.facts["read"]["records"] == 8
+    assert (manifest.facts["damages"], manifest.facts["failed_files"]) == ({}, [])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extract_names_the_file_that_is_no_archive_and_the_remedy(tmp_path: Path, kind: str):
+    archive = FORMATS["gz"](warc_records() if kind == "warc" else wat_records())
+    with pytest.raises(SourceError, match=r"site\.wacz: no WARC record: this is a ZIP file.*`unzip FILE"):
+        extract(tmp_path, kind, {"a.warc.gz": archive.data, "site.wacz": b"PK\x03\x04" + archive.data})
