@@ -1,7 +1,7 @@
 """Kill a pipeline at random moments in each stage, and rerun it until it completes: `python -m benchmarks.chaos`.
 
-A cycle is one run on an empty store. In each of its stages one process of the run (the command itself, a worker, torchrun,
-the trainer, the evaluator) or all of them are killed by SIGKILL, sometimes with empty files as after a power failure.
+A cycle is one run on an empty store. In each of its stages one process of the run (the command itself, a worker, the
+trainer, the evaluator) or all of them are killed by SIGKILL, sometimes with empty files as after a power failure.
 `pairmill rerun` is repeated until the run completes. Then the results are compared with an undisturbed run: equal digests
 of dataset, weights and evaluation; no sample missing or duplicated; no process, temporary file or second model version
 left. tests/e2e/test_chaos.py runs a short version.

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from dataops.config import StageConfig, problems_of
 from dataops.errors import ConfigError
+from training.rendezvous import explain_refusal, is_loopback
 
 QUICK_GELU = "-quickgelu"
 """End of open_clip's names of models that have the activation of OpenAI's weights."""
@@ -113,6 +114,7 @@ class TrainConfig(StageConfig):
             "launch",
             "evaluate_every",
             "rdzv_endpoint",
+            "allow_network",
             "max_restarts",
         }
     )
@@ -163,6 +165,9 @@ class TrainConfig(StageConfig):
     rdzv_endpoint: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._-]+:\d{1,5}$")] = None
     """HOST:PORT at which several machines meet: one of them, and a free port there (torchrun's c10d rendezvous). With
     launch = "ray" they find one."""
+    allow_network: bool = False
+    """Let several machines meet where other machines reach them. What listens there has no login, and whoever reaches
+    it runs code: set it only on a network of their own (docs/scale.md)."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """How often several machines resume from the last checkpoint after one of them left or joined."""
     vocabulary: str = "captions"
@@ -228,6 +233,9 @@ class TrainConfig(StageConfig):
             raise ValueError("shard_cache_bytes: each of several machines of a Ray cluster holds all shards; set 0")
         if self.nnodes != "1" and self.launch != "ray" and self.rdzv_endpoint is None:
             raise ValueError(f"nnodes is {self.nnodes}: set rdzv_endpoint to where the machines meet (HOST:PORT)")
+        host = (self.rdzv_endpoint or "").rpartition(":")[0]
+        if self.nnodes != "1" and self.launch != "ray" and not self.allow_network and not is_loopback(host):
+            raise ValueError(explain_refusal(f"rdzv_endpoint is {self.rdzv_endpoint}"))
         if self.lock_image and self.init is None:
             raise ValueError("lock_image: an image tower that starts at random has nothing to keep; set init")
         if self.shard_cache_bytes and not self.shuffle_shards:

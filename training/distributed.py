@@ -1,6 +1,8 @@
 """Ranks: what they exchange. With one process every function returns its input, so the trainer is written once."""
 
+import io
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from itertools import islice, zip_longest
 from typing import Any, TypeVar
@@ -8,8 +10,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import FileStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+
+from dataops.errors import ConfigError
+from training.rendezvous import GUARDED, MEETING_FILE, explain_refusal, is_loopback
 
 Item = TypeVar("Item")
 
@@ -24,10 +30,57 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join(device: torch.device) -> None:
-    """Join the other ranks, if torchrun started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+def join(device: torch.device, *, allow_network: bool = False) -> None:
+    """Join the other ranks, if there are several: of this machine over loopback, of several at MASTER_ADDR.
+
+    Args:
+        allow_network: let ranks meet where other machines reach the store.
+
+    Raises: ConfigError if they would meet there, or torchrun started this rank by itself, whose store listens there.
+    """
+    world_size, meeting_file = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get(MEETING_FILE)
+    host = os.environ.get("MASTER_ADDR", "")
+    is_local = meeting_file is not None or is_loopback(host)
+    if "TORCHELASTIC_RUN_ID" in os.environ and GUARDED not in os.environ and not allow_network:
+        remedy = "start N ranks on this machine by `python -m training.launch N -m MODULE JOB.json`, not by torchrun"
+        raise ConfigError(f"{remedy}; {explain_refusal('torchrun listens on all interfaces')}")
+    if world_size == 1:
+        return
+    if not is_local and not allow_network:
+        raise ConfigError(explain_refusal(f"MASTER_ADDR is {host or 'not set'}"))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if not is_local:
+        dist.init_process_group(backend)
+        return
+    # Else the ranks listen for each other at the address of the host's name.
+    os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = _loopback_interface()
+    rank = int(os.environ["RANK"])
+    if meeting_file is not None:
+        store = FileStore(meeting_file, world_size)
+    else:
+        port = int(os.environ["MASTER_PORT"])
+        store = open_loopback_store(host, port, world_size=world_size, is_master=rank == 0)
+    store.set_timeout(dist.distributed_c10d.default_pg_timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+
+
+def _loopback_interface() -> str:
+    """Return the name of the loopback interface: lo, on macOS lo0."""
+    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")
+
+
+def open_loopback_store(host: str, port: int, *, is_master: bool = False, **options: Any) -> TCPStore:
+    """Open a store at an address of loopback; as its master, listen there and not, as torch does, on all interfaces.
+
+    Raises: RuntimeError if the port is taken, as TCPStore does.
+    """
+    assert is_loopback(host)
+    if is_master:
+        try:
+            options["master_listen_fd"] = socket.create_server((host, port)).detach()
+        except OSError as error:
+            raise RuntimeError(f"cannot listen at {host}:{port}: {error.strerror}") from error
+    return TCPStore(host, port, is_master=is_master, **options)
 
 
 def leave() -> None:
@@ -46,20 +99,48 @@ def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Return the value of every rank, in the order of the ranks."""
+    """Return the value of every rank, in the order of the ranks.
+
+    Args:
+        value: made of tensors on the CPU, numbers, text, None, lists, tuples and dictionaries.
+    """
     if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
+    sent_N = _encode(value)
+    sizes = [torch.zeros(1, dtype=torch.int64, device=sent_N.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(sent_N)], device=sent_N.device))
+    largest = int(torch.cat(sizes).max())
+    received = [torch.empty(largest, dtype=torch.uint8, device=sent_N.device) for _ in sizes]
+    dist.all_gather(received, F.pad(sent_N, (0, largest - len(sent_N))))
+    return [_decode(bytes_N[: int(size)]) for bytes_N, size in zip(received, sizes, strict=True)]
 
 
 def broadcast_from_first(value: Any) -> Any:
-    """Return rank 0's value on every rank."""
-    values = [value]
-    if world_size() > 1:
-        dist.broadcast_object_list(values)
-    return values[0]
+    """Return rank 0's value on every rank; for its type, see `gather_objects`."""
+    if world_size() == 1:
+        return value
+    sent_N = _encode(value if rank() == 0 else None)
+    size = torch.tensor([len(sent_N)], device=sent_N.device)
+    dist.broadcast(size, 0)
+    if rank() != 0:
+        sent_N = torch.empty(int(size), dtype=torch.uint8, device=sent_N.device)
+    dist.broadcast(sent_N, 0)
+    return _decode(sent_N)
+
+
+def _encode(value: Any) -> Tensor:
+    """Return a value as bytes, on the device that the ranks exchange tensors of.
+
+    torch.distributed's own exchange of objects unpickles what arrives, and no rank can be sure who sent it.
+    """
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    bytes_N = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
+    return bytes_N.cuda() if dist.get_backend() == "nccl" else bytes_N
+
+
+def _decode(bytes_N: Tensor) -> Any:
+    return torch.load(io.BytesIO(bytes_N.cpu().numpy().tobytes()), weights_only=True)
 
 
 def take_share(items: Iterable[Item]) -> Iterator[Item]:
@@ -71,8 +152,8 @@ def merge_shares(results: Iterable[Item]) -> Iterator[Item]:
     """Return the results of all ranks in the order of the whole, on every rank.
 
     Args:
-        results: of the items of `take_share`, in order; several ranks exchange them as a whole, and need tensors on the
-            CPU.
+        results: of the items of `take_share`, in order; several ranks exchange them as a whole, as `gather_objects`
+            does.
     """
     if world_size() == 1:
         yield from results

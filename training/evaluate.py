@@ -1,7 +1,7 @@
 """The evaluation job: a model against a suite, as `python -m training.evaluate JOB.json`.
 
-Several ranks: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.evaluate JOB.json`. They
-divide batches, rankings and fits, and end with the same bytes as one rank; rank 0 writes.
+Several ranks: `python -m training.launch N -m training.evaluate JOB.json`. They divide batches, rankings and fits, and
+end with the same bytes as one rank; rank 0 writes.
 
 JOB.json holds the fields of `EvaluateJob`. Files below `output`, each written atomically:
 

@@ -23,6 +23,7 @@ from training.config import FrozenModel, TrainConfig, load_model_config
 from training.evaluation.suite import Suite
 from training.model.checkpoint import write_atomically
 from training.process import RETRYABLE, exit_with_parent
+from training.rendezvous import LAUNCHER_PID
 
 LOCK_SECONDS = 10
 FAILURE = "failure.json"
@@ -42,7 +43,7 @@ Kind = TypeVar("Kind", bound=JobFile)
 
 
 class RanksJob(JobFile):
-    """A job that torchrun may start in several processes."""
+    """A job that may run in several processes."""
 
     output: Path
     """Folder of the job, made where it is missing; a restart continues what it holds."""
@@ -136,6 +137,8 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
         job = read_job(arguments, kind)
         if job.parent_pid is not None:
             exit_with_parent(job.parent_pid)
+        if launcher := os.environ.get(LAUNCHER_PID):
+            exit_with_parent(int(launcher))
         run(job)
     except PairmillError as error:
         logger.error("%s: %s", type(error).__name__, error)

@@ -1,6 +1,6 @@
 """Contrastive training, from shards to a finished model: `python -m training.train JOB.json`.
 
-Several ranks: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.train JOB.json`.
+Several ranks: `python -m training.launch N -m training.train JOB.json`.
 
 JOB.json is a `Job`. The job writes into its output: model.safetensors, model.json, tokenizer.json, metrics.jsonl (one row
 per step, no clocks), skipped.json, evidence-throughput.jsonl (clocks), checkpoints/ and, last, done.json. Started again,
@@ -63,7 +63,7 @@ def train(job: Job) -> None:
     """Train the model of a job, unless it is done; all ranks together."""
     device = resolve_device(job.train.device)
     _set_up_torch(job.train)
-    distributed.join(device)
+    distributed.join(device, allow_network=job.train.allow_network)
     with lock_output(job.output):
         if is_done(job.output, job.digest()):
             return
@@ -300,6 +300,7 @@ def finish(run: TrainingRun) -> None:
 
 
 def _stop_at_once(signum: int, frame: object) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # a second one must not break the end that the first one began
     raise Stopped("stopped before the first step, as asked")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.kills import checks
 from benchmarks.kills.environment import ChaosEnvironment
 from benchmarks.kills.processes import MARK, find_processes, kill_processes, wait_until_ended
+from dataops.job_environment import JOB_ENVIRONMENT
 from dataops.stages import STAGES
 from dataops.store import FolderStore
 from flows.records import RunRecord
@@ -63,7 +64,7 @@ class Chaos:
     # One command -----------------------------------------------------------------------------------------------------
 
     def _start(self, token: str, *arguments: str) -> subprocess.Popen[bytes]:
-        env = {**self.environment.env, MARK: token, "TMPDIR": str(self.environment.temporary)}
+        env = {**self.environment.env, MARK: token, "TMPDIR": str(self.environment.temporary), JOB_ENVIRONMENT: MARK}
         with (self.environment.folder / "chaos.log").open("ab") as log:
             log.write(f"\n--- {datetime.now(UTC):%H:%M:%S} {' '.join(arguments)}\n".encode())
             log.flush()

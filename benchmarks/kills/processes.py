@@ -10,16 +10,17 @@ from pathlib import Path
 import psutil
 
 MARK = "PAIRMILL_CHAOS"
-"""Environment variable that all processes of a disturbed run inherit."""
+"""Environment variable that all processes of a disturbed run inherit; JOB_ENVIRONMENT must name it for jobs."""
 ROLES = {
+    "training.launch": "launcher",
+    "training.torchrun": "torchrun",
     "training.train": "trainer",
     "training.evaluate": "evaluator",
-    "training.torchrun": "torchrun",
     "resource_tracker": "resource tracker",
     "spawn_main": "worker",
     "flows.cli": "main",
 }
-"""Roles by a word in the command line; the first match counts, except that torchrun's also names its job."""
+"""Roles by a word in the command line; the first match counts."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,6 @@ def find_processes(token: str) -> list[Process]:
 
 
 def _role(text: str) -> str:
-    if "training.torchrun" in text:
-        return "torchrun"
     return next((role for word, role in ROLES.items() if word in text), Path(text.split(" ")[0]).name or "gone")
 
 

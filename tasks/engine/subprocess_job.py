@@ -1,8 +1,8 @@
 """Run training code as a subprocess, so that this process never loads torch.
 
 The output of the job is written to a log file and passed on line by line; its last lines are in the error message if it
-fails. The job ends when its parent has ended, so that a killed run leaves no trainer behind. It gets no secret of the
-environment: all that it reads is on this machine.
+fails. The job ends when its parent has ended, so that a killed run leaves no trainer behind. Of the environment it gets
+only what dataops/job_environment.py allows: all that it reads is on this machine.
 """
 
 import json
@@ -20,12 +20,12 @@ from typing import Any
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, TrainingDiverged
 from dataops.home import CHECKOUT
-from dataops.redaction import remove_secrets
+from dataops.job_environment import select_job_environment
 
 logger = logging.getLogger(__name__)
 
 FAILURE = "failure.json"
-"""File with the reason of a failure: torchrun hides the exit code of the job, and always ends with 1."""
+"""File with the reason of a failure: torchrun hides the exit code of a job on several machines, and ends with 1."""
 CLOCK = re.compile(r"^\d\d:\d\d:\d\d ")
 """Time at the beginning of a line of a job. The log file keeps it; the logger of this process adds its own."""
 WORKER_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
@@ -52,7 +52,7 @@ def run_job(
     Args:
         job: written to `folder`/job.json, with this process's id as `parent_pid`.
         folder: also gets `job.log`.
-        launcher: arguments of Python that start the module in another way, for example torchrun's.
+        launcher: arguments of Python that start the module in another way: several ranks.
         on_line: called with each line of the job's output.
 
     Raises: TrainingDiverged (exit code 4), ConfigError (2), JobFailed (others; retryable for 75); each names the log.
@@ -62,7 +62,7 @@ def run_job(
     (folder / FAILURE).unlink(missing_ok=True)
     path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2))
     command = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), module, str(path)]
-    environment = {**remove_secrets(os.environ), "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
+    environment = {**select_job_environment(os.environ), "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
     tail: deque[str] = deque(maxlen=15)
     with (
         log.open("a") as out,
@@ -94,15 +94,23 @@ def run_job(
         raise _failure(module, code, folder, "\n".join(tail))
 
 
-def torchrun_launcher(number: int, folder: Path, meet: Sequence[str] = ("--standalone",)) -> tuple[str, ...]:
-    """Return the `launcher` that starts a job in `number` processes.
+def ranks_launcher(number: int) -> tuple[str, ...]:
+    """Return the `launcher` that starts a job in `number` processes of this machine; one needs none."""
+    return ("-m", "training.launch", str(number)) if number > 1 else ()
+
+
+def torchrun_launcher(
+    number: int, folder: Path, meet: Sequence[str], *, allow_network: bool = False
+) -> tuple[str, ...]:
+    """Return the `launcher` that starts this machine's `number` processes of a job on several machines.
 
     Args:
         folder: folder of the job. A killed torchrun leaves its logs there, not among the system's temporary files.
-        meet: options by which torchrun finds other machines.
+        meet: options by which torchrun finds the other machines.
+        allow_network: let other machines reach torchrun's store.
     """
-    launcher = ("-m", "training.torchrun", str(os.getpid()), *meet, f"--nproc-per-node={number}")
-    return (*launcher, f"--log-dir={folder / 'torchrun'}")
+    launcher = ("-m", "training.torchrun", str(os.getpid()), *(("--allow-network",) if allow_network else ()))
+    return (*launcher, *meet, f"--nproc-per-node={number}", f"--log-dir={folder / 'torchrun'}")
 
 
 def end_jobs() -> None:

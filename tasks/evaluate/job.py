@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.engine.subprocess_job import run_job, torchrun_launcher
+from tasks.engine.subprocess_job import ranks_launcher, run_job
 from training.evaluation.suite import Suite
 
 
@@ -49,6 +49,5 @@ def run_evaluation(
         "precision": settings.precision,
         "features": str(features),
     }
-    launcher = torchrun_launcher(settings.nproc, folder) if settings.nproc > 1 else ()
-    run_job("training.evaluate", job, folder, launcher=launcher, on_line=on_line)
+    run_job("training.evaluate", job, folder, launcher=ranks_launcher(settings.nproc), on_line=on_line)
     return json.loads((folder / "metrics.json").read_text("utf-8"))

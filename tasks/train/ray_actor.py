@@ -27,6 +27,7 @@ from tasks.engine.stage import Plan, Work, make, plan
 from tasks.engine.subprocess_job import GRACE_SECONDS, end_jobs, run_job
 from tasks.train.stage import TRAIN, build_job, build_launcher
 from training.config import TrainConfig
+from training.rendezvous import explain_refusal, is_loopback
 
 LINES = 1000
 """Number of newest log lines that the actor keeps."""
@@ -127,6 +128,9 @@ def train(request: TrainingRequest, progress: Any) -> str:
     context = replace(request.context, home=_home(request), progress=progress)
     if request.config.nnodes == "1":
         return make(_plan(request, request.config), context).key
+    address = _node_address()
+    if not request.config.allow_network and not is_loopback(address):
+        raise ConfigError(explain_refusal(f"the nodes of this Ray cluster meet at {address}"))
     folder = context.home / "jobs" / f"train-{request.key}"
     with _other_nodes(request, folder) as config:
         return make(_plan(request, config), context).key

@@ -1,4 +1,4 @@
-"""The stage `train`: contrastive pre-training as a subprocess job, under torchrun if it has several ranks.
+"""The stage `train`: contrastive pre-training as a subprocess job, of one or several ranks.
 
 The job's folder, with its checkpoints, is in the local home folder and named after the key of the snapshot, so a killed
 training resumes from its last checkpoint; on another machine, from the last one in the store. The finished weights are
@@ -18,7 +18,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest, Record
 from dataops.store import Store
 from tasks.engine.stage import Stage, StageOutput, Work
-from tasks.engine.subprocess_job import run_job, torchrun_launcher
+from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
 from tasks.train.checkpoint_mirror import CheckpointMirror
 from tasks.train.live_metrics import LiveRun
@@ -136,19 +136,19 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
 
 
 def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | None = None) -> tuple[str, ...]:
-    """Return the command that starts all ranks of this node.
+    """Return the arguments of Python that start all ranks of this node; several nodes meet by torchrun.
 
     Args:
         address: IP address of this node, if another one is the rendezvous; only Ray provides it.
     """
     if config.nnodes == "1":
-        return torchrun_launcher(config.nproc, folder)
+        return ranks_launcher(config.nproc)
     rendezvous = (f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}")
     if config.launch == "ray":  # torchrun would infer both from host names, which may not resolve to the node
         host = str(config.rdzv_endpoint).rpartition(":")[0]
         rendezvous += (f"--local-addr={address or host}", f"--rdzv-conf=is_host={int(address is None)}")
     options = (*rendezvous, f"--rdzv-id=train-{key}", f"--max-restarts={config.max_restarts}")
-    return torchrun_launcher(config.nproc, folder, options)
+    return torchrun_launcher(config.nproc, folder, options, allow_network=config.allow_network)
 
 
 def _download_shards(store: Store, dataset: Manifest, folder: Path) -> list[Path]:

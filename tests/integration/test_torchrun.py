@@ -1,18 +1,116 @@
-"""The exit code of a trainer under torchrun, which itself always ends with 1."""
+"""Jobs of several processes: exit codes, and where their ranks may meet."""
+
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import tasks.engine.subprocess_job
 from dataops.errors import JobFailed
-from tasks.engine.subprocess_job import run_job
+from dataops.home import CHECKOUT
+from tasks.engine.subprocess_job import ranks_launcher, run_job
+from tasks.train.stage import build_launcher
+from tests.unit.training.test_ranks import find_free_ports
+from training.config import TrainConfig
+from training.process import ELSEWHERE
 
-LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
+pytestmark = pytest.mark.timeout(240)
+SHOW_SOCKETS = """
+import json, os, psutil, torch
+from training import distributed
+distributed.join(torch.device("cpu"))
+processes = [psutil.Process(), psutil.Process(os.getppid())]
+sockets = [each for process in processes for each in process.net_connections(kind="inet")]
+found = distributed.gather_objects([each.laddr[0] for each in sockets if each.status == psutil.CONN_LISTEN])
+if distributed.rank() == 0:
+    print(json.dumps(["found", *found]))
+distributed.leave()
+"""
 
 
-def test_job_is_retryable_when_its_trainer_is_killed(tmp_path, monkeypatch):
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), **environment}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_job_is_retryable_when_its_trainer_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     """As by lack of memory or pre-emption; tests/unit/tasks/engine/test_subprocess_job.py has the other exit codes."""
     monkeypatch.setattr(tasks.engine.subprocess_job, "CHECKOUT", tmp_path)
     (tmp_path / "a_trainer.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    launcher: Sequence[str] = ranks_launcher(number)
+    if launcher:  # its module is in the checkout
+        (tmp_path / "training").symlink_to(CHECKOUT / "training")
+        (tmp_path / "dataops").symlink_to(CHECKOUT / "dataops")
     with pytest.raises(JobFailed, match="SIGKILL") as caught:
-        run_job("a_trainer", {}, tmp_path / "work", launcher=(*LAUNCHER, f"--log-dir={tmp_path / 'logs'}"))
+        run_job("a_trainer", {}, tmp_path / "work", launcher=launcher)
     assert (caught.value.exit_code, caught.value.retryable) == (75, True)
+
+
+def test_machines_that_meet_on_loopback_listen_nowhere_else(tmp_path: Path) -> None:
+    """Agents, ranks and both of their stores, of two machines."""
+    (tmp_path / "show_sockets.py").write_text(SHOW_SOCKETS)
+    (port,) = find_free_ports(1)
+    config = TrainConfig(nnodes="2", rdzv_endpoint=f"127.0.0.1:{port}", max_restarts=0)
+
+    def agent(number: int) -> subprocess.CompletedProcess[str]:
+        launcher = build_launcher(config, "k", tmp_path / str(number))
+        path = f"{CHECKOUT}{os.pathsep}{tmp_path}"
+        return run(*launcher, "-m", "show_sockets", PYTHONPATH=path, **({ELSEWHERE: "1"} if number else {}))
+
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(agent, range(2)))
+    log = "".join(result.stdout + result.stderr for result in ended)
+    assert [result.returncode for result in ended] == [0, 0], log
+    (line,) = [line for result in ended for line in result.stdout.splitlines() if '"found"' in line]
+    addresses = [address for of_rank in json.loads(line)[1:] for address in of_rank]
+    assert len(addresses) >= 4, "two stores, two ranks"
+    assert [address for address in addresses if not ipaddress.ip_address(address).is_loopback] == []
+
+
+@pytest.mark.parametrize(
+    "meet",
+    [
+        ("--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=10.0.0.7:29400"),
+        ("--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=0.0.0.0:29400"),
+        ("--nnodes=2", "--rdzv_backend", "c10d", "--rdzv_endpoint", "node-7"),
+        ("--nnodes=2", "--master-addr=127.0.0.1"),
+        ("--standalone", "--rdzv-endpoint=127.0.0.1:1"),
+        (),
+    ],
+)
+def test_torchrun_of_several_machines_refuses_a_rendezvous_that_others_reach(meet: tuple[str, ...]) -> None:
+    ended = run("-m", "training.torchrun", str(os.getpid()), *meet, "--nproc-per-node=1", "-m", "this")
+    assert ended.returncode == 2, ended.stderr
+    assert "set train.allow_network = true" in ended.stderr
+    assert "Zen" not in ended.stdout
+
+
+def test_trainer_refuses_to_run_under_a_torchrun_that_listens_on_all_interfaces(tmp_path: Path) -> None:
+    job = {"train": {"model": "ViT-B-32"}, "shards": [], "output": str(tmp_path / "out")}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", f"--log-dir={tmp_path / 'logs'}")
+    ended = run(*torchrun, "-m", "training.train", str(tmp_path / "job.json"))
+    assert ended.returncode == 1
+    failure = json.loads((tmp_path / "out" / "failure.json").read_text())
+    assert failure["exit_code"] == 2
+    assert "python -m training.launch N -m MODULE JOB.json" in failure["message"]
+    assert "set train.allow_network = true" in failure["message"]
+
+
+def test_trainer_refuses_to_meet_others_at_an_address_of_a_network(tmp_path: Path) -> None:
+    job = {"train": {"model": "ViT-B-32"}, "shards": [], "output": str(tmp_path / "out")}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    environment = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "29400"}
+    ended = run("-m", "training.train", str(tmp_path / "job.json"), **environment)
+    assert ended.returncode == 2
+    assert "MASTER_ADDR is 10.0.0.7" in ended.stderr

@@ -44,6 +44,8 @@ ALLOWED = {
     "infra/doctor/servers.py urllib.request": "asks the servers that the environment names what they are",
     "infra/local/worker.py socket": "this machine's name",
     "training/process.py socket": "this machine's name",
+    "training/distributed.py socket": "the store of ranks that meet at an address of loopback listens there alone",
+    "training/distributed.py torch.load": "what ranks exchange, with weights_only=True in place of torch's own pickle",
     "tasks/register/promotion.py socket": "this machine's name",
     "tasks/train/ray_actor.py socket": "this machine's name, and a free port for torchrun's rendezvous",
     "flows/prefect_errors.py httpx": "names what Prefect's client raises",

@@ -1,6 +1,6 @@
 """Images and texts through a model, in batches and in a fixed order.
 
-Where torchrun started several ranks, they divide the batches, and each gets the features of all.
+Where there are several ranks, they divide the batches, and each gets the features of all.
 
 On the CPU each batch is the work of one thread, and several batches run side by side. That avoids the barriers inside
 every kernel, and since no sum is ever split over threads, the features have the same bits on any number of them.
@@ -12,9 +12,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +114,10 @@ def encode_images(
             share = map_in_order(lambda batch: encode(decode(batch)), batches, threads)
         else:
             share = map(encode, map_in_order(decode, batches, threads))
-        yield from distributed.merge_shares(share if distributed.world_size() == 1 else map(_to_send, share))
+        if distributed.world_size() == 1:
+            yield from share
+        else:
+            yield from map(_receive, distributed.merge_shares(map(_to_send, share)))
 
 
 def encode_texts(loaded: EvaluatedModel, texts: Sequence[str], threads: int | None = None) -> Tensor:
@@ -197,11 +200,17 @@ def _chunks(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
         yield chunk
 
 
-def _to_send(batch: ImageBatch) -> ImageBatch:
-    """Return a batch without its images and on the CPU, as other ranks get it."""
+def _to_send(batch: ImageBatch) -> tuple[Any, ...]:
+    """Return a batch without its images and on the CPU, of the types that ranks exchange."""
+    samples = [(each.key, each.label, each.captions, each.labels, each.facts) for each in batch.samples]
     pooled_RW = None if batch.pooled_RW is None else batch.pooled_RW.cpu()
-    samples = [replace(sample, image=b"") for sample in batch.samples]
-    return ImageBatch(samples, batch.errors, batch.features_RD.cpu(), pooled_RW)
+    return samples, batch.errors, batch.features_RD.cpu(), pooled_RW
+
+
+def _receive(sent: tuple[Any, ...]) -> ImageBatch:
+    """Return the batch that `_to_send` sent."""
+    samples, *others = sent
+    return ImageBatch([Sample(key, b"", *values) for key, *values in samples], *others)
 
 
 def _lengths(tokens_NL: Tensor) -> Tensor:

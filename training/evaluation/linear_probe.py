@@ -109,8 +109,11 @@ def fit_each(examples: Examples, classes: int, strengths: Sequence[float]) -> li
     """Call `fit` for each strength, in order; each is the work of one thread of one rank, which suits small matrices."""
     with threadpool_limits(1, user_api="blas"):  # scipy's vectors are too small for threads
         share = map_in_order(lambda strength: fit(examples, classes, strength), distributed.take_share(strengths))
-        probes = share if distributed.world_size() == 1 else (each.to(torch.device("cpu")) for each in share)
-        return [each.to(examples.features_NW.device) for each in distributed.merge_shares(probes)]
+        device, cpu = examples.features_NW.device, torch.device("cpu")
+        if distributed.world_size() == 1:
+            return [each.to(device) for each in share]
+        sent = ((each.weights_CW, each.bias_C) for each in (probe.to(cpu) for probe in share))
+        return [Probe(*tensors).to(device) for tensors in distributed.merge_shares(sent)]
 
 
 def search_strength(score: Callable[[list[float]], list[float]]) -> float:

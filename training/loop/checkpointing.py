@@ -19,14 +19,14 @@ def resume(run: TrainingRun) -> None:
         found = find_newest_checkpoint(run.checkpoints, run.resume_digest, length)
         with metrics.open("ab") as file:
             file.truncate(found[1]["metrics_bytes"] if found else 0)
-    found = distributed.broadcast_from_first(found)
+    found = distributed.broadcast_from_first(None if found is None else (found[0].name, found[1]))
     if found is None:
         return
-    path, state = found
-    restore_checkpoint(path, run.model, run.optimizer)
+    name, state = found
+    restore_checkpoint(run.checkpoints / name, run.model, run.optimizer)
     run.step = state["step"]
     run.skipped.restore(state["skipped"])
-    logger.info("resumed from %s", path.name)
+    logger.info("resumed from %s", name)
 
 
 def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:

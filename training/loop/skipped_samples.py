@@ -37,7 +37,8 @@ class SkippedSamples:
 
     def gather(self) -> list[dict[str, str]]:
         """Return the skipped samples of all ranks, sorted by shard and key."""
-        merged = set().union(*distributed.gather_objects(self._samples))
+        gathered = distributed.gather_objects([asdict(item) for item in self._samples])
+        merged = {Skipped(**item) for of_rank in gathered for item in of_rank}
         return [asdict(item) for item in sorted(merged, key=_order)]
 
 

@@ -30,10 +30,9 @@ __all__ = ["dataset"]  # a fixture
 
 def on_two_machines(jobs: list[Path], folder: Path) -> list[subprocess.CompletedProcess[str]]:
     """Run two torchrun agents with a rank each; the second has ELSEWHERE set, as on another machine."""
-    with contextlib.ExitStack() as probes:
-        rendezvous, *addresses = (f"127.0.0.1:{free_port(probes)}" for _ in range(1 + len(jobs)))
-    config = TrainConfig(nnodes="2", rdzv_endpoint=rendezvous, max_restarts=0)
-    arguments = [f"{address.rpartition(':')[2]}={job}" for address, job in zip(addresses, jobs, strict=True)]
+    rendezvous, *ports = find_free_ports(1 + len(jobs))
+    config = TrainConfig(nnodes="2", rdzv_endpoint=f"127.0.0.1:{rendezvous}", max_restarts=0)
+    arguments = [f"{port}={job}" for port, job in zip(ports, jobs, strict=True)]
 
     def agent(number: int) -> subprocess.CompletedProcess[str]:
         launcher = build_launcher(config, "k", folder / f"machine-{number}")
@@ -45,11 +44,11 @@ def on_two_machines(jobs: list[Path], folder: Path) -> list[subprocess.Completed
         return list(pool.map(agent, range(2)))
 
 
-def free_port(probes: contextlib.ExitStack) -> int:
-    """Return a port that stays reserved while `probes` is open."""
-    probe = probes.enter_context(socket.socket())
-    probe.bind(("127.0.0.1", 0))
-    return probe.getsockname()[1]
+def find_free_ports(number: int) -> list[int]:
+    """Return different ports of loopback that are free."""
+    with contextlib.ExitStack() as probes:
+        sockets = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [probe.getsockname()[1] for probe in sockets]
 
 
 def without_cosines(row: dict[str, float]) -> dict[str, float]:

@@ -13,6 +13,8 @@ from dataops.errors import ConfigError, ServiceError, TrainingDiverged
 from dataops.store import FolderStore
 from tasks.engine import ray_pool
 from tasks.engine.context import ClusterCapacity, Context, RayCluster
+from tasks.engine.ray_driver import Caller
+from tasks.train import ray_actor
 from tasks.train.ray_launcher import compute_resources, follow_driver, train_on_ray
 from tasks.train.stage import build_launcher
 from training.config import TrainConfig
@@ -48,6 +50,22 @@ def test_launcher_on_ray_sets_the_rendezvous_host_and_the_local_address(tmp_path
     config = TrainConfig(nnodes="2", launch="ray", rdzv_endpoint="10.0.0.5:4000")
     assert {"--local-addr=10.0.0.5", "--rdzv-conf=is_host=1"} <= set(build_launcher(config, "k", tmp_path))
     assert {"--local-addr=10.0.0.6", "--rdzv-conf=is_host=0"} <= set(build_launcher(config, "k", tmp_path, "10.0.0.6"))
+    assert "--allow-network" not in build_launcher(config, "k", tmp_path)
+    allowed = config.model_copy(update={"allow_network": True})
+    assert "--allow-network" in build_launcher(allowed, "k", tmp_path)
+    assert build_launcher(TrainConfig(), "k", tmp_path) == (), "one process needs no torchrun"
+    assert build_launcher(TrainConfig(nproc=3), "k", tmp_path) == ("-m", "training.launch", "3")
+
+
+def test_nodes_of_a_cluster_on_a_network_do_not_train_together_unless_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_actor, "_node_address", lambda: "10.0.0.5")
+    context: Any = Context(store=FolderStore(tmp_path), home=tmp_path)
+    config = TrainConfig(nnodes="2", launch="ray")
+    request = ray_actor.TrainingRequest("k", config, 0, (), context, Caller("", "", ""), {}, None)
+    with pytest.raises(ConfigError, match=r"meet at 10\.0\.0\.5.*set train\.allow_network = true"):
+        ray_actor.train(request, None)
 
 
 def test_follow_driver_forwards_log_lines_progress_and_errors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

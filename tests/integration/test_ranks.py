@@ -1,0 +1,63 @@
+"""A training of two ranks as the stage starts it: stopped, its launcher killed, resumed, and the same bytes at the end."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+import tests.unit.training.conftest as training
+from dataops.digest import file_sha256
+from dataops.errors import JobFailed
+from tasks.engine.subprocess_job import end_jobs, ranks_launcher, run_job
+
+pytestmark = pytest.mark.timeout(600)
+make_job, shards = training.make_job, training.shards  # fixtures
+OUTPUTS = ("model.safetensors", "metrics.jsonl", "skipped.json")
+
+
+def train(path: Path, folder: Path, on_line: Callable[[str], None] = lambda line: None) -> None:
+    job = json.loads(path.read_text())
+    run_job("training.train", job, folder, launcher=ranks_launcher(2), on_line=on_line)
+
+
+def find_ranks() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children(recursive=True) if "training.train" in each.cmdline()]
+
+
+def test_two_ranks_end_in_the_same_bytes_after_a_stop_and_a_killed_launcher(
+    make_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = {"epochs": 60, "nproc": 2, "log_every": 1, "checkpoint_every": 5}
+    jobs = {name: make_job(name, "vit", **settings) for name in ("undisturbed", "disturbed")}
+    train(jobs["undisturbed"], tmp_path / "undisturbed")
+
+    def stop(line: str) -> None:
+        if "step 7/" in " ".join(line.split()):
+            end_jobs()
+
+    folder, killed = tmp_path / "disturbed", []
+    with pytest.raises(JobFailed, match="stopped after step") as stopped:
+        train(jobs["disturbed"], folder, stop)
+    assert stopped.value.exit_code == 75
+    step = json.loads((folder / "failure.json").read_text())["message"].split()[3]
+    assert (folder / "checkpoints" / f"step-{int(step):06d}").is_dir(), "it wrote a checkpoint first"
+
+    def kill(line: str) -> None:
+        if "resumed from" in line and not killed:
+            killed.extend(find_ranks())
+            (launcher,) = {rank.ppid() for rank in killed if "training.launch" not in rank.cmdline()}
+            os.kill(launcher, signal.SIGKILL)
+
+    with pytest.raises(JobFailed, match="SIGKILL") as lost:
+        train(jobs["disturbed"], folder, kill)
+    assert lost.value.exit_code == 75
+    assert not find_ranks(), "they ended with their launcher"
+    lines: list[str] = []
+    train(jobs["disturbed"], folder, lines.append)
+    assert any("resumed from" in line for line in lines)
+    for name in OUTPUTS:
+        assert file_sha256(folder / name) == file_sha256(tmp_path / "undisturbed" / name), name

@@ -1,0 +1,72 @@
+"""What ranks exchange is not unpickled: tests/unit/training/test_evaluate_ranks.py exchanges everything that they send."""
+
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from training import distributed
+from training.distributed import broadcast_from_first, gather_objects, leave
+
+VALUE = {"none": None, "numbers": [1, 2.5, True], "nested": [("e", {"a": b"0"})]}
+
+
+class Attack:
+    """A pickle that creates a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process group of one rank whose functions exchange as those of several do."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    store = dist.FileStore(str(tmp_path / "store"), 1)  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    counts = iter([2])
+    monkeypatch.setattr(distributed, "world_size", lambda: next(counts, 1))  # the first call asks whether to exchange
+    yield
+    leave()
+
+
+@pytest.mark.usefixtures("group")
+def test_gather_objects_returns_nested_values_with_tensors() -> None:
+    (found,) = gather_objects({**VALUE, "tensor": torch.arange(3)})
+    assert torch.equal(found.pop("tensor"), torch.arange(3))
+    assert found == VALUE
+
+
+@pytest.mark.usefixtures("group")
+def test_broadcast_from_first_returns_nested_values() -> None:
+    assert broadcast_from_first(VALUE) == VALUE
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("exchange", [gather_objects, broadcast_from_first])
+@pytest.mark.parametrize("protocol", [0, 2])
+def test_ranks_run_no_pickle_that_another_sends(
+    exchange: Callable[[object], object], protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(value: object, file: io.BytesIO) -> None:
+        file.write(pickle.dumps(value, protocol))
+
+    monkeypatch.setattr(torch, "save", send)
+    with pytest.raises(pickle.UnpicklingError):
+        exchange(Attack(tmp_path / "ran"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("exchange", [gather_objects, broadcast_from_first])
+def test_ranks_run_no_archive_of_torch_that_another_sends(exchange: Callable[[object], object], tmp_path: Path) -> None:
+    with pytest.raises(pickle.UnpicklingError):
+        exchange(Attack(tmp_path / "ran"))
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,106 @@
+"""The launcher of the ranks of one machine; the ranks here are small scripts without torch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dataops.home import CHECKOUT
+
+
+def start(folder: Path, number: int, script: str, **environment: str) -> subprocess.Popen[str]:
+    """Start ranks that run a script; its argument is the path of the job file."""
+    (folder / "rank.py").write_text(script)
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "training.launch",
+        str(number),
+        str(folder / "rank.py"),
+        str(folder / "job.json"),
+    ]
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), **environment}
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=50)
+    return process.returncode, output
+
+
+def test_ranks_get_their_numbers_and_a_meeting_place_that_only_this_user_reads(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    script = (
+        "import json, os, pathlib, sys\n"
+        "place = pathlib.Path(os.environ['PAIRMILL_MEETING_FILE']).parent\n"
+        "found = [dict(os.environ), oct(place.stat().st_mode), str(place.parent), sys.argv[1:]]\n"
+        "pathlib.Path('rank-' + os.environ['RANK']).write_text(json.dumps(found))\n"
+    )
+    code, output = finish(start(tmp_path, 2, script, HAUSMEISTER="planted", WORLD_SIZE="9", MASTER_ADDR="10.0.0.7"))
+    assert (code, output) == (0, "")
+    ranks = [json.loads((tmp_path / f"rank-{number}").read_text()) for number in range(2)]
+    for number, (environment, mode, parent, arguments) in enumerate(ranks):
+        assert (environment["RANK"], environment["LOCAL_RANK"]) == (str(number), str(number))
+        assert (environment["WORLD_SIZE"], environment["LOCAL_WORLD_SIZE"]) == ("2", "2")
+        assert environment.keys().isdisjoint({"MASTER_ADDR", "MASTER_PORT", "HAUSMEISTER"})
+        assert (mode, parent, arguments) == ("0o40700", str(tmp_path), [str(tmp_path / "job.json")])
+    assert ranks[0][0]["PAIRMILL_MEETING_FILE"] == ranks[1][0]["PAIRMILL_MEETING_FILE"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-0", "rank-1", "rank.py"]
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "message"),
+    [
+        ("sys.exit(4)", 4, "rank 1 of 3 ended with exit code 4"),
+        ("sys.exit(75)", 75, "rank 1 of 3 ended with exit code 75"),
+        ("os.kill(os.getpid(), 9)", 75, "rank 1 of 3 was killed by SIGKILL"),
+        ("raise ValueError('what went wrong')", 1, "what went wrong"),
+    ],
+)
+def test_launcher_ends_all_ranks_with_the_code_of_the_one_that_failed(
+    tmp_path: Path, end: str, code: int, message: str
+) -> None:
+    """Rank 0 notices the loss, as gloo does, and ends with 1; rank 2 would wait for ever."""
+    script = (
+        "import os, pathlib, sys, time\n"
+        "rank, folder = os.environ['RANK'], pathlib.Path(sys.argv[1]).parent\n"
+        "(folder / f'pid-{rank}').write_text(str(os.getpid()))\n"
+        "while len(list(folder.glob('pid-*'))) < 3: time.sleep(0.01)\n"
+        "if rank == '2': time.sleep(600)\n"
+        "if rank == '0':\n"
+        "    while os.path.exists(f'/proc/{(folder / \"pid-1\").read_text()}/exe'): time.sleep(0.001)\n"
+        "    sys.exit(1)\n"
+        f"{end}\n"
+    )
+    found, output = finish(start(tmp_path, 3, script))
+    assert (found, message in output) == (code, True), output
+    for rank in range(3):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / f"pid-{rank}").read_text()), 0)
+
+
+def test_launcher_sends_its_sigterm_to_each_rank(tmp_path: Path) -> None:
+    script = (
+        "import os, pathlib, signal, sys, time\n"
+        "def stop(*_):\n"
+        "    print('stopped', os.environ['RANK'], flush=True)\n"
+        "    sys.exit(75)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "(pathlib.Path(sys.argv[1]).parent / ('ready-' + os.environ['RANK'])).touch()\n"
+        "while True: time.sleep(0.01)\n"
+    )
+    process = start(tmp_path, 2, script)
+    while len(list(tmp_path.glob("ready-*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 75
+    assert {"stopped 0", "stopped 1"} <= set(output.splitlines())
