@@ -35,7 +35,8 @@ class Attack:
 def find_open_sockets(processes: list[psutil.Process]) -> list[tuple[str, int]]:
     """Return the addresses at which processes receive from anyone: listening TCP, unconnected UDP."""
     found = [connection for process in processes for connection in process.net_connections(kind="inet")]
-    return [tuple(each.laddr) for each in found if each.status == psutil.CONN_LISTEN or not each.raddr]
+    opened = [each for each in found if each.status == psutil.CONN_LISTEN or not each.raddr]
+    return [(each.laddr[0], each.laddr[1]) for each in opened]
 
 
 def send(address: tuple[str, int], data: bytes) -> None:
