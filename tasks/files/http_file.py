@@ -20,12 +20,12 @@ from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
-    bound_reads,
     open_connection,
     parse_retry_seconds,
     port_of,
     resolve_redirect,
     send_request,
+    set_deadline,
     split_url,
 )
 from tasks.web.response import Response
@@ -58,8 +58,10 @@ class HttpFile:
                     try:
                         return self._opened(connection, response, offset)
                     except BaseException:
+                        response.close()
                         connection.close()
                         raise
+                response.close()
                 connection.close()
                 url = _secure_redirect(url, response)
         except FetchError as error:
@@ -75,7 +77,7 @@ class HttpFile:
     def _request(self, url: str, offset: int) -> tuple[http.client.HTTPConnection, Response]:
         parts = split_url(url)
         connection = self._connect(parts)
-        bound_reads(connection, self.timeout, time.monotonic() + self.timeout)
+        set_deadline(connection, time.monotonic() + self.timeout)  # of the headers
         headers = {"User-Agent": self.user_agent}
         if offset:
             headers["Range"] = f"bytes={offset}-"
@@ -83,9 +85,7 @@ class HttpFile:
             if etag and not etag.startswith("W/"):
                 headers["If-Range"] = etag
         try:
-            response = send_request(connection, parts, ByteBudget(float("inf")), headers)
-            bound_reads(connection, self.timeout)  # the body may be of any size, and so take any time
-            return connection, response
+            return connection, send_request(connection, parts, ByteBudget(float("inf")), headers)
         except BaseException:
             connection.close()
             raise
@@ -135,17 +135,18 @@ class HttpFile:
             raise SourceError(
                 f"{self.url} changed while it was read (ETag and size were {self._identity}, are {identity})"
             )
-        opened = _HttpConnection(connection, response, size)
+        opened = _HttpConnection(connection, response, size, self.timeout)
         opened.skip(offset - start)  # a server without ranges sends the file from its start
         return opened
 
 
 class _HttpConnection:
-    def __init__(self, connection: http.client.HTTPConnection, response: Response, size: int | None):
+    def __init__(self, connection: http.client.HTTPConnection, response: Response, size: int | None, timeout: float):
         self.size = size
-        self._connection, self._response = connection, response
+        self._connection, self._response, self._timeout = connection, response, timeout
 
     def read(self, size: int, /) -> bytes:
+        set_deadline(self._connection, time.monotonic() + self._timeout)  # a file of any size takes any time
         try:
             return self._response.read(size)
         except (OSError, FetchError) as error:

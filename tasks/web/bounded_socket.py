@@ -27,13 +27,11 @@ class BoundedSocket:
 
     deadline: float = float("inf")
     """Time of time.monotonic() at which all reads end."""
-    read_timeout: float = float("inf")
-    """Seconds that one read may take."""
     budget: ByteBudget = ByteBudget(0)
     """Bytes that may still be read; none until the connection gets its budget."""
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
-        self.settimeout(min(self.read_timeout, seconds_left(self.deadline)))  # pyright: ignore[reportAttributeAccessIssue]
+        self.settimeout(seconds_left(self.deadline))  # pyright: ignore[reportAttributeAccessIssue]
         size = min(nbytes or len(buffer), self.budget.left)
         if size <= 0:
             raise FetchError("too_large", f"over {self.budget.limit} bytes with headers and chunk sizes")

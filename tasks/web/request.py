@@ -66,7 +66,7 @@ class HttpClient:
 def open_connection(parts: SplitResult, targets: Iterable[Target], deadline: float) -> http.client.HTTPConnection:
     """Return a connection to the first of `targets` that accepts one, over TLS if the URL has it.
 
-    The host is not resolved again. All reads of the socket end at the deadline (`bound_reads` changes that).
+    The host is not resolved again. All reads of the socket end at the deadline (`set_deadline` changes that).
 
     Raises: the errors that `translate_errors` translates.
     """
@@ -101,10 +101,10 @@ def port_of(parts: SplitResult) -> int:
     return parts.port or _STANDARD_PORTS[parts.scheme]
 
 
-def bound_reads(connection: http.client.HTTPConnection, timeout: float, deadline: float = float("inf")) -> None:
-    """Let each read of a connection take `timeout` seconds, and all of them together end at `deadline`."""
+def set_deadline(connection: http.client.HTTPConnection, deadline: float) -> None:
+    """Let the reads of a connection end at another time of time.monotonic()."""
     sock: Any = connection.sock
-    sock.read_timeout, sock.deadline = timeout, deadline
+    sock.deadline = deadline
 
 
 @contextmanager

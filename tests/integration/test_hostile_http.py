@@ -17,8 +17,11 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.sources.site import SiteSource
 from tasks.extract.stage import EXTRACT
+from tasks.files.http_file import HttpFile
+from tasks.files.resumable import ConnectionBroken
+from tasks.web.robots_cache import MAX_BYTES as MAX_ROBOTS_BYTES
 from tests.manifests import build_manifest
-from tests.servers.raw_http import Answer, endless, served, trickled
+from tests.servers.raw_http import Answer, Endless, RawWeb, served
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -76,33 +79,33 @@ GOOD: dict[str, Answer] = {
     "after-the-body": OK + LENGTH + b"\r\n" + PNG + b"HTTP/1.1 500 no\r\n\r\n",
 }
 HOSTILE: dict[str, tuple[Answer, str]] = {
-    "chunk-minus-1": (endless(CHUNKED + b"-1\r\n", b"x"), "bad_response"),
+    "chunk-minus-1": (Endless(CHUNKED + b"-1\r\n", b"x"), "bad_response"),
     "chunk-minus": (CHUNKED + b"-%x\r\n%s\r\n" % (len(PNG), PNG) + END, "bad_response"),
     "chunk-plus": (CHUNKED + b"+" + CHUNK + END, "bad_response"),
     "chunk-0x": (CHUNKED + b"0x" + CHUNK + END, "bad_response"),
     "chunk-space": (CHUNKED + b" " + CHUNK + END, "bad_response"),
     "chunk-underscore": (CHUNKED + b"1_0\r\n" + b"x" * 16 + b"\r\n" + END, "bad_response"),
     "chunk-word": (CHUNKED + b"zz\r\n" + PNG, "bad_response"),
-    "chunk-empty": (endless(CHUNKED, b"\r\n"), "bad_response"),
-    "chunk-huge": (endless(CHUNKED + b"f" * 16 + b"\r\n", b"x"), "too_large"),
-    "chunk-too-long-size": (endless(CHUNKED, b"0"), "bad_response"),
+    "chunk-empty": (Endless(CHUNKED, b"\r\n"), "bad_response"),
+    "chunk-huge": (Endless(CHUNKED + b"f" * 16 + b"\r\n", b"x"), "too_large"),
+    "chunk-too-long-size": (Endless(CHUNKED, b"0"), "bad_response"),
     "chunk-longer": (CHUNKED + b"5\r\n" + PNG, "bad_response"),
-    "chunks-without-end": (endless(CHUNKED, b"400\r\n" + b"x" * 1024 + b"\r\n"), "too_large"),
-    "one-byte-chunks-without-end": (endless(CHUNKED, b"1\r\nx\r\n"), "too_large"),
-    "extensions": (endless(CHUNKED, b"1;" + b"x" * 4096 + b"\r\nx\r\n"), "bad_response"),
-    "long-extension": (endless(CHUNKED + b"1;", b"x"), "bad_response"),
-    "small-extensions": (endless(CHUNKED, b"1;" + b"x" * 30 + b"\r\nx\r\n"), "bad_response"),
-    "trailers": (endless(CHUNKED + CHUNK + b"0\r\n", b"X-Trailer: 1\r\n"), "bad_response"),
-    "long-trailer": (endless(CHUNKED + CHUNK + b"0\r\n", b"x"), "bad_response"),
-    "early-hints": (endless(b"", EARLY), "bad_response"),
-    "continues": (endless(b"", CONTINUE), "bad_response"),
-    "continue-headers": (endless(b"", b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 9_000 + b"\r\n\r\n"), "bad_response"),
+    "chunks-without-end": (Endless(CHUNKED, b"400\r\n" + b"x" * 1024 + b"\r\n"), "too_large"),
+    "one-byte-chunks-without-end": (Endless(CHUNKED, b"1\r\nx\r\n"), "too_large"),
+    "extensions": (Endless(CHUNKED, b"1;" + b"x" * 4096 + b"\r\nx\r\n"), "bad_response"),
+    "long-extension": (Endless(CHUNKED + b"1;", b"x"), "bad_response"),
+    "small-extensions": (Endless(CHUNKED, b"1;" + b"x" * 30 + b"\r\nx\r\n"), "bad_response"),
+    "trailers": (Endless(CHUNKED + CHUNK + b"0\r\n", b"X-Trailer: 1\r\n"), "bad_response"),
+    "long-trailer": (Endless(CHUNKED + CHUNK + b"0\r\n", b"x"), "bad_response"),
+    "early-hints": (Endless(b"", EARLY), "bad_response"),
+    "continues": (Endless(b"", CONTINUE), "bad_response"),
+    "continue-headers": (Endless(b"", b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 9_000 + b"\r\n\r\n"), "bad_response"),
     "switching": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n" + PNG, "bad_response"),
-    "status-line": (endless(b"HTTP/1.1 200 ", b"O"), "bad_response"),
-    "headers": (endless(OK, b"X-Header: " + b"x" * 3_000 + b"\r\n"), "bad_response"),
-    "small-headers": (endless(OK, b"a:\r\n"), "bad_response"),
-    "long-header": (endless(OK + b"X-Header: ", b"x"), "bad_response"),
-    "folds": (endless(OK + b"X-Header: a\r\n", b" b\r\n"), "bad_response"),
+    "status-line": (Endless(b"HTTP/1.1 200 ", b"O"), "bad_response"),
+    "headers": (Endless(OK, b"X-Header: " + b"x" * 3_000 + b"\r\n"), "bad_response"),
+    "small-headers": (Endless(OK, b"a:\r\n"), "bad_response"),
+    "long-header": (Endless(OK + b"X-Header: ", b"x"), "bad_response"),
+    "folds": (Endless(OK + b"X-Header: a\r\n", b" b\r\n"), "bad_response"),
     "length-minus": (OK + b"Content-Length: -5\r\n\r\n" + PNG, "bad_response"),
     "length-plus": (OK + b"Content-Length: +%d\r\n\r\n" % len(PNG) + PNG, "bad_response"),
     "length-underscore": (OK + b"Content-Length: 1_0\r\n\r\n" + PNG, "bad_response"),
@@ -132,13 +135,35 @@ HOSTILE: dict[str, tuple[Answer, str]] = {
         OK + b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n" + LENGTH + b"\r\n" + PNG, "bad_response",
     ),
     "opt-out-after-no-colon": (OK + b"Nonsense\r\nX-Robots-Tag: noai\r\n" + LENGTH + b"\r\n" + PNG, "opt_out"),
-    "slow-trailers": (trickled(CHUNKED + CHUNK + b"0\r\n", b"X: y\r\n", 0.3), "timeout"),
-    "slow-hints": (trickled(EARLY, b"HTTP/1.1 103", 0.3), "timeout"),
-    "slow-chunks": (trickled(CHUNKED, b"1\r\nx\r\n", 0.3), "timeout"),
+    "slow-trailers": (Endless(CHUNKED + CHUNK + b"0\r\n", b"X: y\r\n", 0.3), "timeout"),
+    "slow-hints": (Endless(EARLY, b"HTTP/1.1 103", 0.3), "timeout"),
+    "slow-chunks": (Endless(CHUNKED, b"1\r\nx\r\n", 0.3), "timeout"),
     "redirects": (redirect(b"http://redirects.bad.test/again"), "too_large"),
     "redirect-to-a-dot": (redirect(b"https://.a.test/"), "bad_url"),
     "redirect-to-a-bad-port": (redirect(b"http://a.test:x/"), "bad_url"),
 }  # fmt: skip
+
+
+def download(folder: Path, pool: Executor, web: RawWeb, urls: list[str]) -> dict[str, str | None]:
+    """Return the drop reason of each URL, None for one that is kept."""
+    store = FolderStore(folder / "store")
+    draft = Draft(store, "filter", "0123456789abcdef")
+    rows = [{"url": url, "caption": "x", "uid": uid(url, "x")} for url in urls]
+    part = draft.put_table("part-00000.parquet", conform(pa.Table.from_pylist(rows), FILTERED, "list"))
+    source = draft.commit(build_manifest("filter", [part], key=draft.key))
+    config = DownloadConfig(
+        image_size=64,
+        timeout=20.0,
+        threads=12,
+        retries=0,
+        retry=RetryConfig(rounds=0),
+        max_bytes=MAX_BYTES,
+        contact="https://example.org/bot",
+        connect_to=web.connect_to(),
+    )
+    made = make(plan(DOWNLOAD, config, 0, [source]), Context(store, folder, workers=1, pool=pool))
+    found = {row["url"]: row["drop_reason"] for row in read_parts(store, made, "dropped-").to_pylist()}
+    return found | {row["url"]: None for row in read_parts(store, made).to_pylist()}
 
 
 def test_each_raw_answer_is_a_row_and_reads_within_its_budget(
@@ -148,30 +173,78 @@ def test_each_raw_answer_is_a_row_and_reads_within_its_budget(
     answers = {f"{name}.good.test": answer for name, answer in GOOD.items()}
     answers |= {f"{name}.bad.test": answer for name, (answer, _) in HOSTILE.items()}
     with served(answers, monkeypatch) as web:
-        rows = [{"url": f"http://{host}/", "caption": host, "uid": uid(f"http://{host}/", host)} for host in answers]
-        store = FolderStore(tmp_path / "store")
-        draft = Draft(store, "filter", "0123456789abcdef")
-        part = draft.put_table("part-00000.parquet", conform(pa.Table.from_pylist(rows), FILTERED, "list"))
-        source = draft.commit(build_manifest("filter", [part], key=draft.key))
-        config = DownloadConfig(
-            image_size=64,
-            timeout=20.0,
-            threads=12,
-            retries=0,
-            retry=RetryConfig(rounds=0),
-            max_bytes=MAX_BYTES,
-            contact="https://example.org/bot",
-            connect_to=web.connect_to(),
-        )
-        made = make(plan(DOWNLOAD, config, 0, [source]), Context(store, tmp_path, workers=1, pool=one_thread))
+        found = download(tmp_path, one_thread, web, [f"http://{host}/" for host in answers])
         read = web.read_bytes()
-    found = {row["caption"]: row["drop_reason"] for row in read_parts(store, made, "dropped-").to_pylist()}
-    found |= {row["caption"]: None for row in read_parts(store, made).to_pylist()}
-    expected = {f"{name}.bad.test": reason for name, (_, reason) in HOSTILE.items()}
-    assert found == {f"{name}.good.test": None for name in GOOD} | expected
-    by_row = {host: sum(size for name, size in read.items() if name in (f"{host}/", f"{host}/again")) for host in found}
+    expected: dict[str, str | None] = {f"http://{name}.good.test/": None for name in GOOD}
+    assert found == expected | {f"http://{name}.bad.test/": reason for name, (_, reason) in HOSTILE.items()}
+    by_row = {host: read[f"{host}/"] + read[f"{host}/again"] for host in answers}
     assert {host: size for host, size in by_row.items() if size > MAX_BYTES + AROUND} == {}
     assert {host: size for host, size in by_row.items() if not size} == {"nothing.bad.test": 0}
+
+
+def test_each_raw_robots_txt_is_read_once_and_within_its_budget(
+    tmp_path: Path, one_thread: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that is too long, the first 500 KiB count."""
+    monkeypatch.setattr("urllib.request._opener", None)
+    names = ("chunk-minus-1", "chunk-huge", "chunks-without-end", "extensions", "trailers", "early-hints", "headers")
+    hostile = {name: HOSTILE[name][0] for name in names}
+    answers: dict[str, Answer] = {f"{name}.test/robots.txt": answer for name, answer in hostile.items()}
+    answers |= {f"{name}.test": GOOD["case"] for name in hostile}
+    with served(answers, monkeypatch) as web:
+        urls = [f"http://{name}.test/{number}" for name in hostile for number in range(3)]
+        found = download(tmp_path, one_thread, web, urls)
+        read = web.read_bytes()
+    cut = {"chunk-huge", "chunks-without-end"}
+    reasons = {name: {found[f"http://{name}.test/{number}"] for number in range(3)} for name in hostile}
+    assert reasons == {name: {None if name in cut else "robots"} for name in hostile}
+    files = [f"{name}.test/robots.txt" for name in hostile]
+    assert {web.requests[file] for file in files} == {1}
+    assert {file: read[file] for file in files if read[file] > MAX_ROBOTS_BYTES + AROUND} == {}
+
+
+LARGE = {"chunk-huge", "chunks-without-end", "one-byte-chunks-without-end", "small-extensions"}
+"""Answers that are legal where a file may be of any size, or that are read in part first."""
+
+
+def test_http_file_reads_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a config's server may be large, but what surrounds it is bounded; a broken answer is requested again."""
+    hostile = {
+        name: answer for name, (answer, _) in HOSTILE.items() if not name.startswith(("slow", "redirect", "second"))
+    }
+    answers = {f"/good/{name}": answer for name, answer in GOOD.items()}
+    answers |= {f"/bad/{name}": answer for name, answer in hostile.items()}
+    with served(answers, monkeypatch) as web:
+
+        def read(name: str) -> bytes:
+            connection = HttpFile(f"http://127.0.0.1:{web.port}/{name}", "agent", 30.0).connect(0)
+            try:
+                return b"".join(iter(lambda: connection.read(1 << 20), b""))
+            finally:
+                connection.close()
+
+        for name in GOOD:
+            assert read(f"good/{name}") == PNG, name
+        for name in hostile.keys() - LARGE - {"opt-out-after-no-colon"}:
+            with pytest.raises(ConnectionBroken):
+                read(f"bad/{name}")
+        size = web.read_bytes()
+    assert max(size.values()) < 5 * AROUND
+
+
+def test_http_file_ends_a_read_at_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: dict[str, Answer] = {
+        "/trailers": Endless(CHUNKED + b"0\r\n", b"X: y\r\n", 0.05),
+        "/hints": Endless(EARLY, b"HTTP/1.1 103 ", 0.05),
+    }
+    with served(answers, monkeypatch) as web:
+        url = f"http://127.0.0.1:{web.port}"
+        connection = HttpFile(f"{url}/trailers", "agent", 1.0).connect(0)
+        with pytest.raises(ConnectionBroken):
+            connection.read(10)
+        connection.close()
+        with pytest.raises(ConnectionBroken):
+            HttpFile(f"{url}/hints", "agent", 1.0).connect(0)
 
 
 PAGE = b"<!DOCTYPE html><title>Cats</title><img src=/cat.png alt='a sleeping cat on a chair'>"
@@ -179,22 +252,22 @@ HTML = OK + b"Content-Type: text/html\r\n"
 PAGES: dict[str, tuple[Answer, str]] = {
     "page": (HTML + b"Content-Length: %d\r\n\r\n" % len(PAGE) + PAGE, "archived"),
     "page-hints": (EARLY + HTML + b"Content-Length: %d\r\n\r\n" % len(PAGE) + PAGE, "archived"),
-    "page-headers": (endless(HTML, b"X-Header: " + b"x" * 3_000 + b"\r\n"), "too_large"),
-    "page-hints-without-end": (endless(b"", EARLY), "too_large"),
+    "page-headers": (Endless(HTML, b"X-Header: " + b"x" * 3_000 + b"\r\n"), "too_large"),
+    "page-hints-without-end": (Endless(b"", EARLY), "too_large"),
     "page-extensions": (
-        endless(HTML + b"Transfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 900 + b"\r\nx\r\n"),
+        Endless(HTML + b"Transfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 900 + b"\r\nx\r\n"),
         "too_large",
     ),
-    "page-trailers": (endless(HTML + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: y\r\n"), "incomplete"),
-    "page-chunk": (endless(HTML + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", b"x"), "incomplete"),
-    "page-body": (endless(HTML + b"\r\n", b"x"), "too_large"),
+    "page-trailers": (Endless(HTML + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: y\r\n"), "incomplete"),
+    "page-chunk": (Endless(HTML + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", b"x"), "incomplete"),
+    "page-body": (Endless(HTML + b"\r\n", b"x"), "too_large"),
     "page-robots": (PAGE, "robots_unreachable"),
 }
 
 
 def test_crawl_reads_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {f"{name}.test": answer for name, (answer, _) in PAGES.items()}
-    answers["page-robots.test/robots.txt"] = endless(OK, b"X-Header: " + b"x" * 3_000 + b"\r\n")
+    answers["page-robots.test/robots.txt"] = Endless(OK, b"X-Header: " + b"x" * 3_000 + b"\r\n")
     with served(answers, monkeypatch) as web:
         site = SiteSource(
             start=tuple(f"http://{name}.test/" for name in PAGES),

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import chain, repeat
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 @dataclass
 class RawWeb:
-    """The answers by host (`a.test`) or by host and path (`a.test/robots.txt`), and the log of the requests."""
+    """The answers by host (`a.test/robots.txt`), and the log of the requests."""
 
     answers: dict[str, Answer]
     port: int = 0
@@ -32,7 +31,7 @@ class RawWeb:
     """Bytes that the clients of this process read, by the port of the client."""
 
     def connect_to(self) -> dict[str, str]:
-        return {name.partition("/")[0]: f"127.0.0.1:{self.port}" for name in self.answers}
+        return {name.partition("/")[0]: f"127.0.0.1:{self.port}" for name in self.answers if name[0] != "/"}
 
     def read_bytes(self) -> Counter[str]:
         """Return the number of bytes that clients read, by host and path."""
@@ -54,7 +53,8 @@ class _Handler(socketserver.BaseRequestHandler):
             web.requests[host + path] += 1
             web.hosts[self.client_address[1]] = host + path
             is_file = path in ("/robots.txt", "/ai.txt", "/.well-known/tdmrep.json")
-            answer = web.answers.get(host + path, NOT_FOUND if is_file else web.answers.get(host, NOT_FOUND))
+            default = NOT_FOUND if is_file else web.answers.get(host, NOT_FOUND)
+            answer = web.answers.get(host + path, web.answers.get(path, default))
             for piece in [answer] if isinstance(answer, bytes) else answer:
                 self.request.sendall(piece)
                 web.sent[host + path] += len(piece)
@@ -81,14 +81,17 @@ def _count_reads(web: RawWeb, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "recv_into", recv_into, raising=False)
 
 
-def endless(start: bytes, piece: bytes) -> Iterable[bytes]:
-    """Return an answer that goes on for ever, in large pieces."""
-    return chain([start], repeat(piece * (65_536 // len(piece) + 1)))
+@dataclass(frozen=True)
+class Endless:
+    """An answer that goes on for ever: in large pieces, or one piece after each pause."""
 
+    start: bytes
+    piece: bytes
+    pause: float = 0.0
 
-def trickled(start: bytes, piece: bytes, seconds: float) -> Iterator[bytes]:
-    """Return an answer that goes on for ever, one piece after each pause."""
-    yield start
-    while True:
-        time.sleep(seconds)
-        yield piece
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.start
+        piece = self.piece if self.pause else self.piece * (65_536 // len(self.piece) + 1)
+        while True:
+            time.sleep(self.pause)
+            yield piece
