@@ -10,6 +10,10 @@ _NOT_TEXT = re.compile(
     "\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"
 )
 
+MAX_MARKS = 30
+"""Maximum number of combining marks of one character; more are removed. The time to sort them grows with their square.
+Source: Unicode Standard Annex 15, section 13 (Stream-Safe Text Format)."""
+
 
 def normalise_caption(text: str, max_chars: int) -> str:
     """Return the text in NFC, without control characters and lone surrogates, with single spaces, truncated.
@@ -27,7 +31,9 @@ def normalise_caption(text: str, max_chars: int) -> str:
         return text
     text = text[: 4 * max_chars + 4096]  # limits the time that the steps below take
     if not text.isascii():
-        text = unicodedata.normalize("NFC", _NOT_TEXT.sub("", text))
+        text = _NOT_TEXT.sub("", text)
+        if not unicodedata.is_normalized("NFC", text):
+            text = unicodedata.normalize("NFC", _limit_marks(text))
     elif not text.isprintable():
         text = _NOT_TEXT.sub("", text)
     text = " ".join(text.split())
@@ -35,6 +41,16 @@ def normalise_caption(text: str, max_chars: int) -> str:
         cut = text.rfind(" ", max_chars - max_chars // 5, max_chars + 1)
         text = text[: cut if cut > 0 else max_chars].rstrip()
     return text
+
+
+def _limit_marks(text: str) -> str:
+    kept: list[str] = []
+    marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= MAX_MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def fold_caption(caption: str) -> str:

@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from selectolax.lexbor import LexborCSSSelector, LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from dataops.web.captions import normalise_caption
 
-MAX_FIGURE_LEVELS = 64
-"""Maximum number of levels between an image and its figure."""
-MAX_CAPTION_NODES = 2_000
-"""Maximum number of nodes that are read of one figcaption or label."""
 MAX_LABELS = 8
 """Maximum number of elements that are read for one aria-labelledby."""
+MIN_TEXT_BUDGET = 10_000
+"""Minimum of the budget for the texts of captions and labels: as many characters are read as the page has bytes, and an
+element counts as three (`<b>`). So elements in each other are not read again and again."""
 
-_SELECTOR = LexborCSSSelector()
 _BLOCK_TAGS = frozenset(
     {
         *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "footer"),
@@ -28,11 +26,13 @@ _HIDDEN_TAGS = frozenset(("script", "style", "noscript", "template", "-comment")
 class ImageCaptions:
     """The captions of the images of one page; the text of each figure and label is read once."""
 
-    def __init__(self, tree: LexborHTMLParser, figcaptions: Sequence[LexborNode], max_chars: int):
+    def __init__(self, tree: LexborHTMLParser, figcaptions: Sequence[LexborNode], max_chars: int, page_bytes: int):
         self._tree = tree
+        self._budget = max(page_bytes, MIN_TEXT_BUDGET)
         self._figcaptions = figcaptions
         self._max_chars = max_chars
-        self._figures: dict[int, str] = {}
+        self._figures: dict[int, int | None] = {}
+        self._texts: dict[int, str] = {}
         self._labels: dict[str, str] = {}
 
     def find(self, image: LexborNode, attributes: Mapping[str, str | None]) -> dict[str, str]:
@@ -47,16 +47,24 @@ class ImageCaptions:
         if labels := attributes.get("aria-labelledby"):
             text = " ".join(self._label(label) for label in labels.split()[:MAX_LABELS])
             found.setdefault(normalise_caption(text, self._max_chars), "aria_label")
-        if self._figcaptions and image.mem_id in self._in_figures:
-            found.setdefault(self._figcaption(image), "figcaption")
+        if self._figcaptions and (figcaption := self._figcaption_of.get(_figure(image, self._figures))):
+            found.setdefault(self._read(figcaption), "figcaption")
         found.pop("", None)
         return found
 
     def _label(self, name: str) -> str:
         if name not in self._labels:
             node = self._by_id.get(name)
-            self._labels[name] = normalise_caption(_text(node), self._max_chars) if node else ""
+            self._labels[name] = self._read(node) if node else ""
         return self._labels[name]
+
+    def _read(self, node: LexborNode) -> str:
+        """Return the caption in an element."""
+        if node.mem_id not in self._texts:
+            text, cost = _text(node, min(self._budget, 4 * self._max_chars + MIN_TEXT_BUDGET))
+            self._budget -= cost
+            self._texts[node.mem_id] = normalise_caption(text, self._max_chars)
+        return self._texts[node.mem_id]
 
     @cached_property
     def _by_id(self) -> dict[str, LexborNode]:
@@ -66,55 +74,54 @@ class ImageCaptions:
         return found
 
     @cached_property
-    def _caption_of(self) -> dict[int, LexborNode]:
-        """The first figcaption among the children of each element."""
-        found: dict[int, LexborNode] = {}
-        for caption in self._figcaptions:
-            if (parent := caption.parent) is not None:
-                found.setdefault(parent.mem_id, caption)
-        return found
-
-    @cached_property
-    def _in_figures(self) -> frozenset[int]:
-        """The images inside a figure, found by one query: most images have no figure, and a search for each is slow."""
-        assert self._tree.root is not None
-        return frozenset(image.mem_id for image in _SELECTOR.find("figure img, figure amp-img", self._tree.root))
-
-    def _figcaption(self, image: LexborNode) -> str:
-        figure = _figure(image)
-        if figure is None:
-            return ""
-        if figure.mem_id not in self._figures:
-            caption = self._caption_of.get(figure.mem_id)
-            if caption is None:  # the figcaption is not a child; it counts unless it belongs to an inner figure
-                caption = figure.css_first("figcaption")
-                around = _figure(caption) if caption else None
-                caption = caption if around and around.mem_id == figure.mem_id else None
-            self._figures[figure.mem_id] = normalise_caption(_text(caption), self._max_chars) if caption else ""
-        return self._figures[figure.mem_id]
+    def _figcaption_of(self) -> dict[int | None, LexborNode]:
+        """The figcaption of each figure, by the figure's `mem_id`: the first that is its child, else the first in it."""
+        children: dict[int | None, LexborNode] = {}
+        descendants: dict[int | None, LexborNode] = {}
+        for figcaption in self._figcaptions:
+            figure, parent = _figure(figcaption, self._figures), figcaption.parent
+            if figure is not None and parent is not None:
+                (children if parent.mem_id == figure else descendants).setdefault(figure, figcaption)
+        return descendants | children
 
 
-def _figure(node: LexborNode) -> LexborNode | None:
-    for _ in range(MAX_FIGURE_LEVELS):
-        parent = node.parent
-        if parent is None or parent.tag == "figure":
-            return parent
-        node = parent
-    return None
+def _figure(node: LexborNode, known: dict[int, int | None]) -> int | None:
+    """Return the `mem_id` of the innermost figure around a node.
+
+    `known` holds that of each element that was passed before, so that elements around many nodes are passed once.
+    """
+    passed: list[int] = []
+    parent, figure = node.parent, None
+    while parent is not None:
+        identity = parent.mem_id
+        if identity in known:
+            figure = known[identity]
+            break
+        passed.append(identity)
+        if parent.tag == "figure":
+            figure = identity
+            break
+        parent = parent.parent
+    for identity in passed:
+        known[identity] = figure
+    return figure
 
 
-def _text(node: LexborNode) -> str:
-    """Return the visible text of an element; blocks and line breaks separate words."""
+def _text(node: LexborNode, budget: int) -> tuple[str, int]:
+    """Return the visible text of an element, and what it costs; blocks and line breaks separate words."""
     texts: list[str] = []
+    cost = 0
     current, waiting = node.first_child, []
-    for _ in range(MAX_CAPTION_NODES):
+    while cost < budget:
         while current is None and waiting:
             current = waiting.pop()
         if current is None:
             break
         tag = current.tag
+        cost += 3
         if tag == "-text":
             texts.append(current.text_content or "")
+            cost += len(texts[-1])
         elif tag not in _HIDDEN_TAGS:
             if tag in _BLOCK_TAGS:
                 texts.append(" ")
@@ -122,4 +129,4 @@ def _text(node: LexborNode) -> str:
             current = current.first_child
             continue
         current = current.next
-    return "".join(texts)
+    return "".join(texts), cost

@@ -87,7 +87,7 @@ _NO_IMAGE = re.compile(
 _BRACE = re.compile(r"[^?#]*(?:[{}]|%7[bB])")
 _OTHER_MEDIA = re.compile(r"\bprint\b|prefers-", re.IGNORECASE)
 _MAX_DIGITS = 6
-_LENGTH = re.compile(rf"\s*(\d{{1,{_MAX_DIGITS}}})(?:\.\d*)?\s*(?:px)?\s*", re.IGNORECASE)
+_LENGTH = re.compile(rf"\s*+(\d{{1,{_MAX_DIGITS}}})(?:\.\d*+)?\s*+(?:px)?\s*+", re.IGNORECASE)
 
 
 class ImageReference(NamedTuple):

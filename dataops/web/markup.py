@@ -29,9 +29,14 @@ MAX_DEPTH = 5_000
 100,000 (measured with Lexbor 3)."""
 MAX_REOPENED = 2_000_000
 """Maximum number of elements (360 bytes each) from unclosed formatting, which is reopened in each later paragraph."""
-MAX_ATTRIBUTES = 50_000
+MAX_STEPS = 100_000_000
+"""Maximum of the sum, over all tags, of the number of open elements, besides STEPS_PER_TAG for each: the parser searches
+the open elements at many tags (0.3 s at this number; 400,000 in the largest of 730 real pages)."""
+STEPS_PER_TAG = 100
+MAX_ATTRIBUTES = 16_000
 """Maximum number of attributes of one tag, and of the root of the sum of squares over all tags: the parser compares each
-attribute with all before it (5 s at this number)."""
+attribute with all before it (0.5 s at this number). All `<html>` tags count as one, because they are one element; so do all
+`<body>` tags."""
 MAX_TREE_BYTES = 180_000_000
 """Maximum size of the page, the tree's copy of its text and the tree's nodes, estimated by the sizes below: the process
 then stays below 500 MB."""
@@ -39,6 +44,7 @@ then stays below 500 MB."""
 _ELEMENT_BYTES, _TEXT_BYTES, _ATTRIBUTE_BYTES = 240, 150, 290  # measured with Lexbor 3, rounded up
 _MAX_NAMES = 8_000  # distinct element names; the hash table has twice as many slots
 _SLOTS = 1 << 14
+_MAX_PROBES = 512  # slots that are searched for a name; names of which more are in use were chosen for it
 _FLAT, _RAW, _FORMATTING, _FOREIGN, _STOPPING, _SHAPE, _POINT = range(1, 8)
 # FLAT elements do not nest: they are empty, or the next of their kind closes them. The content of RAW elements is text up
 # to their end tag, except inside FOREIGN ones. FORMATTING elements are reopened after each block that closes over them (a
@@ -112,6 +118,7 @@ def read_markup(html: bytes, reader: Reader) -> Markup:
     tree = 2 * len(html) + work.elements * _ELEMENT_BYTES + work.tags * _TEXT_BYTES + work.attributes * _ATTRIBUTE_BYTES
     if (
         work.depth > MAX_DEPTH
+        or work.steps > MAX_STEPS + STEPS_PER_TAG * work.tags
         or work.formatting * work.tags > MAX_REOPENED
         or work.compared > MAX_ATTRIBUTES**2
         or tree > MAX_TREE_BYTES
@@ -131,6 +138,8 @@ class _Work(NamedTuple):
     attributes: int
     compared: int
     """Sum over all tags of the squared number of attributes."""
+    steps: int
+    """Sum over all tags of the number of open elements."""
     depth: int
     """Maximum number of open elements."""
     formatting: int
@@ -159,7 +168,8 @@ def _read(data, reader, known, known_kinds, starts, out):
     for i in range(known.size):
         slot = _slot(keys, known[i])
         keys[slot], kinds[slot] = known[i], known_kinds[i]
-    tags = elements = attributes = compared = 0
+    tags = elements = attributes = compared = steps = 0
+    of_html = of_body = 0  # attributes of all tags of the one element
     depth = formatting = foreign = most_depth = most_formatting = 0
     found, all_signs = np.uint16(0), 0
     at, size = 0, data.size
@@ -212,7 +222,17 @@ def _read(data, reader, known, known_kinds, starts, out):
         tags += 1
         attributes += count
         compared += count * count
+        if count and name == _HTML:
+            compared += count * of_html
+            of_html += count
+        elif count and name == _BODY:
+            compared += count * of_body
+            of_body += count
+        steps += depth
         slot = _slot(keys, name)
+        if slot < 0:
+            most_depth = MAX_DEPTH + 1
+            break
         if keys[slot] == 0:
             names += 1
             keys[slot] = name
@@ -271,15 +291,18 @@ def _read(data, reader, known, known_kinds, starts, out):
             foreign += step
         most_depth, most_formatting = max(most_depth, depth), max(most_formatting, formatting)
     written = copy_range(data, copied, size, out, written)
-    return tags, elements, attributes, compared, most_depth, most_formatting, found, all_signs, unsure, written
+    return tags, elements, attributes, compared, steps, most_depth, most_formatting, found, all_signs, unsure, written
 
 
 @compiled(nogil=True, inline="always")
 def _slot(keys, name):
+    """Return the slot of a name, or a free one; -1 if too many slots after the name's own are in use."""
     slot = np.int64((name ^ (name >> np.uint64(29))) % np.uint64(_SLOTS))
-    while keys[slot] != 0 and keys[slot] != name:
+    for _ in range(_MAX_PROBES):
+        if keys[slot] == 0 or keys[slot] == name:
+            return slot
         slot = (slot + 1) % _SLOTS
-    return slot
+    return np.int64(-1)
 
 
 def _kinds() -> dict[str, int]:
@@ -308,6 +331,7 @@ def _sought_tags(bits: int) -> frozenset[str]:
 
 _KIND, _BARE_BIT, _LINK = 7, 8, 16
 _SCRIPT, _STYLE, _SELECT, _TITLE, _SVG, _FIGCAPTION = hash_names("script style select title svg figcaption")
+_HTML, _BODY = hash_names("html body")
 _IMAGES = hash_names("img amp-img image")
 _KEYS = np.array([hash_name(name) for name in _kinds()], np.uint64)
 _KINDS = np.array(list(_kinds().values()), np.uint8)

@@ -1,9 +1,10 @@
 """Extracts (image URL, caption) pairs from HTML: one for each caption of an image."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
@@ -24,6 +25,8 @@ from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
 
 MAX_SOURCES = 64
 """Maximum number of nodes before an image that are searched for the `<source>` elements of its picture."""
+MAX_NEIGHBOUR_LEVELS = 8
+"""Maximum number of levels between an image and the element next to `<noscript>` that holds it."""
 
 _IMAGES = frozenset(("img", "amp-img"))
 _SHARED_IMAGE = re.compile(rb"(?:og|twitter):image", re.IGNORECASE)
@@ -107,7 +110,7 @@ class _Page:
         self.resolver = Resolver(self.base, bounds.url)
         links = {link.mem_id: link for tag in ("link", "a") for link in by_tag.get(tag, ())}
         self.licenses = Licenses(filter(_is_license, links.values()), self.base, bounds.url)
-        self.captions = ImageCaptions(tree, by_tag.get("figcaption", ()), bounds.caption)
+        self.captions = ImageCaptions(tree, by_tag.get("figcaption", ()), bounds.caption, len(markup.html))
 
     def _base(self, page_url: str) -> str:
         """Return the URL that references are relative to: the first `<base>` with a href if it is usable, else the page."""
@@ -175,12 +178,23 @@ class _Page:
                 yield image, attributes, chosen
 
     def _noscript_images(self) -> dict[int, set[int]]:
-        """Return the images within `<noscript>`, each with the images just before and after that element."""
+        """Return the images within `<noscript>`, each with the images in the elements before and after that element."""
         found: dict[int, set[int]] = {}
+        nested: set[int] = set()
+        positions: dict[int, int] = {}
+        regular = self.by_tag.get("img", ())
         for noscript in self.by_tag.get("noscript", ()):
-            if images := _SELECTOR.find("img", noscript):
-                neighbours = {image.mem_id for image in _neighbour_images(noscript)}
-                found.update((image.mem_id, neighbours) for image in images)
+            if noscript.mem_id in nested:
+                continue
+            inside = _SELECTOR.find("img,noscript", noscript)
+            nested.update(node.mem_id for node in inside if node.tag == "noscript")
+            if images := [node.mem_id for node in inside if node.tag == "img"]:
+                positions = positions or {image.mem_id: i for i, image in enumerate(regular)}
+                first, last = positions[images[0]], positions[images[-1]]
+                around = [*regular[max(0, first - 1) : first], *regular[last + 1 : last + 2]]
+                beside = (_neighbour(noscript, "prev"), _neighbour(noscript, "next"))
+                neighbours = {image.mem_id for image in around if _is_in(image, beside)}
+                found.update(dict.fromkeys(images, neighbours))
         return found
 
     def shared_image_pairs(self, metas: Iterable[tuple[str, str]]) -> Iterator[PagePair]:
@@ -211,14 +225,14 @@ def _is_license(link: LexborNode) -> bool:
 
 
 def _sources(image: LexborNode) -> list[Attributes]:
-    """Return the attributes of the `<source>` elements before an image in its picture."""
+    """Return the attributes of the `<source>` elements before an image in its picture, up to another image."""
     parent = image.parent
     if parent is None or parent.tag not in ("picture", "noscript"):
         return []
     found: list[Attributes] = []
     node = image.prev
     for _ in range(MAX_SOURCES):
-        if node is None:
+        if node is None or node.tag == "img":
             break
         if node.tag == "source":
             found.append(node.attributes)
@@ -226,14 +240,19 @@ def _sources(image: LexborNode) -> list[Attributes]:
     return found[::-1]
 
 
-def _neighbour_images(node: LexborNode) -> list[LexborNode]:
-    """Return the image of the element before and that of the element after: the element itself or the first in it."""
-    found: list[LexborNode] = []
-    for direction in ("prev", "next"):
-        neighbour = getattr(node, direction)
-        while neighbour is not None and not neighbour.is_element_node:
-            neighbour = getattr(neighbour, direction)
-        image = neighbour and (neighbour if neighbour.tag == "img" else neighbour.css_first("img"))
-        if image:
-            found.append(image)
-    return found
+def _is_in(image: LexborNode, elements: Container[int | None]) -> bool:
+    """Whether an image is, or is in, one of the elements with these `mem_id`."""
+    node: LexborNode | None = image
+    for _ in range(MAX_NEIGHBOUR_LEVELS):
+        if node is None or node.mem_id in elements:
+            break
+        node = node.parent
+    return node is not None and node.mem_id in elements
+
+
+def _neighbour(node: LexborNode, direction: Literal["prev", "next"]) -> int | None:
+    """Return the `mem_id` of the element before or after a node."""
+    neighbour = getattr(node, direction)
+    while neighbour is not None and not neighbour.is_element_node:
+        neighbour = getattr(neighbour, direction)
+    return neighbour and neighbour.mem_id
