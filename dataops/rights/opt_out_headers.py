@@ -1,6 +1,7 @@
 """Defines the opt-out signals of rights holders, and parses those in the headers of a response."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from email.message import Message
 from typing import Literal
@@ -9,7 +10,16 @@ Signal = Literal["x_robots_tag", "tdm_header", "tdmrep", "robots_ai_agents", "ai
 SIGNALS: tuple[Signal, ...] = ("x_robots_tag", "tdm_header", "tdmrep", "robots_ai_agents", "ai_txt", "iptc", "c2pa")
 """All signals, in the order of evaluation."""
 
-_VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_DIRECTIVES = frozenset(
+    ["all", "none", "index", "follow", "noindex", "nofollow", "noarchive", "nocache", "nosnippet", "notranslate",
+     "noimageindex", "noai", "noimageai", "indexifembedded", "nositelinkssearchbox", "unavailable_after"]
+)  # fmt: skip
+"""Words that name no agent where a colon follows."""
+_PADDING = " \t\r\n\"'"
+_SEPARATOR = re.compile("[,;]")
+_LIMIT = re.compile(r"\bmax-[a-z-]{1,40}\s{0,9}[:=]\s{0,9}[^\s,;]*")
+_AGENT = re.compile(r"([a-z*_][\w.*-]*)(?:/\S*)?")
+_WORD = re.compile(r"[a-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -24,56 +34,72 @@ class OptOut:
     """Time of the response, ISO 8601 in UTC."""
 
 
-def find_disallowed_directive(headers: Message, agent_token: str, disallowed: frozenset[str]) -> str | None:
+def find_disallowed_directive(
+    headers: Message, agent_token: str, disallowed: frozenset[str], ai_agents: Collection[str] = ()
+) -> str | None:
     """Return the directive of an X-Robots-Tag header that forbids this use, or None.
 
     A header may start with the name of an agent that it addresses (`otherbot: noindex`); `none` means `noindex,
-    nofollow`.
+    nofollow`. Directives count if they address all agents, ours, or one of `ai_agents`.
 
     Source: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-Robots-Tag, and `none`).
     """
+    addressed = {"*", agent_token.lower(), *map(str.lower, ai_agents)}
     for value in headers.get_all("X-Robots-Tag", []):
-        for agent, directive in parse_robots_tag(value):
-            applies = agent in ("*", agent_token.lower())
-            if applies and (directive in disallowed or (directive == "none" and "noindex" in disallowed)):
+        for agent, directive in parse_robots_tag(str(value)):
+            if agent in addressed and (directive in disallowed or (directive == "none" and "noindex" in disallowed)):
                 return directive
     return None
 
 
 def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
-    """Yield (agent, directive) of each item of an X-Robots-Tag header, in lower case.
+    """Yield (agent, directive) of each directive of an X-Robots-Tag header or a robots meta, in lower case.
 
     `name:` before a directive addresses it and the following ones to an agent; directives before the first name address
-    all agents ("*").
+    all agents ("*"). A name is one word that starts with a letter: the rest of a date after its comma
+    (`unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, noai`) is none. Quotation marks and other separators than commas
+    are accepted. The words of a date are yielded too, the values of `max-...` are not.
     """
     addressed = "*"
-    for item in value.lower().split(","):
-        agent, colon, directive = (part.strip() for part in item.partition(":"))
-        if not colon:
-            directive = agent
-        elif agent not in _VALUED:
-            addressed = agent
-        yield addressed, directive
+    for item in _SEPARATOR.split(_LIMIT.sub(" ", value.lower())):
+        name, colon, rest = item.partition(":")
+        name = name.strip(_PADDING)
+        if colon and name not in _DIRECTIVES and (agent := _AGENT.fullmatch(name)):
+            addressed, item = agent[1].rstrip("*") or "*", rest
+        for word in _WORD.findall(item):
+            yield addressed, word
 
 
-def is_tdm_reserved(headers: Message) -> bool:
-    """Whether a response reserves text and data mining: `tdm-reservation: 1`; other values do not.
+def parse_reservation(value: str) -> bool | None:
+    """Whether a value of `tdm-reservation` reserves text and data mining: 1 does, 0 does not; None if it is neither.
 
     Source: TDM Reservation Protocol, section "TDM Header Field", w3.org/community/reports/tdmrep.
     """
-    return any(value.strip() == "1" for value in headers.get_all("TDM-Reservation", []))
+    return {"1": True, "0": False}.get(value.strip(_PADDING))
+
+
+def is_tdm_reserved(headers: Message) -> bool:
+    """Whether a response reserves text and data mining; repeated fields may be joined by commas."""
+    values = headers.get_all("TDM-Reservation", [])
+    return any(parse_reservation(item) for value in values for item in str(value).split(","))
 
 
 def find_header_opt_outs(
-    headers: Message, agent_token: str, disallowed: frozenset[str], where: str, when: str
+    headers: Message,
+    agent_token: str,
+    disallowed: frozenset[str],
+    where: str,
+    when: str,
+    ai_agents: Collection[str] = (),
 ) -> Iterator[OptOut]:
     """Yield the signals in the headers of a response.
 
     Args:
         where: URL of the response.
         when: time of the response, ISO 8601 in UTC.
+        ai_agents: other agents whose directives count, in X-Robots-Tag.
     """
-    if directive := find_disallowed_directive(headers, agent_token, disallowed):
+    if directive := find_disallowed_directive(headers, agent_token, disallowed, ai_agents):
         yield OptOut("x_robots_tag", directive, where, when)
     if is_tdm_reserved(headers):
         yield OptOut("tdm_header", "tdm-reservation 1", where, when)

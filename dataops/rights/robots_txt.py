@@ -1,14 +1,34 @@
-"""Parses robots.txt, for the crawl and the download. Source: RFC 9309."""
+"""Parses robots.txt, for the crawl and the download, and ai.txt. Source: RFC 9309.
 
+A file is read twice. The strict reading is that of RFC 9309. The lenient reading also accepts lines without a colon,
+misspelt fields, lines that end in another way (VT, U+2028, a space before the next field), and names at any place of a
+user-agent line. A URL is allowed if both readings allow it, so leniency never permits what the standard forbids.
+"""
+
+import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
-from protego import Protego
+from dataops.rights.path_patterns import MAX_WORK, PathPatterns, complete_pattern, count_octets, get_path
 
-_AGENT_LINE = re.compile(r"^[ \t]*user[- ]?agent[ \t]*:[ \t]*([^#\r\n]*)", re.IGNORECASE | re.MULTILINE)
-MAX_WILDCARDS = 2_000
-"""Maximum number of wildcards in one file: each one costs 3 microseconds for every URL that is checked."""
+MAX_RULES = 50_000
+"""Maximum number of rules of a file, counted for each combination of groups; a file with more allows nothing."""
+_STRICT_LINE = re.compile(r"[ \t]*(user-agent|allow|disallow|crawl-delay)[ \t]*:(.*)", re.IGNORECASE)
+_LENIENT_LINE = re.compile(
+    r"[\s\"'\u0080-\U0010ffff]{0,8}"  # byte-order marks, as such or decoded wrongly, and quotation marks
+    r"(user[^A-Za-z0-9:]{0,3}agents?|allow|diss?all?ow|disallaw|diasllow|crawl[^A-Za-z0-9:]{0,3}delay)"
+    r"(?:\s*[:=\uff1a]|\s)(.*)",
+    re.IGNORECASE,
+)
+_STRICT_END = re.compile(r"\r\n?|\n")
+# Matches what is left of a line end in files whose lines were joined.
+_LOST_END = re.compile(r"(?:\s|\\[rn])(?=(?:user-?agent|allow|disallow|crawl-delay)[ \t]{0,8}:)", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_TOKEN = re.compile(r"[A-Za-z_-]+")  # RFC 9309, section 2.2.1; but there are names with digits
+_DELAY = re.compile(r"\d{0,9}\.\d{1,9}|\d{1,9}")
+_Rule = tuple[bool, str]
+"""Whether the rule allows, and its pattern."""
 
 
 def is_unreachable(status: int | None) -> bool:
@@ -16,37 +36,198 @@ def is_unreachable(status: int | None) -> bool:
     return status is None or status == 429 or status >= 500
 
 
-@dataclass(frozen=True)
-class RobotsFile:
-    """The rules of one origin's robots.txt."""
+def decode_file(body: bytes) -> str:
+    """Return the text of a robots.txt, ai.txt or tdmrep.json without a byte-order mark.
 
-    parser: Protego
-    named_agents: frozenset[str]
-    """Agents with a group of their own, in lower case."""
+    It is UTF-8, unless a mark or NUL bytes show UTF-16 or UTF-32. Bytes that are not UTF-8 become lone surrogates, so
+    that a path in another encoding still matches.
+    """
+    encoding = json.detect_encoding(body)
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+    return body.decode(encoding, errors).removeprefix("\ufeff")
+
+
+@dataclass
+class _Reading:
+    """One reading of a file."""
+
+    groups: dict[str, list[int]] = field(default_factory=dict)
+    """By agent in lower case, or "*": its groups, whose rules apply together (section 2.2.1)."""
+    rules: list[list[_Rule]] = field(default_factory=list)
+    """By group."""
+    delays: dict[str, float] = field(default_factory=dict)
+    """By agent: Crawl-delay in seconds."""
+
+    def resolve_agent(self, agent: str) -> str:
+        """Return the name under which the file addresses an agent."""
+        return agent if agent in self.groups else "*"
+
+    def count_rules(self) -> int:
+        """Return the number of rules, counted once for each combination of groups."""
+        return sum(len(self.rules[group]) for groups in set(map(tuple, self.groups.values())) for group in groups)
+
+
+class _Rules:
+    """The rules that apply to an agent."""
+
+    def __init__(self, rules: Iterable[_Rule]):
+        ordered = sorted(set(rules), key=lambda rule: (-count_octets(rule[1]), not rule[0], rule[1]))
+        self._allow = PathPatterns(((i, rule[1]) for i, rule in enumerate(ordered) if rule[0]), permits=True)
+        self._disallow = PathPatterns(((i, rule[1]) for i, rule in enumerate(ordered) if not rule[0]), permits=False)
+
+    def estimate_work(self, path: str) -> int:
+        return self._allow.estimate_work(path) + self._disallow.estimate_work(path)
+
+    def allows(self, path: str) -> bool:
+        """Whether the longest match is no `Disallow`; of two equally long ones `Allow` wins (section 2.2.2)."""
+        disallowed = self._disallow.find(path)
+        if disallowed is None:
+            return True
+        allowed = self._allow.find(path)
+        return allowed is not None and allowed < disallowed
+
+
+class RobotsFile:
+    """The rules of one origin's robots.txt; thread-safe."""
+
+    def __init__(self, readings: Sequence[_Reading]):
+        self._readings = readings
+        self._too_many_rules = sum(reading.count_rules() for reading in readings) > MAX_RULES
+        self._by_agent: dict[tuple[int, str], _Rules] = {}
+        self._by_groups: dict[tuple[int, ...], _Rules] = {}
 
     @classmethod
-    def parse(cls, text: str) -> "RobotsFile":
-        """Parse a file. Text that is not a robots.txt allows everything, a file with too many wildcards nothing."""
-        if text.count("*") > MAX_WILDCARDS:
-            text = "User-agent: *\nDisallow: /"
-        named = frozenset(name.strip().lower() for name in _AGENT_LINE.findall(text))
-        return cls(Protego.parse(text.removeprefix("\ufeff")), named)
+    def parse(cls, text: str, agents: Collection[str] | None = None) -> "RobotsFile":
+        """Parse a file; text that is not a robots.txt allows everything.
+
+        Args:
+            agents: the only agents that the result is used for; by default all agents.
+        """
+        names = None if agents is None else frozenset(map(str.lower, agents))
+        text = text.removeprefix("\ufeff")
+        strict, lenient = (_parse(text, lenient, names) for lenient in (False, True))
+        return cls([strict] if strict == lenient else [strict, lenient])
+
+    @property
+    def named_agents(self) -> frozenset[str]:
+        """Agents with a group of their own, in lower case."""
+        return frozenset(name for reading in self._readings for name in reading.groups if name != "*")
 
     def allows(self, url: str, agent: str) -> bool:
         """Whether the group for the agent, else the group for all agents, allows a URL."""
-        return self.parser.can_fetch(url, agent)
+        path = get_path(url)
+        if path.partition("?")[0] == "/robots.txt":
+            return True
+        rules = self._find_rules(agent)
+        return not self._is_too_slow(rules, path) and all(one.allows(path) for one in rules)
 
     def crawl_delay(self, agent: str) -> float | None:
         """Return the Crawl-delay in seconds, a common field that is not part of RFC 9309; None if there is none."""
-        return self.parser.crawl_delay(agent)
+        agent = agent.lower()
+        delays = (reading.delays.get(reading.resolve_agent(agent)) for reading in self._readings)
+        return max((delay for delay in delays if delay is not None), default=None)
 
     def list_denied_agents(self, url: str, agents: Iterable[str], ours: str) -> Sequence[str]:
         """Return the agents that a group of their own forbids a URL.
 
         The result is empty if the file has a group for our own agent, whose rules then are the owner's answer to us.
         """
-        if not self.named_agents or ours.lower() in self.named_agents:
+        if ours.lower() in self._readings[0].groups:
             return ()
-        return [
-            agent for agent in agents if agent.lower() in self.named_agents and not self.parser.can_fetch(url, agent)
-        ]
+        path = get_path(url)
+        found = {agent: self._find_rules(agent) for agent in agents if self._names(agent)}
+        distinct = {rules for several in found.values() for rules in several}
+        if self._is_too_slow(distinct, path):
+            return list(found)
+        denying = {rules for rules in distinct if not rules.allows(path)}
+        return [agent for agent, several in found.items() if not denying.isdisjoint(several)]
+
+    def _names(self, agent: str) -> bool:
+        return any(agent.lower() in reading.groups for reading in self._readings)
+
+    def _is_too_slow(self, rules: Iterable[_Rules], path: str) -> bool:
+        return self._too_many_rules or sum(one.estimate_work(path) for one in rules) > MAX_WORK
+
+    def _find_rules(self, agent: str) -> list[_Rules]:
+        """Return the rules that apply to an agent in each reading."""
+        found: list[_Rules] = []
+        for number, reading in enumerate(self._readings):
+            name = reading.resolve_agent(agent.lower())
+            if (number, name) not in self._by_agent:
+                groups = reading.groups.get(name, [])
+                key = (number, *groups)
+                if key not in self._by_groups:
+                    rules = [] if self._too_many_rules else [rule for group in groups for rule in reading.rules[group]]
+                    self._by_groups[key] = _Rules(rules)
+                self._by_agent[number, name] = self._by_groups[key]
+            found.append(self._by_agent[number, name])
+        return found
+
+
+def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
+    """Return a reading. A group ends at a user-agent line after a rule; other lines do not end it (section 2.2.4).
+
+    A Crawl-delay concerns the user-agent lines just before it, although it does not end their group.
+    """
+    reading, addressed, delayed = _Reading(), set[str](), set[str]()
+    rules: list[_Rule] | None = None
+    after_delay = False
+    for line in _split_lines(text, lenient):
+        match = (_LENIENT_LINE if lenient else _STRICT_LINE).match(line)
+        if not match:
+            continue
+        kind, value = match[1][0].lower(), match[2].strip()
+        if kind == "u":
+            names = _read_names(value, lenient)
+            if not names and not lenient:
+                continue  # not a line of the standard
+            if rules is not None:
+                addressed, rules = set(), None
+            if after_delay or not addressed:
+                delayed = set()
+            after_delay = False
+            names = {name for name in names if agents is None or name == "*" or name in agents}
+            addressed |= names
+            delayed |= names
+            for name in names:
+                reading.groups.setdefault(name, [])
+        elif kind == "c":
+            after_delay = True
+            if delay := _DELAY.match(value):
+                for name in delayed:
+                    reading.delays[name] = max(float(delay[0]), reading.delays.get(name, 0.0))
+        else:
+            if rules is None:
+                rules = []
+                if addressed:
+                    for name in addressed:
+                        reading.groups[name].append(len(reading.rules))
+                    reading.rules.append(rules)
+            if value and addressed:
+                rules.append((kind == "a", value if kind == "a" else complete_pattern(value)))
+    return reading
+
+
+def _split_lines(text: str, lenient: bool) -> Iterator[str]:
+    """Yield the lines without their comments."""
+    for line in text.splitlines() if lenient else _STRICT_END.split(text):
+        content = line.partition("#")[0]
+        if lenient and ":" in content:
+            yield from _LOST_END.split(content)
+        elif content:
+            yield content
+
+
+def _read_names(value: str, lenient: bool) -> set[str]:
+    """Return the names in a user-agent line in lower case; "*" is all agents.
+
+    The strict reading takes the start of the value, so that `GPTBot/1.0` and `GPTBot*` are GPTBot; the lenient one takes
+    all names in it.
+    """
+    if _TOKEN.fullmatch(value):
+        return {value.lower()}
+    names = {match[0].lower() for name in (_NAME, _TOKEN) if (match := name.match(value))}
+    if lenient:
+        names |= {name.lower() for name in _NAME.findall(value)}
+    is_all = value == "*" or re.match(r"\*\s", value) or (lenient and "*" in value and not names)
+    return names | {"*"} if is_all else names

@@ -4,16 +4,23 @@ Source: TDM Reservation Protocol (W3C community group, final report of 2024), se
 """
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
+from itertools import islice
 from typing import Any
-from urllib.parse import unquote_to_bytes
+
+from dataops.rights.opt_out_headers import parse_reservation
+from dataops.rights.path_patterns import MAX_WORK, PathPatterns, complete_pattern, get_path
 
 PATH = "/.well-known/tdmrep.json"
-MAX_BYTES = 512_000
-"""Maximum size of a file that is read, in bytes; a longer one is truncated, so it is invalid JSON and is ignored."""
-_MAX_RULES = 10_000
+KEY = "tdm-reservation"
+MAX_RULES = 10_000
+"""Maximum number of rules of a file; a file with more, or one that is nested too deeply, reserves the whole host."""
+_OBJECT = re.compile(r"\{[^{}]*\}")
+_TOO_SLOW = "the file has too many wildcards for this URL"
 
 
 @dataclass(frozen=True)
@@ -26,50 +33,79 @@ class TdmRule:
     policy: str | None = None
 
 
-def parse_tdmrep(text: str) -> list[TdmRule]:
-    """Return the rules in their order. Invalid files and invalid rules are ignored, as the protocol requires."""
+_RESERVE_ALL = TdmRule("/", True)
+
+
+class TdmRules(list[TdmRule]):
+    """The rules of a file in their order, compiled for many paths."""
+
+    @cached_property
+    def patterns(self) -> tuple[PathPatterns, PathPatterns]:
+        """The locations that are reserved, and those that are not; the rank is the number of the rule."""
+        locations = [(i, rule.location, rule.reserved) for i, rule in enumerate(self)]
+        return (
+            PathPatterns(((i, complete_pattern(text)) for i, text, reserved in locations if reserved), permits=False),
+            PathPatterns(((i, text) for i, text, reserved in locations if not reserved), permits=True),
+        )
+
+    def find(self, path: str) -> TdmRule | None:
+        """Return the first rule that matches a path with its query, or None."""
+        path = get_path(path)
+        if sum(patterns.estimate_work(path) for patterns in self.patterns) > MAX_WORK:
+            return TdmRule("/", True, _TOO_SLOW)
+        ranks = [rank for patterns in self.patterns if (rank := patterns.find(path)) is not None]
+        return self[min(ranks)] if ranks else None
+
+
+def parse_tdmrep(text: str) -> TdmRules:
+    """Return the rules in their order; invalid rules are ignored.
+
+    The protocol lets clients ignore an invalid file. Its valid objects count here, so that a comma too many, or the cut
+    at the maximum size, loses no reservation. Where an object repeats a key, each of its locations counts, and one
+    reservation suffices.
+    """
     try:
-        items: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
-    items = [items] if isinstance(items, dict) else items  # many files have one rule without a list
-    rules = []
-    for item in items[:_MAX_RULES] if isinstance(items, list) else []:
-        if not isinstance(item, dict):
-            continue
-        location, value = item.get("location"), item.get("tdm-reservation")
-        if isinstance(location, str) and isinstance(value, int | str) and str(value).strip() in ("0", "1"):
-            policy = item.get("tdm-policy")
-            reserved = str(value).strip() == "1"
-            rules.append(TdmRule(location.strip(), reserved, policy if isinstance(policy, str) else None))
-    return rules
+        content = _load(text)
+    except RecursionError:
+        return TdmRules([_RESERVE_ALL] if KEY in text else [])
+    except ValueError:
+        content = _load_objects(text)
+    items = content if isinstance(content, list) else [content]  # many files have one rule without a list
+    rules = TdmRules(islice((rule for item in items for rule in _read_rules(item)), MAX_RULES + 1))
+    return rules if len(rules) <= MAX_RULES else TdmRules([_RESERVE_ALL])
 
 
 def find_rule(rules: Sequence[TdmRule], path: str) -> TdmRule | None:
     """Return the first rule that matches a path (with its query), or None."""
-    path_bytes = unquote_to_bytes(path)
-    return next((rule for rule in rules if _matches(*_compile_location(rule.location), path_bytes)), None)
+    return (rules if isinstance(rules, TdmRules) else TdmRules(rules)).find(path)
 
 
-@lru_cache(maxsize=2 * _MAX_RULES)
-def _compile_location(location: str) -> tuple[tuple[bytes, ...], bool]:
-    """Return the unescaped literals between the wildcards, and whether the path must end after the last one."""
-    literals = tuple(unquote_to_bytes(literal) for literal in location.removesuffix("$").split("*"))
-    return literals, location.endswith("$")
+def _load(text: str) -> Any:
+    """Parse JSON with objects as tuples of their pairs, and numbers of any length as floats."""
+    return json.loads(text.lstrip("\ufeff"), parse_int=float, object_pairs_hook=tuple, strict=False)
 
 
-def _matches(literals: Sequence[bytes], anchored: bool, path: bytes) -> bool:
-    """Match as in robots.txt (RFC 9309, section 2.2.3). Each literal is searched once, so no pattern is slow."""
-    if not path.startswith(literals[0]):
-        return False
-    at = len(literals[0])
-    if len(literals) == 1:
-        return not anchored or at == len(path)
-    for literal in literals[1:-1]:
-        found = path.find(literal, at)
-        if found < 0:
-            return False
-        at = found + len(literal)
-    if anchored:
-        return len(path) - at >= len(literals[-1]) and path.endswith(literals[-1])
-    return path.find(literals[-1], at) >= 0
+def _load_objects(text: str) -> list[Any]:
+    """Return the objects without nested ones that have the key, in a text that is not JSON."""
+    found: list[Any] = []
+    for match in islice((match for match in _OBJECT.finditer(text) if KEY in match[0]), MAX_RULES + 1):
+        with suppress(ValueError):
+            found.append(_load(match[0]))
+    return found
+
+
+def _read_rules(item: Any) -> Iterator[TdmRule]:
+    if not isinstance(item, tuple):
+        return
+    pairs = [(name, value) for name, value in item if name in (KEY, "location", "tdm-policy")]
+    flags = [_read_flag(value) for name, value in pairs if name == KEY]
+    policy = next((value for name, value in pairs if name == "tdm-policy" and isinstance(value, str)), None)
+    for name, value in pairs:
+        if name == "location" and isinstance(value, str) and (True in flags or False in flags):
+            yield TdmRule(value.strip(), True in flags, policy)
+
+
+def _read_flag(value: Any) -> bool | None:
+    if isinstance(value, float):
+        return {1.0: True, 0.0: False}.get(value)
+    return parse_reservation(value) if isinstance(value, str) else None

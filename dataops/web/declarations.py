@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborNode
 
-from dataops.rights.opt_out_headers import parse_robots_tag
+from dataops.rights.opt_out_headers import parse_reservation, parse_robots_tag
 from dataops.web.image_urls import Attributes
 from dataops.web.urls import BadUrl, canonicalise_url
 
@@ -61,7 +61,7 @@ def parse_meta_directives(metas: Iterable[tuple[str, str]]) -> set[str]:
     found: set[str] = set()
     for name, content in metas:
         if name == "robots":
-            found |= _directives(content) & (AI_DIRECTIVES | INDEX_DIRECTIVES)
+            found |= _directives(content)
         elif name == TDM_RESERVATION:
             found |= _tdm_directive(content)
         elif _ROBOT_NAME.fullmatch(name):
@@ -82,18 +82,21 @@ def parse_header_directives(fields: Iterable[tuple[str, str]]) -> set[str]:
         if name == TDM_RESERVATION:
             found |= _tdm_directive(value)
         elif name == "x-robots-tag":
-            for agent, directive in parse_robots_tag(value):
-                applicable = AI_DIRECTIVES | INDEX_DIRECTIVES if agent == "*" else AI_DIRECTIVES
-                found |= {_ALIASES.get(directive, directive)} & applicable
+            found |= _directives(value)
     return found
 
 
 def _directives(content: str) -> set[str]:
-    return {_ALIASES.get(directive, directive) for directive in map(str.strip, content.lower().split(","))}
+    """Return the directives on use: those on training for any agent, those on indexing for all agents."""
+    found: set[str] = set()
+    for agent, directive in parse_robots_tag(content):
+        applicable = AI_DIRECTIVES | INDEX_DIRECTIVES if agent == "*" else AI_DIRECTIVES
+        found |= {_ALIASES.get(directive, directive)} & applicable
+    return found
 
 
 def _tdm_directive(content: str) -> set[str]:
-    return {TDM_RESERVATION} if content.strip() == "1" else set()
+    return {TDM_RESERVATION} if any(map(parse_reservation, content.split(","))) else set()
 
 
 def is_license_link(link: Attributes) -> bool:

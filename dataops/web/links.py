@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
+from dataops.rights.opt_out_headers import parse_robots_tag
 from dataops.web.markup import Reader, read_markup
 from dataops.web.urls import BadUrl, canonicalise_url
 
@@ -71,7 +72,8 @@ def _directives(tree: LexborHTMLParser, agent: str) -> frozenset[str]:
     found: set[str] = set()
     for node in tree.css("meta[name][content]"):
         if (node.attributes.get("name") or "").strip().lower() in ("robots", agent):
-            found |= {item.strip().lower() for item in (node.attributes.get("content") or "").split(",")}
+            directives = parse_robots_tag(node.attributes.get("content") or "")
+            found |= {directive for addressed, directive in directives if addressed in ("*", agent)}
     if "none" in found:
         found |= {"noindex", "nofollow"}
     return frozenset(found)

@@ -50,6 +50,7 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
         agent_token=config.user_agent,
         disallowed=frozenset(directive.strip().lower() for directive in config.disallowed_header_directives),
         opt_out=frozenset(config.opt_out),
+        ai_agents=config.ai_agents,
     )
     originals = None
     if config.originals:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dataops.digest import text_sha256
+from dataops.rights.robots_txt import decode_file
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import HostState
 from tasks.web.request import (
@@ -120,5 +121,5 @@ class OriginFiles:
                 if response.status != 200:
                     return OriginFile(first, response.status, "", now)
                 body = b"".join(read_body(response, MAX_BYTES, cut=True))
-                return OriginFile(first, 200, body.decode("utf-8", "replace"), now)
+                return OriginFile(first, 200, decode_file(body), now)
         return OriginFile(first, 404, "", now)  # RFC 9309, 2.3.1.2: over five redirects count as if there were none

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 TDM = "/.well-known/tdmrep.json"
+DATE = "Wed, 03 Dec 2035 13:09:53 GMT"
 Answer = bytes | tuple[int, dict[str, str], bytes] | Callable[["Handler"], None]
 
 
@@ -126,6 +127,16 @@ def hosts() -> dict[str, dict[str, Answer]]:
                                     b'{"location": "/", "tdm-reservation": 1, "tdm-policy": "https://a.test/"}]'},
         "aitxt.test": {**one, "/ai.txt": text("User-Agent: *", "Disallow: *.png", "Allow: /")},
         "tag.test": {"*": (200, {"X-Robots-Tag": "noai, noimageai"}, picture(1))},
+        "odd-agents.test": {**one, "/robots.txt": b"\xef\xbb\xbfUser-agent: GPTBot/1.0\rCrawl-delay: 0\rDisallow: /"},
+        "odd-tdmrep.test": {**one, TDM: '[{"location": "/", "tdm-reservation": 1},]'.encode("utf-16")},
+        "odd-policy.test": {
+            **one,
+            TDM: b'{"location": "/", "tdm-reservation": 1, "tdm-policy": "\\ud800"}',
+        },
+        "odd-aitxt.test": {**one, "/ai.txt": "User-Agent *\u2028Disallow: *.png".encode()},
+        "odd-tag.test": {"*": (200, {"X-Robots-Tag": f"unavailable_after: {DATE}, noai"}, picture(1))},
+        "ai-tag.test": {"*": (200, {"X-Robots-Tag": "googlebot: noindex, GPTBot: noimageai"}, picture(1))},
+        "their-tag.test": {"*": (200, {"X-Robots-Tag": "googlebot: noindex"}, picture(1))},
         "tdm-header.test": {"*": (200, {"TDM-Reservation": "1"}, picture(1))},
         "iptc.test": {"*": with_chunk(b"iTXt", XMP)},
         "c2pa.test": {"*": with_chunk(b"caBX", JUMBF)},

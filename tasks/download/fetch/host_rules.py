@@ -8,12 +8,12 @@ if that was the cause, else as `robots`.
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlunsplit
 
 from dataops.rights import tdmrep
@@ -25,6 +25,7 @@ from tasks.web.robots_cache import OriginFile, OriginFiles
 
 logger = logging.getLogger(__name__)
 
+_Parsed = TypeVar("_Parsed")
 ROBOTS_PATH = "/robots.txt"
 AI_PATH = "/ai.txt"
 """Path of Spawning's file, which has the syntax of robots.txt but concerns the use of files: `Disallow: *.jpg`.
@@ -34,6 +35,9 @@ Source: spawning.ai/ai-txt.
 _NETWORK = frozenset({"dns", "connect", "timeout", "tls", "private_address", "no_contact", "bad_url", "host_busy"})
 _MAX_ORIGINS = 4_096
 """Maximum number of origins whose rules are in memory; those of others are read from the folder again."""
+_MAX_CHARS = 8 << 20
+"""Maximum length of all files whose rules are in memory; a character costs about 25 bytes in the worst case."""
+_MAX_DETAIL_CHARS = 1_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class RuleLimits:
     file_signals: frozenset[Signal] = frozenset({"tdmrep", "ai_txt"})
     max_crawl_delay: float = 10.0
 
+    def parse_robots(self, text: str) -> RobotsFile:
+        """Parse a file with the syntax of robots.txt, for the agents of these limits."""
+        return RobotsFile.parse(text, (self.agent, *self.ai_agents))
+
 
 @dataclass
 class _PolicyFile:
@@ -64,15 +72,17 @@ class _PolicyFile:
 
 
 class _Origin:
-    def __init__(self, file_signals: Collection[Signal]):
+    def __init__(self, limits: RuleLimits):
         self.lock = threading.Lock()
         self.failure: FetchError | None = None
         self.robots: tuple[RobotsFile, OriginFile] | None = None
+        self.chars = 0
+        self.evicted = False
         files: dict[Signal, _PolicyFile] = {
             "tdmrep": _PolicyFile(tdmrep.PATH, tdmrep.parse_tdmrep),
-            "ai_txt": _PolicyFile(AI_PATH, RobotsFile.parse),
+            "ai_txt": _PolicyFile(AI_PATH, limits.parse_robots),
         }
-        self.files = {signal: file for signal, file in files.items() if signal in file_signals}
+        self.files = {signal: file for signal, file in files.items() if signal in limits.file_signals}
 
 
 class HostRules:
@@ -81,6 +91,7 @@ class HostRules:
     def __init__(self, files: OriginFiles, pace: HostPace, limits: RuleLimits):
         self._files, self._pace, self._limits = files, pace, limits
         self._origins: OrderedDict[str, _Origin] = OrderedDict()
+        self._chars = 0
         self._lock = threading.Lock()
 
     def check(self, parts: SplitResult) -> tuple[float, list[OptOut]]:
@@ -113,11 +124,21 @@ class HostRules:
     def _find_origin(self, origin: str) -> _Origin:
         with self._lock:
             if not (entry := self._origins.get(origin)):
-                entry = self._origins[origin] = _Origin(self._limits.file_signals)
+                entry = self._origins[origin] = _Origin(self._limits)
             self._origins.move_to_end(origin)
-            if len(self._origins) > _MAX_ORIGINS:
-                self._origins.popitem(last=False)
+            while len(self._origins) > _MAX_ORIGINS or (self._chars > _MAX_CHARS and len(self._origins) > 1):
+                _, oldest = self._origins.popitem(last=False)
+                oldest.evicted = True
+                self._chars -= oldest.chars
             return entry
+
+    def _keep(self, entry: _Origin, parsed: _Parsed, file: OriginFile) -> tuple[_Parsed, OriginFile]:
+        """Count a file among those in memory, and return it without its text."""
+        with self._lock:
+            if not entry.evicted:
+                entry.chars += len(file.text)
+                self._chars += len(file.text)
+        return parsed, replace(file, text="")
 
     def _read_robots(self, entry: _Origin, origin: str, host: str) -> tuple[RobotsFile, OriginFile]:
         try:
@@ -129,8 +150,8 @@ class HostRules:
         if is_unreachable(file.status):
             raise FetchError("robots", f"robots.txt answers {file.status}, so nothing may be asked for")
         try:
-            entry.robots = RobotsFile.parse(file.text), file
-        except Exception as error:  # the file is another's, and so is most of the parser
+            entry.robots = self._keep(entry, self._limits.parse_robots(file.text), file)
+        except Exception as error:  # the file is another's
             raise FetchError("robots", f"robots.txt cannot be read ({type(error).__name__})") from error
         return entry.robots
 
@@ -144,7 +165,7 @@ class HostRules:
                 if policy.content is None:
                     file = self._read_file(entry, origin, policy.path, turn)
                     try:
-                        policy.content = policy.parse(file.text), file
+                        policy.content = self._keep(entry, policy.parse(file.text), file)
                     except Exception as error:  # kept as missing, so that it is not parsed again for each row
                         logger.warning("%s cannot be read (%s)", file.url, type(error).__name__)
                         policy.content = policy.parse(""), file
@@ -170,11 +191,15 @@ class HostRules:
             if rule and rule.reserved:
                 policy = f", policy {rule.policy}" if rule.policy else ""
                 found.append(_make_opt_out("tdmrep", f"{rule.location}{policy}", tdm[1]))
-        if (ai := contents.get("ai_txt")) and not ai[0].allows(url, self._limits.agent):
-            found.append(_make_opt_out("ai_txt", "Disallow", ai[1]))
+        if ai := contents.get("ai_txt"):
+            denied = ai[0].list_denied_agents(url, self._limits.ai_agents, self._limits.agent)
+            if denied or not ai[0].allows(url, self._limits.agent):
+                found.append(_make_opt_out("ai_txt", "Disallow", ai[1]))
         return found
 
 
 def _make_opt_out(signal: Signal, detail: str, file: OriginFile) -> OptOut:
     when = datetime.fromtimestamp(file.fetched_at, UTC).isoformat(timespec="milliseconds")
-    return OptOut(signal, detail, file.url, when)
+    # A file of JSON may hold lone surrogates, which cannot be stored.
+    storable = detail[:_MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
+    return OptOut(signal, storable, file.url, when)

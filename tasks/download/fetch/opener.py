@@ -51,6 +51,7 @@ class FetchLimits:
         agent_token: our name, which X-Robots-Tag headers may address.
         disallowed: X-Robots-Tag directives that opt out.
         opt_out: signals that fail the request; the others are only recorded.
+        ai_agents: agents that collect training data; X-Robots-Tag directives that address one of them count.
     """
 
     timeout: float
@@ -58,6 +59,7 @@ class FetchLimits:
     agent_token: str
     disallowed: frozenset[str]
     opt_out: frozenset[Signal] = frozenset(SIGNALS)
+    ai_agents: tuple[str, ...] = ()
 
 
 @dataclass
@@ -179,7 +181,9 @@ class _Fetch:
         evidence.etag = headers.get("ETag", original.etag if original else None)
         evidence.last_modified = headers.get("Last-Modified", original.last_modified if original else None)
         self._record_opt_outs(
-            find_header_opt_outs(headers, limits.agent_token, limits.disallowed, url, evidence.fetched_at)
+            find_header_opt_outs(
+                headers, limits.agent_token, limits.disallowed, url, evidence.fetched_at, limits.ai_agents
+            )
         )
         if response.status in REDIRECTS:
             return resolve_redirect(url, response)

@@ -12,7 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 from scrapy import Request
 
-from dataops.rights.robots_txt import RobotsFile, is_unreachable
+from dataops.rights.robots_txt import RobotsFile, decode_file, is_unreachable
 from dataops.web.urls import BadUrl, canonicalise_url
 from tasks.extract.crawl.context import Crawl
 from tasks.extract.crawl.responses import RequestRefused, build_capture, classify_failure, parse_retry_after
@@ -75,7 +75,7 @@ class RobotsMiddleware:
             return OriginRules(refusal="robots_unreachable")
         if not 200 <= status < 300:
             return OriginRules()  # there is no robots.txt
-        file = RobotsFile.parse(body[:MAX_BYTES].decode("utf-8", "replace"))
+        file = RobotsFile.parse(decode_file(body[:MAX_BYTES]), [config.user_agent])
         delay = file.crawl_delay(config.user_agent)
         if delay is not None and delay > config.max_crawl_delay:
             return OriginRules(refusal="crawl_delay_too_long")

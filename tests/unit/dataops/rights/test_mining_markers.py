@@ -1,5 +1,6 @@
 import io
 import struct
+import time
 import zlib
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataops.images.kinds import sniff
-from dataops.rights.mining_markers import find_mining_markers
+from dataops.rights.mining_markers import MAX_MARKERS, find_mining_markers
 
 VOCABULARY = "http://ns.useplus.org/ldf/vocab/"
 PACKET = (
@@ -146,3 +147,46 @@ def test_find_mining_markers_returns_both_kinds_once() -> None:
     data = with_xmp("PNG", xmp + xmp)
     data = data[:33] + png_chunk(b"caBX", c2pa({"ai_training": "notAllowed"})) + data[33:]
     assert found(data) == [("iptc", "DMI-PROHIBITED"), ("c2pa", "ai_training notAllowed")]
+
+
+FLOODS = [
+    b"DataMining ", b"DataMining" + b"." * 40, b"DataMining." + b"a" * 80, b"DataMining.", b"DMI-", b"DataMining DMI-",
+    b"c2pa.ai_training", b"c2pa.ai_training" + b"use" * 130, b"c2pa.", b"use", b"\xff", b"\xff\xe1\0\2", b"\xff\xe1",
+    b"\xff\0", b"JP\0\1", b"\0\0\0\0iTXt\0\0\0\0", b"XMP \0\0\0\0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_find_mining_markers_takes_linear_time(flood: bytes) -> None:
+    flood = b"DataMining training-mining " + flood * (8_000_000 // len(flood))
+    started = time.process_time()
+    for start in (b"GIF89a", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "):
+        data = start + flood
+        assert isinstance(find_mining_markers(data, sniff(data)), list)
+    assert time.process_time() - started < 10  # about 0.2 s; the pattern of before took 20 s for one of them
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_find_mining_markers_counts_a_flood_as_a_mark(kind: str) -> None:
+    """A flood of words could otherwise hide the mark behind it."""
+    allowed = packet("DMI-ALLOWED")
+    assert found(with_xmp(kind, allowed * MAX_MARKERS)) == []
+    assert found(with_xmp(kind, allowed * 99 + packet("DMI-PROHIBITED"))) == [("iptc", "DMI-PROHIBITED")]
+    assert found(with_xmp(kind, allowed * (MAX_MARKERS + 1))) == [("iptc", f"over {MAX_MARKERS} properties")]
+
+
+def test_find_mining_markers_counts_many_entries_as_a_mark() -> None:
+    one = b"c2pa.training-mining" + cbor_map({"c2pa.ai_training": {"use": "allowed"}})
+    assert found(with_c2pa("PNG", jumbf(b"jumb", one * MAX_MARKERS))) == []
+    assert found(with_c2pa("PNG", jumbf(b"jumb", one * (MAX_MARKERS + 1)))) == [("c2pa", f"over {MAX_MARKERS} entries")]
+
+
+def test_find_mining_markers_skips_what_libjpeg_skips_between_segments() -> None:
+    data, xmp = encoded("JPEG"), segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet("DMI-PROHIBITED"))
+    for junk in (b"\0", b"junk", b"\xff\0\xff", b"\xff" * 20_000):
+        assert found(data[:2] + segment(0xE0, b"x") + junk + xmp + data[2:]) == [("iptc", "DMI-PROHIBITED")]
+
+
+def test_find_mining_markers_reads_a_value_far_from_its_property() -> None:
+    element = f"<plus:DataMining>{' ' * 90}<rdf:value rdf:resource='{VOCABULARY}DMI-PROHIBITED'/></plus:DataMining>"
+    assert found(with_xmp("PNG", PACKET.format(attribute="", element=element).encode())) == [("iptc", "DMI-PROHIBITED")]

@@ -2,7 +2,11 @@ import json
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dataops.rights import path_patterns, tdmrep
+from dataops.rights.robots_txt import decode_file
 from dataops.rights.tdmrep import TdmRule, find_rule, parse_tdmrep
 
 
@@ -75,3 +79,99 @@ def test_find_rule_is_fast_for_any_pattern() -> None:
     started = time.monotonic()
     assert find_rule([rule], "/" + "a" * 50_000) is None
     assert time.monotonic() - started < 1
+
+
+ONE = '{"location": "/", "tdm-reservation": 1}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"\ufeff[{ONE}]",
+        f"\ufeff{ONE}",
+        f"[{ONE},]",
+        f"[{ONE}, // comment\n{{}}]",
+        f"[{ONE}, {{'location': '/x', 'tdm-reservation': 0}}]",
+        f"[{ONE}" + ', {"location": "/x"' * 3,  # cut at the maximum size
+        f"<!-- x -->[{ONE}]",
+        f"[{ONE[:-1]}, " + '"x": NaN}]',
+        f"[{ONE[:-1]}, " + f'"x": {"9" * 100_000}}}]',
+        f"[{ONE[:-1]}, " + f'"x": {"[" * 50_000 + "]" * 50_000}}}]',
+        f"[{ONE[:-1]}, " + '"x": "a\nb"}]',
+        f"[{ONE[:-1]}, " + '"tdm-reservation": 0}]',
+        '[{"location": "/", "tdm-reservation": 0, "tdm-reservation": 1}]',
+        '[{"location": "/x", "location": "/", "tdm-reservation": 1}]',
+        '[{"location": "/", "tdm-reservation": 1.0}]',
+        '[{"location": "/", "tdm-reservation": 1e0}]',
+        '[{"location": "/", "tdm-reservation": " 1 "}]',
+        '[{"location": "*", "tdm-reservation": 1}]',
+        '[{"location": "a/", "tdm-reservation": 1}]',
+        '[{"location": "https://a.test/a", "tdm-reservation": 1}]',
+        '[{"location": "/%61%2F1.jpg$", "tdm-reservation": 1}]',
+        '[{"location": "/\\ud800", "tdm-reservation": 0}, {"location": "/", "tdm-reservation": 1}]',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
+def test_find_rule_finds_a_reservation_in_files_of_any_form(text: str, encoding: str) -> None:
+    rule = find_rule(parse_tdmrep(decode_file(text.encode(encoding))), "/a/1.jpg")
+    assert rule is not None
+    assert rule.reserved
+
+
+@pytest.mark.parametrize(
+    ("location", "path", "reserved"),
+    [("/a%2Fb", "/a/b", False), ("/a/b", "/a%2Fb", False), ("a", "/a", False), ("/a%2Fb", "/a%2fb", True)],
+)
+def test_find_rule_lifts_a_reservation_only_without_doubt(location: str, path: str, reserved: bool) -> None:
+    rules = [TdmRule(location, False), TdmRule("/", True)]
+    found = find_rule(rules, path)
+    assert found is not None
+    assert found.reserved != reserved
+
+
+def test_find_rule_bounds_the_work_of_one_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, matches = [0], path_patterns._matches
+
+    def counted(*args: object) -> bool:
+        calls[0] += 1
+        return matches(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(path_patterns, "_matches", counted)
+    text = json.dumps([{"location": f"/*{n}.jpg", "tdm-reservation": n % 2} for n in range(9_900)])
+    rules = parse_tdmrep(text)
+    assert find_rule(rules, "/" + "x" * 60 + ".jpg") is None
+    assert calls[0] < 100
+    assert find_rule(rules, "/x/9899.jpg?size=2") == TdmRule("/*9.jpg", True)
+    calls[0] = 0
+    slow = find_rule(rules, "/" + "x" * 5_000)
+    assert slow is not None
+    assert slow.reserved
+    assert calls == [0]
+
+
+def test_parse_tdmrep_with_too_many_rules_reserves_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tdmrep, "MAX_RULES", 3)
+    rule = {"location": "/x", "tdm-reservation": 0}
+    assert len(parse_tdmrep(json.dumps([rule] * 3))) == 3
+    assert parse_tdmrep(json.dumps([rule] * 4)) == [TdmRule("/", True)]
+
+
+@pytest.mark.parametrize(
+    "unit", ["{", "}", "[", '{"', "{}", '{"tdm-reservation":', "9", "-", "\\u0", ONE, ONE + ",", " "]
+)
+def test_parse_tdmrep_takes_linear_time_on_any_repetition(unit: str) -> None:
+    started = time.process_time()
+    for before in ("", "[", '[{"location": '):
+        parse_tdmrep(before + unit * (500_000 // len(unit)))
+    assert time.process_time() - started < 20  # about 0.5 s; a quadratic step takes minutes
+
+
+KEYS = st.sampled_from(["location", "tdm-reservation", "tdm-policy", "x"])
+VALUES = st.none() | st.booleans() | st.floats() | st.text() | st.integers() | st.sampled_from(["/", "1", 1, 0])
+
+
+@given(st.recursive(VALUES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)), st.text())
+@settings(max_examples=200, deadline=None)
+def test_find_rule_accepts_any_json(content: object, path: str) -> None:
+    rule = find_rule(parse_tdmrep(json.dumps(content)), path)
+    assert rule is None or isinstance(rule, TdmRule)

@@ -1,0 +1,135 @@
+import time
+from email.message import Message
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataops.rights.opt_out_headers import (
+    find_disallowed_directive,
+    find_header_opt_outs,
+    is_tdm_reserved,
+    parse_robots_tag,
+)
+from tasks.download.politeness_config import AI_AGENTS
+
+DISALLOWED = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
+DATES = [
+    "Wed, 03 Dec 2025 13:09:53 GMT",
+    "Wednesday, 03-Dec-25 13:09:53 GMT",
+    "Wed Dec  3 13:09:53 2025",
+    "03 Dec 2025 13:09:53 PST",
+    "2025-12-03T13:09:53+00:00",
+    "2025-12-03 13:09:53",
+    "Wed, Dec 3, 2025 13:09:53 GMT",
+    "Wed, Dec 3 2025 13:09:53",
+    "December 3, 2025 13:09:53 GMT",
+    '"Wed, 03 Dec 2025 13:09:53 GMT"',
+]
+
+
+def find(*values: str, name: str = "X-Robots-Tag") -> str | None:
+    message = Message()
+    for value in values:
+        message[name] = value
+    return find_disallowed_directive(message, "pairmill", DISALLOWED, AI_AGENTS)
+
+
+@pytest.mark.parametrize("date", DATES)
+def test_parse_robots_tag_reads_directives_around_dates(date: str) -> None:
+    assert find(f"unavailable_after: {date}") is None
+    assert find(f"unavailable_after: {date}, noai") == "noai"
+    assert find(f"unavailable_after:{date},noimageai") == "noimageai"
+    assert find(f"noarchive, unavailable_after: {date}, nofollow, NOAI") == "noai"
+    assert find(f"googlebot: unavailable_after: {date}, noindex") is None
+    assert find(f"googlebot: unavailable_after: {date}, pairmill: noindex") == "noindex"
+    assert find(f"noai, unavailable_after: {date}") == "noai"
+
+
+@pytest.mark.parametrize(
+    ("values", "directive"),
+    [
+        (["GPTBot: noai"], "noai"),
+        (["gptbot/1.0: noai"], "noai"),
+        (["GPTBot*: noai"], "noai"),
+        (["CCBot: noindex"], "noindex"),
+        (["Google-Extended: none"], "none"),
+        (["googlebot: noindex"], None),
+        (["googlebot: noindex", "noai"], "noai"),
+        (["googlebot: noindex, GPTBot: noai"], "noai"),
+        (["bingbot: noai"], None),
+        (["otherbot: nofollow", "otherbot: noindex, nofollow"], None),
+        (["*: noai"], "noai"),
+        (["none"], "none"),
+        (["NoImageAI"], "noimageai"),
+        (['"noai, noimageai"'], "noai"),
+        (["'noai'"], "noai"),
+        (['"noindex", "nofollow"'], "noindex"),
+        (["noarchive; noai"], "noai"),
+        (["nofollow noai"], "noai"),
+        (["noai: 1"], "noai"),
+        (["noindex:"], "noindex"),
+        (["noai max-image-preview: none"], "noai"),
+        (["max-image-preview:none"], None),
+        (["max-image-preview: none, max-snippet: 0"], None),
+        (["googlebot: max-image-preview: none"], None),
+        (["googlebot: max-image-preview: none, pairmill: noai"], "noai"),
+        (["max-snippet:-1, max-image-preview:large, max-video-preview:-1, noai"], "noai"),
+        (["index, follow"], None),
+        (["noaiplease"], None),
+        (["\xe9t\xe9, noai"], "noai"),
+        (["noai\xa0"], "noai"),
+        ([" ,, ,noai,"], "noai"),
+        (["noindex\r\n nofollow"], "noindex"),
+        (["google bot: noai"], "noai"),  # no name; in doubt it counts
+        ([""], None),
+    ],
+)
+def test_find_disallowed_directive_hears_agents_and_spellings(values: list[str], directive: str | None) -> None:
+    assert find(*values, name="x-robots-tag") == directive
+
+
+def test_find_header_opt_outs_hears_ai_agents() -> None:
+    message = Message()
+    message["X-Robots-Tag"] = "GPTBot: noai"
+    assert list(find_header_opt_outs(message, "pairmill", DISALLOWED, "http://a.test/", "now")) == []
+    [found] = find_header_opt_outs(message, "pairmill", DISALLOWED, "http://a.test/", "now", AI_AGENTS)
+    assert (found.signal, found.detail) == ("x_robots_tag", "noai")
+
+
+@pytest.mark.parametrize(
+    ("values", "reserved"),
+    [
+        (["1"], True),
+        ([" 1\t"], True),
+        (['"1"'], True),
+        (["0", "1"], True),
+        (["0, 1"], True),
+        (["0"], False),
+        (["10"], False),
+        (["true"], False),
+        (["\xb9"], False),
+        ([], False),
+    ],
+)
+def test_is_tdm_reserved_reads_repeated_and_quoted_values(values: list[str], reserved: bool) -> None:
+    message = Message()
+    for value in values:
+        message["tdm-reservation"] = value
+    assert is_tdm_reserved(message) == reserved
+
+
+@pytest.mark.parametrize(
+    "unit", [",", ":", "a:", "max-", "max-a:", "a", "*", "a/", " ", '"', ";", "max-a \t", "-", "noai "]
+)
+def test_parse_robots_tag_takes_linear_time(unit: str) -> None:
+    started = time.process_time()
+    assert sum(1 for _ in parse_robots_tag(unit * (200_000 // len(unit)) + "!")) >= 0
+    assert time.process_time() - started < 10  # about 0.1 s; a quadratic step takes minutes
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_parse_robots_tag_accepts_any_text(value: str) -> None:
+    assert all(agent and directive for agent, directive in parse_robots_tag(value))
+    assert ("*", "noai") in parse_robots_tag("noai," + value)
