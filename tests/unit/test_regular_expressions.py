@@ -1,0 +1,232 @@
+"""Each regular expression takes time that is linear in the text, or is listed with the reason why its text is bounded.
+
+Worst cases are generated from the parsed expression: each repeat is made as long as possible, with a text before and after
+it that makes the match fail late. A backtracking search of N characters takes N or N**2 or more steps; at 40,000 characters
+these are a thousandth of a second, or more than ten seconds.
+"""
+
+import ast
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("dataops", "training", "tasks", "infra", "flows")
+CHARS = 40_000
+SECONDS = 1.0
+"""Maximum CPU time for CHARS characters. A linear search needs about 0.001 s, a quadratic one over 10 s."""
+SEARCHES = frozenset({"search", "finditer", "findall", "sub", "subn", "split"})
+
+BOUNDED: dict[str, str] = {}
+"""Expressions whose text is bounded elsewhere, each with the bound."""
+
+
+class Expression(NamedTuple):
+    """A regular expression in the source, and whether it is searched for anywhere in a text."""
+
+    where: str
+    pattern: re.Pattern[Any]
+    is_searched: bool
+
+
+def find_expressions() -> list[Expression]:
+    """Return the literal expressions of all `re` calls in the source."""
+    found: list[Expression] = []
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            found += _find_in_module(path, ast.parse(path.read_text()))
+    return found
+
+
+def _find_in_module(path: Path, tree: ast.Module) -> Iterator[Expression]:
+    strings = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    source = path.read_text()
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+            continue
+        if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "re"):
+            continue
+        if node.func.attr not in SEARCHES | {"compile", "match", "fullmatch"}:
+            continue
+        text = _evaluate(node.args[0], strings)
+        flags = next((a for a in [*node.args[1:], *(k.value for k in node.keywords if k.arg == "flags")]
+                      if "re." in ast.unparse(a)), None)  # fmt: skip
+        if text is None:
+            continue
+        pattern = re.compile(text, eval(ast.unparse(flags), {"re": re}) if flags else 0)  # noqa: S307 - our own source
+        is_searched = node.func.attr in SEARCHES
+        if node.func.attr == "compile":
+            name = next((n for n, value in strings.items() if value is node), None)
+            is_searched = name is None or any(f"{name}.{method}(" in source for method in SEARCHES)
+        yield Expression(f"{path.relative_to(ROOT)}:{node.lineno}", pattern, is_searched)
+
+
+def _evaluate(node: ast.expr, strings: dict[str, ast.expr]) -> str | bytes | None:
+    """Return the value of a literal, also of one made of parts; parts that are not literals count as `x`."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        parts = [p.value if isinstance(p, ast.FormattedValue) else p for p in node.values]
+        values = [_evaluate(p, strings) for p in parts]
+        return "".join(value if isinstance(value, str) else "x" for value in values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        left, right = (_evaluate(side, strings) for side in (node.left, node.right))
+        return left + right if isinstance(left, str) and isinstance(right, str) else None
+    if isinstance(node, ast.Name) and node.id in strings:
+        return _evaluate(strings[node.id], strings)
+    return None
+
+
+# Worst cases ------------------------------------------------------------------------------------------------------------
+
+PARSER = re._parser  # type: ignore[attr-defined]  # pyright: ignore
+OP = re._constants  # type: ignore[attr-defined]  # pyright: ignore
+REPEATS = (OP.MAX_REPEAT, OP.MIN_REPEAT, OP.POSSESSIVE_REPEAT)
+SUFFIXES = ("", "\x00", "!", "\n", " x")
+CANDIDATES = "aA0 -_.:;,/<>=\"'\t\n\r\x00é!@#%&*+?^$|~`(){}[]\\b"
+
+
+def sample(node: Any, width: int = 1) -> str:
+    """Return a short text that a parsed expression matches, or nearly."""
+    text = ""
+    for op, value in node:
+        if op is OP.LITERAL:
+            text += chr(value)
+        elif op is OP.NOT_LITERAL:
+            text += "a" if value != ord("a") else "b"
+        elif op is OP.ANY:
+            text += "a"
+        elif op is OP.IN:
+            text += _sample_set(value)
+        elif op in REPEATS:
+            text += sample(value[2]) * max(value[0], min(width, value[1]))
+        elif op is OP.SUBPATTERN:
+            text += sample(value[3])
+        elif op is OP.ATOMIC_GROUP:
+            text += sample(value)
+        elif op is OP.BRANCH:
+            text += sample(value[1][0])
+    return text
+
+
+def _sample_set(items: Any) -> str:
+    negated = bool(items) and items[0][0] is OP.NEGATE
+    for op, value in items:
+        if not negated and op is OP.LITERAL:
+            return chr(value)
+        if not negated and op is OP.RANGE:
+            return chr(value[0])
+        if not negated and op is OP.CATEGORY:
+            return {OP.CATEGORY_DIGIT: "0", OP.CATEGORY_SPACE: " ", OP.CATEGORY_WORD: "a"}.get(value, "!")
+    excluded = {value for op, value in items if op is OP.LITERAL}
+    return next(c for c in CANDIDATES if ord(c) not in excluded)
+
+
+def worst_cases(parsed: Any) -> Iterator[str]:
+    """Yield texts of about CHARS characters on which a backtracking match may be slow."""
+    for prefix, body in _repeats(parsed, ""):
+        for alternative in {body, *(_branches(parsed))}:
+            for unit in {alternative, prefix + alternative, prefix or alternative}:
+                if unit:
+                    long = unit * (CHARS // len(unit))
+                    yield from (start + long + end for start in {"", prefix} for end in SUFFIXES)
+
+
+def _repeats(parsed: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Yield the text before each long repeat, and the text that it repeats."""
+    for op, value in parsed:
+        if op in REPEATS:
+            if value[1] > 50:
+                yield prefix, sample(value[2])
+            yield from _repeats(value[2], prefix)
+        elif op is OP.SUBPATTERN:
+            yield from _repeats(value[3], prefix)
+        elif op is OP.ATOMIC_GROUP:
+            yield from _repeats(value, prefix)
+        elif op is OP.BRANCH:
+            for branch in value[1]:
+                yield from _repeats(branch, prefix)
+        elif op in (OP.ASSERT, OP.ASSERT_NOT):
+            yield from _repeats(value[1], prefix)
+        if op not in (OP.ASSERT, OP.ASSERT_NOT):
+            prefix += sample([(op, value)])
+
+
+def _branches(parsed: Any) -> set[str]:
+    texts: set[str] = set()
+    for op, value in parsed:
+        if op is OP.BRANCH:
+            texts |= {sample(branch) for branch in value[1]}
+        elif op in REPEATS:
+            texts |= _branches(value[2])
+        elif op is OP.SUBPATTERN:
+            texts |= _branches(value[3])
+    return {text for text in texts if text}
+
+
+@contextmanager
+def stop_after(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in a match that takes longer: `re` checks for signals while it backtracks."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def find_slow_text(expression: Expression) -> str | None:
+    """Return a text on which an expression is slower than linear; None if there is none."""
+    pattern = expression.pattern
+    source = pattern.pattern if isinstance(pattern.pattern, str) else pattern.pattern.decode("latin-1")
+    for text in dict.fromkeys(worst_cases(PARSER.parse(source, pattern.flags))):
+        subject: Any = text if isinstance(pattern.pattern, str) else text.encode("latin-1", "replace")
+        started = time.thread_time()
+        try:
+            with stop_after(SECONDS):
+                if expression.is_searched:
+                    for _ in pattern.finditer(subject):
+                        pass
+                else:
+                    pattern.fullmatch(subject)
+                    pattern.match(subject)
+        except TimeoutError:
+            return text
+        if time.thread_time() - started > SECONDS:
+            return text
+    return None
+
+
+EXPRESSIONS = find_expressions()
+
+
+def test_the_source_has_expressions_to_check() -> None:
+    assert len(EXPRESSIONS) > 100
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS, ids=lambda e: f"{e.where} {str(e.pattern.pattern)[:40]!r}")
+def test_expression_takes_linear_time_on_its_worst_cases(expression: Expression) -> None:
+    if (text := find_slow_text(expression)) is None:
+        return
+    key = f"{expression.where.rpartition(':')[0]} {expression.pattern.pattern!r}"
+    assert key in BOUNDED, f"{expression.where}: over {SECONDS} s for {len(text):,} characters such as {text[:40]!r}"
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "a*b", r"<!--.*?-->", r"\s+$", r"(\w+\s?)*:"])
+def test_the_check_finds_slow_expressions(pattern: str) -> None:
+    assert find_slow_text(Expression("here", re.compile(pattern), is_searched=True)) is not None
