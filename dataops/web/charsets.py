@@ -20,8 +20,8 @@ from dataops.web.decoders import UNDECODED, decode
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _LANGUAGE = re.compile(rb"""<html\b[^>]{0,1024}?\blang\s*=\s*["']?\s*([a-zA-Z]{2,3})\b""", re.IGNORECASE)
 _UTF16 = (
-    (re.compile(rb"(?:\s\0)*<\0[!?a-zA-Z]\0"), "utf-16-le"),
-    (re.compile(rb"(?:\0\s)*\0<\0[!?a-zA-Z]"), "utf-16-be"),
+    (re.compile(rb"(?:\s\0)*<\0[!?a-zA-Z]\0").match, "utf-16-le"),
+    (re.compile(rb"(?:\0\s)*\0<\0[!?a-zA-Z]").match, "utf-16-be"),
 )
 _DETECTION_WINDOW = 1 << 20  # bytes from which the sample for the detector is taken
 _SAMPLE = 1 << 13  # bytes of text with non-ASCII characters that the detector reads
@@ -66,8 +66,8 @@ def convert_to_utf8(data: bytes, header_charset: str | None) -> tuple[bytes, str
         if data.startswith(mark):
             return _transcode(data[len(mark) :], codec), codec
     if b"\0" in data[:4]:
-        for pattern, codec in _UTF16:
-            if pattern.match(data):
+        for starts_as, codec in _UTF16:
+            if starts_as(data):
                 return _transcode(data, codec), codec
     encoding = find_encoding(header_charset) if header_charset else None
     if encoding in _UTF16_CODECS and b"\0" in data[:_UTF16_WINDOW]:

@@ -66,9 +66,11 @@ def split_s3(uri: str) -> tuple[str, str]:
     return parts.netloc, (parts.path + (f"?{parts.query}" if parts.query else "")).lstrip("/")
 
 
+_GLOB = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]|[^*?\[]+|\[")
+
+
 def glob_to_regex(pattern: str) -> str:
     """Translate a glob into a regular expression: `*`, `?` and `[...]` match within a folder, `**` at any depth."""
-    tokens = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]|[^*?\[]+|\[")
 
     def translate(token: str) -> str:
         if token.startswith("[") and len(token) > 1:
@@ -80,7 +82,7 @@ def glob_to_regex(pattern: str) -> str:
             )
         return {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(token) or re.escape(token)
 
-    return "".join(translate(token) for token in tokens.findall(pattern))
+    return "".join(translate(token) for token in _GLOB.findall(pattern))
 
 
 def connect_s3(bucket: str, key: str, offset: int, etag: str | None) -> Connection:

@@ -23,17 +23,18 @@ BATCH_CHARS = 16_000_000
 """Characters of a batch, which one process counts at a time."""
 
 # Markup of Wikipedia's pages, with its replacement: comments, references, tables, files and categories, links, tags.
+# What is not closed ends with the page, or at the next opening: so each expression takes linear time.
 _MARKUP = [
-    (re.compile(r"<!--.*?-->", re.DOTALL), " "),
-    (re.compile(r"<ref\b[^>]*/>|<ref\b.*?</ref>", re.DOTALL | re.IGNORECASE), " "),
-    (re.compile(r"\{\|.*?\|\}", re.DOTALL), " "),
+    (re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL), " "),
+    (re.compile(r"<ref\b[^<>]*/>|<ref\b.*?(?:</ref>|\Z)", re.DOTALL | re.IGNORECASE), " "),
+    (re.compile(r"\{\|.*?(?:\|\}|\Z)", re.DOTALL), " "),
     (
         re.compile(r"\[\[(?:File|Image|Category|Datei|Bild|Kategorie):[^\[\]]*(?:\[\[[^\[\]]*\]\][^\[\]]*)*\]\]", re.I),
         " ",
     ),
-    (re.compile(r"\[\[(?:[^|\]]*\|)?([^\]|]*)\]\]"), r"\1"),
-    (re.compile(r"\[https?://\S+ ?([^\]]*)\]"), r"\1"),
-    (re.compile(r"<[^>]+>"), " "),
+    (re.compile(r"\[\[(?:[^|\[\]]*\|)?([^\[\]|]*)\]\]"), r"\1"),
+    (re.compile(r"\[https?://[^\s\[\]]++ ?([^\[\]]*)\]"), r"\1"),
+    (re.compile(r"<[^<>]+>"), " "),
     (re.compile(r"'{2,}|={2,}|__[A-Z]+__"), " "),
 ]
 _TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")

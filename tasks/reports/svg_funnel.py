@@ -58,7 +58,7 @@ def funnel_png(stages: Sequence[Mapping[str, Any]]) -> bytes:
     svg = draw_funnel(stages, "pairs kept (blue) and dropped by reason, per stage", kept).svg()
     fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"  # the same on every machine, also where there is no font
     return resvg_py.svg_to_bytes(
-        svg_string=re.sub(r"var\([^,]+, (#[0-9a-f]+)\)", r"\1", svg),  # resvg has no variables
+        svg_string=re.sub(r"var\([^,(]+, (#[0-9a-f]+)\)", r"\1", svg),  # resvg has no variables
         width=2 * WIDTH,
         background="white",
         skip_system_fonts=True,

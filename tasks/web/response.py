@@ -23,7 +23,7 @@ MAX_FRAMING_BYTES = 65_536
 _CHUNK_LINE_BYTES = 16
 """Bytes that a chunk's size line may have without counting as extension."""
 _MAX_LINE = 8_192
-_STATUS = re.compile(rb"HTTP/1\.\d[ \t]+([1-9]\d\d)(?:[ \t]+([^\r\n]*))?\r?\n")
+_STATUS = re.compile(rb"HTTP/1\.\d[ \t]+([1-9]\d\d)(?:[ \t]++([^\r\n]*+))?+\r?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH = re.compile(r"[0-9]{1,18}")

@@ -1,8 +1,8 @@
 """Each regular expression takes time that is linear in the text, or is listed with the reason why its text is bounded.
 
 Worst cases are generated from the parsed expression: each repeat is made as long as possible, with a text before and after
-it that makes the match fail late. A backtracking search of N characters takes N or N**2 or more steps; at 40,000 characters
-these are a thousandth of a second, or more than ten seconds.
+it that makes the match fail late. A backtracking search of N characters takes N or N**2 or more steps; at 60,000 characters
+these are a thousandth of a second, or more than a second.
 """
 
 import ast
@@ -18,19 +18,25 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("dataops", "training", "tasks", "infra", "flows")
-CHARS = 40_000
-SECONDS = 1.0
-"""Maximum CPU time for CHARS characters. A linear search needs about 0.001 s, a quadratic one over 10 s."""
+CHARS = 60_000
+SECONDS = 0.5
+"""Maximum CPU time for CHARS characters. A linear search needs about 0.001 s, a quadratic one over 1.5 s."""
 SEARCHES = frozenset({"search", "finditer", "findall", "sub", "subn", "split"})
 
-BOUNDED: dict[str, str] = {}
-"""Expressions whose text is bounded elsewhere, each with the bound."""
+BOUNDED: dict[str, str] = {
+    "dataops/redaction.py _PASSWORD": "values of the environment of this process",
+    "dataops/web/urls.py _PLAIN_LINES": "each line of the text ends with a newline, at which each search begins",
+    "tasks/files/s3_file.py _GLOB": "a glob of the config",
+}
+"""Expressions that may take longer, each with the reason why their text does not make them."""
 
 
 class Expression(NamedTuple):
     """A regular expression in the source, and whether it is searched for anywhere in a text."""
 
     where: str
+    name: str
+    """The file, and the variable that holds it."""
     pattern: re.Pattern[Any]
     is_searched: bool
 
@@ -51,6 +57,7 @@ def _find_in_module(path: Path, tree: ast.Module) -> Iterator[Expression]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
     source = path.read_text()
+    methods = {node.value: node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
             continue
@@ -63,18 +70,20 @@ def _find_in_module(path: Path, tree: ast.Module) -> Iterator[Expression]:
                       if "re." in ast.unparse(a)), None)  # fmt: skip
         if text is None:
             continue
-        pattern = re.compile(text, eval(ast.unparse(flags), {"re": re}) if flags else 0)  # noqa: S307 - our own source
+        pattern = re.compile(text, eval(ast.unparse(flags), {"re": re}) if flags else 0)
         is_searched = node.func.attr in SEARCHES
+        used = methods.get(node)
+        name = next((n for n, value in strings.items() if value is node or getattr(value, "value", None) is node), None)
         if node.func.attr == "compile":
-            name = next((n for n, value in strings.items() if value is node), None)
-            is_searched = name is None or any(f"{name}.{method}(" in source for method in SEARCHES)
-        yield Expression(f"{path.relative_to(ROOT)}:{node.lineno}", pattern, is_searched)
+            is_searched = used in SEARCHES if used else name is None or any(f"{name}.{m}(" in source for m in SEARCHES)
+        file = path.relative_to(ROOT)
+        yield Expression(f"{file}:{node.lineno}", f"{file} {name}", pattern, is_searched)
 
 
 def _evaluate(node: ast.expr, strings: dict[str, ast.expr]) -> str | bytes | None:
     """Return the value of a literal, also of one made of parts; parts that are not literals count as `x`."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)):
-        return node.value
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, (str, bytes)) else str(node.value)
     if isinstance(node, ast.JoinedStr):
         parts = [p.value if isinstance(p, ast.FormattedValue) else p for p in node.values]
         values = [_evaluate(p, strings) for p in parts]
@@ -217,16 +226,19 @@ EXPRESSIONS = find_expressions()
 
 def test_the_source_has_expressions_to_check() -> None:
     assert len(EXPRESSIONS) > 100
+    assert set(BOUNDED) <= {expression.name for expression in EXPRESSIONS}
 
 
-@pytest.mark.parametrize("expression", EXPRESSIONS, ids=lambda e: f"{e.where} {str(e.pattern.pattern)[:40]!r}")
+@pytest.mark.parametrize(
+    "expression",
+    [e for e in EXPRESSIONS if e.name not in BOUNDED],
+    ids=lambda e: f"{e.where} {str(e.pattern.pattern)[:40]!r}",
+)
 def test_expression_takes_linear_time_on_its_worst_cases(expression: Expression) -> None:
-    if (text := find_slow_text(expression)) is None:
-        return
-    key = f"{expression.where.rpartition(':')[0]} {expression.pattern.pattern!r}"
-    assert key in BOUNDED, f"{expression.where}: over {SECONDS} s for {len(text):,} characters such as {text[:40]!r}"
+    text = find_slow_text(expression)
+    assert text is None, f"over {SECONDS} s for {len(text):,} characters such as {text[:40]!r}"
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "a*b", r"<!--.*?-->", r"\s+$", r"(\w+\s?)*:"])
 def test_the_check_finds_slow_expressions(pattern: str) -> None:
-    assert find_slow_text(Expression("here", re.compile(pattern), is_searched=True)) is not None
+    assert find_slow_text(Expression("here", "here", re.compile(pattern), is_searched=True)) is not None
