@@ -246,11 +246,11 @@ class TrainConfig(StageConfig):
 class VisionConfig(FrozenModel):
     """The image tower: a ModifiedResNet where `layers` lists four stages, else a vision transformer."""
 
-    image_size: Annotated[int, Field(ge=8)] = 224
+    image_size: Annotated[int, Field(ge=8, le=16_384)] = 224
     """Side of the square input, in pixels."""
-    layers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 12
+    layers: Annotated[int, Field(ge=1, le=1000)] | tuple[Annotated[int, Field(ge=1, le=1000)], ...] = 12
     """Transformer blocks, or bottlenecks in each of a ResNet's four stages."""
-    width: Annotated[int, Field(ge=8)] = 768
+    width: Annotated[int, Field(ge=8, le=65_536)] = 768
     """Channels of the transformer, or of the ResNet's stem (its features have 32 times as many)."""
     head_width: Annotated[int, Field(ge=1)] = 64
     """Channels of an attention head."""
@@ -277,15 +277,15 @@ class VisionConfig(FrozenModel):
 class TextConfig(FrozenModel):
     """The text tower: a causal transformer."""
 
-    context_length: Annotated[int, Field(ge=3)] = 77
+    context_length: Annotated[int, Field(ge=3, le=65_536)] = 77
     """Maximum tokens of a text, its start and end included."""
-    vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE)] = 49408
+    vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE, le=1 << 24)] = 49408
     """Rows of the token embedding; training replaces it with the size of the vocabulary that it learnt."""
-    width: Annotated[int, Field(ge=8)] = 512
+    width: Annotated[int, Field(ge=8, le=65_536)] = 512
     """Channels of the transformer."""
     heads: Annotated[int, Field(ge=1)] = 8
     """Attention heads."""
-    layers: Annotated[int, Field(ge=1)] = 12
+    layers: Annotated[int, Field(ge=1, le=1000)] = 12
     """Transformer blocks."""
 
     @model_validator(mode="after")
@@ -298,7 +298,7 @@ class TextConfig(FrozenModel):
 class ModelConfig(FrozenModel):
     """Dimensions of a CLIP model, in open_clip's field names."""
 
-    embed_dim: Annotated[int, Field(ge=1)]
+    embed_dim: Annotated[int, Field(ge=1, le=65_536)]
     """Dimensions of the space that images and texts share."""
     quick_gelu: bool = False
     """x * sigmoid(1.702 x) in place of GELU, as in OpenAI's own weights."""

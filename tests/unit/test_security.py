@@ -19,10 +19,8 @@ FETCHES = {"urllib.request", "requests", "httpx", "aiohttp", "urllib3", "http.cl
 LOADS = {"torch.load", "joblib.load", "pickle.load", "pickle.loads", "yaml.load", "yaml.full_load", "yaml.unsafe_load"}
 ALLOWED = {
     # Pickle: between our own processes only, never from a store. multiprocessing does it by itself.
-    "training/model/torchscript.py pickle": "OpenAI's archives: every name but six becomes an inert record",
-    "training/model/pretrained.py pickle": "names what torch.load raises",
+    "training/model/torchscript.py pickle": "torch's archives: every name but a few becomes an inert record",
     "training/model/pretrained.py torch.load": "a file of weights that the user names, with weights_only=True",
-    "training/model/load.py pickle": "names what torch.load raises",
     # Network: each place that opens or serves a connection.
     "tasks/web/request.py http.client": "the safe fetch: checks each address that it connects to",
     "tasks/web/bounded_socket.py socket": "connects to a checked IP address, with limits of time and bytes",

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -222,17 +221,20 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
         preprocess = Preprocess(image_size=int(card["preprocess"]["image_size"]))
         if preprocess.facts() != card["preprocess"]:
             raise ValueError(f"this version has no such preprocess: {card['preprocess']}")
-    except (ValueError, ValidationError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, ValidationError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ContractError(f"{directory / 'model.json'}: {type(error).__name__}: {error}") from error
     tokenizer = load_tokenizer(directory / "tokenizer.json", config.text_cfg.context_length)
     if tokenizer.vocab_size != config.text_cfg.vocab_size:
         raise ContractError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.text_cfg.vocab_size}"
         )
-    model = CLIP(config)
     try:
-        model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
-    except (RuntimeError, SafetensorError) as error:
+        weights = load_file(directory / "model.safetensors")
+        with torch.device("meta"):  # a card that states a larger model than the file has allocates nothing
+            CLIP(config).load_state_dict(weights, strict=True)
+        model = CLIP(config)
+        model.load_state_dict(weights, strict=True)
+    except Exception as error:  # a hostile file raises anything
         raise ContractError(f"{directory / 'model.safetensors'} does not fit model.json: {error}") from error
     model = model.to(device).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, preprocess, config, torch.device(device))

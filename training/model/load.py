@@ -12,7 +12,6 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from training.model.checkpoint import MODEL_FILES, LoadedModel, load_model
 from training.model.clip import CLIP
 from training.model.clip_vocabulary import VOCAB_SIZE
 from training.model.preprocess import MEAN, STD, Preprocess
-from training.model.pretrained import WEIGHTS, load_pretrained
+from training.model.pretrained import WEIGHTS, load_pretrained, read_state_dict
 from training.model.tokenizer import load_tokenizer, make_tokenizer
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -136,13 +135,13 @@ def _load_open_clip_folder(folder: Path) -> ExternalModel:
     path = folder / OPEN_CLIP_CONFIG
     try:
         config = json.loads(path.read_text("utf-8"))
-        text, facts = config["model_cfg"]["text_cfg"], config.get("preprocess_cfg", {})
+        text, facts = dict(config["model_cfg"]["text_cfg"]), config.get("preprocess_cfg", {})
         size = facts.get("size", config["model_cfg"]["vision_cfg"].get("image_size", 224))
         plain = (
             facts.get("interpolation", "bicubic") == "bicubic" and facts.get("resize_mode", "shortest") == "shortest"
         )
         mean, std = (tuple(map(float, facts.get(name, own))) for name, own in (("mean", MEAN), ("std", STD)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ContractError(f"{path}: is no config of open_clip's ({type(error).__name__}: {error})") from error
     own_vocabulary = (folder / "tokenizer.json").is_file()
     if not plain or not isinstance(size, int) or ("hf_tokenizer_name" in text and not own_vocabulary):
@@ -167,14 +166,45 @@ def _load_with_open_clip(folder: Path) -> ExternalModel:
         import open_clip
     except ImportError as error:
         raise ConfigError(f"{folder}: open_clip reads this model; install it: pip install open_clip_torch") from error
+    # open_clip allocates what the config says, and reads the weights by torch.load, which trusts sizes.
+    weights = next(path for name in WEIGHTS if (path := folder / name).is_file())
+    read_state_dict(weights)
+    try:
+        numbers = count_parameters(json.loads((folder / OPEN_CLIP_CONFIG).read_text("utf-8"))["model_cfg"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ContractError(f"{folder / OPEN_CLIP_CONFIG}: is no config of open_clip's ({error})") from error
+    if numbers > weights.stat().st_size:
+        raise ContractError(
+            f"{folder / OPEN_CLIP_CONFIG}: its model has over {numbers} numbers, more than {weights.name} has bytes"
+        )
     name = f"local-dir:{folder.absolute()}"
     try:
         created: Any = open_clip.create_model_from_pretrained(name, weights_only=True)
         tokenizer: Any = open_clip.get_tokenizer(name)
-    except (RuntimeError, ValueError, KeyError, OSError, AssertionError, TypeError, UnpicklingError) as error:
+    except Exception as error:  # a config or file that neither expects raises anything
         reason = str(error).partition("\n")[0][:200]
         raise ContractError(
             f"{folder}: neither pairmill nor open_clip can read it ({type(error).__name__}: {reason})"
         ) from error
     model, preprocess = created
     return ExternalModel(OpenClipModel(model, tokenizer.context_length), tokenizer, preprocess)
+
+
+def count_parameters(config: dict[str, Any]) -> int:
+    """Return a lower bound of a model's number of parameters, from the towers of open_clip's config that state a width.
+
+    A transformer's block has 12 times its width squared, a ResNet at least its width for each layer.
+    """
+    total = 0
+    for name, own_width in (("vision_cfg", 768), ("text_cfg", 512)):
+        tower = config.get(name) or {}
+        if any(tower.get(other) for other in ("timm_model_name", "hf_model_name")):
+            continue
+        width, layers = max(1, tower.get("width", own_width)), tower.get("layers", 12)
+        total += sum(layers) * width if isinstance(layers, list) else 12 * width * width * layers
+        total += config.get("embed_dim", 0) * width
+        if name == "text_cfg":
+            total += (tower.get("vocab_size", 49408) + tower.get("context_length", 77)) * width
+        elif not isinstance(layers, list):
+            total += (tower.get("image_size", 224) // max(1, tower.get("patch_size") or 16)) ** 2 * width
+    return total

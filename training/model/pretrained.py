@@ -8,19 +8,17 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dataops.errors import ConfigError, SourceError
 from training.config import ModelConfig
 from training.model.clip import CLIP
-from training.model.torchscript import is_torchscript, read_torchscript
+from training.model.torchscript import is_archive, read_archive
 
 HUB = "hf-hub:"
 """Prefix of a name on the Hub, as in open_clip."""
@@ -33,6 +31,8 @@ WEIGHTS = (
 """Files of weights that a folder may hold; the first that exists counts."""
 CARDS = ("model.json", "open_clip_config.json")
 """Files beside them with the model's dimensions: ours and open_clip's."""
+MAX_SHARING = 4
+"""Maximum size of all tensors of a file in relation to it: several names may share a tensor, as tied weights do."""
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 """Prefixes that DistributedDataParallel and torch.compile put before each name."""
 TEXT_TOWER = re.compile(r"^text\.(?=transformer\.|token_embedding\.|positional_embedding$|ln_final\.|text_projection$)")
@@ -94,22 +94,34 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
     """Return the weights, and whether they come with the facts of OpenAI's archives."""
     try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        elif is_torchscript(path):
-            found = read_torchscript(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError, UnpicklingError) as error:
+        return _select_weights(_load(path), path.stat().st_size)
+    except Exception as error:  # a hostile file raises anything
         remedy = "save the state dict alone as safetensors, and name that file"
-        message = str(error).partition("\n")[0]
+        message = str(error).partition("\n")[0][:300]
         raise ConfigError(
             f"{path}: the weights cannot be read safely ({type(error).__name__}: {message}); {remedy}"
         ) from error
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if is_archive(path):
+        return read_archive(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _select_weights(found: Any, file_size: int) -> tuple[dict[str, Tensor], bool]:
+    """Return the weights in what was read, and whether they come with the facts of OpenAI's archives.
+
+    Raises: ValueError if there are none, or if they are larger than the file by more than shared storages explain.
+    """
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]  # a training checkpoint of open_clip
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ConfigError(f"{path}: holds no state dict of names and tensors")
+        raise ValueError("it holds no state dict of names and tensors")
+    if sum(value.numel() * value.element_size() for value in found.values()) > MAX_SHARING * file_size:
+        raise ValueError(f"its tensors have over {MAX_SHARING} times as many bytes as the file")
     weights = {name: value for name, value in map(_rename, found.items()) if not NO_WEIGHTS.search(name)}
     return weights, found.keys() >= OPENAI_FACTS
 
@@ -202,7 +214,7 @@ def _config_beside(file: Path) -> ModelConfig | None:
                 fields = fields.get("model_cfg", fields)
                 fields = {key: value for key, value in fields.items() if key not in ("preprocess", "tokenizer")}
                 return ModelConfig.model_validate(fields)
-            except (OSError, ValueError, ValidationError, AttributeError) as error:
+            except (OSError, ValueError, ValidationError, AttributeError, RecursionError) as error:
                 raise ConfigError(f"{card}: pairmill has no such model: {error}") from error
     return None
 

@@ -1,13 +1,16 @@
-"""Reads the tensors of a TorchScript archive without torch.jit, and without running the code that its pickle names.
+"""Reads the tensors of torch's zip archives without torch.load, and without running the code that their pickle names.
 
-OpenAI published CLIP as such archives: a zip with data.pkl, which describes a tree of modules, and data/N, the bytes of
-its tensors. The unpickler below maps six harmless names, and makes an inert record of everything else, so a pickle that
-names `os.system` gets a record and calls nothing.
+`torch.save` and TorchScript, as which OpenAI published CLIP, write the same format: a zip with data.pkl, which describes a
+state dict or a tree of modules, and data/N, the bytes of its tensors. The unpickler below maps a few harmless names, and
+makes an inert record of everything else, so a pickle that names `os.system` gets a record and calls nothing. Nothing is
+larger than the file: torch.load trusts the sizes that the pickle declares.
 Source of the format: pytorch, torch/csrc/jit/docs/serialization.md.
 """
 
 import io
+import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -17,6 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MAX_PICKLE = 16 << 20
+"""Maximum size of data.pkl, in bytes; that of a model of 10,000 tensors has about 1 MiB."""
+MAX_NAMES = 100_000
+"""Maximum number of modules and tensors in a tree of modules, each counted by each of its names."""
+MAX_DEPTH = 100
+"""Maximum depth of a tree of modules."""
+
 DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -24,6 +34,8 @@ DTYPES = {
     "BFloat16Storage": torch.bfloat16,
     "LongStorage": torch.int64,
     "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
@@ -47,6 +59,9 @@ class _Storage:
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
+    # A stride of 0 makes a tensor of any size of one number.
+    if math.prod(size) > storage.numel():
+        raise ValueError(f"a tensor of {math.prod(size)} numbers in a storage of {storage.numel()}")
     return torch.as_strided(storage, size, stride, offset)
 
 
@@ -70,7 +85,9 @@ KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
 
 class _Reader(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, root: PurePosixPath):
-        super().__init__(io.BytesIO(archive.read(str(root / "data.pkl"))))
+        data = archive.read(str(root / "data.pkl"))
+        _check_pickle(data)
+        super().__init__(io.BytesIO(data))
         self._archive, self._root = archive, root
         self._storages: dict[str, Tensor] = {}
 
@@ -87,39 +104,79 @@ class _Reader(pickle.Unpickler):
         return self._storages[number]
 
 
-def is_torchscript(path: Path) -> bool:
-    """Return whether a file is a zip with the parts of a TorchScript archive."""
+def is_archive(path: Path) -> bool:
+    """Return whether a file is a zip as torch writes it."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return _root(archive) is not None
 
 
-def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of the module in an archive, by the names of its state dict, on the CPU.
+def read_archive(path: Path) -> Any:
+    """Read what torch saved in an archive; of a module of TorchScript, the tensors by the names of its state dict.
 
     Raises: ValueError if the file is not an archive whose tensors can be read this way.
     """
     with zipfile.ZipFile(path) as archive:
         root = _root(archive)
         if root is None:
-            raise ValueError("it has no data.pkl and constants.pkl")
+            raise ValueError("it has no data.pkl")
+        is_script = str(root / "constants.pkl") in archive.namelist()
         try:
-            module = _Reader(archive, root).load()
+            _check_sizes(archive, root, path.stat().st_size)
+            found = _Reader(archive, root).load()
         except Exception as error:  # a hostile pickle raises anything
             raise ValueError(f"its data.pkl cannot be read: {type(error).__name__}: {error}") from error
-    return dict(_named(module, ""))
+    return dict(_named(found)) if is_script else found
 
 
 def _root(archive: zipfile.ZipFile) -> PurePosixPath | None:
-    folders = [PurePosixPath(name).parent for name in archive.namelist() if PurePosixPath(name).name == "constants.pkl"]
-    names = set(archive.namelist())
-    return next((folder for folder in folders if str(folder / "data.pkl") in names), None)
+    """Return the folder of data.pkl, the one that has constants.pkl too if there are several."""
+    names = archive.namelist()
+    folders = [PurePosixPath(name).parent for name in names if PurePosixPath(name).name == "data.pkl"]
+    known = set(names)
+    return next((f for f in folders if str(f / "constants.pkl") in known), folders[0] if folders else None)
 
 
-def _named(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, _Record):
-        for key, inner in value.attributes.items():
-            yield from _named(inner, f"{name}.{key}" if name else str(key))
+def _check_sizes(archive: zipfile.ZipFile, root: PurePosixPath, size: int) -> None:
+    """Check that what will be read is not larger than the file, and that its byte order is ours."""
+    data = [entry for entry in archive.infolist() if PurePosixPath(entry.filename).parent == root / "data"]
+    packed = [entry.filename for entry in data if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ValueError(f"{packed[0]} is compressed; torch writes tensors uncompressed")
+    if sum(entry.file_size for entry in data) > size:
+        raise ValueError(f"the tensors would have more bytes than the file, {size}")
+    if archive.getinfo(str(root / "data.pkl")).file_size > MAX_PICKLE:
+        raise ValueError(f"it has over {MAX_PICKLE} bytes")
+    order = str(root / "byteorder")
+    if order in archive.namelist() and archive.getinfo(order).file_size > 6:
+        raise ValueError("its byte order is unknown")
+    if order in archive.namelist() and archive.read(order) != b"little":
+        raise ValueError("its byte order is not little")
+
+
+def _check_pickle(data: bytes) -> None:
+    """Check that no number of the memo is larger than the pickle: the unpickler's memo is an array."""
+    for operation, argument, _ in pickletools.genops(data):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(data):
+            raise ValueError(f"a memo of {argument} objects")
+
+
+def _named(module: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a tree of modules by their names, in the order of the tree.
+
+    Modules may share others, which then have several names; so a small pickle may describe a tree of any size.
+    """
+    left, count = [(module, "", 0)], 0
+    while left:
+        value, name, depth = left.pop()
+        count += 1
+        if count > MAX_NAMES or depth > MAX_DEPTH:
+            raise ValueError(f"its modules have over {MAX_NAMES} names, or are nested over {MAX_DEPTH} deep")
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, _Record):
+            inner = [(v, f"{name}.{key}" if name else str(key), depth + 1) for key, v in value.attributes.items()]
+            left += reversed(inner)
+            if len(left) > MAX_NAMES:
+                raise ValueError(f"its modules have over {MAX_NAMES} names")

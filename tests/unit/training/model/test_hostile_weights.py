@@ -1,0 +1,240 @@
+"""Hostile weights and cards: each raises the one error that names the file, and allocates and runs nothing."""
+
+import json
+import pickle
+import resource
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dataops.errors import ConfigError, ContractError
+from training.config import ModelConfig
+from training.model.load import load_any
+from training.model.pretrained import load_pretrained, read_state_dict
+
+MAX_SECONDS = 30
+"""CPU time; each takes below 1 s."""
+
+
+def archive(path: Path, pickled: bytes, storages: dict[str, bytes] | None = None, *, script: bool, **more: Any) -> Path:
+    """Write a zip as torch does."""
+    with zipfile.ZipFile(path, "w", more.get("compression", zipfile.ZIP_STORED)) as file:
+        file.writestr("a/data.pkl", pickled)
+        if script:
+            file.writestr("a/constants.pkl", b"")
+        file.writestr("a/byteorder", more.get("byteorder", b"little"))
+        for name, data in (storages or {}).items():
+            file.writestr(f"a/data/{name}", data)
+    return path
+
+
+def tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, kind: str = "FloatStorage") -> bytes:
+    """Return the opcodes of a tensor of the storage 0."""
+    numbers = [pickle.dumps(value, 2)[2:-1] for value in (offset, size, stride, False)]
+    storage = b"(X\x07\0\0\0storage" + f"ctorch\n{kind}\n".encode() + b"X\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"".join(numbers) + b"ccollections\nOrderedDict\n)RtR"
+
+
+def state_dict(*tensors: bytes) -> bytes:
+    items = b"".join(b"X" + struct.pack("<I", 2) + b"%02d" % i + value for i, value in enumerate(tensors))
+    return b"\x80\x02}(" + items + b"u."
+
+
+def shared_modules(depth: int) -> bytes:
+    """A module whose two children are one module, whose two children are one module, and so on."""
+    made = b"\x80\x02ctorch\nModule\n)R}b"
+    for _ in range(depth):
+        made = made[:2] + b"ctorch\nModule\n)R}(" + b"X\1\0\0\0a" + made[2:] + b"q\1X\1\0\0\0bh\1ub"
+    return made + b"."
+
+
+NUMBERS = {"0": struct.pack("<4f", 1, 2, 3, 4)}
+Writer = Callable[[Path, bool], Path]
+
+
+def written(pickled: bytes, storages: dict[str, bytes] | None = None, **more: Any) -> Writer:
+    return lambda path, script: archive(path, pickled, NUMBERS if storages is None else storages, script=script, **more)
+
+
+ARCHIVES: dict[str, Writer] = {
+    "stride 0": written(state_dict(tensor((100_000, 100_000), (0, 0)))),
+    "a huge size": written(state_dict(tensor((1 << 40,), (1,)))),
+    "a size that overflows": written(state_dict(tensor((1 << 62, 1 << 62), (1, 1)))),
+    "a negative size": written(state_dict(tensor((-4,), (1,)))),
+    "an offset beyond the storage": written(state_dict(tensor((4,), (1,), offset=100))),
+    "a negative offset": written(state_dict(tensor((4,), (1,), offset=-100))),
+    "a stride beyond the storage": written(state_dict(tensor((2,), (1_000_000,)))),
+    "many names of one storage": written(state_dict(*[tensor((100,), (1,))] * 99), {"0": bytes(400)}),
+    "a storage that is missing": written(state_dict(tensor((4,), (1,))), {}),
+    "an unknown storage": written(state_dict(tensor((4,), (1,), kind="SecretStorage"))),
+    "shared modules": written(shared_modules(60)),
+    "a deep tree": written(b"\x80\x02" + b"ctorch\nM\n)R}(X\1\0\0\0a" * 5000 + b"N" + b"ub" * 5000 + b"."),
+    "a memo of 2 billion": written(b"\x80\x02}r\xff\xff\xff\x7f."),
+    "a long text": written(b"\x80\x02X\xff\xff\xff\x7f."),
+    "bytes that are no pickle": written(b"nonsense"),
+    "no bytes": written(b""),
+    "a bomb as data.pkl": written(bytes(100_000_000), compression=zipfile.ZIP_DEFLATED),
+    "a bomb as a storage": written(
+        state_dict(tensor((4,), (1,))), {"0": bytes(100_000_000)}, compression=zipfile.ZIP_DEFLATED
+    ),
+    "another byte order": written(state_dict(tensor((4,), (1,))), byteorder=b"big"),
+    "a name that is no text": written(pickle.dumps({1: 2}, 2)),
+}
+READ = """
+import sys, resource
+from pathlib import Path
+from dataops.errors import ConfigError
+from training.model.pretrained import load_pretrained
+
+try:
+    load_pretrained(Path(sys.argv[1]))
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("script", [False, True])
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_a_hostile_archive_raises_config_error_with_its_name(tmp_path: Path, name: str, script: bool):
+    path = ARCHIVES[name](tmp_path / "model.pt", script)
+    started, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConfigError, match=r"model\.pt: (the weights cannot be read safely|not the weights of a CLIP)"):
+        load_pretrained(path)
+    assert time.process_time() - started < MAX_SECONDS
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 500_000  # KiB
+
+
+def test_an_archive_whose_entries_share_bytes_is_refused(tmp_path: Path):
+    path = archive(
+        tmp_path / "model.pt", state_dict(tensor((4,), (1,))), {str(i): bytes(64) for i in range(9)}, script=False
+    )
+    data = path.read_bytes()
+    first = data.index(b"PK\1\2")
+    data = data[:first] + data[first:].replace(struct.pack("<II", 64, 64), struct.pack("<II", 2000, 2000))
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"model\.pt: .*the tensors would have more bytes than the file"):
+        read_state_dict(path)
+
+
+def test_tied_weights_are_read(tmp_path: Path):
+    weight = torch.arange(6.0).reshape(2, 3)
+    torch.save(OrderedDict(a=weight, b=weight, c=weight.T, d=weight[1:]), tmp_path / "w.pt")
+    found = read_state_dict(tmp_path / "w.pt")
+    assert all(map(torch.equal, found.values(), (weight, weight, weight.T, weight[1:])))
+
+
+def safetensors(path: Path, header: bytes, data: bytes = b"", *, size: int | None = None) -> Path:
+    path.write_bytes(struct.pack("<Q", len(header) if size is None else size) + header + data)
+    return path
+
+
+def entry(dtype: str = "F32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+HEADERS: dict[str, tuple[bytes, bytes, int | None]] = {
+    "a header of 2^63 bytes": (b"{}", b"", 1 << 63),
+    "a header of 1 GB": (b"{}", b"", 10**9),
+    "overlap": (json.dumps({"a": entry(), "b": entry()}).encode(), bytes(4), None),
+    "a hole": (json.dumps({"a": entry(offsets=(4, 8))}).encode(), bytes(8), None),
+    "too much data": (json.dumps({"a": entry(shape=(1 << 40,), offsets=(0, 1 << 42))}).encode(), bytes(4), None),
+    "a shape that overflows": (json.dumps({"a": entry(shape=(1 << 62, 1 << 62))}).encode(), bytes(4), None),
+    "an unknown dtype": (json.dumps({"a": entry("Q9")}).encode(), bytes(4), None),
+    "a dtype that torch lacks": (json.dumps({"a": entry("F4", (8,))}).encode(), bytes(4), None),
+    "nested JSON": (b"[" * 1_000_000, b"", None),
+    "no JSON": (b"\xff\xfe", b"", None),
+    "negative offsets": (json.dumps({"a": entry(offsets=(-4, 0))}).encode(), bytes(4), None),
+    "a name of many": (
+        json.dumps({str(i): entry(shape=(0,), offsets=(0, 0)) for i in range(5000)}).encode(),
+        b"",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_hostile_safetensors_file_raises_an_error_with_its_name(tmp_path: Path, name: str):
+    header, data, size = HEADERS[name]
+    path = safetensors(tmp_path / "model.safetensors", header, data, size=size)
+    with pytest.raises(ConfigError, match=r"model\.safetensors: "):
+        load_pretrained(path)
+
+
+SMALL = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 8, "layers": 1, "width": 64, "head_width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 300, "width": 64, "heads": 1, "layers": 1},
+}
+BILLION = 10**9
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    card = json.loads(json.dumps(SMALL))
+    *parents, last = path.split(".")
+    place = card
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    return card
+
+
+CARDS: dict[str, str] = {
+    f"{path} {value}": json.dumps({"model_cfg": changed(path, value), **changed(path, value)})
+    for path, value in (
+        ("embed_dim", BILLION),
+        ("embed_dim", 65_536),
+        ("vision_cfg.layers", BILLION),
+        ("vision_cfg.width", BILLION),
+        ("vision_cfg.width", 65_536),
+        ("vision_cfg.image_size", BILLION),
+        ("vision_cfg.layers", [BILLION] * 4),
+        ("text_cfg.layers", BILLION),
+        ("text_cfg.width", 65_536),
+        ("text_cfg.vocab_size", BILLION),
+        ("text_cfg.context_length", BILLION),
+        ("text_cfg", None),
+        ("vision_cfg", []),
+        ("embed_dim", -1),
+        ("embed_dim", "8"),
+    )
+} | {
+    "nested": "[" * 100_000,
+    "a long number": '{"model_cfg": ' + "9" * 10_000 + "}",
+    "a list": "[]",
+    "no JSON": "\0",
+}
+
+
+@pytest.mark.parametrize("card", ["open_clip_config.json", "model.json"])
+@pytest.mark.parametrize("name", CARDS)
+def test_a_hostile_card_raises_an_error_before_anything_is_allocated(tmp_path: Path, name: str, card: str):
+    from training.model.clip import CLIP
+
+    weights = CLIP(ModelConfig.model_validate(SMALL)).state_dict()
+    save_file({key: value.contiguous() for key, value in weights.items()}, tmp_path / "model.safetensors")
+    (tmp_path / card).write_text(CARDS[name])
+    (tmp_path / "tokenizer.json").write_text("{}")
+    started, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises((ConfigError, ContractError), match=str(tmp_path)):
+        load_any(tmp_path)
+    assert time.process_time() - started < MAX_SECONDS
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1_000_000  # KiB
+
+
+def test_the_process_of_a_hostile_file_ends_with_the_error(tmp_path: Path):
+    path = ARCHIVES["shared modules"](tmp_path / "model.pt", True)
+    assert path.stat().st_size < 4_000
+    run = subprocess.run(
+        [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert "model.pt: the weights cannot be read safely" in run.stdout
