@@ -22,6 +22,8 @@ from training.config import ModelConfig
 from training.model.load import load_any
 from training.model.pretrained import load_pretrained, read_state_dict
 
+pytest.importorskip("open_clip")  # imported here, since that takes seconds
+
 MAX_SECONDS = 30
 """CPU time; each takes below 1 s."""
 
