@@ -68,7 +68,7 @@ def _check(data: bytes) -> str:
 
 
 def hash_all_with_pil(jpegs: Sequence[bytes]) -> list[str]:
-    """Only decode and hash each image."""
+    """Decode and hash each image, without any rule."""
     return [str(imagehash.phash(Image.open(io.BytesIO(data)).convert("RGB"))) for data in jpegs]
 
 

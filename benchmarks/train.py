@@ -134,7 +134,7 @@ def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
 
 
 def serve(name: str, spec: dict[str, Any]) -> None:
-    """For each line of input, take steps; print the time of each clock and the losses."""
+    """Take steps for each line of input; print the time of each clock and the losses."""
     import torch
 
     torch.set_num_threads(spec["threads"])

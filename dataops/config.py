@@ -17,7 +17,7 @@ class StageConfig(BaseModel):
     """Fields that say how the work is done and cannot change what comes out: they stay out of the snapshot's key."""
 
     def key_config(self) -> dict[str, Any]:
-        """The fields that decide the output, as JSON values."""
+        """Return the fields that decide the output, as JSON values."""
         return self.model_dump(mode="json", exclude=set(self.execution_fields))
 
     def problems(self) -> list[str]:

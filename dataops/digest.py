@@ -7,16 +7,16 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no white space: one text for one value."""
+    """Return JSON with sorted keys and no white space: one text for one value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def text_sha256(text: str) -> str:
-    """Hex sha256 of a text in UTF-8."""
+    """Return the hex sha256 of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a local file."""
+    """Return the hex sha256 of a local file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

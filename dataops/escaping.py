@@ -14,7 +14,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|!~]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
 
 
 def escape_controls(text: str) -> str:
-    r"""The text with each control character spelt out (`\x1b`, `\u202e`); tabs and line ends stay."""
+    r"""Return the text with each control character spelt out (`\x1b`, `\u202e`); tabs and line ends stay."""
     return _CONTROL.sub(_spelt, text.replace("\r\n", "\n"))
 
 
@@ -24,5 +24,5 @@ def _spelt(found: re.Match[str]) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """One line that Markdown shows as it is: no link, picture, heading, table cell or HTML begins in it."""
+    """Return one line that Markdown shows as it is: no link, picture, heading, table cell or HTML begins in it."""
     return _MARKDOWN.sub(r"\\\1", " ".join(escape_controls(text).split()))

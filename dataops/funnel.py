@@ -8,7 +8,7 @@ from dataops.stages import PAIR_STAGES
 
 
 def funnel_rows(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
-    """One row per (stage, reason) for every stage over pairs, most frequent reason first.
+    """Return one row per (stage, reason) for every stage over pairs, most frequent reason first.
 
     The order of `manifests` does not matter; a stage may be missing (of a run that was stopped early).
 
@@ -28,7 +28,7 @@ def funnel_rows(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
 
 
 def funnel_stages(manifests: Iterable[Manifest]) -> list[dict[str, Any]]:
-    """One row per stage: `stage, input, kept, dropped` (in all) and `reasons` (`{reason: rows}`, most frequent first)."""
+    """Return one row per stage: `stage, input, kept, dropped` (total) and `reasons` (`{reason: rows}`, by frequency)."""
     stages: dict[str, dict[str, Any]] = {}
     for row in funnel_rows(manifests):
         empty = {"stage": row["stage"], "input": row["input"], "kept": row["kept"], "dropped": 0, "reasons": {}}

@@ -8,7 +8,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def home() -> Path:
-    """The folder of everything local: `PAIRMILL_HOME`, else `.pairmill` in the working directory. Absolute."""
+    """Return the folder of everything local: `PAIRMILL_HOME`, else `.pairmill` in the working directory. Absolute."""
     return Path(os.environ.get("PAIRMILL_HOME") or ".pairmill").expanduser().resolve()
 
 

@@ -68,12 +68,12 @@ PACKED = CURATED  # `shard` now names the training shard
 
 
 def dropped_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema of the `dropped-*` parts of a stage whose kept parts have `schema`."""
+    """Return the schema of the `dropped-*` parts of a stage whose kept parts have `schema`."""
     return pa.schema([*schema, *DROP])
 
 
 def uid(url: str, caption: str) -> str:
-    """Identity of a pair: 32 hex digits of xxh3-128 over url, NUL, caption (UTF-8)."""
+    """Return the identity of a pair: 32 hex digits of xxh3-128 over url, NUL, caption (UTF-8)."""
     return xxhash.xxh3_128_hexdigest(f"{url}\0{caption}".encode("utf-8", "surrogatepass"))
 
 
@@ -87,7 +87,7 @@ def uid_sum(uids: Iterable[str]) -> str:
 
 
 def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
-    """The table with exactly the columns of `schema`, in its order and types; nulls where a nullable column is missing.
+    """Return the table with exactly the columns of `schema`, in its order and types; missing nullable columns are null.
 
     Raises: SchemaError that names `where` when uid is missing or null or a column cannot be cast.
     """

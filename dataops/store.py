@@ -17,7 +17,7 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 @lru_cache(maxsize=8)
 def open_store(uri: str) -> Store:
-    """The store at `uri`: a folder, or s3://bucket/prefix (endpoint and credentials come from the environment, AWS_*).
+    """Return the store at `uri`: a folder, or s3://bucket/prefix (endpoint and credentials from the environment, AWS_*).
 
     Raises: ConfigError when the address is neither, or the environment is no use.
     """

@@ -62,7 +62,7 @@ class ExecutionConfig(_Table):
     ray_max_retries: int = Field(default=3, ge=0, le=100)
     """Number of retries of a task whose worker or machine died. Errors that a task raises do not count."""
     ray_shared_store: bool = False
-    """Whether all machines of the cluster share the folder of `store.uri`."""
+    """True if all machines of the cluster share the folder of `store.uri`."""
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
     """Seconds to wait before each retry of a stage that failed with a retryable error; empty for no retries."""
 

@@ -73,17 +73,17 @@ class Attempt(BaseModel):
     error: str | None = None
 
     def is_local(self) -> bool:
-        """Whether its process is in this process's pid namespace, so that it can be checked."""
+        """Return whether its process is in this process's pid namespace, so that it can be checked."""
         return self.host == socket.gethostname() if self.place is None else self.place == pid_namespace()
 
     def has_died(self) -> bool:
-        """Whether its process is known to have ended; False for a process of another machine."""
+        """Return whether its process is known to have ended; False for a process of another machine."""
         return self.is_local() and (
             process_fingerprint(self.pid) is None or self.process not in (None, process_fingerprint(self.pid))
         )
 
     def is_pool_training_of(self, earlier: "Attempt") -> bool:
-        """Whether this is a training on a work pool that an earlier attempt started and waited for."""
+        """Return whether this is a training on a work pool that an earlier attempt started and waited for."""
         waited = earlier.ended_at is None or earlier.ended_at > self.started_at
         return self.flow == "train" and earlier.flow != "train" and waited
 
@@ -235,7 +235,7 @@ def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
 
 
 def is_alive(record: RunRecord, store: Store) -> bool:
-    """Whether a run still works: checks its process on this machine, or else the lease on the snapshot that it makes.
+    """Return whether a run still works, by its process on this machine, or else by the lease on the snapshot that it makes.
 
     Waits up to STALE_SECONDS, since a lease changes only while its holder is alive.
     """

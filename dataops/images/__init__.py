@@ -1,1 +1,1 @@
-"""Image decoding, fingerprints, near-duplicates and rules over scores."""
+"""Decodes images, computes their fingerprints, finds near-duplicates, and applies rules over scores."""

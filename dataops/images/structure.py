@@ -50,7 +50,7 @@ class JpegSegments:
     head: bytes
     """All segments before the first scan that are not metadata."""
     is_cut: bool = False
-    """Whether `head` lacks anything that the bytes have."""
+    """Return whether `head` lacks anything that the bytes have."""
 
 
 _NOT_FILL = re.compile(rb"[^\xff]")

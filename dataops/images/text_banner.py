@@ -40,7 +40,7 @@ class _Ink:
     strokes: NDArray[np.float64]
     """Mean widths of their strokes, in pixels."""
     letters: NDArray[np.bool_]
-    """Whether they are as small as letters."""
+    """True if they are as small as letters."""
 
     def __getitem__(self, which: NDArray[np.bool_]) -> "_Ink":
         return _Ink(self.boxes[which], self.areas[which], self.strokes[which], self.letters[which])

@@ -36,7 +36,7 @@ _MONTHS_AND_UNITS = (
 """The words of dates and sizes: the first three letters of each, or a shorter word."""
 _BEGINNINGS = np.array([[*map(ord, word.ljust(3, "\0"))] for word in _MONTHS_AND_UNITS], np.uint32)
 _PAIRS = np.zeros((128, 128), np.bool_)
-"""Whether one of these words begins with two letters, which decides most captions."""
+"""True if one of these words begins with two letters, which decides most captions."""
 _PAIRS[_BEGINNINGS[:, 0], _BEGINNINGS[:, 1]] = True
 _PAIRS[_BEGINNINGS[_BEGINNINGS[:, 1] == 0, 0]] = True
 

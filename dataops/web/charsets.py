@@ -106,7 +106,7 @@ def _is_valid_utf8(data: bytes) -> bool:
 
 
 def _is_nearly_utf8(data: bytes, declared: bool) -> bool:
-    """Whether the bytes are UTF-8 except for a few errors among many characters, or a truncated last character."""
+    """Return whether the bytes are UTF-8 except for a few errors among many characters, or a truncated last character."""
     text, read = codecs.utf_8_decode(data, "replace", False)
     bad = text.count("\ufffd")
     good = len(text) - len(text.encode("ascii", "ignore")) - bad
@@ -139,6 +139,6 @@ def _without_added_characters(sample: bytes) -> bytes:
 
 
 def _can_decode(data: bytes, codec: str) -> bool:
-    """Whether the codec has a character for all bytes, except for a truncated last character."""
+    """Return whether the codec has a character for all bytes, except for a truncated last character."""
     text = decode(data, codec)
     return not UNDECODED.search(text, 0, max(0, len(text) - 2))

@@ -100,7 +100,7 @@ def _tdm_directive(content: str) -> set[str]:
 
 
 def is_license_link(link: Attributes) -> bool:
-    """Whether a link declares a licence: by `rel=license`, or by a URL of a Creative Commons licence."""
+    """Return whether a link declares a licence: by `rel=license`, or by a URL of a Creative Commons licence."""
     return _has_license_rel(link) or bool(_LICENSE.match((link.get("href") or "").strip()))
 
 
@@ -136,7 +136,7 @@ class Licenses:
                     break
 
     def __bool__(self) -> bool:
-        """Whether the page has any licence."""
+        """Return whether the page has any licence."""
         return bool(self._by_element)
 
     def find(self, image: LexborNode) -> str | None:

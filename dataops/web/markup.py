@@ -102,7 +102,7 @@ class Markup(NamedTuple):
     starts: frozenset[str]
     """The members of SOUGHT_TAGS that may occur: their first two letters follow a `<` somewhere."""
     licensed: bool
-    """Whether a link to a licence may occur."""
+    """True if a link to a licence may occur."""
 
 
 def read_markup(html: bytes, reader: Reader) -> Markup:
@@ -149,7 +149,7 @@ class _Work(NamedTuple):
     signs: int
     """Bit set of LICENSE and LABELLED."""
     unsure: bool
-    """Whether the parser may see other tags than the scan."""
+    """True if the parser may see other tags than the scan."""
     written: int
     """Number of bytes of the page that are kept."""
 

@@ -60,7 +60,7 @@ def copy_range(data, begin, end, out, written):
 
 @compiled(nogil=True)
 def ends_comment(data, at):
-    """Whether the ">" at a position follows "--" or "--!"."""
+    """Return whether the ">" at a position follows "--" or "--!"."""
     if data[at - 1] == 33:
         at -= 1
     return data[at - 1] == 45 and data[at - 2] == 45
@@ -68,7 +68,7 @@ def ends_comment(data, at):
 
 @compiled(nogil=True)
 def _is(data, at, classes):
-    """Whether the byte at a position is in one of the classes. The index is unsigned, as in `find_byte`."""
+    """Return whether the byte at a position is in one of the classes. The index is unsigned, as in `find_byte`."""
     return _BYTE_CLASS[data[np.uint64(at)]] & classes != 0
 
 
@@ -147,7 +147,7 @@ def _attribute_signs(data, begin, end, value, after):
 
 @compiled(nogil=True)
 def _has(data, begin, end, first, second, third):
-    """Whether a range may contain three consecutive letters, in either case."""
+    """Return whether a range may contain three consecutive letters, in either case."""
     for at in range(begin, end):
         if data[at] == 38:  # "&": a character reference
             return True

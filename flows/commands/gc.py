@@ -145,7 +145,7 @@ class Roots:
                     waiting.append((new, why))
 
     def _holds_lease(self, record: RunRecord) -> bool:
-        """Whether a run of another machine, which the policy does not keep, still makes a snapshot."""
+        """Return whether a run of another machine, which the policy does not keep, still makes a snapshot."""
         if record.run_id in self.kept or record.actual_state() != "running":
             return False
         return any(find_holder(self.store, s.stage, s.key) for s in record.stages if s.state == "Running")

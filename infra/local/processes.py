@@ -77,7 +77,7 @@ def terminate(pid: int | None, mark: str, *, grace_s: float) -> None:
 
 
 def is_port_free(port: int) -> bool:
-    """Whether a server could listen on this loopback port now."""
+    """Return whether a server could listen on this loopback port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT does not block them
         try:
@@ -101,7 +101,7 @@ def choose_port(*preferred: int | None) -> int:
 
 
 def is_listening(mark: str, port: int) -> bool:
-    """Whether a process with `mark` listens on `port`, so that an answer from there is not another program's.
+    """Return whether a process with `mark` listens on `port`, so that an answer from there is not another program's.
 
     Always True on systems other than Linux, where reading the connections of a process may need root.
     """

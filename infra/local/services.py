@@ -117,7 +117,7 @@ class ServiceStatus:
     """stale: it was started, but has ended or does not answer; `pairmill up` restarts it."""
     log: str
     healthy: bool = False
-    """Whether it answers; for external services too."""
+    """True if it answers; for external services too."""
 
 
 def make_home() -> Path:

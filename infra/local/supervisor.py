@@ -76,7 +76,7 @@ class ServiceRecord:
 
     @property
     def alive(self) -> bool:
-        """Whether the process that we started is still running."""
+        """Return whether the process that we started is still running."""
         return (
             self.pid is not None
             and self.identity is not None
@@ -140,7 +140,7 @@ def lock(services: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[None]
 
 
 def answers(port: int, health_path: str, timeout_s: float = 2.0) -> bool:
-    """Whether a loopback server answers its health path with 2xx; no proxy is used."""
+    """Return whether a loopback server answers its health path with 2xx; no proxy is used."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         connection.request("GET", health_path)
@@ -154,7 +154,7 @@ def answers(port: int, health_path: str, timeout_s: float = 2.0) -> bool:
 
 
 def is_healthy(folder: Path, record: ServiceRecord) -> bool:
-    """Whether the recorded process is alive and answers itself, rather than another program on its port."""
+    """Return whether the recorded process is alive and answers itself, rather than another program on its port."""
     return (
         record.alive and answers(record.port, record.health_path) and processes.is_listening(str(folder), record.port)
     )
@@ -210,7 +210,7 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _hangs(folder: Path, record: ServiceRecord) -> bool:
-    """Whether a running server, after its start, does not answer for `_SILENCE_S`."""
+    """Return whether a running server, after its start, does not answer for `_SILENCE_S`."""
     age = datetime.now(UTC) - datetime.fromisoformat(record.started_at or "1970-01-01T00:00:00+00:00")
     if age < timedelta(seconds=_START_S):
         return False  # it may still be starting: the process that started it may have been killed meanwhile

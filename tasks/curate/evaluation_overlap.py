@@ -243,7 +243,7 @@ def _match_variants(
     kinds = [variant_kind(number) for number in range(VARIANTS)]
 
     def correlated(pairs: NDArray[np.int64]) -> pl.DataFrame:
-        """The pairs (query, row) of close hashes whose images correlate."""
+        """Return the pairs (query, row) of close hashes whose images correlate."""
         (indices, numbers), rows = np.divmod(pairs[:, 0], VARIANTS), pairs[:, 1]
         correlation = correlate(planes[indices], luminances[rows], numbers)
         good = np.flatnonzero(correlation >= thresholds.correlation)

@@ -44,7 +44,7 @@ class Emoji:
     order: int
     """Position in Unicode's emoji order; a large number if it is unknown."""
     toned: bool
-    """Whether the sequence has a skin tone."""
+    """True if the sequence has a skin tone."""
     openmoji_svg: Path
     twemoji_png: Path
 

@@ -28,7 +28,7 @@ class RayCluster:
     max_retries: int = 3
     """Number of retries of a task whose worker or node died."""
     shared_store: bool = False
-    """Whether all nodes of the cluster share the folder of the store, at the same path."""
+    """True if all nodes of the cluster share the folder of the store, at the same path."""
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def check_worker(caller: Caller) -> None:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """sha256 over the Python files that make parts, and their names."""
+    """Return the sha256 over the Python files that make parts, and their names."""
     digest = hashlib.sha256()
     for file in sorted(file for name in PACKAGES for file in (CHECKOUT / name).rglob("*.py")):
         digest.update(f"{file.relative_to(CHECKOUT)}\0".encode() + file.read_bytes() + b"\0")

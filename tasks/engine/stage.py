@@ -76,7 +76,7 @@ class Stage(Generic[ConfigT]):
     still_valid: Callable[[Manifest, ConfigT, Context], bool] = lambda manifest, config, context: True
     """Returns whether what a complete snapshot made elsewhere (a registered model) still exists."""
     conserves_rows: bool = True
-    """Whether `kept + dropped == input`, by uid, is checked."""
+    """True if `kept + dropped == input`, by uid, is checked."""
 
 
 @dataclass(frozen=True)

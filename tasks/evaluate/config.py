@@ -28,7 +28,7 @@ class EvaluateConfig(StageConfig):
     nproc: int = Field(default=1, ge=1)
     """Number of processes that share the work, on one GPU each, or on the CPU cores."""
     contamination: bool = True
-    """Whether to search the training images for the suite's images."""
+    """Search the training images for the suite's images."""
 
     def load(self) -> Suite:
         """Return the suite, validated. Raises: ConfigError, which lists all problems."""

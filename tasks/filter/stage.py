@@ -125,7 +125,7 @@ class _FilterTasks:
         return map_parts(run_step, self._write_tasks(), self.draft, self.context)
 
     def are_written(self) -> bool:
-        """Whether all parts are written, so that no scratch table is needed again."""
+        """Return whether all parts are written, so that no scratch table is needed again."""
         return all(self.draft.done(task.id) for task in self._write_tasks())
 
     def sum_queries(self) -> None:

@@ -38,7 +38,7 @@ class StoredSnapshot:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it has a manifest."""
+        """Return whether it has a manifest."""
         return any(entry.name == f"{self.name}/{MANIFEST}" for entry in self.objects)
 
     def scratch(self) -> list[Entry]:

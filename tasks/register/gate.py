@@ -41,7 +41,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether every metric reaches its floor, and the model is not worse than the champion."""
+        """Return whether every metric reaches its floor, and the model is not worse than the champion."""
         return not self.refusals
 
     def __str__(self) -> str:

@@ -165,7 +165,7 @@ def test_no_output_has_a_secret(runs, pairmill):
 
 
 def test_no_written_file_has_a_secret(runs, pairmill):
-    """Raw bytes: stores, run records, manifests, both databases, server logs, artefacts, job folders; Parquet as text."""
+    """Search the raw bytes of stores, records, manifests, databases, logs, artefacts and job folders; Parquet as text."""
     time.sleep(2)  # Prefect's client sends log lines in batches
     sizes: dict[str, int] = {}
     for path in pairmill.folder.rglob("*"):

@@ -21,7 +21,7 @@ BY_KEY = {row["key"]: row for row in PAIRS}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a dataset of three shards."""
+    """Return the folder of a dataset of three shards."""
     root = tmp_path_factory.mktemp("store")
     _, manifest = packed_in(root, PAIRS, shard_size=6)
     return root / "pack" / manifest["pack"].key

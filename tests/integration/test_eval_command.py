@@ -133,7 +133,7 @@ def test_eval_fails_without_a_model_or_a_suite(workspace, capsys):
 
 
 def open_clip_folder(folder: Path) -> tuple[Path, torch.nn.Module]:
-    """As open_clip's push to the Hub writes it, with its own vocabulary."""
+    """Write a model as open_clip's push to the Hub does, with its own vocabulary."""
     card = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},

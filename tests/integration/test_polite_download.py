@@ -239,7 +239,7 @@ def test_a_later_run_fetches_only_changed_images(tmp_path: Path, web: Web) -> No
 
 @pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The addresses that would be connected to, each of which then refuses: nothing leaves this machine."""
+    """Return the addresses that are connected to. Each connection is refused: nothing leaves this machine."""
     addresses: list[Any] = []
 
     def connect(self: socket.socket, address: Any) -> None:
@@ -253,7 +253,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
-    """Names that were asked for; they have the addresses in turn, the last one for ever."""
+    """Return the names that are resolved; they get the addresses in turn, and then always the last one."""
     names: list[str] = []
 
     def answer(host: str, *args: Any, **kinds: Any) -> list[Any]:

@@ -56,7 +56,7 @@ class Task:
 
 
 def part(draft: Draft, task: Task) -> Record:
-    """A part that fails or dies as its kind says."""
+    """Write a part, fail or die, as the kind of the task says."""
     tries = Path(task.notes) / task.id
     with tries.open("a") as file:
         file.write(f"{_node()}\n")
@@ -95,7 +95,7 @@ def draft_in(folder: Path) -> Draft:
 
 
 def pair_lists(folder: Path) -> list[str]:
-    """Three lists of 100 pairs, with duplicates within and between them."""
+    """Write three lists of 100 pairs, with duplicates within and between them."""
     paths = []
     for number in range(3):
         rows = [
@@ -203,7 +203,7 @@ def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, ray_cluster: R
 def test_next_run_resumes_after_the_head_died(
     cluster: Any, ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Last: the cluster is gone afterwards."""
+    """Check that the next run resumes. This is the last test because it stops the cluster."""
     monkeypatch.setattr(pools, "PROBE_SECONDS", 0.2)
     draft = draft_in(tmp_path)
     tasks = [Task(f"p{n:02d}", "slow", str(tmp_path)) for n in range(40)]

@@ -46,7 +46,7 @@ def cluster() -> Iterator[Any]:
 
 @contextmanager
 def doomed_node(cluster: Any, there: Callable[[], int], enough: int) -> Iterator[list[int]]:
-    """A second node, which is killed as soon as so many parts are there; those that were then."""
+    """Start a second node and kill it when so many parts are written; yield the list of those parts."""
     node, over, killed = cluster.add_node(**NODE, **OTHER), threading.Event(), list[int]()
 
     def kill() -> None:
@@ -68,7 +68,7 @@ def doomed_node(cluster: Any, there: Callable[[], int], enough: int) -> Iterator
 
 
 def pair_lists(folder: Path) -> list[str]:
-    """Eight lists with a million pairs, a third of them of addresses that others have too."""
+    """Write eight lists with a million pairs, a third of which share their URL with others."""
     folder.mkdir()
     words = np.array(["the old", "a red", "boat", "harbour", "house on", "hill by", "river in", "winter", "of two men"])
     paths = []
@@ -87,7 +87,7 @@ def pair_lists(folder: Path) -> list[str]:
 
 
 def finished(folder: Path, step: str) -> Callable[[], int]:
-    """How many parts of a step are finished."""
+    """Return the number of finished parts of a step."""
     return lambda: len(list(folder.glob(f"*/_work/{step}-*.json")))
 
 

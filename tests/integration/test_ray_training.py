@@ -211,7 +211,7 @@ def test_training_on_two_nodes_resumes_from_a_checkpoint_when_one_is_lost(
 def test_training_raises_a_lost_cluster_when_the_driver_ends(
     cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when the head dies: Ray then ends the processes that are connected to it."""
+    """End the driver, as Ray does with the processes that are connected to a head that dies."""
     monkeypatch.setattr(ray_launcher, "run_driver", exit_at_once)
     with pytest.raises(Exception, match="is lost; `pairmill rerun` finds the training") as caught:
         train_on_ray(*planned_in(tmp_path), cluster)

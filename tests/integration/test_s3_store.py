@@ -43,7 +43,7 @@ def store(environment, tmp_path) -> S3Store:
 
 @contextmanager
 def meddled(store: S3Store, s3_server: SeaweedFS, monkeypatch, meddle: Callable[[Exchange], None]):
-    """The same store, seen through a proxy."""
+    """Return the same store behind a proxy."""
     with meddler(s3_server.endpoint, meddle) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         yield S3Store(store.bucket, store.prefix)
@@ -79,7 +79,7 @@ def test_objects_are_read_as_written(store, tmp_path):
 
 
 def test_copy_in_parts_gives_the_same_object(store, monkeypatch):
-    """As one of more than 5 GB: the server copies ranges, and no byte comes here."""
+    """Copy as with an object of more than 5 GB: the server copies ranges, and no byte is downloaded."""
     parts = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20)
     monkeypatch.setattr(s3_store, "COPY_PARTS", parts)
     requests: list[str] = []
@@ -345,7 +345,7 @@ def test_configuration_errors_are_raised_at_once_with_the_remedy(
 
 
 def test_size_names_the_reason_when_access_is_denied(store, monkeypatch):
-    """A HEAD request's answer has no body to say so."""
+    """Check the message: the response to a HEAD request has no body with the reason."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(ConfigError, match=r"SignatureDoesNotMatch.*Correct AWS_SECRET_ACCESS_KEY"):
         S3Store("mill", "x").size("a")
@@ -450,7 +450,7 @@ def test_local_copies_are_under_the_home_folder(store, tmp_path, monkeypatch):
 
 
 def test_config_check_distinguishes_config_errors_from_transient_ones(environment, monkeypatch):
-    """The first is exit code 2, with all that is wrong; the second 75, for a scheduler to try again."""
+    """Expect exit code 2 with all problems for config errors, and 75, which a scheduler retries, for transient ones."""
     config = {"name": "x", "store": {"uri": "s3://mill/x"}, "source": {"kind": "warc", "paths": ["/nowhere/*"]}}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     with pytest.raises(ConfigError, match=r"store\.uri: cannot write .*Correct AWS_SECRET_ACCESS_KEY") as caught:

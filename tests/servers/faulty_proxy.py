@@ -25,13 +25,13 @@ class Exchange:
         return self.status is not None
 
     def respond(self, status: int, body: bytes) -> None:
-        """Answer in the server's place."""
+        """Respond instead of the server."""
         self.status, self.answer = status, ([("Content-Type", "application/xml")], body)
 
 
 @contextmanager
 def meddler(target: str, meddle: Meddle) -> Iterator[str]:
-    """Address of a proxy to `target`. `meddle` sees each exchange twice: before it is forwarded, and with its answer."""
+    """Yield the address of a proxy to `target`. `meddle` gets each exchange before it is forwarded, and with its answer."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -14,7 +14,7 @@ NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 @contextmanager
 def head_node() -> Iterator[Any]:
-    """A cluster of one node, the head."""
+    """Start a cluster of one node, the head."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", str(CHECKOUT))  # the workers' code

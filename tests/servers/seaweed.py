@@ -60,7 +60,7 @@ class SeaweedFS:
             time.sleep(0.1)
 
     def stop(self, *, at_once: bool = False) -> None:
-        """End it, in good order or with SIGKILL."""
+        """Stop the server, with SIGTERM or with SIGKILL."""
         if self._process is None:
             return
         if at_once:

@@ -73,7 +73,7 @@ class Web:
     # The hosts
 
     def pets(self, to, path: str) -> None:
-        """An ordinary site with all cases that a crawler must handle."""
+        """Serve an ordinary site with all cases that a crawler must handle."""
         if path == "/robots.txt":
             to.send(
                 "User-agent: *\nDisallow: /private/\n\nUser-agent: pairmill\nDisallow: /secret/\n", kind="text/plain"
@@ -125,7 +125,7 @@ class Web:
             self.missing(to, path)
 
     def slow(self, to, path: str) -> None:
-        """Requires half a second between requests."""
+        """Serve a site that requires half a second between requests."""
         if path == "/robots.txt":
             to.send("User-agent: *\nCrawl-delay: 0.5\n", kind="text/plain")
         else:
@@ -135,28 +135,28 @@ class Web:
             )
 
     def calendar(self, to, path: str) -> None:
-        """Has a page for each day, without end."""
+        """Serve a page for each day, without end."""
         day = int(path.strip("/") or 0) if path != "/robots.txt" else None
         to.send("", 404) if day is None else to.send(
             f'<a href="/{day + 1}">next</a><img src={day}.jpg alt="The day {day}">'
         )
 
     def linker(self, to, path: str) -> None:
-        """Links to a private IP address."""
+        """Serve a page that links to a private IP address."""
         link = f'<a href="http://127.0.0.1:{self.server.server_port}/">in</a><img src=/x.jpg alt="A page with a link">'
         to.send(link, 404 if path == "/robots.txt" else 200)
 
     def down(self, to, path: str) -> None:
-        """Has a robots.txt that cannot be read."""
+        """Serve a robots.txt that cannot be read."""
         to.send("", 503)
 
     def sleepy(self, to, path: str) -> None:
-        """Requires a crawl delay of one day."""
+        """Serve a site that requires a crawl delay of one day."""
         body = "User-agent: *\nCrawl-delay: 86400\n" if path == "/robots.txt" else "<p>x"
         to.send(body, kind="text/plain" if path == "/robots.txt" else "text/html")
 
     def hanging(self, to, path: str) -> None:
-        """Never responds in time."""
+        """Respond too late to every request."""
         if path != "/robots.txt":
             time.sleep(3)
         to.send("", 404)

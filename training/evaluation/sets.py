@@ -84,7 +84,7 @@ class EvalSet:
     label_column: int | None = None
     """Column of the label in {key}.npy, if {key}.cls does not hold it."""
     with_facts: bool = False
-    """Whether each sample must have facts."""
+    """True if each sample must have facts."""
 
     @property
     def folder(self) -> Path:
@@ -93,7 +93,7 @@ class EvalSet:
 
     @property
     def has_classes(self) -> bool:
-        """Whether there is a list of classes, and of prompts."""
+        """Return whether there is a list of classes, and of prompts."""
         return self.kind in ("classification", "multilabel")
 
     def layout(self) -> Layout:

@@ -88,7 +88,7 @@ class Task(FrozenModel):
     base: str = ""
     """The task whose classes this one shows under a natural shift: its robustness is measured against that one."""
     in_average: bool = True
-    """Whether it counts in the suite's average; a probe of fairness may be no measure of transfer."""
+    """True if it counts in the suite's average; a probe of fairness may be no measure of transfer."""
     group: Group | None = None
     """Report each of these groups, and the worst."""
     objective: str = Field(default="", pattern=r"^[a-z_]*$")

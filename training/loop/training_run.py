@@ -46,7 +46,7 @@ class TrainingRun:
     step: int = 0
     """Steps taken, the current one included."""
     stop_requested: bool = False
-    """Whether this rank has received SIGTERM."""
+    """True if this rank has received SIGTERM."""
 
     @property
     def checkpoints(self) -> Path:

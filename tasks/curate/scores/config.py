@@ -119,7 +119,7 @@ class Scorer(_Frozen):
     digest: str
     """32 hex digits of a hash of its weights and the version of its code."""
     reads_caption: bool = False
-    """Whether a score depends on the caption too, not on the image alone."""
+    """True if a score depends on the caption too, not on the image alone."""
     model: ModelFiles | None = None
     """Model of a CLIP scorer; None: the model is part of a package."""
     head: Path | None = None

@@ -45,7 +45,7 @@ class Crawl:
         self.frontier.close()
 
     def allows(self, host: str) -> bool:
-        """Whether the host is in one of the domains."""
+        """Return whether the host is in one of the domains."""
         labels = host.split(".")
         return any(".".join(labels[i:]) in self.domains for i in range(len(labels)))
 

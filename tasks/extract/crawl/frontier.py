@@ -108,7 +108,7 @@ class Frontier:
         self._db.execute(statement, (reason, n))
 
     def has_next(self) -> bool:
-        """Whether a URL waits that is within the budget."""
+        """Return whether a URL waits that is within the budget."""
         return self._spent_in_all < self.budget.pages and any(map(self._is_in_budget, self._waiting))
 
     def take_next(self, may_request: Callable[[str], bool], per_host: int) -> QueuedUrl | None:

@@ -26,7 +26,7 @@ class PoliteScheduler(BaseScheduler):
         return cls(crawler)
 
     def has_pending_requests(self) -> bool:
-        """Whether there are URLs to request, now or later."""
+        """Return whether there are URLs to request, now or later."""
         return self.crawl.frontier.has_next()
 
     def next_request(self) -> Request | None:

@@ -323,5 +323,5 @@ def test_doctor_reports_the_missing_extension_that_prefect_needs(cluster: Topolo
 
 
 def foreign_checkout() -> bool:
-    """Whether these tests run from another checkout than the installed one, which the doctor reports."""
+    """Return whether these tests run from another checkout than the installed one, which the doctor reports."""
     return not installation.check_checkout().ok

@@ -13,14 +13,14 @@ from tests.servers.mlflow_server import ENVIRONMENT, serve_mlflow
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an MLflow server."""
+    """Start an MLflow server; return its URL."""
     with serve_mlflow(tmp_path_factory.mktemp("mlflow")) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """The snapshots before register; shared, so tests only add to their store."""
+    """Return the snapshots before register; they are shared, so tests only add to their store."""
     return build_snapshots(tmp_path_factory.mktemp("upstream"))
 
 

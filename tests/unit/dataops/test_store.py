@@ -87,7 +87,7 @@ def test_open_store_raises_for_an_invalid_uri(uri):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 512 KiB of its own, where this user may mount one."""
+    """Mount a file system of 512 KiB, where this user may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)], capture_output=True)
@@ -116,7 +116,7 @@ def test_put_names_the_remedy_and_leaves_no_file_on_a_full_disk(small_disk, tmp_
 
 
 def test_put_names_the_remedy_when_a_file_exceeds_its_size_limit(tmp_path):
-    """As a full disk, for those who may not mount one."""
+    """Limit the size of files, which acts like a full disk for users who may not mount one."""
     code = (
         "import resource, sys\nfrom pathlib import Path\nfrom dataops.errors import StorageError\n"
         "from dataops.store import FolderStore\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
@@ -131,7 +131,7 @@ def test_put_names_the_remedy_when_a_file_exceeds_its_size_limit(tmp_path):
 
 
 def pages(data: bytes) -> memoryview:
-    """In memory that begins with a page."""
+    """Return the bytes in memory that begins with a page."""
     memory = mmap.mmap(-1, len(data))
     memory.write(data)
     return memoryview(memory)
@@ -139,7 +139,7 @@ def pages(data: bytes) -> memoryview:
 
 @pytest.mark.parametrize("refused", [0, 1, 4, 5])
 def test_put_chunks_bypasses_the_page_cache_where_possible(tmp_path, monkeypatch, refused):
-    """Of the six writes the last is no whole pages, which the system refuses; we have it refuse an earlier one."""
+    """Refuse one of six direct writes; the system itself refuses only the last, which is not a whole page."""
     real_write, past = os.write, list[bool]()
 
     def write(descriptor: int, data: memoryview) -> int:

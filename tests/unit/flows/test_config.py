@@ -149,7 +149,7 @@ def test_load_config_refuses_a_file_that_is_not_toml(tmp_path, text):
 
 @pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("*.toml")), ids=lambda p: p.name)
 def test_every_shipped_config_is_valid(path, write, tmp_path):
-    """Each config loads unchanged, apart from the paths and addresses of a machine."""
+    """Load each config unchanged, apart from the paths and addresses of a machine."""
     write()
     settings = [f"store.uri={tmp_path}/store", f"evaluate.suite={tmp_path}/suite/suite.toml"]
     source = tomllib.loads(path.read_text())["source"]

@@ -141,7 +141,7 @@ def test_last_stage_is_that_of_the_unfinished_attempt():
 
 
 def test_own_attempts_leave_out_a_training_on_the_work_pool(tmp_path):
-    """A run whose command was killed can be continued to the command's last stage while its training still runs."""
+    """Continue a run to its command's last stage, while the training of the killed command still runs."""
     store = FolderStore(tmp_path)
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         ended.wait()

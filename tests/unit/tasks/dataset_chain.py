@@ -160,7 +160,7 @@ def packed_in(
     settings: Any = None,
     **config: int,
 ) -> tuple[FolderStore, dict[str, Manifest]]:
-    """The chain with the dataset at its end."""
+    """Return the chain with the dataset at its end."""
     store = FolderStore(folder)
     manifests = chain(store, pairs, raw_size, **(settings or {}))
     return store, manifests | {"pack": packed(store, folder, manifests, seed, workers=workers, pool=pool, **config)}
@@ -176,6 +176,6 @@ def packed(
     pool: Executor | None = INLINE,
     **config: int,
 ) -> Manifest:
-    """The dataset of a chain. Without a pool it is made in worker processes."""
+    """Return the dataset of a chain. Without a pool it is made in worker processes."""
     planned = plan(PACK, PackConfig(**config), seed, [manifests["curate"], manifests["download"]])
     return make(planned, Context(store, home, workers=workers, pool=pool))

@@ -148,7 +148,7 @@ def rows_of(job: Path) -> list[dict[str, float]]:
 
 @pytest.fixture
 def suite(tmp_path: Path) -> dict[str, object]:
-    """Two tasks with four and three images, in the form of a job file."""
+    """Return two tasks with four and three images, in the form of a job file."""
     for name, labels in {"colours": (0, 1, 2, 3), "few": (1, 1, 0)}.items():
         root = tmp_path / name
         (root / "test").mkdir(parents=True)

@@ -127,7 +127,7 @@ def test_classification_counts_correct_images(tmp_path, loaded):
 
 
 def test_transparent_pixels_become_white(loaded):
-    """Hidden pixels are black in the file; dropping alpha would show them."""
+    """Check transparent pixels, which are black in the file: dropping alpha would show them."""
     samples = [Sample("a", image_bytes((0, 0, 0, 0), "RGBA")), Sample("b", image_bytes((255, 0, 0, 255), "RGBA"))]
     (batch,) = encode_images(loaded, samples, 8)
     white, red = batch.features_RD[:, :3] > 0
@@ -294,7 +294,7 @@ def test_an_invalid_job_ends_with_an_error_that_lists_every_reason(tmp_path, sui
 
 
 def test_a_job_without_a_parent_ends(tmp_path, suite):
-    """The job outlives its parent by about a second, though it still has work that would take a minute."""
+    """Check that a job with work for a minute ends about a second after its parent."""
     code = (
         "import os, subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import os, time\\n"

@@ -43,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Lo
 
 
 def sample_images() -> list[Image.Image]:
-    """Two photographs; one cut so that nothing remains to be rounded where it is cropped."""
+    """Return two photographs; one is cut so that cropping needs no rounding."""
     first, second = (Image.fromarray(array) for array in load_sample_images().images)
     return [first.crop((0, 0, 426, 426)), second.crop((0, 0, 320, 400))]
 

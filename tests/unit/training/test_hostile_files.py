@@ -40,7 +40,7 @@ def image_bytes(side: int = 8, kind: str = "PNG", **options: Any) -> bytes:
 
 @pytest.fixture
 def card(tmp_path: Path) -> Path:
-    """A finished model's folder whose weights are still to be planted."""
+    """Write a finished model's folder without weights, which each test plants."""
     from training.config import ModelConfig
     from training.model.checkpoint import save_model
     from training.model.clip import CLIP
@@ -70,7 +70,7 @@ def test_a_pickle_as_a_model_file_raises_an_error_and_does_not_run(card, name, p
 
 
 def test_a_pickle_in_a_job_folder_does_not_run(tmp_path):
-    """Even where its manifest vouches for it."""
+    """Refuse the pickle although the manifest has its digest."""
     from dataops.digest import file_sha256
 
     folder = tmp_path / "step-000005"

@@ -45,7 +45,7 @@ def test_pid_namespace_names_the_process_table(system):
 
 
 def test_a_job_ends_with_its_parent(system):
-    """The process to follow need not be the direct parent: torchrun stands between."""
+    """Follow a process that is not the direct parent, since torchrun is between them."""
     code = "import sys, time\nfrom training import process\n" + (NO_PROC if system == "ps" else "")
     code += "process.exit_with_parent(int(sys.argv[1]))\nprint('follows', flush=True)\ntime.sleep(60)\n"
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}

@@ -102,7 +102,7 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
 
 @pytest.mark.timeout(120)
 def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJob) -> None:
-    """Three kills, each within a step or while a checkpoint is written; benchmarks/train_kills.py does more of them."""
+    """Kill three times, each within a step or while a checkpoint is written; benchmarks/train_kills.py kills more often."""
     undisturbed, killed = make_job("a", "vit"), make_job("b", "vit", checkpoint_every=1)
     assert main([str(undisturbed)]) == 0
     script = f"""
@@ -131,7 +131,7 @@ def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJ
 
 
 def test_the_step_does_not_wait_for_the_disk(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The write of step 2's checkpoint is blocked until step 7; it must still hold the state of step 2."""
+    """Block the write of step 2's checkpoint until step 7; it must still hold the state of step 2."""
     job, undisturbed = make_job("a", checkpoint_every=2, keep_checkpoints=9), make_job("b", checkpoint_every=2)
     loss, save, calls, reached = step_module.contrastive_loss, checkpoint_module.save_file, [], threading.Event()
 

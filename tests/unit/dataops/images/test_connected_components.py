@@ -33,7 +33,7 @@ def test_find_components_equals_opencv_on_noise(height: int, width: int, density
 
 @pytest.mark.parametrize("scale", [3, 9, 20])
 def test_find_components_joins_runs_that_meet_in_later_rows(scale: int):
-    """Combs and spirals have runs that are connected only some rows below."""
+    """Find the components of combs and spirals, whose runs are connected only some rows below."""
     small = np.zeros((11, 13), np.uint8)
     small[:9:2, ::2] = small[10] = small[:, ::4] = small[4, 4:] = 255
     image = cv2.resize(small, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)

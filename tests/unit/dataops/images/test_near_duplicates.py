@@ -16,7 +16,7 @@ DISTANCES = [0, 1, 3, 6, 10, 16]
 
 
 def synthetic_hashes(seed: int, count: int) -> np.ndarray:
-    """Hashes around a few centres, at 0 to 12 flipped bits."""
+    """Return hashes around a few centres, with 0 to 12 flipped bits."""
     random = np.random.default_rng(seed)
     centres = random.integers(0, 2**64, 5, np.uint64)
     result = centres[random.integers(0, 5, count)]

@@ -95,7 +95,7 @@ def test_index_image_has_nearly_the_hash_of_a_crop() -> None:
 
 
 def test_correlate_is_at_least_the_correlation_of_numpy() -> None:
-    """The search over moved crops can only raise Pearson's correlation of the cells."""
+    """Compare with numpy: the search over moved crops can only raise Pearson's correlation of the cells."""
     left = PLANES[3]
     cells = left.reshape(32, 2, 32, 2).mean(axis=(1, 3))
     right = np.clip(cells * 0.5 + np.random.default_rng(0).normal(0, 20, (32, 32)), 0, 255).astype(np.uint8)

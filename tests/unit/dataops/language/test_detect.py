@@ -169,7 +169,7 @@ def ngrams_by_langdetect(factory: DetectorFactory, text: str) -> list[str]:
     ],
 )
 def test_posterior_counts_the_ngrams_of_langdetect(factory: DetectorFactory, text: str):
-    """The sum over langdetect's own n-grams of the text gives our probabilities."""
+    """Sum over langdetect's own n-grams of the text, and expect our probabilities."""
     grams = ngrams_by_langdetect(factory, text)
     order = [factory.langlist.index(name) for name in profile_names()]
     logs = sum(

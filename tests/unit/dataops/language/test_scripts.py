@@ -12,7 +12,7 @@ from dataops.language.scripts import OTHER, find_unwritten, load_scripts
 
 
 def test_load_scripts_has_one_bit_for_each_unicode_script():
-    """Every letter of a script has its bit, and no other letter has; fontTools knows Unicode's own table of scripts."""
+    """Check that exactly the letters of a script have its bit, by fontTools' copy of Unicode's table of scripts."""
     scripts, written = load_scripts()
     letters = [chr(c) for c in range(0x40000) if unicodedata.category(chr(c)) in ("Lu", "Ll", "Lt", "Lo")]
     letters = [c for c in letters if unicodedata.normalize("NFKC", c) == c and _named_by_script(c)]
@@ -28,7 +28,7 @@ def test_load_scripts_has_one_bit_for_each_unicode_script():
 
 
 def _named_by_script(letter: str) -> bool:
-    """A few names begin with another word, or are not there (Tangut); none of them is in a profile."""
+    """Return whether the name of a letter begins with its script; the few other letters are in no profile."""
     return unicodedata.name(letter, "TURNED").split()[0] not in ("TURNED", "ROMAN", "HENTAIGANA")
 
 

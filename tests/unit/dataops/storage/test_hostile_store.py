@@ -22,7 +22,7 @@ KEY = "0123456789abcdef"
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder of the reader's own, beside the store."""
+    """Return a folder of the reader, beside the store."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "id_rsa").write_text("private")
     return tmp_path / "own"
@@ -180,7 +180,7 @@ def test_readers_reject_a_pickle_without_running_it(store, tmp_path):
 
 
 def tar(*members: tuple[str, Any], size: int | None = None, form: int = tarfile.PAX_FORMAT) -> io.BytesIO:
-    """An archive of members (name, bytes or the letter of a tar type)."""
+    """Return an archive of members (name, bytes or the letter of a tar type)."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w", format=form) as archive:
         for name, what in members:
@@ -229,7 +229,7 @@ def test_read_samples_raises_for_members_that_are_not_plain_files(member, form, 
 
 
 def sized(size: bytes) -> io.BytesIO:
-    """A shard whose one member says that it has `size` (12 bytes of the header)."""
+    """Return a shard with one member whose header has `size` (12 bytes) as its size."""
     data = bytearray(tar(("a.jpg", b"x"), form=tarfile.USTAR_FORMAT).getvalue())
     data[124:136] = size
     data[148:156] = b"        "

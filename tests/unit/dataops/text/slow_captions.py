@@ -11,7 +11,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters, marks and digits in folded case; in scripts that set no spaces between words each is one."""
+    """Return the runs of letters, marks and digits in folded case; in scripts without spaces each character is a word."""
     found, word = [], ""
     for character in text:
         letter = unicodedata.category(character)[0] in "LMN"
@@ -27,7 +27,7 @@ def words(text: str) -> list[str]:
 
 
 def normal(text: str | None) -> str:
-    """The words, with a space before, between and after them."""
+    """Return the words with a space before, between and after them."""
     found = " ".join(words(text or ""))
     return f" {found} " if found else ""
 
@@ -42,7 +42,7 @@ def jaccard(one: set[str], other: set[str]) -> float:
 
 
 def all_pairs(texts: list[str], threshold: float) -> dict[tuple[int, int], float]:
-    """The exact Jaccard similarity of every two texts (i < j) that have the threshold at least."""
+    """Return the exact Jaccard similarity of every two texts (i < j) that reach the threshold."""
     sets = [shingles(text) for text in texts]
     columns = {shingle: i for i, shingle in enumerate(sorted(set().union(*sets)))}
     occurrences = [(row, columns[shingle]) for row, found in enumerate(sets) for shingle in found]
@@ -98,7 +98,7 @@ def near_pairs(members: list[dict], threshold: float, most_leaders: int) -> set[
 
 
 def leaving(pairs: set[tuple[int, int]], order: dict[int, tuple]) -> set[int]:
-    """Who leaves when rows are asked in their order: who has a better one that stays."""
+    """Return the rows that are dropped if rows are visited in order: those with a better row that is kept."""
     dropped = set[int]()
     for one in sorted(order, key=lambda i: order[i]):
         if any(worse == one and better not in dropped for better, worse in pairs):

@@ -105,7 +105,7 @@ def test_find_duplicates_gives_the_same_on_partitions(rows: list[tuple[str, str,
 
 
 def find_slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list[str | None]:
-    """The choice as it is described: for each step the best row of each group stays."""
+    """Choose as documented: for each step, keep the best row of each group."""
     origins = compute_keys(pairs(rows))["origin"].to_list()
     found: list[str | None] = [None] * len(rows)
     groups = {"uid": lambda r: r[:2], "pair": lambda r: (r[0], r[1].casefold()), "url": lambda r: r[0]}

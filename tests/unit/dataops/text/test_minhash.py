@@ -93,7 +93,7 @@ WORDS = [
 
 
 def variants(seed: int, number: int) -> list[str]:
-    """Captions of 3 to 20 words and variants of them with another letter or word, or one more or less."""
+    """Return captions of 3 to 20 words, and variants of them with a changed, added or removed letter or word."""
     chance = random.Random(seed)
     captions: list[str] = []
     while len(captions) < number:
@@ -114,7 +114,7 @@ def variants(seed: int, number: int) -> list[str]:
 
 
 def test_signatures_agree_with_the_probability_of_the_jaccard_similarity():
-    """Of 128 hashes the share that agrees is J on average, with the deviation of as many independent tosses."""
+    """Check that the share of 128 hashes that agree is J on average, with the deviation of independent tosses."""
     captions = variants(1, 1200)
     signed = compute_signatures(pa.array(captions), 128)
     pairs = {pair: similarity for pair, similarity in slow.all_pairs(captions, 0.2).items() if similarity < 0.95}

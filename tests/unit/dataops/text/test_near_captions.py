@@ -45,7 +45,7 @@ def test_find_near_pairs_equals_a_reference_in_plain_python(rows: list[dict], th
 
 
 def template(number: int, seed: int = 0) -> list[str]:
-    """Captions of which no two are near-duplicates, but that have a lot in common."""
+    """Return captions that have much in common, of which no two are near-duplicates."""
     chance = random.Random(seed)
     ends = ["".join(chance.choices("etaoinshrdlu", k=25)) for _ in range(number)]
     return [f"House for sale with garden in {end}" for end in ends]
@@ -125,7 +125,7 @@ CAPTIONS = ["a red kite", "kite", "A RED KITE", "a red kite over the hill", "red
 
 
 def test_compute_ranks_has_the_order_of_find_duplicates():
-    """Of any two rows with one caption hash, the one stays that ranks first."""
+    """Check that of any two rows with one caption hash, the one that ranks first is kept."""
     sources = ["alt", "title", "figcaption", "og", "filename", "who knows", None]
     rows = [
         {"url": f"http://x/{i}", "caption": caption, "caption_source": source}

@@ -117,7 +117,7 @@ REFERENCE = st.lists(
 
 @given(REFERENCE.map("".join), st.sampled_from([PAGE, "https://h.example/", "http://h.example/a//b/;c?d"]))
 def test_canonicalise_url_equals_a_parser_of_the_url_standard(reference: str, base: str):
-    """Except for URLs that are refused here: without a host, or with an empty query."""
+    """Compare all URLs except those that only we refuse: without a host, or with an empty query."""
     try:
         url = canonicalise_url(reference, base, 300)
     except BadUrl:

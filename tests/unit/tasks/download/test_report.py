@@ -18,7 +18,7 @@ from tests.unit.tasks.filter.test_report import HOSTILE, Page
 
 
 def snapshot(store: FolderStore, shards: int, rows: int, caption: str, hosts: dict[str, Any]) -> Manifest:
-    """Shards of as many kept, 404 and too_small rows each; the kept and the small ones have a preview."""
+    """Write shards of as many kept, 404 and too_small rows each; the kept and the small ones have a preview."""
     draft, parts = Draft(store, "download", "0" * 16), []
     small = make_preview(Image.effect_noise((300, 200), 90).convert("RGB"))
     for shard in range(shards):

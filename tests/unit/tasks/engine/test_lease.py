@@ -40,7 +40,7 @@ def draft(context):
 
 
 def foreign(generation: int = 1, **changes) -> Lease:
-    """A lease of a process on another machine."""
+    """Write a lease of a process on another machine."""
     known = {
         "token": "t",
         "run_id": "run-b",

@@ -29,7 +29,7 @@ def squares(log: Path, count: int = 4) -> Plan:
 
 
 def partial_snapshot(context: Context, log: Path) -> tuple[Plan, Path]:
-    """A stage whose last part fails, with three finished ones."""
+    """Run a stage whose last part fails, after three finished ones."""
     Path(f"{log}.fail").touch()
     planned = squares(log)
     with pytest.raises(Exception, match="three failed"):
@@ -92,7 +92,7 @@ def test_make_ignores_a_lease_file_that_is_empty(context, tmp_path):
 
 
 def test_folder_store_syncs_the_folder_after_each_new_name(tmp_path, monkeypatch):
-    """A folder is synced after each new name in it, and its parent after a new folder."""
+    """Check that a folder is synced after each new name in it, and its parent after a new folder."""
     synced: list[str] = []
     real = os.fsync
 

@@ -16,7 +16,7 @@ def _secret(monkeypatch):
 
 @pytest.fixture
 def guarded_logger(monkeypatch):
-    """A logger of a guarded process, and what a formatter makes of its records."""
+    """Return a logger of a guarded process, and the lines that a formatter makes of its records."""
     factory, hooks = logging.getLogRecordFactory(), (sys.excepthook, threading.excepthook)
     guard_process()
     guard_process()

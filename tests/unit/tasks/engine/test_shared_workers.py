@@ -61,7 +61,7 @@ def test_shared_workers_raise_a_retryable_error_when_an_idle_worker_is_killed(tm
 
 
 def test_shared_workers_are_killed_when_they_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As where one was killed while it held the lock under which the others look for work."""
+    """Block the workers, as one does that is killed while it holds the lock of the task queue."""
     monkeypatch.setattr(parts, "_END_SECONDS", 0.2)
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     with shared_workers(Context(store=draft.store, home=tmp_path, workers=1)) as shared:

@@ -12,7 +12,7 @@ from tasks.engine.subprocess_job import run_job
 
 @pytest.fixture(autouse=True)
 def jobs(tmp_path, monkeypatch):
-    """A folder of modules that jobs may be."""
+    """Return a folder of modules that can be started as jobs."""
     monkeypatch.setattr(tasks.engine.subprocess_job, "CHECKOUT", tmp_path)
     return tmp_path
 
@@ -61,7 +61,7 @@ def test_run_job_reads_the_exit_code_from_a_file_under_torchrun(jobs, tmp_path):
 
 
 def test_run_job_raises_an_error_that_is_not_retryable_when_a_torchrun_job_is_broken(jobs, tmp_path):
-    """As torchrun tells it; tests/integration/test_torchrun.py has the real one."""
+    """Read the error as torchrun writes it; tests/integration/test_torchrun.py starts the real one."""
     name = module(jobs, "broken", "print('  rank      : 0\\n  exitcode  : 7 (pid: 12)')\nraise SystemExit(1)\n")
     with pytest.raises(JobFailed, match="exit code 7") as caught:
         run_job(name, {}, tmp_path / "work")

@@ -25,7 +25,7 @@ CAT = "A small grey cat sleeps in the warm sun"
 
 
 def write_warc(path: Path, pages: dict[str, str], *, cut: int = 0) -> Path:
-    """A WARC file as crawlers write it: a gzip member for each record. `cut` bytes of its end are missing."""
+    """Write a WARC file with a gzip member for each record, without its last `cut` bytes."""
     data = b""
     for url, html in pages.items():
         http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + html.encode()
@@ -54,7 +54,7 @@ ENGLISH = FilterConfig(languages=["en"])
 
 
 def context(store: Path, workers: int = 0) -> Context:
-    """Where the stages run: in this process, or in so many workers."""
+    """Return a context that runs stages in this process, or in so many workers."""
     pool = None if workers else InlineExecutor()
     return Context(store=FolderStore(store), home=store.parent, workers=workers or 1, pool=pool)
 

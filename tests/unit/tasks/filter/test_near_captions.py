@@ -92,7 +92,7 @@ def test_filter_keeps_one_near_duplicate_per_host_or_overall(tmp_path: Path):
 
 
 def test_near_captions_equal_a_reference_in_plain_python(tmp_path: Path):
-    """The whole way in plain Python: same normal forms, buckets of band hashes, leaders, the greedy choice."""
+    """Compare with plain Python: normal forms, buckets of band hashes, leaders, and the greedy choice."""
     rows = pairs(variants(5, 250), hosts=1) + [row(f"http://host0.example/x{i}.jpg", "same words") for i in range(3)]
     threshold, by = 0.7, choose_scheme(0.7)
     found = filtered(tmp_path, rows, near_captions={"threshold": threshold, "scope": "all"})

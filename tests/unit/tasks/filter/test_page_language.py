@@ -58,7 +58,7 @@ def test_page_weight_corrects_the_language_of_short_captions(tmp_path):
 )
 @pytest.mark.parametrize("weight", [0.0, 0.8])
 def test_a_caption_in_a_script_of_no_candidate_has_no_language(tmp_path, detector, weight):
-    """Not even with an English page around it."""
+    """Detect no language, not even on an English page."""
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     captions = ["a red apple on the table", "แอปเปิ้ลสีแดง", "the house with a garden and a dog", "123456789"]
     rows = [{"uid": uid(f"{i}", c), "url": f"http://x.example/{i}", "caption": c} for i, c in enumerate(captions)]

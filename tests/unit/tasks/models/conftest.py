@@ -26,7 +26,7 @@ save_model(Path(sys.argv[1]), CLIP(config), tokenizer, Preprocess(32))
 
 @pytest.fixture(scope="package")
 def finished_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished model with a ResNet."""
+    """Return the folder of a finished model with a ResNet."""
     folder = tmp_path_factory.mktemp("finished")
     subprocess.run([sys.executable, "-c", BUILD, str(folder)], check=True, cwd=CHECKOUT)
     return folder

@@ -31,7 +31,7 @@ FACETS = {
 
 
 def as_openlineage(event: dict[str, Any]) -> event_v2.RunEvent:
-    """The event, built of OpenLineage's own classes: they know no other field, and what is required they require."""
+    """Return the event as OpenLineage's own classes, which refuse unknown fields and missing required ones."""
 
     def facets(built: dict[str, Any]) -> dict[str, Any]:
         theirs: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def as_openlineage(event: dict[str, Any]) -> event_v2.RunEvent:
 
 
 def without_empty(built: Any) -> Any:
-    """Their classes write every field that may be left out."""
+    """Remove the empty optional fields, which OpenLineage's classes write."""
     if isinstance(built, dict):
         return {
             name: value for name, value in ((n, without_empty(v)) for n, v in built.items()) if value not in ({}, [])

@@ -60,7 +60,7 @@ def test_each_sample_is_seen_once_an_epoch_by_any_number_of_ranks(
 
 
 def test_random_numbers_equal_the_recorded_ones() -> None:
-    """The order and the augmentation of every model so far depend on these."""
+    """Compare with recorded numbers, on which the order and augmentation of every earlier model depend."""
     assert draw_permutation(0, 0, 8).tolist() == [0, 5, 3, 2, 6, 7, 1, 4]
     assert draw_uniforms("augment", 3, 2, np.array([0, 7]), 2).round(12).tolist() == [
         [0.063855573629, 0.041644437624],

@@ -149,7 +149,7 @@ def test_each_template_is_measured_alone(tmp_path, loaded):
 
 
 def test_the_probe_reads_features_before_the_projection(tmp_path, loaded):
-    """Blue and black differ in the third colour alone, which the projection drops."""
+    """Probe blue and black, which differ only in the third colour, which the projection drops."""
     samples = [shown(c, c) for c in NAMES for _ in range(12)]
     root = write_set(tmp_path / "data", samples)
     write_set(root, samples, "train")

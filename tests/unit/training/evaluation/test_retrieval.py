@@ -47,7 +47,7 @@ def test_ties_rank_in_the_order_of_the_gallery():
 
 
 def test_memory_is_bounded_by_a_chunk(monkeypatch):
-    """A gallery of 20,000 against itself: never more scores at once than allowed (the whole matrix has 400 million)."""
+    """Rank a gallery of 20,000 against itself with a bounded number of scores at once; the full matrix has 400 million."""
     largest = 0
     product = torch.Tensor.__matmul__
 

@@ -26,7 +26,7 @@ def plain_softmax(images: Tensor, texts: Tensor, scale: Tensor, smoothing: float
 
 
 def plain_sigmoid(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Algorithm 1 of the paper."""
+    """Compute the loss by algorithm 1 of the paper."""
     logits = scale.exp() * F.normalize(images) @ F.normalize(texts).T + bias
     labels = 2 * torch.eye(len(images), dtype=logits.dtype) - 1
     return -F.logsigmoid(labels * logits).sum() / len(images)

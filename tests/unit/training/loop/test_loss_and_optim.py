@@ -15,7 +15,7 @@ from training.model.clip import CLIP
 
 
 def naive_loss(images: torch.Tensor, texts: torch.Tensor, scale: float, smoothing: float) -> float:
-    """Figure 3 of the paper, one element at a time, in fp64."""
+    """Compute the loss by figure 3 of the paper, one element at a time, in fp64."""
     count = len(images)
     rows = [[v / math.sqrt(sum(x * x for x in row)) for v in row] for row in images.double().tolist()]
     columns = [[v / math.sqrt(sum(x * x for x in row)) for v in row] for row in texts.double().tolist()]

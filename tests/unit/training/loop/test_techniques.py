@@ -62,7 +62,7 @@ def test_grad_checkpointing_changes_no_bit() -> None:
 
 
 def test_grad_checkpointing_keeps_fewer_bytes() -> None:
-    """Bytes that autograd keeps for the backward pass."""
+    """Count the bytes that autograd keeps for the backward pass."""
 
     def kept_bytes(config: TrainConfig) -> int:
         model, sizes = model_of(config).train(), {}

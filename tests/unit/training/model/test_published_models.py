@@ -29,7 +29,7 @@ Source: https://github.com/mlfoundations/open_clip/blob/main/docs/model_profile.
 
 
 def pooling_difference(name: str) -> float:
-    """GFLOPs that the published count has for queries of the attention pool that the network does not compute.
+    """Return the GFLOPs of attention-pool queries that the published count includes and the network does not compute.
 
     The pool asks with the mean alone, one query; open_clip's counter takes it for self-attention over all N places.
     """
@@ -55,7 +55,7 @@ def test_parameters_operations_and_keys_equal_the_published_ones(name: str) -> N
 
 
 def test_the_smallest_vit_has_deits_dimensions() -> None:
-    """Touvron et al. 2021, table 1: DeiT-Ti has width 192, 3 heads, 12 layers and 5 M parameters."""
+    """Compare with Touvron et al. 2021, table 1: DeiT-Ti has width 192, 3 heads, 12 layers and 5 M parameters."""
     config = load_model_config("ViT-Ti-16")
     assert (config.vision_cfg.width // config.vision_cfg.head_width, config.vision_cfg.layers) == (3, 12)
     with torch.device("meta"):

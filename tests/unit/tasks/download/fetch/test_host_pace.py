@@ -79,7 +79,7 @@ def fails(pace: HostPace, error: FetchError, seconds: float) -> None:
 
 
 def failing(pace: HostPace, error: FetchError, seconds: float = 0.0) -> float:
-    """Seconds that it took to fail."""
+    """Return the seconds until it failed."""
     started = time.monotonic()
     with pytest.raises(FetchError, match=error.reason):
         fails(pace, error, seconds)

@@ -39,7 +39,7 @@ def test_pool_limits_the_threads_of_a_slow_host() -> None:
 
 
 def test_pool_starts_with_slow_hosts_and_reserves_threads_for_quick_ones() -> None:
-    """As the seconds of the hosts say; one that was not asked yet is taken for a slow one."""
+    """Check the order by the seconds of the hosts; a host without a request counts as slow."""
     pool, order = HostPool(threads=2, per_host=1), []
     pool._seconds |= {"late": 4.0, "quick": 0.01, "many": 0.01}
     hosts = ["quick", "many", "late", "new", "late", "many", "new", "many"]

@@ -46,7 +46,7 @@ def test_resolve_refuses_hosts_with_private_addresses() -> None:
 
 
 def test_resolve_caches_the_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that changes its mind between check and use gets no second question."""
+    """Resolve a name once, although its address changes between check and use."""
     answers = iter([[(2, 1, 6, "", ("8.8.8.8", 80))], [(2, 1, 6, "", ("127.0.0.1", 80))]])
     monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: next(answers))
     addresses = AddressResolver({})

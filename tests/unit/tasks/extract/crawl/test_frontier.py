@@ -14,7 +14,7 @@ def allow_all(host: str) -> bool:
 
 
 def take_all(frontier: Frontier, **options: Any) -> list[str]:
-    """Take URLs until there is none."""
+    """Take URLs until none is left."""
     urls = []
     while queued := frontier.take_next(options.get("may_request", allow_all), options.get("per_host", 10)):
         urls.append(queued.url)

@@ -20,7 +20,7 @@ from tests.inline_executor import InlineExecutor
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that failed is retried at once."""
+    """Retry failed tasks without a pause."""
     monkeypatch.setattr("tasks.engine.map_parts.time.sleep", lambda seconds: None)
 
 
