@@ -70,13 +70,8 @@ def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
             yield addressed, word
 
 
-<<<<<<< HEAD
 def parse_reservation(value: str) -> bool | None:
     """Whether a value of `tdm-reservation` reserves text and data mining: 1 does, 0 does not; None if it is neither.
-=======
-def is_tdm_reserved(headers: Message) -> bool:
-    """Return whether a response reserves text and data mining: `tdm-reservation: 1`; other values do not.
->>>>>>> f3e0717 (Write docstrings of functions as imperative sentences)
 
     Source: TDM Reservation Protocol, section "TDM Header Field", w3.org/community/reports/tdmrep.
     """
