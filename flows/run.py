@@ -16,10 +16,11 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from dataops.errors import ConfigError, PairmillError
+from dataops.errors import ConfigError, ContractError, PairmillError
 from dataops.redaction import scrub_errors
 from dataops.snapshot import Manifest, find_manifest
 from dataops.store import Store, open_store
+from flows.allowed_stores import check_store
 from flows.config import RunConfig, check_config, config_name, load_config
 from flows.display import RunDisplay
 from flows.events import emit_events
@@ -97,6 +98,7 @@ class Run:
         run_id = str(flow_run.name)
         if (found := find_run(run_id, home())) is None:
             config = load_config(Path(path), until=until)
+            check_store(config.store.uri, home())
             if (found := find_run(run_id, home(), config.store.uri)) is None:
                 return cls(create_run(config, home(), run_id), config, open_store(config.store.uri), until)
         record, store = found
@@ -108,21 +110,28 @@ class Run:
 
         Args:
             sources: whether the files that `extract` reads must be on this machine.
+
+        Raises: ConfigError if this machine does not know the store.
         """
+        if store_uri is not None:
+            check_store(store_uri, home())
         record, store = load_run(run_id, home(), store_uri)
         return cls(record, _recorded_config(record, store, until, sources=sources), store, until)
 
     def reuse_recorded(self, step: Step) -> None:
-        """Reuse the snapshot that the record names, and make the stage only if that snapshot is missing.
+        """Reuse the snapshot that the record names.
 
         The source files may be on another machine, so the key of the snapshot is read from the record, not computed.
+
+        Raises: ContractError if the snapshot is missing. It is not made here, since a record's config can name any file of
+            this machine as its source, and whoever may write to the store may have written the record.
         """
-        name, store = step.stage.name, self.context.store
+        self.stage = name = step.stage.name
+        store = self.context.store
         key = self.record.key_of(name)
         manifest = find_manifest(store, name, key) if key else None
         if manifest is None:
-            self.make(step)
-            return
+            raise ContractError(f"{store.uri} has no complete snapshot {name}/{key or '(none in the record)'}")
         run_task(name, f"{name}/{manifest.key}", lambda: manifest, lambda: manifest)
         self.manifests[name] = manifest
 

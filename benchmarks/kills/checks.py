@@ -13,6 +13,7 @@ from dataops.snapshot import Manifest, find_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from flows.records import RunRecord
+from infra.local import services
 
 
 def load_manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
@@ -122,6 +123,7 @@ def check_flow_runs(api: str, record: RunRecord) -> Iterator[str]:
     """Check that all flow runs of a completed run are in a final state in Prefect, also those that were killed."""
     ids = [attempt.flow_run_id for attempt in record.attempts if attempt.flow_run_id]
     query = {"flow_runs": {"id": {"any_": ids}}, "limit": 200}
-    for flow_run in httpx.post(f"{api}/flow_runs/filter", json=query, timeout=30).json():
+    login = services.authorization(f"{api}/flow_runs/filter")
+    for flow_run in httpx.post(f"{api}/flow_runs/filter", json=query, headers=login, timeout=30).json():
         if flow_run["state_type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
             yield f"Prefect: {flow_run['name']} ({flow_run['id']}) is {flow_run['state_name']}"

@@ -82,7 +82,7 @@ def show_deployed(rows: Sequence[DeployedObject], workers: Sequence[str], *, as_
             out.print(text(f"{row.name:<24} {row.url}"), soft_wrap=True)
     out.print()
     out.print(text(f"Flow runs need workers. To start them on this machine: {workers[0]}"), soft_wrap=True)
-    out.print(text("On other machines:"))
+    out.print(text("On other machines, in a checkout, with the server's login in PREFECT_API_AUTH_STRING:"))
     for command in workers[1:]:
         out.print(text(f"  {command}"), soft_wrap=True)
     return 0
@@ -109,7 +109,12 @@ def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
     table = new_table("Servers", "name", "state", "address", "pid")
     for service in services:
         table.add_row(service.name, service.state, service.ui_url or service.url or "", str(service.pid or ""))
-    console().print(table)
+    out = console()
+    out.print(table)
+    for service in services:
+        if service.login_file and service.state == "running":
+            out.print(text(f"{service.name}'s pages ask once for the login in {service.login_file}"), soft_wrap=True)
+            out.print(text("`pairmill status --show-login` prints it"))
     return 0
 
 

@@ -1,5 +1,6 @@
 """The commands over local servers and deployments: `up`, `down`, `status` and `deploy`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,8 +74,18 @@ def down(*, json: Json = False) -> int:
     return show_services(services.down(), as_json=json)
 
 
-def status(*, json: Json = False) -> int:
+def status(
+    *,
+    show_login: Annotated[
+        bool, Parameter(negative="", help="Print only the login that the pages of the Prefect server ask for.")
+    ] = False,
+    json: Json = False,
+) -> int:
     """List the servers, their states and addresses."""
-    from flows.commands.output import show_services
+    from flows.commands.output import print_json, show_services
 
-    return show_services(services.status(), as_json=json)
+    if not show_login:
+        return show_services(services.status(), as_json=json)
+    login = services.show_login()
+    print_json({"prefect": login}) if json else sys.stdout.write(f"{login}\n")
+    return 0

@@ -3,6 +3,7 @@
 Imports prefect only once the servers are known, because prefect reads its settings when it is imported.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from cronsim import CronSim, CronSimError
 from httpx import HTTPError
 
 from dataops.errors import ConfigError, ServiceError
+from flows.allowed_stores import forget_deployed, remember_deployed
 from flows.config import config_name, load_config
 from flows.deployment.request import DeployedObject, DeployRequest
 from infra.local import services
@@ -32,6 +34,7 @@ def deploy(request: DeployRequest) -> list[DeployedObject]:
     config = load_config(request.config)
     check_request(request)
     with _connect() as deployer:
+        remember_deployed(config.name, config.store.uri, services.home())
         return deployer.deploy(request, config)
 
 
@@ -39,18 +42,21 @@ def remove(config: Path) -> list[str]:
     """Delete the deployments of a config, and with the last config all shared objects; return the deleted names."""
     name = config_name(config)
     with _connect() as deployer:
-        return deployer.remove(name)
+        removed = deployer.remove(name)
+    forget_deployed(name, services.home())
+    return removed
 
 
 def worker_commands(request: DeployRequest) -> Sequence[str]:
-    """Return the commands that start workers: first on this machine, then on others."""
+    """Return the commands that start workers: first on this machine, then on others, where they run in a checkout."""
+    store, worker = shlex.quote(load_config(request.config).store.uri), "python -m infra.local.process_worker"
     api = next(s.url for s in services.status() if s.name == "prefect")
     pool = "" if request.pool == DeployRequest.pool else f" --pool {request.pool}"
     gpus = "" if request.gpus == 1 else f" --gpus {request.gpus}"
     return (
         f"pairmill up --worker{pool}{gpus}",
-        f"PREFECT_API_URL={api} prefect worker start --type process --pool {request.pool}",
-        f"PREFECT_API_URL={api} prefect worker start --type process --pool {request.gpu_pool} --limit {request.gpus}",
+        f"PREFECT_API_URL={api} PAIRMILL_STORES={store} {worker} --pool {request.pool}",
+        f"PREFECT_API_URL={api} PAIRMILL_STORES={store} {worker} --pool {request.gpu_pool} --limit {request.gpus}",
     )
 
 

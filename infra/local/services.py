@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
 from dataops.redaction import read_secret, remove_credentials
-from infra.local import supervisor
+from infra.local import login, supervisor
 from infra.local.supervisor import Service, ServiceRecord
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ PREFECT = Service(
         "DO_NOT_TRACK": "true",
     },
     port=4200,
+    secrets=login.server_environment,
 )
 
 MLFLOW = Service(
@@ -72,6 +73,8 @@ MLFLOW = Service(
     env={
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for GenAI only; without it there are fewer processes
+        # The default also allows "10.*", so a page of http://10.evil.example could read all by rebinding its name.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1,127.0.0.1:*,localhost,localhost:*",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_MODEL_CATALOG_URI": "",  # the default is fetched from GitHub
         "DO_NOT_TRACK": "true",
@@ -118,6 +121,8 @@ class ServiceStatus:
     log: str
     healthy: bool = False
     """True if it answers; for external services too."""
+    login_file: str = ""
+    """File with the login that its pages ask for; empty if they ask for none, or for one that the user has."""
 
 
 def make_home() -> Path:
@@ -139,10 +144,23 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
         if url := _external(name):
             _require_external(name, url)
     required = [service for service in (PREFECT, MLFLOW) if not _external(service.name)]
-    if not all(_is_healthy(service.name) for service in required):
+    unprotected = PREFECT in required and login.read_login() is None
+    if unprotected or not all(_is_healthy(service.name) for service in required):
         with supervisor.lock(_services()):
+            if PREFECT in required and login.read_login() is None:
+                _stop_prefect()
             supervisor.ensure_running(_services(), required, timeout_s)
     return [_status(name) for name in CLIENT_VARIABLE]
+
+
+def _stop_prefect() -> None:
+    """Stop a Prefect server that has no login, started by an earlier version, and the workers, which have none either."""
+    for folder in _folders():
+        record = supervisor.load(folder)
+        if record and record.alive and (folder.name == "prefect" or folder.name.startswith("worker-")):
+            supervisor.stop(folder, record)
+            again = "it starts again now" if folder.name == "prefect" else "start it again with `pairmill up --worker`"
+            logger.warning("%s: stopped, since it ran without a login; %s", folder.name, again)
 
 
 def down() -> list[ServiceStatus]:
@@ -194,12 +212,27 @@ def ensure_service(
     return _status(name)
 
 
+def show_login() -> str:
+    """Return the login of this home's Prefect server.
+
+    Raises:
+        ConfigError: it does not run, or the environment names another server, whose login only the user has.
+    """
+    if url := _external("prefect"):
+        raise ConfigError(f"PREFECT_API_URL names {remove_credentials(url)}, whose login pairmill does not have")
+    if (own_login := _own_login()) is None:
+        raise ConfigError("the Prefect server does not run, and gets its login when it starts; run `pairmill up`")
+    return own_login
+
+
 def client_environment() -> dict[str, str]:
     """Return the environment variables for clients of the services: URLs of running servers, and settings."""
     values = dict(_CLIENT_SETTINGS)
     for name, variable in CLIENT_VARIABLE.items():
         if url := _external(name) or _own_url(name):
             values[variable] = url
+    if own_login := _own_login():
+        values[login.CLIENT_LOGIN] = own_login
     if any(os.environ.get(proxy) for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")):
         # httpx and requests would send requests for our loopback servers to the proxy.
         no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
@@ -215,12 +248,15 @@ _applied: dict[str, str] = {}
 def apply_environment() -> dict[str, str]:
     """Set the variables of `client_environment()` that the user has not set, and return the resulting values.
 
+    The login of this home's server replaces the user's, which is for another server, and no other server gets it.
     Call it before prefect or mlflow is imported: Prefect reads its settings then.
     """
     effective = {}
+    if _external("prefect") and os.environ.get(login.CLIENT_LOGIN, "") == login.read_login():
+        del os.environ[login.CLIENT_LOGIN]  # inherited from a process that uses this home's server
     for name, value in client_environment().items():
         is_ours = os.environ.get(name) == _applied.get(name)  # unset, or set by an earlier call
-        if is_ours or name.lower() == "no_proxy":
+        if is_ours or name.lower() == "no_proxy" or name == login.CLIENT_LOGIN:
             if os.environ.get(name) != value and name.startswith("PREFECT_") and "prefect" in sys.modules:
                 logger.warning("%s is set after prefect was imported, so it has no effect", name)
             os.environ[name] = _applied[name] = value
@@ -239,6 +275,11 @@ def _folders() -> list[Path]:
 def _own_url(name: str) -> str | None:
     record = supervisor.load(_services() / name)
     return f"{record.url}{_CLIENT_PATH.get(name, '')}" if record and record.alive else None
+
+
+def _own_login() -> str | None:
+    """Return the login of this home's Prefect server; None if it does not run, or the user names another server."""
+    return login.read_login() if _own_url("prefect") and not _external("prefect") else None
 
 
 def _external(name: str) -> str | None:
@@ -269,7 +310,8 @@ def _status(name: str) -> ServiceStatus:
     state = "running" if healthy else "stopped" if record.pid is None else "stale"
     url = f"{record.url}{_CLIENT_PATH.get(name, '')}"
     pid = record.pid if record.alive else None
-    return ServiceStatus(name, url, record.url, pid, state, str(folder / "log"), healthy=healthy)
+    login_file = str(login.login_file()) if name == "prefect" else ""
+    return ServiceStatus(name, url, record.url, pid, state, str(folder / "log"), healthy, login_file)
 
 
 def _require_external(name: str, url: str) -> None:
@@ -315,9 +357,12 @@ def authorization(url: str) -> dict[str, str]:
     def belongs_to(server: str) -> bool:
         return bool(server) and requested.startswith(f"{remove_credentials(server)}/")
 
-    if belongs_to(prefect):
-        token, basic = read_secret("PREFECT_API_KEY"), read_secret("PREFECT_API_AUTH_STRING")
-        credentials = (basic.get_secret_value() if basic else None) or _userinfo(prefect)
+    if (own_login := _own_login()) and belongs_to(_own_url("prefect") or ""):
+        token, credentials = None, own_login
+    elif belongs_to(prefect):
+        basic = read_secret(login.CLIENT_LOGIN)
+        credentials = _userinfo(prefect) or (basic.get_secret_value() if basic else None)
+        token = None if credentials else read_secret("PREFECT_API_KEY")  # Prefect's client has the same order
     elif belongs_to(mlflow):
         token, user = read_secret("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
         password = read_secret("MLFLOW_TRACKING_PASSWORD")

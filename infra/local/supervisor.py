@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
@@ -42,6 +43,14 @@ _ATTEMPTS = 3
 """Maximum number of starts if another program takes the chosen port each time."""
 
 
+class SecretMaker(Protocol):
+    """Makes the secrets of a service for one start."""
+
+    def __call__(self, *, keep: bool) -> Mapping[str, str]:
+        """Return them, the last ones if `keep`: the service ended without being stopped, so its clients may go on."""
+        ...
+
+
 @dataclass(frozen=True)
 class Service:
     """How to run a server.
@@ -55,6 +64,8 @@ class Service:
     env: Mapping[str, str] = field(default_factory=dict)
     port: int | None = None
     """The port that it gets if that is free."""
+    secrets: SecretMaker | None = None
+    """Returns more variables for its environment, which are in no record; called at each start."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +246,9 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
     env = clean_environment(os.environ)
     for name, value in service.env.items():
         env[name] = value.replace("{port}", str(port)).replace("{folder}", str(folder))
+    if service.secrets is not None:
+        with _writing(folder):
+            env |= service.secrets(keep=record is not None and record.pid is not None)
     env[processes.MARK] = str(folder)
     command = [word.replace("{port}", str(port)) for word in service.command]
     started_at = datetime.now(UTC).isoformat(timespec="seconds")

@@ -39,8 +39,8 @@ def start_workers(pool: str, gpus: int) -> list[ServiceStatus]:
 
 
 def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> ServiceStatus:
-    command = ["python", "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool]
-    command += ["--name", f"{name}@{socket.gethostname()}", "--with-healthcheck", "--install-policy", "never"]
+    command = ["python", "-m", "infra.local.process_worker", "--pool", pool]
+    command += ["--name", f"{name}@{socket.gethostname()}", "--with-healthcheck"]
     command += ["--limit", str(limit)] if limit else []
     env = {variable: os.environ[variable] for variable in _CLIENT_VARIABLES if variable in os.environ}
     env |= services.client_environment() | {

@@ -88,7 +88,8 @@ class PrefectApi:
     def send(self, method: str, path: str, value: Any = None) -> httpx.Response:
         """Send one request; like Prefect's own client, retry if SQLite was locked (503)."""
         for _ in range(10):
-            answer = httpx.request(method, f"{self.api}/{path}", json=value, timeout=30)
+            login = services.authorization(f"{self.api}/{path}")
+            answer = httpx.request(method, f"{self.api}/{path}", json=value, headers=login, timeout=30)
             if answer.status_code != 503:
                 break
             time.sleep(0.5)

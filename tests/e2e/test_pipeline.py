@@ -11,6 +11,7 @@ import pytest
 
 from dataops.digest import file_sha256
 from dataops.stages import PAIR_STAGES
+from infra.local import services
 from tests.e2e.conftest import Pairmill
 
 pytestmark = pytest.mark.timeout(600)
@@ -20,12 +21,17 @@ def stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {stage["stage"]: stage for stage in result["stages"]}
 
 
+def prefect_login() -> dict[str, str]:
+    """Return the header that a request to the Prefect server needs."""
+    return services.authorization(services.status()[0].url + "/")
+
+
 def task_runs(pairmill: Pairmill, run_id: str) -> list[dict[str, Any]]:
     """Return the task runs of a run's first attempt from the Prefect server."""
     api = next(s["url"] for s in pairmill.json("status") if s["name"] == "prefect")
     flow_run_id = pairmill.json("show", run_id)["attempts"][0]["flow_run_id"]
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
-    return httpx.post(f"{api.removesuffix('/api')}/api/task_runs/filter", json=query).json()
+    return httpx.post(f"{api.removesuffix('/api')}/api/task_runs/filter", json=query, headers=prefect_login()).json()
 
 
 def test_run_makes_every_stage_and_registers_a_version(undisturbed):
@@ -189,13 +195,13 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
     run_id = undisturbed["run_id"]
     flow_run_id = undisturbed["attempts"][0]["flow_run_id"]
     prefect, mlflow = api["prefect"].removesuffix("/api"), api["mlflow"]
-    flow_run = httpx.get(f"{prefect}/api/flow_runs/{flow_run_id}").json()
+    flow_run = httpx.get(f"{prefect}/api/flow_runs/{flow_run_id}", headers=prefect_login()).json()
     assert (flow_run["name"], flow_run["state_type"]) == (run_id, "COMPLETED")
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
     assert sorted(t["name"].split()[0] for t in task_runs(pairmill, run_id)) == sorted(
         [*PAIR_STAGES, "train", "evaluate", "register"]
     )
-    artefacts = httpx.post(f"{prefect}/api/artifacts/filter", json=query).json()
+    artefacts = httpx.post(f"{prefect}/api/artifacts/filter", json=query, headers=prefect_login()).json()
     assert {"table", "progress", "markdown"} <= {a["type"] for a in artefacts}
     name, version = undisturbed["model_version"].removeprefix("models:/").split("/")
     url = f"{mlflow}/api/2.0/mlflow/model-versions/get"

@@ -24,19 +24,31 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from infra.local import processes
+from infra.local import processes, services
 from tests.e2e.conftest import PLANTED, Pairmill
 
 pytestmark = pytest.mark.timeout(600)
 
-IN_URLS = ("planted-prefect-in-url", "planted-mlflow-in-url", "planted-endpoint-in-url", "planted-store-in-url")
+IN_URLS = ("planted-mlflow-in-url", "planted-endpoint-in-url", "planted-store-in-url")
 PLAIN = [*(v for name, v in PLANTED.items() if "://" not in v and name != "MLFLOW_TRACKING_USERNAME"), *IN_URLS]
 PLAIN += ["planted-database-password"]
-SPELLINGS = {
-    spelling.encode()
-    for value in PLAIN
-    for spelling in (value, quote(value, safe=""), json.dumps(value)[1:-1], base64.b64encode(value.encode()).decode())
-} | {base64.b64encode(f"mill:{PLANTED['MLFLOW_TRACKING_PASSWORD']}".encode())}
+
+
+def spell(*values: str) -> set[bytes]:
+    """Return the values as they are, and as in URLs, JSON and HTTP Basic authentication."""
+    return {
+        spelling.encode()
+        for value in values
+        for spelling in (
+            value,
+            quote(value, safe=""),
+            json.dumps(value)[1:-1],
+            base64.b64encode(value.encode()).decode(),
+        )
+    }
+
+
+SPELLINGS = spell(*PLAIN) | {base64.b64encode(f"mill:{PLANTED['MLFLOW_TRACKING_PASSWORD']}".encode())}
 
 # A stage that raises an error with secrets in its message, in the process of the run or in a worker process.
 LEAKY = """
@@ -70,8 +82,14 @@ if __name__ == "__main__":
 """
 
 
+def login_spellings() -> set[bytes]:
+    """Return the spellings of the login of the Prefect server, and of its password alone."""
+    login = services.show_login()
+    return spell(login, login.partition(":")[2])
+
+
 def find_secrets(text: bytes) -> set[bytes]:
-    return {value for value in SPELLINGS if value in text}
+    return {value for value in SPELLINGS | login_spellings() if value in text}
 
 
 def api(pairmill: Pairmill) -> dict[str, str]:
@@ -124,7 +142,8 @@ def runs(pairmill: Pairmill) -> dict[str, subprocess.CompletedProcess[str]]:
 
     with watch_command_lines() as command_lines:
         servers = {
-            "PREFECT_API_URL": urls["prefect"].replace("://", "://user:planted-prefect-in-url@"),
+            "PREFECT_API_URL": urls["prefect"].replace("://", f"://{services.show_login()}@"),
+            "PREFECT_API_AUTH_STRING": services.show_login(),  # Prefect's WebSockets need it, whatever is in the URL
             "MLFLOW_TRACKING_URI": urls["mlflow"].replace("://", "://user:planted-mlflow-in-url@"),
         }
         endpoint = {"AWS_ENDPOINT_URL": "http://user:planted-endpoint-in-url@127.0.0.1:9", "AWS_ACCESS_KEY_ID": "mill"}
@@ -171,6 +190,9 @@ def test_no_written_file_has_a_secret(runs, pairmill):
     for path in pairmill.folder.rglob("*"):
         if not path.is_file() or path.is_relative_to(pairmill.folder / "web") or path.name.startswith("leaky."):
             continue
+        if path == pairmill.folder / "home" / "prefect-login":
+            assert path.stat().st_mode & 0o077 == 0
+            continue
         data = path.read_bytes()
         if path.suffix == ".parquet":
             data += str(pq.read_table(path).to_pylist()).encode()
@@ -182,10 +204,14 @@ def test_no_written_file_has_a_secret(runs, pairmill):
 
 def test_databases_have_the_failures_without_secrets(runs, pairmill):
     prefect = api(pairmill)["prefect"].removesuffix("/api")
+    login = services.authorization(f"{prefect}/api/")
     query = {"task_runs": {"state": {"type": {"any_": ["FAILED"]}}}, "limit": 50}
-    messages = [t["state"]["message"] for t in httpx.post(f"{prefect}/api/task_runs/filter", json=query).json()]
+    messages = [
+        t["state"]["message"] for t in httpx.post(f"{prefect}/api/task_runs/filter", json=query, headers=login).json()
+    ]
     assert any("http://host/x ***" in str(message) for message in messages), messages
-    logs = httpx.post(f"{prefect}/api/logs/filter", json={"sort": "TIMESTAMP_DESC", "limit": 200}).json()
+    query = {"sort": "TIMESTAMP_DESC", "limit": 200}
+    logs = httpx.post(f"{prefect}/api/logs/filter", json=query, headers=login).json()
     assert any("***" in line["message"] for line in logs)
 
 
@@ -211,9 +237,9 @@ def test_servers_listen_only_on_loopback_and_get_no_secret(pairmill, name):
     mark = str(pairmill.folder / "home" / "services" / name)
     assert listening_addresses(mark) == {"127.0.0.1"}
     for pid in processes.find_marked(mark):
-        assert (
-            find_secrets(Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()) == set()
-        )
+        own = login_spellings() if name == "prefect" else set()
+        assert find_secrets(Path(f"/proc/{pid}/environ").read_bytes()) <= own
+        assert find_secrets(Path(f"/proc/{pid}/cmdline").read_bytes()) == set()
 
 
 def test_servers_send_no_telemetry_and_refuse_other_origins(pairmill):

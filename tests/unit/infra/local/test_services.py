@@ -1,15 +1,18 @@
+import base64
 import http.server
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT
-from infra.local import processes, services, supervisor
+from dataops.redaction import redact
+from infra.local import login, processes, services, supervisor
 from infra.local.supervisor import ServiceRecord
 
 
@@ -118,6 +121,68 @@ def test_apply_environment_warns_after_prefect_was_imported(
     caplog.clear()
     services.apply_environment()
     assert caplog.text == ""
+
+
+def basic(credentials: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()}
+
+
+def test_clients_of_our_server_get_its_login_in_place_of_the_users(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:of-another-server")
+    monkeypatch.setenv("PREFECT_API_KEY", "pnu_of-another-server")
+    ours = login.write_new_login()
+    assert "PREFECT_API_AUTH_STRING" not in services.client_environment()
+    with pytest.raises(ConfigError, match="does not run"):
+        services.show_login()
+    record_running("prefect", 4321)
+    assert services.client_environment()["PREFECT_API_AUTH_STRING"] == services.show_login() == ours
+    assert services.authorization("http://127.0.0.1:4321/api/flows") == basic(ours)
+    assert services.authorization("http://127.0.0.1:4322/api/flows") == {}
+    monkeypatch.setattr(sys, "modules", {name: module for name, module in sys.modules.items() if name != "prefect"})
+    services.apply_environment()
+    assert os.environ["PREFECT_API_AUTH_STRING"] == ours
+    assert redact(f"x {ours} y") == "x *** y"
+    newer = login.write_new_login()
+    services.apply_environment()
+    assert os.environ["PREFECT_API_AUTH_STRING"] == newer
+
+
+@pytest.mark.parametrize("own_port", [4321, 9999])
+def test_no_other_server_gets_the_login_of_ours(answering, monkeypatch: pytest.MonkeyPatch, own_port: int):
+    url, _, requests = answering
+    ours = login.write_new_login()
+    record_running("prefect", own_port)
+    monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", ours)  # from a parent process that used our server
+    assert "PREFECT_API_AUTH_STRING" not in services.apply_environment()
+    assert "PREFECT_API_AUTH_STRING" not in os.environ
+    assert services.status()[0].healthy
+    assert services.authorization(f"{url}/api/flows") == {}
+    assert {header for _, header in requests} == {None}
+    assert services.status()[0].login_file == ""
+    with pytest.raises(ConfigError, match="PREFECT_API_URL names"):
+        services.show_login()
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:of-that-server")
+    services.apply_environment()
+    assert services.authorization(f"{url}/api/flows") == basic("me:of-that-server")
+
+
+def test_up_restarts_a_server_and_stops_workers_that_have_no_login(monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    stopped: list[str] = []
+    monkeypatch.setattr(supervisor, "is_healthy", lambda *_: True)
+    monkeypatch.setattr(supervisor, "ensure_running", lambda *_, **__: [])
+    monkeypatch.setattr(supervisor, "stop", lambda folder, record: stopped.append(folder.name))
+    for name in ("prefect", "mlflow", "worker-mill", "demo-site"):
+        record_running(name, 4321)
+    services.up()
+    assert stopped == ["prefect", "worker-mill"]
+    assert (
+        "worker-mill: stopped, since it ran without a login; start it again with `pairmill up --worker`" in caplog.text
+    )
+    login.write_new_login()
+    stopped.clear()
+    services.up()
+    assert stopped == []
 
 
 def test_client_environment_excludes_loopback_from_the_proxy(monkeypatch: pytest.MonkeyPatch):

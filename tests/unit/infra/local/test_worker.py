@@ -53,3 +53,13 @@ def test_worker_listens_on_loopback_and_has_no_credentials_in_its_command(starte
     assert "pnu_secret" not in " ".join(command)
     assert env["PAIRMILL_HOME"] == str(tmp_path)
     assert "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL" not in env
+
+
+def test_worker_runs_our_class_with_the_login_of_our_server(started, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:of-another-server")
+    monkeypatch.setattr(services, "client_environment", lambda: {"PREFECT_API_AUTH_STRING": "pairmill:ours"})
+    worker.start_workers("mill", gpus=0)
+    ((_, command, env),) = started
+    assert command[:5] == ["python", "-m", "infra.local.process_worker", "--pool", "mill"]
+    assert env["PREFECT_API_AUTH_STRING"] == "pairmill:ours"
+    assert "ours" not in " ".join(command)

@@ -1,0 +1,58 @@
+"""The stores in which flows work on this machine: whoever can start a flow run or emit an event names a store.
+
+A flow runs the config of a record in its store, and writes into the store what it reads. So a store that nobody named on
+this machine is refused before it is opened. Known are the stores of runs that this machine began or continued, of configs
+that were deployed from it, the home's own store, and those under a URI in the environment variable PAIRMILL_STORES.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dataops.errors import ConfigError
+
+VARIABLE = "PAIRMILL_STORES"
+"""Environment variable: URIs of stores, or of what they are under, separated by commas."""
+
+
+def check_store(uri: str, home: Path) -> None:
+    """Raise a ConfigError if this machine does not know the store."""
+    wanted = _canonical(uri)
+    if wanted == _canonical(str(home / "store")) or wanted in map(_canonical, _pointers(home)):
+        return
+    under = [_canonical(base) for base in os.environ.get(VARIABLE, "").split(",") if base.strip()]
+    if any(f"{wanted}/".startswith(f"{base.rstrip('/')}/") for base in under):
+        return
+    raise ConfigError(
+        f"this machine does not know the store {uri!r}, so no flow works in it; if you trust who can write to it, call"
+        f" `pairmill deploy` with its config on this machine, or set {VARIABLE} to its URI where the worker is started"
+    )
+
+
+def remember_deployed(name: str, store_uri: str, home: Path) -> None:
+    """Write a pointer file on this machine that names the store of a deployed config."""
+    pointer = home / "deployed" / name
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    pointer.write_text(_canonical(store_uri))
+
+
+def forget_deployed(name: str, home: Path) -> None:
+    """Delete the pointer file of a config that is not deployed any more."""
+    (home / "deployed" / name).unlink(missing_ok=True)
+
+
+def _pointers(home: Path) -> Iterator[str]:
+    for folder in (home / "runs", home / "deployed"):
+        for pointer in folder.iterdir() if folder.is_dir() else ():
+            if uri := pointer.read_text().strip():  # a power loss may leave an empty file
+                yield uri
+
+
+def _canonical(uri: str) -> str:
+    """Return one spelling of a URI: of a folder, its absolute path without links."""
+    parts = urlsplit(uri.strip())
+    if parts.scheme == "s3":
+        return f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+    path = Path(parts.path if parts.scheme == "file" else uri.strip()).expanduser()
+    return os.path.realpath(path)

@@ -1,0 +1,45 @@
+"""The login of this home's Prefect server, without which any web page in the user's browser could use its API.
+
+It is a random string in a file that only this user can read. The server gets it in its environment, and so do clients of
+that server; the Prefect UI asks for it once. It is in no command line and no log.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from dataops.home import home
+
+CLIENT_LOGIN, SERVER_LOGIN = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
+"""Environment variables of Prefect's clients and of its server."""
+
+
+def login_file() -> Path:
+    """Return the path of the file that holds the login."""
+    return home() / "prefect-login"
+
+
+def read_login() -> str | None:
+    """Return the login, or None if there is none yet."""
+    try:
+        return login_file().read_text("ascii").strip() or None
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def write_new_login() -> str:
+    """Make a new random login and write it into its file, atomically and readable by this user only."""
+    login = f"pairmill:{secrets.token_urlsafe(24)}"
+    temporary = login_file().with_name(f"prefect-login.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600, exist_ok=False)  # before it is written, so that nobody else can read it at any time
+    temporary.write_text(login + "\n", "ascii")
+    temporary.replace(login_file())
+    return login
+
+
+def server_environment(*, keep: bool) -> dict[str, str]:
+    """Return the variables that give the Prefect server its login, a new one unless `keep` is set and there is one."""
+    login = (read_login() if keep else None) or write_new_login()
+    # The server's own services are clients of its API.
+    return {SERVER_LOGIN: login, CLIENT_LOGIN: login}

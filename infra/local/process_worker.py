@@ -1,0 +1,105 @@
+"""Prefect's process worker, restricted to the flows of this checkout: `python -m infra.local.process_worker --pool POOL`.
+
+Prefect's own worker runs whatever command, code and environment a deployment, a flow run or a work pool names, so whoever
+can write to the Prefect server runs programs on the worker's machine. This one runs `flows.pipeline` only. It takes the
+options of `prefect worker start`.
+"""
+
+import os
+import re
+import sys
+import warnings
+from typing import Any
+
+from prefect.utilities.processutils import command_to_string, get_sys_executable
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
+
+from dataops.errors import ConfigError
+from dataops.home import CHECKOUT
+
+ALLOWED_ENV = frozenset(
+    {
+        "PREFECT_LOGGING_EXTRA_LOGGERS",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY",
+    }
+)
+"""Variables that a job may set: those of infra/prefect.yaml. Others can change what Python or Prefect runs."""
+_FLOW = re.compile(r"flows\.pipeline\.[a-z_]+")
+_FLOW_IN_CHECKOUT = re.compile(r"flows/pipeline\.py:[a-z_]+")
+_SET_FOLDER = "prefect.deployments.steps.set_working_directory"
+
+
+class FlowJobConfiguration(ProcessJobConfiguration):
+    """What a worker would run for a flow run: the values of the pool, the deployment and the flow run, merged."""
+
+    def prepare_for_flow_run(self, flow_run: Any, deployment: Any = None, *args: Any, **options: Any) -> None:
+        """Check the job, and set the command that runs it.
+
+        Raises:
+            ConfigError: it would run something else than a flow of this checkout. Prefect logs it, and sets the flow run
+                to Crashed with this message.
+        """
+        if problems := [*self._job_problems(), *_deployment_problems(deployment)]:
+            raise ConfigError(
+                f"this worker runs flows of pairmill only, so it refuses this job: {'; '.join(problems)}. Deploy with"
+                " `pairmill deploy`, and see SECURITY.md"
+            )
+        # With a command of its own Prefect does not put the folder of the deployment on the path of Python.
+        self.command = command_to_string([get_sys_executable(), "-m", "prefect.engine"])
+        super().prepare_for_flow_run(flow_run, deployment, *args, **options)
+        path = os.environ.get("PYTHONPATH")
+        self.env |= {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), *([path] if path else [])]), "PYTHONSAFEPATH": "1"}
+
+    def _job_problems(self) -> list[str]:
+        problems = []
+        if self.command is not None:
+            problems.append(f"its job variables or its work pool set the command {_short(self.command)}")
+        if self.working_dir is not None:
+            problems.append(f"its job variables or its work pool set the folder {_short(self.working_dir)}")
+        if names := sorted(self.env.keys() - ALLOWED_ENV):
+            problems.append(
+                f"its job variables or its work pool set the environment variables {_short(', '.join(names))}"
+            )
+        return problems
+
+
+def _deployment_problems(deployment: Any) -> list[str]:
+    """Return what is wrong with the code that a deployment names."""
+    if deployment is None:
+        return ["it belongs to no deployment"]
+    steps, entrypoint = deployment.pull_steps or [], str(deployment.entrypoint)
+    match steps:
+        case [dict() as step] if list(step) == [_SET_FOLDER] and list(step[_SET_FOLDER]) == ["directory"]:
+            folder = step[_SET_FOLDER]["directory"]
+        case _:
+            return [f"its pull steps are {_short(steps)}, not one {_SET_FOLDER}"]
+    if _FLOW.fullmatch(entrypoint) or (_FLOW_IN_CHECKOUT.fullmatch(entrypoint) and folder == str(CHECKOUT)):
+        return []
+    return [f"its entrypoint is {_short(entrypoint)}, not a flow in flows.pipeline"]
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return repr(text[:200])
+
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message=".*matches existing registered type")
+
+    class FlowWorker(ProcessWorker):
+        """The worker of pools of type `process`: Prefect looks workers up by type, and this class replaces its own."""
+
+        job_configuration = FlowJobConfiguration
+
+
+def main() -> None:
+    """Start a worker as `prefect worker start` does."""
+    from prefect.cli import app
+
+    run: Any = app
+    run(["worker", "start", "--type", ProcessWorker.type, "--install-policy", "never", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""What a web page of another origin can do to the local servers and workers: nothing.
+
+Each attempt is made twice: as a browser would send it, and by a page in a real browser where there is one. The servers and
+workers are those of `pairmill up --worker`, in a home of their own.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.sync.client import connect
+
+from dataops.home import CHECKOUT
+from flows.config import load_config
+from flows.records import create_run
+from infra.local import services, worker
+from tests.servers.browser import Browser, find_browser, serve_page, start_browser
+
+pytestmark = pytest.mark.timeout(600)
+EVIL = "http://evil.example:8000"
+SOCKETS = ("/events/in", "/events/out", "/logs/out", "/task_runs/subscriptions/scheduled")
+PLANTED = "planted-by-a-page"
+CONFIG = """
+name = "nightly"
+[store]
+uri = "{folder}/store"
+[source]
+kind = "warc"
+paths = ["{folder}/pages.warc.gz"]
+[train]
+model = "{root}/tests/e2e/tiny-model.json"
+[evaluate]
+suite = "{root}/configs/suites/demo.toml"
+data = "{folder}"
+[register]
+model_name = "nightly"
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Start both servers on free ports."""
+    folder = tmp_path_factory.mktemp("page") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*services.client_environment(), *services.CLIENT_VARIABLE.values(), "PREFECT_API_AUTH_STRING"):
+            patch.delenv(name, raising=False)
+        patch.setenv("PAIRMILL_HOME", str(folder))
+        patch.setattr(services, "_applied", {})
+        for server in ("PREFECT", "MLFLOW"):
+            patch.setattr(services, server, replace(getattr(services, server), port=None))
+        patch.setattr(services, "START_TIMEOUT_S", 300.0)
+        services.up(300)
+        yield folder
+        services.down()
+
+
+class Api:
+    """The REST interface of the Prefect server for a client that has its login."""
+
+    def __init__(self, url: str):
+        self.url = url
+
+    def __call__(self, method: str, path: str, value: Any = None) -> Any:
+        login = services.authorization(f"{self.url}{path}")
+        answer = httpx.request(method, self.url + path, json=value, headers=login, timeout=60).raise_for_status()
+        return answer.json() if answer.content else None
+
+    def flows(self) -> set[str]:
+        return {flow["name"] for flow in self("POST", "/flows/filter", {})}
+
+    def events(self) -> set[str]:
+        return {event["event"] for event in self("POST", "/events/filter", {"filter": {}, "limit": 50})["events"]}
+
+    def wait(self, flow_run: str, seconds: float = 300) -> dict[str, Any]:
+        """Return the final state of a flow run."""
+        return wait_for(lambda: (s := self("GET", f"/flow_runs/{flow_run}")["state"]) and _is_final(s) and s, seconds)
+
+
+def _is_final(state: dict[str, Any]) -> bool:
+    return state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.5)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def api(home: Path) -> Api:
+    return Api(services.status()[0].url)
+
+
+@pytest.fixture(scope="module")
+def mlflow(home: Path) -> str:
+    return services.status()[1].url
+
+
+# As a browser would send it ---------------------------------------------------------------------------------------------
+
+BODIES = {
+    "a body without a type": {"content": json.dumps({"name": PLANTED}).encode()},
+    "text": {"content": json.dumps({"name": PLANTED}).encode(), "headers": {"Content-Type": "text/plain"}},
+    "a form": {"data": {"name": PLANTED}},
+    "a form with files": {"files": {"name": (None, PLANTED)}},
+    "JSON": {"json": {"name": PLANTED}},
+}
+"""Requests that a page can send without asking first, and one for which its browser asks first."""
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_page_cannot_post_to_prefect(api: Api, body: str):
+    options: Any = BODIES[body]
+    headers = {"Origin": EVIL, **options.get("headers", {})}
+    answer = httpx.post(f"{api.url}/flows/", **{**options, "headers": headers}, timeout=60)
+    assert answer.status_code == 401
+    assert answer.headers.get("access-control-allow-origin") is None
+    assert PLANTED not in api.flows()
+
+
+def test_page_cannot_create_a_deployment_that_runs_a_command(api: Api):
+    flow = api("POST", "/flows/", {"name": "known"})["id"]
+    deployment = {"name": PLANTED, "flow_id": flow, "work_pool_name": None, "job_variables": {"command": "id"}}
+    body = json.dumps(deployment).encode()
+    assert httpx.post(f"{api.url}/deployments/", content=body, headers={"Origin": EVIL}).status_code == 401
+    assert api("POST", "/deployments/filter", {}) == []
+
+
+def test_no_route_of_prefect_answers_without_the_login(api: Api):
+    """Each method of each path that the server itself lists, also under another host name (DNS rebinding)."""
+    listed = api("GET", "/openapi.json")["paths"]
+    routes = [(method, path.removeprefix("/api")) for path, methods in listed.items() for method in methods]
+    assert len(routes) > 150
+    statuses = {}
+    with httpx.Client(headers={"Origin": EVIL, "Host": "evil.example"}, timeout=60) as client:
+        for method, path in routes:
+            url = api.url + path.replace("{", "").replace("}", "")
+            statuses[f"{method} {path}"] = client.request(method, url).status_code
+    health = {"get /health": 200, "get /ready": 200}
+    assert {route: status for route, status in statuses.items() if status != 401} == health
+
+
+@pytest.mark.parametrize("path", SOCKETS)
+@pytest.mark.parametrize("protocol", [None, "prefect"])
+@pytest.mark.parametrize("token", [None, "", "pairmill:guess"])
+def test_page_cannot_use_a_websocket_of_prefect(api: Api, path: str, protocol: Any, token: str | None):
+    answers = []
+    first = {"type": "auth", "token": token} if protocol else {"type": "subscribe", "keys": []}
+    with contextlib.suppress(WebSocketException, InvalidStatus):
+        url = api.url.replace("http://", "ws://") + path
+        with connect(url, origin=EVIL, subprotocols=[protocol] if protocol else None, proxy=None) as socket:  # type: ignore[arg-type]
+            for message in (first, _event(f"{PLANTED}.socket"), {"type": "filter", "filter": {}}):
+                socket.send(json.dumps(message))
+            answers = [socket.recv(timeout=5)]
+    assert answers == []
+    assert f"{PLANTED}.socket" not in api.events()
+
+
+def _event(name: str, **labels: str) -> dict[str, Any]:
+    resource = {"prefect.resource.id": f"pairmill.dataset.{uuid4()}", **labels}
+    occurred = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"occurred": occurred, "event": name, "resource": resource, "related": [], "payload": {}, "id": str(uuid4())}
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("prefix", ["/api", "/ajax-api"])
+def test_page_cannot_post_to_mlflow(mlflow: str, prefix: str, body: str):
+    options: Any = BODIES[body]
+    url = f"{mlflow}{prefix}/2.0/mlflow/experiments/create"
+    answer = httpx.post(url, **{**options, "headers": {"Origin": EVIL, **options.get("headers", {})}}, timeout=60)
+    assert answer.status_code == 403
+    assert answer.headers.get("access-control-allow-origin") is None
+    assert PLANTED not in httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100").text
+
+
+@pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
+@pytest.mark.parametrize("path", ["/api/2.0/mlflow-artifacts/artifacts/x", "/ajax-api/3.0/jobs/", "/api/2.0/mlflow/x"])
+def test_page_cannot_change_anything_in_mlflow(mlflow: str, method: str, path: str):
+    assert httpx.request(method, mlflow + path, headers={"Origin": EVIL}, timeout=60).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["evil.example", "10.evil.example", "192.168.evil.example", "172.16.evil.example"])
+def test_page_that_rebinds_its_name_cannot_read_mlflow(mlflow: str, host: str):
+    url = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
+    for port in ("", ":5000"):
+        assert httpx.get(url, headers={"Host": host + port}, timeout=60).status_code == 403
+    for own in ("127.0.0.1:5000", "localhost:8080", "localhost"):  # another port: through a tunnel
+        assert httpx.get(url, headers={"Host": own}, timeout=60).status_code == 200
+
+
+# A page in a real browser -----------------------------------------------------------------------------------------------
+
+ATTACK = """
+(async () => {
+  const [prefect, mlflow, sockets, event, planted] = %s
+  const blob = text => new Blob([text])
+  const said = {}
+  const send = async (name, url, options) => {
+    try {
+      const answer = await fetch(url, {method: "POST", ...options})
+      said[name] = answer.type === "opaque" ? "opaque" : answer.status + " " + await answer.text()
+    } catch (error) { said[name] = "blocked" }
+  }
+  const named = JSON.stringify({name: planted})
+  await send("no type", prefect + "/flows/", {mode: "no-cors", body: blob(named)})
+  await send("text", prefect + "/flows/", {mode: "no-cors", body: named})
+  await send("JSON", prefect + "/flows/", {body: named, headers: {"Content-Type": "application/json"}})
+  await send("credentials", prefect + "/flows/", {mode: "no-cors", credentials: "include", body: blob(named)})
+  await send("events", prefect + "/events", {mode: "no-cors", body: blob(JSON.stringify([event]))})
+  await send("read", prefect + "/flows/filter", {body: "{}"})
+  await send("mlflow", mlflow + "/api/2.0/mlflow/experiments/create", {mode: "no-cors", body: blob(named)})
+  await send("mlflow JSON", mlflow + "/ajax-api/2.0/mlflow/experiments/create",
+             {body: named, headers: {"Content-Type": "application/json"}})
+  for (const type of ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"]) {
+    const frame = document.createElement("iframe"), form = document.createElement("form")
+    frame.name = type; document.body.append(frame)
+    Object.assign(form, {method: "POST", action: prefect + "/flows/", enctype: type, target: type})
+    form.innerHTML = '<input name=\\'{"name":"' + planted + '","x":"\\' value=\\'"}\\'>'
+    document.body.append(form); form.submit()
+  }
+  for (const path of sockets) for (const protocol of [[], ["prefect"]]) {
+    said[path + protocol] = await new Promise(done => {
+      const socket = new WebSocket(prefect.replace("http", "ws") + path, protocol)
+      const first = protocol.length ? {type: "auth", token: "pairmill:guess"} : event
+      socket.onopen = () => { socket.send(JSON.stringify(first)); socket.send(JSON.stringify(event))
+                              socket.send(JSON.stringify({type: "filter", filter: {}})) }
+      socket.onmessage = message => done("answered " + message.data)
+      socket.onclose = () => done("closed")
+      setTimeout(() => done("silent"), 5000)
+    })
+  }
+  await new Promise(done => setTimeout(done, 2000))
+  return said
+})()
+"""
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    find_browser()
+    with start_browser(tmp_path / "profile") as started:
+        yield started
+
+
+def test_page_in_a_real_browser_drives_no_server(browser: Browser, api: Api, mlflow: str):
+    event = _event(f"{PLANTED}.page", **{"pairmill.store": "/tmp/evil"})
+    with serve_page() as page:
+        browser.open(page)
+        browser.wait_for("document.title == 'another site'")
+        assert browser.run("location.origin").startswith("http://evil.example:")
+        said = browser.run(ATTACK % json.dumps([api.url, mlflow, SOCKETS, event, PLANTED]))
+    assert {name: answer for name, answer in said.items() if answer not in ("opaque", "blocked", "closed")} == {}
+    assert said.keys() >= {"no type", "events", "mlflow", "/events/in", "/events/outprefect"}
+    assert PLANTED not in api.flows()
+    assert f"{PLANTED}.page" not in api.events()
+    assert PLANTED not in httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=100").text
+
+
+LOGIN = """
+(() => {
+  const field = document.querySelector("input[type=password]")
+  if (!field) return false
+  Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(field, %s)
+  field.dispatchEvent(new Event("input", {bubbles: true}))
+  field.closest("form") ? field.closest("form").requestSubmit() : document.querySelector("button[type=submit]").click()
+  return true
+})()
+"""
+
+
+def test_links_to_prefect_work_after_one_login(browser: Browser, api: Api):
+    """In both versions of its UI: the first link asks for the login, and leads on; the next one does not ask."""
+    flow = api("POST", "/flows/", {"name": "shown-flow"})["id"]
+    run = api("POST", "/flow_runs/", {"flow_id": flow, "name": "shown-run", "state": {"type": "COMPLETED"}})["id"]
+    server = api.url.removesuffix("/api")
+    browser.open(f"{server}/runs/flow-run/{run}")
+    browser.wait_for("document.querySelector('input[type=password]')")
+    browser.run("new Promise(done => setTimeout(done, 1000))")
+    assert browser.run(LOGIN % json.dumps(services.show_login()))
+    browser.wait_for("document.body.innerText.includes('shown-run')")
+    browser.open(f"{server}/flows/flow/{flow}")
+    browser.wait_for("document.body.innerText.includes('shown-flow')")
+    assert not browser.run("!!document.querySelector('input[type=password]')")
+
+
+# Second line: a request that has the login, or a server that another person can write to ----------------------------------
+
+
+@pytest.fixture(scope="module")
+def workers(home: Path, api: Api) -> Iterator[Path]:
+    """Deploy a config and start the workers, as `pairmill up --worker`; return the folder of the config."""
+    folder = home.parent
+    (folder / "pages.warc.gz").write_bytes(b"")
+    (folder / "nightly.toml").write_text(CONFIG.format(folder=folder, root=CHECKOUT))
+    command = [sys.executable, "-m", "flows.cli", "deploy", "nightly.toml"]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    done = subprocess.run(
+        command, cwd=folder, env=env | {"PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_WORKER_QUERY_SECONDS", "1")
+        worker.start_workers("pairmill", gpus=1)
+        yield folder
+
+
+def test_worker_refuses_deployments_that_run_something_else(api: Api, workers: Path):
+    mark = workers / "ran"
+    (workers / "evil.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n")
+    pull = [{"prefect.deployments.steps.set_working_directory": {"directory": str(workers)}}]
+    shell = [{"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}, *pull]
+    jobs: dict[str, dict[str, Any]] = {
+        "command": {"job_variables": {"command": f"touch {mark}"}},
+        "environment": {"job_variables": {"env": {"PYTHONPATH": str(workers)}}},
+        "pull steps": {"pull_steps": shell},
+        "entrypoint": {"entrypoint": "evil.py:train"},
+    }
+    flow = api("POST", "/flows/", {"name": "train"})["id"]
+    usual = {"flow_id": flow, "work_pool_name": "pairmill", "entrypoint": "flows.pipeline.train", "pull_steps": pull}
+    runs = {}
+    for name, changed in jobs.items():
+        deployment = api("POST", "/deployments/", {**usual, "name": f"evil {name}", **changed})["id"]
+        asked = {"parameters": {"run_id": "x"}, "state": {"type": "SCHEDULED"}}
+        runs[name] = api("POST", f"/deployments/{deployment}/create_flow_run", asked)["id"]
+    for name, run in runs.items():
+        state = api.wait(run)
+        assert (name, state["type"]) == (name, "CRASHED")
+        assert "this worker runs flows of pairmill only, so it refuses this job" in state["message"]
+    assert not mark.exists()
+    assert "it refuses this job" in (workers / "home/services/worker-pairmill/log").read_text()
+
+
+def _land(api: Api, run_id: str, store: str) -> dict[str, Any]:
+    """Send the event that starts a training, and return the state in which it ended."""
+    labels = {"run": run_id, "store": store, "until": "pack", "begun-by": "curate"}
+    event = _event("pairmill.dataset.landed", **{f"pairmill.{name}": value for name, value in labels.items()})
+    api("POST", "/events", [event])
+    query = {"flow_runs": {"name": {"any_": [run_id]}}}
+    (run,) = wait_for(lambda: api("POST", "/flow_runs/filter", query))
+    return api.wait(run["id"])
+
+
+def test_event_with_a_foreign_store_runs_nothing_in_it(api: Api, workers: Path):
+    config = load_config(workers / "nightly.toml", [f'store.uri="{workers}/evil-store"'])
+    record = create_run(config, workers / "elsewhere")
+    before = sorted((workers / "evil-store").rglob("*"))
+    state = _land(api, record.run_id, config.store.uri)
+    assert state["type"] == "FAILED"
+    assert f"this machine does not know the store '{config.store.uri}'" in state["message"]
+    assert sorted((workers / "evil-store").rglob("*")) == before
+
+
+def test_training_in_a_known_store_reads_no_source_of_a_planted_record(api: Api, workers: Path):
+    """It gets to the store, so the worker's processes have the login, but makes no stage before the training."""
+    record = create_run(load_config(workers / "nightly.toml"), workers / "elsewhere")
+    state = _land(api, record.run_id, f"{workers}/store")
+    assert state["type"] == "FAILED"
+    assert "has no complete snapshot extract/" in state["message"]
+    assert not (workers / "store" / "extract").exists()

@@ -1,0 +1,104 @@
+"""A headless Chromium, driven over its DevTools protocol, and a web site that serves one page to it."""
+
+import contextlib
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def find_browser() -> str:
+    """Return the path of Chromium or Chrome; skip the test if there is none."""
+    found = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
+    return found or pytest.skip("no Chromium here, so no real page is tried: apt-get install chromium")
+
+
+class Browser:
+    """One tab."""
+
+    def __init__(self, socket: ClientConnection):
+        self._socket, self._number = socket, 0
+
+    def send(self, method: str, **parameters: Any) -> Any:
+        """Send one command and return its result."""
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        while (answer := json.loads(self._socket.recv(timeout=60))).get("id") != self._number:
+            continue  # an event
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def open(self, url: str) -> None:
+        self.send("Page.navigate", url=url)
+
+    def run(self, script: str) -> Any:
+        """Run JavaScript in the page and return its value; a promise is awaited."""
+        result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait_for(self, script: str, seconds: float = 90) -> Any:
+        """Run JavaScript until its value is true, and return that value."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(AssertionError):  # the page may just be replaced by another
+                if value := self.run(script):
+                    return value
+            assert time.monotonic() < deadline, (script, self.run("document.documentElement.outerHTML")[:3000])
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def start_browser(folder: Path) -> Iterator[Browser]:
+    """Run a browser with a new profile, for which every name under `.example` is this machine."""
+    # Newer versions ask the user before a public page may reach this machine; others, and other browsers, do not.
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0"]
+    options += [f"--user-data-dir={folder}", "--host-resolver-rules=MAP *.example 127.0.0.1"]
+    options += ["--disable-features=LocalNetworkAccessChecks", "--disable-dev-shm-usage", "about:blank"]
+    with (folder.parent / "browser.log").open("wb") as log:
+        environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+        process = subprocess.Popen([find_browser(), *options], stdout=log, stderr=log, env=environment)
+    try:
+        port_file, deadline = folder / "DevToolsActivePort", time.monotonic() + 90
+        while not (port_file.exists() and port_file.read_text().count("\n")):
+            assert process.poll() is None, log.name
+            assert time.monotonic() < deadline, "the browser did not start"
+            time.sleep(0.1)
+        port = port_file.read_text().split()[0]
+        tab = next(one for one in httpx.get(f"http://127.0.0.1:{port}/json").json() if one["type"] == "page")
+        with connect(tab["webSocketDebuggerUrl"], max_size=None) as socket:
+            yield Browser(socket)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextlib.contextmanager
+def serve_page() -> Iterator[str]:
+    """Serve an empty page on this machine, and return its URL on a foreign host."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>another site</title>")
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://evil.example:{server.server_port}/"
+        server.shutdown()

@@ -1,0 +1,113 @@
+import asyncio
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.workers.process import ProcessWorker
+
+from dataops.errors import ConfigError
+from dataops.home import CHECKOUT
+from flows.pipeline import FLOWS
+from infra.local.process_worker import FlowJobConfiguration
+
+FOLDER = "prefect.deployments.steps.set_working_directory"
+PULL = [{FOLDER: {"directory": "/somewhere"}}]
+OURS = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PREFECT_LOGGING_EXTRA_LOGGERS": "flows"}
+RUN = FlowRun(id=UUID(int=1), flow_id=UUID(int=2), name="run")
+
+
+def deployment(entrypoint: str = "flows.pipeline.train", pull: Any = PULL) -> Any:
+    return SimpleNamespace(id=UUID(int=3), name="gpu", entrypoint=entrypoint, pull_steps=pull, updated=None)
+
+
+def prepare(values: dict[str, Any], of: Any, template: dict[str, Any] | None = None) -> FlowJobConfiguration:
+    """Merge job variables into a pool's template, and prepare the job, as Prefect's worker does."""
+    base = ProcessWorker.get_default_base_job_template()
+    base["job_configuration"] |= template or {}
+
+    async def merge() -> FlowJobConfiguration:
+        offline: Any = SimpleNamespace()  # it is asked only for blocks and variables, and there are none
+        return await FlowJobConfiguration.from_template_and_values(base, values, client=offline)
+
+    job = asyncio.run(merge())
+    job.prepare_for_flow_run(RUN, of, None, None, "worker")
+    return job
+
+
+@pytest.mark.parametrize("flow", [flow.name for flow in FLOWS])
+def test_flows_of_this_checkout_run_in_this_installation(flow: str):
+    job = prepare({"env": OURS}, deployment(f"flows.pipeline.{flow}"))
+    assert job.command is not None
+    assert job.command.split() == [sys.executable, "-m", "prefect.engine"]
+    assert str(job.env["PYTHONPATH"]).split(":")[0] == str(CHECKOUT)
+    assert job.env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    in_checkout = [{FOLDER: {"directory": str(CHECKOUT)}}]
+    prepare({"stream_output": False}, deployment(f"flows/pipeline.py:{flow}", in_checkout))
+
+
+@pytest.mark.parametrize(
+    ("values", "template", "reason"),
+    [
+        ({"command": "touch /tmp/x"}, {}, "the command 'touch /tmp/x'"),
+        ({"command": "python -m prefect.engine"}, {}, "the command"),
+        ({}, {"command": "touch /tmp/x"}, "the command"),
+        ({"env": {"LD_PRELOAD": "/tmp/x.so"}}, {}, "environment variables 'LD_PRELOAD'"),
+        ({"env": OURS | {"PATH": "/tmp"}}, {}, "'PATH'"),
+        ({"env.PYTHONPATH": "/tmp"}, {}, "'PYTHONPATH'"),
+        ({"env": {"PREFECT_API_URL": "http://evil.example"}}, {}, "'PREFECT_API_URL'"),
+        ({}, {"env": {"PYTHONSTARTUP": "/tmp/x"}}, "'PYTHONSTARTUP'"),
+        ({"env": {"PAIRMILL_STORES": "/"}}, {}, "'PAIRMILL_STORES'"),
+        ({"working_dir": "/tmp"}, {}, "the folder '/tmp'"),
+    ],
+)
+def test_jobs_that_change_what_runs_are_refused(values: Any, template: Any, reason: str):
+    with pytest.raises(ConfigError, match="refuses this job") as caught:
+        prepare(values, deployment(), template)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        None,
+        deployment("os.system"),
+        deployment("flows.pipeline.train.os"),
+        deployment("flows/pipeline.py:train"),
+        deployment("/tmp/evil.py:train"),
+        deployment("flows.pipelines.train"),
+        deployment("flows.pipeline.train\n"),
+        deployment(pull=[]),
+        deployment(pull=None),
+        deployment(pull=[*PULL, *PULL]),
+        deployment(pull=[{"prefect.deployments.steps.run_shell_script": {"script": "id"}}]),
+        deployment(pull=[{"prefect.deployments.steps.git_clone": {"repository": "https://evil.example"}}]),
+        deployment(pull=[{FOLDER: {"directory": "/x", "requires": "evil"}}]),
+        deployment(pull=[{FOLDER: {"directory": "/x"}, "os.system": {"command": "id"}}]),
+        deployment(pull=["id"]),
+    ],
+)
+def test_deployments_of_other_code_are_refused(of: Any):
+    with pytest.raises(ConfigError, match="refuses this job"):
+        prepare({}, of)
+
+
+def test_reason_is_short():
+    job = FlowJobConfiguration(command="x" * 10**6)
+    with pytest.raises(ConfigError) as caught:
+        job.prepare_for_flow_run(RUN, deployment())
+    assert len(str(caught.value)) < 1000
+
+
+def test_worker_takes_the_place_of_prefects():
+    code = (
+        "import infra.local.process_worker as ours\n"
+        "from prefect.workers.base import BaseWorker\n"
+        "print(BaseWorker.get_worker_class_from_type('process') is ours.FlowWorker)"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr
