@@ -113,8 +113,8 @@ def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
     out.print(table)
     for service in services:
         if service.login_file and service.state == "running":
-            out.print(text(f"{service.name}'s pages ask once for the login in {service.login_file}"), soft_wrap=True)
-            out.print(text("`pairmill status --show-login` prints it"))
+            once = f"To see Prefect's pages, open {service.ui_url} and log in once with what is in {service.login_file}"
+            out.print(text(f"{once} (`pairmill status --show-login` prints it)."), soft_wrap=True)
     return 0
 
 

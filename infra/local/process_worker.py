@@ -97,8 +97,8 @@ def main() -> None:
     """Start a worker as `prefect worker start` does."""
     from prefect.cli import app
 
-    run: Any = app
-    run(["worker", "start", "--type", ProcessWorker.type, "--install-policy", "never", *sys.argv[1:]])
+    sys.argv[1:1] = ["worker", "start", "--type", ProcessWorker.type, "--install-policy", "never"]
+    app()
 
 
 if __name__ == "__main__":

@@ -65,12 +65,13 @@ PREFECT = Service(
 MLFLOW = Service(
     name="mlflow",
     command=(
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}"),
+        *(sys.executable, "-m", "infra.local.mlflow_server", "--host", "127.0.0.1", "--port", "{port}"),
         *("--workers", "1", "--uvicorn-opts", "--no-access-log"),  # the default is four workers of 280 MB
         *("--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "./artifacts"),
     ),
     health_path="/health",
     env={
+        "PYTHONPATH": str(CHECKOUT),
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for GenAI only; without it there are fewer processes
         # The default also allows "10.*", so a page of http://10.evil.example could read all by rebinding its name.

@@ -86,8 +86,8 @@ def start_browser(folder: Path) -> Iterator[Browser]:
 
 
 @contextlib.contextmanager
-def serve_page() -> Iterator[str]:
-    """Serve an empty page on this machine, and return its URL on a foreign host."""
+def serve_page(host: str) -> Iterator[str]:
+    """Serve an empty page on this machine, and return its URL on the host."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -100,5 +100,5 @@ def serve_page() -> Iterator[str]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://evil.example:{server.server_port}/"
+        yield f"http://{host}:{server.server_port}/"
         server.shutdown()
