@@ -116,14 +116,13 @@ def resize(spec: dict[str, Any]) -> None:
     from PIL import Image
 
     from tasks.download.img2dataset_classes import Resizer
-    from tasks.download.previews import Previews
     from tasks.download.resizers import FastResizer
 
     spans = json.loads(Path(spec["folder"], "places.json").read_text())[: spec["number"]]
     with Path(spec["folder"], "pictures").open("rb") as file:
         jpegs = [file.read(size) for _, size in spans]
     options: dict[str, Any] = {"image_size": SIDE, "resize_mode": "keep_ratio", "resize_only_if_bigger": False}
-    sides = {"peer": Resizer(**options), "ours": FastResizer(Previews(), **options)}
+    sides = {"peer": Resizer(**options), "ours": FastResizer(**options)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     resized: dict[str, list[Any]] = {}
     for _ in range(3):

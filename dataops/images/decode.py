@@ -42,6 +42,10 @@ class Header:
     mode: str = ""
     """Pillow's name of the pixel format: L, RGB, CMYK, ..."""
 
+    @property
+    def area(self) -> int:
+        return self.width * self.height
+
 
 _NOT_IMAGES = frozenset({"", "html", "pdf", "gzip"})
 

@@ -58,7 +58,8 @@ class DownloadConfig(PoliteConfig):
     min_image_size: int = Field(default=0, ge=0)
     """Minimum smaller side of an original, in pixels."""
     max_image_area: int = Field(default=64_000_000, ge=1)
-    """Maximum pixels of an original, checked before it is decoded (decompression bombs). 64 million take 256 MB."""
+    """Maximum pixels of an original, checked before it is decoded (decompression bombs). Each worker decodes one image
+    at a time, in a process that may allocate 20 bytes a pixel, 4 times `max_bytes` and 256 MiB: 1.6 GB by default."""
     max_aspect_ratio: float = Field(default=20.0, ge=1)
     """Maximum ratio of an original's larger side to its smaller side."""
     timeout: float = Field(default=10.0, gt=0, le=600)

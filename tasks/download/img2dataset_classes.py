@@ -7,9 +7,12 @@ without.
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
+
+import cv2
 
 from tasks.download.fetch.host_pool import HostPool
 
@@ -33,11 +36,12 @@ sys.modules.setdefault("wandb", ModuleType("wandb"))
 with warnings.catch_warnings(), _without_torch():
     warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # img2dataset imports it
     from img2dataset import downloader as _downloader
+    from img2dataset import resizer as _resizer
     from img2dataset.downloader import Downloader, compute_key
     from img2dataset.resizer import Resizer
     from img2dataset.writer import WebDatasetSampleWriter
 
-__all__ = ["Downloader", "Resizer", "WebDatasetSampleWriter", "compute_key", "use_pool"]
+__all__ = ["Downloader", "Resizer", "WebDatasetSampleWriter", "compute_key", "use_decoder", "use_pool"]
 
 
 @contextmanager
@@ -49,3 +53,24 @@ def use_pool(pool: HostPool) -> Iterator[None]:
         yield
     finally:
         _downloader.ThreadPool = original  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def use_decoder(decode: Callable[[Any, int], Any]) -> Iterator[None]:
+    """Make Resizer decode with `decode`, which has the arguments and the result of `cv2.imdecode`."""
+    _resizer.cv2 = _Cv2(decode)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        _resizer.cv2 = cv2
+
+
+class _Cv2(ModuleType):
+    """OpenCV with another `imdecode`."""
+
+    def __init__(self, imdecode: Callable[[Any, int], Any]):
+        super().__init__("cv2")
+        self.imdecode = imdecode
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(cv2, name)

@@ -1,6 +1,7 @@
 """Collects small copies of a few images of a shard for the report, kept and refused ones."""
 
 from collections import Counter
+from collections.abc import Callable
 
 from dataops.images.decode import ImageRefused, decode, make_preview, read_header
 
@@ -10,10 +11,24 @@ _MAX_AREA = 4_000_000
 """Maximum pixels of an image that is decoded for a preview."""
 
 
-class Previews:
-    """The previews of a shard. For each image, one thread calls `set_original`, then `add_kept` or `add_refused`."""
+def preview_image(data: bytes) -> bytes | None:
+    """Return a small JPEG of an image, if it can be decoded and is not too large."""
+    try:
+        read_header(data, _MAX_AREA)
+        return make_preview(decode(data))
+    except ImageRefused:
+        return None
 
-    def __init__(self) -> None:
+
+class Previews:
+    """The previews of a shard. For each image, one thread calls `set_original`, then `add_kept` or `add_refused`.
+
+    Args:
+        preview: returns a small JPEG of an image, or None.
+    """
+
+    def __init__(self, preview: Callable[[bytes], bytes | None] = preview_image) -> None:
+        self._preview = preview
         self.by_uid: dict[str, bytes] = {}
         """JPEGs."""
         self._original = b""
@@ -35,9 +50,6 @@ class Previews:
         self._original = b""
         if self._numbers[reason] >= (PER_REASON if reason else KEPT):
             return
-        try:
-            read_header(data, _MAX_AREA)
-            self.by_uid[uid] = make_preview(decode(data))
-        except ImageRefused:
-            return
-        self._numbers[reason] += 1
+        if preview := self._preview(data):
+            self.by_uid[uid] = preview
+            self._numbers[reason] += 1

@@ -1,14 +1,20 @@
-"""Checks the header of an image before img2dataset's Resizer decodes it, and decodes JPEGs at a smaller size."""
+"""Checks the header of an image before img2dataset's Resizer decodes it, and decodes JPEGs at a smaller size.
+
+All of it happens in a process of its own, with a limit of memory (guarded_process.py).
+"""
 
 import io
+from functools import cache
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from dataops.images.decode import Header, ImageRefused, read_header
-from tasks.download.img2dataset_classes import Resizer
-from tasks.download.previews import Previews
+from tasks.download.guarded_process import MAX_TEXT, Function, FunctionFailed, GuardedProcess, ServerDied
+from tasks.download.img2dataset_classes import Resizer, use_decoder
+from tasks.download.previews import Previews, preview_image
 
 REDUCED = {
     2: (cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
@@ -17,30 +23,72 @@ REDUCED = {
 }
 
 
+_STRIP_ROWS_AREA = 1 << 18
+"""Number of pixels that are laid on white at a time."""
+BYTES_PER_PIXEL, EXTRA_BYTES = 20, 256 << 20
+"""Memory that decoding, resizing and encoding an image take at most: for each pixel, and besides."""
+
+
+def memory_budget(max_image_area: int, image_size: int, max_aspect_ratio: float, max_bytes: int) -> int:
+    """Return the bytes of memory that a process may allocate to resize an image. The arguments are the config's."""
+    result_area = int(image_size * image_size * max_aspect_ratio)
+    return EXTRA_BYTES + 4 * max_bytes + BYTES_PER_PIXEL * max(max_image_area, result_area)
+
+
 class CheckedResizer(Resizer):
     """A Resizer that decodes only whole images with at most `max_image_area` pixels, by read_header.
 
-    Args:
-        previews: receives the original of each image.
-        options: options of the base class.
+    It lays images with transparency on white as img2dataset does, to the bit, but not in copies of 24 bytes a pixel.
     """
-
-    def __init__(self, previews: Previews, **options: Any):
-        super().__init__(**options)
-        self._previews = previews
 
     def __call__(self, img_stream: Any, blurring_bbox_list: Any = None) -> Any:
         data = img_stream.getvalue()
-        self._previews.set_original(data)
         try:
             header = read_header(data, self.max_image_area)
+            if header.kind == "avif" and header.mode == "RGBA" and 2 * header.area > self.max_image_area:
+                raise ImageRefused(
+                    "too_many_pixels", f"{header.width}x{header.height} pixels with transparency in an avif"
+                )
         except ImageRefused as refused:
             return None, None, None, None, None, str(refused)
-        return self.resize(img_stream, data, header)
+        *found, message = self.resize(img_stream, data, header)
+        if message is not None and ("Insufficient memory" in message or "Unable to allocate" in message):
+            message = "out_of_memory: it takes more memory than the limit to decode"
+        return *found, message
 
     def resize(self, img_stream: Any, data: bytes, header: Header) -> Any:
         """Return the Resizer's result for an image that passed the checks."""
-        return super().__call__(img_stream)
+        with use_decoder(decode_opaque):
+            return super().__call__(img_stream)
+
+
+def decode_opaque(buffer: Any, flags: int) -> Any:
+    """Decode an image as `cv2.imdecode` does, and lay transparency on white."""
+    image: Any = cv2.imdecode(buffer, flags)
+    if image is None or image.ndim < 3 or image.shape[2] < 4 or image.dtype != np.uint8:
+        return image
+    return lay_on_white(image)
+
+
+def lay_on_white(image_HW4: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the colours (height, width, 3) of an image on white, each as img2dataset's Resizer computes it."""
+    height, width = image_HW4.shape[:2]
+    opaque = np.empty((height, width, 3), np.uint8)
+    table = _blended_colours()
+    rows = max(1, _STRIP_ROWS_AREA // width)
+    for top in range(0, height, rows):
+        strip = image_HW4[top : top + rows]
+        alpha = strip[..., 3:].astype(np.uint16) << 8
+        np.take(table, alpha | strip[..., :3], out=opaque[top : top + rows], mode="clip")  # without a copy of `out`
+    return opaque
+
+
+@cache
+def _blended_colours() -> NDArray[np.uint8]:
+    """Return the blended colour for 256 x alpha + colour. Source: the formula of img2dataset's Resizer."""
+    alpha, colour = np.arange(256)[:, None], np.arange(256)
+    blended = alpha / 255 * colour + 255 - alpha
+    return np.rint(blended.clip(min=0, max=255)).astype(np.uint8).ravel()
 
 
 class FastResizer(CheckedResizer):
@@ -51,8 +99,8 @@ class FastResizer(CheckedResizer):
     All other images (not a grey or RGB JPEG, or too small) are resized exactly.
     """
 
-    def __init__(self, previews: Previews, **options: Any):
-        super().__init__(previews, **options)
+    def __init__(self, **options: Any):
+        super().__init__(**options)
         limits = ("min_image_size", "max_image_area", "max_aspect_ratio")  # they hold for the original
         options = {name: value for name, value in options.items() if name not in limits}
         self._small_resizer = Resizer(**options, downscale_interpolation="linear")
@@ -78,3 +126,43 @@ class FastResizer(CheckedResizer):
             return 1
         side = large if self.resize_mode.name in ("border", "keep_ratio_largest") else small
         return max((n for n in REDUCED if side >= n * self.image_size), default=1)
+
+
+class GuardedResizer:
+    """What Downloader calls to resize an image: a resizer in another process, which an image may end.
+
+    Args:
+        process: it has the functions of `resize_functions`.
+        previews: receives the original of each image.
+    """
+
+    def __init__(self, process: GuardedProcess, previews: Previews):
+        self._process, self._previews = process, previews
+
+    def __call__(self, img_stream: Any, blurring_bbox_list: Any = None) -> Any:
+        data = img_stream.getvalue()
+        self._previews.set_original(data)
+        try:
+            image, others = self._process.call("resize", data)
+        except ServerDied as died:
+            self._previews.set_original(b"")  # it would be decoded
+            return None, None, None, None, None, f"worker_died: {died}"
+        return image, *others
+
+
+def resize_functions(resizer: Resizer) -> dict[str, Function]:
+    """Return the functions of a GuardedProcess that resizes images, and makes previews."""
+
+    def resize(data: bytes) -> tuple[bytes | None, Any]:
+        image, *others, message = resizer(io.BytesIO(data))
+        return image, [*others, message and message[:MAX_TEXT]]
+
+    return {"resize": resize, "preview": lambda data: (preview_image(data), None)}
+
+
+def preview_in(process: GuardedProcess, data: bytes) -> bytes | None:
+    """Return `preview_image` of an image, from another process."""
+    try:
+        return process.call("preview", data)[0]
+    except (ServerDied, FunctionFailed):
+        return None

@@ -1,6 +1,7 @@
 """Downloads one shard through img2dataset, in a worker process of the download stage.
 
-Importing this module loads img2dataset, so only worker processes import it. Three things that img2dataset does not
+Importing this module loads img2dataset, so only worker processes import it. Images are decoded in a child of the worker
+(guarded_process.py): an image that ends its decoder costs one row. Three things that img2dataset does not
 guarantee are guaranteed here: the order of the samples, the bytes of the tar, and that no row gets lost.
 
 Rows are written in the order of their uids, but fetched in an order in which no host delays the shard (HostPool).
@@ -20,18 +21,26 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataops.errors import CorruptPart, StorageError
+from dataops.errors import CorruptPart, JobFailed, StorageError
 from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.trace.targets import matching_rows
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.host_pool import HostPool
 from tasks.download.fetch.opener import SafeOpener
+from tasks.download.guarded_process import GuardedProcess, ServerLimits, SupervisorLost
 from tasks.download.img2dataset_classes import Downloader, compute_key, use_pool
 from tasks.download.make_opener import make_opener
 from tasks.download.outcome import join_outcomes, put_parts
 from tasks.download.previews import Previews
-from tasks.download.resizers import CheckedResizer, FastResizer
+from tasks.download.resizers import (
+    CheckedResizer,
+    FastResizer,
+    GuardedResizer,
+    memory_budget,
+    preview_in,
+    resize_functions,
+)
 from tasks.download.rounds import put_retry_rows, split_by_class
 from tasks.download.row_spans import read_spans
 from tasks.download.shard import ShardTask
@@ -47,11 +56,20 @@ SHARD_DIGITS = 5
 def download_shard(draft: Draft, task: ShardTask) -> Record:
     """Fetch, check and commit one shard.
 
-    Raises: StorageError when the temporary folder cannot be written; CorruptPart when the tar and the rows disagree.
+    Raises: StorageError when the temporary folder cannot be written; CorruptPart when the tar and the rows disagree;
+    JobFailed (75) when the process that decodes images cannot be started again.
     """
+    try:
+        with _start_decoder(task.config) as decoder:
+            return _download_shard(draft, task, decoder)
+    except SupervisorLost as error:
+        raise JobFailed(f"download {task.id}: {error}. Rerun", exit_code=75) from error
+
+
+def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess) -> Record:
     started = time.monotonic()
     rows = read_spans(draft.store, task.spans).sort_by("uid").combine_chunks()
-    previews = Previews()
+    previews = Previews(partial(preview_in, decoder))
     with scratch_folder("download") as folder:
         opener = make_opener(task.config, Path(task.site_files or folder), task.workers, task.round)
         taken_down = rows["url"].filter(pa.array(matching_rows(rows, task.takedowns))).to_pylist()
@@ -59,7 +77,7 @@ def download_shard(draft: Draft, task: ShardTask) -> Record:
         name = f"{task.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
-            _run_downloader(rows, task, folder, opener, previews)
+            _run_downloader(rows, task, folder, opener, previews, GuardedResizer(decoder, previews))
         if output.getvalue():
             logger.warning("download %s: img2dataset printed: %s", task.id, output.getvalue()[-2000:])
         table = join_outcomes(rows, rows["uid"].to_pylist(), pq.read_table(folder / f"{name}.parquet"), tar.name)
@@ -89,7 +107,9 @@ def make_keys(index: int, rows: int, shard_size: int) -> list[str]:
     return [compute_key(row, index, digits, SHARD_DIGITS) for row in range(rows)]
 
 
-def _run_downloader(rows: pa.Table, task: ShardTask, folder: Path, opener: SafeOpener, previews: Previews) -> None:
+def _run_downloader(
+    rows: pa.Table, task: ShardTask, folder: Path, opener: SafeOpener, previews: Previews, resizer: GuardedResizer
+) -> None:
     config = task.config
     source = folder / "rows.arrow"
     with pa.ipc.new_file(str(source), rows.schema) as file:
@@ -100,7 +120,7 @@ def _run_downloader(rows: pa.Table, task: ShardTask, folder: Path, opener: SafeO
     with (folder / "waiting").open("w+b") as early_file:
         downloader = Downloader(
             sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, early_file),
-            resizer=_make_resizer(config, previews),
+            resizer=resizer,
             thread_count=max(1, rows.num_rows),  # the Downloader hands out twice as many rows at a time: all of them
             save_caption=True,
             extract_exif=False,
@@ -125,9 +145,9 @@ def _run_downloader(rows: pa.Table, task: ShardTask, folder: Path, opener: SafeO
         raise StorageError(f"download {task.id}: cannot write {folder}: {failures[0]}") from failures[0]
 
 
-def _make_resizer(config: DownloadConfig, previews: Previews) -> CheckedResizer:
-    return (FastResizer if config.resize_quality == "fast" else CheckedResizer)(
-        previews,
+def _start_decoder(config: DownloadConfig) -> GuardedProcess:
+    """Return a process that resizes images within the memory that docs/download.md states."""
+    resizer = (FastResizer if config.resize_quality == "fast" else CheckedResizer)(
         image_size=config.image_size,
         resize_mode=config.resize_mode,
         resize_only_if_bigger=config.resize_only_if_bigger,
@@ -137,6 +157,8 @@ def _make_resizer(config: DownloadConfig, previews: Previews) -> CheckedResizer:
         max_image_area=config.max_image_area,
         max_aspect_ratio=config.max_aspect_ratio,
     )
+    memory = memory_budget(config.max_image_area, config.image_size, config.max_aspect_ratio, config.max_bytes)
+    return GuardedProcess(resize_functions(resizer), ServerLimits(memory))
 
 
 def _check_tar(tar: Path, keys: Sequence[str]) -> None:

@@ -1,6 +1,9 @@
 """Compares the fast resizer with the exact one, which is img2dataset's."""
 
 import io
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +12,24 @@ import sklearn.datasets
 from PIL import Image
 
 from dataops.images.decode import read_header
+from tasks.download.guarded_process import GuardedProcess, ServerLimits
 from tasks.download.img2dataset_classes import Resizer
 from tasks.download.previews import Previews
-from tasks.download.resizers import CheckedResizer, FastResizer
+from tasks.download.resizers import (
+    BYTES_PER_PIXEL,
+    CheckedResizer,
+    FastResizer,
+    GuardedResizer,
+    lay_on_white,
+    resize_functions,
+)
 
 # img2dataset pads with an argument that albumentations has renamed
 pytestmark = pytest.mark.filterwarnings("ignore:.*fill instead:DeprecationWarning", "ignore:.*fill instead:UserWarning")
 MODES = ["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
+
+
+LIMIT_AREA = 2000 * 2000
 
 
 def photograph(size: tuple[int, int], mode: str = "RGB", kind: str = "JPEG", **options: Any) -> bytes:
@@ -27,7 +41,7 @@ def photograph(size: tuple[int, int], mode: str = "RGB", kind: str = "JPEG", **o
 
 def resizers(**options: Any) -> tuple[Resizer, CheckedResizer, FastResizer]:
     known: dict[str, Any] = {"image_size": 128, "resize_mode": "keep_ratio", "resize_only_if_bigger": False} | options
-    return Resizer(**known), CheckedResizer(Previews(), **known), FastResizer(Previews(), **known)
+    return Resizer(**known), CheckedResizer(**known), FastResizer(**known)
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -82,3 +96,139 @@ def test_resizers_refuse_damaged_bytes() -> None:
         messages = {resize(io.BytesIO(bad))[5] for resize in (checked, fast)}
         assert len(messages) == 1
         assert None not in messages
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (700, 390), (3, 300_000)])
+def test_lay_on_white_gives_the_pixels_of_img2dataset(shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 4), np.uint8)
+    noise[: shape[0] // 2, :, 3] |= 255 * (np.arange(shape[1]) % 2).astype(np.uint8)
+    alpha = noise[:, :, 3, np.newaxis]
+    expected = np.rint((alpha / 255 * noise[..., :3] + 255 - alpha).clip(min=0, max=255)).astype(np.uint8)
+    assert np.array_equal(lay_on_white(noise), expected)
+
+
+def test_lay_on_white_is_exact_for_each_alpha_and_colour() -> None:
+    alpha, colour = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    image = np.stack([colour, colour, colour, alpha], axis=-1)
+    alpha = image[:, :, 3, np.newaxis]
+    expected = np.rint((alpha / 255 * image[..., :3] + 255 - alpha).clip(min=0, max=255)).astype(np.uint8)
+    assert np.array_equal(lay_on_white(image), expected)
+
+
+def drawing(kind: str, mode: str, size: tuple[int, int] = (300, 200), **options: Any) -> bytes:
+    """Return a photograph with a gradient of transparency."""
+    image = Image.fromarray(sklearn.datasets.load_sample_image("flower.jpg")).resize(size)
+    image.putalpha(Image.linear_gradient("L").resize(size))
+    sink = io.BytesIO()
+    image = image.convert("RGB").convert("P") if mode == "P" else image.convert(mode)
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def plain(kind: str, mode: str, side: int, **options: Any) -> bytes:
+    """Return a square of one colour, of few bytes."""
+    image = Image.new("RGBA", (side, side), (200, 30, 60, 128))
+    sink = io.BytesIO()
+    (image.convert("RGB").convert("P") if mode == "P" else image.convert(mode)).save(sink, kind, **options)
+    return sink.getvalue()
+
+
+FORMATS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "PNG LA": ("PNG", "LA", {}),
+    "PNG RGBA": ("PNG", "RGBA", {}),
+    "PNG P": ("PNG", "P", {"transparency": 7}),
+    "PNG L": ("PNG", "L", {}),
+    "PNG 1": ("PNG", "1", {}),
+    "PNG RGB": ("PNG", "RGB", {}),
+    "WEBP RGB": ("WEBP", "RGB", {}),
+    "WEBP RGBA": ("WEBP", "RGBA", {}),
+    "WEBP RGBA lossless": ("WEBP", "RGBA", {"lossless": True, "method": 0}),
+    "JPEG L": ("JPEG", "L", {}),
+    "JPEG RGB": ("JPEG", "RGB", {}),
+    "JPEG RGB progressive": ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
+    "JPEG CMYK progressive": ("JPEG", "CMYK", {"progressive": True, "subsampling": 0}),
+    "GIF P": ("GIF", "P", {"transparency": 7}),
+    "BMP L": ("BMP", "L", {}),
+    "BMP RGBA": ("BMP", "RGBA", {}),
+    "AVIF RGB": ("AVIF", "RGB", {"speed": 10, "subsampling": "4:4:4"}),
+    "AVIF RGBA": ("AVIF", "RGBA", {"speed": 10, "subsampling": "4:4:4"}),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_checked_resizer_gives_the_bytes_of_img2dataset(name: str) -> None:
+    kind, mode, options = FORMATS[name]
+    data = drawing(kind, mode, **options)
+    for known in ({"resize_mode": "no"}, {}, {"encode_format": "png", "encode_quality": 1}):
+        theirs, checked, _ = (resize(io.BytesIO(data)) for resize in resizers(**known))
+        assert checked == theirs
+        assert checked[5] is None
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "PNG frames", "WEBP frames"])
+def test_worst_accepted_images_keep_to_the_memory_per_pixel(name: str) -> None:
+    side = int(LIMIT_AREA**0.5)
+    if "frames" in name:
+        more: Any = [Image.new("RGBA", (side, side), (1, 2, 3, 4))]
+        data = plain(name.split()[0], "RGBA", side, save_all=True, append_images=more, duration=50)
+    else:
+        kind, mode, options = FORMATS[name]
+        side = int((LIMIT_AREA / 2) ** 0.5) if name == "AVIF RGBA" else side
+        data = plain(kind, mode, side, **options)
+    resizer = CheckedResizer(
+        image_size=64, resize_mode="keep_ratio", resize_only_if_bigger=False, max_image_area=LIMIT_AREA
+    )
+    small = drawing("PNG", "RGB")
+
+    def start_measuring(_: bytes) -> tuple[bytes | None, Any]:
+        Path("/proc/self/clear_refs").write_text("5")
+        return None, read_status("VmRSS")
+
+    functions = resize_functions(resizer) | {
+        "start": start_measuring,
+        "peak": lambda _: (None, read_status("VmHWM")),
+    }
+    spare = 24 << 20
+    with GuardedProcess(functions, ServerLimits(spare + BYTES_PER_PIXEL * LIMIT_AREA + 4 * len(data))) as process:
+        process.call("resize", small)
+        before = process.call("start", b"")[1]
+        image, found = process.call("resize", data)
+        peak = process.call("peak", b"")[1]
+    assert image is not None, found
+    assert found == [64, 64, side, side, None]
+    assert peak - before < spare + BYTES_PER_PIXEL * LIMIT_AREA + 4 * len(data)
+
+
+def read_status(name: str) -> int:
+    """Return a number of bytes of /proc/self/status."""
+    return 1024 * int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])
+
+
+def test_image_that_takes_more_memory_than_the_limit_is_a_row() -> None:
+    _, checked, _ = resizers()
+    data = plain("PNG", "RGBA", 5000)
+    with GuardedProcess(resize_functions(checked), ServerLimits(12 << 20)) as process:
+        resize = GuardedResizer(process, Previews())
+        message = resize(io.BytesIO(data))[5]
+        assert message.startswith(("out_of_memory: ", "worker_died: ", "decode: "))
+        assert resize(io.BytesIO(drawing("PNG", "RGB")))[5] is None
+
+
+def test_transparent_avif_counts_twice() -> None:
+    _, checked, _ = resizers(max_image_area=300 * 200)
+    assert checked(io.BytesIO(drawing("AVIF", "RGB")))[5] is None
+    assert checked(io.BytesIO(drawing("AVIF", "RGBA")))[5].startswith("too_many_pixels: 300x200 pixels with transp")
+
+
+def test_image_that_ends_its_decoder_is_a_row() -> None:
+    class Killed(CheckedResizer):
+        def resize(self, img_stream: Any, data: bytes, header: Any) -> Any:
+            if header.width == 300:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            return super().resize(img_stream, data, header)
+
+    resizer = Killed(image_size=64, resize_mode="keep_ratio", resize_only_if_bigger=False)
+    with GuardedProcess(resize_functions(resizer), ServerLimits(1 << 28)) as process:
+        resize = GuardedResizer(process, Previews())
+        found = [resize(io.BytesIO(drawing("PNG", "RGB", (width, 200))))[5] for width in (299, 300, 301)]
+    assert found == [None, "worker_died: the process that decoded it was ended by SIGSEGV", None]

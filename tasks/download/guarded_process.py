@@ -1,0 +1,235 @@
+"""Run functions on foreign bytes in a child process with limits of memory and time; if it dies, the next one continues.
+
+Decoders of images are written in C, and their input comes from the web: one image may end the process that decodes it, by
+a defect of the decoder or for want of memory. So the worker that fetches a shard decodes nothing itself. It forks a
+supervisor before it starts threads and opens sockets; the supervisor forks a server, waits for its end, reports that, and
+forks the next one, which takes a few milliseconds and no import.
+
+Bytes are exchanged through files in memory, and messages through pipes. Each message has PIPE_BUF bytes, so that it is
+written and read wholly or not at all, whenever the server dies.
+"""
+
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+Function = Callable[[bytes], tuple[bytes | None, Any]]
+"""Returns bytes, and a value for JSON, in which text has at most MAX_TEXT characters."""
+MAX_TEXT = select.PIPE_BUF // 8
+ATTEMPTS = 2
+"""Servers that may die of one input: the first may have been killed for want of memory that another process took."""
+_OOM_SCORE = 200
+"""The kernel ends a server before its worker when memory runs out, unless that has 20% of the memory more."""
+_FINAL = {signal.SIGPROF: "CPU time", signal.SIGALRM: "time"}
+
+
+class ServerDied(Exception):
+    """The server died of an input. The message names the signal or the limit."""
+
+
+class FunctionFailed(Exception):
+    """The function raised an error, which the message names."""
+
+
+class SupervisorLost(BaseException):
+    """The supervisor died, and nothing can be decoded. (No Exception: img2dataset would go on to the next image.)"""
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """Limits of a server.
+
+    Attributes:
+        memory: bytes that it may allocate, beyond what it has at its start. Linux only.
+        cpu_seconds: CPU time of one call.
+        seconds: time of one call.
+    """
+
+    memory: int
+    cpu_seconds: float = 20.0
+    seconds: float = 120.0
+
+
+class GuardedProcess:
+    """Calls functions in a server process inside the `with`. For one thread; start it before other threads and sockets.
+
+    Args:
+        functions: by name. The server has them as they are when it is forked.
+        limits: of each server.
+    """
+
+    def __init__(self, functions: Mapping[str, Function], limits: ServerLimits):
+        self._functions, self._limits, self._number = functions, limits, 0
+
+    def __enter__(self) -> Self:
+        self._input, self._output = _memory_file("input"), _memory_file("output")
+        requests, self._requests = os.pipe()
+        self._answers, answers = os.pipe()
+        self._supervisor = os.fork()
+        if not self._supervisor:
+            self._supervise(requests, answers)
+        with suppress(OSError):
+            os.setpgid(self._supervisor, self._supervisor)  # it does the same: one of the two is first
+        os.close(requests)
+        os.close(answers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._requests)
+        os.close(self._answers)
+        with suppress(OSError):
+            os.killpg(self._supervisor, signal.SIGKILL)
+        os.waitpid(self._supervisor, 0)
+        os.close(self._input)
+        os.close(self._output)
+
+    def call(self, name: str, data: bytes) -> tuple[bytes | None, Any]:
+        """Return what a function returns for `data`.
+
+        Raises: ServerDied if ATTEMPTS servers died of it or one by a limit of time; FunctionFailed; SupervisorLost.
+        """
+        _write(self._input, data)
+        for attempt in range(1, ATTEMPTS + 1):
+            self._number += 1
+            answer = self._ask({"number": self._number, "name": name, "size": len(data)})
+            if "failed" in answer:
+                raise FunctionFailed(answer["failed"])
+            if "died" not in answer:
+                size = answer["size"]
+                return None if size is None else os.pread(self._output, size, 0), answer["value"]
+            if attempt == ATTEMPTS or -answer["died"] in _FINAL:
+                raise ServerDied(self._describe(answer["died"]))
+        raise AssertionError
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send a request; return its answer, or that a server died. An answer to an earlier request is skipped."""
+        try:
+            _send(self._requests, request)
+            while True:
+                answer = _receive(self._answers)
+                if "died" in answer or answer["number"] == request["number"]:
+                    return answer
+        except (EOFError, OSError) as error:
+            raise SupervisorLost("the process that decodes images is lost") from error
+
+    def _describe(self, code: int) -> str:
+        if code >= 0:
+            return f"the process that decoded it ended with exit code {code}"
+        if kind := _FINAL.get(signal.Signals(-code)):
+            limit = self._limits.cpu_seconds if -code == signal.SIGPROF else self._limits.seconds
+            return f"it took more than {limit:g} s of {kind} to decode"
+        return f"the process that decoded it was ended by {signal.Signals(-code).name}"
+
+    def _supervise(self, requests: int, answers: int) -> NoReturn:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            gc.freeze()  # no file of the worker is closed by its object, once its number has another meaning here
+            _close_files({0, 1, 2, self._input, self._output, requests, answers})
+            for number in (signal.SIGTERM, signal.SIGPROF, signal.SIGALRM):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            while True:
+                server = os.fork()
+                if not server:
+                    self._serve(requests, answers)
+                code = os.waitstatus_to_exitcode(os.waitpid(server, 0)[1])
+                if not code:  # the worker has ended
+                    break
+                _send(answers, {"died": code})
+        finally:
+            os._exit(code)
+
+    def _serve(self, requests: int, answers: int) -> NoReturn:
+        try:
+            _limit_memory(self._limits.memory)
+            while True:
+                try:
+                    request = _receive(requests)
+                except EOFError:
+                    os._exit(0)
+                data = os.pread(self._input, request["size"], 0)
+                signal.setitimer(signal.ITIMER_PROF, self._limits.cpu_seconds)
+                signal.setitimer(signal.ITIMER_REAL, self._limits.seconds)
+                answer = self._run(self._functions[request["name"]], data)
+                del data
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                _send(answers, answer | {"number": request["number"]})
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _run(self, function: Function, data: bytes) -> dict[str, Any]:
+        try:
+            found, value = function(data)
+        except MemoryError:  # the next server may have more
+            raise
+        except Exception as error:
+            return {"failed": f"{type(error).__name__}: {error}"[:MAX_TEXT]}
+        if found is not None:
+            _write(self._output, found)
+        return {"size": None if found is None else len(found), "value": value}
+
+
+def _send(pipe: int, message: dict[str, Any]) -> None:
+    os.write(pipe, json.dumps(message).encode().ljust(select.PIPE_BUF))
+
+
+def _receive(pipe: int) -> dict[str, Any]:
+    """Return the next message. Raises: EOFError."""
+    if not (message := os.read(pipe, select.PIPE_BUF)):
+        raise EOFError
+    return json.loads(message)
+
+
+def _memory_file(name: str) -> int:
+    """Return the descriptor of a file without a name, in memory if the system can do that."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(f"pairmill-{name}")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _write(file: int, data: bytes) -> None:
+    """Make `data` the content of a file."""
+    os.ftruncate(file, 0)
+    view = memoryview(data)
+    while view:
+        view = view[os.pwrite(file, view, len(data) - len(view)) :]
+
+
+def _close_files(kept: set[int]) -> None:
+    """Close all files of this process but some: a socket or a lock of the worker must not live as long as its child."""
+    ends = sorted(kept)
+    for before, after in zip(ends, [*ends[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+        os.closerange(before + 1, after)
+
+
+def _limit_memory(budget: int) -> None:
+    """Limit what this process may allocate from now on. The kernel prefers to end it when memory runs out.
+
+    Source: getrlimit(2): RLIMIT_DATA counts private writable memory since Linux 4.7; proc_pid_status(5): VmData.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform != "linux":
+        return
+    status = Path("/proc/self/status").read_text()
+    used = 1024 * int(status.partition("VmData:")[2].split()[0])
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = used + budget if hard == resource.RLIM_INFINITY else min(used + budget, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))

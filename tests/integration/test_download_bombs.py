@@ -1,0 +1,115 @@
+"""Runs the download stage, with its worker processes, over images that end the process that decodes them."""
+
+import io
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dataops.schema import uid
+from dataops.shards.tar import read_samples
+from dataops.snapshot import Counts, Draft, Record, read_parts
+from dataops.store import FolderStore
+from tasks.download import stage as download
+from tasks.download.config import DownloadConfig, RetryConfig
+from tasks.download.shard import ShardTask
+from tasks.download.stage import DOWNLOAD
+from tasks.engine.context import Context
+from tasks.engine.stage import Plan, make, plan
+from tests.integration.test_download import Site, filtered, picture
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def download_with_killers(draft: Draft, task: ShardTask) -> Record:
+    """Download a shard in a worker whose decoder dies of a few images; three signals as of three defects."""
+    from tasks.download import resizers
+    from tasks.download.worker import download_shard
+
+    killers = {picture(5): signal.SIGKILL, picture(9): signal.SIGSEGV, picture(16): signal.SIGABRT}
+    resize = resizers.CheckedResizer.resize
+
+    def resize_or_die(self: Any, stream: Any, data: bytes, header: Any) -> Any:
+        if data in killers:
+            os.kill(os.getpid(), killers[data])
+        return resize(self, stream, data, header)
+
+    resizers.CheckedResizer.resize = resize_or_die
+    try:
+        return download_shard(draft, task)
+    finally:
+        resizers.CheckedResizer.resize = resize
+
+
+class BombSite(Site):
+    """A server with one more path: the image of 64 million pixels of the issue."""
+
+    def transparent(self) -> None:
+        image = io.BytesIO()
+        Image.new("RGBA", (8000, 8000), (200, 30, 60, 128)).save(image, "WEBP", lossless=True, quality=0, method=0)
+        self.answer(image.getvalue())
+
+
+@pytest.fixture
+def site() -> Iterator[ThreadingHTTPServer]:
+    BombSite.seen, BombSite.agents = Counter(), set()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BombSite)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def count_requests() -> Counter[str]:
+    return Counter({path: number for path, number in BombSite.seen.items() if "robots" not in path and "pict" in path})
+
+
+def plan_download(store: FolderStore, urls: list[str], port: int, **options: Any) -> Plan:
+    address = {"site.test": f"127.0.0.1:{port}"}
+    config = DownloadConfig(image_size=32, connect_to=address, retry=RetryConfig(rounds=0), host_rate=0, **options)
+    return plan(DOWNLOAD, config, 0, [filtered(store, urls, rows_a_part=20)])
+
+
+def test_row_that_ends_its_decoder_is_dropped_and_all_others_are_kept(
+    tmp_path: Path, site: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "download_shard", download_with_killers)
+    store = FolderStore(tmp_path / "store")
+    urls = [f"http://site.test/pictures/{number}.png" for number in range(20)]
+    planned = plan_download(store, urls, site.server_port, shard_size=10)
+    context = Context(store, tmp_path, workers=2)
+    manifest = make(planned, context)
+    assert manifest.counts == Counts(input=20, kept=17, dropped={"worker_died": 3})
+    dropped = read_parts(store, manifest, "dropped-").to_pylist()
+    assert {row["url"]: (row["status"], row["error_message"].rpartition(" ")[2]) for row in dropped} == {
+        urls[5]: ("failed_to_resize", "SIGKILL"),
+        urls[9]: ("failed_to_resize", "SIGSEGV"),
+        urls[16]: ("failed_to_resize", "SIGABRT"),
+    }
+    assert {row["url"] for row in read_parts(store, manifest).to_pylist()} == {*urls} - {row["url"] for row in dropped}
+    assert count_requests() == Counter(f"/pictures/{number}.png" for number in range(20)), "no image is fetched twice"
+    assert make(planned, context).content_digest == manifest.content_digest
+    assert count_requests().total() == 20
+
+
+def test_transparent_image_of_64_million_pixels_is_kept_within_the_memory_of_a_worker(
+    tmp_path: Path, site: ThreadingHTTPServer
+) -> None:
+    store = FolderStore(tmp_path / "store")
+    urls = ["http://site.test/transparent", "http://site.test/pictures/1.png"]
+    manifest = make(plan_download(store, urls, site.server_port), Context(store, tmp_path, workers=1))
+    assert manifest.counts == Counts(input=2, kept=2)
+    sizes = {row["url"]: (row["original_width"], row["width"]) for row in read_parts(store, manifest).to_pylist()}
+    assert sizes[urls[0]] == (8000, 32)
+    shard = manifest.named("", ".tar")[0]
+    with store.open(manifest.path(shard.name)) as file:
+        images = {key: members["jpg"] for key, members in read_samples(file, shard.name)}
+    middle = Image.open(io.BytesIO(images[uid(urls[0], f"caption of {urls[0]}")])).getpixel((16, 16))
+    assert middle == pytest.approx((227, 142, 157), abs=4), "half of it is white"

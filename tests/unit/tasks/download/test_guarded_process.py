@@ -1,0 +1,163 @@
+"""Ends the process that decodes images in every way that an image may, and some more."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dataops.home import CHECKOUT
+from tasks.download.guarded_process import (
+    FunctionFailed,
+    GuardedProcess,
+    ServerDied,
+    ServerLimits,
+    SupervisorLost,
+)
+
+pytestmark = pytest.mark.timeout(120)
+MEGABYTE = 1 << 20
+
+
+def echo(data: bytes) -> tuple[bytes | None, Any]:
+    return data or None, [len(data), os.getpid(), os.getppid()]
+
+
+def use_memory(data: bytes) -> tuple[bytes | None, Any]:
+    return None, int(np.ones(int(data) * MEGABYTE, np.uint8)[-1])
+
+
+def end_by(data: bytes) -> tuple[bytes | None, Any]:
+    """End this process by a signal, if a file does not have that many lines; each call adds one."""
+    number, path, times = data.decode().split(",")
+    with Path(path).open("a+") as file:
+        file.write("call\n")
+        file.seek(0)
+        if len(file.readlines()) <= int(times):
+            os.kill(os.getpid(), int(number))
+            time.sleep(60)
+    return b"alive", None
+
+
+def busy(data: bytes) -> tuple[bytes | None, Any]:
+    while data:
+        pass
+    return None, None
+
+
+def asleep(data: bytes) -> tuple[bytes | None, Any]:
+    time.sleep(float(data))
+    return None, None
+
+
+def fail(data: bytes) -> tuple[bytes | None, Any]:
+    raise ValueError(data.decode())
+
+
+def list_files(data: bytes) -> tuple[bytes | None, Any]:
+    return None, [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+
+
+FUNCTIONS = {f.__name__: f for f in (echo, use_memory, end_by, busy, asleep, fail, list_files)}
+
+
+def guarded(memory: int = 256, **limits: float) -> GuardedProcess:
+    return GuardedProcess(FUNCTIONS, ServerLimits(memory * MEGABYTE, **limits))
+
+
+def test_call_returns_bytes_and_a_value() -> None:
+    with guarded() as process:
+        large = os.urandom(5 * MEGABYTE)
+        for data in (large, b"a", b"", large[:70_000]):
+            found, (size, pid, _) = process.call("echo", data)
+            assert (found, size) == (data or None, len(data))
+            assert pid != os.getpid()
+        with pytest.raises(FunctionFailed, match="ValueError: bad"):
+            process.call("fail", b"bad")
+        assert process.call("echo", b"a")[1][1] == pid, "an error ends no server"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGTERM])
+def test_input_that_ends_its_server_costs_nothing_but_itself(tmp_path: Path, number: signal.Signals) -> None:
+    calls = tmp_path / "calls"
+    with guarded() as process:
+        for _ in range(3):
+            before = process.call("echo", b"")[1][1]
+            calls.write_text("")
+            with pytest.raises(ServerDied, match=f"was ended by {number.name}"):
+                process.call("end_by", f"{int(number)},{calls},9".encode())
+            assert len(calls.read_text().splitlines()) == 2, "a second server had tried"
+            found, (_, pid, _) = process.call("echo", b"next")
+            assert found == b"next"
+            assert pid != before
+
+
+def test_server_that_dies_once_or_while_idle_is_replaced(tmp_path: Path) -> None:
+    with guarded() as process:
+        assert process.call("end_by", f"9,{tmp_path / 'calls'},1".encode())[0] == b"alive"
+        for data in (b"one", b"two"):
+            os.kill(process.call("echo", b"")[1][1], signal.SIGKILL)
+            assert process.call("echo", data)[0] == data
+
+
+def test_server_has_limits_of_memory_and_time() -> None:
+    with guarded(memory=100, cpu_seconds=0.3) as process:
+        assert process.call("use_memory", b"60")[1] == 1
+        with pytest.raises(ServerDied, match="exit code 1"):
+            process.call("use_memory", b"150")
+        with pytest.raises(ServerDied, match=r"more than 0\.3 s of CPU time"):
+            process.call("busy", b"for ever")
+        assert process.call("use_memory", b"60")[1] == 1
+    with guarded(seconds=0.5) as process, pytest.raises(ServerDied, match=r"more than 0\.5 s of time"):
+        process.call("asleep", b"600")
+
+
+def test_server_holds_no_socket_nor_file_of_its_worker(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)), (tmp_path / "file").open("w"), guarded() as process:
+        found = process.call("list_files", b"")[1]
+    assert not [name for name in found if "socket" in name or str(tmp_path) in name]
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_server_ends_with_its_worker_and_with_its_supervisor() -> None:
+    code = (
+        "import time\n"
+        "from tests.unit.tasks.download.test_guarded_process import guarded\n"
+        "with guarded() as process:\n"
+        "    print(*process.call('echo', b'')[1][1:], flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as worker:
+        assert worker.stdout is not None
+        pids = [int(pid) for pid in worker.stdout.readline().split()]
+        worker.kill()
+    wait_until(lambda: all(map(has_ended, pids)))
+
+    with guarded() as process:
+        server, supervisor = process.call("echo", b"")[1][1:]
+        os.kill(supervisor, signal.SIGKILL)
+        wait_until(lambda: has_ended(supervisor))
+        os.kill(server, signal.SIGKILL)
+        wait_until(lambda: has_ended(server))
+        with pytest.raises(SupervisorLost):
+            process.call("echo", b"")
