@@ -12,7 +12,10 @@ MAX_LABELS = 8
 MIN_TEXT_BUDGET = 10_000
 """Minimum of the budget for the texts of captions and labels: as many characters are read as the page has bytes, and an
 element counts as three (`<b>`). So elements in each other are not read again and again."""
+WORDPRESS_CAPTION = ".wp-caption-text:not(figcaption)"
+"""Selector of WordPress' captions of images that are in no figure. The element around one counts as a figure."""
 
+_SECTIONS = frozenset(("body", "html", "main", "article", "section"))  # they hold more than one image and its caption
 _BLOCK_TAGS = frozenset(
     {
         *("address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figcaption", "figure", "footer"),
@@ -47,10 +50,14 @@ class ImageCaptions:
         if labels := attributes.get("aria-labelledby"):
             text = " ".join(self._label(label) for label in labels.split()[:MAX_LABELS])
             found.setdefault(normalise_caption(text, self._max_chars), "aria_label")
-        if self._figcaptions and (figcaption := self._figcaption_of.get(_figure(image, self._figures))):
+        if self._figcaptions and (figcaption := self._figcaption(image)):
             found.setdefault(self._read(figcaption), "figcaption")
         found.pop("", None)
         return found
+
+    def _figcaption(self, image: LexborNode) -> LexborNode | None:
+        captions = self._figcaption_of  # first, because it adds to the known figures
+        return captions.get(_figure(image, self._figures))
 
     def _label(self, name: str) -> str:
         if name not in self._labels:
@@ -75,12 +82,17 @@ class ImageCaptions:
 
     @cached_property
     def _figcaption_of(self) -> dict[int | None, LexborNode]:
-        """The figcaption of each figure, by the figure's `mem_id`: the first that is its child, else the first in it."""
+        """The caption of each figure, by the figure's `mem_id`: the first that is its child, else the first in it."""
         children: dict[int | None, LexborNode] = {}
         descendants: dict[int | None, LexborNode] = {}
         for figcaption in self._figcaptions:
+            parent = figcaption.parent
+            if figcaption.tag != "figcaption" and parent is not None and parent.tag not in _SECTIONS:
+                self._figures[parent.mem_id] = parent.mem_id
+                children.setdefault(parent.mem_id, figcaption)
+        for figcaption in self._figcaptions:
             figure, parent = _figure(figcaption, self._figures), figcaption.parent
-            if figure is not None and parent is not None:
+            if figcaption.tag == "figcaption" and figure is not None and parent is not None:
                 (children if parent.mem_id == figure else descendants).setdefault(figure, figcaption)
         return descendants | children
 

@@ -42,6 +42,16 @@ LAZY_SRC = (
     "data-actualsrc",  # Zhihu
     "data-image-src",
     "data-img-src",
+    "data-img-url",  # tagDiv
+    "data-dejavu-src",
+    "data-inpl-lazy",
+    "data-origin",
+    "data-swap",
+    "data-js-navslider-src",
+    "data-src-large",
+    "data-src-big",
+    "data-src-medium",
+    "data-src-small",
     "data-real-src",
     "data-original-src",
     "lazy-src",
@@ -63,6 +73,7 @@ LAZY_SRCSET = (
     "data-gt-lazy-srcset",
     "data-flickity-lazyload-srcset",
     "data-zeen-srcset",
+    "data-dejavu-srcset",
     "lazy-srcset",
 )
 MAX_CANDIDATES = 200

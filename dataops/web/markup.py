@@ -13,6 +13,7 @@ import numpy as np
 
 from dataops.kernels.compiled import compiled
 from dataops.web.tag_scanner import (
+    CAPTION,
     LABELLED,
     LICENSE,
     copy_range,
@@ -103,6 +104,8 @@ class Markup(NamedTuple):
     """The members of SOUGHT_TAGS that may occur: their first two letters follow a `<` somewhere."""
     licensed: bool
     """True if a link to a licence may occur."""
+    has_wordpress_captions: bool = False
+    """True if an element has one of the classes that WordPress gives to captions."""
 
 
 def read_markup(html: bytes, reader: Reader) -> Markup:
@@ -127,7 +130,9 @@ def read_markup(html: bytes, reader: Reader) -> Markup:
     if reader != Reader.ALL and (work.unsure or work.signs & LABELLED):  # a label may be any element
         return read_markup(html, Reader.ALL)
     kept = html if work.written == len(html) else out[: work.written].tobytes()
-    return Markup(kept, _sought_tags(work.starts), reader == Reader.ALL or bool(work.signs & LICENSE))
+    return Markup(
+        kept, _sought_tags(work.starts), reader == Reader.ALL or bool(work.signs & LICENSE), bool(work.signs & CAPTION)
+    )
 
 
 class _Work(NamedTuple):
@@ -147,7 +152,7 @@ class _Work(NamedTuple):
     starts: int
     """Bit set over SOUGHT_TAGS."""
     signs: int
-    """Bit set of LICENSE and LABELLED."""
+    """Bit set of LICENSE, LABELLED and CAPTION."""
     unsure: bool
     """True if the parser may see other tags than the scan."""
     written: int
@@ -269,7 +274,8 @@ def _read(data, reader, known, known_kinds, starts, out):
                 raw, escaped = name, False
                 if name in (_SCRIPT, _STYLE):
                     hole = at
-            is_bare = kinds[slot] & _BARE_BIT != 0
+            all_signs |= signs & CAPTION
+            is_bare = kinds[slot] & _BARE_BIT != 0 and signs & CAPTION == 0
             is_link = kinds[slot] & _LINK != 0 and reader == 0 and signs & LICENSE == 0
             if (is_bare or is_link) and count and reader < 2 and foreign == 0 and not unsure and at <= size:
                 written = copy_range(data, copied, name_end, out, written)

@@ -16,7 +16,7 @@ from dataops.web.declarations import (
     parse_language,
     parse_meta_directives,
 )
-from dataops.web.image_captions import ImageCaptions
+from dataops.web.image_captions import WORDPRESS_CAPTION, ImageCaptions
 from dataops.web.image_urls import Attributes, ImageReference, choose_reference
 from dataops.web.markup import SOUGHT_TAGS, BadPage, Markup, Reader, read_markup
 from dataops.web.open_graph import parse_shared_images
@@ -110,7 +110,10 @@ class _Page:
         self.resolver = Resolver(self.base, bounds.url)
         links = {link.mem_id: link for tag in ("link", "a") for link in by_tag.get(tag, ())}
         self.licenses = Licenses(filter(_is_license, links.values()), self.base, bounds.url)
-        self.captions = ImageCaptions(tree, by_tag.get("figcaption", ()), bounds.caption, len(markup.html))
+        figcaptions = by_tag.get("figcaption", [])
+        if markup.has_wordpress_captions and tree.root:
+            figcaptions = [*figcaptions, *_SELECTOR.find(WORDPRESS_CAPTION, tree.root)]
+        self.captions = ImageCaptions(tree, figcaptions, bounds.caption, len(markup.html))
 
     def _base(self, page_url: str) -> str:
         """Return the URL that references are relative to: the first `<base>` with a href if it is usable, else the page."""
@@ -241,7 +244,7 @@ def _sources(image: LexborNode) -> list[Attributes]:
 
 
 def _is_in(image: LexborNode, elements: Container[int | None]) -> bool:
-    """Whether an image is, or is in, one of the elements with these `mem_id`."""
+    """Return whether an image is, or is in, one of the elements with these `mem_id`."""
     node: LexborNode | None = image
     for _ in range(MAX_NEIGHBOUR_LEVELS):
         if node is None or node.mem_id in elements:

@@ -7,8 +7,9 @@ import numpy as np
 
 from dataops.kernels.compiled import compiled
 
-LICENSE, LABELLED = 1, 2
-"""Bits for what the attributes of a tag may show: that it links to a licence; that another element is its label."""
+LICENSE, LABELLED, CAPTION = 1, 2, 4
+"""Bits for what the attributes of a tag may show: that it links to a licence; that another element is its label; that its
+first class is one that WordPress gives to captions (`wp-caption`, `wp-caption-text`)."""
 _BLOCK = 16
 _PRIME = 0x100000001B3
 
@@ -121,9 +122,18 @@ def read_attributes(data, at):
             value = at
             while at < size and not _is(data, at, _SPACE | _END):
                 at += 1
-        if end - begin == 3 or end - begin == 4 or end - begin == 15:
+        if end - begin == 5:
+            if data[begin] | 0x20 == 99 and value + 4 < size and _is_wordpress_caption(data, value):
+                signs |= CAPTION
+        elif end - begin == 3 or end - begin == 4 or end - begin == 15:
             signs |= _attribute_signs(data, begin, end, value, min(at, size))
     return at + 1, count, closed, signs
+
+
+@compiled(nogil=True)
+def _is_wordpress_caption(data, value):
+    """Return whether a value starts with "wp-c"."""
+    return data[value] == 119 and data[value + 1] == 112 and data[value + 2] == 45 and data[value + 3] == 99
 
 
 @compiled(nogil=True)
