@@ -73,9 +73,8 @@ def hash_all_with_pil(jpegs: Sequence[bytes]) -> list[str]:
 
 
 def hash_rounded(data: bytes) -> int:
-    """Hash as imagehash does, but with coefficients rounded to a millionth and rows resampled first, as ours."""
-    grey = Image.open(io.BytesIO(data)).convert("RGB").convert("L")
-    grey = grey.resize((32, grey.height), Image.Resampling.LANCZOS).resize((32, 32), Image.Resampling.LANCZOS)
+    """Hash as imagehash does, but with coefficients rounded to a millionth, as ours."""
+    grey = Image.open(io.BytesIO(data)).convert("RGB").convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     lowest = np.round(scipy.fft.dctn(np.asarray(grey, np.float64))[:8, :8], 6)
     return int.from_bytes(np.packbits(lowest > np.median(lowest)).tobytes(), "big")
 

@@ -1,7 +1,7 @@
 """Compute the contrast of a decoded image, and the fingerprints that find its copies.
 
 Compiled code computes them with integer arithmetic on the pixels, so they are equal on all machines. The hash equals that
-of `imagehash.phash` over Pillow's resampling, bit for bit.
+of `imagehash.phash` over the resampling of Pillow 13, bit for bit.
 """
 
 import math
@@ -120,14 +120,23 @@ def _hash_of(luminance, cosines):
 
 
 def resize_plane(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resample a plane to a square with the Lanczos kernel, rows first, bit for bit as Pillow's `resize`.
+    """Resample a plane to a square with the Lanczos kernel, bit for bit as the `resize` of Pillow 13.
 
-    Source: Duchon, "Lanczos Filtering in One and Two Dimensions", 1979; the rounding of Pillow's src/libImaging/Resample.c.
+    Each pass rounds to whole levels, so their order counts: Pillow 13 resamples the columns of tall planes first, and
+    earlier versions the rows of each plane.
+
+    Source: Duchon, "Lanczos Filtering in One and Two Dimensions", 1979; the rounding of Pillow's src/libImaging/Resample.c;
+        which planes are tall was found by comparing it over sizes.
     """
-    for size in (plane.shape[1], len(plane)):
-        turned: Any = cv2.transpose(plane).reshape(size, -1)  # OpenCV's type hints lose uint8
-        plane = _resampled(turned, side)
-    return plane
+    height, width = plane.shape
+    if height > side and height + side > 2 * width:
+        return _turned(_resampled(_turned(_resampled(plane, side)), side))
+    return _resampled(_turned(_resampled(_turned(plane), side)), side)
+
+
+def _turned(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    turned: Any = cv2.transpose(plane)  # OpenCV's type hints lose uint8
+    return turned.reshape(plane.shape[::-1])
 
 
 def _resampled(plane: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -100,4 +100,4 @@ def external_inputs(config: CurateConfig) -> list[Input]:
     return digest_evaluation_sets(config) + config.scores.inputs()
 
 
-CURATE = Stage(name="curate", version=5, make=make, external_inputs=external_inputs)
+CURATE = Stage(name="curate", version=6, make=make, external_inputs=external_inputs)
