@@ -137,7 +137,11 @@ def test_extract_lists_failed_files_and_limits_their_number(
     assert "no WARC record" in error
     assert len(rows_by_file(some, tmp_path / "other")) == 5
     assert "c.warc.wat.gz was left out" in caplog.text
-    crawl.files[next(path for path in crawl.files if "/d." in path)] = b""
+    crawl.files[next(path for path in crawl.files if "/d." in path)] = gzip.compress(b"")  # an archive without records
+    assert extract(config(crawl, num_files=6, max_failed_files=1), tmp_path / "fourth").facts["failed_files"] == [
+        [name, error]
+    ]
+    crawl.files[next(path for path in crawl.files if "/d." in path)] = b"\n<p>another error page with status 200"
     with pytest.raises(SourceError, match=r"2 files failed; source.max_failed_files allows 1"):
         extract(config(crawl, num_files=6, max_failed_files=1), tmp_path / "third")
 

@@ -27,14 +27,14 @@ from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
 from tests.servers.site import Web, served
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 HOSTS = ("pets.test", "slow.test", "calendar.test", "down.test", "sleepy.test", "hanging.test")
 
 
 def config(web: Web, *hosts: str, **options: Any) -> SiteSource:
     start = tuple(f"http://{host}/" for host in hosts)
-    options = {"delay": 0.05, "timeout": 1, "retries": 1, "connect_to": {h: web.address for h in hosts}} | options
+    options = {"delay": 0.05, "timeout": 6, "retries": 1, "connect_to": {h: web.address for h in hosts}} | options
     return SiteSource(start=start, **options)
 
 

@@ -25,6 +25,7 @@ class Web:
     def __init__(self) -> None:
         self.log: list[LoggedRequest] = []
         self.failures: dict[str, int] = {}
+        self.closing = threading.Event()
         web = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -156,9 +157,9 @@ class Web:
         to.send(body, kind="text/plain" if path == "/robots.txt" else "text/html")
 
     def hanging(self, to, path: str) -> None:
-        """Respond too late to every request."""
+        """Respond to no request but that for robots.txt, until the test ends."""
         if path != "/robots.txt":
-            time.sleep(3)
+            self.closing.wait()
         to.send("", 404)
 
 
@@ -170,6 +171,7 @@ def served() -> Iterator[Web]:
     try:
         yield web
     finally:
+        web.closing.set()
         web.server.shutdown()
         web.server.server_close()
         thread.join()

@@ -231,7 +231,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
     try:
         weights = load_file(directory / "model.safetensors")
         with torch.device("meta"):  # a card that states a larger model than the file has allocates nothing
-            CLIP(config).load_state_dict(weights, strict=True)
+            CLIP(config).load_state_dict(weights, strict=True, assign=True)
         model = CLIP(config)
         model.load_state_dict(weights, strict=True)
     except Exception as error:  # a hostile file raises anything
