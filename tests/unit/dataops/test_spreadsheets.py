@@ -37,7 +37,19 @@ FORMULAS = [
     "+49 30 1",
 ]
 ELSEWHERE = ["a cat;=1+1", "a cat; =1+1", 'a cat;"=1+1"', "a cat\n=1+1", "a cat\t@SUM(1)", "a;-;=1"]
-AS_IT_IS = ["-3", "+4", "-3.5", "-1e-5", "+.5", "a cat", "a = b", "a-b, -c", "", "http://host.example/?a=-1", "x@y.example"]
+AS_IT_IS = [
+    "-3",
+    "+4",
+    "-3.5",
+    "-1e-5",
+    "+.5",
+    "a cat",
+    "a = b",
+    "a-b, -c",
+    "",
+    "http://host.example/?a=-1",
+    "x@y.example",
+]
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
