@@ -8,6 +8,8 @@ metadata.
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataops.images.kinds import KINDS, sniff
-from dataops.images.structure import TooComplex, check_scans, cut_metadata, read_segments
+from dataops.images.structure import TooComplex, check_scans, cut_metadata, read_scans, read_segments
 from dataops.images.transparency import lay_on_white
 
 MAX_AREA = 1 << 26
@@ -63,7 +65,8 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
         raise ImageRefused("not_an_image", f"the bytes look like {kind or 'no known format'}")
     if kind not in KINDS:
         raise ImageRefused("unsupported_format", kind)
-    essential = _cut_metadata(data, kind)
+    with _structure_checked():
+        essential = cut_metadata(data, kind)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_area is the limit here
@@ -77,14 +80,16 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
         raise ImageRefused("too_many_pixels", f"{width}x{height} pixels")
     if is_deep(data, kind):
         raise ImageRefused("unsupported_format", f"{kind} of more than 8 bits a channel")
-    if is_truncated(data, kind):
-        raise ImageRefused("truncated", f"the {kind} ends early")
+    with _structure_checked():
+        if is_truncated(data, kind):
+            raise ImageRefused("truncated", f"the {kind} ends early")
     return Header(kind, width, height, mode)
 
 
-def _cut_metadata(data: bytes, kind: str) -> bytes:
+@contextmanager
+def _structure_checked() -> Iterator[None]:
     try:
-        return cut_metadata(data, kind)
+        yield
     except TooComplex as error:
         raise ImageRefused("too_complex", str(error)) from None
 
@@ -105,11 +110,13 @@ def is_truncated(data: bytes, kind: str) -> bool:
 
     Decoders fill missing pixels with grey and report success. No pixel is decoded here.
 
+    Raises: TooComplex.
+
     Source: ITU-T T.81 annex B (EOI), PNG section 11.2.5 (IEND), RFC 9649 (the RIFF length).
     """
     if kind == "jpeg":
-        scan = read_segments(data).first_scan  # after the metadata, where a thumbnail may have its own EOI
-        return scan is None or data.rfind(b"\xff\xd9", scan) < 0
+        first_scan = read_segments(data).first_scan
+        return first_scan is None or not read_scans(data, first_scan).is_whole
     if kind == "png":
         return data.rfind(b"IEND\xaeB`\x82") < 0
     if kind == "webp":
@@ -125,7 +132,8 @@ def decode(data: bytes) -> Image.Image:
     kind = sniff(data)
     if kind not in KINDS:
         raise ImageRefused("corrupt", f"the bytes look like {kind or 'no known format'}")
-    essential = _cut_metadata(data, kind)
+    with _structure_checked():
+        essential = cut_metadata(data, kind)
     try:
         with Image.open(io.BytesIO(essential), formats=[KINDS[kind]]) as image:
             image.load()
@@ -161,12 +169,10 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
     height, width, space, _ = header
     if width * height > max_area:
         raise ImageRefused("too_many_pixels", f"{width}x{height} pixels")
-    try:
+    with _structure_checked():
         if not data.endswith(b"\xff\xd9") and is_truncated(data, "jpeg"):  # the decoder reports bytes missing inside
             raise ImageRefused("truncated", "the jpeg ends early")
         check_scans(data, height, width)
-    except TooComplex as error:
-        raise ImageRefused("too_complex", str(error)) from None
     if space not in ("YCbCr", "Gray", "RGB"):
         return None
     try:

@@ -18,7 +18,7 @@ MAX_SCANNED_PIXELS = 1 << 31
 FEW_SCANS = 20
 MAX_SEGMENTS = 2_000
 """Maximum number of segments of a JPEG before its first scan, and of blocks of a GIF before its first image."""
-MAX_PADDING = 1 << 16
+MAX_PADDING = 1 << 20
 """Maximum number of bytes between the segments of a JPEG or the blocks of a GIF: fill bytes and junk."""
 MAX_TABLES = 1 << 18
 """Maximum number of bytes of the segments of a JPEG before its first scan that are not metadata; real ones have 1 KB."""
@@ -53,10 +53,12 @@ class JpegSegments:
     """Return whether `head` lacks anything that the bytes have."""
 
 
-_NOT_FILL = re.compile(rb"[^\xff]")
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in a scan: no stuffed byte, no restart
+_MARKER = re.compile(rb"\xff[^\x00\xff]")  # behind fill bytes; no stuffed byte
+_SCAN_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in a scan: no restart
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_ENDS = _FRAMES | {0xD8, 0xD9}
+"""What follows the scans of an image: its end, or the start of another one if it was cut."""
 _JPEG_TABLES = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
 """Segments that decoders need: also JFIF and Adobe (APP0 and APP14), which name the colour space."""
 _PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
@@ -110,19 +112,19 @@ def read_segments(data: bytes) -> JpegSegments:
     """
     kept, at, padding, size, first_scan = [data[:2]], 2, 0, (0, 0), None
     for _ in range(MAX_SEGMENTS):
-        start = data.find(b"\xff", at)
-        found = _NOT_FILL.search(data, start) if start >= 0 else None
-        if found is None or found[0] == b"\xd9":
-            break
-        marker, end = found[0][0], found.end()
-        padding += end - at - 2 * (marker != 0)
-        if padding > MAX_PADDING:
+        latest = at + MAX_PADDING - padding
+        found = _MARKER.search(data, at, latest + 2)
+        if found is None and len(data) > latest + 2:
             raise TooComplex(f"more than {MAX_PADDING:,} fill bytes between the segments of the jpeg")
+        if found is None or found[0][1] in (0xD8, 0xD9):  # another image, or the end
+            break
+        marker, end = found[0][1], found.end()
+        padding += found.start() - at
         if marker == 0xDA:
             first_scan = end - 2
             break
         at = end
-        if marker == 0 or marker in _STANDALONE:
+        if marker in _STANDALONE:
             continue
         if end + 2 > len(data):
             break
@@ -152,25 +154,45 @@ def check_scans(data: bytes, height: int, width: int, first_scan: int = 0) -> No
     if data.count(b"\xff\xda", first_scan) <= allowed:  # metadata and what follows the image may hold these bytes too
         return
     first = first_scan or read_segments(data).first_scan
-    if first is not None and _count_scans(data, first, allowed) > allowed:
+    if first is not None and read_scans(data, first, allowed).number > allowed:
         raise TooComplex(f"more than {allowed} scans of {width}x{height} pixels in the jpeg")
 
 
-def _count_scans(data: bytes, first_scan: int, enough: int) -> int:
-    """Return the number of scans up to the end of a JPEG; more than `enough` are not counted."""
+@dataclass(frozen=True)
+class JpegScans:
+    """What comes after the head of a JPEG."""
+
+    number: int
+    """Number of scans."""
+    is_whole: bool
+    """Return whether the end of the image follows them."""
+
+
+def read_scans(data: bytes, first_scan: int, enough: int = MAX_SCANS) -> JpegScans:
+    """Read the markers from the first scan up to the end of the image, as libjpeg does.
+
+    What ends a thumbnail in a segment between the scans, or another image behind one that was cut, does not count.
+
+    Args:
+        enough: no more scans than these are counted.
+
+    Raises: TooComplex.
+    """
     scans, at = 0, first_scan
-    for _ in range(enough * 20):  # a few segments of tables for each scan
-        found = _MARKER.search(data, at)
-        if found is None or found[0][1] == 0xD9:
-            return scans
-        at = found.end()
-        if found[0][1] in _STANDALONE:
+    for _ in range(MAX_SCANS * 20):  # a few segments of tables for each scan
+        found = _SCAN_MARKER.search(data, at)
+        if found is None:
+            return JpegScans(scans, is_whole=False)
+        marker, at = found[0][1], found.end()
+        if marker in _ENDS:
+            return JpegScans(scans, marker == 0xD9)
+        if marker < 0xC0:  # none that libjpeg knows
             continue
-        scans += found[0][1] == 0xDA
+        scans += marker == 0xDA
         if scans > enough or at + 2 > len(data):
-            return scans
+            return JpegScans(scans, is_whole=False)
         at += struct.unpack_from(">H", data, at)[0]
-    return enough + 1
+    raise TooComplex(f"more than {MAX_SCANS * 20:,} segments between the scans of the jpeg")
 
 
 def _cut_png(data: bytes) -> bytes:

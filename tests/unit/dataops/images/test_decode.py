@@ -1,5 +1,7 @@
+import base64
 import io
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -88,12 +90,84 @@ def test_is_truncated_when_cut_anywhere(kind: str, options: dict[str, Any]) -> N
         assert is_truncated(data[:end], kind.lower()), end
 
 
-def test_is_truncated_ignores_a_thumbnail_in_the_metadata() -> None:
-    inner, data = encoded("JPEG", size=(16, 16)), encoded("JPEG")
-    exif = b"Exif\0\0" + inner
-    whole = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
-    assert not is_truncated(whole, "jpeg")
-    assert is_truncated(whole[:-200], "jpeg")
+ARITHMETIC = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRkxOUlNSMj5aYVpQ"
+    "YEpRUk//yQALCAAYACABAREA/8wABgAQEAX/2gAIAQEAAD8A/wCVzbBwHz0jh7I9RHPHENydGgzr65QwYapeCyY/yP/Z"
+)
+"""32 x 24 grey pixels, with arithmetic coding."""
+THUMBNAIL = encoded("JPEG", size=(16, 16))
+CODED = {
+    "sequential": encoded("JPEG"),
+    "progressive": encoded("JPEG", progressive=True),
+    "with restarts": encoded("JPEG", restart_marker_blocks=2),
+    "grey": encoded("JPEG", "L"),
+    "CMYK": encoded("JPEG", "CMYK"),
+    "arithmetic": ARITHMETIC,
+}
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+TABLES = b"\xff\xdb"
+
+
+def before(marker: bytes, jpeg: bytes, junk: bytes) -> bytes:
+    return jpeg.replace(marker, junk + marker, 1)
+
+
+def between_scans(jpeg: bytes, junk: bytes) -> bytes:
+    """Add bytes behind the first scan: before the next tables of a progressive JPEG, else before its end."""
+    at = jpeg.find(b"\xff\xc4", jpeg.index(b"\xff\xda"))
+    return jpeg[:at] + junk + jpeg[at:] if at > 0 else jpeg[:-2] + junk + jpeg[-2:]
+
+
+ODD: dict[str, Callable[[bytes], bytes]] = {
+    "zeros between segments": lambda jpeg: before(TABLES, jpeg, bytes(100)),
+    "many zeros between segments": lambda jpeg: before(TABLES, jpeg, bytes(500_000)),
+    "text between segments": lambda jpeg: before(TABLES, jpeg, b"<!-- text -->"),
+    "stuffed bytes between segments": lambda jpeg: before(TABLES, jpeg, b"\xff\0" * 10_000),
+    "a restart between segments": lambda jpeg: before(TABLES, jpeg, b"\xff\xd3"),
+    "fill bytes": lambda jpeg: before(TABLES, jpeg, b"\xff" * 3_000),
+    "junk and fill bytes": lambda jpeg: before(TABLES, jpeg, b"\0\xff\xff\0ab\xff\xff"),
+    "junk before the scan": lambda jpeg: before(b"\xff\xda", jpeg, b"junk"),
+    "junk between scans": lambda jpeg: between_scans(jpeg, b"\0junk"),
+    "fill bytes before the end": lambda jpeg: jpeg[:-2] + b"\xff\xff" + jpeg[-2:],
+    "two ends": lambda jpeg: jpeg + b"\xff\xd9",
+    "bytes behind the end": lambda jpeg: jpeg + b"\r\n" + bytes(5_000),
+    "a thumbnail in EXIF": lambda jpeg: before(TABLES, jpeg, segment(0xE1, b"Exif\0\0" + THUMBNAIL)),
+    "a thumbnail behind the first scan": lambda jpeg: between_scans(jpeg, segment(0xE2, b"MPF\0" + THUMBNAIL)),
+    "another picture behind the end": lambda jpeg: jpeg + THUMBNAIL,
+    "another picture that is cut": lambda jpeg: jpeg + THUMBNAIL[:-50],
+}
+
+
+@pytest.mark.parametrize("coding", CODED)
+@pytest.mark.parametrize("odd", ODD)
+def test_jpeg_that_libjpeg_decodes_whole_is_not_truncated(coding: str, odd: str) -> None:
+    jpeg = CODED[coding]
+    data = ODD[odd](jpeg)
+    assert len(data) > len(jpeg)
+    assert read_header(data) == read_header(jpeg)
+    assert np.array_equal(decode(data), decode(jpeg))
+    if not odd.startswith("junk b"):  # a message on junk in or behind a scan may also mean that its pixels are damaged
+        assert np.array_equal(decode_pixels(data), decode_pixels(jpeg))
+
+
+@pytest.mark.parametrize("coding", CODED)
+def test_jpeg_that_is_cut_is_truncated_whatever_follows_or_lies_inside(coding: str) -> None:
+    jpeg = CODED[coding]
+    inside = before(TABLES, jpeg, segment(0xE1, b"Exif\0\0" + THUMBNAIL))
+    behind = between_scans(jpeg, segment(0xE2, b"MPF\0" + THUMBNAIL))
+    scan = jpeg[jpeg.index(b"\xff\xda") :][:20]
+    for whole, end in ((jpeg, len(jpeg) - 1), (inside, len(inside) - 1), (behind, behind.index(b"\xff\xe2"))):
+        for cut in range(whole.index(scan) + len(scan), end, max(1, len(whole) // 40)):
+            for more in (b"", bytes(100), b"<html>cut</html>", THUMBNAIL):
+                with pytest.raises(ImageRefused, match="truncated: "):
+                    read_header(whole[:cut].rstrip(b"\xff") + more)
+    with pytest.raises(ImageRefused, match="truncated: "):
+        read_header(behind[: len(behind) - 50])
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8 "]))
