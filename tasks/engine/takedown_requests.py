@@ -144,7 +144,7 @@ def read_targets(path: Path) -> list[Target]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         lines = list({".toml": _toml_lines, ".csv": _csv_lines}.get(path.suffix.lower(), _list_lines)(text))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read as a takedown request: {error}") from error
     targets, problems = list[Target](), list[str]()
     for where, line in lines:

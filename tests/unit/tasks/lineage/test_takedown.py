@@ -1,5 +1,6 @@
 """Pairs are removed from a dataset: only touched shards are rewritten, and no byte of the pairs is left."""
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -230,6 +231,13 @@ def test_read_targets_names_every_wrong_line(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "5 of 6 lines" in message
     assert [f":{n}:" in message for n in range(1, 7)] == [False, True, True, True, True, True]
+
+
+def test_a_csv_with_a_field_beyond_the_limit_of_csv_is_no_request(tmp_path: Path) -> None:
+    file = tmp_path / "request.csv"
+    file.write_text("kind,value\nurl," + "x" * (csv.field_size_limit() + 1))
+    with pytest.raises(ConfigError, match="cannot be read as a takedown request: field larger"):
+        takedown_requests.read_targets(file)
 
 
 def test_read_targets_reads_the_same_from_txt_csv_and_toml(tmp_path: Path) -> None:
