@@ -1,0 +1,1 @@
+"""Hold the engines and the targets of `python -m benchmarks.fuzz`."""

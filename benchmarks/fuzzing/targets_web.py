@@ -1,0 +1,318 @@
+"""Define the targets that servers and pages write: HTTP, HTML, URLs, robots.txt and other opt-outs."""
+
+import gzip
+import io
+import zlib
+from email.message import Message
+
+from benchmarks.fuzzing.target import Limits, Parser, Target
+
+_PAGE_URL = "https://a.example/folder/page.html?q=1"
+_HEADERS = (
+    b"Content-Type: text/html; charset=utf-8\r\nX-Robots-Tag: noai, otherbot: noindex\r\nTDM-Reservation: 1\r\n"
+    b"Set-Cookie: a=b\r\n"
+)
+_HTTP_WORDS = tuple(
+    b"HTTP/1.1 |200 OK\r\n|103 Early Hints\r\n|Content-Length: |Transfer-Encoding: chunked\r\n|Content-Encoding: gzip\r\n|"
+    b"Content-Encoding: br, gzip\r\n|deflate|zstd|\r\n\r\n|\r\n|\n|:|; charset=|0\r\n\r\n|ffffffffffffffff\r\n|-1\r\n|;e=|"
+    b"X-Robots-Tag: |\x1f\x8b\x08|\r\n ".split(b"|")
+)
+
+
+class _Pieces(io.RawIOBase):
+    """A socket's file that gives at most 100 bytes at a time."""
+
+    def __init__(self, data: bytes):
+        self._left = memoryview(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        piece = self._left[: min(len(buffer), 100 if len(self._left) < 5_000 else 60_000)]
+        buffer[: len(piece)] = piece
+        self._left = self._left[len(piece) :]
+        return len(piece)
+
+
+def _load_http_response() -> Parser:
+    from dataops.rights.opt_out_headers import find_header_opt_outs
+    from tasks.web.fetch_error import FetchError
+    from tasks.web.response import Response
+
+    def parse(data: bytes) -> object:
+        response, size = Response(io.BufferedReader(_Pieces(data))), 0
+        while piece := response.read(1 << 16):
+            size += len(piece)
+        assert size <= len(data)
+        found = list(find_header_opt_outs(response.headers, "pairmill", frozenset({"noai"}), "", "", ["gptbot"]))
+        return f"{response.status} {response.length is None} {len(found)}"
+
+    return Parser(parse, (FetchError,))
+
+
+def _http_seeds() -> list[bytes]:
+    body = b"<html><img src=a.png alt='a red kite'></html>"
+    return [
+        b"HTTP/1.1 200 OK\r\n" + _HEADERS + b"Content-Length: %d\r\n\r\n" % len(body) + body,
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"5;ext=1\r\n<html\r\n1\r\n>\r\n0\r\nTrailer: x\r\n\r\n",
+        b"HTTP/1.0 404 Not Found\nA: b\n c\n\nbody",
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+    ]
+
+
+def _load_http_body() -> Parser:
+    from dataops.archives.http_body import BadBody, decode_body, split_response
+
+    def parse(data: bytes) -> object:
+        head, body = split_response(data)
+        decoded = decode_body(head, body, 1_000_000)
+        assert len(decoded) <= 1_000_000
+        return f"{head.status} {head.content_encoding} {head.transfer_encoding} {head.charset is None}"
+
+    return Parser(parse, (BadBody,))
+
+
+def _body_seeds() -> list[bytes]:
+    import brotli
+    from fastwarc import stream_io
+
+    from dataops.archives.compression import zstd
+
+    del stream_io
+    body = b"<html><body>" + b"<p>hello</p>" * 50
+    coded = {b"gzip": gzip.compress(body, mtime=0), b"deflate": zlib.compress(body), b"br": brotli.compress(body)}
+    coded |= {b"zstd": zstd.compress(body), b"gzip, br": brotli.compress(gzip.compress(body, mtime=0))}
+    head = b"HTTP/1.1 200 OK\r\n" + _HEADERS
+    return [
+        *(head + b"Content-Encoding: " + name + b"\r\n\r\n" + data for name, data in coded.items()),
+        head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+        *_http_seeds(),
+    ]
+
+
+_PAGE = """<!doctype html><html lang=en><head><meta charset=utf-8><title>A page</title><base href="/b/">
+<meta name=robots content="noimageai, max-image-preview:large"><meta property="og:image" content="/og.png">
+<meta property="og:image:alt" content="the alt"><meta property="og:title" content="the title">
+<link rel="license" href="https://creativecommons.org/licenses/by/4.0/"><link rel=next href="?2">
+<script type="application/ld+json">{"@type":"ImageObject","contentUrl":"/x.jpg","caption":"c"}</script></head><body>
+<figure id=f><a href="/full.jpg"><img src="s.jpg" srcset="a.jpg 1x, b.jpg 2x, c.jpg 400w 300h" alt="A kite over a hill"
+ title="kite" width=10 height="20px" aria-labelledby="l m"></a><figcaption id=l>The <b>caption</b></figcaption></figure>
+<picture><source srcset="p.avif 100w, q.avif 200w" type="image/avif"><img data-src="lazy.jpg" alt="&eacute;t"></picture>
+<noscript><img src="lazy.jpg" alt="fallback"></noscript><p class="wp-caption-text" id=m>Text</p>
+<amp-img src="amp.jpg" alt="amp"></amp-img><svg><image href=x></svg><math><mi><table><td><img src=//h/x></table></math>
+<!-- comment --><template><img src=t></template><textarea><img></textarea><a href="x" rel=nofollow>l</a><area href=y>
+<ul><li><img src="data:image/png;base64,AAAA" alt="data"><li><img loading=lazy src="../../u.png?a=b&amp;c=d#f"></ul>"""
+_HTML_WORDS = tuple(
+    b"<img src=x alt=y>|<figure>|<figcaption>|</figure>|<noscript>|</noscript>|<picture>|<source srcset=|<base href=|"
+    b"<meta property=og:image content=|<meta name=robots content=noai>|aria-labelledby=|id=|srcset=|data-src=|<table>|<a>|"
+    b"<svg>|<math>|<template>|<script>|</script>|<!--|-->|<style>|<b>|<i>|<p>|<div>|<select>|<option>|&#x|&amp;|=|\"|'|<|>|"
+    b"</|<![CDATA[|]]>|\0|\xc2\xa0|\xef\xbb\xbf|<plaintext>|<font a=b>|<li>|<nobr>|<button>|<form>|<frameset>|<textarea>|"
+    b"<title>|<xmp>|<amp-img src=a alt=b>| a=1|class=caption|width=99999999999 ".split(b"|")
+)
+
+
+def _utf8(data: bytes) -> bytes:
+    return data.decode("utf-8", "replace").encode()
+
+
+def _load_html_pairs() -> Parser:
+    from dataops.web.markup import BadPage
+    from dataops.web.page_pairs import PageBounds
+    from dataops.web.pages import extract_page_pairs
+
+    bounds = PageBounds(caption=1_000, url=2_000)
+
+    def parse(data: bytes) -> object:
+        page = extract_page_pairs(_utf8(data), _PAGE_URL, bounds, frozenset({"noai"}))
+        for pair in page.pairs:
+            assert len(pair.url) <= 2_000, "a URL is longer than allowed"
+            assert len(pair.caption) <= 1_000, "a caption is longer than allowed"
+            f"{pair.url} {pair.caption} {pair.license}".encode()
+        reasons = sorted({(pair.caption_source or "", pair.reason or "") for pair in page.pairs})
+        return f"{reasons} {page.language is None} {page.opt_out}"
+
+    return Parser(parse, (BadPage,))
+
+
+def _load_links() -> Parser:
+    from dataops.web.links import extract_links
+    from dataops.web.markup import BadPage
+
+    def parse(data: bytes) -> object:
+        links = extract_links(_utf8(data), _PAGE_URL, "pairmill", 2_000)
+        return f"{sorted(links.directives)} {sorted(links.not_followed)} {bool(links.follow)}"
+
+    return Parser(parse, (BadPage,))
+
+
+def _load_charset() -> Parser:
+    from dataops.web.charsets import convert_to_utf8
+
+    def parse(data: bytes) -> object:
+        label, _, page = data.partition(b"\n")
+        text, codec = convert_to_utf8(page, label.decode("latin-1") or None)
+        text.decode()
+        return codec
+
+    return Parser(parse)
+
+
+def _charset_seeds() -> list[bytes]:
+    texts = {
+        "shift_jis": "\n<html lang=ja><meta charset=x-sjis>これは日本語のページです",
+        "euc_jp": "euc-jp\n<html><p>これは日本語のページです、漢字",
+        "iso2022_jp": "iso-2022-jp\n<p>これは日本語のページ",
+        "gb18030": "gbk\n<meta charset=gb2312><p>这是一个中文网页",
+        "big5": "\n<html lang=zh><meta charset=big5><p>這是一個中文網頁",
+        "euc_kr": "ks_c_5601-1987\n<p>이것은 한국어 페이지입니다",
+        "cp1251": "\n<html lang=ru><p>Это страница на русском языке",
+        "koi8_r": "koi8-r\n<p>Это страница",
+        "cp1253": "\n<html lang=el>Αυτή είναι μια σελίδα",
+        "utf-16": "\n<html><p>UTF-16 text é",
+        "utf-8": "utf-8\n<meta http-equiv=content-type content='text/html; charset=utf-8'>é€😀",
+    }
+    return [text.encode(codec, "replace") for codec, text in texts.items()]
+
+
+def _load_srcset() -> Parser:
+    from dataops.web.srcset import parse_srcset
+
+    return Parser(lambda data: [candidate[1:] for candidate in parse_srcset(data.decode("utf-8", "replace"))])
+
+
+def _load_urls() -> Parser:
+    from dataops.web.urls import BadUrl, Resolver, canonicalise_url, truncate_url
+
+    resolver = Resolver(_PAGE_URL, 2_000)
+
+    def parse(data: bytes) -> object:
+        reference = data.decode("utf-8", "replace")
+        truncate_url(reference, 2_000).encode()
+        try:
+            url = canonicalise_url(reference, _PAGE_URL, 2_000)
+        except BadUrl:
+            url = None
+        [resolved], [reason] = resolver.resolve_all([reference])
+        assert url is None or resolved == url, f"the fast way gives another URL: {resolved[:80]}"
+        assert (url is None) == (reason is not None), f"the fast way gives the reason {reason}"
+        if url is None:
+            return reason
+        assert len(url) <= 2_000, "the URL is longer than allowed"
+        assert canonicalise_url(url, url, 2_000) == url, f"not canonical: {url[:80]}"
+        return url.partition(":")[0]
+
+    return Parser(parse, (BadUrl,))
+
+
+def _url_seeds() -> list[bytes]:
+    return [
+        *(
+            b"https://user:pw@EXAMPLE.com:443/a/../b/%7Ec?q=a b#f",
+            b"//other.example/x.png",
+            b"../up/./x.jpg",
+            b"?q",
+            b"#f",
+        ),
+        *("http://münchen.example/straße/日本.png?ä=ö".encode(), b"http://[2001:db8::1]:8080/", b"http:\\\\h\\p"),
+        *(b"http://127.0.0.1/", b"http://0x7f.1/", b"data:image/png;base64,AA", b"mailto:a@b", b" \thttp://a.b/\n c "),
+        *(b"http://xn--mnchen-3ya.example/", b"/root%2e%2e/%2E%2e/x", b"http://a.example./", b"https:x", b"http:///x"),
+    ]
+
+
+_AGENTS = ("GPTBot", "CCBot", "Google-Extended", "anthropic-ai")
+
+
+def _load_robots() -> Parser:
+    from dataops.rights.robots_txt import RobotsFile, decode_file
+
+    def parse(data: bytes) -> object:
+        text = decode_file(data)
+        robots = RobotsFile.parse(text, ("pairmill", *_AGENTS))
+        every = RobotsFile.parse(text)
+        answers = [
+            robots.allows(url, "pairmill") for url in (_PAGE_URL, "https://a.example/", "https://a.example/x" * 90)
+        ]
+        assert answers[0] == every.allows(_PAGE_URL, "pairmill"), "agents that are not asked for change the answer"
+        robots.list_denied_agents(_PAGE_URL, _AGENTS, "pairmill")
+        return f"{answers} {robots.crawl_delay('pairmill') is None} {len(every.named_agents).bit_length()}"
+
+    return Parser(parse)
+
+
+def _robots_seeds() -> list[bytes]:
+    file = b"""# comment\nUser-agent: *\nCrawl-delay: 1.5\nDisallow: /private/\nAllow: /private/a*.html$\n
+User-agent: GPTBot\nUser-agent: CCBot/2.0\nDisallow: /\n\nUser-Agent : pairmill\r\nDisallow:/%7Ejoe/\xc3\xa9\r\nSitemap\n"""
+    return [file, b"\xef\xbb\xbf" + file, file.decode().encode("utf-16"), b"user agent gptbot disallow: /"]
+
+
+def _load_tdmrep() -> Parser:
+    from dataops.rights.robots_txt import decode_file
+    from dataops.rights.tdmrep import find_rule, parse_tdmrep
+
+    def parse(data: bytes) -> object:
+        rules = parse_tdmrep(decode_file(data))
+        found = [find_rule(rules, path) for path in ("/", "/folder/page.html?q=1", "/a" * 900)]
+        return f"{[rule and rule.reserved for rule in found]} {len(rules).bit_length()}"
+
+    return Parser(parse)
+
+
+def _load_robots_tag() -> Parser:
+    from dataops.rights.opt_out_headers import find_header_opt_outs, parse_reservation, parse_robots_tag
+    from dataops.web.declarations import parse_header_directives
+
+    def parse(data: bytes) -> object:
+        value = data.decode("latin-1")
+        headers = Message()
+        for name in ("X-Robots-Tag", "TDM-Reservation"):
+            headers[name] = value.translate({10: " ", 13: " "})
+        found = list(find_header_opt_outs(headers, "pairmill", frozenset({"noai", "noindex"}), "", "", _AGENTS))
+        directives = parse_header_directives([("x-robots-tag", value), ("tdm-reservation", value)])
+        return f"{len(found)} {parse_reservation(value)} {len(set(parse_robots_tag(value))).bit_length()} {directives}"
+
+    return Parser(parse)
+
+
+WEB_TARGETS = (
+    Target("http_response", _load_http_response, _http_seeds, _HTTP_WORDS),
+    Target("http_body", _load_http_body, _body_seeds, _HTTP_WORDS),
+    Target("html_pairs", _load_html_pairs, lambda: [_PAGE.encode()], _HTML_WORDS, Limits(memory_per_byte=400)),
+    Target("html_links", _load_links, lambda: [_PAGE.encode()], _HTML_WORDS, Limits(memory_per_byte=400)),
+    Target(
+        "charset", _load_charset, _charset_seeds, (b"<meta charset=", b"\x1b$B", b"\x1b(B", b"\x8f\xa2", b"\xff\xfe")
+    ),
+    Target(
+        "srcset", _load_srcset, lambda: [b"a.jpg 1x, b.jpg 2x, c,d.jpg 400w 300h, e (x, y) 1e3x ,,f"], (b", ", b" 1w")
+    ),
+    Target(
+        "urls", _load_urls, _url_seeds, (b"http://", b"//", b"/../", b"%2e", b"@", b":80", b"\\", b"xn--", b"?", b"[")
+    ),
+    Target(
+        "robots_txt", _load_robots, _robots_seeds, (b"User-agent: ", b"Disallow: /", b"Allow: *", b"$", b"GPTBot\n")
+    ),
+    Target(
+        "ai_txt",
+        _load_robots,
+        lambda: [b"# Spawning AI\nUser-Agent: *\nDisallow: *.jpg\nAllow: *.txt\nDisallow: /\n"],
+        (b"Disallow: *.png\n", b"User-Agent: *\n", b"*", b"\r", b"\xe2\x80\xa8"),
+    ),
+    Target(
+        "tdmrep",
+        _load_tdmrep,
+        lambda: [
+            b'[{"location": "/*.jpg$", "tdm-reservation": 1, "tdm-policy": "https://a/p"},'
+            b'{"location": "/", "tdm-reservation": 0}]',
+            b'{"location":["/a","/b"],"tdm-reservation":"1"}',
+        ],
+        (b'{"location": "/', b'"tdm-reservation": 1', b"*", b"$", b"}", b"{", b"[", b'"', b"\\ud800", b"\xef\xbb\xbf"),
+    ),
+    Target(
+        "robots_tag",
+        _load_robots_tag,
+        lambda: [b"unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, noai", b"gptbot: none, max-snippet:-1", b"1"],
+        (b"noai", b"noindex", b": ", b", ", b"max-image-preview:large", b"otherbot:"),
+    ),
+)
+"""Targets of the network and the web."""
