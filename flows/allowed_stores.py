@@ -34,7 +34,7 @@ def remember_deployed(name: str, store_uri: str, home: Path) -> None:
     """Write a pointer file on this machine that names the store of a deployed config."""
     pointer = home / "deployed" / name
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    pointer.write_text(_canonical(store_uri))
+    pointer.write_bytes(os.fsencode(_canonical(store_uri)))
 
 
 def forget_deployed(name: str, home: Path) -> None:
@@ -45,7 +45,7 @@ def forget_deployed(name: str, home: Path) -> None:
 def _pointers(home: Path) -> Iterator[str]:
     for folder in (home / "runs", home / "deployed"):
         for pointer in folder.iterdir() if folder.is_dir() else ():
-            if uri := pointer.read_text().strip():  # a power loss may leave an empty file
+            if uri := os.fsdecode(pointer.read_bytes()).strip():  # a power loss may leave an empty file
                 yield uri
 
 

@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from dataops.errors import PairmillError
 from dataops.escaping import escape_controls
 from dataops.stages import StageName
+from dataops.standard_streams import use_utf8
 from flows.commands.data import build, diff, promote, takedown, trace
 from flows.commands.models import evaluate, export, fetch
 from flows.commands.options import Json, StoreUri, Yes
@@ -184,6 +185,8 @@ app.command(datasets)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    if arguments is None:
+        use_utf8()
     sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
 
 

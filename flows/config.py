@@ -16,6 +16,7 @@ from dataops.config import problems_of
 from dataops.errors import ConfigError
 from dataops.redaction import redact
 from dataops.stages import STAGES
+from dataops.standard_streams import is_utf8
 from dataops.store import open_store
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
@@ -41,7 +42,13 @@ class StoreConfig(_Table):
 
     def problems(self) -> list[str]:
         """Return why the store is not writable. Raises: StorageError if it does not answer."""
-        return problems_of("uri", lambda: open_store(self.uri).check_writable())
+        return problems_of("uri", self._check)
+
+    def _check(self) -> None:
+        store = open_store(self.uri)
+        if not is_utf8(store.uri):
+            raise ConfigError(f"{store.uri!r} has bytes that are not UTF-8, so no server can record it; rename the folder")
+        store.check_writable()
 
 
 class ExecutionConfig(_Table):

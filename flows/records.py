@@ -192,14 +192,14 @@ def remember_store(run_id: str, store: Store, home: Path) -> None:
     """Write a pointer file on this machine that names the store of a run."""
     pointer = home / "runs" / run_id
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    pointer.write_text(store.uri)
+    pointer.write_bytes(os.fsencode(store.uri))
 
 
 def known_stores(home: Path, extra: str | None = None) -> list[Store]:
     """Return the stores in which this machine has runs, and `extra` before them, without duplicates."""
     uris = [extra] if extra else []
     if (home / "runs").is_dir():
-        pointed = [pointer.read_text().strip() for pointer in sorted((home / "runs").iterdir())]
+        pointed = [os.fsdecode(pointer.read_bytes()).strip() for pointer in sorted((home / "runs").iterdir())]
         uris += [uri for uri in pointed if uri]  # a power loss may leave an empty file
     uris.append(str(home / "store"))
     return list({store.uri: store for store in map(open_store, uris)}.values())

@@ -21,7 +21,7 @@ _BAR = "=" * 100
 def read_accepted(path: Path, today: date) -> tuple[dict[str, str], list[str]]:
     """Return the reasons of the advisories that are accepted today, by id, and the problems of the file."""
     reasons, problems = {}, []
-    for entry in tomllib.loads(path.read_text()).get("accepted", []):
+    for entry in tomllib.loads(path.read_text("utf-8")).get("accepted", []):
         advisory, reason, until = entry.get("id"), str(entry.get("reason", "")).strip(), entry.get("until")
         if not advisory or len(reason) < 20 or not isinstance(until, date):
             problems.append(

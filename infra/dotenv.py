@@ -29,8 +29,8 @@ def main(target: Path | None = None) -> int:
             f"{path} exists and was not changed, since servers may use its passwords; delete it to write a new one\n"
         )
         return 2
-    with os.fdopen(handle, "w") as file:
-        file.write(fill_secrets(EXAMPLE.read_text()))
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(fill_secrets(EXAMPLE.read_text("utf-8")))
     sys.stderr.write(f"wrote {path}\n")
     return 0
 

@@ -146,7 +146,7 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
             failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
             with suppress(OSError):
                 job.output.mkdir(parents=True, exist_ok=True)
-                write_atomically(job.output / FAILURE, canonical_json(failure))
+                write_atomically(job.output / FAILURE, json.dumps(failure))
         return error.exit_code
     finally:
         gc.collect()  # a model's hold on the process group must end before the group does, or gloo aborts at exit

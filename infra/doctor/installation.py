@@ -100,7 +100,7 @@ def check_checkout(distributions: Iterable[metadata.Distribution] | None = None,
 def read_requirements(root: Path = CHECKOUT) -> tuple[str, list[str]]:
     """Return the Python range and the dependencies, from pyproject.toml or else from the installed metadata."""
     try:
-        project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+        project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
         return project["requires-python"], project["dependencies"]
     except FileNotFoundError:
         pass

@@ -81,7 +81,8 @@ def installed_torch_cuda(distribution: Callable[[str], metadata.Distribution] = 
 
 
 def _run(tool: str, *options: str) -> str:
-    done = subprocess.run([tool, *options], capture_output=True, text=True, timeout=20, check=False)
+    command = [tool, *options]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=False)
     if done.returncode:
         raise RuntimeError((done.stdout + done.stderr).strip()[:300])
     return done.stdout

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
 from dataops.redaction import read_secret, remove_credentials
+from dataops.standard_streams import is_utf8
 from infra.local import login, supervisor
 from infra.local.supervisor import Service, ServiceRecord
 
@@ -127,7 +128,12 @@ class ServiceStatus:
 
 
 def make_home() -> Path:
-    """Return `home()`, created if it is missing; only this user can read it, since logs and databases are in it."""
+    """Return `home()`, created if it is missing; only this user can read it, since logs and databases are in it.
+
+    Raises: ConfigError if its path has bytes that are not UTF-8, which Prefect and MLflow cannot record.
+    """
+    if not is_utf8(str(home())):
+        raise ConfigError(f"PAIRMILL_HOME {str(home())!r} has bytes that are not UTF-8; name another folder")
     return private_folder(home())
 
 

@@ -98,7 +98,7 @@ class ServiceRecord:
 def load(folder: Path) -> ServiceRecord | None:
     """Return the record of the service in `folder`, or None if it is missing or not valid (the next start replaces it)."""
     try:
-        values = json.loads((folder / "state.json").read_text())
+        values = json.loads((folder / "state.json").read_text("utf-8"))
         record = ServiceRecord(**(values | {"command": tuple(values["command"])}))
     except FileNotFoundError:
         return None
@@ -113,7 +113,7 @@ def save(folder: Path, record: ServiceRecord) -> None:
     """Write the state file atomically, readable by its owner only."""
     temporary = folder / "state.json.tmp"
     with _writing(temporary):
-        temporary.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+        temporary.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", "utf-8")
         temporary.chmod(0o600)
         temporary.replace(folder / "state.json")
 
@@ -255,7 +255,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
     with _writing(log):
         if log.exists() and log.stat().st_size > _LOG_LIMIT:
             log.replace(folder / "log.1")
-        with log.open("a") as output:
+        with log.open("a", encoding="utf-8") as output:
             output.write(f"--- {started_at} pairmill starts {service.name} on port {port}\n")
     try:
         pid = processes.spawn(command, cwd=folder, env=env, log=log)

@@ -1,4 +1,4 @@
-"""Keep secrets and control characters out of the log records and the last traceback of a process."""
+"""Keep secrets and control characters out of the log records and last traceback of a process; let it print any text."""
 
 import logging
 import sys
@@ -9,14 +9,16 @@ from typing import Any
 
 from dataops.escaping import escape_controls
 from dataops.redaction import escape_for_display, redact, scrub
+from dataops.standard_streams import escape_unencodable_output
 
 
 def guard_process() -> None:
-    """Redact every log record of this process, and the traceback that it may end with, from now on.
+    """Redact every log record of this process, and the traceback that it may end with, from now on; let it print any text.
 
     A record is cleaned when it is made, so that each handler (a file, the terminal, Prefect's API) gets the clean text.
     A second call changes nothing.
     """
+    escape_unencodable_output()
     if not isinstance(logging.getLogRecordFactory(), _CleanRecordFactory):
         logging.setLogRecordFactory(_CleanRecordFactory(logging.getLogRecordFactory()))
     sys.excepthook, threading.excepthook = _print_exception, _print_thread_exception

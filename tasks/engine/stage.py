@@ -230,7 +230,8 @@ def code_version() -> dict[str, Any]:
     def git(*arguments: str) -> str | None:
         try:
             command = ["git", "-C", str(root), *arguments]
-            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            done = subprocess.run(command, capture_output=True, check=True, timeout=10)
+            return done.stdout.decode("utf-8", "replace").strip()
         except (OSError, subprocess.SubprocessError):
             return None
 

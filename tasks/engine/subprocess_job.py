@@ -60,18 +60,18 @@ def run_job(
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / "job.json", folder / "job.log"
     (folder / FAILURE).unlink(missing_ok=True)
-    path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2))
+    path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2), "utf-8")
     command = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), module, str(path)]
     environment = {**select_job_environment(os.environ), "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
     tail: deque[str] = deque(maxlen=15)
     with (
-        log.open("a") as out,
+        log.open("a", encoding="utf-8") as out,
         subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             env=environment,
             start_new_session=True,  # Ctrl-C reaches only this process, which then ends the job
@@ -140,7 +140,7 @@ def _failure(module: str, code: int, folder: Path, tail: str) -> PairmillError:
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     reason = folder / FAILURE
     if reason.exists():
-        failure = json.loads(reason.read_text())
+        failure = json.loads(reason.read_text("utf-8"))
         code, tail = failure["exit_code"], failure["message"]
     message = f"python -m {module} {ended} (log: {folder / 'job.log'}):\n{tail}"
     if code == 4:

@@ -65,7 +65,8 @@ class ShardSupply:
             code = error.exit_code if isinstance(error, PairmillError) else 1
             part = self._folder / f".{REFUSED}"
             with suppress(OSError):
-                part.write_text(canonical_json({"exit_code": code, "message": f"{type(error).__name__}: {error}"}))
+                failure = {"exit_code": code, "message": f"{type(error).__name__}: {error}"}
+                part.write_text(canonical_json(failure), "utf-8", "replace")
                 part.replace(self._folder / REFUSED)
 
     def _delete_damaged(self) -> None:

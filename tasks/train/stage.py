@@ -104,8 +104,8 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
     if (interim := folder / "evidence-suite.jsonl").exists():
         parts.append(work.draft.put_file(interim.name, interim))
-    last_row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    precision = json.loads((folder / "done.json").read_text())["precision"]
+    last_row = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
+    precision = json.loads((folder / "done.json").read_text("utf-8"))["precision"]
     facts = {"final": last_row, "model": work.config.model, "precision": precision}
     samples = work.inputs["pack"].counts.kept
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)

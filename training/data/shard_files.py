@@ -130,7 +130,7 @@ class ShardRequests:
         self._check(sum(map(self._files.size, now)), f"the {len(now)} shards of step {step}")
         names = [self._files.paths[shard].name for shard in dict.fromkeys(soon + self._plan.shards_after(step))]
         part = self._folder / f".{WANTED}"
-        part.write_text(canonical_json(names))
+        part.write_text(canonical_json(names), "utf-8")
         part.replace(self._folder / WANTED)
         self._written = request
 

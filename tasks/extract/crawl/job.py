@@ -133,7 +133,7 @@ def write_results(frontier: Frontier, folder: Path, config: SiteSource) -> None:
             with_parts = [{**row, "part": parts.get(row["url"])} for row in rows]
             writer.write_table(pa.Table.from_pylist(with_parts, _INDEX))
     unfinished = out / f".{SUMMARY_NAME}"
-    unfinished.write_text(json.dumps(frontier.summarise()))
+    unfinished.write_text(json.dumps(frontier.summarise()), "utf-8")
     unfinished.replace(out / SUMMARY_NAME)
 
 

@@ -1,0 +1,115 @@
+"""No command ends in a traceback where the environment forces an encoding that its paths or texts do not fit."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dataops.home import CHECKOUT
+from flows.records import RunRecord, StageRun
+from tests.unit.tasks.dataset_chain import packed_in, pair
+
+pytestmark = pytest.mark.timeout(600)
+
+FORCED_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+STRICT_ASCII = {"PYTHONIOENCODING": "ascii"}
+LATIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "latin-1"}
+NAME = "hömé-数据"
+CAPTION = "a cat é 赤い 😀"
+COMMANDS = {
+    "help": ["--help"],
+    "status": ["status"],
+    "runs": ["runs"],
+    "runs --json": ["runs", "--json"],
+    "show a run": ["show", "run-1"],
+    "show a key": ["show", "KEY", "--page", "pagé.html"],
+    "gc": ["gc"],
+    "doctor": ["doctor", "--store", "störe"],
+    "trace": ["trace", "http://host0.example/0.jpg"],
+    "trace a file": ["trace", "bïld.jpg"],
+    "diff": ["diff", "KEY", "OTHER", "--rows", "rowsé.csv"],
+    "takedown": ["takedown", "liste-é.txt", "--reason", "é"],
+    "run a missing config": ["run", "cönfig-missing.toml"],
+    "run a wrong config": ["run", "cönfig.toml", "--set", "name=é数"],
+    "rerun": ["rerun", "é"],
+    "export": ["export", "modèle", "--out", "exporté"],
+    "eval": ["eval", "modèle.pt", "--suite", "süite.toml"],
+    "eval a folder": ["eval", ".", "--suite", "süite.toml"],
+    "promote": ["promote", "modèle", "1"],
+    "deploy": ["deploy", "cönfig.toml"],
+    "datasets": ["datasets", "fetch", "é"],
+    "queries": ["queries", "build", "--out", "é.parquet", "--wordnet", "é"],
+    "an unknown option": ["runs", "--é"],
+    "an unknown command": ["é"],
+}
+
+
+def prepare(folder: Path) -> tuple[str, str]:
+    """Write a store with two datasets, a run and some files; return the keys of the datasets."""
+    home = folder / "home"
+    store, first = packed_in(home / "store", [pair(n, caption=CAPTION) for n in range(2)])
+    _, second = packed_in(home / "store", [pair(n, caption=CAPTION) for n in range(3)])
+    record = RunRecord(run_id="run-1", name="n", created_at="2026-01-01T00:00:00+00:00", config={})
+    for stage in ("filter", "download", "curate", "pack"):
+        record.set_stage(StageRun(stage=stage, key=second[stage].key, state="Completed"))
+    record.save(store)
+    (folder / "cönfig.toml").write_text('name = "é"\n[source]\nkind = "é"\n', "utf-8")
+    (folder / "süite.toml").write_text('name = "é"\n', "utf-8")
+    (folder / "liste-é.txt").write_text("http://hôst.example/é.jpg\nhttp://host0.example/0.jpg\n", "utf-8")
+    (folder / "bïld.jpg").write_bytes(b"no image")
+    return first["pack"].key, second["pack"].key
+
+
+def pairmill(arguments: list[str], folder: Path, forced: dict[str, str]) -> tuple[int, str, str]:
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("LC_", "LANG", "PYTHON", "PREFECT", "MLFLOW"))}
+    home = folder / "home"
+    environment = kept | forced | {"PAIRMILL_HOME": str(home), "PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL, check=False
+    )
+    return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+
+
+def run_all(
+    folder: Path, keys: tuple[str, str], forced: dict[str, str], names: list[str]
+) -> dict[str, tuple[int, str, str]]:
+    commands = {n: [{"KEY": keys[0], "OTHER": keys[1]}.get(word, word) for word in COMMANDS[n]] for n in names}
+    with ThreadPoolExecutor(2) as pool:
+        done = pool.map(lambda words: pairmill(words, folder, forced), commands.values())
+        return dict(zip(commands, done, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "forced", "commands"),
+    [
+        pytest.param(NAME, FORCED_ASCII | STRICT_ASCII, list(COMMANDS), id="ASCII"),
+        pytest.param(NAME, FORCED_ASCII, ["runs", "diff", "show a run"], id="the locale C"),
+        pytest.param(NAME, STRICT_ASCII, ["runs", "diff", "doctor"], id="ASCII output"),
+        pytest.param(NAME, LATIN, ["runs", "diff", "takedown"], id="Latin-1 output"),
+        pytest.param(
+            os.fsdecode("hömé-".encode() + b"\xff\xfe"),
+            FORCED_ASCII | STRICT_ASCII,
+            ["runs", "show a run", "show a key", "trace", "diff", "doctor", "run a wrong config", "takedown", "gc"],
+            id="a path that no encoding has",
+        ),
+    ],
+)
+def test_no_command_ends_in_a_traceback(name: str, forced: dict[str, str], commands: list[str], tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    keys = prepare(tmp_path / "new")  # where no library refuses the path
+    folder = (tmp_path / "new").rename(tmp_path / name)
+    done = run_all(folder, keys, forced, commands)
+    wrong = {n: d for n, d in done.items() if "Traceback" in d[2] or d[0] not in (0, 2, 3, 75) or not (d[1] or d[2])}
+    assert wrong == {}
+    assert done["runs"][0] == 0
+    assert "run-1" in done["runs"][1]
+    assert done["diff"][0] == 0
+    if "run a wrong config" in done and name != NAME:
+        assert "has bytes that are not UTF-8" in done["run a wrong config"][2]
+    if "runs --json" in done:
+        assert [run["run_id"] for run in json.loads(done["runs --json"][1])] == ["run-1"]
