@@ -47,7 +47,9 @@ class StoreConfig(_Table):
     def _check(self) -> None:
         store = open_store(self.uri)
         if not is_utf8(store.uri):
-            raise ConfigError(f"{store.uri!r} has bytes that are not UTF-8, so no server can record it; rename the folder")
+            raise ConfigError(
+                f"{store.uri!r} has bytes that are not UTF-8, so no server can record it; rename the folder"
+            )
         store.check_writable()
 
 
