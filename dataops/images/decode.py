@@ -1,4 +1,4 @@
-"""Read the kind, the size and the pixels of an image from its bytes.
+"""Read the kind, the size and the pixels of an image from its bytes, upright (orientation.py).
 
 Bytes from the web may be hostile: the kind is read from the bytes, never from a name or an HTTP header; the size in pixels
 and the structure (structure.py) are checked before a pixel is decoded; and Pillow opens them as this kind only, without
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataops.images.kinds import KINDS, sniff
+from dataops.images.orientation import read_orientation, turn_image, turn_pixels
 from dataops.images.structure import TooComplex, check_scans, cut_metadata, read_scans, read_segments
 from dataops.images.transparency import lay_on_white
 
@@ -36,13 +37,15 @@ class ImageRefused(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """Kind and size of an image, read without decoding it."""
+    """Kind and size of an image, read without decoding it. The size is that of the upright image."""
 
     kind: str
     width: int
     height: int
     mode: str = ""
     """Pillow's name of the pixel format: L, RGB, CMYK, ..."""
+    orientation: int = 1
+    """How the stored pixels are to be turned: 1, which is upright, to 8."""
 
     @property
     def area(self) -> int:
@@ -72,6 +75,7 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_area is the limit here
             with Image.open(io.BytesIO(essential), formats=[KINDS[kind]]) as image:
                 (width, height), mode = image.size, image.mode
+                orientation = read_orientation(data, kind, image)
     except Image.DecompressionBombError:
         raise ImageRefused("too_many_pixels", "more pixels than Pillow opens") from None
     except Exception as error:  # Pillow's parsers let many types escape on hostile bytes
@@ -83,7 +87,9 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
     with _structure_checked():
         if is_truncated(data, kind):
             raise ImageRefused("truncated", f"the {kind} ends early")
-    return Header(kind, width, height, mode)
+    if orientation >= 5:
+        width, height = height, width
+    return Header(kind, width, height, mode, orientation)
 
 
 @contextmanager
@@ -125,7 +131,7 @@ def is_truncated(data: bytes, kind: str) -> bool:
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode an image as RGB, with transparency on white.
+    """Decode an image as RGB, upright, with transparency on white.
 
     Raises: ImageRefused with `corrupt` if any part of it cannot be decoded, or with `too_complex`.
     """
@@ -137,13 +143,15 @@ def decode(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(essential), formats=[KINDS[kind]]) as image:
             image.load()
-            return lay_on_white(image) if image.has_transparency_data else image.convert("RGB")
+            orientation = read_orientation(data, kind, image)
+            opaque = lay_on_white(image) if image.has_transparency_data else image.convert("RGB")
+            return turn_image(opaque, orientation)
     except Exception as error:  # Pillow's decoders let many types escape on hostile bytes
         raise ImageRefused("corrupt", f"{kind} ({type(error).__name__})") from None
 
 
 def decode_pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
-    """Decode an image as RGB (height, width, 3), with transparency on white; of an animation, the first frame.
+    """Decode an image as RGB (height, width, 3), upright, with transparency on white; of an animation, the first frame.
 
     JPEGs are decoded by libjpeg-turbo directly, which also reports damage; the pixels equal those of `decode`.
 
@@ -173,10 +181,12 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
         if not data.endswith(b"\xff\xd9") and is_truncated(data, "jpeg"):  # the decoder reports bytes missing inside
             raise ImageRefused("truncated", "the jpeg ends early")
         check_scans(data, height, width)
+        orientation = read_orientation(data, "jpeg")
     if space not in ("YCbCr", "Gray", "RGB"):
         return None
     try:
-        return simplejpeg.decode_jpeg(data, strict=True, buffer=_cached_memory(3 * height * width))
+        pixels = simplejpeg.decode_jpeg(data, strict=True, buffer=_cached_memory(3 * height * width))
+        return turn_pixels(pixels, orientation)
     except ValueError as error:
         message = str(error)
     if message.startswith("Premature end of JPEG"):

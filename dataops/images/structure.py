@@ -49,6 +49,8 @@ class JpegSegments:
     """Size in pixels; 0 if there is no frame."""
     head: bytes
     """All segments before the first scan that are not metadata."""
+    exif: bytes
+    """The first EXIF block, or nothing."""
     is_cut: bool = False
     """Return whether `head` lacks anything that the bytes have."""
 
@@ -75,7 +77,7 @@ def check_structure(data: bytes, kind: str) -> None:
 def cut_metadata(data: bytes, kind: str) -> bytes:
     """Return an image with the same pixels and without the metadata that Pillow would parse.
 
-    Of an APNG and of other animations in PNG, the default image is left. EXIF is gone too, with the orientation.
+    Of an APNG and of other animations in PNG, the default image is left. EXIF is gone too (orientation.py reads it).
 
     Args:
         kind: its format, one of dataops.images.kinds.KINDS.
@@ -91,7 +93,7 @@ def cut_metadata(data: bytes, kind: str) -> bytes:
     if kind == "bmp":
         _check_bmp(data)
     elif kind in ("avif", "heif"):  # one container; Pillow opens some of its brands
-        _check_avif(data)
+        return _cut_avif(data)
     return data
 
 
@@ -110,7 +112,7 @@ def read_segments(data: bytes) -> JpegSegments:
 
     Source: ITU-T T.81 section B.1.1; libjpeg's next_marker.
     """
-    kept, at, padding, size, first_scan = [data[:2]], 2, 0, (0, 0), None
+    kept, at, padding, size, first_scan, exif = [data[:2]], 2, 0, (0, 0), None, b""
     for _ in range(MAX_SEGMENTS):
         latest = at + MAX_PADDING - padding
         found = _MARKER.search(data, at, latest + 2)
@@ -131,6 +133,8 @@ def read_segments(data: bytes) -> JpegSegments:
         at += struct.unpack_from(">H", data, end)[0]
         if marker in _FRAMES and end + 7 <= len(data):
             size = struct.unpack_from(">HH", data, end + 3)
+        if marker == 0xE1 and not exif and data.startswith(b"Exif\0\0", end + 2):
+            exif = data[end + 2 : at]
         if marker in _JPEG_TABLES:
             kept.append(data[end - 2 : at])
     else:
@@ -138,7 +142,7 @@ def read_segments(data: bytes) -> JpegSegments:
     head = b"".join(kept)
     if len(head) > MAX_TABLES:
         raise TooComplex(f"{len(head):,} bytes of tables in the jpeg")
-    return JpegSegments(first_scan, *size, head, len(head) != first_scan)
+    return JpegSegments(first_scan, *size, head, exif, len(head) != first_scan)
 
 
 def check_scans(data: bytes, height: int, width: int, first_scan: int = 0) -> None:
@@ -252,21 +256,27 @@ def _check_bmp(data: bytes) -> None:
         raise TooComplex(f"a run-length encoded bmp of {abs(width * height):,} pixels and {len(data):,} bytes")
 
 
-def _check_avif(data: bytes) -> None:
+_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)  # the item's number has 16 or 32 bits
+
+
+def _cut_avif(data: bytes) -> bytes:
+    """Return an AVIF whose EXIF items are of no known type, since Pillow parses them when it opens an AVIF."""
+    if (items := data.count(b"infe")) > MAX_AVIF_ITEMS:
+        raise TooComplex(f"{items:,} items in the avif")
     at = 0
     for _ in range(MAX_SEGMENTS):
         if at + 8 > len(data):
-            return
+            break
         size, name = struct.unpack_from(">I4s", data, at)
-        if name == b"meta":
-            size = size or len(data) - at
-            if size > MAX_AVIF_META:
-                raise TooComplex(f"a meta box of {size:,} bytes in the avif")
-            if (items := data.count(b"infe", at, at + size)) > MAX_AVIF_ITEMS:
-                raise TooComplex(f"{items:,} items in the avif")
         if size == 1 and at + 16 <= len(data):
             size = struct.unpack_from(">Q", data, at + 8)[0]
-        if size < 8:  # it extends to the end, or is none
-            return
+        elif size == 0:  # it extends to the end
+            size = len(data) - at
+        if name == b"meta" and size > MAX_AVIF_META:
+            raise TooComplex(f"a meta box of {size:,} bytes in the avif")
+        if size < 8:
+            break
         at += size
-    raise TooComplex(f"more than {MAX_SEGMENTS:,} boxes in the avif")
+    else:
+        raise TooComplex(f"more than {MAX_SEGMENTS:,} boxes in the avif")
+    return _EXIF_ITEM.sub(rb"\1none", data)

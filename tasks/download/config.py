@@ -47,8 +47,8 @@ class DownloadConfig(PoliteConfig):
     """Mode of img2dataset: keep_ratio makes the smaller side `image_size`, keep_ratio_largest the larger one, border
     pads to a square with white, center_crop cuts to a square."""
     resize_quality: Literal["exact", "fast"] = "exact"
-    """exact gives img2dataset's pixels. fast decodes large JPEGs at a half, quarter or eighth of their size, which
-    gives slightly different pixels (docs/download-rows.md has the speed and the differences)."""
+    """exact gives img2dataset's pixels of the upright image. fast decodes large JPEGs at a half, quarter or eighth of
+    their size, which gives slightly different pixels (docs/download-rows.md has the speed and the differences)."""
     resize_only_if_bigger: bool = False
     """Do not enlarge smaller images."""
     encode_format: Literal["jpg", "png", "webp"] = "jpg"

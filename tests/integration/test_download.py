@@ -38,13 +38,15 @@ from tests.manifests import build_manifest
 pytestmark = pytest.mark.timeout(120)
 
 
-def picture(number: int, kind: str = "PNG", size: tuple[int, int] = (80, 60), mode: str = "RGB") -> bytes:
+def picture(
+    number: int, kind: str = "PNG", size: tuple[int, int] = (80, 60), mode: str = "RGB", **options: object
+) -> bytes:
     image = Image.new("RGB", size, (number * 37 % 256, number * 91 % 256, number * 53 % 256))
     draw = ImageDraw.Draw(image)
     draw.ellipse((5 + number % 20, 5, 40, 20 + number % 30), fill=(255 - number % 200, number % 256, 77))
     draw.line((0, number % 60, 79, 59 - number % 50), fill=(0, 0, 0), width=3)
     out = io.BytesIO()
-    image.convert(mode).save(out, kind)
+    image.convert(mode).save(out, kind, **options)
     return out.getvalue()
 
 
@@ -91,6 +93,15 @@ class Site(BaseHTTPRequestHandler):
     def kinds(self) -> None:
         kind, mode = self.path.split("/")[2:4]
         self.answer(picture(self.number(), kind, mode=mode))
+
+    def sideways(self) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = self.number()
+        self.answer(picture(self.number(), "JPEG", size=(60, 80), exif=exif.tobytes()))
+
+    def junk(self) -> None:
+        jpeg = picture(self.number(), "JPEG")
+        self.answer(jpeg[:20] + b"junk" + bytes(100_000) + jpeg[20:])
 
     def moved(self) -> None:
         self.answer(b"", 302, Location=f"/pictures/{self.number()}.png")
@@ -254,6 +265,9 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
         "/kinds/GIF/P/5": None,
         "/kinds/PNG/LA/6": None,
         "/kinds/BMP/RGB/7": None,
+        "/sideways/6": None,
+        "/sideways/8": None,
+        "/junk/10": None,
         "/kinds/TIFF/RGB/8": "unsupported_format",
         "/moved/9": None,
         "/noai_to_others": None,

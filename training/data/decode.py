@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from dataops.images.orientation import read_orientation, turn_pixels
 from dataops.images.structure import check_scans
 from training.model.preprocess import MAX_PIXELS, decode_rgb
 
@@ -27,7 +28,7 @@ Crop = tuple[int, int, int, int]
 
 
 def decode_image(data: bytes, side: int) -> np.ndarray:
-    """Decode an image to uint8 (H, W, 3), scaled down as far as its shorter side keeps `side` pixels.
+    """Decode an image upright to uint8 (H, W, 3), scaled down as far as its shorter side keeps `side` pixels.
 
     Raises: ValueError if the bytes are not a readable image.
     """
@@ -38,9 +39,10 @@ def decode_image(data: bytes, side: int) -> np.ndarray:
             check_scans(data, height, width)
             if height * width <= MAX_PIXELS and colours not in ("CMYK", "YCCK"):
                 factor = next(f for f in (8, 4, 2, 1) if f == 1 or min(height, width) >= f * side)
-                return simplejpeg.decode_jpeg(
+                pixels = simplejpeg.decode_jpeg(
                     data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor)
                 )
+                return turn_pixels(pixels, read_orientation(data, "jpeg"))
         except ValueError:  # damaged, or unusual
             pass
     return np.asarray(decode_rgb(data))

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dataops.images.kinds import KINDS, sniff
+from dataops.images.orientation import read_orientation, turn_image
 from dataops.images.structure import cut_metadata
 from dataops.images.transparency import lay_on_white
 
@@ -35,17 +36,19 @@ UNREADABLE = (
 
 
 def decode_rgb(data: bytes) -> Image.Image:
-    """Decode an image; what is transparent becomes white.
+    """Decode an image upright, as its EXIF says; what is transparent becomes white.
 
     Raises:
         ValueError: unreadable, truncated, or larger than 2^27 pixels. The message is part of predictions and
             skipped.json.
     """
     try:
-        image = Image.open(io.BytesIO(cut_metadata(data, sniff(data))), formats=FORMATS)
+        kind = sniff(data)
+        image = Image.open(io.BytesIO(cut_metadata(data, kind)), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
-        return to_rgb(image)
+        orientation = read_orientation(data, kind, image)
+        return turn_image(to_rgb(image), orientation)
     except UnidentifiedImageError as error:  # Pillow's message holds an address in memory
         raise ValueError("not a readable picture: no known format") from error
     except (*UNREADABLE, Image.DecompressionBombError) as error:

@@ -6,12 +6,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import sklearn.datasets
 from PIL import Image
 
 from dataops.images.decode import read_header
+from dataops.images.orientation import ORIENTATION_TAG, turn_image
 from tasks.download.guarded_process import GuardedProcess, ServerLimits
 from tasks.download.img2dataset_classes import Resizer
 from tasks.download.previews import Previews
@@ -70,15 +72,78 @@ def test_fast_resizer_decodes_at_the_largest_factor_that_is_enough() -> None:
     assert fast.factor(read_header(photograph((90, 4000)))) == 1, "img2dataset refuses it"
 
 
-def test_fast_resizer_keeps_grey_images_and_ignores_orientation() -> None:
-    rotated = Image.Exif()
-    rotated[0x0112] = 6  # rotation by a quarter, which img2dataset ignores
-    several: list[dict[str, Any]] = [{"mode": "L"}, {"exif": rotated}]
-    for options in several:
-        data = photograph((640, 424), **options)
-        theirs, _, fast = (resize(io.BytesIO(data)) for resize in resizers())
-        assert pixels(fast[0]).shape == pixels(theirs[0]).shape
-        assert fast[1:] == theirs[1:]
+def test_fast_resizer_keeps_grey_images() -> None:
+    data = photograph((640, 424), mode="L")
+    theirs, _, fast = (resize(io.BytesIO(data)) for resize in resizers())
+    assert pixels(fast[0]).shape == pixels(theirs[0]).shape
+    assert fast[1:] == theirs[1:]
+
+
+def rotated(size: tuple[int, int], orientation: int, kind: str = "JPEG", mode: str = "RGB") -> tuple[bytes, bytes]:
+    """Return an image whose EXIF has an orientation, and a PNG of its upright pixels as OpenCV decodes them."""
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    data = photograph(size, mode, kind, exif=exif.tobytes())
+    stored: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    upright = np.asarray(turn_image(Image.fromarray(stored), orientation))
+    return data, cv2.imencode(".png", upright)[1].tobytes()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_stored_upright_as_img2dataset_resizes_upright_ones(mode: str, orientation: int) -> None:
+    data, upright = rotated((640, 424), orientation)
+    theirs, checked, fast = resizers(resize_mode=mode, encode_format="png", encode_quality=1)
+    expected = theirs(io.BytesIO(upright))
+    assert checked(io.BytesIO(data)) == expected, "all bits are equal"
+    found = fast(io.BytesIO(data))
+    assert found[1:] == expected[1:]
+    assert found[3:5] == ((640, 424) if orientation < 5 else (424, 640))
+    error = np.mean((pixels(found[0]) - pixels(expected[0])) ** 2)
+    assert 10 * np.log10(255**2 / max(error, 1e-9)) > 26
+    assert not Image.open(io.BytesIO(found[0])).getexif()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "L"), ("PNG", "RGB"), ("PNG", "L"), ("WEBP", "RGB"), ("WEBP", "RGBA"), ("AVIF", "RGB")]
+)
+@pytest.mark.parametrize("orientation", [1, 5, 8])
+def test_other_formats_are_stored_upright(kind: str, mode: str, orientation: int) -> None:
+    data, upright = rotated((300, 200), orientation, kind, mode)
+    theirs, checked, fast = resizers()
+    assert checked(io.BytesIO(data)) == fast(io.BytesIO(data)) == theirs(io.BytesIO(upright))
+
+
+def test_limits_are_those_of_the_upright_image() -> None:
+    data, upright = rotated((640, 100), 6)
+    for options in ({"min_image_size": 101}, {"max_aspect_ratio": 6.0}, {"max_image_area": 63_999}):
+        theirs, checked, fast = resizers(**options)
+        messages = {resize(io.BytesIO(data))[5].partition(":")[0] for resize in (checked, fast)}
+        assert len(messages) == 1
+        assert messages in ({theirs(io.BytesIO(upright))[5]}, {"too_many_pixels"})
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "AVIF"])
+def test_decoders_get_no_exif(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV takes a time that grows with the square of a block's size."""
+    with_text = Image.Exif()
+    with_text[0x010E] = "a description"
+    data = photograph((640, 424), kind=kind, exif=with_text.tobytes())
+    assert b"a description" in data
+    seen: list[bytes] = []
+    decode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda buffer, flags: seen.append(bytes(buffer)) or decode(buffer, flags))
+    theirs, checked, fast = resizers()
+    expected = theirs(io.BytesIO(data))
+    seen.clear()
+    assert checked(io.BytesIO(data)) == expected
+    assert fast(io.BytesIO(data))[5] is None
+    seen = [given for given in seen if not given.startswith(b"BM")]  # what the fast resizer decoded
+    assert len(seen) == 2
+    for given in seen:
+        assert (b"a description" in given) == (kind == "AVIF"), "it is there, but as an item of no known type"
+        with Image.open(io.BytesIO(given)) as image:
+            assert "exif" not in image.info
 
 
 def test_resizers_refuse_images_with_the_same_message() -> None:

@@ -1,0 +1,270 @@
+"""Compares with Pillow's ImageOps.exif_transpose, on whole files and on random EXIF blocks."""
+
+import io
+import struct
+import sys
+import tracemalloc
+import warnings
+import zlib
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from dataops.images import orientation as module
+from dataops.images.decode import ImageRefused, decode, decode_pixels, read_header
+from dataops.images.orientation import MAX_ENTRIES, parse_orientation, read_orientation, turn_image, turn_pixels
+from dataops.images.structure import cut_metadata
+from training.data.decode import decode_image
+from training.model.preprocess import decode_rgb
+
+KINDS = ["JPEG", "PNG", "WEBP", "AVIF"]
+SIZE = (60, 40)
+"""Width and height as stored: no side is a multiple of 16."""
+
+
+def stored() -> Image.Image:
+    """Return an image whose corners differ."""
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
+    return Image.fromarray(np.stack([x * 4, y * 6, 255 - 2 * (x + y)], axis=-1).astype(np.uint8))
+
+
+def exif(orientation: int) -> bytes:
+    found = Image.Exif()
+    found[module.ORIENTATION_TAG] = orientation
+    return found.tobytes()
+
+
+def encoded(kind: str, orientation: int | None = None, mode: str = "RGB", **options: Any) -> bytes:
+    out = io.BytesIO()
+    if orientation is not None:
+        options["exif"] = exif(orientation)
+    stored().convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+def transposed(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_decoded_upright(kind: str, orientation: int) -> None:
+    data = encoded(kind, orientation)
+    expected = transposed(data)
+    header = read_header(data)
+    assert (header.height, header.width, header.orientation) == (*expected.shape[:2], orientation)
+    assert (header.width, header.height) == (SIZE if orientation < 5 else SIZE[::-1])
+    for function in (decode, decode_pixels, decode_rgb):
+        assert np.array_equal(np.asarray(function(data)), expected), function
+    assert np.array_equal(decode_image(data, 64), expected)
+    assert decode_image(data, 20).shape[:2] in (expected.shape[:2], tuple(side // 2 for side in expected.shape[:2]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("WEBP", "RGBA")]
+)
+def test_other_modes_are_decoded_upright(kind: str, mode: str) -> None:
+    for orientation in (5, 8):
+        data, plain = encoded(kind, orientation, mode), encoded(kind, 1, mode)
+        for function in (decode, decode_pixels, decode_rgb):
+            expected = turn_pixels(np.asarray(function(plain)), orientation)
+            assert np.array_equal(np.asarray(function(data)), expected)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_turning_pixels_equals_turning_images(orientation: int) -> None:
+    for image in (stored(), stored().convert("L")):
+        expected = np.asarray(turn_image(image, orientation))
+        assert np.array_equal(turn_pixels(np.asarray(image), orientation), expected)
+
+
+def block(
+    entries: list[tuple[int, int, int, bytes]], order: str = "<", *, start: int = 8, number: int | None = None
+) -> bytes:
+    """Return an EXIF block of entries: tag, type, number of values, and the four bytes of the value or offset."""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", start)
+    packed = b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0" + head + struct.pack(order + "H", len(entries) if number is None else number) + packed + bytes(4)
+
+
+SIX = (module.ORIENTATION_TAG, 3, 1, b"\6\0\0\0")
+FULL = [(tag, 7, 65_000, struct.pack("<I", 8)) for tag in range(1, 5_401)]
+MALFORMED: dict[str, bytes] = {
+    "nothing": b"",
+    "a prefix": b"Exif\0\0",
+    "no byte order": b"Exif\0\0XX" + block([SIX])[8:],
+    "cut in the head": block([SIX])[:12],
+    "cut in the entry": block([SIX])[:24],
+    "no offset": block([SIX])[:10],
+    "an offset behind the end": block([SIX], start=2**32 - 1),
+    "an offset into the head, which loops": block([SIX], start=0),
+    "orientation 0": block([(*SIX[:3], bytes(4))]),
+    "orientation 9": block([(*SIX[:3], b"\x09\0\0\0")]),
+    "a fraction": block([(module.ORIENTATION_TAG, 5, 1, struct.pack("<I", 8))]),
+    "text": block([(module.ORIENTATION_TAG, 2, 1, b"6\0\0\0")]),
+    "two values": block([(module.ORIENTATION_TAG, 3, 2, b"\6\0\6\0")]),
+    "2^32 - 1 values": block([(module.ORIENTATION_TAG, 3, 2**32 - 1, b"\x08\0\0\0")]),
+    "an IFD that is the thumbnail's": block([(1, 3, 1, bytes(4))]) + block([SIX])[14:],
+    "an IFD of a sub-IFD alone": block([(0x8769, 4, 1, struct.pack("<I", 26))]) + block([SIX])[14:],
+    "values of 350 MB": block(FULL),
+    "an orientation behind too many entries": block([*FULL[:MAX_ENTRIES], SIX]),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_malformed_exif_means_upright_and_costs_nothing(name: str, kind: str) -> None:
+    assert parse_orientation(MALFORMED[name]) == 1
+    plain = encoded(kind)
+    data = with_exif(kind, MALFORMED[name])
+    assert count_steps(lambda: read_orientation(data, kind.lower())) < 20_000
+    tracemalloc.start()
+    header = read_header(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    assert header == read_header(plain)
+    assert np.array_equal(decode_pixels(data), decode_pixels(plain))
+
+
+def with_exif(kind: str, data: bytes) -> bytes:
+    plain = encoded(kind)
+    if kind == "JPEG":
+        return plain[:20] + struct.pack(">BBH", 0xFF, 0xE1, len(data) + 2) + data + plain[20:]
+    if kind == "PNG":
+        return plain[:33] + png_chunk(b"eXIf", data.removeprefix(b"Exif\0\0")) + plain[33:]
+    chunks = webp_chunk(
+        b"VP8X", struct.pack("<I", 8) + struct.pack("<I", SIZE[0] - 1)[:3] + struct.pack("<I", SIZE[1] - 1)[:3]
+    )
+    body = b"WEBP" + chunks + plain[12:] + webp_chunk(b"EXIF", data)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def webp_chunk(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+
+def count_steps(function: Callable[[], Any]) -> int:
+    """Return the number of lines of orientation.py that a call executes."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal steps
+        if frame.f_code.co_filename != module.__file__:
+            return None
+        steps += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(None)
+    return steps
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_orientation_is_read_in_both_byte_orders_and_among_others(kind: str, order: str) -> None:
+    six = struct.pack(order + "HH", 6, 0)
+    for entries in ([(0x0112, 3, 1, six)], [(0x010F, 2, 4, b"abc\0"), (0x0112, 3, 1, six), (0x0131, 2, 4, b"abc\0")]):
+        data = with_exif(kind, block(entries, order))
+        assert read_header(data).orientation == 6
+        assert np.array_equal(decode_pixels(data), transposed(data))
+
+
+ENTRIES = st.lists(
+    st.tuples(
+        st.sampled_from([0x0112, 0x0112, 0x0110, 0x8769, 0x0111]),
+        st.sampled_from([3, 4]),
+        st.just(1),
+        st.sampled_from([b"\6\0\0\0", b"\0\6\0\0", b"\0\0\0\6", b"\3\0\3\0", b"\x09\0\0\0", bytes(4)]),
+    ),
+    max_size=4,
+)
+
+
+@given(ENTRIES, st.sampled_from("<>"))
+@settings(max_examples=300, deadline=None)
+def test_random_entries_are_read_as_by_pillow(entries: list[tuple[int, int, int, bytes]], order: str) -> None:
+    data = block(entries, order)
+    found = Image.Exif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found.load(data)
+        theirs = found.get(module.ORIENTATION_TAG, 1)
+    assert parse_orientation(data) == (theirs if theirs in range(1, 9) else 1)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_no_bytes_raise(data: bytes) -> None:
+    for start in (b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"):
+        assert parse_orientation(start + data) in range(1, 9)
+    for kind, start in {"png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF\0\0\0\0WEBPVP8X", "jpeg": b"\xff\xd8"}.items():
+        assert read_orientation(start + data, kind) in range(1, 9)
+
+
+def test_orientation_of_png_may_follow_the_pixels() -> None:
+    png = encoded("PNG")
+    data = png[:-12] + png_chunk(b"eXIf", block([SIX])[6:]) + png[-12:]
+    assert read_header(data).orientation == 6
+
+
+def test_first_exif_segment_counts_and_neither_xmp_nor_a_thumbnail() -> None:
+    jpeg = encoded("JPEG")
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+
+    def segment(data: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, 0xE1, len(data) + 2) + data
+
+    thumbnail = block([(1, 3, 1, bytes(4))]) + encoded("JPEG", 3)
+    assert read_header(jpeg[:20] + segment(xmp) + jpeg[20:]).orientation == 1
+    assert read_header(jpeg[:20] + segment(thumbnail) + jpeg[20:]).orientation == 1
+    both = segment(xmp) + segment(block([SIX])) + segment(block([(*SIX[:3], b"\x08\0\0\0")]))
+    assert read_header(jpeg[:20] + both + jpeg[20:]).orientation == 6
+    assert read_header(jpeg + encoded("JPEG", 3)).orientation == 1
+
+
+def test_exif_of_a_webp_without_its_flag_does_not_count() -> None:
+    data = bytearray(with_exif("WEBP", block([SIX])))
+    assert read_header(bytes(data)).orientation == 6
+    data[20] = 0
+    assert read_header(bytes(data)).orientation == 1
+
+
+def test_exif_of_an_avif_is_not_parsed() -> None:
+    out = io.BytesIO()
+    large = block([(tag, 7, 60_000, struct.pack("<I", 8)) for tag in range(1, 5_401)])
+    keep = Image.Exif()
+    keep[0x9286] = b"y" * len(large)
+    stored().save(out, "AVIF", exif=keep.tobytes())
+    avif = out.getvalue()
+    at = avif.index(b"MM\0*", avif.index(b"mdat"))
+    data = avif[:at] + large[6:] + avif[at + len(large) - 6 :]
+    tracemalloc.start()
+    assert read_header(data).orientation == 1
+    decode(data)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+    with Image.open(io.BytesIO(cut_metadata(data, "avif"))) as image:
+        assert "exif" not in image.info
+    six = avif[:at] + block([SIX])[6:] + avif[at + len(block([SIX])) - 6 :]
+    assert read_header(six).orientation == 1, "only the properties of an AVIF count"
+
+
+def test_limits_hold_for_the_upright_image() -> None:
+    with pytest.raises(ImageRefused, match="too_many_pixels"):
+        read_header(encoded("JPEG", 6), SIZE[0] * SIZE[1] - 1)
+    assert read_header(encoded("JPEG", 6), SIZE[0] * SIZE[1])
