@@ -29,6 +29,7 @@ UNREADABLE = (
     IndexError,
     TypeError,
     OverflowError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )

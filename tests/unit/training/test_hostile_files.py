@@ -119,6 +119,17 @@ def test_images_that_would_fill_memory_or_run_a_program_raise_value_error(data, 
         decode_rgb(data)
 
 
+def test_each_damage_of_an_avif_raises_value_error():
+    """Pillow's decoder of AVIF raises RuntimeError."""
+    avif, refused = image_bytes(kind="AVIF"), 0
+    for at in range(0, len(avif), 3):
+        try:
+            decode_rgb(avif[:at] + bytes([avif[at] ^ 0xFF]) + avif[at + 1 :])
+        except ValueError:
+            refused += 1
+    assert refused > 20
+
+
 def test_compressed_text_in_an_image_is_not_decompressed():
     data = png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20))))
     tracemalloc.start()
