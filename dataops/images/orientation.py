@@ -48,9 +48,9 @@ def read_orientation(data: bytes, kind: str, opened: Image.Image | None = None) 
     Raises: TooComplex, for a JPEG.
     """
     if kind == "jpeg":
-        return parse_orientation(read_segments(data).exif) if _PREFIX in data else 1
+        return parse_orientation(read_segments(data).exif)
     if kind == "png":
-        return parse_orientation(_find_png_exif(data)) if b"eXIf" in data else 1
+        return parse_orientation(_find_png_exif(data))
     if kind == "webp":
         return parse_orientation(_find_webp_exif(data))
     if kind == "avif" and opened is not None:

@@ -149,14 +149,12 @@ def check_scans(data: bytes, height: int, width: int, first_scan: int = 0) -> No
     """Check the number of scans of a JPEG: each passes over all pixels, also if it has no data.
 
     Args:
-        first_scan: an offset before or at the first scan.
+        first_scan: offset of the first scan; without it, the segments before it are read.
 
     Raises: TooComplex.
     """
     area = -(-height // 32) * -(-width // 32) * 1024  # a scan works on units of up to 32 x 32
     allowed = min(MAX_SCANS, max(FEW_SCANS, MAX_SCANNED_PIXELS // max(area, 1)))
-    if data.count(b"\xff\xda", first_scan) <= allowed:  # metadata and what follows the image may hold these bytes too
-        return
     first = first_scan or read_segments(data).first_scan
     if first is not None and read_scans(data, first, allowed).number > allowed:
         raise TooComplex(f"more than {allowed} scans of {width}x{height} pixels in the jpeg")
