@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dataops.regular_files import open_regular
+
 
 def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys and no white space: one text for one value."""
@@ -17,6 +19,6 @@ def text_sha256(text: str) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hex sha256 of a local file."""
-    with path.open("rb") as file:
+    """Return the hex sha256 of a local file. Raises: OSError, also if it is no regular file."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

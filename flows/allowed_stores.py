@@ -44,7 +44,7 @@ def forget_deployed(name: str, home: Path) -> None:
 
 def _pointers(home: Path) -> Iterator[str]:
     for folder in (home / "runs", home / "deployed"):
-        for pointer in folder.iterdir() if folder.is_dir() else ():
+        for pointer in filter(Path.is_file, folder.iterdir()) if folder.is_dir() else ():
             if uri := os.fsdecode(pointer.read_bytes()).strip():  # a power loss may leave an empty file
                 yield uri
 

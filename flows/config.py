@@ -15,6 +15,7 @@ from dataops import redaction as secrets
 from dataops.config import problems_of
 from dataops.errors import ConfigError
 from dataops.redaction import redact
+from dataops.regular_files import read_text
 from dataops.stages import STAGES
 from dataops.standard_streams import is_utf8
 from dataops.store import open_store
@@ -131,7 +132,7 @@ def config_name(path: Path) -> str:
     Raises: ConfigError if it has none.
     """
     try:
-        return str(tomllib.loads(path.read_text(encoding="utf-8"))["name"])
+        return str(tomllib.loads(read_text(path))["name"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: cannot read its `name`: {type(error).__name__}: {error}") from error
 
@@ -146,9 +147,9 @@ def load_config(path: Path, settings: Iterable[str] = (), until: str | None = No
     Raises: ConfigError that lists all problems.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(path))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     for setting in settings:

@@ -199,7 +199,11 @@ def known_stores(home: Path, extra: str | None = None) -> list[Store]:
     """Return the stores in which this machine has runs, and `extra` before them, without duplicates."""
     uris = [extra] if extra else []
     if (home / "runs").is_dir():
-        pointed = [os.fsdecode(pointer.read_bytes()).strip() for pointer in sorted((home / "runs").iterdir())]
+        pointed = [
+            os.fsdecode(pointer.read_bytes()).strip()
+            for pointer in sorted((home / "runs").iterdir())
+            if pointer.is_file()
+        ]
         uris += [uri for uri in pointed if uri]  # a power loss may leave an empty file
     uris.append(str(home / "store"))
     return list({store.uri: store for store in map(open_store, uris)}.values())

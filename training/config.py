@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from dataops.config import StageConfig, problems_of
 from dataops.errors import ConfigError
+from dataops.regular_files import read_text
 from training.rendezvous import explain_refusal, is_loopback
 
 QUICK_GELU = "-quickgelu"
@@ -343,7 +344,7 @@ def load_model_config(name_or_path: str) -> ModelConfig:
     if not by_path and Path(name_or_path).name != name_or_path:
         raise ConfigError(f"model {name_or_path!r}: neither a path ending in .json nor one of the names {names}")
     try:
-        config = ModelConfig.model_validate(json.loads(path.read_text("utf-8")))
+        config = ModelConfig.model_validate(json.loads(read_text(path)))
         return config if by_path or base == name_or_path else config.model_copy(update={"quick_gelu": True})
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError
+from dataops.regular_files import read_bytes
 from training import distributed
 from training.config import FrozenModel, TrainConfig, load_model_config
 from training.evaluation.suite import Suite
@@ -116,7 +117,7 @@ def read_job(arguments: list[str], kind: type[Kind]) -> Kind:
     if len(arguments) != 1:
         raise ConfigError(f"the command takes one argument, JOB.json, and got {len(arguments)}")
     try:
-        return kind.model_validate_json(Path(arguments[0]).read_bytes())
+        return kind.model_validate_json(read_bytes(arguments[0]))
     except OSError as error:
         raise ConfigError(f"cannot read {arguments[0]}: {error.strerror}") from error
     except ValidationError as error:

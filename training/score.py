@@ -30,6 +30,7 @@ from torch import Tensor
 
 from dataops.errors import ContractError
 from dataops.images.score_tables import SCORES, TO_SCORE
+from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
 from training.config import FrozenModel
@@ -116,7 +117,7 @@ def score_shard(
     row_of = {key: row for row, key in enumerate(rows["key"].to_pylist())}
     text_ND = None if head else encode_captions(loaded, rows["caption"].to_pylist(), device, threads)
     score_N = torch.full((rows.num_rows,), torch.nan, dtype=torch.float64)
-    with shard.tar.open("rb") as file:
+    with open_regular(shard.tar) as file:
         images = (
             (row_of.pop(key), _member(members, shard, key))
             for key, members in read_samples(file, str(shard.tar))

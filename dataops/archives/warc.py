@@ -13,6 +13,7 @@ from dataops.archives.http_body import BadBody, ResponseHead, decode_body, split
 from dataops.archives.stream import Damage
 from dataops.archives.warc_records import read_records
 from dataops.errors import SourceError
+from dataops.regular_files import open_regular
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 _HEADER_ALLOWANCE = 1 << 16  # bytes for the HTTP head and chunk sizes around a page of the maximum size
@@ -49,7 +50,7 @@ def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) ->
         unreadable ones.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for record in read_records(file, max_page_bytes + _HEADER_ALLOWANCE):
                 if isinstance(record, Damage):
                     yield Damage(record.offset, "page_too_large") if record.reason == "too_large" else record

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from dataops.errors import SourceError
 from dataops.pair_lists.columns import ColumnNames, Columns, find_columns, find_columns_in_first_row
 from dataops.pair_lists.delimited import decode_stream, parse_records
+from dataops.regular_files import check_regular
 
 BATCH_ROWS = 50_000
 MAX_JSON_LINE = 1 << 22
@@ -110,8 +111,9 @@ def read_list(
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Raise SourceError instead of the errors that readers raise for a damaged file."""
+    """Raise SourceError if a file is no regular file, and instead of the errors that readers raise for a damaged one."""
     try:
+        check_regular(path)
         yield
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
         raise SourceError(

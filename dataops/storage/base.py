@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from dataops.errors import ConfigError, StorageError
+from dataops.regular_files import open_regular
 
 
 def check_name(name: str) -> str:
@@ -124,7 +125,7 @@ class Store(ABC):
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """Open the object as a seekable binary file."""
-        with self.local(name).open("rb") as file:
+        with open_regular(self.local(name)) as file:
             yield file
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from dataops.errors import ConfigError, StorageError
 from dataops.home import home, private_folder
+from dataops.regular_files import check_regular
+from dataops.storage.base import storage_errors
 
 DEFAULT_BYTES = 50 << 30
 KEEP_SECONDS = 3600.0
@@ -84,7 +86,10 @@ class Cache:
                 found = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return False
-            if (found.st_size, found.st_mtime_ns) != (version.size, version.mtime_ns):
+            if not stat.S_ISREG(found.st_mode) or (found.st_size, found.st_mtime_ns) != (
+                version.size,
+                version.mtime_ns,
+            ):
                 return False
             os.utime(path, ns=(time.time_ns(), version.mtime_ns))
             if keep_in is not None:
@@ -105,7 +110,8 @@ class Cache:
         try:
             fetch(temporary)
             os.utime(temporary, ns=(time.time_ns(), version.mtime_ns))
-            temporary.replace(path)
+            with storage_errors(f"cannot write {path}; delete {self.root}, which is only a cache", self.root):
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         self.trim()
@@ -126,7 +132,12 @@ class Cache:
     def _lock(self, kind: int) -> Iterator[None]:
         """Hold the lock of the cache. It is fcntl's, which can be shared: filelock's shared lock needs a database file."""
         private_folder(self.root)
-        with (self.root / _LOCK).open("a") as file:
+        lock = self.root / _LOCK
+        with storage_errors(f"cannot lock {self.root}", self.root):
+            if lock.exists():  # opening a named pipe would wait for a reader
+                check_regular(lock)
+            file = lock.open("a")
+        with file:
             fcntl.flock(file, kind)
             yield
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from dataops.errors import ConfigError, StorageError
+from dataops.regular_files import NotRegularFileError, check_regular, open_regular, read_bytes
 from dataops.storage.base import Entry, ReadInto, Store, check_name, storage_errors
 
 T = TypeVar("T")
@@ -63,13 +64,17 @@ class FolderStore(Store):
 
     def size(self, name: str) -> int | None:
         try:
-            return self._path(name).stat().st_size
+            found = self._path(name).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        if not stat.S_ISREG(found.st_mode):
+            error = NotRegularFileError(self._path(name), found.st_mode)
+            raise StorageError(f"cannot read {self.root / name}: {error.strerror}")
+        return found.st_size
 
     def read(self, name: str) -> bytes:
         with storage_errors(f"cannot read {self.root / name}", self.root):
-            return self._path(name).read_bytes()
+            return read_bytes(self._path(name))
 
     def read_into(self, name: str, places: Sequence[tuple[int, memoryview]]) -> None:
         with self.open(name) as file:
@@ -123,6 +128,7 @@ class FolderStore(Store):
     def copy(self, source: str, target: str) -> None:
         origin, destination = self._path(source), self._path(target)
         with storage_errors(f"cannot copy {source} to {target} in {self.root}", self.root):
+            check_regular(origin)
             temporary = _reserve(destination)
             try:
                 temporary.unlink()
@@ -183,8 +189,12 @@ class FolderStore(Store):
 
     def local(self, name: str, keep_in: Path | None = None) -> Path:
         path = self._path(name)
-        if not path.is_file():
-            raise StorageError(f"no such object: {path}")
+        try:
+            check_regular(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StorageError(f"no such object: {path}") from error
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
         return path
 
     def locals(self, names: Sequence[str]) -> list[Path]:
@@ -240,7 +250,7 @@ def _temporary(target: Path, data: Data) -> Iterator[Path]:
     try:
         with temporary.open("wb") as out:
             if isinstance(data, Path):
-                with data.open("rb") as source:
+                with open_regular(data) as source:
                     shutil.copyfileobj(source, out, 1 << 20)
             elif callable(data):
                 data(out.fileno())

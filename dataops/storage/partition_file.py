@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
+from dataops.regular_files import open_descriptor
 
 _MAGIC = b"numbers "
 _LINE_BYTES = 1 << 10
@@ -40,7 +41,7 @@ def decode_partition(paths: Sequence[Path], number: int) -> tuple[pl.DataFrame, 
     Raises: CorruptPart that names the file that is invalid or has no such partition.
     """
     with ExitStack() as stack:
-        files = [stack.enter_context(path.open("rb", buffering=0)) for path in paths]
+        files = [stack.enter_context(os.fdopen(open_descriptor(path), "rb", 0)) for path in paths]
         places = [_place(path, file.fileno(), number) for path, file in zip(paths, files, strict=True)]
         if None not in places:
             pieces = cast(list[_Piece], places)

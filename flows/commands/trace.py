@@ -11,6 +11,7 @@ from rich.tree import Tree
 
 from dataops.errors import ConfigError
 from dataops.images.decode import ImageRefused
+from dataops.regular_files import read_bytes
 from dataops.trace.targets import Target, image_targets, parse_target
 from flows.commands.output import console, print_json, text
 from flows.records import known_stores
@@ -71,7 +72,7 @@ def _answer(tracer: Trace, what: str) -> dict[str, Any] | None:
 
 def _image(path: Path) -> list[Target]:
     try:
-        return image_targets(path.read_bytes())
+        return image_targets(read_bytes(path))
     except (ImageRefused, OSError) as error:
         raise ConfigError(f"{path}: not an image that can be searched for: {error}") from error
 

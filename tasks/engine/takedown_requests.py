@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError, CorruptPart
 from dataops.images.decode import ImageRefused
+from dataops.regular_files import read_bytes, read_text
 from dataops.snapshot import Input
 from dataops.store import Entry, Store
 from dataops.trace.targets import KINDS, Target, image_targets, parse_target
@@ -142,7 +143,7 @@ def read_targets(path: Path) -> list[Target]:
     Raises: ConfigError with every invalid line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
         lines = list({".toml": _toml_lines, ".csv": _csv_lines}.get(path.suffix.lower(), _list_lines)(text))
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read as a takedown request: {error}") from error
@@ -166,7 +167,7 @@ def _parse(text: str, folder: Path) -> list[Target]:
         return [parse_target(text)]
     name = text.removeprefix("image:").strip()
     try:
-        return image_targets((folder / name).read_bytes())
+        return image_targets(read_bytes(folder / name))
     except ImageRefused as error:
         raise ValueError(f"{name}: {error}") from error
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError, PairmillError
 from dataops.redaction import redact
+from dataops.regular_files import read_text
 from dataops.store import FolderStore
 from tasks.engine.subprocess_job import run_job
 from training.evaluation.sets import ASSOCIATIONS, CLASS_NAMES, DATASET_TYPE, SHARD_COUNT, TEMPLATES
@@ -99,7 +100,7 @@ def _fetch(task: Task) -> FetchResult:
 def _complete_size(folder: Path, task: Task) -> int:
     """Return the size of the set in bytes if it is complete with all splits of the task, else 0."""
     try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
+        record = json.loads(read_text(folder / RECORD))
         files: dict[str, Any] = record["files"]
         is_same = record["source"] == task.source and set(task.splits()) <= set(record["splits"])
         sizes_fit = all((folder / name).stat().st_size == file["bytes"] for name, file in files.items())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import ConfigError, SourceError
+from dataops.regular_files import open_regular
 from dataops.snapshot import Input
 from tasks.files.base import OpenFile, SourceFile
 from tasks.files.s3_file import find_s3_files
@@ -32,7 +33,7 @@ class LocalFile(SourceFile):
 
     def open(self) -> OpenFile:
         try:
-            return self.path.open("rb")
+            return open_regular(self.path)
         except OSError as error:
             raise SourceError(f"cannot read {self.path}: {error.strerror or error}") from error
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
+from dataops.regular_files import check_regular
 from dataops.text.query_building import LEMMAS, TITLES, WORDS, Thresholds, merge_queries, select_bigrams, select_words
 from tasks.filter.query_corpus import count_corpus_bigrams, count_corpus_unigrams, read_lines
 
@@ -99,6 +100,7 @@ def read_queries(path: Path) -> list[str]:
     Raises: ConfigError when there is no such file, or it is not Parquet with a column `query` of strings with words.
     """
     try:
+        check_regular(path)
         queries = pl.read_parquet(path, columns=["query"], use_statistics=False)["query"]
     except FileNotFoundError:
         problem = f"is not a file (current folder: {Path.cwd()})"

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.errors import SourceError
+from dataops.regular_files import open_regular
 from dataops.text.query_building import BIGRAMS, UNIGRAMS, count_bigrams, count_unigrams, sum_counts
 from tasks.engine.map_parts import worker_pool
 
@@ -141,8 +142,9 @@ def read_lines(path: Path) -> Iterator[str]:
 
 def _open(path: Path) -> TextIO:
     if path.suffix in (".gz", ".bz2"):
-        return (gzip if path.suffix == ".gz" else bz2).open(path, "rt", encoding="utf-8", errors="replace")
+        opened = open_regular(path)
+        return (gzip if path.suffix == ".gz" else bz2).open(opened, "rt", encoding="utf-8", errors="replace")
     if path.suffix == ".zst":
-        stream: Any = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+        stream: Any = pa.CompressedInputStream(pa.PythonFile(open_regular(path)), "zstd")
         return io.TextIOWrapper(stream, "utf-8", "replace")
-    return path.open(encoding="utf-8", errors="replace")
+    return io.TextIOWrapper(open_regular(path), "utf-8", "replace")

@@ -21,6 +21,7 @@ import numpy as np
 import xxhash
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
+from dataops.regular_files import open_regular, read_text
 from dataops.shards.tar import Member, list_members, read_index
 from training.data import decode
 from training.data.keyed_random import draw_uniforms
@@ -248,10 +249,10 @@ class Dataset:
 def _locate_members(shard: Path, end: int) -> list[Member]:
     """Return the span of each member: from the index beside the shard of `end` bytes, else from its headers."""
     if (index := shard.with_suffix(".idx")).exists():
-        found = [member for sample in read_index(index.read_text("utf-8"), str(index)) for member in sample.values()]
+        found = [member for sample in read_index(read_text(index), str(index)) for member in sample.values()]
     else:
         try:
-            with shard.open("rb") as file:
+            with open_regular(shard) as file:
                 found = list_members(file, str(shard))
         except CorruptPart:  # folders, long names or links, which other tools write; or damage, which tarfile reports
             found = _locate_with_tarfile(shard)
@@ -262,7 +263,7 @@ def _locate_members(shard: Path, end: int) -> list[Member]:
 
 def _locate_with_tarfile(shard: Path) -> list[Member]:
     found = []
-    with tarfile.open(shard, "r:") as tar:
+    with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             if member.isfile():
                 folder, _, name = member.name.rpartition("/")

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError, ContractError, StorageError
+from dataops.regular_files import check_regular, open_descriptor, read_text
 from training.data.sampling_plan import Plan
 
 WANTED, REFUSED = "wanted.json", "refused.json"
@@ -74,12 +75,12 @@ class ShardFiles:
         path = self.paths[shard]
         while True:
             try:
-                return os.open(path, os.O_RDONLY)
+                return open_descriptor(path)
             except FileNotFoundError:
                 if not self.arrives(shard):
                     raise
             if (refused := path.with_name(REFUSED)).exists():
-                _raise(json.loads(refused.read_text("utf-8")))
+                _raise(json.loads(read_text(refused)))
             time.sleep(POLL_SECONDS)
 
 
@@ -90,6 +91,7 @@ def read_shard_rows(shard: Path, columns: list[str]) -> Iterator[dict[str, Any]]
     """
     path = shard.with_name(f"part-{shard.stem}.parquet")
     try:
+        check_regular(path)
         yield from pq.read_table(path, columns=["key", *columns]).to_pylist()
     except (OSError, ValueError, KeyError) as error:
         raise ContractError(f"{path}: {error}") from error

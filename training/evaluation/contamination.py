@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from dataops.errors import SchemaError
 from dataops.formatting import format_interval, format_percent
+from dataops.regular_files import check_regular
 from training.evaluation.comparison import score_images
 from training.evaluation.intervals import clopper_pearson_interval
 
@@ -30,6 +31,7 @@ def read_matches(path: Path) -> dict[str, set[str]]:
     Raises: SchemaError if the file is no such table.
     """
     try:
+        check_regular(path)
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise SchemaError(f"{path}: cannot be read as Parquet ({error})") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ContractError
+from dataops.regular_files import open_regular
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 MAX_MEMBER_BYTES = 256 << 20
@@ -35,7 +36,7 @@ def read_members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
     shard from a damaged one.
     """
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, suffix = name.partition(".")
@@ -51,7 +52,7 @@ def read_members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
             end = tar.offset
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise ContractError(f"{shard}: is no whole tar ({error})") from error
-    with shard.open("rb") as raw:
+    with open_regular(shard) as raw:
         raw.seek(end)
         if raw.read(512) != bytes(512):
             raise ContractError(f"{shard}: truncated or corrupt at byte {end} (no end-of-archive block)")

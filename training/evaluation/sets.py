@@ -34,6 +34,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from dataops.errors import ContractError
+from dataops.regular_files import check_regular, read_bytes, read_text
 from training.config import FrozenModel
 from training.evaluation.samples import (
     IMAGE_SUFFIXES,
@@ -203,7 +204,7 @@ class EvalSet:
             except ContractError as error:
                 problems.append(str(error))
         declared = self.root / DATASET_TYPE
-        if declared.is_file() and (found := declared.read_text(errors="replace").strip().lower()) != self.kind:
+        if declared.is_file() and (found := read_text(declared, errors="replace").strip().lower()) != self.kind:
             problems.append(f"{declared} says {found[:40]!r}, the suite says {self.kind!r}")
         return problems
 
@@ -224,7 +225,7 @@ class EvalSet:
     def _folder_samples(self) -> Iterator[Sample]:
         for label, folder in enumerate(self.class_folders()):
             for path in _images(folder):
-                yield Sample(path.relative_to(self.folder).as_posix(), path.read_bytes(), label)
+                yield Sample(path.relative_to(self.folder).as_posix(), read_bytes(path), label)
 
     def _shard_samples(self, classes: int) -> Iterator[Sample]:
         for shard in self.shards():
@@ -266,13 +267,18 @@ class EvalSet:
 
 
 def _images(folder: Path) -> list[Path]:
-    found = (p for p in folder.iterdir() if p.suffix[1:].lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    found = [p for p in folder.iterdir() if p.suffix[1:].lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    for path in found:
+        try:
+            check_regular(path)
+        except OSError as error:
+            raise ContractError(f"{path}: cannot be read ({error.strerror or error})") from error
     return sorted(found)
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError as error:
         raise ContractError(f"{path}: missing") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
+from dataops.regular_files import read_text
 from training.config import FrozenModel
 from training.evaluation.task import Name, Task
 
@@ -144,7 +145,7 @@ def _absence(task: Task, path: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such suite file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ContractError
+from dataops.regular_files import read_text
 from training.config import ModelConfig
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
@@ -136,11 +137,11 @@ def find_newest_checkpoint(folder: Path, job: str, metrics_bytes: int) -> tuple[
     """
     for path in sorted(folder.glob("step-*"), key=_step_of, reverse=True):
         try:
-            manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+            manifest = json.loads(read_text(path / "manifest.json"))
             for name in _STATE_FILES:
                 if manifest[name] != file_sha256(path / name):
                     raise ValueError(f"{name} differs from its sha256 in manifest.json")
-            state = json.loads((path / "state.json").read_text("utf-8"))
+            state = json.loads(read_text(path / "state.json"))
             if state["job"] != job:
                 raise ValueError("it belongs to another job")
             if state["metrics_bytes"] > metrics_bytes:
@@ -215,7 +216,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
         if not (directory / name).is_file():
             raise ContractError(f"{directory} is not a finished model: it has no {name}")
     try:
-        card = json.loads((directory / "model.json").read_text("utf-8"))
+        card = json.loads(read_text(directory / "model.json"))
         fields = {name: value for name, value in card.items() if name in ModelConfig.model_fields}
         config = ModelConfig.model_validate(fields)
         preprocess = Preprocess(image_size=int(card["preprocess"]["image_size"]))

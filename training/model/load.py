@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError
+from dataops.regular_files import read_text
 from training.model.checkpoint import MODEL_FILES, LoadedModel, load_model
 from training.model.clip import CLIP
 from training.model.clip_vocabulary import VOCAB_SIZE
@@ -134,7 +135,7 @@ def _load_weights_file(file: Path) -> ExternalModel:
 def _load_open_clip_folder(folder: Path) -> ExternalModel:
     path = folder / OPEN_CLIP_CONFIG
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = json.loads(read_text(path))
         text, facts = dict(config["model_cfg"]["text_cfg"]), config.get("preprocess_cfg", {})
         size = facts.get("size", config["model_cfg"]["vision_cfg"].get("image_size", 224))
         plain = (
@@ -170,7 +171,7 @@ def _load_with_open_clip(folder: Path) -> ExternalModel:
     weights = next(path for name in WEIGHTS if (path := folder / name).is_file())
     read_state_dict(weights)
     try:
-        numbers = count_parameters(json.loads((folder / OPEN_CLIP_CONFIG).read_text("utf-8"))["model_cfg"])
+        numbers = count_parameters(json.loads(read_text(folder / OPEN_CLIP_CONFIG))["model_cfg"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ContractError(f"{folder / OPEN_CLIP_CONFIG}: is no config of open_clip's ({error})") from error
     if numbers > weights.stat().st_size:

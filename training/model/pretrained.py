@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dataops.errors import ConfigError, SourceError
+from dataops.regular_files import check_regular, read_text
 from training.config import ModelConfig
 from training.model.clip import CLIP
 from training.model.torchscript import is_archive, read_archive
@@ -94,6 +95,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
     """Return the weights, and whether they come with the facts of OpenAI's archives."""
     try:
+        check_regular(path)
         return _select_weights(_load(path), path.stat().st_size)
     except Exception as error:  # a hostile file raises anything
         remedy = "save the state dict alone as safetensors, and name that file"
@@ -210,7 +212,7 @@ def _config_beside(file: Path) -> ModelConfig | None:
         card = file.with_name(name)
         if card.is_file():
             try:
-                fields = json.loads(card.read_text("utf-8"))
+                fields = json.loads(read_text(card))
                 fields = fields.get("model_cfg", fields)
                 fields = {key: value for key, value in fields.items() if key not in ("preprocess", "tokenizer")}
                 return ModelConfig.model_validate(fields)

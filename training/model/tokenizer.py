@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as BytePairTokenizer
 from torch import Tensor
 
 from dataops.errors import ConfigError, ContractError
+from dataops.regular_files import read_text
 from training.model import clip_vocabulary
 
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
@@ -167,7 +168,7 @@ def load_tokenizer(path: Path, context_length: int) -> Tokenizer:
         ContractError: the file is not a tokenizer that Tokenizer accepts.
     """
     try:
-        encoder = BytePairTokenizer.from_str(path.read_text("utf-8"))
+        encoder = BytePairTokenizer.from_str(read_text(path))
     except Exception as error:  # the Rust library raises Exception itself
         raise ContractError(f"{path} is not a tokenizer: {error}") from error
     if encoder.token_to_id(clip_vocabulary.END) == clip_vocabulary.VOCAB_SIZE - 1:

@@ -22,6 +22,7 @@ from itertools import chain
 from pathlib import Path
 
 from dataops.errors import ConfigError
+from dataops.regular_files import read_bytes
 
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,400}"')
 _DATE = re.compile(r"[A-Za-z0-9 ,:+-]{1,60}")
@@ -175,7 +176,7 @@ class Originals:
 def _read_original(path: Path) -> Original | None:
     """Return the original in a file; None if the file is missing, damaged, or something else."""
     try:
-        head, _, body = path.read_bytes().partition(b"\n")
+        head, _, body = read_bytes(path).partition(b"\n")
         found = Original(**json.loads(head), body=body)
     except (OSError, ValueError, TypeError):
         return None
