@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import polars as pl
 import pyarrow as pa
@@ -134,17 +134,16 @@ def strip_markup(page: str) -> str:
 def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a text file, decompressed by its suffix. Raises: SourceError when it cannot be read."""
     try:
-        with _open(path) as file:
-            yield from file
+        with open_regular(path) as file, _decompress(file, path.suffix) as lines:
+            yield from lines
     except (OSError, EOFError) as error:
         raise SourceError(f"cannot read {path}: {error}") from error
 
 
-def _open(path: Path) -> TextIO:
-    if path.suffix in (".gz", ".bz2"):
-        opened = open_regular(path)
-        return (gzip if path.suffix == ".gz" else bz2).open(opened, "rt", encoding="utf-8", errors="replace")
-    if path.suffix == ".zst":
-        stream: Any = pa.CompressedInputStream(pa.PythonFile(open_regular(path)), "zstd")
+def _decompress(file: BinaryIO, suffix: str) -> TextIO:
+    if suffix in (".gz", ".bz2"):
+        return (gzip if suffix == ".gz" else bz2).open(file, "rt", encoding="utf-8", errors="replace")
+    if suffix == ".zst":
+        stream: Any = pa.CompressedInputStream(pa.PythonFile(file), "zstd")
         return io.TextIOWrapper(stream, "utf-8", "replace")
-    return io.TextIOWrapper(open_regular(path), "utf-8", "replace")
+    return io.TextIOWrapper(file, "utf-8", "replace")
