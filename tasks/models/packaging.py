@@ -17,7 +17,7 @@ from dataops.home import CHECKOUT
 PYFUNC = CHECKOUT / "tasks" / "models" / "pyfunc.py"
 OUR_PACKAGES = ("training", "dataops")
 MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
-DISTRIBUTIONS = {"PIL": "pillow"}
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless"}
 """Distributions whose name differs from that of their package. (To search all installed ones takes two seconds.)"""
 
 
