@@ -19,6 +19,7 @@ from dataops.regular_files import read_text
 from dataops.stages import STAGES
 from dataops.standard_streams import is_utf8
 from dataops.store import open_store
+from dataops.toml_text import parse_toml
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
 from tasks.engine.context import RayCluster
@@ -132,7 +133,7 @@ def config_name(path: Path) -> str:
     Raises: ConfigError if it has none.
     """
     try:
-        return str(tomllib.loads(read_text(path))["name"])
+        return str(parse_toml(read_text(path))["name"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: cannot read its `name`: {type(error).__name__}: {error}") from error
 
@@ -147,7 +148,7 @@ def load_config(path: Path, settings: Iterable[str] = (), until: str | None = No
     Raises: ConfigError that lists all problems.
     """
     try:
-        values = tomllib.loads(read_text(path))
+        values = parse_toml(read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -268,7 +269,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     if not equals or not all(steps):
         raise ConfigError(f"--set {name!r}: it has no value; write it as path.to.key=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     table: Any = values

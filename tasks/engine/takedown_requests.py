@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes, read_text
 from dataops.snapshot import Input
 from dataops.store import Entry, Store
+from dataops.toml_text import parse_toml
 from dataops.trace.targets import KINDS, Target, image_targets, parse_target
 
 FOLDER = "takedowns"
@@ -189,7 +189,7 @@ def _csv_lines(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _toml_lines(text: str) -> Iterator[tuple[str, str]]:
-    values: dict[str, Any] = tomllib.loads(text)
+    values: dict[str, Any] = parse_toml(text)
     allowed = (*KINDS, "image")
     for kind, listed in values.items():
         if kind not in allowed or not isinstance(listed, list) or not all(isinstance(value, str) for value in listed):

@@ -16,6 +16,7 @@ The suites in configs/suites also set where a set comes from (`source`), its mai
 
 import hashlib
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
 from dataops.regular_files import read_text
+from dataops.toml_text import parse_toml
 from training.config import FrozenModel
 from training.evaluation.task import Name, Task
 
@@ -45,8 +47,8 @@ class Suite(FrozenModel):
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Suite":
-        names = [task.name for task in (*self.tasks, *self.absent)]
-        duplicates = sorted({n for n in names if names.count(n) > 1})
+        names = Counter(task.name for task in (*self.tasks, *self.absent))
+        duplicates = sorted(name for name, count in names.items() if count > 1)
         if duplicates:
             raise ValueError(f"task names must differ; {', '.join(duplicates)} appears more than once")
         return self
@@ -107,9 +109,17 @@ def read_tasks(path: Path, data_root: Path | None = None) -> tuple[str, list[tup
     for position, table in enumerate(tables):
         where = _task_label(position, table)
         try:
-            tasks.append((where, Task.model_validate(_resolve_root(table, base))))
+            task = Task.model_validate(_resolve_root(table, base))
         except ValidationError as error:
             problems += [f"{where}.{line}" for line in _format_problems(error)]
+            continue
+        try:
+            for split in task.splits():
+                task.data_of(split).folder.is_dir()
+        except OSError as error:  # a name that is too long for a file
+            problems.append(f"{where}.root: {error.strerror} ({task.root[:80]!r})")
+            continue
+        tasks.append((where, task))
     try:
         # If all tasks are invalid, a placeholder lets the name still be checked.
         placeholder = Task(name="x", kind="retrieval", root="x")
@@ -145,7 +155,7 @@ def _absence(task: Task, path: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_text(path))
+        return parse_toml(read_text(path))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such suite file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -348,3 +348,10 @@ def test_shipped_suites_have_their_tasks(name, tasks, missing):
     assert all(task.root == f"/data/{task.source.partition('/')[2]}" for task in sets if task.source)
     shifted = {task.name for task in sets if task.base in ("imagenet", "imagenet1k")}
     assert len(shifted) == {"paper": 7, "datacomp": 5, "vtab": 0}[name]  # the paper's seven natural shifts
+
+
+def test_a_root_that_is_too_long_for_a_file_is_a_problem_of_the_suite(tmp_path):
+    path = tmp_path / "suite.toml"
+    path.write_text(f'name = "s"\n[[task]]\nname = "t"\nkind = "classification"\nroot = "{"x" * 300}"\n')
+    with pytest.raises(ConfigError, match=r"task\[0\] \(t\).root: File name too long"):
+        load_suite(path)

@@ -1,0 +1,55 @@
+"""TOML from others costs bounded time and depth, wherever it is read."""
+
+import time
+import tomllib
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.toml_text import MAX_CHARS, MAX_DEPTH, parse_toml
+from flows.config import config_name, load_config
+from tasks.engine.takedown_requests import read_targets
+from training.evaluation.suite import load_suite
+
+HOSTILE = {
+    "nested arrays": "a = " + "[" * 50_000,
+    "closed arrays": "a = " + "[" * 300 + "]" * 300,
+    "inline tables": "a = " + "{a=" * 300 + "1" + "}" * 300,
+    "a dotted key": "a." * 100_000 + "a = 1",
+    "a dotted key with spaces": "a . " * 50_000 + "a = 1",
+    "a quoted dotted key": "\"a\".'b'." * 30_000 + "a = 1",
+    "a dotted table": "[" + "a." * 100_000 + "a]",
+    "dotted keys in an inline table": "x = {" + "a." * 100_000 + "a = 1}",
+    "numbers with dots": "0x." * 80_000,
+    "too long": "#" * (MAX_CHARS + 1),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_is_refused_in_linear_time(text):
+    started = time.process_time()
+    with pytest.raises(tomllib.TOMLDecodeError, match=r"nested over 64 levels|over 1,048,576 characters"):
+        parse_toml(text)
+    assert time.process_time() - started < 10  # minutes without the limits
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("read", [load_config, config_name, load_suite, read_targets])
+def test_each_reader_of_toml_refuses_it(read, text, tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.toml"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1),
+        ".".join("a" * (MAX_DEPTH - 1)) + " = 1",
+        f'a = "{"a." * 50}"\n# {"b." * 50}\n[c.d."e.f"]\ng = 0x1F',
+        "a = [\n" + "'http://a.b.c.d/e.f',\n" * 30_000 + "]",
+    ],
+)
+def test_other_text_gives_what_tomllib_gives(text):
+    assert parse_toml(text) == tomllib.loads(text)
