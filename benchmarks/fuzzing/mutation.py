@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-KINDS = ("flip", "byte", "insert", "overwrite", "delete", "repeat", "move", "splice", "truncate", "number")
+KINDS = ("flip", "byte", "insert", "overwrite", "delete", "repeat", "move", "splice", "truncate", "number", "flood")
 RANGE = 1 << 16
 """`at` and `size` of an edit are fractions of this."""
 MAX_REPEATED = 200_000
@@ -68,6 +68,9 @@ def _apply(data: bytes, edit: Edit, others: Sequence[bytes], tokens: Sequence[by
     if kind == "move":
         to = pick % (len(data) + 1)
         return data[:to] + data[at:end] + data[to:]
+    if kind == "flood":
+        other = tokens[pick // len(tokens) % len(tokens)] if tokens and pick & (1 << 24) else b""
+        return data[:at] + (token + other) * (1 + _scale(edit.size, MAX_REPEATED // len(token + other))) + data[at:]
     if kind == "splice" and others:
         other = others[pick % len(others)]
         return data[:at] + other[edit.size * (len(other) + 1) // RANGE :]

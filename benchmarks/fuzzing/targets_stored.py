@@ -256,6 +256,8 @@ _PICKLE_WORDS = tuple(
     b"\x8e\0\0\0\x40\0\0\0\0|\x96\0\0\0\x40\0\0\0\0".split(b"|")
 )
 _MODEL = Limits(seconds=3.0, memory_mb=200)
+# pydantic makes an error of over a kilobyte for each wrong value; who may write to the store may fill memory.
+_RECORD = Limits(memory_per_byte=3_000)
 
 STORED_TARGETS = (
     Target("config_toml", _load_config, lambda: _toml_files("."), _TOML_WORDS),
@@ -278,9 +280,9 @@ STORED_TARGETS = (
         lambda: [f'uid = ["{_UID}"]\ndomain = ["a.example"]\nurl = []\n'.encode()],
         _TOML_WORDS,
     ),
-    Target("takedown_request", _load_request, _request_seeds, _JSON_WORDS),
-    Target("manifest", _load_manifest, _manifest_seeds, _JSON_WORDS),
-    Target("run_record", _load_run_record, _record_seeds, _JSON_WORDS),
+    Target("takedown_request", _load_request, _request_seeds, _JSON_WORDS, _RECORD),
+    Target("manifest", _load_manifest, _manifest_seeds, _JSON_WORDS, _RECORD),
+    Target("run_record", _load_run_record, _record_seeds, _JSON_WORDS, _RECORD),
     Target(
         "model_json", lambda: _load_model_file("model.json"), lambda: [_model_file("model.json")], _JSON_WORDS, _MODEL
     ),
