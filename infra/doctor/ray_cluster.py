@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from dataops.regular_files import read_text
 from infra.doctor.check import Check
 from tasks.engine.ray_pool import REMEDY, is_listening, missing_ray
 
@@ -14,7 +15,7 @@ def check_ray(
 ) -> list[Check]:
     """Check that Ray is installed and its head answers; return no check if the config does not use Ray."""
     try:
-        values = tomllib.loads(config.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(config))
     except (OSError, ValueError) as error:
         return [Check("config", False, "error", f"{config}: {error}", "correct the path, or the TOML of the file")]
     execution, train = ({} if not isinstance(t := values.get(name), dict) else t for name in ("execution", "train"))

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from dataops.errors import ServiceError
 from dataops.redaction import remove_secrets
+from dataops.regular_files import read_text
 from infra.local import processes
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class ServiceRecord:
 def load(folder: Path) -> ServiceRecord | None:
     """Return the record of the service in `folder`, or None if it is missing or not valid (the next start replaces it)."""
     try:
-        values = json.loads((folder / "state.json").read_text("utf-8"))
+        values = json.loads(read_text(folder / "state.json"))
         record = ServiceRecord(**(values | {"command": tuple(values["command"])}))
     except FileNotFoundError:
         return None
