@@ -1,11 +1,11 @@
 """Checks for `pairmill doctor CONFIG` if the config uses Ray for its stages or for training."""
 
-import tomllib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 from dataops.regular_files import read_text
+from dataops.toml_text import parse_toml
 from infra.doctor.check import Check
 from tasks.engine.ray_pool import REMEDY, is_listening, missing_ray
 
@@ -15,7 +15,7 @@ def check_ray(
 ) -> list[Check]:
     """Check that Ray is installed and its head answers; return no check if the config does not use Ray."""
     try:
-        values = tomllib.loads(read_text(config))
+        values = parse_toml(read_text(config))
     except (OSError, ValueError) as error:
         return [Check("config", False, "error", f"{config}: {error}", "correct the path, or the TOML of the file")]
     execution, train = ({} if not isinstance(t := values.get(name), dict) else t for name in ("execution", "train"))
