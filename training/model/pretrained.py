@@ -19,7 +19,7 @@ from dataops.errors import ConfigError, SourceError
 from dataops.regular_files import check_regular, read_text
 from training.config import ModelConfig
 from training.model.clip import CLIP
-from training.model.torchscript import is_archive, read_archive
+from training.model.torchscript import check_names, is_archive, read_archive
 
 HUB = "hf-hub:"
 """Prefix of a name on the Hub, as in open_clip."""
@@ -110,6 +110,7 @@ def _load(path: Path) -> Any:
         return load_file(path)
     if is_archive(path):
         return read_archive(path)
+    check_names(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

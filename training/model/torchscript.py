@@ -20,8 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dataops.regular_files import open_regular
+
 MAX_PICKLE = 16 << 20
 """Maximum size of data.pkl, in bytes; that of a model of 10,000 tensors has about 1 MiB."""
+MAX_NAME = 1_000
+"""Maximum length of the name of a class in a file of before torch 1.6, in characters."""
+_LEGACY_PICKLES = 4
+"""Number of pickles up to the object: a magic number, a version, facts of the system, and the object."""
 MAX_NAMES = 100_000
 """Maximum number of modules and tensors in a tree of modules, each counted by each of its names."""
 MAX_DEPTH = 100
@@ -160,6 +166,18 @@ def _check_pickle(data: bytes) -> None:
     for operation, argument, _ in pickletools.genops(data):
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(data):
             raise ValueError(f"a memo of {argument} objects")
+
+
+def check_names(path: Path) -> None:
+    """Check the names of classes in a file of before torch 1.6: torch.load takes quadratic time to report a long one.
+
+    Raises: ValueError.
+    """
+    with open_regular(path) as file:
+        for _ in range(_LEGACY_PICKLES):
+            for operation, argument, _ in pickletools.genops(file):
+                if operation.name in ("GLOBAL", "INST") and len(str(argument)) > MAX_NAME:
+                    raise ValueError(f"a class whose name has over {MAX_NAME} characters")
 
 
 def _named(module: Any) -> Iterator[tuple[str, Tensor]]:

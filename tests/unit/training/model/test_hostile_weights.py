@@ -240,3 +240,14 @@ def test_the_process_of_a_hostile_file_ends_with_the_error(tmp_path: Path):
         [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True, timeout=300
     )
     assert "model.pt: the weights cannot be read safely" in run.stdout
+
+
+def test_a_long_name_of_a_class_in_an_old_file_costs_no_quadratic_time(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(1)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"_rebuild_tensor_v2", b"_rebuild" + b"s" * 300_000))
+    started = time.process_time()
+    with pytest.raises(ConfigError, match="a class whose name has over 1000 characters"):
+        read_state_dict(path)
+    assert time.process_time() - started < 10  # minutes in torch.load
