@@ -58,7 +58,8 @@ def test_job_listens_on_loopback_only_and_runs_no_bytes_that_it_receives(
     def attack(line: str) -> None:
         if "step" not in line or seen:
             return
-        processes = psutil.Process().children(recursive=True)
+        jobs = [child for child in psutil.Process().children() if "training." in " ".join(child.cmdline())]
+        processes = [process for job in jobs for process in (job, *job.children(recursive=True))]
         for process in processes:  # so that the training cannot end before it was looked at
             os.kill(process.pid, signal.SIGSTOP)
         seen.extend(process.pid for process in processes if "training.train" in process.cmdline())
