@@ -89,11 +89,12 @@ def test_launcher_ends_all_ranks_with_the_code_of_the_one_that_failed(
 def test_launcher_sends_its_sigterm_to_each_rank(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, signal, sys, time\n"
+        "mark = lambda what: (pathlib.Path(sys.argv[1]).parent / (what + os.environ['RANK'])).touch()\n"
         "def stop(*_):\n"
-        "    print('stopped', os.environ['RANK'], flush=True)\n"
+        "    mark('stopped-')\n"
         "    sys.exit(75)\n"
         "signal.signal(signal.SIGTERM, stop)\n"
-        "(pathlib.Path(sys.argv[1]).parent / ('ready-' + os.environ['RANK'])).touch()\n"
+        "mark('ready-')\n"
         "while True: time.sleep(0.01)\n"
     )
     process = start(tmp_path, 2, script)
@@ -102,5 +103,5 @@ def test_launcher_sends_its_sigterm_to_each_rank(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
-    assert code == 75
-    assert {"stopped 0", "stopped 1"} <= set(output.splitlines())
+    assert code == 75, output
+    assert {path.name for path in tmp_path.glob("stopped-*")} == {"stopped-0", "stopped-1"}
