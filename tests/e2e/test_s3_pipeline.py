@@ -15,7 +15,6 @@ import pytest
 from dataops.stages import PAIR_STAGES
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore, Store
-from infra.local import services
 from tests.e2e.conftest import Pairmill
 from tests.servers.seaweed import SeaweedFS
 
@@ -40,7 +39,7 @@ def other_machine(pairmill: Pairmill, s3: SeaweedFS, name: str) -> Pairmill:
     folder.mkdir(exist_ok=True)
     urls = {service["name"]: service["url"] for service in pairmill.json("status")}
     servers = {"PREFECT_API_URL": urls["prefect"], "MLFLOW_TRACKING_URI": urls["mlflow"]}
-    servers["PREFECT_API_AUTH_STRING"] = services.show_login()
+    servers["PREFECT_API_AUTH_STRING"] = (pairmill.folder / "home" / "prefect-login").read_text().strip()
     env = pairmill.env | s3.environment | servers | {"PAIRMILL_HOME": str(folder / "home")}
     env.pop("AWS_SESSION_TOKEN", None)  # the one of test_secrets.py would make these keys invalid
     return replace(pairmill, folder=folder, env=env)
