@@ -6,11 +6,11 @@ that were deployed from it, the home's own store, and those under a URI in the e
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from dataops.errors import ConfigError
+from flows.records import list_pointers
 
 VARIABLE = "PAIRMILL_STORES"
 """Environment variable: URIs of stores, or of what they are under, separated by commas."""
@@ -19,7 +19,8 @@ VARIABLE = "PAIRMILL_STORES"
 def check_store(uri: str, home: Path) -> None:
     """Raise a ConfigError if this machine does not know the store."""
     wanted = _canonical(uri)
-    if wanted == _canonical(str(home / "store")) or wanted in map(_canonical, _pointers(home)):
+    known = [str(home / "store"), *list_pointers(home / "runs"), *list_pointers(home / "deployed")]
+    if wanted in map(_canonical, known):
         return
     under = [_canonical(base) for base in os.environ.get(VARIABLE, "").split(",") if base.strip()]
     if any(f"{wanted}/".startswith(f"{base.rstrip('/')}/") for base in under):
@@ -40,13 +41,6 @@ def remember_deployed(name: str, store_uri: str, home: Path) -> None:
 def forget_deployed(name: str, home: Path) -> None:
     """Delete the pointer file of a config that is not deployed any more."""
     (home / "deployed" / name).unlink(missing_ok=True)
-
-
-def _pointers(home: Path) -> Iterator[str]:
-    for folder in (home / "runs", home / "deployed"):
-        for pointer in filter(Path.is_file, folder.iterdir()) if folder.is_dir() else ():
-            if uri := os.fsdecode(pointer.read_bytes()).strip():  # a power loss may leave an empty file
-                yield uri
 
 
 def _canonical(uri: str) -> str:

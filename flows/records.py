@@ -195,17 +195,16 @@ def remember_store(run_id: str, store: Store, home: Path) -> None:
     pointer.write_bytes(os.fsencode(store.uri))
 
 
+def list_pointers(folder: Path) -> list[str]:
+    """Return the URIs of the stores that the pointer files in a folder name, in the order of the files' names."""
+    pointers = sorted(folder.iterdir()) if folder.is_dir() else []
+    uris = [os.fsdecode(pointer.read_bytes()).strip() for pointer in pointers if pointer.is_file()]
+    return [uri for uri in uris if uri]  # a power loss may leave an empty file
+
+
 def known_stores(home: Path, extra: str | None = None) -> list[Store]:
     """Return the stores in which this machine has runs, and `extra` before them, without duplicates."""
-    uris = [extra] if extra else []
-    if (home / "runs").is_dir():
-        pointed = [
-            os.fsdecode(pointer.read_bytes()).strip()
-            for pointer in sorted((home / "runs").iterdir())
-            if pointer.is_file()
-        ]
-        uris += [uri for uri in pointed if uri]  # a power loss may leave an empty file
-    uris.append(str(home / "store"))
+    uris = [*([extra] if extra else []), *list_pointers(home / "runs"), str(home / "store")]
     return list({store.uri: store for store in map(open_store, uris)}.values())
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataops.images.kinds import KINDS, sniff
-from dataops.images.orientation import read_orientation, turn_image, turn_pixels
+from dataops.images.orientation import parse_orientation, read_orientation, turn_image, turn_pixels
 from dataops.images.structure import TooComplex, check_scans, cut_metadata, read_scans, read_segments
 from dataops.images.transparency import lay_on_white
 
@@ -180,8 +180,9 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
     with _structure_checked():
         if not data.endswith(b"\xff\xd9") and is_truncated(data, "jpeg"):  # the decoder reports bytes missing inside
             raise ImageRefused("truncated", "the jpeg ends early")
-        check_scans(data, height, width)
-        orientation = read_orientation(data, "jpeg")
+        segments = read_segments(data)
+        check_scans(data, height, width, segments.first_scan)
+        orientation = parse_orientation(segments.exif)
     if space not in ("YCbCr", "Gray", "RGB"):
         return None
     try:

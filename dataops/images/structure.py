@@ -35,7 +35,7 @@ MAX_AVIF_META = 4 << 20
 
 
 class TooComplex(ValueError):
-    """An image whose structure would cost a decoder too much. The message says what there is too much of."""
+    """An image whose structure would cost a decoder too much. The message names what exceeds its limit."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class JpegSegments:
     exif: bytes
     """The first EXIF block, or nothing."""
     is_cut: bool = False
-    """Return whether `head` lacks anything that the bytes have."""
+    """True if `head` lacks bytes that stand before the first scan."""
 
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")  # behind fill bytes; no stuffed byte
@@ -66,18 +66,11 @@ _JPEG_TABLES = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
 _PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 
 
-def check_structure(data: bytes, kind: str) -> None:
-    """Check what an image's structure costs a decoder. Bytes that are no whole image pass: their decoder refuses them.
-
-    Raises: TooComplex.
-    """
-    cut_metadata(data, kind)
-
-
 def cut_metadata(data: bytes, kind: str) -> bytes:
     """Return an image with the same pixels and without the metadata that Pillow would parse.
 
-    Of an APNG and of other animations in PNG, the default image is left. EXIF is gone too (orientation.py reads it).
+    Bytes that are no whole image are returned: their decoder refuses them.
+    Of an APNG and of other animations in PNG, the default image is left. EXIF is removed too (orientation.py reads it).
 
     Args:
         kind: its format, one of dataops.images.kinds.KINDS.
@@ -145,7 +138,7 @@ def read_segments(data: bytes) -> JpegSegments:
     return JpegSegments(first_scan, *size, head, exif, len(head) != first_scan)
 
 
-def check_scans(data: bytes, height: int, width: int, first_scan: int = 0) -> None:
+def check_scans(data: bytes, height: int, width: int, first_scan: int | None = None) -> None:
     """Check the number of scans of a JPEG: each passes over all pixels, also if it has no data.
 
     Args:
@@ -155,7 +148,7 @@ def check_scans(data: bytes, height: int, width: int, first_scan: int = 0) -> No
     """
     area = -(-height // 32) * -(-width // 32) * 1024  # a scan works on units of up to 32 x 32
     allowed = min(MAX_SCANS, max(FEW_SCANS, MAX_SCANNED_PIXELS // max(area, 1)))
-    first = first_scan or read_segments(data).first_scan
+    first = read_segments(data).first_scan if first_scan is None else first_scan
     if first is not None and read_scans(data, first, allowed).number > allowed:
         raise TooComplex(f"more than {allowed} scans of {width}x{height} pixels in the jpeg")
 
@@ -167,7 +160,7 @@ class JpegScans:
     number: int
     """Number of scans."""
     is_whole: bool
-    """Return whether the end of the image follows them."""
+    """True if the end of the image follows them."""
 
 
 def read_scans(data: bytes, first_scan: int, enough: int = MAX_SCANS) -> JpegScans:

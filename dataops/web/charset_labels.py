@@ -111,8 +111,8 @@ def find_declared_charset(data: bytes) -> str | None:
     """
     head = data[:MAX_DECLARATION_OFFSET]
     for label in _declared_labels(head):
-        if find_codec(label):
-            return "windows-1252" if find_codec(label) == "x-user-defined" else label
+        if codec := find_codec(label):
+            return "windows-1252" if codec == "x-user-defined" else label
     return None
 
 

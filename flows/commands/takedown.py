@@ -28,6 +28,7 @@ from tasks.engine.takedown_requests import (
     report_name,
 )
 from tasks.lineage.graph import Lineage
+from tasks.lineage.inventory import Inventory
 from tasks.lineage.search import Search
 from tasks.lineage.takedown import AffectedDataset, TakedownResult, find_affected, replace_affected
 from tasks.lineage.takedown_leftovers import Leftovers, delete_leftovers, find_leftovers
@@ -79,7 +80,7 @@ def _take_down_in_store(
     store: Store, home: Path, options: TakedownOptions, request: Request, targets: Sequence[Target], out: Console | None
 ) -> dict[str, Any]:
     lineage, search = Lineage(store), Search(store)
-    if not lineage.manifests and not find_leftovers(store, targets):
+    if not lineage.manifests and not find_leftovers(lineage.inventory, targets):
         return {"store": store.uri, "incomplete": False, "datasets": []}
     new = record_request(store, request)  # before all else: runs that start from now on apply it
     found = find_affected(lineage, search, targets, Registry())
@@ -90,7 +91,7 @@ def _take_down_in_store(
     uids |= find_uids_by_phash(lineage, search, targets)
     all_targets = [*targets, *(Target("uid", uid) for uid in sorted(uids))]
     raw = find_raw_snapshots(lineage, search, all_targets)
-    leftovers = find_leftovers(store, all_targets)
+    leftovers = find_leftovers(Inventory(store), all_targets)  # with the next versions
     report: dict[str, Any] = {
         "store": store.uri,
         "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new},
@@ -106,9 +107,11 @@ def _take_down_in_store(
         _show(report, found, out)
     if options.delete_raw and (options.yes or _confirm(raw, outcomes, leftovers)):
         report["deleted"] = _delete(store, context, search, raw, outcomes, leftovers, all_targets)
-        left = find_raw_snapshots(Lineage(store), Search(store), all_targets)
+        after = Lineage(store)
+        left = find_raw_snapshots(after, Search(store), all_targets)
         report["raw_snapshots"] = {one.download.key: len(one.hits) for one in left}
-        report["leftovers"] = {str(one.snapshot): len(one.objects) for one in find_leftovers(store, all_targets)}
+        leftovers = find_leftovers(after.inventory, all_targets)
+        report["leftovers"] = {str(one.snapshot): len(one.objects) for one in leftovers}
     report["incomplete"] = _incomplete(report, options)
     _put_report(store, request, report)
     if out:

@@ -20,8 +20,8 @@ class Lineage:
 
     def __init__(self, store: Store):
         self.store = store
-        inventory = Inventory(store)
-        found = (inventory.manifest(name) for name in sorted(inventory.snapshots))
+        self.inventory = Inventory(store)
+        found = (self.inventory.manifest(name) for name in sorted(self.inventory.snapshots))
         self.manifests = {SnapshotName(m.stage, m.key): m for m in found if m is not None}
         self._by_digest: dict[tuple[str, str], Manifest] = {}
         for manifest in self.manifests.values():

@@ -21,7 +21,7 @@ from tasks.lineage.search import read_columns
 
 _SHARD_OBJECT = re.compile(r"(?:part-|dropped-|evidence-)?(\d+(?:-r\d+)?)(?:-t)?\.(?:tar|idx|parquet)")
 _PAGES = (".html", ".md")
-"""Pages of a snapshot show samples. They are written last, so those of an unfinished one are quickly made again."""
+"""Pages of a snapshot show samples. They are written last, so those of an unfinished one are rebuilt quickly."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Leftovers:
     objects: tuple[str, ...]
 
 
-def find_leftovers(store: Store, targets: Sequence[Target]) -> list[Leftovers]:
+def find_leftovers(inventory: Inventory, targets: Sequence[Target]) -> list[Leftovers]:
     """Return the objects that no manifest names and that hold, or may hold, an image that matches.
 
     Args:
         targets: with the uids of pairs that match by a column which raw rows lack, such as `phash`.
     """
-    inventory = Inventory(store)
+    store = inventory.store
     snapshots = [name for name in sorted(inventory.snapshots) if name.stage in ("download", "pack")]
     found = [
         Leftovers(name, tuple(_find_in(inventory, name, targets, is_held=find_holder(store, *name) is not None)))

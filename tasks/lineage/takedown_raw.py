@@ -157,7 +157,7 @@ def find_urls(search: Search, raw: Sequence[RawSnapshot]) -> list[str]:
 def delete_originals(folder: Path, urls: Sequence[str], targets: Sequence[Target]) -> int:
     """Delete the response bodies that are kept for these URLs or match a target; return their number.
 
-    Raises: ConfigError if the folder holds files of others.
+    Raises: ConfigError if the folder holds other files.
     """
     originals = Originals(folder)
     originals.claim()

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from dataops.images.orientation import read_orientation, turn_pixels
-from dataops.images.structure import check_scans
+from dataops.images.orientation import parse_orientation, turn_pixels
+from dataops.images.structure import check_scans, read_segments
 from training.model.preprocess import MAX_PIXELS, decode_rgb
 
 ASPECT = (3 / 4, 4 / 3)
@@ -36,13 +36,14 @@ def decode_image(data: bytes, side: int) -> np.ndarray:
         try:
             rows, columns, colours, _ = simplejpeg.decode_jpeg_header(data)
             height, width = int(rows), int(columns)
-            check_scans(data, height, width)
+            segments = read_segments(data)
+            check_scans(data, height, width, segments.first_scan)
             if height * width <= MAX_PIXELS and colours not in ("CMYK", "YCCK"):
                 factor = next(f for f in (8, 4, 2, 1) if f == 1 or min(height, width) >= f * side)
                 pixels = simplejpeg.decode_jpeg(
                     data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor)
                 )
-                return turn_pixels(pixels, read_orientation(data, "jpeg"))
+                return turn_pixels(pixels, parse_orientation(segments.exif))
         except ValueError:  # damaged, or unusual
             pass
     return np.asarray(decode_rgb(data))

@@ -25,6 +25,7 @@ from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.engine.stage import make, plan
 from tasks.lineage.garbage_collection import plan_deletions
+from tasks.lineage.inventory import Inventory
 from tasks.lineage.takedown_leftovers import delete_leftovers, find_leftovers
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
@@ -217,7 +218,7 @@ def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(
 def test_find_leftovers_ignores_unfinished_work_without_a_match(copy_home: Callable[[str], Path]) -> None:
     store = FolderStore(copy_home("b") / "store")
     unfinished = f"download/{'f' * 16}"
-    found = find_leftovers(store, image_targets(jpeg(99)))
+    found = find_leftovers(Inventory(store), image_targets(jpeg(99)))
     assert [(str(one.snapshot), one.objects) for one in found] == [(unfinished, (f"{unfinished}/00001.tar",))]
 
 
