@@ -26,7 +26,7 @@ _LENGTH = struct.Struct("=q")
 
 @dataclass(frozen=True)
 class Find:
-    """What a parser must not do, and the input."""
+    """A failure of a parser, and the input that causes it."""
 
     target: str
     kind: str
@@ -45,14 +45,14 @@ class Find:
         return path
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """Return what the report says of this find."""
+        """Return the entry of the report for this find."""
         command = f"python -m benchmarks.fuzz --target {self.target} --repeat {path}"
         return {"target": self.target, "kind": self.kind, "what": self.what, "bytes": len(self.data), "repeat": command}
 
 
 @dataclass
 class Stats:
-    """What a target did until now."""
+    """Figures of a target so far."""
 
     executions: int = 0
     seconds: float = 0.0
@@ -90,7 +90,7 @@ class Runner:
         return seeds
 
     def run(self, data: bytes) -> tuple[str, Find | None]:
-        """Run the parser on an input; return the outcome, by which inputs are told apart, and the first of a new find."""
+        """Run the parser on an input; return the outcome, which distinguishes inputs, and a new find."""
         self.stats.executions += 1
         if self._current is not None:
             self._current[: _LENGTH.size + len(data)] = _LENGTH.pack(len(data)) + data

@@ -55,7 +55,7 @@ class Codec(NamedTuple):
     error: type[Exception]
     """Raised by the inflater for damaged content."""
     streams: bool
-    """Whether the first KiB of a member always gives its first bytes; the others decode whole blocks."""
+    """True if the first KiB of a member always gives its first bytes; the others decode whole blocks."""
 
 
 GZIP = Codec(

@@ -32,9 +32,9 @@ class Chunk(NamedTuple):
     step: int
     """Distance in the stream between two bytes of `data`: 1 if the stream is not compressed, else 0."""
     first: bool
-    """Whether a member starts here."""
+    """True if a member starts here."""
     last: bool
-    """Whether the member ends here, and was found to be undamaged."""
+    """True if the member ends here, and was found to be undamaged."""
 
 
 _new_chunk = partial(tuple.__new__, Chunk)  # takes all fields; less than half the time of Chunk(...)

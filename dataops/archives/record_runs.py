@@ -112,12 +112,12 @@ class ChunkRun:
 
     @property
     def is_broken(self) -> bool:
-        """Whether this run ends with a damage."""
+        """Return whether this run ends with a damage."""
         return isinstance(self.next, Damage)
 
     @property
     def is_last(self) -> bool:
-        """Whether the stream ends with this run."""
+        """Return whether the stream ends with this run."""
         return self.next is None
 
 

@@ -71,7 +71,7 @@ def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
 
 
 def parse_reservation(value: str) -> bool | None:
-    """Whether a value of `tdm-reservation` reserves text and data mining: 1 does, 0 does not; None if it is neither.
+    """Return whether a value of `tdm-reservation` reserves text and data mining: 1 does, 0 does not; None if it is neither.
 
     Source: TDM Reservation Protocol, section "TDM Header Field", w3.org/community/reports/tdmrep.
     """
@@ -79,7 +79,7 @@ def parse_reservation(value: str) -> bool | None:
 
 
 def is_tdm_reserved(headers: Message) -> bool:
-    """Whether a response reserves text and data mining; repeated fields may be joined by commas."""
+    """Return whether a response reserves text and data mining; repeated fields may be joined by commas."""
     values = headers.get_all("TDM-Reservation", [])
     return any(parse_reservation(item) for value in values for item in str(value).split(","))
 

@@ -126,7 +126,7 @@ def _split_pattern(pattern: str, permits: bool) -> tuple[tuple[bytes, ...], bool
 
 
 def _matches(literals: tuple[bytes, ...], anchored: bool, path: bytes) -> bool:
-    """Whether a path has the literals in their order, the first one at its start. Each is searched once."""
+    """Return whether a path has the literals in their order, the first one at its start. Each is searched once."""
     if not path.startswith(literals[0]):
         return False
     at = len(literals[0])

@@ -22,17 +22,17 @@ _LENIENT_LINE = re.compile(
     re.IGNORECASE,
 )
 _STRICT_END = re.compile(r"\r\n?|\n")
-# Matches what is left of a line end in files whose lines were joined.
+# Matches the rest of a line end in files whose lines were joined.
 _LOST_END = re.compile(r"(?:\s|\\[rn])(?=(?:user-?agent|allow|disallow|crawl-delay)[ \t]{0,8}:)", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _TOKEN = re.compile(r"[A-Za-z_-]+")  # RFC 9309, section 2.2.1; but there are names with digits
 _DELAY = re.compile(r"\d{0,9}\.\d{1,9}|\d{1,9}")
 _Rule = tuple[bool, str]
-"""Whether the rule allows, and its pattern."""
+"""True if the rule allows, and its pattern."""
 
 
 def is_unreachable(status: int | None) -> bool:
-    """Whether a status (None: no response) forbids all requests to the origin: 5xx, or 429 for now (section 2.3.1.4)."""
+    """Return whether a status (None: no response) forbids all requests: 5xx, or 429 for now (section 2.3.1.4)."""
     return status is None or status == 429 or status >= 500
 
 
@@ -79,7 +79,7 @@ class _Rules:
         return self._allow.estimate_work(path) + self._disallow.estimate_work(path)
 
     def allows(self, path: str) -> bool:
-        """Whether the longest match is no `Disallow`; of two equally long ones `Allow` wins (section 2.2.2)."""
+        """Return whether the longest match is no `Disallow`; of two equally long ones `Allow` wins (section 2.2.2)."""
         disallowed = self._disallow.find(path)
         if disallowed is None:
             return True
@@ -114,7 +114,7 @@ class RobotsFile:
         return frozenset(name for reading in self._readings for name in reading.groups if name != "*")
 
     def allows(self, url: str, agent: str) -> bool:
-        """Whether the group for the agent, else the group for all agents, allows a URL."""
+        """Return whether the group for the agent, else the group for all agents, allows a URL."""
         path = get_path(url)
         if path.partition("?")[0] == "/robots.txt":
             return True

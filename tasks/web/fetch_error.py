@@ -15,5 +15,5 @@ class FetchError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether a retry may succeed."""
+        """Return whether a retry may succeed."""
         return self.reason in _TRANSIENT or self.reason.startswith("http_5")

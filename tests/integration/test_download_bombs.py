@@ -112,4 +112,4 @@ def test_transparent_image_of_64_million_pixels_is_kept_within_the_memory_of_a_w
     with store.open(manifest.path(shard.name)) as file:
         images = {key: members["jpg"] for key, members in read_samples(file, shard.name)}
     middle = Image.open(io.BytesIO(images[uid(urls[0], f"caption of {urls[0]}")])).getpixel((16, 16))
-    assert middle == pytest.approx((227, 142, 157), abs=4), "half of it is white"
+    assert middle == pytest.approx((227, 142, 157), abs=4), "half white"

@@ -83,7 +83,7 @@ def _count_reads(web: RawWeb, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True)
 class Endless:
-    """An answer that goes on for ever: in large pieces, or one piece after each pause."""
+    """An endless answer: in large pieces, or one piece after each pause."""
 
     start: bytes
     piece: bytes
