@@ -194,9 +194,9 @@ def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit code; a deliberate error is printed as one message on standard error."""
     for name, value in LOGGING.items():
         os.environ.setdefault(name, value)
-    services.apply_environment()
     guard_process()
     try:
+        services.apply_environment()
         if arguments[:1] != ["doctor"]:
             refuse_on_clash()
         result: Any = app(arguments, exit_on_error=False, print_error=True, result_action="return_value")

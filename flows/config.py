@@ -8,12 +8,14 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dataops import redaction as secrets
 from dataops.config import problems_of
 from dataops.errors import ConfigError
+from dataops.home import project_folder
 from dataops.redaction import redact
 from dataops.regular_files import read_text
 from dataops.stages import STAGES
@@ -36,11 +38,21 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _in_project(uri: str) -> str:
+    """Return the URI of a store, so that a relative folder is the same one in each folder of a project."""
+    folder = project_folder()
+    relative = uri.strip() and not urlsplit(uri).scheme and not Path(uri).expanduser().is_absolute()
+    return str(folder / uri) if relative and folder != Path.cwd() else uri
+
+
 class StoreConfig(_Table):
     """The `[store]` table."""
 
-    uri: str = Field(default=".pairmill/store", min_length=1)
-    """A folder, or s3://bucket/prefix."""
+    uri: Annotated[str, AfterValidator(_in_project)] = Field(
+        default=".pairmill/store", min_length=1, validate_default=True
+    )
+    """A folder, or s3://bucket/prefix. A relative folder starts at the project's folder: the nearest one upwards that has
+    a `.pairmill`, else the current folder."""
 
     def problems(self) -> list[str]:
         """Return why the store is not writable. Raises: StorageError if it does not answer."""
@@ -98,7 +110,7 @@ class RunConfig(_Table):
     """Name of the run's MLflow experiment, and prefix of its run ids."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of every random choice."""
-    store: StoreConfig = StoreConfig()
+    store: StoreConfig = Field(default_factory=StoreConfig)
     source: SourceConfig
     filter: FilterConfig = FilterConfig()
     download: DownloadConfig = DownloadConfig()

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataops.formatting import format_counts, format_interval, format_percent
+from dataops.home import home
 from dataops.redaction import escape_for_display
 from flows.deployment.request import DeployedObject
 from infra.doctor.check import Check
@@ -102,7 +103,7 @@ def show_removed(names: Sequence[str], *, as_json: bool) -> int:
 
 
 def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
-    """Print the servers, their states and URLs."""
+    """Print the servers, their states and URLs, and the home that they belong to."""
     if as_json:
         print_json([asdict(service) for service in services])
         return 0
@@ -111,6 +112,7 @@ def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
         table.add_row(service.name, service.state, service.ui_url or service.url or "", str(service.pid or ""))
     out = console()
     out.print(table)
+    out.print(text(f"Home: {home()}"), soft_wrap=True)
     for service in services:
         if service.login_file and service.state == "running":
             once = f"To see Prefect's pages, open {service.ui_url} and log in once with what is in {service.login_file}"

@@ -86,8 +86,10 @@ def check_ports(is_port_free: Callable[[int], bool] = processes.is_port_free) ->
         if status.healthy and status.ui_url.endswith(f":{port}"):
             detail = f"our {service.name} server"
         else:
-            used = f"used by another program; the {service.name} server will use another port"
-            detail = "free" if is_port_free(port) else used
+            detail = "free"
+            if not is_port_free(port):
+                user = processes.describe_listener(port)
+                detail = f"used by {user}; the {service.name} server of this home will use another port"
         checks.append(Check(f"port {port}", True, "warning", detail))
     return checks
 

@@ -110,6 +110,16 @@ def is_listening(mark: str, port: int) -> bool:
     return any(port in _listening_ports(pid) for pid in find_marked(mark))
 
 
+def describe_listener(port: int) -> str:
+    """Return what listens on a port, for messages: a service of ours, with its home, or else another program."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # another user's process, or one that has just ended
+            folder = process.environ().get(MARK)
+            if folder and port in _listening_ports(process.pid):
+                return f"the server {Path(folder).name} of the home {Path(folder).parent.parent}"
+    return "another program"
+
+
 def _listening_ports(pid: int) -> set[int]:
     try:
         connections = psutil.Process(pid).net_connections("tcp")

@@ -130,11 +130,18 @@ class ServiceStatus:
 def make_home() -> Path:
     """Return `home()`, created if it is missing; only this user can read it, since logs and databases are in it.
 
-    Raises: ConfigError if its path has bytes that are not UTF-8, which Prefect and MLflow cannot record.
+    Raises: ConfigError if it cannot be created, or its path has bytes that are not UTF-8, which Prefect and MLflow cannot
+        record.
     """
-    if not is_utf8(str(home())):
-        raise ConfigError(f"PAIRMILL_HOME {str(home())!r} has bytes that are not UTF-8; name another folder")
-    return private_folder(home())
+    folder = home()
+    if not is_utf8(str(folder)):
+        raise ConfigError(f"PAIRMILL_HOME {str(folder)!r} has bytes that are not UTF-8; name another folder")
+    try:
+        return private_folder(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot create {folder}: {error.strerror or error}; set PAIRMILL_HOME to a folder that you own"
+        ) from error
 
 
 def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:

@@ -242,7 +242,8 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
     port = _port(record, service)
     preferred = record.port if record else service.port
     if preferred is not None and port != preferred:
-        logger.warning("%s: another program uses port %d, so it starts on %d", service.name, preferred, port)
+        user = processes.describe_listener(preferred)
+        logger.warning("%s: %s uses port %d, so it starts on %d", service.name, user, preferred, port)
     log = folder / "log"
     env = clean_environment(os.environ)
     for name, value in service.env.items():

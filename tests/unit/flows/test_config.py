@@ -40,6 +40,23 @@ def test_complete_config_loads_and_round_trips(write):
     assert RunConfig.model_validate(config.as_dict()) == config
 
 
+def test_relative_store_starts_at_the_projects_folder(write, monkeypatch, tmp_path):
+    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
+    path = write(store="")
+    assert load_config(path).store.uri == ".pairmill/store", "no home yet: the current folder is the project's"
+    for name in (".pairmill", "sub"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    assert load_config(path).store.uri == ".pairmill/store"
+    monkeypatch.chdir(tmp_path / "sub")
+    values = tomllib.loads(path.read_text())
+    assert RunConfig.model_validate(values).store.uri == str(tmp_path / ".pairmill/store")
+    del values["store"]
+    assert RunConfig.model_validate(values).store.uri == str(tmp_path / ".pairmill/store")
+    for uri in ("s3://bucket/prefix", "/elsewhere", "~/store"):
+        assert RunConfig.model_validate({**values, "store": {"uri": uri}}).store.uri == uri
+    assert RunConfig.model_validate({**values, "store": {"uri": "mine"}}).store.uri == str(tmp_path / "mine")
+
+
 def test_download_needs_a_contact(write):
     path = write(download="threads = 4")
     with pytest.raises(ConfigError, match=r"download\.contact: is required for requests to hosts"):

@@ -99,10 +99,13 @@ def test_is_port_free_is_false_for_a_listener_on_all_interfaces():
 def test_is_listening_distinguishes_our_server_from_others(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         assert not processes.is_listening(str(tmp_path), stranger.getsockname()[1])
+        assert processes.describe_listener(stranger.getsockname()[1]) == "another program"
     port = processes.choose_port()
     pid = spawn([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"], tmp_path)
     try:
         assert wait_until(lambda: processes.is_listening(str(tmp_path), port))
         assert not processes.is_listening(str(tmp_path / "other"), port)
+        home, service = tmp_path.parent.parent, tmp_path.name
+        assert processes.describe_listener(port) == f"the server {service} of the home {home}"
     finally:
         processes.terminate(pid, str(tmp_path), grace_s=2)
