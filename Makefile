@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraint
 # Two test files at a time; tests/conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
-.PHONY: demo test lint audit unit integration e2e ray export clean
+.PHONY: demo test lint audit unit integration e2e ray export docs-reference clean
 
 demo: .venv/installed
 	$(BIN)/pairmill demo
@@ -43,6 +43,10 @@ ray: .venv/installed-dev
 export: .venv/installed-dev
 	$(PIP) --editable '.[export]'
 	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/unit/training/test_export.py
+
+# The pages of docs/ that the code writes: config keys, commands, columns, drop reasons, exit codes.
+docs-reference: .venv/installed-dev
+	$(BIN)/python -m docs.tools.reference
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -13,53 +13,103 @@ from dataops.errors import SchemaError
 
 PAIRS = pa.schema(
     [
-        ("uid", pa.string()),  # 32 hex of xxh3-128 over url + NUL + caption
-        ("url", pa.string()),  # absolute, http or https
+        ("uid", pa.string()),
+        ("url", pa.string()),
         ("caption", pa.string()),
-        ("caption_source", pa.string()),  # alt, title, aria_label, figcaption, og, filename, pair_list
+        ("caption_source", pa.string()),
         ("page_url", pa.string()),
-        ("source", pa.string()),  # file of origin, as the config names it
-        ("source_offset", pa.int64()),  # of the record in that file, in bytes
+        ("source", pa.string()),
+        ("source_offset", pa.int64()),
         ("extracted_with", pa.string()),
-        ("page_language", pa.string()),  # what <html lang> declares: a BCP 47 tag in lower case, "en-us"
-        ("page_opt_out", pa.string()),  # such as "noai,noimageai": see dataops.web.declarations
-        ("license", pa.string()),  # address of the licence that is declared nearest to the image
-        ("declared_width", pa.int32()),  # in pixels, as the page says
+        ("page_language", pa.string()),
+        ("page_opt_out", pa.string()),
+        ("license", pa.string()),
+        ("declared_width", pa.int32()),
         ("declared_height", pa.int32()),
-        ("extra", pa.string()),  # further columns of a pair list, as a JSON object
+        ("extra", pa.string()),
     ]
 )
 LANGUAGE = [pa.field("language", pa.string()), pa.field("language_score", pa.float32())]
 BALANCE = [
-    pa.field("query_ids", pa.list_(pa.uint32())),  # the queries in the caption: rows of filter.balance.queries
-    pa.field("sampling_probability", pa.float32()),  # with which a loader should see the pair in an epoch; null is 1
+    pa.field("query_ids", pa.list_(pa.uint32())),
+    pa.field("sampling_probability", pa.float32()),
 ]
 FETCH = [
     pa.field("key", pa.string()),
     pa.field("shard", pa.string()),
-    pa.field("status", pa.string()),  # success, failed_to_download, failed_to_resize
+    pa.field("status", pa.string()),
     pa.field("error_message", pa.string()),
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
     pa.field("original_width", pa.int32()),
     pa.field("original_height", pa.int32()),
-    pa.field("sha256", pa.string()),  # of the bytes as fetched
+    pa.field("sha256", pa.string()),
 ]
 INSPECTION = [
-    pa.field("phash", pa.string()),  # 16 hex
-    pa.field("cluster", pa.string()),  # smallest uid of the pairs that are duplicates of each other; null: no duplicate
-    pa.field("evaluation_overlap", pa.string()),  # evaluation sets that have the image, joined by commas
+    pa.field("phash", pa.string()),
+    pa.field("cluster", pa.string()),
+    pa.field("evaluation_overlap", pa.string()),
 ]
 SCORES = [
-    pa.field("clip_score", pa.float32()),  # cosine of image and caption; docs/scores.md
+    pa.field("clip_score", pa.float32()),
     pa.field("aesthetic", pa.float32()),
-    pa.field("nsfw", pa.float32()),  # 0 to 1
-    pa.field("faces", pa.float32()),  # how many
+    pa.field("nsfw", pa.float32()),
+    pa.field("faces", pa.float32()),
 ]
 SCORE_NAMES = [field.name for field in SCORES]
-FACE_BBOXES = pa.list_(pa.list_(pa.float32()))  # x0, y0, x1, y1 of each, as shares of width and height
+FACE_BBOXES = pa.list_(pa.list_(pa.float32()))
 FACES = [pa.field("face_bboxes", FACE_BBOXES)]  # DataComp's name; null where no faces were looked for
 DROP = [pa.field("drop_reason", pa.string()), pa.field("drop_stage", pa.string())]
+
+MEANINGS = {
+    "uid": "Identity of the pair: 32 hex digits of xxh3-128 over `url` + NUL + `caption`.",
+    "url": "Absolute URL of the image, http or https.",
+    "caption": "Text of the pair.",
+    "caption_source": "Origin of the caption: alt, title, aria_label, figcaption, og, filename or pair_list.",
+    "page_url": "URL of the page; null for a pair list without pages.",
+    "source": "File of origin, as the config names it.",
+    "source_offset": "Position of the record in that file, in bytes; in a pair list, the number of the row.",
+    "extracted_with": "Extractor and its version.",
+    "page_language": "Language that `<html lang>` declares: a BCP 47 tag in lower case, such as `en-us`.",
+    "page_opt_out": "Opt-out directives of the page, joined by commas, such as `noai,noimageai`.",
+    "license": "URL of the licence that is declared nearest to the image.",
+    "declared_width": "Width that the page declares, in pixels.",
+    "declared_height": "Height that the page declares, in pixels.",
+    "extra": "Further columns of a pair list (`source.extra_columns`), as a JSON object.",
+    "language": "Detected language of the caption; null if it was not detected.",
+    "language_score": "Probability of the language, 0 to 1.",
+    "query_ids": "Queries in the caption: row numbers of `filter.balance.queries`.",
+    "sampling_probability": "Probability with which training samples the pair in an epoch; null is 1.",
+    "key": "Name of the sample in its shard, equal to `uid`.",
+    "shard": "File name of the shard.",
+    "status": "Result of the download: success, failed_to_download or failed_to_resize.",
+    "error_message": "Failure of the download: its class, and the detail.",
+    "width": "Width of the image in the shard, in pixels.",
+    "height": "Height of the image in the shard, in pixels.",
+    "original_width": "Width of the image as fetched, in pixels.",
+    "original_height": "Height of the image as fetched, in pixels.",
+    "sha256": "Digest of the bytes as fetched, 64 hex digits.",
+    "phash": "Perceptual hash of the image, 16 hex digits.",
+    "cluster": "Smallest `uid` of the pairs that are duplicates of each other; null for no duplicate.",
+    "evaluation_overlap": "Evaluation sets that have the image, joined by commas.",
+    "clip_score": "Cosine of the features of image and caption.",
+    "aesthetic": "Value of your linear head over the image features.",
+    "nsfw": "Probability that the image is pornographic, 0 to 1.",
+    "faces": "Number of faces.",
+    "face_bboxes": "Boxes of the faces: x0, y0, x1, y1 as shares of width and height; null where no detector ran.",
+    "drop_reason": "Why the row was dropped.",
+    "drop_stage": "Stage that dropped the row.",
+    "fetched_at": "Time of the request, ISO 8601 in UTC; null if none was sent.",
+    "http_status": "Status of the response.",
+    "final_url": "URL after redirects.",
+    "content_type": "Content-Type of the response.",
+    "etag": "ETag of the response.",
+    "last_modified": "Last-Modified of the response.",
+    "opt_out": "Opt-out signals that were found: signal, detail, where, when.",
+    "bytes": "Size of the body, in bytes.",
+    "preview": "A small JPEG, for a few images only.",
+}
+"""Meaning of each column, of `pairs` and of the evidence of a download; docs/columns.md shows it."""
 
 FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])

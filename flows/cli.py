@@ -40,6 +40,7 @@ app = App(
     help="Mill web archives into a registered CLIP model: crawl, filter, train, evaluate, register.",
     version=lambda: version("pairmill"),
     version_flags=["--version"],
+    default_parameter=Parameter(negative_iterable=()),
 )
 
 

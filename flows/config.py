@@ -46,7 +46,7 @@ def _in_project(uri: str) -> str:
 
 
 class StoreConfig(_Table):
-    """The `[store]` table."""
+    """The `[store]` table: where snapshots are stored."""
 
     uri: Annotated[str, AfterValidator(_in_project)] = Field(
         default=".pairmill/store", min_length=1, validate_default=True

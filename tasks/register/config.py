@@ -17,7 +17,7 @@ def _check_alias(alias: str) -> str:
 
 
 class RegisterConfig(StageConfig):
-    """The `[register]` table."""
+    """The `[register]` table: the name of the model, and the gate."""
 
     model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$")
     """Name of the registered model; the default is the name of the run."""

@@ -12,6 +12,7 @@ import pytest
 from dataops.digest import file_sha256
 from dataops.stages import PAIR_STAGES
 from infra.local import services
+from tasks.reports.drop_reasons import find_reason
 from tests.e2e.conftest import Pairmill
 
 pytestmark = pytest.mark.timeout(600)
@@ -80,7 +81,9 @@ def test_each_pair_is_kept_or_dropped_exactly_once(undisturbed):
 
 
 def test_unusual_pages_and_images_end_as_dropped_rows_with_reasons(pairmill, undisturbed):
-    reasons = {reason for name in PAIR_STAGES for reason in stages(undisturbed)[name]["counts"]["dropped"]}
+    dropped = {name: stages(undisturbed)[name]["counts"]["dropped"] for name in PAIR_STAGES}
+    reasons = {reason for of_stage in dropped.values() for reason in of_stage}
+    assert [(name, reason) for name in dropped for reason in dropped[name] if find_reason(name, reason) is None] == []
     assert stages(undisturbed)["extract"]["counts"]["dropped"]["opt_out"] >= pairmill.web.facts["opted_out_by_page"]
     expected = {
         "data_url",

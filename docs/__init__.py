@@ -1,0 +1,1 @@
+"""The documentation, and in `tools` the scripts that write its generated pages. Not part of the installed packages."""

@@ -1,0 +1,205 @@
+"""List every `drop_reason` of each stage, with its meaning and what a user can do about it.
+
+docs/drop-reasons.md is written from these tables (`make docs-reference`).
+"""
+
+from typing import NamedTuple
+
+
+class DropReason(NamedTuple):
+    """Describe a drop reason."""
+
+    meaning: str
+    """Why a row was dropped."""
+    remedy: str = ""
+    """The key to change, or another way to keep such rows; empty if there is none."""
+
+
+_TAKEDOWN = DropReason("A recorded takedown names the row.", "`pairmill takedown --help`")
+
+EXTRACT = {
+    "no_url": DropReason("The image has no URL."),
+    "data_url": DropReason("The image is embedded in the page (`data:`)."),
+    "not_http": DropReason("The URL is neither http nor https."),
+    "bad_url": DropReason("The URL cannot be parsed, or it holds credentials."),
+    "url_too_long": DropReason("The URL is longer than the limit.", "`source.max_url_chars`"),
+    "no_caption": DropReason("The image has no alt, title, figcaption or other caption."),
+    "opt_out": DropReason(
+        'The page forbids the use of its images, in `<meta name="robots">` or in its response headers.',
+        "`source.opt_out_directives`",
+    ),
+}
+FILTER = {
+    "url_too_long": DropReason("The URL is longer than the limit.", "`filter.max_url_chars`"),
+    "url_extension": DropReason(
+        "The URL ends in a blocked extension, by default a format without a decoder.", "`filter.blocked_extensions`"
+    ),
+    "tracking": DropReason("The URL is that of a tracking pixel, spacer or icon.", "`filter.drop_tracking`"),
+    "blocked_domain": DropReason("The image is on a blocked domain.", "`filter.blocked_domains`"),
+    "not_allowed_domain": DropReason("The image is not on an allowed domain.", "`filter.allowed_domains`"),
+    "opt_out": DropReason("The page declares one of the opt-outs.", "`filter.opt_out`"),
+    "license": DropReason("No allowed licence is declared for the image.", "`filter.allow_licenses`"),
+    "declared_too_small": DropReason(
+        "The page declares a width or height below the limit.", "`filter.min_declared_side`"
+    ),
+    "declared_aspect": DropReason(
+        "The page declares a ratio of the sides above the limit.", "`filter.max_declared_aspect`"
+    ),
+    "too_short": DropReason("The caption has too few characters.", "`filter.min_chars`"),
+    "too_few_words": DropReason("The caption has too few words.", "`filter.min_words`"),
+    "too_long": DropReason("The caption has too many characters.", "`filter.max_chars`"),
+    "too_many_words": DropReason("The caption has too many words.", "`filter.max_words`"),
+    "file_name": DropReason('The caption is only a file name ("IMG_2034.jpg").', "`filter.drop_file_names`"),
+    "date_or_size": DropReason(
+        'The caption is only a date, a time, a number or a size ("800 x 600 px").', "`filter.drop_dates_and_sizes`"
+    ),
+    "few_letters": DropReason("Too few characters of the caption are letters.", "`filter.min_letter_fraction`"),
+    "all_capitals": DropReason("The caption is in capitals only.", "`filter.drop_capitals`"),
+    "repeated_words": DropReason("Too many words of the caption are repeated.", "`filter.max_repeated_fraction`"),
+    "personal": DropReason(
+        "The caption holds an e-mail address, a URL, a telephone number or a street address.",
+        '`filter.personal = "mask"` keeps the row without them',
+    ),
+    "pattern_NAME": DropReason("The caption matches your pattern NAME.", "`filter.patterns`"),
+    "unsafe": DropReason("The caption holds a word of the lists of unsafe words.", "`filter.unsafe_languages`"),
+    "language": DropReason(
+        "The caption's language is not one of `filter.languages`, or the probability is too low.",
+        "`filter.language_min_score`, `filter.language_candidates`, `filter.language_page_weight`",
+    ),
+    "boilerplate": DropReason("The caption occurs too often.", "`filter.max_caption_count`"),
+    "seen": DropReason("An earlier dataset has the URL.", "`filter.seen`"),
+    "duplicate_uid": DropReason("Another row has the same URL and caption."),
+    "duplicate_pair": DropReason(
+        "Another row has the same URL and caption, except for upper and lower case.", "`filter.dedupe`"
+    ),
+    "duplicate_url": DropReason("Another row has the same URL.", "`filter.dedupe`"),
+    "duplicate_caption": DropReason("Another row has the same caption.", "`filter.dedupe`"),
+    "duplicate_near_caption": DropReason(
+        "A kept row has nearly the same caption.", "`filter.near_captions.threshold`, or leave the table out"
+    ),
+    "no_query": DropReason("The caption matches no query.", "`filter.balance.keep_unmatched`"),
+    "balanced": DropReason(
+        "No query of the caption sampled the row (offline balancing).",
+        '`filter.balance.max_per_query`, or `filter.balance.mode = "online"`',
+    ),
+}
+_AGAIN = "`pairmill rerun RUN --from download --retry {0}`"
+DOWNLOAD = {
+    "timeout": DropReason("The image was not complete in time.", f"{_AGAIN.format('timeout')}; `download.timeout`"),
+    "dns": DropReason("The host name was not resolved.", _AGAIN.format("dns")),
+    "connect": DropReason("The host accepted no connection, or closed it.", _AGAIN.format("connect")),
+    "incomplete": DropReason("The response ended early.", _AGAIN.format("incomplete")),
+    "host_busy": DropReason(
+        "The host was too slow or asked for a pause, so the row had no turn in time.",
+        f"{_AGAIN.format('host_busy')}; `download.host_patience`, `download.host_rate`",
+    ),
+    "http_NNN": DropReason(
+        "The response has this HTTP status, such as http_404.",
+        f"{_AGAIN.format('http_5xx,http_429')} for transient ones",
+    ),
+    "tls": DropReason("The TLS certificate or handshake is invalid."),
+    "private_address": DropReason(
+        "The host resolves to an IP address that is not on the public internet.",
+        "`download.connect_to` for a host of your own",
+    ),
+    "no_contact": DropReason(
+        "`download.contact` is not set, so only hosts of `download.connect_to` are requested.", "`download.contact`"
+    ),
+    "bad_url": DropReason("The URL, or that of a redirect, cannot be requested."),
+    "bad_response": DropReason("The response is not valid HTTP."),
+    "redirect_loop": DropReason("There are too many redirects."),
+    "robots": DropReason(
+        "robots.txt of the host, or of the host of a redirect, disallows the request, or is not available."
+    ),
+    "opt_out": DropReason("The host, the response or the image opts out of training.", "`download.opt_out`"),
+    "too_large": DropReason("The image has too many bytes.", "`download.max_bytes`"),
+    "not_an_image": DropReason("The bytes are not an image, often an HTML page."),
+    "unsupported_format": DropReason("The image has a format that is not decoded."),
+    "truncated": DropReason("The image ends early."),
+    "decode": DropReason("The image cannot be decoded."),
+    "too_complex": DropReason("The structure of the file needs too much time to decode (a decompression bomb)."),
+    "out_of_memory": DropReason("The image needs more memory than the limit to decode.", "`download.max_image_area`"),
+    "worker_died": DropReason("The process that decoded the image died or exceeded its time."),
+    "too_many_pixels": DropReason("The image has too many pixels.", "`download.max_image_area`"),
+    "too_small": DropReason("A side of the image has too few pixels.", "`download.min_image_size`"),
+    "aspect_ratio": DropReason("The ratio of the sides is too large.", "`download.max_aspect_ratio`"),
+    "lost": DropReason("img2dataset returned no result for the row.", _AGAIN.format("lost")),
+    "other": DropReason("Another error; `error_message` has its class.", _AGAIN.format("other")),
+    "takedown": _TAKEDOWN,
+}
+CURATE = {
+    "not_an_image": DropReason("The bytes in the shard are not an image."),
+    "unsupported_format": DropReason("The image has a format that is not decoded."),
+    "truncated": DropReason("The image ends early."),
+    "corrupt": DropReason("A part of the image cannot be decoded."),
+    "too_complex": DropReason("The structure of the file needs too much time to decode."),
+    "too_many_pixels": DropReason("The image has too many pixels to decode."),
+    "too_small": DropReason("The smaller side of the original has too few pixels.", "`curate.min_side`"),
+    "aspect_ratio": DropReason("The ratio of the original's sides is too large.", "`curate.max_aspect_ratio`"),
+    "blank": DropReason("The image is nearly of one colour.", "`curate.min_contrast`"),
+    "text_banner": DropReason("The image shows only text on a plain background.", "`curate.text_banners`"),
+    "placeholder": DropReason("The same bytes came from too many URLs.", "`curate.max_addresses`"),
+    "exact_duplicate": DropReason("Another kept row has the same bytes.", "`curate.same_caption`"),
+    "pixel_duplicate": DropReason("Another kept row has the same pixels.", "`curate.same_caption`"),
+    "near_duplicate": DropReason(
+        "Another kept row has nearly the same image.", "`curate.near_duplicates`, `curate.near_duplicate_distance`"
+    ),
+    "evaluation_overlap": DropReason("The image is in an evaluation set.", '`curate.overlap.action = "mark"`'),
+    "SCORE_missing": DropReason("The row has no such score.", "`curate.rules`"),
+    "SCORE_low": DropReason("The score is below `min` of a rule.", "`curate.rules`"),
+    "SCORE_high": DropReason("The score is above `max` of a rule.", "`curate.rules`"),
+    "SCORE_not_top": DropReason("The score is not in the `top_fraction` of a rule.", "`curate.rules`"),
+    "SCORE_above_band": DropReason("The score is better than the `band` of a rule.", "`curate.rules`"),
+    "SCORE_below_band": DropReason("The score is worse than the `band` of a rule.", "`curate.rules`"),
+}
+DROP_REASONS: dict[str, dict[str, DropReason]] = {
+    "extract": EXTRACT,
+    "filter": FILTER,
+    "download": DOWNLOAD,
+    "curate": CURATE,
+    "pack": {"takedown": _TAKEDOWN},
+}
+"""Drop reasons of each stage. Words in capitals stand for what varies: NNN, NAME, SCORE."""
+
+STATUSES = {
+    "success": "The image is in the shard.",
+    "failed_to_download": "No bytes of an image arrived.",
+    "failed_to_resize": "The bytes arrived, but are no image that can be decoded and resized.",
+}
+"""Values of the column `status`."""
+
+DAMAGES = {
+    "bad_record": "The record's header or its compressed data cannot be read.",
+    "bad_length": "The record is longer or shorter than it declares.",
+    "truncated": "The file ends within the record.",
+    "too_large": "The record is larger than the limit.",
+    "page_too_large": "The page is larger than `source.max_page_bytes`.",
+    "too_complex": "The page needs too much time or memory to parse.",
+    "too_many_images": "The page has more images than the limit; the first ones were read.",
+    "bad_http": "The record holds no valid HTTP response.",
+    "bad_encoding": "The body does not match its Content-Encoding.",
+    "bad_page_url": "The URL of the page cannot be parsed.",
+    "bad_json": "The record or the row is not valid JSON.",
+    "odd_json": "A WAT record is not quite valid JSON; what could be read was used.",
+    "bad_quotes": "A row of a CSV file has misplaced quotation marks.",
+    "field_too_long": "A field of a row is longer than the limit.",
+    "line_too_long": "A line is longer than the limit.",
+    "wrong_fields": "A row has more or fewer fields than the header.",
+    "not_utf8": "A URL or a caption is not valid UTF-8.",
+    "not_an_object": "A line of JSON is not an object.",
+    "url_not_text": "The URL is not text.",
+    "caption_not_text": "The caption is not text.",
+}
+"""Reasons for which `extract` counts a record or a row of a source as damaged."""
+
+
+def find_reason(stage: str, name: str) -> DropReason | None:
+    """Return the description of a drop reason as it occurs in data, or None if there is none."""
+    reasons = DROP_REASONS.get(stage, {})
+    if found := reasons.get(name):
+        return found
+    if stage == "filter" and name.startswith("pattern_"):
+        return reasons["pattern_NAME"]
+    if stage == "download" and name.startswith("http_") and name[5:].isdecimal():
+        return reasons["http_NNN"]
+    return next((reasons[key] for key in reasons if key.startswith("SCORE_") and name.endswith(key[5:])), None)

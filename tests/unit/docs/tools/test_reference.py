@@ -1,0 +1,78 @@
+"""The generated reference pages: the committed text is that of the code, and nothing lacks a meaning."""
+
+import ast
+import re
+
+import pytest
+
+from dataops import schema
+from dataops.home import CHECKOUT
+from docs.tools.reference import PAGES, render_page
+from tasks.download.outcome import EVIDENCE
+from tasks.filter.steps import DROP_REASONS as FILTER_HASHES
+from tasks.reports.drop_reasons import DAMAGES, DROP_REASONS, STATUSES, find_reason
+
+CONFIG = (CHECKOUT / "docs" / "config.md").read_text(encoding="utf-8")
+_TAKES_REASON = {
+    "FetchError": "download",
+    "ImageRefused": "curate",
+    "BadUrl": "extract",
+    "Rule": "filter",
+    "_with_reason": "curate",
+    "Damage": "damage",
+    "BadBody": "damage",
+    "BadPage": "damage",
+    "add_damage": "damage",
+}
+"""Functions and classes whose string argument is a drop reason or a damage."""
+_NO_ROWS = {("download", "redirect")}
+"""Errors of source files, which are no rows."""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_what_the_code_gives(name: str):
+    committed = (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
+    assert committed == render_page(name), f"docs/{name} differs from the code: run `make docs-reference`, commit it"
+
+
+def test_each_config_key_has_a_type_and_a_meaning():
+    rows = [line.strip("| ").split(" | ") for line in CONFIG.splitlines() if line.startswith("| `")]
+    assert len(rows) > 200
+    assert [row for row in rows if len(row) < 4 or not row[1] or len(row[3]) < 10] == []
+
+
+def test_each_column_has_a_meaning_and_each_meaning_a_column():
+    columns = {field.name for field in [*schema.CURATED, *schema.DROP, *EVIDENCE]}
+    assert columns == set(schema.MEANINGS)
+
+
+def test_each_reason_that_the_code_gives_is_described():
+    found: set[tuple[str, str]] = {("filter", name) for name in FILTER_HASHES}
+    for path in [*(CHECKOUT / "tasks").rglob("*.py"), *(CHECKOUT / "dataops").rglob("*.py")]:
+        source = path.read_text(encoding="utf-8")
+        calls = ast.walk(ast.parse(source)) if any(f"{name}(" in source for name in _TAKES_REASON) else ()
+        for call in calls:
+            if isinstance(call, ast.Call):
+                name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+                texts = {argument.value for argument in call.args if isinstance(argument, ast.Constant)}
+                names = {str(text) for text in texts if re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", str(text))}
+                found |= {(_TAKES_REASON[name], text) for text in names} if name in _TAKES_REASON else set()
+    assert {("download", "timeout"), ("curate", "corrupt"), ("filter", "too_short"), ("damage", "bad_record")} <= found
+
+    def is_known(stage: str, name: str) -> bool:
+        # The download and curate decode images with the same code.
+        described = find_reason(stage, name) or (find_reason("download", name) if stage == "curate" else None)
+        return name in DAMAGES if stage == "damage" else described is not None
+
+    assert {reason for reason in found - _NO_ROWS if not is_known(*reason)} == set()
+
+
+def test_reasons_with_a_variable_part_are_found_by_what_the_data_holds():
+    http = find_reason("download", "http_404")
+    assert http
+    assert http == DROP_REASONS["download"]["http_NNN"]
+    assert find_reason("filter", "pattern_shop") == DROP_REASONS["filter"]["pattern_NAME"]
+    assert find_reason("curate", "clip_score_below_band") == DROP_REASONS["curate"]["SCORE_below_band"]
+    assert find_reason("download", "clip_score") is None
+    assert find_reason("curate", "no_such_reason") is None
+    assert set(STATUSES) == {"success", "failed_to_download", "failed_to_resize"}
