@@ -75,8 +75,8 @@ def run(
     from flows.config import load_config
     from flows.records import create_run
 
-    home = services.make_home()  # first, since a store may be created in it
-    record = create_run(load_config(config, set_, until), home)
+    checked = load_config(config, set_, until)
+    record = create_run(checked, services.make_home())
     return run_record(record.run_id, until=until, force=force, verify=verify, as_json=json)
 
 

@@ -15,13 +15,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from dataops import redaction as secrets
 from dataops.config import problems_of
 from dataops.errors import ConfigError
-from dataops.home import project_folder
+from dataops.home import home, project_folder
 from dataops.redaction import redact
 from dataops.regular_files import read_text
 from dataops.stages import STAGES
 from dataops.standard_streams import is_utf8
 from dataops.store import open_store
 from dataops.toml_text import parse_toml
+from infra.local.services import make_home
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
 from tasks.engine.context import RayCluster
@@ -64,6 +65,8 @@ class StoreConfig(_Table):
             raise ConfigError(
                 f"{store.uri!r} has bytes that are not UTF-8, so no server can record it; rename the folder"
             )
+        if Path(store.uri).is_relative_to(home()):  # else the first object makes the home, readable by others
+            make_home()
         store.check_writable()
 
 

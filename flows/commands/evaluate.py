@@ -39,7 +39,7 @@ class EvaluateOptions:
 def evaluate(options: EvaluateOptions, *, as_json: bool) -> int:
     """Evaluate a model, compare it with another if one is given, print the scores and write the page."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    home = services.make_home()
+    home = services.home()
     suite = load_suite(options.suite, data_folder(options.suite, options.data, home), partial=True)
     found = evaluate_model(options.model, suite, home, options.settings, on_line=logger.info)
     other, compared = None, {}
@@ -76,7 +76,9 @@ def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:
     Raises: SourceError if every download failed.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    folder = data_folder(suite, data, services.make_home()) or suite.resolve().parent
+    folder = data_folder(suite, data, services.home()) or suite.resolve().parent
+    if folder.is_relative_to(services.home()):
+        services.make_home()
     results = fetch_suite(suite, folder)
     if as_json:
         print_json({"data": str(folder), "sets": as_rows(results)})

@@ -178,14 +178,16 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
 
     Raises: ServiceError if MLflow does not answer; ConfigError if it refuses, or a run record cannot be read.
     """
-    services.up()
-    services.apply_environment()
+    if home.is_dir():  # else nothing is known, and a new registry would know of no model that a store's snapshots serve
+        services.up()
+        services.apply_environment()
     # The job folders of all stores are under one home, so a run of any store may need one.
     all_roots = {store.uri: Roots(store, policy) for store in known_stores(home, store_uri)}
     results = []
     for uri, roots in all_roots.items():
         if store_uri is None or uri == next(iter(all_roots)):
-            roots.read_registry()
+            if home.is_dir() or store_uri is not None:
+                roots.read_registry()
             roots.read_takedowns()
             results.append(_collect_in_store(roots, home, delete=delete, as_json=as_json))
         else:

@@ -153,11 +153,12 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
         ServiceError: a server did not start (with the end of its log), or an external one does not answer.
         ConfigError: an external server refuses our credentials.
     """
-    make_home()
     for name in CLIENT_VARIABLE:
         if url := _external(name):
             _require_external(name, url)
     required = [service for service in (PREFECT, MLFLOW) if not _external(service.name)]
+    if required:
+        make_home()
     unprotected = PREFECT in required and login.read_login() is None
     if unprotected or not all(_is_healthy(service.name) for service in required):
         with supervisor.lock(_services()):

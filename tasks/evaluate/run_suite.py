@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.digest import canonical_json, file_sha256
+from dataops.home import private_folder
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
 from tasks.evaluate.job import EvaluationSettings, run_evaluation
@@ -66,7 +67,7 @@ def evaluate_model(
     """
     settings = settings or EvaluationSettings()
     path = find_model(model, home).path
-    folder = home / "evaluations" / f"{_digest(path, settings)[:16]}-{suite.name}"
+    folder = private_folder(home) / "evaluations" / f"{_digest(path, settings)[:16]}-{suite.name}"
     metrics = run_evaluation(path, suite, folder, home / "features", settings, on_line)
     return Evaluation(model, folder, metrics)
 
