@@ -1,0 +1,124 @@
+"""Links, anchors, paths, lines and words of all pages, and of pages made to fail."""
+
+from pathlib import Path
+
+import pytest
+
+from docs.tools import links, style
+
+PAGES = {str(page.relative_to(links.ROOT)): page for page in links.pages()}
+NOT_YET_REWRITTEN = {
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *(
+        f"docs/{name}.md"
+        for name in (
+            *("curate", "datasets", "download", "download-rows", "evaluation", "lineage", "models", "operate"),
+            *("scale", "scores", "training"),
+        )
+    ),
+}
+"""Pages whose lines and words are not checked yet."""
+CLEAN = {name: page for name, page in PAGES.items() if name not in NOT_YET_REWRITTEN}
+
+
+def test_all_pages_are_found():
+    assert {"README.md", "SECURITY.md", "docs/README.md", "docs/config.md", "docs/decisions/README.md"} <= PAGES.keys()
+
+
+def test_links_and_anchors_resolve():
+    assert {name: broken for name, page in PAGES.items() if (broken := links.broken_links(page))} == {}
+
+
+def test_paths_and_modules_in_backticks_exist():
+    assert {name: broken for name, page in PAGES.items() if (broken := links.broken_paths(page))} == {}
+
+
+def test_lines_are_short():
+    assert {name: long for name, page in CLEAN.items() if (long := style.long_lines(page))} == {}
+
+
+def test_words_are_those_of_the_field():
+    assert {name: words for name, page in CLEAN.items() if (words := style.replaced_words(page))} == {}
+
+
+def test_map_lists_every_page():
+    listed = {links.linked_file(PAGES["docs/README.md"], target) for target in links.links(read("docs/README.md"))}
+    below = {page for name, page in PAGES.items() if name.startswith("docs/") and "/decisions/" not in name}
+    assert below - {PAGES["docs/README.md"]} <= listed
+    index = PAGES["docs/decisions/README.md"]
+    decisions = {links.linked_file(index, target) for target in links.links(index.read_text(encoding="utf-8"))}
+    assert set(index.parent.glob("*.md")) - {index} == decisions
+
+
+def read(name: str) -> str:
+    return PAGES[name].read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a small repository with a page `docs/other.md`."""
+    monkeypatch.setattr(links, "ROOT", tmp_path)
+    (tmp_path / ".gitignore").write_text("infra/.env\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "other.md").write_text('# A `b_c` & d\n\n## Twice\n\n## Twice\n\n<a id="own"></a>\n')
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "real.py").write_text("def work(): ...\n")
+    return tmp_path
+
+
+def page(root: Path, text: str) -> Path:
+    path = root / "docs" / "page.md"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a](other.md)",
+        "[a](other.md#a-b_c--d) and [b](other.md#twice-1), [c](other.md#own)",
+        "# Here\n[a](#here)",
+        "[a](https://example.org/no-check) [m](mailto:a@example.org)",
+        "```\n[a](missing.md)\n```",
+        "`[a](missing.md)`",
+        '<img src="other.md">',
+    ],
+)
+def test_good_links(root: Path, text: str):
+    assert links.broken_links(page(root, text)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a](missing.md)",
+        "[a](other.md#twice-2)",
+        "[a](#here)",
+        "![a](missing.png)",
+        "[a][b]\n\n[b]: missing.md",
+        '<img alt="x" src="missing.png">',
+        "[outside](../../missing.md)",
+        "````\n```\n````\n[a](missing.md)",
+    ],
+)
+def test_broken_links(root: Path, text: str):
+    assert len(links.broken_links(page(root, text))) == 1
+
+
+def test_broken_paths(root: Path):
+    good = "`tasks/real.py` `tasks.real.work` `tasks.real` `infra/.env` `tasks/<name>/x.py` `other/thing` `train.lr`"
+    assert links.broken_paths(page(root, good)) == []
+    bad = "`tasks/unreal.py` `tasks.unreal` `tasks.real.rest` `docs/nothing`"
+    assert len(links.broken_paths(page(root, bad))) == 4
+
+
+def test_long_lines_and_words(root: Path):
+    words = "word " * 30
+    url = "https://example.org/" + "x" * 120
+    good = f"| {words} |\n\n```\n{words}\n```\n\n[a]({url})\n\n`picture` and pictured\n"
+    assert style.long_lines(page(root, good)) == []
+    assert style.replaced_words(page(root, good)) == []
+    assert style.long_lines(page(root, words)) == ["line 1 has 150 characters; at most 100 are allowed"]
+    assert style.replaced_words(page(root, "A picture.\n\n```\npicture\n```\n")) == ["line 1: 'picture': write image"]
