@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraint
 # Two test files at a time; tests/conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
-.PHONY: demo test lint audit unit integration e2e ray export docs-reference clean
+.PHONY: demo test lint audit unit integration e2e ray export docs-reference docs-outputs clean
 
 demo: .venv/installed
 	$(BIN)/pairmill demo
@@ -47,6 +47,11 @@ export: .venv/installed-dev
 # The pages of docs/ that the code writes: config keys, commands, columns, drop reasons, exit codes.
 docs-reference: .venv/installed-dev
 	$(BIN)/python -m docs.tools.reference
+
+# The outputs of commands in the pages, from a folder in which the demo ran: make docs-outputs DEMO=FOLDER
+DEMO ?= .
+docs-outputs: .venv/installed-dev
+	$(BIN)/python -m docs.tools.outputs $(DEMO)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

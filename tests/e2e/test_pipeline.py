@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 
 from dataops.digest import file_sha256
 from dataops.stages import PAIR_STAGES
+from docs.tools.links import pages
+from docs.tools.outputs import find_blocks, read_variables
 from infra.local import services
 from tasks.reports.drop_reasons import find_reason
 from tests.e2e.conftest import Pairmill
@@ -106,6 +110,34 @@ def test_held_out_emoji_are_in_no_pair(pairmill, undisturbed):
     assert names
     assert captions
     assert not names & captions
+
+
+_RUN_EACH = """
+import contextlib, io, json, sys
+from flows.cli import run_command
+results = []
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        code = run_command(arguments)
+    results.append([code, output.getvalue()])
+print(json.dumps(results))
+"""
+
+
+def test_outputs_in_the_docs_have_the_lines_of_the_commands(pairmill, undisturbed):
+    variables = read_variables(undisturbed)
+    blocks = [block for page in pages() for block in find_blocks(page.read_text(encoding="utf-8"))]
+    shown = [block for block in blocks if block.shown.startswith("pairmill ") and not block.demo_only]
+    assert shown
+    calls = [block.arguments(variables)[1:] for block in shown]
+    command = [sys.executable, "-c", _RUN_EACH, json.dumps(calls)]
+    env = pairmill.env | {"COLUMNS": "100"}
+    done = subprocess.run(command, cwd=pairmill.folder, env=env, capture_output=True, text=True, check=True)
+    for block, (code, output) in zip(shown, json.loads(done.stdout), strict=True):
+        lines = {" ".join(line.split()) for line in output.splitlines()}
+        assert code == 0, block.command
+        missing = [label for label in block.labels() if label not in lines]
+        assert missing == [], f"{block.command}: run `make docs-outputs` after a demo"
 
 
 def test_second_run_reuses_every_snapshot(pairmill, undisturbed):
