@@ -8,26 +8,36 @@ PairmillError
 ├── TrainingDiverged       4   loss or gradients are not finite
 ├── GateRefused            5   the model is below a limit of the config
 ├── SourceError           75   an archive, list or site could not be read (retryable)
+│   └── UnusableSource      2   it would be read in the same way again
 ├── StorageError          75   the store failed (retryable)
 ├── LeaseLost             75   another run took over the snapshot (retryable)
 ├── ServiceError          75   Prefect or MLflow did not start or respond (retryable)
 └── JobFailed              1   a subprocess failed; 75 if its own exit code was 75
 
 A bad sample is a dropped row, a bad part raises one of these errors, a bad run is a failed flow. Exit code 75
-(EX_TEMPFAIL of sysexits.h) means that a retry may succeed.
+(EX_TEMPFAIL of sysexits.h) means that a rerun may succeed. `retryable` means that a retry within the same run may: a full
+disk and a file that changed while it was read need a rerun.
 """
+
+import errno
 
 from dataops.redaction import redact
 
 
 class PairmillError(Exception):
-    """Base class of all errors here. `retryable`: whether a retry may succeed. Secrets are removed from the texts."""
+    """Base class of all errors here. Secrets are removed from the texts.
+
+    Args:
+        retryable: whether a retry within the same run may succeed, if that differs from what the class says.
+    """
 
     exit_code: int = 1
     retryable: bool = False
 
-    def __init__(self, *texts: str):
+    def __init__(self, *texts: str, retryable: bool | None = None):
         super().__init__(*(redact(str(text)) for text in texts))
+        if retryable is not None:
+            self.retryable = retryable
 
 
 class ConfigError(PairmillError):
@@ -67,6 +77,27 @@ class SourceError(PairmillError):
 
     exit_code = 75
     retryable = True
+
+
+class UnusableSource(SourceError):
+    """An archive, list or site that the config names is missing, damaged or forbidden: a retry reads the same."""
+
+    exit_code = 2
+    retryable = False
+
+
+def explain_unreadable(path: object, error: OSError | EOFError) -> SourceError:
+    """Return the error of a local file that cannot be read. A retry may help only if a disk or its network failed.
+
+    Args:
+        error: what reading raised; readers of compressed files raise it for damaged data too.
+    """
+    number, text = getattr(error, "errno", None), getattr(error, "strerror", None) or error
+    kind = SourceError if number in _TEMPORARY else UnusableSource
+    return kind(f"cannot read {path}: {text}")
+
+
+_TEMPORARY = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class StorageError(PairmillError):

@@ -15,7 +15,7 @@ from isal.igzip_lib import DECOMP_GZIP, IgzipDecompressor, IsalError
 from lz4.frame import LZ4FrameDecompressor
 
 from dataops.archives.stream import Window
-from dataops.errors import SourceError
+from dataops.errors import UnusableSource
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -93,7 +93,7 @@ def find_codec(window: Window) -> tuple[Codec | None, int]:
         at += size
         window.keep = at
     if at == 0 and window.at(0, 4, 4) == _DICTIONARY_FRAME:
-        raise SourceError(f"its zstd dictionary is damaged, or has over {_MAX_DICTIONARY} bytes")
+        raise UnusableSource(f"its zstd dictionary is damaged, or has over {_MAX_DICTIONARY} bytes")
     start = window.at(at, 18, 18)
     if start.startswith(_ZSTD_MAGIC):
         _check_dictionary(start, dictionary)
@@ -126,12 +126,12 @@ def _read_dictionary(content: bytes) -> zstd.ZstdDict:
             inflater = zstd.ZstdDecompressor()
             content = inflater.decompress(content, _MAX_DICTIONARY)
             if not inflater.eof:
-                raise SourceError(f"its zstd dictionary is cut off, or has over {_MAX_DICTIONARY} bytes")
+                raise UnusableSource(f"its zstd dictionary is cut off, or has over {_MAX_DICTIONARY} bytes")
         dictionary = zstd.ZstdDict(content)
         zstd.ZstdDecompressor(zstd_dict=dictionary)  # raises ZstdError for a damaged one
         return dictionary
     except (zstd.ZstdError, ValueError) as error:
-        raise SourceError(f"its zstd dictionary cannot be used: {error}") from error
+        raise UnusableSource(f"its zstd dictionary cannot be used: {error}") from error
 
 
 def _check_dictionary(frame: bytes, dictionary: zstd.ZstdDict | None) -> None:
@@ -141,7 +141,7 @@ def _check_dictionary(frame: bytes, dictionary: zstd.ZstdDict | None) -> None:
     except zstd.ZstdError:
         return
     if needed and dictionary is None:
-        raise SourceError(
+        raise UnusableSource(
             f"it needs the zstd dictionary {needed}, which is not in the file; decompress it with the dictionary "
             "(`zstd -d -D DICTIONARY FILE`) and read the plain file"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from dataops.archives.http_body import BadBody, ResponseHead, decode_body, split_response
 from dataops.archives.stream import Damage
 from dataops.archives.warc_records import read_records
-from dataops.errors import SourceError
+from dataops.errors import SourceError, explain_unreadable
 from dataops.regular_files import open_regular
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
@@ -72,9 +72,9 @@ def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) ->
                 if found:
                     yield found
     except SourceError as error:
-        raise SourceError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
+        raise explain_unreadable(path, error) from error
 
 
 class _Fields:

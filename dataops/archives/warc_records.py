@@ -11,7 +11,7 @@ from dataops.archives.inner_archives import MAX_HEAD
 from dataops.archives.members import Chunk, inflate_members, starts_record
 from dataops.archives.record_runs import VERSIONS, ChunkRun, StreamedRecord, new_record, read_run
 from dataops.archives.stream import ByteStream, Damage, Window
-from dataops.errors import SourceError
+from dataops.errors import UnusableSource
 
 MAX_DAMAGES = 1000
 """Number of unreadable records above which a file counts as unreadable."""
@@ -44,7 +44,7 @@ def read_records(stream: ByteStream, max_bytes: int) -> Iterator[StreamedRecord 
     window = Window(stream)
     hint = _hint(window)
     if hint:
-        raise SourceError(f"no WARC record: {hint}, at byte 0")
+        raise UnusableSource(f"no WARC record: {hint}, at byte 0")
     chunks = _chunks(window)
     start = next(chunks, None)
     damages, first_damage, found_any = 0, 0, False
@@ -66,11 +66,11 @@ def read_records(stream: ByteStream, max_bytes: int) -> Iterator[StreamedRecord 
                 damages += 1
                 first_damage = found.offset if damages == 1 else first_damage
                 if damages > MAX_DAMAGES:
-                    raise SourceError(f"over {MAX_DAMAGES} unreadable records, at byte {found.offset}")
+                    raise UnusableSource(f"over {MAX_DAMAGES} unreadable records, at byte {found.offset}")
             yield found
         start = run.next
     if damages and not found_any:
-        raise SourceError(f"no WARC record, at byte {first_damage}")
+        raise UnusableSource(f"no WARC record, at byte {first_damage}")
 
 
 def _hint(window: Window) -> str:

@@ -16,7 +16,7 @@ import msgspec
 
 from dataops.archives.stream import ByteStream, Damage
 from dataops.archives.warc_records import read_records
-from dataops.errors import SourceError
+from dataops.errors import UnusableSource
 from dataops.web.captions import normalise_caption
 from dataops.web.declarations import (
     is_license_link,
@@ -179,7 +179,7 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
         count("pages")
         yield page
     if not found and others > 1:
-        raise SourceError("no WAT record; is it an archive of pages, of kind 'warc'?")
+        raise UnusableSource("no WAT record; is it an archive of pages, of kind 'warc'?")
 
 
 def extract_wat_pairs(

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dataops.errors import SourceError
+from dataops.errors import UnusableSource
 from dataops.pair_lists.columns import ColumnNames, Columns, find_columns, find_columns_in_first_row
 from dataops.pair_lists.delimited import decode_stream, parse_records
 from dataops.regular_files import check_regular
@@ -67,7 +67,7 @@ def detect_format(name: str) -> tuple[Format, str | None]:
     compression = _COMPRESSIONS.get(path.suffix)
     kind = _SUFFIXES.get(Path(path.stem).suffix if compression else path.suffix)
     if kind is None or (kind == "parquet" and compression):
-        raise SourceError(
+        raise UnusableSource(
             f"{name}: no pair list by its ending; known are {', '.join(_SUFFIXES)}; all but Parquet also with .gz or .zst"
         )
     return kind, compression
@@ -116,7 +116,7 @@ def translate_errors(path: Path) -> Iterator[None]:
         check_regular(path)
         yield
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException) as error:
-        raise SourceError(
+        raise UnusableSource(
             f"{path}: cannot be read ({str(error) or type(error).__name__}); fetch it again, or remove it from source.paths"
         ) from error
 
@@ -163,7 +163,7 @@ def _read_delimited(
             yield number, fields[columns.url], fields[columns.caption], page, _dump_json(extra) if extra else None
         number += 1
     if columns is None:
-        raise SourceError(f"{name}: contains no row")
+        raise UnusableSource(f"{name}: contains no row")
 
 
 def _read_jsonl(stream: BinaryIO, configured: ColumnNames, report: ReportBadRow, name: str) -> Iterator[_Row]:
@@ -186,7 +186,7 @@ def _read_jsonl(stream: BinaryIO, configured: ColumnNames, report: ReportBadRow,
         extra = {keys[i]: value.get(keys[i]) for i in columns.extra}
         yield number, *texts, _dump_json(extra) if extra else None
     if columns is None:
-        raise SourceError(f"{name}: contains no JSON object")
+        raise UnusableSource(f"{name}: contains no JSON object")
 
 
 def _json_lines(stream: BinaryIO) -> Iterator[bytes | None]:
@@ -262,7 +262,9 @@ def _check_text(field: pa.Field, schema: pa.Schema, name: str) -> None:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind)):
         listed = ", ".join(f"{f.name} {f.type}" for f in schema)
-        raise SourceError(f"{name}: column {field.name!r} has the type {field.type}, not text; its columns: {listed}")
+        raise UnusableSource(
+            f"{name}: column {field.name!r} has the type {field.type}, not text; its columns: {listed}"
+        )
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -193,16 +193,19 @@ def storage_errors(what: str, where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or error}{_remedy(error, where)}") from error
+        retryable = False if error.errno in DISK_FULL | FORBIDDEN else None
+        raise StorageError(f"{what}: {error.strerror or error}{_remedy(error, where)}", retryable=retryable) from error
 
 
 def _remedy(error: OSError, where: Path) -> str:
     if error.errno in DISK_FULL:
         return f". Free some space on the disk of {where}, then rerun: what is finished is kept"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in FORBIDDEN:
         return f". Make {where} writable for this user, or set store.uri to another place"
     return ""
 
 
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""Error numbers of a missing permission."""
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a full disk, quota or file."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.digest import canonical_json, text_sha256
-from dataops.errors import ConfigError, SourceError
+from dataops.errors import ConfigError, UnusableSource
 from dataops.images import decode as images
 from dataops.images.fingerprint import MATRIX_SIDE
 from dataops.images.near_duplicates import find_close_pairs, hamming_distance
@@ -184,7 +184,7 @@ def _read_files(files: Sequence[SourceFile]) -> Iterator[tuple[str, bytes]]:
                         if content:
                             yield f"{file.name}/{info.name}", content.read()
             except (tarfile.TarError, EOFError, ValueError) as error:
-                raise SourceError(f"curate.overlap.paths: {file.name} is not a whole tar file ({error})") from error
+                raise UnusableSource(f"curate.overlap.paths: {file.name} is not a whole tar file ({error})") from error
 
 
 def search_shards(draft: Draft, task: SearchTask) -> Record:

@@ -74,8 +74,8 @@ class DownloadConfig(PoliteConfig):
     shard_size: int = Field(default=10_000, ge=1, le=100_000)
     """Rows of a shard, including the failed ones."""
     min_success: float = Field(default=0.05, ge=0, le=1)
-    """Minimum share of fetched rows. Below it the stage fails and can be rerun, since the cause is likely the own
-    network and not the web. 0 turns this off."""
+    """Minimum share of fetched rows. Below it the stage fails: with exit code 75 if a rerun may fetch enough rows (the own
+    network was down), else with 2, the most frequent failure class and what to change. 0 turns this off."""
 
     @model_validator(mode="after")
     def _png_compression(self) -> Self:

@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from tasks.web.fetch_error import is_transient
+
+_UNCLEAR = frozenset({"lost", "other", "worker_died", "out_of_memory"})
+"""Failures of this machine or of the program, not of the image or its host."""
 PATTERN = re.compile(r"[a-z0-9_*?]+")
 _DIGITS = re.compile(r"(?<=\d)x+$")
 
@@ -11,6 +15,15 @@ _DIGITS = re.compile(r"(?<=\d)x+$")
 def matches_class(name: str | None, patterns: Sequence[str]) -> bool:
     """Return whether a class matches a pattern: a name, one with `*` or `?`, or one such as `http_5xx`."""
     return name is not None and any(fnmatchcase(name, _to_glob(pattern)) for pattern in patterns)
+
+
+def may_succeed_later(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether a row that failed in this way may be fetched later.
+
+    Args:
+        patterns: `download.retry.classes`, which may name further classes than the temporary ones.
+    """
+    return is_transient(name) or name in _UNCLEAR or matches_class(name, patterns)
 
 
 def check_patterns(patterns: Iterable[str]) -> tuple[str, ...]:

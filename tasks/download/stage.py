@@ -16,14 +16,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataops.errors import SourceError
 from dataops.formatting import format_counts, format_share
 from dataops.snapshot import Draft, Record
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.originals import Originals
 from tasks.download.rounds import REOPENED, ShardCut, run_rounds
 from tasks.download.shard import ShardTask
-from tasks.download.summary import format_failures, merge_hosts
+from tasks.download.summary import explain_failure, merge_hosts
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
@@ -35,7 +34,8 @@ logger = logging.getLogger(__name__)
 def make(work: Work[DownloadConfig]) -> StageOutput:
     """Download all shards and retry failed rows in rounds; of a reopened snapshot, only the rounds are left.
 
-    Raises: SourceError when less than `min_success` of the rows was fetched; a rerun fetches the failed shards again.
+    Raises: SourceError or ConfigError when less than `min_success` of the rows was fetched (see `explain_failure`); the
+        failed shards are fetched again by a later run.
     """
     config, draft, source = work.config, work.draft, work.inputs["filter"]
     objects = [(source.path(part.name), part.rows) for part in source.named("part-", ".parquet")]
@@ -63,10 +63,7 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     hosts = merge_hosts(record.facts["hosts"] for record in records)
     if counts.kept < config.min_success * counts.input:
         _delete_failed_shards(draft, fetched, config)
-        raise SourceError(
-            f"download: fetched {counts.kept:,} of {counts.input:,} images, less than the share {config.min_success:g} "
-            f"of download.min_success. Check the network, then rerun\n{format_failures(counts, hosts)}"
-        )
+        raise explain_failure(counts, hosts, config)
     size = sum(record.facts["bytes"] for record in records)
     facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
     return StageOutput(parts, counts, facts)

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping
 import polars as pl
 import pyarrow as pa
 
+from dataops.errors import ConfigError, PairmillError, SourceError
 from dataops.filters import host
-from dataops.formatting import format_counts
+from dataops.formatting import format_counts, format_share
 from dataops.snapshot import Counts
+from tasks.download.config import DownloadConfig
+from tasks.download.failure_classes import may_succeed_later
+from tasks.reports.drop_reasons import find_reason
 
 HostCounts = dict[str, dict[str, int]]
 """By host: `rows`, the number of rows that are kept or dropped, and the dropped ones by failure class."""
@@ -59,6 +63,35 @@ def subtract_hosts(hosts: HostCounts, retried: HostCounts) -> HostCounts:
         rest = {key: number - retried.get(name, {}).get(key, 0) for key, number in counts.items()}
         left[name] = {key: number for key, number in rest.items() if number > 0 or key == "rows"}
     return left
+
+
+def explain_failure(counts: Counts, hosts: HostCounts, config: DownloadConfig) -> PairmillError:
+    """Return the error of a download with less than `min_success` fetched rows.
+
+    It is a SourceError (retryable) if the rows that may be fetched later are enough to reach `min_success`. Otherwise it
+    is a ConfigError that names the permanent failure class of most rows, its share, and what to change.
+    """
+    what = (
+        f"download: fetched {counts.kept:,} of {counts.input:,} images, less than the share {config.min_success:g} of "
+        "download.min_success"
+    )
+    permanent = {name: n for name, n in counts.dropped.items() if not may_succeed_later(name, config.retry.classes)}
+    name, number = max(permanent.items(), key=lambda item: (item[1], item[0]), default=("", 0))
+    if counts.input - sum(permanent.values()) >= config.min_success * counts.input:
+        more = f" {_explain_class(name, number, counts)}." if 2 * number > counts.input else ""
+        return SourceError(f"{what}.{more} Check the network, then rerun\n{format_failures(counts, hosts)}")
+    cause = _explain_class(name, number, counts)
+    return ConfigError(f"{what}. {cause}, then start a new run\n{format_failures(counts, hosts)}")
+
+
+def _explain_class(name: str, number: int, counts: Counts) -> str:
+    """Return the share of rows that failed in a permanent way, its meaning, and what to change."""
+    reason = find_reason("download", name)
+    meaning = f": {reason.meaning}" if reason else "."
+    remedy = reason.remedy if reason and reason.remedy.startswith("`download.") else ""
+    change = f"Set {remedy}" if remedy else "Use another source, or lower download.min_success"
+    share = format_share(number, counts.input)
+    return f"{number:,} ({share}) failed as {name}{meaning} A retry cannot solve this. {change}"
 
 
 def format_failures(counts: Counts, hosts: HostCounts, shown: int = 10) -> str:

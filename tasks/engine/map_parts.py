@@ -188,7 +188,8 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
         if error.errno not in DISK_FULL:
             raise
         raise StorageError(
-            f"{stage} {task.id}: {error}. Free some space in {tempfile.gettempdir()}, or set TMPDIR, then rerun"
+            f"{stage} {task.id}: {error}. Free some space in {tempfile.gettempdir()}, or set TMPDIR, then rerun",
+            retryable=False,
         ) from error
 
 

@@ -32,22 +32,21 @@ def extract_file(draft: Draft, task: FileTask) -> Record:
     """Write the kept and the dropped part of one source file, or copy them from an earlier snapshot.
 
     Returns: the record of the task; a file that cannot be read has a record without parts.
-    Raises: SourceError if the file cannot be read and attempts are left, or if too many files failed.
+    Raises: SourceError if the file cannot be read and an attempt is left that may succeed, or if too many files failed.
     """
     entry = entry_name(task.config.row_config(), task.digest, task.file.name)
     try:
         copied = copy_indexed_parts(draft, entry, task.index)
         record = copied.model_copy(update={"task": task.id}) if copied else _extract(draft, task)
     except SourceError as error:
-        is_named = task.file.name in str(error)
-        return _record_failure(draft, task, str(error) if is_named else f"{task.file.name}: {error}")
+        return _record_failure(draft, task, error)
     write_entry(draft, entry, record)
     return record
 
 
 def _extract(draft: Draft, task: FileTask) -> Record:
     if task.file.digest() != task.digest:
-        raise SourceError(f"{task.file.name} changed while the run read it; start the run again")
+        raise SourceError(f"{task.file.name} changed while the run read it; start the run again", retryable=False)
     with (
         scratch_folder("extract") as folder,
         closing(PairsWriter(NAME, task.file.name, task.config.extracted_with, folder)) as rows,
@@ -57,25 +56,26 @@ def _extract(draft: Draft, task: FileTask) -> Record:
         return Record(task=task.id, parts=parts, counts=counts, facts=rows.facts())
 
 
-def _record_failure(draft: Draft, task: FileTask, error: str) -> Record:
+def _record_failure(draft: Draft, task: FileTask, error: SourceError) -> Record:
     """Record a failed attempt. After the last attempt, return the record of a failed file if its failure is allowed.
+
+    An error that no retry can solve makes the first attempt the last one.
 
     Raises: SourceError while attempts are left, and if more than `max_failed_files` files failed.
     """
-    store, name = draft.store, draft.scratch(f"failed/{task.id}")
-    errors = [
-        *(store.read(name).decode().splitlines() if store.size(name) is not None else []),
-        error.replace("\n", " "),
-    ]
-    store.put(name, "\n".join(errors).encode())
-    if len(errors) < ATTEMPTS:
-        raise SourceError(error)
-    failed = [name for name in store.names(draft.scratch("failed")) if len(store.read(name).splitlines()) >= ATTEMPTS]
-    allowed = task.config.max_failed_files
-    if len(failed) > allowed:
-        detail = f" ({len(failed)} files failed; source.max_failed_files allows {allowed})" if allowed else ""
-        raise SourceError(error + detail)
-    return Record(task=task.id, counts=Counts(), facts={"file": task.file.name, "failed": errors[-1]})
+    store, name = draft.store, draft.scratch(f"failing/{task.id}")
+    text = (str(error) if task.file.name in str(error) else f"{task.file.name}: {error}").replace("\n", " ")
+    attempts = 1 + (len(store.read(name)) if store.size(name) is not None else 0)
+    store.put(name, b"." * attempts)
+    if error.retryable and attempts < ATTEMPTS:
+        raise type(error)(text)
+    store.put(draft.scratch(f"failed/{task.id}"), text.encode())
+    failed, allowed = len(store.names(draft.scratch("failed"))), task.config.max_failed_files
+    if failed > allowed:
+        many = f" ({failed} files failed; source.max_failed_files allows {allowed})" if allowed else ""
+        remedy = "; leave it out of source.paths, or raise source.max_failed_files" if error.exit_code == 2 else ""
+        raise type(error)(f"{text}{many}{remedy}", retryable=False)
+    return Record(task=task.id, counts=Counts(), facts={"file": task.file.name, "failed": text})
 
 
 def delete_stale_records(draft: Draft, tasks: Sequence[FileTask]) -> None:
@@ -92,4 +92,5 @@ def delete_stale_records(draft: Draft, tasks: Sequence[FileTask]) -> None:
             facts = Record.model_validate_json(store.read(name)).facts
             if "failed" in facts or facts["file"] != task.file.name:
                 store.delete_tree(name)
-    store.delete_tree(draft.scratch("failed"))
+    for folder in ("failing", "failed"):
+        store.delete_tree(draft.scratch(folder))

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dataops.digest import canonical_json, file_sha256, text_sha256
-from dataops.errors import ConfigError, SourceError
+from dataops.errors import ConfigError, SourceError, explain_unreadable
 from dataops.regular_files import open_regular
 from dataops.snapshot import Input
 from tasks.files.base import OpenFile, SourceFile
@@ -29,13 +29,13 @@ class LocalFile(SourceFile):
             stat = self.path.stat()
             return _digest(self.path, stat.st_size, stat.st_mtime_ns)
         except OSError as error:
-            raise SourceError(f"cannot read {self.path}: {error.strerror or error}") from error
+            raise explain_unreadable(self.path, error) from error
 
     def open(self) -> OpenFile:
         try:
             return open_regular(self.path)
         except OSError as error:
-            raise SourceError(f"cannot read {self.path}: {error.strerror or error}") from error
+            raise explain_unreadable(self.path, error) from error
 
     @contextmanager
     def local(self) -> Iterator[Path]:

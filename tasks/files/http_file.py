@@ -12,7 +12,7 @@ import time
 from functools import lru_cache
 from urllib.parse import SplitResult
 
-from dataops.errors import SourceError
+from dataops.errors import SourceError, UnusableSource
 from tasks.files.resumable import Connection, ConnectionBroken
 from tasks.web.address_policy import AddressResolver, Target
 from tasks.web.bounded_socket import ByteBudget
@@ -67,12 +67,12 @@ class HttpFile:
         except FetchError as error:
             if error.is_transient or error.reason == "bad_response":
                 raise ConnectionBroken(str(error)) from error
-            raise SourceError(f"{url}: {error}") from error
+            raise UnusableSource(f"{url}: {error}") from error
         except ssl.SSLCertVerificationError as error:
-            raise SourceError(f"{url}: {error.verify_message}") from error
+            raise UnusableSource(f"{url}: {error.verify_message}") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ConnectionBroken(_text(error)) from error
-        raise SourceError(f"{self.url}: more than {MAX_REDIRECTS} redirects")
+        raise UnusableSource(f"{self.url}: more than {MAX_REDIRECTS} redirects")
 
     def _request(self, url: str, offset: int) -> tuple[http.client.HTTPConnection, Response]:
         parts = split_url(url)
@@ -119,7 +119,7 @@ class HttpFile:
                 f"{self.url}: HTTP {status} {response.reason}", parse_retry_seconds(response.headers.get("Retry-After"))
             )
         if status not in (200, 206):
-            raise SourceError(f"{self.url}: HTTP {status} {response.reason}")
+            raise UnusableSource(f"{self.url}: HTTP {status} {response.reason}")
         start, size = 0, response.length
         if status == 206:
             range_ = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))

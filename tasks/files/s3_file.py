@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dataops.digest import text_sha256
-from dataops.errors import SourceError
+from dataops.errors import SourceError, UnusableSource
 from dataops.storage.s3_codes import CHANGED, MISSING, REFUSED, error_code
 from tasks.files.base import SourceFile
 from tasks.files.resumable import Connection, ConnectionBroken, ResumableStream, RetryLimit
@@ -125,7 +125,8 @@ def translate_s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
         remedy = "; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions" if code in REFUSED else ""
         if broken and code not in MISSING | REFUSED:
             raise ConnectionBroken(f"{uri}: {error}") from error
-        raise SourceError(f"{uri}: {error}{remedy}") from error
+        kind = UnusableSource if code in MISSING | REFUSED else SourceError
+        raise kind(f"{uri}: {error}{remedy}") from error
     except BotoCoreError as error:
         if broken:
             raise ConnectionBroken(f"{uri}: {error}") from error

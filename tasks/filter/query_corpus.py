@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TextIO
 import polars as pl
 import pyarrow as pa
 
-from dataops.errors import SourceError
+from dataops.errors import explain_unreadable
 from dataops.regular_files import open_regular
 from dataops.text.query_building import BIGRAMS, UNIGRAMS, count_bigrams, count_unigrams, sum_counts
 from tasks.engine.map_parts import worker_pool
@@ -137,7 +137,7 @@ def read_lines(path: Path) -> Iterator[str]:
         with open_regular(path) as file, _decompress(file, path.suffix) as lines:
             yield from lines
     except (OSError, EOFError) as error:
-        raise SourceError(f"cannot read {path}: {error}") from error
+        raise explain_unreadable(path, error) from error
 
 
 def _decompress(file: BinaryIO, suffix: str) -> TextIO:

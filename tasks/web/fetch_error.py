@@ -3,6 +3,11 @@
 _TRANSIENT = frozenset({"timeout", "dns", "connect", "incomplete", "host_busy", "http_408", "http_425", "http_429"})
 
 
+def is_transient(reason: str) -> bool:
+    """Return whether a retry of a fetch that failed for this reason may succeed."""
+    return reason in _TRANSIENT or reason.startswith("http_5")
+
+
 class FetchError(Exception):
     """A fetch failed. The text is `reason: detail`, and equal failures of two runs have equal texts."""
 
@@ -16,4 +21,4 @@ class FetchError(Exception):
     @property
     def is_transient(self) -> bool:
         """Return whether a retry may succeed."""
-        return self.reason in _TRANSIENT or self.reason.startswith("http_5")
+        return is_transient(self.reason)

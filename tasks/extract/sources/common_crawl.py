@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from dataops.digest import text_sha256
-from dataops.errors import SourceError
+from dataops.errors import UnusableSource
 from dataops.snapshot import Input
 from tasks.engine.context import Context
 from tasks.extract.sources.wat import WatReader
@@ -119,13 +119,13 @@ def _read_listing(name: str, stream: ResumableStream) -> Sequence[str]:
             while data := stream.read(1 << 20):
                 text.write(inflater.decompress(data, MAX_LISTING_BYTES + 1 - text.tell()))
                 if text.tell() > MAX_LISTING_BYTES:
-                    raise SourceError(f"{name}: larger than {MAX_LISTING_BYTES:,} bytes")
+                    raise UnusableSource(f"{name}: larger than {MAX_LISTING_BYTES:,} bytes")
         except zlib.error as error:
-            raise SourceError(f"{name}: not gzip: {error}") from error
+            raise UnusableSource(f"{name}: not gzip: {error}") from error
     paths = text.getvalue().decode("utf-8", "replace").split()
     for path in paths:
         if not _PATH.fullmatch(path) or ".." in path:
-            raise SourceError(f"{name}: {path[:200]!r} is no path of a WAT file")
+            raise UnusableSource(f"{name}: {path[:200]!r} is no path of a WAT file")
     if not paths:
-        raise SourceError(f"{name}: the list is empty")
+        raise UnusableSource(f"{name}: the list is empty")
     return list(dict.fromkeys(paths))

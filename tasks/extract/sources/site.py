@@ -7,7 +7,8 @@ resumes. The WARC files become evidence parts of the snapshot, which no digest c
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dataops.archives.warc import Damage, read_pages
 from dataops.digest import canonical_json, text_sha256
-from dataops.errors import SourceError, StorageError
+from dataops.errors import SourceError, StorageError, UnusableSource
 from dataops.formatting import format_counts
 from dataops.snapshot import Draft, Input, Record
 from dataops.store import open_store
@@ -30,6 +31,7 @@ from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import PagesSource
 from tasks.files.base import OpenFile, SourceFile
 from tasks.web.address_policy import parse_connect_to
+from tasks.web.fetch_error import is_transient
 from tasks.web.user_agent import format_user_agent
 
 logger = logging.getLogger(__name__)
@@ -168,9 +170,7 @@ class SiteSource(PagesSource):
         if not facts["outcomes"].get("archived"):
             shutil.rmtree(folder)  # so that the next attempt requests the pages again
             outcomes = format_counts(facts["outcomes"].items())
-            raise SourceError(
-                f"the crawl from {', '.join(self.start)} found no page ({outcomes}); check source.start and the network"
-            )
+            raise _explain_empty_crawl(f"the crawl from {', '.join(self.start)} found no page ({outcomes})", facts)
         logger.info("crawl: %s", format_counts(facts["outcomes"].items()))
         parts = [draft.put_file(path.name, path) for path in sorted((folder / "out").glob("evidence-*"))]
         return Record(task=_TASK, parts=parts, facts={"crawl": facts})
@@ -183,6 +183,24 @@ class SiteSource(PagesSource):
                     rows.add_damage(number, found.reason)
                 else:
                     self.add_page(replace(found, offset=number), rows)
+
+
+_REMEDIES = {
+    "private_address": "set source.connect_to for a host of your own",
+    "no_contact": "set source.contact",
+    "robots_denied": "robots.txt disallows the pages; set source.start to other pages",
+    "crawl_delay_too_long": "raise source.max_crawl_delay",
+}
+"""What to do if a crawl found no page, by the outcome of most URLs."""
+
+
+def _explain_empty_crawl(what: str, facts: Mapping[str, Any]) -> SourceError:
+    """Return the error of a crawl without a page; a retry may help only if a request failed for a temporary reason."""
+    outcomes = Counter(facts["outcomes"])
+    if any(is_transient(outcome) or outcome == "robots_unreachable" for outcome in outcomes):
+        return SourceError(f"{what}; check source.start and the network")
+    most = outcomes.most_common(1)[0][0] if outcomes else ""
+    return UnusableSource(f"{what}; {_REMEDIES.get(most, 'check source.start')}")
 
 
 @dataclass(frozen=True)

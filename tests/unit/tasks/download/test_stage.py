@@ -152,6 +152,7 @@ def test_stage_fails_and_deletes_failed_shards_when_too_few_images_are_fetched(
         "dead.test 6 of 7 (dns 6)",
         "poor.test 2 of 3 (dns 2)",
     ]
+    assert failed.value.retryable
     assert draft.done("shard-00000") is not None
     assert draft.done("shard-00001") is None
     assert DOWNLOAD.make(work(0.5)).counts.kept == 5

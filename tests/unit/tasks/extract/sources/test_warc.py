@@ -73,5 +73,9 @@ def test_extract_takes_an_empty_archive_as_one_without_records(tmp_path: Path, k
 @pytest.mark.parametrize("kind", KINDS)
 def test_extract_names_the_file_that_is_no_archive_and_the_remedy(tmp_path: Path, kind: str):
     archive = FORMATS["gz"](warc_records() if kind == "warc" else wat_records())
-    with pytest.raises(SourceError, match=r"site\.wacz: no WARC record: this is a ZIP file.*`unzip FILE"):
+    with pytest.raises(SourceError, match=r"site\.wacz: no WARC record: this is a ZIP file.*`unzip FILE") as caught:
         extract(tmp_path, kind, {"a.warc.gz": archive.data, "site.wacz": b"PK\x03\x04" + archive.data})
+    assert str(caught.value).endswith("; leave it out of source.paths, or raise source.max_failed_files")
+    assert (caught.value.exit_code, caught.value.retryable) == (2, False)
+    attempts = list(tmp_path.rglob("failing/*"))
+    assert [path.stat().st_size for path in attempts] == [1], "the damaged file was read once"
