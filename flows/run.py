@@ -24,6 +24,7 @@ from flows.allowed_stores import check_store
 from flows.config import RunConfig, check_config, config_name, load_config
 from flows.display import RunDisplay
 from flows.events import emit_events
+from flows.next_step import next_step
 from flows.records import (
     RUN_ID,
     RunRecord,
@@ -213,15 +214,7 @@ class Run:
 
     def failure_message(self, error: BaseException) -> str:
         """Return the message of the flow run's state: the stage, the kind of error, what to do, and the error itself."""
-        code = error.exit_code if isinstance(error, PairmillError) else 1
-        rerun = f"Retry this flow run, or: pairmill rerun {self.record.run_id}"
-        remedy = {
-            2: "Correct the config and begin a new run.",
-            3: f"Make the broken stage again: pairmill rerun {self.record.run_id} --from STAGE",
-            4: "Change [train] and begin a new run.",
-            5: "The version is kept as candidate. Begin a new run with another recipe, or lower the floor.",
-        }
-        return f"{self.stage} failed: {type(error).__name__}. {remedy.get(code, rerun)}\n{error}"
+        return f"{self.stage} failed: {type(error).__name__}. {next_step(error, self.record.run_id)}\n{error}"
 
 
 def name_flow_run() -> str:

@@ -17,7 +17,10 @@ pairmill run mine.toml; case $? in 0) echo done;; 75) echo "run it again";; esac
 _MEANINGS = {
     0: ("Done.", ""),
     1: ("Another error, such as a job that failed or an exception.", "Read the message and the log that it names."),
-    2: ("The config or the command line is wrong.", "Correct what the message lists. Nothing was changed."),
+    2: (
+        "The config or the command line is wrong, or a source or host that the config names cannot be used.",
+        "Correct what the message lists, then start a new run. A retry would end in the same way.",
+    ),
     3: (
         "Data violates the contract between stages, or a stage dropped all its rows.",
         "Read the message. `pairmill run --force STAGE` rebuilds a damaged snapshot.",

@@ -30,6 +30,7 @@ def run_record(
     services.up()
     services.apply_environment()
     from flows.commands.show import show_run
+    from flows.next_step import next_step
     from flows.pipeline import pipeline  # imports prefect, which reads the environment only then
     from flows.prefect_errors import translate_error
     from flows.records import load_run
@@ -50,8 +51,8 @@ def run_record(
     else:
         show_run(record, store)
     if failure is not None:
-        remedy = f"\n`pairmill rerun {run_id}` continues this run" if code in (1, 75) else ""
-        sys.stderr.write(escape_controls(redact(f"pairmill: {type(failure).__name__}: {failure}{remedy}\n")))
+        message = f"pairmill: {type(failure).__name__}: {failure}\n{next_step(failure, run_id)}\n"
+        sys.stderr.write(escape_controls(redact(message)))
     return code
 
 

@@ -126,5 +126,6 @@ def _render_note(context: Context, manifests: Mapping[str, Manifest], outcome: R
         state = (str(stage["stage"]), f"`{stage['key']}`", str(stage["state"]))
         lines.append(run_metadata.format_table_row(*state, *rows, f"{stage['seconds']:,.1f}"))
     blocks += ["\n".join(lines), run_metadata.SPACE] if outcome.stages else []
-    blocks.append(f"`pairmill rerun {context.run_id}` continues it")
+    if outcome.status != "FAILED":  # the summary of a failed run says what to do
+        blocks.append(f"`pairmill rerun {context.run_id}` continues it")
     return "\n\n".join(blocks)

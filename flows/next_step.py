@@ -1,0 +1,19 @@
+"""What a user can do about a run that failed, for the flow run's state and the command's last line."""
+
+from dataops.errors import CorruptPart, PairmillError, SchemaError
+
+_NEW_RUN = {
+    2: "Correct the config and start a new run.",
+    3: "Correct what the message names and start a new run.",
+    4: "Change [train] and start a new run.",
+    5: "The version is registered as candidate. Start a new run with another recipe, or lower the floor.",
+}
+"""What to do by exit code, for errors that a rerun with the same config would raise again."""
+
+
+def next_step(error: BaseException, run_id: str) -> str:
+    """Return one sentence; it names `pairmill rerun` only if that can help."""
+    code = error.exit_code if isinstance(error, PairmillError) else 1
+    if isinstance(error, CorruptPart | SchemaError):
+        return f"Rebuild the damaged stage: `pairmill rerun {run_id} --from STAGE`"
+    return _NEW_RUN.get(code, f"Continue this run: `pairmill rerun {run_id}`")
