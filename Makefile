@@ -7,12 +7,12 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint constraint
 # Two test files at a time; tests/conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
-.PHONY: demo test lint audit unit integration e2e ray export docs-reference docs-outputs clean
+.PHONY: demo test lint audit unit integration e2e ray export docs docs-reference docs-outputs clean
 
 demo: .venv/installed
 	$(BIN)/pairmill demo
 
-test: lint audit unit integration e2e
+test: lint audit docs unit integration e2e
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -44,6 +44,10 @@ export: .venv/installed-dev
 	$(PIP) --editable '.[export]'
 	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/unit/training/test_export.py
 
+# The site of README and docs/, built without warnings into build/docs/site; its pages request nothing from other hosts.
+docs: .venv/installed-dev
+	$(BIN)/python -m docs.tools.site
+
 # The pages of docs/ that the code writes: config keys, commands, columns, drop reasons, exit codes.
 docs-reference: .venv/installed-dev
 	$(BIN)/python -m docs.tools.reference
@@ -68,4 +72,4 @@ docs-outputs: .venv/installed-dev
 
 clean:
 	-$(BIN)/pairmill down
-	rm -rf .venv .pairmill
+	rm -rf .venv .pairmill build
