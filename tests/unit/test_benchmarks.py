@@ -6,7 +6,8 @@ import sys
 from benchmarks.cases.filter_cases import split_words
 from benchmarks.inputs.rows import make_pairs
 from benchmarks.measure import TreeMemory
-from benchmarks.plan import simulate
+from benchmarks.plan import Prices, format_table, read_costs, simulate, summarise
+from dataops.home import CHECKOUT
 
 
 def test_make_pairs_returns_the_same_rows_for_any_size():
@@ -33,3 +34,15 @@ def test_simulate_is_limited_by_cores_or_driver():
     assert simulate(3, 1.0, 2, 0.0) == 2
     assert simulate(0, 1.0, 2, 0.0) == 0
     assert simulate(1001, 0.5, 1000, 0.1) == 100 + 0.5
+
+
+def test_the_costs_on_the_page_on_scale_are_those_of_the_kept_results() -> None:
+    page, costs = (CHECKOUT / "docs" / "scale.md").read_text("utf-8"), read_costs()
+    for pairs in (128e6, 1.28e9):
+        found = summarise(pairs, Prices(), costs)
+        cells = [f"{found[name]:,.0f}" for name in ("pairs", "dataset", "core_hours")]
+        cells += [f"{found['wall_hours']:,.1f}", f"{found['gpu_hours']:,.0f}"]
+        cells += [f"${value:,.0f}" for value in found["dollars"].values()]
+        assert f"| {' | '.join(cells)} |" in page
+    rows = [line for line in format_table(found).splitlines() if line.startswith("|")]
+    assert "\n".join(rows) in page
