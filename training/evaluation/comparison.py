@@ -39,7 +39,14 @@ def compare(first: pa.Table, second: pa.Table) -> dict[str, dict[str, Any]]:
     if first["key"].to_pylist() != second["key"].to_pylist():
         raise ContractError("the two models were not measured on the same images in the same order")
     scores = score_images(first), score_images(second)
-    return {name: _compare_scores(scores[0][name], scores[1][name]) for name in scores[0]}
+    weights = {"text_to_image_R@1": count_captions(first)} if "captions" in first.column_names else {}
+    equal = np.ones(first.num_rows)
+    return {name: _compare_scores(scores[0][name], scores[1][name], weights.get(name, equal)) for name in scores[0]}
+
+
+def count_captions(predictions: pa.Table) -> np.ndarray:
+    """Return the number of captions of each image: R@1 of text_to_image is the share of all captions."""
+    return np.array([len(captions) for captions in predictions["captions"].to_pylist()], dtype=np.float64)
 
 
 def score_images(predictions: pa.Table) -> dict[str, np.ndarray]:
@@ -54,16 +61,17 @@ def score_images(predictions: pa.Table) -> dict[str, np.ndarray]:
     return {"top1": np.array([float(rank == 1) for rank in predictions["rank"].to_pylist()])}
 
 
-def _compare_scores(first_N: np.ndarray, second_N: np.ndarray) -> dict[str, Any]:
-    difference_N = first_N - second_N
-    n = len(difference_N)
+def _compare_scores(first_N: np.ndarray, second_N: np.ndarray, weights_N: np.ndarray) -> dict[str, Any]:
+    difference_N = (first_N - second_N) * weights_N
+    n, weight = len(difference_N), float(weights_N.sum())
     binary = bool(np.isin(first_N, (0, 1)).all() and np.isin(second_N, (0, 1)).all())
     p_value = mcnemar_p_value(int((difference_N > 0).sum()), int((difference_N < 0).sum())) if binary else None
-    low, high = bootstrap_interval(n, lambda drawn: float(difference_N @ drawn) / n, RESAMPLES)
+    low, high = bootstrap_interval(n, lambda drawn: float(difference_N @ drawn) / float(weights_N @ drawn), RESAMPLES)
     distinct = p_value < 1 - CONFIDENCE if p_value is not None else low > 0 or high < 0
-    difference = float(difference_N.mean())
+    difference = float(difference_N.sum()) / weight
     verdict: Verdict = "not distinguishable" if not distinct else "better" if difference > 0 else "worse"
-    values = {"first": float(first_N.mean()), "second": float(second_N.mean()), "difference": difference}
+    first, second = (float(scores_N @ weights_N) / weight for scores_N in (first_N, second_N))
+    values = {"first": first, "second": second, "difference": difference}
     return {**values, "low": low, "high": high, "p_value": p_value, "n": n, "verdict": verdict}
 
 

@@ -57,6 +57,18 @@ def test_retrieval_both_ways():
     assert found["text_to_image_R@1"]["p_value"] is None
 
 
+def test_text_to_image_recall_is_the_share_of_all_captions_as_in_the_metrics():
+    # 1 of 1 and 1 of 4 captions are right: 2 of 5, not the mean of the two images
+    table = {"key": ["a", "b"], "captions": [["a"], list("bcde")], "image_to_text_rank": [1, 1]}
+    first = pa.table({**table, "text_to_image_ranks": [[1], [1, 2, 2, 2]]})
+    second = pa.table({**table, "text_to_image_ranks": [[2], None]})
+    found = compare(first, second)["text_to_image_R@1"]
+    assert (found["first"], found["second"]) == (pytest.approx(0.4), 0)
+    assert found["difference"] == pytest.approx(0.4)
+    assert found["low"] == pytest.approx(0.25)  # both draws are the second image
+    assert found["high"] == 1
+
+
 def test_comparing_other_images_raises_contract_error():
     with pytest.raises(ContractError, match="same images"):
         compare(predictions([1, 0]), predictions([1, 0], ["x", "y"]))
