@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from dataops.command_name import name_command, set_command_name
 from dataops.errors import PairmillError
 from dataops.escaping import escape_controls
 from dataops.stages import StageName
@@ -188,6 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
     if arguments is None:
         use_utf8()
+        set_command_name()
     sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -204,15 +206,15 @@ def run_command(arguments: list[str]) -> int:
     except CycloptsError:
         return 2
     except PairmillError as error:
-        sys.stderr.write(escape_controls(f"pairmill: {error}\n"))
+        message = name_command(str(error))
+        sys.stderr.write(escape_controls(f"pairmill: {message}\n"))
         if "--json" in arguments:
-            failure = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+            failure = {"type": type(error).__name__, "message": message, "exit_code": error.exit_code}
             sys.stdout.write(json_.dumps({"error": failure}) + "\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "pairmill: interrupted; list runs with `pairmill runs`, continue one with `pairmill rerun RUN_ID`\n"
-        )
+        message = "interrupted; list runs with `pairmill runs`, continue one with `pairmill rerun RUN_ID`"
+        sys.stderr.write(f"pairmill: {name_command(message)}\n")
         return 130
     return result if isinstance(result, int) else 0
 

@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+from dataops.command_name import command_name
 from dataops.home import CHECKOUT
-from flows.commands.output import console
+from flows.commands.output import console, message, text
 from flows.commands.run import run_record
 from flows.config import load_config
-from flows.records import create_run, load_run
+from flows.records import RunRecord, create_run, load_run
 from infra.local import services
 from tasks.demo.build import DemoWeb, build_demo_web
 
@@ -33,7 +34,7 @@ def run_demo(*, as_json: bool) -> int:
     code = run_record(record.run_id, as_json=as_json)
     if code == 0 and not as_json:
         record, _ = load_run(record.run_id, services.home())
-        _print_next_commands(record.run_id, servers, time.monotonic() - started)
+        _print_next_commands(record, servers, time.monotonic() - started)
     return code
 
 
@@ -54,15 +55,23 @@ def demo_settings(web: DemoWeb, home: Path, site_address: str) -> list[str]:
     ]
 
 
-def _print_next_commands(run_id: str, servers: list[services.ServiceStatus], seconds: float) -> None:
+def _print_next_commands(record: RunRecord, servers: list[services.ServiceStatus], seconds: float) -> None:
     out = console()
-    out.print(f"\nDone in {seconds:.0f} s. These servers keep running until `pairmill down`:", highlight=False)
+    out.print()
+    out.print(message(f"Done in {seconds:.0f} s. These servers keep running until `pairmill down`:"))
     for server in servers:
         out.print(f"  {server.name:<8} {server.ui_url}", highlight=False)
-    out.print("\nTry next:", highlight=False)
-    for command, effect in (
-        (f"pairmill show {run_id} --json", "every snapshot, part and digest of this run"),
-        ("pairmill demo", "again: every snapshot is reused"),
-        (f"pairmill rerun {run_id} --from evaluate", "evaluate the same model again"),
-    ):
-        out.print(f"  {command:<52} # {effect}", highlight=False, soft_wrap=True)
+    if any(server.login_file for server in servers):
+        out.print(message("Prefect's pages ask once for a login: `pairmill status --show-login` prints it."))
+    out.print()
+    out.print("Try next:", highlight=False)
+    name = command_name()
+    commands = {
+        f"{name} show {record.run_id}": "the stages, the dropped rows, and the scores",
+        f"{name} trace {record.model_version}": "what the model was made from",
+        f"{name} demo": "again: every snapshot is reused",
+        f"{name} rerun {record.run_id} --from evaluate": "evaluate the same model again",
+    }
+    width = max(map(len, commands))
+    for command, effect in commands.items():
+        out.print(text(f"  {command:<{width}}  # {effect}"), soft_wrap=True)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dataops.command_name import name_command
 from dataops.formatting import format_counts, format_interval, format_percent
 from dataops.home import home
 from dataops.redaction import escape_for_display
@@ -43,6 +44,11 @@ def console() -> Console:
 def text(line: str, style: str = "") -> Text:
     """Return a line to print, escaped: text from the web, a store or a server must not control the terminal."""
     return Text(escape_for_display(line), style=style)
+
+
+def message(line: str, style: str = "") -> Text:
+    """Return a line of our own to print, which names the command as the user typed it."""
+    return text(name_command(line), style)
 
 
 def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
@@ -82,7 +88,7 @@ def show_deployed(rows: Sequence[DeployedObject], workers: Sequence[str], *, as_
         if row.kind == "deployment":
             out.print(text(f"{row.name:<24} {row.url}"), soft_wrap=True)
     out.print()
-    out.print(text(f"Flow runs need workers. To start them on this machine: {workers[0]}"), soft_wrap=True)
+    out.print(message(f"Flow runs need workers. To start them on this machine: {workers[0]}"), soft_wrap=True)
     out.print(text("On other machines, in a checkout, with the server's login in PREFECT_API_AUTH_STRING:"))
     for command in workers[1:]:
         out.print(text(f"  {command}"), soft_wrap=True)
@@ -116,7 +122,7 @@ def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
     for service in services:
         if service.login_file and service.state == "running":
             once = f"To see Prefect's pages, open {service.ui_url} and log in once with what is in {service.login_file}"
-            out.print(text(f"{once} (`pairmill status --show-login` prints it)."), soft_wrap=True)
+            out.print(message(f"{once} (`pairmill status --show-login` prints it)."), soft_wrap=True)
     return 0
 
 
@@ -129,9 +135,9 @@ def show_checks(checks: Sequence[Check], *, as_json: bool) -> int:
     out = console()
     for check in checks:
         mark = "ok" if check.ok else check.severity
-        out.print(text(f"{mark:>8}  {check.name}: {check.detail}"), soft_wrap=True)
+        out.print(message(f"{mark:>8}  {check.name}: {check.detail}"), soft_wrap=True)
         if not check.ok and check.remedy:
-            out.print(text(f"{'':>8}  remedy: {check.remedy}"), soft_wrap=True)
+            out.print(message(f"{'':>8}  remedy: {check.remedy}"), soft_wrap=True)
     return 2 if failed else 0
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from flows.commands.output import console, new_table, print_json, text
+from flows.commands.output import console, message, new_table, print_json, text
 from tasks.lineage.trace import parse_model
 from tasks.register import promotion
 
@@ -24,7 +24,7 @@ def promote(model: str, alias: str, reason: str, *, as_json: bool) -> int:
     out.print(text(f"{name}: alias {alias} moved {before}to version {version} (its gate: {gate})"), soft_wrap=True)
     if move.before:
         undo = f"pairmill promote {name}/{move.before} --alias {alias} --reason ..."
-        out.print(text(f"to move it back: {undo}"), soft_wrap=True)
+        out.print(message(f"to move it back: {undo}"), soft_wrap=True)
     return 0
 
 

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from dataops.command_name import name_command
 from dataops.errors import ConfigError, PairmillError
 from dataops.escaping import escape_controls
 from dataops.redaction import redact
@@ -46,13 +47,14 @@ def run_record(
     if as_json:
         result = record.summary()
         if failure is not None:
-            result["error"] = {"type": type(failure).__name__, "message": redact(str(failure)), "exit_code": code}
+            message = name_command(redact(str(failure)))
+            result["error"] = {"type": type(failure).__name__, "message": message, "exit_code": code}
         sys.stdout.write(json.dumps(result) + "\n")
     else:
         show_run(record, store)
     if failure is not None:
         message = f"pairmill: {type(failure).__name__}: {failure}\n{next_step(failure, run_id)}\n"
-        sys.stderr.write(escape_controls(redact(message)))
+        sys.stderr.write(escape_controls(name_command(redact(message))))
     return code
 
 

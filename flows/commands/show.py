@@ -13,7 +13,7 @@ from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES
 from dataops.store import Store
-from flows.commands.output import console, new_table, print_json, score_cells, text
+from flows.commands.output import console, message, new_table, print_json, score_cells, text
 from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
 from training.evaluation.intervals import flatten_metrics
 
@@ -86,7 +86,7 @@ def show_run(record: RunRecord, store: Store) -> None:
     _show_unreadable_sources(manifests, out)
     _show_scores(manifests, out)
     if record.attempts and record.attempts[-1].error:
-        out.print(Text("\n") + text(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
+        out.print(Text("\n") + message(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
     if record.model_version:
         alias = next((m.facts.get("alias") for m in manifests if m.stage == "register"), None)
         out.print(Text("\n") + text(f"Registered {record.model_version}" + (f", alias {alias}" if alias else "")))
@@ -133,7 +133,8 @@ def _show_unreadable_sources(manifests: Sequence[Manifest], out: Console) -> Non
     if damages := facts.get("damages"):
         counts = format_counts(Counter(damages).most_common())
         out.print()
-        out.print(text(f"extract could not use, or not wholly: {counts} (`pairmill show KEY --json` lists where)"))
+        where = "(`pairmill show KEY --json` lists where)"
+        out.print(message(f"extract could not use, or not wholly: {counts} {where}"))
 
 
 def _show_scores(manifests: Sequence[Manifest], out: Console) -> None:

@@ -88,9 +88,7 @@ def check_checkout(distributions: Iterable[metadata.Distribution] | None = None,
     sources = {_source(distribution) for distribution in found}
     remedy = f"cd {root} && {sys.executable} -m pip install -e ."
     if not sources:
-        detail = (
-            "pairmill runs from a folder that is not installed: subprocesses in other folders do not find its packages"
-        )
+        detail = "it runs from a folder that is not installed: subprocesses in other folders do not find its packages"
         return Check("checkout", False, "warning", detail, remedy)
     if wrong := sorted(str(source) for source in sources - {root}):
         return Check("checkout", False, "error", f"{root} runs, but {', '.join(wrong)} is installed", remedy)

@@ -7,6 +7,7 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+from dataops.command_name import name_command
 from dataops.escaping import escape_controls
 from dataops.redaction import escape_for_display, redact, scrub
 from dataops.standard_streams import escape_unencodable_output
@@ -14,6 +15,8 @@ from dataops.standard_streams import escape_unencodable_output
 
 def guard_process() -> None:
     """Redact every log record of this process, and the traceback that it may end with, from now on; let it print any text.
+
+    Log records name the command as the user typed it.
 
     A record is cleaned when it is made, so that each handler (a file, the terminal, Prefect's API) gets the clean text.
     A second call changes nothing.
@@ -35,7 +38,7 @@ class _CleanRecordFactory:
         except Exception:  # the arguments do not fit the format: the handler would print both
             record.msg, record.args = "%s (with arguments that do not fit)", (redact(str(record.msg)),)
             return record
-        if (clean := escape_for_display(message)) != message:
+        if (clean := name_command(escape_for_display(message))) != message:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[1] is not None:
             error = scrub(record.exc_info[1])

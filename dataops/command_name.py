@@ -1,0 +1,72 @@
+"""The command as the user typed it, for messages that name a command.
+
+Messages are written with the plain name: `pairmill rerun RUN`. They are stored so, in run records, Prefect and MLflow, and
+`name_command` puts the typed command in its place where this process prints them.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+NAME = "pairmill"
+COMMANDS = (
+    *("demo", "run", "rerun", "runs", "show", "gc", "doctor", "trace", "takedown", "promote", "diff", "export"),
+    *("deploy", "up", "down", "status", "eval", "queries", "datasets"),
+)
+_NAMED = re.compile(rf"(?P<before>^|`|: |\n){NAME} (?=({'|'.join(COMMANDS)})(?![\w-]))")
+_typed = NAME
+
+
+def command_name() -> str:
+    """Return the command as the user typed it, quoted for a shell; the plain name in a process that no command started."""
+    return _typed
+
+
+def name_command(text: str) -> str:
+    """Return a message with the typed command in each `pairmill COMMAND` in it."""
+    return _NAMED.sub(lambda found: f"{found['before']}{_typed} ", text)
+
+
+def set_command_name() -> None:
+    """Use the command line of this process for all messages from now on."""
+    global _typed
+    _typed = find_command_name(sys.orig_argv, sys.argv[0])
+
+
+def find_command_name(command_line: Sequence[str], script: str) -> str:
+    """Return what a user types to run this command again in the working directory.
+
+    Args:
+        command_line: of the process, with the interpreter and its options: `sys.orig_argv`.
+        script: the file that runs: `sys.argv[0]`.
+    """
+    if "-m" in command_line:
+        module = command_line.index("-m") + 1
+        return shlex.join([_shorten(command_line[0]), *command_line[1 : module + 1]])
+    found = shutil.which(NAME)
+    if found is not None and _is_same(found, script):
+        return NAME
+    if Path(script).suffix == ".py":
+        return shlex.join([_shorten(command_line[0]), _shorten(script)])
+    return shlex.quote(_shorten(script))
+
+
+def _shorten(path: str) -> str:
+    """Return a path below the working directory, or of a program on PATH, as short as a user would type it."""
+    if (found := shutil.which(os.path.basename(path))) is not None and found == path:  # noqa: PTH119
+        return Path(path).name
+    folder = Path.cwd()
+    if Path(path).is_absolute() and Path(path).is_relative_to(folder):
+        return str(Path(path).relative_to(folder))
+    return path
+
+
+def _is_same(found: str, script: str) -> bool:
+    try:
+        return os.path.samefile(found, script)  # noqa: PTH121
+    except OSError:
+        return False

@@ -1,0 +1,33 @@
+import pytest
+
+from dataops import command_name
+from flows.commands.demo import _print_next_commands
+from flows.records import RunRecord
+from infra.local.services import ServiceStatus
+
+
+def test_next_commands_are_as_typed_and_the_login_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(command_name, "_typed", ".venv/bin/pairmill")
+    record = RunRecord(
+        run_id="demo-1", name="demo", created_at="now", config={}, model_version="models:/pairmill-demo/1"
+    )
+    servers = [
+        ServiceStatus("prefect", "", "http://127.0.0.1:4200", 1, "running", "", login_file="/home/prefect-login"),
+        ServiceStatus("mlflow", "", "http://127.0.0.1:5000", 2, "running", ""),
+    ]
+    _print_next_commands(record, servers, 61.2)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "",
+        "Done in 61 s. These servers keep running until `.venv/bin/pairmill down`:",
+        "  prefect  http://127.0.0.1:4200",
+        "  mlflow   http://127.0.0.1:5000",
+        "Prefect's pages ask once for a login: `.venv/bin/pairmill status --show-login` prints it.",
+        "",
+        "Try next:",
+        "  .venv/bin/pairmill show demo-1                    # the stages, the dropped rows, and the scores",
+        "  .venv/bin/pairmill trace models:/pairmill-demo/1  # what the model was made from",
+        "  .venv/bin/pairmill demo                           # again: every snapshot is reused",
+        "  .venv/bin/pairmill rerun demo-1 --from evaluate   # evaluate the same model again",
+    ]
