@@ -2,9 +2,10 @@
 
 A cycle is one run on an empty store. In each of its stages one process of the run (the command itself, a worker, the
 trainer, the evaluator) or all of them are killed by SIGKILL, sometimes with empty files as after a power failure.
-`pairmill rerun` is repeated until the run completes. Then the results are compared with an undisturbed run: equal digests
-of dataset, weights and evaluation; no sample missing or duplicated; no process, temporary file or second model version
-left. tests/e2e/test_chaos.py runs a short version.
+`pairmill rerun` is repeated until the run completes. With `--store s3` the store is in SeaweedFS, which meanwhile is killed
+and started again, answers 503 or late, and whose connections are cut. Then the results are compared with an undisturbed
+run: equal digests of dataset, weights and evaluation; no sample missing or duplicated; no process, temporary file,
+unfinished upload or second model version left. tests/e2e/test_chaos.py runs a short version.
 """
 
 import argparse
@@ -24,12 +25,13 @@ from typing import Any
 from benchmarks.kills.environment import ChaosEnvironment, chaos_environment
 from benchmarks.kills.loop import Chaos, Outcome
 from dataops.stages import STAGES
+from dataops.store import FolderStore
 
 
 def run(environment: ChaosEnvironment, kills: int, seed: int, say: Callable[[str], None]) -> Outcome:
     """Run cycles until `kills` kills are done, with at most two in each stage of a cycle."""
     chaos = Chaos(environment, seed, say)
-    chaos.run_undisturbed(environment.folder / "undisturbed")
+    chaos.run_undisturbed(FolderStore(environment.folder / "undisturbed"))
     say(f"undisturbed: {', '.join(f'{stage} {seconds:.1f} s' for stage, seconds in chaos.typical.items())}")
     while (left := kills - len(chaos.outcome.kills)) > 0:
         kills_by_stage = Counter(kill.stage for kill in chaos.outcome.kills)
@@ -39,12 +41,12 @@ def run(environment: ChaosEnvironment, kills: int, seed: int, say: Callable[[str
             if left >= len(fewest_first)
             else sorted(STAGES, key=lambda stage: kills_by_stage[stage])[:left]
         )
-        chaos.cycle(environment.folder / f"store-{chaos.outcome.cycles + 1}", targets)
+        chaos.cycle(environment.open_store(f"store-{chaos.outcome.cycles + 1}"), targets)
         say(f"cycle {chaos.outcome.cycles} ended; {len(chaos.outcome.findings)} findings so far")
     return chaos.outcome
 
 
-def report(outcome: Outcome, seed: int, seconds: float) -> dict[str, Any]:
+def report(outcome: Outcome, store: str, seed: int, seconds: float) -> dict[str, Any]:
     """Return the JSON object that each benchmark ends with, and the details of this one."""
     by_stage = Counter(kill.stage for kill in outcome.kills)
     rows = [
@@ -59,10 +61,12 @@ def report(outcome: Outcome, seed: int, seconds: float) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("prefect", "mlflow", "img2dataset", "torch")},
         "rows": rows,
         "equal_output": not any("digest" in finding for finding in outcome.findings),
+        "store": store,
         "seed": seed,
         "seconds": round(seconds),
         "cycles": outcome.cycles,
         "victims": dict(Counter(kill.victim for kill in outcome.kills)),
+        "faults": dict(outcome.faults),
         "emptied_files": sum(len(kill.emptied) for kill in outcome.kills),
         "exit_codes": dict(outcome.exits),
         "swept_by_gc": dict(outcome.swept),
@@ -73,9 +77,10 @@ def report(outcome: Outcome, seed: int, seconds: float) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Print the report as text."""
-    lines = [f"{len(result['kills'])} kills in {result['cycles']} cycles, {result['seconds']} s, seed {result['seed']}"]
+    summary = "{} kills in {cycles} cycles, {seconds} s, seed {seed}, store {store}"
+    lines = [summary.format(len(result["kills"]), **result)]
     lines += [f"  {row['case']:<16} {row['ours']:>3}" for row in result["rows"]]
-    for name in ("victims", "exit_codes", "emptied_files", "swept_by_gc"):
+    for name in ("victims", "faults", "exit_codes", "emptied_files", "swept_by_gc"):
         lines.append(f"  {name.replace('_', ' ')}: {result[name]}")
     lines.append("  equal digests, no sample missing or duplicated" if not result["findings"] else "FINDINGS")
     sys.stdout.write("\n".join([*lines, *result["findings"]]) + "\n")
@@ -93,17 +98,20 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="8 kills, one in each stage")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--store", choices=("folder", "s3"), default="folder", help="s3: SeaweedFS, which is restarted, busy and slow"
+    )
     parser.add_argument("--keep-log", type=Path, help="copy the commands' output here")
     options = parser.parse_args()
     started = time.monotonic()
-    with chaos_environment() as environment:
+    with chaos_environment(options.store, options.seed, say) as environment:
         try:
             kills = len(STAGES) if options.quick else options.kills
             outcome = run(environment, kills, options.seed, say)
         finally:
             if options.keep_log:
                 options.keep_log.write_bytes((environment.folder / "chaos.log").read_bytes())
-    result = report(outcome, options.seed, time.monotonic() - started)
+    result = report(outcome, options.store, options.seed, time.monotonic() - started)
     if options.json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import httpx
 import pyarrow.parquet as pq
+from boto3.session import Session
 
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Manifest, find_manifest
+from dataops.snapshot import MANIFEST, Manifest, find_manifest
 from dataops.stages import PAIR_STAGES
-from dataops.store import Store
+from dataops.storage.s3 import S3Store
+from dataops.store import FolderStore, Store
 from flows.records import RunRecord
 from infra.local import services
+from tasks.lineage.inventory import Inventory
 
 
 def load_manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
@@ -66,21 +69,50 @@ def list_job_folders(home: Path) -> frozenset[str]:
     return frozenset(path.name for path in (home / "jobs").iterdir()) if (home / "jobs").is_dir() else frozenset()
 
 
-def find_leftovers(store: Path, home: Path, temporary: Path, before: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Yield what a complete run must not leave: scratch objects, partial files, job folders, temporary folders.
+def find_leftovers(store: Store, home: Path, temporary: Path, before: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield what a complete run must not leave: objects that no manifest names, unfinished uploads, and local folders.
 
     Args:
         before: job folders that existed before.
     """
-    for path in sorted(store.rglob("*")):
-        if path.name.startswith(".tmp-") or path.name == "_work":
-            yield f"store: {path.relative_to(store)}"
+    left = _find_unnamed(store)
+    if isinstance(store, FolderStore):
+        left |= {
+            str(path.relative_to(store.root))
+            for path in store.root.rglob("*")
+            if path.name.startswith(".tmp-") or path.name == "_work"
+        }
+    elif isinstance(store, S3Store):
+        left |= {f"upload of {key}" for key in list_uploads(store)}
+    yield from (f"store: {name}" for name in sorted(left))
     for folder, name in ((home / "jobs", "home: jobs"), (temporary, "temporary")):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             # One folder per user is torch's cache of compiled kernels.
             if path.name.startswith("torchinductor_") or path.name in before:
                 continue
             yield f"{name}/{path.name}"
+
+
+def _find_unnamed(store: Store) -> set[str]:
+    """Return the objects that are no run record, no index of extract and in no manifest; of scratch objects the folder."""
+    inventory = Inventory(store)
+    known = {entry.name for entry in inventory.memories}
+    for name in inventory.snapshots:
+        if manifest := inventory.manifest(name):
+            known |= {f"{name}/{MANIFEST}", *(manifest.path(part.name) for part in manifest.parts)}
+    unnamed = {name for name in store.names("") if name not in known and not name.startswith("runs/")}
+    return {name.partition("/_work/")[0] + "/_work" if "/_work/" in name else name for name in unnamed}
+
+
+def list_uploads(store: S3Store) -> list[str]:
+    """Return the keys of the multipart uploads that are neither complete nor aborted."""
+    client = Session().client("s3")
+    try:
+        pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=store.bucket)
+        keys = [upload["Key"] for page in pages for upload in page.get("Uploads", [])]
+        return [key for key in keys if key.startswith(f"{store.prefix}/")]
+    finally:
+        client.close()
 
 
 def check_mlflow(url: str, key: str) -> Iterator[str]:

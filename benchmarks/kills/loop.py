@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +15,19 @@ from pathlib import Path
 from benchmarks.kills import checks
 from benchmarks.kills.environment import ChaosEnvironment
 from benchmarks.kills.processes import MARK, find_processes, kill_processes, wait_until_ended
+from dataops.errors import StorageError
 from dataops.job_environment import JOB_ENVIRONMENT
+from dataops.snapshot import MANIFEST
 from dataops.stages import STAGES
-from dataops.store import FolderStore
+from dataops.storage.folder import TEMPORARY
+from dataops.store import Entry, FolderStore, Store
 from flows.records import RunRecord
 from infra.local import services
 
-TIMEOUT = 480
+TIMEOUT = 1200
 """Maximum seconds until a command ends or reaches the moment of its kill."""
+END_SECONDS = 60
+"""Maximum seconds until the workers of a killed command have ended. Each must first have loaded its modules."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Outcome:
     findings: list[str] = field(default_factory=list)
     swept: Counter[str] = field(default_factory=Counter)
     """Number of leftovers that `pairmill gc` deleted, by kind."""
+    faults: Counter[str] = field(default_factory=Counter)
+    """Number of faults of the S3 server, by kind."""
 
 
 class Chaos:
@@ -59,11 +67,13 @@ class Chaos:
         self.reference: dict[str, str] = {}
         self.jobs_before = checks.list_job_folders(environment.home)
         """Job folders of other runs, which are not leftovers."""
+        self._position: RunPosition | None = None
         environment.temporary.mkdir(parents=True, exist_ok=True)
 
     # One command -----------------------------------------------------------------------------------------------------
 
     def _start(self, token: str, *arguments: str) -> subprocess.Popen[bytes]:
+        self._position = None
         env = {**self.environment.env, MARK: token, "TMPDIR": str(self.environment.temporary), JOB_ENVIRONMENT: MARK}
         with (self.environment.folder / "chaos.log").open("ab") as log:
             log.write(f"\n--- {datetime.now(UTC):%H:%M:%S} {' '.join(arguments)}\n".encode())
@@ -81,15 +91,15 @@ class Chaos:
         self.outcome.exits[str(code)] += 1
         return code
 
-    def run_undisturbed(self, store: Path) -> None:
-        """Run once without kills; keep the digests to compare with, and the usual time of each stage."""
+    def run_undisturbed(self, store: FolderStore) -> None:
+        """Run once in a folder without kills; keep the digests to compare with, and the usual time of each stage."""
         process = self._start("undisturbed", "run", str(self.environment.config(store)))
         if self._finish(process):
             raise RuntimeError(f"the undisturbed run failed:\n{self.log()[-5000:]}")
         record = newest_record(store)
         assert record is not None
         self.typical = {stage.stage: stage.seconds for stage in record.stages}
-        found = checks.load_manifests(record, FolderStore(store))
+        found = checks.load_manifests(record, store)
         self.reference = checks.content_digests(found)
         self.parts = {stage: len(manifest.parts) for stage, manifest in found.items()}
 
@@ -99,12 +109,24 @@ class Chaos:
 
     # One cycle -------------------------------------------------------------------------------------------------------
 
-    def cycle(self, store: Path, targets: Iterable[str]) -> None:
+    def cycle(self, store: Store, targets: Iterable[str]) -> None:
         """Run on an empty store, with a kill in each of the target stages, in the order of the pipeline."""
-        token = f"{os.getpid()}-{store.name}"
+        name = _name(store)
+        token = f"{os.getpid()}-{name}"
+        faults = self.environment.faults
+        with faults.disturb() if faults else nullcontext():
+            missed = self._run_and_kill(store, token, Counter(targets))
+        self.outcome.cycles += 1
+        if faults:
+            self.outcome.faults = faults.counts
+        self._shorten_missed_stages(store, missed)
+        self._check_cycle(store, token)
+
+    def _run_and_kill(self, store: Store, token: str, counts: Counter[str]) -> list[str]:
+        """Run until the run completes or fails for good; return the stages that ended before their kill."""
+        name = _name(store)
         process = self._start(token, "run", str(self.environment.config(store)))
         partial = ""  # stage in which one process was killed, and which the command retries
-        counts = Counter(targets)
         waiting = [stage for stage in STAGES for _ in range(counts[stage])]
         while True:
             stage = waiting[0] if waiting else None
@@ -118,33 +140,32 @@ class Chaos:
             if code == 0:
                 break
             if code not in (-9, 75):  # killed, or retryable
-                self.outcome.findings.append(f"{store.name}: exit code {code} after {self.outcome.kills[-1:]}")
+                self.outcome.findings.append(f"{name}: exit code {code} after {self.outcome.kills[-1:]}")
                 break
             waits = code == 75 or self.random.random() < 0.5  # else the rerun meets workers of this run
-            if waits and (left := wait_until_ended(token, 20)):
-                self.outcome.findings.append(f"{store.name}: {left} are still alive after their run")
+            if waits and (left := wait_until_ended(token, END_SECONDS)):
+                self.outcome.findings.append(f"{name}: {left} are still alive after their run")
             record = newest_record(store)
             process = self._start(
                 token, *(("rerun", record.run_id) if record else ("run", str(self.environment.config(store))))
             )
-        self.outcome.cycles += 1
-        self._shorten_missed_stages(store, waiting)
-        self._check_cycle(store, token)
+        return waiting
 
-    def _shorten_missed_stages(self, store: Path, missed: Iterable[str]) -> None:
+    def _shorten_missed_stages(self, store: Store, missed: Iterable[str]) -> None:
         """Expect stages that ended before their kill to be as short again: `register` reuses its MLflow run."""
         record = newest_record(store)
         for stage in record.stages if record else ():
             if stage.stage in missed and stage.seconds:
                 self.typical[stage.stage] = min(stage.seconds, self.typical.get(stage.stage, stage.seconds))
 
-    def _wait(self, process: subprocess.Popen[bytes], store: Path, stage: str) -> "RunPosition | None":
+    def _wait(self, process: subprocess.Popen[bytes], store: Store, stage: str) -> "RunPosition | None":
         """Wait for a random moment in a stage, by its usual time or by the number of written objects."""
         share = self.random.random()
         by_objects = self.random.random() < 0.5 and self.parts.get(stage, 0) > 4
+        poll_seconds = 0.01 if isinstance(store, FolderStore) else 0.1
         deadline = time.monotonic() + TIMEOUT
         while process.poll() is None and time.monotonic() < deadline:
-            position = RunPosition.read(store, process.pid)
+            position = self._find_position(store, process.pid)
             if position is not None and STAGES.index(position.stage) > STAGES.index(stage):
                 return position  # the stage has ended: return the current one
             if position is not None and position.stage == stage:
@@ -153,16 +174,22 @@ class Chaos:
                 goal = int(share * self.parts.get(stage, 0) * 1.3)  # records and the lease are objects too
                 end = began + (usual if by_objects else 0.9 * share * usual)
                 while process.poll() is None and time.monotonic() < end:
-                    if by_objects and position.objects() >= goal:
+                    if by_objects and position.count_objects(store) >= goal:
                         break
-                    time.sleep(0.005)
-                now = RunPosition.read(store, process.pid)
+                    time.sleep(poll_seconds)
+                now = self._find_position(store, process.pid)
                 return None if process.poll() is not None or now is None else now
-            time.sleep(0.01)
+            time.sleep(poll_seconds)
         return None
 
+    def _find_position(self, store: Store, pid: int) -> "RunPosition | None":
+        """Return the position of the run; while the S3 server is down the last known one."""
+        if not (self.environment.faults and self.environment.faults.is_down):
+            self._position = RunPosition.read(store, pid)
+        return self._position
+
     def _kill(
-        self, process: subprocess.Popen[bytes], store: Path, token: str, position: "RunPosition", *, whole: bool
+        self, process: subprocess.Popen[bytes], store: Store, token: str, position: "RunPosition", *, whole: bool
     ) -> str:
         """Kill one or all processes; return the stage that the command retries itself, or '' if the command was killed."""
         processes = find_processes(token)
@@ -172,7 +199,11 @@ class Chaos:
         victims = {"main": main, "one": [self.random.choice(others)] if others else []}.get(kind, processes)
         kill_processes(victims)
         names = {"main": "main", "one": victims[0].role if victims else "nobody", "all": "all"}
-        emptied = tuple(self._empty_files(store, position)) if kind == "power" else ()
+        emptied: tuple[str, ...] = ()
+        if kind == "power" and isinstance(store, FolderStore):
+            emptied = tuple(self._empty_files(store.root, position))
+        elif kind == "power" and self.environment.faults:
+            self.environment.faults.lose_power()
         done = Kill(position.stage, names.get(kind, "all, power lost"), round(position.seconds(), 2), emptied)
         self.outcome.kills.append(done)
         self.say(f"kill {len(self.outcome.kills)}: {done}")
@@ -183,7 +214,8 @@ class Chaos:
 
     def _empty_files(self, store: Path, position: "RunPosition") -> Iterator[str]:
         """Empty some of the newest files of the stage, as a power failure could."""
-        files = [p for p in position.folder.rglob("*") if p.is_file()] if position.folder.is_dir() else []
+        folder = store / position.prefix
+        files = [p for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
         newest_first = sorted(files, key=lambda p: p.stat().st_mtime, reverse=True)[:3]
         for path in newest_first[: self.random.randint(0, len(newest_first))]:
             path.unlink()  # a new file, because the old one may be hard-linked in a complete snapshot
@@ -192,40 +224,42 @@ class Chaos:
 
     # The end of a cycle ----------------------------------------------------------------------------------------------
 
-    def _check_cycle(self, store: Path, token: str) -> None:
+    def _check_cycle(self, store: Store, token: str) -> None:
         """Check all results of a completed run."""
         problems: list[str] = []
-        if left := wait_until_ended(token, 10):
+        if left := wait_until_ended(token, END_SECONDS):
             problems.append(f"orphans: {left}")
             kill_processes(left)
-        record, opened = newest_record(store), FolderStore(store)
+        record = newest_record(store)
         assert record is not None
-        found = checks.load_manifests(record, opened)
+        found = checks.load_manifests(record, store)
         for stage, digest in checks.content_digests(found).items():
             if digest != self.reference.get(stage):
                 problems.append(f"{stage}: digest {digest[:16]} is not {self.reference.get(stage, 'known')[:16]}")
         problems += [f"{stage}: no snapshot" for stage in STAGES if stage not in found]
-        problems += checks.check_rows(found, opened)
+        problems += checks.check_rows(found, store)
         if record.state != "completed":
             problems.append(f"the state of the record is {record.state}")
         urls = {s.name: s.url for s in services.status()}
         problems += checks.check_mlflow(urls["mlflow"], found["register"].key) if "register" in found else []
         problems += checks.check_flow_runs(urls["prefect"], record)
         problems += self._collect_garbage(store)
-        self.outcome.findings += [f"{store.name}: {line}" for line in problems]
+        self.outcome.findings += [f"{_name(store)}: {line}" for line in problems]
 
-    def _find_leftovers(self, store: Path) -> list[str]:
+    def _find_leftovers(self, store: Store) -> list[str]:
         return list(checks.find_leftovers(store, self.environment.home, self.environment.temporary, self.jobs_before))
 
-    def _collect_garbage(self, store: Path) -> list[str]:
+    def _collect_garbage(self, store: Store) -> list[str]:
         """Run `pairmill gc` on leftovers that were made two days older; return those that it did not delete."""
         for line in self._find_leftovers(store):
             self.outcome.swept[line.split(":")[0] + ": " + _kind(line)] += 1
-        for top in (store, self.environment.home / "jobs", self.environment.temporary):
+        folder = store.root if isinstance(store, FolderStore) else self.environment.folder / "none"
+        for top in (folder, self.environment.home / "jobs", self.environment.temporary):
             _age(top)
-        process = self._start("gc", "gc", "--store", str(store), "--yes")
-        if self._finish(process):
-            return ["pairmill gc failed"]
+        faults = self.environment.faults
+        with faults.aged(days=2) if faults else nullcontext():
+            if self._finish(self._start("gc", "gc", "--store", store.uri, "--yes")):
+                return ["pairmill gc failed"]
         return [f"left after gc: {line}" for line in self._find_leftovers(store)]
 
 
@@ -234,37 +268,62 @@ class RunPosition:
     """Current stage of a run."""
 
     stage: str
-    folder: Path
+    prefix: str
     began: float
 
     @classmethod
-    def read(cls, store: Path, pid: int) -> "RunPosition | None":
-        """Return the stage that the process works on; None before the first."""
-        record = newest_record(store)
-        if record is None or not record.attempts or record.attempts[-1].pid != pid:
+    def read(cls, store: Store, pid: int) -> "RunPosition | None":
+        """Return the stage that the process works on; None before the first, or while the store does not respond."""
+        try:
+            return cls._read(store, pid)
+        except StorageError:
+            return None
+
+    @classmethod
+    def _read(cls, store: Store, pid: int) -> "RunPosition | None":
+        entry = _newest_entry(store)
+        if entry is None:
+            return None
+        record = _load_record(store, entry)
+        if not record.attempts or record.attempts[-1].pid != pid:
             return None
         running = [stage for stage in record.stages if stage.state == "Running"]
         if not running:
             return None
         current = running[0]  # a later one was left by a killed attempt
-        manifest = store / current.stage / current.key / "manifest.json"
-        if manifest.exists() and manifest.stat().st_size:
+        prefix = f"{current.stage}/{current.key}"
+        if store.size(f"{prefix}/{MANIFEST}"):
             return None  # about to be reused
-        return cls(current.stage, manifest.parent, (store / "runs" / f"{record.run_id}.json").stat().st_mtime)
+        return cls(current.stage, prefix, entry.modified)
 
-    def objects(self) -> int:
-        """Return the number of objects that the stage has written."""
-        return sum(1 for path in self.folder.rglob("*") if path.is_file()) if self.folder.is_dir() else 0
+    def count_objects(self, store: Store) -> int:
+        """Return the number of objects that the stage has written; 0 while the store does not respond."""
+        try:
+            return len(store.names(self.prefix))
+        except StorageError:
+            return 0
 
     def seconds(self) -> float:
         """Return the seconds since the stage began."""
         return time.time() - self.began
 
 
-def newest_record(store: Path) -> RunRecord | None:
+def newest_record(store: Store) -> RunRecord | None:
     """Return the newest run record of a store; None if there is none."""
-    paths = sorted((store / "runs").glob("*.json")) if (store / "runs").is_dir() else []
-    return RunRecord.model_validate_json(paths[-1].read_bytes()) if paths else None
+    entry = _newest_entry(store)
+    return None if entry is None else _load_record(store, entry)
+
+
+def _newest_entry(store: Store) -> Entry | None:
+    return max((entry for entry in store.entries("runs") if entry.name.endswith(".json")), default=None)
+
+
+def _load_record(store: Store, entry: Entry) -> RunRecord:
+    return RunRecord.model_validate_json(store.read(entry.name))
+
+
+def _name(store: Store) -> str:
+    return store.uri.rpartition("/")[2]
 
 
 def _kind(line: str) -> str:
@@ -273,8 +332,8 @@ def _kind(line: str) -> str:
 
 
 def _age(folder: Path, days: float = 2) -> None:
-    """Set the times of all files in a folder back by some days."""
+    """Set the times of all files in a folder back by some days, except the run records."""
     for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else ():
-        if "runs" not in path.parts:
+        if "runs" not in path.parts or path.name.startswith(TEMPORARY):
             stat = path.lstat()
             os.utime(path, (stat.st_atime - days * 86400, stat.st_mtime - days * 86400), follow_symlinks=False)

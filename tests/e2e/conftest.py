@@ -18,6 +18,7 @@ import pytest
 from benchmarks.kills.environment import ChaosEnvironment
 from benchmarks.kills.loop import Chaos
 from dataops.home import CHECKOUT
+from dataops.store import FolderStore
 from infra.local import services
 from tasks.demo.build import DemoWeb, build_demo_web
 
@@ -180,7 +181,7 @@ def chaos(pairmill: Pairmill) -> Chaos:
         pairmill.folder / "chaos", pairmill.folder / "home", pairmill.env, pairmill.web, pairmill.site
     )
     chaos = Chaos(environment, seed=3)
-    chaos.run_undisturbed(environment.folder / "peace")
+    chaos.run_undisturbed(FolderStore(environment.folder / "peace"))
     return chaos
 
 

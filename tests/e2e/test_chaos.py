@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.kills.loop import Chaos, newest_record
 from dataops.stages import STAGES
+from dataops.store import FolderStore
 from tests.e2e.conftest import Pairmill
 
 pytestmark = pytest.mark.timeout(600)
@@ -26,7 +27,7 @@ def files(store: Path, *stages: str) -> dict[str, tuple[int, int]]:
 
 
 def test_run_killed_in_each_group_of_stages_ends_with_the_same_bytes(chaos):
-    chaos.cycle(chaos.environment.folder / "disturbed", GROUPS)
+    chaos.cycle(chaos.environment.open_store("disturbed"), GROUPS)
     assert not chaos.outcome.findings, chaos.log()[-5000:]
     assert len(chaos.outcome.kills) >= len(GROUPS) - 1, "most kills came too late"
     assert chaos.outcome.exits["-9"] >= 1
@@ -34,7 +35,7 @@ def test_run_killed_in_each_group_of_stages_ends_with_the_same_bytes(chaos):
 
 def test_rerun_needs_only_the_store_when_home_and_databases_are_lost(chaos, pairmill, tmp_path):
     store = chaos.environment.folder / "peace"
-    record = newest_record(store)
+    record = newest_record(FolderStore(store))
     assert record is not None
     other = Pairmill(
         pairmill.folder, pairmill.web, pairmill.site, {**pairmill.env, "PAIRMILL_HOME": str(tmp_path / "home")}

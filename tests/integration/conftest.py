@@ -5,7 +5,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
-from tests.servers.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
+from benchmarks.kills.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
 
 __all__ = ["KEY_ID", "SECRET", "free_port"]
 

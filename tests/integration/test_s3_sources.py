@@ -6,6 +6,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from benchmarks.kills.seaweed import KEY_ID, SECRET
 from dataops.errors import ConfigError, SourceError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
@@ -19,7 +20,6 @@ from tasks.files.find import find_source_files
 from tasks.files.s3_file import s3_client
 from tests.inline_executor import InlineExecutor
 from tests.integration.test_common_crawl import wat
-from tests.servers.seaweed import KEY_ID, SECRET
 from tests.unit.tasks.filter.test_extract_filter import ANIMALS, write_warc
 
 pytestmark = pytest.mark.timeout(120)

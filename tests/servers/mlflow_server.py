@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.servers.seaweed import free_port
+from benchmarks.kills.seaweed import free_port
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

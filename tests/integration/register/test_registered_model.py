@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError
 from tasks.models.find import find_model
 from tests.integration.register.bare_environment import BareEnvironment
@@ -24,7 +25,6 @@ from tests.integration.register.snapshots import (
     TEXTS,
     run_python,
 )
-from tests.servers.seaweed import free_port
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError, ServiceError
 from tasks.engine import stage
 from tasks.register import mlflow_run
@@ -19,7 +20,6 @@ from tests.integration.register.snapshots import (
     find_versions,
     plan_registration,
 )
-from tests.servers.seaweed import free_port
 
 pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
 

@@ -1,6 +1,7 @@
-"""A proxy in front of an HTTP server that does to a request what networks and servers do at times."""
+"""Run a proxy in front of an HTTP server that changes, delays or breaks requests and responses."""
 
 import http.client
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,16 +13,20 @@ Meddle = Callable[["Exchange"], None]
 
 
 class Exchange:
-    """One request; a test may change it before it is forwarded, and its answer before that goes back."""
+    """One request; a `Meddle` may change it before it is forwarded, and its response before that is returned."""
 
     def __init__(self, method: str, path: str, headers: dict[str, str], body: bytes):
         self.method, self.path, self.headers, self.body = method, path, headers, body
         self.status: int | None = None
         self.answer: tuple[list[tuple[str, str]], bytes] | None = None
         self.dropped = False
+        """Whether to close the connection without a response."""
+        self.sent_share = 1.0
+        """Share of the response's body to send before the connection is closed; 1 is a whole response."""
 
     @property
     def is_answered(self) -> bool:
+        """Whether there is a response."""
         return self.status is not None
 
     def respond(self, status: int, body: bytes) -> None:
@@ -29,25 +34,38 @@ class Exchange:
         self.status, self.answer = status, ([("Content-Type", "application/xml")], body)
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignore connections that a killed client has closed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def meddler(target: str, meddle: Meddle) -> Iterator[str]:
-    """Yield the address of a proxy to `target`. `meddle` gets each exchange before it is forwarded, and with its answer."""
+    """Yield the URL of a proxy to `target`.
+
+    Args:
+        meddle: called with each exchange before it is forwarded, unless it is dropped, and again with the response.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two writes
 
         def _any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             exchange = Exchange(self.command, self.path, dict(self.headers.items()), body)
             meddle(exchange)
-            if not exchange.is_answered:
+            if not exchange.is_answered and not exchange.dropped:
                 _forward(target, exchange)
-                meddle(exchange)
-            if exchange.dropped:
+                if exchange.is_answered:
+                    meddle(exchange)
+            if exchange.dropped or exchange.status is None or exchange.answer is None:
                 self.close_connection = True
                 return
-            assert exchange.status is not None
-            assert exchange.answer is not None
             headers, data = exchange.answer
             self.send_response(exchange.status)
             for name, value in headers:
@@ -56,14 +74,16 @@ def meddler(target: str, meddle: Meddle) -> Iterator[str]:
                 self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data)
+                self.wfile.write(data[: int(len(data) * exchange.sent_share)])
+            if exchange.sent_share < 1:
+                self.close_connection = True
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any
 
-        def log_message(self, *arguments: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -75,6 +95,7 @@ def meddler(target: str, meddle: Meddle) -> Iterator[str]:
 
 
 def _forward(target: str, exchange: Exchange) -> None:
+    """Send the request to the server; a failure leaves the exchange without a response."""
     connection = http.client.HTTPConnection(urlsplit(target).netloc, timeout=20)
     try:
         connection.putrequest(exchange.method, exchange.path, skip_host=True, skip_accept_encoding=True)
@@ -86,5 +107,7 @@ def _forward(target: str, exchange: Exchange) -> None:
         data = response.read()
         kept = [(n, v) for n, v in response.getheaders() if n.lower() not in ("transfer-encoding", "connection")]
         exchange.status, exchange.answer = response.status, (kept, data)
+    except (OSError, http.client.HTTPException):
+        exchange.dropped = True
     finally:
         connection.close()

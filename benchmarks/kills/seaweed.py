@@ -1,6 +1,7 @@
-"""A real S3 server on loopback, for integration and end-to-end tests."""
+"""Run a real S3 server on loopback, for tests and for benchmarks/chaos.py."""
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -14,12 +15,26 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 KEY_ID, SECRET = "pairmill-test", "only-for-tests-on-loopback"
 ROLES = ("master", "volume", "filer", "s3", "admin")
+START_SECONDS = 90
+"""Maximum seconds until a server that was started accepts requests, on a busy machine."""
+
+
+_chosen: set[int] = set()
+"""Ports that this process has chosen, which nothing may use yet."""
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a free port that no outgoing connection gets while a stopped server does not use it."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)  # Linux gives connections the ports from 32,768 on
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _chosen:
+            _chosen.add(port)
+            return port
 
 
 class SeaweedFS:
@@ -38,14 +53,8 @@ class SeaweedFS:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and return when it takes requests."""
-        off = (
-            "-master.telemetry=false",
-            "-webdav=false",
-            "-s3.autoCreateBucket=false",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-        )
+        """Start the server and wait until it accepts requests. Raises: RuntimeError if it ends or takes too long."""
+        off = ("-master.telemetry=false", "-webdav=false", "-s3.autoCreateBucket=false")
         weed = Path(sys.executable).parent / "weed"
         command = [str(weed), "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *off]
         command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
@@ -53,10 +62,10 @@ class SeaweedFS:
         with (self.folder / "weed.log").open("ab") as log:
             environment = {**os.environ, **self.environment}
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.folder)
-        deadline = time.monotonic() + 40
-        while not self._answers():
-            assert self._process.poll() is None, self._log()
-            assert time.monotonic() < deadline, self._log()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"SeaweedFS does not start:\n{self._log()}")
             time.sleep(0.1)
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -75,10 +84,10 @@ class SeaweedFS:
         self._process = None
 
     def create_bucket(self, name: str) -> None:
-        """Create a bucket; waits for the volumes, which are ready a little after the first answer."""
+        """Create a bucket; waits for the volumes, which are ready a little after the first response."""
         keys = {"aws_access_key_id": KEY_ID, "aws_secret_access_key": SECRET}
         client = boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + START_SECONDS
         try:
             while True:
                 try:
@@ -88,19 +97,20 @@ class SeaweedFS:
                     return
                 except client.exceptions.BucketAlreadyOwnedByYou:
                     return
-                except (BotoCoreError, ClientError):
-                    assert time.monotonic() < deadline, self._log()
+                except (BotoCoreError, ClientError) as error:
+                    if time.monotonic() > deadline:
+                        raise RuntimeError(f"SeaweedFS does not create a bucket:\n{self._log()}") from error
                     time.sleep(0.2)
         finally:
             client.close()
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             with urllib.request.urlopen(self.endpoint, timeout=2):
                 return True
         except urllib.error.HTTPError as error:
             with error:
-                return error.code in (400, 403)  # it answers, and wants credentials
+                return error.code in (400, 403)  # it responds, and demands credentials
         except OSError:
             return False
 
