@@ -3,6 +3,8 @@
 Speed: `exact` must return langdetect's language for every text, `cascade` (the mode `fast`) for 99.5% of them;
 `cascade-script` is the mode `script`. Accuracy is measured by set (benchmarks/inputs/texts.py) and by length of text, for
 each installed detector: on each set, `cascade` and `cascade-script` must be at least as accurate as langdetect.
+`pages` has the share of English and of other captions that the filter keeps on pages that declare a language, or do not,
+or declare a wrong one (benchmarks/cases/language_pages.py).
 """
 
 import math
@@ -25,6 +27,7 @@ from benchmarks.cases.language_detectors import (
     make_langdetect,
     make_peer_detectors,
 )
+from benchmarks.cases.language_pages import measure_pages
 from benchmarks.inputs.texts import STAMPS, Labelled, TextFolders, read_sets, sample_texts
 from benchmarks.measure import Row, finish, make_parser, make_printer
 from dataops.language.detect import Mode
@@ -134,6 +137,9 @@ def main() -> int:
         say(f"skipped {name}: {remedy}")
     result, equal = _speed(sets, say, quick=options.quick)
     lower, details = _accuracy(sets, say, quick=options.quick)
+    pages = measure_pages(sets, 30 if options.quick else 300)
+    for row in pages:
+        say("  ".join(f"{name} {value}" for name, value in row.items()))
     packages = [name for name in ["langdetect", "numba", "numpy", *_PEERS] if _installed(name)]
     return finish(
         "language",
@@ -141,7 +147,7 @@ def main() -> int:
         packages,
         equal=equal and not lower,
         as_json=options.json,
-        details={**details, "skipped": missing},
+        details={**details, "pages": pages, "skipped": missing},
     )
 
 

@@ -129,7 +129,7 @@ class Detection:
     """Index of the most likely candidate (n,); -1 for a text without letters of a profile, or of a candidate's
     script."""
     probabilities: NDArray[np.float64]
-    """Probabilities (n, L), in units of 10^-DECIMALS; each row sums to 1, or to 0 without a language."""
+    """Probabilities (n, L), by default in units of 10^-DECIMALS; each row sums to 1, or to 0 without a language."""
 
     @property
     def labels(self) -> list[str | None]:
@@ -167,7 +167,12 @@ class Detection:
 
 
 def detect(
-    texts: Sequence[str] | Texts, candidates: Sequence[str] | None = None, mode: Mode = "fast", seed: int = 0
+    texts: Sequence[str] | Texts,
+    candidates: Sequence[str] | None = None,
+    mode: Mode = "fast",
+    seed: int = 0,
+    *,
+    rounded: bool = True,
 ) -> Detection:
     """Detect the language of each text.
 
@@ -178,6 +183,7 @@ def detect(
             and German): `exact` gives all candidates the same probability, and so the first; the others give no
             language. dataops.language.scripts.find_unwritten finds such texts.
         seed: seed of langdetect's draws.
+        rounded: round the probabilities to DECIMALS.
 
     Raises: ValueError for a name that is not a profile.
     """
@@ -194,7 +200,7 @@ def detect(
     else:
         shares, counts = _compute_posterior(model, encoded, columns, only=True)
     best = np.where(counts > 0, shares.argmax(axis=1), -1)
-    return Detection(names, best, np.round(shares, DECIMALS, out=shares))
+    return Detection(names, best, np.round(shares, DECIMALS, out=shares) if rounded else shares)
 
 
 def _detect_fast(

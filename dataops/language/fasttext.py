@@ -30,11 +30,12 @@ def _detector() -> Any:
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
 
-def detect(texts: Sequence[str], candidates: Sequence[str] | None = None) -> Detection:
+def detect(texts: Sequence[str], candidates: Sequence[str] | None = None, *, rounded: bool = True) -> Detection:
     """Detect the language of each text, with the names of dataops.language.detect.
 
     Args:
         candidates: names of the profiles to choose from; None is all.
+        rounded: round the probabilities to DECIMALS.
 
     Raises: ConfigError when the package is not installed; ValueError for a name that is not a profile.
     """
@@ -53,5 +54,6 @@ def detect(texts: Sequence[str], candidates: Sequence[str] | None = None) -> Det
     totals = shares.sum(axis=1, keepdims=True)
     known = totals[:, 0] > 0
     probabilities = np.zeros(shares.shape)
-    probabilities[known] = np.round(shares[known] / totals[known], DECIMALS)
-    return Detection(names, np.where(known, shares.argmax(axis=1), -1), probabilities)
+    probabilities[known] = shares[known] / totals[known]
+    best = np.where(known, shares.argmax(axis=1), -1)
+    return Detection(names, best, np.round(probabilities, DECIMALS) if rounded else probabilities)

@@ -62,9 +62,14 @@ class FilterConfig(RuleConfig):
     """Languages that the detector chooses from; default all. Fewer candidates give fewer errors on short captions, if
     other languages do not occur. A caption in a script that no candidate writes has no language; `languages` drops
     it."""
-    language_page_weight: float = Field(default=0.0, ge=0, le=1)
-    """Weight of the page in a caption's probabilities, where the page is all its captions as one text. A page has a
-    clear language where a caption of two words has none. 0 uses the caption only."""
+    language_page_weight: float | None = Field(default=None, ge=0, le=1)
+    """By default, a caption's language is that which is most likely by the caption, the other captions of its page and
+    its site, and the language that the page declares (dataops.language.context). 0 uses the caption only. A larger
+    number is the weight of the page in the mean of the probabilities of the caption and of the page, where the page is
+    all its captions as one text; then the declared language is not used."""
+    language_declared_prior: float = Field(default=0.8, ge=0, lt=1)
+    """Probability that a site is in the language that its pages declare, before any caption is considered; 0 ignores
+    the declaration. Only used where `language_page_weight` is not set."""
     seen: list[str] = Field(default=[])
     """Keys of datasets (pack snapshots) whose URLs are dropped as seen, so that an incremental run has only new
     pairs."""

@@ -1,11 +1,14 @@
-"""Detects the languages of captions with the detector and the page weight of the filter's config."""
+"""Detects the languages of captions with the detector of the filter's config, and with what their pages show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from dataops.language.detect import Detection, detect
+from dataops.language.context import combine_evidence, match_language_tag
+from dataops.language.detect import DECIMALS, Detection, detect
 from dataops.language.ngrams import Texts, encode_captions
 from dataops.language.scripts import find_unwritten
 from tasks.filter.config import FilterConfig
@@ -13,31 +16,98 @@ from tasks.filter.config import FilterConfig
 _BATCH = 1 << 12
 """Texts that are detected together; their probabilities (440 bytes a text) stay in the processor's cache."""
 
+_SITE_CAPTIONS = 1 << 13
+"""Maximum number of captions of a site that are evidence for each other, which bounds memory (440 bytes a caption)."""
+_CAPTION = ["site", "page", "caption"]
+
 
 def detect_languages(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
-    """Detect the language of each caption, weighted with the language of its page where the config says so.
+    """Detect the language of each caption, with what its page shows unless the config excludes that.
 
     A caption in capitals only is detected in lower case, since langdetect ignores words in capitals. A caption in a
     script that no candidate writes has no language, because a detector, or the page, would only guess.
+
+    Args: rows: columns caption, page_url and page_language.
 
     Returns: columns language (String), language_score (Float32), and foreign (Boolean): whether the probability of
         config.languages is less than language_min_score (false where config.languages is empty).
     """
     if config.language_page_weight:
         return _build_columns(_detect_with_pages(rows, config), config)
-    distinct = rows["caption"].to_arrow().dictionary_encode()
+    if config.language_page_weight is None and rows["page_url"].null_count() < rows.height:
+        return _detect_in_context(rows, config)
+    return _detect_alone(rows["caption"], config)
+
+
+def _detect_alone(captions: pl.Series, config: FilterConfig) -> pl.DataFrame:
+    distinct = captions.to_arrow().dictionary_encode()
     texts = distinct.dictionary
     batches = [texts[at : at + _BATCH] for at in range(0, max(len(texts), 1), _BATCH)]
     columns = pl.concat([_build_columns(_detect_batch(batch, config), config) for batch in batches])
     return columns[pl.Series(distinct.indices)]
 
 
-def _detect_batch(captions: pa.Array, config: FilterConfig) -> Detection:
+def _detect_in_context(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
+    """Detect the language of each caption with the evidence of its page, its site and the declared language.
+
+    The pages of one host that declare the same language are a site. A caption without a page has its own evidence only.
+    """
+    numbered = rows.with_columns(
+        site=pl.struct(pl.col("page_url").str.extract(r"^[^/]*//([^/?#]*)"), "page_language").rank("dense"),
+        page=pl.col("page_url").rank("dense"),
+    )
+    distinct = numbered.unique(_CAPTION, maintain_order=True).sort("site", "page", maintain_order=True)
+    distinct = distinct.with_columns(block=pl.int_range(pl.len()).over("site") // _SITE_CAPTIONS)
+    sizes = distinct.group_by("site", "block", maintain_order=True).len()["len"].to_list()
+    on_pages = [_detect_sites(batch, config) for batch in _cut_batches(distinct, sizes)]
+    columns = pl.concat([distinct.select(_CAPTION), pl.concat(on_pages)], how="horizontal")
+    found = numbered.select(_CAPTION).join(columns, on=_CAPTION, how="left", maintain_order="left", nulls_equal=True)
+    found = found.drop(_CAPTION)
+    without_page = rows["page_url"].is_null().arg_true()
+    if len(without_page):
+        alone = _detect_alone(rows["caption"][without_page], config)
+        found = pl.DataFrame({c.name: c.scatter(without_page, alone[c.name]) for c in found.iter_columns()})
+    return found
+
+
+def _cut_batches(distinct: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.DataFrame]:
+    """Yield consecutive rows of whole groups of these sizes, at least _BATCH of them at a time."""
+    start = size = 0
+    for i, group in enumerate(sizes):
+        size += group
+        if size >= _BATCH or i + 1 == len(sizes):
+            yield distinct[start : start + size]
+            start, size = start + size, 0
+
+
+def _detect_sites(captions: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
+    """Detect the languages of the distinct captions of some sites, in the order of the sites and their pages."""
+    texts = captions["caption"].to_arrow().dictionary_encode()
+    found = _detect_batch(texts.dictionary, config, rounded=False)
+    own = found.probabilities[texts.indices.to_numpy()]
+    keys = captions.select("site", "block", "page")
+    page_starts = _group_starts(keys)
+    site_starts = _group_starts(keys[page_starts].select("site", "block"))
+    tags = captions["page_language"][page_starts][site_starts].to_list()
+    declared = np.array([match_language_tag(tag, found.candidates) for tag in tags])
+    combined = combine_evidence(own, page_starts, site_starts, declared, config.language_declared_prior)
+    combined[own.sum(axis=1) == 0] = 0
+    best = np.where(own.sum(axis=1) > 0, combined.argmax(axis=1), -1)
+    return _build_columns(Detection(found.candidates, best, np.round(combined, DECIMALS)), config)
+
+
+def _group_starts(keys: pl.DataFrame) -> NDArray[np.int64]:
+    """Return the index of the first row of each run of equal rows."""
+    is_start = pl.any_horizontal(pl.all().ne_missing(pl.all().shift())) | (pl.int_range(pl.len()) == 0)
+    return np.flatnonzero(keys.select(is_start).to_series().to_numpy())
+
+
+def _detect_batch(captions: pa.Array, config: FilterConfig, *, rounded: bool = True) -> Detection:
     if config.language_detector == "fasttext":
         texts = _lower_capitals(captions.to_pylist())
-        return _without_unwritten(_detect(texts, config), texts, config)
+        return _without_unwritten(_detect(texts, config, rounded=rounded), texts, config)
     encoded = encode_captions(captions)
-    found = detect(encoded, config.language_candidates, config.language_mode)
+    found = detect(encoded, config.language_candidates, config.language_mode, rounded=rounded)
     # The other modes give no language to a caption in a script that no candidate writes.
     return _without_unwritten(found, encoded, config) if config.language_mode == "exact" else found
 
@@ -61,6 +131,8 @@ def _build_columns(found: Detection, config: FilterConfig) -> pl.DataFrame:
 def _detect_with_pages(rows: pl.DataFrame, config: FilterConfig) -> Detection:
     texts = _lower_capitals(rows["caption"].to_list())
     captions = rows.select("page_url").with_columns(text=pl.Series(texts, dtype=pl.String))
+    # A caption without a page is a page of its own.
+    captions = captions.with_columns(pl.col("page_url").fill_null("\0" + pl.col("text")))
     pages = captions.group_by("page_url", maintain_order=True).agg(
         pl.col("text").unique(maintain_order=True).str.join(" ")
     )
@@ -75,9 +147,9 @@ def _without_unwritten(found: Detection, texts: Sequence[str] | Texts, config: F
     return found.without(find_unwritten(texts, config.language_candidates))
 
 
-def _detect(texts: Sequence[str], config: FilterConfig) -> Detection:
+def _detect(texts: Sequence[str], config: FilterConfig, *, rounded: bool = True) -> Detection:
     if config.language_detector == "fasttext":
         from dataops.language.fasttext import detect as detect_with_fasttext  # an optional dependency
 
-        return detect_with_fasttext(texts, config.language_candidates)
-    return detect(texts, config.language_candidates, config.language_mode)
+        return detect_with_fasttext(texts, config.language_candidates, rounded=rounded)
+    return detect(texts, config.language_candidates, config.language_mode, rounded=rounded)

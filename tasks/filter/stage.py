@@ -36,7 +36,7 @@ from tasks.filter.summary import merge_balance, merge_parts
 
 logger = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 _COPIES = 6
 """Maximum number of copies of a partition's keys in memory, while they are sorted and joined."""
 _PARTITION_ROWS = 1 << 20
@@ -92,7 +92,7 @@ class _FilterTasks:
         self.draft, self.config, self.context, self.quiet = work.draft, work.config, context, context.without_progress()
         parts = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in parts]
-        self.slices = cut_slices([part.rows for part in parts], self.config)
+        self.slices = cut_slices([part.rows for part in parts])
         self.seen_parts = tuple(_find_seen_parts(work))
         self.rows = sum(part.rows for part in parts)
         self.neighbours = context.workers_per_machine or context.workers
@@ -177,14 +177,14 @@ class _FilterTasks:
         )
 
 
-def cut_slices(rows: Sequence[int], config: FilterConfig) -> list[tuple[PartSlice, ...]]:
+def cut_slices(rows: Sequence[int]) -> list[tuple[PartSlice, ...]]:
     """Cut parts with these numbers of rows into slices.
 
-    With `language_page_weight` a part is one slice, since the captions of a page must be in one task.
+    The captions of a page at the boundary of two slices are evidence of its language in their own slice only.
     """
     found: list[tuple[PartSlice, ...]] = []
+    size = steps.SLICE_ROWS
     for total in rows:
-        size = max(total, 1) if config.language_page_weight else steps.SLICE_ROWS
         first = sum(map(len, found))
         starts = range(0, max(total, 1), size)
         found.append(tuple(PartSlice(first + i, start, min(size, total - start)) for i, start in enumerate(starts)))

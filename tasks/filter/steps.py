@@ -95,7 +95,7 @@ def apply_rules(draft: Draft, task: FilterTask) -> Record:
         reasons = _fill_reasons(reasons, rows.select("caption"), lambda rest: _match_unsafe_words(rest, task.config))
     passed = reasons.is_null()
     passed_rows = passed.arg_true()
-    language = detect_languages(rows.select("caption", "page_url")[passed_rows], task.config)
+    language = detect_languages(rows.select("caption", "page_url", "page_language")[passed_rows], task.config)
     if len(passed_rows) < rows.height:  # gathering a null index gives nulls
         indices = pl.select(pl.when(passed).then(passed.cast(pl.UInt32).cum_sum() - 1)).to_series()
         language = language.select(pl.all().gather(indices))

@@ -47,8 +47,75 @@ def kept(tmp_path, **config) -> set[str]:
     return set(read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist())
 
 
+def keep_english(pages: list[tuple[str | None, str | None, list[str]]], **config) -> list[str]:
+    """Return the captions that are detected as English, of pages (URL, declared language, captions)."""
+    rows = [{"caption": text, "page_url": url, "page_language": tag} for url, tag, texts in pages for text in texts]
+    frame = pl.DataFrame(rows, schema={"caption": pl.String, "page_url": pl.String, "page_language": pl.String})
+    found = filter_language.detect_languages(frame, FilterConfig(languages=["en"], **config))
+    assert found.height == frame.height
+    return frame.filter(~found["foreign"])["caption"].to_list()
+
+
+ENGLISH = ["A green apple.", "A cat", "a red balloon", "house with garden", "Two dogs on a beach", "An old red barn"]
+GERMAN = ["Ein grüner Apfel.", "Eine Katze", "Die Katze schläft", "Haus mit Garten", "Zwei Hunde am Strand"]
+
+
+@pytest.mark.parametrize("tag", ["en", "en-us", None])
+def test_short_captions_are_english_by_what_their_page_and_site_show(tag):
+    """Keep English captions whose page declares English, or whose page or site has other English captions."""
+    one_page = [("http://x.example/", tag, ENGLISH)]
+    pages = [(f"http://x.example/{i}", tag, [text]) for i, text in enumerate(ENGLISH)]
+    assert "A green apple." not in keep_english(pages, language_page_weight=0)
+    assert keep_english(one_page) == ENGLISH
+    assert keep_english(pages) == ENGLISH
+
+
+def test_a_declaration_decides_for_a_page_with_one_unclear_caption():
+    assert keep_english([("http://x.example/", "en", ["A green apple."])]) == ["A green apple."]
+    assert not keep_english([("http://x.example/", None, ["A green apple."])])
+    assert not keep_english([("http://x.example/", "en", ["A green apple."])], language_declared_prior=0)
+    assert not keep_english([("http://x.example/", "fr", ["A green apple."])])
+
+
+def test_a_wrong_declaration_keeps_no_german_caption():
+    """Drop German captions of a site whose template declares English, on one page or a page each, and alone."""
+    assert not keep_english([("http://x.example/", "en", GERMAN)])
+    assert not keep_english([(f"http://x.example/{i}", "en", [text]) for i, text in enumerate(GERMAN)])
+    assert not [text for text in GERMAN if keep_english([("http://x.example/", "en", [text])])]
+
+
+def test_a_foreign_caption_of_an_english_page_is_foreign():
+    mixed = [("http://x.example/", "en", [*ENGLISH, "Ein grüner Apfel.", "Un chien noir sur la plage"])]
+    assert keep_english(mixed) == ENGLISH
+
+
+def test_sites_and_rows_without_a_page_are_no_evidence_for_each_other():
+    own = [text for text in [*ENGLISH, *GERMAN] if keep_english([(None, None, [text])])]
+    assert keep_english([(None, None, [*ENGLISH, *GERMAN])]) == own
+    beside = [("http://x.example/", None, ENGLISH), ("http://y.example/", None, ["A green apple."]), (None, None, ["A cat"])]
+    assert keep_english(beside) == ENGLISH
+    assert keep_english(beside, language_page_weight=0.8) == ENGLISH
+
+
+def test_evidence_does_not_depend_on_the_order_of_rows_or_on_repeated_captions():
+    texts = [*ENGLISH, *GERMAN]
+    pages = [(f"http://x.example/{i % 3}", "en", [text]) for i, text in enumerate(texts)]
+    assert sorted(keep_english(pages[::-1])) == sorted(keep_english(pages))
+    once = keep_english([("http://x.example/", "en", [*GERMAN, "A green apple."])])
+    repeated = keep_english([("http://x.example/", "en", [*GERMAN, *["A green apple."] * 20])])
+    assert len(once) == len(set(repeated))
+
+
+def test_a_large_site_is_cut(monkeypatch: pytest.MonkeyPatch):
+    """Give each caption an answer also where the captions of a site, or of a page, are in several blocks."""
+    monkeypatch.setattr(filter_language, "_SITE_CAPTIONS", 4)
+    monkeypatch.setattr(filter_language, "_BATCH", 3)
+    assert keep_english([("http://x.example/", "en", ENGLISH)] * 2) == ENGLISH * 2
+    assert not keep_english([(f"http://x.example/{i}", "en", [text]) for i, text in enumerate(GERMAN * 3)])
+
+
 def test_page_weight_corrects_the_language_of_short_captions(tmp_path):
-    without_page = kept(tmp_path / "without-page")
+    without_page = kept(tmp_path / "without-page", language_page_weight=0)
     assert without_page != set(PAGES["http://x.example/en"])
     assert kept(tmp_path / "together", language_page_weight=0.8) == set(PAGES["http://x.example/en"])
 
@@ -56,7 +123,7 @@ def test_page_weight_corrects_the_language_of_short_captions(tmp_path):
 @pytest.mark.parametrize(
     "detector", [{}, {"language_mode": "fast"}, {"language_mode": "exact"}, {"language_detector": "fasttext"}]
 )
-@pytest.mark.parametrize("weight", [0.0, 0.8])
+@pytest.mark.parametrize("weight", [0.0, 0.8, None])
 def test_a_caption_in_a_script_of_no_candidate_has_no_language(tmp_path, detector, weight):
     """Detect no language, not even on an English page."""
     draft = Draft(FolderStore(tmp_path), "filter", "k")
@@ -87,7 +154,7 @@ def test_blend_returns_the_weighted_mean_of_known_probabilities(weight):
 def test_detect_languages_gives_equal_captions_the_same_result(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(filter_language, "_BATCH", 3)
     captions = [text for texts in PAGES.values() for text in texts] * 2 + ["THE RED HOUSE", "the red house", "123"]
-    config = FilterConfig(languages=["en"], language_candidates=LANGUAGES)
+    config = FilterConfig(languages=["en"], language_candidates=LANGUAGES, language_page_weight=0)
     found = filter_language.detect_languages(pl.DataFrame({"caption": captions}), config)
     shown = [caption.lower() if caption.isupper() else caption for caption in captions]
     each = detect(shown, LANGUAGES, config.language_mode)

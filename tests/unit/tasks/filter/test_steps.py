@@ -197,7 +197,7 @@ def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path, monkeypat
 
 def test_cut_slices_cuts_parts_into_slices(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps, "SLICE_ROWS", 100)
-    found = cut_slices([250, 100, 0, 1], FilterConfig())
+    found = cut_slices([250, 100, 0, 1])
     assert [[(one.start, one.rows) for one in part] for part in found] == [
         [(0, 100), (100, 100), (200, 50)],
         [(0, 100)],
@@ -205,10 +205,6 @@ def test_cut_slices_cuts_parts_into_slices(monkeypatch: pytest.MonkeyPatch):
         [(0, 1)],
     ]
     assert [one.number for part in found for one in part] == list(range(6))
-    assert cut_slices([250, 0], FilterConfig(language_page_weight=0.5)) == [
-        (PartSlice(0, 0, 250),),
-        (PartSlice(1, 0, 0),),
-    ]
 
 
 def test_a_damaged_part_is_named(tmp_path: Path):
