@@ -25,6 +25,8 @@ class DatasetFacts:
     lineage: Mapping[str, Manifest]
     """Snapshots that it was made of, by stage, first stage first, as far as they are in the store."""
     counts: Counts
+    first_part: str
+    """Name of a part with rows, whose schema all parts have."""
 
     @classmethod
     def collect(
@@ -37,7 +39,8 @@ class DatasetFacts:
     ) -> "DatasetFacts":
         """Return the facts of a dataset that is being made."""
         config = work.config.key_config()
-        return cls(work.draft.key, work.seed, content_digest(parts), facts, config, lineage, counts)
+        first_part = min((part.name for part in parts if part.name.startswith("part-")), default="part-00000.parquet")
+        return cls(work.draft.key, work.seed, content_digest(parts), facts, config, lineage, counts, first_part)
 
     @property
     def samples(self) -> int:
@@ -121,17 +124,28 @@ def list_rights(dataset: DatasetFacts) -> list[str]:
 
 
 def list_readers(dataset: DatasetFacts) -> list[tuple[str, str]]:
-    """Return the names of tools that read the dataset, each with its code. Paths are relative to the store."""
-    shards = f"pack/{dataset.key}/{{00000..{dataset.facts['shards'] - 1:05d}}}.tar"
-    decoded = f'.decode("pil").to_tuple("{dataset.image_extension}", "txt")'
+    """Return the names of tools that read the dataset, each with code that runs in the folder of the store."""
+    folder, image = f"pack/{dataset.key}", dataset.image_extension
+    shards = f"{folder}/{{00000..{dataset.facts['shards'] - 1:05d}}}.tar"
     return [
-        ("webdataset", f'webdataset.WebDataset("{shards}", shardshuffle=False){decoded}'),
-        ("open_clip", f'python -m open_clip_train.main --dataset-type webdataset --train-data "{shards}" '
-         f"--train-num-samples {dataset.samples}"),
-        ("datasets", f'datasets.load_dataset("webdataset", data_files="pack/{dataset.key}/*.tar", split="train")'),
-        ("one sample", f"pack/{dataset.key}/00000.idx: for each sample `extension offset bytes name` of each member of "
+        ("webdataset", "import webdataset\n"
+         f'dataset = webdataset.WebDataset("{shards}", shardshuffle=False)\n'
+         f'pairs = dataset.decode("pil").to_tuple("{image}", "txt")'),
+        # Its loader has no more workers than shards.
+        ("open_clip", "pip install 'open_clip_torch[training]'\n"
+         f'python -m open_clip_train.main --dataset-type webdataset --train-data "{shards}" '
+         f"--train-num-samples {dataset.samples} --workers {min(dataset.facts['shards'], 4)}"),
+        # Without features, datasets infers them from five samples: a column that is null in these has no type.
+        ("datasets", "import datasets, pyarrow.parquet\n"
+         f'schema = pyarrow.parquet.read_schema("{folder}/{dataset.first_part}")\n'
+         "features = datasets.Features(\n"
+         f'    {{"{image}": datasets.Image(), "txt": datasets.Value("string"), '
+         '"json": datasets.Features.from_arrow_schema(schema)}\n'
+         ")\n"
+         f'dataset = datasets.load_dataset("webdataset", data_files="{folder}/*.tar", split="train", features=features)'),
+        ("one sample", f"{folder}/00000.idx: for each sample `extension offset bytes name` of each member of "
          "00000.tar"),
-        ("rows", f'polars.read_parquet("pack/{dataset.key}/part-*.parquet")'),
+        ("rows", f'import polars\nrows = polars.read_parquet("{folder}/part-*.parquet")'),
     ]  # fmt: skip
 
 

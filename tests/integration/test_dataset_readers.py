@@ -1,12 +1,15 @@
 """Other tools read packed shards without conversion: webdataset, open_clip, img2dataset, datasets."""
 
-import json
+import re
+import shlex
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -92,13 +95,71 @@ def test_img2dataset_reads_the_rows_for_another_download(
     assert {(row["uid"], row["caption"]) for row in found} == {(row["uid"], row["caption"]) for row in PAIRS}
 
 
-def test_datasets_loads_shards_as_a_dataset(folder: Path, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    shards = [str(path) for path in sorted(folder.glob("*.tar"))]
-    found = datasets.load_dataset("webdataset", data_files=shards, split="train", cache_dir=str(tmp_path))
+def printed_code(folder: Path) -> dict[str, str]:
+    """Return the code that the dataset's page prints, by tool."""
+    section = (folder / "DATASET.md").read_text("utf-8").partition("## How to read it")[2].partition("\n## ")[0]
+    section = section.replace("open\\_clip", "open_clip")  # Markdown
+    return dict(re.findall(r"^(\w[\w ]*):\n+```\n(.*?)\n```", section, re.MULTILINE | re.DOTALL))
+
+
+def run_printed(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run code in the folder of the store, and return its variables."""
+    monkeypatch.chdir(folder.parents[1])
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102
+    return names
+
+
+# In the first five samples, columns of each type are null; in others they are not.
+FULL = {
+    "cluster": "0" * 32, "declared_width": 640, "clip_score": 0.25, "query_ids": [1, 2], "extra": '{"a": 1}',
+    "face_bboxes": [[0.1, 0.2, 0.3, 0.4]],
+}  # fmt: skip
+
+
+def sparse_pairs(known: Callable[[int], bool]) -> list[dict[str, Any]]:
+    """Return pairs that have all columns where `known` holds for their position in the shards, and none elsewhere."""
+    return [pair(n, **(FULL if known(n) else dict.fromkeys(FULL))) for n in range(17)]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [lambda n: False, lambda n: n >= 12, lambda n: n % 2 == 1, lambda n: True],
+    ids=["never", "late", "mixed", "always"],
+)
+def test_datasets_loads_a_dataset_by_the_printed_code(
+    known: Callable[[int], bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    _, manifests = packed_in(tmp_path / "store", sparse_pairs(known), shard_size=6)
+    folder = tmp_path / "store" / "pack" / manifests["pack"].key
+    rows = {row["uid"]: row for row in pq.ParquetDataset(sorted(folder.glob("part-*.parquet"))).read().to_pylist()}
+    found = run_printed(printed_code(folder)["datasets"], folder, monkeypatch)["dataset"]
     assert len(found) == 17
     for sample in found:
-        row = BY_KEY[sample["__key__"]]
+        row = rows[sample["json"]["uid"]]
         assert sample["txt"] == row["caption"]
         assert sample["jpg"].size == (48, 48)
-        assert json.loads(json.dumps(sample["json"]))["url"] == row["url"]
+        assert sample["json"] == row
+
+
+def test_the_printed_code_of_webdataset_and_polars_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = printed_code(folder)
+    pairs = list(run_printed(code["webdataset"], folder, monkeypatch)["pairs"])
+    assert {caption for _, caption in pairs} == {row["caption"] for row in PAIRS}
+    assert all(image.size == (48, 48) for image, _ in pairs)
+    assert run_printed(code["rows"], folder, monkeypatch)["rows"].height == 17
+
+
+def test_open_clip_parses_the_printed_command(folder: Path) -> None:
+    from open_clip_train.params import parse_args
+
+    install, command = printed_code(folder)["open_clip"].splitlines()
+    assert install == "pip install 'open_clip_torch[training]'"
+    python, module, name, *arguments = shlex.split(command)
+    assert (python, module, name) == ("python", "-m", "open_clip_train.main")
+    options = parse_args(arguments)
+    assert options.train_num_samples == 17
+    assert options.workers == 3  # as many as there are shards: with more, its loader fails
