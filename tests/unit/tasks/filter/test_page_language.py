@@ -92,7 +92,11 @@ def test_a_foreign_caption_of_an_english_page_is_foreign():
 def test_sites_and_rows_without_a_page_are_no_evidence_for_each_other():
     own = [text for text in [*ENGLISH, *GERMAN] if keep_english([(None, None, [text])])]
     assert keep_english([(None, None, [*ENGLISH, *GERMAN])]) == own
-    beside = [("http://x.example/", None, ENGLISH), ("http://y.example/", None, ["A green apple."]), (None, None, ["A cat"])]
+    beside = [
+        ("http://x.example/", None, ENGLISH),
+        ("http://y.example/", None, ["A green apple."]),
+        (None, None, ["A cat"]),
+    ]
     assert keep_english(beside) == ENGLISH
     assert keep_english(beside, language_page_weight=0.8) == ENGLISH
 
