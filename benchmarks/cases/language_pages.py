@@ -12,7 +12,7 @@ from benchmarks.inputs.texts import Labelled
 from tasks.filter.config import FilterConfig
 from tasks.filter.language import detect_languages
 
-OTHERS = "af cs da de es fi fr hu id it nl no pl pt ro sv tr".split()
+OTHERS = ["af", "cs", "da", "de", "es", "fi", "fr", "hu", "id", "it", "nl", "no", "pl", "pt", "ro", "sv", "tr"]
 """Languages of the sites that are not English; all write Latin letters, as English does."""
 LAYOUTS = {"1 page of 1": (1, 1), "1 page of 10": (1, 10), "10 pages of 1": (10, 1), "10 pages of 10": (10, 10)}
 """Number of pages of a site, and of captions of a page."""

@@ -106,7 +106,7 @@ def run_printed(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dic
     """Run code in the folder of the store, and return its variables."""
     monkeypatch.chdir(folder.parents[1])
     names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102
+    exec(code, names)
     return names
 
 

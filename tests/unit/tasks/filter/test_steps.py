@@ -19,7 +19,6 @@ from tasks.filter import stage as filter_stage
 from tasks.filter import steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER, cut_slices, partition_bits
-from tasks.filter.steps import PartSlice
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
 
