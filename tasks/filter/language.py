@@ -33,7 +33,7 @@ def detect_languages(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
         config.languages is less than language_min_score (false where config.languages is empty).
     """
     if config.language_page_weight:
-        return _build_columns(_detect_with_pages(rows, config), config)
+        return _build_columns(_detect_with_pages(rows, config, config.language_page_weight), config)
     if config.language_page_weight is None and rows["page_url"].null_count() < rows.height:
         return _detect_in_context(rows, config)
     return _detect_alone(rows["caption"], config)
@@ -128,7 +128,7 @@ def _build_columns(found: Detection, config: FilterConfig) -> pl.DataFrame:
     return columns.with_columns(foreign=found.sum_probabilities(config.languages) < config.language_min_score)
 
 
-def _detect_with_pages(rows: pl.DataFrame, config: FilterConfig) -> Detection:
+def _detect_with_pages(rows: pl.DataFrame, config: FilterConfig, weight: float) -> Detection:
     texts = _lower_capitals(rows["caption"].to_list())
     captions = rows.select("page_url").with_columns(text=pl.Series(texts, dtype=pl.String))
     # A caption without a page is a page of its own.
@@ -139,7 +139,7 @@ def _detect_with_pages(rows: pl.DataFrame, config: FilterConfig) -> Detection:
     numbers = pages.select("page_url", number=pl.int_range(pl.len(), dtype=pl.UInt32))
     numbered = captions.join(numbers, on="page_url", how="left", maintain_order="left", nulls_equal=True)
     found, page_found = _detect(texts, config), _detect(pages["text"].to_list(), config)
-    blended = found.blend(page_found, numbered["number"].to_numpy(), config.language_page_weight)
+    blended = found.blend(page_found, numbered["number"].to_numpy(), weight)
     return _without_unwritten(blended, texts, config)
 
 
