@@ -252,7 +252,7 @@ class Chaos:
     def _collect_garbage(self, store: Store) -> list[str]:
         """Run `pairmill gc` on leftovers that were made two days older; return those that it did not delete."""
         for line in self._find_leftovers(store):
-            self.outcome.swept[line.split(":")[0] + ": " + _kind(line)] += 1
+            self.outcome.swept[_kind(line)] += 1
         folder = store.root if isinstance(store, FolderStore) else self.environment.folder / "none"
         for top in (folder, self.environment.home / "jobs", self.environment.temporary):
             _age(top)
@@ -327,8 +327,14 @@ def _name(store: Store) -> str:
 
 
 def _kind(line: str) -> str:
-    name = line.rsplit("/", 1)[-1].split(": ")[-1]
-    return name.split("-")[0] if not name.startswith("pairmill-") else "-".join(name.split("-")[:2])
+    """Return the kind of a leftover, without what is random in its name."""
+    place, _, name = line.partition(": " if ": " in line else "/")
+    name = name.rpartition("/")[2]
+    if name.startswith("pairmill-scratch-"):
+        name = name.rpartition("-")[0]
+    elif name.startswith((TEMPORARY, "train-", "evaluate-")):
+        name = name.partition("-")[0]
+    return f"{place}: {'upload of ' if 'upload of' in line else ''}{name}"
 
 
 def _age(folder: Path, days: float = 2) -> None:

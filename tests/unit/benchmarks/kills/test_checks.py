@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from benchmarks.kills import checks
-from benchmarks.kills.loop import _age
+from benchmarks.kills.loop import _age, _kind
 from dataops.snapshot import Part
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore
@@ -52,3 +52,14 @@ def test_gc_is_given_half_written_records_of_an_age_that_it_deletes(tmp_path: Pa
     assert store.sweep("", older_than_seconds=86_400) == 1
     assert store.names("") == ["runs/a.json"]
     assert (tmp_path / "runs" / "a.json").stat().st_mtime > time.time() - 43_200
+
+
+def test_leftovers_are_counted_by_kind() -> None:
+    lines = {
+        "temporary/pairmill-scratch-site-files-nqbs74q7": "temporary: pairmill-scratch-site-files",
+        "store: runs/.tmp-gekkmaq5": "store: .tmp",
+        "store: train/b1b0aee7f8a4d715/_work": "store: _work",
+        "store: upload of store-2/train/b0/optimizer.safetensors": "store: upload of optimizer.safetensors",
+        "home: jobs/train-b1b0aee7f8a4d715": "home: train",
+    }
+    assert {line: _kind(line) for line in lines} == lines
