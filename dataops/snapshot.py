@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import CorruptPart, LeaseLost
 from dataops.schema import uid_sum
+from dataops.stages import STAGES
 from dataops.store import Store
 
 SCHEMA_VERSION = 1
@@ -189,11 +190,16 @@ def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
 
 
 def load_ancestors(store: Store, manifest: Manifest) -> dict[str, Manifest]:
-    """Return a snapshot and its direct and indirect inputs that are still in the store, by stage; itself first."""
+    """Return a snapshot and its direct and indirect inputs that are still in the store, by stage; itself first.
+
+    Inputs from outside the store have keys such as URLs, which are no names of objects.
+    """
     found, todo = {manifest.stage: manifest}, list(manifest.inputs)
     while todo:
         source = todo.pop(0)
-        if source.stage not in found and (above := load_manifest(store, source.stage, source.key)) is not None:
+        if source.stage in found or source.stage not in STAGES:
+            continue
+        if (above := load_manifest(store, source.stage, source.key)) is not None:
             found[source.stage] = above
             todo += above.inputs
     return found

@@ -16,6 +16,7 @@ from dataops.snapshot import (
     Record,
     content_digest,
     find_manifest,
+    load_ancestors,
     read_parts,
     snapshot_key,
 )
@@ -110,6 +111,17 @@ def test_find_manifest_names_a_changed_or_missing_part_and_the_remedy(tmp_path):
     draft.store.delete_tree(draft.path("part-00000.parquet"))
     with pytest.raises(CorruptPart, match="is missing"):
         find_manifest(draft.store, "filter", "k")
+
+
+def test_ancestors_are_snapshots_and_not_the_sources_outside_the_store(tmp_path):
+    store = FolderStore(tmp_path)
+    site = Input(stage="source", key="http://my-site.test/", digest="0" * 64)
+    extract = build_manifest("extract", inputs=[site])
+    Draft(store, "extract", extract.key).commit(extract)
+    above = Input(stage="extract", key=extract.key, digest=extract.content_digest)
+    deleted = Input(stage="filter", key="1" * 16, digest="0" * 64)
+    curate = build_manifest("curate", inputs=[above, deleted])
+    assert load_ancestors(store, curate) == {"curate": curate, "extract": extract}
 
 
 def test_counts_add_up_by_reason():
