@@ -1,8 +1,12 @@
 """Output of commands: text and tables on the terminal, or one JSON value. Text from outside is never read as markup."""
 
 import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,24 +20,46 @@ from dataops.command_name import name_command
 from dataops.formatting import format_counts, format_interval, format_percent
 from dataops.home import home
 from dataops.redaction import escape_for_display
+from dataops.waiting import current_waits
 from flows.deployment.request import DeployedObject
 from infra.doctor.check import Check
 from infra.local.services import ServiceStatus
 
 WIDTH = 110
 """Columns of a table where standard output is no terminal."""
+WAIT_SECONDS = 10.0
+"""Time between two lines about the same wait."""
 WRAPPED = ("dropped because", "by", "why")
 """Table columns that may be wrapped; the cells of all others stay on one line."""
 
 
+_LINE_END = re.compile(r"(?: |\x1b\[[0-9;]*m)+$", re.MULTILINE)
+"""Spaces at the end of a line, and the styles that begin or end between them."""
+
+
 class _PlainConsole(Console):
-    """A console that prints strings as they are: no markup, no emoji names, control characters escaped."""
+    """A console that prints strings as they are: no markup, no emoji names, control characters escaped.
+
+    Lines have no trailing spaces: Rich pads the cells of a table's last column.
+    """
 
     def __init__(self, width: int | None = None):
         super().__init__(width=width, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(escape_for_display(text), **options)
+        return super().render_str(_escape(text), **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write(_LINE_END.sub(lambda end: end[0].replace(" ", ""), captured.get()))
+        self.file.flush()
+
+
+def _escape(line: str) -> str:
+    """Escape a text; blank lines before it stay, since its first line is not indented either."""
+    body = line.lstrip("\n")
+    return "\n" * (len(line) - len(body)) + escape_for_display(body)
 
 
 def console() -> Console:
@@ -43,7 +69,7 @@ def console() -> Console:
 
 def text(line: str, style: str = "") -> Text:
     """Return a line to print, escaped: text from the web, a store or a server must not control the terminal."""
-    return Text(escape_for_display(line), style=style)
+    return Text(_escape(line), style=style)
 
 
 def message(line: str, style: str = "") -> Text:
@@ -57,6 +83,29 @@ def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column not in WRAPPED)
     return table
+
+
+@contextmanager
+def print_waits() -> Iterator[None]:
+    """Print on standard error what this process waits for inside the `with`, when it begins and every ten seconds."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen: tuple[str, float] = ("", 0.0)
+        while not ended.wait(0.5):
+            now = time.time()
+            wait = next((wait for wait in current_waits() if wait.is_shown(now)), None)
+            if wait is not None and (wait.reason != seen[0] or now - seen[1] >= WAIT_SECONDS):
+                seen = wait.reason, now
+                sys.stderr.write(escape_for_display(wait.describe(now)) + "\n")
+
+    thread = threading.Thread(target=watch, name="waits", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def print_json(value: Any) -> None:

@@ -1,0 +1,31 @@
+"""What commands print: no indented first line, no trailing spaces, no control characters from outside."""
+
+import pytest
+
+from flows.commands.output import console, new_table, text
+
+
+def test_output_that_begins_with_a_newline_is_not_indented(capsys):
+    console().print("\nDone in 12 s")
+    console().print(text("\nRegistered models:/demo/1"))
+    assert capsys.readouterr().out == "\nDone in 12 s\n\nRegistered models:/demo/1\n"
+
+
+def test_further_lines_of_a_text_stay_indented(capsys):
+    console().print(text("first\nforged line"))
+    assert capsys.readouterr().out == "first\n    forged line\n"
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_lines_of_tables_have_no_trailing_spaces(capsys, monkeypatch, colours):
+    if colours:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    table = new_table("Runs", "run", "state", "model")
+    table.add_row("demo-1", "completed", "models:/demo/1")
+    table.add_row("demo-2", "failed", "")
+    console().print(table)
+    printed = capsys.readouterr().out
+    assert ("\x1b" in printed) == colours
+    plain = [line.replace("\x1b[1m", "").replace("\x1b[0m", "") for line in printed.splitlines()]
+    assert [line for line in plain if line != line.rstrip()] == []
+    assert plain[2].split() == ["demo-1", "completed", "models:/demo/1"]
