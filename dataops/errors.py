@@ -8,7 +8,8 @@ PairmillError
 ├── TrainingDiverged       4   loss or gradients are not finite
 ├── GateRefused            5   the model is below a limit of the config
 ├── SourceError           75   an archive, list or site could not be read (retryable)
-│   └── UnusableSource      2   it would be read in the same way again
+│   ├── UnusableSource      2   it would be read in the same way again
+│   └── SourceUnreachable      no connection to its host: retried already, so no stage or task retries it
 ├── StorageError          75   the store failed (retryable)
 ├── LeaseLost             75   another run took over the snapshot (retryable)
 ├── ServiceError          75   Prefect or MLflow did not start or respond (retryable)
@@ -83,6 +84,12 @@ class UnusableSource(SourceError):
     """An archive, list or site that the config names is missing, damaged or forbidden: a retry reads the same."""
 
     exit_code = 2
+    retryable = False
+
+
+class SourceUnreachable(SourceError):
+    """The host of a source could not be reached, also by retries, so only a later run may succeed."""
+
     retryable = False
 
 

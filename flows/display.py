@@ -3,9 +3,11 @@
 import logging
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 from typing import Any
 
 from httpx import HTTPError
@@ -18,13 +20,17 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_UI_URL
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.live import Live
+from rich.text import Text
 
 from dataops.escaping import escape_markdown
 from dataops.formatting import format_counts
 from dataops.funnel import funnel_rows
-from dataops.redaction import escape_for_display, redact, remove_credentials
+from dataops.redaction import redact, remove_credentials
 from dataops.snapshot import Manifest
+from dataops.waiting import Wait, current_waits
+from flows.progress_line import ProgressBlock, StageProgress
+from tasks.engine.context import IS_PROGRESS
 
 logger = logging.getLogger(__name__)
 for _package in ("flows", "infra", "tasks"):  # Prefect adds its handlers to these loggers and leaves them at WARNING
@@ -32,6 +38,66 @@ for _package in ("flows", "infra", "tasks"):  # Prefect adds its handlers to the
 
 ARTEFACT_SECONDS = 2.0
 """Minimum time between two updates of a progress artefact: each is a request to the Prefect server."""
+LINE_SECONDS = (10.0, 60.0)
+"""Time after which a log gets the first line about a stage, and the longest time between two."""
+WAIT_LINE_SECONDS = 2.0
+"""Minimum time between a line and the next one about another wait."""
+
+
+class LineRhythm:
+    """Decides when a log gets a line about a stage: after 10 s, then more and more seldom, and when a wait begins."""
+
+    def __init__(self) -> None:
+        self._last, self._interval, self._reason = 0.0, LINE_SECONDS[0], ""
+
+    def is_due(self, seconds: float, reason: str) -> bool:
+        """Return whether a line is due.
+
+        Args:
+            seconds: age of the stage.
+            reason: what is being waited for, or nothing.
+        """
+        begins = bool(reason) and reason != self._reason and seconds - self._last >= WAIT_LINE_SECONDS
+        if not begins and seconds - self._last < self._interval:
+            return False
+        self._interval = min(LINE_SECONDS[1], LINE_SECONDS[0] if begins else 2 * self._interval)
+        self._last, self._reason = seconds, reason
+        return True
+
+
+def shown_waits() -> list[Wait]:
+    """Return the waits of this process and its workers that last long enough to be shown."""
+    now = time.time()
+    return [wait for wait in current_waits() if wait.is_shown(now)]
+
+
+def _is_no_progress(record: logging.LogRecord) -> bool:
+    return not getattr(record, IS_PROGRESS, False)
+
+
+@contextmanager
+def _quiet_console() -> Iterator[None]:
+    """Let no handler of the root logger print inside the `with`; Prefect's handlers of other loggers still store all."""
+    handlers = [(handler, handler.level) for handler in logging.getLogger().handlers]
+    for handler, _ in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in handlers:
+            handler.setLevel(level)
+
+
+class _AboveBlock(logging.Handler):
+    """Prints warnings above the progress of a terminal."""
+
+    def __init__(self, console: Console):
+        super().__init__(logging.WARNING)
+        self._console = console
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(Text(self.format(record)), soft_wrap=True)
 
 
 class RunDisplay:
@@ -39,8 +105,8 @@ class RunDisplay:
 
     def __init__(self, run_id: str):
         self.run_id = run_id
-        self._stage = ""
-        self._bar: Progress | None = None
+        self._progress = StageProgress("")
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._artefact: Any = None  # its UUID; the type that Prefect declares is also a coroutine
         self._updated = 0.0
         self._server_answers = True
@@ -51,33 +117,62 @@ class RunDisplay:
         ui = PREFECT_UI_URL.value()
         return f"{remove_credentials(ui).rstrip('/')}/runs/flow-run/{flow_run_id}" if ui else None
 
+    @property
+    def _on_terminal(self) -> bool:
+        return sys.stderr.isatty() and not self._console.is_dumb_terminal
+
     @contextmanager
     def watch(self, stage: str) -> Iterator[None]:
-        """Show the stage's progress while it runs, as a bar if standard error is a terminal."""
-        self._stage, self._artefact, self._updated = stage, None, 0.0
-        if not sys.stderr.isatty():
+        """Show the stage's progress and waits while it runs: a block on a terminal, else lines in the log."""
+        self._progress, self._artefact, self._updated = StageProgress(stage), None, 0.0
+        with self._show_block() if self._on_terminal else self._log_lines():
             yield
-            return
-        handlers = [(handler, handler.level) for handler in logging.getLogger().handlers]
-        for handler, _ in handlers:  # log lines would break the bar; the Prefect UI still gets them
-            handler.setLevel(logging.WARNING)
-        columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(
-            *columns, TextColumn("{task.fields[line]}", markup=False), console=Console(stderr=True), transient=True
-        ) as bar:
-            self._bar = bar
-            bar.add_task(stage, total=None, line="")
-            try:
-                yield
-            finally:
-                self._bar = None
-                for handler, level in handlers:
-                    handler.setLevel(level)
 
-    def progress(self, done: int, total: int, line: str) -> None:
-        """Show that `done` of `total` parts are finished; the stage calls it, with a line about the last part."""
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total, line=escape_for_display(line)[-60:])
+    @contextmanager
+    def _show_block(self) -> Iterator[None]:
+        """Refresh two lines at the bottom of the terminal; warnings appear above them, other log lines only in Prefect."""
+
+        def render() -> ProgressBlock:
+            return ProgressBlock(self._progress, shown_waits(), time.time())
+
+        with Live(get_renderable=render, console=self._console, transient=True, refresh_per_second=4):
+            above, root = _AboveBlock(self._console), logging.getLogger()
+            with _quiet_console():
+                root.addHandler(above)
+                try:
+                    yield
+                finally:
+                    root.removeHandler(above)
+
+    @contextmanager
+    def _log_lines(self) -> Iterator[None]:
+        """Log a line about the progress at growing intervals, and one when a wait begins."""
+        ended, progress = threading.Event(), self._progress
+
+        def log() -> None:
+            rhythm = LineRhythm()
+            while not ended.wait(1.0):
+                waits = shown_waits()
+                if rhythm.is_due(progress.seconds, waits[0].reason if waits else ""):
+                    logger.info("%s", progress.describe(waits, time.time()))
+
+        # The context has the flow run, without which Prefect would not store the lines.
+        thread = threading.Thread(target=copy_context().run, args=(log,), name="progress", daemon=True)
+        thread.start()
+        handlers = list(logging.getLogger().handlers)
+        for handler in handlers:
+            handler.addFilter(_is_no_progress)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                handler.removeFilter(_is_no_progress)
+            ended.set()
+            thread.join(2.0)
+
+    def progress(self, done: float, total: int, line: str) -> None:
+        """Show that `done` of `total` are finished; the stage calls it, with a line about what it does or reached."""
+        self._progress.update(done, total, line)
         logger.debug("%s", line)
         now = time.monotonic()
         if now - self._updated < ARTEFACT_SECONDS and done < total:
@@ -91,12 +186,13 @@ class RunDisplay:
                 message = "the Prefect server did not accept a progress update, no more will be sent: %s: %s"
                 logger.warning(message, type(error).__name__, error)
 
-    def _update_artefact(self, done: int, total: int, line: str) -> None:
+    def _update_artefact(self, done: float, total: int, line: str) -> None:
         """Create or update the stage's progress artefact."""
-        percent = 100.0 * done / max(total, 1)
-        description = f"{self._stage}: {done} of {total}. {escape_markdown(redact(line))}"
+        percent, stage = 100.0 * done / max(total, 1), self._progress.stage
+        texts = [self._progress.format_done(), self._progress.format_left(), escape_markdown(redact(line))]
+        description = f"{stage}: {', '.join(filter(None, texts))}"
         if self._artefact is None:
-            key = re.sub(r"[^a-z0-9]+", "-", f"{self._stage}-{self.run_id}".lower()).strip("-")
+            key = re.sub(r"[^a-z0-9]+", "-", f"{stage}-{self.run_id}".lower()).strip("-")
             self._artefact = create_progress_artifact(percent, key=key, description=description)
         else:
             update_progress_artifact(self._artefact, percent, description=description)
@@ -105,9 +201,14 @@ class RunDisplay:
         """Log one line about a finished stage: its key, state, time and counts."""
         counts = manifest.counts
         reasons = format_counts(sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0])))
-        kept = f": kept {counts.kept:,} of {counts.input:,}" if counts.input else ""
+        kept = f"kept {counts.kept:,} of {counts.input:,}" if counts.input else ""
         kept += f" ({reasons})" if reasons else ""
-        logger.info("%s %s %s in %.1f s%s", manifest.stage, manifest.key, state.lower(), seconds, kept)
+        if self._on_terminal:
+            line = Text(f"{manifest.stage:<9} {state.lower():<9} {seconds:>7.1f} s  {kept}".rstrip())
+            self._console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        with _quiet_console() if self._on_terminal else nullcontext():
+            detail = f": {kept}" if kept else ""
+            logger.info("%s %s %s in %.1f s%s", manifest.stage, manifest.key, state.lower(), seconds, detail)
 
     def create_artefacts(self, manifests: Sequence[Manifest]) -> None:
         """Create the funnel as a table artefact and the links to MLflow as link artefacts."""

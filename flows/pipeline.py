@@ -17,6 +17,7 @@ from prefect.states import Failed
 from dataops.errors import ConfigError, PairmillError
 from dataops.redaction import scrub, scrub_errors
 from dataops.stages import STAGES
+from flows.interruption import describe_cause
 from flows.prefect_errors import translate_error
 from flows.run import Run, Step, name_flow_run, prepare_process
 from tasks.curate.stage import CURATE
@@ -137,7 +138,7 @@ def run_stages(
         logger.error("%s", message, exc_info=None if isinstance(error, PairmillError) else error)
         return Failed(message=message, data=error)  # Prefect raises `error` where the flow was called
     except BaseException as error:  # SIGTERM (a cancelled flow run, an evicted machine) or Ctrl-C
-        run.end("crashed", f"stopped in {run.stage} ({type(error).__name__})")
+        run.end("crashed", f"stopped in {run.stage} by {describe_cause(error)}")
         raise
     run.end("completed")
     return run.record.summary()

@@ -22,6 +22,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Manifest, find_manifest
 from dataops.stages import STAGES
 from dataops.store import Store, open_store
+from dataops.waiting import waiting
 from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, find_holder
 from training.process import pid_namespace, process_fingerprint
 
@@ -250,12 +251,13 @@ def is_alive(record: RunRecord, store: Store) -> bool:
     first = find_holder(store, making.stage, making.key) if making else None
     if making is None or first is None or first.run_id != record.run_id:
         return False
-    logger.info("%s: checking whether it still runs on %s (up to %d s)", record.run_id, first.host, STALE_SECONDS)
     deadline = time.monotonic() + STALE_SECONDS
-    while (now := find_holder(store, making.stage, making.key)) == first:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
+    reason = f"checking whether {record.run_id} still runs on {first.host}, by its lease"
+    with waiting(reason, deadline=time.time() + STALE_SECONDS):
+        while (now := find_holder(store, making.stage, making.key)) == first:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
     return now is not None
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,10 +21,12 @@ from dataops.errors import ConfigError, ContractError, PairmillError
 from dataops.redaction import scrub_errors
 from dataops.snapshot import Manifest, find_manifest
 from dataops.store import Store, open_store
+from dataops.waiting import waiting
 from flows.allowed_stores import check_store
 from flows.config import RunConfig, check_config, config_name, load_config
 from flows.display import RunDisplay
 from flows.events import emit_events
+from flows.interruption import rearm
 from flows.next_step import next_step
 from flows.records import (
     RUN_ID,
@@ -83,6 +86,8 @@ class Run:
             workers=config.execution.workers or os.cpu_count() or 1,
             ray=config.ray(),
         )
+        if url := self.context.flow_run_url:
+            logger.info("watch this run at %s", url)
         remember_store(record.run_id, store, home())
         record.begin(str(flow_run.flow_name), until, flow_run_id)
         record.save(store)
@@ -241,6 +246,7 @@ def prepare_process() -> None:
     for name, value in client_environment().items():
         os.environ.setdefault(name, value)
     guard_process()
+    rearm()
     make_home()
 
 
@@ -271,9 +277,21 @@ def run_task(
     Returns: "Reused" or "Completed", and the manifest.
     """
     found: list[Manifest] = []
+    delays, retry_wait = iter(retry_delays), ExitStack()
 
     @scrub_errors()  # Prefect stores the errors that leave this function
     def body() -> State:
+        retry_wait.close()
+        try:
+            return attempt()
+        except PairmillError as error:
+            if error.retryable and (delay := next(delays, None)) is not None:  # Prefect sleeps until the retry
+                logger.warning("%s failed and is retried in %g s: %s: %s", name, delay, type(error).__name__, error)
+                reason = f"{name} failed ({str(error).partition(chr(10))[0]})"
+                retry_wait.enter_context(waiting(reason, until=time.time() + delay))
+            raise
+
+    def attempt() -> State:
         if (manifest := reuse()) is not None:
             found.append(manifest)
             return Completed(name="Reused", message=f"{name}/{manifest.key} was complete")
@@ -291,7 +309,8 @@ def run_task(
         cache_policy=NO_CACHE,
         persist_result=False,
     )
-    state: State = decorate(body)(return_state=True)
+    with retry_wait:
+        state: State = decorate(body)(return_state=True)
     if not state.is_completed():
         state.result(raise_on_failure=True)
     return ("Reused" if state.name == "Reused" else "Completed"), found[-1]

@@ -21,6 +21,7 @@ from prefect.states import Cancelling
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, ServiceError, TrainingDiverged
 from dataops.snapshot import Manifest, find_manifest
+from dataops.waiting import pause
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan
 
@@ -89,6 +90,7 @@ def _start(client: SyncPrefectClient, tag: str, context: Context) -> FlowRun:
 
 def _wait_until_ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
     last_answer = time.monotonic()
+    state, since = "", time.time()
     while True:
         try:
             flow_run = client.read_flow_run(child)
@@ -100,4 +102,13 @@ def _wait_until_ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
             last_answer = time.monotonic()
             if flow_run.state is not None and flow_run.state.is_final():
                 return flow_run
-        time.sleep(POLL_SECONDS)
+            if (now := flow_run.state.name or "" if flow_run.state else "") != state:
+                state, since = now, time.time()
+        pause(POLL_SECONDS, _describe(child, state), since=since)
+
+
+def _describe(child: UUID, state: str) -> str:
+    """Return what a wait for a flow run waits for."""
+    if state in ("Running", "Cancelling", "Retrying"):
+        return f"flow run {child} of {DEPLOYMENT} trains on the work pool ({state})"
+    return f"a worker of the pool must start flow run {child} of {DEPLOYMENT} ({state or 'no state'})"

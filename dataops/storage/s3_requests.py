@@ -20,6 +20,7 @@ from botocore.parsers import ResponseParserError
 
 from dataops.errors import ConfigError, StorageError
 from dataops.storage.s3_codes import CORRUPT, REMEDIES, TRANSIENT, error_code, http_status
+from dataops.waiting import pause
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,10 @@ class S3Requests:
                 if not (again and _is_transient(error)):
                     raise self._explained(what, error, waited) from error
                 self._log_outage(what, error)
-                pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt - 1, 10))
-                time.sleep(pause * self._jitter.uniform(0.5, 1))  # so that the workers do not all retry at once
+                longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt - 1, 10))
+                seconds = longest * self._jitter.uniform(0.5, 1)  # so that the workers do not all retry at once
+                since, reason = time.time() - waited, f"{self.where}: cannot {what}: {self._clean(error)}"
+                pause(seconds, reason, since=since, deadline=since + self.outlast_seconds)
             else:
                 self._log_recovery()
                 return answer

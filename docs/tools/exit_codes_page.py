@@ -34,7 +34,10 @@ _MEANINGS = {
         "A network, storage or server error that a retry may solve, or another run took over the snapshot.",
         "`pairmill rerun RUN` continues where the run stopped.",
     ),
-    130: ("Interrupted by Ctrl-C.", "`pairmill rerun RUN` continues the run."),
+    130: (
+        "Interrupted by Ctrl-C. SIGTERM, as from a scheduler, ends a run with 75.",
+        "`pairmill rerun RUN` continues the run.",
+    ),
 }
 """Meaning and remedy of each exit code."""
 

@@ -11,8 +11,12 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.escaping import escape_controls
 from dataops.redaction import redact
 from dataops.stages import STAGES
+from flows.commands.output import print_waits
+from flows.interruption import Interruption
 from infra.local import services
 from tasks.download.failure_classes import check_patterns
+
+NAMES = {"prefect": "Prefect", "mlflow": "MLflow"}
 
 
 def run_record(
@@ -28,7 +32,31 @@ def run_record(
 
     With `as_json`, one JSON object is printed on standard output and nothing else, even if the run fails.
     """
-    services.up()
+    interruption = Interruption(run_id, f"pairmill rerun {run_id}", as_json=as_json)
+    interruption.install()
+    try:
+        code = _run_flow(run_id, interruption, until, force, retry, verify, as_json=as_json)
+    except BaseException:  # Prefect raises its own exception for SIGTERM
+        if interruption.signal is None:
+            raise
+        code = interruption.exit_code
+    if interruption.signal is not None:
+        interruption.report()
+        code = interruption.exit_code
+    return code
+
+
+def _run_flow(
+    run_id: str,
+    interruption: Interruption,
+    until: str | None,
+    force: Sequence[str],
+    retry: Sequence[str],
+    verify: bool,
+    *,
+    as_json: bool,
+) -> int:
+    show_where_to_watch(run_id, start_servers())
     services.apply_environment()
     from flows.commands.show import show_run
     from flows.next_step import next_step
@@ -42,6 +70,8 @@ def run_record(
         pipeline(run_id=run_id, until=until, force=tuple(force), retry=tuple(retry), verify=verify)
     except Exception as error:  # a boundary of the process; Prefect has logged the traceback
         failure = translate_error(error)
+    if interruption.signal is not None:
+        return interruption.exit_code
     code = 0 if failure is None else failure.exit_code if isinstance(failure, PairmillError) else 1
     record, store = load_run(run_id, services.home())
     if as_json:
@@ -56,6 +86,21 @@ def run_record(
         message = f"pairmill: {type(failure).__name__}: {failure}\n{next_step(failure, run_id)}\n"
         sys.stderr.write(escape_controls(name_command(redact(message))))
     return code
+
+
+def start_servers() -> list[services.ServiceStatus]:
+    """Start the local servers unless they run, and print what is being waited for."""
+    with print_waits():
+        return services.up()
+
+
+def show_where_to_watch(run_id: str, servers: Sequence[services.ServiceStatus]) -> None:
+    """Print the run's id and the servers' pages on standard error, before the import of Prefect, which takes seconds."""
+    lines = [f"run {run_id}"]
+    for server in servers:
+        login = "  (its login: `pairmill status --show-login`)" if server.login_file else ""
+        lines += [f"  {NAMES[server.name]:<8} {server.ui_url}{login}"] if server.ui_url else []
+    sys.stderr.write(escape_controls(redact("\n".join(lines) + "\n")))
 
 
 def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: str | None, as_json: bool) -> int:
@@ -76,11 +121,13 @@ def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: 
 
     home = services.home()
     record, store = load_run(run_id, home, store_uri)
-    if is_alive(record, store):
+    with print_waits():
+        alive = is_alive(record, store)
+    if alive:
         attempt = record.own_attempts[-1]
         raise ConfigError(f"{run_id} still runs on {attempt.host} as process {attempt.pid}; stop that process first")
     remember_store(run_id, store, home)
-    services.up()
+    start_servers()
     services.apply_environment()
     for attempt in record.attempts:
         # A training on a work pool may still run after its parent has died.

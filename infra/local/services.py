@@ -22,6 +22,7 @@ from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
 from dataops.redaction import read_secret, remove_credentials
 from dataops.standard_streams import is_utf8
+from dataops.waiting import pause, waiting
 from infra.local import login, supervisor
 from infra.local.supervisor import Service, ServiceRecord
 
@@ -164,7 +165,9 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
         with supervisor.lock(_services()):
             if PREFECT in required and login.read_login() is None:
                 _stop_prefect()
-            supervisor.ensure_running(_services(), required, timeout_s)
+            names = " and ".join(service.name for service in required)
+            with waiting(f"the local servers start ({names})", deadline=time.time() + timeout_s):
+                supervisor.ensure_running(_services(), required, timeout_s)
     return [_status(name) for name in CLIENT_VARIABLE]
 
 
@@ -330,7 +333,7 @@ def _status(name: str) -> ServiceStatus:
 
 
 def _require_external(name: str, url: str) -> None:
-    deadline = time.monotonic() + _EXTERNAL_PATIENCE_S
+    since, deadline = time.time(), time.monotonic() + _EXTERNAL_PATIENCE_S
     while problem := _external_problem(url):
         if time.monotonic() > deadline:
             variable = CLIENT_VARIABLE[name]
@@ -338,7 +341,8 @@ def _require_external(name: str, url: str) -> None:
                 f"{variable} names {url}, which does not answer ({problem}). Start that server, or unset {variable} so"
                 " that `pairmill up` starts one here"
             )
-        time.sleep(0.5)
+        reason = f"{CLIENT_VARIABLE[name]} names {remove_credentials(url)}, which does not answer ({problem})"
+        pause(0.5, reason, since=since, deadline=since + _EXTERNAL_PATIENCE_S)
     refusal = _external_problem(url, PROTECTED_PATH[name])
     if refusal and refusal.startswith(("HTTP 401", "HTTP 403")):
         raise ConfigError(f"{url} refuses access ({refusal}): set {CREDENTIALS[name]}; `pairmill doctor` shows more")

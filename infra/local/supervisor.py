@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from dataops.errors import ServiceError
 from dataops.redaction import remove_secrets
 from dataops.regular_files import read_text
+from dataops.waiting import waiting
 from infra.local import processes
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ def lock(services: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[None]
     with _writing(services):
         services.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            file_lock.acquire()
+            with waiting("another process starts or stops the servers", deadline=time.time() + patience_s):
+                file_lock.acquire()
         except Timeout:
             held = f"another process has held {services / 'lock'} for {patience_s:.0f} s"
             raise ServiceError(f"{held}; wait until it has finished, or stop it") from None

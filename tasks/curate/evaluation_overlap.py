@@ -112,7 +112,7 @@ def match_evaluation_sets(
         numbers: raw shards whose INSPECTED tables are in the store.
     """
     draft = work.draft
-    records = map_parts(index_images, _index_tasks(config), draft, work.context, _format_record)
+    records = map_parts(index_images, _index_tasks(config), draft, work.context)
     count = sum(record.parts[0].rows for record in records)
     unreadable = sum(record.facts["unreadable"] for record in records)
     if not count:
@@ -124,17 +124,13 @@ def match_evaluation_sets(
     tasks = [SearchTask(number, batch, names, config) for number, batch in enumerate(batches)]
     found = [
         read_table(draft.store, draft.path(record.parts[0].name))
-        for record in map_parts(search_shards, tasks, draft, work.context, _format_record)
+        for record in map_parts(search_shards, tasks, draft, work.context)
     ]
     order: Any = [(name, "ascending") for name in MATCHES.names]
     matches = pa.concat_tables([MATCHES.empty_table(), *found]).sort_by(order)
     rows = len(matches["uid"].unique())
     facts = {"evaluation_pictures": count, "evaluation_unreadable": unreadable, "evaluation_overlaps": rows}
     return draft.put_table(MATCHES_PART, matches), facts
-
-
-def _format_record(record: Record) -> str:
-    return f"{record.task}: {record.parts[0].rows:,} images of evaluation sets"
 
 
 def _index_tasks(config: OverlapConfig) -> list[IndexTask]:

@@ -15,6 +15,7 @@ from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record, read_table
 from dataops.store import Store
 from tasks.curate.config import CurateConfig
+from tasks.engine.task_report import report_task
 
 INSPECTED = pa.schema(
     [
@@ -82,7 +83,8 @@ def _pair_with_images(store: Store, rows: pa.Table, shard: RawShard) -> Iterator
     """
     with store.open(shard.tar) as file:
         samples = read_samples(file, shard.tar)
-        for row in rows.to_pylist():
+        for number, row in enumerate(rows.to_pylist()):
+            report_task(number / rows.num_rows)
             key, members = next(samples, (None, {}))
             if key != row["key"] or shard.image_extension not in members:
                 raise CorruptPart(f"{shard.tar}: found {key!r} where {row['key']}.{shard.image_extension} should be")

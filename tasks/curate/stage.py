@@ -26,8 +26,12 @@ from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evalua
 from tasks.curate.inspect_images import RawShard, inspect_shard
 from tasks.curate.scoring import add_scores, join_scores, scored_name
 from tasks.engine.map_parts import map_parts, shared_workers
+from tasks.engine.map_progress import StageProgress
 from tasks.engine.partition_steps import run_steps
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
+
+_INSPECT_WEIGHT, _SCORER_WEIGHT = 8, 16
+"""Costs of inspecting the images and of each scorer, relative to each other map; for the progress."""
 
 
 def make(work: Work[CurateConfig]) -> StageOutput:
@@ -43,14 +47,19 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
     matches: Part | None = None
     facts: dict[str, Any] = {}
 
-    map_parts(inspect_shard, shards, draft, context)
+    scoring = _SCORER_WEIGHT * len(config.scores.names)
+    progress = StageProgress(context, _INSPECT_WEIGHT + 2 + scoring + (1 if config.overlap else 0))
+    map_parts(inspect_shard, shards, draft, progress.of_map("inspect images", _INSPECT_WEIGHT))
     if config.overlap:
-        matches, facts = match_evaluation_sets(work, config.overlap, numbers)
-    run = partial(run_steps, rows=sum(sizes), draft=draft, context=context.without_progress())
+        matching = replace(work, context=progress.of_map("match evaluation sets", 1))
+        matches, facts = match_evaluation_sets(matching, config.overlap, numbers)
+    choosing = progress.of_map("find duplicates", 1).without_progress()
+    run = partial(run_steps, rows=sum(sizes), draft=draft, context=choosing)
     choose_rows(numbers, sizes, config, draft.path(matches.name) if matches else None, run)
     if config.scores.names:
-        facts["scores"] = add_scores(shards, work)
-    records = map_parts(write_rows, [replace(shard, step="write") for shard in shards], draft, context)
+        facts["scores"] = add_scores(shards, replace(work, context=progress.of_map("score images", scoring)))
+    writing = progress.of_map("write rows", 1)
+    records = map_parts(write_rows, [replace(shard, step="write") for shard in shards], draft, writing)
 
     parts, counts = merge_records(records)
     return StageOutput([*parts, *([matches] if matches else [])], counts, facts)

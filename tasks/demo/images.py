@@ -2,14 +2,14 @@
 
 import hashlib
 import io
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import resvg_py
 from PIL import Image
+
+from tasks.engine.map_parts import worker_pool
 
 T = TypeVar("T")
 Format = Literal["PNG", "JPEG", "WEBP"]
@@ -79,5 +79,5 @@ def _in_processes(function: Callable[[T], bytes], items: Sequence[T], workers: i
     """Map in processes, because resvg and Pillow's encoder hold the GIL; few items are mapped in this process."""
     if workers <= 1 or len(items) < _SERIAL_BELOW:
         return [function(item) for item in items]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         return list(pool.map(function, items, chunksize=64))

@@ -7,7 +7,6 @@ the end.
 
 import logging
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from dataops.schema import FILTERED, conform
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find_manifest, read_table
+from dataops.waiting import pause
 from tasks.download.config import RetryConfig
 from tasks.download.failure_classes import matches_class
 from tasks.download.row_spans import RowSpan, cut_objects
@@ -78,7 +78,7 @@ def run_rounds(
         if number and draft.done(shard_id(cuts[0][0])) is None:
             seconds, rows = retry.delay * 2 ** (number - 1), sum(n for _, n in objects)
             logger.info("download: retrying %d rows in %g s (round %d of %d)", rows, seconds, number, retry.rounds)
-            time.sleep(seconds)
+            pause(seconds, f"{rows:,} images failed for now; retry {number} of {retry.rounds} follows")
         fetched = fetch(cuts, number, retry.classes if number < retry.rounds else ())
         objects = [
             (draft.path(_retry_name(f"{index:05d}")), record.facts["again"])

@@ -31,6 +31,10 @@ class ShardTask:
     def id(self) -> str:
         return shard_id(self.index)
 
+    def count_rows(self) -> int:
+        """Return the number of its rows."""
+        return sum(span.stop - span.start for span in self.spans)
+
 
 def shard_id(index: int) -> str:
     """Return the id of the task that fetches a shard."""

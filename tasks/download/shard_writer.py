@@ -1,10 +1,13 @@
 """Makes img2dataset's WebDataset writer deterministic: the order and the names of samples, and the bytes of the tar."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from tasks.download.img2dataset_classes import WebDatasetSampleWriter
+from tasks.download.outcome import parse_drop_reason
 from tasks.download.previews import Previews
+from tasks.engine.task_report import report_task
 
 
 class OrderedWriter(WebDatasetSampleWriter):
@@ -36,10 +39,16 @@ class OrderedWriter(WebDatasetSampleWriter):
         self._uids, self._next = uids, 0
         self._early: dict[int, tuple[tuple[int, int] | None, Any, Any]] = {}
         self._failures, self._previews, self._early_file = failures, previews, early_file
+        self._kept, self._dropped = 0, Counter[str]()
 
     def write(self, img_str: Any, key: str, caption: Any, meta: Any) -> None:
         row = self._rows[key]
         meta["key"] = self._uids[row]
+        if (reason := parse_drop_reason(meta["status"], meta["error_message"])) is None:
+            self._kept += 1
+        else:
+            self._dropped[reason] += 1
+        report_task((self._kept + self._dropped.total()) / len(self._uids), self._kept, self._dropped)
         if img_str is not None:
             self._previews.add_kept(meta["key"], img_str)
         elif meta["status"] == "failed_to_resize":

@@ -12,11 +12,9 @@ failure are retried in rounds, as further shards (tasks/download/rounds.py). Sha
 """
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataops.formatting import format_counts, format_share
 from dataops.snapshot import Draft, Record
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.originals import Originals
@@ -24,6 +22,7 @@ from tasks.download.rounds import REOPENED, ShardCut, run_rounds
 from tasks.download.shard import ShardTask
 from tasks.download.summary import explain_failure, merge_hosts
 from tasks.engine.map_parts import map_parts, shared_workers
+from tasks.engine.map_progress import MapView, describe_fetched
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.engine.takedown_requests import list_requests, load_targets
@@ -53,7 +52,7 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
             workers = min(context.workers, len(cuts))
             settings = (config, round_, retry_classes, workers, takedowns, str(folder))
             tasks = [ShardTask(index, spans, *settings) for index, spans in cuts]
-            return map_parts(download_shard, tasks, draft, context, format_record)
+            return map_parts(download_shard, tasks, draft, context, MapView(ShardTask.count_rows, describe_fetched))
 
         fetched = run_rounds(draft, objects, start, config.shard_size, config.retry, fetch)
     if originals:
@@ -67,18 +66,6 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     size = sum(record.facts["bytes"] for record in records)
     facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
     return StageOutput(parts, counts, facts)
-
-
-def format_record(record: Record) -> str:
-    """Return the progress line of one shard; the speed is last, since a narrow terminal shows the end of a line."""
-    counts, facts = record.counts, record.facts
-    rows = counts.input + facts["again"]
-    reasons = [format_counts(Counter(counts.dropped).most_common())] if counts.dropped else []
-    retries = [f"{facts['again']:,} to be retried"] if facts["again"] else []
-    seconds = max(facts["seconds"], 0.001)
-    speed = f"{rows / seconds:,.0f} images/s, {facts['bytes'] / seconds / 1e6:,.1f} MB/s"
-    share = f"{format_share(counts.kept, max(rows, 1))} of {rows:,} fetched"
-    return f"{record.task}: {'; '.join([*reasons, *retries, f'{share}, {speed}'])}"
 
 
 def _delete_failed_shards(draft: Draft, records: Sequence[Record], config: DownloadConfig) -> None:

@@ -9,8 +9,13 @@ from typing import Any
 
 from dataops.store import Store
 
-Progress = Callable[[int, int, str], None]
-"""Called with the number of finished tasks, the number of all tasks, and a line about the last finished one."""
+IS_PROGRESS = "is_progress"
+"""Attribute of a log record that repeats what the progress shows: consoles leave it out."""
+
+Progress = Callable[[float, int, str], None]
+"""Called with how much is done (a running task counts by its share), how much there is, and a line about it.
+
+What is counted depends on the stage: rows, files, steps or tasks (flows.progress_line)."""
 
 
 @dataclass(frozen=True)

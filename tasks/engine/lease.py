@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
 from dataops.snapshot import Draft, Fence
 from dataops.store import Store
+from dataops.waiting import waiting
 from tasks.engine.context import Context
 from training.process import pid_namespace, process_fingerprint
 
@@ -157,7 +158,7 @@ def find_holder(store: Store, stage: str, key: str) -> Lease | None:
 
 def _acquire(draft: Draft, context: Context, wait: bool, remake: bool) -> Lease | None:
     watch = _LeaseWatch()
-    announced: str | None = None
+    announced, began = "", time.time()
     while True:
         if not remake and draft.is_complete():
             return None
@@ -176,10 +177,9 @@ def _acquire(draft: Draft, context: Context, wait: bool, remake: bool) -> Lease 
             )
         if announced != newest.token:
             announced = newest.token
-            line = f"{draft.stage} {draft.key}: waiting for {newest}, which makes it"
-            logger.info("%s", line)
-            context.progress(0, 1, line)
-        time.sleep(POLL_SECONDS)
+            logger.info("%s %s: waiting for %s, which makes it", draft.stage, draft.key, newest)
+        with waiting(f"another process makes {draft.stage} {draft.key}: {newest}", since=began):
+            time.sleep(POLL_SECONDS)
 
 
 class _LeaseWatch:

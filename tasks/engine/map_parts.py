@@ -8,26 +8,29 @@ Each task writes its own parts, so the output does not depend on workers and ord
 import logging
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
-from dataops.formatting import format_counts
 from dataops.snapshot import Draft, Fence, Record
 from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
+from dataops.waiting import pause
 from tasks.engine.context import Context
+from tasks.engine.grace import block_interrupts
+from tasks.engine.map_progress import SHOW_SECONDS, MapProgress, MapView, Task
 from tasks.engine.process_guard import guard_process
 from tasks.engine.ray_pool import ray_pool
+from tasks.engine.task_report import begin_task, end_task
 from training.process import exit_with_parent
 
 logger = logging.getLogger(__name__)
@@ -40,15 +43,6 @@ _END_SECONDS = 10.0
 """Seconds that idle workers may take to end."""
 
 
-class Task(Protocol):
-    """A picklable value. Its `id` names its record and is unique in the stage."""
-
-    @property
-    def id(self) -> str:
-        """For example `part-00017`."""
-        ...
-
-
 T = TypeVar("T", bound=Task)
 PartFunction = Callable[[Draft, T], Record]
 
@@ -58,12 +52,12 @@ def map_parts(
     tasks: Sequence[T],
     draft: Draft,
     context: Context,
-    format_record: Callable[[Record], str] | None = None,
+    view: MapView[T] | None = None,
 ) -> list[Record]:
     """Return the record of each task, in the order of `tasks`. Finished tasks are not executed again.
 
     Args:
-        format_record: the text that progress shows for a finished task; its counts by default.
+        view: what progress counts and shows; by default the tasks, and the rows kept and dropped.
 
     Raises: the error of the first task that failed, after ATTEMPTS attempts if it is retryable; JobFailed (75) if a worker
     process died (killed, or out of memory), on Ray more often than the config allows; ServiceError (75) if the Ray cluster
@@ -73,12 +67,14 @@ def map_parts(
     todo = [task for task in tasks if task.id not in records]
     if records:
         logger.info("%s %s: %d of %d tasks are finished already", draft.stage, draft.key, len(records), len(tasks))
+    progress = MapProgress(tasks, records, context, view or MapView())
+    progress.show()
     if todo and context.pool:
-        _run(context.pool, function, todo, draft, context, records, len(tasks), format_record or _line)
+        _run(context.pool, function, todo, draft, context, progress)
     elif todo:
         with shared_workers(replace(context, workers=min(context.workers, len(todo)))) as sharing:
             assert sharing.pool is not None
-            _run(sharing.pool, function, todo, draft, sharing, records, len(tasks), format_record or _line)
+            _run(sharing.pool, function, todo, draft, sharing, progress)
     return [records[task.id] for task in tasks]
 
 
@@ -101,6 +97,14 @@ def shared_workers(context: Context) -> Iterator[Context]:
         yield replace(context, pool=pool)
 
 
+class _WorkerPool(ProcessPoolExecutor):
+    """Its workers do not get Ctrl-C, which a terminal sends to all processes of a command: their parent ends them."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        with block_interrupts():  # a submit may start a worker
+            return super().submit(fn, *args, **kwargs)
+
+
 @contextmanager
 def worker_pool(number: int) -> Iterator[ProcessPoolExecutor]:
     """Return a pool of worker processes, which have ended at the end of the `with`.
@@ -110,12 +114,17 @@ def worker_pool(number: int) -> Iterator[ProcessPoolExecutor]:
     """
     before = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(number, spawn, initializer=start_worker, initargs=(os.getpid(),))
+    pool = _WorkerPool(number, spawn, initializer=start_worker, initargs=(os.getpid(),))
+    grace = _END_SECONDS
     try:
         yield pool
+    except BaseException as error:
+        if not isinstance(error, Exception):  # Ctrl-C or SIGTERM: parts are written atomically, so nothing is damaged
+            grace = 0.0
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        deadline = time.monotonic() + _END_SECONDS
+        deadline = time.monotonic() + grace
         for worker in set(multiprocessing.active_children()) - before:
             worker.join(max(0.0, deadline - time.monotonic()))
             if worker.is_alive():
@@ -128,43 +137,54 @@ def _run(
     todo: Sequence[T],
     draft: Draft,
     context: Context,
-    records: dict[str, Record],
-    total: int,
-    format_record: Callable[[Record], str],
+    progress: MapProgress[T],
 ) -> None:
     done: SimpleQueue[Future[Record]] = SimpleQueue()
     rest, running = iter(todo), dict[Future[Record], tuple[T, int]]()
 
     def submit(task: T, attempt: int = 1) -> None:
-        future = pool.submit(_call, function, draft.store.uri, draft.stage, draft.key, draft.fence, task)
+        names = (draft.store.uri, draft.stage, draft.key, draft.fence, progress.reports)
+        future = pool.submit(_call, function, *names, task)
         running[future] = (task, attempt)
         future.add_done_callback(done.put)
 
+    def next_finished() -> Future[Record]:
+        while True:
+            try:
+                return done.get(timeout=SHOW_SECONDS)
+            except Empty:
+                progress.show(task for task, _ in running.values())
+
     task = todo[0]
-    try:
-        for task in islice(rest, WAITING * context.workers):
-            submit(task)
-        while running:
-            future = done.get()
-            task, attempt = running.pop(future)
-            error = future.exception()
-            if error is None:
-                records[task.id] = future.result()
-                context.progress(len(records), total, f"{draft.stage} {format_record(records[task.id])}")
-                for task in islice(rest, 1):
-                    submit(task)
-            elif _is_retryable(error) and attempt < ATTEMPTS:
-                logger.warning("%s %s: attempt %d failed: %s", draft.stage, task.id, attempt, error)
-                time.sleep(attempt)
-                submit(task, attempt + 1)
-            else:
-                raise error
-    except BrokenProcessPool as error:  # also of a worker that died while idle
-        raise JobFailed(
-            f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}", exit_code=75
-        ) from error
-    finally:
-        wait([future for future in running if not future.cancel()])  # tasks that have begun are finished
+    with progress.reports_of_workers(shared_disk=context.ray is None):
+        try:
+            for task in islice(rest, WAITING * context.workers):
+                submit(task)
+            while running:
+                future = next_finished()
+                task, attempt = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    progress.finish(task, future.result())
+                    progress.show(task for task, _ in running.values())
+                    for task in islice(rest, 1):
+                        submit(task)
+                elif _is_retryable(error) and attempt < ATTEMPTS:
+                    logger.warning("%s %s: attempt %d failed: %s", draft.stage, task.id, attempt, error)
+                    pause(
+                        attempt, f"{draft.stage} {task.id} failed, attempt {attempt + 1} of {ATTEMPTS} follows: {error}"
+                    )
+                    submit(task, attempt + 1)
+                else:
+                    raise error
+        except BrokenProcessPool as error:  # also of a worker that died while idle
+            raise JobFailed(
+                f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}", exit_code=75
+            ) from error
+        finally:
+            begun = [future for future in running if not future.cancel()]
+            if not running or isinstance(sys.exc_info()[1], Exception):
+                wait(begun)  # tasks that have begun are finished; after Ctrl-C or SIGTERM their workers are ended
 
 
 def _is_retryable(error: BaseException) -> bool:
@@ -173,15 +193,17 @@ def _is_retryable(error: BaseException) -> bool:
     return isinstance(error, PairmillError) and error.retryable and not isinstance(error, final)
 
 
-def _line(record: Record) -> str:
-    counts = record.counts
-    reasons = format_counts(Counter(counts.dropped).most_common())
-    kept = f"kept {counts.kept:,} of {counts.input:,}" if counts.input else "done"
-    return f"{record.task}: {kept}" + (f" ({reasons})" if reasons else "")
-
-
-def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence: Fence | None, task: T) -> Record:
+def _call(
+    function: PartFunction[T],
+    store_uri: str,
+    stage: str,
+    key: str,
+    fence: Fence | None,
+    reports: str | None,
+    task: T,
+) -> Record:
     draft = Draft(open_store(store_uri), stage, key, fence)
+    begin_task(reports, task.id)
     try:
         return draft.finish(function(draft, task))
     except OSError as error:  # of local files: the store raises StorageError
@@ -191,6 +213,8 @@ def _call(function: PartFunction[T], store_uri: str, stage: str, key: str, fence
             f"{stage} {task.id}: {error}. Free some space in {tempfile.gettempdir()}, or set TMPDIR, then rerun",
             retryable=False,
         ) from error
+    finally:
+        end_task()
 
 
 def start_worker(parent: int) -> None:

@@ -41,6 +41,7 @@ def run_steps(steps: Sequence[PartitionStep], rows: int, draft: Draft, context: 
     if rows > SMALL_ROWS:
         map_parts(run, steps, draft, context)
         return
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         if not draft.done(step.id):
             draft.finish(run(draft, step))
+        context.progress(number, len(steps), "")

@@ -20,6 +20,7 @@ from typing import Any
 from dataops.errors import ConfigError, ServiceError
 from dataops.store import FolderStore, Store
 from tasks.engine.context import ClusterCapacity, RayCluster
+from tasks.engine.grace import block_interrupts
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ def start_ray_process(drive: Callable[..., None], cluster: RayCluster, job: Any,
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=drive, args=(theirs, cluster, job, os.getpid()), name=name, daemon=True)
-    process.start()
+    with block_interrupts():  # it ends when the pipeline tells it to, or has ended
+        process.start()
     theirs.close()
     return process, ours
 

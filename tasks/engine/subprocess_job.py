@@ -21,6 +21,7 @@ from typing import Any
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, TrainingDiverged
 from dataops.home import CHECKOUT
 from dataops.job_environment import select_job_environment
+from tasks.engine.grace import GRACE_SECONDS, finish_first
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,6 @@ WORKER_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 Source: torch/distributed/elastic/multiprocessing/errors, ChildFailedError."""
 DISCONNECTED = re.compile(r"torch\.distributed\.(Dist\w+Error|elastic\.rendezvous\.api\.Rendezvous\w+)")
 """Errors of torchrun if machines did not connect, or lost the connection: retryable."""
-GRACE_SECONDS = 30
-"""Seconds that a job has to write a checkpoint after SIGTERM, before SIGKILL."""
 _RUNNING: set[int] = set()
 """Process groups of the jobs of this process."""
 
@@ -88,8 +87,8 @@ def run_job(
                 on_line(text)
             code = process.wait()
         finally:
-            _RUNNING.discard(process.pid)
             _end(process)
+            _RUNNING.discard(process.pid)
     if code:
         raise _failure(module, code, folder, "\n".join(tail))
 
@@ -120,16 +119,24 @@ def end_jobs() -> None:
             os.killpg(group, signal.SIGTERM)
 
 
+def kill_jobs() -> None:
+    """Send SIGKILL to the jobs of all threads of this process."""
+    for group in list(_RUNNING):
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
 def _end(process: subprocess.Popen[str]) -> None:
-    """End the job's whole process group: with SIGTERM, and with SIGKILL after GRACE_SECONDS."""
+    """End the job's whole process group: with SIGTERM, and with SIGKILL after GRACE_SECONDS, for a checkpoint."""
     if process.poll() is not None:
         return
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with finish_first():
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _failure(module: str, code: int, folder: Path, tail: str) -> PairmillError:

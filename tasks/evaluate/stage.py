@@ -73,6 +73,7 @@ def _run_job(work: Work[EvaluateConfig], suite: Suite, folder: Path) -> dict[str
             done.update(finished)
             work.context.progress(len(done), len(tasks), line)
 
+    work.context.progress(0, len(tasks), "the evaluation starts: it loads torch and the model")
     settings = EvaluationSettings(config.batch_size, config.device, config.precision, config.nproc)
     return run_evaluation(files[0].parent, suite, folder, folder / "features", settings, report_progress)
 

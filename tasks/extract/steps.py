@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from dataops.errors import SourceError
+from dataops.errors import SourceError, SourceUnreachable
 from dataops.snapshot import Counts, Draft, Record
 from tasks.engine.map_parts import ATTEMPTS
 from tasks.engine.scratch_folders import scratch_folder
@@ -38,6 +38,8 @@ def extract_file(draft: Draft, task: FileTask) -> Record:
     try:
         copied = copy_indexed_parts(draft, entry, task.index)
         record = copied.model_copy(update={"task": task.id}) if copied else _extract(draft, task)
+    except SourceUnreachable:  # so are all other files of the host
+        raise
     except SourceError as error:
         return _record_failure(draft, task, error)
     write_entry(draft, entry, record)
@@ -49,7 +51,9 @@ def _extract(draft: Draft, task: FileTask) -> Record:
         raise SourceError(f"{task.file.name} changed while the run read it; start the run again", retryable=False)
     with (
         scratch_folder("extract") as folder,
-        closing(PairsWriter(NAME, task.file.name, task.config.extracted_with, folder)) as rows,
+        closing(
+            PairsWriter(NAME, task.file.name, task.config.extracted_with, folder, task.file.stored_bytes())
+        ) as rows,
     ):
         task.config.read(task.file, rows)
         parts, counts = rows.finish(draft, task.index)

@@ -30,6 +30,10 @@ class SourceFile(ABC):
     def digest(self) -> str:
         """Return a digest of the content, or of a name whose content never changes. Raises: SourceError."""
 
+    def stored_bytes(self) -> int | None:
+        """Return the size of the file in bytes if it is known before the file is read; progress uses it."""
+        return None
+
     @abstractmethod
     def open(self) -> OpenFile:
         """Open the file, to be read once from its start. Raises: SourceError, also while it is read."""

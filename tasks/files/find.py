@@ -31,6 +31,9 @@ class LocalFile(SourceFile):
         except OSError as error:
             raise explain_unreadable(self.path, error) from error
 
+    def stored_bytes(self) -> int | None:
+        return self.path.stat().st_size if self.path.is_file() else None
+
     def open(self) -> OpenFile:
         try:
             return open_regular(self.path)

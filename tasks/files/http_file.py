@@ -13,7 +13,7 @@ from functools import lru_cache
 from urllib.parse import SplitResult
 
 from dataops.errors import SourceError, UnusableSource
-from tasks.files.resumable import Connection, ConnectionBroken
+from tasks.files.resumable import Connection, ConnectionBroken, mark_reached
 from tasks.web.address_policy import AddressResolver, Target
 from tasks.web.bounded_socket import ByteBudget
 from tasks.web.fetch_error import FetchError
@@ -64,6 +64,8 @@ class HttpFile:
                 response.close()
                 connection.close()
                 url = _secure_redirect(url, response)
+        except _Unreachable as error:
+            raise ConnectionBroken(str(error), unreachable=error.host) from error
         except FetchError as error:
             if error.is_transient or error.reason == "bad_response":
                 raise ConnectionBroken(str(error)) from error
@@ -91,15 +93,23 @@ class HttpFile:
             raise
 
     def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
+        host = parts.netloc.rpartition("@")[2]
+        try:
+            targets = self._targets(parts)
+        except OSError as error:
+            raise _Unreachable(host, f"the name {parts.hostname} does not resolve ({_text(error)})") from error
         failure = OSError("no address")
-        for target in self._targets(parts):
+        for target in targets:
             try:
-                return open_connection(parts, [target], time.monotonic() + self.timeout)
+                connection = open_connection(parts, [target], time.monotonic() + self.timeout)
             except ssl.SSLError:
                 raise
             except OSError as error:
                 failure = error
-        raise failure
+            else:
+                mark_reached(host)
+                return connection
+        raise _Unreachable(host, f"no connection to {host} ({_text(failure)})") from failure
 
     def _targets(self, parts: SplitResult) -> list[Target]:
         """Return the addresses of the config's own server as they are, and of another host those that are public."""
@@ -138,6 +148,14 @@ class HttpFile:
         opened = _HttpConnection(connection, response, size, self.timeout)
         opened.skip(offset - start)  # a server without ranges sends the file from its start
         return opened
+
+
+class _Unreachable(Exception):
+    """No connection to a host."""
+
+    def __init__(self, host: str, why: str):
+        super().__init__(why)
+        self.host = host
 
 
 class _HttpConnection:

@@ -6,11 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dataops.errors import SourceError
+from dataops.errors import SourceError, SourceUnreachable
+from dataops.waiting import pause
 
 BACK_OFF = 1.0
 """Seconds before the first retry; each later one without progress waits twice as long, up to LONGEST_BACK_OFF."""
 LONGEST_BACK_OFF = 60.0
+UNREACHABLE_SECONDS = 30.0
+"""Maximum waiting for a host that this process has never reached: its name does not resolve, or nothing answers there."""
+_REACHED: set[str] = set()
+"""Hosts that have answered this process."""
+
+
+def mark_reached(host: str) -> None:
+    """Record that a host has answered this process: a later failure to connect is then waited for in full."""
+    _REACHED.add(host)
 
 
 class ConnectionBroken(Exception):
@@ -19,11 +29,12 @@ class ConnectionBroken(Exception):
     Args:
         why: the cause, for the message if no retry succeeds.
         retry_after: seconds that the server requests to wait.
+        unreachable: the host that could not be connected to.
     """
 
-    def __init__(self, why: str, retry_after: float | None = None):
+    def __init__(self, why: str, retry_after: float | None = None, unreachable: str | None = None):
         super().__init__(why)
-        self.retry_after = retry_after
+        self.retry_after, self.unreachable = retry_after, unreachable
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class ResumableStream:
         self._connect, self._patience = connect, patience
         self._connection: Connection | None = None
         self._size: int | None = None
-        self._tries, self._waited = 0, 0.0
+        self._tries, self._waited, self._since = 0, 0.0, 0.0
 
     def read(self, size: int, /) -> bytes:
         """Return at most `size` bytes; none at the end. Raises: SourceError when the retries are used up."""
@@ -95,14 +106,23 @@ class ResumableStream:
         seconds = random.uniform(longest / 2, longest)
         if broken.retry_after is not None:
             seconds = max(seconds, broken.retry_after)
+        if not self._tries:
+            self._since = time.time()
         self._tries += 1
         self._waited += seconds
-        if self._waited > self._patience.max_wait:
-            msg = f"{self.name}: {broken}; gave up after {self._tries} tries"
+        limit = self._patience.max_wait
+        if broken.unreachable and broken.unreachable not in _REACHED:
+            limit = min(limit, UNREACHABLE_SECONDS)
+        if self._waited > limit:
+            tries = f"{self.name}: {broken}; gave up after {self._tries} {'try' if self._tries == 1 else 'tries'}"
+            if broken.unreachable:
+                raise SourceUnreachable(f"{tries} in {time.time() - self._since:.0f} s: check the network and the URL")
             if broken.retry_after is not None:
-                msg += f": the server asks to wait {broken.retry_after:g} s, over source.max_wait"
-            raise SourceError(msg) from broken
-        self._patience.sleep(seconds)
+                tries += f": the server asks to wait {broken.retry_after:g} s, over source.max_wait"
+            raise SourceError(tries) from broken
+        reason = str(broken) if self.name in str(broken) else f"{self.name}: {broken}"
+        deadline = time.time() + seconds + limit - self._waited
+        pause(seconds, reason, since=self._since, deadline=deadline, sleep=self._patience.sleep)
 
     def close(self) -> None:
         """Close the connection."""

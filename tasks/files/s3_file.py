@@ -15,7 +15,7 @@ from dataops.digest import text_sha256
 from dataops.errors import SourceError, UnusableSource
 from dataops.storage.s3_codes import CHANGED, MISSING, REFUSED, error_code
 from tasks.files.base import SourceFile
-from tasks.files.resumable import Connection, ConnectionBroken, ResumableStream, RetryLimit
+from tasks.files.resumable import Connection, ConnectionBroken, ResumableStream, RetryLimit, mark_reached
 
 _MAGIC = re.compile(r"[*?\[]")
 RETRY_LIMIT = RetryLimit(max_wait=600)
@@ -33,6 +33,9 @@ class S3File(SourceFile):
 
     def digest(self) -> str:
         return text_sha256(f"{self.etag} {self.size}")
+
+    def stored_bytes(self) -> int | None:
+        return self.size
 
     def open(self) -> ResumableStream:
         uri = f"s3://{self.bucket}/{self.key}"
@@ -90,6 +93,7 @@ def connect_s3(bucket: str, key: str, offset: int, etag: str | None) -> Connecti
     condition = {"IfMatch": etag} if etag else {}
     with translate_s3_errors(f"s3://{bucket}/{key}", broken=True):
         answer = s3_client().get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-", **condition)
+    mark_reached(s3_client().meta.endpoint_url)
     total = answer.get("ContentRange", "").rpartition("/")[2]
     return _S3Connection(answer["Body"], int(total) if total.isdigit() else None)
 
@@ -114,7 +118,7 @@ class _S3Connection:
 @contextmanager
 def translate_s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
     """Translate S3's errors into SourceError; with `broken`, those that a retry may solve into ConnectionBroken."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 
     try:
         yield
@@ -129,7 +133,8 @@ def translate_s3_errors(uri: str, *, broken: bool = False) -> Iterator[None]:
         raise kind(f"{uri}: {error}{remedy}") from error
     except BotoCoreError as error:
         if broken:
-            raise ConnectionBroken(f"{uri}: {error}") from error
+            host = s3_client().meta.endpoint_url if isinstance(error, EndpointConnectionError) else None
+            raise ConnectionBroken(f"{uri}: {error}", unreachable=host) from error
         raise SourceError(f"{uri}: {error}; check AWS_ENDPOINT_URL, the network and the credentials") from error
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dataops.snapshot import Counts, Draft, Input, Record, find_manifest
 from dataops.text.duplicates import KEY_BYTES
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
+from tasks.engine.map_progress import StageProgress
 from tasks.engine.partition_steps import run as run_step
 from tasks.engine.partition_steps import run_steps
 from tasks.engine.partition_tables import read_one, table_name, write_partitions
@@ -44,7 +46,12 @@ _PARTITION_ROWS = 1 << 20
 _MIN_PARTITION_ROWS = 1 << 17
 """Rows below which another partition costs more than a further worker saves."""
 
+_RULES_WEIGHT = 4
+"""Cost of the first map, which detects languages, relative to each other one; for the progress."""
+
 TaskFunction = Callable[[Draft, FilterTask], Record]
+Step = tuple[Callable[[TaskFunction], None], TaskFunction]
+"""A method of _FilterTasks that maps, and what it maps."""
 
 
 def make(work: Work[FilterConfig]) -> StageOutput:
@@ -56,18 +63,8 @@ def make(work: Work[FilterConfig]) -> StageOutput:
     with shared_workers(work.context) as context:
         tasks = _FilterTasks(work, context)
         if not tasks.are_written():
-            tasks.map_slices(steps.apply_rules)
-            if config.max_caption_count is not None:
-                tasks.map_partitions(steps.find_frequent_captions)
-            tasks.map_seen_parts(steps.put_seen_urls)
-            tasks.map_partitions(steps.drop_duplicates)
-            if "caption" in config.dedupe:
-                tasks.map_slices(steps.put_by_caption)
-                tasks.map_partitions(steps.drop_duplicate_captions)
-            if config.near_captions is not None:
-                _drop_near_captions(tasks)
+            tasks.map_all(_list_steps(tasks, config))
             if config.balance is not None:
-                tasks.map_slices(write.count_queries)
                 tasks.sum_queries()
         records = tasks.write_parts()
         parts, counts = merge_records(records)
@@ -75,21 +72,35 @@ def make(work: Work[FilterConfig]) -> StageOutput:
         return StageOutput(parts, counts, tasks.facts(records))
 
 
-def _drop_near_captions(tasks: "_FilterTasks") -> None:
-    tasks.map_slices(near_captions.put_normal_forms)
-    tasks.map_partitions(near_captions.drop_same_captions)
-    tasks.map_slices(near_captions.put_signatures)
-    tasks.map_partitions(near_captions.find_candidates)
-    tasks.map_slices(near_captions.put_candidates)
-    tasks.map_partitions(near_captions.compare_captions)
-    tasks.map_partitions_in_order(near_captions.drop_near_captions)  # each reads what those before it dropped
+def _list_steps(tasks: "_FilterTasks", config: FilterConfig) -> list["Step"]:
+    """Return the maps before the parts are written, in their order."""
+    slices, partitions = tasks.map_slices, tasks.map_partitions
+    maps: list[Step] = [(slices, steps.apply_rules)]
+    if config.max_caption_count is not None:
+        maps.append((partitions, steps.find_frequent_captions))
+    maps += [(tasks.map_seen_parts, steps.put_seen_urls), (partitions, steps.drop_duplicates)]
+    if "caption" in config.dedupe:
+        maps += [(slices, steps.put_by_caption), (partitions, steps.drop_duplicate_captions)]
+    if config.near_captions is not None:
+        maps += [
+            (slices, near_captions.put_normal_forms),
+            (partitions, near_captions.drop_same_captions),
+            (slices, near_captions.put_signatures),
+            (partitions, near_captions.find_candidates),
+            (slices, near_captions.put_candidates),
+            (partitions, near_captions.compare_captions),
+            (tasks.map_partitions_in_order, near_captions.drop_near_captions),  # each reads what those before dropped
+        ]
+    if config.balance is not None:
+        maps.append((slices, write.count_queries))
+    return maps
 
 
 class _FilterTasks:
     """Maps functions over the slices and the partitions of one snapshot that is being made."""
 
     def __init__(self, work: Work[FilterConfig], context: Context):
-        self.draft, self.config, self.context, self.quiet = work.draft, work.config, context, context.without_progress()
+        self.draft, self.config, self.context = work.draft, work.config, context
         parts = work.inputs["extract"].named("part-", ".parquet")
         self.names = [work.inputs["extract"].path(part.name) for part in parts]
         self.slices = cut_slices([part.rows for part in parts])
@@ -102,23 +113,32 @@ class _FilterTasks:
         needed = partition_bits(self.rows, self.neighbours, self.config.memory_limit_bytes, row_bytes)
         self.bits = resume_partition_bits(work.draft, needed)
 
+    def map_all(self, maps: Sequence[Step]) -> None:
+        """Run the maps in their order; the last part of the progress is for `write_parts`."""
+        stage, progress = self.context, StageProgress(self.context, _RULES_WEIGHT + len(maps))
+        for number, (map_tasks, function) in enumerate(maps):
+            name = function.__name__.replace("_", " ")
+            self.context = progress.of_map(name, 1 if number else _RULES_WEIGHT)
+            map_tasks(function)
+        self.context = replace(stage, progress=progress.of_map("write parts", 1).progress)
+
     def map_slices(self, function: TaskFunction) -> None:
         """Map over the slices of all input parts."""
-        map_parts(run_step, self._slice_tasks(function), self.draft, self.quiet)
+        map_parts(run_step, self._slice_tasks(function), self.draft, self.context)
 
     def map_partitions(self, function: TaskFunction) -> None:
         """Map over the partitions."""
-        run_steps(self._partition_tasks(function), self.rows, self.draft, self.quiet)
+        run_steps(self._partition_tasks(function), self.rows, self.draft, self.context)
 
     def map_partitions_in_order(self, function: TaskFunction) -> None:
         """Map over the partitions, one after the other."""
         for task in self._partition_tasks(function):
-            run_steps([task], self.rows, self.draft, self.quiet)
+            run_steps([task], self.rows, self.draft, self.context)
 
     def map_seen_parts(self, function: TaskFunction) -> None:
         """Map over the parts of the datasets that `seen` names."""
         tasks = [self._task(function, number) for number in range(len(self.seen_parts))]
-        map_parts(run_step, tasks, self.draft, self.quiet)
+        map_parts(run_step, tasks, self.draft, self.context)
 
     def write_parts(self) -> list[Record]:
         """Write the kept and the dropped part of each input part, and show progress."""

@@ -32,6 +32,7 @@ from dataops.snapshot import Counts, Manifest, Record
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
+from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.engine.takedown_requests import list_requests, load_targets, select_requests
 from tasks.pack.assign_shards import CuratedPart, assign_shards, locate_images, partition_bits, write_rows_by_shard
@@ -44,6 +45,9 @@ from tasks.pack.summary import merge
 from tasks.pack.write_shard import TrainingShard, pack_shard
 
 logger = logging.getLogger(__name__)
+
+_PACK_WEIGHT = 6
+"""Cost of writing the shards, relative to each map before it; for the progress."""
 
 
 def make(work: Work[PackConfig]) -> StageOutput:
@@ -76,15 +80,15 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
 
 
 def _pack_shards(work: Work[PackConfig], context: Context, takedowns: tuple[Target, ...]) -> list[Record]:
-    config = work.config
+    config, progress = work.config, StageProgress(context, 2 + _PACK_WEIGHT)
     parts = _list_parts("spans", work)
-    map_parts(locate_images, parts, work.draft, context)
+    map_parts(locate_images, parts, work.draft, progress.of_map("locate images", 1))
     count = assign_shards(work.draft, parts, config.shard_size, config.shard_bytes)
     parts = _list_parts("exchange", work, count)
-    map_parts(write_rows_by_shard, parts, work.draft, context)
+    map_parts(write_rows_by_shard, parts, work.draft, progress.of_map("partition rows", 1))
     raw = (parts[0].raw_folder, parts[0].image_extension)
     shards = [TrainingShard(index, len(parts), *raw, takedowns) for index in range(count)]
-    return map_parts(pack_shard, shards, work.draft, context)
+    return map_parts(pack_shard, shards, work.draft, progress.of_map("write shards", _PACK_WEIGHT))
 
 
 def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:

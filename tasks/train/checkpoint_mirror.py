@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dataops.errors import PairmillError
 from dataops.snapshot import Draft
+from tasks.engine.grace import finish_first
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class CheckpointMirror:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
+        with finish_first():
+            self._pool.shutdown()
 
     def restore(self) -> str | None:
         """Download the newest checkpoint if it is newer than those of the folder, and return its name."""

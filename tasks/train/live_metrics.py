@@ -59,7 +59,8 @@ class LiveRun:
         self._status = "FINISHED" if kind is None else "FAILED"
         self._ended.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            is_interrupt = kind is not None and not issubclass(kind, Exception)
+            self._thread.join(0.2 if is_interrupt else None)  # a server that is down must not delay the end
 
     def _run(self) -> None:
         try:

@@ -22,9 +22,10 @@ from typing import Any
 from dataops.errors import ConfigError, JobFailed
 from dataops.snapshot import Draft, Manifest
 from tasks.engine.context import Context
+from tasks.engine.grace import GRACE_SECONDS
 from tasks.engine.ray_driver import Caller, run_call
 from tasks.engine.stage import Plan, Work, make, plan
-from tasks.engine.subprocess_job import GRACE_SECONDS, end_jobs, run_job
+from tasks.engine.subprocess_job import end_jobs, run_job
 from tasks.train.stage import TRAIN, build_job, build_launcher
 from training.config import TrainConfig
 from training.rendezvous import explain_refusal, is_loopback

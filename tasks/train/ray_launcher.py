@@ -19,6 +19,7 @@ from dataops.errors import ConfigError, JobFailed, ServiceError
 from dataops.redaction import remove_secrets
 from dataops.snapshot import Manifest, find_manifest
 from tasks.engine.context import ClusterCapacity, Context, RayCluster
+from tasks.engine.grace import GRACE_SECONDS, finish_first
 from tasks.engine.process_guard import guard_process
 from tasks.engine.ray_driver import Caller, code_digest, explain_error
 from tasks.engine.ray_pool import (
@@ -30,7 +31,6 @@ from tasks.engine.ray_pool import (
     start_ray_process,
 )
 from tasks.engine.stage import Plan
-from tasks.engine.subprocess_job import GRACE_SECONDS
 from tasks.train.ray_actor import ActorStatus, Trainer, TrainingRequest
 from training.config import TrainConfig
 from training.process import exit_with_parent
@@ -54,9 +54,9 @@ def train_on_ray(planned: Plan, context: Context, cluster: RayCluster) -> Manife
         failure = follow_driver(pipe, context, cluster)
     except BaseException as error:
         if not isinstance(error, Exception):  # a cancel or Ctrl-C: no caller waits for the training
-            with suppress(OSError):
+            with finish_first(), suppress(OSError):
                 pipe.send("cancel")
-            process.join(GRACE_SECONDS + 20)
+                process.join(GRACE_SECONDS + 20)
         raise
     finally:
         process.kill()

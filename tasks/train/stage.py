@@ -17,6 +17,7 @@ from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest, Record
 from dataops.store import Store
+from tasks.engine.context import IS_PROGRESS
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
@@ -36,7 +37,10 @@ OUTPUT = (
     "skipped.json",
     "evidence-throughput.jsonl",
 )
-STEP = re.compile(r"\bstep\s+(\d+)\s*/\s*(\d+)")
+STEP = re.compile(r"\bstep (\d+)/(\d+), (?:[\d,]+ samples, )?(.*)")
+"""Line of the trainer about a step: the step, the number of steps, and the loss with other measurements."""
+PLAN = re.compile(r"\b(\d+) steps of \d+ epochs from step (\d+)")
+"""Part of the trainer's first line: the number of steps, and the step of the checkpoint that it resumes from."""
 
 
 def external_inputs(config: TrainConfig) -> list[Input]:
@@ -87,15 +91,19 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
     mirror = CheckpointMirror(work.draft, folder, config.keep_checkpoints)
 
     def follow_log(line: str) -> None:
-        logger.info("%s", line)
         mirror.follow_log(line)
-        if match := STEP.search(line):
-            work.context.progress(int(match[1]), int(match[2]), line)
+        step = STEP.search(line)
+        logger.info("%s", line, extra={IS_PROGRESS: step is not None})
+        if step:
+            work.context.progress(int(step[1]), int(step[2]), step[3])
+        elif plan := PLAN.search(line):
+            work.context.progress(int(plan[2]), int(plan[1]), "")
 
     tars = {dataset.path(part.name): part for part in dataset.named("", ".tar")}
     supply = ShardSupply(work.draft.store, tars, shards, config.shard_cache_bytes)
     with mirror, supply, LiveRun(work, folder):
         mirror.restore()
+        work.context.progress(0, 0, "the trainer starts: it loads torch, the tokenizer and the model")
         run_job("training.train", job, folder, launcher=launcher, on_line=follow_log)
     return _collect_output(work, folder)
 

@@ -153,7 +153,7 @@ def test_open_gives_up_after_max_wait(crawl: Crawl):
             return b"".join(iter(lambda: stream.read(1 << 16), b""))
 
     crawl.fail_next("/a.warc.wat.gz", "429 3600")
-    with pytest.raises(SourceError, match=r"HTTP 429 .*gave up after 1 tries: the server asks to wait 3600 s"):
+    with pytest.raises(SourceError, match=r"HTTP 429 .*gave up after 1 try: the server asks to wait 3600 s"):
         read()
     crawl.fail_next("/a.warc.wat.gz", *["503"] * 50)
     with pytest.raises(SourceError, match=r"HTTP 503 .*gave up after \d+ tries"):

@@ -23,6 +23,8 @@ from training.loop.flops import forward_flops
 logger = logging.getLogger(__name__)
 
 
+SHOW_SECONDS = 5.0
+"""Time after which a step gets a short line although the interval has not ended."""
 PEAKS = {
     "H200": (989e12, 67e12),
     "H100 PCIe": (756e12, 51e12),
@@ -64,6 +66,7 @@ class MetricsLog:
         self.metrics = (output / "metrics.jsonl").open("a", encoding="utf-8") if self.writes else None
         self.evidence = (output / "evidence-throughput.jsonl").open("a", encoding="utf-8") if self.writes else None
         self.since, self.seen, self.waited, self.done = time.perf_counter(), 0, 0.0, 0.0
+        self.shown = self.since
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -93,6 +96,7 @@ class MetricsLog:
         self.seen += pairs
         self.done += self.flops.count(pairs, row["tokens"])
         if step % self.log_every and step != self.plan.total_steps:
+            self._show_step(row)
             return
         seconds = time.perf_counter() - self.since
         rate, waiting = self.seen / seconds, self.waited / seconds
@@ -104,19 +108,29 @@ class MetricsLog:
         self.evidence.flush()
         self.metrics.flush()
         logger.info(
-            "step %d/%d, %s samples, loss %.4f, recall %.1f%%, scale %.1f, gradient %.2f, lr %.2e, %.0f/s, wait %.0f%%",
+            "step %d/%d, %s samples, loss %.4f, %.0f samples/s, recall %.1f%%, scale %.1f, gradient %.2f, lr %.2e, "
+            "wait %.0f%%",
             step,
             self.plan.total_steps,
             f"{seen:,}",
             row["loss"],
+            rate,
             100 * row["image_to_text_recall"],
             math.exp(row["logit_scale"]),
             row["grad_norm"],
             row["lr"],
-            rate,
             100 * waiting,
         )
+        self.shown = time.perf_counter()
         self.since, self.seen, self.waited, self.done = time.perf_counter(), 0, 0.0, 0.0
+
+    def _show_step(self, row: dict[str, Any]) -> None:
+        """Log a short line about a slow step between two intervals, from which the pipeline reads how far it is."""
+        now = time.perf_counter()
+        if now - self.shown >= SHOW_SECONDS:
+            self.shown = now
+            rate, line = self.seen / (now - self.since), "step %d/%d, loss %.4f, %.0f samples/s"
+            logger.info(line, row["step"], self.plan.total_steps, row["loss"], rate)
 
     def sync(self) -> int:
         """Flush metrics.jsonl to disk, and return its length in bytes."""

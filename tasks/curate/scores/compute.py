@@ -71,7 +71,7 @@ def _compute(scorer: Scorer, shards: Sequence[ShardImages], draft: Draft, contex
         if scorer.model is not None:
             score_clip.score_shards(scorer, tasks, draft, context)
         else:
-            map_parts(_select_function(scorer), tasks, draft, context, lambda record: f"{record.task}: scored")
+            map_parts(_select_function(scorer), tasks, draft, context)
         scored = _join_cached(rows, draft, scorer)
     if count := scored.filter(pl.col("found").is_null()).height:
         folder = f"scores/{scorer.digest}"

@@ -13,6 +13,7 @@ from dataops.schema import PAIRS, dropped_schema
 from dataops.snapshot import Counts, Draft, Part
 from dataops.web.page_pairs import PageOrigin, PagePair
 from tasks.engine.part_writer import PartWriter
+from tasks.engine.task_report import report_task
 
 DAMAGES_LISTED = 100
 """Maximum number of damages of a file that are listed with their offsets; all are counted."""
@@ -27,10 +28,11 @@ class PairsWriter:
         source: value of the column `source`.
         extracted_with: value of the column `extracted_with`.
         folder: empty local folder for the unfinished parts.
+        size: size of the file in bytes, for the progress; None if it is not known.
     """
 
-    def __init__(self, stage: str, source: str, extracted_with: str, folder: Path):
-        self.stage, self.source, self.extracted_with = stage, source, extracted_with
+    def __init__(self, stage: str, source: str, extracted_with: str, folder: Path, size: int | None = None):
+        self.stage, self.source, self.extracted_with, self._size = stage, source, extracted_with, size
         self.read: Counter[str] = Counter()
         """Number of items read by kind: records, pages, not_html, ..."""
         self.damages: Counter[str] = Counter()
@@ -41,6 +43,7 @@ class PairsWriter:
         """Number of dropped rows by drop reason."""
         # Columns, not rows: thousands of tuples would trigger full passes of the garbage collector.
         self._columns: tuple[list[Any], ...] = tuple([] for _ in PagePair._fields)
+        self._kept_rows = 0
         self._origins: list[PageOrigin] = []
         self._lengths: list[int] = []
         self._kept = PartWriter(folder / "part.parquet", PAIRS)
@@ -55,12 +58,14 @@ class PairsWriter:
             column.extend(values)
         self._origins.append(origin)
         self._lengths.append(len(urls) - before)
+        self._report((origin.offset or 0) / self._size if self._size else 0.0)
         if len(urls) >= _BATCH or len(self._origins) >= _BATCH:
             self._flush()
 
     def add_table(self, table: pa.Table) -> None:
         """Add a table with drop_reason and the columns of `pairs` except uid, source and extracted_with."""
         self._flush()
+        self._report(0.0)
         uids, digests = compute_uids(table["url"].to_pylist(), table["caption"].to_pylist())
         columns = dict(zip(table.column_names, table.columns, strict=True)) | {"uid": uids}
         self._write(self._with_constants(columns, table.num_rows), digests)
@@ -98,6 +103,10 @@ class PairsWriter:
         self._kept.close()
         self._dropped.close()
 
+    def _report(self, share: float) -> None:
+        """Report the share of the file that was read, and the rows that were written."""
+        report_task(min(share, 1.0), self._kept_rows, self.reasons)
+
     def _flush(self) -> None:
         if self._columns[0]:
             self._write(*self._build_table())
@@ -108,6 +117,7 @@ class PairsWriter:
         reasons = table["drop_reason"]
         self.reasons.update({item["values"]: item["counts"] for item in reasons.drop_null().value_counts().to_pylist()})
         is_kept = reasons.is_null().to_numpy()
+        self._kept_rows += int(is_kept.sum())
         self._kept.write(table.filter(pa.array(is_kept)).select(PAIRS.names), digests[is_kept])
         self._dropped.write(table.filter(pa.array(~is_kept)), digests[~is_kept])
 

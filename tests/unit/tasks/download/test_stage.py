@@ -15,7 +15,7 @@ from tasks.download.config import DownloadConfig
 from tasks.download.fetch.opener import Evidence
 from tasks.download.outcome import join_outcomes, parse_drop_reason, put_parts
 from tasks.download.row_spans import RowSpan
-from tasks.download.stage import DOWNLOAD, format_record
+from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
 from tests.inline_executor import InlineExecutor
@@ -162,12 +162,3 @@ def test_read_spans_reads_only_the_given_columns(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     stored(store, [4])
     assert row_spans.read_spans(store, [RowSpan("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2
-
-
-def test_format_record_has_reasons_success_and_speed() -> None:
-    counts = Counts(input=990, kept=950, dropped={"dns": 10, "http_404": 30})
-    facts = {"bytes": 120_000_000, "seconds": 10.0, "again": 10, "round": 0, "hosts": {}}
-    line = format_record(Record(task="shard-00003", counts=counts, facts=facts))
-    assert line == (
-        "shard-00003: http_404 30, dns 10; 10 to be retried; 95.0% of 1,000 fetched, 100 images/s, 12.0 MB/s"
-    )

@@ -15,6 +15,7 @@ from dataops.errors import ConfigError, LeaseLost, SourceError, StorageError
 from dataops.home import CHECKOUT
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
+from dataops.waiting import current_waits
 from tasks.engine import lease
 from tasks.engine.context import Context
 from tasks.engine.lease import Lease, find_holder, hold_lease
@@ -67,6 +68,7 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
         run_ids.append(str(work.context.run_id))
         deadline = time.monotonic() + 4
         while not messages and time.monotonic() < deadline:  # until the other one is known to wait
+            messages.extend(wait.reason for wait in current_waits())
             time.sleep(0.01)
         return StageOutput([work.draft.put_bytes("part-00000", b"x", 1)], Counts(input=1, kept=1))
 
@@ -74,7 +76,7 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
     manifests = []
 
     def run(name: str) -> None:
-        at = Context(context.store, context.home, run_id=name, progress=lambda done, total, line: messages.append(line))
+        at = Context(context.store, context.home, run_id=name)
         both.wait()
         manifests.append(make(planned, at))
 
@@ -85,7 +87,7 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
         thread.join()
     assert len(run_ids) == 1
     assert manifests[0] == manifests[1]
-    assert f"waiting for run {run_ids[0]}, process {os.getpid()} on " in messages[0]
+    assert f"another process makes filter {planned.key}: run {run_ids[0]}, process {os.getpid()} on " in messages[0]
     assert sum("waiting for run" in record.message for record in caplog.records) == 1
     assert not context.store.names(f"filter/{planned.key}/_work")
 

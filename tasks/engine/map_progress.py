@@ -1,0 +1,141 @@
+"""Add up the progress of a map from its finished and its running tasks, and that of a stage from its maps."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from dataops.formatting import format_counts, format_share
+from dataops.snapshot import Counts, Record
+from dataops.waiting import set_worker_waits
+from tasks.engine.context import Context
+from tasks.engine.scratch_folders import scratch_folder
+from tasks.engine.task_report import read_reports
+
+SHOW_SECONDS = 1.0
+"""Time between two looks at the reports of running tasks."""
+REASONS_SHOWN = 3
+
+
+class Task(Protocol):
+    """A picklable value. Its `id` names its record and is unique in the stage."""
+
+    @property
+    def id(self) -> str:
+        """For example `part-00017`."""
+        ...
+
+
+T = TypeVar("T", bound=Task)
+
+
+def describe_counts(counts: Counts) -> str:
+    """Return how many rows were kept, and the most frequent drop reasons."""
+    if not counts.input:
+        return ""
+    return f"kept {counts.kept:,} of {counts.input:,}" + format_top_reasons(counts)
+
+
+def format_top_reasons(counts: Counts) -> str:
+    """Return `; most dropped: http_404 31, opt_out 4`, or nothing if no row was dropped."""
+    top = Counter(counts.dropped).most_common(REASONS_SHOWN)
+    return f"; most dropped: {format_counts(top)}" if top else ""
+
+
+def describe_fetched(counts: Counts) -> str:
+    """Return the share of images that were fetched, and the most frequent reasons of failures."""
+    if not counts.input:
+        return ""
+    reasons = Counter(counts.dropped).most_common(REASONS_SHOWN)
+    return f"{format_share(counts.kept, counts.input)} fetched" + (f"; {format_counts(reasons)}" if reasons else "")
+
+
+@dataclass(frozen=True)
+class MapView(Generic[T]):
+    """What the progress of a map counts and shows."""
+
+    weigh: Callable[[T], int] = lambda task: 1
+    """Returns how much a task counts: its rows, or 1."""
+    describe: Callable[[Counts], str] = describe_counts
+    """Returns the line for the counts so far."""
+
+
+class MapProgress(Generic[T]):
+    """The progress of one map.
+
+    Args:
+        records: those of the finished tasks, to which `finish` adds.
+    """
+
+    def __init__(self, tasks: Sequence[T], records: dict[str, Record], context: Context, view: MapView[T]):
+        self._records, self._context, self._view = records, context, view
+        self._total = sum(map(view.weigh, tasks))
+        self._done = sum(view.weigh(task) for task in tasks if task.id in records)
+        self._counts = sum((record.counts for record in records.values()), Counts())
+        self.reports: str | None = None
+        """Folder to which workers write reports; None if they share no disk with this process."""
+
+    @contextmanager
+    def reports_of_workers(self, *, shared_disk: bool) -> Iterator[None]:
+        """Provide the folder of the reports inside the `with`."""
+        if not shared_disk:
+            yield
+            return
+        with scratch_folder("reports") as folder:
+            self.reports = str(folder)
+            try:
+                yield
+            finally:
+                self.reports = None
+                set_worker_waits(())
+
+    def finish(self, task: T, record: Record) -> None:
+        """Add the record of a finished task."""
+        self._records[task.id] = record
+        self._done += self._view.weigh(task)
+        self._counts += record.counts
+
+    def show(self, running: Iterable[T] = ()) -> None:
+        """Pass the progress on, with that of the running tasks."""
+        done, counts = float(self._done), self._counts
+        if self.reports:
+            weights = {task.id: self._view.weigh(task) for task in running}
+            reports = read_reports(Path(self.reports), weights)
+            done += sum(report.share * weights[name] for name, report in reports.items())
+            for report in reports.values():
+                dropped = dict(report.dropped)
+                counts += Counts(input=report.kept + sum(dropped.values()), kept=report.kept, dropped=dropped)
+            set_worker_waits(wait for report in reports.values() for wait in report.waits)
+        self._context.progress(done, self._total, self._view.describe(counts))
+
+
+class StageProgress:
+    """The progress of a stage with several maps, one after the other.
+
+    Args:
+        total: sum of the weights of all maps, known or estimated before the first one.
+    """
+
+    def __init__(self, context: Context, total: float):
+        self._context, self._total = context, total
+        self._before, self._weight = 0.0, 0.0
+
+    def of_map(self, name: str, weight: float) -> Context:
+        """Begin the next map, and return the context whose progress counts as a part of the stage.
+
+        Args:
+            name: what the map does, for people.
+            weight: its share of `total`.
+        """
+        self._before, self._weight = self._before + self._weight, weight
+        before, total = self._before, max(self._total, self._before + weight)
+
+        def show(done: float, map_total: int, line: str) -> None:
+            share = done / map_total if map_total else 1.0
+            text = f"{name}: {line}" if line else name
+            self._context.progress(100 * (before + weight * share) / max(total, 1e-9), 100, text)
+
+        show(0, 1, "")
+        return replace(self._context, progress=show)

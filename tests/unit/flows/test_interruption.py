@@ -1,0 +1,111 @@
+"""A run ends after Ctrl-C or SIGTERM, whatever it is doing. Each case is a process that would else run for ten minutes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from dataops.home import CHECKOUT
+
+START = """
+import subprocess, sys, time
+from flows.interruption import Interruption
+from tasks.engine.grace import finish_first
+interruption = Interruption("demo-1", "pairmill rerun demo-1", as_json="--json" in sys.argv)
+interruption.install()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+def ready():
+    print(child.pid, flush=True)
+"""
+OBEDIENT = """
+try:
+    ready()
+    time.sleep(600)
+except KeyboardInterrupt:
+    child.kill()
+    interruption.report()
+    sys.exit(interruption.exit_code)
+"""
+HANGING = """
+ready()
+while True:
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        print("ignored", flush=True)
+"""
+CHECKPOINT = """
+try:
+    ready()
+    time.sleep(600)
+except KeyboardInterrupt:
+    with finish_first():
+        time.sleep(2.5)
+        print("written", flush=True)
+    time.sleep(600)
+"""
+STUCK = """
+try:
+    ready()
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("finishing", flush=True)
+    with finish_first():
+        time.sleep(600)
+"""
+Stop = Callable[[subprocess.Popen[str]], None]
+
+
+def run(code: str, stop: Stop, *arguments: str) -> tuple[int, str, str]:
+    """Start the code, stop it when it is ready, and return its exit code and its output; its child must have ended."""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, "-c", START + code, *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        child = psutil.Process(int(process.stdout.readline()))
+        stop(process)
+        out, err = process.communicate(timeout=60)
+    child.wait(timeout=60)
+    return process.returncode, out, err
+
+
+def send(number: signal.Signals) -> Stop:
+    return lambda process: process.send_signal(number)
+
+
+def send_twice(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "finishing\n"
+    process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("code", [OBEDIENT, HANGING])
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_ends_the_run_with_its_id_and_the_command_that_continues_it(code, number, exit_code):
+    returned, _, err = run(code, send(number))
+    cause = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert returned == exit_code
+    assert err == f"demo-1: stopped by {cause}; finished work is kept\n`pairmill rerun demo-1` continues this run\n"
+
+
+def test_a_checkpoint_is_finished_first():
+    returned, out, _ = run(CHECKPOINT, send(signal.SIGINT))
+    assert (returned, out) == (130, "written\n")
+
+
+def test_a_second_signal_ends_the_run_at_once():
+    assert run(STUCK, send_twice)[0] == 130
+
+
+def test_json_has_the_run_and_the_error():
+    _, out, _ = run(OBEDIENT, send(signal.SIGINT), "--json")
+    error = {"type": "Interrupted", "message": "stopped by Ctrl-C; finished work is kept", "exit_code": 130}
+    assert json.loads(out) == {"run_id": "demo-1", "error": error}

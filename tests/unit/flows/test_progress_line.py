@@ -1,0 +1,106 @@
+"""The progress of a stage, as a terminal of any width and a log show it."""
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from dataops.waiting import Wait
+from flows.display import LineRhythm
+from flows.progress_line import ProgressBlock, StageProgress
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def progress_of(stage: str, *updates: tuple[float, float, int, str]) -> StageProgress:
+    clock = Clock()
+    progress = StageProgress(stage, clock)
+    for clock.now, done, total, line in updates:
+        progress.update(done, total, line)
+    return progress
+
+
+def render(progress: StageProgress, width: int, waits: tuple[Wait, ...] = (), now: float = 0.0) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=True, color_system=None, no_color=True)
+    console.print(ProgressBlock(progress, waits, now))
+    return out.getvalue().splitlines()
+
+
+TRAINING = progress_of(
+    "train",
+    (0.0, 0, 598, ""),
+    (10.0, 25, 598, "loss 4.4121, 31 samples/s, recall 3.1%, scale 14.3, gradient 5.44, lr 2.92e-04, wait 0%"),
+)
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_a_block_has_two_lines_that_fit_the_terminal(width):
+    lines = render(TRAINING, width)
+    assert len(lines) == 2
+    assert max(map(cell_len, lines)) < width
+
+
+def test_a_training_shows_steps_loss_rate_and_time_left_on_80_columns():
+    head, detail = render(TRAINING, 80)
+    assert head.startswith("train     ━")
+    assert head.endswith("25/598 steps  2.5/s  ETA 3:49  0:10")
+    assert detail.startswith("          loss 4.4121, 31 samples/s, recall 3.1%")
+    assert detail.endswith("…")
+
+
+def test_no_control_codes_come_from_the_line_of_a_stage():
+    progress = progress_of("filter", (1.0, 1, 2, "\x1b[31mred\nforged"))
+    assert not {"\x1b", "\n"} & set("".join(render(progress, 80)))
+
+
+def test_a_stage_without_a_total_shows_only_its_age():
+    assert render(progress_of("register", (3.0, 0, 0, "")), 80)[0].split()[-1] == "0:03"
+    assert progress_of("register", (3.0, 0, 0, "")).describe([], 0.0) == "register: at work for 0:03"
+
+
+def test_a_wait_takes_the_place_of_the_rate_and_the_time_left():
+    wait = Wait("data.example: HTTP 503", since=0.0, until=42.0, deadline=900.0)
+    head, detail = render(TRAINING, 80, (wait,), now=30.0)
+    assert "ETA" not in head
+    assert detail.strip().startswith("waiting for 0:30: data.example: HTTP 503; next attempt in 0:12")
+    assert TRAINING.describe([wait], 30.0) == (
+        "train: 25/598 steps (4%); waiting for 0:30: data.example: HTTP 503; next attempt in 0:12; gives up in 14:30"
+    )
+
+
+def test_the_log_line_of_a_download():
+    progress = progress_of("download", (0.0, 0, 4423, ""), (11.0, 2310, 4423, "96.1% fetched; http_404 31, opt_out 4"))
+    assert progress.describe([], 0.0) == (
+        "download: 2,310/4,423 images (52%), 210/s, ETA 0:10; 96.1% fetched; http_404 31, opt_out 4"
+    )
+
+
+def test_the_rate_is_of_the_last_minute_and_begins_anew_with_another_total():
+    progress = progress_of("extract", (0.0, 0, 100, ""), (100.0, 10, 100, ""), (160.0, 70, 100, ""))
+    assert progress.rate == 1.0
+    assert progress.seconds_left == 30.0
+    progress.update(0, 5, "")
+    assert progress.rate is None
+    slow = progress_of("evaluate", (0.0, 0, 4, ""), (120.0, 1, 4, ""))
+    assert slow.format_rate() == "0.5/min"
+
+
+def test_resumed_work_does_not_count_as_speed():
+    progress = progress_of("download", (0.0, 9000, 10_000, ""), (10.0, 9100, 10_000, ""))
+    assert (progress.rate, progress.seconds_left) == (10.0, 90.0)
+
+
+def test_lines_of_a_log_become_rarer_and_a_new_wait_has_one_at_once():
+    rhythm = LineRhythm()
+    assert [second for second in range(200) if rhythm.is_due(second, "")] == [10, 30, 70, 130, 190]
+    rhythm = LineRhythm()
+    due = [second for second in range(100) if rhythm.is_due(second, "the store" if second >= 23 else "")]
+    assert due == [10, 23, 33, 53, 93]

@@ -1,0 +1,80 @@
+"""The progress of a map: finished tasks, the reports of running ones, and the maps of a stage."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dataops.snapshot import Counts, Record
+from dataops.store import FolderStore
+from dataops.waiting import current_waits, waiting
+from tasks.engine import task_report
+from tasks.engine.context import Context
+from tasks.engine.map_progress import MapProgress, MapView, StageProgress, describe_fetched
+from tasks.engine.task_report import begin_task, end_task, report_task
+
+
+@dataclass(frozen=True)
+class Rows:
+    id: str
+    rows: int
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> tuple[Context, list[tuple[float, int, str]]]:
+    lines: list[tuple[float, int, str]] = []
+    store = FolderStore(tmp_path / "store")
+    return Context(store, tmp_path, progress=lambda *values: lines.append(values)), lines
+
+
+def test_progress_counts_finished_and_running_tasks_by_their_rows(shown, monkeypatch):
+    monkeypatch.setattr(task_report, "WRITE_SECONDS", 0.0)
+    context, lines = shown
+    tasks = [Rows("a", 100), Rows("b", 300), Rows("c", 600)]
+    records = {"a": Record(task="a", counts=Counts(input=100, kept=90, dropped={"http_404": 10}))}
+    progress = MapProgress(tasks, records, context, MapView(lambda task: task.rows, describe_fetched))
+    progress.show()
+    with progress.reports_of_workers(shared_disk=True):
+        begin_task(progress.reports, "b")
+        try:
+            report_task(0.5, kept=120, dropped={"http_404": 20, "timeout": 10})
+            with waiting("host limits", since=5.0):
+                progress.show([tasks[1]])
+                assert [wait.reason for wait in current_waits()] == ["host limits", "host limits"], "own and reported"
+        finally:
+            end_task()
+        progress.finish(tasks[1], Record(task="b", counts=Counts(input=300, kept=300)))
+        progress.show([tasks[2]])
+    assert current_waits() == []
+    assert lines == [
+        (100.0, 1000, "90.0% fetched; http_404 10"),
+        (250.0, 1000, "84.0% fetched; http_404 30, timeout 10"),
+        (400.0, 1000, "97.5% fetched; http_404 10"),
+    ]
+
+
+def test_a_damaged_report_is_ignored(shown):
+    context, lines = shown
+    progress = MapProgress([Rows("a", 1)], {}, context, MapView())
+    with progress.reports_of_workers(shared_disk=True):
+        for text in ("", "{}", json.dumps([0.5])):
+            (Path(str(progress.reports)) / "a.json").write_text(text)
+            progress.show([Rows("a", 1)])
+    assert lines == [(0.0, 1, "")] * 3
+
+
+def test_the_progress_of_a_stage_is_the_weighted_sum_of_its_maps(shown):
+    context, lines = shown
+    stage = StageProgress(context, 4)
+    stage.of_map("inspect images", 3).progress(1, 2, "kept 5 of 6")
+    stage.of_map("write rows", 1).progress(2, 2, "")
+    stage.of_map("a map that was not foreseen", 1).progress(1, 1, "")
+    assert [(round(done, 1), total, line) for done, total, line in lines] == [
+        (0.0, 100, "inspect images"),
+        (37.5, 100, "inspect images: kept 5 of 6"),
+        (75.0, 100, "write rows"),
+        (100.0, 100, "write rows"),
+        (80.0, 100, "a map that was not foreseen"),
+        (100.0, 100, "a map that was not foreseen"),
+    ]
