@@ -16,6 +16,7 @@ from types import FrameType
 
 import psutil
 
+from dataops.command_name import name_command
 from dataops.escaping import escape_controls
 from tasks.engine.grace import GRACE_SECONDS, is_finishing
 from tasks.engine.subprocess_job import kill_jobs
@@ -103,7 +104,7 @@ class Interruption:
                 return
             self._reported = True
         message = f"stopped by {self.cause}; finished work is kept"
-        _write(f"{self.run_id}: {message}\n`{self.rerun}` continues this run\n")
+        _write(name_command(f"{self.run_id}: {message}\n`{self.rerun}` continues this run\n"))
         if self.as_json:
             error = {"type": "Interrupted", "message": message, "exit_code": self.exit_code}
             sys.stdout.write(json.dumps({"run_id": self.run_id, "error": error}) + "\n")

@@ -100,7 +100,7 @@ def show_where_to_watch(run_id: str, servers: Sequence[services.ServiceStatus]) 
     for server in servers:
         login = "  (its login: `pairmill status --show-login`)" if server.login_file else ""
         lines += [f"  {NAMES[server.name]:<8} {server.ui_url}{login}"] if server.ui_url else []
-    sys.stderr.write(escape_controls(redact("\n".join(lines) + "\n")))
+    sys.stderr.write(escape_controls(name_command(redact("\n".join(lines) + "\n"))))
 
 
 def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: str | None, as_json: bool) -> int:
