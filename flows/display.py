@@ -26,9 +26,9 @@ from rich.text import Text
 from dataops.escaping import escape_markdown
 from dataops.formatting import format_counts
 from dataops.funnel import funnel_rows
+from dataops.messages.waiting import Wait, current_waits
 from dataops.redaction import redact, remove_credentials
 from dataops.snapshot import Manifest
-from dataops.waiting import Wait, current_waits
 from flows.progress_line import ProgressBlock, StageProgress
 from tasks.engine.context import IS_PROGRESS
 

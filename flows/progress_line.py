@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from dataops.messages.waiting import Wait, format_duration
 from dataops.redaction import escape_for_display
-from dataops.waiting import Wait, format_duration
 
 UNITS = {"extract": "files", "download": "images", "train": "steps", "evaluate": "tasks"}
 """What a stage's progress counts; the others count per cent of their work."""

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError
+from dataops.messages.waiting import waiting
 from dataops.snapshot import Counts, Manifest, find_manifest
 from dataops.stages import STAGES
 from dataops.store import Store, open_store
-from dataops.waiting import waiting
 from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, find_holder
 from training.process import pid_namespace, process_fingerprint
 

@@ -18,10 +18,10 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from dataops.errors import ConfigError, ContractError, PairmillError
+from dataops.messages.waiting import waiting
 from dataops.redaction import scrub_errors
 from dataops.snapshot import Manifest, find_manifest
 from dataops.store import Store, open_store
-from dataops.waiting import waiting
 from flows.allowed_stores import check_store
 from flows.config import RunConfig, check_config, config_name, load_config
 from flows.display import RunDisplay

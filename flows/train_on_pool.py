@@ -20,8 +20,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, ServiceError, TrainingDiverged
+from dataops.messages.waiting import pause
 from dataops.snapshot import Manifest, find_manifest
-from dataops.waiting import pause
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan
 

@@ -19,8 +19,8 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from dataops.errors import ConfigError, StorageError
+from dataops.messages.waiting import pause
 from dataops.storage.s3_codes import CORRUPT, REMEDIES, TRANSIENT, error_code, http_status
-from dataops.waiting import pause
 
 logger = logging.getLogger(__name__)
 

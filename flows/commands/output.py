@@ -19,8 +19,8 @@ from rich.text import Text
 from dataops.command_name import name_command
 from dataops.formatting import format_counts, format_interval, format_percent
 from dataops.home import home
+from dataops.messages.waiting import current_waits
 from dataops.redaction import escape_for_display
-from dataops.waiting import current_waits
 from flows.deployment.request import DeployedObject
 from infra.doctor.check import Check
 from infra.local.services import ServiceStatus

@@ -20,9 +20,9 @@ from urllib.parse import unquote, urlsplit
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
+from dataops.messages.waiting import pause, waiting
 from dataops.redaction import read_secret, remove_credentials
 from dataops.standard_streams import is_utf8
-from dataops.waiting import pause, waiting
 from infra.local import login, supervisor
 from infra.local.supervisor import Service, ServiceRecord
 

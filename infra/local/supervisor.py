@@ -24,9 +24,9 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 
 from dataops.errors import ServiceError
+from dataops.messages.waiting import waiting
 from dataops.redaction import remove_secrets
 from dataops.regular_files import read_text
-from dataops.waiting import waiting
 from infra.local import processes
 
 logger = logging.getLogger(__name__)

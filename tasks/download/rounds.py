@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
+from dataops.messages.waiting import pause
 from dataops.schema import FILTERED, conform
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find_manifest, read_table
-from dataops.waiting import pause
 from tasks.download.config import RetryConfig
 from tasks.download.failure_classes import matches_class
 from tasks.download.row_spans import RowSpan, cut_objects

@@ -22,9 +22,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
+from dataops.messages.waiting import waiting
 from dataops.snapshot import Draft, Fence
 from dataops.store import Store
-from dataops.waiting import waiting
 from tasks.engine.context import Context
 from training.process import pid_namespace, process_fingerprint
 

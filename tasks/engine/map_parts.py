@@ -21,10 +21,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
+from dataops.messages.waiting import pause
 from dataops.snapshot import Draft, Fence, Record
 from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
-from dataops.waiting import pause
 from tasks.engine.context import Context
 from tasks.engine.grace import block_interrupts
 from tasks.engine.map_progress import SHOW_SECONDS, MapProgress, MapView, Task

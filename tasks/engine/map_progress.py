@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from dataops.formatting import format_counts, format_share
+from dataops.messages.waiting import set_worker_waits
 from dataops.snapshot import Counts, Record
-from dataops.waiting import set_worker_waits
 from tasks.engine.context import Context
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.task_report import read_reports

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataops.waiting import Wait, current_waits, on_change
+from dataops.messages.waiting import Wait, current_waits, on_change
 
 WRITE_SECONDS = 0.5
 """Minimum time between two writes of a task's file."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dataops.errors import SourceError, SourceUnreachable
-from dataops.waiting import pause
+from dataops.messages.waiting import pause
 
 BACK_OFF = 1.0
 """Seconds before the first retry; each later one without progress waits twice as long, up to LONGEST_BACK_OFF."""

@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from dataops.waiting import Wait
+from dataops.messages.waiting import Wait
 from flows.display import LineRhythm
 from flows.progress_line import ProgressBlock, StageProgress
 

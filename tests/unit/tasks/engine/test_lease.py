@@ -13,9 +13,9 @@ import pytest
 from dataops.config import StageConfig
 from dataops.errors import ConfigError, LeaseLost, SourceError, StorageError
 from dataops.home import CHECKOUT
+from dataops.messages.waiting import current_waits
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
-from dataops.waiting import current_waits
 from tasks.engine import lease
 from tasks.engine.context import Context
 from tasks.engine.lease import Lease, find_holder, hold_lease

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dataops.messages.waiting import current_waits, waiting
 from dataops.snapshot import Counts, Record
 from dataops.store import FolderStore
-from dataops.waiting import current_waits, waiting
 from tasks.engine import task_report
 from tasks.engine.context import Context
 from tasks.engine.map_progress import MapProgress, MapView, StageProgress, describe_fetched

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from dataops.errors import SourceError, SourceUnreachable
-from dataops.waiting import Wait, current_waits
+from dataops.messages.waiting import Wait, current_waits
 from tasks.files import resumable
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ConnectionBroken, ResumableStream, RetryLimit

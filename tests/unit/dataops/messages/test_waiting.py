@@ -1,4 +1,4 @@
-from dataops.waiting import Wait, current_waits, format_duration, pause, set_worker_waits, waiting
+from dataops.messages.waiting import Wait, current_waits, format_duration, pause, set_worker_waits, waiting
 
 
 def test_a_wait_is_registered_while_it_lasts_and_removed_after_an_error():

@@ -1,0 +1,1 @@
+"""What a process reports to its user while it runs."""
