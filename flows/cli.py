@@ -161,7 +161,7 @@ def gc(
 def doctor(
     config: Path | None = None,
     *,
-    store: Annotated[str | None, Parameter(help="The store to check; default: the store of the demo.")] = None,
+    store: Annotated[str | None, Parameter(help="The store to check; default: the store in the home.")] = None,
     json: Json = False,
 ) -> int:
     """Check this installation and print the remedy for each problem. Exits with 2 if a check fails.

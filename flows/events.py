@@ -12,6 +12,7 @@ from prefect.events import emit_event
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.records import RunRecord
+from tasks.register.config import CANDIDATE
 from training.evaluation.intervals import flatten_metrics
 
 LANDED = "pairmill.dataset.landed"
@@ -32,6 +33,8 @@ def emit_events(record: RunRecord, manifests: Mapping[str, Manifest], store: Sto
     emitted = False
     for stage, event in EVENTS.items():
         manifest = manifests.get(stage)
+        if manifest is not None and manifest.facts.get("alias") == CANDIDATE:
+            continue  # registered without a gate, and not promoted
         if manifest is None or manifest.prefect_flow_run_id not in ours or _name(manifest) in record.announced:
             continue
         emit_event(event, resource=_resource(record, manifest, store, until), payload=_payload(manifest, manifests))

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from flows.commands.output import console, message, new_table, print_json, text
 from tasks.lineage.trace import parse_model
 from tasks.register import promotion
+from tasks.register.config import describe_gate
 
 
 def promote(model: str, alias: str, reason: str, *, as_json: bool) -> int:
@@ -21,7 +22,7 @@ def promote(model: str, alias: str, reason: str, *, as_json: bool) -> int:
         out.print(text(f"{name} version {version} already has the alias {alias}"))
         return 0
     before = f"from version {move.before} " if move.before else ""
-    out.print(text(f"{name}: alias {alias} moved {before}to version {version} (its gate: {gate})"), soft_wrap=True)
+    out.print(text(f"{name}: alias {alias} moved {before}to version {version} ({describe_gate(gate)})"), soft_wrap=True)
     if move.before:
         undo = f"pairmill promote {name}/{move.before} --alias {alias} --reason ..."
         out.print(message(f"to move it back: {undo}"), soft_wrap=True)

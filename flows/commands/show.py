@@ -15,6 +15,7 @@ from dataops.stages import STAGES
 from dataops.store import Store
 from flows.commands.output import console, message, new_table, print_json, score_cells, text
 from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
+from tasks.register.config import NO_GATE
 from training.evaluation.intervals import flatten_metrics
 
 CONTENTS = 5
@@ -88,8 +89,10 @@ def show_run(record: RunRecord, store: Store) -> None:
     if record.attempts and record.attempts[-1].error:
         out.print(Text("\n") + message(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
     if record.model_version:
-        alias = next((m.facts.get("alias") for m in manifests if m.stage == "register"), None)
-        out.print(Text("\n") + text(f"Registered {record.model_version}" + (f", alias {alias}" if alias else "")))
+        facts = next((m.facts for m in manifests if m.stage == "register"), {})
+        alias = f", alias {facts['alias']}" if facts.get("alias") else ""
+        gate = f" ({facts['gate']})" if str(facts.get("gate")).startswith(NO_GATE) else ""
+        out.print(Text("\n") + text(f"Registered {record.model_version}{alias}{gate}"), soft_wrap=True)
     for name, link in sorted(record.model_links.items()):
         out.print(text(f"  {name}: {link}"), soft_wrap=True)
 

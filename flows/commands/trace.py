@@ -18,6 +18,7 @@ from flows.records import known_stores
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
 from tasks.lineage.trace import Trace, is_model
+from tasks.register.config import describe_gate
 from tasks.tracking.registry import Registry
 
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -193,7 +194,7 @@ def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
 
 def _model_line(model: Mapping[str, Any]) -> Text:
     aliases = "".join(f" @{alias}" for alias in model["aliases"])
-    gate = f"  gate {model['tags']['gate']}" if model["tags"].get("gate") else ""
+    gate = f"  {describe_gate(model['tags']['gate'])}" if model["tags"].get("gate") else ""
     removed = (
         f"  was trained on pairs that takedown {model['tags']['takedowns']} removed"
         if model["tags"].get("takedowns")

@@ -18,7 +18,7 @@ def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[C
     """Run all checks, in the order in which their remedies should be applied.
 
     Args:
-        store_uri: the store to check; by default that of the demo.
+        store_uri: the store to check; by default that in the home.
         config: a config file, to check also what it needs.
     """
     running = services.status()

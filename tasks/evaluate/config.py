@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from dataops.config import StageConfig, problems_of
+from dataops.errors import ConfigError
 from training.evaluation.suite import Suite, load_suite
 
 
@@ -15,8 +16,8 @@ class EvaluateConfig(StageConfig):
     # The suite's digest is an input of the stage: the folder of its files does not change the result.
     execution_fields: ClassVar[frozenset[str]] = frozenset({"suite", "data", "device", "nproc"})
 
-    suite: Path = Path("configs/suites/demo.toml")
-    """TOML file with the list of tasks."""
+    suite: Path | None = None
+    """TOML file with the list of tasks: your evaluation sets. Required for the stages evaluate and register."""
     data: Path | None = None
     """Folder of the tasks' relative roots; by default the folder of the suite file."""
     batch_size: int = Field(default=256, ge=1)
@@ -32,6 +33,11 @@ class EvaluateConfig(StageConfig):
 
     def load(self) -> Suite:
         """Return the suite, validated. Raises: ConfigError, which lists all problems."""
+        if self.suite is None:
+            raise ConfigError(
+                "is required by the stages evaluate and register; set it to a TOML file with your evaluation sets"
+                " (docs/evaluation.md), or end the run before with --until train"
+            )
         return load_suite(self.suite, self.data)
 
     def problems(self) -> list[str]:

@@ -3,7 +3,7 @@
 This file, the modules of `training` and `dataops` that it imports, and the weights are copied into the model, which loads
 without an installation of pairmill::
 
-    model = mlflow.pyfunc.load_model("models:/pairmill-demo@champion")
+    model = mlflow.pyfunc.load_model("models:/NAME@champion")
     model.predict(pd.DataFrame({"image": [data]}), params={"texts": ["a cat", "a dog"]})
 
 Input: a column `image`, each a PNG, JPEG or WebP as bytes or as base64 (with or without `data:image/...;base64,`). It is

@@ -7,7 +7,15 @@ from pydantic import AfterValidator, Field, FiniteFloat
 from dataops.config import StageConfig
 
 CANDIDATE = "candidate"
-"""Alias of a version that did not pass the gate."""
+"""Alias of a version that the gate refused, or that without a gate is not better than chance or the champion."""
+
+NO_GATE = "no gate: register.floors is empty; "
+"""Beginning of the verdict on a version that no gate judged."""
+
+
+def describe_gate(verdict: str) -> str:
+    """Return a verdict in words: `gate passed`, `gate refused: ...` or `no gate: ...`."""
+    return verdict if verdict.startswith(NO_GATE) else f"gate {verdict}"
 
 
 def _check_alias(alias: str) -> str:
@@ -22,13 +30,15 @@ class RegisterConfig(StageConfig):
     model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,127}$")
     """Name of the registered model; the default is the name of the run."""
     floors: dict[str, FiniteFloat] = Field(default_factory=dict)
-    """Lowest value of each `<task>/<metric>` that passes the gate, for example `"twemoji-seen/top1" = 0.02`."""
+    """Lowest value of each `<task>/<metric>` that passes the gate, for example `"digits/top1" = 0.2`. Without floors and
+    without a comparison there is no gate: a version gets `alias` if it is above chance on a task, and not worse than the
+    version that has the alias; otherwise it gets `candidate`."""
     not_worse: tuple[str, ...] = ()
     """Tasks of the suite on which a paired test must not find the model worse than the version that has the alias."""
     alpha: float = Field(0.05, gt=0, lt=0.5)
     """Significance level of that test: with a p-value below it, the model is refused."""
     alias: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"), AfterValidator(_check_alias)] = "champion"
-    """Alias that a version gets if it passes the gate; otherwise it gets `candidate`."""
+    """Alias that a version gets if it passes the gate; a refused one gets `candidate`."""
     description: str = Field("", max_length=2000)
     """Markdown at the start of the version's description."""
     license: str = Field("", max_length=200)

@@ -1,5 +1,8 @@
 """The gate: it compares a model's metrics with their floors, and its predictions with those of the champion.
 
+Without floors and without a comparison there is no gate, and nothing is refused. Such a version gets the alias if it is
+above chance on a task, and not worse than the champion; otherwise it is a candidate.
+
 The champion is the version that has the alias. Two models that are right on the same share of a set may differ on many
 examples, so the test is paired: it counts the examples that only one of the two has right. If neither model is better, each
 of these is equally likely to belong to either.
@@ -18,12 +21,16 @@ import polars as pl
 from dataops.errors import ConfigError, PairmillError
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.store import Store
+from tasks.register.config import NO_GATE, describe_gate
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 RANKS = ("rank", "image_to_text_rank")
 """Columns of predictions that hold the rank of the correct answer, from 1."""
+
+
+_ONLY_CANDIDATE = ", so it is only a candidate"
 
 
 @dataclass(frozen=True)
@@ -33,19 +40,73 @@ class Verdict:
     refusals: tuple[str, ...]
     comparisons: tuple[str, ...] = ()
     """One sentence for each comparison with the champion."""
+    ungated: str = ""
+    """What is known of a model without a gate; empty if there is one."""
 
     @classmethod
     def parse(cls, tag: str) -> "Verdict":
         """Return the verdict that the tag of a version holds."""
+        if tag.startswith(NO_GATE):
+            return cls((), ungated=tag.removeprefix(NO_GATE))
         return cls(()) if tag == "passed" else cls((tag.removeprefix("refused: "),))
 
     @property
     def passed(self) -> bool:
-        """Return whether every metric reaches its floor, and the model is not worse than the champion."""
+        """Return whether nothing is refused: no metric is below its floor, and the model is not worse than the champion."""
         return not self.refusals
 
+    @property
+    def gets_alias(self) -> bool:
+        """Return whether the version gets the alias of the config, and is not only a candidate."""
+        return self.passed and not self.ungated.endswith(_ONLY_CANDIDATE)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        return describe_gate(str(self))
+
     def __str__(self) -> str:
-        return "passed" if self.passed else f"refused: {'; '.join(self.refusals)}"
+        if self.refusals:
+            return f"refused: {'; '.join(self.refusals)}"
+        return f"{NO_GATE}{self.ungated}" if self.ungated else "passed"
+
+
+def judge_without_gate(
+    metrics: Mapping[str, Mapping[str, Any]],
+    store: Store,
+    champion: "ModelVersion | None",
+    evaluated: Manifest,
+    alpha: float,
+) -> Verdict:
+    """Return the verdict on a model for which the config names no floor, and that was compared with no champion.
+
+    A task is above chance if the interval of one of its metrics is. The model is compared with the champion on each task
+    that both were evaluated on.
+
+    Args:
+        metrics: the content of the evaluation's metrics.json.
+        evaluated: the model's evaluate snapshot.
+        alpha: significance level of the comparison.
+    """
+    above = sum(any(map(_is_above_chance, task["metrics"].values())) for task in metrics.values())
+    finding = f"above chance on {above} of {len(metrics)} tasks"
+    if not above:
+        return Verdict((), ungated=finding + _ONLY_CANDIDATE)
+    if champion is None:
+        return Verdict((), ungated=finding)
+    name, theirs = f"{champion.name} version {champion.version}", find_evaluation(store, champion)
+    found = [compare_on_task(store, theirs, evaluated, task) for task in metrics] if theirs is not None else []
+    compared = [comparison for comparison in found if isinstance(comparison, TaskComparison)]
+    if not compared:
+        return Verdict((), ungated=f"{finding}, cannot be compared with {name}{_ONLY_CANDIDATE}")
+    worse = [comparison.task for comparison in compared if comparison.p_worse < alpha]
+    result = f"worse than {name} on {', '.join(worse)}{_ONLY_CANDIDATE}" if worse else f"not worse than {name}"
+    return Verdict((), tuple(map(str, compared)), f"{finding}, {result}")
+
+
+def _is_above_chance(metric: Mapping[str, Any]) -> bool:
+    low, chance = metric.get("low"), metric.get("chance")
+    return low is not None and chance is not None and low > chance
 
 
 def check_floors(floors: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> Verdict:

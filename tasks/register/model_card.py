@@ -14,6 +14,7 @@ from dataops.formatting import format_counts, format_interval, format_percent, f
 from dataops.funnel import funnel_stages
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
+from tasks.register.config import describe_gate
 from tasks.register.svg_lineage import draw_lineage
 from tasks.reports.page import render, shorten
 from tasks.reports.section import Section
@@ -65,8 +66,8 @@ class Card:
     def headline(self) -> str:
         """Return the model, the number of its training pairs and the gate's verdict in two sentences."""
         pack, train = self.manifests["pack"], self.manifests["train"]
-        model = model_name(train.config)
-        return f"CLIP {model}, trained on {pack.counts.kept:,} pairs of image and caption. Gate: {self.gate}."
+        model, gate = model_name(train.config), describe_gate(self.gate)
+        return f"CLIP {model}, trained on {pack.counts.kept:,} pairs of image and caption. {gate[0].upper()}{gate[1:]}."
 
     def html(self) -> str:
         """Return the page, with the stages as a drawing."""

@@ -65,7 +65,8 @@ class Registration:
 
     def render_description(self, links: Mapping[str, str]) -> str:
         """Return the Markdown description of the run, the logged model and the version."""
-        head = [self.work.config.description, f"**Gate: {self.verdict}**"]
+        verdict = self.verdict.sentence
+        head = [self.work.config.description, f"**{verdict[0].upper()}{verdict[1:]}**"]
         if url := self.tags.get("prefect_flow_run_url"):
             links = {**links, "Prefect flow run": url}
         return run_metadata.render_description(self.work.inputs, self.rows, head, links)

@@ -15,9 +15,9 @@ from dataops.errors import ConfigError, GateRefused
 from dataops.snapshot import Manifest
 from tasks.engine.context import Context
 from tasks.engine.stage import Stage, StageOutput, Work
-from tasks.register.config import RegisterConfig
+from tasks.register.config import CANDIDATE, RegisterConfig
 from tasks.register.evaluation_page import read_champion_evaluation
-from tasks.register.gate import Verdict, check_floors, compare_with_champion
+from tasks.register.gate import Verdict, check_floors, compare_with_champion, judge_without_gate
 from tasks.register.mlflow_run import record_registration
 from tasks.register.registration import Registration
 from tasks.register.version import GATE_TAG, find_version, page_urls
@@ -51,6 +51,8 @@ def make(work: Work[RegisterConfig]) -> StageOutput:
         if version is None or GATE_TAG not in version.tags:
             champion = tracking.find_aliased_version(client, config.model_name, config.alias)
             verdict = _add_comparison(work, champion, verdict)
+            if verdict.passed and not config.floors and not verdict.comparisons:
+                verdict = judge_without_gate(metrics, store, champion, evaluated, config.alpha)
             evaluation = read_champion_evaluation(work, champion)
             version = record_registration(Registration(work, client, metrics, rows, verdict, evaluation))
         else:
@@ -90,9 +92,10 @@ def _build_output(
 ) -> StageOutput:
     """Write what was registered, which is deterministic, and as evidence where and when."""
     config, number = work.config, str(version.version)
+    alias = config.alias if verdict.gets_alias else CANDIDATE
     registration = {
         "model_name": config.model_name,
-        "alias": config.alias,
+        "alias": alias,
         "gate": str(verdict),
         "floors": config.floors,
         "metrics": {row["key"]: {n: row[n] for n in ("value", "low", "high", "chance", "n")} for row in rows},
@@ -102,7 +105,7 @@ def _build_output(
         "model_uri": f"models:/{config.model_name}/{number}",
         "model_name": config.model_name,
         "version": number,
-        "alias": config.alias,
+        "alias": alias,
         "gate": str(verdict),
         "run_id": version.run_id,
         "experiment_id": client.get_run(version.run_id).info.experiment_id if version.run_id else None,
@@ -117,4 +120,4 @@ def _build_output(
     return StageOutput(parts, facts=facts, mlflow_run_id=version.run_id)
 
 
-REGISTER = Stage(name="register", version=1, make=make, still_valid=still_valid, conserves_rows=False)
+REGISTER = Stage(name="register", version=2, make=make, still_valid=still_valid, conserves_rows=False)

@@ -44,10 +44,10 @@ def write_version(registration: Registration, run: "Run", model_id: str) -> "Mod
     if verdict.comparisons:
         compared = "; ".join(verdict.comparisons)[: tracking.TAG_LENGTH]
         client.set_model_version_tag(name, number, "champion_test", compared)
-    alias = config.alias if verdict.passed else CANDIDATE
-    move_alias(client, name, alias, number, f"run {registration.work.context.run_id or key}", f"gate {verdict}")
+    alias = config.alias if verdict.gets_alias else CANDIDATE
+    move_alias(client, name, alias, number, f"run {registration.work.context.run_id or key}", verdict.sentence)
     client.set_model_version_tag(name, number, GATE_TAG, str(verdict)[: tracking.TAG_LENGTH])
-    logger.info("register %s: %s version %s, gate %s", key, name, number, verdict)
+    logger.info("register %s: %s version %s, %s", key, name, number, verdict.sentence)
     return client.get_model_version(name, number)
 
 

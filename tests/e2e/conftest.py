@@ -66,6 +66,7 @@ suite = "{root}/configs/suites/demo.toml"
 data = "{suite}"
 [register]
 model_name = "{model_name}"
+floors = {{ "twemoji-seen/top1" = 0.0 }}
 [execution]
 workers = {workers}
 """

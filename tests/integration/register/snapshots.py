@@ -177,11 +177,13 @@ def find_versions(name: str) -> list[Any]:
     return connect().search_model_versions(f"name = '{name}'")
 
 
-def commit_evaluation(store: FolderStore, name: str, right: list[bool]) -> Manifest:
+def commit_evaluation(
+    store: FolderStore, name: str, right: list[bool], metrics: dict[str, Any] | None = None
+) -> Manifest:
     """Write an evaluation of the task `twemoji-seen`, given which examples are right."""
     table = pa.table({"key": [str(n) for n in range(len(right))], "rank": [1 if one else 2 for one in right]})
     draft = Draft(store, "evaluate", f"{name:0<16}"[:16])
-    parts = [draft.put_bytes("metrics.json", json.dumps(METRICS).encode())]
+    parts = [draft.put_bytes("metrics.json", json.dumps(metrics or METRICS).encode())]
     parts += [draft.put_table("predictions-twemoji-seen.parquet", table)]
     parts += [draft.put_bytes("evaluation.html", b"<!doctype html>how good it is")]
     suite = [Input(stage="suite", key="demo", digest="5" * 64)]

@@ -8,6 +8,7 @@ import pytest
 from dataops.errors import ConfigError, GateRefused
 from tasks.engine import stage
 from tests.integration.register.snapshots import (
+    METRICS,
     commit_evaluation,
     connect,
     find_versions,
@@ -76,7 +77,8 @@ def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
             results.append(stage.make(plan, context).facts["gate"])
         except GateRefused as error:
             results.append(str(error))
-    assert results[:2] == ["passed", "passed"]
+    assert results[0].startswith("no gate: register.floors is empty; above chance on "), "there was no champion"
+    assert results[1] == "passed"
     assert "rivals version 3 is refused by the gate: worse than rivals version 2 on twemoji-seen" in results[2]
     assert "(19 only the champion, 0 only this one, p 1.91e-06)" in results[2]
     assert connect().get_model_version_by_alias("rivals", "champion").version == "2"
@@ -85,7 +87,7 @@ def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
     with pytest.raises(ConfigError, match="--reason"):
         promote("rivals/1", "champion", " ", as_json=False)
     assert promote("models:/rivals/1", "champion", "version 2 is slow", as_json=False) == 0
-    assert "moved from version 2 to version 1 (its gate: passed)" in capsys.readouterr().out
+    assert "moved from version 2 to version 1 (no gate: register.floors is empty; " in capsys.readouterr().out
     assert connect().get_model_version_by_alias("rivals", "champion").version == "1"
     assert promote("rivals", "champion", "", as_json=True) == 0
     moves = json.loads(capsys.readouterr().out)["moves"]
@@ -112,3 +114,21 @@ def test_gate_refuses_a_model_that_cannot_be_compared(environment: str, upstream
     plan, context = plan_registration(upstream, model_name="unlike", not_worse=("typo",))
     with pytest.raises(ConfigError, match="typo: no such task; there are held-out, twemoji-seen"):
         stage.make(plan, context)
+
+
+def test_model_without_a_gate_is_a_candidate_unless_it_is_above_chance(
+    environment: str, upstream: SimpleNamespace
+) -> None:
+    at_chance = {"digits": {**METRICS["twemoji-seen"], "metrics": {"top1": {"value": 0.08, "low": 0.06, "high": 0.1,
+                 "chance": 0.1, "n": 200}}}}  # fmt: skip
+    del at_chance["digits"]["contamination"]
+    evaluated = commit_evaluation(upstream.store, "evchance", [False] * 200, at_chance)
+    theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
+    plan, context = plan_registration(theirs, model_name="ungated")
+    manifest = stage.make(plan, context)
+    gate = "no gate: register.floors is empty; above chance on 0 of 1 tasks, so it is only a candidate"
+    assert (manifest.facts["alias"], manifest.facts["gate"]) == ("candidate", gate)
+    version = connect().get_model_version_by_alias("ungated", "candidate")
+    assert version.tags["gate"] == gate
+    assert "**No gate: register.floors is empty; " in version.description
+    assert "champion" not in connect().get_registered_model("ungated").aliases

@@ -1,3 +1,4 @@
+import json
 import tomllib
 from pathlib import Path
 
@@ -55,6 +56,22 @@ def test_relative_store_starts_at_the_projects_folder(write, monkeypatch, tmp_pa
     for uri in ("s3://bucket/prefix", "/elsewhere", "~/store"):
         assert RunConfig.model_validate({**values, "store": {"uri": uri}}).store.uri == uri
     assert RunConfig.model_validate({**values, "store": {"uri": "mine"}}).store.uri == str(tmp_path / "mine")
+
+
+def test_config_without_a_suite_names_no_suite_of_the_demo(write):
+    path = write(evaluate="")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "demo" not in str(caught.value)
+    assert "evaluate.suite: is required by the stages evaluate and register; set it to a TOML file" in str(caught.value)
+    assert load_config(path, until="train").evaluate.suite is None
+    assert "demo" not in json.dumps(load_config(path, until="train").as_dict())
+
+
+def test_only_the_demos_own_configs_name_its_files():
+    for path in (CHECKOUT / "configs").glob("*.toml"):
+        names = "demo" in path.read_text()
+        assert names is (path.stem in ("demo", "bootstrap")), path
 
 
 def test_download_needs_a_contact(write):

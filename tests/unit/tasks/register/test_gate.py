@@ -1,9 +1,21 @@
 """Floors of the gate."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
 import pytest
 
 from dataops.errors import ConfigError
-from tasks.register.gate import check_floors
+from dataops.snapshot import Draft, Manifest
+from dataops.store import FolderStore
+from tasks.register.gate import Verdict, check_floors, judge_without_gate
+from tests.manifests import build_manifest
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 ROWS = [
     {"key": "seen/top1", "value": 0.06},
@@ -32,3 +44,66 @@ def test_check_floors_refuses_each_metric_below_its_floor(floors: dict[str, floa
 def test_check_floors_names_all_unknown_metrics() -> None:
     with pytest.raises(ConfigError, match=r"a/b, c/d: no such metric; there are held-out/R_at_1, "):
         check_floors({"c/d": 1, "seen/top1": 0, "a/b": 1}, ROWS)
+
+
+def evaluation(store: FolderStore, key: str, right: Mapping[str, Sequence[bool]]) -> Manifest:
+    """Return an evaluate snapshot with the predictions of some tasks, given which examples are right."""
+    draft, parts = Draft(store, "evaluate", f"{key:0<16}"), []
+    for task, answers in right.items():
+        ranks = [1 if answer else 2 for answer in answers]
+        table = pa.table({"key": [str(n) for n in range(len(ranks))], "rank": ranks})
+        parts.append(draft.put_table(f"predictions-{task}.parquet", table))
+    return draft.commit(build_manifest(stage="evaluate", key=draft.key, parts=parts))
+
+
+def metrics(**low: float | None) -> dict[str, Any]:
+    """Return metrics.json of tasks, given the lower ends of the intervals; the chance level is 0.1."""
+    return {task: {"metrics": {"top1": {"value": 0.2, "low": end, "chance": 0.1}}} for task, end in low.items()}
+
+
+@pytest.mark.parametrize(
+    ("low", "champion", "finding", "alias"),
+    [
+        ({"a": 0.09, "b": 0.1}, None, "above chance on 0 of 2 tasks, so it is only a candidate", False),
+        ({"a": None}, None, "above chance on 0 of 1 tasks, so it is only a candidate", False),
+        ({}, None, "above chance on 0 of 0 tasks, so it is only a candidate", False),
+        ({"a": 0.11, "b": 0.09}, None, "above chance on 1 of 2 tasks", True),
+        ({"a": 0.11, "b": 0.09}, 100, "above chance on 1 of 2 tasks, not worse than m version 3", True),
+        (
+            {"b": 0.11},
+            100,
+            "above chance on 1 of 1 tasks, cannot be compared with m version 3, so it is only a candidate",
+            False,
+        ),
+        (
+            {"a": 0.11, "b": 0.09},
+            150,
+            "above chance on 1 of 2 tasks, worse than m version 3 on a, so it is only a candidate",
+            False,
+        ),
+    ],
+)
+def test_without_a_gate_only_a_model_above_chance_and_not_worse_gets_the_alias(
+    tmp_path: Path, low: dict[str, float | None], champion: int | None, finding: str, alias: bool
+) -> None:
+    store = FolderStore(tmp_path)
+    ours = evaluation(store, "ours", {"a": [n < 100 for n in range(200)], "b": [True]})
+    holder = None
+    if champion is not None:
+        theirs = evaluation(store, "theirs", {"a": [n < champion for n in range(200)]})
+        holder = SimpleNamespace(name="m", version="3", tags={"snapshot.evaluate": theirs.key})
+    verdict = judge_without_gate(metrics(**low), store, cast("ModelVersion | None", holder), ours, 0.05)
+    assert str(verdict) == verdict.sentence == f"no gate: register.floors is empty; {finding}"
+    assert (verdict.passed, verdict.gets_alias) == (True, alias)
+    assert len(verdict.comparisons) == (champion is not None and "a" in low)
+    parsed = Verdict.parse(str(verdict))
+    assert (str(parsed), parsed.gets_alias) == (str(verdict), alias)
+
+
+def test_verdicts_of_a_gate_in_words() -> None:
+    for verdict, sentence in (
+        (Verdict(()), "gate passed"),
+        (Verdict(("a is 0, floor 1",)), "gate refused: a is 0, floor 1"),
+    ):
+        assert verdict.sentence == sentence
+        assert verdict.gets_alias is verdict.passed is Verdict.parse(str(verdict)).gets_alias
