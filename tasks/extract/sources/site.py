@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -52,7 +53,8 @@ class SiteSource(PagesSource):
     start: tuple[str, ...] = Field(min_length=1)
     """URLs at which the crawl begins."""
     edition: str = Field(default="", max_length=100)
-    """A label of your own, such as a date: change it to crawl again. A config is crawled once for each edition."""
+    """A label of your own: change it to crawl again. A config is crawled once for each edition. `%Y-%m-%d` stands for the
+    day on which a run begins, in UTC, so that a nightly schedule crawls every night; a rerun keeps the edition."""
     allowed_domains: tuple[str, ...] = ()
     """Domains whose hosts are crawled. By default, the registered domains of the start URLs."""
     max_depth: int = Field(default=8, ge=0, le=1000)
@@ -100,6 +102,11 @@ class SiteSource(PagesSource):
         }
     )
     extracted_with: ClassVar[str] = "pairmill-site/2"
+
+    @field_validator("edition")
+    @classmethod
+    def _with_date(cls, edition: str) -> str:
+        return datetime.now(UTC).strftime(edition) if "%" in edition else edition
 
     @field_validator("start")
     @classmethod

@@ -1,11 +1,13 @@
 """The config of `kind = "site"`."""
 
+from datetime import datetime, tzinfo
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from tasks.engine.stage import plan
+from tasks.extract.sources import site
 from tasks.extract.sources.site import SiteSource
 from tasks.extract.stage import EXTRACT
 
@@ -36,3 +38,21 @@ def test_key_covers_only_fields_that_decide_the_pages():
 def test_config_that_cannot_be_crawled_is_refused_with_the_reason(options: dict[str, Any], message: str):
     with pytest.raises(ValidationError, match=message):
         SiteSource(**({"start": ["http://a.example/"]} | options))
+
+
+def test_edition_with_a_date_is_that_of_the_day_on_which_the_run_begins(monkeypatch: pytest.MonkeyPatch):
+    class Clock(datetime):
+        day = 1
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            return cls(2026, 11, cls.day, 23, 59, tzinfo=tz)
+
+    def edition(text: str) -> str:
+        return SiteSource(start=("http://a.example/",), contact="mailto:us@example.org", edition=text).edition
+
+    monkeypatch.setattr(site, "datetime", Clock)
+    first = edition("%Y-%m-%d")
+    monkeypatch.setattr(Clock, "day", 2)
+    assert (first, edition("%Y-%m-%d"), edition(first)) == ("2026-11-01", "2026-11-02", "2026-11-01")
+    assert edition("november") == "november"
