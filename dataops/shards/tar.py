@@ -7,7 +7,6 @@ Source: POSIX.1-1988 (USTAR) for the headers; the index beside a shard is that o
 """
 
 import os
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import BinaryIO
@@ -274,18 +273,32 @@ def read_samples(file: BinaryIO, where: str) -> Iterator[Sample]:
 
 
 def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, str, bytes]]:
-    try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
-            for info in tar:
-                if not info.isreg() or info.sparse or not MEMBER_NAME.fullmatch(info.name):
-                    raise CorruptPart(f"{where}: member {info.name!r} is not a plain key.extension file")
-                _check_size(info.name, info.size, where)
-                content = tar.extractfile(info)
-                data = content.read() if content else b""
-                if len(data) != info.size:
-                    raise CorruptPart(f"{where}: member {info.name!r} ends early")
-                key, _, extension = info.name.partition(".")
-                yield key, extension, data
-                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - the list would grow with each member
-    except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: numbers that no tar can hold
-        raise CorruptPart(f"{where}: not a whole tar file ({error})") from error
+    """Yield key, extension and bytes of each member of a stream; a damaged header is an error, never the end."""
+    at = 0
+    while (header := _read(file, BLOCK)) != _EMPTY:
+        size = _number(header[124:136])
+        if size < 0 or len(header) < BLOCK:
+            raise CorruptPart(f"{where}: not a whole tar file (no header at byte {at:,})")
+        name = _plain_name(header, size) or _check_batch([header], [size], where)[0]
+        data = _read(file, size + -size % BLOCK)
+        if len(data) < size:
+            raise CorruptPart(f"{where}: member {name!r} ends early")
+        key, _, extension = name.partition(".")
+        yield key, extension, data[:size]
+        at += BLOCK + len(data)
+
+
+def _plain_name(header: bytes, size: int) -> str | None:
+    """Return the name in a header that needs no closer look; a batch of one takes four times as long."""
+    checksum = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    name = header[:NAME_BYTES].rstrip(b"\0").decode("latin-1")
+    is_plain = header[156] in b"\x000" and not header[345:500].strip(b"\0") and size <= MAX_MEMBER_BYTES
+    return name if is_plain and checksum == _number(header[148:156]) and MEMBER_NAME.fullmatch(name) else None
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """Read `size` bytes of a stream, or fewer at its end."""
+    data = file.read(size)
+    while len(data) < size and (more := file.read(size - len(data))):
+        data += more
+    return data

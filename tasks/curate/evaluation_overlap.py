@@ -25,6 +25,7 @@ from dataops.images import decode as images
 from dataops.images.fingerprint import MATRIX_SIDE
 from dataops.images.near_duplicates import find_close_pairs, hamming_distance
 from dataops.images.overlap import PLANE_SIDE, VARIANTS, correlate, index_image, variant_kind
+from dataops.shards.foreign_tar import open_foreign_tar
 from dataops.shards.tar import MAX_MEMBER_BYTES
 from dataops.snapshot import Draft, Input, Part, Record, read_table
 from dataops.store import open_store
@@ -174,7 +175,7 @@ def _read_files(files: Sequence[SourceFile]) -> Iterator[tuple[str, bytes]]:
                 yield file.name, stream.read()
                 continue
             try:
-                with tarfile.open(fileobj=stream, mode="r|") as tar:
+                with open_foreign_tar(stream, "r|") as tar:
                     for info in tar:
                         content = tar.extractfile(info) if info.isreg() and info.size <= MAX_MEMBER_BYTES else None
                         if content:

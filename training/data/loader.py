@@ -22,6 +22,7 @@ import xxhash
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.regular_files import open_regular, read_text
+from dataops.shards.foreign_tar import open_foreign_tar
 from dataops.shards.tar import Member, list_members, read_index
 from training.data import decode
 from training.data.keyed_random import draw_uniforms
@@ -263,7 +264,7 @@ def _locate_members(shard: Path, end: int) -> list[Member]:
 
 def _locate_with_tarfile(shard: Path) -> list[Member]:
     found = []
-    with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    with open_regular(shard) as file, open_foreign_tar(file, "r:") as tar:
         for member in tar:
             if member.isfile():
                 folder, _, name = member.name.rpartition("/")

@@ -9,6 +9,7 @@ from typing import Any
 
 from dataops.errors import ContractError
 from dataops.regular_files import open_regular
+from dataops.shards.foreign_tar import open_foreign_tar
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp")
 MAX_MEMBER_BYTES = 256 << 20
@@ -30,13 +31,9 @@ class Sample:
 
 
 def read_members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Yield (key, lower-case suffix, bytes) of each file in a tar.
-
-    tarfile ends silently at a corrupt or cut header; only the block of zeros that must follow separates a whole
-    shard from a damaged one.
-    """
+    """Yield (key, lower-case suffix, bytes) of each file in a tar. Raises: ContractError if it is not whole."""
     try:
-        with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_regular(shard) as file, open_foreign_tar(file, "r:") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, suffix = name.partition(".")
@@ -49,13 +46,8 @@ def read_members(shard: Path) -> Iterator[tuple[str, str, bytes]]:
                 file = tar.extractfile(member)
                 data = file.read() if file else b""
                 yield f"{folder}/{stem}" if folder else stem, suffix.lower(), data
-            end = tar.offset
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise ContractError(f"{shard}: is no whole tar ({error})") from error
-    with open_regular(shard) as raw:
-        raw.seek(end)
-        if raw.read(512) != bytes(512):
-            raise ContractError(f"{shard}: truncated or corrupt at byte {end} (no end-of-archive block)")
+        raise ContractError(f"{shard}: not a whole tar file ({error})") from error
 
 
 def _decode(data: bytes, where: str) -> str:

@@ -126,6 +126,20 @@ def test_list_members_refuses_a_header_with_a_flipped_bit() -> None:
             list_members(io.BytesIO(damaged), "x.tar")
 
 
+def test_read_samples_refuses_what_list_members_refuses() -> None:
+    data = shard(SAMPLES[1:4])
+    second = 512 + 1024  # the header of the second member
+    for byte in range(512):
+        damaged = bytearray(data)
+        damaged[second + byte] ^= 4
+        with pytest.raises(CorruptPart, match=r"x\.tar: "):
+            list(read_samples(io.BytesIO(damaged), "x.tar"))
+    used = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    for end in range(0, used + 512, 256):
+        with pytest.raises(CorruptPart, match=r"x\.tar: "):
+            list(read_samples(io.BytesIO(data[:end]), "x.tar"))
+
+
 def test_index_has_the_offsets_of_each_sample() -> None:
     out = io.BytesIO()
     writer = ShardWriter(out)

@@ -111,7 +111,7 @@ def test_a_corrupt_header_raises_contract_error(tmp_path):
     content = bytearray(shard.read_bytes())
     content[1024:1030] = b"\xff" * 6  # the second member's name: its checksum no longer fits
     shard.write_bytes(content)
-    with pytest.raises(ContractError, match="truncated or corrupt at byte 1024"):
+    with pytest.raises(ContractError, match="damaged or truncated at byte 1,024"):
         list(data.samples())
 
 
