@@ -8,10 +8,11 @@ from flows.records import find_snapshot
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.models.export import export_model, fetch_snapshot_model
 from tasks.models.find import find_model
+from tasks.register.exported_documents import describe_files, describe_snapshot, describe_version
 
 USE = {
     "open_clip": 'open_clip.create_model_and_transforms("local-dir:{out}")',
-    "hf": 'transformers.CLIPModel.from_pretrained("{out}"), transformers.CLIPProcessor.from_pretrained("{out}")',
+    "hf": 'transformers.CLIPModel.from_pretrained("{out}"), transformers.CLIPProcessor.from_pretrained("{out}", backend="pil")',
     "onnx": 'onnxruntime.InferenceSession("{out}/image.onnx"), onnxruntime.InferenceSession("{out}/text.onnx")',
 }
 """Python code that loads each format."""
@@ -27,7 +28,8 @@ def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, 
     Raises: ConfigError if there is no such model, or it cannot be exported in this format.
     """
     with scratch_folder("exported-model") as scratch:
-        files = export_model(_find(model, scratch, home, store_uri), form, out, home)
+        folder, documents = _find(model, scratch, home, store_uri)
+        files = export_model(folder, form, out, home, documents)
     use = USE[form].format(out=out)
     if as_json:
         listed = [{"name": file.name, "bytes": file.stat().st_size} for file in files]
@@ -39,13 +41,16 @@ def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, 
     return 0
 
 
-def _find(model: str, scratch: Path, home: Path, store_uri: str | None) -> Path:
-    """Return a folder that holds the model's files, in `scratch` if they come from a snapshot."""
+def _find(model: str, scratch: Path, home: Path, store_uri: str | None) -> tuple[Path, dict[str, str]]:
+    """Return a folder with the model's files, in `scratch` if they come from a snapshot, and the model's documents."""
     if not Path(model).exists() and (found := find_snapshot(model, home, store_uri)) is not None:
-        return fetch_snapshot_model(*found, scratch)
+        return fetch_snapshot_model(*found, scratch), describe_snapshot(*found)
     try:
-        return find_model(model, home).path
+        files = find_model(model, home)
     except ConfigError as error:
         raise ConfigError(
             f"{error}; it is not the key of a complete snapshot in a known store either (--store names another store)"
         ) from error
+    if Path(model).expanduser().exists():
+        return files.path, describe_files(files.path.name)
+    return files.path, describe_version(files.name)

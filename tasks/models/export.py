@@ -1,10 +1,11 @@
 """Export a trained model to another tool's format; training.export writes the files in a subprocess.
 
-The files are written to the job's folder and moved when all are complete; a failed export leaves nothing but its log.
+The files are written to the job's folder and copied when all are complete; a failed export leaves nothing but its log.
 """
 
 import logging
 import shutil
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from tasks.models.packaging import MODEL_FILES
 logger = logging.getLogger(__name__)
 
 
-def export_model(folder: Path, form: str, out: Path, home: Path) -> list[Path]:
+def export_model(folder: Path, form: str, out: Path, home: Path, documents: Mapping[str, str]) -> list[Path]:
     """Export the finished model in `folder`, and return the files in `out`.
 
     Args:
         form: open_clip, hf or onnx.
         out: an empty or missing folder.
         home: pairmill's own folder, for the files of the job.
+        documents: texts of further files, by name.
 
     Raises: ConfigError if the model or the form is unknown, or `out` is not empty; JobFailed.
     """
@@ -38,7 +40,9 @@ def export_model(folder: Path, form: str, out: Path, home: Path) -> list[Path]:
     run_job("training.export", job, work, on_line=lambda line: logger.info("%s", line))
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted((work / "made").iterdir()):
-        shutil.move(file, out / file.name)
+        shutil.copyfile(file, out / file.name)  # with the mode of a new file: safetensors writes with 0600
+    for name, text in documents.items():
+        (out / name).write_text(text, "utf-8")
     shutil.rmtree(work)
     return sorted(out.iterdir())
 

@@ -57,7 +57,7 @@ class Card:
             *_rankings(self.manifests),
             _funnel(self.manifests),
             _recipe(self.manifests),
-            _scores(self.rows),
+            *([_scores(self.rows)] if self.rows else []),
             describe_contamination(self.manifests),
             Section("Limits", list_limits(self.manifests, self.rows)),
             Section("Licence and rights", list_rights(self.manifests, self.license)),
@@ -172,7 +172,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Section:
 def describe_contamination(manifests: Mapping[str, Manifest]) -> Section:
     """Return which images of the evaluation sets are in the training data, and what difference they make."""
     sentences = [*_describe_overlap_filter(manifests)]
-    results = manifests["evaluate"].facts.get("metrics", {})
+    results = manifests["evaluate"].facts.get("metrics", {}) if "evaluate" in manifests else {}
     found = {task: result["contamination"] for task, result in results.items() if "contamination" in result}
     if not found:
         sentences.append("Images of the evaluation sets were not searched for in the dataset: results may be too good.")

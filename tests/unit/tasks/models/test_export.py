@@ -1,14 +1,17 @@
 """`pairmill export`: models by folder and by key, refusals, and that a failure leaves no files."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Draft
+from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
-from flows.commands.export import export
+from flows.commands.export import USE, export
+from tasks.register.exported_documents import describe_snapshot
 from tests.manifests import build_manifest
 
 
@@ -27,10 +30,46 @@ def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(
         assert [file["name"] for file in report["files"]] == sorted(path.name for path in out.iterdir())
         assert f"local-dir:{out}" in report["use"]
         exported[name] = {path.name: path.read_bytes() for path in out.iterdir()}
+    for name in ("README.md", "LICENSE"):
+        texts = [exported[name_].pop(name).decode() for name_ in ("a", "b")]
+        assert all("has stated no licence" in text for text in texts)
+        assert finished_model.name in texts[0]
+        assert f"train/{draft.key}" in texts[1]
     assert exported["a"] == exported["b"]
     assert {"open_clip_config.json", "open_clip_model.safetensors"} <= exported["a"].keys()
     with pytest.raises(ConfigError, match="is not empty"):
         export(str(finished_model), "open_clip", tmp_path / "a", tmp_path / "home", None, as_json=True)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_exported_files_have_the_modes_of_new_files(finished_model: Path, tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        export(str(finished_model), "open_clip", tmp_path / "out", tmp_path / "home", None, as_json=True)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~mask)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~mask
+
+
+def test_a_snapshot_is_exported_with_its_card_and_licences(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    licences = {"http://creativecommons.org/licenses/by/4.0/": 3, "": 5}
+    counts = Counts(input=8, kept=8)
+    pack = build_manifest("pack", key="a" * 16, counts=counts, facts={"licenses": licences})
+    train = build_manifest("train", key="b" * 16, inputs=[pack.as_input()], config={"model": "ViT-Ti-16"})
+    for manifest in (pack, train):
+        Draft(store, manifest.stage, manifest.key).commit(manifest)
+    documents = describe_snapshot(train, store)
+    assert "CLIP ViT-Ti-16, trained on 8 pairs" in documents["README.md"]
+    assert "Gate: not evaluated" in documents["README.md"]
+    assert "For 3 of 8 training pairs" in documents["LICENSE"]
+    assert "3  http://creativecommons.org/licenses/by/4.0/" in documents["LICENSE"]
+
+
+def test_hint_of_transformers_resizes_as_we_do() -> None:
+    assert 'CLIPProcessor.from_pretrained("{out}", backend="pil")' in USE["hf"]
 
 
 def test_export_leaves_no_files_when_the_form_does_not_fit(finished_model: Path, tmp_path: Path) -> None:
