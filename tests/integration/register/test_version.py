@@ -13,6 +13,7 @@ from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError, ServiceError
 from tasks.engine import stage
 from tasks.register import mlflow_run
+from tasks.register.exported_documents import describe_version
 from tasks.register.version import page_urls
 from tasks.tracking import client as tracking
 from tests.integration.register.snapshots import (
@@ -49,6 +50,10 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
         assert "git_commit" in tags
         assert "code_dirty" in tags
     assert version.tags["gate"] == "passed"
+    documents = describe_version(facts["model_uri"])
+    assert documents["README.md"].startswith("# clip-demo")
+    assert "## Training data" in documents["README.md"]
+    assert documents["LICENSE"].startswith(f"Licences of the model {facts['model_uri']}\n")
     assert run.data.params["train.model"] == "tiny"
     assert run.data.params["filter.endpoint"] == "https://example.org/x"
     assert run.data.params["filter.api_token"] == "***"
