@@ -12,7 +12,10 @@ from tasks.register.exported_documents import describe_files, describe_snapshot,
 
 USE = {
     "open_clip": 'open_clip.create_model_and_transforms("local-dir:{out}")',
-    "hf": 'transformers.CLIPModel.from_pretrained("{out}"), transformers.CLIPProcessor.from_pretrained("{out}", backend="pil")',
+    "hf": (
+        'transformers.CLIPModel.from_pretrained("{out}"), '
+        'transformers.CLIPProcessor.from_pretrained("{out}", backend="pil")'
+    ),
     "onnx": 'onnxruntime.InferenceSession("{out}/image.onnx"), onnxruntime.InferenceSession("{out}/text.onnx")',
 }
 """Python code that loads each format."""
