@@ -39,10 +39,10 @@ def describe_version(model: str) -> dict[str, str]:
     client = tracking.connect()
     with tracking.mlflow_errors(), tempfile.TemporaryDirectory(prefix="pairmill-card-") as folder:
         run = client.get_model_version(match["name"], match["version"]).run_id
-        known = (
-            {file.path for where in (None, "manifests") for file in client.list_artifacts(run, where)} if run else {}
-        )
-        if not known or any(name not in known for name in _ARTEFACTS):
+        if run is None:
+            return describe_files(model)
+        known = {file.path for where in (None, "manifests") for file in client.list_artifacts(run, where)}
+        if any(name not in known for name in _ARTEFACTS):
             return describe_files(model)
         card, config, pack = (Path(client.download_artifacts(run, name, folder)) for name in _ARTEFACTS)
         try:
