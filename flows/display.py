@@ -20,7 +20,6 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_UI_URL
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from dataops.escaping import escape_markdown
@@ -29,7 +28,9 @@ from dataops.funnel import funnel_rows
 from dataops.messages.waiting import Wait, current_waits
 from dataops.redaction import redact, remove_credentials
 from dataops.snapshot import Manifest
+from flows import interruption
 from flows.progress_line import ProgressBlock, StageProgress
+from flows.terminal_block import TerminalBlock
 from tasks.engine.context import IS_PROGRESS
 
 logger = logging.getLogger(__name__)
@@ -91,13 +92,13 @@ def _quiet_console() -> Iterator[None]:
 class _AboveBlock(logging.Handler):
     """Prints warnings above the progress of a terminal."""
 
-    def __init__(self, console: Console):
+    def __init__(self, block: TerminalBlock):
         super().__init__(logging.WARNING)
-        self._console = console
+        self._block = block
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(Text(self.format(record)), soft_wrap=True)
+        self._block.print_above(Text(self.format(record)))
 
 
 class RunDisplay:
@@ -135,14 +136,13 @@ class RunDisplay:
         def render() -> ProgressBlock:
             return ProgressBlock(self._progress, shown_waits(), time.time())
 
-        with Live(get_renderable=render, console=self._console, transient=True, refresh_per_second=4):
-            above, root = _AboveBlock(self._console), logging.getLogger()
-            with _quiet_console():
-                root.addHandler(above)
-                try:
-                    yield
-                finally:
-                    root.removeHandler(above)
+        with TerminalBlock(self._console, render) as block, interruption.freezing(block.freeze), _quiet_console():
+            above, root = _AboveBlock(block), logging.getLogger()
+            root.addHandler(above)
+            try:
+                yield
+            finally:
+                root.removeHandler(above)
 
     @contextmanager
     def _log_lines(self) -> Iterator[None]:

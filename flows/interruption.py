@@ -12,6 +12,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import psutil
@@ -25,8 +27,11 @@ END_SECONDS = 1.2
 """Seconds for the regular end."""
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
 """Exit code by signal: 130 as shells have it; 75, retryable, when something else stops the run."""
+IS_OUTCOME = "is_outcome"
+"""Attribute of a log record about the end of a run, which the command prints itself."""
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
-_SHOW_CURSOR = "\r\x1b[J\x1b[?25h"
+_freezers: list[Callable[[], bool]] = []
+"""Functions that stop what is being drawn on the terminal, and return whether a line is unfinished there."""
 _current: "Interruption | None" = None
 
 
@@ -66,6 +71,8 @@ class Interruption:
         if self.signal is not None:
             self.end_now()
         self.signal = signal.Signals(number)
+        if any([freeze() for freeze in _freezers]):
+            _write("\n")
         threading.excepthook = lambda failure: None  # threads that lose their workers have nothing to report
         for name in (None, "prefect"):  # Prefect reports the interrupt as a crash, with tracebacks
             for handler in logging.getLogger(name).handlers:
@@ -116,6 +123,16 @@ def describe_cause(error: BaseException) -> str:
     return _current.cause if _current is not None and _current.signal is not None else type(error).__name__
 
 
+@contextmanager
+def freezing(freeze: Callable[[], bool]) -> Iterator[None]:
+    """Call a function of `_freezers` at a signal inside the `with`."""
+    _freezers.append(freeze)
+    try:
+        yield
+    finally:
+        _freezers.remove(freeze)
+
+
 def rearm() -> None:
     """Take the signals back from Prefect, which handles SIGTERM in a flow; does nothing where no command handles them."""
     if _current is not None and threading.current_thread() is threading.main_thread():
@@ -123,6 +140,5 @@ def rearm() -> None:
 
 
 def _write(text: str) -> None:
-    """Write to standard error; on a terminal, over an unfinished progress line, and with the cursor shown again."""
-    line = (_SHOW_CURSOR if sys.stderr.isatty() else "") + escape_controls(text)
-    os.write(sys.stderr.fileno(), line.encode("utf-8", "replace"))  # a buffer may be locked by what was interrupted
+    """Write to standard error, without its buffer, which may be locked by what was interrupted."""
+    os.write(sys.stderr.fileno(), escape_controls(text).encode("utf-8", "replace"))

@@ -17,7 +17,7 @@ from prefect.states import Failed
 from dataops.errors import ConfigError, PairmillError
 from dataops.redaction import scrub, scrub_errors
 from dataops.stages import STAGES
-from flows.interruption import describe_cause
+from flows.interruption import IS_OUTCOME, describe_cause
 from flows.prefect_errors import translate_error
 from flows.run import Run, Step, name_flow_run, prepare_process
 from tasks.curate.stage import CURATE
@@ -135,7 +135,8 @@ def run_stages(
         error = scrub(translate_error(raised))
         run.end("failed", f"{type(error).__name__}: {error}")
         message = run.failure_message(error)
-        logger.error("%s", message, exc_info=None if isinstance(error, PairmillError) else error)
+        trace = None if isinstance(error, PairmillError) else error
+        logger.error("%s", message, exc_info=trace, extra={IS_OUTCOME: True})
         return Failed(message=message, data=error)  # Prefect raises `error` where the flow was called
     except BaseException as error:  # SIGTERM (a cancelled flow run, an evicted machine) or Ctrl-C
         run.end("crashed", f"stopped in {run.stage} by {describe_cause(error)}")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dataops.command_name import command_name
 from dataops.home import CHECKOUT
-from flows.commands.output import console, message, text
+from dataops.messages.waiting import waiting
+from flows.commands.output import console, message, print_waits, text
 from flows.commands.run import run_record, start_servers
 from flows.config import load_config
 from flows.records import RunRecord, create_run, load_run
@@ -25,7 +26,8 @@ def run_demo(*, as_json: bool) -> int:
     """Make and serve the demo web, run the pipeline on it, print the result and what to try next; return the exit code."""
     started = time.monotonic()
     servers = start_servers()
-    web = build_demo_web(services.home() / "demo")
+    with print_waits(), waiting("the demo's small web is built"):
+        web = build_demo_web(services.home() / "demo")
     command = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
     site = services.ensure_service("demo-site", command, health_path="/healthz", env={}, port=None)
     site_address = str(site.url).removeprefix("http://").rstrip("/")

@@ -51,6 +51,10 @@ class _PlainConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         with self.capture() as captured:
+            for table in objects:
+                if isinstance(table, Table) and table.title:  # Rich wraps a title to the width of the table
+                    super().print(text(str(table.title), "bold"), soft_wrap=True)
+                    table.title = None
             super().print(*objects, **options)
         self.file.write(_LINE_END.sub(lambda end: end[0].replace(" ", ""), captured.get()))
         self.file.flush()

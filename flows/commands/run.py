@@ -12,7 +12,7 @@ from dataops.escaping import escape_controls
 from dataops.redaction import redact
 from dataops.stages import STAGES
 from flows.commands.output import print_waits
-from flows.interruption import Interruption
+from flows.interruption import IS_OUTCOME, Interruption
 from infra.local import services
 from tasks.download.failure_classes import check_patterns
 
@@ -179,8 +179,19 @@ class _WithoutTraceback(logging.Filter):
         return True
 
 
+def _is_not_repeated(record: logging.LogRecord) -> bool:
+    """Return whether the console should print a record: the command itself prints how the run ended, once."""
+    is_outcome = record.name.startswith(("prefect.flow_runs", "prefect.task_runs")) or getattr(
+        record, IS_OUTCOME, False
+    )
+    return bool(record.exc_info) or not is_outcome
+
+
 def quiet_expected_errors() -> None:
-    """Log deliberate errors on one line on the console."""
+    """Log deliberate errors without a traceback, and let the console leave out what the command prints at its end."""
+    for handler in logging.getLogger().handlers:
+        if _is_not_repeated not in handler.filters:
+            handler.addFilter(_is_not_repeated)
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine"):
         logger = logging.getLogger(name)
         if not any(isinstance(f, _WithoutTraceback) for f in logger.filters):

@@ -29,3 +29,10 @@ def test_lines_of_tables_have_no_trailing_spaces(capsys, monkeypatch, colours):
     plain = [line.replace("\x1b[1m", "").replace("\x1b[0m", "") for line in printed.splitlines()]
     assert [line for line in plain if line != line.rstrip()] == []
     assert plain[2].split() == ["demo-1", "completed", "models:/demo/1"]
+
+
+def test_a_title_that_is_wider_than_its_table_stays_on_one_line(capsys):
+    table = new_table("Run common-crawl-20261127T074159-f621: completed", "stage", "state")
+    table.add_row("extract", "Reused")
+    console().print(table)
+    assert capsys.readouterr().out.splitlines()[0] == "Run common-crawl-20261127T074159-f621: completed"
