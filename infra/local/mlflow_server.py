@@ -2,10 +2,14 @@
 
 MLflow refuses pages of other sites, but lets pages of all other servers of this machine (http://localhost:PORT) read and
 write. Here a request with an `Origin` must come from the host and port that it is for.
+
+Its own pages get a policy that keeps them from sending requests to other servers (infra/local/page_policy.py).
 """
 
 import sys
 from typing import Any
+
+from infra.local.page_policy import OwnServerOnly
 
 REFUSAL = b"Cross-origin request blocked"
 
@@ -28,11 +32,11 @@ class OwnPagesOnly:
         await send({"type": "http.response.body", "body": REFUSAL})
 
 
-def create_app() -> OwnPagesOnly:
-    """Return MLflow's application behind the check; uvicorn calls it."""
+def create_app() -> OwnServerOnly:
+    """Return MLflow's application behind the check and with the policy of its pages; uvicorn calls it."""
     from mlflow.server.fastapi_app import app
 
-    return OwnPagesOnly(app)
+    return OwnServerOnly(OwnPagesOnly(app))
 
 
 def main() -> None:

@@ -43,9 +43,10 @@ PREFECT = Service(
     name="prefect",
     # `server start` in the foreground: Prefect's own background and ephemeral servers run `uvicorn --app-dir
     # site-packages`, where the `dataclasses` backport, a dependency of img2dataset, shadows the standard library.
-    command=(sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "{port}"),
+    command=(sys.executable, "-m", "infra.local.prefect_server", "--host", "127.0.0.1", "--port", "{port}"),
     health_path="/api/health",
     env={
+        "PYTHONPATH": str(CHECKOUT),
         "PREFECT_HOME": "{folder}",
         # A relative path, since the home folder's name may have characters with a meaning in a database URL.
         "PREFECT_API_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",

@@ -25,7 +25,7 @@ from dataops.home import CHECKOUT
 from flows.config import load_config
 from flows.records import create_run
 from infra.local import services, worker
-from tests.servers.browser import Browser, find_browser, serve_page, start_browser
+from tests.servers.browser import Browser, find_browser, record_requests, serve_page, start_browser
 
 pytestmark = pytest.mark.timeout(600)
 EVIL = "http://evil.example:8000"
@@ -322,6 +322,59 @@ def test_links_to_prefect_work_after_one_login(browser: Browser, api: Api):
         browser.open(link)
         browser.wait_for("document.body.innerText.includes('shown-run')")
         assert not browser.run("!!document.querySelector('input[type=password]')")
+
+
+# What our own pages request ---------------------------------------------------------------------------------------------
+
+FOREIGN = "https://internet.example"
+PREFECT_PAGES = ("dashboard", "runs/flow-run/{run}", "artifacts/artifact/{artefact}", "blocks/catalog")
+MLFLOW_PAGES = (
+    *("", "#/experiments/0/runs?workflowType=machine_learning", "#/models/planted", "#/settings"),
+    "#/experiments/0/runs/{run}?workflowType=machine_learning",
+)
+MARKDOWN = f"![image]({FOREIGN}/image.png) <img src='{FOREIGN}/other.png'>"
+LOADED = "document.readyState == 'complete' && document.body && document.body.innerText.length > 10"
+FETCH = f"fetch('{FOREIGN}/control', {{mode: 'no-cors'}}).then(() => 1, () => 2)"
+
+
+def test_servers_send_the_policy_of_their_pages(home: Path):
+    for server in services.status():
+        for path in ("/", "/v2/", "/api/health", "/health"):
+            assert "default-src 'self'" in httpx.get(server.ui_url + path).headers["content-security-policy"], path
+
+
+def test_no_page_requests_anything_from_another_server(tmp_path: Path, api: Api, mlflow: str):
+    """Pages of Prefect's two UIs and of MLflow, with Markdown that names images of another site."""
+    flow = api("POST", "/flows/", {"name": "quiet"})["id"]
+    run = api("POST", "/flow_runs/", {"flow_id": flow, "name": "quiet-run", "state": {"type": "COMPLETED"}})["id"]
+    artefact = {"key": "planted", "type": "markdown", "data": MARKDOWN, "flow_run_id": run}
+    artefact = api("POST", "/artifacts/", artefact)["id"]
+    rest = f"{mlflow}/api/2.0/mlflow"
+    tags = [{"key": "mlflow.note.content", "value": MARKDOWN}]
+    created = httpx.post(f"{rest}/runs/create", json={"experiment_id": "0", "run_name": "quiet", "tags": tags}).json()
+    model = {"name": "planted", "description": MARKDOWN}
+    assert httpx.post(f"{rest}/registered-models/create", json=model).status_code == 200
+    server = services.status()[0].ui_url
+    pages = [f"{server}/{ui}{page.format(run=run, artefact=artefact)}" for ui in ("", "v2/") for page in PREFECT_PAGES]
+    pages += [f"{mlflow}/{page.format(run=created['run']['info']['run_id'])}" for page in MLFLOW_PAGES]
+    find_browser()
+    with record_requests() as (option, requested), start_browser(tmp_path / "profile", option) as browser:
+        browser.open(server)
+        browser.wait_for("document.querySelector('input[type=password]') && document.readyState == 'complete'")
+        assert browser.run(LOGIN % json.dumps(services.show_login()))
+        browser.wait_for("!location.pathname.includes('login') && localStorage.length > 0")
+        for page in pages:
+            browser.open("about:blank")  # a change of the fragment alone would load nothing
+            browser.open(page)
+            browser.wait_for(LOADED)
+            time.sleep(0.3)  # requests that a page sends once it is shown
+        assert requested == []
+        assert browser.run(FETCH) == 2  # the policy stops it
+        with serve_page("localhost") as other:
+            browser.open(other)
+            browser.wait_for("document.title == 'another site'")
+            browser.run(FETCH)
+        assert requested == ["CONNECT internet.example:443 HTTP/1.1"]  # so what is not stopped is recorded
 
 
 # Second line: a request that has the login, or a server that another person can write to ----------------------------------

@@ -1,9 +1,10 @@
-"""A headless Chromium, driven over its DevTools protocol, and a web site that serves one page to it."""
+"""A headless Chromium, driven over its DevTools protocol, a web site that serves one page to it, and a recording proxy."""
 
 import contextlib
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -16,6 +17,8 @@ import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+BROWSER_HOSTS = re.compile(r"[ /](?!fonts\.|ajax\.|maps\.|www\.)[\w-]+\.(google|googleapis|gvt1)\.com[:/]")
+"""Hosts of its maker that a browser itself uses, for accounts, updates and forms; none of those that pages use."""
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -61,12 +64,18 @@ class Browser:
 
 
 @contextlib.contextmanager
-def start_browser(folder: Path) -> Iterator[Browser]:
-    """Run a browser with a new profile, for which every name under `.example` is this machine."""
+def start_browser(folder: Path, *more: str) -> Iterator[Browser]:
+    """Run a browser with a new profile and more options, for which every name under `.example` is this machine."""
     # Newer versions ask the user before a public page may reach this machine; others, and other browsers, do not.
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0"]
     options += [f"--user-data-dir={folder}", "--host-resolver-rules=MAP *.example 127.0.0.1"]
-    options += ["--disable-features=LocalNetworkAccessChecks", "--disable-dev-shm-usage", "about:blank"]
+    features = "LocalNetworkAccessChecks,NetworkTimeServiceQuerying,OptimizationHints,MediaRouter,Translate"
+    options += [f"--disable-features={features}", "--disable-dev-shm-usage"]
+    # The browser itself requests less of its maker's servers.
+    options += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-pings"]
+    options += ["--disable-extensions", "--disable-default-apps", "--disable-field-trial-config", "--disable-breakpad"]
+    options += ["--disable-component-extensions-with-background-pages", "--allow-browser-signin=false"]
+    options += [*more, "about:blank"]
     with (folder.parent / "browser.log").open("wb") as log:
         environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
         process = subprocess.Popen([find_browser(), *options], stdout=log, stderr=log, env=environment)
@@ -83,6 +92,31 @@ def start_browser(folder: Path) -> Iterator[Browser]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@contextlib.contextmanager
+def record_requests() -> Iterator[tuple[str, list[str]]]:
+    """Run a proxy that answers nothing; yield the browser's option for it, and the list of what was requested of it.
+
+    A browser sends it each request to another machine, of pages and of their workers, and none to this machine. Those of
+    the browser itself are not in the list.
+    """
+    requested: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def refuse(self) -> None:
+            if not BROWSER_HOSTS.search(self.requestline):
+                requested.append(self.requestline)
+            self.send_error(502)
+
+        do_CONNECT = do_GET = do_POST = do_HEAD = do_OPTIONS = do_PUT = refuse
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"--proxy-server=http://127.0.0.1:{server.server_port}", requested
+        server.shutdown()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,31 @@
+"""Prefect's server with a policy for its pages: `python -m infra.local.prefect_server OPTIONS`.
+
+The options are those of `prefect server start`, but for --background and --workers. The policy (infra/local/page_policy.py)
+keeps its pages from sending requests to other servers.
+"""
+
+import sys
+from typing import Any
+
+from infra.local.page_policy import OwnServerOnly
+
+
+def main() -> None:
+    """Run `prefect server start`, whose application gets the policy as its outermost middleware."""
+    from prefect.cli import app
+    from prefect.server.api import server
+
+    create = server.create_app
+
+    def create_ours(*arguments: Any, **options: Any) -> Any:
+        application = create(*arguments, **options)
+        application.add_middleware(OwnServerOnly)
+        return application
+
+    server.create_app = create_ours
+    sys.argv[1:1] = ["server", "start"]
+    app()
+
+
+if __name__ == "__main__":
+    main()
