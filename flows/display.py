@@ -1,34 +1,24 @@
-"""Shows a run to people: progress on the terminal and in the Prefect UI, the funnel and links. Makes no decision."""
+"""Shows the progress of a run on the terminal and in the Prefect UI. Makes no decision."""
 
 import logging
-import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
-from typing import Any
 
-from httpx import HTTPError
-from prefect.artifacts import (
-    create_link_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
-from prefect.exceptions import PrefectException
-from prefect.settings import PREFECT_UI_URL
 from rich.console import Console
 from rich.text import Text
 
 from dataops.escaping import escape_markdown
 from dataops.formatting import format_counts
-from dataops.funnel import funnel_rows
 from dataops.messages.waiting import Wait, current_waits
-from dataops.redaction import redact, remove_credentials
+from dataops.redaction import redact
 from dataops.snapshot import Manifest
+from dataops.stages import STAGES
 from flows import interruption
+from flows.artefacts import RunArtefacts
 from flows.progress_line import ProgressBlock, StageProgress
 from flows.terminal_block import TerminalBlock
 from tasks.engine.context import IS_PROGRESS
@@ -38,7 +28,7 @@ for _package in ("flows", "infra", "tasks"):  # Prefect adds its handlers to the
     logging.getLogger(_package).setLevel(logging.INFO)
 
 ARTEFACT_SECONDS = 2.0
-"""Minimum time between two updates of a progress artefact: each is a request to the Prefect server."""
+"""Minimum time between two updates of the progress artefact: each is a request to the Prefect server."""
 LINE_SECONDS = (10.0, 60.0)
 """Time after which a log gets the first line about a stage, and the longest time between two."""
 WAIT_LINE_SECONDS = 2.0
@@ -102,21 +92,13 @@ class _AboveBlock(logging.Handler):
 
 
 class RunDisplay:
-    """Shows the progress and the result of one run."""
+    """Shows the progress of one run."""
 
-    def __init__(self, run_id: str):
-        self.run_id = run_id
+    def __init__(self, artefacts: RunArtefacts):
+        self._artefacts = artefacts
         self._progress = StageProgress("")
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._artefact: Any = None  # its UUID; the type that Prefect declares is also a coroutine
         self._updated = 0.0
-        self._server_answers = True
-
-    @staticmethod
-    def flow_run_url(flow_run_id: str) -> str | None:
-        """Return the URL of the flow run's page, or None if the UI's URL is not known."""
-        ui = PREFECT_UI_URL.value()
-        return f"{remove_credentials(ui).rstrip('/')}/runs/flow-run/{flow_run_id}" if ui else None
 
     @property
     def _on_terminal(self) -> bool:
@@ -125,7 +107,7 @@ class RunDisplay:
     @contextmanager
     def watch(self, stage: str) -> Iterator[None]:
         """Show the stage's progress and waits while it runs: a block on a terminal, else lines in the log."""
-        self._progress, self._artefact, self._updated = StageProgress(stage), None, 0.0
+        self._progress, self._updated = StageProgress(stage), 0.0
         with self._show_block() if self._on_terminal else self._log_lines():
             yield
 
@@ -178,24 +160,10 @@ class RunDisplay:
         if now - self._updated < ARTEFACT_SECONDS and done < total:
             return
         self._updated = now
-        if self._server_answers:
-            try:
-                self._update_artefact(done, total, line)
-            except (PrefectException, HTTPError) as error:  # a run must not fail because it cannot be shown
-                self._server_answers = False
-                message = "the Prefect server did not accept a progress update, no more will be sent: %s: %s"
-                logger.warning(message, type(error).__name__, error)
-
-    def _update_artefact(self, done: float, total: int, line: str) -> None:
-        """Create or update the stage's progress artefact."""
         percent, stage = 100.0 * done / max(total, 1), self._progress.stage
         texts = [self._progress.format_done(), self._progress.format_left(), escape_markdown(redact(line))]
-        description = f"{stage}: {', '.join(filter(None, texts))}"
-        if self._artefact is None:
-            key = re.sub(r"[^a-z0-9]+", "-", f"{stage}-{self.run_id}".lower()).strip("-")
-            self._artefact = create_progress_artifact(percent, key=key, description=description)
-        else:
-            update_progress_artifact(self._artefact, percent, description=description)
+        number = f"stage {STAGES.index(stage) + 1} of {len(STAGES)}, " if stage in STAGES else ""
+        self._artefacts.update_progress(percent, f"{number}{stage}: {', '.join(filter(None, texts))}")
 
     def log_stage(self, manifest: Manifest, state: str, seconds: float) -> None:
         """Log one line about a finished stage: its key, state, time and counts."""
@@ -209,21 +177,3 @@ class RunDisplay:
         with _quiet_console() if self._on_terminal else nullcontext():
             detail = f": {kept}" if kept else ""
             logger.info("%s %s %s in %.1f s%s", manifest.stage, manifest.key, state.lower(), seconds, detail)
-
-    def create_artefacts(self, manifests: Sequence[Manifest]) -> None:
-        """Create the funnel as a table artefact and the links to MLflow as link artefacts."""
-        try:
-            self._create_artefacts(manifests)
-        except (PrefectException, HTTPError) as error:  # a run must not fail because it cannot be shown
-            logger.warning("the Prefect server did not accept the run's artefacts: %s", error)
-
-    def _create_artefacts(self, manifests: Sequence[Manifest]) -> None:
-        if manifests:
-            create_table_artifact(funnel_rows(manifests), key="funnel", description=f"Rows of {self.run_id}, by stage")
-        for manifest in manifests:
-            links: dict[str, Any] = manifest.facts.get("links", {}) if manifest.stage == "register" else {}
-            for name, link in sorted(links.items()):
-                if not str(link).startswith(("http://", "https://")):
-                    continue  # the UI would turn any other text into a link as well
-                key = "mlflow-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
-                create_link_artifact(link, link_text=f"MLflow: {name}", key=key, description=self.run_id)

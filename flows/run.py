@@ -19,21 +19,23 @@ from prefect.states import Completed
 
 from dataops.errors import ConfigError, ContractError, PairmillError
 from dataops.messages.waiting import waiting
-from dataops.redaction import scrub_errors
+from dataops.redaction import redact, scrub_errors
 from dataops.snapshot import Manifest, find_manifest
 from dataops.store import Store, open_store
+from flows.abandoned_runs import close_task_runs
 from flows.allowed_stores import check_store
+from flows.artefacts import RunArtefacts
 from flows.config import RunConfig, check_config, config_name, load_config
 from flows.display import RunDisplay
 from flows.events import emit_events
 from flows.interruption import rearm
 from flows.next_step import next_step
+from flows.prefect_ui import flow_run_url
 from flows.records import (
     RUN_ID,
     RunRecord,
     RunState,
     StageRun,
-    StageState,
     create_run,
     find_run,
     load_run,
@@ -51,6 +53,9 @@ from tasks.tracking.parent_run import RunOutcome, Status
 from tasks.train.ray_launcher import train_on_ray
 
 logger = logging.getLogger(__name__)
+
+LABELLED_INPUTS = 3
+"""Maximum number of inputs in the name of a task run."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,13 @@ class Run:
     def __init__(self, record: RunRecord, config: RunConfig, store: Store, until: str | None):
         self.record, self.config, self.until = record, config, until
         self.manifests: dict[str, Manifest] = {}
+        self._states: dict[str, State] = {}  # final states of the task runs, by stage
+        self._mlflow_run_is_open = False
         self.stage = ""
         """Name of the stage that is being made, or was made last."""
         flow_run_id = str(flow_run.id)
-        self.display = RunDisplay(record.run_id)
+        self.artefacts = RunArtefacts()
+        self.display = RunDisplay(self.artefacts)
         self.context = Context(
             store=store,
             home=home(),
@@ -81,7 +89,7 @@ class Run:
             run_id=record.run_id,
             run_name=record.name,
             flow_run_id=flow_run_id,
-            flow_run_url=self.display.flow_run_url(flow_run_id),
+            flow_run_url=flow_run_url(flow_run_id),
             run_config=record.config,
             workers=config.execution.workers or os.cpu_count() or 1,
             ray=config.ray(),
@@ -89,10 +97,14 @@ class Run:
         if url := self.context.flow_run_url:
             logger.info("watch this run at %s", url)
         remember_store(record.run_id, store, home())
+        is_retried = any(attempt.flow_run_id == flow_run_id for attempt in record.attempts)
         record.begin(str(flow_run.flow_name), until, flow_run_id)
         record.save(store)
         with get_client(sync_client=True) as client:  # only flow runs of a deployment get its tags from Prefect
             client.update_flow_run(flow_run.id, tags={*flow_run.tags, f"config:{record.name}"})
+            if is_retried:
+                close_task_runs(client, flow_run_id)
+        self.artefacts.begin(record)
 
     @classmethod
     def from_config(cls, path: str, until: str | None) -> "Run":
@@ -138,8 +150,8 @@ class Run:
         manifest = find_manifest(store, name, key) if key else None
         if manifest is None:
             raise ContractError(f"{store.uri} has no complete snapshot {name}/{key or '(none in the record)'}")
-        run_task(name, f"{name}/{manifest.key}", lambda: manifest, lambda: manifest)
-        self.manifests[name] = manifest
+        label, upstream = f"{name}/{manifest.key}", self._find_states(step)
+        self._states[name], self.manifests[name] = run_task(name, label, lambda: manifest, lambda: manifest, upstream)
 
     def make(self, step: Step, *, force: bool = False, retry: Sequence[str] = (), verify: bool = False) -> None:
         """Find or make one stage's snapshot, as a Prefect task run.
@@ -161,11 +173,12 @@ class Run:
         started = time.monotonic()
         try:
             with self.display.watch(self.stage):
-                stage_run.state, manifest = run_task(
+                state, manifest = run_task(
                     self.stage,
-                    _label(planned),
+                    label_task(planned),
                     lambda: reuse(planned, self.context, verify=verify),
                     lambda: self._make_snapshot(planned),
+                    self._find_states(step),
                     self.context.flow_run_id,
                     self.config.execution.retry_delays,
                 )
@@ -173,19 +186,39 @@ class Run:
             stage_run.state, stage_run.seconds = "Failed", time.monotonic() - started
             self._save_stage(stage_run)
             raise
+        stage_run.state = "Reused" if state.name == "Reused" else "Completed"
         stage_run.seconds, stage_run.counts = round(time.monotonic() - started, 3), manifest.counts
-        self.manifests[self.stage] = manifest
+        self.manifests[self.stage], self._states[self.stage] = manifest, state
         self._save_stage(stage_run)
         self.display.log_stage(manifest, stage_run.state, stage_run.seconds)
+
+    def _find_states(self, step: Step) -> list[State]:
+        """Return the state from which Prefect draws an edge: that of the first input, which has read the others itself."""
+        return [self._states[name] for name in step.reads[:1]]
 
     def _make_snapshot(self, planned: Plan) -> Manifest:
         """Make the snapshot in this process, or train on a work pool or on Ray if `train.launch` says so."""
         launch = self.config.train.launch if self.stage == "train" else "local"
+        self._open_mlflow_run()
         if launch == "work_pool" and flow_run.flow_name != "train":
             return train_on_pool(planned, self.context)
         if launch == "ray":
             return train_on_ray(planned, self.context, self.config.execution.cluster())
         return make(planned, self.context)
+
+    def _open_mlflow_run(self) -> None:
+        """Begin the MLflow run before the first stage that is made; a run that only reuses snapshots needs none."""
+        if self._mlflow_run_is_open:
+            return
+        self._mlflow_run_is_open = True
+        if page := parent_run.open_run(self.context, self._began_ms()):
+            self.record.model_links = {**self.record.model_links, "run": page}
+            self.record.save(self.context.store)
+            self.artefacts.update_card(self.record, self.manifests)
+
+    def _began_ms(self) -> int:
+        """Return the Unix time at which the run began, in milliseconds."""
+        return int(datetime.fromisoformat(self.record.attempts[0].started_at).timestamp() * 1000)
 
     def _save_stage(self, stage_run: StageRun) -> None:
         self.record.set_stage(stage_run)
@@ -198,20 +231,16 @@ class Run:
             self.record.model_links = register.facts.get("links", {})
         self.record.end(state, error)
         self.record.save(self.context.store)
-        self.display.create_artefacts(list(self.manifests.values()))
-        if register is None or len(self.record.attempts) > 1:  # else the registration has written all of it
-            self._update_mlflow(state, error)
+        self._update_mlflow(state, error)
+        self.artefacts.end(self.record, self.manifests)
         if emit_events(self.record, self.manifests, self.context.store, self.until):
             self.record.save(self.context.store)
 
     def _update_mlflow(self, state: RunState, error: str | None) -> None:
         """Write how the run ended into its MLflow run, and the URL of that run into the record."""
         status: Status = "FINISHED" if state == "completed" else "FAILED" if state == "failed" else "KILLED"
-        began = datetime.fromisoformat(self.record.attempts[-1].started_at)
         reached = [one.model_dump() for one in self.record.stages if one.stage in {*self.manifests, self.stage}]
-        outcome = RunOutcome(
-            status, error or f"up to {self.until or self.stage}", reached, int(began.timestamp() * 1000)
-        )
+        outcome = RunOutcome(status, error or f"up to {self.until or self.stage}", reached, self._began_ms())
         page = parent_run.record_outcome(self.context, self.manifests, outcome)
         if page and not self.record.model_links:
             self.record.model_links = {"run": page}
@@ -261,9 +290,10 @@ def run_task(
     label: str,
     reuse: Callable[[], Manifest | None],
     make: Callable[[], Manifest],
+    upstream: Sequence[State],
     flow_run_id: str | None = None,
     retry_delays: Sequence[float] = (),
-) -> tuple[StageState, Manifest]:
+) -> tuple[State, Manifest]:
     """Run one stage as a Prefect task run.
 
     Args:
@@ -271,10 +301,11 @@ def run_task(
         label: name of the task run.
         reuse: returns the manifest of a complete snapshot, or None.
         make: makes the snapshot.
+        upstream: completed states of the task runs whose snapshots this one reads.
         flow_run_id: this flow run; a snapshot that another one made counts as reused.
         retry_delays: seconds to wait before each retry after a retryable error.
 
-    Returns: "Reused" or "Completed", and the manifest.
+    Returns: the final state, named "Reused" or "Completed", and the manifest.
     """
     found: list[Manifest] = []
     delays, retry_wait = iter(retry_delays), ExitStack()
@@ -310,18 +341,22 @@ def run_task(
         persist_result=False,
     )
     with retry_wait:
-        state: State = decorate(body)(return_state=True)
+        state: State = decorate(body)(return_state=True, wait_for=list(upstream))
     if not state.is_completed():
         state.result(raise_on_failure=True)
-    return ("Reused" if state.name == "Reused" else "Completed"), found[-1]
+    return state, found[-1]
 
 
-def _label(planned: Plan) -> str:
-    """Return the task run's name: the stage and what it reads."""
-    reads = [f"{i.stage}/{i.key}" for i in planned.inputs if i.stage != "source"]
-    sources = len(planned.inputs) - len(reads)
-    inputs = f"{sources} source file{'s' if sources != 1 else ''}" if sources else " + ".join(reads[:2])
-    return f"{planned.stage.name} of {inputs}"
+def label_task(planned: Plan) -> str:
+    """Return the task run's name: the stage and its inputs."""
+    sources = [redact(i.key) for i in planned.inputs if i.stage == "source"]
+    inputs = [f"{i.stage}/{i.key}" for i in planned.inputs if not i.stage.startswith("source")]
+    if len(sources) > 2:
+        inputs.insert(0, f"{len(sources):,} source files, {sources[0]} to {sources[-1]}")
+    else:
+        inputs[:0] = sources
+    more = [f"{len(inputs) - LABELLED_INPUTS} more"] if len(inputs) > LABELLED_INPUTS else []
+    return f"{planned.stage.name} of {' + '.join([*inputs[:LABELLED_INPUTS], *more])}"
 
 
 def _is_retryable(_task: Any, _run: Any, state: State) -> bool:

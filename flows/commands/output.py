@@ -32,6 +32,9 @@ WAIT_SECONDS = 10.0
 WRAPPED = ("dropped because", "by", "why")
 """Table columns that may be wrapped; the cells of all others stay on one line."""
 
+LINKED_PAGES = ("config", "dataset", "download report", "filter report")
+"""Pages of a run that are not printed."""
+
 
 _LINE_END = re.compile(r"(?: |\x1b\[[0-9;]*m)+$", re.MULTILINE)
 """Spaces at the end of a line, and the styles that begin or end between them."""
@@ -159,6 +162,13 @@ def show_removed(names: Sequence[str], *, as_json: bool) -> int:
     if not names:
         out.print("nothing was deployed for this config")
     return 0
+
+
+def show_links(links: Mapping[str, str], out: Console) -> None:
+    """Print the URLs of pages by name, without those that the page of a version links to as well."""
+    for name, link in sorted(links.items()):
+        if name not in LINKED_PAGES:
+            out.print(text(f"  {name}: {link}"), soft_wrap=True)
 
 
 def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:

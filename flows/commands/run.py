@@ -1,10 +1,10 @@
 """`pairmill run` and `pairmill rerun`: run the flow in this process, print the result and return an exit code."""
 
-import asyncio
 import json
 import logging
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dataops.command_name import name_command
 from dataops.errors import ConfigError, PairmillError
@@ -15,6 +15,9 @@ from flows.commands.output import print_waits
 from flows.interruption import IS_OUTCOME, Interruption
 from infra.local import services
 from tasks.download.failure_classes import check_patterns
+
+if TYPE_CHECKING:
+    from flows.records import RunRecord
 
 NAMES = {"prefect": "Prefect", "mlflow": "MLflow"}
 
@@ -129,11 +132,7 @@ def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: 
     remember_store(run_id, store, home)
     start_servers()
     services.apply_environment()
-    for attempt in record.attempts:
-        # A training on a work pool may still run after its parent has died.
-        over = attempt in record.own_attempts or attempt.has_died()
-        if over and attempt.ended_at is None and attempt.flow_run_id:
-            asyncio.run(_mark_crashed(attempt.flow_run_id))
+    _close_killed_attempts(record)
     until = record.last_stage
     if until and from_stage and STAGES.index(until) < STAGES.index(from_stage):
         until = None  # the stage to make again comes after it
@@ -152,20 +151,18 @@ def _parse_classes(from_stage: str | None, retry: str | None) -> tuple[str, ...]
         raise ConfigError(f"--retry: {error}") from error
 
 
-async def _mark_crashed(flow_run_id: str) -> None:
-    """Set a flow run's state to Crashed: a killed process leaves it `Running`, and Prefect refuses to retry it then."""
+def _close_killed_attempts(record: "RunRecord") -> None:
+    """Close the flow runs and task runs of attempts whose process has ended without closing them."""
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-    from prefect.states import Crashed
 
-    async with get_client() as client:
-        try:
-            flow_run = await client.read_flow_run(flow_run_id)  # pyright: ignore[reportArgumentType]
-        except ObjectNotFound:  # the Prefect database was lost: the store alone is enough
-            return
-        if flow_run.state is None or not flow_run.state.is_final():
-            crashed = Crashed(message="its process has ended; continued by pairmill rerun")
-            await client.set_flow_run_state(flow_run.id, crashed, force=True)
+    from flows.abandoned_runs import close_flow_run
+
+    with get_client(sync_client=True) as client:
+        for attempt in record.attempts:
+            # A training on a work pool may still run after its parent has died.
+            is_over = attempt in record.own_attempts or attempt.has_died()
+            if is_over and attempt.ended_at is None and attempt.flow_run_id:
+                close_flow_run(client, attempt.flow_run_id)
 
 
 class _WithoutTraceback(logging.Filter):

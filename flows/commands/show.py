@@ -13,7 +13,7 @@ from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES
 from dataops.store import Store
-from flows.commands.output import console, message, new_table, print_json, score_cells, text
+from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
 from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
 from tasks.register.config import NO_GATE
 from training.evaluation.intervals import flatten_metrics
@@ -93,8 +93,7 @@ def show_run(record: RunRecord, store: Store) -> None:
         alias = f", alias {facts['alias']}" if facts.get("alias") else ""
         gate = f" ({facts['gate']})" if str(facts.get("gate")).startswith(NO_GATE) else ""
         out.print(Text("\n") + text(f"Registered {record.model_version}{alias}{gate}"), soft_wrap=True)
-    for name, link in sorted(record.model_links.items()):
-        out.print(text(f"  {name}: {link}"), soft_wrap=True)
+    show_links(record.model_links, out)
 
 
 def _show_attempts(record: RunRecord, out: Console) -> None:

@@ -13,7 +13,7 @@ from dataops.errors import ConfigError
 from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes
 from dataops.trace.targets import Target, image_targets, parse_target
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json, show_links, text
 from flows.records import known_stores
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
@@ -153,8 +153,7 @@ def _add_step(branch: Tree, step: Mapping[str, Any]) -> None:
 def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
     if "model" in answer:
         out.print(_model_line(answer["model"]), soft_wrap=True)
-        for name, link in sorted(answer["model"]["links"].items()):
-            out.print(text(f"  {name}: {link}"), soft_wrap=True)
+        show_links(answer["model"]["links"], out)
     tree = Tree(text("made from", style="bold"))
     for stage in answer["stages"]:
         counts = stage["counts"]

@@ -16,7 +16,6 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import DeploymentTriggerTypes
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_UI_URL
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 from pydantic import TypeAdapter, ValidationError
@@ -27,6 +26,7 @@ from flows.config import RunConfig
 from flows.deployment.automations import notification_automations, zombie_automation
 from flows.deployment.request import DeployedObject, DeployRequest
 from flows.pipeline import FLOWS
+from flows.prefect_ui import ui_url
 
 PROJECT = CHECKOUT / "infra" / "prefect.yaml"
 PREFIX = "pairmill: "
@@ -84,7 +84,7 @@ class Deployer:
 
     def __init__(self, client: SyncPrefectClient):
         self._client = client
-        self._ui = str(PREFECT_UI_URL.value() or "").rstrip("/")
+        self._ui = ui_url()
 
     def deploy(self, request: DeployRequest, config: RunConfig) -> list[DeployedObject]:
         """Create or update everything that the request needs.

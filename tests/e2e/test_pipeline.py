@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.digest import file_sha256
-from dataops.stages import PAIR_STAGES
+from dataops.stages import PAIR_STAGES, STAGES
 from docs.tools.links import pages
 from docs.tools.outputs import find_blocks, read_variables
 from infra.local import services
@@ -31,10 +32,10 @@ def prefect_login() -> dict[str, str]:
     return services.authorization(services.status()[0].url + "/")
 
 
-def task_runs(pairmill: Pairmill, run_id: str) -> list[dict[str, Any]]:
-    """Return the task runs of a run's first attempt from the Prefect server."""
+def task_runs(pairmill: Pairmill, run_id: str, flow_run_id: str | None = None) -> list[dict[str, Any]]:
+    """Return the task runs of a flow run, or of a run's first attempt, from the Prefect server."""
     api = next(s["url"] for s in pairmill.json("status") if s["name"] == "prefect")
-    flow_run_id = pairmill.json("show", run_id)["attempts"][0]["flow_run_id"]
+    flow_run_id = flow_run_id or pairmill.json("show", run_id)["attempts"][0]["flow_run_id"]
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
     return httpx.post(f"{api.removesuffix('/api')}/api/task_runs/filter", json=query, headers=prefect_login()).json()
 
@@ -194,6 +195,8 @@ def test_rerun_after_kills_in_download_and_train_ends_with_the_same_digests(pair
     reference = stages(undisturbed)
     for name in (*PAIR_STAGES, "train", "evaluate"):
         assert ended[name]["content_digest"] == reference[name]["content_digest"], name
+    attempts = [attempt["flow_run_id"] for attempt in pairmill.json("show", run_id)["attempts"]]
+    assert {t["state_type"] for one in attempts for t in task_runs(pairmill, run_id, one)} == {"COMPLETED", "CRASHED"}
     log = (Path(pairmill.folder) / "killed.log").read_text()
     assert "Traceback" not in log
 
@@ -237,12 +240,22 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
         [*PAIR_STAGES, "train", "evaluate", "register"]
     )
     artefacts = httpx.post(f"{prefect}/api/artifacts/filter", json=query, headers=prefect_login()).json()
-    assert {"table", "progress", "markdown"} <= {a["type"] for a in artefacts}
+    types = {"result": "markdown", "config": "markdown", "funnel": "table", "progress": "progress"}
+    assert {a["key"]: a["type"] for a in artefacts} == types
+    assert len(artefacts) == len(types)
+    (card,) = (a["data"] for a in artefacts if a["key"] == "result")
+    for title, link in pairmill.json("show", run_id)["model_links"].items():
+        assert f"[MLflow: {title}]({link})" in card
+    made = {t["name"].split()[0]: t for t in task_runs(pairmill, run_id)}
+    edges = {(one["id"], stage) for stage, t in made.items() for one in t["task_inputs"].get("wait_for", [])}
+    assert edges == {(made[first]["id"], second) for first, second in pairwise(STAGES)}
     name, version = undisturbed["model_version"].removeprefix("models:/").split("/")
     url = f"{mlflow}/api/2.0/mlflow/model-versions/get"
     found = httpx.get(url, params={"name": name, "version": version}).json()["model_version"]
     tags = {tag["key"]: tag["value"] for tag in found["tags"]}
     assert tags["dataset_key"] == stages(undisturbed)["pack"]["key"]
     run = httpx.get(f"{mlflow}/api/2.0/mlflow/runs/get", params={"run_id": found["run_id"]}).json()["run"]
-    assert flow_run_id in {tag["value"] for tag in run["data"]["tags"]}
+    assert f"{prefect}/v2/runs/flow-run/{flow_run_id}" in {tag["value"] for tag in run["data"]["tags"]}
+    seconds = sum(stage["seconds"] for stage in undisturbed["result"]["stages"])
+    assert run["info"]["end_time"] - run["info"]["start_time"] >= 1000 * seconds
     assert run["inputs"]["dataset_inputs"]

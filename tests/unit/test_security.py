@@ -55,7 +55,8 @@ ALLOWED = {
     "infra/local/processes.py socket": "looks for free ports on 127.0.0.1",
     "dataops/spreadsheets.py CSV": "escapes what spreadsheet programs would take for formulas",
     "flows/records.py socket": "this machine's name",
-    "flows/display.py httpx": "names an exception of Prefect's client",
+    "flows/artefacts.py httpx": "names an exception of Prefect's client",
+    "flows/prefect_ui.py httpx": "asks the Prefect server for the paths of its UIs",
     "flows/train_on_pool.py httpx": "names an exception of Prefect's client",
 }
 

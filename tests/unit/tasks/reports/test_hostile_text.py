@@ -56,10 +56,11 @@ def test_description_shows_hostile_names_as_text():
         "pack": manifest("pack", counts=Counts(input=2, kept=1, dropped={HOSTILE: 1})),
         "train": manifest("train", config={"model": HOSTILE}),
     }
-    text = run_metadata.render_description(manifests, [row()], [], {})
+    intro = run_metadata.render_intro(manifests, f"refused: {HOSTILE}")
+    text = run_metadata.render_description(manifests, [row()], [intro], {})
     tags = Tags(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
     assert not {"a", "img", "script", "h1"} & set(tags.found)
-    assert tags.found.count("code") == 3  # the model, the dataset's key and its digest
+    assert tags.found.count("code") == 2  # the dataset's key and its digest
     assert "\x1b" not in text
 
 
@@ -87,16 +88,12 @@ def test_figures_are_drawn_with_hostile_names():
 def test_progress_artefacts_show_a_line_as_text(line, monkeypatch):
     from markdown_it import MarkdownIt
 
-    from flows import display as display
+    from flows.artefacts import RunArtefacts
+    from flows.display import RunDisplay
 
     descriptions: list[str] = []
-
-    def create(percent: float, *, key: str, description: str) -> str:
-        descriptions.append(description)
-        return "6f6a1f0e-0b0e-4b1e-8f0e-000000000000"
-
-    monkeypatch.setattr(display, "create_progress_artifact", create)
-    display.RunDisplay("run").progress(1, 2, line)
+    monkeypatch.setattr(RunArtefacts, "update_progress", lambda _, __, description: descriptions.append(description))
+    RunDisplay(RunArtefacts()).progress(1, 2, line)
     tags = Tags(MarkdownIt("commonmark", {"html": True}).render(descriptions[0]))
     assert tags.found == ["p"]
     assert not set(descriptions[0]) & set("\x1b\n")

@@ -1,0 +1,56 @@
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed, Running
+
+from flows.abandoned_runs import close_flow_run
+
+FLOW_RUN = uuid4()
+
+
+class Server:
+    """A client of a server with one flow run and its task runs."""
+
+    def __init__(self, flow_run: State | None, task_runs: list[State | None]):
+        self.flow_run = flow_run
+        self.task_runs = {uuid4(): state for state in task_runs}
+
+    def read_flow_run(self, flow_run_id: UUID) -> SimpleNamespace:
+        if flow_run_id != FLOW_RUN:
+            raise ObjectNotFound(Exception("no such flow run"))
+        return SimpleNamespace(id=flow_run_id, state=self.flow_run)
+
+    def set_flow_run_state(self, _: UUID, state: State, *, force: bool) -> None:
+        assert force
+        self.flow_run = state
+
+    def read_task_runs(self, flow_run_filter: Any) -> list[SimpleNamespace]:
+        assert flow_run_filter.id.any_ == [FLOW_RUN]
+        return [SimpleNamespace(id=task_run, state=state) for task_run, state in self.task_runs.items()]
+
+    def set_task_run_state(self, task_run: UUID, state: State, *, force: bool) -> None:
+        assert force
+        self.task_runs[task_run] = state
+
+
+def test_killed_flow_run_and_its_running_task_runs_are_closed():
+    server: Any = Server(Running(), [Completed(name="Reused"), Running(), None])
+    close_flow_run(server, str(FLOW_RUN))
+    assert server.flow_run.is_crashed()
+    assert [state.name for state in server.task_runs.values()] == ["Reused", "Crashed", "Crashed"]
+
+
+def test_ended_flow_run_keeps_its_state_and_closes_its_task_runs():
+    server: Any = Server(Completed(), [Running()])
+    close_flow_run(server, str(FLOW_RUN))
+    assert server.flow_run.is_completed()
+    assert [state.name for state in server.task_runs.values()] == ["Crashed"]
+
+
+def test_flow_run_of_a_lost_database_is_skipped():
+    server: Any = Server(Running(), [])
+    close_flow_run(server, str(uuid4()))
+    assert server.flow_run.is_running()

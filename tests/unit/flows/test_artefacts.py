@@ -1,0 +1,104 @@
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from dataops.snapshot import Counts, Manifest
+from flows import artefacts
+from flows.records import Attempt, RunRecord, StageRun
+from tests.unit.tasks.reports.test_hostile_text import HOSTILE, Tags
+
+
+def build_record(**more: Any) -> RunRecord:
+    stages = [StageRun(stage="extract", key="a" * 16, state="Completed", seconds=1.5)]
+    config = {"name": "demo", "store": {"uri": "s3://user:hunter2@bucket"}, "filter": {"note": "``` <script>"}}
+    return RunRecord.model_validate(
+        {"run_id": "demo-1", "name": "demo", "created_at": "", "config": config, "stages": stages} | more
+    )
+
+
+def build_manifest(stage: str, **more: Any) -> Manifest:
+    counts = Counts(input=1058, kept=1056, dropped={"tracking": 2})
+    return Manifest.model_construct(stage=stage, key="a" * 16, counts=counts, **({"facts": {}} | more))
+
+
+def test_funnel_has_shares_and_counts_that_people_read():
+    (row,) = artefacts.render_funnel([build_manifest("extract")])
+    assert row == {
+        "stage": "extract",
+        "rows in": "1,058",
+        "kept": "1,056",
+        "dropped": "2",
+        "why": "tracking",
+        "share of rows in": "0.19%",
+    }
+
+
+def test_card_links_to_every_page_and_to_nothing_else():
+    links = {"model card": "http://127.0.0.1:5000/#/card", "run": "http://127.0.0.1:5000/#/run", "x": "javascript:1"}
+    facts = {"model_uri": "models:/demo/3", "alias": "champion", "gate": "passed"}
+    record = build_record(state="completed", model_links=links)
+    manifests = {"extract": build_manifest("extract"), "register": build_manifest("register", facts=facts)}
+    card = artefacts.render_card(record, manifests)
+    assert "[MLflow: model card](http://127.0.0.1:5000/#/card)" in card
+    assert "[MLflow: run](http://127.0.0.1:5000/#/run)" in card
+    assert "javascript" not in card
+    assert "models:/demo/3" in card
+    assert f"| extract&emsp; | `{'a' * 16}`&emsp; | Completed&emsp; | 1,058&emsp; | 1,056&emsp; | 1.5&emsp; |" in card
+    assert "`pairmill show demo-1`" in card
+
+
+def test_card_of_a_failed_run_shows_its_error_as_text():
+    from markdown_it import MarkdownIt
+
+    attempt = Attempt(started_at="", host="h", pid=1, error=f"JobFailed: {HOSTILE} s3://u:hunter2@bucket")
+    card = artefacts.render_card(build_record(state="failed", attempts=[attempt], stages=[]), {})
+    assert {*Tags(MarkdownIt("commonmark", {"html": True}).render(card)).found} <= {"p", "strong", "code"}
+    assert "hunter2" not in card
+    assert "`pairmill rerun demo-1`" in card
+
+
+def test_config_is_shown_without_credentials_as_one_block_of_code():
+    text = artefacts.render_config(build_record().config)
+    assert "hunter2" not in text
+    assert text.count("```") == 2
+    assert '"name": "demo"' in text
+
+
+def test_progress_is_one_artefact_that_a_lost_server_does_not_fail(monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    sent: list[tuple[Any, ...]] = []
+
+    def update(artefact: str, percent: float, *, description: str) -> None:
+        sent.append((artefact, percent, description))
+        if len(sent) == 2:
+            raise httpx.ConnectError("down")
+
+    monkeypatch.setattr(artefacts, "create_markdown_artifact", lambda *_, key, **__: key)
+    monkeypatch.setattr(artefacts, "create_progress_artifact", lambda *_, **__: "one")
+    monkeypatch.setattr(artefacts, "update_progress_artifact", update)
+    shown = artefacts.RunArtefacts()
+    shown.update_progress(1.0, "before it exists")
+    shown.begin(build_record())
+    for percent in (10.0, 20.0, 30.0):
+        shown.update_progress(percent, "train")
+    assert sent == [("one", 10.0, "train"), ("one", 20.0, "train")]
+    assert "no more will be sent: ConnectError: down" in caplog.text
+
+
+def test_task_names_name_their_inputs():
+    from flows.run import label_task
+
+    def label(stage: str, *inputs: tuple[str, str]) -> str:
+        named: Any = [SimpleNamespace(stage=one, key=key) for one, key in inputs]
+        planned: Any = SimpleNamespace(stage=SimpleNamespace(name=stage), inputs=named)
+        return label_task(planned)
+
+    names = ("source_names", "1 files")
+    assert label("extract", ("source", "a.warc.gz"), names) == "extract of a.warc.gz"
+    files = [("source", f"{letter}.warc.gz") for letter in "abc"]
+    assert label("extract", *files, names) == "extract of 3 source files, a.warc.gz to c.warc.gz"
+    assert label("pack", ("curate", "1"), ("download", "2")) == "pack of curate/1 + download/2"
+    more = [(name, name[0]) for name in ("evaluate", "train", "pack", "curate", "filter")]
+    assert label("register", *more) == "register of evaluate/e + train/t + pack/p + 2 more"
+    assert "hunter2" not in label("extract", ("source", "https://u:hunter2@host/a.warc.gz"))
