@@ -26,6 +26,7 @@ from dataops.funnel import funnel_rows
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from flows.records import RunRecord
+from tasks.register.config import describe_gate
 from tasks.tracking import run_metadata
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,8 @@ def render_card(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
     blocks = [state]
     if register := manifests.get("register"):
         facts = register.facts
-        blocks.append(f"Model: `{facts['model_uri']}`, alias `{facts['alias']}`, gate {escape_markdown(facts['gate'])}")
+        alias = f", alias `{facts['alias']}`" if facts.get("alias") else ""
+        blocks.append(f"Model: `{facts['model_uri']}`{alias}, {escape_markdown(describe_gate(facts['gate']))}")
     # The UI would make a link of any other text as well.
     links = {name: url for name, url in record.model_links.items() if url.startswith(("http://", "https://"))}
     blocks.append("\n".join(f"- [MLflow: {name}]({url})" for name, url in links.items()))

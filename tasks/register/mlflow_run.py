@@ -2,8 +2,8 @@
 
 Each of these is found again by a tag, and each call is skipped or harmless if an earlier attempt made it, so that a killed
 registration can be repeated. The order matters (MLflow 3.17): first the run's own metrics, then the logged model, then the
-metrics that name both the model and a dataset. In any other order the pages of the model list no datasets, or MLflow links
-a metric twice (a UNIQUE error).
+metrics of the child runs, which name both the model and a dataset. In any other order the pages of the model list no
+datasets, or MLflow links a metric twice (a UNIQUE error).
 """
 
 import logging
@@ -14,7 +14,7 @@ from tasks.register.model import log_model, log_results
 from tasks.register.registration import Registration
 from tasks.register.version import write_version
 from tasks.tracking import client as tracking
-from tasks.tracking import run_metadata
+from tasks.tracking import pages, run_metadata
 from tasks.tracking.child_runs import log_child_runs, log_datasets
 
 if TYPE_CHECKING:
@@ -29,29 +29,44 @@ def record_registration(registration: Registration) -> "ModelVersion":
     work, client = registration.work, registration.client
     context, key = work.context, work.draft.key
     tags = registration.tags | run_metadata.SOURCE_TAGS
-    tags["mlflow.note.content"] = registration.render_description({})
-    name = context.run_id or f"register-{key}"
+    tags |= {"mlflow.note.content": registration.render_description({}), "gate": str(registration.verdict)}
+    name = run_metadata.name_run(context.run_id, f"register-{key}")
     run = tracking.open_run(client, context.run_name, key, name, tags, pipeline_run=context.run_id)
     try:
         version = _fill_run(registration, run)
     except BaseException:
         _mark_failed(registration, run)
         raise
-    tracking.finish(client, run, "FINISHED")
+    tracking.finish(client, run, "FINISHED" if registration.verdict.passed else "FAILED")
     return version
 
 
 def _fill_run(registration: Registration, run: "Run") -> "ModelVersion":
     work, client, curve, time_ms = registration.work, registration.client, registration.curve, registration.trained_ms
     tracking.log_params(client, run, run_metadata.build_params(work.inputs, work.config.key_config(), work.seed))
-    tracking.log_curves(client, run, curve, time_ms)
+    _log_main_metrics(registration, run)
     datasets = _build_datasets(registration)
     log_datasets(client, run, datasets)
     log_artefacts(registration, run)
     model_id = log_model(registration, run)
-    log_results(registration, run, model_id, datasets)
-    log_child_runs(client, run, work.context.run_name, work.inputs, curve, registration.rows, datasets, time_ms)
+    children = log_child_runs(client, run, work.context.run_name, work.inputs, curve, datasets, time_ms)
+    log_results(registration, children, model_id, datasets)
     return write_version(registration, run, model_id)
+
+
+def _log_main_metrics(registration: Registration, run: "Run") -> None:
+    """Log the curve of the loss and the main metrics, and make them the columns of the list of runs.
+
+    The child runs have all other metrics.
+    """
+    from mlflow.entities import Metric
+
+    client, main = registration.client, registration.main_metrics
+    curve = [{"step": row["step"], "loss": row["loss"]} for row in registration.curve if "loss" in row]
+    tracking.log_curves(client, run, curve, registration.trained_ms)
+    points = [Metric(key, value, registration.trained_ms, 0) for key, value in main.items()]
+    tracking.log_metrics(client, run, points)
+    client.set_experiment_tag(run.info.experiment_id, pages.VIEW_TAG, pages.render_view([*main, "train/loss"]))
 
 
 def _build_datasets(registration: Registration) -> dict[str, Any]:

@@ -46,24 +46,29 @@ def _log_files(registration: Registration, run: "Run", model: Any) -> None:
         registration.client.log_model_artifacts(model.model_id, str(folder / "model"))
 
 
-def log_results(registration: Registration, run: "Run", model_id: str, datasets: Mapping[str, Any]) -> None:
+def log_results(
+    registration: Registration, children: "Mapping[str, Run]", model_id: str, datasets: Mapping[str, Any]
+) -> None:
     """Log the metrics that name the model and the dataset on which they were measured, but for those it has already.
 
     Args:
+        children: the runs of the training and of the evaluation, to which the metrics belong.
         datasets: MLflow datasets by task; the training set has the name "".
     """
     from mlflow.entities import Metric
 
     known = {metric.key for metric in registration.client.get_logged_model(model_id).metrics or []}
-    points = [
-        Metric(
-            key, value, registration.trained_ms, registration.last_step, model_id, datasets[task].name,
-            datasets[task].digest, run_id=run.info.run_id,
-        )
-        for task, key, value in _list_results(registration)
-        if key not in known and value is not None
-    ]  # fmt: skip
-    tracking.log_metrics(registration.client, run, points)
+    for stage, run in children.items():
+        points = [
+            # At step 0 MLflow draws a bar, at any other a line, which would be a single dot.
+            Metric(
+                key, value, registration.trained_ms, 0, model_id, datasets[task].name,
+                datasets[task].digest, run_id=run.info.run_id,
+            )
+            for task, key, value in _list_results(registration)
+            if key not in known and value is not None and bool(task) == (stage == "evaluate")
+        ]  # fmt: skip
+        tracking.log_metrics(registration.client, run, points)
 
 
 def _list_results(registration: Registration) -> Iterator[tuple[str, str, float | None]]:

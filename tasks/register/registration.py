@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.engine.stage import Work, code_version
 from tasks.evaluate.run_suite import Evaluation
+from tasks.register.commit_page import find_commit_url
 from tasks.register.config import RegisterConfig
 from tasks.register.gate import Verdict
 from tasks.tracking import run_metadata
@@ -63,10 +64,27 @@ class Registration:
         """Return a part of an input snapshot."""
         return self.work.draft.store.read(self.work.inputs[stage].path(name))
 
+    @property
+    def main_metrics(self) -> dict[str, float]:
+        """The few metrics that lists of runs show, by name: the number of pairs, and the main metric of each task."""
+        values = {row["key"]: row["value"] for row in self.rows}
+        main = [  # evaluations of earlier versions name no main metric
+            f"{task}/{result.get('main_metric') or next(iter(result['metrics']))}".replace("@", "_at_")
+            for task, result in self.metrics.items()
+        ]
+        found = {key: values[key] for key in main if values.get(key) is not None}
+        return {"pairs": float(self.work.inputs["pack"].counts.kept), **found}
+
     def render_description(self, links: Mapping[str, str]) -> str:
         """Return the Markdown description of the run, the logged model and the version."""
-        verdict = self.verdict.sentence
-        head = [self.work.config.description, f"**{verdict[0].upper()}{verdict[1:]}**"]
+        inputs, verdict = self.work.inputs, self.verdict.sentence
+        intro = run_metadata.render_intro(inputs, f"{verdict[0].upper()}{verdict[1:]}")
         if url := self.tags.get("prefect_flow_run_url"):
             links = {**links, "Prefect flow run": url}
-        return run_metadata.render_description(self.work.inputs, self.rows, head, links)
+        dirty = ", with changes" if self.tags["code_dirty"] == "true" else ""
+        page = find_commit_url(self.tags["git_commit"])
+        commit = f"`{self.tags['git_commit'][:12]}`"
+        commit = f"[{commit}]({page})" if page else commit
+        code = f"Code: git commit {commit}{dirty}. Config: `{self.tags['config_hash']}`."
+        head = [self.work.config.description, intro]
+        return run_metadata.render_description(inputs, self.rows, head, links, tail=code)

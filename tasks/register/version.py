@@ -4,12 +4,12 @@ import json
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from tasks.register.config import CANDIDATE
-from tasks.register.promotion import move_alias
+from tasks.register.promotion import describe_model, move_alias
 from tasks.register.registration import Registration
 from tasks.tracking import client as tracking
+from tasks.tracking import pages
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,6 +20,18 @@ logger = logging.getLogger(__name__)
 
 GATE_TAG = "gate"
 """The last tag that is set on a version: its presence means that the registration is complete."""
+ARTEFACTS = {
+    "model card": "model_card.html",
+    "evaluation": "evaluation.html",
+    "lineage": "lineage.svg",
+    "dataset": "dataset.html",
+    "filter report": "filter.html",
+    "download report": "download.html",
+    "config": "config.json",
+}
+"""Artefacts of a run that have a link, by the name of the page."""
+LINKED = {name: name.capitalize() for name in ARTEFACTS} | {"run": "MLflow run", "runs": "All runs"}
+"""The pages that a version's description links to, with their titles."""
 
 
 def find_version(client: "MlflowClient", name: str, key: str) -> "ModelVersion | None":
@@ -38,14 +50,14 @@ def write_version(registration: Registration, run: "Run", model_id: str) -> "Mod
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
     facts = {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id, "version": number, "model_name": name}
     paths = page_paths(facts)
-    titles = {"Model card": "model card", "Evaluation": "evaluation", "Lineage": "lineage", "MLflow run": "run"}
-    links = {title: paths[page] for title, page in titles.items()}
+    links = {title: paths[page] for page, title in LINKED.items()}
     client.update_model_version(name, number, registration.render_description(links))
     if verdict.comparisons:
         compared = "; ".join(verdict.comparisons)[: tracking.TAG_LENGTH]
         client.set_model_version_tag(name, number, "champion_test", compared)
     alias = config.alias if verdict.gets_alias else CANDIDATE
     move_alias(client, name, alias, number, f"run {registration.work.context.run_id or key}", verdict.sentence)
+    describe_model(client, name)
     client.set_model_version_tag(name, number, GATE_TAG, str(verdict)[: tracking.TAG_LENGTH])
     logger.info("register %s: %s version %s, %s", key, name, number, verdict.sentence)
     return client.get_model_version(name, number)
@@ -70,15 +82,12 @@ def page_paths(facts: Mapping[str, Any]) -> dict[str, str]:
     Args:
         facts: `model_name`, `version`, `experiment_id` and `run_id`.
     """
-    # workflowType opens the sidebar for classic training, instead of that for generative AI
-    name, suffix = quote(str(facts["model_name"]), safe=""), "?workflowType=machine_learning"
-    run = f"#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}"
+    experiment_id, run_id = facts["experiment_id"], facts["run_id"]
     return {
-        "run": f"{run}{suffix}",
-        "model card": f"{run}/artifacts/model_card.html{suffix}",
-        "evaluation": f"{run}/artifacts/evaluation.html{suffix}",
-        "lineage": f"{run}/artifacts/lineage.svg{suffix}",
-        "model version": f"#/models/{name}/versions/{facts['version']}{suffix}",
+        "run": pages.run_path(experiment_id, run_id),
+        "runs": pages.runs_path(experiment_id),
+        "model version": pages.version_path(str(facts["model_name"]), facts["version"]),
+        **{name: pages.run_path(experiment_id, run_id, artefact) for name, artefact in ARTEFACTS.items()},
     }
 
 

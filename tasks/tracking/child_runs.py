@@ -25,18 +25,17 @@ def log_child_runs(
     experiment: str,
     inputs: Mapping[str, Manifest],
     curve: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
     datasets: Mapping[str, "Dataset"],
     timestamp_ms: int,
-) -> None:
-    """Log a child run for each of STAGES; each call may be repeated.
+) -> "dict[str, Run]":
+    """Log a child run for each of STAGES, and return them; each call may be repeated.
 
     Args:
         curve: rows of the training's metrics.jsonl.
-        rows: the evaluation's `flatten_metrics`.
         datasets: MLflow datasets by task; the training set has the name "".
         timestamp_ms: time of all points, the same at each attempt.
     """
+    children: dict[str, Run] = {}
     for stage in STAGES:
         manifest = inputs[stage]
         tags = {PARENT_TAG: parent.info.run_id, f"pairmill.{stage}_key": manifest.key, "mlflow.source.name": "pairmill"}
@@ -44,28 +43,24 @@ def log_child_runs(
         existing = tracking.find_run(client, parent.info.experiment_id, name)
         is_taken = existing is not None and existing.data.tags.get(PARENT_TAG, parent.info.run_id) != parent.info.run_id
         key = f"{name}-{parent.data.tags[tracking.KEY_TAG]}" if is_taken else name
-        run = tracking.open_run(client, experiment, key, name, tags)
-        if stage == "train":
-            if "train/loss" not in run.data.metrics:
-                tracking.log_curves(client, run, curve, timestamp_ms)
-            used = {"": datasets[""]}
-        else:
-            _log_summary(client, run, rows, timestamp_ms)
-            used = {task: dataset for task, dataset in datasets.items() if task}
+        title = f"{stage} {run_metadata.name_run(parent.data.tags.get('pairmill.run_id'), manifest.key)}"
+        run = children[stage] = tracking.open_run(client, experiment, key, title, tags)
+        if stage == "train" and "train/loss" not in run.data.metrics:
+            tracking.log_curves(client, run, curve, timestamp_ms)
+        used = {task: dataset for task, dataset in datasets.items() if bool(task) == (stage == "evaluate")}
         tracking.log_params(client, run, run_metadata.flatten_params({stage: manifest.config}))
         log_datasets(client, run, used)
         tracking.finish(client, run, "FINISHED")
+    return children
 
 
-def _log_summary(client: "MlflowClient", run: "Run", rows: Sequence[Mapping[str, Any]], timestamp_ms: int) -> None:
-    from mlflow.entities import Metric
-
-    points = [
-        Metric(row["key"], float(row["value"]), timestamp_ms, 0)
-        for row in rows
-        if row["value"] is not None and row["key"] not in run.data.metrics
-    ]
-    tracking.log_metrics(client, run, points)
+def find_parent_tag(client: "MlflowClient", run: "Run", run_id: str | None) -> dict[str, str]:
+    """Return the tag that makes a run the child of its pipeline run's; none if it has a parent, or there is no such run."""
+    if not run_id or PARENT_TAG in run.data.tags:
+        return {}
+    query = f"tags.`{tracking.PIPELINE_TAG}` = '{run_id}'"
+    parents = client.search_runs([run.info.experiment_id], query, order_by=["start_time DESC"], max_results=1)
+    return {PARENT_TAG: parents[0].info.run_id} if parents else {}
 
 
 def log_datasets(client: "MlflowClient", run: "Run", datasets: Mapping[str, "Dataset"]) -> None:

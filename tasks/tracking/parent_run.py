@@ -1,13 +1,13 @@
-"""Write the MLflow run of a pipeline run that ended before its registration: how it ended, its stages, and its error.
+"""Write the MLflow run of a pipeline run: it begins with the first stage that is made, and ends when the flow run ends.
 
-The run is written by REST after the flow run has ended. A rerun of the pipeline run updates the same MLflow run, and
+The run is written by REST, without the import of MLflow. A rerun of the pipeline run updates the same MLflow run, and
 `register` continues it as the run of the version (tasks/tracking/client.py, open_run): a pipeline run has one parent run,
 however many attempts it takes. The run is for display only: a failure of MLflow never fails a pipeline run.
 """
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from dataops.snapshot import Manifest
 from tasks.engine.context import Context
 from tasks.engine.stage import code_version
 from tasks.tracking import client as tracking
-from tasks.tracking import rest, run_metadata
+from tasks.tracking import pages, rest, run_metadata
 from tasks.tracking.child_runs import PARENT_TAG
 
 logger = logging.getLogger(__name__)
@@ -46,27 +46,64 @@ def record_outcome(context: Context, manifests: Mapping[str, Manifest], outcome:
     Args:
         manifests: snapshots that it made or reused, by stage.
 
-    Returns: None if nothing was written: the registration has a run, no server is set, or the request failed, which is
-        logged.
+    Returns: None if nothing was written: all was reused from another pipeline run, no server is set, or the request
+        failed, which is logged.
     """
+    return _try_to_write(context, lambda: _write_run(context, manifests, outcome))
+
+
+def open_run(context: Context, began_ms: int) -> str | None:
+    """Begin the MLflow run of a pipeline run, or continue it, and return the URL of its page.
+
+    Args:
+        began_ms: Unix time of the pipeline run's start, in milliseconds.
+
+    Returns: None if no server is set or a request failed, which is logged.
+    """
+    return _try_to_write(context, lambda: _begin_run(context, began_ms))
+
+
+def _try_to_write(context: Context, write: Callable[[], str | None]) -> str | None:
     if not context.run_id or not rest.is_supported():
         return None
     try:
-        return _write_run(context, manifests, outcome)
+        return write()
     except Exception as error:  # a run that cannot be displayed must not fail
         logger.warning("MLflow does not show %s: %s: %s", context.run_id, type(error).__name__, redact(str(error)))
         return None
 
 
+def _begin_run(context: Context, began_ms: int) -> str:
+    experiment = _open_experiment(context.run_name)
+    if not (runs := _find_runs(experiment, tracking.PIPELINE_TAG, str(context.run_id))):
+        run = _create_run(context, experiment, began_ms)
+    elif unregistered := [run for run in runs if tracking.KEY_TAG not in _tags(run)]:
+        run = unregistered[0]
+        _post("runs/update", run_id=run["info"]["run_id"], status="RUNNING")
+    else:  # a version was registered from it; another registration may get a run of its own
+        run = runs[-1]
+    return _page_url(experiment, run)
+
+
+def _create_run(context: Context, experiment: str, began_ms: int) -> dict[str, Any]:
+    name = run_metadata.name_run(context.run_id, str(context.run_id))
+    tags = run_metadata.build_run_tags(context.run_id, context.flow_run_id, context.flow_run_url)
+    tags |= run_metadata.SOURCE_TAGS | {tracking.PIPELINE_TAG: str(context.run_id)}
+    fields = {"run_name": name, "start_time": began_ms, "tags": _list_tags(tags)}
+    return _post("runs/create", experiment_id=experiment, **fields)["run"]
+
+
 def _write_run(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> str | None:
     experiment = _open_experiment(context.run_name)
     reached = {str(stage["stage"]): str(stage["key"]) for stage in outcome.stages}
-    tag = {"key": tracking.PIPELINE_TAG, "value": str(context.run_id)}
-    unregistered = [run for run in _find_runs(experiment, **tag) if tracking.KEY_TAG not in _tags(run)]
-    if not unregistered and "register" in reached and _find_runs(experiment, tracking.KEY_TAG, reached["register"]):
-        return None
-    start = {"run_name": context.run_id, "start_time": outcome.began_ms, "tags": [tag]}
-    run = unregistered[0] if unregistered else _post("runs/create", experiment_id=experiment, **start)["run"]
+    runs = _find_runs(experiment, tracking.PIPELINE_TAG, str(context.run_id))
+    unregistered = [run for run in runs if tracking.KEY_TAG not in _tags(run)]
+    if unregistered:
+        run = unregistered[0]
+    elif "register" in reached and _find_runs(experiment, tracking.KEY_TAG, reached["register"]):
+        return _end_registered(experiment, runs, reached["register"], outcome.status)
+    else:
+        run = _create_run(context, experiment, outcome.began_ms)
     run_id = run["info"]["run_id"]
     _post("runs/log-batch", run_id=run_id, tags=_build_tags(context, manifests, outcome))
     if "pack" in manifests:
@@ -77,16 +114,33 @@ def _write_run(context: Context, manifests: Mapping[str, Manifest], outcome: Run
         for training in _find_runs(experiment, tracking.KEY_TAG, f"train-{reached['train']}"):
             if PARENT_TAG not in _tags(training):  # a reused training stays the child of the run of its model
                 _post("runs/set-tag", run_id=training["info"]["run_id"], key=PARENT_TAG, value=run_id)
-    _post("runs/update", run_id=run_id, status=outcome.status, end_time=int(time.time() * 1000))
-    base = tracking.tracking_uri().rstrip("/")
-    return f"{base}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+    _end_run(run, outcome.status)
+    return _page_url(experiment, run)
+
+
+def _end_registered(experiment: str, runs: Sequence[Mapping[str, Any]], key: str, status: Status) -> str | None:
+    """End the run of a registration, which has written all else; None if another pipeline run registered the version."""
+    for run in runs:
+        if _tags(run).get(tracking.KEY_TAG) == key:
+            _end_run(run, status)
+            return _page_url(experiment, run)
+    return None
+
+
+def _end_run(run: Mapping[str, Any], status: Status) -> None:
+    _post("runs/update", run_id=run["info"]["run_id"], status=status, end_time=int(time.time() * 1000))
+
+
+def _page_url(experiment: str, run: Mapping[str, Any]) -> str:
+    return f"{tracking.tracking_uri().rstrip('/')}/{pages.run_path(experiment, run['info']['run_id'])}"
 
 
 def _open_experiment(name: str) -> str:
-    found = rest.get("experiments/get-by-name", experiment_name=name)
-    return str(
-        found["experiment"]["experiment_id"] if found else _post("experiments/create", name=name)["experiment_id"]
-    )
+    """Return the id of the experiment; a new one gets the view of its list of runs, which `register` completes."""
+    if found := rest.get("experiments/get-by-name", experiment_name=name):
+        return str(found["experiment"]["experiment_id"])
+    view = [{"key": pages.VIEW_TAG, "value": pages.render_view(["train/loss"])}]
+    return str(_post("experiments/create", name=name, tags=view)["experiment_id"])
 
 
 def _find_runs(experiment: str, key: str, value: str) -> list[dict[str, Any]]:
@@ -110,22 +164,17 @@ def _build_tags(context: Context, manifests: Mapping[str, Manifest], outcome: Ru
     tags = run_metadata.build_lineage_tags(manifests, context.run_config, code_version())
     tags |= run_metadata.build_run_tags(context.run_id, context.flow_run_id, context.flow_run_url)
     tags |= run_metadata.SOURCE_TAGS | {"mlflow.note.content": _render_note(context, manifests, outcome)}
+    return _list_tags(tags)
+
+
+def _list_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": name, "value": value[: tracking.TAG_LENGTH]} for name, value in tags.items()]
 
 
 def _render_note(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> str:
     """Return the Markdown of the run's page: the outcome, and a table of the stages."""
     blocks = [f"**{outcome.status.capitalize()}**: {escape_markdown(redact(outcome.summary)[:ERROR_LENGTH])}"]
-    lines = [
-        run_metadata.format_table_row("stage", "snapshot", "state", "rows in", "kept", "seconds"),
-        "|:--|:--|:--|--:|--:|--:|",
-    ]
-    for stage in outcome.stages:
-        counts = manifests[stage["stage"]].counts if stage["stage"] in manifests else None
-        rows = (f"{counts.input:,}", f"{counts.kept:,}") if counts is not None and counts.input else ("-", "-")
-        state = (str(stage["stage"]), f"`{stage['key']}`", str(stage["state"]))
-        lines.append(run_metadata.format_table_row(*state, *rows, f"{stage['seconds']:,.1f}"))
-    blocks += ["\n".join(lines), run_metadata.SPACE] if outcome.stages else []
+    blocks += [run_metadata.render_stages(outcome.stages, manifests), run_metadata.SPACE] if outcome.stages else []
     if outcome.status != "FAILED":  # the summary of a failed run says what to do
         blocks.append(f"`pairmill rerun {context.run_id}` continues it")
     return "\n\n".join(blocks)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.digest import canonical_json
-from dataops.escaping import escape_controls, escape_markdown
+from dataops.escaping import escape_markdown
 from dataops.formatting import format_counts, format_interval, format_percent
 from dataops.funnel import funnel_stages
 from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
@@ -29,6 +29,7 @@ DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a dataset."""
 DESCRIPTION_LENGTH = 5000
 """Limit for the description of a model version in MLflow's database."""
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 SOURCE_TAGS = {"mlflow.source.name": "pairmill", "mlflow.source.type": "JOB"}
 COLSPEC = {"string": "string", "int64": "long", "int32": "integer", "float": "float", "double": "double"}
 
@@ -86,6 +87,19 @@ def model_name(train: Mapping[str, Any]) -> str:
     """Return the model's name from a training's config; for a model config file, its file name without the path."""
     name = str(train.get("model", "CLIP"))
     return PurePath(name).name if name.endswith(".json") else name
+
+
+def name_run(run_id: str | None, otherwise: str) -> str:
+    """Return the name of a run in MLflow: the time in its pipeline run's id, and the id's end.
+
+    The list of runs shows some 15 characters of a name, and all runs of a config begin with its name, which is that of
+    the experiment. The id itself is the tag `pairmill.run_id`.
+    """
+    found = re.search(r"-\d{4}(0[1-9]|1[0-2])(\d\d)T(\d\d)(\d\d)\d\d-([0-9a-f]{4})$", run_id or "")
+    if found is None:
+        return run_id or otherwise
+    month, day, hour, minute, suffix = found.groups()
+    return f"{int(day)} {MONTHS[int(month) - 1]} {hour}:{minute} {suffix}"
 
 
 def build_run_tags(run_id: str | None, flow_run_id: str | None, flow_run_url: str | None) -> dict[str, str]:
@@ -146,24 +160,34 @@ def _build_source(store_uri: str, name: str) -> dict[str, str]:
     return {"source_type": "s3" if uri.startswith("s3://") else "local", "source": json.dumps({"uri": uri})}
 
 
+def render_intro(manifests: Mapping[str, Manifest], verdict: str) -> str:
+    """Return the first paragraph of a description: the model, the number of pairs, and the gate's verdict."""
+    model, pairs = model_name(manifests["train"].config), manifests["pack"].counts.kept
+    return f"CLIP {escape_markdown(model)}, trained on {pairs:,} pairs. {escape_markdown(verdict)}."
+
+
 def render_description(
-    manifests: Mapping[str, Manifest], rows: Sequence[Mapping[str, Any]], head: Sequence[str], links: Mapping[str, str]
+    manifests: Mapping[str, Manifest],
+    rows: Sequence[Mapping[str, Any]],
+    head: Sequence[str],
+    links: Mapping[str, str],
+    tail: str = "",
 ) -> str:
-    """Return the Markdown description of a run and a version: the model, its results, the funnel, and links.
+    """Return the Markdown description of a run and a version: the head, links, the results, the funnel and the dataset.
+
+    Lists of versions show its beginning as it is, so the first sentences have no markup.
 
     Args:
         rows: those of `training.evaluation.intervals.flatten_metrics`.
         head: first paragraphs, in Markdown.
         links: URLs by name.
+        tail: last paragraph, in Markdown.
     """
-    dataset, model = manifests["pack"], model_name(manifests["train"].config)
-    intro = (
-        f"CLIP `{_escape_code(model)}`, trained on **{dataset.counts.kept:,} pairs**: dataset `{dataset.key}`, "
-        f"digest `{dataset.content_digest[:16]}…`"
-    )
+    dataset = manifests["pack"]
+    origin = f"Dataset `{dataset.key}`, digest `{dataset.content_digest[:16]}…`"
     linked = " · ".join(f"[{name}]({url})" for name, url in links.items())
     results = ["**Zero-shot results**", _render_results(rows[:24]), SPACE]
-    blocks = [*head, intro, *results, "**Funnel**", _render_funnel(manifests), SPACE, linked]
+    blocks = [*head, linked, *results, "**Funnel**", _render_funnel(manifests), SPACE, origin, tail]
     return _truncate_lines("\n\n".join(block for block in blocks if block), DESCRIPTION_LENGTH)
 
 
@@ -184,6 +208,21 @@ def _render_results(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def render_stages(stages: Sequence[Mapping[str, Any]], manifests: Mapping[str, Manifest]) -> str:
+    """Return the stages of a run as a Markdown table; empty if there are none.
+
+    Args:
+        stages: `stage`, `key`, `state` and `seconds` of each stage that it reached.
+    """
+    lines = [format_table_row("stage", "snapshot", "state", "rows in", "kept", "seconds"), "|:--|:--|:--|--:|--:|--:|"]
+    for stage in stages:
+        counts = manifests[stage["stage"]].counts if stage["stage"] in manifests else None
+        rows = (f"{counts.input:,}", f"{counts.kept:,}") if counts is not None and counts.input else ("-", "-")
+        state = (str(stage["stage"]), f"`{stage['key']}`", str(stage["state"]))
+        lines.append(format_table_row(*state, *rows, f"{stage['seconds']:,.1f}"))
+    return "\n".join(lines) if stages else ""
+
+
 def format_table_row(*cells: str) -> str:
     """Return a row of a Markdown table; MLflow's style sheet sets no space between columns, so each cell ends in one."""
     return "| " + " | ".join(f"{cell}&emsp;" for cell in cells) + " |"
@@ -194,10 +233,6 @@ def _truncate_lines(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return text[: limit - 2].rpartition("\n")[0] + "\n…"
-
-
-def _escape_code(text: Any) -> str:
-    return re.sub(r"[`\n]", " ", escape_controls(str(text)))
 
 
 def render_table_page(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> str:

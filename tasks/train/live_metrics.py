@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.engine.stage import Work
 from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata
+from tasks.tracking.child_runs import find_parent_tag
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -82,8 +83,9 @@ class LiveRun:
         context, key = self._work.context, self._work.draft.key
         tags = {"pairmill.train_key": key, **run_metadata.SOURCE_TAGS}
         tags |= {"pairmill.run_id": context.run_id} if context.run_id else {}
-        name = f"train-{context.run_id or key}"
+        name = f"train {run_metadata.name_run(context.run_id, key)}"
         run = tracking.open_run(client, context.run_name, f"train-{key}", name, tags)
+        tracking.log_tags(client, run, find_parent_tag(client, run, context.run_id))
         settings = self._work.config.model_dump(mode="json")
         tracking.log_params(client, run, {f"train.{k}": str(v)[: tracking.PARAM_LENGTH] for k, v in settings.items()})
         for file, metric in FILES.items():

@@ -53,7 +53,10 @@ def test_gate_refuses_a_model_below_a_floor_without_an_import_of_torch(
     assert version.tags["gate"] == "refused: twemoji-seen/top1 is 0.06, floor 0.5"
     assert connect().get_model_version_by_alias("refused", "candidate").version == version.version
     assert connect().get_model_version("refused", version.version).aliases == ["candidate"]
-    assert connect().get_run(version.run_id).info.status == "FINISHED"
+    run = connect().get_run(version.run_id)
+    assert (run.info.status, run.data.tags["gate"]) == ("FAILED", version.tags["gate"])
+    described = connect().get_registered_model("refused").description
+    assert "candidate: none to 1, by register-" in described or "candidate: none to 1, by run " in described
 
 
 def test_registration_raises_for_a_floor_of_an_unknown_metric(environment: str, upstream: SimpleNamespace) -> None:
@@ -95,6 +98,16 @@ def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
         ("champion", None, "1"), ("champion", "1", "2"), ("candidate", None, "3"), ("champion", "2", "1"),
     ]  # fmt: skip
     assert moves[-1]["why"] == "version 2 is slow"
+    model = connect().get_registered_model("rivals")
+    trail = [value for name, value in model.tags.items() if name.startswith("audit.")]
+    assert len(trail) == 4
+    assert not any(value.startswith("{") for value in trail)
+    newest = model.description.partition("Newest moves of its aliases:")[2].split("\n- ")[1]
+    assert " UTC, champion: 2 to 1, by " in newest
+    assert newest.endswith(": version 2 is slow")
+    connect().update_registered_model("rivals", "a text of ours")
+    assert promote("rivals/2", "champion", "again", as_json=False) == 0
+    assert connect().get_registered_model("rivals").description == "a text of ours"
     with pytest.raises(ConfigError):
         promote("rivals/99", "champion", "why not", as_json=False)
 

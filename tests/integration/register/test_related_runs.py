@@ -30,7 +30,7 @@ def test_training_and_evaluation_are_child_runs_of_each_registration(
     again = stage.make(plan, context)  # a second time changes nothing
     experiment = connect().get_experiment_by_name("demo")
     found = connect().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{again.mlflow_run_id}'")
-    runs = {run.info.run_name.partition("-")[0]: run for run in found}
+    runs = {run.info.run_name.partition(" ")[0]: run for run in found}
     assert sorted(runs) == ["evaluate", "train"]
     assert len(found) == 2
     assert {run.info.status for run in found} == {"FINISHED"}
@@ -43,7 +43,7 @@ def test_training_and_evaluation_are_child_runs_of_each_registration(
     theirs = stage.make(other, context).mlflow_run_id
     for parent_id in (again.mlflow_run_id, theirs):
         under = connect().search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'")
-        assert sorted(run.info.run_name for run in under) == ["evaluate-evaluate00000000", "train-train00000000000"]
+        assert sorted(run.info.run_name for run in under) == ["evaluate demo-20260102-abcd", "train demo-20260102-abcd"]
     contexts = {
         stage: {tag.value for one in run.inputs.dataset_inputs for tag in one.tags} for stage, run in runs.items()
     }
@@ -61,7 +61,11 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     mlflow = connect()
     training = tracking.open_run(mlflow, "early", "train-train00000000000", "its live curve", {})
     error = "JobFailed: <script>[x](javascript:1) s3://u:hunter2@bucket"
-    assert parent_run.record_outcome(context, manifests, RunOutcome("FINISHED", "up to pack", reached, 5))
+    opened = parent_run.open_run(context, 5)
+    (run,) = mlflow.search_runs([training.info.experiment_id], f"tags.`{tracking.PIPELINE_TAG}` = '{context.run_id}'")
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("RUNNING", 5, None)
+    page = parent_run.record_outcome(context, manifests, RunOutcome("FINISHED", "up to pack", reached, 5))
+    assert opened == page == parent_run.open_run(context, 7)
     page = parent_run.record_outcome(context, manifests, RunOutcome("FAILED", error, failed, 6))
 
     def parents() -> list[Any]:
@@ -75,7 +79,7 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
         page
         == f"{environment}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
     )
-    assert (run.info.status, run.info.run_name, run.info.start_time) == ("FAILED", context.run_id, 5)
+    assert (run.info.status, run.info.run_name, run.info.start_time) == ("FAILED", "2 Jan 03:04 abcd", 5)
     assert run.data.tags["snapshot.curate"] == manifests["curate"].key
     assert run.data.tags["prefect_flow_run_url"] == "http://127.0.0.1:4200/runs/flow-run/0d9f6f6e"
     note = run.data.tags["mlflow.note.content"]
@@ -88,13 +92,13 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     manifest = stage.make(plan, context)
     assert manifest.mlflow_run_id == run.info.run_id
     registered = [*failed, {"stage": "register", "key": plan.key, "state": "Failed", "seconds": 2.0}]
-    assert (
-        parent_run.record_outcome(context, manifests, RunOutcome("FAILED", "refused by the gate", registered, 7))
-        is None
-    )
+    refused = RunOutcome("FAILED", "refused by the gate", registered, 7)
+    assert parent_run.record_outcome(context, manifests, refused) == page
     (run,) = parents()
-    assert run.info.status == "FINISHED"
+    assert (run.info.status, run.info.start_time) == ("FAILED", 5)
     assert "JobFailed" not in run.data.tags["mlflow.note.content"]
+    reusing = replace(context, run_id="early-20260102T030506-abcd")
+    assert parent_run.record_outcome(reusing, manifests, RunOutcome("FINISHED", "", registered, 8)) is None
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     assert parent_run.record_outcome(context, manifests, RunOutcome("KILLED", "stopped", reached, 5)) is None

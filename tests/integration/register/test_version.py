@@ -58,13 +58,12 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
     assert run.data.params["filter.endpoint"] == "https://example.org/x"
     assert run.data.params["filter.api_token"] == "***"
 
-    metrics = run.data.metrics
-    assert metrics["twemoji-seen/top1"] == 0.06
-    assert metrics["twemoji-seen/top1_low"] == 0.03
-    assert metrics["held-out/image_to_text_R_at_1"] == 0.1
-    assert (metrics["twemoji-seen/overlap_with_training"], metrics["twemoji-seen/clean_top1"]) == (0.05, 0.05)
+    main = {"pairs": 400, "twemoji-seen/top1": 0.06, "held-out/image_to_text_R_at_1": 0.1, "train/loss": 5 / 120}
+    assert run.data.metrics == main
     history = mlflow.get_metric_history(run.info.run_id, "train/loss")
     assert [(m.step, m.value) for m in history] == [(s, 5 / s) for s in range(1, 121)]
+    view = json.loads(mlflow.get_experiment(run.info.experiment_id).tags["mlflow.sharedViewState.pairmill"])
+    assert {*view["selectedColumns"]} == {"attributes.`Models`", *(f"metrics.`{name}`" for name in main)}
 
     inputs = {i.dataset.name: i for i in run.inputs.dataset_inputs}
     assert inputs.keys() == {f"pack-{pack.key}", "twemoji-seen", "held-out"}
@@ -82,9 +81,19 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
     linked = {metric.key: metric.dataset_name for metric in model.metrics}
     assert linked["train/final_loss"] == f"pack-{pack.key}"
     assert linked["twemoji-seen/top1"] == "twemoji-seen"
+    (evaluation,) = {metric.run_id for metric in model.metrics if metric.key.startswith("twemoji-seen/")}
+    metrics = mlflow.get_run(evaluation).data.metrics
+    assert (metrics["twemoji-seen/top1"], metrics["twemoji-seen/top1_low"]) == (0.06, 0.03)
+    assert (metrics["twemoji-seen/overlap_with_training"], metrics["twemoji-seen/clean_top1"]) == (0.05, 0.05)
+    # at any other step MLflow draws a line of a single dot
+    assert {m.step for m in mlflow.get_metric_history(evaluation, "twemoji-seen/top1")} == {0}
     assert version.source == f"models:/{model.model_id}"
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "clip-demo", "version": version.version}]
     shown = version.description.replace("&emsp;", "")
+    assert shown.startswith("CLIP tiny, trained on 400 pairs. Gate passed.\n")
+    for artefact in ("dataset.html", "filter.html", "config.json"):
+        assert f"/runs/{run.info.run_id}/artifacts/{artefact}?workflowType=machine_learning)" in shown
+    assert f"git commit `{version.tags['git_commit'][:12]}`" in shown
     assert "| twemoji-seen | top1 | 6.00% | 3.00% – 10.00% | 1.00% | 200 |" in shown
     assert "| filter | 900 | 500 | language 300, too\\_short 100 |" in shown
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from dataops.snapshot import Counts, Input, Manifest, Part
 from tasks.tracking import run_metadata
 from tests.manifests import build_manifest
@@ -33,6 +35,20 @@ def test_flatten_params_truncates_and_removes_secrets() -> None:
 def test_hash_config_is_independent_of_the_order() -> None:
     assert run_metadata.hash_config({"a": 1, "b": {"c": 2}}) == run_metadata.hash_config({"b": {"c": 2}, "a": 1})
     assert run_metadata.hash_config({"a": 1}) != run_metadata.hash_config({"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("run_id", "name"),
+    [
+        ("demo-20261127T065210-e44f", "27 Nov 06:52 e44f"),
+        ("a-20260102T030405-abcd-20260901T235959-0000", "1 Sep 23:59 0000"),
+        ("chosen-by-a-caller", "chosen-by-a-caller"),
+        ("x-20261399T065210-e44f", "x-20261399T065210-e44f"),
+        (None, "otherwise"),
+    ],
+)
+def test_names_of_runs_can_be_distinguished_in_a_narrow_column(run_id: str | None, name: str) -> None:
+    assert run_metadata.name_run(run_id, "otherwise") == name
 
 
 def manifest(stage: str, **values: Any) -> Manifest:
@@ -70,11 +86,11 @@ def test_description_escapes_markdown_and_is_truncated() -> None:
         "train": manifest("train", config={"model": "x`y"}),
     }
     row = {"task": "t|*", "metric": "m", "value": 0.5, "low": None, "high": None, "chance": None, "n": 7}
-    text = run_metadata.render_description(manifests, [row], ["head"], {"run": "#/x"})
-    assert text.startswith("head\n\nCLIP `x y`, trained on **4 pairs**")
+    text = run_metadata.render_description(manifests, [row], ["head"], {"run": "#/x"}, tail="tail")
+    assert text.startswith("head\n\n[run](#/x)\n\n")
+    assert text.endswith("\n\nDataset `pack000000000000`, digest `abababababababab…`\n\ntail")
     assert r"t\|\*" in text
     assert r"a\|b\<script\> 1" in text
-    assert text.endswith("[run](#/x)")
     long = run_metadata.render_description(manifests, [row | {"task": "t" * 300}] * 100, ["head"], {})
     assert len(long) <= 5000
     assert long.endswith("\n…")
