@@ -5,7 +5,7 @@ environment; a config with a secret is refused, so none can reach a manifest or 
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
@@ -21,14 +21,15 @@ from dataops.regular_files import read_text
 from dataops.stages import STAGES
 from dataops.standard_streams import is_utf8
 from dataops.store import open_store
-from dataops.toml_text import parse_toml
+from dataops.toml_text import find_key_lines, parse_toml
+from flows.config_problems import describe_problem, format_problems
 from infra.local.services import make_home
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
 from tasks.engine.context import RayCluster
 from tasks.engine.ray_pool import missing_ray
 from tasks.evaluate.config import EvaluateConfig
-from tasks.extract.config import SOURCE_KINDS, SourceConfig
+from tasks.extract.config import SourceConfig
 from tasks.filter.config import FilterConfig
 from tasks.pack.config import PackConfig
 from tasks.register.config import RegisterConfig
@@ -163,17 +164,32 @@ def load_config(path: Path, settings: Iterable[str] = (), until: str | None = No
     Raises: ConfigError that lists all problems.
     """
     try:
-        values = parse_toml(read_text(path))
+        text = read_text(path)
+        values = parse_toml(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    for setting in settings:
-        _apply(values, setting)
-    return check_config(values, str(path), until=until)
+    set_paths = [_apply(values, setting) for setting in settings]
+
+    def origins() -> dict[str, str]:
+        found = {name: f"line {line}" for name, line in find_key_lines(text).items()}
+        for key in set_paths:
+            tables = [key[:end] for end, letter in enumerate(key) if letter == "."]
+            found = dict.fromkeys(tables, "--set") | found | {key: "--set"}
+        return found
+
+    return check_config(values, str(path), until=until, origins=origins)
 
 
-def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True, until: str | None = None) -> RunConfig:
+def check_config(
+    values: Mapping[str, Any],
+    where: str,
+    *,
+    sources: bool = True,
+    until: str | None = None,
+    origins: Callable[[], Mapping[str, str]] = dict,
+) -> RunConfig:
     """Validate config values, and the files and services that they name.
 
     Args:
@@ -181,27 +197,23 @@ def check_config(values: Mapping[str, Any], where: str, *, sources: bool = True,
         sources: False on a machine that reads a run's dataset from the store: it needs no source files, and downloads
             nothing.
         until: the last stage that will run; by default all stages run.
+        origins: returns where each key was set, such as `line 12`, by path; called if there are problems.
 
     Raises: ConfigError that lists all problems, each with its path, the value and what is allowed; StorageError if the
         store does not answer.
     """
     problems = secret_problems(values)
     if problems:  # no further checks: their messages might repeat the secret
-        raise ConfigError(_format_problems(where, problems))
+        raise ConfigError(format_problems(where, problems, origins()))
     config: RunConfig | None = None
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        problems += [_problem(detail) for detail in error.errors()]
+        problems += [describe_problem(detail, RunConfig) for detail in error.errors()]
     problems += _problems_outside(values, config, sources=sources, until=until)
     if problems or config is None:
-        raise ConfigError(_format_problems(where, problems))
+        raise ConfigError(format_problems(where, problems, origins()))
     return config
-
-
-def _format_problems(where: str, problems: list[str]) -> str:
-    lines = "\n".join(f"  {line}" for line in problems)
-    return f"{where}: {len(problems)} problem{'s' if len(problems) != 1 else ''} in the config\n{lines}"
 
 
 def secret_problems(values: Any, path: str = "") -> list[str]:
@@ -220,65 +232,55 @@ def secret_problems(values: Any, path: str = "") -> list[str]:
     return found
 
 
-def _problem(detail: Any) -> str:
-    steps, kind, context = list(detail["loc"]), detail["type"], detail.get("ctx", {})
-    table = _table(steps)
-    if kind in ("union_tag_not_found", "union_tag_invalid"):
-        problem = "is required" if "tag" not in context else f"{context['tag']!r} is not a kind of source"
-        return f"{steps[0]}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}"
-    path = ".".join(str(step) for step in steps)
-    if kind == "extra_forbidden":
-        allowed = ", ".join(sorted(f.alias or name for name, f in table.model_fields.items())) if table else ""
-        return f"{path}: unknown key (value {detail['input']!r}); allowed: {allowed}"
-    if kind == "missing":
-        return f"{path}: is required"
-    allowed = f"; allowed: {context['expected']}" if "expected" in context else ""
-    return f"{path}: {detail['input']!r}: {detail['msg']}{allowed}"
-
-
-def _table(steps: list[Any]) -> type[BaseModel] | None:
-    """Return the table of a problem's path, and remove the kind of source from the path, where pydantic inserts it."""
-    if len(steps) == 1:
-        return RunConfig
-    if steps[0] == "source" and steps[1] in SOURCE_KINDS:
-        return SOURCE_KINDS[steps.pop(1)]
-    for name, field in RunConfig.model_fields.items():
-        if steps[0] in (name, field.alias) and isinstance(field.annotation, type):
-            return field.annotation if issubclass(field.annotation, BaseModel) else None
-    return None
-
-
 def _problems_outside(
     values: Mapping[str, Any], config: RunConfig | None, *, sources: bool, until: str | None
 ) -> list[str]:
     """Return the problems of the files and services that the tables name, without those of stages that will not run.
 
-    If one table is not valid, the others are checked all the same.
+    If a table is not valid, the others are checked all the same, and of that table the keys that are valid.
     """
     types = get_type_hints(RunConfig, include_extras=True)
 
-    def table(name: str) -> Any:
+    def check(name: str) -> tuple[Any, list[str]]:
         if config is not None:
-            return getattr(config, name)
-        try:
-            return TypeAdapter(types[name]).validate_python(values.get(RunConfig.model_fields[name].alias or name, {}))
-        except ValidationError:
-            return None
+            table, wrong = getattr(config, name), set[str]()
+        else:
+            adapter: TypeAdapter[Any] = TypeAdapter(types[name])
+            table, wrong = _validate_rest(adapter, values.get(RunConfig.model_fields[name].alias or name, {}))
+        found = table.problems() if table is not None else []
+        return table, [line for line in found if line.partition(":")[0].partition(".")[0] not in wrong]
 
     last = STAGES.index(until) + 1 if until in STAGES else len(STAGES)
     stages = STAGES[0 if sources else STAGES.index("train") : last]
     problems: list[str] = []
+    tables: dict[str, Any] = {}
     for name in ("execution", *(_TABLES.get(stage, stage) for stage in stages), "store"):
-        if (found := table(name)) is not None:
-            problems += [f"{RunConfig.model_fields[name].alias or name}.{line}" for line in found.problems()]
-    if "train" in stages and (train := table("train")) is not None:
+        tables[name], found = check(name)
+        problems += [f"{RunConfig.model_fields[name].alias or name}.{line}" for line in found]
+    if (train := tables.get("train")) is not None:
         problems += [f"train.launch: {missing}"] if train.launch == "ray" and (missing := missing_ray()) else []
-        if train.blur_faces and (curate := table("curate")) is not None and not curate.scores.faces:
+        curate = tables.get("curate") if "curate" in tables else check("curate")[0]
+        if train.blur_faces and curate is not None and not curate.scores.faces:
             problems.append("train.blur_faces: needs a table [curate.scores.faces], which finds the faces")
     return problems
 
 
-def _apply(values: dict[str, Any], setting: str) -> None:
+def _validate_rest(adapter: TypeAdapter[Any], values: Any) -> tuple[Any, set[str]]:
+    """Return a table without its wrong keys, and these keys; None if it is not valid without them either."""
+    wrong: set[str] = set()
+    for _ in range(2):
+        try:
+            return adapter.validate_python(values), wrong
+        except ValidationError as error:
+            if not isinstance(values, Mapping):
+                break
+            wrong |= {str(step) for detail in error.errors() for step in detail["loc"] if step in values}
+            values = {name: value for name, value in values.items() if name not in wrong}
+    return None, wrong
+
+
+def _apply(values: dict[str, Any], setting: str) -> str:
+    """Apply a setting and return its path."""
     name, equals, text = setting.partition("=")
     steps = name.strip().split(".")
     if not equals or not all(steps):
@@ -293,3 +295,4 @@ def _apply(values: dict[str, Any], setting: str) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"--set {name!r}: {step} is a value, not a table")
     table[steps[-1]] = value
+    return ".".join(steps)

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from dataops.config import StageConfig, problems_of
 from dataops.errors import ConfigError
 from dataops.regular_files import read_text
+from dataops.suggestions import did_you_mean
 from training.rendezvous import explain_refusal, is_loopback
 
 QUICK_GELU = "-quickgelu"
@@ -348,7 +349,10 @@ def load_model_config(name_or_path: str) -> ModelConfig:
         return config if by_path or base == name_or_path else config.model_copy(update={"quick_gelu": True})
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise ConfigError(f"model {name_or_path!r}: cannot read {path} ({reason}); the names are {names}") from error
+        meant = "" if by_path else did_you_mean(base, (file.stem for file in MODELS.glob("*.json")))
+        raise ConfigError(
+            f"model {name_or_path!r}: cannot read {path} ({reason}); the names are {names}{meant}"
+        ) from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"model {name_or_path!r}: {path} is not JSON: {error}") from error
     except ValidationError as error:

@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
 from dataops.regular_files import read_text
+from dataops.suggestions import find_meant
 from dataops.toml_text import parse_toml
 from training.config import FrozenModel
 from training.evaluation.task import Name, Task
@@ -157,7 +158,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(read_text(path))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such suite file") from error
+        meant = find_meant(path.name, (file.name for file in path.parent.glob("*.toml")))
+        suggestion = f"; did you mean {path.with_name(meant)}?" if meant else ""
+        raise ConfigError(f"{path}: no such suite file{suggestion}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
 

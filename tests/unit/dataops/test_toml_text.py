@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.toml_text import MAX_CHARS, MAX_DEPTH, parse_toml
+from dataops.toml_text import MAX_CHARS, MAX_DEPTH, find_key_lines, parse_toml
 from flows.config import config_name, load_config
 from tasks.engine.takedown_requests import read_targets
 from training.evaluation.suite import load_suite
@@ -53,3 +53,33 @@ def test_each_reader_of_toml_refuses_it(read, text, tmp_path):
 )
 def test_other_text_gives_what_tomllib_gives(text):
     assert parse_toml(text) == tomllib.loads(text)
+
+
+def test_lines_of_tables_and_keys_are_found_by_path():
+    text = """# a comment
+name = "x"
+inline = { a = 1, b = { c = 2 } }
+long = [
+  "]", # ]
+  { d = 3 },
+]
+[one.two]
+text = '''
+[not.a.table]
+key = 3
+'''
+"quoted key" = 1
+[[list]]
+e = 1
+[[list]]
+e = 2
+"""
+    assert find_key_lines(text) == {
+        **{"name": 2, "inline": 3, "inline.a": 3, "inline.b": 3, "inline.b.c": 3, "long": 4, "long.d": 4},
+        **{"one": 8, "one.two": 8, "one.two.text": 9, "one.two.quoted key": 13, "list": 14, "list.e": 15},
+    }
+
+
+def test_lines_of_a_long_value_are_found_in_bounded_time():
+    text = 'text = """\n' + "]\n" * 200_000 + '"""\nlast = 1\n'
+    assert find_key_lines(text) == {}
