@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from dataops.suggestions import did_you_mean, find_meant
+from dataops.text.suggestions import did_you_mean, find_meant
 from tasks.extract.config import SOURCE_KINDS
 
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from dataops.config import StageConfig, problems_of
 from dataops.errors import ConfigError
 from dataops.regular_files import read_text
-from dataops.suggestions import did_you_mean
+from dataops.text.suggestions import did_you_mean
 from training.rendezvous import explain_refusal, is_loopback
 
 QUICK_GELU = "-quickgelu"

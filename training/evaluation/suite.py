@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
 from dataops.regular_files import read_text
-from dataops.suggestions import find_meant
+from dataops.text.suggestions import find_meant
 from dataops.toml_text import parse_toml
 from training.config import FrozenModel
 from training.evaluation.task import Name, Task
