@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dataops.escaping import escape_markdown
 from dataops.formatting import format_counts
-from dataops.messages.waiting import Wait, current_waits
+from dataops.messages.waiting import current_waits
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES
@@ -54,12 +54,6 @@ class LineRhythm:
         self._interval = min(LINE_SECONDS[1], LINE_SECONDS[0] if begins else 2 * self._interval)
         self._last, self._reason = seconds, reason
         return True
-
-
-def shown_waits() -> list[Wait]:
-    """Return the waits of this process and its workers that last long enough to be shown."""
-    now = time.time()
-    return [wait for wait in current_waits() if wait.is_shown(now)]
 
 
 def _is_no_progress(record: logging.LogRecord) -> bool:
@@ -116,7 +110,8 @@ class RunDisplay:
         """Refresh two lines at the bottom of the terminal; warnings appear above them, other log lines only in Prefect."""
 
         def render() -> ProgressBlock:
-            return ProgressBlock(self._progress, shown_waits(), time.time())
+            now = time.time()
+            return ProgressBlock(self._progress, self._progress.select_waits(current_waits(), now), now)
 
         with TerminalBlock(self._console, render) as block, interruption.freezing(block.freeze), _quiet_console():
             above, root = _AboveBlock(block), logging.getLogger()
@@ -134,9 +129,10 @@ class RunDisplay:
         def log() -> None:
             rhythm = LineRhythm()
             while not ended.wait(1.0):
-                waits = shown_waits()
+                now = time.time()
+                waits = progress.select_waits(current_waits(), now)
                 if rhythm.is_due(progress.seconds, waits[0].reason if waits else ""):
-                    logger.info("%s", progress.describe(waits, time.time()))
+                    logger.info("%s", progress.describe(waits, now))
 
         # The context has the flow run, without which Prefect would not store the lines.
         thread = threading.Thread(target=copy_context().run, args=(log,), name="progress", daemon=True)

@@ -14,6 +14,8 @@ UNITS = {"extract": "files", "download": "images", "train": "steps", "evaluate":
 """What a stage's progress counts; the others count per cent of their work."""
 WINDOW_SECONDS = 60.0
 """Time over which the rate is measured."""
+IDLE_SECONDS = 2.0
+"""Time without progress after which waits are shown: one slow host does not hold up a download."""
 _MIN_SECONDS = 2.0
 """Time after which a rate is shown."""
 _BAR = (10, 40)
@@ -26,6 +28,7 @@ class StageProgress:
     def __init__(self, stage: str, clock: Callable[[], float] = time.monotonic):
         self.stage, self._clock, self._began = stage, clock, clock()
         self.done, self.total, self.line = 0.0, 0, ""
+        self._moved = self._began
         self._samples: deque[tuple[float, float]] = deque()
 
     def update(self, done: float, total: int, line: str) -> None:
@@ -35,6 +38,7 @@ class StageProgress:
         self.done, self.total, self.line = done, total, line
         if not self._samples or self._samples[-1][1] != done:
             self._samples.append((self._clock(), done))
+            self._moved = self._clock()
         while len(self._samples) > 2 and self._samples[1][0] <= self._clock() - WINDOW_SECONDS:
             self._samples.popleft()
 
@@ -42,6 +46,16 @@ class StageProgress:
     def seconds(self) -> float:
         """Seconds since the stage began."""
         return self._clock() - self._began
+
+    def select_waits(self, waits: Sequence[Wait], now: float) -> list[Wait]:
+        """Return the waits to show, one of each reason: those that last, while nothing else goes on.
+
+        Args:
+            now: Unix time.
+        """
+        if self._clock() - self._moved < IDLE_SECONDS:
+            return []
+        return list({wait.reason: wait for wait in reversed(waits) if wait.is_shown(now)}.values())[::-1]
 
     @property
     def rate(self) -> float | None:

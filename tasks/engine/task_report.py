@@ -5,6 +5,7 @@ have no folder in common with the caller: there, only finished tasks count.
 """
 
 import json
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -36,8 +37,29 @@ class _Reporter:
         self.path: Path | None = None
         self.report = TaskReport()
         self.written = 0.0
+        self._lock, self._scheduled = threading.Lock(), False
+
+    def write_soon(self) -> None:
+        """Write now, or as soon as WRITE_SECONDS have passed since the last time: hundreds of threads may wait."""
+        with self._lock:
+            if self.path is None or self._scheduled:
+                return
+            delay = self.written + WRITE_SECONDS - time.monotonic()
+            if delay <= 0:
+                self._write()
+                return
+            self._scheduled = True
+        timer = threading.Timer(delay, self.write)
+        timer.daemon = True
+        timer.start()
 
     def write(self) -> None:
+        """Write the report and the waits of now."""
+        with self._lock:
+            self._scheduled = False
+            self._write()
+
+    def _write(self) -> None:
         if self.path is None:
             return
         waits = [[wait.reason, wait.since, wait.until, wait.deadline] for wait in current_waits()]
@@ -50,7 +72,7 @@ class _Reporter:
 
 
 _reporter = _Reporter()
-on_change(_reporter.write)
+on_change(_reporter.write_soon)
 
 
 def begin_task(folder: str | None, task_id: str) -> None:

@@ -124,11 +124,26 @@ class Pairmill:
         """Run the command with --json and return the JSON value, which must be all of standard output."""
         return json.loads(self(*arguments, "--json", code=code).stdout)
 
-    def run_and_kill(self, *arguments: str | Path, when: Callable[[], bool], timeout: float = 180) -> None:
-        """Start the command, wait until `when` is true, and kill it with SIGKILL."""
+    def run_and_kill(
+        self,
+        *arguments: str | Path,
+        when: Callable[[], bool],
+        timeout: float = 180,
+        number: signal.Signals = signal.SIGKILL,
+    ) -> int:
+        """Start the command, wait until `when` is true, stop it, and return its exit code.
+
+        Args:
+            number: the signal. SIGINT is sent to all processes of the command, as a terminal does.
+        """
         with (self.folder / "killed.log").open("ab") as log:
             process = subprocess.Popen(
-                self.command_line(*arguments), cwd=self.folder, env=self.env, stdout=log, stderr=log
+                self.command_line(*arguments),
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             try:
                 deadline = time.monotonic() + timeout
@@ -136,9 +151,13 @@ class Pairmill:
                     assert process.poll() is None, (self.folder / "killed.log").read_text()[-6000:]
                     assert time.monotonic() < deadline, "the condition to kill never became true"
                     time.sleep(0.01)
+                if number == signal.SIGINT:
+                    os.killpg(process.pid, number)
+                    return process.wait(timeout)
             finally:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
+        return process.returncode
 
 
 def build_web_once(tmp_path_factory: pytest.TempPathFactory, directory: Path) -> DemoWeb:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from itertools import pairwise
@@ -164,7 +165,7 @@ def test_changed_threshold_makes_its_stage_again_and_reuses_earlier_stages(pairm
     assert changed["curate"]["state"] == "Completed"
 
 
-def test_rerun_after_kills_in_download_and_train_ends_with_the_same_digests(pairmill, undisturbed):
+def test_rerun_after_a_kill_in_download_and_ctrl_c_in_train_ends_with_the_same_digests(pairmill, undisturbed):
     store = pairmill.folder / "store-killed"
     config = pairmill.write_config("killed", store=store)
 
@@ -183,7 +184,12 @@ def test_rerun_after_kills_in_download_and_train_ends_with_the_same_digests(pair
     ]
 
     jobs = pairmill.folder / "home" / "jobs"
-    pairmill.run_and_kill("rerun", run_id, when=lambda: bool(list(jobs.glob("train-*/checkpoints/step-*"))))
+    code = pairmill.run_and_kill(
+        "rerun", run_id, when=lambda: bool(list(jobs.glob("train-*/checkpoints/step-*"))), number=signal.SIGINT
+    )
+    assert code == 130
+    interrupted = pairmill.json("show", run_id)
+    assert (interrupted["state"], interrupted["attempts"][-1]["error"]) == ("crashed", "stopped in train by Ctrl-C")
     assert {tar: tar.stat().st_ino for tar in before} == before, "finished parts were made again"
     assert not list(store.glob("train/*/manifest.json"))
 
@@ -198,7 +204,9 @@ def test_rerun_after_kills_in_download_and_train_ends_with_the_same_digests(pair
     attempts = [attempt["flow_run_id"] for attempt in pairmill.json("show", run_id)["attempts"]]
     assert {t["state_type"] for one in attempts for t in task_runs(pairmill, run_id, one)} == {"COMPLETED", "CRASHED"}
     log = (Path(pairmill.folder) / "killed.log").read_text()
-    assert "Traceback" not in log
+    assert f"{run_id}: stopped by Ctrl-C; finished work is kept\n" in log
+    assert f"rerun {run_id}` continues this run\n" in log
+    assert not re.findall("Traceback|Crash detected|Finished in state|\x1b", log)
 
 
 def test_run_exits_5_without_a_champion_when_the_gate_refuses(pairmill, undisturbed):

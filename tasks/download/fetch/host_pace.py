@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from dataops.messages.waiting import waiting
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import Pauses
 
@@ -112,7 +113,12 @@ class HostPace:
                 is_free = host.running < self.limits.concurrency
                 if is_free and pause <= 0:
                     break
-                host.changed.wait(pause if is_free else give_up - now)
+                if host.pause and pause > 0:
+                    reason = f"{name} asks to wait ({host.pause.reason})"
+                    with waiting(reason, until=time.time() + pause):
+                        host.changed.wait(pause if is_free else give_up - now)
+                else:
+                    host.changed.wait(pause if is_free else give_up - now)
                 self._take_over_pause(host, name)
             host.running += 1
             host.next_at = now + interval

@@ -160,7 +160,7 @@ class SiteSource(PagesSource):
     def fetch(self, draft: Draft, context: Context) -> FetchedFiles:
         """Run or resume the crawl, and put its archive into the draft as evidence."""
         folder = context.home / "jobs" / f"crawl-{draft.key}"
-        record = draft.done(_TASK) or draft.finish(self._crawl(draft, folder))
+        record = draft.done(_TASK) or draft.finish(self._crawl(draft, folder, context))
         shutil.rmtree(folder, ignore_errors=True)  # the draft has everything
         files = [
             ArchivedPages(part.name, draft.store.uri, draft.path(part.name), part.sha256)
@@ -169,10 +169,14 @@ class SiteSource(PagesSource):
         ]
         return FetchedFiles(files, record.parts, record.facts)
 
-    def _crawl(self, draft: Draft, folder: Path) -> Record:
+    def _crawl(self, draft: Draft, folder: Path, context: Context) -> Record:
+        def follow(line: str) -> None:
+            logger.info("crawl: %s", line)
+            context.progress(0, 0, f"crawl: {line}")
+
         if not (folder / "out" / SUMMARY_NAME).exists():
             job = {"site": self.model_dump(mode="json"), "folder": str(folder.resolve())}
-            run_job("tasks.extract.crawl.job", job, folder, on_line=lambda line: logger.info("crawl: %s", line))
+            run_job("tasks.extract.crawl.job", job, folder, on_line=follow)
         facts: dict[str, Any] = json.loads((folder / "out" / SUMMARY_NAME).read_text("utf-8"))
         if not facts["outcomes"].get("archived"):
             shutil.rmtree(folder)  # so that the next attempt requests the pages again

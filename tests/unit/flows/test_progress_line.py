@@ -93,6 +93,15 @@ def test_the_rate_is_of_the_last_minute_and_begins_anew_with_another_total():
     assert slow.format_rate() == "0.5/min"
 
 
+def test_waits_are_shown_only_while_nothing_goes_on_and_one_of_each_reason():
+    progress = progress_of("download", (0.0, 0, 100, ""), (10.0, 40, 100, ""))
+    waits = [Wait("a.example asks to wait", 1.0, until=60.0)] * 3 + [Wait("b.example asks to wait", 2.0, until=60.0)]
+    waits.append(Wait("too short to be shown", 11.0))
+    assert progress.select_waits(waits, 11.0) == []
+    progress = progress_of("download", (0.0, 0, 100, ""), (10.0, 40, 100, ""), (13.0, 40, 100, ""))
+    assert [wait.reason[:9] for wait in progress.select_waits(waits, 12.0)] == ["a.example", "b.example"]
+
+
 def test_resumed_work_does_not_count_as_speed():
     progress = progress_of("download", (0.0, 9000, 10_000, ""), (10.0, 9100, 10_000, ""))
     assert (progress.rate, progress.seconds_left) == (10.0, 90.0)
