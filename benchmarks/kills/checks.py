@@ -152,10 +152,11 @@ def _get(url: str, params: dict[str, str]) -> dict:
 
 
 def check_flow_runs(api: str, record: RunRecord) -> Iterator[str]:
-    """Check that all flow runs of a completed run are in a final state in Prefect, also those that were killed."""
+    """Check that all flow runs and task runs of a completed run have ended in Prefect, also those that were killed."""
     ids = [attempt.flow_run_id for attempt in record.attempts if attempt.flow_run_id]
     query = {"flow_runs": {"id": {"any_": ids}}, "limit": 200}
     login = services.authorization(f"{api}/flow_runs/filter")
-    for flow_run in httpx.post(f"{api}/flow_runs/filter", json=query, headers=login, timeout=30).json():
-        if flow_run["state_type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-            yield f"Prefect: {flow_run['name']} ({flow_run['id']}) is {flow_run['state_name']}"
+    for kind in ("flow_runs", "task_runs"):
+        for run in httpx.post(f"{api}/{kind}/filter", json=query, headers=login, timeout=30).json():
+            if run["state_type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                yield f"Prefect: {run['name']} ({run['id']}) is {run['state_name']}"

@@ -152,17 +152,19 @@ def _parse_classes(from_stage: str | None, retry: str | None) -> tuple[str, ...]
 
 
 def _close_killed_attempts(record: "RunRecord") -> None:
-    """Close the flow runs and task runs of attempts whose process has ended without closing them."""
+    """Close the flow runs and task runs of earlier attempts that their processes have not closed."""
     from prefect.client.orchestration import get_client
 
-    from flows.abandoned_runs import close_flow_run
+    from flows.abandoned_runs import close_flow_run, close_task_runs
 
     with get_client(sync_client=True) as client:
         for attempt in record.attempts:
             # A training on a work pool may still run after its parent has died.
             is_over = attempt in record.own_attempts or attempt.has_died()
-            if is_over and attempt.ended_at is None and attempt.flow_run_id:
-                close_flow_run(client, attempt.flow_run_id)
+            if not is_over or not attempt.flow_run_id:
+                continue
+            close = close_flow_run if attempt.ended_at is None else close_task_runs
+            close(client, attempt.flow_run_id)
 
 
 class _WithoutTraceback(logging.Filter):

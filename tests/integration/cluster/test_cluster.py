@@ -207,7 +207,7 @@ def _check_lineage(shown: dict[str, Any], s3: Any) -> None:
     assert inputs[pack].dataset.source_type == "s3"
     assert json.loads(inputs[pack].dataset.source) == {"uri": f"s3://pairmill/store/pack/{stages['pack']['key']}"}
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
-    assert sorted(str(run.info.run_name).partition("-")[0] for run in nested) == ["evaluate", "train"]
+    assert sorted(str(run.info.run_name).partition(" ")[0] for run in nested) == ["evaluate", "train"]
     (model,) = client.search_logged_models([run.info.experiment_id], "name = 'clip'")
     used = {metric.key: metric.dataset_name for metric in model.metrics or []}
     assert used["train/final_loss"] == pack
