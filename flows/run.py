@@ -212,6 +212,7 @@ class Run:
             return
         self._mlflow_run_is_open = True
         if page := parent_run.open_run(self.context, self._began_ms()):
+            logger.info("its MLflow run: %s", page)
             self.record.model_links = {**self.record.model_links, "run": page}
             self.record.save(self.context.store)
             self.artefacts.update_card(self.record, self.manifests)

@@ -12,7 +12,7 @@ from pathlib import Path
 from dataops.command_name import command_name
 from dataops.home import CHECKOUT
 from dataops.messages.waiting import waiting
-from flows.commands.output import console, message, print_waits, text
+from flows.commands.output import console, first_page, message, print_waits, text
 from flows.commands.run import run_record, start_servers
 from flows.config import load_config
 from flows.records import RunRecord, create_run, load_run
@@ -62,7 +62,8 @@ def _print_next_commands(record: RunRecord, servers: list[services.ServiceStatus
     out.print()
     out.print(message(f"Done in {seconds:.0f} s. These servers keep running until `pairmill down`:"))
     for server in servers:
-        out.print(f"  {server.name:<8} {server.ui_url}", highlight=False)
+        page = record.model_links.get("runs", "") if server.name == "mlflow" else ""
+        out.print(text(f"  {server.name:<8} {page or first_page(server)}"), soft_wrap=True)
     if any(server.login_file for server in servers):
         out.print(message("Prefect's pages ask once for a login: `pairmill status --show-login` prints it."))
     out.print()

@@ -24,6 +24,7 @@ from dataops.redaction import escape_for_display
 from flows.deployment.request import DeployedObject
 from infra.doctor.check import Check
 from infra.local.services import ServiceStatus
+from tasks.tracking import pages
 
 WIDTH = 110
 """Columns of a table where standard output is no terminal."""
@@ -169,6 +170,15 @@ def show_links(links: Mapping[str, str], out: Console) -> None:
     for name, link in sorted(links.items()):
         if name not in LINKED_PAGES:
             out.print(text(f"  {name}: {link}"), soft_wrap=True)
+
+
+def first_page(server: ServiceStatus) -> str:
+    """Return the URL of the page of a server to open in a browser; empty if it has none.
+
+    MLflow's home page is that for generative AI.
+    """
+    path = pages.EXPERIMENTS if server.name == "mlflow" and server.ui_url else ""
+    return f"{server.ui_url.rstrip('/')}{path}"
 
 
 def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:

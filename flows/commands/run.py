@@ -11,7 +11,7 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.escaping import escape_controls
 from dataops.redaction import redact
 from dataops.stages import STAGES
-from flows.commands.output import print_waits
+from flows.commands.output import first_page, print_waits
 from flows.interruption import IS_OUTCOME, Interruption
 from infra.local import services
 from tasks.download.failure_classes import check_patterns
@@ -102,7 +102,7 @@ def show_where_to_watch(run_id: str, servers: Sequence[services.ServiceStatus]) 
     lines = [f"run {run_id}"]
     for server in servers:
         login = "  (its login: `pairmill status --show-login`)" if server.login_file else ""
-        lines += [f"  {NAMES[server.name]:<8} {server.ui_url}{login}"] if server.ui_url else []
+        lines += [f"  {NAMES[server.name]:<8} {first_page(server)}{login}"] if server.ui_url else []
     sys.stderr.write(escape_controls(name_command(redact("\n".join(lines) + "\n"))))
 
 

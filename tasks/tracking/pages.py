@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 CLASSIC = "workflowType=machine_learning"
+EXPERIMENTS = f"/#/experiments?{CLASSIC}"
+"""Path of the list of experiments."""
 VIEW = "pairmill"
 """Name of the view, in the URL of the list."""
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"

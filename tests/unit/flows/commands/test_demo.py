@@ -18,11 +18,14 @@ def test_next_commands_are_as_typed_and_the_login_is_named(
         ServiceStatus("mlflow", "", "http://127.0.0.1:5000", 2, "running", ""),
     ]
     _print_next_commands(record, servers, 61.2)
+    assert "  mlflow   http://127.0.0.1:5000/#/experiments?workflowType=machine_learning\n" in capsys.readouterr().out
+    record.model_links = {"run": "http://127.0.0.1:5000/#/run", "runs": "http://127.0.0.1:5000/#/runs?view"}
+    _print_next_commands(record, servers, 61.2)
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         "",
         "Done in 61 s. These servers keep running until `.venv/bin/pairmill down`:",
         "  prefect  http://127.0.0.1:4200",
-        "  mlflow   http://127.0.0.1:5000",
+        "  mlflow   http://127.0.0.1:5000/#/runs?view",
         "Prefect's pages ask once for a login: `.venv/bin/pairmill status --show-login` prints it.",
         "",
         "Try next:",
