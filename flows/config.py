@@ -30,6 +30,7 @@ from tasks.engine.context import RayCluster
 from tasks.engine.ray_pool import missing_ray
 from tasks.evaluate.config import EvaluateConfig
 from tasks.extract.config import SourceConfig
+from tasks.extract.sources.warc import WarcSource
 from tasks.filter.config import FilterConfig
 from tasks.pack.config import PackConfig
 from tasks.register.config import RegisterConfig
@@ -133,6 +134,12 @@ class RunConfig(_Table):
         if isinstance(register, Mapping) and "name" in values and "model_name" not in register:
             return {**values, "register": {**register, "model_name": values["name"]}}
         return values
+
+    def stage_config(self, table: str) -> Any:
+        """Return the config of a stage by the name of its field; `download` gets the archives that hold the images."""
+        if table == "download" and isinstance(self.source, WarcSource) and self.source.images == "archive":
+            return self.download.with_archive(self.source)
+        return getattr(self, table)
 
     def ray(self) -> RayCluster | None:
         """Return the Ray cluster on which tasks run, or None for processes of this machine."""
@@ -243,7 +250,7 @@ def _problems_outside(
 
     def check(name: str) -> tuple[Any, list[str]]:
         if config is not None:
-            table, wrong = getattr(config, name), set[str]()
+            table, wrong = config.stage_config(name), set[str]()
         else:
             adapter: TypeAdapter[Any] = TypeAdapter(types[name])
             table, wrong = _validate_rest(adapter, values.get(RunConfig.model_fields[name].alias or name, {}))

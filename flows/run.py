@@ -163,7 +163,7 @@ class Run:
         """
         self.stage = step.stage.name
         upstream = [self.manifests[name] for name in step.reads]
-        planned = plan(step.stage, getattr(self.config, step.table), self.config.seed, upstream, self.context.store)
+        planned = plan(step.stage, self.config.stage_config(step.table), self.config.seed, upstream, self.context.store)
         if force:
             discard(planned, self.context)
         if retry:

@@ -56,7 +56,7 @@ def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) ->
                     yield Damage(record.offset, "page_too_large") if record.reason == "too_large" else record
                     continue
                 count("records")
-                fields = _Fields(record.head)
+                fields = RecordFields(record.head)
                 kind = fields.get("warc-type").lower()
                 url = fields.get("warc-target-uri").removeprefix("<").removesuffix(">")
                 if kind not in _WITH_PAGE or not url.lower().startswith(("http://", "https://")):
@@ -77,7 +77,7 @@ def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) ->
         raise explain_unreadable(path, error) from error
 
 
-class _Fields:
+class RecordFields:
     """The fields of a record's head; the first of several with one name counts."""
 
     def __init__(self, head: bytes):

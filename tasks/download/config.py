@@ -2,9 +2,11 @@
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from dataops.snapshot import Input
 from tasks.download.failure_classes import check_patterns
+from tasks.download.fetch.archive_index import ArchiveSource
 from tasks.download.politeness_config import PoliteConfig
 
 
@@ -77,6 +79,27 @@ class DownloadConfig(PoliteConfig):
     """Minimum share of fetched rows. Below it the stage fails: with exit code 75 if a rerun may fetch enough rows (the own
     network was down), else with 2, the most frequent failure class and what to change. 0 turns this off."""
 
+    _archive: ArchiveSource | None = PrivateAttr(default=None)
+
+    @property
+    def archive(self) -> ArchiveSource | None:
+        """The source whose archives hold the images; None if they are requested from their hosts."""
+        return self._archive
+
+    def with_archive(self, source: ArchiveSource) -> Self:
+        """Return a config that takes the images from the archives of a source, without a request and so without retries."""
+        changed = self.model_copy(update={"retry": RetryConfig(classes=(), rounds=0), "retries": 0})
+        changed._archive = source
+        return changed
+
+    def inputs(self) -> list[Input]:
+        """Return the archives as inputs of the snapshot, if images are taken from them."""
+        return self._archive.inputs() if self._archive else []
+
+    def problems(self) -> list[str]:
+        """Return the problems that prevent a download."""
+        return [] if self._archive else super().problems()
+
     @model_validator(mode="after")
     def _png_compression(self) -> Self:
         if self.encode_format == "png" and self.encode_quality > 9:
@@ -87,4 +110,4 @@ class DownloadConfig(PoliteConfig):
         """Return the fields of the key, without the delay between rounds, which does not change the output."""
         fields = super().key_config()
         del fields["retry"]["delay"]
-        return fields
+        return fields | ({"images": "archive"} if self._archive else {})

@@ -44,7 +44,16 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
             max_crawl_delay=config.max_crawl_delay,
         ),
     )
-    limits = FetchLimits(
+    originals = None
+    if config.originals:
+        originals = Originals(Path(config.originals))
+        originals.claim()  # in each process: on a cluster, each machine may have a folder of its own
+    return SafeOpener(make_limits(config), client, rules, pace, originals)
+
+
+def make_limits(config: DownloadConfig) -> FetchLimits:
+    """Return the limits of one request."""
+    return FetchLimits(
         timeout=config.timeout,
         max_bytes=config.max_bytes,
         agent_token=config.user_agent,
@@ -52,8 +61,3 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
         opt_out=frozenset(config.opt_out),
         ai_agents=config.ai_agents,
     )
-    originals = None
-    if config.originals:
-        originals = Originals(Path(config.originals))
-        originals.claim()  # in each process: on a cluster, each machine may have a folder of its own
-    return SafeOpener(limits, client, rules, pace, originals)

@@ -24,6 +24,8 @@ EVIDENCE = pa.schema(
         ("last_modified", pa.string()),
         ("opt_out", pa.list_(pa.struct([(name, pa.string()) for name in ("signal", "detail", "where", "when")]))),
         ("bytes", pa.int64()),
+        ("archive", pa.string()),  # name of the archive that the image was taken from; null: a server answered
+        ("archive_offset", pa.int64()),  # position of its record in that archive, in bytes
         ("preview", pa.binary()),  # a small JPEG, of a few images only
     ]
 )

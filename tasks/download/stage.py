@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dataops.snapshot import Draft, Record
 from tasks.download.config import DownloadConfig
+from tasks.download.fetch.archive_index import index_archives
 from tasks.download.fetch.originals import Originals
 from tasks.download.rounds import REOPENED, ShardCut, run_rounds
 from tasks.download.shard import ShardTask
@@ -48,9 +49,14 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
 
     with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
 
+        archives, archive_facts = None, {}
+        if config.archive:
+            archives = tuple(file.name for file in config.archive.files(context))
+            archive_facts = {"archive": index_archives(config.archive, config.max_bytes, draft, context)}
+
         def fetch(cuts: list[ShardCut], round_: int, retry_classes: tuple[str, ...]) -> list[Record]:
             workers = min(context.workers, len(cuts))
-            settings = (config, round_, retry_classes, workers, takedowns, str(folder))
+            settings = (config, round_, retry_classes, workers, takedowns, archives, str(folder))
             tasks = [ShardTask(index, spans, *settings) for index, spans in cuts]
             return map_parts(download_shard, tasks, draft, context, MapView(ShardTask.count_rows, describe_fetched))
 
@@ -65,6 +71,7 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
         raise explain_failure(counts, hosts, config)
     size = sum(record.facts["bytes"] for record in records)
     facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
+    facts |= archive_facts
     return StageOutput(parts, counts, facts)
 
 
@@ -84,4 +91,4 @@ def download_shard(draft: Draft, task: ShardTask) -> Record:
     return worker.download_shard(draft, task)
 
 
-DOWNLOAD = Stage(name="download", version=4, make=make)
+DOWNLOAD = Stage(name="download", version=4, make=make, external_inputs=lambda config: config.inputs())

@@ -26,11 +26,13 @@ from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.trace.targets import matching_rows
 from tasks.download.config import DownloadConfig
+from tasks.download.fetch.archive_index import ArchiveIndex
+from tasks.download.fetch.archive_opener import ArchiveOpener
 from tasks.download.fetch.host_pool import HostPool
 from tasks.download.fetch.opener import SafeOpener
 from tasks.download.guarded_process import GuardedProcess, ServerLimits, SupervisorLost
 from tasks.download.img2dataset_classes import Downloader, compute_key, use_pool
-from tasks.download.make_opener import make_opener
+from tasks.download.make_opener import make_limits, make_opener
 from tasks.download.outcome import join_outcomes, put_parts
 from tasks.download.previews import Previews
 from tasks.download.resizers import (
@@ -71,7 +73,11 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess) -> R
     rows = read_spans(draft.store, task.spans).sort_by("uid").combine_chunks()
     previews = Previews(partial(preview_in, decoder))
     with scratch_folder("download") as folder:
-        opener = make_opener(task.config, Path(task.site_files or folder), task.workers, task.round)
+        if task.archives is None:
+            opener = make_opener(task.config, Path(task.site_files or folder), task.workers, task.round)
+        else:
+            index = ArchiveIndex(draft, task.archives)
+            opener = ArchiveOpener(make_limits(task.config), index, index.find_hops(rows["url"].to_pylist()))
         taken_down = rows["url"].filter(pa.array(matching_rows(rows, task.takedowns))).to_pylist()
         opener.refuse(taken_down, "takedown", "by request")
         name = f"{task.index:0{SHARD_DIGITS}d}"

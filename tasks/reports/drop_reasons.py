@@ -108,6 +108,10 @@ DOWNLOAD = {
     "bad_url": DropReason("The URL, or that of a redirect, cannot be requested."),
     "bad_response": DropReason("The response is not valid HTTP."),
     "redirect_loop": DropReason("There are too many redirects."),
+    "not_in_archive": DropReason(
+        'No archive of the source has a usable record of the image, with `source.images = "archive"`.',
+        '`source.images = "web"` requests it from its host',
+    ),
     "robots": DropReason(
         "robots.txt of the host, or of the host of a redirect, disallows the request, or is not available."
     ),

@@ -75,6 +75,10 @@ class Evidence:
     last_modified: str | None = None
     opt_out: tuple[OptOut, ...] = ()
     bytes: int | None = None
+    archive: str | None = None
+    """Name of the archive that the image was taken from; None if a server answered."""
+    archive_offset: int | None = None
+    """Position of its record in that archive, in bytes."""
 
 
 class Fetched(io.BytesIO):
@@ -117,7 +121,7 @@ class SafeOpener(OpenerDirector):
         url = fullurl.full_url if isinstance(fullurl, Request) else fullurl
         if error := self._final.get(url):
             raise FetchError(error.reason, error.detail)
-        fetch = _Fetch(self)
+        fetch = self._new_fetch()
         try:
             return fetch.run(url)
         except FetchError as error:
@@ -130,8 +134,11 @@ class SafeOpener(OpenerDirector):
         finally:
             self.evidence[url] = fetch.evidence
 
+    def _new_fetch(self) -> "Fetch":
+        return Fetch(self)
 
-class _Fetch:
+
+class Fetch:
     """The requests for one URL, with its redirects."""
 
     def __init__(self, opener: SafeOpener):

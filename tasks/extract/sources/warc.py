@@ -50,7 +50,12 @@ class WarcSource(FilesSource, PagesSource):
 
     kind: Literal["warc"] = "warc"
     """WARC files: gz, zstd, lz4 or plain."""
+    images: Literal["web", "archive"] = "web"
+    """`web` downloads the images from their hosts. `archive` takes them from records of these same files, without any
+    request; an image that none of them has is dropped as not_in_archive."""
 
+    # Pairs are the same, so their key is. The key of `download` has it.
+    execution_fields: ClassVar[frozenset[str]] = FilesSource.execution_fields | {"images"}
     extracted_with: ClassVar[str] = "pairmill-warc/3"
 
 

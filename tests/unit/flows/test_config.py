@@ -146,6 +146,8 @@ def test_load_config_names_missing_files(write):
             'kind = "common_crawl"\nnum_files = 0',
             r"(?s)source\.crawl: is required.*source\.num_files: 0: .*greater than",
         ),
+        ('kind = "wat"\npaths = ["*.gz"]\nimages = "archive"', r"source\.images: 'archive': only .*kind = \"warc\""),
+        ('kind = "pairs"\npaths = ["*.csv"]\nimages = "archive"', r"source\.images: 'archive': only .*kind = \"warc\""),
         ('kind = "common_crawl"\nnum_files = 1\ncrawl = "../x"', r"source\.crawl: '\.\./x': .* is no crawl id"),
         (
             'kind = "common_crawl"\nnum_files = 1\ncrawl = "x"\nbase_url = "file:///etc"',
@@ -156,6 +158,21 @@ def test_load_config_names_missing_files(write):
 def test_each_kind_of_source_checks_its_own_keys(write, source, message):
     with pytest.raises(ConfigError, match=message):
         load_config(write(source=source))
+
+
+def test_archived_images_need_no_contact_and_have_a_key_of_their_own(write, tmp_path):
+    (tmp_path / "a.warc").write_bytes(b"")
+    source = f'kind = "warc"\npaths = ["{tmp_path / "a.warc"}"]'
+    with pytest.raises(ConfigError, match=r"download\.contact"):
+        load_config(write(source=source, download=""))
+    archived = load_config(write(source=f'{source}\nimages = "archive"', download=""))
+    requested = load_config(write(source=f'{source}\nimages = "web"'))
+    keys = [config.stage_config("download").key_config() for config in (archived, requested)]
+    assert keys[1] == requested.download.key_config()
+    assert keys[0] != keys[1]
+    assert archived.source.key_config() == requested.source.key_config()
+    assert archived.stage_config("download").inputs()
+    assert not requested.stage_config("download").inputs()
 
 
 def test_settings_override_values_and_keep_their_types(write):

@@ -1,0 +1,310 @@
+"""Indexes the captures of a source's archives, so that images are taken from them without a request.
+
+Each archive is read once, by a task of its own. It writes the heads and decoded bodies of its captures into one object
+of the draft's scratch, and a table of where they are. The tables are merged into one SQLite file, which workers open
+where it is: memory does not grow with the number of captures.
+"""
+
+import logging
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from dataops.archives.captures import Capture, read_captures
+from dataops.archives.stream import Damage
+from dataops.errors import SourceError
+from dataops.snapshot import Draft, Input, Record
+from dataops.store import Store
+from dataops.web.urls import BadUrl, canonicalise_url
+from tasks.engine.context import Context
+from tasks.engine.map_parts import map_parts
+from tasks.engine.scratch_folders import scratch_folder
+from tasks.web.request import MAX_REDIRECTS
+
+logger = logging.getLogger(__name__)
+
+_MAX_URL_CHARS = 65_536
+_INDEX = "archive-index.sqlite"
+_BATCH = 1 << 14
+_RANKS = {"body": 3, "revisit": 2, "redirect": 1, "error": 0}
+"""A body is preferred to any other answer to the same URL."""
+_TABLE = pa.schema(
+    [
+        ("key", pa.binary(16)),
+        ("rank", pa.int8()),
+        ("date", pa.string()),
+        ("file", pa.int32()),
+        ("number", pa.int64()),
+        ("record_offset", pa.int64()),
+        ("position", pa.int64()),
+        ("head_bytes", pa.int64()),
+        ("body_bytes", pa.int64()),
+        ("status", pa.int32()),
+        ("error", pa.string()),
+        ("target", pa.binary(16)),
+        ("digest", pa.string()),
+    ]
+)
+_COLUMNS = ", ".join(_TABLE.names)
+_BEST = "ORDER BY rank DESC, date DESC, file, number LIMIT 1"
+"""The newest body; of equal dates the first one in the order of the files and their records."""
+
+
+class ArchiveFile(Protocol):
+    """One WARC file. It is picklable."""
+
+    name: str
+
+    def open(self) -> Any:
+        """Open the file, to be read once from its start. Raises: SourceError."""
+        ...
+
+
+class ArchiveSource(Protocol):
+    """A source whose archives hold images."""
+
+    max_failed_files: int
+
+    def inputs(self) -> list[Input]:
+        """Return the files as inputs, with their digests."""
+        ...
+
+    def files(self, context: Context) -> Sequence[Any]:
+        """Return the ArchiveFiles in the order of their names."""
+        ...
+
+
+@dataclass(frozen=True)
+class IndexTask:
+    """One archive to index."""
+
+    index: int
+    file: ArchiveFile
+    max_bytes: int
+    may_fail: bool
+
+    @property
+    def id(self) -> str:
+        return f"archive-{self.index:05d}"
+
+
+class Hop(NamedTuple):
+    """One archived answer on the way from a URL to its image."""
+
+    file: int
+    record_offset: int
+    date: str
+    position: int
+    head_bytes: int
+    body_bytes: int
+    status: int | None
+    error: str
+    is_redirect: bool
+
+
+def index_archives(source: ArchiveSource, max_bytes: int, draft: Draft, context: Context) -> dict[str, Any]:
+    """Index all archives of a source in the draft's scratch, and return facts for the manifest."""
+    tasks = [
+        IndexTask(number, file, max_bytes, source.max_failed_files > 0)
+        for number, file in enumerate(source.files(context))
+    ]
+    records = map_parts(index_archive, tasks, draft, context.without_progress())
+    if draft.store.size(draft.scratch(_INDEX)) is None:
+        _merge_tables(draft, len(tasks))
+    damages = sum((Counter(record.facts["damages"]) for record in records), Counter[str]())
+    captures = sum((Counter(record.facts["captures"]) for record in records), Counter[str]())
+    return {
+        "files": len(tasks),
+        "captures": dict(sorted(captures.items())),
+        "damages": dict(sorted(damages.items())),
+        "failed_files": [record.facts["failed"] for record in records if "failed" in record.facts],
+    }
+
+
+def index_archive(draft: Draft, task: IndexTask) -> Record:
+    """Write the captures of one archive, and the table of their positions, into the scratch.
+
+    Raises: SourceError if the archive cannot be read, unless the source allows unreadable files.
+    """
+    captures, damages = Counter[str](), Counter[str]()
+    facts: dict[str, Any] = {}
+    with scratch_folder("archive") as folder:
+        bodies, table = folder / "bodies", folder / "table.parquet"
+        with bodies.open("wb") as file, pq.ParquetWriter(table, _TABLE, compression="zstd") as writer:
+            try:
+                for batch in _batches(_index_captures(task, file, captures, damages)):
+                    writer.write_table(pa.Table.from_pylist(batch, _TABLE))
+            except SourceError as error:
+                if not task.may_fail:
+                    raise
+                logger.warning("download: images of %s were left out: %s", task.file.name, error)
+                facts["failed"] = task.file.name
+        draft.check_fence()
+        draft.store.put(_bodies_name(draft, task.index), bodies)
+        draft.store.put(_table_name(draft, task.index), table)
+    return Record(task=task.id, facts={"captures": dict(captures), "damages": dict(damages), **facts})
+
+
+def _bodies_name(draft: Draft, file: int) -> str:
+    return draft.scratch(f"archive-{file:05d}.bodies")
+
+
+def _table_name(draft: Draft, file: int) -> str:
+    return draft.scratch(f"archive-{file:05d}.parquet")
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    yield batch
+
+
+def _index_captures(
+    task: IndexTask, bodies: BinaryIO, captures: Counter[str], damages: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """Append the bytes of each capture to `bodies`, and yield its row of the table."""
+    with task.file.open() as stream:
+        for capture in read_captures(stream, task.max_bytes):
+            if isinstance(capture, Damage):
+                damages[capture.reason] += 1
+                continue
+            key = compute_key(capture.url)
+            if key is None:
+                damages["bad_url"] += 1
+                continue
+            captures[capture.kind] += 1
+            position = bodies.tell()
+            bodies.write(capture.head)
+            bodies.write(capture.body)
+            yield _make_row(capture, key, task.index, position)
+
+
+def _make_row(capture: Capture, key: bytes, file: int, position: int) -> dict[str, Any]:
+    return {
+        "key": key,
+        "rank": _RANKS[capture.kind],
+        "date": capture.date,
+        "file": file,
+        "number": capture.number,
+        "record_offset": capture.offset,
+        "position": position,
+        "head_bytes": len(capture.head),
+        "body_bytes": len(capture.body),
+        "status": capture.status,
+        "error": capture.error,
+        "target": compute_key(capture.target) if capture.target else None,
+        "digest": capture.digest,
+    }
+
+
+def compute_key(url: str) -> bytes | None:
+    """Return the hash by which captures of a URL are found; None if the URL is unusable."""
+    try:
+        return xxhash.xxh3_128_digest(canonicalise_url(url, url, _MAX_URL_CHARS).encode("utf-8", "surrogatepass"))
+    except BadUrl:
+        return None
+
+
+def _merge_tables(draft: Draft, files: int) -> None:
+    """Write the SQLite file of all tables."""
+    places = ", ".join("?" * len(_TABLE.names))
+    with scratch_folder("archive-index") as folder:
+        path = folder / _INDEX
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute(f"CREATE TABLE captures ({_COLUMNS})")
+            for file in range(files):
+                with draft.store.open(_table_name(draft, file)) as table:
+                    for batch in pq.ParquetFile(table).iter_batches(_BATCH):
+                        rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+                        database.executemany(f"INSERT INTO captures VALUES ({places})", rows)
+            database.execute("CREATE INDEX by_key ON captures (key)")
+            database.execute("CREATE INDEX by_digest ON captures (digest) WHERE rank = 3")
+            database.commit()
+        draft.check_fence()
+        draft.store.put(draft.scratch(_INDEX), path)
+
+
+class ArchiveIndex:
+    """The captures of a source's archives, by URL.
+
+    Args:
+        names: names of the archives, in the order of their indices.
+    """
+
+    def __init__(self, draft: Draft, names: Sequence[str]):
+        self._draft, self.names = draft, names
+
+    @property
+    def _store(self) -> Store:
+        return self._draft.store
+
+    def find_hops(self, urls: Iterable[str]) -> dict[str, list[Hop]]:
+        """Return the answers that lead from each URL to its image: redirects, and then a body or an error.
+
+        A URL whose last answer is a redirect, or that has none, leads to nothing in the archives.
+        """
+        path = self._store.local(self._draft.scratch(_INDEX))
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)) as database:
+            return {url: _follow(database, compute_key(url)) for url in urls}
+
+    def read(self, hop: Hop) -> tuple[bytes, bytes]:
+        """Return the head and the decoded body of an answer. Safe to call from many threads."""
+        size = hop.head_bytes + hop.body_bytes
+        if not size:
+            return b"", b""
+        (data,) = self._store.read_ranges(_bodies_name(self._draft, hop.file), [(hop.position, size)])
+        return data[: hop.head_bytes], data[hop.head_bytes :]
+
+
+def _follow(database: sqlite3.Connection, key: bytes | None) -> list[Hop]:
+    hops: list[Hop] = []
+    while key is not None and len(hops) <= MAX_REDIRECTS:
+        row = _find(database, "key = ?", key)
+        if row is not None and row["rank"] == _RANKS["revisit"]:
+            row = _find_original(database, row)
+        if row is None:
+            break
+        is_redirect = row["rank"] == _RANKS["redirect"]
+        hops.append(
+            Hop(
+                row["file"],
+                row["record_offset"],
+                row["date"],
+                row["position"],
+                row["head_bytes"],
+                row["body_bytes"],
+                row["status"],
+                row["error"],
+                is_redirect,
+            )
+        )
+        key = row["target"] if is_redirect else None
+    return hops
+
+
+def _find_original(database: sqlite3.Connection, revisit: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the response that a revisit record refers to, by its URL or else by the digest of its body."""
+    found = _find(database, "rank = 3 AND key = ?", revisit["target"]) if revisit["target"] else None
+    if found is None and revisit["digest"]:
+        found = _find(database, "rank = 3 AND digest = ?", revisit["digest"])
+    return found
+
+
+def _find(database: sqlite3.Connection, condition: str, value: Any) -> dict[str, Any] | None:
+    row = database.execute(f"SELECT {_COLUMNS} FROM captures WHERE {condition} {_BEST}", (value,)).fetchone()
+    return None if row is None else dict(zip(_TABLE.names, row, strict=True))

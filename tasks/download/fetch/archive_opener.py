@@ -1,0 +1,63 @@
+"""Answers img2dataset's requests from the archives of the source. It has no network client, so nothing is requested."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+from urllib.request import OpenerDirector
+
+from dataops.archives.captures import parse_headers
+from tasks.download.fetch.archive_index import ArchiveIndex, Hop
+from tasks.download.fetch.opener import Evidence, Fetch, Fetched, FetchLimits, SafeOpener
+from tasks.web.fetch_error import FetchError
+from tasks.web.request import MAX_REDIRECTS
+
+NOT_IN_ARCHIVE = "not_in_archive"
+"""Drop reason of an image that no archive of the source has."""
+
+
+class ArchiveOpener(SafeOpener):
+    """An opener for one shard. Headers and bodies pass the same checks as those of a server.
+
+    Args:
+        hops: the answers of each URL (ArchiveIndex.find_hops).
+    """
+
+    def __init__(self, limits: FetchLimits, index: ArchiveIndex, hops: Mapping[str, list[Hop]]):
+        OpenerDirector.__init__(self)
+        self.limits, self.index, self.hops, self.originals = limits, index, hops, None
+        self.evidence: dict[str, Evidence] = {}
+        self._final: dict[str, FetchError] = {}
+
+    def _new_fetch(self) -> Fetch:
+        return _ArchivedFetch(self)
+
+
+class _ArchivedFetch(Fetch):
+    """The archived answers for one URL."""
+
+    opener: ArchiveOpener
+
+    def __init__(self, opener: ArchiveOpener):
+        self.opener, self.limits, self.evidence = opener, opener.limits, Evidence()
+
+    def run(self, url: str) -> Fetched:
+        hops = self.opener.hops.get(url, [])
+        for hop in hops:
+            evidence, index = self.evidence, self.opener.index
+            evidence.final_url, evidence.fetched_at = url, hop.date
+            evidence.archive, evidence.archive_offset = index.names[hop.file], hop.record_offset
+            head, body = index.read(hop)
+            response: Any = SimpleNamespace(status=hop.status, headers=parse_headers(head), body=body, error=hop.error)
+            result = self._read_response(url, response, None) if hop.status else self._read_body(response)
+            if isinstance(result, Fetched):
+                return result
+            url = str(result)
+        if len(hops) > MAX_REDIRECTS:
+            raise FetchError("redirect_loop", f"more than {MAX_REDIRECTS} redirects")
+        raise FetchError(NOT_IN_ARCHIVE, "no archive of the source has a usable record of it")
+
+    def _read_body(self, response: Any) -> bytes:
+        if response.error:
+            raise FetchError(*response.error.split(": ", 1))
+        self.evidence.bytes = len(response.body)
+        return response.body

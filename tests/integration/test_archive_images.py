@@ -1,0 +1,150 @@
+"""From archives to raw shards without a request: extract, filter and download with `source.images = "archive"`."""
+
+import io
+import socket
+from concurrent.futures import Executor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from PIL import Image
+
+from benchmarks.kills.seaweed import KEY_ID, SECRET
+from dataops.errors import ConfigError
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import FolderStore, Store, open_store
+from tasks.download import stage as download
+from tasks.download.config import DownloadConfig
+from tasks.download.fetch import archive_index
+from tasks.download.stage import DOWNLOAD
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.extract.sources.warc import WarcSource
+from tasks.extract.stage import EXTRACT
+from tasks.files.s3_file import s3_client
+from tasks.filter.config import FilterConfig
+from tasks.filter.stage import FILTER
+from tests.archived_images import DATE, http, record, redirect, write_archive
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def photo(number: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (80, 60), (number * 20, 99, 255 - number * 20)).save(out, "PNG")
+    return out.getvalue()
+
+
+def page(numbers: range) -> bytes:
+    images = "".join(f'<img src="/{n}.png" alt="A photo of harbour number {n} in the morning">' for n in numbers)
+    return http(f"<html lang=en><body>{images}".encode(), Content_Type="text/html")
+
+
+@pytest.fixture
+def crawl(tmp_path: Path) -> Path:
+    """Return a folder of two archives: 12 images are named, 0 to 7 lie in the other archive than their page."""
+    folder = tmp_path / "crawl"
+    folder.mkdir()
+    images = [record(f"http://a.test/{n}.png", http(photo(n))) for n in range(8)]
+    write_archive(
+        folder / "a.warc.gz", [record("http://a.test/", page(range(12))), redirect("http://a.test/9.png", "/1.png")]
+    )
+    refused = record("http://a.test/8.png", http(photo(8), X_Robots_Tag="noai"))
+    broken = record("http://a.test/10.png", http(photo(8)[:40]))
+    write_archive(folder / "b.warc.gz", [*images, refused, broken])
+    return folder
+
+
+EXPECTED = {"not_in_archive": 1, "opt_out": 1, "decode": 1}
+"""Numbers 11, 8 and 10."""
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every connection and every lookup of a host fail the test."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a request was made")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def run(store: Store, paths: list[str], home: Path, pool: Executor, **settings: Any) -> tuple[Manifest, Manifest]:
+    """Return the snapshots of filter and download."""
+    source = WarcSource(paths=paths, images="archive")
+    context = Context(store, home, workers=2, pool=pool)
+    pairs = make(plan(EXTRACT, source, 0, []), context)
+    kept = make(plan(FILTER, FilterConfig(languages=["en"]), 0, [pairs]), context)
+    config = DownloadConfig(image_size=32, shard_size=5, **settings).with_archive(source)
+    return kept, make(plan(DOWNLOAD, config, 0, [kept], store), context)
+
+
+def test_images_come_from_the_archives_without_a_request(
+    crawl: Path, tmp_path: Path, one_thread: Executor, offline: None
+) -> None:
+    store = FolderStore(tmp_path / "store")
+    kept, found = run(store, [str(crawl / "*.warc.gz")], tmp_path, one_thread)
+    assert kept.counts.kept == found.counts.input == 12
+    assert found.counts.dropped == EXPECTED
+    assert found.counts.kept == 9
+    assert found.facts["archive"] == {
+        "files": 2, "captures": {"body": 11, "redirect": 1}, "damages": {}, "failed_files": [],
+    }  # fmt: skip
+    rows = {row["url"]: row for row in read_parts(store, found).to_pylist()}
+    digests = {f"http://a.test/{n}.png": sha256(photo(n)).hexdigest() for n in range(8)}
+    assert {url: row["sha256"] for url, row in rows.items()} == digests | {
+        "http://a.test/9.png": digests["http://a.test/1.png"]
+    }
+    dropped = {row["url"]: row["drop_reason"] for row in read_parts(store, found, "dropped-").to_pylist()}
+    assert dropped["http://a.test/11.png"] == "not_in_archive"
+    evidence = {row["url"]: row for row in read_parts(store, found, "evidence-").to_pylist()}
+    one = evidence["http://a.test/9.png"]
+    assert (one["archive"], one["fetched_at"], one["http_status"]) == ("b.warc.gz", DATE, 200)
+    assert one["final_url"] == "http://a.test/1.png"
+    assert evidence["http://a.test/8.png"]["opt_out"][0]["signal"] == "x_robots_tag"
+    assert not [name for name in store.names(f"download/{found.key}") if "_work" in name]
+
+
+def test_s3_and_resumed_runs_give_the_same_digest(
+    crawl: Path, tmp_path: Path, one_thread: Executor, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(crawl / "*.warc.gz")]
+    first = run(FolderStore(tmp_path / "store"), paths, tmp_path, one_thread)[1]
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3_client.cache_clear()
+    client = boto3.client("s3")
+    for file in crawl.iterdir():
+        client.put_object(Bucket="mill", Key=f"archived/{file.name}", Body=file.read_bytes())
+    client.close()
+    store = open_store("s3://mill/archive-store")
+    original, failures = download.download_shard, []
+
+    def fail_once(draft: Any, task: Any) -> Any:
+        if task.index == 1 and not failures:
+            failures.append(task.id)
+            raise ConfigError("stop here")
+        return original(draft, task)
+
+    monkeypatch.setattr(download, "download_shard", fail_once)
+    with pytest.raises(ConfigError, match="stop here"):
+        run(store, ["s3://mill/archived/*.warc.gz"], tmp_path, one_thread)
+    monkeypatch.setattr(archive_index, "index_archive", None)  # the archives are not read again
+    second = run(store, ["s3://mill/archived/*.warc.gz"], tmp_path, one_thread)[1]
+    s3_client.cache_clear()
+    assert failures
+    assert first.counts == second.counts
+    assert first.content_digest == second.content_digest
+
+
+def test_too_few_archived_images_name_the_reason(crawl: Path, tmp_path: Path, one_thread: Executor) -> None:
+    (crawl / "b.warc.gz").unlink()
+    with pytest.raises(ConfigError, match=r"(?s)failed as not_in_archive.*source\.images"):
+        run(FolderStore(tmp_path / "store"), [str(crawl / "*.warc.gz")], tmp_path, one_thread)
