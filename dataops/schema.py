@@ -107,6 +107,8 @@ MEANINGS = {
     "last_modified": "Last-Modified of the response.",
     "opt_out": "Opt-out signals that were found: signal, detail, where, when.",
     "bytes": "Size of the body, in bytes.",
+    "archive": "Name of the archive that the image was taken from; null if a server answered.",
+    "archive_offset": "Position of the record in that archive, in bytes.",
     "preview": "A small JPEG, for a few images only.",
 }
 """Meaning of each column, of `pairs` and of the evidence of a download; docs/columns.md shows it."""

@@ -19,7 +19,13 @@ def http(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
 
 def record(url: str, content: bytes, kind: str = "response", date: str = DATE, **fields: str) -> bytes:
     """Return a WARC record."""
-    named = {"WARC_Type": kind, "WARC_Target_URI": url, "WARC_Date": date, **fields, "Content_Length": str(len(content))}
+    named = {
+        "WARC_Type": kind,
+        "WARC_Target_URI": url,
+        "WARC_Date": date,
+        **fields,
+        "Content_Length": str(len(content)),
+    }
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in named.items()]
     return "\r\n".join(["WARC/1.0", *lines, "", ""]).encode() + content + b"\r\n\r\n"
 

@@ -22,7 +22,7 @@ key. All errors are reported together, each with the key, the value and what is 
 This page lists every key: its type, its default, and its meaning. A key without a default is
 required. A default of "not set" means that the key may be left out; TOML has no value for it.
 Complete files to start from are `configs/demo.toml`, `configs/common-crawl.toml`,
-`configs/pairs.toml` and `configs/site.toml`.
+`configs/pairs.toml`, `configs/site.toml` and `configs/archive.toml`.
 
 A table of a stage may be left out if its defaults are right, or if the run stops before that stage
 (`--until`).

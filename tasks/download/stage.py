@@ -48,7 +48,6 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
         records, objects, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
 
     with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
-
         archives, archive_facts = None, {}
         if config.archive:
             archives = tuple(file.name for file in config.archive.files(context))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
-from urllib.request import OpenerDirector
 
 from dataops.archives.captures import parse_headers
 from tasks.download.fetch.archive_index import ArchiveIndex, Hop
@@ -23,7 +22,7 @@ class ArchiveOpener(SafeOpener):
     """
 
     def __init__(self, limits: FetchLimits, index: ArchiveIndex, hops: Mapping[str, list[Hop]]):
-        OpenerDirector.__init__(self)
+        super(SafeOpener, self).__init__()  # without the client and the rules of hosts
         self.limits, self.index, self.hops, self.originals = limits, index, hops, None
         self.evidence: dict[str, Evidence] = {}
         self._final: dict[str, FetchError] = {}

@@ -105,7 +105,11 @@ def test_redirects_are_followed_over_files_and_end_in_the_archives(tmp_path: Pat
     found = [fetch(opener, url) for url in urls]
     assert found[0] == GREEN
     assert opener.evidence[urls[0]].final_url == "https://b.test/3.png"
-    assert found[1:4] == [MISSING, "redirect_loop: more than 5 redirects", "bad_response: a redirect without a Location"]
+    assert found[1:4] == [
+        MISSING,
+        "redirect_loop: more than 5 redirects",
+        "bad_response: a redirect without a Location",
+    ]
     assert found[4:] == ["http_404: the server's answer"] * 2
     assert opener.evidence[urls[4]].http_status == 404
 
@@ -134,7 +138,11 @@ def test_the_newest_body_answers_and_revisits_refer_to_bodies(tmp_path: Path) ->
 
 
 def test_headers_of_the_archived_response_opt_out(tmp_path: Path) -> None:
-    opted = {"noai": {"X_Robots_Tag": "noai"}, "tdm": {"TDM_Reservation": "1"}, "none": {"X_Robots_Tag": "otherbot: noai"}}
+    opted = {
+        "noai": {"X_Robots_Tag": "noai"},
+        "tdm": {"TDM_Reservation": "1"},
+        "none": {"X_Robots_Tag": "otherbot: noai"},
+    }
     records = [record(f"http://a.test/{name}.png", http(RED, **headers)) for name, headers in opted.items()]
     write_archive(tmp_path / "a.warc.gz", records)
     urls = [f"http://a.test/{name}.png" for name in opted]
