@@ -254,6 +254,9 @@ def _problems_outside(
         else:
             adapter: TypeAdapter[Any] = TypeAdapter(types[name])
             table, wrong = _validate_rest(adapter, values.get(RunConfig.model_fields[name].alias or name, {}))
+            source = values.get("source")
+            if name == "download" and isinstance(source, Mapping) and source.get("images") == "archive":
+                wrong.add("contact")  # no host is asked
         found = table.problems() if table is not None else []
         return table, [line for line in found if line.partition(":")[0].partition(".")[0] not in wrong]
 

@@ -41,7 +41,7 @@ def describe_problem(detail: Any, root: type[BaseModel]) -> str:
         meant = did_you_mean(str(tag), SOURCE_KINDS) if tag is not None else ""
         return f"{steps[0]}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}{meant}"
     path = ".".join(steps)
-    if path == "source.images":  # of a kind without this key
+    if kind == "extra_forbidden" and path == "source.images":
         return f'{path}: {detail["input"]!r}: only archives of kind = "warc" hold images; remove the key'
     if kind == "extra_forbidden":
         return f"{path}: {_describe_unknown(steps, detail['input'], tables, root)}"

@@ -165,6 +165,12 @@ def test_archived_images_need_no_contact_and_have_a_key_of_their_own(write, tmp_
     source = f'kind = "warc"\npaths = ["{tmp_path / "a.warc"}"]'
     with pytest.raises(ConfigError, match=r"download\.contact"):
         load_config(write(source=source, download=""))
+    with pytest.raises(ConfigError) as caught:  # with another error, the contact is not missed either
+        load_config(write(source=f'{source}\nimages = "archive"', download="image_size = 0"))
+    assert "download.image_size" in str(caught.value)
+    assert "contact" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"source\.images: 'disk'; allowed: 'web' or 'archive'"):
+        load_config(write(source=f'{source}\nimages = "disk"'))
     archived = load_config(write(source=f'{source}\nimages = "archive"', download=""))
     requested = load_config(write(source=f'{source}\nimages = "web"'))
     keys = [config.stage_config("download").key_config() for config in (archived, requested)]
