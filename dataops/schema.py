@@ -68,7 +68,8 @@ MEANINGS = {
     "caption_source": "Origin of the caption: alt, title, aria_label, figcaption, og, filename or pair_list.",
     "page_url": "URL of the page; null for a pair list without pages.",
     "source": "File of origin, as the config names it.",
-    "source_offset": "Position of the record in that file, in bytes; in a pair list, the number of the row.",
+    "source_offset": "Position of the record in that file: in an archive, its first byte; in a pair list, the number of"
+    " the row; in a crawl of a site, the number of the page. All count from 0.",
     "extracted_with": "Extractor and its version.",
     "page_language": "Language that `<html lang>` declares: a BCP 47 tag in lower case, such as `en-us`.",
     "page_opt_out": "Opt-out directives of the page, joined by commas, such as `noai,noimageai`.",
@@ -113,6 +114,9 @@ MEANINGS = {
 }
 """Meaning of each column, of `pairs` and of the evidence of a download; docs/columns.md shows it."""
 
+OFFSET_UNITS = {"pairmill-warc": "byte", "pairmill-wat": "byte", "pairmill-pairs": "row", "pairmill-site": "page"}
+"""Unit of `source_offset`, by the extractor in `extracted_with`."""
+
 FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])
 CURATED = pa.schema([*DOWNLOADED, *INSPECTION, *SCORES, *FACES])
@@ -122,6 +126,11 @@ PACKED = CURATED  # `shard` now names the training shard
 def dropped_schema(schema: pa.Schema) -> pa.Schema:
     """Return the schema of the `dropped-*` parts of a stage whose kept parts have `schema`."""
     return pa.schema([*schema, *DROP])
+
+
+def offset_unit(extracted_with: str | None) -> str:
+    """Return the unit of `source_offset` of a row: `byte`, `row` or `page`; `position` for an unknown extractor."""
+    return OFFSET_UNITS.get((extracted_with or "").partition("/")[0], "position")
 
 
 def uid(url: str, caption: str) -> str:

@@ -120,8 +120,8 @@ def _pair_tree(pair: Mapping[str, Any]) -> Tree:
         if pair[name]:
             tree.add(text(f"{name.removesuffix('_url'):<8}{pair[name]}"))
     if pair["source"]:
-        where = f" at byte {pair['source_offset']:,}" if pair["source_offset"] is not None else ""
-        tree.add(text(f"{'archive':<8}{pair['source']}{where} ({pair['extracted_with']}, {pair['caption_source']})"))
+        where = f" at {pair['source_unit']} {pair['source_offset']:,}" if pair["source_offset"] is not None else ""
+        tree.add(text(f"{'source':<8}{pair['source']}{where} ({pair['extracted_with']}, {pair['caption_source']})"))
     for number, path in enumerate(pair["ways"][:LISTED], 1):
         position = f" ({number} of {len(pair['ways'])})" if len(pair["ways"]) > 1 else ""
         branch = tree.add(text(f"path{position}"))

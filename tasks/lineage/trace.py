@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from dataops.errors import ConfigError
 from dataops.funnel import funnel_stages
+from dataops.schema import offset_unit
 from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES, STAGES
 from dataops.trace.targets import Target, matching_rows
@@ -204,7 +205,8 @@ def is_model(text: str) -> bool:
 
 def _identify(row: Mapping[str, Any]) -> dict[str, Any]:
     names = ("uid", "url", "caption", "page_url", "caption_source", "source", "source_offset", "extracted_with")
-    return {name: row.get(name) for name in (*names, "license", "sha256", "phash")}
+    found = {name: row.get(name) for name in (*names, "license", "sha256", "phash")}
+    return {**found, "source_unit": offset_unit(found["extracted_with"])}
 
 
 def _count_by_snapshot(hits: Sequence[Hit]) -> list[dict[str, Any]]:

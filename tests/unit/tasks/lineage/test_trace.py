@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError
+from dataops.schema import OFFSET_UNITS
 from dataops.snapshot import Draft, Manifest
 from dataops.storage.range_file import RangeFile
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
 from flows.commands import trace as flow
+from tasks.extract.config import SOURCE_KINDS
 from tasks.lineage import search as trace_search
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Rows, Search
@@ -120,6 +122,34 @@ def test_trace_of_a_model_returns_its_stages_and_dataset(tracer: Trace, stored: 
     assert tracer.model("models:/tiny/4") is None
     with pytest.raises(ConfigError, match="only MLflow knows aliases"):
         tracer.model("tiny@champion")
+
+
+@pytest.mark.parametrize(
+    ("extractor", "place"),
+    [
+        ("pairmill-warc/3", "a.list at byte 1,074 ("),
+        ("pairmill-wat/1", "a.list at byte 1,074 ("),
+        ("pairmill-pairs/1", "a.list at row 1,074 ("),
+        ("pairmill-site/2", "a.list at page 1,074 ("),
+        ("another/1", "a.list at position 1,074 ("),
+    ],
+)
+def test_trace_prints_the_place_in_the_unit_of_its_source(
+    extractor: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = pair(1, source="a.list", source_offset=1074, extracted_with=extractor, caption_source="alt")
+    store = FolderStore(tmp_path / "store")
+    chain(store, [row])
+    for as_json in (False, True):
+        flow.trace(row["uid"], tmp_path, store.uri, limit=1, index=False, as_json=as_json)
+    printed, as_value = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert place in printed
+    (found,) = json.loads(as_value)["stores"][0]["pairs"]
+    assert (found["source_offset"], found["source_unit"]) == (1074, place.split()[2])
+
+
+def test_each_extractor_has_a_unit_of_its_places() -> None:
+    assert {kind.extracted_with.partition("/")[0] for kind in SOURCE_KINDS.values()} == OFFSET_UNITS.keys()
 
 
 def test_search_rebuilds_an_index_of_other_parts(stored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
