@@ -20,6 +20,11 @@ def format_interval(
     return missing if low is None else format_percent(low, sign=sign) + dash + format_percent(high, sign=sign)
 
 
+def format_quantity(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: `1 row`, `1,204 rows`; `plural` is by default the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def format_counts(counts: Iterable[tuple[str, int]]) -> str:
     """Return names with their counts, in the given order: `language 1,204, too_small 673`."""
     return ", ".join(f"{name} {number:,}" for name, number in counts)

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from dataops.errors import ConfigError
+from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest
 from dataops.spreadsheets import write_csv
 from dataops.stages import PAIR_STAGES
@@ -92,22 +93,28 @@ def write_rows(difference: Difference, path: Path) -> None:
 
 def _print(a: Manifest, b: Manifest, difference: Difference) -> None:
     out = console()
-    out.print(text(f"A: {a.stage}/{a.key}, {a.counts.kept:,} pairs. B: {b.stage}/{b.key}, {b.counts.kept:,} pairs."))
+    for name, dataset in (("A", a), ("B", b)):
+        out.print(text(f"{name}: {dataset.stage}/{dataset.key}, {format_quantity(dataset.counts.kept, 'pair')}"))
+    are = "is" if difference.common == 1 else "are"
     changed = f", {difference.changed:,} of them with another image" if difference.changed else ""
-    out.print(text(f"{difference.common:,} pairs are in both{changed}."))
+    out.print(text(f"{format_quantity(difference.common, 'pair')} {are} in both{changed}."))
     for change, side, other in (("added", difference.added, "A"), ("removed", difference.removed, "B")):
         out.print()
         if side.rows.is_empty():
             out.print(text(f"no pair was {change}"))
             continue
-        title = f"{side.rows.height:,} {change}: why not in {other}"
+        title = f"{format_quantity(side.rows.height, 'pair')} {change}: why absent from {other}"
         table = new_table(title, "stage", "reason", "pairs", right=["pairs"])
         for (stage, reason), number in side.why.items():
             table.add_row(text(stage or "?"), text(reason), f"{number:,}")
         out.print(table)
     if difference.settings:
         out.print()
-        table = new_table("Different settings of the stages", "setting", "A", "B")
+        out.print(text("Different settings of the stages", style="bold"))
         for name, values in difference.settings.items():
-            table.add_row(text(name), *(text(str(value)[:SETTING_LENGTH]) for value in values))
-        out.print(table)
+            in_a, in_b = (_shorten(str(value)) for value in values)
+            out.print(text(f"{name}: {in_a} in A, {in_b} in B"), soft_wrap=True)
+
+
+def _shorten(value: str) -> str:
+    return value if len(value) <= SETTING_LENGTH else f"{value[: SETTING_LENGTH - 3]}..."

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dataops.errors import ConfigError
+from dataops.formatting import format_quantity
 from dataops.snapshot import SnapshotName
 from dataops.store import Entry, Store
 from flows.commands.output import console, new_table, print_json, text
@@ -57,7 +59,11 @@ class Policy:
             if record.actual_state() == "running" and record.attempts and record.attempts[-1].is_local():
                 kept[record.run_id] = RUNNING
             elif self.keep_runs is not None and seen[record.name] <= self.keep_runs:
-                kept[record.run_id] = f"one of the {self.keep_runs} newest runs of its name"
+                kept[record.run_id] = (
+                    "the newest run of its name"
+                    if self.keep_runs == 1
+                    else f"one of the {self.keep_runs} newest runs of its name"
+                )
             elif self.max_age is not None and age < self.max_age:
                 kept[record.run_id] = f"a run younger than {self.max_age / DAY:g} days"
             elif record.state != "completed" and age < (self.max_age or RERUN_DAYS * DAY):
@@ -192,7 +198,7 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
             results.append(_collect_in_store(roots, home, delete=delete, as_json=as_json))
         else:
             roots()
-    local = _find_local(home, list(all_roots.values()))
+    local = {path: _folder_bytes(path) for path in _find_local(home, list(all_roots.values()))}
     if delete:
         for path in local:
             shutil.rmtree(path, ignore_errors=True)
@@ -230,6 +236,14 @@ def _find_local(home: Path, all_roots: Sequence[Roots]) -> list[Path]:
     ] + find_abandoned_folders()
 
 
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # deleted meanwhile
+            total += path.lstat().st_size
+    return total
+
+
 def _last_modified(folder: Path) -> float:
     return max((path.lstat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
 
@@ -241,42 +255,51 @@ def _show(store: Store, plan: DeletionPlan, users: Mapping[SnapshotName, str]) -
     out, now = console(), time.time()
     if not plan.snapshots and not plan.kept:
         return
-    if plan.snapshots:
-        columns = ("snapshot", "size", "age", "last run", "why")
-        table = new_table(f"To delete from {store.uri}", *columns, right=["size", "age"])
-        for deletion in plan.snapshots:
-            size, age = _size(deletion.bytes), _age(now - deletion.modified)
-            table.add_row(str(deletion.name), size, age, text(users.get(deletion.name, "")), deletion.why)
-        out.print(table)
-    else:
+    if not plan.snapshots:
         out.print(text(f"Nothing to delete from {store.uri}", style="bold"))
-    more = [f"unneeded scratch objects of {len(plan.work)} complete snapshots"] if plan.work else []
-    more += [f"{len(plan.memories)} index entries of source files"] if plan.memories else []
-    if more:
-        out.print(text(f"and {', '.join(more)}"))
+    for why in sorted({deletion.why for deletion in plan.snapshots}):
+        columns = ("snapshot", "size", "age", "last run")
+        table = new_table(f"To delete from {store.uri} ({why})", *columns, right=["size", "age"])
+        for deletion in plan.snapshots:
+            if deletion.why == why:
+                size, age = _size(deletion.bytes), _age(now - deletion.modified)
+                table.add_row(str(deletion.name), size, age, text(users.get(deletion.name, "")))
+        out.print(table)
+    if plan.work:
+        out.print(text(f"and the scratch objects of {format_quantity(len(plan.work), 'complete snapshot')}"))
+    if plan.memories:
+        entries = format_quantity(len(plan.memories), "index entry", "index entries")
+        out.print(text(f"and {entries} of source files"))
     if plan.snapshots:
-        total = sum(deletion.bytes for deletion in plan.snapshots)
-        out.print(text(f"in total {len(plan.snapshots)} snapshots, {_size(total)}"))
-    reasons = Counter(plan.kept.values())
-    listed = "; ".join(f"{n} for {why}" for why, n in sorted(reasons.items(), key=lambda x: (-x[1], x[0])))
-    out.print(text(f"{len(plan.kept)} snapshots are kept" + (f": {listed}" if listed else "")), soft_wrap=True)
+        total = _size(sum(deletion.bytes for deletion in plan.snapshots))
+        out.print(text(f"in total {format_quantity(len(plan.snapshots), 'snapshot')}, {total}"))
+    kept = len(plan.kept)
+    out.print(text(f"{format_quantity(kept, 'snapshot')} {'is' if kept == 1 else 'are'} kept{':' if kept else ''}"))
+    for why, number in sorted(Counter(plan.kept.values()).items(), key=lambda item: (-item[1], item[0])):
+        out.print(text(f"{number:>6,} for {why}"), soft_wrap=True)
 
 
 def _show_deleted(result: DeletionResult) -> None:
     out = console()
     freed = _size(sum(deletion.bytes for deletion in result.deleted))
-    more = f", and {result.unfinished} unfinished files or uploads" if result.unfinished else ""
-    out.print(text(f"deleted {len(result.deleted)} snapshots, {freed}{more}"))
+    more = f", and {format_quantity(result.unfinished, 'unfinished file or upload', 'unfinished files or uploads')}"
+    deleted = format_quantity(len(result.deleted), "snapshot")
+    out.print(text(f"deleted {deleted}, {freed}{more if result.unfinished else ''}"))
     for name, why in result.spared.items():
         out.print(text(f"kept {name} after all: {why}"), soft_wrap=True)
 
 
-def _show_local(local: Sequence[Path], *, delete: bool) -> None:
+def _show_local(local: Mapping[Path, int], *, delete: bool) -> None:
+    """Print one line for each folder that has unneeded folders: there may be many of killed processes."""
     out = console()
-    for path in local:
-        out.print(text(f"{'deleted' if delete else 'to delete'}: {path}"), soft_wrap=True)
+    for parent in sorted({path.parent for path in local}):
+        sizes = [size for path, size in local.items() if path.parent == parent]
+        folders = format_quantity(len(sizes), "folder")
+        left = f"{folders} of ended processes in {parent}, {_size(sum(sizes))}"
+        out.print(text(f"{'deleted' if delete else 'to delete'}: {left}"), soft_wrap=True)
     if not delete:
-        out.print(text("\nNothing was deleted; add --yes to delete what is listed."))
+        out.print()
+        out.print(text("Nothing was deleted; add --yes to delete what is listed."))
 
 
 def _as_json(

@@ -10,6 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from dataops.errors import ConfigError
+from dataops.formatting import format_quantity
 from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes
 from dataops.trace.targets import Target, image_targets, parse_target
@@ -100,7 +101,7 @@ def _show(answer: Mapping[str, Any], what: str, out: Console) -> None:
 
 def _show_pairs(answer: Mapping[str, Any], out: Console) -> None:
     total = sum(place["rows"] for place in answer["places"])
-    out.print(text(f"{total:,} {_plural('row', total)}:"))
+    out.print(text(f"{format_quantity(total, 'row')}:"))
     for place in answer["places"]:
         verdict = "in dataset" if (place["stage"], place["verdict"]) == ("pack", "kept") else f"{place['verdict']} by"
         out.print(text(f"  {place['rows']:>9,}  {verdict} {place['stage']}/{place['key']}"))
@@ -109,8 +110,8 @@ def _show_pairs(answer: Mapping[str, Any], out: Console) -> None:
         out.print(_pair_tree(pair), soft_wrap=True)
     if total > len(answer["pairs"]):
         out.print()
-        number = len(answer["pairs"])
-        out.print(text(f"Shown in full: {number} {_plural('pair', number)}. --limit N shows more, --json all of each."))
+        shown = format_quantity(len(answer["pairs"]), "pair")
+        out.print(text(f"Shown in full: {shown}. --limit N shows more, --json all of each."))
 
 
 def _pair_tree(pair: Mapping[str, Any]) -> Tree:
@@ -127,8 +128,8 @@ def _pair_tree(pair: Mapping[str, Any]) -> Tree:
         branch = tree.add(text(f"path{position}"))
         for step in path:
             _add_step(branch, step)
-    if len(pair["ways"]) > LISTED:
-        tree.add(text(f"and {len(pair['ways']) - LISTED} more paths, by other configs; --json has all"))
+    if (more := len(pair["ways"]) - LISTED) > 0:
+        tree.add(text(f"and {format_quantity(more, 'more path')}, by other configs; --json has all"))
     return tree
 
 
@@ -162,7 +163,7 @@ def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
         tree.add(text(f"{stage['stage']:<9}{stage['key']}  {stage['created_at'][:19]}  {kept:>24}{commit}"))
     for name in answer["gone"]:
         tree.add(text(f"{name} is no longer in the store (gc, or a takedown with --delete-raw)"))
-    files = tree.add(text(f"{answer['source_files']:,} source {_plural('file', answer['source_files'])}"))
+    files = tree.add(text(format_quantity(answer["source_files"], "source file")))
     for source in answer["sources"][:LISTED]:
         files.add(text(source["source"]))
     if answer["source_files"] > LISTED:
@@ -173,9 +174,9 @@ def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
 def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
     for dataset in datasets:
         out.print()
-        matching = f", {dataset['pairs']:,} of them match" if dataset["pairs"] is not None else ""
+        matching = f", {dataset['pairs']:,} of them matching" if dataset["pairs"] is not None else ""
         after = f", after takedown {', '.join(dataset['takedowns'])}" if dataset["takedowns"] else ""
-        title = f"dataset {dataset['key']}: {dataset['samples']:,} pairs{matching}{after}"
+        title = f"dataset {dataset['key']}: {format_quantity(dataset['samples'], 'pair')}{matching}{after}"
         tree = Tree(text(title, style="bold"))
         tree.add(text(f"digest  {dataset['digest']}"))
         for training in dataset["trainings"]:
@@ -200,7 +201,3 @@ def _model_line(model: Mapping[str, Any]) -> Text:
         else ""
     )
     return Text.assemble(text(f"model {model['uri']}", style="bold"), text(f"{aliases}{gate}{removed}"))
-
-
-def _plural(word: str, number: int) -> str:
-    return word if number == 1 else f"{word}s"

@@ -20,7 +20,8 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Draft, Input, Part, Record, SnapshotName, find_manifest
 from dataops.stages import STAGES
 from dataops.store import FolderStore, Store
-from flows.commands.gc import KEEP_RUNS, Policy, Roots, _find_local, parse_age
+from flows.commands import output
+from flows.commands.gc import KEEP_RUNS, Policy, Roots, _find_local, _show_local, collect_garbage, parse_age
 from flows.records import Attempt, RunRecord, StageRun
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
@@ -334,3 +335,36 @@ def test_gc_keeps_an_object_that_a_deleted_snapshot_shares_with_a_kept_one(store
     assert gc(store, Policy()) == {OTHER}
     assert find_manifest(store, *OTHER) is not None
     assert store.read(f"{OTHER}/part-00000") == str(EXTRACT).encode()
+
+
+def test_gc_lists_what_it_keeps_and_deletes_at_80_columns(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(output, "WIDTH", 80)
+    monkeypatch.setattr(Roots, "read_registry", lambda roots: None)
+    put(store, EXTRACT, [])
+    put(store, OTHER, [])
+    put(store, FILTER, [EXTRACT], complete=False, work="old")
+    put_run(store, "newest", [EXTRACT])
+    older = "nightly-of-english-20261127T070630-048a"
+    put_run(store, older, [OTHER], days=1)
+    collect_garbage(tmp_path / "none", str(store.root), Policy(1), delete=False, as_json=False)
+    printed = capsys.readouterr().out
+    assert "\n1 snapshot is kept:\n     1 for the newest run of its name\n" in printed
+    assert f"To delete from {store.uri} (no kept run or model needs it)\n" in printed
+    assert f"To delete from {store.uri} (unfinished, and no kept run resumes it)\n" in printed
+    assert f"{older}\n" in printed
+    assert "\nin total 2 snapshots, " in printed
+    collect_garbage(tmp_path / "none", str(store.root), Policy(2), delete=False, as_json=False)
+    kept = "\n2 snapshots are kept:\n     2 for one of the 2 newest runs of its name\n"
+    assert kept in capsys.readouterr().out
+
+
+def test_gc_prints_one_line_for_all_scratch_folders_of_a_folder(tmp_path, capsys):
+    paths = [tmp_path / "tmp" / f"pairmill-scratch-{number}" for number in range(500)]
+    _show_local({path: 1000 for path in paths}, delete=True)
+    _show_local({tmp_path / "home" / "jobs" / "train-1": 20}, delete=False)
+    assert capsys.readouterr().out.splitlines() == [
+        f"deleted: 500 folders of ended processes in {tmp_path / 'tmp'}, 500 KB",
+        f"to delete: 1 folder of ended processes in {tmp_path / 'home' / 'jobs'}, 20 B",
+        "",
+        "Nothing was deleted; add --yes to delete what is listed.",
+    ]
