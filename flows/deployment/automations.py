@@ -13,6 +13,12 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 
 from flows.events import PROMOTED
 
+FORMER_NAMES = {
+    "pairmill: notify when a run fails": "pairmill: tell of a failed run",
+    "pairmill: notify when a model is promoted": "pairmill: tell of a new champion",
+}
+"""The name under which an earlier version created an automation; it is renamed, so that no notification is sent twice."""
+
 NAMES = ("pipeline", "curate", "train", "evaluate")
 """The flows that the automations watch."""
 SILENCE = timedelta(seconds=75)
@@ -85,7 +91,7 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
     )
     return [
         AutomationCore(
-            name="pairmill: tell of a failed run",
+            name="pairmill: notify when a run fails",
             description="A flow run failed or crashed: its name, its stage, the error, and what to do.",
             trigger=EventTrigger(
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
@@ -100,7 +106,7 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
             ),
         ),
         AutomationCore(
-            name="pairmill: tell of a new champion",
+            name="pairmill: notify when a model is promoted",
             description="A model passed the gate and got its alias: its name, its scores, and links.",
             trigger=EventTrigger(expect={PROMOTED}, posture=Posture.Reactive),
             actions=_send(

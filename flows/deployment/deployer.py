@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.config import RunConfig
-from flows.deployment.automations import notification_automations, zombie_automation
+from flows.deployment.automations import FORMER_NAMES, notification_automations, zombie_automation
 from flows.deployment.request import DeployedObject, DeployRequest
 from flows.pipeline import FLOWS
 from flows.prefect_ui import ui_url
@@ -196,8 +196,9 @@ class Deployer:
         return deployment, DeployedObject("deployment", f"{flow.name}/{spec['name']}", what, url)
 
     def put_automation(self, automation: AutomationCore) -> DeployedObject:
-        """Create an automation, or update the one of the same name; an automation that someone paused stays paused."""
-        known = [a for a in self._client.read_automations_by_name(automation.name) if a.name == automation.name]
+        """Create an automation, or update the one of its name or former name; one that someone paused stays paused."""
+        names = [automation.name, *filter(None, [FORMER_NAMES.get(automation.name)])]
+        known = [a for name in names for a in self._client.read_automations_by_name(name) if a.name == name]
         if known:
             identity = known[0].id
             update = automation.model_copy(update={"enabled": known[0].enabled})

@@ -150,17 +150,16 @@ def check_packages(requirements: Sequence[str], version_of: Callable[[str], str]
 
 
 def check_backport(version_of: Callable[[str], str] = metadata.version) -> Check:
-    """Check whether img2dataset has installed the `dataclasses` backport of Python 3.6."""
+    """Report whether img2dataset, which requires it, has installed the `dataclasses` backport of Python 3.6.
+
+    It is normal: pairmill starts no program with site-packages first on its path, as Prefect's ephemeral server does.
+    """
     try:
         version = version_of("dataclasses")
     except metadata.PackageNotFoundError:
         return Check("dataclasses backport", True, "warning", "not installed")
-    detail = (
-        f"dataclasses {version}, a dependency of img2dataset, is for Python 3.6 and breaks programs that start with"
-        " site-packages first on their path, such as Prefect's ephemeral server; the servers of `pairmill up` are not"
-        " affected"
-    )
-    return Check("dataclasses backport", False, "warning", detail, f"{sys.executable} -m pip uninstall -y dataclasses")
+    detail = f"dataclasses {version} came with img2dataset; the servers of `pairmill up` are not affected by it"
+    return Check("dataclasses backport", True, "warning", detail)
 
 
 def _source(distribution: metadata.Distribution) -> Path:

@@ -41,8 +41,8 @@ AUTOMATIONS = {
     "pairmill: a dead run has crashed",
     "pairmill: train on a dataset that landed",
     "pairmill: evaluate a candidate that was trained",
-    "pairmill: tell of a failed run",
-    "pairmill: tell of a new champion",
+    "pairmill: notify when a run fails",
+    "pairmill: notify when a model is promoted",
 }
 CRON = ("--cron", "0 3 * * *", "--timezone", "Europe/Berlin", "--until", "pack")
 

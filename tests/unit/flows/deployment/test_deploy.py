@@ -10,7 +10,7 @@ from prefect.server.utilities.user_templates import render_user_template_sync, v
 
 from dataops.errors import ConfigError
 from flows.config import RunConfig
-from flows.deployment.automations import NAMES, notification_automations, zombie_automation
+from flows.deployment.automations import FORMER_NAMES, NAMES, notification_automations, zombie_automation
 from flows.deployment.deploy import check_request
 from flows.deployment.deployer import Deployer, fill_specifications
 from flows.deployment.request import DeployRequest
@@ -123,3 +123,22 @@ def test_notification_escapes_text_from_the_web():
     news = render_user_template_sync(champion.actions[0].body, context)  # pyright: ignore
     for text in ("models:/clip/7 is champion of clip", "digits/top1: 0.1235", "MLflow run: http://mlflow/run"):
         assert text in news
+
+
+@pytest.mark.parametrize("former", [True, False])
+def test_put_automation_updates_the_one_of_its_former_name(former: bool):
+    automation = zombie_automation().model_copy(update={"name": "pairmill: notify when a run fails"})
+    name = "pairmill: tell of a failed run" if former else automation.name
+    existing = automation.model_copy(update={"name": name, "enabled": False, "id": UUID(int=7)})
+    client = MagicMock()
+    client.read_automations_by_name.side_effect = lambda asked: [existing] if asked == name else []
+    row = Deployer(client).put_automation(automation)
+    client.create_automation.assert_not_called()
+    identity, updated = client.update_automation.call_args.args
+    assert (identity, updated.name, updated.enabled) == (UUID(int=7), automation.name, False)
+    assert (row.name, row.what) == ("notify when a run fails", "paused")
+
+
+def test_each_former_name_is_of_an_automation_that_exists():
+    names = {automation.name for automation in notification_automations([UUID(int=1)], "http://ui")}
+    assert names == FORMER_NAMES.keys()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.doctor import diagnose as doctor
+from infra.doctor import installation
 from infra.doctor import machine as machine_checks
 from infra.doctor import ray_cluster as ray_checks
 from infra.doctor import servers as server_checks
@@ -30,6 +31,17 @@ def test_diagnose_gives_each_failed_check_a_remedy_and_writes_nothing(tmp_path: 
     named = {check.name for check in checks}
     assert {"python", "checkout", "store", "disk", "memory", "gpu", "prefect server", "mlflow server"} <= named
     assert list(tmp_path.iterdir()) == []
+
+
+def test_diagnose_warns_of_nothing_in_a_fresh_home_with_the_dependencies_of_img2dataset(monkeypatch):
+    version_of = metadata.version
+    monkeypatch.setattr(
+        installation.check_backport,
+        "__defaults__",
+        (lambda name: "0.6" if name == "dataclasses" else version_of(name),),
+    )
+    of_the_machine = {"checkout", "disk", "memory", "gpu"}
+    assert [check for check in doctor.diagnose() if not check.ok and check.name not in of_the_machine] == []
 
 
 @pytest.mark.parametrize(
