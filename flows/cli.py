@@ -77,6 +77,7 @@ def run(
     from flows.records import create_run
 
     checked = load_config(config, set_, until)
+    services.up()  # before there is a record: a run without servers never began
     record = create_run(checked, services.make_home())
     return run_record(record.run_id, until=until, force=force, verify=verify, as_json=json)
 
