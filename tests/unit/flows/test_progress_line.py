@@ -113,3 +113,16 @@ def test_lines_of_a_log_become_rarer_and_a_new_wait_has_one_at_once():
     rhythm = LineRhythm()
     due = [second for second in range(100) if rhythm.is_due(second, "the store" if second >= 23 else "")]
     assert due == [10, 23, 33, 53, 93]
+
+
+def test_no_colour_is_used_where_the_environment_forbids_it(monkeypatch):
+    def draw() -> str:
+        out = io.StringIO()
+        Console(file=out, width=80, force_terminal=True, color_system="standard").print(
+            ProgressBlock(TRAINING, (), 0.0)
+        )
+        return out.getvalue()
+
+    assert "\x1b[32m" in draw()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[32m" not in draw()
