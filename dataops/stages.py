@@ -7,3 +7,6 @@ StageName = Literal["extract", "filter", "download", "curate", "pack", "train", 
 STAGES: tuple[StageName, ...] = get_args(StageName)
 PAIR_STAGES = STAGES[:5]
 """The stages whose counts are of pairs: those that the funnel shows."""
+
+RunState = Literal["running", "completed", "failed", "crashed"]
+"""State of a run of the pipeline."""

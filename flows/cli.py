@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from dataops.command_name import name_command, set_command_name
 from dataops.errors import PairmillError
 from dataops.escaping import escape_controls
-from dataops.stages import StageName
+from dataops.stages import RunState, StageName
 from dataops.standard_streams import use_utf8
 from flows.commands.data import build, diff, promote, takedown, trace
 from flows.commands.models import evaluate, export, fetch
@@ -45,21 +45,32 @@ app = App(
 )
 
 
+Settings = Annotated[
+    tuple[str, ...], Parameter(name="--set", help="Override a config key: --set train.epochs=3. May be repeated.")
+]
+
+
 @app.command
-def demo(*, json: Json = False) -> int:
+def demo(
+    *,
+    set_: Settings = (),
+    quick: Annotated[
+        bool,
+        Parameter(negative="", help="Take a small part of the data and train for seconds, to see every stage run."),
+    ] = False,
+    json: Json = False,
+) -> int:
     """Run the whole pipeline on real data without a network: from a small web archive to a registered model."""
     from flows.commands.demo import run_demo
 
-    return run_demo(as_json=json)
+    return run_demo(set_, quick=quick, as_json=json)
 
 
 @app.command
 def run(
     config: Path,
     *,
-    set_: Annotated[
-        tuple[str, ...], Parameter(name="--set", help="Override a config key: --set train.epochs=3. May be repeated.")
-    ] = (),
+    set_: Settings = (),
     until: Annotated[StageName | None, Parameter(help="Stop after this stage.")] = None,
     force: Annotated[
         tuple[StageName, ...], Parameter(help="Make the snapshot of this stage again. May be repeated.")
@@ -107,35 +118,47 @@ def rerun(
 
 
 @app.command
-def runs(*, store: StoreUri = None, json: Json = False) -> int:
-    """List all runs of the known stores, oldest first."""
-    from flows.commands.show import show_runs
+def runs(
+    *,
+    limit: Annotated[int | None, Parameter(help="List only so many of the newest runs.")] = None,
+    state: Annotated[tuple[RunState, ...], Parameter(help="List only runs in this state. May be repeated.")] = (),
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """List the runs of the known stores, oldest first."""
+    from flows.commands.show import select_runs, show_runs
     from flows.records import list_runs
 
-    return show_runs(list_runs(services.home(), store), as_json=json)
+    return show_runs(select_runs(list_runs(services.home(), store), limit, state), as_json=json)
 
 
 @app.command
 def show(
-    run_or_key: str,
+    run_or_key: str | None = None,
     *,
     page: Annotated[
         Path | None, Parameter(help="Also write the HTML page of a dataset, a download or a filter to this file.")
     ] = None,
+    open_: Annotated[bool, Parameter(name="--open", negative="", help="Also open that page in a browser.")] = False,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
     """Show one run, or one snapshot by its key.
 
     Args:
-        run_or_key: A run id, or the 16 hex digits of a snapshot's key.
+        run_or_key: A run id, or the 16 hex digits of a snapshot's key; by default the newest run.
     """
-    from flows.commands.page import write_stage_page
+    from flows.commands.page import open_page, write_stage_page
     from flows.commands.show import show_run_or_key
+    from flows.records import newest_run
 
-    if page is not None:
-        write_stage_page(run_or_key, services.home(), store, page)
-    return show_run_or_key(run_or_key, services.home(), store, as_json=json)
+    name = run_or_key or newest_run(services.home(), store)
+    code = show_run_or_key(name, services.home(), store, as_json=json)
+    if page is not None or open_:
+        written = write_stage_page(name, services.home(), store, page)
+        if open_:
+            open_page(written)
+    return code
 
 
 @app.command

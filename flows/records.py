@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dataops.errors import ConfigError
 from dataops.messages.waiting import waiting
 from dataops.snapshot import Counts, Manifest, find_manifest
-from dataops.stages import STAGES
+from dataops.stages import STAGES, RunState
 from dataops.store import Store, open_store
 from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, find_holder
 from training.process import pid_namespace, process_fingerprint
@@ -38,7 +38,6 @@ ANY_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
 """Any id that a record may have; a caller of the flow may choose its own."""
 
 StageState = Literal["Running", "Completed", "Reused", "Failed"]
-RunState = Literal["running", "completed", "failed", "crashed"]
 FINISHED = ("Completed", "Reused")
 
 
@@ -288,6 +287,13 @@ def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
                 continue
             found[record.run_id] = record
     return sorted(found.values(), key=lambda record: (record.created_at, record.run_id))
+
+
+def newest_run(home: Path, store_uri: str | None = None) -> str:
+    """Return the id of the run that started last. Raises: ConfigError if there is none."""
+    if not (records := list_runs(home, store_uri)):
+        raise ConfigError("there is no run yet; start one with `pairmill run CONFIG`")
+    return records[-1].run_id
 
 
 def load_manifests(record: RunRecord, store: Store) -> list[Manifest]:

@@ -1,12 +1,14 @@
 """`pairmill demo`: makes a small web from real images and names, serves it, and runs the ordinary pipeline on it.
 
-The flow reads WARC files and downloads over HTTP as in any other run. The config is configs/demo.toml, with the paths and
-the address of this machine added.
+The flow reads WARC files and downloads over HTTP as in any other run. The config is configs/demo.toml with this machine's
+paths and port; it is written into the home, so that it can be run and varied as any other.
 """
 
 import json
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from dataops.command_name import command_name
@@ -20,24 +22,64 @@ from infra.local import services
 from tasks.demo.build import DemoWeb, build_demo_web
 
 CONFIG = CHECKOUT / "configs" / "demo.toml"
+_NOTE = """\
+# Written by `pairmill demo`, which also starts the site that it downloads from. Copy it to change it, or run it with --set.
+#
+"""
 
 
-def run_demo(*, as_json: bool) -> int:
-    """Make and serve the demo web, run the pipeline on it, print the result and what to try next; return the exit code."""
+QUICK_LIMIT = 400
+"""Number of emoji that `--quick` takes."""
+QUICK = ('name="demo-quick"', "train.epochs=2", 'register.model_name="pairmill-demo-quick"', "register.floors={}")
+"""What `--quick` changes in the config."""
+
+
+def run_demo(settings: Sequence[str] = (), *, quick: bool, as_json: bool) -> int:
+    """Make and serve the demo web, run the pipeline on it, print the result and what to try next; return the exit code.
+
+    Args:
+        settings: further KEY=VALUE settings of the config.
+        quick: take a small part of the web, and train for seconds.
+    """
     started = time.monotonic()
     servers = start_servers()
+    home, name = services.home(), "demo-quick" if quick else "demo"
     with print_waits(), waiting("the demo's small web is built"):
-        web = build_demo_web(services.home() / "demo")
+        web = build_demo_web(home / name, limit=QUICK_LIMIT if quick else None)
     command = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
-    site = services.ensure_service("demo-site", command, health_path="/healthz", env={}, port=None)
+    site = services.ensure_service(f"{name}-site", command, health_path="/healthz", env={}, port=None)
     site_address = str(site.url).removeprefix("http://").rstrip("/")
-    settings = demo_settings(web, services.home(), site_address)
-    record = create_run(load_config(CONFIG, settings), services.home())
+    config = home / f"{name}.toml"
+    own = [*demo_settings(web, home, site_address), *(QUICK if quick else ())]
+    config.write_text(_NOTE + apply_settings(CONFIG.read_text("utf-8"), own), "utf-8")
+    record = create_run(load_config(config, settings), home)
     code = run_record(record.run_id, as_json=as_json)
     if code == 0 and not as_json:
-        record, _ = load_run(record.run_id, services.home())
-        _print_next_commands(record, servers, time.monotonic() - started)
+        record, _ = load_run(record.run_id, home)
+        if quick:
+            console().print(text(_quick_note(web)), soft_wrap=True)
+        _print_next_commands(record, config, servers, time.monotonic() - started)
     return code
+
+
+def apply_settings(config: str, settings: Sequence[str]) -> str:
+    """Return the text of a TOML config, comments included, with other values.
+
+    Args:
+        config: text in which each key has a line of its own.
+        settings: `KEY=VALUE`, or `TABLE.KEY=VALUE` of a table of the config; VALUE is TOML.
+
+    Raises: ValueError if the config has no such table.
+    """
+    lines = config.splitlines()
+    for setting in settings:
+        path, _, value = setting.partition("=")
+        table, _, key = path.rpartition(".")
+        start = lines.index(f"[{table}]") + 1 if table else 0
+        end = next((n for n in range(start, len(lines)) if lines[n].startswith("[")), len(lines))
+        at = next((n for n in range(start, end) if lines[n].startswith(f"{key} =")), None)
+        lines[slice(start, start) if at is None else slice(at, at + 1)] = [f"{key} = {value}"]
+    return "\n".join(lines) + "\n"
 
 
 def demo_settings(web: DemoWeb, home: Path, site_address: str) -> list[str]:
@@ -48,16 +90,29 @@ def demo_settings(web: DemoWeb, home: Path, site_address: str) -> list[str]:
         site_address: HOST:PORT that serves the site.
     """
     return [
-        f"store.uri={json.dumps(str(home / 'store'))}",
-        f"source.paths={json.dumps([str(path) for path in web.warcs])}",
-        f"filter.balance.queries={json.dumps(str(web.queries))}",
+        f"store.uri={_quote(str(home / 'store'))}",
+        f"source.paths={_quote([str(path) for path in web.warcs])}",
+        f"filter.balance.queries={_quote(str(web.queries))}",
         f'download.connect_to={{"{web.host}" = "{site_address}"}}',
-        f"evaluate.suite={json.dumps(str(CONFIG.parent / 'suites' / 'demo.toml'))}",
-        f"evaluate.data={json.dumps(str(web.suite_root))}",
+        f"evaluate.suite={_quote(str(CONFIG.parent / 'suites' / 'demo.toml'))}",
+        f"evaluate.data={_quote(str(web.suite_root))}",
     ]
 
 
-def _print_next_commands(record: RunRecord, servers: list[services.ServiceStatus], seconds: float) -> None:
+def _quote(value: str | list[str]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _quick_note(web: DemoWeb) -> str:
+    return (
+        f"\n--quick took {web.counts['emoji']} of the emoji and trained for two epochs. It shows that every stage runs; "
+        f"the model has learnt next to nothing. `{command_name()} demo` trains one that has."
+    )
+
+
+def _print_next_commands(
+    record: RunRecord, config: Path, servers: list[services.ServiceStatus], seconds: float
+) -> None:
     out = console()
     out.print()
     out.print(message(f"Done in {seconds:.0f} s. These servers keep running until `pairmill down`:"))
@@ -72,9 +127,15 @@ def _print_next_commands(record: RunRecord, servers: list[services.ServiceStatus
     commands = {
         f"{name} show {record.run_id}": "the stages, the dropped rows, and the scores",
         f"{name} trace {record.model_version}": "what the model was made from",
-        f"{name} demo": "again: every snapshot is reused",
+        f"{name} demo{' --quick' if record.name == 'demo-quick' else ''}": "again: every snapshot is reused",
+        f"{name} run {_shorten(config)} --set train.epochs=3": "train again on the same dataset",
         f"{name} rerun {record.run_id} --from evaluate": "evaluate the same model again",
     }
     width = max(map(len, commands))
     for command, effect in commands.items():
         out.print(text(f"  {command:<{width}}  # {effect}"), soft_wrap=True)
+
+
+def _shorten(path: Path) -> str:
+    """Return a path as short as a shell takes it in the working directory."""
+    return shlex.quote(str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path))

@@ -1,5 +1,7 @@
-"""`pairmill show RUN_OR_KEY --page FILE`: writes the HTML page of a stage to a file."""
+"""`pairmill show --page FILE` and `--open`: write the HTML page of a stage to a file, and open it."""
 
+import logging
+import webbrowser
 from pathlib import Path
 
 from dataops.errors import ConfigError
@@ -10,12 +12,18 @@ from tasks.download.report import report_html as download_html
 from tasks.filter.report import report_html as filter_html
 from tasks.pack.card import HTML_PAGE
 
+logger = logging.getLogger(__name__)
+
 PAGED = ("pack", "download", "filter")
 """Stages that have a page. For a run, the page of the first of them that it has finished is written."""
 
 
-def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path) -> None:
-    """Write the page of a snapshot; `name` is its key, or a run that made or reused it.
+def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | None) -> Path:
+    """Write the page of a snapshot, and return the file.
+
+    Args:
+        name: the key of the snapshot, or a run that made or reused it.
+        path: the file; by default one in the home.
 
     Raises: ConfigError if there is no page, or the file cannot be written.
     """
@@ -30,10 +38,23 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path) -
         raise ConfigError(
             f"{name} has no complete snapshot of the stages {', '.join(PAGED)}; other stages have no page"
         )
+    manifest = min(paged, key=lambda manifest: PAGED.index(manifest.stage))
+    written = path or home / "pages" / f"{manifest.stage}-{manifest.key}.html"
     try:
-        path.write_bytes(_page(min(paged, key=lambda manifest: PAGED.index(manifest.stage)), store))
+        if path is None:
+            written.parent.mkdir(exist_ok=True)
+        written.write_bytes(_page(manifest, store))
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+        raise ConfigError(f"cannot write {written}: {error.strerror or error}") from error
+    return written
+
+
+def open_page(page: Path) -> None:
+    """Open a page in the user's browser, and log where it is."""
+    if webbrowser.open(page.absolute().as_uri()):
+        logger.info("opened %s", page)
+    else:
+        logger.warning("no browser was found; open %s in one", page)
 
 
 def _page(manifest: Manifest, store: Store) -> bytes:

@@ -11,7 +11,7 @@ from dataops.errors import ConfigError
 from dataops.formatting import format_counts
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
-from dataops.stages import STAGES
+from dataops.stages import STAGES, RunState
 from dataops.store import Store
 from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
 from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
@@ -21,7 +21,18 @@ from training.evaluation.intervals import flatten_metrics
 CONTENTS = 5
 """Maximum number of languages, hosts etc. that `show` prints for a dataset."""
 LISTED = 20
-"""Maximum number of failed files that a run's summary names; the manifest has all."""
+"""Maximum number of failed files, inputs or parts that are listed; the manifest has all."""
+
+
+def select_runs(records: Sequence[RunRecord], limit: int | None, states: Sequence[RunState]) -> list[RunRecord]:
+    """Return the newest `limit` runs that are in one of the states, oldest first; no state means any.
+
+    Raises: ConfigError if the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit is {limit}; it must be at least 1")
+    found = [record for record in records if not states or record.actual_state() in states]
+    return found[-limit:] if limit else found
 
 
 def show_runs(records: Sequence[RunRecord], *, as_json: bool) -> int:
@@ -160,14 +171,24 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
     out = console()
     out.print(text(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", style="bold"))
     out.print(text(f"content digest {manifest.content_digest}"))
-    for source in manifest.inputs:
-        out.print(text(f"made from {source.stage}/{source.key} ({source.digest[:16]})"))
+    for source in manifest.inputs[:LISTED]:
+        out.print(text(f"made from {source.stage}/{source.key} ({source.digest[:16]})"), soft_wrap=True)
+    _print_rest(len(manifest.inputs), "inputs", manifest, out)
     table = new_table("Parts", "name", "rows", "bytes", "sha256", right=["rows", "bytes"])
-    for part in manifest.parts:
+    for part in manifest.parts[:LISTED]:
         table.add_row(part.name, f"{part.rows:,}", f"{part.bytes:,}", part.sha256[:16])
     out.print(table)
+    _print_rest(len(manifest.parts), "parts", manifest, out)
     _show_funnel([manifest], out)
     _show_contents(manifest, out)
+
+
+def _print_rest(number: int, kind: str, manifest: Manifest, out: Console) -> None:
+    """Print how many inputs or parts are not listed, and which command lists them."""
+    if number > LISTED:
+        out.print(
+            message(f"and {number - LISTED:,} more {kind}: `pairmill show {manifest.key} --json` lists all {number:,}")
+        )
 
 
 def _show_contents(manifest: Manifest, out: Console) -> None:

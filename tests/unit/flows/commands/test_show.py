@@ -1,0 +1,62 @@
+"""`pairmill runs` and `pairmill show`: which runs are listed, and how much of a large snapshot is printed."""
+
+import webbrowser
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.snapshot import Input, Part
+from dataops.store import FolderStore
+from flows.commands.page import open_page
+from flows.commands.show import LISTED, select_runs, show_snapshot
+from flows.records import RunRecord, newest_run
+from tests.manifests import build_manifest
+
+
+def record(run_id: str, state: str) -> RunRecord:
+    return RunRecord.model_validate(
+        {"run_id": run_id, "name": "a", "created_at": f"2026-01-01T00:00:0{run_id}", "config": {}, "state": state}
+    )
+
+
+def test_select_runs_returns_the_newest_in_a_state():
+    records = [record("1", "completed"), record("2", "failed"), record("3", "completed"), record("4", "failed")]
+    assert select_runs(records, None, ()) == records
+    assert [r.run_id for r in select_runs(records, 1, ())] == ["4"]
+    assert [r.run_id for r in select_runs(records, 1, ["completed"])] == ["3"]
+    assert [r.run_id for r in select_runs(records, 9, ["completed", "failed"])] == ["1", "2", "3", "4"]
+    assert select_runs(records, None, ["crashed"]) == []
+    with pytest.raises(ConfigError, match="--limit is 0; it must be at least 1"):
+        select_runs(records, 0, ())
+
+
+def test_newest_run_is_the_last_that_started(tmp_path: Path):
+    home, store = tmp_path / "home", FolderStore(tmp_path / "home" / "store")
+    (home / "runs").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="there is no run yet; start one with `pairmill run CONFIG`"):
+        newest_run(home)
+    for name in ("2", "1"):
+        record(name, "completed").save(store)
+    assert newest_run(home, store.uri) == "2"
+
+
+def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    inputs = [Input(stage="source", key=f"crawl/{n:05}.warc.gz", digest="0" * 64) for n in range(1500)]
+    parts = [Part(name=f"part-{n:05}.parquet", rows=1, bytes=1, sha256="0" * 64) for n in range(1500)]
+    show_snapshot(build_manifest("extract", inputs=inputs, parts=parts), FolderStore(tmp_path), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 2 * LISTED + 20
+    assert sum("made from source/crawl/" in line for line in lines) == LISTED
+    assert any("and 1,480 more inputs: `pairmill show " in line for line in lines)
+    assert any("and 1,480 more parts: `pairmill show " in line for line in lines)
+
+
+@pytest.mark.parametrize(("has_browser", "said"), [(True, "opened"), (False, "no browser was found; open")])
+def test_open_page_names_the_file(has_browser: bool, said: str, tmp_path: Path, monkeypatch, caplog):
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or has_browser)
+    with caplog.at_level("INFO"):
+        open_page(tmp_path / "a page.html")
+    assert opened == [(tmp_path / "a page.html").as_uri()]
+    assert f"{said} {tmp_path / 'a page.html'}" in caplog.text
