@@ -120,7 +120,7 @@ def open_run(
     experiment_id = _open_experiment(client, experiment)
     found = find_run(client, experiment_id, key, pipeline_run)
     if found is not None:
-        logger.info("%s resumes MLflow run %s", key, found.info.run_id)
+        logger.debug("%s resumes MLflow run %s", key, found.info.run_id)
         client.set_tag(found.info.run_id, KEY_TAG, key)
         client.update_run(found.info.run_id, status="RUNNING")
     run = found or client.create_run(experiment_id, tags={KEY_TAG: key}, run_name=name)
