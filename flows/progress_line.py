@@ -18,6 +18,8 @@ IDLE_SECONDS = 2.0
 """Time without progress after which waits are shown: one slow host does not hold up a download."""
 _MIN_SECONDS = 2.0
 """Time after which a rate is shown."""
+_NUMBERS_WIDTH = 38
+"""Columns of the numbers behind the bar, for most stages."""
 _BAR = (10, 40)
 """Minimum and maximum width of the bar."""
 
@@ -125,7 +127,8 @@ class ProgressBlock:
         if self.waits:
             numbers, detail = numbers[:1], describe_waits(self.waits, self.now)
         tail = "  ".join(filter(None, [*numbers, format_duration(progress.seconds)]))
-        bar = min(_BAR[1], width - 10 - len(tail) - 2)
+        reserved = max(len(tail), _NUMBERS_WIDTH) if width > 70 else len(tail)  # so that the bar keeps its width
+        bar = min(_BAR[1], width - 10 - reserved - 2)
         head = Text(f"{progress.stage:<9} ")
         if bar >= _BAR[0]:
             head += _draw_bar(progress, bar, ascii_only=options.ascii_only) + Text("  ")
