@@ -13,6 +13,7 @@ from flows.commands.output import console, new_table, print_json, score_cells, t
 from infra.local import services
 from tasks.evaluate.hub_sets import FetchResult, as_rows, fetch_suite
 from tasks.evaluate.job import EvaluationSettings
+from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation, average_metrics, evaluate_model
 from training.evaluation.comparison import compare_all
 from training.evaluation.contamination import contamination, format_overlap, read_matches
@@ -91,8 +92,6 @@ def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:
 
 
 def _write_page(page: Path, suite: Suite, found: Evaluation, *more: Any) -> None:
-    from tasks.evaluate.report import report_html  # matplotlib takes a second
-
     try:
         page.write_text(report_html(suite, found, *more), encoding="utf-8")
     except OSError as error:

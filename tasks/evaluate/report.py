@@ -1,6 +1,5 @@
-"""The page of an evaluation: every figure beside chance and another model, confused classes, hits and misses."""
+"""The page of an evaluation: every metric beside chance and another model, confused classes, example images."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,8 @@ from tasks.evaluate.report_tables import (
     find_worst_words,
 )
 from tasks.evaluate.run_suite import Evaluation, average_metrics
-from tasks.reports.figures import accuracy_figure, png
 from tasks.reports.page import render
+from tasks.reports.svg_results import draw_results
 from training.evaluation.intervals import flatten_metrics
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
@@ -50,7 +49,7 @@ def report_html(
         side=PREVIEW_SIDE,
         average=average_metrics(evaluation.metrics, suite),
         against=against.model if against else None,
-        figure=base64.b64encode(png(accuracy_figure(rows, others))).decode(),
+        results=draw_results(rows, others),
         rows=[
             {
                 **row,
@@ -69,7 +68,7 @@ def _describe_task(task: Task, result: Mapping[str, Any], predictions: pa.Table)
     rows, sections, galleries = predictions.to_pylist(), describe_details(result), []
     if task.kind == "classification":
         sections += find_confusions(rows)
-        galleries = _choose_hits_and_misses(task, rows)
+        galleries = _choose_examples(task, rows)
     elif task.kind == "retrieval":
         galleries = [_choose_late_captions(task, rows)]
     elif task.kind == "association":
@@ -85,7 +84,7 @@ def _summarise(task: Task, result: Mapping[str, Any]) -> str:
     if "expected_n" in result:
         summary += f" (the suite expects {result['expected_n']:,})"
     if "classes" in result:
-        summary += f", {result['classes']:,} classes, {result['templates']} prompts a class"
+        summary += f", {result['classes']:,} classes, {result['templates']} prompts per class"
     if "captions" in result:
         summary += f", {result['captions']:,} captions"
     if result["unreadable"]:
@@ -93,17 +92,17 @@ def _summarise(task: Task, result: Mapping[str, Any]) -> str:
     return f"{summary}. {task.description}".strip()
 
 
-def _choose_hits_and_misses(task: Task, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a gallery of hits from the whole set, and one of the misses with the highest scores."""
+def _choose_examples(task: Task, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a gallery of correct predictions from the whole set, and one of the errors with the highest scores."""
     answered = [row for row in rows if row["status"] == "ok"]
-    hits = choose_evenly([row for row in answered if row["rank"] == 1], EXAMPLES)
-    misses = sorted((row for row in answered if row["rank"] != 1), key=lambda row: (-row["scores"][0], row["key"]))
-    misses = misses[:EXAMPLES]
-    images = make_thumbnails(task.data, {row["key"] for row in (*hits, *misses)})
+    correct = choose_evenly([row for row in answered if row["rank"] == 1], EXAMPLES)
+    errors = sorted((row for row in answered if row["rank"] != 1), key=lambda row: (-row["scores"][0], row["key"]))
+    errors = errors[:EXAMPLES]
+    images = make_thumbnails(task.data, {row["key"] for row in (*correct, *errors)})
     galleries = {
-        "Hits": [_figure(images, row, row["label_name"]) for row in hits],
-        "Misses with the highest scores (the class, and what it was taken for)": [
-            _figure(images, row, row["label_name"], row["predicted_name"]) for row in misses
+        "Correct predictions": [_figure(images, row, row["label_name"]) for row in correct],
+        "Errors with the highest scores (class, and predicted class)": [
+            _figure(images, row, row["label_name"], row["predicted_name"]) for row in errors
         ],
     }
     return [{"title": title, "figures": figures} for title, figures in galleries.items() if figures]

@@ -9,6 +9,8 @@ from tasks.reports.section import Section
 
 WORST = 10
 """Number of the worst classes or words that are shown."""
+LISTED = 4
+"""Number of classes that are listed beside a class."""
 FIGURE = ("top-1", "99.5% interval", "images")
 
 
@@ -49,26 +51,63 @@ def describe_details(result: Mapping[str, Any]) -> list[Section]:
 
 
 def find_confusions(rows: Iterable[Mapping[str, Any]]) -> list[Section]:
-    """Return the classes with the lowest accuracy, and the classes that are predicted for them."""
+    """Return the classes with the lowest accuracy, and those with the most false positives.
+
+    Where every class has one image, each accuracy is 0 or 1. The first table is then of the images whose class has the
+    worst rank.
+    """
     rows = list(rows)
-    seen, right = Counter(r["label_name"] for r in rows), Counter(r["label_name"] for r in rows if r["rank"] == 1)
-    predicted = {name: Counter[str]() for name in seen}
+    images = Counter(row["label_name"] for row in rows)
+    errors = [row for row in rows if row["status"] == "ok" and row["rank"] != 1]
+    first = _find_lowest_accuracy(rows, images) if max(images.values(), default=0) > 1 else _find_worst_ranks(errors)
+    return [section for section in (first, _find_false_positives(rows, errors)) if section.rows]
+
+
+def _find_lowest_accuracy(rows: Iterable[Mapping[str, Any]], images: Mapping[str, int]) -> Section:
+    right, predicted = Counter[str](), {name: Counter[str]() for name in images}
     for row in rows:
-        if row["status"] == "ok" and row["rank"] != 1:
+        if row["rank"] == 1:
+            right[row["label_name"]] += 1
+        elif row["status"] == "ok":
             predicted[row["label_name"]][row["predicted_name"]] += 1
     # at the same accuracy the larger class first: it affects more images
-    worst = sorted(seen, key=lambda name: (right[name] / seen[name], -seen[name], name))[:WORST]
+    worst = sorted(images, key=lambda name: (right[name] / images[name], -images[name], name))[:WORST]
     body = [
-        [name, percent(right[name] / seen[name]), f"{seen[name]:,}", _format_classes(predicted[name].most_common(4))]
+        [name, percent(right[name] / images[name]), f"{images[name]:,}", _format_classes(predicted[name])]
         for name in worst
-        if right[name] < seen[name]
+        if right[name] < images[name]
     ]
-    columns = ["class", "right", "images", "taken for"]
-    return [Section("Classes with the lowest accuracy", (), columns, body, numbers=(1, 2))] if body else []
+    columns = ["class", "accuracy", "images", "predicted as"]
+    return Section("Classes with the lowest accuracy", (), columns, body, numbers=(1, 2))
 
 
-def _format_classes(counts: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} ({count:,})" for name, count in counts)
+def _find_worst_ranks(errors: Iterable[Mapping[str, Any]]) -> Section:
+    worst = sorted(errors, key=lambda row: (-row["rank"], row["label_name"]))[:WORST]
+    body = [[row["label_name"], f"{row['rank']:,}", row["predicted_name"]] for row in worst]
+    title = "Classes with the worst rank (each has one image)"
+    return Section(title, (), ["class", "rank", "predicted as"], body, numbers=(1,))
+
+
+def _find_false_positives(rows: Iterable[Mapping[str, Any]], errors: Iterable[Mapping[str, Any]]) -> Section:
+    """Return the classes that are predicted most often for images of other classes."""
+    actual: dict[str, Counter[str]] = {}
+    for row in errors:
+        actual.setdefault(row["predicted_name"], Counter())[row["label_name"]] += 1
+    right = Counter(row["label_name"] for row in rows if row["rank"] == 1)
+    wrong = {name: counts.total() for name, counts in actual.items()}
+    worst = sorted(wrong, key=lambda name: (-wrong[name], name))[:WORST]
+    body = [
+        [name, f"{wrong[name]:,}", percent(right[name] / (right[name] + wrong[name])), _format_classes(actual[name])]
+        for name in worst
+    ]
+    columns = ["predicted class", "false positives", "precision", "classes of these images"]
+    return Section("Classes with the most false positives", (), columns, body, numbers=(1, 2))
+
+
+def _format_classes(counts: Counter[str]) -> str:
+    """Return the most frequent classes, with the number of images where there are several of one."""
+    names = [f"{name} ({count:,})" if count > 1 else name for name, count in counts.most_common(LISTED)]
+    return ", ".join(names) + (", …" if len(counts) > LISTED else "")
 
 
 def find_worst_words(rows: Iterable[Mapping[str, Any]]) -> Section:

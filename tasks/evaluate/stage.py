@@ -18,6 +18,7 @@ from dataops.snapshot import Counts, Input, Part, Record
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.job import EvaluationSettings, run_evaluation
+from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation
 from tasks.evaluate.suite_overlap import find_overlaps
 from tasks.reports.page import encode_page
@@ -90,8 +91,6 @@ def _put_matches(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluatio
 
 
 def _put_page(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluation) -> Part:
-    from tasks.evaluate.report import report_html  # matplotlib takes a second
-
     return work.draft.put_bytes(PAGE, encode_page(report_html(suite, evaluation)))
 
 

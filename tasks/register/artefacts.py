@@ -9,12 +9,14 @@ from dataops.snapshot import UNDIGESTED, read_table
 from tasks.download.report import report_html as download_html
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.report import report_html as filter_html
+from tasks.register.evaluation_page import index_values, render_evaluation_page
 from tasks.register.model_card import Card
 from tasks.register.openlineage import render_events
 from tasks.register.registration import Registration
 from tasks.register.svg_lineage import lineage_svg
 from tasks.reports.svg_charts import curve_svg
 from tasks.reports.svg_funnel import funnel_png
+from tasks.reports.svg_results import draw_results
 from tasks.tracking import run_metadata
 
 if TYPE_CHECKING:
@@ -63,7 +65,6 @@ def _describe_data(registration: Registration) -> Files:
 
 
 def _describe_model(registration: Registration) -> Files:
-    from tasks.register.evaluation_page import index_values, render_evaluation_page
     from tasks.reports import figures  # matplotlib takes a second
 
     work, rows = registration.work, registration.rows
@@ -73,7 +74,7 @@ def _describe_model(registration: Registration) -> Files:
         "model_card.html": card.html(),
         "model_card.md": card.markdown(),
         "evaluation.html": render_evaluation_page(work, registration.champion),
-        "zero_shot.png": figures.png(figures.accuracy_figure(rows, index_values(registration.champion))),
+        "zero_shot.png": draw_results(rows, index_values(registration.champion)).png(),
         "metrics.json": json.dumps(registration.metrics, indent=2, ensure_ascii=False),
     }
     if registration.curve:

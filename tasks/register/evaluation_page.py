@@ -10,6 +10,7 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.snapshot import Manifest
 from tasks.engine.stage import Work
 from tasks.evaluate.config import EvaluateConfig
+from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation, read_evaluation
 from tasks.evaluate.stage import PAGE
 from tasks.register.config import RegisterConfig
@@ -39,8 +40,6 @@ def index_values(evaluation: Evaluation | None) -> dict[str, float]:
 
 def render_evaluation_page(work: Work[RegisterConfig], champion: Evaluation | None) -> bytes:
     """Return the HTML page that compares both; without a champion or the suite's images, the page of evaluate."""
-    from tasks.evaluate.report import report_html  # matplotlib takes a second
-
     evaluated = work.inputs["evaluate"]
     page = work.draft.store.read(evaluated.path(PAGE))
     if champion is None:

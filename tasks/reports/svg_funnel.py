@@ -1,8 +1,6 @@
 """The funnel from archive to shard as one drawing: what each stage kept and dropped, all to one scale."""
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dataops.formatting import format_share
@@ -51,20 +49,8 @@ def funnel_png(stages: Sequence[Mapping[str, Any]]) -> bytes:
     Args:
         stages: rows of `dataops.funnel.funnel_stages`.
     """
-    import matplotlib
-    import resvg_py
-
     kept = f"{stages[-1]['kept']:,} pairs" if stages else ""
-    svg = draw_funnel(stages, "pairs kept (blue) and dropped by reason, per stage", kept).svg()
-    fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"  # the same on every machine, also where there is no font
-    return resvg_py.svg_to_bytes(
-        svg_string=re.sub(r"var\([^,(]+, (#[0-9a-f]+)\)", r"\1", svg),  # resvg has no variables
-        width=2 * WIDTH,
-        background="white",
-        skip_system_fonts=True,
-        font_dirs=[str(fonts)],
-        sans_serif_family="DejaVu Sans",
-    )
+    return draw_funnel(stages, "pairs kept (blue) and dropped by reason, per stage", kept).png()
 
 
 def _add_bar(drawing: Drawing, row: Mapping[str, Any], y: float, widest: int) -> None:

@@ -12,11 +12,22 @@ def test_find_confusions_lists_the_worst_classes_and_their_predictions():
     rows = [row("cat", "cat", 1)] * 3 + [row("cat", "dog", 2)]
     rows += [row("fox", "dog", 2)] * 2 + [row("fox", "<cat>", 3), row("fox", None, None)]
     rows += [row("dog", "dog", 1)] * 5
-    (section,) = find_confusions(rows)
-    assert [line[0] for line in section.rows] == ["fox", "cat"]
-    assert section.rows[0][2:] == ["4", "dog (2), <cat> (1)"]
-    assert section.rows[1][2:] == ["4", "dog (1)"]
+    worst, positives = find_confusions(rows)
+    assert [line[0] for line in worst.rows] == ["fox", "cat"]
+    assert worst.rows[0][2:] == ["4", "dog (2), <cat>"]
+    assert worst.rows[1][2:] == ["4", "dog"]
+    assert positives.rows == [["dog", "3", "62.50%", "fox (2), cat"], ["<cat>", "1", "0.00%", "fox"]]
     assert find_confusions(rows[-5:]) == []
+
+
+def test_find_confusions_ranks_single_images_where_each_class_has_one():
+    rows = [row("cat", "cat", 1), row("elk", None, None)]
+    rows += [row(f"fox {n}", "bin", n + 2) for n in range(12)]
+    worst, positives = find_confusions(rows)
+    assert "one image" in worst.title
+    assert worst.rows[:2] == [["fox 11", "13", "bin"], ["fox 10", "12", "bin"]]
+    assert len(worst.rows) == 10
+    assert positives.rows == [["bin", "12", "0.00%", "fox 0, fox 1, fox 2, fox 3, …"]]
 
 
 def test_describe_details_shows_single_prompts_from_both_ends():

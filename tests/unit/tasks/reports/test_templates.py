@@ -19,6 +19,7 @@ from tasks.reports.page import TEMPLATES, render
 from tasks.reports.section import Section
 from tasks.reports.svg_charts import draw_curve, draw_histogram
 from tasks.reports.svg_funnel import draw_funnel
+from tasks.reports.svg_results import draw_results
 from tests.manifests import build_manifest
 
 HARMLESS = "harmless"
@@ -98,7 +99,7 @@ def evaluation_values(text: str) -> Values:
     gallery = {"title": text, "figures": [figure | {"miss": None}, figure | {"miss": text, "preview": None}]}
     return {
         "title": text, "side": 112, "average": {"value": None, "tasks": 1, "missing": {text: text}}, "against": text,
-        "figure": "aGk=", "rows": [score | {"comparison": comparison}, score | {"comparison": None}],
+        "results": draw_results([score]), "rows": [score | {"comparison": comparison}, score | {"comparison": None}],
         "overlap": {"clean": [text, text], "sets": 2, "rows": [[text] * 10]},
         "tasks": [{"name": text, "summary": text, "sections": [section(text)], "galleries": [gallery]}],
     }  # fmt: skip
@@ -123,6 +124,7 @@ PAGES: dict[str, Callable[[str], Values]] = {
 DRAWINGS: dict[str, Callable[[str], Values]] = {
     "chart.svg": lambda text: {"drawing": draw_histogram(text, {"1": 2}, 10, (text, text))},
     "funnel.svg": lambda text: {"drawing": draw_funnel(stages(text), text, text)},
+    "results.svg": lambda text: {"drawing": evaluation_values(text)["results"]},
     "lineage.svg": lambda text: {"drawing": card_values(text)["lineage"]},
 }
 MARKDOWN: dict[str, Callable[[str], Values]] = {"dataset.md": dataset_values, "model_card.md": card_values}
@@ -180,6 +182,28 @@ def test_drawing_is_xml_without_markup_of_others(template: str, text: str) -> No
     hostile, harmless = (ElementTree.fromstring(render(template, **DRAWINGS[template](t))) for t in (text, HARMLESS))
     assert [(e.tag, list(e.attrib)) for e in hostile.iter()] == [(e.tag, list(e.attrib)) for e in harmless.iter()]
     assert "49" not in "".join(hostile.itertext())
+
+
+@pytest.mark.parametrize("template", PAGES)
+def test_page_is_dark_where_the_reader_prefers_it_and_scrolls_wide_content(template: str) -> None:
+    page = render(template, **PAGES[template](HARMLESS))
+    assert "@media (prefers-color-scheme: dark) { :root {" in page
+    assert "data:image/png" not in page, "a chart is SVG, which has the colours of the page"
+    tree = LexborHTMLParser(page)
+    wide = tree.css("table, svg")
+    assert wide
+    assert all((node.parent and node.parent.attributes.get("class")) == "scroll" for node in wide)
+
+
+@pytest.mark.parametrize("template", DRAWINGS)
+def test_svg_file_has_both_palettes_and_no_color_that_only_one_ground_shows(template: str) -> None:
+    drawing = DRAWINGS[template](HARMLESS)["drawing"]
+    assert "@media (prefers-color-scheme: dark) { svg {" in drawing.svg()
+    assert "svg { background: var(--ground); max-width: 100%; height: auto; }" in drawing.svg()
+    assert "prefers-color-scheme" not in render(template, drawing=drawing), "in a page it has the colours of the page"
+    assert drawing.png().startswith(b"\x89PNG")
+    dark = {"#1b2733", "#14191f"}
+    assert not dark & {shape.attributes.get("fill") for shape in drawing.shapes}
 
 
 @pytest.mark.parametrize("text", HOSTILE)
