@@ -6,7 +6,6 @@ from PIL import Image
 
 from tasks.reports.figures import curves_figure, png
 
-
 FIGURES = {
     "curves": lambda: curves_figure([{"step": i, "loss": 1 / i, "lr": 0.1, "n": i} for i in range(1, 100)]),
     "curves of one step": lambda: curves_figure([{"step": 1, "loss": 2.0}]),
