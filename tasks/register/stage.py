@@ -49,7 +49,7 @@ def make(work: Work[RegisterConfig]) -> StageOutput:
     with tracking.mlflow_errors():
         version = find_version(client, config.model_name, work.draft.key)
         if version is None or GATE_TAG not in version.tags:
-            champion = tracking.find_aliased_version(client, config.model_name, config.alias)
+            champion = _find_champion(work, client)
             verdict = _add_comparison(work, champion, verdict)
             if verdict.passed and not config.floors and not verdict.comparisons:
                 verdict = judge_without_gate(metrics, store, champion, evaluated, config.alpha)
@@ -64,10 +64,16 @@ def make(work: Work[RegisterConfig]) -> StageOutput:
         return _build_output(work, client, version, rows, verdict)
 
 
+def _find_champion(work: Work[RegisterConfig], client: "MlflowClient") -> "ModelVersion | None":
+    """Return the version that has the alias, unless a killed attempt of this registration gave it to its own version."""
+    champion = tracking.find_aliased_version(client, work.config.model_name, work.config.alias)
+    return None if champion is not None and champion.tags.get(tracking.KEY_TAG) == work.draft.key else champion
+
+
 def _add_comparison(work: Work[RegisterConfig], champion: "ModelVersion | None", verdict: Verdict) -> Verdict:
     """Return the verdict extended by a comparison with the champion, if the config names tasks for it."""
     config = work.config
-    if champion is None or not config.not_worse or champion.tags.get(tracking.KEY_TAG) == work.draft.key:
+    if champion is None or not config.not_worse:
         return verdict
     compared = compare_with_champion(
         work.draft.store, champion, work.inputs["evaluate"], config.not_worse, config.alpha

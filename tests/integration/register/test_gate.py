@@ -143,5 +143,5 @@ def test_model_without_a_gate_is_a_candidate_unless_it_is_above_chance(
     assert (manifest.facts["alias"], manifest.facts["gate"]) == ("candidate", gate)
     version = connect().get_model_version_by_alias("ungated", "candidate")
     assert version.tags["gate"] == gate
-    assert "**No gate: register.floors is empty; " in version.description
+    assert "No gate: register.floors is empty; " in version.description
     assert "champion" not in connect().get_registered_model("ungated").aliases

@@ -195,7 +195,8 @@ def test_registration_resumes_after_it_is_killed(
             stage.make(plan, context)
     manifest = stage.make(plan, context)
     (version,) = find_versions(name)
-    assert version.tags["gate"] == "passed"
+    assert version.tags["gate"] == "no gate: register.floors is empty; above chance on 2 of 2 tasks"
+    assert manifest.facts["alias"] == "champion"
     assert version.run_id == manifest.mlflow_run_id
     run = connect().get_run(manifest.mlflow_run_id)
     assert run.info.status == "FINISHED"
