@@ -1,92 +1,89 @@
-"""Commands and TOML blocks on the pages use commands, options, modules and config keys that exist."""
+"""The examples of configs and commands in the docs: every key and every option exists."""
 
-import importlib.util
+import re
+import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cyclopts.exceptions import CycloptsError
+from cyclopts import CycloptsError
 from pydantic import ValidationError
 
-from docs.tools.examples import Example, find_examples, list_commands
 from docs.tools.links import ROOT, pages
 from flows.cli import app
 from flows.config import RunConfig
 
-TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in pages()}
-TABLES = frozenset(field.alias or name for name, field in RunConfig.model_fields.items()) - {"name", "seed"}
-INCOMPLETE = frozenset({"missing", "value_error", "union_tag_not_found"})
-"""Types of errors that a part of a config may have."""
+_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"^\s*(?:\$ )?(pairmill (?! )[^\n]*)", re.MULTILINE)
+_TABLES = {field.alias or name for name, field in RunConfig.model_fields.items()}
+_NEEDED = {"name": "example", "source": {"kind": "warc", "paths": ["*.warc.gz"]}, "register": {}}
 
 
-def wrong_keys(values: Mapping[str, Any]) -> list[str]:
-    """Return a problem for each key of a part of a config that does not exist or has a value that it cannot have."""
+def examples() -> Iterator[tuple[str, str, str]]:
+    """Yield page, language and text of each fenced block."""
+    for page in pages():
+        for language, text in _FENCE.findall(page.read_text(encoding="utf-8")):
+            yield str(page.relative_to(ROOT)), language, text
+
+
+def configs() -> Iterator[tuple[str, dict[str, Any]]]:
+    for page, language, text in examples():
+        if language == "toml":
+            values = tomllib.loads(text)
+            if values.keys() <= _TABLES:
+                yield page, values
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Yield page and command line, without those that show alternatives (`[--json]`, `hf|onnx`)."""
+    for page, language, text in examples():
+        if language in ("sh", "bash", "console", "text", ""):
+            lines = _COMMAND.findall(text.replace("\\\n", " "))
+            yield from ((page, line) for line in lines if not re.search(r"\[[-A-Z]|\w\|\w", line))
+
+
+def problems_of(values: dict[str, Any]) -> list[str]:
+    """Return the keys of an example that the config would not accept; keys that it leaves out are no problem."""
     try:
-        RunConfig.model_validate(values)
+        RunConfig.model_validate(_NEEDED | values)
     except ValidationError as error:
-        details = (detail for detail in error.errors() if detail["type"] not in INCOMPLETE)
-        return [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details]
+        wrong = (detail for detail in error.errors() if detail["type"] not in ("missing", "union_tag_not_found"))
+        return [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in wrong]
     return []
 
 
-def apply_setting(setting: str) -> dict[str, Any]:
-    """Return the part of a config that `--set` changes."""
-    name, _, text = setting.partition("=")
+def test_example_configs_have_only_keys_and_values_that_a_run_accepts():
+    found = list(configs())
+    assert len(found) > 20
+    assert [(page, problem) for page, values in found for problem in problems_of(values)] == []
+
+
+def test_unknown_key_of_an_example_is_found():
+    assert problems_of({"train": {"model": "ViT-B-32", "epoch": 3}}) == ["train.epoch: Extra inputs are not permitted"]
+    assert problems_of({"filter": {"min_chars": -1}}) != []
+    assert problems_of({"source": {"start": ["http://a.example/"]}}) == []
+
+
+def parse(command: str) -> str:
+    """Return the error of a command line, without its comment and what follows it in a shell; '' if it is valid."""
+    text = re.split(r"\s+#|\s[|;&>]|;|`", command)[0].replace("...", "").strip()
+    words = shlex.split(text)[1:]
     try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    for step in reversed(name.split(".")):
-        value = {step: value}
-    return value
+        app.parse_args(words, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return str(error)
+    return ""
 
 
-def check_command(words: Sequence[str]) -> None:
-    """Raise an error if a command of pairmill, its options or settings, or a module of the repository do not exist."""
-    if words[0] == "pairmill":
-        app.parse_args(words[1:], exit_on_error=False, print_error=False)
-        for option, value in pairwise(words):
-            assert option != "--set" or wrong_keys(apply_setting(value)) == [], value
-    elif tuple(words[:2]) == ("python", "-m") and words[2].partition(".")[0] in {"benchmarks", "docs", "tasks"}:
-        assert importlib.util.find_spec(words[2]), words
+def test_example_commands_have_only_options_that_exist():
+    found = list(dict.fromkeys(commands()))
+    assert len(found) > 30
+    assert [(page, command, error) for page, command in found if (error := parse(command))] == []
 
 
-def test_commands_are_split():
-    script = "A=1 pairmill run x.toml \\\n    --json > out  # why\ncat out | pairmill diff - 2>&1 && ls"
-    found = list_commands(f"```sh\n{script}\n```\n```text\nno\n```\n")
-    assert found == [["pairmill", "run", "x.toml", "--json"], ["cat", "out"], ["pairmill", "diff", "-", "2"], ["ls"]]
-
-
-def test_wrong_commands_are_found():
-    with pytest.raises(CycloptsError):
-        check_command(["pairmill", "run", "x.toml", "--colour"])
-    with pytest.raises(AssertionError):
-        check_command(["pairmill", "run", "x.toml", "--set", "filter.min_char=1"])
-    with pytest.raises(AssertionError):
-        check_command(["python", "-m", "benchmarks.nothing"])
-
-
-def test_examples_have_a_language():
-    assert list(find_examples("```toml\na = 1\n```\n```\nb\n```\n")) == [Example("toml", "a = 1\n")]
-
-
-def test_wrong_keys_are_found():
-    assert wrong_keys({"filter": {"min_chars": 1}, "source": {"kind": "site"}}) == []
-    assert wrong_keys({"filter": {"min_char": 1}}) == ["filter.min_char: Extra inputs are not permitted"]
-    assert wrong_keys(apply_setting("source.kind=web"))
-    assert apply_setting("a.b=[1]") == {"a": {"b": [1]}}
-
-
-@pytest.mark.parametrize("page", TEXTS)
-def test_commands_of_a_page_exist(page: str):
-    for words in list_commands(TEXTS[page]):
-        check_command(words)
-
-
-@pytest.mark.parametrize("page", TEXTS)
-def test_toml_of_a_page_has_keys_of_the_config(page: str):
-    for example in find_examples(TEXTS[page]):
-        if example.language == "toml" and not TABLES.isdisjoint(values := tomllib.loads(example.content)):
-            assert wrong_keys(values) == [], example.content
+@pytest.mark.parametrize(
+    "command", ["pairmill run", "pairmill run a.toml --untill pack", "pairmill nothing", "pairmill diff A"]
+)
+def test_wrong_command_of_an_example_is_found(command: str):
+    assert parse(command)
