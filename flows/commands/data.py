@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from dataops.errors import ConfigError
 from flows.commands.options import Json, StoreUri, Yes
 from infra.local import services
 
@@ -32,12 +33,12 @@ def trace(
 def takedown(
     file: Path,
     *,
-    reason: Annotated[str, Parameter(help="Recorded with the request.")] = "",
+    reason: Annotated[str, Parameter(help="Recorded with the request.", show_default=False)] = "",
     delete_raw: Annotated[
         bool,
         Parameter(negative="", help="Also delete the images from raw shards, and the superseded dataset versions."),
     ] = False,
-    yes: Annotated[Yes, Parameter(help="With --delete-raw: do not ask.")] = False,
+    yes: Annotated[Yes, Parameter(help="With --delete-raw: do not ask; required without a terminal.")] = False,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -56,7 +57,10 @@ def promote(
     model: str,
     *,
     alias: Annotated[str, Parameter(help="The alias to move.")] = "champion",
-    reason: Annotated[str, Parameter(help="Recorded in the audit trail.")] = "",
+    reason: Annotated[
+        str,
+        Parameter(help="Why; required to move the alias, and recorded in the audit trail.", show_default=False),
+    ] = "",
     json: Json = False,
 ) -> int:
     """Move an alias to a version of a model, also back to an earlier one. Without a version, print the audit trail.
@@ -109,7 +113,8 @@ def build(
 ) -> int:
     """Build a list of queries: frequent words, word pairs with high mutual information, popular titles, lemmas.
 
-    Each input is one or more files, folders or globs; files may be compressed as .gz, .bz2 or .zst.
+    At least one of --text, --titles, --lemmas and --wordfreq is required. Each input is one or more files, folders or
+    globs; files may be compressed as .gz, .bz2 or .zst.
 
     Args:
         out: Parquet file to write.
@@ -129,6 +134,8 @@ def build(
     from flows.commands.output import show_queries
     from tasks.filter.queries import QuerySources, build_queries, write_queries
 
+    if not (text or titles or lemmas or wordfreq):
+        raise ConfigError("no input is given; pass at least one of --text, --titles, --lemmas and --wordfreq")
     sources = QuerySources(text, titles, project, lemmas, wordfreq, wordfreq_top)
     thresholds = Thresholds(min_unigram, min_bigram, min_pmi, min_views, min_chars)
     queries = build_queries(sources, thresholds)

@@ -35,7 +35,10 @@ def evaluate(
         str | None, Parameter(help="Another model to compare with: better, worse or indistinguishable.")
     ] = None,
     data: Annotated[
-        Path | None, Parameter(help="Folder of the evaluation sets; default: the folder of `datasets fetch`.")
+        Path | None, Parameter(
+            help="Folder of the suite's sets; default: the folder of `datasets fetch` if the suite names sources, else"
+            " the suite's own folder."
+        ),
     ] = None,
     matches: Annotated[
         Path | None, Parameter(help="Parquet table of test images that are in the training data (uid, set, member).")
@@ -63,7 +66,7 @@ def evaluate(
 def fetch(
     suite: Path,
     *,
-    data: Annotated[Path | None, Parameter(help="Folder for the sets; default: .pairmill/datasets.")] = None,
+    data: Annotated[Path | None, Parameter(help="Folder for the sets; default: `datasets` in the home.")] = None,
     json: Json = False,
 ) -> int:
     """Download the evaluation sets of a suite from the Hub, verify them, and list those that cannot be downloaded.

@@ -146,6 +146,16 @@ def show_deployed(rows: Sequence[DeployedObject], workers: Sequence[str], *, as_
             out.print(text(f"{row.name:<24} {row.url}"), soft_wrap=True)
     out.print()
     out.print(message(f"Flow runs need workers. To start them on this machine: {workers[0]}"), soft_wrap=True)
+    if not workers[1:]:
+        out.print(
+            text(
+                "Workers on other machines cannot reach the Prefect server, which listens on this machine only. Start"
+                " servers that they reach (infra/compose.yaml), name them in PREFECT_API_URL and MLFLOW_TRACKING_URI,"
+                " and deploy again."
+            ),
+            soft_wrap=True,
+        )
+        return 0
     out.print(text("On other machines, in a checkout, with the server's login in PREFECT_API_AUTH_STRING:"))
     for command in workers[1:]:
         out.print(text(f"  {command}"), soft_wrap=True)

@@ -7,8 +7,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -48,16 +50,32 @@ def remove(config: Path) -> list[str]:
 
 
 def worker_commands(request: DeployRequest) -> Sequence[str]:
-    """Return the commands that start workers: first on this machine, then on others, where they run in a checkout."""
+    """Return the commands that start workers: first on this machine, then on others, where they run in a checkout.
+
+    There are none for other machines if they cannot reach the Prefect server.
+    """
     store, worker = shlex.quote(load_config(request.config).store.uri), "python -m infra.local.process_worker"
     api = next(s.url for s in services.status() if s.name == "prefect")
     pool = "" if request.pool == DeployRequest.pool else f" --pool {request.pool}"
     gpus = "" if request.gpus == 1 else f" --gpus {request.gpus}"
+    here = f"pairmill up --worker{pool}{gpus}"
+    if is_loopback(api):
+        return (here,)
     return (
-        f"pairmill up --worker{pool}{gpus}",
+        here,
         f"PREFECT_API_URL={api} PAIRMILL_STORES={store} {worker} --pool {request.pool}",
         f"PREFECT_API_URL={api} PAIRMILL_STORES={store} {worker} --pool {request.gpu_pool} --limit {request.gpus}",
     )
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether only this machine reaches the host of a URL: a loopback address or name, or no host."""
+    host = (urlsplit(url).hostname or "localhost").rstrip(".")
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
-from flows.cli import run_command
+from flows.cli import app, run_command
 from infra.local import services
 
 READ_ONLY = [
@@ -66,3 +68,32 @@ def test_commands_that_read_create_nothing_in_an_empty_folder(empty: Path, argum
 def test_doctor_creates_nothing_in_an_empty_folder(empty: Path):
     run_command(["doctor"])
     assert [path for name in ("user", "work") for path in (empty / name).rglob("*")] == []
+
+
+CONDITIONAL = [
+    (["promote", "models:/name/3"], "--reason", "required to move the alias"),
+    (["takedown", "{list}", "--delete-raw"], "--yes", "required without a terminal"),
+    (["rerun", "small-20260101T000000-abcd", "--retry", "timeout"], "--from download", "With --from download"),
+    (["queries", "build", "--out", "queries.parquet"], "--text", "At least one of --text"),
+    (["gc", "--keep-runs", "1", "--older-than", "30d"], "--older-than", "Instead"),
+]
+"""Commands that need an option only in some cases; the option; and how the help states it."""
+
+
+@pytest.mark.parametrize(("arguments", "option", "stated"), CONDITIONAL, ids=lambda value: str(value))
+def test_help_states_what_a_command_needs_in_some_cases(
+    empty: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], option: str, stated: str
+):
+    (empty / "list.txt").write_text("http://example.org/a.jpg\n")
+    assert run_command([argument.format(list=empty / "list.txt") for argument in arguments]) == 2
+    assert option in capsys.readouterr().err
+    names = arguments[: 2 if arguments[0] == "queries" else 1]
+    assert run_command([*names, "--help"]) == 0
+    assert stated in " ".join(re.sub(r"[│\s]+", " ", capsys.readouterr().out).split())
+
+
+def test_help_names_no_empty_default(empty: Path, capsys: pytest.CaptureFixture[str]):
+    for command in app.resolved_commands().values():
+        if isinstance(command, App) and command.default_command is not None:
+            run_command([command.name[0], "--help"])
+    assert '[default: ""]' not in capsys.readouterr().out

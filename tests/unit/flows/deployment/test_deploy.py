@@ -9,13 +9,15 @@ import pytest
 from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
 
 from dataops.errors import ConfigError
+from flows.commands.output import show_deployed
 from flows.config import RunConfig
 from flows.deployment.automations import FORMER_NAMES, NAMES, notification_automations, zombie_automation
-from flows.deployment.deploy import check_request
+from flows.deployment.deploy import check_request, worker_commands
 from flows.deployment.deployer import Deployer, fill_specifications
 from flows.deployment.request import DeployRequest
 from flows.events import EVENTS
 from flows.pipeline import FLOWS
+from infra.local import services
 
 CONFIG = RunConfig.model_validate(
     {"name": "nightly", "source": {"kind": "warc", "paths": ["x.warc.gz"]}, "register": {"model_name": "clip"}}
@@ -142,3 +144,31 @@ def test_put_automation_updates_the_one_of_its_former_name(former: bool):
 def test_each_former_name_is_of_an_automation_that_exists():
     names = {automation.name for automation in notification_automations([UUID(int=1)], "http://ui")}
     assert names == FORMER_NAMES.keys()
+
+
+@pytest.mark.parametrize(
+    ("url", "reached"),
+    [
+        ("http://127.0.0.1:4200/api", False),
+        ("http://127.1.2.3:4200/api", False),
+        ("http://[::1]:4200/api", False),
+        ("http://localhost:4200/api", False),
+        ("http://LOCALHOST.:4200/api", False),
+        ("http://prefect.localhost/api", False),
+        ("http://0.0.0.0:4200/api", False),
+        ("http://10.0.0.5:4200/api", True),
+        ("https://prefect.example.org/api", True),
+    ],
+)
+def test_deploy_prints_an_address_only_if_other_machines_reach_it(
+    url: str, reached: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setattr(services, "_external_problem", lambda url, path="": None)
+    monkeypatch.setattr("flows.deployment.deploy.load_config", lambda path: CONFIG)
+    commands = worker_commands(DeployRequest(Path("c.toml"), pool="mill"))
+    assert commands[0] == "pairmill up --worker --pool mill"
+    show_deployed([], commands, as_json=False)
+    printed = capsys.readouterr().out
+    assert (url in printed, "--pool mill-gpu" in printed) == (reached, reached)
+    assert ("cannot reach the Prefect server" in printed) is not reached
