@@ -19,7 +19,7 @@ from training.evaluation.comparison import compare_all
 from training.evaluation.contamination import contamination, format_overlap, read_matches
 from training.evaluation.intervals import flatten_metrics
 from training.evaluation.robustness import effective_robustness
-from training.evaluation.suite import Suite, load_suite, read_tasks
+from training.evaluation.suite import FETCHED, Suite, load_suite, read_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def data_folder(suite: Path, data: Path | None, home: Path) -> Path | None:
     if data is not None:
         return data
     _, labelled, _ = read_tasks(suite)
-    return home / "datasets" if any(task.source for _, task in labelled) else None
+    return home / FETCHED if any(task.source for _, task in labelled) else None
 
 
 def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:

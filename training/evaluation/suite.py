@@ -15,8 +15,10 @@ The suites in configs/suites also set where a set comes from (`source`), its mai
 """
 
 import hashlib
+import shlex
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
+from dataops.home import home
 from dataops.regular_files import read_text
 from dataops.text.suggestions import find_meant
 from dataops.toml_text import parse_toml
 from training.config import FrozenModel
 from training.evaluation.task import Name, Task
+
+
+FETCHED = "datasets"
+"""Folder of the sets that `pairmill datasets fetch` downloads, in the home."""
 
 
 class Absent(FrozenModel):
@@ -73,21 +80,27 @@ def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = Fal
     Raises: ConfigError listing every problem with its file, task, key and what is allowed; or if no task's data exists.
     """
     name, labelled, problems = read_tasks(path, data_root)
+    base = (data_root if data_root is not None else path.parent).absolute()
     present: list[Task] = []
     absent: list[Absent] = []
+    unusable: list[Task] = []
     for label, task in labelled:
-        reason = _absence(task, path) if partial or task.missing else ""
+        reason = _absence(task, path, base) if partial or task.missing else ""
         if reason:
             absent += [Absent(name=task.name, reason=reason)] if task.in_average else []
             continue
         runnable, absent_probes = _without_probes(task) if partial else (task, [])
         present.append(runnable)
         absent += absent_probes
-        problems += [f"{label}.root: {problem}" for problem in runnable.problems()]
+        found = runnable.problems()
+        unusable += [task] if found else []
+        problems += [f"{label}.root: {problem}" for problem in found]
     if labelled and not present:
-        listed = "".join(f"\n    {task.name}: {task.reason}" for task in absent)
-        problems.append(f"none of its {len(labelled)} sets is there:{listed}")
+        unusable = [task for _, task in labelled if not task.missing]
+        listed = [f"{task.name}: {task.missing or f'{task.root} is not there'}" for _, task in labelled]
+        problems.append("\n    ".join([f"none of its {len(labelled)} sets is there:", *listed]))
     if problems:
+        problems += [f"remedy: {remedy}" for remedy in _remedies(unusable, path, base)]
         raise ConfigError("\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]))
     return Suite(name=name, tasks=tuple(present), absent=tuple(absent))
 
@@ -144,14 +157,35 @@ def _without_probes(task: Task) -> tuple[Task, list[Absent]]:
     return rest, [Absent(name=f"{task.name}.{name}", reason=reason) for name in probes]
 
 
-def _absence(task: Task, path: Path) -> str:
-    """Return why a task cannot be run; empty if it can."""
+def _absence(task: Task, path: Path, base: Path) -> str:
+    """Return why a task cannot be run, and the remedy; empty if it can."""
     if task.missing:
         return task.missing
     if task.data.folder.is_dir() or (Path(task.root).is_dir() and not task.source):
         return ""
-    remedy = f"; fetch it: pairmill datasets fetch {path}" if task.source else ""
-    return f"{task.root} is not there{remedy}"
+    return "; ".join([f"{task.root} is not there", *_remedies([task], path, base)])
+
+
+def _remedies(tasks: Sequence[Task], path: Path, base: Path) -> list[str]:
+    """Return what to do about tasks without usable data.
+
+    Args:
+        path: the suite's file.
+        base: parent of the suite's relative roots.
+    """
+    remedies = []
+    if any(task.source for task in tasks):
+        # Without --data, the command uses the folder of fetched sets; a config uses the suite's folder.
+        folder = "" if base == home() / FETCHED else f" --data {shlex.quote(str(base))}"
+        remedies.append(f"fetch it: pairmill datasets fetch {shlex.quote(str(path))}{folder}")
+    roots = [Path(task.root) for task in tasks if not task.source and not Path(task.root).is_dir()]
+    if roots:
+        remedies.append("name the folder that has it with --data (in a config: evaluate.data)")
+        names = [root.relative_to(base) for root in roots if root.is_relative_to(base)]
+        for folder in (home() / "demo" / "suite", home() / FETCHED):
+            if folder != base and (there := sum((folder / name).is_dir() for name in names)):
+                remedies[-1] += f"; {folder} has {there} of the {len(roots)} sets: --data {shlex.quote(str(folder))}"
+    return remedies
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -321,6 +321,40 @@ def test_a_partial_suite_lists_absent_tasks_with_the_reason(tmp_path):
         load_suite(write_suite(tmp_path / "t.toml", absent), partial=True)
 
 
+SOURCED = 'name = "u"\nkind = "retrieval"\nsource = "someone/wds_u"\n'
+
+
+@pytest.mark.parametrize("partial", [True, False])
+def test_an_error_of_missing_sets_says_which_folder_to_name_or_what_to_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partial: bool
+):
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "a home"))
+    path = write_suite(tmp_path / "s.toml", TASK, SOURCED)
+
+    def error(data: Path | None = None, suite: Path = path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            load_suite(suite, data, partial=partial)
+        return str(caught.value)
+
+    assert "(in a config: evaluate.data)" in error()
+    assert "has 1 of" not in error()
+    assert error().count(f"fetch it: pairmill datasets fetch {path} --data {tmp_path}") == 1
+    (tmp_path / "a home/demo/suite/data").mkdir(parents=True)
+    demo = tmp_path / "a home/demo/suite"
+    assert f"{demo} has 1 of the 1 sets: --data '{demo}'" in error()
+    fetched = error(tmp_path / "a home" / "datasets", write_suite(tmp_path / "t.toml", SOURCED))
+    assert fetched.endswith(f"fetch it: pairmill datasets fetch {tmp_path / 't.toml'}")
+    assert "--data" not in fetched
+
+
+def test_the_reason_of_an_absent_set_says_what_to_do(tmp_path: Path):
+    write_set(tmp_path / "there")
+    there, gone = TASK.replace("data", "there").replace('"t"', '"a"'), TASK.replace("data", "gone")
+    suite = load_suite(write_suite(tmp_path / "s.toml", there, gone), partial=True)
+    (absent,) = suite.absent
+    assert f"{tmp_path / 'gone'} is not there; name the folder that has it with --data" in absent.reason
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
