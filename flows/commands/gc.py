@@ -21,7 +21,7 @@ from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from dataops.snapshot import SnapshotName
 from dataops.store import Entry, Store
-from flows.commands.output import console, new_table, print_json, text
+from flows.commands.output import console, new_table, print_json, print_waits, text
 from flows.records import RunRecord, known_stores
 from infra.local import services
 from tasks.engine.context import Context
@@ -185,7 +185,8 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
     Raises: ServiceError if MLflow does not answer; ConfigError if it refuses, or a run record cannot be read.
     """
     if home.is_dir():  # else nothing is known, and a new registry would know of no model that a store's snapshots serve
-        services.up()
+        with print_waits():
+            services.up()
         services.apply_environment()
     # The job folders of all stores are under one home, so a run of any store may need one.
     all_roots = {store.uri: Roots(store, policy) for store in known_stores(home, store_uri)}

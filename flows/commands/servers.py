@@ -42,14 +42,18 @@ def deploy(
     Args:
         config: TOML file. Relative paths in it start at the current folder, for the scheduled runs too.
     """
-    from flows.commands.output import show_deployed, show_removed
+    from flows.commands.output import print_waits, show_deployed, show_removed
     from flows.deployment import deploy as deployment
     from flows.deployment.request import DeployRequest
 
     if remove:
-        return show_removed(deployment.remove(config), as_json=json)
+        with print_waits():
+            removed = deployment.remove(config)
+        return show_removed(removed, as_json=json)
     request = DeployRequest(config, cron, timezone, until, overlap, notify, gpus, pool)
-    return show_deployed(deployment.deploy(request), deployment.worker_commands(request), as_json=json)
+    with print_waits():
+        deployed = deployment.deploy(request)
+    return show_deployed(deployed, deployment.worker_commands(request), as_json=json)
 
 
 def up(
@@ -60,11 +64,12 @@ def up(
     json: Json = False,
 ) -> int:
     """Start the local Prefect and MLflow servers."""
-    from flows.commands.output import show_services
+    from flows.commands.output import print_waits, show_services
     from infra.local.worker import start_workers
 
-    running = services.up()
-    return show_services(running + (start_workers(pool, gpus) if worker else []), as_json=json)
+    with print_waits():
+        running = services.up() + (start_workers(pool, gpus) if worker else [])
+    return show_services(running, as_json=json)
 
 
 def down(*, json: Json = False) -> int:

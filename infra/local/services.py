@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
-from dataops.messages.waiting import pause, waiting
+from dataops.messages.waiting import pause
 from dataops.redaction import read_secret, remove_credentials
 from dataops.standard_streams import is_utf8
 from infra.local import login, supervisor
@@ -28,7 +28,6 @@ from infra.local.supervisor import Service, ServiceRecord
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 90.0
 _EXTERNAL_PATIENCE_S = 10.0
 CLIENT_VARIABLE = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}
 _CLIENT_PATH = {"prefect": "/api", "mlflow": ""}
@@ -146,7 +145,7 @@ def make_home() -> Path:
         ) from error
 
 
-def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
+def up(timeout_s: float = supervisor.START_S) -> list[ServiceStatus]:
     """Start the Prefect and the MLflow server unless they run, and return when both answer.
 
     It is safe to call it again, in two processes at the same time, after a crash and after a reboot.
@@ -166,9 +165,7 @@ def up(timeout_s: float = START_TIMEOUT_S) -> list[ServiceStatus]:
         with supervisor.lock(_services()):
             if PREFECT in required and login.read_login() is None:
                 _stop_prefect()
-            names = " and ".join(service.name for service in required)
-            with waiting(f"the local servers start ({names})", deadline=time.time() + timeout_s):
-                supervisor.ensure_running(_services(), required, timeout_s)
+            supervisor.ensure_running(_services(), required, timeout_s)
     return [_status(name) for name in CLIENT_VARIABLE]
 
 
@@ -227,7 +224,7 @@ def ensure_service(
     words = tuple(sys.executable if i == 0 and word == "python" else word for i, word in enumerate(command))
     service = Service(name, words, health_path, {"PYTHONPATH": str(CHECKOUT)} | dict(env), port)
     with supervisor.lock(_services()):
-        supervisor.ensure_running(_services(), [service], START_TIMEOUT_S, same_command=True)
+        supervisor.ensure_running(_services(), [service], supervisor.START_S, same_command=True)
     return _status(name)
 
 

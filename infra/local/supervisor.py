@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 STOP_GRACE_S = 15.0
 _LOG_LIMIT = 10 * 2**20
 """Size in bytes from which on the next start renames the log to log.1."""
-_LOCK_PATIENCE_S = 300.0
-_START_S = 90.0
-"""Age up to which a server may still be starting."""
+START_S = 300.0
+"""Maximum time of a start, in seconds: on a loaded machine, Prefect's first one takes minutes."""
+_LOCK_PATIENCE_S = START_S + 60.0
 _SILENCE_S = 10.0
 """An older server is restarted if it does not answer for this long."""
 _RELEASE_S = 1.0
@@ -196,9 +196,7 @@ def ensure_running(
         if record is None or not record.alive or changed or _hangs(folder, record):
             record = _restart(folder, service, record)
         records[service.name] = record
-    _wait_until_healthy(
-        services, {service.name: service for service in required}, records, time.monotonic() + timeout_s
-    )
+    _wait_until_healthy(services, {service.name: service for service in required}, records, timeout_s)
     return list(records.values())
 
 
@@ -226,7 +224,7 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _hangs(folder: Path, record: ServiceRecord) -> bool:
     """Return whether a running server, after its start, does not answer for `_SILENCE_S`."""
     age = datetime.now(UTC) - datetime.fromisoformat(record.started_at or "1970-01-01T00:00:00+00:00")
-    if age < timedelta(seconds=_START_S):
+    if age < timedelta(seconds=START_S):
         return False  # it may still be starting: the process that started it may have been killed meanwhile
     deadline = time.monotonic() + _SILENCE_S
     while not is_healthy(folder, record):
@@ -293,29 +291,42 @@ def _port(record: ServiceRecord | None, service: Service) -> int:
 
 
 def _wait_until_healthy(
-    services: Path, required: Mapping[str, Service], records: dict[str, ServiceRecord], deadline: float
+    services: Path, required: Mapping[str, Service], records: dict[str, ServiceRecord], timeout_s: float
 ) -> None:
     """Poll until all services are healthy; a server whose port another program took meanwhile starts again on another."""
-    pending = dict.fromkeys(records, 1)
-    while pending:
-        for name, attempt in list(pending.items()):
-            folder, record = services / name, records[name]
-            if is_healthy(folder, record):
-                del pending[name]
-                continue
-            if record.alive and time.monotonic() < deadline:
-                continue
-            clash = not record.alive and not processes.is_port_free(record.port)
-            if not clash or attempt == _ATTEMPTS or time.monotonic() > deadline:
-                problem = "did not answer in time" if record.alive else "ended at once"
-                stop(folder, record)
-                raise ServiceError(
-                    f"{name} {problem} ({record.url}{record.health_path}). The last lines of {folder / 'log'}:\n"
-                    + "\n".join(f"  {line}" for line in tail(folder / "log"))
-                )
-            records[name] = _restart(folder, required[name], record)
-            pending[name] = attempt + 1
-        time.sleep(0.05)
+    pending, began = dict.fromkeys(records, 1), time.monotonic()
+    with contextlib.ExitStack() as stack:
+        waits = {name: stack.enter_context(contextlib.ExitStack()) for name in records}
+        for name, record in records.items():
+            reason = f"the {name} server starts (process {record.pid}; its log is {services / name / 'log'})"
+            waits[name].enter_context(waiting(reason, deadline=time.time() + timeout_s))
+        while pending:
+            for name, attempt in list(pending.items()):
+                folder, record = services / name, records[name]
+                waited = time.monotonic() - began
+                if is_healthy(folder, record):
+                    del pending[name]
+                    waits[name].close()
+                    continue
+                if record.alive and waited < timeout_s:
+                    continue
+                clash = not record.alive and not processes.is_port_free(record.port)
+                if not clash or attempt == _ATTEMPTS or waited >= timeout_s:
+                    _give_up(folder, record, waited)
+                records[name] = _restart(folder, required[name], record)
+                pending[name] = attempt + 1
+            time.sleep(0.05)
+
+
+def _give_up(folder: Path, record: ServiceRecord, waited: float) -> NoReturn:
+    """Stop a server that does not start, and raise an error with the last lines that it logged before."""
+    problem = "is alive but does not answer, and was stopped" if record.alive else "ended"
+    lines = "\n".join(f"  {line}" for line in tail(folder / "log"))  # its shutdown logs errors of its own
+    stop(folder, record)
+    raise ServiceError(
+        f"{record.name} {problem} after {waited:.0f} s ({record.url}{record.health_path}). The last lines of"
+        f" {folder / 'log'}:\n{lines}"
+    )
 
 
 def tail(log: Path, lines: int = 15) -> list[str]:

@@ -69,8 +69,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(services, "_applied", {})
         for server in ("PREFECT", "MLFLOW"):
             patch.setattr(services, server, replace(getattr(services, server), port=None))
-        patch.setattr(services, "START_TIMEOUT_S", 300.0)
-        services.up(300)
+        services.up()
         yield folder
         services.down()
 

@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
+from dataops.formatting import format_quantity
 from dataops.home import home
 from dataops.regular_files import read_text
 from dataops.text.suggestions import find_meant
@@ -100,8 +101,8 @@ def load_suite(path: Path, data_root: Path | None = None, *, partial: bool = Fal
         listed = [f"{task.name}: {task.missing or f'{task.root} is not there'}" for _, task in labelled]
         problems.append("\n    ".join([f"none of its {len(labelled)} sets is there:", *listed]))
     if problems:
-        problems += [f"remedy: {remedy}" for remedy in _remedies(unusable, path, base)]
-        raise ConfigError("\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {line}" for line in problems)]))
+        listed = problems + [f"remedy: {remedy}" for remedy in _remedies(unusable, path, base)]
+        raise ConfigError("\n  ".join([f"{path}: {format_quantity(len(problems), 'problem')}", *listed]))
     return Suite(name=name, tasks=tuple(present), absent=tuple(absent))
 
 

@@ -3,6 +3,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ServiceError
+from dataops.messages.waiting import Wait, current_waits
 from infra.local import processes, supervisor
 from infra.local.supervisor import Service, ServiceRecord
 
@@ -115,19 +117,41 @@ def test_load_ignores_an_invalid_state_file(services: Path, text: str):
 
 def test_ensure_running_reports_the_log_of_a_server_that_ends_at_once(services: Path):
     dying = Service("dying", (sys.executable, "-c", "raise SystemExit('no such table: flow_run')"), "/")
-    with pytest.raises(ServiceError, match=r"(?s)dying ended at once.*dying/log.*no such table: flow_run"):
+    with pytest.raises(ServiceError, match=r"(?s)dying ended after \d s.*dying/log.*no such table: flow_run"):
         supervisor.ensure_running(services, [dying], 4.0)
     record = supervisor.load(services / "dying")
     assert record
     assert record.pid is None
 
 
-def test_ensure_running_stops_and_reports_a_server_that_never_answers(services: Path):
-    silent = Service(
-        "silent", (sys.executable, "-c", "import time; print('thinking', flush=True); time.sleep(60)"), "/"
+def test_a_start_may_take_minutes_and_the_lock_outlasts_it():
+    assert supervisor.START_S >= 300
+    assert supervisor._LOCK_PATIENCE_S > supervisor.START_S
+
+
+def test_ensure_running_stops_and_reports_a_server_that_never_answers(
+    services: Path, monkeypatch: pytest.MonkeyPatch
+):
+    code = (
+        "import atexit, signal, sys, time; atexit.register(lambda: print('error in the shutdown\\n' * 30, flush=True));"
+        " signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); print('thinking', flush=True); time.sleep(60)"
     )
-    with pytest.raises(ServiceError, match=r"(?s)silent did not answer in time.*thinking"):
+    silent = Service("silent", (sys.executable, "-c", code), "/")
+    seen: dict[str, Wait] = {}
+
+    def is_healthy(folder: Path, record: ServiceRecord) -> bool:
+        seen.update({wait.reason: wait for wait in current_waits()})
+        return folder.name != "silent" and original(folder, record)
+
+    original = supervisor.is_healthy
+    monkeypatch.setattr(supervisor, "is_healthy", is_healthy)
+    with pytest.raises(ServiceError, match=r"(?s)silent is alive but does not answer, .*thinking") as caught:
         supervisor.ensure_running(services, [SITE, silent], 1.0)
+    assert "shutdown" not in str(caught.value), "what it logged before it was stopped is the reason"
+    assert "error in the shutdown" in (services / "silent/log").read_text()
+    assert [reason for reason in seen if re.fullmatch(rf"the silent server starts \(process \d+; .*{services}.*\)", reason)]
+    assert all(wait.deadline is not None for wait in seen.values())
+    assert current_waits() == []
     assert processes.find_marked(str(services / "silent")) == []
 
 
