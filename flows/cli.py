@@ -100,6 +100,9 @@ def rerun(
     from_: Annotated[
         StageName | None, Parameter(name="--from", help="Make this stage and all later ones again.")
     ] = None,
+    until: Annotated[
+        StageName | None, Parameter(help="Stop after this stage; default: the stage at which the run was to stop.")
+    ] = None,
     retry: Annotated[
         str | None,
         Parameter(help="With --from download: fetch only the rows again that failed in these ways: timeout,http_5xx."),
@@ -107,14 +110,14 @@ def rerun(
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
-    """Continue a failed, crashed or killed run with its own config.
+    """Continue a failed, crashed or killed run with its own config, or a completed one to a later stage.
 
     Args:
         run_id: A run id; `pairmill runs` lists them.
     """
     from flows.commands.run import rerun as continue_run
 
-    return continue_run(run_id, from_stage=from_, retry=retry, store_uri=store, as_json=json)
+    return continue_run(run_id, from_stage=from_, until=until, retry=retry, store_uri=store, as_json=json)
 
 
 @app.command

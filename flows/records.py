@@ -117,8 +117,8 @@ class RunRecord(BaseModel):
 
     @property
     def last_stage(self) -> str | None:
-        """The last stage that the unfinished attempt should run; None for all stages, also after a finished attempt."""
-        return self.own_attempts[-1].until if self.attempts and self.state != "completed" else None
+        """The last stage that the newest attempt should run; None for all stages."""
+        return self.own_attempts[-1].until if self.attempts else None
 
     def begin(self, flow: str = "pipeline", until: str | None = None, flow_run_id: str | None = None) -> None:
         """Start an attempt in this process."""

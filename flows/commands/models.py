@@ -35,7 +35,8 @@ def evaluate(
         str | None, Parameter(help="Another model to compare with: better, worse or indistinguishable.")
     ] = None,
     data: Annotated[
-        Path | None, Parameter(
+        Path | None,
+        Parameter(
             help="Folder of the suite's sets; default: the folder of `datasets fetch` if the suite names sources, else"
             " the suite's own folder."
         ),

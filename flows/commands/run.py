@@ -106,19 +106,28 @@ def show_where_to_watch(run_id: str, servers: Sequence[services.ServiceStatus]) 
     sys.stderr.write(escape_controls(name_command(redact("\n".join(lines) + "\n"))))
 
 
-def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: str | None, as_json: bool) -> int:
-    """Continue a run and return its exit code.
-
-    An unfinished run continues to the last stage of its unfinished attempt, and a finished one to the last of all stages.
-    A former flow run that Prefect still shows as running is marked Crashed first.
+def rerun(
+    run_id: str,
+    *,
+    from_stage: str | None,
+    until: str | None,
+    retry: str | None,
+    store_uri: str | None,
+    as_json: bool,
+) -> int:
+    """Continue a run and return its exit code. A former flow run that Prefect still shows as running is marked Crashed.
 
     Args:
+        from_stage: the first stage to make again.
+        until: the last stage; by default that of the newest attempt, or of all if `from_stage` comes after it.
         retry: classes of failure, comma-separated. No complete snapshot is then rebuilt: `download` fetches the rows
             that failed with one of them, and the later stages follow from what it fetched.
 
     Raises: ConfigError if the run is unknown or still works (of another machine: if it renews its lease), or if `retry`
-        is not a list of classes.
+        is not a list of classes, or `until` comes before `from_stage`.
     """
+    if from_stage and until and STAGES.index(until) < STAGES.index(from_stage):
+        raise ConfigError(f"--until {until} comes before --from {from_stage}; name that stage or a later one")
     classes = _parse_classes(from_stage, retry)
     from flows.records import is_alive, load_run, remember_store
 
@@ -133,9 +142,10 @@ def rerun(run_id: str, *, from_stage: str | None, retry: str | None, store_uri: 
     start_servers()
     services.apply_environment()
     _close_killed_attempts(record)
-    until = record.last_stage
-    if until and from_stage and STAGES.index(until) < STAGES.index(from_stage):
-        until = None  # the stage to make again comes after it
+    if until is None:
+        until = record.last_stage
+        if until and from_stage and STAGES.index(until) < STAGES.index(from_stage):
+            until = None
     force = STAGES[STAGES.index(from_stage) :] if from_stage and not classes else ()
     return run_record(run_id, until=until, force=force, retry=classes, as_json=as_json)
 

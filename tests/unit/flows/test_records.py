@@ -129,7 +129,7 @@ def test_new_run_id_has_name_and_time_and_matches_the_pattern():
     assert not RUN_ID.fullmatch("solid-beagle")
 
 
-def test_last_stage_is_that_of_the_unfinished_attempt():
+def test_last_stage_is_that_of_the_newest_attempt():
     one = record("a")
     assert one.last_stage is None
     one.begin("curate", "pack")
@@ -137,7 +137,10 @@ def test_last_stage_is_that_of_the_unfinished_attempt():
     one.end("failed", "why")
     assert one.last_stage == "pack"
     one.end("completed")
-    assert one.last_stage is None
+    assert one.last_stage == "pack"
+    one.begin("evaluate", "register")
+    one.end("completed")
+    assert one.last_stage == "register"
 
 
 def test_own_attempts_leave_out_a_training_on_the_work_pool(tmp_path):

@@ -129,9 +129,7 @@ def test_a_start_may_take_minutes_and_the_lock_outlasts_it():
     assert supervisor._LOCK_PATIENCE_S > supervisor.START_S
 
 
-def test_ensure_running_stops_and_reports_a_server_that_never_answers(
-    services: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_ensure_running_stops_and_reports_a_server_that_never_answers(services: Path, monkeypatch: pytest.MonkeyPatch):
     code = (
         "import atexit, signal, sys, time; atexit.register(lambda: print('error in the shutdown\\n' * 30, flush=True));"
         " signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)); print('thinking', flush=True); time.sleep(60)"
@@ -149,7 +147,9 @@ def test_ensure_running_stops_and_reports_a_server_that_never_answers(
         supervisor.ensure_running(services, [SITE, silent], 1.0)
     assert "shutdown" not in str(caught.value), "what it logged before it was stopped is the reason"
     assert "error in the shutdown" in (services / "silent/log").read_text()
-    assert [reason for reason in seen if re.fullmatch(rf"the silent server starts \(process \d+; .*{services}.*\)", reason)]
+    assert [
+        reason for reason in seen if re.fullmatch(rf"the silent server starts \(process \d+; .*{services}.*\)", reason)
+    ]
     assert all(wait.deadline is not None for wait in seen.values())
     assert current_waits() == []
     assert processes.find_marked(str(services / "silent")) == []
