@@ -34,7 +34,6 @@ from dataops.toml_text import parse_toml
 from training.config import FrozenModel
 from training.evaluation.task import Name, Task
 
-
 FETCHED = "datasets"
 """Folder of the sets that `pairmill datasets fetch` downloads, in the home."""
 
