@@ -20,7 +20,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[list[Wait]]:
 
     def task(*, retries: int, **options: Any) -> Callable[..., Any]:
         def decorate(body: Callable[[], Any]) -> Callable[..., Any]:
-            def call(return_state: bool) -> Any:
+            def call(**how: Any) -> Any:
                 for _ in range(retries + 1):
                     try:
                         return body()
@@ -49,7 +49,7 @@ def fail_with(*errors: Exception) -> Callable[[], Manifest]:
 def test_a_retry_of_a_stage_is_registered_as_a_wait_until_it_begins(waits, caplog):
     errors = SourceError("the site does not answer\nat all"), SourceError("still"), SourceError("still")
     with pytest.raises(SourceError):
-        run_task("extract", "extract of 1 file", lambda: None, fail_with(*errors), None, (5.0, 30.0))
+        run_task("extract", "extract of 1 file", lambda: None, fail_with(*errors), (), None, (5.0, 30.0))
     assert [[wait.reason for wait in found] for found in waits] == [
         ["extract failed (the site does not answer)"],
         ["extract failed (still)"],
@@ -62,6 +62,6 @@ def test_a_retry_of_a_stage_is_registered_as_a_wait_until_it_begins(waits, caplo
 
 def test_an_error_that_is_not_retryable_announces_no_retry(waits, caplog):
     with pytest.raises(ContractError):
-        run_task("filter", "filter", lambda: None, fail_with(ContractError("a"), ContractError("b")), None, (5.0,))
+        run_task("filter", "filter", lambda: None, fail_with(ContractError("a"), ContractError("b")), (), None, (5.0,))
     assert waits == [[], []]
     assert "is retried" not in caplog.text
