@@ -51,6 +51,16 @@ def test_pillow_decodes_what_the_fast_decoder_cannot() -> None:
             decode.decode_image(bad, 8)
 
 
+def test_a_palette_image_without_its_palette_is_unreadable() -> None:
+    sink = io.BytesIO()
+    smooth(40, 50).quantize(16).save(sink, "PNG")
+    data = sink.getvalue()
+    palette = data.index(b"PLTE")
+    length = 12 + int.from_bytes(data[palette - 4 : palette], "big")
+    with pytest.raises(ValueError, match="not a readable picture"):
+        decode.decode_image(data[: palette - 4] + data[palette - 4 + length :], 8)
+
+
 def test_crops_have_torchvisions_distribution() -> None:
     torch.manual_seed(0)
     number, area = 2000, (0.5, 1.0)
