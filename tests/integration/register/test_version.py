@@ -222,8 +222,9 @@ def test_registration_is_repeated_after_its_version_is_deleted(environment: str,
 def test_registration_of_an_earlier_version_does_not_move_the_alias(
     environment: str, upstream: SimpleNamespace
 ) -> None:
-    old, context = plan_registration(upstream, model_name="moving")
-    new, _ = plan_registration(upstream, model_name="moving", description="better")
+    floors = {"twemoji-seen/top1": 0.02}
+    old, context = plan_registration(upstream, model_name="moving", floors=floors)
+    new, _ = plan_registration(upstream, model_name="moving", floors=floors, description="better")
     stage.make(old, context)
     newer = stage.make(new, context)
     stage.discard(old, context)
