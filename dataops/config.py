@@ -14,7 +14,7 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
     execution_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that say how the work is done and cannot change what comes out: they stay out of the snapshot's key."""
+    """Fields that set how the work is done and cannot change what comes out: they stay out of the snapshot's key."""
 
     def key_config(self) -> dict[str, Any]:
         """Return the fields that decide the output, as JSON values."""

@@ -13,7 +13,7 @@ MESSAGE = "its process has ended; a later attempt of the run continues its work"
 def close_flow_run(client: SyncPrefectClient, flow_run_id: str) -> None:
     """Set a flow run and its task runs to Crashed, unless they have ended; Prefect refuses to retry a running one.
 
-    A flow run that the server does not know is skipped: its database was lost, and the store alone is enough.
+    A flow run that the server does not have is skipped: its database was lost, and the store alone is enough.
     """
     try:
         flow_run = client.read_flow_run(UUID(flow_run_id))

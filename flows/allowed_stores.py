@@ -17,7 +17,7 @@ VARIABLE = "PAIRMILL_STORES"
 
 
 def check_store(uri: str, home: Path) -> None:
-    """Raise a ConfigError if this machine does not know the store."""
+    """Raise a ConfigError if the store is unknown on this machine."""
     wanted = _canonical(uri)
     known = [str(home / "store"), *list_pointers(home / "runs"), *list_pointers(home / "deployed")]
     if wanted in map(_canonical, known):
@@ -26,7 +26,7 @@ def check_store(uri: str, home: Path) -> None:
     if any(f"{wanted}/".startswith(f"{base.rstrip('/')}/") for base in under):
         return
     raise ConfigError(
-        f"this machine does not know the store {uri!r}, so no flow works in it; if you trust who can write to it, call"
+        f"the store {uri!r} is unknown on this machine, so no flow works in it; if you trust who can write to it, call"
         f" `pairmill deploy` with its config on this machine, or set {VARIABLE} to its URI where the worker is started"
     )
 

@@ -82,13 +82,13 @@ class Interruption:
 
     def _end_in_time(self) -> None:
         """End the process when the regular end takes too long."""
-        limit, told = time.monotonic() + GRACE_SECONDS + END_SECONDS, False
+        limit, reported = time.monotonic() + GRACE_SECONDS + END_SECONDS, False
         deadline = time.monotonic() + END_SECONDS
         while time.monotonic() < deadline:
             if is_finishing():
                 deadline = min(limit, time.monotonic() + END_SECONDS)
-                if not told and limit - time.monotonic() < GRACE_SECONDS:
-                    told = True
+                if not reported and limit - time.monotonic() < GRACE_SECONDS:
+                    reported = True
                     _write(f"waiting up to {GRACE_SECONDS} s for a checkpoint; Ctrl-C again ends the run at once\n")
             time.sleep(0.05)
         self.end_now()

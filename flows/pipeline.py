@@ -91,7 +91,7 @@ def train(run_id: str, store: str | None = None) -> Any:
 
     Args:
         run_id: the run.
-        store: URI of the store with the run's record and snapshots; by default the stores that this machine knows.
+        store: URI of the store with the run's record and snapshots; by default the known stores of this machine.
     """
     prepare_process()
     return run_stages(Run.from_record(run_id, store, "train", sources=False), first="train")
@@ -104,7 +104,7 @@ def evaluate(run_id: str, store: str | None = None) -> Any:
 
     Args:
         run_id: the run.
-        store: URI of the store with the run's record and snapshots; by default the stores that this machine knows.
+        store: URI of the store with the run's record and snapshots; by default the known stores of this machine.
     """
     prepare_process()
     return run_stages(Run.from_record(run_id, store, "register", sources=False), first="evaluate")

@@ -129,7 +129,7 @@ class Run:
         Args:
             sources: whether the files that `extract` reads must be on this machine.
 
-        Raises: ConfigError if this machine does not know the store.
+        Raises: ConfigError if the store is unknown on this machine.
         """
         if store_uri is not None:
             check_store(store_uri, home())
@@ -197,7 +197,7 @@ class Run:
         return [self._states[name] for name in step.reads[:1]]
 
     def _make_snapshot(self, planned: Plan) -> Manifest:
-        """Make the snapshot in this process, or train on a work pool or on Ray if `train.launch` says so."""
+        """Make the snapshot in this process, or train on a work pool or on Ray if `train.launch` is set so."""
         launch = self.config.train.launch if self.stage == "train" else "local"
         self._open_mlflow_run()
         if launch == "work_pool" and flow_run.flow_name != "train":

@@ -99,7 +99,7 @@ def check_shards(job: Job) -> None:
         bad = [s for s, found in zip(mine, pool.map(file_sha256, mine), strict=True) if found != job.checksums[s.name]]
     found = [shard for of_rank in distributed.gather_objects(bad) for shard in of_rank]
     if found:
-        raise ContractError(f"shard {found[0]} is not what its dataset's manifest says: its sha256 is another one")
+        raise ContractError(f"shard {found[0]} differs from its dataset's manifest: its sha256 is another one")
 
 
 class Stopped(PairmillError):

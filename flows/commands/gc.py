@@ -184,7 +184,7 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
 
     Raises: ServiceError if MLflow does not answer; ConfigError if it refuses, or a run record cannot be read.
     """
-    if home.is_dir():  # else nothing is known, and a new registry would know of no model that a store's snapshots serve
+    if home.is_dir():  # else nothing is known, and a new registry has none of the models that a store's snapshots serve
         with print_waits():
             services.up()
         services.apply_environment()

@@ -196,7 +196,7 @@ def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
     if as_json:
         print_json([asdict(service) for service in services])
         return 0
-    table = new_table("Servers", "name", "state", "address", "pid")
+    table = new_table("Servers", "name", "state", "URL", "pid")
     for service in services:
         table.add_row(service.name, service.state, service.ui_url or service.url or "", str(service.pid or ""))
     out = console()

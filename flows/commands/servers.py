@@ -82,11 +82,11 @@ def down(*, json: Json = False) -> int:
 def status(
     *,
     show_login: Annotated[
-        bool, Parameter(negative="", help="Print only the login that the pages of the Prefect server ask for.")
+        bool, Parameter(negative="", help="Print only the login that the pages of the Prefect server require.")
     ] = False,
     json: Json = False,
 ) -> int:
-    """List the servers, their states and addresses."""
+    """List the servers, their states and URLs."""
     from flows.commands.output import print_json, show_services
 
     if not show_login:

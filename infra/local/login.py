@@ -1,7 +1,7 @@
 """The login of this home's Prefect server, without which any web page in the user's browser could use its API.
 
 It is a random string in a file that only this user can read. The server gets it in its environment, and so do clients of
-that server; the Prefect UI asks for it once. It is in no command line and no log.
+that server; the Prefect UI requires it once. It is in no command line and no log.
 """
 
 import os

@@ -49,7 +49,7 @@ def main() -> None:
         *command, application = build(*arguments, **options)
         if application != "mlflow.server.fastapi_app:app":
             raise SystemExit(
-                f"this version of MLflow serves {application}, which infra/local/mlflow_server.py does not know"
+                f"this version of MLflow serves {application}, which infra/local/mlflow_server.py does not support"
             )
         return [*command, "--factory", "infra.local.mlflow_server:create_app"]
 

@@ -125,7 +125,7 @@ class ServiceStatus:
     healthy: bool = False
     """True if it answers; for external services too."""
     login_file: str = ""
-    """File with the login that its pages ask for; empty if they ask for none, or for one that the user has."""
+    """File with the login that its pages require; empty if they require none, or one that the user has."""
 
 
 def make_home() -> Path:

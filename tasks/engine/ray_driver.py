@@ -147,7 +147,7 @@ def _capacity(ray: Any, cluster: RayCluster) -> ClusterCapacity:
 
 
 def explain_error(error: Exception, cluster: RayCluster) -> PairmillError:
-    """Return the error that says why a cluster cannot be used, with the remedy."""
+    """Return the error with the reason why a cluster cannot be used, and the remedy."""
     if isinstance(error, PairmillError):
         return error
     text = redact(str(error)).strip()

@@ -127,7 +127,7 @@ def start_ray_process(drive: Callable[..., None], cluster: RayCluster, job: Any,
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=drive, args=(theirs, cluster, job, os.getpid()), name=name, daemon=True)
-    with block_interrupts():  # it ends when the pipeline tells it to, or has ended
+    with block_interrupts():  # it ends when the pipeline ends it, or has ended
         process.start()
     theirs.close()
     return process, ours

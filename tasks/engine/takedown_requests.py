@@ -129,7 +129,7 @@ def load_targets(store: Store, requests: Sequence[Input]) -> tuple[Target, ...]:
             ) from error
         if read.digest != request.key:
             raise CorruptPart(
-                f"{store.uri}/{name} holds other targets than its name says; write it again with `pairmill takedown`"
+                f"{store.uri}/{name} has other targets than those of its name; write it again with `pairmill takedown`"
             )
         found |= dict.fromkeys(targets)
     return tuple(found)

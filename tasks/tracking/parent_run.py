@@ -175,6 +175,6 @@ def _render_note(context: Context, manifests: Mapping[str, Manifest], outcome: R
     """Return the Markdown of the run's page: the outcome, and a table of the stages."""
     blocks = [f"**{outcome.status.capitalize()}**: {escape_markdown(redact(outcome.summary)[:ERROR_LENGTH])}"]
     blocks += [run_metadata.render_stages(outcome.stages, manifests), run_metadata.SPACE] if outcome.stages else []
-    if outcome.status != "FAILED":  # the summary of a failed run says what to do
+    if outcome.status != "FAILED":  # the summary of a failed run has the remedy
         blocks.append(f"`pairmill rerun {context.run_id}` continues it")
     return "\n\n".join(blocks)

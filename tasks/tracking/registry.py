@@ -124,7 +124,7 @@ class Registry:
         name = name.replace("'", "")
         found = self._search(f"name = '{name}'")
         if alias is not None and self.error:
-            raise ConfigError(f"{name}@{alias}: only MLflow knows aliases ({self.error}); name the version's number")
+            raise ConfigError(f"{name}@{alias}: aliases are in MLflow only ({self.error}); name the version's number")
         return next((v for v in found if v.version == number or alias in v.aliases), None)
 
     def _search(self, criteria: str) -> list[RegisteredVersion]:

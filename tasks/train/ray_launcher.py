@@ -109,7 +109,7 @@ def follow_driver(pipe: Any, context: Context, cluster: RayCluster) -> Exception
 
 
 def run_driver(pipe: Connection, cluster: RayCluster, request: TrainingRequest, parent: int) -> None:
-    """Find or start the actor and report its status, until it ends, is cancelled, or the process `parent` is gone."""
+    """Find or start the actor and report its status, until it ends, is cancelled, or the process `parent` has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the parent too, which then sends `cancel`
     guard_process()
     exit_with_parent(parent)
@@ -200,7 +200,7 @@ class _Driver:
         self.pipe.send(("log", level, "%s", text))
 
     def _is_cancelled(self, seconds: float = 0.0) -> bool:
-        """Return whether the parent sends `cancel` within the time. Raises: EOFError if the parent is gone."""
+        """Return whether the parent sends `cancel` within the time. Raises: EOFError if the parent has ended."""
         return self.pipe.poll(seconds) and self.pipe.recv() == "cancel"
 
     def _end(self, actor: Any) -> None:

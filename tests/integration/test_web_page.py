@@ -441,7 +441,7 @@ def test_event_with_a_foreign_store_runs_nothing_in_it(api: Api, workers: Path):
     before = sorted((workers / "evil-store").rglob("*"))
     state = _land(api, record.run_id, config.store.uri)
     assert state["type"] == "FAILED"
-    assert f"this machine does not know the store '{config.store.uri}'" in state["message"]
+    assert f"the store '{config.store.uri}' is unknown on this machine" in state["message"]
     assert sorted((workers / "evil-store").rglob("*")) == before
 
 

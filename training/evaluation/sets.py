@@ -122,7 +122,7 @@ class EvalSet:
         shards = [self.folder / f"{i}.tar" for i in range(int(text))]
         missing = [s.name for s in shards if not s.is_file()]
         if missing:
-            raise ContractError(f"{path} says {len(shards)} shards, but {', '.join(missing[:5])} is missing")
+            raise ContractError(f"{path} names {len(shards)} shards, but {', '.join(missing[:5])} is missing")
         return shards
 
     def class_folders(self) -> list[Path]:
@@ -205,7 +205,7 @@ class EvalSet:
                 problems.append(str(error))
         declared = self.root / DATASET_TYPE
         if declared.is_file() and (found := read_text(declared, errors="replace").strip().lower()) != self.kind:
-            problems.append(f"{declared} says {found[:40]!r}, the suite says {self.kind!r}")
+            problems.append(f"{declared} has {found[:40]!r}, but `kind` of the suite is {self.kind!r}")
         return problems
 
     def samples(self) -> Iterator[Sample]:

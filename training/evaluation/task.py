@@ -140,5 +140,5 @@ class Task(FrozenModel):
         """Return all that is wrong with the data, without reading the samples."""
         found = [problem for split in self.splits() for problem in self.data_of(split).problems()]
         if not found and self.classes is not None and (have := len(self.data.class_names())) != self.classes:
-            found = [f"{self.root}: has {have} classes, the suite says {self.classes}"]
+            found = [f"{self.root}: has {have} classes, but `classes` of the suite is {self.classes}"]
         return found

@@ -50,7 +50,7 @@ class Archive:
     """The file to which the running crawl appends records.
 
     Args:
-        end: size in bytes to which the file is truncated: the frontier does not know of records after it.
+        end: size in bytes to which the file is truncated: the frontier has no records after it.
     """
 
     def __init__(self, path: Path, end: int):

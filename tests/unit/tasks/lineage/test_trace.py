@@ -120,7 +120,7 @@ def test_trace_of_a_model_returns_its_stages_and_dataset(tracer: Trace, stored: 
     assert {stage["stage"] for stage in traced["stages"]} == stored[1].keys()
     assert traced["datasets"][0]["key"] == stored[1]["pack"].key
     assert tracer.model("models:/tiny/4") is None
-    with pytest.raises(ConfigError, match="only MLflow knows aliases"):
+    with pytest.raises(ConfigError, match="aliases are in MLflow only"):
         tracer.model("tiny@champion")
 
 

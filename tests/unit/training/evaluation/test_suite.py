@@ -136,8 +136,8 @@ def test_a_link_in_a_shard_raises_contract_error(tmp_path):
         (lambda r: (r / "test/nshards.txt").unlink(), "nshards.txt: missing"),
         (lambda r: (r / "test/nshards.txt").write_text("three"), "'three' is not a number of shards"),
         (lambda r: (r / "test/nshards.txt").write_text("0"), "'0' is not a number of shards"),
-        (lambda r: (r / "test/1.tar").unlink(), "says 2 shards, but 1.tar is missing"),
-        (lambda r: (r / "dataset_type.txt").write_text("retrieval\n"), "says 'retrieval', the suite says"),
+        (lambda r: (r / "test/1.tar").unlink(), "names 2 shards, but 1.tar is missing"),
+        (lambda r: (r / "dataset_type.txt").write_text("retrieval\n"), "has 'retrieval', but `kind` of the suite is"),
     ],
 )
 def test_layout_problems_are_found_when_the_suite_is_loaded(tmp_path, spoil, message):
@@ -363,7 +363,7 @@ def test_the_reason_of_an_absent_set_says_what_to_do(tmp_path: Path):
         ('metric = "worst_group_top1"', r"needs \[task.group\]"),
         ('protocols = ["few_shot"]', "need train_split"),
         ('base = "nobody"', "no task is named 'nobody'"),
-        ("classes = 3", "has 2 classes, the suite says 3"),
+        ("classes = 3", "has 2 classes, but `classes` of the suite is 3"),
         ('source = "../up"', "source: String should match"),
     ],
 )
