@@ -26,6 +26,9 @@ def check_name(name: str) -> str:
     return name
 
 
+PROBES = "_probe"
+"""Prefix of the objects that test a store. A killed or interrupted test leaves one, which gc deletes."""
+
 PAGE = 4096
 """Bytes; a multiple of the block size of every disk."""
 
@@ -162,12 +165,12 @@ class Store(ABC):
         Raises: ConfigError with the remedy if it fails until something is corrected; StorageError if the store does not
             respond now.
         """
-        name, data = f"_probe/{secrets.token_hex(8)}", secrets.token_bytes(16)
+        name, data = f"{PROBES}/{secrets.token_hex(8)}", secrets.token_bytes(16)
         self.put(name, data)
         try:
             same, second = self.read(name) == data, self.create(name, b"another")
         finally:
-            self._forget(name)
+            self.delete_probe(name)
         if not same:
             raise ConfigError(
                 f"{self.where}: it cannot be a store: it returns other bytes than were written. "
@@ -179,7 +182,8 @@ class Store(ABC):
                 "other's snapshots. Use a server that honours it"
             )
 
-    def _forget(self, name: str) -> None:
+    def delete_probe(self, name: str) -> None:
+        """Delete an object that tested the store."""
         self.delete([name])
 
 

@@ -214,7 +214,7 @@ class FolderStore(Store):
         except StorageError as error:  # a folder that cannot be written will not mend by waiting
             raise ConfigError(str(error)) from error
 
-    def _forget(self, name: str) -> None:
+    def delete_probe(self, name: str) -> None:
         with suppress(StorageError):  # the write's own error says more
             self.delete([name])
         with suppress(OSError):

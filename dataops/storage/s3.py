@@ -25,7 +25,7 @@ from dataops.errors import StorageError
 from dataops.storage.base import Entry, Store, check_name, storage_errors
 from dataops.storage.cache import Cache, Version
 from dataops.storage.s3_codes import error_code, http_status
-from dataops.storage.s3_requests import CorruptTransfer, S3Requests, explain_setup_error
+from dataops.storage.s3_requests import CorruptTransfer, S3Requests, explain_setup_error, is_transient
 
 T = TypeVar("T")
 
@@ -72,8 +72,12 @@ class S3Store(Store):
         except ClientError as error:
             if http_status(error) == 404:
                 return None
-            if error_code(error).isdigit():  # an answer to HEAD has no reason: this request gets one
+            if is_transient(error) or not error_code(error).isdigit():
+                raise
+            try:  # a response to HEAD has no reason: this request gets one
                 self._s3.get_object(**self._at(name), Range="bytes=0-0")
+            except self._s3.exceptions.NoSuchKey:
+                return None
             raise
 
     def size(self, name: str) -> int | None:

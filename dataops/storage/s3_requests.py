@@ -81,7 +81,7 @@ class S3Requests:
                 error = _innermost(raised)
                 waited = time.monotonic() - started
                 again = attempt < CORRUPT_ATTEMPTS if _is_corrupt(error) else waited < self.outlast_seconds
-                if not (again and _is_transient(error)):
+                if not (again and is_transient(error)):
                     raise self._explained(what, error, waited) from error
                 self._log_outage(what, error)
                 longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt - 1, 10))
@@ -153,7 +153,7 @@ def _is_corrupt(error: BaseException) -> bool:
     return isinstance(error, CorruptTransfer | boto.FlexibleChecksumError)
 
 
-def _is_transient(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Return whether the same request may succeed later although nothing was corrected."""
     if isinstance(error, boto.ClientError):
         status = http_status(error)
@@ -170,7 +170,7 @@ def _is_transient(error: BaseException) -> bool:
 
 def _remedy(error: BaseException) -> tuple[str, type[ConfigError] | type[StorageError]]:
     if isinstance(error, boto.ClientError):
-        if _is_transient(error):
+        if is_transient(error):
             return (UNREACHABLE if _is_named(error) else f"Server error, or no S3 server. {UNREACHABLE}"), StorageError
         if (known := REMEDIES.get(error_code(error))) is not None:
             return known, ConfigError

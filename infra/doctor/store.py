@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dataops.errors import PairmillError
+from dataops.storage.base import PROBES
 from dataops.store import Store, open_store
 from infra.doctor.check import Check
 from infra.doctor.machine import nearest_existing
@@ -46,11 +47,11 @@ def check_one_winner(store: Store) -> Check:
 
     Some S3 servers ignore the header `If-None-Match: *`: rclone's, older MinIO, some gateways.
     """
-    name = f"_probe/{secrets.token_hex(8)}"
+    name = f"{PROBES}/{secrets.token_hex(8)}"
     try:
         won = [store.create(name, b"1"), store.create(name, b"2")]
     finally:
-        store.delete_tree("_probe")
+        store.delete_probe(name)
     if won == [True, False]:
         return Check("store races", True, "error", "only the first of two writers of an object succeeds")
     return Check(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from dataops.errors import ConfigError, StorageError
 from dataops.snapshot import MANIFEST, Draft, SnapshotName
+from dataops.storage.base import PROBES
 from dataops.store import Entry, Store
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder, hold_lease
@@ -83,7 +84,7 @@ class DeletionResult:
     deleted: list[Deletion] = field(default_factory=list)
     spared: dict[SnapshotName, str] = field(default_factory=dict)
     unfinished: int = 0
-    """Number of half-written files and uploads of killed writers, older than a day."""
+    """Number of half-written files, uploads and probes of killed writers, older than a day."""
 
 
 def delete_unneeded(
@@ -108,7 +109,9 @@ def delete_unneeded(
         key = read_indexed_key(store, entry.name)  # read again: a run may have replaced it after planning
         if not key or not store.names(f"extract/{key}"):
             store.delete([entry.name])
-    result.unfinished = store.sweep("", older_than_seconds=DAY)
+    probes = [entry.name for entry in store.entries(PROBES) if time.time() - entry.modified >= DAY]
+    store.delete(probes)
+    result.unfinished = len(probes) + store.sweep("", older_than_seconds=DAY)
     return result
 
 

@@ -290,6 +290,25 @@ def test_unreachable_server_raises_a_retryable_error(environment, monkeypatch):
     assert caught.value.exit_code == 75
 
 
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_metadata_is_asked_for_again_when_the_server_was_busy(store, s3_server, monkeypatch, status):
+    monkeypatch.setattr(s3_calls, "FIRST_PAUSE", 0.01)
+    refused: list[str] = []
+
+    def refuse_heads(exchange: Exchange) -> None:
+        if not exchange.is_answered and exchange.method == "HEAD" and len(refused) < 4:
+            refused.append(exchange.path)
+            exchange.respond(status, b"")
+
+    store.put("empty", b"")
+    store.put("full", b"1234")
+    with meddled(store, s3_server, monkeypatch, refuse_heads) as behind:
+        for name, size in (("missing", None), ("empty", 0), ("full", 4)):
+            refused.clear()
+            assert behind.size(name) == size
+            assert len(refused) == 4
+
+
 def unsigned(endpoint: str, monkeypatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

@@ -368,3 +368,13 @@ def test_gc_prints_one_line_for_all_scratch_folders_of_a_folder(tmp_path, capsys
         "",
         "Nothing was deleted; add --yes to delete what is listed.",
     ]
+
+
+def test_gc_deletes_old_probes_of_stores_that_were_lost_or_killed(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    for name in ("_probe/old", "_probe/new", "runs/r.json"):
+        store.put(name, b"x")
+    os.utime(store.root / "_probe" / "old", (NOW - 2 * DAY, NOW - 2 * DAY))
+    result = delete_unneeded(plan_deletions(store, {}), Context(store=store, home=tmp_path), dict)
+    assert result.unfinished == 1
+    assert store.names("") == ["_probe/new", "runs/r.json"]

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from dataops.store import open_store
+from dataops.store import FolderStore, open_store
 from infra.doctor import store as store_checks
 
 
@@ -77,6 +77,16 @@ def test_check_one_winner_finds_a_server_that_ignores_if_none_match(careless):
     assert (check.ok, check.severity) == (False, "error")
     assert "ignores `If-None-Match: *`" in check.detail
     assert "SeaweedFS" in check.remedy
+
+
+def test_check_one_winner_keeps_the_probes_of_other_processes(tmp_path):
+    store = FolderStore(tmp_path)
+    store.put("_probe/another", b"x")
+    assert store_checks.check_one_winner(store).ok
+    assert store.names("") == ["_probe/another"]
+    store.delete(["_probe/another"])
+    assert store_checks.check_one_winner(store).ok
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_check_clock_warns_of_a_difference(careless):
