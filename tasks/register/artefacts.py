@@ -2,6 +2,7 @@
 
 import json
 import random
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dataops.funnel import funnel_rows, funnel_stages
@@ -9,6 +10,8 @@ from dataops.snapshot import UNDIGESTED, read_table
 from tasks.download.report import report_html as download_html
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.report import report_html as filter_html
+from tasks.register.commit_page import find_commit_url
+from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.evaluation_page import index_values, render_evaluation_page
 from tasks.register.model_card import Card
 from tasks.register.openlineage import render_events
@@ -17,10 +20,12 @@ from tasks.register.svg_lineage import lineage_svg
 from tasks.reports.svg_charts import curve_svg
 from tasks.reports.svg_funnel import funnel_png
 from tasks.reports.svg_results import draw_results
+from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 Files = dict[str, bytes | str]
 """Contents of files by their path in the run."""
@@ -28,13 +33,49 @@ SAMPLED_PREDICTIONS = 100
 
 
 def log_artefacts(registration: Registration, run: "Run") -> None:
-    """Write all artefacts of the run; a repeated call replaces them."""
-    files = {
+    """Write the artefacts of the run that do not name its version; a repeated call replaces them."""
+    files: Files = {
         **_describe_data(registration),
         **_describe_model(registration),
         **_copy_parts(registration),
         **_sample_predictions(registration),
     }
+    _log_files(registration, run, files)
+
+
+def log_card(registration: Registration, run: "Run", version: "ModelVersion") -> None:
+    """Write the model card and the lineage of a version into its run; a repeated call replaces them."""
+    work = registration.work
+    config, tags = work.config, registration.tags
+    files = list_files(work.inputs)
+    facts = {
+        "model_name": config.model_name,
+        "version": version.version,
+        "experiment_id": run.info.experiment_id,
+        "run_id": run.info.run_id,
+    }
+    base = tracking.remove_credentials(tracking.tracking_uri()).rstrip("/")
+    created = datetime.fromtimestamp((version.creation_timestamp or 0) / 1000, UTC)
+    documents = Documents(
+        version=str(version.version),
+        registered=created.date().isoformat(),
+        config_hash=tags["config_hash"],
+        files=files,
+        urls=list_urls(base, facts, files, find_commit_url(str(work.inputs["train"].code.get("commit")))),
+    )
+    verdict = str(registration.verdict)
+    card = Card(
+        config.model_name, work.inputs, registration.rows, verdict, config.description, config.license, documents
+    )
+    lineage = lineage_svg(work.inputs, config.model_name, documents)
+    _log_files(
+        registration,
+        run,
+        {"model_card.html": card.html(), "model_card.md": card.markdown(), "lineage.svg": lineage},
+    )
+
+
+def _log_files(registration: Registration, run: "Run", files: Files) -> None:
     with scratch_folder("register") as folder:
         for name, data in files.items():
             path = folder / name
@@ -56,7 +97,6 @@ def _describe_data(registration: Registration) -> Files:
         "funnel.png": funnel_png(funnel_stages(inputs.values())),
         "filter.html": filter_html(inputs["filter"]),
         "download.html": download_html(inputs["download"], store),
-        "lineage.svg": lineage_svg(inputs, work.config.model_name),
         "lineage.jsonl": render_events(inputs.values(), store.uri),
     }
     if balance := inputs["filter"].facts.get("balance"):
@@ -68,11 +108,7 @@ def _describe_model(registration: Registration) -> Files:
     from tasks.reports import figures  # matplotlib takes a second
 
     work, rows = registration.work, registration.rows
-    config, verdict = work.config, str(registration.verdict)
-    card = Card(config.model_name, work.inputs, rows, verdict, config.description, config.license)
     files: Files = {
-        "model_card.html": card.html(),
-        "model_card.md": card.markdown(),
         "evaluation.html": render_evaluation_page(work, registration.champion),
         "zero_shot.png": draw_results(rows, index_values(registration.champion)).png(),
         "metrics.json": json.dumps(registration.metrics, indent=2, ensure_ascii=False),

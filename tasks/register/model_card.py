@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it was made of, how good it is, what it is not for. As HTML and as Markdown.
+"""The model card: the model, its training data, recipe, results and limits. As HTML and as Markdown.
 
 Each sentence follows from the manifests, also about checks that were not made.
 
@@ -7,7 +7,7 @@ Source: Mitchell et al. 2019, "Model Cards for Model Reporting", for the section
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dataops.formatting import format_counts, format_interval, format_percent, format_share
@@ -15,7 +15,8 @@ from dataops.funnel import funnel_stages
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from tasks.register.config import describe_gate
-from tasks.register.svg_lineage import draw_lineage
+from tasks.register.documents import Documents
+from tasks.register.svg_lineage import draw_lineage, make_boxes
 from tasks.reports.page import render, shorten
 from tasks.reports.section import Section
 from tasks.tracking.run_metadata import model_name
@@ -41,6 +42,7 @@ class Card:
         gate: the verdict of the gate.
         description: of the config, Markdown of its owner.
         license: of the model's weights, as its owner states it.
+        documents: of the registered version, if there is one.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Card:
     gate: str
     description: str = ""
     license: str = ""
+    documents: Documents = field(default_factory=Documents)
 
     def sections(self) -> list[Section]:
         """Return all sections but the head."""
@@ -63,16 +66,37 @@ class Card:
             Section("Licence and rights", list_rights(self.manifests, self.license)),
         ]
 
+    def title(self) -> str:
+        """Return the name of the model, with its version if it is registered."""
+        return f"{self.name}, version {self.documents.version}" if self.documents.version else self.name
+
     def headline(self) -> str:
-        """Return the model, the number of its training pairs and the gate's verdict in two sentences."""
+        """Return the model, the number of its training pairs, the dates and the gate's verdict."""
         pack, train = self.manifests["pack"], self.manifests["train"]
         model, gate = model_name(train.config), describe_gate(self.gate)
-        return f"CLIP {model}, trained on {pack.counts.kept:,} pairs of image and caption. {gate[0].upper()}{gate[1:]}."
+        dates = f"Trained on {train.created_at[:10]}"
+        dates += f", registered on {self.documents.registered}." if self.documents.registered else "."
+        pairs = f"CLIP {model}, trained on {pack.counts.kept:,} pairs of image and caption."
+        return f"{pairs} {dates} {gate[0].upper()}{gate[1:]}."
 
     def html(self) -> str:
-        """Return the page, with the stages as a drawing."""
-        lineage = draw_lineage(self.manifests, self.name)
-        return self._render("model_card.html", title=f"Model card: {self.name}", lineage=lineage)
+        """Return the page, with the lineage as a drawing whose boxes link to the rows of a table of documents."""
+        boxes = make_boxes(self.manifests, self.name, self.documents)
+        documents = [
+            {
+                "name": name,
+                "lines": [line for line in box.lines if line],
+                "file": self.documents.files.get(name),
+                "url": self.documents.urls.get(name),
+            }
+            for name, box in boxes.items()
+        ]
+        return self._render(
+            "model_card.html",
+            title=f"Model card: {self.title()}",
+            lineage=draw_lineage(boxes, {name: f"#{name}" for name in boxes}),
+            documents=documents,
+        )
 
     def markdown(self) -> str:
         """Return the same without the drawing."""
@@ -81,7 +105,7 @@ class Card:
     def _render(self, template: str, **values: Any) -> str:
         return render(
             template,
-            name=self.name,
+            name=self.title(),
             headline=self.headline(),
             description=self.description,
             sections=self.sections(),
@@ -92,7 +116,7 @@ class Card:
 def _training_data(manifests: Mapping[str, Manifest]) -> Section:
     pack = manifests["pack"]
     sentences = [
-        f"Dataset {pack.key}, content digest {pack.content_digest}.",
+        f"Dataset `{pack.key}`, content digest `{pack.content_digest}`.",
         f"{pack.counts.kept:,} pairs in {len(pack.named('', '.tar')):,} shards, seed {pack.seed}.",
     ]
     if "extract" in manifests:
@@ -125,7 +149,7 @@ def _funnel(manifests: Mapping[str, Manifest]) -> Section:
     for stage in funnel_stages(manifests.values()):
         reasons = format_counts(list(stage["reasons"].items())[:LISTED]) or "-"
         rows.append((stage["stage"], f"{stage['input']:,}", f"{stage['kept']:,}", reasons))
-    return Section("Funnel", (), ("stage", "in", "kept", "dropped because"), rows, numbers=(1, 2))
+    return Section("Funnel", (), ("stage", "rows in", "kept", "drop reasons"), rows, numbers=(1, 2))
 
 
 def _recipe(manifests: Mapping[str, Manifest]) -> Section:
@@ -140,7 +164,7 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
     code = manifests["train"].code
     dirty = ", with changes that were not committed" if code.get("dirty") else ""
     precision = manifests["train"].facts.get("precision", "unknown precision")
-    commit = f"Code: commit {code.get('commit') or 'unknown'}{dirty}."
+    commit = f"Code: git commit `{code.get('commit') or 'unknown'}`{dirty}."
     sentences = [f"Trained in {precision}. {commit} All settings are params of the MLflow run."]
     return Section("How it was made", sentences, ("stage", "setting", "value"), rows)
 
@@ -162,8 +186,8 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Section:
         for row in rows
     ]
     sentence = (
-        "Intervals cover 99.5% and account for the drawing of test examples only: another seed or dataset may move a "
-        "result further."
+        "Intervals are 99.5% confidence intervals. They cover the sampling of test examples; another seed or dataset may "
+        "change a result by more."
     )
     columns = ("task", "metric", "result", "99.5% interval", "chance", "n")
     return Section("Zero-shot results", (sentence,), columns, table, numbers=(2, 3, 4, 5))
@@ -175,7 +199,7 @@ def describe_contamination(manifests: Mapping[str, Manifest]) -> Section:
     results = manifests["evaluate"].facts.get("metrics", {}) if "evaluate" in manifests else {}
     found = {task: result["contamination"] for task, result in results.items() if "contamination" in result}
     if not found:
-        sentences.append("Images of the evaluation sets were not searched for in the dataset: results may be too good.")
+        sentences.append("Images of the evaluation sets were not searched for in the dataset: results may be too high.")
         return Section("Contamination", sentences)
     dirty = {task: row for task, row in found.items() if row["overlap"]}
     images = sum(row["n"] for row in found.values())
@@ -210,9 +234,9 @@ def _describe_overlap_filter(manifests: Mapping[str, Manifest]) -> Iterable[str]
 def list_limits(manifests: Mapping[str, Manifest], rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return what a user of the model should know."""
     languages = manifests["filter"].config.get("languages") if "filter" in manifests else None
-    kept = f"Captions were kept in {', '.join(languages)} only" if languages else "Captions are of any language"
+    kept = f"Only captions in {', '.join(languages)} were kept" if languages else "Captions are in any language"
     sentences = [
-        f"{kept}, as a detector detected them.",
+        f"{kept}. The language is detected automatically.",
         "Captions are the text of web pages beside an image; nobody has checked that they are true, or kind. The model "
         "repeats what they associate.",
         "Not for the identification of people, for surveillance, or for decisions about a person.",

@@ -1,9 +1,10 @@
-"""The stages of a model as a drawing: one box a stage, from the sources to the registered model."""
+"""The lineage of a model as a drawing: a box for each stage, with the sources, queries, config, code, suite and version."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dataops.snapshot import Manifest
+from dataops.snapshot import Input, Manifest
+from tasks.register.documents import Documents
 from tasks.reports.svg_drawing import Drawing
 from tasks.tracking.run_metadata import model_name
 
@@ -12,13 +13,14 @@ WIDTH = 1212
 BOX_WIDTH, BOX_HEIGHT, GAP, ROW_HEIGHT = 168, 92, 36, 150
 """Size of a box, the gap between two columns, and the height from one row to the next."""
 _POSITIONS = {
-    "source": (0, 0), "extract": (1, 0), "filter": (2, 0), "download": (3, 0), "curate": (4, 0), "pack": (5, 0),
-    "train": (5, 1), "evaluate": (4, 1), "suite": (4, 2), "register": (3, 1),
+    "sources": (0, 0), "extract": (1, 0), "queries": (2, 1), "filter": (2, 0), "download": (3, 0), "curate": (4, 0),
+    "pack": (5, 0), "code": (5, 2), "train": (5, 1), "suite": (4, 2), "evaluate": (4, 1), "config": (3, 2), "model": (3, 1),
 }  # fmt: skip
 """Column and row of each box: data from left to right, then down and back to the model."""
 _ARROWS = (
-    ("source", "extract"), ("extract", "filter"), ("filter", "download"), ("download", "curate"), ("curate", "pack"),
-    ("pack", "train"), ("train", "evaluate"), ("suite", "evaluate"), ("evaluate", "register"),
+    ("sources", "extract"), ("extract", "filter"), ("filter", "download"), ("download", "curate"), ("curate", "pack"),
+    ("pack", "train"), ("train", "evaluate"), ("suite", "evaluate"), ("evaluate", "model"),
+    ("queries", "filter"), ("code", "train"), ("config", "model"),
 )  # fmt: skip
 
 
@@ -33,21 +35,45 @@ class Box:
     style: str = ""
 
 
-def make_boxes(manifests: Mapping[str, Manifest], model: str) -> dict[str, Box]:
-    """Return the boxes of a model's stages, of the files that the first stage read, and of the suite."""
+def make_boxes(manifests: Mapping[str, Manifest], model: str, documents: Documents | None = None) -> dict[str, Box]:
+    """Return the boxes of a model's stages, and of what they read, by name.
+
+    Args:
+        manifests: by stage, as far as they are known.
+        model: its name.
+        documents: of the registered version, if there is one.
+    """
+    documents = documents or Documents()
     found = {stage: _stage_box(manifest) for stage, manifest in manifests.items() if stage in _POSITIONS}
     if "extract" in manifests:
         count = sum(i.stage == "source" for i in manifests["extract"].inputs)
         kind = str(manifests["extract"].config.get("kind", ""))
-        found["source"] = Box("sources", ("", f"{count:,} file{'s' * (count != 1)}", kind), style="outside")
+        found["sources"] = Box("sources", ("", f"{count:,} file{'s' * (count != 1)}", kind), style="outside")
+    if queries := find_queries(manifests):
+        count = manifests["filter"].facts.get("balance", {}).get("queries")
+        lines = (queries.digest[:16], queries.key[:22], "" if count is None else f"{count:,} queries")
+        found["queries"] = Box("queries", lines, style="outside")
     if "evaluate" in manifests:
         suite = next((i for i in manifests["evaluate"].inputs if i.stage == "suite"), None)
         count = len(manifests["evaluate"].facts.get("metrics", {}))
         if suite is not None:
             tasks = f"{count} task{'s' * (count != 1)}" if count else ""
             found["suite"] = Box("suite", (suite.digest[:16], suite.key[:22], tasks), style="outside")
-    found["register"] = Box("model", ("", model[:22], ""), style="model")
-    return found
+    if "train" in manifests and (commit := manifests["train"].code.get("commit")):
+        dirty = "with changes" if manifests["train"].code.get("dirty") else ""
+        found["code"] = Box("code", (str(commit)[:16], "git commit", dirty), style="outside")
+    if documents.config_hash:
+        found["config"] = Box("config", (documents.config_hash, "config.json", ""), style="outside")
+    version = f"version {documents.version}" if documents.version else ""
+    found["model"] = Box("model", (version, model[:22], documents.registered), style="model")
+    return {name: found[name] for name in _POSITIONS if name in found}
+
+
+def find_queries(manifests: Mapping[str, Manifest]) -> Input | None:
+    """Return the list of queries over which the filter balanced the pairs, if it did."""
+    if "filter" not in manifests or not manifests["filter"].config.get("balance"):
+        return None
+    return next((i for i in manifests["filter"].inputs if i.stage == "source" and i.key != "unsafe words"), None)
 
 
 def _stage_box(manifest: Manifest) -> Box:
@@ -65,26 +91,27 @@ def _stage_box(manifest: Manifest) -> Box:
     return Box(manifest.stage, (manifest.key, f"{counts.kept:,} pairs", line), share)
 
 
-def draw_lineage(manifests: Mapping[str, Manifest], model: str) -> Drawing:
-    """Draw the stages with arrows between them.
+def draw_lineage(boxes: Mapping[str, Box], links: Mapping[str, str | None]) -> Drawing:
+    """Draw the boxes of `make_boxes` with arrows between them.
 
     Args:
-        manifests: by stage, as far as they are known.
-        model: name in the last box.
+        boxes: by name.
+        links: what a click on a box opens, by name.
     """
-    drawing = Drawing("lineage.svg", "stages from the sources to the model", WIDTH, 2 * ROW_HEIGHT + BOX_HEIGHT + 24)
-    boxes = make_boxes(manifests, model)
+    drawing = Drawing("lineage.svg", "lineage of the model", WIDTH, 2 * ROW_HEIGHT + BOX_HEIGHT + 24)
     for start, end in _ARROWS:
         if start in boxes and end in boxes:
             _add_arrow(drawing, start, end)
     for name, box in boxes.items():
-        _add_box(drawing, box, *_corner(name))
+        _add_box(drawing, box, *_corner(name), links.get(name))
     return drawing
 
 
-def lineage_svg(manifests: Mapping[str, Manifest], model: str) -> str:
-    """Return `draw_lineage` as an SVG file."""
-    return draw_lineage(manifests, model).svg()
+def lineage_svg(manifests: Mapping[str, Manifest], model: str, documents: Documents | None = None) -> str:
+    """Return the lineage as an SVG file that lies beside the documents."""
+    documents = documents or Documents()
+    boxes = make_boxes(manifests, model, documents)
+    return draw_lineage(boxes, {name: documents.href(name) for name in boxes}).svg()
 
 
 def _corner(name: str) -> tuple[int, int]:
@@ -92,9 +119,12 @@ def _corner(name: str) -> tuple[int, int]:
     return 6 + column * (BOX_WIDTH + GAP), 10 + row * ROW_HEIGHT
 
 
-def _add_box(drawing: Drawing, box: Box, x: int, y: int) -> None:
-    drawing.add("rect", x=x, y=y, width=BOX_WIDTH, height=BOX_HEIGHT, rx=6, class_=f"box {box.style}")
-    drawing.add("text", box.name, x=x + 12, y=y + 22, class_="name")
+def _add_box(drawing: Drawing, box: Box, x: int, y: int, href: str | None) -> None:
+    style = f"box {box.style}".rstrip()
+    drawing.add(
+        "rect", x=x, y=y, width=BOX_WIDTH, height=BOX_HEIGHT, rx=6, class_=style, href=href, aria_label=box.name
+    )
+    drawing.add("text", box.name, x=x + 12, y=y + 22, class_="name link" if href else "name")
     for line, (text, style) in enumerate(zip(box.lines, ("key", None, "soft"), strict=True)):
         drawing.add("text", text, x=x + 12, y=y + 40 + 17 * line, class_=style)
     if box.kept is not None:

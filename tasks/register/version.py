@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tasks.register.artefacts import log_card
 from tasks.register.config import CANDIDATE
 from tasks.register.promotion import describe_model, move_alias
 from tasks.register.registration import Registration
@@ -47,6 +48,7 @@ def write_version(registration: Registration, run: "Run", model_id: str) -> "Mod
     version = find_version(client, name, key) or _create_version(registration, run, model_id)
     number = str(version.version)
     versions = json.dumps([{"name": name, "version": number}])
+    log_card(registration, run, version)
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
     facts = {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id, "version": number, "model_name": name}
     paths = page_paths(facts)

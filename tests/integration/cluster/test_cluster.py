@@ -222,7 +222,9 @@ def _check_lineage(shown: dict[str, Any], s3: Any) -> None:
     for text in (f"{pairs:,} pairs", "Contamination", "twemoji-seen", "top1"):
         assert text in card
         assert text in plain
-    assert artefact("lineage.svg") in card
+    assert f"version {version.version}" in card
+    assert f"version {version.version}" in artefact("lineage.svg")
+    assert 'href="dataset.html"' in artefact("lineage.svg")
     assert all(stage["key"] in card for stage in stages.values() if stage["stage"] != "register")
     events = [json.loads(line) for line in artefact("lineage.jsonl").splitlines()]
     assert [event["job"]["name"] for event in events] == [name for name in stages if name != "register"]

@@ -1,6 +1,7 @@
 """The run, the artefacts and the version of a registration, and repeated and interrupted registrations."""
 
 import json
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,7 +140,15 @@ def test_registration_links_the_model_card_and_logs_lineage_events(registered: A
     for text in ("6.00%", "3.00% – 10.00%", "400 pairs", "Contamination", *contamination, "no licence"):
         assert text in card
         assert text in plain
-    assert '<svg xmlns="http://www.w3.org/2000/svg" class="lineage"' in card
+    assert '<svg xmlns="http://www.w3.org/2000/svg" class="lineage wide"' in card
+    drawn = (folder / "lineage.svg").read_text()
+    for text in (f"version {version.version}", version.tags["config_hash"]):
+        assert text in card
+        assert text in drawn
+    links = {href for page in (card, drawn) for href in re.findall(r'href="([^"#:]+)"', page)}
+    assert {"dataset.html", "filter.html", "evaluation.html", "config.json"} <= links
+    assert all((folder / href).is_file() for href in links)
+    assert manifest.facts["links"]["model version"] in card
     for event in map(json.loads, (folder / "lineage.jsonl").read_text().splitlines()):
         assert event["eventType"] == "COMPLETE"
 

@@ -12,6 +12,7 @@ from openlineage.client import event_v2, facet_v2
 from openlineage.client.serde import Serde
 
 from dataops.snapshot import Counts, Input, Manifest
+from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.gate import binomial_tail
 from tasks.register.model_card import Card, describe_contamination
 from tasks.register.openlineage import build_events, render_events
@@ -108,9 +109,75 @@ def test_lineage_svg_has_a_box_per_stage_and_shows_hostile_text_as_text() -> Non
     root = ElementTree.fromstring(drawn)
     space = "{http://www.w3.org/2000/svg}"
     names = [e.text for e in root.iter(f"{space}text") if e.get("class") == "name"]
-    assert sorted(str(name) for name in names) == sorted([*manifests(), "sources", "model"])
+    assert sorted(str(name) for name in names) == sorted([*manifests(), "sources", "code", "model"])
     assert not list(root.iter(f"{space}script"))
     assert "\x1b" not in drawn
+
+
+def registered(
+    base: str = "https://mlflow.example", commit_url: str | None = "https://git.example/r/commit/c"
+) -> Documents:
+    files = list_files(manifests())
+    facts = {"model_name": "my/model", "version": 3, "experiment_id": 1, "run_id": "r"}
+    return Documents("3", "2026-01-02", "0123456789abcdef", files, list_urls(base, facts, files, commit_url))
+
+
+def balanced() -> dict[str, Manifest]:
+    theirs, queries = manifests(), Input(stage="source", key="queries.parquet", digest="ab" * 32)
+    words = Input(stage="source", key="unsafe words", digest="0" * 64)
+    theirs["filter"] = theirs["filter"].model_copy(
+        update={
+            "inputs": [*theirs["filter"].inputs, words, queries],
+            "config": {"balance": {"max_per_query": 5}},
+            "facts": {"balance": {"queries": 1234}},
+        }
+    )
+    return theirs
+
+
+def test_lineage_svg_names_version_config_commit_and_queries() -> None:
+    drawn = lineage_svg(balanced(), "m", registered())
+    for text in ("version 3", "0123456789abcdef", "c" * 16, "queries.parquet", "ab" * 8, "1,234 queries", "2026-01-02"):
+        assert f">{text}</text>" in drawn
+    assert ">queries<" not in lineage_svg(manifests(), "m", registered()), "the filter did not balance"
+
+
+def test_lineage_svg_links_each_box_to_its_document() -> None:
+    root = ElementTree.fromstring(lineage_svg(balanced(), "m", registered()))
+    space = "{http://www.w3.org/2000/svg}"
+    links = {link.find(f"{space}rect").get("aria-label"): link.get("href") for link in root.iter(f"{space}a")}  # pyright: ignore[reportOptionalMemberAccess]
+    assert links["filter"] == links["queries"] == "filter.html"
+    assert links["config"] == "config.json"
+    assert links["pack"] == "manifests/pack.json", "this dataset has no page"
+    assert links["code"] == "https://git.example/r/commit/c"
+    assert links["model"] == "https://mlflow.example/#/models/my%2Fmodel/versions/3?workflowType=machine_learning"
+    assert links.keys() == {*manifests(), "sources", "queries", "config", "code", "model"}
+
+
+def test_boxes_without_a_document_have_no_link() -> None:
+    assert "<a " not in lineage_svg(manifests(), "m")
+    drawn = lineage_svg(manifests(), "m", registered("sqlite:///x.db", None))
+    assert "sqlite" not in drawn
+    assert drawn.count("<a ") == len(registered().files) - 2, "this lineage has no queries and no suite"
+
+
+def test_card_has_version_dates_links_and_no_raw_back_quotes() -> None:
+    card = Card("m", balanced(), ROWS, "passed", "Made by `us`.", "MIT", registered())
+    page, plain = card.html(), card.markdown()
+    for text in ("m, version 3", "Trained on 2026-01-02, registered on 2026-01-02.", "0123456789abcdef"):
+        assert text in page
+    assert plain.startswith("# m, version 3\n")
+    assert "Trained on 2026-01-02" in plain
+    assert "<code>us</code>" in page
+    assert "<code>pairmill takedown</code>" in page
+    assert "`pairmill takedown`" in plain
+    assert "`" not in page.replace(HOSTILE[-1], "", page.count("| `"))
+    ids = set(re.findall(r'<tr id="(\w+)"', page))
+    assert {href for href in re.findall(r'href="#(\w+)"', page)} == ids, "each box of the graph has a row"
+    hrefs = set(re.findall(r'<a href="([^"#][^"]*)" target="_blank" rel="noopener noreferrer">', page))
+    assert {"filter.html", "config.json", "https://git.example/r/commit/c"} < hrefs
+    assert all(href.startswith("https://") or re.fullmatch(r"[\w/]+\.(html|json)", href) for href in hrefs)
+    assert page.count("<a href=") == len(re.findall('<a href="#', page)) + page.count('target="_blank"')
 
 
 def test_model_file_is_named_without_its_folder() -> None:

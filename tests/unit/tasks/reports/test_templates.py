@@ -14,7 +14,7 @@ from selectolax.lexbor import LexborHTMLParser
 from dataops.escaping import escape_controls
 from dataops.home import CHECKOUT
 from dataops.snapshot import Counts
-from tasks.register.svg_lineage import draw_lineage
+from tasks.register.svg_lineage import draw_lineage, make_boxes
 from tasks.reports.page import TEMPLATES, render
 from tasks.reports.section import Section
 from tasks.reports.svg_charts import draw_curve, draw_histogram
@@ -106,10 +106,12 @@ def evaluation_values(text: str) -> Values:
 
 
 def card_values(text: str) -> Values:
-    lineage = draw_lineage({"train": build_manifest("train", key=text, config={"model": text})}, text)
+    boxes = make_boxes({"train": build_manifest("train", key=text, config={"model": text})}, text)
+    document = {"name": "train", "lines": [text, text], "file": "manifests/train.json", "url": None}
     return {
-        "title": text, "name": text, "headline": text, "description": text, "lineage": lineage,
-        "sections": [section(text)],
+        "title": text, "name": text, "headline": text, "description": text,
+        "lineage": draw_lineage(boxes, dict.fromkeys(boxes, "#train")), "sections": [section(text)],
+        "documents": [document, document | {"name": "model", "file": None, "url": "https://mlflow.example/#/models"}],
     }  # fmt: skip
 
 
@@ -171,8 +173,9 @@ def test_page_runs_and_fetches_nothing(template: str) -> None:
     has_images = any(tag == "img" for tag, _ in page)
     assert policy == "default-src 'none'; style-src 'unsafe-inline'" + ("; img-src data:" if has_images else "")
     for tag, attributes in page:
-        assert tag not in {"script", "link", "iframe", "object", "embed", "form", "base", "a"}
-        assert not {name for name in attributes if name.startswith("on") or name in {"href", "action", "srcset"}}
+        assert tag not in {"script", "link", "iframe", "object", "embed", "form", "base"}
+        assert not {name for name in attributes if name.startswith("on") or name in {"action", "srcset"}}
+        assert tag == "a" or "href" not in attributes, "only what a reader clicks opens a URL"
         assert (attributes.get("src") or EMBEDDED).startswith(EMBEDDED)
 
 

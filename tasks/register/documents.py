@@ -1,0 +1,74 @@
+"""The documents of a registered model: its version, and what each box of its lineage links to.
+
+A page that is opened as a file links to the other documents by their path in the run. In MLflow's viewer such a link opens
+nothing, so pages also have the URL in MLflow of each document.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from dataops.snapshot import Manifest
+from tasks.tracking import pages
+
+FILES = {
+    "sources": "manifests/extract.json",
+    "extract": "manifests/extract.json",
+    "queries": "filter.html",
+    "filter": "filter.html",
+    "download": "download.html",
+    "curate": "manifests/curate.json",
+    "pack": "dataset.html",
+    "train": "manifests/train.json",
+    "suite": "evaluation.html",
+    "evaluate": "evaluation.html",
+    "config": "config.json",
+}
+"""Path in the run of the document of each box."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A registered version, and where its documents are; by default a model that is not registered."""
+
+    version: str = ""
+    registered: str = ""
+    """Date of the registration."""
+    config_hash: str = ""
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Path of the document of each box, relative to the page."""
+    urls: Mapping[str, str] = field(default_factory=dict[str, str])
+    """URL of each box, of the version ("model") and of the commit ("code")."""
+
+    def href(self, box: str) -> str | None:
+        """Return what a box links to in a page that is opened as a file."""
+        return self.files.get(box) or self.urls.get(box)
+
+
+def list_files(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Return the path of the document of each box that a model with these manifests has."""
+    found = {
+        box: name for box, name in FILES.items() if box in manifests or box in ("sources", "queries", "suite", "config")
+    }
+    if "pack" in manifests and not manifests["pack"].named(FILES["pack"]):  # made by an earlier version of pairmill
+        found["pack"] = "manifests/pack.json"
+    return {box: quote(name) for box, name in found.items()}
+
+
+def list_urls(base: str, facts: Mapping[str, Any], boxes: Iterable[str], commit_url: str | None) -> dict[str, str]:
+    """Return the URL of each box.
+
+    Args:
+        base: URL of the MLflow server; without one there are no URLs in MLflow.
+        facts: `model_name`, `version`, `experiment_id` and `run_id`.
+        boxes: those that have a document in the run.
+        commit_url: page of the commit, if there is one.
+    """
+    urls = {"code": commit_url} if commit_url else {}
+    if not base.startswith(("http://", "https://")):
+        return urls
+    run = facts["experiment_id"], facts["run_id"]
+    paths = {box: pages.run_path(*run, FILES[box]) for box in boxes}
+    paths["model"] = pages.version_path(str(facts["model_name"]), facts["version"])
+    return urls | {box: f"{base}/{path}" for box, path in paths.items()}
