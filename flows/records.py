@@ -198,13 +198,17 @@ def remember_store(run_id: str, store: Store, home: Path) -> None:
 def list_pointers(folder: Path) -> list[str]:
     """Return the URIs of the stores that the pointer files in a folder name, in the order of the files' names."""
     pointers = sorted(folder.iterdir()) if folder.is_dir() else []
-    uris = [os.fsdecode(pointer.read_bytes()).strip() for pointer in pointers if pointer.is_file()]
-    return [uri for uri in uris if uri]  # a power loss may leave an empty file
+    return [uri for pointer in pointers if (uri := _read_pointer(pointer))]
 
 
-def known_stores(home: Path, extra: str | None = None) -> list[Store]:
-    """Return the stores in which this machine has runs, and `extra` before them, without duplicates."""
-    uris = [*([extra] if extra else []), *list_pointers(home / "runs"), str(home / "store")]
+def _read_pointer(pointer: Path) -> str:
+    """Return the URI in a pointer file; "" if there is no file, or a power loss has emptied it."""
+    return os.fsdecode(pointer.read_bytes()).strip() if pointer.is_file() else ""
+
+
+def known_stores(home: Path, *first: str | None) -> list[Store]:
+    """Return the stores in which this machine has runs, and those of `first` before them, without duplicates."""
+    uris = [*(uri for uri in first if uri), *list_pointers(home / "runs"), str(home / "store")]
     return list({store.uri: store for store in map(open_store, uris)}.values())
 
 
@@ -217,7 +221,7 @@ def find_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
         raise ConfigError(
             f"{run_id!r} is not a run id: it may have letters, digits, `.`, `_` and `-`; `pairmill runs` lists all runs"
         )
-    for store in known_stores(home, store_uri):
+    for store in known_stores(home, store_uri, _read_pointer(home / "runs" / run_id)):
         name = f"runs/{run_id}.json"
         if store.size(name) is not None:
             return read_record(store, name), store

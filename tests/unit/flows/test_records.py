@@ -6,10 +6,21 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, StorageError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
-from flows.records import RUN_ID, Attempt, RunRecord, StageRun, find_run, is_alive, list_runs, load_run, new_run_id
+from flows.records import (
+    RUN_ID,
+    Attempt,
+    RunRecord,
+    StageRun,
+    find_run,
+    is_alive,
+    list_runs,
+    load_run,
+    new_run_id,
+    remember_store,
+)
 from tasks.engine.lease import Lease
 from training.process import pid_namespace
 
@@ -30,6 +41,24 @@ def test_list_runs_finds_records_in_the_known_stores_and_in_the_given_one(tmp_pa
     with pytest.raises(ConfigError, match="pairmill runs"):
         load_run("b", home)
     assert load_run("b", home, third.uri)[0].run_id == "b"
+
+
+def test_find_run_asks_no_other_store_than_that_of_the_run(tmp_path, monkeypatch):
+    store = FolderStore(tmp_path / "store-of-z")
+    record("z").save(store)
+    remember_store("a", FolderStore(tmp_path / "away"), tmp_path)
+    remember_store("z", store, tmp_path)
+    size = FolderStore.size
+
+    def size_where_it_answers(self, name):
+        if self.root.name == "away":
+            raise StorageError("it does not answer")
+        return size(self, name)
+
+    monkeypatch.setattr(FolderStore, "size", size_where_it_answers)
+    assert load_run("z", tmp_path)[1].uri == store.uri
+    with pytest.raises(StorageError, match="does not answer"):  # the run may be there
+        load_run("b", tmp_path)
 
 
 def test_load_run_names_a_damaged_record(tmp_path):
