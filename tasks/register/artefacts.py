@@ -5,6 +5,7 @@ import random
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from dataops.formatting import format_percent
 from dataops.funnel import funnel_rows, funnel_stages
 from dataops.snapshot import UNDIGESTED, read_table
 from tasks.download.report import report_html as download_html
@@ -92,7 +93,9 @@ def _describe_data(registration: Registration) -> Files:
         "config.json": json.dumps(run_metadata.redact_values(work.context.run_config), indent=2, ensure_ascii=False),
         "funnel.json": json.dumps(funnel, indent=2),
         "funnel.html": run_metadata.render_table_page(
-            "Funnel", funnel, "Rows of each stage, and why they were dropped."
+            "Funnel",
+            [{**row, "share": format_percent(row["share"])} for row in funnel],
+            "Rows of each stage, and the reasons for which they were dropped, as a share of the stage's input.",
         ),
         "funnel.png": funnel_png(funnel_stages(inputs.values())),
         "filter.html": filter_html(inputs["filter"]),

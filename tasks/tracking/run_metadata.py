@@ -240,7 +240,12 @@ def render_table_page(title: str, rows: Iterable[Mapping[str, Any]], note: str =
     rows = list(rows)
     columns = list(rows[0]) if rows else []
     cells = [[_format_cell(row.get(name)) for name in columns] for row in rows]
-    return render("table.html", title=title, note=note, columns=columns, rows=cells)
+    numbers = [
+        number
+        for number, name in enumerate(columns)
+        if {type(row.get(name)) for row in rows} - {type(None)} in ({int}, {float}, {int, float})
+    ]
+    return render("table.html", title=title, note=note, columns=columns, rows=cells, numbers=numbers)
 
 
 def _format_cell(value: Any) -> str:

@@ -97,7 +97,7 @@ def test_img2dataset_reads_the_rows_for_another_download(
 
 def printed_code(folder: Path) -> dict[str, str]:
     """Return the code that the dataset's page prints, by tool."""
-    section = (folder / "DATASET.md").read_text("utf-8").partition("## How to read it")[2].partition("\n## ")[0]
+    section = (folder / "DATASET.md").read_text("utf-8").partition("## How to load it")[2].partition("\n## ")[0]
     section = section.replace("open\\_clip", "open_clip")  # Markdown
     return dict(re.findall(r"^(\w[\w ]*):\n+```\n(.*?)\n```", section, re.MULTILINE | re.DOTALL))
 

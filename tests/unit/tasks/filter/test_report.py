@@ -122,7 +122,7 @@ def test_balance_facts_hold_the_curve_over_queries():
 
 def test_report_funnel_ends_with_the_kept_pairs():
     page = Page(report_html(manifest()))
-    assert page.text.index("pairs that came in") < page.text.index("after rules") < page.text.index("after duplicates")
+    assert page.text.index("input pairs") < page.text.index("after rules") < page.text.index("after duplicates")
     assert "−3007" in page.text, "after rules: 300 dropped, 700 left"
     assert "−100600" in page.text, "after duplicates: 100 dropped, 600 left"
     assert "after language" not in page.text

@@ -96,7 +96,7 @@ def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store: Fold
         [store.local(m.path("00000.tar")).stat().st_ino for m in (old, new)] if "00000.tar" not in touched else [0, 0]
     )
     assert inodes[0] == inodes[1], "linked, not copied"
-    assert "no example of a dropped pair is shown" in store.read(new.path("dataset.html")).decode()
+    assert "No example of a dropped pair is shown" in store.read(new.path("dataset.html")).decode()
     data = read_bytes(store, new)
     for row in removed:
         assert row["data"] not in data

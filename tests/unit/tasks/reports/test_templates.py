@@ -121,7 +121,13 @@ PAGES: dict[str, Callable[[str], Values]] = {
     "dataset.html": dataset_values,
     "evaluation.html": evaluation_values,
     "model_card.html": card_values,
-    "table.html": lambda text: {"title": text, "note": text, "columns": [text, text], "rows": [[text, text]]},
+    "table.html": lambda text: {
+        "title": text,
+        "note": text,
+        "columns": [text, text],
+        "rows": [[text, text]],
+        "numbers": [1],
+    },
 }
 DRAWINGS: dict[str, Callable[[str], Values]] = {
     "chart.svg": lambda text: {"drawing": draw_histogram(text, {"1": 2}, 10, (text, text))},

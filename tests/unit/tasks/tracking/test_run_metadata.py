@@ -102,4 +102,4 @@ def test_table_page_escapes_every_value() -> None:
     )
     for hostile in ("<t>", "<k>", "<v>", "<i>"):
         assert hostile not in page
-    assert "<td>1,234</td><td>0.1235</td><td>1, &lt;i&gt;</td><td></td>" in page
+    assert '<td class="n">1,234</td><td class="n">0.1235</td><td>1, &lt;i&gt;</td><td></td>' in page
