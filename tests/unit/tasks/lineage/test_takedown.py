@@ -260,5 +260,5 @@ def test_read_targets_reads_the_same_from_txt_csv_and_toml(tmp_path: Path) -> No
 def test_pack_raises_for_a_damaged_request(store: FolderStore) -> None:
     upstream = curated(store, some_pairs(), 7)
     store.put(f"takedowns/{'a' * 16}.json", b'{"targets": ["domain:site3.example"], "requested_at": ""}')
-    with pytest.raises(CorruptPart, match="holds other targets"):
+    with pytest.raises(CorruptPart, match="has other targets"):
         packed(store, upstream)
