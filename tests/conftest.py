@@ -4,7 +4,11 @@ from typing import Any
 
 from xdist.scheduler import LoadFileScheduling
 
-_TOGETHER = {"test_gc.py": "test_chaos.py", "test_s3_pipeline.py": "test_pipeline.py"}
+_TOGETHER = {
+    "test_gc.py": "test_chaos.py",
+    "test_s3_pipeline.py": "test_pipeline.py",
+    "test_readme.py": "test_pipeline.py",
+}
 """Test files that run in one process, because they share a costly session fixture."""
 
 

@@ -42,7 +42,7 @@ def replaced_words(page: Path) -> list[str]:
     """Return a problem for each expression of prose that the style guide replaces."""
     problems = []
     for line in read_lines(page.read_text(encoding="utf-8")):
-        text = "" if line.is_code else re.sub(r"`[^`]*`|\]\([^)]*\)", "", line.text)
+        text = "" if line.is_code else re.sub(r"`[^`]*`|\]\([^)]*\)|</?\w[^>]*>", "", line.text)
         for pattern, better in _PATTERNS.items():
             problems += [f"line {line.number}: {found!r}: write {better}" for found in pattern.findall(text)]
     return problems

@@ -1,0 +1,60 @@
+"""README.md: each command and each block of code runs as printed, in a checkout in which a pipeline has run."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dataops.home import CHECKOUT
+from docs.tools.examples import find_examples
+from infra.local import services
+from tests.e2e.conftest import Pairmill
+
+pytestmark = pytest.mark.timeout(600)
+
+README = (CHECKOUT / "README.md").read_text("utf-8")
+NOT_RUN = {"make demo": "`pairmill demo` takes minutes; the fixture runs the same stages on less data"}
+MODEL, TINY = 'model = "ViT-B-32"', f'model = "{CHECKOUT}/tests/e2e/tiny-model.json"'
+"""The model of the README, and one that trains in seconds."""
+
+
+@pytest.fixture
+def checkout(pairmill: Pairmill, undisturbed, tmp_path: Path) -> Path:
+    """Return a folder like a checkout after `make demo`, with the files that the README's reader has."""
+    for name in ("configs", "docs"):
+        (tmp_path / name).symlink_to(CHECKOUT / name)
+    binaries = tmp_path / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "activate").write_text(f'PATH="{binaries}:{Path(sys.executable).parent}:$PATH"\n')
+    command = binaries / "pairmill"
+    command.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-m", "flows.cli"])} "$@"\n')
+    command.chmod(0o755)
+    (tmp_path / "crawl").symlink_to(pairmill.web.archive)
+    shutil.copytree(pairmill.web.suite_root / "twemoji-heldout", tmp_path / "my-set")
+    (tmp_path / "my-suite.toml").write_text(
+        'name = "my-suite"\n[[task]]\nname = "my-set"\nkind = "classification"\nroot = "my-set"\nsplit = "test"\n'
+    )
+    (config,) = (example.content for example in find_examples(README) if example.language == "toml")
+    assert MODEL in config
+    config = config.replace(MODEL, f"{TINY}\nepochs = 2\nbatch_size = 32\nvocab_size = 600")
+    reached = f'connect_to = {{ "{pairmill.web.host}" = "{pairmill.site}" }}\nhost_rate = 0\nimage_size = 64\n'
+    (tmp_path / "mine.toml").write_text(config.replace("[download]\n", f"[download]\n{reached}"))
+    pairmill("run", pairmill.folder / "undisturbed.toml", "--set", "register.model_name=pairmill-demo")
+    return tmp_path
+
+
+def test_commands_and_code_run_as_printed(pairmill: Pairmill, checkout: Path):
+    tracking = next(status.url for status in services.status() if status.name == "mlflow")
+    env = pairmill.env | {"BROWSER": "true", "MLFLOW_TRACKING_URI": tracking}
+    blocks = [example.content for example in find_examples(README) if example.language == "bash"]
+    shell = [line for line in "".join(blocks).splitlines() if line.partition("#")[0].strip() not in NOT_RUN]
+    assert len(shell) > 5
+    run = subprocess.run(["bash", "-ec", "\n".join(shell)], cwd=checkout, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, f"{run.stdout[-3000:]}\n{run.stderr[-3000:]}"
+    (code,) = (example.content for example in find_examples(README) if example.language == "python")
+    run = subprocess.run([sys.executable, "-c", code], cwd=checkout, env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert any((checkout / "exported").iterdir())
