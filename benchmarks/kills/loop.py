@@ -177,6 +177,9 @@ class Chaos:
                     if by_objects and position.count_objects(store) >= goal:
                         break
                     time.sleep(poll_seconds)
+                    now = self._find_position(store, process.pid)
+                    if now is not None and now.stage != stage:  # it was faster than usual
+                        break
                 now = self._find_position(store, process.pid)
                 return None if process.poll() is not None or now is None else now
             time.sleep(poll_seconds)
