@@ -37,8 +37,8 @@ LINKED_PAGES = ("config", "dataset", "download report", "filter report")
 """Pages of a run that are not printed."""
 
 
-_LINE_END = re.compile(r"(?: |\x1b\[[0-9;]*m)+$", re.MULTILINE)
-"""Spaces at the end of a line, and the styles that begin or end between them."""
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+"""A terminal's command that begins or ends a style."""
 
 
 class _PlainConsole(Console):
@@ -60,8 +60,16 @@ class _PlainConsole(Console):
                     super().print(text(str(table.title), "bold"), soft_wrap=True)
                     table.title = None
             super().print(*objects, **options)
-        self.file.write(_LINE_END.sub(lambda end: end[0].replace(" ", ""), captured.get()))
+        self.file.write("\n".join(map(_strip_end, captured.get().split("\n"))))
         self.file.flush()
+
+
+def _strip_end(line: str) -> str:
+    """Remove the spaces at the end of a line, also those between the styles that end there."""
+    styles = ""
+    while (start := (line := line.rstrip(" ")).rfind("\x1b")) >= 0 and _STYLE.fullmatch(line, start):
+        line, styles = line[:start], line[start:] + styles
+    return line + styles
 
 
 def _escape(line: str) -> str:

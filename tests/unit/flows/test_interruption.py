@@ -32,9 +32,12 @@ except KeyboardInterrupt:
     sys.exit(interruption.exit_code)
 """
 HANGING = """
-ready()
+started = False
 while True:
     try:
+        if not started:
+            started = True
+            ready()
         time.sleep(600)
     except KeyboardInterrupt:
         print("ignored", flush=True)

@@ -234,7 +234,7 @@ def test_a_shard_with_a_wrong_checksum_ends_the_job_and_is_named(
     other = job.with_name("other.json")
     other.write_text(json.dumps({**settings, "output": str(output_of(job)) + "-other"}))
     assert main([str(other)]) == 3
-    assert f"shard {shards[1]} is not what" in caplog.text
+    assert f"shard {shards[1]} differs from its dataset's manifest" in caplog.text
 
 
 def test_sigterm_before_the_first_step_is_retryable(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_a_snapshot_is_exported_with_its_card_and_licences(tmp_path: Path) -> No
         Draft(store, manifest.stage, manifest.key).commit(manifest)
     documents = describe_snapshot(train, store)
     assert "CLIP ViT-Ti-16, trained on 8 pairs" in documents["README.md"]
-    assert "Gate: not evaluated" in documents["README.md"]
+    assert "Gate not evaluated" in documents["README.md"]
     assert "For 3 of 8 training pairs" in documents["LICENSE"]
     assert "3  http://creativecommons.org/licenses/by/4.0/" in documents["LICENSE"]
 
