@@ -130,9 +130,11 @@ def runs(
 ) -> int:
     """List the runs of the known stores, oldest first."""
     from flows.commands.show import select_runs, show_runs
-    from flows.records import list_runs
+    from flows.records import list_runs, no_runs
 
-    return show_runs(select_runs(list_runs(services.home(), store), limit, state), as_json=json)
+    records = list_runs(services.home(), store)
+    if_empty = "no run is in this state" if records else no_runs(services.home())
+    return show_runs(select_runs(records, limit, state), if_empty, as_json=json)
 
 
 @app.command

@@ -293,10 +293,15 @@ def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
     return sorted(found.values(), key=lambda record: (record.created_at, record.run_id))
 
 
+def no_runs(home: Path) -> str:
+    """Return the message for a project without a run: most often, the user is in another folder than the project's."""
+    return f"there is no run in {home}; start one with `pairmill run CONFIG`, or change to your project's folder"
+
+
 def newest_run(home: Path, store_uri: str | None = None) -> str:
     """Return the id of the run that started last. Raises: ConfigError if there is none."""
     if not (records := list_runs(home, store_uri)):
-        raise ConfigError("there is no run yet; start one with `pairmill run CONFIG`")
+        raise ConfigError(no_runs(home))
     return records[-1].run_id
 
 

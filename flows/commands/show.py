@@ -35,11 +35,14 @@ def select_runs(records: Sequence[RunRecord], limit: int | None, states: Sequenc
     return found[-limit:] if limit else found
 
 
-def show_runs(records: Sequence[RunRecord], *, as_json: bool) -> int:
-    """Print the history of runs."""
+def show_runs(records: Sequence[RunRecord], if_empty: str, *, as_json: bool) -> int:
+    """Print the history of runs, or `if_empty` if there is none."""
     if as_json:
         fields = {"run_id", "name", "created_at", "model_version"}
         print_json([{**r.model_dump(mode="json", include=fields), "state": r.actual_state()} for r in records])
+        return 0
+    if not records:
+        console().print(message(if_empty), soft_wrap=True)
         return 0
     table = new_table("Runs", "run", "state", "started", "stages", "model")
     for record in records:

@@ -168,7 +168,7 @@ def test_tables_and_lines_print_hostile_text_as_text(printed_by, tmp_path):
     assert_harmless(printed_by(show.show_run, bad, store))
     source = Input(stage=HOSTILE, key=HOSTILE, digest=HOSTILE)
     assert_harmless(printed_by(lambda: show.show_snapshot(manifest(inputs=[source]), store, as_json=False)))
-    assert_harmless(printed_by(lambda: show.show_runs([bad], as_json=False)))
+    assert_harmless(printed_by(lambda: show.show_runs([bad], "", as_json=False)))
     assert_harmless(
         printed_by(lambda: output.show_checks([Check(HOSTILE, False, "error", HOSTILE, HOSTILE)], as_json=False))
     )

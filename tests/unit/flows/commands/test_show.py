@@ -8,6 +8,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Input, Part
 from dataops.store import FolderStore
+from flows.cli import run_command
 from flows.commands.page import open_page
 from flows.commands.show import LISTED, select_runs, show_snapshot
 from flows.records import RunRecord, newest_run
@@ -34,11 +35,25 @@ def test_select_runs_returns_the_newest_in_a_state():
 def test_newest_run_is_the_last_that_started(tmp_path: Path):
     home, store = tmp_path / "home", FolderStore(tmp_path / "home" / "store")
     (home / "runs").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="there is no run yet; start one with `pairmill run CONFIG`"):
+    with pytest.raises(ConfigError, match="there is no run in .*/home; start one with `pairmill run CONFIG`, or change to"):
         newest_run(home)
     for name in ("2", "1"):
         record(name, "completed").save(store)
     assert newest_run(home, store.uri) == "2"
+
+
+def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    assert run_command(["runs"]) == 0
+    assert (
+        capsys.readouterr().out.strip()
+        == f"there is no run in {tmp_path}/home; start one with `pairmill run CONFIG`, or change to your project's folder"
+    )
+    record("1", "completed").save(FolderStore(tmp_path / "home" / "store"))
+    assert run_command(["runs", "--state", "failed"]) == 0
+    assert capsys.readouterr().out == "no run is in this state\n"
+    assert run_command(["runs"]) == 0
+    assert "completed" in capsys.readouterr().out
 
 
 def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
