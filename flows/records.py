@@ -237,7 +237,8 @@ def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
         return found
     searched = ", ".join(store.uri for store in known_stores(home, store_uri))
     raise ConfigError(
-        f"there is no run {run_id!r} in {searched}; list the runs with `pairmill runs`, or name another store with --store"
+        f"there is no run {run_id!r} in {searched}; list the runs with `pairmill runs`, change to its project's folder,"
+        " or name another store with --store"
     )
 
 

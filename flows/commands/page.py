@@ -1,18 +1,17 @@
 """`pairmill show --page FILE` and `--open`: write the HTML page of a stage to a file, and open it."""
 
-import logging
+import sys
 import webbrowser
 from pathlib import Path
 
 from dataops.errors import ConfigError
+from dataops.redaction import escape_for_display
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.records import find_snapshot, load_manifests, load_run
 from tasks.download.report import report_html as download_html
 from tasks.filter.report import report_html as filter_html
 from tasks.pack.card import HTML_PAGE
-
-logger = logging.getLogger(__name__)
 
 PAGED = ("pack", "download", "filter")
 """Stages that have a page. For a run, the page of the first of them that it has finished is written."""
@@ -50,11 +49,10 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | 
 
 
 def open_page(page: Path) -> None:
-    """Open a page in the user's browser, and log where it is."""
-    if webbrowser.open(page.absolute().as_uri()):
-        logger.info("opened %s", page)
-    else:
-        logger.warning("no browser was found; open %s in one", page)
+    """Open a page in the user's browser, and print on standard error where it is."""
+    opened = webbrowser.open(page.absolute().as_uri())
+    line = f"opened {page}" if opened else f"no browser was found; open {page} in one"
+    sys.stderr.write(escape_for_display(line) + "\n")
 
 
 def _page(manifest: Manifest, store: Store) -> bytes:

@@ -68,10 +68,11 @@ def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize(("has_browser", "said"), [(True, "opened"), (False, "no browser was found; open")])
-def test_open_page_names_the_file(has_browser: bool, said: str, tmp_path: Path, monkeypatch, caplog):
+def test_open_page_names_the_file(has_browser: bool, said: str, tmp_path: Path, monkeypatch, capsys):
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or has_browser)
-    with caplog.at_level("INFO"):
-        open_page(tmp_path / "a page.html")
+    open_page(tmp_path / "a page.html")
     assert opened == [(tmp_path / "a page.html").as_uri()]
-    assert f"{said} {tmp_path / 'a page.html'}" in caplog.text
+    out, err = capsys.readouterr()
+    assert not out  # the value that --json prints
+    assert f"{said} {tmp_path / 'a page.html'}" in err
