@@ -49,7 +49,7 @@ def export_onnx(loaded: LoadedModel, output: Path) -> None:
     Raises: ConfigError without the packages of the extra `export`; ContractError if a graph computes something else.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise ConfigError(f"onnx: {', '.join(missing)} not installed: pip install 'pairmill[export]'")
+        raise ConfigError(f"onnx: {', '.join(missing)} not installed: pip install -e '.[export]'")
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
     side, length = loaded.config.vision_cfg.image_size, loaded.config.text_cfg.context_length

@@ -139,7 +139,7 @@ def test_a_missing_package_raises_an_error_that_names_it(
     models: dict[tuple[str, str], LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.exporters.onnx_graph.PACKAGES", ("torch", "no_such_runtime"))
-    with pytest.raises(ConfigError, match=r"no_such_runtime not installed: pip install 'pairmill\[export\]'"):
+    with pytest.raises(ConfigError, match=r"no_such_runtime not installed: pip install -e '\.\[export\]'"):
         export(models["vit", "clip"], "onnx", tmp_path)
 
 
