@@ -36,7 +36,7 @@ def test_newest_run_is_the_last_that_started(tmp_path: Path):
     home, store = tmp_path / "home", FolderStore(tmp_path / "home" / "store")
     (home / "runs").mkdir(parents=True)
     with pytest.raises(
-        ConfigError, match="there is no run in .*/home; start one with `pairmill run CONFIG`, or change to"
+        ConfigError, match=r"there is no run in .*/home; start one with `pairmill run CONFIG`, or change to"
     ):
         newest_run(home)
     for name in ("2", "1"):
