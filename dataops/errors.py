@@ -41,6 +41,11 @@ class PairmillError(Exception):
             self.retryable = retryable
 
 
+def describe_error(error: BaseException) -> str:
+    """Return the message for a user: the text of a PairmillError is enough, any other error needs its class too."""
+    return str(error) if isinstance(error, PairmillError) else f"{type(error).__name__}: {error}"
+
+
 class ConfigError(PairmillError):
     """The config or the command line is wrong; all problems are reported together."""
 

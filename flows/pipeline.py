@@ -14,7 +14,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from dataops.errors import ConfigError, PairmillError
+from dataops.errors import ConfigError, PairmillError, describe_error
 from dataops.redaction import scrub, scrub_errors
 from dataops.stages import STAGES
 from flows.interruption import IS_OUTCOME, describe_cause
@@ -133,7 +133,7 @@ def run_stages(
                 break
     except Exception as raised:
         error = scrub(translate_error(raised))
-        run.end("failed", f"{type(error).__name__}: {error}")
+        run.end("failed", describe_error(error))
         message = run.failure_message(error)
         trace = None if isinstance(error, PairmillError) else error
         logger.error("%s", message, exc_info=trace, extra={IS_OUTCOME: True})

@@ -318,7 +318,7 @@ def run_task(
             return attempt()
         except PairmillError as error:
             if error.retryable and (delay := next(delays, None)) is not None:  # Prefect sleeps until the retry
-                logger.warning("%s failed and is retried in %g s: %s: %s", name, delay, type(error).__name__, error)
+                logger.warning("%s failed and is retried in %g s: %s", name, delay, error)
                 reason = f"{name} failed ({str(error).partition(chr(10))[0]})"
                 retry_wait.enter_context(waiting(reason, until=time.time() + delay))
             raise

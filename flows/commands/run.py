@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dataops.command_name import name_command
-from dataops.errors import ConfigError, PairmillError
+from dataops.errors import ConfigError, PairmillError, describe_error
 from dataops.escaping import escape_controls
 from dataops.redaction import redact
 from dataops.stages import STAGES
@@ -86,7 +86,7 @@ def _run_flow(
     else:
         show_run(record, store)
     if failure is not None:
-        message = f"pairmill: {type(failure).__name__}: {failure}\n{next_step(failure, run_id)}\n"
+        message = f"pairmill: {describe_error(failure)}\n{next_step(failure, run_id)}\n"
         sys.stderr.write(escape_controls(name_command(redact(message))))
     return code
 

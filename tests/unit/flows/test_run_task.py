@@ -57,7 +57,7 @@ def test_a_retry_of_a_stage_is_registered_as_a_wait_until_it_begins(waits, caplo
     ]
     assert [round((found[0].until or 0) - found[0].since) for found in waits[:2]] == [5, 30]
     assert current_waits() == []
-    assert "extract failed and is retried in 5 s: SourceError: the site does not answer" in caplog.text
+    assert "extract failed and is retried in 5 s: the site does not answer" in caplog.text
 
 
 def test_an_error_that_is_not_retryable_announces_no_retry(waits, caplog):
