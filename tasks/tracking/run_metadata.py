@@ -29,6 +29,8 @@ DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a dataset."""
 DESCRIPTION_LENGTH = 5000
 """Limit for the description of a model version in MLflow's database."""
+REASONS = 6
+"""Maximum number of drop reasons of a stage that a description names; it counts the rest together."""
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 SOURCE_TAGS = {"mlflow.source.name": "pairmill", "mlflow.source.type": "JOB"}
 COLSPEC = {"string": "string", "int64": "long", "int32": "integer", "float": "float", "double": "double"}
@@ -194,8 +196,11 @@ def render_description(
 def _render_funnel(manifests: Mapping[str, Manifest]) -> str:
     lines = [format_table_row("stage", "rows in", "kept", "dropped"), "|:--|--:|--:|:--|"]
     for row in funnel_stages(manifests.values()):
-        reasons = format_counts((escape_markdown(reason), n) for reason, n in list(row["reasons"].items())[:6]) or "-"
-        lines.append(format_table_row(row["stage"], f"{row['input']:,}", f"{row['kept']:,}", reasons))
+        reasons = [(escape_markdown(reason), count) for reason, count in row["reasons"].items()]
+        if others := sum(count for _, count in reasons[REASONS:]):
+            reasons[REASONS:] = [("other reasons", others)]
+        cells = f"{row['input']:,}", f"{row['kept']:,}", format_counts(reasons) or "-"
+        lines.append(format_table_row(row["stage"], *cells))
     return "\n".join(lines)
 
 
