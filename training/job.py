@@ -142,7 +142,7 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
             exit_with_parent(int(launcher))
         run(job)
     except PairmillError as error:
-        logger.error("%s: %s", type(error).__name__, error)
+        logger.error("%s", error)
         if isinstance(job, RanksJob):
             failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
             with suppress(OSError):

@@ -144,12 +144,13 @@ def _failure(module: str, code: int, folder: Path, tail: str) -> PairmillError:
         code = int(workers[-1])
     elif code == 1 and DISCONNECTED.search(tail):
         code = 75
-    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    reason = folder / FAILURE
+    reason, log = folder / FAILURE, folder / "job.log"
     if reason.exists():
         failure = json.loads(reason.read_text("utf-8"))
-        code, tail = failure["exit_code"], failure["message"]
-    message = f"python -m {module} {ended} (log: {folder / 'job.log'}):\n{tail}"
+        code, message = failure["exit_code"], f"{failure['message']}\n(log of python -m {module}: {log})"
+    else:
+        ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        message = f"python -m {module} {ended} (log: {log}):\n{tail}"
     if code == 4:
         return TrainingDiverged(message)
     if code == 3:

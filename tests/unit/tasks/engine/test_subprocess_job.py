@@ -53,7 +53,7 @@ def test_run_job_raises_the_error_of_the_exit_code_with_the_last_log_lines(
 def test_run_job_reads_the_exit_code_from_a_file_under_torchrun(jobs, tmp_path):
     text = "import json, sys\njson.dump({'exit_code': 4, 'message': 'step 7: nan'}, open('%s', 'w'))\nsys.exit(1)\n"
     name = module(jobs, "diverged_job", text % (tmp_path / "work" / "failure.json"))
-    with pytest.raises(TrainingDiverged, match="step 7: nan"):
+    with pytest.raises(TrainingDiverged, match=r"\Astep 7: nan\n.log of python -m diverged_job: .*/job.log.\Z"):
         run_job(name, {}, tmp_path / "work")
     name = module(jobs, "later_job", "import sys\nsys.exit(75)\n")
     with pytest.raises(JobFailed):  # an older failure is not taken for this one's
