@@ -96,7 +96,9 @@ def test_description_escapes_markdown_and_is_truncated() -> None:
     assert long.endswith("\n…")
 
 
-@pytest.mark.parametrize(("number", "end"), [(6, "r5 10"), (7, "r5 10, other reasons 9"), (9, "r5 10, other reasons 24")])
+@pytest.mark.parametrize(
+    ("number", "end"), [(6, "r5 10"), (7, "r5 10, other reasons 9"), (9, "r5 10, other reasons 24")]
+)
 def test_description_counts_every_dropped_row(number: int, end: str) -> None:
     counts = Counts(input=200, kept=100, dropped={f"r{n}": 15 - n for n in range(number)})
     manifests = {"curate": build_manifest("curate", counts=counts), "pack": build_manifest("pack")}
