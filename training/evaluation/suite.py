@@ -192,8 +192,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(read_text(path))
     except FileNotFoundError as error:
-        meant = find_meant(path.name, (file.name for file in path.parent.glob("*.toml")))
-        suggestion = f"; did you mean {path.with_name(meant)}?" if meant else ""
+        meant = find_meant(path.stem, (file.stem for file in path.parent.glob("*.toml")))
+        suggestion = f"; did you mean {path.with_name(f'{meant}.toml')}?" if meant else ""
         raise ConfigError(f"{path}: no such suite file{suggestion}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
