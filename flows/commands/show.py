@@ -107,6 +107,8 @@ def show_run(record: RunRecord, store: Store) -> None:
         alias = f", alias {facts['alias']}" if facts.get("alias") else ""
         gate = f" ({facts['gate']})" if str(facts.get("gate")).startswith(NO_GATE) else ""
         out.print(Text("\n") + text(f"Registered {record.model_version}{alias}{gate}"), soft_wrap=True)
+    elif any(manifest.stage == "pack" for manifest in manifests):  # the page of a version links to its dataset's
+        out.print(Text("\n") + message(f"dataset page: `pairmill show {record.run_id} --open`"), soft_wrap=True)
     show_links(record.model_links, out)
 
 

@@ -9,6 +9,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Input, Part
 from dataops.store import FolderStore
 from flows.cli import run_command
+from flows.commands import show
 from flows.commands.page import open_page
 from flows.commands.show import LISTED, select_runs, show_snapshot
 from flows.records import RunRecord, newest_run
@@ -56,6 +57,18 @@ def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path: Path, m
     assert capsys.readouterr().out == "no run is in this state\n"
     assert run_command(["runs"]) == 0
     assert "completed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stage", "version", "named"), [("pack", None, 1), ("pack", "models:/a/1", 0), ("train", None, 0)]
+)
+def test_run_that_ends_with_a_dataset_names_the_command_for_its_page(
+    stage, version, named, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(show, "load_manifests", lambda *_: [build_manifest(stage)])
+    run = record("1", "completed").model_copy(update={"model_version": version})
+    show.show_run(run, FolderStore(tmp_path))
+    assert capsys.readouterr().out.count("dataset page: `pairmill show 1 --open`") == named
 
 
 def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
