@@ -10,6 +10,13 @@ from typing import Any
 from infra.local.page_policy import OwnServerOnly
 
 
+def add_policy(application: Any) -> Any:
+    """Add the policy to an application, once: Prefect's services ask for the running one, which takes no more of them."""
+    if all(middleware.cls is not OwnServerOnly for middleware in application.user_middleware):
+        application.add_middleware(OwnServerOnly)
+    return application
+
+
 def main() -> None:
     """Run `prefect server start`, whose application gets the policy as its outermost middleware."""
     from prefect.cli import app
@@ -18,9 +25,7 @@ def main() -> None:
     create = server.create_app
 
     def create_ours(*arguments: Any, **options: Any) -> Any:
-        application = create(*arguments, **options)
-        application.add_middleware(OwnServerOnly)
-        return application
+        return add_policy(create(*arguments, **options))
 
     server.create_app = create_ours
     sys.argv[1:1] = ["server", "start"]
