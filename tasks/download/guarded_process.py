@@ -167,6 +167,8 @@ class GuardedProcess:
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 _send(answers, answer | {"number": request["number"]})
+        except BrokenPipeError:  # the worker was killed
+            os._exit(0)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -139,6 +139,26 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def test_server_of_a_killed_worker_finishes_its_call_and_prints_nothing() -> None:
+    code = (
+        "import threading, time\n"
+        "from tests.unit.tasks.download.test_guarded_process import guarded\n"
+        "with guarded() as process:\n"
+        "    print(process.call('echo', b'')[1][1], flush=True)\n"
+        "    threading.Timer(0.3, lambda: print('busy', flush=True)).start()\n"
+        "    process.call('asleep', b'1.5')\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as worker:
+        assert worker.stdout is not None
+        assert worker.stderr is not None
+        server = int(worker.stdout.readline())
+        assert worker.stdout.readline() == "busy\n"
+        worker.kill()
+        wait_until(lambda: has_ended(server))
+        assert worker.stderr.read() == ""
+
+
 def test_server_ends_with_its_worker_and_with_its_supervisor() -> None:
     code = (
         "import time\n"
