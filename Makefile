@@ -9,7 +9,9 @@ PIP := $(BIN)/python infra/install.py --no-compile --constraint constraints.txt
 # Two test files at a time; tests/conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
-.PHONY: demo test lint audit unit integration e2e ray export docs docs-reference docs-outputs clean
+.PHONY: demo install test lint audit unit integration e2e ray export docs docs-reference docs-outputs clean
+
+install: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/pairmill demo
