@@ -185,8 +185,8 @@ def _write_port(port: int, file: Path | None) -> None:
         temporary.replace(file)
 
 
-class _Stopped(Exception):
-    """Raised by the signal handler in the main thread."""
+class _Stopped(BaseException):
+    """Raised by the signal handler in the main thread. socketserver would catch an Exception while it accepts a request."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from dataops.home import CHECKOUT
-from tasks.demo.server import running_server
+from tasks.demo.server import SiteServer, _stop, _Stopped, running_server
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,13 @@ def test_a_client_that_disconnects_does_not_stop_the_server(folder):
                 client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
             assert request(client, "/")[0] == 200
+
+
+def test_a_signal_while_a_request_is_accepted_ends_the_server(folder):
+    server = SiteServer(folder)
+    server.process_request = lambda *_: _stop(signal.SIGTERM, None)
+    with server, socket.create_connection(("127.0.0.1", server.port)), pytest.raises(_Stopped):
+        server.handle_request()
 
 
 def test_sigterm_stops_the_command(folder, tmp_path):
