@@ -150,7 +150,7 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
                 write_atomically(job.output / FAILURE, json.dumps(failure))
         return error.exit_code
     finally:
-        gc.collect()  # a model's hold on the process group must end before the group does, or gloo aborts at exit
+        gc.collect()  # a model's hold on the process group must end before the group does, or gloo aborts or hangs
         distributed.leave()
     return 0
 

@@ -69,10 +69,14 @@ def train(job: Job) -> None:
             return
         run = set_up(job, device)
         signal.signal(signal.SIGTERM, run.request_stop)
-        resume(run)
-        _log_start(run)
-        run_steps(run)
-        finish(run)
+        try:
+            resume(run)
+            _log_start(run)
+            run_steps(run)
+            finish(run)
+        finally:
+            # The handler holds the run, which must end before the ranks part: see training.job.run_command.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 # Set-up ---------------------------------------------------------------------------------------------------------------
