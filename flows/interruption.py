@@ -74,6 +74,7 @@ class Interruption:
         if any([freeze() for freeze in _freezers]):
             _write("\n")
         threading.excepthook = lambda failure: None  # threads that lose their workers have nothing to report
+        sys.unraisablehook = lambda failure: None  # nor does code that ignores the exception, such as a destructor
         for name in (None, "prefect"):  # Prefect reports the interrupt as a crash, with tracebacks
             for handler in logging.getLogger(name).handlers:
                 handler.setLevel(logging.CRITICAL + 1)

@@ -5,7 +5,7 @@ import sys
 from unittest.mock import patch
 
 from docs.tools.markdown import fill
-from flows.cli import app
+from flows.app import app
 
 _INTRO = """# Commands
 

@@ -38,6 +38,10 @@ _MEANINGS = {
         "Interrupted by Ctrl-C. SIGTERM, as from a scheduler, ends a run with 75.",
         "`pairmill rerun RUN` continues the run.",
     ),
+    141: (
+        "Nobody reads the output any more, as in `pairmill runs | head -1`. A run that has begun still ends first.",
+        "",
+    ),
 }
 """Meaning and remedy of each exit code."""
 

@@ -116,7 +116,7 @@ def test_held_out_emoji_are_in_no_pair(pairmill, undisturbed):
 
 _RUN_EACH = """
 import contextlib, io, json, sys
-from flows.cli import run_command
+from flows.app import run_command
 results = []
 for arguments in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as output:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dataops.errors import ConfigError
-from flows.cli import run_command
+from flows.app import run_command
 from tasks.evaluate.hub_sets import fetch_suite
 from tests.servers.hub import REVISION, Hub
 from training.evaluation.suite import load_suite

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from dataops.errors import ConfigError
-from flows.cli import run_command
+from flows.app import run_command
 from training.config import ModelConfig
 from training.model.checkpoint import save_model
 from training.model.clip import CLIP

@@ -5,7 +5,7 @@ import pytest
 
 from dataops import command_name
 from dataops.command_name import COMMANDS, find_command_name, name_command
-from flows.cli import app
+from flows.app import app
 
 
 @pytest.fixture

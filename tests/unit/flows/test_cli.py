@@ -1,99 +1,85 @@
 import os
-import re
-from collections.abc import Iterator
-from pathlib import Path
+import signal
+import subprocess
+import sys
+import tomllib
 
 import pytest
-from cyclopts import App
 
-from flows.cli import app, run_command
-from infra.local import services
+from dataops.home import CHECKOUT
 
-READ_ONLY = [
-    (["runs"], 0),
-    (["runs", "--json"], 0),
-    (["show", "small-20260101T000000-abcd"], 2),
-    (["show", "0123456789abcdef", "--page", "page.html"], 2),
-    (["trace", "https://example.org/a.jpg"], 2),
-    (["trace", "example.org"], 2),
-    (["trace", "models:/name/1"], 2),
-    (["diff", "0123456789abcdef", "fedcba9876543210", "--rows", "rows.csv"], 2),
-    (["gc"], 0),
-    (["gc", "--json"], 0),
-    (["gc", "--store", "store"], 2),
-    (["promote", "name"], 2),
-    (["status"], 0),
-    (["status", "--show-login"], 2),
-    (["down"], 0),
-    (["rerun", "small-20260101T000000-abcd"], 2),
-    (["run", "missing.toml"], 2),
-    (["deploy", "missing.toml"], 2),
-    (["takedown", "missing.txt"], 2),
-    (["export", "0123456789abcdef", "--format", "hf", "--out", "out"], 2),
-    (["eval", "missing", "--suite", "missing.toml"], 2),
-    (["eval", "missing", "--suite", "{suite}"], 2),
-    (["datasets", "fetch", "missing.toml"], 2),
-    (["eval", "--help"], 0),
-    (["--version"], 0),
-]
-"""Commands that only read, or end before they write, each with its exit code in an empty folder."""
+INTERRUPT_IMPORT = """
+import os, runpy, signal, sys
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("flows.app", "flows.commands")):
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupter())
+sys.argv = ["pairmill", "runs"]
+"""
+STARTS = {
+    "module": "runpy.run_module('flows.cli', run_name='__main__')",
+    "console script": "from flows.cli import main; main()",
+}
+COMMAND = """
+import json, os, signal, socket, sys, time, types
+from flows.cli import main
+def run_command(arguments):
+    {work}
+    return 5
+sys.modules["flows.app"] = types.SimpleNamespace(run_command=run_command, use_process_settings=lambda: None)
+main()
+"""
+PRINTS = {
+    "buffered": "sys.stdout.write('x')",
+    "flushed": "print('x' * 100_000, flush=True)",
+    "by Rich": "from rich.console import Console; Console().print('x')",
+    "errors by Rich": "from rich.console import Console; Console(stderr=True).print('x'); print('x')",
+}
 
 
-@pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Go into an empty folder, with an empty home folder of the user and no server, and restore the environment."""
-    saved = dict(os.environ)
-    for name in [name for name in saved if name.startswith(("PAIRMILL_", "PREFECT_", "MLFLOW_"))]:
-        del os.environ[name]
-    os.environ |= {"HOME": str(tmp_path / "user")}
-    monkeypatch.setattr(services, "_applied", {})
-    for name in ("user", "work"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    yield tmp_path
-    os.environ.clear()
-    os.environ.update(saved)
+def start(code: str, **options: int) -> subprocess.CompletedProcess[str]:
+    """Run code in a process as a user would, with buffered output."""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-c", code]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.run(command, env=environment, text=True, timeout=60, check=False, **options)
 
 
-@pytest.mark.parametrize(("arguments", "code"), READ_ONLY, ids=str)
-def test_commands_that_read_create_nothing_in_an_empty_folder(empty: Path, arguments: list[str], code: int):
-    suite = empty / "suite.toml"
-    (empty / "set" / "test" / "one").mkdir(parents=True)
-    (empty / "set" / "test" / "one" / "0.png").write_bytes(b"")
-    suite.write_text('name = "s"\n[[task]]\nname = "set"\nkind = "classification"\nroot = "set"\n')
-    assert run_command([argument.format(suite=suite) for argument in arguments]) == code
-    assert [path for name in ("user", "work") for path in (empty / name).rglob("*")] == []
+@pytest.mark.parametrize("way", STARTS)
+def test_interrupt_while_python_imports_the_command_prints_no_traceback(way: str):
+    done = start(INTERRUPT_IMPORT + STARTS[way])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "pairmill: interrupted\n")
 
 
-def test_doctor_creates_nothing_in_an_empty_folder(empty: Path):
-    run_command(["doctor"])
-    assert [path for name in ("user", "work") for path in (empty / name).rglob("*")] == []
+def test_interrupt_of_a_command_prints_no_traceback():
+    done = start(COMMAND.format(work="os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "pairmill: interrupted\n")
 
 
-CONDITIONAL = [
-    (["promote", "models:/name/3"], "--reason", "required to move the alias"),
-    (["takedown", "{list}", "--delete-raw"], "--yes", "required without a terminal"),
-    (["rerun", "small-20260101T000000-abcd", "--retry", "timeout"], "--from download", "With --from download"),
-    (["queries", "build", "--out", "queries.parquet"], "--text", "At least one of --text"),
-    (["gc", "--keep-runs", "1", "--older-than", "30d"], "--older-than", "Instead"),
-]
-"""Commands that need an option only in some cases; the option; and how the help states it."""
+def test_interrupt_stays_ignored_where_the_shell_ignores_it():
+    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    done = start(ignore + COMMAND.format(work="os.kill(os.getpid(), signal.SIGINT)"))
+    assert (done.returncode, done.stderr) == (5, "")
 
 
-@pytest.mark.parametrize(("arguments", "option", "stated"), CONDITIONAL, ids=lambda value: str(value))
-def test_help_states_what_a_command_needs_in_some_cases(
-    empty: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], option: str, stated: str
-):
-    (empty / "list.txt").write_text("http://example.org/a.jpg\n")
-    assert run_command([argument.format(list=empty / "list.txt") for argument in arguments]) == 2
-    assert option in capsys.readouterr().err
-    names = arguments[: 2 if arguments[0] == "queries" else 1]
-    assert run_command([*names, "--help"]) == 0
-    assert stated in " ".join(re.sub(r"[│\s]+", " ", capsys.readouterr().out).split())
+@pytest.mark.parametrize("kind", PRINTS)
+def test_output_without_a_reader_ends_the_command_quietly(kind: str):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = start(COMMAND.format(work=PRINTS[kind]), stdout=writer, **({"stderr": writer} if "errors" in kind else {}))
+    os.close(writer)
+    assert (done.returncode, done.stderr or "") == (128 + signal.SIGPIPE, "")
 
 
-def test_help_names_no_empty_default(empty: Path, capsys: pytest.CaptureFixture[str]):
-    for command in app.resolved_commands().values():
-        if isinstance(command, App) and command.default_command is not None:
-            run_command([command.name[0], "--help"])
-    assert '[default: ""]' not in capsys.readouterr().out
+def test_broken_pipe_that_is_not_the_output_is_an_error():
+    done = start(COMMAND.format(work="a, b = socket.socketpair(); b.close(); a.send(b'x')"))
+    assert done.returncode == 1
+    assert "BrokenPipeError" in done.stderr
+
+
+def test_entry_of_the_console_script_imports_no_dependency():
+    scripts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"pairmill": "flows.cli:main"}
+    done = start("import sys; old = set(sys.modules); import flows.cli; print(*sorted(set(sys.modules) - old))")
+    assert set(done.stdout.split()) <= {"flows", "flows.cli", "select", "_signal", "signal"}

@@ -11,7 +11,7 @@ from cyclopts import CycloptsError
 from pydantic import ValidationError
 
 from docs.tools.links import ROOT, pages
-from flows.cli import app
+from flows.app import app
 from flows.config import RunConfig
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)

@@ -6,7 +6,7 @@ import pytest
 
 from docs.tools.links import pages
 from docs.tools.outputs import Block, fill_blocks, find_blocks, read_variables
-from flows.cli import app
+from flows.app import app
 
 PAGE = """Before.
 

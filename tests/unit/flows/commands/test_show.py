@@ -8,7 +8,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Input, Part
 from dataops.store import FolderStore
-from flows.cli import run_command
+from flows.app import run_command
 from flows.commands import show
 from flows.commands.page import open_page
 from flows.commands.show import LISTED, select_runs, show_snapshot

@@ -1,0 +1,99 @@
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from flows.app import app, run_command
+from infra.local import services
+
+READ_ONLY = [
+    (["runs"], 0),
+    (["runs", "--json"], 0),
+    (["show", "small-20260101T000000-abcd"], 2),
+    (["show", "0123456789abcdef", "--page", "page.html"], 2),
+    (["trace", "https://example.org/a.jpg"], 2),
+    (["trace", "example.org"], 2),
+    (["trace", "models:/name/1"], 2),
+    (["diff", "0123456789abcdef", "fedcba9876543210", "--rows", "rows.csv"], 2),
+    (["gc"], 0),
+    (["gc", "--json"], 0),
+    (["gc", "--store", "store"], 2),
+    (["promote", "name"], 2),
+    (["status"], 0),
+    (["status", "--show-login"], 2),
+    (["down"], 0),
+    (["rerun", "small-20260101T000000-abcd"], 2),
+    (["run", "missing.toml"], 2),
+    (["deploy", "missing.toml"], 2),
+    (["takedown", "missing.txt"], 2),
+    (["export", "0123456789abcdef", "--format", "hf", "--out", "out"], 2),
+    (["eval", "missing", "--suite", "missing.toml"], 2),
+    (["eval", "missing", "--suite", "{suite}"], 2),
+    (["datasets", "fetch", "missing.toml"], 2),
+    (["eval", "--help"], 0),
+    (["--version"], 0),
+]
+"""Commands that only read, or end before they write, each with its exit code in an empty folder."""
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Go into an empty folder, with an empty home folder of the user and no server, and restore the environment."""
+    saved = dict(os.environ)
+    for name in [name for name in saved if name.startswith(("PAIRMILL_", "PREFECT_", "MLFLOW_"))]:
+        del os.environ[name]
+    os.environ |= {"HOME": str(tmp_path / "user")}
+    monkeypatch.setattr(services, "_applied", {})
+    for name in ("user", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    yield tmp_path
+    os.environ.clear()
+    os.environ.update(saved)
+
+
+@pytest.mark.parametrize(("arguments", "code"), READ_ONLY, ids=str)
+def test_commands_that_read_create_nothing_in_an_empty_folder(empty: Path, arguments: list[str], code: int):
+    suite = empty / "suite.toml"
+    (empty / "set" / "test" / "one").mkdir(parents=True)
+    (empty / "set" / "test" / "one" / "0.png").write_bytes(b"")
+    suite.write_text('name = "s"\n[[task]]\nname = "set"\nkind = "classification"\nroot = "set"\n')
+    assert run_command([argument.format(suite=suite) for argument in arguments]) == code
+    assert [path for name in ("user", "work") for path in (empty / name).rglob("*")] == []
+
+
+def test_doctor_creates_nothing_in_an_empty_folder(empty: Path):
+    run_command(["doctor"])
+    assert [path for name in ("user", "work") for path in (empty / name).rglob("*")] == []
+
+
+CONDITIONAL = [
+    (["promote", "models:/name/3"], "--reason", "required to move the alias"),
+    (["takedown", "{list}", "--delete-raw"], "--yes", "required without a terminal"),
+    (["rerun", "small-20260101T000000-abcd", "--retry", "timeout"], "--from download", "With --from download"),
+    (["queries", "build", "--out", "queries.parquet"], "--text", "At least one of --text"),
+    (["gc", "--keep-runs", "1", "--older-than", "30d"], "--older-than", "Instead"),
+]
+"""Commands that need an option only in some cases; the option; and how the help states it."""
+
+
+@pytest.mark.parametrize(("arguments", "option", "stated"), CONDITIONAL, ids=lambda value: str(value))
+def test_help_states_what_a_command_needs_in_some_cases(
+    empty: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], option: str, stated: str
+):
+    (empty / "list.txt").write_text("http://example.org/a.jpg\n")
+    assert run_command([argument.format(list=empty / "list.txt") for argument in arguments]) == 2
+    assert option in capsys.readouterr().err
+    names = arguments[: 2 if arguments[0] == "queries" else 1]
+    assert run_command([*names, "--help"]) == 0
+    assert stated in " ".join(re.sub(r"[│\s]+", " ", capsys.readouterr().out).split())
+
+
+def test_help_names_no_empty_default(empty: Path, capsys: pytest.CaptureFixture[str]):
+    for command in app.resolved_commands().values():
+        if isinstance(command, App) and command.default_command is not None:
+            run_command([command.name[0], "--help"])
+    assert '[default: ""]' not in capsys.readouterr().out
