@@ -241,4 +241,3 @@ def run_command(arguments: list[str]) -> int:
             sys.stdout.write(json_.dumps({"error": failure}) + "\n")
         return error.exit_code
     return result if isinstance(result, int) else 0
-
