@@ -15,6 +15,7 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
@@ -24,6 +25,7 @@ from dataops.messages.waiting import pause
 from dataops.snapshot import Manifest, find_manifest
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan
+from training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +39,16 @@ CHILD_ERRORS: dict[str, type[PairmillError]] = {
 """Errors of a child that its parent raises too."""
 
 
-def train_on_pool(planned: Plan, context: Context) -> Manifest:
+def train_on_pool(planned: Plan[TrainConfig], context: Context) -> Manifest:
     """Make the snapshot on the work pool of `train/gpu`; cancelling the caller cancels the training.
 
-    Raises: ConfigError if the deployment does not exist; ServiceError if the server does not answer for two minutes;
-        the error of a failed child if it is one of CHILD_ERRORS; else JobFailed, retryable if the child crashed.
+    Raises: ConfigError if the deployment does not exist or its jobs get too few GPUs; ServiceError if the server does
+        not answer for two minutes; the error of a failed child if it is one of CHILD_ERRORS; else JobFailed, retryable
+        if the child crashed.
     """
     tag = f"train:{planned.key}"
     with get_client(sync_client=True) as client:
-        child = _find_running(client, tag) or _start(client, tag, context)
+        child = _find_running(client, tag) or _start(client, tag, planned, context)
         try:
             child = _wait_until_ended(client, child.id)
         except BaseException as error:
@@ -74,18 +77,36 @@ def _find_running(client: SyncPrefectClient, tag: str) -> FlowRun | None:
     return running
 
 
-def _start(client: SyncPrefectClient, tag: str, context: Context) -> FlowRun:
+def _start(client: SyncPrefectClient, tag: str, planned: Plan[TrainConfig], context: Context) -> FlowRun:
     try:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
     except ObjectNotFound as error:
         raise ConfigError(
             f'train.launch = "work_pool" needs the deployment {DEPLOYMENT}; create it with `pairmill deploy CONFIG`'
         ) from error
+    _check_gpus(client, deployment, planned.config)
     return client.create_flow_run_from_deployment(
         deployment.id,
         parameters={"run_id": context.run_id, "store": context.store.uri},
         tags=[*deployment.tags, tag],
     )
+
+
+def _check_gpus(client: SyncPrefectClient, deployment: DeploymentResponse, config: TrainConfig) -> None:
+    """Compare the GPUs of a job of the pool with the ranks that it starts, if the pool's template has a variable `gpus`.
+
+    Raises: ConfigError if there are fewer.
+    """
+    if config.device == "cpu" or deployment.work_pool_name is None:
+        return
+    template = client.read_work_pool(deployment.work_pool_name).base_job_template
+    default = template.get("variables", {}).get("properties", {}).get("gpus", {}).get("default")
+    gpus = (deployment.job_variables or {}).get("gpus", default)
+    if isinstance(gpus, int) and gpus < config.nproc:
+        raise ConfigError(
+            f"train.nproc is {config.nproc}, and a job of the work pool {deployment.work_pool_name} gets {gpus} GPUs: set "
+            f"train.nproc = {gpus}, or the job variable `gpus` of the pool or of {DEPLOYMENT} to {config.nproc}"
+        )
 
 
 def _wait_until_ended(client: SyncPrefectClient, child: UUID) -> FlowRun:

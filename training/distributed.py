@@ -3,7 +3,8 @@
 import io
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from itertools import islice, zip_longest
 from typing import Any, TypeVar
 
@@ -18,6 +19,9 @@ from dataops.errors import ConfigError
 from training.rendezvous import GUARDED, MEETING_FILE, explain_refusal, is_loopback
 
 Item = TypeVar("Item")
+
+TIMEOUT = timedelta(minutes=30)
+"""Time that a rank waits for the others, for example for a checkpoint that rank 0 writes to a slow disk."""
 
 
 def rank() -> int:
@@ -48,9 +52,12 @@ def join(device: torch.device, *, allow_network: bool = False) -> None:
         return
     if not is_local and not allow_network:
         raise ConfigError(explain_refusal(f"MASTER_ADDR is {host or 'not set'}"))
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # What the ranks exchange on the host goes through gloo, which does not wait for the GPU.
+    options: dict[str, Any] = {"backend": "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", "timeout": TIMEOUT}
+    if device.type == "cuda":
+        options["device_id"] = device
     if not is_local:
-        dist.init_process_group(backend)
+        dist.init_process_group(**options)
         return
     # Else the ranks listen for each other at the address of the host's name.
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = _loopback_interface()
@@ -60,8 +67,8 @@ def join(device: torch.device, *, allow_network: bool = False) -> None:
     else:
         port = int(os.environ["MASTER_PORT"])
         store = open_loopback_store(host, port, world_size=world_size, is_master=rank == 0)
-    store.set_timeout(dist.distributed_c10d.default_pg_timeout)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    store.set_timeout(TIMEOUT)
+    dist.init_process_group(store=store, rank=rank, world_size=world_size, **options)
 
 
 def _loopback_interface() -> str:
@@ -98,6 +105,15 @@ def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
     return tensor.tolist()
 
 
+def gather_integers(values: list[int]) -> list[list[int]]:
+    """Return the values of every rank, in the order of the ranks; all have as many."""
+    if world_size() == 1:
+        return [values]
+    received = torch.empty(world_size() * len(values), dtype=torch.int64)
+    dist.all_gather_into_tensor(received, torch.tensor(values))
+    return received.view(world_size(), -1).tolist()
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Return the value of every rank, in the order of the ranks.
 
@@ -107,12 +123,10 @@ def gather_objects(value: Any) -> list[Any]:
     if world_size() == 1:
         return [value]
     sent_N = _encode(value)
-    sizes = [torch.zeros(1, dtype=torch.int64, device=sent_N.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(sent_N)], device=sent_N.device))
-    largest = int(torch.cat(sizes).max())
-    received = [torch.empty(largest, dtype=torch.uint8, device=sent_N.device) for _ in sizes]
-    dist.all_gather(received, F.pad(sent_N, (0, largest - len(sent_N))))
-    return [_decode(bytes_N[: int(size)]) for bytes_N, size in zip(received, sizes, strict=True)]
+    sizes = [size for (size,) in gather_integers([len(sent_N)])]
+    received = [torch.empty(max(sizes), dtype=torch.uint8) for _ in sizes]
+    dist.all_gather(received, F.pad(sent_N, (0, max(sizes) - len(sent_N))))
+    return [_decode(bytes_N[:size]) for bytes_N, size in zip(received, sizes, strict=True)]
 
 
 def broadcast_from_first(value: Any) -> Any:
@@ -120,27 +134,26 @@ def broadcast_from_first(value: Any) -> Any:
     if world_size() == 1:
         return value
     sent_N = _encode(value if rank() == 0 else None)
-    size = torch.tensor([len(sent_N)], device=sent_N.device)
+    size = torch.tensor([len(sent_N)])
     dist.broadcast(size, 0)
     if rank() != 0:
-        sent_N = torch.empty(int(size), dtype=torch.uint8, device=sent_N.device)
+        sent_N = torch.empty(int(size), dtype=torch.uint8)
     dist.broadcast(sent_N, 0)
     return _decode(sent_N)
 
 
 def _encode(value: Any) -> Tensor:
-    """Return a value as bytes, on the device that the ranks exchange tensors of.
+    """Return a value as bytes.
 
     torch.distributed's own exchange of objects unpickles what arrives, and no rank can be sure who sent it.
     """
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    bytes_N = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
-    return bytes_N.cuda() if dist.get_backend() == "nccl" else bytes_N
+    return torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
 
 
 def _decode(bytes_N: Tensor) -> Any:
-    return torch.load(io.BytesIO(bytes_N.cpu().numpy().tobytes()), weights_only=True)
+    return torch.load(io.BytesIO(bytes_N.numpy().tobytes()), weights_only=True)
 
 
 def take_share(items: Iterable[Item]) -> Iterator[Item]:
@@ -188,18 +201,16 @@ class _GatherRows(torch.autograd.Function):
         return gradient[ctx.first : ctx.first + ctx.count], None
 
 
-def gather_rows(rows_BD: Tensor) -> tuple[Tensor, int]:
+def gather_rows(rows_BD: Tensor, counts: Sequence[int] | None = None) -> tuple[Tensor, int]:
     """Gather the rows of all ranks in their order, with gradient; also return the index of this rank's first row.
 
     Args:
         rows_BD: B rows of width D; B may differ between ranks.
+        counts: rows of each rank; None: the ranks exchange them.
     """
     if world_size() == 1:
         return rows_BD, 0
-    counts_tensor = torch.zeros(world_size(), dtype=torch.int64, device=rows_BD.device)
-    counts_tensor[rank()] = len(rows_BD)
-    dist.all_reduce(counts_tensor)
-    counts = [int(count) for count in counts_tensor.tolist()]
+    counts = [count for (count,) in gather_integers([len(rows_BD)])] if counts is None else list(counts)
     return _GatherRows.apply(rows_BD, counts), sum(counts[: rank()])  # pyright: ignore[reportReturnType]
 
 

@@ -22,6 +22,7 @@ from dataops.regular_files import read_bytes
 from training import distributed
 from training.config import FrozenModel, TrainConfig, load_model_config
 from training.evaluation.suite import Suite
+from training.failures import RankLost, explain_failure
 from training.model.checkpoint import write_atomically
 from training.process import RETRYABLE, exit_with_parent
 from training.rendezvous import LAUNCHER_PID
@@ -143,22 +144,32 @@ def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], ob
         run(job)
     except PairmillError as error:
         logger.error("%s", error)
-        if isinstance(job, RanksJob):
-            failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
-            with suppress(OSError):
-                job.output.mkdir(parents=True, exist_ok=True)
-                write_atomically(job.output / FAILURE, json.dumps(failure))
-        return error.exit_code
+        return _report(job, error)
+    except Exception as error:
+        if (explained := explain_failure(error)) is None:
+            raise
+        logger.error("%s", explained, exc_info=error)
+        return _report(job, explained)
     finally:
         gc.collect()  # a model's hold on the process group must end before the group does, or gloo aborts or hangs
         distributed.leave()
     return 0
 
 
+def _report(job: JobFile | None, error: PairmillError) -> int:
+    """Write failure.json, unless the error only follows from that of another rank, and return the exit code."""
+    if isinstance(job, RanksJob) and not (isinstance(error, RankLost) and (job.output / FAILURE).exists()):
+        failure = {"exit_code": error.exit_code, "error": type(error).__name__, "message": str(error)}
+        with suppress(OSError):
+            job.output.mkdir(parents=True, exist_ok=True)
+            write_atomically(job.output / FAILURE, json.dumps(failure))
+    return error.exit_code
+
+
 def resolve_device(requested: str) -> torch.device:
     """Return the device of this rank; `auto` is CUDA if torch sees it.
 
-    Raises: ConfigError if CUDA is requested and torch sees none.
+    Raises: ConfigError if CUDA is requested and torch sees none, or fewer GPUs than this machine has ranks.
     """
     available = torch.cuda.is_available()
     kind = requested if requested != "auto" else "cuda" if available else "cpu"
@@ -166,6 +177,12 @@ def resolve_device(requested: str) -> torch.device:
         return torch.device(kind)
     if not available:
         raise ConfigError("device: cuda is requested, but torch sees no CUDA device; set cpu or auto")
+    ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if ranks > gpus:
+        raise ConfigError(
+            f"nproc: {ranks} ranks need {ranks} GPUs of this machine, and torch sees {gpus}: set train.nproc = {gpus}, "
+            "or let the job see more GPUs (CUDA_VISIBLE_DEVICES, or `gpus` of its work pool)"
+        )
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device

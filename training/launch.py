@@ -18,6 +18,8 @@ from training.process import RETRYABLE
 from training.rendezvous import LAUNCHER_PID, MEETING_FILE
 
 POLL_SECONDS = 0.05
+SETTLE_SECONDS = 1
+"""Seconds that the rank with the cause of a failure has to end, after another one ended because of it."""
 GRACE_SECONDS = 30
 """Seconds that the other ranks have to end after one failed."""
 
@@ -54,11 +56,15 @@ def launch(number: int, arguments: Sequence[str]) -> int:
 def _wait(ranks: Sequence["subprocess.Popen[bytes]"]) -> int:
     while None in (codes := [rank.poll() for rank in ranks]) and not any(codes):
         time.sleep(POLL_SECONDS)
+    # A rank that lost its connection to another ends with 75 or 1: the cause is a rank that ended in another way.
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while None in codes and {*codes} <= {None, 0, 1, RETRYABLE} and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        codes = [rank.poll() for rank in ranks]
     failed = [(rank, code) for rank, code in enumerate(codes) if code]
     if not failed:
         return 0
-    # A rank that lost its connection to another ends with 1: the cause is a rank that ended in another way.
-    rank, code = min(failed, key=lambda pair: (pair[1] > 0, pair[1] == 1))
+    rank, code = min(failed, key=lambda pair: (pair[1] > 0, pair[1] == 1, pair[1] == RETRYABLE))
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     sys.stderr.write(f"rank {rank} of {len(ranks)} {how}\n")
     _end(ranks)

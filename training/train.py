@@ -7,8 +7,8 @@ per step, no clocks), skipped.json, evidence-throughput.jsonl (clocks), checkpoi
 the job resumes from its newest valid checkpoint and ends in the same bits. A finished job returns at once.
 
 Exit codes: 0 done; 2 config; 3 the shards break their contract; 4 loss or gradients not finite; 75 stopped (SIGTERM, after
-a checkpoint), parent process ended, or another trainer holds the output; 1 anything else. torchrun always exits with 1, so
-failure.json in the output holds the code and the message of a deliberate error.
+a checkpoint), parent process ended, another trainer holds the output, or a disk, GPU or rank failed; 1 anything else.
+torchrun always exits with 1, so failure.json in the output holds the code and the message of a deliberate error.
 """
 
 import logging
@@ -16,14 +16,15 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.utils.deterministic as deterministic
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import ConfigError, TrainingDiverged
+from dataops.errors import ConfigError, ContractError, TrainingDiverged
 from training import distributed
 from training.config import Precision, TrainConfig, load_model_config
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
@@ -33,7 +34,7 @@ from training.job import Job, Stopped, check_shards, is_done, lock_output, resol
 from training.loop.checkpointing import resume, write_checkpoint
 from training.loop.health import HealthMonitor
 from training.loop.initial_model import build_initial_model, draw_kept_patches
-from training.loop.interim_evaluation import evaluate_interim
+from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
 from training.loop.loss import StepOutcome
 from training.loop.metrics_log import MetricsLog, StepFlops
 from training.loop.optim import build_optimizer, learning_rate
@@ -179,6 +180,7 @@ def run_steps(run: TrainingRun) -> None:
 
     Raises:
         Stopped: a rank received SIGTERM; a checkpoint is on disk.
+        ContractError: too many samples cannot be read.
         TrainingDiverged: the model does not learn any more.
     """
     config, plan = run.config, run.plan
@@ -188,39 +190,71 @@ def run_steps(run: TrainingRun) -> None:
         CheckpointWriter(run.checkpoints, config.keep_checkpoints) as writer,
         MetricsLog(run.job.output, plan, config.log_every, flops) as log,
     ):
+        run.skipped.check()
         _request_shards(run)
+        if is_evaluation_due(run) and not is_evaluated(run):  # it was stopped in the evaluation
+            evaluate_interim(run)
         rank, ranks = distributed.rank(), distributed.world_size()
         for batch in log.timed(load_batches(run.dataset, plan, run.step + 1, rank, ranks, run.tokenizer)):
+            agreed = agree(run, batch)
+            if agreed.stop:
+                _stop(run, writer, log)
             run.step += 1
-            run.skipped.add(batch, run.step)
-            row, stop = train_step(run, batch, writer)
-            log.write(row)
+            log.write(train_step(run, batch, agreed.pairs_of_ranks, writer))
+            writer.check()
             _request_shards(run)
-            if run.step == plan.total_steps:
-                continue
-            if stop or run.step % config.checkpoint_every == 0:
+            is_due = is_evaluation_due(run)
+            if (run.step % config.checkpoint_every == 0 and run.step < plan.total_steps) or is_due:
                 write_checkpoint(run, writer, log)
-            if config.evaluate_every and run.step % config.evaluate_every == 0:
+            if is_due:
                 evaluate_interim(run)
-            if stop:
-                writer.wait()
-                distributed.broadcast_from_first(None)
-                raise Stopped(f"stopped after step {run.step} of {plan.total_steps}, as asked")
 
 
-def train_step(run: TrainingRun, batch: Batch, writer: CheckpointWriter) -> tuple[dict[str, Any], bool]:
-    """Take one step of the optimizer; return its row of metrics.jsonl, and whether any rank was asked to stop."""
+class Agreement(NamedTuple):
+    """The facts about a step that every rank must have before it."""
+
+    pairs_of_ranks: list[int]
+    """Pairs of each rank."""
+    stop: bool
+    """True if any rank received SIGTERM."""
+
+
+def agree(run: TrainingRun, batch: Batch) -> Agreement:
+    """Exchange the facts about the next step on the host; all ranks together.
+
+    Raises: ContractError if too many samples of all ranks, or all of one rank's batch, could not be read.
+    """
+    own = [len(batch.captions), run.stop_requested, run.skipped.add(batch)]
+    pairs, stops, skipped = zip(*distributed.gather_integers(own), strict=True)
+    if any(skipped):
+        run.skipped.check()
+    if 0 in pairs:
+        raise ContractError(f"no sample of step {run.step + 1} can be read on rank {pairs.index(0)}")
+    return Agreement(list(pairs), any(stops))
+
+
+def train_step(
+    run: TrainingRun, batch: Batch, pairs_of_ranks: Sequence[int], writer: CheckpointWriter
+) -> dict[str, Any]:
+    """Take one step of the optimizer; return its row of metrics.jsonl.
+
+    Raises:
+        ConfigError: memory does not hold the step.
+        TrainingDiverged: see run_steps.
+    """
     assert batch.tokens_BL is not None
     try:
-        outcome = compute_gradients(run, batch)
+        outcome = compute_gradients(run, batch, pairs_of_ranks)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise describe_out_of_memory(run, batch.tokens_BL, error) from error
+        is_resnet = isinstance(run.model.config.vision_cfg.layers, tuple)
+        pairs = len(batch.captions)
+        raise describe_out_of_memory(error, run.config, run.step, pairs, is_resnet=is_resnet) from error
     grad_norm = gradient_norm(run.model)
-    counts = [float(outcome.image_hits), float(outcome.text_hits), float(run.stop_requested), *run.health.cosines()]
+    counts = [float(outcome.image_hits), float(outcome.text_hits), *run.health.cosines()]
     counts.append(float((batch.tokens_BL.argmax(dim=1) + 1).sum()))
-    loss, image_hits, text_hits, stop, image_cosine, text_cosine, tokens = distributed.sum_over_ranks(
+    loss, image_hits, text_hits, image_cosine, text_cosine, tokens = distributed.sum_over_ranks(
         [float(outcome.loss.detach()), *counts], run.device
     )
     if not (math.isfinite(loss) and math.isfinite(float(grad_norm))):
@@ -242,10 +276,10 @@ def train_step(run: TrainingRun, batch: Batch, writer: CheckpointWriter) -> tupl
     }
     if problem := run.health.find_problem(row, outcome.pairs):
         raise _diverged(run, writer, problem)
-    return row, stop > 0
+    return row
 
 
-def compute_gradients(run: TrainingRun, batch: Batch) -> StepOutcome:
+def compute_gradients(run: TrainingRun, batch: Batch, pairs_of_ranks: Sequence[int]) -> StepOutcome:
     """Pass a batch through both towers, and add the gradients of its loss to the parameters' own."""
     assert batch.tokens_BL is not None
     config, seed = run.config, run.job.seed
@@ -254,7 +288,15 @@ def compute_gradients(run: TrainingRun, batch: Batch) -> StepOutcome:
     kept_BK = draw_kept_patches(config, run.model.config, seed, batch.epoch, batch.samples, share_done)
     if kept_BK is not None:
         kept_BK = kept_BK.to(run.device)
-    return backward(run.forward, images_B3SS, batch.tokens_BL.to(run.device), config, kept_BK)
+    return backward(run.forward, images_B3SS, batch.tokens_BL.to(run.device), config, kept_BK, pairs_of_ranks)
+
+
+def _stop(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
+    if run.step > run.saved_step:
+        write_checkpoint(run, writer, log)
+    writer.wait()
+    distributed.broadcast_from_first(None)
+    raise Stopped(f"stopped after step {run.step} of {run.plan.total_steps}, as asked")
 
 
 def _diverged(run: TrainingRun, writer: CheckpointWriter, problem: str) -> TrainingDiverged:

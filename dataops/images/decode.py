@@ -20,8 +20,8 @@ from PIL import Image
 
 from dataops.images.kinds import KINDS, sniff
 from dataops.images.orientation import parse_orientation, read_orientation, turn_image, turn_pixels
+from dataops.images.rgb import convert_to_rgb
 from dataops.images.structure import TooComplex, check_scans, cut_metadata, read_scans, read_segments
-from dataops.images.transparency import lay_on_white
 
 MAX_AREA = 1 << 26
 """Default maximum number of pixels of a decoded image: 200 MB, and up to 1.3 GB while it is decoded."""
@@ -144,8 +144,7 @@ def decode(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(essential), formats=[KINDS[kind]]) as image:
             image.load()
             orientation = read_orientation(data, kind, image)
-            opaque = lay_on_white(image) if image.has_transparency_data else image.convert("RGB")
-            return turn_image(opaque, orientation)
+            return turn_image(convert_to_rgb(image), orientation)
     except Exception as error:  # Pillow's decoders let many types escape on hostile bytes
         raise ImageRefused("corrupt", f"{kind} ({type(error).__name__})") from None
 

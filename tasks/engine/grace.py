@@ -5,8 +5,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-GRACE_SECONDS = 30
-"""Seconds that such work may take after an interrupt."""
+GRACE_SECONDS = 100
+"""Seconds that such work may take after an interrupt: infra/compose.yaml and the Kubernetes template grant a container
+120 s, and the rest is for the end of the run."""
 _lock = threading.Lock()
 _holders = 0
 

@@ -106,10 +106,17 @@ def fit(examples: Examples, classes: int, strength: float) -> Probe:
 
 
 def fit_each(examples: Examples, classes: int, strengths: Sequence[float]) -> list[Probe]:
-    """Call `fit` for each strength, in order; each is the work of one thread of one rank, which suits small matrices."""
+    """Call `fit` for each strength, in order.
+
+    On the CPU each fit is the work of one thread of one rank, which suits small matrices. A GPU fits one at a time: the
+    logits and features of ImageNet in fp64 are 18 GB.
+    """
+    device, cpu = examples.features_NW.device, torch.device("cpu")
+    examples = Examples(examples.features_NW.double(), examples.labels_N)
     with threadpool_limits(1, user_api="blas"):  # scipy's vectors are too small for threads
-        share = map_in_order(lambda strength: fit(examples, classes, strength), distributed.take_share(strengths))
-        device, cpu = examples.features_NW.device, torch.device("cpu")
+        threads = None if device.type == "cpu" else 1
+        mine = distributed.take_share(strengths)
+        share = map_in_order(lambda strength: fit(examples, classes, strength), mine, threads)
         if distributed.world_size() == 1:
             return [each.to(device) for each in share]
         sent = ((each.weights_CW, each.bias_C) for each in (probe.to(cpu) for probe in share))

@@ -24,7 +24,7 @@ def resume(run: TrainingRun) -> None:
         return
     name, state = found
     restore_checkpoint(run.checkpoints / name, run.model, run.optimizer)
-    run.step = state["step"]
+    run.step = run.saved_step = state["step"]
     run.skipped.restore(state["skipped"])
     logger.info("resumed from %s", name)
 
@@ -32,6 +32,7 @@ def resume(run: TrainingRun) -> None:
 def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
     """Start to write a checkpoint on rank 0; all ranks together, since each has skipped samples of its own."""
     skipped = run.skipped.gather()
+    run.saved_step = run.step
     if distributed.rank() == 0:
         state = {"job": run.resume_digest, "metrics_bytes": log.sync(), "skipped": skipped}
         writer.save(run.step, run.model, run.optimizer, state)

@@ -35,6 +35,8 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
         load_towers(model, config.init, image_only=config.init_towers == "image")
     if config.lock_image:
         model.lock_image()
+    if config.loss == "softmax" and model.logit_bias is not None:
+        model.logit_bias.requires_grad_(False)  # the softmax does not depend on it
     model.set_grad_checkpointing(config.grad_checkpointing)
     return model
 

@@ -7,7 +7,7 @@ R x G, where autograd would keep B x G several times over.
 Legend: B pairs of this rank, G pairs of all ranks, D embed_dim, R rows of a block.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,6 +43,7 @@ def contrastive_loss(
     logit_scale: Tensor,
     label_smoothing: float = 0.0,
     rows: int = 4096,
+    pairs_of_ranks: Sequence[int] | None = None,
 ) -> StepOutcome:
     """Compute the symmetric cross-entropy over all G x G pairings, each rank its own 2 B rows.
 
@@ -52,6 +53,7 @@ def contrastive_loss(
         logit_scale: scalar, log of the inverse temperature.
         label_smoothing: share of each target spread evenly over the G candidates, in [0, 1).
         rows: R, rows of the matrix that are in memory at a time.
+        pairs_of_ranks: B of each rank; None: the ranks exchange them.
 
     Returns:
         This rank's share of the loss and hits; the loss sums over the ranks to that of one process.
@@ -62,8 +64,8 @@ def contrastive_loss(
     Source: Radford et al. 2021, figure 3.
     """
     images_BD, texts_BD = _normalize(image_features_BD, text_features_BD)
-    images_GD, first = gather_rows(images_BD)
-    texts_GD, _ = gather_rows(texts_BD)
+    images_GD, first = gather_rows(images_BD, pairs_of_ranks)
+    texts_GD, _ = gather_rows(texts_BD, pairs_of_ranks)
     scale = logit_scale.exp()
     block = partial(_softmax, smoothing=label_smoothing)
     image_loss, image_hits = _by_blocks(images_BD, texts_GD, scale, None, first, rows, block)
@@ -72,7 +74,12 @@ def contrastive_loss(
 
 
 def sigmoid_loss(
-    image_features_BD: Tensor, text_features_BD: Tensor, logit_scale: Tensor, logit_bias: Tensor, rows: int = 4096
+    image_features_BD: Tensor,
+    text_features_BD: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    rows: int = 4096,
+    pairs_of_ranks: Sequence[int] | None = None,
 ) -> StepOutcome:
     """Compute for each of the G x G pairings the binary loss of being a pair or not, each rank its own B rows.
 
@@ -82,6 +89,7 @@ def sigmoid_loss(
         logit_scale: scalar, log of the inverse temperature.
         logit_bias: scalar, added to each logit.
         rows: R, rows of the matrix that are in memory at a time.
+        pairs_of_ranks: B of each rank; None: the ranks exchange them.
 
     Returns:
         This rank's share of the loss and hits; the loss sums over the ranks to that of one process.
@@ -92,10 +100,10 @@ def sigmoid_loss(
     Source: Zhai et al. 2023 (SigLIP), equation 1 and algorithm 1.
     """
     images_BD, texts_BD = _normalize(image_features_BD, text_features_BD)
-    texts_GD, first = gather_rows(texts_BD)
+    texts_GD, first = gather_rows(texts_BD, pairs_of_ranks)
     loss, image_hits = _by_blocks(images_BD, texts_GD, logit_scale.exp(), logit_bias, first, rows, _sigmoid)
     with torch.no_grad():  # the loss has one direction only; the hits of the other are counted
-        images_GD, _ = gather_rows(images_BD)
+        images_GD, _ = gather_rows(images_BD, pairs_of_ranks)
         hits = [_count_hits(texts_RD @ images_GD.T, first + start) for start, texts_RD in _split(texts_BD, rows)]
     return StepOutcome(loss / len(texts_GD), image_hits, torch.stack(hits).sum(), len(texts_GD))
 

@@ -1,70 +1,44 @@
-"""The error for a batch that does not fit into memory: it names the batch size that fits, found by trying."""
+"""The error for a batch that does not fit into memory."""
 
-import gc
-from collections.abc import Callable
+import re
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from dataops.errors import ConfigError
 from training import distributed
-from training.loop.training_run import TrainingRun
+from training.config import TrainConfig
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|DefaultCPUAllocator|bad_alloc", re.IGNORECASE)
+"""Texts of the allocators of the device, of its libraries, and of the host."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an allocator, of the device or of the host, ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def find_largest_batch(model: nn.Module, optimizer: Optimizer, pairs: int, attempt: Callable[[int], None]) -> int:
-    """Return the largest half, quarter, ... of `pairs` that passes through both towers and back; 0 if none does.
-
-    Memory that the optimizer allocates in its first step, after the first backward pass, is held meanwhile.
-
-    Args:
-        attempt: passes so many pairs through the model and back; no other rank takes part.
-    """
-    while pairs > 1:
-        pairs //= 2
-        held = []
-        try:
-            model.zero_grad(set_to_none=True)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            if not optimizer.state:
-                held = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(2)]
-            attempt(pairs)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        else:
-            return pairs
-        finally:
-            held.clear()
-            model.zero_grad(set_to_none=True)
-    return 0
-
-
-def describe_out_of_memory(run: TrainingRun, tokens_BL: Tensor, error: BaseException) -> ConfigError:
-    """Return the error to raise, after trying smaller batches on this rank.
+def describe_out_of_memory(
+    error: BaseException, config: TrainConfig, step: int, pairs: int, *, is_resnet: bool
+) -> ConfigError:
+    """Return the error to raise: the batch, and the settings of the config that lower its memory.
 
     Args:
-        tokens_BL: the captions of the batch that did not fit.
+        pairs: pairs of the step on this rank.
     """
-    pairs, side = len(tokens_BL), run.preprocess.image_size
-
-    def attempt(count: int) -> None:
-        images_B3SS = torch.zeros(count, side, side, 3, device=run.device).permute(0, 3, 1, 2)
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.precision == "bf16"):
-            features = run.model(images_B3SS, tokens_BL[:count].to(run.device))
-        (features[0].sum() + features[1].sum()).backward()
-
-    fits = find_largest_batch(run.model, run.optimizer, pairs, attempt)
-    ranks = distributed.world_size()
-    remedy = f"{fits} fit: set batch_size = {fits * ranks}" if fits else "not even one fits: take a smaller model"
-    reason = str(error).splitlines()[0]
-    return ConfigError(f"step {run.step}: memory does not hold {pairs} pairs a rank ({reason}); {remedy}")
+    remedies = []
+    if config.grad_cache is not None:
+        remedies.append(f"lower grad_cache, now {min(config.grad_cache, pairs)}")
+    elif not is_resnet:
+        remedies.append(f"set grad_cache to less than {pairs}")
+    if not config.grad_checkpointing and not is_resnet:
+        remedies.append("set grad_checkpointing = true")
+    if config.precision == "fp32":
+        remedies.append('set precision = "bf16"')
+    remedies.append(f"lower batch_size, now {config.batch_size}, which changes the result")
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return ConfigError(
+        f"step {step}: memory does not hold the step of {pairs} pairs on rank {distributed.rank()} of "
+        f"{distributed.world_size()} ({reason}): {', or '.join(remedies)}"
+    )

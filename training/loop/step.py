@@ -3,6 +3,7 @@
 Legend: B pairs of this rank, S side of an image, L tokens, K kept patches, D embed_dim.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -44,31 +45,44 @@ def prepare_images(batch: Batch, config: TrainConfig, seed: int, device: torch.d
     return normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
 
 
-def compute_loss(outputs: Outputs, config: TrainConfig) -> StepOutcome:
-    """Compute the loss that the config names."""
+def compute_loss(outputs: Outputs, config: TrainConfig, pairs_of_ranks: Sequence[int] | None = None) -> StepOutcome:
+    """Compute the loss that the config names.
+
+    Args:
+        pairs_of_ranks: pairs of the step on each rank; None: the ranks exchange them.
+    """
     images_BD, texts_BD, logit_scale, logit_bias = outputs
     if config.loss == "sigmoid":
         assert logit_bias is not None
-        return sigmoid_loss(images_BD, texts_BD, logit_scale, logit_bias, config.loss_rows)
-    return contrastive_loss(images_BD, texts_BD, logit_scale, config.label_smoothing, config.loss_rows)
+        return sigmoid_loss(images_BD, texts_BD, logit_scale, logit_bias, config.loss_rows, pairs_of_ranks)
+    return contrastive_loss(images_BD, texts_BD, logit_scale, config.label_smoothing, config.loss_rows, pairs_of_ranks)
 
 
 def backward(
-    forward: nn.Module, images_B3SS: Tensor, tokens_BL: Tensor, config: TrainConfig, kept_BK: Tensor | None = None
+    forward: nn.Module,
+    images_B3SS: Tensor,
+    tokens_BL: Tensor,
+    config: TrainConfig,
+    kept_BK: Tensor | None = None,
+    pairs_of_ranks: Sequence[int] | None = None,
 ) -> StepOutcome:
     """Run both towers and the loss over all ranks' pairs, and add its gradients to the parameters' own.
 
     Args:
         forward: the model, or DistributedDataParallel around it.
         kept_BK: see CLIP.encode_image.
+        pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
     """
+    pairs_of_ranks = pairs_of_ranks or [len(images_B3SS)]
+    loss = partial(compute_loss, config=config, pairs_of_ranks=pairs_of_ranks)
     autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     inputs = (images_B3SS, tokens_BL, kept_BK)
-    if config.grad_cache is not None and config.grad_cache < len(images_B3SS):
-        return backward_by_chunks(forward, inputs, config.grad_cache, partial(compute_loss, config=config), autocast)
+    # All ranks take the same way, else they would wait for each other in different exchanges.
+    if config.grad_cache is not None and config.grad_cache < max(pairs_of_ranks):
+        return backward_by_chunks(forward, inputs, config.grad_cache, loss, autocast)
     with autocast:
         outputs = Outputs(*forward(*inputs))
-    outcome = compute_loss(outputs, config)
+    outcome = loss(outputs)
     # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
     (outcome.loss * distributed.world_size()).backward()
     return outcome

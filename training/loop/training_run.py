@@ -1,5 +1,6 @@
 """The state of one run of a training job: set-up makes it, the loop changes it, a checkpoint restores it."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
-from training.job import Job
+from training.job import Job, Stopped
 from training.loop.health import HealthMonitor
 from training.loop.skipped_samples import SkippedSamples
 from training.model.clip import CLIP
@@ -45,8 +46,12 @@ class TrainingRun:
     skipped: SkippedSamples
     step: int = 0
     """Steps taken, the current one included."""
+    saved_step: int = 0
+    """Step of the newest checkpoint of this run, or of the one that it resumed from."""
     stop_requested: bool = False
     """True if this rank has received SIGTERM."""
+    is_evaluating: bool = False
+    """True in an interim evaluation, which a checkpoint precedes."""
 
     @property
     def checkpoints(self) -> Path:
@@ -54,5 +59,8 @@ class TrainingRun:
         return self.job.output / "checkpoints"
 
     def request_stop(self, signum: int, frame: object) -> None:
-        """Handle SIGTERM: the loop stops after the current step."""
+        """Handle SIGTERM: the loop stops after the current step, an interim evaluation at once."""
         self.stop_requested = True
+        if self.is_evaluating:
+            signal.signal(signum, signal.SIG_IGN)  # a second one must not break the end that the first one began
+            raise Stopped(f"stopped in the evaluation after step {self.step}, as asked")

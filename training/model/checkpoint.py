@@ -9,6 +9,7 @@ crash leaves none or all of it. It holds no state of a random generator: every d
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -33,6 +35,8 @@ from training.model.tokenizer import Tokenizer, load_tokenizer
 logger = logging.getLogger(__name__)
 
 MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""End of safetensors' message about a failed disk."""
 _STATE_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -54,7 +58,12 @@ def _sync(path: Path) -> None:
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     part = path.with_name(f".{path.name}.part")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part)
+    except SafetensorError as error:
+        if (found := _OS_ERROR.search(str(error))) is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
     _sync(part)
     part.replace(path)
 
@@ -89,6 +98,11 @@ class CheckpointWriter:
         weights, moments = (_copy_to_host(t) for t in (model.state_dict(), _optimizer_tensors(model, optimizer)))
         self._pending = self._pool.submit(_write, self._folder, step, weights, moments, dict(state), self._keep)
 
+    def check(self) -> None:
+        """Raise the OSError of a checkpoint that could not be written, without waiting for one in progress."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
     def wait(self) -> None:
         """Wait until all is on disk.
 
@@ -116,11 +130,16 @@ def _write(
     for stale in (*folder.glob(".step-*.part"), final):
         shutil.rmtree(stale, ignore_errors=True)
     part.mkdir(parents=True)
-    _save_tensors(weights, part / "model.safetensors")
-    _save_tensors(moments, part / "optimizer.safetensors")
-    write_atomically(part / "state.json", canonical_json({**state, "step": step}))
-    write_atomically(part / "manifest.json", canonical_json({name: file_sha256(part / name) for name in _STATE_FILES}))
-    part.rename(final)
+    try:
+        _save_tensors(weights, part / "model.safetensors")
+        _save_tensors(moments, part / "optimizer.safetensors")
+        write_atomically(part / "state.json", canonical_json({**state, "step": step}))
+        manifest = {name: file_sha256(part / name) for name in _STATE_FILES}
+        write_atomically(part / "manifest.json", canonical_json(manifest))
+        part.rename(final)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)  # a full disk then has room for the message
+        raise
     _sync(folder)
     logger.info("checkpoint %s is written", final.name)
     for old in sorted(folder.glob("step-*"), key=_step_of)[:-keep]:

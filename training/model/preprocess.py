@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dataops.images.kinds import KINDS, sniff
 from dataops.images.orientation import read_orientation, turn_image
+from dataops.images.rgb import convert_to_rgb
 from dataops.images.structure import cut_metadata
-from dataops.images.transparency import lay_on_white
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -48,9 +48,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
         return image
-    if image.has_transparency_data:
-        return lay_on_white(image)
-    return image.convert("RGB")
+    return convert_to_rgb(image)
 
 
 def resize_shortest(image: Image.Image, side: int) -> Image.Image:

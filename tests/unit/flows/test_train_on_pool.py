@@ -16,6 +16,7 @@ from dataops.store import FolderStore
 from flows import train_on_pool as module
 from flows.train_on_pool import train_on_pool
 from tasks.engine.context import Context
+from training.config import TrainConfig
 
 KEY = "0123456789abcdef"
 
@@ -26,6 +27,8 @@ class Client:
     def __init__(self, answers: list[State | Exception]):
         self.answers, self.runs, self.cancelled = answers, [], []
         self.deployed = True
+        self.variables: dict[str, Any] = {}
+        self.job_variables: dict[str, Any] | None = None
 
     def read_flow_runs(self, *, flow_run_filter: Any, sort: Any) -> list[Any]:
         (tag,) = flow_run_filter.tags.all_
@@ -35,7 +38,11 @@ class Client:
         assert name == "train/gpu"
         if not self.deployed:
             raise ObjectNotFound(None)
-        return SimpleNamespace(id=uuid4(), tags=["gpu"])
+        return SimpleNamespace(id=uuid4(), tags=["gpu"], work_pool_name="p", job_variables=self.job_variables)
+
+    def read_work_pool(self, name: str) -> Any:
+        assert name == "p"
+        return SimpleNamespace(base_job_template={"variables": {"properties": self.variables}})
 
     def create_flow_run_from_deployment(self, deployment_id: UUID, *, parameters: Any, tags: Any) -> Any:
         run = SimpleNamespace(id=uuid4(), name="r", tags=tags, parameters=parameters, state=None)
@@ -68,7 +75,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         monkeypatch.setattr(module, "get_client", connect)
         monkeypatch.setattr(module, "find_manifest", lambda store, stage, key: manifest if not client.answers else None)
-        planned: Any = SimpleNamespace(key=KEY, stage=SimpleNamespace(name="train"))
+        planned: Any = SimpleNamespace(key=KEY, stage=SimpleNamespace(name="train"), config=TrainConfig(nproc=4))
         context = Context(store=FolderStore(tmp_path), home=tmp_path, run_id="run-1")
         return train_on_pool(planned, context) is manifest
 
@@ -81,6 +88,24 @@ def test_train_on_pool_starts_a_child_with_the_run_and_waits(run: Any, tmp_path:
     (child,) = client.runs
     assert child.parameters == {"run_id": "run-1", "store": FolderStore(tmp_path).uri}
     assert set(child.tags) == {"gpu", f"train:{KEY}"}
+
+
+@pytest.mark.parametrize(
+    ("default", "own", "gpus"),
+    [(1, None, 1), (8, {"gpus": 2}, 2), (4, {}, None), (1, {"gpus": 4}, None), (None, None, None)],
+)
+def test_more_ranks_than_gpus_of_the_pool_start_no_child(run: Any, default: Any, own: Any, gpus: int | None) -> None:
+    client = Client([Completed()])
+    client.variables = {} if default is None else {"gpus": {"type": "integer", "default": default}}
+    client.job_variables = own
+    if gpus is None:
+        assert run(client)
+        return
+    with pytest.raises(
+        ConfigError, match=f"nproc is 4, and a job of the work pool p gets {gpus} GPUs: set train.nproc = {gpus}"
+    ):
+        run(client)
+    assert client.runs == []
 
 
 def test_retried_parent_waits_for_the_running_child(run: Any) -> None:

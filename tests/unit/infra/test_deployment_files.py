@@ -1,5 +1,6 @@
 """The deployment files are valid, agree with each other and with pyproject.toml, and have no secret."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,13 +13,23 @@ import pytest
 import yaml
 
 from dataops.home import CHECKOUT
+from flows.interruption import END_SECONDS
 from infra import dotenv
+from tasks.engine.grace import GRACE_SECONDS
 from tasks.engine.stage import code_version
 
 DOCKERFILE = (CHECKOUT / "infra/Dockerfile").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 PACKAGES = {pattern.removesuffix("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
 COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "infra/compose.yaml").read_text())
+
+
+def test_checkpoints_get_the_time_that_compose_and_kubernetes_grant():
+    template = json.loads((CHECKOUT / "infra/kubernetes/gpu-job-template.json").read_text())
+    granted = {template["variables"]["properties"]["grace_seconds"]["default"]}
+    granted.add(int(COMPOSE["services"]["worker-gpu"]["stop_grace_period"].removesuffix("s")))
+    assert granted == {120}
+    assert 90 <= GRACE_SECONDS < 120 - END_SECONDS
 
 
 def test_dockerfile_passes_the_linter():

@@ -73,13 +73,14 @@ def test_two_ranks_train_as_one_process(
 ) -> None:
     """fp32, 25 pairs in batches of 8 and 9: the ranks' shares are unequal, and batch-norm sees all of them.
 
-    One pair of machines runs all jobs: a ResNet; a ViT with everything that works on parts of a batch; one whose shards
+    One pair of machines runs all jobs: a ResNet; a ViT with everything that works on parts of a batch, where only one
+    rank's share of 9 pairs exceeds the gradient cache; one whose shards
     arrive and leave; one that a single process began; and one with a wrong config, for which torchrun exits with 1 and
     failure.json holds the code of the ranks.
     """
     # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
     settings = {"epochs": 3, "eps": 1e-3}
-    towers = {"resnet": {}, "vit": {"loss": "sigmoid", "grad_cache": 3, "patch_dropout": 0.5}}
+    towers = {"resnet": {}, "vit": {"loss": "sigmoid", "grad_cache": 4, "patch_dropout": 0.5}}
     alone = {tower: make_job(f"{tower}-1", tower, **settings, **more) for tower, more in towers.items()}
     both = {tower: make_job(f"{tower}-2", tower, nproc=2, **settings, **more) for tower, more in towers.items()}
     often = {**settings, "checkpoint_every": 1, "evaluate_every": 6}

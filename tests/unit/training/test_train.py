@@ -23,9 +23,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import training.loop.health as health_module
+import training.loop.interim_evaluation as interim_module
 import training.loop.step as step_module
 import training.model.checkpoint as checkpoint_module
 import training.train as train_module
@@ -173,20 +175,74 @@ def test_the_step_does_not_wait_for_the_disk(make_job: MakeJob, monkeypatch: pyt
     assert first[0].read_bytes() == first[1].read_bytes()
 
 
-def test_out_of_memory_names_a_batch_size_that_fits(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("tower", "settings", "remedies"),
+    [
+        ("vit", {"grad_cache": 4}, "lower grad_cache, now 4, or set grad_checkpointing = true, or set precision"),
+        ("resnet", {"precision": "bf16"}, ": lower batch_size, now 10, which changes the result"),
+    ],
+)
+def test_out_of_memory_names_the_batch_and_what_lowers_its_memory(
+    make_job: MakeJob, monkeypatch, caplog: pytest.LogCaptureFixture, tower: str, settings: dict, remedies: str
 ) -> None:
-    encode = CLIP.encode_image
+    def allocate(*_: object) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)  # the allocator's own error
 
-    def hungry(self: CLIP, images: torch.Tensor, *kept: torch.Tensor | None) -> torch.Tensor:
-        if len(images) > 3:
-            torch.empty(1 << 60, dtype=torch.uint8)  # the allocator's own error
-        return encode(self, images, *kept)
+    monkeypatch.setattr(CLIP, "encode_image", allocate)
+    assert main([str(make_job("a", tower, **settings))]) == 2
+    assert "step 1: memory does not hold the step of 9 pairs on rank 0 of 1" in caplog.text
+    assert remedies in caplog.text
 
-    monkeypatch.setattr(CLIP, "encode_image", hungry)
-    assert main([str(make_job("a"))]) == 2
-    assert "step 1: memory does not hold 9 pairs a rank" in caplog.text
-    assert "2 fit: set batch_size = 2" in caplog.text
+
+def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, failed, calls = make_job("a", "vit", checkpoint_every=3), threading.Event(), []
+    loss = step_module.contrastive_loss
+
+    def fill_disk(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        failed.set()
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    def wait(*arguments: Any) -> object:
+        calls.append(1)
+        assert len(calls) <= 3 or failed.wait(20)
+        return loss(*arguments)
+
+    monkeypatch.setattr(checkpoint_module, "save_file", fill_disk)
+    monkeypatch.setattr(step_module, "contrastive_loss", wait)
+    assert main([str(job)]) == 75
+    assert len(calls) < 6, "it does not wait for the next checkpoint"
+    failure = json.loads((output_of(job) / "failure.json").read_text())
+    assert failure["exit_code"] == 75
+    assert "model.safetensors: No space left on device" in failure["message"]
+    assert not list((output_of(job) / "checkpoints").iterdir()), "the half checkpoint takes no room"
+    monkeypatch.undo()
+    assert main([str(job)]) == 0
+
+
+def test_a_bias_that_the_softmax_ignores_is_resumed(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job("a", "vit", epochs=2, checkpoint_every=2)
+    model = Path(json.loads(job.read_text())["train"]["model"])
+    model.write_text(json.dumps({**json.loads(model.read_text()), "init_logit_bias": -3.0}))
+    crash_at(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        main([str(job)])
+    monkeypatch.undo()
+    assert main([str(job)]) == 0
+    assert load_file(output_of(job) / "model.safetensors")["logit_bias"] == -3.0
+
+
+def test_sigterm_ends_an_interim_evaluation_at_once_and_the_next_start_repeats_it(
+    make_job: MakeJob, suite: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = with_suite(make_job("a", "vit", epochs=2, evaluate_every=3), suite)
+    with monkeypatch.context() as patch:
+        patch.setattr(interim_module, "evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        assert main([str(job)]) == 75
+    assert [path.name for path in (output_of(job) / "checkpoints").iterdir()] == ["step-000003"]
+    assert main([str(job)]) == 0
+    rows = [json.loads(line) for line in (output_of(job) / "evidence-suite.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [3]
 
 
 @pytest.mark.parametrize("items", ["images", "texts"])

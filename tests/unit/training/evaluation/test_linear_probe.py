@@ -5,7 +5,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from training.evaluation import linear_probe
 from training.evaluation.linear_probe import (
     FIRST,
     GRID,
@@ -39,6 +41,16 @@ def test_fit_equals_scikit_learn(digits, strength):
 def test_fit_of_two_classes_equals_scikit_learn(digits):
     train = digits[0].select(np.flatnonzero(digits[0].labels_N.numpy() < 2))
     assert fit_each(train, 2, [1.0])[0].accuracy(train) == 1
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cuda", 1), ("cpu", None)])
+def test_a_gpu_fits_one_probe_at_a_time(monkeypatch, device, threads):
+    used = []
+    monkeypatch.setattr(linear_probe, "map_in_order", lambda work, items, threads: used.append(threads) or [])
+    with FakeTensorMode():
+        examples = Examples(torch.empty(4, 3, device=device), torch.zeros(4, dtype=torch.int64, device=device))
+        assert fit_each(examples, 2, [0.1, 1.0]) == []
+    assert used == [threads]
 
 
 @pytest.mark.parametrize("peak", range(0, 97, 7))

@@ -13,6 +13,7 @@ from torch import Tensor
 from dataops.errors import ConfigError
 from tests.unit.training.conftest import RESNET, VIT
 from training.config import ModelConfig, TrainConfig
+from training.loop import step as step_module
 from training.loop.initial_model import build_initial_model, draw_kept_patches
 from training.loop.step import backward
 from training.model.clip import CLIP
@@ -53,6 +54,16 @@ def test_grad_cache_has_the_gradient_of_the_whole_batch(loss: str, rows: int) ->
     assert parts.keys() == whole.keys()
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize(("pairs", "by_chunks"), [([7, 4], True), ([4, 7], True), ([4, 4], False)])
+def test_all_ranks_use_the_gradient_cache_or_none(monkeypatch, pairs: list[int], by_chunks: bool) -> None:
+    """A rank whose own share fits must join the others, which would wait for it in another exchange."""
+    used: list[int] = []
+    monkeypatch.setattr(step_module, "backward_by_chunks", lambda *arguments: used.append(arguments[2]))
+    config = TrainConfig(precision="fp32", grad_cache=4)
+    backward(model_of(config).train(), *batch(4), config, pairs_of_ranks=pairs)
+    assert used == ([4] if by_chunks else [])
 
 
 def test_grad_checkpointing_changes_no_bit() -> None:

@@ -1,0 +1,99 @@
+"""Which failures of disks, GPUs and ranks end a job with 75, and what their messages name."""
+
+import errno
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from dataops.errors import StorageError
+from training import failures, job
+from training.failures import DeviceFailed, RankLost, explain_failure
+from training.job import resolve_device
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/metrics.jsonl"), StorageError),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), StorageError),
+        (FileNotFoundError(errno.ENOENT, "No such file"), None),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), DeviceFailed),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceFailed),
+        (RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), DeviceFailed),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), DeviceFailed),
+        (
+            dist.DistBackendError("NCCL error in: X.cpp:1, remote process exited or there was a network error"),
+            DeviceFailed,
+        ),
+        (dist.DistNetworkError("The client socket has timed out"), RankLost),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:2"), RankLost),
+        (RuntimeError("Timed out waiting 1800000ms for recv operation to complete"), RankLost),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), None),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), None),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+        (ValueError("CUDA error: not torch's"), None),
+    ],
+)
+def test_failures_of_machines_are_retryable(error: Exception, kind: type[Exception] | None) -> None:
+    explained = explain_failure(error)
+    assert type(explained) is (type(None) if kind is None else kind)
+    if explained is not None:
+        assert explained.exit_code == 75
+        assert "run the job again" in str(explained)
+
+
+def test_a_failed_gpu_is_named_with_its_xid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
+    old, new = now - 3_600_000_000, now - 1_000_000
+    (tmp_path / "kmsg").write_text(
+        f"3,11,{old},-;NVRM: Xid (PCI:0000:17:00): 31, pid=2, an older one\n"
+        f"6,12,{new},-;usb 1-1: new device\n"
+        f"3,13,{new},-;NVRM: Xid (PCI:0000:3b:00): 79, pid=7, GPU has fallen off the bus.\n"
+    )
+    monkeypatch.setattr(failures, "KERNEL_LOG", tmp_path / "kmsg")
+    message = str(explain_failure(RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE...")))
+    assert message.startswith(
+        f"the GPU of rank 0 on {socket.gethostname()} failed: CUDA error: unspecified launch failure;"
+    )
+    assert "NVRM: Xid (PCI:0000:3b:00): 79, pid=7, GPU has fallen off the bus." in message
+    assert "older" not in message
+    monkeypatch.setattr(failures, "KERNEL_LOG", tmp_path / "none")
+    assert "look for 'NVRM: Xid'" in str(explain_failure(RuntimeError("CUDA error: unknown error")))
+
+
+def test_a_lost_rank_does_not_hide_the_cause(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"output": str(tmp_path / "out")}))
+
+    def end(error: Exception) -> tuple[int, str]:
+        def run(_: job.RanksJob) -> None:
+            raise error
+
+        code = job.run_command([str(path)], job.RanksJob, run)
+        return code, json.loads((tmp_path / "out" / "failure.json").read_text())["error"]
+
+    lost = RuntimeError("Connection closed by peer")
+    assert end(lost) == (75, "RankLost")
+    assert end(RuntimeError("CUDA error: unknown error")) == (75, "DeviceFailed")
+    assert end(lost) == (75, "DeviceFailed")
+    with pytest.raises(RuntimeError, match="a bug"):
+        end(RuntimeError("a bug"))
+
+
+def test_more_ranks_than_gpus_are_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(
+        job.ConfigError, match=r"3 ranks need 3 GPUs of this machine, and torch sees 2: set train\.nproc = 2"
+    ):
+        resolve_device("auto")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert resolve_device("cuda") == torch.device("cuda", 1)
