@@ -5,8 +5,8 @@ torch reports them as RuntimeErrors, whose text alone tells their kinds apart.
 
 import errno
 import os
+import platform
 import re
-import socket
 import time
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def explain_failure(error: BaseException) -> PairmillError | None:
     text = str(error)
     if not isinstance(error, RuntimeError) or _PERMANENT.search(text):
         return None
-    reason, where = text.strip().partition("\n")[0], f"rank {distributed.rank()} on {socket.gethostname()}"
+    reason, where = text.strip().partition("\n")[0], f"rank {distributed.rank()} on {platform.node()}"
     if isinstance(error, torch.AcceleratorError | dist.DistBackendError) or _GPU.search(text):
         return DeviceFailed(f"the GPU of {where} failed: {reason}; {_describe_xids()}; run the job again to resume it")
     if isinstance(error, dist.DistError) or _LOST.search(text):
@@ -78,10 +78,10 @@ def _describe_xids() -> str:
     try:
         log = _read_kernel_log()
     except OSError:
-        return f"look for 'NVRM: Xid' in the kernel's log of {socket.gethostname()}"
+        return f"look for 'NVRM: Xid' in the kernel's log of {platform.node()}"
     since = time.clock_gettime(time.CLOCK_MONOTONIC) - RECENT_SECONDS
     xids = [text.strip() for microseconds, text in _XID.findall(log) if int(microseconds) / 1e6 >= since]
-    return "; ".join(xids[-3:]) or f"the kernel's log of {socket.gethostname()} has no Xid"
+    return "; ".join(xids[-3:]) or f"the kernel's log of {platform.node()} has no Xid"
 
 
 def _read_kernel_log() -> str:
