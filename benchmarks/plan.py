@@ -14,20 +14,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.measure import make_parser
-from dataops.text.duplicates import KEY_BYTES
 from tasks.curate.config import CurateConfig
 from tasks.curate.near_duplicates import block_searches
 from tasks.curate.steps import GROUP_ROWS, NEAR_PARTITION_ROWS, PARTITION_ROWS
 from tasks.curate.steps import partition_bits as curate_bits
-from tasks.filter.stage import partition_bits
-from tasks.filter.steps import SLICE_ROWS
+from tasks.engine.exchange import Exchange
+from tasks.filter.config import FilterConfig
+from tasks.filter.stage import cut_batches, join_batches, plan_sizes
+from tasks.filter.steps import FilterJob
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FENCE, PUT = 3, 1
 """Requests of Draft.check_fence (two lists, one read), and of writing a part (dataops/snapshot.py)."""
+TASK, PIECE = FENCE + 1, 2
+"""Reads of a task besides its input (whether its record exists, the fence of its record), and of a piece of a table."""
 CLUSTER_BYTES = 128
 """Bytes per row with duplicates while clusters are resolved: a link of 32 bytes, four times."""
 ROW_BYTES = 3000
@@ -199,23 +202,60 @@ def plan_stages(pairs: float, p: Prices, c: Costs) -> list[StagePlan]:
     return [extract, filtered, download, curate, _pack(fetched * p.curated, shards, p, c)]
 
 
+class Requests(NamedTuple):
+    """Reads and writes of a store."""
+
+    reads: float = 0
+    writes: float = 0
+
+    def plus(self, reads: float = 0, writes: float = 0) -> "Requests":
+        """Return the sum."""
+        return Requests(self.reads + reads, self.writes + writes)
+
+
+def exchange_requests(exchanges: Sequence[Exchange]) -> tuple[Requests, int]:
+    """Return the requests of exchanges, without those of the writers' and readers' own records, and the merge tasks."""
+    requests, tasks = Requests(), 0
+    for exchange in exchanges:
+        merges = len(exchange.merge_steps())
+        if merges:
+            groups = math.ceil(exchange.partitions / exchange.merges.partitions)
+            pieces, tables = exchange.writers * groups, merges // groups
+            requests = requests.plus(pieces * PIECE + merges * TASK, merges * (1 + PUT))
+        else:
+            tables = exchange.writers
+        requests = requests.plus(exchange.partitions * tables * PIECE, exchange.writers)
+        tasks += merges
+    return requests, tasks
+
+
 def _filter(pairs: float, files: int, p: Prices, c: Costs) -> StagePlan:
-    slices = math.ceil(pairs / SLICE_ROWS)
-    ranges = 1 << partition_bits(int(pairs), p.cores_of_machine, p.memory_limit_bytes)
-    # `drop_duplicates` reads a table of each slice for each partition, `write` one of each partition for each slice.
-    exchanged = 2.0 * slices * ranges
-    reads = exchanged + (slices + ranges + files) * (FENCE + 2) + files * 2 * FENCE
-    writes = slices * 3.0 + ranges * 2.0 + files * 4.0
-    machines = max(p.cores // p.cores_of_machine, 1)
-    scratch = pairs * KEY_BYTES  # each machine downloads the keys of all rows
+    rows, memory = int(pairs), p.memory_limit_bytes // p.cores_of_machine
+    sizes = plan_sizes(rows, p.cores, memory)
+    batches = cut_batches([("", rows // files)] * files, sizes.batch_rows)
+    slices, units = sum(map(len, batches)), len(join_batches(batches))
+    job = FilterJob(FilterConfig(), rows, len(batches), 0, sizes.partitions, 1, memory)
+    exchanges = [job.exchange(kind) for kind in ("keys", "drop-reasons")]
+    requests, merges = exchange_requests(exchanges)
+    requests = requests.plus(len(batches) * (TASK + 2) + slices * 2, len(batches) * PUT + slices)  # apply_rules
+    requests = requests.plus(sizes.partitions * TASK, sizes.partitions * PUT)  # drop_duplicates
+    # write_parts: rows and verdicts of each slice, two parts of each file; afterwards the sizes of all parts
+    requests = requests.plus(
+        units * (2 * TASK + 1) + slices * 4 + files * (2 * FENCE + 2), units * (PUT + 1) + files * 2
+    )
     maps = [
-        (slices, pairs * c.filter),
-        (ranges, 0.0),
-        (files, 0.0),
-    ]  # the first map takes most of the time: all is counted there
-    scarce = f"reads of {exchanged:,.0f} tables of slices and partitions"
-    return plan_stage("filter", pairs, maps, (reads, writes), p, c, moved=pairs * c.stored["extract"] + scratch * machines,
-                  stored=pairs * c.stored["filter"], scarce=scarce)  # fmt: skip
+        (len(batches), pairs * c.filter),
+        (merges + sizes.partitions, 0.0),
+        (units, 0.0),
+    ]  # the first takes the time
+    moved = pairs * c.stored["extract"] * 2 + sum(2 * one.expected_bytes for one in exchanges)
+    scarce = ", ".join(
+        f"{one.kind} {one.writers:,} x {one.partitions:,} in merges of {one.merges.writers} x {one.merges.partitions}"
+        for one in exchanges
+    )
+    return plan_stage(
+        "filter", pairs, maps, requests, p, c, moved=moved, stored=pairs * c.stored["filter"], scarce=scarce
+    )
 
 
 def _curate(rows: float, shards: int, p: Prices, c: Costs) -> StagePlan:

@@ -91,10 +91,10 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
     """Return the number of kept rows of the first `sizes` rows of parts, and the sum of their numbers."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
-    from tasks.engine.partition_tables import partition_by_hash, read_partition, table_name, write_partitions
+    from tasks.engine.exchange import Step, number_partitions
     from tasks.filter import steps
     from tasks.filter.config import FilterConfig
-    from tasks.filter.stage import partition_bits
+    from tasks.filter.stage import plan_sizes
 
     draft, config = Draft(FolderStore(folder), "filter", "0" * 16), FilterConfig(dedupe=["url"])
     slices = [
@@ -102,27 +102,28 @@ def _dedupe(folder: Path, paths: Sequence[Path], sizes: Sequence[int]) -> list[i
         for path, size in zip(paths, sizes, strict=True)
         for start in range(0, size, DEDUPE_ROWS)
     ]
-    bits, slots = partition_bits(sum(sizes), DEDUPE_WORKERS, DEDUPE_MEMORY), Semaphore(DEDUPE_WORKERS)
+    memory, slots = DEDUPE_MEMORY // DEDUPE_WORKERS, Semaphore(DEDUPE_WORKERS)
+    partitions = plan_sizes(sum(sizes), DEDUPE_WORKERS, memory).partitions
+    job = steps.FilterJob(config, sum(sizes), len(slices), 0, partitions, 1, memory)
+    keyed, reasons = job.exchange("keys"), job.exchange("drop-reasons")
 
     def put_keys(number: int) -> None:
         path, start, rows = slices[number]
         with slots:
-            pieces = partition_by_hash(_make_url_keys(path, start, rows, number), "url", bits)
-        write_partitions(draft, table_name("keys", number), *pieces)
+            keys = _make_url_keys(path, start, rows, number)
+        keyed.write(draft, number, keys, number_partitions(keys["url"], partitions))
 
     def choose(number: int) -> None:
         with slots:
-            steps.drop_duplicates(
-                draft, steps.FilterTask(steps.drop_duplicates, number, "", len(slices), bits, (), config)
-            )
+            steps.drop_duplicates(draft, Step(steps.drop_duplicates, number, job))
 
     def count_dropped(number: int) -> tuple[int, int]:
-        rows = read_partition(draft, [table_name("drop-reasons", i) for i in range(1 << bits)], number)["row"]
+        rows = reasons.read(draft, number)["row"]
         return len(rows), int(rows.cast(pl.UInt64).sum())
 
     with ThreadPoolExecutor(DEDUPE_WORKERS + 1) as pool:  # one of them waits for the disk
         list(pool.map(put_keys, range(len(slices))))
-        list(pool.map(choose, range(1 << bits)))
+        list(pool.map(choose, range(partitions)))
         dropped = list(pool.map(count_dropped, range(len(slices))))
     every, before = sum(sizes), np.cumsum([0, *(rows for _, _, rows in slices)]).tolist()
     numbers = sum(total + first * count for (count, total), first in zip(dropped, before, strict=False))

@@ -140,6 +140,17 @@ class Store(ABC):
             for offset, size in ranges:
                 yield self._whole(name, os.pread(file.fileno(), size, offset), offset, size)
 
+    def read_each(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
+        """Return a range of each of several objects, by one request each, in their order.
+
+        Args:
+            ranges: name, offset and maximum number of bytes; fewer are returned where the object ends before.
+        """
+        for name, offset, size in ranges:
+            with self.open(name) as file:
+                file.seek(offset)
+                yield file.read(size)
+
     def read_into(self, name: str, places: Sequence[tuple[int, memoryview]]) -> None:
         """Fill memory with ranges of the object, each an offset and the memory for the bytes from there on.
 

@@ -87,15 +87,14 @@ def find_dropped(pairs: pl.DataFrame, dropped: pl.Series) -> pl.DataFrame:
     return pairs.filter(pl.Series(drops)).select("worse", "worse_rank").unique().sort("worse")
 
 
-def partition_ranks(ranks: pl.Series, samples: pl.Series, count: int) -> pl.Series:
-    """Return the index of the partition of each rank (UInt32); each partition has about the same number of samples."""
-    sorted_ = np.sort(samples.to_numpy())
-    bounds = sorted_[len(sorted_) * np.arange(1, count) // count] if len(sorted_) else sorted_
-    return pl.Series(np.searchsorted(bounds, ranks.to_numpy(), side="right").astype(np.uint32))
+def bound_ranks(samples: pl.Series, count: int) -> NDArray[np.uint64]:
+    """Return the first rank of each of `count` partitions but the first; each has about the same number of samples."""
+    ordered = np.sort(samples.to_numpy())
+    return ordered[len(ordered) * np.arange(1, count) // count] if len(ordered) else ordered
 
 
 def sample_ranks(ranks: pl.Series, step: int) -> NDArray[np.uint64]:
-    """Return every `step`-th of the sorted ranks, as samples for partition_ranks."""
+    """Return every `step`-th of the sorted ranks, as samples for bound_ranks."""
     return np.sort(ranks.to_numpy())[::step]
 
 

@@ -10,11 +10,9 @@ import numpy as np
 import polars as pl
 
 from dataops.snapshot import Draft
-from dataops.storage.partition_file import decode_partition, encode_partitions, series_from_numpy
+from dataops.storage.partition_file import encode_partitions, series_from_numpy
+from dataops.storage.partition_file import read_partitions as read_tables
 from dataops.text.duplicates import partition_hashes
-
-_OPEN = 128
-"""Tables that are open at the same time; many systems allow a process 1,024 files."""
 
 
 def table_name(kind: str, number: int) -> str:
@@ -28,13 +26,13 @@ def write_partitions(draft: Draft, name: str, rows: pl.DataFrame, sizes: Sequenc
     Args:
         sizes: number of rows of each partition; None: one partition with all rows.
     """
-    blocks = encode_partitions(rows, [rows.height] if sizes is None else sizes)
-    draft.store.put_chunks(draft.scratch(name), lambda: iter(blocks))
+    counts = [rows.height] if sizes is None else sizes
+    draft.store.put_chunks(draft.scratch(name), lambda: encode_partitions(rows, counts))
 
 
 def read_one(draft: Draft, name: str, number: int) -> pl.DataFrame:
     """Return one partition of a scratch table. Raises: CorruptPart."""
-    return decode_partition([draft.store.local(draft.scratch(name))], number)[0]
+    return read_tables(draft.store, [draft.scratch(name)], number, 1)[0]
 
 
 def read_partitions(draft: Draft, name: str, count: int) -> pl.DataFrame:
@@ -47,12 +45,9 @@ def read_partition(draft: Draft, names: Sequence[str], number: int) -> pl.DataFr
 
     Raises: CorruptPart.
     """
-    found = [
-        decode_partition(draft.store.locals([draft.scratch(name) for name in names[start : start + _OPEN]]), number)
-        for start in range(0, len(names), _OPEN)
-    ]
-    parts = np.repeat(np.arange(len(names), dtype=np.uint32), [size for _, sizes in found for size in sizes])
-    return pl.concat([rows for rows, _ in found]).with_columns(part=series_from_numpy(parts))
+    rows, sizes = read_tables(draft.store, [draft.scratch(name) for name in names], number, 1)
+    parts = np.repeat(np.arange(len(names), dtype=np.uint32), sizes[:, 0])
+    return rows.with_columns(part=series_from_numpy(parts))
 
 
 def partition_by_hash(frame: pl.DataFrame, high: str, bits: int) -> tuple[pl.DataFrame, list[int]]:

@@ -1,4 +1,4 @@
-"""Functions of the filter stage that drop near-duplicate captions, each over one slice or one partition.
+"""Functions of the filter stage that drop near-duplicate captions, each over one batch or one partition.
 
 1. Of the captions with one normal form, one is kept (`put_normal_forms`, `drop_same_captions`).
 2. The others exchange the bands of their signatures. A row that shares a band with another one is a candidate
@@ -8,7 +8,7 @@
 4. The pairs are decided in the partitions of the ranks (`drop_near_captions`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -20,20 +20,24 @@ from dataops.kernels.hashes import hash128
 from dataops.snapshot import Draft, Record
 from dataops.text.duplicates import find_duplicates
 from dataops.text.minhash import choose_scheme, hash_bands
-from dataops.text.near_captions import compute_ranks, find_dropped, find_near_pairs, partition_ranks, sample_ranks
+from dataops.text.near_captions import bound_ranks, compute_ranks, find_dropped, find_near_pairs, sample_ranks
 from dataops.text.shingles import hash_normal_forms
-from tasks.engine.partition_tables import (
-    partition_by_hash,
-    partition_by_index,
-    read_one,
-    read_partition,
-    read_partitions,
-    table_name,
-    write_partitions,
-)
+from tasks.engine.exchange import put_frame, read_frame
 from tasks.filter.config import NearCaptionsConfig
-from tasks.filter.steps import DROP_REASONS, FilterTask, drop_reason_tables, kept_caption, read_rows, read_slice
+from tasks.filter.steps import (
+    DROP_REASONS,
+    PAIR_BYTES,
+    FilterStep,
+    drop_reason_tables,
+    kept_caption,
+    put_by_hash,
+    put_dropped,
+    read_kept_keys,
+    read_rows,
+)
 
+_BOUNDS = "near-bounds.table"
+"""Scratch table with the ranks at which the partitions of the ranks begin."""
 BAND_BYTES = 40
 """Maximum bytes of what the scratch tables hold of one band of one row."""
 _COPIES = 4
@@ -47,129 +51,149 @@ def bytes_per_row(config: NearCaptionsConfig) -> int:
     return choose_scheme(config.threshold).bands * BAND_BYTES
 
 
-def put_normal_forms(draft: Draft, task: FilterTask) -> Record:
-    """Put the keys of the kept rows of a slice by partition of the hash of normal form and scope."""
-    keys = read_partitions(draft, table_name("keys", task.number), 1 << task.bits)
-    for kind in drop_reason_tables(task.config, near=False):
-        keys = keys.join(read_slice(draft, task, kind), on="row", how="anti")
-    captions, scopes = _read_captions(draft, task, keys["row"])
+def count_rank_partitions(rows: int, memory_limit_bytes: int) -> int:
+    """Return the number of partitions of the ranks: one at a time fits in the memory of all workers."""
+    return max(-(-rows * PAIR_BYTES * _COPIES // memory_limit_bytes), 1)
+
+
+def put_normal_forms(draft: Draft, step: FilterStep) -> Record:
+    """Put the keys of the kept rows of a batch by partition of the hash of normal form and scope."""
+    keys = read_kept_keys(draft, step, drop_reason_tables(step.job.config, near=False)).sort("row")
+    captions, scopes = _read_captions(draft, step, keys["row"])
     hashes = hash_normal_forms(captions)
     has_words = pl.Series((hashes[:, 0] | hashes[:, 1]) != 0)
     forms = keys.with_columns(caption=pl.Series(hashes[:, 0] ^ scopes)).filter(has_words)
-    write_partitions(draft, table_name("normal-forms", task.number), *partition_by_hash(forms, "caption", task.bits))
-    return Record(task=task.id)
+    put_by_hash(draft, step, "normal-forms", forms, "caption")
+    return Record(task=step.id)
 
 
-def drop_same_captions(draft: Draft, task: FilterTask) -> Record:
-    """Drop all but one row of each normal form in a partition, and put the drop reasons by slice."""
-    rows = read_partition(draft, task.slice_tables("normal-forms"), task.number)
-    _put_dropped(draft, task, "drop-reasons-same", rows.filter(pl.Series(find_duplicates(rows, ["caption"]) > 0)))
-    return Record(task=task.id)
+def drop_same_captions(draft: Draft, step: FilterStep) -> Record:
+    """Drop all but one row of each normal form in a partition, and put the drop reasons by batch."""
+    rows = step.job.exchange("normal-forms").read(draft, step.number)
+    _put_dropped(draft, step, "drop-reasons-same", rows.filter(pl.Series(find_duplicates(rows, ["caption"]) > 0)))
+    return Record(task=step.id)
 
 
-def put_signatures(draft: Draft, task: FilterTask) -> Record:
-    """Put the signatures' bands of the kept rows of a slice by partition of the band's hash."""
-    rows = _read_normal_forms(draft, task)["row"]
-    captions, scopes = _read_captions(draft, task, rows)
-    hashes = hash_bands(captions, scopes, choose_scheme(_config(task).threshold))
+def put_signatures(draft: Draft, step: FilterStep) -> Record:
+    """Put the signatures' bands of the kept rows of a batch by partition of the band's hash."""
+    rows = _read_normal_forms(draft, step)["row"]
+    captions, scopes = _read_captions(draft, step, rows)
+    hashes = hash_bands(captions, scopes, choose_scheme(_config(step).threshold))
     bands = pl.DataFrame({"bucket": hashes.ravel(), "row": np.repeat(rows.to_numpy(), hashes.shape[1])})
-    write_partitions(draft, table_name("near-bands", task.number), *partition_by_hash(bands, "bucket", task.bits))
-    return Record(task=task.id)
+    put_by_hash(draft, step, "near-bands", bands, "bucket")
+    return Record(task=step.id)
 
 
-def find_candidates(draft: Draft, task: FilterTask) -> Record:
-    """Find the bands of a partition that several rows have, and put them by slice."""
-    bands = read_partition(draft, task.slice_tables("near-bands"), task.number)
+def find_candidates(draft: Draft, step: FilterStep) -> Record:
+    """Find the bands of a partition that several rows have, and put them by batch."""
+    bands = step.job.exchange("near-bands").read(draft, step.number)
     shared = bands.filter(pl.col("bucket").is_duplicated())
-    by_slice = partition_by_index(shared.drop("part"), shared["part"], task.slice_count)
-    write_partitions(draft, table_name("near-candidates", task.number), *by_slice)
-    return Record(task=task.id)
+    step.job.exchange("near-candidates").write(draft, step.number, shared.drop("part"), shared["part"])
+    return Record(task=step.id)
 
 
-def put_candidates(draft: Draft, task: FilterTask) -> Record:
-    """Put the candidates of a slice, with their ranks and captions, by partition of the band's hash."""
-    candidates = read_slice(draft, task, "near-candidates")
-    forms = _read_normal_forms(draft, task)
+def put_candidates(draft: Draft, step: FilterStep) -> Record:
+    """Put the candidates of a batch, with their ranks and captions, by partition of the band's hash."""
+    candidates = step.job.exchange("near-candidates").read(draft, step.number).drop("part")
+    forms = _read_normal_forms(draft, step)
     rows = forms.select("row", "origin", rank=compute_ranks(forms))
-    rows = rows.join(candidates.select("row").unique(), on="row", how="semi")
-    captions, _ = _read_captions(draft, task, rows["row"])
-    samples = pl.DataFrame({"rank": sample_ranks(rows["rank"], _SAMPLE)})
-    write_partitions(draft, table_name("near-ranks", task.number), samples)
+    rows = rows.join(candidates.select("row").unique(), on="row", how="semi", maintain_order="left")
+    captions, _ = _read_captions(draft, step, rows["row"])
+    put_frame(draft, _samples_name(step.number), pl.DataFrame({"rank": sample_ranks(rows["rank"], _SAMPLE)}))
     members = rows.with_columns(
-        id=pl.lit(task.number, pl.UInt64) * (1 << 32) + pl.col("row").cast(pl.UInt64),
+        id=pl.lit(step.number, pl.UInt64) * (1 << 32) + pl.col("row").cast(pl.UInt64),
         caption=pl.Series(captions, dtype=pl.String),
     )
-    members = candidates.join(members, on="row").drop("row")
-    write_partitions(draft, table_name("near-captions", task.number), *partition_by_hash(members, "bucket", task.bits))
-    return Record(task=task.id)
+    put_by_hash(draft, step, "near-captions", candidates.join(members, on="row").drop("row"), "bucket")
+    return Record(task=step.id)
 
 
-def compare_captions(draft: Draft, task: FilterTask) -> Record:
+def choose_rank_bounds(draft: Draft, step: FilterStep) -> Record:
+    """Choose the ranks at which the partitions of the ranks begin, from the samples of all batches."""
+    samples = pl.concat(read_frame(draft, _samples_name(batch)) for batch in range(step.job.batches))["rank"]
+    put_frame(draft, _BOUNDS, pl.DataFrame({"rank": bound_ranks(samples, step.job.rank_partitions)}))
+    return Record(task=step.id)
+
+
+def compare_captions(draft: Draft, step: FilterStep) -> Record:
     """Find the near-duplicates in a partition of bands, and put the pairs by partition of the better row's rank."""
-    batches = _read_batches(draft, task)
-    pairs = pl.concat(find_near_pairs(members, _config(task).threshold) for members in batches).unique()
-    partitions = partition_by_index(pairs, _assign_rank_partitions(draft, task, pairs["better_rank"]), 1 << task.bits)
-    write_partitions(draft, table_name("near-pairs", task.number), *partitions)
-    return Record(task=task.id)
+    batches = _read_batches(draft, step)
+    pairs = pl.concat(find_near_pairs(members, _config(step).threshold) for members in batches).unique()
+    step.job.exchange("near-pairs").write(draft, step.number, pairs, _number_ranks(draft, pairs["better_rank"]))
+    return Record(task=step.id)
 
 
-def drop_near_captions(draft: Draft, task: FilterTask) -> Record:
+def drop_near_captions(draft: Draft, step: FilterStep) -> Record:
     """Drop the rows that have a better near-duplicate in a partition of ranks; the partitions before it are decided.
 
     Rows of later partitions that are dropped here are written for these to read (time-forward processing; Zeh 2002,
     "I/O-efficient algorithms for graphs of bounded treewidth and maximal independent sets"), so that only one partition
     is in memory.
     """
-    pairs = read_partition(draft, task.partition_names("near-pairs"), task.number).drop("part").unique()
-    before = [read_one(draft, table_name("near-dropped", i), task.number) for i in range(task.number)]
-    dropped_before = pl.concat([pl.DataFrame(schema={"worse": pl.UInt64}), *before])["worse"]
-    dropped = find_dropped(pairs, dropped_before)
-    numbers = _assign_rank_partitions(draft, task, dropped["worse_rank"])
-    partitions = partition_by_index(dropped.select("worse"), numbers, 1 << task.bits)
-    write_partitions(draft, table_name("near-dropped", task.number), *partitions)
+    dropped_rows = step.job.exchange("near-dropped")
+    pairs = step.job.exchange("near-pairs").read(draft, step.number).drop("part").unique()
+    before = (
+        dropped_rows.read_early(draft, step.number, step.number)
+        if step.number
+        else pl.DataFrame(schema={"worse": pl.UInt64})
+    )
+    dropped = find_dropped(pairs, before["worse"])
+    dropped_rows.write(draft, step.number, dropped.select("worse"), _number_ranks(draft, dropped["worse_rank"]))
     part, row = (pl.col("worse") // (1 << 32)).cast(pl.UInt32), (pl.col("worse") % (1 << 32)).cast(pl.UInt32)
-    _put_dropped(draft, task, "drop-reasons-near", dropped.select(part=part, row=row))
-    return Record(task=task.id)
+    _put_dropped(draft, step, "drop-reasons-near", dropped.select(part=part, row=row))
+    return Record(task=step.id)
 
 
-def _config(task: FilterTask) -> NearCaptionsConfig:
-    assert task.config.near_captions is not None
-    return task.config.near_captions
+def _config(step: FilterStep) -> NearCaptionsConfig:
+    assert step.job.config.near_captions is not None
+    return step.job.config.near_captions
 
 
-def _read_normal_forms(draft: Draft, task: FilterTask) -> pl.DataFrame:
-    """Return the keys of the rows of a slice that `drop_same_captions` kept."""
-    forms = read_partitions(draft, table_name("normal-forms", task.number), 1 << task.bits)
-    return forms.join(read_slice(draft, task, "drop-reasons-same"), on="row", how="anti").sort("row")
+def _samples_name(batch: int) -> str:
+    return f"near-ranks-{batch:05d}.table"
 
 
-def _put_dropped(draft: Draft, task: FilterTask, kind: str, rows: pl.DataFrame) -> None:
-    reason = pl.lit(DROP_REASONS.index("duplicate_near_caption") + 1, pl.UInt8)
-    partitions = partition_by_index(rows.select("row", reason=reason), rows["part"], task.slice_count)
-    write_partitions(draft, table_name(kind, task.number), *partitions)
+def _read_normal_forms(draft: Draft, step: FilterStep) -> pl.DataFrame:
+    """Return the keys of the rows of a batch that `drop_same_captions` kept."""
+    forms = step.job.exchange("normal-forms").read_written(draft, step.number)
+    dropped = step.job.exchange("drop-reasons-same").read(draft, step.number)
+    return forms.join(dropped, on="row", how="anti").sort("row")
 
 
-def _read_captions(draft: Draft, task: FilterTask, rows: pl.Series) -> tuple[pa.Array, NDArray[np.uint64]]:
-    """Return the captions of some rows of a slice, masked where the config says so, and their scopes (n,)."""
-    texts = read_rows(draft, task, ["url", "caption"])[rows]
-    captions = texts.select(kept_caption(task.config)).to_series().to_arrow()
-    if _config(task).scope == "all":
-        return captions, np.zeros(texts.height, np.uint64)
-    return captions, hash128(texts.select(host(pl.col("url"))).to_series().to_arrow())[:, 0]
+def _put_dropped(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame) -> None:
+    put_dropped(
+        draft, step, kind, rows, np.full(rows.height, DROP_REASONS.index("duplicate_near_caption") + 1, np.uint8)
+    )
 
 
-def _assign_rank_partitions(draft: Draft, task: FilterTask, ranks: pl.Series) -> pl.Series:
-    samples = pl.concat(read_one(draft, name, 0) for name in task.slice_tables("near-ranks"))["rank"]
-    return partition_ranks(ranks, samples, 1 << task.bits)
+def _read_captions(draft: Draft, step: FilterStep, rows: pl.Series) -> tuple[pa.Array, NDArray[np.uint64]]:
+    """Return the captions of some rows of a batch, masked where the config says so, and their scopes (n,).
+
+    Args:
+        rows: indices in the batch, ascending.
+    """
+    captions, scopes = [pa.array([], pa.large_string())], [np.zeros(0, np.uint64)]
+    for part_slice in step.inputs:
+        start, end = np.searchsorted(rows.to_numpy(), [part_slice.offset, part_slice.offset + part_slice.rows]).tolist()
+        texts = read_rows(draft, part_slice, ["url", "caption"])[rows[start:end] - part_slice.offset]
+        captions.append(texts.select(kept_caption(step.job.config)).to_series().to_arrow())
+        hosts = texts.select(host(pl.col("url"))).to_series() if _config(step).scope == "host" else None
+        scopes.append(np.zeros(texts.height, np.uint64) if hosts is None else hash128(hosts.to_arrow())[:, 0])
+    return pa.concat_arrays(captions), np.concatenate(scopes)
 
 
-def _read_batches(draft: Draft, task: FilterTask) -> Iterator[pl.DataFrame]:
+def _number_ranks(draft: Draft, ranks: pl.Series) -> NDArray[np.int64]:
+    """Return the partition of each rank."""
+    return np.searchsorted(read_frame(draft, _BOUNDS)["rank"].to_numpy(), ranks.to_numpy(), side="right")
+
+
+def _read_batches(draft: Draft, step: FilterStep) -> Iterator[pl.DataFrame]:
     """Yield the candidates of a partition in batches that fit in memory, since captions may be long."""
 
-    def tables() -> Iterable[pl.DataFrame]:
-        return (read_one(draft, name, task.number) for name in task.slice_tables("near-captions"))
+    def tables() -> Iterator[pl.DataFrame]:
+        return step.job.exchange("near-captions").read_tables(draft, step.number)
 
     size = sum(table.estimated_size() for table in tables())
-    count = 1 + int(size * _COPIES * task.workers // task.config.memory_limit_bytes)
+    count = 1 + int(size * _COPIES // step.job.memory_bytes)
     for number in range(count):
-        yield pl.concat(table.filter(pl.col("bucket") % count == number) for table in tables())
+        yield pl.concat(table.filter(pl.col("bucket") % count == number) for table in tables()).drop("part")

@@ -1,9 +1,9 @@
 """Filter pairs by everything that text and URLs decide, before an image is downloaded.
 
-The stage is a sequence of maps, which `make` has in order. Each map runs one function over tasks; a task is a slice of
-an input part, or one partition of the rows by hash. Between the maps, an exchange through scratch tables
-(tasks.engine.partition_tables) moves hashes to their partition, and drop reasons back to their slice. Memory is
-bounded, since no task sees more than its slice or partition.
+The stage is a sequence of maps, which `_FilterTasks.list_maps` has in order. Each map runs one function over batches (some
+slices of the input parts), or over partitions of the rows by hash. Between the maps, an exchange (tasks.engine.exchange)
+moves hashes to their partition, and drop reasons back to their batch. Memory is bounded, since no task sees more than
+its batch or partition.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
@@ -23,35 +23,46 @@ from dataops.errors import ConfigError, ContractError
 from dataops.formatting import format_share
 from dataops.snapshot import Counts, Draft, Input, Record, find_manifest
 from dataops.text.duplicates import KEY_BYTES
+from dataops.text.minhash import choose_scheme
 from tasks.engine.context import Context
+from tasks.engine.exchange import Step, put_frame, read_frame, run_steps
+from tasks.engine.exchange import run as run_step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
-from tasks.engine.partition_steps import run as run_step
-from tasks.engine.partition_steps import run_steps
-from tasks.engine.partition_tables import read_one, table_name, write_partitions
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.filter import near_captions, steps, write
 from tasks.filter.config import FilterConfig
 from tasks.filter.queries import read_queries
-from tasks.filter.steps import NAME, FilterTask, PartSlice
+from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice
 from tasks.filter.summary import merge_balance, merge_parts
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 VERSION = 6
 _COPIES = 6
 """Maximum number of copies of a partition's keys in memory, while they are sorted and joined."""
-_PARTITION_ROWS = 1 << 20
-"""Maximum rows of a partition, so that all workers are busy. More partitions cost more reads of each scratch table."""
+_MANY = 8
+"""Batches per worker, so that the last ones do not keep all others waiting; more batches cost more requests."""
 _MIN_PARTITION_ROWS = 1 << 17
 """Rows below which another partition costs more than a further worker saves."""
 
 _RULES_WEIGHT = 4
 """Cost of the first map, which detects languages, relative to each other one; for the progress."""
 
-TaskFunction = Callable[[Draft, FilterTask], Record]
-Step = tuple[Callable[[TaskFunction], None], TaskFunction]
-"""A method of _FilterTasks that maps, and what it maps."""
+TaskFunction = Callable[[Draft, FilterStep], Record]
+
+
+class Map(NamedTuple):
+    """A map over units of the rows, then the merges of what it wrote."""
+
+    units: Sequence[tuple[Any, ...]]
+    """The inputs of each unit."""
+    function: TaskFunction
+    exchanges: Sequence[str] = ()
+    """Exchanges that the map writes."""
+    is_ordered: bool = False
+    """True if each task reads what those before it wrote."""
 
 
 def make(work: Work[FilterConfig]) -> StageOutput:
@@ -59,98 +70,100 @@ def make(work: Work[FilterConfig]) -> StageOutput:
 
     Raises: ContractError when no row is kept, or more rows are dropped than `max_drop_fraction` allows.
     """
-    config = work.config
     with shared_workers(work.context) as context:
         tasks = _FilterTasks(work, context)
         if not tasks.are_written():
-            tasks.map_all(_list_steps(tasks, config))
-            if config.balance is not None:
-                tasks.sum_queries()
+            tasks.map_all()
         records = tasks.write_parts()
         parts, counts = merge_records(records)
-        check_kept_rows(counts, config.max_drop_fraction)
+        check_kept_rows(counts, work.config.max_drop_fraction)
         return StageOutput(parts, counts, tasks.facts(records))
 
 
-def _list_steps(tasks: "_FilterTasks", config: FilterConfig) -> list["Step"]:
-    """Return the maps before the parts are written, in their order."""
-    slices, partitions = tasks.map_slices, tasks.map_partitions
-    maps: list[Step] = [(slices, steps.apply_rules)]
-    if config.max_caption_count is not None:
-        maps.append((partitions, steps.find_frequent_captions))
-    maps += [(tasks.map_seen_parts, steps.put_seen_urls), (partitions, steps.drop_duplicates)]
-    if "caption" in config.dedupe:
-        maps += [(slices, steps.put_by_caption), (partitions, steps.drop_duplicate_captions)]
-    if config.near_captions is not None:
-        maps += [
-            (slices, near_captions.put_normal_forms),
-            (partitions, near_captions.drop_same_captions),
-            (slices, near_captions.put_signatures),
-            (partitions, near_captions.find_candidates),
-            (slices, near_captions.put_candidates),
-            (partitions, near_captions.compare_captions),
-            (tasks.map_partitions_in_order, near_captions.drop_near_captions),  # each reads what those before dropped
-        ]
-    if config.balance is not None:
-        maps.append((slices, write.count_queries))
-    return maps
-
-
 class _FilterTasks:
-    """Maps functions over the slices and the partitions of one snapshot that is being made."""
+    """The tasks of one snapshot that is being made."""
 
     def __init__(self, work: Work[FilterConfig], context: Context):
         self.draft, self.config, self.context = work.draft, work.config, context
-        parts = work.inputs["extract"].named("part-", ".parquet")
-        self.names = [work.inputs["extract"].path(part.name) for part in parts]
-        self.slices = cut_slices([part.rows for part in parts])
-        self.seen_parts = tuple(_find_seen_parts(work))
-        self.rows = sum(part.rows for part in parts)
-        self.neighbours = context.workers_per_machine or context.workers
-        row_bytes = KEY_BYTES
-        if self.config.near_captions is not None:
-            row_bytes = max(row_bytes, near_captions.bytes_per_row(self.config.near_captions))
-        needed = partition_bits(self.rows, self.neighbours, self.config.memory_limit_bytes, row_bytes)
-        self.bits = resume_partition_bits(work.draft, needed)
+        found = work.inputs["extract"].named("part-", ".parquet")
+        parts = [(work.inputs["extract"].path(part.name), part.rows) for part in found]
+        seen, self.rows = _find_seen_parts(work), sum(part.rows for part in found)
+        neighbours = context.workers_per_machine or context.workers
+        limit = self.config.memory_limit_bytes
+        sizes = plan_sizes(self.rows, context.workers, limit // neighbours, _row_bytes(self.config))
+        self.batches = cut_batches(parts, sizes.batch_rows)
+        self.seen = group_rows(seen, sizes.batch_rows)
+        near = self.config.near_captions
+        self.job = FilterJob(
+            self.config,
+            self.rows,
+            len(self.batches),
+            len(self.seen),
+            sizes.partitions,
+            near_captions.count_rank_partitions(self.rows, limit),
+            limit // neighbours,
+            choose_scheme(near.threshold).bands if near else 1,
+        )
 
-    def map_all(self, maps: Sequence[Step]) -> None:
+    def list_maps(self) -> list[Map]:
+        """Return the maps before the parts are written, in their order."""
+        config, batches, once = self.config, self.batches, [()]
+        partitions, ranks = [()] * self.job.partitions, [()] * self.job.rank_partitions
+        counts = [] if config.max_caption_count is None else ["captions"]
+        maps = [Map(batches, steps.apply_rules, ["keys", *counts])]
+        if counts:
+            maps += [
+                Map(partitions, steps.find_frequent_captions, ["frequent"]),
+                Map(once, steps.collect_frequent_captions),
+            ]
+        if self.seen:
+            maps += [Map(self.seen, steps.put_seen_urls, ["seen"])]
+        maps += [Map(partitions, steps.drop_duplicates, ["drop-reasons"])]
+        if "caption" in config.dedupe:
+            maps += [
+                Map(batches, steps.put_by_caption, ["keys-by-caption"]),
+                Map(partitions, steps.drop_duplicate_captions, ["drop-reasons-captions"]),
+            ]
+        if config.near_captions is not None:
+            maps += [
+                Map(batches, near_captions.put_normal_forms, ["normal-forms"]),
+                Map(partitions, near_captions.drop_same_captions, ["drop-reasons-same"]),
+                Map(batches, near_captions.put_signatures, ["near-bands"]),
+                Map(partitions, near_captions.find_candidates, ["near-candidates"]),
+                Map(batches, near_captions.put_candidates, ["near-captions"]),
+                Map(once, near_captions.choose_rank_bounds),
+                Map(partitions, near_captions.compare_captions, ["near-pairs"]),
+                Map(ranks, near_captions.drop_near_captions, ["drop-reasons-near"], is_ordered=True),
+            ]
+        if config.balance is not None:
+            maps += [Map(batches, write.count_queries)]
+        return maps
+
+    def map_all(self) -> None:
         """Run the maps in their order; the last part of the progress is for `write_parts`."""
-        stage, progress = self.context, StageProgress(self.context, _RULES_WEIGHT + len(maps))
-        for number, (map_tasks, function) in enumerate(maps):
-            name = function.__name__.replace("_", " ")
-            self.context = progress.of_map(name, 1 if number else _RULES_WEIGHT)
-            map_tasks(function)
+        maps, stage = self.list_maps(), self.context
+        progress = StageProgress(stage, _RULES_WEIGHT + len(maps))
+        for number, one in enumerate(maps):
+            name = one.function.__name__.replace("_", " ")
+            context = progress.of_map(name, 1 if number else _RULES_WEIGHT)
+            tasks = self._steps(one.function, one.units)
+            for group in [[task] for task in tasks] if one.is_ordered else [tasks]:
+                run_steps(group, self.rows, self.draft, context)
+            for kind in one.exchanges:
+                run_steps(self.job.exchange(kind).merge_steps(), self.rows, self.draft, context.without_progress())
         self.context = replace(stage, progress=progress.of_map("write parts", 1).progress)
-
-    def map_slices(self, function: TaskFunction) -> None:
-        """Map over the slices of all input parts."""
-        map_parts(run_step, self._slice_tasks(function), self.draft, self.context)
-
-    def map_partitions(self, function: TaskFunction) -> None:
-        """Map over the partitions."""
-        run_steps(self._partition_tasks(function), self.rows, self.draft, self.context)
-
-    def map_partitions_in_order(self, function: TaskFunction) -> None:
-        """Map over the partitions, one after the other."""
-        for task in self._partition_tasks(function):
-            run_steps([task], self.rows, self.draft, self.context)
-
-    def map_seen_parts(self, function: TaskFunction) -> None:
-        """Map over the parts of the datasets that `seen` names."""
-        tasks = [self._task(function, number) for number in range(len(self.seen_parts))]
-        map_parts(run_step, tasks, self.draft, self.context)
+        if self.config.balance is not None:
+            put_frame(
+                self.draft, write.QUERY_COUNTS, pl.DataFrame({"count": self._sum_counts("queries", len(self.batches))})
+            )
 
     def write_parts(self) -> list[Record]:
         """Write the kept and the dropped part of each input part, and show progress."""
-        return map_parts(run_step, self._write_tasks(), self.draft, self.context)
+        return map_parts(run_step, self._write_steps(), self.draft, self.context)
 
     def are_written(self) -> bool:
         """Return whether all parts are written, so that no scratch table is needed again."""
-        return all(self.draft.done(task.id) for task in self._write_tasks())
-
-    def sum_queries(self) -> None:
-        """Add up the counts of `count_queries` over all slices."""
-        write_partitions(self.draft, "query-counts.table", pl.DataFrame({"count": self._sum_counts("queries")}))
+        return all(self.draft.done(task.id) for task in self._write_steps())
 
     def facts(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return the facts of the manifest: summaries of the rows, and how many rows each rule alone would drop.
@@ -159,81 +172,98 @@ class _FilterTasks:
             records: those of `write_parts`.
         """
         alone = Counter[str]()
-        for task in self._slice_tasks(steps.apply_rules):
+        for task in self._steps(steps.apply_rules, self.batches):
             record = self.draft.done(task.id)
             alone.update(record.facts["alone"] if record else {})
-        names = (self.draft.scratch(write.summary_name(number)) for number in range(len(self.names)))
+        names = (self.draft.scratch(write.summary_name(task.number)) for task in self._write_steps())
         summaries = (json.loads(self.draft.store.read(name)) for name in names)
         facts: dict[str, Any] = {**merge_parts(summaries), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
-            before = read_one(self.draft, "query-counts.table", 0)["count"].to_numpy()
-            slices = [facts for record in records for facts in record.facts["balance"]]
+            before = read_frame(self.draft, write.QUERY_COUNTS)["count"].to_numpy()
+            after = self._sum_counts("queries-left", len(records))
             queries = read_queries(Path(self.config.balance.queries))
-            facts["balance"] = merge_balance(queries, before, self._sum_counts("queries-left"), slices)
+            facts["balance"] = merge_balance(queries, before, after, [record.facts["balance"] for record in records])
         return facts
 
-    def _sum_counts(self, kind: str) -> NDArray[Any]:
-        numbers = (part_slice.number for slices in self.slices for part_slice in slices)
-        counts = (read_one(self.draft, table_name(kind, number), 0)["count"].to_numpy() for number in numbers)
+    def _sum_counts(self, kind: str, number: int) -> NDArray[Any]:
+        counts = (read_frame(self.draft, write.counts_name(kind, index))["count"].to_numpy() for index in range(number))
         return sum(counts, np.zeros(1, np.int64))
 
-    def _slice_tasks(self, function: TaskFunction) -> list[FilterTask]:
-        parts = zip(self.names, self.slices, strict=True)
-        return [self._task(function, one.number, name, (one,)) for name, slices in parts for one in slices]
+    def _steps(self, function: TaskFunction, units: Sequence[tuple[Any, ...]]) -> list[FilterStep]:
+        return [Step(function, number, self.job, inputs) for number, inputs in enumerate(units)]
 
-    def _partition_tasks(self, function: TaskFunction) -> list[FilterTask]:
-        return [self._task(function, number) for number in range(1 << self.bits)]
-
-    def _write_tasks(self) -> list[FilterTask]:
-        parts = zip(self.names, self.slices, strict=True)
-        return [self._task(write.write_parts, number, *part) for number, part in enumerate(parts)]
-
-    def _task(
-        self, function: TaskFunction, number: int, part: str = "", slices: tuple[PartSlice, ...] = ()
-    ) -> FilterTask:
-        total = sum(map(len, self.slices))
-        return FilterTask(
-            function, number, part, total, self.bits, self.seen_parts, self.config, slices, self.neighbours
-        )
+    def _write_steps(self) -> list[FilterStep]:
+        return self._steps(write.write_parts, join_batches(self.batches))
 
 
-def cut_slices(rows: Sequence[int]) -> list[tuple[PartSlice, ...]]:
-    """Cut parts with these numbers of rows into slices.
+class Sizes(NamedTuple):
+    """Sizes of the units of a filter."""
+
+    batch_rows: int
+    """Maximum rows of a batch."""
+    partitions: int
+
+
+def plan_sizes(rows: int, workers: int, memory_bytes: int, row_bytes: int = KEY_BYTES) -> Sizes:
+    """Return sizes with which a batch or a partition fits in the memory of a worker, and no worker is idle.
+
+    Args:
+        memory_bytes: memory of one worker.
+        row_bytes: bytes of a row in its partition.
+    """
+    fitting = max(memory_bytes // (row_bytes * _COPIES), 1)
+    partitions = max(-(-rows // fitting), min(workers, rows // _MIN_PARTITION_ROWS), 1)
+    slices = min(fitting, -(-rows // (workers * _MANY))) // steps.SLICE_ROWS
+    return Sizes(max(slices, 1) * steps.SLICE_ROWS, partitions)
+
+
+def cut_batches(parts: Sequence[tuple[str, int]], batch_rows: int) -> list[tuple[PartSlice, ...]]:
+    """Cut parts (store name, rows) into slices, and return batches of them: whole parts, or slices of one part.
 
     The captions of a page at the boundary of two slices are evidence of its language in their own slice only.
     """
-    found: list[tuple[PartSlice, ...]] = []
-    size = steps.SLICE_ROWS
-    for total in rows:
-        first = sum(map(len, found))
-        starts = range(0, max(total, 1), size)
-        found.append(tuple(PartSlice(first + i, start, min(size, total - start)) for i, start in enumerate(starts)))
-    return found
+    batches, number = list[tuple[PartSlice, ...]](), 0
+    for group in group_rows([((index, name, rows), rows) for index, (name, rows) in enumerate(parts)], batch_rows):
+        batch, offset = list[PartSlice](), 0
+        for index, name, rows in group:
+            for start in range(0, max(rows, 1), steps.SLICE_ROWS):
+                if offset >= batch_rows:  # of a part that is larger than a batch
+                    batches.append(tuple(batch))
+                    batch, offset = [], 0
+                size = min(steps.SLICE_ROWS, rows - start)
+                batch.append(PartSlice(number, name, index, start, size, len(batches), offset))
+                number, offset = number + 1, offset + size
+        batches.append(tuple(batch))
+    return batches
 
 
-def partition_bits(rows: int, workers: int, memory_limit_bytes: int, row_bytes: int = KEY_BYTES) -> int:
-    """Return the number of bits of a hash that number the partitions: there are 2^bits.
+def group_rows(items: Sequence[tuple[T, int]], limit: int) -> list[tuple[T, ...]]:
+    """Return groups of consecutive items; each has at most `limit` rows, or is a single item with more."""
+    groups, group, total = list[tuple[T, ...]](), list[T](), 0
+    for item, rows in items:
+        if group and total + rows > limit:
+            groups.append(tuple(group))
+            group, total = [], 0
+        group.append(item)
+        total += rows
+    return [*groups, tuple(group)] if group else groups
 
-    `workers` partitions fit in memory together, none has many more than _PARTITION_ROWS rows, and each worker has one
-    where there are rows enough.
-    """
-    needed = rows * row_bytes * _COPIES * workers
-    count = max(
-        -(-needed // memory_limit_bytes), -(-rows // _PARTITION_ROWS), min(workers, rows // _MIN_PARTITION_ROWS), 1
+
+def join_batches(batches: Sequence[tuple[PartSlice, ...]]) -> list[tuple[PartSlice, ...]]:
+    """Join the batches of one part; each result has all slices of its parts."""
+    joined = list[tuple[PartSlice, ...]]()
+    for batch in batches:
+        if joined and joined[-1][-1].part_number == batch[0].part_number:
+            joined[-1] += batch
+        else:
+            joined.append(batch)
+    return joined
+
+
+def _row_bytes(config: FilterConfig) -> int:
+    return (
+        KEY_BYTES if config.near_captions is None else max(KEY_BYTES, near_captions.bytes_per_row(config.near_captions))
     )
-    return (count - 1).bit_length()
-
-
-def resume_partition_bits(draft: Draft, needed: int) -> int:
-    """Return the partition bits of the attempt that is resumed, or `needed` where that is more.
-
-    The number never falls, so no scratch table of an earlier attempt is mistaken for one of this attempt.
-    """
-    name = draft.scratch("partition-bits.json")
-    before = json.loads(draft.store.read(name)) if draft.store.size(name) else 0
-    if needed > before:
-        draft.store.put(name, json.dumps(needed).encode())
-    return max(needed, before)
 
 
 def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:
@@ -260,14 +290,15 @@ def external_inputs(config: FilterConfig) -> list[Input]:
     return inputs
 
 
-def _find_seen_parts(work: Work[FilterConfig]) -> list[str]:
-    names: list[str] = []
+def _find_seen_parts(work: Work[FilterConfig]) -> list[tuple[str, int]]:
+    """Return the name and the number of rows of each part of the datasets that `seen` names."""
+    parts: list[tuple[str, int]] = []
     for key in work.config.seen:
         manifest = find_manifest(work.context.store, "pack", key)
         if manifest is None:
             raise ConfigError(f"filter.seen: there is no complete dataset pack/{key} in {work.context.store.uri}")
-        names += [manifest.path(part.name) for part in manifest.named("part-", ".parquet")]
-    return names
+        parts += [(manifest.path(part.name), part.rows) for part in manifest.named("part-", ".parquet")]
+    return parts
 
 
 FILTER = Stage(name=NAME, version=VERSION, make=make, external_inputs=external_inputs)

@@ -1,13 +1,14 @@
-"""Functions of the filter stage that apply the rules and drop duplicates, each over one slice or one partition.
+"""Functions of the filter stage that apply the rules and drop duplicates, each over one batch of slices or one partition.
 
 tasks.filter.stage has their order. Near-duplicate captions are in tasks.filter.near_captions, balancing and the output
 in tasks.filter.write.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import cast
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -19,19 +20,12 @@ from dataops.kernels.hashes import hash128
 from dataops.schema import PAIRS, conform
 from dataops.snapshot import Draft, Record, read_table
 from dataops.text.caption_counts import count_captions
-from dataops.text.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEYED, compute_keys, find_duplicates
+from dataops.text.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEY_BYTES, KEYED, compute_keys, find_duplicates
 from dataops.text.personal_data import mask_personal_data
 from dataops.text.query_matching import match_queries
 from dataops.text.unsafe_words import load_unsafe_words
-from tasks.engine.partition_steps import PartitionStep
-from tasks.engine.partition_tables import (
-    partition_by_hash,
-    read_one,
-    read_partition,
-    read_partitions,
-    table_name,
-    write_partitions,
-)
+from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame
+from tasks.engine.task_report import report_task
 from tasks.filter.config import FilterConfig
 from tasks.filter.language import detect_languages
 
@@ -39,165 +33,230 @@ NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
 DROP_REASONS = [*(f"duplicate_{step}" for step in DEDUPE_STEPS), "boilerplate", "seen", "duplicate_near_caption"]
 """Drop reasons that hashes decide. Scratch tables hold the index in this list plus 1; 0 is a kept row."""
+FREQUENT = "frequent.table"
+"""Scratch table with the hashes of the captions that are boilerplate."""
 SLICE_ROWS = 1 << 17
 """Maximum rows of a slice, which bounds the memory of a worker. Parquet reads whole row groups fastest."""
+_ROW_BYTES, _REASON_BYTES, _BAND_BYTES, PAIR_BYTES = KEY_BYTES + 4, 5, 12, 40
+
+Units = tuple[str, str, int]
+EXCHANGES: dict[str, Units] = {
+    "captions": ("batches", "partitions", 12),
+    "frequent": ("partitions", "one", 0),
+    "seen": ("seen_batches", "partitions", 8),
+    "keys": ("batches", "partitions", _ROW_BYTES),
+    "drop-reasons": ("partitions", "batches", _REASON_BYTES),
+    "keys-by-caption": ("batches", "partitions", _ROW_BYTES),
+    "drop-reasons-captions": ("partitions", "batches", _REASON_BYTES),
+    "normal-forms": ("batches", "partitions", _ROW_BYTES),
+    "drop-reasons-same": ("partitions", "batches", _REASON_BYTES),
+    "near-bands": ("batches", "partitions", _BAND_BYTES),
+    "near-candidates": ("partitions", "batches", _BAND_BYTES),
+    "near-captions": ("batches", "partitions", _BAND_BYTES),
+    "near-pairs": ("partitions", "rank_partitions", PAIR_BYTES),
+    "near-dropped": ("rank_partitions", "rank_partitions", 8),
+    "drop-reasons-near": ("rank_partitions", "batches", _REASON_BYTES),
+}
+"""The exchanges of the stage: from which units to which, and the expected bytes of a row (of a band, for bands)."""
 
 
-@dataclass(frozen=True)
-class PartSlice:
+class PartSlice(NamedTuple):
     """Consecutive rows of one input part."""
 
     number: int
-    """Index among the slices of all parts; scratch tables are named by it."""
-    start: int = 0
+    """Index among the slices of all parts."""
+    part: str
+    """Name of the part in the store."""
+    part_number: int
+    start: int
     """Index of its first row in the part."""
-    rows: int | None = None
-    """Number of rows; None is all rows from `start` on."""
+    rows: int
+    batch: int
+    """Number of its batch: consecutive slices, which one task reads."""
+    offset: int
+    """Index of its first row in the batch."""
 
 
 @dataclass(frozen=True)
-class FilterTask(PartitionStep):
-    """One function applied to a slice, to a partition, or to a whole input part (to write it)."""
+class FilterJob:
+    """What all tasks of a filter share."""
 
-    function: Callable[[Draft, "FilterTask"], Record]
-    number: int
-    """Index of the slice, partition or part."""
-    part: str
-    """Name of the input part in the store; empty for a partition."""
-    slice_count: int
-    """Number of slices of all parts."""
-    bits: int
-    """There are 2^bits partitions."""
-    seen_parts: tuple[str, ...]
-    """Names in the store of the parts of the datasets that the config's `seen` names."""
     config: FilterConfig
-    slices: tuple[PartSlice, ...] = ()
-    """Slices of the part; empty where the part is one slice with the task's number."""
-    workers: int = 1
-    """Number of processes that run such tasks at the same time on one machine."""
+    rows: int
+    batches: int
+    seen_batches: int
+    partitions: int
+    rank_partitions: int
+    """Number of partitions in which near-duplicate captions are decided, one after the other."""
+    memory_bytes: int
+    """Memory for the rows of a task."""
+    bands: int = 1
+    """Number of bands of a caption's signature."""
+    one: int = 1
 
-    def split(self) -> list["FilterTask"]:
-        """Return one task for each slice."""
-        return [replace(self, number=one.number, slices=(one,)) for one in self.slices] or [self]
+    @property
+    def layout(self) -> str:
+        """Return the number of batches and partitions."""
+        return f"{self.batches}x{self.partitions}"
 
-    def slice_tables(self, kind: str) -> list[str]:
-        """Return the names of the scratch tables that a map over the slices wrote."""
-        return [table_name(kind, number) for number in range(self.slice_count)]
+    def exchange(self, kind: str) -> Exchange:
+        """Return one of EXCHANGES."""
+        writers, partitions, row_bytes = EXCHANGES[kind]
+        size = self.rows * row_bytes * (self.bands if row_bytes == _BAND_BYTES else 1)
+        return Exchange(kind, getattr(self, writers), getattr(self, partitions), size, self.memory_bytes)
 
 
-def apply_rules(draft: Draft, task: FilterTask) -> Record:
-    """Apply the rules to each row of a slice, and put the keys of the rows that pass by partition of the URL."""
-    rows = read_pairs(draft, task)
-    counts = count_captions(rows["caption"])
-    answers = evaluate_rules(rows, task.config, counts)
+FilterStep = Step[FilterJob]
+"""A step of the stage. `inputs` of a batch are its slices (PartSlice); of a batch of seen parts, their names."""
+
+
+def apply_rules(draft: Draft, step: FilterStep) -> Record:
+    """Apply the rules to each row of a batch, and put the keys of the rows that pass by partition of the URL."""
+    config, alone, found = step.job.config, Counter[str](), list[pl.DataFrame]()
+    with ThreadPoolExecutor(1) as writer:  # waits for the disk while this thread goes on
+        written: list[Future[None]] = []
+        for count, part_slice in enumerate(step.inputs):
+            rows = read_pairs(draft, part_slice)
+            counts = count_captions(rows["caption"])
+            verdicts = _decide(rows, counts, config, alone)
+            written.append(writer.submit(put_frame, draft, verdicts_name(part_slice), verdicts))
+            found.append(_compute_keys(rows, counts, verdicts, part_slice, config))
+            if count:
+                written[count - 1].result()  # at most one waits to be written
+            report_task((count + 1) / len(step.inputs))
+        _put_keys(draft, step, pl.concat(found))
+        written[-1].result()
+    return Record(task=step.id, facts={"alone": dict(alone)})
+
+
+def _decide(rows: pl.DataFrame, counts: pl.DataFrame, config: FilterConfig, alone: Counter[str]) -> pl.DataFrame:
+    """Return the drop reason and the language of each row of a slice; count what each rule alone would drop."""
+    answers = evaluate_rules(rows, config, counts)
     reasons = first_drop_reason(answers)
-    if task.config.unsafe_languages:
-        reasons = _fill_reasons(reasons, rows.select("caption"), lambda rest: _match_unsafe_words(rest, task.config))
+    if config.unsafe_languages:
+        reasons = _fill_reasons(reasons, rows.select("caption"), lambda rest: _match_unsafe_words(rest, config))
     passed = reasons.is_null()
     passed_rows = passed.arg_true()
-    language = detect_languages(rows.select("caption", "page_url", "page_language")[passed_rows], task.config)
+    language = detect_languages(rows.select("caption", "page_url", "page_language")[passed_rows], config)
     if len(passed_rows) < rows.height:  # gathering a null index gives nulls
         indices = pl.select(pl.when(passed).then(passed.cast(pl.UInt32).cum_sum() - 1)).to_series()
         language = language.select(pl.all().gather(indices))
-    verdicts = language.select(
+    alone.update({name: int(answers[name].sum()) for name in answers.columns})
+    return language.select(
         pl.when("foreign").then(pl.lit("language")).otherwise(reasons).alias("drop_reason"),
         "language",
         "language_score",
     )
-    with ThreadPoolExecutor(1) as writer:  # waits for the disk while this thread computes keys
-        written = writer.submit(write_partitions, draft, table_name("verdicts", task.number), verdicts)
-        _put_keys(draft, task, rows, counts, verdicts)
-        written.result()
-    alone = {name: int(answers[name].sum()) for name in answers.columns}
-    return Record(task=task.id, facts={"alone": alone})
 
 
-def _put_keys(draft: Draft, task: FilterTask, rows: pl.DataFrame, counts: pl.DataFrame, verdicts: pl.DataFrame) -> None:
-    """Write the keys of the rows that pass by partition of the URL, and their captions by partition of the caption."""
+def _compute_keys(
+    rows: pl.DataFrame, counts: pl.DataFrame, verdicts: pl.DataFrame, part_slice: PartSlice, config: FilterConfig
+) -> pl.DataFrame:
     passed = verdicts["drop_reason"].is_null().arg_true()
-    config = task.config
     captions = config.max_caption_count is not None or not CAPTION_STEPS.isdisjoint(config.dedupe)
     keys = compute_keys(rows.select(KEYED)[passed], counts[passed], captions=captions)
-    keys = keys.with_columns(row=passed.cast(pl.UInt32))
-    write_partitions(draft, table_name("keys", task.number), *partition_by_hash(keys, "url", task.bits))
-    if config.max_caption_count is not None:
-        partitions = partition_by_hash(keys.select("caption"), "caption", task.bits)
-        write_partitions(draft, table_name("captions", task.number), *partitions)
+    return keys.with_columns(row=passed.cast(pl.UInt32) + part_slice.offset)
 
 
-def find_frequent_captions(draft: Draft, task: FilterTask) -> Record:
+def _put_keys(draft: Draft, step: FilterStep, keys: pl.DataFrame) -> None:
+    """Write the keys of a batch by partition of the URL, and how often each caption occurs by that of the caption."""
+    put_by_hash(draft, step, "keys", keys, "url")
+    if step.job.config.max_caption_count is not None:
+        put_by_hash(draft, step, "captions", keys.group_by("caption").len(), "caption")
+
+
+def put_by_hash(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame, column: str) -> None:
+    """Write rows by the partition of a column of hashes."""
+    exchange = step.job.exchange(kind)
+    exchange.write(draft, step.number, rows, number_partitions(rows[column], exchange.partitions))
+
+
+def find_frequent_captions(draft: Draft, step: FilterStep) -> Record:
     """Find the captions of a partition that occur more than `max_caption_count` times."""
-    captions = read_partition(draft, task.slice_tables("captions"), task.number)
-    frequent = captions.group_by("caption").len().filter(pl.col("len") > task.config.max_caption_count)
-    write_partitions(draft, table_name("frequent", task.number), frequent.drop("len"))
-    return Record(task=task.id)
+    captions = step.job.exchange("captions").read(draft, step.number).group_by("caption").agg(pl.col("len").sum())
+    frequent = captions.filter(pl.col("len") > step.job.config.max_caption_count).select("caption")
+    step.job.exchange("frequent").write(draft, step.number, frequent, np.zeros(frequent.height, np.uint16))
+    return Record(task=step.id)
 
 
-def put_seen_urls(draft: Draft, task: FilterTask) -> Record:
-    """Put the URLs of one part of an earlier dataset by partition."""
-    urls = read_table(draft.store, task.seen_parts[task.number], ["url"])["url"].combine_chunks()
-    frame = pl.DataFrame({"url": hash128(urls)[:, 0]}).unique(maintain_order=True)
-    write_partitions(draft, table_name("seen", task.number), *partition_by_hash(frame, "url", task.bits))
-    return Record(task=task.id)
+def collect_frequent_captions(draft: Draft, step: FilterStep) -> Record:
+    """Write the frequent captions of all partitions as one table, which each partition of URLs reads."""
+    put_frame(draft, FREQUENT, step.job.exchange("frequent").read(draft, 0).select("caption"))
+    return Record(task=step.id)
 
 
-def drop_duplicates(draft: Draft, task: FilterTask) -> Record:
-    """Drop boilerplate, seen URLs and duplicates in a partition of URLs, and put the drop reasons by slice."""
-    rows = read_partition(draft, task.slice_tables("keys"), task.number)
+def put_seen_urls(draft: Draft, step: FilterStep) -> Record:
+    """Put the URLs of some parts of earlier datasets by partition."""
+    hashes = (hash128(read_table(draft.store, name, ["url"])["url"].combine_chunks())[:, 0] for name in step.inputs)
+    urls = pl.DataFrame({"url": np.concatenate([np.empty(0, np.uint64), *hashes])}).unique(maintain_order=True)
+    put_by_hash(draft, step, "seen", urls, "url")
+    return Record(task=step.id)
+
+
+def drop_duplicates(draft: Draft, step: FilterStep) -> Record:
+    """Drop boilerplate, seen URLs and duplicates in a partition of URLs, and put the drop reasons by batch."""
+    job, rows = step.job, step.job.exchange("keys").read(draft, step.number)
     reasons = np.zeros(rows.height, np.uint8)
-    if task.seen_parts:
-        seen = read_partition(draft, [table_name("seen", i) for i in range(len(task.seen_parts))], task.number)
+    if job.seen_batches:
+        seen = job.exchange("seen").read(draft, step.number)
         reasons[rows["url"].is_in(seen["url"].implode()).to_numpy()] = DROP_REASONS.index("seen") + 1
-    if task.config.max_caption_count is not None:  # after "seen", which it overwrites
-        frequent = read_partition(draft, task.partition_names("frequent"), 0)
+    if job.config.max_caption_count is not None:  # after "seen", which it overwrites
+        frequent = read_frame(draft, FREQUENT)
         boilerplate = rows["caption"].is_in(frequent["caption"].implode()).to_numpy()
         reasons[boilerplate] = DROP_REASONS.index("boilerplate") + 1
     kept = reasons == 0
     candidates = rows if kept.all() else rows.filter(pl.Series(kept))
-    reasons[kept] = find_duplicates(candidates, [s for s in task.config.dedupe if s != "caption"])
-    _put_dropped(draft, task, "drop-reasons", rows["part", "row"], reasons)
-    return Record(task=task.id)
+    reasons[kept] = find_duplicates(candidates, [s for s in job.config.dedupe if s != "caption"])
+    put_dropped(draft, step, "drop-reasons", rows["part", "row"], reasons)
+    return Record(task=step.id)
 
 
-def put_by_caption(draft: Draft, task: FilterTask) -> Record:
-    """Put the keys of the rows of a slice that are still kept by partition of the caption."""
-    keys = read_partitions(draft, table_name("keys", task.number), 1 << task.bits)
-    dropped = read_slice(draft, task, "drop-reasons")
-    kept = keys.join(dropped, on="row", how="anti", maintain_order="left")
-    write_partitions(draft, table_name("keys-by-caption", task.number), *partition_by_hash(kept, "caption", task.bits))
-    return Record(task=task.id)
+def put_by_caption(draft: Draft, step: FilterStep) -> Record:
+    """Put the keys of the rows of a batch that are still kept by partition of the caption."""
+    keys = read_kept_keys(draft, step, ["drop-reasons"])
+    put_by_hash(draft, step, "keys-by-caption", keys, "caption")
+    return Record(task=step.id)
 
 
-def drop_duplicate_captions(draft: Draft, task: FilterTask) -> Record:
-    """Drop all but one row of each caption in a partition of captions, and put the drop reasons by slice."""
-    rows = read_partition(draft, task.slice_tables("keys-by-caption"), task.number)
-    _put_dropped(draft, task, "drop-reasons-captions", rows["part", "row"], find_duplicates(rows, ["caption"]))
-    return Record(task=task.id)
+def drop_duplicate_captions(draft: Draft, step: FilterStep) -> Record:
+    """Drop all but one row of each caption in a partition of captions, and put the drop reasons by batch."""
+    rows = step.job.exchange("keys-by-caption").read(draft, step.number)
+    put_dropped(draft, step, "drop-reasons-captions", rows["part", "row"], find_duplicates(rows, ["caption"]))
+    return Record(task=step.id)
 
 
-def read_rows(draft: Draft, task: FilterTask, columns: list[str] | None = None) -> pl.DataFrame:
-    """Return the rows of a task's slice as `extract` wrote them.
+def read_kept_keys(draft: Draft, step: FilterStep, kinds: list[str]) -> pl.DataFrame:
+    """Return the keys of the rows of a batch that passed the rules and are in none of these tables of drop reasons."""
+    keys = step.job.exchange("keys").read_written(draft, step.number)
+    for kind in kinds:
+        dropped = step.job.exchange(kind).read(draft, step.number)
+        keys = keys.join(dropped, on="row", how="anti", maintain_order="left")
+    return keys
+
+
+def read_rows(draft: Draft, part_slice: PartSlice, columns: list[str] | None = None) -> pl.DataFrame:
+    """Return the rows of a slice as `extract` wrote them.
 
     Raises: CorruptPart when the part is not a Parquet file, or lacks a column.
     """
-    path = draft.store.local(task.part)
-    part_slice = task.slices[0] if task.slices else PartSlice(task.number)
+    path = draft.store.local(part_slice.part)
     try:
         rows = pl.scan_parquet(path).slice(part_slice.start, part_slice.rows)
         return cast(pl.DataFrame, (rows if columns is None else rows.select(columns)).collect())
     except pl.exceptions.PolarsError as error:
-        raise CorruptPart(f"{draft.store.uri}/{task.part} is not a Parquet file with such columns: {error}") from error
+        where = f"{draft.store.uri}/{part_slice.part}"
+        raise CorruptPart(f"{where} is not a Parquet file with such columns: {error}") from error
 
 
-def read_pairs(draft: Draft, task: FilterTask) -> pl.DataFrame:
-    """Return the rows of a task's slice with exactly the columns of PAIRS.
+def read_pairs(draft: Draft, part_slice: PartSlice) -> pl.DataFrame:
+    """Return the rows of a slice with exactly the columns of PAIRS.
 
     Raises: CorruptPart when the part is not a Parquet file; SchemaError when its columns do not fit.
     """
-    rows = read_rows(draft, task)
+    rows = read_rows(draft, part_slice)
     if rows.schema == _PAIRS and not rows["uid"].null_count():
         return rows
-    return cast(pl.DataFrame, pl.from_arrow(conform(rows.to_arrow(), PAIRS, task.part)))
+    return cast(pl.DataFrame, pl.from_arrow(conform(rows.to_arrow(), PAIRS, part_slice.part)))
 
 
 def kept_caption(config: FilterConfig) -> pl.Expr:
@@ -221,34 +280,47 @@ def _match_unsafe_words(rows: pl.DataFrame, config: FilterConfig) -> pl.Series:
     return pl.select(pl.when(pl.Series(matches).list.len() > 0).then(pl.lit("unsafe"))).to_series()
 
 
-def _put_dropped(draft: Draft, task: FilterTask, kind: str, rows: pl.DataFrame, reasons: NDArray[np.uint8]) -> None:
-    """Write the dropped rows (part, row) and their reasons, by slice.
+def put_dropped(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame, reasons: NDArray[np.uint8]) -> None:
+    """Write the dropped rows and their reasons, by batch.
 
     Args:
-        rows: in the order of `part`, the index of their slice.
+        rows: `part`, the batch, and `row`, the index in it.
         reasons: indices in DROP_REASONS plus 1; 0 for a kept row.
     """
     indices = np.flatnonzero(reasons)
     dropped = rows[pl.Series(indices)].with_columns(reason=pl.Series(reasons[indices]))
-    sizes = np.bincount(dropped["part"].to_numpy(), minlength=task.slice_count).tolist()
-    write_partitions(draft, table_name(kind, task.number), dropped.drop("part"), sizes)
-
-
-def read_slice(draft: Draft, task: FilterTask, kind: str) -> pl.DataFrame:
-    """Return what a map over the partitions wrote about the rows of a task's slice."""
-    return read_partition(draft, task.partition_names(kind), task.number).drop("part")
+    step.job.exchange(kind).write(draft, step.number, dropped.select("row", "reason"), dropped["part"])
 
 
 def drop_reason_tables(config: FilterConfig, *, near: bool = True) -> list[str]:
-    """Return the kinds of scratch tables that hold drop reasons, with or without those of near-duplicate captions."""
+    """Return the exchanges of drop reasons, with or without those of near-duplicate captions."""
     kinds = ["drop-reasons", *(["drop-reasons-captions"] if "caption" in config.dedupe else [])]
     return [*kinds, "drop-reasons-same", "drop-reasons-near"] if near and config.near_captions is not None else kinds
 
 
-def read_drop_reasons(draft: Draft, task: FilterTask) -> pl.Series:
-    """Return the drop reason of each row of a task's slice before balancing; null for a kept row."""
-    reasons = read_one(draft, table_name("verdicts", task.number), 0)["drop_reason"]
-    for kind in drop_reason_tables(task.config):
-        dropped = read_slice(draft, task, kind)
-        reasons = reasons.scatter(dropped["row"], pl.Series(DROP_REASONS)[dropped["reason"] - 1])
-    return reasons
+def verdicts_name(part_slice: PartSlice) -> str:
+    """Return the name of the scratch table with the drop reason by the rules, and the language, of a slice's rows."""
+    return f"verdicts-{part_slice.number:05d}.table"
+
+
+def read_verdicts(draft: Draft, step: FilterStep) -> Iterator[tuple[PartSlice, pl.DataFrame]]:
+    """Yield each slice of a step, and the drop reason before balancing (null for a kept row) and language of its rows."""
+    batch, codes = -1, np.empty(0, np.uint8)
+    for part_slice in step.inputs:
+        if part_slice.batch != batch:
+            batch = part_slice.batch
+            codes = _read_codes(draft, step.job, batch, step.inputs)
+        verdicts = read_frame(draft, verdicts_name(part_slice))
+        ours = codes[part_slice.offset : part_slice.offset + part_slice.rows]
+        dropped = np.flatnonzero(ours)
+        reasons = verdicts["drop_reason"].scatter(dropped, pl.Series(DROP_REASONS)[ours[dropped] - 1])
+        yield part_slice, verdicts.with_columns(drop_reason=reasons)
+
+
+def _read_codes(draft: Draft, job: FilterJob, batch: int, slices: tuple[PartSlice, ...]) -> NDArray[np.uint8]:
+    """Return the drop reason of each row of a batch, as its index in DROP_REASONS plus 1; 0 if hashes drop it not."""
+    codes = np.zeros(sum(one.rows for one in slices if one.batch == batch), np.uint8)
+    for kind in drop_reason_tables(job.config):
+        dropped = job.exchange(kind).read(draft, batch)
+        codes[dropped["row"].to_numpy()] = dropped["reason"].to_numpy()
+    return codes

@@ -83,6 +83,13 @@ def summarise_balanced_slice(unmatched: pl.Series, kept: pl.DataFrame, pairs: in
     return {**counts, "unmatched_examples": examples.to_list()}
 
 
+def merge_balanced_slices(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge results of summarise_balanced_slice."""
+    examples = dict.fromkeys(caption for part in slices for caption in part["unmatched_examples"])
+    totals = {name: sum(part[name] for part in slices) for name in ("pairs", "unmatched", "kept", "seen")}
+    return totals | {"unmatched_examples": list(examples)[:LISTED]}
+
+
 def merge_balance(
     queries: Sequence[str],
     before: NDArray[np.int64],
@@ -94,16 +101,16 @@ def merge_balance(
     Args:
         before: (Q,) number of captions that each query matches.
         after: (Q,) the same after balancing; in mode online the expected number in an epoch.
-        slices: results of summarise_balanced_slice.
+        slices: results of summarise_balanced_slice, or merged ones.
 
     Returns: counts, and points (rank, before, after) of the curve over the queries in order of frequency.
     """
     order = np.argsort(-before, kind="stable")
     ranks = np.unique(np.geomspace(1, max(len(before), 1), CURVE_POINTS).astype(int) - 1)[: len(before)]
-    examples = dict.fromkeys(caption for part in slices for caption in part["unmatched_examples"])
+    merged = merge_balanced_slices(slices)
     return {
-        **{name: round(sum(part[name] for part in slices)) for name in ("pairs", "unmatched", "kept", "seen")},
-        "unmatched_examples": list(examples)[:LISTED],
+        **{name: round(merged[name]) for name in ("pairs", "unmatched", "kept", "seen")},
+        "unmatched_examples": merged["unmatched_examples"],
         "queries": len(before),
         "queries_found": int((before > 0).sum()),
         "matches_before": int(before.sum()),

@@ -2,18 +2,21 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dataops.kernels.hashes import uid_halves
 from dataops.schema import FILTERED, conform, dropped_schema
-from dataops.snapshot import Counts, Draft, Record
+from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.text.balance import (
     compute_probabilities,
     count_query_matches,
@@ -22,89 +25,133 @@ from dataops.text.balance import (
     sample_pairs,
 )
 from dataops.text.query_matching import Queries, compile_queries, match_queries
+from tasks.engine.exchange import put_frame, read_frame
 from tasks.engine.part_writer import PartWriter
-from tasks.engine.partition_tables import read_one, table_name, write_partitions
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.config import BalanceConfig, FilterConfig
 from tasks.filter.queries import read_queries
-from tasks.filter.steps import NAME, FilterTask, kept_caption, read_drop_reasons, read_pairs
-from tasks.filter.summary import merge_slices, summarise_balanced_slice, summarise_slice
+from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice, kept_caption, read_pairs, read_verdicts
+from tasks.filter.summary import merge_balanced_slices, merge_slices, summarise_balanced_slice, summarise_slice
+
+QUERY_COUNTS = "query-counts.table"
+"""Scratch table with the number of kept captions that each query matches."""
 
 
-def count_queries(draft: Draft, task: FilterTask) -> Record:
-    """Count how many of the kept captions of a slice each query matches."""
-    queries = _compile_queries(_balance_config(task).queries)
-    rows = read_pairs(draft, task).filter(read_drop_reasons(draft, task).is_null())
-    counts = count_query_matches(_match(rows, queries, task.config), len(queries.texts))
-    write_partitions(draft, table_name("queries", task.number), pl.DataFrame({"count": counts}))
-    return Record(task=task.id)
+def count_queries(draft: Draft, step: FilterStep) -> Record:
+    """Count how many of the kept captions of a batch each query matches."""
+    queries = _compile_queries(_balance_config(step.job).queries)
+    counts = np.zeros(len(queries.texts), np.int64)
+    for part_slice, verdicts in read_verdicts(draft, step):
+        rows = read_pairs(draft, part_slice).filter(verdicts["drop_reason"].is_null())
+        counts += count_query_matches(_match(rows, queries, step.job.config), len(queries.texts))
+    put_frame(draft, counts_name("queries", step.number), pl.DataFrame({"count": counts}))
+    return Record(task=step.id)
 
 
-def write_parts(draft: Draft, task: FilterTask) -> Record:
-    """Write the kept and the dropped part of an input part, one slice at a time."""
-    reasons, summaries, balance_facts = Counter[str](), list[Mapping[str, Any]](), list[dict[str, Any]]()
+def write_parts(draft: Draft, step: FilterStep) -> Record:
+    """Write the kept and the dropped part of some input parts, one slice at a time."""
+    by_part = groupby(read_verdicts(draft, step), lambda item: item[0].part_number)
+    written = [_write_part(draft, step.job, number, slices) for number, slices in by_part]
+    facts = dict[str, Any]()
+    if step.job.config.balance is not None:
+        left = np.sum([part.queries for part in written], axis=0)
+        put_frame(draft, counts_name("queries-left", step.number), pl.DataFrame({"count": left}))
+        facts["balance"] = merge_balanced_slices([one for part in written for one in part.balance])
+    summary = merge_slices([part.summary for part in written])
+    draft.store.put(draft.scratch(summary_name(step.number)), json.dumps(summary).encode())
+    parts, counts = [part for one in written for part in one.parts], sum((one.counts for one in written), Counts())
+    return Record(task=step.id, parts=parts, counts=counts, facts=facts)
+
+
+class _Written(NamedTuple):
+    """The output for one input part."""
+
+    parts: list[Part]
+    counts: Counts
+    summary: dict[str, Any]
+    queries: NDArray[np.float64]
+    """Number of kept captions that each query matches; empty without balancing."""
+    balance: list[dict[str, Any]]
+    """Summaries of balancing, by slice."""
+
+
+def _write_part(
+    draft: Draft, job: FilterJob, number: int, slices: Iterable[tuple[PartSlice, pl.DataFrame]]
+) -> _Written:
+    reasons, summaries, balance, queries = (
+        Counter[str](),
+        list[Mapping[str, Any]](),
+        list[dict[str, Any]](),
+        np.zeros(1),
+    )
     with (
         scratch_folder(NAME) as folder,
         closing(PartWriter(folder / "part.parquet", FILTERED)) as kept_file,
         closing(PartWriter(folder / "dropped.parquet", dropped_schema(FILTERED))) as dropped_file,
     ):
-        for slice_task in task.split():
-            kept_rows, dropped_rows, facts = _split_rows(draft, slice_task)
-            balance_facts += facts
+        for part_slice, verdicts in slices:
+            kept_rows, dropped_rows, facts = _split_rows(draft, job, part_slice, verdicts)
+            if job.config.balance is not None:
+                balance.append(facts)
+                queries = queries + _count_left(kept_rows, job)
             for file, rows in ((kept_file, kept_rows), (dropped_file, dropped_rows)):
-                table = conform(rows.to_arrow(), file.schema, slice_task.id)
+                table = conform(rows.to_arrow(), file.schema, part_slice.part)
                 file.write(table, uid_halves(table["uid"].combine_chunks()).astype(">u8").view(">u4"))
             reasons.update(dropped_rows["drop_reason"].to_list())
             summaries.append(summarise_slice(kept_rows, dropped_rows))
         parts = [
-            kept_file.put(draft, f"part-{task.number:05d}.parquet"),
-            dropped_file.put(draft, f"dropped-{task.number:05d}.parquet"),
+            kept_file.put(draft, f"part-{number:05d}.parquet"),
+            dropped_file.put(draft, f"dropped-{number:05d}.parquet"),
         ]
     rows = kept_file.rows + dropped_file.rows
     counts = Counts(input=rows, kept=kept_file.rows, dropped=dict(sorted(reasons.items())))
-    draft.store.put(draft.scratch(summary_name(task.number)), json.dumps(merge_slices(summaries)).encode())
-    return Record(task=task.id, parts=parts, counts=counts, facts={"balance": balance_facts})
+    return _Written(parts, counts, merge_slices(summaries), queries, balance)
 
 
-def summary_name(part: int) -> str:
-    """Return the name of the scratch object with the summary of a part; all of them may not fit in memory."""
-    return f"summary-{part:05d}.json"
+def summary_name(step: int) -> str:
+    """Return the name of the scratch object with the summary of a step's parts; all of them may not fit in memory."""
+    return f"summary-{step:05d}.json"
 
 
-def _split_rows(draft: Draft, task: FilterTask) -> tuple[pl.DataFrame, pl.DataFrame, list[dict[str, Any]]]:
+def counts_name(kind: str, step: int) -> str:
+    """Return the name of the scratch table with the number of captions of a step that each query matches."""
+    return f"{kind}-{step:05d}.table"
+
+
+def _split_rows(
+    draft: Draft, job: FilterJob, part_slice: PartSlice, verdicts: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Return the kept and the dropped rows of a slice, and the facts of balancing (none without balancing)."""
-    rows, reasons = read_pairs(draft, task), read_drop_reasons(draft, task)
-    verdicts = read_one(draft, table_name("verdicts", task.number), 0)
+    rows, reasons, facts = read_pairs(draft, part_slice), verdicts["drop_reason"], dict[str, Any]()
     rows = rows.with_columns(verdicts["language"], verdicts["language_score"])
-    facts: list[dict[str, Any]] = []
     balanced = pl.DataFrame(schema={"query_ids": pl.List(pl.UInt32), "sampling_probability": pl.Float32})
     balanced = balanced.clear(rows.height)  # rows of nulls
-    if task.config.balance is not None:
-        reasons, balanced, slice_facts = _balance(draft, task, rows, reasons)
-        facts.append(slice_facts)
-    rows = rows.with_columns(kept_caption(task.config))
+    if job.config.balance is not None:
+        reasons, balanced, facts = _balance(draft, job, rows, reasons)
+    rows = rows.with_columns(kept_caption(job.config))
     rows = pl.concat([rows, balanced], how="horizontal").with_columns(drop_reason=reasons, drop_stage=pl.lit(NAME))
     is_kept = pl.col("drop_reason").is_null()
-    kept_rows = rows.filter(is_kept)
-    if task.config.balance is not None:
-        probabilities = kept_rows["sampling_probability"].fill_null(1).cast(pl.Float64).to_numpy()
-        count = len(_compile_queries(task.config.balance.queries).texts)
-        left = expect_query_matches(kept_rows["query_ids"].to_arrow(), count, probabilities)
-        write_partitions(draft, table_name("queries-left", task.number), pl.DataFrame({"count": left}))
-    return kept_rows, rows.filter(~is_kept), facts
+    return rows.filter(is_kept), rows.filter(~is_kept), facts
+
+
+def _count_left(kept_rows: pl.DataFrame, job: FilterJob) -> NDArray[np.float64]:
+    """Return how many of the kept captions each query matches, weighted by their probabilities."""
+    probabilities = kept_rows["sampling_probability"].fill_null(1).cast(pl.Float64).to_numpy()
+    count = len(_compile_queries(_balance_config(job).queries).texts)
+    return expect_query_matches(kept_rows["query_ids"].to_arrow(), count, probabilities)
 
 
 def _balance(
-    draft: Draft, task: FilterTask, rows: pl.DataFrame, reasons: pl.Series
+    draft: Draft, job: FilterJob, rows: pl.DataFrame, reasons: pl.Series
 ) -> tuple[pl.Series, pl.DataFrame, dict[str, Any]]:
     """Balance the rows of a slice.
 
     Returns: the drop reasons with those of balancing; the columns query_ids and sampling_probability; the facts.
     """
-    balance = _balance_config(task)
+    balance = _balance_config(job)
     queries = _compile_queries(balance.queries)
-    matches = _match(rows, queries, task.config)
-    counts = read_one(draft, "query-counts.table", 0)["count"].to_numpy()
+    matches = _match(rows, queries, job.config)
+    counts = read_frame(draft, QUERY_COUNTS)["count"].to_numpy()
     probabilities = compute_probabilities(counts, balance.max_per_query)
     salts = hash_queries(queries.texts, balance.seed)
     sampled, probability = sample_pairs(uid_halves(rows["uid"].to_arrow()), matches, probabilities, salts)
@@ -129,9 +176,9 @@ def _balance(
     return pl.select(pl.coalesce(reasons, balance_reasons).alias("drop_reason")).to_series(), columns, facts
 
 
-def _balance_config(task: FilterTask) -> BalanceConfig:
-    assert task.config.balance is not None
-    return task.config.balance
+def _balance_config(job: FilterJob) -> BalanceConfig:
+    assert job.config.balance is not None
+    return job.config.balance
 
 
 def _match(rows: pl.DataFrame, queries: Queries, config: FilterConfig) -> pa.Array:

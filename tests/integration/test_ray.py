@@ -21,6 +21,7 @@ from dataops.store import FolderStore
 from tasks.curate import steps as curate_steps
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
+from tasks.engine import exchange
 from tasks.engine import partition_steps as range_steps
 from tasks.engine import ray_pool as pools
 from tasks.engine.context import Context, RayCluster
@@ -124,7 +125,8 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
     ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
-        (filters, "_PARTITION_ROWS", 100),
+        (filters, "_MIN_PARTITION_ROWS", 100),
+        (exchange, "SMALL_ROWS", 0),
         (range_steps, "SMALL_ROWS", 0),
         (curate_steps, "PARTITION_ROWS", 8),
         (curate_steps, "NEAR_PARTITION_ROWS", 10),

@@ -16,7 +16,7 @@ from dataops.regular_files import NotRegularFileError, check_regular, open_regul
 from dataops.snapshot import load_manifest
 from dataops.storage.cache import Cache, Version
 from dataops.storage.folder import FolderStore
-from dataops.storage.partition_file import decode_partition
+from dataops.storage.partition_file import read_partitions
 from flows.config import config_name, load_config
 from flows.records import known_stores
 from infra.doctor.ray_cluster import check_ray
@@ -143,8 +143,9 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "store, copy": ("object", lambda path: FolderStore(path.parent).copy("object", "other")),
     "store, put": ("object", lambda path: FolderStore(path.parent).put("other", path)),
     "store, download": ("object", lambda path: FolderStore(path.parent).download("object", path.with_name("copy"))),
+    "store, ranges of several": ("object", lambda path: list(FolderStore(path.parent).read_each([("object", 0, 1)]))),
     "store, ranges": ("object", lambda path: list(FolderStore(path.parent).read_ranges("object", [(0, 1)]))),
-    "scratch table": ("rows.table", lambda path: decode_partition([path], 0)),
+    "scratch table": ("rows.table", lambda path: read_partitions(FolderStore(path.parent), ["rows.table"], 0, 1)),
 }
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from dataops.errors import CorruptPart, StorageError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
-from tasks.engine import partition_tables as ranges
 from tasks.engine.partition_tables import (
     partition_by_hash,
     partition_by_index,
@@ -65,17 +64,6 @@ def test_read_partition_returns_the_written_rows(tmp_path_factory: pytest.TempPa
         whole = pl.concat(expected).with_columns(part=pl.Series(parts, dtype=pl.UInt32))
         assert read_partition(draft, names, number).equals(whole)
         assert all(read_one(draft, name, number).equals(one) for name, one in zip(names, expected, strict=True))
-
-
-def test_read_partition_reads_more_tables_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ranges, "_OPEN", 2)
-    draft = draft_in(tmp_path)
-    for number in range(5):
-        write_partitions(
-            draft, table_name("kind", number), pl.DataFrame({"row": [number] * number}, schema={"row": pl.UInt32})
-        )
-    found = read_partition(draft, [table_name("kind", number) for number in range(5)], 0)
-    assert found["row"].to_list() == found["part"].to_list() == [1, 2, 2, 3, 3, 3, 4, 4, 4, 4]
 
 
 def test_write_partitions_writes_one_partition_without_sizes(tmp_path: Path):

@@ -17,7 +17,7 @@ from dataops.store import FolderStore
 from dataops.text.duplicates import compute_keys
 from dataops.text.minhash import choose_scheme
 from dataops.text.near_captions import MAX_LEADERS, compute_ranks
-from tasks.engine import partition_steps as range_steps
+from tasks.engine import exchange
 from tasks.engine.context import Context
 from tasks.engine.stage import check_conservation, make, plan
 from tasks.filter import near_captions as near
@@ -28,7 +28,7 @@ from tasks.filter.stage import FILTER
 from tests.inline_executor import InlineExecutor
 from tests.unit.dataops.text import slow_captions as slow
 from tests.unit.dataops.text.test_minhash import variants
-from tests.unit.tasks.filter.test_steps import snapshot
+from tests.unit.tasks.filter.test_steps import set_sizes, snapshot
 
 INLINE = InlineExecutor()
 NEAR = "duplicate_near_caption"
@@ -118,7 +118,7 @@ def test_order_parts_partitions_and_memory_do_not_change_near_captions(tmp_path:
     found = set()
     for name, parts, bits, copies in [("a", 1, 0, 4), ("b", 3, 2, 4), ("c", 7, 3, 4000), ("d", 2, 5, 4)]:
         shuffled = random.Random(name).sample(rows, len(rows))
-        monkeypatch.setattr(filter_stage, "partition_bits", lambda *_, bits=bits: bits)
+        set_sizes(monkeypatch, 1 << bits)
         monkeypatch.setattr(near, "_COPIES", copies)  # 4000: many shares of a range
         monkeypatch.setattr(near, "_SAMPLE", 10)
         monkeypatch.setattr(steps, "SLICE_ROWS", 1 << 7 if bits == 3 else 1 << 18)
@@ -131,7 +131,7 @@ def test_order_parts_partitions_and_memory_do_not_change_near_captions(tmp_path:
 def test_a_small_memory_limit_does_not_change_near_captions(tmp_path: Path):
     rows, config = pairs(variants(7, 5000), hosts=2), {"scope": "all"}
     row_bytes = near.bytes_per_row(NearCaptionsConfig(threshold=0.8))
-    assert filter_stage.partition_bits(len(rows), 8, 64 << 20, row_bytes) == 2
+    assert filter_stage.plan_sizes(len(rows), 8, 8 << 20, row_bytes).partitions > 2
     one = filtered(tmp_path / "one", rows, near_captions=config)
     two = filtered(tmp_path / "two", rows, workers=8, near_captions=config, memory_limit_bytes=64 << 20)
     assert (one.key, one.content_digest) == (two.key, two.content_digest)
@@ -140,7 +140,7 @@ def test_a_small_memory_limit_does_not_change_near_captions(tmp_path: Path):
 
 @pytest.mark.timeout(180)  # six pools of processes
 def test_worker_processes_do_not_change_near_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
+    monkeypatch.setattr(exchange, "SMALL_ROWS", 0)
     rows = pairs(variants(10, 300))
     two = filtered(tmp_path / "two", rows, parts=2, workers=2, pool=None, near_captions={})
     one = filtered(tmp_path / "one", rows, parts=2, near_captions={})
@@ -177,8 +177,8 @@ def test_masked_captions_are_compared_after_masking(tmp_path: Path):
 
 def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows = pairs(variants(9, 150))
-    monkeypatch.setattr(filter_stage, "partition_bits", lambda *_: 1)
-    monkeypatch.setattr(range_steps, "SMALL_ROWS", 0)
+    set_sizes(monkeypatch, 2)
+    monkeypatch.setattr(exchange, "SMALL_ROWS", 0)
     calls = Counter[str]()
 
     def count(task: Any) -> None:

@@ -18,7 +18,7 @@ from tasks.engine.stage import check_conservation, make, plan
 from tasks.filter import stage as filter_stage
 from tasks.filter import steps
 from tasks.filter.config import FilterConfig
-from tasks.filter.stage import FILTER, cut_slices, partition_bits
+from tasks.filter.stage import FILTER, Sizes, cut_batches, join_batches, plan_sizes
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
 
@@ -62,6 +62,11 @@ def filtered(store: Path, rows: list[dict], parts: int = 3, **config) -> Manifes
     return manifest
 
 
+def set_sizes(monkeypatch: pytest.MonkeyPatch, partitions: int, batch_rows: int = 1) -> None:
+    """Set the number of partitions and the rows of a batch; by default a batch is a part, or a slice of a larger one."""
+    monkeypatch.setattr(filter_stage, "plan_sizes", lambda *_: Sizes(batch_rows, partitions))
+
+
 def kept(store: Path, manifest: Manifest) -> list[dict]:
     return read_parts(FolderStore(store), manifest).to_pylist()
 
@@ -80,7 +85,7 @@ def test_the_number_of_partitions_does_not_change_the_output(tmp_path: Path, mon
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
     digests = set()
     for bits in (0, 1, 4):
-        monkeypatch.setattr(filter_stage, "partition_bits", lambda *_, bits=bits: bits)
+        set_sizes(monkeypatch, 1 << bits)
         manifest = filtered(tmp_path / str(bits), rows, **config)
         digests.add(manifest.content_digest)
     assert len(digests) == 1
@@ -194,16 +199,21 @@ def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path, monkeypat
         assert one.equals(other)
 
 
-def test_cut_slices_cuts_parts_into_slices(monkeypatch: pytest.MonkeyPatch):
+def test_cut_batches_cuts_parts_into_slices(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps, "SLICE_ROWS", 100)
-    found = cut_slices([250, 100, 0, 1])
-    assert [[(one.start, one.rows) for one in part] for part in found] == [
-        [(0, 100), (100, 100), (200, 50)],
-        [(0, 100)],
-        [(0, 0)],
-        [(0, 1)],
+    batches = cut_batches([("a", 250), ("b", 100), ("c", 0), ("d", 1), ("e", 450)], 200)
+    assert [[(one.part, one.start, one.rows, one.offset) for one in batch] for batch in batches] == [
+        [("a", 0, 100, 0), ("a", 100, 100, 100)],
+        [("a", 200, 50, 0)],
+        [("b", 0, 100, 0), ("c", 0, 0, 100), ("d", 0, 1, 100)],
+        [("e", 0, 100, 0), ("e", 100, 100, 100)],
+        [("e", 200, 100, 0), ("e", 300, 100, 100)],
+        [("e", 400, 50, 0)],
     ]
-    assert [one.number for part in found for one in part] == list(range(6))
+    slices = [one for batch in batches for one in batch]
+    assert [one.number for one in slices] == list(range(len(slices)))
+    assert [one.batch for one in slices] == [number for number, batch in enumerate(batches) for _ in batch]
+    assert [{one.part for one in unit} for unit in join_batches(batches)] == [{"a"}, {"b", "c", "d"}, {"e"}]
 
 
 def test_a_damaged_part_is_named(tmp_path: Path):
@@ -224,18 +234,19 @@ def test_resuming_with_other_partition_bits_gives_the_same_output(tmp_path: Path
     for tries in ((2, 1), (1, 3), (3, 1, 2)):
         store = tmp_path / str(tries)
         for bits in tries[:-1]:
-            monkeypatch.setattr(filter_stage, "partition_bits", lambda *_, bits=bits: bits)
+            set_sizes(monkeypatch, 1 << bits)
             with monkeypatch.context() as broken:
                 broken.setattr(filter_stage._FilterTasks, "write_parts", lambda self: 1 / 0)
                 with pytest.raises(ZeroDivisionError):
                     filtered(store, rows, **config)
-        monkeypatch.setattr(filter_stage, "partition_bits", lambda *_, bits=tries[-1]: bits)
+        set_sizes(monkeypatch, 1 << tries[-1])
         assert filtered(store, rows, **config).content_digest == whole.content_digest
 
 
-def test_partition_bits_depend_on_rows_workers_and_memory():
-    assert partition_bits(0, 2, 1 << 30) == 0
-    assert partition_bits(500_000, 1, 1 << 30) == 0
-    assert [partition_bits(rows, 2, 1 << 30) for rows in (200_000, 300_000, 1_000_000)] == [0, 1, 1], "work for all"
-    assert [partition_bits(20_000_000, 2, 1 << shift) for shift in (27, 26, 25)] == [6, 7, 8]
-    assert partition_bits(20_000_000, 1, 1 << 50) == 5, "ranges of a million rows, however much memory there is"
+def test_plan_sizes_depend_on_rows_workers_and_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(steps, "SLICE_ROWS", 1000)
+    assert [plan_sizes(rows, 2, 1 << 30).partitions for rows in (0, 200_000, 300_000, 1_000_000)] == [1, 1, 2, 2]
+    assert plan_sizes(20_000_000, 2, 100_000 * 34 * 6) == (100_000, 200)
+    assert plan_sizes(200_000_000, 2, 100_000 * 34 * 6) == (100_000, 2000), "both grow with the rows"
+    assert plan_sizes(1_600_000, 2, 1 << 40).batch_rows == 100_000, "several batches for each worker"
+    assert plan_sizes(1_600_000, 2, 1).batch_rows == 1000, "at least a slice"

@@ -1,0 +1,105 @@
+"""Tables in partitions: what is read is what was written, from tables of numbers and from others."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataops.errors import CorruptPart
+from dataops.storage import partition_file
+from dataops.storage.partition_file import encode_partitions, read_partitions
+from dataops.store import FolderStore
+
+NUMBERS = {
+    "hash": pl.UInt64,
+    "row": pl.UInt32,
+    "rank": pl.UInt16,
+    "reason": pl.UInt8,
+    "place": pl.Int64,
+    "p": pl.Float32,
+}
+ROW = st.tuples(
+    *(st.integers(0, 2**bits - 1) for bits in (64, 32, 16, 8)), st.integers(-(2**63), 2**63 - 1), st.floats(width=32)
+)
+PARTITIONS = 3
+TABLES = st.lists(st.lists(st.lists(ROW, max_size=4), min_size=PARTITIONS, max_size=PARTITIONS), min_size=1, max_size=5)
+
+
+def put(store: FolderStore, name: str, partitions: list[pl.DataFrame]) -> None:
+    sizes = [rows.height for rows in partitions]
+    store.put_chunks(name, lambda: encode_partitions(pl.concat(partitions), sizes))
+
+
+@settings(deadline=None)
+@given(TABLES, st.sampled_from(["numbers", "texts", "nulls", "both"]), st.integers(1, PARTITIONS), st.booleans())
+def test_read_partitions_returns_the_written_rows(
+    tmp_path_factory: pytest.TempPathFactory, tables, kind: str, count: int, small_head: bool
+):
+    store = FolderStore(tmp_path_factory.mktemp("store"))
+
+    def columns(number: int) -> list[pl.Expr]:
+        kinds = ["texts", "nulls", "numbers"] if kind == "both" else [kind]
+        this = kinds[number % len(kinds)]
+        null = pl.when(pl.col("hash") % 2 == 0).then(pl.col("rank")) if this == "nulls" else pl.col("rank")
+        return [*(pl.col(name) for name in NUMBERS if name != "rank"), null.alias("rank")] + (
+            [pl.col("hash").cast(pl.String).alias("text")] if kind == "texts" else []
+        )
+
+    written = [
+        [pl.DataFrame(rows, schema=NUMBERS, orient="row").select(columns(i)) for rows in partitions]
+        for i, partitions in enumerate(tables)
+    ]
+    names = [f"a/{number}" for number in range(len(tables))]
+    for name, partitions in zip(names, written, strict=True):
+        put(store, name, partitions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition_file, "_HEAD_BYTES", 1500 if small_head else 1 << 15)
+        patch.setattr(partition_file, "_CHUNK_BYTES", 1 if small_head else 1 << 20)
+        for first in range(PARTITIONS - count + 1):
+            rows, sizes = read_partitions(store, names, first, count)
+            chosen = [partitions[first : first + count] for partitions in written]
+            assert rows.equals(pl.concat(one for partitions in chosen for one in partitions))
+            assert sizes.tolist() == [[one.height for one in partitions] for partitions in chosen]
+
+
+def test_a_table_of_many_partitions_is_read_by_three_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store, rows = FolderStore(tmp_path), pl.DataFrame({"row": range(20_000)}, schema={"row": pl.UInt32})
+    put(store, "rows", [rows[i : i + 2] for i in range(0, 20_000, 2)])
+    requests = []
+    read_each = FolderStore.read_each
+    monkeypatch.setattr(
+        FolderStore, "read_each", lambda self, ranges: (requests.extend(ranges), read_each(self, ranges))[1]
+    )
+    found, sizes = read_partitions(store, ["rows"], 9_000, 3)
+    assert found["row"].to_list() == list(range(18_000, 18_006))
+    assert sizes.tolist() == [[2, 2, 2]]
+    assert len(requests) == 3
+
+
+@pytest.mark.parametrize("cut", [1, 30, 50, 80, 1000])
+def test_read_partitions_names_the_remedy_when_a_table_is_truncated(tmp_path: Path, cut: int):
+    store = FolderStore(tmp_path)
+    put(store, "keys", [pl.DataFrame({"row": range(10)}, schema={"row": pl.UInt32})] * 2)
+    path = tmp_path / "keys"
+    path.write_bytes(path.read_bytes()[: max(path.stat().st_size - cut, 0)])
+    with pytest.raises(CorruptPart, match=r"keys is not a whole scratch table; delete its folder"):
+        read_partitions(store, ["keys"], 1, 1)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_read_partitions_detects_changed_bytes(tmp_path: Path, text: bool):
+    store, rows = FolderStore(tmp_path), pl.DataFrame({"row": range(10)}, schema={"row": pl.UInt32})
+    put(store, "keys", [rows.with_columns(caption=pl.lit("a kite")) if text else rows])
+    path = tmp_path / "keys"
+    path.write_bytes(path.read_bytes()[:-3] + b"\x55" + path.read_bytes()[-2:])
+    with pytest.raises(CorruptPart, match="keys is not a whole"):
+        read_partitions(store, ["keys"], 0, 1)
+
+
+def test_read_partitions_raises_when_a_partition_is_missing(tmp_path: Path):
+    store = FolderStore(tmp_path)
+    put(store, "keys", [pl.DataFrame({"row": [1]})])
+    with pytest.raises(CorruptPart, match="keys is not a whole"):
+        read_partitions(store, ["keys"], 1, 1)

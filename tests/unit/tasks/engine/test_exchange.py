@@ -1,0 +1,132 @@
+"""Exchanges of rows: each partition gets its rows in the order of their writers, with and without merges."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataops.errors import StorageError
+from dataops.snapshot import Draft
+from dataops.store import FolderStore
+from tasks.engine import exchange as exchanges
+from tasks.engine.context import Context
+from tasks.engine.exchange import Exchange, Merges, number_partitions, plan_merges, put_frame, read_frame, run_steps
+from tests.inline_executor import InlineExecutor
+
+MEMORY = 64 << 20
+
+
+def open_draft(folder: Path) -> Draft:
+    return Draft(FolderStore(folder), "filter", "0" * 16)
+
+
+def make_rows(numbers: list[int], kind: str) -> pl.DataFrame:
+    """Return a row for each number, of columns that are stored as numbers or as Arrow."""
+    rows = pl.DataFrame({"key": numbers, "row": range(len(numbers))}, schema={"key": pl.UInt64, "row": pl.UInt32})
+    if kind == "texts":
+        rows = rows.with_columns(caption=pl.col("key").cast(pl.String), image=pl.lit(b"\xff\0"))
+    return rows.with_columns(pl.when(pl.col("row") != 1).then("key")) if kind == "nulls" else rows
+
+
+SIZES = st.integers(1, 7)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), SIZES, SIZES, st.sampled_from(["numbers", "texts", "nulls"]), st.booleans())
+def test_each_partition_gets_its_rows_in_the_order_of_their_writers(
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+    writers: int,
+    partitions: int,
+    kind: str,
+    skewed: bool,
+):
+    draft = open_draft(tmp_path_factory.mktemp("store"))
+    chosen = st.just(partitions - 1) if skewed else st.integers(0, partitions - 1)
+    targets = data.draw(st.lists(st.lists(chosen, max_size=6), min_size=writers, max_size=writers))
+    merges = data.draw(
+        st.sampled_from([Merges(1, partitions)])
+        | st.builds(Merges, st.integers(1, writers), st.integers(1, partitions))
+    )
+    tables = [make_rows([1000 * writer + i for i in range(len(rows))], kind) for writer, rows in enumerate(targets)]
+    exchange = Exchange("rows", writers, partitions, 0, MEMORY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchanges, "plan_merges", lambda *_: merges)
+        for writer, (rows, numbers) in enumerate(zip(tables, targets, strict=True)):
+            exchange.write(draft, writer, rows, np.array(numbers, np.int64))
+        steps = exchange.merge_steps()
+        assert bool(steps) == (merges != (1, partitions))
+        run_steps(steps, 0, draft, Context(draft.store, Path()))
+        for partition in range(partitions):
+            expected = pl.concat(
+                rows.filter(pl.Series(numbers, dtype=pl.Int64) == partition).with_columns(
+                    part=pl.lit(writer, dtype=pl.UInt32)
+                )
+                for writer, (rows, numbers) in enumerate(zip(tables, targets, strict=True))
+            )
+            assert exchange.read(draft, partition).equals(expected)
+            assert pl.concat(exchange.read_tables(draft, partition)).equals(expected)
+            early = exchange.read_early(draft, partition, 1)
+            assert early.equals(expected.filter(part=0))
+        for writer, (rows, numbers) in enumerate(zip(tables, targets, strict=True)):
+            assert exchange.read_written(draft, writer).equals(rows[np.argsort(numbers, kind="stable").tolist()])
+
+
+def test_small_exchanges_are_read_without_a_merge():
+    for writers, partitions in ((1, 1), (64, 64), (4000, 1)):
+        assert plan_merges(writers, partitions, 1 << 60, 1 << 20) == (1, partitions)
+        assert Exchange("rows", writers, partitions, 1 << 60, 1 << 20).merge_steps() == []
+
+
+@pytest.mark.parametrize("row_bytes", [0, 1, 38])
+def test_merges_fit_in_memory_and_need_few_requests(row_bytes: int):
+    """Rows grow by 100 times, and writers and partitions with them; requests grow by no more."""
+    memory, requests = 256 << 20, []
+    for rows in (128_000_000, 1_280_000_000, 12_800_000_000):
+        writers, partitions = -(-rows // 6_000_000), -(-rows // 7_000_000)
+        size = rows * row_bytes
+        merges = plan_merges(writers, partitions, size, memory)
+        batches, groups = -(-writers // merges.writers), -(-partitions // merges.partitions)
+        if batches < writers:
+            assert size / (batches * groups) <= 1.1 * memory
+        requests.append(writers * groups + batches * partitions)
+        assert requests[-1] < 2 * rows * 38 / (4 << 20) + 4096, "pieces of megabytes"
+
+
+def test_a_merge_is_repeated_only_if_it_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(exchanges, "plan_merges", lambda *_: Merges(2, 2))
+    monkeypatch.setattr(exchanges, "SMALL_ROWS", 0)
+    draft, exchange, calls = open_draft(tmp_path), Exchange("rows", 3, 3, 0, MEMORY), Counter[str]()
+    for writer in range(3):
+        exchange.write(draft, writer, make_rows([writer] * 9, "numbers"), np.arange(9) % 3)
+
+    def count(step: exchanges.Step) -> None:
+        calls[step.id] += 1
+        if calls.total() == 3:
+            raise KeyboardInterrupt
+
+    context = Context(draft.store, tmp_path, pool=InlineExecutor(count))
+    with pytest.raises(KeyboardInterrupt):
+        run_steps(exchange.merge_steps(), 1, draft, context)
+    run_steps(exchange.merge_steps(), 1, draft, context)
+    assert sorted(calls.values()) == [1, 1, 1, 2]
+    assert exchange.read(draft, 2)["key"].to_list() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_number_partitions_divides_the_range_of_hashes():
+    hashes = pl.Series([0, (1 << 62) - 1, 1 << 62, (1 << 64) - 1], dtype=pl.UInt64)
+    assert number_partitions(hashes, 1).tolist() == [0, 0, 0, 0]
+    assert number_partitions(hashes, 4).tolist() == [0, 0, 1, 3]
+    assert number_partitions(hashes, 3).tolist() == [0, 0, 0, 2]
+
+
+def test_put_frame_writes_a_table_that_is_not_partitioned(tmp_path: Path):
+    draft, rows = open_draft(tmp_path), pl.DataFrame({"why": ["a", None], "row": [1, 2]})
+    put_frame(draft, "verdicts", rows)
+    assert read_frame(draft, "verdicts").equals(rows)
+    with pytest.raises(StorageError, match="no such object"):
+        read_frame(draft, "other")
