@@ -34,7 +34,7 @@ def describe_problem(detail: Any, root: type[BaseModel]) -> str:
         root: the model of the whole config.
     """
     kind, context = detail["type"], detail.get("ctx", {})
-    steps, tables = _resolve(list(detail["loc"]), root)
+    steps, parents, tables = _resolve(list(detail["loc"]), root)
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         tag = context.get("tag")
         problem = "is required" if tag is None else f"{tag!r} is not a kind of source"
@@ -44,7 +44,7 @@ def describe_problem(detail: Any, root: type[BaseModel]) -> str:
     if kind == "extra_forbidden" and path == "source.images":
         return f'{path}: {detail["input"]!r}: only archives of kind = "warc" hold images; remove the key'
     if kind == "extra_forbidden":
-        return f"{path}: {_describe_unknown(steps, detail['input'], tables, root)}"
+        return f"{path}: {_describe_unknown(steps, detail['input'], parents, root)}"
     if kind == "missing":
         return f"{path}: is required"
     expected = str(context.get("expected", ""))
@@ -52,7 +52,9 @@ def describe_problem(detail: Any, root: type[BaseModel]) -> str:
     if kind == "literal_error":
         meant = did_you_mean(str(detail["input"]), expected.replace(" or ", ", ").replace("'", "").split(", "))
         return f"{path}: {detail['input']!r}{allowed}{meant}"
-    return f"{path}: {detail['input']!r}: {detail['msg']}{allowed}"
+    message = str(context["error"]) if kind == "value_error" else detail["msg"]
+    value = "" if tables and kind == "value_error" else f"{detail['input']!r}: "  # a whole table would hide the message
+    return f"{path}: {value}{message}{allowed}"
 
 
 def _describe_unknown(
@@ -60,6 +62,9 @@ def _describe_unknown(
 ) -> str:
     known = sorted({name for table in tables for name in _names(table)})
     what = "unknown table" if isinstance(value, dict) else f"unknown key (value {value!r})"
+    kinds = [f'"{kind}"' for kind, table in SOURCE_KINDS.items() if steps[-1] in _names(table)]
+    if kinds and steps[:-1] == ["source"]:
+        return f"{what}; only kind = {' or '.join(kinds)} has it; allowed: {', '.join(known)}"
     meant = find_meant(steps[-1], known)
     if meant is not None:
         suggestions = [".".join([*steps[:-1], meant])]
@@ -69,20 +74,24 @@ def _describe_unknown(
     return f"{what}; allowed: {', '.join(known)}{suggestion}"
 
 
-def _resolve(steps: Sequence[str | int], root: type[BaseModel]) -> tuple[list[str], list[type[BaseModel]]]:
-    """Return the path of an error in the config, and the models of the table that its last step is in."""
+def _resolve(
+    steps: Sequence[str | int], root: type[BaseModel]
+) -> tuple[list[str], list[type[BaseModel]], list[type[BaseModel]]]:
+    """Return the path of an error in the config, the models of the table that its last step is in, and its own models."""
     path: list[str] = []
+    parents: list[type[BaseModel]] = [root]
     tables: list[type[BaseModel]] = [root]
-    for step in steps[:-1]:
+    for step in steps:
         if path == ["source"] and step in SOURCE_KINDS:  # which pydantic inserts
             tables = [SOURCE_KINDS[str(step)]]
             continue
         path.append(str(step))
+        parents = tables or parents
         fields = [
-            field for table in tables for name, field in table.model_fields.items() if step in (name, field.alias)
+            field for table in parents for name, field in table.model_fields.items() if step in (name, field.alias)
         ]
-        tables = [model for field in fields for model in _models(field.annotation)] or tables
-    return [*path, str(steps[-1])] if steps else path, tables
+        tables = [model for field in fields for model in _models(field.annotation)]
+    return path, parents, tables
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -84,7 +84,7 @@ def _run_flow(
             result["error"] = {"type": type(failure).__name__, "message": message, "exit_code": code}
         sys.stdout.write(json.dumps(result) + "\n")
     else:
-        show_run(record, store)
+        show_run(record, store, with_error=False)  # which follows on standard error, with what to do
     if failure is not None:
         message = f"pairmill: {describe_error(failure)}\n{next_step(failure, run_id)}\n"
         sys.stderr.write(escape_controls(name_command(redact(message))))

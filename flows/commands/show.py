@@ -83,8 +83,12 @@ def _print_run_json(record: RunRecord, store: Store) -> None:
     print_json(result)
 
 
-def show_run(record: RunRecord, store: Store) -> None:
-    """Print a run: its stages, the funnel, the scores and the registered version."""
+def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> None:
+    """Print a run: its stages, the funnel, the scores and the registered version.
+
+    Args:
+        with_error: also print how the newest attempt failed.
+    """
     out = console()
     manifests = load_manifests(record, store)
     complete = {(manifest.stage, manifest.key) for manifest in manifests}
@@ -100,7 +104,7 @@ def show_run(record: RunRecord, store: Store) -> None:
     _show_funnel(manifests, out)
     _show_unreadable_sources(manifests, out)
     _show_scores(manifests, out)
-    if record.attempts and record.attempts[-1].error:
+    if with_error and record.attempts and record.attempts[-1].error:
         out.print(Text("\n") + message(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
     if record.model_version:
         facts = next((m.facts for m in manifests if m.stage == "register"), {})

@@ -100,7 +100,8 @@ DOWNLOAD = {
     "tls": DropReason("The TLS certificate or handshake is invalid."),
     "private_address": DropReason(
         "The host resolves to an IP address that is not on the public internet.",
-        '`download.connect_to` for a host of your own, or `source.images = "archive"` for WARC files that hold the images',
+        '`download.connect_to = { "HOST" = "IP_ADDRESS:PORT" }` for a host of your own, or '
+        '`source.images = "archive"` for WARC files that hold the images',
     ),
     "no_contact": DropReason(
         "`download.contact` is not set, so only hosts of `download.connect_to` are requested.", "`download.contact`"

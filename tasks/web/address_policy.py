@@ -2,8 +2,9 @@
 
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from tasks.web.dns_cache import DnsCache
 
@@ -67,6 +68,27 @@ def parse_connect_to(table: Mapping[str, str]) -> dict[str, tuple[str, int]]:
                 f"connect_to {host!r}: {value!r} is not an IP address and a port, such as 127.0.0.1:8123"
             ) from None
     return result
+
+
+def suggest_connect_to(url: str, connected: Collection[str] = ()) -> str | None:
+    """Return the entry of `connect_to` for a URL whose host is this machine or an IP address that is not public.
+
+    Args:
+        connected: hosts that have an entry; None is returned for them, and for all hosts that must be resolved first.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if host in connected:
+        return None
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761: always this machine
+        return f'"{host}" = "127.0.0.1:{port}"'
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    address = f"[{ip}]" if ip.version == 6 else str(ip)
+    return None if is_public(host) else f'"{host}" = "{address}:{port}"'
 
 
 class AddressResolver:

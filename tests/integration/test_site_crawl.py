@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -42,8 +43,12 @@ def context(folder: Path) -> Context:
     return Context(store=FolderStore(folder / "store"), home=folder / "home", workers=1)
 
 
-def crawl(site: SiteSource, folder: Path) -> Manifest:
-    return make(plan(EXTRACT, site, 0, []), context(folder))
+def crawl(site: SiteSource, folder: Path, lines: list[str] | None = None) -> Manifest:
+    """Crawl, and append each line of the progress to `lines`."""
+    where = context(folder)
+    if lines is not None:
+        where = replace(where, progress=lambda done, total, line: lines.append(line))
+    return make(plan(EXTRACT, site, 0, []), where)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Crawled:
     site: SiteSource
     folder: Path
     manifest: Manifest
+    progress: list[str]
 
     def path(self, name: str) -> Path:
         return FolderStore(self.folder / "store").local(self.manifest.path(name))
@@ -67,7 +73,8 @@ def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
     folder = tmp_path_factory.mktemp("crawl")
     with served() as web:
         site = config(web, *HOSTS, contact="https://example.org/bot", max_pages_per_host=20, max_page_bytes=200_000)
-        yield Crawled(web, site, folder, crawl(site, folder))
+        lines: list[str] = []
+        yield Crawled(web, site, folder, crawl(site, folder, lines), lines)
 
 
 def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
@@ -99,6 +106,15 @@ def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
     assert facts["http_status"]["404"] == 1
     assert index["http://pets.test/last"]["referrer"] == "http://pets.test/busy"
     assert index["http://pets.test/moved"]["detail"] == "http://pets.test/target"
+
+
+def test_progress_counts_requests_pages_and_waiting_urls(crawled: Crawled):
+    lines = [line for line in crawled.progress if line.startswith("crawl: ")]
+    found = [re.fullmatch(r"crawl: (\d+) URLs requested, (\d+) pages stored, (\d+) URLs wait", line) for line in lines]
+    counts = [tuple(map(int, match.groups())) for match in found if match]
+    assert len(counts) == len(lines) >= 2
+    assert [pages for _, pages, _ in counts] == sorted(pages for _, pages, _ in counts)
+    assert counts[-1][1] > 1
 
 
 def test_crawl_obeys_robots_txt_and_directives(crawled: Crawled):
@@ -241,19 +257,12 @@ def test_killed_crawl_resumes_without_repeating_requests(tmp_path: Path):
 
 
 def test_crawl_never_connects_to_private_ip_addresses(tmp_path: Path):
+    inner = ("127.0.0.1", "localhost", "::ffff:7f00:1", "169.254.169.254")
     with served() as web:
-        port = web.server.server_port
-        inner = (f"http://127.0.0.1:{port}/", f"http://localhost:{port}/", f"http://[::ffff:127.0.0.1]:{port}/")
-        site = SiteSource(
-            start=("http://calendar.test/", *inner, "http://169.254.169.254/latest/meta-data/"),
-            connect_to={"calendar.test": web.address},
-            contact="https://example.org/bot",
-            delay=0,
-            max_depth=1,
-        )
-        manifest = crawl(site, tmp_path)
-        assert manifest.facts["crawl"]["outcomes"] == {"archived": 2, "private_address": 4}
-        assert {request.host for request in web.log} == {"calendar.test"}
+        contact = "https://example.org/bot"
+        manifest = crawl(config(web, "linker.test", allowed_domains=("linker.test", *inner), contact=contact), tmp_path)
+        assert manifest.facts["crawl"]["outcomes"] == {"archived": 1, "private_address": 4}
+        assert {request.host for request in web.log} == {"linker.test"}
 
 
 def test_crawl_without_a_contact_requests_only_hosts_in_connect_to(tmp_path: Path):

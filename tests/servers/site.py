@@ -143,9 +143,11 @@ class Web:
         )
 
     def linker(self, to, path: str) -> None:
-        """Serve a page that links to a private IP address."""
-        link = f'<a href="http://127.0.0.1:{self.server.server_port}/">in</a><img src=/x.jpg alt="A page with a link">'
-        to.send(link, 404 if path == "/robots.txt" else 200)
+        """Serve a page that links to private IP addresses."""
+        port = self.server.server_port
+        hosts = (f"127.0.0.1:{port}", f"localhost:{port}", f"[::ffff:127.0.0.1]:{port}", "169.254.169.254")
+        links = "".join(f'<a href="http://{host}/">in</a>' for host in hosts)
+        to.send(f'{links}<img src=/x.jpg alt="A page with links">', 404 if path == "/robots.txt" else 200)
 
     def down(self, to, path: str) -> None:
         """Serve a robots.txt that cannot be read."""

@@ -65,6 +65,7 @@ class Frontier:
         # Requests that count for the budget: completed ones, of earlier processes too, and those in flight.
         self._spent = Counter[str](dict(self._by_host("outcome is not null and tries > 0")))
         self._spent_in_all = self._spent.total()
+        self._archived = sum(dict(self._by_host("outcome = 'archived'")).values())
         self.in_flight = Counter[str]()
 
     def _by_host(self, condition: str) -> sqlite3.Cursor:
@@ -168,8 +169,13 @@ class Frontier:
         assigned = ", ".join(f"{name} = ?" for name in columns)
         self._db.execute(f"update address set {assigned} where id = ?", (*columns.values(), address.id))
         self.in_flight[address.host] -= 1
+        self._archived += outcome == "archived"
         if not requested:
             self._spend(address.host, -1)
+
+    def describe(self) -> str:
+        """Return how far the crawl is, in one line."""
+        return f"{self._spent_in_all:,} URLs requested, {self._archived:,} pages stored, {self._waiting_in_all:,} URLs wait"
 
     def close_waiting(self) -> None:
         """Record the outcome `page_budget` for all URLs that still wait."""

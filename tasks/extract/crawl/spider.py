@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -31,10 +33,13 @@ from tasks.extract.crawl.responses import (
     classify_failure,
     parse_retry_after,
 )
+from tasks.extract.sources.site import PROGRESS
 
 logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
+PROGRESS_SECONDS = 2.0
+"""Minimum time between two lines about the progress, in seconds."""
 
 
 class SiteSpider(Spider):
@@ -51,6 +56,7 @@ class SiteSpider(Spider):
         return spider
 
     crawl: Crawl
+    _printed = 0.0
 
     async def start(self) -> AsyncIterator[Request]:
         """Add the start URLs to the frontier; a resumed crawl already has them."""
@@ -67,6 +73,7 @@ class SiteSpider(Spider):
 
     def parse(self, response: Response, **_: Any) -> None:
         """Process a response."""
+        self._print_progress()
         address: QueuedUrl = response.meta["address"]
         status = response.status
         if status in TRANSIENT_STATUS and self._retry(address, parse_retry_after(response.headers)):
@@ -83,6 +90,7 @@ class SiteSpider(Spider):
 
     def failed(self, failure: Failure) -> None:
         """Process a request without a response."""
+        self._print_progress()
         address: QueuedUrl = failure.request.meta["address"]  # type: ignore[attr-defined]
         error = failure.value or RuntimeError()
         reason = classify_failure(error)
@@ -92,6 +100,13 @@ class SiteSpider(Spider):
         reason = self.crawl.blocked_hosts.get(address.host, reason) if reason in ("dns", "connect") else reason
         if reason not in TRANSIENT or not self._retry(address, None):
             self.crawl.frontier.record_outcome(address, reason)
+
+    def _print_progress(self) -> None:
+        """Print a line for the stage's progress, at most every PROGRESS_SECONDS."""
+        now = time.monotonic()
+        if now - self._printed >= PROGRESS_SECONDS:
+            self._printed = now
+            sys.stdout.write(f"{PROGRESS}{self.crawl.frontier.describe()}\n")
 
     def _retry(self, address: QueuedUrl, retry_after: float | None) -> bool:
         """Requeue a URL for a retry. Return False if no retry is allowed."""

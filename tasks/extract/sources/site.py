@@ -31,7 +31,7 @@ from tasks.extract.sources.base import FetchedFiles
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import PagesSource
 from tasks.files.base import OpenFile, SourceFile
-from tasks.web.address_policy import parse_connect_to
+from tasks.web.address_policy import parse_connect_to, suggest_connect_to
 from tasks.web.fetch_error import is_transient
 from tasks.web.user_agent import format_user_agent
 
@@ -41,6 +41,8 @@ SUMMARY_NAME = "crawl.json"
 PAGES_PREFIX = "evidence-pages-"
 ROBOTS_NAME = "evidence-robots.warc.gz"
 INDEX_NAME = "evidence-crawl.parquet"
+PROGRESS = "progress: "
+"""Prefix of the lines in which the crawl's process reports how far it is."""
 _TASK = "crawl"
 
 
@@ -119,7 +121,7 @@ class SiteSource(PagesSource):
     @field_validator("allowed_domains")
     @classmethod
     def _canonicalise_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(canonicalise_host(host) for host in value)
+        return tuple(canonicalise_host(host.strip("[]")).strip("[]") for host in value)  # as in urlsplit().hostname
 
     @field_validator("connect_to")
     @classmethod
@@ -128,8 +130,15 @@ class SiteSource(PagesSource):
         return value
 
     @model_validator(mode="after")
-    def _require_contact(self) -> Self:
-        hosts = sorted(set(self.start_hosts()) - {host.lower() for host in self.connect_to})
+    def _check_start_hosts(self) -> Self:
+        connected = {host.lower() for host in self.connect_to}
+        if unreachable := {url: entry for url in self.start if (entry := suggest_connect_to(url, connected))}:
+            table = f"{{ {', '.join(dict.fromkeys(unreachable.values()))} }}"
+            raise ValueError(
+                f"{', '.join(unreachable)}: not a public host; if it is yours, set connect_to = {table} in [source] and, "
+                "for its images, in [download]"
+            )
+        hosts = sorted(set(self.start_hosts()) - connected)
         if self.contact is None and hosts:
             raise ValueError(
                 f"contact is required to crawl {', '.join(hosts)}; set it to a page or a mailto: address by which the "
@@ -171,8 +180,10 @@ class SiteSource(PagesSource):
 
     def _crawl(self, draft: Draft, folder: Path, context: Context) -> Record:
         def follow(line: str) -> None:
-            logger.info("crawl: %s", line)
-            context.progress(0, 0, f"crawl: {line}")
+            if line.startswith(PROGRESS):
+                context.progress(0, 0, f"crawl: {line.removeprefix(PROGRESS)}")
+            else:
+                logger.info("crawl: %s", line)
 
         if not (folder / "out" / SUMMARY_NAME).exists():
             job = {"site": self.model_dump(mode="json"), "folder": str(folder.resolve())}
@@ -197,7 +208,7 @@ class SiteSource(PagesSource):
 
 
 _REMEDIES = {
-    "private_address": "set source.connect_to for a host of your own",
+    "private_address": 'for a host of your own, set source.connect_to = { "HOST" = "IP_ADDRESS:PORT" }',
     "no_contact": "set source.contact",
     "robots_denied": "robots.txt disallows the pages; set source.start to other pages",
     "crawl_delay_too_long": "raise source.max_crawl_delay",

@@ -91,6 +91,37 @@ def test_kind_of_source_is_suggested(folder: Path):
     )
 
 
+SITE = """name = "test"
+[source]
+kind = "site"
+start = ["https://example.org/"]
+{source}
+[evaluate]
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "start"),
+    [
+        (
+            'contact = "mailto:us@example.org"\npaths = ["*.warc.gz"]',
+            "source.paths: unknown key (value ['*.warc.gz']); only kind = \"warc\" or \"wat\" or \"pairs\" has it; "
+            "allowed: allowed_domains, ",
+        ),
+        ("", "source: contact is required to crawl example.org; set it to a page or a mailto: address by which "),
+        ("contact = 3", "source.contact: 3: Input should be a valid string"),
+        ('connect_to = { "example.org" = "here" }', "source.connect_to: {'example.org': 'here'}: "),
+    ],
+)
+def test_problem_of_one_kind_of_source_has_its_path(folder: Path, source: str, start: str):
+    (folder / "site.toml").write_text(SITE.format(source=source))
+    with pytest.raises(ConfigError) as caught:
+        load_config(folder / "site.toml", until="extract")
+    _, problem = str(caught.value).splitlines()
+    assert problem.startswith(f"  {start}")
+    assert "Value error" not in problem
+
+
 def test_setting_is_named_as_the_origin(folder: Path):
     found = problems(folder, "trian.epochs=3", "train.epochs=0", train="epochs = 3")
     assert [line.rpartition(" (")[2] for line in found] == ["--set)", "--set)"]

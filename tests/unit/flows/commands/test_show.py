@@ -12,7 +12,7 @@ from flows.app import run_command
 from flows.commands import show
 from flows.commands.page import open_page
 from flows.commands.show import LISTED, select_runs, show_snapshot
-from flows.records import RunRecord, newest_run
+from flows.records import Attempt, RunRecord, newest_run
 from tests.manifests import build_manifest
 
 
@@ -69,6 +69,14 @@ def test_run_that_ends_with_a_dataset_names_the_command_for_its_page(
     run = record("1", "completed").model_copy(update={"model_version": version})
     show.show_run(run, FolderStore(tmp_path))
     assert capsys.readouterr().out.count("dataset page: `pairmill show 1 --open`") == named
+
+
+@pytest.mark.parametrize(("options", "named"), [({}, 1), ({"with_error": False}, 0)])
+def test_run_names_its_error_unless_the_command_prints_it(options, named, tmp_path, capsys):
+    attempt = Attempt(flow_run_id="1", flow="mine", started_at="2026-01-01", host="h", pid=1, error="no page was found")
+    run = record("1", "failed").model_copy(update={"attempts": [attempt]})
+    show.show_run(run, FolderStore(tmp_path), **options)
+    assert capsys.readouterr().out.count("no page was found") == named
 
 
 def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -14,7 +14,7 @@ from tasks.download.summary import explain_failure
             {"private_address": 500, "timeout": 29},
             True,
             "500 (94.5%) failed as private_address: The host resolves to an IP address that is not on the public internet. "
-            "A retry cannot solve this. Set `download.connect_to` for a host of your own, "
+            'A retry cannot solve this. Set `download.connect_to = { "HOST" = "IP_ADDRESS:PORT" }` for a host of your own, '
             'or `source.images = "archive"` for WARC files that hold the images. Check the network, then rerun',
         ),
         (
@@ -22,8 +22,8 @@ from tasks.download.summary import explain_failure
             {"private_address": 529},
             False,
             "529 (100.0%) failed as private_address: The host resolves to an IP address that is not on the public "
-            "internet. A retry cannot solve this. Set `download.connect_to` for a host of your own, "
-            'or `source.images = "archive"` for WARC files that hold the images, then start a new run',
+            'internet. A retry cannot solve this. Set `download.connect_to = { "HOST" = "IP_ADDRESS:PORT" }` for a host of '
+            'your own, or `source.images = "archive"` for WARC files that hold the images, then start a new run',
         ),
         (
             10,

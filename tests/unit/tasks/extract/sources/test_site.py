@@ -30,6 +30,11 @@ def test_key_covers_only_fields_that_decide_the_pages():
         ({"start": ["a.example"]}, r"must be absolute http or https URLs \(bad_url\)"),
         ({"start": ["ftp://a.example/"]}, r"URLs \(not_http\)"),
         ({}, r"contact is required to crawl a\.example; set it to a page or a mailto: address"),
+        (
+            {"start": ["http://localhost:8000/", "http://[::1]/", "http://a.example/"], "contact": "x@y"},
+            r"http://localhost:8000/, http://\[::1\]/: not a public host; if it is yours, set connect_to = "
+            r"\{ \"localhost\" = \"127\.0\.0\.1:8000\", \"::1\" = \"\[::1\]:80\" \} in \[source\] and",
+        ),
         ({"contact": "me, myself"}, "pattern"),
         ({"contact": "x@y", "connect_to": {"a": "localhost:1"}}, "is not an IP address and a port"),
         ({"connect_to": {"b.example": "127.0.0.1:80"}}, r"contact is required to crawl a\.example"),
@@ -38,6 +43,13 @@ def test_key_covers_only_fields_that_decide_the_pages():
 def test_config_that_cannot_be_crawled_is_refused_with_the_reason(options: dict[str, Any], message: str):
     with pytest.raises(ValidationError, match=message):
         SiteSource(**({"start": ["http://a.example/"]} | options))
+
+
+def test_domains_have_one_form_that_a_job_can_read_again():
+    contact = "mailto:us@example.org"
+    source = SiteSource(start=("http://a.example/",), contact=contact, allowed_domains=("A.Example", "::1", "[::2]"))
+    assert source.allowed_domains == ("a.example", "::1", "::2")
+    assert SiteSource.model_validate(source.model_dump(mode="json")) == source
 
 
 def test_edition_with_a_date_is_that_of_the_day_on_which_the_run_begins(monkeypatch: pytest.MonkeyPatch):
