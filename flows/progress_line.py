@@ -18,6 +18,8 @@ IDLE_SECONDS = 2.0
 """Time without progress after which waits are shown: one slow host does not hold up a download."""
 _MIN_SECONDS = 2.0
 """Time after which a rate is shown."""
+_MIN_SAMPLES, _MIN_SHARE = 4, 0.01
+"""Measurements, or share of the work, after which the time left is shown."""
 _NUMBERS_WIDTH = 38
 """Columns of the numbers behind the bar, for most stages."""
 _BAR = (10, 40)
@@ -70,7 +72,11 @@ class StageProgress:
     @property
     def seconds_left(self) -> float | None:
         """Estimate of the seconds until the stage is done; None if it is not known yet."""
-        return (self.total - self.done) / self.rate if self.total and self.rate else None
+        if not self.total or not self.rate:
+            return None
+        # The first unit of much work also has the time of the workers' start, so it gives no estimate.
+        is_early = len(self._samples) < _MIN_SAMPLES and self.done - self._samples[0][1] < _MIN_SHARE * self.total
+        return None if is_early else (self.total - self.done) / self.rate
 
     def format_done(self) -> str:
         """Return how much is done: `2,310/4,423 images`, or `34%`."""

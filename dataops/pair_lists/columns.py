@@ -47,11 +47,11 @@ def find_columns(names: Sequence[str], configured: ColumnNames, file: str) -> Co
 
     Raises: ConfigError that lists the columns and names the config key to set.
     """
-    url = _find(names, configured.url, URL_NAMES, "url_column", file)
-    caption = _find(names, configured.caption, CAPTION_NAMES, "caption_column", file)
+    needed = (("url_column", configured.url, URL_NAMES), ("caption_column", configured.caption, CAPTION_NAMES))
+    url, caption = _find(names, needed, file)
     if url == caption:
         raise ConfigError(f"{file}: source.url_column and source.caption_column are both {names[url]!r}")
-    extra = tuple(_find(names, name, (), "extra_columns", file) for name in configured.extra)
+    extra = _find(names, [("extra_columns", name, ()) for name in configured.extra], file)
     lower = [name.strip().lower() for name in names]
     pages = [lower.index(name) for name in PAGE_NAMES if lower.count(name) == 1]
     return Columns(url, caption, pages[0] if len(pages) == 1 else None, extra, len(names))
@@ -86,21 +86,39 @@ def find_columns_in_first_row(row: Sequence[str], configured: ColumnNames, file:
     return Columns(url, caption, None, (), len(row), has_header=False)
 
 
-def _find(names: Sequence[str], configured: str | int | None, usual: Sequence[str], key: str, file: str) -> int:
+def _find(
+    names: Sequence[str], needed: Sequence[tuple[str, str | int | None, Sequence[str]]], file: str
+) -> tuple[int, ...]:
+    """Return the position of each column.
+
+    Args:
+        needed: for each column its config key, the configured name, and the usual names.
+
+    Raises: ConfigError that names the keys of all columns that were not found.
+    """
+    found = [_match(names, configured, usual) for _, configured, usual in needed]
+    keys = [key for (key, _, _), where in zip(needed, found, strict=True) if isinstance(where, str)]
+    problems = [where for where in found if isinstance(where, str)]
+    if problems:
+        to_set = " and ".join(f"source.{key}" for key in dict.fromkeys(keys))
+        raise ConfigError(f"{file}: {'; '.join(problems)}; its columns: {_quote(names)}. Choose from them with {to_set}")
+    return tuple(where for where in found if isinstance(where, int))
+
+
+def _match(names: Sequence[str], configured: str | int | None, usual: Sequence[str]) -> int | str:
+    """Return the position of a column, or why it is not clear."""
     if isinstance(configured, int):
-        raise ConfigError(
-            f"{file}: source.{key} is the position {configured}, but the columns have names: {_quote(names)}"
-        )
+        return f"{configured} is a position, but the columns have names"
     if configured is not None:
         found = [i for i, name in enumerate(names) if name == configured]
         found = found or [i for i, name in enumerate(names) if name.strip().lower() == configured.strip().lower()]
-        problem = f"no column {configured!r}" if not found else f"several columns {configured!r}"
+        what = repr(configured)
     else:
         found = [i for i, name in enumerate(names) if name.strip().lower() in usual]
-        problem = f"no column named {', '.join(usual)}" if not found else f"several columns named {', '.join(usual)}"
-    if len(found) != 1:
-        raise ConfigError(f"{file}: {problem}; its columns: {_quote(names)}. Set source.{key} to one of them")
-    return found[0]
+        what = f"named {', '.join(usual)}"
+    if len(found) == 1:
+        return found[0]
+    return f"{'several columns' if found else 'no column'} {what}"
 
 
 def _name_at(row: Sequence[str], column: str | int | None) -> str | None:

@@ -193,8 +193,8 @@ def _read(path: Path) -> dict[str, Any]:
         return parse_toml(read_text(path))
     except FileNotFoundError as error:
         meant = find_meant(path.stem, (file.stem for file in path.parent.glob("*.toml")))
-        suggestion = f"; did you mean {path.with_name(f'{meant}.toml')}?" if meant else ""
-        raise ConfigError(f"{path}: no such suite file{suggestion}") from error
+        remedy = f"did you mean {path.with_name(f'{meant}.toml')}?" if meant else "docs/evaluation.md has an example"
+        raise ConfigError(f"{path}: no such suite file; {remedy}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
 

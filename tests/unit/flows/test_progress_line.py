@@ -102,6 +102,13 @@ def test_waits_are_shown_only_while_nothing_goes_on_and_one_of_each_reason():
     assert [wait.reason[:9] for wait in progress.select_waits(waits, 12.0)] == ["a.example", "b.example"]
 
 
+def test_no_time_left_is_estimated_from_the_first_unit_of_much_work():
+    first = [(0.0, 0.0, 592, ""), (60.0, 1.0, 592, "")]
+    assert progress_of("download", *first).describe([], 0.0) == "download: 1/592 images (0%), 1.0/min"
+    assert progress_of("download", *first, (61.0, 2.0, 592, ""), (62.0, 3.0, 592, "")).format_left().startswith("ETA")
+    assert progress_of("download", *first, (61.0, 7.0, 592, "")).format_left().startswith("ETA")
+
+
 def test_resumed_work_does_not_count_as_speed():
     progress = progress_of("download", (0.0, 9000, 10_000, ""), (10.0, 9100, 10_000, ""))
     assert (progress.rate, progress.seconds_left) == (10.0, 90.0)

@@ -274,7 +274,11 @@ def test_read_list_keeps_the_types_of_extra_columns(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "text", "configured", "message"),
     [
-        ("a.csv", "link,words\nx,y\n", ColumnNames(), r"no column named url.*'link', 'words'.*source\.url_column"),
+        (
+            *("a.csv", "link,words\nx,y\n", ColumnNames()),
+            r"no column named url.*; no column named text.*'link', 'words'.*source\.url_column and source\.caption_column",
+        ),
+        ("a.csv", "url,words\nx,y\n", ColumnNames(), r"csv: no column named text.*with source\.caption_column\Z"),
         ("a.csv", "url,text,caption\nx,y,z\n", ColumnNames(), r"several.*source\.caption_column"),
         ("a.csv", "url,text\nx,y\n", ColumnNames(url="adress"), r"no column 'adress'; its columns: 'url', 'text'"),
         ("a.csv", "url,text\nx,y\n", ColumnNames(extra=("score",)), r"no column 'score'.*source\.extra_columns"),
@@ -283,7 +287,7 @@ def test_read_list_keeps_the_types_of_extra_columns(tmp_path: Path):
         ("a.tsv", "http://a\tb\tc\n", ColumnNames(), r"no header.*positions, counted from 0"),
         ("a.tsv", "http://a\tb\n", ColumnNames(extra=("c",)), r"no header.*no source\.extra_columns"),
         ("a.jsonl", '{"href": "x"}\n', ColumnNames(), r"its columns: 'href'"),
-        ("a.jsonl", '{"url": "x", "text": "y"}\n', ColumnNames(url=0), r"columns have names: 'url', 'text'"),
+        ("a.jsonl", '{"url": "x", "text": "y"}\n', ColumnNames(url=0), r"0 is a position, but the columns have names"),
     ],
 )
 def test_read_list_lists_the_columns_and_the_remedy_when_columns_are_not_found(
