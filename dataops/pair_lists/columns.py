@@ -101,7 +101,9 @@ def _find(
     problems = [where for where in found if isinstance(where, str)]
     if problems:
         to_set = " and ".join(f"source.{key}" for key in dict.fromkeys(keys))
-        raise ConfigError(f"{file}: {'; '.join(problems)}; its columns: {_quote(names)}. Choose from them with {to_set}")
+        raise ConfigError(
+            f"{file}: {'; '.join(problems)}; its columns: {_quote(names)}. Choose from them with {to_set}"
+        )
     return tuple(where for where in found if isinstance(where, int))
 
 
