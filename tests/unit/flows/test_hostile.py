@@ -10,7 +10,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.store import FolderStore
-from flows import cli
+from flows import app
 from flows.commands import output, show
 from flows.config import load_config, secret_problems
 from flows.records import Attempt, RunRecord, list_runs, load_run
@@ -120,7 +120,7 @@ def test_run_ids_that_lead_outside_the_store_are_refused(run_id, tmp_path):
     with pytest.raises(ConfigError, match="is not a run id"):
         load_run(run_id, tmp_path, str(tmp_path / "store"))
     for command in (["show", run_id], ["rerun", run_id]):
-        assert cli.run_command([*command, "--store", str(tmp_path / "store")]) == 2
+        assert app.run_command([*command, "--store", str(tmp_path / "store")]) == 2
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_json_output_is_escaped(printed_by):
 
 def test_messages_on_standard_error_are_escaped(capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", KEY)
-    assert cli.run_command(["run", f"no-such-{KEY}\x1b[2J\r.toml"]) == 2
+    assert app.run_command(["run", f"no-such-{KEY}\x1b[2J\r.toml"]) == 2
     error = capsys.readouterr().err
     assert "\\x1b[2J\\x0d" in error
     assert KEY not in error
