@@ -16,6 +16,7 @@ from dataops.store import Store
 from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
 from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
 from tasks.register.config import NO_GATE
+from training.evaluation.contamination import format_overlap
 from training.evaluation.intervals import flatten_metrics
 
 CONTENTS = 5
@@ -170,6 +171,10 @@ def _show_scores(manifests: Sequence[Manifest], out: Console) -> None:
     for row in flatten_metrics(metrics):
         table.add_row(row["task"], row["metric"], *score_cells(row))
     out.print(table)
+    found = {task: result["contamination"] for task, result in metrics.items() if "contamination" in result}
+    for task, row in found.items():
+        if row["overlap"]:
+            out.print(text(f"{task}: {format_overlap(row)}"))
 
 
 def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:

@@ -83,7 +83,8 @@ def _put_matches(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluatio
     """Search the dataset for the suite's images; the effect on each task becomes its `contamination`."""
     if not work.config.contamination:
         return []
-    context = work.context
+    context, tasks = work.context, len(suite.tasks)
+    context.progress(tasks, tasks, "the dataset is searched for the suite's images")
     matches = find_overlaps(suite, work.draft.store, work.inputs["pack"], context.home, context.workers)
     for row in contamination(evaluation.predictions(), group_by_task(matches)):
         evaluation.metrics[row.pop("task")]["contamination"] = row

@@ -79,6 +79,19 @@ def test_run_names_its_error_unless_the_command_prints_it(options, named, tmp_pa
     assert capsys.readouterr().out.count("no page was found") == named
 
 
+def test_scores_name_the_test_images_that_are_in_the_training_data(tmp_path, monkeypatch, capsys):
+    overlap = {"overlap": 7, "n": 24, "metric": "top1", "all": 0.5, "clean": 0.25, "overlap_accuracy": 1.0}
+    overlap |= {"overlap_low": 0.5, "overlap_high": 1.0, "p_value": 0.01}
+    score = {"value": 0.5, "low": 0.2, "high": 0.8, "chance": 0.5}
+    metrics = {"mine": {"n": 24, "metrics": {"top1": score}, "contamination": overlap}}
+    metrics["clean"] = metrics["mine"] | {"contamination": overlap | {"overlap": 0}}
+    monkeypatch.setattr(show, "load_manifests", lambda *_: [build_manifest("evaluate", facts={"metrics": metrics})])
+    show.show_run(record("1", "completed"), FolderStore(tmp_path))
+    out = capsys.readouterr().out
+    assert "mine: 7 of 24 images are in training; top1 50.00%, 25.00% on clean images" in " ".join(out.split())
+    assert "clean: " not in out
+
+
 def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     inputs = [Input(stage="source", key=f"crawl/{n:05}.warc.gz", digest="0" * 64) for n in range(1500)]
     parts = [Part(name=f"part-{n:05}.parquet", rows=1, bytes=1, sha256="0" * 64) for n in range(1500)]
