@@ -3,9 +3,9 @@ PYTHON ?= python3
 # URL of the package index of torch's CPU build, which torch's start page shows for "CPU"; empty: the default index.
 TORCH_INDEX_URL ?=
 BIN := .venv/bin
-# Modules are compiled at their first import (--no-compile below), so Python must be able to keep the result.
+# uv leaves modules to be compiled at their first import, so Python must be able to keep the result.
 unexport PYTHONDONTWRITEBYTECODE
-PIP := $(BIN)/python infra/install.py --no-compile --constraint constraints.txt
+INSTALL := $(BIN)/python infra/install.py --constraint=constraints.txt
 # Two test files at a time; tests/conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 
@@ -39,13 +39,13 @@ e2e: .venv/installed-dev
 
 # Two Ray nodes on loopback; not part of `test`, because its install (70 MB) and servers take another minute.
 ray: .venv/installed-dev
-	@$(PIP) --editable '.[ray]'
+	@$(INSTALL) --editable '.[ray]'
 	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/integration/test_ray.py tests/integration/test_ray_soak.py \
 		tests/integration/test_ray_training.py
 
 # Exported models in transformers and onnxruntime; not part of `test`, because its install (170 MB) slows imports of open_clip.
 export: .venv/installed-dev
-	@$(PIP) --editable '.[export]'
+	@$(INSTALL) --editable '.[export]'
 	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/unit/training/test_export.py
 
 # The site of README and docs/, built without warnings into build/docs/site; its pages request nothing from other hosts.
@@ -66,7 +66,7 @@ define announce
 @echo "Installing $(1) in .venv: $(2) with torch's CPU build."
 $(if $(TORCH_INDEX_URL),,@echo "On Linux, the default index has torch's CUDA build, several GB more. For the CPU build, stop this and run:"
 @echo "  make $(MAKECMDGOALS) TORCH_INDEX_URL=URL    # the URL that torch's start page shows for CPU")
-$(if $(TORCH_INDEX_URL),@$(BIN)/python infra/install.py --no-compile --index-url "$(TORCH_INDEX_URL)" 'torch>=2.6$(COMMA)<3')
+$(if $(TORCH_INDEX_URL),@$(BIN)/python infra/install.py --default-index "$(TORCH_INDEX_URL)" 'torch>=2.6$(COMMA)<3')
 endef
 COMMA := ,
 
@@ -76,13 +76,13 @@ COMMA := ,
 	@$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(call announce,pairmill,0.7 GB to download and 2.6 GB on disk (136 s on 2 cores$(COMMA) 2026-11-26))
-	@$(PIP) --editable .
+	$(call announce,pairmill,0.7 GB to download and 2.6 GB on disk)
+	@$(INSTALL) --editable .
 	@touch $@
 
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(call announce,pairmill and the tools of its tests,up to 3.4 GB on disk)
-	@$(PIP) --editable '.[dev]'
+	@$(INSTALL) --editable '.[dev]'
 	@touch $@ .venv/installed
 
 clean:

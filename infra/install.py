@@ -1,90 +1,81 @@
-"""Runs pip for the Makefile and shows what it does in one line: `python infra/install.py PIP_ARGUMENTS`.
+"""Installs packages for the Makefile: `python infra/install.py ARGUMENTS`, which are those of `uv pip install`.
 
-It uses only the standard library, because nothing is installed yet. On a terminal the line is rewritten; elsewhere a
-line is printed when pip begins another phase, and one a minute. pip's own errors and warnings are printed as they are.
+uv installs in a fraction of pip's time, but does not read pip's settings. This script, which uses only the standard
+library because nothing is installed yet, hands them over, so that an index or a certificate that pip is configured with
+holds for uv too.
 """
 
-import re
-import shutil
+import ast
+import os
 import subprocess
 import sys
-import threading
-import time
 
-REFRESH_SECONDS, LINE_SECONDS = 1.0, 60.0
-_SIZE = re.compile(r"\(([0-9.]+) ([kMG]?B)\)")
-_UNITS = {"B": 1e-6, "kB": 1e-3, "MB": 1.0, "GB": 1e3}
-_TROUBLE = ("ERROR", "WARNING", "error:")
-
-
-class InstallProgress:
-    """What pip's output lines say about an install."""
-
-    def __init__(self) -> None:
-        self.phase, self.packages, self.megabytes = "reading the package index", 0, 0.0
-        self.began = time.monotonic()
-
-    def read(self, line: str) -> None:
-        """Update the state with one line of pip's output."""
-        words = line.split()
-        if line.startswith("Collecting ") or line.startswith("Obtaining "):
-            self.packages += 1
-            self.phase = f"resolving {words[1]}"
-        elif line.strip().startswith("Downloading ") and (size := _SIZE.search(line)):
-            self.megabytes += float(size[1]) * _UNITS[size[2]]
-            self.phase = f"downloading {words[1].rpartition('/')[2].split('-')[0]} ({size[1]} {size[2]})"
-        elif line.startswith("Installing collected packages"):
-            self.phase = f"unpacking {line.count(',') + 1} packages"
-
-    def __str__(self) -> str:
-        seconds = time.monotonic() - self.began
-        return f"{seconds:4.0f} s, {self.packages} packages, {self.megabytes:,.0f} MB downloaded: {self.phase}"
+SETTINGS = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+    "proxy": "ALL_PROXY",
+    "timeout": "UV_HTTP_TIMEOUT",
+    "default-timeout": "UV_HTTP_TIMEOUT",
+}
+"""Settings of pip, and the environment variables of uv that mean the same."""
+SECTIONS = ("global", "install", ":env:")
+"""Sections of `pip config list`; a later one takes precedence."""
 
 
-def run(command: list[str]) -> int:
-    """Run pip, show its progress on standard error, and return its exit code."""
-    progress, ended = InstallProgress(), threading.Event()
-    shown = threading.Thread(target=_show, args=(progress, ended))
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as pip:
-        assert pip.stdout is not None
-        shown.start()
-        output: list[str] = []
-        try:
-            for line in pip.stdout:
-                progress.read(line)
-                output.append(line)
-            code = pip.wait()
-        finally:
-            ended.set()
-            shown.join()
-    lines = output[-30:] if code else [line for line in output if line.startswith(_TROUBLE)]
-    sys.stderr.write("".join(lines))
-    if not code:
-        progress.phase = "done"
-        sys.stderr.write(f"{progress}\n")
-    return code
+def read_settings(listing: str) -> dict[str, list[str]]:
+    """Return the values of each setting in the output of `pip config list`."""
+    found: dict[str, list[str]] = {}
+    for section in SECTIONS:
+        for line in listing.splitlines():
+            name, _, value = line.partition("=")
+            if name.startswith(f"{section}."):
+                found[name.removeprefix(f"{section}.")] = str(ast.literal_eval(value)).split()
+    return found
 
 
-def _show(progress: InstallProgress, ended: threading.Event) -> None:
-    terminal = sys.stderr.isatty()
-    last, printed = "", 0.0
-    while not ended.wait(REFRESH_SECONDS):
-        if terminal:
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r{str(progress)[:width]:<{width}}")
-        elif (phase := progress.phase.split()[0]) != last or time.monotonic() - printed > LINE_SECONDS:
-            last, printed = phase, time.monotonic()
-            sys.stderr.write(f"{progress}\n")
-        sys.stderr.flush()
-    if terminal:
-        sys.stderr.write(f"\r{'':<{shutil.get_terminal_size().columns - 1}}\r")
+def translate_settings(settings: dict[str, list[str]]) -> tuple[list[str], dict[str, str]]:
+    """Return options and environment variables with which uv does what pip does with the settings."""
+    # An option, because uv ignores UV_CONSTRAINT where the Makefile gives a file of its own; pip reads both.
+    options = [word for file in settings.get("constraint", []) for word in ("--constraint", file)]
+    options += ["--no-index"] if settings.get("no-index", [""])[0].lower() in ("1", "on", "true", "yes") else []
+    variables = {
+        variable: ("," if variable == "UV_FIND_LINKS" else " ").join(settings[name])
+        for name, variable in SETTINGS.items()
+        if name in settings
+    }
+    # pip takes the newest version of all its indexes, uv that of the first index which has the package.
+    return options, variables | ({"UV_INDEX_STRATEGY": "unsafe-best-match"} if "UV_INDEX" in variables else {})
+
+
+def install(command: list[str], environment: dict[str, str]) -> int:
+    """Run uv and return its exit code. Its list of all packages that it adds and removes is not printed."""
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, errors="replace") as uv:
+        assert uv.stderr is not None
+        for line in uv.stderr:
+            if not line.startswith((" + ", " - ")):
+                sys.stderr.write(line)
+                sys.stderr.flush()
+    return uv.returncode
+
+
+def main(arguments: list[str]) -> int:
+    """Install uv with pip, and the packages with uv, into this Python's environment."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    constraints = [word for word in arguments if word.startswith("--constraint=")]
+    if code := subprocess.run([*pip, "install", "--quiet", *constraints, "uv"], check=False).returncode:
+        return code
+    listing = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=True).stdout
+    options, variables = translate_settings(read_settings(listing))
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable]
+    return install([*uv, *options, *arguments], variables | os.environ)
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(run([sys.executable, "-m", "pip", "install", *sys.argv[1:]]))
+        sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same make command again: it continues\n")
         sys.exit(130)
