@@ -10,8 +10,9 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from training.exporters.limits import Format, check_model, check_packages
 from training.exporters.tokenizer import export_tokenizer
 from training.job import JobFile, run_command
 from training.model.checkpoint import LoadedModel, load_model, write_atomically
@@ -19,8 +20,6 @@ from training.model.pretrained import save_state_dict
 from training.model.tokenizer import ClipTokenizer
 
 logger = logging.getLogger(__name__)
-
-Format = Literal["open_clip", "hf", "onnx"]
 
 
 class ExportJob(JobFile):
@@ -39,6 +38,8 @@ def export(loaded: LoadedModel, form: Format, output: Path) -> None:
 
     Raises: ConfigError if the format cannot hold this model, or a package is missing; names the remedy.
     """
+    check_packages(form)
+    check_model(loaded.config, form)
     output.mkdir(parents=True, exist_ok=True)
     if form == "open_clip":
         export_open_clip(loaded, output)

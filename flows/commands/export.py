@@ -6,9 +6,10 @@ from dataops.errors import ConfigError
 from flows.commands.output import console, print_json, text
 from flows.records import find_snapshot
 from tasks.engine.scratch_folders import scratch_folder
-from tasks.models.export import export_model, fetch_snapshot_model
+from tasks.models.export import check_target, export_model, fetch_snapshot_model
 from tasks.models.find import find_model
 from tasks.register.exported_documents import describe_files, describe_snapshot, describe_version
+from training.exporters.limits import Format
 
 USE = {
     "open_clip": 'open_clip.create_model_and_transforms("local-dir:{out}")',
@@ -21,17 +22,17 @@ USE = {
 """Python code that loads each format."""
 
 
-def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+def export(model: str, form: Format, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:
     """Export a model.
 
     Args:
         model: a folder, the key of a train snapshot, or models:/name/version.
-        form: a key of USE.
 
     Raises: ConfigError if there is no such model, or it cannot be exported in this format.
     """
+    check_target(form, out)
     with scratch_folder("exported-model") as scratch:
-        folder, documents = _find(model, scratch, home, store_uri)
+        folder, documents = _find(model, form, scratch, home, store_uri)
         files = export_model(folder, form, out, home, documents)
     use = USE[form].format(out=out)
     if as_json:
@@ -44,10 +45,10 @@ def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, 
     return 0
 
 
-def _find(model: str, scratch: Path, home: Path, store_uri: str | None) -> tuple[Path, dict[str, str]]:
+def _find(model: str, form: Format, scratch: Path, home: Path, store_uri: str | None) -> tuple[Path, dict[str, str]]:
     """Return a folder with the model's files, in `scratch` if they come from a snapshot, and the model's documents."""
     if not Path(model).exists() and (found := find_snapshot(model, home, store_uri)) is not None:
-        return fetch_snapshot_model(*found, scratch), describe_snapshot(*found)
+        return fetch_snapshot_model(*found, scratch, form), describe_snapshot(*found)
     try:
         files = find_model(model, home)
     except ConfigError as error:

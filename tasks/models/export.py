@@ -3,9 +3,11 @@
 The files are written to the job's folder and copied when all are complete; a failed export leaves nothing but its log.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,23 +18,29 @@ from dataops.snapshot import Manifest
 from dataops.store import Store
 from tasks.engine.subprocess_job import run_job
 from tasks.models.packaging import MODEL_FILES
+from training.config import ModelConfig
+from training.exporters.limits import Format, check_model, check_packages
 
 logger = logging.getLogger(__name__)
 
 
-def export_model(folder: Path, form: str, out: Path, home: Path, documents: Mapping[str, str]) -> list[Path]:
+def export_model(folder: Path, form: Format, out: Path, home: Path, documents: Mapping[str, str]) -> list[Path]:
     """Export the finished model in `folder`, and return the files in `out`.
 
     Args:
-        form: open_clip, hf or onnx.
         out: an empty or missing folder.
         home: pairmill's own folder, for the files of the job.
         documents: texts of further files, by name.
 
-    Raises: ConfigError if the model or the form is unknown, or `out` is not empty; JobFailed.
+    Raises: ConfigError if the folder has no model, or its format cannot hold the model; see check_target; JobFailed.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: is not empty; name a new or empty folder")
+    check_target(form, out)
+    if missing := [name for name in MODEL_FILES if not (folder / name).is_file()]:
+        raise ConfigError(
+            f"{folder}: has no {', '.join(missing)}; name a model that pairmill has trained: a folder, the key of a"
+            " train snapshot, or models:/name/version"
+        )
+    check_card((folder / "model.json").read_bytes(), form)
     name = sha256(canonical_json([str(folder.absolute()), form, str(out.absolute())]).encode()).hexdigest()[:16]
     work = home / "jobs" / f"export-{name}"
     shutil.rmtree(work, ignore_errors=True)
@@ -47,16 +55,33 @@ def export_model(folder: Path, form: str, out: Path, home: Path, documents: Mapp
     return sorted(out.iterdir())
 
 
-def fetch_snapshot_model(manifest: Manifest, store: Store, folder: Path) -> Path:
+def check_target(form: Format, out: Path) -> None:
+    """Raise a ConfigError if nothing can be exported in this format, or not to this folder."""
+    check_packages(form)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: is not empty; name a new or empty folder")
+
+
+def check_card(card: bytes, form: Format) -> None:
+    """Raise a ConfigError if a format cannot hold the model of a model.json; an invalid one is left to the job."""
+    with suppress(ValueError, TypeError, RecursionError):
+        fields = json.loads(card)
+        check_model(
+            ModelConfig.model_validate({n: v for n, v in fields.items() if n in ModelConfig.model_fields}), form
+        )
+
+
+def fetch_snapshot_model(manifest: Manifest, store: Store, folder: Path, form: Format) -> Path:
     """Copy the model of a train snapshot into `folder`, and return the folder.
 
-    Raises: ConfigError if the snapshot holds no model.
+    Raises: ConfigError if the snapshot holds no model, or the format cannot hold it.
     """
     parts = {part.name for part in manifest.parts}
     if missing := [name for name in MODEL_FILES if name not in parts]:
         raise ConfigError(
             f"{manifest.stage}/{manifest.key}: has no {', '.join(missing)}; name a snapshot of the stage train"
         )
+    check_card(store.read(manifest.path("model.json")), form)
     for name in MODEL_FILES:
         shutil.copyfile(store.local(manifest.path(name)), folder / name)
     return folder

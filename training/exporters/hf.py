@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from dataops.errors import ConfigError
 from training.config import ModelConfig
 from training.exporters.tokenizer import export_tokenizer
 from training.model.checkpoint import LoadedModel, write_atomically
@@ -42,15 +41,8 @@ IN_BLOCK = {
 
 
 def export_hf(loaded: LoadedModel, output: Path) -> None:
-    """Write config.json, model.safetensors, and the files of the preprocessor and tokenizer.
-
-    Raises: ConfigError for a ResNet or a sigmoid model, for which transformers' CLIP has no network or no bias.
-    """
+    """Write config.json, model.safetensors, and the files of the preprocessor and tokenizer."""
     config = loaded.config
-    if isinstance(config.vision_cfg.layers, tuple):
-        raise ConfigError("hf: transformers has no CLIP with a ResNet; export as open_clip or onnx")
-    if config.init_logit_bias is not None:
-        raise ConfigError("hf: transformers' CLIP has no logit_bias; export as open_clip")
     tensors: dict[str, Tensor] = {}
     for name, tensor in loaded.model.state_dict().items():
         tensors.update(rename_tensor(name, tensor))

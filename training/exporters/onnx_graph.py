@@ -8,18 +8,16 @@ Beside them: model.json, with the preprocessing and logit_scale, and the tokeniz
 
 import json
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dataops.errors import ConfigError, ContractError
+from dataops.errors import ContractError
 from training.exporters.tokenizer import export_tokenizer
 from training.model.checkpoint import LoadedModel, write_atomically
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
 TOLERANCE = 1e-4
 """Maximum difference of a feature, as a share of the greatest one."""
@@ -46,10 +44,8 @@ class _Text(nn.Module):
 def export_onnx(loaded: LoadedModel, output: Path) -> None:
     """Write both graphs, model.json and the tokenizer's files.
 
-    Raises: ConfigError without the packages of the extra `export`; ContractError if a graph computes something else.
+    Raises: ContractError if a graph computes something else.
     """
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise ConfigError(f"onnx: {', '.join(missing)} not installed: pip install -e '.[export]'")
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
     side, length = loaded.config.vision_cfg.image_size, loaded.config.text_cfg.context_length

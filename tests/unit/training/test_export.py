@@ -15,6 +15,7 @@ from dataops.errors import ConfigError
 from tests.unit.training.conftest import RESNET, VIT
 from training.config import ModelConfig
 from training.export import Format, export, main
+from training.exporters import limits
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
@@ -138,7 +139,7 @@ def test_an_unsupported_model_raises_config_error(models: dict[tuple[str, str], 
 def test_a_missing_package_raises_an_error_that_names_it(
     models: dict[tuple[str, str], LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.exporters.onnx_graph.PACKAGES", ("torch", "no_such_runtime"))
+    monkeypatch.setitem(limits.PACKAGES, "onnx", ("torch", "no_such_runtime"))
     with pytest.raises(ConfigError, match=r"no_such_runtime not installed: pip install -e '\.\[export\]'"):
         export(models["vit", "clip"], "onnx", tmp_path)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dataops.store import FolderStore
 from flows.commands.export import USE, export
 from tasks.register.exported_documents import describe_snapshot
 from tests.manifests import build_manifest
+from training.exporters import limits
 
 
 def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(
@@ -72,10 +74,39 @@ def test_hint_of_transformers_resizes_as_we_do() -> None:
     assert 'CLIPProcessor.from_pretrained("{out}", backend="pil")' in USE["hf"]
 
 
-def test_export_leaves_no_files_when_the_form_does_not_fit(finished_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no CLIP with a ResNet"):
-        export(str(finished_model), "hf", tmp_path / "out", tmp_path / "home", None, as_json=True)
+def _fail(*arguments: object, **options: object) -> None:
+    raise AssertionError("a job was started, or a file copied")
+
+
+def test_what_cannot_be_exported_is_refused_before_a_model_is_fetched_or_a_job_starts(
+    finished_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.models.export.run_job", _fail)
+    monkeypatch.setitem(limits.PACKAGES, "onnx", ("onnx", "no_such_runtime"))
+    sigmoid, other = tmp_path / "sigmoid", tmp_path / "other"
+    card = json.loads((finished_model / "model.json").read_text())
+    card |= {"init_logit_bias": -10.0}
+    for folder in (sigmoid, other):
+        shutil.copytree(finished_model, folder)
+    (sigmoid / "model.json").write_text(json.dumps(card))
+    (other / "model.json").unlink()
+    store = FolderStore(tmp_path / "store")
+    draft = Draft(store, "train", "0123456789abcdef")
+    parts = [draft.put_file(path.name, path) for path in sorted(finished_model.iterdir())]
+    draft.commit(build_manifest("train", parts, key=draft.key))
+    monkeypatch.setattr(FolderStore, "local", _fail)
+    for model, form, problem in (
+        ("models:/never-asked-for/1", "onnx", r"no_such_runtime not installed: pip install -e '\.\[export\]'"),
+        (str(finished_model), "hf", "no CLIP with a ResNet; export as open_clip or onnx"),
+        (draft.key, "hf", "no CLIP with a ResNet; export as open_clip or onnx"),
+        (str(sigmoid), "hf", "no logit_bias; export as open_clip"),
+        (str(other), "open_clip", "has no model.json; name a model that pairmill has trained"),
+        (str(finished_model / "model.safetensors"), "open_clip", "has no model.safetensors, model.json"),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            export(model, form, tmp_path / "out", tmp_path / "home", str(tmp_path / "store"), as_json=True)
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "home" / "jobs").exists()
 
 
 def test_export_raises_for_an_unknown_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
