@@ -272,7 +272,20 @@ def _problems_outside(
         curate = tables.get("curate") if "curate" in tables else check("curate")[0]
         if train.blur_faces and curate is not None and not curate.scores.faces:
             problems.append("train.blur_faces: needs a table [curate.scores.faces], which finds the faces")
+    if (evaluate := tables.get("evaluate")) is not None and evaluate.suite is None:
+        problems += _problems_without_suite(train, tables.get("register_"))
     return problems
+
+
+def _problems_without_suite(train: TrainConfig | None, register: RegisterConfig | None) -> list[str]:
+    """Return the settings that need the suite of `[evaluate]`, which the config does not name."""
+    needing = {
+        "train.evaluate_every": train is not None and train.evaluate_every,
+        "register.floors": register is not None and register.floors,
+        "register.not_worse": register is not None and register.not_worse,
+    }
+    remedy = "needs evaluate.suite, a TOML file with your evaluation sets (docs/evaluation.md)"
+    return [f"{key}: {remedy}" for key, is_set in needing.items() if is_set]
 
 
 def _validate_rest(adapter: TypeAdapter[Any], values: Any) -> tuple[Any, set[str]]:

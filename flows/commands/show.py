@@ -163,7 +163,7 @@ def _show_unreadable_sources(manifests: Sequence[Manifest], out: Console) -> Non
 def _show_scores(manifests: Sequence[Manifest], out: Console) -> None:
     """Print zero-shot and retrieval scores with their 99.5% intervals and the chance level."""
     metrics = next((m.facts["metrics"] for m in manifests if m.stage == "evaluate"), None)
-    if metrics is None:
+    if not metrics:  # the run has not come to its evaluation, or names no suite
         return
     out.print()
     numbers = ("value", "99.5% interval", "chance", "n")

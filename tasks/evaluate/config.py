@@ -17,7 +17,8 @@ class EvaluateConfig(StageConfig):
     execution_fields: ClassVar[frozenset[str]] = frozenset({"suite", "data", "device", "nproc"})
 
     suite: Path | None = None
-    """TOML file with the list of tasks: your evaluation sets. Required for the stages evaluate and register."""
+    """TOML file with the list of tasks: your evaluation sets. Without it nothing is evaluated, and the registered version
+    is a candidate."""
     data: Path | None = None
     """Folder of the tasks' relative roots; by default the folder of the suite file."""
     batch_size: int = Field(default=256, ge=1)
@@ -32,14 +33,11 @@ class EvaluateConfig(StageConfig):
     """Search the training images for the suite's images."""
 
     def load(self) -> Suite:
-        """Return the suite, validated. Raises: ConfigError, which lists all problems."""
+        """Return the suite, validated. Raises: ConfigError if there is none, or with all its problems."""
         if self.suite is None:
-            raise ConfigError(
-                "is required by the stages evaluate and register; set it to a TOML file with your evaluation sets"
-                " (docs/evaluation.md), or end the run before with --until train"
-            )
+            raise ConfigError("is not set; set it to a TOML file with your evaluation sets (docs/evaluation.md)")
         return load_suite(self.suite, self.data)
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the suite."""
-        return problems_of("suite", self.load)
+        """Return what is wrong with the suite, if there is one."""
+        return problems_of("suite", self.load) if self.suite is not None else []

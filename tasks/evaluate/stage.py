@@ -6,6 +6,8 @@ The snapshot holds
 - `evaluation-matches.parquet`, the suite's images that are in the training set, with the columns MATCHES of
   tasks/curate/evaluation_overlap.py;
 - `evaluation.html`, a page that no digest covers.
+
+Without a suite nothing is evaluated: `metrics.json` is empty, and the page states it.
 """
 
 import json
@@ -21,18 +23,24 @@ from tasks.evaluate.job import EvaluationSettings, run_evaluation
 from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation
 from tasks.evaluate.suite_overlap import find_overlaps
-from tasks.reports.page import encode_page
+from tasks.reports.page import encode_page, render
 from training.evaluation.contamination import contamination, group_by_task
 from training.evaluation.suite import Suite
 
 PAGE = "evaluation.html"
 MATCHES_PART = "evaluation-matches.parquet"
+NO_SUITE = (
+    "Nothing was evaluated: evaluate.suite of the config is not set. Set it to a TOML file with your evaluation sets, and"
+    " run the pipeline again: the trained model is reused."
+)
 
 logger = logging.getLogger(__name__)
 
 
 def external_inputs(config: EvaluateConfig) -> list[Input]:
-    """Return the suite, with a digest of its tasks and of the bytes of their files."""
+    """Return the suite, if there is one, with a digest of its tasks and of the bytes of their files."""
+    if config.suite is None:
+        return []
     suite = config.load()
     return [Input(stage="suite", key=suite.name, digest=suite.digest())]
 
@@ -46,6 +54,10 @@ def make(work: Work[EvaluateConfig]) -> StageOutput:
 
 
 def _evaluate(work: Work[EvaluateConfig], folder: Path) -> Record:
+    if work.config.suite is None:
+        page = render("table.html", title="Evaluation", note=NO_SUITE, columns=(), rows=(), numbers=())
+        parts = [work.draft.put_bytes(PAGE, encode_page(page)), work.draft.put_bytes("metrics.json", b"{}\n")]
+        return Record(task="evaluate", parts=parts, counts=Counts(), facts={"metrics": {}})
     suite, model = work.config.load(), work.inputs["train"]
     evaluation = Evaluation(f"{model.config['model']} ({model.key})", folder, _run_job(work, suite, folder))
     parts = [

@@ -113,9 +113,10 @@ def _describe_model(registration: Registration) -> Files:
     work, rows = registration.work, registration.rows
     files: Files = {
         "evaluation.html": render_evaluation_page(work, registration.champion),
-        "zero_shot.png": draw_results(rows, index_values(registration.champion)).png(),
         "metrics.json": json.dumps(registration.metrics, indent=2, ensure_ascii=False),
     }
+    if rows:
+        files["zero_shot.png"] = draw_results(rows, index_values(registration.champion)).png()
     if registration.curve:
         files["training_curves.png"] = figures.png(figures.curves_figure(registration.curve))
     return files
@@ -131,7 +132,7 @@ def _copy_parts(registration: Registration) -> Files:
 
 
 def _sample_predictions(registration: Registration) -> Files:
-    """Return a page for each task with some of its predictions, drawn by the seed."""
+    """Return a page for each task with some of its predictions, sampled by the seed."""
     work, manifest = registration.work, registration.work.inputs["evaluate"]
     pages: Files = {}
     for part in manifest.named("predictions-", ".parquet"):
@@ -139,6 +140,6 @@ def _sample_predictions(registration: Registration) -> Files:
         count = min(SAMPLED_PREDICTIONS, table.num_rows)
         rows = run_metadata.select_rows(table, random.Random(work.seed).sample(range(table.num_rows), count))
         name = part.name.removesuffix(".parquet")
-        note = f"{count:,} of {table.num_rows:,} rows, drawn at random (seed {work.seed})."
+        note = f"{count:,} of {table.num_rows:,} rows, sampled at random (seed {work.seed})."
         pages[f"predictions/{name}.html"] = run_metadata.render_table_page(name, rows, note)
     return pages

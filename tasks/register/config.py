@@ -13,6 +13,10 @@ NO_GATE = "no gate: register.floors is empty; "
 """Beginning of the verdict on a version that no gate judged."""
 
 
+NOT_EVALUATED = "not evaluated, since evaluate.suite is not set"
+"""What is known of a version without an evaluation."""
+
+
 def describe_gate(verdict: str) -> str:
     """Return a verdict in words: `gate passed`, `gate refused: ...` or `no gate: ...`."""
     return verdict if verdict.startswith(NO_GATE) else f"gate {verdict}"
@@ -32,7 +36,7 @@ class RegisterConfig(StageConfig):
     floors: dict[str, FiniteFloat] = Field(default_factory=dict)
     """Lowest value of each `<task>/<metric>` that passes the gate, for example `"digits/top1" = 0.2`. Without floors and
     without a comparison there is no gate: a version gets `alias` if it is above chance on a task, and not worse than the
-    version that has the alias; otherwise it gets `candidate`."""
+    version that has the alias; otherwise it gets `candidate`. Both need `evaluate.suite`."""
     not_worse: tuple[str, ...] = ()
     """Tasks of the suite on which a paired test must not find the model worse than the version that has the alias."""
     alpha: float = Field(0.05, gt=0, lt=0.5)

@@ -42,7 +42,7 @@ def render_evaluation_page(work: Work[RegisterConfig], champion: Evaluation | No
     """Return the HTML page that compares both; without a champion or the suite's images, the page of evaluate."""
     evaluated = work.inputs["evaluate"]
     page = work.draft.store.read(evaluated.path(PAGE))
-    if champion is None:
+    if champion is None or not any(source.stage == "suite" for source in evaluated.inputs):
         return page
     try:
         suite = _load_suite(work.context.run_config, evaluated)

@@ -1,7 +1,7 @@
 """The gate: it compares a model's metrics with their floors, and its predictions with those of the champion.
 
 Without floors and without a comparison there is no gate, and nothing is refused. Such a version gets the alias if it is
-above chance on a task, and not worse than the champion; otherwise it is a candidate.
+above chance on a task, and not worse than the champion; otherwise it is a candidate, as is one that was not evaluated.
 
 The champion is the version that has the alias. Two models that are right on the same share of a set may differ on many
 examples, so the test is paired: it counts the examples that only one of the two has right. If neither model is better, each
@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from dataops.errors import ConfigError, PairmillError
+from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.store import Store
-from tasks.register.config import NO_GATE, describe_gate
+from tasks.register.config import NO_GATE, NOT_EVALUATED, describe_gate
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -88,8 +89,10 @@ def judge_without_gate(
         evaluated: the model's evaluate snapshot.
         alpha: significance level of the comparison.
     """
+    if not metrics:
+        return Verdict((), ungated=f"{NOT_EVALUATED}{_ONLY_CANDIDATE}")
     above = sum(any(map(_is_above_chance, task["metrics"].values())) for task in metrics.values())
-    finding = f"above chance on {above} of {len(metrics)} tasks"
+    finding = f"above chance on {above} of {format_quantity(len(metrics), 'task')}"
     if not above:
         return Verdict((), ungated=finding + _ONLY_CANDIDATE)
     if champion is None:

@@ -196,8 +196,10 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Section:
 def describe_contamination(manifests: Mapping[str, Manifest]) -> Section:
     """Return which images of the evaluation sets are in the training data, and what difference they make."""
     sentences = [*_describe_overlap_filter(manifests)]
-    results = manifests["evaluate"].facts.get("metrics", {}) if "evaluate" in manifests else {}
-    found = {task: result["contamination"] for task, result in results.items() if "contamination" in result}
+    results = manifests["evaluate"].facts.get("metrics") if "evaluate" in manifests else {}
+    if results == {}:
+        return Section("Contamination", [*sentences, "The model was not evaluated."])
+    found = {task: result["contamination"] for task, result in (results or {}).items() if "contamination" in result}
     if not found:
         sentences.append("Images of the evaluation sets were not searched for in the dataset: results may be too high.")
         return Section("Contamination", sentences)

@@ -188,7 +188,7 @@ def render_description(
     dataset = manifests["pack"]
     origin = f"Dataset `{dataset.key}`, digest `{dataset.content_digest[:16]}…`"
     linked = " · ".join(f"[{name}]({url})" for name, url in links.items())
-    results = ["**Zero-shot results**", _render_results(rows[:24]), SPACE]
+    results = ["**Zero-shot results**", _render_results(rows[:24]), SPACE] if rows else []
     blocks = [*head, linked, *results, "**Funnel**", _render_funnel(manifests), SPACE, origin, tail]
     return _truncate_lines("\n\n".join(block for block in blocks if block), DESCRIPTION_LENGTH)
 

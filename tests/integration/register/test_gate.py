@@ -1,12 +1,15 @@
 """The gate: floors, the comparison with the champion, and the audit trail of aliases."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from dataops.errors import ConfigError, GateRefused
 from tasks.engine import stage
+from tasks.evaluate.config import EvaluateConfig
+from tasks.evaluate.stage import EVALUATE
 from tests.integration.register.snapshots import (
     METRICS,
     commit_evaluation,
@@ -57,6 +60,31 @@ def test_gate_refuses_a_model_below_a_floor_without_an_import_of_torch(
     assert (run.info.status, run.data.tags["gate"]) == ("FAILED", version.tags["gate"])
     described = connect().get_registered_model("refused").description
     assert "candidate: none to 1, by register-" in described or "candidate: none to 1, by run " in described
+
+
+def test_version_without_an_evaluation_is_a_candidate_that_says_so(
+    environment: str, upstream: SimpleNamespace, tmp_path: Path
+) -> None:
+    train, pack = upstream.manifests[1:3]
+    context = stage.Context(store=upstream.store, home=upstream.home)
+    evaluated = stage.make(stage.plan(EVALUATE, EvaluateConfig(), 3, [train, pack]), context)
+    assert evaluated.facts["metrics"] == {}
+    theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
+    plan, context = plan_registration(theirs, model_name="unknown")
+    manifest = stage.make(plan, context)
+    verdict = (
+        "no gate: register.floors is empty; not evaluated, since evaluate.suite is not set, so it is only a candidate"
+    )
+    assert (manifest.facts["alias"], manifest.facts["gate"]) == ("candidate", verdict)
+    version = connect().get_model_version("unknown", manifest.facts["version"])
+    assert (list(version.aliases), version.tags["gate"]) == (["candidate"], verdict)
+    assert "not evaluated, since evaluate.suite is not set" in version.description
+    assert "Zero-shot results" not in version.description
+    folder = Path(connect().download_artifacts(version.run_id, "", str(tmp_path)))
+    page, card = ((folder / name).read_text("utf-8") for name in ("evaluation.html", "model_card.html"))
+    assert "Nothing was evaluated: evaluate.suite of the config is not set" in page
+    assert "not evaluated, since evaluate.suite is not set" in card
+    assert "The model was not evaluated." in card
 
 
 def test_registration_raises_for_a_floor_of_an_unknown_metric(environment: str, upstream: SimpleNamespace) -> None:
@@ -139,7 +167,7 @@ def test_model_without_a_gate_is_a_candidate_unless_it_is_above_chance(
     theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
     plan, context = plan_registration(theirs, model_name="ungated")
     manifest = stage.make(plan, context)
-    gate = "no gate: register.floors is empty; above chance on 0 of 1 tasks, so it is only a candidate"
+    gate = "no gate: register.floors is empty; above chance on 0 of 1 task, so it is only a candidate"
     assert (manifest.facts["alias"], manifest.facts["gate"]) == ("candidate", gate)
     version = connect().get_model_version_by_alias("ungated", "candidate")
     assert version.tags["gate"] == gate

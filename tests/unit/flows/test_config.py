@@ -60,12 +60,17 @@ def test_relative_store_starts_at_the_projects_folder(write, monkeypatch, tmp_pa
 
 def test_config_without_a_suite_names_no_suite_of_the_demo(write):
     path = write(evaluate="")
+    assert load_config(path).evaluate.suite is None
+    assert "demo" not in json.dumps(load_config(path).as_dict())
+
+
+def test_settings_that_need_a_suite_are_errors_without_one(write):
+    settings = ("train.evaluate_every=100", 'register.floors={"digits/top1"=0.2}', 'register.not_worse=["digits"]')
     with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    assert "demo" not in str(caught.value)
-    assert "evaluate.suite: is required by the stages evaluate and register; set it to a TOML file" in str(caught.value)
-    assert load_config(path, until="train").evaluate.suite is None
-    assert "demo" not in json.dumps(load_config(path, until="train").as_dict())
+        load_config(write(evaluate=""), settings)
+    for key in ("train.evaluate_every", "register.floors", "register.not_worse"):
+        assert f"{key}: needs evaluate.suite, a TOML file with your evaluation sets" in str(caught.value)
+    assert load_config(write(evaluate=""), settings[1:], until="train")
 
 
 def test_only_the_demos_own_configs_name_its_files():

@@ -65,14 +65,14 @@ def metrics(**low: float | None) -> dict[str, Any]:
     ("low", "champion", "finding", "alias"),
     [
         ({"a": 0.09, "b": 0.1}, None, "above chance on 0 of 2 tasks, so it is only a candidate", False),
-        ({"a": None}, None, "above chance on 0 of 1 tasks, so it is only a candidate", False),
-        ({}, None, "above chance on 0 of 0 tasks, so it is only a candidate", False),
+        ({"a": None}, None, "above chance on 0 of 1 task, so it is only a candidate", False),
+        ({}, None, "not evaluated, since evaluate.suite is not set, so it is only a candidate", False),
         ({"a": 0.11, "b": 0.09}, None, "above chance on 1 of 2 tasks", True),
         ({"a": 0.11, "b": 0.09}, 100, "above chance on 1 of 2 tasks, not worse than m version 3", True),
         (
             {"b": 0.11},
             100,
-            "above chance on 1 of 1 tasks, cannot be compared with m version 3, so it is only a candidate",
+            "above chance on 1 of 1 task, cannot be compared with m version 3, so it is only a candidate",
             False,
         ),
         (
