@@ -67,7 +67,7 @@ def _report_interrupt() -> None:
 
 
 def _discard_unread_output() -> bool:
-    """Return whether standard output or error is a pipe without a reader; what is left for such a pipe is discarded."""
+    """Return whether standard output or error is a pipe without a reader; the rest of such output is discarded."""
     is_unread = False
     for stream in (sys.stdout, sys.stderr):
         poll = select.poll()

@@ -1,11 +1,11 @@
-"""Words the problems of a config: each with its path, the value, what is allowed, what was meant, and its line."""
+"""Words the problems of a config: each with its path, the value, what is allowed, a suggestion, and its line."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from dataops.text.suggestions import did_you_mean, find_meant
+from dataops.text.suggestions import did_you_mean, find_closest
 from tasks.extract.config import SOURCE_KINDS
 
 
@@ -38,8 +38,8 @@ def describe_problem(detail: Any, root: type[BaseModel]) -> str:
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         tag = context.get("tag")
         problem = "is required" if tag is None else f"{tag!r} is not a kind of source"
-        meant = did_you_mean(str(tag), SOURCE_KINDS) if tag is not None else ""
-        return f"{steps[0]}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}{meant}"
+        suggestion = did_you_mean(str(tag), SOURCE_KINDS) if tag is not None else ""
+        return f"{steps[0]}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}{suggestion}"
     path = ".".join(steps)
     if kind == "extra_forbidden" and path == "source.images":
         return f'{path}: {detail["input"]!r}: only archives of kind = "warc" hold images; remove the key'
@@ -50,8 +50,8 @@ def describe_problem(detail: Any, root: type[BaseModel]) -> str:
     expected = str(context.get("expected", ""))
     allowed = f"; allowed: {expected}" if expected else ""
     if kind == "literal_error":
-        meant = did_you_mean(str(detail["input"]), expected.replace(" or ", ", ").replace("'", "").split(", "))
-        return f"{path}: {detail['input']!r}{allowed}{meant}"
+        suggestion = did_you_mean(str(detail["input"]), expected.replace(" or ", ", ").replace("'", "").split(", "))
+        return f"{path}: {detail['input']!r}{allowed}{suggestion}"
     message = str(context["error"]) if kind == "value_error" else detail["msg"]
     value = "" if tables and kind == "value_error" else f"{detail['input']!r}: "  # a whole table would hide the message
     return f"{path}: {value}{message}{allowed}"
@@ -65,9 +65,9 @@ def _describe_unknown(
     kinds = [f'"{kind}"' for kind, table in SOURCE_KINDS.items() if steps[-1] in _names(table)]
     if kinds and steps[:-1] == ["source"]:
         return f"{what}; only kind = {' or '.join(kinds)} has it; allowed: {', '.join(known)}"
-    meant = find_meant(steps[-1], known)
-    if meant is not None:
-        suggestions = [".".join([*steps[:-1], meant])]
+    closest = find_closest(steps[-1], known)
+    if closest is not None:
+        suggestions = [".".join([*steps[:-1], closest])]
     else:
         suggestions = [path for path in _all_paths(root) if path.rpartition(".")[2] == steps[-1]][:3]
     suggestion = f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""

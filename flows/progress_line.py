@@ -52,7 +52,7 @@ class StageProgress:
         return self._clock() - self._began
 
     def select_waits(self, waits: Sequence[Wait], now: float) -> list[Wait]:
-        """Return the waits to show, one of each reason: those that last, while nothing else goes on.
+        """Return the waits to show, one of each reason: those that last, while nothing else continues.
 
         Args:
             now: Unix time.

@@ -349,9 +349,9 @@ def load_model_config(name_or_path: str) -> ModelConfig:
         return config if by_path or base == name_or_path else config.model_copy(update={"quick_gelu": True})
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        meant = "" if by_path else did_you_mean(base, (file.stem for file in MODELS.glob("*.json")))
+        suggestion = "" if by_path else did_you_mean(base, (file.stem for file in MODELS.glob("*.json")))
         raise ConfigError(
-            f"model {name_or_path!r}: cannot read {path} ({reason}); the names are {names}{meant}"
+            f"model {name_or_path!r}: cannot read {path} ({reason}); the names are {names}{suggestion}"
         ) from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"model {name_or_path!r}: {path} is not JSON: {error}") from error

@@ -1,10 +1,10 @@
-"""Suggest the name that was meant where a user wrote an unknown one."""
+"""Suggest the known name that is closest to an unknown one, which is often a misspelt one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def find_meant(name: str, known: Iterable[str]) -> str | None:
+def find_closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is most like an unknown one, whatever its case; None if none is alike."""
     by_lower = {each.lower(): each for each in known}
     found = get_close_matches(name.lower()[:100], by_lower, n=1)
@@ -13,5 +13,5 @@ def find_meant(name: str, known: Iterable[str]) -> str | None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean NAME?`, or an empty text if no known name is alike."""
-    meant = find_meant(name, known)
-    return f"; did you mean {meant}?" if meant is not None else ""
+    closest = find_closest(name, known)
+    return f"; did you mean {closest}?" if closest is not None else ""

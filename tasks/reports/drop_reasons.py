@@ -21,7 +21,7 @@ EXTRACT = {
     "no_url": DropReason("The image has no URL."),
     "data_url": DropReason("The image is embedded in the page (`data:`)."),
     "not_http": DropReason("The URL is neither http nor https."),
-    "bad_url": DropReason("The URL cannot be parsed, or it holds credentials."),
+    "bad_url": DropReason("The URL cannot be parsed."),
     "url_too_long": DropReason("The URL is longer than the limit.", "`source.max_url_chars`"),
     "no_caption": DropReason("The image has no alt, title, figcaption or other caption."),
     "opt_out": DropReason(

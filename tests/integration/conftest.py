@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from benchmarks.kills.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
+from tasks.files.s3_file import s3_client
 
 __all__ = ["KEY_ID", "SECRET", "free_port"]
 
@@ -26,6 +28,17 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
 def s3_endpoint(s3_server: SeaweedFS) -> str:
     """Return the URL of the S3 server."""
     return s3_server.endpoint
+
+
+@pytest.fixture
+def s3_environment(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Set the variables of the S3 server, and a home for the cache; no client of another test is used."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    s3_client.cache_clear()
+    yield
+    s3_client.cache_clear()
 
 
 @pytest.fixture

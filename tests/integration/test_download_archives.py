@@ -11,7 +11,6 @@ import boto3
 import pytest
 from PIL import Image
 
-from benchmarks.kills.seaweed import KEY_ID, SECRET
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore, Store, open_store
@@ -110,16 +109,11 @@ def test_images_come_from_the_archives_without_a_request(
 
 
 def test_s3_and_resumed_runs_give_the_same_digest(
-    crawl: Path, tmp_path: Path, one_thread: Executor, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+    crawl: Path, tmp_path: Path, one_thread: Executor, s3_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [str(crawl / "*.warc.gz")]
     first = run(FolderStore(tmp_path / "store"), paths, tmp_path, one_thread)[1]
 
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3_client.cache_clear()
     client = boto3.client("s3")
     for file in crawl.iterdir():
         client.put_object(Bucket="mill", Key=f"archived/{file.name}", Body=file.read_bytes())

@@ -6,7 +6,6 @@ from pathlib import Path
 import boto3
 import pytest
 
-from benchmarks.kills.seaweed import KEY_ID, SECRET
 from dataops.errors import ConfigError, SourceError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
@@ -17,7 +16,6 @@ from tasks.extract.sources.warc import WarcSource
 from tasks.extract.sources.wat import WatSource
 from tasks.extract.stage import EXTRACT
 from tasks.files.find import find_source_files
-from tasks.files.s3_file import s3_client
 from tests.inline_executor import InlineExecutor
 from tests.integration.test_common_crawl import wat
 from tests.unit.tasks.filter.test_extract_filter import ANIMALS, write_warc
@@ -26,18 +24,12 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def bucket(s3_endpoint, monkeypatch, tmp_path):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3_client.cache_clear()
+def bucket(s3_environment, tmp_path):
     client = boto3.client("s3")
     name = f"crawls-{tmp_path.name.replace('_', '-')[:40].lower()}"
     client.create_bucket(Bucket=name)
     yield client, name
     client.close()
-    s3_client.cache_clear()
 
 
 def extract(source, folder: Path):

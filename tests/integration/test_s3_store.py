@@ -29,10 +29,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def environment(s3_server, monkeypatch, tmp_path):
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+def environment(s3_environment, monkeypatch):
     monkeypatch.setattr(s3_calls, "FIRST_PAUSE", 0.05)
 
 
@@ -471,6 +468,7 @@ def test_local_copies_are_under_the_home_folder(store, tmp_path, monkeypatch):
 def test_config_check_distinguishes_config_errors_from_transient_ones(environment, monkeypatch):
     """Expect exit code 2 with all problems for config errors, and 75, which a scheduler retries, for transient ones."""
     config = {"name": "x", "store": {"uri": "s3://mill/x"}, "source": {"kind": "warc", "paths": ["/nowhere/*"]}}
+    config["evaluate"] = {"suite": "missing.toml"}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     with pytest.raises(ConfigError, match=r"store\.uri: cannot write .*Correct AWS_SECRET_ACCESS_KEY") as caught:
         check_config(config, "here")

@@ -17,7 +17,7 @@ from dataops.home import CHECKOUT
 from dataops.storage.s3 import S3Store
 from infra.doctor.diagnose import check_services
 from infra.local import services
-from tests.integration.conftest import KEY_ID, SECRET
+from tests.integration.conftest import SECRET
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -75,11 +75,9 @@ def test_pickled_model_in_the_registry_is_rejected_by_name_and_not_run(tmp_path)
         ({"AWS_ENDPOINT_URL": "http://u:planted-password@127.0.0.1:9"}, "Check AWS_ENDPOINT_URL"),
     ],
 )
-def test_s3_errors_do_not_contain_credentials(s3_endpoint, environment, message, monkeypatch, tmp_path):
-    known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
-    for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"} | environment).items():
+def test_s3_errors_do_not_contain_credentials(s3_environment, environment, message, monkeypatch):
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
     monkeypatch.setattr("dataops.storage.s3.CHECK_SECONDS", 0.5)
     with pytest.raises(PairmillError, match=message) as caught:
         S3Store("mill", "x").check_writable()
@@ -87,10 +85,7 @@ def test_s3_errors_do_not_contain_credentials(s3_endpoint, environment, message,
         assert secret == "nobody" or secret not in str(caught.value)
 
 
-def test_cached_copies_are_readable_only_by_the_user(s3_endpoint, monkeypatch, tmp_path):
-    known = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
-    for name, value in (known | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
-        monkeypatch.setenv(name, value)
+def test_cached_copies_are_readable_only_by_the_user(s3_environment, tmp_path):
     with closing(boto3.client("s3")) as client:
         for _ in range(50):  # the server answers a little before its volumes are ready
             try:
@@ -98,7 +93,6 @@ def test_cached_copies_are_readable_only_by_the_user(s3_endpoint, monkeypatch, t
                 break
             except client.exceptions.ClientError:
                 time.sleep(0.2)
-    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
     store = S3Store("private", "x")
     store.check_writable()
     store.put("a/b", b"x")

@@ -29,7 +29,7 @@ from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from dataops.home import home
 from dataops.regular_files import read_text
-from dataops.text.suggestions import find_meant
+from dataops.text.suggestions import find_closest
 from dataops.toml_text import parse_toml
 from training.config import FrozenModel
 from training.evaluation.task import Name, Task
@@ -192,8 +192,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(read_text(path))
     except FileNotFoundError as error:
-        meant = find_meant(path.stem, (file.stem for file in path.parent.glob("*.toml")))
-        remedy = f"did you mean {path.with_name(f'{meant}.toml')}?" if meant else "docs/evaluation.md has an example"
+        closest = find_closest(path.stem, (file.stem for file in path.parent.glob("*.toml")))
+        remedy = f"did you mean {path.with_name(f'{closest}.toml')}?" if closest else "docs/evaluation.md has an example"
         raise ConfigError(f"{path}: no such suite file; {remedy}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
