@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import socket
+import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, PairmillError, StorageError
 from dataops.messages.waiting import waiting
 from dataops.snapshot import Counts, Manifest, find_manifest
 from dataops.stages import STAGES, RunState
@@ -39,6 +40,8 @@ ANY_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
 
 StageState = Literal["Running", "Completed", "Reused", "Failed"]
 FINISHED = ("Completed", "Reused")
+SILENT_SECONDS = 15.0
+"""Time without a record after which `list_runs` leaves a store out."""
 
 
 class StageRun(BaseModel):
@@ -208,8 +211,11 @@ def _read_pointer(pointer: Path) -> str:
 
 def known_stores(home: Path, *first: str | None) -> list[Store]:
     """Return the stores in which this machine has runs, and those of `first` before them, without duplicates."""
-    uris = [*(uri for uri in first if uri), *list_pointers(home / "runs"), str(home / "store")]
-    return list({store.uri: store for store in map(open_store, uris)}.values())
+    return list({store.uri: store for store in map(open_store, _known_uris(home, *first))}.values())
+
+
+def _known_uris(home: Path, *first: str | None) -> list[str]:
+    return list(dict.fromkeys([*filter(None, first), *list_pointers(home / "runs"), str(home / "store")]))
 
 
 def find_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[RunRecord, Store] | None:
@@ -281,17 +287,60 @@ def read_record(store: Store, name: str) -> RunRecord:
 
 
 def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
-    """Return the records of all runs in the known stores, oldest first; an invalid record is logged and left out."""
+    """Return the records of all runs in the known stores, oldest first; an invalid record is logged and left out.
+
+    All stores are read at the same time. A store that fails, or returns nothing for SILENT_SECONDS, is logged and left out,
+    since the runs of the others can be listed all the same.
+
+    Raises: the error of the store that `store_uri` names; StorageError if that store returns nothing.
+    """
+    readings = [_StoreReading(uri) for uri in _known_uris(home, store_uri)]
     found: dict[str, RunRecord] = {}
-    for store in known_stores(home, store_uri):
-        for name in store.names("runs"):
-            try:
-                record = read_record(store, name)
-            except ConfigError as error:
-                logger.warning("%s", error)
-                continue
-            found[record.run_id] = record
+    for reading in readings:
+        try:
+            found |= reading.wait()
+        except PairmillError as error:
+            if reading.uri == store_uri:
+                raise
+            logger.warning("the runs of %s are not listed: %s", reading.uri, error)
     return sorted(found.values(), key=lambda record: (record.created_at, record.run_id))
+
+
+class _StoreReading:
+    """Reads the run records of one store in a thread, which a store that does not respond cannot make others wait for."""
+
+    def __init__(self, uri: str):
+        self.uri = uri
+        self._records: dict[str, RunRecord] = {}
+        self._error: Exception | None = None
+        self._progress = time.monotonic()
+        self._thread = threading.Thread(target=self._read, name=f"runs of {uri}", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            store = open_store(self.uri)
+            with store.retrying_for(0):
+                for name in store.names("runs"):
+                    try:
+                        record = read_record(store, name)
+                    except ConfigError as error:
+                        logger.warning("%s", error)
+                        continue
+                    self._records[record.run_id] = record
+                    self._progress = time.monotonic()
+        except Exception as error:
+            self._error = error
+
+    def wait(self) -> dict[str, RunRecord]:
+        """Return the records by run id. Raises: the error of the store; StorageError if it returns nothing."""
+        while self._thread.is_alive():
+            self._thread.join(0.2)
+            if time.monotonic() - self._progress > SILENT_SECONDS:
+                raise StorageError(f"it has not responded for {SILENT_SECONDS:.0f} s")
+        if self._error is not None:
+            raise self._error
+        return self._records
 
 
 def no_runs(home: Path) -> str:

@@ -53,6 +53,11 @@ class Store(ABC):
     window: int = 1 << 40
     """Bytes to read or write in one call. A network store uses one call, since each call costs time."""
 
+    @contextmanager
+    def retrying_for(self, seconds: float) -> Iterator[None]:
+        """Retry transient failures for this time at most inside the `with`; a folder retries none."""
+        yield
+
     @abstractmethod
     def size(self, name: str) -> int | None:
         """Return the size of the object in bytes, or None if it does not exist."""

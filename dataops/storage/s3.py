@@ -10,6 +10,7 @@ import io
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -263,12 +264,17 @@ class S3Store(Store):
         self._s3.download_file(self.bucket, self._key(name), str(path), Config=PARTS)
         _check(file_sha256(path), head)
 
-    def check_writable(self) -> None:
-        usual, self._call.outlast_seconds = self._call.outlast_seconds, CHECK_SECONDS
+    @contextmanager
+    def retrying_for(self, seconds: float) -> Iterator[None]:
+        usual, self._call.outlast_seconds = self._call.outlast_seconds, seconds
         try:
-            super().check_writable()
+            yield
         finally:
             self._call.outlast_seconds = usual
+
+    def check_writable(self) -> None:
+        with self.retrying_for(CHECK_SECONDS):
+            super().check_writable()
 
 
 def _check(digest: str, answer: dict[str, Any]) -> None:

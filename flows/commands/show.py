@@ -47,11 +47,20 @@ def show_runs(records: Sequence[RunRecord], if_empty: str, *, as_json: bool) -> 
         return 0
     table = new_table("Runs", "run", "state", "started", "stages", "model")
     for record in records:
-        finished = sum(run.state in FINISHED for run in record.stages)
-        stages = f"{finished} of {len(STAGES)}"
-        table.add_row(record.run_id, record.actual_state(), record.created_at, stages, record.model_version or "")
+        table.add_row(
+            record.run_id, record.actual_state(), record.created_at, _count_stages(record), record.model_version or ""
+        )
     console().print(table)
     return 0
+
+
+def _count_stages(record: RunRecord) -> str:
+    """Return how many stages are finished of those that the newest attempt should run: `5 of 5, until pack`."""
+    finished, last = sum(run.state in FINISHED for run in record.stages), record.last_stage
+    planned = STAGES.index(last) + 1 if last in STAGES else len(STAGES)
+    if planned == len(STAGES) or finished > planned:  # an earlier attempt went further
+        return f"{finished} of {len(STAGES)}"
+    return f"{finished} of {planned}, until {last}"
 
 
 def show_run_or_key(name: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:

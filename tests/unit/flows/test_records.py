@@ -9,6 +9,7 @@ import pytest
 from dataops.errors import ConfigError, StorageError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
+from flows import records
 from flows.records import (
     RUN_ID,
     Attempt,
@@ -41,6 +42,31 @@ def test_list_runs_finds_records_in_the_known_stores_and_in_the_given_one(tmp_pa
     with pytest.raises(ConfigError, match="pairmill runs"):
         load_run("b", home)
     assert load_run("b", home, third.uri)[0].run_id == "b"
+
+
+@pytest.mark.parametrize("dead", ["fails", "is silent"])
+def test_list_runs_names_a_store_that_does_not_respond_and_lists_the_others(tmp_path, monkeypatch, caplog, dead):
+    away, here, ended = FolderStore(tmp_path / "away"), FolderStore(tmp_path / "here"), threading.Event()
+    for name, store in (("a", away), ("b", here)):
+        record(name).save(store)
+        remember_store(name, store, tmp_path)
+    names = FolderStore.names
+
+    def names_where_it_answers(self, folder):
+        if self.root.name == "away" and dead == "fails":
+            raise StorageError(f"cannot list runs in {self.uri}")
+        if self.root.name == "away":
+            ended.wait(60)
+        return names(self, folder)
+
+    monkeypatch.setattr(FolderStore, "names", names_where_it_answers)
+    monkeypatch.setattr(records, "SILENT_SECONDS", 0.3)
+    assert [r.run_id for r in list_runs(tmp_path)] == ["b"]
+    (message,) = caplog.messages
+    assert message.startswith(f"the runs of {away.uri} are not listed: ")
+    with pytest.raises(StorageError):  # it was asked for
+        list_runs(tmp_path, away.uri)
+    ended.set()
 
 
 def test_find_run_asks_no_other_store_than_that_of_the_run(tmp_path, monkeypatch):

@@ -7,12 +7,13 @@ import pytest
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Input, Part
+from dataops.stages import STAGES
 from dataops.store import FolderStore
 from flows.app import run_command
 from flows.commands import show
 from flows.commands.page import open_page
 from flows.commands.show import LISTED, select_runs, show_snapshot
-from flows.records import Attempt, RunRecord, newest_run
+from flows.records import Attempt, RunRecord, StageRun, newest_run
 from tests.manifests import build_manifest
 
 
@@ -31,6 +32,28 @@ def test_select_runs_returns_the_newest_in_a_state():
     assert select_runs(records, None, ["crashed"]) == []
     with pytest.raises(ConfigError, match="--limit is 0; it must be at least 1"):
         select_runs(records, 0, ())
+
+
+def test_runs_counts_the_stages_up_to_the_one_at_which_a_run_was_to_stop(capsys):
+    stages = [StageRun(stage=name, key="0" * 16, state="Completed") for name in STAGES]
+    shown = {
+        "1": (stages[:5], ["pack"], "5 of 5, until pack"),
+        "2": (stages[:3], ["pack"], "3 of 5, until pack"),
+        "3": (stages, [None], "8 of 8"),
+        "4": (stages, [None, "pack"], "8 of 8"),
+        "5": ([], [], "0 of 8"),
+    }
+    records = []
+    for name, (done, ends, _) in shown.items():
+        records.append(record(name, "completed"))
+        records[-1].stages = done
+        records[-1].attempts = [
+            Attempt(started_at=f"2026-01-0{n + 1}", host="h", pid=1, until=until) for n, until in enumerate(ends)
+        ]
+    assert show.show_runs(records, "", as_json=False) == 0
+    out = capsys.readouterr().out
+    for (_, _, expected), line in zip(shown.values(), out.splitlines()[2:], strict=True):
+        assert line.endswith(expected)
 
 
 def test_newest_run_is_the_last_that_started(tmp_path: Path):
