@@ -1,13 +1,47 @@
-"""Closes the flow runs and task runs of a process that was killed: Prefect would show them as running for ever."""
+"""Closes the runs of a process that was killed: Prefect and MLflow would show them as running for ever."""
 
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient
+from httpx import HTTPError
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Crashed
 
+from dataops.errors import PairmillError
+from flows.records import RunRecord, load_run
+from tasks.tracking import parent_run
+
+logger = logging.getLogger(__name__)
+
 MESSAGE = "its process has ended; a later attempt of the run continues its work"
+
+
+def close_killed_runs(records: Sequence[RunRecord], home: Path) -> None:
+    """Close what Prefect and MLflow show as running of the runs whose processes on this machine were killed.
+
+    Their records then have the state `crashed`. If a server does not answer, the next call closes them.
+    """
+    for killed in records:
+        if killed.state != "running" or killed.actual_state() != "crashed":
+            continue
+        try:
+            record, store = load_run(killed.run_id, home)
+            if record.actual_state() == record.state:  # another process has closed or continued it
+                continue
+            parent_run.end_killed(record.name, record.run_id)
+            with get_client(sync_client=True) as client:
+                for attempt in record.own_attempts:
+                    if attempt.flow_run_id and attempt.ended_at is None:
+                        close_flow_run(client, attempt.flow_run_id)
+        except (PairmillError, PrefectException, HTTPError, ValueError) as error:
+            logger.info("the runs of %s are not closed: %s: %s", killed.run_id, type(error).__name__, error)
+            continue
+        record.state = "crashed"
+        record.save(store)
 
 
 def close_flow_run(client: SyncPrefectClient, flow_run_id: str) -> None:

@@ -129,13 +129,18 @@ def runs(
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
-    """List the runs of the known stores, oldest first."""
+    """List the runs of the known stores, oldest first, and close in Prefect and MLflow those that were killed."""
     from flows.commands.show import select_runs, show_runs
     from flows.records import list_runs, no_runs
 
     records = list_runs(services.home(), store)
     if_empty = "no run is in this state" if records else no_runs(services.home())
-    return show_runs(select_runs(records, limit, state), if_empty, as_json=json)
+    code = show_runs(select_runs(records, limit, state), if_empty, as_json=json)
+    if os.environ.get("PREFECT_API_URL") and any(record.actual_state() != record.state for record in records):
+        from flows.abandoned_runs import close_killed_runs
+
+        close_killed_runs(records, services.home())
+    return code
 
 
 @app.command

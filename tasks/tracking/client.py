@@ -25,6 +25,8 @@ KEY_TAG = "pairmill.register_key"
 """Tag of runs, logged models and versions: the key of their register snapshot."""
 PIPELINE_TAG = "pairmill.pipeline_run"
 """Tag of the run that tasks/tracking/parent_run.py writes for an unregistered pipeline run: the pipeline run's id."""
+RUN_TAG = "pairmill.run_id"
+"""Tag of all runs that a pipeline run has made: its id."""
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 1000  # MLflow's limits of one request
 PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 6000, 8000, 250  # MLflow's limits of one value or name
 CLIENT_DEFAULTS = {

@@ -63,6 +63,18 @@ def open_run(context: Context, began_ms: int) -> str | None:
     return _try_to_write(context, lambda: _begin_run(context, began_ms))
 
 
+def end_killed(run_name: str, run_id: str) -> None:
+    """Give the MLflow runs of a pipeline run whose process was killed the status KILLED, unless they have ended.
+
+    Raises: ServiceError if MLflow does not answer, or refuses.
+    """
+    if not rest.is_supported() or (experiment := rest.get("experiments/get-by-name", experiment_name=run_name)) is None:
+        return
+    for run in _find_runs(str(experiment["experiment"]["experiment_id"]), tracking.RUN_TAG, run_id):
+        if run["info"]["status"] == "RUNNING":
+            _end_run(run, "KILLED")
+
+
 def _try_to_write(context: Context, write: Callable[[], str | None]) -> str | None:
     if not context.run_id or not rest.is_supported():
         return None

@@ -21,7 +21,7 @@ from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
 from dataops.schema import PACKED
 from dataops.snapshot import Manifest
 from tasks.reports.page import render
-from tasks.tracking.client import NAME_LENGTH, PARAM_LENGTH
+from tasks.tracking.client import NAME_LENGTH, PARAM_LENGTH, RUN_TAG
 
 SPACE = "&nbsp;"
 """A paragraph below a table, where MLflow's style sheet leaves no space."""
@@ -106,7 +106,7 @@ def name_run(run_id: str | None, otherwise: str) -> str:
 
 def build_run_tags(run_id: str | None, flow_run_id: str | None, flow_run_url: str | None) -> dict[str, str]:
     """Return the tags that identify the runs of pairmill and of Prefect."""
-    tags = {"pairmill.run_id": run_id, "prefect_flow_run_id": flow_run_id, "prefect_flow_run_url": flow_run_url}
+    tags = {RUN_TAG: run_id, "prefect_flow_run_id": flow_run_id, "prefect_flow_run_url": flow_run_url}
     return {name: remove_credentials(value) for name, value in tags.items() if value}
 
 

@@ -82,7 +82,7 @@ class LiveRun:
     def _open_run(self, client: "MlflowClient") -> "Run":
         context, key = self._work.context, self._work.draft.key
         tags = {"pairmill.train_key": key, **run_metadata.SOURCE_TAGS}
-        tags |= {"pairmill.run_id": context.run_id} if context.run_id else {}
+        tags |= {tracking.RUN_TAG: context.run_id} if context.run_id else {}
         name = f"train {run_metadata.name_run(context.run_id, key)}"
         run = tracking.open_run(client, context.run_name, f"train-{key}", name, tags)
         tracking.log_tags(client, run, find_parent_tag(client, run, context.run_id))

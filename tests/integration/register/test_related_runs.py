@@ -64,9 +64,14 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     opened = parent_run.open_run(context, 5)
     (run,) = mlflow.search_runs([training.info.experiment_id], f"tags.`{tracking.PIPELINE_TAG}` = '{context.run_id}'")
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("RUNNING", 5, None)
+    parent_run.end_killed(context.run_name, str(context.run_id))
+    assert mlflow.get_run(run.info.run_id).info.status == "KILLED"
+    assert parent_run.open_run(context, 7) is not None
+    assert mlflow.get_run(run.info.run_id).info.status == "RUNNING"
     page = parent_run.record_outcome(context, manifests, RunOutcome("FINISHED", "up to pack", reached, 5))
     assert opened == page == parent_run.open_run(context, 7)
     page = parent_run.record_outcome(context, manifests, RunOutcome("FAILED", error, failed, 6))
+    parent_run.end_killed(context.run_name, str(context.run_id))  # it has ended, and stays as it is
 
     def parents() -> list[Any]:
         found = mlflow.search_runs(
