@@ -193,7 +193,9 @@ def _read(path: Path) -> dict[str, Any]:
         return parse_toml(read_text(path))
     except FileNotFoundError as error:
         closest = find_closest(path.stem, (file.stem for file in path.parent.glob("*.toml")))
-        remedy = f"did you mean {path.with_name(f'{closest}.toml')}?" if closest else "docs/evaluation.md has an example"
+        remedy = (
+            f"did you mean {path.with_name(f'{closest}.toml')}?" if closest else "docs/evaluation.md has an example"
+        )
         raise ConfigError(f"{path}: no such suite file; {remedy}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
