@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.measure import make_parser
 from tasks.curate.config import CurateConfig
-from tasks.curate.near_duplicates import block_searches
-from tasks.curate.steps import GROUP_ROWS, NEAR_PARTITION_ROWS, PARTITION_ROWS
-from tasks.curate.steps import partition_bits as curate_bits
+from tasks.curate.inspect_images import RawShard, inspect_shard
+from tasks.curate.stage import group_shards
+from tasks.curate.steps import EXCHANGES, ShardRows, batch_shards, plan_job
 from tasks.engine.exchange import Exchange
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import cut_batches, join_batches, plan_sizes
@@ -31,8 +31,8 @@ FENCE, PUT = 3, 1
 """Requests of Draft.check_fence (two lists, one read), and of writing a part (dataops/snapshot.py)."""
 TASK, PIECE = FENCE + 1, 2
 """Reads of a task besides its input (whether its record exists, the fence of its record), and of a piece of a table."""
-CLUSTER_BYTES = 128
-"""Bytes per row with duplicates while clusters are resolved: a link of 32 bytes, four times."""
+CLUSTER_BYTES = 64
+"""Bytes per row with duplicates while links are connected: two ids of a link, twice, and a parent, twice."""
 ROW_BYTES = 3000
 """Bytes of caption and row of a sample in a shard (docs/datasets.md)."""
 
@@ -259,23 +259,25 @@ def _filter(pairs: float, files: int, p: Prices, c: Costs) -> StagePlan:
 
 
 def _curate(rows: float, shards: int, p: Prices, c: Costs) -> StagePlan:
-    groups, config = math.ceil(rows / GROUP_ROWS), CurateConfig()
-    ranges, near_bits = 1 << curate_bits(int(rows), PARTITION_ROWS), curate_bits(int(rows), NEAR_PARTITION_ROWS)
-    near = len(block_searches(near_bits, config.near_duplicate_distance)) << near_bits
-    # Tables of the exchanges: bytes and pixels, drop reasons (five times), three of the near-duplicates.
-    exchanged = groups * (7.0 * ranges + 3.0 * near)
-    tasks = groups * 5 + ranges * 2 + near * 2
-    maps = [
-        (shards, rows * c.curate),
-        (tasks, 0.0),
-        (shards, 0.0),
-    ]  # the first map takes most of the time: all is counted there
-    reads, writes = shards * 24.0 + tasks * FENCE + exchanged, shards * 5.0 + tasks * 2.0
-    scarce = (
-        f"reads of {exchanged:,.0f} tables, {rows * p.duplicates * CLUSTER_BYTES / 1e9:,.0f} GB to resolve clusters"
+    each = int(rows // shards)
+    batches = batch_shards([ShardRows("", each)] * shards)
+    job = plan_job(CurateConfig(), each * shards, len(batches))
+    exchanges = [job.exchange(kind) for kind in EXCHANGES]
+    requests, merges = exchange_requests(exchanges)
+    tasks = len(group_shards(inspect_shard, [RawShard("", "", "", job.config)] * shards))
+    # inspect_shard: rows, tar, a part; put_rows, put_candidates: the part again; put_decisions writes a table
+    requests = requests.plus(tasks * TASK + shards * (4 + FENCE + 2 + 2), tasks * PUT + shards * 2)
+    # write_rows: rows and decisions, two parts; afterwards their sizes
+    requests = requests.plus(tasks * TASK + shards * (4 + 2 * FENCE + 2), tasks * PUT + shards * 2)
+    by_batch, by_partition = 6, 3  # maps of choose_rows
+    steps = len(batches) * by_batch + job.partitions * by_partition + job.near_partitions * 2 + 1
+    requests = requests.plus(steps * TASK + len(batches) * PIECE * 6, steps * PUT + len(batches) * 2)
+    maps = [(tasks, rows * c.curate), (steps + merges, 0.0), (tasks, 0.0)]  # the first takes the time
+    moved = rows * p.picture_bytes + sum(2 * one.expected_bytes for one in exchanges)
+    scarce = f"{rows * p.duplicates * CLUSTER_BYTES / 1e9:,.0f} GB to connect links"
+    return plan_stage(
+        "curate", rows, maps, requests, p, c, moved=moved, stored=rows * c.stored["curate"], scarce=scarce
     )
-    return plan_stage("curate", rows, maps, (reads, writes), p, c, moved=rows * p.picture_bytes,
-                  stored=rows * c.stored["curate"], scarce=scarce)  # fmt: skip
 
 
 def _pack(rows: float, raw: int, p: Prices, c: Costs) -> StagePlan:

@@ -3,20 +3,20 @@
 import hashlib
 import time
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from benchmarks.cases.scale_job import SHARD_ROWS, Job
 from benchmarks.inputs.rows import random_bits, random_shares
-from dataops.snapshot import Draft, read_table
+from dataops.snapshot import Draft
 from dataops.store import FolderStore, open_store
-from tasks.curate.choose import choose_rows, decisions_name
+from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import INSPECTED, inspected_name
-from tasks.curate.steps import Step
+from tasks.engine.exchange import Step, run
 from tasks.engine.map_parts import map_parts, shared_workers
-from tasks.engine.partition_steps import run
 
 THUMBNAIL = 6
 """Size of a thumbnail in words of 8 bytes; a real one has 96, but few thumbnails are read."""
@@ -85,12 +85,12 @@ def time_choice(job: Job) -> tuple[float, str]:
     started = time.perf_counter()
     with shared_workers(context) as shared:
 
-        def run_steps(tasks: list[Step]) -> None:
+        def run_steps(tasks: list[Step[Any]]) -> None:
             map_parts(run, tasks, draft, shared)
 
         choose_rows(names, sizes, config, None, run_steps)
     seconds = time.perf_counter() - started
     digest = hashlib.sha256()
     for name in names:
-        digest.update(repr(read_table(draft.store, draft.path(decisions_name(name))).to_pydict()).encode())
+        digest.update(repr(read_decisions(draft, name).to_pydict()).encode())
     return seconds, digest.hexdigest()

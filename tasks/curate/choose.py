@@ -1,12 +1,13 @@
 """Choose which rows curate drops, and why, over all raw shards.
 
-Each step is a map over groups of raw shards or over partitions of hashes (tasks.curate.steps), so no process holds all
+Each step is a map over batches of raw shards or over partitions of hashes (tasks.curate.steps), so no process holds all
 rows. A step compares only the rows that the steps before it have kept.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from typing import Any, cast
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -15,8 +16,8 @@ from tasks.curate import exact_duplicates as exact
 from tasks.curate import near_duplicates as near
 from tasks.curate import steps
 from tasks.curate.config import CurateConfig
-from tasks.curate.steps import OVERLAP, Step
-from tasks.engine.partition_tables import read_one, read_partition
+from tasks.curate.steps import CurateStep, ShardRows
+from tasks.engine.exchange import Step, put_frame, read_frame
 
 DECISIONS = pa.schema(
     [
@@ -27,70 +28,83 @@ DECISIONS = pa.schema(
         ("drop_reason", pa.string()),
     ]
 )
-RunSteps = Callable[[list[Step]], object]
+RunSteps = Callable[[list[Step[Any]]], object]
 """Runs steps of one kind, in any order."""
 
 
 def choose_rows(
     numbers: Sequence[str], sizes: Sequence[int], config: CurateConfig, matches: str | None, run: RunSteps
 ) -> None:
-    """Decide for each row whether it is dropped, with the first reason that applies; write `decisions_name` per shard.
+    """Decide for each row whether it is dropped, with the first reason that applies; see `read_decisions`.
 
     Args:
         numbers: raw shards whose INSPECTED tables are in the store.
         sizes: number of rows of each.
         matches: store name of the table of matches with evaluation sets, if the config names any.
     """
-    groups, rows = steps.group_shards(sizes), sum(sizes)
-    bits, near_bits = (steps.partition_bits(rows, n) for n in (steps.PARTITION_ROWS, steps.NEAR_PARTITION_ROWS))
-    first = Step(exact.put_by_sha256, 0, len(groups), bits, near_bits, config, matches=matches)
+    batches = steps.batch_shards([ShardRows(*shard) for shard in zip(numbers, sizes, strict=True)])
+    job = steps.plan_job(config, sum(sizes), len(batches), matches)
+    once, partitions, near_partitions = [()], [()] * job.partitions, [()] * job.near_partitions
 
-    def over_groups(function: Callable[[Draft, Step], Record]) -> None:
-        run([
-            replace(first, function=function, number=number, shards=tuple(numbers[i] for i in indices),
-                    sizes=tuple(sizes[i] for i in indices))
-            for number, indices in enumerate(groups)
-        ])  # fmt: skip
+    def map_units(
+        units: Sequence[tuple[Any, ...]], function: Callable[[Draft, CurateStep], Record], *exchanges: str
+    ) -> None:
+        run([Step(function, number, job, inputs) for number, inputs in enumerate(units)])
+        for kind in exchanges:
+            run([*job.exchange(kind).merge_steps()])
 
-    def over_partitions(function: Callable[[Draft, Step], Record], count: int = 1 << bits) -> None:
-        run([replace(first, function=function, number=number) for number in range(count)])
-
-    if not groups:
+    if not batches:
         return
-    over_groups(exact.put_by_sha256)
-    over_partitions(exact.find_byte_duplicates)
-    over_groups(exact.put_by_pixels)
-    over_partitions(exact.find_pixel_duplicates)
+    map_units(batches, steps.put_rows, "bytes")
+    map_units(partitions, exact.find_byte_duplicates, "drops-bytes")
+    map_units(batches, exact.put_by_pixels, "pixels")
+    map_units(partitions, exact.find_pixel_duplicates, "drops-pixels")
     if config.near_duplicates:
-        over_groups(near.put_hashes)
-        over_partitions(near.find_candidates, near.count_partitions(first))
-        over_groups(near.put_candidates)
-        over_partitions(near.link_near_duplicates, near.count_partitions(first))
-    over_partitions(near.resolve_clusters, 1)
-    over_groups(put_decisions)
+        map_units(batches, near.put_hashes, "near-hashes")
+        map_units(near_partitions, near.find_candidates, "near-candidates")
+        map_units(batches, near.put_candidates, "near-compared")
+        map_units(near_partitions, near.link_near_duplicates)
+    map_units(once, near.connect_links)
+    map_units(batches, near.put_members, "members")
+    map_units(partitions, near.resolve_clusters, "clusters")
+    map_units(batches, put_decisions)
 
 
-def decisions_name(number: str) -> str:
-    """Return the name of the scratch table (DECISIONS) of a raw shard."""
-    return f"_work/decisions-{number}.parquet"
-
-
-def put_decisions(draft: Draft, step: Step) -> Record:
-    """Write the decisions on the rows of a group, one table per raw shard."""
-    rows = steps.read_inspected(draft, step, ["phash"])
-    clusters = read_one(draft, near.CLUSTERS, step.number)
-    names = [f"{high:016x}{low:016x}" for high, low in clusters.select("name_high", "name_low").iter_rows()]
-    clusters = clusters.with_columns(cluster=pl.Series(names, dtype=pl.String))
-    drops = [read_partition(draft, step.partition_names(kind), step.number) for kind in exact.DROP_REASONS]
-    drops.append(clusters.filter("worse").with_columns(drop_reason=pl.lit("near_duplicate")))
-    duplicates = pl.concat(frame.select("row", duplicate="drop_reason") for frame in drops)
-    rows = rows.join(duplicates, on="row", how="left", maintain_order="left")
-    rows = rows.join(clusters.select("row", "cluster"), on="row", how="left", maintain_order="left")
-    overlap = pl.when(pl.col("state") == OVERLAP).then(pl.lit("evaluation_overlap"))
-    reason = pl.coalesce("drop_reason", "duplicate", overlap)  # a placeholder is named as one even if it overlaps
-    decisions = rows.select("uid", "phash", "cluster", evaluation_overlap="overlap", drop_reason=reason).to_arrow()
+def put_decisions(draft: Draft, step: CurateStep) -> Record:
+    """Write the decisions on the rows of a batch, one table per raw shard."""
+    rows = steps.read_rows(draft, step).select("row", "uid_high", "uid_low", "state", "is_decoded", "phash")
+    clusters = step.job.exchange("clusters").read(draft, step.number)
+    reasons, names = np.zeros(rows.height, np.uint8), [""] * rows.height
+    for kind in exact.DROPS:
+        drops = step.job.exchange(kind).read(draft, step.number)
+        reasons[drops["row"].to_numpy()] = drops["reason"].to_numpy()
+    worse = clusters.filter(pl.col("worse") > 0)["row"].to_numpy()
+    reasons[worse] = steps.DROP_REASONS.index("near_duplicate") + 1
+    for row, high, low in clusters.select("row", "name_high", "name_low").iter_rows():
+        names[row] = f"{high:016x}{low:016x}"
+    rows = rows.join(steps.read_notes(draft, step), on="row", how="left", maintain_order="left")
+    overlap = pl.when(pl.col("state") == steps.OVERLAP).then(pl.lit("evaluation_overlap"))
+    duplicate = pl.Series([None, *steps.DROP_REASONS], dtype=pl.String)[reasons]
+    uids = [f"{high:016x}{low:016x}" for high, low in rows.select("uid_high", "uid_low").iter_rows()]
+    decisions = rows.select(
+        uid=pl.Series(uids, dtype=pl.String),
+        phash=pl.when(pl.col("is_decoded") > 0).then("phash"),
+        cluster=pl.Series([name or None for name in names], dtype=pl.String),
+        evaluation_overlap="overlap",
+        # a placeholder is named as one even if it overlaps
+        drop_reason=pl.coalesce("drop_reason", duplicate, overlap),
+    )
     start = 0
-    for number, size in zip(step.shards, step.sizes, strict=True):
-        draft.put_table(decisions_name(number), decisions.slice(start, size).cast(DECISIONS))
-        start += size
+    for shard in step.inputs:
+        put_frame(draft, _decisions_name(shard.number), decisions[start : start + shard.rows])
+        start += shard.rows
     return Record(task=step.id)
+
+
+def read_decisions(draft: Draft, number: str) -> pa.Table:
+    """Return the decisions (DECISIONS) on the rows of a raw shard."""
+    return cast(pa.Table, read_frame(draft, _decisions_name(number)).to_arrow().cast(DECISIONS))
+
+
+def _decisions_name(number: str) -> str:
+    return f"decisions-{number}.table"

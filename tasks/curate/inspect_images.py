@@ -36,9 +36,8 @@ INSPECTED = pa.schema(
 
 @dataclass(frozen=True)
 class RawShard:
-    """One task: a raw shard of the download stage."""
+    """A raw shard of the download stage."""
 
-    step: str
     rows: str
     """Name of its Parquet part in the store."""
     tar: str
@@ -49,10 +48,6 @@ class RawShard:
     @property
     def number(self) -> str:
         return self.tar.rpartition("/")[2].removesuffix(".tar")
-
-    @property
-    def id(self) -> str:
-        return f"{self.step}-{self.number}"
 
 
 def inspect_shard(draft: Draft, shard: RawShard) -> Record:
@@ -68,7 +63,7 @@ def inspect_shard(draft: Draft, shard: RawShard) -> Record:
         for row, data in _pair_with_images(draft.store, rows, shard)
     ]
     part = draft.put_table(inspected_name(shard.number), pa.Table.from_pylist(inspected, INSPECTED))
-    return Record(task=shard.id, parts=[part])
+    return Record(task=shard.number, parts=[part])
 
 
 def inspected_name(number: str) -> str:

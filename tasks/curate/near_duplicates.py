@@ -2,141 +2,133 @@
 
 Rows with close hashes agree completely in some block of bits (dataops.images.bit_blocks), so each row is written to one
 partition per block, by the block's value. The few rows that have a close hash there are written again, with their
-thumbnails, to be compared. The result is links between two rows. One worker resolves the links of all kinds at once: it
-holds only the rows that have duplicates.
+thumbnails, to be compared. The result is links between two rows. One task connects the links of all kinds: it holds only
+the ids of rows that have duplicates. The rows of a cluster then meet in a partition, where the best one is chosen.
 """
 
-from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 import polars as pl
 
-from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, plan_searches
 from dataops.images.near_duplicates import find_clusters, find_connected, has_neighbour
 from dataops.snapshot import Draft, Record, read_table
-from tasks.curate.exact_duplicates import DROP_REASONS, LINKS
+from tasks.curate.exact_duplicates import DROPS, LINKS
 from tasks.curate.inspect_images import inspected_name
-from tasks.curate.steps import RANKING, Step, rank_columns, read_remaining, row_id, sort_best_first, stack_bytes
-from tasks.engine.partition_tables import (
-    partition_by_hash,
-    partition_by_index,
-    read_one,
-    read_partition,
-    table_name,
-    write_partitions,
+from tasks.curate.steps import (
+    CANDIDATE,
+    RANKING,
+    CurateStep,
+    put_links,
+    read_remaining,
+    read_rows,
+    row_id,
+    sort_best_first,
+    stack_bytes,
 )
+from tasks.engine.exchange import number_partitions
 
-CLUSTERS = "clusters.table"
-"""Scratch table, with one partition per group of shards: `row`, `name_high`, `name_low`, `worse`."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # of the golden ratio (Knuth, TAOCP 3, section 6.4), for partitions of equal size
+_ROW = (1 << 32) - 1
 
 
-@lru_cache(maxsize=8)
-def block_searches(bits: int, distance: int) -> tuple[BlockSearch, ...]:
-    """Return the searches that together find all pairs: a single one if there is a single partition."""
-    return tuple(plan_searches(distance)) if bits else (ALL_PAIRS,)
-
-
-def count_partitions(step: Step) -> int:
-    """Return the number of partitions of all blocks."""
-    return len(block_searches(step.near_bits, step.config.near_duplicate_distance)) << step.near_bits
-
-
-def _search_of(step: Step) -> BlockSearch:
-    """Return the search of a partition: partitions are numbered block by block."""
-    return block_searches(step.near_bits, step.config.near_duplicate_distance)[step.number >> step.near_bits]
-
-
-def put_hashes(draft: Draft, step: Step) -> Record:
-    """Write the hashes of the remaining rows of a group, partitioned by the value of each block."""
-    rows = read_remaining(draft, step, DROP_REASONS, ["uid", "caption", "original_area", "phash"])
-    scoped = rank_columns(rows, step.config).select("row", "scope").with_columns(rows["phash"])
-    hashes, blocks, sizes = rows["phash"].to_numpy(), list[pl.DataFrame](), list[int]()
-    for search in block_searches(step.near_bits, step.config.near_duplicate_distance):
-        mixed = pl.Series((hashes & np.uint64(search.shared)) * _MIX, dtype=pl.UInt64)
-        block, more = partition_by_hash(scoped.with_columns(mixed=mixed), "mixed", step.near_bits)
-        blocks, sizes = [*blocks, block.drop("mixed")], sizes + more
-    write_partitions(draft, table_name("near-hashes", step.number), pl.concat(blocks), sizes)
-    return Record(task=step.id)
-
-
-def find_candidates(draft: Draft, step: Step) -> Record:
-    """Write the rows of a partition that have a close hash in it, partitioned by group."""
-    rows = read_partition(draft, step.group_tables("near-hashes"), step.number)
-    hashes, scopes = rows["phash"].to_numpy(), rows["scope"].to_numpy().view(np.int64)
-    found = rows.filter(pl.Series(has_neighbour(hashes, scopes, step.config.near_duplicate_distance, _search_of(step))))
-    partitions = partition_by_index(found.select("row"), found["part"], step.groups)
-    write_partitions(draft, table_name("near-candidates", step.number), *partitions)
-    return Record(task=step.id)
-
-
-def put_candidates(draft: Draft, step: Step) -> Record:
-    """Write the candidates of a group: their ranking, and, by partition, the columns that they are compared by."""
-    names = [table_name("near-candidates", number) for number in range(count_partitions(step))]
-    found = read_partition(draft, names, step.number).rename({"part": "partition"})
-    rows = read_remaining(draft, step, [], ["uid", "caption", "original_area", "phash"])
-    rows = rows.join(found.select("row").unique(), on="row", how="semi", maintain_order="left")
-    ranked = rank_columns(rows, step.config).with_columns(rows["phash"], part=pl.lit(step.number, pl.UInt32))
-    ranked = ranked.with_columns(id=row_id(), thumbnail=_read_thumbnails(draft, step, rows["row"]))
-    write_partitions(draft, table_name("near-ranking", step.number), ranked.select("id", *RANKING))
-    compared = found.join(ranked.select("row", "id", "phash", "scope", "thumbnail"), on="row", maintain_order="left")
-    partitions = partition_by_index(compared.drop("row", "partition"), compared["partition"], len(names))
-    write_partitions(draft, table_name("near-compared", step.number), *partitions)
-    return Record(task=step.id)
-
-
-def _read_thumbnails(draft: Draft, step: Step, rows: pl.Series) -> pl.Series:
-    """Return the thumbnails of rows of a group, given in ascending order; it holds one raw shard's at a time."""
-    found, start, numbers = list[bytes](), 0, rows.to_numpy()
-    for number, size in zip(step.shards, step.sizes, strict=True):
-        inside = numbers[(numbers >= start) & (numbers < start + size)].astype(np.int64) - start
-        if len(inside):
-            column = read_table(draft.store, draft.path(inspected_name(number)), ["thumbnail"])["thumbnail"]
-            found += column.take(inside).to_pylist()
-        start += size
-    return pl.Series(found, dtype=pl.Binary)
-
-
-def link_near_duplicates(draft: Draft, step: Step) -> Record:
-    """Compare the candidates of a partition, and link each near-duplicate to one row of its cluster."""
-    rows = read_partition(draft, step.group_tables("near-compared"), step.number)
-    thumbnails = stack_bytes(rows["thumbnail"].to_list())
-    distance, tolerance = step.config.near_duplicate_distance, step.config.near_duplicate_tolerance
-    scopes = rows["scope"].to_numpy().view(np.int64)
-    first = find_clusters(rows["phash"].to_numpy(), scopes, thumbnails, distance, tolerance, _search_of(step))
-    links = rows.select("id", representative=pl.col("id").gather(pl.Series(first)))
-    links = links.filter(pl.col("id") != pl.col("representative"))
-    write_partitions(draft, table_name("near-links", step.number), links)
-    return Record(task=step.id)
-
-
-def resolve_clusters(draft: Draft, step: Step) -> Record:
-    """Write the cluster of each row that has duplicates, and whether a near-duplicate is better (CLUSTERS)."""
-    exact = _read_all(draft, [name for kind in LINKS for name in step.partition_names(kind)])
-    links, rows, worse = exact.select("id", "representative"), exact.drop("representative"), exact["id"].clear()
-    if step.config.near_duplicates:
-        near = _read_all(draft, [table_name("near-links", number) for number in range(count_partitions(step))])
-        linked = pl.concat([near["id"], near["representative"]]).unique()
-        ranked = _read_all(draft, step.group_tables("near-ranking")).filter(pl.col("id").is_in(linked.implode()))
-        links, rows = pl.concat([links, near]), pl.concat([rows, ranked.select(rows.columns)])
-        ordered = sort_best_first(ranked.join(_connect(near), on="id"))
-        worse = ordered.filter(pl.col("cluster").is_duplicated() & ~pl.col("cluster").is_first_distinct())["id"]
-    rows = rows.unique("id").join(_connect(links), on="id").sort("uid_high", "uid_low")
-    halves = [pl.col(f"uid_{half}").first().over("cluster").alias(f"name_{half}") for half in ("high", "low")]
-    clusters = rows.select("id", *halves, worse=pl.col("id").is_in(worse.implode())).sort("id")
-    clusters = clusters.with_columns(row=(pl.col("id") % (1 << 32)).cast(pl.UInt32))
-    write_partitions(
-        draft, CLUSTERS, *partition_by_index(clusters.drop("id"), clusters["id"] // (1 << 32), step.groups)
+def put_hashes(draft: Draft, step: CurateStep) -> Record:
+    """Put the hashes of the remaining rows of a batch by the value of each block."""
+    rows, size = read_remaining(draft, step, DROPS).select("row", "scope", "phash"), step.job.block_partitions
+    hashes = rows["phash"].to_numpy()
+    mixed = (pl.Series((hashes & np.uint64(search.shared)) * _MIX, dtype=pl.UInt64) for search in step.job.searches)
+    numbers = [number_partitions(values, size) + np.uint64(block * size) for block, values in enumerate(mixed)]
+    step.job.exchange("near-hashes").write(
+        draft, step.number, pl.concat([rows] * len(numbers)), np.concatenate(numbers)
     )
     return Record(task=step.id)
 
 
-def _read_all(draft: Draft, names: list[str]) -> pl.DataFrame:
-    return pl.concat(read_one(draft, name, 0) for name in names)
+def find_candidates(draft: Draft, step: CurateStep) -> Record:
+    """Put the rows of a partition that have a close hash in it by batch."""
+    rows = step.job.exchange("near-hashes").read(draft, step.number)
+    search = step.job.searches[step.number // step.job.block_partitions]
+    hashes, scopes = rows["phash"].to_numpy(), rows["scope"].to_numpy().view(np.int64)
+    found = rows.filter(pl.Series(has_neighbour(hashes, scopes, step.job.config.near_duplicate_distance, search)))
+    step.job.exchange("near-candidates").write(draft, step.number, found.select("row"), found["part"])
+    return Record(task=step.id)
 
 
-def _connect(links: pl.DataFrame) -> pl.DataFrame:
-    """Return the connected components of the links: `id`, `cluster`."""
+def put_candidates(draft: Draft, step: CurateStep) -> Record:
+    """Put the columns by which the candidates of a batch are compared by partition."""
+    found = step.job.exchange("near-candidates").read(draft, step.number).rename({"part": "partition"})
+    rows = read_rows(draft, step).filter(pl.col("state") == CANDIDATE)
+    rows = rows.join(found.select("row").unique(), on="row", how="semi", maintain_order="left")
+    rows = rows.select("row", "phash", "scope", thumbnail=_read_thumbnails(draft, step, rows["row"]))
+    compared = found.join(rows, on="row", maintain_order="left")
+    step.job.exchange("near-compared").write(draft, step.number, compared.drop("partition"), compared["partition"])
+    return Record(task=step.id)
+
+
+def _read_thumbnails(draft: Draft, step: CurateStep, rows: pl.Series) -> pl.Series:
+    """Return the thumbnails of rows of a batch, given in ascending order; it holds one raw shard's at a time."""
+    found, start, numbers = list[bytes](), 0, rows.to_numpy()
+    for shard in step.inputs:
+        inside = numbers[(numbers >= start) & (numbers < start + shard.rows)].astype(np.int64) - start
+        if len(inside):
+            column = read_table(draft.store, draft.path(inspected_name(shard.number)), ["thumbnail"])["thumbnail"]
+            found += column.take(inside).to_pylist()
+        start += shard.rows
+    return pl.Series(found, dtype=pl.Binary)
+
+
+def link_near_duplicates(draft: Draft, step: CurateStep) -> Record:
+    """Compare the candidates of a partition, and link each near-duplicate to one row of its cluster."""
+    rows = step.job.exchange("near-compared").read(draft, step.number).with_columns(id=row_id())
+    thumbnails = stack_bytes(rows["thumbnail"].to_list())
+    distance, tolerance = step.job.config.near_duplicate_distance, step.job.config.near_duplicate_tolerance
+    scopes = rows["scope"].to_numpy().view(np.int64)
+    search = step.job.searches[step.number // step.job.block_partitions]
+    first = find_clusters(rows["phash"].to_numpy(), scopes, thumbnails, distance, tolerance, search)
+    links = rows.select("id", representative=pl.col("id").gather(pl.Series(first)))
+    put_links(draft, step, "near-links", links.filter(pl.col("id") != pl.col("representative")))
+    return Record(task=step.id)
+
+
+def connect_links(draft: Draft, step: CurateStep) -> Record:
+    """Put the cluster of each row that has duplicates by batch, and its cluster by the near-duplicates' links alone."""
+    near_kinds = ["near-links"] if step.job.config.near_duplicates else []
+    near, every = (_connect(draft, step, kinds) for kinds in (near_kinds, [*LINKS, *near_kinds]))
+    labels = every.join(near.rename({"cluster": "near"}), on="id", how="left", maintain_order="left")
+    labels = labels.with_columns(is_near=pl.col("near").is_not_null().cast(pl.UInt8), near=pl.col("near").fill_null(0))
+    labels = labels.with_columns(row=(pl.col("id") & _ROW).cast(pl.UInt32))
+    step.job.exchange("labels").write(draft, 0, labels.drop("id"), labels["id"] // (1 << 32))
+    return Record(task=step.id)
+
+
+def _connect(draft: Draft, step: CurateStep, kinds: list[str]) -> pl.DataFrame:
+    """Return the connected components of the links of some exchanges: `id`, `cluster`, by id."""
+    tables = chain.from_iterable(step.job.exchange(kind).read_tables(draft, 0) for kind in kinds)
+    links = pl.concat(
+        [pl.DataFrame(schema={"id": pl.UInt64, "representative": pl.UInt64}), *(t.drop("part") for t in tables)]
+    )
     ids = pl.concat([links["id"], links["representative"]]).unique().sort()
     ends = (ids.search_sorted(links[name]).cast(pl.Int64).to_numpy() for name in ("id", "representative"))
-    return pl.DataFrame({"id": ids, "cluster": find_connected(len(ids), *ends)})
+    return pl.DataFrame({"id": ids, "cluster": ids.gather(pl.Series(find_connected(len(ids), *ends)))})
+
+
+def put_members(draft: Draft, step: CurateStep) -> Record:
+    """Put the rows of a batch that have duplicates by cluster."""
+    labels = step.job.exchange("labels").read(draft, step.number).drop("part")
+    rows = read_rows(draft, step).select("row", *RANKING).join(labels, on="row", maintain_order="left")
+    mixed = pl.Series(rows["cluster"].to_numpy() * _MIX, dtype=pl.UInt64)
+    exchange = step.job.exchange("members")
+    exchange.write(draft, step.number, rows, number_partitions(mixed, exchange.partitions))
+    return Record(task=step.id)
+
+
+def resolve_clusters(draft: Draft, step: CurateStep) -> Record:
+    """Put the name of each row's cluster, the smallest uid, and whether a near-duplicate is better, by batch."""
+    rows = step.job.exchange("members").read(draft, step.number).with_columns(id=row_id())
+    ordered = sort_best_first(rows.filter(pl.col("is_near") > 0))
+    worse = ordered.filter(~pl.col("near").is_first_distinct())["id"]
+    rows = rows.sort("uid_high", "uid_low")
+    halves = [pl.col(f"uid_{half}").first().over("cluster").alias(f"name_{half}") for half in ("high", "low")]
+    found = rows.select("part", "row", *halves, worse=pl.col("id").is_in(worse.implode()).cast(pl.UInt8))
+    step.job.exchange("clusters").write(draft, step.number, found.drop("part"), found["part"])
+    return Record(task=step.id)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from dataops.images.score_rules import drop_reasons
 from dataops.schema import CURATED
 from dataops.snapshot import Draft, read_table
-from tasks.curate.choose import decisions_name
+from tasks.curate.choose import read_decisions
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import RawShard, inspected_name
 from tasks.curate.scores.compute import IMAGES, ShardImages, compute_scores
@@ -74,7 +74,7 @@ def join_scores(decisions: pa.Table, scored: pa.Table) -> pa.Table:
 
 def _read_kept(shard: RawShard, draft: Draft) -> tuple[pa.Table, pa.Table]:
     """Return the kept rows of a raw shard: the columns to score (IMAGES), and those that rules use (_ROWS)."""
-    kept = read_table(draft.store, draft.path(decisions_name(shard.number)), ["drop_reason"])["drop_reason"].is_null()
+    kept = read_decisions(draft, shard.number)["drop_reason"].is_null()
     rows = read_table(draft.store, shard.rows, ["uid", "key", "caption", "language"]).filter(kept)
     inspected = read_table(draft.store, draft.path(inspected_name(shard.number)), ["image_digest"]).filter(kept)
     columns = [rows["key"], rows["caption"], inspected["image_digest"]]

@@ -11,7 +11,8 @@ order of the rows nor on their distribution over shards.
 """
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,18 +21,19 @@ import pyarrow as pa
 from dataops.errors import CorruptPart
 from dataops.schema import CURATED, SCORE_NAMES, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, read_table
-from tasks.curate.choose import choose_rows, decisions_name
+from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evaluation_sets
 from tasks.curate.inspect_images import RawShard, inspect_shard
 from tasks.curate.scoring import add_scores, join_scores, scored_name
+from tasks.engine.exchange import run_steps
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
-from tasks.engine.partition_steps import run_steps
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 
 _INSPECT_WEIGHT, _SCORER_WEIGHT = 8, 16
 """Costs of inspecting the images and of each scorer, relative to each other map; for the progress."""
+_MAX_TASKS = 1 << 16
 
 
 def make(work: Work[CurateConfig]) -> StageOutput:
@@ -49,7 +51,9 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
 
     scoring = _SCORER_WEIGHT * len(config.scores.names)
     progress = StageProgress(context, _INSPECT_WEIGHT + 2 + scoring + (1 if config.overlap else 0))
-    map_parts(inspect_shard, shards, draft, progress.of_map("inspect images", _INSPECT_WEIGHT))
+    map_parts(
+        run_shards, group_shards(inspect_shard, shards), draft, progress.of_map("inspect images", _INSPECT_WEIGHT)
+    )
     if config.overlap:
         matching = replace(work, context=progress.of_map("match evaluation sets", 1))
         matches, facts = match_evaluation_sets(matching, config.overlap, numbers)
@@ -59,7 +63,7 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
     if config.scores.names:
         facts["scores"] = add_scores(shards, replace(work, context=progress.of_map("score images", scoring)))
     writing = progress.of_map("write rows", 1)
-    records = map_parts(write_rows, [replace(shard, step="write") for shard in shards], draft, writing)
+    records = map_parts(run_shards, group_shards(write_rows, shards), draft, writing)
 
     parts, counts = merge_records(records)
     return StageOutput([*parts, *([matches] if matches else [])], counts, facts)
@@ -73,14 +77,41 @@ def _list_raw_shards(download: Manifest, config: CurateConfig) -> list[RawShard]
         tar = part.name.removeprefix("part-").removesuffix(".parquet") + ".tar"
         if tar not in tars:
             raise CorruptPart(f"{download.path(part.name)} has no {tar} beside it; remake it with --force download")
-        shards.append(RawShard("inspect", download.path(part.name), download.path(tar), extension, config))
+        shards.append(RawShard(download.path(part.name), download.path(tar), extension, config))
     return shards
+
+
+@dataclass(frozen=True)
+class ShardGroup:
+    """A task: a function on some raw shards."""
+
+    function: Callable[[Draft, RawShard], Record]
+    shards: tuple[RawShard, ...]
+
+    @property
+    def id(self) -> str:
+        """For example `inspect_shard-00017`; with the number of further shards, if any."""
+        first, *others = self.shards
+        return f"{self.function.__name__}-{first.number}" + (f"-{len(others)}" if others else "")
+
+
+def group_shards(function: Callable[[Draft, RawShard], Record], shards: Sequence[RawShard]) -> list[ShardGroup]:
+    """Return about _MAX_TASKS tasks at most, so that the records of tasks fit in memory and need few requests."""
+    size = max(-(-len(shards) // _MAX_TASKS), 1)
+    return [ShardGroup(function, tuple(shards[start : start + size])) for start in range(0, len(shards), size)]
+
+
+def run_shards(draft: Draft, group: ShardGroup) -> Record:
+    """Run the function of a task on each of its shards."""
+    records = [group.function(draft, shard) for shard in group.shards]
+    counts = sum((record.counts for record in records), Counts())
+    return Record(task=group.id, parts=[part for record in records for part in record.parts], counts=counts)
 
 
 def write_rows(draft: Draft, shard: RawShard) -> Record:
     """Write the kept and the dropped rows of a raw shard."""
     rows = read_table(draft.store, shard.rows)
-    decisions = read_table(draft.store, draft.path(decisions_name(shard.number)))
+    decisions = read_decisions(draft, shard.number)
     if decisions["uid"] != rows["uid"]:
         raise CorruptPart(f"{shard.rows}: its rows are not those that were inspected; remake with --force curate")
     if shard.config.scores.names:
@@ -101,7 +132,9 @@ def write_rows(draft: Draft, shard: RawShard) -> Record:
         draft.put_table(f"dropped-{shard.number}.parquet", conform(dropped_rows, dropped_schema(CURATED), label)),
     ]
     by_reason = dict(sorted(Counter(dropped_rows["drop_reason"].to_pylist()).items()))
-    return Record(task=shard.id, parts=parts, counts=Counts(input=rows.num_rows, kept=kept.num_rows, dropped=by_reason))
+    return Record(
+        task=shard.number, parts=parts, counts=Counts(input=rows.num_rows, kept=kept.num_rows, dropped=by_reason)
+    )
 
 
 def external_inputs(config: CurateConfig) -> list[Input]:

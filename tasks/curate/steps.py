@@ -1,128 +1,226 @@
-"""Define the steps of choose_rows: tasks on a group of raw shards or on a partition of hashes, and how they read rows.
+"""Define the steps of choose_rows: tasks on a batch of raw shards or on a partition of hashes, and how they read rows.
 
-The columns that rows are compared by move between groups and partitions in scratch tables (tasks.engine.partition_tables).
-No result depends on the order of the rows or on how they are partitioned.
+The columns that rows are compared by move between batches and partitions by exchanges (tasks.engine.exchange). No result
+depends on the order of the rows or on how they are partitioned.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, plan_searches
 from dataops.kernels.hashes import hash128, uid_halves
 from dataops.snapshot import Draft, Record, read_table
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspected_name
-from tasks.engine.partition_steps import PartitionStep
-from tasks.engine.partition_tables import read_partition, table_name
+from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame
 
-GROUP_ROWS = 1 << 17
-"""Approximate number of rows in a group of raw shards; it bounds the memory of a worker."""
-PARTITION_ROWS = 1 << 20
-"""Approximate number of rows in a partition of hashes."""
-NEAR_PARTITION_ROWS = 1 << 21
-"""The same in the search for near-duplicates, where each further partition costs a search in every block of bits."""
+BATCH_ROWS, PARTITION_ROWS, NEAR_PARTITION_ROWS = 1 << 17, 1 << 20, 1 << 21
+"""Approximate number of rows of a batch of raw shards, of a partition of hashes, and of one in the search for
+near-duplicates, where each further partition costs a search in every block of bits."""
+MAX_GROWTH = 8
+"""Where there are many rows, units are up to so many times larger: they bound the memory of a worker, and fewer of them
+need fewer requests."""
+UNITS = 2048
+"""Number of units from which on they are larger."""
+MEMORY_BYTES = 512 << 20
+"""Memory for the rows of a merge task."""
 RANKING = ["area", "characters", "uid_high", "uid_low"]
 """Order in which duplicates are kept: the largest original, then the longest caption, then the smallest uid."""
 CANDIDATE, DROPPED, OVERLAP = 0, 1, 2
 """Values of `state`, before rows are compared: kept so far, dropped for its own image, dropped for an evaluation set."""
+DROP_REASONS = ["placeholder", "exact_duplicate", "pixel_duplicate", "near_duplicate"]
+"""Drop reasons of the steps. Scratch tables hold the index in this list plus 1; 0 is a kept row."""
+
+EXCHANGES: dict[str, tuple[str, str, int]] = {
+    "bytes": ("batches", "partitions", 65),
+    "drops-bytes": ("partitions", "batches", 5),
+    "links-bytes": ("partitions", "one", 0),
+    "pixels": ("batches", "partitions", 69),
+    "drops-pixels": ("partitions", "batches", 5),
+    "links-pixels": ("partitions", "one", 0),
+    "near-hashes": ("batches", "near_partitions", 20),
+    "near-candidates": ("near_partitions", "batches", 4),
+    "near-compared": ("batches", "near_partitions", 100),
+    "near-links": ("near_partitions", "one", 0),
+    "labels": ("one", "batches", 20),
+    "members": ("batches", "partitions", 52),
+    "clusters": ("partitions", "batches", 21),
+}
+"""The exchanges of the steps: from which units to which, and the expected bytes of a row (of a block, for blocks)."""
+
+
+class ShardRows(NamedTuple):
+    """A raw shard in a batch."""
+
+    number: str
+    rows: int
 
 
 @dataclass(frozen=True)
-class Step(PartitionStep):
-    """One step's task on a group of raw shards, or on a partition of hashes."""
+class CurateJob:
+    """What all steps share."""
 
-    function: Callable[[Draft, "Step"], Record]
-    number: int
-    """Number of the group or partition, from 0."""
-    groups: int
-    """Number of groups."""
-    bits: int
-    """There are 2^bits partitions."""
-    near_bits: int
-    """There are 2^near_bits partitions for each block of bits in the search for near-duplicates."""
     config: CurateConfig
-    shards: tuple[str, ...] = ()
-    """Numbers of the group's raw shards."""
-    sizes: tuple[int, ...] = ()
-    """Number of rows of each."""
+    rows: int
+    batches: int
+    partitions: int
+    block_partitions: int
+    """Number of partitions of each block of bits in the search for near-duplicates."""
     matches: str | None = None
     """Store name of the table of matches with evaluation sets."""
+    one: int = 1
 
-    def group_tables(self, kind: str) -> list[str]:
-        """Return the names of the scratch tables that a map over the groups wrote."""
-        return [table_name(kind, number) for number in range(self.groups)]
+    @property
+    def layout(self) -> str:
+        """Return the number of batches and partitions."""
+        return f"{self.batches}x{self.partitions}x{self.block_partitions}"
+
+    @property
+    def searches(self) -> Sequence[BlockSearch]:
+        """Return the searches that together find all near pairs: a single one if there is a single partition."""
+        return plan_searches(self.config.near_duplicate_distance) if self.block_partitions > 1 else [ALL_PAIRS]
+
+    @property
+    def near_partitions(self) -> int:
+        """Return the number of partitions of all blocks; they are numbered block by block."""
+        return len(self.searches) * self.block_partitions
+
+    def exchange(self, kind: str) -> Exchange:
+        """Return one of EXCHANGES."""
+        writers, partitions, row_bytes = EXCHANGES[kind]
+        size = self.rows * row_bytes * (len(self.searches) if kind.startswith("near-") else 1)
+        return Exchange(kind, getattr(self, writers), getattr(self, partitions), size, MEMORY_BYTES)
 
 
-def group_shards(sizes: Sequence[int]) -> list[range]:
-    """Return groups of neighbouring raw shards, by index; each has at most GROUP_ROWS rows, or is a single shard."""
-    groups, start, rows = list[range](), 0, 0
-    for index, size in enumerate(sizes):
-        if rows and rows + size > GROUP_ROWS:
-            groups.append(range(start, index))
-            start, rows = index, 0
-        rows += size
-    return [*groups, range(start, len(sizes))] if sizes else []
+CurateStep = Step[CurateJob]
+"""A step of choose_rows. `inputs` of a batch are its raw shards (ShardRows)."""
 
 
-def partition_bits(rows: int, rows_each: int) -> int:
-    """Return the number of bits for which 2^bits partitions of the hashes have about `rows_each` rows each."""
-    return (max(-(-rows // rows_each), 1) - 1).bit_length()
+def plan_job(config: CurateConfig, rows: int, batches: int, matches: str | None = None) -> CurateJob:
+    """Return the job for so many rows."""
+    partitions, near = (max(-(-rows // scale_rows(rows, least)), 1) for least in (PARTITION_ROWS, NEAR_PARTITION_ROWS))
+    return CurateJob(config, rows, batches, partitions, near, matches)
 
 
-def read_inspected(draft: Draft, step: Step, columns: Sequence[str]) -> pl.DataFrame:
-    """Return the rows of a group: `row`, `uid`, `drop_reason`, `overlap`, `state`, and columns of INSPECTED.
+def scale_rows(rows: int, least: int) -> int:
+    """Return the rows of a unit of which there are few with the least rows: up to MAX_GROWTH times as many."""
+    return min(max(rows // UNITS, least), least * MAX_GROWTH)
 
-    `overlap` holds the names of the evaluation sets that have the image, joined by commas.
-    """
-    columns = list(dict.fromkeys(["uid", "drop_reason", *columns]))
-    tables = [read_table(draft.store, draft.path(inspected_name(number)), columns) for number in step.shards]
-    rows = cast(pl.DataFrame, pl.from_arrow(pa.concat_tables(tables))).with_row_index("row")
-    overlap = pl.lit(None, pl.String)
-    if step.matches:
-        found = pl.DataFrame(read_table(draft.store, step.matches, ["uid", "evaluation_set"])).unique()
-        found = found.sort("evaluation_set").group_by("uid", maintain_order=True)
-        sets = found.agg(overlap=pl.col("evaluation_set").str.join(","))
-        rows, overlap = rows.join(sets, on="uid", how="left", maintain_order="left"), pl.col("overlap")
-    drops = step.config.overlap is not None and step.config.overlap.action == "drop"
+
+def batch_shards(shards: Sequence[ShardRows]) -> list[tuple[ShardRows, ...]]:
+    """Return batches of neighbouring raw shards, of about BATCH_ROWS rows or, of many rows, more."""
+    limit = scale_rows(sum(shard.rows for shard in shards), BATCH_ROWS)
+    batches, batch, rows = list[tuple[ShardRows, ...]](), list[ShardRows](), 0
+    for shard in shards:
+        if rows and rows + shard.rows > limit:
+            batches.append(tuple(batch))
+            batch, rows = [], 0
+        batch.append(shard)
+        rows += shard.rows
+    return [*batches, tuple(batch)] if batch else batches
+
+
+def put_rows(draft: Draft, step: CurateStep) -> Record:
+    """Write what all other steps need of the rows of a batch, and put those that can be decoded by their SHA-256."""
+    columns = ["uid", "url", "caption", "sha256", "original_area", "drop_reason", "pixels", "phash"]
+    offset, frames, notes = 0, list[pl.DataFrame](), list[pl.DataFrame]()
+    for shard in step.inputs:
+        table = read_table(draft.store, draft.path(inspected_name(shard.number)), columns)
+        rows = _add_overlap(draft, step.job, cast(pl.DataFrame, pl.from_arrow(table)).with_row_index("row", offset))
+        frames.append(_describe(rows, step.job.config))
+        noted = pl.col("drop_reason").is_not_null() | pl.col("overlap").is_not_null()
+        notes.append(rows.filter(noted).select("row", "drop_reason", "overlap"))
+        offset += shard.rows
+    rows = pl.concat(frames)
+    put_frame(draft, _rows_name(step), rows.drop("sha_high", "sha_low", "url"))
+    put_frame(draft, _notes_name(step), pl.concat(notes))
+    decoded = rows.filter(pl.col("is_decoded") > 0)
+    decoded = decoded.select("row", "state", *RANKING, "scope", "sha_high", "sha_low", "url")
+    put_by_hash(draft, step, "bytes", decoded, "sha_high")
+    return Record(task=step.id)
+
+
+def _add_overlap(draft: Draft, job: CurateJob, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with `overlap`, the names of the evaluation sets that have the image, joined by commas."""
+    if not job.matches:
+        return rows.with_columns(overlap=pl.lit(None, pl.String))
+    found = pl.DataFrame(read_table(draft.store, job.matches, ["uid", "evaluation_set"])).unique()
+    found = found.sort("evaluation_set").group_by("uid", maintain_order=True)
+    sets = found.agg(overlap=pl.col("evaluation_set").str.join(","))
+    return rows.join(sets, on="uid", how="left", maintain_order="left")
+
+
+def _describe(rows: pl.DataFrame, config: CurateConfig) -> pl.DataFrame:
+    """Return the rows as numbers: `state`, RANKING, `scope`, hashes; rows of equal scope only can be duplicates."""
+    drops = config.overlap is not None and config.overlap.action == "drop"
     state = pl.when(pl.col("drop_reason").is_not_null()).then(DROPPED)
-    state = state.when(overlap.is_not_null() & drops).then(OVERLAP).otherwise(CANDIDATE)
-    return rows.with_columns(overlap=overlap, state=state.cast(pl.UInt8))
-
-
-def read_remaining(draft: Draft, step: Step, kinds: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
-    """Return the rows of a group that are not dropped, neither before the steps nor in the scratch tables `kinds`."""
-    rows = read_inspected(draft, step, columns).filter(pl.col("state") == CANDIDATE)
-    for kind in kinds:
-        drops = read_partition(draft, step.partition_names(kind), step.number)
-        rows = rows.join(drops, on="row", how="anti", maintain_order="left")
-    return rows
-
-
-def rank_columns(rows: pl.DataFrame, config: CurateConfig) -> pl.DataFrame:
-    """Return `row`, `state`, the columns RANKING, and `scope`: only rows of equal scope can be duplicates."""
+    state = state.when(pl.col("overlap").is_not_null() & drops).then(OVERLAP).otherwise(CANDIDATE)
     scopes = np.zeros(rows.height, np.uint64)
     if config.same_caption:
         captions = [" ".join(caption.casefold().split()) for caption in rows["caption"].to_list()]
         scopes = hash128(pa.array(captions, pa.string()))[:, 0]
-    high, low = uid_halves(rows["uid"].to_arrow()).T
+    pixels = np.frombuffer(b"".join(rows["pixels"].fill_null(b"\0" * 16).to_list()), ">u8").reshape(-1, 2)
+    uids, shas = uid_halves(rows["uid"].to_arrow()), hash128(rows["sha256"].to_arrow())
+    hashes = {"uid_high": uids[:, 0], "uid_low": uids[:, 1], "scope": scopes, "sha_high": shas[:, 0]}
+    hashes |= {"sha_low": shas[:, 1], "url": hash128(rows["url"].to_arrow())[:, 0]}
+    hashes |= {f"pixels_{name}": pixels[:, half].astype(np.uint64) for half, name in enumerate(("high", "low"))}
     return rows.select(
         "row",
-        "state",
+        state=state.cast(pl.UInt8),
+        is_decoded=pl.col("phash").is_not_null().cast(pl.UInt8),
+        phash=pl.col("phash").fill_null(0),
         area="original_area",
         characters=pl.col("caption").str.len_chars(),
-        uid_high=pl.Series(high),
-        uid_low=pl.Series(low),
-        scope=pl.Series(scopes),
-    )
+    ).with_columns(**{name: pl.Series(np.ascontiguousarray(column)) for name, column in hashes.items()})
+
+
+def _rows_name(step: CurateStep) -> str:
+    return f"rows-{step.job.layout}-{step.number:05d}.table"
+
+
+def _notes_name(step: CurateStep) -> str:
+    return f"notes-{step.job.layout}-{step.number:05d}.table"
+
+
+def read_rows(draft: Draft, step: CurateStep) -> pl.DataFrame:
+    """Return the rows of a batch, in their order, as put_rows wrote them."""
+    return read_frame(draft, _rows_name(step))
+
+
+def read_notes(draft: Draft, step: CurateStep) -> pl.DataFrame:
+    """Return the rows of a batch that have one: `drop_reason` of the image alone, `overlap`."""
+    return read_frame(draft, _notes_name(step))
+
+
+def read_remaining(draft: Draft, step: CurateStep, kinds: Sequence[str]) -> pl.DataFrame:
+    """Return the rows of a batch that are not dropped, neither before the steps nor in the exchanges `kinds`."""
+    rows = read_rows(draft, step).filter(pl.col("state") == CANDIDATE)
+    for kind in kinds:
+        drops = step.job.exchange(kind).read(draft, step.number)
+        rows = rows.join(drops, on="row", how="anti", maintain_order="left")
+    return rows
+
+
+def put_by_hash(draft: Draft, step: CurateStep, kind: str, rows: pl.DataFrame, column: str) -> None:
+    """Write rows by the partition of a column of hashes."""
+    exchange = step.job.exchange(kind)
+    exchange.write(draft, step.number, rows, number_partitions(rows[column], exchange.partitions))
+
+
+def put_links(draft: Draft, step: CurateStep, kind: str, links: pl.DataFrame) -> None:
+    """Write links between two rows (`id`, `representative`) for the one task that connects them."""
+    links = links.select("id", "representative")
+    step.job.exchange(kind).write(draft, step.number, links, np.zeros(links.height, np.uint16))
 
 
 def row_id() -> pl.Expr:
-    """Return an expression for the number (uint64) that identifies a row of all groups."""
+    """Return an expression for the number (uint64) that identifies a row of all batches."""
     return pl.col("part").cast(pl.UInt64) * (1 << 32) + pl.col("row").cast(pl.UInt64)
 
 

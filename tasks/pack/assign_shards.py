@@ -17,81 +17,81 @@ from dataops.errors import CorruptPart
 from dataops.shards.tar import find_spans
 from dataops.snapshot import Draft, Record, read_table
 from dataops.store import Store
-from tasks.engine.partition_tables import partition_by_index, read_partition, read_partitions, write_partitions
+from tasks.engine.exchange import Exchange, Step, number_partitions
 
 PARTITION_ROWS = 1 << 21
 """Rows of a partition, about; each takes about 150 bytes of memory while they are sorted."""
+MEMORY_BYTES = 512 << 20
+"""Memory for the rows of a merge task."""
+ROW_BYTES = 500
+"""Expected size of a row with its caption, in bytes."""
 
 
 @dataclass(frozen=True)
-class CuratedPart:
-    """A task of the steps `locate` and `scatter`: one part of the rows that curate kept."""
+class PackJob:
+    """What all tasks of a pack share."""
 
-    step: str
-    number: int
-    rows: str
-    """Name of the part in the store."""
+    rows: int
+    parts: int
+    """Number of parts of the rows that curate kept."""
     raw_folder: str
     image_extension: str
     seed: int
-    bits: int = 0
-    """The rows are sorted in 2^bits partitions."""
     shards: int = 0
     """Number of training shards, once it is known."""
 
     @property
-    def id(self) -> str:
-        return f"{self.step}-{self.number:05d}"
+    def layout(self) -> str:
+        """Return the number of parts."""
+        return f"{self.parts}"
+
+    @property
+    def partitions(self) -> int:
+        """Return the number of partitions in which the rows are sorted."""
+        return max(-(-self.rows // PARTITION_ROWS), 1)
+
+    @property
+    def spans(self) -> Exchange:
+        """Return the exchange of the images' spans, from the parts to the partitions."""
+        return Exchange("spans", self.parts, self.partitions, 40 * self.rows, MEMORY_BYTES)
+
+    @property
+    def positions(self) -> Exchange:
+        """Return the exchange of the rows' positions, from the partitions to the parts."""
+        return Exchange("positions", self.partitions, self.parts, 8 * self.rows, MEMORY_BYTES)
+
+    @property
+    def packed_rows(self) -> Exchange:
+        """Return the exchange of the rows, from the parts to the training shards."""
+        return Exchange("rows", self.parts, self.shards, ROW_BYTES * self.rows, MEMORY_BYTES)
 
 
-def rows_table(number: int) -> str:
-    """Return the scratch table with the rows of a part, partitioned by training shard."""
-    return f"rows-{number:05d}.table"
+PackStep = Step[PackJob]
+"""A step on one part of the rows that curate kept; `inputs` is the name of the part in the store."""
 
 
-def _spans_table(number: int) -> str:
-    """Return the scratch table with the spans of the images of a part, partitioned by hash."""
-    return f"spans-{number:05d}.table"
-
-
-def _positions_table(number: int) -> str:
-    """Return the scratch table with the positions of the rows of a partition, partitioned by part."""
-    return f"positions-{number:05d}.table"
-
-
-def partition_bits(rows: int) -> int:
-    """Return the logarithm (base 2) of the number of partitions, so that each has about PARTITION_ROWS rows."""
-    return max(0, -(-rows // PARTITION_ROWS) - 1).bit_length()
-
-
-def _partitions(rank: pl.Series, bits: int) -> pl.Series:
-    """Return the partition of each hash: its first bits."""
-    return pl.Series(rank.to_numpy() >> np.uint64(1) >> np.uint64(63 - bits))
-
-
-def locate_images(draft: Draft, part: CuratedPart) -> Record:
+def locate_images(draft: Draft, step: PackStep) -> Record:
     """Write the span of each row's image in its raw shard, and the hash that the rows are sorted by.
 
     Raises: CorruptPart, which names an image that is missing.
     """
-    rows = read_table(draft.store, part.rows, ["uid", "shard", "key"])
+    job, rows = step.job, read_table(draft.store, step.inputs[0], ["uid", "shard", "key"])
     spans = np.zeros((rows.num_rows, 2), np.int64)
     keys, by_shard = rows["key"].to_pylist(), defaultdict[str, list[int]](list)
     for row, shard in enumerate(rows["shard"].to_pylist()):
         by_shard[shard].append(row)
     for shard, chosen in by_shard.items():
-        spans[chosen] = _read_spans(draft.store, f"{part.raw_folder}/{shard}", [keys[row] for row in chosen], part)
-    rank, low = shuffle_keys(rows["uid"].to_pylist(), part.seed)
+        members = [f"{keys[row]}.{job.image_extension}" for row in chosen]
+        spans[chosen] = _read_spans(draft.store, f"{job.raw_folder}/{shard}", members)
+    rank, low = shuffle_keys(rows["uid"].to_pylist(), job.seed)
     columns = {"rank": rank, "low": low, "offset": spans[:, 0], "size": spans[:, 1]}
     frame = pl.DataFrame(columns).with_row_index("row")
-    partitions = partition_by_index(frame, _partitions(frame["rank"], part.bits), 1 << part.bits)
-    write_partitions(draft, _spans_table(part.number), *partitions)
-    return Record(task=part.id)
+    job.spans.write(draft, step.number, frame, number_partitions(frame["rank"], job.partitions))
+    return Record(task=step.id)
 
 
-def _read_spans(store: Store, name: str, keys: Sequence[str], part: CuratedPart) -> NDArray[np.int64]:
-    """Return offset and size in bytes of the image of each key in a raw shard, as (keys, 2)."""
-    members = [f"{key}.{part.image_extension}" for key in keys]
+def _read_spans(store: Store, name: str, members: Sequence[str]) -> NDArray[np.int64]:
+    """Return offset and size in bytes of each member of a raw shard, as (members, 2)."""
     with store.open(name) as file:
         found = find_spans(members, file, name)
     if missing := [member for member in members if member not in found]:
@@ -114,18 +114,18 @@ def shuffle_keys(uids: Sequence[str], seed: int) -> tuple[NDArray[np.uint64], ND
     return mixed ^ (mixed >> np.uint64(31)), halves[:, 1].copy()
 
 
-def assign_shards(draft: Draft, parts: Sequence[CuratedPart], shard_size: int, shard_bytes: int) -> int:
+def assign_shards(draft: Draft, job: PackJob, shard_size: int, shard_bytes: int) -> int:
     """Sort all rows, write the shard of each and its position there, and return the number of shards."""
-    names, shards, open_rows, open_bytes = [_spans_table(part.number) for part in parts], 0, 0, 0
-    for number in range(1 << parts[0].bits):
-        frame = read_partition(draft, names, number).select("part", "rank", "low", "size")
+    shards, open_rows, open_bytes = 0, 0, 0
+    for number in range(job.partitions):
+        frame = job.spans.read(draft, number).select("part", "rank", "low", "size")
         sizes = frame["size"].gather(order := np.lexsort((frame["low"], frame["rank"]))).to_numpy()
         starts = shard_starts(sizes, shard_size, shard_bytes, open_rows, open_bytes)
         shard = np.searchsorted(starts, np.arange(len(order)), side="right")
         found = np.empty((2, len(order)), np.int32)
         found[:, order] = shards - 1 + shard, np.arange(len(order)) - np.concatenate([[-open_rows], starts])[shard]
         positions = pl.DataFrame({"target": found[0], "position": found[1]})
-        write_partitions(draft, _positions_table(number), *partition_by_index(positions, frame["part"], len(parts)))
+        job.positions.write(draft, number, positions, frame["part"])
         shards += len(starts)
         last = int(starts[-1]) if len(starts) else 0
         open_rows, open_bytes = (0, 0) if len(starts) else (open_rows, open_bytes)
@@ -156,14 +156,13 @@ def shard_starts(
     return np.array(starts, np.int64)
 
 
-def write_rows_by_shard(draft: Draft, part: CuratedPart) -> Record:
+def write_rows_by_shard(draft: Draft, step: PackStep) -> Record:
     """Write the rows of a part by training shard, with the span of each image and the position of each row."""
-    rows = pl.DataFrame(pl.from_arrow(read_table(draft.store, part.rows)))
-    spans = read_partitions(draft, _spans_table(part.number), 1 << part.bits)
-    positions = read_partition(draft, [_positions_table(number) for number in range(1 << part.bits)], part.number)
+    rows = pl.DataFrame(pl.from_arrow(read_table(draft.store, step.inputs[0])))
+    spans = step.job.spans.read_written(draft, step.number)
+    positions = step.job.positions.read(draft, step.number)
     columns = positions.select(_target="target", _position="position")
     columns = spans.select("row", _offset="offset", _size="size").hstack(columns).sort("row").drop("row")
     frame = rows.hstack(columns)
-    partitions = partition_by_index(frame.drop("_target"), frame["_target"], part.shards)
-    write_partitions(draft, rows_table(part.number), *partitions)
-    return Record(task=part.id)
+    step.job.packed_rows.write(draft, step.number, frame.drop("_target"), frame["_target"])
+    return Record(task=step.id)

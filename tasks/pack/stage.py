@@ -22,20 +22,22 @@ The same rows and seed give the same bytes, whatever parts the rows came in.
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from dataops.errors import ContractError
 from dataops.formatting import format_counts
-from dataops.snapshot import Counts, Manifest, Record
+from dataops.snapshot import Counts, Draft, Manifest, Record
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
+from tasks.engine.exchange import Step, run
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.engine.takedown_requests import list_requests, load_targets, select_requests
-from tasks.pack.assign_shards import CuratedPart, assign_shards, locate_images, partition_bits, write_rows_by_shard
+from tasks.pack.assign_shards import PackJob, PackStep, assign_shards, locate_images, write_rows_by_shard
 from tasks.pack.card import find_lineage, put_pages
 from tasks.pack.card_samples import Samples, sample_dropped, sample_kept
 from tasks.pack.card_text import DatasetFacts
@@ -80,15 +82,24 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
 
 
 def _pack_shards(work: Work[PackConfig], context: Context, takedowns: tuple[Target, ...]) -> list[Record]:
-    config, progress = work.config, StageProgress(context, 2 + _PACK_WEIGHT)
-    parts = _list_parts("spans", work)
-    map_parts(locate_images, parts, work.draft, progress.of_map("locate images", 1))
-    count = assign_shards(work.draft, parts, config.shard_size, config.shard_bytes)
-    parts = _list_parts("exchange", work, count)
-    map_parts(write_rows_by_shard, parts, work.draft, progress.of_map("partition rows", 1))
-    raw = (parts[0].raw_folder, parts[0].image_extension)
-    shards = [TrainingShard(index, len(parts), *raw, takedowns) for index in range(count)]
-    return map_parts(pack_shard, shards, work.draft, progress.of_map("write shards", _PACK_WEIGHT))
+    config, draft, progress = work.config, work.draft, StageProgress(context, 2 + _PACK_WEIGHT)
+    download, curate = work.inputs["download"], work.inputs["curate"]
+    parts = [curate.path(part.name) for part in curate.named("part-", ".parquet")]
+    extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
+    job, quiet = PackJob(curate.counts.kept, len(parts), folder, extension, work.seed), context.without_progress()
+
+    def map_over_parts(function: Callable[[Draft, PackStep], Record], name: str) -> None:
+        units = [Step(function, number, job, (part,)) for number, part in enumerate(parts)]
+        map_parts(run, units, draft, progress.of_map(name, 1))
+
+    map_over_parts(locate_images, "locate images")
+    map_parts(run, job.spans.merge_steps(), draft, quiet)
+    job = replace(job, shards=assign_shards(draft, job, config.shard_size, config.shard_bytes))
+    map_parts(run, job.positions.merge_steps(), draft, quiet)
+    map_over_parts(write_rows_by_shard, "partition rows")
+    map_parts(run, job.packed_rows.merge_steps(), draft, quiet)
+    shards = [TrainingShard(index, job, takedowns) for index in range(job.shards)]
+    return map_parts(pack_shard, shards, draft, progress.of_map("write shards", _PACK_WEIGHT))
 
 
 def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
@@ -101,16 +112,6 @@ def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, ba
     if requests := select_requests(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
     return facts
-
-
-def _list_parts(step: str, work: Work[PackConfig], shards: int = 0) -> list[CuratedPart]:
-    download, curate = work.inputs["download"], work.inputs["curate"]
-    bits = partition_bits(curate.counts.kept)
-    extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
-    return [
-        CuratedPart(step, number, curate.path(part.name), folder, extension, work.seed, bits, shards)
-        for number, part in enumerate(curate.named("part-", ".parquet"))
-    ]
 
 
 def _format_manifest_counts(manifest: Manifest) -> str:

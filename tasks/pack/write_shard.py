@@ -21,8 +21,7 @@ from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
 from dataops.trace.targets import COLUMNS, Target, matching_rows
-from tasks.engine.partition_tables import read_partition
-from tasks.pack.assign_shards import rows_table, shard_starts
+from tasks.pack.assign_shards import PackJob, shard_starts
 from tasks.pack.summary import summarise
 
 _json = msgspec.json.Encoder()
@@ -43,9 +42,7 @@ class TrainingShard:
     """A task: one training shard, gathered from all parts and raw shards."""
 
     index: int
-    parts: int
-    raw_folder: str
-    image_extension: str
+    job: PackJob
     takedowns: tuple[Target, ...] = ()
     """Targets of the recorded takedowns, whose pairs are dropped."""
 
@@ -60,7 +57,7 @@ class TrainingShard:
 
 def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     """Write one training shard, its index and its rows."""
-    frame = read_partition(draft, [rows_table(number) for number in range(shard.parts)], shard.index).sort("_position")
+    frame = shard.job.packed_rows.read(draft, shard.index).sort("_position")
     mask = matching_rows(frame.select(COLUMNS).to_arrow(), shard.takedowns)
     frame, dropped = frame.filter(~mask), frame.filter(mask)["uid"].to_list()
     name = f"{shard.number}.tar"
@@ -70,10 +67,10 @@ def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
     with draft.store.open_reader() as read_into, ThreadPoolExecutor(1) as thread:
 
         def read(start: int, buffers: list[memoryview]) -> None:
-            read_images(read_into, shard.raw_folder, frame.slice(start, len(buffers)), buffers)
+            read_images(read_into, shard.job.raw_folder, frame.slice(start, len(buffers)), buffers)
 
         facts = thread.submit(summarise, rows)
-        parts = write_shard(draft, shard.number, rows, frame["_size"].to_list(), shard.image_extension, read)
+        parts = write_shard(draft, shard.number, rows, frame["_size"].to_list(), shard.job.image_extension, read)
     return make_record(draft, shard.number, rows.num_rows, parts, facts.result(), dropped)
 
 

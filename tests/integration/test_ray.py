@@ -22,7 +22,6 @@ from tasks.curate import steps as curate_steps
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.engine import exchange
-from tasks.engine import partition_steps as range_steps
 from tasks.engine import ray_pool as pools
 from tasks.engine.context import Context, RayCluster
 from tasks.engine.map_parts import map_parts, shared_workers
@@ -127,10 +126,9 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
         (filters, "_MIN_PARTITION_ROWS", 100),
         (exchange, "SMALL_ROWS", 0),
-        (range_steps, "SMALL_ROWS", 0),
         (curate_steps, "PARTITION_ROWS", 8),
         (curate_steps, "NEAR_PARTITION_ROWS", 10),
-        (curate_steps, "GROUP_ROWS", 6),
+        (curate_steps, "BATCH_ROWS", 6),
     ):
         monkeypatch.setattr(module, name, value)
     paths = pair_lists(tmp_path)

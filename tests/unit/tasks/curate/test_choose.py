@@ -6,14 +6,14 @@ import pyarrow as pa
 import pytest
 
 from dataops.schema import uid
-from dataops.snapshot import Draft, read_table
+from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks.curate import steps
-from tasks.curate.choose import choose_rows, decisions_name
+from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import MATCHES
 from tasks.curate.inspect_images import INSPECTED, inspect_image, inspected_name
-from tasks.engine.partition_steps import run
+from tasks.engine.exchange import Step, run
 from tests.unit.tasks.raw_images import some_pairs
 
 Rows = list[dict[str, Any]]
@@ -30,12 +30,12 @@ def choose(folder: Path, shards: list[Rows], overlaps: dict[str, list[str]] | No
     numbers = [f"{number:05d}" for number in range(len(shards))]
     parsed = CurateConfig.model_validate(config)
 
-    def run_in_process(tasks: list[steps.Step]) -> None:
+    def run_in_process(tasks: list[Step[Any]]) -> None:
         for task in tasks:
             draft.finish(run(draft, task))
 
     choose_rows(numbers, [len(rows) for rows in shards], parsed, matches if parsed.overlap else None, run_in_process)
-    tables = [read_table(draft.store, draft.path(decisions_name(number))) for number in numbers]
+    tables = [read_decisions(draft, number) for number in numbers]
     return [row for table in tables for row in table.to_pylist()]
 
 
@@ -50,7 +50,7 @@ def inspected_rows() -> Rows:
 
 @pytest.fixture(params=[(1 << 18, 1 << 21, 1 << 17), (30, 60, 25)], ids=["one partition", "several"])
 def _partition_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(("PARTITION_ROWS", "NEAR_PARTITION_ROWS", "GROUP_ROWS"), request.param, strict=True):
+    for name, value in zip(("PARTITION_ROWS", "NEAR_PARTITION_ROWS", "BATCH_ROWS"), request.param, strict=True):
         monkeypatch.setattr(steps, name, value)
 
 

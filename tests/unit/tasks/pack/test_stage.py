@@ -136,12 +136,12 @@ class TestWithoutProcesses:
 
             return InlineExecutor(record)
 
-        for last in ("spans-00001", "exchange-00002", "shard-00001", "shard-00003"):
+        for last in ("locate_images-3-00001", "write_rows_by_shard-3-00002", "shard-00001", "shard-00003"):
             with pytest.raises(KeyboardInterrupt):
                 dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(last), shard_size=5)
         _, packed_dataset = dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(""), shard_size=5)
         assert packed_dataset.content_digest == whole.content_digest
-        steps = (("spans", 3), ("exchange", 3), ("shard", 4))
+        steps = (("locate_images-3", 3), ("write_rows_by_shard-3", 3), ("shard", 4))
         assert done == [f"{step}-{n:05d}" for step, number in steps for n in range(number)], "each once"
 
     def test_loader_samples_by_the_probabilities_of_balancing(self, tmp_path: Path) -> None:
