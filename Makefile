@@ -8,15 +8,21 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python infra/install.py --constraint=constraints.txt
 # Two test files at a time; tests/conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
+# Three where tests wait for servers and processes.
+PYTEST_WAITING := $(PYTEST) -n 3
 
-.PHONY: demo install test lint audit unit integration e2e ray export docs docs-reference docs-outputs clean
+.PHONY: demo install test checks lint audit unit integration e2e ray export docs docs-reference docs-outputs clean
 
 install: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/pairmill demo
 
-test: lint audit docs unit integration e2e
+test: checks unit integration e2e
+
+# These three at the same time, because each uses one core and the audit waits for the network.
+checks: .venv/installed-dev
+	@$(MAKE) --no-print-directory --jobs --output-sync lint audit docs
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -32,10 +38,10 @@ unit: .venv/installed-dev
 	$(PYTEST) tests/unit
 
 integration: .venv/installed-dev
-	$(PYTEST) tests/integration
+	$(PYTEST_WAITING) tests/integration
 
 e2e: .venv/installed-dev
-	$(PYTEST) tests/e2e
+	$(PYTEST_WAITING) tests/e2e
 
 # Two Ray nodes on loopback; not part of `test`, because its install (70 MB) and servers take another minute.
 ray: .venv/installed-dev

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from xdist.scheduler import LoadFileScheduling
 
 _TOGETHER = {
@@ -10,6 +11,13 @@ _TOGETHER = {
     "test_readme.py": "test_pipeline.py",
 }
 """Test files that run in one process, because they share a costly session fixture."""
+_FIRST = (
+    *("test_pipeline.py", "test_s3_pipeline.py", "test_readme.py", "test_deploy.py", "test_chaos.py", "test_gc.py"),
+    *("test_retry.py", "test_secrets.py", "test_cluster.py", "test_site_crawl.py", "test_encodings.py"),
+    *("test_services.py", "test_web_page.py", "test_fuzz.py", "test_train.py", "test_takedown_leftovers.py"),
+    *("test_ranks.py", "test_evaluate_ranks.py", "test_export.py", "test_pyfunc.py", "test_page_cost.py"),
+)
+"""Test files that take longest, begun first: the last file of a run keeps one process busy while the others wait."""
 
 
 class ByServers(LoadFileScheduling):
@@ -22,4 +30,11 @@ class ByServers(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> ByServers:
+    config.option.loadscopereorder = False  # files with the most tests first, which are not those that take longest
     return ByServers(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the files that take longest first; the others keep their order."""
+    rank = {name: number for number, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
