@@ -26,7 +26,7 @@ from infra.local import services
 from tasks.demo.build import build_demo_web
 from tasks.register import promotion
 from tasks.tracking import client as tracking
-from tests.e2e.conftest import SAMPLE_CONFIG
+from tests.e2e.conftest import SAMPLE_CONFIG, shorten_digits
 from tests.servers.topology import Topology
 
 pytestmark = pytest.mark.timeout(600)
@@ -52,6 +52,7 @@ def config(cluster: Topology, tmp_path: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
         web = build_demo_web(tmp_path / "web", limit=60)
+        shorten_digits(web)
         server = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
         site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)
         text = SAMPLE_CONFIG.format(
