@@ -11,7 +11,7 @@ from dataops.errors import ConfigError
 class StageConfig(BaseModel):
     """A stage's own table in the config file: frozen, strict about names, documented field by field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     execution_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that set how the work is done and cannot change what comes out: they stay out of the snapshot's key."""

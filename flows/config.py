@@ -38,7 +38,7 @@ from training.config import TrainConfig
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _in_project(uri: str) -> str:

@@ -50,7 +50,7 @@ Range = Annotated[tuple[Positive, Share], AfterValidator(_in_order)]
 class FrozenModel(BaseModel):
     """A model that is immutable and rejects unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class AugmentConfig(FrozenModel):

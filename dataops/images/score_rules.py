@@ -30,7 +30,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class ScoreRule(BaseModel):
     """One `[[curate.rules]]`: the scores with which a row is kept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     score: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")
     """Name of the score's column."""

@@ -17,7 +17,7 @@ from tasks.files.find import find_files
 class OverlapThresholds(BaseModel):
     """How similar a training image and an evaluation image must be to count as one image."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     distance: int = Field(default=10, ge=0, le=12)
     """Maximum number of bits in which the hashes of a training image and of a variant of an evaluation image differ."""

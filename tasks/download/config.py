@@ -13,7 +13,7 @@ from tasks.download.politeness_config import PoliteConfig
 class RetryConfig(BaseModel):
     """`[download.retry]`: which failed rows are retried after all others, and when."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     classes: tuple[str, ...] = (
         "timeout",

@@ -42,7 +42,7 @@ _ENDED: set[str] = set()
 class Lease(BaseModel):
     """The run that makes, or last made, a snapshot."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     generation: int
     token: str

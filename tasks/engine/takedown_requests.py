@@ -57,7 +57,7 @@ class Request(BaseModel):
 class Report(BaseModel):
     """The fields of takedowns/<digest>.report.json that later commands read."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     uids: tuple[str, ...] = ()
     """Removed pairs."""

