@@ -11,6 +11,7 @@ _MAX_PARSED_CHARS = 8 * MAX_CHARS
 """Maximum length of all that `find_key_lines` parses: it parses a value of several lines more than once."""
 MAX_DEPTH = 64
 """Maximum number of tables and arrays that are nested; nobody nests as deeply, and what reads the values recurses."""
+_LONG_INTEGER = "it has an integer of over 64 bits"
 _PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 # tomllib takes time that is quadratic in the parts of a dotted key.
 _LONG_KEY = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')){{{MAX_DEPTH}}}", re.ASCII)
@@ -19,7 +20,7 @@ _LONG_KEY = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+(?:[\w-]++|\"[^\"\n]*+\"|'[^
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse a TOML document.
 
-    Raises: tomllib.TOMLDecodeError, a ValueError, also for a text that is too long or nested too deeply.
+    Raises: tomllib.TOMLDecodeError, also for a text that is too long or nested too deeply, or has an integer of over 64 bits.
     """
     if len(text) > MAX_CHARS:
         raise tomllib.TOMLDecodeError(f"it has over {MAX_CHARS:,} characters")
@@ -30,14 +31,16 @@ def parse_toml(text: str) -> dict[str, Any]:
         values = tomllib.loads(text)
     except RecursionError:
         raise tomllib.TOMLDecodeError(too_deep) from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # Python limits the digits of an integer
+        raise tomllib.TOMLDecodeError(_LONG_INTEGER) from None
     level: list[Any] = [values]
     for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for value in level
-            for inner in (value.values() if isinstance(value, dict) else value)
-            if isinstance(inner, dict | list)
-        ]
+        inner = [part for value in level for part in (value.values() if isinstance(value, dict) else value)]
+        if any(isinstance(value, int) and not -(1 << 63) <= value < 1 << 63 for value in inner):
+            raise tomllib.TOMLDecodeError(_LONG_INTEGER)
+        level = [value for value in inner if isinstance(value, dict | list)]
     if level:
         raise tomllib.TOMLDecodeError(too_deep)
     return values

@@ -226,7 +226,8 @@ def _cut_gif(data: bytes) -> bytes:
             raise TooComplex(f"more than {MAX_PADDING} bytes between the blocks of the gif")
         at = found.start()
         if found[0] != b"!":
-            return b"".join([*kept, data[at:]]) if sum(map(len, kept)) < at else data
+            head = b"".join(kept)
+            return data if data.startswith(head) and len(head) == at else head + data[at:]
         begin, at = at, at + 2
         while at < len(data) and data[at]:
             at += 1 + data[at]
@@ -235,7 +236,10 @@ def _cut_gif(data: bytes) -> bytes:
                 raise TooComplex(f"more than {MAX_SUB_BLOCKS:,} sub-blocks before the image of the gif")
         at += 1
         if data[begin + 1 : begin + 2] == b"\xf9":  # transparency
-            kept.append(data[begin:at])
+            block = bytearray(data[begin:at])
+            if len(block) > 3:
+                block[3] &= 0b1110_0011  # of what follows the first frame, Pillow would make an image at once
+            kept.append(bytes(block))
     raise TooComplex(f"more than {MAX_SEGMENTS:,} blocks before the image of the gif")
 
 

@@ -65,11 +65,12 @@ def parse_tdmrep(text: str) -> TdmRules:
     reservation suffices.
     """
     try:
-        content = _load(text)
+        try:
+            content = _load(text)
+        except ValueError:
+            content = _load_objects(text)
     except RecursionError:
         return TdmRules([_RESERVE_ALL] if KEY in text else [])
-    except ValueError:
-        content = _load_objects(text)
     items = content if isinstance(content, list) else [content]  # many files have one rule without a list
     rules = TdmRules(islice((rule for item in items for rule in _read_rules(item)), MAX_RULES + 1))
     return rules if len(rules) <= MAX_RULES else TdmRules([_RESERVE_ALL])

@@ -205,6 +205,14 @@ def test_metadata_is_not_parsed(name: str) -> None:
         assert np.array_equal(np.asarray(function(data)), np.asarray(function(plain)))
 
 
+def test_a_gif_is_opened_without_an_image_of_what_follows_its_first_frame() -> None:
+    data = encoded("GIF", "P", transparency=3, disposal=2)
+    with Image.open(io.BytesIO(data)) as image, Image.open(io.BytesIO(cut_metadata(data, "gif"))) as cut:
+        assert getattr(image, "dispose") is not None, "made before its size could be checked"  # noqa: B009
+        assert getattr(cut, "dispose") is None  # noqa: B009
+    assert np.array_equal(np.asarray(decode(data)), np.asarray(decode(encoded("GIF", "P", transparency=3))))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1"])
 def test_cutting_metadata_changes_no_pixel(kind: str, mode: str) -> None:

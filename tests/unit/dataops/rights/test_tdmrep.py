@@ -97,6 +97,7 @@ ONE = '{"location": "/", "tdm-reservation": 1}'
         f"[{ONE[:-1]}, " + '"x": NaN}]',
         f"[{ONE[:-1]}, " + f'"x": {"9" * 100_000}}}]',
         f"[{ONE[:-1]}, " + f'"x": {"[" * 50_000 + "]" * 50_000}}}]',
+        f"[{ONE[:-1]}, " + f'"x": {"[" * 50_000 + "]" * 50_000}}}',
         f"[{ONE[:-1]}, " + '"x": "a\nb"}]',
         f"[{ONE[:-1]}, " + '"tdm-reservation": 0}]',
         '[{"location": "/", "tdm-reservation": 0, "tdm-reservation": 1}]',
