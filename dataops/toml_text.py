@@ -20,7 +20,8 @@ _LONG_KEY = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+(?:[\w-]++|\"[^\"\n]*+\"|'[^
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse a TOML document.
 
-    Raises: tomllib.TOMLDecodeError, also for a text that is too long or nested too deeply, or has an integer of over 64 bits.
+    Raises: tomllib.TOMLDecodeError, also for a text that is too long or nested too deeply, or has an integer of more than
+        64 bits.
     """
     if len(text) > MAX_CHARS:
         raise tomllib.TOMLDecodeError(f"it has over {MAX_CHARS:,} characters")
