@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, SourceError
-from dataops.formatting import format_percent
+from dataops.formatting import format_percent, format_quantity
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from infra.local import services
 from tasks.evaluate.hub_sets import FetchResult, as_rows, fetch_suite
@@ -171,9 +171,8 @@ def _show_average(suite: Suite, found: Evaluation) -> None:
     """Print the average, and the sets that it leaves out."""
     mean = average_metrics(found.metrics, suite)
     of = mean["tasks"] + len(mean["missing"])
-    console().print(
-        text(f"Average over {mean['tasks']} of {of} sets: {format_percent(mean['value'], sign='', missing='')}")
-    )
+    average = format_percent(mean["value"], sign="", missing="")
+    console().print(text(f"Average over {mean['tasks']} of {format_quantity(of, 'set')}: {average}"))
     for name, reason in mean["missing"].items():
         console().print(text(f"  without {name}: {reason}"), soft_wrap=True)
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataops.command_name import name_command
-from dataops.formatting import format_counts, format_interval, format_percent
+from dataops.formatting import format_counts, format_interval, format_percent, format_quantity
 from dataops.home import home
 from dataops.messages.waiting import current_waits
 from dataops.redaction import escape_for_display
@@ -238,5 +238,8 @@ def show_queries(queries: pl.DataFrame, path: Path, *, as_json: bool) -> int:
     if as_json:
         print_json({"path": str(path), "queries": queries.height, "kinds": kinds})
         return 0
-    console().print(text(f"{path}: {queries.height:,} queries ({format_counts(kinds.items())})"), soft_wrap=True)
+    console().print(
+        text(f"{path}: {format_quantity(queries.height, 'query', 'queries')} ({format_counts(kinds.items())})"),
+        soft_wrap=True,
+    )
     return 0

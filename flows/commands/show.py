@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dataops.errors import ConfigError
-from dataops.formatting import format_counts
+from dataops.formatting import format_counts, format_quantity
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES, RunState
@@ -159,7 +159,8 @@ def _show_unreadable_sources(manifests: Sequence[Manifest], out: Console) -> Non
     facts = next((m.facts for m in manifests if m.stage == "extract"), {})
     if failed := facts.get("failed_files"):
         out.print()
-        out.print(text(f"extract left out {len(failed)} of {facts['files']} files that could not be read:"))
+        files = format_quantity(facts["files"], "file")
+        out.print(text(f"extract left out {len(failed)} of {files} that could not be read:"))
         for file, why in failed[:LISTED]:
             out.print(text(f"  {file}: {why}"), soft_wrap=True)
     if damages := facts.get("damages"):

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from dataops.errors import ConfigError, PairmillError
+from dataops.formatting import format_quantity
 from dataops.store import Store
 from dataops.trace.targets import Target
 from flows.commands.output import console, print_json, text
@@ -132,10 +133,10 @@ def _incomplete(report: Mapping[str, Any], options: TakedownOptions) -> bool:
 def _confirm(raw: Sequence[RawSnapshot], outcomes: Sequence[TakedownResult], leftovers: Sequence[Leftovers]) -> bool:
     """Ask on the terminal whether to delete, and return the answer."""
     samples, versions = sum(len(one.hits) for one in raw), sum(o.successor is not None for o in outcomes)
-    objects = sum(len(one.objects) for one in leftovers)
+    images, objects = format_quantity(samples, "image"), sum(len(one.objects) for one in leftovers)
     sys.stderr.write(
-        f"Delete {samples:,} images from raw shards, {versions} superseded dataset versions, {objects} objects of "
-        "unfinished work, and the kept originals? [y/N] "
+        f"Delete {images} from raw shards, {format_quantity(versions, 'superseded dataset version')},"
+        f" {format_quantity(objects, 'object')} of unfinished work, and the kept originals? [y/N] "
     )
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -220,12 +221,14 @@ def _show(report: Mapping[str, Any], found: Sequence[AffectedDataset], out: Cons
         out.print(text("No dataset has any of these pairs. Later runs leave them out."))
     for dataset in report["datasets"]:
         out.print()
-        where = f"{dataset['pairs']:,} pairs in {len(dataset['shards'])} shards"
+        where = f"{format_quantity(dataset['pairs'], 'pair')} in {format_quantity(len(dataset['shards']), 'shard')}"
         out.print(text(f"dataset {dataset['dataset']}: {where} ({', '.join(dataset['shards'][:8])})", style="bold"))
         if dataset["trouble"]:
             out.print(text(f"  NO NEXT VERSION: {dataset['trouble']}", style="red"), soft_wrap=True)
         else:
-            shards = f"{len(dataset['rewritten'])} shards rewritten, {dataset['unchanged']} unchanged"
+            shards = (
+                f"{format_quantity(len(dataset['rewritten']), 'shard')} rewritten, {dataset['unchanged']} unchanged"
+            )
             out.print(text(f"  next version {dataset['next']}: {shards}", style="green"))
         for line in dataset["proof"]:
             out.print(text(f"  proof: {line}"), soft_wrap=True)
@@ -239,19 +242,22 @@ def _show_end(report: Mapping[str, Any], request: Request, out: Console) -> None
     out.print()
     if deleted := report["deleted"]:
         for key, number in deleted["raw_samples"].items():
-            out.print(text(f"deleted {number:,} samples from raw snapshot download/{key}"))
+            out.print(text(f"deleted {format_quantity(number, 'sample')} from raw snapshot download/{key}"))
         for key in deleted["datasets"]:
             out.print(text(f"deleted dataset version {key}"))
         if deleted["originals"]:
             out.print(text(f"deleted {deleted['originals']:,} originals"))
         if deleted["leftovers"]:
-            out.print(text(f"deleted {deleted['leftovers']:,} objects of unfinished work"))
+            out.print(text(f"deleted {format_quantity(deleted['leftovers'], 'object')} of unfinished work"))
         for name, why in deleted["not_deleted"].items():
             out.print(text(f"NOT deleted: {name}: {why}", style="red"), soft_wrap=True)
     for key, number in report["raw_snapshots"].items():
         out.print(text(f"raw snapshot download/{key} still has {number:,} of the images; --delete-raw deletes them"))
     for name, number in report["leftovers"].items():
         out.print(
-            text(f"{number:,} objects of unfinished work in {name} may hold such images; --delete-raw deletes them")
+            text(
+                f"{format_quantity(number, 'object')} of unfinished work in {name} may hold such images;"
+                " --delete-raw deletes them"
+            )
         )
     out.print(text(f"report: {report['store']}/{report_name(request.digest)}"), soft_wrap=True)

@@ -119,7 +119,7 @@ def match_evaluation_sets(
     if not count:
         raise ConfigError(f"curate.overlap.paths: no image can be decoded in {', '.join(config.paths)}")
     if unreadable:
-        logger.warning("curate: %d images of evaluation sets cannot be decoded; they match no image", unreadable)
+        logger.warning("curate: images of evaluation sets that cannot be decoded, and match no image: %d", unreadable)
     names = tuple(draft.path(record.parts[0].name) for record in records)
     batches = [tuple(numbers[start : start + _SHARDS]) for start in range(0, len(numbers), _SHARDS)]
     tasks = [SearchTask(number, batch, names, config) for number, batch in enumerate(batches)]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
+from dataops.formatting import format_quantity
 from dataops.messages.waiting import pause
 from dataops.schema import FILTERED, conform
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find_manifest, read_table
@@ -78,7 +79,7 @@ def run_rounds(
         if number and draft.done(shard_id(cuts[0][0])) is None:
             seconds, rows = retry.delay * 2 ** (number - 1), sum(n for _, n in objects)
             logger.info("download: retrying %d rows in %g s (round %d of %d)", rows, seconds, number, retry.rounds)
-            pause(seconds, f"{rows:,} images failed for now; retry {number} of {retry.rounds} follows")
+            pause(seconds, f"{format_quantity(rows, 'image')} failed for now; retry {number} of {retry.rounds} follows")
         fetched = fetch(cuts, number, retry.classes if number < retry.rounds else ())
         objects = [
             (draft.path(_retry_name(f"{index:05d}")), record.facts["again"])

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from dataops.errors import ConfigError, PairmillError, SourceError
 from dataops.filters import host
-from dataops.formatting import format_counts, format_share
+from dataops.formatting import format_counts, format_quantity, format_share
 from dataops.snapshot import Counts
 from tasks.download.config import DownloadConfig
 from tasks.download.failure_classes import may_succeed_later
@@ -72,8 +72,8 @@ def explain_failure(counts: Counts, hosts: HostCounts, config: DownloadConfig) -
     is a ConfigError that names the permanent failure class of most rows, its share, and what to change.
     """
     what = (
-        f"download: fetched {counts.kept:,} of {counts.input:,} images, less than the share {config.min_success:g} of "
-        "download.min_success"
+        f"download: fetched {counts.kept:,} of {format_quantity(counts.input, 'image')}, less than the share "
+        f"{config.min_success:g} of download.min_success"
     )
     permanent = {name: n for name, n in counts.dropped.items() if not may_succeed_later(name, config.retry.classes)}
     name, number = max(permanent.items(), key=lambda item: (item[1], item[0]), default=("", 0))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dataops.formatting import format_quantity
 from dataops.images.decode import PREVIEW_SIDE
 from tasks.evaluate.report_images import choose_evenly, make_thumbnails
 from tasks.evaluate.report_tables import (
@@ -84,9 +85,10 @@ def _summarise(task: Task, result: Mapping[str, Any]) -> str:
     if "expected_n" in result:
         summary += f" (the suite expects {result['expected_n']:,})"
     if "classes" in result:
-        summary += f", {result['classes']:,} classes, {result['templates']} prompts per class"
+        summary += f", {format_quantity(result['classes'], 'class', 'classes')}"
+        summary += f", {format_quantity(result['templates'], 'prompt')} per class"
     if "captions" in result:
-        summary += f", {result['captions']:,} captions"
+        summary += f", {format_quantity(result['captions'], 'caption')}"
     if result["unreadable"]:
         summary += f"; {result['unreadable']:,} could not be decoded and count as wrong"
     return f"{summary}. {task.description}".strip()

@@ -68,7 +68,7 @@ def find_overlaps(suite: Suite, store: Store, pack: Manifest, home: Path, worker
             luminances = pa.array(_read_luminances(candidates, store, pack, pool), pa.binary())
             found.append(find_matches(candidates.append_column("luminance", luminances), indexed, thresholds, pool))
             count = len(found[-1]["member"].unique())
-            logger.info("evaluate: %d images of %s are in the training set", count, task.name)
+            logger.info("evaluate: images of %s in the training set: %d", task.name, count)
     order: Any = [(name, "ascending") for name in MATCHES.names]
     return pa.concat_tables(found).sort_by(order)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dataops.digest import text_sha256
 from dataops.errors import ConfigError, ContractError
-from dataops.formatting import format_share
+from dataops.formatting import format_quantity, format_share
 from dataops.snapshot import Counts, Draft, Input, Record, find_manifest
 from dataops.text.duplicates import KEY_BYTES
 from dataops.text.minhash import choose_scheme
@@ -273,7 +273,9 @@ def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:
         return
     lines = [f"  {reason:<16} {n:>12,}" for reason, n in sorted(counts.dropped.items(), key=lambda x: (-x[1], x[0]))]
     what = f"drops {format_share(dropped, counts.input)}, over max_drop_fraction" if counts.kept else "keeps no row"
-    raise ContractError("\n".join([f"filter {what}: {counts.kept:,} of {counts.input:,} pairs are left", *lines]))
+    raise ContractError(
+        "\n".join([f"filter {what}: {counts.kept:,} of {format_quantity(counts.input, 'pair')} kept", *lines])
+    )
 
 
 def external_inputs(config: FilterConfig) -> list[Input]:

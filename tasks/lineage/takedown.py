@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import ContractError, PairmillError
+from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest, snapshot_key
 from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.context import Context
@@ -144,7 +145,7 @@ def _make_successor(lineage: Lineage, context: Context, result: TakedownResult) 
 def _tag_models(result: TakedownResult, request: Request) -> None:
     """Tag each model version with the request; record those that cannot be tagged."""
     affected = result.affected
-    text = f"{len(affected.uids)} pairs of dataset {affected.dataset.key}, on {request.requested_at}"
+    text = f"{format_quantity(len(affected.uids), 'pair')} of dataset {affected.dataset.key}, on {request.requested_at}"
     if result.successor:
         text += f"; next version {result.successor.key}"
     for version in affected.models:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from dataops.digest import file_sha256
 from dataops.errors import ContractError
+from dataops.formatting import format_quantity
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
@@ -38,10 +39,15 @@ def prove_removal(
         elif part.name.endswith(".tar"):
             samples += _count_samples(store, dataset.path(part.name), removed)
     return [
-        f"{rows:,} rows of the new version were read again: no row matches a target",
-        f"{samples:,} samples of its rewritten shards were read again: none belongs to a removed pair",
-        f"the sha256 of all {len(dataset.parts):,} parts was computed again; {unchanged:,} shards are unchanged",
+        f"{format_quantity(rows, 'row')} of the new version {_were(rows)} read again: no row matches a target",
+        f"{format_quantity(samples, 'sample')} of its rewritten shards {_were(samples)} read again: "
+        "none belongs to a removed pair",
+        f"the sha256 of all {len(dataset.parts):,} parts was computed again; unchanged shards: {unchanged:,}",
     ]
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def _count_samples(store: Store, tar: str, removed: set[str]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dataops.formatting import format_share
+from dataops.formatting import format_quantity, format_share
 from dataops.snapshot import Counts, Manifest, Part, content_digest
 from tasks.engine.stage import Work
 from tasks.pack.config import PackConfig
@@ -55,8 +55,8 @@ class DatasetFacts:
 
 def write_headline(dataset: DatasetFacts) -> str:
     """Return the numbers of pairs, shards and bytes as a sentence."""
-    shards, size = dataset.facts["shards"], format_bytes(dataset.facts["bytes"])
-    return f"{dataset.samples:,} pairs of image and caption in {shards:,} shard{'s' * (shards != 1)}, {size}."
+    shards, size = format_quantity(dataset.facts["shards"], "shard"), format_bytes(dataset.facts["bytes"])
+    return f"{format_quantity(dataset.samples, 'pair')} of image and caption in {shards}, {size}."
 
 
 def format_bytes(size: float) -> str:
@@ -73,7 +73,7 @@ def describe_sources(dataset: DatasetFacts) -> str:
     if (extract := dataset.lineage.get("extract")) is None:
         return "snapshots that are no longer in the store"
     files = int(extract.facts.get("files", 0))
-    return f"{files:,} source file{'s' * (files != 1)} of kind {extract.config.get('kind', 'unknown')}"
+    return f"{format_quantity(files, 'source file')} of kind {extract.config.get('kind', 'unknown')}"
 
 
 def list_limits(dataset: DatasetFacts) -> list[str]:
@@ -111,7 +111,7 @@ def list_rights(dataset: DatasetFacts) -> list[str]:
     licensed, samples = dataset.samples - dataset.facts["licenses"].get("", 0), dataset.samples
     source = dataset.lineage["extract"].config if "extract" in dataset.lineage else {}
     sentences = [
-        f"For {licensed:,} of {samples:,} pairs a licence was declared beside the image or on its page "
+        f"For {licensed:,} of {format_quantity(samples, 'pair')} a licence was declared beside the image or on its page "
         f"({format_share(licensed, max(samples, 1))}); the column `license` has its URL. Whether the page was right "
         "has not been checked.",
         "A pair belongs to whoever made its image and its caption: `url` and `page_url` name where to ask. "
@@ -153,7 +153,7 @@ def write_citation(dataset: DatasetFacts) -> str:
     """Return a BibTeX entry that names exactly these bytes."""
     return (
         f"@misc{{pairmill-{dataset.key},\n"
-        f"  title = {{Dataset pack/{dataset.key}: {dataset.samples:,} pairs of image and caption}},\n"
+        f"  title = {{Dataset pack/{dataset.key}: {format_quantity(dataset.samples, 'pair')} of image and caption}},\n"
         f"  howpublished = {{made with pairmill, seed {dataset.seed}}},\n"
         f"  note = {{content digest sha256:{dataset.digest}}}\n"
         f"}}"

@@ -5,7 +5,7 @@ import random
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dataops.formatting import format_percent
+from dataops.formatting import format_percent, format_quantity
 from dataops.funnel import funnel_rows, funnel_stages
 from dataops.snapshot import UNDIGESTED, read_table
 from tasks.download.report import report_html as download_html
@@ -140,6 +140,6 @@ def _sample_predictions(registration: Registration) -> Files:
         count = min(SAMPLED_PREDICTIONS, table.num_rows)
         rows = run_metadata.select_rows(table, random.Random(work.seed).sample(range(table.num_rows), count))
         name = part.name.removesuffix(".parquet")
-        note = f"{count:,} of {table.num_rows:,} rows, sampled at random (seed {work.seed})."
+        note = f"{count:,} of {format_quantity(table.num_rows, 'row')}, sampled at random (seed {work.seed})."
         pages[f"predictions/{name}.html"] = run_metadata.render_table_page(name, rows, note)
     return pages

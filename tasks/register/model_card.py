@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dataops.formatting import format_counts, format_interval, format_percent, format_share
+from dataops.formatting import format_counts, format_interval, format_percent, format_quantity, format_share
 from dataops.funnel import funnel_stages
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
@@ -76,7 +76,7 @@ class Card:
         model, gate = model_name(train.config), describe_gate(self.gate)
         dates = f"Trained on {train.created_at[:10]}"
         dates += f", registered on {self.documents.registered}." if self.documents.registered else "."
-        pairs = f"CLIP {model}, trained on {pack.counts.kept:,} pairs of image and caption."
+        pairs = f"CLIP {model}, trained on {format_quantity(pack.counts.kept, 'pair')} of image and caption."
         return f"{pairs} {dates} {gate[0].upper()}{gate[1:]}."
 
     def html(self) -> str:
@@ -115,14 +115,15 @@ class Card:
 
 def _training_data(manifests: Mapping[str, Manifest]) -> Section:
     pack = manifests["pack"]
+    shards = format_quantity(len(pack.named("", ".tar")), "shard")
     sentences = [
         f"Dataset `{pack.key}`, content digest `{pack.content_digest}`.",
-        f"{pack.counts.kept:,} pairs in {len(pack.named('', '.tar')):,} shards, seed {pack.seed}.",
+        f"{format_quantity(pack.counts.kept, 'pair')} in {shards}, seed {pack.seed}.",
     ]
     if "extract" in manifests:
         count = sum(i.stage == "source" for i in manifests["extract"].inputs)
         kind = manifests["extract"].config.get("kind", "unknown")
-        sentences.append(f"Read from {count:,} source file{'s' * (count != 1)} of kind {kind}.")
+        sentences.append(f"Read from {format_quantity(count, 'source file')} of kind {kind}.")
     if takedowns := [i.key for i in pack.inputs if i.stage == "takedown"]:
         sentences.append(f"Takedown requests applied: {', '.join(takedowns)}.")
     return Section("Training data", sentences)
@@ -206,8 +207,9 @@ def describe_contamination(manifests: Mapping[str, Manifest]) -> Section:
     dirty = {task: row for task, row in found.items() if row["overlap"]}
     images = sum(row["n"] for row in found.values())
     sentences.append(
-        f"{sum(row['overlap'] for row in dirty.values()):,} of {images:,} images of {len(found):,} evaluation sets "
-        f"were found in the dataset, in {len(dirty):,} of the sets, by perceptual hashes and an overlay (docs/curate.md)."
+        f"{sum(row['overlap'] for row in dirty.values()):,} of {format_quantity(images, 'image')} of "
+        f"{format_quantity(len(found), 'evaluation set')} were found in the dataset, in {len(dirty):,} of the sets, by "
+        "perceptual hashes and an overlay (docs/curate.md)."
     )
     rows = [
         (
@@ -230,7 +232,7 @@ def _describe_overlap_filter(manifests: Mapping[str, Manifest]) -> Iterable[str]
     curate = manifests.get("curate")
     if curate is not None and curate.config.get("overlap"):
         count = curate.counts.dropped.get("evaluation_overlap", 0)
-        yield f"Images of evaluation sets were searched for before training; {count:,} pairs were dropped for it."
+        yield f"Images of evaluation sets were searched for before training; pairs dropped for it: {count:,}."
 
 
 def list_limits(manifests: Mapping[str, Manifest], rows: Iterable[Mapping[str, Any]]) -> list[str]:

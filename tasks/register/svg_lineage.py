@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dataops.formatting import format_quantity
 from dataops.snapshot import Input, Manifest
 from tasks.register.documents import Documents
 from tasks.reports.svg_drawing import Drawing
@@ -48,16 +49,20 @@ def make_boxes(manifests: Mapping[str, Manifest], model: str, documents: Documen
     if "extract" in manifests:
         count = sum(i.stage == "source" for i in manifests["extract"].inputs)
         kind = str(manifests["extract"].config.get("kind", ""))
-        found["sources"] = Box("sources", ("", f"{count:,} file{'s' * (count != 1)}", kind), style="outside")
+        found["sources"] = Box("sources", ("", format_quantity(count, "file"), kind), style="outside")
     if queries := find_queries(manifests):
         count = manifests["filter"].facts.get("balance", {}).get("queries")
-        lines = (queries.digest[:16], queries.key[:22], "" if count is None else f"{count:,} queries")
+        lines = (
+            queries.digest[:16],
+            queries.key[:22],
+            "" if count is None else format_quantity(count, "query", "queries"),
+        )
         found["queries"] = Box("queries", lines, style="outside")
     if "evaluate" in manifests:
         suite = next((i for i in manifests["evaluate"].inputs if i.stage == "suite"), None)
         count = len(manifests["evaluate"].facts.get("metrics", {}))
         if suite is not None:
-            tasks = f"{count} task{'s' * (count != 1)}" if count else ""
+            tasks = format_quantity(count, "task") if count else ""
             found["suite"] = Box("suite", (suite.digest[:16], suite.key[:22], tasks), style="outside")
     if "train" in manifests and (commit := manifests["train"].code.get("commit")):
         dirty = "with changes" if manifests["train"].code.get("dirty") else ""
@@ -82,13 +87,20 @@ def _stage_box(manifest: Manifest) -> Box:
         return Box("train", (manifest.key, model_name(manifest.config)[:22], manifest.created_at[:10]))
     if manifest.stage == "evaluate":
         tasks = len(facts.get("metrics", {}))
-        return Box("evaluate", (manifest.key, f"{counts.kept:,} examples", f"{tasks} tasks" if tasks else ""))
+        return Box(
+            "evaluate",
+            (
+                manifest.key,
+                format_quantity(counts.kept, "example"),
+                format_quantity(tasks, "task") if tasks else "",
+            ),
+        )
     dropped = sum(counts.dropped.values())
     line = f"{dropped:,} dropped" if dropped else "none dropped"
     if takedowns := sum(i.stage == "takedown" for i in manifest.inputs):
-        line += f", {takedowns} takedown{'s' * (takedowns != 1)}"
+        line += f", {format_quantity(takedowns, 'takedown')}"
     share = counts.kept / counts.input if counts.input else None
-    return Box(manifest.stage, (manifest.key, f"{counts.kept:,} pairs", line), share)
+    return Box(manifest.stage, (manifest.key, format_quantity(counts.kept, "pair"), line), share)
 
 
 def draw_lineage(boxes: Mapping[str, Box], links: Mapping[str, str | None]) -> Drawing:

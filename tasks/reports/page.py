@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataops.escaping import escape_controls, escape_markdown
-from dataops.formatting import format_interval, format_percent, format_share
+from dataops.formatting import format_interval, format_percent, format_quantity, format_share
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -51,6 +51,7 @@ def _environment(*, is_markdown: bool) -> "Environment":
         "keep_code": _keep_code,
         "number": lambda value: f"{value:,}",
         "percent": format_percent,
+        "quantity": format_quantity,
         "shorten": shorten,
     }
     environment.globals |= {"share": format_share}

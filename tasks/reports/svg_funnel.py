@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dataops.formatting import format_share
+from dataops.formatting import format_quantity, format_share
 from tasks.reports.page import shorten
 from tasks.reports.svg_drawing import Drawing
 
@@ -49,7 +49,7 @@ def funnel_png(stages: Sequence[Mapping[str, Any]]) -> bytes:
     Args:
         stages: rows of `dataops.funnel.funnel_stages`.
     """
-    kept = f"{stages[-1]['kept']:,} pairs" if stages else ""
+    kept = format_quantity(stages[-1]["kept"], "pair") if stages else ""
     return draw_funnel(stages, "pairs kept (blue) and dropped by reason, per stage", kept).png()
 
 

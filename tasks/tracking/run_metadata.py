@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from dataops.digest import canonical_json
 from dataops.escaping import escape_markdown
-from dataops.formatting import format_counts, format_interval, format_percent
+from dataops.formatting import format_counts, format_interval, format_percent, format_quantity
 from dataops.funnel import funnel_stages
 from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
 from dataops.schema import PACKED
@@ -165,7 +165,7 @@ def _build_source(store_uri: str, name: str) -> dict[str, str]:
 def render_intro(manifests: Mapping[str, Manifest], verdict: str) -> str:
     """Return the first paragraph of a description: the model, the number of pairs, and the gate's verdict."""
     model, pairs = model_name(manifests["train"].config), manifests["pack"].counts.kept
-    return f"CLIP {escape_markdown(model)}, trained on {pairs:,} pairs. {escape_markdown(verdict)}."
+    return f"CLIP {escape_markdown(model)}, trained on {format_quantity(pairs, 'pair')}. {escape_markdown(verdict)}."
 
 
 def render_description(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataops.formatting import format_quantity
+
 # The names of tables and columns must not change: crawls that were killed before an update resume with their old file.
 _SCHEMA = """
 create table if not exists address (
@@ -175,7 +177,8 @@ class Frontier:
 
     def describe(self) -> str:
         """Return how far the crawl is, in one line."""
-        return f"{self._spent_in_all:,} URLs requested, {self._archived:,} pages stored, {self._waiting_in_all:,} URLs wait"
+        requested, waiting = (format_quantity(n, "URL") for n in (self._spent_in_all, self._waiting_in_all))
+        return f"{requested} requested, {format_quantity(self._archived, 'page')} stored, {waiting} waiting"
 
     def close_waiting(self) -> None:
         """Record the outcome `page_budget` for all URLs that still wait."""

@@ -68,7 +68,7 @@ def test_frontier_keeps_outcomes_and_requeues_requests_in_flight_after_a_kill(tm
         raise KeyboardInterrupt
     reopened = Frontier(tmp_path / "f.sqlite", LARGE_BUDGET)  # as after a kill: the first was never closed
     assert reopened.archive_end() == 15
-    assert reopened.describe() == "1 URLs requested, 1 pages stored, 3 URLs wait"
+    assert reopened.describe() == "1 URL requested, 1 page stored, 3 URLs waiting"
     queued = reopened.take_next(allow_all, 10)
     assert queued is not None
     assert (queued.url, queued.tries) == ("a/2", 1)
