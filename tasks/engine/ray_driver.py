@@ -7,6 +7,7 @@ that only a dead worker or node counts as a failure: Ray runs such a call again 
 import hashlib
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -153,6 +154,11 @@ def explain_error(error: Exception, cluster: RayCluster) -> PairmillError:
     text = redact(str(error)).strip()
     if "ersion mismatch" in text:
         return ConfigError(f"the Ray cluster at {cluster.address} has other versions than this machine: {text}")
+    if type(error).__name__ == "AuthenticationError" or re.search("authentication token|nauthenticated", text):
+        return ConfigError(
+            f"the Ray cluster at {cluster.address} refuses this machine: {text}\nSet RAY_AUTH_MODE=token here too, and the"
+            " cluster's token in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token"
+        )
     return ServiceError(f"Ray at {cluster.address} cannot be used ({type(error).__name__}): {text}")
 
 
