@@ -14,6 +14,7 @@ PYTEST_WAITING := $(PYTEST) -n 3
 .PHONY: demo install test checks lint audit unit integration e2e ray export docs docs-reference docs-outputs clean
 
 install: .venv/installed
+	@echo 'Next: `. .venv/bin/activate`, then `pairmill run CONFIG` (README.md has one)'
 
 demo: .venv/installed
 	$(BIN)/pairmill demo

@@ -6,6 +6,7 @@ from flows.commands.output import console, message, new_table, print_json, text
 from tasks.lineage.trace import parse_model
 from tasks.register import promotion
 from tasks.register.config import describe_gate
+from tasks.register.gate import ONLY_CANDIDATE
 
 
 def promote(model: str, alias: str, reason: str, *, as_json: bool) -> int:
@@ -22,7 +23,8 @@ def promote(model: str, alias: str, reason: str, *, as_json: bool) -> int:
         out.print(text(f"{name} version {version} already has the alias {alias}"))
         return 0
     before = f"from version {move.before} " if move.before else ""
-    out.print(text(f"{name}: alias {alias} moved {before}to version {version} ({describe_gate(gate)})"), soft_wrap=True)
+    verdict = describe_gate(gate.removesuffix(ONLY_CANDIDATE))
+    out.print(text(f"{name}: alias {alias} moved {before}to version {version} ({verdict})"), soft_wrap=True)
     if move.before:
         undo = f"pairmill promote {name}/{move.before} --alias {alias} --reason ..."
         out.print(message(f"to move it back: {undo}"), soft_wrap=True)

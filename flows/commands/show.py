@@ -123,6 +123,9 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
         out.print(Text("\n") + text(f"Registered {record.model_version}{alias}{gate}"), soft_wrap=True)
     elif any(manifest.stage == "pack" for manifest in manifests):  # the page of a version links to its dataset's
         out.print(Text("\n") + message(f"dataset page: `pairmill show {record.run_id} --open`"), soft_wrap=True)
+    if not record.model_version and (trained := [m.key for m in manifests if m.stage == "train"]):
+        command = f"pairmill export {trained[0]} --format open_clip --out FOLDER"
+        out.print(message(f"model: `{command}`"), soft_wrap=True)
     show_links(record.model_links, out)
 
 

@@ -31,7 +31,8 @@ RANKS = ("rank", "image_to_text_rank")
 """Columns of predictions that hold the rank of the correct answer, from 1."""
 
 
-_ONLY_CANDIDATE = ", so it is only a candidate"
+ONLY_CANDIDATE = ", so it is only a candidate"
+"""End of a verdict on a version that does not get the alias of the config; a user may move it nevertheless."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Verdict:
     @property
     def gets_alias(self) -> bool:
         """Return whether the version gets the alias of the config, and is not only a candidate."""
-        return self.passed and not self.ungated.endswith(_ONLY_CANDIDATE)
+        return self.passed and not self.ungated.endswith(ONLY_CANDIDATE)
 
     @property
     def sentence(self) -> str:
@@ -94,16 +95,16 @@ def judge_without_gate(
     above = sum(any(map(_is_above_chance, task["metrics"].values())) for task in metrics.values())
     finding = f"above chance on {above} of {format_quantity(len(metrics), 'task')}"
     if not above:
-        return Verdict((), ungated=finding + _ONLY_CANDIDATE)
+        return Verdict((), ungated=finding + ONLY_CANDIDATE)
     if champion is None:
         return Verdict((), ungated=finding)
     name, theirs = f"{champion.name} version {champion.version}", find_evaluation(store, champion)
     found = [compare_on_task(store, theirs, evaluated, task) for task in metrics] if theirs is not None else []
     compared = [comparison for comparison in found if isinstance(comparison, TaskComparison)]
     if not compared:
-        return Verdict((), ungated=f"{finding}, cannot be compared with {name}{_ONLY_CANDIDATE}")
+        return Verdict((), ungated=f"{finding}, cannot be compared with {name}{ONLY_CANDIDATE}")
     worse = [comparison.task for comparison in compared if comparison.p_worse < alpha]
-    result = f"worse than {name} on {', '.join(worse)}{_ONLY_CANDIDATE}" if worse else f"not worse than {name}"
+    result = f"worse than {name} on {', '.join(worse)}{ONLY_CANDIDATE}" if worse else f"not worse than {name}"
     return Verdict((), tuple(map(str, compared)), f"{finding}, {result}")
 
 

@@ -158,8 +158,10 @@ def test_gate_refuses_a_model_that_cannot_be_compared(environment: str, upstream
 
 
 def test_model_without_a_gate_is_a_candidate_unless_it_is_above_chance(
-    environment: str, upstream: SimpleNamespace
+    environment: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from flows.commands.promote import promote
+
     at_chance = {"digits": {**METRICS["twemoji-seen"], "metrics": {"top1": {"value": 0.08, "low": 0.06, "high": 0.1,
                  "chance": 0.1, "n": 200}}}}  # fmt: skip
     del at_chance["digits"]["contamination"]
@@ -173,3 +175,5 @@ def test_model_without_a_gate_is_a_candidate_unless_it_is_above_chance(
     assert version.tags["gate"] == gate
     assert "No gate: register.floors is empty; " in version.description
     assert "champion" not in connect().get_registered_model("ungated").aliases
+    assert promote(f"ungated/{version.version}", "champion", "the first", as_json=False) == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"({gate.removesuffix(', so it is only a candidate')})")

@@ -83,15 +83,22 @@ def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    ("stage", "version", "named"), [("pack", None, 1), ("pack", "models:/a/1", 0), ("train", None, 0)]
+    ("stage", "version", "named"),
+    [
+        ("pack", None, "dataset page: `pairmill show 1 --open`"),
+        ("train", None, f"model: `pairmill export {'0' * 16} --format open_clip --out FOLDER`"),
+        ("pack", "models:/a/1", None),
+        ("train", "models:/a/1", None),
+    ],
 )
-def test_run_that_ends_with_a_dataset_names_the_command_for_its_page(
+def test_run_that_registers_no_model_names_the_command_for_what_it_made(
     stage, version, named, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(show, "load_manifests", lambda *_: [build_manifest(stage)])
     run = record("1", "completed").model_copy(update={"model_version": version})
     show.show_run(run, FolderStore(tmp_path))
-    assert capsys.readouterr().out.count("dataset page: `pairmill show 1 --open`") == named
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("dataset page:", "model:"))]
+    assert found == ([named] if named else [])
 
 
 @pytest.mark.parametrize(("options", "named"), [({}, 1), ({"with_error": False}, 0)])
