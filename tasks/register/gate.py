@@ -91,7 +91,7 @@ def judge_without_gate(
         alpha: significance level of the comparison.
     """
     if not metrics:
-        return Verdict((), ungated=f"{NOT_EVALUATED}{_ONLY_CANDIDATE}")
+        return Verdict((), ungated=f"{NOT_EVALUATED}{ONLY_CANDIDATE}")
     above = sum(any(map(_is_above_chance, task["metrics"].values())) for task in metrics.values())
     finding = f"above chance on {above} of {format_quantity(len(metrics), 'task')}"
     if not above:
