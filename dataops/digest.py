@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import os
+import threading
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dataops.regular_files import open_regular
+from dataops.regular_files import open_regular, read_text
 
 
 def canonical_json(value: Any) -> str:
@@ -22,3 +26,71 @@ def file_sha256(path: Path) -> str:
     """Return the hex sha256 of a local file. Raises: OSError, also if it is no regular file."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class RememberedDigests:
+    """The sha256 of files, computed again only if a file's size, modification time or inode has changed.
+
+    The memo holds no secret, and is trusted: whoever writes it decides which files pass for unchanged. It belongs into
+    a folder that only the owner of the files writes.
+
+    Args:
+        memo: JSON file that `save` writes; anything else in it is ignored.
+        others: further memos to read.
+    """
+
+    SAVE_SECONDS = 60.0
+    RECENT_NS = 2_000_000_000
+    """A file that was modified less than this before is not remembered: its time may not show the next change."""
+
+    def __init__(self, memo: Path, others: Iterable[Path] = ()):
+        self._memo, self._lock, self._saved = memo, threading.Lock(), time.monotonic()
+        self._known: dict[str, list[Any]] = {}
+        for path in (*others, memo):
+            self._known |= _read_memo(path)
+
+    def sha256(self, path: Path) -> str:
+        """Return the hex sha256 of a local file. Raises: as file_sha256."""
+        with open_regular(path) as file:
+            state = _state(file.fileno())
+            known = self._known.get(str(path))
+            if known is not None and known[:-1] == state:
+                return known[-1]
+            now = time.time_ns()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            is_unchanged = _state(file.fileno()) == state
+        with self._lock:
+            if is_unchanged and state[1] < now - self.RECENT_NS:
+                self._known[str(path)] = [*state, digest]
+            if time.monotonic() - self._saved > self.SAVE_SECONDS:
+                self._save()
+        return digest
+
+    def save(self) -> None:
+        """Write the memo."""
+        with self._lock:
+            self._save()
+
+    def _save(self) -> None:
+        part = self._memo.with_name(f".{self._memo.name}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(canonical_json(self._known), "utf-8")
+        part.replace(self._memo)
+        self._saved = time.monotonic()
+
+
+def _state(descriptor: int) -> list[int]:
+    found = os.fstat(descriptor)
+    return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev]
+
+
+def _read_memo(path: Path) -> dict[str, list[Any]]:
+    try:
+        found = json.loads(read_text(path))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and all(map(_is_known, found.values())) else {}
+
+
+def _is_known(entry: Any) -> bool:
+    return isinstance(entry, list) and [type(value) for value in entry] == [int] * 4 + [str]

@@ -3,7 +3,8 @@
 import io
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import islice, zip_longest
 from typing import Any, TypeVar
@@ -15,10 +16,15 @@ from torch.distributed import FileStore, TCPStore  # pyright: ignore[reportPriva
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, ContractError, PairmillError, StorageError
 from training.rendezvous import GUARDED, MEETING_FILE, explain_refusal, is_loopback
 
 Item = TypeVar("Item")
+WAIT_SECONDS = 20.0
+"""Time between two exchanges of ranks that wait for one, whose work may take longer than TIMEOUT."""
+ERRORS: dict[int, type[PairmillError]] = {
+    error.exit_code: error for error in (PairmillError, ConfigError, ContractError, StorageError)
+}
 
 TIMEOUT = timedelta(minutes=30)
 """Time that a rank waits for the others, for example for a checkpoint that rank 0 writes to a slow disk."""
@@ -32,6 +38,16 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    """Return the number of this process among the ranks of its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", rank())) if dist.is_initialized() else 0
+
+
+def local_world_size() -> int:
+    """Return the number of ranks of this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if dist.is_initialized() else 1
 
 
 def join(device: torch.device, *, allow_network: bool = False) -> None:
@@ -140,6 +156,50 @@ def broadcast_from_first(value: Any) -> Any:
         sent_N = torch.empty(int(size), dtype=torch.uint8)
     dist.broadcast(sent_N, 0)
     return _decode(sent_N)
+
+
+def run_together(work: Callable[[], Item] | None) -> Item | None:
+    """Run this rank's work and return its result when the work of all ranks is done, however long that takes.
+
+    A collective ends with an error after TIMEOUT, so the ranks exchange who is done. A deliberate error of one rank is
+    raised on all of them. After any other, that rank ends, and the others lose the connection to it.
+
+    Args:
+        work: None: this rank only waits. With several ranks it runs in a thread, so that a signal ends the wait.
+    """
+    if world_size() == 1:
+        return None if work is None else work()
+    results: list[Item] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            if work is not None:
+                results.append(work())
+        except BaseException as error:  # raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="work", daemon=True)
+    thread.start()
+    while True:
+        thread.join(WAIT_SECONDS)
+        works = thread.is_alive()
+        error = errors[0] if errors and not works else None
+        state = "works" if works else "failed" if error else "done"
+        exit_code = error.exit_code if isinstance(error, PairmillError) else None
+        states = gather_objects([state, exit_code, str(error)])
+        if error is not None:
+            raise error
+        for _, code, message in states:
+            if code is not None:
+                raise ERRORS.get(code, PairmillError)(message)
+        if all(name == "done" for name, _, _ in states):
+            return results[0] if results else None
+
+
+def run_on_first(work: Callable[[], Item]) -> Item:
+    """Return the result of work that rank 0 does, on every rank; for its type, see `gather_objects`."""
+    return broadcast_from_first(run_together(work if rank() == 0 else None))
 
 
 def _encode(value: Any) -> Tensor:

@@ -17,7 +17,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dataops.digest import canonical_json
+from dataops.digest import canonical_json, file_sha256
 from dataops.formatting import format_interval, format_percent
 from dataops.store import FolderStore
 from training import distributed
@@ -81,12 +81,14 @@ def evaluate(
     batch_size: int = 256,
     threads: int | None = None,
     features: Path | None = None,
+    digest: Callable[[Path], str] = file_sha256,
 ) -> dict[str, dict[str, Any]]:
     """Run every task that has no finished result in `output` yet, and write metrics.json; all ranks together.
 
     Args:
         checkpoint_digest: digest of the model's files; results from another model, data or batch size are not reused.
         features: folder that keeps the features of images for later tasks and calls; None: they are not kept.
+        digest: returns the sha256 of a file; rank 0 calls it for each file of the suite.
 
     Returns: the content of metrics.json, tasks in the order of the suite.
     Raises: ContractError on damaged data, unreadable sets or features that are not finite.
@@ -94,7 +96,7 @@ def evaluate(
     store = FolderStore(output)
     cache = None if features is None else FeatureCache(FolderStore(features), checkpoint_digest)
     tasks = _Tasks(loaded, batch_size, threads, cache)
-    metrics = {task.name: _evaluate_task(tasks, task, store, checkpoint_digest) for task in suite.tasks}
+    metrics = {task.name: _evaluate_task(tasks, task, store, checkpoint_digest, digest) for task in suite.tasks}
     for row in compute_gaps({task.name: task.base for task in suite.tasks if task.base}, metrics):
         metrics[row["task"]] = {**metrics[row["task"]], "robustness": row}
     if distributed.rank() == 0:
@@ -102,9 +104,11 @@ def evaluate(
     return metrics
 
 
-def _evaluate_task(tasks: "_Tasks", task: Task, store: FolderStore, checkpoint_digest: str) -> dict[str, Any]:
+def _evaluate_task(
+    tasks: "_Tasks", task: Task, store: FolderStore, checkpoint_digest: str, digest: Callable[[Path], str]
+) -> dict[str, Any]:
     """Return the task's entry of metrics.json: the finished result, or a new one, which it writes."""
-    identity = task.identity()
+    identity = distributed.run_on_first(lambda: task.identity(digest))
     device, dtype = get_device_and_dtype(tasks.loaded.model)
     inputs = {
         "checkpoint": checkpoint_digest,

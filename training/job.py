@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +16,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import ConfigError, ContractError, PairmillError
+from dataops.errors import ConfigError, PairmillError
 from dataops.regular_files import read_bytes
 from training import distributed
 from training.config import FrozenModel, TrainConfig, load_model_config
@@ -89,18 +88,9 @@ class Job(RanksJob):
         return hashlib.sha256(canonical_json([settings, model, self.seed, shards]).encode()).hexdigest()
 
 
-def check_shards(job: Job) -> None:
-    """Compare the shards' checksums, each rank those of its share.
-
-    Raises: ContractError for the first shard whose bytes differ from the dataset's manifest.
-    """
-    checked = [s for s in job.shards if s.name in job.checksums and s.name not in job.arriving]
-    mine = list(distributed.take_share(checked))
-    with ThreadPoolExecutor(max(job.train.workers, 1)) as pool:
-        bad = [s for s, found in zip(mine, pool.map(file_sha256, mine), strict=True) if found != job.checksums[s.name]]
-    found = [shard for of_rank in distributed.gather_objects(bad) for shard in of_rank]
-    if found:
-        raise ContractError(f"shard {found[0]} differs from its dataset's manifest: its sha256 is another one")
+def prepared_folder(job: Job) -> Path:
+    """Return the folder of what a start of a job computes for the next ones (training/preparation.py)."""
+    return job.output / "prepared"
 
 
 class Stopped(PairmillError):

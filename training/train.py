@@ -3,8 +3,9 @@
 Several ranks: `python -m training.launch N -m training.train JOB.json`.
 
 JOB.json is a `Job`. The job writes into its output: model.safetensors, model.json, tokenizer.json, metrics.jsonl (one row
-per step, no clocks), skipped.json, evidence-throughput.jsonl (clocks), checkpoints/ and, last, done.json. Started again,
-the job resumes from its newest valid checkpoint and ends in the same bits. A finished job returns at once.
+per step, no clocks), skipped.json, evidence-throughput.jsonl (clocks), checkpoints/ and, last, done.json. Until then,
+prepared/ holds what the next start reads instead of computing it. Started again, the job resumes from its newest valid
+checkpoint and ends in the same bits. A finished job returns at once.
 
 Exit codes: 0 done; 2 config; 3 the shards break their contract; 4 loss or gradients not finite; 75 stopped (SIGTERM, after
 a checkpoint), parent process ended, another trainer holds the output, or a disk, GPU or rank failed; 1 anything else.
@@ -14,10 +15,10 @@ torchrun always exits with 1, so failure.json in the output holds the code and t
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -25,12 +26,12 @@ import torch.utils.deterministic as deterministic
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, ContractError, TrainingDiverged
-from training import distributed
+from training import distributed, preparation
 from training.config import Precision, TrainConfig, load_model_config
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
-from training.job import Job, Stopped, check_shards, is_done, lock_output, resolve_device, run_command
+from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
 from training.loop.checkpointing import resume, write_checkpoint
 from training.loop.health import HealthMonitor
 from training.loop.initial_model import build_initial_model, draw_kept_patches
@@ -44,7 +45,6 @@ from training.loop.step import backward, gradient_norm, prepare_images, update
 from training.loop.training_run import TrainingRun
 from training.model.checkpoint import MODEL_FILES, CheckpointWriter, save_model, write_atomically
 from training.model.preprocess import Preprocess
-from training.model.tokenizer import make_tokenizer
 
 logger = logging.getLogger("training.train")
 
@@ -93,18 +93,17 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     config = job.train.model_copy(update={"precision": resolve_precision(job.train.precision, device)})
     if config.evaluate_every and job.suite is None:
         raise ConfigError("evaluate_every: the job names no suite")
-    check_shards(job)
+    preparation.check_shards(job)
     model_config = load_model_config(config.model)
     side, context_length = model_config.vision_cfg.image_size, model_config.text_cfg.context_length
 
-    dataset = Dataset(
-        list(job.shards), side, config.cache_bytes, config.crop_area, job.arriving, blur_faces=config.blur_faces
-    )
-    plan = Plan(len(dataset), config, job.seed, dataset.sampling, dataset.windows(config.shuffle_shards))
+    index = preparation.prepare_index(job)
+    shards = list(job.shards)
+    dataset = Dataset(shards, side, config.cache_bytes, config.crop_area, job.arriving, index=index)
+    plan = preparation.prepare_plan(job, config, index)
     shard_requests = ShardRequests(dataset.files, plan, config.shard_cache_bytes) if job.arriving else None
     _check_batch_size(plan)
-    texts = chain(config.prompts, dataset.captions())
-    tokenizer = make_tokenizer(config.vocabulary, texts, config.vocab_size, context_length)
+    tokenizer = preparation.prepare_tokenizer(job, dataset, context_length)
 
     torch.manual_seed(job.seed)  # decides the first weights; nothing after them draws from torch's generator
     model = build_initial_model(config, model_config.with_vocab_size(tokenizer.vocab_size))
@@ -343,6 +342,8 @@ def finish(run: TrainingRun) -> None:
         logger.info("done: %s steps, %s samples seen, %d skipped", run.step, f"{done['samples_seen']:,}", len(skipped))
     run.dataset.close()
     distributed.broadcast_from_first(None)
+    if distributed.rank() == 0:
+        shutil.rmtree(prepared_folder(run.job), ignore_errors=True)
 
 
 def _stop_at_once(signum: int, frame: object) -> None:

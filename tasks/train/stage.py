@@ -9,13 +9,15 @@ import json
 import logging
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts, Input, Manifest, Record
+from dataops.snapshot import Counts, Input, Manifest, Part, Record
 from dataops.store import Store
 from tasks.engine.context import IS_PROGRESS
 from tasks.engine.stage import Stage, StageOutput, Work
@@ -37,6 +39,8 @@ OUTPUT = (
     "skipped.json",
     "evidence-throughput.jsonl",
 )
+CONNECTIONS = 16
+"""Downloads at a time. A resumed job asks the store for each shard whether its copy is the newest, which takes no CPU."""
 STEP = re.compile(r"\bstep (\d+)/(\d+), (?:[\d,]+ samples, )?(.*)")
 """Line of the trainer about a step: the step, the number of steps, and the loss with other measurements."""
 PLAN = re.compile(r"\b(\d+) steps of \d+ epochs from step (\d+)")
@@ -161,18 +165,23 @@ def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | N
 
 def _download_shards(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
     """Download all shards and their indexes; return the shards."""
-    for index in dataset.named("", ".idx"):
-        store.local(dataset.path(index.name), keep_in=folder)
-    return [store.local(dataset.path(part.name), keep_in=folder) for part in dataset.named("", ".tar")]
+    tars = dataset.named("", ".tar")
+    names = [dataset.path(part.name) for part in (*tars, *dataset.named("", ".idx"))]
+    with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="shards") as pool:
+        return list(pool.map(partial(store.local, keep_in=folder), names))[: len(tars)]
 
 
 def _download_indexes(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
     """Download the indexes and rows of all shards; return the paths that the shards will have."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part in (*dataset.named("", ".idx"), *dataset.named("part-", ".parquet")):
+
+    def download(part: Part) -> None:
         if not (folder / part.name).exists():
             store.download(dataset.path(part.name), folder / f".{part.name}")
             (folder / f".{part.name}").rename(folder / part.name)
+
+    with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="shards") as pool:
+        list(pool.map(download, (*dataset.named("", ".idx"), *dataset.named("part-", ".parquet"))))
     return [folder / part.name for part in dataset.named("", ".tar")]
 
 

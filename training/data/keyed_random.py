@@ -12,8 +12,8 @@ def _mix(x: Words) -> Words:
     return x ^ (x >> np.uint64(31))
 
 
-def _hash(stream: str, seed: int, epoch: int, samples: np.ndarray) -> Words:
-    """Return 64 bits for each sample, independent for each stream, seed and epoch."""
+def hash_samples(stream: str, seed: int, epoch: int, samples: np.ndarray) -> Words:
+    """Return 64 bits for each sample, independent for each stream, seed and epoch, and different for each sample."""
     state = np.zeros(1, dtype=np.uint64)
     for word in (int.from_bytes(stream.encode("ascii")[:8].ljust(8)), seed, epoch):
         state = _mix(state + np.uint64(0x9E3779B97F4A7C15) + np.array([word % 2**64], dtype=np.uint64))
@@ -22,11 +22,11 @@ def _hash(stream: str, seed: int, epoch: int, samples: np.ndarray) -> Words:
 
 def draw_permutation(seed: int, epoch: int, count: int, stream: str = "order") -> np.ndarray:
     """Draw an order of range(count), the same on every machine and with every release of numpy."""
-    return np.argsort(_hash(stream, seed, epoch, np.arange(count)), kind="stable")
+    return np.argsort(hash_samples(stream, seed, epoch, np.arange(count)), kind="stable")
 
 
 def draw_uniforms(stream: str, seed: int, epoch: int, samples: np.ndarray, draws: int) -> np.ndarray:
     """Draw numbers in [0, 1), float64 (samples, draws); no row depends on another."""
-    base = _hash(stream, seed, epoch, samples)[:, None]
+    base = hash_samples(stream, seed, epoch, samples)[:, None]
     bits = _mix(base + np.arange(1, draws + 1, dtype=np.uint64)[None] * np.uint64(0x9E3779B97F4A7C15))
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -5,63 +5,33 @@ sample is then two `pread`s. So the shuffle is over the whole dataset, a resumed
 ranks and worker threads (decoding and scaling release the interpreter's lock) only divide the work.
 """
 
-import tarfile
-from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import cv2
-import msgspec
 import numpy as np
-import xxhash
 
-from dataops.errors import ConfigError, ContractError, CorruptPart
-from dataops.regular_files import open_regular, read_text
-from dataops.shards.foreign_tar import open_foreign_tar
-from dataops.shards.tar import Member, list_members, read_index
 from training.data import decode
+from training.data.epoch_order import Sampling, Windows
 from training.data.keyed_random import draw_uniforms
-from training.data.sampling_plan import Plan, Sampling, Windows
+from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index
+from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardFiles, read_shard_rows
+from training.data.shard_index import Skipped
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
-PROBABILITY_FIELD = b'"sampling_probability"'
-"""Field of a sample's JSON that makes the loader parse it, with the probability that an epoch draws the sample."""
-FACES_FIELD = b'"face_bboxes"'
-"""Field that makes the loader parse the JSON if faces are to be blurred."""
-
-
-NO_FACE_DETECTION = "its faces were not looked for"
-"""Reason in skipped.json."""
 READ_AHEAD = 2
 """Batches in progress while one is in use."""
 SAMPLES_PER_TASK = 8
 """Samples that a worker thread loads at once: one alone would cost as much in hand-over as a small image in decoding."""
-
-
-class _Row(msgspec.Struct):
-    """The fields of a sample's JSON that the loader reads."""
-
-    sampling_probability: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    uid: str | None = None
-    face_bboxes: list[tuple[float, float, float, float]] | None = None
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A sample that could not be read, and the reason."""
-
-    shard: str
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -92,11 +62,9 @@ class Dataset:
         arriving: see training/data/shard_files.py; empty: all shards are here.
         blur_faces: blur each image at its `face_bboxes`. A sample without that field is left out; an empty list is no
             face.
+        index: the index of these shards; None: it is built in a temporary folder.
 
-    Raises:
-        ConfigError: there is no shard, or one cannot be opened.
-        ContractError: a shard is not a whole tar file, there is no pair in any, or no sample has the field of its
-            faces.
+    Raises: as build_index, if it is built.
     """
 
     def __init__(
@@ -108,44 +76,30 @@ class Dataset:
         arriving: Mapping[str, int] | None = None,
         *,
         blur_faces: bool = False,
+        index: SampleIndex | None = None,
     ):
-        self._blur_faces, self._faces = blur_faces, dict[int, list[tuple[float, float, float, float]]]()
         self.image_size, self.crop_area = image_size, crop_area
-        self.skipped: list[Skipped] = []
-        """Samples without an image or a caption, or with an invalid probability; they have no index."""
         self.files = ShardFiles(shards, arriving or {})
-        self._keys: list[str] = []
-        self._spans = array("q")  # of each sample: shard, then offset and bytes of its picture and of its caption
-        self._probabilities, self._identities = array("d"), array("Q")
+        self.index = _build_temporary_index(self.files, blur_faces=blur_faces) if index is None else index
         self._cache: dict[int, np.ndarray] = {}
         self._cache_left = cache_bytes
-        for number, shard in enumerate(shards):
-            try:
-                self._index_shard(number, shard)
-            except OSError as error:
-                raise ConfigError(f"shard {shard}: {error.strerror or error}") from error
-            except tarfile.TarError as error:
-                raise ContractError(f"shard {shard} is not a whole tar file: {error}") from error
-        if not self._keys and any(skipped.reason == NO_FACE_DETECTION for skipped in self.skipped):
-            raise ContractError(
-                "train.blur_faces: no sample has face_bboxes; add [curate.scores.faces] and make the dataset again"
-            )
-        if not self._keys:
-            raise ContractError(f"no pair of image and caption in {len(shards)} shards")
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.index)
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Samples without an image or a caption, or with an invalid probability; they have no index."""
+        return self.index.skipped
 
     @property
     def sampling(self) -> Sampling | None:
         """Probabilities of the samples; None if each is seen in every epoch."""
-        probabilities = np.array(self._probabilities)
-        return Sampling(probabilities, np.array(self._identities)) if (probabilities < 1).any() else None
+        return self.index.sampling
 
     def windows(self, at_once: int) -> Windows | None:
         """Return windows of `at_once` shards; None for 0, all of them."""
-        shard_of = np.array(self._spans, np.int64).reshape(-1, 5)[:, 0].copy()
-        return Windows(shard_of, len(self.files.paths), at_once) if at_once else None
+        return self.index.windows(at_once)
 
     def close(self) -> None:
         """Close the shards."""
@@ -153,30 +107,28 @@ class Dataset:
 
     def captions(self) -> Iterator[str]:
         """Yield each caption that is UTF-8, in order."""
-        captions: dict[str, str] = {}
-        shard_read = None
-        for sample in range(len(self)):
-            shard = self._spans[5 * sample]
-            if not self.files.arrives(shard):
-                caption = self._caption(sample).decode("utf-8", "replace")
+        for shard, path in enumerate(self.files.paths):
+            samples = self.index.samples_of(shard)
+            if self.files.arrives(shard):
+                caption_of = {row["key"]: row["caption"] for row in read_shard_rows(path, ["caption"])}
+                captions = (caption_of[self.index.key(sample)] for sample in samples)
             else:
-                if shard_read != shard:
-                    rows = read_shard_rows(self.files.paths[shard], ["caption"])
-                    shard_read, captions = shard, {row["key"]: row["caption"] for row in rows}
-                caption = captions[self._keys[sample]]
-            if (caption := caption.strip()) and "\ufffd" not in caption:
-                yield caption
+                captions = (self._caption(shard, sample).decode("utf-8", "replace") for sample in samples)
+            for caption in captions:
+                if (stripped := caption.strip()) and "\ufffd" not in stripped:
+                    yield stripped
 
     def load(self, sample: int) -> tuple[np.ndarray, str] | Skipped:
         """Return a decoded image (H, W, 3), uint8, to cut a crop from, with its caption; or why there is none."""
+        shard = self.index.shard_of(sample)
         try:
-            caption = self._caption(sample).decode("utf-8").strip()
+            caption = self._caption(shard, sample).decode("utf-8").strip()
             if not caption:
                 raise ValueError("empty caption")
             pixels = self._cache.get(sample)
             if pixels is None:
                 pixels = decode.decode_image(self._image(sample), self._side_to_keep)
-                if faces := self._faces.get(sample):
+                if faces := self.index.faces(sample):
                     pixels = decode.blur_faces(pixels, faces)
                 if self.crop_area is None:
                     pixels = decode.resize_shortest_side(pixels, self.image_size)
@@ -185,7 +137,7 @@ class Dataset:
                     self._cache_left -= pixels.nbytes
                     self._cache[sample] = pixels
         except ValueError as error:  # UnicodeDecodeError is one
-            return Skipped(self.files.paths[self._spans[5 * sample]].name, self._keys[sample], str(error))
+            return Skipped(self.files.paths[shard].name, self.index.key(sample), str(error))
         return pixels, caption
 
     @property
@@ -196,82 +148,20 @@ class Dataset:
         return ceil(self.image_size / sqrt(self.crop_area[0] * decode.ASPECT[0]))
 
     def _image(self, sample: int) -> bytes:
-        shard, offset, size, _, _ = self._spans[5 * sample : 5 * sample + 5]
-        return self.files.read(shard, offset, size)
+        return self.files.read(self.index.shard_of(sample), *self.index.image_span(sample))
 
-    def _caption(self, sample: int) -> bytes:
-        shard, _, _, offset, size = self._spans[5 * sample : 5 * sample + 5]
-        return self.files.read(shard, offset, size)
-
-    def _index_shard(self, number: int, shard: Path) -> None:
-        members: dict[str, dict[str, tuple[int, int]]] = {}
-        for key, extension, offset, size in _locate_members(shard, self.files.size(number)):
-            kind = "picture" if extension.lower() in IMAGE_EXTENSIONS else extension.lower()
-            members.setdefault(key, {})[kind] = (offset, size)
-        row_of = self._read_arriving_rows(number, members) if self.files.arrives(number) else None
-        for key, spans in members.items():
-            if missing := " and ".join(kind for kind in ("picture", "txt") if kind not in spans):
-                self.skipped.append(Skipped(shard.name, key, f"no {missing} member"))
-                continue
-            try:
-                row = self._row(number, spans.get("json", (0, 0))) if row_of is None else row_of[key]
-            except msgspec.MsgspecError as error:
-                self.skipped.append(Skipped(shard.name, key, f"json member: {error}"))
-                continue
-            if self._blur_faces:
-                if row.face_bboxes is None:
-                    self.skipped.append(Skipped(shard.name, key, NO_FACE_DETECTION))
-                    continue
-                if row.face_bboxes:
-                    self._faces[len(self._keys)] = row.face_bboxes
-            self._keys.append(key)
-            self._spans.extend((number, *spans["picture"], *spans["txt"]))
-            self._probabilities.append(1.0 if row.sampling_probability is None else row.sampling_probability)
-            self._identities.append(xxhash.xxh3_64_intdigest((row.uid or key).encode("utf-8", "surrogateescape")))
-
-    def _row(self, shard: int, span: tuple[int, int]) -> _Row:
-        data = self.files.read(shard, *span)
-        needed = PROBABILITY_FIELD in data or (self._blur_faces and FACES_FIELD in data)
-        return msgspec.json.decode(data, type=_Row) if needed else _Row()
-
-    def _read_arriving_rows(self, shard: int, keys: Collection[str]) -> dict[str, _Row]:
-        """Return what the JSON members of an arriving shard hold, from the Parquet beside it."""
-        path = self.files.paths[shard]
-        try:
-            columns = ["uid", "sampling_probability", *(["face_bboxes"] if self._blur_faces else [])]
-            rows = {r.pop("key"): msgspec.convert(r, _Row) for r in read_shard_rows(path, columns)}
-        except msgspec.ValidationError as error:
-            raise ContractError(f"{path.with_name(f'part-{path.stem}.parquet')}: {error}") from error
-        if rows.keys() != set(keys):
-            raise ContractError(f"shard {path}: its .idx and its part-{path.stem}.parquet list different samples")
-        return rows
+    def _caption(self, shard: int, sample: int) -> bytes:
+        return self.files.read(shard, *self.index.caption_span(sample))
 
 
-def _locate_members(shard: Path, end: int) -> list[Member]:
-    """Return the span of each member: from the index beside the shard of `end` bytes, else from its headers."""
-    if (index := shard.with_suffix(".idx")).exists():
-        found = [member for sample in read_index(read_text(index), str(index)) for member in sample.values()]
-    else:
-        try:
-            with open_regular(shard) as file:
-                found = list_members(file, str(shard))
-        except CorruptPart:  # folders, long names or links, which other tools write; or damage, which tarfile reports
-            found = _locate_with_tarfile(shard)
-    if (last := max((member.offset + member.size for member in found), default=0)) > end:
-        raise tarfile.ReadError(f"a member ends at byte {last:,} of {end:,}")
-    return found
-
-
-def _locate_with_tarfile(shard: Path) -> list[Member]:
-    found = []
-    with open_regular(shard) as file, open_foreign_tar(file, "r:") as tar:
-        for member in tar:
-            if member.isfile():
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                found.append(Member(key, extension, member.offset_data, member.size))
-    return found
+def _build_temporary_index(files: ShardFiles, *, blur_faces: bool) -> SampleIndex:
+    """Build an index whose files have no name any more: they are freed when it is not used any more."""
+    fingerprint = fingerprint_shards(files, {}, blur_faces=blur_faces)
+    with TemporaryDirectory(prefix="pairmill-index-") as folder:
+        build_index(Path(folder, "index"), files, fingerprint, blur_faces=blur_faces, workers=0)
+        index = open_index(Path(folder, "index"), fingerprint)
+    assert index is not None
+    return index
 
 
 @dataclass

@@ -1,54 +1,15 @@
 """The samples of each step: a function of (seed, epoch) and nothing else, so a job resumes at any step at no cost."""
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import accumulate
 
 import numpy as np
 
 from training.config import TrainConfig
-from training.data.keyed_random import draw_permutation, draw_uniforms
-
-
-@dataclass(frozen=True, eq=False)
-class Sampling:
-    """The probability of each of N samples of being drawn in an epoch.
-
-    The draw is a hash of (seed, epoch, identity): it does not depend on where a pair lies in the shards, and differs
-    between epochs. So balancing over queries (filter.balance.mode = "online") drops no pair.
-    """
-
-    probabilities: np.ndarray
-    """(N,) in [0, 1]."""
-    identities: np.ndarray
-    """(N,) uint64, hashes of the pairs' uids."""
-
-    def drawn(self, seed: int, epoch: int) -> np.ndarray:
-        """Return whether each sample is drawn in an epoch (N,)."""
-        seen = np.ones(len(self.probabilities), np.bool_)
-        uncertain = np.flatnonzero(self.probabilities < 1)
-        numbers = draw_uniforms("sample", seed, epoch, self.identities[uncertain], 1)[:, 0]
-        seen[uncertain] = numbers < self.probabilities[uncertain]
-        return seen
-
-
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """The shards that are shuffled together, if not all are: an epoch takes some at a time, in random order."""
-
-    shard_of: np.ndarray
-    """(N,) the shard of each sample."""
-    shards: int
-    """Number of shards."""
-    at_once: int
-    """Maximum shards of a window; all windows of an epoch are equal to within one."""
-
-    def assign(self, seed: int, epoch: int) -> np.ndarray:
-        """Return the window of each shard in an epoch (shards,)."""
-        rank = np.empty(self.shards, np.int64)
-        rank[draw_permutation(seed, epoch, self.shards, "shards")] = np.arange(self.shards)
-        return rank * -(-self.shards // self.at_once) // self.shards
+from training.data.epoch_order import EpochOrder, Sampling, Windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +29,12 @@ class Plan:
     """None: every epoch has all samples."""
     windows: Windows | None = None
     """None: all samples are shuffled together."""
+    sizes: tuple[int, ...] | None = None
+    """Samples of each epoch, if an earlier start counted them; None: they are counted when they are needed."""
 
     @cached_property
-    def _sizes(self) -> list[int]:
-        """Samples of each epoch."""
-        if self.sampling is None:
-            return [self.samples] * self.config.epochs
-        return [int(self.sampling.drawn(self.seed, epoch).sum()) for epoch in range(self.config.epochs)]
+    def _sizes(self) -> tuple[int, ...]:
+        return self.count_epochs() if self.sizes is None else self.sizes
 
     @cached_property
     def _steps(self) -> list[int]:
@@ -90,6 +50,17 @@ class Plan:
     def _first_samples(self) -> list[int]:
         """Samples before each epoch, and those of all epochs."""
         return list(accumulate(self._sizes, initial=0))
+
+    @cached_property
+    def _order(self) -> Callable[[int], EpochOrder]:
+        """Return the order of an epoch; two are kept, because the loader reads ahead into the next epoch."""
+        return lru_cache(maxsize=2)(partial(EpochOrder, self.seed, self.samples, self.sampling, self.windows))
+
+    def count_epochs(self) -> tuple[int, ...]:
+        """Return the samples of each epoch; with a sampling, this reads the probabilities of all samples for each."""
+        if self.sampling is None:
+            return (self.samples,) * self.config.epochs
+        return tuple(self.sampling.count(self.seed, epoch) for epoch in range(self.config.epochs))
 
     @property
     def total_steps(self) -> int:
@@ -119,14 +90,14 @@ class Plan:
         epoch = bisect_right(self._first_steps, step - 1) - 1
         begin, end = _cut(self._sizes[epoch], self._steps[epoch], step - 1 - self._first_steps[epoch])
         share = _cut(end - begin, ranks, rank)
-        return epoch, _order(self, epoch)[begin + share[0] : begin + share[1]]
+        return epoch, self._order(epoch).take(begin + share[0], begin + share[1])
 
     def shards_of(self, first: int, last: int) -> list[int]:
         """Return the shards that these steps read, in the order of need."""
         assert self.windows is not None
         steps = range(first, min(last, self.total_steps) + 1)
         samples = [self.batch(step, 0, 1)[1] for step in steps]
-        return list(dict.fromkeys(self.windows.shard_of[np.concatenate(samples)].tolist()))
+        return list(dict.fromkeys(self.windows.find_shards(np.concatenate(samples)).tolist()))
 
     def shards_after(self, step: int) -> list[int]:
         """Return the shards that this epoch and the next one still need from a step on, in the order of need."""
@@ -134,19 +105,10 @@ class Plan:
         epoch, samples = self.batch(step, 0, 1)
         window = self.windows.assign(self.seed, epoch)
         order = np.argsort(window, kind="stable")
-        ahead = order[window[order] >= window[self.windows.shard_of[samples[0]]]].tolist()
+        ahead = order[window[order] >= window[self.windows.find_shards(samples[:1])]].tolist()
         if epoch + 1 < self.config.epochs:
             ahead += np.argsort(self.windows.assign(self.seed, epoch + 1), kind="stable").tolist()
         return list(dict.fromkeys(ahead))
-
-
-@lru_cache(maxsize=2)  # two, because the loader reads ahead into the next epoch
-def _order(plan: Plan, epoch: int) -> np.ndarray:
-    order = draw_permutation(plan.seed, epoch, plan.samples)
-    if plan.windows is not None:
-        window = plan.windows.assign(plan.seed, epoch)[plan.windows.shard_of]
-        order = order[np.argsort(window[order], kind="stable")]
-    return order if plan.sampling is None else order[plan.sampling.drawn(plan.seed, epoch)[order]]
 
 
 def _cut(count: int, parts: int, index: int) -> tuple[int, int]:

@@ -8,10 +8,11 @@ of a failed one.
 
 import json
 import os
+import resource
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ from training.data.sampling_plan import Plan
 
 WANTED, REFUSED = "wanted.json", "refused.json"
 POLL_SECONDS = 0.05
+MAX_OPEN = max(64, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, 65_536))
+"""Maximum number of open shards of a process: a quarter of its limit for files."""
+
+
+class _OpenFile:
+    """A file that is closed when its last reader has ended, also if another thread has removed it from the open ones."""
+
+    def __init__(self, path: Path):
+        self.descriptor = open_descriptor(path)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
 
 class ShardFiles:
@@ -35,7 +49,7 @@ class ShardFiles:
 
     def __init__(self, paths: Sequence[Path], arriving: Mapping[str, int]):
         self.paths, self._arriving = paths, arriving
-        self._files: dict[int, int] = {}
+        self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
     def arrives(self, shard: int) -> bool:
@@ -52,30 +66,35 @@ class ShardFiles:
 
         Raises: ContractError if the shard ends before; the error in refused.json if the shard cannot be brought.
         """
-        data = os.pread(self._file(shard), size, offset)
+        file = self._file(shard)
+        data = os.pread(file.descriptor, size, offset)
         if len(data) != size:
             raise ContractError(f"shard {self.paths[shard]} ends before byte {offset + size:,}: it was cut while open")
         return data
 
     def close(self, keep: frozenset[int] = frozenset()) -> None:
         """Close all but those to `keep`, which frees the disk of deleted ones."""
-        for shard in self._files.keys() - keep:
-            os.close(self._files.pop(shard))
+        with self._lock:
+            for shard in self._files.keys() - keep:
+                del self._files[shard]
 
-    def _file(self, shard: int) -> int:
-        with suppress(KeyError):
-            return self._files[shard]
+    def _file(self, shard: int) -> _OpenFile:
+        with self._lock:
+            if (file := self._files.get(shard)) is not None:
+                self._files.move_to_end(shard)
+                return file
         opened = self._open(shard)
         with self._lock:
-            if self._files.setdefault(shard, opened) != opened:  # another thread was faster
-                os.close(opened)
-            return self._files[shard]
+            file = self._files.setdefault(shard, opened)  # another thread may have been faster
+            if len(self._files) > MAX_OPEN:
+                self._files.popitem(last=False)
+            return file
 
-    def _open(self, shard: int) -> int:
+    def _open(self, shard: int) -> _OpenFile:
         path = self.paths[shard]
         while True:
             try:
-                return open_descriptor(path)
+                return _OpenFile(path)
             except FileNotFoundError:
                 if not self.arrives(shard):
                     raise
@@ -84,12 +103,17 @@ class ShardFiles:
             time.sleep(POLL_SECONDS)
 
 
+def rows_of_shard(shard: Path) -> Path:
+    """Return the path of the Parquet file beside a shard that holds its rows."""
+    return shard.with_name(f"part-{shard.stem}.parquet")
+
+
 def read_shard_rows(shard: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Yield columns of a shard's samples in its order, and the `key` of each, from the dataset's Parquet beside the shard.
 
     Raises: ContractError if the file is missing or lacks a column.
     """
-    path = shard.with_name(f"part-{shard.stem}.parquet")
+    path = rows_of_shard(shard)
     try:
         check_regular(path)
         yield from pq.read_table(path, columns=["key", *columns]).to_pylist()

@@ -1,5 +1,6 @@
 """One task of a suite: an evaluation set, its source, and the metrics to measure on it. Imports no torch."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -128,11 +129,15 @@ class Task(FrozenModel):
         others = [self.train_split, self.val_split] if probed else []
         return [self.split, *(split for split in others if split is not None)]
 
-    def identity(self) -> dict[str, Any]:
-        """Return all that decides the task's result except the model: no absolute path, no clock."""
+    def identity(self, digest: Callable[[Path], str] = file_sha256) -> dict[str, Any]:
+        """Return all that decides the task's result except the model: no absolute path, no clock.
+
+        Args:
+            digest: returns the sha256 of a file.
+        """
         root = Path(self.root)
         paths = dict.fromkeys(path for split in self.splits() for path in self.data_of(split).files())
-        files = [[path.relative_to(root).as_posix(), file_sha256(path)] for path in paths]
+        files = [[path.relative_to(root).as_posix(), digest(path)] for path in paths]
         decides = self.model_dump(mode="json", exclude={"root", "source"}, exclude_defaults=True)
         return {**decides, "split": self.split, "files": files}
 

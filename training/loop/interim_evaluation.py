@@ -5,10 +5,11 @@ import logging
 
 import torch
 
-from dataops.digest import canonical_json
+from dataops.digest import RememberedDigests, canonical_json
 from training import distributed
 from training.evaluate import evaluate
 from training.evaluation.intervals import flatten_metrics
+from training.job import prepared_folder
 from training.loop.training_run import TrainingRun
 from training.model.checkpoint import LoadedModel
 
@@ -39,16 +40,24 @@ def evaluate_interim(run: TrainingRun) -> None:
     """
     assert run.job.suite is not None
     loaded = LoadedModel(run.model, run.tokenizer, run.preprocess, run.model.config, run.device)
+    digests = RememberedDigests(prepared_folder(run.job) / "suite.json")
     threads = torch.get_num_threads()
     run.model.eval()
     run.is_evaluating = True
     try:
-        metrics = evaluate(loaded, run.job.suite, run.job.output / "suite", checkpoint_digest=f"step {run.step}")
+        metrics = evaluate(
+            loaded,
+            run.job.suite,
+            run.job.output / "suite",
+            checkpoint_digest=f"step {run.step}",
+            digest=digests.sha256,
+        )
     finally:
         run.is_evaluating = False
         run.model.train()
         torch.set_num_threads(threads)  # evaluation sets its own, and how sums are split decides their last bits
     if distributed.rank() == 0:
+        digests.save()
         values = {row["key"]: row["value"] for row in flatten_metrics(metrics)}
         with (run.job.output / EVIDENCE).open("a", encoding="utf-8") as file:
             file.write(canonical_json({"step": run.step, **values}) + "\n")

@@ -161,6 +161,11 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, context_length: in
     return Tokenizer(encoder, context_length)
 
 
+def parse_trained_tokenizer(text: str, context_length: int) -> Tokenizer:
+    """Return the tokenizer of train_tokenizer from its JSON."""
+    return Tokenizer(BytePairTokenizer.from_str(text), context_length)
+
+
 def load_tokenizer(path: Path, context_length: int) -> Tokenizer:
     """Read tokenizer.json.
 

@@ -25,8 +25,8 @@ from tasks.files.find import LocalFile, find_source_files
 from tasks.filter.queries import read_queries
 from tasks.filter.query_corpus import read_lines
 from training.config import load_model_config
-from training.data.loader import _locate_members
 from training.data.shard_files import ShardFiles, read_shard_rows
+from training.data.shard_index import _locate_members
 from training.evaluation.contamination import read_matches
 from training.evaluation.samples import read_members
 from training.evaluation.sets import EvalSet
@@ -100,7 +100,7 @@ def planted(path: Path) -> tuple[FolderStore, str, str]:
 def locate(path: Path) -> None:
     """Locate the members of a shard, of which `path` is the index or the shard itself."""
     try:
-        _locate_members(path.with_suffix(".tar"), 10240)
+        _locate_members(path.with_suffix(".tar"))
     except OSError as error:  # the loader raises a ContractError instead
         raise ContractError(str(error)) from error
 

@@ -11,8 +11,9 @@ from dataops.digest import canonical_json
 from dataops.schema import uid
 from tests.unit.training.conftest import jpeg, write_shard
 from training.config import TrainConfig
+from training.data.epoch_order import Sampling, Windows
 from training.data.loader import Dataset, Skipped, load_batches
-from training.data.sampling_plan import Plan, Sampling, Windows
+from training.data.sampling_plan import Plan
 
 PAIRS = 500
 
@@ -128,8 +129,9 @@ def test_batches_hold_the_drawn_pairs_from_any_first_step(tmp_path: Path):
 
 
 def test_windows_show_each_sample_once_an_epoch():
-    shard_of = np.repeat(np.arange(7), [9, 1, 12, 5, 8, 20, 3])
-    plan = Plan(58, TrainConfig(epochs=2, batch_size=8), 4, None, Windows(shard_of, 7, 3))
+    sizes = np.array([9, 1, 12, 5, 8, 20, 3])
+    shard_of = np.repeat(np.arange(7), sizes)
+    plan = Plan(58, TrainConfig(epochs=2, batch_size=8), 4, None, Windows(sizes, 3))
     for epoch, indices in enumerate(epochs_of(plan)):
         assert sorted(indices) == list(range(58))
         window = plan.windows.assign(4, epoch)

@@ -1,0 +1,71 @@
+"""The order of an epoch equals a sort of all its samples at once, and needs the memory of a block."""
+
+import tracemalloc
+from itertools import chain, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.data import epoch_order
+from training.data.epoch_order import EpochOrder, Sampling, Windows
+from training.data.keyed_random import draw_permutation
+
+
+def sort_at_once(seed: int, samples: int, sampling: Sampling | None, windows: Windows | None, epoch: int) -> list[int]:
+    """Order an epoch by arrays over all samples."""
+    order = draw_permutation(seed, epoch, samples)
+    if windows is not None:
+        window = np.repeat(windows.assign(seed, epoch), windows.sizes)
+        order = order[np.argsort(window[order], kind="stable")]
+    return (order if sampling is None else order[sampling.drawn(seed, epoch)[order]]).tolist()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=9),
+    at_once=st.integers(0, 4),
+    share=st.none() | st.floats(0, 1),
+    seed=st.integers(-(2**63), 2**63 - 1),
+    block=st.integers(8, 80),
+    chunk=st.integers(8, 50),
+    cuts=st.lists(st.integers(0, 540), max_size=4),
+)
+def test_order_equals_a_sort_of_all_samples(
+    sizes: list[int],
+    at_once: int,
+    share: float | None,
+    seed: int,
+    block: int,
+    chunk: int,
+    cuts: list[int],
+):
+    samples, numbers = sum(sizes), np.random.default_rng(seed % 2**32)
+    probabilities = np.where(numbers.random(samples) < 0.3, 1.0, share or 0.0)
+    sampling = None if share is None else Sampling(probabilities, numbers.integers(0, 2**64, samples, np.uint64))
+    windows = Windows(np.array(sizes), at_once) if at_once else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epoch_order, "BLOCK_SAMPLES", block)
+        patch.setattr(epoch_order, "CHUNK_SAMPLES", chunk)
+        for epoch in (0, 3):
+            expected = sort_at_once(seed, samples, sampling, windows, epoch)
+            order = EpochOrder(seed, samples, sampling, windows, epoch)
+            ends = sorted(min(cut, len(expected)) for cut in [*cuts, 0, len(expected)])
+            taken = [order.take(begin, end).tolist() for begin, end in pairwise(ends)]
+            assert list(chain.from_iterable(taken)) == expected
+            if sampling is not None:
+                assert sampling.count(seed, epoch) == len(expected)
+
+
+def test_memory_is_that_of_a_block(monkeypatch: pytest.MonkeyPatch):
+    samples, block = 2_000_000, 1 << 16
+    monkeypatch.setattr(epoch_order, "BLOCK_SAMPLES", block)
+    monkeypatch.setattr(epoch_order, "CHUNK_SAMPLES", 1 << 14)
+    tracemalloc.start()
+    order = EpochOrder(0, samples, None, None, 0)
+    taken = order.take(samples // 2, samples // 2 + 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(np.unique(taken)) == 1000
+    assert peak < 80 * block < 8 * samples, "an array over all samples has 8 bytes for each"

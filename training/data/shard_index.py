@@ -1,0 +1,333 @@
+"""The samples of one shard: where their members lie, and the fields of their rows that decide what training reads.
+
+The index beside a shard, or one pass over its headers, gives the offsets of its members. Indexes and rows that pack wrote
+are parsed as columns; all others, and what is wrong in them, by general code that a test compares with the columns.
+"""
+
+import tarfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+from pyarrow import csv
+
+from dataops.errors import ConfigError, ContractError, CorruptPart
+from dataops.regular_files import check_regular, open_regular, read_bytes, read_text
+from dataops.shards.foreign_tar import open_foreign_tar
+from dataops.shards.tar import INDEX_VERSION, Member, list_members, read_index
+from training.data.shard_files import ShardFiles, read_shard_rows, rows_of_shard
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
+PROBABILITY_FIELD = b'"sampling_probability"'
+"""Field of a sample's JSON that makes the loader parse it, with the probability that an epoch draws the sample."""
+FACES_FIELD = b'"face_bboxes"'
+"""Field that makes the loader parse the JSON if faces are to be blurred."""
+NO_FACE_DETECTION = "its faces were not looked for"
+"""Reason in skipped.json."""
+SPAN = np.dtype([("image", "<u8"), ("image_bytes", "<u4"), ("caption", "<u8"), ("caption_bytes", "<u4")])
+"""Offset and size of a sample's image and of its caption in their shard."""
+MAX_BYTES = 2**32 - 1
+_PLAIN = bytes(sorted(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._- \n"))
+
+Box = tuple[float, float, float, float]
+Spans = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Offsets and sizes of the members of each kind."""
+
+
+class Row(msgspec.Struct):
+    """The fields of a sample's JSON that the loader reads."""
+
+    sampling_probability: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    uid: str | None = None
+    face_bboxes: list[Box] | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that could not be read, and the reason."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+@dataclass
+class ShardSamples:
+    """The samples of one shard, in its order."""
+
+    keys: list[str]
+    spans: np.ndarray
+    """(samples,) of SPAN."""
+    probabilities: np.ndarray
+    """(samples,) float64."""
+    identities: np.ndarray
+    """(samples,) uint64, hashes of the uids; 0 where the probability is 1."""
+    faces: list[list[Box]] | None
+    """Boxes to blur in each image; None if none is to be blurred."""
+    skipped: list[Skipped]
+    """Samples without an image or a caption, or with an invalid probability."""
+
+
+def index_shard(files: ShardFiles, number: int, *, blur_faces: bool) -> ShardSamples:
+    """Return the samples of a shard.
+
+    Raises:
+        ConfigError: the shard cannot be opened.
+        ContractError: it is not a whole tar file, or its rows do not fit its index.
+    """
+    path = files.paths[number]
+    try:
+        return (None if blur_faces else _index_columns(files, number)) or _index_any(files, number, blur_faces)
+    except OSError as error:
+        raise ConfigError(f"shard {path}: {error.strerror or error}") from error
+    except tarfile.TarError as error:
+        raise ContractError(f"shard {path} is not a whole tar file: {error}") from error
+
+
+# Shards that pack wrote -----------------------------------------------------------------------------------------------
+
+
+def _index_columns(files: ShardFiles, number: int) -> ShardSamples | None:
+    """Return the samples of a shard with an index in which each sample has the same members; None for any other."""
+    path = files.paths[number]
+    found = _read_plain_index(path.with_suffix(".idx"))
+    if found is None:
+        return None
+    keys, spans = found
+    _check_spans(spans, files.size(number))
+    if files.arrives(number):
+        rows = _read_row_columns(path, keys)
+    else:
+        rows = _read_row_members(files, number, spans.get("json"), len(keys))
+    if rows is None:
+        return None
+    names, identities = keys.to_pylist(), np.zeros(len(keys), np.uint64)
+    for sample, uid in rows.uids.items():
+        identities[sample] = _hash_identity(uid, names[sample])
+    joined = _join_spans(spans)
+    if not rows.skipped:
+        return ShardSamples(names, joined, rows.probabilities, identities, None, [])
+    kept = [sample for sample in range(len(names)) if sample not in rows.skipped]
+    skipped = [Skipped(path.name, names[sample], reason) for sample, reason in rows.skipped.items()]
+    columns = (joined[kept], rows.probabilities[kept], identities[kept])
+    return ShardSamples([names[sample] for sample in kept], *columns, None, skipped)
+
+
+@dataclass
+class _Rows:
+    """What the rows of a shard's samples hold."""
+
+    probabilities: np.ndarray
+    uids: dict[int, str | None]
+    """By sample, where the probability is less than 1."""
+    skipped: dict[int, str]
+    """Reasons by sample."""
+
+
+def _read_plain_index(path: Path) -> tuple[pa.Array, Spans] | None:
+    """Return the keys and the members of an index whose lines name the same extensions; None for any other file."""
+    try:
+        data = read_bytes(path)
+    except FileNotFoundError:
+        return None
+    count, first = data.count(b"\n") - 1, data.find(b"\n") + 1
+    fields = data[first : data.find(b"\n", first)].split(b" ")
+    if (
+        not data.startswith(f"{INDEX_VERSION} {count}\n".encode())
+        or not data.endswith(b"\n")
+        or data.translate(None, _PLAIN)
+        or len(fields) % 4
+    ):
+        return None
+    names = [
+        f"{field}{number}" for number in range(len(fields) // 4) for field in ("extension", "offset", "size", "name")
+    ]
+    types = {name: pa.int64() if name[0] in "os" else pa.string() for name in names}
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(data),
+            csv.ReadOptions(use_threads=False, block_size=len(data) + 1, skip_rows=1, column_names=names),
+            csv.ParseOptions(delimiter=" ", quote_char=False, double_quote=False, escape_char=False),
+            csv.ConvertOptions(column_types=types),
+        )
+    except pa.ArrowInvalid:
+        return None
+    if count < 1 or table.num_rows != count or any(column.null_count for column in table.columns):
+        return None
+    keys: pa.Array | None = None
+    spans: Spans = {}
+    for number in range(len(fields) // 4):
+        extension, offset, size, name = (
+            table[f"{field}{number}"].combine_chunks() for field in ("extension", "offset", "size", "name")
+        )
+        ending = extension[0].as_py()
+        own_keys = pc.utf8_slice_codeunits(name, 0, -len(ending) - 1)  # pyright: ignore[reportAttributeAccessIssue]
+        kind = _kind(ending)
+        is_plain = (
+            ending
+            and kind not in spans
+            and extension.value_counts().to_pylist() == [{"values": ending, "counts": count}]
+            and name.equals(pc.binary_join_element_wise(own_keys, ending, "."))  # pyright: ignore[reportAttributeAccessIssue]
+            and (keys is None or own_keys.equals(keys))
+        )
+        if not is_plain:
+            return None
+        keys = own_keys
+        spans[kind] = (offset.to_numpy(), size.to_numpy())
+    is_whole = {"image", "txt"} <= spans.keys() and keys is not None
+    if not is_whole or pc.count_distinct(keys).as_py() != count or pc.any(pc.match_substring(keys, ".")).as_py():  # pyright: ignore[reportAttributeAccessIssue]
+        return None
+    return keys, spans
+
+
+def _read_row_columns(shard: Path, keys: pa.Array) -> _Rows | None:
+    """Read the rows of an arriving shard; None if its Parquet is not as pack writes it."""
+    path, columns = rows_of_shard(shard), ["key", "uid", "sampling_probability"]
+    try:
+        check_regular(path)
+        table = pq.read_table(path, columns=columns, use_threads=False)
+        key, uid = (table[name].combine_chunks().cast(pa.string()) for name in ("key", "uid"))
+        probability = pc.fill_null(table["sampling_probability"].cast(pa.float64()), 1.0)
+    except (OSError, KeyError, pa.ArrowException):
+        return None
+    probabilities = probability.to_numpy()
+    if not key.equals(keys) or not ((probabilities >= 0) & (probabilities <= 1)).all():
+        return None
+    uncertain = np.flatnonzero(probabilities < 1)
+    uids = dict(zip(uncertain.tolist(), uid.take(pa.array(uncertain)).to_pylist(), strict=True))
+    return _Rows(probabilities, uids, {})
+
+
+def _read_row_members(files: ShardFiles, number: int, spans: tuple[np.ndarray, np.ndarray] | None, count: int) -> _Rows:
+    """Read the rows of a shard that is here: its JSON members."""
+    rows = _Rows(np.ones(count), {}, {})
+    for sample, span in enumerate(zip(spans[0].tolist(), spans[1].tolist(), strict=True) if spans else ()):
+        data = files.read(number, *span)
+        if PROBABILITY_FIELD not in data:
+            continue
+        try:
+            row = msgspec.json.decode(data, type=Row)
+        except msgspec.MsgspecError as error:
+            rows.skipped[sample] = f"json member: {error}"
+            continue
+        if row.sampling_probability is not None and row.sampling_probability < 1:
+            rows.probabilities[sample], rows.uids[sample] = row.sampling_probability, row.uid
+    return rows
+
+
+# Any shard ------------------------------------------------------------------------------------------------------------
+
+
+def _index_any(files: ShardFiles, number: int, blur_faces: bool) -> ShardSamples:
+    path = files.paths[number]
+    members: dict[str, dict[str, tuple[int, int]]] = {}
+    for key, extension, offset, size in _locate_members(path):
+        members.setdefault(key, {})[_kind(extension)] = (offset, size)
+    every = [span for spans in members.values() for span in spans.values()]
+    _check_spans({"any": _to_columns(every, object)}, files.size(number))
+    row_of = _read_arriving_rows(path, members, blur_faces) if files.arrives(number) else None
+    keys, spans_of, rows, skipped = list[str](), list[dict[str, tuple[int, int]]](), list[Row](), list[Skipped]()
+    for key, spans in members.items():
+        if missing := " and ".join(name for kind, name in (("image", "picture"), ("txt", "txt")) if kind not in spans):
+            skipped.append(Skipped(path.name, key, f"no {missing} member"))
+            continue
+        try:
+            row = _read_row(files, number, spans.get("json", (0, 0)), blur_faces) if row_of is None else row_of[key]
+        except msgspec.MsgspecError as error:
+            skipped.append(Skipped(path.name, key, f"json member: {error}"))
+            continue
+        if blur_faces and row.face_bboxes is None:
+            skipped.append(Skipped(path.name, key, NO_FACE_DETECTION))
+            continue
+        keys.append(key)
+        spans_of.append(spans)
+        rows.append(row)
+    columns = {kind: _to_columns([spans[kind] for spans in spans_of], np.int64) for kind in ("image", "txt")}
+    probabilities = np.array([1.0 if r.sampling_probability is None else r.sampling_probability for r in rows])
+    uncertain = zip(keys, rows, (probabilities < 1).tolist(), strict=True)
+    identities = [_hash_identity(row.uid, key) if is_uncertain else 0 for key, row, is_uncertain in uncertain]
+    faces = [row.face_bboxes or [] for row in rows] if blur_faces else None
+    return ShardSamples(keys, _join_spans(columns), probabilities, np.array(identities, np.uint64), faces, skipped)
+
+
+def _locate_members(shard: Path) -> list[Member]:
+    """Return the span of each member: from the index beside the shard, else from its headers."""
+    if (index := shard.with_suffix(".idx")).exists():
+        return [member for sample in read_index(read_text(index), str(index)) for member in sample.values()]
+    try:
+        with open_regular(shard) as file:
+            return list_members(file, str(shard))
+    except CorruptPart:  # folders, long names or links, which other tools write; or damage, which tarfile reports
+        return _locate_with_tarfile(shard)
+
+
+def _locate_with_tarfile(shard: Path) -> list[Member]:
+    found = []
+    with open_regular(shard) as file, open_foreign_tar(file, "r:") as tar:
+        for member in tar:
+            if member.isfile():
+                folder, _, name = member.name.rpartition("/")
+                stem, _, extension = name.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                found.append(Member(key, extension, member.offset_data, member.size))
+    return found
+
+
+def _read_row(files: ShardFiles, shard: int, span: tuple[int, int], blur_faces: bool) -> Row:
+    data = files.read(shard, *span)
+    needed = PROBABILITY_FIELD in data or (blur_faces and FACES_FIELD in data)
+    return msgspec.json.decode(data, type=Row) if needed else Row()
+
+
+def _read_arriving_rows(path: Path, keys: Collection[str], blur_faces: bool) -> dict[str, Row]:
+    """Return what the JSON members of an arriving shard hold, from the Parquet beside it."""
+    try:
+        columns = ["uid", "sampling_probability", *(["face_bboxes"] if blur_faces else [])]
+        rows = {row.pop("key"): msgspec.convert(row, Row) for row in read_shard_rows(path, columns)}
+    except msgspec.ValidationError as error:
+        raise ContractError(f"{rows_of_shard(path)}: {error}") from error
+    if rows.keys() != set(keys):
+        raise ContractError(f"shard {path}: its .idx and its {rows_of_shard(path).name} list different samples")
+    return rows
+
+
+# Both -----------------------------------------------------------------------------------------------------------------
+
+
+def _kind(extension: str) -> str:
+    return "image" if extension.lower() in IMAGE_EXTENSIONS else extension.lower()
+
+
+def _hash_identity(uid: str | None, key: str) -> int:
+    return xxhash.xxh3_64_intdigest((uid or key).encode("utf-8", "surrogateescape"))
+
+
+def _to_columns(spans: list[tuple[int, int]], dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    offsets, sizes = np.array(spans, dtype).reshape(-1, 2).T
+    return offsets, sizes
+
+
+def _check_spans(spans: Spans, end: int) -> None:
+    """Raise ReadError if a member does not lie within the `end` bytes of its shard."""
+    for offsets, sizes in spans.values():
+        bad = (offsets < 0) | (sizes < 0) | (offsets > end) | (sizes > end - offsets)
+        if bad.any():
+            raise tarfile.ReadError(
+                f"a member of {sizes[bad][0]:,} bytes begins at byte {offsets[bad][0]:,} of {end:,}"
+            )
+
+
+def _join_spans(columns: Spans) -> np.ndarray:
+    images, captions = columns["image"], columns["txt"]
+    spans = np.empty(len(images[0]), SPAN)
+    if any(sizes.max(initial=0) > MAX_BYTES for _, sizes in (images, captions)):
+        raise tarfile.ReadError(f"an image or a caption has more than {MAX_BYTES:,} bytes")
+    (spans["image"], spans["image_bytes"]), (spans["caption"], spans["caption_bytes"]) = images, captions
+    return spans

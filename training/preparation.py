@@ -1,0 +1,145 @@
+"""What a start of a job computes from its data, and remembers for the next one, which then takes seconds.
+
+`prepared/` in the job's folder holds the index of the samples, digests of the shards and of the suite's files, the
+vocabulary that was learnt from the captions, and the number of samples of each epoch. Each is computed again if it is
+missing, damaged, or was computed from other data. The folder is deleted when the training is done.
+"""
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from dataops.digest import RememberedDigests, canonical_json, text_sha256
+from dataops.errors import ContractError
+from dataops.regular_files import read_text
+from training import distributed
+from training.config import TrainConfig
+from training.data.loader import Dataset
+from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index, verify_index
+from training.data.sampling_plan import Plan
+from training.data.shard_files import ShardFiles
+from training.job import Job, prepared_folder
+from training.model.checkpoint import write_atomically
+from training.model.tokenizer import Tokenizer, make_tokenizer, parse_trained_tokenizer, train_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def check_shards(job: Job) -> None:
+    """Compare the shards' checksums, each rank those of its share of its machine's; all ranks together.
+
+    Raises: ContractError if the bytes of a shard differ from the dataset's manifest.
+    """
+    checked = [s for s in job.shards if s.name in job.checksums and s.name not in job.arriving]
+    mine = checked[distributed.local_rank() :: distributed.local_world_size()]
+    folder, name = prepared_folder(job), f"shards-{_host()}"
+    digests = RememberedDigests(folder / f"{name}-{distributed.local_rank()}.json", folder.glob(f"{name}-*.json"))
+
+    def check() -> None:
+        with ThreadPoolExecutor(max(job.train.workers, 1)) as pool:
+            for shard, found in zip(mine, pool.map(digests.sha256, mine), strict=True):
+                if found != job.checksums[shard.name]:
+                    raise ContractError(f"shard {shard} differs from its dataset's manifest: its sha256 is another one")
+        digests.save()
+
+    distributed.run_together(check if mine else None)
+
+
+def prepare_index(job: Job) -> SampleIndex:
+    """Return the index of a job's samples, which one rank of each machine verifies, or builds; all ranks together.
+
+    A machine whose shards differ from those of rank 0's, such as in their times, has an index of its own.
+
+    Raises: as build_index.
+    """
+    folder = prepared_folder(job)
+    files = ShardFiles(job.shards, job.arriving)
+    blur_faces, workers = job.train.blur_faces, job.train.workers
+
+    def prepare(folders: list[Path]) -> list[str]:
+        fingerprint = fingerprint_shards(files, job.checksums, blur_faces=blur_faces)
+        for found in folders:
+            if verify_index(found, fingerprint):
+                return [found.name, fingerprint]
+        started = time.monotonic()
+        build_index(folders[-1], files, fingerprint, blur_faces=blur_faces, workers=workers)
+        logger.info(
+            "the samples of %s shards are indexed in %.1f s", f"{len(job.shards):,}", time.monotonic() - started
+        )
+        return [folders[-1].name, fingerprint]
+
+    shared = [folder / "index"]
+    first = distributed.run_together((lambda: prepare(shared)) if distributed.rank() == 0 else None)
+    is_other_machine = distributed.local_rank() == 0 and distributed.rank() > 0
+    own = distributed.run_together(
+        (lambda: prepare([*shared, folder / f"index-{_host()}"])) if is_other_machine else None
+    )
+    files.close()
+    of_machine = distributed.rank() - distributed.local_rank()
+    name, fingerprint = distributed.gather_objects(first or own)[of_machine]
+    index = open_index(folder / name, fingerprint)
+    if index is None:
+        raise ContractError(f"the index of the samples in {folder / name} changed while the job started")
+    return index
+
+
+def prepare_plan(job: Job, config: TrainConfig, index: SampleIndex) -> Plan:
+    """Return the plan of a job's samples; all ranks together."""
+    parts = (len(index), config, job.seed, index.sampling, index.windows(config.shuffle_shards))
+    if index.sampling is None:
+        return Plan(*parts)
+    sizes = _remember(job, "epochs.json", [index.fingerprint, job.seed, config.epochs], Plan(*parts).count_epochs)
+    return Plan(*parts, tuple(sizes))
+
+
+def prepare_tokenizer(job: Job, dataset: Dataset, context_length: int) -> Tokenizer:
+    """Return the tokenizer that a job names; a vocabulary of the captions is learnt by rank 0; all ranks together.
+
+    Raises: as make_tokenizer.
+    """
+    config = job.train
+    if config.vocabulary != "captions":
+        return make_tokenizer(config.vocabulary, (), config.vocab_size, context_length)
+    decides = [dataset.index.fingerprint, config.prompts, config.vocab_size, context_length]
+
+    def learn() -> str:
+        texts = chain(config.prompts, dataset.captions())
+        return train_tokenizer(texts, config.vocab_size, context_length).to_json()
+
+    return parse_trained_tokenizer(_remember(job, "vocabulary.json", decides, learn), context_length)
+
+
+def _remember(job: Job, name: str, decides: Any, compute: Callable[[], Any]) -> Any:
+    """Return a value on every rank, which rank 0 reads from a file or computes; all ranks together.
+
+    Args:
+        name: of the file, with the digest of the value.
+        decides: all that the value depends on.
+        compute: returns a value that JSON holds exactly.
+    """
+    path, key = prepared_folder(job) / name, text_sha256(canonical_json(decides))
+
+    def read_or_compute() -> Any:
+        try:
+            known = json.loads(read_text(path))
+            if known["key"] == key and known["sha256"] == text_sha256(canonical_json(known["value"])):
+                return known["value"]
+        except (OSError, ValueError, TypeError, KeyError):
+            pass
+        value = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"key": key, "sha256": text_sha256(canonical_json(value)), "value": value}
+        write_atomically(path, canonical_json(content))
+        return value
+
+    return distributed.run_on_first(read_or_compute)
+
+
+def _host() -> str:
+    return "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:64]
