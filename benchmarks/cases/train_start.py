@@ -1,6 +1,6 @@
 """Measure what the data of a training job costs at its start, of many synthetic samples: the first and a resumed one.
 
-    python -m benchmarks.start [--quick] [--json] [--samples N] [--ranks N]
+    python -m benchmarks.cases.train_start [--quick] [--json] [--samples N] [--ranks N]
 
 Each shard has 10,000 samples and consists of what a job reads at its start: an index and a Parquet file of rows, as
 pack writes them. All shards are links to the same two files, and the tars are not there: a job with `shard_cache_bytes`
@@ -113,7 +113,7 @@ def start_rank(job_file: Path) -> None:
 def measure_start(job: Path, ranks: int) -> dict[str, Any]:
     """Start a job; return the seconds, CPU seconds and bytes of the rank with the most."""
     launcher = ["-m", "training.launch", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "benchmarks.start", "--rank", str(job)]
+    command = [sys.executable, *launcher, "-m", "benchmarks.cases.train_start", "--rank", str(job)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     found = [json.loads((job.parent / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
     return {
@@ -220,7 +220,9 @@ def main() -> int:
         "samples": count,
         "peer": {name: peer[name] for name in ("cpu_seconds_per_sample", "bytes_per_sample", "samples")},
     }
-    return finish("start", rows, ("numpy", "pyarrow", "torch"), equal=is_equal, as_json=options.json, details=details)
+    return finish(
+        "train_start", rows, ("numpy", "pyarrow", "torch"), equal=is_equal, as_json=options.json, details=details
+    )
 
 
 if __name__ == "__main__":
