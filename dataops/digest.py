@@ -66,14 +66,20 @@ class RememberedDigests:
                 self._save()
         return digest
 
+    def remember(self, path: Path, digest: str) -> None:
+        """Remember the digest of a file that the caller has just written, and that nobody else writes."""
+        with open_regular(path) as file, self._lock:
+            self._known[str(path)] = [*_state(file.fileno()), digest]
+
     def save(self) -> None:
-        """Write the memo."""
+        """Write the memo, without files that are not there any more."""
         with self._lock:
             self._save()
 
     def _save(self) -> None:
         part = self._memo.with_name(f".{self._memo.name}.part")
         part.parent.mkdir(parents=True, exist_ok=True)
+        self._known = {path: known for path, known in self._known.items() if Path(path).exists()}
         part.write_text(canonical_json(self._known), "utf-8")
         part.replace(self._memo)
         self._saved = time.monotonic()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from dataops.digest import canonical_json, file_sha256
+from dataops.digest import RememberedDigests, canonical_json, file_sha256
 from dataops.errors import ContractError, PairmillError
 from dataops.snapshot import Part
 from dataops.store import Store
@@ -38,6 +38,7 @@ class ShardSupply:
         self._store, self._folder, self._limit = store, folder, limit
         self._stored = {name.rpartition("/")[2]: name for name in shards}
         self._parts = {name.rpartition("/")[2]: part for name, part in shards.items()}
+        self._digests = RememberedDigests(folder / "digests.json")
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shards", daemon=True)
 
@@ -73,7 +74,7 @@ class ShardSupply:
         """Delete incomplete and damaged shards of an earlier attempt."""
         for path in self._folder.glob("*.tar*"):
             part = self._parts.get(path.name)
-            if part is None or path.stat().st_size != part.bytes or file_sha256(path) != part.sha256:
+            if part is None or path.stat().st_size != part.bytes or self._digests.sha256(path) != part.sha256:
                 path.unlink()
 
     def _supply_next(self) -> bool:
@@ -100,4 +101,6 @@ class ShardSupply:
         self._store.download(self._stored[name], part)
         if file_sha256(part) != self._parts[name].sha256:
             raise ContractError(f"shard {self._stored[name]} differs from the sha256 in its dataset's manifest")
-        part.rename(self._folder / name)
+        shard = part.rename(self._folder / name)
+        self._digests.remember(shard, self._parts[name].sha256)
+        self._digests.save()

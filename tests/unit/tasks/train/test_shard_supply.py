@@ -1,13 +1,15 @@
 """A training with supplied shards makes the same bytes as one with all shards on its disk, within the limit of the disk."""
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +82,12 @@ def measured_sizes(folder: Path) -> Iterator[list[int]]:
         thread.join()
 
 
+def record_files(names: list[Any]) -> Callable[..., Any]:
+    """Return hashlib's function, which then adds each file that it hashes to a list."""
+    compute = hashlib.file_digest
+    return lambda file, name: (names.append(file), compute(file, name))[1]
+
+
 def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_and_a_shard_damaged(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,8 +105,13 @@ def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_an
     monkeypatch.setattr(step_module, "contrastive_loss", stop_in_sixth_step)
     with supply(dataset, job, limit), measured_sizes(job.parent / "shards") as sizes:
         assert main([str(job)]) == 75
-    damaged = next((job.parent / "shards").glob("*.tar"))
+    damaged, *whole = (job.parent / "shards").glob("*.tar")
     damaged.write_bytes(damaged.read_bytes()[::-1])
+    hashed: list[Path] = []
+    monkeypatch.setattr("dataops.digest.hashlib.file_digest", record_files(hashed))
+    supply(dataset, job, limit)._delete_damaged()
+    assert (len(hashed), damaged.exists()) == (1, False), "only the changed shard is hashed again"
+    assert all(shard.exists() for shard in whole)
     with supply(dataset, job, limit), measured_sizes(job.parent / "shards") as later_sizes:
         assert main([str(job)]) == 0
     assert 0 < max(sizes + later_sizes) <= limit < size_of(dataset, 6)
