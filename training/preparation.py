@@ -7,7 +7,7 @@ missing, damaged, or was computed from other data. The folder is deleted when th
 
 import json
 import logging
-import socket
+import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -142,4 +142,4 @@ def _remember(job: Job, name: str, decides: Any, compute: Callable[[], Any]) -> 
 
 
 def _host() -> str:
-    return "".join(c if c.isalnum() else "-" for c in socket.gethostname())[:64]
+    return "".join(c if c.isalnum() else "-" for c in platform.node())[:64]
