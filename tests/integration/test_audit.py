@@ -1,12 +1,15 @@
 """The dependency audit with the real pip-audit and a vulnerability service on loopback."""
 
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import date
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,8 +66,10 @@ def accept(
 
 
 def test_audit_fails_until_an_advisory_is_accepted_and_again_after_its_date(
-    requested: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    requested: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
+    run_once = lru_cache(lambda *command: subprocess.run(command, capture_output=True, text=True, check=False))
+    monkeypatch.setattr(audit, "subprocess", SimpleNamespace(run=lambda command, **_: run_once(*command)))
     nothing = tmp_path / "none.toml"
     nothing.write_text("")
     assert audit.main(path=nothing) == 1

@@ -46,17 +46,17 @@ def find_expressions() -> list[Expression]:
     found: list[Expression] = []
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
-            found += _find_in_module(path, ast.parse(path.read_text()))
+            if "re." in (source := path.read_text()):
+                found += _find_in_module(path, source, ast.parse(source))
     return found
 
 
-def _find_in_module(path: Path, tree: ast.Module) -> Iterator[Expression]:
+def _find_in_module(path: Path, source: str, tree: ast.Module) -> Iterator[Expression]:
     strings = {
         node.targets[0].id: node.value
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
-    source = path.read_text()
     methods = {node.value: node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
