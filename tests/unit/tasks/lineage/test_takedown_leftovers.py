@@ -25,7 +25,9 @@ from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.engine.stage import make, plan
 from tasks.lineage.garbage_collection import plan_deletions
+from tasks.lineage.graph import DROPPED, KEPT
 from tasks.lineage.inventory import Inventory
+from tasks.lineage.search import Rows, Search
 from tasks.lineage.takedown_leftovers import delete_leftovers, find_leftovers
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
@@ -92,6 +94,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plan(PACK, PackConfig(shard_size=3), 0, [made["curate"], made["download"]], store),
         Context(store, home, pool=InlineExecutor()),
     )
+    for manifest in (made["download"], made["curate"], dataset):
+        for prefix in (KEPT, DROPPED):  # each takedown would build these indexes again
+            Search(store).find(Rows(manifest, prefix), image_targets(jpeg(99)))
     put_unfinished(store, made["download"], "f" * 16)
     originals = Originals(home / "originals")
     originals.claim()
