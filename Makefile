@@ -6,6 +6,8 @@ BIN := .venv/bin
 # uv leaves modules to be compiled at their first import, so Python must be able to keep the result.
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python infra/install.py --constraint=constraints.txt
+# Compiles the functions of the stages into the user's cache, so that no run waits for that.
+KERNELS := $(BIN)/python -m infra.kernels
 # Two test files at a time; tests/conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 # Three where tests wait for servers and processes.
@@ -85,11 +87,13 @@ COMMA := ,
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(call announce,pairmill,0.7 GB to download and 2.6 GB on disk)
 	@$(INSTALL) --editable .
+	@$(KERNELS)
 	@touch $@
 
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(call announce,pairmill and the tools of its tests,up to 3.4 GB on disk)
 	@$(INSTALL) --editable '.[dev]'
+	@$(KERNELS)
 	@touch $@ .venv/installed
 
 clean:

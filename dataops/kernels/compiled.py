@@ -1,17 +1,18 @@
-"""Compiled inner loops: numba, loaded at the first call, with its results cached on disk where there is a place for them.
+"""Compiled inner loops: numba, loaded at the first call, with the compiled code kept on disk (dataops.kernels.code_cache).
 
 The command and most workers call none of these functions, and numba takes most of a second to import.
 """
 
 from collections.abc import Callable
 from functools import cached_property
+from types import FunctionType
 from typing import Any, cast
 
 
 class Compiled:
     """A function that numba compiles at its first call, from Python or from another compiled function."""
 
-    def __init__(self, function: Callable[..., Any], options: dict[str, Any]):
+    def __init__(self, function: FunctionType, options: dict[str, Any]):
         self.py_func = function
         self.__doc__ = function.__doc__
         self._options = options
@@ -20,10 +21,11 @@ class Compiled:
     def _dispatcher(self) -> Any:
         import numba
 
-        try:
-            return numba.njit(cache=True, **self._options)(self.py_func)
-        except RuntimeError:  # numba: no locator available
-            return numba.njit(**self._options)(self.py_func)
+        from dataops.kernels.code_cache import CodeCache  # imports numba
+
+        dispatcher = cast(Any, numba.njit(**self._options)(self.py_func))
+        dispatcher._cache = CodeCache(self.py_func, self._options)
+        return dispatcher
 
     @property
     def _numba_type_(self) -> Any:
@@ -36,7 +38,7 @@ class Compiled:
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorate as `numba.njit` does, with a cache on disk if its folder is writable."""
-    return lambda function: Compiled(function, options)
+    return lambda function: Compiled(cast(FunctionType, function), options)
 
 
 class Instruction:
@@ -44,14 +46,14 @@ class Instruction:
 
     def __init__(self, define: Callable[..., Any]):
         self.__doc__ = define.__doc__
-        self._define = define
+        self.define = cast(FunctionType, define)
 
     @cached_property
     def _numba_type_(self) -> Any:
         from numba.core.registry import cpu_target
         from numba.extending import intrinsic
 
-        defined, typing = intrinsic(self._define), cast(Any, cpu_target.typing_context)
+        defined, typing = intrinsic(self.define), cast(Any, cpu_target.typing_context)
         typing.refresh()
         return typing.resolve_value_type(defined)
 

@@ -4,6 +4,7 @@ Source: MurmurHash3_x64_128 (Austin Appleby, public domain), seed 0.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +24,23 @@ _DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
 
 def text_buffers(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the UTF-8 bytes of a column of strings, and their offsets (n + 1,). A null is ""."""
+    """Return the UTF-8 bytes of a column of strings, and their offsets (n + 1,), both read-only. A null is ""."""
     texts = texts.cast(pa.large_string())
     if texts.null_count:
         texts = texts.fill_null("")
     _, offsets, data = texts.buffers()
     bytes_ = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
     if offsets is None:
-        return bytes_, np.zeros(1, np.int64)
-    return bytes_, np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+        return _read_only(bytes_), _read_only(np.zeros(1, np.int64))
+    bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return _read_only(bytes_), _read_only(bounds)
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array as read-only: numba compiles a function again for an array with another flag."""
+    array = array.view()
+    array.setflags(write=False)
+    return array
 
 
 def hash128(texts: pa.Array) -> Halves:
@@ -68,7 +77,7 @@ def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
         _append(data, offsets, starts, at, joined)
     _append_numbers(*_numbers(numbers), starts, at, joined)
     halves = np.empty((len(numbers), 2), np.uint64)
-    _hash_between(joined, starts, starts + at, halves)
+    _hash_between(_read_only(joined), _read_only(starts), _read_only(starts + at), halves)
     return halves
 
 
@@ -247,7 +256,7 @@ def hash128_folded(texts: pa.Array) -> Halves:
     folded = np.empty(3 * MOST_FOLDED * int(offsets[-1] - offsets[0]), np.uint8)
     ends, halves = np.zeros(len(offsets), np.int64), np.empty((len(offsets) - 1, 2), np.uint64)
     _fold_texts(data, offsets, *characters(), folded, ends)
-    _hash(folded, ends, halves)
+    _hash(_read_only(folded), _read_only(ends), halves)
     return halves
 
 

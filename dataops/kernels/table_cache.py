@@ -1,7 +1,8 @@
 """Keep on disk arrays that take most of a second to build and depend only on this Python and the installed packages.
 
-Every worker process needs them, and a short run spends most of its time on starting processes. They are stored in
-`PAIRMILL_HOME/tables`. If that folder is not writable, or a file is damaged, they are built.
+Every worker process needs them, and a short run spends most of its time on starting processes. They are stored beside the
+compiled code (dataops.kernels.entry_files). If that folder is not writable, or another user can write to it, or a file is
+damaged, they are built.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.home import home
+from dataops.kernels.entry_files import caches, distrust
 
 Tables = dict[str, NDArray]
 
@@ -29,12 +30,18 @@ def load_or_build(name: str, sources: tuple[Path | str, ...], build: Callable[[]
     identity = hashlib.sha256(platform.python_version().encode())
     for source in sources:
         identity.update(source.read_bytes() if isinstance(source, Path) else source.encode())
-    folder = home() / "tables" / f"{name}-{identity.hexdigest()[:16]}"
+    try:
+        folder = caches() / "tables" / f"{name}-{identity.hexdigest()[:16]}"
+        trusted = distrust(folder.parent) is None
+    except (OSError, RuntimeError):
+        return build()
     with suppress(OSError, ValueError, EOFError):
-        return {path.stem: np.load(path, allow_pickle=False) for path in _whole(folder)}
+        if trusted:
+            return {path.stem: np.load(path, allow_pickle=False) for path in _whole(folder)}
     tables = build()
     with suppress(OSError):
-        _keep(tables, folder)
+        if trusted:
+            _keep(tables, folder)
     return tables
 
 
@@ -47,7 +54,8 @@ def _whole(folder: Path) -> list[Path]:
 
 def _keep(tables: Mapping[str, NDArray], folder: Path) -> None:
     """Write all arrays or none, since another process may write them at the same time."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         for name, table in tables.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from infra.doctor import installation
 from infra.doctor.check import Check
+from infra.doctor.kernels import check_kernels
 from infra.doctor.machine import check_disk, check_gpu, check_memory
 from infra.doctor.ray_cluster import check_ray
 from infra.doctor.servers import check_databases, check_ports, check_services, check_workers
@@ -37,4 +38,6 @@ def _check_installation() -> list[Check]:
     except ModuleNotFoundError as error:  # the package `packaging`, a dependency of our dependencies
         remedy = f"cd {installation.CHECKOUT} && python -m pip install -e ."
         checks.append(Check("packages", False, "error", f"no dependency is installed ({error})", remedy))
+    else:
+        checks.append(check_kernels())
     return [*checks, installation.check_backport()]

@@ -9,7 +9,7 @@ from dataops.kernels.table_cache import Tables, load_or_build
 
 @pytest.fixture
 def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "caches"))
     return []
 
 
@@ -39,7 +39,7 @@ def test_table_is_built_once_until_a_source_changes(builds: list[str], tmp_path:
 @pytest.mark.parametrize("damage", ["emptied", "cut", "gone", "pickle"])
 def test_table_is_rebuilt_when_damaged(builds: list[str], tmp_path: Path, damage: str) -> None:
     ask(builds)
-    (path,) = (tmp_path / "home" / "tables").glob("*/b.npy")
+    (path,) = (tmp_path / "caches" / "pairmill" / "tables").glob("*/b.npy")
     if damage == "pickle":
         np.save(path, np.array([{}], object), allow_pickle=True)
     elif damage == "gone":
@@ -54,8 +54,15 @@ def test_table_is_rebuilt_when_damaged(builds: list[str], tmp_path: Path, damage
 
 
 def test_table_is_built_each_time_without_a_cache_folder(builds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAIRMILL_HOME", "/proc/nowhere")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/nowhere")
     ask(builds)
+    ask(builds)
+    assert len(builds) == 2
+
+
+def test_table_is_not_read_where_others_can_write(builds: list[str], tmp_path: Path) -> None:
+    ask(builds)
+    (tmp_path / "caches" / "pairmill" / "tables").chmod(0o777)
     ask(builds)
     assert len(builds) == 2
 

@@ -40,7 +40,7 @@ def test_diagnose_warns_of_nothing_in_a_fresh_home_with_the_dependencies_of_img2
         "__defaults__",
         (lambda name: "0.6" if name == "dataclasses" else version_of(name),),
     )
-    of_the_machine = {"checkout", "disk", "memory", "gpu"}
+    of_the_machine = {"checkout", "kernels", "disk", "memory", "gpu"}
     assert [check for check in doctor.diagnose() if not check.ok and check.name not in of_the_machine] == []
 
 

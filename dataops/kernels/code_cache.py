@@ -1,0 +1,123 @@
+"""Keep the machine code of compiled functions on disk, for all checkouts, homes and processes of this user.
+
+numba's own cache is part of the checkout, so a fresh clone compiles everything again. It misses a change of a function that
+a compiled function calls in another file, it may mix up two versions if two processes write its index at the same time,
+and a damaged file ends the process. Here each entry is one file, whose name is a digest of all that determines the code:
+sources, constants, types of the arguments, processor and versions. So processors and versions of the code share a folder.
+"""
+
+import hashlib
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core.caching import _Cache
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+
+from dataops.kernels.compiled import Compiled, Instruction
+from dataops.kernels.entry_files import cache_folder, read_entry, write_entry
+
+logger = logging.getLogger(__name__)
+
+_CONSTANTS = int | float | complex | str | bytes | bool | tuple | frozenset | np.generic | None
+used: set[str] = set()
+"""Names of the entries that this process has read or written."""
+
+
+class CodeCache(_Cache):
+    """The cache of one compiled function.
+
+    Args:
+        function: the Python function.
+        options: of `numba.njit`.
+    """
+
+    def __init__(self, function: FunctionType, options: dict[str, Any]):
+        self._label = f"{function.__module__}.{function.__qualname__}"
+        self._identity = _digest(_environment(), repr(sorted(options.items())).encode(), *_describe(function, set()))
+
+    @property
+    def cache_path(self) -> Any:
+        return str(cache_folder())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the code for these types of arguments, or None if there is none that can be loaded."""
+        target_context.refresh()
+        name = self._name(sig, target_context.codegen())
+        if (data := read_entry(name)) is None:
+            return None
+        try:
+            found = CompileResult._rebuild(target_context, *pickle.loads(data))
+        except Exception as error:  # a pickle can fail in any way
+            logger.warning("%s: cannot load %s (%r); it is compiled again", cache_folder(), name, error)
+            return None
+        used.add(name)
+        return found
+
+    def save_overload(self, sig: Any, data: CompileResult) -> None:
+        """Write the code for these types of arguments, if another process can load it."""
+        if data.library.has_dynamic_globals or not all(lifted.can_cache for lifted in data.lifted):
+            return
+        name = self._name(sig, data.codegen)
+        if write_entry(name, dumps(data._reduce())):
+            used.add(name)
+
+    def enable(self) -> None: ...
+
+    def disable(self) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def _name(self, sig: Any, codegen: Any) -> str:
+        return f"{self._label}-{_digest(self._identity, repr((sig, codegen.magic_tuple())).encode()).hex()[:32]}"
+
+
+def _digest(*parts: bytes) -> bytes:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "little") + part)
+    return whole.digest()
+
+
+@cache
+def _environment() -> bytes:
+    """Return versions, and the variables that change what numba compiles."""
+    settings = {k: v for k, v in os.environ.items() if k.startswith("NUMBA_") and k != "NUMBA_CACHE_DIR"}
+    versions = (sys.implementation.cache_tag, numba.__version__, llvmlite.__version__, np.__version__)
+    return repr((versions, sorted(settings.items()))).encode()
+
+
+@cache
+def _source(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def _describe(function: FunctionType, seen: set[FunctionType]) -> Iterator[bytes]:
+    """Yield what determines the code of a function: sources, and the constants that numba copies into the code.
+
+    The functions that it calls are described as well, since their code becomes part of its own.
+    """
+    if function in seen:
+        return
+    seen.add(function)
+    yield _source(function.__code__.co_filename)
+    for name in sorted(set(function.__code__.co_names)):
+        value = function.__globals__.get(name)
+        if isinstance(value, Compiled):
+            yield from _describe(value.py_func, seen)
+        elif isinstance(value, Instruction):
+            yield from _describe(value.define, seen)
+        elif isinstance(value, np.ndarray):
+            yield repr((name, value.dtype, value.shape)).encode() + value.tobytes()
+        elif isinstance(value, _CONSTANTS):
+            yield repr((name, value)).encode()

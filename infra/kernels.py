@@ -1,0 +1,249 @@
+"""Compile the functions of the stages before the first run: `python -m infra.kernels`.
+
+The stages run on a few synthetic pages, rows and images, with the variants of their configs that need further functions, so
+the compiled versions are those that a run needs. Each sample runs in a process of its own, as many at a time as there
+are cores. dataops.kernels.code_cache keeps the result for all processes of this user.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from dataops.errors import PairmillError
+from dataops.home import CHECKOUT
+from dataops.kernels.entry_files import (
+    cache_folder,
+    delete_old_entries,
+    distrust,
+    list_entries,
+    read_entry,
+    write_entry,
+)
+
+_CORE_SECONDS = 60
+"""CPU time of compiling everything, about."""
+_DAYS_KEPT = 30
+"""Time after which entries of other versions of the code, and of other processors, are deleted."""
+_TEXTS = (
+    "A red bicycle leans against the wall", "A red bicycle leans against the walls", "Two dogs play on the beach",
+    "Ein Hund spielt am Strand", "浜辺で遊ぶ犬", "IMG_2034.jpg", "12/05/2019 10:30", "Photo by Nikon D90 – Café Zürich",
+    "собака играет на пляже", "MAIN STREET 12, SPRINGFIELD", "mail me@example.org", "Two dogs play on the beach",
+)  # fmt: skip
+
+
+def compile_page_readers(folder: Path) -> None:
+    """Run `extract` on an archive of one page."""
+    from tasks.extract.sources.warc import WarcSource
+    from tasks.extract.stage import EXTRACT
+
+    images = "".join(f'<img src="{i}.jpg" alt="{text}" width=300>' for i, text in enumerate(_TEXTS))
+    page = f"<!doctype html><html lang=en><title>a</title><!-- b --><style>c</style>{images}</html>".encode()
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + page
+    head = (
+        f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.example/\r\nContent-Length: {len(http)}\r\n\r\n"
+    )
+    (folder / "a.warc").write_bytes(head.encode() + http + b"\r\n\r\n")
+    _make(EXTRACT, WarcSource(paths=[str(folder / "a.warc")]), folder)
+
+
+def compile_rules(folder: Path) -> None:
+    """Run `filter` with its defaults, and a list of queries."""
+    _filter(folder, languages=["en"])
+
+
+def compile_detectors(folder: Path) -> None:
+    """Run `filter` with the other ways to detect a language."""
+    for mode in ("fast", "exact"):
+        _filter(folder / mode, languages=["en"], language_mode=mode, language_candidates=["de", "en", "ja"])
+    _filter(folder / "pages", languages=["en"], language_page_weight=0.8)
+
+
+def compile_caption_deduplication(folder: Path) -> None:
+    """Run `filter` with all rules that are off by default."""
+    more: dict[str, Any] = {"unsafe_languages": ["en"], "personal": "mask", "near_captions": {"scope": "host"}}
+    _filter(folder, dedupe=["uid", "pair", "url", "caption"], max_caption_count=2, **more)
+
+
+def compile_fingerprints(folder: Path) -> None:
+    """Run `curate` on images of which some are near-duplicates, placeholders, banners, or copies of evaluation images."""
+    import cv2
+    import numpy as np
+
+    from dataops.schema import DOWNLOADED
+    from dataops.shards.tar import ShardWriter
+    from tasks.curate.config import CurateConfig
+    from tasks.curate.stage import CURATE
+
+    rng = np.random.default_rng(0)
+    smooth = [cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (96, 96)) for _ in range(4)]
+    banner = np.full((96, 200, 3), 255, np.uint8)
+    for row in range(3):
+        cv2.putText(banner, "SALE 50 OFF", (4, 26 + 28 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (0, 0, 0), 2)
+    grey = cv2.cvtColor(smooth[2], cv2.COLOR_BGR2GRAY)
+    pictures = [
+        *smooth,
+        smooth[0],
+        cv2.resize(smooth[1], (90, 90)),
+        smooth[3] // 2 + 60,
+        banner,
+        grey,
+        banner,
+        smooth[3],
+    ]
+    (folder / "evaluation").mkdir()
+    cv2.imwrite(str(folder / "evaluation" / "copy.png"), smooth[0][8:, 8:])
+    rows, tar = [], BytesIO()
+    writer = ShardWriter(tar)
+    for i, pixels in enumerate(pictures):
+        data = cv2.imencode(".jpg" if i % 2 else ".png", pixels)[1].tobytes()
+        row = _row(f"http://a.example/{i}.jpg", _TEXTS[i])
+        size = {"original_width": pixels.shape[1], "original_height": pixels.shape[0]}
+        rows.append({**row, **size, "key": row["uid"], "sha256": hashlib.sha256(data).hexdigest()})
+        writer.write(row["uid"], {"jpg": data, "json": b"{}", "txt": b"a"})
+    writer.close()
+    overlap = {"paths": [str(folder / "evaluation")]}
+    for number, more in enumerate(({}, {"same_caption": True, "overlap": overlap})):
+        upstream = _snapshot(folder / str(number), "download", rows, DOWNLOADED, tar.getvalue())
+        _make(CURATE, CurateConfig.model_validate(more), folder / str(number), upstream)
+
+
+SAMPLES: tuple[Callable[[Path], None], ...] = (
+    compile_fingerprints, compile_rules, compile_caption_deduplication, compile_detectors, compile_page_readers,
+)  # fmt: skip
+"""All samples; the one that takes longest comes first."""
+
+
+def compile_all() -> set[str]:
+    """Compile the functions of all stages; return the names of the entries that hold them.
+
+    Raises: PairmillError if the entries cannot be kept.
+    """
+    processes = min(os.cpu_count() or 1, len(SAMPLES))
+    names: set[str] = set()
+    with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for done in as_completed([pool.submit(_run_sample, sample) for sample in SAMPLES]):
+            names |= done.result()
+    if not write_entry(_ready_name(), json.dumps(sorted(names)).encode()):
+        reason = distrust(cache_folder()) or "cannot be written"
+        raise PairmillError(f"{cache_folder()} {reason}; make it yours with mode 0700, or set NUMBA_CACHE_DIR")
+    delete_old_entries(_DAYS_KEPT, keep=names | {_ready_name()})
+    return names
+
+
+def count_missing() -> tuple[int, int] | None:
+    """Return how many compiled functions runs need, and how many of them are missing; None before `compile_all`."""
+    if (listed := read_entry(_ready_name())) is None:
+        return None
+    needed = set(json.loads(listed))
+    return len(needed), len(needed - set(list_entries()))
+
+
+def _ready_name() -> str:
+    """Return the name of the entry that lists those of this version of the code, for this processor."""
+    import llvmlite.binding as llvm
+
+    whole = hashlib.sha256()
+    for path in (*sorted((CHECKOUT / "dataops").rglob("*.py")), Path(__file__)):
+        whole.update(path.read_bytes())
+    processor = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES", llvm.get_host_cpu_features().flatten())
+    settings = sorted((k, v) for k, v in os.environ.items() if k.startswith("NUMBA_") and k != "NUMBA_CACHE_DIR")
+    versions = (sys.implementation.cache_tag, version("numba"), version("llvmlite"), version("numpy"))
+    whole.update(repr((processor, features, settings, versions)).encode())
+    return f"ready-{whole.hexdigest()[:32]}"
+
+
+class _InProcess(Executor):
+    """Runs each task of a stage at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def _run_sample(sample: Callable[[Path], None]) -> set[str]:
+    with tempfile.TemporaryDirectory(prefix="pairmill-kernels-") as folder:
+        sample(Path(folder))
+    from dataops.kernels.code_cache import used
+
+    return used
+
+
+def _filter(folder: Path, **config: Any) -> None:
+    import polars as pl
+
+    from dataops.schema import PAIRS
+    from tasks.filter.config import FilterConfig
+    from tasks.filter.stage import FILTER
+
+    folder.mkdir(exist_ok=True)
+    pl.DataFrame({"query": ["red bicycle", "dog", "beach"]}).write_parquet(folder / "queries.parquet")
+    balance = {"queries": str(folder / "queries.parquet"), "keep_unmatched": True}
+    rows = [_row(f"http://a.example/image-{i}.jpg", text) for i, text in enumerate(_TEXTS)]
+    upstream = _snapshot(folder, "extract", rows, PAIRS)
+    _make(FILTER, FilterConfig.model_validate({**config, "balance": balance}), folder, upstream)
+
+
+def _row(url: str, caption: str) -> dict[str, Any]:
+    from dataops.schema import uid
+
+    page = {"page_url": "http://a.example/", "page_language": "en"}
+    return {"uid": uid(url, caption), "url": url, "caption": caption, **page}
+
+
+def _snapshot(folder: Path, stage: str, rows: list[dict[str, Any]], schema: Any, tar: bytes | None = None) -> Any:
+    """Write a snapshot of these rows, as the input of a stage, and return its manifest."""
+    import pyarrow as pa
+
+    from dataops.snapshot import Counts, Draft, Manifest, content_digest
+    from dataops.store import open_store
+
+    draft = Draft(open_store(str(folder / "store")), stage, "0" * 16)
+    parts = [draft.put_table("part-00000.parquet", pa.Table.from_pylist(rows, schema))]
+    parts += [draft.put_bytes("00000.tar", tar)] if tar else []
+    made = {"stage_version": 0, "inputs": [], "config": {"encode_format": "jpg"}, "seed": 0, "code": {}}
+    counts = Counts(input=len(rows), kept=len(rows))
+    digest = content_digest(parts)
+    return draft.commit(
+        Manifest(stage=stage, key=draft.key, parts=parts, counts=counts, content_digest=digest, created_at="", **made)
+    )
+
+
+def _make(stage: Any, config: Any, folder: Path, *upstream: Any) -> None:
+    from dataops.store import open_store
+    from tasks.engine.context import Context
+    from tasks.engine.stage import make, plan
+
+    store = open_store(str(folder / "store"))
+    make(plan(stage, config, 0, upstream, store), Context(store, folder, workers=1, pool=_InProcess()))
+
+
+def main() -> None:
+    """Compile, and print what is done and how long it took."""
+    cores = min(os.cpu_count() or 1, len(SAMPLES))
+    sys.stderr.write(f"Compiling the functions of the stages for this processor into {cache_folder()} ")
+    sys.stderr.write(f"(about {_CORE_SECONDS // cores} s on {cores} cores; nothing is downloaded).\n")
+    started = time.monotonic()
+    names = compile_all()
+    sys.stderr.write(f"{len(names)} functions compiled in {time.monotonic() - started:.0f} s\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PairmillError as error:
+        sys.exit(f"pairmill: {error}")

@@ -1,0 +1,122 @@
+"""Compiled code is found again by other checkouts and processes, and never used for other code."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from dataops.kernels import code_cache, entry_files
+
+CALLED = """
+from dataops.kernels.compiled import compiled
+
+@compiled(inline="always")
+def add(a):
+    return a + {added}
+"""
+CALLER = """
+from {called} import add
+from dataops.kernels.compiled import compiled
+
+FACTOR = {factor}
+
+@compiled()
+def compute(a):
+    return FACTOR * add(a)
+"""
+
+
+class Checkout:
+    """A folder with two modules, of which one calls the other's compiled function."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, added: int = 1, factor: int = 10):
+        folder.mkdir()
+        self.folder, self.monkeypatch = folder, monkeypatch
+        (folder / "kernel_called.py").write_text(CALLED.format(added=added))
+        (folder / "kernel_caller.py").write_text(CALLER.format(called="kernel_called", factor=factor))
+
+    def compute(self) -> tuple[int, int]:
+        """Return the result of a new import of the modules, and how often a function was compiled."""
+        code_cache._source.cache_clear()
+        for name in ("kernel_called", "kernel_caller"):
+            self._load(name)
+        compute = sys.modules["kernel_caller"].compute
+        result = compute(1)
+        return result, sum(compute._dispatcher._cache_misses.values())
+
+    def _load(self, name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, self.folder / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        self.monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "caches"))
+    monkeypatch.setattr(entry_files, "_reported", set())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return tmp_path / "caches" / "pairmill" / "kernels"
+
+
+def test_code_is_found_after_a_touch_and_in_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = Checkout(tmp_path / "first", monkeypatch)
+    assert first.compute() == (20, 1)
+    assert first.compute() == (20, 0)
+    os.utime(first.folder / "kernel_caller.py", (1, 1))
+    assert first.compute() == (20, 0)
+    assert Checkout(tmp_path / "clone", monkeypatch).compute() == (20, 0)
+
+
+def test_other_code_other_constants_and_other_called_code_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert Checkout(tmp_path / "first", monkeypatch).compute() == (20, 1)
+    assert Checkout(tmp_path / "called", monkeypatch, added=2).compute() == (30, 1)
+    assert Checkout(tmp_path / "constant", monkeypatch, factor=7).compute() == (14, 1)
+
+
+def test_code_for_another_processor_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path):
+    checkout = Checkout(tmp_path / "first", monkeypatch)
+    assert checkout.compute() == (20, 1)
+    entries = set(os.listdir(folder))
+    from numba.core.codegen import JITCPUCodegen
+
+    with monkeypatch.context() as other:
+        other.setattr(JITCPUCodegen, "magic_tuple", lambda self: ("triple", "another processor", ""))
+        assert checkout.compute() == (20, 1)
+        assert checkout.compute() == (20, 0)
+    assert checkout.compute() == (20, 0)
+    assert entries < set(os.listdir(folder))
+
+
+def test_damaged_code_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path):
+    checkout = Checkout(tmp_path / "first", monkeypatch)
+    checkout.compute()
+    for name in os.listdir(folder):
+        os.truncate(folder / name, 100)
+    assert checkout.compute() == (20, 1)
+    for name in os.listdir(folder):  # whole, but of another version of numba
+        entry_files.write_entry(name, b"no pickle")
+    assert checkout.compute() == (20, 1)
+    assert checkout.compute() == (20, 0)
+
+
+def test_code_is_not_loaded_from_a_folder_that_others_can_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
+):
+    checkout = Checkout(tmp_path / "first", monkeypatch)
+    checkout.compute()
+    folder.chmod(0o777)
+    monkeypatch.setattr(code_cache.pickle, "loads", lambda _: pytest.fail("a pickle was loaded"))
+    assert checkout.compute() == (20, 1)
+
+
+def test_without_a_writable_folder_code_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path):
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file in its place")
+    assert Checkout(tmp_path / "first", monkeypatch).compute() == (20, 1)
