@@ -135,7 +135,8 @@ def compile_all() -> set[str]:
             names |= done.result()
     if not write_entry(_ready_name(), json.dumps(sorted(names)).encode()):
         reason = distrust(cache_folder()) or "cannot be written"
-        raise PairmillError(f"{cache_folder()} {reason}; make it yours with mode 0700, or set NUMBA_CACHE_DIR")
+        remedy = "each run compiles the functions of the stages; set NUMBA_CACHE_DIR to a folder of your own"
+        raise PairmillError(f"{cache_folder()} {reason}: {remedy}")
     delete_old_entries(_DAYS_KEPT, keep=names | {_ready_name()})
     return names
 

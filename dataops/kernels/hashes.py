@@ -84,13 +84,13 @@ def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
 def _numbers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return a column as int64, and which values are not null. Arrow's to_numpy would import an installed pandas."""
     if not len(column):
-        return np.empty(0, np.int64), np.empty(0, np.bool_)
+        return _read_only(np.empty(0, np.int64)), np.empty(0, np.bool_)
     validity, data = column.buffers()
     rows = slice(column.offset, column.offset + len(column))
     known = np.ones(len(column), np.bool_)
     if column.null_count:
         known = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[rows].view(np.bool_)
-    return np.frombuffer(data, np.int64)[rows], known
+    return _read_only(np.frombuffer(data, np.int64)[rows]), known
 
 
 def empty_slots(size: int) -> NDArray[np.int32]:

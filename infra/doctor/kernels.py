@@ -27,7 +27,9 @@ def check_kernels(count: Callable[[], tuple[int, int] | None] = count_missing) -
     found = count()
     if found is None or found[1]:
         which = f"{found[1]} of {found[0]} functions" if found else "the functions"
-        return _failed(f"{which} of the stages are not compiled for this code and processor; the first run waits", REMEDY)
+        return _failed(
+            f"{which} of the stages are not compiled for this code and processor; the first run waits", REMEDY
+        )
     return Check("kernels", True, "warning", f"{found[0]} functions are compiled for this processor in {folder}")
 
 

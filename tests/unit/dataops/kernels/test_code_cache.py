@@ -83,7 +83,7 @@ def test_other_code_other_constants_and_other_called_code_are_compiled(tmp_path:
 def test_code_for_another_processor_is_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path):
     checkout = Checkout(tmp_path / "first", monkeypatch)
     assert checkout.compute() == (20, 1)
-    entries = set(os.listdir(folder))
+    entries = set(folder.iterdir())
     from numba.core.codegen import JITCPUCodegen
 
     with monkeypatch.context() as other:
@@ -91,17 +91,17 @@ def test_code_for_another_processor_is_beside_it(tmp_path: Path, monkeypatch: py
         assert checkout.compute() == (20, 1)
         assert checkout.compute() == (20, 0)
     assert checkout.compute() == (20, 0)
-    assert entries < set(os.listdir(folder))
+    assert entries < set(folder.iterdir())
 
 
 def test_damaged_code_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path):
     checkout = Checkout(tmp_path / "first", monkeypatch)
     checkout.compute()
-    for name in os.listdir(folder):
-        os.truncate(folder / name, 100)
+    for entry in folder.iterdir():
+        os.truncate(entry, 100)
     assert checkout.compute() == (20, 1)
-    for name in os.listdir(folder):  # whole, but of another version of numba
-        entry_files.write_entry(name, b"no pickle")
+    for entry in folder.iterdir():  # whole, but of another version of numba
+        entry_files.write_entry(entry.name, b"no pickle")
     assert checkout.compute() == (20, 1)
     assert checkout.compute() == (20, 0)
 

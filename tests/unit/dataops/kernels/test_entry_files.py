@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from dataops.kernels import entry_files
-from dataops.kernels.entry_files import cache_folder, delete_old_entries, distrust, list_entries, read_entry, write_entry
+from dataops.kernels.entry_files import (
+    cache_folder,
+    delete_old_entries,
+    distrust,
+    list_entries,
+    read_entry,
+    write_entry,
+)
 
 
 @pytest.fixture(autouse=True)

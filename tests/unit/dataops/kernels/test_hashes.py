@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataops.kernels import hashes
 from dataops.kernels.hashes import find_repeated, hash128, hash128_folded, hash128_joined, uid_halves
 from dataops.schema import uid
 
@@ -25,6 +26,17 @@ def test_hash128_accepts_every_length_and_slices():
     whole = hash128(texts).tolist()
     assert hash128(texts[7:9]).tolist() == whole[7:9]
     assert len({tuple(row) for row in whole}) == 70
+
+
+def test_hashes_are_compiled_once_for_all_kinds_of_columns():
+    for texts in (["a", None], ["a" * 20], []):
+        for column in (pa.array(texts, pa.string()), pa.array(texts, pa.large_string()).fill_null("")):
+            hash128(column)
+            hash128(column[:1])
+            hash128_folded(column)
+            hash128_joined([column, column], pa.array(range(len(column)), pa.int64()))
+    for function in (hashes._hash_between, hashes._append, hashes._append_numbers, hashes._fold_texts):
+        assert len(function._dispatcher.signatures) == 1
 
 
 def test_uid_halves_parses_uids():
