@@ -26,6 +26,7 @@ from numba.core.serialize import dumps
 
 from dataops.kernels.compiled import Compiled, Instruction
 from dataops.kernels.entry_files import cache_folder, read_entry, write_entry
+from dataops.kernels.without_package import without_package
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ class CodeCache(_Cache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the code for these types of arguments, or None if there is none that can be loaded."""
-        target_context.refresh()
+        with without_package("scipy.linalg"):  # numba looks for it; no kernel calls it
+            target_context.refresh()
         name = self._name(sig, target_context.codegen())
         if (data := read_entry(name)) is None:
             return None

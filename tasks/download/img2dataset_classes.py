@@ -14,26 +14,13 @@ from typing import Any
 
 import cv2
 
+from dataops.kernels.without_package import without_package
 from tasks.download.fetch.host_pool import HostPool
-
-
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Make an import of torch fail, unless it is loaded: webdataset, for its tar writer, works without it."""
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
-
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations looks for updates on import, by network
 # wandb takes half a second and leaves two temporary folders.
 sys.modules.setdefault("wandb", ModuleType("wandb"))
-with warnings.catch_warnings(), _without_torch():
+with warnings.catch_warnings(), without_package("torch"):  # webdataset, for its tar writer, works without it
     warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # img2dataset imports it
     from img2dataset import downloader as _downloader
     from img2dataset import resizer as _resizer

@@ -21,6 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
+from dataops.kernels.without_package import skip_pandas
 from dataops.messages.waiting import pause
 from dataops.snapshot import Draft, Fence, Record
 from dataops.storage.base import DISK_FULL
@@ -218,6 +219,7 @@ def _call(
 
 
 def start_worker(parent: int) -> None:
-    """Prepare a new worker: it ends with its parent, also when that is killed, and logs no secret."""
+    """Prepare a new worker: it ends with its parent, also when that is killed, logs no secret, and loads no pandas."""
     guard_process()
     exit_with_parent(parent)
+    skip_pandas()
