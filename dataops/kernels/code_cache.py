@@ -11,10 +11,8 @@ import logging
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import llvmlite
@@ -24,13 +22,11 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
-from dataops.kernels.compiled import Compiled, Instruction
 from dataops.kernels.entry_files import cache_folder, read_entry, write_entry
 from dataops.kernels.without_package import without_package
 
 logger = logging.getLogger(__name__)
 
-_CONSTANTS = int | float | complex | str | bytes | bool | tuple | frozenset | np.generic | None
 used: set[str] = set()
 """Names of the entries that this process has read or written."""
 
@@ -39,13 +35,12 @@ class CodeCache(_Cache):
     """The cache of one compiled function.
 
     Args:
-        function: the Python function.
-        options: of `numba.njit`.
+        label: its name.
+        description: all that determines its code, but the types of arguments, the versions and the processor.
     """
 
-    def __init__(self, function: FunctionType, options: dict[str, Any]):
-        self._label = f"{function.__module__}.{function.__qualname__}"
-        self._identity = _digest(_environment(), repr(sorted(options.items())).encode(), *_describe(function, set()))
+    def __init__(self, label: str, description: Iterable[bytes]):
+        self._label, self._identity = label, _digest(_environment(), *description)
 
     @property
     def cache_path(self) -> Any:
@@ -97,29 +92,3 @@ def _environment() -> bytes:
     settings = {k: v for k, v in os.environ.items() if k.startswith("NUMBA_") and k != "NUMBA_CACHE_DIR"}
     versions = (sys.implementation.cache_tag, numba.__version__, llvmlite.__version__, np.__version__)
     return repr((versions, sorted(settings.items()))).encode()
-
-
-@cache
-def _source(path: str) -> bytes:
-    return Path(path).read_bytes()
-
-
-def _describe(function: FunctionType, seen: set[FunctionType]) -> Iterator[bytes]:
-    """Yield what determines the code of a function: sources, and the constants that numba copies into the code.
-
-    The functions that it calls are described as well, since their code becomes part of its own.
-    """
-    if function in seen:
-        return
-    seen.add(function)
-    yield _source(function.__code__.co_filename)
-    for name in sorted(set(function.__code__.co_names)):
-        value = function.__globals__.get(name)
-        if isinstance(value, Compiled):
-            yield from _describe(value.py_func, seen)
-        elif isinstance(value, Instruction):
-            yield from _describe(value.define, seen)
-        elif isinstance(value, np.ndarray):
-            yield repr((name, value.dtype, value.shape)).encode() + value.tobytes()
-        elif isinstance(value, _CONSTANTS):
-            yield repr((name, value)).encode()

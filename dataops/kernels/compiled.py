@@ -3,10 +3,15 @@
 The command and most workers call none of these functions, and numba takes most of a second to import.
 """
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
+from pathlib import Path
 from types import FunctionType
 from typing import Any, cast
+
+import numpy as np
+
+_CONSTANTS = int | float | complex | str | bytes | bool | tuple | frozenset | np.generic | None
 
 
 class Compiled:
@@ -24,7 +29,10 @@ class Compiled:
         from dataops.kernels.code_cache import CodeCache  # imports numba
 
         dispatcher = cast(Any, numba.njit(**self._options)(self.py_func))
-        dispatcher._cache = CodeCache(self.py_func, self._options)
+        label = f"{self.py_func.__module__}.{self.py_func.__qualname__}"
+        dispatcher._cache = CodeCache(
+            label, [repr(sorted(self._options.items())).encode(), *_describe(self.py_func, set())]
+        )
         return dispatcher
 
     @property
@@ -59,6 +67,32 @@ class Instruction:
 
     def __call__(self, *_: Any) -> Any:
         raise TypeError("only compiled code can call an instruction")
+
+
+@cache
+def _source(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def _describe(function: FunctionType, seen: set[FunctionType]) -> Iterator[bytes]:
+    """Yield what determines the code of a function: sources, and the constants that numba copies into the code.
+
+    The functions that it calls are described as well, since their code becomes part of its own.
+    """
+    if function in seen:
+        return
+    seen.add(function)
+    yield _source(function.__code__.co_filename)
+    for name in sorted(set(function.__code__.co_names)):
+        value = function.__globals__.get(name)
+        if isinstance(value, Compiled):
+            yield from _describe(value.py_func, seen)
+        elif isinstance(value, Instruction):
+            yield from _describe(value.define, seen)
+        elif isinstance(value, np.ndarray):
+            yield repr((name, value.dtype, value.shape)).encode() + value.tobytes()
+        elif isinstance(value, _CONSTANTS):
+            yield repr((name, value)).encode()
 
 
 @Instruction

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from dataops.kernels import code_cache, entry_files
+from dataops.kernels import code_cache, compiled, entry_files
 
 CALLED = """
 from dataops.kernels.compiled import compiled
@@ -40,7 +40,7 @@ class Checkout:
 
     def compute(self) -> tuple[int, int]:
         """Return the result of a new import of the modules, and how often a function was compiled."""
-        code_cache._source.cache_clear()
+        compiled._source.cache_clear()
         for name in ("kernel_called", "kernel_caller"):
             self._load(name)
         compute = sys.modules["kernel_caller"].compute
