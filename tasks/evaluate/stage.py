@@ -55,7 +55,7 @@ def make(work: Work[EvaluateConfig]) -> StageOutput:
 
 def _evaluate(work: Work[EvaluateConfig], folder: Path) -> Record:
     if work.config.suite is None:
-        page = render("table.html", title="Evaluation", note=NO_SUITE, columns=(), rows=(), numbers=())
+        page = render("table.html", title="Evaluation", note=NO_SUITE, columns=(), rows=(), numbers=(), short=())
         parts = [work.draft.put_bytes(PAGE, encode_page(page)), work.draft.put_bytes("metrics.json", b"{}\n")]
         return Record(task="evaluate", parts=parts, counts=Counts(), facts={"metrics": {}})
     suite, model = work.config.load(), work.inputs["train"]

@@ -240,6 +240,10 @@ def _truncate_lines(text: str, limit: int) -> str:
     return text[: limit - 2].rpartition("\n")[0] + "\n…"
 
 
+SHORT_CELL = 16
+"""Maximum number of characters of a text that is never wrapped in a table."""
+
+
 def render_table_page(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> str:
     """Return an HTML page with one table, whose columns are those of the first row."""
     rows = list(rows)
@@ -250,7 +254,15 @@ def render_table_page(title: str, rows: Iterable[Mapping[str, Any]], note: str =
         for number, name in enumerate(columns)
         if {type(row.get(name)) for row in rows} - {type(None)} in ({int}, {float}, {int, float})
     ]
-    return render("table.html", title=title, note=note, columns=columns, rows=cells, numbers=numbers)
+    short = [number for number, name in enumerate(columns) if all(_is_short(row.get(name)) for row in rows)]
+    return render("table.html", title=title, note=note, columns=columns, rows=cells, numbers=numbers, short=short)
+
+
+def _is_short(value: Any) -> bool:
+    """Return whether a cell is readable on one line: a number, a list of numbers, or a few characters."""
+    if isinstance(value, list):
+        return not any(isinstance(item, str) for item in value)
+    return len(_format_cell(value)) <= SHORT_CELL
 
 
 def _format_cell(value: Any) -> str:

@@ -124,9 +124,10 @@ PAGES: dict[str, Callable[[str], Values]] = {
     "table.html": lambda text: {
         "title": text,
         "note": text,
-        "columns": [text, text],
-        "rows": [[text, text]],
+        "columns": [text, text, text],
+        "rows": [[text, text, text]],
         "numbers": [1],
+        "short": [2],
     },
 }
 DRAWINGS: dict[str, Callable[[str], Values]] = {

@@ -105,10 +105,22 @@ def test_description_counts_every_dropped_row(number: int, end: str) -> None:
     assert f"{end}&emsp; |" in run_metadata.render_description(manifests, [], [], {})
 
 
+def test_table_page_keeps_keys_and_lists_of_numbers_on_one_line() -> None:
+    rows = [
+        {"key": "000082", "captions": ["a red kite", "a kite"], "rank": 7, "scores": [0.0203, -0.0948], "status": "ok"},
+        {"key": "000151", "captions": ["a cat"], "rank": 1, "scores": None, "status": "unreadable"},
+    ]
+    page = run_metadata.render_table_page("predictions", rows)
+    for cell in ("000082", "0.0203, -0.0948", "unreadable"):
+        assert f'<td class="short">{cell}</td>' in page
+    assert "<td>a red kite, a kite</td>" in page
+    assert '<td class="n">7</td>' in page
+
+
 def test_table_page_escapes_every_value() -> None:
     page = run_metadata.render_table_page(
         "<t>", [{"<k>": "<v>", "n": 1234, "f": 0.123456, "l": [1, "<i>"], "z": None}], "a & b"
     )
     for hostile in ("<t>", "<k>", "<v>", "<i>"):
         assert hostile not in page
-    assert '<td class="n">1,234</td><td class="n">0.1235</td><td>1, &lt;i&gt;</td><td></td>' in page
+    assert '<td class="n">1,234</td><td class="n">0.1235</td><td>1, &lt;i&gt;</td><td class="short"></td>' in page
