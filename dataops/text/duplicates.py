@@ -1,7 +1,7 @@
 """Finds duplicate pairs and decides which one is kept, by hashes and ranks only, whatever the order of rows and parts.
 
 Rows with one uid have one URL, and so have rows with one URL and caption. So all duplicates of a row are in one
-partition of the URL hashes (`partition_hashes`). Only duplicate captions of different URLs need the partitions of the
+partition of the URL hashes. Only duplicate captions of different URLs need the partitions of the
 caption hashes.
 """
 
@@ -37,17 +37,25 @@ FULL_CAPTION_WORDS = 3
 LONG_CAPTION_WORDS = 20
 """Number of words beyond which a longer caption is not better."""
 
-KEYS = {**dict.fromkeys(("url", "caption", "uid", "origin"), pl.UInt64), "rank": pl.UInt16}
-"""Columns of the keys: 64-bit hashes of the URL, of the caption in folded case and of the row's origin, the first half
-of the uid, and the result of rank_captions. Two of a billion URLs have the same hash with a probability of 3%."""
+KEYS = {
+    **dict.fromkeys(("url", "url_low", "caption", "caption_low", "uid", "origin"), pl.UInt64),
+    "rank": pl.UInt16,
+}
+"""Columns of the keys: the halves of 128-bit hashes of the URL and of the caption in folded case, the first halves of the
+uid and of a hash of the row's origin, and the result of rank_captions."""
 KEYED = ["uid", "url", "caption", "caption_source", "page_url", "source", "source_offset"]
 """Columns of `pairs` from which KEYS are computed."""
-KEY_BYTES = 34
+KEY_BYTES = 50
 """Size of one row of KEYS, in bytes."""
 
 _WORD_BITS, _SOURCE_BITS = 5, 3
-_GROUPS = {"uid": ("uid", "uid"), "pair": ("url", "caption"), "url": ("url", "url"), "caption": ("caption", "caption")}
-"""The two columns of KEYS that are equal in duplicates of a step."""
+_GROUPS = {
+    "uid": ("uid", "url"),
+    "pair": ("url", "caption"),
+    "url": ("url", "url_low"),
+    "caption": ("caption", "caption_low"),
+}
+"""The two columns of KEYS, 128 bits, that are equal in duplicates of a step. Rows of one uid have one URL."""
 CAPTION_STEPS = frozenset(step for step, both in _GROUPS.items() if "caption" in both)
 """The steps that need the hash of the caption."""
 
@@ -60,15 +68,16 @@ def compute_keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None, *, capt
         captions: whether to hash captions, which takes half the time; only CAPTION_STEPS need it.
     """
     origin = [rows[name].to_arrow() for name in ("caption_source", "page_url", "source")]
-    hashes = {
-        "url": hash128(rows["url"].to_arrow()),
-        **({"caption": hash128_folded(rows["caption"].to_arrow())} if captions else {}),
-        "uid": uid_halves(rows["uid"].to_arrow()),
-        "origin": hash128_joined(origin, rows["source_offset"].cast(pl.Int64).to_arrow()),
-    }
+    urls, uids = hash128(rows["url"].to_arrow()), uid_halves(rows["uid"].to_arrow())
+    hashes = {"url": urls[:, 0], "url_low": urls[:, 1]}
+    if captions:
+        halves = hash128_folded(rows["caption"].to_arrow())
+        hashes |= {"caption": halves[:, 0], "caption_low": halves[:, 1]}
+    hashes |= {"uid": uids[:, 0]}
+    hashes |= {"origin": hash128_joined(origin, rows["source_offset"].cast(pl.Int64).to_arrow())[:, 0]}
     ranked = rank_captions(rows["caption_source"], count_captions(rows["caption"]) if counts is None else counts)
     schema = {name: KEYS[name] for name in (*hashes, "rank")}
-    return pl.DataFrame({**{name: halves[:, 0] for name, halves in hashes.items()}, "rank": ranked}, schema=schema)
+    return pl.DataFrame({**hashes, "rank": ranked}, schema=schema)
 
 
 def rank_captions(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
@@ -86,29 +95,6 @@ def rank_captions(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
     return counts.select((rank * (1 << _WORD_BITS) + missing).cast(pl.UInt16).alias("rank")).to_series()
 
 
-def partition_hashes(high: pl.Series, bits: int) -> tuple[pl.Series, NDArray[np.int64]]:
-    """Order rows by partition: the highest `bits` of its hash number the partition of a row.
-
-    Returns: the indices of the rows (UInt32), by partition and in their order in each; the sizes of the partitions.
-    """
-    order, sizes = np.empty(len(high), np.uint32), np.zeros(1 << bits, np.int64)
-    _sort_by_partition(high.to_numpy(), np.uint64(bits), sizes, order)
-    return pl.Series(order), sizes
-
-
-@compiled(nogil=True)
-def _sort_by_partition(high, bits, sizes, order):
-    places = np.zeros(len(sizes), np.int64)
-    for value in high:  # two shifts, since a shift by 64 bits does nothing
-        sizes[(value >> np.uint64(1)) >> (np.uint64(63) - bits)] += 1
-    for number in range(1, len(sizes)):
-        places[number] = places[number - 1] + sizes[number - 1]
-    for row in range(len(high)):
-        number = (high[row] >> np.uint64(1)) >> (np.uint64(63) - bits)
-        order[places[number]] = row
-        places[number] += 1
-
-
 def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.uint8]:
     """Return the step that drops each row as a duplicate (n,): 1 + its index in DEDUPE_STEPS, or 0 for a kept row.
 
@@ -119,7 +105,7 @@ def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.u
     all this.
 
     Args:
-        rows: columns of KEYS; `caption` only if a step needs it.
+        rows: columns of KEYS; those of captions only if a step needs them.
         steps: steps to apply, always in the order of DEDUPE_STEPS.
     """
     indices = np.flatnonzero(_find_repeated(rows, steps))

@@ -28,8 +28,8 @@ MAX_GROWTH = 8
 need fewer requests."""
 UNITS = 2048
 """Number of units from which on they are larger."""
-MEMORY_BYTES = 512 << 20
-"""Memory for the rows of a merge task."""
+MEMORY_BYTES = 1 << 30
+"""Memory of a merge task."""
 RANKING = ["area", "characters", "uid_high", "uid_low"]
 """Order in which duplicates are kept: the largest original, then the longest caption, then the smallest uid."""
 CANDIDATE, DROPPED, OVERLAP = 0, 1, 2

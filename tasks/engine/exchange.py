@@ -33,6 +33,8 @@ SMALL_ROWS = 1 << 15
 """Up to so many rows, steps run in the calling process: another one may take seconds to start."""
 DIRECT_PIECES = 1 << 12
 """Up to so many pieces are read without a merge."""
+_COPIES = 4
+"""Maximum number of copies of its rows that a merge task holds, while they are ordered and written."""
 _TASK_REQUESTS = 8
 """Requests of a merge task besides its reads: it writes its table and its record."""
 
@@ -95,14 +97,14 @@ def plan_merges(writers: int, partitions: int, expected_bytes: int, memory_bytes
 
     Args:
         expected_bytes: size of all rows of the exchange.
-        memory_bytes: maximum size of the rows of a merge task.
+        memory_bytes: memory of a merge task.
     """
     best, fewest = Merges(1, partitions), writers * partitions
     if fewest <= DIRECT_PIECES:
         return best
     for groups in range(1, partitions + 1):
         size = -(-partitions // groups)
-        fitting = memory_bytes * writers * partitions // max(expected_bytes * size, 1)
+        fitting = memory_bytes * writers * partitions // max(expected_bytes * size * _COPIES, 1)
         batch = min(max(fitting, 1), writers)
         batches, groups_left = -(-writers // batch), -(-partitions // size)
         requests = writers * groups_left + batches * (partitions + groups_left * _TASK_REQUESTS)
@@ -122,7 +124,7 @@ class Exchange:
     expected_bytes: int
     """Expected size of all rows."""
     memory_bytes: int
-    """Memory for the rows of one task."""
+    """Memory of one task."""
 
     @property
     def merges(self) -> Merges:

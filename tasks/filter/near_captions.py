@@ -62,7 +62,8 @@ def put_normal_forms(draft: Draft, step: FilterStep) -> Record:
     captions, scopes = _read_captions(draft, step, keys["row"])
     hashes = hash_normal_forms(captions)
     has_words = pl.Series((hashes[:, 0] | hashes[:, 1]) != 0)
-    forms = keys.with_columns(caption=pl.Series(hashes[:, 0] ^ scopes)).filter(has_words)
+    halves = {"caption": pl.Series(hashes[:, 0] ^ scopes), "caption_low": pl.Series(hashes[:, 1].copy())}
+    forms = keys.with_columns(**halves).filter(has_words)
     put_by_hash(draft, step, "normal-forms", forms, "caption")
     return Record(task=step.id)
 

@@ -33,17 +33,19 @@ NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
 DROP_REASONS = [*(f"duplicate_{step}" for step in DEDUPE_STEPS), "boilerplate", "seen", "duplicate_near_caption"]
 """Drop reasons that hashes decide. Scratch tables hold the index in this list plus 1; 0 is a kept row."""
+URL, CAPTION = ["url", "url_low"], ["caption", "caption_low"]
+"""Columns of the halves of their hashes."""
 FREQUENT = "frequent.table"
-"""Scratch table with the hashes of the captions that are boilerplate."""
+"""Scratch table with the hashes (CAPTION) of the captions that are boilerplate."""
 SLICE_ROWS = 1 << 17
 """Maximum rows of a slice, which bounds the memory of a worker. Parquet reads whole row groups fastest."""
 _ROW_BYTES, _REASON_BYTES, _BAND_BYTES, PAIR_BYTES = KEY_BYTES + 4, 5, 12, 40
 
 Units = tuple[str, str, int]
 EXCHANGES: dict[str, Units] = {
-    "captions": ("batches", "partitions", 12),
+    "captions": ("batches", "partitions", 20),
     "frequent": ("partitions", "one", 0),
-    "seen": ("seen_batches", "partitions", 8),
+    "seen": ("seen_batches", "partitions", 16),
     "keys": ("batches", "partitions", _ROW_BYTES),
     "drop-reasons": ("partitions", "batches", _REASON_BYTES),
     "keys-by-caption": ("batches", "partitions", _ROW_BYTES),
@@ -155,6 +157,8 @@ def _compute_keys(
     passed = verdicts["drop_reason"].is_null().arg_true()
     captions = config.max_caption_count is not None or not CAPTION_STEPS.isdisjoint(config.dedupe)
     keys = compute_keys(rows.select(KEYED)[passed], counts[passed], captions=captions)
+    if config.max_caption_count is None and "caption" not in config.dedupe:
+        keys = keys.drop("caption_low", strict=False)  # with the hash of the URL, half of the caption's is enough
     return keys.with_columns(row=passed.cast(pl.UInt32) + part_slice.offset)
 
 
@@ -162,7 +166,7 @@ def _put_keys(draft: Draft, step: FilterStep, keys: pl.DataFrame) -> None:
     """Write the keys of a batch by partition of the URL, and how often each caption occurs by that of the caption."""
     put_by_hash(draft, step, "keys", keys, "url")
     if step.job.config.max_caption_count is not None:
-        put_by_hash(draft, step, "captions", keys.group_by("caption").len(), "caption")
+        put_by_hash(draft, step, "captions", keys.group_by(CAPTION).len(), "caption")
 
 
 def put_by_hash(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame, column: str) -> None:
@@ -173,22 +177,22 @@ def put_by_hash(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame, c
 
 def find_frequent_captions(draft: Draft, step: FilterStep) -> Record:
     """Find the captions of a partition that occur more than `max_caption_count` times."""
-    captions = step.job.exchange("captions").read(draft, step.number).group_by("caption").agg(pl.col("len").sum())
-    frequent = captions.filter(pl.col("len") > step.job.config.max_caption_count).select("caption")
+    captions = step.job.exchange("captions").read(draft, step.number).group_by(CAPTION).agg(pl.col("len").sum())
+    frequent = captions.filter(pl.col("len") > step.job.config.max_caption_count).select(CAPTION)
     step.job.exchange("frequent").write(draft, step.number, frequent, np.zeros(frequent.height, np.uint16))
     return Record(task=step.id)
 
 
 def collect_frequent_captions(draft: Draft, step: FilterStep) -> Record:
     """Write the frequent captions of all partitions as one table, which each partition of URLs reads."""
-    put_frame(draft, FREQUENT, step.job.exchange("frequent").read(draft, 0).select("caption"))
+    put_frame(draft, FREQUENT, step.job.exchange("frequent").read(draft, 0).select(CAPTION))
     return Record(task=step.id)
 
 
 def put_seen_urls(draft: Draft, step: FilterStep) -> Record:
     """Put the URLs of some parts of earlier datasets by partition."""
-    hashes = (hash128(read_table(draft.store, name, ["url"])["url"].combine_chunks())[:, 0] for name in step.inputs)
-    urls = pl.DataFrame({"url": np.concatenate([np.empty(0, np.uint64), *hashes])}).unique(maintain_order=True)
+    hashes = (hash128(read_table(draft.store, name, ["url"])["url"].combine_chunks()) for name in step.inputs)
+    urls = pl.DataFrame(np.concatenate([np.empty((0, 2), np.uint64), *hashes]), schema=URL).unique(maintain_order=True)
     put_by_hash(draft, step, "seen", urls, "url")
     return Record(task=step.id)
 
@@ -199,16 +203,21 @@ def drop_duplicates(draft: Draft, step: FilterStep) -> Record:
     reasons = np.zeros(rows.height, np.uint8)
     if job.seen_batches:
         seen = job.exchange("seen").read(draft, step.number)
-        reasons[rows["url"].is_in(seen["url"].implode()).to_numpy()] = DROP_REASONS.index("seen") + 1
+        reasons[_find_members(rows, seen, URL)] = DROP_REASONS.index("seen") + 1
     if job.config.max_caption_count is not None:  # after "seen", which it overwrites
         frequent = read_frame(draft, FREQUENT)
-        boilerplate = rows["caption"].is_in(frequent["caption"].implode()).to_numpy()
-        reasons[boilerplate] = DROP_REASONS.index("boilerplate") + 1
+        reasons[_find_members(rows, frequent, CAPTION)] = DROP_REASONS.index("boilerplate") + 1
     kept = reasons == 0
     candidates = rows if kept.all() else rows.filter(pl.Series(kept))
     reasons[kept] = find_duplicates(candidates, [s for s in job.config.dedupe if s != "caption"])
     put_dropped(draft, step, "drop-reasons", rows["part", "row"], reasons)
     return Record(task=step.id)
+
+
+def _find_members(rows: pl.DataFrame, members: pl.DataFrame, columns: list[str]) -> NDArray[np.uint32]:
+    """Return the indices of the rows whose values in these columns occur in `members`."""
+    found = rows.select(columns).with_row_index("index").join(members.select(columns), on=columns, how="semi")
+    return found["index"].to_numpy()
 
 
 def put_by_caption(draft: Draft, step: FilterStep) -> Record:

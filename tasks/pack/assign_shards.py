@@ -21,8 +21,8 @@ from tasks.engine.exchange import Exchange, Step, number_partitions
 
 PARTITION_ROWS = 1 << 21
 """Rows of a partition, about; each takes about 150 bytes of memory while they are sorted."""
-MEMORY_BYTES = 512 << 20
-"""Memory for the rows of a merge task."""
+MEMORY_BYTES = 1 << 30
+"""Memory of a merge task."""
 ROW_BYTES = 500
 """Expected size of a row with its caption, in bytes."""
 

@@ -135,7 +135,7 @@ def test_compute_ranks_has_the_order_of_find_duplicates():
     ]
     rest = {"page_url": "p", "source": "a", "source_offset": 0}
     table = pl.DataFrame([row | rest | {"uid": uid(row["url"], row["caption"])} for row in rows])
-    known = compute_keys(table).with_columns(caption=pl.lit(1, pl.UInt64))
+    known = compute_keys(table).with_columns(caption=pl.lit(1, pl.UInt64), caption_low=pl.lit(1, pl.UInt64))
     ranks = compute_ranks(known).to_list()
     assert len(set(ranks)) == len(ranks)
     chance = random.Random(0)

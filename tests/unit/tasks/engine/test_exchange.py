@@ -85,14 +85,14 @@ def test_small_exchanges_are_read_without_a_merge():
 @pytest.mark.parametrize("row_bytes", [0, 1, 38])
 def test_merges_fit_in_memory_and_need_few_requests(row_bytes: int):
     """Rows grow by 100 times, and writers and partitions with them; requests grow by no more."""
-    memory, requests = 256 << 20, []
+    memory, requests = 1 << 30, []
     for rows in (128_000_000, 1_280_000_000, 12_800_000_000):
         writers, partitions = -(-rows // 6_000_000), -(-rows // 7_000_000)
         size = rows * row_bytes
         merges = plan_merges(writers, partitions, size, memory)
         batches, groups = -(-writers // merges.writers), -(-partitions // merges.partitions)
         if batches < writers:
-            assert size / (batches * groups) <= 1.1 * memory
+            assert size / (batches * groups) <= 1.1 * memory / 4
         requests.append(writers * groups + batches * partitions)
         assert requests[-1] < 2 * rows * 38 / (4 << 20) + 4096, "pieces of megabytes"
 

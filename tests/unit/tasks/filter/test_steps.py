@@ -12,6 +12,7 @@ from dataops.errors import ConfigError, CorruptPart
 from dataops.schema import FILTERED, PACKED, PAIRS, uid
 from dataops.snapshot import Draft, Manifest, read_parts, read_table
 from dataops.store import FolderStore
+from dataops.text.duplicates import KEY_BYTES
 from tasks.engine import part_writer as pairs_file
 from tasks.engine.context import Context
 from tasks.engine.stage import check_conservation, make, plan
@@ -246,7 +247,7 @@ def test_resuming_with_other_partition_bits_gives_the_same_output(tmp_path: Path
 def test_plan_sizes_depend_on_rows_workers_and_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps, "SLICE_ROWS", 1000)
     assert [plan_sizes(rows, 2, 1 << 30).partitions for rows in (0, 200_000, 300_000, 1_000_000)] == [1, 1, 2, 2]
-    assert plan_sizes(20_000_000, 2, 100_000 * 34 * 6) == (100_000, 200)
-    assert plan_sizes(200_000_000, 2, 100_000 * 34 * 6) == (100_000, 2000), "both grow with the rows"
+    assert plan_sizes(20_000_000, 2, 100_000 * KEY_BYTES * 6) == (100_000, 200)
+    assert plan_sizes(200_000_000, 2, 100_000 * KEY_BYTES * 6) == (100_000, 2000), "both grow with the rows"
     assert plan_sizes(1_600_000, 2, 1 << 40).batch_rows == 100_000, "several batches for each worker"
     assert plan_sizes(1_600_000, 2, 1).batch_rows == 1000, "at least a slice"
