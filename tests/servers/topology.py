@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from dataops.home import CHECKOUT
+from dataops.kernels.entry_files import caches
 from infra import dotenv
 from infra.local.processes import choose_port
 
@@ -101,7 +102,7 @@ class Topology:
         return [port.sub(rf"\g<1>{own}", known.sub(lambda match: replacements[match[0]], word)) for word in words]
 
     def environment(self, service: str) -> dict[str, str]:
-        """Return the environment of the container; of this shell's variables only PATH is kept."""
+        """Return the environment of the container, whose compiled functions are this user's; only PATH is kept."""
         variables = self.services[service]["environment"]
         values = dict(zip(variables, self.translate(service, [str(v) for v in variables.values()]), strict=True))
         if service == "mlflow":  # a file of the image that names a volume's path
@@ -109,7 +110,8 @@ class Topology:
             config.write_text("".join(self.translate(service, [Path(values["MLFLOW_AUTH_CONFIG_PATH"]).read_text()])))
             values["MLFLOW_AUTH_CONFIG_PATH"] = str(config)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8"} | values
+        of_user = {"XDG_CACHE_HOME": str(caches().parent)}
+        return {"PATH": path, "HOME": str(self.folder), "LANG": "C.UTF-8"} | of_user | values
 
     def client(self) -> dict[str, str]:
         """Return the environment of the worker's container, which every client needs."""
