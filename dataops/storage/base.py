@@ -50,8 +50,10 @@ class Store(ABC):
     uri: str
     where: str
     """URI and server of the store, for messages."""
-    window: int = 1 << 40
-    """Bytes to read or write in one call. A network store uses one call, since each call costs time."""
+    window: int = 32 << 20
+    """Bytes to write in one call."""
+    is_remote: bool = False
+    """Whether each read is a request to a server, which costs time and money."""
 
     @contextmanager
     def retrying_for(self, seconds: float) -> Iterator[None]:
@@ -70,6 +72,7 @@ class Store(ABC):
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
         """Write the object atomically and replace an older one; `data` is bytes or a local file."""
 
+    @abstractmethod
     def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
         """Write the object atomically from its chunks, one after the other.
 
@@ -78,8 +81,6 @@ class Store(ABC):
             direct: write past the page cache if possible, for large data that is not read again soon. It is possible if
                 each chunk begins and ends at a multiple of PAGE, in the object and in memory; the last may end anywhere.
         """
-        copies = [bytes(piece) for piece in pieces()]
-        self.put(name, copies[0] if len(copies) == 1 else b"".join(copies))
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
@@ -134,6 +135,12 @@ class Store(ABC):
     def open(self, name: str) -> Iterator[BinaryIO]:
         """Open the object as a seekable binary file."""
         with open_regular(self.local(name)) as file:
+            yield file
+
+    @contextmanager
+    def open_once(self, name: str) -> Iterator[BinaryIO]:
+        """Open the object as `open` does, for large data that is not read again soon: no cache keeps a copy."""
+        with self.open(name) as file:
             yield file
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:

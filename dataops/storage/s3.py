@@ -8,12 +8,14 @@ checksum that the server verifies. `sweep` aborts the multipart uploads that kil
 import hashlib
 import io
 import secrets
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 from boto3.s3.transfer import TransferConfig
@@ -32,6 +34,9 @@ T = TypeVar("T")
 
 MIB = 1 << 20
 PARTS = TransferConfig(multipart_threshold=16 * MIB, multipart_chunksize=16 * MIB, max_concurrency=4)
+STREAM_PARTS = TransferConfig(multipart_threshold=16 * MIB, multipart_chunksize=32 * MIB, max_concurrency=2)
+STREAM_PARTS.max_in_memory_upload_chunks = 2
+"""At most four parts are in memory: two that are sent, and two that wait."""
 COPY_PARTS = TransferConfig(multipart_threshold=1024 * MIB, multipart_chunksize=512 * MIB, max_concurrency=4)
 """One CopyObject request copies at most 5 GB; smaller ones also end within the read timeout."""
 RANGE_SHARE = 4
@@ -45,6 +50,8 @@ CHECK_SECONDS = 10.0
 
 class S3Store(Store):
     """A store under s3://bucket/prefix."""
+
+    is_remote = True
 
     def __init__(self, bucket: str, prefix: str):
         self.bucket, self.prefix = bucket, prefix.strip("/")
@@ -152,6 +159,24 @@ class S3Store(Store):
 
         self._call(f"write {name}", upload)
 
+    def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
+        """Write as every store does: the chunks are made twice, since the digest is sent before them."""
+        digest, size = hashlib.sha256(), 0
+        for piece in pieces():
+            digest.update(piece)
+            size += len(piece)
+        if size < STREAM_PARTS.multipart_threshold:
+            self.put(name, b"".join(map(bytes, pieces())))
+            return
+        extra = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": digest.hexdigest()}}
+
+        def upload() -> None:
+            with _ChunkReader(pieces()) as source:
+                self._s3.upload_fileobj(source, self.bucket, self._key(name), ExtraArgs=extra, Config=STREAM_PARTS)
+            self._verify(name, size, digest.hexdigest())
+
+        self._call(f"write {name}", upload)
+
     def _verify(self, name: str, size: int, digest: str) -> None:
         """Check that all parts are there; the server has verified each."""
         head = self._head(name)
@@ -248,6 +273,27 @@ class S3Store(Store):
             raise StorageError(f"no such object: {name} in {self.where}")
         return path
 
+    @contextmanager
+    def open_once(self, name: str) -> Iterator[BinaryIO]:
+        """Open as every store does, by requests of PARTS; the local copy has no name, so a killed process leaves none."""
+        with tempfile.TemporaryFile() as file:
+
+            def fetch() -> bool:
+                if (head := self._head(name)) is None:
+                    return False
+                file.truncate(0)
+                self._s3.download_fileobj(self.bucket, self._key(name), file, Config=PARTS)
+                file.seek(0)
+                _check(hashlib.file_digest(file, "sha256").hexdigest(), head)
+                return True
+
+            with storage_errors(f"cannot copy {name} of {self.where}", Path(tempfile.gettempdir())):
+                there = self._call(f"fetch {name}", fetch)
+            if not there:
+                raise StorageError(f"no such object: {name} in {self.where}")
+            file.seek(0)
+            yield cast(BinaryIO, file)
+
     def download(self, name: str, path: Path) -> None:
         def fetch() -> bool:
             if (head := self._head(name)) is None:
@@ -275,6 +321,31 @@ class S3Store(Store):
     def check_writable(self) -> None:
         with self.retrying_for(CHECK_SECONDS):
             super().check_writable()
+
+
+class _ChunkReader(io.RawIOBase):
+    """File over chunks that can be read once."""
+
+    def __init__(self, chunks: Iterator[memoryview]):
+        super().__init__()
+        self._chunks, self._rest = chunks, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return `size` bytes, or fewer at the end only; all if no size is given."""
+        found: list[bytes] = []
+        left = size if size >= 0 else sys.maxsize
+        while left:
+            if not self._rest:
+                self._rest = next(self._chunks, memoryview(b""))
+            if not self._rest:
+                break
+            found.append(bytes(self._rest[:left]))  # a chunk is not used any more after the next one is requested
+            self._rest = self._rest[left:]
+            left -= len(found[-1])
+        return b"".join(found)
 
 
 def _check(digest: str, answer: dict[str, Any]) -> None:

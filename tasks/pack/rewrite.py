@@ -20,7 +20,7 @@ from tasks.engine.stage import Work
 from tasks.engine.takedown_requests import STAGE
 from tasks.pack.config import PackConfig
 from tasks.pack.summary import summarise
-from tasks.pack.write_shard import make_record, write_shard
+from tasks.pack.write_shard import copy_images, make_record, write_shard
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     extension, images = _read_images(store, base.path(f"{shard.number}.tar"), kept["key"].to_pylist())
 
     def read(start: int, buffers: list[memoryview]) -> None:
-        for buffer, image in zip(buffers, images[start:], strict=False):
-            buffer[:] = image
+        copy_images(images[start : start + len(buffers)], buffers)
 
     parts = write_shard(draft, shard.number, kept, [len(image) for image in images], extension, read)
     return make_record(draft, shard.number, kept.num_rows, parts, summarise(kept), dropped)

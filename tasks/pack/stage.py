@@ -9,10 +9,13 @@ For shard i the snapshot holds
 The bytes of the images are those of the raw shards, never encoded again. The keys are those of the download (the uids),
 so a member can be traced. Beside the shards lie `DATASET.md` and `dataset.html` (tasks/pack/card.py).
 
-1. locate, a task per part of curate: find the span of each kept image in its raw shard.
-2. cut, once over all rows: sort them by a hash of seed and uid, and choose where one shard ends and the next begins.
-3. scatter, a task per part: partition its rows by training shard.
-4. pack, a task per training shard: gather its rows, copy its images.
+1. rows, a task per group of parts of curate: find each kept image in its raw shard, and write the rows (and the images,
+   unless the store is a folder) as a run, sorted by a hash of seed and uid.
+2. merge, only for large datasets: a task per group of runs and coarse partition of the hashes.
+3. cut, once over the keys of all rows: choose where one shard ends and the next begins.
+4. shard, a task per group of training shards: read their rows and images from the runs.
+
+`choose_layout` (tasks/pack/sort_layout.py) chooses the passes and sizes.
 
 Pairs of recorded takedowns are dropped after the shards are cut, so shards without such pairs do not change. Where the
 store has a version without the newest takedowns, its shards are reused (tasks/pack/rewrite.py).
@@ -22,32 +25,38 @@ The same rows and seed give the same bytes, whatever parts the rows came in.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from dataops.errors import ContractError
 from dataops.formatting import format_counts
 from dataops.snapshot import Counts, Draft, Manifest, Record
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
-from tasks.engine.exchange import Step, run
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.engine.takedown_requests import list_requests, load_targets, select_requests
-from tasks.pack.assign_shards import PackJob, PackStep, assign_shards, locate_images, write_rows_by_shard
 from tasks.pack.card import find_lineage, put_pages
 from tasks.pack.card_samples import Samples, sample_dropped, sample_kept
 from tasks.pack.card_text import DatasetFacts
 from tasks.pack.config import PackConfig
+from tasks.pack.cut_shards import CutShard, cut_shards
+from tasks.pack.make_runs import CuratedParts, MergedRuns, merge_runs, run_names, write_runs
 from tasks.pack.rewrite import find_earlier_version, list_shards, rewrite_shard
+from tasks.pack.sort_layout import ROW_BYTES, SortLayout, choose_layout
+from tasks.pack.sorted_runs import RunSet
 from tasks.pack.summary import merge
-from tasks.pack.write_shard import TrainingShard, pack_shard
+from tasks.pack.write_shard import TrainingShards, pack_shards
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+_IMAGES_SHARE = 0.75
+"""Share of the memory that the images take; the rest is for their rows and the requests."""
 _PACK_WEIGHT = 6
 """Cost of writing the shards, relative to each map before it; for the progress."""
 
@@ -82,24 +91,98 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
 
 
 def _pack_shards(work: Work[PackConfig], context: Context, takedowns: tuple[Target, ...]) -> list[Record]:
-    config, draft, progress = work.config, work.draft, StageProgress(context, 2 + _PACK_WEIGHT)
+    draft, config, layout = work.draft, work.config, _choose_layout(work, context)
+    progress = StageProgress(context, (2 if layout.coarse > 1 else 1) + _PACK_WEIGHT)
+    tasks = _list_parts(work, layout)
+    records = map_parts(write_runs, tasks, draft, progress.of_map("sort rows", 1))
+    runs = [
+        (name, size)
+        for task, record in zip(tasks, records, strict=True)
+        for name, size in zip(run_names(task.id, len(record.facts["runs"])), record.facts["runs"], strict=True)
+    ]
+    sets = [RunSet(f"{layout.id}.index", tuple(name for name, _ in runs), layout.fine)]
+    if layout.coarse > 1:
+        merges = _list_merges(draft, runs, layout)
+        map_parts(merge_runs, merges, draft, progress.of_map("merge runs", 1))
+        sets = [
+            RunSet(
+                f"{layout.id}-{coarse:05d}.index",
+                tuple(name for merge in merges if merge.coarse == coarse for name in run_names(merge.id, 1)),
+                layout.fine,
+            )
+            for coarse in range(layout.coarse)
+        ]
+    shards = cut_shards(draft, sets, config.shard_size, config.shard_bytes)
+    tasks_of_shards = _list_shards(shards, sets, layout, tasks[0], takedowns)
+    return map_parts(pack_shards, tasks_of_shards, draft, progress.of_map("write shards", _PACK_WEIGHT))
+
+
+def _choose_layout(work: Work[PackConfig], context: Context) -> SortLayout:
+    download, curate = work.inputs["download"].counts, work.inputs["curate"].counts
+    raw = sum(part.bytes for part in work.inputs["download"].named("", ".tar"))
+    image_bytes = raw * curate.kept // max(download.kept, curate.kept)
+    config = work.config
+    shards = max(-(-curate.kept // config.shard_size), -(-image_bytes // config.shard_bytes))
+    workers = context.workers_per_machine or context.workers
+    limit = int(_IMAGES_SHARE * config.memory_limit_bytes / workers)
+    return choose_layout(curate.kept, image_bytes, shards, limit, is_remote=work.draft.store.is_remote)
+
+
+def _list_parts(work: Work[PackConfig], layout: SortLayout) -> list[CuratedParts]:
+    """Return tasks of consecutive parts, each with about `run_bytes` of rows and images."""
     download, curate = work.inputs["download"], work.inputs["curate"]
-    parts = [curate.path(part.name) for part in curate.named("part-", ".parquet")]
     extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
-    job, quiet = PackJob(curate.counts.kept, len(parts), folder, extension, work.seed), context.without_progress()
+    parts = curate.named("part-", ".parquet")
+    groups = _group(
+        parts, [part.rows for part in parts], layout.run_bytes * curate.counts.kept // layout.expected_bytes
+    )
+    return [
+        CuratedParts(number, tuple(curate.path(part.name) for part in group), folder, extension, work.seed, layout)
+        for number, group in enumerate(groups)
+    ]
 
-    def map_over_parts(function: Callable[[Draft, PackStep], Record], name: str) -> None:
-        units = [Step(function, number, job, (part,)) for number, part in enumerate(parts)]
-        map_parts(run, units, draft, progress.of_map(name, 1))
 
-    map_over_parts(locate_images, "locate images")
-    map_parts(run, job.spans.merge_steps(), draft, quiet)
-    job = replace(job, shards=assign_shards(draft, job, config.shard_size, config.shard_bytes))
-    map_parts(run, job.positions.merge_steps(), draft, quiet)
-    map_over_parts(write_rows_by_shard, "partition rows")
-    map_parts(run, job.packed_rows.merge_steps(), draft, quiet)
-    shards = [TrainingShard(index, job, takedowns) for index in range(job.shards)]
-    return map_parts(pack_shard, shards, draft, progress.of_map("write shards", _PACK_WEIGHT))
+def _list_merges(draft: Draft, runs: Sequence[tuple[str, int]], layout: SortLayout) -> list[MergedRuns]:
+    """Return a task per coarse partition of some consecutive runs, each with about `run_bytes`."""
+    groups = _group(runs, [size for _, size in runs], layout.run_bytes * layout.coarse)
+    sets = [
+        RunSet(f"{layout.id}-batch-{batch:05d}.index", tuple(name for name, _ in group), layout.coarse)
+        for batch, group in enumerate(groups)
+    ]
+    for runs_of_batch in sets:
+        runs_of_batch.write_index(draft)
+    return [MergedRuns(one, batch, coarse, layout) for coarse in range(layout.coarse) for batch, one in enumerate(sets)]
+
+
+def _list_shards(
+    shards: Sequence[CutShard],
+    sets: Sequence[RunSet],
+    layout: SortLayout,
+    parts: CuratedParts,
+    takedowns: tuple[Target, ...],
+) -> list[TrainingShards]:
+    """Return tasks of consecutive shards: one, or about `run_bytes` of images."""
+    limit = layout.run_bytes if layout.has_images else 0
+    tasks, first = list[TrainingShards](), 0
+    for group in _group(shards, [shard.bytes + shard.rows * ROW_BYTES for shard in shards], limit):
+        end = shards[first + len(group)] if first + len(group) < len(shards) else None
+        task = TrainingShards(first, tuple(group), end, (), layout, parts.raw_folder, parts.image_extension, takedowns)
+        start, last = task.partitions
+        tasks.append(replace(task, runs=tuple(sets[start // layout.fine : last // layout.fine + 1])))
+        first += len(group)
+    return tasks
+
+
+def _group(values: Sequence[T], sizes: Sequence[int], limit: int) -> Iterator[Sequence[T]]:
+    """Yield consecutive values with a total of at most `limit`, or one."""
+    start = total = 0
+    for number, size in enumerate(sizes):
+        if number > start and total + size > limit:
+            yield values[start:number]
+            start, total = number, 0
+        total += size
+    if len(values) > start:
+        yield values[start:]
 
 
 def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
@@ -107,8 +190,8 @@ def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, ba
     if not counts.kept:
         raise ContractError(f"no pair is left to pack: all {counts.input:,} were taken down")
     size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
-    facts = {"samples": counts.kept, "shards": len(records), "bytes": size}
-    facts |= merge(record.facts for record in records)
+    shards = [facts for record in records for facts in record.facts["shards"]]
+    facts = {"samples": counts.kept, "shards": len(shards), "bytes": size} | merge(shards)
     if requests := select_requests(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
     return facts

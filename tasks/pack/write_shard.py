@@ -1,10 +1,10 @@
-"""Write one training shard, its index and its rows: the last step of the pack stage."""
+"""Write training shards, their indexes and their rows: the last step of the pack stage."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dataops.errors import CorruptPart
 from dataops.schema import PACKED, conform, dropped_schema
 from dataops.shards.layout import BLOCK, Layout, archive_size
 from dataops.shards.tar import join_index_lines
@@ -21,7 +22,9 @@ from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
 from dataops.trace.targets import COLUMNS, Target, matching_rows
-from tasks.pack.assign_shards import PackJob, shard_starts
+from tasks.pack.cut_shards import CutShard, shard_starts
+from tasks.pack.sort_layout import SortLayout, number_partitions
+from tasks.pack.sorted_runs import Images, Rows, RunSet, concat_rows, sorted_order
 from tasks.pack.summary import summarise
 
 _json = msgspec.json.Encoder()
@@ -31,47 +34,107 @@ _Row = msgspec.defstruct("_Row", PACKED.names, gc=False)
 _spare = threading.local()
 """The buffers of this thread's previous shard, for the next one: the system would have to clear new memory."""
 _SPARE_BYTES = 64 << 20
-"""Maximum size of a buffer that is kept. Where a shard is made in one chunk, as for S3, memory is scarcer than time."""
+"""Maximum size of a buffer that is kept: one that a large image needed is not."""
 
 TAKEDOWN = "takedown"
 """`drop_reason` of pairs that a recorded takedown removes."""
 
 
 @dataclass(frozen=True)
-class TrainingShard:
-    """A task: one training shard, gathered from all parts and raw shards."""
+class TrainingShards:
+    """A task: consecutive training shards, gathered from all runs."""
 
-    index: int
-    job: PackJob
+    first: int
+    """Number of the first shard."""
+    shards: tuple[CutShard, ...]
+    end: CutShard | None
+    """The shard after them, or None if they are the last ones."""
+    runs: tuple[RunSet, ...]
+    """The set of runs of each coarse partition in which they have rows."""
+    layout: SortLayout
+    raw_folder: str
+    image_extension: str
     takedowns: tuple[Target, ...] = ()
     """Targets of the recorded takedowns, whose pairs are dropped."""
 
     @property
-    def number(self) -> str:
-        return f"{self.index:05d}"
+    def id(self) -> str:
+        last = self.first + len(self.shards) - 1
+        return f"shard-{self.first:05d}" + (f"-{last:05d}" if last > self.first else "")
 
     @property
-    def id(self) -> str:
-        return f"shard-{self.number}"
+    def partitions(self) -> tuple[int, int]:
+        """First and last of the partitions in which they have rows."""
+        ranks = np.array([self.shards[0].rank, self.end.rank if self.end else (1 << 64) - 1], np.uint64)
+        first, last = number_partitions(ranks, self.layout.partitions).tolist()
+        return first, last
 
 
-def pack_shard(draft: Draft, shard: TrainingShard) -> Record:
-    """Write one training shard, its index and its rows."""
-    frame = shard.job.packed_rows.read(draft, shard.index).sort("_position")
-    mask = matching_rows(frame.select(COLUMNS).to_arrow(), shard.takedowns)
+def pack_shards(draft: Draft, task: TrainingShards) -> Record:
+    """Write training shards, their indexes and their rows."""
+    rows = _read_rows(draft, task)
+    order, start = sorted_order(rows.keys), 0
+    frame = pl.DataFrame(pl.from_arrow(rows.table))
+    records: list[Record] = []
+    with draft.store.open_reader() as read_into:
+        for number, shard in enumerate(task.shards, task.first):
+            picked = order[start : start + shard.rows]
+            records.append(_pack_shard(draft, task, f"{number:05d}", frame[picked], rows.pick(picked), read_into))
+            start += shard.rows
+    return join_records(task.id, records)
+
+
+def _pack_shard(
+    draft: Draft, task: TrainingShards, number: str, frame: pl.DataFrame, images: Images | None, read_into: ReadInto
+) -> Record:
+    """Write one shard.
+
+    Args:
+        frame: its rows in their order, with the columns RUN_ROWS.
+        images: their images; None if they lie in the raw shards.
+    """
+    mask = matching_rows(frame.select(COLUMNS).to_arrow(), task.takedowns)
     frame, dropped = frame.filter(~mask), frame.filter(mask)["uid"].to_list()
-    name = f"{shard.number}.tar"
+    if images is not None:
+        images = list(compress(images, ~mask))
+    name = f"{number}.tar"
     rows = conform(frame.to_arrow(), PACKED, f"pack {name}")
     rows = rows.set_column(rows.schema.get_field_index("shard"), PACKED.field("shard"), pa.array([name] * len(rows)))
 
-    with draft.store.open_reader() as read_into, ThreadPoolExecutor(1) as thread:
+    def read(start: int, buffers: list[memoryview]) -> None:
+        if images is None:
+            read_images(read_into, task.raw_folder, frame.slice(start, len(buffers)), buffers)
+        else:
+            copy_images(images[start : start + len(buffers)], buffers)
 
-        def read(start: int, buffers: list[memoryview]) -> None:
-            read_images(read_into, shard.job.raw_folder, frame.slice(start, len(buffers)), buffers)
-
+    with ThreadPoolExecutor(1) as thread:
         facts = thread.submit(summarise, rows)
-        parts = write_shard(draft, shard.number, rows, frame["_size"].to_list(), shard.job.image_extension, read)
-    return make_record(draft, shard.number, rows.num_rows, parts, facts.result(), dropped)
+        parts = write_shard(draft, number, rows, frame["_size"].to_list(), task.image_extension, read)
+        return make_record(draft, number, rows.num_rows, parts, facts.result(), dropped)
+
+
+def _read_rows(draft: Draft, task: TrainingShards) -> Rows:
+    """Return the rows of the task's shards, in any order. Raises: CorruptPart."""
+    first, last = task.partitions
+    fine, found = task.layout.fine, list[Rows]()
+    for coarse, runs in enumerate(task.runs, first // fine):
+        start, end = max(first - coarse * fine, 0), min(last + 1 - coarse * fine, fine)
+        found += (_within(rows, task.shards[0], task.end) for rows in runs.read(draft, start, end))
+    rows = concat_rows(found)
+    if (expected := sum(shard.rows for shard in task.shards)) != rows.table.num_rows:
+        raise CorruptPart(
+            f"pack {draft.key} {task.id}: the sorted runs have {rows.table.num_rows:,} rows of its {expected:,}; delete "
+            f"{draft.scratch('')} and run the stage again"
+        )
+    return rows
+
+
+def _within(rows: Rows, start: CutShard, end: CutShard | None) -> Rows:
+    """Return the rows from the key of one shard on, up to that of another."""
+    chosen = rows.keys_from(start.rank, start.low)
+    if end is not None:
+        chosen &= ~rows.keys_from(end.rank, end.low)
+    return rows if chosen.all() else rows.take(np.flatnonzero(chosen))
 
 
 def write_shard(
@@ -182,7 +245,16 @@ def make_record(
         table = conform(pa.table(rows), dropped_schema(PACKED), f"pack {number}")
         written.append(draft.put_table(f"dropped-{number}.parquet", table))
     counts = Counts(input=kept + count, kept=kept, dropped={TAKEDOWN: count} if count else {})
-    return Record(task=f"shard-{number}", parts=written, counts=counts, facts=dict(facts))
+    return Record(task=f"shard-{number}", parts=written, counts=counts, facts={"shards": [dict(facts)]})
+
+
+def join_records(task: str, records: Sequence[Record]) -> Record:
+    """Return the record of a task from those of its shards."""
+    parts = [part for record in records for part in record.parts]
+    facts = [shard for record in records for shard in record.facts["shards"]]
+    return Record(
+        task=task, parts=parts, counts=sum((record.counts for record in records), Counts()), facts={"shards": facts}
+    )
 
 
 def _columns(rows: pa.Table) -> list[list[Any]]:
@@ -198,6 +270,12 @@ def _put_texts(chunk: memoryview, layout: Layout, texts: Sequence[Sequence[bytes
         for start, text in zip(starts, written, strict=True):
             chunk[start : start + len(text)] = text
     return [chunk[start : start + size] for start, size in zip(offsets[0], sizes, strict=True)]
+
+
+def copy_images(images: Sequence[bytes | memoryview], buffers: Sequence[memoryview]) -> None:
+    """Copy each image into its buffer."""
+    for buffer, image in zip(buffers, images, strict=True):
+        buffer[:] = image
 
 
 def read_images(read_into: ReadInto, folder: str, rows: pl.DataFrame, buffers: Sequence[memoryview]) -> None:

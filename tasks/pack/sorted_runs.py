@@ -1,0 +1,207 @@
+"""Write and read sorted runs: rows, with or without their images, in the order of a hash and cut into partitions.
+
+    head      for each partition: where its block ends, and the number of rows up to there
+    keys      KEY of each row
+    blocks    for each partition with rows: _PREFIX, the rows as an Arrow batch, their images
+
+Consecutive partitions are one range of bytes, so one request reads any number of them. The heads of several runs are
+collected in an index (`write_index`), so a reader learns in one request where its partitions lie in each run.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from xxhash import xxh3_64
+
+from dataops.errors import CorruptPart
+from dataops.schema import PACKED
+from dataops.snapshot import Draft
+
+KEY = np.dtype([("rank", "<u8"), ("low", "<u8"), ("size", "<i8")])
+"""What a row is sorted by, a hash and the value that orders equal hashes, and the size of its image in bytes."""
+RUN_ROWS = pa.schema([
+    *PACKED, ("_rank", pa.uint64()), ("_low", pa.uint64()), ("_size", pa.int64()), ("_offset", pa.int64()),
+])  # fmt: skip
+"""Columns of the rows in a run. `shard` and `_offset` say where the image lies in its raw shard."""
+
+_HEAD = np.dtype([("end", "<i8"), ("row", "<i8")])
+_ALIGNED = 8
+"""Blocks and the parts of a block begin at multiples of it, as Arrow needs for its columns."""
+_PREFIX = np.dtype([("checksum", "<u8"), ("rows", "<i8"), ("has_images", "<i8")])
+_CHUNK_BYTES = 8 << 20
+
+Images = Sequence[memoryview]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows in memory, in any order."""
+
+    table: pa.Table
+    """Rows with the columns RUN_ROWS."""
+    images: Images | None
+    """Image of each row; None if they lie in the raw shards."""
+
+    @property
+    def keys(self) -> NDArray[np.void]:
+        """KEY of each row."""
+        keys = np.empty(self.table.num_rows, KEY)
+        for name in KEY.names or ():
+            keys[name] = self.table[f"_{name}"].to_numpy()
+        return keys
+
+    def keys_from(self, rank: int, low: int) -> NDArray[np.bool_]:
+        """Return which rows have this key or a later one."""
+        keys = self.keys
+        return (keys["rank"] > rank) | ((keys["rank"] == rank) & (keys["low"] >= low))
+
+    def pick(self, numbers: NDArray[np.intp]) -> Images | None:
+        """Return the images of some rows, or None if they lie in the raw shards."""
+        return None if self.images is None else [self.images[number] for number in numbers.tolist()]
+
+    def take(self, numbers: NDArray[np.intp]) -> "Rows":
+        """Return some of the rows."""
+        return Rows(self.table.take(pa.array(numbers)), self.pick(numbers))
+
+
+def sorted_order(keys: NDArray[np.void]) -> NDArray[np.intp]:
+    """Return the order of the keys by rank, then low."""
+    order = np.argsort(keys["rank"], kind="stable")  # fast on the concatenated keys of runs
+    ranks = keys["rank"][order]
+    return np.lexsort((keys["low"], keys["rank"])) if (ranks[1:] == ranks[:-1]).any() else order
+
+
+def write_run(
+    draft: Draft, name: str, rows: Rows, number: Callable[[NDArray[np.uint64]], NDArray[np.int64]], count: int
+) -> None:
+    """Sort the rows and write them as a run.
+
+    Args:
+        number: returns the partition of each rank, 0 to `count` - 1; it grows with the rank.
+    """
+    order = sorted_order(keys := rows.keys)
+    keys = keys[order]
+    head = np.zeros(count + 1, _HEAD)
+    head["row"] = np.searchsorted(number(keys["rank"]), np.arange(count + 1))
+    rows = rows.take(order)
+    table, images = rows.table.combine_chunks(), rows.images
+    blocks = [
+        _make_block(table.slice(start, end - start), None if images is None else images[start:end])
+        for start, end in pairwise(head["row"].tolist())
+    ]
+    sizes = (sum(map(len, block)) for block in blocks)
+    head["end"] = head.nbytes + keys.nbytes + np.array([0, *accumulate(sizes)])
+    pieces = [head.tobytes(), keys.tobytes(), *(piece for block in blocks for piece in block)]
+    draft.store.put_chunks(draft.scratch(name), lambda: _join(pieces))
+
+
+def _make_block(table: pa.Table, images: Images | None) -> list[bytes | memoryview]:
+    """Return the pieces of a block; none for no rows."""
+    if not table.num_rows:
+        return []
+    message = table.to_batches()[0].serialize()
+    pieces: list[bytes | memoryview] = [memoryview(message), *(images or ())]
+    pieces.append(bytes(-sum(map(len, pieces)) % _ALIGNED))
+    checksum = xxh3_64()
+    for piece in pieces:
+        checksum.update(piece)
+    return [np.array((checksum.intdigest(), message.size, images is not None), _PREFIX).tobytes(), *pieces]
+
+
+def _join(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
+    """Yield the pieces in chunks of about _CHUNK_BYTES: a write of each image would cost more than to copy it."""
+    waiting, size = list[bytes | memoryview](), 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _CHUNK_BYTES:
+            yield memoryview(b"".join(waiting))
+            waiting, size = [], 0
+    yield memoryview(b"".join(waiting))
+
+
+@dataclass(frozen=True)
+class RunSet:
+    """Runs with the same partitions, which are read together."""
+
+    index: str
+    """Scratch object with their index."""
+    names: tuple[str, ...]
+    """Scratch objects of the runs."""
+    partitions: int
+
+    def write_index(self, draft: Draft) -> NDArray[np.int64]:
+        """Write the index, and return the number of rows of each run up to each partition (runs, partitions + 1)."""
+        size = (self.partitions + 1) * _HEAD.itemsize
+        wanted = [(draft.scratch(name), 0, size) for name in self.names]
+        heads = np.zeros((len(self.names), self.partitions + 1), _HEAD)
+        for number, data in enumerate(draft.store.read_each(wanted)):
+            heads[number] = np.frombuffer(_whole(data, size, self.names[number]), _HEAD)
+        draft.store.put(draft.scratch(self.index), heads["end"].T.tobytes())
+        return heads["row"]
+
+    def read_keys(self, draft: Draft, rows: NDArray[np.int64], first: int, end: int) -> NDArray[np.void]:
+        """Return the keys of the rows in partitions, in their order.
+
+        Args:
+            rows: result of `write_index`.
+        """
+        start = (self.partitions + 1) * _HEAD.itemsize
+        spans = rows[:, [first, end]] * KEY.itemsize + start
+        found = [np.frombuffer(data, KEY) for _, data in _read_spans(draft, self.names, spans)]
+        keys = np.concatenate([np.empty(0, KEY), *found])
+        return keys[sorted_order(keys)]
+
+    def read(self, draft: Draft, first: int, end: int) -> Iterator[Rows]:
+        """Yield the rows of partitions, run by run. Raises: CorruptPart."""
+        runs = len(self.names)
+        size = (end + 1 - first) * runs * 8
+        [data] = draft.store.read_each([(draft.scratch(self.index), first * runs * 8, size)])
+        ends = np.frombuffer(_whole(data, size, self.index), np.int64).reshape(-1, runs).T
+        for run, piece in _read_spans(draft, self.names, ends[:, [0, -1]]):
+            for start, stop in pairwise((ends[run] - ends[run][0]).tolist()):
+                if stop > start:
+                    yield _parse_block(memoryview(piece)[start:stop], self.names[run])
+
+
+def _read_spans(draft: Draft, names: Sequence[str], spans: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+    """Yield the number of each run that has bytes in its span (start, end), and those bytes."""
+    chosen = [(run, start, end - start) for run, (start, end) in enumerate(spans.tolist()) if end > start]
+    read = draft.store.read_each([(draft.scratch(names[run]), start, size) for run, start, size in chosen])
+    for (run, _, size), data in zip(chosen, read, strict=True):
+        yield run, _whole(data, size, names[run])
+
+
+def _whole(data: bytes, size: int, name: str) -> bytes:
+    if len(data) != size:
+        raise _broken(name)
+    return data
+
+
+def _parse_block(block: memoryview, name: str) -> Rows:
+    prefix = np.frombuffer(block[: _PREFIX.itemsize], _PREFIX)[0]
+    content = block[_PREFIX.itemsize :]
+    if xxh3_64(content).intdigest() != prefix["checksum"]:
+        raise _broken(name)
+    batch = pa.ipc.read_record_batch(pa.py_buffer(content[: prefix["rows"]]), RUN_ROWS)
+    table = pa.Table.from_batches([batch])
+    if not prefix["has_images"]:
+        return Rows(table, None)
+    ends = np.cumsum([prefix["rows"], *table["_size"].to_numpy()]).tolist()
+    return Rows(table, [content[start:end] for start, end in pairwise(ends)])
+
+
+def concat_rows(found: Sequence[Rows]) -> Rows:
+    """Return rows one after the other."""
+    table = pa.concat_tables([RUN_ROWS.empty_table(), *(rows.table for rows in found)])
+    if any(rows.images is None for rows in found):
+        return Rows(table, None)
+    return Rows(table, [image for rows in found for image in rows.images or ()])
+
+
+def _broken(name: str) -> CorruptPart:
+    return CorruptPart(f"{name} is not a whole sorted run; delete its folder and run the stage again")
