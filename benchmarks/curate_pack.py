@@ -43,7 +43,7 @@ from dataops.digest import file_sha256
 from dataops.schema import CURATED, DOWNLOADED, conform, dropped_schema, uid
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest
-from dataops.store import FolderStore
+from dataops.store import FolderStore, Store
 from tasks.engine.context import Context
 from tasks.engine.map_parts import shared_workers
 from tasks.engine.stage import make, plan
@@ -197,10 +197,10 @@ class Runs:
         return found
 
 
-def write_snapshots(store: FolderStore, number: int) -> tuple[Manifest, Manifest]:
-    """Write snapshots of curate and download with `number` pairs; return their manifests."""
+def write_snapshots(store: Store, number: int, side: int = SIDE) -> tuple[Manifest, Manifest]:
+    """Write snapshots of curate and download with `number` pairs and images of `side` pixels; return their manifests."""
     photos = load_photographs()
-    images = [_scale(make_jpeg(photos, n)) for n in range(DISTINCT)]
+    images = [_scale(make_jpeg(photos, n), side) for n in range(DISTINCT)]
     raw, kept = Draft(store, "download", "d" * 16), Draft(store, "curate", "c" * 16)
     raw_parts: list[Part] = []
     parts: list[Part] = []
@@ -228,9 +228,9 @@ def write_snapshots(store: FolderStore, number: int) -> tuple[Manifest, Manifest
     return _commit(kept, parts, Counts(input=number, kept=number - drops, dropped={"too_small": drops}), {}), download
 
 
-def _scale(data: bytes) -> bytes:
+def _scale(data: bytes, side: int) -> bytes:
     sink = io.BytesIO()
-    Image.open(io.BytesIO(data)).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(sink, "JPEG", quality=95)
+    Image.open(io.BytesIO(data)).resize((side, side), Image.Resampling.LANCZOS).save(sink, "JPEG", quality=95)
     return sink.getvalue()
 
 
