@@ -160,14 +160,17 @@ class S3Store(Store):
         self._call(f"write {name}", upload)
 
     def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
-        """Write as every store does: the chunks are made twice, since the digest is sent before them."""
-        digest, size = hashlib.sha256(), 0
+        """Write as every store does. More than one part is made twice, since the digest is sent before the data."""
+        digest, size, kept = hashlib.sha256(), 0, list[bytes]()
         for piece in pieces():
             digest.update(piece)
             size += len(piece)
-        if size < STREAM_PARTS.multipart_threshold:
-            self.put(name, b"".join(map(bytes, pieces())))
+            if size <= STREAM_PARTS.multipart_chunksize:
+                kept.append(bytes(piece))
+        if size <= STREAM_PARTS.multipart_chunksize:
+            self.put(name, b"".join(kept))
             return
+        kept.clear()
         extra = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": digest.hexdigest()}}
 
         def upload() -> None:

@@ -18,7 +18,7 @@ from dataops.errors import CorruptPart
 from dataops.schema import PACKED, conform
 from dataops.shards.tar import find_spans
 from dataops.snapshot import Draft, Record, read_table
-from tasks.pack.sort_layout import ROW_BYTES, SortLayout, number_partitions
+from tasks.pack.sort_layout import ROW_BYTES, SortLayout
 from tasks.pack.sorted_runs import RUN_ROWS, Rows, RunSet, concat_rows, write_run
 
 _FULL = 1.25
@@ -96,7 +96,7 @@ def merge_runs(draft: Draft, task: MergedRuns) -> Record:
     rows = concat_rows(list(task.runs.read(draft, task.coarse, task.coarse + 1)))
     layout, first = task.layout, task.coarse * task.layout.fine
     [name] = run_names(task.id, 1)
-    write_run(draft, name, rows, lambda ranks: number_partitions(ranks, layout.partitions) - first, layout.fine)
+    write_run(draft, name, rows, layout.partitions, range(first, first + layout.fine))
     return Record(task=task.id)
 
 
@@ -128,7 +128,7 @@ class _RunWriter:
         layout = self.task.layout
         name = run_names(self.task.id, len(self.sizes) + 1)[-1]
         count = layout.coarse if layout.coarse > 1 else layout.fine
-        write_run(self.draft, name, rows, lambda ranks: number_partitions(ranks, count), count)
+        write_run(self.draft, name, rows, count, range(count))
         self.sizes.append(rows.table.num_rows * ROW_BYTES + int(rows.keys["size"].sum()))
 
 

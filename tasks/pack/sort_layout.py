@@ -12,9 +12,6 @@ the number of requests is proportional to T.
 from dataclasses import dataclass
 from math import ceil, isqrt, sqrt
 
-import numpy as np
-from numpy.typing import NDArray
-
 PIECE_BYTES = 8 << 20
 """Size of the pieces that are read from the runs, in bytes."""
 LOCAL_PIECE_BYTES = 64 << 10
@@ -72,8 +69,3 @@ def choose_layout(rows: int, image_bytes: int, shards: int, run_limit_bytes: int
         run = min(ceil((total * PIECE_BYTES**2) ** (1 / 3)), run_limit_bytes)
         coarse = max(round(sqrt(total / run)), 2)
     return SortLayout(True, run, coarse, FINE * max(ceil(total / run / coarse), 1), total)
-
-
-def number_partitions(ranks: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
-    """Return the partition of each 64-bit hash: `count` partitions divide the range of the hashes evenly."""
-    return ((ranks >> np.uint64(32)) * np.uint64(count) >> np.uint64(32)).astype(np.int64)

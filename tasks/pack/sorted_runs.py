@@ -8,11 +8,12 @@ Consecutive partitions are one range of bytes, so one request reads any number o
 collected in an index (`write_index`), so a reader learns in one request where its partitions lie in each run.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 from xxhash import xxh3_64
@@ -20,6 +21,7 @@ from xxhash import xxh3_64
 from dataops.errors import CorruptPart
 from dataops.schema import PACKED
 from dataops.snapshot import Draft
+from tasks.engine.exchange import number_partitions
 
 KEY = np.dtype([("rank", "<u8"), ("low", "<u8"), ("size", "<i8")])
 """What a row is sorted by, a hash and the value that orders equal hashes, and the size of its image in bytes."""
@@ -75,18 +77,18 @@ def sorted_order(keys: NDArray[np.void]) -> NDArray[np.intp]:
     return np.lexsort((keys["low"], keys["rank"])) if (ranks[1:] == ranks[:-1]).any() else order
 
 
-def write_run(
-    draft: Draft, name: str, rows: Rows, number: Callable[[NDArray[np.uint64]], NDArray[np.int64]], count: int
-) -> None:
+def write_run(draft: Draft, name: str, rows: Rows, count: int, partitions: range) -> None:
     """Sort the rows and write them as a run.
 
     Args:
-        number: returns the partition of each rank, 0 to `count` - 1; it grows with the rank.
+        count: number of partitions that divide the range of the ranks.
+        partitions: those in which the rows are, which the run has.
     """
     order = sorted_order(keys := rows.keys)
     keys = keys[order]
-    head = np.zeros(count + 1, _HEAD)
-    head["row"] = np.searchsorted(number(keys["rank"]), np.arange(count + 1))
+    head = np.zeros(len(partitions) + 1, _HEAD)
+    numbers = number_partitions(pl.Series(keys["rank"]), count).astype(np.int64)
+    head["row"] = np.searchsorted(numbers, np.arange(partitions.start, partitions.stop + 1))
     rows = rows.take(order)
     table, images = rows.table.combine_chunks(), rows.images
     blocks = [

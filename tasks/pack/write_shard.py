@@ -22,8 +22,9 @@ from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
 from dataops.trace.targets import COLUMNS, Target, matching_rows
+from tasks.engine.exchange import number_partitions
 from tasks.pack.cut_shards import CutShard, shard_starts
-from tasks.pack.sort_layout import SortLayout, number_partitions
+from tasks.pack.sort_layout import SortLayout
 from tasks.pack.sorted_runs import Images, Rows, RunSet, concat_rows, sorted_order
 from tasks.pack.summary import summarise
 
@@ -65,7 +66,7 @@ class TrainingShards:
     @property
     def partitions(self) -> tuple[int, int]:
         """First and last of the partitions in which they have rows."""
-        ranks = np.array([self.shards[0].rank, self.end.rank if self.end else (1 << 64) - 1], np.uint64)
+        ranks = pl.Series([self.shards[0].rank, self.end.rank if self.end else (1 << 64) - 1], dtype=pl.UInt64)
         first, last = number_partitions(ranks, self.layout.partitions).tolist()
         return first, last
 

@@ -1,13 +1,18 @@
-"""Packing on S3 gives the bytes of a folder, and reads only ranges of raw shards if few images are needed."""
+"""Packing on S3 gives the bytes of a folder, in requests of many images."""
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from boto3.s3.transfer import TransferConfig
 
 from dataops.errors import StorageError
 from dataops.storage import s3 as s3_store
 from dataops.storage.folder import FolderStore
 from dataops.storage.s3 import S3Store
+from tasks.pack import sort_layout, stage
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, some_pairs
 
 pytestmark = pytest.mark.timeout(120)
@@ -21,17 +26,47 @@ def store(s3_server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Store
     return S3Store("mill", f"pack/{tmp_path.name}")
 
 
-@pytest.mark.parametrize("share", [s3_store.RANGE_SHARE, 0.01], ids=["whole", "by-range"])
+@pytest.mark.parametrize(("share", "passes"), [(s3_store.RANGE_SHARE, 1), (0.01, 2)], ids=["one-pass", "two-passes"])
 def test_pack_gives_the_same_bytes_on_s3_as_in_a_folder(
-    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, passes: int
 ) -> None:
-    monkeypatch.setattr(s3_store, "RANGE_SHARE", share)
-    manifest = packed(store, tmp_path, chain(store, some_pairs(), 7), shard_size=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(s3_store, "RANGE_SHARE", share)
+        if passes == 2:
+            layout = sort_layout.SortLayout(True, 12_000, 2, 16, 34_000)
+            patch.setattr(stage, "choose_layout", lambda *_, **__: layout)
+        manifest = packed(store, tmp_path, chain(store, some_pairs(), 7), shard_size=5)
     _, there = packed_in(tmp_path / "folder", some_pairs(), 7, shard_size=5)
     assert manifest.content_digest == there["pack"].content_digest
     assert [p.name for p in manifest.parts] == [p.name for p in there["pack"].parts]
     cached = [path for path in (tmp_path / "home").rglob("*.tar") if manifest.key in path.parts]
     assert bool(cached) == (share > 1), "a large shard is not fetched for some pictures of its page"
+    assert [name for name in store.names("pack") if "_work" in name] == [], "no run is left"
+
+
+@pytest.mark.parametrize("size", [0, 100, (1 << 20) + 5, 17 << 20])
+def test_put_chunks_sends_large_objects_in_parts(
+    store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    parts = TransferConfig(multipart_threshold=1 << 20, multipart_chunksize=6 << 20, max_concurrency=2)
+    monkeypatch.setattr(s3_store, "STREAM_PARTS", parts)
+    data, memory = os.urandom(size), bytearray(300_000)
+
+    def chunks() -> Iterator[memoryview]:
+        for start in range(0, size, len(memory)):
+            chunk = data[start : start + len(memory)]
+            memory[: len(chunk)] = chunk  # the next chunk overwrites this one
+            yield memoryview(memory)[: len(chunk)]
+
+    store.put_chunks("a/b", chunks)
+    assert store.read("a/b") == data, "also the digest is that of the bytes"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with store.open_once("a/b") as file:
+        assert file.read() == data
+        assert os.pread(file.fileno(), 10, 50) == data[50:60]
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == [], "the copy has no name"
+    with pytest.raises(StorageError, match="no such object: a/c"), store.open_once("a/c"):
+        pass
 
 
 def test_read_ranges_keeps_the_requested_order(store: S3Store, tmp_path: Path) -> None:

@@ -2,21 +2,18 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dataops.errors import ContractError, CorruptPart
-from dataops.schema import PACKED, uid
+from dataops.schema import PACKED
 from dataops.shards.tar import ShardWriter, list_members, read_index, read_samples
 from dataops.snapshot import Counts, Manifest, read_parts, read_table
 from dataops.store import FolderStore
-from tasks.pack import assign_shards as pack_order
-from tasks.pack.assign_shards import shard_starts, shuffle_keys
+from tasks.pack import cut_shards, sort_layout, stage
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, some_pairs
 from training.data.loader import Dataset
@@ -25,6 +22,14 @@ from training.data.loader import Dataset
 def dataset_in(folder: Path, pairs: list[dict[str, Any]], *size: int, **config: Any) -> tuple[FolderStore, Manifest]:
     store, manifests = packed_in(folder, pairs, *size, **config)
     return store, manifests["pack"]
+
+
+def force_layout(monkeypatch: pytest.MonkeyPatch, piece: int, limit: int) -> None:
+    """Let images pass through runs of at most `limit` bytes, which are read in pieces of `piece` bytes."""
+    monkeypatch.setattr(sort_layout, "PIECE_BYTES", piece)
+    monkeypatch.setattr(sort_layout, "LOCAL_ROWS", 0)
+    choose = sort_layout.choose_layout
+    monkeypatch.setattr(stage, "choose_layout", lambda *sizes, **options: choose(*sizes[:3], limit, **options))
 
 
 class TestWithoutProcesses:
@@ -78,12 +83,25 @@ class TestWithoutProcesses:
         # nor by how many bytes were written or rows sorted at a time
         for n, (arrived, raw_size, window, rows) in enumerate(ways):
             monkeypatch.setattr(FolderStore, "window", window)
-            monkeypatch.setattr(pack_order, "PARTITION_ROWS", rows)
+            monkeypatch.setattr(cut_shards, "KEYS_ROWS", rows)
             manifests.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
         assert len({one.content_digest for one in manifests}) == 1
         about = ("DATASET.md", "dataset.html")
         named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in manifests]
         assert named == [named[0]] * 4
+
+    @pytest.mark.parametrize(("piece", "limit"), [(1 << 20, 1 << 30), (2000, 1 << 30), (600, 3000), (600, 9000)])
+    def test_make_gives_the_same_bytes_whatever_the_passes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, limit: int
+    ) -> None:
+        pairs = [pair(n, data=bytes([n]) * (n * 37 % 900)) for n in range(60)]  # also an image without bytes
+        limits = {"shard_size": 9, "shard_bytes": 3000}
+        _, direct = dataset_in(tmp_path / "direct", pairs, 7, **limits)
+        force_layout(monkeypatch, piece, limit)
+        store, sorted_by_runs = dataset_in(tmp_path / "runs", pairs, 60 if piece == 2000 else 7, **limits)
+        assert sorted_by_runs.content_digest == direct.content_digest
+        assert sorted_by_runs.facts == direct.facts
+        assert [name for name in store.names("pack") if "_work" in name] == [], "no run is left"
 
     def test_make_shuffles_the_rows_by_the_seed(self, tmp_path: Path) -> None:
         pairs = some_pairs()
@@ -124,25 +142,39 @@ class TestWithoutProcesses:
         with pytest.raises(ContractError, match=message):
             packed(store, tmp_path, manifests)
 
-    def test_make_resumes_after_a_crash_without_repeating_tasks(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("kills", "counts"),
+        [
+            (["rows-00001", "shard-00001", "shard-00003"], {"rows": 3, "shard": 4}),
+            (["rows-00001", "merge-00002", "merge-00004", "shard-00001"], {"rows": 3, "merge": 6, "shard": 4}),
+        ],
+        ids=["one-pass", "two-passes"],
+    )
+    def test_make_resumes_after_a_crash_without_repeating_tasks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: list[str], counts: dict[str, int]
+    ) -> None:
         _, whole = dataset_in(tmp_path / "whole", some_pairs(), shard_size=5)
+        passes = 2 if "merge" in counts else 1
+        layout = sort_layout.SortLayout(passes == 2, 12_000, passes, 8, 34_000)  # six rows a task
+        monkeypatch.setattr(stage, "choose_layout", lambda *_, **__: layout)
         done: list[str] = []
 
         def executor_killed_at(last: str) -> InlineExecutor:
             def record(task: Any) -> None:
-                if task.id == last:
+                step = task.id.partition("-")[0]
+                number = sum(name == step for name in done)
+                if f"{step}-{number:05d}" == last:
                     raise KeyboardInterrupt
-                done.append(task.id)
+                done.append(step)
 
             return InlineExecutor(record)
 
-        for last in ("locate_images-3-00001", "write_rows_by_shard-3-00002", "shard-00001", "shard-00003"):
+        for last in kills:
             with pytest.raises(KeyboardInterrupt):
                 dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(last), shard_size=5)
         _, packed_dataset = dataset_in(tmp_path / "killed", some_pairs(), pool=executor_killed_at(""), shard_size=5)
         assert packed_dataset.content_digest == whole.content_digest
-        steps = (("locate_images-3", 3), ("write_rows_by_shard-3", 3), ("shard", 4))
-        assert done == [f"{step}-{n:05d}" for step, number in steps for n in range(number)], "each once"
+        assert dict(Counter(done)) == counts, "each once"
 
     def test_loader_samples_by_the_probabilities_of_balancing(self, tmp_path: Path) -> None:
         probabilities, sampled = [0.0, 0.03, 0.5, 1.0, None], []
@@ -183,40 +215,3 @@ class TestWithoutProcesses:
 def test_make_gives_the_same_bytes_in_worker_processes(tmp_path: Path) -> None:
     parallel = dataset_in(tmp_path / "parallel", some_pairs(), 7, workers=2, pool=None, shard_size=4)[1]
     assert parallel.content_digest == dataset_in(tmp_path / "serial", some_pairs(), 20, shard_size=4)[1].content_digest
-
-
-def shard_starts_by_row(sizes: list[int], shard_size: int, shard_bytes: int) -> list[int]:
-    starts, count, total = [], shard_size, 0
-    for row, size in enumerate(sizes):
-        if count == shard_size or total + size > shard_bytes:
-            starts.append(row)
-            count = total = 0
-        count, total = count + 1, total + size
-    return starts
-
-
-@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 9), st.integers(1, 120))
-def test_shard_starts_equals_a_row_by_row_loop(sizes: list[int], count: int, most: int) -> None:
-    assert shard_starts(np.array(sizes, np.int64), count, most).tolist() == shard_starts_by_row(sizes, count, most)
-
-
-@given(
-    st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 40), st.integers(1, 9), st.integers(1, 120)
-)
-def test_shard_starts_continues_a_shard_in_the_next_partition(
-    sizes: list[int], first: int, count: int, most: int
-) -> None:
-    whole, first = shard_starts_by_row(sizes, count, most), min(first, len(sizes))
-    last = [start for start in whole if start < first][-1]  # the shard that is open where the first rows end
-    after = shard_starts(np.array(sizes[first:], np.int64), count, most, first - last, sum(sizes[last:first]))
-    assert after.tolist() == [start - first for start in whole if start >= first]
-
-
-def test_shuffle_keys_are_uniform_and_free_of_ties() -> None:
-    uids = [uid(f"u{n}", "c") for n in range(4000)]
-    uids += ["0" * 16 + f"{n:016x}" for n in range(5)]  # the same first half
-    rank, low = shuffle_keys(uids, 7)
-    assert len(set(zip(rank.tolist(), low.tolist(), strict=True))) == len(uids)
-    assert len(set(rank[-5:].tolist())) == 1
-    counts, _ = np.histogram(rank.astype(np.float64), 16, (0, 2.0**64))
-    assert counts.min() > 190

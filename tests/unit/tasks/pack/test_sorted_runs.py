@@ -1,0 +1,109 @@
+"""Sorted runs return the rows of any range of partitions, with their images, as a sort in memory gives them."""
+
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataops.errors import CorruptPart
+from dataops.schema import uid
+from dataops.snapshot import Draft
+from dataops.store import FolderStore
+from tasks.pack.cut_shards import CutShard, cut_shards, shard_starts
+from tasks.pack.make_runs import shuffle_keys
+from tasks.pack.sort_layout import choose_layout
+from tasks.pack.sorted_runs import RUN_ROWS, Rows, RunSet, concat_rows, sorted_order, write_run
+
+
+def make_rows(keys: list[tuple[int, int, int]], *, with_images: bool = True) -> Rows:
+    """Return a row for each rank, low and size of its image."""
+    columns = {"uid": [f"{rank:016x}{low:016x}" for rank, low, _ in keys], "shard": ["00000.tar"] * len(keys)}
+    columns |= {name: [key[i] for key in keys] for i, name in enumerate(("_rank", "_low", "_size"))}
+    missing = {field.name: pa.nulls(len(keys), field.type) for field in RUN_ROWS if field.name not in columns}
+    table = pa.table({name: (columns | missing)[name] for name in RUN_ROWS.names}, RUN_ROWS)
+    images = [memoryview(bytes([rank % 251]) * size) for rank, _, size in keys]
+    return Rows(table, images if with_images else None)
+
+
+RANKS = st.integers(0, (1 << 64) - 1) | st.sampled_from([0, 1 << 63, (1 << 64) - 1])
+KEYS = st.lists(st.tuples(RANKS, st.integers(0, 2), st.integers(0, 40)), max_size=12, unique_by=lambda key: key[:2])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), KEYS, st.integers(1, 9), st.booleans(), st.integers(1, 5), st.integers(1, 60))
+def test_runs_return_what_a_sort_in_memory_gives(
+    data: st.DataObject,
+    keys: list[tuple[int, int, int]],
+    partitions: int,
+    with_images: bool,
+    shard_size: int,
+    shard_bytes: int,
+) -> None:
+    writers = data.draw(st.lists(st.integers(0, 2), min_size=len(keys), max_size=len(keys)))
+    first = data.draw(st.integers(0, partitions - 1))
+    end = data.draw(st.integers(first + 1, partitions))
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Draft(FolderStore(Path(folder)), "pack", "0" * 16)
+        for writer in range(3):
+            rows = make_rows([k for k, w in zip(keys, writers, strict=True) if w == writer], with_images=with_images)
+            write_run(draft, f"{writer}.run", rows, partitions, range(partitions))
+        runs = RunSet("index", tuple(f"{writer}.run" for writer in range(3)), partitions)
+        shards = cut_shards(draft, [runs], shard_size, shard_bytes)
+        found = concat_rows(list(runs.read(draft, first, end)))
+    chosen = [key for key in sorted(keys) if first <= (key[0] >> 32) * partitions >> 32 < end]
+    order = sorted_order(found.keys)
+    assert found.keys[order].tolist() == chosen
+    assert found.table["uid"].take(pa.array(order)).to_pylist() == [f"{rank:016x}{low:016x}" for rank, low, _ in chosen]
+    expected = [bytes([rank % 251]) * size for rank, _, size in chosen] if with_images or not chosen else None
+    images = found.pick(order)
+    assert (images and [bytes(image) for image in images]) == (expected or images)
+    sizes = [size for _, _, size in sorted(keys)]
+    bounds = [*shard_starts(np.array(sizes, np.int64), shard_size, shard_bytes).tolist(), len(keys)]
+    cut = [CutShard(*sorted(keys)[start][:2], end - start, sum(sizes[start:end])) for start, end in pairwise(bounds)]
+    assert shards == cut
+
+
+def test_read_names_a_damaged_run(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    draft = Draft(store, "pack", "0" * 16)
+    write_run(draft, "0.run", make_rows([(5, 0, 30)]), 1, range(1))
+    runs = RunSet("index", ("0.run",), 1)
+    runs.write_index(draft)
+    whole = store.read(draft.scratch("0.run"))
+    for damaged in (whole[:-9] + b"x" + whole[-8:], whole[:-1], whole[:40]):
+        store.put(draft.scratch("0.run"), damaged)
+        with pytest.raises(CorruptPart, match=r"0\.run is not a whole sorted run"):
+            list(runs.read(draft, 0, 1))
+
+
+def test_layout_reads_pieces_of_8_mib_at_any_size() -> None:
+    for images in (10**7, 10**8, 10**9, 3 * 10**9):
+        layout = choose_layout(images, images * 25_000, images // 10_000, 2 << 30, is_remote=True)
+        total = layout.expected_bytes
+        assert layout.has_images
+        assert layout.run_bytes <= 2 << 30
+        piece = layout.run_bytes / layout.coarse if layout.coarse > 1 else layout.run_bytes**2 / total
+        last = layout.run_bytes**2 * layout.coarse / total
+        assert min(piece, last) > 0.97 * (8 << 20)
+        assert max(piece, last) < 1.2 * (8 << 20)
+
+
+def test_layout_reads_images_of_a_folder_directly() -> None:
+    assert not choose_layout(10_000_000, 10**12, 1000, 1 << 30, is_remote=False).has_images
+    assert choose_layout(100_000_000, 10**13, 10_000, 1 << 30, is_remote=False).has_images
+    assert choose_layout(1, 1, 1, 1 << 30, is_remote=True).coarse == 1
+
+
+def test_shuffle_keys_are_uniform_and_free_of_ties() -> None:
+    uids = [uid(f"u{n}", "c") for n in range(4000)]
+    uids += ["0" * 16 + f"{n:016x}" for n in range(5)]  # the same first half
+    rank, low = shuffle_keys(uids, 7)
+    assert len(set(zip(rank.tolist(), low.tolist(), strict=True))) == len(uids)
+    assert len(set(rank[-5:].tolist())) == 1
+    counts, _ = np.histogram(rank.astype(np.float64), 16, (0, 2.0**64))
+    assert counts.min() > 190
