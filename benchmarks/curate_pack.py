@@ -1,6 +1,6 @@
 """Compare packing with copying: the case `pack` of benchmarks/curate.py, or alone:
 
-    python -m benchmarks.curate_pack [--quick] [--json]
+    python -m benchmarks.curate_pack [--quick] [--json] [--requests]
 
 The input is four raw shards of 10,000 samples with images of 256 pixels (about 40 kB); curate drops one in twenty.
 (With `--quick` it is half a shard, and the fixed cost of a run is most of the time.)
@@ -17,11 +17,12 @@ outside the measured time.
 - `pack, a copy a core`: the peer copies with one thread per core.
 - `pack in one process`: ours runs one task after the other, with a few threads in each.
 
+With `--requests` it counts the requests to an S3 server instead (benchmarks/cases/pack_requests.py).
+
 The result is megabytes of packed shards per second; each packed image must have the bytes of its raw image.
 """
 
 import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -33,17 +34,13 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
-import pyarrow as pa
-from PIL import Image
-
-from benchmarks.inputs.image_server import load_photographs, make_jpeg
+from benchmarks.cases.pack_requests import measure_requests
+from benchmarks.inputs.raw_shards import write_snapshots
 from benchmarks.measure import Row, finish, make_parser, time_in_turn
 from dataops.digest import file_sha256
-from dataops.schema import CURATED, DOWNLOADED, conform, dropped_schema, uid
-from dataops.shards.tar import ShardWriter, read_samples
-from dataops.snapshot import Counts, Draft, Manifest, Part, Record, content_digest
-from dataops.store import FolderStore, Store
+from dataops.shards.tar import read_samples
+from dataops.snapshot import Draft, Manifest, Record
+from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.map_parts import shared_workers
 from tasks.engine.stage import make, plan
@@ -51,7 +48,7 @@ from tasks.pack import stage as pack
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 
-PER_SHARD, DISTINCT, SIDE, GOAL = 10_000, 400, 256, 0.7
+GOAL = 0.7
 
 
 def measure_pack(quick: bool) -> list[Row]:
@@ -197,70 +194,14 @@ class Runs:
         return found
 
 
-def write_snapshots(store: Store, number: int, side: int = SIDE) -> tuple[Manifest, Manifest]:
-    """Write snapshots of curate and download with `number` pairs and images of `side` pixels; return their manifests."""
-    photos = load_photographs()
-    images = [_scale(make_jpeg(photos, n), side) for n in range(DISTINCT)]
-    raw, kept = Draft(store, "download", "d" * 16), Draft(store, "curate", "c" * 16)
-    raw_parts: list[Part] = []
-    parts: list[Part] = []
-    size = min(number, PER_SHARD)
-    for start in range(0, number, size):
-        name = f"{start // size:05d}"
-        table = _make_rows(range(start, start + size), f"{name}.tar")
-        out = io.BytesIO()
-        writer = ShardWriter(out)
-        for n, (key, caption) in enumerate(
-            zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True), start
-        ):
-            writer.write(
-                key, {"jpg": images[n % DISTINCT] + n.to_bytes(4), "json": b"{}" * 300, "txt": caption.encode()}
-            )
-        writer.close()
-        raw_parts.append(raw.put_bytes(f"{name}.tar", out.getvalue(), size))
-        raw_parts.append(raw.put_table(f"part-{name}.parquet", conform(table, DOWNLOADED, name)))
-        keep = np.arange(size) % 20 != 7
-        dropped = table.filter(pa.array(~keep)).append_column("drop_reason", pa.array(["too_small"] * (size // 20)))
-        parts.append(kept.put_table(f"part-{name}.parquet", conform(table.filter(pa.array(keep)), CURATED, name)))
-        parts.append(kept.put_table(f"dropped-{name}.parquet", conform(dropped, dropped_schema(CURATED), name)))
-    drops = number // 20
-    download = _commit(raw, raw_parts, Counts(input=number, kept=number), {"encode_format": "jpg"})
-    return _commit(kept, parts, Counts(input=number, kept=number - drops, dropped={"too_small": drops}), {}), download
-
-
-def _scale(data: bytes, side: int) -> bytes:
-    sink = io.BytesIO()
-    Image.open(io.BytesIO(data)).resize((side, side), Image.Resampling.LANCZOS).save(sink, "JPEG", quality=95)
-    return sink.getvalue()
-
-
-def _make_rows(numbers: range, shard: str) -> pa.Table:
-    captions = [f"picture {n} of a list, with a caption of about the usual length" for n in numbers]
-    urls = [f"https://images.example-{n % 97}.org/galleries/2024/{n % 11}/{n}.jpg" for n in numbers]
-    uids = [uid(url, caption) for url, caption in zip(urls, captions, strict=True)]
-    columns = {
-        "uid": uids, "key": uids, "url": urls, "caption": captions, "page_url": urls, "language": ["en"] * len(captions),
-        "source": ["crawl-data/CC-MAIN-2024-10/segments/1/warc/a.warc.gz"] * len(captions),
-        "status": ["success"] * len(captions),
-        "sha256": [hashlib.sha256(url.encode()).hexdigest() for url in urls], "shard": [shard] * len(captions),
-        "width": [SIDE] * len(captions), "height": [SIDE] * len(captions), "original_width": [800] * len(captions),
-        "original_height": [600] * len(captions), "phash": ["0123456789abcdef"] * len(captions),
-    }  # fmt: skip
-    return pa.table(columns)
-
-
-def _commit(draft: Draft, parts: list[Part], counts: Counts, config: dict[str, str]) -> Manifest:
-    return draft.commit(
-        Manifest(
-            stage=draft.stage, stage_version=1, key=draft.key, inputs=[], config=config, seed=0, code={}, parts=parts,
-            counts=counts, content_digest=content_digest(parts), created_at="",
-        )
-    )  # fmt: skip
-
-
 def main() -> int:
     """Measure packing alone."""
-    options = make_parser(str(__doc__)).parse_args()
+    parser = make_parser(str(__doc__))
+    parser.add_argument("--requests", action="store_true", help="count the requests to an S3 server instead")
+    parser.add_argument("--images", type=int, help="number of images, with --requests")
+    options = parser.parse_args()
+    if options.requests:
+        return measure_requests(quick=options.quick, as_json=options.json, images=options.images)
     return finish(
         "curate", measure_pack(options.quick), ["pyarrow", "polars", "msgspec"], equal=True, as_json=options.json
     )

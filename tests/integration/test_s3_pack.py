@@ -1,5 +1,6 @@
 """Packing on S3 gives the bytes of a folder, in requests of many images."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -58,8 +59,10 @@ def test_put_chunks_sends_large_objects_in_parts(
             memory[: len(chunk)] = chunk  # the next chunk overwrites this one
             yield memoryview(memory)[: len(chunk)]
 
-    store.put_chunks("a/b", chunks)
-    assert store.read("a/b") == data, "also the digest is that of the bytes"
+    store.put_chunks("a/b", chunks, sha256=hashlib.sha256(data).hexdigest())
+    assert store.read("a/b") == data
+    head = store._s3.head_object(Bucket=store.bucket, Key=store._key("a/b"))
+    assert head["Metadata"] == {"sha256": hashlib.sha256(data).hexdigest()}
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with store.open_once("a/b") as file:
         assert file.read() == data

@@ -73,9 +73,11 @@ class CountingStore(FolderStore):
         self.count("put")
         super().put(name, data)
 
-    def put_chunks(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False) -> None:
+    def put_chunks(
+        self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False, sha256: str | None = None
+    ) -> None:
         self.count("put")
-        super().put_chunks(name, pieces, direct=direct)
+        super().put_chunks(name, pieces)
 
     def entries(self, prefix: str) -> list[Entry]:
         self.count("list")

@@ -1,0 +1,77 @@
+"""Write raw shards of photographs, and what curate keeps of them, as the input of pack."""
+
+import hashlib
+import io
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from benchmarks.inputs.image_server import load_photographs, make_jpeg
+from dataops.schema import CURATED, DOWNLOADED, conform, dropped_schema, uid
+from dataops.shards.tar import ShardWriter
+from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
+from dataops.store import Store
+
+PER_SHARD, DISTINCT, SIDE = 10_000, 400, 256
+
+
+def write_snapshots(store: Store, number: int, side: int = SIDE) -> tuple[Manifest, Manifest]:
+    """Write snapshots of curate and download with `number` pairs and images of `side` pixels; return their manifests."""
+    photos = load_photographs()
+    images = [_scale(make_jpeg(photos, n), side) for n in range(DISTINCT)]
+    raw, kept = Draft(store, "download", "d" * 16), Draft(store, "curate", "c" * 16)
+    raw_parts: list[Part] = []
+    parts: list[Part] = []
+    size = min(number, PER_SHARD)
+    for start in range(0, number, size):
+        name = f"{start // size:05d}"
+        table = _make_rows(range(start, start + size), f"{name}.tar", side)
+        out = io.BytesIO()
+        writer = ShardWriter(out)
+        for n, (key, caption) in enumerate(
+            zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True), start
+        ):
+            writer.write(
+                key, {"jpg": images[n % DISTINCT] + n.to_bytes(4), "json": b"{}" * 300, "txt": caption.encode()}
+            )
+        writer.close()
+        raw_parts.append(raw.put_bytes(f"{name}.tar", out.getvalue(), size))
+        raw_parts.append(raw.put_table(f"part-{name}.parquet", conform(table, DOWNLOADED, name)))
+        keep = np.arange(size) % 20 != 7
+        dropped = table.filter(pa.array(~keep)).append_column("drop_reason", pa.array(["too_small"] * (size // 20)))
+        parts.append(kept.put_table(f"part-{name}.parquet", conform(table.filter(pa.array(keep)), CURATED, name)))
+        parts.append(kept.put_table(f"dropped-{name}.parquet", conform(dropped, dropped_schema(CURATED), name)))
+    drops = number // 20
+    download = _commit(raw, raw_parts, Counts(input=number, kept=number), {"encode_format": "jpg"})
+    return _commit(kept, parts, Counts(input=number, kept=number - drops, dropped={"too_small": drops}), {}), download
+
+
+def _scale(data: bytes, side: int) -> bytes:
+    sink = io.BytesIO()
+    Image.open(io.BytesIO(data)).resize((side, side), Image.Resampling.LANCZOS).save(sink, "JPEG", quality=95)
+    return sink.getvalue()
+
+
+def _make_rows(numbers: range, shard: str, side: int) -> pa.Table:
+    captions = [f"picture {n} of a list, with a caption of about the usual length" for n in numbers]
+    urls = [f"https://images.example-{n % 97}.org/galleries/2024/{n % 11}/{n}.jpg" for n in numbers]
+    uids = [uid(url, caption) for url, caption in zip(urls, captions, strict=True)]
+    columns = {
+        "uid": uids, "key": uids, "url": urls, "caption": captions, "page_url": urls, "language": ["en"] * len(captions),
+        "source": ["crawl-data/CC-MAIN-2024-10/segments/1/warc/a.warc.gz"] * len(captions),
+        "status": ["success"] * len(captions),
+        "sha256": [hashlib.sha256(url.encode()).hexdigest() for url in urls], "shard": [shard] * len(captions),
+        "width": [side] * len(captions), "height": [side] * len(captions), "original_width": [800] * len(captions),
+        "original_height": [600] * len(captions), "phash": ["0123456789abcdef"] * len(captions),
+    }  # fmt: skip
+    return pa.table(columns)
+
+
+def _commit(draft: Draft, parts: list[Part], counts: Counts, config: dict[str, str]) -> Manifest:
+    return draft.commit(
+        Manifest(
+            stage=draft.stage, stage_version=1, key=draft.key, inputs=[], config=config, seed=0, code={}, parts=parts,
+            counts=counts, content_digest=content_digest(parts), created_at="",
+        )
+    )  # fmt: skip
