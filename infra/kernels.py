@@ -30,7 +30,7 @@ from dataops.kernels.entry_files import (
     write_entry,
 )
 
-_CORE_SECONDS = 60
+_CORE_SECONDS = 71
 """CPU time of compiling everything, about."""
 _DAYS_KEPT = 30
 """Time after which entries of other versions of the code, and of other processors, are deleted."""
