@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,24 +63,49 @@ def prepare(folder: Path) -> tuple[str, str]:
     return first["pack"].key, second["pack"].key
 
 
-def pairmill(arguments: list[str], folder: Path, forced: dict[str, str]) -> tuple[int, str, str]:
+REAL = ("runs", "diff")
+"""Commands that are started as a user does, with non-ASCII arguments too."""
+EACH = """
+import json, os, sys
+from dataops.standard_streams import use_utf8
+use_utf8()  # starts this process again, as the command does
+from flows.cli import main
+for number, arguments in enumerate(json.loads(sys.argv[1])):
+    if (child := os.fork()) == 0:
+        for descriptor in (1, 2):
+            os.dup2(os.open(f"{sys.argv[2]}/{number}.{descriptor}", os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.argv = ["pairmill", *(os.fsdecode(word.encode("utf-8")) for word in arguments)]
+        main()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # else the next fork writes it too
+"""
+"""Runs commands each in a fork, because most of the time of a command is that of its imports."""
+
+
+def run(arguments: list[str], folder: Path, forced: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("LC_", "LANG", "PYTHON", "PREFECT", "MLFLOW"))}
     home = folder / "home"
     environment = kept | forced | {"PAIRMILL_HOME": str(home), "PYTHONPATH": str(CHECKOUT)}
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    done = subprocess.run(
+    command = [sys.executable, *arguments]
+    return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL, check=False
     )
-    return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
 
 
 def run_all(
-    folder: Path, keys: tuple[str, str], forced: dict[str, str], names: list[str]
+    folder: Path, keys: tuple[str, str], forced: dict[str, str], names: list[str], outputs: Path
 ) -> dict[str, tuple[int, str, str]]:
+    """Return exit code, output and errors of each command."""
     commands = {n: [{"KEY": keys[0], "OTHER": keys[1]}.get(word, word) for word in COMMANDS[n]] for n in names}
-    with ThreadPoolExecutor(2) as pool:
-        done = pool.map(lambda words: pairmill(words, folder, forced), commands.values())
-        return dict(zip(commands, done, strict=True))
+    done: dict[str, tuple[int, str, str]] = {}
+    for name in REAL:
+        ended = run(["-m", "flows.cli", *commands.pop(name)], folder, forced)
+        done[name] = ended.returncode, *(text.decode("utf-8", "replace") for text in (ended.stdout, ended.stderr))
+    ended = run(["-c", EACH, json.dumps(list(commands.values())), str(outputs)], folder, forced)
+    assert ended.returncode == 0, ended.stderr
+    for number, (name, code) in enumerate(zip(commands, ended.stdout.split(), strict=True)):
+        texts = [(outputs / f"{number}.{descriptor}").read_bytes().decode("utf-8", "replace") for descriptor in (1, 2)]
+        done[name] = int(code), *texts
+    return done
 
 
 @pytest.mark.parametrize(
@@ -103,7 +127,13 @@ def test_no_command_ends_in_a_traceback(name: str, forced: dict[str, str], comma
     (tmp_path / "new").mkdir()
     keys = prepare(tmp_path / "new")  # where no library refuses the path
     folder = (tmp_path / "new").rename(tmp_path / name)
-    done = run_all(folder, keys, forced, commands)
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    try:
+        done = run_all(folder, keys, forced, commands, outputs)
+    finally:
+        if (folder / "home" / "services").is_dir():  # `gc` started them
+            assert run(["-m", "flows.cli", "down"], folder, forced).returncode == 0
     wrong = {n: d for n, d in done.items() if "Traceback" in d[2] or d[0] not in (0, 2, 3, 75) or not (d[1] or d[2])}
     assert wrong == {}
     assert done["runs"][0] == 0
