@@ -10,7 +10,7 @@ waits. The peer gets normalised pixels; ours gets bytes and normalises them in t
 open_clip_train/train.py 3.3, without logging; both learning rates rise for 50 steps. `--curve N` also prints the losses of
 N steps of both to standard error; without it the losses of the measured steps are compared. On a shared machine,
 `--clock cpu` compares CPU time. On a GPU the peer's images are in its memory, ours are copied from the host; `mfu` is
-counted FLOPs (training/loop/metrics_log.py) over the GPU's peak.
+counted FLOPs (training/loop/flops.py) over the GPU's peak.
 """
 
 import argparse
@@ -74,9 +74,11 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     from safetensors.torch import load_file
 
     from training.config import TrainConfig
+    from training.loop.inputs import StepInputs
     from training.loop.optim import build_optimizer
-    from training.loop.step import backward, gradient_norm, normalize_pixels, update
+    from training.loop.step import take_step
     from training.model.clip import CLIP
+    from training.model.packing import pack_texts
 
     config = TrainConfig(model=spec["model"], precision=spec["precision"], **TRAIN)
     device = torch.device(spec["device"])
@@ -85,10 +87,9 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     optimizer = build_optimizer(model, config)
 
     def step(rows: np.ndarray, lr: float) -> float:
-        images = normalize_pixels(torch.from_numpy(pixels[rows]).to(device))
-        loss = backward(model, images, torch.from_numpy(tokens[rows]).to(device), config).loss
-        update(model, optimizer, lr, gradient_norm(model), config)
-        return float(loss.detach())
+        texts = [pack_texts(torch.from_numpy(tokens[rows]))]
+        inputs = StepInputs(torch.from_numpy(pixels[rows]), texts, None, None).map(lambda tensor: tensor.to(device))
+        return float(take_step(model, model, optimizer, config, inputs, lr=lr)[0])
 
     return step
 
@@ -253,14 +254,15 @@ def count_flops(spec: dict[str, Any], seconds: dict[str, float], tokens: float) 
     """Return counted operations per second of both, with the tokens that each computes; and `mfu` if the peak is known."""
     import torch
 
-    from training.loop.metrics_log import StepFlops
+    from training.loop.flops import find_peak, step_flops
 
-    config = load_model_config(spec["model"])
-    counted = StepFlops(config, torch.device(spec["device"]), spec["precision"])
-    lengths = {"ours": tokens, "peer": config.text_cfg.context_length}
-    rates = {n: counted.count(spec["batch"], int(spec["batch"] * lengths[n])) / seconds[n] for n in seconds}
-    peak = counted.peak
+    config, batch = load_model_config(spec["model"]), spec["batch"]
+    counted, lengths = step_flops(config), {"ours": tokens, "peer": config.text_cfg.context_length}
+    rates = {
+        n: counted.total(batch, int(batch * lengths[n]), int(batch * lengths[n] ** 2)) / seconds[n] for n in seconds
+    }
     name = {"card": torch.cuda.get_device_name()} if spec["device"] == "cuda" else {}
+    peak = find_peak(torch.device(spec["device"]), spec["precision"])
     return {"flops_per_second": rates, "mfu": {n: r / peak for n, r in rates.items()} if peak else None, **name}
 
 

@@ -158,6 +158,10 @@ class TrainConfig(StageConfig):
     launch: Literal["local", "work_pool", "ray"] = "local"
     """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool. ray: on nodes of the cluster at
     `execution.ray_address`, with `nproc` GPUs of each if it has GPUs."""
+    deterministic: bool = True
+    """Use only kernels that give the same bits at each run on a device; false: also faster ones, chosen by trial."""
+    compile: bool = False
+    """Compile the image tower and the blocks of the text tower by torch.compile. The first step then takes minutes."""
     threads: Annotated[int, Field(ge=1)] = 2
     """Threads of torch's CPU kernels per process. Part of the key: how a sum is split changes its last bits."""
     nproc: Annotated[int, Field(ge=1)] = 1

@@ -112,22 +112,20 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
-    """Sum each value over the ranks, in fp64."""
-    if world_size() == 1:
-        return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor)
-    return tensor.tolist()
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum each value over the ranks, in place; on a GPU the host does not wait for it."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
 
 
 def gather_integers(values: list[int]) -> list[list[int]]:
     """Return the values of every rank, in the order of the ranks; all have as many."""
     if world_size() == 1:
         return [values]
-    received = torch.empty(world_size() * len(values), dtype=torch.int64)
-    dist.all_gather_into_tensor(received, torch.tensor(values))
-    return received.view(world_size(), -1).tolist()
+    received = [torch.empty(len(values), dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(received, torch.tensor(values))
+    return [of_rank.tolist() for of_rank in received]
 
 
 def gather_objects(value: Any) -> list[Any]:
@@ -236,11 +234,18 @@ def merge_shares(results: Iterable[Item]) -> Iterator[Item]:
         yield from (item for item in turn if item is not nothing)
 
 
-def parallelize(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return the model, wrapped in DistributedDataParallel where there are several ranks."""
+def parallelize(model: nn.Module, device: torch.device, *, static_graph: bool = False) -> nn.Module:
+    """Return the model, wrapped in DistributedDataParallel where there are several ranks.
+
+    Args:
+        static_graph: each step passes through the model once, and uses the same parameters.
+    """
     if world_size() == 1:
         return model
-    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    device_ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(
+        model, device_ids=device_ids, gradient_as_bucket_view=True, static_graph=static_graph
+    )
 
 
 class _GatherRows(torch.autograd.Function):
@@ -248,7 +253,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.first, ctx.count = sum(counts[: rank()]), counts[rank()]
+        ctx.counts = counts
         padded = F.pad(rows, (0, 0, 0, max(counts) - len(rows))).contiguous()
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded)
@@ -256,9 +261,11 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        gradient = gradients[0].contiguous()
-        dist.all_reduce(gradient)
-        return gradient[ctx.first : ctx.first + ctx.count], None
+        largest = max(ctx.counts)
+        sent = [F.pad(part, (0, 0, 0, largest - len(part))).contiguous() for part in gradients[0].split(ctx.counts)]
+        received = torch.empty_like(sent[0])
+        dist.reduce_scatter(received, sent)
+        return received[: ctx.counts[rank()]], None
 
 
 def gather_rows(rows_BD: Tensor, counts: Sequence[int] | None = None) -> tuple[Tensor, int]:

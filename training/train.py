@@ -18,33 +18,37 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
 import torch
 import torch.utils.deterministic as deterministic
 
 from dataops.digest import canonical_json, file_sha256
-from dataops.errors import ConfigError, ContractError, TrainingDiverged
+from dataops.errors import ConfigError
 from training import distributed, preparation
 from training.config import Precision, TrainConfig, load_model_config
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
+from training.loop.agreement import Agreement, agree
 from training.loop.checkpointing import resume, write_checkpoint
+from training.loop.flops import find_peak, step_flops
 from training.loop.health import HealthMonitor
-from training.loop.initial_model import build_initial_model, draw_kept_patches
+from training.loop.initial_model import build_initial_model
+from training.loop.inputs import InputMaker, StepInputs, upload_batches
 from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
-from training.loop.loss import StepOutcome
-from training.loop.metrics_log import MetricsLog, StepFlops
+from training.loop.metrics_log import MetricsLog
 from training.loop.optim import build_optimizer, learning_rate
 from training.loop.out_of_memory import describe_out_of_memory, is_out_of_memory
 from training.loop.skipped_samples import SkippedSamples
-from training.loop.step import backward, gradient_norm, prepare_images, update
+from training.loop.step import take_step
+from training.loop.step_recorder import DelayedValues, StepRecorder, TakenStep
 from training.loop.training_run import TrainingRun
 from training.model.checkpoint import MODEL_FILES, CheckpointWriter, save_model, write_atomically
+from training.model.clip import compile_towers
 from training.model.preprocess import Preprocess
+from training.model.resnet import ModifiedResNet
 
 logger = logging.getLogger("training.train")
 
@@ -62,8 +66,8 @@ def main(arguments: list[str]) -> int:
 
 def train(job: Job) -> None:
     """Train the model of a job, unless it is done; all ranks together."""
-    device = resolve_device(job.train.device)
     _set_up_torch(job.train)
+    device = resolve_device(job.train.device)
     distributed.join(device, allow_network=job.train.allow_network)
     with lock_output(job.output):
         if is_done(job.output, job.digest()):
@@ -109,6 +113,8 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     model = build_initial_model(config, model_config.with_vocab_size(tokenizer.vocab_size))
     distributed.synchronize_batch_norm(model, device)
     model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if config.compile:
+        compile_towers(model)
     optimizer = build_optimizer(model, config)
     return TrainingRun(
         job=job,
@@ -120,20 +126,23 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         tokenizer=tokenizer,
         preprocess=Preprocess(side),
         model=model,
-        forward=distributed.parallelize(model, device),
+        forward=distributed.parallelize(model, device, static_graph=config.grad_cache is None),
         optimizer=optimizer,
         digest=job.digest(),
         resume_digest=job.digest(placement=False),
-        health=HealthMonitor(model, config.max_spike, math.ceil(config.warmup * plan.total_steps)),
+        health=HealthMonitor(config.max_spike, math.ceil(config.warmup * plan.total_steps)),
         skipped=SkippedSamples(dataset, config.max_skipped),
     )
 
 
 def _set_up_torch(config: TrainConfig) -> None:
-    """Make torch give the same bits at each run."""
+    """Choose torch's kernels: where the config asks for it, those that give the same bits at each run."""
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # batches differ in their tokens
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
     torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32
     # This checks torch's own kernels, at a cost.
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -180,114 +189,68 @@ def run_steps(run: TrainingRun) -> None:
     Raises:
         Stopped: a rank received SIGTERM; a checkpoint is on disk.
         ContractError: too many samples cannot be read.
+        ConfigError: memory does not hold a step.
         TrainingDiverged: the model does not learn any more.
     """
     config, plan = run.config, run.plan
     run.model.train()
-    flops = StepFlops(run.model.config, run.device, config.precision)
     with (
         CheckpointWriter(run.checkpoints, config.keep_checkpoints) as writer,
-        MetricsLog(run.job.output, plan, config.log_every, flops) as log,
+        MetricsLog(run.job.output, plan, config.log_every, find_peak(run.device, config.precision)) as log,
     ):
+        recorder = StepRecorder(run, log, writer)
         run.skipped.check()
         _request_shards(run)
         if is_evaluation_due(run) and not is_evaluated(run):  # it was stopped in the evaluation
             evaluate_interim(run)
-        rank, ranks = distributed.rank(), distributed.world_size()
-        for batch in log.timed(load_batches(run.dataset, plan, run.step + 1, rank, ranks, run.tokenizer)):
+        for batch in log.timed(upload_batches(_load(run), run.device)):
             agreed = agree(run, batch)
             if agreed.stop:
+                recorder.flush()
                 _stop(run, writer, log)
             run.step += 1
-            log.write(train_step(run, batch, agreed.pairs_of_ranks, writer))
+            recorder.add(launch_step(run, batch.inputs, agreed))
             writer.check()
             _request_shards(run)
-            is_due = is_evaluation_due(run)
-            if (run.step % config.checkpoint_every == 0 and run.step < plan.total_steps) or is_due:
+            is_last, is_due = run.step == plan.total_steps, is_evaluation_due(run)
+            is_saved = is_due or (run.step % config.checkpoint_every == 0 and not is_last)
+            if is_saved or is_last:
+                recorder.flush()
+            if is_saved:
                 write_checkpoint(run, writer, log)
             if is_due:
                 evaluate_interim(run)
 
 
-class Agreement(NamedTuple):
-    """The facts about a step that every rank must have before it."""
+def _load(run: TrainingRun) -> Iterator[Batch]:
+    make_inputs = InputMaker(
+        run.config, run.model.config, run.job.seed, run.plan.total_steps, pin=run.device.type == "cuda"
+    )
+    rank, ranks = distributed.rank(), distributed.world_size()
+    return load_batches(run.dataset, run.plan, run.step + 1, rank, ranks, run.tokenizer, make_inputs)
 
-    pairs_of_ranks: list[int]
-    """Pairs of each rank."""
-    stop: bool
-    """True if any rank received SIGTERM."""
 
+def launch_step(run: TrainingRun, inputs: StepInputs, agreed: Agreement) -> TakenStep:
+    """Launch one step of the optimizer; on a GPU this does not wait for it.
 
-def agree(run: TrainingRun, batch: Batch) -> Agreement:
-    """Exchange the facts about the next step on the host; all ranks together.
-
-    Raises: ContractError if too many samples of all ranks, or all of one rank's batch, could not be read.
+    Raises: ConfigError if memory does not hold the step.
     """
-    own = [len(batch.captions), run.stop_requested, run.skipped.add(batch)]
-    pairs, stops, skipped = zip(*distributed.gather_integers(own), strict=True)
-    if any(skipped):
-        run.skipped.check()
-    if 0 in pairs:
-        raise ContractError(f"no sample of step {run.step + 1} can be read on rank {pairs.index(0)}")
-    return Agreement(list(pairs), any(stops))
-
-
-def train_step(
-    run: TrainingRun, batch: Batch, pairs_of_ranks: Sequence[int], writer: CheckpointWriter
-) -> dict[str, Any]:
-    """Take one step of the optimizer; return its row of metrics.jsonl.
-
-    Raises:
-        ConfigError: memory does not hold the step.
-        TrainingDiverged: see run_steps.
-    """
-    assert batch.tokens_BL is not None
+    lr = learning_rate(run.step, run.plan.total_steps, run.config)
     try:
-        outcome = compute_gradients(run, batch, pairs_of_ranks)
+        values_V = take_step(
+            run.model, run.forward, run.optimizer, run.config, inputs, lr=lr, pairs_of_ranks=agreed.pairs_of_ranks
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        is_resnet = isinstance(run.model.config.vision_cfg.layers, tuple)
-        pairs = len(batch.captions)
+        is_resnet, pairs = isinstance(run.model.visual, ModifiedResNet), len(inputs.pixels_BSS3)
         raise describe_out_of_memory(error, run.config, run.step, pairs, is_resnet=is_resnet) from error
-    grad_norm = gradient_norm(run.model)
-    counts = [float(outcome.image_hits), float(outcome.text_hits), *run.health.cosines()]
-    counts.append(float((batch.tokens_BL.argmax(dim=1) + 1).sum()))
-    loss, image_hits, text_hits, image_cosine, text_cosine, tokens = distributed.sum_over_ranks(
-        [float(outcome.loss.detach()), *counts], run.device
-    )
-    if not (math.isfinite(loss) and math.isfinite(float(grad_norm))):
-        raise _diverged(run, writer, f"loss {loss}, gradient norm {float(grad_norm)}: not finite")
-    lr = learning_rate(run.step, run.plan.total_steps, run.config)
-    update(run.model, run.optimizer, lr, grad_norm, run.config)
-    row = {
-        "step": run.step,
-        "samples_seen": run.plan.samples_seen(run.step),
-        "loss": loss,
-        "lr": lr,
-        "logit_scale": float(run.model.logit_scale.detach()),
-        "grad_norm": float(grad_norm),
-        "image_to_text_recall": image_hits / outcome.pairs,
-        "text_to_image_recall": text_hits / outcome.pairs,
-        "image_mean_cosine": image_cosine / distributed.world_size(),
-        "text_mean_cosine": text_cosine / distributed.world_size(),
-        "tokens": int(tokens),
-    }
-    if problem := run.health.find_problem(row, outcome.pairs):
-        raise _diverged(run, writer, problem)
-    return row
-
-
-def compute_gradients(run: TrainingRun, batch: Batch, pairs_of_ranks: Sequence[int]) -> StepOutcome:
-    """Pass a batch through both towers, and add the gradients of its loss to the parameters' own."""
-    assert batch.tokens_BL is not None
-    config, seed = run.config, run.job.seed
-    images_B3SS = prepare_images(batch, config, seed, run.device)
-    share_done = run.step / run.plan.total_steps
-    kept_BK = draw_kept_patches(config, run.model.config, seed, batch.epoch, batch.samples, share_done)
-    if kept_BK is not None:
-        kept_BK = kept_BK.to(run.device)
-    return backward(run.forward, images_B3SS, batch.tokens_BL.to(run.device), config, kept_BK, pairs_of_ranks)
+    flops = step_flops(
+        run.model.config,  # pyright: ignore[reportArgumentType] - frozen, so hashable
+        kept=None if inputs.kept_BK is None else inputs.kept_BK.shape[1],
+        image_locked=run.config.lock_image,
+    ).total(sum(agreed.pairs_of_ranks), agreed.tokens, agreed.padded)
+    return TakenStep(run.step, lr, agreed, flops, DelayedValues(values_V))
 
 
 def _stop(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
@@ -298,17 +261,10 @@ def _stop(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
     raise Stopped(f"stopped after step {run.step} of {run.plan.total_steps}, as asked")
 
 
-def _diverged(run: TrainingRun, writer: CheckpointWriter, problem: str) -> TrainingDiverged:
-    writer.wait()
-    kept = sorted(path.name for path in run.checkpoints.glob("step-*"))
-    good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
-    return TrainingDiverged(f"step {run.step}: {problem}; {good}")
-
-
 def _request_shards(run: TrainingRun) -> None:
     """Close the shards that were read, and request those that the next steps read.
 
-    The sums over ranks in a step mean that every rank has read its samples, so rank 0 requests for all.
+    The ranks have agreed on this step, so every rank has read its samples, and rank 0 requests for all.
     """
     if run.shard_requests is None or run.step == run.plan.total_steps:
         return

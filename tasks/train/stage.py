@@ -185,4 +185,4 @@ def _download_indexes(store: Store, dataset: Manifest, folder: Path) -> list[Pat
     return [folder / part.name for part in dataset.named("", ".tar")]
 
 
-TRAIN = Stage(name="train", version=4, make=make, external_inputs=external_inputs, conserves_rows=False)
+TRAIN = Stage(name="train", version=5, make=make, external_inputs=external_inputs, conserves_rows=False)

@@ -4,6 +4,8 @@ Legend: B batch, S side of an image.
 """
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,29 +19,50 @@ DRAWS = 32
 """Random numbers per image. Each change has its own, so enabling one leaves the others unchanged."""
 
 
-def augment(images_B3SS: Tensor, config: AugmentConfig, seed: int, epoch: int, samples: np.ndarray) -> Tensor:
+class AugmentDraws(NamedTuple):
+    """The random numbers of a batch, and the images that they choose: no kernel then waits for their number."""
+
+    u_BD: Tensor
+    """Numbers in [0, 1), DRAWS for each image."""
+    erased: Tensor
+    """Indices of the images whose lines are erased."""
+    blurred: Tensor
+    """Indices of the images that are blurred."""
+
+
+def draw_augmentation(config: AugmentConfig, seed: int, epoch: int, samples: np.ndarray) -> AugmentDraws:
+    """Draw the random numbers of a batch, on the CPU.
+
+    Args:
+        seed, epoch, samples: all that they depend on; samples are the images' indices in the dataset, (B,).
+    """
+    u_BD = torch.from_numpy(draw_uniforms("augment", seed, epoch, samples, DRAWS).astype(np.float32))
+    erased, blurred = (
+        (u_BD[:, i] < share).nonzero()[:, 0] for i, share in ((0, config.erase_lines), (18, config.blur))
+    )
+    return AugmentDraws(u_BD, erased, blurred)
+
+
+def augment(images_B3SS: Tensor, config: AugmentConfig, draws: AugmentDraws) -> Tensor:
     """Change each image at random.
 
     Args:
         images_B3SS: values in [0, 1].
         config: the changes and their strength.
-        seed, epoch, samples: all that the changes depend on; samples are the images' indices in the dataset, (B,).
+        draws: random numbers of the same config, on the images' device.
 
     Returns:
         Images of the same shape, in [0, 1].
     """
     if config == AugmentConfig():
         return images_B3SS
-    u = torch.from_numpy(draw_uniforms("augment", seed, epoch, samples, DRAWS).astype(np.float32)).to(
-        images_B3SS.device
-    )
+    u = draws.u_BD
     if config.erase_lines:
-        images_B3SS = _erase_lines(images_B3SS, config, u[:, 0:2])
+        images_B3SS = _erase_lines(images_B3SS, config, u[:, 0:2], draws.erased)
     images_B3SS = _move(images_B3SS, config, u[:, 2:10])
     images_B3SS = _recolour(images_B3SS, config, u[:, 10:18])
     if config.blur:
-        chosen = (u[:, 18] < config.blur).nonzero()[:, 0]
-        images_B3SS = images_B3SS.index_copy(0, chosen, _blur(images_B3SS[chosen]))
+        images_B3SS = images_B3SS.index_copy(0, draws.blurred, _blur(images_B3SS[draws.blurred]))
     if config.cutout:
         images_B3SS = _cut_out(images_B3SS, config, u[:, 19:26])
     return images_B3SS.clamp(0, 1)
@@ -49,9 +72,8 @@ def _either_way(u: Tensor) -> Tensor:
     return 2 * u - 1
 
 
-def _erase_lines(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
+def _erase_lines(images: Tensor, config: AugmentConfig, u: Tensor, chosen: Tensor) -> Tensor:
     """Close (dilate the bright, then erode it), which fills every dark area narrower than the window."""
-    chosen = (u[:, 0] < config.erase_lines).nonzero()[:, 0]
     before = config.line_width // 2
     after = config.line_width - before
     bright = _window_max(_window_max(images[chosen], before, after, dim=2), before, after, dim=3)
@@ -96,6 +118,12 @@ _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.21
 _TO_RGB = torch.linalg.inv(_TO_YIQ)
 
 
+@lru_cache
+def _yiq(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return both matrices on a device: a copy in each step would wait for it."""
+    return _TO_YIQ.to(device), _TO_RGB.to(device)
+
+
 def _recolour(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
     """Apply hue, saturation, brightness, contrast, channel gains and grayscale as one affine map of colours per image."""
     angle = 2 * math.pi * config.hue * _either_way(u[:, 0])
@@ -106,7 +134,8 @@ def _recolour(images: Tensor, config: AugmentConfig, u: Tensor) -> Tensor:
     cos, sin, zero = saturation * angle.cos(), saturation * angle.sin(), torch.zeros_like(angle)
     luma = torch.stack([torch.ones_like(angle), zero, zero], dim=1)
     chroma = torch.stack([zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 2, 3)
-    turn = _TO_RGB.to(u.device) @ torch.cat([luma[:, None], chroma], dim=1) @ _TO_YIQ.to(u.device)
+    to_yiq, to_rgb = _yiq(u.device)
+    turn = to_rgb @ torch.cat([luma[:, None], chroma], dim=1) @ to_yiq
     matrix = channels[:, :, None] * turn * (gain * contrast)[:, None, None]
     offset = (0.5 - 0.5 * contrast)[:, None, None].expand(-1, 3, 1)
     return torch.baddbmm(offset, matrix, images.flatten(2)).view_as(images)

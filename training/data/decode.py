@@ -22,6 +22,8 @@ ASPECT = (3 / 4, 4 / 3)
 """Range of a crop's width to height. Source: torchvision's RandomResizedCrop, which open_clip trains with."""
 TRIES = 10
 DRAWS = 4 * TRIES
+AREA_FROM = 1.15
+"""Shrink from which an image is scaled by area."""
 
 Crop = tuple[int, int, int, int]
 """Top, left, height, width."""
@@ -126,6 +128,6 @@ def write_crop(pixels_HW3: np.ndarray, crop: Crop, out_SS3: np.ndarray) -> None:
 def _resize(pixels_HW3: np.ndarray, height: int, width: int) -> np.ndarray:
     if pixels_HW3.shape[:2] == (height, width):
         return pixels_HW3
-    # A cubic kernel reads four pixels a side at any scale; a stronger shrinking must average all pixels.
-    shrinks = min(pixels_HW3.shape[0] / height, pixels_HW3.shape[1] / width) > 1.5
+    # A cubic kernel reads four pixels a side at any scale; to shrink without aliasing, all pixels are averaged.
+    shrinks = min(pixels_HW3.shape[0] / height, pixels_HW3.shape[1] / width) >= AREA_FROM
     return cv2.resize(pixels_HW3, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)

@@ -8,11 +8,11 @@ ranks and worker threads (decoding and scaling release the interpreter's lock) o
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -38,7 +38,10 @@ SAMPLES_PER_TASK = 8
 class Batch:
     """One rank's share of one step."""
 
+    step: int
+    """From 1."""
     epoch: int
+    """From 0."""
     samples: np.ndarray
     """Index of each sample in the dataset."""
     pixels_BSS3: np.ndarray
@@ -47,6 +50,8 @@ class Batch:
     skipped: list[Skipped]
     tokens_BL: "Tensor | None" = None
     """Token ids of the captions; None without a tokenizer."""
+    inputs: Any = None
+    """The result of `prepare`; None without it."""
 
 
 class Dataset:
@@ -171,6 +176,8 @@ class _PartialBatch:
     dataset: Dataset
     plan: Plan
     tokenize: "Callable[[list[str]], Tensor] | None"
+    prepare: Callable[[Batch], Any] | None
+    step: int
     epoch: int
     samples: np.ndarray
     captions: dict[int, str] = field(default_factory=dict)  # by row
@@ -209,7 +216,8 @@ class _PartialBatch:
         captions = _format_captions([self.captions[row] for row in kept], self.plan, self.epoch, samples)
         tokens_BL = self.tokenize(captions) if self.tokenize else None
         skipped = [self.skipped[row] for row in sorted(self.skipped)]
-        return Batch(self.epoch, samples, pixels, captions, skipped, tokens_BL)
+        batch = Batch(self.step, self.epoch, samples, pixels, captions, skipped, tokens_BL)
+        return replace(batch, inputs=self.prepare(batch)) if self.prepare else batch
 
 
 def load_batches(
@@ -219,10 +227,15 @@ def load_batches(
     rank: int,
     ranks: int,
     tokenize: "Callable[[list[str]], Tensor] | None" = None,
+    prepare: Callable[[Batch], Any] | None = None,
 ) -> Iterator[Batch]:
-    """Yield one rank's batches from a step (from 1) to the last; `workers` threads load READ_AHEAD of them ahead."""
+    """Yield one rank's batches from a step (from 1) to the last; `workers` threads load READ_AHEAD of them ahead.
+
+    Args:
+        tokenize, prepare: called in these threads for each batch.
+    """
     steps = range(first_step, plan.total_steps + 1)
-    fillings = (_PartialBatch(dataset, plan, tokenize, *plan.batch(step, rank, ranks)) for step in steps)
+    fillings = (_PartialBatch(dataset, plan, tokenize, prepare, step, *plan.batch(step, rank, ranks)) for step in steps)
     if (workers := plan.config.workers) == 0:
         for filling in fillings:
             filling.fill(range(len(filling.samples)))

@@ -3,11 +3,12 @@
 The features of all pairs come first, without a graph; then the gradient of the loss by the features; then each chunk of
 the batch again, whose features receive their gradient. Source: Gao et al. 2021 (GradCache), section 3.
 
-Legend: B pairs of this rank, L tokens, S side of an image, K kept patches, D embed_dim.
+Legend: B pairs of this rank, S side of an image, K kept patches, D embed_dim.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -16,44 +17,44 @@ from torch.nn.parallel import DistributedDataParallel
 from training import distributed
 from training.loop.loss import StepOutcome
 from training.model.clip import Outputs
-
-Inputs = tuple[Tensor, Tensor, Tensor | None]
-"""Images (B, 3, S, S), texts (B, L), and the indices of the kept patches (B, K) or None for all."""
+from training.model.packing import PackedTexts
 
 
 def backward_by_chunks(
     forward: nn.Module,
-    inputs: Inputs,
-    rows: int,
+    images_B3SS: Tensor,
+    texts: Sequence[PackedTexts],
+    kept_BK: Tensor | None,
     loss: Callable[[Outputs], StepOutcome],
     autocast: AbstractContextManager[object],
-) -> StepOutcome:
-    """Add the gradients of a batch's loss to the parameters' own, passing `rows` pairs at a time through the towers.
+) -> tuple[StepOutcome, Outputs]:
+    """Add the gradients of a batch's loss to the parameters' own, passing a chunk at a time through the towers.
 
     Args:
         forward: the model, or DistributedDataParallel around it: the ranks' gradients are then averaged once.
+        texts: those of each chunk, which the images are cut alike.
+        kept_BK: see CLIP.encode_image.
         autocast: context of the towers' forward pass; entered again for each chunk.
 
-    Returns: the loss and the hits of the whole batch.
+    Returns: the loss and the hits of the whole batch, and the features of the whole batch.
     """
-    chunks = [(slice(i, i + rows), _chunk(inputs, slice(i, i + rows))) for i in range(0, len(inputs[0]), rows)]
-    with torch.no_grad(), autocast:
-        whole = _leaves([Outputs(*forward(*chunk)) for _, chunk in chunks])
+    ends = list(accumulate(len(of_chunk.ends_B) for of_chunk in texts))
+    spans = [slice(end - len(of_chunk.ends_B), end) for end, of_chunk in zip(ends, texts, strict=True)]
+
+    def encode(span: slice, of_chunk: PackedTexts) -> Outputs:
+        with autocast:
+            return Outputs(*forward(images_B3SS[span], of_chunk, None if kept_BK is None else kept_BK[span]))
+
+    with torch.no_grad():
+        whole = _leaves([encode(*chunk) for chunk in zip(spans, texts, strict=True)])
     outcome = loss(whole)
     # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
     (outcome.loss * distributed.world_size()).backward()
-    for span, chunk in chunks:
-        last = chunk is chunks[-1][1]
+    for span, of_chunk in zip(spans, texts, strict=True):
+        last = span is spans[-1]
         with forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else nullcontext():
-            with autocast:
-                outputs = Outputs(*forward(*chunk))
-            _backward_chunk(outputs, whole, span, last=last)
-    return outcome
-
-
-def _chunk(inputs: Inputs, span: slice) -> Inputs:
-    images_B3SS, tokens_BL, kept_BK = inputs
-    return images_B3SS[span], tokens_BL[span], None if kept_BK is None else kept_BK[span]
+            _backward_chunk(encode(span, of_chunk), whole, span, last=last)
+    return outcome, whole
 
 
 def _leaves(chunks: list[Outputs]) -> Outputs:

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 PATIENCE = 100
@@ -21,7 +21,7 @@ COLLAPSED = 0.995
 
 
 class HealthMonitor:
-    """Check a model's features and the rows of its metrics; this changes no bit of the training.
+    """Check the rows of a model's metrics.
 
     It starts empty when a job is resumed.
 
@@ -30,21 +30,10 @@ class HealthMonitor:
         after: last step of the warm-up; before it, features of new models lie in a narrow cone.
     """
 
-    def __init__(self, model: nn.Module, max_spike: float, after: int):
+    def __init__(self, max_spike: float, after: int):
         self.max_spike, self.after = max_spike, after
-        self._cosines: list[tuple[float, float]] = []
         self._losses: deque[float] = deque(maxlen=WINDOW + SPIKE)
         self._steps = {"logit_scale": 0, "image": 0, "text": 0}
-        model.register_forward_hook(self._record)
-
-    def _record(self, model: nn.Module, inputs: object, outputs: tuple[Tensor, Tensor, Tensor]) -> None:
-        with torch.no_grad():
-            self._cosines.append((mean_cosine(outputs[0]), mean_cosine(outputs[1])))
-
-    def cosines(self) -> list[float]:
-        """Return the mean cosine of this rank's images and of its texts in the last step, for the row."""
-        seen, self._cosines = self._cosines, []
-        return [statistics.fmean(values) for values in zip(*seen, strict=True)] if seen else [0.0, 0.0]
 
     def find_problem(self, row: dict[str, Any], pairs: int) -> str | None:
         """Return what is wrong after a step, or None.
@@ -80,10 +69,10 @@ class HealthMonitor:
         return None
 
 
-def mean_cosine(features_BD: Tensor) -> float:
-    """Return the mean cosine of all pairs of different rows; 0 if there are fewer than two."""
+def mean_cosine(features_BD: Tensor) -> Tensor:
+    """Return the mean cosine of all pairs of different rows, a scalar in fp64; 0 if there are fewer than two."""
     count = len(features_BD)
     if count < 2:
-        return 0.0
-    total = float(F.normalize(features_BD.float(), dim=1).sum(dim=0).square().sum())
+        return torch.zeros((), dtype=torch.float64, device=features_BD.device)
+    total = F.normalize(features_BD.float(), dim=1).sum(dim=0).square().sum().double()
     return (total - count) / (count * (count - 1))

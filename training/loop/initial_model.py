@@ -44,7 +44,7 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
 def draw_kept_patches(
     config: TrainConfig, dimensions: ModelConfig, seed: int, epoch: int, samples: np.ndarray, share_done: float
 ) -> Tensor | None:
-    """Draw the patches (B, K) that each image keeps in a step, in ascending order; None if it keeps all.
+    """Draw the patches (B, K) that each image keeps in a step, in ascending order; None without patch dropout.
 
     Args:
         seed, epoch, samples: all that the draw depends on; samples are the images' indices in the dataset, (B,).
@@ -52,11 +52,13 @@ def draw_kept_patches(
 
     Source: Li et al. 2023 (FLIP), section 3.
     """
-    if not config.patch_dropout or share_done > 1 - config.unmasked_tail:
+    if not config.patch_dropout:
         return None
     vision = dimensions.vision_cfg
     assert vision.patch_size is not None
     count = (vision.image_size // vision.patch_size) ** 2
+    if share_done > 1 - config.unmasked_tail:
+        return torch.arange(count).repeat(len(samples), 1)
     kept = max(1, round(count * (1 - config.patch_dropout)))
     order = np.argsort(draw_uniforms("patches", seed, epoch, samples, count), axis=1, kind="stable")
     return torch.from_numpy(np.sort(order[:, :kept], axis=1))

@@ -45,13 +45,14 @@ def evaluate_interim(run: TrainingRun) -> None:
     run.model.eval()
     run.is_evaluating = True
     try:
-        metrics = evaluate(
-            loaded,
-            run.job.suite,
-            run.job.output / "suite",
-            checkpoint_digest=f"step {run.step}",
-            digest=digests.sha256,
-        )
+        with torch.compiler.set_stance("force_eager" if run.config.compile else "default"):
+            metrics = evaluate(
+                loaded,
+                run.job.suite,
+                run.job.output / "suite",
+                checkpoint_digest=f"step {run.step}",
+                digest=digests.sha256,
+            )
     finally:
         run.is_evaluating = False
         run.model.train()

@@ -25,7 +25,7 @@ Block = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """Sums over this rank's pairs; their totals over the ranks, divided by `pairs`, are the step's metrics."""
+    """Sums over this rank's pairs, on the device; their totals over the ranks are the step's metrics."""
 
     loss: Tensor
     """Scalar with gradient: this rank's share of the mean loss over all G pairs."""
@@ -33,8 +33,6 @@ class StepOutcome:
     """Scalar, the number of images that are closest to their own text among G."""
     text_hits: Tensor
     """Scalar, the number of texts that are closest to their own image among G."""
-    pairs: int
-    """G, the pairs of all ranks."""
 
 
 def contrastive_loss(
@@ -70,7 +68,7 @@ def contrastive_loss(
     block = partial(_softmax, smoothing=label_smoothing)
     image_loss, image_hits = _by_blocks(images_BD, texts_GD, scale, None, first, rows, block)
     text_loss, text_hits = _by_blocks(texts_BD, images_GD, scale, None, first, rows, block)
-    return StepOutcome((image_loss + text_loss) / (2 * len(images_GD)), image_hits, text_hits, len(images_GD))
+    return StepOutcome((image_loss + text_loss) / (2 * len(images_GD)), image_hits, text_hits)
 
 
 def sigmoid_loss(
@@ -105,7 +103,7 @@ def sigmoid_loss(
     with torch.no_grad():  # the loss has one direction only; the hits of the other are counted
         images_GD, _ = gather_rows(images_BD, pairs_of_ranks)
         hits = [_count_hits(texts_RD @ images_GD.T, first + start) for start, texts_RD in _split(texts_BD, rows)]
-    return StepOutcome(loss / len(texts_GD), image_hits, torch.stack(hits).sum(), len(texts_GD))
+    return StepOutcome(loss / len(texts_GD), image_hits, torch.stack(hits).sum())
 
 
 def _normalize(image_features_BD: Tensor, text_features_BD: Tensor) -> tuple[Tensor, Tensor]:

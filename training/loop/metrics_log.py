@@ -11,57 +11,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dataops.digest import canonical_json
 from training import distributed
-from training.config import ModelConfig
 from training.data.loader import Batch
 from training.data.sampling_plan import Plan
-from training.loop.flops import forward_flops
 
 logger = logging.getLogger(__name__)
 
 
 SHOW_SECONDS = 5.0
 """Time after which a step gets a short line although the interval has not ended."""
-PEAKS = {
-    "H200": (989e12, 67e12),
-    "H100 PCIe": (756e12, 51e12),
-    "H100": (989e12, 67e12),
-    "A100": (312e12, 19.5e12),
-    "A10": (125e12, 31.2e12),
-    "L40S": (362e12, 91.6e12),
-    "L4": (121e12, 30.3e12),
-}
-"""Dense bf16 and fp32 (TF32 off) FLOP/s by a word of the card's name. Source: NVIDIA's data sheet of each, SXM or PCIe."""
-
-
-class StepFlops:
-    """Operations of a step, counted on the model's shapes, and the peak of its device.
-
-    Args:
-        precision: bf16 or fp32.
-    """
-
-    def __init__(self, config: ModelConfig, device: torch.device, precision: str):
-        one = forward_flops(config)  # pyright: ignore[reportArgumentType] - frozen, so hashable
-        self._image, self._token = one.image, one.text / config.text_cfg.context_length
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-        found = next((peaks for word, peaks in PEAKS.items() if word in name), None)
-        self.peak = None if found is None else found[precision == "fp32"] * distributed.world_size()
-        """FLOP/s of all ranks' devices together; None if it is not known, as for CPUs."""
-
-    def count(self, pairs: int, tokens: int) -> float:
-        """Count forward, and twice that for backward. Source: Kaplan et al. 2020, section 2.1."""
-        return 3.0 * (pairs * self._image + tokens * self._token)
 
 
 class MetricsLog:
-    """metrics.jsonl, evidence-throughput.jsonl and the log lines, on rank 0."""
+    """metrics.jsonl, evidence-throughput.jsonl and the log lines, on rank 0.
 
-    def __init__(self, output: Path, plan: Plan, log_every: int, flops: StepFlops):
-        self.plan, self.log_every, self.flops = plan, log_every, flops
+    Args:
+        peak: FLOP/s of one rank's device; None if it is not known, as for CPUs.
+    """
+
+    def __init__(self, output: Path, plan: Plan, log_every: int, peak: float | None):
+        self.plan, self.log_every, self.peak = plan, log_every, peak
         self.writes = distributed.rank() == 0
         self.metrics = (output / "metrics.jsonl").open("a", encoding="utf-8") if self.writes else None
         self.evidence = (output / "evidence-throughput.jsonl").open("a", encoding="utf-8") if self.writes else None
@@ -86,15 +56,19 @@ class MetricsLog:
                 return
             yield batch
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Write a step's metrics and, at each interval, its throughput and a log line."""
+    def write(self, row: dict[str, Any], flops: float) -> None:
+        """Write a step's metrics and, at each interval, its throughput and a log line.
+
+        Args:
+            flops: operations of the step on all ranks.
+        """
         if self.metrics is None or self.evidence is None:
             return
         self.metrics.write(canonical_json(row) + "\n")
         step, seen = row["step"], row["samples_seen"]
         pairs = seen - self.plan.samples_seen(step - 1)
         self.seen += pairs
-        self.done += self.flops.count(pairs, row["tokens"])
+        self.done += flops
         if step % self.log_every and step != self.plan.total_steps:
             self._show_step(row)
             return
@@ -102,8 +76,8 @@ class MetricsLog:
         rate, waiting = self.seen / seconds, self.waited / seconds
         evidence = {"step": step, "samples_per_second": rate, "data_wait_fraction": waiting, "seconds": seconds}
         evidence["flops_per_second"] = self.done / seconds
-        if self.flops.peak is not None:
-            evidence["mfu"] = self.done / seconds / self.flops.peak
+        if self.peak is not None:
+            evidence["mfu"] = self.done / seconds / (self.peak * distributed.world_size())
         self.evidence.write(canonical_json(evidence) + "\n")
         self.evidence.flush()
         self.metrics.flush()

@@ -1,10 +1,13 @@
 """One step of the optimizer, the same in a job and in benchmarks/train.py: forward, loss, gradients, update.
 
-Legend: B pairs of this rank, S side of an image, L tokens, K kept patches, D embed_dim.
+On a GPU a step is launched without waiting for it: no value is read back, and no size depends on one.
+
+Legend: B pairs of this rank, S side of an image, K kept patches, V values of a step.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +15,74 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from training import distributed
-from training.config import AugmentConfig, TrainConfig
+from training.config import TrainConfig
 from training.data.augment import augment
-from training.data.loader import Batch
 from training.loop.grad_cache import backward_by_chunks
+from training.loop.health import mean_cosine
+from training.loop.inputs import StepInputs
 from training.loop.loss import StepOutcome, contrastive_loss, sigmoid_loss
 from training.loop.optim import MAX_LOGIT_SCALE
-from training.model.clip import Outputs
-from training.model.preprocess import MEAN, STD, normalize
+from training.model.clip import CLIP, Outputs
+from training.model.packing import PackedTexts
+from training.model.preprocess import MEAN, STD
+
+
+class StepValues(NamedTuple):
+    """The values that a step computes on the device; the first five are sums over the ranks."""
+
+    loss: float
+    """Mean loss of all pairs."""
+    image_hits: float
+    """Images that are closest to their own text."""
+    text_hits: float
+    """Texts that are closest to their own image."""
+    image_cosine: float
+    """Mean cosine between the images of a rank."""
+    text_cosine: float
+    """Mean cosine between the texts of a rank."""
+    grad_norm: float
+    """Global norm of the gradients, before they are clipped."""
+    logit_scale: float
+    """Log of the inverse temperature, after the step."""
+
+
+def take_step(
+    model: CLIP,
+    forward: nn.Module,
+    optimizer: Optimizer,
+    config: TrainConfig,
+    inputs: StepInputs,
+    *,
+    lr: float,
+    pairs_of_ranks: Sequence[int] | None = None,
+) -> Tensor:
+    """Take one step of the optimizer.
+
+    Args:
+        forward: the model, or DistributedDataParallel around it.
+        inputs: on the model's device.
+        pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
+
+    Returns: StepValues as fp64 (V,) on the device, which may still compute them.
+    """
+    images_B3SS = prepare_images(inputs, config)
+    outcome, outputs = backward(forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks)
+    cosines = mean_cosine(outputs.image_features_BD.detach()), mean_cosine(outputs.text_features_BD.detach())
+    sums = torch.stack([v.detach().double() for v in (outcome.loss, outcome.image_hits, outcome.text_hits, *cosines)])
+    sums = distributed.sum_over_ranks(sums)
+    grad_norm = gradient_norm(model)
+    update(model, optimizer, lr, grad_norm, config)
+    return torch.cat([sums, torch.stack([grad_norm.double(), model.logit_scale.detach().double()])])
+
+
+def prepare_images(inputs: StepInputs, config: TrainConfig) -> Tensor:
+    """Return a batch's images as the inputs of the image tower (B, 3, S, S), augmented as the config says."""
+    if inputs.draws is None:
+        return normalize_pixels(inputs.pixels_BSS3)
+    pixels_B3SS = inputs.pixels_BSS3.permute(0, 3, 1, 2).contiguous().float() / 255
+    mean, std = (value.view(3, 1, 1) for value in _mean_and_std(pixels_B3SS.device))
+    pixels_B3SS = (augment(pixels_B3SS, config.augment, inputs.draws) - mean) / std
+    return pixels_B3SS.contiguous(memory_format=torch.channels_last)
 
 
 def normalize_pixels(pixels_BSS3: Tensor) -> Tensor:
@@ -28,21 +91,16 @@ def normalize_pixels(pixels_BSS3: Tensor) -> Tensor:
     To rounding this equals `training.model.preprocess.normalize` of pixels / 255.
     """
     B, S = pixels_BSS3.shape[:2]
-    std = torch.tensor(STD, device=pixels_BSS3.device).repeat(S)
-    mean = torch.tensor(MEAN, device=pixels_BSS3.device).repeat(S)
+    mean, std = (value.repeat(S) for value in _mean_and_std(pixels_BSS3.device))
     # One line of pixels at a time, since three channels are too few for vector code.
     lines = torch.addcmul(-mean / std, pixels_BSS3.reshape(B, S, 3 * S).float(), 1 / (255 * std))
     return lines.view(B, S, S, 3).permute(0, 3, 1, 2)
 
 
-def prepare_images(batch: Batch, config: TrainConfig, seed: int, device: torch.device) -> Tensor:
-    """Return a batch's images as the inputs of the image tower (B, 3, S, S), augmented as the config says."""
-    pixels_BSS3 = torch.from_numpy(batch.pixels_BSS3).to(device, non_blocking=True)
-    if config.augment == AugmentConfig():
-        return normalize_pixels(pixels_BSS3)
-    pixels_B3SS = pixels_BSS3.permute(0, 3, 1, 2).contiguous().float() / 255
-    pixels_B3SS = augment(pixels_B3SS, config.augment, seed, batch.epoch, batch.samples)
-    return normalize(pixels_B3SS).contiguous(memory_format=torch.channels_last)
+@lru_cache
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return both (3,) on a device: a copy in each step would wait for it."""
+    return torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
 
 
 def compute_loss(outputs: Outputs, config: TrainConfig, pairs_of_ranks: Sequence[int] | None = None) -> StepOutcome:
@@ -61,31 +119,34 @@ def compute_loss(outputs: Outputs, config: TrainConfig, pairs_of_ranks: Sequence
 def backward(
     forward: nn.Module,
     images_B3SS: Tensor,
-    tokens_BL: Tensor,
+    texts: Sequence[PackedTexts],
     config: TrainConfig,
     kept_BK: Tensor | None = None,
     pairs_of_ranks: Sequence[int] | None = None,
-) -> StepOutcome:
+) -> tuple[StepOutcome, Outputs]:
     """Run both towers and the loss over all ranks' pairs, and add its gradients to the parameters' own.
 
     Args:
         forward: the model, or DistributedDataParallel around it.
+        texts: `grad_cache` at a time, or all together.
         kept_BK: see CLIP.encode_image.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
+
+    Returns: the loss and hits, and the features of the batch.
     """
     pairs_of_ranks = pairs_of_ranks or [len(images_B3SS)]
     loss = partial(compute_loss, config=config, pairs_of_ranks=pairs_of_ranks)
     autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
-    inputs = (images_B3SS, tokens_BL, kept_BK)
     # All ranks take the same way, else they would wait for each other in different exchanges.
     if config.grad_cache is not None and config.grad_cache < max(pairs_of_ranks):
-        return backward_by_chunks(forward, inputs, config.grad_cache, loss, autocast)
+        return backward_by_chunks(forward, images_B3SS, texts, kept_BK, loss, autocast)
+    (all_texts,) = texts
     with autocast:
-        outputs = Outputs(*forward(*inputs))
+        outputs = Outputs(*forward(images_B3SS, all_texts, kept_BK))
     outcome = loss(outputs)
     # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
     (outcome.loss * distributed.world_size()).backward()
-    return outcome
+    return outcome, outputs
 
 
 def gradient_norm(model: nn.Module) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config import ModelConfig
+from training.model.packing import PackedTexts, select_ends
 from training.model.resnet import ModifiedResNet
-from training.model.transformer import Packing, Transformer, VisionTransformer
+from training.model.transformer import Transformer, VisionTransformer
 
 
 class Outputs(NamedTuple):
@@ -52,7 +53,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
         bias = config.init_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
-        self.image_locked = False
+        self.image_locked = self.is_compiled = False
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=text.width**-0.5)
@@ -84,41 +85,56 @@ class CLIP(nn.Module):
 
         Returns: features (B, D), not normalised.
         """
+        if self.is_compiled:
+            _mark_sizes(images_B3SS, *(() if kept_BK is None else (kept_BK,)))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_locked):
             return self.visual(images_B3SS) if kept_BK is None else self.visual(images_B3SS, kept_BK)
 
-    def encode_text(self, tokens_BL: Tensor) -> Tensor:
+    def encode_text(self, texts: Tensor | PackedTexts) -> Tensor:
         """Encode texts, reading each feature at its end-of-text token.
 
         Args:
-            tokens_BL: token ids; the end-of-text token has the highest id of a row.
+            texts: token ids (B, L), or the same texts without padding. Training packs them, since web captions fill a
+                fifth of the context.
 
         Returns: features (B, D), not normalised.
         """
-        if self.training:
-            return self._encode_packed(tokens_BL)
-        x_BLW = self.token_embedding(tokens_BL) + self.positional_embedding[: tokens_BL.shape[1]]
-        x_BLW = self.transformer(x_BLW, causal=True)
-        rows = torch.arange(tokens_BL.shape[0], device=tokens_BL.device)
-        x_BW = self.ln_final(x_BLW[rows, tokens_BL.argmax(dim=1)])
-        return x_BW @ self.text_projection
+        if isinstance(texts, PackedTexts):
+            x_TW = self.token_embedding(texts.tokens_T) + F.embedding(texts.positions_T, self.positional_embedding)
+            if self.is_compiled:
+                _mark_sizes(x_TW, *texts)
+            x_BW = select_ends(self.transformer(x_TW, causal=True, texts=texts), texts)
+        else:
+            x_BLW = self.token_embedding(texts) + self.positional_embedding[: texts.shape[1]]
+            x_BLW = self.transformer(x_BLW, causal=True)
+            x_BW = x_BLW[torch.arange(len(texts), device=texts.device), texts.argmax(dim=1)]
+        return self.ln_final(x_BW) @ self.text_projection
 
-    def _encode_packed(self, tokens_BL: Tensor) -> Tensor:
-        """Return the same features without computing on padding: web captions fill a fifth of the context."""
-        ends_B = tokens_BL.argmax(dim=1)
-        packing = Packing.from_ends(ends_B, int(ends_B.max()) + 1 if len(ends_B) else 0)
-        tokens_BL = tokens_BL[:, : packing.shape[1]]
-        positions_T = packing.positions_T % max(packing.shape[1], 1)
-        x_TW = self.token_embedding(tokens_BL.flatten().index_select(0, packing.positions_T))
-        x_TW = x_TW + F.embedding(positions_T, self.positional_embedding)
-        x_TW = self.transformer(x_TW, causal=True, packing=packing)
-        x_BW = self.ln_final(x_TW.index_select(0, (ends_B + 1).cumsum(0) - 1))
-        return x_BW @ self.text_projection
-
-    def forward(self, images_B3SS: Tensor, tokens_BL: Tensor, kept_BK: Tensor | None = None) -> Outputs:
+    def forward(self, images_B3SS: Tensor, texts: Tensor | PackedTexts, kept_BK: Tensor | None = None) -> Outputs:
         """Encode both, and return them with the loss's parameters. Arguments: see encode_image and encode_text."""
         images_BD = self.encode_image(images_B3SS) if kept_BK is None else self.encode_image(images_B3SS, kept_BK)
-        return Outputs(images_BD, self.encode_text(tokens_BL), self.logit_scale, self.logit_bias)
+        return Outputs(images_BD, self.encode_text(texts), self.logit_scale, self.logit_bias)
+
+
+def compile_towers(model: CLIP) -> None:
+    """Compile the image tower as one graph, and the blocks of the text tower, which share one, for any number of tokens.
+
+    The parameters keep their names. Evaluation, whose sizes differ, should run under torch.compiler.set_stance(
+    "force_eager").
+    """
+    # DistributedDataParallel's own splitting of graphs does not support the gradients of selections.
+    torch._dynamo.config.optimize_ddp = False
+    model.is_compiled = True
+    model.visual.compile(fullgraph=type(model.visual) is VisionTransformer)  # batch norm of several ranks breaks it
+    for block in model.transformer.resblocks:
+        block.compile(fullgraph=True)
+
+
+def _mark_sizes(*tensors: Tensor) -> None:
+    """Let torch.compile expect other sizes of the first dimension, and of the second of indices."""
+    for tensor in tensors:
+        for dimension in range(tensor.ndim if not tensor.is_floating_point() else 1):
+            torch._dynamo.maybe_mark_dynamic(tensor, dimension)
 
 
 def _image_tower(config: ModelConfig) -> nn.Module:

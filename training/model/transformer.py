@@ -4,12 +4,12 @@ Legend: B batch, L tokens, T tokens of all texts, D width, H heads, K width of a
 of an image.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from training.model.packing import PackedTexts, pad, unpad
 
 
 class QuickGELU(nn.Module):
@@ -18,31 +18,6 @@ class QuickGELU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply it elementwise."""
         return x * torch.sigmoid(1.702 * x)
-
-
-@dataclass(frozen=True)
-class Packing:
-    """The positions of a B x L batch that hold a token: tokenwise layers work on T rows, only attention is padded."""
-
-    shape: tuple[int, int]
-    """B and L."""
-    positions_T: Tensor
-    """Index of each token in the flattened B x L."""
-
-    @classmethod
-    def from_ends(cls, ends_B: Tensor, length: int) -> "Packing":
-        """Pack the tokens of each text up to its end (B,), inclusive; a causal mask reads nothing after it."""
-        is_token_BL = torch.arange(length, device=ends_B.device) <= ends_B[:, None]
-        return cls((len(ends_B), length), is_token_BL.flatten().nonzero()[:, 0])
-
-    def unpack(self, x_TD: Tensor) -> Tensor:
-        """Map (T, D) to (B, L, D), zero where there is no token."""
-        padded = x_TD.new_zeros(self.shape[0] * self.shape[1], x_TD.shape[1]).index_copy_(0, self.positions_T, x_TD)
-        return padded.view(*self.shape, x_TD.shape[1])
-
-    def pack(self, x_BLD: Tensor) -> Tensor:
-        """Map (B, L, D) to (T, D)."""
-        return x_BLD.flatten(0, 1).index_select(0, self.positions_T)
 
 
 class Attention(nn.Module):
@@ -55,22 +30,22 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x_BLD: Tensor, *, causal: bool, packing: Packing | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, *, causal: bool, texts: PackedTexts | None = None) -> Tensor:
         """Attend from each token to all of its text, or, if causal, to itself and those before it.
 
         Args:
-            x_BLD: (B, L, D), or (T, D) with `packing`.
+            x_BLD: (B, L, D), or (T, D) with `texts`.
 
         Returns: the shape of the input.
         """
         qkv_BLD3 = F.linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
-        if packing is not None:
-            qkv_BLD3 = packing.unpack(qkv_BLD3)
+        if texts is not None:
+            qkv_BLD3 = pad(qkv_BLD3, texts)
         B, L, D = *qkv_BLD3.shape[:2], x_BLD.shape[-1]
         q_BHLK, k_BHLK, v_BHLK = qkv_BLD3.view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         x_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=causal)
         x_BLD = x_BHLK.transpose(1, 2).reshape(B, L, D)
-        return self.out_proj(x_BLD if packing is None else packing.pack(x_BLD))
+        return self.out_proj(x_BLD if texts is None else unpad(x_BLD, texts))
 
 
 class FeedForward(nn.Module):
@@ -97,9 +72,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = FeedForward(width, quick_gelu=quick_gelu)
 
-    def forward(self, x_BLD: Tensor, *, causal: bool, packing: Packing | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, *, causal: bool, texts: PackedTexts | None = None) -> Tensor:
         """Add attention, then the perceptron, each to its input."""
-        x_BLD = x_BLD + self.attn(self.ln_1(x_BLD), causal=causal, packing=packing)
+        x_BLD = x_BLD + self.attn(self.ln_1(x_BLD), causal=causal, texts=texts)
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
 
@@ -122,10 +97,10 @@ class Transformer(nn.Module):
             nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
             nn.init.normal_(block.mlp.c_proj.weight, std=residual_std)
 
-    def forward(self, x_BLD: Tensor, *, causal: bool, packing: Packing | None = None) -> Tensor:
-        """Apply all blocks in turn to (B, L, D), or to (T, D) with `packing`."""
+    def forward(self, x_BLD: Tensor, *, causal: bool, texts: PackedTexts | None = None) -> Tensor:
+        """Apply all blocks in turn to (B, L, D), or to (T, D) with `texts`."""
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
-        options = {"causal": causal, "packing": packing}
+        options = {"causal": causal, "texts": texts}
         for block in self.resblocks:
             if recompute:
                 output = checkpoint(block, x_BLD, use_reentrant=False, preserve_rng_state=False, **options)

@@ -135,6 +135,7 @@ def process_state() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
     signal.signal(signal.SIGTERM, handler)
 
 

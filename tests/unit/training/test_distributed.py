@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from training import distributed
-from training.distributed import broadcast_from_first, gather_objects, leave
+from training.distributed import broadcast_from_first, gather_integers, gather_objects, leave
 
 VALUE = {"none": None, "numbers": [1, 2.5, True], "nested": [("e", {"a": b"0"})]}
 
@@ -42,6 +43,33 @@ def test_gather_objects_returns_nested_values_with_tensors() -> None:
     (found,) = gather_objects({**VALUE, "tensor": torch.arange(3)})
     assert torch.equal(found.pop("tensor"), torch.arange(3))
     assert found == VALUE
+
+
+@pytest.mark.usefixtures("group")
+def test_gather_integers_returns_those_of_each_rank() -> None:
+    assert gather_integers([3, 0, 1 << 40]) == [[3, 0, 1 << 40]]
+
+
+@pytest.mark.parametrize("device", [torch.device("cuda", 1), torch.device("cpu")])
+def test_groups_have_a_device_a_timeout_and_gloo_for_the_host(monkeypatch: pytest.MonkeyPatch, device) -> None:
+    found: dict[str, object] = {}
+    monkeypatch.setattr(dist, "init_process_group", lambda **options: found.update(options))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.5")
+    distributed.join(device, allow_network=True)
+    assert found.pop("timeout") == distributed.TIMEOUT
+    cuda = {"backend": "cpu:gloo,cuda:nccl", "device_id": device}
+    assert found == (cuda if device.type == "cuda" else {"backend": "gloo"})
+
+
+@pytest.mark.parametrize("static_graph", [True, False])
+def test_gradients_lie_in_the_buckets_that_ranks_exchange(
+    group: None, monkeypatch: pytest.MonkeyPatch, static_graph: bool
+) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    model = distributed.parallelize(torch.nn.Linear(2, 2), torch.device("cpu"), static_graph=static_graph)
+    assert isinstance(model, DistributedDataParallel)
+    assert (model.gradient_as_bucket_view, model.static_graph) == (True, static_graph)
 
 
 @pytest.mark.usefixtures("group")

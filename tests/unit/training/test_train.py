@@ -65,6 +65,22 @@ def test_two_runs_end_in_the_same_bits_and_learn(make_job: MakeJob, precision: s
     assert loaded.model.logit_scale.item() == pytest.approx(rows[-1]["logit_scale"])
 
 
+@pytest.mark.parametrize("is_deterministic", [True, False])
+def test_determinism_is_a_choice_and_fp32_is_never_tf32(make_job: MakeJob, monkeypatch, is_deterministic: bool) -> None:
+    """Nothing here needs a GPU: torch keeps these choices on any machine."""
+    found = []
+
+    def record(run: Any) -> None:
+        cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        found.append((torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cuda.allow_tf32, cudnn.allow_tf32))
+        raise job_module.Stopped("enough")
+
+    monkeypatch.setattr(train_module, "run_steps", record)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    assert main([str(make_job("a", "vit", deterministic=is_deterministic))]) == 75
+    assert found == [(is_deterministic, not is_deterministic, False, False)]
+
+
 def test_another_seed_gives_another_model(make_job: MakeJob) -> None:
     jobs = [make_job("a", epochs=1), make_job("b", epochs=1, seed=1)]
     assert [main([str(job)]) for job in jobs] == [0, 0]
@@ -263,7 +279,7 @@ def test_a_dead_temperature_or_a_loss_spike_ends_the_job_with_exit_code_4(
 ) -> None:
     for name, steps in (("PATIENCE", 3), ("WINDOW", 4), ("SPIKE", 2)):
         monkeypatch.setattr(health_module, name, steps)
-    loss, update, calls = step_module.contrastive_loss, train_module.update, []
+    loss, update, calls = step_module.contrastive_loss, step_module.update, []
 
     def jumps(*arguments: Any) -> Any:
         calls.append(1)
@@ -278,7 +294,7 @@ def test_a_dead_temperature_or_a_loss_spike_ends_the_job_with_exit_code_4(
         patch.setattr(step_module, "contrastive_loss", jumps)
         assert main([str(make_job("a", checkpoint_every=2))]) == 4
     assert re.search(r"step 7: the loss has gone from \d\.\d+ to 1\d\.\d+ in 2 steps; .* step-000006", caplog.text)
-    monkeypatch.setattr(train_module, "update", kills)
+    monkeypatch.setattr(step_module, "update", kills)
     assert main([str(make_job("b", checkpoint_every=2))]) == 4
     assert "step 3: the logit scale has been dead" in caplog.text
 

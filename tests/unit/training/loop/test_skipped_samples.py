@@ -9,12 +9,15 @@ import pytest
 from dataops.errors import ContractError
 from training import distributed
 from training.data.loader import Skipped
+from training.loop.agreement import agree
 from training.loop.skipped_samples import SkippedSamples
-from training.train import agree
 
 
 def sample(number: int) -> Skipped:
     return Skipped("0.tar", str(number), "damaged")
+
+
+INPUTS = SimpleNamespace(tokens=5, padded=9)
 
 
 class Data(list[int]):
@@ -28,7 +31,7 @@ def test_the_limit_is_that_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None
     for limit, fails in ((0.04, False), (0.039, True)):
         dataset: Any = Data(range(99))
         skipped = SkippedSamples(dataset, limit)
-        batch: Any = SimpleNamespace(skipped=[sample(1), sample(2)], captions=["a"])
+        batch: Any = SimpleNamespace(skipped=[sample(1), sample(2)], captions=["a"], inputs=INPUTS, step=1)
         run: Any = SimpleNamespace(skipped=skipped, stop_requested=False, step=0)
         if fails:
             with pytest.raises(ContractError, match=r"4 of 100 samples cannot be read, more than max_skipped = 0.039"):
@@ -42,10 +45,10 @@ def test_the_limit_is_that_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None
 def test_ranks_agree_on_pairs_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset: Any = Data(range(99))
     run: Any = SimpleNamespace(skipped=SkippedSamples(dataset, 1.0), stop_requested=False, step=4)
-    batch: Any = SimpleNamespace(skipped=[], captions=["a", "b"])
-    for other, expected in (([3, 1, 0], ([2, 3], True)), ([3, 0, 0], ([2, 3], False))):
+    batch: Any = SimpleNamespace(skipped=[], captions=["a", "b"], inputs=INPUTS, step=5)
+    for other, expected in (([3, 6, 1, 1, 0], ([2, 3], 11, 10, True)), ([3, 6, 1, 0, 0], ([2, 3], 11, 10, False))):
         monkeypatch.setattr(distributed, "gather_integers", lambda own, other=other: [own, other])
         assert agree(run, batch) == expected
-    monkeypatch.setattr(distributed, "gather_integers", lambda own: [own, [0, 0, 0]])
+    monkeypatch.setattr(distributed, "gather_integers", lambda own: [own, [0, 0, 0, 0, 0]])
     with pytest.raises(ContractError, match="no sample of step 5 can be read on rank 1"):
         agree(run, batch)

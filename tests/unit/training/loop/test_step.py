@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tests.unit.training.conftest import TOWERS
 from training.config import ModelConfig
 from training.loop.step import normalize_pixels
 from training.model.clip import CLIP
+from training.model.packing import pack_chunks, pack_texts, pad, select_ends, unpad
 from training.model.preprocess import normalize
 
 LENGTHS = (2, 16, 3, 9, 9, 5)
@@ -27,9 +29,8 @@ def test_packed_texts_have_the_features_and_gradients_of_padded_ones() -> None:
     tokens, weights = texts(), torch.randn(len(LENGTHS), 16)
     features, gradients = {}, {}
     for packed in (False, True):
-        model.train(packed)
         model.zero_grad()
-        features[packed] = model.encode_text(tokens)
+        features[packed] = model.encode_text(pack_texts(tokens) if packed else tokens)
         (features[packed] * weights).sum().backward()
         gradients[packed] = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     torch.testing.assert_close(features[True], features[False], rtol=1e-5, atol=1e-6)
@@ -38,14 +39,45 @@ def test_packed_texts_have_the_features_and_gradients_of_padded_ones() -> None:
         torch.testing.assert_close(gradients[True][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_gathers_have_the_bits_of_torchs_own_copies_and_sums() -> None:
+    """Compare attention on packed texts, forward and backward, with index_copy, index_select and their gradients."""
+    packed, generator = pack_texts(texts()), torch.Generator().manual_seed(0)
+    B, L = packed.is_padding_BL.shape
+    values = torch.randn(len(packed.tokens_T), 12, generator=generator)
+    weights = torch.randn(len(LENGTHS), 4, generator=generator)
+
+    def attend(x_TD: torch.Tensor, *, ours: bool) -> torch.Tensor:
+        copied = x_TD.new_zeros(B * L, 12).index_copy(0, packed.slots_T, x_TD).view(B, L, 12)
+        padded = pad(x_TD, packed) if ours else copied
+        mixed = F.scaled_dot_product_attention(*padded.view(B, 1, L, 12).split(4, dim=3), is_causal=True)[:, 0]
+        found_TD = unpad(mixed, packed) if ours else mixed.flatten(0, 1).index_select(0, packed.slots_T)
+        return select_ends(found_TD, packed) if ours else found_TD.index_select(0, packed.ends_B)
+
+    found = []
+    for ours in (False, True):
+        x_TD = values.clone().requires_grad_()
+        features = attend(x_TD, ours=ours)
+        (features * weights).sum().backward()
+        assert x_TD.grad is not None
+        found.append((features, x_TD.grad))
+    assert found[0][0].equal(found[1][0])
+    assert found[0][1].equal(found[1][1])
+
+
+def test_texts_are_packed_some_at_a_time() -> None:
+    chunks = pack_chunks(texts(), 4)
+    assert [chunk.is_padding_BL.shape for chunk in chunks] == [(4, 16), (2, 9)]
+    assert torch.cat([chunk.tokens_T for chunk in chunks]).equal(pack_texts(texts()).tokens_T)
+    assert len(pack_chunks(texts()[:0], 4)) == 1
+
+
 def test_tokens_after_the_end_change_nothing() -> None:
-    torch.manual_seed(0)
-    model = CLIP(ModelConfig.model_validate(TOWERS["vit"])).train()
     noisy = texts()
     for row, length in zip(noisy, LENGTHS, strict=True):
         row[length:] = 7
-    assert model.encode_text(noisy).equal(model.encode_text(texts()))
-    assert model.encode_text(texts()[:0]).shape == (0, 16)
+    assert all(map(torch.equal, pack_texts(noisy), pack_texts(texts())))
+    model = CLIP(ModelConfig.model_validate(TOWERS["vit"]))
+    assert model.encode_text(pack_texts(texts()[:0])).shape == (0, 16)
 
 
 def test_uint8_pixels_are_normalised_as_floats_are() -> None:
@@ -59,5 +91,5 @@ def test_uint8_pixels_are_normalised_as_floats_are() -> None:
 def test_a_packed_text_does_not_depend_on_its_neighbours(texts_: int) -> None:
     torch.manual_seed(0)
     model = CLIP(ModelConfig.model_validate(TOWERS["vit"])).train()
-    alone = torch.cat([model.encode_text(texts()[i : i + 1]) for i in range(texts_)])
-    torch.testing.assert_close(model.encode_text(texts()[:texts_]), alone, rtol=1e-5, atol=1e-6)
+    alone = torch.cat([model.encode_text(pack_texts(texts()[i : i + 1])) for i in range(texts_)])
+    torch.testing.assert_close(model.encode_text(pack_texts(texts()[:texts_])), alone, rtol=1e-5, atol=1e-6)

@@ -17,6 +17,7 @@ from training.loop import step as step_module
 from training.loop.initial_model import build_initial_model, draw_kept_patches
 from training.loop.step import backward
 from training.model.clip import CLIP
+from training.model.packing import PackedTexts, pack_chunks
 from training.train import main
 
 MakeJob = Callable[..., Path]
@@ -29,16 +30,16 @@ def model_of(config: TrainConfig, dimensions: dict[str, object] = VIT_4) -> CLIP
     return build_initial_model(config, ModelConfig.model_validate(dimensions))
 
 
-def batch(count: int = 7) -> tuple[Tensor, Tensor]:
+def batch(count: int = 7, rows: int | None = None) -> tuple[Tensor, list[PackedTexts]]:
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(1, 299, (count, 9), generator=generator)
     tokens[:, 6] = 299
-    return torch.randn(count, 3, 32, 32, generator=generator), tokens
+    return torch.randn(count, 3, 32, 32, generator=generator), pack_chunks(tokens, rows)
 
 
 def gradients(config: TrainConfig, kept: Tensor | None = None) -> tuple[float, dict[str, Tensor]]:
     model = model_of(config).train()
-    outcome = backward(model, *batch(), config, kept)
+    outcome, _ = backward(model, *batch(rows=config.grad_cache), config, kept)
     return float(outcome.loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
@@ -60,10 +61,10 @@ def test_grad_cache_has_the_gradient_of_the_whole_batch(loss: str, rows: int) ->
 def test_all_ranks_use_the_gradient_cache_or_none(monkeypatch, pairs: list[int], by_chunks: bool) -> None:
     """A rank whose own share fits must join the others, which would wait for it in another exchange."""
     used: list[int] = []
-    monkeypatch.setattr(step_module, "backward_by_chunks", lambda *arguments: used.append(arguments[2]))
+    monkeypatch.setattr(step_module, "backward_by_chunks", lambda *arguments: used.append(len(arguments[2])))
     config = TrainConfig(precision="fp32", grad_cache=4)
     backward(model_of(config).train(), *batch(4), config, pairs_of_ranks=pairs)
-    assert used == ([4] if by_chunks else [])
+    assert used == ([1] if by_chunks else [])
 
 
 def test_grad_checkpointing_changes_no_bit() -> None:
@@ -83,7 +84,8 @@ def test_grad_checkpointing_keeps_fewer_bytes() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            outputs = model(*batch(64))
+            images, (texts,) = batch(64)
+            outputs = model(images, texts)
         assert outputs.image_features_BD.requires_grad
         return sum(sizes.values())
 
@@ -103,7 +105,9 @@ def test_patches_are_drawn_anew_for_each_sample_and_epoch_and_all_seen_at_the_en
     other = draw_kept_patches(config, dimensions, 0, 1, np.arange(50), 0.1)
     assert other is not None
     assert not first.equal(other)
-    assert draw_kept_patches(config, dimensions, 0, 0, np.arange(50), 0.91) is None
+    every = draw_kept_patches(config, dimensions, 0, 0, np.arange(50), 0.91)
+    assert every is not None
+    assert every.equal(torch.arange(16).expand(50, -1))
     assert draw_kept_patches(PLAIN, dimensions, 0, 0, np.arange(50), 0.0) is None
 
 

@@ -1,0 +1,86 @@
+"""Compiled towers: one graph each, whatever the number of pairs and tokens, and the same bits.
+
+torch finds the graphs; the part that would turn them into kernels is replaced by one that runs each graph as it is.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import training.train as train_module
+from tests.unit.training.conftest import RESNET, VIT
+from training.config import ModelConfig
+from training.model.clip import CLIP, compile_towers
+from training.model.packing import PackedTexts, pack_texts
+from training.train import main
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Compile by a backend that collects the names of the modules whose graphs it gets."""
+    compile_module, found = nn.Module.compile, list[str]()
+
+    def compile_as_is(module: nn.Module, **options: Any) -> None:
+        def run_as_is(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+            found.append(type(module).__name__)
+            return graph.forward
+
+        compile_module(module, backend=run_as_is, **options)
+
+    monkeypatch.setattr(nn.Module, "compile", compile_as_is)
+    torch._dynamo.reset()
+    yield found
+    torch._dynamo.reset()
+
+
+def make_batch(pairs: int, kept: int | None) -> tuple[Tensor, PackedTexts, Tensor | None]:
+    """Return images, texts of other lengths for each number of pairs, and kept patches."""
+    generator = torch.Generator().manual_seed(pairs)
+    tokens = torch.randint(1, 299, (pairs, 16), generator=generator)
+    tokens[torch.arange(pairs), torch.randint(2, 16, (pairs,), generator=generator)] = 299
+    kept_BK = None if kept is None else torch.arange(kept).repeat(pairs, 1)
+    return torch.randn(pairs, 3, 32, 32, generator=generator), pack_texts(tokens), kept_BK
+
+
+@pytest.mark.timeout(180)  # the compiler's own modules take seconds to load
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own code
+@pytest.mark.parametrize(
+    ("tower", "kept", "expected"),
+    [(VIT, (2, 2, 4), ["VisionTransformer", "Block"]), (RESNET, (None, None, None), ["ModifiedResNet", "Block"])],
+)
+def test_each_tower_is_one_graph_for_all_steps(
+    graphs: list[str], tower: dict[str, Any], kept: tuple[int | None, ...], expected: list[str]
+) -> None:
+    """All blocks of the text tower share a graph, and an evaluation in between compiles nothing."""
+    dimensions = ModelConfig.model_validate({**tower, "text_cfg": {**tower["text_cfg"], "layers": 3}})
+    found = []
+    for is_compiled in (False, True):
+        torch.manual_seed(0)
+        model = CLIP(dimensions).train()
+        if is_compiled:
+            compile_towers(model)
+        for pairs, kept_of_step in zip((5, 6, 9), kept, strict=True):
+            images_BD, texts_BD, *_ = model(*make_batch(pairs, kept_of_step))
+            (images_BD.square().sum() + texts_BD.square().sum()).backward()
+            with torch.compiler.set_stance("force_eager"), torch.inference_mode():
+                model.eval().encode_image(torch.zeros(3, 3, 32, 32))
+                model.train()
+        found.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert graphs == expected
+    for name, gradient in found[0].items():
+        other = found[1][name]
+        assert (gradient is None) == (other is None)
+        assert gradient is None or gradient.equal(other), name
+
+
+@pytest.mark.usefixtures("process_state")
+def test_the_config_compiles_the_towers(make_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[CLIP] = []
+    monkeypatch.setattr(train_module, "compile_towers", compiled.append)
+    for is_compiled in (False, True):
+        assert main([str(make_job(f"job-{is_compiled}", "vit", epochs=1, compile=is_compiled))]) == 0
+        assert len(compiled) == is_compiled

@@ -1,0 +1,100 @@
+"""The tensors that a step takes: made on the CPU by the loader's threads, and uploaded while the step before computes.
+
+Legend: B pairs of this rank, S side of an image, K kept patches.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from training.config import AugmentConfig, ModelConfig, TrainConfig
+from training.data.augment import AugmentDraws, draw_augmentation
+from training.data.loader import Batch
+from training.loop.initial_model import draw_kept_patches
+from training.model.packing import PackedTexts, pack_chunks
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """All that a step computes on; nothing else is copied to the device."""
+
+    pixels_BSS3: Tensor
+    """Pixels, uint8."""
+    texts: list[PackedTexts]
+    """Captions: `grad_cache` at a time, or all together."""
+    kept_BK: Tensor | None
+    """Indices of the patches that each image keeps; None without patch dropout."""
+    draws: AugmentDraws | None
+    """Random numbers of the augmentation; None without one."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of all captions."""
+        return sum(len(texts.tokens_T) for texts in self.texts)
+
+    @property
+    def padded(self) -> int:
+        """Sum of texts x squared length of the longest, to which attention is proportional."""
+        return sum(texts.is_padding_BL.numel() * texts.is_padding_BL.shape[1] for texts in self.texts)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "StepInputs":
+        """Return the results of a function of one tensor for all tensors."""
+        return StepInputs(
+            function(self.pixels_BSS3),
+            [PackedTexts(*map(function, texts)) for texts in self.texts],
+            None if self.kept_BK is None else function(self.kept_BK),
+            None if self.draws is None else AugmentDraws(*map(function, self.draws)),
+        )
+
+
+@dataclass(frozen=True)
+class InputMaker:
+    """Makes the inputs of a batch, in the thread that has loaded it.
+
+    Args:
+        pin: put them into pinned memory, from which copies to a GPU do not wait; torch keeps and reuses its blocks.
+    """
+
+    config: TrainConfig
+    dimensions: ModelConfig
+    seed: int
+    total_steps: int
+    pin: bool
+
+    def __call__(self, batch: Batch) -> StepInputs:
+        """Return the inputs, on the CPU."""
+        assert batch.tokens_BL is not None
+        config, of_batch = self.config, (self.seed, batch.epoch, batch.samples)
+        inputs = StepInputs(
+            torch.from_numpy(batch.pixels_BSS3),
+            pack_chunks(batch.tokens_BL, config.grad_cache),
+            draw_kept_patches(config, self.dimensions, *of_batch, batch.step / self.total_steps),
+            None if config.augment == AugmentConfig() else draw_augmentation(config.augment, *of_batch),
+        )
+        return inputs.map(Tensor.pin_memory) if self.pin else inputs
+
+
+def upload_batches(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield the same batches with their inputs on the device.
+
+    On a GPU a stream of its own copies them from pinned memory. The host is a step ahead of the GPU, so the copy of a
+    batch runs while the step before computes.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    copies, computes = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+
+    def upload(tensor: Tensor) -> Tensor:
+        uploaded = tensor.to(device, non_blocking=True)
+        uploaded.record_stream(computes)  # else its memory would be reused while the step still reads it
+        return uploaded
+
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            inputs = batch.inputs.map(upload)
+        computes.wait_stream(copies)
+        yield replace(batch, inputs=inputs)
+        del inputs

@@ -1,0 +1,104 @@
+"""The values of each step, read one step late, so that the host never waits for a step that the GPU has just begun."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dataops.errors import TrainingDiverged
+from training import distributed
+from training.loop.agreement import Agreement
+from training.loop.metrics_log import MetricsLog
+from training.loop.step import StepValues
+from training.loop.training_run import TrainingRun
+from training.model.checkpoint import CheckpointWriter
+
+
+class DelayedValues:
+    """The values of a step on their way to the host.
+
+    Args:
+        values_V: those of StepValues, on the device.
+    """
+
+    def __init__(self, values_V: Tensor):
+        self._values_V, self._arrived = values_V, None
+        if values_V.device.type == "cuda":
+            self._values_V = torch.empty(values_V.shape, dtype=values_V.dtype, pin_memory=True)
+            self._values_V.copy_(values_V, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> StepValues:
+        """Wait until the step has ended, and return its values: the only wait of the host for the device in a step."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return StepValues(*self._values_V.tolist())
+
+
+@dataclass(frozen=True)
+class TakenStep:
+    """A step that the device may still compute."""
+
+    step: int
+    lr: float
+    agreed: Agreement
+    flops: float
+    """Operations of all ranks."""
+    values: DelayedValues
+
+
+class StepRecorder:
+    """Check the values of each step and write its row, when the next step has been launched."""
+
+    def __init__(self, run: TrainingRun, log: MetricsLog, writer: CheckpointWriter):
+        self._run, self._log, self._writer = run, log, writer
+        self._pending: TakenStep | None = None
+
+    def add(self, taken: TakenStep) -> None:
+        """Record the step before this one.
+
+        Raises: TrainingDiverged if the model no longer learns.
+        """
+        self.flush()
+        self._pending = taken
+
+    def flush(self) -> None:
+        """Record the last step now: a checkpoint must hold no weights of a bad step.
+
+        Raises: TrainingDiverged if the model no longer learns.
+        """
+        taken, self._pending = self._pending, None
+        if taken is None:
+            return
+        values, pairs = taken.values.read(), sum(taken.agreed.pairs_of_ranks)
+        if not (math.isfinite(values.loss) and math.isfinite(values.grad_norm)):
+            problem = f"loss {values.loss}, gradient norm {values.grad_norm}: not finite"
+            raise self._diverged(taken.step, problem)
+        row = self._row(taken, values, pairs)
+        if problem := self._run.health.find_problem(row, pairs):
+            raise self._diverged(taken.step, problem)
+        self._log.write(row, taken.flops)
+
+    def _row(self, taken: TakenStep, values: StepValues, pairs: int) -> dict[str, Any]:
+        return {
+            "step": taken.step,
+            "samples_seen": self._run.plan.samples_seen(taken.step),
+            "loss": values.loss,
+            "lr": taken.lr,
+            "logit_scale": values.logit_scale,
+            "grad_norm": values.grad_norm,
+            "image_to_text_recall": values.image_hits / pairs,
+            "text_to_image_recall": values.text_hits / pairs,
+            "image_mean_cosine": values.image_cosine / distributed.world_size(),
+            "text_mean_cosine": values.text_cosine / distributed.world_size(),
+            "tokens": taken.agreed.tokens,
+        }
+
+    def _diverged(self, step: int, problem: str) -> TrainingDiverged:
+        self._writer.wait()
+        kept = sorted(path.name for path in self._run.checkpoints.glob("step-*"))
+        good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint before it"
+        return TrainingDiverged(f"step {step}: {problem}; {good}")
