@@ -86,6 +86,22 @@ def test_launcher_ends_all_ranks_with_the_code_of_the_one_that_failed(
             os.kill(int((tmp_path / f"pid-{rank}").read_text()), 0)
 
 
+def test_the_cause_is_the_code_of_the_launcher_when_its_rank_ends_last(tmp_path: Path) -> None:
+    """Rank 0 loses rank 1, which has a wrong config, and ends before it."""
+    script = (
+        "import os, pathlib, sys, time\n"
+        "ended = pathlib.Path(sys.argv[1]).parent / 'ended'\n"
+        "if os.environ['RANK'] == '0':\n"
+        "    ended.touch()\n"
+        "    sys.exit(75)\n"
+        "while not ended.exists(): time.sleep(0.01)\n"
+        "time.sleep(0.2)\n"
+        "sys.exit(2)\n"
+    )
+    code, output = finish(start(tmp_path, 2, script))
+    assert (code, "rank 1 of 2 ended with exit code 2" in output) == (2, True), output
+
+
 def test_launcher_sends_its_sigterm_to_each_rank(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, signal, sys, time\n"
