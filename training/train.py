@@ -35,7 +35,7 @@ from training.loop.agreement import Agreement, agree
 from training.loop.checkpointing import resume, write_checkpoint
 from training.loop.flops import find_peak, step_flops
 from training.loop.health import HealthMonitor
-from training.loop.initial_model import build_initial_model
+from training.loop.initial_model import build_initial_model, count_kept_patches
 from training.loop.inputs import InputMaker, StepInputs, upload_batches
 from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
 from training.loop.metrics_log import MetricsLog
@@ -130,6 +130,10 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         optimizer=optimizer,
         digest=job.digest(),
         resume_digest=job.digest(placement=False),
+        flops={
+            kept: step_flops(model.config, kept=kept, image_locked=config.lock_image)
+            for kept in count_kept_patches(config, model.config)
+        },
         health=HealthMonitor(config.max_spike, math.ceil(config.warmup * plan.total_steps)),
         skipped=SkippedSamples(dataset, config.max_skipped),
     )
@@ -245,12 +249,9 @@ def launch_step(run: TrainingRun, inputs: StepInputs, agreed: Agreement) -> Take
             raise
         is_resnet, pairs = isinstance(run.model.visual, ModifiedResNet), len(inputs.pixels_BSS3)
         raise describe_out_of_memory(error, run.config, run.step, pairs, is_resnet=is_resnet) from error
-    flops = step_flops(
-        run.model.config,  # pyright: ignore[reportArgumentType] - frozen, so hashable
-        kept=None if inputs.kept_BK is None else inputs.kept_BK.shape[1],
-        image_locked=run.config.lock_image,
-    ).total(sum(agreed.pairs_of_ranks), agreed.tokens, agreed.padded)
-    return TakenStep(run.step, lr, agreed, flops, DelayedValues(values_V))
+    flops = run.flops[None if inputs.kept_BK is None else inputs.kept_BK.shape[1]]
+    operations = flops.total(sum(agreed.pairs_of_ranks), agreed.tokens, agreed.padded)
+    return TakenStep(run.step, lr, agreed, operations, DelayedValues(values_V))
 
 
 def _stop(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:

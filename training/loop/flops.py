@@ -61,7 +61,6 @@ def forward_flops(config: ModelConfig, tokens: int | None = None) -> Flops:
     return Flops(image.get_total_flops(), text.get_total_flops())
 
 
-@lru_cache(maxsize=64)
 def step_flops(config: ModelConfig, *, kept: int | None = None, image_locked: bool = False) -> StepFlops:
     """Count the operations that a training step does, on the packed texts that it takes.
 

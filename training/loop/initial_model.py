@@ -41,6 +41,15 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
     return model
 
 
+def count_kept_patches(config: TrainConfig, dimensions: ModelConfig) -> tuple[int | None, int | None]:
+    """Return the number of patches that an image keeps before and in the last steps; None for all, without dropout."""
+    vision = dimensions.vision_cfg
+    if not config.patch_dropout or vision.patch_size is None:
+        return None, None
+    count = (vision.image_size // vision.patch_size) ** 2
+    return max(1, round(count * (1 - config.patch_dropout))), count
+
+
 def draw_kept_patches(
     config: TrainConfig, dimensions: ModelConfig, seed: int, epoch: int, samples: np.ndarray, share_done: float
 ) -> Tensor | None:
@@ -52,13 +61,10 @@ def draw_kept_patches(
 
     Source: Li et al. 2023 (FLIP), section 3.
     """
-    if not config.patch_dropout:
+    kept, count = count_kept_patches(config, dimensions)
+    if kept is None or count is None:
         return None
-    vision = dimensions.vision_cfg
-    assert vision.patch_size is not None
-    count = (vision.image_size // vision.patch_size) ** 2
     if share_done > 1 - config.unmasked_tail:
         return torch.arange(count).repeat(len(samples), 1)
-    kept = max(1, round(count * (1 - config.patch_dropout)))
     order = np.argsort(draw_uniforms("patches", seed, epoch, samples, count), axis=1, kind="stable")
     return torch.from_numpy(np.sort(order[:, :kept], axis=1))

@@ -13,6 +13,7 @@ from training.data.loader import Dataset
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped
+from training.loop.flops import StepFlops
 from training.loop.health import HealthMonitor
 from training.loop.skipped_samples import SkippedSamples
 from training.model.clip import CLIP
@@ -42,6 +43,8 @@ class TrainingRun:
     """Digest that done.json holds."""
     resume_digest: str
     """Digest that a checkpoint holds: it leaves out device, threads and number of ranks."""
+    flops: dict[int | None, StepFlops]
+    """Operations of a step by the number of patches that each image keeps; None for all, without patch dropout."""
     health: HealthMonitor
     skipped: SkippedSamples
     step: int = 0

@@ -4,6 +4,7 @@ torch finds the graphs; the part that would turn them into kernels is replaced b
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,16 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Compile by a backend that collects the names of the modules whose graphs it gets."""
     compile_module, found = nn.Module.compile, list[str]()
 
-    def compile_as_is(module: nn.Module, **options: Any) -> None:
+    @cache
+    def make_backend(name: str) -> Callable[..., Any]:
         def run_as_is(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
-            found.append(type(module).__name__)
+            found.append(name)
             return graph.forward
 
-        compile_module(module, backend=run_as_is, **options)
+        return run_as_is
+
+    def compile_as_is(module: nn.Module, **options: Any) -> None:
+        compile_module(module, backend=make_backend(type(module).__name__), **options)
 
     monkeypatch.setattr(nn.Module, "compile", compile_as_is)
     torch._dynamo.reset()
