@@ -2,9 +2,10 @@
 
     python -m benchmarks.plan [--pairs 128e6,1.28e9,12.8e9] [--dataset 400e6] [--cores 512] [--json]
 
-The costs of a row are read from the results in benchmarks/results/ (of benchmarks/scale.py, extract.py and
-download.py). Requests and tasks are counted as the code makes them. A simulation assigns the tasks of each map to
-the cores, as the driver does. All other values are prices and rates in `Prices`, which is printed with the result.
+The costs of a row are read from the results in benchmarks/results/ (of benchmarks/scale.py, extract.py,
+download.py and curate_pack.py). Requests and tasks are counted as the code makes them. A simulation assigns the tasks
+of each map to the cores, as the driver does. All other values are prices and rates in `Prices`, which is printed with
+the result.
 """
 
 import heapq
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.cases.plan_pack import PackCosts, describe, plan_pack
 from benchmarks.measure import make_parser
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import RawShard, inspect_shard
@@ -57,6 +59,9 @@ class Prices:
     """Size of a WAT file. Source: Common Crawl's crawls of 2024, 90,000 files of 18 TB."""
     request_seconds: float = 0.02
     """Round trip from a core to S3."""
+    network_bytes: float = 195e6
+    """Bytes that a core sends, and receives at the same time, in a second: 100 Gbit/s of a c6in.16xlarge with 64 cores,
+    which costs $0.057 per core hour. A c6i.16xlarge has a quarter of it. Source: aws.amazon.com/ec2/instance-types."""
     fetched: float = 0.75
     """Share of the URLs that return an image."""
     curated: float = 0.9
@@ -84,7 +89,7 @@ class Costs:
     filter: float
     download: float
     curate: float
-    pack: float
+    pack: PackCosts
     filter_kept: float
     pairs_of_archive_byte: float
     stored: dict[str, float]
@@ -144,7 +149,7 @@ def read_costs() -> Costs:
         download=(download["machine"]["cores"])
         / max(row["ours"] for row in download["rows"] if row["unit"] == "images/s"),
         curate=slope("curate", "cpu_seconds"),
-        pack=slope("pack", "cpu_seconds"),
+        pack=PackCosts.from_runs(read_latest("pack_requests")["runs"]),
         filter_kept=counts["kept"] / counts["input"],
         pairs_of_archive_byte=pairs_of_byte,
         stored={stage: slope(stage, "stored_bytes") for stage in runs},
@@ -171,9 +176,14 @@ def plan_stage(
     moved: float,
     stored: float,
     scarce: str = "",
+    at_once: int = 1,
 ) -> StagePlan:
-    """Return the cost of a stage of several maps (tasks, core seconds), with its requests distributed over them."""
-    waited = sum(requests) * p.request_seconds
+    """Return the cost of a stage of several maps (tasks, core seconds), with its requests distributed over them.
+
+    Args:
+        at_once: requests that a task has sent and waits for, on average.
+    """
+    waited = sum(requests) * p.request_seconds / at_once
     work = sum(seconds for _, seconds in maps) + waited
     wall = 0.0
     for parts, seconds in maps:
@@ -199,7 +209,7 @@ def plan_stages(pairs: float, p: Prices, c: Costs) -> list[StagePlan]:
                       moved=kept * p.fetched_bytes, stored=fetched * (p.picture_bytes + ROW_BYTES),
                       scarce=f"{kept * p.fetched_bytes / 1e12:,.0f} TB from the web")  # fmt: skip
     curate = _curate(fetched, shards, p, c)
-    return [extract, filtered, download, curate, _pack(fetched * p.curated, shards, p, c)]
+    return [extract, filtered, download, curate, _pack(fetched * p.curated, fetched, shards, p, c)]
 
 
 class Requests(NamedTuple):
@@ -280,13 +290,15 @@ def _curate(rows: float, shards: int, p: Prices, c: Costs) -> StagePlan:
     )
 
 
-def _pack(rows: float, raw: int, p: Prices, c: Costs) -> StagePlan:
-    shards = math.ceil(rows / 10_000)
-    met = min(rows, raw * shards)  # each training shard reads from each raw shard, or not
-    maps = [(raw, 0.0), (shards, rows * c.pack)]
-    return plan_stage("pack", rows, maps, (rows + met + raw * 10.0, shards * 5.0 + raw * 2.0), p, c,
-                  moved=2 * rows * p.picture_bytes, stored=rows * (p.picture_bytes + ROW_BYTES),
-                  scarce=f"{rows + met:,.0f} reads of images")  # fmt: skip
+def _pack(rows: float, fetched: float, raw: int, p: Prices, c: Costs) -> StagePlan:
+    memory = p.memory_limit_bytes / p.cores_of_machine
+    pack = plan_pack(rows, fetched, raw, p.picture_bytes, memory)
+    moved = pack.received + pack.sent
+    # CPU time, and the network's, although other threads work during a transfer
+    seconds = rows * c.pack.row + moved * c.pack.byte + max(pack.received, pack.sent) / p.network_bytes
+    maps = [(tasks, seconds / len(pack.tasks)) for tasks in pack.tasks]
+    return plan_stage("pack", rows, maps, Requests(pack.reads, pack.writes), p, c, moved=moved,
+                      stored=rows * (p.picture_bytes + ROW_BYTES), scarce=describe(pack), at_once=3)  # fmt: skip
 
 
 def summarise(pairs: float, p: Prices, c: Costs) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Store(ABC):
     uri: str
     where: str
     """URI and server of the store, for messages."""
-    window: int = 32 << 20
+    window: int = 8 << 20
     """Bytes to write in one call."""
     is_remote: bool = False
     """Whether each read is a request to a server, which costs time and money."""

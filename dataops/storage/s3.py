@@ -339,7 +339,7 @@ class _ChunkReader(io.RawIOBase):
         return found.getvalue()
 
     def _next_chunk(self) -> bool:
-        self._rest = next(self._chunks, memoryview(b""))
+        self._rest = next(filter(len, self._chunks), memoryview(b""))
         return len(self._rest) > 0
 
 

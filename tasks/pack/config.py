@@ -17,6 +17,6 @@ class PackConfig(StageConfig):
     rows add about 3 kB a sample. If the store is S3, a worker has at least one shard in memory."""
     memory_limit_bytes: int = Field(default=4 << 30, ge=64 << 20)
     """Memory for the images that are sorted at the same time, of all processes of a machine together. Each process
-    needs about 400 MB more. Images in a folder are not sorted in memory up to 16 million pairs."""
+    needs about 700 MB more. Images in a folder are not sorted in memory up to 16 million pairs."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})

@@ -10,6 +10,7 @@ collected in an index (`write_index`), so a reader learns in one request where i
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -98,7 +99,8 @@ def write_run(draft: Draft, name: str, rows: Rows, count: int, partitions: range
     sizes = (sum(map(len, block)) for block in blocks)
     head["end"] = head.nbytes + keys.nbytes + np.array([0, *accumulate(sizes)])
     pieces = [head.tobytes(), keys.tobytes(), *(piece for block in blocks for piece in block)]
-    draft.store.put_chunks(draft.scratch(name), lambda: _join(pieces))
+    make_chunks = partial(map, memoryview) if draft.store.is_remote else _join  # a remote store joins them to its parts
+    draft.store.put_chunks(draft.scratch(name), lambda: make_chunks(pieces))
 
 
 def _make_block(table: pa.Table, images: Images | None) -> list[bytes | memoryview]:
@@ -115,7 +117,7 @@ def _make_block(table: pa.Table, images: Images | None) -> list[bytes | memoryvi
 
 
 def _join(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
-    """Yield the pieces in chunks of about _CHUNK_BYTES: a write of each image would cost more than to copy it."""
+    """Yield the pieces in chunks of about _CHUNK_BYTES: a write of each image to disk would cost more than to copy it."""
     waiting, size = list[bytes | memoryview](), 0
     for piece in pieces:
         waiting.append(piece)

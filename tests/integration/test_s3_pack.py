@@ -58,6 +58,7 @@ def test_put_chunks_sends_large_objects_in_parts(
             chunk = data[start : start + len(memory)]
             memory[: len(chunk)] = chunk  # the next chunk overwrites this one
             yield memoryview(memory)[: len(chunk)]
+            yield memoryview(b"")  # which is not the end
 
     store.put_chunks("a/b", chunks, sha256=hashlib.sha256(data).hexdigest())
     assert store.read("a/b") == data
