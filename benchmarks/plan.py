@@ -251,7 +251,7 @@ def _filter(pairs: float, files: int, p: Prices, c: Costs) -> StagePlan:
     requests = requests.plus(sizes.partitions * TASK, sizes.partitions * PUT)  # drop_duplicates
     # write_parts: rows and verdicts of each slice, two parts of each file; afterwards the sizes of all parts
     requests = requests.plus(
-        units * (2 * TASK + 1) + slices * 4 + files * (2 * FENCE + 2), units * (PUT + 1) + files * 2
+        units * (2 * TASK + 1) + slices * 3 + files * (2 * FENCE + 2), units * (PUT + 1) + files * 2
     )
     maps = [
         (len(batches), pairs * c.filter),
@@ -275,13 +275,13 @@ def _curate(rows: float, shards: int, p: Prices, c: Costs) -> StagePlan:
     exchanges = [job.exchange(kind) for kind in EXCHANGES]
     requests, merges = exchange_requests(exchanges)
     tasks = len(group_shards(inspect_shard, [RawShard("", "", "", job.config)] * shards))
-    # inspect_shard: rows, tar, a part; put_rows, put_candidates: the part again; put_decisions writes a table
-    requests = requests.plus(tasks * TASK + shards * (4 + FENCE + 2 + 2), tasks * PUT + shards * 2)
+    # inspect_shard: rows, tar (its size too), a table; put_rows, put_candidates: the table again; put_decisions: one
+    requests = requests.plus(tasks * TASK + shards * (1 + 2 + 1 + 1), tasks * PUT + shards * 2)
     # write_rows: rows and decisions, two parts; afterwards their sizes
-    requests = requests.plus(tasks * TASK + shards * (4 + 2 * FENCE + 2), tasks * PUT + shards * 2)
+    requests = requests.plus(tasks * TASK + shards * (1 + 1 + 2 * FENCE + 2), tasks * PUT + shards * 2)
     by_batch, by_partition = 6, 3  # maps of choose_rows
     steps = len(batches) * by_batch + job.partitions * by_partition + job.near_partitions * 2 + 1
-    requests = requests.plus(steps * TASK + len(batches) * PIECE * 6, steps * PUT + len(batches) * 2)
+    requests = requests.plus(steps * TASK + len(batches) * 7, steps * PUT + len(batches) * 2)
     maps = [(tasks, rows * c.curate), (steps + merges, 0.0), (tasks, 0.0)]  # the first takes the time
     moved = rows * p.picture_bytes + sum(2 * one.expected_bytes for one in exchanges)
     scarce = f"{rows * p.duplicates * CLUSTER_BYTES / 1e9:,.0f} GB to connect links"

@@ -2,7 +2,7 @@
 
     pip install -e '.[bench,ray]'
     python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 20000,200000]
-                               [--engines local1,local2,ray] [--only stages,choice,parts,orchestration,dispatch]
+                               [--engines local1,local2,ray] [--only stages,choice,requests,parts,orchestration,dispatch]
                                [--folder DIR]
 
 Each measurement is its own process, with the memory of all its descendants. `extract` and `filter` read synthetic
@@ -10,9 +10,10 @@ pair lists (benchmarks/inputs/rows.py), `curate` and `pack` synthetic images of 
 the same engine at the smallest size, so that the ratio shows how the cost of a row grows: the goal of 0.85 is 15%
 more. Ray is two nodes of one core on this machine; each engine must write the same bytes. Above a million rows or a
 hundred thousand images, only local2 is measured. `choice` is choose_rows of curate on synthetic rows, without
-images. `parts` maps 1,000 empty tasks. `orchestration` is the share of `pairmill run`, with running servers, that
-is not the work of the two stages. `dispatch` (only with --only; needs `pip install prefect-ray`) runs empty tasks
-on Ray as we do, and each as a Prefect task run with prefect-ray's task runner.
+images. `requests` counts the store's requests (only with --only). `parts` maps 1,000 empty tasks. `orchestration`
+is the share of `pairmill run`, with running servers, that is not the work of the two stages. `dispatch` (only with
+--only; needs `pip install prefect-ray`) runs empty tasks on Ray as we do, and each as a Prefect task run with
+prefect-ray's task runner.
 """
 
 import json
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 from benchmarks.cases.scale_cases import JobResult, delete_snapshots, run_job, write_raw_shards
 from benchmarks.cases.scale_choice import write_inspected
 from benchmarks.cases.scale_job import Job
+from benchmarks.cases.scale_requests import count_all
 from benchmarks.cases.scale_services import local_servers, ray_cluster, run_pairmill
 from benchmarks.inputs.rows import make_parts
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
@@ -36,8 +38,11 @@ from dataops.store import FolderStore
 from tasks.demo.build import build_demo_web
 
 PACKAGES = ("pyarrow", "polars", "prefect")
+REQUEST_ROWS = [100_000, 400_000, 1_600_000]
 MANY_PAIRS, MANY_PICTURES = 1_000_000, 100_000
 ENGINE_FOR_MANY = "local2"
+REQUESTS = 0.9
+"""Minimum number of rows per request at a larger size, as a share of that at the smallest."""
 FLAT = 0.85
 """Minimum speed at a larger size, as a share of that at the smallest."""
 CONFIG = """
@@ -145,6 +150,15 @@ class Scale:
                         sizes_mb = [c[kind] / 1e6 for c in (cost, first)]
                         self.rows.append(Row(f"{case} {kind.partition('_')[0]} memory", *sizes_mb, peer, "MB"))
 
+    def requests(self, sizes: Sequence[int]) -> None:
+        """Count requests per row."""
+        fewest: dict[str, float] = {}
+        for what, size, requests in count_all(self.folder, sizes):
+            first, rate = fewest.setdefault(what, size / requests), size / requests
+            self.say(f"requests of {what}, {size:,} rows: {requests:,}, {1000 / rate:.1f} for 1,000 rows")
+            goal = REQUESTS if size > sizes[0] else None
+            self.rows.append(Row(f"requests {what} {size}", rate, first, f"at {sizes[0]:,} rows", "rows/request", goal))
+
     def parts(self, number: int) -> None:
         """Measure empty tasks per second."""
         speeds = {}
@@ -239,6 +253,8 @@ def _measure(scale: Scale, only: Sequence[str], options: Any) -> None:
         scale.pictures(_numbers(options.pictures))
     if "choice" in only:
         scale.choice(_numbers(options.rows))
+    if "requests" in only:
+        scale.requests([20_000, 80_000] if options.quick else REQUEST_ROWS)
     if "parts" in only:
         scale.parts(200 if options.quick else 1000)
     if "dispatch" in only:

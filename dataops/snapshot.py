@@ -339,9 +339,18 @@ def read_parts(store: Store, manifest: Manifest, prefix: str = "part-", columns:
 
 def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet object as a table. Raises: CorruptPart when it is not a Parquet file."""
+    with store.open(name) as file:
+        return _parse_table(store, name, file, columns)
+
+
+def fetch_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet object of some megabytes into memory, by one request. Raises: as read_table."""
+    return _parse_table(store, name, pa.BufferReader(store.read(name)), columns)
+
+
+def _parse_table(store: Store, name: str, source: Any, columns: list[str] | None) -> pa.Table:
     try:
-        with store.open(name) as file:
-            return pq.ParquetFile(file).read(columns=columns)
+        return pq.ParquetFile(source).read(columns=columns)
     except pa.ArrowInvalid as error:
         raise CorruptPart(f"{store.uri}/{name} is not a Parquet file: {error}") from error
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import time
+from concurrent.futures import Executor
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -74,9 +76,9 @@ def make_inspected(rows: np.ndarray) -> pa.Table:
     return pa.table(columns).cast(INSPECTED)
 
 
-def time_choice(job: Job) -> tuple[float, str]:
+def time_choice(job: Job, pool: Executor | None = None) -> tuple[float, str]:
     """Run choose_rows on `rows` images; return the seconds, and a digest of the decisions."""
-    context, config = job.context(), CurateConfig()
+    context, config = replace(job.context(), pool=pool), CurateConfig()
     draft = Draft(context.store, "curate", "made")
     written = [name for name in context.store.names("curate/made") if "/inspected-" not in name]
     context.store.delete(written)  # by another engine

@@ -85,6 +85,17 @@ def read_partitions(
     Raises: CorruptPart that names the table that is invalid or has no such partition.
     """
     heads = store.read_each([(name, 0, _HEAD_BYTES) for name in names])
+    return _read_blocks(store, names, heads, first, count)
+
+
+def read_only_partition(store: Store, name: str) -> pl.DataFrame:
+    """Return the rows of a table that has one partition, by one request. Raises: CorruptPart."""
+    return _read_blocks(store, [name], iter([store.read(name)]), 0, 1)[0]
+
+
+def _read_blocks(
+    store: Store, names: Sequence[str], heads: Iterator[bytes], first: int, count: int
+) -> tuple[pl.DataFrame, NDArray[np.int64]]:
     tables = [_parse(store, name, head, first, count) for name, head in zip(names, heads, strict=True)]
     rest = store.read_each([table.place for table in tables if table.data is None])
     blocks = (next(rest) if table.data is None else table.data for table in tables)
@@ -135,7 +146,7 @@ def _parse(store: Store, name: str, head: bytes, first: int, count: int) -> _Tab
     about, begin = json.loads(line.removeprefix(_MAGIC)), len(line) + 1
     at, size = begin + 8 * first, 8 * (count + 1)
     ends = head[at : at + size]
-    if len(ends) < size and len(head) == _HEAD_BYTES:
+    if len(ends) < size and len(head) == _HEAD_BYTES:  # which was not all of the table
         ends = next(iter(store.read_each([(name, at, size)])))
     if first + count > about["partitions"] or len(ends) < size:
         raise _broken(name)

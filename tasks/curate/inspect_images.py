@@ -6,13 +6,14 @@ from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart
 from dataops.images import decode as images
 from dataops.images.fingerprint import Fingerprint, Pixels, compute_luminance, fingerprint
 from dataops.images.text_banner import MIN_BACKGROUND, is_text_banner
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Draft, Record, read_table
+from dataops.snapshot import Draft, Record, fetch_table
 from dataops.store import Store
 from tasks.curate.config import CurateConfig
 from tasks.engine.task_report import report_task
@@ -52,7 +53,7 @@ class RawShard:
 
 def inspect_shard(draft: Draft, shard: RawShard) -> Record:
     """Inspect each image of a raw shard; write a scratch table (INSPECTED)."""
-    rows = read_table(draft.store, shard.rows)
+    rows = fetch_table(draft.store, shard.rows)
     inspected = [
         {
             **{name: row[name] for name in ("uid", "url", "caption", "sha256")},
@@ -62,8 +63,10 @@ def inspect_shard(draft: Draft, shard: RawShard) -> Record:
         }
         for row, data in _pair_with_images(draft.store, rows, shard)
     ]
-    part = draft.put_table(inspected_name(shard.number), pa.Table.from_pylist(inspected, INSPECTED))
-    return Record(task=shard.number, parts=[part])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(inspected, INSPECTED), sink, compression="zstd")
+    draft.store.put(draft.path(inspected_name(shard.number)), memoryview(sink.getvalue()))
+    return Record(task=shard.number)
 
 
 def inspected_name(number: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from dataops.images.near_duplicates import find_clusters, find_connected, has_neighbour
-from dataops.snapshot import Draft, Record, read_table
+from dataops.snapshot import Draft, Record, fetch_table
 from tasks.curate.exact_duplicates import DROPS, LINKS
 from tasks.curate.inspect_images import inspected_name
 from tasks.curate.steps import (
@@ -71,7 +71,7 @@ def _read_thumbnails(draft: Draft, step: CurateStep, rows: pl.Series) -> pl.Seri
     for shard in step.inputs:
         inside = numbers[(numbers >= start) & (numbers < start + shard.rows)].astype(np.int64) - start
         if len(inside):
-            column = read_table(draft.store, draft.path(inspected_name(shard.number)), ["thumbnail"])["thumbnail"]
+            column = fetch_table(draft.store, draft.path(inspected_name(shard.number)), ["thumbnail"])["thumbnail"]
             found += column.take(inside).to_pylist()
         start += shard.rows
     return pl.Series(found, dtype=pl.Binary)

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from dataops.errors import CorruptPart
 from dataops.schema import CURATED, SCORE_NAMES, conform, dropped_schema
-from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, read_table
+from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, fetch_table
 from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evaluation_sets
@@ -33,7 +33,7 @@ from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 
 _INSPECT_WEIGHT, _SCORER_WEIGHT = 8, 16
 """Costs of inspecting the images and of each scorer, relative to each other map; for the progress."""
-_MAX_TASKS = 1 << 16
+_MAX_TASKS = 1 << 15
 
 
 def make(work: Work[CurateConfig]) -> StageOutput:
@@ -110,12 +110,12 @@ def run_shards(draft: Draft, group: ShardGroup) -> Record:
 
 def write_rows(draft: Draft, shard: RawShard) -> Record:
     """Write the kept and the dropped rows of a raw shard."""
-    rows = read_table(draft.store, shard.rows)
+    rows = fetch_table(draft.store, shard.rows)
     decisions = read_decisions(draft, shard.number)
     if decisions["uid"] != rows["uid"]:
         raise CorruptPart(f"{shard.rows}: its rows are not those that were inspected; remake with --force curate")
     if shard.config.scores.names:
-        decisions = join_scores(decisions, read_table(draft.store, draft.path(scored_name(shard.number))))
+        decisions = join_scores(decisions, fetch_table(draft.store, draft.path(scored_name(shard.number))))
     phashes = [None if value is None else f"{value:016x}" for value in decisions["phash"].to_pylist()]
     rows = rows.append_column("phash", pa.array(phashes, pa.string()))
     for name in ("cluster", "evaluation_overlap", *SCORE_NAMES, "face_bboxes"):

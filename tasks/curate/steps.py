@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, plan_searches
 from dataops.kernels.hashes import hash128, uid_halves
-from dataops.snapshot import Draft, Record, read_table
+from dataops.snapshot import Draft, Record, fetch_table, read_table
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspected_name
 from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame
@@ -26,8 +26,8 @@ near-duplicates, where each further partition costs a search in every block of b
 MAX_GROWTH = 8
 """Where there are many rows, units are up to so many times larger: they bound the memory of a worker, and fewer of them
 need fewer requests."""
-UNITS = 2048
-"""Number of units from which on they are larger."""
+UNITS, NEAR_UNITS = 1024, 256
+"""Number of units from which on they are larger; those of each block of bits have rows of few bytes."""
 MEMORY_BYTES = 1 << 30
 """Memory of a merge task."""
 RANKING = ["area", "characters", "uid_high", "uid_low"]
@@ -45,8 +45,8 @@ EXCHANGES: dict[str, tuple[str, str, int]] = {
     "drops-pixels": ("partitions", "batches", 5),
     "links-pixels": ("partitions", "one", 0),
     "near-hashes": ("batches", "near_partitions", 20),
-    "near-candidates": ("near_partitions", "batches", 4),
-    "near-compared": ("batches", "near_partitions", 100),
+    "near-candidates": ("near_partitions", "batches", 1),
+    "near-compared": ("batches", "near_partitions", 25),
     "near-links": ("near_partitions", "one", 0),
     "labels": ("one", "batches", 20),
     "members": ("batches", "partitions", 52),
@@ -104,13 +104,14 @@ CurateStep = Step[CurateJob]
 
 def plan_job(config: CurateConfig, rows: int, batches: int, matches: str | None = None) -> CurateJob:
     """Return the job for so many rows."""
-    partitions, near = (max(-(-rows // scale_rows(rows, least)), 1) for least in (PARTITION_ROWS, NEAR_PARTITION_ROWS))
+    sizes = (scale_rows(rows, PARTITION_ROWS), scale_rows(rows, NEAR_PARTITION_ROWS, NEAR_UNITS))
+    partitions, near = (max(-(-rows // size), 1) for size in sizes)
     return CurateJob(config, rows, batches, partitions, near, matches)
 
 
-def scale_rows(rows: int, least: int) -> int:
-    """Return the rows of a unit of which there are few with the least rows: up to MAX_GROWTH times as many."""
-    return min(max(rows // UNITS, least), least * MAX_GROWTH)
+def scale_rows(rows: int, least: int, units: int = UNITS) -> int:
+    """Return the rows of a unit: the least, or where that gives more than `units`, up to MAX_GROWTH times as many."""
+    return min(max(rows // units, least), least * MAX_GROWTH)
 
 
 def batch_shards(shards: Sequence[ShardRows]) -> list[tuple[ShardRows, ...]]:
@@ -131,7 +132,7 @@ def put_rows(draft: Draft, step: CurateStep) -> Record:
     columns = ["uid", "url", "caption", "sha256", "original_area", "drop_reason", "pixels", "phash"]
     offset, frames, notes = 0, list[pl.DataFrame](), list[pl.DataFrame]()
     for shard in step.inputs:
-        table = read_table(draft.store, draft.path(inspected_name(shard.number)), columns)
+        table = fetch_table(draft.store, draft.path(inspected_name(shard.number)), columns)
         rows = _add_overlap(draft, step.job, cast(pl.DataFrame, pl.from_arrow(table)).with_row_index("row", offset))
         frames.append(_describe(rows, step.job.config))
         noted = pl.col("drop_reason").is_not_null() | pl.col("overlap").is_not_null()

@@ -25,7 +25,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataops.snapshot import Draft, Record
-from dataops.storage.partition_file import encode_partitions, read_partitions, series_from_numpy
+from dataops.storage.partition_file import encode_partitions, read_only_partition, read_partitions, series_from_numpy
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 
@@ -226,7 +226,7 @@ def put_frame(draft: Draft, name: str, rows: pl.DataFrame) -> None:
 
 def read_frame(draft: Draft, name: str) -> pl.DataFrame:
     """Return the rows of a scratch table that is not partitioned. Raises: CorruptPart."""
-    return read_partitions(draft.store, [draft.scratch(name)], 0, 1)[0]
+    return read_only_partition(draft.store, draft.scratch(name))
 
 
 def _put(draft: Draft, name: str, rows: pl.DataFrame, partitions: NDArray[Any] | pl.Series, count: int) -> None:

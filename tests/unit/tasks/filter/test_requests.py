@@ -1,11 +1,10 @@
 """The requests of the filter stage grow no faster than its rows, while batches and partitions grow with the rows."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from benchmarks.cases.scale_requests import count_requests
 from dataops.store import FolderStore
 from tasks.engine import exchange
 from tasks.engine.context import Context
@@ -21,36 +20,10 @@ CONFIG = FilterConfig(
 )
 WORKERS = 320
 """Workers that share the memory, so that batches and partitions have few rows."""
-CALLS: dict[str, Callable[..., int]] = {
-    **dict.fromkeys(("size", "read", "put", "put_chunks", "create", "local", "entries"), lambda *_, **__: 1),
-    "locals": lambda _, names: len(names),
-}
-"""Methods of a store, and the number of their requests."""
-
-
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list to which each call of a store adds the number of its requests."""
-    found: list[int] = []
-
-    def count_calls(name: str) -> None:
-        method, count = getattr(FolderStore, name), CALLS[name]
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            found.append(count(*args, **kwargs))
-            return method(*args, **kwargs)
-
-        monkeypatch.setattr(FolderStore, name, counted)
-
-    for name in CALLS:
-        count_calls(name)
-    return found
 
 
 @pytest.mark.timeout(120)
-def test_requests_do_not_grow_faster_than_the_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: list[int]
-) -> None:
+def test_requests_do_not_grow_faster_than_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "SLICE_ROWS", 40)
     monkeypatch.setattr(exchange, "DIRECT_PIECES", 16)
     per_row = []
@@ -58,8 +31,8 @@ def test_requests_do_not_grow_faster_than_the_rows(
         store = FolderStore(tmp_path / str(rows))
         pairs = snapshot(store.root, "extract", [some_pairs(160, seed) for seed in range(rows // 160)])
         context = Context(store, tmp_path, workers=1, workers_per_machine=WORKERS, pool=InlineExecutor())
-        requests.clear()
-        manifest = make(plan(FILTER, CONFIG, 0, [pairs]), context)
+        with count_requests() as requests:
+            manifest = make(plan(FILTER, CONFIG, 0, [pairs]), context)
         assert manifest.counts.input == rows
         assert "duplicate_url" in manifest.counts.dropped
         per_row.append(sum(requests) / rows)
