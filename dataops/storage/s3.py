@@ -33,7 +33,8 @@ from dataops.storage.s3_requests import CorruptTransfer, S3Requests, explain_set
 T = TypeVar("T")
 
 MIB = 1 << 20
-PARTS = TransferConfig(multipart_threshold=16 * MIB, multipart_chunksize=16 * MIB, max_concurrency=4)
+PARTS = TransferConfig(multipart_threshold=16 * MIB, multipart_chunksize=16 * MIB, max_concurrency=4, max_io_queue=64)
+"""At most 64 blocks of 256 KiB wait for a slow disk; boto's default is 256 MB in all."""
 STREAM_PARTS = TransferConfig(multipart_threshold=16 * MIB, multipart_chunksize=32 * MIB, max_concurrency=2)
 STREAM_PARTS.max_in_memory_upload_chunks = 2
 """At most four parts are in memory: two that are sent, and two that wait."""
