@@ -9,8 +9,8 @@ phash    pairs whose image looks like this: its perceptual hash differs in at mo
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
@@ -127,6 +127,27 @@ def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
     if "phash" in frame:
         mask |= _match_phash(frame["phash"], [t for t in targets if t.kind == "phash"])
     return mask
+
+
+def matched_targets(rows: Sequence[Mapping[str, Any]], targets: Iterable[Target]) -> set[Target]:
+    """Return the targets that match at least one of the rows, which may lack some of `COLUMNS`."""
+    values = {column: {row[column] for row in rows if row.get(column) is not None} for column in COLUMNS}
+    urls = values["url"] | values["page_url"]
+    hosts = {parse_host(url) or "" for url in urls}
+    known = {
+        **{"uid": values["uid"], "sha256": values["sha256"], "url": urls},
+        "domain": {host[at:] for host in hosts for at in _starts_of_labels(host)},
+    }
+    hashes = pl.Series(sorted(values["phash"]), dtype=pl.String)
+    return {
+        target
+        for target in targets
+        if (_match_phash(hashes, [target]).any() if target.kind == "phash" else target.value in known[target.kind])
+    }
+
+
+def _starts_of_labels(host: str) -> list[int]:
+    return [0, *(found.end() for found in re.finditer(r"\.", host))]
 
 
 def _is_on_domain(url: str | None, domains: set[str]) -> bool:

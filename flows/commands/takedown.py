@@ -21,6 +21,7 @@ from flows.commands.output import console, print_json, text
 from flows.records import known_stores, read_record
 from tasks.engine.context import Context
 from tasks.engine.takedown_requests import (
+    LISTED,
     Request,
     load_report,
     make_request,
@@ -40,6 +41,7 @@ from tasks.lineage.takedown_raw import (
     delete_superseded,
     find_raw_snapshots,
     find_uids_by_phash,
+    find_unmatched,
     find_urls,
 )
 from tasks.tracking.registry import Registry
@@ -93,9 +95,14 @@ def _take_down_in_store(
     all_targets = [*targets, *(Target("uid", uid) for uid in sorted(uids))]
     raw = find_raw_snapshots(lineage, search, all_targets)
     leftovers = find_leftovers(Inventory(store), all_targets)  # with the next versions
+    matched = {target for one in found for target in one.targets}
+    unmatched = [str(target) for target in find_unmatched(search, raw, targets, matched)]
+    if earlier.unmatched is not None:  # what an earlier call deleted matches nothing now
+        unmatched = [target for target in unmatched if target in earlier.unmatched]
     report: dict[str, Any] = {
         "store": store.uri,
         "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new},
+        "unmatched": unmatched,
         "uids": sorted(uids),
         "versions": earlier.versions | {o.affected.dataset.key: o.successor.key for o in outcomes if o.successor},
         "datasets": [outcome.as_json() for outcome in outcomes],
@@ -215,10 +222,17 @@ def _folders_of_originals(store: Store) -> list[Path]:
 def _show(report: Mapping[str, Any], found: Sequence[AffectedDataset], out: Console) -> None:
     request = report["request"]
     known = "recorded" if request["new"] else "already recorded"
-    title = f"Takedown {request['digest']} in {report['store']}: {len(request['targets'])} targets, {known}"
+    targets, unmatched = format_quantity(len(request["targets"]), "target"), report["unmatched"]
+    title = f"Takedown {request['digest']} in {report['store']}: {targets}, {known}"
     out.print(text(title, style="bold"), soft_wrap=True)
     if not found:
         out.print(text("No dataset has any of these pairs. Later runs leave them out."))
+    if unmatched:
+        some = "; check them" if len(unmatched) <= LISTED else f"; check them, here the first {LISTED}"
+        head = f"No pair and no raw image here matches {len(unmatched):,} of {targets}{some}:"
+        out.print(text(head, style="yellow"), soft_wrap=True)
+        for target in unmatched[:LISTED]:
+            out.print(text(f"  {target}"), soft_wrap=True)
     for dataset in report["datasets"]:
         out.print()
         where = f"{format_quantity(dataset['pairs'], 'pair')} in {format_quantity(len(dataset['shards']), 'shard')}"

@@ -63,6 +63,8 @@ class Report(BaseModel):
     """Removed pairs."""
     versions: dict[str, str] = {}
     """Keys of dataset versions that held removed pairs, with those of their next versions."""
+    unmatched: tuple[str, ...] | None = None
+    """Targets that matched no pair and no raw image in any call; None if there was no call yet."""
 
 
 def report_name(digest: str) -> str:

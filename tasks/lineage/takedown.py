@@ -15,7 +15,7 @@ import pyarrow as pa
 from dataops.errors import ContractError, PairmillError
 from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest, snapshot_key
-from dataops.trace.targets import COLUMNS, Target, matching_rows
+from dataops.trace.targets import COLUMNS, Target, matched_targets, matching_rows
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make
 from tasks.engine.takedown_requests import STAGE, Request, list_requests, load_targets
@@ -40,6 +40,8 @@ class AffectedDataset:
     dataset: Manifest
     uids: list[str]
     shards: list[str]
+    targets: set[Target]
+    """The targets that match one of the pairs."""
     models: list[RegisteredVersion] = field(default_factory=list)
 
 
@@ -87,7 +89,8 @@ def find_affected(
         rows = [row for row in search.rows(hits) if _matches(row, targets)]
         if rows:
             uids, shards = sorted(row["uid"] for row in rows), sorted({row["shard"] for row in rows})
-            found.append(AffectedDataset(manifest, uids, shards, _trained_models(lineage, registry, manifest)))
+            matched = matched_targets(rows, targets)
+            found.append(AffectedDataset(manifest, uids, shards, matched, _trained_models(lineage, registry, manifest)))
     return found
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from dataops.schema import DOWNLOADED, conform, dropped_schema
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, content_digest, read_table
-from dataops.trace.targets import Target, matching_rows
+from dataops.trace.targets import Target, matched_targets, matching_rows
 from tasks.download.fetch.originals import Original, Originals
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
@@ -57,6 +57,21 @@ def find_raw_snapshots(lineage: Lineage, search: Search, targets: Sequence[Targe
         if hits:
             found.append(RawSnapshot(manifest, hits))
     return found
+
+
+def find_unmatched(
+    search: Search, raw: Sequence[RawSnapshot], targets: Sequence[Target], matched: set[Target]
+) -> list[Target]:
+    """Return the targets that match no pair of a dataset version and no raw image, in their order.
+
+    Args:
+        matched: the targets that match a pair of a dataset version.
+    """
+    left = [target for target in targets if target not in matched]
+    for one in raw if left else ():
+        here = matched_targets(search.rows(one.hits), left)
+        left = [target for target in left if target not in here]
+    return left
 
 
 def delete_raw(context: Context, raw: RawSnapshot, targets: Sequence[Target]) -> int:

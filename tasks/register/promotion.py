@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError
 from dataops.escaping import escape_markdown
+from tasks.register.gate import ONLY_CANDIDATE
 from tasks.tracking import client as tracking
 
 if TYPE_CHECKING:
@@ -102,7 +103,16 @@ def promote(name: str, version: str, alias: str, why: str) -> tuple[AliasMove | 
     with tracking.mlflow_errors():
         gate = client.get_model_version(name, version).tags.get("gate", "unknown")
         user = os.environ.get("MLFLOW_TRACKING_USERNAME") or os.environ.get("USER") or "somebody"
-        return move_alias(client, name, alias, version, f"{user} on {socket.gethostname()}", why), gate
+        move = move_alias(client, name, alias, version, f"{user} on {socket.gethostname()}", why)
+        _correct_description(client, name, version)
+        return move, gate
+
+
+def _correct_description(client: "MlflowClient", name: str, version: str) -> None:
+    """Remove from a version's description that it is only a candidate; the gate's tag keeps the verdict as it was."""
+    shown = client.get_model_version(name, version).description or ""
+    if ONLY_CANDIDATE in shown:
+        client.update_model_version(name, version, shown.replace(ONLY_CANDIDATE, ""))
 
 
 def read_trail(name: str) -> list[dict[str, Any]]:

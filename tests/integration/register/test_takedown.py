@@ -44,7 +44,7 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     tags = connect().get_model_version("saw-it", "1").tags
     digest = report["request"]["digest"]
     assert tags["takedowns"] == digest
-    assert f"1 pairs of dataset {packed.key}" in tags[f"takedown.{digest}"]
+    assert f"1 pair of dataset {packed.key}" in tags[f"takedown.{digest}"]
     assert connect().get_model_version_by_alias("clip-demo", "champion").tags.get("takedowns") is None
     assert trace.trace(url, tmp_path, str(store.root), limit=5, index=True, as_json=True) == 0
     (reported,) = json.loads(capsys.readouterr().out)["stores"]

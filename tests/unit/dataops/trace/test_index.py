@@ -11,7 +11,7 @@ import pytest
 from dataops.schema import uid
 from dataops.trace import index as trace_index
 from dataops.trace.index import IndexFile, RowPosition, hash_url, parse_hex, reverse_host
-from dataops.trace.targets import Target, matching_rows, parse_host, parse_target
+from dataops.trace.targets import Target, matched_targets, matching_rows, parse_host, parse_target
 
 HOSTS = ["a.example", "www.a.example", "cdn.www.a.example", "aa.example", "example", "b.example:8080", "xa.example"]
 
@@ -72,6 +72,22 @@ def test_index_finds_the_same_rows_as_a_full_search(parts: list[pa.Table], files
             )
     for domain in ("a.example", "example", "www.a.example", "b.example", "no.example"):
         assert index["host"].find_below(reverse_host(domain)) == search_rows(parts, Target("domain", domain)), domain
+
+
+def test_matched_targets_are_those_with_a_matching_row(parts: list[pa.Table]) -> None:
+    rows = parts[0].slice(0, 150).to_pylist()
+    others = [Target("domain", host) for host in (*HOSTS, "ample", "no.example")]
+    others += [Target("phash", rows[5]["phash"] or "0" * 16, bits) for bits in (0, 20)]
+    for row in [*rows[:40], *parts[1].to_pylist()[:40]]:
+        others += [Target("uid", row["uid"]), Target("url", row["url"])]
+        others += [Target("url", row["page_url"])] if row["page_url"] else []
+        others += [Target("sha256", row["sha256"]), Target("phash", row["phash"], 3)] if row["phash"] else []
+    expected = {target for target in others if matching_rows(parts[0].slice(0, 150), [target]).any()}
+    assert set(others) > expected > set()
+    assert matched_targets(rows, others) == expected
+    assert matched_targets([{"url": row["url"]} for row in rows], others) == {
+        target for target in others if matching_rows(parts[0].slice(0, 150).select(["url"]), [target]).any()
+    }
 
 
 @pytest.mark.parametrize("bits", [0, 3, 20])

@@ -198,12 +198,14 @@ def test_takedown_command_reports_and_deletes(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     old = packed(store, curated(store, some_pairs(), 7))
     file = tmp_path / "letter.txt"
-    file.write_text("# from a lawyer\nhttp://host1.example/4.jpg  # one\n\nsite3.example\n")
+    file.write_text("# from a lawyer\nhttp://host1.example/4.jpg  # one\n\nsite3.example\nhttp://host1.example/typo.jpg\n")
     code = flow.takedown(flow.TakedownOptions(file, "a letter"), tmp_path, str(store.root), as_json=False)
     output = capsys.readouterr().out
     assert code == 0
     assert f"dataset {old.key}: 6 pairs" in output
     assert "still has 6 of the images" in output
+    unmatched = "url:http://host1.example/typo.jpg"
+    assert f"No pair and no raw image here matches 1 of 3 targets; check them:\n  {unmatched}\n" in output
     with pytest.raises(ConfigError, match="add --yes"):
         flow.takedown(flow.TakedownOptions(file, delete_raw=True), tmp_path, str(store.root), as_json=True)
     code = flow.takedown(flow.TakedownOptions(file, delete_raw=True, yes=True), tmp_path, str(store.root), as_json=True)
@@ -213,6 +215,11 @@ def test_takedown_command_reports_and_deletes(
     assert sum(report["deleted"]["raw_samples"].values()) == 6
     assert report["raw_snapshots"] == {}
     assert find_manifest(store, "pack", old.key) is None
+    assert report["unmatched"] == [unmatched]
+    assert flow.takedown(flow.TakedownOptions(file), tmp_path, str(store.root), as_json=True) == 0
+    again = [one for one in json.loads(capsys.readouterr().out)["stores"] if one["store"] == report["store"]]
+    assert again[0]["unmatched"] == [unmatched], "not also those whose pairs an earlier call deleted"
+    report = again[0]
     (name,) = [name for name in store.names("takedowns") if name.endswith(".report.json")]
     assert json.loads(store.read(name)) == report
     everything = b"".join(store.read(n) for n in store.names("") if n.startswith(("pack/", "download/")))
