@@ -34,6 +34,9 @@ from tasks.engine.lease import HeldLease, hold_lease
 
 logger = logging.getLogger(__name__)
 
+CODE = ("dataops", "flows", "infra", "tasks", "training", "constraints.txt", "pyproject.toml")
+"""Files and folders of the checkout on which the result of a run may depend."""
+
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 
 
@@ -224,7 +227,10 @@ def merge_records(records: Sequence[Record]) -> tuple[list[Part], Counts]:
 
 
 def code_version() -> dict[str, Any]:
-    """Return the git commit (of the checkout, else of the image) and dirty flag, and the version of Python."""
+    """Return the git commit (of the checkout, else of the image) and dirty flag, and the version of Python.
+
+    Only `CODE` makes it dirty: a user's project in the checkout changes no code.
+    """
     root = CHECKOUT
 
     def git(*arguments: str) -> str | None:
@@ -236,7 +242,7 @@ def code_version() -> dict[str, Any]:
             return None
 
     commit = git("rev-parse", "HEAD")
-    dirty = None if commit is None else bool(git("status", "--porcelain"))
+    dirty = None if commit is None else bool(git("status", "--porcelain", "--", *CODE))
     if commit is None:  # a container image has no git (infra/Dockerfile)
         commit = os.environ.get("PAIRMILL_GIT_COMMIT") or None
     return {"commit": commit, "dirty": dirty, "python": platform.python_version()}

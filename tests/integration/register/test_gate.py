@@ -178,5 +178,8 @@ def test_model_without_a_gate_is_a_candidate_unless_it_is_above_chance(
     assert promote(f"ungated/{version.version}", "champion", "the first", as_json=False) == 0
     assert capsys.readouterr().out.rstrip().endswith(f"({gate.removesuffix(', so it is only a candidate')})")
     promoted = connect().get_model_version("ungated", version.version)
-    assert (promoted.description, promoted.tags["gate"]) == (version.description.replace(", so it is only a candidate", ""), gate)
+    assert (promoted.description, promoted.tags["gate"]) == (
+        version.description.replace(", so it is only a candidate", ""),
+        gate,
+    )
     assert promoted.description != version.description

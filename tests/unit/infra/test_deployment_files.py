@@ -15,6 +15,7 @@ import yaml
 from dataops.home import CHECKOUT
 from flows.interruption import END_SECONDS
 from infra import dotenv
+from tasks.engine import stage
 from tasks.engine.grace import GRACE_SECONDS
 from tasks.engine.stage import code_version
 
@@ -122,3 +123,16 @@ def test_code_version_reads_the_build_commit_without_git(monkeypatch: pytest.Mon
     assert with_git["commit"] != "0123abc"
     monkeypatch.setenv("PATH", os.devnull)
     assert (code_version()["commit"], code_version()["dirty"]) == ("0123abc", None)
+
+
+def test_only_changes_of_the_code_make_it_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stage, "CHECKOUT", tmp_path)
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
+    for command in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "First")):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / "my-project").mkdir()
+    (tmp_path / "my-project/mine.toml").write_text('name = "mine"\n')
+    assert code_version()["dirty"] is False
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/new_module.py").write_text("")
+    assert code_version()["dirty"] is True

@@ -198,7 +198,9 @@ def test_takedown_command_reports_and_deletes(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     old = packed(store, curated(store, some_pairs(), 7))
     file = tmp_path / "letter.txt"
-    file.write_text("# from a lawyer\nhttp://host1.example/4.jpg  # one\n\nsite3.example\nhttp://host1.example/typo.jpg\n")
+    file.write_text(
+        "# from a lawyer\nhttp://host1.example/4.jpg  # one\n\nsite3.example\nhttp://host1.example/typo.jpg\n"
+    )
     code = flow.takedown(flow.TakedownOptions(file, "a letter"), tmp_path, str(store.root), as_json=False)
     output = capsys.readouterr().out
     assert code == 0
