@@ -16,7 +16,6 @@ counted FLOPs (training/loop/flops.py) over the GPU's peak.
 import argparse
 import contextlib
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -69,27 +68,26 @@ def make_pairs(path: Path, config: ModelConfig, count: int) -> float:
 
 
 def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Step:
-    """Return our step, as in training/train.py."""
+    """Return our step, the one that training/train.py takes."""
     import torch
     from safetensors.torch import load_file
 
+    from benchmarks.gpu_gates.sides import make_our_step
     from training.config import TrainConfig
     from training.loop.inputs import StepInputs
-    from training.loop.optim import build_optimizer
-    from training.loop.step import take_step
-    from training.model.clip import CLIP
     from training.model.packing import pack_texts
+    from training.train import set_up_torch
 
-    config = TrainConfig(model=spec["model"], precision=spec["precision"], **TRAIN)
+    config = TrainConfig(model=spec["model"], precision=spec["precision"], threads=spec["threads"], **TRAIN)
+    set_up_torch(config)
     device = torch.device(spec["device"])
-    model = CLIP(load_model_config(config.model)).to(device).to(memory_format=torch.channels_last).train()
+    model, take = make_our_step(config, load_model_config(config.model), device)
     model.load_state_dict(load_file(folder / "weights.safetensors"))
-    optimizer = build_optimizer(model, config)
 
     def step(rows: np.ndarray, lr: float) -> float:
         texts = [pack_texts(torch.from_numpy(tokens[rows]))]
         inputs = StepInputs(torch.from_numpy(pixels[rows]), texts, None, None).map(lambda tensor: tensor.to(device))
-        return float(take_step(model, model, optimizer, config, inputs, lr=lr)[0])
+        return float(take(inputs, lr)[0])
 
     return step
 
@@ -97,39 +95,21 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
 def peer(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndarray) -> Step:
     """Return open_clip's step, with its loss, parameter groups and precision."""
     import torch
-    from open_clip import ClipLoss
-    from open_clip_train.precision import get_autocast
     from safetensors.torch import load_file
 
+    from benchmarks.gpu_gates.sides import make_open_clip_step
+    from training.config import TrainConfig
     from training.model.preprocess import normalize
 
+    config = TrainConfig(model=spec["model"], precision=spec["precision"], **TRAIN)
     device = torch.device(spec["device"])
     model = make_open_clip_model(spec["model"]).to(device).train()
     model.load_state_dict(load_file(folder / "weights.safetensors"))
-    loss_of, autocast = ClipLoss(), get_autocast({"fp32": "fp32", "bf16": "amp_bf16"}[spec["precision"]], device.type)
-    named = list(model.named_parameters())
-    without_decay = [p for n, p in named if p.ndim < 2 or "bn" in n or "ln" in n or "bias" in n or "logit_scale" in n]
-    known = set(map(id, without_decay))
-    rest = [p for _, p in named if id(p) not in known]
-    optimizer = torch.optim.AdamW(
-        [{"params": without_decay, "weight_decay": 0.0}, {"params": rest, "weight_decay": TRAIN["weight_decay"]}],
-        lr=TRAIN["lr"], betas=(TRAIN["beta1"], TRAIN["beta2"]), eps=TRAIN["eps"],
-    )  # fmt: skip
+    take = make_open_clip_step(model, config, device)
     images_of_all = normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous() / 255).to(device)
 
     def step(rows: np.ndarray, lr: float) -> float:
-        images, texts = images_of_all[torch.from_numpy(rows)], torch.from_numpy(tokens[rows]).to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.zero_grad()
-        with autocast():
-            losses = loss_of(**model(images, texts), output_dict=True)
-            total = sum(losses.values())
-        total.backward()
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
-        return float(total.detach())
+        return float(take(images_of_all[torch.from_numpy(rows)], torch.from_numpy(tokens[rows]).to(device), lr))
 
     return step
 
@@ -283,7 +263,7 @@ def main() -> int:
     if options.side:
         serve(options.side[0], json.loads(options.side[1]))
         return 0
-    require_peers("open_clip", "open_clip_train")
+    require_peers("open_clip")
     options.batch = options.batch or (4 if options.quick else 16)
     options.times = options.times or (2 if options.quick else 5)
     rows, details = [], {}

@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
 def train(job: Job) -> None:
     """Train the model of a job, unless it is done; all ranks together."""
-    _set_up_torch(job.train)
+    set_up_torch(job.train)
     device = resolve_device(job.train.device)
     distributed.join(device, allow_network=job.train.allow_network)
     with lock_output(job.output):
@@ -139,7 +139,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     )
 
 
-def _set_up_torch(config: TrainConfig) -> None:
+def set_up_torch(config: TrainConfig) -> None:
     """Choose torch's kernels: where the config asks for it, those that give the same bits at each run."""
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # batches differ in their tokens
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic

@@ -3,19 +3,17 @@
 On a GPU, each such read makes the host wait until the GPU has nothing left to do.
 """
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import training.train as train_module
+from benchmarks.gpu_gates.reads import counting
 from tests.unit.training.conftest import TOWERS, rows_of
 from training.config import ModelConfig, TrainConfig
 from training.data.loader import Batch
@@ -27,57 +25,6 @@ from training.model.packing import pack_texts
 from training.train import main
 
 pytestmark = pytest.mark.usefixtures("process_state")
-
-READS = {"item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "__contains__", "equal"}
-"""Methods of a tensor that read its values."""
-COPIES = {"tensor", "as_tensor", "from_numpy", "frombuffer"}
-"""Functions that make a tensor of values of the host: to bring it to a GPU waits too."""
-SIZES = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount", "_local_scalar_dense"}
-"""Operations whose result has a size that the host must read, and the read itself."""
-
-
-def find_site() -> str:
-    """Return file and line of our code that is running."""
-    frame = sys._getframe(1)
-    while "/training/" not in frame.f_code.co_filename or "/tests/" in frame.f_code.co_filename:
-        assert frame.f_back is not None
-        frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-
-
-class Methods(TorchFunctionMode):
-    def __init__(self, found: list[str]):
-        self.found = found
-
-    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        name = getattr(function, "__name__", "")
-        if name in READS | COPIES:
-            self.found.append(f"{find_site()} {name}")
-        return function(*arguments, **(options or {}))
-
-
-class Operations(TorchDispatchMode):
-    def __init__(self, found: list[str]):
-        super().__init__()
-        self.found = found
-
-    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        name = function.overloadpacket.__name__
-        masks = name in {"index", "index_put", "index_put_"} and any(
-            index is not None and index.dtype == torch.bool for index in arguments[1]
-        )
-        repeats = name == "repeat_interleave" and (options or {}).get("output_size") is None
-        if name in SIZES or masks or repeats:
-            self.found.append(f"{find_site()} {name}")
-        return function(*arguments, **(options or {}))
-
-
-@contextmanager
-def counting() -> Iterator[list[str]]:
-    """Collect the reads of this thread."""
-    found: list[str] = []
-    with Methods(found), Operations(found):
-        yield found
 
 
 def test_the_counter_finds_each_kind_of_read() -> None:

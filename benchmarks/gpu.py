@@ -1,0 +1,120 @@
+"""Check and measure training on this machine's GPU with one command.
+
+    python -m benchmarks.gpu [--seconds 540] [--json OUT] [--device cuda]
+
+It needs torch and the wheels that training/ imports, no network and no other part of pairmill (docs/gpu.md). Each stage
+runs in a process of its own with a deadline, so that a crash or a hang ends that stage only. OUT gets one JSON line a
+stage, as soon as the stage has ended. A stage that was not reached is NOT RUN. `--device cpu` runs all gates that mean
+something on a CPU, with toy models.
+
+Exit codes: 0 every stage that this machine can run has passed; 1 a gate failed, a process crashed, or the time did not
+suffice for all gates; 2 there is no such device.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_gates.catalogue import HERE, STAGES, Stage, run_stage
+from benchmarks.gpu_gates.outcomes import FAIL, MEASURED, NOT_RUN, Outcome, Setting
+
+DEVICE = Stage("device", f"{HERE}.environment:find_device", 60, is_gate=False)
+COLUMNS = ("model", "variant", "samples/s", "MFU", "peak GB", "to open_clip")
+
+
+def run_in_process(stage: Stage, setting: Setting, seconds: float) -> Outcome:
+    """Run a stage in a process of its own, and end it and what it started at its deadline."""
+    context = setting.processes()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=run_stage, args=(stage, setting, sender))  # pyright: ignore[reportAttributeAccessIssue]
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(seconds):
+            late = f"did not end within {seconds:.0f} s"
+            return Outcome(FAIL if stage.is_gate and seconds >= stage.seconds else NOT_RUN, late, {"reached": False})
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        return Outcome(FAIL, f"its process ended with exit code {process.exitcode}, and without an outcome")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.kill()
+        process.join()
+
+
+def run_stages(stages: Sequence[Stage], setting: Setting, seconds: float) -> Iterator[tuple[Stage, Outcome, float]]:
+    """Run stages in turn; yield each with its outcome and its seconds."""
+    end = time.monotonic() + seconds
+    for stage in stages:
+        started = time.monotonic()
+        if end > started:
+            limit = stage.seconds * (10 if setting.is_toy else 1)  # a shared CPU may be slow
+            outcome = run_in_process(stage, setting, min(limit, end - started))
+        else:
+            outcome = Outcome(NOT_RUN, f"the {seconds:g} s of the run had passed", {"reached": False})
+        yield stage, outcome, time.monotonic() - started
+
+
+def find_exit_code(results: Sequence[tuple[Stage, Outcome]]) -> int:
+    """Return 1 if anything failed, or a gate was not reached; else 0."""
+    return int(any(o.status == FAIL or (stage.is_gate and "reached" in o.figures) for stage, o in results))
+
+
+def format_table(outcomes: Sequence[Outcome]) -> str:
+    """Return the table of the timed steps."""
+    timed = [o.figures for o in outcomes if o.status == MEASURED and "variant" in o.figures]
+    peers = {row["model"]: row["samples_per_second"] for row in timed if row["variant"] == "open_clip"}
+    lines: list[tuple[str, ...]] = [COLUMNS]
+    for row in sorted(timed, key=lambda row: row["model"]):
+        ratio = row["samples_per_second"] / peers[row["model"]] if row["model"] in peers else None
+        cells = ((row["mfu"], ".1%"), (row["peak_gb"], ".1f"), (ratio, ".2f"))
+        rate = format(row["samples_per_second"], ",.0f")
+        lines.append((row["model"], row["variant"], rate, *("-" if v is None else format(v, how) for v, how in cells)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def main() -> int:
+    """Run all stages and print what they found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=540, help="time of the whole run")
+    parser.add_argument("--json", type=Path, default=Path(os.devnull), help="file for one JSON line a stage")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    options = parser.parse_args()
+    results: list[tuple[Stage, Outcome]] = []
+    with tempfile.TemporaryDirectory(prefix="pairmill-gpu-") as folder, options.json.open("w") as file:
+
+        def report(stage: Stage, outcome: Outcome, seconds: float) -> None:
+            line: dict[str, Any] = {"stage": stage.name, **asdict(outcome), "seconds": round(seconds, 2)}
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            sys.stdout.write(f"{outcome.status:<8} {stage.name:<36} {seconds:6.1f} s  {outcome.message}\n")
+            sys.stdout.flush()
+
+        setting = Setting(options.device, Path(folder))
+        for stage, outcome, seconds in run_stages([DEVICE], setting, options.seconds):
+            report(stage, outcome, seconds)
+            if outcome.status != MEASURED:
+                return 2
+        for stage, outcome, seconds in run_stages(STAGES, setting, options.seconds):
+            report(stage, outcome, seconds)
+            results.append((stage, outcome))
+    outcomes = [outcome for _, outcome in results]
+    counts = {status: sum(o.status == status for o in outcomes) for status in sorted({o.status for o in outcomes})}
+    sys.stdout.write(f"\n{format_table(outcomes)}\n\n{', '.join(f'{n} {status}' for status, n in counts.items())}\n")
+    return find_exit_code(results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

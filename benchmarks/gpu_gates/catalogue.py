@@ -1,0 +1,78 @@
+"""The stages in their order: gates first, then the timings that matter most."""
+
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+
+from benchmarks.gpu_gates.outcomes import FAIL, Outcome, Setting
+
+HERE = "benchmarks.gpu_gates"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function of a Setting that a process of its own calls."""
+
+    name: str
+    function: str
+    """MODULE:FUNCTION, imported in that process only."""
+    seconds: float
+    """Deadline."""
+    arguments: tuple[object, ...] = ()
+    is_gate: bool = True
+
+
+def run_stage(stage: Stage, setting: Setting, results: Connection) -> None:
+    """Run a stage in this process and send its outcome; an exception is a failure."""
+    os.setsid()  # the deadline ends the group, with whatever the stage started
+    try:
+        if setting.is_toy:
+            import_module("torch").set_num_threads(1)  # more would only wait for each other
+        module, _, function = stage.function.partition(":")
+        found = getattr(import_module(module), function)(setting, *stage.arguments)
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        found = Outcome(FAIL, f"{type(error).__name__}: {error}")
+    results.send(found)
+
+
+MODELS = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "RN50")
+STEP_SECONDS = {
+    "ours": 40,
+    "open_clip": 40,
+    "ours, not deterministic": 40,
+    "ours, compiled": 90,
+    "open_clip, compiled": 90,
+}
+"""Deadline of the timing of a model's steps, by what is timed."""
+
+GATES = (
+    Stage("environment", f"{HERE}.environment:describe_environment", 40, is_gate=False),
+    Stage("syncs in a step", f"{HERE}.syncs:count_syncs", 40),
+    Stage("gradient cache = plain", f"{HERE}.arithmetic:compare_gradient_cache", 30),
+    Stage("packed = padded", f"{HERE}.arithmetic:compare_packed_texts", 30),
+    Stage("CPU = card, 20 fp32 steps", f"{HERE}.arithmetic:compare_devices", 60),
+    Stage("bf16 = fp32, 50 steps", f"{HERE}.arithmetic:compare_precisions", 60),
+    Stage("losses = open_clip's", f"{HERE}.peers:compare_losses", 40),
+    Stage("zero-shot = open_clip's", f"{HERE}.peers:compare_zero_shot", 40),
+    Stage("stopped and killed = undisturbed", f"{HERE}.jobs:compare_resumed_job", 120),
+    Stage("out of memory", f"{HERE}.jobs:follow_memory_remedy", 60),
+    Stage("two ranks = one process", f"{HERE}.jobs:compare_two_ranks", 60),
+    Stage("checkpoint within the grace", f"{HERE}.jobs:measure_grace", 60),
+)
+TIMINGS = (
+    *(
+        Stage(
+            f"{model}, {variant}", f"{HERE}.steps:measure_steps", STEP_SECONDS[variant], (model, variant), is_gate=False
+        )
+        for variants in (("ours", "open_clip"), tuple(STEP_SECONDS)[2:])
+        for model in MODELS
+        for variant in variants
+    ),
+    Stage("training job", f"{HERE}.loading:measure_job", 60, is_gate=False),
+    Stage("loader", f"{HERE}.loading:measure_loader", 40, is_gate=False),
+)
+STAGES = (*GATES, *TIMINGS)

@@ -1,0 +1,146 @@
+"""Timings of steps: ours as training.train takes them, and open_clip's, by CUDA events."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import cycle, islice
+from statistics import median
+
+import torch
+
+from benchmarks.gpu_gates.arithmetic import make_config
+from benchmarks.gpu_gates.inputs import load_dimensions, make_batch, make_inputs
+from benchmarks.gpu_gates.outcomes import Outcome, Setting, measured, not_run
+from benchmarks.gpu_gates.sides import make_open_clip_model, make_open_clip_step, make_our_step
+from training.config import ModelConfig, TrainConfig
+from training.data.loader import Batch
+from training.loop.flops import find_peak, step_flops
+from training.loop.inputs import StepInputs, upload_batches
+from training.loop.step import normalize_pixels
+from training.loop.step_recorder import DelayedValues
+from training.train import set_up_torch
+
+PAIRS = {"ViT-B-32": 1024, "ViT-B-16": 512, "ViT-L-14": 128, "RN50": 512}
+"""Pairs of a step on a card of MEMORY."""
+MEMORY = 75e9
+DISTINCT_BATCHES = 3
+LR = 1e-4
+
+
+def measure_steps(setting: Setting, model: str, variant: str) -> Outcome:
+    """Take ten steps to warm up and three times twenty, and time these.
+
+    Args:
+        variant: `ours` or `open_clip`, followed by what differs from the default.
+    """
+    is_ours, is_compiled = variant.startswith("ours"), variant.endswith("compiled")
+    if not is_ours and find_spec("open_clip") is None:
+        return not_run("open_clip_torch is not installed")
+    if setting.is_toy and (variant != "ours" or model in ("ViT-B-16", "ViT-L-14")):
+        return not_run("needs a card")
+    device, pairs = torch.device(setting.device), choose_pairs(setting, model)
+    settings = {"deterministic": is_ours and "not deterministic" not in variant, "compile": is_ours and is_compiled}
+    config = make_config(setting, model, precision="fp32" if setting.is_toy else "bf16", threads=1, **settings)
+    set_up_torch(config)
+    dimensions = load_dimensions(config)
+    batches = [
+        replace(made, inputs=make_inputs(config, dimensions, pairs, made.step, pin=not setting.is_toy))
+        for made in (make_batch(dimensions, pairs, step) for step in range(1, 1 + DISTINCT_BATCHES))
+    ]
+    take = (
+        take_our_steps(config, dimensions, device, batches)
+        if is_ours
+        else take_peer_steps(config, dimensions, device, batches, is_compiled)
+    )
+    warmup, times, steps = (1, 2, 2) if setting.is_toy else (10, 3, 20)
+    take(warmup)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = [time_steps(take, steps, device) / steps for _ in range(times)]
+    flops = count_flops(dimensions, [batch.inputs for batch in batches], is_padded=not is_ours)
+    peak = find_peak(device, config.precision)
+    rate = pairs / median(seconds)
+    return measured(
+        f"{rate:,.0f} samples/s with {pairs} pairs a step",
+        model=model,
+        variant=variant,
+        pairs=pairs,
+        samples_per_second=rate,
+        seconds_per_step=seconds,
+        flops_per_step=flops,
+        mfu=None if peak is None else flops / median(seconds) / peak,
+        peak_gb=torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
+    )
+
+
+def choose_pairs(setting: Setting, model: str) -> int:
+    """Return the pairs of a step, halved until they suit the card's memory."""
+    if setting.is_toy:
+        return 8
+    pairs, memory = PAIRS[model], torch.cuda.get_device_properties(0).total_memory
+    while memory < MEMORY and pairs > 8:
+        pairs, memory = pairs // 2, memory * 2
+    return pairs
+
+
+def take_our_steps(
+    config: TrainConfig, dimensions: ModelConfig, device: torch.device, batches: list[Batch]
+) -> Callable[[int], None]:
+    """Return a function that takes steps of ours: images come from pinned memory, values are read one step late."""
+    _, step = make_our_step(config, dimensions, device)
+    uploaded: Iterator[Batch] = upload_batches(cycle(batches), device)
+
+    def take(steps: int) -> None:
+        previous = None
+        for batch in islice(uploaded, steps):
+            values = DelayedValues(step(batch.inputs, LR))
+            if previous is not None:
+                previous.read()
+            previous = values
+
+    return take
+
+
+def take_peer_steps(
+    config: TrainConfig, dimensions: ModelConfig, device: torch.device, batches: list[Batch], is_compiled: bool
+) -> Callable[[int], None]:
+    """Return a function that takes steps of open_clip, whose normalised images are in the card's memory."""
+    model = make_open_clip_model(dimensions).to(device).train()
+    step = make_open_clip_step(torch.compile(model) if is_compiled else model, config, device)
+    inputs = [
+        (normalize_pixels(torch.from_numpy(batch.pixels_BSS3).to(device)).contiguous(), batch.tokens_BL.to(device))
+        for batch in batches
+        if batch.tokens_BL is not None
+    ]
+
+    def take(steps: int) -> None:
+        for images, tokens in islice(cycle(inputs), steps):
+            step(images, tokens, LR)
+
+    return take
+
+
+def time_steps(take: Callable[[int], None], steps: int, device: torch.device) -> float:
+    """Return the seconds of some steps."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        take(steps)
+        return time.perf_counter() - started
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    take(steps)
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+def count_flops(dimensions: ModelConfig, inputs: list[StepInputs], *, is_padded: bool) -> float:
+    """Return the mean operations of a step; padded texts have the length of the context."""
+    counted, total = step_flops(dimensions), 0.0  # pyright: ignore[reportArgumentType] - frozen, so hashable
+    length = dimensions.text_cfg.context_length
+    for one in inputs:
+        pairs = len(one.pixels_BSS3)
+        sizes = (pairs * length, pairs * length**2) if is_padded else (one.tokens, one.padded)
+        total += counted.total(pairs, *sizes)
+    return total / len(inputs)
