@@ -76,10 +76,8 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
     from training.config import TrainConfig
     from training.loop.inputs import StepInputs
     from training.model.packing import pack_texts
-    from training.train import set_up_torch
 
     config = TrainConfig(model=spec["model"], precision=spec["precision"], threads=spec["threads"], **TRAIN)
-    set_up_torch(config)
     device = torch.device(spec["device"])
     model, take = make_our_step(config, load_model_config(config.model), device)
     model.load_state_dict(load_file(folder / "weights.safetensors"))

@@ -30,6 +30,8 @@ OUTPUTS = ("model.safetensors", "metrics.jsonl", "skipped.json", "tokenizer.json
 GRACE_SECONDS = 100
 """Time that a run grants its training from SIGTERM to the end of its checkpoint."""
 RANKS_LIMIT = 1e-4
+MEMORY_SHARE, BYTES_PER_PAIR = 0.1, 4e6
+"""Share of a card's memory, and the bytes of it for each pair: a tenth of what the activations of ViT-S/16 need."""
 TECHNIQUES = {
     "patch_dropout": 0.25,
     "unmasked_tail": 0.2,
@@ -172,9 +174,11 @@ def follow_memory_remedy(setting: Setting) -> Outcome:
     """Run a job in a tenth of the card's memory; it must end with 2, and its first remedy must help."""
     if setting.is_toy:
         return not_run("needs the memory of a card")
-    shards = write_shards(setting.folder, 2000, 256)
-    train = {"model": "ViT-S-16", "batch_size": 2000, "epochs": 1, "precision": "bf16"}
-    code = run_ranks(setting, path := write_job(setting, "too-large", shards, **train), Trial(memory=0.1))
+    pairs = min(2000, int(MEMORY_SHARE * torch.cuda.get_device_properties(0).total_memory / BYTES_PER_PAIR))
+    shards = write_shards(setting.folder, pairs, 256)
+    train = {"model": "ViT-S-16", "batch_size": pairs, "epochs": 1, "precision": "bf16"}
+    path = write_job(setting, "too-large", shards, **train)
+    code = run_ranks(setting, path, Trial(memory=MEMORY_SHARE))
     failure = path.with_suffix("") / FAILURE
     message = failure.read_text() if failure.exists() else describe_end(path)
     limit = re.search(r"set grad_cache to less than (\d+)", message)
@@ -182,7 +186,7 @@ def follow_memory_remedy(setting: Setting) -> Outcome:
         return judge(f"exit code {code}, not 2 with a remedy: {message}", passed=False)
     cached = int(limit[1]) // 32
     follows = write_job(setting, "remedied", shards, **train, grad_cache=cached)
-    code = run_ranks(setting, follows, Trial(memory=0.1))
+    code = run_ranks(setting, follows, Trial(memory=MEMORY_SHARE))
     return judge(
         f"exit code 2, then {code[0]} with grad_cache = {cached}: {message if code == [0] else describe_end(follows)}",
         passed=code == [0],

@@ -16,6 +16,7 @@ from training.loop.inputs import StepInputs
 from training.loop.optim import build_optimizer
 from training.loop.step import take_step
 from training.model.clip import CLIP, compile_towers
+from training.train import set_up_torch
 
 OurStep = Callable[[StepInputs, float], Tensor]
 """Maps inputs on the device and a learning rate to StepValues as fp64 (V,); the loss is the first."""
@@ -24,7 +25,8 @@ PeerStep = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def make_our_step(config: TrainConfig, dimensions: ModelConfig, device: torch.device) -> tuple[CLIP, OurStep]:
-    """Return a model on a device and its step, put together as training.train.set_up does."""
+    """Return a model on a device and its step, put together as training.train does, with its choice of kernels."""
+    set_up_torch(config)
     torch.manual_seed(0)
     model = build_initial_model(config, dimensions)
     model.to(device).to(memory_format=torch.channels_last).train()

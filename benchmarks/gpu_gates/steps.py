@@ -37,11 +37,11 @@ def measure_steps(setting: Setting, model: str, variant: str) -> Outcome:
     is_ours, is_compiled = variant.startswith("ours"), variant.endswith("compiled")
     if not is_ours and find_spec("open_clip") is None:
         return not_run("open_clip_torch is not installed")
-    if setting.is_toy and (variant != "ours" or model in ("ViT-B-16", "ViT-L-14")):
+    if setting.is_toy and (variant not in ("ours", "open_clip") or model in ("ViT-B-16", "ViT-L-14")):
         return not_run("needs a card")
     device, pairs = torch.device(setting.device), choose_pairs(setting, model)
     settings = {"deterministic": is_ours and "not deterministic" not in variant, "compile": is_ours and is_compiled}
-    config = make_config(setting, model, precision="fp32" if setting.is_toy else "bf16", threads=1, **settings)
+    config = make_config(setting, model, precision="fp32" if setting.is_toy else "bf16", **settings)
     set_up_torch(config)
     dimensions = load_dimensions(config)
     batches = [

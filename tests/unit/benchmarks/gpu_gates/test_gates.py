@@ -2,9 +2,11 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,13 +23,17 @@ from benchmarks.gpu_gates.jobs import (
     follow_memory_remedy,
     measure_grace,
 )
-from benchmarks.gpu_gates.outcomes import FAIL, NOT_RUN, PASS, Setting
-from benchmarks.gpu_gates.steps import count_flops
+from benchmarks.gpu_gates.outcomes import FAIL, MEASURED, NOT_RUN, PASS, Setting
+from benchmarks.gpu_gates.steps import count_flops, measure_steps
 from benchmarks.gpu_gates.syncs import report_syncs
+from tests.unit.training.conftest import process_state
 from training.data.loader import Dataset
 from training.loop.inputs import InputMaker
 from training.loop.loss import StepOutcome
 from training.model.packing import PackedTexts, pack_texts
+
+__all__ = ["process_state"]  # a fixture
+pytestmark = pytest.mark.usefixtures("process_state")
 
 
 @pytest.fixture
@@ -68,8 +74,6 @@ def test_the_lines_that_wait_are_listed() -> None:
 
 
 def test_a_card_s_warnings_of_waits_are_counted_with_their_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import warnings
-
     modes: list[str] = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     with reads.counting_on_card() as found:
@@ -84,6 +88,7 @@ def test_losses_and_zero_shot_equal_open_clip_s(toy: Setting, monkeypatch: pytes
     pytest.importorskip("open_clip")
     assert peers.compare_losses(toy).status == PASS
     assert peers.compare_zero_shot(toy).status == PASS
+    assert measure_steps(toy, "ViT-B-32", "open_clip").status == MEASURED
     contrastive_loss = peers.contrastive_loss
 
     def scaled(*arguments: Any, **options: Any) -> StepOutcome:
@@ -154,11 +159,13 @@ def test_the_remedy_for_memory_is_followed(
         if cached is None:
             (path.with_suffix("") / "failure.json").write_text(json.dumps({"message": message}))
             return [first]
-        assert cached == 62
+        assert cached == 2000 // 32
         return [second]
 
     replace_jobs(monkeypatch, run)
     monkeypatch.setattr(jobs, "write_shards", lambda *_: [])
+    card = SimpleNamespace(total_memory=80e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     assert follow_memory_remedy(Setting("cuda", tmp_path)).status == status
 
 
