@@ -1,6 +1,6 @@
 """Test exact resume: compare a job that is killed with SIGKILL at twenty random steps with an undisturbed one.
 
-    python -m benchmarks.train_kills [--kills 20] [--seed 0]
+    python -m benchmarks.cases.train_kills [--kills 20] [--seed 0]
 
 Each kill is at a random moment of a step, also while a thread writes a checkpoint. Prints one JSON object; the exit
 code is 0 if the weights, the metrics and the list of skipped samples have equal bytes, else 1.
