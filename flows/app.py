@@ -84,12 +84,12 @@ def run(
     Args:
         config: TOML file.
     """
-    from flows.commands.run import run_record
+    from flows.commands.run import run_record, start_servers
     from flows.config import load_config
     from flows.records import create_run
 
     checked = load_config(config, set_, until)
-    services.up()  # before there is a record: a run without servers never began
+    start_servers()  # before there is a record: a run without servers never began
     record = create_run(checked, services.make_home())
     return run_record(record.run_id, until=until, force=force, verify=verify, as_json=json)
 

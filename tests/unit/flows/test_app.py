@@ -1,11 +1,14 @@
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cyclopts import App
 
+from dataops.errors import ServiceError
+from dataops.messages.waiting import SHOWN_FROM_SECONDS, waiting
 from flows.app import app, run_command
 from infra.local import services
 
@@ -97,3 +100,25 @@ def test_help_names_no_empty_default(empty: Path, capsys: pytest.CaptureFixture[
         if isinstance(command, App) and command.default_command is not None:
             run_command([command.name[0], "--help"])
     assert '[default: ""]' not in capsys.readouterr().out
+
+
+def test_run_prints_that_it_waits_for_the_servers(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    errors: list[str] = []
+
+    def up() -> list[services.ServiceStatus]:
+        with waiting("the mlflow server starts", since=time.time() - SHOWN_FROM_SECONDS):
+            for _ in range(100):  # print_waits looks every 0.5 s
+                time.sleep(0.1)
+                if printed := capsys.readouterr().err:
+                    errors.append(printed)
+                    break
+        raise ServiceError("mlflow ended")
+
+    monkeypatch.setattr(services, "up", up)
+    Path("mine.toml").write_text('name = "mine"\n[source]\nkind = "pairs"\npaths = ["*.tsv"]\n')
+    Path("pairs.tsv").write_text("A red fox\thttp://img.example/fox.jpg\n")
+    assert run_command(["run", "mine.toml", "--until", "extract"]) == ServiceError.exit_code
+    assert "the mlflow server starts" in errors[0]
+    assert not Path(".pairmill/runs").exists()
