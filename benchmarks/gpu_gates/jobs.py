@@ -101,7 +101,7 @@ def _signal_after(step: int, signum: int, note: Path) -> None:
 @contextmanager
 def start_ranks(setting: Setting, path: Path, trial: Trial, ranks: int) -> Iterator[list[BaseProcess]]:
     """Start the ranks of a job; end those that are left."""
-    context = setting.processes()
+    context = setting.job_processes()
     meeting = path.with_suffix(f".meeting-{time.monotonic_ns()}")
     trials = [Trial(trial.signum, trial.step, trial.memory, rank, ranks) for rank in range(ranks)]
     processes = [context.Process(target=run_job, args=(path, one, os.getpid(), meeting)) for one in trials]  # pyright: ignore[reportAttributeAccessIssue]

@@ -61,3 +61,7 @@ class Setting:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         return context
+
+    def job_processes(self) -> BaseContext:
+        """Return how a stage starts the processes of a job; a fork server would import torch once more for each stage."""
+        return multiprocessing.get_context("fork" if self.is_toy else "spawn")
