@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
+from dataops.formatting import format_quantity
 from dataops.schema import PACKED, conform, dropped_schema
 from dataops.shards.layout import BLOCK, Layout, archive_size
 from dataops.shards.tar import join_index_lines
@@ -124,8 +125,8 @@ def _read_rows(draft: Draft, task: TrainingShards) -> Rows:
     rows = concat_rows(found)
     if (expected := sum(shard.rows for shard in task.shards)) != rows.table.num_rows:
         raise CorruptPart(
-            f"pack {draft.key} {task.id}: the sorted runs have {rows.table.num_rows:,} rows of its {expected:,}; delete "
-            f"{draft.scratch('')} and run the stage again"
+            f"pack {draft.key} {task.id}: the sorted runs have {format_quantity(rows.table.num_rows, 'row')} of its "
+            f"{expected:,}; delete {draft.scratch('')} and run the stage again"
         )
     return rows
 

@@ -16,6 +16,7 @@ from tasks.engine.stage import make, plan, reuse
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter import stage as filter_stage
+from tasks.filter import steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
 from tests.inline_executor import InlineExecutor
@@ -174,13 +175,14 @@ def test_extract_reads_only_new_files_of_a_later_crawl(crawl: Path, tmp_path: Pa
 def test_filter_resumes_at_its_first_missing_part(crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = tmp_path / "store"
     paths = [str(crawl / "*.warc.gz")]
+    monkeypatch.setattr(steps, "SLICE_ROWS", 1)  # so that one batch does not hold both parts
     pairs, whole = both(tmp_path / "whole", paths)
     pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), context(store))
     todo = plan(FILTER, ENGLISH, 0, [pairs])
-    monkeypatch.setattr(filter_stage, "check_kept_rows", _killed)
-    with pytest.raises(KeyboardInterrupt):
-        make(todo, context(store))
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(filter_stage, "check_kept_rows", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(todo, context(store))
     folder = store / "filter" / todo.key
     assert not (folder / "manifest.json").exists()
     (record,) = (folder / "_work").glob("write_parts-*-00001.json")

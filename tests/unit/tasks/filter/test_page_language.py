@@ -11,7 +11,7 @@ from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
 from tasks.filter import language as filter_language
 from tasks.filter.config import FilterConfig
-from tasks.filter.steps import FilterTask, apply_rules, drop_duplicates
+from tasks.filter.steps import FilterJob, FilterStep, PartSlice, apply_rules, drop_duplicates
 from tasks.filter.write import write_parts
 
 LANGUAGES = ["de", "en", "fr", "id", "it"]
@@ -33,6 +33,14 @@ PAGES = {
 }
 
 
+def run_steps(draft: Draft, config: FilterConfig, rows: int) -> None:
+    """Run the steps that decide by rows and by uid, over one part."""
+    job = FilterJob(config, rows, batches=1, seen_batches=0, partitions=1, rank_partitions=1, memory_bytes=1 << 30)
+    part = PartSlice(0, draft.path("in.parquet"), 0, 0, rows, 0, 0)
+    for function, inputs in ((apply_rules, (part,)), (drop_duplicates, ()), (write_parts, (part,))):
+        function(draft, FilterStep(function, 0, job, inputs))
+
+
 def kept(tmp_path, **config) -> set[str]:
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     rows = [
@@ -42,8 +50,7 @@ def kept(tmp_path, **config) -> set[str]:
     ]
     draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
     settings = FilterConfig(languages=["en"], language_candidates=LANGUAGES, **config)
-    for function in (apply_rules, drop_duplicates, write_parts):
-        function(draft, FilterTask(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
+    run_steps(draft, settings, len(rows))
     return set(read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist())
 
 
@@ -135,8 +142,7 @@ def test_a_caption_in_a_script_of_no_candidate_has_no_language(tmp_path, detecto
     rows = [{"uid": uid(f"{i}", c), "url": f"http://x.example/{i}", "caption": c} for i, c in enumerate(captions)]
     draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
     settings = FilterConfig(languages=["en"], language_candidates=["en", "de"], language_page_weight=weight, **detector)
-    for function in (apply_rules, drop_duplicates, write_parts):
-        function(draft, FilterTask(function, 0, draft.path("in.parquet"), 1, 0, (), settings))
+    run_steps(draft, settings, len(rows))
     dropped = read_table(draft.store, draft.path("dropped-00000.parquet")).to_pylist()
     thai = next(row for row in dropped if row["caption"] == captions[1])
     assert (thai["drop_reason"], thai["language"], thai["language_score"]) == ("language", None, 0.0)

@@ -258,4 +258,5 @@ def test_clip_score_runs_in_a_subprocess_and_reports_progress(
     ((_, columns),) = scores.compute_scores(parts, config, draft, context)
     assert list(columns) == ["clip_score"]
     assert (len(columns["clip_score"]), columns["clip_score"].null_count) == (6, 0)
-    assert progress == [(1, 2), (2, 2)]
+    assert progress == sorted(progress)
+    assert progress[-1] == (2, 2)
