@@ -26,7 +26,7 @@ from tests.integration.register.snapshots import (
     run_python,
 )
 
-pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
+pytestmark = pytest.mark.timeout(300)  # an environment, a server and imports of MLflow take long on a busy machine
 
 
 # The reference scores: load_model, the encoders and softmax, without the code of the pyfunc.

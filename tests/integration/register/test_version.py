@@ -136,7 +136,7 @@ def test_registration_links_the_model_card_and_logs_lineage_events(registered: A
     assert f"/runs/{manifest.mlflow_run_id}/artifacts/model_card.html" in version.description
     folder = Path(connect().download_artifacts(manifest.mlflow_run_id, "", str(tmp_path)))
     card, plain = (folder / "model_card.html").read_text(), (folder / "model_card.md").read_text()
-    contamination = ("10 of 200 images of 1 evaluation sets", "5.00%", "25.00%", "1.00% – 71.00%", "0.085")
+    contamination = ("10 of 200 images of 1 evaluation set", "5.00%", "25.00%", "1.00% – 71.00%", "0.085")
     for text in ("6.00%", "3.00% – 10.00%", "400 pairs", "Contamination", *contamination, "no licence"):
         assert text in card
         assert text in plain
