@@ -169,14 +169,16 @@ def run_in_process(side: str, spec: dict[str, Any]) -> Run:
 def digest_images(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each image in the shards below a folder, by uid."""
     import hashlib
-
-    from dataops.shards.tar import read_samples
+    import tarfile
 
     found = {}
     for path in sorted(folder.rglob("*.tar")):
-        with path.open("rb") as file:
-            for _, members in read_samples(file, path.name):
-                found[json.loads(members["json"])["uid"]] = hashlib.sha256(members["jpg"]).hexdigest()
+        with tarfile.open(path) as tar:  # img2dataset's have extended headers, which pairmill's reader rejects
+            read = {member.name: file.read() for member in tar if (file := tar.extractfile(member)) is not None}
+        for name, text in read.items():
+            key, _, extension = name.rpartition(".")
+            if extension == "json" and f"{key}.jpg" in read:
+                found[json.loads(text)["uid"]] = hashlib.sha256(read[f"{key}.jpg"]).hexdigest()
     return found
 
 
