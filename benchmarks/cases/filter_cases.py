@@ -136,10 +136,10 @@ def _make_url_keys(path: Path, start: int, size: int, number: int) -> pl.DataFra
     from dataops.storage.partition_file import series_from_numpy
 
     urls = pl.scan_parquet(path).select("url").slice(start, size).collect()["url"]
-    rows, hashes = np.arange(size, dtype=np.uint32), np.empty(size, np.uint64)
+    rows, hashes = np.arange(size, dtype=np.uint32), np.empty((2, size), np.uint64)
     for first in range(0, size, 1 << 14):  # to_arrow copies
-        hashes[first : first + (1 << 14)] = hash128(urls.slice(first, 1 << 14).to_arrow())[:, 0]
-    known = {"url": hashes, "uid": np.uint64(number << 32) + rows, "row": rows}
+        hashes[:, first : first + (1 << 14)] = hash128(urls.slice(first, 1 << 14).to_arrow()).T
+    known = {"url": hashes[0], "url_low": hashes[1], "uid": np.uint64(number << 32) + rows, "row": rows}
     same = {"origin": np.zeros(size, np.uint64), "rank": np.zeros(size, np.uint16)}
     return pl.DataFrame({name: series_from_numpy(column) for name, column in (known | same).items()})
 
