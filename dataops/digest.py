@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 import threading
 import time
 from collections.abc import Iterable
@@ -77,7 +78,7 @@ class RememberedDigests:
             self._save()
 
     def _save(self) -> None:
-        part = self._memo.with_name(f".{self._memo.name}.part")
+        part = self._memo.with_name(f".{self._memo.name}.{secrets.token_hex(4)}.part")  # machines may share the folder
         part.parent.mkdir(parents=True, exist_ok=True)
         self._known = {path: known for path, known in self._known.items() if Path(path).exists()}
         part.write_text(canonical_json(self._known), "utf-8")
