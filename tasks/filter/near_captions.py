@@ -168,7 +168,7 @@ def _put_dropped(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame) 
 
 
 def _read_captions(draft: Draft, step: FilterStep, rows: pl.Series) -> tuple[pa.Array, NDArray[np.uint64]]:
-    """Return the captions of some rows of a batch, masked where the config says so, and their scopes (n,).
+    """Return the captions of some rows of a batch, masked if the config asks for it, and their scopes (n,).
 
     Args:
         rows: indices in the batch, ascending.

@@ -115,7 +115,7 @@ FilterStep = Step[FilterJob]
 def apply_rules(draft: Draft, step: FilterStep) -> Record:
     """Apply the rules to each row of a batch, and put the keys of the rows that pass by partition of the URL."""
     config, alone, found = step.job.config, Counter[str](), list[pl.DataFrame]()
-    with ThreadPoolExecutor(1) as writer:  # waits for the disk while this thread goes on
+    with ThreadPoolExecutor(1) as writer:  # waits for the disk while this thread continues
         written: list[Future[None]] = []
         for count, part_slice in enumerate(step.inputs):
             rows = read_pairs(draft, part_slice)

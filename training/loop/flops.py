@@ -4,7 +4,6 @@ They are operations of matrix products and convolutions; a multiplication and an
 """
 
 import re
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -13,15 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.config import ModelConfig
 from training.model.clip import CLIP
 from training.model.packing import PackedTexts, pack_texts
-
-
-class Flops(NamedTuple):
-    """Operations of the forward pass of one sample."""
-
-    image: int
-    """Operations of one image."""
-    text: int
-    """Operations of one text."""
 
 
 class StepFlops(NamedTuple):
@@ -41,24 +31,6 @@ class StepFlops(NamedTuple):
             padded: texts x squared length of the longest, to which attention is padded.
         """
         return pairs * self.pair + tokens * self.token + padded / 2 * self.pair_of_tokens
-
-
-@lru_cache(maxsize=64)
-def forward_flops(config: ModelConfig, tokens: int | None = None) -> Flops:
-    """Count the operations of one image and one text.
-
-    Args:
-        tokens: length of the text; None: the context length.
-    """
-    side = config.vision_cfg.image_size
-    with torch.device("meta"), torch.no_grad():
-        model = CLIP(config).eval()
-        image, text = FlopCounterMode(display=False), FlopCounterMode(display=False)
-        with image:
-            model.encode_image(torch.empty(1, 3, side, side))
-        with text:
-            model.encode_text(torch.zeros(1, tokens or config.text_cfg.context_length, dtype=torch.int64))
-    return Flops(image.get_total_flops(), text.get_total_flops())
 
 
 def step_flops(config: ModelConfig, *, kept: int | None = None, image_locked: bool = False) -> StepFlops:

@@ -123,8 +123,7 @@ def test_canonicalise_url_equals_a_parser_of_the_url_standard(reference: str, ba
     except BadUrl:
         return
     oracle = ada_url.URL(reference, base)
-    if oracle.hostname.endswith("."):  # an absolute name, of which we remove the dot
-        return
+    oracle.hostname = oracle.hostname.removesuffix(".")  # an absolute name is the same host
     assert url == f"{oracle.origin}{oracle.pathname}{oracle.search}"
     assert Resolver(canonicalise_url(base, base, 300), 300).resolve(reference) == url
 

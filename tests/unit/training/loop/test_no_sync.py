@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("process_state")
 def test_the_counter_finds_each_kind_of_read() -> None:
     tokens = torch.tensor([[1, 9, 0], [9, 0, 0]])
     with counting() as found:
-        pack_texts(tokens)  # on the CPU, as it is meant to be
+        pack_texts(tokens)  # on the CPU, as in the loader
     assert {line.split()[1] for line in found} >= {"nonzero", "__int__", "_local_scalar_dense", "repeat_interleave"}
     assert all(line.startswith("packing.py:") for line in found)
 

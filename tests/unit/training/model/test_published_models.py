@@ -1,14 +1,17 @@
 """Parameters, operations and state-dict keys of published models."""
 
 import json
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.unit.training.conftest import VIT
 from training.config import ModelConfig, load_model_config
-from training.loop.flops import find_peak, forward_flops, step_flops
+from training.loop.flops import find_peak, step_flops
 from training.model.clip import CLIP
 
 open_clip = pytest.importorskip("open_clip")
@@ -27,6 +30,27 @@ PUBLISHED = {
 }
 """Millions of parameters, GFLOPs of an image and of a text.
 Source: https://github.com/mlfoundations/open_clip/blob/main/docs/model_profile.csv"""
+
+
+class Flops(NamedTuple):
+    """Operations of the forward pass of one image and of one text."""
+
+    image: int
+    text: int
+
+
+@cache
+def forward_flops(config: ModelConfig, tokens: int | None = None) -> Flops:
+    """Count the operations of one image and one text, of `tokens` tokens or of the context length."""
+    side = config.vision_cfg.image_size
+    with torch.device("meta"), torch.no_grad():
+        model = CLIP(config).eval()
+        image, text = FlopCounterMode(display=False), FlopCounterMode(display=False)
+        with image:
+            model.encode_image(torch.empty(1, 3, side, side))
+        with text:
+            model.encode_text(torch.zeros(1, tokens or config.text_cfg.context_length, dtype=torch.int64))
+    return Flops(image.get_total_flops(), text.get_total_flops())
 
 
 def pooling_difference(name: str) -> float:
