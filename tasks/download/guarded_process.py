@@ -214,10 +214,13 @@ def _write(file: int, data: bytes) -> None:
 
 
 def _close_files(kept: set[int]) -> None:
-    """Close all files of this process but some: a socket or a lock of the worker must not live as long as its child."""
-    ends = sorted(kept)
-    for before, after in zip(ends, [*ends[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
-        os.closerange(before + 1, after)
+    """Close all files of this process but some: a socket or a lock of the worker must not live as long as its child.
+
+    Their numbers then mean /dev/null: Arrow ends a forked process that cannot close the pipe that it had before the fork.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in {int(path.name) for path in Path("/dev/fd").iterdir()} - {null, *kept}:
+        os.dup2(null, number, inheritable=False)
 
 
 def _limit_memory(budget: int) -> None:

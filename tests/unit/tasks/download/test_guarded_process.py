@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.csv
 import pytest
 
 from dataops.home import CHECKOUT
@@ -123,6 +124,13 @@ def test_server_holds_no_socket_nor_file_of_its_worker(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)), (tmp_path / "file").open("w"), guarded() as process:
         found = process.call("list_files", b"")[1]
     assert not [name for name in found if "socket" in name or str(tmp_path) in name]
+
+
+def test_server_starts_after_arrow_opened_a_pipe_for_signals(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("url\n1\n")
+    pyarrow.csv.read_csv(tmp_path / "a.csv")  # from now on, forks of this process close that pipe and open it again
+    with guarded() as process:
+        assert process.call("echo", b"a")[0] == b"a"
 
 
 def has_ended(pid: int) -> bool:
