@@ -16,9 +16,18 @@ class StageConfig(BaseModel):
     execution_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that set how the work is done and cannot change what comes out: they stay out of the snapshot's key."""
 
+    later_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are in the snapshot's key only where they differ from their defaults.
+
+    A new field whose default changes nothing is listed here, so that the keys of existing configs stay as they are."""
+
     def key_config(self) -> dict[str, Any]:
         """Return the fields that decide the output, as JSON values."""
-        return self.model_dump(mode="json", exclude=set(self.execution_fields))
+        return self.model_dump(mode="json", exclude={*self.execution_fields, *self.unset_later_fields()})
+
+    def unset_later_fields(self) -> set[str]:
+        """Return those of `later_fields` that have their defaults."""
+        return {name for name in self.later_fields if getattr(self, name) == type(self).model_fields[name].default}
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files and libraries that the table names: a line each, which begins with the path
