@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks.measure import Row, finish, make_parser, require_peers
 from dataops.home import CHECKOUT
-from training.config import MODELS, ModelConfig, load_model_config
+from training.model_config import MODELS, ModelConfig, load_model_config
 
 GOALS = {"cpu": {"ViT-B-32": 1.4, "RN50": 1.15}, "cuda": {"ViT-B-32": 1.5}}
 WARMUP, CHUNK = 50, 10

@@ -33,11 +33,11 @@ from dataops.images.score_tables import SCORES, TO_SCORE
 from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
-from training.config import FrozenModel
 from training.evaluation.encode import EvaluatedModel, map_in_order, normalize_features
 from training.job import JobFile, run_command
 from training.model.load import load_any
 from training.model.preprocess import decode_rgb
+from training.model_config import FrozenModel
 
 IMAGES_PER_BATCH = {"cpu": 32, "cuda": 256}
 TEXTS_PER_BATCH = 64

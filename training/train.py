@@ -26,7 +26,7 @@ import torch.utils.deterministic as deterministic
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from training import distributed, preparation
-from training.config import Precision, TrainConfig, load_model_config
+from training.config import Precision, TrainConfig
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
@@ -98,7 +98,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     if config.evaluate_every and job.suite is None:
         raise ConfigError("evaluate_every: the job names no suite")
     preparation.check_shards(job)
-    model_config = load_model_config(config.model)
+    model_config = config.load_dimensions()
     side, context_length = model_config.vision_cfg.image_size, model_config.text_cfg.context_length
 
     index = preparation.prepare_index(job)

@@ -158,11 +158,11 @@ def _record_seeds() -> list[bytes]:
 @lru_cache(maxsize=1)
 def _model_folder() -> Path:
     """Return a folder with a finished model, and an open_clip folder in it."""
-    from training.config import ModelConfig
     from training.model.checkpoint import save_model
     from training.model.clip import CLIP
     from training.model.preprocess import Preprocess
     from training.model.tokenizer import train_tokenizer
+    from training.model_config import ModelConfig
 
     folder = scratch_folder() / "model"
     folder.mkdir()

@@ -14,9 +14,10 @@ from PIL import Image
 
 from benchmarks.gpu_gates.outcomes import Setting
 from dataops.shards.tar import ShardWriter, format_index
-from training.config import ModelConfig, TrainConfig, load_model_config
+from training.config import TrainConfig
 from training.data.loader import Batch
 from training.loop.inputs import InputMaker, StepInputs
+from training.model_config import ModelConfig
 
 TOY_TEXT = {"context_length": 16, "vocab_size": 300, "width": 32, "heads": 2, "layers": 2}
 TOYS = {
@@ -82,7 +83,7 @@ def make_inputs(
 
 def load_dimensions(config: TrainConfig) -> ModelConfig:
     """Return the dimensions of a config's model."""
-    return load_model_config(config.model)
+    return config.load_dimensions()
 
 
 def write_shards(folder: Path, count: int, side: int) -> list[Path]:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.config import ModelConfig, TrainConfig
+from training.config import TrainConfig
 from training.loop.initial_model import build_initial_model
 from training.loop.inputs import StepInputs
 from training.loop.optim import build_optimizer
 from training.loop.step import take_step
 from training.model.clip import CLIP, compile_towers
+from training.model_config import ModelConfig
 from training.train import set_up_torch
 
 OurStep = Callable[[StepInputs, float], Tensor]

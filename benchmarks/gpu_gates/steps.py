@@ -13,12 +13,13 @@ from benchmarks.gpu_gates.arithmetic import make_config
 from benchmarks.gpu_gates.inputs import load_dimensions, make_batch, make_inputs
 from benchmarks.gpu_gates.outcomes import Outcome, Setting, measured, not_run
 from benchmarks.gpu_gates.sides import make_open_clip_model, make_open_clip_step, make_our_step
-from training.config import ModelConfig, TrainConfig
+from training.config import TrainConfig
 from training.data.loader import Batch
 from training.loop.flops import find_peak, step_flops
 from training.loop.inputs import StepInputs, upload_batches
 from training.loop.step import normalize_pixels
 from training.loop.step_recorder import DelayedValues
+from training.model_config import ModelConfig
 from training.train import set_up_torch
 
 PAIRS = {"ViT-B-32": 1024, "ViT-B-16": 512, "ViT-L-14": 128, "RN50": 512}

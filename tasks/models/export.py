@@ -18,8 +18,8 @@ from dataops.snapshot import Manifest
 from dataops.store import Store
 from tasks.engine.subprocess_job import run_job
 from tasks.models.packaging import MODEL_FILES
-from training.config import ModelConfig
 from training.exporters.limits import Format, check_model, check_packages
+from training.model_config import ModelConfig
 
 logger = logging.getLogger(__name__)
 

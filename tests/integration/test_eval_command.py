@@ -16,12 +16,12 @@ from sklearn.datasets import load_digits
 
 from dataops.errors import ConfigError
 from flows.app import run_command
-from training.config import ModelConfig
 from training.model.checkpoint import save_model
 from training.model.clip import CLIP
 from training.model.load import load_any
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
+from training.model_config import ModelConfig
 
 pytestmark = pytest.mark.timeout(120)  # the command's own process loads torch, twice
 NAMES = ["<b>nought</b>", *(str(n) for n in range(1, 10))]

@@ -35,7 +35,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from dataops.errors import ContractError
 from dataops.regular_files import check_regular, read_bytes, read_text
-from training.config import FrozenModel
 from training.evaluation.samples import (
     IMAGE_SUFFIXES,
     Sample,
@@ -46,6 +45,7 @@ from training.evaluation.samples import (
     read_members,
     select_label,
 )
+from training.model_config import FrozenModel
 
 Kind = Literal["classification", "multilabel", "retrieval", "association"]
 Layout = Literal["webdataset", "folder"]

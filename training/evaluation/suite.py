@@ -31,8 +31,8 @@ from dataops.home import home
 from dataops.regular_files import read_text
 from dataops.text.suggestions import find_closest
 from dataops.toml_text import parse_toml
-from training.config import FrozenModel
 from training.evaluation.task import Name, Task
+from training.model_config import FrozenModel
 
 FETCHED = "datasets"
 """Folder of the sets that `pairmill datasets fetch` downloads, in the home."""

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dataops.digest import file_sha256
-from training.config import FrozenModel
 from training.evaluation.sets import EvalSet, Kind
+from training.model_config import FrozenModel
 
 SPLIT = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Metric = Literal[

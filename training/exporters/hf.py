@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from training.config import ModelConfig
 from training.exporters.tokenizer import export_tokenizer
 from training.model.checkpoint import LoadedModel, write_atomically
 from training.model.pretrained import save_state_dict
 from training.model.tokenizer import ClipTokenizer
+from training.model_config import ModelConfig
 
 BICUBIC = 3
 """PIL's number of the filter."""

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from dataops.errors import ConfigError
-from training.config import ModelConfig
+from training.model_config import ModelConfig
 
 Format = Literal["open_clip", "hf", "onnx"]
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.config import ModelConfig
 from training.model.clip import CLIP
 from training.model.packing import PackedTexts, pack_texts
+from training.model_config import ModelConfig
 
 
 class StepFlops(NamedTuple):

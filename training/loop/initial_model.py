@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from dataops.errors import ConfigError
-from training.config import ModelConfig, TrainConfig
+from training.config import TrainConfig
 from training.data.keyed_random import draw_uniforms
 from training.model.clip import CLIP
 from training.model.pretrained import load_towers
+from training.model_config import ModelConfig
 
 
 def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:

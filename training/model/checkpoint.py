@@ -27,10 +27,10 @@ from torch.optim import Optimizer
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ContractError
 from dataops.regular_files import read_text
-from training.config import ModelConfig
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import Tokenizer, load_tokenizer
+from training.model_config import ModelConfig
 
 logger = logging.getLogger(__name__)
 

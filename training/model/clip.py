@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import ModelConfig
 from training.model.packing import PackedTexts, select_ends
 from training.model.resnet import ModifiedResNet
 from training.model.transformer import Transformer, VisionTransformer
+from training.model_config import ModelConfig
 
 
 class Outputs(NamedTuple):

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from dataops.errors import ConfigError, SourceError
 from dataops.regular_files import check_regular, read_text
-from training.config import ModelConfig
 from training.model.clip import CLIP
+from training.model.positions import fit_positions
 from training.model.torchscript import check_names, is_archive, read_archive
+from training.model_config import ModelConfig
 
 HUB = "hf-hub:"
 """Prefix of a name on the Hub, as in open_clip."""
@@ -71,7 +72,8 @@ def load_pretrained(source: str | Path, config: ModelConfig | None = None) -> CL
 def load_towers(model: CLIP, source: str | Path, *, image_only: bool) -> None:
     """Load pretrained weights into an existing model; `source` and errors as in load_pretrained.
 
-    Temperature and bias come with the text tower, unless they are for the other loss.
+    Temperature and bias come with the text tower, unless they are for the other loss. Position embeddings are resized to
+    the model's image size and context length.
     """
     file = _weights_file(source)
     tensors, expected = read_state_dict(file), model.state_dict()
@@ -80,6 +82,7 @@ def load_towers(model: CLIP, source: str | Path, *, image_only: bool) -> None:
         {name: t for name, t in found.items() if name not in left and (name.startswith("visual.") or not image_only)}
         for found in (tensors, expected)
     )
+    tensors = fit_positions(tensors, expected)
     _check_fit(tensors, expected, str(file))
     model.load_state_dict(tensors, strict=False)
 

@@ -24,7 +24,6 @@ from tasks.engine.takedown_requests import read_targets
 from tasks.files.find import LocalFile, find_source_files
 from tasks.filter.queries import read_queries
 from tasks.filter.query_corpus import read_lines
-from training.config import load_model_config
 from training.data.shard_files import ShardFiles, read_shard_rows
 from training.data.shard_index import _locate_members
 from training.evaluation.contamination import read_matches
@@ -33,6 +32,7 @@ from training.evaluation.sets import EvalSet
 from training.evaluation.suite import load_suite
 from training.model.load import load_any
 from training.model.pretrained import read_state_dict
+from training.model_config import load_model_config
 
 pytestmark = pytest.mark.timeout(60, method="signal")  # a reader that waits for a writer fails by it
 

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from dataops.errors import ConfigError
-from training.config import MODELS, AugmentConfig, TrainConfig, load_model_config
+from training.config import AugmentConfig, TrainConfig
+from training.model_config import MODELS, load_model_config
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.json")), ids=lambda path: path.stem)

@@ -18,7 +18,6 @@ from PIL import Image
 
 from dataops.errors import ConfigError, ContractError
 from dataops.home import CHECKOUT
-from training.config import ModelConfig, TextConfig, VisionConfig
 from training.evaluate import EvaluateJob, evaluate, main
 from training.evaluation.encode import encode_images
 from training.evaluation.features import encode_set
@@ -33,6 +32,7 @@ from training.model.checkpoint import save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
+from training.model_config import ModelConfig, TextConfig, VisionConfig
 
 COLOURS = {"black": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 

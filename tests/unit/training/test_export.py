@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from dataops.errors import ConfigError
 from tests.unit.training.conftest import RESNET, VIT
-from training.config import ModelConfig
 from training.export import Format, export, main
 from training.exporters import limits
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer, train_tokenizer
+from training.model_config import ModelConfig
 
 CAPTIONS = ["a red kite", "Two cats,  one dog's BONE", "café in Paris 2019", "a temple roof, and a flower " * 4, ""]
 MODELS = [("vit", "clip"), ("vit", "captions"), ("resnet", "captions")]

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dataops.errors import ContractError
-from training.config import ModelConfig
 from training.model.checkpoint import load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
+from training.model_config import ModelConfig
 
 
 @pytest.fixture

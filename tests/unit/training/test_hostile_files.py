@@ -42,11 +42,11 @@ def image_bytes(side: int = 8, kind: str = "PNG", **options: Any) -> bytes:
 @pytest.fixture
 def card(tmp_path: Path) -> Path:
     """Write a finished model's folder without weights, which each test plants."""
-    from training.config import ModelConfig
     from training.model.checkpoint import save_model
     from training.model.clip import CLIP
     from training.model.preprocess import Preprocess
     from training.model.tokenizer import train_tokenizer
+    from training.model_config import ModelConfig
 
     tokenizer = train_tokenizer(["a"], 300, 8)
     vision = {"image_size": 8, "layers": 1, "width": 8, "head_width": 8, "patch_size": 8}

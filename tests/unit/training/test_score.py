@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 
 from dataops.errors import ConfigError, ContractError
 from dataops.images.score_tables import SCORES, TO_SCORE
-from training.config import ModelConfig
 from training.job import read_job
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP
 from training.model.load import load_any
 from training.model.preprocess import Preprocess, decode_rgb
 from training.model.tokenizer import train_tokenizer
+from training.model_config import ModelConfig
 from training.score import ScoreJob, ShardToScore, main, read_head, score_shard
 
 from .conftest import VIT, jpeg, write_shard

@@ -19,11 +19,11 @@ from tasks.engine.stage import make, plan
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
 from training import score as score_job
-from training.config import ModelConfig
 from training.model.checkpoint import save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
+from training.model_config import ModelConfig
 
 VIT = {
     "embed_dim": 16,

@@ -12,7 +12,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from training.model.checkpoint import save_model
-from training.config import ModelConfig
+from training.model_config import ModelConfig
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer

@@ -18,13 +18,13 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score
 from torch.nn import functional as F
 
-from training.config import ModelConfig
 from training.evaluate import evaluate
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
+from training.model_config import ModelConfig
 
 CLASSES = ["nought", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEMPLATES = ['a photo of the number: "{c}".', "{c}", "a scan of a handwritten {c} in white on black"]

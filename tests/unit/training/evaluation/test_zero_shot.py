@@ -10,13 +10,13 @@ from open_clip import build_zero_shot_classifier
 from sklearn.metrics import top_k_accuracy_score
 
 from dataops.errors import ContractError
-from training.config import ModelConfig, TextConfig, VisionConfig
 from training.evaluation.class_weights import compute_class_weights
 from training.evaluation.encode import encode_texts, map_in_order, normalize_features
 from training.evaluation.zero_shot import rank_true_labels, select_top
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
+from training.model_config import ModelConfig, TextConfig, VisionConfig
 
 NAMES = ["grinning face", "red heart", "person in lotus position", "cat", "{c} braces {0}", "flag: Åland Islands"]
 TEMPLATES = ["{c}", "a drawing of {c}", "an emoji that shows {c} and nothing else at all"]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import training.train as train_module
 from tests.unit.training.conftest import RESNET, VIT
-from training.config import ModelConfig
 from training.model.clip import CLIP, compile_towers
 from training.model.packing import PackedTexts, pack_texts
+from training.model_config import ModelConfig
 from training.train import main
 
 

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.config import TrainConfig, load_model_config
+from training.config import TrainConfig
 from training.loop.loss import contrastive_loss
 from training.loop.optim import build_optimizer, has_weight_decay, learning_rate
 from training.model.clip import CLIP
+from training.model_config import load_model_config
 
 
 def naive_loss(images: torch.Tensor, texts: torch.Tensor, scale: float, smoothing: float) -> float:

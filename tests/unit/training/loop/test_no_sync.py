@@ -15,13 +15,14 @@ import torch
 import training.train as train_module
 from benchmarks.gpu_gates.reads import counting
 from tests.unit.training.conftest import TOWERS, rows_of
-from training.config import ModelConfig, TrainConfig
+from training.config import TrainConfig
 from training.data.loader import Batch
 from training.loop.initial_model import build_initial_model
 from training.loop.inputs import InputMaker
 from training.loop.step import StepValues, take_step
 from training.loop.step_recorder import StepRecorder
 from training.model.packing import pack_texts
+from training.model_config import ModelConfig
 from training.train import main
 
 pytestmark = pytest.mark.usefixtures("process_state")

@@ -5,11 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from tests.unit.training.conftest import TOWERS
-from training.config import ModelConfig
 from training.loop.step import normalize_pixels
 from training.model.clip import CLIP
 from training.model.packing import pack_chunks, pack_texts, pad, select_ends, unpad
 from training.model.preprocess import normalize
+from training.model_config import ModelConfig
 
 LENGTHS = (2, 16, 3, 9, 9, 5)
 

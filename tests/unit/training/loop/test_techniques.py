@@ -12,12 +12,13 @@ from torch import Tensor
 
 from dataops.errors import ConfigError
 from tests.unit.training.conftest import RESNET, VIT
-from training.config import ModelConfig, TrainConfig
+from training.config import TrainConfig
 from training.loop import step as step_module
 from training.loop.initial_model import build_initial_model, draw_kept_patches
 from training.loop.step import backward
 from training.model.clip import CLIP
 from training.model.packing import PackedTexts, pack_chunks
+from training.model_config import ModelConfig
 from training.train import main
 
 MakeJob = Callable[..., Path]

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from training.config import ModelConfig
 from training.model.checkpoint import load_model
 from training.model.clip import CLIP
+from training.model_config import ModelConfig
 from training.train import main
 
 open_clip = pytest.importorskip("open_clip")

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import save_file
 
 from dataops.errors import ConfigError, ContractError
-from training.config import ModelConfig
 from training.model.load import load_any
 from training.model.pretrained import load_pretrained, read_state_dict
+from training.model_config import ModelConfig
 
 pytest.importorskip("open_clip")  # imported here, since that takes seconds
 

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dataops.errors import ConfigError, SourceError
-from training.config import ModelConfig, load_model_config
 from training.model.clip import CLIP
 from training.model.pretrained import load_pretrained, read_state_dict
+from training.model_config import ModelConfig, load_model_config
 
 open_clip = pytest.importorskip("open_clip")
 

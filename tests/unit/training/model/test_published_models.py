@@ -10,9 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.unit.training.conftest import VIT
-from training.config import ModelConfig, load_model_config
 from training.loop.flops import find_peak, step_flops
 from training.model.clip import CLIP
+from training.model_config import ModelConfig, load_model_config
 
 open_clip = pytest.importorskip("open_clip")
 

@@ -28,11 +28,11 @@ from tasks.engine.context import Context
 from tasks.models.find import find_model
 from tests.inline_executor import InlineExecutor
 from training import score as score_job
-from training.config import ModelConfig
 from training.model.checkpoint import load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess, decode_rgb
 from training.model.tokenizer import train_tokenizer
+from training.model_config import ModelConfig
 
 CAPTIONS = ["a red thing", "blue", "a pale thing on a green thing"]
 VIT = {
