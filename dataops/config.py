@@ -1,7 +1,7 @@
-"""The base of every stage's config table."""
+"""The base of every stage's config table, and the tables in the type of a key."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -43,3 +43,15 @@ def problems_of(path: str, check: Callable[[], object]) -> list[str]:
     except ConfigError as error:
         return [f"{path}: {error}"]
     return []
+
+
+def tables_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models in a type: in an optional one, a union, a list or a table of them."""
+
+    def find(inner: Any) -> Iterator[type[BaseModel]]:
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield inner
+        for argument in get_args(inner):
+            yield from find(argument)
+
+    return list(dict.fromkeys(find(annotation)))

@@ -1,8 +1,10 @@
-"""Parse TOML in bounded time and depth: configs, suites and takedown requests."""
+"""Parse TOML in bounded time and depth (configs, suites, takedown requests), and write its values."""
 
+import json
+import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 MAX_CHARS = 1 << 20
@@ -51,15 +53,17 @@ def find_key_lines(text: str) -> dict[str, int]:
     """Return the line, from 1, of each table and key of a valid TOML document, by dotted path.
 
     A key with a value of several lines has its first line. Of a table that is written in several places, the first counts.
+    The elements of an array of tables have their index in their path: `rules.0.score`.
     """
     found: dict[str, int] = {}
     parsed = 0
     table: tuple[str, ...] = ()
+    elements: dict[tuple[str, ...], int] = {}
     statement, start = "", 0
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # TOML has no other line ends
         if not statement:
             start = number
-        statement += line
+        statement += f"{line}\n"
         if not statement.strip():
             statement = ""
             continue
@@ -73,7 +77,7 @@ def find_key_lines(text: str) -> dict[str, int]:
         except tomllib.TOMLDecodeError:  # the value continues on the next line
             continue
         if statement.lstrip().startswith("["):
-            table = max(_paths(values), key=len, default=())
+            table = _enter(values, elements, is_element=statement.lstrip().startswith("[["))
             _add(found, table, start)
         else:
             for path in _paths(values):
@@ -82,15 +86,58 @@ def find_key_lines(text: str) -> dict[str, int]:
     return found
 
 
+def _enter(values: dict[str, Any], elements: dict[tuple[str, ...], int], *, is_element: bool) -> tuple[str, ...]:
+    """Return the path of the table that a header opens, with the index of each array of tables on its way.
+
+    Args:
+        values: the header, parsed.
+        elements: the number of elements so far of each array of tables, by its path.
+        is_element: whether the header is in double brackets.
+    """
+    path: tuple[str, ...] = ()
+    table: Any = values
+    while table:
+        ((name, inner),) = table.items()
+        path = (*path, name)
+        table = inner[0] if isinstance(inner, list) else inner
+        if is_element and not table:
+            elements[path] = elements.get(path, 0) + 1
+        if path in elements:
+            path = (*path, str(elements[path] - 1))
+    return path
+
+
 def _paths(value: Any) -> Iterator[tuple[str, ...]]:
-    """Yield the path of each table and key below a value, outer ones first; those in arrays have no index."""
-    for inner in value if isinstance(value, list) else [value]:
-        if isinstance(inner, dict):
-            for name, child in inner.items():
-                yield (name,)
-                yield from ((name, *path) for path in _paths(child))
+    """Yield the path of each table and key below a value, outer ones first; tables in an array have their index."""
+    items = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
+    for name, child in items:
+        if isinstance(value, dict) or isinstance(child, dict):
+            yield (str(name),)
+            yield from ((str(name), *path) for path in _paths(child))
 
 
 def _add(found: dict[str, int], path: tuple[str, ...], line: int) -> None:
     for length in range(1, len(path) + 1):
         found.setdefault(".".join(path[:length]), line)
+
+
+def format_value(value: Any) -> str:
+    """Return a value as TOML on one line; None, which TOML does not have, is not allowed.
+
+    Strings are basic ones, with the escapes of JSON: TOML has all of them. JSON leaves U+007F as it is, and TOML does not.
+    """
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{format_key(str(key))} = {format_value(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(format_value, value))}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, bool | int | float | str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value)  # a date or a time
+
+
+def format_key(name: str) -> str:
+    """Return a key as TOML, in quotes if it needs them."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else format_value(name)

@@ -20,7 +20,8 @@ from dataops.stages import RunState, StageName
 from dataops.standard_streams import use_utf8
 from flows.commands.data import build, diff, promote, takedown, trace
 from flows.commands.models import evaluate, export, fetch
-from flows.commands.options import Json, StoreUri, Yes
+from flows.commands.options import Json, Settings, StoreUri, Yes
+from flows.commands.prepare import config
 from flows.commands.servers import deploy, down, status, up
 from infra.doctor.diagnose import diagnose
 from infra.doctor.installation import refuse_on_clash
@@ -44,11 +45,9 @@ app = App(
     default_parameter=Parameter(negative_iterable=()),
     suppress_keyboard_interrupt=False,
 )
-
-
-Settings = Annotated[
-    tuple[str, ...], Parameter(name="--set", help="Override a config key: --set train.epochs=3. May be repeated.")
-]
+app.register_install_completion_command(
+    help="Install completion of commands and options for the current shell (bash, zsh or fish)."
+)
 
 
 @app.command
@@ -216,6 +215,7 @@ queries = App(name="queries", help="Lists of queries, for filter.balance.")
 queries.command(build)
 datasets = App(name="datasets", help="Evaluation sets of suites.")
 datasets.command(fetch)
+app.command(config)
 app.command(queries)
 app.command(datasets)
 

@@ -22,7 +22,7 @@ from dataops.stages import STAGES
 from dataops.standard_streams import is_utf8
 from dataops.store import open_store
 from dataops.toml_text import find_key_lines, parse_toml
-from flows.config_problems import describe_problem, format_problems
+from flows.config_problems import describe_problems, find_wrong_types, format_problems
 from infra.local.services import make_home
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
@@ -131,8 +131,10 @@ class RunConfig(_Table):
     def _default_model_name(cls, values: Any) -> Any:
         """Use the run's name as the model's name if `[register]` names no model."""
         register = values.get("register", {}) if isinstance(values, Mapping) else None
-        if isinstance(register, Mapping) and "name" in values and "model_name" not in register:
-            return {**values, "register": {**register, "model_name": values["name"]}}
+        if isinstance(register, Mapping) and "model_name" not in register:
+            name = values.get("name")
+            is_valid = isinstance(name, str) and name  # else the name is the only problem
+            return {**values, "register": {**register, "model_name": name if is_valid else "unnamed"}}
         return values
 
     def stage_config(self, table: str) -> Any:
@@ -170,6 +172,15 @@ def load_config(path: Path, settings: Iterable[str] = (), until: str | None = No
 
     Raises: ConfigError that lists all problems.
     """
+    values, origins = read_config(path, settings)
+    return check_config(values, str(path), until=until, origins=origins)
+
+
+def read_config(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any], Callable[[], dict[str, str]]]:
+    """Return the values of a config file with settings applied, and a function that returns where each was set, by path.
+
+    Raises: ConfigError if the file is no TOML, or a setting cannot be applied.
+    """
     try:
         text = read_text(path)
         values = parse_toml(text)
@@ -183,10 +194,11 @@ def load_config(path: Path, settings: Iterable[str] = (), until: str | None = No
         found = {name: f"line {line}" for name, line in find_key_lines(text).items()}
         for key in set_paths:
             tables = [key[:end] for end, letter in enumerate(key) if letter == "."]
-            found = dict.fromkeys(tables, "--set") | found | {key: "--set"}
+            kept = {name: where for name, where in found.items() if not name.startswith(f"{key}.")}
+            found = dict.fromkeys(tables, "--set") | kept | {key: "--set"}
         return found
 
-    return check_config(values, str(path), until=until, origins=origins)
+    return values, origins
 
 
 def check_config(
@@ -212,15 +224,26 @@ def check_config(
     problems = secret_problems(values)
     if problems:  # no further checks: their messages might repeat the secret
         raise ConfigError(format_problems(where, problems, origins()))
-    config: RunConfig | None = None
-    try:
-        config = RunConfig.model_validate(values)
-    except ValidationError as error:
-        problems += [describe_problem(detail, RunConfig) for detail in error.errors()]
+    config, problems = validate_values(values)
     problems += _problems_outside(values, config, sources=sources, until=until)
     if problems or config is None:
         raise ConfigError(format_problems(where, problems, origins()))
     return config
+
+
+def validate_values(values: Mapping[str, Any]) -> tuple[RunConfig | None, list[str]]:
+    """Validate the keys and the values of a config, without the files and services that they name.
+
+    Returns: the config, or None if it is not valid; and the problems, a line each.
+    """
+    config, problems = None, []
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = describe_problems(error.errors(), RunConfig)
+    reported = {problem.partition(": ")[0] for problem in problems}
+    wrong = [line for line in find_wrong_types(values, RunConfig) if line.partition(": ")[0] not in reported]
+    return None if wrong else config, [*problems, *wrong]
 
 
 def secret_problems(values: Any, path: str = "") -> list[str]:

@@ -1,12 +1,38 @@
 """Words the problems of a config: each with its path, the value, what is allowed, a suggestion, and its line."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from dataops.config import tables_of
 from dataops.text.suggestions import did_you_mean, find_closest
+from dataops.toml_text import format_value
 from tasks.extract.config import SOURCE_KINDS
+
+_ARTICLES = {
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "dict_type": "a table",
+    "list_type": "an array",
+    "tuple_type": "an array",
+    "set_type": "an array",
+    "frozen_set_type": "an array",
+    "string_type": "a string",
+    "path_type": "a string",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+"""What a value must be in TOML, by the kind of pydantic's error."""
+_MAX_VALUE_CHARS = 200
+"""Length from which a value is cut in a message."""
 
 
 def format_problems(where: str, problems: Sequence[str], origins: Mapping[str, str]) -> str:
@@ -27,12 +53,92 @@ def _add_origin(problem: str, origins: Mapping[str, str]) -> str:
     return f"{first} ({origin}){newline}{rest}" if origin else problem
 
 
-def describe_problem(detail: Any, root: type[BaseModel]) -> str:
-    """Return the problem of one of pydantic's errors, with its path in the config.
+def describe_problems(details: Iterable[Any], root: type[BaseModel]) -> list[str]:
+    """Return the problems of pydantic's errors, each with its path in the config.
 
     Args:
         root: the model of the whole config.
     """
+    found: dict[tuple[str, ...], list[Any]] = {}
+    for detail in details:
+        found.setdefault(tuple(_resolve(list(detail["loc"]), root)[0]), []).append(detail)
+    problems: list[str] = []
+    for path, same in found.items():
+        expected = [_ARTICLES[detail["type"]] for detail in same if detail["type"] in _ARTICLES]
+        if len(same) > 1 and len(expected) == len(same):  # a key that has one of several types
+            if not any(other[: len(path)] == path and other != path for other in found):
+                allowed = " or ".join(dict.fromkeys(expected))
+                problems.append(f"{'.'.join(path)}: {_show(same[0]['input'])}: it must be {allowed}")
+        elif not _is_explained(path, same, found):
+            problems += [_describe(detail, root) for detail in same]
+    return problems
+
+
+def find_wrong_types(values: Mapping[str, Any], model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Yield a problem for each value that pydantic would convert, such as `true` or "3" for an integer.
+
+    Args:
+        values: a table of the config; keys and types that are wrong otherwise are pydantic's to report.
+        model: the table's model.
+        path: the table's path, which ends with a period.
+    """
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        value, tables = values.get(key), tables_of(field.annotation)
+        elements = list(enumerate(value)) if isinstance(value, list | tuple) else [("", value)]
+        if tables:
+            for index, element in elements:
+                if isinstance(element, Mapping):
+                    kind = SOURCE_KINDS.get(str(element.get("kind")), tables[0]) if len(tables) > 1 else tables[0]
+                    yield from find_wrong_types(
+                        element, kind, ".".join(filter(None, (f"{path}{key}", str(index)))) + "."
+                    )
+            continue
+        scalars = set(_scalars(field.annotation))
+        if isinstance(value, Mapping):
+            elements = list(value.items())
+        for index, element in elements:
+            if (expected := _expected_scalar(element, scalars)) is not None:
+                where = ".".join(filter(None, (f"{path}{key}", str(index))))
+                yield f"{where}: {_show(element)}: it must be {expected}"
+
+
+def _expected_scalar(value: Any, scalars: set[type]) -> str | None:
+    """Return what a value must be instead, if pydantic would convert it to one of the types of its key."""
+    if type(value) in scalars or not isinstance(value, bool | int | float | str) or not scalars & {bool, int, float}:
+        return None
+    if isinstance(value, str) and scalars & {str, Path}:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and float in scalars:
+        return None
+    names = {int: "an integer", float: "a number", bool: "true or false"}
+    return " or ".join(name for kind, name in names.items() if kind in scalars)
+
+
+def _scalars(annotation: Any) -> Iterator[type]:
+    """Yield the types of the single values in a type, also of an array's elements."""
+    if get_origin(annotation) is Literal:
+        yield from map(type, get_args(annotation))
+    elif isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    else:
+        for inner in get_args(annotation):
+            yield from _scalars(inner)
+
+
+def _is_explained(path: tuple[str, ...], same: Sequence[Any], found: Mapping[tuple[str, ...], Any]) -> bool:
+    """Return whether an array is refused only by one type of several, and its elements' problems are listed."""
+    below = any(other[: len(path)] == path and other != path for other in found)
+    return below and all(detail["type"] in _ARTICLES for detail in same)
+
+
+def _show(value: Any) -> str:
+    """Return a value as in TOML, cut if it is long; strings are in single quotes."""
+    text = repr(value) if isinstance(value, str) else format_value(value)
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[:_MAX_VALUE_CHARS]}…"
+
+
+def _describe(detail: Any, root: type[BaseModel]) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     steps, parents, tables = _resolve(list(detail["loc"]), root)
     if kind in ("union_tag_not_found", "union_tag_invalid"):
@@ -41,6 +147,8 @@ def describe_problem(detail: Any, root: type[BaseModel]) -> str:
         suggestion = did_you_mean(str(tag), SOURCE_KINDS) if tag is not None else ""
         return f"{steps[0]}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}{suggestion}"
     path = ".".join(steps)
+    if kind in _ARTICLES:
+        return f"{path}: {_show(detail['input'])}: it must be {_ARTICLES[kind]}"
     if kind == "extra_forbidden" and path == "source.images":
         return f'{path}: {detail["input"]!r}: only archives of kind = "warc" hold images; remove the key'
     if kind == "extra_forbidden":
@@ -51,9 +159,9 @@ def describe_problem(detail: Any, root: type[BaseModel]) -> str:
     allowed = f"; allowed: {expected}" if expected else ""
     if kind == "literal_error":
         suggestion = did_you_mean(str(detail["input"]), expected.replace(" or ", ", ").replace("'", "").split(", "))
-        return f"{path}: {detail['input']!r}{allowed}{suggestion}"
+        return f"{path}: {_show(detail['input'])}{allowed}{suggestion}"
     message = str(context["error"]) if kind == "value_error" else detail["msg"]
-    value = "" if tables and kind == "value_error" else f"{detail['input']!r}: "  # a whole table would hide the message
+    value = "" if tables and kind == "value_error" else f"{_show(detail['input'])}: "  # a whole table would hide it
     return f"{path}: {value}{message}{allowed}"
 
 
@@ -61,7 +169,7 @@ def _describe_unknown(
     steps: Sequence[str], value: Any, tables: Sequence[type[BaseModel]], root: type[BaseModel]
 ) -> str:
     known = sorted({name for table in tables for name in _names(table)})
-    what = "unknown table" if isinstance(value, dict) else f"unknown key (value {value!r})"
+    what = "unknown table" if isinstance(value, dict) else f"unknown key (value {_show(value)})"
     kinds = [f'"{kind}"' for kind, table in SOURCE_KINDS.items() if steps[-1] in _names(table)]
     if kinds and steps[:-1] == ["source"]:
         return f"{what}; only kind = {' or '.join(kinds)} has it; allowed: {', '.join(known)}"
@@ -81,25 +189,28 @@ def _resolve(
     path: list[str] = []
     parents: list[type[BaseModel]] = [root]
     tables: list[type[BaseModel]] = [root]
+    is_choice = False
     for step in steps:
         if path == ["source"] and step in SOURCE_KINDS:  # which pydantic inserts
             tables = [SOURCE_KINDS[str(step)]]
+            continue
+        if is_choice and isinstance(step, str):  # the name of a type, which pydantic inserts
+            is_choice = False
             continue
         path.append(str(step))
         parents = tables or parents
         fields = [
             field for table in parents for name, field in table.model_fields.items() if step in (name, field.alias)
         ]
-        tables = [model for field in fields for model in _models(field.annotation)]
+        tables = [model for field in fields for model in tables_of(field.annotation)]
+        is_choice = any(_is_choice(field.annotation) for field in fields) and not tables
     return path, parents, tables
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the models in a type: in an optional one, a union, a list or a table of them."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models(inner)
+def _is_choice(annotation: Any) -> bool:
+    """Return whether a key may have one of several types."""
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    return get_origin(annotation) in (Union, UnionType) and len(members) > 1
 
 
 def _names(table: type[BaseModel]) -> list[str]:
@@ -110,5 +221,5 @@ def _all_paths(root: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in root.model_fields.items():
         path = f"{prefix}{field.alias or name}"
         yield path
-        for model in dict.fromkeys(_models(field.annotation)):
+        for model in tables_of(field.annotation):
             yield from _all_paths(model, f"{path}.")

@@ -20,6 +20,7 @@ def render() -> str:
         text = app.generate_docs(output_format="markdown")
     listed, _, sections = text.partition("**Commands**:")[2].partition("\n## ")
     sections = re.sub(r" \*\[default: (?:\(\)|False)\]\*", "", f"## {sections}")
+    listed = listed.replace("(#pairmill-install-completion)", "(#pairmill---install-completion)")  # as in its heading
     sections = re.sub(r"^#{2,6} (?=pairmill )", "## ", sections, flags=re.MULTILINE)
     lines = f"{_INTRO}\n{listed.strip()}\n\n{sections.strip()}".splitlines()
     return "\n".join(fill(line, "  " if line.startswith("* ") else "") for line in lines) + "\n"

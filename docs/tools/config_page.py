@@ -1,23 +1,19 @@
 """Write docs/config.md from the config's models: their types, bounds, defaults and docstrings."""
 
-import ast
-import copy
-import inspect
 import json
-import re
-import textwrap
 import typing
 from collections.abc import Iterator
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from dataops.config import tables_of
+from docs.tools.config_since import since
 from docs.tools.markdown import escape_html, fill, format_table
 from flows.config import RunConfig
+from flows.keys.documented import documented_fields, meaning, table_summary
 from tasks.extract.config import SOURCE_KINDS
 
 _INTRO = """# Config keys
@@ -25,10 +21,12 @@ _INTRO = """# Config keys
 A run is configured by one TOML file. `pairmill run mine.toml --set train.epochs=3` overrides one
 key. All errors are reported together, each with the key, the value and what is allowed.
 
-This page lists every key: its type, its default, and its meaning. A key without a default is
-required. A default of "not set" means that the key may be left out; TOML has no value for it.
-Complete files to start from are `configs/demo.toml`, `configs/common-crawl.toml`,
-`configs/pairs.toml`, `configs/site.toml` and `configs/archive.toml`.
+This page lists every key: its type, its default, the version of pairmill that has it first, and its
+meaning. A key without a default is required. A default of "not set" means that the key may be left
+out; TOML has no value for it. `pairmill config show mine.toml` prints a file with all keys, and
+`pairmill config schema` the JSON Schema for editors. Complete files to start from are
+`configs/demo.toml`, `configs/common-crawl.toml`, `configs/pairs.toml`, `configs/site.toml` and
+`configs/archive.toml`.
 
 A table of a stage may be left out if its defaults are right, or if the run stops before that stage
 (`--until`).
@@ -42,25 +40,27 @@ def render() -> str:
 
 def _sections(path: str, model: type[BaseModel]) -> Iterator[str]:
     """Yield the section of a table, then those of the tables in it."""
-    fields = _fields(model)
+    fields = documented_fields(model)
     if not path:
-        yield _section("Top level", "", {name: field for name, field in fields.items() if not _tables(field)}, path)
+        yield _section(
+            "Top level", "", {name: field for name, field in fields.items() if not tables_of(field.annotation)}, path
+        )
     elif not fields:
-        yield f"## `[{path}]`\n\n{escape_html(fill(_doc(model)))}\n\nThe table has no keys.\n"
+        yield f"## `[{path}]`\n\n{escape_html(fill(table_summary(model)))}\n\nThe table has no keys.\n"
     else:
-        yield _section(_heading(path, model), _doc(model), fields, path)
+        yield _section(_heading(path, model), table_summary(model), fields, path)
     for name, field in fields.items():
         inner = f"{path}.{name}".lstrip(".")
         if inner == "source":
             yield from _source_sections()
         else:
-            for table in _tables(field):
+            for table in tables_of(field.annotation):
                 yield from _sections(inner, table)
 
 
 def _source_sections() -> Iterator[str]:
     """Yield the keys that all kinds of source share, then those of each kind."""
-    kinds = {kind: _fields(model) for kind, model in SOURCE_KINDS.items()}
+    kinds = {kind: documented_fields(model) for kind, model in SOURCE_KINDS.items()}
     shared = set.intersection(*(set(fields) for fields in kinds.values())) - {"kind"}
     first = next(iter(kinds.values()))
     links = ", ".join(f"[`{kind}`](#source-of-kind-{kind})" for kind in kinds)
@@ -73,8 +73,11 @@ def _source_sections() -> Iterator[str]:
 
 def _section(heading: str, doc: str, fields: dict[str, FieldInfo], path: str) -> str:
     table = format_table(
-        ("key", "type", "default", "meaning"),
-        [(f"`{name}`", *_type_and_default(field, f"{path}.{name}"), _meaning(field)) for name, field in fields.items()],
+        ("key", "type", "default", "since", "meaning"),
+        [
+            (f"`{name}`", *_type_and_default(field, f"{path}.{name}"), since(f"{path}.{name}"), meaning(field))
+            for name, field in fields.items()
+        ],
     )
     return "\n\n".join(part for part in (f"## {heading}", escape_html(fill(doc)), table) if part)
 
@@ -83,62 +86,8 @@ def _heading(path: str, model: type[BaseModel]) -> str:
     return f"`[[{path}]]`" if f"[[{path}]]" in (model.__doc__ or "") else f"`[{path}]`"
 
 
-def _doc(model: type[BaseModel]) -> str:
-    """Return the first line of the model's docstring, without the name of the table that it begins with."""
-    first = (model.__doc__ or "").strip().splitlines()[0]
-    bare = re.sub(r"^(?:The |One )?`\[+[a-z_.]+\]+`(?: table)?: ", "", first)
-    return bare[0].upper() + bare[1:]
-
-
-def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return copies of the fields by key, each with its docstring as description."""
-    fields: dict[str, FieldInfo] = {}
-    for name, field in model.model_fields.items():
-        fields[field.alias or name] = described = copy.copy(field)
-        described.description = field.description or _attribute_docstrings(model).get(name)
-    return fields
-
-
-@cache
-def _attribute_docstrings(model: type) -> dict[str, str]:
-    """Return the docstrings of the attributes of a class and its bases.
-
-    pydantic's `use_attribute_docstrings` would parse the sources at each start of the command, which takes 0.2 s.
-    """
-    found: dict[str, str] = {}
-    for owner in model.__mro__[::-1]:
-        if issubclass(owner, BaseModel) and owner is not BaseModel:
-            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-            for field, after in pairwise(tree.body if isinstance(tree, ast.ClassDef) else ()):
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                    match after:
-                        case ast.Expr(ast.Constant(str(text))):
-                            found[field.target.id] = inspect.cleandoc(text)
-                        case _:
-                            found.pop(field.target.id, None)
-    return found
-
-
-def _tables(field: FieldInfo) -> list[type[BaseModel]]:
-    """Return the models in the type of a field."""
-
-    def find(annotation: Any) -> Iterator[type[BaseModel]]:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield annotation
-        for argument in typing.get_args(annotation):
-            yield from find(argument)
-
-    return list(dict.fromkeys(find(field.annotation)))
-
-
-def _meaning(field: FieldInfo) -> str:
-    """Return the docstring of a field, or the docstring of its table."""
-    tables = _tables(field)
-    return field.description or (_doc(tables[0]) if tables else "")
-
-
 def _type_and_default(field: FieldInfo, path: str) -> tuple[str, str]:
-    if tables := _tables(field):
+    if tables := tables_of(field.annotation):
         anchor = path.strip(".").replace(".", "")
         default = "required" if field.is_required() else "not set" if field.default is None else "its defaults"
         return f"[table{'s' if len(tables) == 1 and _is_list(field) else ''}](#{anchor})", default

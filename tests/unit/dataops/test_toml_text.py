@@ -4,9 +4,11 @@ import time
 import tomllib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dataops.errors import ConfigError
-from dataops.toml_text import MAX_CHARS, MAX_DEPTH, find_key_lines, parse_toml
+from dataops.toml_text import MAX_CHARS, MAX_DEPTH, find_key_lines, format_key, format_value, parse_toml
 from flows.config import config_name, load_config
 from tasks.engine.takedown_requests import read_targets
 from training.evaluation.suite import load_suite
@@ -79,13 +81,49 @@ key = 3
 e = 1
 [[list]]
 e = 2
+[list.sub]
+f = 1
+[[list.sub.deep]]
+g = { h = 1 }
+[[list.sub.deep]]
+g = "\u2028"
 """
     assert find_key_lines(text) == {
-        **{"name": 2, "inline": 3, "inline.a": 3, "inline.b": 3, "inline.b.c": 3, "long": 4, "long.d": 4},
-        **{"one": 8, "one.two": 8, "one.two.text": 9, "one.two.quoted key": 13, "list": 14, "list.e": 15},
+        **{
+            "name": 2,
+            "inline": 3,
+            "inline.a": 3,
+            "inline.b": 3,
+            "inline.b.c": 3,
+            "long": 4,
+            "long.1": 4,
+            "long.1.d": 4,
+        },
+        **{"one": 8, "one.two": 8, "one.two.text": 9, "one.two.quoted key": 13, "list": 14},
+        **{"list.0": 14, "list.0.e": 15, "list.1": 16, "list.1.e": 17, "list.1.sub": 18, "list.1.sub.f": 19},
+        **{"list.1.sub.deep": 20, "list.1.sub.deep.0": 20, "list.1.sub.deep.0.g": 21, "list.1.sub.deep.0.g.h": 21},
+        **{"list.1.sub.deep.1": 22, "list.1.sub.deep.1.g": 23},
     }
 
 
 def test_lines_of_a_long_value_are_found_in_bounded_time():
     text = 'text = """\n' + "]\n" * 200_000 + '"""\nlast = 1\n'
     assert find_key_lines(text) == {}
+
+
+@given(
+    st.recursive(
+        st.booleans()
+        | st.integers(-(1 << 63), (1 << 63) - 1)
+        | st.floats(allow_nan=False)
+        | st.text(st.characters(codec="utf-8"))
+        | st.dates()
+        | st.datetimes(),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
+        ),
+        max_leaves=8,
+    )
+)
+def test_written_value_is_read_back(value):
+    assert parse_toml(f"{format_key('a.b')} = {format_value(value)}") == {"a.b": value}

@@ -36,6 +36,8 @@ READ_ONLY = [
     (["eval", "missing", "--suite", "missing.toml"], 2),
     (["eval", "missing", "--suite", "{suite}"], 2),
     (["datasets", "fetch", "missing.toml"], 2),
+    (["config", "show", "missing.toml"], 2),
+    (["config", "schema"], 0),
     (["eval", "--help"], 0),
     (["--version"], 0),
 ]

@@ -1,10 +1,17 @@
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from dataops.config import tables_of
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
-from flows.config import load_config
+from dataops.toml_text import parse_toml
+from flows.config import RunConfig, load_config, validate_values
+from tasks.extract.config import SOURCE_KINDS
 
 CONFIG = """name = "test"
 {top}
@@ -105,12 +112,12 @@ start = ["https://example.org/"]
     [
         (
             'contact = "mailto:us@example.org"\npaths = ["*.warc.gz"]',
-            'source.paths: unknown key (value [\'*.warc.gz\']); only kind = "warc" or "wat" or "pairs" has it; '
+            'source.paths: unknown key (value ["*.warc.gz"]); only kind = "warc" or "wat" or "pairs" has it; '
             "allowed: allowed_domains, ",
         ),
         ("", "source: contact is required to crawl example.org; set it to a page or a mailto: address by which "),
-        ("contact = 3", "source.contact: 3: Input should be a valid string"),
-        ('connect_to = { "example.org" = "here" }', "source.connect_to: {'example.org': 'here'}: "),
+        ("contact = 3", "source.contact: 3: it must be a string"),
+        ('connect_to = { "example.org" = "here" }', 'source.connect_to: { "example.org" = "here" }: '),
     ],
 )
 def test_problem_of_one_kind_of_source_has_its_path(folder: Path, source: str, start: str):
@@ -140,7 +147,7 @@ def test_files_that_a_wrong_table_names_are_checked_too(folder: Path):
 
 def test_wrong_value_of_a_checked_key_is_one_problem(folder: Path):
     (problem,) = problems(folder, train="model = 3")
-    assert problem.startswith("train.model: 3: Input should be a valid string")
+    assert problem.startswith("train.model: 3: it must be a string")
 
 
 def test_suite_is_suggested(folder: Path):
@@ -153,3 +160,99 @@ def test_suite_is_suggested(folder: Path):
         ConfigError, match=r"evaluate\.suite: bird\.toml: no such suite file; did you mean birds\.toml\?"
     ):
         load_config(folder / "mine.toml")
+
+
+def all_keys(table: type[BaseModel], path: str = "") -> Iterator[tuple[str, bool]]:
+    """Yield each key with whether it is a table or an array of tables."""
+    for name, field in table.model_fields.items():
+        key, inner = f"{path}{field.alias or name}", tables_of(field.annotation)
+        yield key, bool(inner)
+        if key != "source":
+            for model in inner:
+                yield from all_keys(model, f"{key}.")
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    *above, last = key.split(".")
+    for step in above:
+        values = values.setdefault(step, {})
+    values[last] = value
+
+
+VALUES = [
+    "true",
+    "3",
+    '"3"',
+    '"yes"',
+    "1.5",
+    "1979-05-27",
+    "10:00:00",
+    "[[1, []]]",
+    "{ zz = [] }",
+    "[{ zz = 1 }]",
+    "nan",
+]
+
+
+@pytest.mark.parametrize("kind", SOURCE_KINDS)
+@pytest.mark.parametrize("text", VALUES)
+@pytest.mark.parametrize("of_tables", [False, True], ids=["keys", "tables"])
+def test_value_of_a_wrong_type_is_a_problem_in_the_words_of_toml(text: str, kind: str, of_tables: bool):
+    value = parse_toml(f"value = {text}")["value"]
+    keys = [key for key, is_table in all_keys(RunConfig) if is_table is of_tables and not key.startswith("source")]
+    keys += [key for key, _ in all_keys(SOURCE_KINDS[kind], "source.") if key != "source.kind"]
+    values: dict[str, Any] = {"source": {"kind": kind}}
+    for key in sorted(keys, reverse=True):
+        if not of_tables or "." not in key or key.startswith("source"):  # a table that is no table has no keys
+            put(values, key, value)
+    config, found = validate_values(values)
+    assert config is None
+    allowed = {*keys, *(key.rpartition(".")[0] for key in keys), "name"}
+    for problem in found:
+        path, _, rest = problem.partition(": ")
+        assert re.sub(r"\.(zz|\d+)(?=\.|$)", "", path) in allowed, problem
+        internal = (
+            r"[a-z](Config|Source)\b|datetime|tuple|instance|<class|\bNone\b|\bTrue\b|valid (integer|bool|str|dict)"
+        )
+        assert re.search(internal, rest) is None, problem
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        ({"train": "epochs = true"}, "train.epochs: true: it must be an integer (line 15)"),
+        ({"train": 'epochs = "3"'}, "train.epochs: '3': it must be an integer (line 15)"),
+        ({"train": "epochs = 1.5"}, "train.epochs: 1.5: it must be an integer (line 15)"),
+        ({"filter": "drop_capitals = 1"}, "filter.drop_capitals: 1: it must be true or false (line 10)"),
+        ({"filter": "languages = 'en'"}, "filter.languages: 'en': it must be an array (line 10)"),
+        ({"filter": "languages = ['en',\n3]"}, "filter.languages.1: 3: it must be a string (line 10)"),
+        ({"download": "retry = 2"}, "download.retry: 2: it must be a table (line 13)"),
+        ({"top": "execution.retry_delays = [1, '2']"}, "execution.retry_delays.1: '2': it must be a number (line 2)"),
+        ({"train": "lr = 2024-01-01"}, "train.lr: 2024-01-01: it must be a number (line 15)"),
+        ({"top": "curate = []"}, "curate: []: it must be a table (line 2)"),
+        (
+            {"top": '[[curate.rules]]\nscore="nsfw"\nmax = 0.5\n[[curate.rules]]\nscore="faces"\nmax = "1"'},
+            "curate.rules.1.max: '1': it must be a number (line 7)",
+        ),
+        ({"top": f"seed = [{'1, ' * 300}]"}, f"seed: [{'1, ' * 66}1…: it must be an integer (line 2)"),
+    ],
+)
+def test_wrong_type_has_the_value_and_its_line(folder: Path, tables: dict[str, str], expected: str):
+    assert expected in problems(folder, **tables)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("3", ["source.crawl: 3: it must be a string or an array (--set)"]),
+        ("true", ["source.crawl: true: it must be a string or an array (--set)"]),
+        ("[3]", ["source.crawl.0: 3: it must be a string (--set)"]),
+    ],
+)
+def test_wrong_type_of_a_key_with_two_types_is_one_problem(folder: Path, value: str, expected: list[str]):
+    (folder / "cc.toml").write_text(
+        'name = "t"\n[source]\nkind = "common_crawl"\ncrawl = "CC-MAIN-2024-10"\nnum_files = 1\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(folder / "cc.toml", [f"source.crawl={value}"], until="extract")
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == expected

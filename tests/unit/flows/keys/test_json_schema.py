@@ -1,0 +1,95 @@
+import json
+import tomllib
+from typing import Any
+
+import jsonschema
+import pytest
+from pydantic import BaseModel
+
+from dataops.config import tables_of
+from dataops.home import CHECKOUT
+from flows.config import RunConfig, validate_values
+from flows.keys.json_schema import config_schema
+from tasks.extract.config import SOURCE_KINDS
+
+SCHEMA = config_schema()
+CONFIG = jsonschema.Draft202012Validator(SCHEMA)
+WARC = {"kind": "warc", "paths": ["a.warc.gz"]}
+
+
+def test_schema_is_a_schema_and_every_key_has_a_meaning():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    tables = {"": SCHEMA, **SCHEMA["$defs"]}
+    silent = [
+        f"{table}.{name}"
+        for table, schema in tables.items()
+        for name, key in schema["properties"].items()
+        if name not in ("kind", "source") and len(key.get("description", "")) < 10
+    ]
+    assert silent == []
+    text = json.dumps(SCHEMA)
+    assert '"null"' not in text
+    assert '"title": "Min Chars"' not in text
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_each_config_is_valid(path):
+    assert list(CONFIG.iter_errors(tomllib.loads(path.read_text(encoding="utf-8")))) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"source": WARC},
+        {"name": "a"},
+        {"name": "a b", "source": WARC},
+        {"name": "a", "source": {"paths": ["a"]}},
+        {"name": "a", "source": {"kind": "wark", "paths": ["a"]}},
+        {"name": "a", "source": {"kind": "site", "paths": ["a"]}},
+        {"name": "a", "source": WARC, "trian": {}},
+        {"name": "a", "source": WARC, "train": {"epoch": 3}},
+        {"name": "a", "source": WARC, "train": {"epochs": 0}},
+        {"name": "a", "source": WARC, "download": {"retry": {"rounds": "3"}}},
+        {"name": "a", "source": WARC, "curate": {"rules": [{"score": "nsfw"}, {"score": 3}]}},
+    ],
+)
+def test_wrong_config_is_refused_by_the_schema_and_by_the_run(values):
+    assert list(CONFIG.iter_errors(values))
+    assert validate_values(values)[1]
+
+
+def test_only_what_must_be_there_is_required():
+    assert list(CONFIG.iter_errors({"name": "a", "source": WARC, "register": {}})) == []
+    assert validate_values({"name": "a", "source": WARC, "register": {}})[1] == []
+
+
+VALUES = [True, 3, "3", "yes", "", 1.5, -1, [], [1], ["a"], [[1, "a"]], {}, {"zz": 1}, [{"zz": 1}]]
+
+
+TABLES: dict[str, type[BaseModel]] = {
+    "": RunConfig,
+    **{f"source {kind}": table for kind, table in SOURCE_KINDS.items()},
+}
+for name, field in RunConfig.model_fields.items():
+    if name != "source" and (tables := tables_of(field.annotation)):
+        TABLES[field.alias or name] = tables[0]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=str)
+def test_what_the_schema_refuses_the_run_refuses_too(value):
+    for where, model in TABLES.items():
+        keys = [field.alias or name for name, field in model.model_fields.items() if not tables_of(field.annotation)]
+        wrong = dict.fromkeys(keys, value)
+        values: dict[str, Any] = {"name": "a", "source": dict(WARC)}
+        table, _, kind = where.partition(" ")
+        if kind:
+            values["source"] = {**wrong, "kind": kind}
+        elif table:
+            values[table] = wrong
+        else:
+            values |= wrong
+        schema = SCHEMA if model is RunConfig else SCHEMA["$defs"][model.__name__]
+        marked = {key for key in keys if not CONFIG.evolve(schema=schema["properties"][key]).is_valid(value)}
+        path = f"{table}." if table else ""
+        refused = {line.partition(": ")[0].removeprefix(path).partition(".")[0] for line in validate_values(values)[1]}
+        assert marked - refused - {"kind"} == set(), where

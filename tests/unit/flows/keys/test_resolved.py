@@ -1,0 +1,64 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.home import CHECKOUT
+from flows.config import RunConfig
+from flows.keys.resolved import format_line, resolve_config
+
+
+def resolve(path: Path, *settings: str) -> tuple[RunConfig, dict[str, tuple[object, str]], str]:
+    config, tables = resolve_config(path, settings)
+    lines = [line for table in tables for line in (table.header, *map(format_line, table.keys))]
+    return config, {key.path: (key.value, key.origin) for table in tables for key in table.keys}, "\n".join(lines)
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_printed_config_is_the_same_config(path: Path):
+    config, _, text = resolve(path)
+    assert RunConfig.model_validate(tomllib.loads(text)) == config
+    assert max(map(len, text.splitlines())) < 180
+
+
+def test_each_key_has_its_origin(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "mine"\n[source]\nkind = "pairs"\npaths = ["a b.csv"]\n[curate.scores.nsfw]\n'
+        '[[curate.rules]]\nscore = "nsfw"\nmax = 0.5\n[register.floors]\n"a/top1" = 0.2\n'
+    )
+    config, keys, text = resolve(path, "filter.min_words=3", "filter.balance.queries=q.parquet")
+    assert keys["name"] == ("mine", "line 1")
+    assert keys["source.paths"] == (["a b.csv"], "line 4")
+    assert keys["curate.rules.0.max"] == (0.5, "line 8")
+    assert keys["curate.rules.0.min"] == (None, "default")
+    assert keys["register.floors"] == ({"a/top1": 0.2}, "line 9")
+    assert keys["register.model_name"] == ("mine", "default")
+    assert keys["filter.min_words"] == (3, "--set")
+    assert keys["filter.balance.queries"] == ("q.parquet", "--set")
+    assert keys["filter.balance.mode"] == ("offline", "default")
+    for line in (
+        "min_words = 3  # --set",
+        "# max_caption_count is not set",
+        '[[curate.rules]]\nscore = "nsfw"\n# min is not set\nmax = 0.5\n',
+        "[curate.scores.nsfw]",
+        'floors = { "a/top1" = 0.2 }',
+        "epochs = 32  # default",
+    ):
+        assert line in text, line
+    assert RunConfig.model_validate(tomllib.loads(text)) == config
+
+
+def test_wrong_keys_and_secrets_are_problems_with_their_lines(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\n[source]\nkind = "pairs"\npath = "a"\n[train]\nepochs = "3"\n')
+    with pytest.raises(ConfigError) as caught:
+        resolve(path)
+    assert "source.paths: is required" in str(caught.value)
+    assert "did you mean source.paths? (line 4)" in str(caught.value)
+    assert "train.epochs: '3': it must be an integer (line 6)" in str(caught.value)
+    path.write_text('name = "mine"\naws_secret_access_key = "abcd1234abcd1234abcd1234abcd1234abcd1234"\n')
+    with pytest.raises(ConfigError) as caught:
+        resolve(path)
+    assert "abcd1234" not in str(caught.value)
