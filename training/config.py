@@ -1,10 +1,11 @@
 """The `[train]` table. The orchestrator reads it: no torch here."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from dataops.config import StageConfig, problems_of
+from training.datasets import Datasets
 from training.model_config import MIN_VOCAB_SIZE, FrozenModel, ModelConfig, load_model_config
 from training.rendezvous import explain_refusal, is_loopback
 
@@ -102,7 +103,7 @@ class TrainConfig(StageConfig):
     """Fields that change how a run executes but no bit of its output; the snapshot key leaves them out."""
     placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc", "nnodes"})
     """Fields that change only the last bits of sums: a job resumes from a checkpoint made with other values."""
-    later_fields: ClassVar[frozenset[str]] = frozenset({"image_size"})
+    later_fields: ClassVar[frozenset[str]] = frozenset({"dataset", "image_size"})
 
     model: str = "ViT-B-32"
     """A name in configs/models/, or the path of such a JSON file."""
@@ -111,7 +112,10 @@ class TrainConfig(StageConfig):
 
     The position embeddings of `init` are resized to it."""
     epochs: Annotated[int, Field(ge=1)] = 32
-    """Passes over the dataset; each sample is seen once in each, or with its sampling_probability where it has one."""
+    """Passes over the dataset; each sample is seen once in each, or with its sampling_probability where it has one. With
+    `dataset`, an epoch has as many samples as one pass over all datasets, in the shares that their weights give."""
+    dataset: Datasets = ()
+    """Datasets that the training reads. Default: only the run's own."""
     blur_faces: bool = False
     """Blur the faces that [curate.scores.faces] found (column `face_bboxes`) in each image as it is read.
 
@@ -224,6 +228,13 @@ class TrainConfig(StageConfig):
         """
         dimensions = load_model_config(self.model)
         return dimensions if self.image_size is None else dimensions.with_image_size(self.image_size)
+
+    def key_config(self) -> dict[str, Any]:
+        """Return the fields of the key, without the keys of datasets, which are inputs of the stage in the same order."""
+        values = super().key_config()
+        if self.dataset:
+            values["dataset"] = [one.weight for one in self.dataset]
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

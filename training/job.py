@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Self, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, PairmillError
@@ -60,15 +60,26 @@ class Job(RanksJob):
     """Seed of the first weights, the order of samples and the augmentation."""
     shards: tuple[Path, ...]
     """WebDataset tars; their order is that of the samples' indices."""
+    datasets: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Number of shards of each dataset of `train.dataset`, in its order; empty: all shards are of one dataset."""
     suite: Suite | None = None
     """Suite that `train.evaluate_every` evaluates on."""
     checksums: dict[str, str] = Field(default_factory=dict)
-    """The sha256 that a shard must have, by file name."""
+    """The sha256 that a shard must have, by its path, or by its file name where only one shard has that."""
     arriving: dict[str, int] = Field(default_factory=dict)
     """Size in bytes of each shard that arrives while training runs, by file name (training/data/shard_files.py).
 
     Beside each lie its .idx and its part-*.parquet from the start; the process that brings a shard compares its
     checksum."""
+
+    @model_validator(mode="after")
+    def _has_all_datasets(self) -> Self:
+        if len(self.datasets) != len(self.train.dataset) or (self.datasets and sum(self.datasets) != len(self.shards)):
+            raise ValueError(
+                f"datasets: {len(self.datasets)} numbers with a sum of {sum(self.datasets)}, for "
+                f"{len(self.train.dataset)} tables train.dataset and {len(self.shards)} shards"
+            )
+        return self
 
     def digest(self, *, placement: bool = True) -> str:
         """Return the digest of all that decides the weights: only checkpoints and models with an equal one are used.

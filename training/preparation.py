@@ -11,19 +11,22 @@ import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dataops.digest import RememberedDigests, canonical_json, text_sha256
-from dataops.errors import ContractError
+from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import read_text
 from training import distributed
 from training.config import TrainConfig
+from training.data.epoch_order import Windows
 from training.data.loader import Dataset
+from training.data.mixture import Component, Mixture
 from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index, verify_index
 from training.data.sampling_plan import Plan
-from training.data.shard_files import ShardFiles
+from training.data.shard_files import ShardFiles, find_checksum
 from training.job import Job, prepared_folder
 from training.model.checkpoint import write_atomically
 from training.model.tokenizer import Tokenizer, make_tokenizer, parse_trained_tokenizer, train_tokenizer
@@ -36,15 +39,17 @@ def check_shards(job: Job) -> None:
 
     Raises: ContractError if the bytes of a shard differ from the dataset's manifest.
     """
-    checked = [s for s in job.shards if s.name in job.checksums and s.name not in job.arriving]
+    found = [(s, find_checksum(job.checksums, s)) for s in job.shards if s.name not in job.arriving]
+    checked = [(shard, checksum) for shard, checksum in found if checksum is not None]
     mine = checked[distributed.local_rank() :: distributed.local_world_size()]
     folder, name = prepared_folder(job), f"shards-{_host()}"
     digests = RememberedDigests(folder / f"{name}-{distributed.local_rank()}.json", folder.glob(f"{name}-*.json"))
 
     def check() -> None:
         with ThreadPoolExecutor(max(job.train.workers, 1)) as pool:
-            for shard, found in zip(mine, pool.map(digests.sha256, mine), strict=True):
-                if found != job.checksums[shard.name]:
+            computed = pool.map(digests.sha256, [shard for shard, _ in mine])
+            for (shard, expected), digest in zip(mine, computed, strict=True):
+                if digest != expected:
                     raise ContractError(f"shard {shard} differs from its dataset's manifest: its sha256 is another one")
         digests.save()
 
@@ -90,12 +95,64 @@ def prepare_index(job: Job) -> SampleIndex:
 
 
 def prepare_plan(job: Job, config: TrainConfig, index: SampleIndex) -> Plan:
-    """Return the plan of a job's samples; all ranks together."""
+    """Return the plan of a job's samples; all ranks together.
+
+    Raises: ContractError, ConfigError if a dataset of a mixture gives no sample.
+    """
     parts = (len(index), config, job.seed, index.sampling, index.windows(config.shuffle_shards))
+    if job.datasets:
+        return Plan(*parts, mixture=_prepare_mixture(job, config, index))
     if index.sampling is None:
         return Plan(*parts)
     sizes = _remember(job, "epochs.json", [index.fingerprint, job.seed, config.epochs], Plan(*parts).count_epochs)
     return Plan(*parts, tuple(sizes))
+
+
+def _prepare_mixture(job: Job, config: TrainConfig, index: SampleIndex) -> Mixture:
+    components = list_components(job, config, index)
+    mixture = Mixture(job.seed, components)
+    if index.sampling is not None:
+        weights = [str(one.weight) for one in components]
+        decides = [index.fingerprint, job.seed, config.epochs, job.datasets, weights]
+        sizes = _remember(job, "epochs.json", decides, lambda: mixture.count_passes(config.epochs))
+        mixture = Mixture(job.seed, components, sizes)
+    for number, (one, stream, quota) in enumerate(zip(components, mixture.streams, mixture.quotas, strict=True), 1):
+        name = f"dataset {number} of train.dataset"
+        if stream.span(0)[1] == 0:
+            raise ContractError(f"{name} has {one.samples:,} samples, and sampling_probability draws none of them")
+        if quota == 0:
+            total = f"{mixture.epoch_samples:,} samples of an epoch"
+            raise ConfigError(f"{name} gives none of the {total}: raise its weight, {float(one.weight):g}")
+        in_batch = quota * config.batch_size / mixture.epoch_samples
+        if in_batch > stream.span(0)[1] and distributed.rank() == 0:
+            logger.warning("%s has %s samples, so a batch holds some of them twice", name, f"{stream.span(0)[1]:,}")
+    return mixture
+
+
+def list_components(job: Job, config: TrainConfig, index: SampleIndex) -> list[Component]:
+    """Return the datasets of a job's mixture.
+
+    Raises: ContractError if one has no sample.
+    """
+    components: list[Component] = []
+    first_shard = first = 0
+    for number, (shards, table) in enumerate(zip(job.datasets, config.dataset, strict=True), 1):
+        sizes = index.sizes[first_shard : first_shard + shards]
+        samples = int(sizes.sum())
+        if samples == 0:
+            reason = f"; the first reason: {index.skipped[0].reason}" if index.skipped else ""
+            raise ContractError(
+                f"dataset {number} of train.dataset has no pair of image and caption that can be used{reason}"
+            )
+        sampling = index.sampling
+        if sampling is not None and sampling.probabilities[first : first + samples].min() == 1:
+            sampling = None
+        at_once = config.shuffle_shards
+        windows = Windows(sizes, at_once, first_shard, first) if at_once else None
+        # The decimal number in the config, not its binary approximation, so that quotas can be computed by hand.
+        components.append(Component(first, samples, Fraction(str(table.weight)), sampling, windows))
+        first_shard, first = first_shard + shards, first + samples
+    return components
 
 
 def prepare_tokenizer(job: Job, dataset: Dataset, context_length: int) -> Tokenizer:

@@ -295,6 +295,8 @@ def finish(run: TrainingRun) -> None:
             "skipped": len(skipped),
             "files": {name: file_sha256(output / name) for name in OUTPUTS},
         }
+        if run.plan.mixture is not None:
+            done["datasets"] = run.plan.mixture.describe(run.config.epochs)
         write_atomically(output / "done.json", canonical_json(done) + "\n")
         logger.info("done: %s steps, %s samples seen, %d skipped", run.step, f"{done['samples_seen']:,}", len(skipped))
     run.dataset.close()

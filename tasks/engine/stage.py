@@ -74,6 +74,8 @@ class Stage(Generic[ConfigT]):
     make: Callable[[Work[ConfigT]], StageOutput]
     external_inputs: Callable[[ConfigT], list[Input]] = lambda config: []
     """Returns digests of what it reads from outside the store (source files, an evaluation suite)."""
+    config_inputs: Callable[[ConfigT, Store], list[Input]] = lambda config, store: []
+    """Returns the snapshots of the store that the config names (datasets of a mixture)."""
     store_inputs: Callable[[Store], list[Input]] = lambda store: []
     """Returns inputs that are recorded in the store itself (takedown requests); they enter the key."""
     still_valid: Callable[[Manifest, ConfigT, Context], bool] = lambda manifest, config, context: True
@@ -104,10 +106,12 @@ def plan(
     """Digest the inputs and compute the key of the snapshot.
 
     Args:
-        store: store of the snapshot, whose takedown requests are inputs; None: without any.
+        store: store of the snapshot, with the snapshots that the config names, and whose takedown requests are inputs;
+            None: without any.
     """
+    named = stage.config_inputs(config, store) if store is not None else []
     stored = stage.store_inputs(store) if store is not None else []
-    inputs = [manifest.as_input() for manifest in upstream] + stage.external_inputs(config) + stored
+    inputs = [manifest.as_input() for manifest in upstream] + named + stage.external_inputs(config) + stored
     key = snapshot_key(stage.name, stage.version, config.key_config(), seed, inputs)
     return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key)
 

@@ -29,15 +29,15 @@ class ShardSupply:
     """Downloads and deletes the shards of a folder from a thread, inside a `with`; does nothing if `limit` is 0.
 
     Args:
-        shards: parts by their name in the store; a local file has the last component of that name.
+        shards: name in the store and part of each shard, by its file name in the folder.
         folder: the trainer's shards; those of an earlier attempt are verified and used.
         limit: maximum size of the shards in the folder, in bytes.
     """
 
-    def __init__(self, store: Store, shards: Mapping[str, Part], folder: Path, limit: int):
+    def __init__(self, store: Store, shards: Mapping[str, tuple[str, Part]], folder: Path, limit: int):
         self._store, self._folder, self._limit = store, folder, limit
-        self._stored = {name.rpartition("/")[2]: name for name in shards}
-        self._parts = {name.rpartition("/")[2]: part for name, part in shards.items()}
+        self._stored = {name: stored for name, (stored, _) in shards.items()}
+        self._parts = {name: part for name, (_, part) in shards.items()}
         self._digests = RememberedDigests(folder / "digests.json")
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shards", daemon=True)

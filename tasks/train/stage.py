@@ -9,8 +9,6 @@ import json
 import logging
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,12 @@ from typing import Any
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Input, Manifest, Part, Record
-from dataops.store import Store
 from tasks.engine.context import IS_PROGRESS
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
 from tasks.train.checkpoint_mirror import CheckpointMirror
+from tasks.train.datasets import download_datasets, download_indexes, find_datasets, local_name, named_inputs
 from tasks.train.live_metrics import LiveRun
 from tasks.train.shard_supply import ShardSupply
 from training.config import TrainConfig
@@ -39,8 +37,6 @@ OUTPUT = (
     "skipped.json",
     "evidence-throughput.jsonl",
 )
-CONNECTIONS = 16
-"""Downloads at a time. A resumed job asks the store for each shard whether its copy is the newest, which takes no CPU."""
 STEP = re.compile(r"\bstep (\d+)/(\d+), (?:[\d,]+ samples, )?(.*)")
 """Line of the trainer about a step: the step, the number of steps, and the loss with other measurements."""
 PLAN = re.compile(r"\b(\d+) steps of \d+ epochs from step (\d+)")
@@ -70,7 +66,7 @@ def _digest_input(field: str, path: Path) -> Input:
 
 
 def make(work: Work[TrainConfig]) -> StageOutput:
-    """Train on the packed dataset and write the weights, the tokenizer and the curves.
+    """Train on the packed datasets and write the weights, the tokenizer and the curves.
 
     The job's folder is deleted once a record states that all its output is in the store: whenever the run is killed, it can
     resume from one of the two.
@@ -83,7 +79,7 @@ def make(work: Work[TrainConfig]) -> StageOutput:
 
 def _train(work: Work[TrainConfig], folder: Path) -> Record:
     """Run the job to its last step and put its output into the store."""
-    dataset, shards, config = work.inputs["pack"], folder / "shards", work.config
+    shards, config = folder / "shards", work.config
     job = build_job(work, shards, folder)
     launcher = build_launcher(config, work.draft.key, folder)
     if config.nnodes != "1" and config.launch != "ray":
@@ -103,8 +99,7 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
         elif plan := PLAN.search(line):
             work.context.progress(int(plan[2]), int(plan[1]), "")
 
-    tars = {dataset.path(part.name): part for part in dataset.named("", ".tar")}
-    supply = ShardSupply(work.draft.store, tars, shards, config.shard_cache_bytes)
+    supply = ShardSupply(work.draft.store, _list_arriving(work), shards, config.shard_cache_bytes)
     with mirror, supply, LiveRun(work, folder):
         mirror.restore()
         work.context.progress(0, 0, "the trainer starts: it loads torch, the tokenizer and the model")
@@ -117,9 +112,13 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     if (interim := folder / "evidence-suite.jsonl").exists():
         parts.append(work.draft.put_file(interim.name, interim))
     last_row = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
-    precision = json.loads((folder / "done.json").read_text("utf-8"))["precision"]
-    facts = {"final": last_row, "model": work.config.model, "precision": precision}
-    samples = work.inputs["pack"].counts.kept
+    done = json.loads((folder / "done.json").read_text("utf-8"))
+    facts = {"final": last_row, "model": work.config.model, "precision": done["precision"]}
+    datasets = _find_datasets(work)
+    if len(datasets) > 1:
+        keys = [{"key": dataset.key} for dataset in datasets]
+        facts["datasets"] = [key | facts_of_one for key, facts_of_one in zip(keys, done["datasets"], strict=True)]
+    samples = sum(dataset.counts.kept for dataset in datasets)
     return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
 
 
@@ -130,21 +129,38 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
         shards: folder for them.
         output: folder of the job.
     """
-    dataset, limit = work.inputs["pack"], work.config.shard_cache_bytes
-    tars = dataset.named("", ".tar")
-    download = _download_indexes if limit else _download_shards
+    limit = work.config.shard_cache_bytes
+    download = download_indexes if limit else download_datasets
+    local = download(work.draft.store, _find_datasets(work), shards)
+    files = [(path, part) for one in local for path, part in zip(one.shards, one.tars, strict=True)]
+    is_mixture = len(local) > 1
     job: dict[str, Any] = {
         "train": work.config.model_dump(mode="json"),
         "seed": work.seed,
-        "shards": [str(shard) for shard in download(work.draft.store, dataset, shards)],
-        "checksums": {part.name: part.sha256 for part in tars},
-        "arriving": {part.name: part.bytes for part in tars} if limit else {},
+        "shards": [str(path) for path, _ in files],
+        "datasets": [len(one.shards) for one in local] if is_mixture else [],
+        "checksums": {str(path) if is_mixture else path.name: part.sha256 for path, part in files},
+        "arriving": {path.name: part.bytes for path, part in files} if limit else {},
         "output": str(output),
     }
     if work.config.evaluate_every:
         suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
         job["suite"] = suite.model_dump(mode="json")
     return job
+
+
+def _find_datasets(work: Work[TrainConfig]) -> list[Manifest]:
+    return find_datasets(work.config, work.inputs["pack"], work.draft.store)
+
+
+def _list_arriving(work: Work[TrainConfig]) -> dict[str, tuple[str, Part]]:
+    """Return name in the store and part of each shard, by its file name in the job's folder."""
+    datasets = _find_datasets(work)
+    return {
+        local_name(dataset, part.name, is_mixture=len(datasets) > 1): (dataset.path(part.name), part)
+        for dataset in datasets
+        for part in dataset.named("", ".tar")
+    }
 
 
 def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | None = None) -> tuple[str, ...]:
@@ -163,26 +179,11 @@ def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | N
     return torchrun_launcher(config.nproc, folder, options, allow_network=config.allow_network)
 
 
-def _download_shards(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
-    """Download all shards and their indexes; return the shards."""
-    tars = dataset.named("", ".tar")
-    names = [dataset.path(part.name) for part in (*tars, *dataset.named("", ".idx"))]
-    with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="shards") as pool:
-        return list(pool.map(partial(store.local, keep_in=folder), names))[: len(tars)]
-
-
-def _download_indexes(store: Store, dataset: Manifest, folder: Path) -> list[Path]:
-    """Download the indexes and rows of all shards; return the paths that the shards will have."""
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def download(part: Part) -> None:
-        if not (folder / part.name).exists():
-            store.download(dataset.path(part.name), folder / f".{part.name}")
-            (folder / f".{part.name}").rename(folder / part.name)
-
-    with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="shards") as pool:
-        list(pool.map(download, (*dataset.named("", ".idx"), *dataset.named("part-", ".parquet"))))
-    return [folder / part.name for part in dataset.named("", ".tar")]
-
-
-TRAIN = Stage(name="train", version=5, make=make, external_inputs=external_inputs, conserves_rows=False)
+TRAIN = Stage(
+    name="train",
+    version=5,
+    make=make,
+    external_inputs=external_inputs,
+    config_inputs=named_inputs,
+    conserves_rows=False,
+)

@@ -42,9 +42,9 @@ class Sampling:
         seen[uncertain] = numbers < probabilities[uncertain]
         return seen
 
-    def count(self, seed: int, epoch: int) -> int:
-        """Return the number of samples that are drawn in an epoch."""
-        chunks = _split([(0, len(self.probabilities))])
+    def count(self, seed: int, epoch: int, first: int = 0, end: int | None = None) -> int:
+        """Return the number of samples from `first` up to `end` that are drawn in an epoch."""
+        chunks = _split([(first, len(self.probabilities) if end is None else end)])
         return sum(int(np.count_nonzero(self.drawn(seed, epoch, first, end))) for first, end in chunks)
 
 
@@ -56,21 +56,25 @@ class Windows:
     """(shards,) number of samples of each."""
     at_once: int
     """Maximum shards of a window; all windows of an epoch are equal to within one."""
+    first_shard: int = 0
+    """Number of the first of these shards in the index."""
+    first_sample: int = 0
+    """Number of the first of their samples in the index."""
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        return np.cumsum(self.sizes)
+        return self.first_sample + np.cumsum(self.sizes)
 
     def assign(self, seed: int, epoch: int) -> np.ndarray:
         """Return the window of each shard in an epoch (shards,)."""
         shards = len(self.sizes)
         rank = np.empty(shards, np.int64)
-        rank[draw_permutation(seed, epoch, shards, "shards")] = np.arange(shards)
+        rank[draw_permutation(seed, epoch, shards, "shards", self.first_shard)] = np.arange(shards)
         return rank * -(-shards // self.at_once) // shards
 
     def find_shards(self, samples: np.ndarray) -> np.ndarray:
         """Return the shard of each sample."""
-        return np.searchsorted(self._ends, samples, side="right")
+        return self.first_shard + np.searchsorted(self._ends, samples, side="right")
 
     def list_ranges(self, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
         """Return the samples of each window of an epoch, as ranges from the first to the end of each shard."""
@@ -88,11 +92,14 @@ class EpochOrder:
         samples: number of samples of the dataset.
         sampling: None: the epoch has all samples.
         windows: None: all samples are in one window.
+        first: number of its first sample in the index.
     """
 
-    def __init__(self, seed: int, samples: int, sampling: Sampling | None, windows: Windows | None, epoch: int):
+    def __init__(
+        self, seed: int, samples: int, sampling: Sampling | None, windows: Windows | None, epoch: int, first: int = 0
+    ):
         self._seed, self._epoch, self._sampling = seed, epoch, sampling
-        ranges = [[(0, samples)]] if windows is None else windows.list_ranges(seed, epoch)
+        ranges = [[(first, first + samples)]] if windows is None else windows.list_ranges(seed, epoch)
         self._blocks: list[tuple[list[tuple[int, int]], int, int]] = []  # ranges of the window, block, blocks of it
         sizes: list[int] = []
         for window in ranges:

@@ -20,9 +20,13 @@ def hash_samples(stream: str, seed: int, epoch: int, samples: np.ndarray) -> Wor
     return _mix(_mix(samples.astype(np.uint64) + np.uint64(1)) + state)
 
 
-def draw_permutation(seed: int, epoch: int, count: int, stream: str = "order") -> np.ndarray:
-    """Draw an order of range(count), the same on every machine and with every release of numpy."""
-    return np.argsort(hash_samples(stream, seed, epoch, np.arange(count)), kind="stable")
+def draw_permutation(seed: int, epoch: int, count: int, stream: str = "order", first: int = 0) -> np.ndarray:
+    """Draw an order of range(count), the same on every machine and with every release of numpy.
+
+    Args:
+        first: number of the first item; items of other numbers have another order.
+    """
+    return np.argsort(hash_samples(stream, seed, epoch, np.arange(first, first + count)), kind="stable")
 
 
 def draw_uniforms(stream: str, seed: int, epoch: int, samples: np.ndarray, draws: int) -> np.ndarray:

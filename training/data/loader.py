@@ -43,7 +43,7 @@ class Batch:
     epoch: int
     """From 0."""
     samples: np.ndarray
-    """Index of each sample in the dataset."""
+    """Index of each sample in the dataset, as Plan.batch returns it."""
     pixels_BSS3: np.ndarray
     """Pixels, uint8."""
     captions: list[str]
@@ -142,7 +142,7 @@ class Dataset:
                     self._cache_left -= pixels.nbytes
                     self._cache[sample] = pixels
         except ValueError as error:  # UnicodeDecodeError is one
-            return Skipped(self.files.paths[shard].name, self.index.key(sample), str(error))
+            return Skipped(self.files.label(shard), self.index.key(sample), str(error))
         return pixels, caption
 
     @property
@@ -192,7 +192,7 @@ class _PartialBatch:
         """Load these rows."""
         area = self.dataset.crop_area
         for row in rows:
-            loaded = self.dataset.load(int(self.samples[row]))
+            loaded = self.dataset.load(int(self.samples[row]) % len(self.dataset))
             if isinstance(loaded, Skipped):
                 self.skipped[row] = loaded
                 continue

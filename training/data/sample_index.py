@@ -26,7 +26,7 @@ from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import open_regular, read_text
 from training.data.epoch_order import Sampling, Windows
-from training.data.shard_files import ShardFiles, rows_of_shard
+from training.data.shard_files import ShardFiles, find_checksum, rows_of_shard
 from training.data.shard_index import NO_FACE_DETECTION, SPAN, Box, ShardSamples, Skipped, index_shard
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def fingerprint_shards(files: ShardFiles, checksums: Mapping[str, str], *, blur_
     """
     shards: list[list[Any]] = []
     for number, path in enumerate(files.paths):
-        checksum = checksums.get(path.name)
+        checksum = find_checksum(checksums, path)
         beside = [path.with_suffix(".idx"), *([rows_of_shard(path)] if files.arrives(number) else [])]
         try:
             states = [file.stat() if file.exists() else None for file in beside]

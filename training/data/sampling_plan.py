@@ -10,6 +10,7 @@ import numpy as np
 
 from training.config import TrainConfig
 from training.data.epoch_order import EpochOrder, Sampling, Windows
+from training.data.mixture import Mixture
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,8 @@ class Plan:
     """None: all samples are shuffled together."""
     sizes: tuple[int, ...] | None = None
     """Samples of each epoch, if an earlier start counted them; None: they are counted when they are needed."""
+    mixture: Mixture | None = None
+    """None: the samples are of one dataset. With a mixture, its datasets have `sampling` and `windows` of their own."""
 
     @cached_property
     def _sizes(self) -> tuple[int, ...]:
@@ -58,6 +61,8 @@ class Plan:
 
     def count_epochs(self) -> tuple[int, ...]:
         """Return the samples of each epoch; with a sampling, this reads the probabilities of all samples for each."""
+        if self.mixture is not None:
+            return (self.mixture.epoch_samples,) * self.config.epochs
         if self.sampling is None:
             return (self.samples,) * self.config.epochs
         return tuple(self.sampling.count(self.seed, epoch) for epoch in range(self.config.epochs))
@@ -86,22 +91,42 @@ class Plan:
         return self._first_samples[epoch] + _cut(self._sizes[epoch], self._steps[epoch], index)[0]
 
     def batch(self, step: int, rank: int, ranks: int) -> tuple[int, np.ndarray]:
-        """Return the epoch (from 0) and the sample indices of one rank's share of a step (from 1)."""
-        epoch = bisect_right(self._first_steps, step - 1) - 1
-        begin, end = _cut(self._sizes[epoch], self._steps[epoch], step - 1 - self._first_steps[epoch])
+        """Return the epoch (from 0) and the sample indices of one rank's share of a step (from 1).
+
+        A mixture may repeat a sample in an epoch. `samples` is added to its index for each pass before over its dataset
+        in the epoch, so that no index occurs twice in an epoch: random numbers of an index are new each time. The sample
+        is the remainder by `samples`.
+        """
+        epoch, begin, end = self._find_batch(step)
         share = _cut(end - begin, ranks, rank)
-        return epoch, self._order(epoch).take(begin + share[0], begin + share[1])
+        begin, end = begin + share[0], begin + share[1]
+        if self.mixture is None:
+            return epoch, self._order(epoch).take(begin, end)
+        samples, repeats = self.mixture.take(epoch, begin, end)
+        return epoch, samples + repeats * self.samples
+
+    def _find_batch(self, step: int) -> tuple[int, int, int]:
+        """Return the epoch of a step (from 1), and begin and end of its positions in the epoch."""
+        epoch = bisect_right(self._first_steps, step - 1) - 1
+        return epoch, *_cut(self._sizes[epoch], self._steps[epoch], step - 1 - self._first_steps[epoch])
 
     def shards_of(self, first: int, last: int) -> list[int]:
         """Return the shards that these steps read, in the order of need."""
         assert self.windows is not None
         steps = range(first, min(last, self.total_steps) + 1)
-        samples = [self.batch(step, 0, 1)[1] for step in steps]
-        return list(dict.fromkeys(self.windows.find_shards(np.concatenate(samples)).tolist()))
+        samples = np.concatenate([self.batch(step, 0, 1)[1] for step in steps]) % self.samples
+        return list(dict.fromkeys(self.windows.find_shards(samples).tolist()))
+
+    def all_windows(self) -> list[Windows]:
+        """Return the windows of each dataset, in which its samples are shuffled."""
+        of_datasets = [self.windows] if self.mixture is None else [one.windows for one in self.mixture.components]
+        return [windows for windows in of_datasets if windows is not None]
 
     def shards_after(self, step: int) -> list[int]:
         """Return the shards that this epoch and the next one still need from a step on, in the order of need."""
         assert self.windows is not None
+        if self.mixture is not None:
+            return self.mixture.shards_after(*self._find_batch(step)[:2], self.config.epochs)
         epoch, samples = self.batch(step, 0, 1)
         window = self.windows.assign(self.seed, epoch)
         order = np.argsort(window, kind="stable")

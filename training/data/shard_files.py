@@ -49,8 +49,14 @@ class ShardFiles:
 
     def __init__(self, paths: Sequence[Path], arriving: Mapping[str, int]):
         self.paths, self._arriving = paths, arriving
+        self._have_unique_names = len({path.name for path in paths}) == len(paths)
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
+
+    def label(self, shard: int) -> str:
+        """Return the name of a shard in messages: its file name, after that of its folder where any two names are equal."""
+        path = self.paths[shard]
+        return path.name if self._have_unique_names else f"{path.parent.name}-{path.name}"
 
     def arrives(self, shard: int) -> bool:
         """Return whether a shard arrives while training runs."""
@@ -103,6 +109,11 @@ class ShardFiles:
             time.sleep(POLL_SECONDS)
 
 
+def find_checksum(checksums: Mapping[str, str], shard: Path) -> str | None:
+    """Return the sha256 that a shard must have, listed by its path, or by its file name; None if it is not listed."""
+    return checksums.get(str(shard)) or checksums.get(shard.name)
+
+
 def rows_of_shard(shard: Path) -> Path:
     """Return the path of the Parquet file beside a shard that holds its rows."""
     return shard.with_name(f"part-{shard.stem}.parquet")
@@ -138,8 +149,12 @@ class ShardRequests:
         self._files, self._plan, self._limit = files, plan, limit
         self._folder = files.paths[0].parent
         self._written: tuple[set[int], set[int]] | None = None
-        sizes = sorted(map(files.size, range(len(files.paths))))
-        self._check(2 * sum(sizes[-plan.windows.at_once :]), f"twice shuffle_shards = {plan.windows.at_once} shards")
+        together = 0
+        for windows in plan.all_windows():
+            shards = range(windows.first_shard, windows.first_shard + len(windows.sizes))
+            together += sum(sorted(map(files.size, shards))[-windows.at_once :])
+        of_each = " of each dataset" if plan.mixture else ""
+        self._check(2 * together, f"twice shuffle_shards = {plan.windows.at_once} shards{of_each}")
 
     def write(self, step: int, soon: list[int]) -> None:
         """Request the shards that are needed from a step on, unless the last request was the same.

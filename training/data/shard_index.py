@@ -115,7 +115,7 @@ def _index_columns(files: ShardFiles, number: int) -> ShardSamples | None:
     if not rows.skipped:
         return ShardSamples(names, joined, rows.probabilities, identities, None, [])
     kept = [sample for sample in range(len(names)) if sample not in rows.skipped]
-    skipped = [Skipped(path.name, names[sample], reason) for sample, reason in rows.skipped.items()]
+    skipped = [Skipped(files.label(number), names[sample], reason) for sample, reason in rows.skipped.items()]
     columns = (joined[kept], rows.probabilities[kept], identities[kept])
     return ShardSamples([names[sample] for sample in kept], *columns, None, skipped)
 
@@ -236,15 +236,15 @@ def _index_any(files: ShardFiles, number: int, blur_faces: bool) -> ShardSamples
     keys, spans_of, rows, skipped = list[str](), list[dict[str, tuple[int, int]]](), list[Row](), list[Skipped]()
     for key, spans in members.items():
         if missing := " and ".join(name for kind, name in (("image", "picture"), ("txt", "txt")) if kind not in spans):
-            skipped.append(Skipped(path.name, key, f"no {missing} member"))
+            skipped.append(Skipped(files.label(number), key, f"no {missing} member"))
             continue
         try:
             row = _read_row(files, number, spans.get("json", (0, 0)), blur_faces) if row_of is None else row_of[key]
         except msgspec.MsgspecError as error:
-            skipped.append(Skipped(path.name, key, f"json member: {error}"))
+            skipped.append(Skipped(files.label(number), key, f"json member: {error}"))
             continue
         if blur_faces and row.face_bboxes is None:
-            skipped.append(Skipped(path.name, key, NO_FACE_DETECTION))
+            skipped.append(Skipped(files.label(number), key, NO_FACE_DETECTION))
             continue
         keys.append(key)
         spans_of.append(spans)

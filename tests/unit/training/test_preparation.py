@@ -15,6 +15,7 @@ from dataops.digest import file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError
 from tests.unit.training.conftest import pairs, write_shard
 from training import distributed, preparation
+from training.data.epoch_order import Sampling
 from training.data.loader import Dataset
 from training.data.sample_index import build_index, open_index
 from training.job import Job
@@ -155,6 +156,49 @@ def test_a_changed_shard_is_noticed(job: Job, calls: list[str]):
     calls.clear()
     prepare(changed)
     assert sorted(calls) == ["epochs", "index", "shard", "vocabulary"]
+
+
+def mix(job: Job, weights: tuple[float, float] = (1, 3), **train: object) -> Job:
+    """Return the same job with its shards as two datasets."""
+    tables = [{"weight": weights[0]}, {"key": "b" * 16, "weight": weights[1]}]
+    settings = {**job.train.model_dump(), **train, "dataset": tables}
+    return Job.model_validate({**job.model_dump(), "train": settings, "datasets": [1, 1]})
+
+
+def test_passes_over_the_datasets_of_a_mixture_are_counted_once(
+    job: Job, calls: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    count = Sampling.count
+    monkeypatch.setattr(Sampling, "count", lambda *of: (calls.append("pass"), count(*of))[1])
+    index = prepare_index(job)
+    plan = prepare_plan(mix(job), mix(job).train, index)
+    counted = calls.count("pass")
+    assert counted >= 4, "the second dataset is seen more often than once an epoch"
+    batches = [plan.batch(step, 0, 1)[1].tolist() for step in range(1, plan.total_steps + 1)]
+    calls.clear()
+    again = prepare_plan(mix(job), mix(job).train, index)
+    assert [again.batch(step, 0, 1)[1].tolist() for step in range(1, again.total_steps + 1)] == batches
+    assert "pass" not in calls
+    prepare_plan(mix(job, (1, 2)), mix(job, (1, 2)).train, index)
+    assert "pass" in calls, "other weights need other passes"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"weights": (1, 1e-9)},
+            "dataset 2 of train.dataset gives none of the .* samples of an epoch: raise its weight",
+        ),
+        ({"blur_faces": True}, "dataset 1 of train.dataset has no pair .* its faces were not looked for"),
+    ],
+)
+def test_a_dataset_of_a_mixture_that_gives_no_sample_is_named(job: Job, change: dict[str, Any], message: str):
+    members = [(name, b'{"face_bboxes":[]}' if name.endswith("json") else data) for name, data in pairs(13, 12)]
+    write_shard(job.shards[1], members)
+    mixed = mix(job, **change)
+    with pytest.raises(PairmillError, match=message):
+        prepare_plan(mixed, mixed.train, prepare_index(mixed))
 
 
 @pytest.mark.parametrize("name", ["vocabulary.json", "epochs.json"])

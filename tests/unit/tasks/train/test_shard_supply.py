@@ -59,7 +59,7 @@ def read_outputs(folder: Path) -> dict[str, bytes]:
 
 
 def supply(dataset: Dataset, job: Path, limit: int) -> ShardSupply:
-    tars = {name: part for name, part in dataset[1].items() if name.endswith(".tar")}
+    tars = {part.name: (name, part) for name, part in dataset[1].items() if name.endswith(".tar")}
     return ShardSupply(dataset[0], tars, job.parent / "shards", limit)
 
 

@@ -1,0 +1,39 @@
+"""The datasets that a model was trained on, as the manifest of its training lists them."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from dataops.snapshot import Input, Manifest, load_manifest
+from dataops.store import Store
+
+
+@dataclass(frozen=True)
+class TrainingDataset:
+    """A dataset of a training."""
+
+    source: Input
+    """The dataset as an input of the training."""
+    manifest: Manifest | None
+    """None if it is no longer in the store."""
+    share: float
+    """Share of the samples of an epoch that are of it, from 0 to 1."""
+    is_own: bool
+    """True for the dataset of the run; False for one that `[[train.dataset]]` names."""
+
+    @property
+    def key(self) -> str:
+        """Key of the dataset."""
+        return self.source.key
+
+
+def list_training_datasets(train: Manifest, store: Store) -> list[TrainingDataset]:
+    """Return the datasets of a training: that of its run first, then the others in the order of its config.
+
+    Raises: CorruptPart if the manifest of one is invalid.
+    """
+    sources = [source for source in train.inputs if source.stage == "pack"]
+    weights = [Fraction(str(weight)) for weight in train.config.get("dataset") or [1] * len(sources)]
+    return [
+        TrainingDataset(source, load_manifest(store, "pack", source.key), float(weight / sum(weights)), number == 0)
+        for number, (source, weight) in enumerate(zip(sources, weights, strict=True))
+    ]

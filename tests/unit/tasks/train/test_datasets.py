@@ -1,0 +1,181 @@
+"""A training on several datasets: the same bytes from any disk, its inputs, and the errors of its config."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.snapshot import Counts, Draft, Manifest
+from dataops.store import FolderStore
+from dataops.trace.targets import parse_target
+from dataops.trace.training_datasets import list_training_datasets
+from tasks.engine.context import Context
+from tasks.engine.stage import Plan, make, plan
+from tasks.engine.takedown_requests import make_request, record_request
+from tasks.train import stage as train_stage
+from tasks.train.datasets import find_datasets, named_inputs
+from tasks.train.stage import TRAIN
+from tests.manifests import build_manifest
+from tests.unit.tasks.dataset_chain import packed_in, pair
+from tests.unit.training.conftest import VIT, packed, process_state
+from training.config import TrainConfig
+from training.job import Job
+from training.train import main
+
+__all__ = ["process_state"]  # a fixture
+OWN, OTHER = "a" * 16, "b" * 16
+MIXTURE = [{"weight": 1}, {"key": OTHER, "weight": 2}]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
+
+
+def write_dataset(store: FolderStore, key: str, shards: int, pairs_each: int) -> Manifest:
+    draft = Draft(store, "pack", key)
+    parts, pairs = packed(draft, shards, pairs_each), shards * pairs_each
+    return draft.commit(build_manifest("pack", parts, key=key, counts=Counts(input=pairs, kept=pairs)))
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, process_state: None) -> None:
+    """Run the trainer in this process, which saves its start."""
+
+    def run(module: str, job: dict[str, Any], folder: Path, **_: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "job.json").write_text(json.dumps(job))
+        assert main([str(folder / "job.json")]) == 0
+
+    monkeypatch.setattr(train_stage, "run_job", run)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def plan_training(store: FolderStore, folder: Path, own: Manifest, **more: object) -> Plan:
+    (folder / "vit.json").write_text(json.dumps(VIT))
+    train = {"model": str(folder / "vit.json"), "epochs": 3, "batch_size": 8, "vocab_size": 300, "threads": 1}
+    train |= {"precision": "fp32", "shuffle_shards": 1, "workers": 1, "cache_bytes": 0, **more}
+    return plan(TRAIN, TrainConfig.model_validate(train), 0, [own], store)
+
+
+def test_a_mixture_makes_the_same_bytes_when_its_shards_do_not_fit_on_the_disk(
+    store: FolderStore, tmp_path: Path, run_here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = write_dataset(store, OWN, 3, 4), write_dataset(store, OTHER, 2, 5)
+    largest = max(part.bytes for one in (own, other) for part in one.named("", ".tar"))
+    made: list[Manifest] = []
+    for limit in (0, 4 * largest):
+        planned = plan_training(store, tmp_path, own, dataset=MIXTURE[::-1], shard_cache_bytes=limit)
+        assert [one.key for one in planned.inputs[:2]] == [OWN, OTHER]
+        made.append(make(planned, Context(store, tmp_path / f"home-{limit}")))
+        store.delete([f"train/{planned.key}/manifest.json"])
+    digests = [{part.name: part.sha256 for part in one.parts if "evidence" not in part.name} for one in made]
+    assert made[0].key == made[1].key
+    assert digests[0] == digests[1]
+    assert made[0].counts == Counts(input=22, kept=22)
+    facts = made[0].facts["datasets"]
+    assert [(one["key"], one["samples"]) for one in facts] == [(OWN, 12), (OTHER, 10)]
+    epoch = sum(one["samples_per_epoch"] for one in facts)
+    assert facts[1]["samples_per_epoch"] == round(epoch * 2 / 3)
+    assert made[0].facts["final"]["samples_seen"] == 3 * epoch
+    listed = list_training_datasets(made[0], store)
+    assert [(one.key, round(one.share, 3), one.is_own) for one in listed] == [(OWN, 0.333, True), (OTHER, 0.667, False)]
+    assert listed[1].manifest == other
+
+
+def test_a_skipped_sample_is_named_with_its_dataset(store: FolderStore, tmp_path: Path, run_here: None) -> None:
+    own, other = write_dataset(store, OWN, 1, 6), write_dataset(store, OTHER, 1, 7)
+    (shard,) = other.named("", ".tar")
+    path = store.local(other.path(shard.name))
+    path.chmod(0o600)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"thing 4", b"\xff\xff\xff\xff\xff\xff\xff"))
+    changed = shard.model_copy(update={"sha256": sha256(path.read_bytes()).hexdigest()})
+    parts = [changed if part == shard else part for part in other.parts]
+    store.put(other.path("manifest.json"), other.model_copy(update={"parts": parts}).model_dump_json().encode())
+    planned = plan_training(store, tmp_path, own, dataset=MIXTURE, max_skipped=0.2, batch_size=6, shuffle_shards=0)
+    manifest = make(planned, Context(store, tmp_path / "home"))
+    (skipped,) = json.loads(store.read(manifest.path("skipped.json")))
+    assert (skipped["shard"], skipped["key"]) == (f"{OTHER}-{shard.name}", "000004")
+
+
+def test_key_depends_on_the_weights_and_the_content_of_each_dataset(store: FolderStore, tmp_path: Path) -> None:
+    own, other = write_dataset(store, OWN, 1, 4), write_dataset(store, OTHER, 1, 5)
+    copy = build_manifest("pack", other.parts, key="c" * 16, counts=other.counts)
+    store.put(f"pack/{copy.key}/manifest.json", copy.model_dump_json().encode())
+    for part in other.parts:
+        store.put(copy.path(part.name), store.read(other.path(part.name)))
+    write_dataset(store, "d" * 16, 1, 6)
+
+    def key(*tables: dict[str, object]) -> str:
+        return plan_training(store, tmp_path, own, dataset=tables).key
+
+    mixed = key(*MIXTURE)
+    assert key(MIXTURE[1], MIXTURE[0]) == mixed
+    assert key(MIXTURE[0], {"key": copy.key, "weight": 2}) == mixed, "the same content under another key"
+    assert key({"weight": 7}) == key() != mixed, "the run's own dataset alone is no mixture"
+    assert key(MIXTURE[0], {"key": "d" * 16, "weight": 2}) != mixed
+    assert key(MIXTURE[0], {"key": OTHER, "weight": 3}) != mixed
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ([{"weight": 1}, {"weight": 1}], "2 tables have no key; exactly one"),
+        ([{"key": OTHER, "weight": 1}], "0 tables have no key; exactly one"),
+        ([{"weight": 1}, {"key": OTHER, "weight": 1}, {"key": OTHER, "weight": 2}], f"{OTHER} is named twice"),
+        ([{"weight": 0}, {"key": OTHER, "weight": 1}], "greater than 0"),
+        ([{"weight": -1}, {"key": OTHER, "weight": 1}], "greater than 0"),
+        ([{"weight": float("inf")}, {"key": OTHER, "weight": 1}], "finite number"),
+        ([{"weight": float("nan")}, {"key": OTHER, "weight": 1}], "finite number|greater than 0"),
+        ([{"weight": 1}, {"key": "pack/../x", "weight": 1}], "pattern"),
+        ([{"weight": 1}, {"key": OTHER}], "weight"),
+    ],
+)
+def test_wrong_tables_are_refused(tables: list[dict[str, object]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.model_validate({"dataset": tables})
+
+
+def test_a_dataset_that_is_missing_or_is_the_own_one_is_refused(store: FolderStore, tmp_path: Path) -> None:
+    own = write_dataset(store, OWN, 1, 4)
+    with pytest.raises(ConfigError, match=rf"train\.dataset: there is no complete dataset pack/{OTHER} in"):
+        plan_training(store, tmp_path, own, dataset=MIXTURE)
+    config = TrainConfig.model_validate({"dataset": [{"weight": 1}, {"key": OWN, "weight": 1}]})
+    with pytest.raises(ConfigError, match=f"pack/{OWN} has the content of the run's own dataset"):
+        find_datasets(config, own, store)
+
+
+def test_a_dataset_with_pairs_that_were_taken_down_since_is_refused(tmp_path: Path) -> None:
+    store, manifests = packed_in(tmp_path / "store", [pair(number) for number in range(6)])
+    config = TrainConfig.model_validate({"dataset": [{"weight": 1}, {"key": manifests["pack"].key, "weight": 1}]})
+
+    def request(url: str) -> None:
+        record_request(store, make_request([parse_target(url)], ""))
+
+    request("http://unrelated.example/x.jpg")
+    assert named_inputs(config, store) == [manifests["pack"].as_input()], (
+        "a request that matches no pair changes nothing"
+    )
+    request("http://host1.example/4.jpg")
+    with pytest.raises(ConfigError, match=f"takedown requests remove 1 pair of pack/{manifests['pack'].key}"):
+        named_inputs(config, store)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda job: job["datasets"].pop(), "datasets: 1 numbers with a sum of 1, for 2 tables"),
+        (lambda job: job["shards"].pop(), "for 2 tables train.dataset and 1 shards"),
+    ],
+)
+def test_a_job_file_lists_the_shards_of_each_dataset(change: Callable[[dict[str, Any]], object], message: str) -> None:
+    job = {"train": {"dataset": MIXTURE}, "shards": ["a/0.tar", "b/0.tar"], "datasets": [1, 1], "output": "x"}
+    Job.model_validate(job)
+    change(job)
+    with pytest.raises(ValueError, match=message):
+        Job.model_validate(job)
