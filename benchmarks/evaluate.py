@@ -26,13 +26,13 @@ from benchmarks.cases.evaluate_suite import INSTALL, SuiteFiles, pair_metrics
 from benchmarks.inputs.image_server import load_photographs, make_jpeg
 from benchmarks.measure import Row, finish, make_parser, peer_imports, time_in_turn
 from training.evaluate import evaluate
-from training.evaluation.encode import count_cores
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer
 from training.model_config import ModelConfig
+from training.process import count_cores
 from training.train import resolve_precision
 
 with peer_imports(INSTALL):

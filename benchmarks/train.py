@@ -232,10 +232,13 @@ def count_flops(spec: dict[str, Any], seconds: dict[str, float], tokens: float) 
     """Return counted operations per second of both, with the tokens that each computes; and `mfu` if the peak is known."""
     import torch
 
-    from training.loop.flops import find_peak, step_flops
+    from training.loop.flops import count_step_flops, find_peak
+    from training.model.clip import CLIP
 
     config, batch = load_model_config(spec["model"]), spec["batch"]
-    counted, lengths = step_flops(config), {"ours": tokens, "peer": config.text_cfg.context_length}
+    with torch.device("meta"):
+        counted = count_step_flops(CLIP(config))
+    lengths = {"ours": tokens, "peer": config.text_cfg.context_length}
     rates = {
         n: counted.total(batch, int(batch * lengths[n]), int(batch * lengths[n] ** 2)) / seconds[n] for n in seconds
     }

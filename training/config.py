@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dataops.config import StageConfig, problems_of
 from training.datasets import Datasets
 from training.model_config import MIN_VOCAB_SIZE, FrozenModel, ModelConfig, load_model_config
+from training.process import count_cores
 from training.rendezvous import explain_refusal, is_loopback
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -201,8 +202,9 @@ class TrainConfig(StageConfig):
     """Maximum share of unreadable samples; the run fails above it."""
     max_spike: NonNegative = 2.0
     """The run fails when the mean loss of ten steps exceeds this many medians of the hundred before; 0: never."""
-    workers: Annotated[int, Field(ge=0)] = 2
-    """Threads per process that read and decode ahead; 0: none."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Threads per process that read and decode ahead; 0: none. Default: the cores that the job may use on its machine,
+    divided by the machine's ranks."""
     cache_bytes: Annotated[int, Field(ge=0)] = 512 * 1024**2
     """Memory per process for decoded images, in bytes; those that do not fit are decoded again in each epoch."""
     shard_cache_bytes: Annotated[int, Field(ge=0)] = 0
@@ -216,6 +218,11 @@ class TrainConfig(StageConfig):
     """Steps between evaluations on the suite of `[evaluate]`, into evidence-suite.jsonl; 0: only after training."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
+
+    @property
+    def loader_threads(self) -> int:
+        """Threads of this process that read and decode ahead."""
+        return count_cores() if self.workers is None else self.workers
 
     def problems(self) -> list[str]:
         """Return what is wrong with the model's file."""

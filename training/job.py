@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, PairmillError
+from dataops.kernels.without_package import skip_pandas
 from dataops.regular_files import read_bytes
 from training import distributed
 from training.config import TrainConfig
@@ -136,6 +137,7 @@ def log_to_stderr() -> None:
 def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], object]) -> int:
     """Run the job file that a command line names, and return the exit code of dataops/errors.py."""
     log_to_stderr()
+    skip_pandas()
     job: Kind | None = None
     try:
         job = read_job(arguments, kind)

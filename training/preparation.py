@@ -46,7 +46,7 @@ def check_shards(job: Job) -> None:
     digests = RememberedDigests(folder / f"{name}-{distributed.local_rank()}.json", folder.glob(f"{name}-*.json"))
 
     def check() -> None:
-        with ThreadPoolExecutor(max(job.train.workers, 1)) as pool:
+        with ThreadPoolExecutor(max(job.train.loader_threads, 1)) as pool:
             computed = pool.map(digests.sha256, [shard for shard, _ in mine])
             for (shard, expected), digest in zip(mine, computed, strict=True):
                 if digest != expected:
@@ -65,7 +65,7 @@ def prepare_index(job: Job) -> SampleIndex:
     """
     folder = prepared_folder(job)
     files = ShardFiles(job.shards, job.arriving)
-    blur_faces, workers = job.train.blur_faces, job.train.workers
+    blur_faces, workers = job.train.blur_faces, job.train.loader_threads
 
     def prepare(folders: list[Path]) -> list[str]:
         fingerprint = fingerprint_shards(files, job.checksums, blur_faces=blur_faces)

@@ -1,16 +1,17 @@
-"""Processes: a fingerprint that survives the reuse of a pid, and a job that ends with its parent. Imports no torch."""
+"""Processes: a fingerprint that survives the reuse of a pid, a job that ends with its parent, and its cores. No torch."""
 
 import os
 import socket
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 RETRYABLE = 75
 ELSEWHERE = "PAIRMILL_ELSEWHERE"
 """Environment variable of a job that runs on another machine than its parent, whose pids mean nothing here."""
-_PROC = Path("/proc")
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def process_fingerprint(pid: int) -> str | None:
@@ -67,6 +68,36 @@ def exit_with_parent(pid: int, poll_seconds: float | None = None) -> None:
         os._exit(RETRYABLE)
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use: its share of them if it has ranks beside it."""
+    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([cores, *_read_quotas()]) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def _read_quotas() -> list[float]:
+    """Return the limits of CPU time, in cores, of this process's control groups and of those above them.
+
+    Source: cgroups(7); cpu.max of version 2, and cpu.cfs_quota_us and cpu.cfs_period_us of version 1 (Linux
+    documentation, cgroup-v2.rst and sched-bwc.rst).
+    """
+    quotas = []
+    with suppress(OSError):
+        for line in (_PROC / "self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            group = _CGROUPS / controllers / name.strip("/")
+            for folder in (group, *group.parents):
+                files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+                with suppress(OSError, ValueError):
+                    quota, period = " ".join((folder / file).read_text() for file in files).split()
+                    if quota not in ("max", "-1"):
+                        quotas.append(int(quota) / int(period))
+                if folder == _CGROUPS:
+                    break
+    return quotas
 
 
 def _boot_id() -> str:

@@ -33,7 +33,7 @@ from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
 from training.loop.agreement import Agreement, agree
 from training.loop.checkpointing import resume, write_checkpoint
-from training.loop.flops import find_peak, step_flops
+from training.loop.flops import count_step_flops, find_peak
 from training.loop.health import HealthMonitor
 from training.loop.initial_model import build_initial_model, count_kept_patches
 from training.loop.inputs import InputMaker, StepInputs, upload_batches
@@ -130,10 +130,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         optimizer=optimizer,
         digest=job.digest(),
         resume_digest=job.digest(placement=False),
-        flops={
-            kept: step_flops(model.config, kept=kept, image_locked=config.lock_image)
-            for kept in count_kept_patches(config, model.config)
-        },
+        flops={kept: count_step_flops(model, kept) for kept in count_kept_patches(config, model.config)},
         health=HealthMonitor(config.max_spike, math.ceil(config.warmup * plan.total_steps)),
         skipped=SkippedSamples(dataset, config.max_skipped),
     )

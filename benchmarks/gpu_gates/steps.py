@@ -15,10 +15,11 @@ from benchmarks.gpu_gates.outcomes import Outcome, Setting, measured, not_run
 from benchmarks.gpu_gates.sides import make_open_clip_model, make_open_clip_step, make_our_step
 from training.config import TrainConfig
 from training.data.loader import Batch
-from training.loop.flops import find_peak, step_flops
+from training.loop.flops import count_step_flops, find_peak
 from training.loop.inputs import StepInputs, upload_batches
 from training.loop.step import normalize_pixels
 from training.loop.step_recorder import DelayedValues
+from training.model.clip import CLIP
 from training.model_config import ModelConfig
 from training.train import set_up_torch
 
@@ -138,7 +139,8 @@ def time_steps(take: Callable[[int], None], steps: int, device: torch.device) ->
 
 def count_flops(dimensions: ModelConfig, inputs: list[StepInputs], *, is_padded: bool) -> float:
     """Return the mean operations of a step; padded texts have the length of the context."""
-    counted, total = step_flops(dimensions), 0.0  # pyright: ignore[reportArgumentType] - frozen, so hashable
+    with torch.device("meta"):
+        counted, total = count_step_flops(CLIP(dimensions)), 0.0
     length = dimensions.text_cfg.context_length
     for one in inputs:
         pairs = len(one.pixels_BSS3)

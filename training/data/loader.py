@@ -229,14 +229,14 @@ def load_batches(
     tokenize: "Callable[[list[str]], Tensor] | None" = None,
     prepare: Callable[[Batch], Any] | None = None,
 ) -> Iterator[Batch]:
-    """Yield one rank's batches from a step (from 1) to the last; `workers` threads load READ_AHEAD of them ahead.
+    """Yield one rank's batches from a step (from 1) to the last; threads load READ_AHEAD of them ahead.
 
     Args:
         tokenize, prepare: called in these threads for each batch.
     """
     steps = range(first_step, plan.total_steps + 1)
     fillings = (_PartialBatch(dataset, plan, tokenize, prepare, step, *plan.batch(step, rank, ranks)) for step in steps)
-    if (workers := plan.config.workers) == 0:
+    if (workers := plan.config.loader_threads) == 0:
         for filling in fillings:
             filling.fill(range(len(filling.samples)))
             yield filling.collect()

@@ -8,7 +8,6 @@ every kernel, and since no sum is ever split over threads, the features have the
 Shape suffixes: N images or texts, B batch, R readable images of a batch, L tokens, D embed_dim.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from training import distributed
 from training.evaluation.pooled_features import PooledFeatures
 from training.evaluation.samples import Sample
 from training.model.preprocess import decode_rgb
+from training.process import count_cores
 
 TOKENS_PER_BATCH = 1024
 """Tokens of a text batch on the CPU: batches of equal size in tokens cost the same, and these stay in a core's cache."""
@@ -165,12 +165,6 @@ def map_in_order(work: Callable[[Item], Result], items: Iterable[Item], threads:
                 yield result
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def count_cores() -> int:
-    """Return the number of cores that this process may use: its share of them if it has ranks beside it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def normalize_features(features_BD: Tensor, kind: str) -> Tensor:

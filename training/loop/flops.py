@@ -1,17 +1,20 @@
-"""Floating-point operations, counted by torch on shapes alone: no weights, no data, no arithmetic.
+"""Floating-point operations of a step, computed from the shapes of the model and from which of its parameters train.
 
-They are operations of matrix products and convolutions; a multiplication and an addition are two.
+They are operations of matrix products and convolutions; a multiplication and an addition are two. A weight costs its
+forward pass once, once more for its own gradient, and once more for the gradient of its input if that is needed: if it,
+or a layer before it, trains. Torch's own counter, which the tests compare with this, takes a second and a half.
 """
 
 import re
+from itertools import chain
 from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from training.model.clip import CLIP
-from training.model.packing import PackedTexts, pack_texts
-from training.model_config import ModelConfig
+from training.model.resnet import Bottleneck, ModifiedResNet
+from training.model.transformer import Transformer, VisionTransformer
 
 
 class StepFlops(NamedTuple):
@@ -33,38 +36,85 @@ class StepFlops(NamedTuple):
         return pairs * self.pair + tokens * self.token + padded / 2 * self.pair_of_tokens
 
 
-def step_flops(config: ModelConfig, *, kept: int | None = None, image_locked: bool = False) -> StepFlops:
-    """Count the operations that a training step does, on the packed texts that it takes.
+def count_step_flops(model: CLIP, kept: int | None = None) -> StepFlops:
+    """Return the operations that a training step does, on the packed texts that it takes.
 
     Args:
+        model: its frozen parameters have `requires_grad` off.
         kept: patches of an image that are left by patch dropout; None: all.
-        image_locked: the image tower has no backward pass.
     """
-    with torch.device("meta"):
-        model = CLIP(config)
-    if image_locked:
-        model.lock_image()
-    side, third = config.vision_cfg.image_size, config.text_cfg.context_length // 3
-    images = torch.empty(2, 3, side, side, device="meta")  # two, since batch normalisation needs them
-    kept_BK = None if kept is None else torch.zeros(2, kept, dtype=torch.int64, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        features = model.encode_image(images, kept_BK)
-        if features.requires_grad:
-            features.sum().backward()
-    # A text of l tokens costs projection + token l + pair_of_tokens l^2.
-    one, two, three = (_text_flops(model, length) for length in (third, 2 * third, 3 * third))
-    pair_of_tokens = (three - 2 * two + one) / (2 * third**2)
-    token = (two - one) / third - 3 * third * pair_of_tokens
-    projection = one - token * third - pair_of_tokens * third**2
-    return StepFlops(counter.get_total_flops() / 2 + projection, token, pair_of_tokens)
+    visual = model.visual
+    assert isinstance(visual, VisionTransformer | ModifiedResNet)
+    image = _count_resnet(visual) if isinstance(visual, ModifiedResNet) else _count_vit(visual, kept)
+    trains = _trains(model.token_embedding, model.positional_embedding)
+    token, pair_of_tokens, trains = _count_blocks(model.transformer, trains=trains)
+    trains |= _trains(model.ln_final)
+    return StepFlops(image + _count(model.text_projection, trains=trains), token, pair_of_tokens)
 
 
-def _text_flops(model: CLIP, length: int) -> float:
-    tokens_BL = torch.arange(length)[None]
-    texts = PackedTexts(*(tensor.to("meta") for tensor in pack_texts(tokens_BL)))
-    with FlopCounterMode(display=False) as counter:
-        model.encode_text(texts).sum().backward()
-    return counter.get_total_flops()
+def _trains(*parts: nn.Module | Tensor) -> bool:
+    return any(
+        part.requires_grad if isinstance(part, Tensor) else any(p.requires_grad for p in part.parameters())
+        for part in parts
+    )
+
+
+def _count(*weights: Tensor, trains: bool) -> float:
+    """Return the operations of weights that each multiply one position.
+
+    Args:
+        trains: a layer before them trains.
+    """
+    return sum(2 * weight.numel() * (1 + weight.requires_grad + trains) for weight in weights)
+
+
+def _count_attention(width: int, *, trains: bool) -> float:
+    """Return the operations of attention for two tokens: two products, and two more for the gradient of each."""
+    return 4 * width * (3 if trains else 1)
+
+
+def _count_blocks(transformer: Transformer, *, trains: bool) -> tuple[float, float, bool]:
+    """Return the operations of a token, those of two tokens in attention, and whether a layer up to the last trains."""
+    token = pair = 0.0
+    for block in transformer.resblocks:
+        trains |= _trains(block)
+        weights = [weight for weight in block.parameters() if weight.ndim == 2]
+        token += _count(*weights, trains=trains)
+        pair += _count_attention(weights[0].shape[1], trains=trains)
+    return token, pair, trains
+
+
+def _count_vit(visual: VisionTransformer, kept: int | None) -> float:
+    patches = len(visual.positional_embedding) - 1
+    tokens = (patches if kept is None else kept) + 1
+    pixels = patches * _count(visual.conv1.weight, trains=False)
+    trains = _trains(visual.conv1, visual.class_embedding, visual.positional_embedding, visual.ln_pre)
+    token, pair, trains = _count_blocks(visual.transformer, trains=trains)
+    trains |= _trains(visual.ln_post)
+    return pixels + tokens * token + tokens**2 * pair + _count(visual.proj, trains=trains)
+
+
+def _count_resnet(visual: ModifiedResNet) -> float:
+    pool = visual.attnpool
+    last = len(pool.positional_embedding) - 1
+    positions = last * 16**2  # after the stem's stride of 2; the pool's positions are a 32nd of the image's side apart
+    total, trains = positions * _count(visual.conv1.weight, trains=False), _trains(visual.conv1, visual.bn1)
+    for convolution, normalisation in ((visual.conv2, visual.bn2), (visual.conv3, visual.bn3)):
+        total += positions * _count(convolution.weight, trains=trains)
+        trains |= _trains(convolution, normalisation)
+    positions //= 4
+    for block in chain(visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        assert isinstance(block, Bottleneck)
+        before, after = positions, positions // (4 if isinstance(block.avgpool, nn.AvgPool2d) else 1)
+        shortcut = [weight for weight in block.downsample.parameters() if weight.ndim == 4]
+        total += before * _count(block.conv1.weight, trains=trains) + after * _count(*shortcut, trains=trains)
+        trains |= _trains(block)
+        total += before * _count(block.conv2.weight, trains=trains) + after * _count(block.conv3.weight, trains=trains)
+        positions = after
+    trains |= _trains(pool)
+    total += _count(pool.q_proj.weight, pool.c_proj.weight, trains=trains)
+    total += (last + 1) * _count(pool.k_proj.weight, pool.v_proj.weight, trains=trains)
+    return total + (last + 1) * _count_attention(pool.q_proj.in_features, trains=trains)
 
 
 PEAKS = {

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from dataops.errors import ConfigError
+from training import config as config_module
 from training.config import AugmentConfig, TrainConfig
 from training.model_config import MODELS, load_model_config
 
@@ -46,6 +47,11 @@ def test_an_unknown_model_raises_an_error_with_all_names(name: str) -> None:
 def test_execution_and_placement_fields_exist() -> None:
     assert TrainConfig.execution_fields < set(TrainConfig.model_fields)
     assert TrainConfig.placement_fields < set(TrainConfig.model_fields) - TrainConfig.execution_fields
+
+
+def test_the_loader_has_the_cores_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_module, "count_cores", lambda: 7)
+    assert [TrainConfig(workers=workers).loader_threads for workers in (None, 0, 3)] == [7, 0, 3]
 
 
 @pytest.mark.parametrize(

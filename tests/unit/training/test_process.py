@@ -57,3 +57,34 @@ def test_a_job_ends_with_its_parent(system):
             assert job.poll() is None
             master.kill()  # and not waited for
             assert job.wait(4) == process.RETRYABLE
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "ranks", "expected"),
+    [
+        ("0::/", {}, 1, 8),
+        ("0::/", {}, 3, 2),
+        ("0::/", {}, 16, 1),
+        ("0::/pod/job", {"pod/job/cpu.max": "max 100000", "pod/cpu.max": "450000 100000"}, 1, 4),
+        ("0::/", {"cpu.max": "50000 100000"}, 1, 1),
+        ("0::/", {"cpu.max": "1600000 100000"}, 1, 8),
+        ("0::/", {"cpu.max": "damaged"}, 1, 8),
+        ("3:cpuset:/a\n2:cpu:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, 1, 8),
+        ("2:cpu,cpuacct:/a", {"cpu,cpuacct/cpu.cfs_quota_us": "600000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 2, 3),
+    ],
+)  # fmt: skip
+def test_the_cores_are_those_that_the_process_may_use(
+    tmp_path, monkeypatch, groups: str, files: dict[str, str], ranks: int, expected: int
+) -> None:
+    monkeypatch.setattr(process, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(process, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    for name, content in {
+        **{f"cgroup/{name}": text for name, text in files.items()},
+        "proc/self/cgroup": groups,
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+    assert process.count_cores() == expected

@@ -31,6 +31,7 @@ import training.loop.interim_evaluation as interim_module
 import training.loop.step as step_module
 import training.model.checkpoint as checkpoint_module
 import training.train as train_module
+from benchmarks.gpu_gates.inputs import write_shards
 from dataops.digest import file_sha256
 from tests.unit.training.conftest import output_of, rows_of, with_suite
 from training import job as job_module
@@ -496,19 +497,26 @@ def test_two_trainers_never_share_an_output(
     assert main([str(job)]) == 0
 
 
-def test_the_job_ends_with_its_parent(make_job: MakeJob) -> None:
+def test_the_job_imports_no_more_than_it_needs_and_ends_with_its_parent(make_job: MakeJob, tmp_path: Path) -> None:
     job = make_job("a", epochs=100_000, log_every=1)
     parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     settings = json.loads(job.read_text())
-    job.write_text(json.dumps({**settings, "parent_pid": parent.pid}))
-    trainer = subprocess.Popen([sys.executable, "-m", "training.train", str(job)], stderr=subprocess.PIPE, text=True)
+    shards = [str(shard) for shard in write_shards(tmp_path, 24, 40)]  # with indexes, which pyarrow parses
+    job.write_text(json.dumps({**settings, "shards": shards, "parent_pid": parent.pid}))
+    command = [sys.executable, "-X", "importtime", "-m", "training.train", str(job)]
+    trainer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    imported: set[str] = set()
     try:
         assert trainer.stderr is not None
         for line in trainer.stderr:
+            if line.startswith("import time:"):
+                imported.add(line.rpartition("|")[2].strip())
             if "step 1/" in line:
                 parent.kill()  # and not waited for: a zombie is gone as well
                 break
         assert trainer.wait(20) == 75
+        assert "torch" in imported
+        assert imported.isdisjoint({"pandas.core", "polars", "scipy", "sklearn"})  # a failed import of pandas is listed
     finally:
         for process in (trainer, parent):
             process.kill()

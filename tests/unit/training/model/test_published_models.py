@@ -9,8 +9,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.unit.training.conftest import VIT
-from training.loop.flops import find_peak, step_flops
 from training.model.clip import CLIP
 from training.model_config import ModelConfig, load_model_config
 
@@ -92,46 +90,6 @@ def test_a_shorter_text_costs_less() -> None:
     whole, short = forward_flops(config), forward_flops(config, tokens=16)
     assert whole.image == short.image
     assert 16 / 77 * 0.95 < short.text / whole.text < 16 / 77
-
-
-def test_a_step_counts_what_it_computes() -> None:
-    """Backward costs twice forward, but for the gradient of the pixels; patch dropout and a locked tower save work."""
-    config = ModelConfig.model_validate(VIT)
-    forward, text, step = forward_flops(config), forward_flops(config, tokens=12).text, step_flops(config)
-    of_pixels = 2 * 4 * 32 * 3 * 16**2
-    assert step.total(1, 12, 2 * 12**2) == pytest.approx(3 * (forward.image + text) - of_pixels)
-    assert step_flops(config, image_locked=True).pair == pytest.approx(step.pair - 2 * forward.image + of_pixels)
-    assert 0.4 < step_flops(config, kept=2).pair / step.pair < 0.75
-    assert step.total(1, 12, 12**2) < step.total(1, 12, 2 * 12**2)
-
-
-@pytest.mark.parametrize(
-    ("card", "bf16", "fp32"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989.5, 67),
-        ("NVIDIA H100 PCIe", 756, 51),
-        ("NVIDIA H100 NVL", 835.5, 60),
-        ("NVIDIA H200", 989.5, 67),
-        ("NVIDIA H200 NVL", 835.5, 60),
-        ("NVIDIA A100-SXM4-80GB", 312, 19.5),
-        ("NVIDIA A10", 125, 31.2),
-        ("NVIDIA A10G", 70, 35),
-        ("NVIDIA L4", 121, 30.3),
-        ("NVIDIA L40", 181, 90.5),
-        ("NVIDIA L40S", 362, 91.6),
-        ("NVIDIA B200", 2250, 75),
-        ("NVIDIA GH200 480GB", None, None),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None, None),
-        ("NVIDIA A1000 Laptop GPU", None, None),
-        ("", None, None),
-    ],
-)
-def test_each_card_has_the_peaks_of_its_data_sheet(
-    monkeypatch: pytest.MonkeyPatch, card: str, bf16: float | None, fp32: float | None
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card)
-    found = [find_peak(torch.device("cuda"), precision) for precision in ("bf16", "fp32")]
-    assert found == [None if peak is None else pytest.approx(peak * 1e12) for peak in (bf16, fp32)]
 
 
 def test_quickgelu_is_a_suffix_of_the_name() -> None:
