@@ -21,7 +21,7 @@ from dataops.standard_streams import use_utf8
 from flows.commands.data import build, diff, promote, takedown, trace
 from flows.commands.models import evaluate, export, fetch
 from flows.commands.options import Json, Settings, StoreUri, Yes
-from flows.commands.prepare import config
+from flows.commands.prepare import config, init
 from flows.commands.servers import deploy, down, status, up
 from infra.doctor.diagnose import diagnose
 from infra.doctor.installation import refuse_on_clash
@@ -208,7 +208,7 @@ def doctor(
     return show_checks(diagnose(store, config), as_json=json)
 
 
-for command in (trace, takedown, promote, diff, export, deploy, up, down, status):
+for command in (init, trace, takedown, promote, diff, export, deploy, up, down, status):
     app.command(command)
 app.command(evaluate, name="eval")
 queries = App(name="queries", help="Lists of queries, for filter.balance.")

@@ -1,13 +1,37 @@
-"""The commands before a run: `config show` and `config schema`."""
+"""The commands before a run: `init`, `config show` and `config schema`."""
 
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from flows.commands.options import Json, Settings
+from flows.commands.options import Json, Settings, Yes
+from flows.keys.template import Kind
 
 config = App(name="config", help="The keys of configs.")
+
+
+def init(
+    folder: Path = Path(),
+    *,
+    from_: Annotated[Kind | None, Parameter(name="--from", help="Where the pairs come from.")] = None,
+    data: Annotated[
+        str | None, Parameter(help="Path or glob of the files, id of a crawl, or URL at which a crawl begins.")
+    ] = None,
+    contact: Annotated[
+        str | None, Parameter(help="URL or mailto: by which the owner of a site reaches you, for the User-Agent.")
+    ] = None,
+    yes: Annotated[Yes, Parameter(help="Ask nothing: use defaults. An existing file is never replaced then.")] = False,
+    json: Json = False,
+) -> int:
+    """Write a commented config and an evaluation suite that run, after up to three questions.
+
+    Args:
+        folder: Folder of the new project; its name is that of the runs and of the model.
+    """
+    from flows.commands.init import init as write_project
+
+    return write_project(folder, from_, data, contact, yes=yes, as_json=json)
 
 
 @config.command

@@ -55,7 +55,7 @@ def build_suite(
     _write_emoji_classes(root / "twemoji-heldout", held_out, unseen)
     _write_emoji_classes(root / "openmoji-heldout", held_out, own)
     _write_retrieval(root / "heldout-retrieval", held_out, own)
-    digits = _write_digits(root / "digits")
+    digits = write_digits(root / "digits")
     (root / "CREDITS.txt").write_text(CREDITS, encoding="utf-8")
     return {
         "twemoji-seen": len(published),
@@ -90,7 +90,7 @@ def _write_retrieval(task: Path, emojis: Sequence[Emoji], pngs: Sequence[bytes])
     _write_shard(task, "retrieval", members)
 
 
-def _write_digits(task: Path) -> int:
+def write_digits(task: Path) -> int:
     """Write 1,797 scans of 8 x 8 pixels, light ink on black, with values 0..16 scaled to 0..255."""
     scans, labels = load_digits(return_X_y=True)
     grey = np.rint(np.asarray(scans).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)

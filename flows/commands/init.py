@@ -1,0 +1,164 @@
+"""`pairmill init`: ask up to three questions, and write a config and a suite that run."""
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+from dataops.errors import ConfigError
+from dataops.escaping import escape_controls
+from dataops.toml_text import parse_toml
+from flows.commands.output import console, message, print_json
+from flows.config import validate_values
+from flows.keys.json_schema import config_schema
+from flows.keys.template import (
+    CONFIG_FILE,
+    CONTACT,
+    DIGITS,
+    SCHEMA_FILE,
+    SUITE_FILE,
+    Answers,
+    Kind,
+    config_text,
+    suite_text,
+)
+
+_FILES: dict[str, tuple[str, ...]] = {
+    "warc": ("*.warc.gz", "*.warc", "*/*.warc.gz", "*/*.warc"),
+    "pairs": tuple(f"{folder}*.{end}" for folder in ("", "*/") for end in ("parquet", "csv", "tsv", "jsonl")),
+}
+"""Where the data is looked for in the new project's folder, by kind."""
+_DATA: dict[str, str] = {
+    "warc": "data/*.warc.gz",
+    "common-crawl": "CC-MAIN-2026-43",
+    "pairs": "data/*.parquet",
+    "site": "https://example.org/",
+}
+_QUESTIONS: dict[str, str] = {
+    "warc": "Where are the WARC files (a file or a glob)?",
+    "common-crawl": "Which crawl (commoncrawl.org/get-started lists them)?",
+    "pairs": "Where is the list of image URLs and captions (a file or a glob)?",
+    "site": "At which URL does the crawl start?",
+}
+
+
+def init(folder: Path, kind: Kind | None, data: str | None, contact: str | None, *, yes: bool, as_json: bool) -> int:
+    """Write the config, its schema, the suite and an evaluation set into a folder.
+
+    Raises: ConfigError if an answer is missing or wrong, or a file exists and its owner does not agree to replace it.
+    """
+    asks = sys.stdin.isatty() and not yes and not as_json
+    if kind is None:
+        if not asks:
+            raise ConfigError(f"--from is not set; add --from and one of {', '.join(get_args(Kind))}")
+        kind = _ask_kind()
+    if not (asks or yes or (data and (contact or kind == "pairs"))):
+        raise ConfigError("there is no terminal to ask on; add --yes, or --data and --contact")
+    answers = _complete(folder, kind, data, contact, asks=asks)
+    texts = {
+        CONFIG_FILE: config_text(answers),
+        SUITE_FILE: suite_text(answers),
+        SCHEMA_FILE: json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n",
+    }
+    if problems := validate_values(parse_toml(texts[CONFIG_FILE]))[1]:
+        raise ConfigError("\n".join(["these answers give no valid config:", *(f"  {line}" for line in problems)]))
+    try:
+        written = _write(folder, texts, asks=asks)
+        if not (folder / DIGITS).exists():
+            from tasks.demo.suite import write_digits
+
+            write_digits(folder / DIGITS)
+            written.append(DIGITS)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
+    return _show(folder, answers, written, as_json=as_json)
+
+
+def _ask_kind() -> Kind:
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    while True:
+        answer = _ask(f"Where do the pairs come from ({', '.join(kinds)})?", kinds[0])
+        for kind in kinds:
+            if answer == kind:
+                return kind
+
+
+def _complete(folder: Path, kind: Kind, data: str | None, contact: str | None, *, asks: bool) -> Answers:
+    """Return all answers; those that are missing are asked for, or have their defaults."""
+    if data is None:
+        found = next((pattern for pattern in _FILES.get(kind, ()) if any(folder.glob(pattern))), None)
+        default = found or _DATA[kind]
+        data = _ask(_QUESTIONS[kind], default) if asks else default
+        is_typed = data != default
+    else:
+        is_typed = True
+    if is_typed and kind in _FILES and "://" not in data and not Path(data).expanduser().is_absolute():
+        data = os.path.relpath(data, folder)  # typed in the current folder, read from the project's
+    if contact is None:
+        question = "By which URL or mailto: can the owner of a site reach you?"
+        contact = _ask(question, CONTACT) if asks else CONTACT
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().resolve().name).strip("-._")[:64] or "mine"
+    return Answers(kind, name, data, contact)
+
+
+def _ask(question: str, default: str) -> str:
+    """Return the answer to a question on the terminal."""
+    sys.stderr.write(escape_controls(f"{question} [{default}] "))
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise ConfigError("there was no answer; nothing was written")
+    return line.strip() or default
+
+
+def _write(folder: Path, texts: Mapping[str, str], *, asks: bool) -> list[str]:
+    """Write the files, and return the names of those that were not there with the same text."""
+    changed = [name for name, text in texts.items() if _read(folder / name) != text]
+    existing = [folder / name for name in changed if os.path.lexists(folder / name)]
+    if existing and not (asks and _ask(f"Replace {', '.join(map(str, existing))} (yes or no)?", "no") in ("y", "yes")):
+        names = ", ".join(map(str, existing))
+        raise ConfigError(f"{names}: exists; nothing was written. Name another folder, or move the file away")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in changed:
+        (folder / name).write_text(texts[name], encoding="utf-8")
+    return changed
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _show(folder: Path, answers: Answers, written: list[str], *, as_json: bool) -> int:
+    """Print what was written, and what to do next."""
+    todo = []
+    if answers.contact == CONTACT:
+        todo.append(f"set `contact` in {folder / CONFIG_FILE}: it is still {CONTACT}")
+    if answers.kind in _FILES and "://" not in answers.data and not _matches(folder, answers.data):
+        todo.append(f"put your files where {folder / CONFIG_FILE} looks for them: {folder / answers.data}")
+    change = [] if folder.resolve() == Path.cwd() else [f"cd {shlex.quote(str(folder))}"]
+    commands = [*change, f"pairmill plan {CONFIG_FILE}", f"pairmill run {CONFIG_FILE}"]
+    if as_json:
+        print_json({"folder": str(folder), "written": written, "todo": todo, "next": commands})
+        return 0
+    out = console()
+    for name in written:
+        out.print(message(f"wrote {folder / name}"), soft_wrap=True)
+    for line in todo:
+        out.print(message(f"to do: {line}", "bold"), soft_wrap=True)
+    out.print(message("next:"))
+    for command in commands:
+        out.print(message(f"  `{command}`" if command.startswith("pairmill") else f"  {command}"), soft_wrap=True)
+    return 0
+
+
+def _matches(folder: Path, pattern: str) -> bool:
+    if Path(pattern).expanduser().is_absolute():
+        return True
+    return any(folder.glob(os.path.normpath(pattern))) if not pattern.startswith("..") else True

@@ -1,0 +1,141 @@
+"""The text of a new project's config and suite, with a comment for each key that most people set."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dataops.toml_text import format_value
+
+Kind = Literal["warc", "common-crawl", "pairs", "site"]
+SCHEMA_FILE, CONFIG_FILE, SUITE_FILE = "config.schema.json", "config.toml", "suite.toml"
+DIGITS = "evaluation/digits"
+"""Folder of the evaluation set that a new project gets."""
+CONTACT = "https://example.org/about-our-crawler"
+"""Contact of a config until its owner sets one."""
+_SUMMARIES: dict[Kind, str] = {
+    "warc": "Archives of web pages (WARC) become a dataset of image-caption pairs and a CLIP model.",
+    "common-crawl": "Pages of Common Crawl become a dataset of image-caption pairs and a CLIP model.",
+    "pairs": "A list of image URLs and captions becomes a dataset and a CLIP model.",
+    "site": "A site that you may crawl becomes a dataset of image-caption pairs and a CLIP model.",
+}
+_SOURCES: dict[Kind, str] = {
+    "warc": """kind = "warc"
+paths = {data}   # files or globs; also s3://bucket/crawl/**/*.warc.gz
+# images = "archive"           # take the images from these files too, not from the web: no host is asked
+# max_failed_files = 10        # files that may be unreadable; the manifest names them
+""",
+    "common-crawl": """kind = "common_crawl"
+crawl = {data}    # commoncrawl.org/get-started lists them
+num_files = 1                  # WAT files of 200 MB to 400 MB; a crawl has some 100,000, read as a stream
+contact = {contact}   # yours, for the host of Common Crawl
+# base_url = "s3://commoncrawl/"   # within AWS us-east-1
+""",
+    "pairs": """kind = "pairs"
+paths = {data}   # Parquet, CSV, TSV, JSON Lines; files or globs
+# url_column = "image_link"    # the columns of LAION, COYO, DataComp, CC3M and img2dataset are recognised
+# caption_column = "description"
+# max_failed_files = 10        # files that may be unreadable; the manifest names them
+""",
+    "site": """kind = "site"
+start = {data}
+contact = {contact}   # yours: where the site's owner learns who asks
+edition = "1"                  # change it to crawl again
+max_pages = 1000
+delay = 1.0                    # minimum seconds between two requests to a host
+# allowed_domains = ["example.org"]   # without it: the registered domains of the start URLs
+# connect_to = {{ "localhost" = "127.0.0.1:8000" }}   # your own server; also in [download]
+""",
+}
+_CONFIG = """#:schema ./{schema}
+# {summary}
+#
+#   pairmill plan config.toml                 what a run makes, and what it costs
+#   pairmill run config.toml --until pack     the dataset
+#   pairmill run config.toml                  everything
+#   pairmill config show config.toml          all keys with their values
+#
+# Relative paths start at the folder in which you type the command: change to this folder first.
+name = {name}
+
+[store]
+uri = ".pairmill/store"        # or s3://bucket/prefix
+
+[source]
+{source}
+[filter]
+# languages = ["en"]           # of the caption; without it, all languages
+min_words = 2                  # of a caption
+# max_caption_count = 100      # drops captions that more images have, such as "image"
+
+[download]
+image_size = 224               # pixels of the smaller side
+contact = {contact}   # yours: part of the User-Agent header
+# connect_to = {{ "localhost" = "127.0.0.1:8000" }}   # your own server
+
+[curate]
+min_side = 64                  # pixels of an image's smaller side
+
+[pack]
+shard_size = 10000
+
+[train]
+model = "RN-mini-64"           # small, for a first try on a CPU; on a GPU: "ViT-B-32"
+epochs = 3                     # 32 for a real model
+batch_size = 128               # 1024 or more on a GPU
+
+[evaluate]
+suite = "{suite}"           # without it nothing is evaluated
+
+[register]
+model_name = {name}
+# floors = {{ "digits/top1" = 0.12 }}   # below it, a version does not become the champion
+
+[execution]
+# workers = 8                  # default: one per core
+"""
+_SUITE = """# What the model is measured on. None of these images may be trained on: the evaluation searches for them.
+name = {name}
+
+[[task]]
+name = "digits"
+kind = "classification"        # classification, multilabel, retrieval or association
+root = "{digits}"    # relative to this file
+split = "test"
+description = "scikit-learn's load_digits: 1,797 scans of handwritten digits"
+
+# Your own set is a folder with the images of each class in a folder of its name:
+# birds/test/blue tit/1.jpg, birds/test/robin/2.jpg, ...
+# [[task]]
+# name = "birds"
+# kind = "classification"
+# root = "birds"
+"""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a new project depends on."""
+
+    kind: Kind
+    name: str
+    data: str
+    """Path or glob of the files, id of a crawl, or start URL."""
+    contact: str = CONTACT
+
+
+def config_text(answers: Answers) -> str:
+    """Return the config of a new project."""
+    data = answers.data if answers.kind == "common-crawl" else [answers.data]
+    values = {"data": format_value(data), "contact": format_value(answers.contact)}
+    return _CONFIG.format(
+        schema=SCHEMA_FILE,
+        suite=SUITE_FILE,
+        summary=_SUMMARIES[answers.kind],
+        name=format_value(answers.name),
+        contact=values["contact"],
+        source=_SOURCES[answers.kind].format(**values),
+    )
+
+
+def suite_text(answers: Answers) -> str:
+    """Return the suite of a new project."""
+    return _SUITE.format(name=format_value(answers.name), digits=DIGITS)

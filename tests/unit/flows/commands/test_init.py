@@ -1,0 +1,119 @@
+import io
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import get_args
+
+import jsonschema
+import pytest
+
+from dataops.errors import ConfigError
+from flows.commands.init import init
+from flows.config import load_config
+from flows.keys.template import Kind
+from training.evaluation.suite import load_suite
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def make(kind: Kind | None, folder: str = "birds of prey", data: str | None = None, contact: str | None = None, **more):
+    return init(Path(folder), kind, data, contact, **{"yes": True, "as_json": True, **more})
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_config_and_suite_are_valid_in_their_folder(kind: Kind, monkeypatch: pytest.MonkeyPatch, capsys):
+    assert make(kind) == 0
+    result = json.loads(capsys.readouterr().out)
+    folder = Path("birds of prey")
+    assert result["written"] == ["config.toml", "suite.toml", "config.schema.json", "evaluation/digits"]
+    assert result["next"][-1] == "pairmill run config.toml"
+    text = (folder / "config.toml").read_text()
+    schema = json.loads((folder / text.splitlines()[0].removeprefix("#:schema ")).read_text())
+    jsonschema.validate(tomllib.loads(text), schema)
+    monkeypatch.chdir(folder)
+    if kind in ("warc", "pairs"):
+        with pytest.raises(ConfigError, match="matches no file"):
+            load_config(Path("config.toml"))
+        Path("data").mkdir()
+        Path("data/a.warc.gz" if kind == "warc" else "data/a.parquet").touch()
+    config = load_config(Path("config.toml"))
+    assert (config.name, config.register_.model_name) == ("birds-of-prey", "birds-of-prey")
+    (task,) = load_suite(Path("suite.toml")).tasks
+    assert task.problems() == []
+
+
+def test_optional_keys_of_the_templates_exist():
+    for kind in get_args(Kind):
+        make(kind, kind)
+        lines = Path(kind, "config.toml").read_text().splitlines()[1:]
+        enabled = [line[2:] if line.startswith("# ") and " = " in line else line for line in lines]
+        Path(kind, "all.toml").write_text("\n".join(enabled))
+        keys = tomllib.loads("\n".join(enabled))
+        schema = json.loads(Path(kind, "config.schema.json").read_text())
+        jsonschema.validate(keys, schema)
+
+
+def test_nothing_is_replaced_without_asking(monkeypatch: pytest.MonkeyPatch, capsys):
+    make("pairs", "p")
+    make("pairs", "p")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["written"] == []
+    Path("p/config.toml").write_text("mine")
+    Path("p/suite.toml").unlink()
+    with pytest.raises(ConfigError, match=r"p/config.toml: exists; nothing was written"):
+        make("pairs", "p")
+    for answer, text in (("no", "mine"), ("", "mine"), ("yes", None)):
+        monkeypatch.setattr(sys, "stdin", Terminal(f"lists/*.csv\nmailto:me@example.org\n{answer}\n"))
+        if text is not None:
+            with pytest.raises(ConfigError, match="nothing was written"):
+                make("pairs", "p", yes=False, as_json=False)
+            assert (Path("p/config.toml").read_text(), Path("p/suite.toml").exists()) == ("mine", False)
+        else:
+            assert make("pairs", "p", yes=False, as_json=False) == 0
+    config = tomllib.loads(Path("p/config.toml").read_text())
+    assert config["source"]["paths"] == ["../lists/*.csv"], "typed in the current folder, read from the project's"
+    assert config["download"]["contact"] == "mailto:me@example.org"
+
+
+def test_three_questions_are_asked_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "stdin", Terminal('ftp\nsite\nhttps://x.test/"a"\nhttps://me.test/\\u\n'))
+    assert make(None, ".", yes=False, as_json=False) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("?") == 4
+    assert "wrote config.toml" in captured.out
+    assert tomllib.loads(Path("config.toml").read_text())["source"]["start"] == ['https://x.test/"a"']
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "error"),
+    [
+        (None, {}, "--from is not set"),
+        ("site", {"yes": False}, "no terminal to ask on"),
+        ("common-crawl", {"data": "CC MAIN"}, "source.crawl: .CC MAIN.: .CC MAIN. is no crawl id"),
+        ("warc", {"contact": "my site"}, "download.contact: 'my site'"),
+        ("warc", {"folder": "file/below"}, "cannot be written"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named_and_nothing_written(kind, options, error):
+    Path("file").touch()
+    with pytest.raises(ConfigError, match=error):
+        make(kind, **options)
+    assert [path.name for path in Path().iterdir()] == ["file"]
+
+
+def test_files_of_the_folder_are_found():
+    Path("p/lists").mkdir(parents=True)
+    Path("p/lists/a.tsv").touch()
+    make("pairs", "p")
+    assert tomllib.loads(Path("p/config.toml").read_text())["source"]["paths"] == ["lists/*.tsv".replace("lists", "*")]
