@@ -3,7 +3,7 @@
     pip install -e '.[bench,ray]'
     python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 20000,200000]
                                [--engines local1,local2,ray] [--only stages,choice,requests,parts,orchestration,dispatch]
-                               [--folder DIR]
+                               [--folder DIR] [--filter-memory 4294967296]
 
 Each measurement is its own process, with the memory of all its descendants. `extract` and `filter` read synthetic
 pair lists (benchmarks/inputs/rows.py), `curate` and `pack` synthetic images of 64 pixels. The peer of a stage is
@@ -73,6 +73,8 @@ def measure_job(job: Job) -> Measured:
 class Scale:
     """The measurements and their rows."""
 
+    filter_memory = 4 << 30
+
     def __init__(self, folder: Path, engines: Sequence[str], address: str | None, say: Callable[[str], Any]):
         self.folder, self.engines, self.address, self.say = folder, engines, address, say
         self.rows: list[Row] = []
@@ -82,6 +84,7 @@ class Scale:
 
     def job(self, what: str, engine: str, store: Path, **more: Any) -> Job:
         """Return a job on an engine: `local1`, `local2`, ... or `ray`."""
+        more["filter_memory"] = self.filter_memory
         if engine == "ray":
             return Job(str(store), what, 2, self.address, **more)
         return Job(str(store), what, int(engine.removeprefix("local")), **more)
@@ -220,6 +223,7 @@ def main() -> int:
     parser.add_argument("--engines", default="local1,local2,ray")
     parser.add_argument("--only", default="stages,choice,parts,orchestration", help="the cases to run")
     parser.add_argument("--folder", type=Path, help="folder of the stores, which keeps the pairs")
+    parser.add_argument("--filter-memory", type=int, default=4 << 30, help="filter.memory_limit_bytes")
     options = parser.parse_args()
     if options.quick:
         quick = {"rows": "20000,40000", "pictures": "2000", "engines": "local1", "only": "stages,parts"}
@@ -233,6 +237,7 @@ def main() -> int:
         folder = (options.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         scale = Scale(folder, engines, None, say)
+        scale.filter_memory = options.filter_memory
         if "ray" in engines and {*only} - {"orchestration"}:
             with ray_cluster() as address:
                 scale.address = address

@@ -87,7 +87,7 @@ def make_stage(job: Job) -> Manifest:
         reads = [load_only_snapshot(context, "curate"), *reads] if job.what == "pack" else reads
     stages: dict[str, tuple[Stage, Callable[[], Any]]] = {
         "extract": (EXTRACT, lambda: PairsSource(paths=list(job.lists))),
-        "filter": (FILTER, lambda: FilterConfig(languages=["en"])),
+        "filter": (FILTER, lambda: FilterConfig(languages=["en"], memory_limit_bytes=job.filter_memory)),
         "curate": (CURATE, CurateConfig),
         "pack": (PACK, PackConfig),
     }

@@ -21,6 +21,8 @@ class Job:
     """Address of a Ray cluster."""
     rows: int = 0
     lists: tuple[str, ...] = ()
+    filter_memory: int = 4 << 30
+    """`filter.memory_limit_bytes`."""
 
     def context(self) -> Context:
         folder = Path(self.store)
