@@ -1,7 +1,7 @@
 """Imports the classes of img2dataset that a download worker uses, without torch and wandb, which they never call.
 
-A worker process starts for every few shards. Importing img2dataset takes 3 s of CPU time with torch and wandb, 1.3 s
-without.
+Importing img2dataset takes 3 s of CPU time with torch and wandb, and 1 s without. Its main module is not imported either,
+since that loads pandas, fire and the code that distributes shards.
 """
 
 import os
@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -20,8 +21,13 @@ from tasks.download.fetch.host_pool import HostPool
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations looks for updates on import, by network
 # wandb takes half a second and leaves two temporary folders.
 sys.modules.setdefault("wandb", ModuleType("wandb"))
-with warnings.catch_warnings(), without_package("torch"):  # webdataset, for its tar writer, works without it
+_main = sys.modules.setdefault("img2dataset.main", ModuleType("img2dataset.main"))
+_main.__dict__.setdefault("main", None)  # the names that the package imports of it
+_main.__dict__.setdefault("download", None)
+# webdataset, for its tar writer, works without torch; albumentations loads huggingface_hub to share transforms.
+with warnings.catch_warnings(), without_package("torch"), without_package("huggingface_hub"):
     warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # img2dataset imports it
+    import albumentations
     from img2dataset import downloader as _downloader
     from img2dataset import resizer as _resizer
     from img2dataset.downloader import Downloader, compute_key
@@ -44,12 +50,16 @@ def use_pool(pool: HostPool) -> Iterator[None]:
 
 @contextmanager
 def use_decoder(decode: Callable[[Any, int], Any]) -> Iterator[None]:
-    """Make Resizer decode with `decode`, which has the arguments and the result of `cv2.imdecode`."""
-    _resizer.cv2 = _Cv2(decode)  # pyright: ignore[reportAttributeAccessIssue]
+    """Make Resizer decode with `decode`, which has the arguments and the result of `cv2.imdecode`.
+
+    Resizer also constructs each transform only once.
+    """
+    original = _resizer.A
+    _resizer.cv2, _resizer.A = _Cv2(decode), _transforms  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        _resizer.cv2 = cv2
+        _resizer.cv2, _resizer.A = cv2, original
 
 
 class _Cv2(ModuleType):
@@ -61,3 +71,25 @@ class _Cv2(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(cv2, name)
+
+
+class _Transforms:
+    """The transforms of albumentations, each kept: validating its arguments takes longer than resizing an image.
+
+    The transforms that Resizer uses draw no random numbers, so they give the same pixels at each use.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._construct, name)
+
+    def _construct(self, name: str, **options: Any) -> Any:
+        key = f"{name} {options}"
+        if key not in self._kept:
+            self._kept[key] = getattr(albumentations, name)(**options)
+        return self._kept[key]
+
+
+_transforms = _Transforms()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 
@@ -94,7 +94,7 @@ def put_parts(
     lost = lost.append_column("drop_stage", pa.array(["download"] * lost.num_rows, pa.string()))
     none = Evidence()
     evidence_rows = [
-        {"uid": uid, "key": key, "url": url, **asdict(evidence.get(url, none)), "preview": previews.get(uid)}
+        {"uid": uid, "key": key, "url": url, **_to_values(evidence.get(url, none)), "preview": previews.get(uid)}
         for uid, key, url in zip(*(rows[c].to_pylist() for c in ("uid", "key", "url")), strict=True)
     ]
     return [
@@ -102,3 +102,8 @@ def put_parts(
         draft.put_table(f"dropped-{name}.parquet", conform(lost, dropped_schema(DOWNLOADED), f"download {name}")),
         draft.put_table(f"evidence-{name}.parquet", pa.Table.from_pylist(evidence_rows, EVIDENCE)),
     ]
+
+
+def _to_values(evidence: Evidence) -> dict[str, Any]:
+    """Return the values of the columns of EVIDENCE; `dataclasses.asdict` would take ten times as long."""
+    return vars(evidence) | {"opt_out": list(map(vars, evidence.opt_out))}

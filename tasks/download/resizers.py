@@ -125,7 +125,8 @@ class FastResizer(CheckedResizer):
         if small is None:
             return None, None, None, None, None, "Image decoding error"
         bitmap = io.BytesIO(cv2.imencode(".bmp", small)[1].tobytes())  # uncompressed, so it costs nearly nothing
-        image, width, height, _, _, message = self._small_resizer(bitmap)
+        with use_decoder(cv2.imdecode):
+            image, width, height, _, _, message = self._small_resizer(bitmap)
         original_size = (None, None) if message else (header.width, header.height)
         return image, width, height, *original_size, message
 

@@ -86,7 +86,8 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess) -> R
             _run_downloader(rows, task, folder, opener, previews, GuardedResizer(decoder, previews))
         if output.getvalue():
             logger.warning("download %s: img2dataset printed: %s", task.id, output.getvalue()[-2000:])
-        table = join_outcomes(rows, rows["uid"].to_pylist(), pq.read_table(folder / f"{name}.parquet"), tar.name)
+        outcomes = pq.ParquetFile(folder / f"{name}.parquet").read()  # pq.read_table would load pyarrow.dataset
+        table = join_outcomes(rows, rows["uid"].to_pylist(), outcomes, tar.name)
         kept = table.filter(table["drop_reason"].is_null())
         _check_tar(tar, kept["key"].to_pylist())
         parts: list[Part] = [draft.put_file(tar.name, tar, kept.num_rows)]
