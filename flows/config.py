@@ -5,7 +5,7 @@ environment; a config with a secret is refused, so none can reach a manifest or 
 """
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
@@ -22,14 +22,22 @@ from dataops.stages import STAGES
 from dataops.standard_streams import is_utf8
 from dataops.store import open_store
 from dataops.toml_text import find_key_lines, parse_toml
-from flows.config_problems import describe_problems, find_wrong_types, format_problems
+from flows.config_problems import (
+    are_in_archives,
+    describe_problems,
+    find_source_problems,
+    find_wrong_types,
+    format_problems,
+    name_sources,
+    validate_rest,
+)
 from infra.local.services import make_home
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
 from tasks.engine.context import RayCluster
 from tasks.engine.ray_pool import missing_ray
 from tasks.evaluate.config import EvaluateConfig
-from tasks.extract.config import SourceConfig
+from tasks.extract.config import SourceConfig, name_source_path, name_tables, source_names
 from tasks.extract.sources.warc import WarcSource
 from tasks.filter.config import FilterConfig
 from tasks.pack.config import PackConfig
@@ -138,9 +146,18 @@ class RunConfig(_Table):
         return values
 
     def stage_config(self, table: str) -> Any:
-        """Return the config of a stage by the name of its field; `download` gets the archives that hold the images."""
-        if table == "download" and isinstance(self.source, WarcSource) and self.source.images == "archive":
-            return self.download.with_archive(self.source)
+        """Return the config of a stage by the name of its field, with what it needs of the sources.
+
+        `download` gets the archives that hold images. `filter` and `curate` get the order of the sources, by which they
+        choose between duplicates.
+        """
+        names = source_names(self.source)
+        if table == "download":
+            archives = [one for one in self.source.tables if isinstance(one, WarcSource) and one.images == "archive"]
+            hold_all = len(archives) == len(self.source.tables)
+            return self.download.with_archives(archives, hold_all=hold_all) if archives else self.download
+        if len(names) > 1 and table in ("filter", "curate"):
+            return getattr(self, table).with_sources(names)
         return getattr(self, table)
 
     def ray(self) -> RayCluster | None:
@@ -196,7 +213,7 @@ def read_config(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any
             tables = [key[:end] for end, letter in enumerate(key) if letter == "."]
             kept = {name: where for name, where in found.items() if not name.startswith(f"{key}.")}
             found = dict.fromkeys(tables, "--set") | kept | {key: "--set"}
-        return found
+        return {name_source_path(name, values.get("source")): where for name, where in reversed(found.items())}
 
     return values, origins
 
@@ -243,7 +260,7 @@ def validate_values(values: Mapping[str, Any]) -> tuple[RunConfig | None, list[s
         problems = describe_problems(error.errors(), RunConfig)
     reported = {problem.partition(": ")[0] for problem in problems}
     wrong = [line for line in find_wrong_types(values, RunConfig) if line.partition(": ")[0] not in reported]
-    return None if wrong else config, [*problems, *wrong]
+    return None if wrong else config, name_sources([*problems, *wrong], values.get("source"))
 
 
 def secret_problems(values: Any, path: str = "") -> list[str]:
@@ -274,11 +291,12 @@ def _problems_outside(
     def check(name: str) -> tuple[Any, list[str]]:
         if config is not None:
             table, wrong = config.stage_config(name), set[str]()
+        elif name == "source" and isinstance(values.get("source"), list) and len(values["source"]) > 1:
+            return None, find_source_problems(values["source"])
         else:
             adapter: TypeAdapter[Any] = TypeAdapter(types[name])
-            table, wrong = _validate_rest(adapter, values.get(RunConfig.model_fields[name].alias or name, {}))
-            source = values.get("source")
-            if name == "download" and isinstance(source, Mapping) and source.get("images") == "archive":
+            table, wrong = validate_rest(adapter, values.get(RunConfig.model_fields[name].alias or name, {}))
+            if name == "download" and are_in_archives(values.get("source")):
                 wrong.add("contact")  # no host is asked
         found = table.problems() if table is not None else []
         return table, [line for line in found if line.partition(":")[0].partition(".")[0] not in wrong]
@@ -311,20 +329,6 @@ def _problems_without_suite(train: TrainConfig | None, register: RegisterConfig 
     return [f"{key}: {remedy}" for key, is_set in needing.items() if is_set]
 
 
-def _validate_rest(adapter: TypeAdapter[Any], values: Any) -> tuple[Any, set[str]]:
-    """Return a table without its wrong keys, and these keys; None if it is not valid without them either."""
-    wrong: set[str] = set()
-    for _ in range(2):
-        try:
-            return adapter.validate_python(values), wrong
-        except ValidationError as error:
-            if not isinstance(values, Mapping):
-                break
-            wrong |= {str(step) for detail in error.errors() for step in detail["loc"] if step in values}
-            values = {name: value for name, value in values.items() if name not in wrong}
-    return None, wrong
-
-
 def _apply(values: dict[str, Any], setting: str) -> str:
     """Apply a setting and return its path."""
     name, equals, text = setting.partition("=")
@@ -336,9 +340,44 @@ def _apply(values: dict[str, Any], setting: str) -> str:
     except tomllib.TOMLDecodeError:
         value = text
     table: Any = values
-    for step in steps[:-1]:
-        table = table.setdefault(step, {})
-        if not isinstance(table, dict):
+    path: list[str] = []
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        if isinstance(table, list) and len(table) == 1 and not (step.isdecimal() or step in name_tables(table)):
+            table = table[0]  # the keys of a list of one table need no name
+        if isinstance(table, list):
+            index = _find_table(table, step, f"--set {name!r}")
+            path.append(str(index))
+            if index == len(table):
+                table.append({})
+            if following is None:
+                table[index] = value
+            table = table[index]
+        else:
+            path.append(step)
+            if following is None:
+                table[step] = value
+            table = table.setdefault(step, {})
+        if following is not None and not _is_table(table):
             raise ConfigError(f"--set {name!r}: {step} is a value, not a table")
-    table[steps[-1]] = value
-    return ".".join(steps)
+    return ".".join(path)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) or (
+        isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+    )
+
+
+def _find_table(tables: Sequence[Mapping[str, Any]], step: str, where: str) -> int:
+    """Return the index of a table in a list: by its number from 0, or by its name. The next number adds a table.
+
+    Raises: ConfigError that lists the names.
+    """
+    names = name_tables(tables)
+    if step in names:
+        return names.index(step)
+    if step.isdecimal() and int(step) <= len(tables):
+        return int(step)
+    raise ConfigError(
+        f"{where}: {step!r} names none of the {len(tables)} tables; write {' or '.join(names)}, or 0, 1, ..."
+    )

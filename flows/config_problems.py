@@ -5,12 +5,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from dataops.config import tables_of
 from dataops.text.suggestions import did_you_mean, find_closest
 from dataops.toml_text import format_value
-from tasks.extract.config import SOURCE_KINDS
+from tasks.extract.config import SOURCE_KINDS, SourceConfig, name_source_path, name_tables
 
 _ARTICLES = {
     "model_type": "a table",
@@ -51,6 +51,45 @@ def _add_origin(problem: str, origins: Mapping[str, str]) -> str:
     prefixes = [".".join(steps[:length]) for length in range(len(steps), 0, -1)]
     origin = next((origins[prefix] for prefix in prefixes if prefix in origins), None)
     return f"{first} ({origin}){newline}{rest}" if origin else problem
+
+
+def name_sources(lines: Iterable[str], tables: Any) -> list[str]:
+    """Return problems with the names of the sources in their paths.
+
+    Args:
+        tables: `source` as it is in the config.
+    """
+    return [name_source_path(line, tables) for line in lines]
+
+
+def are_in_archives(source: Any) -> bool:
+    """Return whether all images are in archives, by the sources as they are in the config."""
+    tables = source if isinstance(source, list) else [source]
+    return all(isinstance(table, Mapping) and table.get("images") == "archive" for table in tables)
+
+
+def find_source_problems(tables: Sequence[Any]) -> list[str]:
+    """Return the problems of the files that several sources name, one of which may not be valid."""
+    found: list[str] = []
+    for name, values in zip(name_tables(tables), tables, strict=True):
+        table, wrong = validate_rest(TypeAdapter(SourceConfig), values)
+        lines = table.problems() if table is not None else []
+        found += [f"{name}.{line}" for line in lines if line.partition(":")[0].partition(".")[0] not in wrong]
+    return found
+
+
+def validate_rest(adapter: TypeAdapter[Any], values: Any) -> tuple[Any, set[str]]:
+    """Return a table without its wrong keys, and these keys; None if it is not valid without them either."""
+    wrong: set[str] = set()
+    for _ in range(2):
+        try:
+            return adapter.validate_python(values), wrong
+        except ValidationError as error:
+            if not isinstance(values, Mapping):
+                break
+            wrong |= {str(step) for detail in error.errors() for step in detail["loc"] if step in values}
+            values = {name: value for name, value in values.items() if name not in wrong}
+    return None, wrong
 
 
 def describe_problems(details: Iterable[Any], root: type[BaseModel]) -> list[str]:
@@ -145,11 +184,11 @@ def _describe(detail: Any, root: type[BaseModel]) -> str:
         tag = context.get("tag")
         problem = "is required" if tag is None else f"{tag!r} is not a kind of source"
         suggestion = did_you_mean(str(tag), SOURCE_KINDS) if tag is not None else ""
-        return f"{steps[0]}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}{suggestion}"
+        return f"{'.'.join(steps)}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}{suggestion}"
     path = ".".join(steps)
     if kind in _ARTICLES:
         return f"{path}: {_show(detail['input'])}: it must be {_ARTICLES[kind]}"
-    if kind == "extra_forbidden" and path == "source.images":
+    if kind == "extra_forbidden" and steps[0] == "source" and steps[-1] == "images":
         return f'{path}: {detail["input"]!r}: only archives of kind = "warc" hold images; remove the key'
     if kind == "extra_forbidden":
         return f"{path}: {_describe_unknown(steps, detail['input'], parents, root)}"
@@ -171,7 +210,7 @@ def _describe_unknown(
     known = sorted({name for table in tables for name in _names(table)})
     what = "unknown table" if isinstance(value, dict) else f"unknown key (value {_show(value)})"
     kinds = [f'"{kind}"' for kind, table in SOURCE_KINDS.items() if steps[-1] in _names(table)]
-    if kinds and steps[:-1] == ["source"]:
+    if kinds and steps[0] == "source" and len(steps) == 3:
         return f"{what}; only kind = {' or '.join(kinds)} has it; allowed: {', '.join(known)}"
     closest = find_closest(steps[-1], known)
     if closest is not None:
@@ -190,8 +229,11 @@ def _resolve(
     parents: list[type[BaseModel]] = [root]
     tables: list[type[BaseModel]] = [root]
     is_choice = False
-    for step in steps:
-        if path == ["source"] and step in SOURCE_KINDS:  # which pydantic inserts
+    for number, step in enumerate(steps):
+        if path == ["source"] and isinstance(step, int):
+            path.append(str(step))
+            continue
+        if number == 2 and path[0] == "source" and step in SOURCE_KINDS:  # which pydantic inserts
             tables = [SOURCE_KINDS[str(step)]]
             continue
         if is_choice and isinstance(step, str):  # the name of a type, which pydantic inserts

@@ -65,6 +65,7 @@ def make_inspected(rows: np.ndarray) -> pa.Table:
         "url": [f"http://host{row % 997}.example/{row}.jpg" for row in rows.tolist()],
         "caption": [f"A made-up picture, number {row}" for row in pictures.tolist()],
         "sha256": [f"{digest:064x}" for digest in digests.tolist()],
+        "source": pa.nulls(len(rows), pa.string()),
         "original_area": pa.array((10_000 + random_bits(rows, 112) % np.uint64(1_000_000)).astype(np.int64)),
         "drop_reason": pa.array(["blank" if one else None for one in blank.tolist()], pa.string()),
         "pixels": [one.tobytes() for one in pixels],

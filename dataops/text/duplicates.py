@@ -24,6 +24,7 @@ from dataops.kernels.hashes import (
     uid_halves,
 )
 from dataops.text.caption_counts import count_captions
+from dataops.trace.sources import number_sources
 
 Dedupe = Literal["uid", "pair", "url", "caption"]
 DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url", "caption")
@@ -49,6 +50,10 @@ KEY_BYTES = 50
 """Size of one row of KEYS, in bytes."""
 
 _WORD_BITS, _SOURCE_BITS = 5, 3
+RANK_BITS, RANK_BITS_OF_SOURCES = 10, 16
+"""Bits of the key `rank` for one source, and for several, whose order has the highest six."""
+_WITHOUT_WORDS = np.uint16((1 << RANK_BITS_OF_SOURCES) - (1 << RANK_BITS) | ((2 << _SOURCE_BITS) - 1) << _WORD_BITS)
+"""Bits of a rank that do not depend on the numbers of words."""
 _GROUPS = {
     "uid": ("uid", "url"),
     "pair": ("url", "caption"),
@@ -60,12 +65,15 @@ CAPTION_STEPS = frozenset(step for step, both in _GROUPS.items() if "caption" in
 """The steps that need the hash of the caption."""
 
 
-def compute_keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None, *, captions: bool = True) -> pl.DataFrame:
+def compute_keys(
+    rows: pl.DataFrame, counts: pl.DataFrame | None = None, *, captions: bool = True, sources: Sequence[str] = ()
+) -> pl.DataFrame:
     """Compute the columns of KEYS for rows of `pairs`.
 
     Args:
         counts: result of count_captions for these rows, if it is known already.
         captions: whether to hash captions, which takes half the time; only CAPTION_STEPS need it.
+        sources: names of several sources, at most 64; the rank of a row of an earlier one is lower.
     """
     origin = [rows[name].to_arrow() for name in ("caption_source", "page_url", "source")]
     urls, uids = hash128(rows["url"].to_arrow()), uid_halves(rows["uid"].to_arrow())
@@ -76,6 +84,8 @@ def compute_keys(rows: pl.DataFrame, counts: pl.DataFrame | None = None, *, capt
     hashes |= {"uid": uids[:, 0]}
     hashes |= {"origin": hash128_joined(origin, rows["source_offset"].cast(pl.Int64).to_arrow())[:, 0]}
     ranked = rank_captions(rows["caption_source"], count_captions(rows["caption"]) if counts is None else counts)
+    if sources:
+        ranked += number_sources(rows["source"], sources).cast(pl.UInt16) * (1 << RANK_BITS)
     schema = {name: KEYS[name] for name in (*hashes, "rank")}
     return pl.DataFrame({**hashes, "rank": ranked}, schema=schema)
 
@@ -98,6 +108,7 @@ def rank_captions(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
 def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.uint8]:
     """Return the step that drops each row as a duplicate (n,): 1 + its index in DEDUPE_STEPS, or 0 for a kept row.
 
+    Of rows of several sources, the one of the earliest source is kept.
     Among rows of one uid, or of one URL and caption (in any case), the kept one is the first by: not in capitals only;
     source (SOURCE_RANK). Among the captions of one URL, and the URLs of one caption, it is the first by: at least
     FULL_CAPTION_WORDS words; not in capitals only; source; number of words, up to LONG_CAPTION_WORDS. Ties are decided
@@ -117,7 +128,7 @@ def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.u
             one, other = (columns[name] for name in _GROUPS[step])
             rank = columns["rank"]
             if step in ("uid", "pair"):
-                rank = (rank >> _WORD_BITS) & np.uint16((2 << _SOURCE_BITS) - 1)  # without the numbers of words
+                rank = rank & _WITHOUT_WORDS
             slots[:] = -1
             _keep_best(one, other, rank, columns["uid"], columns["origin"], slots, np.uint8(number + 1), dropped_by)
     found = np.zeros(rows.height, np.uint8)

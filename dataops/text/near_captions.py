@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dataops.kernels.characters import characters
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import text_buffers
+from dataops.text.duplicates import RANK_BITS, RANK_BITS_OF_SOURCES
 from dataops.text.shingles import MAX_CHARACTERS, write_normal_form, write_shingles
 
 MAX_LEADERS = 64
@@ -28,16 +29,18 @@ PAIRS = {
 """Columns of pairs of near-duplicates, with the ids of the rows."""
 
 
-def compute_ranks(keys: pl.DataFrame) -> pl.Series:
+def compute_ranks(keys: pl.DataFrame, *, several_sources: bool = False) -> pl.Series:
     """Return the rank of rows among all rows (UInt64), the best lowest, in the order of dataops.text.duplicates.
 
-    Its bits are the result of rank_captions (10 bits), and the first 54 bits of the uid. Equal ranks are decided by
-    `origin`.
+    Its bits are those of the key `rank` (10 bits, or 16 if there are several sources), and then the first bits of the uid.
+    Equal ranks are decided by `origin`.
 
     Args:
         keys: columns of dataops.text.duplicates.KEYS.
+        several_sources: whether the keys were computed for several sources.
     """
-    return keys.select(pl.col("rank").cast(pl.UInt64) * (1 << 54) + pl.col("uid") // (1 << 10)).to_series()
+    bits = RANK_BITS_OF_SOURCES if several_sources else RANK_BITS
+    return keys.select(pl.col("rank").cast(pl.UInt64) * (1 << (64 - bits)) + pl.col("uid") // (1 << bits)).to_series()
 
 
 def find_near_pairs(members: pl.DataFrame, threshold: float) -> pl.DataFrame:

@@ -64,7 +64,10 @@ def _source_sections() -> Iterator[str]:
     shared = set.intersection(*(set(fields) for fields in kinds.values())) - {"kind"}
     first = next(iter(kinds.values()))
     links = ", ".join(f"[`{kind}`](#source-of-kind-{kind})" for kind in kinds)
-    doc = f"Where the pairs come from. The key `kind` is required: {links}. All kinds have these keys:"
+    doc = (
+        "Where the pairs come from: one table, or one `[[source]]` for each of [several sources](sources.md). The key "
+        f"`kind` is required: {links}. All kinds have these keys:"
+    )
     yield _section("`[source]`", doc, {name: first[name] for name in first if name in shared}, "source")
     for kind, fields in kinds.items():
         own = {name: field for name, field in fields.items() if name not in shared | {"kind"}}

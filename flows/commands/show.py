@@ -13,6 +13,7 @@ from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES, RunState
 from dataops.store import Store
+from dataops.trace.sources import list_named_sources
 from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
 from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
 from tasks.register.config import NO_GATE
@@ -112,6 +113,7 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
     out.print(table)
     _show_attempts(record, out)
     _show_funnel(manifests, out)
+    _show_sources(manifests, out)
     _show_unreadable_sources(manifests, out)
     _show_scores(manifests, out)
     if with_error and record.attempts and record.attempts[-1].error:
@@ -154,6 +156,21 @@ def _show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
     for stage in stages:
         reasons = text(format_counts(stage["reasons"].items()))
         table.add_row(stage["stage"], *(f"{stage[name]:,}" for name in ("input", "kept", "dropped")), reasons)
+    out.print(table)
+
+
+def _show_sources(manifests: Sequence[Manifest], out: Console) -> None:
+    """Print the pairs that extract kept of each named source, and that the dataset has."""
+    by_stage = {manifest.stage: manifest for manifest in manifests}
+    packed = by_stage["pack"].facts.get("sources", {}) if "pack" in by_stage else {}
+    if not (sources := list_named_sources(by_stage)):
+        return
+    out.print()
+    numbers = ["extracted", "in dataset"]
+    table = new_table("Sources (pairs)", "source", "kind", "files", *numbers, right=["files", *numbers])
+    for source in sources:
+        known = [f"{source.files:,}", f"{source.counts.kept:,}"] if "extract" in by_stage else ["", ""]
+        table.add_row(source.name, source.kind, *known, f"{packed[source.name]:,}" if source.name in packed else "")
     out.print(table)
 
 
@@ -207,6 +224,7 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
     out.print(table)
     _print_rest(len(manifest.parts), "parts", manifest, out)
     _show_funnel([manifest], out)
+    _show_sources([manifest], out)
     _show_contents(manifest, out)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.formatting import format_quantity
+from dataops.formatting import format_counts, format_quantity
 from dataops.store import Store
 from dataops.trace.targets import Target
 from flows.commands.output import console, print_json, text
@@ -237,6 +237,8 @@ def _show(report: Mapping[str, Any], found: Sequence[AffectedDataset], out: Cons
         out.print()
         where = f"{format_quantity(dataset['pairs'], 'pair')} in {format_quantity(len(dataset['shards']), 'shard')}"
         out.print(text(f"dataset {dataset['dataset']}: {where} ({', '.join(dataset['shards'][:8])})", style="bold"))
+        if dataset["sources"]:
+            out.print(text(f"  by source: {format_counts(dataset['sources'].items())}"))
         if dataset["trouble"]:
             out.print(text(f"  NO NEXT VERSION: {dataset['trouble']}", style="red"), soft_wrap=True)
         else:

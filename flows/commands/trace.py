@@ -122,24 +122,29 @@ def _pair_tree(pair: Mapping[str, Any]) -> Tree:
             tree.add(text(f"{name.removesuffix('_url'):<8}{pair[name]}"))
     if pair["source"]:
         where = f" at {pair['source_unit']} {pair['source_offset']:,}" if pair["source_offset"] is not None else ""
-        tree.add(text(f"{'source':<8}{pair['source']}{where} ({pair['extracted_with']}, {pair['caption_source']})"))
+        name = f"{pair['source_name']}: " if pair["source_name"] else ""
+        file = pair["source"].removeprefix(f"{pair['source_name']}/")
+        tree.add(text(f"{'source':<8}{name}{file}{where} ({pair['extracted_with']}, {pair['caption_source']})"))
     for number, path in enumerate(pair["ways"][:LISTED], 1):
         position = f" ({number} of {len(pair['ways'])})" if len(pair["ways"]) > 1 else ""
         branch = tree.add(text(f"path{position}"))
         for step in path:
-            _add_step(branch, step)
+            _add_step(branch, step, pair["source"])
     if (more := len(pair["ways"]) - LISTED) > 0:
         tree.add(text(f"and {format_quantity(more, 'more path')}, by other configs; --json has all"))
     return tree
 
 
-def _add_step(branch: Tree, step: Mapping[str, Any]) -> None:
+def _add_step(branch: Tree, step: Mapping[str, Any], source: str | None) -> None:
+    """Add the verdict of a stage; `source` is that of the pair, which another source may have too."""
     verdict = "kept" if step["verdict"] == "kept" else f"dropped: {step['reason']}"
     member = f", {step['shard']} member {step['member']}.*" if step.get("shard") else ""
     deleted = " (this snapshot is no longer in the store)" if step.get("gone") else ""
     style = "green" if step["verdict"] == "kept" else "red"
     line = Text.assemble(text(f"{step['stage']:<9}{step['key']}  "), text(verdict, style), text(member + deleted))
     node = branch.add(line)
+    if step.get("source") not in (None, source):
+        node.add(text(f"from {step['source']}"))
     if step.get("error_message"):
         node.add(text(step["error_message"]))
     if evidence := step.get("evidence"):
@@ -163,6 +168,11 @@ def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
         tree.add(text(f"{stage['stage']:<9}{stage['key']}  {stage['created_at'][:19]}  {kept:>24}{commit}"))
     for name in answer["gone"]:
         tree.add(text(f"{name} is no longer in the store (gc, or a takedown with --delete-raw)"))
+    for source in answer["named_sources"]:
+        licence = f", licence {source['license']}" if source["license"] else ""
+        packed = f", {format_quantity(source['packed'], 'pair')} in the dataset" if source["packed"] is not None else ""
+        files = format_quantity(source["files"], "file")
+        tree.add(text(f"source {source['name']}: {files} of kind {source['kind']}{licence}{packed}"))
     files = tree.add(text(format_quantity(answer["source_files"], "source file")))
     for source in answer["sources"][:LISTED]:
         files.add(text(source["source"]))

@@ -12,6 +12,7 @@ from dataops.errors import ConfigError
 from dataops.toml_text import format_key, format_value
 from flows.config import RunConfig, read_config, secret_problems, validate_values
 from flows.config_problems import format_problems
+from tasks.extract.config import Sources
 
 DEFAULT = "default"
 MAX_LINE = 100
@@ -78,7 +79,11 @@ def _walk(table: BaseModel, origins: Mapping[str, str], path: str, header: str) 
     for key, value in inner:
         below, inner_name = _join(path, key), _join(name, format_key(key))
         if isinstance(value, BaseModel):
-            yield from _walk(value, origins, below, f"[{inner_name}]")
+            tables = value.tables if isinstance(value, Sources) else ()
+            for source in tables:
+                yield from _walk(source, origins, _join(below, source.name), f"[[{inner_name}]]")
+            if not tables:
+                yield from _walk(value, origins, below, f"[{inner_name}]")
         else:
             for index, element in enumerate(value):
                 yield from _walk(element, origins, f"{below}.{index}", f"[[{inner_name}]]")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from dataops.config import StageConfig, problems_of
 from dataops.errors import ConfigError
@@ -76,9 +76,23 @@ class CurateConfig(StageConfig):
     rules: tuple[ScoreRule, ...] = ()
     """`[[curate.rules]]`: the scores that a row needs to be kept. Each rule sees all rows that nothing else has dropped."""
 
+    _sources: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of several sources, in the order in which their duplicates are kept; () for one source."""
+        return self._sources
+
+    def with_sources(self, names: tuple[str, ...]) -> Self:
+        """Return the config for pairs of these sources."""
+        changed = self.model_copy()
+        changed._sources = names
+        return changed
+
     def key_config(self) -> dict[str, Any]:
         """Return the config without the paths of models: the scorers' digests are inputs of the stage."""
-        return {**super().key_config(), "scores": self.scores.names}
+        sources = {"sources": list(self._sources)} if self._sources else {}
+        return {**super().key_config(), "scores": self.scores.names, **sources}
 
     def problems(self) -> list[str]:
         """Return what is missing of the scorers and the evaluation sets."""

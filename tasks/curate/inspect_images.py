@@ -24,6 +24,7 @@ INSPECTED = pa.schema(
         ("url", pa.string()),
         ("caption", pa.string()),
         ("sha256", pa.string()),
+        ("source", pa.string()),
         ("original_area", pa.int64()),
         ("drop_reason", pa.string()),  # from this image alone; null for a good one
         ("pixels", pa.binary(16)),  # this column and the next three: null if the image cannot be decoded
@@ -56,7 +57,7 @@ def inspect_shard(draft: Draft, shard: RawShard) -> Record:
     rows = fetch_table(draft.store, shard.rows)
     inspected = [
         {
-            **{name: row[name] for name in ("uid", "url", "caption", "sha256")},
+            **{name: row[name] for name in ("uid", "url", "caption", "source", "sha256")},
             "original_area": row["original_width"] * row["original_height"],
             **inspect_image(data, (row["original_width"], row["original_height"]), shard.config),
             "image_digest": blake2b(data, digest_size=16).hexdigest() if shard.config.scores.names else None,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, plan_searches
 from dataops.kernels.hashes import hash128, uid_halves
 from dataops.snapshot import Draft, Record, fetch_table, read_table
+from dataops.trace.sources import number_sources
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspected_name
 from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame
@@ -31,7 +32,10 @@ UNITS, NEAR_UNITS = 1024, 256
 MEMORY_BYTES = 1 << 30
 """Memory of a merge task."""
 RANKING = ["area", "characters", "uid_high", "uid_low"]
-"""Order in which duplicates are kept: the largest original, then the longest caption, then the smallest uid."""
+"""Order in which duplicates are kept: the largest original, then the longest caption, then the smallest uid. Of several
+sources, `area` is larger for an earlier one, whatever the images."""
+_AREA_BITS = 48
+"""Bits of the area of an original: more pixels than any decoder accepts."""
 CANDIDATE, DROPPED, OVERLAP = 0, 1, 2
 """Values of `state`, before rows are compared: kept so far, dropped for its own image, dropped for an evaluation set."""
 DROP_REASONS = ["placeholder", "exact_duplicate", "pixel_duplicate", "near_duplicate"]
@@ -130,6 +134,7 @@ def batch_shards(shards: Sequence[ShardRows]) -> list[tuple[ShardRows, ...]]:
 def put_rows(draft: Draft, step: CurateStep) -> Record:
     """Write what all other steps need of the rows of a batch, and put those that can be decoded by their SHA-256."""
     columns = ["uid", "url", "caption", "sha256", "original_area", "drop_reason", "pixels", "phash"]
+    columns += ["source"] if step.job.config.sources else []
     offset, frames, notes = 0, list[pl.DataFrame](), list[pl.DataFrame]()
     for shard in step.inputs:
         table = fetch_table(draft.store, draft.path(inspected_name(shard.number)), columns)
@@ -176,9 +181,14 @@ def _describe(rows: pl.DataFrame, config: CurateConfig) -> pl.DataFrame:
         state=state.cast(pl.UInt8),
         is_decoded=pl.col("phash").is_not_null().cast(pl.UInt8),
         phash=pl.col("phash").fill_null(0),
-        area="original_area",
+        area=pl.col("original_area") + (_rank_sources(rows, config.sources) if config.sources else 0),
         characters=pl.col("caption").str.len_chars(),
     ).with_columns(**{name: pl.Series(np.ascontiguousarray(column)) for name, column in hashes.items()})
+
+
+def _rank_sources(rows: pl.DataFrame, names: Sequence[str]) -> pl.Series:
+    """Return what is added to the area of each row, so that an earlier source is preferred."""
+    return (len(names) - number_sources(rows["source"], names).cast(pl.Int64)) * (1 << _AREA_BITS)
 
 
 def _rows_name(step: CurateStep) -> str:

@@ -1,12 +1,13 @@
 """Defines the `[download]` table of the config; politeness_config.py has the fields that concern hosts."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from dataops.snapshot import Input
 from tasks.download.failure_classes import check_patterns
-from tasks.download.fetch.archive_index import ArchiveSource
+from tasks.download.fetch.archive_index import Archives, ArchiveSource
 from tasks.download.politeness_config import PoliteConfig
 
 
@@ -79,26 +80,30 @@ class DownloadConfig(PoliteConfig):
     """Minimum share of fetched rows. Below it the stage fails: with exit code 75 if a rerun may fetch enough rows (the own
     network was down), else with 2, the most frequent failure class and what to change. 0 turns this off."""
 
-    _archive: ArchiveSource | None = PrivateAttr(default=None)
+    _archives: Archives | None = PrivateAttr(default=None)
 
     @property
-    def archive(self) -> ArchiveSource | None:
-        """The source whose archives hold the images; None if they are requested from their hosts."""
-        return self._archive
+    def archives(self) -> Archives | None:
+        """The archives that hold images; None if all are requested from their hosts."""
+        return self._archives
 
-    def with_archive(self, source: ArchiveSource) -> Self:
-        """Return a config that takes the images from the archives of a source, without a request and so without retries."""
-        changed = self.model_copy(update={"retry": RetryConfig(classes=(), rounds=0), "retries": 0})
-        changed._archive = source
+    def with_archives(self, sources: Sequence[ArchiveSource], *, hold_all: bool = True) -> Self:
+        """Return a config that takes the images of some sources from their archives, without a request.
+
+        Args:
+            hold_all: whether these are all sources, so that no request is made at all, and so no retry.
+        """
+        changed = self.model_copy(update={"retry": RetryConfig(classes=(), rounds=0), "retries": 0} if hold_all else {})
+        changed._archives = Archives(tuple(sources), hold_all)
         return changed
 
     def inputs(self) -> list[Input]:
         """Return the archives as inputs of the snapshot, if images are taken from them."""
-        return self._archive.inputs() if self._archive else []
+        return self._archives.inputs() if self._archives else []
 
     def problems(self) -> list[str]:
         """Return the problems that prevent a download."""
-        return [] if self._archive else super().problems()
+        return [] if self._archives and self._archives.hold_all else super().problems()
 
     @model_validator(mode="after")
     def _png_compression(self) -> Self:
@@ -110,4 +115,8 @@ class DownloadConfig(PoliteConfig):
         """Return the fields of the key, without the delay between rounds, which does not change the output."""
         fields = super().key_config()
         del fields["retry"]["delay"]
-        return fields | ({"images": "archive"} if self._archive else {})
+        if self._archives is None:
+            return fields
+        return fields | {
+            "images": "archive" if self._archives.hold_all else dict.fromkeys(self._archives.names, "archive")
+        }

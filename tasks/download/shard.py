@@ -24,7 +24,7 @@ class ShardTask:
     takedowns: tuple[Target, ...] = ()
     """Targets of takedown requests; rows that match them are not fetched."""
     archives: tuple[str, ...] | None = None
-    """Names of the source's archives, from which the images are taken; None: they are requested."""
+    """Names of the archives from which images are taken; None: all are requested."""
     site_files: str | None = None
     """Folder that the processes share for robots.txt and similar files (tasks.web.robots_cache); default is a temporary
     one."""

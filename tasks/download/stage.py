@@ -49,9 +49,10 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
 
     with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
         archives, archive_facts = None, {}
-        if config.archive:
-            archives = tuple(file.name for file in config.archive.files(context))
-            archive_facts = {"archive": index_archives(config.archive, config.max_bytes, draft, context)}
+        if config.archives:
+            tasks = config.archives.list_tasks(config.max_bytes, context)
+            archives = tuple(task.label for task in tasks)
+            archive_facts = {"archive": index_archives(tasks, draft, context)}
 
         def fetch(cuts: list[ShardCut], round_: int, retry_classes: tuple[str, ...]) -> list[Record]:
             workers = min(context.workers, len(cuts))

@@ -24,10 +24,11 @@ import pyarrow.parquet as pq
 from dataops.errors import CorruptPart, JobFailed, StorageError
 from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
+from dataops.trace.sources import find_source
 from dataops.trace.targets import matching_rows
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.archive_index import ArchiveIndex
-from tasks.download.fetch.archive_opener import ArchiveOpener
+from tasks.download.fetch.archive_opener import ArchiveOpener, MixedOpener
 from tasks.download.fetch.host_pool import HostPool
 from tasks.download.fetch.opener import SafeOpener
 from tasks.download.guarded_process import GuardedProcess, ServerLimits, SupervisorLost
@@ -73,11 +74,7 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess) -> R
     rows = read_spans(draft.store, task.spans).sort_by("uid").combine_chunks()
     previews = Previews(partial(preview_in, decoder))
     with scratch_folder("download") as folder:
-        if task.archives is None:
-            opener = make_opener(task.config, Path(task.site_files or folder), task.workers, task.round)
-        else:
-            index = ArchiveIndex(draft, task.archives)
-            opener = ArchiveOpener(make_limits(task.config), index, index.find_hops(rows["url"].to_pylist()))
+        opener = _make_opener(draft, task, rows, folder)
         taken_down = rows["url"].filter(pa.array(matching_rows(rows, task.takedowns))).to_pylist()
         opener.refuse(taken_down, "takedown", "by request")
         name = f"{task.index:0{SHARD_DIGITS}d}"
@@ -101,6 +98,23 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess) -> R
         "hosts": count_by_host(final),
     }
     return Record(task=task.id, parts=parts, counts=_count_rows(final), facts=facts)
+
+
+def _make_opener(draft: Draft, task: ShardTask, rows: pa.Table, folder: Path) -> SafeOpener:
+    """Return the opener for the rows: it requests images, or takes them from archives, or both by the row's source.
+
+    A URL of several rows is taken from the archives if one of them is of a source with archives.
+    """
+    archives, site_files = task.config.archives, Path(task.site_files or folder)
+    if archives is None or task.archives is None:
+        return make_opener(task.config, site_files, task.workers, task.round)
+    index = ArchiveIndex(draft, task.archives)
+    if archives.hold_all:
+        return ArchiveOpener(make_limits(task.config), index, index.find_hops(rows["url"].to_pylist()))
+    is_archived = [find_source(value, archives.names) is not None for value in rows["source"].to_pylist()]
+    archived = rows.filter(pa.array(is_archived, pa.bool_()))
+    web = make_opener(task.config, site_files, task.workers, task.round)
+    return MixedOpener(web, index, index.find_hops(archived["url"].to_pylist()))
 
 
 def _count_rows(final: pa.Table) -> Counts:

@@ -97,7 +97,7 @@ def put_candidates(draft: Draft, step: FilterStep) -> Record:
     """Put the candidates of a batch, with their ranks and captions, by partition of the band's hash."""
     candidates = step.job.exchange("near-candidates").read(draft, step.number).drop("part")
     forms = _read_normal_forms(draft, step)
-    rows = forms.select("row", "origin", rank=compute_ranks(forms))
+    rows = forms.select("row", "origin", rank=compute_ranks(forms, several_sources=bool(step.job.config.sources)))
     rows = rows.join(candidates.select("row").unique(), on="row", how="semi", maintain_order="left")
     captions, _ = _read_captions(draft, step, rows["row"])
     put_frame(draft, _samples_name(step.number), pl.DataFrame({"rank": sample_ranks(rows["rank"], _SAMPLE)}))

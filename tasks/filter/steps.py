@@ -156,7 +156,7 @@ def _compute_keys(
 ) -> pl.DataFrame:
     passed = verdicts["drop_reason"].is_null().arg_true()
     captions = config.max_caption_count is not None or not CAPTION_STEPS.isdisjoint(config.dedupe)
-    keys = compute_keys(rows.select(KEYED)[passed], counts[passed], captions=captions)
+    keys = compute_keys(rows.select(KEYED)[passed], counts[passed], captions=captions, sources=config.sources)
     if config.max_caption_count is None and "caption" not in config.dedupe:
         keys = keys.drop("caption_low", strict=False)  # with the hash of the URL, half of the caption's is enough
     return keys.with_columns(row=passed.cast(pl.UInt32) + part_slice.offset)

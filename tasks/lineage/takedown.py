@@ -6,6 +6,7 @@ tasks/lineage/takedown_proof.py proves the removal.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 from dataops.errors import ContractError, PairmillError
 from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest, snapshot_key
+from dataops.trace.sources import find_source, list_named_sources
 from dataops.trace.targets import COLUMNS, Target, matched_targets, matching_rows
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make
@@ -43,6 +45,8 @@ class AffectedDataset:
     targets: set[Target]
     """The targets that match one of the pairs."""
     models: list[RegisteredVersion] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
+    """Number of the pairs by source, if the config names its sources."""
 
 
 @dataclass
@@ -65,6 +69,7 @@ class TakedownResult:
         return {
             "dataset": self.affected.dataset.key,
             "pairs": len(self.affected.uids),
+            "sources": self.affected.sources,
             "uids": self.affected.uids,
             "shards": self.affected.shards,
             "next": self.successor.key if self.successor else None,
@@ -90,8 +95,15 @@ def find_affected(
         if rows:
             uids, shards = sorted(row["uid"] for row in rows), sorted({row["shard"] for row in rows})
             matched = matched_targets(rows, targets)
-            found.append(AffectedDataset(manifest, uids, shards, matched, _trained_models(lineage, registry, manifest)))
+            models, sources = _trained_models(lineage, registry, manifest), _count_sources(lineage, manifest, rows)
+            found.append(AffectedDataset(manifest, uids, shards, matched, models, sources))
     return found
+
+
+def _count_sources(lineage: Lineage, dataset: Manifest, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    names = [source.name for source in list_named_sources(lineage.ancestors(dataset))]
+    counted = Counter(find_source(row["source"], names) for row in rows)
+    return {name: counted[name] for name in names if counted[name]}
 
 
 def _matches(row: dict[str, Any], targets: Sequence[Target]) -> bool:

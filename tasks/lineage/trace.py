@@ -17,6 +17,7 @@ from dataops.funnel import funnel_stages
 from dataops.schema import offset_unit
 from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES, STAGES
+from dataops.trace.sources import find_source, list_named_sources
 from dataops.trace.targets import Target, matching_rows
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Hit, Rows, Search, read_columns, read_rows
@@ -62,11 +63,17 @@ class Trace:
             # The index compares hashes, which may collide; a dropped row may hold no column but its uid.
             if row.get("url") and not matching_rows(pa.Table.from_pylist([row]), targets)[0]:
                 continue
-            pair = pairs.setdefault(row["uid"], {**_identify(row), "apart": hit.apart, "ways": []})
-            for name, value in _identify(row).items():
+            identity = {**_identify(row), "source_name": self._name_source(hit, row)}
+            pair = pairs.setdefault(row["uid"], {**identity, "apart": hit.apart, "ways": []})
+            for name, value in identity.items():
                 pair[name] = pair[name] if pair[name] is not None else value
             pair["ways"].append(self._describe_path(hit, row))
         return list(pairs.values())
+
+    def _name_source(self, hit: Hit, row: Mapping[str, Any]) -> str | None:
+        """Return the name of the source of a pair; None if its config names none, or extract is no longer in the store."""
+        sources = list_named_sources(self.lineage.ancestors(hit.rows.manifest))
+        return find_source(row.get("source"), [source.name for source in sources])
 
     def _describe_path(self, hit: Hit, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the verdict of each stage on a pair, from extract to the snapshot of the hit."""
@@ -77,6 +84,7 @@ class Trace:
             step: dict[str, Any] = {"stage": name.stage, "key": name.key, "verdict": "dropped" if dropped else "kept"}
             step |= {"reason": row.get("drop_reason")} if dropped else {}
             step |= {"gone": True} if manifest is None else {}
+            step |= {"source": row.get("source")} if name.stage == "extract" else {}
             if name.stage == "download" and manifest is not None:
                 step |= self._describe_download(manifest, row["uid"])
             elif name.stage == "pack" and not dropped:
@@ -159,6 +167,7 @@ class Trace:
             "funnel": funnel_stages(above.values()),
             "sources": [{"source": i.key, "digest": i.digest} for i in sources][: self.limit],
             "source_files": len(sources),
+            "named_sources": _count_sources(above),
             "datasets": [self.dataset(pack) for pack in packs],
             "registry": self.registry.status(),
         }
@@ -233,6 +242,22 @@ def _describe_stage(manifest: Manifest) -> dict[str, Any]:
         "commit": manifest.code.get("commit"),
         "counts": manifest.counts.model_dump(),
     }
+
+
+def _count_sources(above: Mapping[str, Manifest]) -> list[dict[str, Any]]:
+    """Return the named sources, with the pairs that extract kept of each and that the dataset has."""
+    packed = above["pack"].facts.get("sources", {}) if "pack" in above else {}
+    return [
+        {
+            "name": source.name,
+            "kind": source.kind,
+            "license": source.license,
+            "files": source.files,
+            "extracted": source.counts.kept,
+            "packed": packed.get(source.name),
+        }
+        for source in list_named_sources(above)
+    ]
 
 
 def _list_sources(above: Mapping[str, Manifest]) -> list[Input]:

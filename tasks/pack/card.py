@@ -14,6 +14,7 @@ from tasks.pack.card_text import (
     list_limits,
     list_readers,
     list_rights,
+    list_source_rows,
     write_citation,
     write_headline,
 )
@@ -80,6 +81,7 @@ def _values(dataset: DatasetFacts) -> dict[str, Any]:
         "seed": dataset.seed,
         "digest": dataset.digest,
         "rankings": [(title, column, dataset.facts[kind]) for kind, title, column in KINDS],
+        "source_rows": list_source_rows(dataset),
         "limits": list_limits(dataset),
         "rights": list_rights(dataset),
         "readers": list_readers(dataset),

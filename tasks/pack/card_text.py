@@ -9,6 +9,7 @@ from typing import Any
 
 from dataops.formatting import format_quantity, format_share
 from dataops.snapshot import Counts, Manifest, Part, content_digest
+from dataops.trace import sources
 from tasks.engine.stage import Work
 from tasks.pack.config import PackConfig
 
@@ -69,11 +70,26 @@ def format_bytes(size: float) -> str:
 
 
 def describe_sources(dataset: DatasetFacts) -> str:
-    """Return the number and the kind of the source files, with which the funnel begins."""
-    if (extract := dataset.lineage.get("extract")) is None:
-        return "snapshots that are no longer in the store"
-    files = int(extract.facts.get("files", 0))
-    return f"{format_quantity(files, 'source file')} of kind {extract.config.get('kind', 'unknown')}"
+    """Return the number and the kind of the files of each source, with which the funnel begins."""
+    extract = dataset.lineage.get("extract")
+    return "snapshots that are no longer in the store" if extract is None else sources.describe_sources(extract)
+
+
+def list_source_rows(dataset: DatasetFacts) -> list[dict[str, Any]]:
+    """Return what the pages show of each named source, in the order in which duplicates are kept."""
+    counted = dataset.facts.get("sources", {})
+    return [
+        {
+            "name": source.name,
+            "kind": source.kind,
+            "license": source.license or "",
+            "files": source.files,
+            "extracted": source.counts.kept,
+            "pairs": counted.get(source.name, 0),
+            "share": format_share(counted.get(source.name, 0), max(dataset.samples, 1)),
+        }
+        for source in sources.list_named_sources(dataset.lineage)
+    ]
 
 
 def list_limits(dataset: DatasetFacts) -> list[str]:
@@ -109,18 +125,38 @@ def _has_setting(config: Mapping[str, Any], *words: str) -> bool:
 def list_rights(dataset: DatasetFacts) -> list[str]:
     """Return what is known of licences and of opt-outs, one or two sentences each."""
     licensed, samples = dataset.samples - dataset.facts["licenses"].get("", 0), dataset.samples
-    source = dataset.lineage["extract"].config if "extract" in dataset.lineage else {}
+    extract = dataset.lineage.get("extract")
     sentences = [
-        f"For {licensed:,} of {format_quantity(samples, 'pair')} a licence was declared beside the image or on its page "
+        f"For {licensed:,} of {format_quantity(samples, 'pair')} a licence was declared beside the image or on its page"
+        f"{_or_by_source(extract)} "
         f"({format_share(licensed, max(samples, 1))}); the column `license` has its URL. Whether the page was right "
         "has not been checked.",
         "A pair belongs to whoever made its image and its caption: `url` and `page_url` name where to ask. "
         "`pairmill takedown` removes pairs, and names the models that were trained on them.",
     ]
-    if source.get("opt_out_directives"):
-        words = ", ".join(f"`{word}`" for word in source["opt_out_directives"])
-        sentences.append(f"Pages with the directives {words} were dropped, and so were images whose server sends one.")
+    sentences += [
+        f"The config states the licence `{source.license}` for pairs{_of_source(source.name)} without a declared one."
+        for source in (sources.list_sources(extract) if extract else ())
+        if source.license
+    ]
+    for config in extract.config.get("sources", [extract.config]) if extract else ():
+        if config.get("opt_out_directives"):
+            words = ", ".join(f"`{word}`" for word in config["opt_out_directives"])
+            pages = f"Pages{_of_source(config.get('name', ''))}"
+            sentences.append(
+                f"{pages} with the directives {words} were dropped, and so were images whose server sends one."
+            )
     return sentences
+
+
+def _of_source(name: str) -> str:
+    return f" of the source `{name}`" if name else ""
+
+
+def _or_by_source(extract: Manifest | None) -> str:
+    """Return words for a licence that the config states for a source, if it states one."""
+    is_stated = extract is not None and any(source.license for source in sources.list_sources(extract))
+    return ", or by the config for its source" if is_stated else ""
 
 
 def list_readers(dataset: DatasetFacts) -> list[tuple[str, str]]:

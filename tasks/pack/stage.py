@@ -25,7 +25,7 @@ The same rows and seed give the same bytes, whatever parts the rows came in.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 from dataops.errors import ContractError
 from dataops.formatting import format_counts
 from dataops.snapshot import Counts, Draft, Manifest, Record
+from dataops.trace.sources import list_named_sources
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts, shared_workers
@@ -48,7 +49,7 @@ from tasks.pack.make_runs import CuratedParts, MergedRuns, merge_runs, run_names
 from tasks.pack.rewrite import find_earlier_version, list_shards, rewrite_shard
 from tasks.pack.sort_layout import ROW_BYTES, SortLayout, choose_layout
 from tasks.pack.sorted_runs import RunSet
-from tasks.pack.summary import merge
+from tasks.pack.summary import SOURCES, count_sources, merge
 from tasks.pack.write_shard import TrainingShards, pack_shards
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
         else:
             records = map_parts(rewrite_shard, list_shards(base, takedowns), work.draft, context)
         written, counts = merge_records(records)
-        facts = _facts(work, records, counts, base)
+        facts = _facts(work, records, counts, base) | _count_sources(records, lineage)
         dataset = DatasetFacts.collect(work, counts, facts, written, lineage)
         kept = sample_kept(work.draft, written, work.inputs["download"].config["encode_format"])
         return StageOutput(written + put_pages(work.draft, dataset, Samples(kept, dropped.result())), counts, facts)
@@ -195,6 +196,13 @@ def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, ba
     if requests := select_requests(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
     return facts
+
+
+def _count_sources(records: Sequence[Record], lineage: Mapping[str, Manifest]) -> dict[str, Any]:
+    """Return the number of pairs of each source, if the sources have names."""
+    names = [source.name for source in list_named_sources(lineage)]
+    shards = (facts for record in records for facts in record.facts["shards"])
+    return {SOURCES: count_sources(shards, names)} if names else {}
 
 
 def _format_manifest_counts(manifest: Manifest) -> str:

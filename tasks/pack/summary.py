@@ -1,6 +1,6 @@
 """Count the pairs of a dataset by language, host, licence, crawl, size, length and scores, for its manifest."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -21,6 +21,8 @@ SCORE = "_score"
 
 NAMED = ("languages", "hosts", "licenses", "crawls", "sizes", "caption_sources")
 """Kinds whose values are names."""
+SOURCES = "sources"
+"""Kind whose values are the names of the config's sources, if they have names."""
 STEPPED = ("lengths", "original_sides")
 """Kinds whose values are steps of a number, from 0."""
 
@@ -41,6 +43,7 @@ def summarise(packed: pa.Table) -> dict[str, Tally]:
         "crawls": pl.coalesce(source.str.extract(r"(CC-MAIN-\d{4}-\d{2})"), source.str.extract(r"([^/]+)/*$"), source),
         "sizes": pl.format("{}x{}", "width", "height"),
         "caption_sources": pl.col("caption_source"),
+        SOURCES: source.str.extract(r"^([^/]+)/"),
         "lengths": _steps(pl.col("caption").str.len_chars(), LENGTH_STEP, LENGTH_STEPS),
         "original_sides": _steps(pl.min_horizontal("original_width", "original_height"), SIDE_STEP, SIDE_STEPS),
     }
@@ -53,6 +56,14 @@ def summarise(packed: pa.Table) -> dict[str, Tally]:
 
 def _steps(number: pl.Expr, step: int, last: int) -> pl.Expr:
     return (number // step).clip(upper_bound=last)
+
+
+def count_sources(shards: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Tally:
+    """Return the number of pairs of each source over all shards, in the order of the names."""
+    totals = Totals([SOURCES])
+    for shard in shards:
+        totals.add(shard)
+    return {name: totals.by_name[SOURCES][name] for name in names}
 
 
 def merge(shards: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:

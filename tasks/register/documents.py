@@ -10,10 +10,13 @@ from typing import Any
 from urllib.parse import quote
 
 from dataops.snapshot import Manifest
+from dataops.trace.sources import list_named_sources
 from tasks.tracking import pages
 
 FILES = {
     "sources": "manifests/extract.json",
+    "source-2": "manifests/extract.json",
+    "source-3": "manifests/extract.json",
     "extract": "manifests/extract.json",
     "queries": "filter.html",
     "filter": "filter.html",
@@ -48,9 +51,9 @@ class Documents:
 
 def list_files(manifests: Mapping[str, Manifest]) -> dict[str, str]:
     """Return the path of the document of each box that a model with these manifests has."""
-    found = {
-        box: name for box, name in FILES.items() if box in manifests or box in ("sources", "queries", "suite", "config")
-    }
+    boxes = {"sources", "queries", "suite", "config", *manifests}
+    boxes |= {f"source-{number}" for number in range(2, len(list_named_sources(manifests)) + 1)}
+    found = {box: name for box, name in FILES.items() if box in boxes}
     if "pack" in manifests and not manifests["pack"].named(FILES["pack"]):  # made by an earlier version of pairmill
         found["pack"] = "manifests/pack.json"
     return {box: quote(name) for box, name in found.items()}

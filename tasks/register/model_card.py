@@ -14,6 +14,7 @@ from dataops.formatting import format_counts, format_interval, format_percent, f
 from dataops.funnel import funnel_stages
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
+from dataops.trace.sources import describe_sources, list_named_sources
 from tasks.register.config import describe_gate
 from tasks.register.documents import Documents
 from tasks.register.svg_lineage import draw_lineage, make_boxes
@@ -57,6 +58,7 @@ class Card:
         """Return all sections but the head."""
         return [
             _training_data(self.manifests),
+            *_sources(self.manifests),
             *_rankings(self.manifests),
             _funnel(self.manifests),
             _recipe(self.manifests),
@@ -121,12 +123,30 @@ def _training_data(manifests: Mapping[str, Manifest]) -> Section:
         f"{format_quantity(pack.counts.kept, 'pair')} in {shards}, seed {pack.seed}.",
     ]
     if "extract" in manifests:
-        count = sum(i.stage == "source" for i in manifests["extract"].inputs)
-        kind = manifests["extract"].config.get("kind", "unknown")
-        sentences.append(f"Read from {format_quantity(count, 'source file')} of kind {kind}.")
+        sentences.append(f"Read from {describe_sources(manifests['extract'])}.")
     if takedowns := [i.key for i in pack.inputs if i.stage == "takedown"]:
         sentences.append(f"Takedown requests applied: {', '.join(takedowns)}.")
     return Section("Training data", sentences)
+
+
+def _sources(manifests: Mapping[str, Manifest]) -> list[Section]:
+    """Return a table of the named sources, with the licence that the config states for each."""
+    sources, pack = list_named_sources(manifests), manifests["pack"]
+    counted, kept = pack.facts.get("sources", {}), max(pack.counts.kept, 1)
+    rows = [
+        (
+            source.name,
+            source.kind,
+            source.license or "none",
+            f"{source.files:,}",
+            f"{counted.get(source.name, 0):,}",
+            format_share(counted.get(source.name, 0), kept),
+        )
+        for source in sources
+    ]
+    columns = ("source", "kind", "licence", "files", "pairs", "share")
+    sentence = "Of duplicates, the pair of the first of their sources was kept."
+    return [Section("Sources", [sentence], columns, rows, numbers=(3, 4, 5))] if rows else []
 
 
 def _rankings(manifests: Mapping[str, Manifest]) -> list[Section]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dataops.formatting import format_quantity
 from dataops.snapshot import Input, Manifest
+from dataops.trace.sources import list_sources
 from tasks.register.documents import Documents
 from tasks.reports.svg_drawing import Drawing
 from tasks.tracking.run_metadata import model_name
@@ -14,12 +15,14 @@ WIDTH = 1212
 BOX_WIDTH, BOX_HEIGHT, GAP, ROW_HEIGHT = 168, 92, 36, 150
 """Size of a box, the gap between two columns, and the height from one row to the next."""
 _POSITIONS = {
-    "sources": (0, 0), "extract": (1, 0), "queries": (2, 1), "filter": (2, 0), "download": (3, 0), "curate": (4, 0),
+    "sources": (0, 0), "source-2": (0, 1), "source-3": (1, 1), "extract": (1, 0), "queries": (2, 1), "filter": (2, 0),
+    "download": (3, 0), "curate": (4, 0),
     "pack": (5, 0), "code": (5, 2), "train": (5, 1), "suite": (4, 2), "evaluate": (4, 1), "config": (3, 2), "model": (3, 1),
 }  # fmt: skip
 """Column and row of each box: data from left to right, then down and back to the model."""
 _ARROWS = (
-    ("sources", "extract"), ("extract", "filter"), ("filter", "download"), ("download", "curate"), ("curate", "pack"),
+    ("sources", "extract"), ("source-2", "extract"), ("source-3", "extract"), ("extract", "filter"),
+    ("filter", "download"), ("download", "curate"), ("curate", "pack"),
     ("pack", "train"), ("train", "evaluate"), ("suite", "evaluate"), ("evaluate", "model"),
     ("queries", "filter"), ("code", "train"), ("config", "model"),
 )  # fmt: skip
@@ -47,9 +50,7 @@ def make_boxes(manifests: Mapping[str, Manifest], model: str, documents: Documen
     documents = documents or Documents()
     found = {stage: _stage_box(manifest) for stage, manifest in manifests.items() if stage in _POSITIONS}
     if "extract" in manifests:
-        count = sum(i.stage == "source" for i in manifests["extract"].inputs)
-        kind = str(manifests["extract"].config.get("kind", ""))
-        found["sources"] = Box("sources", ("", format_quantity(count, "file"), kind), style="outside")
+        found |= _source_boxes(manifests)
     if queries := find_queries(manifests):
         count = manifests["filter"].facts.get("balance", {}).get("queries")
         lines = (
@@ -72,6 +73,26 @@ def make_boxes(manifests: Mapping[str, Manifest], model: str, documents: Documen
     version = f"version {documents.version}" if documents.version else ""
     found["model"] = Box("model", (version, model[:22], documents.registered), style="model")
     return {name: found[name] for name in _POSITIONS if name in found}
+
+
+def _source_boxes(manifests: Mapping[str, Manifest]) -> dict[str, Box]:
+    """Return a box for each source; of more sources than positions, the last box counts the further ones."""
+    sources, positions = list_sources(manifests["extract"]), ("sources", "source-2", "source-3")
+    pairs = manifests["pack"].facts.get("sources", {}) if "pack" in manifests else {}
+    boxes: dict[str, Box] = {}
+    for position, source in zip(positions, sources, strict=False):
+        files = f"{format_quantity(source.files, 'file')}, {source.kind}"
+        packed = f"{format_quantity(pairs[source.name], 'pair')} packed" if source.name in pairs else ""
+        lines = (
+            (source.name[:22], files, packed)
+            if source.name
+            else ("", format_quantity(source.files, "file"), source.kind)
+        )
+        boxes[position] = Box("source" if source.name else "sources", lines, style="outside")
+    if (more := len(sources) - len(positions) + 1) > 1:
+        files = format_quantity(sum(source.files for source in sources[len(positions) - 1 :]), "file")
+        boxes[positions[-1]] = Box("sources", (f"{more} more sources", files, ""), style="outside")
+    return boxes
 
 
 def find_queries(manifests: Mapping[str, Manifest]) -> Input | None:

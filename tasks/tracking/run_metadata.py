@@ -67,8 +67,17 @@ def flatten_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str
 
 def build_params(manifests: Mapping[str, Manifest], config: Mapping[str, Any], seed: int) -> dict[str, str]:
     """Return the params of a run: the seed, and each stage's config as hashed into the key of its snapshot."""
-    nested = {stage: manifest.config for stage, manifest in sorted(manifests.items())}
+    nested = {stage: _name_sources(manifest.config) for stage, manifest in sorted(manifests.items())}
     return flatten_params({**nested, "register": config, "seed": seed})
+
+
+def _name_sources(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a stage's config with the tables of several sources by name."""
+    tables = config.get("sources")
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+        return config
+    by_name = {str(table["name"]): {key: value for key, value in table.items() if key != "name"} for table in tables}
+    return {**config, "sources": by_name}
 
 
 def build_lineage_tags(
@@ -187,6 +196,8 @@ def render_description(
     """
     dataset = manifests["pack"]
     origin = f"Dataset `{dataset.key}`, digest `{dataset.content_digest[:16]}…`"
+    if counted := dataset.facts.get("sources"):
+        origin += f", of {format_counts((escape_markdown(name), count) for name, count in counted.items())}"
     linked = " · ".join(f"[{name}]({url})" for name, url in links.items())
     results = ["**Zero-shot results**", _render_results(rows[:24]), SPACE] if rows else []
     blocks = [*head, linked, *results, "**Funnel**", _render_funnel(manifests), SPACE, origin, tail]

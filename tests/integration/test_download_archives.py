@@ -78,7 +78,7 @@ def run(store: Store, paths: list[str], home: Path, pool: Executor, **settings: 
     context = Context(store, home, workers=2, pool=pool)
     pairs = make(plan(EXTRACT, source, 0, []), context)
     kept = make(plan(FILTER, FilterConfig(languages=["en"]), 0, [pairs]), context)
-    config = DownloadConfig(image_size=32, shard_size=5, **settings).with_archive(source)
+    config = DownloadConfig(image_size=32, shard_size=5, **settings).with_archives([source])
     return kept, make(plan(DOWNLOAD, config, 0, [kept], store), context)
 
 

@@ -1,4 +1,4 @@
-"""Indexes the captures of a source's archives, so that images are taken from them without a request.
+"""Indexes the captures of the sources' archives, so that images are taken from them without a request.
 
 Each archive is read once, by a task of its own. It writes the heads and decoded bodies of its captures into one object
 of the draft's scratch, and a table of where they are. The tables are merged into one SQLite file, which workers open
@@ -71,7 +71,13 @@ class ArchiveFile(Protocol):
 class ArchiveSource(Protocol):
     """A source whose archives hold images."""
 
+    name: str
+    """Name of the source; "" if it is the only one."""
     max_failed_files: int
+
+    def label(self, file: str) -> str:
+        """Return the name of a file after that of the source."""
+        ...
 
     def inputs(self) -> list[Input]:
         """Return the files as inputs, with their digests."""
@@ -83,6 +89,34 @@ class ArchiveSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Archives:
+    """The sources whose archives hold images."""
+
+    sources: tuple[ArchiveSource, ...]
+    hold_all: bool
+    """False if the images of other sources are requested from their hosts."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the sources."""
+        return tuple(source.name for source in self.sources)
+
+    def inputs(self) -> list[Input]:
+        """Return the files of all sources as inputs."""
+        return [
+            one.model_copy(update={"key": source.label(one.key)}) for source in self.sources for one in source.inputs()
+        ]
+
+    def list_tasks(self, max_bytes: int, context: Context) -> list["IndexTask"]:
+        """Return a task for each file of each source, in their order."""
+        files = [(source, file) for source in self.sources for file in source.files(context)]
+        return [
+            IndexTask(number, file, max_bytes, source.max_failed_files > 0, source.label(file.name))
+            for number, (source, file) in enumerate(files)
+        ]
+
+
+@dataclass(frozen=True)
 class IndexTask:
     """One archive to index."""
 
@@ -90,6 +124,8 @@ class IndexTask:
     file: ArchiveFile
     max_bytes: int
     may_fail: bool
+    label: str
+    """Name of the file after that of its source, for messages and evidence."""
 
     @property
     def id(self) -> str:
@@ -110,12 +146,8 @@ class Hop(NamedTuple):
     is_redirect: bool
 
 
-def index_archives(source: ArchiveSource, max_bytes: int, draft: Draft, context: Context) -> dict[str, Any]:
-    """Index all archives of a source in the draft's scratch, and return facts for the manifest."""
-    tasks = [
-        IndexTask(number, file, max_bytes, source.max_failed_files > 0)
-        for number, file in enumerate(source.files(context))
-    ]
+def index_archives(tasks: Sequence[IndexTask], draft: Draft, context: Context) -> dict[str, Any]:
+    """Index all archives in the draft's scratch, and return facts for the manifest."""
     records = map_parts(index_archive, tasks, draft, context.without_progress())
     if draft.store.size(draft.scratch(_INDEX)) is None:
         _merge_tables(draft, len(tasks))
@@ -145,8 +177,8 @@ def index_archive(draft: Draft, task: IndexTask) -> Record:
             except SourceError as error:
                 if not task.may_fail:
                     raise
-                logger.warning("download: images of %s were left out: %s", task.file.name, error)
-                facts["failed"] = task.file.name
+                logger.warning("download: images of %s were left out: %s", task.label, error)
+                facts["failed"] = task.label
         draft.check_fence()
         draft.store.put(_bodies_name(draft, task.index), bodies)
         draft.store.put(_table_name(draft, task.index), table)
@@ -239,7 +271,7 @@ def _merge_tables(draft: Draft, files: int) -> None:
 
 
 class ArchiveIndex:
-    """The captures of a source's archives, by URL.
+    """The captures of all archives, by URL.
 
     Args:
         names: names of the archives, in the order of their indices.

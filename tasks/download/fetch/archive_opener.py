@@ -1,4 +1,7 @@
-"""Answers img2dataset's requests from the archives of the source. It has no network client, so nothing is requested."""
+"""Answers img2dataset's requests from the archives of the sources.
+
+`ArchiveOpener` has no network client, so nothing is requested. `MixedOpener` requests the images of other sources.
+"""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -29,6 +32,36 @@ class ArchiveOpener(SafeOpener):
 
     def _new_fetch(self) -> Fetch:
         return _ArchivedFetch(self)
+
+
+class MixedOpener(SafeOpener):
+    """An opener for one shard that takes some images from archives, and requests the others.
+
+    Args:
+        web: an opener for the requests, whose client and rules this one uses.
+        hops: the answers of the URLs that are taken from archives (ArchiveIndex.find_hops).
+    """
+
+    def __init__(self, web: SafeOpener, index: ArchiveIndex, hops: Mapping[str, list[Hop]]):
+        super().__init__(web.limits, web.client, web.rules, web.pace, web.originals)
+        self.index, self.hops = index, hops
+
+    def _new_fetch(self) -> Fetch:
+        return _MixedFetch(self)
+
+
+class _MixedFetch(Fetch):
+    """The archived answers for one URL, or the requests for it."""
+
+    opener: MixedOpener
+
+    def run(self, url: str) -> Fetched:
+        if url not in self.opener.hops:
+            return super().run(url)
+        archives = ArchiveOpener(self.limits, self.opener.index, self.opener.hops)
+        fetch = _ArchivedFetch(archives)
+        self.evidence = fetch.evidence
+        return fetch.run(url)
 
 
 class _ArchivedFetch(Fetch):

@@ -31,7 +31,7 @@ from tasks.extract.crawl.resolver import CheckedResolver
 from tasks.extract.crawl.robots_middleware import MAX_ROBOTS_BYTES, RobotsMiddleware
 from tasks.extract.crawl.scheduler import CrawlDelayThrottle, PoliteScheduler
 from tasks.extract.crawl.spider import SiteSpider
-from tasks.extract.sources.site import INDEX_NAME, PAGES_PREFIX, ROBOTS_NAME, SUMMARY_NAME, SiteSource
+from tasks.extract.sources.site import INDEX, PAGES, ROBOTS, SUMMARY_NAME, SiteSource
 from tasks.web.response import MAX_HEADER_BYTES
 
 logger = logging.getLogger(__name__)
@@ -122,12 +122,12 @@ def write_results(frontier: Frontier, folder: Path, config: SiteSource) -> None:
     parts: dict[str, str] = {}
     number = 0
     while rows := list(islice(pages, config.pages_per_part)):
-        name = f"{PAGES_PREFIX}{number:05d}.warc.gz"
+        name = config.part_name(f"{PAGES}{number:05d}.warc.gz")
         write_sorted(archive, rows, out / name, info)
         parts |= {row["url"]: name for row in rows}
         number += 1
-    write_sorted(archive, frontier.list_robots(), out / ROBOTS_NAME, info)
-    with pq.ParquetWriter(out / INDEX_NAME, _INDEX, compression="zstd") as writer:
+    write_sorted(archive, frontier.list_robots(), out / config.part_name(ROBOTS), info)
+    with pq.ParquetWriter(out / config.part_name(INDEX), _INDEX, compression="zstd") as writer:
         index = frontier.iterate_rows()
         while rows := list(islice(index, 50_000)):
             with_parts = [{**row, "part": parts.get(row["url"])} for row in rows]

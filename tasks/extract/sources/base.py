@@ -4,6 +4,7 @@ A new kind is a subclass of `Source` and a member of the union `tasks.extract.co
 all kinds: a part for each file, retries, the index by source file, the counts of rows, damages and failed files.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +32,19 @@ class FetchedFiles:
     """Facts for the manifest."""
 
 
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
+"""Name of a source. It begins with a letter, so that no name is an index."""
+
+
 class Source(StageConfig, ABC):
     """The fields of `[source]` that all kinds share, and the methods that each kind implements."""
 
+    name: str = Field(default="", pattern=rf"^({NAME.pattern})?$")
+    """Name of the source: letters, digits, `_` and `-`, a letter first. The column `source` then begins with the name and
+    `/`. Sources of a list that have no name are named by their kind: `warc`, `warc-2`."""
+    license: str | None = Field(default=None, pattern=r"^https?://[^\s/]\S*$", max_length=2048)
+    """URL of the licence under which the source is published. The column `license` has it where neither the image nor its
+    page declares one."""
     max_caption_chars: int = Field(default=2000, ge=1, le=100_000)
     """Maximum length of a caption, in characters. Longer captions are cut at a space."""
     max_url_chars: int = Field(default=4096, ge=64, le=65_536)
@@ -42,10 +53,20 @@ class Source(StageConfig, ABC):
     """Maximum number of files that may be unreadable after retries; above it the stage fails. Unreadable files are listed
     in the manifest and in the run's summary."""
 
+    later_fields: ClassVar[frozenset[str]] = frozenset({"name", "license"})
     extracted_with: ClassVar[str]
     """Value of the column `extracted_with`: the extractor and its version."""
-    selection_fields: ClassVar[frozenset[str]] = frozenset({"max_failed_files"})
+    selection_fields: ClassVar[frozenset[str]] = frozenset({"name", "max_failed_files"})
     """Fields that select files but do not change the rows of a file, so that indexed parts stay valid."""
+
+    @property
+    def tables(self) -> tuple["Source", ...]:
+        """The sources of the config: this one."""
+        return (self,)
+
+    def label(self, file: str) -> str:
+        """Return the value of the column `source` for the rows of a file, or the key of an input of the snapshot."""
+        return f"{self.name}/{file}" if self.name else file
 
     def problems(self) -> list[str]:
         """Return what is wrong with the paths of the config, one line each, relative to `source.`; reads no file."""

@@ -55,7 +55,7 @@ class CommonCrawlSource(WatReader):
     """Seconds without progress, due to rate limits and broken connections, after which reading a file fails."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"base_url", "user_agent", "contact", "timeout", "max_wait"})
-    selection_fields: ClassVar[frozenset[str]] = frozenset({"max_failed_files", "crawl", "num_files", "sample_seed"})
+    selection_fields: ClassVar[frozenset[str]] = WatReader.selection_fields | {"crawl", "num_files", "sample_seed"}
 
     @field_validator("crawl")
     @classmethod

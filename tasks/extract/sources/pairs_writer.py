@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from dataops.schema import PAIRS, dropped_schema
@@ -29,9 +30,19 @@ class PairsWriter:
         extracted_with: value of the column `extracted_with`.
         folder: empty local folder for the unfinished parts.
         size: size of the file in bytes, for the progress; None if it is not known.
+        license_: value of the column `license` where a row has none.
     """
 
-    def __init__(self, stage: str, source: str, extracted_with: str, folder: Path, size: int | None = None):
+    def __init__(
+        self,
+        stage: str,
+        source: str,
+        extracted_with: str,
+        folder: Path,
+        size: int | None = None,
+        license_: str | None = None,
+    ):
+        self._license = license_
         self.stage, self.source, self.extracted_with, self._size = stage, source, extracted_with, size
         self.read: Counter[str] = Counter()
         """Number of items read by kind: records, pages, not_html, ..."""
@@ -146,7 +157,9 @@ class PairsWriter:
             if field.name in constant:
                 arrays.append(pa.repeat(pa.scalar(constant[field.name], field.type), n))
             else:
-                arrays.append(columns[field.name] if field.name in columns else pa.nulls(n, field.type))
+                column = columns[field.name] if field.name in columns else pa.nulls(n, field.type)
+                is_filled = field.name == "license" and self._license is not None
+                arrays.append(pc.fill_null(column, self._license) if is_filled else column)
         return pa.Table.from_arrays(arrays, schema=dropped_schema(PAIRS))
 
 

@@ -22,7 +22,7 @@ from dataops.archives.warc import Damage, read_pages
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError, UnusableSource
 from dataops.formatting import format_counts
-from dataops.snapshot import Draft, Input, Record
+from dataops.snapshot import EVIDENCE, Draft, Input, Record
 from dataops.store import open_store
 from dataops.web.urls import BadUrl, canonicalise_host, canonicalise_url
 from tasks.engine.context import Context
@@ -38,12 +38,10 @@ from tasks.web.user_agent import format_user_agent
 logger = logging.getLogger(__name__)
 
 SUMMARY_NAME = "crawl.json"
-PAGES_PREFIX = "evidence-pages-"
-ROBOTS_NAME = "evidence-robots.warc.gz"
-INDEX_NAME = "evidence-crawl.parquet"
+PAGES, ROBOTS, INDEX = "pages-", "robots.warc.gz", "crawl.parquet"
+"""What the evidence parts hold; see `SiteSource.part_name`."""
 PROGRESS = "progress: "
 """Prefix of the lines in which the crawl's process reports how far it is."""
-_TASK = "crawl"
 
 
 class SiteSource(PagesSource):
@@ -168,15 +166,24 @@ class SiteSource(PagesSource):
 
     def fetch(self, draft: Draft, context: Context) -> FetchedFiles:
         """Run or resume the crawl, and put its archive into the draft as evidence."""
-        folder = context.home / "jobs" / f"crawl-{draft.key}"
-        record = draft.done(_TASK) or draft.finish(self._crawl(draft, folder, context))
+        folder = context.home / "jobs" / f"{self._task}-{draft.key}"
+        record = draft.done(self._task) or draft.finish(self._crawl(draft, folder, context))
         shutil.rmtree(folder, ignore_errors=True)  # the draft has everything
         files = [
             ArchivedPages(part.name, draft.store.uri, draft.path(part.name), part.sha256)
             for part in record.parts
-            if part.name.startswith(PAGES_PREFIX)
+            if part.name.startswith(self.part_name(PAGES))
         ]
         return FetchedFiles(files, record.parts, record.facts)
+
+    @property
+    def _task(self) -> str:
+        """Id of the task that crawls."""
+        return f"crawl-{self.name}" if self.name else "crawl"
+
+    def part_name(self, content: str) -> str:
+        """Return the name of an evidence part; a snapshot may have the crawls of several sources."""
+        return f"{EVIDENCE}{self.name}-{content}" if self.name else f"{EVIDENCE}{content}"
 
     def _crawl(self, draft: Draft, folder: Path, context: Context) -> Record:
         def follow(line: str) -> None:
@@ -194,8 +201,9 @@ class SiteSource(PagesSource):
             outcomes = format_counts(facts["outcomes"].items())
             raise _explain_empty_crawl(f"the crawl from {', '.join(self.start)} found no page ({outcomes})", facts)
         logger.info("crawl: %s", format_counts(facts["outcomes"].items()))
-        parts = [draft.put_file(path.name, path) for path in sorted((folder / "out").glob("evidence-*"))]
-        return Record(task=_TASK, parts=parts, facts={"crawl": facts})
+        written = sorted((folder / "out").glob(f"{EVIDENCE}*"))
+        parts = [draft.put_file(path.name, path) for path in written]
+        return Record(task=self._task, parts=parts, facts={"crawl": facts})
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         """Read an archived file. `source_offset` is the number of the page: byte offsets vary with the servers' clocks."""

@@ -256,3 +256,109 @@ def test_wrong_type_of_a_key_with_two_types_is_one_problem(folder: Path, value: 
     with pytest.raises(ConfigError) as caught:
         load_config(folder / "cc.toml", [f"source.crawl={value}"], until="extract")
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == expected
+
+
+SOURCES = """name = "test"
+[[source]]
+name = "crawl"
+kind = "warc"
+paths = ["{crawl}"]
+
+[[source]]
+kind = "pairs"
+paths = ["{list}"]
+{more}
+[download]
+contact = "mailto:us@example.org"
+"""
+
+
+def load_sources(folder: Path, *settings: str, **values: str) -> RunConfig:
+    (folder / "a.warc.gz").write_bytes(b"")
+    (folder / "a.csv").write_text("url,caption\n")
+    (folder / "mine.toml").write_text(SOURCES.format(**({"crawl": "*.gz", "list": "a.csv", "more": ""} | values)))
+    return load_config(folder / "mine.toml", [f"store.uri={folder / 'store'}", *settings], until="pack")
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "problem"),
+    [
+        (
+            {"more": 'crawl = "x"'},
+            (),
+            "source.pairs.crawl: unknown key (value 'x'); only kind = \"common_crawl\" has it",
+        ),
+        (
+            {"more": "rows_per_part = 0"},
+            (),
+            "source.pairs.rows_per_part: 0: Input should be greater than or equal to 1",
+        ),
+        ({"more": 'images = "archive"'}, (), "source.pairs.images: 'archive': only archives of kind"),
+        ({"more": 'license = "CC-BY"'}, (), "source.pairs.license: 'CC-BY': String should match pattern"),
+        ({"list": "none.csv"}, (), "source.pairs.paths: 'none.csv' is not a file"),
+        ({"crawl": "none.gz", "more": "rows_per_part = 0"}, (), "source.crawl.paths: 'none.gz' is not a file"),
+        ({}, ("source.2.kind=wet",), "source.2.kind: 'wet' is not a kind of source; allowed: warc, wat"),
+        ({"more": 'name = "crawl"'}, (), "source: two sources are named 'crawl'; set another `name` in one of"),
+        ({"more": 'name = "0"'}, (), "source.pairs.name: '0': String should match pattern"),
+    ],
+)
+def test_a_problem_of_one_of_several_sources_names_it(
+    folder: Path, values: dict[str, str], settings: tuple[str, ...], problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_sources(folder, *settings, **values)
+    assert f"\n  {problem}" in str(caught.value)
+
+
+def test_the_line_of_a_problem_is_that_of_its_table(folder: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"source\.pairs\.colour: .*\(line 10\)\n.*source\.crawl\.paths: 'no.gz' .*\(line 5\)"
+    ):
+        load_sources(folder, crawl="no.gz", more="colour = 1")
+
+
+def test_set_reaches_a_source_by_its_name_or_number(folder: Path) -> None:
+    settings = ("source.crawl.max_failed_files=2", "source.1.name=licensed", "source.licensed.license=https://l.test/1")
+    sources = load_sources(folder, *settings).source.tables
+    assert [(one.name, one.max_failed_files, one.license) for one in sources] == [
+        ("crawl", 2, None), ("licensed", 0, "https://l.test/1")
+    ]  # fmt: skip
+    added = load_sources(folder, 'source.2={kind="pairs",paths=["a.csv"]}').source.tables
+    assert [one.name for one in added] == ["crawl", "pairs", "pairs-2"]
+    with pytest.raises(ConfigError, match="'paths' names none of the 2 tables; write crawl or pairs, or 0, 1"):
+        load_sources(folder, "source.paths=[]")
+
+
+def test_a_list_of_one_source_is_that_source(folder: Path) -> None:
+    text = 'name = "test"\n[[source]]\nkind = "warc"\npaths = ["*.gz"]\n[download]\ncontact = "mailto:us@example.org"\n'
+    (folder / "a.warc.gz").write_bytes(b"")
+    for number, form in enumerate((text, text.replace("[[source]]", "[source]"))):
+        (folder / f"{number}.toml").write_text(form)
+    one, other = (load_config(folder / f"{n}.toml", ["source.max_failed_files=1"], until="pack") for n in (0, 1))
+    assert one.source == other.source
+    assert one.as_dict() == other.as_dict()
+    assert one.stage_config("filter") is one.filter
+
+
+def test_several_sources_are_read_back_from_a_record(folder: Path) -> None:
+    config = load_sources(folder)
+    assert RunConfig.model_validate(config.as_dict()) == config
+    for table in ("filter", "curate"):
+        assert config.stage_config(table).key_config()["sources"] == ["crawl", "pairs"]
+
+
+def test_only_sources_without_archived_images_need_a_contact(folder: Path) -> None:
+    load_sources(
+        folder,
+        "source.crawl.images=archive",
+        "source.1.kind=warc",
+        'source.1.paths=["*.gz"]',
+        "source.1.images=archive",
+        "download={}",
+    )
+    with pytest.raises(ConfigError, match=r"download\.contact"):
+        load_sources(folder, "source.crawl.images=archive", "download={}")
+    download = load_sources(folder, "source.crawl.images=archive").stage_config("download")
+    assert download.key_config()["images"] == {"crawl": "archive"}
+    assert [one.key for one in download.inputs()] == ["crawl/a.warc.gz", "crawl/1 files"]
+    assert download.retry.rounds == 1

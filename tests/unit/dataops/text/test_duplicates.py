@@ -15,6 +15,7 @@ from dataops.text.duplicates import (
     compute_keys,
     find_duplicates,
 )
+from dataops.text.near_captions import compute_ranks
 
 NESTED = DEDUPE_STEPS[:3]
 
@@ -151,3 +152,32 @@ def test_find_duplicates_keeps_one_url_of_a_caption():
 
 def test_key_bytes_is_the_size_of_a_row():
     assert pl.DataFrame(schema=KEYS).clear(1000).estimated_size() == pytest.approx(KEY_BYTES * 1000, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (("u", "kite", "filename"), ("u", "a red kite over the hill", "alt"), "duplicate_url"),
+        (("u", "A RED KITE", "og"), ("u", "a red kite", "alt"), "duplicate_pair"),
+        (("u", "kite", "title"), ("u", "kite", "alt"), "duplicate_uid"),
+        (("v", "A KITE", "og"), ("u", "a kite", "alt"), "duplicate_caption"),
+    ],
+)
+def test_find_duplicates_keeps_the_row_of_the_first_source(
+    first: tuple[str, str, str], second: tuple[str, str, str], reason: str
+):
+    rows = pairs([(*first, "p"), (*second, "p")])
+    for names in (("zoo", "ark"), *[(*(f"s{n}" for n in range(n)), "zoo", "ark") for n in (9, 62)]):
+        for order in ([0, 1], [1, 0]):
+            sourced = rows.with_columns(source=pl.Series(["zoo/a.csv", "ark/a.csv"]))[order]
+            found = named(find_duplicates(compute_keys(sourced, sources=names), DEDUPE_STEPS))
+            assert [found[i] for i in order] == [None, reason]
+
+
+def test_ranks_of_near_captions_have_the_order_of_the_sources_first():
+    rows = pairs([("u", "kite", "filename", "p"), ("v", "a red kite over the hill", "alt", "p")] * 2)
+    rows = rows.with_columns(source=pl.Series(["b/x", "a/x", "a/x", "b/x"]))
+    ranks = compute_ranks(compute_keys(rows, sources=[*(f"s{n}" for n in range(62)), "a", "b"]), several_sources=True)
+    assert ranks.arg_sort().to_list() == [1, 2, 3, 0]
+    one = compute_keys(rows)
+    assert (compute_ranks(one) // (1 << 54)).to_list() == one["rank"].to_list(), "a single source needs no bits"

@@ -93,3 +93,13 @@ def test_what_the_schema_refuses_the_run_refuses_too(value):
         path = f"{table}." if table else ""
         refused = {line.partition(": ")[0].removeprefix(path).partition(".")[0] for line in validate_values(values)[1]}
         assert marked - refused - {"kind"} == set(), where
+
+
+def test_source_is_a_table_or_an_array_of_tables():
+    for sources, is_valid in (
+        (WARC, True),
+        ([WARC, WARC | {"name": "b"}], True),
+        ([{"kind": "wet"}], False),
+        ("a", False),
+    ):
+        assert CONFIG.is_valid({"name": "mine", "source": sources}) is is_valid

@@ -20,7 +20,13 @@ Rows = list[dict[str, Any]]
 DROPS = {"overlap": {"paths": ["sets"]}, "max_addresses": 3}
 
 
-def choose(folder: Path, shards: list[Rows], overlaps: dict[str, list[str]] | None = None, **config: Any) -> Rows:
+def choose(
+    folder: Path,
+    shards: list[Rows],
+    overlaps: dict[str, list[str]] | None = None,
+    sources: tuple[str, ...] = (),
+    **config: Any,
+) -> Rows:
     """Return the decisions on inspected rows, given by raw shard."""
     draft = Draft(FolderStore(folder), "curate", "k")
     for number, rows in enumerate(shards):
@@ -28,7 +34,7 @@ def choose(folder: Path, shards: list[Rows], overlaps: dict[str, list[str]] | No
     found = [{"uid": u, "evaluation_set": name} for u, names in (overlaps or {}).items() for name in names]
     matches = draft.path(draft.put_table("matches.parquet", pa.Table.from_pylist(found, MATCHES)).name)
     numbers = [f"{number:05d}" for number in range(len(shards))]
-    parsed = CurateConfig.model_validate(config)
+    parsed = CurateConfig.model_validate(config).with_sources(sources)
 
     def run_in_process(tasks: list[Step[Any]]) -> None:
         for task in tasks:
@@ -177,6 +183,15 @@ def test_choose_rows_keeps_the_largest_then_the_longest_caption_then_the_smalles
     assert reasons(("a", "long caption", 10), ("b", "x", 11)) == ["exact_duplicate", None]
     assert reasons(("a", "x", 10), ("b", "longer", 10)) == ["exact_duplicate", None]
     assert reasons(("b", "x", 10), ("a", "y", 10)) == ["exact_duplicate", None]
+
+
+def test_choose_rows_keeps_the_image_of_the_first_source(tmp_path: Path) -> None:
+    common = {"sha256": "aa", "url": "u", "phash": 1, "thumbnail": b"\0" * 768, "pixels": b"\0" * 16}
+    rows = [("a", "long caption", 2**40, "crawl/x"), ("b", "x", 1, "own/x"), ("c", "caption", 2**47, "list/x")]
+    table = [{"uid": u * 32, "caption": c, "original_area": a, "source": s, **common} for u, c, a, s in rows]
+    for sources, kept in ((("own", "crawl", "list"), "b"), (("crawl", "own", "list"), "a"), ((), "c")):
+        decisions = choose(tmp_path / kept, [table], sources=sources)
+        assert [row["uid"][0] for row in decisions if row["drop_reason"] is None] == [kept]
 
 
 def test_choose_rows_accepts_no_rows(tmp_path: Path) -> None:

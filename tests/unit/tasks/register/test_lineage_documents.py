@@ -17,6 +17,7 @@ from tasks.register.gate import binomial_tail
 from tasks.register.model_card import Card, describe_contamination
 from tasks.register.openlineage import build_events, render_events
 from tasks.register.svg_lineage import lineage_svg
+from tasks.tracking.run_metadata import build_params
 from tests.manifests import build_manifest
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) \x1b[31m | `"
@@ -205,3 +206,33 @@ def test_card_escapes_hostile_text_and_names_missing_checks() -> None:
 @pytest.mark.parametrize(("heads", "throws", "p"), [(0, 0, 1.0), (5, 5, 1 / 32), (3, 4, 5 / 16), (0, 9, 1.0)])
 def test_binomial_tail_gives_the_exact_probability(heads: int, throws: int, p: float) -> None:
     assert binomial_tail(heads, throws) == pytest.approx(p)
+
+
+def with_sources(number: int) -> dict[str, Manifest]:
+    theirs = manifests()
+    names = [f"source-{letter}" for letter in "abcdef"[:number]]
+    sources = [{"name": name, "kind": "pairs", "license": "https://l.test/1", "files": 2} for name in names]
+    packed = theirs["pack"].facts | {"sources": dict.fromkeys(names, 4)}
+    theirs["extract"] = theirs["extract"].model_copy(update={"facts": {"sources": sources}})
+    theirs["pack"] = theirs["pack"].model_copy(update={"facts": packed})
+    return theirs
+
+
+@pytest.mark.parametrize(("number", "drawn"), [(1, 1), (3, 3), (5, 2)])
+def test_lineage_svg_has_a_box_for_each_source_as_far_as_there_is_room(number: int, drawn: int) -> None:
+    text = lineage_svg(with_sources(number), "m")
+    assert len(set(re.findall(r"source-[a-f]", text))) == drawn
+    assert text.count("4 pairs packed") == drawn
+    assert ("3 more sources" in text) is (number == 5)
+    assert len(list_files(with_sources(number))) == len(list_files(manifests())) + min(number - 1, 2)
+
+
+def test_model_card_names_each_source_with_its_licence() -> None:
+    text = Card("m", with_sources(2), ROWS, "gate").markdown()
+    assert "2 source files of kind pairs (source-a) and 2 source files of kind pairs (source-b)" in text
+    assert text.replace("\\", "").count("https://l.test/1") == 2
+    assert text.count("4 | 50.0% |") == 2
+    params = build_params(
+        {"extract": build_manifest("extract", config={"sources": [{"name": "a", "kind": "wat"}]})}, {}, 0
+    )
+    assert params["extract.sources.a.kind"] == "wat"

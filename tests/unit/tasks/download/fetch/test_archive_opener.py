@@ -36,7 +36,7 @@ def open_archives(folder: Path, urls: list[str], **settings: object) -> tuple[Ar
     """Return an opener over the archives in `folder`, and the facts of the index."""
     more, key = {"max_failed_files": settings.pop("max_failed_files", 0)}, str(settings.pop("key", "k"))
     source = WarcSource(paths=[str(folder / "*.warc*")], images="archive", **more)
-    config = DownloadConfig.model_validate(settings).with_archive(source)
+    config = DownloadConfig.model_validate(settings).with_archives([source])
     store = FolderStore(folder / "store")
     source, config = pickle.loads(pickle.dumps((source, config)))  # as for a worker process
     context = Context(store=store, home=folder, workers=1, pool=InlineExecutor())

@@ -1,0 +1,84 @@
+"""Find the source of a pair, and read what a snapshot records of its sources.
+
+The column `source` of a pair of a named source is the name, a slash, and the file of origin.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from dataops.formatting import format_quantity
+from dataops.snapshot import Counts, Manifest
+
+DESCRIBED = 3
+"""Maximum number of sources that a sentence or a drawing describes one by one."""
+
+
+def number_sources(column: pl.Series, names: Sequence[str]) -> pl.Series:
+    """Return the index among `names` of the source of each row; their number for a row of no source."""
+    numbers = dict(zip(names, range(len(names)), strict=True))
+    found = column.str.extract(r"^([^/]+)/", 1).fill_null("")
+    return found.replace_strict(numbers, default=len(names), return_dtype=pl.UInt8)
+
+
+def find_source(value: str | None, names: Sequence[str]) -> str | None:
+    """Return the name of the source in a value of the column `source`; None if it is of none of these."""
+    name, slash, _ = (value or "").partition("/")
+    return name if slash and name in names else None
+
+
+class SourceSummary(BaseModel):
+    """What the manifest of extract records of one source."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = ""
+    """Name of the source; "" for the only one without a name."""
+    kind: str = "unknown"
+    license: str | None = None
+    """URL of the licence that the source states for its pairs."""
+    files: int = 0
+    failed_files: list[list[str]] = []
+    """Files that could not be read, each with the error."""
+    counts: Counts = Counts()
+
+    def describe(self) -> str:
+        """Return the number of its files and its kind, with its name if it has one."""
+        files = f"{format_quantity(self.files, 'source file')} of kind {self.kind}"
+        return f"{files} ({self.name})" if self.name else files
+
+
+def list_sources(extract: Manifest) -> list[SourceSummary]:
+    """Return the sources of a snapshot of extract, in the order in which their duplicates are kept."""
+    if found := extract.facts.get("sources"):
+        return [SourceSummary.model_validate(source) for source in found]
+    config, inputs = extract.config, sum(one.stage == "source" for one in extract.inputs)
+    return [
+        SourceSummary(
+            kind=str(config.get("kind", "unknown")),
+            license=config.get("license"),
+            files=int(extract.facts.get("files", inputs)),
+            failed_files=extract.facts.get("failed_files", []),
+            counts=extract.counts,
+        )
+    ]
+
+
+def list_named_sources(manifests: Mapping[str, Manifest]) -> list[SourceSummary]:
+    """Return the named sources of a snapshot by its ancestors' manifests; where extract's is gone, their names only."""
+    if "extract" in manifests:
+        return [source for source in list_sources(manifests["extract"]) if source.name]
+    counted = manifests["pack"].facts.get("sources", {}) if "pack" in manifests else {}
+    return [SourceSummary(name=name) for name in counted]
+
+
+def describe_sources(extract: Manifest) -> str:
+    """Return the number of files and the kind of each source, of many sources the names of the first ones."""
+    found = list_sources(extract)
+    if len(found) > DESCRIBED:
+        names = ", ".join(source.name for source in found[:DESCRIBED])
+        files = format_quantity(sum(source.files for source in found), "source file")
+        return f"{files} of {len(found)} sources: {names} and {len(found) - DESCRIBED} more"
+    described = [source.describe() for source in found]
+    return " and ".join([*([", ".join(described[:-1])] if described[1:] else []), described[-1]])

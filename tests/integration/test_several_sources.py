@@ -1,0 +1,159 @@
+"""From two sources to one dataset: an archive that holds its images, and a licensed list whose images a host serves."""
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import FolderStore
+from dataops.trace.targets import Target
+from flows.config import RunConfig
+from flows.pipeline import PIPELINE
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.engine.takedown_requests import make_request, record_request
+from tasks.lineage.graph import Lineage
+from tasks.lineage.search import Search
+from tasks.lineage.takedown import find_affected, replace_affected
+from tasks.lineage.trace import Trace
+from tasks.tracking.registry import Registry
+from tests.archived_images import http, record, write_archive
+
+pytestmark = pytest.mark.timeout(120)
+LICENCE = "https://creativecommons.org/licenses/by/4.0/"
+
+
+def photo(number: int) -> bytes:
+    colours = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(colours).resize((96, 96), Image.Resampling.BICUBIC).save(out, "PNG")
+    return out.getvalue()
+
+
+@contextmanager
+def image_host(requested: Counter[str]) -> Iterator[str]:
+    """Serve `/N.png` on loopback, and count the requests; yield its IP address and port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requested[self.path] += 1
+            is_image = self.path.endswith(".png")
+            body = photo(int(self.path[1:-4])) if is_image else b""
+            self.send_response(200 if is_image else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def write_sources(folder: Path) -> None:
+    """Write an archive with the images 0 to 5 of a.test, and a list of 4 to 9: two of a.test, four of b.test."""
+    captions = "".join(f'<img src="/{n}.png" alt="Archived view number {n} of the old harbour town">' for n in range(6))
+    page = http(f"<html lang=en><body>{captions}".encode(), Content_Type="text/html")
+    images = [record(f"http://a.test/{n}.png", http(photo(n))) for n in range(6)]
+    write_archive(folder / "pages.warc.gz", [record("http://a.test/", page), *images])
+    hosts = {n: "a.test" if n < 6 else "b.test" for n in range(4, 10)}
+    lines = [
+        f"http://{host}/{n}.png,A much longer licensed caption number {n} of a harbour" for n, host in hosts.items()
+    ]
+    (folder / "list.csv").write_text("\n".join(["url,caption", *lines]))
+
+
+def run(folder: Path, sources: list[dict[str, Any]], connect_to: dict[str, str], pool: Executor) -> dict[str, Manifest]:
+    """Make the snapshots from extract to pack."""
+    values = {
+        "name": "several",
+        "source": sources,
+        "filter": {"languages": ["en"]},
+        "download": {"connect_to": connect_to, "contact": "mailto:a@b.test", "image_size": 32, "min_success": 0.5},
+    }
+    config = RunConfig.model_validate(values)
+    context = Context(FolderStore(folder / "store"), folder / "home", workers=1, pool=pool)
+    made: dict[str, Manifest] = {}
+    for step in PIPELINE[:5]:
+        inputs = [made[name] for name in step.reads]
+        planned = plan(step.stage, config.stage_config(step.table), 0, inputs, context.store)
+        made[step.stage.name] = make(planned, context)
+    return made
+
+
+def test_a_dataset_of_two_sources_names_the_source_of_each_pair(tmp_path: Path, one_thread: Executor) -> None:
+    write_sources(tmp_path)
+    archive = {"kind": "warc", "paths": [str(tmp_path / "*.warc.gz")], "images": "archive"}
+    licensed = {"name": "licensed", "kind": "pairs", "paths": [str(tmp_path / "*.csv")], "license": LICENCE}
+    requested = Counter[str]()
+    with image_host(requested) as host:
+        connect_to = {"a.test": host, "b.test": host}
+        one = run(tmp_path, [archive, licensed], connect_to, one_thread)
+        assert {path for path in requested if path.endswith(".png")} == {f"/{n}.png" for n in range(6, 10)}
+        other = run(tmp_path, [licensed, archive], connect_to, one_thread)
+    store = FolderStore(tmp_path / "store")
+
+    rows = {row["url"]: row for row in read_parts(store, one["pack"]).to_pylist()}
+    assert Counter(row["source"] for row in rows.values()) == {"warc/pages.warc.gz": 6, "licensed/list.csv": 4}
+    assert {row["license"] for row in rows.values() if row["source"].startswith("licensed/")} == {LICENCE}
+    dropped = read_parts(store, one["filter"], "dropped-").to_pylist()
+    assert [(row["source"], row["drop_reason"]) for row in dropped] == [("licensed/list.csv", "duplicate_url")] * 2
+    evidence = {row["url"]: row["archive"] for row in read_parts(store, one["download"], "evidence-").to_pylist()}
+    assert (evidence["http://a.test/4.png"], evidence["http://b.test/7.png"]) == ("warc/pages.warc.gz", None)
+
+    sources = Counter(row["source"] for row in read_parts(store, other["pack"]).to_pylist())
+    assert sources == {"warc/pages.warc.gz": 4, "licensed/list.csv": 6}, "of duplicates, the first source's is kept"
+    assert other["extract"].content_digest == one["extract"].content_digest, "the parts are those of the files"
+
+    check_reports(store, one)
+    check_trace_and_takedown(store, one, tmp_path, one_thread)
+
+
+def check_reports(store: FolderStore, made: dict[str, Manifest]) -> None:
+    facts = {source["name"]: source for source in made["extract"].facts["sources"]}
+    assert {name: (one["kind"], one["files"], one["counts"]["kept"]) for name, one in facts.items()} == {
+        "warc": ("warc", 1, 6), "licensed": ("pairs", 1, 6)
+    }  # fmt: skip
+    assert made["pack"].facts["sources"] == {"warc": 6, "licensed": 4}
+    assert [i.key for i in made["extract"].inputs if i.stage == "source"] == ["warc/pages.warc.gz", "licensed/list.csv"]
+    text = store.read(made["pack"].path("DATASET.md")).decode()
+    assert "| warc | warc | none | 1 | 6 | 6 | 60.0% |" in text
+    assert f"The config states the licence `{LICENCE}` for pairs of the source `licensed` without" in text
+
+
+def check_trace_and_takedown(store: FolderStore, made: dict[str, Manifest], folder: Path, pool: Executor) -> None:
+    tracer = Trace(Lineage(store), Search(store, make=True), Registry())
+    (pair,) = tracer.pairs([Target("url", "http://b.test/7.png")])["pairs"]
+    assert (pair["source_name"], pair["source"], pair["license"]) == ("licensed", "licensed/list.csv", LICENCE)
+    (one, *_) = tracer.pairs([Target("url", "http://a.test/1.png")])["pairs"]
+    assert one["source_name"] == "warc"
+    named = {source["name"]: source for source in tracer.snapshot(made["pack"])["named_sources"]}
+    assert {name: (source["extracted"], source["packed"]) for name, source in named.items()} == {
+        "warc": (6, 6), "licensed": (6, 4)
+    }  # fmt: skip
+
+    request = make_request([Target("url", f"http://{host}.test/{n}.png") for host, n in (("a", 1), ("b", 7))], "")
+    record_request(store, request)
+    found = find_affected(Lineage(store), Search(store), request.parsed(), Registry())
+    mine = [one for one in found if one.dataset.key == made["pack"].key]
+    assert [one.sources for one in mine] == [{"warc": 1, "licensed": 1}]
+    (result,) = replace_affected(Lineage(store), Context(store, folder, workers=1, pool=pool), request, mine)
+    assert result.successor is not None
+    assert result.successor.facts["sources"] == {"warc": 5, "licensed": 3}
