@@ -13,7 +13,7 @@ from dataops.errors import SourceError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
-from tasks.download.fetch.archive_index import ArchiveIndex, index_archives
+from tasks.download.fetch.archive_index import ArchiveIndex, Archives, index_archives
 from tasks.download.fetch.archive_opener import ArchiveOpener
 from tasks.download.make_opener import make_limits
 from tasks.engine.context import Context
@@ -41,8 +41,9 @@ def open_archives(folder: Path, urls: list[str], **settings: object) -> tuple[Ar
     source, config = pickle.loads(pickle.dumps((source, config)))  # as for a worker process
     context = Context(store=store, home=folder, workers=1, pool=InlineExecutor())
     draft = Draft(store, "download", key)
-    facts = index_archives(source, config.max_bytes, draft, context)
-    index = ArchiveIndex(draft, [file.name for file in source.files(context)])
+    tasks = Archives((source,), hold_all=True).list_tasks(config.max_bytes, context)
+    facts = index_archives(tasks, draft, context)
+    index = ArchiveIndex(draft, [task.label for task in tasks])
     return ArchiveOpener(make_limits(config), index, index.find_hops(urls)), facts
 
 
