@@ -10,6 +10,8 @@ from training.model_config import MIN_VOCAB_SIZE, FrozenModel, ModelConfig, load
 from training.process import count_cores
 from training.rendezvous import explain_refusal, is_loopback
 
+TRACE = "evidence-profile.json.gz"
+"""Name of the file that `profile` writes."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["auto", "fp32", "bf16"]
 Positive = Annotated[float, Field(gt=0)]
@@ -93,6 +95,7 @@ class TrainConfig(StageConfig):
             "checkpoint_every",
             "keep_checkpoints",
             "log_every",
+            "profile",
             "max_spike",
             "launch",
             "evaluate_every",
@@ -218,6 +221,8 @@ class TrainConfig(StageConfig):
     """Steps between evaluations on the suite of `[evaluate]`, into evidence-suite.jsonl; 0: only after training."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between log lines and rows of evidence-throughput.jsonl; metrics.jsonl has every step."""
+    profile: Annotated[int, Field(ge=0, le=50)] = 0
+    """Steps that torch's profiler traces into evidence-profile.json.gz, once a training, after its first ten; 0: none."""
 
     @property
     def loader_threads(self) -> int:

@@ -1,8 +1,10 @@
-"""Processes: a fingerprint that survives the reuse of a pid, a job that ends with its parent, and its cores. No torch."""
+"""Processes: a fingerprint that survives the reuse of a pid, the end of a parent, cores and memory. Imports no torch."""
 
 import os
+import resource
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -74,6 +76,18 @@ def count_cores() -> int:
     """Return the number of cores that this process may use: its share of them if it has ranks beside it."""
     cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min([cores, *_read_quotas()]) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in RAM, in bytes; without /proc, the most that it was.
+
+    Source: proc_pid_statm(5), getrusage(2), whose unit is a byte on macOS.
+    """
+    try:
+        pages = int((_PROC / "self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _read_quotas() -> list[float]:

@@ -3,7 +3,7 @@
 Several ranks: `python -m training.launch N -m training.train JOB.json`.
 
 JOB.json is a `Job`. The job writes into its output: model.safetensors, model.json, tokenizer.json, metrics.jsonl (one row
-per step, no clocks), skipped.json, evidence-throughput.jsonl (clocks), checkpoints/ and, last, done.json. Until then,
+per step, no clocks), skipped.json, evidence-* (clocks), checkpoints/ and, last, done.json. Until then,
 prepared/ holds what the next start reads instead of computing it. Started again, the job resumes from its newest valid
 checkpoint and ends in the same bits. A finished job returns at once.
 
@@ -33,7 +33,7 @@ from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
 from training.loop.agreement import Agreement, agree
 from training.loop.checkpointing import resume, write_checkpoint
-from training.loop.flops import count_step_flops, find_peak
+from training.loop.flops import count_step_flops
 from training.loop.health import HealthMonitor
 from training.loop.initial_model import build_initial_model, count_kept_patches
 from training.loop.inputs import InputMaker, StepInputs, upload_batches
@@ -41,6 +41,7 @@ from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_
 from training.loop.metrics_log import MetricsLog
 from training.loop.optim import build_optimizer, learning_rate
 from training.loop.out_of_memory import describe_out_of_memory, is_out_of_memory
+from training.loop.profiling import StepProfiler
 from training.loop.skipped_samples import SkippedSamples
 from training.loop.step import take_step
 from training.loop.step_recorder import DelayedValues, StepRecorder, TakenStep
@@ -197,13 +198,15 @@ def run_steps(run: TrainingRun) -> None:
     run.model.train()
     with (
         CheckpointWriter(run.checkpoints, config.keep_checkpoints) as writer,
-        MetricsLog(run.job.output, plan, config.log_every, find_peak(run.device, config.precision)) as log,
+        MetricsLog(run.job.output, plan, config.log_every, run.device, config.precision) as log,
+        StepProfiler(run.job.output, config.profile, plan.total_steps - run.step, run.device) as profiler,
     ):
         recorder = StepRecorder(run, log, writer)
         run.skipped.check()
         _request_shards(run)
         if is_evaluation_due(run) and not is_evaluated(run):  # it was stopped in the evaluation
-            evaluate_interim(run)
+            with log.paused():
+                evaluate_interim(run)
         for batch in log.timed(upload_batches(_load(run), run.device)):
             agreed = agree(run, batch)
             if agreed.stop:
@@ -211,6 +214,7 @@ def run_steps(run: TrainingRun) -> None:
                 _stop(run, writer, log)
             run.step += 1
             recorder.add(launch_step(run, batch.inputs, agreed))
+            profiler.step()
             writer.check()
             _request_shards(run)
             is_last, is_due = run.step == plan.total_steps, is_evaluation_due(run)
@@ -220,7 +224,8 @@ def run_steps(run: TrainingRun) -> None:
             if is_saved:
                 write_checkpoint(run, writer, log)
             if is_due:
-                evaluate_interim(run)
+                with log.paused():
+                    evaluate_interim(run)
 
 
 def _load(run: TrainingRun) -> Iterator[Batch]:

@@ -89,8 +89,8 @@ def _signal_after(step: int, signum: int, note: Path) -> None:
     """Send this process a signal after the row of a step, and write the time into a file."""
     write = MetricsLog.write
 
-    def write_and_signal(log: MetricsLog, row: dict[str, Any], flops: float) -> None:
-        write(log, row, flops)
+    def write_and_signal(log: MetricsLog, row: dict[str, Any], *measured: float) -> None:
+        write(log, row, *measured)
         if row["step"] == step:
             note.write_text(str(time.monotonic()))
             os.kill(os.getpid(), signum)

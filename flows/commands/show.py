@@ -1,14 +1,16 @@
 """`pairmill runs` and `pairmill show`: print all runs, one run, or one snapshot."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.text import Text
 
 from dataops.errors import ConfigError
-from dataops.formatting import format_counts, format_quantity
+from dataops.formatting import format_counts, format_quantity, format_share
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES, RunState
@@ -20,6 +22,7 @@ from tasks.register.config import NO_GATE
 from training.evaluation.contamination import format_overlap
 from training.evaluation.intervals import flatten_metrics
 
+THROUGHPUT = "evidence-throughput.jsonl"
 CONTENTS = 5
 """Maximum number of languages, hosts etc. that `show` prints for a dataset."""
 LISTED = 20
@@ -115,6 +118,7 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
     _show_funnel(manifests, out)
     _show_sources(manifests, out)
     _show_unreadable_sources(manifests, out)
+    _show_training(manifests, store, out)
     _show_scores(manifests, out)
     if with_error and record.attempts and record.attempts[-1].error:
         out.print(Text("\n") + message(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
@@ -207,6 +211,25 @@ def _show_scores(manifests: Sequence[Manifest], out: Console) -> None:
             out.print(text(f"{task}: {format_overlap(row)}"))
 
 
+def _show_training(manifests: Sequence[Manifest], store: Store, out: Console) -> None:
+    """Print the speed and the memory of the training: medians over its log intervals, and the last memory."""
+    manifest = next((m for m in manifests if m.stage == "train" and m.named(THROUGHPUT)), None)
+    if manifest is None:
+        return
+    rows = [json.loads(line) for line in store.read(manifest.path(THROUGHPUT)).splitlines()]
+    if not rows:
+        return
+    figures = [f"{median(row['samples_per_second'] for row in rows):,.0f} samples/s"]
+    figures.append(f"{format_share(median(row['data_wait_fraction'] for row in rows), 1)} of the time waiting for data")
+    if mfu := [row["mfu"] for row in rows if "mfu" in row]:
+        figures.append(f"MFU {format_share(median(mfu), 1)}")
+    for name, what in (("gpu_peak_memory_gb", "of GPU memory at most"), ("process_memory_gb", "of process memory")):
+        if name in rows[-1]:
+            figures.append(f"{rows[-1][name]:.1f} GB {what}")
+    out.print()
+    out.print(text(f"training: {', '.join(figures)}"), soft_wrap=True)
+
+
 def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
     """Print one snapshot: its inputs, its parts and what it holds."""
     if as_json:
@@ -226,6 +249,7 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
     _show_funnel([manifest], out)
     _show_sources([manifest], out)
     _show_contents(manifest, out)
+    _show_training([manifest], store, out)
 
 
 def _print_rest(number: int, kind: str, manifest: Manifest, out: Console) -> None:

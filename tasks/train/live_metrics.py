@@ -13,11 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataops.errors import PairmillError
 from tasks.engine.stage import Work
 from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata
 from tasks.tracking.child_runs import find_parent_tag
-from training.config import TrainConfig
+from training.config import TRACE, TrainConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,6 +51,7 @@ class LiveRun:
         self._status = "FAILED"
         self._offsets: dict[str, int] = dict.fromkeys(FILES, 0)
         self._last_steps: dict[str, int] = dict.fromkeys(FILES, 0)
+        self._is_trace_logged = False
 
     def __enter__(self) -> "LiveRun":
         if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
@@ -71,8 +73,8 @@ class LiveRun:
                 monitor = _start_system_metrics(run)
                 try:
                     while not self._ended.wait(POLL_SECONDS):
-                        self._log_new_rows(client, run)
-                    self._log_new_rows(client, run)
+                        self._log_new(client, run)
+                    self._log_new(client, run)
                 finally:
                     monitor.finish()
                 tracking.finish(client, run, self._status)
@@ -92,6 +94,21 @@ class LiveRun:
             logged = client.get_metric_history(run.info.run_id, metric)
             self._last_steps[file] = max((point.step for point in logged), default=0)
         return run
+
+    def _log_new(self, client: "MlflowClient", run: "Run") -> None:
+        self._log_new_rows(client, run)
+        if not self._is_trace_logged and (self._folder / TRACE).exists():
+            self._is_trace_logged = True
+            self._log_trace(client, run)
+
+    def _log_trace(self, client: "MlflowClient", run: "Run") -> None:
+        """Log the trace of the profiler as an artefact, unless an earlier attempt did; without it the curves continue."""
+        try:
+            with tracking.mlflow_errors():
+                if TRACE not in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}:
+                    client.log_artifact(run.info.run_id, str(self._folder / TRACE))
+        except PairmillError as error:
+            logger.warning("MLflow has no trace of this training: %s", error)
 
     def _log_new_rows(self, client: "MlflowClient", run: "Run") -> None:
         """Log the rows written since the last poll, but for those that an earlier attempt logged."""

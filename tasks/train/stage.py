@@ -24,7 +24,7 @@ from tasks.train.checkpoint_mirror import CheckpointMirror
 from tasks.train.datasets import download_datasets, download_indexes, find_datasets, local_name, named_inputs
 from tasks.train.live_metrics import LiveRun
 from tasks.train.shard_supply import ShardSupply
-from training.config import TrainConfig
+from training.config import TRACE, TrainConfig
 from training.process import ELSEWHERE
 
 logger = logging.getLogger(__name__)
@@ -109,8 +109,8 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
 
 def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     parts = [work.draft.put_file(name, folder / name) for name in OUTPUT]
-    if (interim := folder / "evidence-suite.jsonl").exists():
-        parts.append(work.draft.put_file(interim.name, interim))
+    optional = (folder / name for name in ("evidence-suite.jsonl", TRACE))
+    parts += [work.draft.put_file(path.name, path) for path in optional if path.exists()]
     last_row = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
     done = json.loads((folder / "done.json").read_text("utf-8"))
     facts = {"final": last_row, "model": work.config.model, "precision": done["precision"]}

@@ -8,13 +8,18 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dataops.digest import canonical_json
 from training import distributed
 from training.data.loader import Batch
 from training.data.sampling_plan import Plan
+from training.loop.flops import find_peak
+from training.process import resident_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +31,20 @@ SHOW_SECONDS = 5.0
 class MetricsLog:
     """metrics.jsonl, evidence-throughput.jsonl and the log lines, on rank 0.
 
+    `waited` is the time that the loop has waited for batches, in seconds.
+
     Args:
-        peak: FLOP/s of one rank's device; None if it is not known, as for CPUs.
+        device, precision: those of this rank's towers; they decide the peak that `mfu` refers to.
     """
 
-    def __init__(self, output: Path, plan: Plan, log_every: int, peak: float | None):
-        self.plan, self.log_every, self.peak = plan, log_every, peak
+    def __init__(self, output: Path, plan: Plan, log_every: int, device: torch.device, precision: str):
+        self.plan, self.log_every = plan, log_every
+        self.device, self.peak = device, find_peak(device, precision)
         self.writes = distributed.rank() == 0
         self.metrics = (output / "metrics.jsonl").open("a", encoding="utf-8") if self.writes else None
         self.evidence = (output / "evidence-throughput.jsonl").open("a", encoding="utf-8") if self.writes else None
         self.since, self.seen, self.waited, self.done = time.perf_counter(), 0, 0.0, 0.0
+        self.waited_before = 0.0
         self.shown = self.since
 
     def __enter__(self) -> "MetricsLog":
@@ -56,11 +65,13 @@ class MetricsLog:
                 return
             yield batch
 
-    def write(self, row: dict[str, Any], flops: float) -> None:
+    def write(self, row: dict[str, Any], flops: float, ended: float, waited: float) -> None:
         """Write a step's metrics and, at each interval, its throughput and a log line.
 
         Args:
             flops: operations of the step on all ranks.
+            ended: time at which the step had ended, by time.perf_counter.
+            waited: `self.waited` before the batch of the next step.
         """
         if self.metrics is None or self.evidence is None:
             return
@@ -72,10 +83,10 @@ class MetricsLog:
         if step % self.log_every and step != self.plan.total_steps:
             self._show_step(row)
             return
-        seconds = time.perf_counter() - self.since
-        rate, waiting = self.seen / seconds, self.waited / seconds
-        evidence = {"step": step, "samples_per_second": rate, "data_wait_fraction": waiting, "seconds": seconds}
-        evidence["flops_per_second"] = self.done / seconds
+        seconds = ended - self.since
+        rate, waiting = self.seen / seconds, (waited - self.waited_before) / seconds
+        evidence = {"step": step, "samples_per_second": rate, "data_wait_fraction": waiting}
+        evidence |= {"interval_seconds": seconds, "flops_per_second": self.done / seconds, **self._measure_memory()}
         if self.peak is not None:
             evidence["mfu"] = self.done / seconds / (self.peak * distributed.world_size())
         self.evidence.write(canonical_json(evidence) + "\n")
@@ -96,7 +107,21 @@ class MetricsLog:
             100 * waiting,
         )
         self.shown = time.perf_counter()
-        self.since, self.seen, self.waited, self.done = time.perf_counter(), 0, 0.0, 0.0
+        self.since, self.seen, self.waited_before, self.done = ended, 0, waited, 0.0
+
+    def _measure_memory(self) -> dict[str, float]:
+        """Return the memory of this rank in GB, from counters of the host: the device is not asked."""
+        memory = {"process_memory_gb": resident_bytes() / 1e9}
+        if self.device.type == "cuda":
+            memory["gpu_peak_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+        return memory
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside the `with` out of the throughput, as that of an evaluation."""
+        began = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - began
 
     def _show_step(self, row: dict[str, Any]) -> None:
         """Log a short line about a slow step between two intervals, from which the pipeline reads how far it is."""

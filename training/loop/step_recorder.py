@@ -1,6 +1,7 @@
 """The values of each step, read one step late, so that the host never waits for a step that the GPU has just begun."""
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,14 @@ from training.model.checkpoint import CheckpointWriter
 class DelayedValues:
     """The values of a step on their way to the host.
 
+    `ended` is the time at which the step had ended, by time.perf_counter; on a GPU it is that of the read.
+
     Args:
         values_V: those of StepValues, on the device.
     """
 
     def __init__(self, values_V: Tensor):
-        self._values_V, self._arrived = values_V, None
+        self._values_V, self._arrived, self.ended = values_V, None, time.perf_counter()
         if values_V.device.type == "cuda":
             self._values_V = torch.empty(values_V.shape, dtype=values_V.dtype, pin_memory=True)
             self._values_V.copy_(values_V, non_blocking=True)
@@ -35,6 +38,7 @@ class DelayedValues:
         """Wait until the step has ended, and return its values: the only wait of the host for the device in a step."""
         if self._arrived is not None:
             self._arrived.synchronize()
+            self.ended = time.perf_counter()
         return StepValues(*self._values_V.tolist())
 
 
@@ -56,6 +60,7 @@ class StepRecorder:
     def __init__(self, run: TrainingRun, log: MetricsLog, writer: CheckpointWriter):
         self._run, self._log, self._writer = run, log, writer
         self._pending: TakenStep | None = None
+        self._waited = 0.0
 
     def add(self, taken: TakenStep) -> None:
         """Record the step before this one.
@@ -63,7 +68,7 @@ class StepRecorder:
         Raises: TrainingDiverged if the model no longer learns.
         """
         self.flush()
-        self._pending = taken
+        self._pending, self._waited = taken, self._log.waited
 
     def flush(self) -> None:
         """Record the last step now: a checkpoint must hold no weights of a bad step.
@@ -80,7 +85,7 @@ class StepRecorder:
         row = self._row(taken, values, pairs)
         if problem := self._run.health.find_problem(row, pairs):
             raise self._diverged(taken.step, problem)
-        self._log.write(row, taken.flops)
+        self._log.write(row, taken.flops, taken.values.ended, self._waited)
 
     def _row(self, taken: TakenStep, values: StepValues, pairs: int) -> dict[str, Any]:
         return {

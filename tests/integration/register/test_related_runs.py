@@ -114,7 +114,7 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
 
 def test_live_run_logs_curves_during_the_training(environment: str, tmp_path: Path, monkeypatch) -> None:
     from tasks.train import live_metrics as train_live
-    from training.config import TrainConfig
+    from training.config import TRACE, TrainConfig
 
     monkeypatch.setattr(train_live, "POLL_SECONDS", 0.2)
     monkeypatch.setattr(train_live, "SYSTEM_SECONDS", 1)
@@ -125,7 +125,7 @@ def test_live_run_logs_curves_during_the_training(environment: str, tmp_path: Pa
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.writelines(f'{{"step":{step},"loss":{1 / step},"lr":0.1}}\n' for step in range(first, last + 1))
         with (tmp_path / "evidence-throughput.jsonl").open("a") as file:
-            file.write(f'{{"step":{last},"samples_per_second":10.0}}\n')
+            file.write(f'{{"step":{last},"samples_per_second":10.0,"mfu":0.4,"gpu_peak_memory_gb":61.5}}\n')
 
     def history(metric: str) -> list[int]:
         runs = client.search_runs([client.get_experiment_by_name("live").experiment_id])  # pyright: ignore
@@ -145,12 +145,18 @@ def test_live_run_logs_curves_during_the_training(environment: str, tmp_path: Pa
         time.sleep(3)  # several looks at the machine's load
         write(6, 8)
     assert history("train/loss") == list(range(1, 9))
-    assert history("train/samples_per_second") == [5, 8]
+    for name in ("samples_per_second", "mfu", "gpu_peak_memory_gb"):
+        assert history(f"train/{name}") == [5, 8]
     write(9, 9)
+    (tmp_path / TRACE).write_bytes(b"a trace")
     with pytest.raises(ValueError, match="spike"), train_live.LiveRun(work, tmp_path):  # another try goes on in it
         raise ValueError("spike")
     assert history("train/loss") == list(range(1, 10))
+    (tmp_path / TRACE).write_bytes(b"another one, which the first attempt did not log")
+    with train_live.LiveRun(work, tmp_path):
+        pass
     run = client.search_runs([client.get_experiment_by_name("live").experiment_id])[0]  # pyright: ignore
-    assert run.info.status == "FAILED"
+    assert Path(client.download_artifacts(run.info.run_id, TRACE, str(tmp_path))).read_bytes() == b"a trace"
+    assert run.info.status == "FINISHED"
     assert run.data.params["train.model"] == "ViT-B-32"
     assert any(name.startswith("system/") for name in run.data.metrics), run.data.metrics

@@ -1,12 +1,13 @@
 """`pairmill runs` and `pairmill show`: which runs are listed, and how much of a large snapshot is printed."""
 
+import json
 import webbrowser
 from pathlib import Path
 
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Input, Part
+from dataops.snapshot import Draft, Input, Part
 from dataops.stages import STAGES
 from dataops.store import FolderStore
 from flows.app import run_command
@@ -120,6 +121,22 @@ def test_scores_name_the_test_images_that_are_in_the_training_data(tmp_path, mon
     out = capsys.readouterr().out
     assert "mine: 7 of 24 images are in training; top1 50.00%, 25.00% on clean images" in " ".join(out.split())
     assert "clean: " not in out
+
+
+def test_run_and_snapshot_have_the_speed_and_the_memory_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    rows = [(900, 0.5, 0.3, 60.0), (3210.4, 0.01, 0.412, 61.0), (3300, 0.0, 0.42, 61.5)]
+    names = ("samples_per_second", "data_wait_fraction", "mfu", "gpu_peak_memory_gb")
+    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+    draft = Draft(FolderStore(tmp_path), "train", "0" * 16)
+    part = draft.put_bytes("evidence-throughput.jsonl", "\n".join(lines).encode())
+    manifest = build_manifest("train", [part])
+    monkeypatch.setattr(show, "load_manifests", lambda *_: [manifest])
+    show.show_run(record("1", "completed"), draft.store)
+    show_snapshot(manifest, draft.store, as_json=False)
+    expected = "training: 3,210 samples/s, 1.0% of the time waiting for data, MFU 41.2%, 61.5 GB of GPU memory at most"
+    assert capsys.readouterr().out.splitlines().count(expected) == 2
 
 
 def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,74 @@
+"""The trace of some steps: it changes no bit, is written once, and has a maximum size."""
+
+import gzip
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import training.loop.profiling as profiling
+from tests.unit.training.conftest import output_of
+from training.config import TRACE
+from training.loop.profiling import StepProfiler
+from training.train import OUTPUTS, main
+
+CPU = torch.device("cpu")
+
+
+def traced_steps(path: Path) -> list[str]:
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    return sorted({event["name"] for event in events if event["name"].startswith("ProfilerStep#")})
+
+
+def take_steps(output: Path, number: int, left: int, *, steps: int = 3, stop: Exception | None = None) -> None:
+    with StepProfiler(output, steps, left, CPU) as profiler:
+        for _ in range(number):
+            torch.ones(2).sum()
+            profiler.step()
+        if stop is not None:
+            raise stop
+
+
+@pytest.mark.usefixtures("process_state")
+def test_a_job_s_trace_has_its_steps_and_changes_no_bit(make_job: Callable[..., Path]) -> None:
+    plain, profiled = make_job("plain", "vit"), make_job("profiled", "vit", profile=2)
+    assert main([str(plain)]) == main([str(profiled)]) == 0
+    for name in OUTPUTS:
+        assert (output_of(plain) / name).read_bytes() == (output_of(profiled) / name).read_bytes()
+    assert len(traced_steps(output_of(profiled) / TRACE)) == 2
+    assert not (output_of(plain) / TRACE).exists()
+
+
+@pytest.mark.parametrize(("left", "first"), [(100, 10), (13, 10), (6, 3), (4, 2), (3, 2)])
+def test_it_begins_after_the_first_ten_steps_or_as_early_as_the_job_needs(
+    tmp_path: Path, left: int, first: int
+) -> None:
+    take_steps(tmp_path, min(left, 20), left)
+    expected = [f"ProfilerStep#{step}" for step in range(first, min(first + 3, left))]
+    assert sorted(traced_steps(tmp_path / TRACE), key=lambda name: int(name[13:])) == expected
+
+
+def test_a_resumed_job_writes_it_only_if_it_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(OverflowError):
+        take_steps(tmp_path, 12, 100, stop=OverflowError())  # within the traced steps
+    assert list(tmp_path.iterdir()) == []
+    take_steps(tmp_path, 20, 100)
+    written = (tmp_path / TRACE).read_bytes()
+    take_steps(tmp_path, 20, 100, steps=5)
+    assert [path.name for path in tmp_path.iterdir()] == [TRACE]
+    assert (tmp_path / TRACE).read_bytes() == written
+
+
+def test_a_trace_that_is_too_large_or_cannot_be_written_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(profiling, "MAX_BYTES", 100)
+    take_steps(tmp_path, 20, 100)
+    assert "more than 100" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    take_steps(tmp_path / "missing", 20, 100)
+    assert "no trace was written" in caplog.text

@@ -1,0 +1,75 @@
+"""A trace of some steps by torch's profiler, which Perfetto displays."""
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from training import distributed
+from training.config import TRACE
+
+logger = logging.getLogger(__name__)
+
+WAIT, WARM_UP = 8, 2
+"""Steps before the traced ones: those that compile and fill caches, and those that the profiler itself needs."""
+MAX_BYTES = 64 * 1024**2
+
+
+class StepProfiler:
+    """Traces steps of rank 0 into TRACE, inside a `with`; does nothing if they are 0 or the trace is there.
+
+    Args:
+        steps: number of steps to trace.
+        left: steps that the job still takes; a job that has too few begins earlier.
+    """
+
+    def __init__(self, output: Path, steps: int, left: int, device: torch.device):
+        self._path = output / TRACE
+        self._profile: profile | None = None
+        if not steps or distributed.rank() > 0 or self._path.exists():
+            return
+        warm_up = min(WARM_UP, max(0, left - 1))
+        wait = max(0, min(WAIT, left - warm_up - steps))
+        self._profile = profile(
+            activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])],
+            schedule=schedule(wait=wait, warmup=warm_up, active=max(1, min(steps, left - warm_up)), repeat=1),
+            on_trace_ready=self._write,
+        )
+
+    def __enter__(self) -> "StepProfiler":
+        if self._profile is not None:
+            self._profile.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._profile is not None:
+            if kind is not None:
+                self._profile.on_trace_ready = None  # a resumed job traces its steps anew
+            self._profile.stop()
+
+    def step(self) -> None:
+        """End a step."""
+        if self._profile is not None:
+            self._profile.step()
+
+    def _write(self, finished: Any) -> None:
+        part = self._path.with_name(f".{TRACE}")  # its end selects the compression
+        try:
+            finished.export_chrome_trace(str(part))
+            size = part.stat().st_size
+            if size > MAX_BYTES:
+                logger.warning("the trace has %d bytes, more than %d, and is not kept: lower profile", size, MAX_BYTES)
+                return
+            part.replace(self._path)
+            logger.info("trace of %s is written", self._path.name)
+        except (OSError, RuntimeError) as error:
+            logger.warning("no trace was written: %s: %s", type(error).__name__, error)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
