@@ -14,6 +14,7 @@ TRACE = "evidence-profile.json.gz"
 """Name of the file that `profile` writes."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["auto", "fp32", "bf16"]
+Sharding = Literal["none", "full", "hybrid"]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -105,9 +106,9 @@ class TrainConfig(StageConfig):
         }
     )
     """Fields that change how a run executes but no bit of its output; the snapshot key leaves them out."""
-    placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc", "nnodes"})
+    placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc", "nnodes", "sharding"})
     """Fields that change only the last bits of sums: a job resumes from a checkpoint made with other values."""
-    later_fields: ClassVar[frozenset[str]] = frozenset({"dataset", "image_size"})
+    later_fields: ClassVar[frozenset[str]] = frozenset({"dataset", "image_size", "sharding"})
 
     model: str = "ViT-B-32"
     """A name in configs/models/, or the path of such a JSON file."""
@@ -182,6 +183,10 @@ class TrainConfig(StageConfig):
     """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's binary loss of each pairing."""
     loss_rows: Annotated[int, Field(ge=1)] = 4096
     """Rows of the matrix of all pairings that are in memory at a time."""
+    sharding: Sharding = "none"
+    """none: each rank holds the whole model. full: each rank holds a part of the weights, gradients and moments, and
+    blocks are gathered as they are needed (FSDP2). hybrid: full in each machine, with a copy on each machine (HSDP).
+    With one rank, and for a ResNet, only none."""
     grad_cache: Annotated[int, Field(ge=1)] | None = None
     """Pairs of a rank that pass through the towers at a time: the same gradient with less memory. None: all."""
     grad_checkpointing: bool = False

@@ -22,10 +22,12 @@ from collections.abc import Iterator
 
 import torch
 import torch.utils.deterministic as deterministic
+from torch import nn
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from training import distributed, preparation
+from training.checkpoints.writing import CheckpointWriter
 from training.config import Precision, TrainConfig
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan
@@ -46,10 +48,11 @@ from training.loop.skipped_samples import SkippedSamples
 from training.loop.step import take_step
 from training.loop.step_recorder import DelayedValues, StepRecorder, TakenStep
 from training.loop.training_run import TrainingRun
-from training.model.checkpoint import MODEL_FILES, CheckpointWriter, save_model, write_atomically
-from training.model.clip import compile_towers
+from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
+from training.model.clip import CLIP, compile_towers
 from training.model.preprocess import Preprocess
 from training.model.resnet import ModifiedResNet
+from training.sharding import copy_whole, find_part, shard_model
 
 logger = logging.getLogger("training.train")
 
@@ -113,9 +116,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     torch.manual_seed(job.seed)  # decides the first weights; nothing after them draws from torch's generator
     model = build_initial_model(config, model_config.with_vocab_size(tokenizer.vocab_size))
     distributed.synchronize_batch_norm(model, device)
-    model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if config.compile:
-        compile_towers(model)
+    forward = _place_model(model, device, config)
     optimizer = build_optimizer(model, config)
     return TrainingRun(
         job=job,
@@ -127,7 +128,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         tokenizer=tokenizer,
         preprocess=Preprocess(side),
         model=model,
-        forward=distributed.parallelize(model, device, static_graph=config.grad_cache is None),
+        forward=forward,
         optimizer=optimizer,
         digest=job.digest(),
         resume_digest=job.digest(placement=False),
@@ -135,6 +136,18 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         health=HealthMonitor(config.max_spike, math.ceil(config.warmup * plan.total_steps)),
         skipped=SkippedSamples(dataset, config.max_skipped),
     )
+
+
+def _place_model(model: CLIP, device: torch.device, config: TrainConfig) -> nn.Module:
+    """Move the model to its device, or its part there, and return the module whose forward pass the ranks share."""
+    is_sharded = config.sharding != "none" and distributed.world_size() > 1
+    if config.compile:
+        compile_towers(model, by_block=is_sharded)
+    if is_sharded:
+        shard_model(model, device, config.sharding, bf16=config.precision == "bf16")
+        return model
+    model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return distributed.parallelize(model, device, static_graph=config.grad_cache is None)
 
 
 def set_up_torch(config: TrainConfig) -> None:
@@ -197,7 +210,7 @@ def run_steps(run: TrainingRun) -> None:
     config, plan = run.config, run.plan
     run.model.train()
     with (
-        CheckpointWriter(run.checkpoints, config.keep_checkpoints) as writer,
+        CheckpointWriter(run.checkpoints, config.keep_checkpoints, find_part(run.model)) as writer,
         MetricsLog(run.job.output, plan, config.log_every, run.device, config.precision) as log,
         StepProfiler(run.job.output, config.profile, plan.total_steps - run.step, run.device) as profiler,
     ):
@@ -225,6 +238,7 @@ def run_steps(run: TrainingRun) -> None:
                 write_checkpoint(run, writer, log)
             if is_due:
                 with log.paused():
+                    writer.wait()  # a signal ends the evaluation at once
                     evaluate_interim(run)
 
 
@@ -284,10 +298,11 @@ def _request_shards(run: TrainingRun) -> None:
 def finish(run: TrainingRun) -> None:
     """Write the finished model and, last, done.json."""
     skipped = run.skipped.gather()
+    model = copy_whole(run.model)
     if distributed.rank() == 0:
         output = run.job.output
         write_atomically(output / "skipped.json", canonical_json(skipped) + "\n")
-        save_model(output, run.model, run.tokenizer, run.preprocess)
+        save_model(output, model, run.tokenizer, run.preprocess)
         done = {
             "job": run.digest,
             "precision": run.config.precision,

@@ -3,9 +3,10 @@
 import logging
 
 from training import distributed
+from training.checkpoints.reading import find_newest_checkpoint, restore_checkpoint
+from training.checkpoints.writing import CheckpointWriter
 from training.loop.metrics_log import MetricsLog
 from training.loop.training_run import TrainingRun
-from training.model.checkpoint import CheckpointWriter, find_newest_checkpoint, restore_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +31,10 @@ def resume(run: TrainingRun) -> None:
 
 
 def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
-    """Start to write a checkpoint on rank 0; all ranks together, since each has skipped samples of its own."""
+    """Start to write a checkpoint; all ranks together, since each has skipped samples, and with sharding weights."""
     skipped = run.skipped.gather()
     run.saved_step = run.step
+    state = {}
     if distributed.rank() == 0:
         state = {"job": run.resume_digest, "metrics_bytes": log.sync(), "skipped": skipped}
-        writer.save(run.step, run.model, run.optimizer, state)
+    writer.save(run.step, run.model, run.optimizer, state)

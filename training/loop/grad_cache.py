@@ -18,6 +18,7 @@ from training import distributed
 from training.loop.loss import StepOutcome
 from training.model.clip import Outputs
 from training.model.packing import PackedTexts
+from training.sharding import is_sharded
 
 
 def backward_by_chunks(
@@ -27,6 +28,7 @@ def backward_by_chunks(
     kept_BK: Tensor | None,
     loss: Callable[[Outputs], StepOutcome],
     autocast: AbstractContextManager[object],
+    turns: int,
 ) -> tuple[StepOutcome, Outputs]:
     """Add the gradients of a batch's loss to the parameters' own, passing a chunk at a time through the towers.
 
@@ -35,10 +37,13 @@ def backward_by_chunks(
         texts: those of each chunk, which the images are cut alike.
         kept_BK: see CLIP.encode_image.
         autocast: context of the towers' forward pass; entered again for each chunk.
+        turns: chunks of the rank with most of them. The others repeat their last one, without a gradient from it, since
+            the ranks of a sharded model gather its weights together.
 
     Returns: the loss and the hits of the whole batch, and the features of the whole batch.
     """
     ends = list(accumulate(len(of_chunk.ends_B) for of_chunk in texts))
+    repeats = turns - len(ends) if any(map(is_sharded, forward.parameters())) else 0
     spans = [slice(end - len(of_chunk.ends_B), end) for end, of_chunk in zip(ends, texts, strict=True)]
 
     def encode(span: slice, of_chunk: PackedTexts) -> Outputs:
@@ -47,13 +52,19 @@ def backward_by_chunks(
 
     with torch.no_grad():
         whole = _leaves([encode(*chunk) for chunk in zip(spans, texts, strict=True)])
+        for _ in range(repeats):
+            encode(spans[-1], texts[-1])
     outcome = loss(whole)
-    # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
+    # DistributedDataParallel and FSDP average gradients; the loss is a sum over ranks already.
     (outcome.loss * distributed.world_size()).backward()
     for span, of_chunk in zip(spans, texts, strict=True):
         last = span is spans[-1]
         with forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else nullcontext():
             _backward_chunk(encode(span, of_chunk), whole, span, last=last)
+    for _ in range(repeats):
+        outputs = encode(spans[-1], texts[-1])
+        roots = [features for features in outputs[:2] if features.requires_grad]
+        torch.autograd.backward(roots, [torch.zeros_like(features) for features in roots])
     return outcome, whole
 
 

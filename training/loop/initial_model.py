@@ -29,6 +29,8 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
             "grad_cache: batch normalisation would see a part of the batch at a time, which changes the gradient; "
             "remove it, or train a ViT"
         )
+    if config.sharding != "none" and resnet:
+        raise ConfigError('sharding: a ResNet is not sharded, since it fits on one GPU; set "none", or train a ViT')
     if config.loss == "sigmoid":
         dimensions = dimensions.for_sigmoid_loss()
     model = CLIP(dimensions)

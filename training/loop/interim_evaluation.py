@@ -9,9 +9,10 @@ from dataops.digest import RememberedDigests, canonical_json
 from training import distributed
 from training.evaluate import evaluate
 from training.evaluation.intervals import flatten_metrics
-from training.job import prepared_folder
+from training.job import Stopped, prepared_folder
 from training.loop.training_run import TrainingRun
 from training.model.checkpoint import LoadedModel
+from training.sharding import copy_whole
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +40,15 @@ def evaluate_interim(run: TrainingRun) -> None:
     Raises: Stopped if this rank receives SIGTERM meanwhile.
     """
     assert run.job.suite is not None
-    loaded = LoadedModel(run.model, run.tokenizer, run.preprocess, run.model.config, run.device)
+    model = copy_whole(run.model)
+    loaded = LoadedModel(model, run.tokenizer, run.preprocess, run.model.config, run.device)
     digests = RememberedDigests(prepared_folder(run.job) / "suite.json")
     threads = torch.get_num_threads()
-    run.model.eval()
+    model.eval()
     run.is_evaluating = True
     try:
+        if run.stop_requested:
+            raise Stopped(f"stopped before the evaluation after step {run.step}, as asked")
         with torch.compiler.set_stance("force_eager" if run.config.compile else "default"):
             metrics = evaluate(
                 loaded,

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from training import distributed
@@ -25,6 +24,7 @@ from training.loop.optim import MAX_LOGIT_SCALE
 from training.model.clip import CLIP, Outputs
 from training.model.packing import PackedTexts
 from training.model.preprocess import MEAN, STD
+from training.sharding import average_whole_gradients, clip_gradients, gradient_norm
 
 
 class StepValues(NamedTuple):
@@ -59,7 +59,7 @@ def take_step(
     """Take one step of the optimizer.
 
     Args:
-        forward: the model, or DistributedDataParallel around it.
+        forward: the model, which may be sharded, or DistributedDataParallel around it.
         inputs: on the model's device.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
 
@@ -70,6 +70,7 @@ def take_step(
     cosines = mean_cosine(outputs.image_features_BD.detach()), mean_cosine(outputs.text_features_BD.detach())
     sums = torch.stack([v.detach().double() for v in (outcome.loss, outcome.image_hits, outcome.text_hits, *cosines)])
     sums = distributed.sum_over_ranks(sums)
+    average_whole_gradients(model)
     grad_norm = gradient_norm(model)
     update(model, optimizer, lr, grad_norm, config)
     return torch.cat([sums, torch.stack([grad_norm.double(), model.logit_scale.detach().double()])])
@@ -127,7 +128,7 @@ def backward(
     """Run both towers and the loss over all ranks' pairs, and add its gradients to the parameters' own.
 
     Args:
-        forward: the model, or DistributedDataParallel around it.
+        forward: the model, which may be sharded, or DistributedDataParallel around it.
         texts: `grad_cache` at a time, or all together.
         kept_BK: see CLIP.encode_image.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
@@ -139,19 +140,15 @@ def backward(
     autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     # All ranks take the same way, else they would wait for each other in different exchanges.
     if config.grad_cache is not None and config.grad_cache < max(pairs_of_ranks):
-        return backward_by_chunks(forward, images_B3SS, texts, kept_BK, loss, autocast)
+        turns = -(-max(pairs_of_ranks) // config.grad_cache)
+        return backward_by_chunks(forward, images_B3SS, texts, kept_BK, loss, autocast, turns)
     (all_texts,) = texts
     with autocast:
         outputs = Outputs(*forward(images_B3SS, all_texts, kept_BK))
     outcome = loss(outputs)
-    # DistributedDataParallel averages gradients; the loss is a sum over ranks already.
+    # DistributedDataParallel and FSDP average gradients; the loss is a sum over ranks already.
     (outcome.loss * distributed.world_size()).backward()
     return outcome, outputs
-
-
-def gradient_norm(model: nn.Module) -> Tensor:
-    """Return the global norm of the gradients."""
-    return get_total_norm([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
 
 
 def update(model: nn.Module, optimizer: Optimizer, lr: float, grad_norm: Tensor, config: TrainConfig) -> None:
@@ -159,7 +156,7 @@ def update(model: nn.Module, optimizer: Optimizer, lr: float, grad_norm: Tensor,
     for group in optimizer.param_groups:
         group["lr"] = lr
     if config.max_grad_norm:
-        clip_grads_with_norm_(model.parameters(), config.max_grad_norm, grad_norm)
+        clip_gradients(model, config.max_grad_norm, grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     logit_scale = model.get_parameter("logit_scale")

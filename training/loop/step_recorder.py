@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dataops.errors import TrainingDiverged
 from training import distributed
+from training.checkpoints.writing import CheckpointWriter
 from training.loop.agreement import Agreement
 from training.loop.metrics_log import MetricsLog
 from training.loop.step import StepValues
 from training.loop.training_run import TrainingRun
-from training.model.checkpoint import CheckpointWriter
 
 
 class DelayedValues:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from training.model.packing import PackedTexts, select_ends
 from training.model.resnet import ModifiedResNet
-from training.model.transformer import Transformer, VisionTransformer
+from training.model.transformer import Block, Transformer, VisionTransformer
 from training.model_config import ModelConfig
 
 
@@ -116,15 +116,23 @@ class CLIP(nn.Module):
         return Outputs(images_BD, self.encode_text(texts), self.logit_scale, self.logit_bias)
 
 
-def compile_towers(model: CLIP) -> None:
+def compile_towers(model: CLIP, *, by_block: bool = False) -> None:
     """Compile the image tower as one graph, and the blocks of the text tower, which share one, for any number of tokens.
 
     The parameters keep their names. Evaluation, whose sizes differ, should run under torch.compiler.set_stance(
     "force_eager").
+
+    Args:
+        by_block: compile the blocks of a vision transformer in place of the tower, as a sharded model needs: the weights
+            of a block are gathered between graphs. They are compiled once more if the number of pairs changes.
     """
     # DistributedDataParallel's own splitting of graphs does not support the gradients of selections.
     torch._dynamo.config.optimize_ddp = False
     model.is_compiled = True
+    if by_block:
+        for block in (module for module in model.modules() if isinstance(module, Block)):
+            block.forward = torch.compile(block.forward, fullgraph=True)  # the hooks around it are not compiled
+        return
     model.visual.compile(fullgraph=type(model.visual) is VisionTransformer)  # batch norm of several ranks breaks it
     for block in model.transformer.resblocks:
         block.compile(fullgraph=True)

@@ -1,0 +1,153 @@
+"""Sharded training by torch's FSDP2: each rank keeps a part of the weights, gradients and moments of every matrix.
+
+Gains, biases and the temperature stay whole on each rank, since they are small and a scalar has no rows to divide. Their
+gradients are averaged in one exchange. With one process every function returns its input.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from dataops.errors import ConfigError
+from training import distributed
+from training.config import Sharding
+from training.model.clip import CLIP
+from training.model.transformer import Block
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of each sharded tensor that a rank keeps."""
+
+    number: int
+    """Its number in the order of the rows, from 0."""
+    count: int
+    """Number of parts."""
+    is_first_copy: bool
+    """False where another machine, of lower ranks, keeps the same part."""
+
+
+WHOLE = Part(0, 1, is_first_copy=True)
+
+
+def shard_model(model: CLIP, device: torch.device, sharding: Sharding, *, bf16: bool) -> None:
+    """Keep a part of each matrix on this rank, in place; all ranks together.
+
+    Each block is gathered before its forward and backward pass, and all other matrices with the whole model.
+
+    Args:
+        sharding: full: over all ranks. hybrid: over those of a machine, with a copy on each machine.
+        bf16: gather the matrices of the blocks in bf16, to which autocast would round them. Gradients are added up in
+            fp32, and all else is as autocast has it.
+
+    Raises: ConfigError if the machines of `hybrid` have unequal numbers of ranks.
+    """
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    mesh = _make_mesh(device, sharding)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor, 0)  # processors of other kinds may draw other last bits
+    whole = {parameter for parameter in model.parameters() if parameter.ndim < 2}
+    for parameter in whole:
+        parameter.data = parameter.data.to(device)
+    policy = MixedPrecisionPolicy(*(torch.bfloat16, torch.float32) if bf16 else (), cast_forward_inputs=False)
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=whole)
+    fully_shard(model, mesh=mesh, ignored_params=whole)
+    for module in (model, *blocks):
+        assert isinstance(module, FSDPModule)
+        module.set_force_sum_reduction_for_comms(True)  # gloo has no average
+
+
+def _make_mesh(device: torch.device, sharding: Sharding) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    ranks, of_machine = distributed.world_size(), distributed.local_world_size()
+    counts = {count for (count,) in distributed.gather_integers([of_machine])}
+    if sharding == "full" or of_machine == ranks:
+        return init_device_mesh(device.type, (ranks,))
+    if len(counts) > 1:
+        raise ConfigError(
+            f'sharding = "hybrid" needs as many ranks on each machine, and they have {sorted(counts)}: set "full"'
+        )
+    return init_device_mesh(device.type, (ranks // of_machine, of_machine), mesh_dim_names=("machine", "rank"))
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether this rank keeps a part of the tensor only."""
+    return hasattr(tensor, "to_local")  # a DTensor, whose module costs 0.6 s to import
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return the rows that this rank keeps: the tensor itself, unless it is sharded."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def find_part(model: nn.Module) -> Part:
+    """Return which part of the sharded tensors this rank keeps."""
+    mesh: Any = next((p.device_mesh for p in model.parameters() if is_sharded(p)), None)  # pyright: ignore[reportAttributeAccessIssue]
+    if mesh is None:
+        return Part(0, 1, is_first_copy=distributed.rank() == 0)
+    copy = mesh.get_local_rank(0) if mesh.ndim == 2 else 0
+    return Part(mesh.get_local_rank(mesh.ndim - 1), mesh.size(mesh.ndim - 1), is_first_copy=copy == 0)
+
+
+def rows_of_part(rows: int, part: Part) -> slice:
+    """Return the rows of a part, of equal size up to those at the end."""
+    size = -(-rows // part.count)
+    return slice(min(part.number * size, rows), min((part.number + 1) * size, rows))
+
+
+def copy_whole(model: CLIP) -> CLIP:
+    """Return a model whose weights are whole on each rank: the same one, unless it is sharded; all ranks together."""
+    if not _split(list(model.parameters()))[1]:
+        return model
+    with torch.device("meta"):
+        whole = CLIP(model.config)
+    weights = {
+        name: tensor.full_tensor() if is_sharded(tensor) else tensor for name, tensor in model.state_dict().items()
+    }
+    whole.load_state_dict(weights, assign=True)
+    return whole.requires_grad_(False)
+
+
+def average_whole_gradients(model: nn.Module) -> None:
+    """Average the gradients of the tensors that a sharded model keeps whole; all ranks together."""
+    whole, parts = _split(list(model.parameters()))
+    if not parts:
+        return  # DistributedDataParallel averages them
+    gradients = [parameter.grad for parameter in whole if parameter.grad is not None]
+    sums = distributed.sum_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
+    sums.div_(distributed.world_size())
+    for gradient, averaged in zip(gradients, sums.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(averaged.view_as(gradient))
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Return the global norm of the gradients."""
+    whole, parts = _split([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    norm = get_total_norm(whole)
+    if not parts:
+        return norm
+    mesh: Any = parts[0].device_mesh  # pyright: ignore[reportAttributeAccessIssue]
+    square = get_total_norm([local_part(gradient) for gradient in parts]).double().square()
+    dist.all_reduce(square, group=mesh.get_group(mesh.ndim - 1))
+    return (norm.double().square() + square).sqrt().float()
+
+
+def clip_gradients(model: nn.Module, max_norm: float, norm: Tensor) -> None:
+    """Scale the gradients down to a global norm."""
+    for parameters in _split(list(model.parameters())):
+        clip_grads_with_norm_(parameters, max_norm, norm)
+
+
+def _split(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the tensors that are whole, and those that are sharded."""
+    return [t for t in tensors if not is_sharded(t)], [t for t in tensors if is_sharded(t)]
