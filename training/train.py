@@ -22,7 +22,6 @@ from collections.abc import Iterator
 
 import torch
 import torch.utils.deterministic as deterministic
-from torch import nn
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
@@ -49,10 +48,10 @@ from training.loop.step import take_step
 from training.loop.step_recorder import DelayedValues, StepRecorder, TakenStep
 from training.loop.training_run import TrainingRun
 from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
-from training.model.clip import CLIP, compile_towers
 from training.model.preprocess import Preprocess
 from training.model.resnet import ModifiedResNet
-from training.sharding import copy_whole, find_part, shard_model
+from training.placement import place_model
+from training.sharding import copy_whole, find_part
 
 logger = logging.getLogger("training.train")
 
@@ -116,7 +115,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     torch.manual_seed(job.seed)  # decides the first weights; nothing after them draws from torch's generator
     model = build_initial_model(config, model_config.with_vocab_size(tokenizer.vocab_size))
     distributed.synchronize_batch_norm(model, device)
-    forward = _place_model(model, device, config)
+    forward = place_model(model, device, config)
     optimizer = build_optimizer(model, config)
     return TrainingRun(
         job=job,
@@ -136,18 +135,6 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         health=HealthMonitor(config.max_spike, math.ceil(config.warmup * plan.total_steps)),
         skipped=SkippedSamples(dataset, config.max_skipped),
     )
-
-
-def _place_model(model: CLIP, device: torch.device, config: TrainConfig) -> nn.Module:
-    """Move the model to its device, or its part there, and return the module whose forward pass the ranks share."""
-    is_sharded = config.sharding != "none" and distributed.world_size() > 1
-    if config.compile:
-        compile_towers(model, by_block=is_sharded)
-    if is_sharded:
-        shard_model(model, device, config.sharding, bf16=config.precision == "bf16")
-        return model
-    model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return distributed.parallelize(model, device, static_graph=config.grad_cache is None)
 
 
 def set_up_torch(config: TrainConfig) -> None:

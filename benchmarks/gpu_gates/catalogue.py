@@ -61,6 +61,7 @@ GATES = (
     Stage("stopped and killed = undisturbed", f"{HERE}.jobs:compare_resumed_job", 120),
     Stage("out of memory", f"{HERE}.jobs:follow_memory_remedy", 60),
     Stage("two ranks = one process", f"{HERE}.jobs:compare_two_ranks", 60),
+    Stage("sharded, resumed = undisturbed", f"{HERE}.jobs:compare_sharded_job", 90),
     Stage("checkpoint within the grace", f"{HERE}.jobs:measure_grace", 60),
 )
 TIMINGS = (

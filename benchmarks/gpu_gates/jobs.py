@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class Trial:
     """Share of the card's memory that it may use."""
     rank: int = 0
     ranks: int = 1
+    machines: int = 1
+    """Machines that the ranks believe to be on, each with as many of them."""
 
 
 def run_job(path: Path, trial: Trial, parent: int, meeting: Path) -> None:
@@ -76,8 +78,9 @@ def run_job(path: Path, trial: Trial, parent: int, meeting: Path) -> None:
         os.dup2(log.fileno(), sys.stderr.fileno())
     os.environ |= {LAUNCHER_PID: str(parent)}
     if trial.ranks > 1:
-        os.environ |= {MEETING_FILE: str(meeting), "RANK": str(trial.rank), "LOCAL_RANK": str(trial.rank)}
-        os.environ |= {name: str(trial.ranks) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+        of_machine = trial.ranks // trial.machines
+        os.environ |= {MEETING_FILE: str(meeting), "RANK": str(trial.rank), "WORLD_SIZE": str(trial.ranks)}
+        os.environ |= {"LOCAL_RANK": str(trial.rank % of_machine), "LOCAL_WORLD_SIZE": str(of_machine)}
     if trial.memory is not None:
         torch.cuda.set_per_process_memory_fraction(trial.memory)
     if trial.signum is not None:
@@ -103,7 +106,7 @@ def start_ranks(setting: Setting, path: Path, trial: Trial, ranks: int) -> Itera
     """Start the ranks of a job; end those that are left."""
     context = setting.job_processes()
     meeting = path.with_suffix(f".meeting-{time.monotonic_ns()}")
-    trials = [Trial(trial.signum, trial.step, trial.memory, rank, ranks) for rank in range(ranks)]
+    trials = [replace(trial, rank=rank, ranks=ranks) for rank in range(ranks)]
     processes = [context.Process(target=run_job, args=(path, one, os.getpid(), meeting)) for one in trials]  # pyright: ignore[reportAttributeAccessIssue]
     for process in processes:
         process.start()
@@ -227,6 +230,34 @@ def compare_two_ranks(setting: Setting) -> Outcome:
         ranks=kind,
         greatest_difference=greatest,
         losses=dict(zip(("two ranks", "one process"), curves, strict=True)),
+    )
+
+
+def compare_sharded_job(setting: Setting) -> Outcome:
+    """Train a sharded model on two ranks, undisturbed and stopped and killed, and the whole model in one process."""
+    on_cards = not setting.is_toy and torch.cuda.device_count() > 1
+    shards = write_shards(setting.folder, 18, 40)
+    train = {"model": choose_model(Setting("cpu", setting.folder), "ViT"), "batch_size": 9, "epochs": 3, "eps": 1e-3}
+    train |= {"device": "cuda" if on_cards else "cpu", "precision": "fp32", "threads": 1, "vocab_size": 300}
+    train |= {"grad_cache": 4, "grad_checkpointing": True, "max_grad_norm": 1.0, "checkpoint_every": 2}
+    alone = write_job(setting, "unsharded", shards, **train)
+    both = [write_job(setting, name, shards, **train, nproc=2, sharding="full") for name in ("sharded", "resumed")]
+    codes = [run_ranks(setting, alone), run_ranks(setting, both[0], ranks=2)]
+    for trial in (Trial(signal.SIGTERM, 2), Trial(signal.SIGKILL, 4), Trial()):
+        codes.append(run_ranks(setting, both[1], trial, ranks=2))
+    expected = [[0], [0, 0], [RETRYABLE] * 2, [-signal.SIGKILL] * 2, [0, 0]]
+    if codes != expected:
+        return judge(f"exit codes {codes}, not {expected}: {describe_end(both[1])}", passed=False)
+    same = [file_sha256(path.with_suffix("") / name) for name in OUTPUTS for path in both]
+    _, greatest = compare_curves(read_losses(both[0]), read_losses(alone))
+    is_same = same[::2] == same[1::2]
+    kind = "two cards" if on_cards else "two gloo ranks on the CPU"
+    return judge(
+        f"{kind}: {'the same bytes' if is_same else 'other bytes'} after a stop and a kill; losses differ from those of "
+        f"one process by {greatest:.1e} at most; the limit is {RANKS_LIMIT:g}",
+        passed=is_same and greatest <= RANKS_LIMIT,
+        ranks=kind,
+        greatest_difference=greatest,
     )
 
 

@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any
 
 PASS, FAIL, MEASURED, NOT_RUN = "PASS", "FAIL", "MEASURED", "NOT RUN"
-PRELOADED = ["benchmarks.gpu_gates.catalogue", "training.train", "training.evaluation.class_weights", "torch._dynamo"]
-"""Modules that most stages import, the last one in the first step of an optimizer."""
+PRELOADED = [
+    "benchmarks.gpu_gates.catalogue",
+    "training.train",
+    "training.evaluation.class_weights",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+]
+"""Modules that most stages import, torch._dynamo in the first step of an optimizer."""
 
 
 @dataclass(frozen=True)

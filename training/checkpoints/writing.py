@@ -83,7 +83,7 @@ class CheckpointWriter:
             is_written = self._writing.done()
             if is_written:
                 self._writing.result()
-            if all(written for (written,) in distributed.gather_integers([is_written])):
+            if all(written for (written,) in distributed.gather_integers([int(is_written)])):
                 self._end_parts()
 
     def wait(self) -> None:

@@ -1,0 +1,200 @@
+"""Ranks that divide the model train as one process does, and resume from what any number of ranks wrote.
+
+The ranks are forked from a server that has imported torch, since an import costs more than a small training.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.gpu_gates.jobs import Trial, run_job
+from dataops.errors import ConfigError
+from tests.unit.training.conftest import RESNET, output_of, rows_of, with_suite
+from tests.unit.training.test_ranks import assert_same_training
+from training.checkpoints import writing
+from training.checkpoints.reading import find_newest_checkpoint
+from training.config import ModelConfig, TrainConfig
+from training.job import Job
+from training.loop.initial_model import build_initial_model
+from training.process import RETRYABLE
+from training.sharding import Part, rows_of_part
+
+MakeJob = Callable[..., Path]
+pytestmark = pytest.mark.timeout(400)
+SETTINGS = {"epochs": 3, "eps": 1e-3, "checkpoint_every": 2, "keep_checkpoints": 9}
+"""A large eps keeps Adam from blowing rounding up where a gradient is all but zero."""
+EVERYTHING = {
+    "loss": "sigmoid",
+    "grad_cache": 2,
+    "patch_dropout": 0.5,
+    "grad_checkpointing": True,
+    "max_grad_norm": 0.5,
+}
+WEIGHTS, METRICS = "model.safetensors", "metrics.jsonl"
+
+
+class Ranks:
+    """The ranks of a job, which run at the same time as those of other jobs."""
+
+    def __init__(self, job: Path, ranks: int, *, machines: int = 1, signum: int | None = None, target: Any = run_job):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["training.train", "torch._dynamo", "torch.distributed.fsdp"])
+        meeting = job.with_suffix(f".meeting-{os.urandom(8).hex()}")
+        trials = [Trial(signum, step=3, rank=rank, ranks=ranks, machines=machines) for rank in range(ranks)]
+        self._processes = [context.Process(target=target, args=(job, trial, os.getpid(), meeting)) for trial in trials]
+        for process in self._processes:
+            process.start()
+
+    def wait(self) -> list[int | None]:
+        """Return the exit codes."""
+        for process in self._processes:
+            process.join()
+        return [process.exitcode for process in self._processes]
+
+
+def wait_for(ranks: Iterable[Ranks]) -> None:
+    for each in ranks:
+        codes = each.wait()
+        assert not any(codes), codes
+
+
+def die_in_checkpoint(path: Path, trial: Trial, *more: Any) -> None:
+    """Run a job whose second rank is killed between the two files of its part of step 4's checkpoint."""
+    save = writing.save_tensors
+
+    def save_or_die(tensors: Mapping[str, Tensor], file: Path) -> None:
+        if trial.rank == 1 and "000004" in file.parent.name and file.name.startswith("optimizer"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(tensors, file)
+
+    writing.save_tensors = save_or_die
+    run_job(path, trial, *more)
+
+
+def log_of(job: Path) -> str:
+    return job.with_suffix(".log").read_text()
+
+
+def restart_at(job: Path, source: Path, step: int) -> None:
+    """Give a job the checkpoints of another one up to a step."""
+    shutil.copytree(output_of(source), output_of(job))
+    for path in (output_of(job) / "checkpoints").iterdir():
+        if path.name > f"step-{step:06d}":
+            shutil.rmtree(path)
+    for name in ("done.json", "evidence-suite.jsonl", WEIGHTS):
+        (output_of(job) / name).unlink(missing_ok=True)
+
+
+def assert_same_bytes(one: Path, other: Path) -> None:
+    for name in (METRICS, WEIGHTS):
+        assert (output_of(one) / name).read_bytes() == (output_of(other) / name).read_bytes(), name
+
+
+def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
+    make_job: MakeJob, suite: dict[str, object]
+) -> None:
+    """Three ranks of one machine, and two machines of two, whose shares of 9 pairs have one and two turns of the cache.
+
+    One of three ranks is then killed while it writes a checkpoint.
+    """
+    names = ("alone", "three", "machines", "killed", "two", "joined", "divided")
+    more = {"machines": {"sharding": "hybrid"}, "alone": {}, "joined": {}}
+    settings = {**SETTINGS, **EVERYTHING, "evaluate_every": 4}
+    jobs = {name: make_job(name, "vit", **settings, **more.get(name, {"sharding": "full"})) for name in names}
+    for job in jobs.values():
+        with_suite(job, suite)
+    killed = Ranks(jobs["killed"], 3, target=die_in_checkpoint)
+    wait_for([Ranks(jobs["alone"], 1), Ranks(jobs["three"], 3), Ranks(jobs["machines"], 4, machines=2)])
+    assert killed.wait() == [RETRYABLE, -signal.SIGKILL, RETRYABLE]
+    for name in ("three", "machines"):
+        assert_same_training(jobs["alone"], jobs[name])
+        evaluated = (output_of(jobs[name]) / "evidence-suite.jsonl").read_text().splitlines()
+        assert [json.loads(row)["step"] for row in evaluated] == [4, 8]
+    parts = {"three": 3, "machines": 2}
+    for name, count in parts.items():
+        files = {path.name for path in (output_of(jobs[name]) / "checkpoints" / "step-000008").iterdir()}
+        own = {
+            f"{kind}-{n + 1:05d}-of-{count:05d}.safetensors" for kind in ("model", "optimizer") for n in range(count)
+        }
+        assert files == own | {"state.json", "manifest.json"}
+
+    restart_at(jobs["two"], jobs["three"], 4)
+    restart_at(jobs["joined"], jobs["three"], 4)
+    restart_at(jobs["divided"], jobs["alone"], 4)
+    wait_for([Ranks(jobs["killed"], 3), Ranks(jobs["two"], 2), Ranks(jobs["joined"], 1), Ranks(jobs["divided"], 3)])
+    assert "resumed from step-000002" in log_of(jobs["killed"])
+    assert_same_bytes(jobs["killed"], jobs["three"])
+    for name in ("two", "joined", "divided"):
+        assert "resumed from step-000004" in log_of(jobs[name])
+        assert_same_training(jobs["alone"], jobs[name])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: MakeJob, precision: str) -> None:
+    """The sums of two gradients have no order, so that only the arithmetic could differ: bf16 is that of autocast."""
+    settings = {**SETTINGS, "epochs": 1, "precision": precision, "lock_image": False}
+    whole, divided = (make_job(name, "vit", **settings, sharding=name) for name in ("none", "full"))
+    wait_for([Ranks(whole, 2), Ranks(divided, 2)])
+    assert [row["loss"] for row in rows_of(divided)] == [row["loss"] for row in rows_of(whole)]
+    assert (output_of(divided) / WEIGHTS).read_bytes() == (output_of(whole) / WEIGHTS).read_bytes()
+
+
+def test_three_ranks_resume_to_the_same_bits(make_job: MakeJob) -> None:
+    """DistributedDataParallel, stopped by SIGTERM."""
+    undisturbed, stopped = (make_job(name, "vit", **{**SETTINGS, "epochs": 2}) for name in ("undisturbed", "stopped"))
+    others = Ranks(undisturbed, 3)
+    assert Ranks(stopped, 3, signum=signal.SIGTERM).wait() == [RETRYABLE] * 3
+    wait_for([others, Ranks(stopped, 3)])
+    assert "resumed from step-000004" in log_of(stopped)
+    assert_same_bytes(stopped, undisturbed)
+
+
+def test_a_checkpoint_without_one_of_its_parts_is_skipped(tmp_path: Path) -> None:
+    for step in (1, 2):
+        folder = tmp_path / f"step-{step:06d}"
+        (part := tmp_path / f".step-{step:06d}.part").mkdir()
+        digests: dict[str, str] = {}
+        for number in range(3):
+            tensors = {kind: {"a": torch.zeros(2)} for kind in ("model", "optimizer")}
+            digests |= writing._write_part(part, tensors, Part(number, 3, is_first_copy=True))
+        state = json.dumps({"job": "j", "metrics_bytes": 0, "parts": 3})
+        (part / "state.json").write_text(state)
+        digests["state.json"] = writing.file_sha256(part / "state.json")
+        (part / "manifest.json").write_text(json.dumps(digests))
+        part.rename(folder)
+    found = find_newest_checkpoint(tmp_path, "j", 0)
+    assert found is not None
+    assert found[0].name == "step-000002"
+    (found[0] / "optimizer-00003-of-00003.safetensors").unlink()
+    found = find_newest_checkpoint(tmp_path, "j", 0)
+    assert found is not None
+    assert found[0].name == "step-000001"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9, 16])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_parts_are_the_chunks_of_torch(rows: int, count: int) -> None:
+    tensor = torch.arange(rows)
+    chunks = [*tensor.chunk(count), *[tensor[:0]] * count][:count]
+    for number, chunk in enumerate(chunks):
+        assert tensor[rows_of_part(rows, Part(number, count, is_first_copy=True))].equal(chunk)
+
+
+def test_a_resnet_is_not_sharded() -> None:
+    with pytest.raises(ConfigError, match="sharding: a ResNet"):
+        build_initial_model(TrainConfig(sharding="full"), ModelConfig.model_validate(RESNET))
+
+
+def test_a_job_resumes_with_any_sharding(make_job: MakeJob) -> None:
+    jobs = [Job.model_validate_json(make_job("a", sharding=mode).read_text()) for mode in ("none", "full", "hybrid")]
+    assert len({job.digest(placement=False) for job in jobs}) == 1
+    assert len({job.digest() for job in jobs}) == 3
