@@ -186,7 +186,7 @@ class TrainConfig(StageConfig):
     sharding: Sharding = "none"
     """none: each rank holds the whole model. full: each rank holds a part of the weights, gradients and moments, and
     blocks are gathered as they are needed (FSDP2). hybrid: full in each machine, with a copy on each machine (HSDP).
-    With one rank, and for a ResNet, only none."""
+    With one rank it changes nothing, and a ResNet takes only none."""
     grad_cache: Annotated[int, Field(ge=1)] | None = None
     """Pairs of a rank that pass through the towers at a time: the same gradient with less memory. None: all."""
     grad_checkpointing: bool = False

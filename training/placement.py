@@ -44,7 +44,7 @@ def _order_buckets(forward: DistributedDataParallel, model: CLIP, device: torch.
     with torch.compiler.set_stance("force_eager"):
         for _ in range(2):
             outputs = Outputs(*forward(images_B3SS, texts))
-            sum(output.sum() for output in outputs if output is not None and output.requires_grad).backward()
+            torch.stack([o.sum() for o in outputs if o is not None and o.requires_grad]).sum().backward()
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
         for name, buffer in model.named_buffers():

@@ -22,9 +22,10 @@ from tests.unit.training.conftest import RESNET, output_of, rows_of, with_suite
 from tests.unit.training.test_ranks import assert_same_training
 from training.checkpoints import writing
 from training.checkpoints.reading import find_newest_checkpoint
-from training.config import ModelConfig, TrainConfig
+from training.config import TrainConfig
 from training.job import Job
 from training.loop.initial_model import build_initial_model
+from training.model_config import ModelConfig
 from training.process import RETRYABLE
 from training.sharding import Part, rows_of_part
 
