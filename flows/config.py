@@ -18,6 +18,7 @@ from dataops.errors import ConfigError
 from dataops.home import home, project_folder
 from dataops.redaction import redact
 from dataops.regular_files import read_text
+from dataops.snapshot import MANIFEST
 from dataops.stages import STAGES
 from dataops.standard_streams import is_utf8
 from dataops.store import open_store
@@ -313,9 +314,23 @@ def _problems_outside(
         curate = tables.get("curate") if "curate" in tables else check("curate")[0]
         if train.blur_faces and curate is not None and not curate.scores.faces:
             problems.append("train.blur_faces: needs a table [curate.scores.faces], which finds the faces")
+        if train.dataset and tables["store"] is not None and not any(line.startswith("store.") for line in problems):
+            problems += _find_missing_datasets(train, tables["store"].uri)
     if (evaluate := tables.get("evaluate")) is not None and evaluate.suite is None:
         problems += _problems_without_suite(train, tables.get("register_"))
     return problems
+
+
+def _find_missing_datasets(train: TrainConfig, store_uri: str) -> list[str]:
+    """Return a problem for each dataset of a training that is not in the store, before hours of other stages."""
+    store = open_store(store_uri)
+    keys = [one.key for one in train.dataset if one.key is not None]
+    return [
+        f"train.dataset: there is no complete dataset pack/{key} in {store.uri}; `pairmill show RUN_ID` prints the key of "
+        "a run's dataset"
+        for key in keys
+        if store.size(f"pack/{key}/{MANIFEST}") is None
+    ]
 
 
 def _problems_without_suite(train: TrainConfig | None, register: RegisterConfig | None) -> list[str]:

@@ -1,5 +1,6 @@
 """The datasets that a model was trained on, as the manifest of its training lists them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -26,14 +27,24 @@ class TrainingDataset:
         return self.source.key
 
 
+def stored_manifests(datasets: Iterable[TrainingDataset]) -> list[Manifest]:
+    """Return the manifests of the datasets that are still in the store."""
+    return [one.manifest for one in datasets if one.manifest is not None]
+
+
 def list_training_datasets(train: Manifest, store: Store) -> list[TrainingDataset]:
     """Return the datasets of a training: that of its run first, then the others in the order of its config.
 
     Raises: CorruptPart if the manifest of one is invalid.
     """
+    return [
+        TrainingDataset(source, load_manifest(store, "pack", source.key), share, number == 0)
+        for number, (source, share) in enumerate(list_shares(train))
+    ]
+
+
+def list_shares(train: Manifest) -> list[tuple[Input, float]]:
+    """Return the datasets of a training as its inputs, in the same order, each with its share of the samples (0 to 1)."""
     sources = [source for source in train.inputs if source.stage == "pack"]
     weights = [Fraction(str(weight)) for weight in train.config.get("dataset") or [1] * len(sources)]
-    return [
-        TrainingDataset(source, load_manifest(store, "pack", source.key), float(weight / sum(weights)), number == 0)
-        for number, (source, weight) in enumerate(zip(sources, weights, strict=True))
-    ]
+    return [(source, float(weight / sum(weights))) for source, weight in zip(sources, weights, strict=True)]

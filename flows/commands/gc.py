@@ -94,6 +94,14 @@ def _last_active(record: RunRecord) -> float:
     return max(datetime.fromisoformat(text).timestamp() for text in times)
 
 
+def _list_named_datasets(record: RunRecord) -> list[str]:
+    """Return the datasets that the config of a run names in [[train.dataset]], which it may not have read yet."""
+    train = record.config.get("train")
+    tables = train.get("dataset") if isinstance(train, Mapping) else None
+    named = [table.get("key") for table in tables if isinstance(table, Mapping)] if isinstance(tables, list) else []
+    return [key for key in named if isinstance(key, str)]
+
+
 class Roots:
     """Finds the snapshots that the kept runs and the registered models of a store need; each call finds them anew."""
 
@@ -134,6 +142,8 @@ class Roots:
         for run_id, why in self.kept.items():
             for stage in self.records[run_id].stages:
                 roots.setdefault(SnapshotName(stage.stage, stage.key), why)
+            for key in _list_named_datasets(self.records[run_id]):
+                roots.setdefault(SnapshotName("pack", key), why)
         self._add_next_versions(roots)
         return roots
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from dataops.errors import ConfigError
-from dataops.formatting import format_quantity
+from dataops.formatting import format_percent, format_quantity
 from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes
 from dataops.trace.targets import Target, image_targets, parse_target
@@ -190,7 +190,9 @@ def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
         tree = Tree(text(title, style="bold"))
         tree.add(text(f"digest  {dataset['digest']}"))
         for training in dataset["trainings"]:
-            branch = tree.add(text(f"train {training['key']}: {training['model']}, {training['created_at'][:19]}"))
+            share = f", {format_percent(training['share'])} of its samples" if training["share"] < 1 else ""
+            line = f"train {training['key']}: {training['model']}, {training['created_at'][:19]}{share}"
+            branch = tree.add(text(line))
             for evaluation in training["evaluations"]:
                 branch.add(text(f"evaluate {evaluation}"))
             for model in training["models"]:

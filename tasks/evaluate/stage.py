@@ -16,7 +16,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from dataops.errors import ContractError
 from dataops.snapshot import Counts, Input, Part, Record
+from dataops.trace.training_datasets import list_training_datasets, stored_manifests
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.job import EvaluationSettings, run_evaluation
@@ -92,12 +94,22 @@ def _run_job(work: Work[EvaluateConfig], suite: Suite, folder: Path) -> dict[str
 
 
 def _put_matches(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluation) -> list[Part]:
-    """Search the dataset for the suite's images; the effect on each task becomes its `contamination`."""
+    """Search the datasets of the training for the suite's images; the effect on each task becomes its `contamination`.
+
+    Raises: ContractError if one of the datasets is no longer in the store.
+    """
     if not work.config.contamination:
         return []
     context, tasks = work.context, len(suite.tasks)
-    context.progress(tasks, tasks, "the dataset is searched for the suite's images")
-    matches = find_overlaps(suite, work.draft.store, work.inputs["pack"], context.home, context.workers)
+    context.progress(tasks, tasks, "the training data are searched for the suite's images")
+    store, trained = work.draft.store, list_training_datasets(work.inputs["train"], work.draft.store)
+    if gone := [f"pack/{one.key}" for one in trained if one.manifest is None]:
+        raise ContractError(
+            f"the model was trained on {' and '.join(gone)}, which is no longer in {store.uri}, so the suite's images "
+            "cannot be searched for there; set evaluate.contamination = false to evaluate without"
+        )
+    packs = stored_manifests(trained) or [work.inputs["pack"]]
+    matches = find_overlaps(suite, store, packs, context.home, context.workers)
     for row in contamination(evaluation.predictions(), group_by_task(matches)):
         evaluation.metrics[row.pop("task")]["contamination"] = row
     return [work.draft.put_table(MATCHES_PART, matches)]

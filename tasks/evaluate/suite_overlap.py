@@ -6,6 +6,7 @@ describes which copies are found, and how reliably.
 """
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import groupby, islice
@@ -48,27 +49,28 @@ _TEXTS = ("txt", "json")
 logger = logging.getLogger(__name__)
 
 
-def find_overlaps(suite: Suite, store: Store, pack: Manifest, home: Path, workers: int) -> pa.Table:
+def find_overlaps(suite: Suite, store: Store, packs: Sequence[Manifest], home: Path, workers: int) -> pa.Table:
     """Return the training images that are also in the suite's sets.
 
     Args:
-        pack: the dataset that the model was trained on.
+        packs: the datasets that the model was trained on; one at a time is in memory.
         home: the index of a set is kept there for other models.
 
     Returns: MATCHES, with the name of a task as `evaluation_set` and the key of a sample as `member`.
     """
-    trained, thresholds = _read_training_rows(store, pack), OverlapThresholds()
-    found = [MATCHES.empty_table()]
+    thresholds, found = OverlapThresholds(), [MATCHES.empty_table()]
     with ThreadPoolExecutor(workers, "overlap") as pool:
-        for task in suite.tasks:
-            indexed = index_images(task.data, FolderStore(home / "overlap"), pool)
-            names = pa.array([task.name] * indexed.num_rows, pa.string())
-            indexed = indexed.append_column("evaluation_set", names)
-            candidates = trained.take(pa.array(_find_candidates(indexed, trained, thresholds)))
-            luminances = pa.array(_read_luminances(candidates, store, pack, pool), pa.binary())
-            found.append(find_matches(candidates.append_column("luminance", luminances), indexed, thresholds, pool))
-            count = len(found[-1]["member"].unique())
-            logger.info("evaluate: images of %s in the training set: %d", task.name, count)
+        for pack in packs:
+            trained = _read_training_rows(store, pack)
+            for task in suite.tasks:
+                indexed = index_images(task.data, FolderStore(home / "overlap"), pool)
+                names = pa.array([task.name] * indexed.num_rows, pa.string())
+                indexed = indexed.append_column("evaluation_set", names)
+                candidates = trained.take(pa.array(_find_candidates(indexed, trained, thresholds)))
+                luminances = pa.array(_read_luminances(candidates, store, pack, pool), pa.binary())
+                found.append(find_matches(candidates.append_column("luminance", luminances), indexed, thresholds, pool))
+                count = len(found[-1]["member"].unique())
+                logger.info("evaluate: images of %s in the dataset %s: %d", task.name, pack.key, count)
     order: Any = [(name, "ascending") for name in MATCHES.names]
     return pa.concat_tables(found).sort_by(order)
 

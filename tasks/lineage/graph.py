@@ -53,13 +53,18 @@ class Lineage:
         return path[::-1]
 
     def ancestors(self, manifest: Manifest) -> dict[str, Manifest]:
-        """Return the snapshot and all its ancestors in the store, by stage."""
-        found, waiting = dict[str, Manifest](), [manifest]
+        """Return the snapshot and its ancestors in the store, by stage; of a mixture, those of the run's own dataset."""
+        return {one.stage: one for one in reversed(self.all_ancestors(manifest))}
+
+    def all_ancestors(self, manifest: Manifest) -> list[Manifest]:
+        """Return the snapshot and all its ancestors in the store, itself first; a mixture has several of some stages."""
+        found, waiting = dict[SnapshotName, Manifest](), [manifest]
         while waiting:
-            current = waiting.pop()
-            found.setdefault(current.stage, current)
-            waiting += [m for i in current.inputs if (m := self.parent(i)) is not None and m.stage not in found]
-        return found
+            current = waiting.pop(0)
+            if (name := SnapshotName(current.stage, current.key)) not in found:
+                found[name] = current
+                waiting += [m for i in current.inputs if (m := self.parent(i)) is not None]
+        return list(found.values())
 
     def descendants(self, manifest: Manifest, stage: str) -> list[Manifest]:
         """Return the descendants of a snapshot that belong to a stage, by key."""

@@ -19,6 +19,7 @@ from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES, STAGES
 from dataops.trace.sources import find_source, list_named_sources
 from dataops.trace.targets import Target, matching_rows
+from dataops.trace.training_datasets import list_shares
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Hit, Rows, Search, read_columns, read_rows
 from tasks.tracking.registry import RegisteredVersion, Registry
@@ -124,7 +125,7 @@ class Trace:
             pairs: number of its pairs that match the targets.
         """
         known = {(v.name, v.version): v for v in self.registry.of_snapshot("pack", pack.key)}
-        trainings = [self._describe_training(train) for train in self.lineage.children(pack, "train")]
+        trainings = [self._describe_training(train, pack) for train in self.lineage.children(pack, "train")]
         in_store = {(m["name"], m["version"]) for training in trainings for m in training["models"]}
         return {
             "key": pack.key,
@@ -137,11 +138,14 @@ class Trace:
             "models": [v.as_json() for key, v in sorted(known.items()) if key not in in_store],
         }
 
-    def _describe_training(self, train: Manifest) -> dict[str, Any]:
+    def _describe_training(self, train: Manifest, pack: Manifest) -> dict[str, Any]:
+        """Return a training, and the share of its samples that are of a dataset (0 to 1)."""
         models = [self._describe_model(register) for register in self.lineage.descendants(train, "register")]
         facts = {"model": model_name(train.config), "created_at": train.created_at, "run": train.mlflow_run_id}
         evaluations = [m.key for m in self.lineage.children(train, "evaluate")]
-        return {"key": train.key, **facts, "evaluations": evaluations, "models": models}
+        shares = list_shares(train)
+        share = next((share for i, share in shares if pack.key == i.key or pack.content_digest == i.digest), 1.0)
+        return {"key": train.key, **facts, "share": share, "evaluations": evaluations, "models": models}
 
     def _describe_model(self, register: Manifest) -> dict[str, Any]:
         """Return a registered version as MLflow has it now, else as its snapshot names it."""
@@ -154,20 +158,20 @@ class Trace:
 
     def snapshot(self, manifest: Manifest) -> dict[str, Any]:
         """Return a snapshot of any stage with its ancestors, sources, datasets and models."""
-        above = self.lineage.ancestors(manifest)
+        above, chain = self.lineage.all_ancestors(manifest), self.lineage.ancestors(manifest)
         inputs = [i for i in manifest.inputs if i.stage in STAGES]
-        packs = [above["pack"]] if "pack" in above else self.lineage.descendants(manifest, "pack")
+        packs = [m for m in above if m.stage == "pack"] or self.lineage.descendants(manifest, "pack")
         sources = _list_sources(above)
+        others = sorted(above[1:], key=lambda m: (STAGES.index(m.stage), m is not chain[m.stage], m.key))
         return {
             "store": self.lineage.store.uri,
             "snapshot": {"stage": manifest.stage, "key": manifest.key, "digest": manifest.content_digest},
-            "stages": [_describe_stage(above[stage]) for stage in above if stage != manifest.stage]
-            + [_describe_stage(manifest)],
+            "stages": [_describe_stage(one) for one in (*others, manifest)],
             "gone": [f"{i.stage}/{i.key}" for i in inputs if self.lineage.parent(i) is None],
-            "funnel": funnel_stages(above.values()),
+            "funnel": funnel_stages(chain.values()),
             "sources": [{"source": i.key, "digest": i.digest} for i in sources][: self.limit],
             "source_files": len(sources),
-            "named_sources": _count_sources(above),
+            "named_sources": _count_sources(chain),
             "datasets": [self.dataset(pack) for pack in packs],
             "registry": self.registry.status(),
         }
@@ -260,5 +264,7 @@ def _count_sources(above: Mapping[str, Manifest]) -> list[dict[str, Any]]:
     ]
 
 
-def _list_sources(above: Mapping[str, Manifest]) -> list[Input]:
-    return [i for i in above["extract"].inputs if i.stage == "source"] if "extract" in above else []
+def _list_sources(above: Sequence[Manifest]) -> list[Input]:
+    """Return the source files of all datasets, each once."""
+    found = [i for m in above if m.stage == "extract" for i in m.inputs if i.stage == "source"]
+    return list(dict.fromkeys(found))

@@ -61,14 +61,21 @@ def log_card(registration: Registration, run: "Run", version: "ModelVersion") ->
         version=str(version.version),
         registered=created.date().isoformat(),
         config_hash=tags["config_hash"],
-        files=files,
+        files=files | {one.key: f"manifests/pack-{one.key}.json" for one in registration.other_datasets},
         urls=list_urls(base, facts, files, find_commit_url(str(work.inputs["train"].code.get("commit")))),
     )
     verdict = str(registration.verdict)
     card = Card(
-        config.model_name, work.inputs, registration.rows, verdict, config.description, config.license, documents
+        config.model_name,
+        work.inputs,
+        registration.rows,
+        verdict,
+        config.description,
+        config.license,
+        documents,
+        registration.datasets,
     )
-    lineage = lineage_svg(work.inputs, config.model_name, documents)
+    lineage = lineage_svg(work.inputs, config.model_name, documents, registration.datasets)
     _log_files(
         registration,
         run,
@@ -100,7 +107,7 @@ def _describe_data(registration: Registration) -> Files:
         "funnel.png": funnel_png(funnel_stages(inputs.values())),
         "filter.html": filter_html(inputs["filter"]),
         "download.html": download_html(inputs["download"], store),
-        "lineage.jsonl": render_events(inputs.values(), store.uri),
+        "lineage.jsonl": render_events(registration.lineage, store.uri),
     }
     if balance := inputs["filter"].facts.get("balance"):
         files["balance.svg"] = curve_svg(balance["curve"])
@@ -123,9 +130,11 @@ def _describe_model(registration: Registration) -> Files:
 
 
 def _copy_parts(registration: Registration) -> Files:
-    """Return the manifests of all inputs, the full training curve, and the dataset's documents."""
+    """Return the manifests of all inputs and other datasets, the full training curve, and the dataset's documents."""
     inputs = registration.work.inputs
     files: Files = {f"manifests/{stage}.json": manifest.model_dump_json(indent=2) for stage, manifest in inputs.items()}
+    others = [one for one in registration.lineage if one not in inputs.values()]
+    files |= {f"manifests/{one.stage}-{one.key}.json": one.model_dump_json(indent=2) for one in others}
     documents = [part.name for part in inputs["pack"].parts if part.name in UNDIGESTED]
     files |= {name: registration.read("pack", name) for name in documents}
     return files | {"metrics.jsonl": registration.read("train", "metrics.jsonl")}

@@ -2,16 +2,16 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from dataops.snapshot import Manifest, load_ancestors
 from dataops.store import Store
+from dataops.trace.training_datasets import list_training_datasets
 from tasks.models.find import REGISTERED
-from tasks.register.model_card import Card, list_rights
+from tasks.register.model_card import Card, list_rights, merge_counts
 from tasks.tracking import client as tracking
 
 CARD, LICENSE = "README.md", "LICENSE"
@@ -25,8 +25,8 @@ def describe_snapshot(train: Manifest, store: Store) -> dict[str, str]:
     name = f"{train.stage}/{train.key}"
     if "pack" not in manifests:
         return describe_files(name)
-    card = Card(name, manifests, (), "not evaluated")
-    return {CARD: card.markdown(), LICENSE: _write_license(name, manifests, "")}
+    card = Card(name, manifests, (), "not evaluated", datasets=list_training_datasets(train, store))
+    return {CARD: card.markdown(), LICENSE: _write_license(name, card.packs, "")}
 
 
 def describe_version(model: str) -> dict[str, str]:
@@ -44,9 +44,10 @@ def describe_version(model: str) -> dict[str, str]:
         known = {file.path for where in (None, "manifests") for file in client.list_artifacts(run, where)}
         if any(name not in known for name in _ARTEFACTS):
             return describe_files(model)
-        card, config, pack = (Path(client.download_artifacts(run, name, folder)) for name in _ARTEFACTS)
+        others = sorted(name for name in known if name.startswith("manifests/pack-"))
+        card, config, *packs = (Path(client.download_artifacts(run, name, folder)) for name in (*_ARTEFACTS, *others))
         try:
-            manifests = {"pack": Manifest.model_validate_json(pack.read_bytes())}
+            manifests = [Manifest.model_validate_json(pack.read_bytes()) for pack in packs]
             license_ = json.loads(config.read_bytes()).get("register", {}).get("license", "")
         except (ValidationError, ValueError, AttributeError):
             return describe_files(model)
@@ -62,10 +63,9 @@ def describe_files(model: str) -> dict[str, str]:
     }
 
 
-def _write_license(model: str, manifests: Mapping[str, Manifest], license_: str) -> str:
-    lines = [f"Licences of the model {model}", "", *list_rights(manifests, license_)]
-    counts: Any = manifests["pack"].facts.get("licenses")
-    if isinstance(counts, dict) and counts:
+def _write_license(model: str, packs: Sequence[Manifest], license_: str) -> str:
+    lines = [f"Licences of the model {model}", "", *list_rights(packs, license_)]
+    if counts := merge_counts(packs, "licenses"):
         lines += ["", "Licences that pages declared for the training pairs, with the number of pairs:", ""]
         lines += [f"{int(count):>12,}  {' '.join(str(url).split()) or 'none'}" for url, count in counts.items()]
     return "\n".join(lines).replace("`", "") + "\n"

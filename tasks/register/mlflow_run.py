@@ -70,11 +70,14 @@ def _log_main_metrics(registration: Registration, run: "Run") -> None:
 
 
 def _build_datasets(registration: Registration) -> dict[str, Any]:
-    """Return the training set as "" and each task of the suite by its name, as MLflow datasets."""
+    """Return MLflow datasets: the training set as "", other training sets as pack/KEY, each task of the suite by name."""
     from mlflow.entities import Dataset
 
     uri, inputs = registration.work.draft.store.uri, registration.work.inputs
     fields = {"": run_metadata.describe_training_dataset(inputs["pack"], uri)}
+    fields |= {
+        f"pack/{pack.key}": run_metadata.describe_training_dataset(pack, uri) for pack in registration.other_datasets
+    }
     fields |= run_metadata.describe_evaluation_datasets(inputs["evaluate"], registration.metrics, uri)
     return {task: Dataset(**values) for task, values in fields.items()}
 

@@ -6,6 +6,7 @@ Source: Mitchell et al. 2019, "Model Cards for Model Reporting", for the section
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,13 @@ from dataops.funnel import funnel_stages
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.trace.sources import describe_sources, list_named_sources
+from dataops.trace.training_datasets import TrainingDataset, stored_manifests
 from tasks.register.config import describe_gate
 from tasks.register.documents import Documents
 from tasks.register.svg_lineage import draw_lineage, make_boxes
 from tasks.reports.page import render, shorten
 from tasks.reports.section import Section
-from tasks.tracking.run_metadata import model_name
+from tasks.tracking.run_metadata import count_training_pairs, model_name
 
 LISTED = 8
 """Number of values of a kind that a table has, and of drop reasons of a stage."""
@@ -53,19 +55,27 @@ class Card:
     description: str = ""
     license: str = ""
     documents: Documents = field(default_factory=Documents)
+    datasets: Sequence[TrainingDataset] = ()
+    """Those of the training; empty: only that of its run."""
+
+    @property
+    def packs(self) -> list[Manifest]:
+        """Manifests of the datasets of the training, that of its run first."""
+        return stored_manifests(self.datasets) or [self.manifests["pack"]]
 
     def sections(self) -> list[Section]:
         """Return all sections but the head."""
         return [
             _training_data(self.manifests),
-            *_sources(self.manifests),
-            *_rankings(self.manifests),
-            _funnel(self.manifests),
+            *([_list_datasets(self.datasets)] if len(self.datasets) > 1 else []),
+            *_sources(self.manifests, only_own=len(self.datasets) > 1),
+            *_rankings(self.packs),
+            _funnel(self.manifests, only_own=len(self.datasets) > 1),
             _recipe(self.manifests),
             *([_scores(self.rows)] if self.rows else []),
-            describe_contamination(self.manifests),
-            Section("Limits", list_limits(self.manifests, self.rows)),
-            Section("Licence and rights", list_rights(self.manifests, self.license)),
+            describe_contamination(self.manifests, only_own=len(self.datasets) > 1),
+            Section("Limits", list_limits(self.manifests, self.rows, only_own=len(self.datasets) > 1)),
+            Section("Licence and rights", list_rights(self.packs, self.license)),
         ]
 
     def title(self) -> str:
@@ -74,16 +84,18 @@ class Card:
 
     def headline(self) -> str:
         """Return the model, the number of its training pairs, the dates and the gate's verdict."""
-        pack, train = self.manifests["pack"], self.manifests["train"]
+        train = self.manifests["train"]
         model, gate = model_name(train.config), describe_gate(self.gate)
         dates = f"Trained on {train.created_at[:10]}"
         dates += f", registered on {self.documents.registered}." if self.documents.registered else "."
-        pairs = f"CLIP {model}, trained on {format_quantity(pack.counts.kept, 'pair')} of image and caption."
+        count = format_quantity(count_training_pairs(self.manifests), "pair")
+        datasets = f" in {len(self.datasets)} datasets" if len(self.datasets) > 1 else ""
+        pairs = f"CLIP {model}, trained on {count} of image and caption{datasets}."
         return f"{pairs} {dates} {gate[0].upper()}{gate[1:]}."
 
     def html(self) -> str:
         """Return the page, with the lineage as a drawing whose boxes link to the rows of a table of documents."""
-        boxes = make_boxes(self.manifests, self.name, self.documents)
+        boxes = make_boxes(self.manifests, self.name, self.documents, self.datasets)
         documents = [
             {
                 "name": name,
@@ -129,7 +141,7 @@ def _training_data(manifests: Mapping[str, Manifest]) -> Section:
     return Section("Training data", sentences)
 
 
-def _sources(manifests: Mapping[str, Manifest]) -> list[Section]:
+def _sources(manifests: Mapping[str, Manifest], *, only_own: bool) -> list[Section]:
     """Return a table of the named sources, with the licence that the config states for each."""
     sources, pack = list_named_sources(manifests), manifests["pack"]
     counted, kept = pack.facts.get("sources", {}), max(pack.counts.kept, 1)
@@ -145,32 +157,55 @@ def _sources(manifests: Mapping[str, Manifest]) -> list[Section]:
         for source in sources
     ]
     columns = ("source", "kind", "licence", "files", "pairs", "share")
-    sentence = "Of duplicates, the pair of the first of their sources was kept."
-    return [Section("Sources", [sentence], columns, rows, numbers=(3, 4, 5))] if rows else []
+    sentences = ["Of duplicates, the pair of the first of their sources was kept."]
+    sentences += ["These are the sources of the run's own dataset."] if only_own else []
+    return [Section("Sources", sentences, columns, rows, numbers=(3, 4, 5))] if rows else []
 
 
-def _rankings(manifests: Mapping[str, Manifest]) -> list[Section]:
-    """Return the most frequent languages, hosts and licences, where the dataset's manifest counts them."""
-    facts, kept = manifests["pack"].facts, max(manifests["pack"].counts.kept, 1)
+def _list_datasets(datasets: Sequence[TrainingDataset]) -> Section:
+    """Return the table of the datasets, with the share of each, and what is known of the licences of its pairs."""
+    rows: list[tuple[str, ...]] = []
+    for one in datasets:
+        pairs = licensed = "no longer in the store"
+        if one.manifest is not None:
+            pairs, licensed = f"{one.manifest.counts.kept:,}", _count_licensed(one.manifest)
+        name = f"{one.key} (of the run)" if one.is_own else one.key
+        rows.append((name, one.source.digest[:16], pairs, format_percent(one.share), licensed))
+    sentence = "Share is that of the samples of each epoch; every pair of a dataset is seen equally often within one."
+    columns = ("dataset", "content digest", "pairs", "share", "with a declared licence")
+    return Section("Datasets", (sentence,), columns, rows, numbers=(2, 3, 4))
+
+
+def _count_licensed(pack: Manifest) -> str:
+    licenses = pack.facts.get("licenses")
+    return f"{pack.counts.kept - int(licenses.get('', 0)):,}" if isinstance(licenses, dict) else "not counted"
+
+
+def _rankings(packs: Sequence[Manifest]) -> list[Section]:
+    """Return the most frequent languages, hosts and licences of all datasets, where their manifests count them."""
+    kept = max(sum(pack.counts.kept for pack in packs), 1)
     found: list[Section] = []
     for kind, title, column in (
         ("languages", "Languages", "language"),
         ("hosts", "Hosts", "host"),
         ("licenses", "Declared licences", "licence"),
     ):
-        counts = facts.get(kind)
-        if isinstance(counts, dict) and counts:
+        counts = merge_counts(packs, kind)
+        if counts:
             rows = [(name or "none", f"{n:,}", format_share(n, kept)) for name, n in list(counts.items())[:LISTED]]
             found.append(Section(title, (), (column, "pairs", "share"), rows, numbers=(1, 2)))
     return found
 
 
-def _funnel(manifests: Mapping[str, Manifest]) -> Section:
+def _funnel(manifests: Mapping[str, Manifest], *, only_own: bool) -> Section:
     rows = []
     for stage in funnel_stages(manifests.values()):
         reasons = format_counts(list(stage["reasons"].items())[:LISTED]) or "-"
         rows.append((stage["stage"], f"{stage['input']:,}", f"{stage['kept']:,}", reasons))
-    return Section("Funnel", (), ("stage", "rows in", "kept", "drop reasons"), rows, numbers=(1, 2))
+    sentences = (
+        ("The funnel of the run's own dataset; `pairmill trace` names the stages of the others.",) if only_own else ()
+    )
+    return Section("Funnel", sentences, ("stage", "rows in", "kept", "drop reasons"), rows, numbers=(1, 2))
 
 
 def _recipe(manifests: Mapping[str, Manifest]) -> Section:
@@ -214,21 +249,28 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Section:
     return Section("Zero-shot results", (sentence,), columns, table, numbers=(2, 3, 4, 5))
 
 
-def describe_contamination(manifests: Mapping[str, Manifest]) -> Section:
-    """Return which images of the evaluation sets are in the training data, and what difference they make."""
-    sentences = [*_describe_overlap_filter(manifests)]
+def describe_contamination(manifests: Mapping[str, Manifest], *, only_own: bool = False) -> Section:
+    """Return which images of the evaluation sets are in the training data, and what difference they make.
+
+    Args:
+        only_own: the manifests before `train` are those of one of several datasets.
+    """
+    sentences = [*_describe_overlap_filter(manifests, only_own=only_own)]
+    searched = "datasets" if only_own else "dataset"
     results = manifests["evaluate"].facts.get("metrics") if "evaluate" in manifests else {}
     if results == {}:
         return Section("Contamination", [*sentences, "The model was not evaluated."])
     found = {task: result["contamination"] for task, result in (results or {}).items() if "contamination" in result}
     if not found:
-        sentences.append("Images of the evaluation sets were not searched for in the dataset: results may be too high.")
+        sentences.append(
+            f"Images of the evaluation sets were not searched for in the {searched}: results may be too high."
+        )
         return Section("Contamination", sentences)
     dirty = {task: row for task, row in found.items() if row["overlap"]}
     images = sum(row["n"] for row in found.values())
     sentences.append(
         f"{sum(row['overlap'] for row in dirty.values()):,} of {format_quantity(images, 'image')} of "
-        f"{format_quantity(len(found), 'evaluation set')} were found in the dataset, in {len(dirty):,} of the sets, by "
+        f"{format_quantity(len(found), 'evaluation set')} were found in the {searched}, in {len(dirty):,} of the sets, by "
         "perceptual hashes and an overlay (docs/curate.md)."
     )
     rows = [
@@ -247,18 +289,22 @@ def describe_contamination(manifests: Mapping[str, Manifest]) -> Section:
     return Section("Contamination", sentences, columns if rows else (), rows, numbers=range(2, 8))
 
 
-def _describe_overlap_filter(manifests: Mapping[str, Manifest]) -> Iterable[str]:
+def _describe_overlap_filter(manifests: Mapping[str, Manifest], *, only_own: bool) -> Iterable[str]:
     """Yield what curate dropped before training."""
     curate = manifests.get("curate")
     if curate is not None and curate.config.get("overlap"):
         count = curate.counts.dropped.get("evaluation_overlap", 0)
-        yield f"Images of evaluation sets were searched for before training; pairs dropped for it: {count:,}."
+        where = " in the run's own dataset" if only_own else ""
+        yield f"Images of evaluation sets were searched for{where} before training; pairs dropped for it: {count:,}."
 
 
-def list_limits(manifests: Mapping[str, Manifest], rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def list_limits(
+    manifests: Mapping[str, Manifest], rows: Iterable[Mapping[str, Any]], *, only_own: bool = False
+) -> list[str]:
     """Return what a user of the model should know."""
     languages = manifests["filter"].config.get("languages") if "filter" in manifests else None
     kept = f"Only captions in {', '.join(languages)} were kept" if languages else "Captions are in any language"
+    kept += " in the run's own dataset; the others have the languages of their own configs" if only_own else ""
     sentences = [
         f"{kept}. The language is detected automatically.",
         "Captions are the text of web pages beside an image; nobody has checked that they are true, or kind. The model "
@@ -278,14 +324,24 @@ def _is_chance(row: Mapping[str, Any]) -> bool:
     return row["low"] <= row["chance"]
 
 
-def list_rights(manifests: Mapping[str, Manifest], license_: str) -> list[str]:
+def merge_counts(packs: Sequence[Manifest], kind: str) -> dict[str, int]:
+    """Return the counts of a kind in the facts of datasets, summed, most frequent first; empty if one does not count it."""
+    found = [pack.facts.get(kind) for pack in packs]
+    if not all(isinstance(counts, dict) for counts in found):
+        return {}
+    if len(found) == 1:
+        return dict(found[0] or {})
+    merged = sum((Counter(counts) for counts in found), Counter[str]())
+    return dict(sorted(merged.items(), key=lambda item: (-item[1], item[0])))
+
+
+def list_rights(packs: Sequence[Manifest], license_: str) -> list[str]:
     """Return what is known of the licences of the weights and of the data, and how to take data out."""
     first = f"Licence of the weights: {license_}." if license_ else "Its owner has stated no licence for the weights."
     sentences = [first]
-    licenses = manifests["pack"].facts.get("licenses")
-    if isinstance(licenses, dict):
-        kept = manifests["pack"].counts.kept
-        licensed = kept - int(licenses.get("", 0))
+    if all(isinstance(pack.facts.get("licenses"), dict) for pack in packs):
+        kept = sum(pack.counts.kept for pack in packs)
+        licensed = kept - sum(int(pack.facts["licenses"].get("", 0)) for pack in packs)
         sentences.append(
             f"For {licensed:,} of {kept:,} training pairs a licence was declared beside the image or on its page."
         )

@@ -8,6 +8,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from dataops.snapshot import Manifest, load_ancestors
+from dataops.trace.training_datasets import TrainingDataset, list_training_datasets, stored_manifests
 from tasks.engine.stage import Work, code_version
 from tasks.evaluate.run_suite import Evaluation
 from tasks.register.commit_page import find_commit_url
@@ -40,8 +42,25 @@ class Registration:
     def tags(self) -> dict[str, str]:
         """Tags of the run, the logged model and the version."""
         context = self.work.context
-        tags = run_metadata.build_lineage_tags(self.work.inputs, context.run_config, code_version())
+        tags = run_metadata.build_lineage_tags(self.work.inputs, context.run_config, code_version(), self.datasets)
         return tags | run_metadata.build_run_tags(context.run_id, context.flow_run_id, context.flow_run_url)
+
+    @cached_property
+    def datasets(self) -> list[TrainingDataset]:
+        """The datasets that the model was trained on, that of its run first."""
+        return list_training_datasets(self.work.inputs["train"], self.work.draft.store)
+
+    @property
+    def other_datasets(self) -> list[Manifest]:
+        """Manifests of the datasets of the training that are not that of its run, without deleted ones."""
+        return stored_manifests(one for one in self.datasets if not one.is_own)
+
+    @cached_property
+    def lineage(self) -> list[Manifest]:
+        """The manifests of all inputs, and of the other datasets of the training with their ancestors, each once."""
+        chains = (load_ancestors(self.work.draft.store, pack).values() for pack in self.other_datasets)
+        found = [*self.work.inputs.values(), *(manifest for chain in chains for manifest in chain)]
+        return list({(manifest.stage, manifest.key): manifest for manifest in found}.values())
 
     @cached_property
     def trained_ms(self) -> int:
@@ -73,7 +92,7 @@ class Registration:
             for task, result in self.metrics.items()
         ]
         found = {key: values[key] for key in main if values.get(key) is not None}
-        return {"pairs": float(self.work.inputs["pack"].counts.kept), **found}
+        return {"pairs": float(run_metadata.count_training_pairs(self.work.inputs)), **found}
 
     def render_description(self, links: Mapping[str, str]) -> str:
         """Return the Markdown description of the run, the logged model and the version."""
@@ -87,4 +106,4 @@ class Registration:
         commit = f"[{commit}]({page})" if page else commit
         code = f"Code: git commit {commit}{dirty}. Config: `{self.tags['config_hash']}`."
         head = [self.work.config.description, intro]
-        return run_metadata.render_description(inputs, self.rows, head, links, tail=code)
+        return run_metadata.render_description(inputs, self.rows, head, links, tail=code, datasets=self.datasets)

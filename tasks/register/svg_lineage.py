@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dataops.formatting import format_quantity
+from dataops.formatting import format_percent, format_quantity
 from dataops.snapshot import Input, Manifest
 from dataops.trace.sources import list_sources
+from dataops.trace.training_datasets import TrainingDataset
 from tasks.register.documents import Documents
 from tasks.reports.svg_drawing import Drawing
 from tasks.tracking.run_metadata import model_name
@@ -20,6 +21,8 @@ _POSITIONS = {
     "pack": (5, 0), "code": (5, 2), "train": (5, 1), "suite": (4, 2), "evaluate": (4, 1), "config": (3, 2), "model": (3, 1),
 }  # fmt: skip
 """Column and row of each box: data from left to right, then down and back to the model."""
+_OTHERS = 3
+"""Maximum number of boxes for the other datasets of a training; the last one stands for all that have none."""
 _ARROWS = (
     ("sources", "extract"), ("source-2", "extract"), ("source-3", "extract"), ("extract", "filter"),
     ("filter", "download"), ("download", "curate"), ("curate", "pack"),
@@ -39,13 +42,19 @@ class Box:
     style: str = ""
 
 
-def make_boxes(manifests: Mapping[str, Manifest], model: str, documents: Documents | None = None) -> dict[str, Box]:
+def make_boxes(
+    manifests: Mapping[str, Manifest],
+    model: str,
+    documents: Documents | None = None,
+    datasets: Sequence[TrainingDataset] = (),
+) -> dict[str, Box]:
     """Return the boxes of a model's stages, and of what they read, by name.
 
     Args:
         manifests: by stage, as far as they are known.
         model: its name.
         documents: of the registered version, if there is one.
+        datasets: those of the training, if it has several.
     """
     documents = documents or Documents()
     found = {stage: _stage_box(manifest) for stage, manifest in manifests.items() if stage in _POSITIONS}
@@ -72,7 +81,29 @@ def make_boxes(manifests: Mapping[str, Manifest], model: str, documents: Documen
         found["config"] = Box("config", (documents.config_hash, "config.json", ""), style="outside")
     version = f"version {documents.version}" if documents.version else ""
     found["model"] = Box("model", (version, model[:22], documents.registered), style="model")
-    return {name: found[name] for name in _POSITIONS if name in found}
+    return {name: found[name] for name in _POSITIONS if name in found} | _make_dataset_boxes(datasets)
+
+
+def _make_dataset_boxes(datasets: Sequence[TrainingDataset]) -> dict[str, Box]:
+    """Return the boxes of the datasets that are not the run's own, by a name that is the key of the dataset."""
+    others = [one for one in datasets if not one.is_own]
+    shown = others if len(others) <= _OTHERS else others[: _OTHERS - 1]
+    boxes = {
+        one.key: Box(
+            "dataset",
+            (
+                one.key,
+                "deleted" if one.manifest is None else format_quantity(one.manifest.counts.kept, "pair"),
+                f"{format_percent(one.share)} of the samples",
+            ),
+            style="outside",
+        )
+        for one in shown
+    }
+    if rest := others[len(shown) :]:
+        share = f"{format_percent(sum(one.share for one in rest))} of the samples"
+        boxes["datasets"] = Box("datasets", ("", format_quantity(len(rest), "more dataset"), share), style="outside")
+    return boxes
 
 
 def _source_boxes(manifests: Mapping[str, Manifest]) -> dict[str, Box]:
@@ -131,24 +162,32 @@ def draw_lineage(boxes: Mapping[str, Box], links: Mapping[str, str | None]) -> D
         boxes: by name.
         links: what a click on a box opens, by name.
     """
-    drawing = Drawing("lineage.svg", "lineage of the model", WIDTH, 2 * ROW_HEIGHT + BOX_HEIGHT + 24)
-    for start, end in _ARROWS:
+    others = [name for name in boxes if name not in _POSITIONS]
+    positions = _POSITIONS | {name: (6, (1, 0, 2)[number]) for number, name in enumerate(others)}
+    width = WIDTH + (BOX_WIDTH + GAP if others else 0)
+    drawing = Drawing("lineage.svg", "lineage of the model", width, 2 * ROW_HEIGHT + BOX_HEIGHT + 24)
+    for start, end in (*_ARROWS, *((name, "train") for name in others)):
         if start in boxes and end in boxes:
-            _add_arrow(drawing, start, end)
+            _add_arrow(drawing, _corner(positions[start]), _corner(positions[end]))
     for name, box in boxes.items():
-        _add_box(drawing, box, *_corner(name), links.get(name))
+        _add_box(drawing, box, *_corner(positions[name]), links.get(name))
     return drawing
 
 
-def lineage_svg(manifests: Mapping[str, Manifest], model: str, documents: Documents | None = None) -> str:
+def lineage_svg(
+    manifests: Mapping[str, Manifest],
+    model: str,
+    documents: Documents | None = None,
+    datasets: Sequence[TrainingDataset] = (),
+) -> str:
     """Return the lineage as an SVG file that lies beside the documents."""
     documents = documents or Documents()
-    boxes = make_boxes(manifests, model, documents)
+    boxes = make_boxes(manifests, model, documents, datasets)
     return draw_lineage(boxes, {name: documents.href(name) for name in boxes}).svg()
 
 
-def _corner(name: str) -> tuple[int, int]:
-    column, row = _POSITIONS[name]
+def _corner(position: tuple[int, int]) -> tuple[int, int]:
+    column, row = position
     return 6 + column * (BOX_WIDTH + GAP), 10 + row * ROW_HEIGHT
 
 
@@ -166,9 +205,9 @@ def _add_box(drawing: Drawing, box: Box, x: int, y: int, href: str | None) -> No
             drawing.add("rect", x=x + 12, y=y + BOX_HEIGHT - 10, width=width * share, height=4, class_=style)
 
 
-def _add_arrow(drawing: Drawing, start: str, end: str) -> None:
-    """Add an arrow from the side of one box to the facing side of the other."""
-    (ax, ay), (bx, by) = _corner(start), _corner(end)
+def _add_arrow(drawing: Drawing, start: tuple[int, int], end: tuple[int, int]) -> None:
+    """Add an arrow from the side of one box to the facing side of the other; both are given by their corners."""
+    (ax, ay), (bx, by) = start, end
     if ay == by:
         y = ay + BOX_HEIGHT // 2
         ends = (ax + BOX_WIDTH + 2, y, bx - 3, y) if ax < bx else (ax - 2, y, bx + BOX_WIDTH + 3, y)

@@ -32,7 +32,7 @@ def log_child_runs(
 
     Args:
         curve: rows of the training's metrics.jsonl.
-        datasets: MLflow datasets by task; the training set has the name "".
+        datasets: MLflow datasets by task; the training set has the name "", other training sets pack/KEY.
         timestamp_ms: time of all points, the same at each attempt.
     """
     children: dict[str, Run] = {}
@@ -47,11 +47,16 @@ def log_child_runs(
         run = children[stage] = tracking.open_run(client, experiment, key, title, tags)
         if stage == "train" and "train/loss" not in run.data.metrics:
             tracking.log_curves(client, run, curve, timestamp_ms)
-        used = {task: dataset for task, dataset in datasets.items() if bool(task) == (stage == "evaluate")}
+        used = {task: dataset for task, dataset in datasets.items() if is_training_set(task) == (stage == "train")}
         tracking.log_params(client, run, run_metadata.flatten_params({stage: manifest.config}))
         log_datasets(client, run, used)
         tracking.finish(client, run, "FINISHED")
     return children
+
+
+def is_training_set(name: str) -> bool:
+    """Return whether a name among MLflow datasets is that of a training set; the name of a task has no slash."""
+    return not name or "/" in name
 
 
 def find_parent_tag(client: "MlflowClient", run: "Run", run_id: str | None) -> dict[str, str]:
@@ -64,11 +69,11 @@ def find_parent_tag(client: "MlflowClient", run: "Run", run_id: str | None) -> d
 
 
 def log_datasets(client: "MlflowClient", run: "Run", datasets: Mapping[str, "Dataset"]) -> None:
-    """Log datasets as inputs of a run, by task; the training set has the name ""."""
+    """Log datasets as inputs of a run, by task; the training set has the name "", other training sets pack/KEY."""
     from mlflow.entities import DatasetInput, InputTag
 
     entries = [
-        DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation" if task else "training")])
+        DatasetInput(dataset, [InputTag("mlflow.data.context", "training" if is_training_set(task) else "evaluation")])
         for task, dataset in datasets.items()
     ]
     client.log_inputs(run.info.run_id, entries)

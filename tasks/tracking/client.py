@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DATASETS_TAG = "dataset_keys"
+"""Tag with the keys of the datasets of a training that has several; `snapshot.pack` is that of its run."""
 KEY_TAG = "pairmill.register_key"
 """Tag of runs, logged models and versions: the key of their register snapshot."""
 PIPELINE_TAG = "pairmill.pipeline_run"

@@ -15,6 +15,7 @@ from dataops.errors import ServiceError
 from dataops.escaping import escape_markdown
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
+from dataops.trace.training_datasets import TrainingDataset, list_training_datasets, stored_manifests
 from tasks.engine.context import Context
 from tasks.engine.stage import code_version
 from tasks.tracking import client as tracking
@@ -118,10 +119,10 @@ def _write_run(context: Context, manifests: Mapping[str, Manifest], outcome: Run
         run = _create_run(context, experiment, outcome.began_ms)
     run_id = run["info"]["run_id"]
     _post("runs/log-batch", run_id=run_id, tags=_build_tags(context, manifests, outcome))
-    if "pack" in manifests:
-        dataset = run_metadata.describe_training_dataset(manifests["pack"], context.store.uri)
-        entry = {"dataset": dataset, "tags": [{"key": "mlflow.data.context", "value": "training"}]}
-        _post("runs/log-inputs", run_id=run_id, datasets=[entry])
+    if packs := stored_manifests(_list_datasets(context, manifests)) or [m for m in [manifests.get("pack")] if m]:
+        tags = [{"key": "mlflow.data.context", "value": "training"}]
+        described = [run_metadata.describe_training_dataset(pack, context.store.uri) for pack in packs]
+        _post("runs/log-inputs", run_id=run_id, datasets=[{"dataset": one, "tags": tags} for one in described])
     if "train" in reached:
         for training in _find_runs(experiment, tracking.KEY_TAG, f"train-{reached['train']}"):
             if PARENT_TAG not in _tags(training):  # a reused training stays the child of the run of its model
@@ -172,8 +173,13 @@ def _post(endpoint: str, **fields: Any) -> dict[str, Any]:
     return response
 
 
+def _list_datasets(context: Context, manifests: Mapping[str, Manifest]) -> list[TrainingDataset]:
+    return list_training_datasets(manifests["train"], context.store) if "train" in manifests else []
+
+
 def _build_tags(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> list[dict[str, str]]:
-    tags = run_metadata.build_lineage_tags(manifests, context.run_config, code_version())
+    datasets = _list_datasets(context, manifests)
+    tags = run_metadata.build_lineage_tags(manifests, context.run_config, code_version(), datasets)
     tags |= run_metadata.build_run_tags(context.run_id, context.flow_run_id, context.flow_run_url)
     tags |= run_metadata.SOURCE_TAGS | {"mlflow.note.content": _render_note(context, manifests, outcome)}
     return _list_tags(tags)

@@ -36,6 +36,8 @@ def find_needed_snapshots() -> dict[SnapshotName, str]:
             for stage in STAGES:
                 if key := version.tags.get(f"snapshot.{stage}"):
                     needed.setdefault(SnapshotName(stage, key), reason)
+            for key in version.tags.get(tracking.DATASETS_TAG, "").split():
+                needed.setdefault(SnapshotName("pack", key), reason)
     return needed
 
 
@@ -112,8 +114,11 @@ class Registry:
         return self.error or "asked"
 
     def of_snapshot(self, stage: str, key: str) -> list[RegisteredVersion]:
-        """Return the versions that descend from a snapshot."""
-        return self._search(f"tags.`snapshot.{stage}` = '{key}'")
+        """Return the versions that descend from a snapshot, each once."""
+        found = self._search(f"tags.`snapshot.{stage}` = '{key}'")
+        if stage == "pack":
+            found += self._search(f"tags.`{tracking.DATASETS_TAG}` LIKE '%{key}%'")
+        return list({version.uri: version for version in found}.values())
 
     def of_key(self, key: str) -> list[RegisteredVersion]:
         """Return the versions of a register snapshot."""

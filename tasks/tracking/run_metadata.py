@@ -20,8 +20,9 @@ from dataops.funnel import funnel_stages
 from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
 from dataops.schema import PACKED
 from dataops.snapshot import Manifest
+from dataops.trace.training_datasets import TrainingDataset
 from tasks.reports.page import render
-from tasks.tracking.client import NAME_LENGTH, PARAM_LENGTH, RUN_TAG
+from tasks.tracking.client import DATASETS_TAG, NAME_LENGTH, PARAM_LENGTH, RUN_TAG
 
 SPACE = "&nbsp;"
 """A paragraph below a table, where MLflow's style sheet leaves no space."""
@@ -81,12 +82,20 @@ def _name_sources(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def build_lineage_tags(
-    manifests: Mapping[str, Manifest], config: Mapping[str, Any], code: Mapping[str, Any]
+    manifests: Mapping[str, Manifest],
+    config: Mapping[str, Any],
+    code: Mapping[str, Any],
+    datasets: Sequence[TrainingDataset] = (),
 ) -> dict[str, str]:
-    """Return the tags of a run and a version that identify the data, config and code of the model."""
+    """Return the tags of a run and a version that identify the data, config and code of the model.
+
+    Args:
+        datasets: those of the training, if it has several.
+    """
     dataset = manifests.get("pack")
     return {
         **({"dataset_key": dataset.key, "dataset_digest": dataset.content_digest} if dataset else {}),
+        **({DATASETS_TAG: " ".join(one.key for one in datasets)} if len(datasets) > 1 else {}),
         "config_hash": hash_config(config),
         "git_commit": code.get("commit") or "unknown",
         "code_dirty": str(code.get("dirty")).lower(),
@@ -171,9 +180,24 @@ def _build_source(store_uri: str, name: str) -> dict[str, str]:
     return {"source_type": "s3" if uri.startswith("s3://") else "local", "source": json.dumps({"uri": uri})}
 
 
+def count_training_pairs(manifests: Mapping[str, Manifest]) -> int:
+    """Return the number of pairs of all datasets of a training."""
+    train, pack = manifests.get("train"), manifests["pack"]
+    return train.counts.kept if train is not None and train.config.get("dataset") else pack.counts.kept
+
+
+def render_datasets(datasets: Sequence[TrainingDataset]) -> str:
+    """Return the datasets of a training as Markdown: key, digest, and of several the share of the samples."""
+    texts = [f"`{one.key}`, digest `{one.source.digest[:16]}…`" for one in datasets]
+    if len(datasets) == 1:
+        return f"Dataset {texts[0]}"
+    shares = [f"{format_percent(one.share)} of the samples" for one in datasets]
+    return "Datasets " + "; ".join(f"{text}, {share}" for text, share in zip(texts, shares, strict=True))
+
+
 def render_intro(manifests: Mapping[str, Manifest], verdict: str) -> str:
     """Return the first paragraph of a description: the model, the number of pairs, and the gate's verdict."""
-    model, pairs = model_name(manifests["train"].config), manifests["pack"].counts.kept
+    model, pairs = model_name(manifests["train"].config), count_training_pairs(manifests)
     return f"CLIP {escape_markdown(model)}, trained on {format_quantity(pairs, 'pair')}. {escape_markdown(verdict)}."
 
 
@@ -183,8 +207,9 @@ def render_description(
     head: Sequence[str],
     links: Mapping[str, str],
     tail: str = "",
+    datasets: Sequence[TrainingDataset] = (),
 ) -> str:
-    """Return the Markdown description of a run and a version: the head, links, the results, the funnel and the dataset.
+    """Return the Markdown description of a run and a version: the head, links, the results, the funnel and the datasets.
 
     Lists of versions show its beginning as it is, so the first sentences have no markup.
 
@@ -193,10 +218,10 @@ def render_description(
         head: first paragraphs, in Markdown.
         links: URLs by name.
         tail: last paragraph, in Markdown.
+        datasets: those of the training; by default that of the run.
     """
-    dataset = manifests["pack"]
-    origin = f"Dataset `{dataset.key}`, digest `{dataset.content_digest[:16]}…`"
-    if counted := dataset.facts.get("sources"):
+    origin = render_datasets(datasets or [TrainingDataset(manifests["pack"].as_input(), manifests["pack"], 1.0, True)])
+    if len(datasets) < 2 and (counted := manifests["pack"].facts.get("sources")):
         origin += f", of {format_counts((escape_markdown(name), count) for name, count in counted.items())}"
     linked = " · ".join(f"[{name}]({url})" for name, url in links.items())
     results = ["**Zero-shot results**", _render_results(rows[:24]), SPACE] if rows else []

@@ -1,4 +1,4 @@
-"""A takedown tags the models in MLflow, and a trace shows the tags."""
+"""A takedown tags the models that were trained on a pair, also in one of several datasets, and a trace shows the tags."""
 
 import json
 import shutil
@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from dataops.snapshot import SnapshotName
 from dataops.store import FolderStore
 from tasks.engine import stage
+from tasks.tracking.registry import Registry, find_needed_snapshots
 from tests.integration.register.snapshots import connect, plan_registration
 from tests.unit.tasks.dataset_chain import chain, pair
 
@@ -28,7 +30,20 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     here = stage.Context(store=store, home=tmp_path, workers=1, run_name="demo")
     below = chain(store, [pair(n) for n in range(12)], 5)
     packed = stage.make(stage.plan(PACK, PackConfig(shard_size=4), 0, [below["curate"], below["download"]]), here)
-    by_stage = {m.stage: m for m in upstream.manifests} | {"pack": packed}
+    by_stage = {m.stage: m for m in upstream.manifests}
+    inputs = [by_stage["pack"].as_input(), packed.as_input()]
+    train = by_stage["train"].model_copy(
+        update={
+            "key": "mixed".ljust(16, "0"),
+            "content_digest": "f" * 64,
+            "inputs": inputs,
+            "config": {**by_stage["train"].config, "dataset": [1, 3]},
+        }
+    )
+    shutil.copytree(store.root / "train" / by_stage["train"].key, store.root / "train" / train.key)
+    store.delete([train.path("manifest.json")])
+    store.put(train.path("manifest.json"), train.model_dump_json().encode())
+    by_stage["train"] = train
     theirs = SimpleNamespace(store=store, home=tmp_path, manifests=[by_stage[m.stage] for m in upstream.manifests])
     plan, context = plan_registration(theirs, model_name="saw-it")
     stage.make(plan, context)
@@ -41,7 +56,16 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     assert outcome["models_tagged"] == ["models:/saw-it/1"]
     assert len(outcome["rewritten"]) == 1
     assert outcome["unchanged"] == 2
-    tags = connect().get_model_version("saw-it", "1").tags
+    version = connect().get_model_version("saw-it", "1")
+    tags = version.tags
+    assert tags["dataset_keys"] == f"{by_stage['pack'].key} {packed.key}"
+    assert [v.uri for v in Registry().of_snapshot("pack", packed.key)] == ["models:/saw-it/1"]
+    assert find_needed_snapshots()[SnapshotName("pack", packed.key)] == "saw-it version 1"
+    used = connect().get_run(version.run_id).inputs.dataset_inputs
+    contexts = {one.dataset.name: one.tags[0].value for one in used}
+    assert contexts[f"pack-{packed.key}"] == contexts[f"pack-{by_stage['pack'].key}"] == "training"
+    card = connect().download_artifacts(version.run_id, "model_card.md", str(tmp_path))
+    assert f"{packed.key} | {packed.content_digest[:16]} | 12 | 75.00% |" in Path(card).read_text()
     digest = report["request"]["digest"]
     assert tags["takedowns"] == digest
     assert f"1 pair of dataset {packed.key}" in tags[f"takedown.{digest}"]
@@ -49,7 +73,9 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     assert trace.trace(url, tmp_path, str(store.root), limit=5, index=True, as_json=True) == 0
     (reported,) = json.loads(capsys.readouterr().out)["stores"]
     (dataset,) = reported["datasets"]
-    (model,) = dataset["models"]
+    (training,) = dataset["trainings"]
+    (model,) = training["models"]
+    assert training["share"] == 0.75
     assert (dataset["key"], model["uri"], model["aliases"]) == (packed.key, "models:/saw-it/1", ["champion"])
     assert model["tags"]["takedowns"] == digest
     verdicts = {(p["stage"], p["key"]): p["verdict"] for p in reported["places"]}

@@ -7,7 +7,7 @@ import pytest
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
-from flows.config import RunConfig, load_config
+from flows.config import RunConfig, check_config, load_config
 
 
 @pytest.fixture
@@ -33,6 +33,24 @@ def write(tmp_path, monkeypatch):
         return path
 
     return write
+
+
+def test_a_dataset_of_a_mixture_that_is_not_in_the_store_is_a_problem_before_any_stage(tmp_path: Path) -> None:
+    key = "b" * 16
+    values = {
+        "name": "mixed",
+        "store": {"uri": str(tmp_path / "store")},
+        "source": {"kind": "pairs", "paths": [str(tmp_path / "pairs.csv")]},
+        "download": {"contact": "mailto:me@example.org"},
+        "train": {"dataset": [{"weight": 1}, {"key": key, "weight": 1}]},
+    }
+    (tmp_path / "pairs.csv").write_text("url,caption\n")
+    with pytest.raises(ConfigError, match=f"train.dataset: there is no complete dataset pack/{key} in .*store"):
+        check_config(values, "mine.toml")
+    check_config(values, "mine.toml", until="pack")
+    (tmp_path / "store" / "pack" / key).mkdir(parents=True)
+    (tmp_path / "store" / "pack" / key / "manifest.json").write_text("{}")
+    check_config(values, "mine.toml")
 
 
 def test_complete_config_loads_and_round_trips(write):

@@ -307,6 +307,26 @@ def test_gc_keeps_an_old_run_of_another_machine_that_holds_a_lease(store):
         assert gc(store, Policy(0)) == {pack, train}
 
 
+def test_gc_keeps_the_datasets_that_the_config_of_a_kept_run_names(store):
+    train, pack, other = (
+        SnapshotName(stage, letter * 16) for stage, letter in (("train", "d"), ("pack", "e"), ("pack", "f"))
+    )
+    for name in (pack, other):
+        put(store, name, [])
+    put_run(store, "mixed", [pack])
+    record = json.loads(store.read("runs/mixed.json"))
+    record["config"] = {"train": {"dataset": [{"key": None, "weight": 1}, {"key": other.key, "weight": 1}]}}
+    store.put("runs/mixed.json", json.dumps(record).encode())
+    assert gc(store, Policy()) == {pack, other}, "before the training has read it"
+    record["config"] = {"train": {"dataset": "damaged"}}
+    store.put("runs/mixed.json", json.dumps(record).encode())
+    put(store, train, [pack, other])
+    put_run(store, "trained", [train])
+    assert gc(store, Policy()) == {pack, other, train}, "an input of the training"
+    store.delete(["runs/trained.json"])
+    assert gc(store, Policy()) == {pack}
+
+
 def test_gc_deletes_job_folders_that_no_unfinished_run_can_resume(store, tmp_path):
     home = tmp_path / "home"
     for job in ("train-unfinished", "train-completed", "train-unknown", "train-today"):

@@ -124,6 +124,38 @@ def test_trace_of_a_model_returns_its_stages_and_dataset(tracer: Trace, stored: 
         tracer.model("tiny@champion")
 
 
+def test_trace_lists_all_datasets_of_a_mixture_and_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = FolderStore(tmp_path / "store")
+    own, other = (chain(store, [pair(n) for n in numbers]) for numbers in (range(6), range(50, 54)))
+    packs = [packed(store, tmp_path, one) for one in (own, other)]
+    draft = Draft(store, "train", "t" * 16)
+    inputs, config = [pack.as_input() for pack in packs], {"model": "tiny", "dataset": [1, 0.5]}
+    train = draft.commit(build_manifest("train", [], key=draft.key, inputs=inputs, config=config))
+    facts = {"model_name": "tiny", "version": "3", "gate": "passed", "run_id": "r1"}
+    register = write_child(store, "register", write_child(store, "evaluate", train), **facts)
+    tracer = Trace(Lineage(store), Search(store), Registry())
+    traced = tracer.model("models:/tiny/3")
+    assert traced is not None
+    assert [one["key"] for one in traced["datasets"]] == [pack.key for pack in packs]
+    stages = [(one["stage"], one["key"]) for one in traced["stages"]]
+    expected = [
+        (stage, one[stage].key) for stage in ("extract", "filter", "download", "curate") for one in (own, other)
+    ]
+    expected += [("pack", pack.key) for pack in packs]
+    assert stages == [*expected, ("train", train.key), ("evaluate", "evaluate00000000"), ("register", register.key)]
+    assert {one["stage"]: one["kept"] for one in traced["funnel"]}["pack"] == 6, "that of the run's own dataset"
+    for number, share in ((2, 2 / 3), (52, 1 / 3)):
+        (dataset,) = tracer.pairs([Target("uid", pair(number)["uid"])])["datasets"]
+        (training,) = dataset["trainings"]
+        assert round(training["share"], 6) == round(share, 6)
+        assert [model["uri"] for model in training["models"]] == ["models:/tiny/3"]
+    assert flow.trace(packs[1].key, tmp_path, store.uri, limit=5, index=False, as_json=False) == 0
+    assert ", 33.33% of its samples" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("extractor", "place"),
     [

@@ -12,6 +12,7 @@ from openlineage.client import event_v2, facet_v2
 from openlineage.client.serde import Serde
 
 from dataops.snapshot import Counts, Input, Manifest
+from dataops.trace.training_datasets import TrainingDataset
 from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.gate import binomial_tail
 from tasks.register.model_card import Card, describe_contamination
@@ -201,6 +202,58 @@ def test_card_escapes_hostile_text_and_names_missing_checks() -> None:
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in rows] == [4, 4, 7], "no cell begins in a text"
     assert "were not searched for" in describe_contamination(manifests()).sentences[0]
     assert "No better than chance" in page
+
+
+def mixture(others: int) -> tuple[dict[str, Manifest], list[TrainingDataset]]:
+    """Return the manifests of a training on several datasets, and these; the last one was deleted."""
+    theirs = manifests()
+    packs = [
+        theirs["pack"],
+        *(theirs["pack"].model_copy(update={"key": f"{n:016x}"}) for n in range(0xF0, 0xF0 + others)),
+    ]
+    counts = Counts(input=8 * len(packs), kept=8 * len(packs))
+    config = {"model": "tiny", "dataset": [1] * len(packs)}
+    theirs["train"] = theirs["train"].model_copy(
+        update={"counts": counts, "config": config, "inputs": [pack.as_input() for pack in packs]}
+    )
+    datasets = [
+        TrainingDataset(pack.as_input(), None if number == others else pack, 1 / len(packs), number == 0)
+        for number, pack in enumerate(packs)
+    ]
+    return theirs, datasets
+
+
+def test_card_lists_each_dataset_with_its_share_and_licences() -> None:
+    theirs, datasets = mixture(2)
+    card = Card("m", theirs, ROWS, "passed", "", "MIT", datasets=datasets)
+    plain = card.markdown()
+    assert "trained on 24 pairs of image and caption in 3 datasets" in plain
+    digest = theirs["pack"].content_digest[:16]
+    assert f"| {theirs['pack'].key} (of the run) | {digest} | 8 | 33.33% | 3 |" in plain
+    assert f"| {0xF0:016x} | {digest} | 8 | 33.33% | 3 |" in plain
+    assert f"| {0xF1:016x} | {digest} | no longer in the store | 33.33% | no longer in the store |" in plain
+    assert "For 6 of 16 training pairs a licence was declared" in plain
+    assert "| none | 10 |" in plain, "licences of both datasets are counted together"
+    assert "Captions are in any language in the run's own dataset; the others" in plain
+    assert "The funnel of the run's own dataset" in plain
+    assert "Datasets" not in Card("m", manifests(), ROWS, "passed").markdown()
+
+
+@pytest.mark.parametrize("others", [1, 3, 5])
+def test_lineage_svg_has_a_box_for_each_other_dataset(others: int) -> None:
+    drawn = lineage_svg(*mixture(others)[:1], "m", registered(), mixture(others)[1])
+    root, space = ElementTree.fromstring(drawn), "{http://www.w3.org/2000/svg}"
+    texts = [str(e.text) for e in root.iter(f"{space}text")]
+    assert texts.count("dataset") == min(others, 3) - (others > 3)
+    assert (f"{others - 2} more datasets" in texts) == (others > 3)
+    assert ("deleted" in texts) == (others <= 3)
+    shares = [float(text.partition("%")[0]) for text in texts if text.endswith("% of the samples")]
+    assert sum(shares) == pytest.approx(100 * others / (others + 1), abs=0.2)
+    width, ends = float(root.get("viewBox", "").split()[2]), list(root.iter(f"{space}rect"))
+    assert all(float(e.get("x", 0)) + float(e.get("width", 0)) <= width for e in ends)
+    arrows = len([e for e in root.iter(f"{space}path") if e.get("class") == "arrow"])
+    alone = ElementTree.fromstring(lineage_svg(manifests(), "m", registered()))
+    assert arrows == len([e for e in alone.iter(f"{space}path") if e.get("class") == "arrow"]) + min(others, 3)
 
 
 @pytest.mark.parametrize(("heads", "throws", "p"), [(0, 0, 1.0), (5, 5, 1 / 32), (3, 4, 5 / 16), (0, 9, 1.0)])
