@@ -18,10 +18,10 @@ from dataops.errors import PairmillError
 from dataops.escaping import escape_controls
 from dataops.stages import RunState, StageName
 from dataops.standard_streams import use_utf8
+from flows.commands.before.commands import config, init, plan
 from flows.commands.data import build, diff, promote, takedown, trace
 from flows.commands.models import evaluate, export, fetch
 from flows.commands.options import Json, Settings, StoreUri, Yes
-from flows.commands.prepare import config, init
 from flows.commands.servers import deploy, down, status, up
 from infra.doctor.diagnose import diagnose
 from infra.doctor.installation import refuse_on_clash
@@ -76,6 +76,9 @@ def run(
         tuple[StageName, ...], Parameter(help="Make the snapshot of this stage again. May be repeated.")
     ] = (),
     verify: Annotated[bool, Parameter(negative="", help="Verify the sha256 of every reused part.")] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only show what would be done, as `pairmill plan` does.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Run the pipeline with a config file: make missing snapshots, reuse complete ones.
@@ -83,6 +86,8 @@ def run(
     Args:
         config: TOML file.
     """
+    if dry_run:
+        return plan(config, set_=set_, until=until, force=force, json=json)
     from flows.commands.run import run_record, start_servers
     from flows.config import load_config
     from flows.records import create_run
@@ -208,7 +213,7 @@ def doctor(
     return show_checks(diagnose(store, config), as_json=json)
 
 
-for command in (init, trace, takedown, promote, diff, export, deploy, up, down, status):
+for command in (init, plan, trace, takedown, promote, diff, export, deploy, up, down, status):
     app.command(command)
 app.command(evaluate, name="eval")
 queries = App(name="queries", help="Lists of queries, for filter.balance.")

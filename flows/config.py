@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dataops import redaction as secrets
-from dataops.config import problems_of
+from dataops.config import PriceConfig, problems_of
 from dataops.errors import ConfigError
 from dataops.home import home, project_folder
 from dataops.redaction import redact
@@ -102,6 +102,7 @@ class ExecutionConfig(_Table):
     """True if all machines of the cluster share the folder of `store.uri`."""
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
     """Seconds to wait before each retry of a stage that failed with a retryable error; empty for no retries."""
+    prices: PriceConfig = PriceConfig()
 
     def problems(self) -> list[str]:
         """Return why Ray cannot be used, if it is needed."""

@@ -42,6 +42,16 @@ def read_indexed_key(store: Store, entry: str) -> str:
         return ""
 
 
+def read_indexed_record(store: Store, entry: str) -> Record | None:
+    """Return the record that an entry holds; None if there is no entry, or it cannot be read."""
+    if store.size(entry) is None:
+        return None
+    try:
+        return _Entry.model_validate_json(store.read(entry)).record
+    except (ValidationError, StorageError):
+        return None
+
+
 def copy_indexed_parts(draft: Draft, entry: str, index: int) -> Record | None:
     """Copy the parts that an entry names into the draft, and return its record; None if they are not all there.
 

@@ -6,8 +6,9 @@ import sys
 from benchmarks.cases.filter_cases import split_words
 from benchmarks.inputs.rows import make_pairs
 from benchmarks.measure import TreeMemory
-from benchmarks.plan import Prices, format_table, read_costs, simulate, summarise
+from benchmarks.plan import format_table, read_costs, summarise
 from dataops.home import CHECKOUT
+from flows.planning.corpus import Prices, simulate
 
 
 def test_make_pairs_returns_the_same_rows_for_any_size():

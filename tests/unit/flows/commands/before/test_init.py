@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from dataops.errors import ConfigError
-from flows.commands.init import init
+from flows.commands.before.init import init
 from flows.config import load_config
 from flows.keys.template import Kind
 from training.evaluation.suite import load_suite

@@ -1,12 +1,14 @@
-"""The commands before a run: `init`, `config show` and `config schema`."""
+"""The commands before a run: `init`, `plan`, `config show` and `config schema`."""
 
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from dataops.stages import StageName
 from flows.commands.options import Json, Settings, Yes
 from flows.keys.template import Kind
+from infra.local import services
 
 config = App(name="config", help="The keys of configs.")
 
@@ -29,9 +31,28 @@ def init(
     Args:
         folder: Folder of the new project; its name is that of the runs and of the model.
     """
-    from flows.commands.init import init as write_project
+    from flows.commands.before.init import init as write_project
 
     return write_project(folder, from_, data, contact, yes=yes, as_json=json)
+
+
+def plan(
+    path: Path,
+    /,
+    *,
+    set_: Settings = (),
+    until: Annotated[StageName | None, Parameter(help="The last stage.")] = None,
+    force: Annotated[tuple[StageName, ...], Parameter(help="Plan to make this stage again. May be repeated.")] = (),
+    json: Json = False,
+) -> int:
+    """Show what a run would reuse and make, why, and what it takes: time, bytes, requests, dollars. Writes nothing.
+
+    Args:
+        path: TOML file.
+    """
+    from flows.commands.before.plan import show_plan
+
+    return show_plan(path, set_, services.home(), until, force, as_json=json)
 
 
 @config.command
@@ -41,7 +62,7 @@ def show(path: Path, /, *, set_: Settings = (), json: Json = False) -> int:
     Args:
         path: TOML file. The files that it names may be missing.
     """
-    from flows.commands.show_config import show_config
+    from flows.commands.before.show_config import show_config
 
     return show_config(path, set_, as_json=json)
 
@@ -52,6 +73,6 @@ def schema(*, out: Annotated[Path | None, Parameter(help="Write it to this file 
 
     The first line of a config names its schema: `#:schema ./config.schema.json` (taplo, Even Better TOML).
     """
-    from flows.commands.show_config import write_schema
+    from flows.commands.before.show_config import write_schema
 
     return write_schema(out)

@@ -1,0 +1,1 @@
+"""The commands before a run: `init`, `plan`, `try` and `config`."""

@@ -1,0 +1,103 @@
+"""`pairmill plan`: print which stages a run reuses and makes, why, and what it takes."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataops.formatting import format_quantity
+from flows.commands.output import console, message, new_table, print_json, text
+from flows.config import load_config
+from flows.planning.estimate import Estimate
+from flows.planning.plan import PlannedStage, RunPlan, plan_run
+
+
+def show_plan(
+    path: Path, settings: Sequence[str], home: Path, until: str | None, force: Sequence[str], *, as_json: bool
+) -> int:
+    """Print the plan of a config."""
+    config = load_config(path, settings, until)
+    workers = config.execution.workers or os.cpu_count() or 1
+    plan = plan_run(config, home, workers, until=until, force=force)
+    if as_json:
+        print_json(plan.as_dict())
+    else:
+        _print(plan)
+    return 0
+
+
+def _print(plan: RunPlan) -> None:
+    out = console()
+    numbers = ("rows in", "kept", "time", "stored")
+    table = new_table(
+        f"Plan of {plan.name} in {plan.store}", "stage", "key", "", *numbers, "estimated by", right=numbers
+    )
+    for one in plan.stages:
+        found, is_made = one.estimate, one.action != "reuse"
+        about = "~" if is_made else ""
+        table.add_row(
+            text(one.stage),
+            text(one.key or "(not known yet)", "" if one.key else "dim"),
+            text(one.action, "bold" if is_made else "green"),
+            f"{about}{format_rows(found.rows)}",
+            f"{about}{format_rows(found.kept)}",
+            f"~{format_seconds(found.seconds)}" if is_made else "",
+            f"~{format_bytes(found.stored_bytes)}" if is_made and found.stored_bytes else "",
+            text(found.basis[0] if found.basis else "manifest"),
+        )
+    out.print(table)
+    made = [one for one in plan.stages if one.action != "reuse"]
+    if not made:
+        out.print(message("\nnothing to do: every stage is reused"))
+        return
+    out.print(text("\nWhy", "bold"))
+    for one in made:
+        for number, why in enumerate(_reasons(one)):
+            out.print(text(f"{one.stage if not number else '':<10}{why}"), soft_wrap=True)
+    out.print(text("\nTotal", "bold"))
+    for name, value in total_lines(plan.total(), plan.workers):
+        out.print(text(f"{name:<14}{value}"), soft_wrap=True)
+
+
+def _reasons(one: PlannedStage) -> list[str]:
+    found = list(one.why)
+    if one.finished_tasks:
+        found.append(f"{format_quantity(one.finished_tasks, 'task')} of an unfinished attempt are kept")
+    if one.extracted_before:
+        found.append(f"{one.extracted_before:,} of {format_quantity(one.files, 'source file')} were extracted before")
+    return found
+
+
+def total_lines(total: Estimate, workers: int) -> list[tuple[str, str]]:
+    """Return the sums of a plan, each with its name."""
+    lines = [
+        ("wall time", f"~{format_seconds(total.seconds)} with {format_quantity(workers, 'worker')}"),
+        ("cores", f"~{total.core_hours:,.2f} core hours"),
+    ]
+    if total.gpu_hours:
+        lines.append(("GPUs", f"~{total.gpu_hours:,.2f} GPU hours"))
+    lines.append(("from the web", f"~{format_bytes(total.web_bytes)}"))
+    lines.append(("in the store", f"~{format_bytes(total.stored_bytes)}"))
+    if total.reads or total.writes:
+        lines.append(("requests", f"~{total.reads:,.0f} GET and ~{total.writes:,.0f} PUT"))
+    return [*lines, ("price", f"~${total.dollars:,.2f} (execution.prices)")]
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration with a unit that fits."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def format_bytes(size: float) -> str:
+    """Return a size with a unit that fits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
+def format_rows(rows: float) -> str:
+    """Return a number of rows, with three digits if it is an estimate of many."""
+    return f"{rows:,.0f}" if rows < 1000 or rows == int(rows) else f"{float(f'{rows:.3g}'):,.0f}"

@@ -1,0 +1,128 @@
+"""Estimate the rows of a source before it is read, from its files and from what was extracted before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from dataops.errors import PairmillError
+from dataops.storage.base import Store
+from flows.planning.corpus import Prices, load_costs
+from tasks.engine.context import Context
+from tasks.extract.source_index import entry_name, read_indexed_record
+from tasks.extract.sources.base import FilesSource, Source
+from tasks.files.base import SourceFile
+
+SAMPLED_FILES = 20
+"""Number of files of a list of pairs whose rows are counted."""
+WARC_PAIRS_OF_BYTE = 1 / 3000
+"""Pairs per byte of a compressed WARC file, as a crawl of pages without their images has them."""
+PAIRS_OF_PAGE = 10
+"""Pairs of a page of a site."""
+ROW_BYTES = 250
+"""Bytes of a row of a list of pairs in text."""
+
+
+@dataclass(frozen=True)
+class SourceEstimate:
+    """What extract reads."""
+
+    rows: float
+    web_bytes: float
+    files: int
+    extracted_before: int
+    """Files whose parts an earlier snapshot has."""
+    new_rows: float
+    """Rows of the other files."""
+    basis: str
+
+
+def estimate_sources(
+    tables: Sequence[Source], store: Store, context: Context, earlier_rows_of_file: float | None
+) -> SourceEstimate:
+    """Return the estimate for all sources of a config.
+
+    Args:
+        earlier_rows_of_file: mean rows of a file in the nearest earlier snapshot, if there is one.
+    """
+    found = [_estimate_source(table, store, context, earlier_rows_of_file) for table in tables]
+    return SourceEstimate(
+        sum(one.rows for one in found),
+        sum(one.web_bytes for one in found),
+        sum(one.files for one in found),
+        sum(one.extracted_before for one in found),
+        sum(one.new_rows for one in found),
+        ", ".join(dict.fromkeys(one.basis for one in found)),
+    )
+
+
+def _estimate_source(
+    source: Source, store: Store, context: Context, earlier_rows_of_file: float | None
+) -> SourceEstimate:
+    if not isinstance(source, FilesSource):
+        return _estimate_web(source, earlier_rows_of_file)
+    files = source.files(context)
+    known: list[tuple[SourceFile, int]] = []
+    new: list[SourceFile] = []
+    for file in files:
+        record = read_indexed_record(store, entry_name(source.row_config(), file.digest(), file.name))
+        if record is None:
+            new.append(file)
+        else:
+            known.append((file, record.counts.input))
+    before = sum(rows for _, rows in known)
+    rows, basis = _estimate_new(source, new, known, earlier_rows_of_file)
+    return SourceEstimate(before + rows, 0.0, len(files), len(known), rows, basis)
+
+
+def _estimate_web(source: Source, earlier: float | None) -> SourceEstimate:
+    values = source.model_dump()
+    if "num_files" in values:
+        files = int(values["num_files"]) * len(getattr(source, "crawls", [""]))
+        size = files * Prices().archive_bytes
+        rows = files * earlier if earlier else size * load_costs().pairs_of_archive_byte
+        return SourceEstimate(rows, size, files, 0, rows, "rows of a file before" if earlier else "size of a file")
+    pages = float(values.get("max_pages", 1000))
+    rows = earlier if earlier else pages * PAIRS_OF_PAGE
+    return SourceEstimate(rows, pages * 50e3, 1, 0, rows, "crawl before" if earlier else "max_pages")
+
+
+def _estimate_new(
+    source: Source, new: Sequence[SourceFile], known: Sequence[tuple[SourceFile, int]], earlier: float | None
+) -> tuple[float, str]:
+    """Return the rows of files that were not extracted before, and from what they are estimated."""
+    if not new:
+        return 0.0, "extracted before"
+    size = float(sum(file.stored_bytes() or Prices().archive_bytes for file in new))
+    known_size = sum(file.stored_bytes() or 0 for file, _ in known)
+    if source.model_dump()["kind"] == "pairs":
+        return _count_list(new), "rows of the files"
+    if known_size and sum(rows for _, rows in known):
+        return size * sum(rows for _, rows in known) / known_size, "rows per byte of files extracted before"
+    if earlier:
+        return earlier * len(new), "rows of a file before"
+    kind = source.model_dump()["kind"]
+    of_byte = load_costs().pairs_of_archive_byte if kind == "wat" else WARC_PAIRS_OF_BYTE
+    return size * of_byte, "size of the files"
+
+
+def _count_list(files: Sequence[SourceFile]) -> float:
+    """Return the rows of lists of pairs: exact for Parquet, by the size of the first rows else; for some of many files."""
+    chosen = files[:: max(len(files) // SAMPLED_FILES, 1)][:SAMPLED_FILES]
+    return sum(map(_count_rows, chosen)) / len(chosen) * len(files)
+
+
+def _count_rows(file: SourceFile) -> float:
+    size = float(file.stored_bytes() or 0)
+    try:
+        if file.name.endswith(".parquet"):
+            with file.local() as path:
+                return float(pq.ParquetFile(path).metadata.num_rows)
+        if file.name.endswith((".gz", ".zst")):
+            return size * 3 / ROW_BYTES
+        with file.open() as stream:
+            head = stream.read(1 << 20)
+    except (OSError, ValueError, PairmillError):
+        return size / ROW_BYTES
+    lines = head.count(b"\n") - file.name.endswith((".csv", ".tsv"))  # their first line has the names of the columns
+    return float(lines if len(head) >= size else size * lines / max(len(head), 1))

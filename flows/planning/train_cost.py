@@ -1,0 +1,57 @@
+"""Count the operations of a model from its config, without torch, for the time of a training and of an evaluation."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dataops.home import CHECKOUT
+
+CAPTION_TOKENS = 16
+"""Tokens of a typical caption. Padding is not computed (docs/training.md)."""
+
+
+def forward_flops(model: str) -> float:
+    """Return the FLOPs of one image and its caption in both towers.
+
+    Args:
+        model: name in configs/models, or path of a JSON file.
+    """
+    path = CHECKOUT / "configs" / "models" / f"{model}.json"
+    return count_flops(json.loads((path if path.exists() else Path(model)).read_text(encoding="utf-8")))
+
+
+def count_flops(config: Mapping[str, Any]) -> float:
+    """Return the FLOPs of one image and its caption in both towers of a model config."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if isinstance(vision["layers"], list):
+        image = _resnet(vision["layers"], vision["width"], vision["image_size"], config["embed_dim"])
+    else:
+        tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+        patches = 2 * tokens * 3 * vision["patch_size"] ** 2 * vision["width"]
+        image = patches + _transformer(vision["layers"], vision["width"], tokens)
+    tokens = min(CAPTION_TOKENS, text["context_length"])
+    return image + _transformer(text["layers"], text["width"], tokens)
+
+
+def _transformer(layers: int, width: int, tokens: int) -> float:
+    return layers * (24 * tokens * width**2 + 4 * tokens**2 * width)
+
+
+def _resnet(layers: list[int], width: int, size: int, embed: int) -> float:
+    """Return the FLOPs of CLIP's ModifiedResNet: a stem of three convolutions, bottlenecks, attention pooling."""
+    side = size // 2
+    stem = (3 * width // 2 + width // 2 * width // 2 + width // 2 * width) * 9 * side**2
+    side //= 2
+    total, channels = float(stem), width
+    for stage, blocks in enumerate(layers):
+        planes = width << stage
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            outer = side // stride
+            total += channels * planes * side**2 + 9 * planes * planes * side**2 + 4 * planes * planes * outer**2
+            total += channels * 4 * planes * outer**2 if not block else 0
+            channels, side = 4 * planes, outer
+    tokens = side**2 + 1
+    pool = tokens * 2 * channels**2 + 2 * channels**2 + channels * embed
+    return 2 * (total + pool)

@@ -1,0 +1,258 @@
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.plan import read_costs
+from dataops.errors import ConfigError
+from dataops.snapshot import Draft, Input, load_manifest
+from dataops.store import open_store
+from flows.app import run_command
+from flows.commands.before.plan import format_bytes, format_seconds
+from flows.config import RunConfig
+from flows.planning.corpus import load_costs
+from flows.planning.estimate import estimate_stage
+from flows.planning.history import Earlier
+from flows.planning.plan import RunPlan, plan_run
+from flows.planning.reasons import Wanted, choose_nearest, find_differences
+from flows.planning.train_cost import count_flops
+from flows.records import StageRun, create_run
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.extract.stage import EXTRACT
+from tasks.filter.stage import FILTER
+from tests.inline_executor import InlineExecutor
+from tests.manifests import build_manifest
+
+ROWS = 400
+
+
+def write_list(path: Path, rows: int) -> None:
+    lines = [f"https://a.test/{n}.jpg,a red bird number {n}" for n in range(rows)]
+    path.write_text("\n".join(["url,caption", *lines, ""]))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a store, in which a run of two stages is complete."""
+    folder = tmp_path_factory.mktemp("made")
+    write_list(folder / "a.csv", ROWS)
+    config = config_of(folder)
+    record, store = create_run(config, folder), open_store(config.store.uri)
+    context, manifests = Context(store, folder, 2, pool=InlineExecutor()), []
+    for stage, table, seconds in ((EXTRACT, "source", 4.0), (FILTER, "filter", 6.0)):
+        manifest = make(plan(stage, config.stage_config(table), 0, manifests, store), context)
+        manifests = [manifest]
+        run = StageRun(stage=stage.name, key=manifest.key, state="Completed", seconds=seconds, counts=manifest.counts)
+        record.set_stage(run)
+    record.begin()
+    record.end("completed")
+    record.save(store)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "made")
+    return tmp_path / "made"
+
+
+def config_of(folder: Path, name: str = "birds", **tables) -> RunConfig:
+    values = {
+        "name": name,
+        "store": {"uri": str(folder / "store")},
+        "source": {"kind": "pairs", "paths": [str(folder / "*.csv")]},
+        "download": {"contact": "mailto:us@example.org"},
+        "execution": {"workers": 2},
+    }
+    return RunConfig.model_validate(values | tables)
+
+
+def plan_of(folder: Path, name: str = "birds", *, until: str | None = None, force=(), **tables) -> RunPlan:
+    return plan_run(config_of(folder, name, **tables), folder, 2, until=until, force=force)
+
+
+def why(found: RunPlan) -> dict[str, tuple[str, list[str]]]:
+    return {one.stage: (one.action, one.why) for one in found.stages}
+
+
+def test_complete_stages_are_reused_and_the_next_is_made(folder: Path):
+    found = plan_of(folder, until="download")
+    assert why(found) == {
+        "extract": ("reuse", []),
+        "filter": ("reuse", []),
+        "download": ("make", ["no earlier snapshot"]),
+    }
+    assert found.stages[2].key is not None
+    assert found.stages[2].estimate.rows == found.stages[1].estimate.kept == ROWS
+
+
+def test_reason_is_the_part_of_the_key_that_differs(folder: Path):
+    found = why(plan_of(folder, filter={"min_words": 3, "languages": ["en"]}, train={"epochs": 2}))
+    assert found["filter"] == ("make", ["filter.min_words: 1 -> 3", 'filter.languages: [] -> ["en"]'])
+    assert found["download"] == ("make", ["filter is made first", "no earlier snapshot"])
+    assert found["evaluate"][1][0] == "train, pack are made first"
+    assert why(plan_of(folder, seed=3, until="filter"))["filter"][1][-1] == "seed: 0 -> 3"
+    write_list(folder / "b.csv", 100)
+    found = plan_of(folder, until="filter")
+    assert why(found)["extract"][1] == ["new source: b.csv"]
+    assert (found.stages[0].extracted_before, found.stages[0].files) == (1, 2)
+    assert found.stages[0].estimate.rows == ROWS + 100
+    assert why(plan_of(folder, until="extract", force=("extract",)))["extract"] == ("make", ["--force"])
+
+
+def test_deleted_snapshot_and_damaged_part_are_reasons(folder: Path):
+    keys = {one.stage: one.key for one in plan_of(folder, until="filter").stages}
+    (folder / "store" / "filter" / str(keys["filter"]) / "part-00000.parquet").write_bytes(b"x")
+    (action, (reason,)) = why(plan_of(folder, until="filter"))["filter"]
+    assert (action, reason.partition(":")[0]) == ("make", "its snapshot is damaged")
+    shutil.rmtree(folder / "store" / "filter")
+    assert why(plan_of(folder, until="filter"))["filter"] == ("make", ["its snapshot was deleted"])
+
+
+def test_finished_tasks_of_an_unfinished_attempt_are_kept(folder: Path):
+    key = str(plan_of(folder, until="extract").stages[0].key)
+    manifest = load_manifest(open_store(str(folder / "store")), "extract", key)
+    assert manifest is not None
+    (folder / "store" / "extract" / key / "manifest.json").unlink()
+    shutil.rmtree(folder / "store" / "extract" / "by-source")
+    draft = Draft(open_store(str(folder / "store")), "extract", key)
+    whole = plan_of(folder, until="extract").stages[0].estimate
+    draft.store.put(
+        draft.scratch("extract-00000.json"),
+        json.dumps(
+            {
+                "task": "extract-00000",
+                "parts": [part.model_dump() for part in manifest.named("part-")],
+                "counts": manifest.counts.model_dump(),
+            }
+        ).encode(),
+    )
+    (found,) = plan_of(folder, until="extract").stages
+    assert (found.action, found.finished_tasks, found.why) == ("resume", 1, ["an attempt is unfinished"])
+    assert 0 < found.estimate.seconds < whole.seconds
+
+
+def test_plan_writes_nothing(folder: Path):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    plan_of(folder, filter={"min_words": 3})
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_earlier_run_predicts_the_time_of_more_rows(folder: Path):
+    write_list(folder / "a.csv", 10 * ROWS)
+    found = plan_of(folder, until="download").stages
+    extract, filtered, download = (one.estimate for one in found)
+    assert extract.rows == 10 * ROWS
+    assert 4.0 < extract.seconds <= 40.0
+    assert filtered.basis[0].startswith("run birds-")
+    assert filtered.rows == filtered.kept == 10 * ROWS, "as many are kept as before"
+    assert 6.0 < filtered.seconds <= 60.0
+    assert download.basis == ["measured costs"]
+    assert download.web_bytes > 0
+
+
+def earlier(rows: int, seconds: float, workers: int = 2) -> Earlier:
+    manifest = build_manifest("filter", counts={"input": rows, "kept": rows // 2, "dropped": {"x": rows - rows // 2}})
+    return Earlier(manifest, "birds-1", True, seconds, workers)
+
+
+def estimate(rows: float, runs: list[Earlier], workers: int = 2, *, is_remote: bool = False):
+    config = RunConfig.model_validate({"name": "a", "source": {"kind": "pairs", "paths": ["a"]}})
+    return estimate_stage(FILTER, config, rows, runs, workers=workers, fetched_rows=rows, is_remote=is_remote)
+
+
+def test_two_runs_give_a_constant_and_a_time_for_each_row():
+    runs = [earlier(1_000_000, 13.0), earlier(100_000, 4.0)]
+    assert estimate(10_000_000, runs).seconds == pytest.approx(103.0)
+    assert estimate(10_000_000, runs, workers=4).seconds == pytest.approx(53.0)
+    assert estimate(10_000_000, runs).kept == 5_000_000
+    assert estimate(10_000_000, runs[:1]).seconds == pytest.approx(3.57 + 9.43 * 10, rel=0.01)
+
+
+def test_without_a_run_the_measured_costs_count_and_requests_cost_money_on_s3_only():
+    local, remote = estimate(10_000_000, []), estimate(10_000_000, [], is_remote=True)
+    assert local.seconds == pytest.approx(46.4, rel=0.25), (
+        "measured on two cores: benchmarks/results/scale-2026-11-25.json"
+    )
+    assert (local.reads, local.writes) == (0, 0)
+    assert remote.reads > 1000
+    assert remote.dollars > local.dollars > 0
+
+
+def test_costs_of_the_package_are_those_of_the_kept_results():
+    assert asdict(load_costs()) == asdict(read_costs())
+
+
+def test_differences_name_each_part_of_a_key():
+    inputs = [Input(stage="source", key=key, digest=key) for key in ("a", "b")]
+    found = build_manifest(
+        "filter",
+        inputs=[*inputs, Input(stage="extract", key="1" * 16, digest="x")],
+        config={"dedupe": ["uid"], "retry": {"rounds": 1}, "rules": [{"min": 1}], "gone": 1},
+    )
+    wanted = Wanted(
+        "filter",
+        2,
+        {"dedupe": ["uid", "url"], "retry": {"rounds": 2}, "rules": [{"min": 3, "max": None}], "new": None},
+        7,
+        [inputs[0].model_copy(update={"digest": "other"}), Input(stage="extract", key="2" * 16, digest="y")],
+        "filter",
+    )
+    assert find_differences(wanted, found) == [
+        'filter.dedupe: ["uid"] -> ["uid", "url"]',
+        "filter.retry.rounds: 1 -> 2",
+        "filter.rules.0.min: 1 -> 3",
+        "filter.gone: 1 -> not set",
+        "seed: 0 -> 7",
+        "version of filter: 1 -> 2",
+        f"input extract: {'1' * 16} -> {'2' * 16}",
+        "changed source: a",
+        "removed source: b",
+    ]
+    near = found.model_copy(update={"seed": 7})
+    assert choose_nearest(wanted, [found, near]) is near
+    assert choose_nearest(replace(wanted), []) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "published"),
+    [("ViT-B-32", 8.82e9), ("ViT-B-16", 35.13e9), ("ViT-L-14", 162.03e9), ("RN50", 12.22e9), ("RN101", 19.61e9)],
+)
+def test_operations_of_an_image_are_those_that_open_clip_publishes(model: str, published: float):
+    """Source: open_clip, docs/model_profile.csv, image_gmacs, twice: a multiplication and an addition."""
+    path = Path(__file__).parents[4] / "configs" / "models" / f"{model}.json"
+    config = json.loads(path.read_text())
+    without_text = {**config, "text_cfg": {**config["text_cfg"], "layers": 0}}
+    assert count_flops(without_text) == pytest.approx(published, rel=0.12)
+
+
+def test_command_prints_the_plan_and_dry_run_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PAIRMILL_HOME", str(folder))
+    (folder / "c.toml").write_text(
+        'name = "birds"\nstore.uri = "store"\n[source]\nkind = "pairs"\npaths = ["*.csv"]\n'
+        '[download]\ncontact = "mailto:us@example.org"\n[execution]\nworkers = 2\nprices.core_hour = 3600\n'
+    )
+    assert run_command(["plan", "c.toml", "--until", "filter"]) == 0
+    assert "nothing to do: every stage is reused" in capsys.readouterr().out
+    options = ["c.toml", "--set", "filter.min_words=3", "--until", "filter"]
+    assert run_command(["plan", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "filter.min_words: 1 -> 3" in printed
+    assert "~6 s with 2 workers" in printed
+    assert "~$12.00" in printed
+    assert run_command(["run", "--dry-run", *options]) == 0
+    assert capsys.readouterr().out == printed
+    assert run_command(["plan", *options, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["total"]["seconds"] == pytest.approx(6.0)
+    assert [one["action"] for one in result["stages"]] == ["reuse", "make"]
+    assert run_command(["plan", "c.toml", "--set", "filter.min_word=3"]) == ConfigError.exit_code
+
+
+def test_quantities_have_units_that_fit():
+    assert [format_seconds(value) for value in (0.4, 119, 600, 7200)] == ["0 s", "119 s", "10 min", "2.0 h"]
+    assert [format_bytes(value) for value in (12, 1500, 2.5e9, 7e15)] == ["12 B", "1.5 kB", "2.5 GB", "7,000.0 TB"]
