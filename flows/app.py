@@ -99,6 +99,37 @@ def run(
 
 
 @app.command
+def backfill(
+    config: Path,
+    *,
+    crawl: Annotated[
+        tuple[str, ...], Parameter(help="Make a version of this crawl of Common Crawl. May be repeated.")
+    ] = (),
+    each: Annotated[
+        tuple[str, ...],
+        Parameter(help="Make a version with this key: --each source.edition=2026-11. May be repeated."),
+    ] = (),
+    set_: Settings = (),
+    parallel: Annotated[
+        int, Parameter(help="Number of versions at a time: while one is made, the next ones run `extract`.")
+    ] = 1,
+    dry_run: Annotated[bool, Parameter(negative="", help="Only print what would be done.")] = False,
+    json: Json = False,
+) -> int:
+    """Make a dataset version for each crawl, or for each value of a key; each leaves out the pairs of those before it.
+
+    Complete versions are reused, so the same command continues after a failure or a kill.
+
+    Args:
+        config: TOML file.
+    """
+    from flows.backfill.command import backfill as make_versions
+
+    options = {"crawls": crawl, "each": each, "parallel": parallel, "dry_run": dry_run, "as_json": json}
+    return make_versions(config, set_, **options)
+
+
+@app.command
 def rerun(
     run_id: str,
     *,

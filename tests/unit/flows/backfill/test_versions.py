@@ -1,0 +1,60 @@
+"""Which versions a backfill has, by its options."""
+
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError
+from flows.backfill.versions import list_settings, load_versions
+
+CRAWL = '[[source]]\nkind = "common_crawl"\ncrawl = "x"\nnum_files = 1\n'
+LIST = '[[source]]\nkind = "pairs"\npaths = ["a.csv"]\n'
+
+
+def write(folder: Path, sources: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(f'name = "mine"\n[store]\nuri = "{folder / "store"}"\n{sources}')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sources", "settings", "key"),
+    [(CRAWL.replace("[[source]]", "[source]"), (), "source.crawl"), (CRAWL, (), "source.crawl"),
+     (LIST + CRAWL, (), "source.common_crawl.crawl"), (CRAWL + LIST, ("source.0.name=cc",), "source.cc.crawl")],
+)  # fmt: skip
+def test_crawls_are_values_of_the_only_source_of_common_crawl(
+    tmp_path: Path, sources: str, settings: tuple[str, ...], key: str
+) -> None:
+    found = list_settings(write(tmp_path, sources), settings, ("CC-MAIN-2026-43", "2026"), ())
+    assert found == [f'{key}="CC-MAIN-2026-43"', f'{key}="2026"']
+
+
+@pytest.mark.parametrize(
+    ("sources", "crawls", "each", "problem"),
+    [
+        (CRAWL, (), (), "name the versions by --crawl CRAWL, or by --each KEY=VALUE"),
+        (CRAWL, ("a",), ("source.crawl=b",), "name the versions by --crawl CRAWL, or by --each KEY=VALUE"),
+        (LIST, ("a",), (), r'--crawl needs one source of kind = "common_crawl", and there are 0'),
+        (CRAWL + CRAWL, ("a",), (), "and there are 2; name the key by --each"),
+        (CRAWL, ("a", "b", "a"), (), '"a" is named twice'),
+        (LIST, (), ("seed=1", "source.paths=[]"), "--each names several keys: seed, source.paths"),
+        (LIST, (), ("seed",), "write --each KEY=VALUE"),
+        (LIST, (), ("filter.seen=[]",), "the key is not filter.seen, which a backfill sets"),
+    ],
+)
+def test_wrong_lists_of_versions_are_errors(
+    tmp_path: Path, sources: str, crawls: tuple[str, ...], each: tuple[str, ...], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        list_settings(write(tmp_path, sources), (), crawls, each)
+
+
+def test_the_config_of_every_version_is_checked_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("url,caption\n")
+    config = write(tmp_path, LIST + '[download]\ncontact = "mailto:a@b.test"\n')
+    load_versions(config, (), ["seed=1", "seed=2"])
+    with pytest.raises(ConfigError, match=r"seed: -1.*\(--set\)"):
+        load_versions(config, (), ["seed=1", "seed=-1"])
