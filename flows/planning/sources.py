@@ -65,7 +65,7 @@ def _estimate_source(
     known: list[tuple[SourceFile, int]] = []
     new: list[SourceFile] = []
     for file in files:
-        record = read_indexed_record(store, entry_name(source.row_config(), file.digest(), file.name))
+        record = read_indexed_record(store, entry_name(source.row_config(), file.digest(), source.label(file.name)))
         if record is None:
             new.append(file)
         else:
