@@ -12,7 +12,7 @@ from tests.e2e.conftest import Pairmill
 from tests.integration.test_common_crawl import wat
 from tests.servers.common_crawl import CrawlServer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_shipped_config_runs_with_another_base_url(pairmill: Pairmill):
