@@ -18,7 +18,7 @@ from dataops.errors import PairmillError
 from dataops.escaping import escape_controls
 from dataops.stages import RunState, StageName
 from dataops.standard_streams import use_utf8
-from flows.commands.before.commands import config, init, plan
+from flows.commands.before.commands import config, init, plan, try_
 from flows.commands.data import build, diff, promote, takedown, trace
 from flows.commands.models import evaluate, export, fetch
 from flows.commands.options import Json, Settings, StoreUri, Yes
@@ -247,6 +247,7 @@ def doctor(
 for command in (init, plan, trace, takedown, promote, diff, export, deploy, up, down, status):
     app.command(command)
 app.command(evaluate, name="eval")
+app.command(try_, name="try")
 queries = App(name="queries", help="Lists of queries, for filter.balance.")
 queries.command(build)
 datasets = App(name="datasets", help="Evaluation sets of suites.")

@@ -207,7 +207,7 @@ def read_config(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    set_paths = [_apply(values, setting) for setting in settings]
+    set_paths = [apply_setting(values, setting) for setting in settings]
 
     def origins() -> dict[str, str]:
         found = {name: f"line {line}" for name, line in find_key_lines(text).items()}
@@ -345,8 +345,8 @@ def _problems_without_suite(train: TrainConfig | None, register: RegisterConfig 
     return [f"{key}: {remedy}" for key, is_set in needing.items() if is_set]
 
 
-def _apply(values: dict[str, Any], setting: str) -> str:
-    """Apply a setting and return its path."""
+def apply_setting(values: dict[str, Any], setting: str) -> str:
+    """Apply a setting `path.to.key=value` and return its path. Raises: ConfigError."""
     name, equals, text = setting.partition("=")
     steps = name.strip().split(".")
     if not equals or not all(steps):

@@ -1,4 +1,4 @@
-"""The commands before a run: `init`, `plan`, `config show` and `config schema`."""
+"""The commands before a run: `init`, `plan`, `try`, `config show` and `config schema`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from dataops.stages import StageName
-from flows.commands.options import Json, Settings, Yes
+from flows.commands.options import Json, Settings, StoreUri, Yes
 from flows.keys.template import Kind
 from infra.local import services
 
@@ -53,6 +53,29 @@ def plan(
     from flows.commands.before.plan import show_plan
 
     return show_plan(path, set_, services.home(), until, force, as_json=json)
+
+
+def try_(
+    stage: StageName,
+    /,
+    *,
+    set_: Settings = (),
+    rows: Annotated[int, Parameter(help="Number of rows of the sample.")] = 10_000,
+    examples: Annotated[int, Parameter(help="Number of examples of each kind.")] = 5,
+    run: Annotated[str | None, Parameter(help="The run whose config is changed; default: the newest.")] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Run extract, filter or curate with other settings on a sample of a finished run, and show what changes.
+
+    The sample and the results are in a temporary store: no snapshot is made.
+
+    Args:
+        stage: extract, filter or curate.
+    """
+    from flows.commands.before.show_trial import show_trial
+
+    return show_trial(stage, set_, rows, examples, services.home(), store, run, as_json=json)
 
 
 @config.command
