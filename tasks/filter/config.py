@@ -1,5 +1,6 @@
 """Defines the `[filter]` table of the config."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -11,6 +12,19 @@ from dataops.language.profiles import profile_names
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
 from dataops.text.unsafe_words import LANGUAGES
 from tasks.filter.queries import read_queries
+
+
+class LanguageBalanceConfig(StageConfig):
+    """`[filter.balance.per_language]`: balance each language over a list of its own, with a limit of its own.
+
+    Source: Chuang et al. 2025, Meta CLIP 2 (arXiv 2507.22062), algorithm 1.
+    """
+
+    reference: str = "en"
+    """Language of `filter.balance.queries`, whose limit is `max_per_query`. The limit of another language is such that the
+    queries below it have the same share of the language's matches as those below `max_per_query` have here."""
+    queries: dict[str, str] = Field(min_length=1)
+    """Path of the list of queries of each other language. Captions in a language without a list match no query."""
 
 
 class BalanceConfig(StageConfig):
@@ -27,6 +41,28 @@ class BalanceConfig(StageConfig):
     """Keep pairs that match no query (with sampling_probability 1), instead of dropping them as no_query."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the sampling."""
+    per_language: LanguageBalanceConfig | None = None
+    """Balance each language over a list of its own; default: one list and one limit for captions in all languages."""
+
+    def list_paths(self) -> dict[str | None, str]:
+        """Return the path of each list by language, that of the reference first; None for the list of all languages."""
+        if self.per_language is None:
+            return {None: self.queries}
+        return {self.per_language.reference: self.queries, **dict(sorted(self.per_language.queries.items()))}
+
+    @model_validator(mode="after")
+    def _has_distinct_languages(self) -> Self:
+        if (several := self.per_language) is None:
+            return self
+        if several.reference in several.queries:
+            raise ValueError(
+                f"per_language.queries names a list for {several.reference}, the reference, whose list is `queries`"
+            )
+        if unknown := [name for name in (several.reference, *several.queries) if name not in profile_names()]:
+            raise ValueError(
+                f"per_language: no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}"
+            )
+        return self
 
 
 class NearCaptionsConfig(StageConfig):
@@ -101,16 +137,26 @@ class FilterConfig(RuleConfig):
         return changed
 
     def key_config(self) -> dict[str, Any]:
-        """Return the fields of the key, without the path of the queries, whose content is an input of the stage."""
+        """Return the fields of the key, without the paths of the queries, whose content is an input of the stage."""
         values: dict[str, Any] = super().key_config() | ({"sources": list(self._sources)} if self._sources else {})
         if values["balance"] is not None:
             del values["balance"]["queries"]
+            several = values["balance"].pop("per_language")
+            if several is not None:
+                several["queries"] = sorted(several["queries"])
+                values["balance"]["per_language"] = several
         return values
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the list of queries."""
-        balance = self.balance
-        return problems_of("balance.queries", lambda: read_queries(Path(balance.queries))) if balance else []
+        """Return what is wrong with the lists of queries."""
+        if self.balance is None:
+            return []
+        several = self.balance.per_language
+        paths = {"balance.queries": self.balance.queries}
+        paths |= {
+            f"balance.per_language.queries.{name}": path for name, path in (several.queries if several else {}).items()
+        }
+        return [line for key, path in paths.items() for line in problems_of(key, partial(read_queries, Path(path)))]
 
     @field_validator("languages", "language_candidates")
     @classmethod
@@ -143,6 +189,10 @@ class FilterConfig(RuleConfig):
                 wrong.append("language_candidates must be at least two languages (or left out: all)")
             if missing := [name for name in self.languages if name not in self.language_candidates]:
                 wrong.append(f"languages {missing} are not among language_candidates")
+        several = self.balance.per_language if self.balance is not None else None
+        balanced = [several.reference, *several.queries] if several is not None else []
+        if self.languages and (missing := [name for name in balanced if name not in self.languages]):
+            wrong.append(f"balance.per_language has a list for {', '.join(missing)}, which `languages` drops")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from dataops.digest import text_sha256
@@ -33,8 +32,9 @@ from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.filter import near_captions, steps, write
 from tasks.filter.config import FilterConfig
 from tasks.filter.queries import read_queries
+from tasks.filter.query_lists import compute_limits, load_query_lists
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice
-from tasks.filter.summary import merge_balance, merge_parts
+from tasks.filter.summary import describe_languages, merge_balance, merge_parts
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -153,9 +153,8 @@ class _FilterTasks:
                 run_steps(self.job.exchange(kind).merge_steps(), self.rows, self.draft, context.without_progress())
         self.context = replace(stage, progress=progress.of_map("write parts", 1).progress)
         if self.config.balance is not None:
-            put_frame(
-                self.draft, write.QUERY_COUNTS, pl.DataFrame({"count": self._sum_counts("queries", len(self.batches))})
-            )
+            counts = self._sum_counts("queries", len(self.batches))
+            put_frame(self.draft, write.QUERY_COUNTS, write.add_limits(counts, self.config.balance))
 
     def write_parts(self) -> list[Record]:
         """Write the kept and the dropped part of each input part, and show progress."""
@@ -180,9 +179,14 @@ class _FilterTasks:
         facts: dict[str, Any] = {**merge_parts(summaries), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = read_frame(self.draft, write.QUERY_COUNTS)["count"].to_numpy()
-            after = self._sum_counts("queries-left", len(records))
-            queries = read_queries(Path(self.config.balance.queries))
-            facts["balance"] = merge_balance(queries, before, after, [record.facts["balance"] for record in records])
+            after, lists = self._sum_counts("queries-left", len(records)), load_query_lists(self.config.balance)
+            facts["balance"] = merge_balance(
+                lists.texts, before, after, [record.facts["balance"] for record in records]
+            )
+            if self.config.balance.per_language is not None:
+                limits = compute_limits(before, lists, self.config.balance)
+                spans = {str(name): span for name, span in lists.spans.items()}
+                facts["balance"]["languages"] = describe_languages(spans, limits, before, after)
         return facts
 
     def _sum_counts(self, kind: str, number: int) -> NDArray[Any]:
@@ -283,8 +287,8 @@ def external_inputs(config: FilterConfig) -> list[Input]:
     inputs: list[Input] = []
     if config.balance is not None:
         # The digest is of the queries: another version of Parquet's writer gives other bytes of the file.
-        digest = text_sha256("\n".join(read_queries(Path(config.balance.queries))))
-        inputs.append(Input(stage="source", key=Path(config.balance.queries).name, digest=digest))
+        for path in map(Path, config.balance.list_paths().values()):
+            inputs.append(Input(stage="source", key=path.name, digest=text_sha256("\n".join(read_queries(path)))))
     if config.unsafe_languages:
         from dataops.text.unsafe_words import word_list_version  # numba takes 0.7 s to import
 

@@ -4,9 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from functools import lru_cache
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +22,11 @@ from dataops.text.balance import (
     hash_queries,
     sample_pairs,
 )
-from dataops.text.query_matching import Queries, compile_queries, match_queries
 from tasks.engine.exchange import put_frame, read_frame
 from tasks.engine.part_writer import PartWriter
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.config import BalanceConfig, FilterConfig
-from tasks.filter.queries import read_queries
+from tasks.filter.query_lists import QueryLists, compute_limits, load_query_lists
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice, kept_caption, read_pairs, read_verdicts
 from tasks.filter.summary import merge_balanced_slices, merge_slices, summarise_balanced_slice, summarise_slice
 
@@ -39,13 +36,25 @@ QUERY_COUNTS = "query-counts.table"
 
 def count_queries(draft: Draft, step: FilterStep) -> Record:
     """Count how many of the kept captions of a batch each query matches."""
-    queries = _compile_queries(_balance_config(step.job).queries)
-    counts = np.zeros(len(queries.texts), np.int64)
+    lists = load_query_lists(_balance_config(step.job))
+    counts = np.zeros(len(lists.texts), np.int64)
     for part_slice, verdicts in read_verdicts(draft, step):
-        rows = read_pairs(draft, part_slice).filter(verdicts["drop_reason"].is_null())
-        counts += count_query_matches(_match(rows, queries, step.job.config), len(queries.texts))
+        rows = read_pairs(draft, part_slice).with_columns(verdicts["language"])
+        rows = rows.filter(verdicts["drop_reason"].is_null())
+        counts += count_query_matches(_match(rows, lists, step.job.config), len(lists.texts))
     put_frame(draft, counts_name("queries", step.number), pl.DataFrame({"count": counts}))
     return Record(task=step.id)
+
+
+def add_limits(counts: NDArray[np.int64], balance: BalanceConfig) -> pl.DataFrame:
+    """Return the table QUERY_COUNTS: the count of each query and, with lists for languages, its limit."""
+    table = pl.DataFrame({"count": counts})
+    if balance.per_language is None:
+        return table
+    lists = load_query_lists(balance)
+    limits = compute_limits(counts, lists, balance)
+    sizes = [span.stop - span.start for span in lists.spans.values()]
+    return table.with_columns(limit=pl.Series(np.repeat([limits[str(name)] for name in lists.spans], sizes)))
 
 
 def write_parts(draft: Draft, step: FilterStep) -> Record:
@@ -137,8 +146,9 @@ def _split_rows(
 def _count_left(kept_rows: pl.DataFrame, job: FilterJob) -> NDArray[np.float64]:
     """Return how many of the kept captions each query matches, weighted by their probabilities."""
     probabilities = kept_rows["sampling_probability"].fill_null(1).cast(pl.Float64).to_numpy()
-    count = len(_compile_queries(_balance_config(job).queries).texts)
-    return expect_query_matches(kept_rows["query_ids"].to_arrow(), count, probabilities)
+    lists = load_query_lists(_balance_config(job))
+    matches = lists.to_numbers(kept_rows["query_ids"].to_arrow(), kept_rows["language"])
+    return expect_query_matches(matches, len(lists.texts), probabilities)
 
 
 def _balance(
@@ -149,11 +159,12 @@ def _balance(
     Returns: the drop reasons with those of balancing; the columns query_ids and sampling_probability; the facts.
     """
     balance = _balance_config(job)
-    queries = _compile_queries(balance.queries)
-    matches = _match(rows, queries, job.config)
-    counts = read_frame(draft, QUERY_COUNTS)["count"].to_numpy()
-    probabilities = compute_probabilities(counts, balance.max_per_query)
-    salts = hash_queries(queries.texts, balance.seed)
+    lists = load_query_lists(balance)
+    matches = _match(rows, lists, job.config)
+    table = read_frame(draft, QUERY_COUNTS)
+    limits = balance.max_per_query if balance.per_language is None else table["limit"].to_numpy()
+    probabilities = compute_probabilities(table["count"].to_numpy(), limits)
+    salts = hash_queries(lists.texts, balance.seed)
     sampled, probability = sample_pairs(uid_halves(rows["uid"].to_arrow()), matches, probabilities, salts)
     unmatched = pl.Series(matches).list.len() == 0
     balance_reasons = pl.select(
@@ -166,7 +177,8 @@ def _balance(
     column = pl.lit(None)
     if balance.mode == "online":
         column = pl.when(pl.lit(unmatched)).then(1.0).otherwise(pl.lit(pl.Series(probability)))
-    columns = pl.DataFrame({"query_ids": pl.Series(matches)}).with_columns(sampling_probability=column.cast(pl.Float32))
+    query_ids = pl.Series(lists.to_rows(matches, rows["language"]))
+    columns = pl.DataFrame({"query_ids": query_ids}).with_columns(sampling_probability=column.cast(pl.Float32))
     is_input = reasons.is_null()
     facts = summarise_balanced_slice(
         rows["caption"].filter(is_input & unmatched),
@@ -181,10 +193,5 @@ def _balance_config(job: FilterJob) -> BalanceConfig:
     return job.config.balance
 
 
-def _match(rows: pl.DataFrame, queries: Queries, config: FilterConfig) -> pa.Array:
-    return match_queries(rows.select(kept_caption(config)).to_series().to_arrow(), queries)
-
-
-@lru_cache(maxsize=1)
-def _compile_queries(path: str) -> Queries:
-    return compile_queries(read_queries(Path(path)))
+def _match(rows: pl.DataFrame, lists: QueryLists, config: FilterConfig) -> pa.Array:
+    return lists.match(rows.select(kept_caption(config)).to_series(), rows["language"])
