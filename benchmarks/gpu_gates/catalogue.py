@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing.connection import Connection
 
@@ -27,6 +27,7 @@ class Stage:
 
 def run_stage(stage: Stage, setting: Setting, results: Connection) -> None:
     """Run a stage in this process and send its outcome; an exception is a failure."""
+    before = sum(os.times()[:4])
     os.setsid()  # the deadline ends the group, with whatever the stage started
     try:
         if setting.is_toy:
@@ -36,7 +37,8 @@ def run_stage(stage: Stage, setting: Setting, results: Connection) -> None:
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         found = Outcome(FAIL, f"{type(error).__name__}: {error}")
-    results.send(found)
+    cpu_seconds = round(sum(os.times()[:4]) - before, 2)  # with its processes that have ended
+    results.send(replace(found, figures={**found.figures, "cpu_seconds": cpu_seconds}))
 
 
 MODELS = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "RN50")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import sys
 import time
@@ -19,12 +20,12 @@ from benchmarks.gpu_gates.arithmetic import compare_curves
 from benchmarks.gpu_gates.inputs import choose_model, write_job, write_shards
 from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge, not_run
 from dataops.digest import file_sha256
+from training import train
 from training.checkpoints.reading import find_newest_checkpoint
 from training.job import FAILURE, Job
 from training.loop.metrics_log import MetricsLog
 from training.process import RETRYABLE
 from training.rendezvous import LAUNCHER_PID, MEETING_FILE
-from training.train import main as train_main
 
 OUTPUTS = ("model.safetensors", "metrics.jsonl", "skipped.json", "tokenizer.json")
 GRACE_SECONDS = 100
@@ -32,6 +33,8 @@ GRACE_SECONDS = 100
 RANKS_LIMIT = 1e-4
 MEMORY_SHARE, BYTES_PER_PAIR = 0.1, 4e6
 """Share of a card's memory, and the bytes of it for each pair: a tenth of what the activations of ViT-S/16 need."""
+TOY_MEMORY, TOY_PAIRS = 150_000_000, 2000
+"""Bytes that a toy job may allocate on a CPU, and the pairs of its step, which needs twice as much."""
 TECHNIQUES = {
     "patch_dropout": 0.25,
     "unmasked_tail": 0.2,
@@ -65,7 +68,7 @@ class Trial:
     step: int = 0
     """Step after whose row it gets the signal."""
     memory: float | None = None
-    """Share of the card's memory that it may use."""
+    """Share of the card's memory that it may use; on a CPU, where it is over 1, the bytes that it may allocate."""
     rank: int = 0
     ranks: int = 1
     machines: int = 1
@@ -82,10 +85,27 @@ def run_job(path: Path, trial: Trial, parent: int, meeting: Path) -> None:
         os.environ |= {MEETING_FILE: str(meeting), "RANK": str(trial.rank), "WORLD_SIZE": str(trial.ranks)}
         os.environ |= {"LOCAL_RANK": str(trial.rank % of_machine), "LOCAL_WORLD_SIZE": str(of_machine)}
     if trial.memory is not None:
-        torch.cuda.set_per_process_memory_fraction(trial.memory)
+        _limit_memory(trial.memory)
     if trial.signum is not None:
         _signal_after(trial.step, trial.signum, path.with_suffix(".signalled"))
-    sys.exit(train_main([str(path)]))
+    sys.exit(train.main([str(path)]))
+
+
+def _limit_memory(memory: float) -> None:
+    """Limit the memory of this process: on a card from now on, on a CPU from the first step on."""
+    if memory <= 1:
+        torch.cuda.set_per_process_memory_fraction(memory)
+        return
+    launch = train.launch_step
+
+    def limit_and_launch(*arguments: Any) -> Any:
+        train.launch_step = launch
+        status = Path("/proc/self/status").read_text()
+        (used,) = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData"))
+        resource.setrlimit(resource.RLIMIT_DATA, (used + int(memory), resource.RLIM_INFINITY))
+        return launch(*arguments)
+
+    train.launch_step = limit_and_launch
 
 
 def _signal_after(step: int, signum: int, note: Path) -> None:
@@ -148,8 +168,8 @@ def compare_resumed_job(setting: Setting) -> Outcome:
     else:
         shards, sizes = write_shards(setting.folder, 2000, 256), {"batch_size": 256, "grad_cache": 96, "threads": 8}
     model = choose_model(setting, "ViT-S-16")
-    train = {"model": model, "epochs": 4, "checkpoint_every": 2, "lr": 1e-3, **TECHNIQUES, **sizes}
-    undisturbed, disturbed = (write_job(setting, name, shards, **train) for name in ("undisturbed", "disturbed"))
+    table = {"model": model, "epochs": 4, "checkpoint_every": 2, "lr": 1e-3, **TECHNIQUES, **sizes}
+    undisturbed, disturbed = (write_job(setting, name, shards, **table) for name in ("undisturbed", "disturbed"))
     codes = [run_ranks(setting, undisturbed)]
     for trial in (Trial(signal.SIGTERM, 3), Trial(signal.SIGKILL, 8), Trial()):
         codes.append(run_ranks(setting, disturbed, trial))
@@ -176,20 +196,24 @@ def compare_resumed_job(setting: Setting) -> Outcome:
 def follow_memory_remedy(setting: Setting) -> Outcome:
     """Run a job in a tenth of the card's memory; it must end with 2, and its first remedy must help."""
     if setting.is_toy:
-        return not_run("needs the memory of a card")
-    pairs = min(2000, int(MEMORY_SHARE * torch.cuda.get_device_properties(0).total_memory / BYTES_PER_PAIR))
-    shards = write_shards(setting.folder, pairs, 256)
-    train = {"model": "ViT-S-16", "batch_size": pairs, "epochs": 1, "precision": "bf16"}
-    path = write_job(setting, "too-large", shards, **train)
-    code = run_ranks(setting, path, Trial(memory=MEMORY_SHARE))
+        if sys.platform != "linux":
+            return not_run("needs a card, or Linux's limit of a process's memory")
+        memory, pairs, table = TOY_MEMORY, TOY_PAIRS, {"vocab_size": 300, "threads": 1, "precision": "fp32"}
+    else:
+        memory, table = MEMORY_SHARE, {"precision": "bf16"}
+        pairs = min(2000, int(memory * torch.cuda.get_device_properties(0).total_memory / BYTES_PER_PAIR))
+    shards = write_shards(setting.folder, pairs, 40 if setting.is_toy else 256)
+    table |= {"model": choose_model(setting, "ViT-S-16"), "batch_size": pairs, "epochs": 1}
+    path = write_job(setting, "too-large", shards, **table)
+    code = run_ranks(setting, path, Trial(memory=memory))
     failure = path.with_suffix("") / FAILURE
     message = failure.read_text() if failure.exists() else describe_end(path)
     limit = re.search(r"set grad_cache to less than (\d+)", message)
     if code != [2] or limit is None:
         return judge(f"exit code {code}, not 2 with a remedy: {message}", passed=False)
     cached = int(limit[1]) // 32
-    follows = write_job(setting, "remedied", shards, **train, grad_cache=cached)
-    code = run_ranks(setting, follows, Trial(memory=MEMORY_SHARE))
+    follows = write_job(setting, "remedied", shards, **table, grad_cache=cached)
+    code = run_ranks(setting, follows, Trial(memory=memory))
     return judge(
         f"exit code 2, then {code[0]} with grad_cache = {cached}: {message if code == [0] else describe_end(follows)}",
         passed=code == [0],
@@ -202,27 +226,27 @@ def compare_two_ranks(setting: Setting) -> Outcome:
     """Train on two ranks with odd batches, of which only one exceeds the gradient cache, and in one process."""
     on_cards = not setting.is_toy and torch.cuda.device_count() > 1
     shards = write_shards(setting.folder, 18, 40)
-    train = {
+    table = {
         "model": choose_model(Setting("cpu", setting.folder), "ViT"),
         "batch_size": 9,
         "grad_cache": 4,
         "epochs": 2,
     }
-    train |= {
+    table |= {
         "device": "cuda" if on_cards else "cpu",
         "precision": "fp32",
         "threads": 1,
         "vocab_size": 300,
         "eps": 1e-3,
     }
-    alone, both = write_job(setting, "alone", shards, **train), write_job(setting, "both", shards, **train, nproc=2)
+    alone, both = write_job(setting, "alone", shards, **table), write_job(setting, "both", shards, **table, nproc=2)
     codes = run_ranks(setting, alone) + run_ranks(setting, both, ranks=2)
     if any(codes):
         return judge(f"exit codes {codes}, not 0: {describe_end(both)}", passed=False)
     curves = [read_losses(both), read_losses(alone)]
     _, greatest = compare_curves(*curves)
     kind = "two cards" if on_cards else "two gloo ranks on the CPU"
-    if not re.search(rf" on {train['device']}\S* x 2\n", both.with_suffix(".log").read_text()):
+    if not re.search(rf" on {table['device']}\S* x 2\n", both.with_suffix(".log").read_text()):
         return judge(f"the job did not run on {kind}", passed=False)
     return judge(
         f"{kind}: losses differ by {greatest:.1e} at most; the limit is {RANKS_LIMIT:g}",
@@ -237,11 +261,11 @@ def compare_sharded_job(setting: Setting) -> Outcome:
     """Train a sharded model on two ranks, undisturbed and stopped and killed, and the whole model in one process."""
     on_cards = not setting.is_toy and torch.cuda.device_count() > 1
     shards = write_shards(setting.folder, 18, 40)
-    train = {"model": choose_model(Setting("cpu", setting.folder), "ViT"), "batch_size": 9, "epochs": 3, "eps": 1e-3}
-    train |= {"device": "cuda" if on_cards else "cpu", "precision": "fp32", "threads": 1, "vocab_size": 300}
-    train |= {"grad_cache": 4, "grad_checkpointing": True, "max_grad_norm": 1.0, "checkpoint_every": 2}
-    alone = write_job(setting, "unsharded", shards, **train)
-    both = [write_job(setting, name, shards, **train, nproc=2, sharding="full") for name in ("sharded", "resumed")]
+    table = {"model": choose_model(Setting("cpu", setting.folder), "ViT"), "batch_size": 9, "epochs": 3, "eps": 1e-3}
+    table |= {"device": "cuda" if on_cards else "cpu", "precision": "fp32", "threads": 1, "vocab_size": 300}
+    table |= {"grad_cache": 4, "grad_checkpointing": True, "max_grad_norm": 1.0, "checkpoint_every": 2}
+    alone = write_job(setting, "unsharded", shards, **table)
+    both = [write_job(setting, name, shards, **table, nproc=2, sharding="full") for name in ("sharded", "resumed")]
     codes = [run_ranks(setting, alone), run_ranks(setting, both[0], ranks=2)]
     for trial in (Trial(signal.SIGTERM, 2), Trial(signal.SIGKILL, 4), Trial()):
         codes.append(run_ranks(setting, both[1], trial, ranks=2))

@@ -12,9 +12,11 @@ PRELOADED = [
     "training.train",
     "training.evaluation.class_weights",
     "torch._dynamo",
+    "torch._inductor",
     "torch.distributed.fsdp",
+    "open_clip",
 ]
-"""Modules that most stages import, torch._dynamo in the first step of an optimizer."""
+"""Modules that several stages import, if they are installed: torch's in the first step of an optimizer."""
 
 
 @dataclass(frozen=True)
