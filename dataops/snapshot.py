@@ -90,6 +90,8 @@ class Record(_Frozen):
     parts: list[Part] = []
     counts: Counts = Counts()
     facts: dict[str, Any] = {}
+    scratch: list[tuple[str, int]] = []
+    """Name and size of each scratch object that the task wrote without a sync to the disk."""
 
 
 class Manifest(_Frozen):
@@ -221,6 +223,7 @@ class Draft:
 
     def __init__(self, store: Store, stage: str, key: str, fence: Fence | None = None):
         self.store, self.stage, self.key, self.fence = store, stage, key, fence
+        self._written: list[tuple[str, int]] = []  # scratch objects of the task that runs
 
     def lease_name(self, generation: int) -> str:
         """Return the name in the store of the lease of one generation. The highest existing one is valid."""
@@ -300,8 +303,27 @@ class Draft:
         """Return the name in the store of an object that is deleted when the snapshot is complete."""
         return self.path(f"_work/{name}")
 
+    def put_scratch(self, name: str, pieces: Callable[[], Iterator[memoryview]]) -> None:
+        """Write a scratch object from chunks, without a sync to the disk, which takes longer than to write a small one.
+
+        A power loss may lose or empty it. The record of the task has its size, so `done` returns None then, and the task
+        is repeated. So only tasks may write such objects, and what reads them must check their content.
+        """
+        size = 0
+
+        def counted() -> Iterator[memoryview]:
+            nonlocal size
+            size = 0
+            for piece in pieces():
+                size += len(piece)
+                yield piece
+
+        self.store.put_chunks(self.scratch(name), counted, synced=False)
+        if not self.store.is_remote:  # a remote store has synced it
+            self._written.append((name, size))
+
     def done(self, task: str) -> Record | None:
-        """Return the record of a finished task, or None if it or one of the task's parts is missing or damaged."""
+        """Return the record of a finished task, or None if it or an object that the task wrote is missing or damaged."""
         name = self.scratch(f"{task}.json")
         if self.store.size(name) is None:
             return None
@@ -309,12 +331,14 @@ class Draft:
             record = Record.model_validate_json(self.store.read(name))
         except ValidationError:
             return None
-        whole = all(self.store.size(self.path(p.name)) == p.bytes for p in record.parts)
-        return record if whole else None
+        written = [(self.path(part.name), part.bytes) for part in record.parts]
+        written += [(self.scratch(scratch), size) for scratch, size in record.scratch]
+        return record if all(self.store.size(one) == size for one, size in written) else None
 
     def finish(self, record: Record) -> Record:
         """Write the record of a finished task, after its parts."""
         self.check_fence()
+        record, self._written = record.model_copy(update={"scratch": self._written}), []
         self.store.put(self.scratch(f"{record.task}.json"), record.model_dump_json().encode())
         return record
 

@@ -74,7 +74,13 @@ class Store(ABC):
 
     @abstractmethod
     def put_chunks(
-        self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False, sha256: str | None = None
+        self,
+        name: str,
+        pieces: Callable[[], Iterator[memoryview]],
+        *,
+        direct: bool = False,
+        synced: bool = True,
+        sha256: str | None = None,
     ) -> None:
         """Write the object atomically from its chunks, one after the other.
 
@@ -82,6 +88,7 @@ class Store(ABC):
             pieces: starts again with each call; a chunk is not used any more after the next one is requested.
             direct: write past the page cache if possible, for large data that is not read again soon. It is possible if
                 each chunk begins and ends at a multiple of PAGE, in the object and in memory; the last may end anywhere.
+            synced: return only when a power loss cannot lose the object any more. A remote store always does.
             sha256: digest of the bytes. A remote store keeps it, and compares what is read with it; without it, reads
                 are not checked.
         """

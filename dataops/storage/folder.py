@@ -1,7 +1,8 @@
 """Implement the store in a local or mounted folder.
 
-A write goes to a temporary file `.tmp-*` beside its target, which is synced to the disk before it is renamed. The file of a
-killed writer is never listed; `sweep` deletes it, in the next run that makes the same snapshot.
+A write goes to a temporary file `.tmp-*` beside its target, which is synced to the disk before it is renamed (scratch
+tables are not: see dataops.snapshot.Draft.put_scratch). The file of a killed writer is never listed; `sweep` deletes it, in
+the next run that makes the same snapshot.
 """
 
 import ctypes
@@ -112,14 +113,20 @@ class FolderStore(Store):
         self._put(name, data)
 
     def put_chunks(
-        self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False, sha256: str | None = None
+        self,
+        name: str,
+        pieces: Callable[[], Iterator[memoryview]],
+        *,
+        direct: bool = False,
+        synced: bool = True,
+        sha256: str | None = None,
     ) -> None:
-        self._put(name, lambda descriptor: _write_pieces(descriptor, pieces(), direct=direct))
+        self._put(name, lambda descriptor: _write_pieces(descriptor, pieces(), direct=direct, synced=synced), synced)
 
-    def _put(self, name: str, data: Data) -> None:
+    def _put(self, name: str, data: Data, synced: bool = True) -> None:
         target = self._path(name)
         with storage_errors(f"cannot write {target}", self.root):
-            _write(target, data, lambda temporary: temporary.replace(target))
+            _write(target, data, lambda temporary: temporary.replace(target), synced)
 
     def create(self, name: str, data: bytes) -> bool:
         target = self._path(name)
@@ -238,13 +245,14 @@ def _is_plain(path: Path) -> bool:
         return False
 
 
-def _write(target: Path, data: Data, give_name: Callable[[Path], T]) -> T:
-    """Write the data to a temporary file beside `target` and rename it."""
+def _write(target: Path, data: Data, give_name: Callable[[Path], T], synced: bool = True) -> T:
+    """Write the data to a temporary file beside `target` and rename it; both are on the disk then, if `synced`."""
     for attempts_left in (2, 1, 0):
         try:
-            with _temporary(target, data) as temporary:
+            with _temporary(target, data, synced) as temporary:
                 result = give_name(temporary)
-                _to_disk(target.parent)
+                if synced:
+                    _to_disk(target.parent)
                 return result
         except FileNotFoundError:  # another process cleared or swept the folder at this moment
             if not attempts_left or (isinstance(data, Path) and not data.exists()):
@@ -253,8 +261,8 @@ def _write(target: Path, data: Data, give_name: Callable[[Path], T]) -> T:
 
 
 @contextmanager
-def _temporary(target: Path, data: Data) -> Iterator[Path]:
-    """Write the data to a file beside `target`, on the disk. It is deleted at the end unless it was renamed."""
+def _temporary(target: Path, data: Data, synced: bool) -> Iterator[Path]:
+    """Write the data to a file beside `target`. It is deleted at the end unless it was renamed."""
     temporary = _reserve(target)
     try:
         with temporary.open("wb") as out:
@@ -266,14 +274,15 @@ def _temporary(target: Path, data: Data) -> Iterator[Path]:
             else:
                 out.write(data)
             out.flush()
-            os.fsync(out.fileno())
+            if synced:
+                os.fsync(out.fileno())
         temporary.chmod(0o644)
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_pieces(descriptor: int, pieces: Iterator[memoryview], *, direct: bool) -> None:
+def _write_pieces(descriptor: int, pieces: Iterator[memoryview], *, direct: bool, synced: bool) -> None:
     at, direct = 0, direct and _set_direct(descriptor, on=True)
     for piece in pieces:
         left = piece
@@ -285,7 +294,7 @@ def _write_pieces(descriptor: int, pieces: Iterator[memoryview], *, direct: bool
                     raise
                 # at the last piece, or of a file system that only said that it can
                 direct = _set_direct(descriptor, on=False)
-        if not direct and _sync_file_range is not None:
+        if synced and not direct and _sync_file_range is not None:
             # begins with the way to the disk, else the last fsync waits for all of it
             _sync_file_range(descriptor, at, len(piece), _SYNC_FILE_RANGE_WRITE)
         at += len(piece)

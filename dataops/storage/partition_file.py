@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
-from xxhash import xxh3_64_digest
+from xxhash import xxh3_64, xxh3_64_digest
 
 from dataops.errors import CorruptPart
 from dataops.storage.base import Store
@@ -29,6 +29,19 @@ _CHUNK_BYTES = 1 << 20
 """Minimum size of a chunk that is written."""
 _CHECKSUM_BYTES = 8
 _LZ4 = pa.Codec("lz4")
+Buffer = bytes | memoryview
+
+
+class BrokenTable(CorruptPart):
+    """A table is empty, cut off or changed, as after a power loss.
+
+    Args:
+        name: name of the table in the store.
+    """
+
+    def __init__(self, name: str):
+        super().__init__(f"{name} is not a whole scratch table; delete its folder and run the stage again")
+        self.name = name
 
 
 def encode_partitions(rows: pl.DataFrame, sizes: Sequence[int]) -> Iterator[memoryview]:
@@ -39,35 +52,47 @@ def encode_partitions(rows: pl.DataFrame, sizes: Sequence[int]) -> Iterator[memo
     else:
         about, lengths, blocks = _encode_arrow(rows, sizes)
     ends = np.cumsum([0, *(length and length + _CHECKSUM_BYTES for length in lengths)], dtype=np.uint64)
-    waiting = [_MAGIC, json.dumps(about | {"partitions": len(sizes)}).encode(), b"\n", ends.tobytes()]
+    waiting: list[Buffer] = [_MAGIC, json.dumps(about | {"partitions": len(sizes)}).encode(), b"\n", ends.tobytes()]
     size = 0
-    for block in blocks:
-        if block:
-            waiting += [xxh3_64_digest(block), block]
-            size += len(block)
+    for block, length in zip(blocks, lengths, strict=True):
+        if not length:
+            continue
+        digest = xxh3_64()
+        for buffer in block:
+            digest.update(buffer)
+        waiting.append(digest.digest())
+        if length >= _CHUNK_BYTES:  # written from where it is, without a copy
+            yield memoryview(b"".join(waiting))
+            yield from map(memoryview, block)
+            waiting, size = [], 0
+            continue
+        waiting += block
+        size += length
         if size >= _CHUNK_BYTES:
             yield memoryview(b"".join(waiting))
             waiting, size = [], 0
     yield memoryview(b"".join(waiting))
 
 
-def _encode_numbers(rows: pl.DataFrame, sizes: Sequence[int]) -> tuple[dict[str, Any], list[int], Iterator[bytes]]:
+def _encode_numbers(
+    rows: pl.DataFrame, sizes: Sequence[int]
+) -> tuple[dict[str, Any], list[int], Iterator[list[Buffer]]]:
     columns = [np.ascontiguousarray(column.to_numpy()) for column in rows.rechunk()]
     types = {name: column.dtype.str for name, column in zip(rows.columns, columns, strict=True)}
     row_bytes = sum(column.itemsize for column in columns)
     bounds = pairwise(np.cumsum([0, *sizes]).tolist())
-    blocks = (b"".join(column[start:end].view(np.uint8).data for column in columns) for start, end in bounds)
+    blocks = ([column[start:end].view(np.uint8).data for column in columns] for start, end in bounds)
     return {"columns": types}, [size * row_bytes for size in sizes], blocks
 
 
-def _encode_arrow(rows: pl.DataFrame, sizes: Sequence[int]) -> tuple[dict[str, Any], list[int], Iterator[bytes]]:
+def _encode_arrow(rows: pl.DataFrame, sizes: Sequence[int]) -> tuple[dict[str, Any], list[int], Iterator[list[Buffer]]]:
     whole = rows.rechunk().to_arrow()
     # To make an empty batch of nothing, Arrow would import pandas where it is installed: 30 MB.
     batch = whole.to_batches()[0] if rows.height else pa.RecordBatch.from_pylist([], schema=whole.schema)
     bounds = pairwise(np.cumsum([0, *sizes]).tolist())
     blocks = [_compress(batch.slice(start, end - start)) if end > start else b"" for start, end in bounds]
     schema = base64.b64encode(whole.schema.serialize().to_pybytes()).decode()
-    return {"schema": schema}, list(map(len, blocks)), iter(blocks)
+    return {"schema": schema}, list(map(len, blocks)), ([block] for block in blocks)
 
 
 def _compress(batch: pa.RecordBatch) -> bytes:
@@ -82,14 +107,14 @@ def read_partitions(
 
     Returns: the rows of the first table by partition, then those of the next one; the numbers of rows (tables, count).
 
-    Raises: CorruptPart that names the table that is invalid or has no such partition.
+    Raises: BrokenTable, also if a table has no such partition.
     """
     heads = store.read_each([(name, 0, _HEAD_BYTES) for name in names])
     return _read_blocks(store, names, heads, first, count)
 
 
 def read_only_partition(store: Store, name: str) -> pl.DataFrame:
-    """Return the rows of a table that has one partition, by one request. Raises: CorruptPart."""
+    """Return the rows of a table that has one partition, by one request. Raises: BrokenTable."""
     return _read_blocks(store, [name], iter([store.read(name)]), 0, 1)[0]
 
 
@@ -129,27 +154,27 @@ class _Table(NamedTuple):
     """The blocks, if the first request has returned them."""
 
     def split(self, data: bytes) -> Iterator[memoryview]:
-        """Yield the content of each block, which is empty if the partition has no rows. Raises: CorruptPart."""
+        """Yield the content of each block, which is empty if the partition has no rows. Raises: BrokenTable."""
         if len(data) != self.place[2]:
-            raise _broken(self.name)
+            raise BrokenTable(self.name)
         for start, end in pairwise((self.ends - self.ends[0]).tolist()):
             block = memoryview(data)[start + _CHECKSUM_BYTES : end]
             if end > start and data[start : start + _CHECKSUM_BYTES] != xxh3_64_digest(block):
-                raise _broken(self.name)
+                raise BrokenTable(self.name)
             yield block
 
 
 def _parse(store: Store, name: str, head: bytes, first: int, count: int) -> _Table:
     line, newline, _ = head.partition(b"\n")
     if not line.startswith(_MAGIC) or not newline:
-        raise _broken(name)
+        raise BrokenTable(name)
     about, begin = json.loads(line.removeprefix(_MAGIC)), len(line) + 1
     at, size = begin + 8 * first, 8 * (count + 1)
     ends = head[at : at + size]
     if len(ends) < size and len(head) == _HEAD_BYTES:  # which was not all of the table
         ends = next(iter(store.read_each([(name, at, size)])))
     if first + count > about["partitions"] or len(ends) < size:
-        raise _broken(name)
+        raise BrokenTable(name)
     found = np.frombuffer(ends, np.int64)
     start = begin + 8 * (about["partitions"] + 1) + int(found[0])
     length = int(found[-1] - found[0])
@@ -184,11 +209,7 @@ def _decode_arrow(table: _Table, data: bytes) -> tuple[pl.DataFrame, NDArray[np.
             for block in table.split(data)
         ]
     except (pa.ArrowException, ValueError) as error:
-        raise _broken(table.name) from error
+        raise BrokenTable(table.name) from error
     rows = pa.Table.from_batches([batch for batch in batches if batch is not None], schema)
     sizes = np.array([[batch.num_rows if batch is not None else 0 for batch in batches]], np.int64)
     return cast(pl.DataFrame, pl.from_arrow(rows)), sizes
-
-
-def _broken(name: str) -> CorruptPart:
-    return CorruptPart(f"{name} is not a whole scratch table; delete its folder and run the stage again")

@@ -161,7 +161,13 @@ class S3Store(Store):
         self._call(f"write {name}", upload)
 
     def put_chunks(
-        self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False, sha256: str | None = None
+        self,
+        name: str,
+        pieces: Callable[[], Iterator[memoryview]],
+        *,
+        direct: bool = False,
+        synced: bool = True,
+        sha256: str | None = None,
     ) -> None:
         extra = {"ChecksumAlgorithm": "CRC32", "Metadata": {} if sha256 is None else {"sha256": sha256}}
 

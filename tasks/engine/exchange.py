@@ -7,6 +7,9 @@
                writer 2      [p0|p1] [p2|p3]
     reduce     p0, p1, p2, p3              each reads its piece of each table, in the order of the writers
 
+The tables are not synced to the disk. What a power loss breaks is found by its size when the stage resumes, or by its
+checksum when it is read, and the task that wrote it is repeated (dataops.snapshot.Draft.put_scratch).
+
 To return verdicts to where the rows came from is the same exchange in the other direction: its writers are the partitions.
 
 Each of W writers has a piece for each of P partitions, so W x P pieces would be read, and both grow with the rows. A merge
@@ -16,6 +19,7 @@ store at most twice, in pieces of megabytes. What a reduce reads, and in which o
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -24,8 +28,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from dataops.errors import StorageError
 from dataops.snapshot import Draft, Record
-from dataops.storage.partition_file import encode_partitions, read_only_partition, read_partitions, series_from_numpy
+from dataops.storage.partition_file import (
+    BrokenTable,
+    encode_partitions,
+    read_only_partition,
+    read_partitions,
+    series_from_numpy,
+)
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 
@@ -151,7 +162,7 @@ class Exchange:
     def read(self, draft: Draft, partition: int) -> pl.DataFrame:
         """Return the rows of a partition in the order of their writers, with the writer's number in the column `part`.
 
-        Raises: CorruptPart.
+        Raises: as read_frame.
         """
         names, number = self._find(partition)
         return self._read(draft, names, number)
@@ -166,8 +177,8 @@ class Exchange:
         return (self._read(draft, names, number, table) for table in range(len(names)))
 
     def read_written(self, draft: Draft, writer: int) -> pl.DataFrame:
-        """Return the rows that one writer wrote, by partition, without `part`. Raises: CorruptPart."""
-        return read_partitions(draft.store, [draft.scratch(self._name(writer))], 0, self.partitions)[0]
+        """Return the rows that one writer wrote, by partition, without `part`. Raises: as read_frame."""
+        return _read_partitions(draft, [self._name(writer)], 0, self.partitions)[0]
 
     def merge_steps(self) -> list[Step["Exchange"]]:
         """Return the steps to run between the writers and the readers; none for a small exchange."""
@@ -196,7 +207,7 @@ class Exchange:
 
     def _read(self, draft: Draft, names: Sequence[str], number: int, table: int | None = None) -> pl.DataFrame:
         chosen = names if table is None else names[table : table + 1]
-        rows, sizes = read_partitions(draft.store, [draft.scratch(name) for name in chosen], number, 1)
+        rows, sizes = _read_partitions(draft, chosen, number, 1)
         return rows if "part" in rows.columns else _with_part(rows, sizes, table or 0)
 
 
@@ -206,8 +217,8 @@ def merge_tables(draft: Draft, step: Step[Exchange]) -> Record:
     batch, group = divmod(step.number, exchange._groups)
     writers = range(exchange.writers)[batch * merges.writers : (batch + 1) * merges.writers]
     partitions = range(exchange.partitions)[group * merges.partitions : (group + 1) * merges.partitions]
-    names = [draft.scratch(exchange._name(writer)) for writer in writers]
-    rows, sizes = read_partitions(draft.store, names, partitions.start, len(partitions))
+    names = [exchange._name(writer) for writer in writers]
+    rows, sizes = _read_partitions(draft, names, partitions.start, len(partitions))
     numbers = np.repeat(np.tile(np.arange(len(partitions)), len(writers)), sizes.ravel())
     rows = _with_part(rows, sizes, writers.start)
     _put(draft, exchange._merged_name(step.number), rows, numbers, len(partitions))
@@ -221,19 +232,43 @@ def number_partitions(hashes: pl.Series, count: int) -> NDArray[np.uint64]:
 
 def put_frame(draft: Draft, name: str, rows: pl.DataFrame) -> None:
     """Write rows as a scratch table that is not partitioned."""
-    draft.store.put_chunks(draft.scratch(name), lambda: encode_partitions(rows, [rows.height]))
+    draft.put_scratch(name, lambda: encode_partitions(rows, [rows.height]))
 
 
 def read_frame(draft: Draft, name: str) -> pl.DataFrame:
-    """Return the rows of a scratch table that is not partitioned. Raises: CorruptPart."""
-    return read_only_partition(draft.store, draft.scratch(name))
+    """Return the rows of a scratch table that is not partitioned.
+
+    Raises: StorageError (75) if the table is lost or broken: the next attempt repeats the task that wrote it. CorruptPart
+        if it is broken in a remote store, whose tables a power loss cannot break.
+    """
+    with _repeat_writer(draft):
+        return read_only_partition(draft.store, draft.scratch(name))
+
+
+def _read_partitions(
+    draft: Draft, names: Sequence[str], first: int, count: int
+) -> tuple[pl.DataFrame, NDArray[np.int64]]:
+    with _repeat_writer(draft):
+        return read_partitions(draft.store, [draft.scratch(name) for name in names], first, count)
+
+
+@contextmanager
+def _repeat_writer(draft: Draft) -> Iterator[None]:
+    """Delete a table that turns out to be broken, so that the record of its task does not count any more."""
+    try:
+        yield
+    except BrokenTable as error:
+        if draft.store.is_remote:
+            raise
+        draft.store.delete([error.name])
+        raise StorageError(f"{error.name} was not a whole scratch table; the next attempt writes it again") from error
 
 
 def _put(draft: Draft, name: str, rows: pl.DataFrame, partitions: NDArray[Any] | pl.Series, count: int) -> None:
     numbers = np.asarray(partitions).astype(np.uint16 if count <= 1 << 16 else np.uint32)  # 16 bits sort fastest
     sizes = np.bincount(numbers, minlength=count).tolist()
     ordered = rows[np.argsort(numbers, kind="stable")] if count > 1 else rows
-    draft.store.put_chunks(draft.scratch(name), lambda: encode_partitions(ordered, sizes))
+    draft.put_scratch(name, lambda: encode_partitions(ordered, sizes))
 
 
 def _with_part(rows: pl.DataFrame, sizes: NDArray[np.int64], first: int) -> pl.DataFrame:

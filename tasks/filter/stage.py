@@ -14,17 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dataops.digest import text_sha256
-from dataops.errors import ConfigError, ContractError
+from dataops.errors import ConfigError, ContractError, StorageError
 from dataops.formatting import format_quantity, format_share
 from dataops.snapshot import Counts, Draft, Input, Record, find_manifest
 from dataops.text.duplicates import KEY_BYTES
 from dataops.text.minhash import choose_scheme
 from tasks.engine.context import Context
-from tasks.engine.exchange import Step, put_frame, read_frame, run_steps
+from tasks.engine.exchange import Step, read_frame, run_steps
 from tasks.engine.exchange import run as run_step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
@@ -136,7 +133,7 @@ class _FilterTasks:
                 Map(ranks, near_captions.drop_near_captions, ["drop-reasons-near"], is_ordered=True),
             ]
         if config.balance is not None:
-            maps += [Map(batches, write.count_queries)]
+            maps += [Map(batches, write.count_queries), Map(once, write.sum_query_counts)]
         return maps
 
     def map_all(self) -> None:
@@ -152,17 +149,16 @@ class _FilterTasks:
             for kind in one.exchanges:
                 run_steps(self.job.exchange(kind).merge_steps(), self.rows, self.draft, context.without_progress())
         self.context = replace(stage, progress=progress.of_map("write parts", 1).progress)
-        if self.config.balance is not None:
-            counts = self._sum_counts("queries", len(self.batches))
-            put_frame(self.draft, write.QUERY_COUNTS, write.add_limits(counts, self.config.balance))
 
     def write_parts(self) -> list[Record]:
         """Write the kept and the dropped part of each input part, and show progress."""
         return map_parts(run_step, self._write_steps(), self.draft, self.context)
 
     def are_written(self) -> bool:
-        """Return whether all parts are written, so that no scratch table is needed again."""
-        return all(self.draft.done(task.id) for task in self._write_steps())
+        """Return whether all parts are written, and what `facts` reads is there, so that no map is needed again."""
+        needed = [*self._write_steps(), *self._steps(steps.apply_rules, self.batches)]
+        needed += self._steps(write.sum_query_counts, [()] if self.config.balance is not None else [])
+        return all(self.draft.done(task.id) for task in needed)
 
     def facts(self, records: Sequence[Record]) -> dict[str, Any]:
         """Return the facts of the manifest: summaries of the rows, and how many rows each rule alone would drop.
@@ -172,14 +168,18 @@ class _FilterTasks:
         """
         alone = Counter[str]()
         for task in self._steps(steps.apply_rules, self.batches):
-            record = self.draft.done(task.id)
-            alone.update(record.facts["alone"] if record else {})
+            if (record := self.draft.done(task.id)) is None:
+                raise StorageError(
+                    f"filter {self.draft.key}: scratch tables were lost; the next attempt writes them again"
+                )
+            alone.update(record.facts["alone"])
         names = (self.draft.scratch(write.summary_name(task.number)) for task in self._write_steps())
         summaries = (json.loads(self.draft.store.read(name)) for name in names)
         facts: dict[str, Any] = {**merge_parts(summaries), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = read_frame(self.draft, write.QUERY_COUNTS)["count"].to_numpy()
-            after, lists = self._sum_counts("queries-left", len(records)), load_query_lists(self.config.balance)
+            after = write.sum_counts(self.draft, "queries-left", len(records))
+            lists = load_query_lists(self.config.balance)
             facts["balance"] = merge_balance(
                 lists.texts, before, after, [record.facts["balance"] for record in records]
             )
@@ -188,10 +188,6 @@ class _FilterTasks:
                 spans = {str(name): span for name, span in lists.spans.items()}
                 facts["balance"]["languages"] = describe_languages(spans, limits, before, after)
         return facts
-
-    def _sum_counts(self, kind: str, number: int) -> NDArray[Any]:
-        counts = (read_frame(self.draft, write.counts_name(kind, index))["count"].to_numpy() for index in range(number))
-        return sum(counts, np.zeros(1, np.int64))
 
     def _steps(self, function: TaskFunction, units: Sequence[tuple[Any, ...]]) -> list[FilterStep]:
         return [Step(function, number, self.job, inputs) for number, inputs in enumerate(units)]

@@ -57,6 +57,19 @@ def add_limits(counts: NDArray[np.int64], balance: BalanceConfig) -> pl.DataFram
     return table.with_columns(limit=pl.Series(np.repeat([limits[str(name)] for name in lists.spans], sizes)))
 
 
+def sum_query_counts(draft: Draft, step: FilterStep) -> Record:
+    """Write how often each query occurs in the rows of all batches, and its limit."""
+    counts = sum_counts(draft, "queries", step.job.batches)
+    put_frame(draft, QUERY_COUNTS, add_limits(counts, _balance_config(step.job)))
+    return Record(task=step.id)
+
+
+def sum_counts(draft: Draft, kind: str, number: int) -> NDArray[Any]:
+    """Return the sum of the counts of so many tasks."""
+    counts = (read_frame(draft, counts_name(kind, index))["count"].to_numpy() for index in range(number))
+    return sum(counts, np.zeros(1, np.int64))
+
+
 def write_parts(draft: Draft, step: FilterStep) -> Record:
     """Write the kept and the dropped part of some input parts, one slice at a time."""
     by_part = groupby(read_verdicts(draft, step), lambda item: item[0].part_number)

@@ -10,11 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.errors import StorageError
-from dataops.snapshot import Draft
+from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from tasks.engine import exchange as exchanges
 from tasks.engine.context import Context
-from tasks.engine.exchange import Exchange, Merges, number_partitions, plan_merges, put_frame, read_frame, run_steps
+from tasks.engine.exchange import (
+    Exchange,
+    Merges,
+    Step,
+    number_partitions,
+    plan_merges,
+    put_frame,
+    read_frame,
+    run_steps,
+)
 from tests.inline_executor import InlineExecutor
 
 MEMORY = 64 << 20
@@ -115,6 +124,48 @@ def test_a_merge_is_repeated_only_if_it_is_not_finished(tmp_path: Path, monkeypa
     run_steps(exchange.merge_steps(), 1, draft, context)
     assert sorted(calls.values()) == [1, 1, 1, 2]
     assert exchange.read(draft, 2)["key"].to_list() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def write_tenfold(draft: Draft, step: Step[Exchange]) -> Record:
+    """Write ten rows, and count the call in the log that `inputs` names."""
+    with Path(step.inputs[0]).open("a") as log:
+        log.write(f"{step.number}\n")
+    step.job.write(draft, step.number, make_rows([step.number] * 10, "numbers"), np.arange(10) % 2)
+    return Record(task=step.id)
+
+
+@pytest.mark.parametrize("rows", [0, exchanges.SMALL_ROWS + 1], ids=["in this process", "in a worker"])
+@pytest.mark.parametrize("loss", ["gone", "emptied", "cut", "changed"])
+def test_a_task_is_repeated_after_a_power_loss_broke_its_table(tmp_path: Path, loss: str, rows: int):
+    draft, exchange, log = open_draft(tmp_path), Exchange("rows", 3, 2, 0, MEMORY), tmp_path / "log"
+    context = Context(draft.store, tmp_path, pool=InlineExecutor(lambda _: None))
+    tasks = [Step(write_tenfold, number, exchange, (str(log),)) for number in range(3)]
+    run_steps(tasks, rows, draft, context)
+    expected = [exchange.read(draft, partition) for partition in range(2)]
+
+    (table,) = (path for path in tmp_path.rglob("*.table") if path.name.endswith("-00001.table"))
+    data = table.read_bytes()
+    table.unlink()
+    if loss != "gone":
+        table.write_bytes({"emptied": b"", "cut": data[:-1], "changed": data[:-1] + b"x"}[loss])
+    log.unlink()
+    if loss == "changed":  # which only the checksum shows
+        run_steps(tasks, rows, draft, context)
+        assert not log.exists()
+        with pytest.raises(StorageError, match="the next attempt writes it again") as caught:
+            exchange.read(draft, 1)
+        assert (caught.value.exit_code, caught.value.retryable) == (75, True)
+    run_steps(tasks, rows, draft, context)
+    assert log.read_text() == "1\n", "no other task"
+    assert all(exchange.read(draft, partition).equals(rows) for partition, rows in enumerate(expected))
+
+
+def test_scratch_tables_are_not_synced_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    draft = open_draft(tmp_path)
+    draft.store.put(draft.scratch("first"), b"")  # the folder, whose name is synced
+    monkeypatch.setattr("os.fsync", lambda _: pytest.fail("a sync"))
+    put_frame(draft, "frame", make_rows([1], "texts"))
+    Exchange("rows", 1, 1, 0, MEMORY).write(draft, 0, make_rows([1], "numbers"), np.zeros(1, np.uint16))
 
 
 def test_number_partitions_divides_the_range_of_hashes():

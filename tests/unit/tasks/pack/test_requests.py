@@ -74,7 +74,13 @@ class CountingStore(FolderStore):
         super().put(name, data)
 
     def put_chunks(
-        self, name: str, pieces: Callable[[], Iterator[memoryview]], *, direct: bool = False, sha256: str | None = None
+        self,
+        name: str,
+        pieces: Callable[[], Iterator[memoryview]],
+        *,
+        direct: bool = False,
+        synced: bool = True,
+        sha256: str | None = None,
     ) -> None:
         self.count("put")
         super().put_chunks(name, pieces)
