@@ -25,7 +25,7 @@ from dataops.web.declarations import (
     parse_language,
     parse_meta_directives,
 )
-from dataops.web.open_graph import parse_shared_images
+from dataops.web.open_graph import SharedImage, parse_shared_images
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PageOrigin, PagePair, new_pair
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url
 
@@ -196,11 +196,13 @@ def extract_wat_pairs(
     head = page.html.head
     resolver = Resolver(resolve_base_url(page, bounds.url), bounds.url)
     images = [link for link in page.html.links if type(link) is ImageLink]
-    rows = _image_rows(images[:MAX_IMAGES], resolver, bounds)
+    used, metas = images[:MAX_IMAGES], _select_metas(head.metas)
+    shared = parse_shared_images(metas)
+    urls, reasons = resolver.resolve_all([*(image.url for image in used), *(image.reference for image in shared)])
+    rows = _image_rows(used, urls, reasons, bounds)
+    rows += _shared_image_rows(shared, urls[len(used) :], reasons[len(used) :], bounds)
     rels = {link.rel for link in page.html.links if type(link) is not ImageLink}
     licenses = _license_links(page.body) if any(map(_is_license, rels - {""})) else []
-    metas = _select_metas(head.metas)
-    rows += _shared_image_rows(metas, resolver, bounds)
     if b"license" in bytes(head.links).lower():
         values = _objects(_load(bytes(head.links)))
         links = [_build_struct(Link, link) for link in values]
@@ -215,11 +217,13 @@ def extract_wat_pairs(
     return origin, rows, max(0, len(images) - MAX_IMAGES)
 
 
-def _image_rows(images: Sequence[ImageLink], resolver: Resolver, bounds: PageBounds) -> list[PagePair]:
+def _image_rows(
+    images: Sequence[ImageLink], urls: Sequence[str], reasons: Sequence[str | None], bounds: PageBounds
+) -> list[PagePair]:
+    """Return the rows of the images, whose URLs are the first ones."""
     rows: list[PagePair] = []
     add, longest = rows.append, bounds.caption
-    urls, reasons = resolver.resolve_all([image.url for image in images])
-    for image, url, reason in zip(images, urls, reasons, strict=True):
+    for image, url, reason in zip(images, urls, reasons, strict=False):
         alt = normalise_caption(image.alt, longest) if image.alt else ""
         title = normalise_caption(image.title, longest) if image.title else ""
         if alt:
@@ -248,9 +252,9 @@ def _meta_key(name: str) -> str:
     return name if name == LANGUAGE_META else normalise_meta_name(name)
 
 
-def _shared_image_rows(metas: Sequence[tuple[str, str]], resolver: Resolver, bounds: PageBounds) -> Iterator[PagePair]:
-    images = parse_shared_images(metas)
-    urls, reasons = resolver.resolve_all([image.reference for image in images])
+def _shared_image_rows(
+    images: Sequence[SharedImage], urls: Sequence[str], reasons: Sequence[str | None], bounds: PageBounds
+) -> Iterator[PagePair]:
     for image, url, reason in zip(images, urls, reasons, strict=True):
         texts = dict.fromkeys(normalise_caption(text, bounds.caption) for text in image.texts)
         for text in filter(None, texts):

@@ -64,7 +64,7 @@ def parse_meta_directives(metas: Iterable[tuple[str, str]]) -> set[str]:
             found |= _directives(content)
         elif name == TDM_RESERVATION:
             found |= _tdm_directive(content)
-        elif _ROBOT_NAME.fullmatch(name):
+        elif ":" not in name and _ROBOT_NAME.fullmatch(name):  # most are og: or twitter:
             found |= _directives(content) & AI_DIRECTIVES
     return found
 

@@ -34,6 +34,8 @@ def parse_shared_images(metas: Iterable[tuple[str, str]]) -> list[SharedImage]:
     first: dict[str, str] = {}
     for name, content in metas:
         first.setdefault(name, content)
+        if not name.startswith("og:image"):
+            continue
         if name in ("og:image", "og:image:url"):
             if not (name == "og:image:url" and images and images[-1].reference == content):
                 images.append(SharedImage(content))

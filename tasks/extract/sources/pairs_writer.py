@@ -165,9 +165,8 @@ class PairsWriter:
 
 def compute_uids(urls: Iterable[str], captions: Iterable[str]) -> tuple[pa.StringArray, np.ndarray]:
     """Return the uids of n pairs (dataops.schema.uid), and their digests as n x 4 big-endian 32-bit integers."""
-    digest = xxhash.xxh3_128_digest
-    pairs = zip(urls, captions, strict=True)
-    joined = b"".join([digest(f"{url}\0{caption}".encode("utf-8", "surrogatepass")) for url, caption in pairs])
+    texts = map("\0".join, zip(urls, captions, strict=True))
+    joined = b"".join(map(xxhash.xxh3_128_digest, map(str.encode, texts)))  # Arrow takes no text with surrogates either
     n = len(joined) // 16
     offsets = pa.py_buffer(np.arange(0, 32 * n + 1, 32, dtype=np.int32))
     uids = pa.StringArray.from_buffers(n, offsets, pa.py_buffer(joined.hex().encode()))
