@@ -76,7 +76,7 @@ def encode_partitions(rows: pl.DataFrame, sizes: Sequence[int]) -> Iterator[memo
 
 def _encode_numbers(
     rows: pl.DataFrame, sizes: Sequence[int]
-) -> tuple[dict[str, Any], list[int], Iterator[list[Buffer]]]:
+) -> tuple[dict[str, Any], list[int], Iterator[Sequence[Buffer]]]:
     columns = [np.ascontiguousarray(column.to_numpy()) for column in rows.rechunk()]
     types = {name: column.dtype.str for name, column in zip(rows.columns, columns, strict=True)}
     row_bytes = sum(column.itemsize for column in columns)
@@ -85,7 +85,9 @@ def _encode_numbers(
     return {"columns": types}, [size * row_bytes for size in sizes], blocks
 
 
-def _encode_arrow(rows: pl.DataFrame, sizes: Sequence[int]) -> tuple[dict[str, Any], list[int], Iterator[list[Buffer]]]:
+def _encode_arrow(
+    rows: pl.DataFrame, sizes: Sequence[int]
+) -> tuple[dict[str, Any], list[int], Iterator[Sequence[Buffer]]]:
     whole = rows.rechunk().to_arrow()
     # To make an empty batch of nothing, Arrow would import pandas where it is installed: 30 MB.
     batch = whole.to_batches()[0] if rows.height else pa.RecordBatch.from_pylist([], schema=whole.schema)
