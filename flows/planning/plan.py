@@ -17,6 +17,7 @@ from flows.planning.sources import estimate_sources
 from flows.run import Step
 from tasks.engine.context import Context
 from tasks.engine.stage import plan as plan_snapshot
+from tasks.train.datasets import find_named
 
 SINGLE_MAP = frozenset({"extract", "download"})
 """Stages whose finished tasks are a share of all their work."""
@@ -174,6 +175,8 @@ class _Planner:
             rows = 0.0
         else:
             rows = self._rows.get(str(first), 0.0)
+        if name == "train":
+            rows += sum(one.counts.kept for one in find_named(self.config.train, self.store))
         finished = sum(record.counts.input for record in done) if name in SINGLE_MAP else 0
         share = max(1 - finished / rows, 0.0) if rows else 1.0
         if source is not None and rows:

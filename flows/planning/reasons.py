@@ -77,11 +77,16 @@ def _without_none(value: Any) -> Any:
 
 def _compare_inputs(wanted: Wanted, found: Manifest) -> Iterator[str]:
     """Yield the inputs that are new, changed or removed, by kind."""
-    for one in wanted.inputs:
-        if one.stage in STAGES:
-            before = next((old for old in found.inputs if old.stage == one.stage), None)
-            if before is not None and before.digest != one.digest:
-                yield f"input {one.stage}: {before.key} -> {one.key}"
+    for stage in dict.fromkeys(one.stage for one in wanted.inputs if one.stage in STAGES):
+        # A mixture has several inputs of one stage.
+        before, after = (
+            {i.digest: i.key for i in inputs if i.stage == stage} for inputs in (found.inputs, wanted.inputs)
+        )
+        gone, new = (
+            [one[digest] for digest in one.keys() - other.keys()] for one, other in ((before, after), (after, before))
+        )
+        if before and new:
+            yield f"input {stage}: {', '.join(sorted(gone)) or 'none'} -> {', '.join(sorted(new))}"
     old, new = (
         {(one.stage, one.key): one.digest for one in inputs if one.stage not in (*STAGES, NAMES)}
         for inputs in (found.inputs, wanted.inputs)

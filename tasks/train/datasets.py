@@ -36,7 +36,12 @@ def named_inputs(config: TrainConfig, store: Store) -> list[Input]:
 
     Raises: ConfigError if one is not in the store, or a takedown request removes pairs of it.
     """
-    return [_find_named(str(table.key), store).as_input() for table in config.dataset if table.key is not None]
+    return [manifest.as_input() for manifest in find_named(config, store)]
+
+
+def find_named(config: TrainConfig, store: Store) -> list[Manifest]:
+    """Return the datasets that a config names by key, in its order. Raises: ConfigError as named_inputs."""
+    return [_find_named(str(table.key), store) for table in config.dataset if table.key is not None]
 
 
 def find_datasets(config: TrainConfig, own: Manifest, store: Store) -> list[Manifest]:
@@ -44,7 +49,7 @@ def find_datasets(config: TrainConfig, own: Manifest, store: Store) -> list[Mani
 
     Raises: ConfigError as named_inputs, and if two have the same content.
     """
-    found = [own, *(_find_named(str(table.key), store) for table in config.dataset if table.key is not None)]
+    found = [own, *find_named(config, store)]
     known: dict[str, Manifest] = {}
     for manifest in found:
         if (same := known.setdefault(manifest.content_digest, manifest)) is not manifest:

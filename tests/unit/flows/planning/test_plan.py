@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.plan import read_costs
 from dataops.errors import ConfigError
-from dataops.snapshot import Draft, Input, load_manifest
+from dataops.snapshot import Counts, Draft, Input, load_manifest
 from dataops.store import open_store
 from flows.app import run_command
 from flows.commands.before.plan import format_bytes, format_seconds
@@ -141,6 +141,17 @@ def test_plan_writes_nothing(folder: Path):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_a_training_on_several_datasets_sees_the_pairs_of_all(folder: Path):
+    store = open_store(str(folder / "store"))
+    draft = Draft(store, "pack", "b" * 16)
+    draft.commit(build_manifest("pack", [], key=draft.key, counts=Counts(input=1000, kept=1000)))
+    alone = {one.stage: one.estimate.rows for one in plan_of(folder).stages}
+    tables = [{"weight": 1}, {"key": "b" * 16, "weight": 1}]
+    mixed = {one.stage: one.estimate.rows for one in plan_of(folder, train={"dataset": tables}).stages}
+    assert mixed["train"] == alone["train"] + 1000
+    assert mixed["pack"] == alone["pack"]
+
+
 def test_earlier_run_predicts_the_time_of_more_rows(folder: Path):
     write_list(folder / "a.csv", 10 * ROWS)
     found = plan_of(folder, until="download").stages
@@ -211,6 +222,14 @@ def test_differences_name_each_part_of_a_key():
         f"input extract: {'1' * 16} -> {'2' * 16}",
         "changed source: a",
         "removed source: b",
+    ]
+    packs = [Input(stage="pack", key=key * 16, digest=key) for key in "abc"]
+    mixed = build_manifest("train", inputs=packs[:2], config={"dataset": [1, 2]})
+    again = Wanted("train", 1, {"dataset": [1, 2]}, 0, packs[:2], "train")
+    assert find_differences(again, mixed) == []
+    assert find_differences(replace(again, inputs=packs[1:2]), mixed) == [], "the run's own dataset is made first"
+    assert find_differences(replace(again, inputs=[packs[0], packs[2]]), mixed) == [
+        f"input pack: {'b' * 16} -> {'c' * 16}"
     ]
     near = found.model_copy(update={"seed": 7})
     assert choose_nearest(wanted, [found, near]) is near
