@@ -4,6 +4,7 @@ The column `source` of a pair of a named source is the name, a slash, and the fi
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +27,15 @@ def find_source(value: str | None, names: Sequence[str]) -> str | None:
     """Return the name of the source in a value of the column `source`; None if it is of none of these."""
     name, slash, _ = (value or "").partition("/")
     return name if slash and name in names else None
+
+
+def key_sources_by_name(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of a stage, as its manifest has it, with the tables of several sources by name."""
+    tables = config.get("sources")
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+        return config
+    by_name = {str(table["name"]): {key: value for key, value in table.items() if key != "name"} for table in tables}
+    return {**config, "sources": by_name}
 
 
 class SourceSummary(BaseModel):
@@ -71,6 +81,15 @@ def list_named_sources(manifests: Mapping[str, Manifest]) -> list[SourceSummary]
         return [source for source in list_sources(manifests["extract"]) if source.name]
     counted = manifests["pack"].facts.get("sources", {}) if "pack" in manifests else {}
     return [SourceSummary(name=name) for name in counted]
+
+
+def count_filtered(manifests: Mapping[str, Manifest]) -> dict[str, int]:
+    """Return the number of pairs that filter kept of each named source."""
+    if "filter" not in manifests:
+        return {}
+    counted = {name: int(one["kept"]) for name, one in manifests["filter"].facts.get("sources", {}).items()}
+    names = [source.name for source in list_named_sources(manifests)]
+    return {names[0]: manifests["filter"].counts.kept} if len(names) == 1 else counted
 
 
 def describe_sources(extract: Manifest) -> str:

@@ -15,7 +15,7 @@ from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES, RunState
 from dataops.store import Store
-from dataops.trace.sources import list_named_sources
+from dataops.trace.sources import count_filtered, list_named_sources
 from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
 from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
 from tasks.register.config import NO_GATE
@@ -164,17 +164,21 @@ def _show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
 
 
 def _show_sources(manifests: Sequence[Manifest], out: Console) -> None:
-    """Print the pairs that extract kept of each named source, and that the dataset has."""
+    """Print the pairs that extract and filter kept of each named source, and that the dataset has."""
     by_stage = {manifest.stage: manifest for manifest in manifests}
     packed = by_stage["pack"].facts.get("sources", {}) if "pack" in by_stage else {}
     if not (sources := list_named_sources(by_stage)):
         return
     out.print()
-    numbers = ["extracted", "in dataset"]
+    filtered = count_filtered(by_stage)
+    numbers = ["extracted", "filtered", "in dataset"]
     table = new_table("Sources (pairs)", "source", "kind", "files", *numbers, right=["files", *numbers])
     for source in sources:
         known = [f"{source.files:,}", f"{source.counts.kept:,}"] if "extract" in by_stage else ["", ""]
-        table.add_row(source.name, source.kind, *known, f"{packed[source.name]:,}" if source.name in packed else "")
+        kept = f"{filtered[source.name]:,}" if source.name in filtered else ""
+        table.add_row(
+            source.name, source.kind, *known, kept, f"{packed[source.name]:,}" if source.name in packed else ""
+        )
     out.print(table)
 
 

@@ -175,7 +175,7 @@ class _FilterTasks:
             alone.update(record.facts["alone"])
         names = (self.draft.scratch(write.summary_name(task.number)) for task in self._write_steps())
         summaries = (json.loads(self.draft.store.read(name)) for name in names)
-        facts: dict[str, Any] = {**merge_parts(summaries), "alone": dict(sorted(alone.items()))}
+        facts: dict[str, Any] = {**merge_parts(summaries, self.config.sources), "alone": dict(sorted(alone.items()))}
         if self.config.balance is not None:
             before = read_frame(self.draft, write.QUERY_COUNTS)["count"].to_numpy()
             after = write.sum_counts(self.draft, "queries-left", len(records))

@@ -11,6 +11,7 @@ from dataops.filters import host
 from dataops.text import tallies
 from dataops.text.balance import compute_effective_number, find_tail_share
 from dataops.text.tallies import Totals, count_values
+from dataops.trace.sources import number_sources
 
 LENGTH_STEP, LENGTH_STEPS = 10, 30
 """Characters of a step of the histogram of caption lengths, and its number of steps; the last holds all longer
@@ -24,8 +25,12 @@ CURVE_POINTS = 200
 """Maximum number of points of the curve over queries."""
 
 
-def summarise_slice(kept: pl.DataFrame, dropped: pl.DataFrame) -> dict[str, Any]:
-    """Count the kept rows of a slice by language, length, host and caption, and pick captions for each drop reason."""
+def summarise_slice(kept: pl.DataFrame, dropped: pl.DataFrame, sources: Sequence[str] = ()) -> dict[str, Any]:
+    """Count the kept rows of a slice by language, length, host and caption, and pick captions for each drop reason.
+
+    Args:
+        sources: names of several sources; the kept rows, and the dropped ones by reason, are also counted by source.
+    """
     captions = kept.select(caption=pl.col("caption").str.slice(0, _CAPTION_CHARS))["caption"]
     lengths = (kept["caption"].str.len_chars() // LENGTH_STEP).clip(upper_bound=LENGTH_STEPS).value_counts(name="n")
     examples = {
@@ -37,8 +42,18 @@ def summarise_slice(kept: pl.DataFrame, dropped: pl.DataFrame) -> dict[str, Any]
         "lengths": {str(step): n for step, n in lengths.sort("caption").iter_rows()},
         "hosts": count_values(kept.select(host(pl.col("url"))).to_series().fill_null("")),
         "captions": count_values(captions),
+        "sources": _count_by_source(kept, dropped, sources) if sources else {},
         "examples": dict(sorted(examples.items())),
     }
+
+
+def _count_by_source(kept: pl.DataFrame, dropped: pl.DataFrame, names: Sequence[str]) -> tallies.Tally:
+    """Return the number of rows by the index of the source and the drop reason, joined by a space."""
+    labels = [
+        rows.select(pl.format("{} {}", number_sources(rows["source"], names), reason)).to_series()
+        for rows, reason in ((kept, pl.lit("")), (dropped, pl.col("drop_reason")))
+    ]
+    return count_values(pl.concat(labels))
 
 
 def merge_slices(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -47,10 +62,20 @@ def merge_slices(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**{name: totals.first(name, tallies.PER_PART) for name in totals.by_name}, "examples": examples}
 
 
-def merge_parts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge the summaries of all parts."""
+def merge_parts(parts: Iterable[Mapping[str, Any]], sources: Sequence[str] = ()) -> dict[str, Any]:
+    """Merge the summaries of all parts.
+
+    Args:
+        sources: names of several sources, for the rows of each as `sources`.
+    """
     totals, examples = _merge_counts(parts)
-    return {
+    by_source = {name: {"kept": 0, "dropped": {}} for name in sources}
+    for label, number in sorted(totals.by_name["sources"].items()):
+        index, _, reason = label.partition(" ")
+        if int(index) < len(sources):
+            found = by_source[sources[int(index)]]
+            found |= {"dropped": {**found["dropped"], reason: number}} if reason else {"kept": number}
+    return ({"sources": by_source} if sources else {}) | {
         "languages": totals.first("languages", 1000),
         "lengths": dict(sorted(totals.by_name["lengths"].items(), key=lambda item: int(item[0]))),
         "hosts": totals.first("hosts", LISTED),
@@ -60,7 +85,7 @@ def merge_parts(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _merge_counts(summaries: Iterable[Mapping[str, Any]]) -> tuple[Totals, dict[str, list[str]]]:
-    totals = Totals(("languages", "lengths", "hosts", "captions"))
+    totals = Totals(("languages", "lengths", "hosts", "captions", "sources"))
     examples: dict[str, list[str]] = {}
     for summary in summaries:
         totals.add(summary)

@@ -120,7 +120,7 @@ def _write_part(
                 table = conform(rows.to_arrow(), file.schema, part_slice.part)
                 file.write(table, uid_halves(table["uid"].combine_chunks()).astype(">u8").view(">u4"))
             reasons.update(dropped_rows["drop_reason"].to_list())
-            summaries.append(summarise_slice(kept_rows, dropped_rows))
+            summaries.append(summarise_slice(kept_rows, dropped_rows, job.config.sources))
         parts = [
             kept_file.put(draft, f"part-{number:05d}.parquet"),
             dropped_file.put(draft, f"dropped-{number:05d}.parquet"),

@@ -16,6 +16,7 @@ from dataops.kernels.hashes import uid_halves
 from dataops.snapshot import Manifest, load_ancestors
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
+from dataops.trace.sources import key_sources_by_name
 
 ABSENT = ("extract", "not_in_source")
 """Reason of a row that no stage dropped, because the source does not have it."""
@@ -130,7 +131,8 @@ def _compare_settings(a: Dataset, b: Dataset) -> dict[str, tuple[Any, Any]]:
     for stage in PAIR_STAGES:
         if stage in lineage_a and stage in lineage_b:
             ours, theirs = (
-                _flatten(m.config, stage) | {f"{stage}.seed": m.seed, f"{stage}.version": m.stage_version}
+                _flatten(key_sources_by_name(m.config), stage)
+                | {f"{stage}.seed": m.seed, f"{stage}.version": m.stage_version}
                 for m in (lineage_a[stage], lineage_b[stage])
             )
             names = sorted({*ours, *theirs})

@@ -78,6 +78,7 @@ def describe_sources(dataset: DatasetFacts) -> str:
 def list_source_rows(dataset: DatasetFacts) -> list[dict[str, Any]]:
     """Return what the pages show of each named source, in the order in which duplicates are kept."""
     counted = dataset.facts.get("sources", {})
+    filtered = sources.count_filtered(dataset.lineage)
     return [
         {
             "name": source.name,
@@ -85,6 +86,7 @@ def list_source_rows(dataset: DatasetFacts) -> list[dict[str, Any]]:
             "license": source.license or "",
             "files": source.files,
             "extracted": source.counts.kept,
+            "filtered": filtered.get(source.name, 0),
             "pairs": counted.get(source.name, 0),
             "share": format_share(counted.get(source.name, 0), max(dataset.samples, 1)),
         }

@@ -20,6 +20,7 @@ from dataops.funnel import funnel_stages
 from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
 from dataops.schema import PACKED
 from dataops.snapshot import Manifest
+from dataops.trace.sources import key_sources_by_name
 from dataops.trace.training_datasets import TrainingDataset
 from tasks.reports.page import render
 from tasks.tracking.client import DATASETS_TAG, NAME_LENGTH, PARAM_LENGTH, RUN_TAG
@@ -68,17 +69,8 @@ def flatten_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str
 
 def build_params(manifests: Mapping[str, Manifest], config: Mapping[str, Any], seed: int) -> dict[str, str]:
     """Return the params of a run: the seed, and each stage's config as hashed into the key of its snapshot."""
-    nested = {stage: _name_sources(manifest.config) for stage, manifest in sorted(manifests.items())}
+    nested = {stage: key_sources_by_name(manifest.config) for stage, manifest in sorted(manifests.items())}
     return flatten_params({**nested, "register": config, "seed": seed})
-
-
-def _name_sources(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a stage's config with the tables of several sources by name."""
-    tables = config.get("sources")
-    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
-        return config
-    by_name = {str(table["name"]): {key: value for key, value in table.items() if key != "name"} for table in tables}
-    return {**config, "sources": by_name}
 
 
 def build_lineage_tags(

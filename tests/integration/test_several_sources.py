@@ -1,6 +1,7 @@
 """From two sources to one dataset: an archive that holds its images, and a licensed list whose images a host serves."""
 
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from dataops.trace.targets import Target
+from flows.commands import show, trace
 from flows.config import RunConfig
 from flows.pipeline import PIPELINE
 from tasks.engine.context import Context
@@ -131,10 +134,13 @@ def check_reports(store: FolderStore, made: dict[str, Manifest]) -> None:
     assert {name: (one["kind"], one["files"], one["counts"]["kept"]) for name, one in facts.items()} == {
         "warc": ("warc", 1, 6), "licensed": ("pairs", 1, 6)
     }  # fmt: skip
+    assert made["filter"].facts["sources"] == {
+        "warc": {"kept": 6, "dropped": {}}, "licensed": {"kept": 4, "dropped": {"duplicate_url": 2}}
+    }  # fmt: skip
     assert made["pack"].facts["sources"] == {"warc": 6, "licensed": 4}
     assert [i.key for i in made["extract"].inputs if i.stage == "source"] == ["warc/pages.warc.gz", "licensed/list.csv"]
     text = store.read(made["pack"].path("DATASET.md")).decode()
-    assert "| warc | warc | none | 1 | 6 | 6 | 60.0% |" in text
+    assert "| warc | warc | none | 1 | 6 | 6 | 6 | 60.0% |" in text
     assert f"The config states the licence `{LICENCE}` for pairs of the source `licensed` without" in text
 
 
@@ -148,6 +154,13 @@ def check_trace_and_takedown(store: FolderStore, made: dict[str, Manifest], fold
     assert {name: (source["extracted"], source["packed"]) for name, source in named.items()} == {
         "warc": (6, 6), "licensed": (6, 4)
     }  # fmt: skip
+
+    out = Console(width=150, record=True, file=io.StringIO())
+    show._show_sources(list(made.values()), out)
+    out.print(trace._pair_tree(pair))
+    printed = out.export_text()
+    assert re.search(r"licensed +pairs +1 +6 +4 +4", printed)
+    assert "source  licensed: list.csv at row 3 (pairmill-pairs/1, pair_list)" in printed
 
     request = make_request([Target("url", f"http://{host}.test/{n}.png") for host, n in (("a", 1), ("b", 7))], "")
     record_request(store, request)

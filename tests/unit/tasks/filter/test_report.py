@@ -10,7 +10,14 @@ import polars as pl
 from dataops.snapshot import Counts, Manifest
 from dataops.text import tallies
 from tasks.filter.report import report_html
-from tasks.filter.summary import EXAMPLES, merge_balance, merge_parts, summarise_balanced_slice, summarise_slice
+from tasks.filter.summary import (
+    EXAMPLES,
+    merge_balance,
+    merge_parts,
+    merge_slices,
+    summarise_balanced_slice,
+    summarise_slice,
+)
 from tasks.reports.svg_charts import BOTTOM, LEFT, RIGHT, TOP, curve_svg, draw_histogram
 from tests.manifests import build_manifest
 
@@ -143,3 +150,15 @@ def test_charts_stay_inside_their_frame():
             draw_histogram("lengths", lengths, 10, ("characters", "captions"), 30).svg()
         ).tag.endswith("svg")
     assert ElementTree.fromstring(curve_svg([])).tag.endswith("svg")
+
+
+def test_rows_are_counted_by_source_and_drop_reason():
+    kept, dropped = (
+        pairs(["a kite"] * 3).with_columns(source=pl.Series(rows))
+        for rows in (["b/x", "a/x", "b/y"], ["a/x", "b/x", "c/x"])
+    )
+    slices = [summarise_slice(kept, dropped, ["a", "b"])] * 2
+    assert merge_parts([merge_slices(slices)], ["a", "b"])["sources"] == {
+        "a": {"kept": 2, "dropped": {"too_short": 2}}, "b": {"kept": 4, "dropped": {"too_short": 2}}
+    }  # fmt: skip
+    assert "sources" not in merge_parts([merge_slices([summarise_slice(kept, dropped)])])

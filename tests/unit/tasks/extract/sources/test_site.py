@@ -1,15 +1,23 @@
 """The config of `kind = "site"`."""
 
+import json
 from datetime import datetime, tzinfo
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from tasks.engine.stage import plan
+from dataops.snapshot import read_parts
+from dataops.store import FolderStore
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.extract.config import Sources
 from tasks.extract.sources import site
 from tasks.extract.sources.site import SiteSource
 from tasks.extract.stage import EXTRACT
+from tests.archived_images import http, record, write_archive
+from tests.inline_executor import InlineExecutor
 
 
 def test_key_covers_only_fields_that_decide_the_pages():
@@ -68,3 +76,30 @@ def test_edition_with_a_date_is_that_of_the_day_on_which_the_run_begins(monkeypa
     monkeypatch.setattr(Clock, "day", 2)
     assert (first, edition("%Y-%m-%d"), edition(first)) == ("2026-11-01", "2026-11-02", "2026-11-01")
     assert edition("november") == "november"
+
+
+def test_each_of_several_sites_has_a_crawl_and_parts_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crawl(module: str, job: Any, folder: Path, **_: Any) -> None:
+        source, out = SiteSource.model_validate(job["site"]), folder / "out"
+        out.mkdir(parents=True)
+        page = http(b"<img src=/1.png alt='A view of the harbour'>", Content_Type="text/html")
+        write_archive(out / source.part_name("pages-00000.warc.gz"), [record(source.start[0], page)])
+        (out / source.part_name("crawl.parquet")).write_bytes(b"")
+        (out / "crawl.json").write_text(json.dumps({"outcomes": {"archived": 1}, "start": source.start[0]}))
+
+    monkeypatch.setattr(site, "run_job", crawl)
+    tables = [
+        SiteSource(name=name, start=(f"http://{name}.example/",), contact="mailto:a@b.example") for name in ("a", "b")
+    ]
+    store = FolderStore(tmp_path / "store")
+    context = Context(store, tmp_path / "home", workers=1, pool=InlineExecutor())
+    made = make(plan(EXTRACT, Sources(tables=tuple(tables)), 0, []), context)
+    kinds = ("crawl.parquet", "pages-00000.warc.gz")
+    assert [part.name for part in made.named("evidence-")] == [f"evidence-{n}-{kind}" for n in "ab" for kind in kinds]
+    assert [source["crawl"]["start"] for source in made.facts["sources"]] == ["http://a.example/", "http://b.example/"]
+    rows = read_parts(store, made).to_pylist()
+    assert [(row["source"], row["page_url"]) for row in rows] == [
+        (f"{name}/evidence-{name}-pages-00000.warc.gz", f"http://{name}.example/") for name in "ab"
+    ]
