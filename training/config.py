@@ -1,5 +1,6 @@
 """The `[train]` table. The orchestrator reads it: no torch here."""
 
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -103,12 +104,37 @@ class TrainConfig(StageConfig):
             "rdzv_endpoint",
             "allow_network",
             "max_restarts",
+            "tensorboard",
+            "wandb",
         }
     )
     """Fields that change how a run executes but no bit of its output; the snapshot key leaves them out."""
     placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc", "nnodes", "sharding"})
     """Fields that change only the last bits of sums: a job resumes from a checkpoint made with other values."""
-    later_fields: ClassVar[frozenset[str]] = frozenset({"dataset", "image_size", "sharding"})
+    later_fields: ClassVar[frozenset[str]] = frozenset(
+        {
+            "dataset",
+            "image_size",
+            "sharding",
+            "warmup_steps",
+            "schedule",
+            "rsqrt_steps",
+            "cooldown",
+            "cooldown_shape",
+            "optimizer",
+            "muon_momentum",
+            "layer_decay",
+            "unlocked_image_groups",
+            "lock_text",
+            "unlocked_text_groups",
+            "lock_norms",
+            "ema",
+            "max_bad_steps",
+            "bad_loss",
+            "bad_grad_norm",
+            "max_rollbacks",
+        }
+    )
 
     model: str = "ViT-B-32"
     """A name in configs/models/, or the path of such a JSON file."""
@@ -138,9 +164,42 @@ class TrainConfig(StageConfig):
     eps: Positive = 1e-6
     """Adam's epsilon."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of all steps in which the learning rate climbs from 0; a half cosine to 0 follows."""
+    """Share of all steps in which the learning rate climbs from 0; the schedule follows."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Number of those steps, in place of their share."""
+    schedule: Literal["cosine", "constant", "rsqrt", "wsd"] = "cosine"
+    """Learning rate after the warm-up. cosine: half a cosine to 0. constant: the peak. rsqrt: the peak / sqrt(1 + steps
+    after the warm-up / rsqrt_steps). wsd (warm-up, stable, decay): the peak, then the cool-down."""
+    rsqrt_steps: Annotated[int, Field(ge=1)] = 10_000
+    """Time scale of rsqrt, in steps."""
+    cooldown: Share | None = None
+    """Share of all steps, the last ones, in which the learning rate falls to 0; None: 0.2 with wsd, else 0. cosine has
+    none."""
+    cooldown_shape: Literal["linear", "sqrt"] = "linear"
+    """Factor of the learning rate in a cool-down of which a share s has passed: 1 - s, or 1 - sqrt(s)."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon for the matrices of transformer blocks, AdamW for all else. Its updates are scaled to the size of
+    AdamW's, so lr and weight_decay mean the same."""
+    muon_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Momentum of Muon."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor between the learning rates of neighbouring groups of layers (see unlocked_image_groups): the last group of
+    each tower has `lr`, each before it this factor less; 1: none."""
     max_grad_norm: NonNegative = 0.0
     """Maximum global norm of the gradients, which are scaled down to it; 0: never."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of an exponential moving average of the weights, such as 0.9999, which is evaluated and saved as the model in
+    their place; 0: none."""
+    max_bad_steps: Annotated[int, Field(ge=0)] = 0
+    """Bad steps in a row after which the training rolls back, or without rollbacks fails. The update of a bad step is
+    skipped. 0: the first step whose loss or gradient is not finite fails."""
+    bad_loss: NonNegative = 0.0
+    """A step is bad if its loss exceeds this many means of the last hundred good steps; 0: only if it is not finite."""
+    bad_grad_norm: NonNegative = 0.0
+    """The same for the norm of its gradient."""
+    max_rollbacks: Annotated[int, Field(ge=0)] = 0
+    """Maximum number of rollbacks: the training continues with the weights of the last checkpoint before the bad steps,
+    and with the data after them. Part of the key, and so is checkpoint_every then."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each target spread evenly over the batch."""
     precision: Precision = "auto"
@@ -179,6 +238,15 @@ class TrainConfig(StageConfig):
     """image: the text tower starts at random, for another vocabulary or language."""
     lock_image: bool = False
     """Keep the image tower as `init` has it, and train only the text tower (LiT)."""
+    unlocked_image_groups: Annotated[int, Field(ge=0)] = 0
+    """Groups of layers at the end of a locked image tower that are trained. A ViT has the projection, the last block with
+    the norm after it, each other block, and the embeddings; a ResNet the attention pool, four stages, and the stem."""
+    lock_text: bool = False
+    """Keep the text tower as `init` has it; the temperature is trained."""
+    unlocked_text_groups: Annotated[int, Field(ge=0)] = 0
+    """Groups of layers at the end of a locked text tower that are trained, as in a ViT."""
+    lock_norms: bool = False
+    """Keep all layer and batch norms as `init` has them, the statistics of batch norms included."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's binary loss of each pairing."""
     loss_rows: Annotated[int, Field(ge=1)] = 4096
@@ -229,14 +297,21 @@ class TrainConfig(StageConfig):
     profile: Annotated[int, Field(ge=0, le=50)] = 0
     """Steps that torch's profiler traces into evidence-profile.json.gz, once a training, after its first ten; 0: none."""
 
+    tensorboard: str | None = None
+    """Folder for TensorBoard's event files of the curves, in a subfolder for each snapshot; needs `pip install -e
+    '.[tensorboard]'`."""
+    wandb: str | None = None
+    """Project of Weights & Biases (or entity/project) that shows the curves; needs `pip install -e '.[wandb]'`. Log in by
+    WANDB_API_KEY in the environment of the run; WANDB_MODE=offline writes files only."""
+
     @property
     def loader_threads(self) -> int:
         """Threads of this process that read and decode ahead."""
         return count_cores() if self.workers is None else self.workers
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the model's file."""
-        return problems_of("model", self.load_dimensions)
+        """Return what is wrong with the model's file, and which optional packages are missing."""
+        return [*problems_of("model", self.load_dimensions), *check_curve_packages(self)]
 
     def load_dimensions(self) -> ModelConfig:
         """Read the model's dimensions, with `image_size` where it is set.
@@ -247,11 +322,22 @@ class TrainConfig(StageConfig):
         return dimensions if self.image_size is None else dimensions.with_image_size(self.image_size)
 
     def key_config(self) -> dict[str, Any]:
-        """Return the fields of the key, without the keys of datasets, which are inputs of the stage in the same order."""
+        """Return the fields of the key.
+
+        The keys of datasets are inputs of the stage in the same order. With rollbacks, the step of a checkpoint decides the
+        weights.
+        """
         values = super().key_config()
         if self.dataset:
             values["dataset"] = [one.weight for one in self.dataset]
+        if self.max_rollbacks:
+            values["checkpoint_every"] = self.checkpoint_every
         return values
+
+    @property
+    def cooldown_share(self) -> float:
+        """Share of all steps in which the learning rate falls to 0 at the end."""
+        return self.cooldown if self.cooldown is not None else 0.2 if self.schedule == "wsd" else 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -264,6 +350,35 @@ class TrainConfig(StageConfig):
             raise ValueError(explain_refusal(f"rdzv_endpoint is {self.rdzv_endpoint}"))
         if self.lock_image and self.init is None:
             raise ValueError("lock_image: an image tower that starts at random has nothing to keep; set init")
+        if self.lock_text and (self.init is None or self.init_towers == "image"):
+            raise ValueError('lock_text: a text tower that starts at random has nothing to keep; set init, for "both"')
+        if self.lock_norms and self.init is None:
+            raise ValueError("lock_norms: norms at their start have nothing to keep; set init")
+        if not self.max_bad_steps and (self.bad_loss or self.bad_grad_norm or self.max_rollbacks):
+            raise ValueError("bad_loss, bad_grad_norm and max_rollbacks need max_bad_steps of at least 1")
+        if self.max_rollbacks and self.max_bad_steps > self.checkpoint_every:
+            raise ValueError("max_bad_steps: a rollback needs a checkpoint before them; set at most checkpoint_every")
+        for tower in ("image", "text"):
+            if getattr(self, f"unlocked_{tower}_groups") and not getattr(self, f"lock_{tower}"):
+                raise ValueError(f"unlocked_{tower}_groups: the whole tower is trained; set lock_{tower}")
+        if self.lock_image and self.lock_text and not (self.unlocked_image_groups or self.unlocked_text_groups):
+            raise ValueError("lock_image and lock_text leave nothing to train; set unlocked_image_groups or another")
+        if self.optimizer == "muon" and self.sharding != "none":
+            raise ValueError('optimizer = "muon" needs whole matrices; set sharding = "none"')
+        if self.schedule == "cosine" and self.cooldown:
+            raise ValueError('cooldown: the cosine falls to 0 itself; set schedule to "constant", "rsqrt" or "wsd"')
+        if self.schedule == "wsd" and self.cooldown == 0:
+            raise ValueError('cooldown: wsd ends in one; set more than 0, or schedule = "constant"')
         if self.shard_cache_bytes and not self.shuffle_shards:
             raise ValueError("shard_cache_bytes: samples of all shards are shuffled together; set shuffle_shards")
         return self
+
+
+def check_curve_packages(config: TrainConfig) -> list[str]:
+    """Return a line for each optional package that the config needs and that is not installed."""
+    wanted = {"tensorboard": config.tensorboard, "wandb": config.wandb}
+    return [
+        f"{name}: the package {name} is not installed: pip install -e '.[{name}]'"
+        for name, value in wanted.items()
+        if value is not None and find_spec(name) is None
+    ]

@@ -96,7 +96,8 @@ class Job(RanksJob):
         except OSError as error:
             raise ConfigError(f"shard {error.filename}: {error.strerror}") from error
         excluded = TrainConfig.execution_fields | (set() if placement else TrainConfig.placement_fields)
-        settings = self.train.model_dump(mode="json", exclude={*excluded, *self.train.unset_later_fields()})
+        kept = {"checkpoint_every"} if self.train.max_rollbacks else set()
+        settings = self.train.model_dump(mode="json", exclude={*excluded, *self.train.unset_later_fields()} - kept)
         model = load_model_config(self.train.model).model_dump(mode="json")
         return hashlib.sha256(canonical_json([settings, model, self.seed, shards]).encode()).hexdigest()
 

@@ -13,7 +13,6 @@ torchrun always exits with 1, so failure.json in the output holds the code and t
 """
 
 import logging
-import math
 import os
 import shutil
 import signal
@@ -33,20 +32,22 @@ from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
 from training.loop.agreement import Agreement, agree
-from training.loop.checkpointing import resume, write_checkpoint
+from training.loop.bad_steps import BadSteps, StepGuard
+from training.loop.checkpointing import is_rollback_due, resume, roll_back, write_checkpoint
 from training.loop.flops import count_step_flops
 from training.loop.health import HealthMonitor
 from training.loop.initial_model import build_initial_model, count_kept_patches
 from training.loop.inputs import InputMaker, StepInputs, upload_batches
 from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
 from training.loop.metrics_log import MetricsLog
-from training.loop.optim import build_optimizer, learning_rate
+from training.loop.optim import build_optimizer, count_warmup_steps, learning_rate
 from training.loop.out_of_memory import describe_out_of_memory, is_out_of_memory
 from training.loop.profiling import StepProfiler
 from training.loop.skipped_samples import SkippedSamples
 from training.loop.step import take_step
 from training.loop.step_recorder import DelayedValues, StepRecorder, TakenStep
 from training.loop.training_run import TrainingRun
+from training.loop.weight_average import WeightAverage
 from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
 from training.model.preprocess import Preprocess
 from training.model.resnet import ModifiedResNet
@@ -132,8 +133,11 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         digest=job.digest(),
         resume_digest=job.digest(placement=False),
         flops={kept: count_step_flops(model, kept) for kept in count_kept_patches(config, model.config)},
-        health=HealthMonitor(config.max_spike, math.ceil(config.warmup * plan.total_steps)),
+        health=HealthMonitor(config.max_spike, count_warmup_steps(plan.total_steps, config)),
         skipped=SkippedSamples(dataset, config.max_skipped),
+        average=WeightAverage(model, config.ema) if config.ema else None,
+        guard=StepGuard(config, device) if config.max_bad_steps else None,
+        bad_steps=BadSteps(config.max_bad_steps, config.max_rollbacks) if config.max_bad_steps else None,
     )
 
 
@@ -197,7 +201,12 @@ def run_steps(run: TrainingRun) -> None:
     config, plan = run.config, run.plan
     run.model.train()
     with (
-        CheckpointWriter(run.checkpoints, config.keep_checkpoints, find_part(run.model)) as writer,
+        CheckpointWriter(
+            run.checkpoints,
+            config.keep_checkpoints,
+            find_part(run.model),
+            rollback_every=config.checkpoint_every if config.max_rollbacks else 0,
+        ) as writer,
         MetricsLog(run.job.output, plan, config.log_every, run.device, config.precision) as log,
         StepProfiler(run.job.output, config.profile, plan.total_steps - run.step, run.device) as profiler,
     ):
@@ -219,8 +228,13 @@ def run_steps(run: TrainingRun) -> None:
             _request_shards(run)
             is_last, is_due = run.step == plan.total_steps, is_evaluation_due(run)
             is_saved = is_due or (run.step % config.checkpoint_every == 0 and not is_last)
+            if is_rollback_due(run):
+                recorder.flush()
+                roll_back(run, writer, log)
             if is_saved or is_last:
                 recorder.flush()
+            if is_last and is_rollback_due(run):
+                roll_back(run, writer, log)
             if is_saved:
                 write_checkpoint(run, writer, log)
             if is_due:
@@ -245,8 +259,17 @@ def launch_step(run: TrainingRun, inputs: StepInputs, agreed: Agreement) -> Take
     lr = learning_rate(run.step, run.plan.total_steps, run.config)
     try:
         values_V = take_step(
-            run.model, run.forward, run.optimizer, run.config, inputs, lr=lr, pairs_of_ranks=agreed.pairs_of_ranks
+            run.model,
+            run.forward,
+            run.optimizer,
+            run.config,
+            inputs,
+            lr=lr,
+            pairs_of_ranks=agreed.pairs_of_ranks,
+            guard=run.guard,
         )
+        if run.average is not None:
+            run.average.update(run.step)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -285,11 +308,13 @@ def _request_shards(run: TrainingRun) -> None:
 def finish(run: TrainingRun) -> None:
     """Write the finished model and, last, done.json."""
     skipped = run.skipped.gather()
-    model = copy_whole(run.model)
+    output = run.job.output
+    with run.averaged():
+        model = copy_whole(run.model)
+        if distributed.rank() == 0:
+            save_model(output, model, run.tokenizer, run.preprocess)
     if distributed.rank() == 0:
-        output = run.job.output
         write_atomically(output / "skipped.json", canonical_json(skipped) + "\n")
-        save_model(output, model, run.tokenizer, run.preprocess)
         done = {
             "job": run.digest,
             "precision": run.config.precision,
@@ -301,6 +326,8 @@ def finish(run: TrainingRun) -> None:
         }
         if run.plan.mixture is not None:
             done["datasets"] = run.plan.mixture.describe(run.config.epochs)
+        if run.bad_steps is not None:
+            done["bad_steps"] = {"skipped": run.bad_steps.skipped, "rollbacks": run.bad_steps.rollbacks}
         write_atomically(output / "done.json", canonical_json(done) + "\n")
         logger.info("done: %s steps, %s samples seen, %d skipped", run.step, f"{done['samples_seen']:,}", len(skipped))
     run.dataset.close()

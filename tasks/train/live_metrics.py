@@ -4,12 +4,10 @@ The training has its own MLflow run, which a resumed job finds again by the key 
 another run, with the model. A failure of MLflow does not stop the training.
 """
 
-import json
 import logging
 import os
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from tasks.engine.stage import Work
 from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata
 from tasks.tracking.child_runs import find_parent_tag
+from tasks.train.new_rows import FILES, NewRows
 from training.config import TRACE, TrainConfig
 
 if TYPE_CHECKING:
@@ -29,11 +28,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS, SYSTEM_SECONDS = 5.0, 10
 ROWS_AT_ONCE = 200
 """Maximum number of rows, evenly thinned, that one poll logs; the run of the register stage has the full curve."""
-FILES = {
-    "metrics.jsonl": "train/loss",
-    "evidence-throughput.jsonl": "train/samples_per_second",
-    "evidence-suite.jsonl": "train/loss",
-}
+METRICS = dict(zip(FILES, ("train/loss", "train/samples_per_second", "train/loss"), strict=True))
 """The files to log, each with the metric whose last step shows how much of it an earlier attempt logged."""
 
 
@@ -49,7 +44,7 @@ class LiveRun:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live-run", daemon=True)
         self._status = "FAILED"
-        self._offsets: dict[str, int] = dict.fromkeys(FILES, 0)
+        self._rows = NewRows(folder)
         self._last_steps: dict[str, int] = dict.fromkeys(FILES, 0)
         self._is_trace_logged = False
 
@@ -90,7 +85,7 @@ class LiveRun:
         tracking.log_tags(client, run, find_parent_tag(client, run, context.run_id))
         settings = self._work.config.model_dump(mode="json")
         tracking.log_params(client, run, {f"train.{k}": str(v)[: tracking.PARAM_LENGTH] for k, v in settings.items()})
-        for file, metric in FILES.items():
+        for file, metric in METRICS.items():
             logged = client.get_metric_history(run.info.run_id, metric)
             self._last_steps[file] = max((point.step for point in logged), default=0)
         return run
@@ -113,19 +108,11 @@ class LiveRun:
     def _log_new_rows(self, client: "MlflowClient", run: "Run") -> None:
         """Log the rows written since the last poll, but for those that an earlier attempt logged."""
         for file in FILES:
-            rows = [row for row in self._read_new_rows(file) if row["step"] > self._last_steps[file]]
+            rows = [row for row in self._rows.read(file) if row["step"] > self._last_steps[file]]
             if rows:
                 self._last_steps[file] = rows[-1]["step"]
                 stride = -(-len(rows) // ROWS_AT_ONCE)
                 tracking.log_curves(client, run, rows[::-1][::stride][::-1], int(time.time() * 1000))
-
-    def _read_new_rows(self, file: str) -> list[dict[str, Any]]:
-        with suppress(FileNotFoundError), (self._folder / file).open("rb") as stream:
-            stream.seek(self._offsets[file])
-            complete = stream.read().rpartition(b"\n")[0]
-            self._offsets[file] += len(complete) + 1 if complete else 0
-            return [json.loads(line) for line in complete.splitlines()]
-        return []
 
 
 def _start_system_metrics(run: "Run") -> Any:

@@ -21,10 +21,11 @@ from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
 from tasks.train.checkpoint_mirror import CheckpointMirror
+from tasks.train.curve_writers import CurveFollower
 from tasks.train.datasets import download_datasets, download_indexes, find_datasets, local_name, named_inputs
 from tasks.train.live_metrics import LiveRun
 from tasks.train.shard_supply import ShardSupply
-from training.config import TRACE, TrainConfig
+from training.config import TRACE, TrainConfig, check_curve_packages
 from training.process import ELSEWHERE
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ def make(work: Work[TrainConfig]) -> StageOutput:
 def _train(work: Work[TrainConfig], folder: Path) -> Record:
     """Run the job to its last step and put its output into the store."""
     shards, config = folder / "shards", work.config
+    if problems := check_curve_packages(config):
+        raise ConfigError(f"train.{problems[0]}")
     job = build_job(work, shards, folder)
     launcher = build_launcher(config, work.draft.key, folder)
     if config.nnodes != "1" and config.launch != "ray":
@@ -100,7 +103,8 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
             work.context.progress(int(plan[2]), int(plan[1]), "")
 
     supply = ShardSupply(work.draft.store, _list_arriving(work), shards, config.shard_cache_bytes)
-    with mirror, supply, LiveRun(work, folder):
+    curves = CurveFollower(work, folder)
+    with mirror, supply, LiveRun(work, folder), curves:
         mirror.restore()
         work.context.progress(0, 0, "the trainer starts: it loads torch, the tokenizer and the model")
         run_job("training.train", job, folder, launcher=launcher, on_line=follow_log)
@@ -114,6 +118,7 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     last_row = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
     done = json.loads((folder / "done.json").read_text("utf-8"))
     facts = {"final": last_row, "model": work.config.model, "precision": done["precision"]}
+    facts |= {"bad_steps": done["bad_steps"]} if "bad_steps" in done else {}
     datasets = _find_datasets(work)
     if len(datasets) > 1:
         keys = [{"key": dataset.key} for dataset in datasets]

@@ -2,9 +2,10 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,15 +21,20 @@ from training.sharding import find_part, is_sharded, local_part, rows_of_part
 logger = logging.getLogger(__name__)
 
 
-def find_newest_checkpoint(folder: Path, job: str, metrics_bytes: int) -> tuple[Path, dict[str, Any]] | None:
+def find_newest_checkpoint(
+    folder: Path, job: str, metrics_bytes: int, accept: Callable[[int], bool] = lambda step: True
+) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest checkpoint that is whole and of this job, with its state; log a warning for each skipped one.
 
     Args:
         folder: may be missing.
         job: digest of the job (Job.digest without placement); a checkpoint of another job is skipped.
         metrics_bytes: length of metrics.jsonl; a checkpoint that needs more of it is skipped.
+        accept: whether a checkpoint of this step counts.
     """
     for path in sorted(folder.glob("step-*"), key=step_of, reverse=True):
+        if not accept(step_of(path)):
+            continue
         try:
             return path, _read_valid_state(path, job, metrics_bytes)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -56,8 +62,10 @@ def _read_valid_state(path: Path, job: str, metrics_bytes: int) -> dict[str, Any
     return state
 
 
-def restore_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Load a checkpoint's weights and moments into a model and its optimizer, bit by bit.
+def restore_checkpoint(
+    path: Path, model: nn.Module, optimizer: Optimizer, extras: Mapping[str, Tensor] = MappingProxyType({})
+) -> None:
+    """Load a checkpoint's weights and moments into a model and its optimizer, and copy its extras, bit by bit.
 
     Each rank reads the rows that it keeps, however many ranks wrote them.
 
@@ -83,14 +91,25 @@ def restore_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> No
         with torch.no_grad():
             for name, tensor in own.items():
                 read_into(tensor, weights, name)
+            for name, tensor in extras.items():
+                read_into(tensor, moments, name)
+            slots = _group_slots(moments.names - extras.keys())
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
-                    slots = {
-                        key: read_into(torch.empty_like(parameter), moments, f"{key}/{name}")
-                        for key in ("exp_avg", "exp_avg_sq")
+                    optimizer.state[parameter] = {
+                        key: moments.read(f"step/{name}").to(local_part(parameter).device)
+                        if key == "step"
+                        else read_into(torch.empty_like(parameter), moments, f"{key}/{name}")
+                        for key in slots[name]
                     }
-                    step = moments.read(f"step/{name}").to(local_part(parameter).device)
-                    optimizer.state[parameter] = {"step": step, **slots}
+
+
+def _group_slots(names: set[str]) -> dict[str, list[str]]:
+    """Return the keys of an optimizer's state by parameter, of names such as exp_avg/logit_scale."""
+    slots: dict[str, list[str]] = {}
+    for key, _, name in (full.partition("/") for full in sorted(names)):
+        slots.setdefault(name, []).append(key)
+    return slots
 
 
 class _TensorFiles:

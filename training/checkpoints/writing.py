@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,10 +31,11 @@ class CheckpointWriter:
         folder: parent of the checkpoints' folders.
         keep: number of newest checkpoints that stay.
         part: what this rank writes; by default all.
+        rollback_every: of the checkpoints whose step is a multiple of it, the newest two stay too; 0: none.
     """
 
-    def __init__(self, folder: Path, keep: int, part: Part = WHOLE):
-        self._folder, self._keep, self._part = folder, keep, part
+    def __init__(self, folder: Path, keep: int, part: Part = WHOLE, *, rollback_every: int = 0):
+        self._folder, self._keep, self._part, self._rollback_every = folder, keep, part, rollback_every
         self._ends = part.number == 0 and part.is_first_copy
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._step, self._state = 0, dict[str, Any]()
@@ -48,11 +50,19 @@ class CheckpointWriter:
         if kind is None:
             self.wait()
 
-    def save(self, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: Optimizer,
+        state: Mapping[str, Any],
+        extras: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         """Copy a step's weights and moments, and start to write them; waits for the checkpoint before this one.
 
         Args:
             state: of rank 0; it is not read on other ranks.
+            extras: further tensors of the training, which lie with the moments.
         """
         if self._part.count == 1 and not self._ends:
             return
@@ -64,7 +74,7 @@ class CheckpointWriter:
             _make_empty_folder(self._folder, step)
         if self._part.count > 1:
             distributed.gather_integers([0])  # the folder is there
-        tensors = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
+        tensors = {"model": model.state_dict(), "optimizer": {**_optimizer_tensors(model, optimizer), **extras}}
         copies = {kind: self._copy_to_host(of_kind) for kind, of_kind in tensors.items()}
         write = partial(_write_part, _unfinished(self._folder, step), copies, self._part)
         if self._part.count == 1:
@@ -130,8 +140,11 @@ class CheckpointWriter:
             raise
         sync(folder)
         logger.info("checkpoint %s is written", final.name)
-        for old in sorted(folder.glob("step-*"), key=step_of)[: -self._keep]:
-            shutil.rmtree(old)
+        every, found = self._rollback_every, sorted(folder.glob("step-*"), key=step_of)
+        targets = [path for path in found if every and step_of(path) % every == 0][-2:]
+        for old in found[: -self._keep]:
+            if old not in targets:
+                shutil.rmtree(old)
 
 
 def _unfinished(folder: Path, step: int) -> Path:

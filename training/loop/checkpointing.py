@@ -2,6 +2,7 @@
 
 import logging
 
+from dataops.errors import TrainingDiverged
 from training import distributed
 from training.checkpoints.reading import find_newest_checkpoint, restore_checkpoint
 from training.checkpoints.writing import CheckpointWriter
@@ -24,8 +25,10 @@ def resume(run: TrainingRun) -> None:
     if found is None:
         return
     name, state = found
-    restore_checkpoint(run.checkpoints / name, run.model, run.optimizer)
+    restore_checkpoint(run.checkpoints / name, run.model, run.optimizer, run.extra_tensors())
     run.step = run.saved_step = state["step"]
+    if run.bad_steps is not None:
+        run.bad_steps.restore(state["bad_steps"])
     run.skipped.restore(state["skipped"])
     logger.info("resumed from %s", name)
 
@@ -37,4 +40,51 @@ def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog
     state = {}
     if distributed.rank() == 0:
         state = {"job": run.resume_digest, "metrics_bytes": log.sync(), "skipped": skipped}
-    writer.save(run.step, run.model, run.optimizer, state)
+        state |= {} if run.bad_steps is None else {"bad_steps": run.bad_steps.dump()}
+    writer.save(run.step, run.model, run.optimizer, state, run.extra_tensors())
+
+
+def is_rollback_due(run: TrainingRun) -> bool:
+    """Return whether the training rolls back after the current step: the one after the bad steps, or the last one.
+
+    That step has been launched before the one before it is read. A job that was stopped between them rolls back after the
+    same step.
+    """
+    due = None if run.bad_steps is None else run.bad_steps.due
+    return due is not None and (due < run.step or run.step == run.plan.total_steps)
+
+
+def roll_back(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
+    """Restore the last checkpoint before the bad steps, and continue after the current step; all ranks together.
+
+    Only checkpoints of every `checkpoint_every` steps count: others depend on when the job was stopped.
+
+    Raises: TrainingDiverged if there is none.
+    """
+    bad_steps, config = run.bad_steps, run.config
+    assert bad_steps is not None
+    assert bad_steps.due is not None
+    last_good = bad_steps.due - bad_steps.limit
+    writer.wait()
+    found = None
+    if distributed.rank() == 0:
+        found = find_newest_checkpoint(
+            run.checkpoints,
+            run.resume_digest,
+            log.sync(),
+            accept=lambda step: step <= last_good and step % config.checkpoint_every == 0,
+        )
+    name = distributed.broadcast_from_first(None if found is None else found[0].name)
+    if name is None:
+        raise TrainingDiverged(
+            f"step {bad_steps.due}: {bad_steps.limit} bad steps in a row, and no checkpoint before them to roll back to"
+        )
+    restore_checkpoint(run.checkpoints / name, run.model, run.optimizer, run.extra_tensors())
+    bad_steps.end_rollback(int(name.removeprefix("step-")), run.step)
+    logger.warning(
+        "%d bad steps up to step %d: rolled back to %s, going on after step %d",
+        bad_steps.limit,
+        bad_steps.rollbacks[-1]["after"],
+        name,
+        run.step,
+    )

@@ -6,17 +6,19 @@ Legend: B batch, K kept patches.
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dataops.errors import ConfigError
 from training.config import TrainConfig
 from training.data.keyed_random import draw_uniforms
 from training.model.clip import CLIP
+from training.model.layer_groups import group_layers, lock_groups, lock_norms
 from training.model.pretrained import load_towers
 from training.model_config import ModelConfig
 
 
 def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
-    """Build a model on the CPU, its first weights drawn or read, and its image tower locked if the config locks it.
+    """Build a model on the CPU, its first weights drawn or read, and its layers locked as the config says.
 
     Raises:
         ConfigError: settings contradict the model, or the weights of `init` do not fit it.
@@ -24,11 +26,6 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
     resnet = isinstance(dimensions.vision_cfg.layers, tuple)
     if config.patch_dropout and resnet:
         raise ConfigError("patch_dropout: a ResNet has no patches; set 0, or train a ViT")
-    if config.grad_cache and resnet and not config.lock_image:
-        raise ConfigError(
-            "grad_cache: batch normalisation would see a part of the batch at a time, which changes the gradient; "
-            "remove it, or train a ViT"
-        )
     if config.sharding != "none" and resnet:
         raise ConfigError('sharding: a ResNet is not sharded, since it fits on one GPU; set "none", or train a ViT')
     if config.loss == "sigmoid":
@@ -36,12 +33,36 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
     model = CLIP(dimensions)
     if config.init is not None:
         load_towers(model, config.init, image_only=config.init_towers == "image")
-    if config.lock_image:
-        model.lock_image()
+    lock_layers(model, config)
+    if config.grad_cache and any(isinstance(m, _BatchNorm) and m.weight.requires_grad for m in model.modules()):
+        raise ConfigError(
+            "grad_cache: batch normalisation would see a part of the batch at a time, which changes the gradient; "
+            "remove it, or train a ViT"
+        )
     if config.loss == "softmax" and model.logit_bias is not None:
         model.logit_bias.requires_grad_(False)  # the softmax does not depend on it
     model.set_grad_checkpointing(config.grad_checkpointing)
     return model
+
+
+def lock_layers(model: CLIP, config: TrainConfig) -> None:
+    """Freeze the layers that the config locks. Source: Zhai et al. 2022 (LiT).
+
+    Raises: ConfigError if a tower has fewer groups than are unlocked.
+    """
+    unlocked = {"image": config.unlocked_image_groups, "text": config.unlocked_text_groups}
+    for (tower, count), groups in zip(unlocked.items(), group_layers(model), strict=True):
+        if count > len(groups):
+            raise ConfigError(
+                f"unlocked_{tower}_groups is {count}: the {tower} tower has {len(groups)} groups of layers"
+            )
+        if config.lock_image if tower == "image" else config.lock_text:
+            lock_groups(groups, count)
+    if config.lock_norms:
+        lock_norms(model)
+    model.image_locked = config.lock_image and not config.unlocked_image_groups
+    model.text_locked = config.lock_text and not config.unlocked_text_groups
+    model.train(model.training)
 
 
 def count_kept_patches(config: TrainConfig, dimensions: ModelConfig) -> tuple[int | None, int | None]:

@@ -98,11 +98,11 @@ class MetricsLog:
             step,
             self.plan.total_steps,
             f"{seen:,}",
-            row["loss"],
+            row.get("loss", math.nan),
             rate,
             100 * row["image_to_text_recall"],
             math.exp(row["logit_scale"]),
-            row["grad_norm"],
+            row.get("grad_norm", math.nan),
             row["lr"],
             100 * waiting,
         )
@@ -129,7 +129,7 @@ class MetricsLog:
         if now - self.shown >= SHOW_SECONDS:
             self.shown = now
             rate, line = self.seen / (now - self.since), "step %d/%d, loss %.4f, %.0f samples/s"
-            logger.info(line, row["step"], self.plan.total_steps, row["loss"], rate)
+            logger.info(line, row["step"], self.plan.total_steps, row.get("loss", math.nan), rate)
 
     def sync(self) -> int:
         """Flush metrics.jsonl to disk, and return its length in bytes."""

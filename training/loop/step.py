@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from training import distributed
 from training.config import TrainConfig
 from training.data.augment import augment
+from training.loop.bad_steps import KeptStatistics, StepGuard
 from training.loop.grad_cache import backward_by_chunks
 from training.loop.health import mean_cosine
 from training.loop.inputs import StepInputs
@@ -44,6 +45,8 @@ class StepValues(NamedTuple):
     """Global norm of the gradients, before they are clipped."""
     logit_scale: float
     """Log of the inverse temperature, after the step."""
+    skipped: float
+    """1 if the step was bad, and its update was skipped."""
 
 
 def take_step(
@@ -55,6 +58,7 @@ def take_step(
     *,
     lr: float,
     pairs_of_ranks: Sequence[int] | None = None,
+    guard: StepGuard | None = None,
 ) -> Tensor:
     """Take one step of the optimizer.
 
@@ -62,18 +66,24 @@ def take_step(
         forward: the model, which may be sharded, or DistributedDataParallel around it.
         inputs: on the model's device.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
+        guard: skips the update of a bad step.
 
     Returns: StepValues as fp64 (V,) on the device, which may still compute them.
     """
     images_B3SS = prepare_images(inputs, config)
+    statistics = None if guard is None else KeptStatistics(model)
     outcome, outputs = backward(forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks)
     cosines = mean_cosine(outputs.image_features_BD.detach()), mean_cosine(outputs.text_features_BD.detach())
     sums = torch.stack([v.detach().double() for v in (outcome.loss, outcome.image_hits, outcome.text_hits, *cosines)])
     sums = distributed.sum_over_ranks(sums)
     average_whole_gradients(model)
     grad_norm = gradient_norm(model)
-    update(model, optimizer, lr, grad_norm, config)
-    return torch.cat([sums, torch.stack([grad_norm.double(), model.logit_scale.detach().double()])])
+    is_bad = None if guard is None else guard.judge(sums[0], grad_norm)
+    update(model, optimizer, lr, grad_norm, config, is_bad)
+    if statistics is not None and is_bad is not None:
+        statistics.restore_where(is_bad)
+    skipped = torch.zeros_like(sums[0]) if is_bad is None else is_bad.double()
+    return torch.cat([sums, torch.stack([grad_norm.double(), model.logit_scale.detach().double(), skipped])])
 
 
 def prepare_images(inputs: StepInputs, config: TrainConfig) -> Tensor:
@@ -151,12 +161,25 @@ def backward(
     return outcome, outputs
 
 
-def update(model: nn.Module, optimizer: Optimizer, lr: float, grad_norm: Tensor, config: TrainConfig) -> None:
-    """Clip the gradients, take the optimizer's step, clear the gradients, and keep the temperature within its bound."""
+def update(
+    model: nn.Module,
+    optimizer: Optimizer,
+    lr: float,
+    grad_norm: Tensor,
+    config: TrainConfig,
+    is_bad: Tensor | None = None,
+) -> None:
+    """Clip the gradients, take the optimizer's step, clear the gradients, and keep the temperature within its bound.
+
+    Args:
+        is_bad: a bool on the device; where it is true, no weight and no moment changes.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
     if config.max_grad_norm:
         clip_gradients(model, config.max_grad_norm, grad_norm)
+    if is_bad is not None:
+        optimizer.found_inf = is_bad.float()  # pyright: ignore[reportAttributeAccessIssue] - as torch's GradScaler does
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     logit_scale = model.get_parameter("logit_scale")

@@ -79,13 +79,19 @@ class StepRecorder:
         if taken is None:
             return
         values, pairs = taken.values.read(), sum(taken.agreed.pairs_of_ranks)
-        if not (math.isfinite(values.loss) and math.isfinite(values.grad_norm)):
+        row, bad_steps, problem = self._row(taken, values, pairs), self._run.bad_steps, None
+        if bad_steps is not None:
+            problem = bad_steps.record(taken.step, is_bad=bool(values.skipped))
+            row |= {"skipped_steps": bad_steps.skipped, "rollbacks": len(bad_steps.rollbacks)}
+        elif not (math.isfinite(values.loss) and math.isfinite(values.grad_norm)):
             problem = f"loss {values.loss}, gradient norm {values.grad_norm}: not finite"
+        if not values.skipped:
+            problem = problem or self._run.health.find_problem(row, pairs)
+        if problem is not None:
             raise self._diverged(taken.step, problem)
-        row = self._row(taken, values, pairs)
-        if problem := self._run.health.find_problem(row, pairs):
-            raise self._diverged(taken.step, problem)
-        self._log.write(row, taken.flops, taken.values.ended, self._waited)
+        # JSON has no number that is not finite.
+        finite = {name: value for name, value in row.items() if math.isfinite(value)}
+        self._log.write(finite, taken.flops, taken.values.ended, self._waited)
 
     def _row(self, taken: TakenStep, values: StepValues, pairs: int) -> dict[str, Any]:
         return {

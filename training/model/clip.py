@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.model.packing import PackedTexts, select_ends
 from training.model.resnet import ModifiedResNet
@@ -32,6 +33,8 @@ class Outputs(NamedTuple):
 class CLIP(nn.Module):
     """Two towers and their temperature.
 
+    A tower that is locked as a whole computes no gradient: `image_locked` and `text_locked`.
+
     `logit_scale` is the log of the inverse temperature. `logit_bias` is None unless the config sets its initial value.
     Texts are (B, L) token ids of any L up to the context length, padded after their end-of-text token, which has the
     highest id of a row. Under the causal mask what follows that token cannot change its feature, so a batch that is cut
@@ -53,21 +56,23 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
         bias = config.init_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
-        self.image_locked = self.is_compiled = False
+        self.image_locked = self.text_locked = self.is_compiled = False
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=text.width**-0.5)
 
     def lock_image(self) -> None:
-        """Freeze the image tower, its batch statistics included. Source: Zhai et al. 2022 (LiT)."""
+        """Freeze the whole image tower."""
         self.image_locked = True
-        self.visual.requires_grad_(False).eval()
+        self.visual.requires_grad_(False)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode as in any module; a locked image tower stays in evaluation mode."""
+        """Set the mode as in any module; a batch norm whose gain is frozen keeps its statistics."""
         super().train(mode)
-        if self.image_locked:
-            self.visual.eval()
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and not module.weight.requires_grad:
+                module.eval()
         return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -99,6 +104,10 @@ class CLIP(nn.Module):
 
         Returns: features (B, D), not normalised.
         """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_locked):
+            return self._encode_text(texts)
+
+    def _encode_text(self, texts: Tensor | PackedTexts) -> Tensor:
         if isinstance(texts, PackedTexts):
             x_TW = self.token_embedding(texts.tokens_T) + F.embedding(texts.positions_T, self.positional_embedding)
             if self.is_compiled:

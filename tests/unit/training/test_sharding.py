@@ -34,6 +34,8 @@ pytestmark = pytest.mark.timeout(400)
 SETTINGS = {"epochs": 3, "eps": 1e-3, "checkpoint_every": 2, "keep_checkpoints": 9}
 """A large eps keeps Adam from blowing rounding up where a gradient is all but zero."""
 EVERYTHING = {
+    "ema": 0.5,
+    "max_bad_steps": 2,
     "loss": "sigmoid",
     "grad_cache": 2,
     "patch_dropout": 0.5,

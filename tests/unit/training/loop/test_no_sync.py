@@ -41,7 +41,8 @@ def test_the_counter_finds_each_kind_of_read() -> None:
     [
         ("vit", {"patch_dropout": 0.5, "grad_cache": 4, "max_grad_norm": 1.0, "label_smoothing": 0.1}),
         ("vit", {"loss": "sigmoid", "loss_rows": 3, "augment": {}, "grad_checkpointing": True}),
-        ("resnet", {"precision": "bf16"}),
+        ("resnet", {"precision": "bf16", "ema": 0.9, "max_bad_steps": 1, "bad_loss": 9}),
+        ("vit", {"optimizer": "muon", "layer_decay": 0.5, "max_bad_steps": 1, "max_grad_norm": 1.0}),
     ],
 )
 def test_a_step_reads_nothing_back_and_a_run_reads_once_a_step(

@@ -144,6 +144,9 @@ def test_a_locked_training_is_resumed_to_the_same_bits(make_job: MakeJob, tmp_pa
         "init": str(tmp_path / "start"),
         "vocabulary": str(tmp_path / "start" / "tokenizer.json"),
         "lock_image": True,
+        "lock_text": True,
+        "unlocked_text_groups": 2,
+        "lock_norms": True,
         "patch_dropout": 0.5,
         "loss": "sigmoid",
         "grad_cache": 4,
@@ -156,6 +159,13 @@ def test_a_locked_training_is_resumed_to_the_same_bits(make_job: MakeJob, tmp_pa
     assert main([str(cut)]) == 0
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert first == second
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "whole"))
+    block = {f"transformer.resblocks.1.{name}" for name in ("attn.in_proj_weight", "mlp.c_fc.bias")}
+    changed = {name for name, tensor in before.items() if not tensor.equal(after[name])}
+    assert block | {"text_projection", "logit_scale"} <= changed
+    assert all(
+        name.startswith(("transformer.resblocks.1.", "text_", "logit_")) and "ln_" not in name for name in changed
+    )
 
 
 @pytest.mark.parametrize(
