@@ -60,8 +60,9 @@ class MuonWithAdamW(Optimizer):
         is_bad, before = self.found_inf > 0, []
         for parameter in (p for group in self.muon.param_groups for p in group["params"] if p.grad is not None):
             slot = self.state[parameter]
-            momentum = slot.setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
-            parameter.grad = torch.where(is_bad, momentum, parameter.grad)
+            if "momentum_buffer" not in slot:
+                slot["momentum_buffer"] = torch.zeros_like(parameter.grad)
+            parameter.grad = torch.where(is_bad, slot["momentum_buffer"], parameter.grad)
             before.append((parameter, parameter.detach().clone()))
         self.muon.step()
         with torch.no_grad():

@@ -80,7 +80,10 @@ def test_two_ranks_train_as_one_process(
     """
     # SGD-like Adam: a large eps keeps rounding from being blown up where a gradient is all but zero.
     settings = {"epochs": 3, "eps": 1e-3}
-    towers = {"resnet": {}, "vit": {"loss": "sigmoid", "grad_cache": 4, "patch_dropout": 0.5}}
+    towers = {
+        "resnet": {},
+        "vit": {"loss": "sigmoid", "grad_cache": 4, "patch_dropout": 0.5, "ema": 0.5, "max_bad_steps": 2},
+    }
     alone = {tower: make_job(f"{tower}-1", tower, **settings, **more) for tower, more in towers.items()}
     both = {tower: make_job(f"{tower}-2", tower, nproc=2, **settings, **more) for tower, more in towers.items()}
     often = {**settings, "checkpoint_every": 1, "evaluate_every": 6}
