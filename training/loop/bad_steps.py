@@ -29,7 +29,7 @@ class StepGuard:
         self._means_2 = torch.zeros(2, dtype=torch.float64, device=device)
         self._count = torch.zeros((), dtype=torch.float64, device=device)
 
-    def judge(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
+    def decide(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """Return whether a step is bad, as a bool on the device, and add a good one to the means."""
         values_2 = torch.stack([loss.double(), grad_norm.double()])
         is_high = (self._count >= WINDOW) & (values_2 > self._limits_2 * self._means_2).any()

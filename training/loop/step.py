@@ -78,7 +78,7 @@ def take_step(
     sums = distributed.sum_over_ranks(sums)
     average_whole_gradients(model)
     grad_norm = gradient_norm(model)
-    is_bad = None if guard is None else guard.judge(sums[0], grad_norm)
+    is_bad = None if guard is None else guard.decide(sums[0], grad_norm)
     update(model, optimizer, lr, grad_norm, config, is_bad)
     if statistics is not None and is_bad is not None:
         statistics.restore_where(is_bad)

@@ -199,7 +199,7 @@ def test_a_step_is_bad_by_the_means_of_the_good_ones() -> None:
             count += 1
             weight = 1 / min(count, WINDOW)
             means = [mean + weight * (value - mean) for mean, value in zip(means, values, strict=True)]
-        if guard.judge(losses[step], norms[step]):
+        if guard.decide(losses[step], norms[step]):
             found.append(step)
     assert found == expected == [150, 160, 300, 301]
 
