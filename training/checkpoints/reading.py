@@ -73,8 +73,10 @@ def restore_checkpoint(
     """
     part = find_part(model)
     with ExitStack() as stack:
+        listed = sorted(json.loads(read_text(path / MANIFEST)))
         weights, moments = (
-            _TensorFiles(sorted(path.glob(f"{kind}*.safetensors")), stack) for kind in ("model", "optimizer")
+            _TensorFiles([path / name for name in listed if name.startswith(kind)], stack)
+            for kind in ("model", "optimizer")
         )
         own = model.state_dict()
         if own.keys() != weights.names:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.unit.training.conftest import RESNET, VIT
 from training import placement
@@ -23,7 +23,7 @@ from training.train import main
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Compile by a backend that collects the names of the modules whose graphs it gets."""
-    compile_module, found = nn.Module.compile, list[str]()
+    compile_function, found = torch.compile, list[str]()
 
     @cache
     def make_backend(name: str) -> Callable[..., Any]:
@@ -33,10 +33,10 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
         return run_as_is
 
-    def compile_as_is(module: nn.Module, **options: Any) -> None:
-        compile_module(module, backend=make_backend(type(module).__name__), **options)
+    def compile_as_is(method: Any, **options: Any) -> Callable[..., Any]:
+        return compile_function(method, backend=make_backend(type(method.__self__).__name__), **options)
 
-    monkeypatch.setattr(nn.Module, "compile", compile_as_is)
+    monkeypatch.setattr(torch, "compile", compile_as_is)
     torch._dynamo.reset()
     yield found
     torch._dynamo.reset()
@@ -54,20 +54,29 @@ def make_batch(pairs: int, kept: int | None) -> tuple[Tensor, PackedTexts, Tenso
 @pytest.mark.timeout(180)  # the compiler's own modules take seconds to load
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own code
 @pytest.mark.parametrize(
-    ("tower", "kept", "expected"),
-    [(VIT, (2, 2, 4), ["VisionTransformer", "Block"]), (RESNET, (None, None, None), ["ModifiedResNet", "Block"])],
+    ("tower", "kept", "settings", "expected"),
+    [
+        (VIT, (2, 2, 4), "", ["VisionTransformer", "Block"]),
+        (VIT, (2, 2, 4), "recompute", ["VisionTransformer", "Block"]),
+        (VIT, (2, 2, 2), "recompute, by block", ["Block"] * 3),
+        (RESNET, (None, None, None), "", ["ModifiedResNet", "Block"]),
+    ],
 )
 def test_each_tower_is_one_graph_for_all_steps(
-    graphs: list[str], tower: dict[str, Any], kept: tuple[int | None, ...], expected: list[str]
+    graphs: list[str], tower: dict[str, Any], kept: tuple[int | None, ...], settings: str, expected: list[str]
 ) -> None:
-    """All blocks of the text tower share a graph, and an evaluation in between compiles nothing."""
+    """All blocks of the text tower share a graph, and an evaluation in between compiles nothing.
+
+    By block, those of the image tower share one, which is compiled again when the number of pairs changes.
+    """
     dimensions = ModelConfig.model_validate({**tower, "text_cfg": {**tower["text_cfg"], "layers": 3}})
     found = []
     for is_compiled in (False, True):
         torch.manual_seed(0)
         model = CLIP(dimensions).train()
+        model.set_grad_checkpointing("recompute" in settings)
         if is_compiled:
-            compile_towers(model)
+            compile_towers(model, by_block="by block" in settings)
         for pairs, kept_of_step in zip((5, 6, 9), kept, strict=True):
             images_BD, texts_BD, *_ = model(*make_batch(pairs, kept_of_step))
             (images_BD.square().sum() + texts_BD.square().sum()).backward()
