@@ -137,6 +137,9 @@ def compile_towers(model: CLIP, *, by_block: bool = False) -> None:
     """
     # DistributedDataParallel's own splitting of graphs does not support the gradients of selections.
     torch._dynamo.config.optimize_ddp = False
+    # The blocks of both towers are one function to the compiler: for images and texts, with gradients and without them as
+    # the gradient cache needs, for one pair and for more.
+    torch._dynamo.config.recompile_limit = 32
     model.is_compiled = True
     if by_block:
         for block in (module for module in model.modules() if isinstance(module, Block)):
