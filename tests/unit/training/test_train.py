@@ -68,8 +68,15 @@ def test_two_runs_end_in_the_same_bits_and_learn(make_job: MakeJob, precision: s
 
 @pytest.mark.parametrize("is_deterministic", [True, False])
 def test_determinism_is_a_choice_and_fp32_is_never_tf32(make_job: MakeJob, monkeypatch, is_deterministic: bool) -> None:
-    """Nothing here needs a GPU: torch keeps these choices on any machine."""
-    found = []
+    """Nothing here needs a GPU: torch keeps these choices on any machine. Its allocator reads its own at first use."""
+    for name in ("PYTORCH_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    resolve_device, found, environment = train_module.resolve_device, [], []
+
+    def resolve(requested: str) -> torch.device:
+        environment.append((os.environ["PYTORCH_ALLOC_CONF"], os.environ["CUBLAS_WORKSPACE_CONFIG"]))
+        return resolve_device(requested)
 
     def record(run: Any) -> None:
         cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -77,9 +84,11 @@ def test_determinism_is_a_choice_and_fp32_is_never_tf32(make_job: MakeJob, monke
         raise job_module.Stopped("enough")
 
     monkeypatch.setattr(train_module, "run_steps", record)
+    monkeypatch.setattr(train_module, "resolve_device", resolve)
     torch.backends.cuda.matmul.allow_tf32 = True
     assert main([str(make_job("a", "vit", deterministic=is_deterministic))]) == 75
     assert found == [(is_deterministic, not is_deterministic, False, False)]
+    assert environment == [("expandable_segments:True", ":4096:8")]
 
 
 def test_another_seed_gives_another_model(make_job: MakeJob) -> None:
