@@ -335,6 +335,11 @@ class TrainConfig(StageConfig):
         return values
 
     @property
+    def rollback_every(self) -> int:
+        """Steps between the checkpoints that a rollback may restore; 0 without rollbacks."""
+        return self.checkpoint_every if self.max_rollbacks else 0
+
+    @property
     def cooldown_share(self) -> float:
         """Share of all steps in which the learning rate falls to 0 at the end."""
         return self.cooldown if self.cooldown is not None else 0.2 if self.schedule == "wsd" else 0.0

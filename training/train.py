@@ -202,10 +202,7 @@ def run_steps(run: TrainingRun) -> None:
     run.model.train()
     with (
         CheckpointWriter(
-            run.checkpoints,
-            config.keep_checkpoints,
-            find_part(run.model),
-            rollback_every=config.checkpoint_every if config.max_rollbacks else 0,
+            run.checkpoints, config.keep_checkpoints, find_part(run.model), rollback_every=config.rollback_every
         ) as writer,
         MetricsLog(run.job.output, plan, config.log_every, run.device, config.precision) as log,
         StepProfiler(run.job.output, config.profile, plan.total_steps - run.step, run.device) as profiler,

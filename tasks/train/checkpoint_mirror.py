@@ -14,6 +14,7 @@ from pathlib import Path
 from dataops.errors import PairmillError
 from dataops.snapshot import Draft
 from tasks.engine.grace import finish_first
+from training.checkpoints.files import find_rollback_targets
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +29,11 @@ class CheckpointMirror:
     Args:
         folder: the job's folder; its checkpoints/ holds those of the trainer.
         keep: number of newest checkpoints that stay in the store.
+        rollback_every: steps between the checkpoints of which those that a rollback may need stay too; 0: none.
     """
 
-    def __init__(self, draft: Draft, folder: Path, keep: int):
-        self._draft, self._folder, self._keep = draft, folder, keep
+    def __init__(self, draft: Draft, folder: Path, keep: int, *, rollback_every: int = 0):
+        self._draft, self._folder, self._keep, self._rollback_every = draft, folder, keep, rollback_every
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._copies: list[Future[None]] = []
 
@@ -43,21 +45,32 @@ class CheckpointMirror:
             self._pool.shutdown()
 
     def restore(self) -> str | None:
-        """Download the newest checkpoint if it is newer than those of the folder, and return its name."""
-        complete = [step for step, files in self._list_stored().items() if MANIFEST in files]
+        """Download the newest checkpoint if it is newer than those of the folder, and return its name.
+
+        With it come those that a rollback may need.
+        """
+        stored = self._list_stored()
+        complete = [step for step, files in stored.items() if MANIFEST in files]
         local = [path.name for path in (self._folder / "checkpoints").glob("step-*")]
         newest = max(complete, key=_step_number, default=None)
         if newest is None or any(_step_number(name) >= _step_number(newest) for name in local):
             return None
-        part = self._folder / "checkpoints" / f".{newest}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for file in self._list_stored()[newest]:
-            shutil.copyfile(self._draft.store.local(self._object_name(newest, file)), part / file)
-        (part / METRICS).replace(self._folder / METRICS)
-        part.rename(part.with_name(newest))
+        targets = find_rollback_targets(map(_step_number, complete), self._rollback_every)
+        for name in sorted({newest, *(step for step in complete if _step_number(step) in targets)} - set(local)):
+            self._download(name, stored[name], is_newest=name == newest)
         logger.info("%s was restored from %s", newest, self._draft.store.uri)
         return newest
+
+    def _download(self, name: str, files: list[str], *, is_newest: bool) -> None:
+        part = self._folder / "checkpoints" / f".{name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for file in files:
+            if file != METRICS or is_newest:
+                shutil.copyfile(self._draft.store.local(self._object_name(name, file)), part / file)
+        if is_newest:
+            (part / METRICS).replace(self._folder / METRICS)
+        part.rename(part.with_name(name))
 
     def follow_log(self, line: str) -> None:
         """Queue a copy of the checkpoint that a line of the trainer's log names, if it names one."""
@@ -73,8 +86,10 @@ class CheckpointMirror:
                     self._draft.store.put(self._object_name(step, METRICS), self._read_metrics(source))
                 self._draft.store.put(self._object_name(step, path.name), path)
             stored = self._list_stored()
+            targets = find_rollback_targets(map(_step_number, stored), self._rollback_every)
             for old in sorted(stored, key=_step_number)[: -self._keep]:
-                self._draft.store.delete([self._object_name(old, file) for file in stored[old]])
+                if _step_number(old) not in targets:
+                    self._draft.store.delete([self._object_name(old, file) for file in stored[old]])
         except FileNotFoundError:
             logger.info("%s was replaced by a newer checkpoint before it was copied to the store", step)
         except (PairmillError, OSError) as error:

@@ -91,7 +91,7 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
             "train: waiting for %s nodes; on each other node run: %s=1 %s", config.nnodes, ELSEWHERE, command
         )
 
-    mirror = CheckpointMirror(work.draft, folder, config.keep_checkpoints)
+    mirror = CheckpointMirror(work.draft, folder, config.keep_checkpoints, rollback_every=config.rollback_every)
 
     def follow_log(line: str) -> None:
         mirror.follow_log(line)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from dataops.digest import canonical_json, file_sha256
 from training import distributed
-from training.checkpoints.files import MANIFEST, STATE, name_tensor_file, step_of
+from training.checkpoints.files import MANIFEST, STATE, find_rollback_targets, name_tensor_file, step_of
 from training.model.checkpoint import save_tensors, sync, write_atomically
 from training.sharding import WHOLE, Part, is_sharded, local_part
 
@@ -140,10 +140,10 @@ class CheckpointWriter:
             raise
         sync(folder)
         logger.info("checkpoint %s is written", final.name)
-        every, found = self._rollback_every, sorted(folder.glob("step-*"), key=step_of)
-        targets = [path for path in found if every and step_of(path) % every == 0][-2:]
+        found = sorted(folder.glob("step-*"), key=step_of)
+        targets = find_rollback_targets(map(step_of, found), self._rollback_every)
         for old in found[: -self._keep]:
-            if old not in targets:
+            if step_of(old) not in targets:
                 shutil.rmtree(old)
 
 

@@ -47,6 +47,23 @@ def test_mirror_keeps_and_restores_the_newest_checkpoints(tmp_path: Path, draft:
     assert steps == list(range(1, 16))
 
 
+def test_mirror_keeps_and_restores_what_a_rollback_may_need(tmp_path: Path, draft: Draft) -> None:
+    """With one of every ten steps: 10 and 20, and the newest one, which SIGTERM may have written."""
+    with CheckpointMirror(draft, tmp_path / "a", keep=1, rollback_every=10) as mirror:
+        for step in (5, 10, 15, 20, 23):
+            write_checkpoint(tmp_path / "a", step)
+            mirror.follow_log(f"checkpoint step-{step:06d} is written")
+            mirror._copies[-1].result()
+    with CheckpointMirror(draft, tmp_path / "b", keep=1, rollback_every=10) as mirror:
+        assert mirror.restore() == "step-000023"
+    found = {path.name: path for path in (tmp_path / "b" / "checkpoints").iterdir()}
+    assert found.keys() == {"step-000010", "step-000020", "step-000023"}
+    for name, path in found.items():
+        original = tmp_path / "a" / "checkpoints" / name
+        assert {p.name: p.read_bytes() for p in path.iterdir()} == {p.name: p.read_bytes() for p in original.iterdir()}
+    assert len((tmp_path / "b" / "metrics.jsonl").read_text().splitlines()) == 23
+
+
 def test_mirror_restores_no_incomplete_checkpoint(tmp_path: Path, draft: Draft) -> None:
     with CheckpointMirror(draft, tmp_path / "a", keep=2) as mirror:
         write_checkpoint(tmp_path / "a", 5)
