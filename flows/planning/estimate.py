@@ -25,8 +25,6 @@ START_SECONDS = {"download": 4.0, "train": 12.0, "evaluate": 12.0, "register": 5
 """Seconds of a stage without a row, measured on two cores of an Intel Xeon with the demo (2026-11-27)."""
 EVALUATE_OVERHEAD = 1.5
 """Time of an evaluation over that of the image tower: prompts, probes and intervals."""
-SMALL_MODEL_FLOPS, SMALL_MODEL_SHARE = 2e9, 0.45
-"""FLOPs of a pair below which a CPU reaches only this share of its FLOP/s."""
 
 
 @dataclass
@@ -108,9 +106,9 @@ def _seconds(
     units = _units(name, config, rows)
     timed = [one for one in choose_timed(earlier) if _is_comparable(name, config, one)]
     if name == "register":
-        seconds = next((one.seconds for one in earlier if one.seconds is not None), None)
-        result.basis.append("measured costs" if seconds is None else "an earlier run")
-        return (start if seconds is None else seconds), 0.0
+        timed = [one for one in earlier if one.seconds is not None]
+        result.basis.append(f"run {timed[0].run_id}" if timed else "measured costs")
+        return (timed[0].seconds or 0.0 if timed else start), 0.0
     if timed:
         result.basis.append(f"run {timed[0].run_id}")
         return _from_runs(name, units, timed, start, workers)
@@ -165,8 +163,7 @@ def _unit_seconds(name: str, config: RunConfig) -> float:
         flops = forward_flops(config.train.model) * (3 if name == "train" else EVALUATE_OVERHEAD)
         if uses_gpu(config):
             return flops / (Prices().gpu_flops * config.train.nproc)
-        share = SMALL_MODEL_SHARE if forward_flops(config.train.model) < SMALL_MODEL_FLOPS else 1.0
-        return flops / (costs.train_flops * share)
+        return flops / costs.train_flops
     return float(getattr(costs, name))
 
 

@@ -1,5 +1,7 @@
 """Estimate the rows of a source before it is read, from its files and from what was extracted before."""
 
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,9 @@ from tasks.files.base import SourceFile
 
 SAMPLED_FILES = 20
 """Number of files of a list of pairs whose rows are counted."""
+SAMPLED_ARCHIVES, SAMPLED_BYTES, MAX_INFLATED_BYTES = 3, 2 << 20, 64 << 20
+"""Number of archives in which image links are counted, how many bytes of each, and how many when decompressed."""
+_IMAGE = re.compile(rb"<img\b[^>]{0,2000}\balt=|IMG@/src", re.IGNORECASE)
 WARC_PAIRS_OF_BYTE = 1 / 3000
 """Pairs per byte of a compressed WARC file, as a crawl of pages without their images has them."""
 PAIRS_OF_PAGE = 10
@@ -101,9 +106,38 @@ def _estimate_new(
         return size * sum(rows for _, rows in known) / known_size, "rows per byte of files extracted before"
     if earlier:
         return earlier * len(new), "rows of a file before"
+    chosen = new[:: max(len(new) // SAMPLED_ARCHIVES, 1)][:SAMPLED_ARCHIVES]
+    counted = [found for file in chosen if (found := _count_images(file)) is not None]
+    if sum(read for _, read in counted):
+        return size * sum(images for images, _ in counted) / sum(read for _, read in counted), "images in the files"
     kind = source.model_dump()["kind"]
     of_byte = load_costs().pairs_of_archive_byte if kind == "wat" else WARC_PAIRS_OF_BYTE
     return size * of_byte, "size of the files"
+
+
+def _count_images(file: SourceFile) -> tuple[int, int] | None:
+    """Return the image links at the beginning of an archive, and the stored bytes that have them; None on an error."""
+    try:
+        with file.open() as stream:
+            data = stream.read(SAMPLED_BYTES)
+    except (OSError, PairmillError):
+        return None
+    images, rest, left = 0, data, MAX_INFLATED_BYTES
+    is_compressed = data[:2] == b"\x1f\x8b"
+    if not is_compressed:
+        return len(_IMAGE.findall(data)), len(data)
+    while rest and left > 0:
+        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            text = member.decompress(rest, left)
+        except zlib.error:
+            break
+        images, left = images + len(_IMAGE.findall(text)), left - len(text) - 1
+        if member.unconsumed_tail or not member.eof:
+            rest = member.unconsumed_tail
+            break
+        rest = member.unused_data
+    return images, max(len(data) - len(rest), 1)
 
 
 def _count_list(files: Sequence[SourceFile]) -> float:

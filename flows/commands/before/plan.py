@@ -10,6 +10,9 @@ from flows.config import load_config
 from flows.planning.estimate import Estimate
 from flows.planning.plan import PlannedStage, RunPlan, plan_run
 
+MAX_REASONS = 8
+"""Maximum number of lines with the reasons of one stage."""
+
 
 def show_plan(
     path: Path, settings: Sequence[str], home: Path, until: str | None, force: Sequence[str], *, as_json: bool
@@ -28,21 +31,18 @@ def show_plan(
 def _print(plan: RunPlan) -> None:
     out = console()
     numbers = ("rows in", "kept", "time", "stored")
-    table = new_table(
-        f"Plan of {plan.name} in {plan.store}", "stage", "key", "", *numbers, "estimated by", right=numbers
-    )
+    table = new_table(f"Plan of {plan.name} in {plan.store}", "stage", "", "key", *numbers, right=numbers)
     for one in plan.stages:
         found, is_made = one.estimate, one.action != "reuse"
         about = "~" if is_made else ""
         table.add_row(
             text(one.stage),
-            text(one.key or "(not known yet)", "" if one.key else "dim"),
-            text(one.action, "bold" if is_made else "green"),
-            f"{about}{format_rows(found.rows)}",
-            f"{about}{format_rows(found.kept)}",
+            text(one.action, "bold" if is_made else ""),
+            text(one.key or "(by its inputs)", "" if one.key else "dim"),
+            f"{about}{format_rows(found.rows)}" if found.rows else "",
+            f"{about}{format_rows(found.kept)}" if found.rows else "",
             f"~{format_seconds(found.seconds)}" if is_made else "",
             f"~{format_bytes(found.stored_bytes)}" if is_made and found.stored_bytes else "",
-            text(found.basis[0] if found.basis else "manifest"),
         )
     out.print(table)
     made = [one for one in plan.stages if one.action != "reuse"]
@@ -53,18 +53,26 @@ def _print(plan: RunPlan) -> None:
     for one in made:
         for number, why in enumerate(_reasons(one)):
             out.print(text(f"{one.stage if not number else '':<10}{why}"), soft_wrap=True)
+    out.print(text("\nEstimated by", "bold"))
+    for basis in dict.fromkeys(one.estimate.basis[0] for one in made):
+        stages = ", ".join(one.stage for one in made if one.estimate.basis[0] == basis)
+        out.print(text(f"{stages}: {basis}"), soft_wrap=True)
     out.print(text("\nTotal", "bold"))
     for name, value in total_lines(plan.total(), plan.workers):
         out.print(text(f"{name:<14}{value}"), soft_wrap=True)
 
 
 def _reasons(one: PlannedStage) -> list[str]:
-    found = list(one.why)
+    found = list(one.why) if len(one.why) <= MAX_REASONS else [*one.why[: MAX_REASONS - 1], _rest(one.why)]
     if one.finished_tasks:
         found.append(f"{format_quantity(one.finished_tasks, 'task')} of an unfinished attempt are kept")
     if one.extracted_before:
         found.append(f"{one.extracted_before:,} of {format_quantity(one.files, 'source file')} were extracted before")
     return found
+
+
+def _rest(why: Sequence[str]) -> str:
+    return f"and {len(why) - MAX_REASONS + 1} more differences (--json has all)"
 
 
 def total_lines(total: Estimate, workers: int) -> list[tuple[str, str]]:
