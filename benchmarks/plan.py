@@ -35,18 +35,13 @@ def read_costs() -> Costs:
     """Return the costs, from the difference of two sizes, so that the start of processes is excluded."""
     scale, extract, download = read_latest("scale"), read_latest("extract"), read_latest("download")
     runs: dict[str, list[dict[str, Any]]] = {}
-    pairs: dict[str, list[dict[str, Any]]] = {}
     for cost in scale["stages"]:
-        if cost["engine"] in ("local1", "local2"):
-            (runs if cost["engine"] == "local1" else pairs).setdefault(cost["stage"], []).append(cost)
+        if cost["engine"] == "local1":
+            runs.setdefault(cost["stage"], []).append(cost)
 
     def slope(stage: str, field: str) -> float:
         few, many = min(runs[stage], key=lambda c: c["rows"]), max(runs[stage], key=lambda c: c["rows"])
         return max((many[field] - few[field]) / (many["rows"] - few["rows"]), 0.0)
-
-    def intercept(stage: str) -> float:
-        few, many = min(pairs[stage], key=lambda c: c["rows"]), max(pairs[stage], key=lambda c: c["rows"])
-        return few["seconds"] - few["rows"] * (many["seconds"] - few["seconds"]) / (many["rows"] - few["rows"])
 
     cases = {row["case"]: row["ours"] for row in extract["rows"]}
     pairs_of_byte = cases["wat pairs, links"] / (cases["wat pairs"] * 1e6)
@@ -64,9 +59,9 @@ def read_costs() -> Costs:
         pairs_of_archive_byte=pairs_of_byte,
         stored={stage: slope(stage, "stored_bytes") for stage in runs},
         part=1 / parts.get("parts ray", max(parts.values())),
-        start={stage: intercept(stage) for stage in runs},
         train_flops=3 * VIT_B_32_FLOPS * trained["ViT-B-32"],
         extract_list=slope("extract", "cpu_seconds"),
+        pack_local=slope("pack", "cpu_seconds"),
         kept={"filter": counts["kept"] / counts["input"], "download": Prices().fetched, "curate": Prices().curated},
     )
 

@@ -92,12 +92,12 @@ class Costs:
     """Stored bytes per input row, by stage."""
     part: float
     """Driver seconds per task."""
-    start: dict[str, float]
-    """Seconds of a stage without a row, by stage: worker processes start and load their libraries."""
     train_flops: float
     """FLOP/s of a training step on two CPU cores."""
     extract_list: float
     """Core seconds of extract per row of a list of pairs."""
+    pack_local: float
+    """Core seconds of pack per row in a folder."""
     kept: dict[str, float]
     """Share of the rows that a stage keeps, by stage."""
 

@@ -180,7 +180,7 @@ def test_two_runs_give_a_constant_and_a_time_for_each_row():
     assert estimate(10_000_000, runs).seconds == pytest.approx(103.0)
     assert estimate(10_000_000, runs, workers=4).seconds == pytest.approx(53.0)
     assert estimate(10_000_000, runs).kept == 5_000_000
-    assert estimate(10_000_000, runs[:1]).seconds == pytest.approx(3.57 + 9.43 * 10, rel=0.01)
+    assert estimate(10_000_000, runs[:1]).seconds == pytest.approx(2.5 + 10.5 * 10, rel=0.01)
 
 
 def test_without_a_run_the_measured_costs_count_and_requests_cost_money_on_s3_only():
