@@ -1,7 +1,9 @@
 """The text of a new project's config and suite, with a comment for each key that most people set."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 from dataops.toml_text import format_value
 
@@ -42,7 +44,7 @@ edition = "1"                  # change it to crawl again
 max_pages = 1000
 delay = 1.0                    # minimum seconds between two requests to a host
 # allowed_domains = ["example.org"]   # without it: the registered domains of the start URLs
-# connect_to = {{ "localhost" = "127.0.0.1:8000" }}   # your own server; also in [download]
+{connect_to}   # your own server; also in [download]
 """,
 }
 _CONFIG = """#:schema ./{schema}
@@ -69,7 +71,7 @@ min_words = 2                  # of a caption
 [download]
 image_size = 224               # pixels of the smaller side
 contact = {contact}   # yours: part of the User-Agent header
-# connect_to = {{ "localhost" = "127.0.0.1:8000" }}   # your own server
+{connect_to}   # your own server
 
 [curate]
 min_side = 64                  # pixels of an image's smaller side
@@ -125,15 +127,29 @@ class Answers:
 def config_text(answers: Answers) -> str:
     """Return the config of a new project."""
     data = answers.data if answers.kind == "common-crawl" else [answers.data]
-    values = {"data": format_value(data), "contact": format_value(answers.contact)}
+    values = {
+        "data": format_value(data),
+        "contact": format_value(answers.contact),
+        "connect_to": _connect_to(answers),
+    }
     return _CONFIG.format(
         schema=SCHEMA_FILE,
         suite=SUITE_FILE,
         summary=_SUMMARIES[answers.kind],
         name=format_value(answers.name),
         contact=values["contact"],
+        connect_to=values["connect_to"],
         source=_SOURCES[answers.kind].format(**values),
     )
+
+
+def _connect_to(answers: Answers) -> str:
+    """Return the key `connect_to`: set for a site of this machine, else as a comment."""
+    with suppress(ValueError):  # it is no URL, which the check of the config reports
+        url = urlsplit(answers.data if answers.kind == "site" else "")
+        if url.hostname == "localhost":
+            return f'connect_to = {{ "localhost" = "127.0.0.1:{url.port or (443 if url.scheme == "https" else 80)}" }}'
+    return '# connect_to = { "localhost" = "127.0.0.1:8000" }'
 
 
 def suite_text(answers: Answers) -> str:

@@ -117,3 +117,14 @@ def test_files_of_the_folder_are_found():
     Path("p/lists/a.tsv").touch()
     make("pairs", "p")
     assert tomllib.loads(Path("p/config.toml").read_text())["source"]["paths"] == ["lists/*.tsv".replace("lists", "*")]
+
+
+def test_site_of_this_machine_is_reached_by_its_port(monkeypatch: pytest.MonkeyPatch):
+    make("site", "s", "http://localhost:8797/a")
+    config = tomllib.loads(Path("s/config.toml").read_text())
+    for table in ("source", "download"):
+        assert config[table]["connect_to"] == {"localhost": "127.0.0.1:8797"}
+    monkeypatch.chdir("s")
+    assert load_config(Path("config.toml"))
+    with pytest.raises(ConfigError, match="source"):
+        make("site", "t", "http://localhost:x/")
