@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataops.snapshot import Draft, Record
+from dataops.snapshot import Draft
 from tasks.curate import exact_duplicates as exact
 from tasks.curate import near_duplicates as near
 from tasks.curate import steps
@@ -47,7 +47,7 @@ def choose_rows(
     once, partitions, near_partitions = [()], [()] * job.partitions, [()] * job.near_partitions
 
     def map_units(
-        units: Sequence[tuple[Any, ...]], function: Callable[[Draft, CurateStep], Record], *exchanges: str
+        units: Sequence[tuple[Any, ...]], function: Callable[[Draft, CurateStep], None], *exchanges: str
     ) -> None:
         run([Step(function, number, job, inputs) for number, inputs in enumerate(units)])
         for kind in exchanges:
@@ -70,7 +70,7 @@ def choose_rows(
     map_units(batches, put_decisions)
 
 
-def put_decisions(draft: Draft, step: CurateStep) -> Record:
+def put_decisions(draft: Draft, step: CurateStep) -> None:
     """Write the decisions on the rows of a batch, one table per raw shard."""
     rows = steps.read_rows(draft, step).select("row", "uid_high", "uid_low", "state", "is_decoded", "phash")
     clusters = step.job.exchange("clusters").read(draft, step.number)
@@ -98,7 +98,6 @@ def put_decisions(draft: Draft, step: CurateStep) -> Record:
     for shard in step.inputs:
         put_frame(draft, _decisions_name(shard.number), decisions[start : start + shard.rows])
         start += shard.rows
-    return Record(task=step.id)
 
 
 def read_decisions(draft: Draft, number: str) -> pa.Table:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from dataops.snapshot import Draft, Record
+from dataops.snapshot import Draft
 from tasks.curate.steps import (
     CANDIDATE,
     DROP_REASONS,
     DROPPED,
     RANKING,
     CurateStep,
-    put_by_hash,
     put_links,
     read_remaining,
     row_id,
@@ -23,7 +22,7 @@ DROPS = ("drops-bytes", "drops-pixels")
 LINKS = ("links-bytes", "links-pixels")
 
 
-def find_byte_duplicates(draft: Draft, step: CurateStep) -> Record:
+def find_byte_duplicates(draft: Draft, step: CurateStep) -> None:
     """Find placeholders among all rows of a partition, then rows with equal bytes among those that can be kept.
 
     A row that another one is dropped for must be good enough to be kept.
@@ -37,18 +36,16 @@ def find_byte_duplicates(draft: Draft, step: CurateStep) -> Record:
     remaining = rows.filter(pl.col("state") == CANDIDATE).join(placeholders, on=key, how="anti", maintain_order="left")
     drops = rows.join(placeholders, on=key, how="semi").select(_with_reason("placeholder"))
     _put_duplicates(draft, step, 0, _link_equal_rows(remaining, [*key, "scope"]), "exact_duplicate", [drops])
-    return Record(task=step.id)
 
 
-def put_by_pixels(draft: Draft, step: CurateStep) -> Record:
+def put_by_pixels(draft: Draft, step: CurateStep) -> None:
     """Put the remaining rows of a batch by the hash of their pixels."""
     rows = read_remaining(draft, step, DROPS[:1])
     rows = rows.select("row", *RANKING, "scope", "phash", "pixels_high", "pixels_low")
-    put_by_hash(draft, step, "pixels", rows, "pixels_high")
-    return Record(task=step.id)
+    step.job.exchange("pixels").write_by_hash(draft, step.number, rows, "pixels_high")
 
 
-def find_pixel_duplicates(draft: Draft, step: CurateStep) -> Record:
+def find_pixel_duplicates(draft: Draft, step: CurateStep) -> None:
     """Find the rows of a partition with equal pixels.
 
     The perceptual hash must agree too: an image made to collide with the 128-bit hash of another is not its duplicate.
@@ -56,7 +53,6 @@ def find_pixel_duplicates(draft: Draft, step: CurateStep) -> Record:
     rows = step.job.exchange("pixels").read(draft, step.number)
     links = _link_equal_rows(rows, ["pixels_high", "pixels_low", "phash", "scope"])
     _put_duplicates(draft, step, 1, links, "pixel_duplicate")
-    return Record(task=step.id)
 
 
 def _link_equal_rows(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from dataops.images.near_duplicates import find_clusters, find_connected, has_neighbour
-from dataops.snapshot import Draft, Record, fetch_table
+from dataops.snapshot import Draft, fetch_table
 from tasks.curate.exact_duplicates import DROPS, LINKS
 from tasks.curate.inspect_images import inspected_name
 from tasks.curate.steps import (
@@ -32,7 +32,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # of the golden ratio (Knuth, TAOCP 3, sec
 _ROW = (1 << 32) - 1
 
 
-def put_hashes(draft: Draft, step: CurateStep) -> Record:
+def put_hashes(draft: Draft, step: CurateStep) -> None:
     """Put the hashes of the remaining rows of a batch by the value of each block."""
     rows, size = read_remaining(draft, step, DROPS).select("row", "scope", "phash"), step.job.block_partitions
     hashes = rows["phash"].to_numpy()
@@ -41,20 +41,18 @@ def put_hashes(draft: Draft, step: CurateStep) -> Record:
     step.job.exchange("near-hashes").write(
         draft, step.number, pl.concat([rows] * len(numbers)), np.concatenate(numbers)
     )
-    return Record(task=step.id)
 
 
-def find_candidates(draft: Draft, step: CurateStep) -> Record:
+def find_candidates(draft: Draft, step: CurateStep) -> None:
     """Put the rows of a partition that have a close hash in it by batch."""
     rows = step.job.exchange("near-hashes").read(draft, step.number)
     search = step.job.searches[step.number // step.job.block_partitions]
     hashes, scopes = rows["phash"].to_numpy(), rows["scope"].to_numpy().view(np.int64)
     found = rows.filter(pl.Series(has_neighbour(hashes, scopes, step.job.config.near_duplicate_distance, search)))
     step.job.exchange("near-candidates").write(draft, step.number, found.select("row"), found["part"])
-    return Record(task=step.id)
 
 
-def put_candidates(draft: Draft, step: CurateStep) -> Record:
+def put_candidates(draft: Draft, step: CurateStep) -> None:
     """Put the columns by which the candidates of a batch are compared by partition."""
     found = step.job.exchange("near-candidates").read(draft, step.number).rename({"part": "partition"})
     rows = read_rows(draft, step).filter(pl.col("state") == CANDIDATE)
@@ -62,7 +60,6 @@ def put_candidates(draft: Draft, step: CurateStep) -> Record:
     rows = rows.select("row", "phash", "scope", thumbnail=_read_thumbnails(draft, step, rows["row"]))
     compared = found.join(rows, on="row", maintain_order="left")
     step.job.exchange("near-compared").write(draft, step.number, compared.drop("partition"), compared["partition"])
-    return Record(task=step.id)
 
 
 def _read_thumbnails(draft: Draft, step: CurateStep, rows: pl.Series) -> pl.Series:
@@ -77,7 +74,7 @@ def _read_thumbnails(draft: Draft, step: CurateStep, rows: pl.Series) -> pl.Seri
     return pl.Series(found, dtype=pl.Binary)
 
 
-def link_near_duplicates(draft: Draft, step: CurateStep) -> Record:
+def link_near_duplicates(draft: Draft, step: CurateStep) -> None:
     """Compare the candidates of a partition, and link each near-duplicate to one row of its cluster."""
     rows = step.job.exchange("near-compared").read(draft, step.number).with_columns(id=row_id())
     thumbnails = stack_bytes(rows["thumbnail"].to_list())
@@ -87,10 +84,9 @@ def link_near_duplicates(draft: Draft, step: CurateStep) -> Record:
     first = find_clusters(rows["phash"].to_numpy(), scopes, thumbnails, distance, tolerance, search)
     links = rows.select("id", representative=pl.col("id").gather(pl.Series(first)))
     put_links(draft, step, "near-links", links.filter(pl.col("id") != pl.col("representative")))
-    return Record(task=step.id)
 
 
-def connect_links(draft: Draft, step: CurateStep) -> Record:
+def connect_links(draft: Draft, step: CurateStep) -> None:
     """Put the cluster of each row that has duplicates by batch, and its cluster by the near-duplicates' links alone."""
     near_kinds = ["near-links"] if step.job.config.near_duplicates else []
     near, every = (_connect(draft, step, kinds) for kinds in (near_kinds, [*LINKS, *near_kinds]))
@@ -98,7 +94,6 @@ def connect_links(draft: Draft, step: CurateStep) -> Record:
     labels = labels.with_columns(is_near=pl.col("near").is_not_null().cast(pl.UInt8), near=pl.col("near").fill_null(0))
     labels = labels.with_columns(row=(pl.col("id") & _ROW).cast(pl.UInt32))
     step.job.exchange("labels").write(draft, 0, labels.drop("id"), labels["id"] // (1 << 32))
-    return Record(task=step.id)
 
 
 def _connect(draft: Draft, step: CurateStep, kinds: list[str]) -> pl.DataFrame:
@@ -112,17 +107,16 @@ def _connect(draft: Draft, step: CurateStep, kinds: list[str]) -> pl.DataFrame:
     return pl.DataFrame({"id": ids, "cluster": ids.gather(pl.Series(find_connected(len(ids), *ends)))})
 
 
-def put_members(draft: Draft, step: CurateStep) -> Record:
+def put_members(draft: Draft, step: CurateStep) -> None:
     """Put the rows of a batch that have duplicates by cluster."""
     labels = step.job.exchange("labels").read(draft, step.number).drop("part")
     rows = read_rows(draft, step).select("row", *RANKING).join(labels, on="row", maintain_order="left")
     mixed = pl.Series(rows["cluster"].to_numpy() * _MIX, dtype=pl.UInt64)
     exchange = step.job.exchange("members")
     exchange.write(draft, step.number, rows, number_partitions(mixed, exchange.partitions))
-    return Record(task=step.id)
 
 
-def resolve_clusters(draft: Draft, step: CurateStep) -> Record:
+def resolve_clusters(draft: Draft, step: CurateStep) -> None:
     """Put the name of each row's cluster, the smallest uid, and whether a near-duplicate is better, by batch."""
     rows = step.job.exchange("members").read(draft, step.number).with_columns(id=row_id())
     ordered = sort_best_first(rows.filter(pl.col("is_near") > 0))
@@ -131,4 +125,3 @@ def resolve_clusters(draft: Draft, step: CurateStep) -> Record:
     halves = [pl.col(f"uid_{half}").first().over("cluster").alias(f"name_{half}") for half in ("high", "low")]
     found = rows.select("part", "row", *halves, worse=pl.col("id").is_in(worse.implode()).cast(pl.UInt8))
     step.job.exchange("clusters").write(draft, step.number, found.drop("part"), found["part"])
-    return Record(task=step.id)

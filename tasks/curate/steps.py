@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, plan_searches
 from dataops.kernels.hashes import hash128, uid_halves
-from dataops.snapshot import Draft, Record, fetch_table, read_table
+from dataops.snapshot import Draft, fetch_table, read_table
 from dataops.trace.sources import number_sources
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspected_name
-from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame
+from tasks.engine.exchange import Exchange, Step, put_frame, read_frame
 
 BATCH_ROWS, PARTITION_ROWS, NEAR_PARTITION_ROWS = 1 << 17, 1 << 20, 1 << 21
 """Approximate number of rows of a batch of raw shards, of a partition of hashes, and of one in the search for
@@ -131,7 +131,7 @@ def batch_shards(shards: Sequence[ShardRows]) -> list[tuple[ShardRows, ...]]:
     return [*batches, tuple(batch)] if batch else batches
 
 
-def put_rows(draft: Draft, step: CurateStep) -> Record:
+def put_rows(draft: Draft, step: CurateStep) -> None:
     """Write what all other steps need of the rows of a batch, and put those that can be decoded by their SHA-256."""
     columns = ["uid", "url", "caption", "sha256", "original_area", "drop_reason", "pixels", "phash"]
     columns += ["source"] if step.job.config.sources else []
@@ -148,8 +148,7 @@ def put_rows(draft: Draft, step: CurateStep) -> Record:
     put_frame(draft, _notes_name(step), pl.concat(notes))
     decoded = rows.filter(pl.col("is_decoded") > 0)
     decoded = decoded.select("row", "state", *RANKING, "scope", "sha_high", "sha_low", "url")
-    put_by_hash(draft, step, "bytes", decoded, "sha_high")
-    return Record(task=step.id)
+    step.job.exchange("bytes").write_by_hash(draft, step.number, decoded, "sha_high")
 
 
 def _add_overlap(draft: Draft, job: CurateJob, rows: pl.DataFrame) -> pl.DataFrame:
@@ -216,12 +215,6 @@ def read_remaining(draft: Draft, step: CurateStep, kinds: Sequence[str]) -> pl.D
         drops = step.job.exchange(kind).read(draft, step.number)
         rows = rows.join(drops, on="row", how="anti", maintain_order="left")
     return rows
-
-
-def put_by_hash(draft: Draft, step: CurateStep, kind: str, rows: pl.DataFrame, column: str) -> None:
-    """Write rows by the partition of a column of hashes."""
-    exchange = step.job.exchange(kind)
-    exchange.write(draft, step.number, rows, number_partitions(rows[column], exchange.partitions))
 
 
 def put_links(draft: Draft, step: CurateStep, kind: str, links: pl.DataFrame) -> None:

@@ -66,7 +66,8 @@ J = TypeVar("J", bound=Job)
 class Step(Generic[J]):
     """A task: one function on one unit of a stage's rows, such as a batch of parts, or a partition."""
 
-    function: Callable[[Draft, "Step[J]"], Record]
+    function: Callable[[Draft, "Step[J]"], Record | None]
+    """It returns None if the step has neither parts nor facts."""
     number: int
     """Number of the unit."""
     job: J
@@ -81,7 +82,7 @@ class Step(Generic[J]):
 
 def run(draft: Draft, step: Step[Any]) -> Record:
     """Run a step. Worker processes call this function."""
-    return step.function(draft, step)
+    return step.function(draft, step) or Record(task=step.id)
 
 
 def run_steps(steps: Sequence[Step[Any]], rows: int, draft: Draft, context: Context) -> None:
@@ -159,6 +160,10 @@ class Exchange:
         """
         _put(draft, self._name(writer), rows, partitions, self.partitions)
 
+    def write_by_hash(self, draft: Draft, writer: int, rows: pl.DataFrame, column: str) -> None:
+        """Write the rows of one writer by the partition of the 64-bit hashes in a column."""
+        self.write(draft, writer, rows, number_partitions(rows[column], self.partitions))
+
     def read(self, draft: Draft, partition: int) -> pl.DataFrame:
         """Return the rows of a partition in the order of their writers, with the writer's number in the column `part`.
 
@@ -211,7 +216,7 @@ class Exchange:
         return rows if "part" in rows.columns else _with_part(rows, sizes, table or 0)
 
 
-def merge_tables(draft: Draft, step: Step[Exchange]) -> Record:
+def merge_tables(draft: Draft, step: Step[Exchange]) -> None:
     """Merge some neighbouring partitions of the tables of some neighbouring writers into one table."""
     exchange, merges = step.job, step.job.merges
     batch, group = divmod(step.number, exchange._groups)
@@ -222,7 +227,6 @@ def merge_tables(draft: Draft, step: Step[Exchange]) -> Record:
     numbers = np.repeat(np.tile(np.arange(len(partitions)), len(writers)), sizes.ravel())
     rows = _with_part(rows, sizes, writers.start)
     _put(draft, exchange._merged_name(step.number), rows, numbers, len(partitions))
-    return Record(task=step.id)
 
 
 def number_partitions(hashes: pl.Series, count: int) -> NDArray[np.uint64]:

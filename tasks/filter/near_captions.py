@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dataops.filters import host
 from dataops.kernels.hashes import hash128
-from dataops.snapshot import Draft, Record
+from dataops.snapshot import Draft
 from dataops.text.duplicates import find_duplicates
 from dataops.text.minhash import choose_scheme, hash_bands
 from dataops.text.near_captions import bound_ranks, compute_ranks, find_dropped, find_near_pairs, sample_ranks
@@ -30,7 +30,6 @@ from tasks.filter.steps import (
     FilterStep,
     drop_reason_tables,
     kept_caption,
-    put_by_hash,
     put_dropped,
     read_kept_keys,
     read_rows,
@@ -56,7 +55,7 @@ def count_rank_partitions(rows: int, memory_limit_bytes: int) -> int:
     return max(-(-rows * PAIR_BYTES * _COPIES // memory_limit_bytes), 1)
 
 
-def put_normal_forms(draft: Draft, step: FilterStep) -> Record:
+def put_normal_forms(draft: Draft, step: FilterStep) -> None:
     """Put the keys of the kept rows of a batch by partition of the hash of normal form and scope."""
     keys = read_kept_keys(draft, step, drop_reason_tables(step.job.config, near=False)).sort("row")
     captions, scopes = _read_captions(draft, step, keys["row"])
@@ -64,36 +63,32 @@ def put_normal_forms(draft: Draft, step: FilterStep) -> Record:
     has_words = pl.Series((hashes[:, 0] | hashes[:, 1]) != 0)
     halves = {"caption": pl.Series(hashes[:, 0] ^ scopes), "caption_low": pl.Series(hashes[:, 1].copy())}
     forms = keys.with_columns(**halves).filter(has_words)
-    put_by_hash(draft, step, "normal-forms", forms, "caption")
-    return Record(task=step.id)
+    step.job.exchange("normal-forms").write_by_hash(draft, step.number, forms, "caption")
 
 
-def drop_same_captions(draft: Draft, step: FilterStep) -> Record:
+def drop_same_captions(draft: Draft, step: FilterStep) -> None:
     """Drop all but one row of each normal form in a partition, and put the drop reasons by batch."""
     rows = step.job.exchange("normal-forms").read(draft, step.number)
     _put_dropped(draft, step, "drop-reasons-same", rows.filter(pl.Series(find_duplicates(rows, ["caption"]) > 0)))
-    return Record(task=step.id)
 
 
-def put_signatures(draft: Draft, step: FilterStep) -> Record:
+def put_signatures(draft: Draft, step: FilterStep) -> None:
     """Put the signatures' bands of the kept rows of a batch by partition of the band's hash."""
     rows = _read_normal_forms(draft, step)["row"]
     captions, scopes = _read_captions(draft, step, rows)
     hashes = hash_bands(captions, scopes, choose_scheme(_config(step).threshold))
     bands = pl.DataFrame({"bucket": hashes.ravel(), "row": np.repeat(rows.to_numpy(), hashes.shape[1])})
-    put_by_hash(draft, step, "near-bands", bands, "bucket")
-    return Record(task=step.id)
+    step.job.exchange("near-bands").write_by_hash(draft, step.number, bands, "bucket")
 
 
-def find_candidates(draft: Draft, step: FilterStep) -> Record:
+def find_candidates(draft: Draft, step: FilterStep) -> None:
     """Find the bands of a partition that several rows have, and put them by batch."""
     bands = step.job.exchange("near-bands").read(draft, step.number)
     shared = bands.filter(pl.col("bucket").is_duplicated())
     step.job.exchange("near-candidates").write(draft, step.number, shared.drop("part"), shared["part"])
-    return Record(task=step.id)
 
 
-def put_candidates(draft: Draft, step: FilterStep) -> Record:
+def put_candidates(draft: Draft, step: FilterStep) -> None:
     """Put the candidates of a batch, with their ranks and captions, by partition of the band's hash."""
     candidates = step.job.exchange("near-candidates").read(draft, step.number).drop("part")
     forms = _read_normal_forms(draft, step)
@@ -105,26 +100,24 @@ def put_candidates(draft: Draft, step: FilterStep) -> Record:
         id=pl.lit(step.number, pl.UInt64) * (1 << 32) + pl.col("row").cast(pl.UInt64),
         caption=pl.Series(captions, dtype=pl.String),
     )
-    put_by_hash(draft, step, "near-captions", candidates.join(members, on="row").drop("row"), "bucket")
-    return Record(task=step.id)
+    found = candidates.join(members, on="row").drop("row")
+    step.job.exchange("near-captions").write_by_hash(draft, step.number, found, "bucket")
 
 
-def choose_rank_bounds(draft: Draft, step: FilterStep) -> Record:
+def choose_rank_bounds(draft: Draft, step: FilterStep) -> None:
     """Choose the ranks at which the partitions of the ranks begin, from the samples of all batches."""
     samples = pl.concat(read_frame(draft, _samples_name(batch)) for batch in range(step.job.batches))["rank"]
     put_frame(draft, _BOUNDS, pl.DataFrame({"rank": bound_ranks(samples, step.job.rank_partitions)}))
-    return Record(task=step.id)
 
 
-def compare_captions(draft: Draft, step: FilterStep) -> Record:
+def compare_captions(draft: Draft, step: FilterStep) -> None:
     """Find the near-duplicates in a partition of bands, and put the pairs by partition of the better row's rank."""
     batches = _read_batches(draft, step)
     pairs = pl.concat(find_near_pairs(members, _config(step).threshold) for members in batches).unique()
     step.job.exchange("near-pairs").write(draft, step.number, pairs, _number_ranks(draft, pairs["better_rank"]))
-    return Record(task=step.id)
 
 
-def drop_near_captions(draft: Draft, step: FilterStep) -> Record:
+def drop_near_captions(draft: Draft, step: FilterStep) -> None:
     """Drop the rows that have a better near-duplicate in a partition of ranks; the partitions before it are decided.
 
     Rows of later partitions that are dropped here are written for these to read (time-forward processing; Zeh 2002,
@@ -142,7 +135,6 @@ def drop_near_captions(draft: Draft, step: FilterStep) -> Record:
     dropped_rows.write(draft, step.number, dropped.select("worse"), _number_ranks(draft, dropped["worse_rank"]))
     part, row = (pl.col("worse") // (1 << 32)).cast(pl.UInt32), (pl.col("worse") % (1 << 32)).cast(pl.UInt32)
     _put_dropped(draft, step, "drop-reasons-near", dropped.select(part=part, row=row))
-    return Record(task=step.id)
 
 
 def _config(step: FilterStep) -> NearCaptionsConfig:

@@ -47,7 +47,7 @@ _MIN_PARTITION_ROWS = 1 << 17
 _RULES_WEIGHT = 4
 """Cost of the first map, which detects languages, relative to each other one; for the progress."""
 
-TaskFunction = Callable[[Draft, FilterStep], Record]
+TaskFunction = Callable[[Draft, FilterStep], Record | None]
 
 
 class Map(NamedTuple):

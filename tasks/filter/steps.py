@@ -24,7 +24,7 @@ from dataops.text.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEY_BYTES, KEYE
 from dataops.text.personal_data import mask_personal_data
 from dataops.text.query_matching import match_queries
 from dataops.text.unsafe_words import load_unsafe_words
-from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame
+from tasks.engine.exchange import Exchange, Step, put_frame, read_frame
 from tasks.engine.task_report import report_task
 from tasks.filter.config import FilterConfig
 from tasks.filter.language import detect_languages
@@ -164,40 +164,31 @@ def _compute_keys(
 
 def _put_keys(draft: Draft, step: FilterStep, keys: pl.DataFrame) -> None:
     """Write the keys of a batch by partition of the URL, and how often each caption occurs by that of the caption."""
-    put_by_hash(draft, step, "keys", keys, "url")
+    step.job.exchange("keys").write_by_hash(draft, step.number, keys, "url")
     if step.job.config.max_caption_count is not None:
-        put_by_hash(draft, step, "captions", keys.group_by(CAPTION).len(), "caption")
+        step.job.exchange("captions").write_by_hash(draft, step.number, keys.group_by(CAPTION).len(), "caption")
 
 
-def put_by_hash(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame, column: str) -> None:
-    """Write rows by the partition of a column of hashes."""
-    exchange = step.job.exchange(kind)
-    exchange.write(draft, step.number, rows, number_partitions(rows[column], exchange.partitions))
-
-
-def find_frequent_captions(draft: Draft, step: FilterStep) -> Record:
+def find_frequent_captions(draft: Draft, step: FilterStep) -> None:
     """Find the captions of a partition that occur more than `max_caption_count` times."""
     captions = step.job.exchange("captions").read(draft, step.number).group_by(CAPTION).agg(pl.col("len").sum())
     frequent = captions.filter(pl.col("len") > step.job.config.max_caption_count).select(CAPTION)
     step.job.exchange("frequent").write(draft, step.number, frequent, np.zeros(frequent.height, np.uint16))
-    return Record(task=step.id)
 
 
-def collect_frequent_captions(draft: Draft, step: FilterStep) -> Record:
+def collect_frequent_captions(draft: Draft, step: FilterStep) -> None:
     """Write the frequent captions of all partitions as one table, which each partition of URLs reads."""
     put_frame(draft, FREQUENT, step.job.exchange("frequent").read(draft, 0).select(CAPTION))
-    return Record(task=step.id)
 
 
-def put_seen_urls(draft: Draft, step: FilterStep) -> Record:
+def put_seen_urls(draft: Draft, step: FilterStep) -> None:
     """Put the URLs of some parts of earlier datasets by partition."""
     hashes = (hash128(read_table(draft.store, name, ["url"])["url"].combine_chunks()) for name in step.inputs)
     urls = pl.DataFrame(np.concatenate([np.empty((0, 2), np.uint64), *hashes]), schema=URL).unique(maintain_order=True)
-    put_by_hash(draft, step, "seen", urls, "url")
-    return Record(task=step.id)
+    step.job.exchange("seen").write_by_hash(draft, step.number, urls, "url")
 
 
-def drop_duplicates(draft: Draft, step: FilterStep) -> Record:
+def drop_duplicates(draft: Draft, step: FilterStep) -> None:
     """Drop boilerplate, seen URLs and duplicates in a partition of URLs, and put the drop reasons by batch."""
     job, rows = step.job, step.job.exchange("keys").read(draft, step.number)
     reasons = np.zeros(rows.height, np.uint8)
@@ -211,7 +202,6 @@ def drop_duplicates(draft: Draft, step: FilterStep) -> Record:
     candidates = rows if kept.all() else rows.filter(pl.Series(kept))
     reasons[kept] = find_duplicates(candidates, [s for s in job.config.dedupe if s != "caption"])
     put_dropped(draft, step, "drop-reasons", rows["part", "row"], reasons)
-    return Record(task=step.id)
 
 
 def _find_members(rows: pl.DataFrame, members: pl.DataFrame, columns: list[str]) -> NDArray[np.uint32]:
@@ -220,18 +210,16 @@ def _find_members(rows: pl.DataFrame, members: pl.DataFrame, columns: list[str])
     return found["index"].to_numpy()
 
 
-def put_by_caption(draft: Draft, step: FilterStep) -> Record:
+def put_by_caption(draft: Draft, step: FilterStep) -> None:
     """Put the keys of the rows of a batch that are still kept by partition of the caption."""
     keys = read_kept_keys(draft, step, ["drop-reasons"])
-    put_by_hash(draft, step, "keys-by-caption", keys, "caption")
-    return Record(task=step.id)
+    step.job.exchange("keys-by-caption").write_by_hash(draft, step.number, keys, "caption")
 
 
-def drop_duplicate_captions(draft: Draft, step: FilterStep) -> Record:
+def drop_duplicate_captions(draft: Draft, step: FilterStep) -> None:
     """Drop all but one row of each caption in a partition of captions, and put the drop reasons by batch."""
     rows = step.job.exchange("keys-by-caption").read(draft, step.number)
     put_dropped(draft, step, "drop-reasons-captions", rows["part", "row"], find_duplicates(rows, ["caption"]))
-    return Record(task=step.id)
 
 
 def read_kept_keys(draft: Draft, step: FilterStep, kinds: list[str]) -> pl.DataFrame:

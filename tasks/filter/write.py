@@ -34,7 +34,7 @@ QUERY_COUNTS = "query-counts.table"
 """Scratch table with the number of kept captions that each query matches."""
 
 
-def count_queries(draft: Draft, step: FilterStep) -> Record:
+def count_queries(draft: Draft, step: FilterStep) -> None:
     """Count how many of the kept captions of a batch each query matches."""
     lists = load_query_lists(_balance_config(step.job))
     counts = np.zeros(len(lists.texts), np.int64)
@@ -43,7 +43,6 @@ def count_queries(draft: Draft, step: FilterStep) -> Record:
         rows = rows.filter(verdicts["drop_reason"].is_null())
         counts += count_query_matches(_match(rows, lists, step.job.config), len(lists.texts))
     put_frame(draft, counts_name("queries", step.number), pl.DataFrame({"count": counts}))
-    return Record(task=step.id)
 
 
 def add_limits(counts: NDArray[np.int64], balance: BalanceConfig) -> pl.DataFrame:
@@ -57,11 +56,10 @@ def add_limits(counts: NDArray[np.int64], balance: BalanceConfig) -> pl.DataFram
     return table.with_columns(limit=pl.Series(np.repeat([limits[str(name)] for name in lists.spans], sizes)))
 
 
-def sum_query_counts(draft: Draft, step: FilterStep) -> Record:
+def sum_query_counts(draft: Draft, step: FilterStep) -> None:
     """Write how often each query occurs in the rows of all batches, and its limit."""
     counts = sum_counts(draft, "queries", step.job.batches)
     put_frame(draft, QUERY_COUNTS, add_limits(counts, _balance_config(step.job)))
-    return Record(task=step.id)
 
 
 def sum_counts(draft: Draft, kind: str, number: int) -> NDArray[Any]:

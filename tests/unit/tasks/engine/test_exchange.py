@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.errors import StorageError
-from dataops.snapshot import Draft, Record
+from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks.engine import exchange as exchanges
 from tasks.engine.context import Context
@@ -126,12 +126,11 @@ def test_a_merge_is_repeated_only_if_it_is_not_finished(tmp_path: Path, monkeypa
     assert exchange.read(draft, 2)["key"].to_list() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-def write_tenfold(draft: Draft, step: Step[Exchange]) -> Record:
+def write_tenfold(draft: Draft, step: Step[Exchange]) -> None:
     """Write ten rows, and count the call in the log that `inputs` names."""
     with Path(step.inputs[0]).open("a") as log:
         log.write(f"{step.number}\n")
     step.job.write(draft, step.number, make_rows([step.number] * 10, "numbers"), np.arange(10) % 2)
-    return Record(task=step.id)
 
 
 @pytest.mark.parametrize("rows", [0, exchanges.SMALL_ROWS + 1], ids=["in this process", "in a worker"])
