@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -46,7 +47,10 @@ class SiteRules:
 
 
 class SiteServer(ThreadingHTTPServer):
-    """Serves one folder on 127.0.0.1; port 0 selects a free port (see `port`)."""
+    """Serves one folder on 127.0.0.1; port 0 selects a free port (see `port`).
+
+    Its threads serve one connection after the other, because to start one takes longer than to respond.
+    """
 
     daemon_threads = True
     request_queue_size = 1024
@@ -54,12 +58,32 @@ class SiteServer(ThreadingHTTPServer):
     def __init__(self, directory: Path, port: int = 0):
         self.directory = directory.resolve(strict=True)
         self.rules = SiteRules.load(self.directory)
+        self._connections: SimpleQueue[tuple[Any, Any] | None] = SimpleQueue()
+        self._started, self._idle = 0, threading.Semaphore(0)
         super().__init__(("127.0.0.1", port), SiteHandler)
 
     @property
     def port(self) -> int:
         """Port that the server listens on."""
         return int(self.server_address[1])
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give the connection to an idle thread, else to a new one."""
+        self._connections.put((request, client_address))
+        if not self._idle.acquire(blocking=False):
+            self._started += 1
+            threading.Thread(target=self._serve_connections, name="site", daemon=True).start()
+
+    def _serve_connections(self) -> None:
+        while connection := self._connections.get():
+            self.process_request_thread(*connection)
+            self._idle.release()
+
+    def server_close(self) -> None:
+        """Close the server's socket and end its idle threads."""
+        super().server_close()
+        for _ in range(self._started):
+            self._connections.put(None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log errors with a traceback, except for clients that disconnect."""

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 
@@ -109,6 +110,22 @@ def test_one_connection_serves_many_requests_without_stalling(connection):
     assert connection.sock is used
     # A delay of 40 ms per response (Nagle's algorithm and delayed ACKs) would add up to 4 s.
     assert time.monotonic() - started < 2
+
+
+def test_a_thread_serves_many_connections_and_ends_with_the_server(folder):
+    def site_threads():
+        return [thread for thread in threading.enumerate() if thread.name == "site"]
+
+    with running_server(folder) as server:
+        others = set(site_threads())
+        for _ in range(20):
+            with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
+                assert request(client, "/food/")[0] == 200
+        ours = set(site_threads()) - others
+        assert 1 <= len(ours) <= 3, "a second one if the first has not yet closed its connection"
+    for thread in ours:
+        thread.join(timeout=30)
+    assert not set(site_threads()) & ours
 
 
 def test_a_client_that_disconnects_does_not_stop_the_server(folder):
