@@ -297,10 +297,10 @@ class TrainConfig(StageConfig):
     profile: Annotated[int, Field(ge=0, le=50)] = 0
     """Steps that torch's profiler traces into evidence-profile.json.gz, once a training, after its first ten; 0: none."""
 
-    tensorboard: str | None = None
+    tensorboard: Annotated[str, Field(min_length=1)] | None = None
     """Folder for TensorBoard's event files of the curves, in a subfolder for each snapshot; needs `pip install -e
     '.[tensorboard]'`."""
-    wandb: str | None = None
+    wandb: Annotated[str, Field(pattern=r"^([\w.-]+/)?[\w.-]+$")] | None = None
     """Project of Weights & Biases (or entity/project) that shows the curves; needs `pip install -e '.[wandb]'`. Log in by
     WANDB_API_KEY in the environment of the run; WANDB_MODE=offline writes files only."""
 

@@ -41,6 +41,10 @@ TECHNIQUES = {
     "grad_checkpointing": True,
     "label_smoothing": 0.1,
     "max_grad_norm": 1.0,
+    "schedule": "wsd",
+    "layer_decay": 0.9,
+    "ema": 0.9,
+    "max_bad_steps": 2,
     "prompts": ["{}", "a photo of {}"],
     "word_dropout": 0.1,
     "crop_area": [0.5, 1.0],
@@ -56,7 +60,7 @@ TECHNIQUES = {
     "precision": "bf16",
     "deterministic": True,
 }
-"""Every technique that works on a part of a batch or draws random numbers."""
+"""Every technique that works on a part of a batch, draws random numbers or has a state of its own."""
 
 
 @dataclass(frozen=True)

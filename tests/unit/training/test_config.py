@@ -60,6 +60,7 @@ def test_the_loader_has_the_cores_of_the_process_by_default(monkeypatch: pytest.
         {"batch_size": 1}, {"precision": "fp16"}, {"lr": 0}, {"unknown": 1}, {"prompts": []}, {"prompts": ["no slot"]},
         {"augment": {"zoom": [2, 1]}}, {"augment": {"erase_lines": 1.5}}, {"vocab_size": 10}, {"nproc": 0},
         {"crop_area": [0.9, 0.5]}, {"crop_area": [0, 1]}, {"launch": "cloud"}, {"max_spike": -1},
+        {"wandb": "a/b/c"}, {"wandb": ""}, {"tensorboard": ""}, {"layer_decay": 0}, {"ema": 1}, {"schedule": "step"},
     ],
     ids=str,
 )  # fmt: skip
