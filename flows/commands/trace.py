@@ -169,10 +169,11 @@ def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
     for name in answer["gone"]:
         tree.add(text(f"{name} is no longer in the store (gc, or a takedown with --delete-raw)"))
     for source in answer["named_sources"]:
-        licence = f", licence {source['license']}" if source["license"] else ""
         packed = f", {format_quantity(source['packed'], 'pair')} in the dataset" if source["packed"] is not None else ""
         files = format_quantity(source["files"], "file")
-        tree.add(text(f"source {source['name']}: {files} of kind {source['kind']}{licence}{packed}"))
+        branch = tree.add(text(f"source {source['name']}: {files} of kind {source['kind']}{packed}"))
+        if source["license"]:
+            branch.add(text(f"licence {source['license']}"))
     files = tree.add(text(format_quantity(answer["source_files"], "source file")))
     for source in answer["sources"][:LISTED]:
         files.add(text(source["source"]))
