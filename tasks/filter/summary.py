@@ -121,7 +121,7 @@ def describe_languages(
     before: NDArray[np.int64],
     after: NDArray[np.float64],
 ) -> list[dict[str, Any]]:
-    """Return for each language its limit, the share of its matches below the limit, and its queries and matches.
+    """Return for each language its limit, its queries and matches, and the share of matches of queries within the limit.
 
     Args:
         spans: numbers of the queries of each language.
@@ -133,7 +133,9 @@ def describe_languages(
             "queries": span.stop - span.start,
             "queries_found": int((before[span] > 0).sum()),
             "max_per_query": limits[name],
-            "tail_share": round(float(find_tail_share(before[span], limits[name])), 6) if before[span].any() else None,
+            "tail_share": round(float(find_tail_share(before[span], limits[name] + 1)), 6)
+            if before[span].any()
+            else None,
             "matches_before": int(before[span].sum()),
             "matches_after": round(float(after[span].sum())),
         }

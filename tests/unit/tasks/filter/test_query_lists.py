@@ -123,6 +123,10 @@ def test_stage_equals_loops_over_the_captions(tmp_path: Path, mode: str):
         n: sum(c.values()) for n, c in counts.items()
     }
     assert facts["en"]["queries_found"] == len(counts["en"])
+    tails = {
+        name: sum(n for n in counts[name].values() if n <= limits[name]) / sum(counts[name].values()) for name in LISTED
+    }
+    assert {name: one["tail_share"] for name, one in facts.items()} == pytest.approx(tails, abs=1e-6)
     if mode == "offline":
         left = Counter(row["language"] for row in after.values() for _ in row["query_ids"])
         assert {name: one["matches_after"] for name, one in facts.items()} == left

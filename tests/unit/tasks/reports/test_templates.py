@@ -48,7 +48,10 @@ def filter_values(text: str) -> Values:
     balance = {
         "pairs": 4, "unmatched": 1, "kept": 3, "seen": 2, "queries_found": 1, "queries": 2, "matches_before": 3,
         "matches_after": 2, "effective_before": 1, "effective_after": 1, "unmatched_examples": [text, text],
-        "head": [[text, 3, 2.0]],
+        "head": [[text, 3, 2.0]], "languages": [{
+            "language": text, "queries": 2, "queries_found": 1, "max_per_query": 7, "tail_share": None,
+            "matches_before": 3, "matches_after": 2,
+        }],
     }  # fmt: skip
     return {
         "title": text, "counts": Counts(input=9, kept=4, dropped={text: 5}), "most_dropped": 5, "balance": balance,
@@ -85,6 +88,10 @@ def dataset_values(text: str) -> Values:
         "rankings": [(text, text, {text: 1})], "charts": [(text, draw_histogram(text, {"1": 2}, 10, (text, text)))],
         "limits": [text, f"`{text}` is code"], "rights": [text, f"a word `{text}`"], "readers": [(text, text)],
         "citation": text, "recipe": [(text, text, text)],
+        "source_rows": [{
+            "name": text, "kind": text, "license": text, "files": 1, "extracted": 9, "filtered": 5, "pairs": 4,
+            "share": "9%",
+        }],
     }  # fmt: skip
 
 
