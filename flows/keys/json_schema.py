@@ -1,5 +1,6 @@
 """Write the JSON Schema of the config, with which editors complete and check a TOML file."""
 
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,6 +13,7 @@ NAMED = ("properties", "$defs")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
+@cache
 def config_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a config file.
 

@@ -116,6 +116,8 @@ def _seconds(
         result.basis.append(f"run {timed[0].run_id}")
         return _from_runs(name, units, timed, start, workers)
     result.basis.append("measured costs")
+    if name == "extract":  # a crawl waits between the requests to a host
+        start += sum(getattr(one, "delay", 0.0) * getattr(one, "max_pages", 0) for one in config.source.tables)
     return start, units * _unit_seconds(name, config) / (workers if name in PARALLEL else 1)
 
 
@@ -146,7 +148,7 @@ def _is_comparable(name: str, config: RunConfig, one: Earlier) -> bool:
     """Return whether the time of an earlier snapshot predicts that of this one."""
     was = one.manifest.config
     if name == "train":
-        return was.get("model") == config.train.model
+        return was.get("model") == config.train.model and was.get("image_size") == config.train.image_size
     if name == "extract":
         return was.get("kind") == config.stage_config("source").key_config().get("kind")
     if name == "curate":
@@ -163,7 +165,7 @@ def _unit_seconds(name: str, config: RunConfig) -> float:
     if name == "pack":
         return costs.pack_local
     if name in ("train", "evaluate"):
-        flops = forward_flops(config.train.model) * (3 if name == "train" else EVALUATE_OVERHEAD)
+        flops = forward_flops(config.train) * (3 if name == "train" else EVALUATE_OVERHEAD)
         if uses_gpu(config):
             return flops / (Prices().gpu_flops * config.train.nproc)
         return flops / costs.train_flops

@@ -1,30 +1,23 @@
 """Count the operations of a model from its config, without torch, for the time of a training and of an evaluation."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dataops.home import CHECKOUT
+from training.config import TrainConfig
 
 CAPTION_TOKENS = 16
 """Tokens of a typical caption. Padding is not computed (docs/training.md)."""
 
 
-def forward_flops(model: str) -> float:
-    """Return the FLOPs of one image and its caption in both towers.
-
-    Args:
-        model: name in configs/models, or path of a JSON file.
-    """
-    path = CHECKOUT / "configs" / "models" / f"{model}.json"
-    return count_flops(json.loads((path if path.exists() else Path(model)).read_text(encoding="utf-8")))
+def forward_flops(config: TrainConfig) -> float:
+    """Return the FLOPs of one image and its caption in both towers of the model that a config trains."""
+    return count_flops(config.load_dimensions().model_dump())
 
 
 def count_flops(config: Mapping[str, Any]) -> float:
     """Return the FLOPs of one image and its caption in both towers of a model config."""
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if isinstance(vision["layers"], list):
+    if isinstance(vision["layers"], list | tuple):
         image = _resnet(vision["layers"], vision["width"], vision["image_size"], config["embed_dim"])
     else:
         tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
@@ -38,7 +31,7 @@ def _transformer(layers: int, width: int, tokens: int) -> float:
     return layers * (24 * tokens * width**2 + 4 * tokens**2 * width)
 
 
-def _resnet(layers: list[int], width: int, size: int, embed: int) -> float:
+def _resnet(layers: Sequence[int], width: int, size: int, embed: int) -> float:
     """Return the FLOPs of CLIP's ModifiedResNet: a stem of three convolutions, bottlenecks, attention pooling."""
     side = size // 2
     stem = (3 * width // 2 + width // 2 * width // 2 + width // 2 * width) * 9 * side**2

@@ -10,6 +10,8 @@ from flows.config import load_config
 from flows.planning.estimate import Estimate
 from flows.planning.plan import PlannedStage, RunPlan, plan_run
 
+BUSY = 1.5
+"""Processes per core that want to run, from which a plan states that the machine is busy."""
 MAX_REASONS = 8
 """Maximum number of lines with the reasons of one stage."""
 
@@ -87,6 +89,8 @@ def total_lines(total: Estimate, workers: int) -> list[tuple[str, str]]:
     lines.append(("in the store", f"~{format_bytes(total.stored_bytes)}"))
     if total.reads or total.writes:
         lines.append(("requests", f"~{total.reads:,.0f} GET and ~{total.writes:,.0f} PUT"))
+    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+        lines.append(("this machine", f"is busy with other work (load {os.getloadavg()[0]:.0f}): a run takes longer"))
     return [*lines, ("price", f"~${total.dollars:,.2f} (execution.prices)")]
 
 

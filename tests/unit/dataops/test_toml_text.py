@@ -4,7 +4,7 @@ import time
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.errors import ConfigError
@@ -111,6 +111,7 @@ def test_lines_of_a_long_value_are_found_in_bounded_time():
     assert find_key_lines(text) == {}
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.recursive(
         st.booleans()

@@ -1,3 +1,4 @@
+import gzip
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -275,3 +276,27 @@ def test_command_prints_the_plan_and_dry_run_is_the_same(folder: Path, monkeypat
 def test_quantities_have_units_that_fit():
     assert [format_seconds(value) for value in (0.4, 119, 600, 7200)] == ["0 s", "119 s", "10 min", "2.0 h"]
     assert [format_bytes(value) for value in (12, 1500, 2.5e9, 7e15)] == ["12 B", "1.5 kB", "2.5 GB", "7,000.0 TB"]
+
+
+def test_crawl_without_history_takes_its_delays():
+    source = {
+        "kind": "site",
+        "start": ["https://a.test/"],
+        "contact": "mailto:a@b.test",
+        "max_pages": 200,
+        "delay": 2.0,
+    }
+    config = RunConfig.model_validate({"name": "a", "source": source})
+    found = estimate_stage(EXTRACT, config, 2000, [], workers=2, fetched_rows=0, is_remote=False)
+    assert found.seconds == pytest.approx(400, rel=0.02)
+
+
+def test_rows_of_an_archive_are_its_image_links(tmp_path: Path):
+    pages = b"".join(b'<img src="%d.jpg" alt="a bird"><p>text</p>' % number for number in range(500))
+    members = [gzip.compress(b"WARC/1.0\r\n\r\n" + pages) for _ in range(4)]
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(members))
+    found = plan_of(tmp_path, until="extract", source={"kind": "warc", "paths": [str(tmp_path / "*.warc.gz")]})
+    assert found.stages[0].estimate.rows == pytest.approx(2000, rel=0.01)
+    (tmp_path / "a.warc.gz").write_bytes(members[0] + b"\x1f\x8bdamaged" * 100)
+    found = plan_of(tmp_path, until="extract", source={"kind": "warc", "paths": [str(tmp_path / "*.warc.gz")]})
+    assert found.stages[0].estimate.rows > 0
