@@ -76,7 +76,7 @@ def list_sources(extract: Manifest) -> list[SourceSummary]:
 
 
 def list_named_sources(manifests: Mapping[str, Manifest]) -> list[SourceSummary]:
-    """Return the named sources of a snapshot by its ancestors' manifests; where extract's is gone, their names only."""
+    """Return the named sources of a snapshot by its ancestors' manifests; where extract's was deleted, their names only."""
     if "extract" in manifests:
         return [source for source in list_sources(manifests["extract"]) if source.name]
     counted = manifests["pack"].facts.get("sources", {}) if "pack" in manifests else {}
