@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from dataops.snapshot import Input, Manifest, load_manifest
+from dataops.snapshot import MANIFEST, Input, Manifest, load_manifest
 from dataops.store import Store
 
 
@@ -32,15 +32,32 @@ def stored_manifests(datasets: Iterable[TrainingDataset]) -> list[Manifest]:
     return [one.manifest for one in datasets if one.manifest is not None]
 
 
-def list_training_datasets(train: Manifest, store: Store) -> list[TrainingDataset]:
+def list_training_datasets(train: Manifest, store: Store, own: Manifest | None = None) -> list[TrainingDataset]:
     """Return the datasets of a training: that of its run first, then the others in the order of its config.
+
+    A dataset is found by its key, or by its content where that has another key by now, as lineage finds any input.
+
+    Args:
+        own: the dataset of the run at hand, which may have reused the training.
 
     Raises: CorruptPart if the manifest of one is invalid.
     """
     return [
-        TrainingDataset(source, load_manifest(store, "pack", source.key), share, number == 0)
+        TrainingDataset(source, _find_manifest(source, store, own), share, number == 0)
         for number, (source, share) in enumerate(list_shares(train))
     ]
+
+
+def _find_manifest(source: Input, store: Store, own: Manifest | None) -> Manifest | None:
+    if own is not None and own.content_digest == source.digest:
+        return own
+    if (found := load_manifest(store, "pack", source.key)) is not None:
+        return found
+    keys = [
+        name.split("/")[1] for name in store.names("pack") if name.count("/") == 2 and name.endswith(f"/{MANIFEST}")
+    ]
+    manifests = (load_manifest(store, "pack", key) for key in keys)
+    return next((one for one in manifests if one is not None and one.content_digest == source.digest), None)
 
 
 def list_shares(train: Manifest) -> list[tuple[Input, float]]:

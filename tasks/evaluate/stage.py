@@ -102,13 +102,14 @@ def _put_matches(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluatio
         return []
     context, tasks = work.context, len(suite.tasks)
     context.progress(tasks, tasks, "the training data are searched for the suite's images")
-    store, trained = work.draft.store, list_training_datasets(work.inputs["train"], work.draft.store)
+    store, own = work.draft.store, work.inputs["pack"]
+    trained = list_training_datasets(work.inputs["train"], store, own)
     if gone := [f"pack/{one.key}" for one in trained if one.manifest is None]:
         raise ContractError(
             f"the model was trained on {' and '.join(gone)}, which is no longer in {store.uri}, so the suite's images "
             "cannot be searched for there; set evaluate.contamination = false to evaluate without"
         )
-    packs = stored_manifests(trained) or [work.inputs["pack"]]
+    packs = stored_manifests(trained) or [own]
     matches = find_overlaps(suite, store, packs, context.home, context.workers)
     for row in contamination(evaluation.predictions(), group_by_task(matches)):
         evaluation.metrics[row.pop("task")]["contamination"] = row

@@ -48,7 +48,7 @@ class Registration:
     @cached_property
     def datasets(self) -> list[TrainingDataset]:
         """The datasets that the model was trained on, that of its run first."""
-        return list_training_datasets(self.work.inputs["train"], self.work.draft.store)
+        return list_training_datasets(self.work.inputs["train"], self.work.draft.store, self.work.inputs["pack"])
 
     @property
     def other_datasets(self) -> list[Manifest]:

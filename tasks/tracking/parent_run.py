@@ -174,7 +174,8 @@ def _post(endpoint: str, **fields: Any) -> dict[str, Any]:
 
 
 def _list_datasets(context: Context, manifests: Mapping[str, Manifest]) -> list[TrainingDataset]:
-    return list_training_datasets(manifests["train"], context.store) if "train" in manifests else []
+    train = manifests.get("train")
+    return [] if train is None else list_training_datasets(train, context.store, manifests.get("pack"))
 
 
 def _build_tags(context: Context, manifests: Mapping[str, Manifest], outcome: RunOutcome) -> list[dict[str, str]]:

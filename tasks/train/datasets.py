@@ -36,18 +36,21 @@ def named_inputs(config: TrainConfig, store: Store) -> list[Input]:
 
     Raises: ConfigError if one is not in the store, or a takedown request removes pairs of it.
     """
-    return [manifest.as_input() for manifest in find_named(config, store)]
+    found = find_named(config, store)
+    for manifest in found:
+        _check_takedowns(manifest, store)
+    return [manifest.as_input() for manifest in found]
 
 
 def find_named(config: TrainConfig, store: Store) -> list[Manifest]:
-    """Return the datasets that a config names by key, in its order. Raises: ConfigError as named_inputs."""
+    """Return the datasets that a config names by key, in its order. Raises: ConfigError if one is not in the store."""
     return [_find_named(str(table.key), store) for table in config.dataset if table.key is not None]
 
 
 def find_datasets(config: TrainConfig, own: Manifest, store: Store) -> list[Manifest]:
     """Return the datasets of a training in the order of the config, which has the run's own first.
 
-    Raises: ConfigError as named_inputs, and if two have the same content.
+    Raises: ConfigError if one is not in the store, or two have the same content.
     """
     found = [own, *find_named(config, store)]
     known: dict[str, Manifest] = {}
@@ -68,7 +71,6 @@ def _find_named(key: str, store: Store) -> Manifest:
             f"train.dataset: there is no complete dataset pack/{key} in {store.uri}; `pairmill runs` lists the runs, and "
             "`pairmill show RUN_ID` the key of a run's dataset"
         )
-    _check_takedowns(manifest, store)
     return manifest
 
 

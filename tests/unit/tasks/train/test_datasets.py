@@ -85,6 +85,13 @@ def test_a_mixture_makes_the_same_bytes_when_its_shards_do_not_fit_on_the_disk(
     listed = list_training_datasets(made[0], store)
     assert [(one.key, round(one.share, 3), one.is_own) for one in listed] == [(OWN, 0.333, True), (OTHER, 0.667, False)]
     assert listed[1].manifest == other
+    moved = other.model_copy(update={"key": "e" * 16})
+    store.put(moved.path("manifest.json"), moved.model_dump_json().encode())
+    store.delete([own.path("manifest.json"), other.path("manifest.json")])
+    elsewhere = own.model_copy(update={"key": "f" * 16})
+    found = [one.manifest for one in list_training_datasets(made[0], store, elsewhere)]
+    assert found == [elsewhere, moved], "the same content under another key"
+    assert list_training_datasets(made[0], store)[0].manifest is None
 
 
 def test_a_skipped_sample_is_named_with_its_dataset(store: FolderStore, tmp_path: Path, run_here: None) -> None:
@@ -164,6 +171,8 @@ def test_a_dataset_with_pairs_that_were_taken_down_since_is_refused(tmp_path: Pa
     request("http://host1.example/4.jpg")
     with pytest.raises(ConfigError, match=f"takedown requests remove 1 pair of pack/{manifests['pack'].key}"):
         named_inputs(config, store)
+    other = build_manifest("pack", key=OWN)
+    assert find_datasets(config, other, store) == [other, manifests["pack"]], "a training that has begun ends"
 
 
 @pytest.mark.parametrize(
