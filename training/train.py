@@ -32,26 +32,24 @@ from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
 from training.loop.agreement import Agreement, agree
-from training.loop.bad_steps import BadSteps, StepGuard
+from training.loop.bad_steps import BadSteps
 from training.loop.checkpointing import is_rollback_due, resume, roll_back, write_checkpoint
 from training.loop.flops import count_step_flops
 from training.loop.health import HealthMonitor
-from training.loop.initial_model import build_initial_model, count_kept_patches
+from training.loop.initial_model import count_kept_patches
 from training.loop.inputs import InputMaker, StepInputs, upload_batches
 from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
+from training.loop.learner import build_learner
 from training.loop.metrics_log import MetricsLog
-from training.loop.optim import build_optimizer, count_warmup_steps, learning_rate
+from training.loop.optim import count_warmup_steps, learning_rate
 from training.loop.out_of_memory import describe_out_of_memory, is_out_of_memory
 from training.loop.profiling import StepProfiler
 from training.loop.skipped_samples import SkippedSamples
-from training.loop.step import take_step
 from training.loop.step_recorder import DelayedValues, StepRecorder, TakenStep
 from training.loop.training_run import TrainingRun
-from training.loop.weight_average import WeightAverage
 from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
 from training.model.preprocess import Preprocess
 from training.model.resnet import ModifiedResNet
-from training.placement import place_model
 from training.sharding import copy_whole, find_part
 
 logger = logging.getLogger("training.train")
@@ -113,11 +111,8 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     _check_batch_size(plan)
     tokenizer = preparation.prepare_tokenizer(job, dataset, context_length)
 
-    torch.manual_seed(job.seed)  # decides the first weights; nothing after them draws from torch's generator
-    model = build_initial_model(config, model_config.with_vocab_size(tokenizer.vocab_size))
-    distributed.synchronize_batch_norm(model, device)
-    forward = place_model(model, device, config)
-    optimizer = build_optimizer(model, config)
+    learner = build_learner(config, model_config.with_vocab_size(tokenizer.vocab_size), job.seed, device)
+    kept_patches = count_kept_patches(config, learner.model.config)
     return TrainingRun(
         job=job,
         config=config,
@@ -127,16 +122,12 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         shard_requests=shard_requests,
         tokenizer=tokenizer,
         preprocess=Preprocess(side),
-        model=model,
-        forward=forward,
-        optimizer=optimizer,
+        learner=learner,
         digest=job.digest(),
         resume_digest=job.digest(placement=False),
-        flops={kept: count_step_flops(model, kept) for kept in count_kept_patches(config, model.config)},
+        flops={kept: count_step_flops(learner.model, kept) for kept in kept_patches},
         health=HealthMonitor(config.max_spike, count_warmup_steps(plan.total_steps, config)),
         skipped=SkippedSamples(dataset, config.max_skipped),
-        average=WeightAverage(model, config.ema) if config.ema else None,
-        guard=StepGuard(config, device) if config.max_bad_steps else None,
         bad_steps=BadSteps(config.max_bad_steps, config.max_rollbacks) if config.max_bad_steps else None,
     )
 
@@ -255,18 +246,7 @@ def launch_step(run: TrainingRun, inputs: StepInputs, agreed: Agreement) -> Take
     """
     lr = learning_rate(run.step, run.plan.total_steps, run.config)
     try:
-        values_V = take_step(
-            run.model,
-            run.forward,
-            run.optimizer,
-            run.config,
-            inputs,
-            lr=lr,
-            pairs_of_ranks=agreed.pairs_of_ranks,
-            guard=run.guard,
-        )
-        if run.average is not None:
-            run.average.update(run.step)
+        values_V = run.learner.take_step(run.step, inputs, lr=lr, pairs_of_ranks=agreed.pairs_of_ranks)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

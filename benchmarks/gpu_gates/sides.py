@@ -5,17 +5,16 @@ Both return functions that launch a step and read nothing back.
 
 import math
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.config import TrainConfig
-from training.loop.initial_model import build_initial_model
 from training.loop.inputs import StepInputs
-from training.loop.optim import build_optimizer
-from training.loop.step import take_step
-from training.model.clip import CLIP, compile_towers
+from training.loop.learner import build_learner
+from training.model.clip import CLIP
 from training.model_config import ModelConfig
 from training.train import set_up_torch
 
@@ -28,17 +27,13 @@ PeerStep = Callable[[Tensor, Tensor, float], Tensor]
 def make_our_step(config: TrainConfig, dimensions: ModelConfig, device: torch.device) -> tuple[CLIP, OurStep]:
     """Return a model on a device and its step, put together as training.train does, with its choice of kernels."""
     set_up_torch(config)
-    torch.manual_seed(0)
-    model = build_initial_model(config, dimensions)
-    model.to(device).to(memory_format=torch.channels_last).train()
-    if config.compile:
-        compile_towers(model)
-    optimizer = build_optimizer(model, config)
+    learner, numbers = build_learner(config, dimensions, 0, device), count(1)
+    learner.model.train()
 
     def step(inputs: StepInputs, lr: float) -> Tensor:
-        return take_step(model, model, optimizer, config, inputs, lr=lr)
+        return learner.take_step(next(numbers), inputs, lr=lr)
 
-    return model, step
+    return learner.model, step
 
 
 def make_open_clip_model(dimensions: ModelConfig) -> Any:

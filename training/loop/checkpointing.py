@@ -25,7 +25,7 @@ def resume(run: TrainingRun) -> None:
     if found is None:
         return
     name, state = found
-    restore_checkpoint(run.checkpoints / name, run.model, run.optimizer, run.extra_tensors())
+    restore_checkpoint(run.checkpoints / name, run.model, run.learner.optimizer, run.extra_tensors())
     run.step = run.saved_step = state["step"]
     if run.bad_steps is not None:
         run.bad_steps.restore(state["bad_steps"])
@@ -41,7 +41,7 @@ def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog
     if distributed.rank() == 0:
         state = {"job": run.resume_digest, "metrics_bytes": log.sync(), "skipped": skipped}
         state |= {} if run.bad_steps is None else {"bad_steps": run.bad_steps.dump()}
-    writer.save(run.step, run.model, run.optimizer, state, run.extra_tensors())
+    writer.save(run.step, run.model, run.learner.optimizer, state, run.extra_tensors())
 
 
 def is_rollback_due(run: TrainingRun) -> bool:
@@ -79,7 +79,7 @@ def roll_back(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> No
         raise TrainingDiverged(
             f"step {bad_steps.due}: {bad_steps.limit} bad steps in a row, and no checkpoint before them to roll back to"
         )
-    restore_checkpoint(run.checkpoints / name, run.model, run.optimizer, run.extra_tensors())
+    restore_checkpoint(run.checkpoints / name, run.model, run.learner.optimizer, run.extra_tensors())
     bad_steps.end_rollback(int(name.removeprefix("step-")), run.step)
     logger.warning(
         "%d bad steps up to step %d: rolled back to %s, going on after step %d",

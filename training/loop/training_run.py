@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped
-from training.loop.bad_steps import BadSteps, StepGuard
+from training.loop.bad_steps import BadSteps
 from training.loop.flops import StepFlops
 from training.loop.health import HealthMonitor
+from training.loop.learner import Learner
 from training.loop.skipped_samples import SkippedSamples
-from training.loop.weight_average import WeightAverage
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import Tokenizer
@@ -38,10 +37,7 @@ class TrainingRun:
     """None where all shards are on this disk."""
     tokenizer: Tokenizer
     preprocess: Preprocess
-    model: CLIP
-    forward: nn.Module
-    """The model, or DistributedDataParallel around it."""
-    optimizer: Optimizer
+    learner: Learner
     digest: str
     """Digest that done.json holds."""
     resume_digest: str
@@ -50,11 +46,8 @@ class TrainingRun:
     """Operations of a step by the number of patches that each image keeps; None for all, without patch dropout."""
     health: HealthMonitor
     skipped: SkippedSamples
-    average: WeightAverage | None = None
-    """None without `ema`."""
-    guard: StepGuard | None = None
     bad_steps: BadSteps | None = None
-    """None, as the guard, if the first bad step ends the job."""
+    """None if the first bad step ends the job."""
     step: int = 0
     """Steps taken, the current one included."""
     saved_step: int = 0
@@ -65,18 +58,23 @@ class TrainingRun:
     """True in an interim evaluation, which a checkpoint precedes."""
 
     @property
+    def model(self) -> CLIP:
+        """The model of the learner."""
+        return self.learner.model
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.job.output / "checkpoints"
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside weights and moments, by name; a restored one is copied into them."""
-        parts = (self.average, self.guard)
+        parts = (self.learner.average, self.learner.guard)
         return {name: tensor for part in parts if part is not None for name, tensor in part.tensors().items()}
 
     def averaged(self) -> AbstractContextManager[None]:
         """Give the model its averages inside a `with`, if the config asks for them."""
-        return nullcontext() if self.average is None else self.average.in_use()
+        return nullcontext() if self.learner.average is None else self.learner.average.in_use()
 
     def request_stop(self, signum: int, frame: object) -> None:
         """Handle SIGTERM: the loop stops after the current step, an interim evaluation at once."""
