@@ -60,10 +60,6 @@ TECHNIQUES = {
     "precision": "bf16",
     "deterministic": True,
     "optimizer": "muon",
-    "layer_decay": 0.8,
-    "schedule": "wsd",
-    "ema": 0.9,
-    "max_bad_steps": 2,
     "bad_loss": 9,
     "max_rollbacks": 1,
 }
