@@ -31,6 +31,7 @@ from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
+from training.learner import build_learner
 from training.loop.agreement import Agreement, agree
 from training.loop.bad_steps import BadSteps
 from training.loop.checkpointing import is_rollback_due, resume, roll_back, write_checkpoint
@@ -39,7 +40,6 @@ from training.loop.health import HealthMonitor
 from training.loop.initial_model import count_kept_patches
 from training.loop.inputs import InputMaker, StepInputs, upload_batches
 from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
-from training.loop.learner import build_learner
 from training.loop.metrics_log import MetricsLog
 from training.loop.optim import count_warmup_steps, learning_rate
 from training.loop.out_of_memory import describe_out_of_memory, is_out_of_memory

@@ -13,10 +13,10 @@ from training.data.loader import Dataset
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped
+from training.learner import Learner
 from training.loop.bad_steps import BadSteps
 from training.loop.flops import StepFlops
 from training.loop.health import HealthMonitor
-from training.loop.learner import Learner
 from training.loop.skipped_samples import SkippedSamples
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
