@@ -31,7 +31,6 @@ from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
-from training.learner import build_learner
 from training.loop.agreement import Agreement, agree
 from training.loop.bad_steps import BadSteps
 from training.loop.checkpointing import is_rollback_due, resume, roll_back, write_checkpoint
@@ -46,7 +45,7 @@ from training.loop.out_of_memory import describe_out_of_memory, is_out_of_memory
 from training.loop.profiling import StepProfiler
 from training.loop.skipped_samples import SkippedSamples
 from training.loop.step_recorder import DelayedValues, StepRecorder, TakenStep
-from training.loop.training_run import TrainingRun
+from training.loop.training_run import TrainingRun, build_learner
 from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
 from training.model.preprocess import Preprocess
 from training.model.resnet import ModifiedResNet

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from training.config import TrainConfig
-from training.learner import build_learner
 from training.loop.inputs import StepInputs
+from training.loop.training_run import build_learner
 from training.model.clip import CLIP
 from training.model_config import ModelConfig
 from training.train import set_up_torch

@@ -1,26 +1,88 @@
 """The state of one run of a training job: set-up makes it, the loop changes it, a checkpoint restores it."""
 
 import signal
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from training import distributed
 from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped
-from training.learner import Learner
-from training.loop.bad_steps import BadSteps
+from training.loop.bad_steps import BadSteps, StepGuard
 from training.loop.flops import StepFlops
 from training.loop.health import HealthMonitor
+from training.loop.initial_model import build_initial_model
+from training.loop.inputs import StepInputs
+from training.loop.optim import build_optimizer
 from training.loop.skipped_samples import SkippedSamples
+from training.loop.step import take_step
+from training.loop.weight_average import WeightAverage
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import Tokenizer
+from training.model_config import ModelConfig
+from training.placement import place_model
+
+
+@dataclass
+class Learner:
+    """A model, or this rank's part of it, and what belongs to its training."""
+
+    config: TrainConfig
+    """With its precision resolved."""
+    model: CLIP
+    forward: nn.Module
+    """The model, or DistributedDataParallel around it."""
+    optimizer: Optimizer
+    average: WeightAverage | None
+    """None without `ema`."""
+    guard: StepGuard | None
+    """None if the first bad step ends the job."""
+
+    def take_step(
+        self, number: int, inputs: StepInputs, *, lr: float, pairs_of_ranks: Sequence[int] | None = None
+    ) -> Tensor:
+        """Take one step, from 1; on a GPU this only launches it. For arguments and result, see take_step."""
+        values_V = take_step(
+            self.model,
+            self.forward,
+            self.optimizer,
+            self.config,
+            inputs,
+            lr=lr,
+            pairs_of_ranks=pairs_of_ranks,
+            guard=self.guard,
+        )
+        if self.average is not None:
+            self.average.update(number)
+        return values_V
+
+
+def build_learner(config: TrainConfig, dimensions: ModelConfig, seed: int, device: torch.device) -> Learner:
+    """Build a model on its device, as it is before the first step, and its optimizer; all ranks together.
+
+    Raises: ConfigError as build_initial_model.
+    """
+    torch.manual_seed(seed)  # decides the first weights; nothing after them draws from torch's generator
+    model = build_initial_model(config, dimensions)
+    distributed.synchronize_batch_norm(model, device)
+    forward = place_model(model, device, config)
+    return Learner(
+        config=config,
+        model=model,
+        forward=forward,
+        optimizer=build_optimizer(model, config),
+        average=WeightAverage(model, config.ema) if config.ema else None,
+        guard=StepGuard(config, device) if config.max_bad_steps else None,
+    )
 
 
 @dataclass

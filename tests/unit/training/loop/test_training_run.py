@@ -10,8 +10,8 @@ import torch
 from benchmarks.gpu_gates.sides import make_our_step
 from tests.unit.training.conftest import VIT
 from training.config import TrainConfig
-from training.learner import Learner
 from training.loop.inputs import StepInputs
+from training.loop.training_run import Learner
 from training.model.packing import pack_texts
 from training.model_config import ModelConfig
 from training.train import main
