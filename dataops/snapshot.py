@@ -91,7 +91,7 @@ class Record(_Frozen):
     counts: Counts = Counts()
     facts: dict[str, Any] = {}
     scratch: list[tuple[str, int]] = []
-    """Name and size of each scratch object that the task wrote without a sync to the disk."""
+    """Name and size of each scratch object that `done` must find."""
 
 
 class Manifest(_Frozen):
@@ -303,8 +303,8 @@ class Draft:
         """Return the name in the store of an object that is deleted when the snapshot is complete."""
         return self.path(f"_work/{name}")
 
-    def put_scratch(self, name: str, pieces: Callable[[], Iterator[memoryview]]) -> None:
-        """Write a scratch object from chunks, without a sync to the disk, which takes longer than to write a small one.
+    def put_scratch(self, name: str, pieces: Callable[[], Iterator[memoryview]], *, synced: bool = False) -> None:
+        """Write a scratch object from chunks; by default without a sync to the disk, which takes longer than a small write.
 
         A power loss may lose or empty it. The record of the task has its size, so `done` returns None then, and the task
         is repeated. So only tasks may write such objects, and what reads them must check their content.
@@ -318,7 +318,7 @@ class Draft:
                 size += len(piece)
                 yield piece
 
-        self.store.put_chunks(self.scratch(name), counted, synced=False)
+        self.store.put_chunks(self.scratch(name), counted, synced=synced)
         if not self.store.is_remote:  # a remote store has synced it
             self._written.append((name, size))
 

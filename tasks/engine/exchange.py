@@ -245,20 +245,20 @@ def read_frame(draft: Draft, name: str) -> pl.DataFrame:
     Raises: StorageError (75) if the table is lost or broken: the next attempt repeats the task that wrote it. CorruptPart
         if it is broken in a remote store, whose tables a power loss cannot break.
     """
-    with _repeat_writer(draft):
+    with repeat_writer(draft):
         return read_only_partition(draft.store, draft.scratch(name))
 
 
 def _read_partitions(
     draft: Draft, names: Sequence[str], first: int, count: int
 ) -> tuple[pl.DataFrame, NDArray[np.int64]]:
-    with _repeat_writer(draft):
+    with repeat_writer(draft):
         return read_partitions(draft.store, [draft.scratch(name) for name in names], first, count)
 
 
 @contextmanager
-def _repeat_writer(draft: Draft) -> Iterator[None]:
-    """Delete a table that turns out to be broken, so that the record of its task does not count any more."""
+def repeat_writer(draft: Draft) -> Iterator[None]:
+    """Delete a scratch table that turns out to be broken, so that the record of its task does not count any more."""
     try:
         yield
     except BrokenTable as error:

@@ -19,10 +19,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from xxhash import xxh3_64
 
-from dataops.errors import CorruptPart
 from dataops.schema import PACKED
 from dataops.snapshot import Draft
-from tasks.engine.exchange import number_partitions
+from dataops.storage.partition_file import BrokenTable
+from tasks.engine.exchange import number_partitions, repeat_writer
 
 KEY = np.dtype([("rank", "<u8"), ("low", "<u8"), ("size", "<i8")])
 """What a row is sorted by, a hash and the value that orders equal hashes, and the size of its image in bytes."""
@@ -100,7 +100,8 @@ def write_run(draft: Draft, name: str, rows: Rows, count: int, partitions: range
     head["end"] = head.nbytes + keys.nbytes + np.array([0, *accumulate(sizes)])
     pieces = [head.tobytes(), keys.tobytes(), *(piece for block in blocks for piece in block)]
     make_chunks = partial(map, memoryview) if draft.store.is_remote else _join  # a remote store joins them to its parts
-    draft.store.put_chunks(draft.scratch(name), lambda: make_chunks(pieces))
+    # Runs are large: written without a sync, they would fill the page cache.
+    draft.put_scratch(name, lambda: make_chunks(pieces), synced=True)
 
 
 def _make_block(table: pa.Table, images: Images | None) -> list[bytes | memoryview]:
@@ -143,8 +144,9 @@ class RunSet:
         size = (self.partitions + 1) * _HEAD.itemsize
         wanted = [(draft.scratch(name), 0, size) for name in self.names]
         heads = np.zeros((len(self.names), self.partitions + 1), _HEAD)
-        for number, data in enumerate(draft.store.read_each(wanted)):
-            heads[number] = np.frombuffer(_whole(data, size, self.names[number]), _HEAD)
+        with repeat_writer(draft):
+            for number, data in enumerate(draft.store.read_each(wanted)):
+                heads[number] = np.frombuffer(_whole(data, size, wanted[number][0]), _HEAD)
         draft.store.put(draft.scratch(self.index), heads["end"].T.tobytes())
         return heads["row"]
 
@@ -156,20 +158,23 @@ class RunSet:
         """
         start = (self.partitions + 1) * _HEAD.itemsize
         spans = rows[:, [first, end]] * KEY.itemsize + start
-        found = [np.frombuffer(data, KEY) for _, data in _read_spans(draft, self.names, spans)]
+        with repeat_writer(draft):
+            found = [np.frombuffer(data, KEY) for _, data in _read_spans(draft, self.names, spans)]
         keys = np.concatenate([np.empty(0, KEY), *found])
         return keys[sorted_order(keys)]
 
     def read(self, draft: Draft, first: int, end: int) -> Iterator[Rows]:
-        """Yield the rows of partitions, run by run. Raises: CorruptPart."""
+        """Yield the rows of partitions, run by run. Raises: as tasks.engine.exchange.read_frame."""
         runs = len(self.names)
         size = (end + 1 - first) * runs * 8
-        [data] = draft.store.read_each([(draft.scratch(self.index), first * runs * 8, size)])
-        ends = np.frombuffer(_whole(data, size, self.index), np.int64).reshape(-1, runs).T
-        for run, piece in _read_spans(draft, self.names, ends[:, [0, -1]]):
-            for start, stop in pairwise((ends[run] - ends[run][0]).tolist()):
-                if stop > start:
-                    yield _parse_block(memoryview(piece)[start:stop], self.names[run])
+        index = draft.scratch(self.index)
+        with repeat_writer(draft):
+            [data] = draft.store.read_each([(index, first * runs * 8, size)])
+            ends = np.frombuffer(_whole(data, size, index), np.int64).reshape(-1, runs).T
+            for run, piece in _read_spans(draft, self.names, ends[:, [0, -1]]):
+                for start, stop in pairwise((ends[run] - ends[run][0]).tolist()):
+                    if stop > start:
+                        yield _parse_block(memoryview(piece)[start:stop], draft.scratch(self.names[run]))
 
 
 def _read_spans(draft: Draft, names: Sequence[str], spans: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
@@ -177,12 +182,12 @@ def _read_spans(draft: Draft, names: Sequence[str], spans: NDArray[np.int64]) ->
     chosen = [(run, start, end - start) for run, (start, end) in enumerate(spans.tolist()) if end > start]
     read = draft.store.read_each([(draft.scratch(names[run]), start, size) for run, start, size in chosen])
     for (run, _, size), data in zip(chosen, read, strict=True):
-        yield run, _whole(data, size, names[run])
+        yield run, _whole(data, size, draft.scratch(names[run]))
 
 
 def _whole(data: bytes, size: int, name: str) -> bytes:
     if len(data) != size:
-        raise _broken(name)
+        raise BrokenTable(name)
     return data
 
 
@@ -190,7 +195,7 @@ def _parse_block(block: memoryview, name: str) -> Rows:
     prefix = np.frombuffer(block[: _PREFIX.itemsize], _PREFIX)[0]
     content = block[_PREFIX.itemsize :]
     if xxh3_64(content).intdigest() != prefix["checksum"]:
-        raise _broken(name)
+        raise BrokenTable(name)
     batch = pa.ipc.read_record_batch(pa.py_buffer(content[: prefix["rows"]]), RUN_ROWS)
     table = pa.Table.from_batches([batch])
     if not prefix["has_images"]:
@@ -205,7 +210,3 @@ def concat_rows(found: Sequence[Rows]) -> Rows:
     if any(rows.images is None for rows in found):
         return Rows(table, None)
     return Rows(table, [image for rows in found for image in rows.images or ()])
-
-
-def _broken(name: str) -> CorruptPart:
-    return CorruptPart(f"{name} is not a whole sorted run; delete its folder and run the stage again")

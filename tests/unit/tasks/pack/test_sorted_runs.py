@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.errors import CorruptPart
+from dataops.errors import StorageError
 from dataops.schema import uid
-from dataops.snapshot import Draft
+from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from tasks.pack.cut_shards import CutShard, cut_shards, shard_starts
 from tasks.pack.make_runs import shuffle_keys
@@ -68,17 +68,22 @@ def test_runs_return_what_a_sort_in_memory_gives(
     assert shards == cut
 
 
-def test_read_names_a_damaged_run(tmp_path: Path) -> None:
+def test_a_damaged_run_does_not_count_as_written(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     draft = Draft(store, "pack", "0" * 16)
     write_run(draft, "0.run", make_rows([(5, 0, 30)]), 1, range(1))
+    draft.finish(Record(task="sort"))
     runs = RunSet("index", ("0.run",), 1)
     runs.write_index(draft)
     whole = store.read(draft.scratch("0.run"))
     for damaged in (whole[:-9] + b"x" + whole[-8:], whole[:-1], whole[:40]):
         store.put(draft.scratch("0.run"), damaged)
-        with pytest.raises(CorruptPart, match=r"0\.run is not a whole sorted run"):
+        assert (draft.done("sort") is None) == (len(damaged) < len(whole))
+        with pytest.raises(
+            StorageError, match=r"0\.run was not a whole scratch table; the next attempt writes it again"
+        ):
             list(runs.read(draft, 0, 1))
+        assert draft.done("sort") is None
 
 
 def test_layout_reads_pieces_of_8_mib_at_any_size() -> None:
