@@ -34,6 +34,8 @@ def describe_out_of_memory(
         remedies.append(f"set grad_cache to less than {pairs}")
     if not config.grad_checkpointing and not is_resnet:
         remedies.append("set grad_checkpointing = true")
+    if config.sharding == "none" and distributed.world_size() > 1 and not is_resnet:
+        remedies.append('set sharding = "full"')
     if config.precision == "fp32":
         remedies.append('set precision = "bf16"')
     remedies.append(f"lower batch_size, now {config.batch_size}, which changes the result")
