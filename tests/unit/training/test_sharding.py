@@ -20,11 +20,13 @@ from benchmarks.gpu_gates.jobs import Trial, run_job
 from dataops.errors import ConfigError
 from tests.unit.training.conftest import RESNET, output_of, rows_of, with_suite
 from tests.unit.training.test_ranks import assert_same_training
+from training import distributed
 from training.checkpoints import writing
 from training.checkpoints.reading import find_newest_checkpoint
 from training.config import TrainConfig
 from training.job import Job
 from training.loop.initial_model import build_initial_model
+from training.loop.out_of_memory import describe_out_of_memory
 from training.model_config import ModelConfig
 from training.process import RETRYABLE
 from training.sharding import Part, rows_of_part
@@ -95,6 +97,8 @@ def restart_at(job: Path, source: Path, step: int) -> None:
             shutil.rmtree(path)
     for name in ("done.json", "evidence-suite.jsonl", WEIGHTS):
         (output_of(job) / name).unlink(missing_ok=True)
+    # A part of the same step that other ranks wrote before, as a copy in the store can have it.
+    (output_of(job) / "checkpoints" / f"step-{step:06d}" / "model-00009-of-00009.safetensors").write_bytes(b"old")
 
 
 def assert_same_bytes(one: Path, other: Path) -> None:
@@ -190,6 +194,13 @@ def test_parts_are_the_chunks_of_torch(rows: int, count: int) -> None:
     chunks = [*tensor.chunk(count), *[tensor[:0]] * count][:count]
     for number, chunk in enumerate(chunks):
         assert tensor[rows_of_part(rows, Part(number, count, is_first_copy=True))].equal(chunk)
+
+
+def test_out_of_memory_on_several_ranks_names_sharding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for sharding in ("none", "full"):
+        error = describe_out_of_memory(MemoryError(), TrainConfig(sharding=sharding), 1, 8, is_resnet=False)
+        assert ('set sharding = "full"' in str(error)) == (sharding == "none")
 
 
 def test_a_resnet_is_not_sharded() -> None:
