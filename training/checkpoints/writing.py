@@ -46,9 +46,11 @@ class CheckpointWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown()
-        if kind is None:
-            self.wait()
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._pool.shutdown()
 
     def save(
         self,

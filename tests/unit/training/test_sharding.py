@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,18 @@ def die_in_checkpoint(path: Path, trial: Trial, *more: Any) -> None:
     run_job(path, trial, *more)
 
 
+def write_slowly(path: Path, trial: Trial, *more: Any) -> None:
+    """Run a job whose checkpoint of step 2, the last but one, is still being written when the steps have ended."""
+    save = writing.save_tensors
+
+    def wait_and_save(tensors: Mapping[str, Tensor], file: Path) -> None:
+        time.sleep("000002" in file.parent.name)
+        save(tensors, file)
+
+    writing.save_tensors = wait_and_save
+    run_job(path, trial, *more)
+
+
 def log_of(job: Path) -> str:
     return job.with_suffix(".log").read_text()
 
@@ -150,7 +163,7 @@ def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: 
     """The sums of two gradients have no order, so that only the arithmetic could differ: bf16 is that of autocast."""
     settings = {**SETTINGS, "epochs": 1, "precision": precision, "lock_image": False}
     whole, divided = (make_job(name, "vit", **settings, sharding=name) for name in ("none", "full"))
-    wait_for([Ranks(whole, 2), Ranks(divided, 2)])
+    wait_for([Ranks(whole, 2), Ranks(divided, 2, target=write_slowly)])
     assert [row["loss"] for row in rows_of(divided)] == [row["loss"] for row in rows_of(whole)]
     assert (output_of(divided) / WEIGHTS).read_bytes() == (output_of(whole) / WEIGHTS).read_bytes()
 
