@@ -194,7 +194,7 @@ def _add_requests(name: str, rows: float, fetched_rows: float, workers: int, res
         found = corpus.plan_pack_stage(max(rows, 1), max(fetched_rows, rows, 1), raw, prices, costs)
         result.reads, result.writes = found.reads, found.writes
     else:
-        tasks = shards if name == "download" else 1
+        tasks = {"download": shards, "extract": max(math.ceil(rows / 500_000), 1)}.get(name, 1)
         result.reads, result.writes = tasks * 16.0, tasks * 5.0
 
 

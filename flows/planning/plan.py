@@ -1,4 +1,4 @@
-"""Plan a run: which stages are reused and which are made, why, and what they take. Nothing is written."""
+"""Plan a run: which stages are reused and which are made, why, and what they take. No snapshot is written."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field

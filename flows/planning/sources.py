@@ -24,6 +24,8 @@ WARC_PAIRS_OF_BYTE = 1 / 3000
 """Pairs per byte of a compressed WARC file, as a crawl of pages without their images has them."""
 PAIRS_OF_PAGE = 10
 """Pairs of a page of a site."""
+PAGE_BYTES = 50e3
+"""Bytes of a page of a site, as transferred."""
 ROW_BYTES = 250
 """Bytes of a row of a list of pairs in text."""
 
@@ -89,7 +91,8 @@ def _estimate_web(source: Source, earlier: float | None) -> SourceEstimate:
         return SourceEstimate(rows, size, files, 0, rows, "rows of a file before" if earlier else "size of a file")
     pages = float(values.get("max_pages", 1000))
     rows = earlier if earlier else pages * PAIRS_OF_PAGE
-    return SourceEstimate(rows, pages * 50e3, 1, 0, rows, "crawl before" if earlier else "max_pages")
+    pages = min(pages, rows / PAIRS_OF_PAGE)
+    return SourceEstimate(rows, pages * PAGE_BYTES, 1, 0, rows, "crawl before" if earlier else "max_pages")
 
 
 def _estimate_new(

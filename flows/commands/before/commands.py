@@ -45,7 +45,7 @@ def plan(
     force: Annotated[tuple[StageName, ...], Parameter(help="Plan to make this stage again. May be repeated.")] = (),
     json: Json = False,
 ) -> int:
-    """Show what a run would reuse and make, why, and what it takes: time, bytes, requests, dollars. Writes nothing.
+    """Show what a run would reuse and make, why, and what it takes: time, bytes, requests, dollars.
 
     Args:
         path: TOML file.

@@ -38,6 +38,8 @@ READ_ONLY = [
     (["datasets", "fetch", "missing.toml"], 2),
     (["config", "show", "missing.toml"], 2),
     (["config", "schema"], 0),
+    (["plan", "missing.toml"], 2),
+    (["try", "filter"], 2),
     (["eval", "--help"], 0),
     (["--version"], 0),
 ]
