@@ -7,10 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +26,7 @@ from tasks.curate.stage import CURATE
 from tasks.engine import exchange
 from tasks.engine import ray_pool as pools
 from tasks.engine.context import Context, RayCluster
+from tasks.engine.exchange import Exchange, Step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.stage import make, plan
 from tasks.extract.sources.pairs import PairsSource
@@ -198,6 +201,57 @@ def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, ray_cluster: R
     assert len(list(tmp_path.glob("store/filter/k/p*.bin"))) == len(tasks)
     again = sum(tries(tmp_path, task.id) for task in tasks) - len(tasks)
     assert 1 <= again <= 3, "its parts, and no others, are repeated"
+
+
+def put_numbers(draft: Draft, step: Step[Exchange]) -> Record:
+    """Write a row for each partition."""
+    numbers = pl.DataFrame({"number": np.arange(step.job.partitions, dtype=np.uint64) * 1000 + step.number})
+    step.job.write(draft, step.number, numbers, np.arange(step.job.partitions))
+    return Record(task=step.id)
+
+
+def merge_slowly(draft: Draft, step: Step[Exchange]) -> Record:
+    """Merge tables once the node that the input names has begun a merge, which never finishes there."""
+    notes, doomed = Path(step.inputs[0]), step.inputs[1]
+    with (notes / step.id).open("a") as file:
+        file.write(f"{_node()}\n")
+    while _node() == doomed or not any(doomed in file.read_text() for file in notes.glob("merge_slowly-*")):
+        time.sleep(0.05)
+    return exchange.merge_tables(draft, step)
+
+
+def list_numbers(draft: Draft, step: Step[Exchange]) -> Record:
+    """Return the rows of a partition."""
+    rows = step.job.read(draft, step.number)
+    return Record(task=step.id, facts={name: rows[name].to_list() for name in ("number", "part")})
+
+
+def test_exchange_moves_the_same_rows_when_a_node_dies_during_its_merges(
+    cluster: Any, ray_cluster: RayCluster, tmp_path: Path
+) -> None:
+    draft, size, doomed = draft_in(tmp_path), 70, cluster.add_node(**NODE, node_ip_address="127.0.0.5")
+    moved, killed = Exchange("numbers", size, size, expected_bytes=1 << 20, memory_bytes=1 << 18), list[int]()
+    assert moved.merges.writers < size, "there are several merges"
+
+    def progress(done: float, total: int, line: str) -> None:
+        if not killed and any(doomed.node_id in file.read_text() for file in tmp_path.glob("merge_slowly-*")):
+            killed.append(int(done))
+            cluster.remove_node(doomed, allow_graceful=False)
+
+    merges = [
+        replace(step, function=merge_slowly, inputs=(str(tmp_path), doomed.node_id)) for step in moved.merge_steps()
+    ]
+    with shared_workers(Context(store=draft.store, home=tmp_path, ray=ray_cluster)) as shared:
+        map_parts(exchange.run, [Step(put_numbers, number, moved) for number in range(size)], draft, shared)
+        map_parts(exchange.run, merges, draft, replace(shared, progress=progress))
+        read = map_parts(exchange.run, [Step(list_numbers, number, moved) for number in range(size)], draft, shared)
+    assert killed
+    assert killed[0] < len(merges)
+    again = sum(tries(tmp_path, step.id) for step in merges) - len(merges)
+    assert again >= 1, "what the node was merging is repeated"
+    for partition, record in enumerate(read):
+        assert record.facts["number"] == [partition * 1000 + writer for writer in range(size)]
+        assert record.facts["part"] == [*range(size)]
 
 
 def test_next_run_resumes_after_the_head_died(

@@ -5,7 +5,6 @@ Two to three minutes on two cores; `make ray` runs it. The cluster is two nodes 
 
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from tasks.curate.stage import CURATE
 from tasks.demo.build import build_demo_web
 from tasks.demo.server import running_server
 from tasks.download.stage import DOWNLOAD
-from tasks.engine.context import Context, RayCluster
+from tasks.engine.context import Context, Progress, RayCluster
 from tasks.engine.stage import make, plan
 from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import EXTRACT
@@ -45,24 +44,19 @@ def cluster() -> Iterator[Any]:
 
 
 @contextmanager
-def doomed_node(cluster: Any, there: Callable[[], int], enough: int) -> Iterator[list[int]]:
-    """Start a second node and kill it when so many parts are written; yield the list of those parts."""
-    node, over, killed = cluster.add_node(**NODE, **OTHER), threading.Event(), list[int]()
+def doomed_node(cluster: Any, there: Callable[[], int], enough: int) -> Iterator[Progress]:
+    """Start a second node; yield a progress display that kills it when so many tasks are finished."""
+    node, killed = cluster.add_node(**NODE, **OTHER), list[int]()
 
-    def kill() -> None:
-        while not over.wait(0.05):
-            if (count := there()) >= enough:
-                killed.append(count)
-                cluster.remove_node(node, allow_graceful=False)
-                return
+    def progress(done: float, total: int, line: str) -> None:
+        if not killed and (count := there()) >= enough:
+            killed.append(count)
+            cluster.remove_node(node, allow_graceful=False)
 
-    watch = threading.Thread(target=kill)
-    watch.start()
     try:
-        yield killed
+        yield progress
+        assert killed, "the node was there until the end"
     finally:
-        over.set()
-        watch.join()
         if not killed:
             cluster.remove_node(node)
 
@@ -91,25 +85,26 @@ def finished(folder: Path, step: str) -> Callable[[], int]:
     return lambda: len(list(folder.glob(f"*/_work/{step}-*.json")))
 
 
-def test_million_pairs_finish_when_a_node_is_killed_in_extract_and_in_filter(cluster: Any, tmp_path: Path) -> None:
+def test_million_pairs_finish_when_a_node_is_killed_in_extract_and_in_the_exchange_of_filter(
+    cluster: Any, tmp_path: Path
+) -> None:
     lists = pair_lists(tmp_path / "lists")
-    config = FilterConfig.model_validate({"languages": ["en"], "dedupe": ["url", "pair", "caption"]})
+    config = {"languages": ["en"], "dedupe": ["url", "pair", "caption"]}
 
-    def pairs_of(folder: Path, ray: RayCluster | None) -> Manifest:
-        return make(plan(EXTRACT, PairsSource(paths=lists), 0, []), context(folder, ray))
+    def pairs_of(where: Context) -> Manifest:
+        return make(plan(EXTRACT, PairsSource(paths=lists), 0, []), where)
 
-    def kept_of(folder: Path, pairs: Manifest, ray: RayCluster | None) -> Manifest:
-        return make(plan(FILTER, config, 0, [pairs]), context(folder, ray))
+    def kept_of(pairs: Manifest, where: Context, memory_limit_bytes: int = 4 << 30) -> Manifest:
+        return make(plan(FILTER, FilterConfig(**config, memory_limit_bytes=memory_limit_bytes), 0, [pairs]), where)
 
-    here, there, ray_cluster = tmp_path / "here", tmp_path / "there", RayCluster(cluster.address)
-    pairs = pairs_of(here, None)
-    kept = kept_of(here, pairs, None)
-    with doomed_node(cluster, finished(there / "extract", "extract"), 2) as killed_in_extract:
-        far_pairs = pairs_of(there, ray_cluster)
-    with doomed_node(cluster, finished(there / "filter", "apply_rules"), 3) as killed_in_filter:
-        far_kept = kept_of(there, far_pairs, ray_cluster)
-    assert killed_in_extract[0] < FILES
-    assert killed_in_filter[0] < FILES
+    local = context(tmp_path / "here", None)
+    pairs = pairs_of(local)
+    kept = kept_of(pairs, local)
+    there, ray_cluster = tmp_path / "there", RayCluster(cluster.address)
+    with doomed_node(cluster, finished(there / "extract", "extract"), 2) as kill:
+        far_pairs = pairs_of(context(there, ray_cluster, kill))
+    with doomed_node(cluster, finished(there / "filter", "drop_duplicates"), 1) as kill:  # of five partitions
+        far_kept = kept_of(far_pairs, context(there, ray_cluster, kill), memory_limit_bytes=64 << 20)
     assert kept.counts.input == ROWS
     assert digests(pairs, kept) == digests(far_pairs, far_kept)
 
@@ -132,9 +127,8 @@ def test_demo_finishes_when_a_node_is_killed_in_curate(cluster: Any, tmp_path: P
     curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(here, None))
     far = first_two(config, there, ray_cluster)
     shutil.copytree(here / "download", there / "download")  # what the web said is fetched once
-    with doomed_node(cluster, finished(there / "curate", "inspect"), 4) as killed:
-        far_curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(there, ray_cluster))
-    assert killed[0] < len(downloaded.named("part-", ".parquet"))
+    with doomed_node(cluster, finished(there / "curate", "inspect"), 4) as kill:
+        far_curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(there, ray_cluster, kill))
     assert digests(pairs, kept, curated) == digests(*far, far_curated)
     assert curated.counts.kept > 1000
 
@@ -144,8 +138,8 @@ def first_two(config: RunConfig, folder: Path, ray: RayCluster | None) -> tuple[
     return pairs, make(plan(FILTER, config.filter, 0, [pairs]), context(folder, ray))
 
 
-def context(folder: Path, ray: RayCluster | None) -> Context:
-    return Context(store=FolderStore(folder), home=folder, workers=2, ray=ray)
+def context(folder: Path, ray: RayCluster | None, progress: Progress = lambda done, total, line: None) -> Context:
+    return Context(store=FolderStore(folder), home=folder, workers=2, ray=ray, progress=progress)
 
 
 def digests(*manifests: Manifest) -> list[Any]:

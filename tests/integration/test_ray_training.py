@@ -26,7 +26,7 @@ from tests.unit.training.conftest import VIT
 from training.config import TrainConfig
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: train.launch = ray is not tested; `make ray` tests it")
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def find_trainers(folder: Path) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
