@@ -90,18 +90,16 @@ def digest_rows(rows: pl.DataFrame) -> str:
 # Through the store ----------------------------------------------------------------------------------------------------
 
 
-def load_code(draft: Draft, step: Step[ExchangeJob]) -> Record:
+def load_code(draft: Draft, step: Step[ExchangeJob]) -> None:
     """Load what the other tasks need."""
     digest_rows(make_keys(1000, 1, 0).with_columns(part=pl.lit(0, pl.UInt32)))
-    return Record(task=step.id)
 
 
-def write(draft: Draft, step: Step[ExchangeJob]) -> Record:
+def write(draft: Draft, step: Step[ExchangeJob]) -> None:
     """Write the rows of a writer."""
     job, rows = step.job, make_keys(step.job.rows, step.job.writers, step.number)
     job.note(f"write-{step.number}")
     job.exchange.write(draft, step.number, rows, number_partitions(rows["url"], job.partitions))
-    return Record(task=step.id)
 
 
 def reduce(draft: Draft, step: Step[ExchangeJob]) -> Record:

@@ -203,21 +203,20 @@ def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, ray_cluster: R
     assert 1 <= again <= 3, "its parts, and no others, are repeated"
 
 
-def put_numbers(draft: Draft, step: Step[Exchange]) -> Record:
+def put_numbers(draft: Draft, step: Step[Exchange]) -> None:
     """Write a row for each partition."""
     numbers = pl.DataFrame({"number": np.arange(step.job.partitions, dtype=np.uint64) * 1000 + step.number})
     step.job.write(draft, step.number, numbers, np.arange(step.job.partitions))
-    return Record(task=step.id)
 
 
-def merge_slowly(draft: Draft, step: Step[Exchange]) -> Record:
+def merge_slowly(draft: Draft, step: Step[Exchange]) -> None:
     """Merge tables once the node that the input names has begun a merge, which never finishes there."""
     notes, doomed = Path(step.inputs[0]), step.inputs[1]
     with (notes / step.id).open("a") as file:
         file.write(f"{_node()}\n")
     while _node() == doomed or not any(doomed in file.read_text() for file in notes.glob("merge_slowly-*")):
         time.sleep(0.05)
-    return exchange.merge_tables(draft, step)
+    exchange.merge_tables(draft, step)
 
 
 def list_numbers(draft: Draft, step: Step[Exchange]) -> Record:

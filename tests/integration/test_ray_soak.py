@@ -89,22 +89,23 @@ def test_million_pairs_finish_when_a_node_is_killed_in_extract_and_in_the_exchan
     cluster: Any, tmp_path: Path
 ) -> None:
     lists = pair_lists(tmp_path / "lists")
-    config = {"languages": ["en"], "dedupe": ["url", "pair", "caption"]}
+    config = FilterConfig.model_validate({"languages": ["en"], "dedupe": ["url", "pair", "caption"]})
+    in_partitions = config.model_copy(update={"memory_limit_bytes": 64 << 20})  # five of them
 
     def pairs_of(where: Context) -> Manifest:
         return make(plan(EXTRACT, PairsSource(paths=lists), 0, []), where)
 
-    def kept_of(pairs: Manifest, where: Context, memory_limit_bytes: int = 4 << 30) -> Manifest:
-        return make(plan(FILTER, FilterConfig(**config, memory_limit_bytes=memory_limit_bytes), 0, [pairs]), where)
+    def kept_of(pairs: Manifest, config: FilterConfig, where: Context) -> Manifest:
+        return make(plan(FILTER, config, 0, [pairs]), where)
 
     local = context(tmp_path / "here", None)
     pairs = pairs_of(local)
-    kept = kept_of(pairs, local)
+    kept = kept_of(pairs, config, local)
     there, ray_cluster = tmp_path / "there", RayCluster(cluster.address)
     with doomed_node(cluster, finished(there / "extract", "extract"), 2) as kill:
         far_pairs = pairs_of(context(there, ray_cluster, kill))
-    with doomed_node(cluster, finished(there / "filter", "drop_duplicates"), 1) as kill:  # of five partitions
-        far_kept = kept_of(far_pairs, context(there, ray_cluster, kill), memory_limit_bytes=64 << 20)
+    with doomed_node(cluster, finished(there / "filter", "drop_duplicates"), 1) as kill:
+        far_kept = kept_of(far_pairs, in_partitions, context(there, ray_cluster, kill))
     assert kept.counts.input == ROWS
     assert digests(pairs, kept) == digests(far_pairs, far_kept)
 
