@@ -22,6 +22,11 @@ DEEP = {
     "vision_cfg": {**VIT["vision_cfg"], "layers": 3},
     "text_cfg": {**VIT["text_cfg"], "layers": 3},
 }
+SHALLOW = {
+    **VIT,
+    "vision_cfg": {**VIT["vision_cfg"], "layers": 1},
+    "text_cfg": {**VIT["text_cfg"], "layers": 1},
+}
 
 
 def model_of(dimensions: dict[str, Any] = DEEP, **settings: Any) -> CLIP:
@@ -58,19 +63,19 @@ def test_more_groups_than_there_are_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("settings", "changed"),
     [
-        ({}, {"bn1", "layer1", "layer2", "layer3", "layer4"}),
-        ({"lock_image": True, "unlocked_image_groups": 3}, {"layer3", "layer4"}),
-        ({"lock_norms": True}, set()),
-        ({"lock_image": True}, set()),
+        ({}, ["bn1", "layer1", "layer2", "layer3", "layer4"]),
+        ({"lock_image": True, "unlocked_image_groups": 3}, ["layer3", "layer4"]),
+        ({"lock_norms": True}, []),
+        ({"lock_image": True}, []),
     ],
     ids=str,
 )
-def test_batch_norms_of_locked_layers_keep_their_statistics(settings: dict[str, Any], changed: set[str]) -> None:
+def test_batch_norms_of_locked_layers_keep_their_statistics(settings: dict[str, Any], changed: list[str]) -> None:
     model = model_of(RESNET, **settings)
     before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
     model.encode_image(torch.randn(3, 3, 32, 32))
     parts = {n.split(".")[1] for n, value in model.named_buffers() if n in before and not value.equal(before[n])}
-    assert parts - {"bn2", "bn3"} == changed
+    assert sorted(parts - {"bn2", "bn3"}) == changed
     if settings.get("lock_norms"):
         assert not any("bn" in name or "ln_" in name or "downsample.1" in name for name in trained(model))
         assert any("conv" in name for name in trained(model))
@@ -112,7 +117,7 @@ def set_gradients(*models: CLIP, seed: int) -> None:
 
 def test_muon_takes_torchs_own_steps() -> None:
     config = TrainConfig(optimizer="muon", weight_decay=0.1, muon_momentum=0.9)
-    ours, theirs = model_of(), model_of()
+    ours, theirs = model_of(SHALLOW), model_of(SHALLOW)
     optimizer = build_optimizer(ours, config)
     named = dict(theirs.named_parameters())
     hidden = {n for n in named if is_hidden_matrix(n, named[n])}
@@ -144,14 +149,14 @@ def test_muon_takes_torchs_own_steps() -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-@pytest.mark.parametrize("bad_step", [0, 2])
+@pytest.mark.parametrize("bad_step", [0, 1])
 def test_a_skipped_step_changes_no_weight_and_no_moment(kind: str, bad_step: int) -> None:
     """A job that skips a step of gradients that are not finite ends as one that never saw it."""
     config = TrainConfig.model_validate({"optimizer": kind})
-    skipping, oracle = model_of(), model_of()
+    skipping, oracle = model_of(SHALLOW), model_of(SHALLOW)
     optimizers = [build_optimizer(model, config) for model in (skipping, oracle)]
     assert isinstance(optimizers[0], MuonWithAdamW if kind == "muon" else torch.optim.AdamW)
-    for step in range(4):
+    for step in range(3):
         set_gradients(skipping, oracle, seed=step)
         bad = torch.tensor(step == bad_step)
         if step == bad_step:
