@@ -240,10 +240,10 @@ def _find_local(home: Path, all_roots: Sequence[Roots]) -> list[Path]:
     for roots in all_roots:
         for run_id in roots.kept:
             if (record := roots.records[run_id]).state != "completed":
-                unfinished |= {f"{stage.stage}-{stage.key}" for stage in record.stages}
+                unfinished |= {stage.key for stage in record.stages}
     jobs = sorted((home / "jobs").iterdir()) if (home / "jobs").is_dir() else []
     return [
-        job for job in jobs if job.name not in unfinished and time.time() - _last_modified(job) > DAY
+        job for job in jobs if unfinished.isdisjoint(job.name.split("-")) and time.time() - _last_modified(job) > DAY
     ] + find_abandoned_folders()
 
 

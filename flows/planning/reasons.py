@@ -6,11 +6,9 @@ from typing import Any
 
 from dataops.redaction import redact
 from dataops.snapshot import Input, Manifest
-from dataops.stages import STAGES
+from dataops.stages import SOURCE_NAMES, STAGES
 from dataops.toml_text import format_value
 
-NAMES = "source_names"
-"""Kind of the input that has the names of the source files."""
 LISTED = 3
 """Maximum number of inputs of one kind that a reason names."""
 
@@ -88,10 +86,10 @@ def _compare_inputs(wanted: Wanted, found: Manifest) -> Iterator[str]:
         if before and new:
             yield f"input {stage}: {', '.join(sorted(gone)) or 'none'} -> {', '.join(sorted(new))}"
     old, new = (
-        {(one.stage, one.key): one.digest for one in inputs if one.stage not in (*STAGES, NAMES)}
+        {(one.stage, one.key): one.digest for one in inputs if one.stage not in (*STAGES, SOURCE_NAMES)}
         for inputs in (found.inputs, wanted.inputs)
     )
-    names = [[one.digest for one in inputs if one.stage == NAMES] for inputs in (found.inputs, wanted.inputs)]
+    names = [[one.digest for one in inputs if one.stage == SOURCE_NAMES] for inputs in (found.inputs, wanted.inputs)]
     if names[0] != names[1] and old.keys() == new.keys():
         yield "the names of the source files"
     changed = [name for name in new if name in old and old[name] != new[name]]

@@ -12,6 +12,7 @@ from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.errors import ConfigError, SourceError, explain_unreadable
 from dataops.regular_files import open_regular
 from dataops.snapshot import Input
+from dataops.stages import SOURCE_NAMES
 from tasks.files.base import OpenFile, SourceFile
 from tasks.files.s3_file import find_s3_files
 
@@ -105,7 +106,7 @@ def file_inputs(files: Sequence[SourceFile]) -> list[Input]:
         inputs = [
             Input(stage="source", key=file.name, digest=digest) for file, digest in zip(files, digests, strict=True)
         ]
-    return [*inputs, Input(stage="source_names", key=f"{len(files)} files", digest=names)]
+    return [*inputs, Input(stage=SOURCE_NAMES, key=f"{len(files)} files", digest=names)]
 
 
 def _fixed_folder(pattern: str) -> Path:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from dataops.redaction import remove_credentials
 from dataops.schema import CURATED, DOWNLOADED, FILTERED, PACKED, PAIRS
 from dataops.snapshot import Input, Manifest
+from dataops.stages import SOURCE_NAMES
 
 PRODUCER = "https://github.com/pairmill/pairmill"
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
@@ -65,7 +66,7 @@ def _event(manifest: Manifest, store: str) -> dict[str, Any]:
                 "jobType": _facet("2-0-4/JobTypeJobFacet", **job_type),
             },
         },
-        "inputs": [_dataset(source, store) for source in manifest.inputs],
+        "inputs": [_dataset(source, store) for source in manifest.inputs if source.stage != SOURCE_NAMES],
         "outputs": [output],
     }
 

@@ -329,13 +329,14 @@ def test_gc_keeps_the_datasets_that_the_config_of_a_kept_run_names(store):
 
 def test_gc_deletes_job_folders_that_no_unfinished_run_can_resume(store, tmp_path):
     home = tmp_path / "home"
-    for job in ("train-unfinished", "train-completed", "train-unknown", "train-today"):
+    for job in ("crawl-docs-crawled", "train-unfinished", "train-completed", "train-unknown", "train-today"):
         (home / "jobs" / job / "checkpoints").mkdir(parents=True)
         if job != "train-today":
             age(home / "jobs" / job.removesuffix("/"))
             os.utime(home / "jobs" / job, (NOW - 2 * DAY, NOW - 2 * DAY))
     put_run(store, "a", [SnapshotName("train", "unfinished")], state="failed")
     put_run(store, "b", [SnapshotName("train", "completed")])
+    put_run(store, "c", [SnapshotName("extract", "crawled")], state="failed")
     roots = Roots(store, Policy())
     roots()
     unneeded = [path.name for path in _find_local(home, [roots]) if path.parent == home / "jobs"]

@@ -70,6 +70,7 @@ def without_empty(built: Any) -> Any:
 def manifests() -> dict[str, Manifest]:
     found: dict[str, Manifest] = {}
     below: list[Input] = [Input(stage="source", key=HOSTILE, digest="0" * 64)]
+    below += [Input(stage="source_names", key="1 files", digest="1" * 64)]
     for number, stage in enumerate(("extract", "filter", "download", "curate", "pack", "train", "evaluate")):
         found[stage] = build_manifest(
             stage,
@@ -96,6 +97,7 @@ def test_events_equal_those_of_openlineage_classes() -> None:
         assert without_empty(Serde.to_dict(as_openlineage(event))) == event  # the address of each schema is among it
         assert datetime.fromisoformat(event["eventTime"]).tzinfo is not None
     assert "secret" not in json.dumps(built)
+    assert len(built[0]["inputs"]) == 1, "the names of the files are no dataset"
 
 
 def test_events_are_linked_and_reproducible() -> None:
