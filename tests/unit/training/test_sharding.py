@@ -34,7 +34,7 @@ from training.sharding import Part, rows_of_part
 
 MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.timeout(400)
-SETTINGS = {"epochs": 3, "eps": 1e-3, "checkpoint_every": 2, "keep_checkpoints": 9}
+SETTINGS = {"epochs": 2, "eps": 1e-3, "checkpoint_every": 2, "keep_checkpoints": 9}
 """A large eps keeps Adam from blowing rounding up where a gradient is all but zero."""
 EVERYTHING = {
     "ema": 0.5,
@@ -138,10 +138,10 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
     for name in ("three", "machines"):
         assert_same_training(jobs["alone"], jobs[name])
         evaluated = (output_of(jobs[name]) / "evidence-suite.jsonl").read_text().splitlines()
-        assert [json.loads(row)["step"] for row in evaluated] == [4, 8]
+        assert [json.loads(row)["step"] for row in evaluated] == [4]
     parts = {"three": 3, "machines": 2}
     for name, count in parts.items():
-        files = {path.name for path in (output_of(jobs[name]) / "checkpoints" / "step-000008").iterdir()}
+        files = {path.name for path in (output_of(jobs[name]) / "checkpoints" / "step-000004").iterdir()}
         own = {
             f"{kind}-{n + 1:05d}-of-{count:05d}.safetensors" for kind in ("model", "optimizer") for n in range(count)
         }
@@ -161,7 +161,7 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: MakeJob, precision: str) -> None:
     """The sums of two gradients have no order, so that only the arithmetic could differ: bf16 is that of autocast."""
-    settings = {**SETTINGS, "epochs": 1, "precision": precision, "lock_image": False}
+    settings = {**SETTINGS, "epochs": 1, "precision": precision}
     whole, divided = (make_job(name, "vit", **settings, sharding=name) for name in ("none", "full"))
     wait_for([Ranks(whole, 2), Ranks(divided, 2, target=write_slowly)])
     assert [row["loss"] for row in rows_of(divided)] == [row["loss"] for row in rows_of(whole)]
@@ -170,7 +170,7 @@ def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: 
 
 def test_three_ranks_resume_to_the_same_bits(make_job: MakeJob) -> None:
     """DistributedDataParallel, stopped by SIGTERM."""
-    undisturbed, stopped = (make_job(name, "vit", **{**SETTINGS, "epochs": 2}) for name in ("undisturbed", "stopped"))
+    undisturbed, stopped = (make_job(name, "vit", **SETTINGS) for name in ("undisturbed", "stopped"))
     others = Ranks(undisturbed, 3)
     assert Ranks(stopped, 3, signum=signal.SIGTERM).wait() == [RETRYABLE] * 3
     wait_for([others, Ranks(stopped, 3)])
