@@ -3,6 +3,7 @@
 The ranks are forked from a server that has imported torch, since an import costs more than a small training.
 """
 
+import errno
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from benchmarks.gpu_gates.jobs import Trial, run_job
 from dataops.errors import ConfigError
@@ -98,6 +100,27 @@ def write_slowly(path: Path, trial: Trial, *more: Any) -> None:
     run_job(path, trial, *more)
 
 
+def refuse_pickles(*arguments: Any) -> None:
+    """Run a job in which a rank that unpickles what another sends fails."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a rank unpickles what another sent")
+
+    distributed_c10d._tensor_to_object = refuse  # pyright: ignore[reportPrivateUsage]
+    run_job(*arguments)
+
+
+def fill_disk(path: Path, trial: Trial, *more: Any) -> None:
+    """Run a job whose second rank finds the disk full."""
+
+    def fail(tensors: Mapping[str, Tensor], file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    writing.save_tensors = fail if trial.rank == 1 else writing.save_tensors
+    run_job(path, trial, *more)
+
+
 def log_of(job: Path) -> str:
     return job.with_suffix(".log").read_text()
 
@@ -133,7 +156,13 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
     for job in jobs.values():
         with_suite(job, suite)
     killed = Ranks(jobs["killed"], 3, target=die_in_checkpoint)
-    wait_for([Ranks(jobs["alone"], 1), Ranks(jobs["three"], 3), Ranks(jobs["machines"], 4, machines=2)])
+    wait_for(
+        [
+            Ranks(jobs["alone"], 1),
+            Ranks(jobs["three"], 3),
+            Ranks(jobs["machines"], 4, machines=2, target=refuse_pickles),
+        ]
+    )
     assert killed.wait() == [RETRYABLE, -signal.SIGKILL, RETRYABLE]
     for name in ("three", "machines"):
         assert_same_training(jobs["alone"], jobs[name])
@@ -166,6 +195,15 @@ def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: 
     wait_for([Ranks(whole, 2), Ranks(divided, 2, target=write_slowly)])
     assert [row["loss"] for row in rows_of(divided)] == [row["loss"] for row in rows_of(whole)]
     assert (output_of(divided) / WEIGHTS).read_bytes() == (output_of(whole) / WEIGHTS).read_bytes()
+
+
+def test_a_full_disk_of_one_rank_ends_all_of_them(make_job: MakeJob) -> None:
+    job = make_job("a", "vit", **{**SETTINGS, "epochs": 1}, sharding="full")
+    assert Ranks(job, 2, target=fill_disk).wait() == [RETRYABLE] * 2
+    failure = json.loads((output_of(job) / "failure.json").read_text())
+    assert "model-00002-of-00002.safetensors: No space left on device" in failure["message"]
+    (unfinished,) = (output_of(job) / "checkpoints").iterdir()
+    assert not list(unfinished.glob("*00002-of*")), "the half part takes no room"
 
 
 def test_three_ranks_resume_to_the_same_bits(make_job: MakeJob) -> None:
