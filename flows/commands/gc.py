@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -95,11 +96,15 @@ def _last_active(record: RunRecord) -> float:
 
 
 def _list_named_datasets(record: RunRecord) -> list[str]:
-    """Return the datasets that the config of a run names in [[train.dataset]], which it may not have read yet."""
-    train = record.config.get("train")
-    tables = train.get("dataset") if isinstance(train, Mapping) else None
-    named = [table.get("key") for table in tables if isinstance(table, Mapping)] if isinstance(tables, list) else []
-    return [key for key in named if isinstance(key, str)]
+    """Return the datasets that the config of a run names, which it may not have read yet."""
+
+    def find(table: str, key: str) -> list[Any]:
+        values = record.config.get(table)
+        found = values.get(key) if isinstance(values, Mapping) else None
+        return found if isinstance(found, list) else []
+
+    tables = [table.get("key") for table in find("train", "dataset") if isinstance(table, Mapping)]
+    return [key for key in [*find("filter", "seen"), *tables] if isinstance(key, str)]
 
 
 class Roots:
