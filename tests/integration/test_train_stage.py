@@ -16,7 +16,7 @@ from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
 from tests.manifests import build_manifest
 from tests.unit.training.conftest import VIT, packed
-from training.config import TrainConfig
+from training.config import TRACE, TrainConfig
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -44,11 +44,12 @@ def test_train_makes_a_model_from_a_dataset_on_s3(tmp_path: Path, monkeypatch: p
 
     settings = {"model": str(tmp_path / "vit.json"), "epochs": 6, "batch_size": 8, "vocab_size": 300}
     more = {"threads": 1, "checkpoint_every": 2, "log_every": 1, "precision": "fp32"}
-    more |= {"shuffle_shards": 2, "shard_cache_bytes": 4 * largest, "tensorboard": str(tmp_path / "runs")}
+    more |= {"shuffle_shards": 2, "shard_cache_bytes": 4 * largest, "profile": 1, "tensorboard": str(tmp_path / "runs")}
     more |= {"max_bad_steps": 1, "schedule": "wsd"}
     planned = plan(TRAIN, TrainConfig.model_validate(settings | more), 0, [packs])
     manifest = make(planned, Context(store=store, home=tmp_path / "home", progress=progress))
-    assert {part.name for part in manifest.parts} >= {"model.safetensors", "metrics.jsonl", "evidence-throughput.jsonl"}
+    evidence = {"evidence-throughput.jsonl", TRACE}
+    assert {part.name for part in manifest.parts} >= {"model.safetensors", "metrics.jsonl", *evidence}
     assert manifest.facts["final"]["samples_seen"] < 6 * 24, "some samples take part in half of the epochs"
     assert manifest.facts["bad_steps"] == {"skipped": 0, "rollbacks": []}
     assert list((tmp_path / "runs" / f"train-{manifest.key}").glob("events.out.tfevents.*"))
