@@ -201,8 +201,7 @@ def run_steps(run: TrainingRun) -> None:
         run.skipped.check()
         _request_shards(run)
         if is_evaluation_due(run) and not is_evaluated(run):  # it was stopped in the evaluation
-            with log.paused():
-                evaluate_interim(run)
+            _evaluate(run, writer, log)
         for batch in log.timed(upload_batches(_load(run), run.device)):
             agreed = agree(run, batch)
             if agreed.stop:
@@ -225,9 +224,13 @@ def run_steps(run: TrainingRun) -> None:
             if is_saved:
                 write_checkpoint(run, writer, log)
             if is_due:
-                with log.paused():
-                    writer.wait()  # a signal ends the evaluation at once
-                    evaluate_interim(run)
+                _evaluate(run, writer, log)
+
+
+def _evaluate(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
+    with log.paused():
+        writer.wait()  # a signal ends the evaluation at once
+        evaluate_interim(run)
 
 
 def _load(run: TrainingRun) -> Iterator[Batch]:
