@@ -262,13 +262,21 @@ def test_a_bias_that_the_softmax_ignores_is_resumed(make_job: MakeJob, monkeypat
     assert load_file(output_of(job) / "model.safetensors")["logit_bias"] == -3.0
 
 
+@pytest.mark.parametrize("moment", ["evaluate", "copy_whole"])
 def test_sigterm_ends_an_interim_evaluation_at_once_and_the_next_start_repeats_it(
-    make_job: MakeJob, suite: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, suite: dict[str, object], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
+    """The signal arrives in the evaluation, or after the checkpoint before it."""
+
+    def stop(model: object, *_: object, **__: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return model
+
     job = with_suite(make_job("a", "vit", epochs=2, evaluate_every=3), suite)
     with monkeypatch.context() as patch:
-        patch.setattr(interim_module, "evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(interim_module, moment, stop)
         assert main([str(job)]) == 75
+    assert not (output_of(job) / "evidence-suite.jsonl").exists()
     assert [path.name for path in (output_of(job) / "checkpoints").iterdir()] == ["step-000003"]
     assert main([str(job)]) == 0
     rows = [json.loads(line) for line in (output_of(job) / "evidence-suite.jsonl").read_text().splitlines()]
