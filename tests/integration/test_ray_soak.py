@@ -128,7 +128,7 @@ def test_demo_finishes_when_a_node_is_killed_in_curate(cluster: Any, tmp_path: P
     curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(here, None))
     far = first_two(config, there, ray_cluster)
     shutil.copytree(here / "download", there / "download")  # what the web said is fetched once
-    with doomed_node(cluster, finished(there / "curate", "inspect"), 4) as kill:
+    with doomed_node(cluster, finished(there / "curate", "inspect_shard"), 4) as kill:
         far_curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(there, ray_cluster, kill))
     assert digests(pairs, kept, curated) == digests(*far, far_curated)
     assert curated.counts.kept > 1000
