@@ -80,7 +80,7 @@ def plan_run(
     Args:
         workers: tasks at a time.
         until: the last stage.
-        force: stages that are made again.
+        force: stages that are rebuilt.
     """
     store = open_store(config.store.uri)
     planner = _Planner(config, store, Context(store, home, workers), History(store, config.name))

@@ -80,11 +80,11 @@ def _compare_inputs(wanted: Wanted, found: Manifest) -> Iterator[str]:
         before, after = (
             {i.digest: i.key for i in inputs if i.stage == stage} for inputs in (found.inputs, wanted.inputs)
         )
-        gone, new = (
+        removed, new = (
             [one[digest] for digest in one.keys() - other.keys()] for one, other in ((before, after), (after, before))
         )
         if before and new:
-            yield f"input {stage}: {', '.join(sorted(gone)) or 'none'} -> {', '.join(sorted(new))}"
+            yield f"input {stage}: {', '.join(sorted(removed)) or 'none'} -> {', '.join(sorted(new))}"
     old, new = (
         {(one.stage, one.key): one.digest for one in inputs if one.stage not in (*STAGES, SOURCE_NAMES)}
         for inputs in (found.inputs, wanted.inputs)

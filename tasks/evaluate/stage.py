@@ -104,9 +104,9 @@ def _put_matches(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluatio
     context.progress(tasks, tasks, "the training data are searched for the suite's images")
     store, own = work.draft.store, work.inputs["pack"]
     trained = list_training_datasets(work.inputs["train"], store, own)
-    if gone := [f"pack/{one.key}" for one in trained if one.manifest is None]:
+    if deleted := [f"pack/{one.key}" for one in trained if one.manifest is None]:
         raise ContractError(
-            f"the model was trained on {' and '.join(gone)}, which is no longer in {store.uri}, so the suite's images "
+            f"the model was trained on {' and '.join(deleted)}, which is no longer in {store.uri}, so the suite's images "
             "cannot be searched for there; set evaluate.contamination = false to evaluate without"
         )
     packs = stored_manifests(trained) or [own]

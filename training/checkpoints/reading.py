@@ -29,7 +29,7 @@ def find_newest_checkpoint(
     Args:
         folder: may be missing.
         job: digest of the job (Job.digest without placement); a checkpoint of another job is skipped.
-        metrics_bytes: length of metrics.jsonl; a checkpoint that needs more of it is skipped.
+        metrics_bytes: length of metrics.jsonl; a checkpoint is skipped if it needs a longer one.
         accept: whether a checkpoint of this step counts.
     """
     for path in sorted(folder.glob("step-*"), key=step_of, reverse=True):
