@@ -15,7 +15,7 @@ from pathlib import Path
 NAME = "pairmill"
 COMMANDS = (
     *("demo", "run", "rerun", "runs", "show", "gc", "doctor", "trace", "takedown", "promote", "diff", "export"),
-    *("deploy", "up", "down", "status", "eval", "queries", "datasets", "config", "init", "plan", "try"),
+    *("deploy", "up", "down", "status", "eval", "queries", "datasets", "config", "init", "plan", "try", "backfill"),
 )
 _NAMED = re.compile(rf"(?P<before>^|`|: |\n){NAME} (?=({'|'.join(COMMANDS)})(?![\w-]))")
 _typed = NAME

@@ -19,13 +19,30 @@ from dataops.kernels.without_package import without_package
 from tasks.download.fetch.host_pool import HostPool
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations looks for updates on import, by network
-# wandb takes half a second and leaves two temporary folders.
-sys.modules.setdefault("wandb", ModuleType("wandb"))
-_main = sys.modules.setdefault("img2dataset.main", ModuleType("img2dataset.main"))
-_main.__dict__.setdefault("main", None)  # the names that the package imports of it
-_main.__dict__.setdefault("download", None)
-# webdataset, for its tar writer, works without torch; albumentations loads huggingface_hub to share transforms.
-with warnings.catch_warnings(), without_package("torch"), without_package("huggingface_hub"):
+
+
+@contextmanager
+def _empty_module(name: str, **attributes: Any) -> Iterator[None]:
+    """Let imports find an empty module inside the `with`, unless the real one is loaded."""
+    module = ModuleType(name)
+    module.__dict__.update(attributes)
+    is_ours = sys.modules.setdefault(name, module) is module
+    try:
+        yield
+    finally:
+        if is_ours:  # the real one is imported where it is used: by train.wandb
+            del sys.modules[name]
+
+
+# wandb takes half a second and leaves two temporary folders. webdataset, for its tar writer, works without torch;
+# albumentations loads huggingface_hub to share transforms.
+with (
+    warnings.catch_warnings(),
+    without_package("torch"),
+    without_package("huggingface_hub"),
+    _empty_module("wandb"),
+    _empty_module("img2dataset.main", main=None, download=None),
+):
     warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)  # img2dataset imports it
     import albumentations
     from img2dataset import downloader as _downloader

@@ -23,7 +23,9 @@ def test_a_worker_loads_no_package_that_it_does_not_need() -> None:
         "import tasks.download.worker, tasks.download.summary as summary\n"
         "rows = pa.table({'url': ['http://IMG.example:80/a'], 'drop_reason': pa.array([None], pa.string())})\n"
         "assert summary.count_by_host(rows) == {'img.example': {'rows': 1}}\n"
-        "print(*{'pandas', 'torch', 'fire', 'huggingface_hub', 'numba', 'pyarrow.dataset'} & sys.modules.keys())"
+        "import importlib.util\n"
+        "assert importlib.util.find_spec('wandb') and importlib.util.find_spec('img2dataset.main')\n"
+        "print(*{'wandb', 'pandas', 'torch', 'fire', 'huggingface_hub', 'numba', 'pyarrow.dataset'} & sys.modules.keys())"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []
