@@ -15,14 +15,15 @@ one row of each language that has rows.
 Source: Gadre et al. 2023 (DataComp), section 3.2 and appendix: CLIP score thresholds and top fractions.
 """
 
-import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Annotated, Literal, Self
 
 import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from dataops.images.score_ranks import KEY, Cut, add_key
+from dataops.kernels.hashes import uid_halves
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -59,21 +60,35 @@ class ScoreRule(BaseModel):
             raise ValueError(f"band: its lower end {self.band[0]:g} is not below its upper end {self.band[1]:g}")
         return self
 
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """The first row that is kept, and the first one after the last that is; none for a threshold."""
+        low, high = self.band or (0.0, self.top_fraction)
+        return () if high is None else (Cut(self.score, low, self.by), Cut(self.score, high, self.by))
 
-def drop_reasons(table: pa.Table, rules: Sequence[ScoreRule]) -> pa.Array:
+
+def rows_to_rank(table: pa.Table, names: Sequence[str]) -> pl.DataFrame:
+    """Return some columns of rows, and their `uid` as two numbers."""
+    uids = uid_halves(table["uid"].combine_chunks())
+    halves = {f"uid_{name}": pl.Series(uids[:, half]) for half, name in enumerate(("high", "low"))}
+    return pl.DataFrame(table.select(names)).with_columns(**halves)
+
+
+def drop_reasons(table: pa.Table, rules: Sequence[ScoreRule], positions: pl.DataFrame) -> pa.Array:
     """Return the drop reason of each row (string); null if it is kept.
 
     Args:
-        table: unique `uid`; a float column for each rule's score, null or NaN if there is none; `language` if a rule is
-            `by` it.
+        table: some of the rows: unique `uid`; a float column for each rule's score, null or NaN if there is none;
+            `language` if a rule is `by` it.
+        positions: what find_positions returns for the cuts of the rules, in their order, among all rows.
     """
-    columns = ["uid", *dict.fromkeys(rule.score for rule in rules)]
+    columns = list(dict.fromkeys(rule.score for rule in rules))
     columns += ["language"] if any(rule.by for rule in rules) else []
-    rows = pl.DataFrame(table.select(columns)).with_row_index("row")
-    reasons = pl.Series("drop_reason", [None] * rows.height, pl.String)
-    for rule in reversed(rules):
-        apply = _apply_threshold if rule.band is None and rule.top_fraction is None else _apply_rank
-        reasons = apply(rows, rule).fill_null(reasons)
+    rows = rows_to_rank(table, columns).with_row_index("row")
+    reasons, cut = pl.Series("drop_reason", [None] * rows.height, pl.String), 0
+    for rule in rules:
+        found = _apply_rank(rows, rule, positions, cut) if rule.cuts else _apply_threshold(rows, rule)
+        reasons, cut = reasons.fill_null(found), cut + len(rule.cuts)
     return pa.array(reasons.to_arrow(), pa.string())
 
 
@@ -90,25 +105,17 @@ def _apply_threshold(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
     )["reason"]
 
 
-def _apply_rank(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
-    low, high = rule.band or (0.0, rule.top_fraction or 1.0)
-    worse = "below_band" if rule.band else "not_top"
-    score, group = pl.col(rule.score), pl.col("language") if rule.by else pl.lit("")
-    scored = rows.filter(score.is_not_null() & score.is_not_nan()).with_columns(group.alias("group"))
-    scored = scored.sort(["group", rule.score, "uid"], descending=[False, True, False])
-    sizes = scored.group_by("group").len("size")
-    bounds = sizes.with_columns(
-        pl.Series("first", [_rank(low, size) for size in sizes["size"]], pl.Int64),
-        pl.Series("end", [_rank(high, size) for size in sizes["size"]], pl.Int64),
-    )
-    ranked = scored.with_columns(pl.int_range(pl.len()).over("group").alias("rank"))
-    ranked = ranked.join(bounds, on="group", how="left", nulls_equal=True)
+def _apply_rank(rows: pl.DataFrame, rule: ScoreRule, positions: pl.DataFrame, cut: int) -> pl.Series:
+    ranked = add_key(rows, rule.score, rule.by).select("row", "group", *KEY)
+    for number, end in enumerate(("first", "end")):
+        found = positions.filter(pl.col("cut") == cut + number).select("group", pl.col(KEY).name.suffix(f"_{end}"))
+        ranked = ranked.join(found, on="group", how="left", nulls_equal=True)
     outside = ranked.select(
         "row",
-        pl.when(pl.col("rank") < pl.col("first"))
+        pl.when(_is_before("first"))
         .then(pl.lit(f"{rule.score}_above_band"))
-        .when(pl.col("rank") >= pl.col("end"))
-        .then(pl.lit(f"{rule.score}_{worse}"))
+        .when(~_is_before("end"))
+        .then(pl.lit(f"{rule.score}_{'below_band' if rule.band else 'not_top'}"))
         .otherwise(pl.lit(""))
         .alias("reason"),
     )
@@ -117,6 +124,10 @@ def _apply_rank(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
     return reasons.set(reasons == "", None)
 
 
-def _rank(share: float, size: int) -> int:
-    """Return the first rank, from 0, after the first `share` of `size` rows; 0.07 means exactly 7/100, not its double."""
-    return math.ceil(Fraction(repr(share)) * size)
+def _is_before(end: str) -> pl.Expr:
+    """Return whether a row's key is less than the position of a cut."""
+    is_before = pl.lit(False)
+    for name in reversed(KEY):
+        key, position = pl.col(name), pl.col(f"{name}_{end}")
+        is_before = (key < position) | ((key == position) & is_before)
+    return is_before

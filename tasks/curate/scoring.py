@@ -4,86 +4,172 @@ Duplicates are resolved before, so each image is scored once, and a fraction in 
 dropped earlier has no scores.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataops.images.score_rules import drop_reasons
+from dataops.images.score_ranks import Cut, count_keys, find_positions, score_of_key
+from dataops.images.score_rules import drop_reasons, rows_to_rank
 from dataops.schema import CURATED
-from dataops.snapshot import Draft, read_table
+from dataops.snapshot import Draft, Record, fetch_table, read_table
 from tasks.curate.choose import read_decisions
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import RawShard, inspected_name
 from tasks.curate.scores.compute import IMAGES, ShardImages, compute_scores
-from tasks.curate.scores.config import Scorer
+from tasks.curate.steps import ShardRows, batch_shards
+from tasks.engine.exchange import Exchange, Step, put_frame, read_frame, run_steps
 from tasks.engine.stage import Work
 
-_ROWS = pa.schema([("uid", pa.string()), ("language", pa.string())])
 QUANTILES = (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0)
 """Quantiles of each score in the manifest: they show how much a threshold would keep."""
+POSITIONS = "_work/positions.parquet"
+"""Scratch table of the positions of the rules' cuts in the rankings (dataops.images.score_ranks)."""
 
 
-def add_scores(shards: Sequence[RawShard], work: Work[CurateConfig]) -> dict[str, Any]:
-    """Score the rows that choose_rows kept, and apply the rules; write `scored_name` for each shard.
+@dataclass(frozen=True)
+class ScoreJob:
+    """What all steps share."""
 
-    Rules rank all rows in this process, which holds the uid, language and scores of each.
+    config: CurateConfig
+    batches: int
+    number: int = 0
+    """Number of the pass over the rows."""
+
+    @property
+    def layout(self) -> str:
+        """Return the number of batches, and the pass."""
+        return f"{self.batches}-{self.number}"
+
+    @property
+    def cuts(self) -> list[Cut]:
+        """Cuts of the rules, then the quantiles of each score."""
+        quantiles = [Cut(name, share, is_quantile=True) for name in self.config.scores.names for share in QUANTILES]
+        return [*(cut for rule in self.config.rules for cut in rule.cuts), *quantiles]
+
+    @property
+    def exchange(self) -> Exchange:
+        """Return the exchange of a pass, to this process."""
+        return Exchange(f"counts-{self.number}", self.batches, 1, 0, 0)
+
+
+ScoreStep = Step[ScoreJob]
+"""A step on a batch of raw shards; `inputs` are these (RawShard)."""
+
+
+def add_scores(shards: Sequence[RawShard], sizes: Sequence[int], work: Work[CurateConfig]) -> dict[str, Any]:
+    """Score the rows that choose_rows kept, and find the rows at the cuts of the rules; see `join_scores`.
+
+    Args:
+        sizes: number of rows of each raw shard.
 
     Returns: facts of each score, for the manifest.
     """
-    config = work.config
-    images, tables = list[ShardImages](), [_ROWS.empty_table()]
-    for shard in shards:
-        table, rows = _read_kept(shard, work.draft)
-        part = work.draft.put_table(f"_work/images-{shard.number}.parquet", table)
-        images.append(ShardImages(shard.number, shard.tar, shard.image_extension, work.draft.path(part.name)))
-        tables.append(rows)
-    scored, facts = pa.concat_tables(tables), dict[str, Any]()
-    for scorer, columns in compute_scores(images, config.scores, work.draft, work.context):
+    config, draft = work.config, work.draft
+    batches = batch_shards([ShardRows(shard.number, size) for shard, size in zip(shards, sizes, strict=True)])
+    by_number = {shard.number: shard for shard in shards}
+    units = [tuple(by_number[shard.number] for shard in batch) for batch in batches]
+    job = ScoreJob(config, len(units))
+    context = work.context.without_progress()
+
+    def run(function: Callable[[Draft, ScoreStep], Record | None], job: ScoreJob) -> list[Record]:
+        return run_steps([Step(function, n, job, unit) for n, unit in enumerate(units)], sum(sizes), draft, context)
+
+    kept = [part.rows for record in run(put_images, job) for part in record.parts]
+    images = [ShardImages(s.number, s.tar, s.image_extension, draft.path(_images_name(s.number))) for s in shards]
+    scored = pa.table({"row": pa.nulls(sum(kept))})
+    facts = dict[str, dict[str, Any]]()
+    for scorer, columns in compute_scores(images, config.scores, draft, work.context):
         for name, column in columns.items():
-            values = pl.Series(column).to_arrow().cast(CURATED.field(name).type)
-            scored = scored.append_column(CURATED.field(name), values)
-        facts[scorer.name] = _summarise(scorer, pl.Series(scorer.name, columns[scorer.name]))
-    scored = scored.append_column("reason", drop_reasons(scored, config.rules))
+            scored = scored.append_column(name, pl.Series(column).to_arrow().cast(CURATED.field(name).type))
+        model = {"model": scorer.model.name} if scorer.model else {}
+        missing = columns[scorer.name].null_count
+        facts[scorer.name] = {"scorer": scorer.digest, **model, "scored": sum(kept) - missing, "missing": missing}
     start = 0
-    for shard, rows in zip(shards, tables[1:], strict=True):
-        part = scored.slice(start, rows.num_rows).drop_columns(["uid", "language"])
-        work.draft.put_table(scored_name(shard.number), part)
-        start += rows.num_rows
+    for shard, size in zip(shards, kept, strict=True):
+        draft.put_table(_scored_name(shard.number), scored.slice(start, size).drop_columns(["row"]))
+        start += size
+    run(put_ranked_rows, job)
+
+    def count(positions: pl.DataFrame, number: int) -> Iterator[pl.DataFrame]:
+        counting = replace(job, number=number)
+        draft.put_table(_searches_name(number), positions.to_arrow())
+        run(count_batch, counting)
+        return counting.exchange.read_tables(draft, 0)
+
+    positions = find_positions(job.cuts, count)
+    draft.put_table(POSITIONS, positions.to_arrow())
+    keys = dict(positions.select("cut", "score_key").iter_rows())
+    for score in facts.values():
+        score["quantiles"] = {}
+    for number, cut in enumerate(job.cuts):
+        if cut.is_quantile and number in keys:
+            facts[cut.score]["quantiles"][f"{cut.share:g}"] = score_of_key(keys[number])
     return facts
 
 
-def scored_name(number: str) -> str:
-    """Return the name of the scratch table of a raw shard's scored rows: scores, and `reason`, the drop reason."""
+def put_images(draft: Draft, step: ScoreStep) -> Record:
+    """Write the kept rows of each raw shard to score (IMAGES)."""
+    parts = []
+    for shard in step.inputs:
+        kept = read_decisions(draft, shard.number)["drop_reason"].is_null()
+        rows = read_table(draft.store, shard.rows, ["key", "caption"]).filter(kept)
+        digests = read_table(draft.store, draft.path(inspected_name(shard.number)), ["image_digest"]).filter(kept)
+        table = pa.table([rows["key"], rows["caption"], digests["image_digest"]], schema=IMAGES)
+        parts.append(draft.put_table(_images_name(shard.number), table))
+    return Record(task=step.id, parts=parts)
+
+
+def put_ranked_rows(draft: Draft, step: ScoreStep) -> None:
+    """Write what the passes need of the rows of a batch."""
+    frames, names = list[pl.DataFrame](), step.job.config.scores.names
+    for shard in step.inputs:
+        kept = read_decisions(draft, shard.number)["drop_reason"].is_null()
+        rows = read_table(draft.store, shard.rows, ["uid", "language"]).filter(kept)
+        scores = read_table(draft.store, draft.path(_scored_name(shard.number)), names)
+        for name in names:
+            rows = rows.append_column(name, scores[name])
+        frames.append(rows_to_rank(rows, ["language", *names]))
+    put_frame(draft, _ranked_name(step), pl.concat(frames))
+
+
+def count_batch(draft: Draft, step: ScoreStep) -> None:
+    """Count the rows of a batch for a pass."""
+    name = draft.path(_searches_name(step.job.number))
+    positions = cast(pl.DataFrame, pl.from_arrow(fetch_table(draft.store, name)))
+    counts = count_keys(read_frame(draft, _ranked_name(step)), step.job.cuts, positions, step.job.number)
+    step.job.exchange.write(draft, step.number, counts, np.zeros(counts.height, np.uint16))
+
+
+def _images_name(number: str) -> str:
+    return f"_work/images-{number}.parquet"
+
+
+def _scored_name(number: str) -> str:
     return f"_work/scored-{number}.parquet"
 
 
-def join_scores(decisions: pa.Table, scored: pa.Table) -> pa.Table:
+def _ranked_name(step: ScoreStep) -> str:
+    return f"ranked-{step.job.batches}-{step.number:05d}.table"
+
+
+def _searches_name(number: int) -> str:
+    return f"_work/searches-{number}.parquet"
+
+
+def join_scores(draft: Draft, shard: RawShard, rows: pa.Table, decisions: pa.Table) -> pa.Table:
     """Return the decisions on a raw shard with its scores, null for rows dropped before, and with the rules' reasons."""
+    scored = fetch_table(draft.store, draft.path(_scored_name(shard.number)))
     kept = decisions["drop_reason"].is_null()
     indices = pa.array(np.cumsum(kept.to_numpy()) - 1, mask=~kept.to_numpy())
-    scores = scored.take(indices)
-    for name in scored.column_names[:-1]:
-        decisions = decisions.append_column(name, scores[name])
-    reasons = pl.Series(decisions["drop_reason"]).fill_null(pl.Series(scores["reason"])).to_arrow()
+    for name in scored.column_names:
+        decisions = decisions.append_column(name, scored[name].take(indices))
+    positions = cast(pl.DataFrame, pl.from_arrow(fetch_table(draft.store, draft.path(POSITIONS))))
+    ranked = decisions.append_column("language", rows["language"]).filter(kept)
+    found = drop_reasons(ranked, shard.config.rules, positions).take(indices)
+    reasons = pl.Series(decisions["drop_reason"]).fill_null(pl.Series(found)).to_arrow()
     index = decisions.column_names.index("drop_reason")
     return decisions.set_column(index, "drop_reason", pa.array(reasons, pa.string()))
-
-
-def _read_kept(shard: RawShard, draft: Draft) -> tuple[pa.Table, pa.Table]:
-    """Return the kept rows of a raw shard: the columns to score (IMAGES), and those that rules use (_ROWS)."""
-    kept = read_decisions(draft, shard.number)["drop_reason"].is_null()
-    rows = read_table(draft.store, shard.rows, ["uid", "key", "caption", "language"]).filter(kept)
-    inspected = read_table(draft.store, draft.path(inspected_name(shard.number)), ["image_digest"]).filter(kept)
-    columns = [rows["key"], rows["caption"], inspected["image_digest"]]
-    return pa.table(columns, schema=IMAGES), rows.select(_ROWS.names).cast(_ROWS)
-
-
-def _summarise(scorer: Scorer, scores: pl.Series) -> dict[str, Any]:
-    known = scores.drop_nulls()
-    points = {f"{q:g}": known.quantile(q, "nearest") for q in QUANTILES if len(known)}
-    model = {"model": scorer.model.name} if scorer.model else {}
-    counts = {"scored": len(known), "missing": len(scores) - len(known)}
-    return {"scorer": scorer.digest, **model, **counts, "quantiles": points}

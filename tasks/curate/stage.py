@@ -25,7 +25,7 @@ from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evaluation_sets
 from tasks.curate.inspect_images import RawShard, inspect_shard
-from tasks.curate.scoring import add_scores, join_scores, scored_name
+from tasks.curate.scoring import add_scores, join_scores
 from tasks.engine.exchange import run_steps
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
@@ -61,7 +61,7 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
     run = partial(run_steps, rows=sum(sizes), draft=draft, context=choosing)
     choose_rows(numbers, sizes, config, draft.path(matches.name) if matches else None, run)
     if config.scores.names:
-        facts["scores"] = add_scores(shards, replace(work, context=progress.of_map("score images", scoring)))
+        facts["scores"] = add_scores(shards, sizes, replace(work, context=progress.of_map("score images", scoring)))
     writing = progress.of_map("write rows", 1)
     records = map_parts(run_shards, group_shards(write_rows, shards), draft, writing)
 
@@ -115,7 +115,7 @@ def write_rows(draft: Draft, shard: RawShard) -> Record:
     if decisions["uid"] != rows["uid"]:
         raise CorruptPart(f"{shard.rows}: its rows are not those that were inspected; remake with --force curate")
     if shard.config.scores.names:
-        decisions = join_scores(decisions, fetch_table(draft.store, draft.path(scored_name(shard.number))))
+        decisions = join_scores(draft, shard, rows, decisions)
     phashes = [None if value is None else f"{value:016x}" for value in decisions["phash"].to_pylist()]
     rows = rows.append_column("phash", pa.array(phashes, pa.string()))
     for name in ("cluster", "evaluation_overlap", *SCORE_NAMES, "face_bboxes"):

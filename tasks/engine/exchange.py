@@ -85,15 +85,15 @@ def run(draft: Draft, step: Step[Any]) -> Record:
     return step.function(draft, step) or Record(task=step.id)
 
 
-def run_steps(steps: Sequence[Step[Any]], rows: int, draft: Draft, context: Context) -> None:
+def run_steps(steps: Sequence[Step[Any]], rows: int, draft: Draft, context: Context) -> list[Record]:
     """Run the steps in workers, so that this process's memory does not grow with the rows; few rows are run here."""
     if rows > SMALL_ROWS:
-        map_parts(run, steps, draft, context)
-        return
+        return map_parts(run, steps, draft, context)
+    records = list[Record]()
     for number, step in enumerate(steps, 1):
-        if not draft.done(step.id):
-            draft.finish(run(draft, step))
+        records.append(draft.done(step.id) or draft.finish(run(draft, step)))
         context.progress(number, len(steps), "")
+    return records
 
 
 class Merges(NamedTuple):

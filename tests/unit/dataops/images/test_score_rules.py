@@ -4,13 +4,16 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dataops.images.score_rules import ScoreRule, drop_reasons
+from dataops.images import score_ranks
+from dataops.images.score_ranks import Cut, count_keys, find_positions, score_of_key
+from dataops.images.score_rules import ScoreRule, drop_reasons, rows_to_rank
 
 
 def reference_reasons(rows: list[dict], rules: list[ScoreRule]) -> list[str | None]:
@@ -51,8 +54,22 @@ def table(rows: list[dict]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema)
 
 
+def positions_of(rows: list[dict], cuts: list[Cut], batch: int) -> pl.DataFrame:
+    batches = [
+        rows_to_rank(table(rows[i : i + batch]), ["clip_score", "nsfw", "language"]) for i in range(0, len(rows), batch)
+    ]
+    return find_positions(cuts, lambda found, number: (count_keys(batch, cuts, found, number) for batch in batches))
+
+
+def apply(rows: list[dict], rules: list[ScoreRule], batch: int = 1000) -> list[str | None]:
+    """Rank the rows in batches of at most `batch` rows, and apply the rules to each batch."""
+    positions = positions_of(rows, [cut for rule in rules for cut in rule.cuts], batch)
+    parts = [table(rows[i : i + batch]) for i in range(0, max(len(rows), 1), batch)]
+    return [reason for part in parts for reason in drop_reasons(part, rules, positions).to_pylist()]
+
+
 def reasons(rows: list[dict], *rules: dict) -> list[str | None]:
-    return drop_reasons(table(rows), [ScoreRule(**rule) for rule in rules]).to_pylist()
+    return apply(rows, [ScoreRule(**rule) for rule in rules])
 
 
 def scored(*scores: float | None, language: str | None = "en", first: int = 0) -> list[dict]:
@@ -64,7 +81,7 @@ def scored(*scores: float | None, language: str | None = "en", first: int = 0) -
 
 SHARES = st.sampled_from([0.0, 0.02, 0.07, 0.1, 0.25, 0.3, 0.5, 0.9, 1.0])
 # Few exact float32 values, so that ties and scores equal to a threshold are frequent.
-SCORES = st.sampled_from([None, math.nan, -0.5, 0.0, 0.125, 0.25, 0.25, 0.5, 1.0])
+SCORES = st.sampled_from([None, math.nan, -math.inf, -0.5, -0.0, 0.0, 0.125, 0.25, 0.25, 0.25 + 2**-20, 1.0])
 BY = st.sampled_from([None, "language"])
 RULES = st.one_of(
     st.builds(lambda s, v: ScoreRule(score=s, min=v), st.sampled_from(["clip_score", "nsfw"]), st.just(0.25)),
@@ -78,25 +95,59 @@ RULES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(SCORES, SCORES, st.sampled_from(["en", "de", None])), max_size=40),
     st.lists(RULES, max_size=3),
     st.randoms(use_true_random=False),
+    st.sampled_from([1, 7, 40]),
+    st.sampled_from([32, 64, 128]),
 )
-def test_drop_reasons_equals_the_reference_in_any_order_of_rows(values, rules, random) -> None:
-    uids = [f"{i:032x}" for i in range(len(values))]
+def test_drop_reasons_equals_the_reference_in_any_order_of_rows_and_batches(values, rules, random, batch, bits) -> None:
+    uids = [f"{i << 128 - bits:032x}" for i in range(len(values))]
     random.shuffle(uids)
     rows = [
         {"uid": uid, "clip_score": clip, "nsfw": nsfw, "language": language}
         for uid, (clip, nsfw, language) in zip(uids, values, strict=True)
     ]
-    expected = reference_reasons(rows, rules)
-    assert drop_reasons(table(rows), rules).to_pylist() == expected
-    order = list(range(len(rows)))
-    random.shuffle(order)
-    shuffled = drop_reasons(table([rows[i] for i in order]), rules).to_pylist()
-    assert shuffled == [expected[i] for i in order]
+    assert apply(rows, rules, batch) == reference_reasons(rows, rules)
+
+
+def test_a_cut_counts_keys_by_few_bits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row | {"uid": f"{(7 * i) % 1000:032x}"} for i, row in enumerate(scored(*[0.3, 0.3, 0.3, 0.7, -1.0] * 200))]
+    counted: list[int] = []
+
+    def count(cuts: list[Cut]) -> pl.DataFrame:
+        ranked = rows_to_rank(table(rows), ["clip_score", "language"])
+
+        def count_one(found: pl.DataFrame, number: int) -> list[pl.DataFrame]:
+            counts = count_keys(ranked, cuts, found, number)
+            counted.append(counts.height)
+            return [counts]
+
+        return find_positions(cuts, count_one)
+
+    cuts = [Cut("clip_score", share, by) for share in (0.1, 0.5, 0.9) for by in (None, "language")]
+    monkeypatch.setattr(score_ranks, "BITS", 4)
+    found = count(cuts).sort("cut")
+    assert max(counted) <= len(cuts) * 2**4
+    ordered = sorted(rows, key=lambda row: (-row["clip_score"], row["uid"]))
+    for position, cut in zip(found.iter_rows(named=True), cuts, strict=True):
+        row = ordered[round(cut.share * 1000)]
+        assert (position["uid_high"] << 64) + position["uid_low"] <= int(row["uid"], 16)
+        assert score_of_key(position["score_key"]) == pytest.approx(row["clip_score"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=60))
+def test_quantiles_equal_those_of_polars(values: list[float]) -> None:
+    shares = [0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0]
+    cuts = [Cut("clip_score", share, is_quantile=True) for share in shares]
+    found = positions_of([*scored(*values), *scored(None, math.nan, first=60)], cuts, 9)
+    keys = dict(found.select("cut", "score_key").iter_rows())
+    series = pl.Series(values, dtype=pl.Float32)
+    expected = {cut: series.quantile(share, "nearest") for cut, share in enumerate(shares) if values}
+    assert {cut: score_of_key(key) for cut, key in keys.items()} == expected
 
 
 def test_top_fraction_keeps_the_exact_number_and_breaks_ties_by_uid() -> None:

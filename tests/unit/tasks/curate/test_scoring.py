@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from dataops.schema import CURATED, dropped_schema
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
+from tasks.curate import steps
 from tasks.curate.config import CurateConfig
 from tasks.curate.scores import clip as score_clip
 from tasks.curate.stage import CURATE
@@ -102,10 +103,13 @@ def test_remaining_rows_have_scores_and_rules_drop_by_them(tmp_path: Path, check
     assert {row["drop_stage"] for row in worst} == {"curate"}
 
 
-def test_rules_keep_the_same_rows_for_any_sharding(tmp_path: Path, checkpoint: Path) -> None:
+def test_rules_keep_the_same_rows_for_any_sharding_and_batches(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rule = {"score": "clip_score", "top_fraction": 0.5, "by": "language"}
     found = []
-    for size in (1, 7, 100):
+    for size, batch in ((1, 3), (7, 1), (100, steps.BATCH_ROWS)):
+        monkeypatch.setattr(steps, "BATCH_ROWS", batch)
         store = FolderStore(tmp_path / str(size))
         found.append(rows_of(store, curate_pairs(store, pairs(), checkpoint, size, rule)))
     keep = ("clip_score", "drop_reason")
