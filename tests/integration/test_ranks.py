@@ -52,7 +52,7 @@ def test_two_ranks_end_in_the_same_bytes_after_a_stop_and_a_killed_launcher(
             (launcher,) = {rank.ppid() for rank in killed if "training.launch" not in rank.cmdline()}
             os.kill(launcher, signal.SIGKILL)
 
-    with pytest.raises(JobFailed, match="SIGKILL|lost another rank") as lost:  # whichever is noticed first
+    with pytest.raises(JobFailed, match=r"SIGKILL|lost another rank") as lost:  # whichever is noticed first
         train(jobs["disturbed"], folder, kill)
     assert lost.value.exit_code == 75
     assert not find_ranks(), "they ended with their launcher"
