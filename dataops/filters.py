@@ -50,7 +50,9 @@ HOST = r"^https?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)"
 MOST_LABELS = 6
 """Maximum number of labels of a blocked or allowed domain."""
 
-Directive = Literal["noai", "noimageai", "noimageindex", "noindex", "none", "tdm-reservation"]
+Directive = Literal[
+    "noai", "noimageai", "noimageindex", "noindex", "none", "tdm-reservation", "content-usage", "content-signal", "rsl"
+]
 
 
 class RuleConfig(StageConfig):
@@ -89,7 +91,9 @@ class RuleConfig(StageConfig):
     """If not empty, rows with an image on any other domain are dropped as not_allowed_domain."""
     drop_tracking: bool = True
     """Drop tracking pixels, spacers and icons as tracking, by their URL or a declared side of at most 2 pixels."""
-    opt_out: list[Directive] = Field(default=["noai", "noimageai", "noimageindex", "tdm-reservation"])
+    opt_out: list[Directive] = Field(
+        default=["noai", "noimageai", "noimageindex", "tdm-reservation", "content-usage", "content-signal", "rsl"]
+    )
     """Rows of pages that declare one of these opt-outs are dropped as opt_out."""
     allow_licenses: list[str] = Field(default=[])
     """If not empty, rows without a declared licence, or whose licence does not start with one of these URLs (without a

@@ -236,7 +236,11 @@ def _load_robots() -> Parser:
         ]
         assert answers[0] == every.allows(_PAGE_URL, "pairmill"), "agents that are not asked for change the answer"
         robots.list_denied_agents(_PAGE_URL, _AGENTS, "pairmill")
-        return f"{answers} {robots.crawl_delay('pairmill') is None} {len(every.named_agents).bit_length()}"
+        opt_outs = robots.find_opt_outs(_PAGE_URL, _AGENTS, "pairmill")
+        ours = {signal for signal, detail in opt_outs if " for " not in detail}
+        assert ours <= {signal for signal, _ in every.find_opt_outs(_PAGE_URL, (), "pairmill")}, "an opt-out is lost"
+        named = len(every.named_agents).bit_length()
+        return f"{answers} {robots.crawl_delay('pairmill') is None} {named} {[signal for signal, _ in opt_outs]}"
 
     return Parser(parse)
 
@@ -244,7 +248,9 @@ def _load_robots() -> Parser:
 def _robots_seeds() -> list[bytes]:
     file = b"""# comment\nUser-agent: *\nCrawl-delay: 1.5\nDisallow: /private/\nAllow: /private/a*.html$\n
 User-agent: GPTBot\nUser-agent: CCBot/2.0\nDisallow: /\n\nUser-Agent : pairmill\r\nDisallow:/%7Ejoe/\xc3\xa9\r\nSitemap\n"""
-    return [file, b"\xef\xbb\xbf" + file, file.decode().encode("utf-16"), b"user agent gptbot disallow: /"]
+    usage = b"""License: https://a.example/l.xml\nUser-agent: *\nContent-Usage: /folder/ train-ai=n, search=y\n
+Content-Signal: search=yes,ai-train=no\nAllow: /\nUser-agent: GPTBot\nContent-Usage: *.html$ train-ai=y\n"""
+    return [usage, file, b"\xef\xbb\xbf" + file, file.decode().encode("utf-16"), b"user agent gptbot disallow: /"]
 
 
 def _load_tdmrep() -> Parser:
@@ -275,6 +281,25 @@ def _load_robots_tag() -> Parser:
     return Parser(parse)
 
 
+def _load_ai_preferences() -> Parser:
+    from dataops.rights.ai_preferences import find_rsl_link, parse_preference, parse_usage_rule
+    from dataops.rights.opt_out_headers import describe_price, find_header_opt_outs
+    from dataops.web.declarations import parse_header_directives
+
+    def parse(data: bytes) -> object:
+        value = data.decode("latin-1")
+        headers = Message()
+        for name in ("Content-Usage", "Content-Signal", "Link", "Crawler-Price"):
+            headers[name] = value.translate({10: " ", 13: " "})
+        found = [one.signal for one in find_header_opt_outs(headers, "pairmill", frozenset(), "", "")]
+        assert len(describe_price(headers)) <= 1_000, "the price is longer than allowed"
+        parse_usage_rule("content_usage", value)
+        directives = parse_header_directives([("content-usage", value), ("link", value)])
+        return f"{found} {parse_preference(value)} {find_rsl_link(value) is None} {sorted(directives)}"
+
+    return Parser(parse)
+
+
 WEB_TARGETS = (
     Target("http_response", _load_http_response, _http_seeds, _HTTP_WORDS),
     Target("http_body", _load_http_body, _body_seeds, _HTTP_WORDS),
@@ -290,7 +315,21 @@ WEB_TARGETS = (
         "urls", _load_urls, _url_seeds, (b"http://", b"//", b"/../", b"%2e", b"@", b":80", b"\\", b"xn--", b"?", b"[")
     ),
     Target(
-        "robots_txt", _load_robots, _robots_seeds, (b"User-agent: ", b"Disallow: /", b"Allow: *", b"$", b"GPTBot\n")
+        "robots_txt",
+        _load_robots,
+        _robots_seeds,
+        (
+            b"User-agent: ",
+            b"Disallow: /",
+            b"Allow: *",
+            b"$",
+            b"GPTBot\n",
+            b"Content-Usage: ",
+            b"Content-Signal: /",
+            b"License: /",
+            b" train-ai=n\n",
+            b" ai-train=no\n",
+        ),
     ),
     Target(
         "ai_txt",
@@ -313,6 +352,27 @@ WEB_TARGETS = (
         _load_robots_tag,
         lambda: [b"unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, noai", b"gptbot: none, max-snippet:-1", b"1"],
         (b"noai", b"noindex", b": ", b", ", b"max-image-preview:large", b"otherbot:"),
+    ),
+    Target(
+        "ai_preferences",
+        _load_ai_preferences,
+        lambda: [
+            b"train-ai=n, search=y;a=1",
+            b"search=yes, ai-train=no, use=reference",
+            b'</l.xml>; rel="license"; type="application/rsl+xml"',
+        ],
+        (
+            b"train-ai=n",
+            b"ai-train=no",
+            b"=",
+            b"; ",
+            b", ",
+            b"<",
+            b">",
+            b"; rel=license",
+            b'"',
+            b"; type=application/rsl+xml",
+        ),
     ),
 )
 """Targets of the network and the web."""

@@ -19,7 +19,10 @@ from dataops.archives.warc_records import read_records
 from dataops.errors import UnusableSource
 from dataops.web.captions import normalise_caption
 from dataops.web.declarations import (
+    CONTENT_DIRECTIVES,
+    RSL,
     is_license_link,
+    is_rsl_link,
     normalise_meta_name,
     parse_header_directives,
     parse_language,
@@ -53,6 +56,7 @@ class Link(msgspec.Struct, gc=False):
     alt: str = ""
     title: str = ""
     rel: str = ""
+    type: str = ""
 
 
 # The paths of nearly all other links. A record with any other path is parsed again with `Link`.
@@ -73,6 +77,7 @@ class MetaTag(msgspec.Struct, gc=False):
     name: str = ""
     property: str = ""
     content: str = ""
+    http_equiv: str = msgspec.field(name="http-equiv", default="")
 
 
 T = TypeVar("T", Link, MetaTag)
@@ -132,6 +137,7 @@ class WatPage(NamedTuple):
 
 _decode = msgspec.json.Decoder(_Wat[_Typed]).decode
 _decode_any = msgspec.json.Decoder(_Wat[Link]).decode
+_OPT_OUT_FIELDS = (b"x-robots-tag", b"tdm-reservation", b"content-usage", b"content-signal", b"rsl+xml")
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
@@ -207,9 +213,11 @@ def extract_wat_pairs(
         values = _objects(_load(bytes(head.links)))
         links = [_build_struct(Link, link) for link in values]
         licenses += [link for link in links if link.rel and _is_license(link.rel)]
+    directives = parse_meta_directives(metas) | _header_directives(page.headers)
+    if any(is_rsl_link({"rel": link.rel, "type": link.type}) for link in licenses):
+        directives.add(RSL)
     if licenses and (license := _resolve_license(licenses, resolver)) is not None:
         rows = [row._replace(license=license) for row in rows]
-    directives = parse_meta_directives(metas) | _header_directives(page.headers)
     if directives & opt_out:
         rows = [row._replace(reason=row.reason or "opt_out") for row in rows]
     language = parse_language({"lang": next((text for name, text in metas if name == LANGUAGE_META), None)})
@@ -244,6 +252,8 @@ def _select_metas(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
         if key := _meta_key(meta.property or meta.name):
             selected.append((key, meta.content))
         if meta.name and meta.property and meta.name != meta.property and (key := _meta_key(meta.name)):
+            selected.append((key, meta.content))
+        if meta.http_equiv and (key := meta.http_equiv.strip().lower()) in CONTENT_DIRECTIVES:
             selected.append((key, meta.content))
     return selected
 
@@ -299,7 +309,7 @@ def _is_license(rel: str) -> bool:
 
 def _header_directives(headers: bytes) -> set[str]:
     lower = headers.lower()
-    if b"x-robots-tag" not in lower and b"tdm-reservation" not in lower:
+    if not any(name in lower for name in _OPT_OUT_FIELDS):
         return set()
     fields: list[tuple[str, str]] = []
     for name, value in _object(_load(headers)).items():
@@ -372,4 +382,5 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 
 def _build_struct(kind: type[T], values: dict[str, Any]) -> T:
     """Build a struct from the values that are text."""
-    return kind(**{name: values[name] for name in kind.__struct_fields__ if isinstance(values.get(name), str)})
+    names = zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
+    return kind(**{name: values[key] for name, key in names if isinstance(values.get(key), str)})

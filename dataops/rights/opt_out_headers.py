@@ -4,10 +4,15 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from email.message import Message
-from typing import Literal
+from typing import Literal, get_args
 
-Signal = Literal["x_robots_tag", "tdm_header", "tdmrep", "robots_ai_agents", "ai_txt", "iptc", "c2pa"]
-SIGNALS: tuple[Signal, ...] = ("x_robots_tag", "tdm_header", "tdmrep", "robots_ai_agents", "ai_txt", "iptc", "c2pa")
+from dataops.rights.ai_preferences import MAX_DETAIL_CHARS, PREFERENCE_FIELDS, find_prohibition, find_rsl_link
+
+Signal = Literal[
+    "robots_ai_agents", "content_usage", "content_signal", "rsl", "tdmrep", "ai_txt", "x_robots_tag", "tdm_header", "iptc",
+    "c2pa",
+]  # fmt: skip
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
 """All signals, in the order of evaluation."""
 
 _DIRECTIVES = frozenset(
@@ -26,7 +31,8 @@ _WORD = re.compile(r"[a-z0-9_-]+")
 class OptOut:
     """One signal that was found."""
 
-    signal: Signal
+    signal: Signal | Literal["payment_required"]
+    """`payment_required` is the offer of a 402 response, which drops the row whatever the config."""
     detail: str
     where: str
     """URL of the response, or of the host's file."""
@@ -84,6 +90,18 @@ def is_tdm_reserved(headers: Message) -> bool:
     return any(parse_reservation(item) for value in values for item in str(value).split(","))
 
 
+def describe_price(headers: Message) -> str:
+    """Return the price that a 402 response offers, as it is written; `no price` without one.
+
+    Sources: developers.cloudflare.com/ai-crawl-control/features/pay-per-crawl (`crawler-price`); github.com/coinbase/x402,
+    version 2 (`PAYMENT-REQUIRED`); RFC 9110, section 15.5.3 (402).
+    """
+    for name in ("Crawler-Price", "Payment-Required"):
+        if value := str(headers.get(name, "")).strip():
+            return f"{name.lower()}: {value}"[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
+    return "no price"
+
+
 def find_header_opt_outs(
     headers: Message,
     agent_token: str,
@@ -103,3 +121,8 @@ def find_header_opt_outs(
         yield OptOut("x_robots_tag", directive, where, when)
     if is_tdm_reserved(headers):
         yield OptOut("tdm_header", "tdm-reservation 1", where, when)
+    for name, signal in PREFERENCE_FIELDS.items():
+        if detail := next(filter(None, map(find_prohibition, map(str, headers.get_all(name, [])))), None):
+            yield OptOut(signal, detail, where, when)
+    if license := next(filter(None, map(find_rsl_link, map(str, headers.get_all("Link", [])))), None):
+        yield OptOut("rsl", license.encode("utf-8", "replace").decode(), where, when)

@@ -3,30 +3,52 @@
 A file is read twice. The strict reading is that of RFC 9309. The lenient reading also accepts lines without a colon,
 misspelt fields, lines that end in another way (VT, U+2028, a space before the next field), and names at any place of a
 user-agent line. A URL is allowed if both readings allow it, so leniency never permits what the standard forbids.
+
+Content-Usage and Content-Signal lines belong to the user-agent lines before them but end no group, so that they change
+nothing that Allow and Disallow decide. `License` lines (RSL) concern the whole host. dataops.rights.ai_preferences has
+the sources.
 """
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from dataops.rights.ai_preferences import (
+    MAX_DETAIL_CHARS,
+    PREFERENCE_FIELDS,
+    PreferenceField,
+    UsageRule,
+    UsageRules,
+    parse_usage_rule,
+)
 from dataops.rights.path_patterns import MAX_WORK, PathPatterns, complete_pattern, count_octets, get_path
 
 MAX_RULES = 50_000
 """Maximum number of rules of a file, counted for each combination of groups; a file with more allows nothing."""
-_STRICT_LINE = re.compile(r"[ \t]*(user-agent|allow|disallow|crawl-delay)[ \t]*:(.*)", re.IGNORECASE)
+_STRICT_LINE = re.compile(
+    r"[ \t]*(user-agent|allow|disallow|crawl-delay|content-usage|content-signal|license)[ \t]*:(.*)", re.IGNORECASE
+)
 _LENIENT_LINE = re.compile(
     r"[\s\"'\u0080-\U0010ffff]{0,8}"  # byte-order marks, as such or decoded wrongly, and quotation marks
-    r"(user[^A-Za-z0-9:]{0,3}agents?|allow|diss?all?ow|disallaw|diasllow|crawl[^A-Za-z0-9:]{0,3}delay)"
+    r"(user[^A-Za-z0-9:]{0,3}agents?|allow|diss?all?ow|disallaw|diasllow|crawl[^A-Za-z0-9:]{0,3}delay|"
+    r"content[^A-Za-z0-9:]{0,3}(?:usage|signals?)|licen[sc]e)"
     r"(?:\s*[:=\uff1a]|\s)(.*)",
     re.IGNORECASE,
 )
 _STRICT_END = re.compile(r"\r\n?|\n")
 # Matches the rest of a line end in files whose lines were joined.
-_LOST_END = re.compile(r"(?:\s|\\[rn])(?=(?:user-?agent|allow|disallow|crawl-delay)[ \t]{0,8}:)", re.IGNORECASE)
+_LOST_END = re.compile(
+    r"(?:\s|\\[rn])"
+    r"(?=(?:user-?agent|allow|disallow|crawl-delay|content-usage|content-signal|license)[ \t]{0,8}:)",
+    re.IGNORECASE,
+)
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _TOKEN = re.compile(r"[A-Za-z_-]+")  # RFC 9309, section 2.2.1; but there are names with digits
+_LICENSE_URL = re.compile(r"(?:https?://|/)\S{1,4096}", re.IGNORECASE)
 _DELAY = re.compile(r"\d{0,9}\.\d{1,9}|\d{1,9}")
+RobotsSignal = Literal["content_usage", "content_signal", "rsl"]
 _Rule = tuple[bool, str]
 """True if the rule allows, and its pattern."""
 
@@ -57,6 +79,12 @@ class _Reading:
     """By group."""
     delays: dict[str, float] = field(default_factory=dict)
     """By agent: Crawl-delay in seconds."""
+    usage_groups: dict[str, list[int]] = field(default_factory=dict)
+    """By agent in lower case, "*", or "" for lines before any user-agent line, which concern all agents."""
+    usage_rules: list[list[UsageRule]] = field(default_factory=list)
+    """By group of `usage_groups`."""
+    license: str | None = None
+    """URL of the first RSL licence."""
 
     def resolve_agent(self, agent: str) -> str:
         """Return the name under which the file addresses an agent."""
@@ -64,7 +92,15 @@ class _Reading:
 
     def count_rules(self) -> int:
         """Return the number of rules, counted once for each combination of groups."""
-        return sum(len(self.rules[group]) for groups in set(map(tuple, self.groups.values())) for group in groups)
+        return _count(self.groups, self.rules) + _count(self.usage_groups, self.usage_rules)
+
+    def find_usage_groups(self, agent: str) -> tuple[int, ...]:
+        """Return the groups of Content-Usage and Content-Signal lines that concern an agent."""
+        return (*self.usage_groups.get(self.resolve_agent(agent), ()), *self.usage_groups.get("", ()))
+
+
+def _count(groups: Mapping[str, Sequence[int]], rules: Sequence[Sequence[object]]) -> int:
+    return sum(len(rules[group]) for several in set(map(tuple, groups.values())) for group in several)
 
 
 class _Rules:
@@ -95,6 +131,7 @@ class RobotsFile:
         self._too_many_rules = sum(reading.count_rules() for reading in readings) > MAX_RULES
         self._by_agent: dict[tuple[int, str], _Rules] = {}
         self._by_groups: dict[tuple[int, ...], _Rules] = {}
+        self._usage: dict[tuple[int, PreferenceField, tuple[int, ...]], UsageRules] = {}
 
     @classmethod
     def parse(cls, text: str, agents: Collection[str] | None = None) -> "RobotsFile":
@@ -142,6 +179,36 @@ class RobotsFile:
         denying = {rules for rules in distinct if not rules.allows(path)}
         return [agent for agent, several in found.items() if not denying.isdisjoint(several)]
 
+    def find_opt_outs(self, url: str, agents: Iterable[str], ours: str) -> list[tuple[RobotsSignal, str]]:
+        """Return (signal, detail) of each declaration against training on a URL.
+
+        Content-Usage and Content-Signal count in the group for our own agent. Without such a group they count in the group
+        for all agents, and in those of `agents`. The detail is the preference, or the URL of the RSL licence.
+        """
+        found: dict[RobotsSignal, str] = {}
+        path, is_named = get_path(url), ours.lower() in self._readings[0].groups
+        for number, reading in enumerate(self._readings):
+            if reading.usage_rules and not self._too_many_rules:
+                others = () if is_named else agents
+                for agent in (ours, *(agent for agent in others if agent.lower() in reading.groups)):
+                    suffix = "" if agent == ours else f" for {agent}"
+                    for signal in PREFERENCE_FIELDS.values():
+                        rules = self._find_usage_rules(number, signal, reading.find_usage_groups(agent.lower()))
+                        if signal not in found and (detail := rules.find(path)):
+                            found[signal] = detail + suffix
+            if reading.license:
+                found.setdefault("rsl", reading.license)
+        return list(found.items())
+
+    def _find_usage_rules(self, number: int, signal: PreferenceField, groups: tuple[int, ...]) -> UsageRules:
+        key = (number, signal, groups)
+        if key not in self._usage:
+            reading = self._readings[number]
+            self._usage[key] = UsageRules(
+                rule for group in groups for rule in reading.usage_rules[group] if rule.field == signal
+            )
+        return self._usage[key]
+
     def _names(self, agent: str) -> bool:
         return any(agent.lower() in reading.groups for reading in self._readings)
 
@@ -167,16 +234,19 @@ class RobotsFile:
 def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
     """Return a reading. A group ends at a user-agent line after a rule; other lines do not end it (section 2.2.4).
 
-    A Crawl-delay concerns the user-agent lines just before it, although it does not end their group.
+    A Crawl-delay, Content-Usage or Content-Signal concerns the user-agent lines just before it, although it does not end
+    their group.
     """
-    reading, addressed, delayed = _Reading(), set[str](), set[str]()
+    reading, addressed, delayed, concerned = _Reading(), set[str](), set[str](), set[str]()
     rules: list[_Rule] | None = None
-    after_delay = False
+    usage: list[UsageRule] | None = None
+    after_delay = is_grouped = False
     for line in _split_lines(text, lenient):
         match = (_LENIENT_LINE if lenient else _STRICT_LINE).match(line)
         if not match:
             continue
-        kind, value = match[1][0].lower(), match[2].strip()
+        label, value = match[1].lower(), match[2].strip()
+        kind = "s" if label.startswith("content") else label[0]
         if kind == "u":
             names = _read_names(value, lenient)
             if not names and not lenient:
@@ -185,10 +255,13 @@ def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
                 addressed, rules = set(), None
             if after_delay or not addressed:
                 delayed = set()
-            after_delay = False
+            if usage is not None or not addressed:
+                concerned = set()
+            after_delay, usage, is_grouped = False, None, True
             names = {name for name in names if agents is None or name == "*" or name in agents}
             addressed |= names
             delayed |= names
+            concerned |= names
             for name in names:
                 reading.groups.setdefault(name, [])
         elif kind == "c":
@@ -196,6 +269,18 @@ def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
             if delay := _DELAY.match(value):
                 for name in delayed:
                     reading.delays[name] = max(float(delay[0]), reading.delays.get(name, 0.0))
+        elif kind == "s":
+            signal = PREFERENCE_FIELDS["content-usage" if "usage" in label else "content-signal"]
+            if usage is None:
+                usage = []
+                for agent in concerned if is_grouped else {""}:
+                    reading.usage_groups.setdefault(agent, []).append(len(reading.usage_rules))
+                reading.usage_rules.append(usage)
+            if rule := parse_usage_rule(signal, value):
+                usage.append(rule)
+        elif kind == "l":
+            if reading.license is None and (url := _LICENSE_URL.match(value)):
+                reading.license = url[0][:MAX_DETAIL_CHARS]
         else:
             if rules is None:
                 rules = []

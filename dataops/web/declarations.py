@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborNode
 
+from dataops.rights.ai_preferences import PREFERENCE_FIELDS, find_prohibition, find_rsl_link, is_rsl_type
 from dataops.rights.opt_out_headers import parse_reservation, parse_robots_tag
 from dataops.web.image_urls import Attributes
 from dataops.web.urls import BadUrl, canonicalise_url
@@ -16,11 +17,16 @@ INDEX_DIRECTIVES = frozenset(("noindex",))
 """Directives on indexing (`none` implies noindex): they count if they address every robot."""
 TDM_RESERVATION = "tdm-reservation"
 """Reservation of text and data mining by the rights holder. Source: TDM Reservation Protocol, w3.org/community/tdmrep."""
+CONTENT_DIRECTIVES = frozenset(PREFERENCE_FIELDS)
+"""Preferences that forbid training, by the name of their header, `<meta name>` or `<meta http-equiv>`."""
+RSL = "rsl"
+"""A link to an RSL licence, whose terms are not read. Source: rslstandard.org/rsl."""
 MAX_LICENSE_LEVELS = 64
 """Maximum number of levels between an image and the element with its licence."""
 MAX_LICENSE_LINKS = 1_000
 """Maximum number of licence links that are read of one page."""
 
+_METAS = frozenset(("robots", TDM_RESERVATION, *CONTENT_DIRECTIVES))
 _LANGUAGE = re.compile(r"[a-z]{2,8}(?:-[a-z0-9]{1,8})*")
 _LONGEST_LANGUAGE = 35  # RFC 5646, section 4.4.1
 _ROBOT_NAME = re.compile(r"(?:[a-z0-9._-]*bot(?:-[a-z]+)?|[a-z0-9_-]*crawler|slurp|teoma|google-extended|anthropic-ai)")
@@ -48,7 +54,7 @@ def normalise_meta_name(name: str) -> str:
 @lru_cache(maxsize=10_000)
 def _cached_meta_name(name: str) -> str:
     name = name.strip().lower()
-    is_used = name.startswith(("og:", "twitter:")) or name in ("robots", TDM_RESERVATION) or _ROBOT_NAME.fullmatch(name)
+    is_used = name.startswith(("og:", "twitter:")) or name in _METAS or _ROBOT_NAME.fullmatch(name)
     return name if is_used else ""
 
 
@@ -64,13 +70,15 @@ def parse_meta_directives(metas: Iterable[tuple[str, str]]) -> set[str]:
             found |= _directives(content)
         elif name == TDM_RESERVATION:
             found |= _tdm_directive(content)
+        elif name in CONTENT_DIRECTIVES:
+            found |= {name} if find_prohibition(content) else set()
         elif ":" not in name and _ROBOT_NAME.fullmatch(name):  # most are og: or twitter:
             found |= _directives(content) & AI_DIRECTIVES
     return found
 
 
 def parse_header_directives(fields: Iterable[tuple[str, str]]) -> set[str]:
-    """Return the directives on use in the header fields `X-Robots-Tag` and `tdm-reservation` of a response.
+    """Return the directives on use in the header fields of a response.
 
     Args:
         fields: (name in lower case, value) of each.
@@ -83,6 +91,10 @@ def parse_header_directives(fields: Iterable[tuple[str, str]]) -> set[str]:
             found |= _tdm_directive(value)
         elif name == "x-robots-tag":
             found |= _directives(value)
+        elif name in CONTENT_DIRECTIVES and find_prohibition(value):
+            found.add(name)
+        elif name == "link" and find_rsl_link(value):
+            found.add(RSL)
     return found
 
 
@@ -97,6 +109,11 @@ def _directives(content: str) -> set[str]:
 
 def _tdm_directive(content: str) -> set[str]:
     return {TDM_RESERVATION} if any(map(parse_reservation, content.split(","))) else set()
+
+
+def is_rsl_link(link: Attributes) -> bool:
+    """Return whether a `<link>` or `<a>` leads to an RSL licence."""
+    return _has_license_rel(link) and is_rsl_type(link.get("type"))
 
 
 def is_license_link(link: Attributes) -> bool:

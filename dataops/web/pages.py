@@ -10,8 +10,11 @@ from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHT
 
 from dataops.web.captions import normalise_caption
 from dataops.web.declarations import (
+    CONTENT_DIRECTIVES,
+    RSL,
     Licenses,
     is_license_link,
+    is_rsl_link,
     normalise_meta_name,
     parse_language,
     parse_meta_directives,
@@ -31,6 +34,7 @@ MAX_NEIGHBOUR_LEVELS = 8
 _IMAGES = frozenset(("img", "amp-img"))
 _SHARED_IMAGE = re.compile(rb"(?:og|twitter):image", re.IGNORECASE)
 _ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|" + _SHARED_IMAGE.pattern, re.IGNORECASE)
+_RSL_SCRIPT = re.compile(rb"<script\b[^<>]{1,500}application/rsl\+xml", re.IGNORECASE)
 _LICENSE_LINKS = ('[rel~="license" i]:is(a,link)', 'a[href*="creativecommons.org/" i]')  # the fastest of many forms
 _SELECTOR = LexborCSSSelector()  # shared, because each tree would create its own
 _Image = tuple[LexborNode, Attributes, ImageReference]
@@ -87,7 +91,7 @@ def extract_page_pairs(
     page = _Page(markup, page_url, bounds)
     metas = page.metas()
     pairs = [*page.image_pairs(), *page.shared_image_pairs(metas)]
-    directives = parse_meta_directives(metas) | header_directives
+    directives = parse_meta_directives(metas) | header_directives | ({RSL} if page.is_rsl(html) else set())
     if directives & opt_out:
         pairs = [pair._replace(reason=pair.reason or "opt_out") for pair in pairs]
     language = parse_language(page.tree.root.attributes) if page.tree.root else None
@@ -109,7 +113,8 @@ class _Page:
         self.base = self._base(page_url)
         self.resolver = Resolver(self.base, bounds.url)
         links = {link.mem_id: link for tag in ("link", "a") for link in by_tag.get(tag, ())}
-        self.licenses = Licenses(filter(_is_license, links.values()), self.base, bounds.url)
+        self.links = list(filter(_is_license, links.values()))
+        self.licenses = Licenses(self.links, self.base, bounds.url)
         figcaptions = by_tag.get("figcaption", [])
         if markup.has_wordpress_captions and tree.root:
             figcaptions = [*figcaptions, *_SELECTOR.find(WORDPRESS_CAPTION, tree.root)]
@@ -137,7 +142,16 @@ class _Page:
                     found.append((key, content))
                 if property_ and property_ != name and (key := normalise_meta_name(property_)):
                     found.append((key, content))
+                equivalent = (attributes.get("http-equiv") or "").strip().lower()
+                if equivalent in CONTENT_DIRECTIVES:
+                    found.append((equivalent, content))
         return found
+
+    def is_rsl(self, html: bytes) -> bool:
+        """Return whether the page links to an RSL licence, or embeds one in a `<script>`, which `read_markup` empties."""
+        return any(is_rsl_link(link.attributes) for link in self.links) or (
+            b"rsl+xml" in html and _RSL_SCRIPT.search(html) is not None
+        )
 
     def image_pairs(self) -> list[PagePair]:
         """Return the pairs of the images in the page's body."""

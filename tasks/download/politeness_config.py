@@ -66,8 +66,8 @@ class PoliteConfig(StageConfig):
     max_crawl_delay: float = Field(default=10.0, ge=0, le=3600)
     """Maximum Crawl-delay of a robots.txt, in seconds; a host with a longer one gets no requests."""
     opt_out: tuple[Signal, ...] = SIGNALS
-    """Signals that drop an image. Other signals are recorded if they are in headers or in the image; tdmrep.json and
-    ai.txt are not fetched without their signal. A URL that robots.txt disallows is never fetched."""
+    """Signals that drop an image. Other signals are recorded if they are in robots.txt, headers or the image; tdmrep.json
+    and ai.txt are not fetched without their signal. A URL that robots.txt disallows is never fetched."""
     disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
     """X-Robots-Tag directives that give the signal `x_robots_tag`."""
     ai_agents: tuple[str, ...] = AI_AGENTS

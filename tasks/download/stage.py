@@ -91,4 +91,4 @@ def download_shard(draft: Draft, task: ShardTask) -> Record:
     return worker.download_shard(draft, task)
 
 
-DOWNLOAD = Stage(name="download", version=4, make=make, external_inputs=lambda config: config.inputs())
+DOWNLOAD = Stage(name="download", version=5, make=make, external_inputs=lambda config: config.inputs())

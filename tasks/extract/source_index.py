@@ -12,7 +12,7 @@ from dataops.snapshot import Draft, Part, Record
 from dataops.store import Store
 
 NAME = "extract"
-VERSION = 4
+VERSION = 5
 SOURCE_INDEX = f"{NAME}/by-source"
 
 

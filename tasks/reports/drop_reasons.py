@@ -25,7 +25,7 @@ EXTRACT = {
     "url_too_long": DropReason("The URL is longer than the limit.", "`source.max_url_chars`"),
     "no_caption": DropReason("The image has no alt, title, figcaption or other caption."),
     "opt_out": DropReason(
-        'The page forbids the use of its images, in `<meta name="robots">` or in its response headers.',
+        "The page forbids the use of its images, in its `<meta>` and `<link>` elements or in its response headers.",
         "`source.opt_out_directives`",
     ),
 }
@@ -117,6 +117,9 @@ DOWNLOAD = {
         "robots.txt of the host, or of the host of a redirect, disallows the request, or is not available."
     ),
     "opt_out": DropReason("The host, the response or the image opts out of training.", "`download.opt_out`"),
+    "payment_required": DropReason(
+        "The host asks for payment (status 402). Nothing is paid; the column `opt_out` of the evidence has the offer."
+    ),
     "too_large": DropReason("The image has too many bytes.", "`download.max_bytes`"),
     "not_an_image": DropReason("The bytes are not an image, often an HTML page."),
     "unsupported_format": DropReason("The image has a format that is not decoded."),

@@ -67,6 +67,15 @@ EXPECTED = {
     "http://odd-tag.test/1.png": "opt_out",
     "http://ai-tag.test/1.png": "opt_out",
     "http://their-tag.test/1.png": None,
+    "http://usage.test/1.png": "opt_out",
+    "http://usage.test/free/1.png": None,
+    "http://signal.test/1.png": "opt_out",
+    "http://rsl.test/1.png": "opt_out",
+    "http://usage-header.test/1.png": "opt_out",
+    "http://signal-header.test/1.png": "opt_out",
+    "http://rsl-header.test/1.png": "opt_out",
+    "http://open.test/1.png": None,
+    "http://paid.test/1.png": "payment_required",
     "http://iptc.test/1.png": "opt_out",
     "http://c2pa.test/1.png": "opt_out",
     "http://busy-once.test/1.png": None,
@@ -81,8 +90,17 @@ OPT_OUTS = {
     "aitxt": ("ai_txt", "Disallow", "http://aitxt.test/ai.txt"),
     "tag": ("x_robots_tag", "noai", "http://tag.test/1.png"),
     "tdm-header": ("tdm_header", "tdm-reservation 1", "http://tdm-header.test/1.png"),
+    "usage": ("content_usage", "train-ai=n", "http://usage.test/robots.txt"),
+    "signal": ("content_signal", "ai-train=no", "http://signal.test/robots.txt"),
+    "rsl": ("rsl", "https://a.test/rsl.xml", "http://rsl.test/robots.txt"),
     "iptc": ("iptc", "DMI-PROHIBITED-AIMLTRAINING", "http://iptc.test/1.png"),
     "c2pa": ("c2pa", "ai_training notAllowed", "http://c2pa.test/1.png"),
+}
+OTHER_OPT_OUTS = {
+    "usage-header": ("content_usage", "train-ai=n", "http://usage-header.test/1.png"),
+    "signal-header": ("content_signal", "ai-train=no", "http://signal-header.test/1.png"),
+    "rsl-header": ("rsl", "/rsl.xml", "http://rsl-header.test/1.png"),
+    "paid": ("payment_required", "crawler-price: USD 0.01", "http://paid.test/1.png"),
 }
 
 
@@ -141,8 +159,10 @@ def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
     for host in ("shut", "broken", "long-robots", "drip-robots", "long-delay"):
         assert paths[f"{host}.test"] == ["/robots.txt"], host
     assert paths["moved-robots.test"] == ["/robots.txt", "/1", "/2", "/3", "/4", "/5"]
-    for host in ("agents", "tag", "tdm-header", "iptc", "c2pa", "forbidden", "ours"):
-        requested = [] if host == "agents" else ["/1.png"]
+    before_the_request = ("agents", "signal", "rsl")
+    after_it = ("tag", "tdm-header", "usage-header", "signal-header", "rsl-header", "paid", "iptc", "c2pa")
+    for host in (*before_the_request, *after_it, "forbidden", "ours"):
+        requested = [] if host in before_the_request else ["/1.png"]
         assert paths[f"{host}.test"] == FILES + requested, host
     assert sorted(paths["partly.test"]) == sorted([*FILES, "/private/ok.png", "/3.png"])
     assert sorted(paths["tdmrep.test"]) == sorted([*FILES, "/free/1.png"])
@@ -161,7 +181,8 @@ def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
     first, second = (at for at, host, path in web.log if (host, path) == ("busy-once.test", "/1.png"))
     assert second - first >= 1
 
-    for host, expected in OPT_OUTS.items():
+    assert sorted(paths["usage.test"]) == sorted([*FILES, "/free/1.png"])
+    for host, expected in (OPT_OUTS | OTHER_OPT_OUTS).items():
         row = evidence[f"http://{host}.test/1.png"]
         found = {(one["signal"], one["detail"], one["where"]) for one in row["opt_out"]}
         assert expected in found, host
@@ -171,7 +192,9 @@ def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
         f"http://{host}.test/1.png" for host in ("shut", "broken", "agents", "tdmrep", "aitxt", "unknown")
     }
     assert requested >= {url for url, reason in EXPECTED.items() if reason is None}
-    assert evidence["http://tdm-header.test/1.png"]["bytes"] is None  # its body was not read
+    for host in ("tdm-header", "usage-header", "signal-header", "rsl-header", "paid"):
+        assert evidence[f"http://{host}.test/1.png"]["bytes"] is None  # the body was not read
+    assert evidence["http://open.test/1.png"]["opt_out"] == []
     assert evidence["http://plain.test/to-shut.png"]["final_url"] == "http://shut.test/1.png"
 
 

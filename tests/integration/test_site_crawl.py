@@ -30,7 +30,7 @@ from tests.servers.site import Web, served
 
 pytestmark = pytest.mark.timeout(600)
 
-HOSTS = ("pets.test", "slow.test", "calendar.test", "down.test", "sleepy.test", "hanging.test")
+HOSTS = ("pets.test", "slow.test", "calendar.test", "down.test", "sleepy.test", "hanging.test", "reserved.test")
 
 
 def config(web: Web, *hosts: str, **options: Any) -> SiteSource:
@@ -82,6 +82,7 @@ def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
     pets = {url.removeprefix("http://pets.test"): row["outcome"] for url, row in index.items() if "pets" in url}
     assert pets == {
         **dict.fromkeys(("/", "/dogs", "/cats/", "/private/ok", "/target", "/busy", "/last", "/mute"), "archived"),
+        "/usage": "archived",
         "/moved": "redirect",
         "/loop": "redirect",
         "/inner": "redirect_off_site",
@@ -89,6 +90,7 @@ def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
         "/photo.jpg": "not_html",
         "/lies": "not_html",
         "/gone": "http_404",
+        "/paid": "payment_required",
         "/huge": "too_large",
         "/hidden": "noindex",
         "/headers": "noindex",
@@ -98,7 +100,9 @@ def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
         "http://down.test/": "robots_unreachable",
         "http://sleepy.test/": "crawl_delay_too_long",
         "http://hanging.test/": "timeout",
+        "http://reserved.test/inside": "opt_out",
     }
+    assert crawled.manifest.counts.dropped["opt_out"] == 1  # the image of /usage
     facts = crawled.manifest.facts["crawl"]
     assert facts["outcomes"] == dict(sorted(Counter(row["outcome"] for row in index.values()).items()))
     assert facts["links_not_followed"] == {"not_http": 1, "nofollow": 3, "off_site": 1, "too_deep": 1}
@@ -106,6 +110,8 @@ def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
     assert facts["http_status"]["404"] == 1
     assert index["http://pets.test/last"]["referrer"] == "http://pets.test/busy"
     assert index["http://pets.test/moved"]["detail"] == "http://pets.test/target"
+    assert index["http://pets.test/paid"]["detail"] == "crawler-price: USD 0.01"
+    assert index["http://reserved.test/inside"]["detail"] == "content_signal ai-train=no"
 
 
 def test_progress_counts_requests_pages_and_waiting_urls(crawled: Crawled):
@@ -133,6 +139,7 @@ def test_crawl_obeys_robots_txt_and_directives(crawled: Crawled):
     assert {request.host for request in web.log} == set(HOSTS)
     assert [request.path for request in web.requests_to("down.test")] == ["/robots.txt"] * 2
     assert [request.path for request in web.requests_to("sleepy.test")] == ["/robots.txt"]
+    assert [request.path for request in web.requests_to("reserved.test")] == ["/robots.txt", "/"]
 
 
 def gaps(web: Web, host: str) -> list[float]:
@@ -251,11 +258,11 @@ def test_killed_crawl_resumes_without_repeating_requests(tmp_path: Path):
     paths.pop(("pets.test", "/busy"))
     # Only requests in flight when the process was killed are repeated: at most one for each host.
     assert sum(n - 1 for n in paths.values()) <= 4
-    assert manifest.facts["crawl"]["outcomes"]["archived"] == 9 + 31
-    assert manifest.facts["read"]["pages"] == 9 + 31
+    assert manifest.facts["crawl"]["outcomes"]["archived"] == 10 + 31
+    assert manifest.facts["read"]["pages"] == 10 + 31
     assert not manifest.facts["damages"]
     rows = read_parts(FolderStore(tmp_path / "store"), manifest)
-    assert len(set(rows["page_url"].to_pylist())) == 38  # pets.test has two pages without an image
+    assert len(set(rows["page_url"].to_pylist())) == 38  # of pets.test two pages have no image, and one opts out
 
 
 def test_crawl_never_connects_to_private_ip_addresses(tmp_path: Path):

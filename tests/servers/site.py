@@ -81,7 +81,7 @@ class Web:
             )
         elif path == "/":
             links = "/dogs /cats/ /secret/x /private/ok /moved /loop /inner /photo.jpg /gone /huge /busy /mute /hidden"
-            links += " /headers /lies http://elsewhere.example/ mailto:a@b.example /dogs#again"
+            links += " /headers /lies /paid /usage http://elsewhere.example/ mailto:a@b.example /dogs#again"
             to.send(
                 "".join(f"<a href={link}>x</a>" for link in links.split())
                 + '<a href=/nofollow rel="external nofollow">n</a><img src=/logo.png alt="The logo of the pets site">'
@@ -120,10 +120,27 @@ class Web:
             to.send('<meta name="pairmill" content="noindex"><img src=/h.jpg alt="Not to be kept"><a href=/dogs>d</a>')
         elif path == "/headers":
             to.send('<img src=/x.jpg alt="Not to be kept"><a href=/never>n</a>', X_Robots_Tag="none")
+        elif path == "/paid":
+            to.send('<img src=/x.jpg alt="Not to be kept">', 402, Crawler_Price="USD 0.01")
+        elif path == "/usage":
+            to.send('<meta name="content-usage" content="train-ai=n"><img src=/u.jpg alt="Not for training">')
         elif path == "/lies":
             to.send(b"\xff\xd8\xff" * 100, kind="image/jpeg")
         else:
             self.missing(to, path)
+
+    def reserved(self, to, path: str) -> None:
+        """Serve a site that is not for training, except for its front page."""
+        if path == "/robots.txt":
+            lines = (
+                "User-agent: *",
+                "Allow: /",
+                "Content-Signal: search=yes,ai-train=no",
+                "Content-Signal: /$ ai-train=yes",
+            )
+            to.send("\n".join(lines), kind="text/plain")
+        else:
+            to.send('<a href="/inside">x</a><img src="/r.jpg" alt="A front page for all uses">')
 
     def slow(self, to, path: str) -> None:
         """Serve a site that requires half a second between requests."""

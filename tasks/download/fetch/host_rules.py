@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlunsplit
 
 from dataops.rights import tdmrep
+from dataops.rights.ai_preferences import MAX_DETAIL_CHARS
 from dataops.rights.opt_out_headers import OptOut, Signal
 from dataops.rights.robots_txt import RobotsFile, is_unreachable
 from tasks.download.fetch.host_pace import HostPace
@@ -37,7 +38,6 @@ _MAX_ORIGINS = 4_096
 """Maximum number of origins whose rules are in memory; those of others are read from the folder again."""
 _MAX_CHARS = 8 << 20
 """Maximum length of all files whose rules are in memory; a character costs about 25 bytes in the worst case."""
-_MAX_DETAIL_CHARS = 1_000
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,10 @@ class HostRules:
         found = [
             _make_opt_out("robots_ai_agents", agent, robots_file)
             for agent in robots.list_denied_agents(url, self._limits.ai_agents, self._limits.agent)
+        ]
+        found += [
+            _make_opt_out(signal, detail, robots_file)
+            for signal, detail in robots.find_opt_outs(url, self._limits.ai_agents, self._limits.agent)
         ]
         return delay, found + self._find_opt_outs(entry, parts, url)
 
@@ -201,5 +205,5 @@ class HostRules:
 def _make_opt_out(signal: Signal, detail: str, file: OriginFile) -> OptOut:
     when = datetime.fromtimestamp(file.fetched_at, UTC).isoformat(timespec="milliseconds")
     # A file of JSON may hold lone surrogates, which cannot be stored.
-    storable = detail[:_MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
+    storable = detail[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
     return OptOut(signal, storable, file.url, when)

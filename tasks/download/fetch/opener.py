@@ -5,8 +5,8 @@ of at most MAX_REDIRECTS redirects,
 
 - is checked against the rules of the host (host_rules.py), and waits for its turn at the host (host_pace.py);
 - connects to a checked IP address only, with a deadline and size limits (tasks.web.request);
-- stops before the body where the headers opt out (X-Robots-Tag, TDM-Reservation: dataops.rights.opt_out_headers), and drops
-  the image where its bytes do (dataops.rights.mining_markers).
+- stops before the body where the headers opt out (dataops.rights.opt_out_headers) or the status asks for payment, and drops
+  the image where its bytes opt out (dataops.rights.mining_markers). Nothing is ever paid.
 
 A failure is a FetchError, whose text begins with its failure class. img2dataset writes this text to `error_message`.
 """
@@ -22,7 +22,7 @@ from urllib.request import OpenerDirector, Request
 
 from dataops.images.kinds import KINDS, sniff
 from dataops.rights.mining_markers import find_mining_markers
-from dataops.rights.opt_out_headers import SIGNALS, OptOut, Signal, find_header_opt_outs
+from dataops.rights.opt_out_headers import SIGNALS, OptOut, Signal, describe_price, find_header_opt_outs
 from tasks.download.fetch.host_pace import HostPace
 from tasks.download.fetch.host_rules import HostRules
 from tasks.download.fetch.originals import Original, Originals
@@ -187,11 +187,18 @@ class Fetch:
         evidence.http_status, evidence.content_type = response.status, headers.get("Content-Type")
         evidence.etag = headers.get("ETag", original.etag if original else None)
         evidence.last_modified = headers.get("Last-Modified", original.last_modified if original else None)
+        if response.status == 402:
+            offer = OptOut("payment_required", describe_price(headers), url, evidence.fetched_at)
+            evidence.opt_out = (*evidence.opt_out, offer)
         self._record_opt_outs(
             find_header_opt_outs(
                 headers, limits.agent_token, limits.disallowed, url, evidence.fetched_at, limits.ai_agents
-            )
+            ),
+            # an offer is the more exact reason
+            drop=response.status != 402,
         )
+        if response.status == 402:
+            raise FetchError("payment_required", describe_price(headers))
         if response.status in REDIRECTS:
             return resolve_redirect(url, response)
         if response.status == 304 and original:
@@ -224,10 +231,10 @@ class Fetch:
             self.evidence.bytes = len(body)
         return bytes(body)
 
-    def _record_opt_outs(self, found: Iterable[OptOut]) -> None:
-        """Record opt-outs. Raises: FetchError for the first one whose signal drops images."""
+    def _record_opt_outs(self, found: Iterable[OptOut], *, drop: bool = True) -> None:
+        """Record opt-outs. Raises: FetchError for the first one whose signal drops images, if `drop`."""
         found = [one for one in found if one not in self.evidence.opt_out]
         self.evidence.opt_out = (*self.evidence.opt_out, *found)
         for one in found:
-            if one.signal in self.limits.opt_out:
+            if drop and one.signal in self.limits.opt_out:
                 raise FetchError("opt_out", f"{one.signal} {one.detail}")

@@ -25,6 +25,10 @@ TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 class RequestRefused(IgnoreRequest):
     """Raised for a request that must not be sent; its text is the reason."""
 
+    def __init__(self, reason: str, detail: str | None = None):
+        super().__init__(reason)
+        self.detail = detail
+
 
 def classify_failure(error: BaseException) -> str:
     """Return the outcome of a failed request."""

@@ -1,4 +1,5 @@
-"""Obeys robots.txt by RFC 9309; it is requested once for each origin, before any other URL.
+"""Obeys robots.txt by RFC 9309, and its declarations against training; it is requested once for each origin, before any
+other URL.
 
 It replaces Scrapy's own middleware, which allows everything if robots.txt cannot be read (the standard forbids everything),
 and which ignores Crawl-delay.
@@ -60,6 +61,11 @@ class RobotsMiddleware:
             raise RequestRefused(rules.refusal)
         if rules.file and not rules.file.allows(request.url, self.crawl.config.user_agent):
             raise RequestRefused("robots_denied")
+        for signal, detail in (
+            rules.file.find_opt_outs(request.url, (), self.crawl.config.user_agent) if rules.file else ()
+        ):
+            if signal.replace("_", "-") in self.crawl.config.opt_out:
+                raise RequestRefused("opt_out", f"{signal} {detail}")
 
     async def _fetch(self, origin: str, host: str) -> OriginRules:
         config = self.crawl.config

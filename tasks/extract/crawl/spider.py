@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.warc import HTML_TYPES
-from dataops.rights.opt_out_headers import find_disallowed_directive
+from dataops.rights.opt_out_headers import describe_price, find_disallowed_directive
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.links import PageLinks, extract_links
 from dataops.web.markup import BadPage
@@ -81,6 +81,8 @@ class SiteSpider(Spider):
         with self.crawl.frontier.transaction():
             if 300 <= status < 400 and response.headers.get("Location"):
                 self._redirected(address, response)
+            elif status == 402:
+                self._finish(address, "payment_required", response, detail=describe_price(build_message(response)))
             elif not 200 <= status < 300:
                 self._finish(address, f"http_{status}", response)
             elif "download_stopped" in response.flags:
@@ -95,7 +97,7 @@ class SiteSpider(Spider):
         error = failure.value or RuntimeError()
         reason = classify_failure(error)
         if isinstance(error, RequestRefused):
-            self.crawl.frontier.record_outcome(address, reason, requested=False)
+            self.crawl.frontier.record_outcome(address, reason, requested=False, detail=error.detail)
             return
         reason = self.crawl.blocked_hosts.get(address.host, reason) if reason in ("dns", "connect") else reason
         if reason not in TRANSIENT or not self._retry(address, None):

@@ -120,10 +120,11 @@ class FilesSource(Source):
 class WebSource(Source):
     """A source whose pairs come from web pages."""
 
-    opt_out_directives: tuple[str, ...] = ("noai", "noimageai", "noimageindex")
-    """Directives by which a page forbids the use of its images, in `<meta name="robots">` or in the headers of its
-    response: its rows are dropped as opt_out. `noindex` and `tdm-reservation` are allowed too (see
-    dataops/web/declarations.py)."""
+    opt_out_directives: tuple[str, ...] = (
+        "noai", "noimageai", "noimageindex", "content-usage", "content-signal", "rsl"
+    )  # fmt: skip
+    """Declarations by which a page forbids the use of its images, in its `<meta>` and `<link>` elements or in the headers
+    of its response: its rows are dropped as opt_out. `noindex` and `tdm-reservation` are allowed too (docs/rights.md)."""
 
     @property
     def bounds(self) -> PageBounds:

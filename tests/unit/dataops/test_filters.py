@@ -121,6 +121,10 @@ def test_caption_rules_drop_captions_without_content_or_with_personal_data(capti
         ({}, {"declared_width": 100}, None),
         ({}, {"page_opt_out": "noai,noindex"}, "opt_out"),
         ({}, {"page_opt_out": "noindex"}, None),
+        ({}, {"page_opt_out": "content-usage,noindex"}, "opt_out"),
+        ({}, {"page_opt_out": "content-signal"}, "opt_out"),
+        ({}, {"page_opt_out": "rsl"}, "opt_out"),
+        ({"opt_out": ["rsl"]}, {"page_opt_out": "content-signal"}, None),
         ({"opt_out": ["noindex"]}, {"page_opt_out": "noai,noindex"}, "opt_out"),
         ({"allow_licenses": ["https://creativecommons.org/licenses/by/"]}, {}, "license"),
         (

@@ -60,18 +60,22 @@ def page_rows(page_url, html, headers, opt_out):
     metas = []
     for meta in objects(head.get("Metas")):
         names = dict.fromkeys([text_of(meta, "property"), text_of(meta, "name")])
+        if text_of(meta, "http-equiv").strip().lower() in ("content-usage", "content-signal"):
+            names[text_of(meta, "http-equiv")] = None
         metas += [(name, text_of(meta, "content")) for name in names if name and text_of(meta, "content")]
     lower = [(name.strip().lower(), content) for name, content in metas]
 
-    licenses = set()
+    licenses, rsl = set(), set()
     for link in [*links, *objects(head.get("Link"))]:
         if text_of(link, "path") != "IMG@/src" and "license" in text_of(link, "rel").lower().split():
             found, reason = resolve(text_of(link, "url"), base)
+            if text_of(link, "type").partition(";")[0].strip().lower() == "application/rsl+xml":
+                rsl.add("rsl")
             if reason is None:
                 licenses.add(found)
     license = licenses.pop() if len(licenses) == 1 else None
 
-    directives = set(parse_meta_directives(lower))
+    directives = set(parse_meta_directives(lower)) | rsl
     for name, value in headers.items() if isinstance(headers, dict) else ():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):

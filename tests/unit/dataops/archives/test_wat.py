@@ -220,6 +220,29 @@ def test_extract_wat_pairs_has_the_declarations_of_the_page():
     assert others[0][5] == 1200
 
 
+@pytest.mark.parametrize(
+    ("head", "headers", "directives"),
+    [
+        ({"Metas": [{"name": "Content-Usage", "content": "train-ai=n"}]}, {}, "content-usage"),
+        ({"Metas": [{"http-equiv": "content-signal", "content": "ai-train=no"}]}, {}, "content-signal"),
+        ({"Link": [{"rel": "license", "type": "application/rsl+xml", "url": "/l.xml"}]}, {}, "rsl"),
+        ({}, {"Content-Usage": "train-ai=n", "content-signal": "ai-train=no"}, "content-signal,content-usage"),
+        ({}, {"Link": ["</a>; rel=x", '</l.xml>; rel="license"; type="application/rsl+xml"']}, "rsl"),
+        ({"Metas": [{"name": "content-usage", "content": "train-ai=y"}]}, {"Content-Signal": "search=no"}, None),
+        ({"Link": [{"rel": "license", "type": "text/html", "url": "/l.xml"}]}, {}, None),
+    ],
+)
+@pytest.mark.parametrize("is_odd", [False, True])
+def test_extract_wat_pairs_reads_ai_preferences(head: dict, headers: dict, directives: str | None, is_odd: bool):
+    url = "https://site.example/"
+    html = {"Links": [image("a.jpg", "An image")], "Head": head | ({"Base": 1} if is_odd else {})}
+    data = json_record(url, page_value(url, html, headers))
+    rows, damages, _ = actual_rows(data)
+    assert rows == reference_rows(data, OPT_OUT)
+    assert [row[9] for row in rows] == [directives]
+    assert len(damages) == is_odd
+
+
 def test_extract_wat_pairs_counts_images_beyond_the_limit():
     data = page(1, *[image(f"{i}.jpg", "x") for i in range(MAX_IMAGES + 7)])
     [found] = read_wat(io.BytesIO(data), BOUNDS.url, lambda what: None)

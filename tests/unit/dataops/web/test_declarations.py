@@ -42,6 +42,18 @@ def test_parse_language(root: str, language: str | None):
         ("<meta name=TDM-Reservation content=1>", "tdm-reservation"),
         ("<meta name=tdm-reservation content=0>", None),
         ("<meta name=robots content='index, max-image-preview:none'>", None),
+        ("<meta name=Content-Usage content='train-ai=n, search=y'>", "content-usage"),
+        ("<meta http-equiv=content-usage content='train-ai=n'>", "content-usage"),
+        ("<meta name=content-signal content='search=yes, ai-train=no'>", "content-signal"),
+        ("<meta http-equiv=' Content-Signal ' content='ai-train=no'>", "content-signal"),
+        ("<meta name=content-usage content='train-ai=y'><meta name=content-signal content='ai-input=no'>", None),
+        ("<meta name=content-signal content='scientific-claims,biotech'>", None),
+        ("<link rel=license type=application/rsl+xml href=https://a.test/license.xml>", "rsl"),
+        ("<link href='/l.xml' type='Application/RSL+XML' rel='nofollow LICENSE'>", "rsl"),
+        ("<script type=application/rsl+xml><rsl xmlns='https://rslstandard.org/rsl'></rsl></script>", "rsl"),
+        ("<link rel=license href=https://a.test/license.xml>", None),
+        ("<link rel=alternate type=application/rsl+xml href=/feed.xml>", None),
+        ("<meta name=content-usage content='train-ai=n'><meta name=robots content=noai>", "content-usage,noai"),
     ],
 )
 def test_extract_page_pairs_returns_the_directives_of_the_page(head: str, directives: str | None):
@@ -78,6 +90,10 @@ def test_normalise_meta_name_returns_only_used_names(name: str, normalised: str)
         ),
         ([("tdm-reservation", "1"), ("tdm-policy", "https://h.example/p")], {"tdm-reservation"}),
         ([("server", "noai")], set()),
+        ([("content-usage", "train-ai=n"), ("content-signal", "ai-train=yes")], {"content-usage"}),
+        ([("content-signal", "search=yes,ai-train=no")], {"content-signal"}),
+        ([("link", '</l.xml>; rel="license"; type="application/rsl+xml"')], {"rsl"}),
+        ([("link", '</l.xml>; rel="license"'), ("content-usage", "search=n")], set()),
     ],
 )
 def test_parse_header_directives(fields: list, directives: set):

@@ -274,7 +274,7 @@ def test_key_depends_on_names_and_bytes_but_not_on_the_folder(crawl: Path, tmp_p
         "max_url_chars": 100,
         "max_failed_files": 0,
         "max_page_bytes": 50_000_000,
-        "opt_out_directives": ["noai", "noimageai", "noimageindex"],
+        "opt_out_directives": ["noai", "noimageai", "noimageindex", "content-usage", "content-signal", "rsl"],
     }
 
 

@@ -1,0 +1,187 @@
+from email.message import Message
+
+import pytest
+
+from dataops.rights.ai_preferences import (
+    MAX_DETAIL_CHARS,
+    find_prohibition,
+    find_rsl_link,
+    is_rsl_type,
+    parse_preference,
+)
+from dataops.rights.opt_out_headers import describe_price, find_header_opt_outs
+from dataops.rights.robots_txt import MAX_RULES, RobotsFile
+
+AGENTS = ("GPTBot", "CCBot")
+RSL = "https://a.test/license.xml"
+
+
+@pytest.mark.parametrize(
+    ("statement", "detail"),
+    [
+        ("train-ai=n", "train-ai=n"),
+        ("train-ai=n;reason=x, search=y", "train-ai=n"),
+        ("search=yes,ai-train=no", "ai-train=no"),
+        ("search=yes, ai-input=yes, ai-train=no, use=reference", "ai-train=no"),
+        (" Search=Yes ; AI-Train = No ", "ai-train=no"),
+        ("train-ai=y, train-ai=n", "train-ai=n"),  # the most restrictive counts
+        ("train-ai=n, train-ai=y", "train-ai=n"),
+        ('train-ai="n"', "train-ai=n"),
+        ('"ai-train=no"', "ai-train=no"),
+        ("train-ai=?0", "train-ai=?0"),
+        ("ai-train: no", "ai-train=no"),
+        ("bots=n", "bots=n"),
+        ("genai=n, search=y", "genai=n"),
+        ("bots=n, train-ai=y", None),
+        ("train-ai;allow=n, train-ai=y", None),
+        ("train-ai=y", None),
+        ("ai-train=yes, ai-input=no, search=no", None),
+        ("ai-use=n, search=n", None),
+        ("train-ai, train-ai=maybe", None),
+        ("no-train-ai=n, train-ai-x=n, train-ai=nope", None),
+        ("", None),
+    ],
+)
+def test_find_prohibition_returns_the_member_that_forbids_training(statement: str, detail: str | None) -> None:
+    assert find_prohibition(statement) == detail
+
+
+def test_parse_preference_distinguishes_permission_from_silence() -> None:
+    permission = parse_preference("train-ai=y")
+    assert permission
+    assert permission.permits
+    assert parse_preference("search=y") is None
+
+
+@pytest.mark.parametrize(
+    ("header", "url"),
+    [
+        (f'<{RSL}>; rel="license"; type="application/rsl+xml"', RSL),
+        (f"</style.css>; rel=preload, <{RSL}>;type=application/rsl+xml;rel='describedby License'", RSL),
+        (f'<{RSL}>; REL=license; TYPE="Application/RSL+XML; charset=utf-8"', RSL),
+        (f'<{RSL}>; rel="license"', None),
+        (f'<{RSL}>; rel="alternate"; type="application/rsl+xml"', None),
+        (f'<{RSL}>; rel="license"; type="application/rsl+xmlish"', None),
+        (f'<{RSL}>; rel="license", </feed>; rel=alternate; type="application/rsl+xml"', None),
+        ("", None),
+    ],
+)
+def test_find_rsl_link_reads_link_headers(header: str, url: str | None) -> None:
+    assert find_rsl_link(header) == url
+
+
+def test_is_rsl_type_ignores_case_and_parameters() -> None:
+    assert is_rsl_type("Application/RSL+XML; charset=utf-8")
+    assert not is_rsl_type("application/xml")
+    assert not is_rsl_type(None)
+
+
+def found(text: str, path: str = "/x/1.jpg") -> list[tuple[str, str]]:
+    file = RobotsFile.parse(text, ("pairmill", *AGENTS))
+    assert file.allows(f"http://a.test{path}", "pairmill")
+    return list(file.find_opt_outs(f"http://a.test{path}", AGENTS, "pairmill"))
+
+
+USAGE, SIGNAL = ("content_usage", "train-ai=n"), ("content_signal", "ai-train=no")
+FORBID, PERMIT = "Content-Usage: train-ai=n", "Content-Usage: train-ai=y"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["User-agent: *", "Allow: /", FORBID], [USAGE]),
+        (["User-agent: *", "Content-Signal: search=yes,ai-train=no", "Allow: /"], [SIGNAL]),
+        (["User-agent: *", " content-usage\t:\ttrain-ai=n # no"], [USAGE]),
+        (["User-agent: *", "Content-Usage: /x/ train-ai=n", "Content-Signal: ai-train=no"], [USAGE, SIGNAL]),
+        (["User-agent: *", FORBID, "Content-Usage: /x/ train-ai=y"], []),  # the longest match counts
+        (["User-agent: *", PERMIT, "Content-Usage: /x/ train-ai=n"], [USAGE]),
+        (["User-agent: *", PERMIT, "Content-Usage: /y/ train-ai=n"], []),
+        (["User-agent: *", FORBID, "Content-Usage: /x/ search=y"], [USAGE]),  # it states nothing on training
+        (["User-agent: *", "Content-Usage: /x/ train-ai=y", "Content-Usage: /x/ train-ai=n"], [USAGE]),
+        (["User-agent: *", "Content-Usage: *.jpg$ train-ai=n"], [USAGE]),
+        (["User-agent: *", "Content-Usage: *.png$ train-ai=n"], []),
+        (["User-agent: *", "Content-Usage: /%78/ train-ai=n"], [USAGE]),
+        (["User-agent: *", PERMIT, "Content-Signal: ai-train=no"], [SIGNAL]),  # each field is read by itself
+        ([FORBID, "User-agent: otherbot", "Disallow: /"], [USAGE]),  # before any group: for all agents
+        (["User-agent: otherbot", FORBID], []),
+        (["User-agent: GPTBot", FORBID, "User-agent: *", PERMIT], [("content_usage", "train-ai=n for GPTBot")]),
+        (["User-agent: pairmill", PERMIT, "User-agent: GPTBot", "User-agent: *", FORBID], []),  # our own group
+        (["User-agent: *", "Content-Usage: search=y", "User-agent: otherbot", FORBID], []),
+        (["User-agent: *", "User-agent: otherbot", FORBID], [USAGE]),
+        (["User-agent: *", "Content Signals ai-train=no"], [SIGNAL]),  # the lenient reading
+        (["User-agent: * Content-Signal: ai-train=no Allow: /"], [SIGNAL]),
+        ([f"License: {RSL}", "User-agent: Googlebot", "Allow: /"], [("rsl", RSL)]),
+        (["User-agent: otherbot", f"license :{RSL}"], [("rsl", RSL)]),
+        (["User-agent: *", "License: /license.xml"], [("rsl", "/license.xml")]),
+        (["User-agent: *", "License: MIT", "# License: https://a.test/"], []),
+        (["<html><p>License terms", "Content usage: see below"], []),
+    ],
+)
+def test_find_opt_outs_reads_robots_txt(lines: list[str], expected: list[tuple[str, str]]) -> None:
+    assert found("\n".join(lines)) == expected
+    assert found("\r\n".join(lines)) == expected
+
+
+def test_find_opt_outs_agrees_with_the_example_of_the_draft() -> None:
+    """Source: draft-ietf-aipref-attach-05, section "Example"."""
+    text = (
+        "User-Agent: *\nAllow: /\nDisallow: /never/\nContent-Usage: train-ai=n\nContent-Usage: /ai-ok/ train-ai=y\n\n"
+        "User-Agent: ExampleBot\nAllow: /\nContent-Usage: train-ai=y\n"
+    )
+    assert found(text, "/test") == [USAGE]
+    assert found(text, "/ai-ok/test") == []
+    file = RobotsFile.parse(text)
+    assert not file.allows("http://a.test/never/test", "pairmill")
+    assert file.find_opt_outs("http://a.test/test", (), "ExampleBot") == []
+
+
+def test_content_lines_change_nothing_that_rfc_9309_decides() -> None:
+    text = f"User-agent: *\n{PERMIT}\nUser-agent: GPTBot\nDisallow: /"
+    assert not RobotsFile.parse(text).allows("http://a.test/", "pairmill")  # for RFC 9309 it is one group
+
+
+def test_hostile_files_are_read_in_linear_time_and_forbid() -> None:
+    many = "User-agent: *\n" + "".join(f"Content-Usage: /{i} train-ai=y\n" for i in range(MAX_RULES + 1))
+    assert not RobotsFile.parse(many, ("pairmill",)).allows("http://a.test/", "pairmill")
+    wild = "User-agent: *\n" + "".join(f"Content-Usage: /*{i}*a train-ai=y\n" for i in range(9_000))
+    file = RobotsFile.parse(wild, ("pairmill",))
+    assert file.find_opt_outs("http://a.test/" + "a" * 4_000, (), "pairmill") == [
+        ("content_usage", "the file has too many wildcards for this URL")
+    ]
+    for text in ("train-ai=" * 60_000, "ai " * 170_000, "<" * 500_000, "<a>; rel=" * 60_000, ';rel="' * 80_000):
+        assert find_prohibition(text) is None
+        assert find_rsl_link(text) is None
+    assert len(found(f"License: https://a.test/{'x' * 100_000}")[0][1]) == MAX_DETAIL_CHARS
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ([("Content-Usage", "train-ai=n")], [USAGE]),
+        ([("content-usage", "train-ai=y"), ("Content-Usage", "train-ai=n")], [USAGE]),
+        ([("Content-Signal", "search=yes, ai-train=no"), ("Content-Usage", "train-ai=y")], [SIGNAL]),
+        ([("Link", f'<{RSL}>; rel="license"; type="application/rsl+xml"')], [("rsl", RSL)]),
+        ([("Content-Usage", "train-ai=y"), ("Content-Signal", "ai-train=yes"), ("Link", f"<{RSL}>; rel=license")], []),
+    ],
+)
+def test_find_header_opt_outs_reads_ai_preferences(
+    fields: list[tuple[str, str]], expected: list[tuple[str, str]]
+) -> None:
+    headers = Message()
+    for name, value in fields:
+        headers[name] = value
+    outs = list(find_header_opt_outs(headers, "pairmill", frozenset(), "http://a.test/1.jpg", "now"))
+    assert [(one.signal, one.detail) for one in outs] == expected
+    assert {(one.where, one.when) for one in outs} <= {("http://a.test/1.jpg", "now")}
+
+
+def test_describe_price_returns_the_offer_as_written() -> None:
+    headers = Message()
+    assert describe_price(headers) == "no price"
+    headers["Payment-Required"] = "eyJ4NDAyVmVyc2lvbiI6Mn0="
+    assert describe_price(headers) == "payment-required: eyJ4NDAyVmVyc2lvbiI6Mn0="
+    headers["crawler-price"] = "USD 0.01"
+    assert describe_price(headers) == "crawler-price: USD 0.01"
+    del headers["crawler-price"]
+    headers["crawler-price"] = "x" * 5_000
+    assert len(describe_price(headers)) == MAX_DETAIL_CHARS
