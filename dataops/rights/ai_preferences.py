@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from dataops.rights.path_patterns import MAX_WORK, PathPatterns, count_octets
+from dataops.rights.path_patterns import PathPatterns, count_octets
 
 PreferenceField = Literal["content_usage", "content_signal"]
 PREFERENCE_FIELDS: dict[str, PreferenceField] = {"content-usage": "content_usage", "content-signal": "content_signal"}
@@ -113,8 +113,6 @@ class UsageRules:
 
     def find(self, path: str) -> str | None:
         """Return the detail of the rule that forbids training on a path with its query, or None."""
-        if self.estimate_work(path) > MAX_WORK:
-            return "the file has too many wildcards for this URL"
         forbidden = self._forbidden.find(path)
         if forbidden is None:
             return None

@@ -11,7 +11,7 @@ the sources.
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -92,15 +92,16 @@ class _Reading:
 
     def count_rules(self) -> int:
         """Return the number of rules, counted once for each combination of groups."""
-        return _count(self.groups, self.rules) + _count(self.usage_groups, self.usage_rules)
+        usage = {self.find_usage_groups(agent) for agent in (*self.groups, "*")}
+        return _count(map(tuple, self.groups.values()), self.rules) + _count(usage, self.usage_rules)
 
     def find_usage_groups(self, agent: str) -> tuple[int, ...]:
         """Return the groups of Content-Usage and Content-Signal lines that concern an agent."""
         return (*self.usage_groups.get(self.resolve_agent(agent), ()), *self.usage_groups.get("", ()))
 
 
-def _count(groups: Mapping[str, Sequence[int]], rules: Sequence[Sequence[object]]) -> int:
-    return sum(len(rules[group]) for several in set(map(tuple, groups.values())) for group in several)
+def _count(combinations: Iterable[tuple[int, ...]], rules: Sequence[Sequence[object]]) -> int:
+    return sum(len(rules[group]) for groups in set(combinations) for group in groups)
 
 
 class _Rules:
@@ -185,19 +186,25 @@ class RobotsFile:
         Content-Usage and Content-Signal count in the group for our own agent. Without such a group they count in the group
         for all agents, and in those of `agents`. The detail is the preference, or the URL of the RSL licence.
         """
-        found: dict[RobotsSignal, str] = {}
-        path, is_named = get_path(url), ours.lower() in self._readings[0].groups
+        path, others = get_path(url), () if ours.lower() in self._readings[0].groups else tuple(agents)
+        applicable: dict[UsageRules, tuple[PreferenceField, str]] = {}
         for number, reading in enumerate(self._readings):
-            if reading.usage_rules and not self._too_many_rules:
-                others = () if is_named else agents
-                for agent in (ours, *(agent for agent in others if agent.lower() in reading.groups)):
+            if not reading.usage_rules or self._too_many_rules:
+                continue
+            for agent in (ours, *(agent for agent in others if agent.lower() in reading.groups)):
+                groups = reading.find_usage_groups(agent.lower())
+                for signal in PREFERENCE_FIELDS.values():
                     suffix = "" if agent == ours else f" for {agent}"
-                    for signal in PREFERENCE_FIELDS.values():
-                        rules = self._find_usage_rules(number, signal, reading.find_usage_groups(agent.lower()))
-                        if signal not in found and (detail := rules.find(path)):
-                            found[signal] = detail + suffix
-            if reading.license:
-                found.setdefault("rsl", reading.license)
+                    applicable.setdefault(self._find_usage_rules(number, signal, groups), (signal, suffix))
+        is_too_slow = sum(rules.estimate_work(path) for rules in applicable) > MAX_WORK
+        found: dict[RobotsSignal, str] = {}
+        for rules, (signal, suffix) in applicable.items():
+            if is_too_slow and rules.estimate_work(path):
+                found[signal] = "the file has too many wildcards for this URL"
+            elif detail := rules.find(path):
+                found.setdefault(signal, detail + suffix)
+        if license := next((reading.license for reading in self._readings if reading.license), None):
+            found["rsl"] = license
         return list(found.items())
 
     def _find_usage_rules(self, number: int, signal: PreferenceField, groups: tuple[int, ...]) -> UsageRules:

@@ -148,6 +148,11 @@ def test_hostile_files_are_read_in_linear_time_and_forbid() -> None:
     assert file.find_opt_outs("http://a.test/" + "a" * 4_000, (), "pairmill") == [
         ("content_usage", "the file has too many wildcards for this URL")
     ]
+    crawlers = [f"bot-{'x' * i}" for i in range(1, 26)]
+    lines = "".join(f"Content-Usage: /{i} train-ai=y\n" for i in range(5_000))
+    lines += "".join(f"User-agent: {name}\nContent-Usage: train-ai=n\n" for name in crawlers)
+    file = RobotsFile.parse(lines, ("pairmill", *crawlers))  # the first lines concern each of the agents
+    assert not file.allows("http://a.test/", "pairmill")
     for text in ("train-ai=" * 60_000, "ai " * 170_000, "<" * 500_000, "<a>; rel=" * 60_000, ';rel="' * 80_000):
         assert find_prohibition(text) is None
         assert find_rsl_link(text) is None
