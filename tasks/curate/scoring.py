@@ -4,6 +4,7 @@ Duplicates are resolved before, so each image is scored once, and a fraction in 
 dropped earlier has no scores.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -14,12 +15,11 @@ import pyarrow as pa
 
 from dataops.images.score_ranks import Cut, count_keys, find_positions, score_of_key
 from dataops.images.score_rules import drop_reasons, rows_to_rank
-from dataops.schema import CURATED
 from dataops.snapshot import Draft, Record, fetch_table, read_table
 from tasks.curate.choose import read_decisions
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import RawShard, inspected_name
-from tasks.curate.scores.compute import IMAGES, ShardImages, compute_scores
+from tasks.curate.scores.compute import IMAGES, Lookup, ShardImages, compute_scores, read_found
 from tasks.curate.steps import ShardRows, batch_shards
 from tasks.engine.exchange import Exchange, Step, put_frame, read_frame, run_steps
 from tasks.engine.stage import Work
@@ -38,6 +38,8 @@ class ScoreJob:
     batches: int
     number: int = 0
     """Number of the pass over the rows."""
+    lookups: tuple[Lookup, ...] = ()
+    """The scores in the cache."""
 
     @property
     def layout(self) -> str:
@@ -78,21 +80,19 @@ def add_scores(shards: Sequence[RawShard], sizes: Sequence[int], work: Work[Cura
     def run(function: Callable[[Draft, ScoreStep], Record | None], job: ScoreJob) -> list[Record]:
         return run_steps([Step(function, n, job, unit) for n, unit in enumerate(units)], sum(sizes), draft, context)
 
-    kept = [part.rows for record in run(put_images, job) for part in record.parts]
-    images = [ShardImages(s.number, s.tar, s.image_extension, draft.path(_images_name(s.number))) for s in shards]
-    scored = pa.table({"row": pa.nulls(sum(kept))})
+    kept = sum(part.rows for record in run(put_images, job) for part in record.parts)
+    images = [
+        [ShardImages(s.number, s.tar, s.image_extension, draft.path(_images_name(s.number))) for s in unit]
+        for unit in units
+    ]
+    job = replace(job, lookups=tuple(compute_scores(images, kept, config.scores, draft, work.context)))
+    missing = Counter[str]()
+    for record in run(put_scores, job):
+        missing.update(record.facts)
     facts = dict[str, dict[str, Any]]()
-    for scorer, columns in compute_scores(images, config.scores, draft, work.context):
-        for name, column in columns.items():
-            scored = scored.append_column(name, pl.Series(column).to_arrow().cast(CURATED.field(name).type))
-        model = {"model": scorer.model.name} if scorer.model else {}
-        missing = columns[scorer.name].null_count
-        facts[scorer.name] = {"scorer": scorer.digest, **model, "scored": sum(kept) - missing, "missing": missing}
-    start = 0
-    for shard, size in zip(shards, kept, strict=True):
-        draft.put_table(_scored_name(shard.number), scored.slice(start, size).drop_columns(["row"]))
-        start += size
-    run(put_ranked_rows, job)
+    for scorer in (lookup.scorer for lookup in job.lookups):
+        model, absent = {"model": scorer.model.name} if scorer.model else {}, missing[scorer.name]
+        facts[scorer.name] = {"scorer": scorer.digest, **model, "scored": kept - absent, "missing": absent}
 
     def count(positions: pl.DataFrame, number: int) -> Iterator[pl.DataFrame]:
         counting = replace(job, number=number)
@@ -123,17 +123,22 @@ def put_images(draft: Draft, step: ScoreStep) -> Record:
     return Record(task=step.id, parts=parts)
 
 
-def put_ranked_rows(draft: Draft, step: ScoreStep) -> None:
-    """Write what the passes need of the rows of a batch."""
-    frames, names = list[pl.DataFrame](), step.job.config.scores.names
+def put_scores(draft: Draft, step: ScoreStep) -> Record:
+    """Write the scores of each raw shard, and what the passes need of the rows of a batch."""
+    names, frames, start = step.job.config.scores.names, list[pl.DataFrame](), 0
+    found = [read_found(draft, lookup, step.number) for lookup in step.job.lookups]
+    scored = pa.table({name: table[name] for table in found for name in table.column_names})
     for shard in step.inputs:
         kept = read_decisions(draft, shard.number)["drop_reason"].is_null()
         rows = read_table(draft.store, shard.rows, ["uid", "language"]).filter(kept)
-        scores = read_table(draft.store, draft.path(_scored_name(shard.number)), names)
+        scores = scored.slice(start, rows.num_rows)
+        draft.put_table(_scored_name(shard.number), scores)
         for name in names:
             rows = rows.append_column(name, scores[name])
         frames.append(rows_to_rank(rows, ["language", *names]))
+        start += rows.num_rows
     put_frame(draft, _ranked_name(step), pl.concat(frames))
+    return Record(task=step.id, facts={name: scored[name].null_count for name in names})
 
 
 def count_batch(draft: Draft, step: ScoreStep) -> None:

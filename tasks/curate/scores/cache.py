@@ -10,6 +10,7 @@ runs wrote the same one. If an object is deleted, its scores are computed again.
 
 import hashlib
 import logging
+from collections.abc import Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -33,19 +34,19 @@ def put_scores(store: Store, scorer: str, scores: pa.Table) -> None:
     store.put(f"scores/{scorer}/{hashlib.sha256(data).hexdigest()[:32]}.parquet", data)
 
 
-def read_scores(store: Store, scorer: str, *, faces: bool = False) -> pl.DataFrame:
-    """Return all scores of a scorer (SCHEMA), each id once. A score takes about 40 bytes of memory.
+def read_scores(store: Store, names: Sequence[str], *, faces: bool = False) -> pl.DataFrame:
+    """Return the scores of some objects (SCHEMA).
 
     Args:
         faces: add the column `face_bboxes`; only the scorer `faces` has it.
     """
     schema = SCHEMA | ({"face_bboxes": pl.List(pl.List(pl.Float32))} if faces else {})
     tables: list[pl.DataFrame] = [pl.DataFrame(schema=schema)]
-    for name in store.names(f"scores/{scorer}"):
+    for name in names:
         try:
             table = read_table(store, name, list(schema))
         except CorruptPart as error:  # a power failure may leave an object empty
             logger.warning("%s; its scores are computed again", error)
             continue
         tables.append(pl.DataFrame({field: pl.Series(field, table[field], kind) for field, kind in schema.items()}))
-    return pl.concat(tables).unique("id", keep="first", maintain_order=True)
+    return pl.concat(tables)

@@ -5,18 +5,19 @@ A score depends neither on the order of the shards nor on how the images are dis
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
 from dataops.images.score_tables import TO_SCORE, compute_score_ids
 from dataops.schema import FACE_BBOXES
-from dataops.snapshot import Draft, read_table
+from dataops.snapshot import Draft, Part, Record, read_table
 from tasks.curate.scores import cache as score_cache
 from tasks.curate.scores import clip as score_clip
 from tasks.curate.scores import faces as score_faces
@@ -24,12 +25,19 @@ from tasks.curate.scores import nsfw as score_nsfw
 from tasks.curate.scores.config import Scorer, ScoresConfig
 from tasks.curate.scores.scoring_task import ScoringTask
 from tasks.engine.context import Context
+from tasks.engine.exchange import Exchange, Step, number_partitions, run_steps
 from tasks.engine.map_parts import map_parts
 
 logger = logging.getLogger(__name__)
 
 IMAGES = pa.schema([("key", pa.string()), ("caption", pa.string()), ("image_digest", pa.string())])
 """Table of a raw shard's rows to score; `image_digest` is a hex digest of the image's bytes in the shard."""
+_PARTITION_ROWS, _MEMORY_BYTES = 1 << 22, 1 << 30
+"""Approximate number of rows and cached scores of a partition, and memory of a merge task."""
+_OBJECT_ROWS = 10_000
+"""Assumed number of scores of an object of the cache, which has those of one raw shard."""
+_OBJECTS, _MAX_OBJECT_GROUPS = 100, 4096
+"""Minimum number of objects of a task, and maximum number of tasks that have no more."""
 
 
 @dataclass(frozen=True)
@@ -46,40 +54,116 @@ class ShardImages:
     """Name of a table IMAGES in the store."""
 
 
-def compute_scores(
-    shards: Sequence[ShardImages], config: ScoresConfig, draft: Draft, context: Context
-) -> Iterator[tuple[Scorer, dict[str, pa.Array]]]:
-    """Yield each scorer and its columns: a row per image, in the order of the shards; null if it cannot be decoded.
+@dataclass(frozen=True)
+class Lookup:
+    """The scores of one scorer, looked up in the cache by partitions of the scores' identities."""
 
-    The columns are the score (float32), under the scorer's name, and `face_bboxes` of the scorer `faces`.
+    scorer: Scorer
+    rows: int
+    batches: int
+    partitions: int
+    objects: int = 0
+    """Number of groups of objects of the cache."""
+    listing: str = ""
+    """Digest of the list of the objects with their sizes and times: what was found in others is not reused."""
+
+    @property
+    def layout(self) -> str:
+        """Return the scorer, the numbers of batches and partitions, and the objects."""
+        return f"{self.scorer.name}-{self.batches}x{self.partitions}-{self.listing}"
+
+    @property
+    def schema(self) -> list[str]:
+        """Columns of the scores."""
+        return ["score", "face_bboxes"] if self.scorer.name == "faces" else ["score"]
+
+    @property
+    def ids(self) -> Exchange:
+        """Return the exchange of the rows from batches to partitions."""
+        return Exchange(f"ids-{self.scorer.name}", self.batches, self.partitions, self.rows * 40, _MEMORY_BYTES)
+
+    @property
+    def cached(self) -> Exchange:
+        """Return the exchange of the cached scores to partitions."""
+        name, size = f"cached-{self.scorer.name}-{self.listing}", self.rows * 40
+        return Exchange(name, self.objects, self.partitions, size, _MEMORY_BYTES)
+
+    @property
+    def found(self) -> Exchange:
+        """Return the exchange of the rows' scores from partitions to batches."""
+        name, size = f"found-{self.scorer.name}-{self.listing}", self.rows * 10
+        return Exchange(name, self.partitions, self.batches, size, _MEMORY_BYTES)
+
+
+LookupStep = Step[Lookup]
+"""A step of a lookup. `inputs` are the raw shards of a batch (ShardImages), or names of objects of the cache."""
+
+
+def compute_scores(
+    batches: Sequence[Sequence[ShardImages]], rows: int, config: ScoresConfig, draft: Draft, context: Context
+) -> Iterator[Lookup]:
+    """Compute the scores that are not cached, and yield the lookup of each scorer, for `read_found`.
 
     Raises: ConfigError if a scorer is missing, and the errors of its job.
     """
     for scorer in config.scorers():
-        yield scorer, _compute(scorer, shards, draft, context)
+        yield _compute(scorer, batches, rows, draft, context)
 
 
-def _compute(scorer: Scorer, shards: Sequence[ShardImages], draft: Draft, context: Context) -> dict[str, pa.Array]:
-    rows = _list_rows(scorer, shards, draft)
-    scored = _join_cached(rows, draft, scorer)
-    missing = scored.filter(pl.col("found").is_null())
-    cached = f"{rows.height - missing.height:,} of {rows.height:,} scores are cached"
+def read_found(draft: Draft, lookup: Lookup, batch: int) -> pa.Table:
+    """Return the columns of a scorer for the rows of a batch, in their order; null if an image cannot be decoded.
+
+    The columns are the score (float32), under the scorer's name, and `face_bboxes` of the scorer `faces`.
+    """
+    found = lookup.found.read(draft, batch).sort("row").to_arrow()
+    columns = {lookup.scorer.name: found["score"].cast(pa.float32())}
+    if "face_bboxes" in lookup.schema:
+        columns["face_bboxes"] = found["face_bboxes"].cast(FACE_BBOXES)
+    return pa.table(columns)
+
+
+def _compute(
+    scorer: Scorer, batches: Sequence[Sequence[ShardImages]], rows: int, draft: Draft, context: Context
+) -> Lookup:
+    known = len(draft.store.names(f"scores/{scorer.digest}")) * _OBJECT_ROWS
+    partitions = max(-(-(rows + known) // _PARTITION_ROWS), 1)
+    base, quiet = Lookup(scorer, rows, len(batches), partitions), context.without_progress()
+
+    def run(job: Lookup, function: Callable[[Draft, LookupStep], Record | None], units: Sequence[Any]) -> list[Record]:
+        return run_steps([Step(function, n, job, tuple(u)) for n, u in enumerate(units)], rows, draft, quiet)
+
+    def look_up() -> tuple[Lookup, int, list[ScoringTask]]:
+        entries = draft.store.entries(f"scores/{scorer.digest}")
+        names = [entry.name for entry in entries]
+        size = max(-(-len(names) // _MAX_OBJECT_GROUPS), _OBJECTS)
+        groups = [names[start : start + size] for start in range(0, max(len(names), 1), size)]
+        digest = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+        job = replace(base, objects=len(groups), listing=digest)
+        run(job, put_cached, groups)
+        run_steps(job.cached.merge_steps(), rows, draft, quiet)
+        run(job, find_scores, [()] * partitions)
+        run_steps(job.found.merge_steps(), rows, draft, quiet)
+        records = run(job, put_missing, batches)
+        tasks = [ScoringTask(scorer.digest, *task) for record in records for task in record.facts["tasks"]]
+        return job, sum(record.facts["missing"] for record in records), tasks
+
+    if not batches:
+        return base
+    run(base, put_ids, batches)
+    run_steps(base.ids.merge_steps(), rows, draft, quiet)
+    job, missing, tasks = look_up()
+    cached = f"{rows - missing:,} of {rows:,} scores are cached"
     logger.info("%s %s: %s (scorer %s)", draft.stage, scorer.name, cached, scorer.digest)
-    once = missing.unique("id", keep="first", maintain_order=True)
-    tasks = [_make_task(scorer, shards[part["shard"][0]], part, draft) for part in once.partition_by("shard")]
     if tasks:
         if scorer.model is not None:
             score_clip.score_shards(scorer, tasks, draft, context)
         else:
             map_parts(_select_function(scorer), tasks, draft, context)
-        scored = _join_cached(rows, draft, scorer)
-    if count := scored.filter(pl.col("found").is_null()).height:
+        job, missing, _ = look_up()
+    if missing:
         folder = f"scores/{scorer.digest}"
-        raise CorruptPart(f"{draft.stage} {scorer.name}: {count} scores were computed but are not in {folder}; rerun")
-    columns = {scorer.name: pa.array(scored["score"].to_arrow(), pa.float32())}
-    if scorer.name == "faces":
-        columns["face_bboxes"] = scored["face_bboxes"].to_arrow().cast(FACE_BBOXES)
-    return columns
+        raise CorruptPart(f"{draft.stage} {scorer.name}: {missing} scores were computed but are not in {folder}; rerun")
+    return job
 
 
 def _select_function(scorer: Scorer) -> Any:
@@ -88,31 +172,56 @@ def _select_function(scorer: Scorer) -> Any:
     return score_nsfw.score_nsfw
 
 
-def _list_rows(scorer: Scorer, shards: Sequence[ShardImages], draft: Draft) -> pl.DataFrame:
-    """Return a row per image: `shard` and `row`, its indices, and `id`, the identity of its score."""
-    tables = [pl.DataFrame(schema={"shard": pl.UInt32, "row": pl.UInt32, "id": pl.Binary})]
-    for number, shard in enumerate(shards):
-        columns = ["image_digest", *(["caption"] if scorer.reads_caption else [])]
-        rows = read_table(draft.store, shard.rows, columns)
-        captions = rows["caption"].to_pylist() if scorer.reads_caption else None
-        ids = pl.Series("id", compute_score_ids(rows["image_digest"].to_pylist(), captions), pl.Binary)
-        indices = pl.DataFrame({"row": pl.Series(range(len(ids)), dtype=pl.UInt32), "id": ids})
-        tables.append(indices.select(pl.lit(number, pl.UInt32).alias("shard"), "row", "id"))
-    return pl.concat(tables)
+def put_ids(draft: Draft, step: LookupStep) -> None:
+    """Put the rows of a batch by the identities of their scores."""
+    tables = [pl.DataFrame(schema={"id": pl.Binary})]
+    tables += [_identify(read_table(draft.store, shard.rows), step.job.scorer) for shard in step.inputs]
+    _write_by_id(draft, step.job.ids, step.number, pl.concat(tables).with_row_index("row"))
 
 
-def _join_cached(rows: pl.DataFrame, draft: Draft, scorer: Scorer) -> pl.DataFrame:
-    """Return the rows, in their order, with `score` and with `found`, which is null if the cache has no score."""
-    cached = score_cache.read_scores(draft.store, scorer.digest, faces=scorer.name == "faces")
-    cached = cached.with_columns(pl.lit(True).alias("found"))
-    return rows.join(cached, on="id", how="left", maintain_order="left")
+def put_cached(draft: Draft, step: LookupStep) -> None:
+    """Put the scores of some objects of the cache by their identities."""
+    rows = score_cache.read_scores(draft.store, step.inputs, faces="face_bboxes" in step.job.schema)
+    _write_by_id(draft, step.job.cached, step.number, rows)
 
 
-def _make_task(scorer: Scorer, shard: ShardImages, rows: pl.DataFrame, draft: Draft) -> ScoringTask:
-    """Write the rows of a shard to score (TO_SCORE), and return the task."""
-    images = read_table(draft.store, shard.rows).take(rows["row"].to_arrow())
-    ids = pa.array(rows["id"].to_list(), TO_SCORE.field("id").type)
-    table = pa.table([images["key"], images["caption"], ids], schema=TO_SCORE)
-    name = f"{shard.number}-{hashlib.sha256(b''.join(rows['id'].to_list())).hexdigest()[:16]}"
-    part = draft.put_table(f"_work/score-{scorer.name}-{name}.parquet", table)
-    return ScoringTask(scorer.digest, name, shard.tar, shard.extension, draft.path(part.name))
+def find_scores(draft: Draft, step: LookupStep) -> None:
+    """Put the scores of a partition's rows by batch; the first row of each identity that is not cached is to be scored."""
+    rows, cached = step.job.ids.read(draft, step.number), step.job.cached.read(draft, step.number).drop("part")
+    cached = cached.unique("id", keep="first", maintain_order=True).with_columns(is_cached=True)
+    found = rows.join(cached, on="id", how="left", maintain_order="left")
+    found = found.with_columns(pl.col("is_cached").fill_null(False), is_first=pl.col("id").is_first_distinct())
+    step.job.found.write(
+        draft, step.number, found.select("row", *step.job.schema, "is_cached", "is_first"), found["part"]
+    )
+
+
+def put_missing(draft: Draft, step: LookupStep) -> Record:
+    """Write the rows of each raw shard of a batch that are to be scored (TO_SCORE)."""
+    found, parts, tasks, start = step.job.found.read(draft, step.number).sort("row"), list[Part](), list[Any](), 0
+    for shard in step.inputs if not found["is_cached"].all() else ():
+        images = read_table(draft.store, shard.rows)
+        rows = found[start : start + images.num_rows]
+        start += images.num_rows
+        images = images.filter((~rows["is_cached"] & rows["is_first"]).to_arrow())
+        if not images.num_rows:
+            continue
+        ids = pa.array(_identify(images, step.job.scorer)["id"].to_list(), TO_SCORE.field("id").type)
+        name = f"{shard.number}-{hashlib.sha256(b''.join(ids.to_pylist())).hexdigest()[:16]}"
+        table = pa.table([images["key"], images["caption"], ids], schema=TO_SCORE)
+        parts.append(draft.put_table(f"_work/score-{step.job.scorer.name}-{name}.parquet", table))
+        tasks.append((name, shard.tar, shard.extension, draft.path(parts[-1].name)))
+    facts = {"missing": int((~found["is_cached"]).sum()), "tasks": tasks}
+    return Record(task=step.id, parts=parts, facts=facts)
+
+
+def _identify(images: pa.Table, scorer: Scorer) -> pl.DataFrame:
+    captions = images["caption"].to_pylist() if scorer.reads_caption else None
+    return pl.DataFrame(
+        {"id": pl.Series(compute_score_ids(images["image_digest"].to_pylist(), captions), dtype=pl.Binary)}
+    )
+
+
+def _write_by_id(draft: Draft, exchange: Exchange, writer: int, rows: pl.DataFrame) -> None:
+    halves = np.frombuffer(b"".join(rows["id"].to_list()), np.uint64)[::2]
+    exchange.write(draft, writer, rows, number_partitions(pl.Series(halves, dtype=pl.UInt64), exchange.partitions))

@@ -73,6 +73,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 POOL = InlineExecutor()
 
 
+@pytest.fixture(params=[1 << 22, 3], ids=["one partition", "several"])
+def _partition_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "_PARTITION_ROWS", request.param)
+    monkeypatch.setattr(scores, "_OBJECTS", 1)
+    monkeypatch.setattr(scores, "_OBJECT_ROWS", 1)
+
+
 @pytest.fixture(autouse=True)
 def scored_shards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run jobs and workers in this process; return the names of the tasks that were scored."""
@@ -109,11 +116,12 @@ def score(store: FolderStore, home: Path, rows: Any, size: int, config: ScoresCo
     """Return the scores of each key."""
     draft = Draft(store, "curate", f"{size:016x}")
     parts = write_shards(draft, rows, size)
+    batches = [parts[start : start + 2] for start in range(0, len(parts), 2)]
     found: dict[str, dict[str, Any]] = {key: {} for key, _, _ in rows}
-    for _, columns in scores.compute_scores(parts, config, draft, Context(store, home, pool=POOL)):
-        for name, values in columns.items():
-            for key, value in zip(found, values.to_pylist(), strict=True):
-                found[key][name] = value
+    for lookup in scores.compute_scores(batches, len(rows), config, draft, Context(store, home, pool=POOL)):
+        columns = pa.concat_tables(scores.read_found(draft, lookup, batch) for batch in range(len(batches)))
+        for key, values in zip(found, columns.to_pylist(), strict=True):
+            found[key] |= values
     return found
 
 
@@ -136,6 +144,7 @@ def test_scores_equal_those_of_the_model_for_any_sharding(tmp_path: Path, checkp
     assert not list((tmp_path / "jobs").iterdir())
 
 
+@pytest.mark.usefixtures("_partition_rows")
 def test_cached_scores_are_not_computed_again(tmp_path: Path, checkpoint: Path, scored_shards: list[str]) -> None:
     store = FolderStore(tmp_path / "store")
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)), device="cpu")
@@ -255,8 +264,9 @@ def test_clip_score_runs_in_a_subprocess_and_reports_progress(
     parts = write_shards(draft, ROWS[:6], 3)
     config = ScoresConfig(clip_score=ClipScoreConfig(model=str(checkpoint)))
     context = Context(store, tmp_path, progress=lambda done, total, line: progress.append((done, total)))
-    ((_, columns),) = scores.compute_scores(parts, config, draft, context)
-    assert list(columns) == ["clip_score"]
+    (lookup,) = scores.compute_scores([parts], 6, config, draft, context)
+    columns = scores.read_found(draft, lookup, 0)
+    assert columns.column_names == ["clip_score"]
     assert (len(columns["clip_score"]), columns["clip_score"].null_count) == (6, 0)
     assert progress == sorted(progress)
     assert progress[-1] == (2, 2)
