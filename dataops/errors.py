@@ -4,7 +4,8 @@ PairmillError
 ├── ConfigError            2   the config or the command line is wrong
 ├── ContractError          3   data violates the contract between stages
 │   ├── SchemaError            columns or types differ from the contract
-│   └── CorruptPart            a part is missing or its bytes differ from the manifest
+│   ├── CorruptPart            a part is missing or its bytes differ from the manifest
+│   └── DatasetBlocked         a check of `[checks]` with the level `block` failed
 ├── TrainingDiverged       4   loss or gradients are not finite
 ├── GateRefused            5   the model is below a limit of the config
 ├── SourceError           75   an archive, list or site could not be read (retryable)
@@ -64,6 +65,10 @@ class SchemaError(ContractError):
 
 class CorruptPart(ContractError):
     """A part is missing or its bytes differ from the manifest."""
+
+
+class DatasetBlocked(ContractError):
+    """A check of `[checks]` whose level is `block` failed, so nothing is trained on the dataset."""
 
 
 class TrainingDiverged(PairmillError):

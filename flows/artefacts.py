@@ -26,6 +26,7 @@ from dataops.funnel import funnel_rows
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from flows.records import RunRecord
+from tasks.checks.report import CheckReport
 from tasks.register.config import describe_gate
 from tasks.tracking import run_metadata
 
@@ -56,6 +57,11 @@ class RunArtefacts:
         """Set the progress of the present stage; the description is Markdown."""
         if self._progress is not None:
             self._send(lambda: update_progress_artifact(self._progress, percent, description=description))
+
+    def create_checks(self, report: CheckReport) -> None:
+        """Create the table of the checks of a dataset."""
+        title = f"Checks of pack/{report.dataset}: {report.verdict}"
+        self._send(lambda: create_table_artifact(report.markdown_rows(), key="checks", description=title))
 
     def update_card(self, record: RunRecord, manifests: Mapping[str, Manifest]) -> None:
         """Write the present state and links of the run into its card."""
@@ -101,6 +107,8 @@ def render_card(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
         facts = register.facts
         alias = f", alias `{facts['alias']}`" if facts.get("alias") else ""
         blocks.append(f"Model: `{facts['model_uri']}`{alias}, {escape_markdown(describe_gate(facts['gate']))}")
+    if record.checks is not None:
+        blocks.append(f"Checks: {escape_markdown(record.checks.verdict)}")
     # The UI would make a link of any other text as well.
     links = {name: url for name, url in record.model_links.items() if url.startswith(("http://", "https://"))}
     blocks.append("\n".join(f"- [MLflow: {name}]({url})" for name, url in links.items()))

@@ -33,6 +33,7 @@ from flows.config_problems import (
     validate_rest,
 )
 from infra.local.services import make_home
+from tasks.checks.config import ChecksConfig
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
 from tasks.engine.context import RayCluster
@@ -131,6 +132,7 @@ class RunConfig(_Table):
     download: DownloadConfig = DownloadConfig()
     curate: CurateConfig = CurateConfig()
     pack: PackConfig = PackConfig()
+    checks: ChecksConfig = ChecksConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     register_: RegisterConfig = Field(alias="register")
@@ -390,10 +392,8 @@ def _find_table(tables: Sequence[Mapping[str, Any]], step: str, where: str) -> i
     Raises: ConfigError that lists the names.
     """
     names = name_tables(tables)
-    if step in names:
-        return names.index(step)
-    if step.isdecimal() and int(step) <= len(tables):
-        return int(step)
+    if step in names or (step.isdecimal() and int(step) <= len(tables)):
+        return names.index(step) if step in names else int(step)
     raise ConfigError(
         f"{where}: {step!r} names none of the {len(tables)} tables; write {' or '.join(names)}, or 0, 1, ..."
     )

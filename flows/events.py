@@ -35,6 +35,8 @@ def emit_events(record: RunRecord, manifests: Mapping[str, Manifest], store: Sto
         manifest = manifests.get(stage)
         if manifest is not None and manifest.facts.get("alias") == CANDIDATE:
             continue  # registered without a gate, and not promoted
+        if stage == "pack" and record.checks is not None and record.checks.is_blocked:
+            continue  # the event would trigger a training
         if manifest is None or manifest.prefect_flow_run_id not in ours or _name(manifest) in record.announced:
             continue
         emit_event(event, resource=_resource(record, manifest, store, until), payload=_payload(manifest, manifests))

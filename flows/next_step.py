@@ -1,6 +1,6 @@
 """What a user can do about a run that failed, for the flow run's state and the command's last line."""
 
-from dataops.errors import CorruptPart, PairmillError, SchemaError
+from dataops.errors import CorruptPart, DatasetBlocked, PairmillError, SchemaError
 
 _NEW_RUN = {
     2: "Correct the config and start a new run.",
@@ -13,6 +13,10 @@ _NEW_RUN = {
 
 def next_step(error: BaseException, run_id: str) -> str:
     """Return one sentence; it names `pairmill rerun` only if that can help."""
+    if isinstance(error, DatasetBlocked):
+        return (
+            f"Correct the source, or change [checks], and start a new run. `pairmill show {run_id}` prints the checks."
+        )
     code = error.exit_code if isinstance(error, PairmillError) else 1
     if isinstance(error, CorruptPart | SchemaError):
         return f"Rebuild the damaged stage: `pairmill rerun {run_id} --from STAGE`"

@@ -129,6 +129,8 @@ def run_stages(
             else:
                 classes = retry if step.stage is DOWNLOAD else ()
                 run.make(step, force=step.stage.name in force, retry=classes, verify=verify)
+            if step.stage is PACK:
+                run.check_dataset(recorded=number < STAGES.index(first))
             if step.stage.name == run.until:
                 break
     except Exception as raised:

@@ -24,6 +24,7 @@ from dataops.messages.waiting import waiting
 from dataops.snapshot import Counts, Manifest, find_manifest
 from dataops.stages import STAGES, RunState
 from dataops.store import Store, open_store
+from tasks.checks.report import CheckReport
 from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, find_holder
 from training.process import pid_namespace, process_fingerprint
 
@@ -105,6 +106,8 @@ class RunRecord(BaseModel):
     stages: list[StageRun] = []
     model_version: str | None = None
     model_links: dict[str, str] = {}
+    checks: CheckReport | None = Field(default=None, exclude_if=lambda report: report is None)
+    """The checks of the dataset; None if the run has no dataset."""
     announced: list[str] = []
     """The snapshots, as `stage/key`, for which an event was emitted."""
 

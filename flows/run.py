@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from dataops.errors import ConfigError, ContractError, PairmillError
+from dataops.errors import ConfigError, ContractError, DatasetBlocked, PairmillError
 from dataops.messages.waiting import waiting
 from dataops.redaction import redact, scrub_errors
 from dataops.snapshot import Manifest, find_manifest
@@ -25,6 +25,7 @@ from dataops.store import Store, open_store
 from flows.abandoned_runs import close_task_runs
 from flows.allowed_stores import check_store
 from flows.artefacts import RunArtefacts
+from flows.checks.last_version import check_run
 from flows.config import RunConfig, check_config, config_name, load_config
 from flows.display import RunDisplay
 from flows.events import emit_events
@@ -192,6 +193,29 @@ class Run:
         self._save_stage(stage_run)
         self.display.log_stage(manifest, stage_run.state, stage_run.seconds)
 
+    def check_dataset(self, *, recorded: bool = False) -> None:
+        """Check the dataset by `[checks]`, and record, log and show the results.
+
+        Args:
+            recorded: use the report that the record has on this dataset, if it has one.
+
+        Raises: DatasetBlocked if a check whose level is `block` failed.
+        """
+        report, pack = self.record.checks, self.manifests["pack"]
+        if not recorded or report is None or report.dataset != pack.key:
+            report = check_run(self.config.checks, self.record, self.manifests, self.context.store)
+            self.record.checks = report
+            self.record.save(self.context.store)
+            if report.results:
+                self.artefacts.create_checks(report)
+        for result in report.failed:
+            if not result.blocks:
+                logger.warning("%s: %s", result.check, result.text)
+        if report.results:
+            logger.info("checks of pack/%s: %s", pack.key, report.verdict)
+        if report.is_blocked:
+            raise DatasetBlocked(report.describe_blocks())
+
     def _find_states(self, step: Step) -> list[State]:
         """Return the state from which Prefect draws an edge: that of the first input, which has read the others itself."""
         return [self._states[name] for name in step.reads[:1]]
@@ -241,7 +265,10 @@ class Run:
         """Write how the run ended into its MLflow run, and the URL of that run into the record."""
         status: Status = "FINISHED" if state == "completed" else "FAILED" if state == "failed" else "KILLED"
         reached = [one.model_dump() for one in self.record.stages if one.stage in {*self.manifests, self.stage}]
-        outcome = RunOutcome(status, error or f"up to {self.until or self.stage}", reached, self._began_ms())
+        summary, report = error or f"up to {self.until or self.stage}", self.record.checks
+        outcome = RunOutcome(status, summary, reached, self._began_ms())
+        if report is not None and report.results:
+            outcome = replace(outcome, verdict=report.verdict, figures=report.figures)
         page = parent_run.record_outcome(self.context, self.manifests, outcome)
         if page and not self.record.model_links:
             self.record.model_links = {"run": page}
@@ -249,7 +276,8 @@ class Run:
 
     def failure_message(self, error: BaseException) -> str:
         """Return the message of the flow run's state: the stage, the kind of error, what to do, and the error itself."""
-        return f"{self.stage} failed: {type(error).__name__}. {next_step(error, self.record.run_id)}\n{error}"
+        failed = "the dataset is blocked" if isinstance(error, DatasetBlocked) else f"{self.stage} failed"
+        return f"{failed}: {type(error).__name__}. {next_step(error, self.record.run_id)}\n{error}"
 
 
 def name_flow_run() -> str:

@@ -22,8 +22,10 @@ _MEANINGS = {
         "Correct what the message lists, then start a new run. A retry would end in the same way.",
     ),
     3: (
-        "Data violates the contract between stages, or a stage dropped all its rows.",
-        "Read the message. `pairmill run --force STAGE` rebuilds a damaged snapshot.",
+        "Data violates the contract between stages, a stage dropped all its rows, or a [check](checks.md) blocks the "
+        "dataset.",
+        "Read the message; it names a check with its figure and bound. `pairmill run --force STAGE` rebuilds a damaged "
+        "snapshot.",
     ),
     4: ("The training diverged.", "Lower `train.lr`, or raise `train.warmup`; the message names the step."),
     5: (

@@ -8,6 +8,7 @@ from dataops.errors import ConfigError
 from dataops.redaction import escape_for_display
 from dataops.snapshot import Manifest
 from dataops.store import Store
+from flows.checks.report_on_page import find_report, insert_report
 from flows.records import find_snapshot, load_manifests, load_run
 from tasks.download.report import report_html as download_html
 from tasks.filter.report import report_html as filter_html
@@ -64,4 +65,5 @@ def _page(manifest: Manifest, store: Store) -> bytes:
         raise ConfigError(
             f"pack/{manifest.key} was made by an earlier version of pairmill, which wrote no page; make it again"
         )
-    return store.read(manifest.path(HTML_PAGE))
+    page, report = store.read(manifest.path(HTML_PAGE)), find_report(manifest.key, store)
+    return page if report is None else insert_report(page, report)

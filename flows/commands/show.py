@@ -16,8 +16,10 @@ from dataops.snapshot import Manifest
 from dataops.stages import STAGES, RunState
 from dataops.store import Store
 from dataops.trace.sources import count_filtered, list_named_sources
+from flows.checks.report_on_page import find_report
 from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
 from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
+from tasks.checks.report import CheckReport
 from tasks.register.config import NO_GATE
 from training.evaluation.contamination import format_overlap
 from training.evaluation.intervals import flatten_metrics
@@ -117,6 +119,7 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
     _show_attempts(record, out)
     _show_funnel(manifests, out)
     _show_sources(manifests, out)
+    _show_checks(record.checks, out)
     _show_unreadable_sources(manifests, out)
     _show_training(manifests, store, out)
     _show_scores(manifests, out)
@@ -182,6 +185,16 @@ def _show_sources(manifests: Sequence[Manifest], out: Console) -> None:
     out.print(table)
 
 
+def _show_checks(report: CheckReport | None, out: Console) -> None:
+    """Print the checks of the dataset that failed, and how many passed; `--json` has all."""
+    if report is None or not report.results:
+        return
+    out.print()
+    out.print(text(f"Checks: {report.verdict}"), soft_wrap=True)
+    for result in report.failed:
+        out.print(text(f"  {result.check} ({result.outcome}): {result.text}"), soft_wrap=True)
+
+
 def _show_unreadable_sources(manifests: Sequence[Manifest], out: Console) -> None:
     """Print the source files that could not be read, and how many records of the others could not be used."""
     facts = next((m.facts for m in manifests if m.stage == "extract"), {})
@@ -236,8 +249,10 @@ def _show_training(manifests: Sequence[Manifest], store: Store, out: Console) ->
 
 def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
     """Print one snapshot: its inputs, its parts and what it holds."""
+    report = find_report(manifest.key, store) if manifest.stage == "pack" else None
     if as_json:
-        print_json(manifest.model_dump(mode="json"))
+        checks = {} if report is None else {"checks": report.model_dump(mode="json")}
+        print_json(manifest.model_dump(mode="json") | checks)
         return
     out = console()
     out.print(text(f"{manifest.stage}/{manifest.key} in {store.uri}, made {manifest.created_at}", style="bold"))
@@ -252,6 +267,7 @@ def show_snapshot(manifest: Manifest, store: Store, *, as_json: bool) -> None:
     _print_rest(len(manifest.parts), "parts", manifest, out)
     _show_funnel([manifest], out)
     _show_sources([manifest], out)
+    _show_checks(report, out)
     _show_contents(manifest, out)
     _show_training([manifest], store, out)
 

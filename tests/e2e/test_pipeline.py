@@ -157,10 +157,18 @@ def test_forced_stage_is_made_again_with_the_same_bytes(pairmill, undisturbed):
     assert shown["curate"]["content_digest"] == stages(undisturbed)["curate"]["content_digest"]
 
 
-def test_changed_threshold_makes_its_stage_again_and_reuses_earlier_stages(pairmill, undisturbed):
-    changed = stages(
-        pairmill.json("run", pairmill.folder / "undisturbed.toml", "--set", "curate.min_side=60", "--until", "pack")
+def test_changed_threshold_makes_its_stage_again_and_a_blocked_dataset_is_not_trained_on(pairmill, undisturbed):
+    checks = 'checks={min_rows = 1000000, levels = {min_rows = "block"}}'
+    result = pairmill.json(
+        "run", pairmill.folder / "undisturbed.toml", "--set", "curate.min_side=60", "--set", checks, code=3
     )
+    changed = stages(result)
+    assert list(changed) == list(PAIR_STAGES)
+    assert (result["error"]["type"], result["model_version"]) == ("DatasetBlocked", None)
+    assert "min_rows: the dataset has " in result["error"]["message"]
+    assert "; the minimum is 1,000,000" in result["error"]["message"]
+    report = pairmill.json("show", result["run_id"])["checks"]
+    assert (report["dataset"], report["last"]) == (changed["pack"]["key"], stages(undisturbed)["pack"]["key"])
     assert [changed[name]["state"] for name in PAIR_STAGES[:3]] == ["Reused"] * 3
     assert changed["curate"]["state"] == "Completed"
 
@@ -248,7 +256,7 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
         [*PAIR_STAGES, "train", "evaluate", "register"]
     )
     artefacts = httpx.post(f"{prefect}/api/artifacts/filter", json=query, headers=prefect_login()).json()
-    types = {"result": "markdown", "config": "markdown", "funnel": "table", "progress": "progress"}
+    types = {"result": "markdown", "config": "markdown", "checks": "table", "funnel": "table", "progress": "progress"}
     assert {a["key"]: a["type"] for a in artefacts} == types
     assert len(artefacts) == len(types)
     (card,) = (a["data"] for a in artefacts if a["key"] == "result")

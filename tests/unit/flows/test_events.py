@@ -6,6 +6,7 @@ from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from flows import events
 from flows.records import Attempt, RunRecord
+from tasks.checks.report import CheckReport, CheckResult
 from tests.manifests import build_manifest
 
 
@@ -63,3 +64,14 @@ def test_event_of_a_candidate_names_its_flow_and_last_stage(tmp_path, emitted):
         "train",
         "curate",
     )
+
+
+def test_blocked_dataset_has_no_event(tmp_path, emitted):
+    record = RunRecord(run_id="r", name="n", created_at="", config={})
+    record.begin("curate", "pack", "first")
+    pack = manifest("pack", "first")
+    for level, expected in (("block", []), ("warn", ["pairmill.dataset.landed"])):
+        failed = CheckResult(check="min_rows", level=level, state="failed", figure=3, bound=4, text="")
+        record.checks = CheckReport(dataset=pack.key, last=None, last_run=None, results=[failed])
+        events.emit_events(record, {"pack": pack}, FolderStore(tmp_path), "pack")
+        assert [event for event, _ in emitted] == expected

@@ -4,6 +4,7 @@ from dataops.errors import (
     ConfigError,
     ContractError,
     CorruptPart,
+    DatasetBlocked,
     GateRefused,
     JobFailed,
     LeaseLost,
@@ -24,7 +25,15 @@ def test_rerun_is_offered_where_it_can_help(error: Exception):
 
 
 @pytest.mark.parametrize(
-    "error", [ConfigError("x"), UnusableSource("x"), ContractError("x"), TrainingDiverged("x"), GateRefused("x")]
+    "error",
+    [
+        ConfigError("x"),
+        UnusableSource("x"),
+        ContractError("x"),
+        DatasetBlocked("x"),
+        TrainingDiverged("x"),
+        GateRefused("x"),
+    ],
 )
 def test_rerun_is_not_offered_where_it_would_end_in_the_same_way(error: Exception):
     text = next_step(error, "run-1")

@@ -1,5 +1,6 @@
 """`pairmill show --page` writes the page of a stage, given by its key or by a run."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore, Store
 from flows.commands.page import write_stage_page
+from flows.commands.show import show_run_or_key
 from flows.records import RunRecord, StageRun
+from tasks.checks.check import check_dataset
+from tasks.checks.config import ChecksConfig
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import packed_in, some_pairs
 
@@ -42,7 +46,7 @@ def test_write_stage_page_of_a_filter_by_key_or_run(tmp_path: Path):
         write_stage_page("a", home, store.uri, tmp_path / "no" / "page.html")
 
 
-def test_write_stage_page_of_a_dataset_or_download_by_key_or_run(tmp_path: Path, monkeypatch):
+def test_write_stage_page_of_a_dataset_or_download_by_key_or_run(tmp_path: Path, capsys):
     home = tmp_path / "home"
     (home / "runs").mkdir(parents=True)
     store, manifests = packed_in(tmp_path / "store", some_pairs())
@@ -54,6 +58,15 @@ def test_write_stage_page_of_a_dataset_or_download_by_key_or_run(tmp_path: Path,
     for name in (manifests["pack"].key, "a"):
         write_stage_page(name, home, store.uri, page)
         assert page.read_bytes() == store.read(manifests["pack"].path("dataset.html"))
+    record.checks = check_dataset(ChecksConfig(min_rows=1000), manifests)
+    record.save(store)
+    for name in (manifests["pack"].key, "a"):
+        write_stage_page(name, home, store.uri, page)
+        assert "; the minimum is 1,000</td>" in page.read_text()
+        show_run_or_key(name, home, store.uri, as_json=False)
+        assert "min_rows (warning): the dataset has " in capsys.readouterr().out
+        show_run_or_key(name, home, store.uri, as_json=True)
+        assert json.loads(capsys.readouterr().out)["checks"] == record.checks.model_dump(mode="json")
     write_stage_page(manifests["download"].key, home, store.uri, page)
     assert f"Download {manifests['download'].key}" in page.read_text()
     snapshot(store, "pack", "0" * 16)

@@ -1,0 +1,63 @@
+"""Check the dataset of a run against the last version of the same name."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from dataops.errors import ConfigError, CorruptPart
+from dataops.snapshot import Manifest, load_manifest
+from dataops.stages import PAIR_STAGES
+from dataops.store import Store
+from flows.records import RunRecord, read_record
+from tasks.checks.check import check_dataset
+from tasks.checks.config import ChecksConfig
+from tasks.checks.report import CheckReport
+
+
+@dataclass(frozen=True)
+class LastVersion:
+    """The dataset with which another one of the same name is compared."""
+
+    run_id: str
+    manifests: dict[str, Manifest]
+    """By stage; a stage may be missing whose snapshot was deleted."""
+
+
+def check_run(config: ChecksConfig, record: RunRecord, manifests: Mapping[str, Manifest], store: Store) -> CheckReport:
+    """Check the dataset of a run.
+
+    Args:
+        manifests: of the stages up to `pack`, by stage.
+    """
+    last = find_last_version(record, manifests["pack"].key, store)
+    return check_dataset(config, manifests, last and last.manifests, last and last.run_id)
+
+
+def find_last_version(record: RunRecord, dataset: str, store: Store) -> LastVersion | None:
+    """Return the dataset of the newest earlier run of the same name that has another dataset, which no check blocked.
+
+    Args:
+        dataset: key of the dataset of `record`.
+    """
+    names = [name for name in store.names("runs") if name.startswith(f"runs/{record.name}-")]
+    for name in sorted(names, key=lambda name: (name.rpartition("-")[0], name), reverse=True):  # by time
+        try:
+            one = read_record(store, name)
+        except ConfigError:  # `pairmill runs` reports it
+            continue
+        is_earlier = (one.created_at, one.run_id) < (record.created_at, record.run_id)
+        is_blocked = one.checks is not None and one.checks.is_blocked
+        if one.name != record.name or not is_earlier or is_blocked or one.key_of("pack") in (None, dataset):
+            continue
+        if "pack" in (manifests := _load_manifests(one, store)):
+            return LastVersion(one.run_id, manifests)
+    return None
+
+
+def _load_manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
+    found: dict[str, Manifest] = {}
+    for stage in PAIR_STAGES:
+        with suppress(CorruptPart):
+            if (key := record.key_of(stage)) and (manifest := load_manifest(store, stage, key)) is not None:
+                found[stage] = manifest
+    return found

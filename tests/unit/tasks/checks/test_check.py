@@ -1,0 +1,221 @@
+"""Each check passes and fails on hand-made figures, and names what failed, the figure and the bound."""
+
+from typing import Any
+
+import pytest
+
+from dataops.snapshot import Counts, Manifest
+from tasks.checks.check import CHECKS, check_dataset
+from tasks.checks.config import ChecksConfig
+from tasks.checks.report import CheckResult
+from tests.manifests import build_manifest
+
+ROWS = {"extract": (1000, 900), "filter": (900, 500), "download": (500, 400), "curate": (400, 200), "pack": (200, 200)}
+FACTS: dict[str, Any] = {
+    "sources": {"shop": 150, "museum": 50},
+    "languages": {"en": 150, "fr": 50},
+    "hosts": {"a.test": 100, "b.test": 100},
+    "licenses": {"": 100, "cc": 100},
+    "caption_sources": {"alt": 200},
+    "lengths": {"0": 20, "1": 100, "4": 80},
+    "original_sides": {"": 100, "3": 60, "9": 40},
+    "score:clip_score": {"4": 100, "6": 100},
+}
+"""The median caption has 10 to 19 characters, the median original 192 to 255 pixels."""
+
+
+def dataset(rows: dict[str, tuple[int, int]] | None = None, **facts: Any) -> dict[str, Manifest]:
+    """Return the manifests of a dataset; `facts` replace facts of pack, or leave them out where they are None."""
+    found = {}
+    for stage, (before, kept) in {**ROWS, **(rows or {})}.items():
+        counts = Counts(input=before, kept=kept, dropped={"exact_duplicate": before - kept} if before > kept else {})
+        found[stage] = build_manifest(stage, key=f"{stage:0>16}", counts=counts)
+    replaced = {"extract": {"files": 4, "failed_files": facts.pop("failed_files", [])}}
+    replaced["pack"] = {name: value for name, value in (FACTS | facts).items() if value is not None}
+    replaced["filter"] = {}
+    for stage, values in replaced.items():
+        found[stage] = found[stage].model_copy(update={"facts": values})
+    found["filter"] = found["filter"].model_copy(update={"config": {"languages": ["en", "fr"]}})
+    return found
+
+
+def check_one(
+    name: str, now: dict[str, Manifest], last: dict[str, Manifest] | None = None, **config: Any
+) -> CheckResult:
+    report = check_dataset(ChecksConfig.model_validate(config), now, last, "run-1" if last else None)
+    (result,) = (one for one in report.results if one.check == name)
+    return result
+
+
+BROKEN: dict[str, tuple[dict[str, Manifest], float, str]] = {
+    "max_unreadable_files": (
+        dataset(failed_files=[["x", "y"]]),
+        0.25,
+        "1 of 4 source files (25.00%) could not be read; the maximum is 10%",
+    ),
+    "min_source_rows": (
+        dataset(sources={"shop": 200, "museum": 0}),
+        0,
+        "the source museum has 0 pairs; the minimum is 1",
+    ),
+    "min_kept_extract": (
+        dataset({"extract": (1000, 9)}),
+        0.009,
+        "extract kept 9 of 1,000 rows (0.90%); the minimum is 1%",
+    ),
+    "min_kept_filter": (
+        dataset({"filter": (90_000, 9)}),
+        0.0001,
+        "filter kept 9 of 90,000 rows (0.01%); the minimum is 0.1%",
+    ),
+    "min_kept_download": (
+        dataset({"download": (500, 100)}),
+        0.2,
+        "download kept 100 of 500 rows (20.00%); the minimum is 30%",
+    ),
+    "min_kept_curate": (dataset({"curate": (400, 20)}), 0.05, "curate kept 20 of 400 rows (5.00%); the minimum is 10%"),
+    "min_kept_pack": (dataset({"pack": (200, 50)}), 0.25, "pack kept 50 of 200 rows (25.00%); the minimum is 50%"),
+    "max_duplicates": (
+        dataset({"curate": (400, 20)}),
+        0.95,
+        "curate dropped 380 of 400 rows as duplicates (95.00%); the maximum is 90%",
+    ),
+    "min_language_rows": (dataset(languages={"en": 200}), 0, "the language fr has 0 pairs; the minimum is 1"),
+    "max_host_share": (
+        dataset(hosts={"a.test": 190, "b.test": 10}),
+        0.95,
+        "the host a.test has 95.00% of the pairs; the maximum is 80%",
+    ),
+}
+"""Datasets that the defaults find wrong without an earlier version, with the figure and the text."""
+CHANGED: dict[str, tuple[dict[str, Manifest], float, str]] = {
+    "min_rows_ratio": (
+        dataset({"pack": (60, 60)}),
+        0.3,
+        "0.30 times the 200 pairs of the last version; the minimum is 0.5",
+    ),
+    "max_rows_ratio": (
+        dataset({"pack": (4000, 4000)}),
+        20,
+        "20.00 times the 200 pairs of the last version; the maximum is 10",
+    ),
+    "max_kept_change": (
+        dataset({"download": (500, 200)}),
+        0.4,
+        "download kept 40.00% of its rows, 80.00% in the last version; the maximum is 20%",
+    ),
+    "max_drift_languages": (dataset(languages={"en": 50, "fr": 150}), 0.5, "% of the pairs, "),
+    "max_drift_hosts": (
+        dataset(hosts={"a.test": 50, "b.test": 50, "spam.test": 100}),
+        0.5,
+        "the host spam.test has 50.00% of the pairs, 0.00% in the last version; the maximum is 20%",
+    ),
+    "max_drift_licenses": (dataset(licenses={"cc": 50, "": 50, "by": 100}), 0.5, "the licence by has 50.00%"),
+    "max_drift_caption_sources": (
+        dataset(caption_sources={"alt": 150, "title": 50}),
+        0.25,
+        "caption source title has 25.00%",
+    ),
+    "max_drift_lengths": (
+        dataset(lengths={"0": 120, "4": 80}),
+        0.5,
+        "distance to the last version is 0.500; the maximum is 0.2",
+    ),
+    "max_drift_original_sides": (
+        dataset(original_sides={"3": 30, "9": 70}),
+        0.3,
+        "distance to the last version is 0.300",
+    ),
+    "max_drift_scores": (
+        dataset(**{"score:clip_score": {"4": 160, "6": 40}}),
+        0.3,
+        "clip_score: the Kolmogorov-Smirnov distance",
+    ),
+}
+"""Datasets that the defaults find changed since `dataset()`."""
+BOUNDS: dict[str, tuple[float, float, str]] = {
+    "min_rows": (200, 201, "the dataset has 200 pairs; the minimum is 201"),
+    "min_caption_length": (10, 11, "captions' lengths is 10 to 19 characters; the minimum is 11"),
+    "max_caption_length": (10, 9, "captions' lengths is 10 to 19 characters; the maximum is 9"),
+    "min_side": (192, 193, "shorter sides is 192 to 255 pixels; the minimum is 193"),
+}
+"""Bounds that `dataset()` just meets, and just misses."""
+
+
+def test_every_check_has_a_bound_and_a_test():
+    assert {*CHECKS} == {*ChecksConfig.model_fields} - {"level", "levels"} == {*BROKEN, *CHANGED, *BOUNDS}
+
+
+def test_defaults_find_nothing_in_a_sound_dataset():
+    for last in (None, dataset()):
+        report = check_dataset(ChecksConfig(), dataset(), last)
+        assert report.failed == []
+        assert not report.is_blocked
+        assert [one.check for one in report.results] == [*CHECKS]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_defaults_find_a_broken_dataset(name: str):
+    now, figure, text = BROKEN[name]
+    result = check_one(name, now)
+    assert (result.state, result.level, result.figure) == ("failed", "warn", pytest.approx(figure))
+    assert text in result.text
+    assert result.bound == getattr(ChecksConfig(), name)
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_defaults_find_a_change_since_the_last_version(name: str):
+    now, figure, text = CHANGED[name]
+    result = check_one(name, now, dataset())
+    assert (result.state, result.figure) == ("failed", pytest.approx(figure))
+    assert text in result.text
+    assert check_one(name, now).state == "not checked"
+    assert check_one(name, now).text == "there is no earlier version of this name"
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds_are_inclusive(name: str):
+    met, missed, text = BOUNDS[name]
+    assert check_one(name, dataset(), **{name: met}).state == "passed"
+    result = check_one(name, dataset(), **{name: missed})
+    assert result.state == "failed"
+    assert text in result.text
+
+
+def test_level_of_a_check_decides_what_it_does():
+    now, *_ = BROKEN["max_host_share"]
+    assert check_one("max_host_share", now, level="block").outcome == "blocks"
+    assert check_one("max_host_share", now, level="block", levels={"max_host_share": "warn"}).outcome == "warning"
+    report = check_dataset(ChecksConfig(levels={"max_host_share": "off"}), now)
+    assert "max_host_share" not in {one.check for one in report.results}
+    assert check_dataset(ChecksConfig(level="off"), now).results == []
+
+
+def test_language_of_the_last_version_that_vanished_is_found_without_a_list_of_languages():
+    now, last = dataset(languages={"en": 200}), dataset(languages={"en": 196, "cs": 3, "da": 1})
+    now["filter"] = now["filter"].model_copy(update={"config": {"languages": []}})
+    result = check_one("min_language_rows", now, last)
+    assert (result.state, result.text) == ("failed", "the language cs has 0 pairs; the minimum is 1")
+    assert check_one("min_language_rows", now).state == "not checked"
+
+
+def test_language_that_a_cut_list_lacks_is_not_called_empty():
+    many = {f"l{number}": 5 for number in range(40)}
+    assert check_one("min_language_rows", dataset(languages=many)).state == "not checked"
+
+
+def test_missing_facts_and_manifests_are_not_checked():
+    now = dataset(sources=None, languages=None, hosts=None, lengths=None, original_sides={"": 200}, licenses=None)
+    bare = {"pack": now["pack"]}
+    report = check_dataset(ChecksConfig(), bare, bare)
+    assert report.failed == []
+    states = {one.check: one.state for one in report.results}
+    for name in ("min_source_rows", "min_language_rows", "max_host_share", "min_caption_length", "min_side",
+                 "min_kept_download", "max_duplicates", "max_unreadable_files", "max_drift_hosts"):  # fmt: skip
+        assert states[name] == "not checked", name
+
+
+def test_text_has_no_control_characters_of_a_host():
+    result = check_one("max_host_share", dataset(hosts={"a\x1b[31m.test": 190, "b.test": 10}))
+    assert "\x1b" not in result.text
+    assert "a\\x1b[31m.test has 95.00%" in result.text

@@ -1,0 +1,38 @@
+from tasks.checks.report import CheckReport, CheckResult
+
+
+def report(**states: tuple[str, str]) -> CheckReport:
+    results = [
+        CheckResult.model_validate(
+            {"check": name, "level": level, "state": state, "figure": 0.9, "bound": 0.8, "text": f"{name} | 90% <b>"}
+        )
+        for name, (state, level) in states.items()
+    ]
+    return CheckReport(dataset="d" * 16, last=None, last_run=None, results=results)
+
+
+def test_report_lists_what_blocks_first_and_counts_the_rest():
+    found = report(a=("passed", "block"), b=("failed", "warn"), c=("failed", "block"), d=("not checked", "block"))
+    assert found.is_blocked
+    assert found.verdict == "1 check passed; failed: c (blocks), b (warning)"
+    assert [(row["check"], row["result"]) for row in found.rows()] == [
+        ("c", "blocks"),
+        ("b", "warning"),
+        ("a", "passed"),
+        ("d", "not checked"),
+    ]
+    message = found.describe_blocks()
+    assert f"pack/{'d' * 16}" in message
+    assert "c: c | 90%" in message
+    assert "b | 90%" not in message
+
+
+def test_warnings_do_not_block():
+    found = report(a=("failed", "warn"), b=("not checked", "block"))
+    assert not found.is_blocked
+    assert found.figures == {"a": 0.9, "b": 0.9}
+
+
+def test_markdown_shows_texts_as_they_are():
+    (row,) = report(a=("failed", "warn")).markdown_rows()
+    assert row["figure"] == r"a \| 90% \<b\>"
