@@ -271,7 +271,7 @@ CHECKS: dict[str, Callable[[Versions], Figure]] = {
     "max_host_share": _find_largest_host,
     "min_caption_length": _FIND_LENGTH,
     "max_caption_length": _FIND_LENGTH,
-    "min_side": _find_median(
+    "min_original_side": _find_median(
         "original_sides", SIDE_STEP, SIDE_STEPS, "the median of the originals' shorter sides is {} pixels"
     ),
     "min_rows_ratio": _find_rows_ratio,
@@ -286,5 +286,5 @@ CHECKS: dict[str, Callable[[Versions], Figure]] = {
     "max_drift_scores": _find_score_distance,
 }
 """The function that computes the figure of each check, by the key of its bound."""
-_WHOLE = ("min_rows", "min_source_rows", "min_language_rows", "min_caption_length", "max_caption_length", "min_side")
+_WHOLE = ("min_rows", "min_source_rows", "min_language_rows", "min_caption_length", "max_caption_length", "min_original_side")
 _PLAIN = ("min_rows_ratio", "max_rows_ratio", "max_drift_lengths", "max_drift_original_sides", "max_drift_scores")

@@ -46,7 +46,7 @@ class ChecksConfig(BaseModel):
     """Minimum median of the length of the captions, in characters, in steps of 10."""
     max_caption_length: int = Field(default=300, ge=0, le=300)
     """Maximum of the same median. 300 stands for any longer one as well."""
-    min_side: int = Field(default=0, ge=0, le=2048)
+    min_original_side: int = Field(default=0, ge=0, le=2048)
     """Minimum median of the shorter side of the original images, in pixels, in steps of 64."""
 
     min_rows_ratio: float = Field(default=0.5, ge=0, allow_inf_nan=False)

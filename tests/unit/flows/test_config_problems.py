@@ -56,7 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("tables", "start", "end"),
     [
-        ({"top": "sed = 3"}, "sed: unknown key (value 3); allowed: curate, ", "; did you mean seed? (line 2)"),
+        ({"top": "sed = 3"}, "sed: unknown key (value 3); allowed: checks, curate, ", "; did you mean seed? (line 2)"),
         ({"top": "[trian]\nepochs = 1"}, "trian: unknown table; ", "; did you mean train? (line 2)"),
         ({"top": "[colour]\nred = 1"}, "colour: unknown table; allowed: ", ", train (line 2)"),
         ({"train": "epoch = 3"}, "train.epoch: unknown key (value 3); ", "; did you mean train.epochs? (line 15)"),

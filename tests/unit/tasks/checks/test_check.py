@@ -137,7 +137,7 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
     "min_rows": (200, 201, "the dataset has 200 pairs; the minimum is 201"),
     "min_caption_length": (10, 11, "captions' lengths is 10 to 19 characters; the minimum is 11"),
     "max_caption_length": (10, 9, "captions' lengths is 10 to 19 characters; the maximum is 9"),
-    "min_side": (192, 193, "shorter sides is 192 to 255 pixels; the minimum is 193"),
+    "min_original_side": (192, 193, "shorter sides is 192 to 255 pixels; the minimum is 193"),
 }
 """Bounds that `dataset()` just meets, and just misses."""
 
@@ -210,7 +210,7 @@ def test_missing_facts_and_manifests_are_not_checked():
     report = check_dataset(ChecksConfig(), bare, bare)
     assert report.failed == []
     states = {one.check: one.state for one in report.results}
-    for name in ("min_source_rows", "min_language_rows", "max_host_share", "min_caption_length", "min_side",
+    for name in ("min_source_rows", "min_language_rows", "max_host_share", "min_caption_length", "min_original_side",
                  "min_kept_download", "max_duplicates", "max_unreadable_files", "max_drift_hosts"):  # fmt: skip
         assert states[name] == "not checked", name
 
