@@ -83,5 +83,5 @@ class CheckReport(BaseModel):
         return [{"check": one.check, "result": one.outcome, "figure": one.text} for one in results]
 
     def markdown_rows(self) -> list[dict[str, str]]:
-        """Return the same for a page that reads Markdown."""
-        return [{name: escape_markdown(value) for name, value in row.items()} for row in self.rows()]
+        """Return the same for a page that may read Markdown. Only the figure can have text from the web."""
+        return [row | {"figure": escape_markdown(row["figure"])} for row in self.rows()]

@@ -34,5 +34,5 @@ def test_warnings_do_not_block():
 
 
 def test_markdown_shows_texts_as_they_are():
-    (row,) = report(a=("failed", "warn")).markdown_rows()
-    assert row["figure"] == r"a \| 90% \<b\>"
+    (row,) = report(min_rows=("failed", "warn")).markdown_rows()
+    assert row == {"check": "min_rows", "result": "warning", "figure": r"min\_rows \| 90% \<b\>"}
