@@ -286,5 +286,12 @@ CHECKS: dict[str, Callable[[Versions], Figure]] = {
     "max_drift_scores": _find_score_distance,
 }
 """The function that computes the figure of each check, by the key of its bound."""
-_WHOLE = ("min_rows", "min_source_rows", "min_language_rows", "min_caption_length", "max_caption_length", "min_original_side")
+_WHOLE = (
+    "min_rows",
+    "min_source_rows",
+    "min_language_rows",
+    "min_caption_length",
+    "max_caption_length",
+    "min_original_side",
+)
 _PLAIN = ("min_rows_ratio", "max_rows_ratio", "max_drift_lengths", "max_drift_original_sides", "max_drift_scores")

@@ -1,8 +1,10 @@
 """The `[checks]` table of the run config. Nothing in it enters the key of a snapshot."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dataops.text.suggestions import did_you_mean
 
 Level = Literal["off", "warn", "block"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -70,12 +72,14 @@ class ChecksConfig(BaseModel):
     max_drift_scores: Share = 0.2
     """Maximum Kolmogorov-Smirnov distance to the last version of any score that both versions have."""
 
-    @model_validator(mode="after")
-    def _has_known_levels(self) -> Self:
-        bounds = [name for name in type(self).model_fields if name not in ("level", "levels")]
-        if unknown := [name for name in self.levels if name not in bounds]:
-            raise ValueError(f"levels: no such check: {', '.join(unknown)}; the checks are {', '.join(bounds)}")
-        return self
+    @field_validator("levels")
+    @classmethod
+    def _has_known_checks(cls, levels: dict[str, Level]) -> dict[str, Level]:
+        checks = [name for name in cls.model_fields if name not in ("level", "levels")]
+        if unknown := [name for name in levels if name not in checks]:
+            meant = did_you_mean(unknown[0], checks)
+            raise ValueError(f"no such check: {', '.join(unknown)}; the checks are {', '.join(checks)}{meant}")
+        return levels
 
     def level_of(self, check: str) -> Level:
         """Return the level of a check."""

@@ -5,7 +5,10 @@ from tasks.checks.config import ChecksConfig
 
 
 def test_level_of_an_unknown_check_is_refused_with_the_known_ones():
-    with pytest.raises(ValidationError, match=r"no such check: max_hots_share; the checks are .*max_host_share"):
+    with pytest.raises(
+        ValidationError,
+        match=r"(?s)^.*\nlevels\n.*no such check: max_hots_share; the checks are .* did you mean max_host_share\?",
+    ):
         ChecksConfig(levels={"max_hots_share": "block"})
     assert ChecksConfig(levels={"max_host_share": "block"}).level_of("max_host_share") == "block"
 

@@ -137,6 +137,10 @@ PAGES: dict[str, Callable[[str], Values]] = {
         "short": [2],
     },
 }
+FRAGMENTS: dict[str, Callable[[str], Values]] = {
+    "checks.html": lambda text: {"note": text, "rows": [[text, text, text]]},
+}
+"""Sections that are inserted into a page."""
 DRAWINGS: dict[str, Callable[[str], Values]] = {
     "chart.svg": lambda text: {"drawing": draw_histogram(text, {"1": 2}, 10, (text, text))},
     "funnel.svg": lambda text: {"drawing": draw_funnel(stages(text), text, text)},
@@ -159,14 +163,15 @@ def elements(page: str) -> list[tuple[str, dict[str, str | None]]]:
 
 
 def test_every_template_is_tested() -> None:
-    assert {path.name for path in TEMPLATES.iterdir()} == {*PAGES, *DRAWINGS, *MARKDOWN, *LAYOUT}
+    assert {path.name for path in TEMPLATES.iterdir()} == {*PAGES, *FRAGMENTS, *DRAWINGS, *MARKDOWN, *LAYOUT}
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("template", PAGES)
+@pytest.mark.parametrize("template", PAGES | FRAGMENTS)
 def test_page_shows_hostile_text_as_text(template: str, text: str) -> None:
-    page = render(template, **PAGES[template](text))
-    harmless = elements(render(template, **PAGES[template](HARMLESS)))
+    values = (PAGES | FRAGMENTS)[template]
+    page = render(template, **values(text))
+    harmless = elements(render(template, **values(HARMLESS)))
     hostile = elements(page)
     assert [tag for tag, _ in hostile] == [tag for tag, _ in harmless]
     for (_, attributes), (tag, expected) in zip(hostile, harmless, strict=True):
