@@ -21,7 +21,8 @@ AGENT_FORMS = ["{}", "{}", "{}", "{}/1.0", "{}*", "{}/2.0 (a; +http://b)", " {} 
 RULE_LINES = ["Allow: ", "Disallow: ", "disallow:", " Disallow : "]
 OTHER_LINES = [
     "", "# c", "Crawl-delay: 1", "Unknown: x", "noise", "Sitemap: /s", "Host: a", "User-agent:", "Noindex: /", "Allow /",
-    "User-agent GPTBot", "Disallow /a", "Disalow: /b", "User-agent: pairmill Disallow: /",
+    "User-agent GPTBot", "Disallow /a", "Disalow: /b", "User-agent: pairmill Disallow: /", "Content-Usage: train-ai=n",
+    "Content-Usage: /a train-ai=y", "Content-Signal: ai-train=no", "License: http://a.test/l.xml",
 ]  # fmt: skip
 REPEATED = [
     " ", "\t", "\r", "\n", "\v", "\\n", "\\", "user-agent", "user-agent ", "user-agent:", "allow ", "\ufeff", "#", "*",
