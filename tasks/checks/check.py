@@ -153,11 +153,10 @@ def _find_smallest_source(versions: Versions) -> Figure:
 def _find_smallest_language(versions: Versions) -> Figure:
     counts = _tally(versions.now["pack"].facts, "languages")
     wanted = list(versions.now["filter"].config.get("languages", ())) if "filter" in versions.now else []
-    if "pack" in versions.last:
+    if not wanted and "pack" in versions.last:
         least = LANGUAGE_SHARE * versions.last["pack"].counts.kept
-        wanted += [
-            name for name, rows in known(versions.last["pack"].facts.get("languages", {})).items() if rows >= least
-        ]
+        before = known(versions.last["pack"].facts.get("languages", {}))
+        wanted = [name for name, rows in before.items() if rows >= least]
     if len(counts) >= LISTED:  # the manifest does not list a rarer language, though the dataset may have it
         wanted = [name for name in wanted if name in counts]
     if not wanted:

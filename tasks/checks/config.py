@@ -40,8 +40,8 @@ class ChecksConfig(BaseModel):
     max_duplicates: Share = 0.9
     """Maximum share of its rows that `filter` or `curate` drops as duplicates."""
     min_language_rows: int = Field(default=1, ge=0)
-    """Minimum number of pairs of each language of `filter.languages`, and of each that had at least 1% of the last
-    version."""
+    """Minimum number of pairs of each language of `filter.languages`; if that is empty, of each language that had at
+    least 1% of the last version."""
     max_host_share: Share = 0.8
     """Maximum share of the pairs that one host of images has. A dataset of a single host is not checked."""
     min_caption_length: int = Field(default=0, ge=0, le=300)

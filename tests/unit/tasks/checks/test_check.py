@@ -196,6 +196,8 @@ def test_language_of_the_last_version_that_vanished_is_found_without_a_list_of_l
     now["filter"] = now["filter"].model_copy(update={"config": {"languages": []}})
     result = check_one("min_language_rows", now, last)
     assert (result.state, result.text) == ("failed", "the language cs has 0 pairs; the minimum is 1")
+    chosen = now | {"filter": now["filter"].model_copy(update={"config": {"languages": ["en"]}})}
+    assert check_one("min_language_rows", chosen, last).state == "passed", "the config no longer wants cs"
     assert check_one("min_language_rows", now).state == "not checked"
 
 
