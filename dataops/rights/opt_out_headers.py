@@ -15,6 +15,9 @@ Signal = Literal[
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 """All signals, in the order of evaluation."""
 
+NO_PRICE = "no price"
+MAX_OFFER_BYTES = 4_096
+"""Maximum bytes that are read of the body of a 402 response."""
 _DIRECTIVES = frozenset(
     ["all", "none", "index", "follow", "noindex", "nofollow", "noarchive", "nocache", "nosnippet", "notranslate",
      "noimageindex", "noai", "noimageai", "indexifembedded", "nositelinkssearchbox", "unavailable_after"]
@@ -90,16 +93,25 @@ def is_tdm_reserved(headers: Message) -> bool:
     return any(parse_reservation(item) for value in values for item in str(value).split(","))
 
 
-def describe_price(headers: Message) -> str:
-    """Return the price that a 402 response offers, as it is written; `no price` without one.
+def offers_in_body(headers: Message) -> bool:
+    """Return whether a 402 response has its offer in the body: it is JSON, and no header has a price."""
+    return "json" in str(headers.get("Content-Type", "")).lower() and describe_price(headers) == NO_PRICE
 
-    Sources: developers.cloudflare.com/ai-crawl-control/features/pay-per-crawl (`crawler-price`); github.com/coinbase/x402,
-    version 2 (`PAYMENT-REQUIRED`); RFC 9110, section 15.5.3 (402).
+
+def describe_price(headers: Message, body: bytes = b"") -> str:
+    """Return the price that a 402 response offers, as it is written; NO_PRICE without one.
+
+    Args:
+        body: start of the body, where `offers_in_body`.
+
+    Sources: developers.cloudflare.com/ai-crawl-control/features/pay-per-crawl (`crawler-price`); github.com/coinbase/x402
+    (version 1: a JSON body; version 2: `PAYMENT-REQUIRED`); RFC 9110, section 15.5.3 (402).
     """
     for name in ("Crawler-Price", "Payment-Required"):
         if value := str(headers.get(name, "")).strip():
             return f"{name.lower()}: {value}"[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
-    return "no price"
+    offer = " ".join(body[:MAX_OFFER_BYTES].decode("utf-8", "replace").split())
+    return f"body: {offer}"[:MAX_DETAIL_CHARS] if offer else NO_PRICE
 
 
 def find_header_opt_outs(

@@ -76,6 +76,7 @@ EXPECTED = {
     "http://rsl-header.test/1.png": "opt_out",
     "http://open.test/1.png": None,
     "http://paid.test/1.png": "payment_required",
+    "http://paid-json.test/1.png": "payment_required",
     "http://iptc.test/1.png": "opt_out",
     "http://c2pa.test/1.png": "opt_out",
     "http://busy-once.test/1.png": None,
@@ -100,6 +101,7 @@ OTHER_OPT_OUTS = {
     "usage-header": ("content_usage", "train-ai=n", "http://usage-header.test/1.png"),
     "signal-header": ("content_signal", "ai-train=no", "http://signal-header.test/1.png"),
     "rsl-header": ("rsl", "/rsl.xml", "http://rsl-header.test/1.png"),
+    "paid-json": ("payment_required", 'body: {"x402Version": 1, "accepts": []}', "http://paid-json.test/1.png"),
     "paid": ("payment_required", "crawler-price: USD 0.01", "http://paid.test/1.png"),
 }
 

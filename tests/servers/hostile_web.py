@@ -150,6 +150,7 @@ def hosts() -> dict[str, dict[str, Answer]]:
             "*": (200, {"Content-Usage": "train-ai=y", "Content-Signal": "ai-train=yes, ai-input=no"}, picture(1)),
         },
         "paid.test": {"*": (402, {"crawler-price": "USD 0.01", "Content-Usage": "train-ai=n"}, picture(1))},
+        "paid-json.test": {"*": (402, {"Content-Type": "application/json"}, b'{"x402Version": 1,\n "accepts": []}')},
         "iptc.test": {"*": with_chunk(b"iTXt", XMP)},
         "c2pa.test": {"*": with_chunk(b"caBX", JUMBF)},
         "versioned.test": {"*": versioned},

@@ -88,6 +88,9 @@ class _ArchivedFetch(Fetch):
             raise FetchError("redirect_loop", f"more than {MAX_REDIRECTS} redirects")
         raise FetchError(NOT_IN_ARCHIVE, "no archive of the source has a usable record of it")
 
+    def _read_start(self, response: Any, size: int) -> bytes:
+        return response.body[:size]
+
     def _read_body(self, response: Any) -> bytes:
         if response.error:
             raise FetchError(*response.error.split(": ", 1))

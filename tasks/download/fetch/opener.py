@@ -14,6 +14,7 @@ A failure is a FetchError, whose text begins with its failure class. img2dataset
 import io
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
@@ -22,7 +23,15 @@ from urllib.request import OpenerDirector, Request
 
 from dataops.images.kinds import KINDS, sniff
 from dataops.rights.mining_markers import find_mining_markers
-from dataops.rights.opt_out_headers import SIGNALS, OptOut, Signal, describe_price, find_header_opt_outs
+from dataops.rights.opt_out_headers import (
+    MAX_OFFER_BYTES,
+    SIGNALS,
+    OptOut,
+    Signal,
+    describe_price,
+    find_header_opt_outs,
+    offers_in_body,
+)
 from tasks.download.fetch.host_pace import HostPace
 from tasks.download.fetch.host_rules import HostRules
 from tasks.download.fetch.originals import Original, Originals
@@ -187,18 +196,18 @@ class Fetch:
         evidence.http_status, evidence.content_type = response.status, headers.get("Content-Type")
         evidence.etag = headers.get("ETag", original.etag if original else None)
         evidence.last_modified = headers.get("Last-Modified", original.last_modified if original else None)
-        if response.status == 402:
-            offer = OptOut("payment_required", describe_price(headers), url, evidence.fetched_at)
+        price = self._read_price(response) if response.status == 402 else ""
+        if price:
+            offer = OptOut("payment_required", price, url, evidence.fetched_at)
             evidence.opt_out = (*evidence.opt_out, offer)
         self._record_opt_outs(
             find_header_opt_outs(
                 headers, limits.agent_token, limits.disallowed, url, evidence.fetched_at, limits.ai_agents
             ),
-            # an offer is the more exact reason
-            drop=response.status != 402,
+            drop=not price,  # an offer is the more exact reason
         )
-        if response.status == 402:
-            raise FetchError("payment_required", describe_price(headers))
+        if price:
+            raise FetchError("payment_required", price)
         if response.status in REDIRECTS:
             return resolve_redirect(url, response)
         if response.status == 304 and original:
@@ -223,6 +232,17 @@ class Fetch:
             else:
                 originals.confirm(url)
         return Fetched(body, headers)
+
+    def _read_price(self, response: Response) -> str:
+        """Return the offer of a 402 response."""
+        body = b""
+        if offers_in_body(response.headers):
+            with suppress(FetchError, OSError):  # without its body it is still a 402
+                body = self._read_start(response, MAX_OFFER_BYTES)
+        return describe_price(response.headers, body)
+
+    def _read_start(self, response: Response, size: int) -> bytes:
+        return b"".join(read_body(response, size, cut=True))
 
     def _read_body(self, response: Response) -> bytes:
         body = bytearray()

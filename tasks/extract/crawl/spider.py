@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.warc import HTML_TYPES
-from dataops.rights.opt_out_headers import describe_price, find_disallowed_directive
+from dataops.rights.opt_out_headers import describe_price, find_disallowed_directive, offers_in_body
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.links import PageLinks, extract_links
 from dataops.web.markup import BadPage
@@ -82,7 +82,9 @@ class SiteSpider(Spider):
             if 300 <= status < 400 and response.headers.get("Location"):
                 self._redirected(address, response)
             elif status == 402:
-                self._finish(address, "payment_required", response, detail=describe_price(build_message(response)))
+                headers = build_message(response)
+                price = describe_price(headers, response.body if offers_in_body(headers) else b"")
+                self._finish(address, "payment_required", response, detail=price)
             elif not 200 <= status < 300:
                 self._finish(address, f"http_{status}", response)
             elif "download_stopped" in response.flags:

@@ -9,7 +9,7 @@ from dataops.rights.ai_preferences import (
     is_rsl_type,
     parse_preference,
 )
-from dataops.rights.opt_out_headers import describe_price, find_header_opt_outs
+from dataops.rights.opt_out_headers import describe_price, find_header_opt_outs, offers_in_body
 from dataops.rights.robots_txt import MAX_RULES, RobotsFile
 
 AGENTS = ("GPTBot", "CCBot")
@@ -183,8 +183,16 @@ def test_find_header_opt_outs_reads_ai_preferences(
 def test_describe_price_returns_the_offer_as_written() -> None:
     headers = Message()
     assert describe_price(headers) == "no price"
+    assert not offers_in_body(headers)
+    headers["Content-Type"] = "application/json; charset=utf-8"
+    assert offers_in_body(headers)
+    assert describe_price(headers, b'{"accepts":\r\n [{"maxAmountRequired": "100"}]}\xff') == (
+        'body: {"accepts": [{"maxAmountRequired": "100"}]}\ufffd'
+    )
+    assert len(describe_price(headers, b"x" * 100_000)) == MAX_DETAIL_CHARS
     headers["Payment-Required"] = "eyJ4NDAyVmVyc2lvbiI6Mn0="
     assert describe_price(headers) == "payment-required: eyJ4NDAyVmVyc2lvbiI6Mn0="
+    assert not offers_in_body(headers)
     headers["crawler-price"] = "USD 0.01"
     assert describe_price(headers) == "crawler-price: USD 0.01"
     del headers["crawler-price"]
