@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from benchmarks.cases.scale_job import SHARD_ROWS, Job
 from benchmarks.inputs.rows import random_bits, random_shares
-from dataops.snapshot import Draft
+from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore, open_store
 from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig
@@ -88,8 +88,8 @@ def time_choice(job: Job, pool: Executor | None = None) -> tuple[float, str]:
     started = time.perf_counter()
     with shared_workers(context) as shared:
 
-        def run_steps(tasks: list[Step[Any]]) -> None:
-            map_parts(run, tasks, draft, shared)
+        def run_steps(tasks: list[Step[Any]]) -> list[Record]:
+            return map_parts(run, tasks, draft, shared)
 
         choose_rows(names, sizes, config, None, run_steps)
     seconds = time.perf_counter() - started

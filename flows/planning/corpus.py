@@ -29,8 +29,8 @@ FENCE, PUT = 3, 1
 """Requests of Draft.check_fence (two lists, one read), and of writing a part (dataops/snapshot.py)."""
 TASK, PIECE = FENCE + 1, 2
 """Reads of a task besides its input (whether its record exists, the fence of its record), and of a piece of a table."""
-CLUSTER_BYTES = 102
-"""Peak bytes per row with duplicates while links are connected, measured with six million links on 2026-11-27."""
+ROUNDS = 7
+"""Rounds in which the links of duplicates are connected: 5 to 7 for chains, stars and random graphs of 100,000 rows."""
 ROW_BYTES = 3000
 """Bytes of caption and row of a sample in a shard (docs/datasets.md)."""
 
@@ -62,8 +62,6 @@ class Prices:
     """Share of the URLs that return an image."""
     curated: float = 0.9
     """Share of the images that curate keeps."""
-    duplicates: float = 0.2
-    """Share of the images that have a duplicate, or are one."""
     picture_bytes: int = 25_000
     """Size of a stored image of 256 pixels. Source: LAION-400M, 10 TB."""
     fetched_bytes: int = 120_000
@@ -247,22 +245,21 @@ def plan_curate_stage(rows: float, shards: int, p: Prices, c: Costs) -> StagePla
     each = int(rows // shards)
     batches = batch_shards([ShardRows("", each)] * shards)
     job = plan_job(CurateConfig(), each * shards, len(batches))
-    exchanges = [job.exchange(kind) for kind in EXCHANGES]
+    exchanges = [job.exchange(kind) for kind in (*EXCHANGES, *["connected"] * (ROUNDS - 1))]
     requests, merges = exchange_requests(exchanges)
     tasks = len(group_shards(inspect_shard, [RawShard("", "", "", job.config)] * shards))
     # inspect_shard: rows, tar (its size too), a table; put_rows, put_candidates: the table again; put_decisions: one
     requests = requests.plus(tasks * TASK + shards * (1 + 2 + 1 + 1), tasks * PUT + shards * 2)
     # write_rows: rows and decisions, two parts; afterwards their sizes
     requests = requests.plus(tasks * TASK + shards * (1 + 1 + 2 * FENCE + 2), tasks * PUT + shards * 2)
-    by_batch, by_partition = 6, 3  # maps of choose_rows
-    steps = len(batches) * by_batch + job.partitions * by_partition + job.near_partitions * 2 + 1
+    by_batch, by_partition, by_link_partition = 6, 3, ROUNDS + 1  # maps of choose_rows
+    steps = len(batches) * by_batch + job.partitions * by_partition + job.near_partitions * 2
+    steps += job.link_partitions * by_link_partition
     requests = requests.plus(steps * TASK + len(batches) * 7, steps * PUT + len(batches) * 2)
     maps = [(tasks, rows * c.curate), (steps + merges, 0.0), (tasks, 0.0)]  # the first takes the time
     moved = rows * p.picture_bytes + sum(2 * one.expected_bytes for one in exchanges)
-    scarce = f"{rows * p.duplicates * CLUSTER_BYTES / 1e9:,.0f} GB to connect links"
-    return plan_stage(
-        "curate", rows, maps, requests, p, c, moved=moved, stored=rows * c.stored["curate"], scarce=scarce
-    )
+    stored = rows * c.stored["curate"]
+    return plan_stage("curate", rows, maps, requests, p, c, moved=moved, stored=stored, scarce=f"{merges:,} merges")
 
 
 def plan_pack_stage(rows: float, fetched: float, raw: int, p: Prices, c: Costs) -> StagePlan:

@@ -5,13 +5,14 @@ rows. A step compares only the rows that the steps before it have kept.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dataops.snapshot import Draft
+from dataops.snapshot import Draft, Record
 from tasks.curate import exact_duplicates as exact
 from tasks.curate import near_duplicates as near
 from tasks.curate import steps
@@ -28,8 +29,8 @@ DECISIONS = pa.schema(
         ("drop_reason", pa.string()),
     ]
 )
-RunSteps = Callable[[list[Step[Any]]], object]
-"""Runs steps of one kind, in any order."""
+RunSteps = Callable[[list[Step[Any]]], list[Record]]
+"""Runs steps of one kind, in any order, and returns their records."""
 
 
 def choose_rows(
@@ -44,27 +45,32 @@ def choose_rows(
     """
     batches = steps.batch_shards([ShardRows(*shard) for shard in zip(numbers, sizes, strict=True)])
     job = steps.plan_job(config, sum(sizes), len(batches), matches)
-    once, partitions, near_partitions = [()], [()] * job.partitions, [()] * job.near_partitions
+    partitions, near_partitions = [()] * job.partitions, [()] * job.near_partitions
+    link_partitions = [()] * job.link_partitions
 
     def map_units(
-        units: Sequence[tuple[Any, ...]], function: Callable[[Draft, CurateStep], None], *exchanges: str
-    ) -> None:
-        run([Step(function, number, job, inputs) for number, inputs in enumerate(units)])
+        units: Sequence[tuple[Any, ...]], function: Callable[[Draft, CurateStep], Record | None], *exchanges: str
+    ) -> list[Record]:
+        records = run([Step(function, number, job, inputs) for number, inputs in enumerate(units)])
         for kind in exchanges:
             run([*job.exchange(kind).merge_steps()])
+        return records
 
     if not batches:
         return
     map_units(batches, steps.put_rows, "bytes")
-    map_units(partitions, exact.find_byte_duplicates, "drops-bytes")
+    map_units(partitions, exact.find_byte_duplicates, "drops-bytes", "links-bytes")
     map_units(batches, exact.put_by_pixels, "pixels")
-    map_units(partitions, exact.find_pixel_duplicates, "drops-pixels")
+    map_units(partitions, exact.find_pixel_duplicates, "drops-pixels", "links-pixels")
     if config.near_duplicates:
         map_units(batches, near.put_hashes, "near-hashes")
         map_units(near_partitions, near.find_candidates, "near-candidates")
         map_units(batches, near.put_candidates, "near-compared")
-        map_units(near_partitions, near.link_near_duplicates)
-    map_units(once, near.connect_links)
+        map_units(near_partitions, near.link_near_duplicates, "near-links")
+    while any(record.facts["changed"] for record in map_units(link_partitions, near.connect_links, "connected")):
+        job = replace(job, round=job.round + 1)
+    map_units(link_partitions, near.put_labels, "labels")
+    job = replace(job, round=0)
     map_units(batches, near.put_members, "members")
     map_units(partitions, near.resolve_clusters, "clusters")
     map_units(batches, put_decisions)

@@ -70,7 +70,7 @@ def _put_duplicates(
     draft: Draft, step: CurateStep, kind: int, links: pl.DataFrame, reason: str, drops: Sequence[pl.DataFrame] = ()
 ) -> None:
     """Write the links, and the rows to drop: `drops`, and all linked rows except for the representatives."""
-    put_links(draft, step, LINKS[kind], links)
+    put_links(draft, step, LINKS[kind], links.select("id", "representative"))
     worse = links.filter(pl.col("id") != pl.col("representative")).select(_with_reason(reason))
     rows = pl.concat([*drops, worse])
     step.job.exchange(DROPS[kind]).write(draft, step.number, rows.drop("part"), rows["part"])

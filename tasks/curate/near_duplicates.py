@@ -2,23 +2,26 @@
 
 Rows with close hashes agree completely in some block of bits (dataops.images.bit_blocks), so each row is written to one
 partition per block, by the block's value. The few rows that have a close hash there are written again, with their
-thumbnails, to be compared. The result is links between two rows. One task connects the links of all kinds: it holds only
-the ids of rows that have duplicates. The rows of a cluster then meet in a partition, where the best one is chosen.
+thumbnails, to be compared. The result is links between two rows. The links of all kinds are connected by partitions, in
+rounds. The rows of a cluster then meet in a partition, where the best one is chosen.
 """
 
-from itertools import chain
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 
 from dataops.images.near_duplicates import find_clusters, find_connected, has_neighbour
-from dataops.snapshot import Draft, fetch_table
+from dataops.snapshot import Draft, Record, fetch_table
 from tasks.curate.exact_duplicates import DROPS, LINKS
 from tasks.curate.inspect_images import inspected_name
 from tasks.curate.steps import (
     CANDIDATE,
+    MIX,
+    NEAR,
     RANKING,
     CurateStep,
+    partition_nodes,
     put_links,
     read_remaining,
     read_rows,
@@ -28,7 +31,6 @@ from tasks.curate.steps import (
 )
 from tasks.engine.exchange import number_partitions
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # of the golden ratio (Knuth, TAOCP 3, section 6.4), for partitions of equal size
 _ROW = (1 << 32) - 1
 
 
@@ -36,7 +38,7 @@ def put_hashes(draft: Draft, step: CurateStep) -> None:
     """Put the hashes of the remaining rows of a batch by the value of each block."""
     rows, size = read_remaining(draft, step, DROPS).select("row", "scope", "phash"), step.job.block_partitions
     hashes = rows["phash"].to_numpy()
-    mixed = (pl.Series((hashes & np.uint64(search.shared)) * _MIX, dtype=pl.UInt64) for search in step.job.searches)
+    mixed = (pl.Series((hashes & np.uint64(search.shared)) * MIX, dtype=pl.UInt64) for search in step.job.searches)
     numbers = [number_partitions(values, size) + np.uint64(block * size) for block, values in enumerate(mixed)]
     step.job.exchange("near-hashes").write(
         draft, step.number, pl.concat([rows] * len(numbers)), np.concatenate(numbers)
@@ -83,37 +85,48 @@ def link_near_duplicates(draft: Draft, step: CurateStep) -> None:
     search = step.job.searches[step.number // step.job.block_partitions]
     first = find_clusters(rows["phash"].to_numpy(), scopes, thumbnails, distance, tolerance, search)
     links = rows.select("id", representative=pl.col("id").gather(pl.Series(first)))
-    put_links(draft, step, "near-links", links.filter(pl.col("id") != pl.col("representative")))
+    put_links(draft, step, "near-links", links, links.select(pl.all() | pl.lit(NEAR, pl.UInt64)))
 
 
-def connect_links(draft: Draft, step: CurateStep) -> None:
+def connect_links(draft: Draft, step: CurateStep) -> Record:
+    """Connect the links of a partition: put a link from each node to the smallest one that it is connected with here.
+
+    Each link lies in the partitions of both its ends. If no partition has changed any in a round, each node of a connected
+    component is linked to the smallest one of it, and to no other.
+    """
+    job = step.job
+    previous, kinds = replace(job, round=job.round - 1), ["connected"]
+    if not job.round:
+        previous, kinds = job, [*LINKS, *(["near-links"] if job.config.near_duplicates else [])]
+    links = pl.concat([previous.exchange(kind).read(draft, step.number).drop("part") for kind in kinds])
+    nodes = pl.concat([links["node"], links["label"]]).unique().sort()
+    ends = (nodes.search_sorted(links[name]).cast(pl.Int64).to_numpy() for name in links.columns)
+    found = pl.DataFrame({"node": nodes, "label": nodes.gather(pl.Series(find_connected(len(nodes), *ends)))})
+    found = found.filter(pl.col("node") != pl.col("label"))
+    changed = found.join(links, on=links.columns, how="anti").height if job.link_partitions > 1 else 0
+    put_links(draft, step, "connected", found)
+    return Record(task=step.id, facts={"changed": changed})
+
+
+def put_labels(draft: Draft, step: CurateStep) -> None:
     """Put the cluster of each row that has duplicates by batch, and its cluster by the near-duplicates' links alone."""
-    near_kinds = ["near-links"] if step.job.config.near_duplicates else []
-    near, every = (_connect(draft, step, kinds) for kinds in (near_kinds, [*LINKS, *near_kinds]))
-    labels = every.join(near.rename({"cluster": "near"}), on="id", how="left", maintain_order="left")
+    links = step.job.exchange("connected").read(draft, step.number).drop("part")
+    links = pl.concat([links, links.with_columns(node="label")]).unique()
+    links = links.filter(pl.Series(partition_nodes(links["node"], step.job.link_partitions) == step.number))
+    is_near, row = pl.col("node") >= NEAR, [(pl.col(name) & (NEAR - 1)).alias(name) for name in links.columns]
+    near, every = (links.filter(one).select(row) for one in (is_near, ~is_near))
+    labels = every.rename({"label": "cluster"}).join(near.rename({"label": "near"}), on="node", how="left")
     labels = labels.with_columns(is_near=pl.col("near").is_not_null().cast(pl.UInt8), near=pl.col("near").fill_null(0))
-    labels = labels.with_columns(row=(pl.col("id") & _ROW).cast(pl.UInt32))
-    step.job.exchange("labels").write(draft, 0, labels.drop("id"), labels["id"] // (1 << 32))
-
-
-def _connect(draft: Draft, step: CurateStep, kinds: list[str]) -> pl.DataFrame:
-    """Return the connected components of the links of some exchanges: `id`, `cluster`, by id."""
-    tables = chain.from_iterable(step.job.exchange(kind).read_tables(draft, 0) for kind in kinds)
-    links = pl.concat(
-        [pl.DataFrame(schema={"id": pl.UInt64, "representative": pl.UInt64}), *(t.drop("part") for t in tables)]
-    )
-    ids = pl.concat([links["id"], links["representative"]]).unique().sort()
-    ends = (ids.search_sorted(links[name]).cast(pl.Int64).to_numpy() for name in ("id", "representative"))
-    return pl.DataFrame({"id": ids, "cluster": ids.gather(pl.Series(find_connected(len(ids), *ends)))})
+    labels = labels.with_columns(row=(pl.col("node") & _ROW).cast(pl.UInt32))
+    step.job.exchange("labels").write(draft, step.number, labels.drop("node"), labels["node"] // (1 << 32))
 
 
 def put_members(draft: Draft, step: CurateStep) -> None:
     """Put the rows of a batch that have duplicates by cluster."""
     labels = step.job.exchange("labels").read(draft, step.number).drop("part")
     rows = read_rows(draft, step).select("row", *RANKING).join(labels, on="row", maintain_order="left")
-    mixed = pl.Series(rows["cluster"].to_numpy() * _MIX, dtype=pl.UInt64)
     exchange = step.job.exchange("members")
-    exchange.write(draft, step.number, rows, number_partitions(mixed, exchange.partitions))
+    exchange.write(draft, step.number, rows, partition_nodes(rows["cluster"], exchange.partitions))
 
 
 def resolve_clusters(draft: Draft, step: CurateStep) -> None:

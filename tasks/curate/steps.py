@@ -19,7 +19,7 @@ from dataops.snapshot import Draft, fetch_table, read_table
 from dataops.trace.sources import number_sources
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspected_name
-from tasks.engine.exchange import Exchange, Step, put_frame, read_frame
+from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame
 
 BATCH_ROWS, PARTITION_ROWS, NEAR_PARTITION_ROWS = 1 << 17, 1 << 20, 1 << 21
 """Approximate number of rows of a batch of raw shards, of a partition of hashes, and of one in the search for
@@ -29,6 +29,8 @@ MAX_GROWTH = 8
 need fewer requests."""
 UNITS, NEAR_UNITS = 1024, 256
 """Number of units from which on they are larger; those of each block of bits have rows of few bytes."""
+LINK_SHARE = 3
+"""Number of partitions of rows for one of links."""
 MEMORY_BYTES = 1 << 30
 """Memory of a merge task."""
 RANKING = ["area", "characters", "uid_high", "uid_low"]
@@ -36,6 +38,9 @@ RANKING = ["area", "characters", "uid_high", "uid_low"]
 sources, `area` is larger for an earlier one, whatever the images."""
 _AREA_BITS = 48
 """Bits of the area of an original: more pixels than any decoder accepts."""
+MIX = np.uint64(0x9E3779B97F4A7C15)  # of the golden ratio (Knuth, TAOCP 3, section 6.4), for partitions of equal size
+NEAR = 1 << 63
+"""Bit of a node that only links of near-duplicates connect: a row is two nodes, its id with and without the bit."""
 CANDIDATE, DROPPED, OVERLAP = 0, 1, 2
 """Values of `state`, before rows are compared: kept so far, dropped for its own image, dropped for an evaluation set."""
 DROP_REASONS = ["placeholder", "exact_duplicate", "pixel_duplicate", "near_duplicate"]
@@ -44,15 +49,16 @@ DROP_REASONS = ["placeholder", "exact_duplicate", "pixel_duplicate", "near_dupli
 EXCHANGES: dict[str, tuple[str, str, int]] = {
     "bytes": ("batches", "partitions", 65),
     "drops-bytes": ("partitions", "batches", 5),
-    "links-bytes": ("partitions", "one", 0),
+    "links-bytes": ("partitions", "link_partitions", 8),
     "pixels": ("batches", "partitions", 69),
     "drops-pixels": ("partitions", "batches", 5),
-    "links-pixels": ("partitions", "one", 0),
+    "links-pixels": ("partitions", "link_partitions", 8),
     "near-hashes": ("batches", "near_partitions", 20),
     "near-candidates": ("near_partitions", "batches", 1),
     "near-compared": ("batches", "near_partitions", 25),
-    "near-links": ("near_partitions", "one", 0),
-    "labels": ("one", "batches", 20),
+    "near-links": ("near_partitions", "link_partitions", 4),
+    "connected": ("link_partitions", "link_partitions", 16),
+    "labels": ("link_partitions", "batches", 20),
     "members": ("batches", "partitions", 52),
     "clusters": ("partitions", "batches", 21),
 }
@@ -78,12 +84,13 @@ class CurateJob:
     """Number of partitions of each block of bits in the search for near-duplicates."""
     matches: str | None = None
     """Store name of the table of matches with evaluation sets."""
-    one: int = 1
+    round: int = 0
+    """Number of the round of connect_links."""
 
     @property
     def layout(self) -> str:
-        """Return the number of batches and partitions."""
-        return f"{self.batches}x{self.partitions}x{self.block_partitions}"
+        """Return the number of batches and partitions, and the round."""
+        return f"{self.batches}x{self.partitions}x{self.block_partitions}" + (f"-{self.round}" if self.round else "")
 
     @property
     def searches(self) -> Sequence[BlockSearch]:
@@ -95,11 +102,17 @@ class CurateJob:
         """Return the number of partitions of all blocks; they are numbered block by block."""
         return len(self.searches) * self.block_partitions
 
+    @property
+    def link_partitions(self) -> int:
+        """Return the number of partitions of links: few rows have any."""
+        return -(-self.partitions // LINK_SHARE)
+
     def exchange(self, kind: str) -> Exchange:
         """Return one of EXCHANGES."""
         writers, partitions, row_bytes = EXCHANGES[kind]
         size = self.rows * row_bytes * (len(self.searches) if kind.startswith("near-") else 1)
-        return Exchange(kind, getattr(self, writers), getattr(self, partitions), size, MEMORY_BYTES)
+        name = f"{kind}-{self.round}" if kind == "connected" else kind
+        return Exchange(name, getattr(self, writers), getattr(self, partitions), size, MEMORY_BYTES)
 
 
 CurateStep = Step[CurateJob]
@@ -217,10 +230,19 @@ def read_remaining(draft: Draft, step: CurateStep, kinds: Sequence[str]) -> pl.D
     return rows
 
 
-def put_links(draft: Draft, step: CurateStep, kind: str, links: pl.DataFrame) -> None:
-    """Write links between two rows (`id`, `representative`) for the one task that connects them."""
-    links = links.select("id", "representative")
-    step.job.exchange(kind).write(draft, step.number, links, np.zeros(links.height, np.uint16))
+def put_links(draft: Draft, step: CurateStep, kind: str, *links: pl.DataFrame) -> None:
+    """Write links (two columns) by the partitions of both ends, the larger one first, for connect_links."""
+    first, second = links[0].columns
+    every = pl.concat(links).filter(pl.col(first) != pl.col(second))
+    ends = every.select(node=pl.max_horizontal(first, second), label=pl.min_horizontal(first, second))
+    exchange = step.job.exchange(kind)
+    numbers = [partition_nodes(ends[name], exchange.partitions) for name in ends.columns]
+    exchange.write(draft, step.number, pl.concat([ends, ends]), np.concatenate(numbers))
+
+
+def partition_nodes(nodes: pl.Series, partitions: int) -> NDArray[np.uint64]:
+    """Return the partition of each row id; both nodes of a row (NEAR) are in the same one."""
+    return number_partitions(pl.Series((nodes.to_numpy() & np.uint64(NEAR - 1)) * MIX, dtype=pl.UInt64), partitions)
 
 
 def row_id() -> pl.Expr:

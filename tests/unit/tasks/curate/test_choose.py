@@ -1,14 +1,17 @@
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
 from dataops.schema import uid
-from dataops.snapshot import Draft
+from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
-from tasks.curate import steps
+from tasks.curate import near_duplicates, steps
 from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import MATCHES
@@ -36,9 +39,8 @@ def choose(
     numbers = [f"{number:05d}" for number in range(len(shards))]
     parsed = CurateConfig.model_validate(config).with_sources(sources)
 
-    def run_in_process(tasks: list[Step[Any]]) -> None:
-        for task in tasks:
-            draft.finish(run(draft, task))
+    def run_in_process(tasks: list[Step[Any]]) -> list[Record]:
+        return [draft.finish(run(draft, task)) for task in tasks]
 
     choose_rows(numbers, [len(rows) for rows in shards], parsed, matches if parsed.overlap else None, run_in_process)
     tables = [read_decisions(draft, number) for number in numbers]
@@ -54,7 +56,7 @@ def inspected_rows() -> Rows:
     return rows
 
 
-@pytest.fixture(params=[(1 << 18, 1 << 21, 1 << 17), (30, 60, 25)], ids=["one partition", "several"])
+@pytest.fixture(params=[(1 << 18, 1 << 21, 1 << 17), (8, 60, 25)], ids=["one partition", "several"])
 def _partition_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(("PARTITION_ROWS", "NEAR_PARTITION_ROWS", "BATCH_ROWS"), request.param, strict=True):
         monkeypatch.setattr(steps, name, value)
@@ -196,3 +198,31 @@ def test_choose_rows_keeps_the_image_of_the_first_source(tmp_path: Path) -> None
 
 def test_choose_rows_accepts_no_rows(tmp_path: Path) -> None:
     assert choose(tmp_path, []) == choose(tmp_path, [[]]) == []
+
+
+def test_links_are_connected_by_partitions_in_few_rounds(tmp_path: Path) -> None:
+    """A long chain, pairs and a chain in ascending order, in partitions that each have few of the links."""
+    random, draft = np.random.default_rng(5), Draft(FolderStore(tmp_path), "curate", "k")
+    ids = [int(number) for number in random.choice(1 << 34, 400, replace=False)]
+    links = [*pairwise(ids[:150]), *zip(ids[150:300:2], ids[151:300:2], strict=True), *pairwise(sorted(ids[300:]))]
+    label = {number: number for number in ids}
+    for one, two in links * len(ids):
+        label[one] = label[two] = min(label[one], label[two])
+    table = pl.DataFrame(links, schema={"id": pl.UInt64, "representative": pl.UInt64}, orient="row")
+    job = steps.CurateJob(CurateConfig(near_duplicates=False), 400, 4, 20, 1)
+    assert job.link_partitions == 7
+    for number in range(20):
+        for kind in ("links-bytes", "links-pixels"):
+            part = table[number::20] if kind == "links-bytes" else table[:0]
+            steps.put_links(draft, Step(near_duplicates.connect_links, number, job), kind, part)
+
+    def connect(job: steps.CurateJob) -> bool:
+        records = [run(draft, Step(near_duplicates.connect_links, number, job)) for number in range(7)]
+        return any(record.facts["changed"] for record in records)
+
+    while connect(job):
+        job = replace(job, round=job.round + 1)
+    assert 1 < job.round < 12
+    tables = [job.exchange("connected").read(draft, number) for number in range(7)]
+    found = dict(pl.concat(tables).select("node", "label").unique().iter_rows())
+    assert found == {number: root for number, root in label.items() if number != root}
