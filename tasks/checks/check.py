@@ -193,7 +193,10 @@ def _find_rows_ratio(versions: Versions) -> Figure:
     before, now = versions.rows()
     if not before:
         raise _NotChecked("the last version has no pairs")
-    return Figure(now / before, f"the dataset has {now / before:.2f} times the {before:,} pairs of the last version")
+    return Figure(
+        now / before,
+        f"the dataset has {now / before:.2f} times the {format_quantity(before, 'pair')} of the last version",
+    )
 
 
 def _find_kept_change(versions: Versions) -> Figure:
