@@ -1,9 +1,9 @@
 """The base of every stage's config table, the tables in the type of a key, and the table of prices."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from dataops.errors import ConfigError
 
@@ -34,6 +34,27 @@ class StageConfig(BaseModel):
         inside the table. No data is read for it.
         """
         return []
+
+
+class SourceOrder(StageConfig):
+    """The table of a stage that keeps one of several duplicates by the order of the sources, which is in its key."""
+
+    _sources: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of several sources, in the order in which their duplicates are kept; () for one source."""
+        return self._sources
+
+    def with_sources(self, names: tuple[str, ...]) -> Self:
+        """Return the config for pairs of these sources."""
+        changed = self.model_copy()
+        changed._sources = names
+        return changed
+
+    def key_config(self) -> dict[str, Any]:
+        """Return the fields that decide the output, with the order of several sources."""
+        return super().key_config() | ({"sources": list(self._sources)} if self._sources else {})
 
 
 def problems_of(path: str, check: Callable[[], object]) -> list[str]:

@@ -25,6 +25,15 @@ def format_quantity(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def format_bytes(size: float, unit: str = "bytes") -> str:
+    """Return a number of bytes in powers of ten, below 1,000 with the name `unit`: `12 bytes`, `1.5 kB`."""
+    for name in (unit, "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:,.0f} {name}" if name == unit else f"{size:,.1f} {name}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
 def format_counts(counts: Iterable[tuple[str, int]]) -> str:
     """Return names with their counts, in the given order: `language 1,204, too_small 673`."""
     return ", ".join(f"{name} {number:,}" for name, number in counts)

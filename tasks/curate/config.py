@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dataops.config import StageConfig, problems_of
+from dataops.config import SourceOrder, problems_of
 from dataops.errors import ConfigError
 from dataops.images.score_rules import ScoreRule
 from dataops.schema import SCORE_NAMES
@@ -47,7 +47,7 @@ def find_evaluation_files(path: str) -> list[SourceFile]:
     return files
 
 
-class CurateConfig(StageConfig):
+class CurateConfig(SourceOrder):
     """`[curate]`: which images are good enough, and which are duplicates."""
 
     min_side: int = Field(default=32, ge=1)
@@ -76,23 +76,9 @@ class CurateConfig(StageConfig):
     rules: tuple[ScoreRule, ...] = ()
     """`[[curate.rules]]`: the scores that a row needs to be kept. Each rule sees all rows that nothing else has dropped."""
 
-    _sources: tuple[str, ...] = PrivateAttr(default=())
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of several sources, in the order in which their duplicates are kept; () for one source."""
-        return self._sources
-
-    def with_sources(self, names: tuple[str, ...]) -> Self:
-        """Return the config for pairs of these sources."""
-        changed = self.model_copy()
-        changed._sources = names
-        return changed
-
     def key_config(self) -> dict[str, Any]:
         """Return the config without the paths of models: the scorers' digests are inputs of the stage."""
-        sources = {"sources": list(self._sources)} if self._sources else {}
-        return {**super().key_config(), "scores": self.scores.names, **sources}
+        return {**super().key_config(), "scores": self.scores.names}
 
     def problems(self) -> list[str]:
         """Return what is missing of the scorers and the evaluation sets."""

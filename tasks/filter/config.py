@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dataops.config import StageConfig, problems_of
+from dataops.config import SourceOrder, StageConfig, problems_of
 from dataops.filters import RuleConfig
 from dataops.language.profiles import profile_names
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
@@ -76,7 +76,7 @@ class NearCaptionsConfig(StageConfig):
     the captions of all hosts, which leaves few images of each subject."""
 
 
-class FilterConfig(RuleConfig):
+class FilterConfig(RuleConfig, SourceOrder):
     """`[filter]`: which pairs are downloaded. All bounds are inclusive."""
 
     unsafe_languages: list[str] = Field(default=[])
@@ -123,22 +123,10 @@ class FilterConfig(RuleConfig):
     some more, to run and to read one slice of a part: the same for any number of rows."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})
-    _sources: tuple[str, ...] = PrivateAttr(default=())
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of several sources, in the order in which their duplicates are kept; () for one source."""
-        return self._sources
-
-    def with_sources(self, names: tuple[str, ...]) -> Self:
-        """Return the config for pairs of these sources."""
-        changed = self.model_copy()
-        changed._sources = names
-        return changed
 
     def key_config(self) -> dict[str, Any]:
         """Return the fields of the key, without the paths of the queries, whose content is an input of the stage."""
-        values: dict[str, Any] = super().key_config() | ({"sources": list(self._sources)} if self._sources else {})
+        values: dict[str, Any] = super().key_config()
         if values["balance"] is not None:
             del values["balance"]["queries"]
             several = values["balance"].pop("per_language")

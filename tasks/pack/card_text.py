@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dataops.formatting import format_quantity, format_share
+from dataops.formatting import format_bytes, format_quantity, format_share
 from dataops.snapshot import Counts, Manifest, Part, content_digest
 from dataops.trace import sources
 from tasks.engine.stage import Work
@@ -58,15 +58,6 @@ def write_headline(dataset: DatasetFacts) -> str:
     """Return the numbers of pairs, shards and bytes as a sentence."""
     shards, size = format_quantity(dataset.facts["shards"], "shard"), format_bytes(dataset.facts["bytes"])
     return f"{format_quantity(dataset.samples, 'pair')} of image and caption in {shards}, {size}."
-
-
-def format_bytes(size: float) -> str:
-    """Return a number of bytes with a unit, in powers of ten."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
 
 
 def describe_sources(dataset: DatasetFacts) -> str:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataops.formatting import format_quantity
+from dataops.formatting import format_bytes, format_quantity
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.config import load_config
 from flows.planning.estimate import Estimate
@@ -44,7 +44,7 @@ def _print(plan: RunPlan) -> None:
             f"{about}{format_rows(found.rows)}" if found.rows else "",
             f"{about}{format_rows(found.kept)}" if found.rows else "",
             f"~{format_seconds(found.seconds)}" if is_made else "",
-            f"~{format_bytes(found.stored_bytes)}" if is_made and found.stored_bytes else "",
+            f"~{format_bytes(found.stored_bytes, 'B')}" if is_made and found.stored_bytes else "",
         )
     out.print(table)
     made = [one for one in plan.stages if one.action != "reuse"]
@@ -85,8 +85,8 @@ def total_lines(total: Estimate, workers: int) -> list[tuple[str, str]]:
     ]
     if total.gpu_hours:
         lines.append(("GPUs", f"~{total.gpu_hours:,.2f} GPU hours"))
-    lines.append(("from the web", f"~{format_bytes(total.web_bytes)}"))
-    lines.append(("in the store", f"~{format_bytes(total.stored_bytes)}"))
+    lines.append(("from the web", f"~{format_bytes(total.web_bytes, 'B')}"))
+    lines.append(("in the store", f"~{format_bytes(total.stored_bytes, 'B')}"))
     if total.reads or total.writes:
         lines.append(("requests", f"~{total.reads:,.0f} GET and ~{total.writes:,.0f} PUT"))
     if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
@@ -99,15 +99,6 @@ def format_seconds(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
-
-
-def format_bytes(size: float) -> str:
-    """Return a size with a unit that fits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
 
 
 def format_rows(rows: float) -> str:

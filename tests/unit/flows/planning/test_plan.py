@@ -8,10 +8,11 @@ import pytest
 
 from benchmarks.plan import read_costs
 from dataops.errors import ConfigError
+from dataops.formatting import format_bytes
 from dataops.snapshot import Counts, Draft, Input, load_manifest
 from dataops.store import open_store
 from flows.app import run_command
-from flows.commands.before.plan import format_bytes, format_seconds
+from flows.commands.before.plan import format_seconds
 from flows.config import RunConfig
 from flows.planning.corpus import load_costs
 from flows.planning.estimate import estimate_stage
@@ -275,7 +276,7 @@ def test_command_prints_the_plan_and_dry_run_is_the_same(folder: Path, monkeypat
 
 def test_quantities_have_units_that_fit():
     assert [format_seconds(value) for value in (0.4, 119, 600, 7200)] == ["0 s", "119 s", "10 min", "2.0 h"]
-    assert [format_bytes(value) for value in (12, 1500, 2.5e9, 7e15)] == ["12 B", "1.5 kB", "2.5 GB", "7,000.0 TB"]
+    assert [format_bytes(value, "B") for value in (12, 1500, 2.5e9, 7e15)] == ["12 B", "1.5 kB", "2.5 GB", "7,000.0 TB"]
 
 
 def test_crawl_without_history_takes_its_delays():
