@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from flows.planning.pack_requests import PackCosts, describe, plan_pack
+from dataops.config import PriceConfig
+from flows.planning.pack_requests import FENCE, RAW_ROW_BYTES, PackCosts, describe, plan_pack
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import RawShard, inspect_shard
 from tasks.curate.stage import group_shards
@@ -25,27 +26,26 @@ from tasks.filter.stage import cut_batches, join_batches, plan_sizes
 from tasks.filter.steps import FilterJob
 
 COSTS = Path(__file__).with_name("costs.json")
-FENCE, PUT = 3, 1
-"""Requests of Draft.check_fence (two lists, one read), and of writing a part (dataops/snapshot.py)."""
+PUT = 1
+"""Requests of writing a part (dataops/snapshot.py)."""
 TASK, PIECE = FENCE + 1, 2
 """Reads of a task besides its input (whether its record exists, the fence of its record), and of a piece of a table."""
 ROUNDS = 7
 """Rounds in which the links of duplicates are connected: 5 to 7 for chains, stars and random graphs of 100,000 rows."""
-ROW_BYTES = 3000
-"""Bytes of caption and row of a sample in a shard (docs/datasets.md)."""
+DEFAULTS = PriceConfig()
 
 
 @dataclass(frozen=True)
 class Prices:
     """Assumptions: prices in dollars, and rates that depend on the corpus."""
 
-    core_hour: float = 0.04
+    core_hour: float = DEFAULTS.core_hour
     """Price of a virtual core: half a c6i.large, $0.085 in us-east-1. Source: aws.amazon.com/ec2/pricing, 2025."""
-    gpu_hour: float = 2.5
+    gpu_hour: float = DEFAULTS.gpu_hour
     """Price of an H100 on demand; clouds charge $2 to $5. Source: mercatus-ai.com/blog/cloud-gpu-pricing, May 2026."""
-    get_million: float = 0.4
-    put_million: float = 5.0
-    gigabyte_month: float = 0.023
+    get_million: float = DEFAULTS.get_million
+    put_million: float = DEFAULTS.put_million
+    gigabyte_month: float = DEFAULTS.gigabyte_month
     """Price of S3 Standard in us-east-1, the first 50 TB. Source: aws.amazon.com/s3/pricing, 2025."""
     cores: int = 512
     cores_of_machine: int = 64
@@ -177,7 +177,7 @@ def plan_stages(pairs: float, p: Prices, c: Costs) -> list[StagePlan]:
     shards = math.ceil(kept / 10_000)
     fetched = kept * p.fetched
     download = plan_stage("download", kept, [(shards, kept * c.download)], (shards * 16.0, shards * 5.0), p, c,
-                      moved=kept * p.fetched_bytes, stored=fetched * (p.picture_bytes + ROW_BYTES),
+                      moved=kept * p.fetched_bytes, stored=fetched * (p.picture_bytes + RAW_ROW_BYTES),
                       scarce=f"{kept * p.fetched_bytes / 1e12:,.0f} TB from the web")  # fmt: skip
     curate = plan_curate_stage(fetched, shards, p, c)
     return [extract, filtered, download, curate, plan_pack_stage(fetched * p.curated, fetched, shards, p, c)]
@@ -271,4 +271,4 @@ def plan_pack_stage(rows: float, fetched: float, raw: int, p: Prices, c: Costs) 
     seconds = rows * c.pack.row + moved * c.pack.byte + max(pack.received, pack.sent) / p.network_bytes
     maps = [(tasks, seconds / len(pack.tasks)) for tasks in pack.tasks]
     return plan_stage("pack", rows, maps, Requests(pack.reads, pack.writes), p, c, moved=moved,
-                      stored=rows * (p.picture_bytes + ROW_BYTES), scarce=describe(pack), at_once=3)  # fmt: skip
+                      stored=rows * (p.picture_bytes + RAW_ROW_BYTES), scarce=describe(pack), at_once=3)  # fmt: skip

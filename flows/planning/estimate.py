@@ -16,6 +16,7 @@ from flows.config import RunConfig
 from flows.planning import corpus
 from flows.planning.corpus import Prices, load_costs
 from flows.planning.history import Earlier, choose_timed
+from flows.planning.pack_requests import RAW_ROW_BYTES
 from flows.planning.train_cost import forward_flops
 from tasks.engine.stage import Stage
 
@@ -96,7 +97,7 @@ def _stored_per_row(stage: str, earlier: Sequence[Earlier]) -> float:
         if one.rows:
             return sum(part.bytes for part in one.manifest.parts) / one.rows
     if stage == "download":
-        return Prices().fetched * (Prices().picture_bytes + corpus.ROW_BYTES)
+        return Prices().fetched * (Prices().picture_bytes + RAW_ROW_BYTES)
     return load_costs().stored.get(stage, 0.0)
 
 

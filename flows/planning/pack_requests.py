@@ -12,7 +12,7 @@ from tasks.pack.stage import IMAGES_SHARE
 RAW_ROW_BYTES = 3000
 """Bytes of headers, caption and row of a sample in a raw shard."""
 FENCE = 3
-"""Requests of Draft.check_fence."""
+"""Requests of Draft.check_fence (two lists, one read)."""
 ROWS_BYTES = 400
 """Bytes of a row in a part of curate."""
 
