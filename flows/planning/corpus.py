@@ -62,7 +62,7 @@ class Prices:
     """Share of the URLs that return an image."""
     curated: float = 0.9
     """Share of the images that curate keeps."""
-    picture_bytes: int = 25_000
+    image_bytes: int = 25_000
     """Size of a stored image of 256 pixels. Source: LAION-400M, 10 TB."""
     fetched_bytes: int = 120_000
     """Size of a downloaded image: 11.3 MB/s at 92 a second in docs/download-rows.md."""
@@ -177,7 +177,7 @@ def plan_stages(pairs: float, p: Prices, c: Costs) -> list[StagePlan]:
     shards = math.ceil(kept / 10_000)
     fetched = kept * p.fetched
     download = plan_stage("download", kept, [(shards, kept * c.download)], (shards * 16.0, shards * 5.0), p, c,
-                      moved=kept * p.fetched_bytes, stored=fetched * (p.picture_bytes + RAW_ROW_BYTES),
+                      moved=kept * p.fetched_bytes, stored=fetched * (p.image_bytes + RAW_ROW_BYTES),
                       scarce=f"{kept * p.fetched_bytes / 1e12:,.0f} TB from the web")  # fmt: skip
     curate = plan_curate_stage(fetched, shards, p, c)
     return [extract, filtered, download, curate, plan_pack_stage(fetched * p.curated, fetched, shards, p, c)]
@@ -257,7 +257,7 @@ def plan_curate_stage(rows: float, shards: int, p: Prices, c: Costs) -> StagePla
     steps += job.link_partitions * by_link_partition
     requests = requests.plus(steps * TASK + len(batches) * 7, steps * PUT + len(batches) * 2)
     maps = [(tasks, rows * c.curate), (steps + merges, 0.0), (tasks, 0.0)]  # the first takes the time
-    moved = rows * p.picture_bytes + sum(2 * one.expected_bytes for one in exchanges)
+    moved = rows * p.image_bytes + sum(2 * one.expected_bytes for one in exchanges)
     stored = rows * c.stored["curate"]
     return plan_stage("curate", rows, maps, requests, p, c, moved=moved, stored=stored, scarce=f"{merges:,} merges")
 
@@ -265,10 +265,10 @@ def plan_curate_stage(rows: float, shards: int, p: Prices, c: Costs) -> StagePla
 def plan_pack_stage(rows: float, fetched: float, raw: int, p: Prices, c: Costs) -> StagePlan:
     """Return the cost of pack."""
     memory = p.memory_limit_bytes / p.cores_of_machine
-    pack = plan_pack(rows, fetched, raw, p.picture_bytes, memory)
+    pack = plan_pack(rows, fetched, raw, p.image_bytes, memory)
     moved = pack.received + pack.sent
     # CPU time, and the network's, although other threads work during a transfer
     seconds = rows * c.pack.row + moved * c.pack.byte + max(pack.received, pack.sent) / p.network_bytes
     maps = [(tasks, seconds / len(pack.tasks)) for tasks in pack.tasks]
     return plan_stage("pack", rows, maps, Requests(pack.reads, pack.writes), p, c, moved=moved,
-                      stored=rows * (p.picture_bytes + RAW_ROW_BYTES), scarce=describe(pack), at_once=3)  # fmt: skip
+                      stored=rows * (p.image_bytes + RAW_ROW_BYTES), scarce=describe(pack), at_once=3)  # fmt: skip

@@ -97,7 +97,7 @@ def _stored_per_row(stage: str, earlier: Sequence[Earlier]) -> float:
         if one.rows:
             return sum(part.bytes for part in one.manifest.parts) / one.rows
     if stage == "download":
-        return Prices().fetched * (Prices().picture_bytes + RAW_ROW_BYTES)
+        return Prices().fetched * (Prices().image_bytes + RAW_ROW_BYTES)
     return load_costs().stored.get(stage, 0.0)
 
 

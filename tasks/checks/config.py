@@ -77,8 +77,8 @@ class ChecksConfig(BaseModel):
     def _has_known_checks(cls, levels: dict[str, Level]) -> dict[str, Level]:
         checks = [name for name in cls.model_fields if name not in ("level", "levels")]
         if unknown := [name for name in levels if name not in checks]:
-            meant = did_you_mean(unknown[0], checks)
-            raise ValueError(f"no such check: {', '.join(unknown)}; the checks are {', '.join(checks)}{meant}")
+            suggestion = did_you_mean(unknown[0], checks)
+            raise ValueError(f"no such check: {', '.join(unknown)}; the checks are {', '.join(checks)}{suggestion}")
         return levels
 
     def level_of(self, check: str) -> Level:
