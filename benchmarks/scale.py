@@ -64,16 +64,17 @@ execution.workers = {workers}
 
 
 class Measured(NamedTuple):
-    """Result of a process, and the peak memory of it and its descendants, in bytes."""
+    """Result of a process, and the peak memory of it and its descendants, in bytes (see `TreeMemory`)."""
 
     result: JobResult
     tree_bytes: int
+    own_bytes: int
 
 
 def measure_job(job: Job) -> Measured:
     """Run a job in its own process."""
     result, memory = run_in_process(run_job, job)
-    return Measured(result, memory.peak)
+    return Measured(result, memory.peak, memory.own)
 
 
 class Scale:
@@ -139,12 +140,12 @@ class Scale:
     def _measure(self, job: Job, engine: str) -> None:
         measured = measure_job(job)
         result = measured.result
-        self.costs.append(
-            {"stage": job.what, "rows": job.rows, "engine": engine, "tree_bytes": measured.tree_bytes, **asdict(result)}
-        )
+        memory = {"tree_bytes": measured.tree_bytes, "own_bytes": measured.own_bytes}
+        self.costs.append({"stage": job.what, "rows": job.rows, "engine": engine, **memory, **asdict(result)})
         self.say(
             f"{job.what} {job.rows:,} {engine}: {result.seconds:.1f} s, {result.cpu_seconds:.1f} s of CPU, driver "
-            f"{result.driver_bytes / 1e6:,.0f} MB, all {measured.tree_bytes / 1e6:,.0f} MB, {result.counts}"
+            f"{result.driver_bytes / 1e6:,.0f} MB, all {measured.tree_bytes / 1e6:,.0f} MB, without files "
+            f"{measured.own_bytes / 1e6:,.0f} MB, {result.counts}"
         )
 
     def _compare(self, stages: Sequence[str], sizes: Sequence[int]) -> None:
@@ -160,7 +161,7 @@ class Scale:
                     peer = f"at {first['rows']:,} rows"
                     speeds = [c["rows"] / c["seconds"] for c in (cost, first)]
                     self.rows.append(Row(case, *speeds, peer, "rows/s", goal))
-                    for kind in ("tree_bytes", "driver_bytes"):
+                    for kind in ("tree_bytes", "own_bytes", "driver_bytes"):
                         sizes_mb = [c[kind] / 1e6 for c in (cost, first)]
                         self.rows.append(Row(f"{case} {kind.partition('_')[0]} memory", *sizes_mb, peer, "MB"))
 
