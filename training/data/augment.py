@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.config import AugmentConfig
 from training.data.keyed_random import draw_uniforms
+from training.options.augment import AugmentConfig
 
 DRAWS = 32
 """Random numbers per image. Each change has its own, so enabling one leaves the others unchanged."""

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from training.config import AugmentConfig, TrainConfig
+from training.config import TrainConfig
 from training.data.augment import AugmentDraws, draw_augmentation
 from training.data.loader import Batch
 from training.loop.initial_model import draw_kept_patches
 from training.model.packing import PackedTexts, pack_chunks
 from training.model_config import ModelConfig
+from training.options.augment import AugmentConfig
 
 
 @dataclass(frozen=True)

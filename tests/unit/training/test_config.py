@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from dataops.errors import ConfigError
 from training import config as config_module
-from training.config import AugmentConfig, TrainConfig
+from training.config import TrainConfig
 from training.model_config import MODELS, load_model_config
+from training.options.augment import AugmentConfig
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.json")), ids=lambda path: path.stem)

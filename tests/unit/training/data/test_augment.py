@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.config import AugmentConfig
 from training.data.augment import _erase_lines, augment, draw_augmentation
+from training.options.augment import AugmentConfig
 
 EVERYTHING = AugmentConfig(
     zoom=(0.7, 1.5), aspect=0.3, rotate=20, shear=0.1, translate=0.1, flip=0.5, hue=0.1, saturation=0.3, brightness=0.2,
