@@ -11,7 +11,7 @@ from benchmarks.gpu_gates.inputs import load_dimensions
 from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge, not_run
 from benchmarks.gpu_gates.sides import make_open_clip_model
 from training.evaluation.class_weights import compute_class_weights
-from training.loop.loss import contrastive_loss, sigmoid_loss
+from training.losses.contrastive import contrastive_loss, sigmoid_loss
 from training.model.checkpoint import LoadedModel
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess

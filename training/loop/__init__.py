@@ -1,1 +1,1 @@
-"""The training loop: step, loss, optimizer, health checks and logs."""
+"""The training loop: step, optimizer, health checks and logs."""

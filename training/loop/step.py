@@ -17,11 +17,11 @@ from training import distributed
 from training.config import TrainConfig
 from training.data.augment import augment
 from training.loop.bad_steps import KeptStatistics, StepGuard
-from training.loop.grad_cache import backward_by_chunks
 from training.loop.health import mean_cosine
 from training.loop.inputs import StepInputs
-from training.loop.loss import StepOutcome, contrastive_loss, sigmoid_loss
 from training.loop.optim import MAX_LOGIT_SCALE
+from training.losses.contrastive import StepOutcome, contrastive_loss, sigmoid_loss
+from training.losses.grad_cache import backward_by_chunks
 from training.model.clip import CLIP, Outputs
 from training.model.packing import PackedTexts
 from training.model.preprocess import MEAN, STD

@@ -29,7 +29,7 @@ from benchmarks.gpu_gates.syncs import report_syncs
 from tests.unit.training.conftest import process_state
 from training.data.loader import Dataset
 from training.loop.inputs import InputMaker
-from training.loop.loss import StepOutcome
+from training.losses.contrastive import StepOutcome
 from training.model.packing import PackedTexts, pack_texts
 
 __all__ = ["process_state"]  # a fixture

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from dataops.home import CHECKOUT
 from training.config import TrainConfig
-from training.loop.loss import contrastive_loss, sigmoid_loss
 from training.loop.step import compute_loss
+from training.losses.contrastive import contrastive_loss, sigmoid_loss
 from training.model.clip import Outputs
 
 
@@ -79,7 +79,7 @@ MEASURE = """
 import sys, torch
 from pathlib import Path
 from torch.nn import functional as F
-from training.loop.loss import contrastive_loss
+from training.losses.contrastive import contrastive_loss
 torch.set_num_threads(1)
 images, texts = torch.randn(2, 6144, 16, generator=torch.Generator().manual_seed(0)).requires_grad_().unbind()
 contrastive_loss(images[:64], texts[:64], torch.tensor(1.0)).loss.backward()

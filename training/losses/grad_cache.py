@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training import distributed
-from training.loop.loss import StepOutcome
+from training.losses.contrastive import StepOutcome
 from training.model.clip import Outputs
 from training.model.packing import PackedTexts
 from training.sharding import is_sharded
