@@ -81,6 +81,7 @@ class TrainConfig(StageConfig):
             "lock_norms",
             "ema",
             "max_bad_steps",
+            "multi_positive",
             "bad_loss",
             "bad_grad_norm",
             "max_rollbacks",
@@ -200,6 +201,9 @@ class TrainConfig(StageConfig):
     """Keep all layer and batch norms as `init` has them, the statistics of batch norms included."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's binary loss of each pairing."""
+    multi_positive: Literal["off", "mask", "share"] = "off"
+    """Pairs of a batch with the same image or the same caption. off: negatives of each other. mask: left out. share: the
+    targets of a softmax are uniform over them (UniCL), and those of a sigmoid are 1."""
     loss_rows: Annotated[int, Field(ge=1)] = 4096
     """Rows of the matrix of all pairings that are in memory at a time."""
     sharding: Sharding = "none"

@@ -19,6 +19,7 @@ import numpy as np
 
 from training.data import decode
 from training.data.epoch_order import Sampling, Windows
+from training.data.identity import hash_caption, hash_image
 from training.data.keyed_random import draw_uniforms
 from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index
 from training.data.sampling_plan import Plan
@@ -50,6 +51,8 @@ class Batch:
     skipped: list[Skipped]
     tokens_BL: "Tensor | None" = None
     """Token ids of the captions; None without a tokenizer."""
+    identities_B2: np.ndarray | None = None
+    """Hashes of images and captions, int64; None where no loss compares them."""
     inputs: Any = None
     """The result of `prepare`; None without it."""
 
@@ -87,6 +90,7 @@ class Dataset:
         self.files = ShardFiles(shards, arriving or {})
         self.index = _build_temporary_index(self.files, blur_faces=blur_faces) if index is None else index
         self._cache: dict[int, np.ndarray] = {}
+        self._image_hashes: dict[int, int] = {}  # of images in the cache
         self._cache_left = cache_bytes
 
     def __len__(self) -> int:
@@ -145,6 +149,15 @@ class Dataset:
             return Skipped(self.files.label(shard), self.index.key(sample), str(error))
         return pixels, caption
 
+    def image_hash(self, sample: int) -> int:
+        """Return the hash of an image file that could be loaded."""
+        if (known := self._image_hashes.get(sample)) is not None:
+            return known
+        hashed = hash_image(self._image(sample))
+        if sample in self._cache:
+            self._image_hashes[sample] = hashed
+        return hashed
+
     @property
     def _side_to_keep(self) -> int:
         """Pixels of a decoded image's shorter side for which the smallest crop is no smaller than the model's input."""
@@ -181,6 +194,7 @@ class _PartialBatch:
     epoch: int
     samples: np.ndarray
     captions: dict[int, str] = field(default_factory=dict)  # by row
+    identities: dict[int, tuple[int, int]] = field(default_factory=dict)  # by row
     skipped: dict[int, Skipped] = field(default_factory=dict)  # by row
 
     def __post_init__(self) -> None:
@@ -197,6 +211,9 @@ class _PartialBatch:
                 self.skipped[row] = loaded
                 continue
             pixels, self.captions[row] = loaded
+            if self.plan.config.multi_positive != "off":
+                image = self.dataset.image_hash(int(self.samples[row]) % len(self.dataset))
+                self.identities[row] = image, hash_caption(self.captions[row])
             height, width = pixels.shape[:2]
             draws = self.draws[row]
             crop = (
@@ -216,7 +233,8 @@ class _PartialBatch:
         captions = _format_captions([self.captions[row] for row in kept], self.plan, self.epoch, samples)
         tokens_BL = self.tokenize(captions) if self.tokenize else None
         skipped = [self.skipped[row] for row in sorted(self.skipped)]
-        batch = Batch(self.step, self.epoch, samples, pixels, captions, skipped, tokens_BL)
+        identities_B2 = np.array([self.identities[row] for row in kept], np.int64) if self.identities else None
+        batch = Batch(self.step, self.epoch, samples, pixels, captions, skipped, tokens_BL, identities_B2)
         return replace(batch, inputs=self.prepare(batch)) if self.prepare else batch
 
 

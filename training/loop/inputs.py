@@ -13,6 +13,7 @@ from training.config import TrainConfig
 from training.data.augment import AugmentDraws, draw_augmentation
 from training.data.loader import Batch
 from training.loop.initial_model import draw_kept_patches
+from training.losses.inputs import NO_INPUTS, LossInputs
 from training.model.packing import PackedTexts, pack_chunks
 from training.model_config import ModelConfig
 from training.options.augment import AugmentConfig
@@ -30,6 +31,8 @@ class StepInputs:
     """Indices of the patches that each image keeps; None without patch dropout."""
     draws: AugmentDraws | None
     """Random numbers of the augmentation; None without one."""
+    of_loss: LossInputs = NO_INPUTS
+    """What the loss takes beside the features."""
 
     @property
     def tokens(self) -> int:
@@ -48,6 +51,7 @@ class StepInputs:
             [PackedTexts(*map(function, texts)) for texts in self.texts],
             None if self.kept_BK is None else function(self.kept_BK),
             None if self.draws is None else AugmentDraws(*map(function, self.draws)),
+            self.of_loss.map(function),
         )
 
 
@@ -74,6 +78,7 @@ class InputMaker:
             pack_chunks(batch.tokens_BL, config.grad_cache),
             draw_kept_patches(config, self.dimensions, *of_batch, batch.step / self.total_steps),
             None if config.augment == AugmentConfig() else draw_augmentation(config.augment, *of_batch),
+            LossInputs(None if batch.identities_B2 is None else torch.from_numpy(batch.identities_B2)),
         )
         return inputs.map(Tensor.pin_memory) if self.pin else inputs
 

@@ -20,8 +20,10 @@ from training.loop.bad_steps import KeptStatistics, StepGuard
 from training.loop.health import mean_cosine
 from training.loop.inputs import StepInputs
 from training.loop.optim import MAX_LOGIT_SCALE
-from training.losses.contrastive import StepOutcome, contrastive_loss, sigmoid_loss
+from training.losses.compute import compute_loss
+from training.losses.contrastive import StepOutcome
 from training.losses.grad_cache import backward_by_chunks
+from training.losses.inputs import LossInputs
 from training.model.clip import CLIP, Outputs
 from training.model.packing import PackedTexts
 from training.model.preprocess import MEAN, STD
@@ -72,7 +74,9 @@ def take_step(
     """
     images_B3SS = prepare_images(inputs, config)
     statistics = None if guard is None else KeptStatistics(model)
-    outcome, outputs = backward(forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks)
+    outcome, outputs = backward(
+        forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks, inputs.of_loss
+    )
     cosines = mean_cosine(outputs.image_features_BD.detach()), mean_cosine(outputs.text_features_BD.detach())
     sums = torch.stack([v.detach().double() for v in (outcome.loss, outcome.image_hits, outcome.text_hits, *cosines)])
     sums = distributed.sum_over_ranks(sums)
@@ -114,19 +118,6 @@ def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
 
 
-def compute_loss(outputs: Outputs, config: TrainConfig, pairs_of_ranks: Sequence[int] | None = None) -> StepOutcome:
-    """Compute the loss that the config names.
-
-    Args:
-        pairs_of_ranks: pairs of the step on each rank; None: the ranks exchange them.
-    """
-    images_BD, texts_BD, logit_scale, logit_bias = outputs
-    if config.loss == "sigmoid":
-        assert logit_bias is not None
-        return sigmoid_loss(images_BD, texts_BD, logit_scale, logit_bias, config.loss_rows, pairs_of_ranks)
-    return contrastive_loss(images_BD, texts_BD, logit_scale, config.label_smoothing, config.loss_rows, pairs_of_ranks)
-
-
 def backward(
     forward: nn.Module,
     images_B3SS: Tensor,
@@ -134,6 +125,7 @@ def backward(
     config: TrainConfig,
     kept_BK: Tensor | None = None,
     pairs_of_ranks: Sequence[int] | None = None,
+    of_loss: LossInputs | None = None,
 ) -> tuple[StepOutcome, Outputs]:
     """Run both towers and the loss over all ranks' pairs, and add its gradients to the parameters' own.
 
@@ -142,11 +134,12 @@ def backward(
         texts: `grad_cache` at a time, or all together.
         kept_BK: see CLIP.encode_image.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
+        of_loss: what the loss takes beside the features; None: nothing.
 
     Returns: the loss and hits, and the features of the batch.
     """
     pairs_of_ranks = pairs_of_ranks or [len(images_B3SS)]
-    loss = partial(compute_loss, config=config, pairs_of_ranks=pairs_of_ranks)
+    loss = partial(compute_loss, config=config, pairs_of_ranks=pairs_of_ranks, inputs=of_loss)
     autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     # All ranks take the same way, else they would wait for each other in different exchanges.
     if config.grad_cache is not None and config.grad_cache < max(pairs_of_ranks):

@@ -1,26 +1,19 @@
 """The contrastive losses over the pairs of all ranks, a few rows of the matrix of all pairings at a time.
 
-Each rank computes its own rows against the features of all ranks, and gradients reach the ranks that the features came
-from. The value and the gradient of a block of rows are computed together, so no block outlives its turn: memory is
-R x G, where autograd would keep B x G several times over.
-
 Legend: B pairs of this rank, G pairs of all ranks, D embed_dim, R rows of a block.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from training.distributed import gather_rows
-
-Block = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""Maps logits (R, G) and the column of the first row's own pair to the sum of the losses and its gradient (R, G)."""
+from training.losses.blocks import count_hits, split_rows, sum_by_blocks
+from training.losses.positives import Positives
 
 
 @dataclass(frozen=True)
@@ -30,9 +23,9 @@ class StepOutcome:
     loss: Tensor
     """Scalar with gradient: this rank's share of the mean loss over all G pairs."""
     image_hits: Tensor
-    """Scalar, the number of images that are closest to their own text among G."""
+    """Scalar, the number of images whose closest text among G is their own, or with `Positives` one of theirs."""
     text_hits: Tensor
-    """Scalar, the number of texts that are closest to their own image among G."""
+    """Scalar, the same for texts."""
 
 
 def contrastive_loss(
@@ -42,6 +35,7 @@ def contrastive_loss(
     label_smoothing: float = 0.0,
     rows: int = 4096,
     pairs_of_ranks: Sequence[int] | None = None,
+    positives: Positives | None = None,
 ) -> StepOutcome:
     """Compute the symmetric cross-entropy over all G x G pairings, each rank its own 2 B rows.
 
@@ -52,6 +46,7 @@ def contrastive_loss(
         label_smoothing: share of each target spread evenly over the G candidates, in [0, 1).
         rows: R, rows of the matrix that are in memory at a time.
         pairs_of_ranks: B of each rank; None: the ranks exchange them.
+        positives: pairings that are no negatives; None: only each pair itself.
 
     Returns:
         This rank's share of the loss and hits; the loss sums over the ranks to that of one process.
@@ -59,15 +54,15 @@ def contrastive_loss(
     Raises:
         ValueError: the two shapes differ.
 
-    Source: Radford et al. 2021, figure 3.
+    Source: Radford et al. 2021, figure 3; for the shared targets of `positives` Yang et al. 2022 (UniCL), equations 2-4.
     """
     images_BD, texts_BD = _normalize(image_features_BD, text_features_BD)
     images_GD, first = gather_rows(images_BD, pairs_of_ranks)
     texts_GD, _ = gather_rows(texts_BD, pairs_of_ranks)
     scale = logit_scale.exp()
-    block = partial(_softmax, smoothing=label_smoothing)
-    image_loss, image_hits = _by_blocks(images_BD, texts_GD, scale, None, first, rows, block)
-    text_loss, text_hits = _by_blocks(texts_BD, images_GD, scale, None, first, rows, block)
+    block = partial(_softmax, smoothing=label_smoothing, shares=positives is not None and positives.shares)
+    image_loss, image_hits = sum_by_blocks(images_BD, texts_GD, scale, None, first, rows, block, positives)
+    text_loss, text_hits = sum_by_blocks(texts_BD, images_GD, scale, None, first, rows, block, positives)
     return StepOutcome((image_loss + text_loss) / (2 * len(images_GD)), image_hits, text_hits)
 
 
@@ -78,6 +73,7 @@ def sigmoid_loss(
     logit_bias: Tensor,
     rows: int = 4096,
     pairs_of_ranks: Sequence[int] | None = None,
+    positives: Positives | None = None,
 ) -> StepOutcome:
     """Compute for each of the G x G pairings the binary loss of being a pair or not, each rank its own B rows.
 
@@ -88,6 +84,7 @@ def sigmoid_loss(
         logit_bias: scalar, added to each logit.
         rows: R, rows of the matrix that are in memory at a time.
         pairs_of_ranks: B of each rank; None: the ranks exchange them.
+        positives: pairings that are no negatives; None: only each pair itself.
 
     Returns:
         This rank's share of the loss and hits; the loss sums over the ranks to that of one process.
@@ -99,10 +96,18 @@ def sigmoid_loss(
     """
     images_BD, texts_BD = _normalize(image_features_BD, text_features_BD)
     texts_GD, first = gather_rows(texts_BD, pairs_of_ranks)
-    loss, image_hits = _by_blocks(images_BD, texts_GD, logit_scale.exp(), logit_bias, first, rows, _sigmoid)
+    block = partial(_sigmoid, shares=positives is not None and positives.shares)
+    loss, image_hits = sum_by_blocks(images_BD, texts_GD, logit_scale.exp(), logit_bias, first, rows, block, positives)
     with torch.no_grad():  # the loss has one direction only; the hits of the other are counted
         images_GD, _ = gather_rows(images_BD, pairs_of_ranks)
-        hits = [_count_hits(texts_RD @ images_GD.T, first + start) for start, texts_RD in _split(texts_BD, rows)]
+        hits = [
+            count_hits(
+                texts_RD @ images_GD.T,
+                first + start,
+                None if positives is None else positives.find(start, start + len(texts_RD)),
+            )
+            for start, texts_RD in split_rows(texts_BD, rows)
+        ]
     return StepOutcome(loss / len(texts_GD), image_hits, torch.stack(hits).sum())
 
 
@@ -113,21 +118,14 @@ def _normalize(image_features_BD: Tensor, text_features_BD: Tensor) -> tuple[Ten
     return F.normalize(image_features_BD.float(), dim=1), F.normalize(text_features_BD.float(), dim=1)
 
 
-def _split(rows_BD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, len(rows_BD), rows):
-        yield start, rows_BD[start : start + rows]
-
-
-def _count_hits(logits_RG: Tensor, first: int) -> Tensor:
-    """Count rows whose greatest logit is that of their own pair; the first row's own pair is in column `first`."""
-    own_R = torch.arange(first, first + len(logits_RG), device=logits_RG.device)
-    return (logits_RG.argmax(1) == own_R).sum()
-
-
 # A `Block` may write its gradient into the memory of the logits ------------------------------------------------------
 
 
-def _softmax(logits_RG: Tensor, first: int, smoothing: float) -> tuple[Tensor, Tensor]:
+def _softmax(
+    logits_RG: Tensor, first: int, positives_RG: Tensor | None, smoothing: float, *, shares: bool
+) -> tuple[Tensor, Tensor]:
+    if positives_RG is not None:
+        return _softmax_of_positives(logits_RG, first, positives_RG, smoothing, shares=shares)
     spread = smoothing / logits_RG.shape[1]
     normaliser_R1 = logits_RG.logsumexp(1, keepdim=True)
     loss = normaliser_R1.sum() - (1 - smoothing) * logits_RG.diagonal(first).sum()
@@ -140,55 +138,36 @@ def _softmax(logits_RG: Tensor, first: int, smoothing: float) -> tuple[Tensor, T
     return loss, gradient_RG
 
 
-def _sigmoid(logits_RG: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    loss = F.softplus(logits_RG).sum() - logits_RG.diagonal(first).sum()
-    gradient_RG = logits_RG.sigmoid_()
-    gradient_RG.diagonal(first).sub_(1)
+def _softmax_of_positives(
+    logits_RG: Tensor, first: int, positives_RG: Tensor, smoothing: float, *, shares: bool
+) -> tuple[Tensor, Tensor]:
+    """Share each row's target among its positives, or leave all of them but its own pair out of its candidates."""
+    if shares:
+        targets_RG = positives_RG / positives_RG.sum(1, keepdim=True)
+        candidates_RG = torch.ones_like(positives_RG)
+    else:
+        targets_RG = torch.zeros_like(logits_RG)
+        targets_RG.diagonal(first).fill_(1)
+        candidates_RG = targets_RG.bool() | ~positives_RG
+    targets_RG = (1 - smoothing) * targets_RG + smoothing * candidates_RG / candidates_RG.sum(1, keepdim=True)
+    normaliser_R1 = logits_RG.masked_fill(~candidates_RG, -torch.inf).logsumexp(1, keepdim=True)
+    loss = normaliser_R1.sum() - torch.dot(targets_RG.flatten(), logits_RG.flatten())
+    # A logit that is left out may exceed the normaliser, and its exponential overflow.
+    gradient_RG = logits_RG.sub_(normaliser_R1).exp_().masked_fill_(~candidates_RG, 0).sub_(targets_RG)
     return loss, gradient_RG
 
 
-class _ByBlocks(torch.autograd.Function):
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any,
-        queries_BD: Tensor,
-        keys_GD: Tensor,
-        scale: Tensor,
-        bias: Tensor | None,
-        first: int,
-        rows: int,
-        block: Block,
-    ) -> tuple[Tensor, Tensor]:
-        by_queries_BD, by_keys_GD = torch.empty_like(queries_BD), torch.zeros_like(keys_GD)
-        loss, by_scale, by_bias = (torch.zeros_like(scale) for _ in range(3))
-        hits = torch.zeros((), dtype=torch.int64, device=scale.device)
-        for start, queries_RD in _split(queries_BD, rows):
-            dots_RG = queries_RD @ keys_GD.T
-            hits += _count_hits(dots_RG, first + start)
-            logits_RG = dots_RG * scale
-            if bias is not None:
-                logits_RG += bias
-            block_loss, by_logits_RG = block(logits_RG, first + start)
-            loss += block_loss
-            by_scale += torch.dot(by_logits_RG.flatten(), dots_RG.flatten())
-            by_bias += by_logits_RG.sum()
-            torch.mm(by_logits_RG, keys_GD, out=by_queries_BD[start : start + rows])
-            by_keys_GD.addmm_(by_logits_RG.T, queries_RD)
-        ctx.save_for_backward(by_queries_BD.mul_(scale), by_keys_GD.mul_(scale), by_scale, by_bias)
-        ctx.mark_non_differentiable(hits)
-        return loss, hits
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *gradients: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        by_queries_BD, by_keys_GD, by_scale, by_bias = (saved * gradients[0] for saved in ctx.saved_tensors)
-        return by_queries_BD, by_keys_GD, by_scale, by_bias if ctx.needs_input_grad[3] else None, None, None, None
-
-
-def _by_blocks(
-    queries_BD: Tensor, keys_GD: Tensor, scale: Tensor, bias: Tensor | None, first: int, rows: int, block: Block
-) -> tuple[Tensor, Tensor]:
-    """Sum the losses of all queries against all keys, and count the queries that match their own key (`first` on)."""
-    return _ByBlocks.apply(queries_BD, keys_GD, scale, bias, first, rows, block)  # pyright: ignore[reportReturnType]
+def _sigmoid(logits_RG: Tensor, first: int, positives_RG: Tensor | None, *, shares: bool) -> tuple[Tensor, Tensor]:
+    if positives_RG is None:
+        loss = F.softplus(logits_RG).sum() - logits_RG.diagonal(first).sum()
+        gradient_RG = logits_RG.sigmoid_()
+        gradient_RG.diagonal(first).sub_(1)
+        return loss, gradient_RG
+    if shares:
+        loss = F.softplus(logits_RG).sum() - (logits_RG * positives_RG).sum()
+        return loss, logits_RG.sigmoid_().sub_(positives_RG.to(logits_RG.dtype))
+    is_own_RG = torch.zeros_like(positives_RG)
+    is_own_RG.diagonal(first).fill_(True)
+    logits_RG.masked_fill_(positives_RG & ~is_own_RG, -torch.inf)  # its softplus and its sigmoid are 0
+    loss = F.softplus(logits_RG).sum() - logits_RG.diagonal(first).sum()
+    return loss, logits_RG.sigmoid_().sub_(is_own_RG.to(logits_RG.dtype))

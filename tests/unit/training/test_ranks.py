@@ -82,7 +82,14 @@ def test_two_ranks_train_as_one_process(
     settings = {"epochs": 3, "eps": 1e-3}
     towers = {
         "resnet": {},
-        "vit": {"loss": "sigmoid", "grad_cache": 4, "patch_dropout": 0.5, "ema": 0.5, "max_bad_steps": 2},
+        "vit": {
+            "loss": "sigmoid",
+            "multi_positive": "share",
+            "grad_cache": 4,
+            "patch_dropout": 0.5,
+            "ema": 0.5,
+            "max_bad_steps": 2,
+        },
     }
     alone = {tower: make_job(f"{tower}-1", tower, **settings, **more) for tower, more in towers.items()}
     both = {tower: make_job(f"{tower}-2", tower, nproc=2, **settings, **more) for tower, more in towers.items()}

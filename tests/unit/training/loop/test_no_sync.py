@@ -39,8 +39,20 @@ def test_the_counter_finds_each_kind_of_read() -> None:
 @pytest.mark.parametrize(
     ("tower", "settings"),
     [
-        ("vit", {"patch_dropout": 0.5, "grad_cache": 4, "max_grad_norm": 1.0, "label_smoothing": 0.1}),
-        ("vit", {"loss": "sigmoid", "loss_rows": 3, "augment": {}, "grad_checkpointing": True}),
+        (
+            "vit",
+            {
+                "patch_dropout": 0.5,
+                "grad_cache": 4,
+                "max_grad_norm": 1.0,
+                "label_smoothing": 0.1,
+                "multi_positive": "share",
+            },
+        ),
+        (
+            "vit",
+            {"loss": "sigmoid", "loss_rows": 3, "augment": {}, "grad_checkpointing": True, "multi_positive": "mask"},
+        ),
         ("resnet", {"precision": "bf16", "ema": 0.9, "max_bad_steps": 1, "bad_loss": 9}),
         ("vit", {"optimizer": "muon", "layer_decay": 0.5, "max_bad_steps": 1, "max_grad_norm": 1.0}),
     ],
@@ -75,7 +87,8 @@ def test_a_step_reads_nothing_back_and_a_run_reads_once_a_step(
     ("tower", "settings"),
     [
         ("vit", {"patch_dropout": 0.5, "grad_cache": 2, "augment": {"blur": 0.5, "hue": 0.1, "erase_lines": 0.5}}),
-        ("vit", {"loss": "sigmoid", "max_grad_norm": 1.0}),
+        ("vit", {"loss": "sigmoid", "max_grad_norm": 1.0, "multi_positive": "mask"}),
+        ("vit", {"multi_positive": "share", "label_smoothing": 0.1}),
         ("resnet", {}),
     ],
 )
@@ -87,7 +100,7 @@ def test_all_tensors_of_a_step_lie_on_its_device(
     config = TrainConfig.model_validate({"precision": "fp32", **settings})
     dimensions = ModelConfig.model_validate(TOWERS[tower])
     tokens = torch.tensor([[1, 5, 299, 0], [299, 0, 0, 0], [7, 8, 9, 299]])
-    batch = Batch(1, 0, np.arange(3), np.zeros((3, 32, 32, 3), np.uint8), ["a"] * 3, [], tokens)
+    batch = Batch(1, 0, np.arange(3), np.zeros((3, 32, 32, 3), np.uint8), ["a"] * 3, [], tokens, np.ones((3, 2), int))
     inputs = InputMaker(config, dimensions, 0, 100, pin=False)(batch)
     with torch.device("meta"):
         model = build_initial_model(config, dimensions).train()

@@ -63,7 +63,15 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     [
         (
             "vit",
-            {"ema": 0.9, "optimizer": "muon", "schedule": "wsd", "layer_decay": 0.7, "max_bad_steps": 2, "bad_loss": 9},
+            {
+                "ema": 0.9,
+                "optimizer": "muon",
+                "schedule": "wsd",
+                "layer_decay": 0.7,
+                "max_bad_steps": 2,
+                "bad_loss": 9,
+                "multi_positive": "share",
+            },
         ),
         ("resnet", {"ema": 0.9, "schedule": "rsqrt", "warmup_steps": 2, "cooldown": 0.3, "max_bad_steps": 1}),
     ],

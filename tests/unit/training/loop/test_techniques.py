@@ -17,6 +17,7 @@ from training.config import TrainConfig
 from training.loop import step as step_module
 from training.loop.initial_model import build_initial_model, draw_kept_patches
 from training.loop.step import backward
+from training.losses.inputs import LossInputs
 from training.model.clip import CLIP
 from training.model.packing import PackedTexts, pack_chunks
 from training.model_config import ModelConfig
@@ -25,6 +26,7 @@ from training.train import main
 MakeJob = Callable[..., Path]
 VIT_4 = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_size": 8}}
 PLAIN = TrainConfig(precision="fp32")
+OF_LOSS = LossInputs(torch.tensor([[1, 1], [2, 2], [1, 3], [4, 4], [5, 2], [6, 6], [7, 7]]))
 
 
 def model_of(config: TrainConfig, dimensions: dict[str, object] = VIT_4) -> CLIP:
@@ -41,14 +43,22 @@ def batch(count: int = 7, rows: int | None = None) -> tuple[Tensor, list[PackedT
 
 def gradients(config: TrainConfig, kept: Tensor | None = None) -> tuple[float, dict[str, Tensor]]:
     model = model_of(config).train()
-    outcome, _ = backward(model, *batch(rows=config.grad_cache), config, kept)
+    outcome, _ = backward(model, *batch(rows=config.grad_cache), config, kept, of_loss=OF_LOSS)
     return float(outcome.loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "softmax"},
+        {"loss": "sigmoid"},
+        {"multi_positive": "share"},
+        {"loss": "sigmoid", "multi_positive": "mask"},
+    ],
+)
 @pytest.mark.parametrize("rows", [1, 3, 7])
-def test_grad_cache_has_the_gradient_of_the_whole_batch(loss: str, rows: int) -> None:
-    settings = {"precision": "fp32", "loss": loss, "patch_dropout": 0.5}
+def test_grad_cache_has_the_gradient_of_the_whole_batch(settings: dict[str, object], rows: int) -> None:
+    settings = {"precision": "fp32", "patch_dropout": 0.5, **settings}
     config = TrainConfig.model_validate(settings)
     kept = draw_kept_patches(config, ModelConfig.model_validate(VIT_4), 0, 0, np.arange(7), 0.0)
     whole_loss, whole = gradients(config, kept)

@@ -1,0 +1,80 @@
+"""Losses of one small step, on any number of ranks. As a program it computes them on two and on three gloo ranks.
+
+`python -m tests.unit.training.losses.cases FOLDER` writes the result of each rank into FOLDER. The ranks are forks of
+one process, since an import of torch costs more than all losses.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from training.config import TrainConfig
+from training.losses.compute import compute_loss
+from training.losses.inputs import LossInputs
+from training.model.clip import Outputs
+
+PAIRS, WIDTH = 13, 6
+IDENTITIES = torch.tensor(
+    [[1, 1], [2, 2], [3, 3], [1, 4], [5, 2], [6, 6], [7, 7], [1, 2], [8, 8], [9, 9], [8, 8], [10, 6], [11, 11]]
+)
+"""Images 1 and 8 and captions 2, 6 and 8 occur several times."""
+CASES: dict[str, dict[str, Any]] = {
+    f"{loss}-{mode}-{smoothing}": {"loss": loss, "multi_positive": mode, "label_smoothing": smoothing}
+    for loss in ("softmax", "sigmoid")
+    for mode in ("mask", "share")
+    for smoothing in ((0.0, 0.2) if loss == "softmax" else (0.0,))
+}
+
+
+def make_leaves(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Return images, texts, log of the scale and bias."""
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(2, PAIRS, WIDTH, generator=generator) * 3
+    return [v.to(dtype).requires_grad_() for v in (images, texts, torch.tensor(1.2), torch.tensor(-2.0))]
+
+
+def compute(settings: dict[str, Any], rank: int = 0, ranks: int = 1) -> dict[str, Tensor]:
+    """Return the loss and the hits of this rank, the gradients of its own features, and those of scale and bias."""
+    config = TrainConfig.model_validate({"loss_rows": 4, **settings})
+    counts = [PAIRS // ranks + (number < PAIRS % ranks) for number in range(ranks)]
+    own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    images, texts, scale, bias = (leaf.detach() for leaf in make_leaves())
+    leaves = [value.clone().requires_grad_() for value in (images[own], texts[own], scale, bias)]
+    outcome = compute_loss(Outputs(*leaves), config, counts, LossInputs(IDENTITIES[own]))
+    (3 * outcome.loss).backward()
+    values = {"loss": outcome.loss.detach(), "image_hits": outcome.image_hits, "text_hits": outcome.text_hits}
+    gradients = zip(("images", "texts", "scale", "bias"), leaves, strict=True)
+    return values | {name: leaf.grad for name, leaf in gradients if leaf.grad is not None}
+
+
+def join_ranks(results: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the result of one process: the rows of the ranks one after the other, and the sums of all else."""
+    joined = {name: [result[name] for result in results] for name in results[0]}
+    return {name: torch.cat(v) if name in ("images", "texts") else torch.stack(v).sum(0) for name, v in joined.items()}
+
+
+def main(folder: Path) -> int:
+    """Compute all cases on several ranks, and return the number of ranks that failed."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    children = []
+    for ranks in (2, 3):
+        for rank in range(ranks):
+            if (child := os.fork()) == 0:
+                store = dist.FileStore(str(folder / f"store-{ranks}"), ranks)  # pyright: ignore[reportPrivateImportUsage]
+                dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+                found = {name: compute(settings, rank, ranks) for name, settings in CASES.items()}
+                torch.save(found, folder / f"{ranks}-{rank}.pt")
+                dist.destroy_process_group()
+                os._exit(0)
+            children.append(child)
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,23 @@
+"""What a loss takes beside the features of a batch.
+
+Legend: B pairs of this rank.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class LossInputs(NamedTuple):
+    """Tensors on the model's device; None where the config needs none."""
+
+    identities_B2: Tensor | None = None
+    """Hashes of images and captions, int64."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "LossInputs":
+        """Return the results of a function of one tensor for all tensors."""
+        return LossInputs(*(None if tensor is None else function(tensor) for tensor in self))
+
+
+NO_INPUTS = LossInputs()
