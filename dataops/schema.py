@@ -59,6 +59,10 @@ SCORES = [
 SCORE_NAMES = [field.name for field in SCORES]
 FACE_BBOXES = pa.list_(pa.list_(pa.float32()))
 FACES = [pa.field("face_bboxes", FACE_BBOXES)]  # DataComp's name; null where no faces were looked for
+IMAGE_CLUSTERS = [  # of curate with [curate.clusters] only
+    pa.field("image_cluster", pa.int32()),
+    pa.field("centroid_distance", pa.float32()),
+]
 DROP = [pa.field("drop_reason", pa.string()), pa.field("drop_stage", pa.string())]
 
 MEANINGS = {
@@ -99,6 +103,8 @@ MEANINGS = {
     "nsfw": "Probability that the image is pornographic, 0 to 1.",
     "faces": "Number of faces.",
     "face_bboxes": "Boxes of the faces: x0, y0, x1, y1 as shares of width and height; null where no detector ran.",
+    "image_cluster": "Number of the cluster of image features (`curate.clusters`); null for a row without a feature.",
+    "centroid_distance": "1 - cosine of the image's feature and the nearest centroid of k-means.",
     "drop_reason": "Why the row was dropped.",
     "drop_stage": "Stage that dropped the row.",
     "fetched_at": "Time of the request, ISO 8601 in UTC; null if none was sent.",
@@ -122,6 +128,11 @@ FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])
 CURATED = pa.schema([*DOWNLOADED, *INSPECTION, *SCORES, *FACES])
 PACKED = CURATED  # `shard` now names the training shard
+
+
+def curated_schema(*, has_clusters: bool) -> pa.Schema:
+    """Return the schema of the kept parts of `curate`."""
+    return pa.schema([*CURATED, *(IMAGE_CLUSTERS if has_clusters else [])])
 
 
 def dropped_schema(schema: pa.Schema) -> pa.Schema:

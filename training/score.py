@@ -1,9 +1,10 @@
 """The job that scores images with a CLIP model: `python -m training.score JOB.json`.
 
-A job computes one of two scores:
+A job computes one of two scores, or features:
 
 clip_score   cosine of the image's and the caption's feature
 aesthetic    a linear head over the image's unit-norm feature (the head's `weight` and `bias`)
+features     the image's feature in fixed point (dataops.clusters.vectors)
 
 A score depends on image, caption and weights alone, to the bit on one kind of processor, so it can be cached: images
 pass through the model in batches of one fixed size (short ones are padded), captions in such batches of texts with the
@@ -28,8 +29,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dataops.clusters.vectors import round_features, split_features
 from dataops.errors import ContractError
-from dataops.images.score_tables import SCORES, TO_SCORE
+from dataops.images.score_tables import FEATURES, SCORES, TO_SCORE
 from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
@@ -65,6 +67,8 @@ class ScoreJob(JobFile):
     """Folder or file of the model: see training/model/load.py."""
     head: Path | None = None
     """Safetensors file with `weight` (D,) or (1, D) and optionally `bias` (1,): score by it, without captions."""
+    features: bool = False
+    """Write the features of the images (FEATURES) instead of scores."""
     shards: tuple[ShardToScore, ...]
     """Shards, in order; those that have a result are skipped."""
     output: Path
@@ -91,12 +95,15 @@ def run_job(job: ScoreJob) -> None:
         name = f"{shard.name}.parquet"
         if store.size(name) is None:
             started = time.perf_counter()
-            scores = score_shard(loaded, shard, head_D, device=device, threads=job.threads)
+            if job.features:
+                scores = encode_shard(loaded, shard, device=device, threads=job.threads)
+            else:
+                scores = score_shard(loaded, shard, head_D, device=device, threads=job.threads)
             store.put(name, _to_parquet(scores))
             rate = scores.num_rows / (time.perf_counter() - started)
             logger.info(
                 "shard %s: scored %d, %d unreadable, %.0f/s (%d of %d)",
-                shard.name, scores.num_rows, scores["score"].null_count, rate, done + 1, len(job.shards),
+                shard.name, scores.num_rows, scores.column(1).null_count, rate, done + 1, len(job.shards),
             )  # fmt: skip
 
 
@@ -114,25 +121,47 @@ def score_shard(
         head: weights (D,) and bias (), float64; None: the cosine with the caption.
     """
     rows = pq.read_table(shard.rows, schema=TO_SCORE)
-    row_of = {key: row for row, key in enumerate(rows["key"].to_pylist())}
     text_ND = None if head else encode_captions(loaded, rows["caption"].to_pylist(), device, threads)
     score_N = torch.full((rows.num_rows,), torch.nan, dtype=torch.float64)
+    for positions, feature_BD in _encode_rows(loaded, shard, rows, device, threads):
+        if head is None:
+            assert text_ND is not None
+            score_N[positions] = (feature_BD * text_ND[positions]).sum(dim=1)
+        else:
+            score_N[positions] = feature_BD @ _check_width(head[0], feature_BD) + head[1]
+    scores = [None if score != score else score for score in score_N.tolist()]
+    return pa.table({"id": rows["id"].combine_chunks(), "score": pa.array(scores, pa.float32())}, schema=SCORES)
+
+
+def encode_shard(
+    loaded: EvaluatedModel, shard: ShardToScore, *, device: str = "cpu", threads: int | None = None
+) -> pa.Table:
+    """Return the features (FEATURES) of the images of a shard, in the order of its rows."""
+    rows = pq.read_table(shard.rows, schema=TO_SCORE)
+    features: list[bytes | None] = [None] * rows.num_rows
+    for positions, feature_BD in _encode_rows(loaded, shard, rows, device, threads):
+        for position, feature in zip(positions, split_features(round_features(feature_BD.numpy())), strict=True):
+            features[position] = feature
+    return pa.table({"id": rows["id"].combine_chunks(), "feature": pa.array(features, pa.binary())}, schema=FEATURES)
+
+
+def _encode_rows(
+    loaded: EvaluatedModel, shard: ShardToScore, rows: pa.Table, device: str, threads: int | None
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield numbers of rows and the features of their images, as encode_shard_images does.
+
+    Raises: ContractError if the shard lacks the sample of a row.
+    """
+    row_of = {key: row for row, key in enumerate(rows["key"].to_pylist())}
     with open_regular(shard.tar) as file:
         images = (
             (row_of.pop(key), _member(members, shard, key))
             for key, members in read_samples(file, str(shard.tar))
             if key in row_of
         )
-        for positions, feature_BD in encode_shard_images(loaded, images, device, threads):
-            if head is None:
-                assert text_ND is not None
-                score_N[positions] = (feature_BD * text_ND[positions]).sum(dim=1)
-            else:
-                score_N[positions] = feature_BD @ _check_width(head[0], feature_BD) + head[1]
+        yield from encode_shard_images(loaded, images, device, threads)
     if row_of:
         raise ContractError(f"{shard.tar}: has no sample {next(iter(row_of))!r}, which the job lists")
-    scores = [None if score != score else score for score in score_N.tolist()]
-    return pa.table({"id": rows["id"].combine_chunks(), "score": pa.array(scores, pa.float32())}, schema=SCORES)
 
 
 def _member(members: dict[str, bytes], shard: ShardToScore, key: str) -> bytes:

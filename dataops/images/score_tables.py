@@ -15,6 +15,9 @@ SCORES = pa.schema([("id", ID), ("score", pa.float32())])
 FACES = pa.schema([*SCORES, ("face_bboxes", FACE_BBOXES)])
 """Scores of the scorer `faces`: the number of faces, and their boxes."""
 
+FEATURES = pa.schema([("id", ID), ("feature", pa.binary())])
+"""Image features in fixed point (dataops.clusters.vectors); null if the image cannot be decoded."""
+
 
 def compute_score_ids(digests: Sequence[str], captions: Sequence[str] | None) -> pa.Array:
     """Return the identity of each score (ID): 128 bits of BLAKE2b over the image's digest and, if given, the caption.

@@ -33,6 +33,11 @@ def render() -> str:
         ("`download`", "`download` adds these columns.", schema.FETCH),
         ("`curate`", "`curate` adds these columns.", [*schema.INSPECTION, *schema.SCORES, *schema.FACES]),
         (
+            "`curate` with clusters",
+            "With `[curate.clusters]`, `curate` adds these columns too. `pack` does not copy them.",
+            schema.IMAGE_CLUSTERS,
+        ),
+        (
             "`pack`",
             "`pack` adds no column. Its column `shard` is the training shard; that of `download` and `curate`\n"
             "is the raw shard. The JSON of each sample in a shard holds the same columns.",

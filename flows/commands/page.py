@@ -10,12 +10,14 @@ from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.checks.report_on_page import find_report, insert_report
 from flows.records import find_snapshot, load_manifests, load_run
+from tasks.curate.clusters.report import report_html as clusters_html
+from tasks.curate.clusters.table import CLUSTERS_PART
 from tasks.download.report import report_html as download_html
 from tasks.filter.report import report_html as filter_html
 from tasks.pack.card import HTML_PAGE
 
-PAGED = ("pack", "download", "filter")
-"""Stages that have a page. For a run, the page of the first of them that it has finished is written."""
+PAGED = ("pack", "download", "filter", "curate")
+"""Stages that have a page; `curate` has one with clusters. For a run, the first of them that it has finished counts."""
 
 
 def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | None) -> Path:
@@ -33,7 +35,7 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | 
     else:
         record, store = load_run(name, home, store_uri)
         manifests = load_manifests(record, store)
-    paged = [manifest for manifest in manifests if manifest.stage in PAGED]
+    paged = [one for one in manifests if one.stage in PAGED and (one.stage != "curate" or one.named(CLUSTERS_PART))]
     if not paged:
         raise ConfigError(
             f"{name} has no complete snapshot of the stages {', '.join(PAGED)}; other stages have no page"
@@ -59,6 +61,8 @@ def open_page(page: Path) -> None:
 def _page(manifest: Manifest, store: Store) -> bytes:
     if manifest.stage == "filter":
         return filter_html(manifest).encode("utf-8", "replace")
+    if manifest.stage == "curate":
+        return clusters_html(manifest, store).encode("utf-8", "replace")
     if manifest.stage == "download":
         return download_html(manifest, store).encode("utf-8", "replace")
     if not manifest.named(HTML_PAGE):

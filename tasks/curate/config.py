@@ -1,7 +1,7 @@
 """Define `[curate]`: which images are good enough, which are duplicates, and which must not be trained on."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -9,6 +9,7 @@ from dataops.config import SourceOrder, problems_of
 from dataops.errors import ConfigError
 from dataops.images.score_rules import ScoreRule
 from dataops.schema import SCORE_NAMES
+from tasks.curate.clusters.config import ClustersConfig
 from tasks.curate.scores.config import ScoresConfig
 from tasks.files.base import SourceFile
 from tasks.files.find import find_files
@@ -50,6 +51,8 @@ def find_evaluation_files(path: str) -> list[SourceFile]:
 class CurateConfig(SourceOrder):
     """`[curate]`: which images are good enough, and which are duplicates."""
 
+    later_fields: ClassVar[frozenset[str]] = frozenset({"clusters"})
+
     min_side: int = Field(default=32, ge=1)
     """Drop images whose original has a smaller side of fewer pixels."""
     max_aspect_ratio: float = Field(default=3.0, ge=1)
@@ -75,16 +78,21 @@ class CurateConfig(SourceOrder):
     """Columns that rate each pair; none by default."""
     rules: tuple[ScoreRule, ...] = ()
     """`[[curate.rules]]`: the scores that a row needs to be kept. Each rule sees all rows that nothing else has dropped."""
+    clusters: ClustersConfig | None = None
+    """Clusters of the images that the rules keep; none by default."""
 
     def key_config(self) -> dict[str, Any]:
         """Return the config without the paths of models: the scorers' digests are inputs of the stage."""
-        return {**super().key_config(), "scores": self.scores.names}
+        clusters = {"clusters": self.clusters.key_config()} if self.clusters else {}
+        return {**super().key_config(), "scores": self.scores.names, **clusters}
 
     def problems(self) -> list[str]:
         """Return what is missing of the scorers and the evaluation sets."""
         paths = self.overlap.paths if self.overlap else ()
         sets = problems_of("overlap.paths", lambda: [find_evaluation_files(path) for path in paths])
-        return [*(f"scores.{line}" for line in self.scores.problems()), *sets]
+        clusters = self.clusters.problems() if self.clusters else []
+        scores = self.scores.problems()
+        return [*(f"scores.{line}" for line in scores), *(f"clusters.{line}" for line in clusters), *sets]
 
     @model_validator(mode="after")
     def _rules_have_scores(self) -> Self:
@@ -92,5 +100,14 @@ class CurateConfig(SourceOrder):
             tables = ", ".join(f"[curate.scores.{name}]" for name in dict.fromkeys(unknown))
             raise ValueError(
                 f"rules over scores that are not computed: {tables} missing; there are {', '.join(SCORE_NAMES)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kept_duplicates_have_scores(self) -> Self:
+        duplicates = self.clusters.semantic_duplicates if self.clusters else None
+        if duplicates and duplicates.keep == "clip_score" and self.scores.clip_score is None:
+            raise ValueError(
+                'clusters.semantic_duplicates.keep = "clip_score" needs a table [curate.scores.clip_score]'
             )
         return self

@@ -31,7 +31,10 @@ INSPECTED = pa.schema(
         ("phash", pa.uint64()),
         ("thumbnail", pa.binary()),
         ("luminance", pa.binary()),  # null too if the config names no evaluation sets
-        ("image_digest", pa.string()),  # hex digest of the bytes in the shard; null if the config names no scores
+        (
+            "image_digest",
+            pa.string(),
+        ),  # hex digest of the bytes in the shard; null if the config has neither scores nor clusters
     ]
 )
 
@@ -54,13 +57,14 @@ class RawShard:
 
 def inspect_shard(draft: Draft, shard: RawShard) -> Record:
     """Inspect each image of a raw shard; write a scratch table (INSPECTED)."""
-    rows = fetch_table(draft.store, shard.rows)
+    rows, config = fetch_table(draft.store, shard.rows), shard.config
+    needs_digest = bool(config.scores.names or config.clusters)
     inspected = [
         {
             **{name: row[name] for name in ("uid", "url", "caption", "source", "sha256")},
             "original_area": row["original_width"] * row["original_height"],
-            **inspect_image(data, (row["original_width"], row["original_height"]), shard.config),
-            "image_digest": blake2b(data, digest_size=16).hexdigest() if shard.config.scores.names else None,
+            **inspect_image(data, (row["original_width"], row["original_height"]), config),
+            "image_digest": blake2b(data, digest_size=16).hexdigest() if needs_digest else None,
         }
         for row, data in _pair_with_images(draft.store, rows, shard)
     ]

@@ -4,10 +4,11 @@
 2. match_evaluation_sets: find training images that are copies of evaluation images, if the config names evaluation sets;
 3. choose_rows, by partitions of hashes: choose which rows are dropped, and which row of each cluster of duplicates is kept;
 4. add_scores: score the remaining rows and apply the rules over scores, if the config names scores;
-5. write_rows, one task per raw shard: write the kept and the dropped rows.
+5. add_clusters: cluster the rows that are kept, and drop semantic duplicates, if the config asks for it;
+6. write_rows, one task per raw shard: write the kept and the dropped rows.
 
-Steps 1 to 4 write scratch tables, except for the part of matches with evaluation sets. The output depends neither on the
-order of the rows nor on their distribution over shards.
+Steps 1 to 5 write scratch tables, except for the parts of matches with evaluation sets and of clusters. The output depends
+neither on the order of the rows nor on their distribution over shards.
 """
 
 from collections import Counter
@@ -19,9 +20,10 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.schema import CURATED, SCORE_NAMES, conform, dropped_schema
+from dataops.schema import SCORE_NAMES, conform, curated_schema, dropped_schema
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, fetch_table
 from tasks.curate.choose import choose_rows, read_decisions
+from tasks.curate.clustering import add_clusters, join_clusters
 from tasks.curate.config import CurateConfig
 from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evaluation_sets
 from tasks.curate.inspect_images import RawShard, inspect_shard
@@ -46,27 +48,33 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
     config, draft, context, download = work.config, work.draft, work.context, work.inputs["download"]
     shards = _list_raw_shards(download, config)
     numbers, sizes = [shard.number for shard in shards], [part.rows for part in download.named("part-", ".parquet")]
-    matches: Part | None = None
+    further: list[Part] = []
     facts: dict[str, Any] = {}
 
     scoring = _SCORER_WEIGHT * len(config.scores.names)
-    progress = StageProgress(context, _INSPECT_WEIGHT + 2 + scoring + (1 if config.overlap else 0))
+    clustering = _SCORER_WEIGHT if config.clusters else 0
+    progress = StageProgress(context, _INSPECT_WEIGHT + 2 + scoring + clustering + (1 if config.overlap else 0))
     map_parts(
         run_shards, group_shards(inspect_shard, shards), draft, progress.of_map("inspect images", _INSPECT_WEIGHT)
     )
     if config.overlap:
         matching = replace(work, context=progress.of_map("match evaluation sets", 1))
         matches, facts = match_evaluation_sets(matching, config.overlap, numbers)
+        further.append(matches)
     choosing = progress.of_map("find duplicates", 1).without_progress()
     run = partial(run_steps, rows=sum(sizes), draft=draft, context=choosing)
-    choose_rows(numbers, sizes, config, draft.path(matches.name) if matches else None, run)
+    choose_rows(numbers, sizes, config, draft.path(further[0].name) if further else None, run)
     if config.scores.names:
         facts["scores"] = add_scores(shards, sizes, replace(work, context=progress.of_map("score images", scoring)))
+    if config.clusters:
+        clusters = replace(work, context=progress.of_map("cluster images", clustering))
+        parts, facts["clusters"] = add_clusters(shards, sizes, clusters)
+        further += parts
     writing = progress.of_map("write rows", 1)
     records = map_parts(run_shards, group_shards(write_rows, shards), draft, writing)
 
     parts, counts = merge_records(records)
-    return StageOutput([*parts, *([matches] if matches else [])], counts, facts)
+    return StageOutput([*parts, *further], counts, facts)
 
 
 def _list_raw_shards(download: Manifest, config: CurateConfig) -> list[RawShard]:
@@ -121,15 +129,18 @@ def write_rows(draft: Draft, shard: RawShard) -> Record:
     for name in ("cluster", "evaluation_overlap", *SCORE_NAMES, "face_bboxes"):
         if name in decisions.column_names:
             rows = rows.append_column(name, decisions[name])
+    if shard.config.clusters:
+        rows, decisions = join_clusters(draft, shard, rows, decisions)
 
+    schema = curated_schema(has_clusters=shard.config.clusters is not None)
     reasons = decisions["drop_reason"].combine_chunks()
     kept = rows.filter(reasons.is_null())
     dropped_rows = rows.append_column("drop_reason", decisions["drop_reason"]).filter(reasons.is_valid())
     dropped_rows = dropped_rows.append_column("drop_stage", pa.array(["curate"] * dropped_rows.num_rows, pa.string()))
     label = f"curate {shard.number}"
     parts = [
-        draft.put_table(f"part-{shard.number}.parquet", conform(kept, CURATED, label)),
-        draft.put_table(f"dropped-{shard.number}.parquet", conform(dropped_rows, dropped_schema(CURATED), label)),
+        draft.put_table(f"part-{shard.number}.parquet", conform(kept, schema, label)),
+        draft.put_table(f"dropped-{shard.number}.parquet", conform(dropped_rows, dropped_schema(schema), label)),
     ]
     by_reason = dict(sorted(Counter(dropped_rows["drop_reason"].to_pylist()).items()))
     return Record(
@@ -138,8 +149,9 @@ def write_rows(draft: Draft, shard: RawShard) -> Record:
 
 
 def external_inputs(config: CurateConfig) -> list[Input]:
-    """Return the evaluation sets and the scorers, with their digests."""
-    return digest_evaluation_sets(config) + config.scores.inputs()
+    """Return the evaluation sets, the scorers and the model of the clusters, with their digests."""
+    clusters = config.clusters.inputs() if config.clusters else []
+    return digest_evaluation_sets(config) + config.scores.inputs() + clusters
 
 
 CURATE = Stage(name="curate", version=6, make=make, external_inputs=external_inputs)

@@ -80,11 +80,11 @@ def sample_dropped(
         else:
             rows = _read_dropped(store, manifest)
         found[stage] = _first_of_each_reason(rows)
-    _add_raw_previews(store, lineage["download"], [row for rows in found.get("curate", {}).values() for row in rows])
+    add_raw_previews(store, lineage["download"], [row for rows in found.get("curate", {}).values() for row in rows])
     return found
 
 
-def _add_raw_previews(store: Store, download: Manifest, rows: Iterable[Row]) -> None:
+def add_raw_previews(store: Store, download: Manifest, rows: Iterable[Row]) -> None:
     """Put the image of each row into it, from the raw shards that are still there.
 
     Others were rewritten by a takedown, after curate had read them.

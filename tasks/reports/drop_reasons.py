@@ -153,6 +153,10 @@ CURATE = {
         "Another kept row has nearly the same image.", "`curate.near_duplicates`, `curate.near_duplicate_distance`"
     ),
     "evaluation_overlap": DropReason("The image is in an evaluation set.", '`curate.overlap.action = "mark"`'),
+    "semantic_duplicate": DropReason(
+        "The feature of a kept row's image in the same cluster is nearly the same.",
+        "`curate.clusters.semantic_duplicates.min_cosine`",
+    ),
     "SCORE_missing": DropReason("The row has no such score.", "`curate.rules`"),
     "SCORE_low": DropReason("The score is below `min` of a rule.", "`curate.rules`"),
     "SCORE_high": DropReason("The score is above `max` of a rule.", "`curate.rules`"),

@@ -17,30 +17,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart
-from dataops.images.score_tables import FACES, SCORES
+from dataops.images.score_tables import FACES, FEATURES, SCORES
 from dataops.snapshot import read_table
 from dataops.store import Store
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = {"id": pl.Binary, "score": pl.Float32}
+TYPES = {"id": pl.Binary, "score": pl.Float32, "face_bboxes": pl.List(pl.List(pl.Float32)), "feature": pl.Binary}
 
 
 def put_scores(store: Store, scorer: str, scores: pa.Table) -> None:
-    """Write scores (SCORES, or FACES) of the scorer with this digest."""
+    """Write scores (SCORES, FACES or FEATURES) of the scorer with this digest."""
     sink = pa.BufferOutputStream()
-    pq.write_table(scores.cast(FACES if scores.num_columns > len(SCORES) else SCORES), sink, compression="zstd")
+    schema = next(schema for schema in (SCORES, FACES, FEATURES) if schema.names == scores.column_names)
+    pq.write_table(scores.cast(schema), sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
     store.put(f"scores/{scorer}/{hashlib.sha256(data).hexdigest()[:32]}.parquet", data)
 
 
-def read_scores(store: Store, names: Sequence[str], *, faces: bool = False) -> pl.DataFrame:
-    """Return the scores of some objects (SCHEMA).
-
-    Args:
-        faces: add the column `face_bboxes`; only the scorer `faces` has it.
-    """
-    schema = SCHEMA | ({"face_bboxes": pl.List(pl.List(pl.Float32))} if faces else {})
+def read_scores(store: Store, names: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
+    """Return the `id` and the columns of some objects (TYPES)."""
+    schema = {name: TYPES[name] for name in ("id", *columns)}
     tables: list[pl.DataFrame] = [pl.DataFrame(schema=schema)]
     for name in names:
         try:

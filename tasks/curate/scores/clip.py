@@ -1,4 +1,7 @@
-"""Compute the scores `clip_score` and `aesthetic` in a subprocess job (training/score.py): torch is not imported here."""
+"""Compute the scores `clip_score` and `aesthetic`, and features of images, in a subprocess job (training/score.py).
+
+Torch is not imported here.
+"""
 
 import logging
 import re
@@ -11,7 +14,7 @@ import pyarrow.parquet as pq
 
 from dataops.snapshot import Draft
 from tasks.curate.scores import cache as score_cache
-from tasks.curate.scores.config import Scorer
+from tasks.curate.scores.config import FEATURES, Scorer
 from tasks.curate.scores.scoring_task import ScoringTask
 from tasks.engine.context import Context
 from tasks.engine.subprocess_job import run_job
@@ -32,6 +35,7 @@ def score_shards(scorer: Scorer, tasks: Sequence[ScoringTask], draft: Draft, con
         job = {
             "model": str(scorer.model.path),
             "head": str(scorer.head.absolute()) if scorer.head else None,
+            "features": scorer.name == FEATURES,
             "shards": [_shard(task, draft, folder) for task in batch],
             "output": str(folder / "scores"),
             "device": scorer.device,

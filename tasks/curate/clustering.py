@@ -1,0 +1,319 @@
+"""Find clusters of the images that curate keeps, drop semantic duplicates in them, and balance them.
+
+1. put_images, by batches of raw shards: list the rows that neither choose_rows nor the rules over scores drop;
+2. compute or look up the feature of each image (tasks.curate.scores), in fixed point (dataops.clusters.vectors);
+3. put_fit_rows: choose rows by a hash of uid and seed, and fit the clusters to them in a job (training.clusters);
+4. assign_rows: find the nearest centroid of each row;
+5. drop_similar, by partitions of clusters, if the config asks for it: find semantic duplicates;
+6. put_clustered: write the cluster of each row, and count the rows that are kept.
+
+Small clusters are then merged, and CLUSTERS_PART is written. The output depends neither on the order of the rows nor on
+their distribution over shards.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dataops.clusters.balance import compute_probabilities, merge_small_clusters
+from dataops.clusters.vectors import FIT_FEATURES, Centroids, cosine, join_features
+from dataops.kernels.hashes import hash128, uid_halves
+from dataops.snapshot import Draft, Part, Record, fetch_table, read_table
+from tasks.curate.choose import read_decisions
+from tasks.curate.clusters.config import ClustersConfig
+from tasks.curate.clusters.fit import CENTROIDS_NAME, fit_clusters
+from tasks.curate.clusters.similar import find_duplicates
+from tasks.curate.clusters.table import CLUSTERS, CLUSTERS_PART
+from tasks.curate.config import CurateConfig
+from tasks.curate.inspect_images import RawShard, inspected_name
+from tasks.curate.scores.compute import IMAGES, Lookup, ShardImages, compute_score, read_found
+from tasks.curate.scoring import join_scores
+from tasks.curate.steps import MIX, ShardRows, batch_shards
+from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame, run_steps
+from tasks.engine.stage import Work
+
+FIT_ROWS_PER_CLUSTER, MAX_FIT_ROWS = 256, 1 << 20
+"""Number of images that the clusters are fitted to: 2 GB of memory for a million of width 1,024."""
+PARTITION_ROWS = 1 << 20
+_MEMORY_BYTES = 1 << 30
+_FEATURE_BYTES = 1024
+"""Expected size of a feature."""
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """What all steps share."""
+
+    config: CurateConfig
+    seed: int
+    rows: int
+    """Number of rows that are kept so far."""
+    batches: int
+    lookup: Lookup | None = None
+    """Features in the cache."""
+    fit_share: float = 0.0
+    """Share of the rows that the clusters are fitted to."""
+
+    @property
+    def layout(self) -> str:
+        """Return the number of batches and partitions."""
+        return f"clusters-{self.batches}x{self.partitions}"
+
+    @property
+    def clusters(self) -> ClustersConfig:
+        """Return `[curate.clusters]`."""
+        assert self.config.clusters is not None
+        return self.config.clusters
+
+    @property
+    def partitions(self) -> int:
+        """Return the number of partitions of clusters."""
+        return max(-(-self.rows // PARTITION_ROWS), 1)
+
+    @property
+    def members(self) -> Exchange:
+        """Return the exchange of the rows to the partitions of their clusters."""
+        size = self.rows * (_FEATURE_BYTES + 50)
+        return Exchange("cluster-members", self.batches, self.partitions, size, _MEMORY_BYTES)
+
+    @property
+    def similar(self) -> Exchange:
+        """Return the exchange of semantic duplicates to their batches."""
+        return Exchange("semantic-duplicates", self.partitions, self.batches, self.rows * 4, _MEMORY_BYTES)
+
+    @property
+    def counts(self) -> Exchange:
+        """Return the exchange of the sizes of clusters to this process."""
+        return Exchange("cluster-sizes", self.batches, 1, 0, 0)
+
+
+ClusterStep = Step[ClusterJob]
+"""A step on a batch of raw shards (RawShard), or on a partition of clusters."""
+
+
+def add_clusters(
+    shards: Sequence[RawShard], sizes: Sequence[int], work: Work[CurateConfig]
+) -> tuple[list[Part], dict[str, Any]]:
+    """Find the clusters of the rows that are kept; see `join_clusters`.
+
+    Args:
+        sizes: number of rows of each raw shard.
+
+    Returns: CLUSTERS_PART, and facts for the manifest.
+    """
+    draft, context = work.draft, work.context.without_progress()
+    by_number = {shard.number: shard for shard in shards}
+    batches = batch_shards([ShardRows(shard.number, size) for shard, size in zip(shards, sizes, strict=True)])
+    units = [tuple(by_number[shard.number] for shard in batch) for batch in batches]
+    job = ClusterJob(work.config, work.seed, sum(sizes), len(units))
+
+    def run(function: Callable[[Draft, ClusterStep], Record | None], units: Sequence[Any]) -> list[Record]:
+        return run_steps([Step(function, n, job, unit) for n, unit in enumerate(units)], sum(sizes), draft, context)
+
+    kept = sum(part.rows for record in run(put_images, units) for part in record.parts)
+    images = [
+        [ShardImages(s.number, s.tar, s.image_extension, draft.path(_images_name(s.number))) for s in unit]
+        for unit in units
+    ]
+    lookup = compute_score(job.clusters.find_scorer(), images, kept, draft, work.context)
+    wanted = min(FIT_ROWS_PER_CLUSTER * job.clusters.count, MAX_FIT_ROWS)
+    job = replace(job, rows=kept, lookup=lookup, fit_share=min(wanted / max(kept, 1), 1.0))
+    fitted = [part for record in run(put_fit_rows, units) for part in record.parts]
+    fit_clusters(job.clusters, [draft.path(part.name) for part in fitted if part.rows], work)
+
+    run(assign_rows, units)
+    if job.clusters.semantic_duplicates:
+        run_steps(job.members.merge_steps(), kept, draft, context)
+        run(drop_similar, [()] * job.partitions)
+        run_steps(job.similar.merge_steps(), kept, draft, context)
+    run(put_clustered, units)
+    table = _describe_clusters(job, draft)
+    return [draft.put_table(CLUSTERS_PART, table)], _summarise(table, kept, job)
+
+
+def _read_kept(draft: Draft, shard: RawShard, columns: Sequence[str]) -> pa.Table:
+    """Return some columns of the rows of a raw shard that are kept so far, and the computed scores."""
+    rows = read_table(draft.store, shard.rows, ["uid", "key", "caption", "language"])
+    decisions = read_decisions(draft, shard.number)
+    if shard.config.scores.names:
+        decisions = join_scores(draft, shard, rows, decisions)
+    for name in shard.config.scores.names:
+        rows = rows.append_column(name, decisions[name])
+    digests = read_table(draft.store, draft.path(inspected_name(shard.number)), ["image_digest"])
+    rows = rows.append_column("image_digest", digests["image_digest"])
+    return rows.filter(decisions["drop_reason"].is_null()).select(list(columns))
+
+
+def put_images(draft: Draft, step: ClusterStep) -> Record:
+    """Write the kept rows of each raw shard (IMAGES)."""
+    parts = []
+    for shard in step.inputs:
+        table = _read_kept(draft, shard, IMAGES.names).cast(IMAGES)
+        parts.append(draft.put_table(_images_name(shard.number), table))
+    return Record(task=step.id, parts=parts)
+
+
+def _read_features(draft: Draft, step: ClusterStep) -> pa.Table:
+    """Return `uid`, `feature` and the scores of the kept rows of a batch; a feature may be null."""
+    names = ["uid", *step.job.config.scores.names]
+    rows = pa.concat_tables(_read_kept(draft, shard, names) for shard in step.inputs)
+    assert step.job.lookup is not None
+    return rows.append_column("feature", read_found(draft, step.job.lookup, step.number)["feature"])
+
+
+def put_fit_rows(draft: Draft, step: ClusterStep) -> Record:
+    """Write the rows of a batch that the clusters are fitted to (FIT_FEATURES), by a hash of uid and seed."""
+    rows = _read_features(draft, step).filter(pc.field("feature").is_valid())
+    seeds = pa.array([f"{step.job.seed} {uid}" for uid in rows["uid"].to_pylist()], pa.string())
+    chosen = (hash128(seeds)[:, 0] >> np.uint64(11)) * 2.0**-53 < step.job.fit_share
+    table = rows.filter(pa.array(chosen)).select(FIT_FEATURES.names).cast(FIT_FEATURES)
+    return Record(task=step.id, parts=[draft.put_table(f"_work/fit-{step.number:05d}.parquet", table)])
+
+
+def assign_rows(draft: Draft, step: ClusterStep) -> None:
+    """Write the cluster of each row of a batch (-1 without a feature), and put the rows by cluster."""
+    rows = _read_features(draft, step)
+    known: NDArray[np.bool_] = np.array(rows["feature"].is_valid())
+    cluster, dot = np.full(len(known), -1, np.int32), np.zeros(len(known), np.int32)
+    if known.any():
+        centroids = Centroids.of_table(fetch_table(draft.store, draft.path(CENTROIDS_NAME)))
+        features = rows["feature"].filter(pa.array(known))
+        cluster[known], dot[known] = centroids.find_nearest(join_features(features.to_pylist()))
+    put_frame(draft, _assigned_name(step), pl.DataFrame({"cluster": cluster, "dot": dot}))
+    if (duplicates := step.job.clusters.semantic_duplicates) is None:
+        return
+    uids = uid_halves(rows["uid"].combine_chunks())
+    order = -dot.astype(np.float32) if duplicates.keep == "far" else pl.Series(rows["clip_score"]).fill_null(-2)
+    members = pl.DataFrame({"row": np.arange(len(known), dtype=np.uint32), "cluster": cluster})
+    members = members.with_columns(
+        order=pl.Series(order, dtype=pl.Float32),
+        uid_high=pl.Series(uids[:, 0]),
+        uid_low=pl.Series(uids[:, 1]),
+        feature=pl.Series(rows["feature"].to_pylist(), dtype=pl.Binary),
+    ).filter(pl.Series(known))
+    mixed = pl.Series(members["cluster"].to_numpy().astype(np.uint64) * MIX, dtype=pl.UInt64)
+    step.job.members.write(draft, step.number, members, number_partitions(mixed, step.job.partitions))
+
+
+def drop_similar(draft: Draft, step: ClusterStep) -> None:
+    """Put the semantic duplicates of a partition by batch."""
+    duplicates, exchange = step.job.clusters.semantic_duplicates, step.job.members
+    assert duplicates is not None
+    read = partial(exchange.read_tables, draft, step.number)
+    dropped = find_duplicates(read, duplicates.min_cosine, same_caption=step.job.config.same_caption)
+    step.job.similar.write(draft, step.number, dropped.select("row"), dropped["part"])
+
+
+def put_clustered(draft: Draft, step: ClusterStep) -> None:
+    """Write the cluster of the kept rows of each raw shard, and whether they are dropped; put the sizes of the clusters."""
+    rows = read_frame(draft, _assigned_name(step)).with_columns(is_similar=pl.lit(0, pl.UInt8))
+    if step.job.clusters.semantic_duplicates:
+        similar = step.job.similar.read(draft, step.number)["row"].to_numpy()
+        flags = np.zeros(rows.height, np.uint8)
+        flags[similar] = 1
+        rows = rows.with_columns(is_similar=pl.Series(flags))
+    start = 0
+    for shard in step.inputs:
+        count = read_table(draft.store, draft.path(_images_name(shard.number)), ["key"]).num_rows
+        put_frame(draft, _clustered_name(shard.number), rows[start : start + count])
+        start += count
+    sizes = (
+        rows.filter(pl.col("cluster") >= 0).group_by("cluster", "is_similar").len("rows").sort("cluster", "is_similar")
+    )
+    sizes = sizes.with_columns(pl.col("rows").cast(pl.Int64))
+    step.job.counts.write(draft, step.number, sizes, np.zeros(sizes.height, np.uint16))
+
+
+def _describe_clusters(job: ClusterJob, draft: Draft) -> pa.Table:
+    """Return the clusters (CLUSTERS): their sizes, those that they are merged into, and probabilities."""
+    centroids = fetch_table(draft.store, draft.path(CENTROIDS_NAME))
+    sizes = np.zeros((centroids.num_rows, 2), np.int64)
+    for table in job.counts.read_tables(draft, 0) if job.batches else ():
+        np.add.at(sizes, (table["cluster"].to_numpy(), table["is_similar"].to_numpy()), table["rows"].to_numpy())
+    kept = sizes[:, 0].tolist()
+    into = merge_small_clusters(kept, join_features(centroids["centroid"].to_pylist()), job.clusters.min_size)
+    merged = np.bincount(np.array(into, np.int64), weights=kept, minlength=len(kept)).astype(np.int64).tolist()
+    balance = job.clusters.balance
+    chances = [1.0] * len(kept)
+    if balance:
+        chances = compute_probabilities(merged, balance.alpha, balance.epoch_fraction)
+    columns = [into, kept, sizes[:, 1], [chances[cluster] for cluster in into], *centroids.columns]
+    return pa.table(dict(zip(CLUSTERS.names, columns, strict=True)), schema=CLUSTERS)
+
+
+def _summarise(table: pa.Table, rows: int, job: ClusterJob) -> dict[str, Any]:
+    clusters = pl.DataFrame(table.select(CLUSTERS.names[:4]))
+    merged = clusters.group_by("image_cluster").agg(pl.col("rows").sum(), pl.col("sampling_probability").first())
+    merged = merged.filter(pl.col("rows") > 0)
+    sizes = sorted(merged["rows"].to_list())
+    epoch = merged.select((pl.col("rows") * pl.col("sampling_probability").cast(pl.Float64)).sum()).item()
+    assert job.lookup is not None
+    model, similar = job.lookup.scorer.model, sum(table["semantic_duplicates"].to_pylist())
+    return {
+        "scorer": job.lookup.scorer.digest,
+        "model": model.name if model else None,
+        "rows": rows,
+        "without_feature": rows - sum(table["rows"].to_pylist()) - similar,
+        "semantic_duplicates": similar,
+        "fitted": len(clusters),
+        "clusters": len(sizes),
+        "sizes": {f"{share:g}": sizes[round(share * (len(sizes) - 1))] for share in (0, 0.1, 0.5, 0.9, 1) if sizes},
+        "epoch_rows": round(epoch, 3),
+    }
+
+
+def join_clusters(draft: Draft, shard: RawShard, rows: pa.Table, decisions: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the rows of a raw shard with their clusters and probabilities, and the decisions with `semantic_duplicate`."""
+    kept = np.array(decisions["drop_reason"].is_null())
+    clustered = read_frame(draft, _clustered_name(shard.number))
+    clusters = fetch_table(draft.store, draft.path(CLUSTERS_PART), CLUSTERS.names[:4])
+    found = clustered["cluster"].to_numpy()
+    places, known = np.flatnonzero(kept), found >= 0
+
+    def spread(values: NDArray[Any], chosen: NDArray[np.bool_], kind: pa.DataType) -> pa.Array:
+        spread_values, mask = np.zeros(len(kept), values.dtype), np.ones(len(kept), np.bool_)
+        spread_values[places[chosen]], mask[places[chosen]] = values, False
+        return pa.array(spread_values, kind, mask=mask)
+
+    into = clusters["image_cluster"].to_numpy()[found[known]]
+    distances = 1 - cosine(clustered["dot"].to_numpy()[known])
+    rows = rows.append_column("image_cluster", spread(into, known, pa.int32()))
+    rows = rows.append_column("centroid_distance", spread(distances.astype(np.float32), known, pa.float32()))
+    if shard.config.clusters and shard.config.clusters.balance:
+        chances = spread(clusters["sampling_probability"].to_numpy()[found[known]], known, pa.float32())
+        rows = _multiply_probabilities(rows, chances)
+    is_similar = clustered["is_similar"].to_numpy() > 0
+    reasons = np.array(decisions["drop_reason"].to_pylist(), object)
+    reasons[places[is_similar]] = "semantic_duplicate"
+    index = decisions.column_names.index("drop_reason")
+    return rows, decisions.set_column(index, "drop_reason", pa.array(reasons, pa.string()))
+
+
+def _multiply_probabilities(rows: pa.Table, chances: pa.Array) -> pa.Table:
+    """Return the rows with the product of the probabilities that balancing by queries and by clusters give."""
+    index = rows.column_names.index("sampling_probability")
+    before = pl.Series(rows["sampling_probability"]).cast(pl.Float32)
+    product = pl.Series(chances).fill_null(1.0) * before.fill_null(1.0)
+    product = pl.DataFrame({"before": before, "chance": pl.Series(chances), "product": product}).select(
+        pl.when(pl.col("before").is_null() & pl.col("chance").is_null()).then(None).otherwise(pl.col("product"))
+    )
+    return rows.set_column(index, "sampling_probability", product.to_series().to_arrow().cast(pa.float32()))
+
+
+def _images_name(number: str) -> str:
+    return f"_work/cluster-images-{number}.parquet"
+
+
+def _clustered_name(number: str) -> str:
+    return f"clustered-{number}.table"
+
+
+def _assigned_name(step: ClusterStep) -> str:
+    return f"assigned-{step.job.layout}-{step.number:05d}.table"

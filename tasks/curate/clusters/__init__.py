@@ -1,0 +1,1 @@
+"""Config, fit and page of the clusters of image features."""

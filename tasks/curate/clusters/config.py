@@ -1,0 +1,69 @@
+"""Define `[curate.clusters]`: clusters of image features, semantic duplicates in them, and their balance in training."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dataops.config import StageConfig
+from dataops.snapshot import Input
+from tasks.curate.scores.config import Scorer, find_feature_scorer
+
+
+class SemanticDuplicatesConfig(BaseModel):
+    """`[curate.clusters.semantic_duplicates]`: drop images that are nearly the same to the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_cosine: float = Field(default=0.95, gt=0, le=0.999)
+    """Minimum cosine of the features of two semantic duplicates. What is similar differs between models: look at the page
+    `clusters.html` of the snapshot."""
+    keep: Literal["far", "clip_score"] = "far"
+    """Of semantic duplicates, keep the image that is farthest from the centroid of its cluster, or the pair with the
+    highest `clip_score`; the smallest uid decides between equal ones."""
+
+
+class ClusterBalanceConfig(BaseModel):
+    """`[curate.clusters.balance]`: sample the pairs of large clusters with a smaller probability."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alpha: float = Field(default=0.2, ge=0, le=1)
+    """A cluster of n pairs has a share of an epoch in proportion to n^alpha, but at most all of its pairs. At 1, all pairs
+    have the same probability; at 0, all clusters have the same share."""
+    epoch_fraction: float = Field(default=0.5, gt=0, le=1)
+    """Mean share of all pairs that an epoch has."""
+
+
+class ClustersConfig(StageConfig):
+    """The `[curate.clusters]` table: clusters of the images, by k-means over the features of a CLIP model."""
+
+    execution_fields: ClassVar[frozenset[str]] = frozenset({"model", "device"})
+
+    model: str = Field(min_length=1)
+    """A CLIP model, as of [curate.scores.clip_score]; its features are stored like scores."""
+    count: int = Field(default=1000, ge=1, le=1_000_000)
+    """Number of clusters before small ones are merged."""
+    min_size: int = Field(default=10, ge=1)
+    """Merge a cluster of fewer pairs into the one whose centroid has the largest cosine with its own."""
+    semantic_duplicates: SemanticDuplicatesConfig | None = None
+    """Semantic duplicates to drop; none by default."""
+    balance: ClusterBalanceConfig | None = None
+    """Sampling by clusters in training; without it, all pairs are sampled alike."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the model and of k-means. auto: cuda if torch finds it, else cpu."""
+
+    def problems(self) -> list[str]:
+        """Return whether the model is missing; a registered model is resolved when the stage is planned."""
+        if self.model.startswith("models:/") or Path(self.model).exists():
+            return []
+        return [f"model: {self.model!r}: no such file or folder"]
+
+    def find_scorer(self) -> Scorer:
+        """Return the scorer of the features. Raises: ConfigError if the model is missing; ServiceError from MLflow."""
+        return find_feature_scorer(self.model, self.device)
+
+    def inputs(self) -> list[Input]:
+        """Return the scorer of the features as an input of the stage. Raises: as find_scorer."""
+        scorer = self.find_scorer()
+        return [Input(stage="scorer", key=scorer.name, digest=scorer.digest)]

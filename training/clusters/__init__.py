@@ -1,0 +1,1 @@
+"""The job that finds clusters of image features."""
