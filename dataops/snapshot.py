@@ -32,7 +32,7 @@ from dataops.store import Store
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 EVIDENCE = "evidence-"
-UNDIGESTED = frozenset({"DATASET.md", "dataset.html", "evaluation.html"})
+UNDIGESTED = frozenset({"DATASET.md", "croissant.json", "dataset.html", "evaluation.html"})
 """Parts that describe a dataset or an evaluation to people; the content digest excludes them."""
 
 

@@ -1,4 +1,7 @@
-"""The pages of a dataset, which lie beside its shards: `dataset.html` for a browser, `DATASET.md` for other tools."""
+"""The pages of a dataset, which lie beside its shards.
+
+`dataset.html` is for a browser, `DATASET.md` for the Hub and other readers of Markdown, `croissant.json` for programs.
+"""
 
 import json
 from collections.abc import Iterator
@@ -19,6 +22,8 @@ from tasks.pack.card_text import (
     write_headline,
 )
 from tasks.pack.config import PackConfig
+from tasks.pack.croissant import CROISSANT, write_croissant
+from tasks.pack.front_matter import write_front_matter
 from tasks.pack.summary import LENGTH_STEP, LENGTH_STEPS, SCORE_STEP, SIDE_STEP, SIDE_STEPS
 from tasks.reports.gallery import gallery_rows
 from tasks.reports.page import encode_page, render
@@ -47,8 +52,12 @@ def find_lineage(work: Work[PackConfig]) -> dict[str, Manifest]:
 
 
 def put_pages(draft: Draft, dataset: DatasetFacts, samples: Samples) -> list[Part]:
-    """Write both pages of a dataset that is being made."""
-    pages = {HTML_PAGE: render_html(dataset, samples), MARKDOWN_PAGE: render_markdown(dataset)}
+    """Write the pages of a dataset that is being made."""
+    pages = {
+        HTML_PAGE: render_html(dataset, samples),
+        MARKDOWN_PAGE: render_markdown(dataset),
+        CROISSANT: write_croissant(dataset),
+    }
     return [draft.put_bytes(name, encode_page(page)) for name, page in pages.items()]
 
 
@@ -68,9 +77,11 @@ def render_html(dataset: DatasetFacts, samples: Samples) -> str:
 
 
 def render_markdown(dataset: DatasetFacts) -> str:
-    """Return the same in Markdown, without images."""
+    """Return the same in Markdown, without images, after the front matter of a dataset card."""
     sources = describe_sources(dataset)
-    return render("dataset.md", key=dataset.key, sources=sources, stages=_funnel_stages(dataset), **_values(dataset))
+    return write_front_matter(dataset) + render(
+        "dataset.md", key=dataset.key, sources=sources, stages=_funnel_stages(dataset), **_values(dataset)
+    )
 
 
 def _values(dataset: DatasetFacts) -> dict[str, Any]:

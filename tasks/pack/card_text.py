@@ -3,7 +3,7 @@
 Each sentence follows from the manifests, also about checks that were not made. What stands in back quotes is code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,11 @@ class DatasetFacts:
     lineage: Mapping[str, Manifest]
     """Snapshots that it was made of, by stage, first stage first, as far as they are in the store."""
     counts: Counts
-    first_part: str
-    """Name of a part with rows, whose schema all parts have."""
+    parts: Sequence[Part] = ()
+    license: str = ""
+    """Licence that the owner states for the dataset as a whole; "": only those of its pairs are known."""
+    location: str = ""
+    """Where readers find the dataset: a folder, or `OWNER/NAME` on the Hub; "": its folder in the store."""
 
     @classmethod
     def collect(
@@ -39,9 +42,27 @@ class DatasetFacts:
         lineage: Mapping[str, Manifest],
     ) -> "DatasetFacts":
         """Return the facts of a dataset that is being made."""
+        ordered = sorted(parts, key=lambda part: part.name)
         config = work.config.key_config()
-        first_part = min((part.name for part in parts if part.name.startswith("part-")), default="part-00000.parquet")
-        return cls(work.draft.key, work.seed, content_digest(parts), facts, config, lineage, counts, first_part)
+        return cls(work.draft.key, work.seed, content_digest(parts), facts, config, lineage, counts, ordered)
+
+    @classmethod
+    def read(cls, pack: Manifest, lineage: Mapping[str, Manifest], license_: str, location: str) -> "DatasetFacts":
+        """Return the facts of a complete dataset.
+
+        Args:
+            lineage: the snapshots that it was made of, by stage.
+            license_: see `license`.
+            location: see `location`.
+        """
+        made_of = {stage: one for stage, one in lineage.items() if stage != pack.stage}
+        known = pack.key, pack.seed, pack.content_digest, pack.facts, pack.config, made_of, pack.counts, pack.parts
+        return cls(*known, license_, location)
+
+    @property
+    def first_part(self) -> str:
+        """Name of a part with rows, whose schema all parts have."""
+        return min((part.name for part in self.parts if part.name.startswith("part-")), default="part-00000.parquet")
 
     @property
     def samples(self) -> int:
@@ -88,13 +109,12 @@ def list_source_rows(dataset: DatasetFacts) -> list[dict[str, Any]]:
 def list_limits(dataset: DatasetFacts) -> list[str]:
     """Return what a user of the dataset should know of it, one or two sentences each."""
     facts, samples = dataset.facts, dataset.samples
-    download, curate = dataset.lineage["download"].config, dataset.lineage["curate"].config
+    curate = dataset.lineage["curate"].config
     filtered = dataset.lineage["filter"].config if "filter" in dataset.lineage else {}
     sentences = [
         "Captions are the text of web pages beside or about an image. Nobody has checked that they are true, or kind.",
         "A detector detected the languages; for captions of a few words it is often wrong.",
-        f"Images were scaled once ({download.get('image_size')} pixels, {download.get('resize_mode')}) and stored as "
-        f"{dataset.image_extension}; the originals are not in the dataset.",
+        describe_scaling(dataset),
     ]
     if not filtered.get("languages"):
         sentences.append("Captions were not filtered by language: all languages are in the dataset.")
@@ -108,6 +128,15 @@ def list_limits(dataset: DatasetFacts) -> list[str]:
     if not _has_setting(curate, "nsfw", "unsafe", "scores"):
         sentences.append("No model has searched for images that are not safe for work, violent or private.")
     return sentences
+
+
+def describe_scaling(dataset: DatasetFacts) -> str:
+    """Return what was done to the images."""
+    download = dataset.lineage["download"].config
+    return (
+        f"Images were scaled once ({download.get('image_size')} pixels, {download.get('resize_mode')}) and stored as "
+        f"{dataset.image_extension}; the originals are not in the dataset."
+    )
 
 
 def _has_setting(config: Mapping[str, Any], *words: str) -> bool:
@@ -154,7 +183,7 @@ def _or_by_source(extract: Manifest | None) -> str:
 
 def list_readers(dataset: DatasetFacts) -> list[tuple[str, str]]:
     """Return the names of tools that read the dataset, each with code that runs in the folder of the store."""
-    folder, image = f"pack/{dataset.key}", dataset.image_extension
+    folder, image = dataset.location or f"pack/{dataset.key}", dataset.image_extension
     shards = f"{folder}/{{00000..{dataset.facts['shards'] - 1:05d}}}.tar"
     return [
         ("webdataset", "import webdataset\n"

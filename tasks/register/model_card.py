@@ -17,6 +17,7 @@ from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.trace.sources import describe_sources, list_named_sources
 from dataops.trace.training_datasets import TrainingDataset, stored_manifests
+from tasks.register.card_front_matter import describe_model, write_front_matter
 from tasks.register.config import describe_gate
 from tasks.register.documents import Documents
 from tasks.register.svg_lineage import draw_lineage, make_boxes
@@ -113,8 +114,11 @@ class Card:
         )
 
     def markdown(self) -> str:
-        """Return the same without the drawing."""
-        return self._render("model_card.md")
+        """Return the same without the drawing, after the front matter of a model card."""
+        datasets = [f"pack/{pack.key}" for pack in self.packs]
+        languages = merge_counts(self.packs, "languages")
+        fields = describe_model(self.name, self.manifests, self.rows, self.license, datasets, languages)
+        return write_front_matter(fields) + self._render("model_card.md")
 
     def _render(self, template: str, **values: Any) -> str:
         return render(

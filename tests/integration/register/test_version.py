@@ -14,6 +14,7 @@ from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError, ServiceError
 from tasks.engine import stage
 from tasks.register import mlflow_run
+from tasks.register.card_front_matter import split_front_matter
 from tasks.register.exported_documents import describe_version
 from tasks.register.version import page_urls
 from tasks.tracking import client as tracking
@@ -52,7 +53,7 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
         assert "code_dirty" in tags
     assert version.tags["gate"] == "passed"
     documents = describe_version(facts["model_uri"])
-    assert documents["README.md"].startswith("# clip-demo")
+    assert split_front_matter(documents["README.md"])[1].startswith("# clip-demo")
     assert "## Training data" in documents["README.md"]
     assert documents["LICENSE"].startswith(f"Licences of the model {facts['model_uri']}\n")
     assert run.data.params["train.model"] == "tiny"

@@ -42,7 +42,7 @@ def test_pages_show_hostile_pairs_as_text(tmp_path: Path) -> None:
     assert page.tags.count("img") == page.addresses.count("src")
     assert page.text.count("<script>alert(1)</script>") >= 15
     assert "\u202e" not in page.text
-    text = store.read(manifests["pack"].path("DATASET.md")).decode()
+    text = store.read(manifests["pack"].path("DATASET.md")).decode().split("---\n", 2)[2]
     assert "\u202e" not in text
     assert not re.search(r"(?<!\\)<", text)
     assert text.count(r"\<script\>") >= 6
@@ -51,7 +51,9 @@ def test_pages_show_hostile_pairs_as_text(tmp_path: Path) -> None:
 def test_markdown_page_has_funnel_counts_and_rights(tmp_path: Path) -> None:
     store, manifests = packed_in(tmp_path, [*some_pairs(), *dropped_pairs()], shard_size=6)
     text = store.read(manifests["pack"].path("DATASET.md")).decode()
-    assert text.startswith(f"# Dataset {manifests['pack'].key}\n\n17 pairs of image and caption in 3 shards")
+    _, front, page = text.split("---\n", 2)
+    assert page.startswith(f"# Dataset {manifests['pack'].key}\n\n17 pairs of image and caption in 3 shards")
+    assert "creativecommons" not in front
     assert r"| filter | 30 | 23 | too\_short 7 |" in text
     assert "| pack | 17 | 17 | - |" in text
     assert "- Source crawls: CC-MAIN-2024-10 17" in text
@@ -65,7 +67,7 @@ def test_content_digest_does_not_cover_the_pages(tmp_path: Path) -> None:
     second = packed_in(tmp_path / "b", some_pairs())[1]["pack"]
     assert first.content_digest == second.content_digest == content_digest(first.parts)
     pages = [{p.name: p.sha256 for p in one.parts if p.name in UNDIGESTED} for one in (first, second)]
-    assert pages[0].keys() == pages[1].keys() == {"dataset.html", "DATASET.md"}
+    assert pages[0].keys() == pages[1].keys() == {"dataset.html", "DATASET.md", "croissant.json"}
     assert all(pages[0][name] != pages[1][name] for name in pages[0]), "another funnel"
 
 

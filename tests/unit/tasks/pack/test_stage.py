@@ -55,7 +55,11 @@ class TestWithoutProcesses:
                 assert samples[row["key"]]["jpg"] == pictures[row["uid"]]
                 assert samples[row["key"]]["txt"].decode() == row["caption"]
                 assert json.loads(samples[row["key"]]["json"]) == row
-        left = {f"{n:05d}{end}" for n in range(3) for end in (".tar", ".idx")} | {"DATASET.md", "dataset.html"}
+        left = {f"{n:05d}{end}" for n in range(3) for end in (".tar", ".idx")} | {
+            "DATASET.md",
+            "dataset.html",
+            "croissant.json",
+        }
         left |= {"manifest.json", *(f"part-{n:05d}.parquet" for n in range(3))}
         assert set(store.names("pack")) == {packed_dataset.path(name) for name in left}, "no scratch file stays"
 
@@ -86,7 +90,7 @@ class TestWithoutProcesses:
             monkeypatch.setattr(cut_shards, "KEYS_ROWS", rows)
             manifests.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
         assert len({one.content_digest for one in manifests}) == 1
-        about = ("DATASET.md", "dataset.html")
+        about = ("DATASET.md", "croissant.json", "dataset.html")
         named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in manifests]
         assert named == [named[0]] * 4
 

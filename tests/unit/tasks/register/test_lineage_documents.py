@@ -13,6 +13,7 @@ from openlineage.client.serde import Serde
 
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.trace.training_datasets import TrainingDataset
+from tasks.register.card_front_matter import split_front_matter
 from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.gate import binomial_tail
 from tasks.register.model_card import Card, describe_contamination
@@ -170,7 +171,7 @@ def test_card_has_version_dates_links_and_no_raw_back_quotes() -> None:
     page, plain = card.html(), card.markdown()
     for text in ("m, version 3", "Trained on 2026-01-02, registered on 2026-01-02.", "0123456789abcdef"):
         assert text in page
-    assert plain.startswith("# m, version 3\n")
+    assert split_front_matter(plain)[1].startswith("# m, version 3\n")
     assert "Trained on 2026-01-02" in plain
     assert "<code>us</code>" in page
     assert "<code>pairmill takedown</code>" in page
@@ -238,6 +239,7 @@ def test_card_lists_each_dataset_with_its_share_and_licences() -> None:
     assert "| none | 10 |" in plain, "licences of both datasets are counted together"
     assert "Captions are in any language in the run's own dataset; the others" in plain
     assert "The funnel of the run's own dataset" in plain
+    assert split_front_matter(plain)[0]["datasets"] == [f"pack/{theirs['pack'].key}", f"pack/{0xF0:016x}"]
     assert "Datasets" not in Card("m", manifests(), ROWS, "passed").markdown()
 
 

@@ -1,0 +1,88 @@
+"""croissant.json is valid Croissant 1.1, and mlcroissant reads the rows, images and captions of a dataset by it."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from dataops.snapshot import Manifest
+from tasks.pack.croissant import CONFORMS_TO
+from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
+
+mlcroissant = pytest.importorskip("mlcroissant")
+pytestmark = pytest.mark.filterwarnings(  # theirs: rdflib's old classes, and files left to the collector
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+ROWS = {"sampling_probability": 0.5, "query_ids": [3, 9], "clip_score": None}
+FACES = [[[0.0, 0.25, 0.5, 1.0], [0.5, 0.5, 0.75, 1.0]], [], None]
+BY_KEY = {
+    row["key"]: row
+    for row in (pair(n, caption=f"picture {n} é 赤い", face_bboxes=FACES[n % 3], **ROWS) for n in range(5))
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """Return the folder and manifest of a dataset of two shards."""
+    root = tmp_path_factory.mktemp("store")
+    _, manifests = packed_in(root, [*BY_KEY.values(), *dropped_pairs()], shard_size=3)
+    return root / "pack" / manifests["pack"].key, manifests["pack"]
+
+
+@pytest.fixture(scope="module")
+def dataset(made: tuple[Path, Manifest], tmp_path_factory: pytest.TempPathFactory) -> object:
+    from mlcroissant._src.operation_graph.operations import extract
+
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.getLogger("absl").addHandler(handler)
+    with pytest.MonkeyPatch.context() as patch:  # it unpacks into a folder of the user, by the name of the shard
+        patch.setattr(extract, "EXTRACT_PATH", type(extract.EXTRACT_PATH)(tmp_path_factory.mktemp("unpacked")))
+        yield mlcroissant.Dataset(made[0] / "croissant.json")
+        logging.getLogger("absl").removeHandler(handler)
+    assert [one.getMessage() for one in records if one.levelno >= logging.WARNING] == []
+
+
+def test_mlcroissant_reads_every_column_of_the_rows(dataset: object) -> None:
+    rows = {row["pairs/uid"].decode(): row for row in dataset.records("pairs")}  # type: ignore[attr-defined]
+    assert rows.keys() == BY_KEY.keys()
+    for key, row in rows.items():
+        expected = BY_KEY[key]
+        assert row["pairs/caption"].decode() == expected["caption"]
+        assert row["pairs/original_width"] == expected["original_width"]
+        assert row["pairs/sampling_probability"] == 0.5
+        assert [*row["pairs/query_ids"]] == [3, 9]
+        assert row["pairs/clip_score"] is None
+    faces = next(row for key, row in rows.items() if BY_KEY[key]["face_bboxes"] == FACES[0])["pairs/face_bboxes"]
+    assert [[*box] for box in faces] == FACES[0]
+
+
+def test_mlcroissant_reads_each_image_with_its_caption(dataset: object) -> None:
+    samples = list(dataset.records("samples"))  # type: ignore[attr-defined]
+    read = {row["samples/key"].decode(): row["samples/caption"].decode() for row in samples}
+    assert read == {key: row["caption"] for key, row in BY_KEY.items()}
+    assert {row["samples/image"].size for row in samples} == {(48, 48)}
+
+
+def test_document_has_the_digests_and_what_the_manifests_know(made: tuple[Path, Manifest]) -> None:
+    folder, manifest = made
+    found = json.loads((folder / "croissant.json").read_text("utf-8"))
+    assert found["conformsTo"] == CONFORMS_TO
+    shards = {one["@id"]: one["sha256"] for one in found["distribution"] if one["@type"] == "cr:FileObject"}
+    assert shards == {part.name: part.sha256 for part in manifest.named("", ".tar")}
+    assert manifest.content_digest in found["identifier"]
+    assert found["license"] == ["http://creativecommons.org/licenses/by/4.0/"]
+    assert "filter kept 8 of 15 pairs; dropped: too_short 7" in found["rai:dataPreprocessingProtocol"][1]
+    assert found["rai:dataCollectionMissingData"].startswith("Of 5 pairs: 3 without a declared licence (60.0%)")
+    assert found["rai:machineAnnotationTools"][1] == "Near-duplicates: perceptual hashes of the images."
+    assert any("Nobody has checked that they are true" in text for text in found["rai:dataLimitations"])
+
+
+def test_document_is_no_part_of_the_content(tmp_path: Path) -> None:
+    first = packed_in(tmp_path / "a", [*some_pairs(), *dropped_pairs()])[1]["pack"]
+    second = packed_in(tmp_path / "b", some_pairs())[1]["pack"]
+    assert first.content_digest == second.content_digest
+    digests = [{part.sha256 for part in one.parts if part.name == "croissant.json"} for one in (first, second)]
+    assert digests[0] != digests[1], "another funnel"

@@ -1,0 +1,77 @@
+"""The front matter of DATASET.md is a dataset card of the Hub, and `datasets` reads the dataset by it alone."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import DatasetCard
+
+from tasks.pack.front_matter import describe_size
+from tests.unit.tasks.dataset_chain import packed_in, pair
+from tests.unit.tasks.filter.test_report import HOSTILE
+
+
+def test_card_has_licence_language_size_and_files(tmp_path: Path) -> None:
+    pairs = [pair(n, license="https://creativecommons.org/licenses/by-sa/4.0/deed.en") for n in range(4)]
+    pairs += [pair(n, license="http://creativecommons.org/licenses/by-sa/4.0/", language="zh-cn") for n in range(4, 6)]
+    store, manifests = packed_in(tmp_path, pairs)
+    card = DatasetCard(store.read(manifests["pack"].path("DATASET.md")).decode()).data
+    assert card.license == "cc-by-sa-4.0"
+    assert card.language == ["en", "zh"]
+    assert card.size_categories == ["n<1K"]
+    assert "zero-shot-image-classification" in card.task_categories
+    assert [one["config_name"] for one in card.configs] == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("licenses", "expected"),
+    [
+        ([None], "unknown"),
+        (["https://creativecommons.org/publicdomain/zero/1.0/"], "cc0-1.0"),
+        (["http://creativecommons.org/licenses/by/4.0/", None], "other"),
+        (["http://creativecommons.org/licenses/by/4.0/", "http://creativecommons.org/licenses/by/3.0/"], "other"),
+        (["http://example.org/terms"], "other"),
+    ],
+)
+def test_licence_of_a_card(tmp_path: Path, licenses: list[str | None], expected: str) -> None:
+    pairs = [pair(n, license=licenses[n % len(licenses)]) for n in range(3)]
+    store, manifests = packed_in(tmp_path, pairs)
+    assert DatasetCard(store.read(manifests["pack"].path("DATASET.md")).decode()).data.license == expected
+
+
+def test_front_matter_has_no_text_from_the_web(tmp_path: Path) -> None:
+    bad = {"caption": HOSTILE, "license": f"http://{HOSTILE}\n---\n", "language": HOSTILE, "source": HOSTILE}
+    store, manifests = packed_in(tmp_path, [pair(n, **bad) for n in range(3)])
+    text = store.read(manifests["pack"].path("DATASET.md")).decode()
+    front = text.split("---\n", 2)[1]
+    assert front.isascii()
+    assert "<" not in front.replace("n<1K", "")
+    assert DatasetCard(text).data.language is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (12_800_000, "10M<n<100M"), (10**9, "1B<n<10B"), (10**12, "n>1T")],
+)
+def test_size_of_a_card(samples: int, expected: str) -> None:
+    assert describe_size(samples) == expected
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_datasets_reads_samples_by_the_card(tmp_path: Path) -> None:
+    import datasets
+
+    # five samples, from which `datasets` would infer types, have no licence
+    pairs = [pair(n, caption=f"picture {n}", query_ids=[n] if n > 9 else None) for n in range(12)]
+    _, manifests = packed_in(tmp_path / "store", pairs)
+    folder = tmp_path / "published"
+    shutil.copytree(tmp_path / "store/pack" / manifests["pack"].key, folder)
+    (folder / "README.md").write_bytes((folder / "DATASET.md").read_bytes())
+    options = {"split": "train", "cache_dir": str(tmp_path / "cache"), "streaming": True}
+    found = list(datasets.load_dataset(str(folder), **options))
+    by_key = {row["key"]: row for row in pairs}
+    assert {sample["__key__"]: sample["txt"] for sample in found} == {
+        key: row["caption"] for key, row in by_key.items()
+    }
+    assert all(sample["jpg"].size == (48, 48) for sample in found)
+    assert all(sample["json"]["query_ids"] == by_key[sample["__key__"]].get("query_ids") for sample in found)
