@@ -3,9 +3,9 @@
 1. put_images, by batches of raw shards: list the rows that neither choose_rows nor the rules over scores drop;
 2. compute or look up the feature of each image (tasks.curate.scores), in fixed point (dataops.clusters.vectors);
 3. put_fit_rows: choose rows by a hash of uid and seed, and fit the clusters to them in a job (training.clusters);
-4. assign_rows: find the nearest centroid of each row;
+4. assign_rows: find the nearest centroid of each row, and drop it if the config names targets and the cluster has none;
 5. drop_similar, by partitions of clusters, if the config asks for it: find semantic duplicates;
-6. put_clustered: write the cluster of each row, and count the rows that are kept.
+6. put_clustered: write the cluster of each row and its state, and count the rows of each state.
 
 Small clusters are then merged, and CLUSTERS_PART is written. The output depends neither on the order of the rows nor on
 their distribution over shards.
@@ -30,12 +30,13 @@ from tasks.curate.choose import read_decisions
 from tasks.curate.clusters.config import ClustersConfig
 from tasks.curate.clusters.fit import CENTROIDS_NAME, fit_clusters
 from tasks.curate.clusters.similar import find_duplicates
-from tasks.curate.clusters.table import CLUSTERS, CLUSTERS_PART
+from tasks.curate.clusters.table import CLUSTERS, CLUSTERS_PART, COUNTED
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import RawShard, inspected_name
 from tasks.curate.scores.compute import IMAGES, Lookup, ShardImages, compute_score, read_found
 from tasks.curate.scoring import join_scores
 from tasks.curate.steps import MIX, ShardRows, batch_shards
+from tasks.curate.targets import is_on_target, put_target_clusters, put_target_images
 from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame, run_steps
 from tasks.engine.stage import Work
 
@@ -94,6 +95,10 @@ class ClusterJob:
         return Exchange("cluster-sizes", self.batches, 1, 0, 0)
 
 
+KEPT, SIMILAR, OFF_TARGET = 0, 1, 2
+"""Values of `state`, in the order of the counts in CLUSTERS."""
+REASONS = {SIMILAR: "semantic_duplicate", OFF_TARGET: "off_target"}
+
 ClusterStep = Step[ClusterJob]
 """A step on a batch of raw shards (RawShard), or on a partition of clusters."""
 
@@ -122,12 +127,18 @@ def add_clusters(
         [ShardImages(s.number, s.tar, s.image_extension, draft.path(_images_name(s.number))) for s in unit]
         for unit in units
     ]
-    lookup = compute_score(job.clusters.find_scorer(), images, kept, draft, work.context)
+    shards_of_targets, count = put_target_images(draft, job.clusters.targets)
+    targets = [[shard] for shard in shards_of_targets]
+    lookup = compute_score(job.clusters.find_scorer(), [*images, *targets], kept + count, draft, work.context)
     wanted = min(FIT_ROWS_PER_CLUSTER * job.clusters.count, MAX_FIT_ROWS)
     job = replace(job, rows=kept, lookup=lookup, fit_share=min(wanted / max(kept, 1), 1.0))
     fitted = [part for record in run(put_fit_rows, units) for part in record.parts]
     fit_clusters(job.clusters, [draft.path(part.name) for part in fitted if part.rows], work)
 
+    found = {}
+    if job.clusters.targets:
+        batches = range(len(images), len(images) + len(targets))
+        found["targets"] = put_target_clusters(draft, lookup, batches, CENTROIDS_NAME)
     run(assign_rows, units)
     if job.clusters.semantic_duplicates:
         run_steps(job.members.merge_steps(), kept, draft, context)
@@ -135,7 +146,7 @@ def add_clusters(
         run_steps(job.similar.merge_steps(), kept, draft, context)
     run(put_clustered, units)
     table = _describe_clusters(job, draft)
-    return [draft.put_table(CLUSTERS_PART, table)], _summarise(table, kept, job)
+    return [draft.put_table(CLUSTERS_PART, table)], _summarise(table, kept, job) | found
 
 
 def _read_kept(draft: Draft, shard: RawShard, columns: Sequence[str]) -> pa.Table:
@@ -186,7 +197,10 @@ def assign_rows(draft: Draft, step: ClusterStep) -> None:
         centroids = Centroids.of_table(fetch_table(draft.store, draft.path(CENTROIDS_NAME)))
         features = rows["feature"].filter(pa.array(known))
         cluster[known], dot[known] = centroids.find_nearest(join_features(features.to_pylist()))
-    put_frame(draft, _assigned_name(step), pl.DataFrame({"cluster": cluster, "dot": dot}))
+    state = np.full(len(known), KEPT, np.uint8)
+    if step.job.clusters.targets:
+        state[known & ~is_on_target(draft, cluster)] = OFF_TARGET
+    put_frame(draft, _assigned_name(step), pl.DataFrame({"cluster": cluster, "dot": dot, "state": state}))
     if (duplicates := step.job.clusters.semantic_duplicates) is None:
         return
     uids = uid_halves(rows["uid"].combine_chunks())
@@ -197,7 +211,7 @@ def assign_rows(draft: Draft, step: ClusterStep) -> None:
         uid_high=pl.Series(uids[:, 0]),
         uid_low=pl.Series(uids[:, 1]),
         feature=pl.Series(rows["feature"].to_pylist(), dtype=pl.Binary),
-    ).filter(pl.Series(known))
+    ).filter(pl.Series(known & (state == KEPT)))
     mixed = pl.Series(members["cluster"].to_numpy().astype(np.uint64) * MIX, dtype=pl.UInt64)
     step.job.members.write(draft, step.number, members, number_partitions(mixed, step.job.partitions))
 
@@ -212,21 +226,18 @@ def drop_similar(draft: Draft, step: ClusterStep) -> None:
 
 
 def put_clustered(draft: Draft, step: ClusterStep) -> None:
-    """Write the cluster of the kept rows of each raw shard, and whether they are dropped; put the sizes of the clusters."""
-    rows = read_frame(draft, _assigned_name(step)).with_columns(is_similar=pl.lit(0, pl.UInt8))
+    """Write the cluster and the state of the kept rows of each raw shard; put the sizes of the clusters."""
+    rows = read_frame(draft, _assigned_name(step))
     if step.job.clusters.semantic_duplicates:
-        similar = step.job.similar.read(draft, step.number)["row"].to_numpy()
-        flags = np.zeros(rows.height, np.uint8)
-        flags[similar] = 1
-        rows = rows.with_columns(is_similar=pl.Series(flags))
+        state = rows["state"].to_numpy().copy()
+        state[step.job.similar.read(draft, step.number)["row"].to_numpy()] = SIMILAR
+        rows = rows.with_columns(state=pl.Series(state))
     start = 0
     for shard in step.inputs:
         count = read_table(draft.store, draft.path(_images_name(shard.number)), ["key"]).num_rows
         put_frame(draft, _clustered_name(shard.number), rows[start : start + count])
         start += count
-    sizes = (
-        rows.filter(pl.col("cluster") >= 0).group_by("cluster", "is_similar").len("rows").sort("cluster", "is_similar")
-    )
+    sizes = rows.filter(pl.col("cluster") >= 0).group_by("cluster", "state").len("rows").sort("cluster", "state")
     sizes = sizes.with_columns(pl.col("rows").cast(pl.Int64))
     step.job.counts.write(draft, step.number, sizes, np.zeros(sizes.height, np.uint16))
 
@@ -234,34 +245,43 @@ def put_clustered(draft: Draft, step: ClusterStep) -> None:
 def _describe_clusters(job: ClusterJob, draft: Draft) -> pa.Table:
     """Return the clusters (CLUSTERS): their sizes, those that they are merged into, and probabilities."""
     centroids = fetch_table(draft.store, draft.path(CENTROIDS_NAME))
-    sizes = np.zeros((centroids.num_rows, 2), np.int64)
+    sizes = np.zeros((centroids.num_rows, 3), np.int64)
     for table in job.counts.read_tables(draft, 0) if job.batches else ():
-        np.add.at(sizes, (table["cluster"].to_numpy(), table["is_similar"].to_numpy()), table["rows"].to_numpy())
-    kept = sizes[:, 0].tolist()
+        np.add.at(sizes, (table["cluster"].to_numpy(), table["state"].to_numpy()), table["rows"].to_numpy())
+    kept = sizes[:, KEPT].tolist()
     into = merge_small_clusters(kept, join_features(centroids["centroid"].to_pylist()), job.clusters.min_size)
     merged = np.bincount(np.array(into, np.int64), weights=kept, minlength=len(kept)).astype(np.int64).tolist()
     balance = job.clusters.balance
     chances = [1.0] * len(kept)
     if balance:
         chances = compute_probabilities(merged, balance.alpha, balance.epoch_fraction)
-    columns = [into, kept, sizes[:, 1], [chances[cluster] for cluster in into], *centroids.columns]
+    columns = [
+        into,
+        kept,
+        sizes[:, SIMILAR],
+        sizes[:, OFF_TARGET],
+        [chances[cluster] for cluster in into],
+        *centroids.columns,
+    ]
     return pa.table(dict(zip(CLUSTERS.names, columns, strict=True)), schema=CLUSTERS)
 
 
 def _summarise(table: pa.Table, rows: int, job: ClusterJob) -> dict[str, Any]:
-    clusters = pl.DataFrame(table.select(CLUSTERS.names[:4]))
+    clusters = pl.DataFrame(table.select(COUNTED))
     merged = clusters.group_by("image_cluster").agg(pl.col("rows").sum(), pl.col("sampling_probability").first())
     merged = merged.filter(pl.col("rows") > 0)
     sizes = sorted(merged["rows"].to_list())
     epoch = merged.select((pl.col("rows") * pl.col("sampling_probability").cast(pl.Float64)).sum()).item()
     assert job.lookup is not None
-    model, similar = job.lookup.scorer.model, sum(table["semantic_duplicates"].to_pylist())
+    model = job.lookup.scorer.model
+    totals = {name: sum(table[name].to_pylist()) for name in ("rows", "semantic_duplicates", "off_target")}
     return {
         "scorer": job.lookup.scorer.digest,
         "model": model.name if model else None,
         "rows": rows,
-        "without_feature": rows - sum(table["rows"].to_pylist()) - similar,
-        "semantic_duplicates": similar,
+        "without_feature": rows - sum(totals.values()),
+        "semantic_duplicates": totals["semantic_duplicates"],
+        "off_target": totals["off_target"],
         "fitted": len(clusters),
         "clusters": len(sizes),
         "sizes": {f"{share:g}": sizes[round(share * (len(sizes) - 1))] for share in (0, 0.1, 0.5, 0.9, 1) if sizes},
@@ -270,10 +290,10 @@ def _summarise(table: pa.Table, rows: int, job: ClusterJob) -> dict[str, Any]:
 
 
 def join_clusters(draft: Draft, shard: RawShard, rows: pa.Table, decisions: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Return the rows of a raw shard with their clusters and probabilities, and the decisions with `semantic_duplicate`."""
+    """Return the rows of a raw shard with their clusters and probabilities, and the decisions with REASONS."""
     kept = np.array(decisions["drop_reason"].is_null())
     clustered = read_frame(draft, _clustered_name(shard.number))
-    clusters = fetch_table(draft.store, draft.path(CLUSTERS_PART), CLUSTERS.names[:4])
+    clusters = fetch_table(draft.store, draft.path(CLUSTERS_PART), COUNTED)
     found = clustered["cluster"].to_numpy()
     places, known = np.flatnonzero(kept), found >= 0
 
@@ -289,9 +309,9 @@ def join_clusters(draft: Draft, shard: RawShard, rows: pa.Table, decisions: pa.T
     if shard.config.clusters and shard.config.clusters.balance:
         chances = spread(clusters["sampling_probability"].to_numpy()[found[known]], known, pa.float32())
         rows = _multiply_probabilities(rows, chances)
-    is_similar = clustered["is_similar"].to_numpy() > 0
-    reasons = np.array(decisions["drop_reason"].to_pylist(), object)
-    reasons[places[is_similar]] = "semantic_duplicate"
+    states, reasons = clustered["state"].to_numpy(), np.array(decisions["drop_reason"].to_pylist(), object)
+    for state, reason in REASONS.items():
+        reasons[places[states == state]] = reason
     index = decisions.column_names.index("drop_reason")
     return rows, decisions.set_column(index, "drop_reason", pa.array(reasons, pa.string()))
 

@@ -38,7 +38,7 @@ class OverlapConfig(OverlapThresholds):
 
 
 def find_evaluation_files(path: str) -> list[SourceFile]:
-    """Return the files of one of `curate.overlap.paths`. Raises: ConfigError if there are none."""
+    """Return the files of one of `curate.overlap.paths` or `curate.clusters.targets`. Raises: ConfigError if none."""
     pattern = path
     if path.endswith("/") or (not path.startswith("s3://") and Path(path).is_dir()):
         pattern = f"{path.rstrip('/')}/**" + ("" if path.startswith("s3://") else "/*")
@@ -91,6 +91,8 @@ class CurateConfig(SourceOrder):
         paths = self.overlap.paths if self.overlap else ()
         sets = problems_of("overlap.paths", lambda: [find_evaluation_files(path) for path in paths])
         clusters = self.clusters.problems() if self.clusters else []
+        targets = self.clusters.targets if self.clusters else ()
+        clusters += problems_of("targets", lambda: [find_evaluation_files(path) for path in targets])
         scores = self.scores.problems()
         return [*(f"scores.{line}" for line in scores), *(f"clusters.{line}" for line in clusters), *sets]
 

@@ -97,10 +97,15 @@ class SearchTask:
 
 def digest_evaluation_sets(config: CurateConfig) -> list[Input]:
     """Return the evaluation sets, each with a digest of its files. Raises: ConfigError, SourceError."""
+    return digest_images("evaluation_set", config.overlap.paths if config.overlap else ())
+
+
+def digest_images(kind: str, paths: Sequence[str]) -> list[Input]:
+    """Return each path of images as an input of this kind, with a digest of its files. Raises: ConfigError, SourceError."""
     inputs = []
-    for path in config.overlap.paths if config.overlap else ():
+    for path in paths:
         listed = [[file.name, file.digest()] for file in find_evaluation_files(path)]  # names are a column of MATCHES
-        inputs.append(Input(stage="evaluation_set", key=path, digest=text_sha256(canonical_json(listed))))
+        inputs.append(Input(stage=kind, key=path, digest=text_sha256(canonical_json(listed))))
     return inputs
 
 
@@ -148,7 +153,7 @@ def _index_tasks(config: OverlapConfig) -> list[IndexTask]:
 def index_images(draft: Draft, task: IndexTask) -> Record:
     """Index images of an evaluation set; files that are no images (captions, labels) are skipped."""
     rows, unreadable = [], 0
-    for member, data in _read_files(task.files):
+    for member, data in read_files(task.files, "curate.overlap.paths"):
         try:
             plane, hashes = index_image(images.decode_pixels(data))
         except images.ImageRefused as refused:
@@ -167,8 +172,14 @@ def index_images(draft: Draft, task: IndexTask) -> Record:
     return Record(task=task.id, parts=[part], facts={"unreadable": unreadable})
 
 
-def _read_files(files: Sequence[SourceFile]) -> Iterator[tuple[str, bytes]]:
-    """Yield (member, bytes) of each file, and of each member of a tar. Raises: SourceError."""
+def read_files(files: Sequence[SourceFile], field: str) -> Iterator[tuple[str, bytes]]:
+    """Yield (member, bytes) of each file, and of each member of a tar.
+
+    Args:
+        field: field of the config that names the files, for errors.
+
+    Raises: SourceError.
+    """
     for file in files:
         with file.open() as stream:
             if not file.name.endswith(".tar"):
@@ -181,7 +192,7 @@ def _read_files(files: Sequence[SourceFile]) -> Iterator[tuple[str, bytes]]:
                         if content:
                             yield f"{file.name}/{info.name}", content.read()
             except (tarfile.TarError, EOFError, ValueError) as error:
-                raise UnusableSource(f"curate.overlap.paths: {file.name} is not a whole tar file ({error})") from error
+                raise UnusableSource(f"{field}: {file.name} is not a whole tar file ({error})") from error
 
 
 def search_shards(draft: Draft, task: SearchTask) -> Record:

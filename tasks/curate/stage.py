@@ -25,7 +25,7 @@ from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, fetch
 from tasks.curate.choose import choose_rows, read_decisions
 from tasks.curate.clustering import add_clusters, join_clusters
 from tasks.curate.config import CurateConfig
-from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evaluation_sets
+from tasks.curate.evaluation_overlap import digest_evaluation_sets, digest_images, match_evaluation_sets
 from tasks.curate.inspect_images import RawShard, inspect_shard
 from tasks.curate.scoring import add_scores, join_scores
 from tasks.engine.exchange import run_steps
@@ -150,8 +150,10 @@ def write_rows(draft: Draft, shard: RawShard) -> Record:
 
 def external_inputs(config: CurateConfig) -> list[Input]:
     """Return the evaluation sets, the scorers and the model of the clusters, with their digests."""
-    clusters = config.clusters.inputs() if config.clusters else []
-    return digest_evaluation_sets(config) + config.scores.inputs() + clusters
+    inputs = digest_evaluation_sets(config) + config.scores.inputs()
+    if config.clusters:
+        inputs += config.clusters.inputs() + digest_images("target", config.clusters.targets)
+    return inputs
 
 
 CURATE = Stage(name="curate", version=6, make=make, external_inputs=external_inputs)

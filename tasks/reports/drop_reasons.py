@@ -153,6 +153,9 @@ CURATE = {
         "Another kept row has nearly the same image.", "`curate.near_duplicates`, `curate.near_duplicate_distance`"
     ),
     "evaluation_overlap": DropReason("The image is in an evaluation set.", '`curate.overlap.action = "mark"`'),
+    "off_target": DropReason(
+        "The image's cluster is the nearest one of no image in `curate.clusters.targets`.", "`curate.clusters.targets`"
+    ),
     "semantic_duplicate": DropReason(
         "The feature of a kept row's image in the same cluster is nearly the same.",
         "`curate.clusters.semantic_duplicates.min_cosine`",

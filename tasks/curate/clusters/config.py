@@ -38,7 +38,7 @@ class ClusterBalanceConfig(BaseModel):
 class ClustersConfig(StageConfig):
     """The `[curate.clusters]` table: clusters of the images, by k-means over the features of a CLIP model."""
 
-    execution_fields: ClassVar[frozenset[str]] = frozenset({"model", "device"})
+    execution_fields: ClassVar[frozenset[str]] = frozenset({"model", "targets", "device"})
 
     model: str = Field(min_length=1)
     """A CLIP model, as of [curate.scores.clip_score]; its features are stored like scores."""
@@ -46,6 +46,9 @@ class ClustersConfig(StageConfig):
     """Number of clusters before small ones are merged."""
     min_size: int = Field(default=10, ge=1)
     """Merge a cluster of fewer pairs into the one whose centroid has the largest cosine with its own."""
+    targets: tuple[str, ...] = ()
+    """Images of what the model is for: folders of images, tar shards, or globs of either; local or s3://bucket/….
+    Clusters that are the nearest one of none of them are dropped, as off_target. Empty: no cluster is dropped."""
     semantic_duplicates: SemanticDuplicatesConfig | None = None
     """Semantic duplicates to drop; none by default."""
     balance: ClusterBalanceConfig | None = None

@@ -8,7 +8,7 @@ import polars as pl
 from dataops.formatting import format_share
 from dataops.snapshot import Manifest, load_manifest, read_table
 from dataops.store import Store
-from tasks.curate.clusters.table import CLUSTERS, CLUSTERS_PART
+from tasks.curate.clusters.table import CLUSTERS_PART, COUNTED
 from tasks.pack.card_samples import add_raw_previews
 from tasks.reports.gallery import evenly_spaced, gallery_rows
 from tasks.reports.page import render
@@ -21,7 +21,7 @@ _COLUMNS = ["uid", "caption", "key", "shard", "original_width", "original_height
 def report_html(manifest: Manifest, store: Store) -> str:
     """Return the page of a snapshot of the stage `curate` that has clusters, with images from the raw shards."""
     facts = manifest.facts["clusters"]
-    clusters = pl.DataFrame(read_table(store, manifest.path(CLUSTERS_PART), CLUSTERS.names[:4]))
+    clusters = pl.DataFrame(read_table(store, manifest.path(CLUSTERS_PART), COUNTED))
     clusters = clusters.group_by("image_cluster").agg(
         pl.col("rows").sum(), pl.col("semantic_duplicates").sum(), pl.col("sampling_probability").first()
     )
@@ -50,6 +50,8 @@ def _figures(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if share in facts["sizes"]:
             yield f"pairs of the {name} cluster", f"{facts['sizes'][share]:,}"
     yield "semantic duplicates", f"{facts['semantic_duplicates']:,}"
+    if facts["off_target"]:
+        yield "pairs in clusters without a target", f"{facts['off_target']:,}"
     yield "pairs whose image has no feature", f"{facts['without_feature']:,}"
     yield "mean number of pairs in an epoch", f"{facts['epoch_rows']:,.0f}"
 

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from dataops.clusters.vectors import SCALE, join_features
+from dataops.errors import ConfigError
 from dataops.images.score_tables import compute_score_ids
 from dataops.schema import CURATED, curated_schema, dropped_schema
 from dataops.snapshot import Manifest, read_parts, read_table
@@ -19,7 +20,7 @@ from dataops.store import FolderStore
 from tasks.curate import clustering, steps
 from tasks.curate.clusters import fit
 from tasks.curate.clusters.report import report_html
-from tasks.curate.clusters.table import CLUSTERS, CLUSTERS_PART
+from tasks.curate.clusters.table import CLUSTERS_PART, COUNTED
 from tasks.curate.config import CurateConfig
 from tasks.curate.scores import clip as score_clip
 from tasks.curate.stage import CURATE
@@ -258,7 +259,7 @@ def test_config_names_what_is_missing() -> None:
 def test_the_part_of_clusters_has_all_rows(tmp_path: Path, checkpoint: Path) -> None:
     store = FolderStore(tmp_path)
     manifest = curate_pairs(store, some_pairs(), checkpoint, min_size=6)
-    clusters = pl.DataFrame(read_table(store, manifest.path(CLUSTERS_PART)).select(CLUSTERS.names[:4]))
+    clusters = pl.DataFrame(read_table(store, manifest.path(CLUSTERS_PART)).select(COUNTED))
     assert clusters["rows"].sum() == REMAINING
     merged = clusters.group_by("image_cluster").agg(pl.col("rows").sum())
     assert min(rows for rows in merged["rows"].to_list() if rows) >= 6
@@ -274,3 +275,29 @@ def test_the_page_shows_clusters_with_their_images(tmp_path: Path, checkpoint: P
         assert text in page
     empty = report_html(curate_pairs(FolderStore(tmp_path / "none"), [], checkpoint), FolderStore(tmp_path / "none"))
     assert "0 clusters" in empty
+
+
+def test_clusters_without_a_target_are_dropped(tmp_path: Path, checkpoint: Path) -> None:
+    store, pairs, targets = FolderStore(tmp_path / "s"), some_pairs(), tmp_path / "targets"
+    targets.mkdir()
+    for number in (100, 104):  # images of the pairs x0 and x4
+        (targets / f"{number}.jpg").write_bytes(jpeg(blocks(number)))
+    (targets / "labels.txt").write_text("no image")
+    rows = rows_of(store, curate_pairs(store, pairs, checkpoint, min_size=1))
+    wanted = {row["image_cluster"] for row in rows.values() if row["url"] in ("x0", "x4")}
+    manifest = curate_pairs(store, pairs, checkpoint, min_size=1, targets=[str(targets)])
+    facts = manifest.facts["clusters"]
+    assert facts["targets"] == 2
+    found = rows_of(store, manifest)
+    off = {uid for uid, row in found.items() if row["drop_reason"] == "off_target"}
+    assert off == {uid for uid, row in rows.items() if row["image_cluster"] not in {*wanted, None}}
+    assert 0 < len(off) == facts["off_target"] < REMAINING
+    (targets / "more.jpg").write_bytes(jpeg(blocks(105)))
+    config = {"clusters": {"model": str(checkpoint), "targets": [str(targets)]}}
+    more = plan(CURATE, CurateConfig.model_validate(config), 0, [downloaded(store, pairs, 7)])
+    (targets / "more.jpg").unlink()
+    assert more.key != plan(CURATE, CurateConfig.model_validate(config), 0, [downloaded(store, pairs, 7)]).key
+    for image in targets.glob("*.jpg"):
+        image.unlink()
+    with pytest.raises(ConfigError, match="targets: no image can be decoded"):
+        curate_pairs(store, pairs, checkpoint, targets=[str(targets)])
