@@ -10,6 +10,7 @@ from training.datasets import Datasets
 from training.model_config import MIN_VOCAB_SIZE, ModelConfig, load_model_config
 from training.options.augment import AugmentConfig
 from training.options.bounds import NonNegative, Positive, Share
+from training.options.global_loss import GlobalLossConfig
 from training.process import count_cores
 from training.rendezvous import explain_refusal, is_loopback
 
@@ -82,6 +83,9 @@ class TrainConfig(StageConfig):
             "ema",
             "max_bad_steps",
             "multi_positive",
+            "global_loss",
+            "average_last",
+            "average_every",
             "bad_loss",
             "bad_grad_norm",
             "max_rollbacks",
@@ -142,6 +146,10 @@ class TrainConfig(StageConfig):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of an exponential moving average of the weights, such as 0.9999, which is evaluated and saved as the model in
     their place; 0: none."""
+    average_last: Annotated[int, Field(ge=0)] = 0
+    """Number of the last points of the training whose weights are averaged, evaluated and saved as the model; 0: none."""
+    average_every: Annotated[int, Field(ge=1)] = 100
+    """Steps between these points; the last one is the last step."""
     max_bad_steps: Annotated[int, Field(ge=0)] = 0
     """Bad steps in a row after which the training rolls back, or without rollbacks fails. The update of a bad step is
     skipped. 0: the first step whose loss or gradient is not finite fails."""
@@ -199,8 +207,11 @@ class TrainConfig(StageConfig):
     """Groups of layers at the end of a locked text tower that are trained, as in a ViT."""
     lock_norms: bool = False
     """Keep all layer and batch norms as `init` has them, the statistics of batch norms included."""
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-    """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's binary loss of each pairing."""
+    loss: Literal["softmax", "sigmoid", "global"] = "softmax"
+    """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's binary loss of each pairing; global: FastCLIP's loss
+    over the dataset, for small batches."""
+    global_loss: GlobalLossConfig = GlobalLossConfig()
+    """Settings of `loss = "global"`."""
     multi_positive: Literal["off", "mask", "share"] = "off"
     """Pairs of a batch with the same image or the same caption. off: negatives of each other. mask: left out. share: the
     targets of a softmax are uniform over them (UniCL), and those of a sigmoid are 1."""
@@ -314,6 +325,12 @@ class TrainConfig(StageConfig):
             raise ValueError('lock_text: a text tower that starts at random has nothing to keep; set init, for "both"')
         if self.lock_norms and self.init is None:
             raise ValueError("lock_norms: norms at their start have nothing to keep; set init")
+        if self.ema and self.average_last:
+            raise ValueError("ema and average_last: a model has one kind of average; set one of them to 0")
+        if self.loss == "global" and (self.label_smoothing or self.multi_positive == "share"):
+            raise ValueError(
+                'loss = "global" has no targets to share: set label_smoothing = 0, multi_positive = "mask"'
+            )
         if not self.max_bad_steps and (self.bad_loss or self.bad_grad_norm or self.max_rollbacks):
             raise ValueError("bad_loss, bad_grad_norm and max_rollbacks need max_bad_steps of at least 1")
         if self.max_rollbacks and self.max_bad_steps > self.checkpoint_every:

@@ -110,7 +110,9 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     _check_batch_size(plan)
     tokenizer = preparation.prepare_tokenizer(job, dataset, context_length)
 
-    learner = build_learner(config, model_config.with_vocab_size(tokenizer.vocab_size), job.seed, device)
+    dimensions = model_config.with_vocab_size(tokenizer.vocab_size)
+    sizes = {"total_steps": plan.total_steps, "samples": len(index)}
+    learner = build_learner(config, dimensions, job.seed, device, **sizes)
     kept_patches = count_kept_patches(config, learner.model.config)
     return TrainingRun(
         job=job,

@@ -39,7 +39,7 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
             "grad_cache: batch normalisation would see a part of the batch at a time, which changes the gradient; "
             "remove it, or train a ViT"
         )
-    if config.loss == "softmax" and model.logit_bias is not None:
+    if config.loss != "sigmoid" and model.logit_bias is not None:
         model.logit_bias.requires_grad_(False)  # the softmax does not depend on it
     model.set_grad_checkpointing(config.grad_checkpointing)
     return model

@@ -78,9 +78,16 @@ class InputMaker:
             pack_chunks(batch.tokens_BL, config.grad_cache),
             draw_kept_patches(config, self.dimensions, *of_batch, batch.step / self.total_steps),
             None if config.augment == AugmentConfig() else draw_augmentation(config.augment, *of_batch),
-            LossInputs(None if batch.identities_B2 is None else torch.from_numpy(batch.identities_B2)),
+            self._for_loss(batch),
         )
         return inputs.map(Tensor.pin_memory) if self.pin else inputs
+
+    def _for_loss(self, batch: Batch) -> LossInputs:
+        identities_B2 = None if batch.identities_B2 is None else torch.from_numpy(batch.identities_B2)
+        if self.config.loss != "global":
+            return LossInputs(identities_B2)
+        gamma = self.config.global_loss.gamma_at(batch.epoch, self.config.epochs)
+        return LossInputs(identities_B2, torch.from_numpy(batch.samples), torch.tensor(gamma))
 
 
 def upload_batches(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

@@ -22,6 +22,7 @@ from training.loop.inputs import StepInputs
 from training.loop.optim import MAX_LOGIT_SCALE
 from training.losses.compute import compute_loss
 from training.losses.contrastive import StepOutcome
+from training.losses.global_loss import Denominators
 from training.losses.grad_cache import backward_by_chunks
 from training.losses.inputs import LossInputs
 from training.model.clip import CLIP, Outputs
@@ -61,6 +62,7 @@ def take_step(
     lr: float,
     pairs_of_ranks: Sequence[int] | None = None,
     guard: StepGuard | None = None,
+    denominators: Denominators | None = None,
 ) -> Tensor:
     """Take one step of the optimizer.
 
@@ -69,13 +71,14 @@ def take_step(
         inputs: on the model's device.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
         guard: skips the update of a bad step.
+        denominators: of the global loss.
 
     Returns: StepValues as fp64 (V,) on the device, which may still compute them.
     """
     images_B3SS = prepare_images(inputs, config)
     statistics = None if guard is None else KeptStatistics(model)
     outcome, outputs = backward(
-        forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks, inputs.of_loss
+        forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks, inputs.of_loss, denominators
     )
     cosines = mean_cosine(outputs.image_features_BD.detach()), mean_cosine(outputs.text_features_BD.detach())
     sums = torch.stack([v.detach().double() for v in (outcome.loss, outcome.image_hits, outcome.text_hits, *cosines)])
@@ -84,6 +87,8 @@ def take_step(
     grad_norm = gradient_norm(model)
     is_bad = None if guard is None else guard.decide(sums[0], grad_norm)
     update(model, optimizer, lr, grad_norm, config, is_bad)
+    if denominators is not None:
+        denominators.update(is_bad)
     if statistics is not None and is_bad is not None:
         statistics.restore_where(is_bad)
     skipped = torch.zeros_like(sums[0]) if is_bad is None else is_bad.double()
@@ -126,6 +131,7 @@ def backward(
     kept_BK: Tensor | None = None,
     pairs_of_ranks: Sequence[int] | None = None,
     of_loss: LossInputs | None = None,
+    denominators: Denominators | None = None,
 ) -> tuple[StepOutcome, Outputs]:
     """Run both towers and the loss over all ranks' pairs, and add its gradients to the parameters' own.
 
@@ -135,11 +141,13 @@ def backward(
         kept_BK: see CLIP.encode_image.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
         of_loss: what the loss takes beside the features; None: nothing.
+        denominators: of the global loss.
 
     Returns: the loss and hits, and the features of the batch.
     """
     pairs_of_ranks = pairs_of_ranks or [len(images_B3SS)]
-    loss = partial(compute_loss, config=config, pairs_of_ranks=pairs_of_ranks, inputs=of_loss)
+    known = {"config": config, "pairs_of_ranks": pairs_of_ranks, "inputs": of_loss, "denominators": denominators}
+    loss = partial(compute_loss, **known)
     autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     # All ranks take the same way, else they would wait for each other in different exchanges.
     if config.grad_cache is not None and config.grad_cache < max(pairs_of_ranks):

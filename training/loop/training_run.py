@@ -24,7 +24,8 @@ from training.loop.inputs import StepInputs
 from training.loop.optim import build_optimizer
 from training.loop.skipped_samples import SkippedSamples
 from training.loop.step import take_step
-from training.loop.weight_average import WeightAverage
+from training.loop.weight_average import WeightAverage, build_average
+from training.losses.global_loss import Denominators
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import Tokenizer
@@ -43,9 +44,11 @@ class Learner:
     """The model, or DistributedDataParallel around it."""
     optimizer: Optimizer
     average: WeightAverage | None
-    """None without `ema`."""
+    """None if the weights themselves are evaluated and saved."""
     guard: StepGuard | None
     """None if the first bad step ends the job."""
+    denominators: Denominators | None = None
+    """None with another loss than the global one."""
 
     def take_step(
         self, number: int, inputs: StepInputs, *, lr: float, pairs_of_ranks: Sequence[int] | None = None
@@ -60,16 +63,29 @@ class Learner:
             lr=lr,
             pairs_of_ranks=pairs_of_ranks,
             guard=self.guard,
+            denominators=self.denominators,
         )
         if self.average is not None:
             self.average.update(number)
         return values_V
 
 
-def build_learner(config: TrainConfig, dimensions: ModelConfig, seed: int, device: torch.device) -> Learner:
+def build_learner(
+    config: TrainConfig,
+    dimensions: ModelConfig,
+    seed: int,
+    device: torch.device,
+    *,
+    total_steps: int = 1,
+    samples: int = 1,
+) -> Learner:
     """Build a model on its device, as it is before the first step, and its optimizer; all ranks together.
 
-    Raises: ConfigError as build_initial_model.
+    Args:
+        total_steps: steps of the training, from which `average_last` counts back.
+        samples: samples of the dataset, each of which has denominators with the global loss.
+
+    Raises: ConfigError as build_initial_model and build_average.
     """
     torch.manual_seed(seed)  # decides the first weights; nothing after them draws from torch's generator
     model = build_initial_model(config, dimensions)
@@ -80,8 +96,9 @@ def build_learner(config: TrainConfig, dimensions: ModelConfig, seed: int, devic
         model=model,
         forward=forward,
         optimizer=build_optimizer(model, config),
-        average=WeightAverage(model, config.ema) if config.ema else None,
+        average=build_average(model, config, total_steps),
         guard=StepGuard(config, device) if config.max_bad_steps else None,
+        denominators=Denominators(samples, device) if config.loss == "global" else None,
     )
 
 
@@ -131,7 +148,7 @@ class TrainingRun:
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside weights and moments, by name; a restored one is copied into them."""
-        parts = (self.learner.average, self.learner.guard)
+        parts = (self.learner.average, self.learner.guard, self.learner.denominators)
         return {name: tensor for part in parts if part is not None for name, tensor in part.tensors().items()}
 
     def averaged(self) -> AbstractContextManager[None]:

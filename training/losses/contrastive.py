@@ -56,7 +56,7 @@ def contrastive_loss(
 
     Source: Radford et al. 2021, figure 3; for the shared targets of `positives` Yang et al. 2022 (UniCL), equations 2-4.
     """
-    images_BD, texts_BD = _normalize(image_features_BD, text_features_BD)
+    images_BD, texts_BD = normalize_both(image_features_BD, text_features_BD)
     images_GD, first = gather_rows(images_BD, pairs_of_ranks)
     texts_GD, _ = gather_rows(texts_BD, pairs_of_ranks)
     scale = logit_scale.exp()
@@ -94,7 +94,7 @@ def sigmoid_loss(
 
     Source: Zhai et al. 2023 (SigLIP), equation 1 and algorithm 1.
     """
-    images_BD, texts_BD = _normalize(image_features_BD, text_features_BD)
+    images_BD, texts_BD = normalize_both(image_features_BD, text_features_BD)
     texts_GD, first = gather_rows(texts_BD, pairs_of_ranks)
     block = partial(_sigmoid, shares=positives is not None and positives.shares)
     loss, image_hits = sum_by_blocks(images_BD, texts_GD, logit_scale.exp(), logit_bias, first, rows, block, positives)
@@ -111,7 +111,8 @@ def sigmoid_loss(
     return StepOutcome(loss / len(texts_GD), image_hits, torch.stack(hits).sum())
 
 
-def _normalize(image_features_BD: Tensor, text_features_BD: Tensor) -> tuple[Tensor, Tensor]:
+def normalize_both(image_features_BD: Tensor, text_features_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both features in fp32 with rows of unit norm. Raises: ValueError: the two shapes differ."""
     if image_features_BD.shape != text_features_BD.shape:
         shapes = f"images {tuple(image_features_BD.shape)}, texts {tuple(text_features_BD.shape)}"
         raise ValueError(f"the shapes of the features differ: {shapes}")

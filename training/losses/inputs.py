@@ -14,6 +14,10 @@ class LossInputs(NamedTuple):
 
     identities_B2: Tensor | None = None
     """Hashes of images and captions, int64."""
+    samples_B: Tensor | None = None
+    """Numbers of the samples, as Plan.batch returns them."""
+    gamma: Tensor | None = None
+    """Scalar, the share of the batch in the moving averages of the denominators."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "LossInputs":
         """Return the results of a function of one tensor for all tensors."""

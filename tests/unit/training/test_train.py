@@ -350,7 +350,7 @@ def test_a_shard_with_a_wrong_checksum_ends_the_job_and_is_named(
 
 def test_sigterm_before_the_first_step_is_retryable(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job("a", epochs=1)
-    monkeypatch.setattr(train_module, "build_learner", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(train_module, "build_learner", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     assert main([str(job)]) == 75
     monkeypatch.undo()
     assert main([str(job)]) == 0

@@ -21,6 +21,7 @@ from training.loop.initial_model import build_initial_model
 from training.loop.inputs import InputMaker
 from training.loop.step import StepValues, take_step
 from training.loop.step_recorder import StepRecorder
+from training.losses.global_loss import Denominators
 from training.model.packing import pack_texts
 from training.model_config import ModelConfig
 from training.train import main
@@ -54,6 +55,7 @@ def test_the_counter_finds_each_kind_of_read() -> None:
             {"loss": "sigmoid", "loss_rows": 3, "augment": {}, "grad_checkpointing": True, "multi_positive": "mask"},
         ),
         ("resnet", {"precision": "bf16", "ema": 0.9, "max_bad_steps": 1, "bad_loss": 9}),
+        ("vit", {"loss": "global", "average_last": 2, "average_every": 1, "max_bad_steps": 1}),
         ("vit", {"optimizer": "muon", "layer_decay": 0.5, "max_bad_steps": 1, "max_grad_norm": 1.0}),
     ],
 )
@@ -89,6 +91,7 @@ def test_a_step_reads_nothing_back_and_a_run_reads_once_a_step(
         ("vit", {"patch_dropout": 0.5, "grad_cache": 2, "augment": {"blur": 0.5, "hue": 0.1, "erase_lines": 0.5}}),
         ("vit", {"loss": "sigmoid", "max_grad_norm": 1.0, "multi_positive": "mask"}),
         ("vit", {"multi_positive": "share", "label_smoothing": 0.1}),
+        ("vit", {"loss": "global", "multi_positive": "mask"}),
         ("resnet", {}),
     ],
 )
@@ -105,5 +108,7 @@ def test_all_tensors_of_a_step_lie_on_its_device(
     with torch.device("meta"):
         model = build_initial_model(config, dimensions).train()
     optimizer = torch.optim.AdamW(model.parameters())  # the fused one does not support this device
-    values = take_step(model, model, optimizer, config, inputs.map(lambda tensor: tensor.to("meta")), lr=1e-3)
+    denominators = Denominators(3, torch.device("meta")) if config.loss == "global" else None
+    of_step = inputs.map(lambda tensor: tensor.to("meta"))
+    values = take_step(model, model, optimizer, config, of_step, lr=1e-3, denominators=denominators)
     assert (values.device.type, values.dtype, values.shape) == ("meta", torch.float64, (len(StepValues._fields),))

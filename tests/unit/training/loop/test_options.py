@@ -18,7 +18,7 @@ import training.train as train_module
 from tests.unit.training.conftest import output_of, rows_of, with_suite
 from training.config import TrainConfig
 from training.loop.bad_steps import WINDOW, StepGuard
-from training.loop.weight_average import WeightAverage
+from training.loop.weight_average import LastAverage, MovingAverage
 from training.train import OUTPUTS, main
 
 MakeJob = Callable[..., Path]
@@ -74,6 +74,10 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
             },
         ),
         ("resnet", {"ema": 0.9, "schedule": "rsqrt", "warmup_steps": 2, "cooldown": 0.3, "max_bad_steps": 1}),
+        (
+            "vit",
+            {"loss": "global", "multi_positive": "mask", "average_last": 3, "average_every": 3, "max_bad_steps": 1},
+        ),
     ],
 )
 def test_a_training_with_options_is_resumed_to_the_same_bits(
@@ -96,9 +100,9 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(
     assert main([str(plain)]) == 0
     steps: list[dict[str, Tensor]] = []
     evaluated: list[Tensor] = []
-    update, evaluate = WeightAverage.update, train_module.evaluate_interim
+    update, evaluate = MovingAverage.update, train_module.evaluate_interim
 
-    def record(average: WeightAverage, step: int) -> None:
+    def record(average: MovingAverage, step: int) -> None:
         steps.append({name: tensor.double().clone() for name, tensor in average._values.items()})
         update(average, step)
 
@@ -110,7 +114,7 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(
         evaluate(run)
         assert run.model.logit_scale.item() == before
 
-    monkeypatch.setattr(WeightAverage, "update", record)
+    monkeypatch.setattr(MovingAverage, "update", record)
     monkeypatch.setattr(train_module, "evaluate_interim", look)
     start: dict[str, Tensor] = {}
 
@@ -133,6 +137,44 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(
     for name, expected in average.items():
         torch.testing.assert_close(saved[name].double(), expected, rtol=1e-5, atol=1e-6, msg=name)
         assert not saved[name].equal(unaveraged[name]), name
+
+
+def test_the_last_points_are_averaged_and_saved(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nine steps, 3, 6 and 9 are points; before the first one the weights themselves are evaluated."""
+    points: list[dict[str, Tensor]] = []
+    counts: list[float] = []
+    update = LastAverage.update
+
+    def record(average: LastAverage, step: int) -> None:
+        weights = {name: tensor.detach().double().clone() for name, tensor in average._values.items()}
+        points.extend([weights] if step in (3, 6, 9) else [])
+        update(average, step)
+        counts.append(average._count.item())
+        with average.in_use():
+            used = average._values["logit_scale"].detach().double()
+            expected = torch.stack([p["logit_scale"] for p in points] or [weights["logit_scale"]]).mean(0)
+            torch.testing.assert_close(used, expected, rtol=1e-6, atol=0)
+        for name, tensor in average._values.items():
+            assert tensor.double().equal(weights[name]), name
+
+    monkeypatch.setattr(LastAverage, "update", record)
+    job = make_job("a", "resnet", epochs=3, average_last=3, average_every=3)
+    assert main([str(job)]) == 0
+    assert counts == [0, 0, 1, 1, 1, 2, 2, 2, 3]
+    saved = load_file(output_of(job) / "model.safetensors")
+    assert {name for name in saved if "running" in name} < points[0].keys()
+    for name in points[0]:
+        mean = torch.stack([point[name] for point in points]).mean(0)
+        torch.testing.assert_close(saved[name].double(), mean, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_an_average_needs_its_points_and_no_other_average(make_job: MakeJob) -> None:
+    job = make_job("a", "vit", epochs=3, average_last=4, average_every=3)
+    assert main([str(job)]) == 2
+    failure = json.loads((output_of(job) / "failure.json").read_text())
+    assert "average_last: 4 points every 3 steps need more than the 9 steps" in failure["message"]
+    with pytest.raises(ValueError, match="ema and average_last"):
+        TrainConfig(ema=0.9, average_last=2)
 
 
 def test_a_bad_step_is_skipped_and_counted(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.config import TrainConfig
 from training.losses.compute import compute_loss
+from training.losses.global_loss import Denominators
 from training.losses.inputs import LossInputs
 from training.model.clip import Outputs
 
@@ -29,6 +30,20 @@ CASES: dict[str, dict[str, Any]] = {
     for mode in ("mask", "share")
     for smoothing in ((0.0, 0.2) if loss == "softmax" else (0.0,))
 }
+CASES |= {
+    f"global-{mode}-{gamma}": {"loss": "global", "multi_positive": mode, "gamma": gamma, "global_loss": {"eps": 0.3}}
+    for mode, gamma in (("off", 0.3), ("mask", 0.3), ("off", 1.0))
+}
+SAMPLES = torch.arange(PAIRS) * 3 + 4
+"""Numbers of the samples; the last one is a repeat, whose sample is its remainder by the size of the dataset."""
+DATASET = 38
+
+
+def make_averages() -> Tensor:
+    """Return logs of the averages before the step, of which some samples have none."""
+    averages = torch.linspace(-4, 6, 2 * DATASET).view(DATASET, 2)
+    averages[[2, 10, 13]] = -torch.inf
+    return averages
 
 
 def make_leaves(dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -40,21 +55,32 @@ def make_leaves(dtype: torch.dtype = torch.float32) -> list[Tensor]:
 
 def compute(settings: dict[str, Any], rank: int = 0, ranks: int = 1) -> dict[str, Tensor]:
     """Return the loss and the hits of this rank, the gradients of its own features, and those of scale and bias."""
-    config = TrainConfig.model_validate({"loss_rows": 4, **settings})
+    gamma = torch.tensor(settings.get("gamma", 1.0))
+    config = TrainConfig.model_validate({"loss_rows": 4, **{n: v for n, v in settings.items() if n != "gamma"}})
     counts = [PAIRS // ranks + (number < PAIRS % ranks) for number in range(ranks)]
     own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
     images, texts, scale, bias = (leaf.detach() for leaf in make_leaves())
     leaves = [value.clone().requires_grad_() for value in (images[own], texts[own], scale, bias)]
-    outcome = compute_loss(Outputs(*leaves), config, counts, LossInputs(IDENTITIES[own]))
+    denominators = Denominators(DATASET, torch.device("cpu"))
+    denominators.log_averages_S2.copy_(make_averages())
+    inputs = LossInputs(IDENTITIES[own], SAMPLES[own], gamma)
+    outcome = compute_loss(Outputs(*leaves), config, counts, inputs, denominators)
     (3 * outcome.loss).backward()
-    values = {"loss": outcome.loss.detach(), "image_hits": outcome.image_hits, "text_hits": outcome.text_hits}
+    if config.loss == "global":
+        denominators.update(torch.tensor(False))
+    averages = {"averages": denominators.log_averages_S2} if rank == 0 else {}
+    values = averages | {
+        "loss": outcome.loss.detach(),
+        "image_hits": outcome.image_hits,
+        "text_hits": outcome.text_hits,
+    }
     gradients = zip(("images", "texts", "scale", "bias"), leaves, strict=True)
     return values | {name: leaf.grad for name, leaf in gradients if leaf.grad is not None}
 
 
 def join_ranks(results: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the result of one process: the rows of the ranks one after the other, and the sums of all else."""
-    joined = {name: [result[name] for result in results] for name in results[0]}
+    joined = {name: [result[name] for result in results if name in result] for name in results[0]}
     return {name: torch.cat(v) if name in ("images", "texts") else torch.stack(v).sum(0) for name, v in joined.items()}
 
 
