@@ -52,6 +52,7 @@ from tasks.engine.stage import Plan, Stage, discard, make, plan, reuse
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome, Status
 from tasks.train.ray_launcher import train_on_ray
+from training.process import count_cores
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Run:
             flow_run_id=flow_run_id,
             flow_run_url=flow_run_url(flow_run_id),
             run_config=record.config,
-            workers=config.execution.workers or os.cpu_count() or 1,
+            workers=config.execution.workers or count_cores(),
             ray=config.ray(),
         )
         if url := self.context.flow_run_url:

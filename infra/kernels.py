@@ -29,6 +29,7 @@ from dataops.kernels.entry_files import (
     read_entry,
     write_entry,
 )
+from training.process import count_cores
 
 _CORE_SECONDS = 71
 """CPU time of compiling everything, about."""
@@ -128,7 +129,7 @@ def compile_all() -> set[str]:
 
     Raises: PairmillError if the entries cannot be kept.
     """
-    processes = min(os.cpu_count() or 1, len(SAMPLES))
+    processes = min(count_cores(), len(SAMPLES))
     names: set[str] = set()
     with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
         for done in as_completed([pool.submit(_run_sample, sample) for sample in SAMPLES]):
@@ -235,7 +236,7 @@ def _make(stage: Any, config: Any, folder: Path, *upstream: Any) -> None:
 
 def main() -> None:
     """Compile, and print what is done and how long it took."""
-    cores = min(os.cpu_count() or 1, len(SAMPLES))
+    cores = min(count_cores(), len(SAMPLES))
     sys.stderr.write(f"Compiling the functions of the stages for this processor into {cache_folder()} ")
     sys.stderr.write(f"(about {_CORE_SECONDS // cores} s on {cores} cores; nothing is downloaded).\n")
     started = time.monotonic()

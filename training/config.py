@@ -11,6 +11,7 @@ from training.model_config import MIN_VOCAB_SIZE, ModelConfig, load_model_config
 from training.options.augment import AugmentConfig
 from training.options.bounds import NonNegative, Positive, Share
 from training.options.global_loss import GlobalLossConfig
+from training.options.phases import Phases, list_dimensions
 from training.process import count_cores
 from training.rendezvous import explain_refusal, is_loopback
 
@@ -89,6 +90,8 @@ class TrainConfig(StageConfig):
             "bad_loss",
             "bad_grad_norm",
             "max_rollbacks",
+            "fp8",
+            "phase",
         }
     )
 
@@ -103,6 +106,8 @@ class TrainConfig(StageConfig):
     `dataset`, an epoch has as many samples as one pass over all datasets, in the shares that their weights give."""
     dataset: Datasets = ()
     """Datasets that the training reads. Default: only the run's own."""
+    phase: Phases = ()
+    """Parts of the training with an image size, context length and batch size of their own. Default: none."""
     blur_faces: bool = False
     """Blur the faces that [curate.scores.faces] found (column `face_bboxes`) in each image as it is read.
 
@@ -165,6 +170,9 @@ class TrainConfig(StageConfig):
     precision: Precision = "auto"
     """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32. auto: bf16 on CUDA and on CPUs that
     compute in it, else fp32."""
+    fp8: bool = False
+    """Compute the matrix products of transformer blocks in fp8, by torchao, on cards from compute capability 8.9 on (Ada,
+    Hopper); a CPU emulates it, slowly. All else is as `precision` says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda if torch sees it, else cpu."""
     launch: Literal["local", "work_pool", "ray"] = "local"
@@ -277,7 +285,8 @@ class TrainConfig(StageConfig):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the model's file, and which optional packages are missing."""
-        return [*problems_of("model", self.load_dimensions), *check_curve_packages(self)]
+        dimensions = problems_of("model", self.load_dimensions) or problems_of("phase", self.load_phases)
+        return [*dimensions, *check_packages(self)]
 
     def load_dimensions(self) -> ModelConfig:
         """Read the model's dimensions, with `image_size` where it is set.
@@ -286,6 +295,18 @@ class TrainConfig(StageConfig):
         """
         dimensions = load_model_config(self.model)
         return dimensions if self.image_size is None else dimensions.with_image_size(self.image_size)
+
+    def load_phases(self) -> tuple[ModelConfig, ...]:
+        """Read the model's dimensions in each phase of the training, the last of which are its own.
+
+        Raises: ConfigError as load_dimensions, or if a phase does not fit the model.
+        """
+        return list_dimensions(self.phase, self.load_dimensions())
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Maximum pairs per step in each phase; of the whole training, if it has none."""
+        return tuple(one.batch_size or self.batch_size for one in self.phase) or (self.batch_size,)
 
     def key_config(self) -> dict[str, Any]:
         """Return the fields of the key.
@@ -351,11 +372,11 @@ class TrainConfig(StageConfig):
         return self
 
 
-def check_curve_packages(config: TrainConfig) -> list[str]:
+def check_packages(config: TrainConfig) -> list[str]:
     """Return a line for each optional package that the config needs and that is not installed."""
-    wanted = {"tensorboard": config.tensorboard, "wandb": config.wandb}
+    packages = {"tensorboard": "tensorboard", "wandb": "wandb", "fp8": "torchao"}
     return [
-        f"{name}: the package {name} is not installed: pip install -e '.[{name}]'"
-        for name, value in wanted.items()
-        if value is not None and find_spec(name) is None
+        f"{name}: the package {package} is not installed: pip install -e '.[{name}]'"
+        for name, package in packages.items()
+        if getattr(config, name) not in (None, False) and find_spec(package) is None
     ]

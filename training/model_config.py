@@ -113,6 +113,11 @@ class ModelConfig(FrozenModel):
             ) from error
         return self.model_copy(update={"vision_cfg": vision_cfg})
 
+    def with_context_length(self, context_length: int) -> "ModelConfig":
+        """Return the same model for texts of another maximum length."""
+        text_cfg = self.text_cfg.model_copy(update={"context_length": context_length})
+        return self.model_copy(update={"text_cfg": text_cfg})
+
     def for_sigmoid_loss(self) -> "ModelConfig":
         """Return the same model with the sigmoid loss's initial temperature and bias, unless it has a bias already.
 

@@ -49,6 +49,7 @@ from training.loop.training_run import TrainingRun, build_learner
 from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
 from training.model.preprocess import Preprocess
 from training.model.resnet import ModifiedResNet
+from training.options.phases import list_dimensions
 from training.sharding import copy_whole, find_part
 
 logger = logging.getLogger("training.train")
@@ -107,13 +108,17 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     dataset = Dataset(shards, side, config.cache_bytes, config.crop_area, job.arriving, index=index)
     plan = preparation.prepare_plan(job, config, index)
     shard_requests = ShardRequests(dataset.files, plan, config.shard_cache_bytes) if job.arriving else None
-    _check_batch_size(plan)
+    _check_phases(plan)
     tokenizer = preparation.prepare_tokenizer(job, dataset, context_length)
 
     dimensions = model_config.with_vocab_size(tokenizer.vocab_size)
     sizes = {"total_steps": plan.total_steps, "samples": len(index)}
     learner = build_learner(config, dimensions, job.seed, device, **sizes)
-    kept_patches = count_kept_patches(config, learner.model.config)
+    flops = {
+        (one.vision_cfg.image_size, kept): count_step_flops(learner.model, kept, one.vision_cfg.image_size)
+        for one in list_dimensions(config.phase, learner.model.config)
+        for kept in count_kept_patches(config, one)
+    }
     return TrainingRun(
         job=job,
         config=config,
@@ -126,7 +131,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         learner=learner,
         digest=job.digest(),
         resume_digest=job.digest(placement=False),
-        flops={kept: count_step_flops(learner.model, kept) for kept in kept_patches},
+        flops=flops,
         health=HealthMonitor(config.max_spike, count_warmup_steps(plan.total_steps, config)),
         skipped=SkippedSamples(dataset, config.max_skipped),
         bad_steps=BadSteps(config.max_bad_steps, config.max_rollbacks) if config.max_bad_steps else None,
@@ -153,7 +158,12 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     return "bf16" if device.type == "cuda" or any(check() for check in cpu) else "fp32"
 
 
-def _check_batch_size(plan: Plan) -> None:
+def _check_phases(plan: Plan) -> None:
+    for number, (steps, _) in enumerate(plan.count_phases(), 1):
+        if not steps and plan.config.phase:
+            raise ConfigError(
+                f"phase {number} has no step: it is shorter than {plan.config.batch_sizes[number - 1]} pairs"
+            )
     ranks = distributed.world_size()
     if plan.smallest_batch < 2 * ranks:
         remedy = "batch_size" if plan.sampling is None else "batch_size, or filter.balance.max_per_query"
@@ -162,6 +172,19 @@ def _check_batch_size(plan: Plan) -> None:
 
 def _log_start(run: TrainingRun) -> None:
     config, plan = run.config, run.plan
+    if config.phase:
+        steps, dimensions = 0, config.load_phases()
+        for number, (count, samples) in enumerate(plan.count_phases()):
+            logger.info(
+                "phase %d: steps %d to %d, %s samples, %d pixels, %d tokens, %d pairs a step",
+                number + 1,
+                steps + 1,
+                steps := steps + count,
+                f"{samples:,}",
+                dimensions[number].vision_cfg.image_size,
+                dimensions[number].text_cfg.context_length,
+                config.batch_sizes[number],
+            )
     logger.info(
         "%s: %.1f M parameters, %s pairs (%s an epoch), %d tokens, %d steps of %d epochs from step %d, %s on %s x %d",
         config.model,
@@ -256,7 +279,7 @@ def launch_step(run: TrainingRun, inputs: StepInputs, agreed: Agreement) -> Take
             raise
         is_resnet, pairs = isinstance(run.model.visual, ModifiedResNet), len(inputs.pixels_BSS3)
         raise describe_out_of_memory(error, run.config, run.step, pairs, is_resnet=is_resnet) from error
-    flops = run.flops[None if inputs.kept_BK is None else inputs.kept_BK.shape[1]]
+    flops = run.flops[inputs.pixels_BSS3.shape[1], None if inputs.kept_BK is None else inputs.kept_BK.shape[1]]
     operations = flops.total(sum(agreed.pairs_of_ranks), agreed.tokens, agreed.padded)
     return TakenStep(run.step, lr, agreed, operations, DelayedValues(values_V))
 

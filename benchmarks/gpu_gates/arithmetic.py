@@ -1,6 +1,7 @@
 """Gates that compare our own computations: devices, precisions, gradient cache and packed texts."""
 
 import os
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from benchmarks.gpu_gates.sides import make_our_step
 from training.config import TrainConfig
 from training.loop.step import backward, prepare_images
 from training.model.packing import pack_texts
+from training.placement import FP8_CAPABILITY
 
 DEVICE_STEPS, DEVICE_LIMIT = 20, 1e-4
 PRECISION_STEPS, PRECISION_LIMIT = 50, 0.02
@@ -83,6 +85,29 @@ def compare_precisions(setting: Setting) -> Outcome:
         mean_difference=mean,
         greatest_difference=greatest,
         losses=curves,
+    )
+
+
+def why_no_fp8(setting: Setting) -> str | None:
+    """Return why this machine cannot train in fp8; None if it can."""
+    if setting.is_toy or torch.cuda.get_device_capability() < FP8_CAPABILITY:
+        return f"needs a card of compute capability {'.'.join(map(str, FP8_CAPABILITY))}"
+    return None if find_spec("torchao") is not None else "torchao is not installed"
+
+
+def compare_fp8(setting: Setting) -> Outcome:
+    """Train 50 steps of ViT-B/32 with blocks in fp8 and in bf16; the mean difference of the losses must be small."""
+    if (reason := why_no_fp8(setting)) is not None:
+        return not_run(reason)
+    configs = [make_config(setting, precision="bf16", lr=1e-4, fp8=fp8) for fp8 in (True, False)]
+    found, expected = (train_losses(one, torch.device(setting.device), PRECISION_STEPS, 256) for one in configs)
+    mean, greatest = compare_curves(found, expected)
+    return judge(
+        f"losses differ by {mean:.2%} in the mean, {greatest:.2%} at most; the limit of the mean is {PRECISION_LIMIT:.0%}",
+        passed=mean <= PRECISION_LIMIT,
+        mean_difference=mean,
+        greatest_difference=greatest,
+        losses={"fp8": found, "bf16": expected},
     )
 
 

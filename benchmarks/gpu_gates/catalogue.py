@@ -48,6 +48,7 @@ STEP_SECONDS = {
     "ours, not deterministic": 40,
     "ours, compiled": 90,
     "open_clip, compiled": 90,
+    "ours, fp8, compiled": 90,
 }
 """Deadline of the timing of a model's steps, by what is timed."""
 
@@ -58,6 +59,7 @@ GATES = (
     Stage("packed = padded", f"{HERE}.arithmetic:compare_packed_texts", 30),
     Stage("CPU = card, 20 fp32 steps", f"{HERE}.arithmetic:compare_devices", 60),
     Stage("bf16 = fp32, 50 steps", f"{HERE}.arithmetic:compare_precisions", 60),
+    Stage("fp8 = bf16, 50 steps", f"{HERE}.arithmetic:compare_fp8", 60),
     Stage("losses = open_clip's", f"{HERE}.peers:compare_losses", 40),
     Stage("zero-shot = open_clip's", f"{HERE}.peers:compare_zero_shot", 40),
     Stage("stopped and killed = undisturbed", f"{HERE}.jobs:compare_resumed_job", 120),

@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.gpu_gates.arithmetic import make_config
+from benchmarks.gpu_gates.arithmetic import make_config, why_no_fp8
 from benchmarks.gpu_gates.inputs import load_dimensions, make_batch, make_inputs
 from benchmarks.gpu_gates.outcomes import Outcome, Setting, measured, not_run
 from benchmarks.gpu_gates.sides import make_open_clip_model, make_open_clip_step, make_our_step
@@ -42,7 +42,11 @@ def measure_steps(setting: Setting, model: str, variant: str) -> Outcome:
     if setting.is_toy and (variant not in ("ours", "open_clip") or model in ("ViT-B-16", "ViT-L-14")):
         return not_run("needs a card")
     device, pairs = torch.device(setting.device), choose_pairs(setting, model)
+    is_fp8 = "fp8" in variant
+    if is_fp8 and (reason := why_no_fp8(setting)) is not None:
+        return not_run(reason)
     settings = {"deterministic": is_ours and "not deterministic" not in variant, "compile": is_ours and is_compiled}
+    settings["fp8"] = is_fp8
     config = make_config(setting, model, precision="fp32" if setting.is_toy else "bf16", **settings)
     set_up_torch(config)
     dimensions = load_dimensions(config)

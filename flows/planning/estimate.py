@@ -17,7 +17,7 @@ from flows.planning import corpus
 from flows.planning.corpus import Prices, load_costs
 from flows.planning.history import Earlier, choose_timed
 from flows.planning.pack_requests import RAW_ROW_BYTES
-from flows.planning.train_cost import forward_flops
+from flows.planning.train_cost import forward_flops, train_flops
 from tasks.engine.stage import Stage
 
 PARALLEL = frozenset({"extract", "filter", "download", "curate", "pack"})
@@ -149,7 +149,8 @@ def _is_comparable(name: str, config: RunConfig, one: Earlier) -> bool:
     """Return whether the time of an earlier snapshot predicts that of this one."""
     was = one.manifest.config
     if name == "train":
-        return was.get("model") == config.train.model and was.get("image_size") == config.train.image_size
+        now = config.train.key_config()
+        return all(was.get(key) == now.get(key) for key in ("model", "image_size", "phase"))
     if name == "extract":
         return was.get("kind") == config.stage_config("source").key_config().get("kind")
     if name == "curate":
@@ -166,7 +167,8 @@ def _unit_seconds(name: str, config: RunConfig) -> float:
     if name == "pack":
         return costs.pack_local
     if name in ("train", "evaluate"):
-        flops = forward_flops(config.train) * (3 if name == "train" else EVALUATE_OVERHEAD)
+        train = config.train
+        flops = train_flops(train) if name == "train" else forward_flops(train) * EVALUATE_OVERHEAD
         if uses_gpu(config):
             return flops / (Prices().gpu_flops * config.train.nproc)
         return flops / costs.train_flops

@@ -1,6 +1,5 @@
 """Find the earlier runs of a stage in the store: their snapshots, and how long they took."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.snapshot import Manifest, load_manifest
 from dataops.store import Store
 from flows.records import FINISHED, RunRecord, read_record
+from training.process import count_cores
 
 MAX_RUNS = 30
 """Number of the newest runs that are read."""
@@ -57,7 +57,7 @@ class History:
                 manifest = known.manifest if known else self._load(stage, run.key)
                 if manifest is not None:
                     seconds = run.seconds if run.state == "Completed" and len(record.attempts) == 1 else None
-                    workers = record.config.get("execution", {}).get("workers") or os.cpu_count() or 1
+                    workers = record.config.get("execution", {}).get("workers") or count_cores()
                     found[run.key] = Earlier(manifest, record.run_id, record.name == self.name, seconds, workers)
         return list(found.values())
 

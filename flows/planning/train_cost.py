@@ -14,21 +14,35 @@ def forward_flops(config: TrainConfig) -> float:
     return count_flops(config.load_dimensions().model_dump())
 
 
+def train_flops(config: TrainConfig) -> float:
+    """Return the FLOPs of a sample of a training, forward and backward, in the mean over its phases."""
+    ends = [phase.until for phase in config.phase] or [1.0]
+    forward = [count_flops(dimensions.model_dump()) for dimensions in config.load_phases()]
+    return 3 * sum((end - start) * flops for start, end, flops in zip([0.0, *ends], ends, forward, strict=False))
+
+
 def count_flops(config: Mapping[str, Any]) -> float:
     """Return the FLOPs of one image and its caption in both towers of a model config."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     if isinstance(vision["layers"], list | tuple):
         image = _resnet(vision["layers"], vision["width"], vision["image_size"], config["embed_dim"])
     else:
-        tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
-        patches = 2 * tokens * 3 * vision["patch_size"] ** 2 * vision["width"]
-        image = patches + _transformer(vision["layers"], vision["width"], tokens)
+        patches = (vision["image_size"] // vision["patch_size"]) ** 2
+        image = 2 * patches * 3 * vision["patch_size"] ** 2 * vision["width"]
+        image += (
+            _transformer(vision["layers"], vision["width"], patches + 1, 1) + 2 * vision["width"] * config["embed_dim"]
+        )
     tokens = min(CAPTION_TOKENS, text["context_length"])
-    return image + _transformer(text["layers"], text["width"], tokens)
+    return image + _transformer(text["layers"], text["width"], tokens, 0.5) + 2 * text["width"] * config["embed_dim"]
 
 
-def _transformer(layers: int, width: int, tokens: int) -> float:
-    return layers * (24 * tokens * width**2 + 4 * tokens**2 * width)
+def _transformer(layers: int, width: int, tokens: int, attended: float) -> float:
+    """Return the FLOPs of all blocks.
+
+    Args:
+        attended: share of the pairs of tokens that attend to each other: half under a causal mask.
+    """
+    return layers * (24 * tokens * width**2 + 4 * attended * tokens**2 * width)
 
 
 def _resnet(layers: Sequence[int], width: int, size: int, embed: int) -> float:
@@ -46,5 +60,5 @@ def _resnet(layers: Sequence[int], width: int, size: int, embed: int) -> float:
             total += channels * 4 * planes * outer**2 if not block else 0
             channels, side = 4 * planes, outer
     tokens = side**2 + 1
-    pool = tokens * 2 * channels**2 + 2 * channels**2 + channels * embed
+    pool = tokens * 2 * channels**2 + channels**2 + channels * embed + 2 * tokens * channels
     return 2 * (total + pool)

@@ -1,6 +1,5 @@
 """Make a stage twice on the same sample, with the config of a run and with other settings, and compare the rows."""
 
-import os
 import tempfile
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from tasks.engine.stage import Stage, make, plan
 from tasks.extract.sources.base import FilesSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter.stage import FILTER
+from training.process import count_cores
 
 STAGES: dict[str, tuple[Stage, str | None]] = {
     "extract": (EXTRACT, None),
@@ -99,7 +99,7 @@ def try_stage(
         else:
             before, after, of_rows = _sample_source(before, after, record, notes)
         before, after = (_without_other_datasets(one, notes) for one in (before, after))
-        workers = min(config.execution.workers or os.cpu_count() or 1, 4)
+        workers = min(config.execution.workers or count_cores(), 4)
         with shared_workers(Context(temporary, home, workers)) as context:
             outcomes = [
                 _outcomes(make(plan(stage, one, changed.seed, upstream), context), temporary)

@@ -11,7 +11,6 @@ The bytes depend only on seed, limit, `BUILD_VERSION`, the interpreter, and the 
 
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from tasks.demo.pages import BASE_URL, HOST
 from tasks.demo.queries import build_queries
 from tasks.demo.site import ENDONYMS, build_site
 from tasks.demo.suite import build_suite
+from training.process import count_cores
 
 BUILD_VERSION = 3
 """Raised when the output changes."""
@@ -100,7 +100,7 @@ def build_demo_web(directory: Path, seed: int = 0, *, limit: int | None = None, 
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         started = time.monotonic()
-        built = _build(temporary, seed, limit, workers or os.cpu_count() or 1) | {"fingerprint": fingerprint}
+        built = _build(temporary, seed, limit, workers or count_cores()) | {"fingerprint": fingerprint}
         (temporary / BUILT_FILE).write_text(json.dumps(built, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         _put_in_place(temporary, directory)

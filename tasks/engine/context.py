@@ -1,6 +1,5 @@
 """Describe where a stage runs: its store, workers, cluster and progress display."""
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.store import Store
+from training.process import count_cores
 
 IS_PROGRESS = "is_progress"
 """Attribute of a log record that repeats what the progress shows: consoles leave it out."""
@@ -43,7 +43,7 @@ class Context:
     store: Store
     home: Path
     """Local folder of job folders and caches."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=count_cores)
     progress: Progress = lambda done, total, line: None
     run_id: str | None = None
     run_name: str = "pairmill"

@@ -15,6 +15,7 @@ from dataops.errors import ConfigError
 from dataops.regular_files import check_regular
 from dataops.text.query_building import LEMMAS, TITLES, WORDS, Thresholds, merge_queries, select_bigrams, select_words
 from tasks.filter.query_corpus import count_corpus_bigrams, count_corpus_unigrams, read_lines
+from training.process import count_cores
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def build_queries(sources: QuerySources, thresholds: Thresholds, workers: int | 
         read.
     """
     text, titles, lemmas = _find_files(sources.text, sources.titles, sources.lemmas)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or count_cores()
     views = [_read_titles(path, sources.projects) for path in titles]
     lists = [_read_lemmas(path) for path in lemmas]
     lists += [_read_wordfreq(code, sources.wordfreq_top) for code in sources.wordfreq]

@@ -25,7 +25,7 @@ from tasks.train.curve_writers import CurveFollower
 from tasks.train.datasets import download_datasets, download_indexes, find_datasets, local_name, named_inputs
 from tasks.train.live_metrics import LiveRun
 from tasks.train.shard_supply import ShardSupply
-from training.config import TRACE, TrainConfig, check_curve_packages
+from training.config import TRACE, TrainConfig, check_packages
 from training.process import ELSEWHERE
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def make(work: Work[TrainConfig]) -> StageOutput:
 def _train(work: Work[TrainConfig], folder: Path) -> Record:
     """Run the job to its last step and put its output into the store."""
     shards, config = folder / "shards", work.config
-    if problems := check_curve_packages(config):
+    if problems := check_packages(config):
         raise ConfigError(f"train.{problems[0]}")
     job = build_job(work, shards, folder)
     launcher = build_launcher(config, work.draft.key, folder)

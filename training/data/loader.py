@@ -8,6 +8,7 @@ ranks and worker threads (decoding and scaling release the interpreter's lock) o
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field, replace
 from math import ceil, sqrt
 from pathlib import Path
@@ -55,6 +56,8 @@ class Batch:
     """Hashes of images and captions, int64; None where no loss compares them."""
     inputs: Any = None
     """The result of `prepare`; None without it."""
+    phase: int = 0
+    """Phase of the training, from 0."""
 
 
 class Dataset:
@@ -91,7 +94,7 @@ class Dataset:
         self.index = _build_temporary_index(self.files, blur_faces=blur_faces) if index is None else index
         self._cache: dict[int, np.ndarray] = {}
         self._image_hashes: dict[int, int] = {}  # of images in the cache
-        self._cache_left = cache_bytes
+        self._cache_left = self._cache_bytes = cache_bytes
 
     def __len__(self) -> int:
         return len(self.index)
@@ -109,6 +112,13 @@ class Dataset:
     def windows(self, at_once: int) -> Windows | None:
         """Return windows of `at_once` shards; None for 0, all of them."""
         return self.index.windows(at_once)
+
+    def resized(self, image_size: int) -> "Dataset":
+        """Return the same pairs for another side of the model's input; their cache replaces this one's."""
+        other = copy(self)
+        other.image_size, other._cache, other._cache_left = image_size, {}, self._cache_bytes
+        self._cache, self._cache_left = {}, 0
+        return other
 
     def close(self) -> None:
         """Close the shards."""
@@ -234,7 +244,8 @@ class _PartialBatch:
         tokens_BL = self.tokenize(captions) if self.tokenize else None
         skipped = [self.skipped[row] for row in sorted(self.skipped)]
         identities_B2 = np.array([self.identities[row] for row in kept], np.int64) if self.identities else None
-        batch = Batch(self.step, self.epoch, samples, pixels, captions, skipped, tokens_BL, identities_B2)
+        phase = self.plan.find_phase(self.step)
+        batch = Batch(self.step, self.epoch, samples, pixels, captions, skipped, tokens_BL, identities_B2, phase=phase)
         return replace(batch, inputs=self.prepare(batch)) if self.prepare else batch
 
 
@@ -252,8 +263,10 @@ def load_batches(
     Args:
         tokenize, prepare: called in these threads for each batch.
     """
-    steps = range(first_step, plan.total_steps + 1)
-    fillings = (_PartialBatch(dataset, plan, tokenize, prepare, step, *plan.batch(step, rank, ranks)) for step in steps)
+    fillings = (
+        _PartialBatch(view, plan, tokenize, prepare, step, *plan.batch(step, rank, ranks))
+        for step, view in _view_steps(dataset, plan, first_step)
+    )
     if (workers := plan.config.loader_threads) == 0:
         for filling in fillings:
             filling.fill(range(len(filling.samples)))
@@ -273,6 +286,16 @@ def load_batches(
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _view_steps(dataset: Dataset, plan: Plan, first_step: int) -> Iterator[tuple[int, Dataset]]:
+    """Yield each step with the dataset for the image size of its phase."""
+    model_size = dataset.image_size
+    sizes = [phase.image_size or model_size for phase in plan.config.phase] or [model_size]
+    for step in range(first_step, plan.total_steps + 1):
+        if (size := sizes[plan.find_phase(step)]) != dataset.image_size:
+            dataset = dataset.resized(size)
+        yield step, dataset
 
 
 def _format_captions(captions: list[str], plan: Plan, epoch: int, samples: np.ndarray) -> list[str]:

@@ -4,13 +4,26 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from training.config import TrainConfig
 from training.data.epoch_order import EpochOrder, Sampling, Windows
 from training.data.mixture import Mixture
+
+
+class _Run(NamedTuple):
+    """Samples of an epoch that are in one phase of the training."""
+
+    epoch: int
+    begin: int
+    """Position of the first of them in the epoch."""
+    end: int
+    phase: int
+    steps: int
+    """Number of batches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +33,7 @@ class Plan:
     An epoch is a permutation of all samples, or of those that its sampling draws, cut into the fewest batches of at
     most `batch_size`, equal to within one sample; a batch is cut among the ranks likewise. So each of them is seen
     exactly once in the epoch, no batch is much smaller than the others, and all ranks together see what one process
-    would.
+    would. An epoch in which a phase ends is cut there first.
     """
 
     samples: int
@@ -40,14 +53,36 @@ class Plan:
         return self.count_epochs() if self.sizes is None else self.sizes
 
     @cached_property
-    def _steps(self) -> list[int]:
-        """Batches of each epoch."""
-        return [-(-size // self.config.batch_size) for size in self._sizes]
+    def _runs(self) -> list[_Run]:
+        """The samples of each epoch by phase."""
+        batch_sizes, ends, runs = self.config.batch_sizes, self._phase_ends, []
+        for epoch, (first, after) in enumerate(pairwise(self._first_samples)):
+            cuts = [first, *sorted({end for end in ends if first < end < after}), after]
+            for begin, end in pairwise(cuts):
+                phase = bisect_right(ends, begin)
+                steps = -(-(end - begin) // batch_sizes[phase])
+                runs.append(_Run(epoch, begin - first, end - first, phase, steps))
+        return runs
+
+    @cached_property
+    def _phase_ends(self) -> list[int]:
+        """Samples of all epochs before the end of each phase but the last."""
+        ends, batch_sizes = [], self.config.batch_sizes
+        for number, phase in enumerate(self.config.phase[:-1]):
+            end = round(phase.until * self.total_samples)
+            epoch = min(bisect_right(self._first_samples, end), self.config.epochs) - 1
+            first, after = self._first_samples[epoch : epoch + 2]
+            if end - first < batch_sizes[number]:
+                end = first
+            elif after - end < batch_sizes[number + 1]:
+                end = after
+            ends.append(max([end, *ends[-1:]]))
+        return ends
 
     @cached_property
     def _first_steps(self) -> list[int]:
-        """Steps before each epoch, and those of all epochs."""
-        return list(accumulate(self._steps, initial=0))
+        """Steps before each run, and those of all runs."""
+        return list(accumulate((run.steps for run in self._runs), initial=0))
 
     @cached_property
     def _first_samples(self) -> list[int]:
@@ -80,15 +115,26 @@ class Plan:
     @property
     def smallest_batch(self) -> int:
         """Samples of the smallest batch; 0 where an epoch has none."""
-        return min(size // max(steps, 1) for size, steps in zip(self._sizes, self._steps, strict=True))
+        return min((run.end - run.begin) // max(run.steps, 1) for run in self._runs)
 
     def samples_seen(self, step: int) -> int:
         """Return the number of pairs in the first `step` steps, skipped ones included."""
-        epoch = bisect_right(self._first_steps, step) - 1
-        if epoch == self.config.epochs:
+        if step == self.total_steps:
             return self.total_samples
-        index = step - self._first_steps[epoch]
-        return self._first_samples[epoch] + _cut(self._sizes[epoch], self._steps[epoch], index)[0]
+        epoch, begin, _ = self._find_batch(step + 1)
+        return self._first_samples[epoch] + begin
+
+    def find_phase(self, step: int) -> int:
+        """Return the phase of a step (from 1), from 0."""
+        return self._find_run(step)[0].phase
+
+    def count_phases(self) -> list[tuple[int, int]]:
+        """Return the number of steps and of samples of each phase."""
+        counts = [(0, 0)] * len(self.config.batch_sizes)
+        for run in self._runs:
+            steps, samples = counts[run.phase]
+            counts[run.phase] = (steps + run.steps, samples + run.end - run.begin)
+        return counts
 
     def batch(self, step: int, rank: int, ranks: int) -> tuple[int, np.ndarray]:
         """Return the epoch (from 0) and the sample indices of one rank's share of a step (from 1).
@@ -107,8 +153,14 @@ class Plan:
 
     def _find_batch(self, step: int) -> tuple[int, int, int]:
         """Return the epoch of a step (from 1), and begin and end of its positions in the epoch."""
-        epoch = bisect_right(self._first_steps, step - 1) - 1
-        return epoch, *_cut(self._sizes[epoch], self._steps[epoch], step - 1 - self._first_steps[epoch])
+        run, index = self._find_run(step)
+        begin, end = _cut(run.end - run.begin, run.steps, index)
+        return run.epoch, run.begin + begin, run.begin + end
+
+    def _find_run(self, step: int) -> tuple[_Run, int]:
+        """Return the run of a step (from 1), and the number of the step in it, from 0."""
+        number = bisect_right(self._first_steps, step - 1) - 1
+        return self._runs[number], step - 1 - self._first_steps[number]
 
     def shards_of(self, first: int, last: int) -> list[int]:
         """Return the shards that these steps read, in the order of need."""

@@ -36,16 +36,18 @@ class StepFlops(NamedTuple):
         return pairs * self.pair + tokens * self.token + padded / 2 * self.pair_of_tokens
 
 
-def count_step_flops(model: CLIP, kept: int | None = None) -> StepFlops:
+def count_step_flops(model: CLIP, kept: int | None = None, image_size: int | None = None) -> StepFlops:
     """Return the operations that a training step does, on the packed texts that it takes.
 
     Args:
         model: its frozen parameters have `requires_grad` off.
         kept: patches of an image that are left by patch dropout; None: all.
+        image_size: side of the images, in pixels; None: that of the model.
     """
+    side = image_size or model.config.vision_cfg.image_size
     visual = model.visual
     assert isinstance(visual, VisionTransformer | ModifiedResNet)
-    image = _count_resnet(visual) if isinstance(visual, ModifiedResNet) else _count_vit(visual, kept)
+    image = _count_resnet(visual, side) if isinstance(visual, ModifiedResNet) else _count_vit(visual, side, kept)
     trains = _trains(model.token_embedding, model.positional_embedding)
     token, pair_of_tokens, trains = _count_blocks(model.transformer, trains=trains)
     trains |= _trains(model.ln_final)
@@ -84,8 +86,8 @@ def _count_blocks(transformer: Transformer, *, trains: bool) -> tuple[float, flo
     return token, pair, trains
 
 
-def _count_vit(visual: VisionTransformer, kept: int | None) -> float:
-    patches = len(visual.positional_embedding) - 1
+def _count_vit(visual: VisionTransformer, image_size: int, kept: int | None) -> float:
+    patches = (image_size // visual.conv1.kernel_size[0]) ** 2
     tokens = (patches if kept is None else kept) + 1
     pixels = patches * _count(visual.conv1.weight, trains=False)
     trains = _trains(visual.conv1, visual.class_embedding, visual.positional_embedding, visual.ln_pre)
@@ -94,9 +96,9 @@ def _count_vit(visual: VisionTransformer, kept: int | None) -> float:
     return pixels + tokens * token + tokens**2 * pair + _count(visual.proj, trains=trains)
 
 
-def _count_resnet(visual: ModifiedResNet) -> float:
+def _count_resnet(visual: ModifiedResNet, image_size: int) -> float:
     pool = visual.attnpool
-    last = len(pool.positional_embedding) - 1
+    last = (image_size // 32) ** 2
     positions = last * 16**2  # after the stem's stride of 2; the pool's positions are a 32nd of the image's side apart
     total, trains = positions * _count(visual.conv1.weight, trains=False), _trains(visual.conv1, visual.bn1)
     for convolution, normalisation in ((visual.conv2, visual.bn2), (visual.conv3, visual.bn3)):

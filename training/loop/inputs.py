@@ -5,6 +5,7 @@ Legend: B pairs of this rank, S side of an image, K kept patches.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from training.data.augment import AugmentDraws, draw_augmentation
 from training.data.loader import Batch
 from training.loop.initial_model import draw_kept_patches
 from training.losses.inputs import NO_INPUTS, LossInputs
-from training.model.packing import PackedTexts, pack_chunks
+from training.model.packing import PackedTexts, cut_texts, pack_chunks
 from training.model_config import ModelConfig
 from training.options.augment import AugmentConfig
+from training.options.phases import list_dimensions
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,20 @@ class InputMaker:
     total_steps: int
     pin: bool
 
+    @cached_property
+    def _dimensions_of_phases(self) -> tuple[ModelConfig, ...]:
+        return list_dimensions(self.config.phase, self.dimensions)
+
     def __call__(self, batch: Batch) -> StepInputs:
         """Return the inputs, on the CPU."""
         assert batch.tokens_BL is not None
         config, of_batch = self.config, (self.seed, batch.epoch, batch.samples)
+        dimensions = self._dimensions_of_phases[batch.phase]
+        text = dimensions.text_cfg
         inputs = StepInputs(
             torch.from_numpy(batch.pixels_BSS3),
-            pack_chunks(batch.tokens_BL, config.grad_cache),
-            draw_kept_patches(config, self.dimensions, *of_batch, batch.step / self.total_steps),
+            pack_chunks(cut_texts(batch.tokens_BL, text.context_length, end_id=text.vocab_size - 1), config.grad_cache),
+            draw_kept_patches(config, dimensions, *of_batch, batch.step / self.total_steps),
             None if config.augment == AugmentConfig() else draw_augmentation(config.augment, *of_batch),
             self._for_loss(batch),
         )

@@ -30,6 +30,7 @@ from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import Tokenizer
 from training.model_config import ModelConfig
+from training.options.phases import list_dimensions
 from training.placement import place_model
 
 
@@ -91,6 +92,7 @@ def build_learner(
     model = build_initial_model(config, dimensions)
     distributed.synchronize_batch_norm(model, device)
     forward = place_model(model, device, config)
+    model.prepare_image_sizes(one.vision_cfg.image_size for one in list_dimensions(config.phase, model.config))
     return Learner(
         config=config,
         model=model,
@@ -121,8 +123,9 @@ class TrainingRun:
     """Digest that done.json holds."""
     resume_digest: str
     """Digest that a checkpoint holds: it leaves out device, threads and number of ranks."""
-    flops: dict[int | None, StepFlops]
-    """Operations of a step by the number of patches that each image keeps; None for all, without patch dropout."""
+    flops: dict[tuple[int, int | None], StepFlops]
+    """Operations of a step by the side of its images and the number of patches that each keeps; None for all, without
+    patch dropout."""
     health: HealthMonitor
     skipped: SkippedSamples
     bad_steps: BadSteps | None = None

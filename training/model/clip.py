@@ -4,6 +4,7 @@ Legend: B batch, L tokens, T tokens of all texts of a batch, D embed_dim, W widt
 K kept patches.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.model.packing import PackedTexts, select_ends
+from training.model.positions import make_resizer
 from training.model.resnet import ModifiedResNet
 from training.model.transformer import Block, Transformer, VisionTransformer
 from training.model_config import ModelConfig
@@ -56,7 +58,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
         bias = config.init_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
-        self.image_locked = self.text_locked = self.is_compiled = False
+        self.image_locked = self.text_locked = self.is_compiled = self.is_fp8 = False
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=text.width**-0.5)
@@ -80,6 +82,17 @@ class CLIP(nn.Module):
         for module in self.modules():
             if isinstance(module, Transformer):
                 module.grad_checkpointing = enable
+
+    def prepare_image_sizes(self, image_sizes: Iterable[int]) -> None:
+        """Let the image tower take images of other sides too, in pixels: it then resizes its position embeddings."""
+        visual = self.visual
+        assert isinstance(visual, VisionTransformer | ModifiedResNet)
+        is_resnet = isinstance(visual, ModifiedResNet)
+        holder, stride = (visual.attnpool, 32) if is_resnet else (visual, visual.conv1.kernel_size[0])
+        length, device = len(holder.positional_embedding), holder.positional_embedding.device
+        for side in {image_size // stride for image_size in image_sizes}:
+            if side**2 + 1 != length:
+                holder.resizers[side**2 + 1] = make_resizer(length, side).to(device)
 
     def encode_image(self, images_B3SS: Tensor, kept_BK: Tensor | None = None) -> Tensor:
         """Encode images.
@@ -151,8 +164,13 @@ def compile_towers(model: CLIP, *, by_block: bool = False) -> None:
 
 
 def _mark_sizes(*tensors: Tensor) -> None:
-    """Let torch.compile expect other sizes of the first dimension, and of the second of indices."""
+    """Let torch.compile expect other sizes of the first dimension, and of the second of indices.
+
+    The sides of images are fixed: each phase of a training has graphs of its own.
+    """
     for tensor in tensors:
+        if tensor.ndim == 4:
+            torch._dynamo.mark_static(tensor, [2, 3])
         for dimension in range(tensor.ndim if not tensor.is_floating_point() else 1):
             torch._dynamo.maybe_mark_dynamic(tensor, dimension)
 

@@ -1,7 +1,7 @@
 """CLIP's ModifiedResNet: three convolutions for a stem, average pooling for every stride, attention for the last pool.
 
 Names of parameters are OpenAI's. Source: Radford et al. 2021, section 2.4; He et al. 2019 (ResNet-D).
-Legend: B batch, C channels, H and W height and width, N = H * W positions, K width of a head.
+Legend: B batch, C channels, H and W height and width, N positions of the attention pool, K width of a head.
 """
 
 from collections import OrderedDict
@@ -50,6 +50,7 @@ class AttentionPool2d(nn.Module):
         super().__init__()
         self.heads = heads
         self.positional_embedding = nn.Parameter(torch.randn(side**2 + 1, channels) / channels**0.5)
+        self.resizers: dict[int, Tensor] = {}  # by number of positions; see make_resizer
         self.q_proj = nn.Linear(channels, channels)
         self.k_proj = nn.Linear(channels, channels)
         self.v_proj = nn.Linear(channels, channels)
@@ -61,7 +62,9 @@ class AttentionPool2d(nn.Module):
         """Map (B, C, H, W) to (B, output_dim)."""
         x_BNC = x_BCHW.flatten(2).transpose(1, 2)
         x_BNC = torch.cat([x_BNC.mean(dim=1, keepdim=True), x_BNC], dim=1)
-        x_BNC = x_BNC + self.positional_embedding.to(x_BNC.dtype)
+        resizer = self.resizers.get(x_BNC.shape[1])
+        positions_NC = self.positional_embedding if resizer is None else resizer @ self.positional_embedding
+        x_BNC = x_BNC + positions_NC.to(x_BNC.dtype)
         B, _, C = x_BNC.shape
         shape = (B, -1, self.heads, C // self.heads)
         q_BH1K = self.q_proj(x_BNC[:, :1]).view(shape).transpose(1, 2)

@@ -38,7 +38,7 @@ class Attention(nn.Module):
 
         Returns: the shape of the input.
         """
-        qkv_BLD3 = F.linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
+        qkv_BLD3 = self.project(x_BLD)
         if texts is not None:
             qkv_BLD3 = pad(qkv_BLD3, texts)
         B, L, D = *qkv_BLD3.shape[:2], x_BLD.shape[-1]
@@ -46,6 +46,10 @@ class Attention(nn.Module):
         x_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=causal)
         x_BLD = x_BHLK.transpose(1, 2).reshape(B, L, D)
         return self.out_proj(x_BLD if texts is None else unpad(x_BLD, texts))
+
+    def project(self, x_BLD: Tensor) -> Tensor:
+        """Return query, key and value of each token, one after the other."""
+        return F.linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
 
 
 class FeedForward(nn.Module):
@@ -130,6 +134,7 @@ class VisionTransformer(nn.Module):
         scale = width**-0.5
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn((image_size // patch_size) ** 2 + 1, width))
+        self.resizers: dict[int, Tensor] = {}  # by number of positions; see make_resizer
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, quick_gelu=quick_gelu)
         self.ln_post = nn.LayerNorm(width)
@@ -138,7 +143,9 @@ class VisionTransformer(nn.Module):
     def forward(self, images_B3SS: Tensor, kept_BK: Tensor | None = None) -> Tensor:
         """Return features (B, output_dim), not normalised, of all patches or of those at `kept_BK` (indices from 0)."""
         patches_BLD = self.conv1(images_B3SS).flatten(2).transpose(1, 2)
-        positions_LD = self.positional_embedding.to(patches_BLD.dtype)
+        resizer = self.resizers.get(patches_BLD.shape[1] + 1)
+        positions_LD = self.positional_embedding if resizer is None else resizer @ self.positional_embedding
+        positions_LD = positions_LD.to(patches_BLD.dtype)
         start_B1D = (self.class_embedding.to(patches_BLD.dtype) + positions_LD[0]).expand(patches_BLD.shape[0], 1, -1)
         patches_BLD = patches_BLD + positions_LD[1:]
         if kept_BK is not None:

@@ -9,6 +9,7 @@ from flows.commands.output import console, message, new_table, print_json, text
 from flows.config import load_config
 from flows.planning.estimate import Estimate
 from flows.planning.plan import PlannedStage, RunPlan, plan_run
+from training.process import count_cores
 
 BUSY = 1.5
 """Processes per core that want to run, from which a plan states that the machine is busy."""
@@ -21,7 +22,7 @@ def show_plan(
 ) -> int:
     """Print the plan of a config."""
     config = load_config(path, settings, until)
-    workers = config.execution.workers or os.cpu_count() or 1
+    workers = config.execution.workers or count_cores()
     plan = plan_run(config, home, workers, until=until, force=force)
     if as_json:
         print_json(plan.as_dict())

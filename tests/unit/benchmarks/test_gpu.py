@@ -37,7 +37,7 @@ class OnlyAllowed(PathFinder):
 
 sys.meta_path[:] = [OnlyAllowed if finder is PathFinder else finder for finder in sys.meta_path]
 """
-NEEDS_MORE = {"CPU = card, 20 fp32 steps", "losses = open_clip's", "zero-shot = open_clip's"}
+NEEDS_MORE = {"CPU = card, 20 fp32 steps", "fp8 = bf16, 50 steps", "losses = open_clip's", "zero-shot = open_clip's"}
 """Gates that need a card or open_clip."""
 
 

@@ -1,6 +1,7 @@
 """Fingerprints of processes, and jobs that end with their parent, with and without a /proc."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from dataops.home import CHECKOUT
 from training import process
 
+MACHINE = {"flows/commands/before/plan.py", "training/process.py"}
+"""Modules that count the cores of the machine: to compare its load with them, or where the process has no limit."""
 NO_PROC = "process._PROC = __import__('pathlib').Path('/nowhere')\n"
 
 
@@ -88,3 +91,12 @@ def test_the_cores_are_those_that_the_process_may_use(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content + "\n")
     assert process.count_cores() == expected
+
+
+def test_all_code_counts_the_cores_in_one_way() -> None:
+    """A container's limit holds for every number of workers."""
+    pattern = re.compile(r"\b(os|multiprocessing|psutil)\.(process_)?cpu_count\b|\bsched_getaffinity\b")
+    folders = ("flows", "infra", "tasks", "training", "dataops")
+    paths = [path for folder in folders for path in (CHECKOUT / folder).rglob("*.py")]
+    found = {str(path.relative_to(CHECKOUT)) for path in paths if pattern.search(path.read_text("utf-8"))}
+    assert found == MACHINE

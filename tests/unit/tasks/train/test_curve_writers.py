@@ -18,7 +18,7 @@ from dataops.errors import ConfigError
 from tasks.train.curve_writers import CurveFollower, EventFiles
 from tasks.train.stage import TRAIN, _train
 from training import config as config_module
-from training.config import TrainConfig, check_curve_packages
+from training.config import TrainConfig, check_packages
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 
@@ -78,13 +78,18 @@ def test_a_writer_that_fails_does_not_stop_the_training(
     assert "TensorBoard no longer shows this training: OSError: the disk is full" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    config = TrainConfig.model_validate({name: "runs"})
-    assert check_curve_packages(config) == config.problems() == []
+@pytest.mark.parametrize(
+    ("name", "value", "package"),
+    [("tensorboard", "runs", "tensorboard"), ("wandb", "runs", "wandb"), ("fp8", True, "torchao")],
+)
+def test_a_missing_package_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: object, package: str
+) -> None:
+    config = TrainConfig.model_validate({name: value})
+    assert check_packages(config) == config.problems() == []
     monkeypatch.setattr(config_module, "find_spec", lambda _: None)
     (problem,) = config.problems()
-    assert problem == f"{name}: the package {name} is not installed: pip install -e '.[{name}]'"
+    assert problem == f"{name}: the package {package} is not installed: pip install -e '.[{name}]'"
     work = SimpleNamespace(config=config, inputs={"pack": None})
     with pytest.raises(ConfigError, match=rf"train\.{name}: .*pip install"):
         _train(work, tmp_path)  # pyright: ignore[reportArgumentType]
