@@ -70,12 +70,13 @@ class Plan:
         ends, batch_sizes = [], self.config.batch_sizes
         for number, phase in enumerate(self.config.phase[:-1]):
             end = round(phase.until * self.total_samples)
-            epoch = min(bisect_right(self._first_samples, end), self.config.epochs) - 1
-            first, after = self._first_samples[epoch : epoch + 2]
-            if end - first < batch_sizes[number]:
-                end = first
-            elif after - end < batch_sizes[number + 1]:
-                end = after
+            if end not in self._first_samples:
+                index = bisect_right(self._first_samples, end)
+                first, after = self._first_samples[index - 1 : index + 1]
+                if end - first < batch_sizes[number]:
+                    end = first
+                elif after - end < batch_sizes[number + 1]:
+                    end = after
             ends.append(max([end, *ends[-1:]]))
         return ends
 

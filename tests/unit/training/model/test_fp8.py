@@ -96,7 +96,8 @@ def test_evaluations_compute_as_the_finished_model_does() -> None:
 def test_a_job_in_fp8_is_resumed_to_the_same_bits_and_loads_everywhere(
     make_job: MakeJob, suite: dict[str, object], monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    settings = {"epochs": 2, "precision": precision, "ema": 0.5, "evaluate_every": 2, "grad_checkpointing": True}
+    settings = {"epochs": 2, "precision": precision, "lr": 1e-4, "ema": 0.5, "evaluate_every": 2}
+    settings["grad_checkpointing"] = True
     plain, whole, cut = (
         with_suite(make_job(name, "vit", fp8=name != "plain", **settings), suite) for name in ("plain", "whole", "cut")
     )
@@ -107,7 +108,7 @@ def test_a_job_in_fp8_is_resumed_to_the_same_bits_and_loads_everywhere(
     assert main([str(cut)]) == 0
     assert outputs_of(cut) == outputs_of(whole) != outputs_of(plain)
     losses = [[row["loss"] for row in rows_of(job)] for job in (whole, plain)]
-    assert losses[0] == pytest.approx(losses[1], rel=0.03)
+    assert losses[0] == pytest.approx(losses[1], rel=0.06)
     weights, expected = (load_file(output_of(job) / "model.safetensors") for job in (whole, plain))
     assert {n: (t.shape, t.dtype) for n, t in weights.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}
     models = [json.loads((output_of(job) / "model.json").read_text()) for job in (whole, plain)]

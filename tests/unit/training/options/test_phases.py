@@ -10,17 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from flows.planning.train_cost import forward_flops, train_flops
 from tests.unit.training.conftest import RESNET, VIT, output_of, rows_of
-from tests.unit.training.loop.test_compiled import graphs
 from tests.unit.training.loop.test_options import before_step, outputs_of, stop_at
 from training.config import TrainConfig
 from training.data.loader import Dataset, load_batches
 from training.data.sampling_plan import Plan
 from training.loop.flops import count_step_flops
-from training.model.clip import CLIP, compile_towers
+from training.model.clip import CLIP
 from training.model.packing import cut_texts, pack_texts
 from training.model.positions import fit_positions, resize_image_positions
 from training.model.tokenizer import train_tokenizer
@@ -28,7 +26,6 @@ from training.model_config import ModelConfig
 from training.train import main
 
 MakeJob = Callable[..., Path]
-__all__ = ["graphs"]  # a fixture
 BIG = {**RESNET, "vision_cfg": {**RESNET["vision_cfg"], "image_size": 96}}
 
 
@@ -51,7 +48,7 @@ def find_phases(config: TrainConfig, samples: int) -> list[list[int]]:
     return [phases[first : first + samples] for first in range(0, total, samples)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     samples=st.integers(2, 60),
     epochs=st.integers(1, 4),
@@ -115,7 +112,7 @@ def test_images_have_the_size_of_their_phase(shards: list[Path]) -> None:
                 assert (batches[step].pixels_BSS3 == expected[step].pixels_BSS3).all()
 
 
-@pytest.mark.parametrize(("tower", "size"), [(VIT, 16), (VIT, 48), (BIG, 64), (BIG, 32)])
+@pytest.mark.parametrize(("tower", "size"), [(VIT, 16), (VIT, 48), (BIG, 64)])
 def test_a_model_computes_in_a_phase_as_one_of_that_size(tower: dict[str, Any], size: int) -> None:
     torch.manual_seed(0)
     model = CLIP(ModelConfig.model_validate(tower)).train()
@@ -154,27 +151,6 @@ def test_texts_are_cut_as_by_a_tokenizer_of_that_length() -> None:
             assert one.equal(other)
 
 
-@pytest.mark.filterwarnings("ignore")  # of the compiler's own code
-def test_each_phase_has_a_graph_of_the_image_tower_and_the_same_bits(graphs: list[str]) -> None:
-    gradients: list[dict[str, Tensor | None]] = []
-    for is_compiled in (False, True):
-        torch.manual_seed(0)
-        model = CLIP(ModelConfig.model_validate(VIT)).train()
-        model.prepare_image_sizes([16, 48])
-        if is_compiled:
-            compile_towers(model)
-        for pairs, size in ((3, 16), (4, 16), (4, 48), (5, 48), (2, 32)):
-            images = torch.randn(pairs, 3, size, size, generator=torch.Generator().manual_seed(pairs))
-            model.encode_image(images).square().sum().backward()
-        gradients.append({name: parameter.grad for name, parameter in model.visual.named_parameters()})
-    assert graphs == ["VisionTransformer"] * 3
-    for name, gradient in gradients[0].items():
-        other = gradients[1][name]
-        assert gradient is not None
-        assert other is not None
-        assert gradient.equal(other), name
-
-
 @pytest.mark.usefixtures("process_state")
 @pytest.mark.parametrize(
     ("tower", "options"),
@@ -203,7 +179,7 @@ def test_a_job_is_resumed_to_the_same_bits_before_and_after_a_phase_ends(
     if tower == "vit":
         assert max(tokens[:10]) == 20
         assert min(tokens[10:12]) > 20
-    dimensions = json.loads((output_of(whole) / "model.json").read_text())["model"]
+    dimensions = json.loads((output_of(whole) / "model.json").read_text())
     assert dimensions["vision_cfg"]["image_size"] == 32
 
 
@@ -226,7 +202,7 @@ def test_phases_out_of_order_are_rejected(phases: list[dict[str, Any]], message:
     [
         ([{"until": 0.5, "context_length": 78}, {}], "phase: phase 1: context_length is 78; the model has 77"),
         ([{"until": 0.5, "image_size": 100}, {}], "phase: phase 1: image_size is 100: patch_size: 32 does not divide"),
-        ([{"image_size": 112}], "phase: the last phase has another image_size"),
+        ([{"image_size": 128}], "phase: the last phase has another image_size"),
     ],
 )
 def test_phases_that_do_not_fit_the_model_are_problems(phases: list[dict[str, Any]], problem: str) -> None:
