@@ -17,6 +17,7 @@ from dataops.kernels.characters import UNSPACED
 from dataops.text.caption_counts import count_captions
 from dataops.text.personal_data import has_personal_data
 from dataops.text.url_signs import find_url_signs, parse_hosts
+from dataops.web.urls import HOST
 
 _WORD = rf"[{UNSPACED}]|[^\s{UNSPACED}]+"
 _IMAGE_FILE = (
@@ -45,8 +46,6 @@ _TRACKING = (
     r"(?:[_.-]\d+)?\.(?:gif|png|jpe?g|ico|webp|svg|php|aspx?)(?:[?#]|$)"
     rf"|^https?://(?:[^/]+\.)?(?:{'|'.join(map(re.escape, _TRACKING_SITES))})(?:[/?:]|$)"
 )
-HOST = r"^https?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)"
-"""Regular expression for the host of a URL, for the URLs that the compiled `parse_hosts` leaves."""
 MOST_LABELS = 6
 """Maximum number of labels of a blocked or allowed domain."""
 

@@ -132,6 +132,7 @@ class RobotsFile:
         self._too_many_rules = sum(reading.count_rules() for reading in readings) > MAX_RULES
         self._by_agent: dict[tuple[int, str], _Rules] = {}
         self._by_groups: dict[tuple[int, ...], _Rules] = {}
+        self._named: dict[tuple[str, ...], tuple[dict[str, list[_Rules]], set[_Rules]]] = {}
         self._usage: dict[tuple[int, PreferenceField, tuple[int, ...]], UsageRules] = {}
 
     @classmethod
@@ -173,8 +174,7 @@ class RobotsFile:
         if ours.lower() in self._readings[0].groups:
             return ()
         path = get_path(url)
-        found = {agent: self._find_rules(agent) for agent in agents if self._names(agent)}
-        distinct = {rules for several in found.values() for rules in several}
+        found, distinct = self._find_named_rules(tuple(agents))
         if self._is_too_slow(distinct, path):
             return list(found)
         denying = {rules for rules in distinct if not rules.allows(path)}
@@ -216,8 +216,13 @@ class RobotsFile:
             )
         return self._usage[key]
 
-    def _names(self, agent: str) -> bool:
-        return any(agent.lower() in reading.groups for reading in self._readings)
+    def _find_named_rules(self, agents: tuple[str, ...]) -> tuple[dict[str, list[_Rules]], set[_Rules]]:
+        """Return the rules of each agent that the file names, and the distinct ones of them."""
+        if agents not in self._named:
+            names = frozenset(name for reading in self._readings for name in reading.groups)
+            found = {agent: self._find_rules(agent) for agent in agents if agent.lower() in names}
+            self._named[agents] = found, {rules for several in found.values() for rules in several}
+        return self._named[agents]
 
     def _is_too_slow(self, rules: Iterable[_Rules], path: str) -> bool:
         return self._too_many_rules or sum(one.estimate_work(path) for one in rules) > MAX_WORK

@@ -24,7 +24,7 @@ from dataops.kernels.hashes import (
     uid_halves,
 )
 from dataops.text.caption_counts import count_captions
-from dataops.trace.sources import number_sources
+from dataops.trace.source_numbers import number_sources
 
 Dedupe = Literal["uid", "pair", "url", "caption"]
 DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url", "caption")

@@ -6,7 +6,6 @@ The column `source` of a pair of a named source is the name, a slash, and the fi
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from dataops.formatting import format_quantity
@@ -14,13 +13,6 @@ from dataops.snapshot import Counts, Manifest
 
 DESCRIBED = 3
 """Maximum number of sources that a sentence or a drawing describes one by one."""
-
-
-def number_sources(column: pl.Series, names: Sequence[str]) -> pl.Series:
-    """Return the index among `names` of the source of each row; their number for a row of no source."""
-    numbers = dict(zip(names, range(len(names)), strict=True))
-    found = column.str.extract(r"^([^/]+)/", 1).fill_null("")
-    return found.replace_strict(numbers, default=len(names), return_dtype=pl.UInt8)
 
 
 def find_source(value: str | None, names: Sequence[str]) -> str | None:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dataops.images import decode as images
 from dataops.images.fingerprint import fingerprint
@@ -113,19 +113,20 @@ def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
     """Return whether each row of a table matches a target (N,)."""
     if not targets:
         return np.zeros(table.num_rows, bool)
-    frame = {c: pl.Series(table[c].to_pylist(), dtype=pl.String) for c in COLUMNS if c in table.column_names}
+    columns = {c: table[c].cast(pa.string()) for c in COLUMNS if c in table.column_names}
     mask = np.zeros(table.num_rows, bool)
     for kind in ("uid", "url", "sha256"):
         values = [target.value for target in targets if target.kind == kind]
         for column in ("url", "page_url") if kind == "url" else (kind,):
-            if values and column in frame:
-                mask |= frame[column].is_in(values).fill_null(False).to_numpy()
+            if values and column in columns:
+                mask |= pc.is_in(columns[column], value_set=pa.array(values, pa.string())).to_numpy()
     domains = {target.value for target in targets if target.kind == "domain"}
     for column in ("url", "page_url"):
-        if domains and column in frame:
-            mask |= np.fromiter((_is_on_domain(url, domains) for url in frame[column]), bool, table.num_rows)
-    if "phash" in frame:
-        mask |= _match_phash(frame["phash"], [t for t in targets if t.kind == "phash"])
+        if domains and column in columns:
+            urls = columns[column].to_pylist()
+            mask |= np.fromiter((_is_on_domain(url, domains) for url in urls), bool, table.num_rows)
+    if "phash" in columns:
+        mask |= _match_phash(columns["phash"].to_pylist(), [t for t in targets if t.kind == "phash"])
     return mask
 
 
@@ -138,7 +139,7 @@ def matched_targets(rows: Sequence[Mapping[str, Any]], targets: Iterable[Target]
         **{"uid": values["uid"], "sha256": values["sha256"], "url": urls},
         "domain": {host[at:] for host in hosts for at in _starts_of_labels(host)},
     }
-    hashes = pl.Series(sorted(values["phash"]), dtype=pl.String)
+    hashes = sorted(values["phash"])
     return {
         target
         for target in targets
@@ -155,10 +156,10 @@ def _is_on_domain(url: str | None, domains: set[str]) -> bool:
     return any(".".join(labels[at:]) in domains for at in range(len(labels)))
 
 
-def _match_phash(hashes: pl.Series, targets: Iterable[Target]) -> np.ndarray:
-    whole = hashes.str.len_bytes().fill_null(0) == 16
-    numbers = np.array([int(h, 16) if ok else 0 for h, ok in zip(hashes, whole, strict=True)], np.uint64)
+def _match_phash(hashes: Sequence[str | None], targets: Iterable[Target]) -> np.ndarray:
+    whole = np.array([h is not None and len(h.encode()) == 16 for h in hashes], bool)
+    numbers = np.array([int(h or "", 16) if ok else 0 for h, ok in zip(hashes, whole, strict=True)], np.uint64)
     mask = np.zeros(len(numbers), bool)
     for target in targets:
         mask |= np.bitwise_count(numbers ^ np.uint64(int(target.value, 16))) <= target.bits
-    return mask & whole.to_numpy()
+    return mask & whole

@@ -20,6 +20,8 @@ _SPACE = "".join(map(chr, range(0x21)))
 _CONTROL = re.compile(r"[\t\r\n]")
 _REFERENCE = re.compile(r"(?:([a-zA-Z][a-zA-Z0-9+.-]*):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?")
 _HOST_PORT = re.compile(r"(?:\[([0-9a-fA-F:.%]+)\]|([^:\[\]]+))(?::([0-9]{0,5}))?")
+HOST = r"^https?://(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)"
+"""Regular expression for the host of a canonical URL, with the host as its group."""
 _CREDENTIALS = re.compile(r"//[^/?#]*@")
 _SAFE_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _DOTTED = re.compile(r"/(\.|%2e){1,2}(/|\Z)", re.IGNORECASE)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, plan_searches
 from dataops.kernels.hashes import hash128, uid_halves
 from dataops.snapshot import Draft, fetch_table, read_table
-from dataops.trace.sources import number_sources
+from dataops.trace.source_numbers import number_sources
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspected_name
 from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame

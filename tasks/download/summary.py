@@ -1,15 +1,15 @@
 """Counts the rows of a download by host, per shard and over all shards, and formats its failures."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-import polars as pl
 import pyarrow as pa
 
 from dataops.errors import ConfigError, PairmillError, SourceError
-from dataops.filters import HOST
 from dataops.formatting import format_counts, format_quantity, format_share
 from dataops.snapshot import Counts
+from dataops.web.urls import HOST
 from tasks.download.config import DownloadConfig
 from tasks.download.failure_classes import may_succeed_later
 from tasks.reports.drop_reasons import find_reason
@@ -27,12 +27,11 @@ def count_by_host(rows: pa.Table) -> HostCounts:
     Args:
         rows: with columns url and drop_reason (null for a fetched image).
     """
-    frame = pl.DataFrame({name: pl.Series(rows[name].to_pylist(), dtype=pl.String) for name in ("url", "drop_reason")})
-    # The rows are few: the compiled dataops.filters.host would cost each worker half a second to load.
-    host = pl.col("url").str.extract(HOST, 1).str.to_lowercase()
-    frame = frame.select(host.fill_null("").alias("host"), "drop_reason")
+    matches = (re.match(HOST, url or "") for url in rows["url"].to_pylist())
+    names = [found[1].lower() if found else "" for found in matches]
     hosts: HostCounts = {}
-    for name, reason, number in frame.group_by("host", "drop_reason").len().sort("host", "drop_reason").iter_rows():
+    counted = Counter(zip(names, rows["drop_reason"].to_pylist(), strict=True))
+    for (name, reason), number in sorted(counted.items(), key=lambda item: (item[0][0], item[0][1] or "")):
         counts = hosts.setdefault(name, {"rows": 0})
         counts["rows"] += number
         if reason is not None:

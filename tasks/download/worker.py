@@ -14,7 +14,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess) -> R
         opener.refuse(taken_down, "takedown", "by request")
         name = f"{task.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
-        with redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
+        with closing(opener), redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
             _run_downloader(rows, task, folder, opener, previews, GuardedResizer(decoder, previews))
         if output.getvalue():
             logger.warning("download %s: img2dataset printed: %s", task.id, output.getvalue()[-2000:])

@@ -4,7 +4,6 @@ The server of the config may be on any network, also on loopback. Redirects may 
 ones, and never from https to http.
 """
 
-import http.client
 import re
 import socket
 import ssl
@@ -16,6 +15,7 @@ from dataops.errors import SourceError, UnusableSource
 from tasks.files.resumable import Connection, ConnectionBroken, mark_reached
 from tasks.web.address_policy import AddressResolver, Target
 from tasks.web.bounded_socket import ByteBudget
+from tasks.web.connections import Socket
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     MAX_REDIRECTS,
@@ -25,7 +25,6 @@ from tasks.web.request import (
     port_of,
     resolve_redirect,
     send_request,
-    set_deadline,
     split_url,
 )
 from tasks.web.response import Response
@@ -72,14 +71,13 @@ class HttpFile:
             raise UnusableSource(f"{url}: {error}") from error
         except ssl.SSLCertVerificationError as error:
             raise UnusableSource(f"{url}: {error.verify_message}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise ConnectionBroken(_text(error)) from error
         raise UnusableSource(f"{self.url}: more than {MAX_REDIRECTS} redirects")
 
-    def _request(self, url: str, offset: int) -> tuple[http.client.HTTPConnection, Response]:
+    def _request(self, url: str, offset: int) -> tuple[Socket, Response]:
         parts = split_url(url)
         connection = self._connect(parts)
-        set_deadline(connection, time.monotonic() + self.timeout)  # of the headers
         headers = {"User-Agent": self.user_agent}
         if offset:
             headers["Range"] = f"bytes={offset}-"
@@ -87,12 +85,13 @@ class HttpFile:
             if etag and not etag.startswith("W/"):
                 headers["If-Range"] = etag
         try:
-            return connection, send_request(connection, parts, ByteBudget(float("inf")), headers)
+            deadline = time.monotonic() + self.timeout  # of the headers
+            return connection, send_request(connection, parts, deadline, ByteBudget(float("inf")), headers)
         except BaseException:
             connection.close()
             raise
 
-    def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
+    def _connect(self, parts: SplitResult) -> Socket:
         host = parts.netloc.rpartition("@")[2]
         try:
             targets = self._targets(parts)
@@ -122,7 +121,7 @@ class HttpFile:
             raise FetchError(*refusal)
         return targets
 
-    def _opened(self, connection: http.client.HTTPConnection, response: Response, offset: int) -> "_HttpConnection":
+    def _opened(self, connection: Socket, response: Response, offset: int) -> "_HttpConnection":
         status = response.status
         if status in _RETRYABLE:
             raise ConnectionBroken(
@@ -159,12 +158,12 @@ class _Unreachable(Exception):
 
 
 class _HttpConnection:
-    def __init__(self, connection: http.client.HTTPConnection, response: Response, size: int | None, timeout: float):
+    def __init__(self, connection: Socket, response: Response, size: int | None, timeout: float):
         self.size = size
         self._connection, self._response, self._timeout = connection, response, timeout
 
     def read(self, size: int, /) -> bytes:
-        set_deadline(self._connection, time.monotonic() + self._timeout)  # a file of any size takes any time
+        self._connection.deadline = time.monotonic() + self._timeout  # a file of any size takes any time
         try:
             return self._response.read(size)
         except (OSError, FetchError) as error:

@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from dataops.filters import HOST
 from dataops.text.tallies import Tally, Totals, count_values
+from dataops.web.urls import HOST
 
 LISTED = 40
 """Number of values of a kind that the manifest has, most frequent first."""

@@ -29,8 +29,14 @@ class BoundedSocket:
     """Time of time.monotonic() at which all reads end."""
     budget: ByteBudget = ByteBudget(0)
     """Bytes that may still be read; none until the connection gets its budget."""
+    is_ended: bool = False
+    """Whether reads return no more bytes, so that what a file of the socket has left is what it has buffered."""
+    target: Target | None = None
+    """Address that the socket is connected to."""
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
+        if self.is_ended:
+            return 0
         self.settimeout(seconds_left(self.deadline))  # pyright: ignore[reportAttributeAccessIssue]
         size = min(nbytes or len(buffer), self.budget.left)
         if size <= 0:
@@ -48,10 +54,11 @@ class TLSSocket(BoundedSocket, ssl.SSLSocket):
     """A socket with TLS and bounds; its budget is in decrypted bytes."""
 
 
-def connect(targets: Iterable[Target], deadline: float) -> socket.socket:
+def connect(targets: Iterable[Target], deadline: float) -> PlainSocket:
     """Return a socket that is connected to the first of `targets` that accepts. Raises: OSError."""
     failure: OSError = OSError("no address")
-    for family, address in targets:
+    for target in targets:
+        family, address = target
         sock = PlainSocket(family, socket.SOCK_STREAM)
         sock.deadline = deadline
         try:
@@ -61,11 +68,12 @@ def connect(targets: Iterable[Target], deadline: float) -> socket.socket:
             sock.close()
             failure = error
         else:
+            sock.target = target
             return sock
     raise failure
 
 
-def secure(sock: socket.socket, host: str, deadline: float) -> socket.socket:
+def secure(sock: PlainSocket, host: str, deadline: float) -> TLSSocket:
     """Return the socket with TLS, whose certificate is checked for `host`. Raises: OSError, ValueError."""
     try:
         sock.settimeout(seconds_left(deadline))  # of the whole handshake
@@ -73,7 +81,7 @@ def secure(sock: socket.socket, host: str, deadline: float) -> socket.socket:
     except BaseException:
         sock.close()
         raise
-    secured.deadline = deadline
+    secured.deadline, secured.target = deadline, sock.target
     return secured
 
 

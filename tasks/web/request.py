@@ -5,17 +5,17 @@ connection, the TLS handshake, the headers and the body all end at one deadline,
 budget of bytes holds for all that is read. Every failure becomes a FetchError, whose text begins with a stable reason.
 """
 
-import http.client
+import re
 import ssl
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
-from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from tasks.web.address_policy import AddressResolver, Target
-from tasks.web.bounded_socket import ByteBudget, connect, secure
+from tasks.web.bounded_socket import ByteBudget, connect, seconds_left, secure
+from tasks.web.connections import IdleConnections, Origin, Socket
 from tasks.web.fetch_error import FetchError
 from tasks.web.response import MAX_HEADER_BYTES, Response, list_header_values
 
@@ -23,10 +23,11 @@ MAX_REDIRECTS = 5
 _STANDARD_PORTS = {"http": 80, "https": 443}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK = 1 << 16
+_CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
 
 
 class HttpClient:
-    """Makes requests. Safe to use from many threads.
+    """Makes requests. Safe to use from many threads. `close` it after the last one.
 
     Args:
         addresses: resolves the hosts.
@@ -36,10 +37,13 @@ class HttpClient:
 
     def __init__(self, addresses: AddressResolver, user_agent: str, *, contact: bool):
         self.addresses, self.user_agent, self.contact = addresses, user_agent, contact
+        self._idle = IdleConnections()
 
     @contextmanager
     def get(self, parts: SplitResult, deadline: float, budget: ByteBudget, **headers: str) -> Iterator[Response]:
         """Send a GET request, and return the response with its headers read and its body unread.
+
+        If the block reads the body to its end, a later request to the same host may use the connection.
 
         Args:
             parts: a URL as split_url returns it.
@@ -48,47 +52,95 @@ class HttpClient:
 
         Raises: FetchError, and the errors that `translate_errors` translates.
         """
-        with closing(self._connect(parts, deadline)) as connection:
-            headers = {"User-Agent": self.user_agent, "Connection": "close"} | headers
-            with closing(send_request(connection, parts, budget, headers)) as response:
+        targets = self._resolve(parts, deadline)
+        origin = (parts.scheme, parts.hostname or "", port_of(parts))
+        headers = {"User-Agent": self.user_agent} | headers
+        sock, response = self._send(origin, targets, parts, deadline, budget, headers)
+        is_open = False
+        try:
+            with closing(response):
                 yield response
+                sock.is_ended = True
+                is_open = response.leaves_connection_open() and not response.has_more()
+        finally:
+            if is_open:
+                self._idle.put(origin, sock)
+            else:
+                sock.close()
 
-    def _connect(self, parts: SplitResult, deadline: float) -> http.client.HTTPConnection:
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        self._idle.close()
+
+    def _resolve(self, parts: SplitResult, deadline: float) -> list[Target]:
         host = parts.hostname or ""
         refusal, targets = self.addresses.resolve(host, port_of(parts), deadline)
         if refusal:
             raise FetchError(*refusal)
         if not self.contact and host not in self.addresses.connect_to:
             raise FetchError("no_contact", "download.contact is not set, so only hosts of connect_to are requested")
-        return open_connection(parts, targets, deadline)
+        return targets
+
+    def _send(
+        self,
+        origin: Origin,
+        targets: list[Target],
+        parts: SplitResult,
+        deadline: float,
+        budget: ByteBudget,
+        headers: dict[str, str],
+    ) -> tuple[Socket, Response]:
+        """Send the request over a kept connection, or over a new one if there is none or the server closed it."""
+        if sock := self._idle.take(origin, targets):
+            left = budget.left
+            try:
+                return sock, send_request(sock, parts, deadline, budget, headers)
+            except BaseException as error:
+                sock.close()
+                is_lost = isinstance(error, OSError | FetchError) and not isinstance(error, TimeoutError)
+                if not is_lost or budget.left != left:
+                    raise
+        sock = open_connection(parts, targets, deadline)
+        try:
+            return sock, send_request(sock, parts, deadline, budget, headers)
+        except BaseException:
+            sock.close()
+            raise
 
 
-def open_connection(parts: SplitResult, targets: Iterable[Target], deadline: float) -> http.client.HTTPConnection:
+def open_connection(parts: SplitResult, targets: Iterable[Target], deadline: float) -> Socket:
     """Return a connection to the first of `targets` that accepts one, over TLS if the URL has it.
 
-    The host is not resolved again. All reads of the socket end at the deadline (`set_deadline` changes that).
+    The host is not resolved again.
 
     Raises: the errors that `translate_errors` translates.
     """
-    host, standard_port = parts.hostname or "", _STANDARD_PORTS[parts.scheme]
     sock = connect(targets, deadline)
-    if parts.scheme == "https":
-        sock = secure(sock, host, deadline)
-    connection = http.client.HTTPConnection(host, port_of(parts))
-    connection.default_port = standard_port  # the Host header names no standard port
-    connection.sock = sock
-    return connection
+    return secure(sock, parts.hostname or "", deadline) if parts.scheme == "https" else sock
 
 
 def send_request(
-    connection: http.client.HTTPConnection, parts: SplitResult, budget: ByteBudget, headers: dict[str, str]
+    sock: Socket, parts: SplitResult, deadline: float, budget: ByteBudget, headers: dict[str, str]
 ) -> Response:
-    """Send a GET request over an open connection, and return the response with its headers read."""
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    connection.request("GET", path, headers=headers)  # http.client adds Host and Accept-Encoding: identity
-    sock: Any = connection.sock
-    sock.budget = budget
+    """Send a GET request over an open connection, and return the response with its headers read.
+
+    All reads of the connection end at the deadline; its attribute changes that.
+    """
+    sock.deadline, sock.budget, sock.is_ended = deadline, budget, False
+    sock.settimeout(seconds_left(deadline))
+    sock.sendall(_format_request(parts, headers))
     return Response(sock.makefile("rb"))
+
+
+def _format_request(parts: SplitResult, headers: dict[str, str]) -> bytes:
+    """Return the bytes of a GET request. Raises: ValueError if one of its lines has a control character."""
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    host = parts.netloc.removesuffix(f":{_STANDARD_PORTS[parts.scheme]}")
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if any(map(_CONTROL.search, lines)):
+        raise ValueError("a header with a control character")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def allow_body(cap: int) -> ByteBudget:
@@ -101,15 +153,9 @@ def port_of(parts: SplitResult) -> int:
     return parts.port or _STANDARD_PORTS[parts.scheme]
 
 
-def set_deadline(connection: http.client.HTTPConnection, deadline: float) -> None:
-    """Let the reads of a connection end at another time of time.monotonic()."""
-    sock: Any = connection.sock
-    sock.deadline = deadline
-
-
 @contextmanager
 def translate_errors(timeout: float) -> Iterator[None]:
-    """Translate the errors of sockets, TLS and http.client into FetchErrors.
+    """Translate the errors of sockets and TLS into FetchErrors.
 
     Args:
         timeout: seconds, for the message.
@@ -122,7 +168,7 @@ def translate_errors(timeout: float) -> Iterator[None]:
         raise FetchError("tls", getattr(error, "verify_message", "") or error.reason or "failed") from None
     except OSError as error:
         raise FetchError("connect", error.strerror or type(error).__name__) from None
-    except (http.client.HTTPException, ValueError) as error:  # a URL or a host that a library refuses
+    except ValueError as error:  # a URL or a host that a library refuses
         raise FetchError("bad_response", type(error).__name__) from None
 
 

@@ -23,7 +23,7 @@ MAX_FRAMING_BYTES = 65_536
 _CHUNK_LINE_BYTES = 16
 """Bytes that a chunk's size line may have without counting as extension."""
 _MAX_LINE = 8_192
-_STATUS = re.compile(rb"HTTP/1\.\d[ \t]+([1-9]\d\d)(?:[ \t]++([^\r\n]*+))?+\r?\n")
+_STATUS = re.compile(rb"HTTP/1\.(\d)[ \t]+([1-9]\d\d)(?:[ \t]++([^\r\n]*+))?+\r?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -47,12 +47,12 @@ class Response:
         self._head_left = MAX_HEADER_BYTES
         self._framing = 0  # bytes of chunk extensions and trailers
         try:
-            self.status, self.reason = self._read_status(first=True)
+            self._read_status(first=True)
             for _ in range(MAX_INTERIM):
                 if self.status >= 200 or self.status == 101:
                     break
                 self._read_headers()
-                self.status, self.reason = self._read_status()
+                self._read_status()
             if self.status < 200:  # 101 is another protocol, which no request asks for
                 raise FetchError("bad_response", f"status {self.status} without a final response")
             self.headers = self._read_headers()
@@ -79,11 +79,25 @@ class Response:
         self._left -= len(data)
         return data
 
+    def leaves_connection_open(self) -> bool:
+        """Return whether the body was read to its end, and its server takes another request on the connection.
+
+        The length of the body must be beyond doubt. Source: RFC 9112, sections 6.1, 6.3 and 9.3.
+        """
+        options = {option.lower() for option in list_header_values(self.headers, "Connection")}
+        is_ambiguous = "Transfer-Encoding" in self.headers and "Content-Length" in self.headers
+        is_read = self._left == 0 and not self._is_chunked
+        return is_read and self._minor_version != b"0" and "close" not in options and not is_ambiguous
+
+    def has_more(self) -> bool:
+        """Return whether bytes after the body were read already. The socket must be at its end (`is_ended`)."""
+        return bool(self._file.peek(1))
+
     def close(self) -> None:
         """Close the response's file of the socket."""
         self._file.close()
 
-    def _read_status(self, *, first: bool = False) -> tuple[int, str]:
+    def _read_status(self, *, first: bool = False) -> None:
         line = self._file.readline(min(_MAX_LINE, self._head_left) + 1)
         if not line and first:
             raise FetchError("connect", "closed without a response")
@@ -91,7 +105,8 @@ class Response:
         found = _STATUS.fullmatch(line)
         if not found:
             raise FetchError("bad_response", "no HTTP/1 status line")
-        return int(found[1]), (found[2] or b"").strip().decode("latin-1")
+        self._minor_version, self.status = found[1], int(found[2])
+        self.reason = (found[3] or b"").strip().decode("latin-1")
 
     def _count_head(self, line: bytes) -> None:
         self._head_left -= len(line)
@@ -144,9 +159,9 @@ class Response:
         # Chunks of a few bytes are legal, so each size line counts against its chunk first.
         self._count_framing(len(line) - _CHUNK_LINE_BYTES - 2 * self._left)
         if not self._left:
-            self._is_chunked = False
             while (line := self._file.readline(_MAX_LINE)) and line not in _LINE_ENDS:
                 self._count_framing(len(line))
+            self._is_chunked = False
 
     def _read_framing_line(self, size: int) -> bytes:
         line = self._file.readline(size + 1)

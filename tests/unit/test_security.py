@@ -24,7 +24,6 @@ ALLOWED = {
     "training/model/torchscript.py pickle": "torch's archives: every name but a few becomes an inert record",
     "training/model/pretrained.py torch.load": "a file of weights that the user names, with weights_only=True",
     # Network: each place that opens or serves a connection.
-    "tasks/web/request.py http.client": "the safe fetch: checks each address that it connects to",
     "tasks/web/bounded_socket.py socket": "connects to a checked IP address, with limits of time and bytes",
     "tasks/download/fetch/opener.py urllib.request": "the safe fetch replaces urllib's opener; it opens nothing through it",
     "tasks/download/worker.py urllib.request": "puts the safe fetch under img2dataset",
@@ -32,7 +31,6 @@ ALLOWED = {
     "tasks/web/dns_cache.py socket": "resolves hosts for the safe fetch",
     "tasks/extract/crawl/resolver.py socket": "names address families; Twisted resolves, and each answer is checked",
     "tasks/extract/crawl/archive.py http.client": "the names of status codes",
-    "tasks/files/http_file.py http.client": "names what a broken connection raises",
     "tasks/files/http_file.py socket": "resolves the server that the config names",
     "tasks/files/s3_file.py urllib3": "names what a broken connection to S3 raises",
     "tasks/tracking/client.py requests": "names the exceptions of MLflow's client",

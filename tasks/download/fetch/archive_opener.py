@@ -30,6 +30,9 @@ class ArchiveOpener(SafeOpener):
         self.evidence: dict[str, Evidence] = {}
         self._final: dict[str, FetchError] = {}
 
+    def close(self) -> None:
+        """Do nothing: it has no connections."""
+
     def _new_fetch(self) -> Fetch:
         return _ArchivedFetch(self)
 

@@ -143,6 +143,10 @@ class SafeOpener(OpenerDirector):
         finally:
             self.evidence[url] = fetch.evidence
 
+    def close(self) -> None:
+        """Close the connections that the client keeps."""
+        self.client.close()
+
     def _new_fetch(self) -> "Fetch":
         return Fetch(self)
 

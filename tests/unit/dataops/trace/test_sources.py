@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from dataops.snapshot import Input, Manifest
-from dataops.trace.sources import describe_sources, find_source, list_named_sources, list_sources, number_sources
+from dataops.trace.source_numbers import number_sources
+from dataops.trace.sources import describe_sources, find_source, list_named_sources, list_sources
 from tests.manifests import build_manifest
 
 

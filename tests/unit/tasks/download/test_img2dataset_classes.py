@@ -25,7 +25,10 @@ def test_a_worker_loads_no_package_that_it_does_not_need() -> None:
         "assert summary.count_by_host(rows) == {'img.example': {'rows': 1}}\n"
         "import importlib.util\n"
         "assert importlib.util.find_spec('wandb') and importlib.util.find_spec('img2dataset.main')\n"
-        "print(*{'wandb', 'pandas', 'torch', 'fire', 'huggingface_hub', 'numba', 'pyarrow.dataset'} & sys.modules.keys())"
+        "names = {'wandb', 'pandas', 'polars', 'scipy', 'torch', 'fire', 'huggingface_hub', 'numba', 'pyarrow.dataset'}\n"
+        "print(*names & sys.modules.keys())\n"
+        "import scipy.special, scipy.ndimage\n"
+        "assert scipy.special.erf(0) == scipy.ndimage.gaussian_filter([0.0], 1)[0] == 0"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []

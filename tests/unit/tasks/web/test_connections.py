@@ -1,0 +1,233 @@
+"""Requests over kept connections, to a server of raw answers on loopback."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from tasks.web import connections
+from tasks.web.address_policy import AddressResolver
+from tasks.web.bounded_socket import PlainSocket
+from tasks.web.connections import IdleConnections
+from tasks.web.fetch_error import FetchError
+from tasks.web.request import HttpClient, allow_body, read_body, split_url, translate_errors
+
+OK = b"HTTP/1.1 200 OK\r\n"
+WHOLE = OK + b"Content-Length: 2\r\n\r\nok"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: trailer\r\n\r\n"
+SILENCE = b"silence"
+"""No answer, until the client closes the connection."""
+ORIGIN = ("http", "a.test", 80)
+
+
+class RawServer:
+    """Gives the answers of each connection in turn, and then closes it."""
+
+    def __init__(self, *answers: list[bytes]):
+        self.requests = list[tuple[int, bytes]]()
+        """Number of the connection, and the bytes of the request."""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address: tuple[str, int] = self._listener.getsockname()
+        threading.Thread(target=self._accept, args=(answers,), daemon=True).start()
+
+    def _accept(self, answers: tuple[list[bytes], ...]) -> None:
+        with self._listener:
+            for number, script in enumerate(answers):
+                sock, _ = self._listener.accept()
+                threading.Thread(target=self._answer, args=(sock, number, script), daemon=True).start()
+
+    def _answer(self, sock: socket.socket, number: int, script: list[bytes]) -> None:
+        with sock, suppress(OSError):
+            for answer in script:
+                if not (request := sock.recv(65_536)):
+                    return
+                self.requests.append((number, request))
+                if answer == SILENCE:
+                    sock.recv(1)
+                else:
+                    sock.sendall(answer)
+
+    def connections(self) -> list[int]:
+        return [number for number, _ in self.requests]
+
+
+@pytest.fixture
+def addresses() -> dict[str, tuple[str, int]]:
+    return {}
+
+
+@pytest.fixture
+def client(addresses: dict[str, tuple[str, int]]) -> Iterator[HttpClient]:
+    client = HttpClient(AddressResolver(addresses), "test", contact=True)
+    yield client
+    client.close()
+
+
+def fetch(client: HttpClient, url: str = "http://a.test/", cap: int = 1_000, seconds: float = 30.0) -> bytes:
+    with (
+        translate_errors(seconds),
+        client.get(split_url(url), time.monotonic() + seconds, allow_body(cap)) as response,
+    ):
+        return b"".join(read_body(response, cap))
+
+
+KEPT = {
+    "length": WHOLE,
+    "chunked": CHUNKED,
+    "no-body": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "empty": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+    "keep-alive": OK + b"Connection: Keep-Alive\r\nContent-Length: 0\r\n\r\n",
+}
+CLOSED = {
+    "close": OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nok",
+    "close-in-list": OK + b"Connection: Keep-Alive\r\nConnection: x, CLOSE\r\nContent-Length: 2\r\n\r\nok",
+    "http-1.0": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
+    "more-after-length": WHOLE + WHOLE,
+    "more-after-chunks": CHUNKED + b"\r\n",
+    "two-lengths": OK + b"Content-Length: 12\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", KEPT.values(), ids=KEPT)
+def test_client_reuses_a_connection_whose_response_was_read(
+    client: HttpClient, addresses: dict[str, tuple[str, int]], answer: bytes
+) -> None:
+    server = RawServer([answer, answer, WHOLE], [WHOLE])
+    addresses["a.test"] = server.address
+    for _ in range(3):
+        fetch(client)
+    assert server.connections() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("answer", CLOSED.values(), ids=CLOSED)
+def test_client_closes_a_connection_that_may_not_be_reused(
+    client: HttpClient, addresses: dict[str, tuple[str, int]], answer: bytes
+) -> None:
+    server = RawServer([answer, WHOLE], [WHOLE])
+    addresses["a.test"] = server.address
+    assert [fetch(client), fetch(client)] == [b"ok", b"ok"]
+    assert server.connections() == [0, 1]
+
+
+def test_client_closes_a_connection_whose_response_was_not_read_to_its_end(
+    client: HttpClient, addresses: dict[str, tuple[str, int]]
+) -> None:
+    server = RawServer([WHOLE, WHOLE], [CHUNKED, WHOLE], [CHUNKED, WHOLE], [WHOLE])
+    addresses["a.test"] = server.address
+    with client.get(split_url("http://a.test/"), time.monotonic() + 30, allow_body(9)):
+        pass
+    with client.get(split_url("http://a.test/"), time.monotonic() + 30, allow_body(9)) as response:
+        assert response.read(2) == b"ok"  # without the last chunk
+    with pytest.raises(FetchError, match=r"^too_large: over 1 bytes$"):
+        fetch(client, cap=1)
+    assert fetch(client) == b"ok"
+    assert server.connections() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("first", [[WHOLE], [WHOLE, b""]], ids=["idle", "at-request"])
+def test_client_repeats_a_request_once_if_the_server_closed_a_kept_connection(
+    client: HttpClient, addresses: dict[str, tuple[str, int]], first: list[bytes]
+) -> None:
+    server = RawServer(first, [WHOLE], [b""])
+    addresses["a.test"] = server.address
+    assert [fetch(client), fetch(client)] == [b"ok", b"ok"]
+    with pytest.raises(FetchError, match=r"^connect: "):
+        fetch(client)
+    numbers = server.connections()
+    assert numbers[-2:] == [1, 2]
+    assert numbers.count(0) <= 2
+
+
+@pytest.mark.parametrize("part", [b"HT", OK, WHOLE[:-1]])
+def test_client_repeats_no_request_whose_response_began(
+    client: HttpClient, addresses: dict[str, tuple[str, int]], part: bytes
+) -> None:
+    server = RawServer([WHOLE, part], [WHOLE])
+    addresses["a.test"] = server.address
+    fetch(client)
+    with pytest.raises(FetchError, match=r"^(bad_response|incomplete): "):
+        fetch(client)
+    assert server.connections() == [0, 0]
+
+
+def test_client_repeats_no_request_that_timed_out(client: HttpClient, addresses: dict[str, tuple[str, int]]) -> None:
+    server = RawServer([WHOLE, SILENCE], [WHOLE])
+    addresses["a.test"] = server.address
+    fetch(client)
+    with pytest.raises(FetchError, match=r"^timeout: "):
+        fetch(client, seconds=0.2)
+    assert server.connections() == [0, 0]
+
+
+def test_connection_serves_only_its_host_at_an_address_that_is_still_allowed(
+    client: HttpClient, addresses: dict[str, tuple[str, int]]
+) -> None:
+    first, second = RawServer([WHOLE, WHOLE], [WHOLE]), RawServer([WHOLE])
+    addresses |= {"a.test": first.address, "b.test": first.address}
+    fetch(client, "http://a.test/")
+    fetch(client, "http://b.test/")
+    assert first.connections() == [0, 1]
+    addresses["a.test"] = second.address
+    fetch(client, "http://a.test/")
+    assert (first.connections(), second.connections()) == ([0, 1], [0])
+    del addresses["b.test"]
+    with pytest.raises(FetchError, match=r"^dns: "):
+        fetch(client, "http://b.test/")
+
+
+def test_request_names_its_host_and_refuses_control_characters(
+    client: HttpClient, addresses: dict[str, tuple[str, int]]
+) -> None:
+    server = RawServer([WHOLE, WHOLE], [WHOLE], [])
+    addresses["a.test"] = server.address
+    for url in ("http://a.test:80/x y?q=ü", "http://a.test:80", "http://a.test:81/"):
+        fetch(client, url)
+    expected = [("/x%20y?q=%C3%BC", "a.test"), ("/", "a.test"), ("/", "a.test:81")]
+    lines = "GET {} HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\nUser-Agent: test\r\n\r\n"
+    assert [request.decode() for _, request in server.requests] == [lines.format(*pair) for pair in expected]
+    headers = {"If-None-Match": '"1"\r\nCookie: x'}
+    with (
+        pytest.raises(ValueError, match=r"^a header with a control character$"),
+        client.get(split_url("http://a.test/"), time.monotonic() + 30, allow_body(9), **headers),
+    ):
+        pass
+
+
+@pytest.fixture
+def pairs() -> Iterator[list[tuple[PlainSocket, socket.socket]]]:
+    made = []
+    for _ in range(4):
+        near, far = socket.socketpair()
+        sock = PlainSocket(near.family, near.type, fileno=near.detach())
+        sock.target = (socket.AF_INET, ("127.0.0.1", len(made)))
+        made.append((sock, far))
+    yield made
+    for sock, far in made:
+        sock.close()
+        far.close()
+
+
+def test_idle_connections_are_few_and_expire(
+    pairs: list[tuple[PlainSocket, socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MAX_IDLE", 2)
+    idle, targets = IdleConnections(), [sock.target for sock, _ in pairs if sock.target]
+    for sock, _ in pairs[:3]:
+        idle.put(ORIGIN, sock)
+    assert [sock.fileno() < 0 for sock, _ in pairs] == [True, False, False, False]  # the oldest was closed
+    assert idle.take(("https", "a.test", 80), targets) is None
+    assert idle.take(ORIGIN, targets) is pairs[2][0]  # the one that was used last
+    pairs[1][1].sendall(b"unasked")
+    assert idle.take(ORIGIN, targets) is None
+    assert pairs[1][0].fileno() < 0
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
+    idle.put(ORIGIN, pairs[2][0])
+    assert idle.take(ORIGIN, targets) is None
+    monkeypatch.undo()
+    idle.put(ORIGIN, pairs[3][0])
+    idle.close()
+    assert pairs[3][0].fileno() < 0
+    assert idle.take(ORIGIN, targets) is None
