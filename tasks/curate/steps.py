@@ -19,7 +19,7 @@ from dataops.snapshot import Draft, fetch_table, read_table
 from dataops.trace.source_numbers import number_sources
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import inspected_name
-from tasks.engine.exchange import Exchange, Step, number_partitions, put_frame, read_frame
+from tasks.engine.exchange import Exchange, Step, group_units, number_partitions, put_frame, read_frame
 
 BATCH_ROWS, PARTITION_ROWS, NEAR_PARTITION_ROWS = 1 << 17, 1 << 20, 1 << 21
 """Approximate number of rows of a batch of raw shards, of a partition of hashes, and of one in the search for
@@ -133,15 +133,8 @@ def scale_rows(rows: int, least: int, units: int = UNITS) -> int:
 
 def batch_shards(shards: Sequence[ShardRows]) -> list[tuple[ShardRows, ...]]:
     """Return batches of neighbouring raw shards, of about BATCH_ROWS rows or, of many rows, more."""
-    limit = scale_rows(sum(shard.rows for shard in shards), BATCH_ROWS)
-    batches, batch, rows = list[tuple[ShardRows, ...]](), list[ShardRows](), 0
-    for shard in shards:
-        if rows and rows + shard.rows > limit:
-            batches.append(tuple(batch))
-            batch, rows = [], 0
-        batch.append(shard)
-        rows += shard.rows
-    return [*batches, tuple(batch)] if batch else batches
+    sizes = [shard.rows for shard in shards]
+    return group_units(shards, sizes, scale_rows(sum(sizes), BATCH_ROWS))
 
 
 def put_rows(draft: Draft, step: CurateStep) -> None:

@@ -60,6 +60,7 @@ class Job(Protocol):
 
 
 J = TypeVar("J", bound=Job)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,18 @@ def run_steps(steps: Sequence[Step[Any]], rows: int, draft: Draft, context: Cont
         records.append(draft.done(step.id) or draft.finish(run(draft, step)))
         context.progress(number, len(steps), "")
     return records
+
+
+def group_units(values: Sequence[T], sizes: Sequence[int], limit: int) -> list[tuple[T, ...]]:
+    """Return groups of consecutive values, each with a total size of at most `limit`, or of a single larger value."""
+    groups, total = list[list[T]](), 0
+    for value, size in zip(values, sizes, strict=True):
+        if not groups or total + size > limit:
+            groups.append([])
+            total = 0
+        groups[-1].append(value)
+        total += size
+    return list(map(tuple, groups))
 
 
 class Merges(NamedTuple):

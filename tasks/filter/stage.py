@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from dataops.digest import text_sha256
 from dataops.errors import ConfigError, ContractError, StorageError
@@ -21,7 +21,7 @@ from dataops.snapshot import Counts, Draft, Input, Record, find_manifest
 from dataops.text.duplicates import KEY_BYTES
 from dataops.text.minhash import choose_scheme
 from tasks.engine.context import Context
-from tasks.engine.exchange import Step, read_frame, run_steps
+from tasks.engine.exchange import Step, group_units, read_frame, run_steps
 from tasks.engine.exchange import run as run_step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
@@ -33,7 +33,6 @@ from tasks.filter.query_lists import compute_limits, load_query_lists
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice
 from tasks.filter.summary import describe_languages, merge_balance, merge_parts
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 VERSION = 6
@@ -89,7 +88,7 @@ class _FilterTasks:
         limit = self.config.memory_limit_bytes
         sizes = plan_sizes(self.rows, context.workers, limit // neighbours, _row_bytes(self.config))
         self.batches = cut_batches(parts, sizes.batch_rows)
-        self.seen = group_rows(seen, sizes.batch_rows)
+        self.seen = group_units([name for name, _ in seen], [rows for _, rows in seen], sizes.batch_rows)
         near = self.config.near_captions
         self.job = FilterJob(
             self.config,
@@ -223,7 +222,8 @@ def cut_batches(parts: Sequence[tuple[str, int]], batch_rows: int) -> list[tuple
     The captions of a page at the boundary of two slices are evidence of its language in their own slice only.
     """
     batches, number = list[tuple[PartSlice, ...]](), 0
-    for group in group_rows([((index, name, rows), rows) for index, (name, rows) in enumerate(parts)], batch_rows):
+    numbered = [(index, name, rows) for index, (name, rows) in enumerate(parts)]
+    for group in group_units(numbered, [rows for _, rows in parts], batch_rows):
         batch, offset = list[PartSlice](), 0
         for index, name, rows in group:
             for start in range(0, max(rows, 1), steps.SLICE_ROWS):
@@ -235,18 +235,6 @@ def cut_batches(parts: Sequence[tuple[str, int]], batch_rows: int) -> list[tuple
                 number, offset = number + 1, offset + size
         batches.append(tuple(batch))
     return batches
-
-
-def group_rows(items: Sequence[tuple[T, int]], limit: int) -> list[tuple[T, ...]]:
-    """Return groups of consecutive items; each has at most `limit` rows, or is a single item with more."""
-    groups, group, total = list[tuple[T, ...]](), list[T](), 0
-    for item, rows in items:
-        if group and total + rows > limit:
-            groups.append(tuple(group))
-            group, total = [], 0
-        group.append(item)
-        total += rows
-    return [*groups, tuple(group)] if group else groups
 
 
 def join_batches(batches: Sequence[tuple[PartSlice, ...]]) -> list[tuple[PartSlice, ...]]:

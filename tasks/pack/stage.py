@@ -25,10 +25,10 @@ The same rows and seed give the same bytes, whatever parts the rows came in.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from dataops.errors import ContractError
 from dataops.formatting import format_counts
@@ -36,6 +36,7 @@ from dataops.snapshot import Counts, Draft, Manifest, Record
 from dataops.trace.sources import list_named_sources
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
+from tasks.engine.exchange import group_units
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
@@ -53,8 +54,6 @@ from tasks.pack.summary import SOURCES, count_sources, merge
 from tasks.pack.write_shard import TrainingShards, pack_shards
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 IMAGES_SHARE = 0.75
 """Share of the memory that the images take; the rest is for their rows and the requests."""
@@ -134,22 +133,15 @@ def _list_parts(work: Work[PackConfig], layout: SortLayout) -> list[CuratedParts
     download, curate = work.inputs["download"], work.inputs["curate"]
     extension, folder = str(download.config["encode_format"]), download.path("").rstrip("/")
     parts = curate.named("part-", ".parquet")
-    groups = _group(
-        parts, [part.rows for part in parts], layout.run_bytes * curate.counts.kept // layout.expected_bytes
-    )
-    return [
-        CuratedParts(number, tuple(curate.path(part.name) for part in group), folder, extension, work.seed, layout)
-        for number, group in enumerate(groups)
-    ]
+    names, limit = [curate.path(part.name) for part in parts], layout.run_bytes * curate.counts.kept
+    groups = group_units(names, [part.rows for part in parts], limit // layout.expected_bytes)
+    return [CuratedParts(number, group, folder, extension, work.seed, layout) for number, group in enumerate(groups)]
 
 
 def _list_merges(draft: Draft, runs: Sequence[tuple[str, int]], layout: SortLayout) -> list[MergedRuns]:
     """Return a task per coarse partition of some consecutive runs, each with about `run_bytes`."""
-    groups = _group(runs, [size for _, size in runs], layout.run_bytes * layout.coarse)
-    sets = [
-        RunSet(f"{layout.id}-batch-{batch:05d}.index", tuple(name for name, _ in group), layout.coarse)
-        for batch, group in enumerate(groups)
-    ]
+    groups = group_units([name for name, _ in runs], [size for _, size in runs], layout.run_bytes * layout.coarse)
+    sets = [RunSet(f"{layout.id}-batch-{batch:05d}.index", group, layout.coarse) for batch, group in enumerate(groups)]
     for runs_of_batch in sets:
         runs_of_batch.write_index(draft)
     return [MergedRuns(one, batch, coarse, layout) for coarse in range(layout.coarse) for batch, one in enumerate(sets)]
@@ -165,25 +157,13 @@ def _list_shards(
     """Return tasks of consecutive shards: one, or about `run_bytes` of images."""
     limit = layout.run_bytes if layout.has_images else 0
     tasks, first = list[TrainingShards](), 0
-    for group in _group(shards, [shard.bytes + shard.rows * ROW_BYTES for shard in shards], limit):
+    for group in group_units(shards, [shard.bytes + shard.rows * ROW_BYTES for shard in shards], limit):
         end = shards[first + len(group)] if first + len(group) < len(shards) else None
-        task = TrainingShards(first, tuple(group), end, (), layout, parts.raw_folder, parts.image_extension, takedowns)
+        task = TrainingShards(first, group, end, (), layout, parts.raw_folder, parts.image_extension, takedowns)
         start, last = task.partitions
         tasks.append(replace(task, runs=tuple(sets[start // layout.fine : last // layout.fine + 1])))
         first += len(group)
     return tasks
-
-
-def _group(values: Sequence[T], sizes: Sequence[int], limit: int) -> Iterator[Sequence[T]]:
-    """Yield consecutive values with a total of at most `limit`, or one."""
-    start = total = 0
-    for number, size in enumerate(sizes):
-        if number > start and total + size > limit:
-            yield values[start:number]
-            start, total = number, 0
-        total += size
-    if len(values) > start:
-        yield values[start:]
 
 
 def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tasks.engine.exchange import (
     Exchange,
     Merges,
     Step,
+    group_units,
     number_partitions,
     plan_merges,
     put_frame,
@@ -180,3 +181,19 @@ def test_put_frame_writes_a_table_that_is_not_partitioned(tmp_path: Path):
     assert read_frame(draft, "verdicts").equals(rows)
     with pytest.raises(StorageError, match="/other"):
         read_frame(draft, "other")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "groups"),
+    [
+        ([], []),
+        ([9], ["a"]),
+        ([2, 2, 1, 5], ["abc", "d"]),
+        ([2, 4, 1], ["a", "bc"]),
+        ([9, 1, 9, 9], ["a", "b", "c", "d"]),
+        ([0, 5, 0, 1], ["abc", "d"]),
+        ([0, 6, 0], ["a", "b", "c"]),
+    ],
+)
+def test_group_units_fills_each_group_up_to_the_limit(sizes: list[int], groups: list[str]) -> None:
+    assert group_units("abcd"[: len(sizes)], sizes, 5) == [tuple(group) for group in groups]
