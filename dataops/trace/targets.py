@@ -119,7 +119,8 @@ def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
         values = [target.value for target in targets if target.kind == kind]
         for column in ("url", "page_url") if kind == "url" else (kind,):
             if values and column in columns:
-                mask |= pc.is_in(columns[column], value_set=pa.array(values, pa.string())).to_numpy()
+                sought = pc.SetLookupOptions(pa.array(values, pa.string()))
+                mask |= pc.call_function("is_in", [columns[column]], sought).to_numpy()
     domains = {target.value for target in targets if target.kind == "domain"}
     for column in ("url", "page_url"):
         if domains and column in columns:
