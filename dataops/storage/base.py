@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from dataops.digest import file_sha256
 from dataops.errors import ConfigError, StorageError
 from dataops.regular_files import open_regular
 
@@ -63,6 +64,10 @@ class Store(ABC):
     @abstractmethod
     def size(self, name: str) -> int | None:
         """Return the size of the object in bytes, or None if it does not exist."""
+
+    def sha256(self, name: str) -> str | None:
+        """Return the sha256 of an existing object; None if a remote store does not keep it."""
+        return file_sha256(self.local(name))
 
     @abstractmethod
     def read(self, name: str) -> bytes:

@@ -93,6 +93,10 @@ class S3Store(Store):
         head = self._call(f"get the metadata of {name}", lambda: self._head(name))
         return None if head is None else int(head["ContentLength"])
 
+    def sha256(self, name: str) -> str | None:
+        head = self._call(f"get the metadata of {name}", lambda: self._head(name))
+        return None if head is None else head["Metadata"].get("sha256")
+
     def read(self, name: str) -> bytes:
         def get() -> bytes:
             answer = self._s3.get_object(**self._at(name))

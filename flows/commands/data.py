@@ -1,4 +1,4 @@
-"""The commands over pairs and datasets: `trace`, `takedown`, `promote`, `diff` and `queries build`."""
+"""The commands over pairs and datasets: `trace`, `takedown`, `publish`, `promote`, `diff` and `queries build`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -51,6 +51,40 @@ def takedown(
     from flows.commands.takedown import takedown as take_down
 
     return take_down(TakedownOptions(file, reason, delete_raw, yes), services.home(), store, as_json=json)
+
+
+def publish(
+    what: str,
+    *,
+    to: Annotated[str, Parameter(help="Place: hub:OWNER/NAME, s3://bucket/prefix, or a folder.")],
+    license: Annotated[
+        str,
+        Parameter(
+            help="Licence of the dataset as a whole, or of the weights, such as cc-by-4.0, mit or other.",
+            show_default=False,
+        ),
+    ] = "",
+    public: Annotated[
+        bool, Parameter(negative="", help="Let everybody read a repository of the Hub; by default it is private.")
+    ] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only show what would be sent, and the result of the gate.")
+    ] = False,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Publish a dataset or a model, and record it. An interrupted publication continues with the same command.
+
+    The gate requires a stated licence, a dataset that no check blocks, and no pair that a takedown removes.
+
+    Args:
+        what: The key of a dataset or a run that made one, the key of a train snapshot, a registered model, or a folder.
+    """
+    from flows.commands.publish import PublishOptions
+    from flows.commands.publish import publish as publish_to
+
+    options = PublishOptions(what, to, license, public, dry_run)
+    return publish_to(options, services.home(), store, as_json=json)
 
 
 def promote(

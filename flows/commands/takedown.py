@@ -6,7 +6,7 @@ It can be killed at any moment. Started again with the same file, it reuses what
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tasks.engine.takedown_requests import (
 )
 from tasks.lineage.graph import Lineage
 from tasks.lineage.inventory import Inventory
+from tasks.lineage.publications import find_published
 from tasks.lineage.search import Search
 from tasks.lineage.takedown import AffectedDataset, TakedownResult, find_affected, replace_affected
 from tasks.lineage.takedown_leftovers import Leftovers, delete_leftovers, find_leftovers
@@ -110,6 +111,8 @@ def _take_down_in_store(
         "leftovers": {str(one.snapshot): len(one.objects) for one in leftovers},
         "deleted": {},
     }
+    held = {o.affected.dataset.key for o in outcomes} | earlier.versions.keys()
+    report["published"] = _list_published(store, held, report["versions"])
     _put_report(store, request, report)  # before the deletion: a killed call leaves the uids and the next versions
     if out:
         _show(report, found, out)
@@ -125,6 +128,17 @@ def _take_down_in_store(
     if out:
         _show_end(report, request, out)
     return report
+
+
+def _list_published(store: Store, datasets: Collection[str], versions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return where the datasets, and models trained on them, were published, with what to do there."""
+    return [
+        {
+            **one.as_json(),
+            "remedy": one.explain_removal(next((versions[key] for key in one.datasets if key in versions), None)),
+        }
+        for one in find_published(store, datasets)
+    ]
 
 
 def _put_report(store: Store, request: Request, report: Mapping[str, Any]) -> None:
@@ -276,4 +290,7 @@ def _show_end(report: Mapping[str, Any], request: Request, out: Console) -> None
                 " --delete-raw deletes them"
             )
         )
+    for one in report["published"]:
+        what = f"{one['name']} was published to {one['target']} at {one['published_at'] or one['began_at']}"
+        out.print(text(f"{what}: {one['remedy']}", style="yellow"), soft_wrap=True)
     out.print(text(f"report: {report['store']}/{report_name(request.digest)}"), soft_wrap=True)

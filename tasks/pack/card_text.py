@@ -30,7 +30,9 @@ class DatasetFacts:
     license: str = ""
     """Licence that the owner states for the dataset as a whole; "": only those of its pairs are known."""
     location: str = ""
-    """Where readers find the dataset: a folder, or `OWNER/NAME` on the Hub; "": its folder in the store."""
+    """Folder of the dataset in the code of readers; "": its folder in the store."""
+    hub: str = ""
+    """`OWNER/NAME` of the dataset on the Hub, if it is published there."""
 
     @classmethod
     def collect(
@@ -47,17 +49,15 @@ class DatasetFacts:
         return cls(work.draft.key, work.seed, content_digest(parts), facts, config, lineage, counts, ordered)
 
     @classmethod
-    def read(cls, pack: Manifest, lineage: Mapping[str, Manifest], license_: str, location: str) -> "DatasetFacts":
-        """Return the facts of a complete dataset.
+    def read(cls, pack: Manifest, lineage: Mapping[str, Manifest], license_: str, hub: str) -> "DatasetFacts":
+        """Return the facts of a complete dataset for a copy of it elsewhere.
 
         Args:
             lineage: the snapshots that it was made of, by stage.
-            license_: see `license`.
-            location: see `location`.
         """
         made_of = {stage: one for stage, one in lineage.items() if stage != pack.stage}
         known = pack.key, pack.seed, pack.content_digest, pack.facts, pack.config, made_of, pack.counts, pack.parts
-        return cls(*known, license_, location)
+        return cls(*known, license_, ".", hub)
 
     @property
     def first_part(self) -> str:
@@ -185,7 +185,13 @@ def list_readers(dataset: DatasetFacts) -> list[tuple[str, str]]:
     """Return the names of tools that read the dataset, each with code that runs in the folder of the store."""
     folder, image = dataset.location or f"pack/{dataset.key}", dataset.image_extension
     shards = f"{folder}/{{00000..{dataset.facts['shards'] - 1:05d}}}.tar"
+    on_hub = [
+        ("the Hub", "import datasets\n"
+         f'dataset = datasets.load_dataset("{dataset.hub}", split="train")\n'
+         f"hf download {dataset.hub} --repo-type dataset --local-dir .  # for the calls below"),
+    ]  # fmt: skip
     return [
+        *(on_hub if dataset.hub else ()),
         ("webdataset", "import webdataset\n"
          f'dataset = webdataset.WebDataset("{shards}", shardshuffle=False)\n'
          f'pairs = dataset.decode("pil").to_tuple("{image}", "txt")'),

@@ -24,15 +24,17 @@ class Hub:
     """(method, file, Range) of each request for content."""
 
     def __enter__(self) -> "Hub":
-        hub = self
-
-        class Handler(_Handler):
-            state = hub
+        class Handler(self.handler()):
+            state = self
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
+
+    def handler(self) -> "type[_Handler]":
+        """Return the class that answers the requests."""
+        return _Handler
 
     def __exit__(self, *_: object) -> None:
         self.server.shutdown()

@@ -1,0 +1,83 @@
+"""The files of a publication: of a dataset those beside its shards with a card for the place, of a model an export."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataops.digest import file_sha256
+from dataops.errors import CorruptPart
+from dataops.snapshot import MANIFEST, Manifest, load_ancestors
+from dataops.store import Store
+from tasks.lineage.publications import PublishedFile
+from tasks.pack.card import MARKDOWN_PAGE, render_markdown
+from tasks.pack.card_text import DatasetFacts
+from tasks.pack.croissant import CROISSANT, describe_dataset
+
+CARD = "README.md"
+"""The card, under the name that the Hub and `datasets` read."""
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """A file to publish."""
+
+    name: str
+    bytes: int
+    sha256: str
+    open_local: Callable[[], Path]
+    """Return a local file with the content."""
+
+    def fetch(self) -> Path:
+        """Return the local file after a comparison of its content with its digest. Raises: CorruptPart."""
+        path = self.open_local()
+        if file_sha256(path) != self.sha256:
+            raise CorruptPart(f"{self.name} differs from its sha256 in the manifest; it was not published")
+        return path
+
+    def as_published(self) -> PublishedFile:
+        """Return the entry of its record."""
+        return PublishedFile(name=self.name, bytes=self.bytes, sha256=self.sha256)
+
+
+def list_dataset_files(
+    pack: Manifest, store: Store, scratch: Path, license_: str, hub: str, links: Mapping[str, Any]
+) -> list[BundleFile]:
+    """Return the shards, indexes and tables of a dataset, its card, its croissant.json and its manifest.
+
+    The page for a browser is left out: it shows pairs that were dropped, also because of an opt-out.
+
+    Args:
+        license_: of the dataset as a whole; "": only those of its pairs are known.
+        hub: `OWNER/NAME` on the Hub; "" elsewhere.
+        links: fields of croissant.json that only the place knows.
+    """
+    facts = DatasetFacts.read(pack, load_ancestors(store, pack), license_, hub)
+    card = render_markdown(facts)
+    croissant = json.dumps(describe_dataset(facts) | dict(links), indent=1) + "\n"
+    documents = {
+        MARKDOWN_PAGE: card,
+        CARD: card,
+        CROISSANT: croissant,
+        MANIFEST: store.read(pack.path(MANIFEST)).decode(),
+    }
+    parts = [part for part in pack.parts if part.name.endswith((".tar", ".idx")) or part.name.startswith("part-")]
+    files = [
+        BundleFile(part.name, part.bytes, part.sha256, lambda name=part.name: store.local(pack.path(name)))
+        for part in sorted(parts, key=lambda part: part.name)
+    ]
+    return [*files, *(_write(scratch, name, text) for name, text in documents.items())]
+
+
+def _write(folder: Path, name: str, text: str) -> BundleFile:
+    data = text.encode("utf-8", "replace")
+    path = folder / name
+    path.write_bytes(data)
+    return BundleFile(name, len(data), hashlib.sha256(data).hexdigest(), lambda: path)
+
+
+def list_folder_files(paths: Sequence[Path]) -> list[BundleFile]:
+    """Return the files of an export."""
+    return [BundleFile(path.name, path.stat().st_size, file_sha256(path), lambda path=path: path) for path in paths]

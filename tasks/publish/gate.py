@@ -1,0 +1,102 @@
+"""The gate of a publication: the licence is stated, no check blocks, and nothing that was taken down is in it."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dataops.errors import ContractError
+from dataops.formatting import format_quantity
+from dataops.rights.hub_licenses import UNKNOWN
+from dataops.snapshot import Manifest, load_manifest, read_table
+from dataops.store import Store
+from dataops.trace.targets import COLUMNS, matching_rows
+from tasks.checks.report import CheckReport
+from tasks.engine.takedown_requests import list_reports, list_requests, load_report, load_targets
+from tasks.lineage.graph import KEPT
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition of the gate, with its result."""
+
+    name: str
+    is_met: bool
+    text: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return its fields."""
+        return asdict(self)
+
+
+def refuse(what: str, conditions: Iterable[Condition]) -> None:
+    """Raise a ContractError that names each condition that is not met."""
+    if missed := [condition for condition in conditions if not condition.is_met]:
+        lines = [f"  {condition.name}: {condition.text}" for condition in missed]
+        raise ContractError("\n".join([f"{what} is not published:", *lines]))
+
+
+def check_dataset_license(pack: Manifest, stated: str) -> Condition:
+    """Return whether each pair has a licence, or the owner states one for the dataset."""
+    if stated:
+        return Condition("licence", stated.lower() != UNKNOWN, f"stated: {stated}")
+    missing = int(pack.facts["licenses"].get("", 0))
+    if not missing:
+        return Condition("licence", True, f"declared for all {format_quantity(pack.counts.kept, 'pair')}")
+    text = (
+        f"{missing:,} of {format_quantity(pack.counts.kept, 'pair')} have no licence; add --license NAME, such as other"
+    )
+    return Condition("licence", False, text)
+
+
+def check_model_license(stated: str) -> Condition:
+    """Return whether the owner states a licence of the weights."""
+    if stated and stated.lower() != UNKNOWN:
+        return Condition("licence", True, f"stated: {stated}")
+    return Condition("licence", False, "its owner has stated none; set register.license, or add --license NAME")
+
+
+def check_report(report: CheckReport | None) -> Condition:
+    """Return whether a check of `[checks]` blocks the dataset."""
+    if report is None:
+        return Condition("checks", True, "no run has checked it")
+    failed = [f"{one.check}: {one.text}" for one in report.failed if one.blocks]
+    return Condition("checks", not failed, "; ".join(failed) or report.verdict)
+
+
+def check_takedowns(stores: Iterable[Store], datasets: Iterable[str], *, is_model: bool) -> Condition:
+    """Return whether no dataset has a pair that a recorded takedown names.
+
+    Args:
+        datasets: keys, also of datasets that are no longer in the store.
+        is_model: the datasets are those that a model was trained on.
+    """
+    keys = list(datasets)
+    for store in stores:
+        for key in keys:
+            if why := _find_taken_down(store, key):
+                remedy = (
+                    "publish a model that was trained on the next version" if is_model else "publish the next version"
+                )
+                return Condition("takedowns", False, f"{why}; {remedy}")
+    found = "no dataset is known" if is_model and not keys else "no pair was taken down"
+    return Condition("takedowns", True, found)
+
+
+def _find_taken_down(store: Store, key: str) -> str | None:
+    """Return what a takedown removed, or is to remove, from a dataset; None if nothing."""
+    for entry in list_reports(store):
+        report = load_report(store, entry.name)
+        if key in report.versions:
+            digest = entry.name.removesuffix(".report.json").rpartition("/")[2]
+            return f"the takedown {digest} removed pairs of dataset {key}; its next version is {report.versions[key]}"
+    if (pack := load_manifest(store, "pack", key)) is None:
+        return None
+    targets = load_targets(store, list_requests(store))
+    for part in pack.named(KEPT, ".parquet") if targets else ():
+        rows = read_table(store, pack.path(part.name), list(COLUMNS))
+        if count := int(matching_rows(rows, targets).sum()):
+            return (
+                f"{format_quantity(count, 'pair')} in {part.name} of dataset {key} match a recorded takedown; "
+                "`pairmill takedown` with its file makes the next version"
+            )
+    return None
