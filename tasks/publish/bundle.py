@@ -9,7 +9,7 @@ from typing import Any
 
 from dataops.digest import file_sha256
 from dataops.errors import CorruptPart
-from dataops.snapshot import MANIFEST, Manifest, load_ancestors
+from dataops.snapshot import MANIFEST, Manifest, Part, load_ancestors
 from dataops.store import Store
 from tasks.lineage.publications import PublishedFile
 from tasks.pack.card import MARKDOWN_PAGE, render_markdown
@@ -57,18 +57,23 @@ def list_dataset_files(
     facts = DatasetFacts.read(pack, load_ancestors(store, pack), license_, hub)
     card = render_markdown(facts)
     croissant = json.dumps(describe_dataset(facts) | dict(links), indent=1) + "\n"
-    documents = {
-        MARKDOWN_PAGE: card,
-        CARD: card,
-        CROISSANT: croissant,
-        MANIFEST: store.read(pack.path(MANIFEST)).decode(),
-    }
     parts = [part for part in pack.parts if part.name.endswith((".tar", ".idx")) or part.name.startswith("part-")]
+    documents = {MARKDOWN_PAGE: card, CARD: card, CROISSANT: croissant, MANIFEST: _describe_parts(pack, parts)}
     files = [
         BundleFile(part.name, part.bytes, part.sha256, lambda name=part.name: store.local(pack.path(name)))
         for part in sorted(parts, key=lambda part: part.name)
     ]
     return [*files, *(_write(scratch, name, text) for name, text in documents.items())]
+
+
+def _describe_parts(pack: Manifest, parts: Sequence[Part]) -> str:
+    """Return the manifest with the published parts only, without the ids of runs.
+
+    The fingerprint of the uids of one dropped row would be the uid of a removed pair.
+    """
+    listed = [part.model_copy(update={"uid_sum": None}) for part in parts]
+    update = {"parts": listed, "prefect_flow_run_id": None, "mlflow_run_id": None}
+    return pack.model_copy(update=update).model_dump_json(indent=2)
 
 
 def _write(folder: Path, name: str, text: str) -> BundleFile:
