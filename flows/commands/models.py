@@ -1,4 +1,4 @@
-"""The commands over models: `export`, `eval` and `datasets fetch`."""
+"""The commands over models: `export`, `sign`, `verify`, `eval` and `datasets fetch`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +25,40 @@ def export(
     from flows.commands.export import export as export_model
 
     return export_model(model, format, out, services.home(), store, as_json=json)
+
+
+def sign(
+    what: str,
+    *,
+    key: Annotated[str, Parameter(name="--key", help="PEM file of the private key, or a PKCS#11 URI without a PIN.")],
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Sign a model or a dataset, with OpenSSF Model Signing.
+
+    Args:
+        what: A folder, the key of a snapshot such as a dataset, or a registered model.
+    """
+    from flows.commands.sign import sign as sign_files
+
+    return sign_files(what, key, services.home(), store, as_json=json)
+
+
+def verify(
+    what: str,
+    *,
+    key: Annotated[str, Parameter(name="--key", help="PEM file of the public key.")],
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Compare every byte of a signed model or dataset with its signature. Exits with 3 if one differs.
+
+    Args:
+        what: A folder, the key of a snapshot such as a dataset, or a registered model.
+    """
+    from flows.commands.sign import verify as verify_files
+
+    return verify_files(what, key, services.home(), store, as_json=json)
 
 
 def evaluate(

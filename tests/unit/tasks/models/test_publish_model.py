@@ -45,7 +45,7 @@ def test_model_of_a_snapshot_is_published_with_card_and_record(
         return publish(PublishOptions(draft.key, str(out), **options), home, store.uri, as_json=True)
 
     with pytest.raises(
-        ContractError, match="licence: its owner has stated none; set register.license, or add --license"
+        ContractError, match=r"licence: its owner has stated none; set register\.license, or add --license"
     ):
         run()
     assert run(license="apache-2.0") == 0
