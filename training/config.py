@@ -11,7 +11,9 @@ from training.model_config import MIN_VOCAB_SIZE, ModelConfig, load_model_config
 from training.options.augment import AugmentConfig
 from training.options.bounds import NonNegative, Positive, Share
 from training.options.global_loss import GlobalLossConfig
+from training.options.loss_checks import find_loss_problem
 from training.options.phases import Phases, list_dimensions
+from training.options.teacher import DistillConfig, TeacherConfig
 from training.process import count_cores
 from training.rendezvous import explain_refusal, is_loopback
 
@@ -85,6 +87,8 @@ class TrainConfig(StageConfig):
             "max_bad_steps",
             "multi_positive",
             "global_loss",
+            "distill",
+            "reference",
             "average_last",
             "average_every",
             "bad_loss",
@@ -223,6 +227,10 @@ class TrainConfig(StageConfig):
     multi_positive: Literal["off", "mask", "share"] = "off"
     """Pairs of a batch with the same image or the same caption. off: negatives of each other. mask: left out. share: the
     targets of a softmax are uniform over them (UniCL), and those of a sigmoid are 1."""
+    distill: DistillConfig | None = None
+    """Distillation from a teacher's stored features."""
+    reference: TeacherConfig | None = None
+    """Reference model, whose similarities are subtracted from the model's own in the loss."""
     loss_rows: Annotated[int, Field(ge=1)] = 4096
     """Rows of the matrix of all pairings that are in memory at a time."""
     sharding: Sharding = "none"
@@ -346,12 +354,8 @@ class TrainConfig(StageConfig):
             raise ValueError('lock_text: a text tower that starts at random has nothing to keep; set init, for "both"')
         if self.lock_norms and self.init is None:
             raise ValueError("lock_norms: norms at their start have nothing to keep; set init")
-        if self.ema and self.average_last:
-            raise ValueError("ema and average_last: a model has one kind of average; set one of them to 0")
-        if self.loss == "global" and (self.label_smoothing or self.multi_positive == "share"):
-            raise ValueError(
-                'loss = "global" has no targets to share: set label_smoothing = 0, multi_positive = "mask"'
-            )
+        if problem := find_loss_problem(self):
+            raise ValueError(problem)
         if not self.max_bad_steps and (self.bad_loss or self.bad_grad_norm or self.max_rollbacks):
             raise ValueError("bad_loss, bad_grad_norm and max_rollbacks need max_bad_steps of at least 1")
         if self.max_rollbacks and self.max_bad_steps > self.checkpoint_every:

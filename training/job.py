@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
@@ -65,6 +65,10 @@ class Job(RanksJob):
     """Number of shards of each dataset of `train.dataset`, in its order; empty: all shards are of one dataset."""
     suite: Suite | None = None
     """Suite that `train.evaluate_every` evaluates on."""
+    teachers: dict[Literal["distill", "reference"], Path] = Field(default_factory=dict)
+    """Files of the models of `train.distill` and `train.reference`; without an entry, the table's `model` is a path."""
+    features: Path | None = None
+    """Folder that keeps the features of such models after the job; None: in the output, until the job is done."""
     checksums: dict[str, str] = Field(default_factory=dict)
     """The sha256 that a shard must have, by its path, or by its file name where only one shard has that."""
     arriving: dict[str, int] = Field(default_factory=dict)

@@ -16,6 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dataops.digest import RememberedDigests, canonical_json, text_sha256
 from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import read_text
@@ -30,6 +32,8 @@ from training.data.shard_files import ShardFiles, find_checksum
 from training.job import Job, prepared_folder
 from training.model.checkpoint import write_atomically
 from training.model.tokenizer import Tokenizer, make_tokenizer, parse_trained_tokenizer, train_tokenizer
+from training.teachers.compute import prepare_features
+from training.teachers.stored_features import StoredFeatures
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +110,20 @@ def prepare_plan(job: Job, config: TrainConfig, index: SampleIndex) -> Plan:
         return Plan(*parts)
     sizes = _remember(job, "epochs.json", [index.fingerprint, job.seed, config.epochs], Plan(*parts).count_epochs)
     return Plan(*parts, tuple(sizes))
+
+
+def prepare_teachers(job: Job, dataset: Dataset, device: torch.device) -> dict[str, StoredFeatures]:
+    """Return the features of the models of `train.distill` and `train.reference`; all ranks together.
+
+    Raises: as prepare_features.
+    """
+    tables = {"distill": job.train.distill, "reference": job.train.reference}
+    parent, found = job.features or prepared_folder(job) / "features", dict[str, StoredFeatures]()
+    for name, table in tables.items():
+        if table is not None:
+            path = next((path for role, path in job.teachers.items() if role == name), Path(table.model))
+            found[name] = prepare_features(parent, path, f"train.{name}.model {table.model}", dataset, device)
+    return found
 
 
 def _prepare_mixture(job: Job, config: TrainConfig, index: SampleIndex) -> Mixture:

@@ -111,6 +111,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     _check_phases(plan)
     tokenizer = preparation.prepare_tokenizer(job, dataset, context_length)
 
+    teachers = preparation.prepare_teachers(job, dataset, device)
     dimensions = model_config.with_vocab_size(tokenizer.vocab_size)
     sizes = {"total_steps": plan.total_steps, "samples": len(index)}
     learner = build_learner(config, dimensions, job.seed, device, **sizes)
@@ -134,6 +135,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         flops=flops,
         health=HealthMonitor(config.max_spike, count_warmup_steps(plan.total_steps, config)),
         skipped=SkippedSamples(dataset, config.max_skipped),
+        teachers=teachers,
         bad_steps=BadSteps(config.max_bad_steps, config.max_rollbacks) if config.max_bad_steps else None,
     )
 
@@ -260,7 +262,13 @@ def _evaluate(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> No
 
 def _load(run: TrainingRun) -> Iterator[Batch]:
     make_inputs = InputMaker(
-        run.config, run.model.config, run.job.seed, run.plan.total_steps, pin=run.device.type == "cuda"
+        run.config,
+        run.model.config,
+        run.job.seed,
+        run.plan.total_steps,
+        pin=run.device.type == "cuda",
+        teacher=run.teachers.get("distill"),
+        reference=run.teachers.get("reference"),
     )
     rank, ranks = distributed.rank(), distributed.world_size()
     return load_batches(run.dataset, run.plan, run.step + 1, rank, ranks, run.tokenizer, make_inputs)

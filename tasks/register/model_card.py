@@ -226,7 +226,18 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
     precision = manifests["train"].facts.get("precision", "unknown precision")
     commit = f"Code: git commit `{code.get('commit') or 'unknown'}`{dirty}."
     sentences = [f"Trained in {precision}. {commit} All settings are params of the MLflow run."]
+    sentences += describe_teachers(manifests["train"])
     return Section("How it was made", sentences, ("stage", "setting", "value"), rows)
+
+
+def describe_teachers(train: Manifest) -> list[str]:
+    """Return a sentence for each other model whose features of the dataset the training read."""
+    roles = {"train.distill.model": "Distilled from", "train.reference.model": "Trained with the reference model"}
+    return [
+        f"{roles[source.stage]} {redact(source.key)}, digest `{source.digest}`."
+        for source in train.inputs
+        if source.stage in roles
+    ]
 
 
 def _format_setting(value: Any) -> str:

@@ -91,6 +91,11 @@ def build_lineage_tags(
         "config_hash": hash_config(config),
         "git_commit": code.get("commit") or "unknown",
         "code_dirty": str(code.get("dirty")).lower(),
+        **{
+            source.stage: f"{source.key} {source.digest}"
+            for source in (manifests["train"].inputs if "train" in manifests else ())
+            if source.stage in ("train.distill.model", "train.reference.model")
+        },
         **{f"snapshot.{stage}": manifest.key for stage, manifest in sorted(manifests.items())},
     }
 

@@ -15,11 +15,13 @@ from typing import Any
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
+from dataops.home import home
 from dataops.snapshot import Counts, Input, Manifest, Part, Record
 from tasks.engine.context import IS_PROGRESS
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
+from tasks.models.find import ModelFiles, find_model
 from tasks.train.checkpoint_mirror import CheckpointMirror
 from tasks.train.curve_writers import CurveFollower
 from tasks.train.datasets import download_datasets, download_indexes, find_datasets, local_name, named_inputs
@@ -54,7 +56,19 @@ def external_inputs(config: TrainConfig) -> list[Input]:
     paths = {"train.model": config.model if config.model.endswith(".json") else None}
     paths["train.vocabulary"] = None if config.vocabulary in ("captions", "clip") else config.vocabulary
     paths["train.init"] = None if (config.init or "").startswith("hf-hub:") else config.init
-    return [_digest_input(field, Path(path)) for field, path in paths.items() if path is not None]
+    found = [_digest_input(field, Path(path)) for field, path in paths.items() if path is not None]
+    for role, files in find_teachers(config).items():
+        found.append(Input(stage=f"train.{role}.model", key=files.name, digest=files.digest))
+    return found
+
+
+def find_teachers(config: TrainConfig) -> dict[str, ModelFiles]:
+    """Return the models of the tables `distill` and `reference`.
+
+    Raises: ConfigError if there is no such model; ServiceError if MLflow does not answer.
+    """
+    tables = {"distill": config.distill, "reference": config.reference}
+    return {role: find_model(table.model, home()) for role, table in tables.items() if table is not None}
 
 
 def _digest_input(field: str, path: Path) -> Input:
@@ -148,6 +162,9 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
         "arriving": {path.name: part.bytes for path, part in files} if limit else {},
         "output": str(output),
     }
+    if teachers := find_teachers(work.config):
+        job["teachers"] = {role: str(files.path) for role, files in teachers.items()}
+        job["features"] = str(work.context.home / "features")
     if work.config.evaluate_every:
         suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
         job["suite"] = suite.model_dump(mode="json")

@@ -168,6 +168,11 @@ class Dataset:
             self._image_hashes[sample] = hashed
         return hashed
 
+    def file_and_caption(self, sample: int) -> tuple[bytes, str]:
+        """Return the image file and the caption of a sample as the shard holds them."""
+        caption = self._caption(self.index.shard_of(sample), sample).decode("utf-8", "replace").strip()
+        return self._image(sample), caption
+
     @property
     def _side_to_keep(self) -> int:
         """Pixels of a decoded image's shorter side for which the smallest crop is no smaller than the model's input."""

@@ -3,6 +3,7 @@
 Legend: B pairs of this rank, S side of an image, K kept patches.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from training.model.packing import PackedTexts, cut_texts, pack_chunks
 from training.model_config import ModelConfig
 from training.options.augment import AugmentConfig
 from training.options.phases import list_dimensions
+from training.teachers.stored_features import StoredFeatures
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class InputMaker:
     seed: int
     total_steps: int
     pin: bool
+    teacher: StoredFeatures | None = None
+    reference: StoredFeatures | None = None
 
     @cached_property
     def _dimensions_of_phases(self) -> tuple[ModelConfig, ...]:
@@ -92,10 +96,17 @@ class InputMaker:
 
     def _for_loss(self, batch: Batch) -> LossInputs:
         identities_B2 = None if batch.identities_B2 is None else torch.from_numpy(batch.identities_B2)
-        if self.config.loss != "global":
-            return LossInputs(identities_B2)
-        gamma = self.config.global_loss.gamma_at(batch.epoch, self.config.epochs)
-        return LossInputs(identities_B2, torch.from_numpy(batch.samples), torch.tensor(gamma))
+        inputs = LossInputs(identities_B2)
+        if self.config.loss == "global":
+            gamma = self.config.global_loss.gamma_at(batch.epoch, self.config.epochs)
+            inputs = inputs._replace(samples_B=torch.from_numpy(batch.samples), gamma=torch.tensor(gamma))
+        if self.teacher is not None and self.config.distill is not None:
+            scale = self.config.distill.scale or math.exp(self.teacher.logit_scale)
+            features_B2T = torch.from_numpy(self.teacher.read(batch.samples))
+            inputs = inputs._replace(teacher_B2T=features_B2T, teacher_scale=torch.tensor(scale))
+        if self.reference is not None:
+            inputs = inputs._replace(reference_B2T=torch.from_numpy(self.reference.read(batch.samples)))
+        return inputs
 
 
 def upload_batches(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ from training.model.tokenizer import Tokenizer
 from training.model_config import ModelConfig
 from training.options.phases import list_dimensions
 from training.placement import place_model
+from training.teachers.stored_features import StoredFeatures
 
 
 @dataclass
@@ -128,6 +129,8 @@ class TrainingRun:
     patch dropout."""
     health: HealthMonitor
     skipped: SkippedSamples
+    teachers: dict[str, StoredFeatures] = field(default_factory=dict)
+    """Features of the models of `distill` and `reference`."""
     bad_steps: BadSteps | None = None
     """None if the first bad step ends the job."""
     step: int = 0

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.distributed import gather_rows
-from training.losses.blocks import Block, sum_by_blocks
+from training.losses.blocks import Block, Shift, sum_by_blocks
 from training.losses.contrastive import StepOutcome, normalize_both
 from training.losses.inputs import LossInputs
 from training.losses.positives import Positives
@@ -74,6 +74,7 @@ def global_loss(
     rows: int = 4096,
     pairs_of_ranks: Sequence[int] | None = None,
     positives: Positives | None = None,
+    shifts: tuple[Shift | None, Shift | None] = (None, None),
 ) -> StepOutcome:
     """Estimate the gradient of the global loss, and propose new averages.
 
@@ -81,6 +82,7 @@ def global_loss(
         image_features_BD, text_features_BD, logit_scale, rows, pairs_of_ranks: see contrastive_loss.
         inputs: with `samples_B` and `gamma`.
         positives: pairings that are left out of the denominators; None: only each pair itself.
+        shifts: see contrastive_loss.
 
     Returns:
         This rank's share. The gradient is that of F. The value is the softmax loss with the averages in place of the
@@ -98,8 +100,12 @@ def global_loss(
         _make_block(averages_B, first, inputs.gamma, 1 / scale.detach(), config.eps)
         for averages_B in averages_B2.unbind(1)
     )
-    image_loss, image_hits = sum_by_blocks(images_BD, texts_GD, scale, None, first, rows, image_block, positives)
-    text_loss, text_hits = sum_by_blocks(texts_BD, images_GD, scale, None, first, rows, text_block, positives)
+    image_loss, image_hits = sum_by_blocks(
+        images_BD, texts_GD, scale, None, first, rows, image_block, positives, shifts[0]
+    )
+    text_loss, text_hits = sum_by_blocks(
+        texts_BD, images_GD, scale, None, first, rows, text_block, positives, shifts[1]
+    )
     denominators.propose(inputs.samples_B, averages_B2, pairs_of_ranks)
     logs = torch.logaddexp(averages_B2, torch.full_like(averages_B2, math.log(config.eps))).sum()
     # F also depends on the temperature by the factor before its logs.

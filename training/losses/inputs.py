@@ -18,6 +18,12 @@ class LossInputs(NamedTuple):
     """Numbers of the samples, as Plan.batch returns them."""
     gamma: Tensor | None = None
     """Scalar, the share of the batch in the moving averages of the denominators."""
+    teacher_B2T: Tensor | None = None
+    """Features that the teacher of a distillation has of images and captions, of unit norm."""
+    teacher_scale: Tensor | None = None
+    """Scalar, the factor of the teacher's cosines."""
+    reference_B2T: Tensor | None = None
+    """The same features of the reference model."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "LossInputs":
         """Return the results of a function of one tensor for all tensors."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
 
 from training.config import TrainConfig
 from training.losses.compute import compute_loss
@@ -34,9 +35,23 @@ CASES |= {
     f"global-{mode}-{gamma}": {"loss": "global", "multi_positive": mode, "gamma": gamma, "global_loss": {"eps": 0.3}}
     for mode, gamma in (("off", 0.3), ("mask", 0.3), ("off", 1.0))
 }
+DISTILL = {"model": "t", "weight": 0.3}
+CASES |= {
+    "distill-softmax": {"distill": DISTILL},
+    "distill-sigmoid": {"loss": "sigmoid", "distill": DISTILL},
+    "reference-softmax": {"reference": {"model": "r"}},
+    "reference-global": {"loss": "global", "gamma": 1.0, "global_loss": {"eps": 1e-30}, "reference": {"model": "r"}},
+}
+TEACHER_SCALE = 9.0
 SAMPLES = torch.arange(PAIRS) * 3 + 4
 """Numbers of the samples; the last one is a repeat, whose sample is its remainder by the size of the dataset."""
 DATASET = 38
+
+
+def make_teacher() -> Tensor:
+    """Return the features of another model, of another width."""
+    features = torch.randn(PAIRS, 2, 4, generator=torch.Generator().manual_seed(7))
+    return F.normalize(features, dim=2)
 
 
 def make_averages() -> Tensor:
@@ -64,6 +79,10 @@ def compute(settings: dict[str, Any], rank: int = 0, ranks: int = 1) -> dict[str
     denominators = Denominators(DATASET, torch.device("cpu"))
     denominators.log_averages_S2.copy_(make_averages())
     inputs = LossInputs(IDENTITIES[own], SAMPLES[own], gamma)
+    if config.distill is not None:
+        inputs = inputs._replace(teacher_B2T=make_teacher()[own], teacher_scale=torch.tensor(TEACHER_SCALE))
+    if config.reference is not None:
+        inputs = inputs._replace(reference_B2T=make_teacher()[own])
     outcome = compute_loss(Outputs(*leaves), config, counts, inputs, denominators)
     (3 * outcome.loss).backward()
     if config.loss == "global":
