@@ -1,0 +1,1 @@
+"""Compare the filters of DataComp's table on one pool: python -m benchmarks.recipes."""
