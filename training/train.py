@@ -28,7 +28,7 @@ from training import distributed, preparation
 from training.checkpoints.writing import CheckpointWriter
 from training.config import Precision, TrainConfig
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
-from training.data.sampling_plan import Plan
+from training.data.sampling_plan import Plan, check_phases, describe_phases
 from training.data.shard_files import ShardRequests
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
 from training.loop.agreement import Agreement, agree
@@ -108,7 +108,8 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     dataset = Dataset(shards, side, config.cache_bytes, config.crop_area, job.arriving, index=index)
     plan = preparation.prepare_plan(job, config, index)
     shard_requests = ShardRequests(dataset.files, plan, config.shard_cache_bytes) if job.arriving else None
-    _check_phases(plan)
+    check_phases(plan)
+    _check_batch_size(plan)
     tokenizer = preparation.prepare_tokenizer(job, dataset, context_length)
 
     teachers = preparation.prepare_teachers(job, dataset, device)
@@ -160,12 +161,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     return "bf16" if device.type == "cuda" or any(check() for check in cpu) else "fp32"
 
 
-def _check_phases(plan: Plan) -> None:
-    for number, (steps, _) in enumerate(plan.count_phases(), 1):
-        if not steps and plan.config.phase:
-            raise ConfigError(
-                f"phase {number} has no step: it is shorter than {plan.config.batch_sizes[number - 1]} pairs"
-            )
+def _check_batch_size(plan: Plan) -> None:
     ranks = distributed.world_size()
     if plan.smallest_batch < 2 * ranks:
         remedy = "batch_size" if plan.sampling is None else "batch_size, or filter.balance.max_per_query"
@@ -174,19 +170,8 @@ def _check_phases(plan: Plan) -> None:
 
 def _log_start(run: TrainingRun) -> None:
     config, plan = run.config, run.plan
-    if config.phase:
-        steps, dimensions = 0, config.load_phases()
-        for number, (count, samples) in enumerate(plan.count_phases()):
-            logger.info(
-                "phase %d: steps %d to %d, %s samples, %d pixels, %d tokens, %d pairs a step",
-                number + 1,
-                steps + 1,
-                steps := steps + count,
-                f"{samples:,}",
-                dimensions[number].vision_cfg.image_size,
-                dimensions[number].text_cfg.context_length,
-                config.batch_sizes[number],
-            )
+    for line in describe_phases(plan, config.load_phases()):
+        logger.info("%s", line)
     logger.info(
         "%s: %.1f M parameters, %s pairs (%s an epoch), %d tokens, %d steps of %d epochs from step %d, %s on %s x %d",
         config.model,

@@ -1,7 +1,7 @@
 """The samples of each step: a function of (seed, epoch) and nothing else, so a job resumes at any step at no cost."""
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate, pairwise
@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dataops.errors import ConfigError
 from training.config import TrainConfig
 from training.data.epoch_order import EpochOrder, Sampling, Windows
 from training.data.mixture import Mixture
+from training.model_config import ModelConfig
 
 
 class _Run(NamedTuple):
@@ -187,6 +189,33 @@ class Plan:
         if epoch + 1 < self.config.epochs:
             ahead += np.argsort(self.windows.assign(self.seed, epoch + 1), kind="stable").tolist()
         return list(dict.fromkeys(ahead))
+
+
+def check_phases(plan: Plan) -> None:
+    """Raise ConfigError if a phase of a training has no step."""
+    for number, (steps, _) in enumerate(plan.count_phases(), 1):
+        if not steps and plan.config.phase:
+            pairs = plan.config.batch_sizes[number - 1]
+            raise ConfigError(
+                f"phase {number} has no step, since it is shorter than its batch_size of {pairs} pairs: lower that, or "
+                "lengthen the phase"
+            )
+
+
+def describe_phases(plan: Plan, dimensions: Sequence[ModelConfig]) -> Iterator[str]:
+    """Yield a line for each phase of a training, if it has any.
+
+    Args:
+        dimensions: those of the model in each phase.
+    """
+    last = 0
+    for number, (steps, samples) in enumerate(plan.count_phases() if plan.config.phase else ()):
+        first, last, of_phase = last + 1, last + steps, dimensions[number]
+        yield (
+            f"phase {number + 1}: steps {first:,} to {last:,}, {samples:,} samples, at most "
+            f"{plan.config.batch_sizes[number]:,} pairs a step, {of_phase.vision_cfg.image_size} pixels, "
+            f"{of_phase.text_cfg.context_length} tokens"
+        )
 
 
 def _cut(count: int, parts: int, index: int) -> tuple[int, int]:

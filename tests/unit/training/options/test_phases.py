@@ -16,7 +16,7 @@ from tests.unit.training.conftest import RESNET, VIT, output_of, rows_of
 from tests.unit.training.loop.test_options import before_step, outputs_of, stop_at
 from training.config import TrainConfig
 from training.data.loader import Dataset, load_batches
-from training.data.sampling_plan import Plan
+from training.data.sampling_plan import Plan, describe_phases
 from training.loop.flops import count_step_flops
 from training.model.clip import CLIP
 from training.model.packing import cut_texts, pack_texts
@@ -81,6 +81,10 @@ def test_each_sample_is_seen_once_an_epoch_in_batches_of_its_phase(
                 counts[phase] = [counts[phase][0] + 1, counts[phase][1] + len(batch)]
     assert step == plan.total_steps
     assert plan.count_phases() == [tuple(count) for count in counts]
+    lines = list(describe_phases(plan, [ModelConfig.model_validate(VIT)] * len(phases)))
+    assert lines[-1].startswith(
+        f"phase {len(phases)}: steps {step - counts[-1][0] + 1:,} to {step:,}, {counts[-1][1]} "
+    )
 
 
 def test_a_training_without_phases_has_the_batches_of_one_phase() -> None:
@@ -215,7 +219,7 @@ def test_a_phase_without_a_step_ends_the_job_with_2(make_job: MakeJob) -> None:
     job = make_job("a", phase=[{"until": 0.05}, {}])
     assert main([str(job)]) == 2
     message = json.loads((output_of(job) / "failure.json").read_text())["message"]
-    assert message == "phase 1 has no step: it is shorter than 10 pairs"
+    assert message.startswith("phase 1 has no step, since it is shorter than its batch_size of 10 pairs: ")
 
 
 def test_phases_are_in_the_key_only_where_they_are_set() -> None:
