@@ -7,10 +7,12 @@ import errno
 import json
 import multiprocessing
 import os
+import platform
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from benchmarks.gpu_gates.jobs import Trial, run_job
 from dataops.errors import ConfigError
 from tests.unit.training.conftest import RESNET, output_of, rows_of, with_suite
 from tests.unit.training.test_ranks import assert_same_training
-from training import distributed
+from training import distributed, train
 from training.checkpoints import writing
 from training.checkpoints.reading import find_newest_checkpoint
 from training.config import TrainConfig
@@ -68,6 +70,14 @@ class Ranks:
             process.join()
         return [process.exitcode for process in self._processes]
 
+    def wait_for_first(self) -> int | None:
+        """Return the exit code of the first rank, and kill the others."""
+        self._processes[0].join()
+        for process in self._processes[1:]:
+            process.kill()
+            process.join()
+        return self._processes[0].exitcode
+
 
 def wait_for(ranks: Iterable[Ranks]) -> None:
     for each in ranks:
@@ -107,6 +117,28 @@ def refuse_pickles(*arguments: Any) -> None:
         raise AssertionError("a rank unpickles what another sent")
 
     distributed_c10d._tensor_to_object = refuse  # pyright: ignore[reportPrivateUsage]
+    run_job(*arguments)
+
+
+def hang(path: Path, trial: Trial, *more: Any) -> None:
+    """Run a job whose second rank stops to answer in step 2."""
+    launch = train.launch_step
+
+    def launch_or_hang(run: Any, *arguments: Any) -> Any:
+        if trial.rank == 1 and run.step == 2:
+            time.sleep(600)
+        return launch(run, *arguments)
+
+    distributed.TIMEOUT = timedelta(seconds=4)
+    train.launch_step = launch_or_hang
+    run_job(path, trial, *more)
+
+
+def compile_as_is(*arguments: Any) -> None:
+    """Run a job whose compiler runs each graph as it is."""
+    compile_function = torch.compile
+    backend: Any = lambda graph, inputs: graph.forward  # noqa: E731
+    torch.compile = lambda function, **options: compile_function(function, backend=backend, **options)
     run_job(*arguments)
 
 
@@ -187,14 +219,30 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
         assert_same_training(jobs["alone"], jobs[name])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: MakeJob, precision: str) -> None:
+@pytest.mark.parametrize("more", [{"precision": "fp32"}, {"precision": "bf16"}, {"precision": "fp32", "fp8": True}])
+def test_two_ranks_end_in_the_same_bits_whether_they_divide_the_model(make_job: MakeJob, more: dict[str, Any]) -> None:
     """The sums of two gradients have no order, so that only the arithmetic could differ: bf16 is that of autocast."""
-    settings = {**SETTINGS, "epochs": 1, "precision": precision}
+    settings = {**SETTINGS, "epochs": 1, **more}
     whole, divided = (make_job(name, "vit", **settings, sharding=name) for name in ("none", "full"))
     wait_for([Ranks(whole, 2), Ranks(divided, 2, target=write_slowly)])
     assert [row["loss"] for row in rows_of(divided)] == [row["loss"] for row in rows_of(whole)]
     assert (output_of(divided) / WEIGHTS).read_bytes() == (output_of(whole) / WEIGHTS).read_bytes()
+
+
+def test_ranks_that_divide_a_compiled_model_end_in_the_same_bits(make_job: MakeJob) -> None:
+    settings = {**SETTINGS, "epochs": 1, "sharding": "full"}
+    plain, compiled = (make_job(name, "vit", **settings, compile=name == "compiled") for name in ("plain", "compiled"))
+    wait_for([Ranks(plain, 2), Ranks(compiled, 2, target=compile_as_is)])
+    assert_same_bytes(plain, compiled)
+
+
+def test_a_rank_that_hangs_ends_the_job_with_75(make_job: MakeJob) -> None:
+    job = make_job("a", "vit", **{**SETTINGS, "epochs": 1})
+    ranks = Ranks(job, 2, target=hang)
+    assert ranks.wait_for_first() == RETRYABLE
+    failure = json.loads((output_of(job) / "failure.json").read_text())
+    assert failure["error"] == "RankLost"
+    assert failure["message"].startswith(f"rank 0 on {platform.node()} lost another rank: ")
 
 
 def test_a_full_disk_of_one_rank_ends_all_of_them(make_job: MakeJob) -> None:
