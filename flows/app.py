@@ -19,7 +19,7 @@ from dataops.escaping import escape_controls
 from dataops.stages import RunState, StageName
 from dataops.standard_streams import use_utf8
 from flows.commands.before.commands import config, init, plan, try_
-from flows.commands.data import build, diff, promote, publish, takedown, trace
+from flows.commands.data import browse, build, diff, promote, publish, takedown, trace
 from flows.commands.models import evaluate, export, fetch, sign, verify
 from flows.commands.options import Json, Settings, StoreUri, Yes
 from flows.commands.servers import deploy, down, status, up
@@ -244,7 +244,7 @@ def doctor(
     return show_checks(diagnose(store, config), as_json=json)
 
 
-for command in (init, plan, trace, takedown, publish, promote, diff, export, sign, verify, deploy, up, down, status):
+for command in (init, plan, trace, takedown, publish, promote, diff, browse, export, sign, verify, deploy, up, down, status):
     app.command(command)
 app.command(evaluate, name="eval")
 app.command(try_, name="try")

@@ -1,0 +1,113 @@
+"""Encode texts and images with a CLIP model on request: `python -m training.encoder JOB.json`.
+
+One request is one line of JSON on standard input, and one line of JSON on standard output answers it::
+
+    {"texts": ["a dog"]}                                       {"features": [[...]]}
+    {"image": "<base64>"}                                      {"features": [[...]]}
+    {"shard": "/path/00000.tar", "spans": [[512, 3124]], "output": "/path/x.npy"}      {"encoded": 1}
+
+Features have unit norm and are float32. An image that cannot be decoded has a feature of zeros. The answer to a request
+that fails is `{"error": ...}`. The first line of the output, after the model was loaded, is `{"dimensions": D}`.
+"""
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import numpy as np
+import torch
+
+from dataops.errors import ContractError, PairmillError
+from dataops.regular_files import open_regular
+from training.evaluation.encode import EvaluatedModel
+from training.job import JobFile, run_command
+from training.model.load import load_any
+from training.score import encode_captions, encode_shard_images
+
+MAX_SPAN = 256 << 20
+"""Maximum size of an image member, in bytes."""
+
+
+class EncoderJob(JobFile):
+    """The fields of a job file."""
+
+    model: Path
+    """Folder or file of the model: see training/model/load.py."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda if torch sees it, else cpu."""
+    threads: int | None = None
+    """Threads that decode and, on the CPU, encode; None: one a core."""
+
+
+def run_job(job: EncoderJob, requests: TextIO = sys.stdin, answers: TextIO | None = None) -> None:
+    """Answer requests until the input ends."""
+    if answers is None:  # whatever else writes to standard output goes to standard error
+        answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+    device = job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_any(job.model, device=device)
+    dimensions = encode_captions(loaded, ["a"], device, job.threads).shape[1]
+    _write(answers, {"dimensions": dimensions})
+    for line in requests:
+        try:
+            answer = _answer(loaded, json.loads(line), dimensions, device, job.threads)
+        except (PairmillError, OSError, ValueError, KeyError) as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        _write(answers, answer)
+
+
+def _write(answers: TextIO, answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+
+
+def _answer(
+    loaded: EvaluatedModel, request: dict[str, Any], dimensions: int, device: str, threads: int | None
+) -> dict[str, Any]:
+    if "texts" in request:
+        return {"features": encode_captions(loaded, request["texts"], device, threads).float().tolist()}
+    if "image" in request:
+        features = encode(loaded, iter([(0, base64.b64decode(request["image"]))]), 1, dimensions, device, threads)
+        if not features.any():
+            raise ContractError("the image cannot be decoded")
+        return {"features": features.tolist()}
+    spans = request["spans"]
+    with open_regular(request["shard"]) as file:
+
+        def images() -> Iterator[tuple[int, bytes]]:
+            for number, (offset, size) in enumerate(spans):
+                if offset < 0 or not 0 <= size <= MAX_SPAN:
+                    raise ContractError(f"{request['shard']}: a member of {size} bytes at byte {offset}")
+                file.seek(offset)
+                yield number, file.read(size)
+
+        np.save(request["output"], encode(loaded, images(), len(spans), dimensions, device, threads))
+    return {"encoded": len(spans)}
+
+
+def encode(
+    loaded: EvaluatedModel,
+    images: Iterator[tuple[int, bytes]],
+    count: int,
+    dimensions: int,
+    device: str,
+    threads: int | None,
+) -> np.ndarray:
+    """Return the features (count, D) of numbered images; zeros for those that cannot be decoded."""
+    found = np.zeros((count, dimensions), np.float32)
+    for numbers, features in encode_shard_images(loaded, images, device, threads):
+        found[numbers] = features.float().numpy()
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job file that the command line names, and return the exit code."""
+    return run_command(arguments, EncoderJob, run_job)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
