@@ -21,7 +21,7 @@ from typing import Any, Literal, TextIO
 import numpy as np
 import torch
 
-from dataops.errors import ContractError, PairmillError
+from dataops.errors import ContractError
 from dataops.regular_files import open_regular
 from training.evaluation.encode import EvaluatedModel
 from training.job import JobFile, run_command
@@ -55,7 +55,7 @@ def run_job(job: EncoderJob, requests: TextIO = sys.stdin, answers: TextIO | Non
     for line in requests:
         try:
             answer = _answer(loaded, json.loads(line), dimensions, device, job.threads)
-        except (PairmillError, OSError, ValueError, KeyError) as error:
+        except Exception as error:  # a request or an image may raise anything, and the next one is answered
             answer = {"error": f"{type(error).__name__}: {error}"}
         _write(answers, answer)
 

@@ -57,6 +57,7 @@ ALLOWED = {
     "flows/records.py socket": "this machine's name",
     "flows/artefacts.py httpx": "names an exception of Prefect's client",
     "flows/prefect_ui.py httpx": "asks the Prefect server for the paths of its UIs",
+    "flows/browse/server.py socket": "the pages of `pairmill browse`, on 127.0.0.1",
     "flows/train_on_pool.py httpx": "names an exception of Prefect's client",
 }
 

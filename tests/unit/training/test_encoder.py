@@ -1,0 +1,75 @@
+"""The encoder's answers, compared with a direct computation."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training.encoder import EncoderJob, run_job
+from training.model.checkpoint import load_model, save_model
+from training.model.clip import CLIP
+from training.model.preprocess import Preprocess, decode_rgb
+from training.model.tokenizer import train_tokenizer
+from training.model_config import ModelConfig
+
+from .conftest import VIT, jpeg
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_tokenizer(["a red thing", "blue"], 280, 16)
+    config = ModelConfig.model_validate(VIT).with_vocab_size(tokenizer.vocab_size)
+    torch.manual_seed(0)
+    save_model(folder, CLIP(config), tokenizer, Preprocess(config.vision_cfg.image_size))
+    return folder
+
+
+def ask(checkpoint: Path, *requests: Any) -> list[dict[str, Any]]:
+    lines, answers = io.StringIO("".join(f"{json.dumps(one)}\n" for one in requests)), io.StringIO()
+    run_job(EncoderJob(model=checkpoint, device="cpu", threads=1), lines, answers)
+    return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+def test_texts_and_images_are_encoded(checkpoint: Path, tmp_path: Path) -> None:
+    shard, output = tmp_path / "s.tar", tmp_path / "f.npy"
+    images = [jpeg(1), b"<svg/>", jpeg(2)]
+    shard.write_bytes(b"".join(images))
+    starts = np.cumsum([0, *map(len, images)]).tolist()
+    spans = [[start, len(data)] for start, data in zip(starts, images, strict=False)]
+    first, texts, image, encoded = ask(
+        checkpoint,
+        {"texts": ["blue", "a red thing"]},
+        {"image": base64.b64encode(images[2]).decode()},
+        {"shard": str(shard), "spans": spans, "output": str(output)},
+    )
+    assert (first, encoded) == ({"dimensions": 16}, {"encoded": 3})
+    loaded = load_model(checkpoint)
+    with torch.inference_mode():
+        text = torch.nn.functional.normalize(loaded.model.encode_text(loaded.tokenizer(["blue"])), dim=1)
+        pixels = torch.stack([loaded.preprocess(decode_rgb(images[n])) for n in (0, 2)])
+        feature = torch.nn.functional.normalize(loaded.model.encode_image(pixels), dim=1)
+    np.testing.assert_allclose(texts["features"][0], text[0], atol=1e-5)
+    np.testing.assert_allclose(image["features"][0], feature[1], atol=1e-5)
+    found = np.load(output)
+    np.testing.assert_allclose(found[[0, 2]], feature, atol=1e-5)
+    assert not found[1].any()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"image": base64.b64encode(b"<html>").decode()}, {"nothing": 1}, {"image": "%"}, [], "x", 3, None,
+        {"shard": "/nowhere.tar", "spans": [[0, 1]], "output": "/nowhere.npy"},
+        {"shard": __file__, "spans": [[0, 2**60]], "output": "/nowhere.npy"}, {"texts": 5}, {"texts": [3]},
+    ],
+)  # fmt: skip
+def test_a_request_that_fails_is_answered_and_ends_nothing(checkpoint: Path, request_: Any) -> None:
+    _, failed, next_ = ask(checkpoint, request_, {"texts": ["blue"]})
+    assert set(failed) == {"error"}
+    assert len(next_["features"][0]) == 16
