@@ -244,7 +244,23 @@ def doctor(
     return show_checks(diagnose(store, config), as_json=json)
 
 
-for command in (init, plan, trace, takedown, publish, promote, diff, browse, export, sign, verify, deploy, up, down, status):
+for command in (
+    init,
+    plan,
+    trace,
+    takedown,
+    publish,
+    promote,
+    diff,
+    browse,
+    export,
+    sign,
+    verify,
+    deploy,
+    up,
+    down,
+    status,
+):
     app.command(command)
 app.command(evaluate, name="eval")
 app.command(try_, name="try")

@@ -72,7 +72,7 @@ def test_pages_in_a_browser(served: dict[str, Any], tmp_path: Path) -> None:
         browser.send("Emulation.setDeviceMetricsOverride", width=400, height=900, deviceScaleFactor=1, mobile=False)
         browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         browser.open(served["url"])
-        browser.wait_for("document.querySelector('#cards .card')")
+        browser.wait_for("document.querySelector('#cards .card') !== null")
         for path in PAGES:
             browser.open(base + path)
             browser.wait_for(f"document.readyState == 'complete' && (location.pathname + location.search) == {path!r}")
