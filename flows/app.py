@@ -19,7 +19,7 @@ from dataops.escaping import escape_controls
 from dataops.stages import RunState, StageName
 from dataops.standard_streams import use_utf8
 from flows.commands.before.commands import config, init, plan, try_
-from flows.commands.data import browse, build, diff, promote, publish, takedown, trace
+from flows.commands.data import build, diff, promote, publish, takedown, trace
 from flows.commands.models import evaluate, export, fetch, sign, verify
 from flows.commands.options import Json, Settings, StoreUri, Yes
 from flows.commands.servers import deploy, down, status, up
@@ -208,6 +208,35 @@ def show(
 
 
 @app.command
+def browse(
+    run_or_key: str | None = None,
+    *,
+    with_: Annotated[
+        str | None, Parameter(name="--with", help="A second version to compare with: the key of a dataset, or a run.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        Parameter(
+            help="Model to search by meaning with (default: the newest model of the store, preferably of this data)."
+        ),
+    ] = None,
+    port: Annotated[int, Parameter(help="Port of the page; 0: a free one.")] = 0,
+    open_: Annotated[bool, Parameter(name="--open", negative="--no-open", help="Open the page in a browser.")] = True,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Look at the rows and images of a dataset in the browser, until Ctrl-C. It needs the extra `browse`.
+
+    Args:
+        run_or_key: A run id, or the 16 hex digits of a snapshot's key; by default the newest run.
+    """
+    from flows.browse.command import browse as serve_pages
+
+    options = {"other": with_, "model": model, "port": port, "open_browser": open_, "as_json": json}
+    return serve_pages(run_or_key, services.home(), store, **options)
+
+
+@app.command
 def gc(
     *,
     keep_runs: Annotated[
@@ -252,7 +281,6 @@ for command in (
     publish,
     promote,
     diff,
-    browse,
     export,
     sign,
     verify,

@@ -1,6 +1,4 @@
-"""The commands over pairs and datasets: `trace`, `takedown`, `publish`, `promote`, `diff`, `browse`
-and `queries build`.
-"""
+"""The commands over pairs and datasets: `trace`, `takedown`, `publish`, `promote`, `diff` and `queries build`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -129,34 +127,6 @@ def diff(
     from flows.commands.diff import show_diff
 
     return show_diff(a, b, services.home(), store, rows, as_json=json)
-
-
-def browse(
-    run_or_key: str | None = None,
-    *,
-    with_: Annotated[
-        str | None, Parameter(name="--with", help="A second version to compare with: the key of a dataset, or a run.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        Parameter(
-            help="Model to search by meaning with (default: the newest model of the store, preferably of this data)."
-        ),
-    ] = None,
-    port: Annotated[int, Parameter(help="Port of the page; 0: a free one.")] = 0,
-    open_: Annotated[bool, Parameter(name="--open", negative="--no-open", help="Open the page in a browser.")] = True,
-    store: StoreUri = None,
-    json: Json = False,
-) -> int:
-    """Look at the rows and images of a dataset in the browser, until Ctrl-C. It needs the extra `browse`.
-
-    Args:
-        run_or_key: A run id, or the 16 hex digits of a snapshot's key; by default the newest run.
-    """
-    from flows.browse.command import browse as serve_pages
-
-    options = {"other": with_, "model": model, "port": port, "open_browser": open_, "as_json": json}
-    return serve_pages(run_or_key, services.home(), store, **options)
 
 
 def build(
