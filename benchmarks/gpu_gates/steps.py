@@ -41,10 +41,10 @@ def measure_steps(setting: Setting, model: str, variant: str) -> Outcome:
         return not_run("open_clip_torch is not installed")
     if setting.is_toy and (variant not in ("ours", "open_clip") or model in ("ViT-B-16", "ViT-L-14")):
         return not_run("needs a card")
-    device, pairs = torch.device(setting.device), choose_pairs(setting, model)
     is_fp8 = "fp8" in variant
     if is_fp8 and (reason := why_no_fp8(setting)) is not None:
         return not_run(reason)
+    device, pairs = torch.device(setting.device), choose_pairs(setting, model)
     settings = {"deterministic": is_ours and "not deterministic" not in variant, "compile": is_ours and is_compiled}
     settings["fp8"] = is_fp8
     config = make_config(setting, model, precision="fp32" if setting.is_toy else "bf16", **settings)

@@ -66,6 +66,32 @@ def test_bf16_may_differ_by_2_percent(toy: Setting, monkeypatch: pytest.MonkeyPa
     assert compare_precisions(toy).status == status
 
 
+@pytest.mark.parametrize(
+    ("device", "capability", "installed", "reason"),
+    [
+        ("cpu", (9, 0), True, "needs a card of compute capability 8.9"),
+        ("cuda", (8, 6), True, "needs a card of compute capability 8.9"),
+        ("cuda", (9, 0), False, "torchao is not installed"),
+        ("cuda", (8, 9), True, None),
+    ],
+)
+def test_fp8_does_not_run_without_its_card_and_package(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    capability: tuple[int, int],
+    installed: bool,
+    reason: str | None,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(arithmetic, "find_spec", lambda name: name if installed else None)
+    setting = Setting(device, tmp_path)
+    assert arithmetic.why_no_fp8(setting) == reason
+    if reason is not None:
+        outcomes = arithmetic.compare_fp8(setting), measure_steps(setting, "ViT-B-32", "ours, fp8, compiled")
+        assert [outcome.status for outcome in outcomes] == [NOT_RUN] * 2
+
+
 def test_the_lines_that_wait_are_listed() -> None:
     found = report_syncs(["step.py:7 item"] * 10 + ["loss.py:3 tolist"], steps=5)
     assert found.status == FAIL
