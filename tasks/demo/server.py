@@ -135,10 +135,11 @@ class SiteHandler(BaseHTTPRequestHandler):
         if "\0" in path or path.strip("/") == RULES_FILE:
             return None
         try:
-            file = (self.site.directory / path.lstrip("/")).resolve()
+            found = os.path.realpath(f"{self.site.directory}/{path}")  # Path.resolve takes twice as long
+            file = Path(found)
             if file.is_dir():
                 file /= "index.html"
-            inside = file.is_relative_to(self.site.directory) and file.is_file()
+            inside = f"{found}/".startswith(f"{self.site.directory}/") and file.is_file()
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
