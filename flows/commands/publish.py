@@ -24,6 +24,7 @@ from tasks.publish.choose_place import open_place
 from tasks.publish.places import DATA, Kind, Place
 from tasks.register.card_front_matter import split_front_matter, write_front_matter
 from tasks.register.exported_documents import describe_files, describe_snapshot, describe_version
+from tasks.register.model_card import NO_LICENSE
 from tasks.tracking import client as tracking
 
 LISTED = 20
@@ -112,8 +113,12 @@ def _find_subject(options: PublishOptions, home: Path, store_uri: str | None, sc
 
 
 def _find_packed(pack: Manifest, store: Store, options: PublishOptions) -> Subject:
+    if "licenses" not in pack.facts:
+        raise ConfigError(
+            f"pack/{pack.key} was made by an earlier version of pairmill; a run of its config makes it again"
+        )
     conditions = [
-        gate.check_dataset_license(pack, options.license),
+        gate.check_dataset_license(pack, store, options.license),
         gate.check_report(find_report(pack.key, store)),
         gate.check_takedowns([store], [pack.key], is_model=False),
     ]
@@ -177,7 +182,9 @@ def _list_files(subject: Subject, target: str, home: Path, scratch: Path) -> lis
         links = {"url": f"https://huggingface.co/datasets/{hub}", "creator": owner} if hub else {}
         return list_dataset_files(subject.pack, subject.store, folder, stated, hub, links)
     assert subject.model is not None
+    stated = f"Licence of the weights: {subject.license}."
     documents = {**subject.documents, CARD: _complete_card(subject)}
+    documents = {name: document.replace(NO_LICENSE, stated) for name, document in documents.items()}
     paths = {path.name: path for path in export_model(subject.model, "open_clip", folder, home, documents)}
     if _fits_transformers(subject.model):
         for path in export_model(subject.model, "hf", scratch / "hf", home, {}):

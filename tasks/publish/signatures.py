@@ -66,8 +66,20 @@ def verify_folder(folder: Path, key: str, signature: Path) -> None:
     try:
         config.verify(folder, signature)
     except Exception as error:  # the library raises many kinds for a damaged signature
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise CorruptPart(f"{folder}: the signature {signature.name} does not match: {text}") from None
+        found = _describe_difference(str(error))
+        raise CorruptPart(
+            f"{folder}: {found or f'the signature {signature.name} is damaged, or of another key'}"
+        ) from None
+
+
+def _describe_difference(message: str) -> str:
+    """Return the names of the files in a message of the library; "" if it names none."""
+    message = message.replace("\\'", "'")
+    found = [f"{name} differs from what was signed" for name in re.findall(r"Hash mismatch for '(.*?)': Exp", message)]
+    for kind, what in (("Extra", "was not signed"), ("Missing", "is missing")):
+        for names in re.findall(rf"{kind} files[^:]*: ([^'\"\]]*)", message):
+            found += [f"{name.strip()} {what}" for name in names.split(",") if name.strip()]
+    return "; ".join(found)
 
 
 def sign_snapshot(manifest: Manifest, store: Store, key: str) -> str:

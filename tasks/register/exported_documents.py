@@ -12,7 +12,7 @@ from dataops.store import Store
 from dataops.trace.training_datasets import list_training_datasets
 from tasks.models.find import REGISTERED
 from tasks.register.card_front_matter import describe_model, write_front_matter
-from tasks.register.model_card import Card, list_rights, merge_counts
+from tasks.register.model_card import NO_LICENSE, Card, list_rights, merge_counts
 from tasks.tracking import client as tracking
 
 CARD, LICENSE = "README.md", "LICENSE"
@@ -57,11 +57,10 @@ def describe_version(model: str) -> dict[str, str]:
 
 def describe_files(model: str) -> dict[str, str]:
     """Return the documents of a model of which only the files are known."""
-    text = "Its owner has stated no licence for the weights."
     front = write_front_matter(describe_model(model, {}, (), "", (), ()))
     return {
-        CARD: f"{front}# {model}\n\nA CLIP model. {_UNKNOWN}\n\n## Licence and rights\n\n- {text}\n",
-        LICENSE: f"Licences of the model {model}\n\n{text} {_UNKNOWN}\n",
+        CARD: f"{front}# {model}\n\nA CLIP model. {_UNKNOWN}\n\n## Licence and rights\n\n- {NO_LICENSE}\n",
+        LICENSE: f"Licences of the model {model}\n\n{NO_LICENSE} {_UNKNOWN}\n",
     }
 
 

@@ -25,6 +25,7 @@ from tasks.reports.page import render, shorten
 from tasks.reports.section import Section
 from tasks.tracking.run_metadata import count_training_pairs, model_name
 
+NO_LICENSE = "Its owner has stated no licence for the weights."
 LISTED = 8
 """Number of values of a kind that a table has, and of drop reasons of a stage."""
 _SHOWN_CONFIG = {
@@ -352,7 +353,7 @@ def merge_counts(packs: Sequence[Manifest], kind: str) -> dict[str, int]:
 
 def list_rights(packs: Sequence[Manifest], license_: str) -> list[str]:
     """Return what is known of the licences of the weights and of the data, and how to take data out."""
-    first = f"Licence of the weights: {license_}." if license_ else "Its owner has stated no licence for the weights."
+    first = f"Licence of the weights: {license_}." if license_ else NO_LICENSE
     sentences = [first]
     if all(isinstance(pack.facts.get("licenses"), dict) for pack in packs):
         kept = sum(pack.counts.kept for pack in packs)

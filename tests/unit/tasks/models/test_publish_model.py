@@ -55,6 +55,8 @@ def test_model_of_a_snapshot_is_published_with_card_and_record(
     assert {"open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "README.md", "LICENSE"} <= names
     card = ModelCard((out / "README.md").read_text("utf-8")).data
     assert (card.license, card.base_model, card.datasets) == ("apache-2.0", "laion/x", ["team/kites"])
+    for name in ("README.md", "LICENSE"):
+        assert "Licence of the weights: apache-2.0." in (out / name).read_text("utf-8")
     record = next(one for one in list_publications(store) if one.kind == "model")
     assert (record.name, record.datasets, record.state) == (f"train/{draft.key}", (pack.key,), "complete")
     loaded = subprocess.run([sys.executable, "-c", LOAD, str(out)], capture_output=True, text=True, cwd=CHECKOUT)
