@@ -5,6 +5,7 @@ were known when they left and `drop_reason` and `drop_stage`.
 """
 
 from collections.abc import Iterable
+from typing import Literal
 
 import pyarrow as pa
 import xxhash
@@ -63,13 +64,38 @@ IMAGE_CLUSTERS = [  # of curate with [curate.clusters] only
     pa.field("image_cluster", pa.int32()),
     pa.field("centroid_distance", pa.float32()),
 ]
+CaptionKind = Literal[
+    "alt", "title", "aria_label", "figcaption", "og", "filename", "pair_list", "keywords", "description", "synthetic"
+]
+"""Values of `caption_source`."""
+CAPTIONS = pa.field(
+    "captions",
+    pa.list_(
+        pa.struct(
+            [
+                ("uid", pa.string()),
+                ("caption", pa.string()),
+                ("caption_source", pa.string()),
+                ("language", pa.string()),
+                ("language_score", pa.float32()),
+                ("page_url", pa.string()),
+                ("source", pa.string()),
+                ("source_offset", pa.int64()),
+                ("extracted_with", pa.string()),
+            ]
+        )
+    ),
+)
+"""Further captions of a row's image, each with its own uid and origin. Only tables of configs that ask for them have the
+column: those with `filter.captions_per_image` above 1 or a table `[curate.recaption]`."""
 DROP = [pa.field("drop_reason", pa.string()), pa.field("drop_stage", pa.string())]
 
 MEANINGS = {
     "uid": "Identity of the pair: 32 hex digits of xxh3-128 over `url` + NUL + `caption`.",
     "url": "Absolute URL of the image, http or https.",
     "caption": "Text of the pair.",
-    "caption_source": "Origin of the caption: alt, title, aria_label, figcaption, og, filename or pair_list.",
+    "caption_source": "Origin of the caption: alt, title, aria_label, figcaption, og, filename, pair_list, keywords, "
+    "description or synthetic.",
     "page_url": "URL of the page; null for a pair list without pages.",
     "source": "File of origin, as the config names it; after the name of its source and `/` if the source has a name.",
     "source_offset": "Position of the record in that file: in an archive, its first byte; in a pair list, the number of"
@@ -105,6 +131,8 @@ MEANINGS = {
     "face_bboxes": "Boxes of the faces: x0, y0, x1, y1 as shares of width and height; null where no detector ran.",
     "image_cluster": "Number of the cluster of image features (`curate.clusters`); null for a row without a feature.",
     "centroid_distance": "1 - cosine of the image's feature and the nearest centroid of k-means.",
+    "captions": "Further captions of the image, each with `uid`, `caption`, `caption_source`, `language` and its origin; "
+    "only with `filter.captions_per_image` or `[curate.recaption]`.",
     "drop_reason": "Why the row was dropped.",
     "drop_stage": "Stage that dropped the row.",
     "fetched_at": "Time of the request, ISO 8601 in UTC; null if none was sent.",
@@ -162,8 +190,12 @@ def uid_sum(uids: Iterable[str]) -> str:
 def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """Return the table with exactly the columns of `schema`, in its order and types; missing nullable columns are null.
 
+    A table with the column `captions` keeps it, as its last one.
+
     Raises: SchemaError that names `where` when uid is missing or null or a column cannot be cast.
     """
+    if CAPTIONS.name in table.column_names and CAPTIONS.name not in schema.names:
+        schema = schema.append(CAPTIONS)
     columns = []
     for field in schema:
         if field.name in table.column_names:

@@ -10,6 +10,7 @@ from training.datasets import Datasets
 from training.model_config import MIN_VOCAB_SIZE, ModelConfig, load_model_config
 from training.options.augment import AugmentConfig
 from training.options.bounds import NonNegative, Positive, Share
+from training.options.captions import CaptionWeights
 from training.options.global_loss import GlobalLossConfig
 from training.options.loss_checks import find_loss_problem
 from training.options.phases import Phases, list_dimensions
@@ -69,6 +70,7 @@ class TrainConfig(StageConfig):
     later_fields: ClassVar[frozenset[str]] = frozenset(
         {
             "dataset",
+            "captions",
             "image_size",
             "sharding",
             "warmup_steps",
@@ -247,6 +249,9 @@ class TrainConfig(StageConfig):
     """Share of all steps, the last ones, in which every patch is seen."""
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)] = ("{}",)
     """Templates, one of which is drawn for a caption each time it is seen."""
+    captions: CaptionWeights | None = None
+    """`[train.captions]`: weights by which each visit of a sample chooses the kind of its caption, such as
+    `synthetic = 0.3`. A kind without a weight has 1. Without the table, the caption is that of the `.txt`."""
     word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which each word of a caption is left out each time it is seen (never all of them)."""
     crop_area: Range | None = None

@@ -69,15 +69,16 @@ def prepare_index(job: Job) -> SampleIndex:
     """
     folder = prepared_folder(job)
     files = ShardFiles(job.shards, job.arriving)
-    blur_faces, workers = job.train.blur_faces, job.train.loader_threads
+    options = {"blur_faces": job.train.blur_faces, "with_rows": job.train.captions is not None}
+    workers = job.train.loader_threads
 
     def prepare(folders: list[Path]) -> list[str]:
-        fingerprint = fingerprint_shards(files, job.checksums, blur_faces=blur_faces)
+        fingerprint = fingerprint_shards(files, job.checksums, **options)
         for found in folders:
             if verify_index(found, fingerprint):
                 return [found.name, fingerprint]
         started = time.monotonic()
-        build_index(folders[-1], files, fingerprint, blur_faces=blur_faces, workers=workers)
+        build_index(folders[-1], files, fingerprint, **options, workers=workers)
         logger.info(
             "the samples of %s shards are indexed in %.1f s", f"{len(job.shards):,}", time.monotonic() - started
         )
@@ -182,6 +183,7 @@ def prepare_tokenizer(job: Job, dataset: Dataset, context_length: int) -> Tokeni
     if config.vocabulary != "captions":
         return make_tokenizer(config.vocabulary, (), config.vocab_size, context_length)
     decides = [dataset.index.fingerprint, config.prompts, config.vocab_size, context_length]
+    decides += [] if config.captions is None else [sorted(config.captions.items())]
 
     def learn() -> str:
         texts = chain(config.prompts, dataset.captions())

@@ -105,7 +105,8 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
 
     index = preparation.prepare_index(job)
     shards = list(job.shards)
-    dataset = Dataset(shards, side, config.cache_bytes, config.crop_area, job.arriving, index=index)
+    sizes, weights = (side, config.cache_bytes, config.crop_area), config.captions
+    dataset = Dataset(shards, *sizes, job.arriving, caption_weights=weights, index=index)
     plan = preparation.prepare_plan(job, config, index)
     shard_requests = ShardRequests(dataset.files, plan, config.shard_cache_bytes) if job.arriving else None
     check_phases(plan)

@@ -1,7 +1,7 @@
 """Finds the URL, caption and page columns of a pair list, by the config or by the names that published lists use."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dataops.errors import ConfigError
 
@@ -20,11 +20,13 @@ class ColumnNames:
         url: name, or position from 0 in a list without a header.
         caption: name, or position from 0 in a list without a header.
         extra: names of further columns to keep.
+        more: names of the columns with further captions, by their caption_source.
     """
 
     url: str | int | None = None
     caption: str | int | None = None
     extra: tuple[str, ...] = ()
+    more: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Columns:
     extra: tuple[int, ...]
     width: int
     has_header: bool = True
+    more: tuple[int, ...] = ()
+    """In the order of ColumnNames.more."""
 
 
 def find_columns(names: Sequence[str], configured: ColumnNames, file: str) -> Columns:
@@ -52,9 +56,10 @@ def find_columns(names: Sequence[str], configured: ColumnNames, file: str) -> Co
     if url == caption:
         raise ConfigError(f"{file}: source.url_column and source.caption_column are both {names[url]!r}")
     extra = _find(names, [("extra_columns", name, ()) for name in configured.extra], file)
+    more = _find(names, [(f"more_captions.{kind}", name, ()) for kind, name in configured.more.items()], file)
     lower = [name.strip().lower() for name in names]
     pages = [lower.index(name) for name in PAGE_NAMES if lower.count(name) == 1]
-    return Columns(url, caption, pages[0] if len(pages) == 1 else None, extra, len(names))
+    return Columns(url, caption, pages[0] if len(pages) == 1 else None, extra, len(names), more=more)
 
 
 def find_columns_in_first_row(row: Sequence[str], configured: ColumnNames, file: str) -> Columns:
@@ -66,12 +71,14 @@ def find_columns_in_first_row(row: Sequence[str], configured: ColumnNames, file:
     """
     url_positions = [i for i, field in enumerate(row) if field.strip().lower().startswith(_URL_STARTS)]
     if not url_positions:
-        names = ColumnNames(_name_at(row, configured.url), _name_at(row, configured.caption), configured.extra)
+        url_name, caption_name = _name_at(row, configured.url), _name_at(row, configured.caption)
+        names = ColumnNames(url_name, caption_name, configured.extra, configured.more)
         return find_columns(row, names, file)
-    if configured.extra or isinstance(configured.url, str) or isinstance(configured.caption, str):
+    if configured.extra or configured.more or isinstance(configured.url, str) or isinstance(configured.caption, str):
         raise ConfigError(
             f"{file}: has no header (its first row is {_quote(row)}), so no column has a name; "
-            "set source.url_column and source.caption_column to positions, counted from 0, and no source.extra_columns"
+            "set source.url_column and source.caption_column to positions, counted from 0, and no source.extra_columns or "
+            "source.more_captions"
         )
     url, caption = configured.url, configured.caption
     if url is None and len(url_positions) == 1:

@@ -51,9 +51,21 @@ class RawRows:
     pages: list[str | None] = field(default_factory=list)
     extras: list[str | None] = field(default_factory=list)
     """The extra columns of a row as a JSON object; None if there are none."""
+    more: list[list[str | None]] = field(default_factory=list)
+    """Further captions of a row, in the order of the configured columns; empty if there are no such columns."""
 
-    def add(self, number: int, url: str | None, caption: str | None, page: str | None, extra: str | None) -> None:
+    def add(
+        self,
+        number: int,
+        url: str | None,
+        caption: str | None,
+        page: str | None,
+        extra: str | None,
+        more: list[str | None] | None = None,
+    ) -> None:
         """Append a row."""
+        if more:
+            self.more.append(more)
         self.numbers.append(number)
         self.urls.append(url)
         self.captions.append(caption)
@@ -139,7 +151,7 @@ def _read_text(
         yield batch
 
 
-_Row = tuple[int, str | None, str | None, str | None, str | None]
+_Row = tuple[int, str | None, str | None, str | None, str | None, list[str | None]]
 
 
 def _read_delimited(
@@ -154,13 +166,14 @@ def _read_delimited(
             if columns.has_header:
                 extra_names = tuple(fields[i] for i in columns.extra)
                 continue
-            yield number, fields[columns.url], fields[columns.caption], None, None
+            yield number, fields[columns.url], fields[columns.caption], None, None, []
         elif len(fields) != columns.width:
             report(number, "wrong_fields")
         else:
             page = None if columns.page is None else fields[columns.page]
             extra = {key: fields[i] for key, i in zip(extra_names, columns.extra, strict=True)}
-            yield number, fields[columns.url], fields[columns.caption], page, _dump_json(extra) if extra else None
+            texts = fields[columns.url], fields[columns.caption], page
+            yield number, *texts, _dump_json(extra) if extra else None, [fields[i] for i in columns.more]
         number += 1
     if columns is None:
         raise UnusableSource(f"{name}: contains no row")
@@ -184,7 +197,8 @@ def _read_jsonl(stream: BinaryIO, configured: ColumnNames, report: ReportBadRow,
             report(number, texts)
             continue
         extra = {keys[i]: value.get(keys[i]) for i in columns.extra}
-        yield number, *texts, _dump_json(extra) if extra else None
+        more = [_join_words(value.get(keys[i])) for i in columns.more]
+        yield number, *texts, _dump_json(extra) if extra else None, more
     if columns is None:
         raise UnusableSource(f"{name}: contains no JSON object")
 
@@ -233,7 +247,12 @@ def _read_parquet(
         page = [] if columns.page is None else [columns.page]
         for i in (columns.url, columns.caption, *page):
             _check_text(schema.field(i), schema, name)
-        names = [schema.names[i] for i in dict.fromkeys((columns.url, columns.caption, *page, *columns.extra))]
+        for i in columns.more:
+            field, kind = schema.field(i), schema.field(i).type
+            is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            _check_text(pa.field(field.name, kind.value_type) if is_list else field, schema, name)
+        needed = dict.fromkeys((columns.url, columns.caption, *page, *columns.extra, *columns.more))
+        names = [schema.names[i] for i in needed]
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         for group in range(len(sizes)) if groups is None else groups:
             number = sum(sizes[:group])
@@ -255,7 +274,9 @@ def _parquet_rows(
     if columns.extra:
         extras = [_dump_json(row) for row in batch.select([names[i] for i in dict.fromkeys(columns.extra)]).to_pylist()]
     pages = [None] * count if columns.page is None else text(columns.page)
-    return RawRows(list(range(start, start + count)), text(columns.url), text(columns.caption), pages, extras)
+    more = [list(map(_join_words, batch[names[i]].to_pylist())) for i in columns.more]
+    numbers, by_row = list(range(start, start + count)), list(map(list, zip(*more, strict=True)))
+    return RawRows(numbers, text(columns.url), text(columns.caption), pages, extras, by_row)
 
 
 def _check_text(field: pa.Field, schema: pa.Schema, name: str) -> None:
@@ -292,11 +313,12 @@ def _drop_undecodable(rows: RawRows, report: ReportBadRow) -> RawRows:
     else:
         return rows
     kept = RawRows()
-    for number, url, caption, page, extra in zip(
-        rows.numbers, rows.urls, rows.captions, rows.pages, rows.extras, strict=True
+    more = rows.more or [[] for _ in rows.numbers]
+    for number, url, caption, page, extra, further in zip(
+        rows.numbers, rows.urls, rows.captions, rows.pages, rows.extras, more, strict=True
     ):
         if _is_text(url) and _is_text(caption):
-            kept.add(number, url, caption, page if _is_text(page) else None, extra)
+            kept.add(number, url, caption, page if _is_text(page) else None, extra, further)
         else:
             report(number, "not_utf8")
     return kept
@@ -308,6 +330,16 @@ def _is_text(value: str | None) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _join_words(value: Any) -> str | None:
+    """Return a further caption: a text, or a list of texts joined by commas; None for anything else."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, list):
+        words = [word.strip() for word in value if isinstance(word, str) and word.strip()]
+        value = ", ".join(words) or None
+    return value if isinstance(value, str) and _is_text(value) else None
 
 
 def _dump_json(values: Mapping[str, Any]) -> str:

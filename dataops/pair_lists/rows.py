@@ -25,8 +25,11 @@ _DOTTED = r"/(?:\.|%2[eE])"
 _PLAIN_CAPTION = r"^[!-~]+(?: [!-~]+)*$"
 
 
-def build_pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int) -> pa.Table:
-    """Return the rows as a table.
+def build_pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int, kinds: Sequence[str] = ()) -> pa.Table:
+    """Return the rows as a table, then a row for each further caption that is not empty.
+
+    Args:
+        kinds: caption_source of each further caption of a row.
 
     Its columns are url, caption, caption_source, page_url, source_offset (the number of the row), extra and drop_reason
     (no_url, data_url, not_http, bad_url, url_too_long, no_caption or null).
@@ -40,7 +43,7 @@ def build_pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int) 
     if any(rows.pages):
         page_urls, page_reasons = canonicalise_urls(rows.pages, max_url_chars)
         pages = [None if reason else url for url, reason in zip(page_urls, page_reasons, strict=True)]
-    return pa.table(
+    table = pa.table(
         {
             "url": pa.array(urls, pa.string()),
             "caption": pa.array(captions, pa.string()),
@@ -51,6 +54,25 @@ def build_pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int) 
             "drop_reason": pa.array(reasons, pa.string()),
         }
     )
+    return pa.concat_tables(
+        [table, *(_further_rows(table, rows, n, kind, max_caption_chars) for n, kind in enumerate(kinds))]
+    )
+
+
+def _further_rows(table: pa.Table, rows: RawRows, number: int, kind: str, max_chars: int) -> pa.Table:
+    """Return the rows of one kind of further captions, each with the URL and the origin of its row."""
+    captions = normalise_captions([more[number] for more in rows.more], max_chars)
+    there = [i for i, caption in enumerate(captions) if caption]
+    reasons = [
+        None if r == "no_caption" else r for r in table["drop_reason"].take(pa.array(there, pa.int64())).to_pylist()
+    ]
+    changed = {
+        "caption": pa.array([captions[i] for i in there], pa.string()),
+        "caption_source": pa.repeat(pa.scalar(kind), len(there)),
+        "drop_reason": pa.array(reasons, pa.string()),
+    }
+    chosen = table.take(pa.array(there, pa.int64()))
+    return pa.table({name: changed.get(name, chosen[name]) for name in table.column_names})
 
 
 def canonicalise_urls(urls: Sequence[str | None], max_chars: int) -> tuple[list[str], list[str | None]]:

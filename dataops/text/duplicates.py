@@ -30,9 +30,13 @@ Dedupe = Literal["uid", "pair", "url", "caption"]
 DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url", "caption")
 """The steps in their order; the drop reason of a row is `duplicate_<step>` of the first step that drops it."""
 
-SOURCE_RANK = {"alt": 0, "pair_list": 0, "aria_label": 1, "figcaption": 2, "title": 3, "og": 4, "filename": 5}
+SOURCE_RANK = {"alt": 0, "pair_list": 0, "aria_label": 1, "figcaption": 2, "title": 3, "og": 4, "description": 4}
+SOURCE_RANK |= {"filename": 5, "keywords": 6, "synthetic": 6}
 """Rank of caption sources; a lower one is preferred. alt and aria-label replace the image, a figcaption accompanies it,
 a title is a tooltip, and og:title and og:description describe the page."""
+_UNKNOWN_SOURCE = 7
+_NEVER_FULL = ("keywords", "synthetic")
+"""Sources whose captions count as short ones: a list of words or a model's text is no reason to drop a real caption."""
 FULL_CAPTION_WORDS = 3
 """Number of words from which on a caption is preferred to a shorter one, whatever their sources."""
 LONG_CAPTION_WORDS = 20
@@ -98,8 +102,9 @@ def rank_captions(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
     less than LONG_CAPTION_WORDS.
     """
     words, capitals = pl.col("caption_words").fill_null(0), pl.col("caption_capitals").fill_null(value=False)
-    source = pl.lit(sources.fill_null("").replace_strict(SOURCE_RANK, default=len(SOURCE_RANK), return_dtype=pl.UInt16))
-    rank = (words < FULL_CAPTION_WORDS).cast(pl.UInt16) * 2 + capitals.cast(pl.UInt16)
+    source = pl.lit(sources.fill_null("").replace_strict(SOURCE_RANK, default=_UNKNOWN_SOURCE, return_dtype=pl.UInt16))
+    is_short = (words < FULL_CAPTION_WORDS) | pl.lit(sources.is_in(_NEVER_FULL).fill_null(value=False))
+    rank = is_short.cast(pl.UInt16) * 2 + capitals.cast(pl.UInt16)
     rank = rank * (1 << _SOURCE_BITS) + source
     missing = LONG_CAPTION_WORDS - words.clip(upper_bound=LONG_CAPTION_WORDS)
     return counts.select((rank * (1 << _WORD_BITS) + missing).cast(pl.UInt16).alias("rank")).to_series()

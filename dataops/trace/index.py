@@ -19,10 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from dataops.schema import CAPTIONS
+from dataops.trace.targets import list_captions
+
 Array = np.ndarray
 
 KINDS = ("uid", "url", "page_url", "host", "sha256", "phash")
-COLUMNS = ("uid", "url", "page_url", "sha256", "phash")
+COLUMNS = ("uid", "url", "page_url", "sha256", "phash", "captions")
 """Columns of the parts that are indexed; parts of early stages lack some."""
 FORMAT = 1
 """Version of the file format."""
@@ -65,6 +68,12 @@ def build_entries(part: int, table: pa.Table) -> dict[str, pa.Table]:
         keys = np.fromiter((hash_url(texts[row]) for row in rows), np.uint64, len(rows))
         entries[kind] = _entries(part, keys, np.array(rows, np.uint32), pa.uint64())
     entries["host"] = _host_entries(part, table)
+    if CAPTIONS.name in table.column_names:
+        captions, rows = list_captions(table)
+        for kind, further in build_entries(part, captions).items():
+            parents = pa.array(rows[further["row"].to_numpy()].astype(np.uint32))
+            moved = further.set_column(2, "row", parents)
+            entries[kind] = pa.concat_tables([entries[kind], moved]).combine_chunks()
     return entries
 
 

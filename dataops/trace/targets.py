@@ -5,6 +5,8 @@ url      pairs with this URL of the image or of the page
 domain   pairs whose image or page is on this host or a subdomain
 sha256   pairs whose image, as fetched, has this digest
 phash    pairs whose image looks like this: its perceptual hash differs in at most `bits` of 64 bits
+
+A row also matches by the uid and the page of any of its further captions (the column `captions`).
 """
 
 import hashlib
@@ -18,11 +20,12 @@ import pyarrow.compute as pc
 
 from dataops.images import decode as images
 from dataops.images.fingerprint import fingerprint
+from dataops.schema import CAPTIONS
 from dataops.web.urls import BadUrl, canonicalise_url
 
 Kind = Literal["uid", "url", "domain", "sha256", "phash"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-COLUMNS = ("uid", "url", "page_url", "sha256", "phash")
+COLUMNS = ("uid", "url", "page_url", "sha256", "phash", "captions")
 """Columns that are matched; parts of early stages lack some."""
 PHASH_BITS = 6
 """Maximum Hamming distance of the hash of a copy, in bits; `curate` uses the same for near-duplicates."""
@@ -113,8 +116,12 @@ def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
     """Return whether each row of a table matches a target (N,)."""
     if not targets:
         return np.zeros(table.num_rows, bool)
-    columns = {c: table[c].cast(pa.string()) for c in COLUMNS if c in table.column_names}
+    texts = [column for column in COLUMNS if column in table.column_names and column != CAPTIONS.name]
+    columns = {column: table[column].cast(pa.string()) for column in texts}
     mask = np.zeros(table.num_rows, bool)
+    if CAPTIONS.name in table.column_names:
+        captions, rows = list_captions(table)
+        mask[rows[matching_rows(captions, targets)]] = True
     for kind in ("uid", "url", "sha256"):
         values = [target.value for target in targets if target.kind == kind]
         for column in ("url", "page_url") if kind == "url" else (kind,):
@@ -131,9 +138,19 @@ def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
     return mask
 
 
+def list_captions(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
+    """Return the further captions of all rows as a table, and the index of the row of each."""
+    column = table[CAPTIONS.name].combine_chunks().cast(CAPTIONS.type)
+    rows = pc.list_parent_indices(column).to_numpy()
+    flat = column.flatten()
+    return pa.table({field.name: flat.field(field.name) for field in CAPTIONS.type.value_type}), rows
+
+
 def matched_targets(rows: Sequence[Mapping[str, Any]], targets: Iterable[Target]) -> set[Target]:
     """Return the targets that match at least one of the rows, which may lack some of `COLUMNS`."""
-    values = {column: {row[column] for row in rows if row.get(column) is not None} for column in COLUMNS}
+    rows = [*rows, *(caption for row in rows for caption in row.get(CAPTIONS.name) or ())]
+    texts = [column for column in COLUMNS if column != CAPTIONS.name]
+    values = {column: {row[column] for row in rows if row.get(column) is not None} for column in texts}
     urls = values["url"] | values["page_url"]
     hosts = {parse_host(url) or "" for url in urls}
     known = {

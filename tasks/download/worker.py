@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart, JobFailed, StorageError
+from dataops.schema import CAPTIONS
 from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.trace.sources import find_source
@@ -132,6 +133,8 @@ def _run_downloader(
     rows: pa.Table, task: ShardTask, folder: Path, opener: SafeOpener, previews: Previews, resizer: GuardedResizer
 ) -> None:
     config = task.config
+    if CAPTIONS.name in rows.column_names:
+        rows = rows.drop_columns([CAPTIONS.name])  # img2dataset would copy them into each sample
     source = folder / "rows.arrow"
     with pa.ipc.new_file(str(source), rows.schema) as file:
         file.write_table(rows)

@@ -112,6 +112,10 @@ class FilterConfig(RuleConfig, SourceOrder):
     dedupe: list[Dedupe] = Field(default=["uid", "pair", "url"])
     """Keep one row of each uid (always, since it names the image in the shards), of each URL and caption (in any case),
     of each URL, and with "caption" of each caption over all hosts."""
+    captions_per_image: int = Field(default=1, ge=1, le=64)
+    """Maximum number of captions of an image. The best one is the row's caption; those of other rows with its URL, which
+    are dropped as duplicate_url, are in its column `captions` (docs/captions.md). They pass the same rules, but are not
+    balanced."""
     near_captions: NearCaptionsConfig | None = None
     """Drop near-duplicate captions as duplicate_near_caption; default off."""
     balance: BalanceConfig | None = None
@@ -123,6 +127,7 @@ class FilterConfig(RuleConfig, SourceOrder):
     some more, to run and to read one slice of a part: the same for any number of rows."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})
+    later_fields: ClassVar[frozenset[str]] = frozenset({"captions_per_image"})
 
     def key_config(self) -> dict[str, Any]:
         """Return the fields of the key, without the paths of the queries, whose content is an input of the stage."""
@@ -177,6 +182,8 @@ class FilterConfig(RuleConfig, SourceOrder):
                 wrong.append("language_candidates must be at least two languages (or left out: all)")
             if missing := [name for name in self.languages if name not in self.language_candidates]:
                 wrong.append(f"languages {missing} are not among language_candidates")
+        if self.captions_per_image > 1 and "url" not in self.dedupe:
+            wrong.append('captions_per_image needs "url" in dedupe, which leaves one row of each image')
         several = self.balance.per_language if self.balance is not None else None
         balanced = [several.reference, *several.queries] if several is not None else []
         if self.languages and (missing := [name for name in balanced if name not in self.languages]):

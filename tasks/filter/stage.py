@@ -26,7 +26,7 @@ from tasks.engine.exchange import run as run_step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
-from tasks.filter import near_captions, steps, write
+from tasks.filter import further_captions, near_captions, steps, write
 from tasks.filter.config import FilterConfig
 from tasks.filter.queries import read_queries
 from tasks.filter.query_lists import compute_limits, load_query_lists
@@ -130,6 +130,11 @@ class _FilterTasks:
                 Map(once, near_captions.choose_rank_bounds),
                 Map(partitions, near_captions.compare_captions, ["near-pairs"]),
                 Map(ranks, near_captions.drop_near_captions, ["drop-reasons-near"], is_ordered=True),
+            ]
+        if config.captions_per_image > 1:
+            maps += [
+                Map(batches, further_captions.put_captions, [further_captions.BY_URL]),
+                Map(partitions, further_captions.collect_captions, [further_captions.BY_ROW]),
             ]
         if config.balance is not None:
             maps += [Map(batches, write.count_queries), Map(once, write.sum_query_counts)]
@@ -249,9 +254,8 @@ def join_batches(batches: Sequence[tuple[PartSlice, ...]]) -> list[tuple[PartSli
 
 
 def _row_bytes(config: FilterConfig) -> int:
-    return (
-        KEY_BYTES if config.near_captions is None else max(KEY_BYTES, near_captions.bytes_per_row(config.near_captions))
-    )
+    near = 0 if config.near_captions is None else near_captions.bytes_per_row(config.near_captions)
+    return max(KEY_BYTES, near, steps.CAPTION_BYTES if config.captions_per_image > 1 else 0)
 
 
 def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:

@@ -40,6 +40,8 @@ FREQUENT = "frequent.table"
 SLICE_ROWS = 1 << 17
 """Maximum rows of a slice, which bounds the memory of a worker. Parquet reads whole row groups fastest."""
 _ROW_BYTES, _REASON_BYTES, _BAND_BYTES, PAIR_BYTES = KEY_BYTES + 4, 5, 12, 40
+CAPTION_BYTES = 400
+"""Expected bytes of a caption with its uid and origin."""
 
 Units = tuple[str, str, int]
 EXCHANGES: dict[str, Units] = {
@@ -58,6 +60,8 @@ EXCHANGES: dict[str, Units] = {
     "near-pairs": ("partitions", "rank_partitions", PAIR_BYTES),
     "near-dropped": ("rank_partitions", "rank_partitions", 8),
     "drop-reasons-near": ("rank_partitions", "batches", _REASON_BYTES),
+    "captions-by-url": ("batches", "partitions", CAPTION_BYTES),
+    "captions-by-row": ("partitions", "batches", CAPTION_BYTES),
 }
 """The exchanges of the stage: from which units to which, and the expected bytes of a row (of a band, for bands)."""
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.kernels.hashes import uid_halves
-from dataops.schema import FILTERED, conform, dropped_schema
+from dataops.schema import CAPTIONS, FILTERED, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.text.balance import (
     compute_probabilities,
@@ -26,6 +26,7 @@ from tasks.engine.exchange import put_frame, read_frame
 from tasks.engine.part_writer import PartWriter
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.config import BalanceConfig, FilterConfig
+from tasks.filter.further_captions import CaptionsOfRows
 from tasks.filter.query_lists import QueryLists, compute_limits, load_query_lists
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice, kept_caption, read_pairs, read_verdicts
 from tasks.filter.summary import merge_balanced_slices, merge_slices, summarise_balanced_slice, summarise_slice
@@ -104,13 +105,15 @@ def _write_part(
         list[dict[str, Any]](),
         np.zeros(1),
     )
+    captions = CaptionsOfRows(draft, job) if job.config.captions_per_image > 1 else None
+    schema = FILTERED.append(CAPTIONS) if captions else FILTERED
     with (
         scratch_folder(NAME) as folder,
-        closing(PartWriter(folder / "part.parquet", FILTERED)) as kept_file,
+        closing(PartWriter(folder / "part.parquet", schema)) as kept_file,
         closing(PartWriter(folder / "dropped.parquet", dropped_schema(FILTERED))) as dropped_file,
     ):
         for part_slice, verdicts in slices:
-            kept_rows, dropped_rows, facts = _split_rows(draft, job, part_slice, verdicts)
+            kept_rows, dropped_rows, facts = _split_rows(draft, job, part_slice, verdicts, captions)
             if job.config.balance is not None:
                 balance.append(facts)
                 queries = queries + _count_left(kept_rows, job)
@@ -139,7 +142,7 @@ def counts_name(kind: str, step: int) -> str:
 
 
 def _split_rows(
-    draft: Draft, job: FilterJob, part_slice: PartSlice, verdicts: pl.DataFrame
+    draft: Draft, job: FilterJob, part_slice: PartSlice, verdicts: pl.DataFrame, captions: CaptionsOfRows | None
 ) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
     """Return the kept and the dropped rows of a slice, and the facts of balancing (none without balancing)."""
     rows, reasons, facts = read_pairs(draft, part_slice), verdicts["drop_reason"], dict[str, Any]()
@@ -151,7 +154,8 @@ def _split_rows(
     rows = rows.with_columns(kept_caption(job.config))
     rows = pl.concat([rows, balanced], how="horizontal").with_columns(drop_reason=reasons, drop_stage=pl.lit(NAME))
     is_kept = pl.col("drop_reason").is_null()
-    return rows.filter(is_kept), rows.filter(~is_kept), facts
+    dropped = rows.filter(~is_kept)
+    return (captions.add(rows, part_slice) if captions else rows).filter(is_kept), dropped, facts
 
 
 def _count_left(kept_rows: pl.DataFrame, job: FilterJob) -> NDArray[np.float64]:

@@ -15,11 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
-from dataops.schema import PACKED, conform
+from dataops.schema import CAPTIONS, PACKED, conform
 from dataops.shards.tar import find_spans
 from dataops.snapshot import Draft, Record, read_table
 from tasks.pack.sort_layout import ROW_BYTES, SortLayout
-from tasks.pack.sorted_runs import RUN_ROWS, Rows, RunSet, concat_rows, write_run
+from tasks.pack.sorted_runs import Rows, RunSet, concat_rows, run_schema, write_run
 
 _FULL = 1.25
 """Share of `run_bytes` from which on a run is written. Tasks are cut so that most have about 1."""
@@ -148,7 +148,9 @@ def _cut_batches(offsets: NDArray[np.int64], sizes: NDArray[np.int64], limit: in
 
 def _with_keys(rows: pa.Table, rank: NDArray[np.uint64], low: NDArray[np.uint64], spans: NDArray[np.int64]) -> pa.Table:
     keys = [pa.array(values) for values in (rank, low, spans[:, 1], spans[:, 0])]
-    return pa.table([*rows.columns, *keys], schema=RUN_ROWS)
+    columns = dict(zip((*rows.column_names, "_rank", "_low", "_size", "_offset"), (*rows.columns, *keys), strict=True))
+    schema = run_schema(CAPTIONS.name in columns)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def _read_images(file: BinaryIO, spans: NDArray[np.int64], name: str) -> list[memoryview]:

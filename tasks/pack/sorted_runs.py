@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from xxhash import xxh3_64
 
-from dataops.schema import PACKED
+from dataops.schema import CAPTIONS, PACKED
 from dataops.snapshot import Draft
 from dataops.storage.partition_file import BrokenTable
 from tasks.engine.exchange import number_partitions, repeat_writer
@@ -31,10 +31,18 @@ RUN_ROWS = pa.schema([
 ])  # fmt: skip
 """Columns of the rows in a run. `shard` and `_offset` say where the image lies in its raw shard."""
 
+
+def run_schema(has_captions: object) -> pa.Schema:
+    """Return the columns of the rows in a run, with further captions or without."""
+    return RUN_ROWS.append(CAPTIONS) if has_captions else RUN_ROWS
+
+
 _HEAD = np.dtype([("end", "<i8"), ("row", "<i8")])
 _ALIGNED = 8
 """Blocks and the parts of a block begin at multiples of it, as Arrow needs for its columns."""
-_PREFIX = np.dtype([("checksum", "<u8"), ("rows", "<i8"), ("has_images", "<i8")])
+_PREFIX = np.dtype([("checksum", "<u8"), ("rows", "<i8"), ("contents", "<i8")])
+_IMAGES, _CAPTIONS = 1, 2
+"""Bits of `contents`: the block has images, and the rows have the column `captions`."""
 _CHUNK_BYTES = 8 << 20
 
 Images = Sequence[memoryview]
@@ -109,12 +117,13 @@ def _make_block(table: pa.Table, images: Images | None) -> list[bytes | memoryvi
     if not table.num_rows:
         return []
     message = table.to_batches()[0].serialize()
+    contents = (_IMAGES if images is not None else 0) | (_CAPTIONS if CAPTIONS.name in table.column_names else 0)
     pieces: list[bytes | memoryview] = [memoryview(message), *(images or ())]
     pieces.append(bytes(-sum(map(len, pieces)) % _ALIGNED))
     checksum = xxh3_64()
     for piece in pieces:
         checksum.update(piece)
-    return [np.array((checksum.intdigest(), message.size, images is not None), _PREFIX).tobytes(), *pieces]
+    return [np.array((checksum.intdigest(), message.size, contents), _PREFIX).tobytes(), *pieces]
 
 
 def _join(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
@@ -196,9 +205,11 @@ def _parse_block(block: memoryview, name: str) -> Rows:
     content = block[_PREFIX.itemsize :]
     if xxh3_64(content).intdigest() != prefix["checksum"]:
         raise BrokenTable(name)
-    batch = pa.ipc.read_record_batch(pa.py_buffer(content[: prefix["rows"]]), RUN_ROWS)
+    batch = pa.ipc.read_record_batch(
+        pa.py_buffer(content[: prefix["rows"]]), run_schema(prefix["contents"] & _CAPTIONS)
+    )
     table = pa.Table.from_batches([batch])
-    if not prefix["has_images"]:
+    if not prefix["contents"] & _IMAGES:
         return Rows(table, None)
     ends = np.cumsum([prefix["rows"], *table["_size"].to_numpy()]).tolist()
     return Rows(table, [content[start:end] for start, end in pairwise(ends)])
@@ -206,7 +217,7 @@ def _parse_block(block: memoryview, name: str) -> Rows:
 
 def concat_rows(found: Sequence[Rows]) -> Rows:
     """Return rows one after the other."""
-    table = pa.concat_tables([RUN_ROWS.empty_table(), *(rows.table for rows in found)])
+    table = pa.concat_tables([rows.table for rows in found] or [RUN_ROWS.empty_table()])
     if any(rows.images is None for rows in found):
         return Rows(table, None)
     return Rows(table, [image for rows in found for image in rows.images or ()])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
 from dataops.formatting import format_quantity
-from dataops.schema import PACKED, conform, dropped_schema
+from dataops.schema import CAPTIONS, PACKED, conform, dropped_schema
 from dataops.shards.layout import BLOCK, Layout, archive_size
 from dataops.shards.tar import join_index_lines
 from dataops.snapshot import Counts, Draft, Part, Record
@@ -32,6 +32,7 @@ from tasks.pack.summary import summarise
 _json = msgspec.json.Encoder()
 _Row = msgspec.defstruct("_Row", PACKED.names, gc=False)
 """A struct that is encoded like a dict of these names, in half of the time."""
+_RowWithCaptions = msgspec.defstruct("_RowWithCaptions", [*PACKED.names, CAPTIONS.name], gc=False)
 
 _spare = threading.local()
 """The buffers of this thread's previous shard, for the next one: the system would have to clear new memory."""
@@ -95,7 +96,8 @@ def _pack_shard(
         frame: its rows in their order, with the columns RUN_ROWS.
         images: their images; None if they lie in the raw shards.
     """
-    mask = matching_rows(frame.select(COLUMNS).to_arrow(), task.takedowns)
+    there = [column for column in COLUMNS if column in frame.columns]
+    mask = matching_rows(frame.select(there).to_arrow(), task.takedowns)
     frame, dropped = frame.filter(~mask), frame.filter(mask)["uid"].to_list()
     if images is not None:
         images = list(compress(images, ~mask))
@@ -190,11 +192,12 @@ def _make_chunks(
         buffers: two that take turns; one that is too small is replaced.
         lines: list to which the lines of the index are added.
     """
+    row = _RowWithCaptions if CAPTIONS.name in rows.column_names else _Row
     rest, end, extensions = _allocate_pages(0), 0, (image_extension, "txt", "json")
     for start, stop in pairwise([*shard_starts(np.array(sizes), rows.num_rows, window).tolist(), rows.num_rows]):
         batch = rows.slice(start, stop - start)
         captions = [caption.encode() for caption in batch["caption"].to_pylist()]
-        texts = captions, list(map(_json.encode, map(_Row, *_columns(batch))))
+        texts = captions, list(map(_json.encode, map(row, *_columns(batch))))
         columns = [np.array(sizes[start:stop]), *(np.fromiter(map(len, text), np.int64, len(text)) for text in texts)]
         layout = Layout(batch["key"].to_pylist(), extensions, np.stack(columns, axis=1), end)
         size = len(rest) + (archive_size(layout.end) if stop == rows.num_rows else layout.end) - end

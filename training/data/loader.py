@@ -6,10 +6,11 @@ ranks and worker threads (decoding and scaling release the interpreter's lock) o
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import ceil, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from dataops.schema import CAPTIONS
 from training.data import decode
+from training.data.caption_choice import DRAWS, choose_caption, list_captions, read_captions
 from training.data.epoch_order import Sampling, Windows
 from training.data.identity import hash_caption, hash_image
 from training.data.keyed_random import draw_uniforms
@@ -73,6 +76,8 @@ class Dataset:
         arriving: see training/data/shard_files.py; empty: all shards are here.
         blur_faces: blur each image at its `face_bboxes`. A sample without that field is left out; an empty list is no
             face.
+        caption_weights: weights of the kinds of captions, one of which is chosen at each visit
+            (training/data/caption_choice.py); None: the caption is that of the `.txt`. The index needs the rows.
         index: the index of these shards; None: it is built in a temporary folder.
 
     Raises: as build_index, if it is built.
@@ -87,11 +92,13 @@ class Dataset:
         arriving: Mapping[str, int] | None = None,
         *,
         blur_faces: bool = False,
+        caption_weights: Mapping[str, float] | None = None,
         index: SampleIndex | None = None,
     ):
-        self.image_size, self.crop_area = image_size, crop_area
+        self.image_size, self.crop_area, self.caption_weights = image_size, crop_area, caption_weights
         self.files = ShardFiles(shards, arriving or {})
-        self.index = _build_temporary_index(self.files, blur_faces=blur_faces) if index is None else index
+        options = {"blur_faces": blur_faces, "with_rows": caption_weights is not None}
+        self.index = _build_temporary_index(self.files, options) if index is None else index
         self._cache: dict[int, np.ndarray] = {}
         self._image_hashes: dict[int, int] = {}  # of images in the cache
         self._cache_left = self._cache_bytes = cache_bytes
@@ -129,21 +136,44 @@ class Dataset:
         for shard, path in enumerate(self.files.paths):
             samples = self.index.samples_of(shard)
             if self.files.arrives(shard):
-                caption_of = {row["key"]: row["caption"] for row in read_shard_rows(path, ["caption"])}
-                captions = (caption_of[self.index.key(sample)] for sample in samples)
+                further = ["caption_source", CAPTIONS.name] if self.caption_weights is not None else []
+                row_of = {row["key"]: row for row in read_shard_rows(path, ["caption"], further)}
+                rows = (row_of[self.index.key(sample)] for sample in samples)
+                captions = (text for row in rows for text in self._texts(row["caption"], row))
             else:
-                captions = (self._caption(shard, sample).decode("utf-8", "replace") for sample in samples)
+                captions = (text for sample in samples for text in self._texts_here(shard, sample))
             for caption in captions:
                 if (stripped := caption.strip()) and "\ufffd" not in stripped:
                     yield stripped
 
-    def load(self, sample: int) -> tuple[np.ndarray, str] | Skipped:
-        """Return a decoded image (H, W, 3), uint8, to cut a crop from, with its caption; or why there is none."""
+    def _texts_here(self, shard: int, sample: int) -> Iterable[str]:
+        own = self._caption(shard, sample).decode("utf-8", "replace")
+        return (own,) if self.caption_weights is None else self._texts(own, self._row(shard, sample))
+
+    def _texts(self, own: str, row: bytes | dict[str, Any]) -> Iterable[str]:
+        """Return the captions of a sample that may be chosen."""
+        if self.caption_weights is None:
+            return (own,)
+        try:
+            found = list_captions(own, read_captions(row), self.caption_weights)
+        except ValueError:  # the sample is skipped when it is loaded
+            return ()
+        return chain.from_iterable(found.values())
+
+    def load(self, sample: int, draws: Sequence[float] = (0.0, 0.0)) -> tuple[np.ndarray, str] | Skipped:
+        """Return a decoded image (H, W, 3), uint8, to cut a crop from, with a caption; or why there is none.
+
+        Args:
+            draws: numbers in [0, 1) that choose the caption, if a sample has several.
+        """
         shard = self.index.shard_of(sample)
         try:
             caption = self._caption(shard, sample).decode("utf-8").strip()
             if not caption:
                 raise ValueError("empty caption")
+            if self.caption_weights is not None:
+                row = read_captions(self._row(shard, sample))
+                caption = choose_caption(caption, row, self.caption_weights, (draws[0], draws[1]))
             pixels = self._cache.get(sample)
             if pixels is None:
                 pixels = decode.decode_image(self._image(sample), self._side_to_keep)
@@ -183,15 +213,19 @@ class Dataset:
     def _image(self, sample: int) -> bytes:
         return self.files.read(self.index.shard_of(sample), *self.index.image_span(sample))
 
+    def _row(self, shard: int, sample: int) -> bytes:
+        offset, size = self.index.row_span(sample)
+        return self.files.read(shard, offset, size) if size else b"{}"
+
     def _caption(self, shard: int, sample: int) -> bytes:
         return self.files.read(shard, *self.index.caption_span(sample))
 
 
-def _build_temporary_index(files: ShardFiles, *, blur_faces: bool) -> SampleIndex:
+def _build_temporary_index(files: ShardFiles, options: Mapping[str, bool]) -> SampleIndex:
     """Build an index whose files have no name any more: they are freed when it is not used any more."""
-    fingerprint = fingerprint_shards(files, {}, blur_faces=blur_faces)
+    fingerprint = fingerprint_shards(files, {}, **options)
     with TemporaryDirectory(prefix="pairmill-index-") as folder:
-        build_index(Path(folder, "index"), files, fingerprint, blur_faces=blur_faces, workers=0)
+        build_index(Path(folder, "index"), files, fingerprint, **options, workers=0)
         index = open_index(Path(folder, "index"), fingerprint)
     assert index is not None
     return index
@@ -216,12 +250,13 @@ class _PartialBatch:
         side, count = self.dataset.image_size, len(self.samples)
         self.pixels_BSS3 = np.empty((count, side, side, 3), dtype=np.uint8)
         self.draws = draw_uniforms("crop", self.plan.seed, self.epoch, self.samples, decode.DRAWS)
+        self.choices = draw_uniforms("choice", self.plan.seed, self.epoch, self.samples, DRAWS)
 
     def fill(self, rows: range) -> None:
         """Load these rows."""
         area = self.dataset.crop_area
         for row in rows:
-            loaded = self.dataset.load(int(self.samples[row]) % len(self.dataset))
+            loaded = self.dataset.load(int(self.samples[row]) % len(self.dataset), self.choices[row])
             if isinstance(loaded, Skipped):
                 self.skipped[row] = loaded
                 continue

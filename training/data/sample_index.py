@@ -27,7 +27,7 @@ from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import open_regular, read_text
 from training.data.epoch_order import Sampling, Windows
 from training.data.shard_files import ShardFiles, find_checksum, rows_of_shard
-from training.data.shard_index import NO_FACE_DETECTION, SPAN, Box, ShardSamples, Skipped, index_shard
+from training.data.shard_index import NO_FACE_DETECTION, ROW_SPAN, SPAN, Box, ShardSamples, Skipped, index_shard
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,16 @@ COLUMNS = {
     "face_ends": np.dtype("<u8"),
     "faces": np.dtype("<f8"),
     "skipped": np.dtype("u1"),
+    "rows": ROW_SPAN,
 }
-"""`probabilities` and `identities` are there if a sample has a probability below 1, the faces if they are to be blurred."""
+"""`rows` are there if captions are chosen from them.
+
+`probabilities` and `identities` are there if a sample has a probability below 1, the faces if they are to be blurred."""
 
 
-def fingerprint_shards(files: ShardFiles, checksums: Mapping[str, str], *, blur_faces: bool) -> str:
+def fingerprint_shards(
+    files: ShardFiles, checksums: Mapping[str, str], *, blur_faces: bool, with_rows: bool = False
+) -> str:
     """Return a digest of all that decides an index: the shards' contents, or where no checksum is listed, their times.
 
     Raises: ConfigError if a file cannot be read.
@@ -69,7 +74,7 @@ def fingerprint_shards(files: ShardFiles, checksums: Mapping[str, str], *, blur_
         # The times of copies of a file differ between machines; a checksum is that of all copies.
         known = [None if s is None else [s.st_size, *([] if checksum else [s.st_mtime_ns])] for s in states]
         shards.append([path.name, size, checksum, files.arrives(number), known])
-    return text_sha256(canonical_json([VERSION, blur_faces, shards]))
+    return text_sha256(canonical_json([VERSION, blur_faces, shards, *(["rows"] if with_rows else [])]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +130,10 @@ class SampleIndex:
         """Return offset and size of a caption in its shard."""
         return self.columns["spans"][sample].item()[2:]
 
+    def row_span(self, sample: int) -> tuple[int, int]:
+        """Return offset and size of a sample's JSON in its shard; (0, 0) if it has none."""
+        return self.columns["rows"][sample].item()
+
     def key(self, sample: int) -> str:
         """Return the key of a sample."""
         shard = self.shard_of(sample)
@@ -163,11 +172,14 @@ def verify_index(folder: Path, fingerprint: str) -> bool:
     return all(_hash_file(folder / name) == column["xxh3"] for name, column in columns.items())
 
 
-def build_index(folder: Path, files: ShardFiles, fingerprint: str, *, blur_faces: bool, workers: int) -> None:
+def build_index(
+    folder: Path, files: ShardFiles, fingerprint: str, *, blur_faces: bool, workers: int, with_rows: bool = False
+) -> None:
     """Write the index of some shards in place of what the folder holds, in the memory of a few shards.
 
     Args:
         workers: threads that read shards.
+        with_rows: index the JSON of each sample too.
 
     Raises:
         ConfigError: there is no shard, or one cannot be opened.
@@ -182,7 +194,7 @@ def build_index(folder: Path, files: ShardFiles, fingerprint: str, *, blur_faces
     try:
         logged = time.monotonic()
         for number, shard in enumerate(_index_shards(files, blur_faces, workers), 1):
-            writer.append(shard)
+            writer.append(shard, with_rows=with_rows)
             if time.monotonic() - logged > LOG_SECONDS:
                 logged = time.monotonic()
                 logger.info("%s of %s shards are indexed", f"{number:,}", f"{len(files.paths):,}")
@@ -243,7 +255,7 @@ class _Writer:
         self.samples, self._faces = 0, 0
         self.without_detection = False
 
-    def append(self, shard: ShardSamples) -> None:
+    def append(self, shard: ShardSamples, *, with_rows: bool) -> None:
         keys = np.array([key.encode("utf-8", "surrogateescape") for key in shard.keys] or [b""])
         about = np.array([(len(shard.keys), self._size("keys"), keys.itemsize)], SHARD)
         self._column("shards").append(about)
@@ -259,6 +271,8 @@ class _Writer:
             self._column("face_ends").append(ends)
             self._column("faces").append(np.array([box for boxes in shard.faces for box in boxes], np.float64))
             self._faces += sum(map(len, shard.faces))
+        if with_rows:
+            self._column("rows").append(shard.row_spans)
         self._column("skipped").append(b"".join(json.dumps(asdict(item)).encode() + b"\n" for item in shard.skipped))
         self.without_detection |= any(item.reason == NO_FACE_DETECTION for item in shard.skipped)
         self.samples += len(shard.keys)

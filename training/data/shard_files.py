@@ -119,14 +119,18 @@ def rows_of_shard(shard: Path) -> Path:
     return shard.with_name(f"part-{shard.stem}.parquet")
 
 
-def read_shard_rows(shard: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+def read_shard_rows(shard: Path, columns: list[str], optional: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Yield columns of a shard's samples in its order, and the `key` of each, from the dataset's Parquet beside the shard.
+
+    Args:
+        optional: columns that the file may lack.
 
     Raises: ContractError if the file is missing or lacks a column.
     """
     path = rows_of_shard(shard)
     try:
         check_regular(path)
+        columns = [*columns, *(name for name in optional if name in pq.read_schema(path).names)]
         yield from pq.read_table(path, columns=["key", *columns]).to_pylist()
     except (OSError, ValueError, KeyError) as error:
         raise ContractError(f"{path}: {error}") from error

@@ -33,6 +33,8 @@ NO_FACE_DETECTION = "its faces were not looked for"
 """Reason in skipped.json."""
 SPAN = np.dtype([("image", "<u8"), ("image_bytes", "<u4"), ("caption", "<u8"), ("caption_bytes", "<u4")])
 """Offset and size of a sample's image and of its caption in their shard."""
+ROW_SPAN = np.dtype([("row", "<u8"), ("row_bytes", "<u4")])
+"""Offset and size of a sample's JSON in its shard; 0 and 0 if it has none."""
 MAX_BYTES = 2**32 - 1
 _PLAIN = bytes(sorted(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._- \n"))
 
@@ -73,6 +75,8 @@ class ShardSamples:
     """Boxes to blur in each image; None if none is to be blurred."""
     skipped: list[Skipped]
     """Samples without an image or a caption, or with an invalid probability."""
+    row_spans: np.ndarray
+    """(samples,) of ROW_SPAN."""
 
 
 def index_shard(files: ShardFiles, number: int, *, blur_faces: bool) -> ShardSamples:
@@ -111,13 +115,13 @@ def _index_columns(files: ShardFiles, number: int) -> ShardSamples | None:
     names, identities = keys.to_pylist(), np.zeros(len(keys), np.uint64)
     for sample, uid in rows.uids.items():
         identities[sample] = _hash_identity(uid, names[sample])
-    joined = _join_spans(spans)
+    joined, row_spans = _join_spans(spans), _join_row_spans(spans.get("json"), len(names))
     if not rows.skipped:
-        return ShardSamples(names, joined, rows.probabilities, identities, None, [])
+        return ShardSamples(names, joined, rows.probabilities, identities, None, [], row_spans)
     kept = [sample for sample in range(len(names)) if sample not in rows.skipped]
     skipped = [Skipped(files.label(number), names[sample], reason) for sample, reason in rows.skipped.items()]
     columns = (joined[kept], rows.probabilities[kept], identities[kept])
-    return ShardSamples([names[sample] for sample in kept], *columns, None, skipped)
+    return ShardSamples([names[sample] for sample in kept], *columns, None, skipped, row_spans[kept])
 
 
 @dataclass
@@ -254,7 +258,9 @@ def _index_any(files: ShardFiles, number: int, blur_faces: bool) -> ShardSamples
     uncertain = zip(keys, rows, (probabilities < 1).tolist(), strict=True)
     identities = [_hash_identity(row.uid, key) if is_uncertain else 0 for key, row, is_uncertain in uncertain]
     faces = [row.face_bboxes or [] for row in rows] if blur_faces else None
-    return ShardSamples(keys, _join_spans(columns), probabilities, np.array(identities, np.uint64), faces, skipped)
+    row_spans = _join_row_spans(_to_columns([spans.get("json", (0, 0)) for spans in spans_of], np.int64), len(keys))
+    identities = np.array(identities, np.uint64)
+    return ShardSamples(keys, _join_spans(columns), probabilities, identities, faces, skipped, row_spans)
 
 
 def _locate_members(shard: Path) -> list[Member]:
@@ -330,4 +336,13 @@ def _join_spans(columns: Spans) -> np.ndarray:
     if any(sizes.max(initial=0) > MAX_BYTES for _, sizes in (images, captions)):
         raise tarfile.ReadError(f"an image or a caption has more than {MAX_BYTES:,} bytes")
     (spans["image"], spans["image_bytes"]), (spans["caption"], spans["caption_bytes"]) = images, captions
+    return spans
+
+
+def _join_row_spans(rows: tuple[np.ndarray, np.ndarray] | None, count: int) -> np.ndarray:
+    spans = np.zeros(count, ROW_SPAN)
+    if rows is not None:
+        if rows[1].max(initial=0) > MAX_BYTES:
+            raise tarfile.ReadError(f"a JSON member has more than {MAX_BYTES:,} bytes")
+        spans["row"], spans["row_bytes"] = rows
     return spans

@@ -18,6 +18,8 @@ from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.files.base import OpenFile, SourceFile
 from tasks.files.find import LocalFile, find_files
 
+FurtherKind = Literal["keywords", "description", "alt", "title", "synthetic"]
+
 
 class PairsSource(FilesSource):
     """`[source]` of `kind = "pairs"`."""
@@ -32,10 +34,15 @@ class PairsSource(FilesSource):
     `alt_text`, ..."""
     extra_columns: tuple[str, ...] = ()
     """Further columns to keep, as a JSON object in the column `extra`."""
+    more_captions: dict[FurtherKind, str] = Field(default={})
+    """Columns with further captions of the image, by kind: `keywords`, `description`, `alt`, `title` or `synthetic` (a
+    text that a model wrote). Each text, or list of words, becomes a row of its own with this `caption_source`. Set
+    `filter.captions_per_image` too, to keep more than one of an image."""
     rows_per_part: int = Field(default=2_000_000, ge=1)
     """Maximum rows of a part. A larger local Parquet file becomes several parts, split between its row groups."""
 
     extracted_with: ClassVar[str] = "pairmill-pairs/1"
+    later_fields: ClassVar[frozenset[str]] = FilesSource.later_fields | {"more_captions"}
 
     def problems(self) -> list[str]:
         problems = super().problems()
@@ -65,12 +72,13 @@ class PairsSource(FilesSource):
         # Deferred: polars takes a fifth of a worker's start, and only lists need it.
         from dataops.pair_lists.rows import build_pair_table
 
-        columns = ColumnNames(self.url_column, self.caption_column, self.extra_columns)
+        kinds = dict(sorted(self.more_captions.items()))  # the key does not depend on their order, nor may the rows
+        columns = ColumnNames(self.url_column, self.caption_column, self.extra_columns, kinds)
         groups = file.groups if isinstance(file, RowGroupFile) else None
         with file.local() as path:
             for batch in read_list(path, columns, rows.add_damage, name=file.name, groups=groups):
                 rows.count("rows", len(batch.numbers))
-                rows.add_table(build_pair_table(batch, self.max_caption_chars, self.max_url_chars))
+                rows.add_table(build_pair_table(batch, self.max_caption_chars, self.max_url_chars, tuple(kinds)))
 
 
 @dataclass(frozen=True)

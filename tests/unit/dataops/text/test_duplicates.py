@@ -123,7 +123,11 @@ def find_slowly(rows: list[tuple[str, str, str, str]], steps: list[str]) -> list
         url, caption, source, _ = rows[i]
         words = len(caption.split())
         by_source = caption.isupper(), SOURCE_RANK[source]
-        best = words < FULL_CAPTION_WORDS, *by_source, -min(words, LONG_CAPTION_WORDS)
+        best = (
+            words < FULL_CAPTION_WORDS or source in ("keywords", "synthetic"),
+            *by_source,
+            -min(words, LONG_CAPTION_WORDS),
+        )
         return (by_source if step in ("uid", "pair") else best), uid(url, caption), origins[i], i
 
     for step in (s for s in DEDUPE_STEPS if s in steps):

@@ -96,3 +96,46 @@ def test_problems_names_files_with_an_unknown_ending(tmp_path: Path):
     (tmp_path / "a.xlsx").write_text("")
     [problem] = PairsSource(paths=[str(tmp_path / "a.xlsx")]).problems()
     assert problem.startswith("paths: a.xlsx: no pair list by its ending; known are .parquet, .csv")
+
+
+def test_further_captions_of_a_list_are_rows_with_their_kind_in_every_format(tmp_path: Path):
+    (tmp_path / "lists").mkdir()
+    rows = [
+        {"url": "http://img.example/a.jpg", "caption": "A red  kite", "tags": "kite, sky", "note": "Seen from below"},
+        {"url": "http://img.example/b.jpg", "caption": "", "tags": None, "note": " "},
+        {"url": "no url", "caption": "A dog", "tags": "dog", "note": None},
+    ]
+    texts = [{name: value or "" for name, value in row.items()} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "lists" / "a.parquet")
+    (tmp_path / "lists" / "b.tsv").write_text(
+        "\n".join("\t".join(r) for r in [list(rows[0]), *(r.values() for r in texts)])
+    )
+    (tmp_path / "lists" / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    paths = [str(tmp_path / "lists" / "*")]
+    more = {"keywords": "tags", "description": "note"}
+    manifest = make(plan(EXTRACT, PairsSource(paths=paths, more_captions=more), 0, []), context(tmp_path))
+    assert manifest.counts.model_dump() == {"input": 18, "kept": 9, "dropped": {"bad_url": 6, "no_caption": 3}}
+    store = FolderStore(tmp_path / "store")
+    kept = read_parts(store, manifest).to_pylist()
+    for file in ("a.parquet", "b.tsv", "c.jsonl"):
+        found = {row["caption_source"]: row["caption"] for row in kept if row["source"] == file}
+        assert found == {"pair_list": "A red kite", "keywords": "kite, sky", "description": "Seen from below"}
+    assert all(row["uid"] == uid(row["url"], row["caption"]) for row in kept)
+    assert {row["source_offset"] for row in kept} == {0}, "each names the row of the list"
+    swapped = PairsSource(paths=paths, more_captions={"description": "note", "keywords": "tags"})
+    assert plan(EXTRACT, swapped, 0, []).key == manifest.key
+    assert "more_captions" not in PairsSource(paths=paths).key_config()
+
+
+def test_lists_of_keywords_are_joined_and_other_types_are_refused(tmp_path: Path):
+    table = {"url": ["http://img.example/a.jpg"], "text": ["A red kite"], "tags": [["kite", " ", "sky"]], "size": [3]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    source = PairsSource(paths=[str(tmp_path / "a.parquet")], more_captions={"keywords": "tags"})
+    manifest = make(plan(EXTRACT, source, 0, []), context(tmp_path))
+    assert "kite, sky" in read_parts(FolderStore(tmp_path / "store"), manifest)["caption"].to_pylist()
+    numbers = source.model_copy(update={"more_captions": {"keywords": "size"}})
+    with pytest.raises(SourceError, match="column 'size' has the type int64, not text"):
+        make(plan(EXTRACT, numbers, 0, []), context(tmp_path))
+    missing = source.model_copy(update={"more_captions": {"keywords": "nowhere"}})
+    with pytest.raises(ConfigError, match=r"no column 'nowhere'.*source.more_captions.keywords"):
+        make(plan(EXTRACT, missing, 0, []), context(tmp_path))
