@@ -173,7 +173,8 @@ def _read_delimited(
             page = None if columns.page is None else fields[columns.page]
             extra = {key: fields[i] for key, i in zip(extra_names, columns.extra, strict=True)}
             texts = fields[columns.url], fields[columns.caption], page
-            yield number, *texts, _dump_json(extra) if extra else None, [fields[i] for i in columns.more]
+            more: list[str | None] = [fields[i] for i in columns.more]
+            yield number, *texts, _dump_json(extra) if extra else None, more
         number += 1
     if columns is None:
         raise UnusableSource(f"{name}: contains no row")

@@ -141,7 +141,7 @@ def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
 def list_captions(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
     """Return the further captions of all rows as a table, and the index of the row of each."""
     column = table[CAPTIONS.name].combine_chunks().cast(CAPTIONS.type)
-    rows = pc.list_parent_indices(column).to_numpy()
+    rows = pc.list_parent_indices(column).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
     flat = column.flatten()
     return pa.table({field.name: flat.field(field.name) for field in CAPTIONS.type.value_type}), rows
 

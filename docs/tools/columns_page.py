@@ -43,6 +43,12 @@ def render() -> str:
             "is the raw shard. The JSON of each sample in a shard holds the same columns.",
             [],
         ),
+        (
+            "Further captions",
+            "With `filter.captions_per_image` above 1 or `[curate.recaption]`, the rows have one more column from\n"
+            "that stage on ([captions](captions.md)).",
+            [schema.CAPTIONS],
+        ),
         ("Dropped rows", "`dropped-*.parquet` of every stage adds these columns.", schema.DROP),
         (
             "Evidence of a download",

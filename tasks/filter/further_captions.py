@@ -40,7 +40,7 @@ def put_captions(draft: Draft, step: FilterStep) -> None:
         keys = pl.DataFrame({"url": hashes[:, 0], "url_low": hashes[:, 1], "row": chosen.cast(pl.UInt32)})
         rank = rank_captions(rows["caption_source"], count_captions(rows["caption"]))
         if sources := step.job.config.sources:
-            rank = number_sources(rows["source"], sources).cast(pl.UInt32) << 16 | rank.cast(pl.UInt32)
+            rank = number_sources(rows["source"], sources).cast(pl.UInt32) * (1 << 16) + rank.cast(pl.UInt32)
         is_kept = reasons[chosen].is_null()
         texts = rows.with_columns(kept_caption(step.job.config)).select(
             pl.when(~pl.lit(is_kept)).then(pl.col(name)).alias(name) for name in _FIELDS

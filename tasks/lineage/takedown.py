@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from dataops.errors import ContractError, PairmillError
 from dataops.formatting import format_quantity
+from dataops.schema import CAPTIONS
 from dataops.snapshot import Manifest, snapshot_key
 from dataops.trace.sources import find_source, list_named_sources
 from dataops.trace.targets import COLUMNS, Target, matched_targets, matching_rows
@@ -107,7 +108,9 @@ def _count_sources(lineage: Lineage, dataset: Manifest, rows: Sequence[dict[str,
 
 
 def _matches(row: dict[str, Any], targets: Sequence[Target]) -> bool:
-    return bool(matching_rows(pa.table({c: pa.array([row[c]], pa.string()) for c in COLUMNS}), targets)[0])
+    types = {column: CAPTIONS.type if column == CAPTIONS.name else pa.string() for column in COLUMNS}
+    table = pa.table({column: pa.array([row.get(column)], kind) for column, kind in types.items()})
+    return bool(matching_rows(table, targets)[0])
 
 
 def _trained_models(lineage: Lineage, registry: Registry, pack: Manifest) -> list[RegisteredVersion]:

@@ -24,7 +24,7 @@ from tasks.pack.card_text import (
 from tasks.pack.config import PackConfig
 from tasks.pack.croissant import CROISSANT, write_croissant
 from tasks.pack.front_matter import write_front_matter
-from tasks.pack.summary import LENGTH_STEP, LENGTH_STEPS, SCORE_STEP, SIDE_STEP, SIDE_STEPS
+from tasks.pack.summary import FURTHER_CAPTIONS, LENGTH_STEP, LENGTH_STEPS, SCORE_STEP, SIDE_STEP, SIDE_STEPS
 from tasks.reports.gallery import gallery_rows
 from tasks.reports.page import encode_page, render
 from tasks.reports.svg_charts import draw_histogram
@@ -39,6 +39,7 @@ KINDS = (
     ("crawls", "Source crawls", "crawl or file"),
     ("sizes", "Sizes of the images", "pixels"),
     ("caption_sources", "Sources of the captions", "source"),
+    (FURTHER_CAPTIONS, "Sources of the further captions", "source"),
 )
 """Facts of the manifest that have a table, with its title and first column."""
 KEPT_BESIDE = 6
@@ -91,7 +92,7 @@ def _values(dataset: DatasetFacts) -> dict[str, Any]:
         "headline": write_headline(dataset),
         "seed": dataset.seed,
         "digest": dataset.digest,
-        "rankings": [(title, column, dataset.facts[kind]) for kind, title, column in KINDS],
+        "rankings": [(title, column, dataset.facts[kind]) for kind, title, column in KINDS if kind in dataset.facts],
         "source_rows": list_source_rows(dataset),
         "limits": list_limits(dataset),
         "rights": list_rights(dataset),

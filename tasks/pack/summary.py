@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from dataops.schema import CAPTIONS
 from dataops.text.tallies import Tally, Totals, count_values
 from dataops.web.urls import HOST
 
@@ -21,6 +22,8 @@ SCORE = "_score"
 
 NAMED = ("languages", "hosts", "licenses", "crawls", "sizes", "caption_sources")
 """Kinds whose values are names."""
+FURTHER_CAPTIONS = "further_captions"
+"""Kind whose values are the kinds of further captions, if the rows have such a column."""
 SOURCES = "sources"
 """Kind whose values are the names of the config's sources, if they have names."""
 STEPPED = ("lengths", "original_sides")
@@ -51,6 +54,9 @@ def summarise(packed: pa.Table) -> dict[str, Tally]:
     values |= {f"score:{name}": (pl.col(name) / SCORE_STEP + 1e-6).floor().cast(pl.Int64) for name in scores}
     named = rows.select(**{kind: value.cast(pl.String).fill_null("") for kind, value in values.items()})
     tallies = {kind: count_values(named[kind]) for kind in named.columns}
+    if CAPTIONS.name in rows.columns:
+        further = rows[CAPTIONS.name].explode().drop_nulls()
+        tallies[FURTHER_CAPTIONS] = count_values(further.struct.field("caption_source").fill_null(""))
     return {kind: counts for kind, counts in tallies.items() if not kind.startswith("score:") or set(counts) != {""}}
 
 
@@ -70,10 +76,11 @@ def merge(shards: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
     """Return the sum over all shards; steps are sorted, names start with the most frequent."""
     shards = list(shards)
     scores = sorted({kind for shard in shards for kind in shard if kind.startswith("score:")})
-    totals = Totals([*NAMED, *STEPPED, *scores])
+    named = [*NAMED, *([FURTHER_CAPTIONS] if any(FURTHER_CAPTIONS in shard for shard in shards) else [])]
+    totals = Totals([*named, *STEPPED, *scores])
     for shard in shards:
         totals.add(shard)
-    found = {kind: totals.first(kind, LISTED) for kind in NAMED}
+    found = {kind: totals.first(kind, LISTED) for kind in named}
     for kind in (*STEPPED, *scores):
         steps = sorted(totals.by_name[kind].items(), key=lambda item: (item[0] == "", int(item[0] or 0)))
         found[kind] = dict(steps)

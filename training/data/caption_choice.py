@@ -7,6 +7,7 @@ captions of it a sample has. The draws are a function of seed, epoch and sample.
 from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
+from typing import Any
 
 import msgspec
 
@@ -39,7 +40,7 @@ def read_captions(row: bytes | dict[str, object]) -> CaptionRow:
     return msgspec.convert(row, CaptionRow)
 
 
-def list_captions(own: str, row: CaptionRow, weights: Mapping[str, float]) -> dict[str, list[str]]:
+def list_captions(own: str, row: CaptionRow, weights: Mapping[Any, float]) -> dict[str, list[str]]:
     """Return the captions of a sample that may be chosen, by kind in alphabetical order.
 
     Args:
@@ -54,7 +55,7 @@ def list_captions(own: str, row: CaptionRow, weights: Mapping[str, float]) -> di
     return chosen or {row.caption_source or "": [own]}
 
 
-def choose_caption(own: str, row: CaptionRow, weights: Mapping[str, float], draws: tuple[float, float]) -> str:
+def choose_caption(own: str, row: CaptionRow, weights: Mapping[Any, float], draws: tuple[float, float]) -> str:
     """Return the caption for one visit.
 
     Args:

@@ -92,7 +92,7 @@ class Dataset:
         arriving: Mapping[str, int] | None = None,
         *,
         blur_faces: bool = False,
-        caption_weights: Mapping[str, float] | None = None,
+        caption_weights: Mapping[Any, float] | None = None,
         index: SampleIndex | None = None,
     ):
         self.image_size, self.crop_area, self.caption_weights = image_size, crop_area, caption_weights

@@ -72,7 +72,9 @@ class PairsSource(FilesSource):
         # Deferred: polars takes a fifth of a worker's start, and only lists need it.
         from dataops.pair_lists.rows import build_pair_table
 
-        kinds = dict(sorted(self.more_captions.items()))  # the key does not depend on their order, nor may the rows
+        kinds: dict[str, str] = dict(
+            sorted(self.more_captions.items())
+        )  # the key does not depend on their order, nor may the rows
         columns = ColumnNames(self.url_column, self.caption_column, self.extra_columns, kinds)
         groups = file.groups if isinstance(file, RowGroupFile) else None
         with file.local() as path:

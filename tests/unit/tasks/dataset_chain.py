@@ -15,7 +15,7 @@ from PIL import Image
 
 from dataops.digest import text_sha256
 from dataops.images.decode import make_preview
-from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS, conform, dropped_schema, uid
+from dataops.schema import CAPTIONS, CURATED, DOWNLOADED, FILTERED, PAIRS, conform, dropped_schema, uid
 from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Counts, Draft, Manifest, Part
 from dataops.store import FolderStore, Store
@@ -130,6 +130,8 @@ def _parts(draft: Draft, rows: Rows, size: int) -> list[Part]:
 
 
 def _put(draft: Draft, name: str, rows: Rows, schema: pa.Schema) -> list[Part]:
+    if any(CAPTIONS.name in row for row in rows):
+        schema = schema.append(CAPTIONS)
     return [draft.put_table(f"{name}.parquet", conform(pa.Table.from_pylist(rows, schema), schema, name))]
 
 

@@ -8,12 +8,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataops.schema import uid
+from dataops.schema import CAPTIONS, uid
 from dataops.trace import index as trace_index
 from dataops.trace.index import IndexFile, RowPosition, hash_url, parse_hex, reverse_host
 from dataops.trace.targets import Target, matched_targets, matching_rows, parse_host, parse_target
 
 HOSTS = ["a.example", "www.a.example", "cdn.www.a.example", "aa.example", "example", "b.example:8080", "xa.example"]
+
+
+def captions(draw: random.Random) -> list[dict[str, str | None]] | None:
+    """Return further captions of a row."""
+    if draw.random() < 0.5:
+        return None
+    pages = [None if draw.random() < 0.3 else f"http://{draw.choice(HOSTS)}/other" for _ in range(draw.randrange(3))]
+    return [{"uid": f"{draw.getrandbits(128):032x}", "page_url": page} for page in pages]
 
 
 def table(seed: int, rows: int) -> pa.Table:
@@ -27,6 +35,7 @@ def table(seed: int, rows: int) -> pa.Table:
             "page_url": [None if draw.random() < 0.3 else f"http://{draw.choice(HOSTS)}/page" for _ in range(rows)],
             "sha256": [None if h is None else h * 4 for h in hashes],
             "phash": hashes,
+            "captions": pa.array([captions(draw) for _ in range(rows)], CAPTIONS.type),
         }
     )
 

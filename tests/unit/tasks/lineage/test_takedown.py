@@ -73,6 +73,22 @@ TARGETS = {
 }
 
 
+@pytest.mark.parametrize(
+    "target", [Target("uid", f"{7:032x}"), Target("url", "https://other.example/a"), Target("domain", "other.example")]
+)
+def test_takedown_of_a_further_caption_removes_its_sample(store: FolderStore, target: Target) -> None:
+    further = {"uid": f"{7:032x}", "caption": "another text", "page_url": "https://other.example/a"}
+    pairs = [row | {"captions": [further] if n == 7 else None} for n, row in enumerate(some_pairs())]
+    old = packed(store, curated(store, pairs, 7))
+    assert b"another text" in read_bytes(store, old)
+    (outcome,) = take_down(store, target)
+    assert outcome.successor is not None
+    assert b"another text" not in read_bytes(store, outcome.successor)
+    assert outcome.successor.counts == Counts(input=24, kept=23, dropped={"takedown": 1})
+    found = find_raw_snapshots(Lineage(store), Search(store), [target])
+    assert [hit.part.name for raw in found for hit in raw.hits] == ["part-00001.parquet"]
+
+
 @pytest.mark.parametrize("kind", TARGETS)
 def test_takedown_removes_all_bytes_and_rewrites_only_touched_shards(store: FolderStore, kind: str) -> None:
     target, matches = TARGETS[kind]

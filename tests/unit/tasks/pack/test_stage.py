@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dataops.errors import ContractError, CorruptPart
-from dataops.schema import PACKED
+from dataops.schema import CAPTIONS, PACKED
 from dataops.shards.tar import ShardWriter, list_members, read_index, read_samples
 from dataops.snapshot import Counts, Manifest, read_parts, read_table
 from dataops.store import FolderStore
@@ -198,6 +198,35 @@ class TestWithoutProcesses:
             dataset.close()
         assert sampled[0] == sampled[1]
         assert 10 <= sum(sampled[0]) <= 40
+
+    @pytest.mark.parametrize("runs", [False, True])
+    def test_a_sample_has_the_further_captions_of_its_row(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
+    ) -> None:
+        kinds = ("keywords", "synthetic")
+        further = [[{"uid": f"{n:032x}", "caption": f"{kind} {n}", "caption_source": kind} for kind in kinds[: n % 3]]
+                   for n in range(12)]  # fmt: skip
+        pairs = [pair(n, captions=captions or None) for n, captions in enumerate(further)]
+        if runs:
+            force_layout(monkeypatch, 2000, 1 << 30)
+        store, made = dataset_in(tmp_path, pairs, 5, shard_size=5)
+        assert read_parts(store, made).schema == PACKED.append(CAPTIONS)
+        texts = {row["url"]: [one["caption"] for one in row["captions"] or []] for row in pairs}
+        for part in made.named("", ".tar"):
+            with store.open(made.path(part.name)) as file:
+                for _, members in read_samples(file, part.name):
+                    row = json.loads(members["json"])
+                    assert members["txt"].decode() == row["caption"]
+                    assert [one["caption"] for one in row["captions"] or []] == texts[row["url"]]
+        assert made.counts == Counts(input=12, kept=12), "a sample is a pair, whatever its captions"
+        assert made.facts["further_captions"] == {"keywords": 8, "synthetic": 4}
+        assert "Sources of the further captions" in store.read(made.path("DATASET.md")).decode()
+        paths = [store.local(made.path(part.name)) for part in made.named("", ".tar")]
+        dataset = Dataset(paths, 32, 0, caption_weights={"pair_list": 0, "keywords": 1})
+        assert sorted(dataset.captions()) == sorted(
+            [*(r["caption"] for r in pairs), *(text for of in texts.values() for text in of)]
+        )
+        dataset.close()
 
     def test_make_counts_the_pairs_in_the_manifest(self, tmp_path: Path) -> None:
         _, packed_dataset = dataset_in(tmp_path, some_pairs(), shard_size=6)
