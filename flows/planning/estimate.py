@@ -45,6 +45,8 @@ class Estimate:
     reads: float = 0.0
     writes: float = 0.0
     dollars: float = 0.0
+    model_requests: float = 0.0
+    """Images that a model captions (`[curate.recaption]`), each by one request or more if it is not cached."""
     basis: list[str] = field(default_factory=list)
     """From what it was estimated."""
 
@@ -78,6 +80,11 @@ def estimate_stage(
         before = next((one.manifest for one in earlier if one.manifest.facts.get("bytes_fetched")), None)
         each = before.facts["bytes_fetched"] / max(before.counts.kept, 1) if before else Prices().fetched_bytes
         result.web_bytes = result.kept * each * share_left
+    if name == "curate" and config.curate.recaption:
+        recaption = config.curate.recaption
+        result.model_requests = min(result.kept, recaption.max_images or result.kept) * share_left
+        if recaption.requests_per_second:
+            result.seconds = max(result.seconds, result.model_requests / recaption.requests_per_second)
     if is_remote:
         _add_requests(name, rows, fetched_rows, workers, result)
     _add_hours(name, config, workers, result)
@@ -154,7 +161,8 @@ def _is_comparable(name: str, config: RunConfig, one: Earlier) -> bool:
     if name == "extract":
         return was.get("kind") == config.stage_config("source").key_config().get("kind")
     if name == "curate":
-        return bool(was.get("scores", {})) == bool(config.curate.key_config().get("scores", {}))
+        wanted = config.curate.key_config()
+        return all(bool(was.get(table)) == bool(wanted.get(table)) for table in ("scores", "recaption"))
     return True
 
 

@@ -24,7 +24,17 @@ SINGLE_MAP = frozenset({"extract", "download"})
 MAX_RECORDS = 2000
 """Number of records of finished tasks that are read."""
 
-SUMMED = ("seconds", "core_hours", "gpu_hours", "web_bytes", "stored_bytes", "reads", "writes", "dollars")
+SUMMED = (
+    "seconds",
+    "core_hours",
+    "gpu_hours",
+    "web_bytes",
+    "stored_bytes",
+    "reads",
+    "writes",
+    "dollars",
+    "model_requests",
+)
 """Fields of an estimate of which a plan has the sum."""
 
 Action = Literal["reuse", "make", "resume"]

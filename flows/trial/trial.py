@@ -98,7 +98,7 @@ def try_stage(
             upstream, of_rows = [sample], manifest.counts.kept
         else:
             before, after, of_rows = _sample_source(before, after, record, notes)
-        before, after = (_without_other_datasets(one, notes) for one in (before, after))
+        before, after = (_without_side_effects(one, notes) for one in (before, after))
         workers = min(config.execution.workers or count_cores(), 4)
         with shared_workers(Context(temporary, home, workers)) as context:
             outcomes = [
@@ -180,8 +180,11 @@ def _sample_source(
     return before.model_copy(update=changed), after.model_copy(update=changed), counts.input
 
 
-def _without_other_datasets(config: Any, notes: list[str]) -> Any:
-    """Return a config of filter that reads no dataset, since a temporary store has none."""
+def _without_side_effects(config: Any, notes: list[str]) -> Any:
+    """Return a config that reads no other dataset, since a temporary store has none, and that asks no model."""
+    if getattr(config, "recaption", None):
+        notes.append("curate.recaption is left out: a trial asks no model")
+        return config.model_copy(update={"recaption": None})
     if getattr(config, "seen", None):
         notes.append("filter.seen is left out: a trial reads no other dataset")
         return config.model_copy(update={"seen": []})

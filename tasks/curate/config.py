@@ -10,6 +10,7 @@ from dataops.errors import ConfigError
 from dataops.images.score_rules import ScoreRule
 from dataops.schema import SCORE_NAMES
 from tasks.curate.clusters.config import ClustersConfig
+from tasks.curate.recaption.config import RecaptionConfig
 from tasks.curate.scores.config import ScoresConfig
 from tasks.files.base import SourceFile
 from tasks.files.find import find_files
@@ -51,7 +52,7 @@ def find_evaluation_files(path: str) -> list[SourceFile]:
 class CurateConfig(SourceOrder):
     """`[curate]`: which images are good enough, and which are duplicates."""
 
-    later_fields: ClassVar[frozenset[str]] = frozenset({"clusters"})
+    later_fields: ClassVar[frozenset[str]] = frozenset({"clusters", "recaption"})
 
     min_side: int = Field(default=32, ge=1)
     """Drop images whose original has a smaller side of fewer pixels."""
@@ -76,6 +77,8 @@ class CurateConfig(SourceOrder):
     """Evaluation sets whose images must not be trained on; without it, no evaluation set is searched."""
     scores: ScoresConfig = ScoresConfig()
     """Columns that rate each pair; none by default."""
+    recaption: RecaptionConfig | None = None
+    """A model that writes captions of the kept images; none by default."""
     rules: tuple[ScoreRule, ...] = ()
     """`[[curate.rules]]`: the scores that a row needs to be kept. Each rule sees all rows that nothing else has dropped."""
     clusters: ClustersConfig | None = None
@@ -84,7 +87,8 @@ class CurateConfig(SourceOrder):
     def key_config(self) -> dict[str, Any]:
         """Return the config without the paths of models: the scorers' digests are inputs of the stage."""
         clusters = {"clusters": self.clusters.key_config()} if self.clusters else {}
-        return {**super().key_config(), "scores": self.scores.names, **clusters}
+        recaption = {"recaption": self.recaption.key_config()} if self.recaption else {}
+        return {**super().key_config(), "scores": self.scores.names, **clusters, **recaption}
 
     def problems(self) -> list[str]:
         """Return what is missing of the scorers and the evaluation sets."""
@@ -93,8 +97,9 @@ class CurateConfig(SourceOrder):
         clusters = self.clusters.problems() if self.clusters else []
         targets = self.clusters.targets if self.clusters else ()
         clusters += problems_of("targets", lambda: [find_evaluation_files(path) for path in targets])
-        scores = self.scores.problems()
-        return [*(f"scores.{line}" for line in scores), *(f"clusters.{line}" for line in clusters), *sets]
+        found = {"scores": self.scores.problems(), "clusters": clusters}
+        found["recaption"] = self.recaption.problems() if self.recaption else []
+        return [*(f"{table}.{line}" for table, lines in found.items() for line in lines), *sets]
 
     @model_validator(mode="after")
     def _rules_have_scores(self) -> Self:

@@ -20,21 +20,23 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.schema import SCORE_NAMES, conform, curated_schema, dropped_schema
-from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record, fetch_table
-from tasks.curate.choose import choose_rows, read_decisions
-from tasks.curate.clustering import add_clusters, join_clusters
+from dataops.schema import conform, curated_schema, dropped_schema
+from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record
+from tasks.curate.choose import choose_rows
+from tasks.curate.clustering import add_clusters
 from tasks.curate.config import CurateConfig
+from tasks.curate.decisions import decide_rows
 from tasks.curate.evaluation_overlap import digest_evaluation_sets, digest_images, match_evaluation_sets
 from tasks.curate.inspect_images import RawShard, inspect_shard
-from tasks.curate.scoring import add_scores, join_scores
+from tasks.curate.recaption.captioning import caption_images, join_captions
+from tasks.curate.scoring import add_scores
 from tasks.engine.exchange import run_steps
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 
-_INSPECT_WEIGHT, _SCORER_WEIGHT = 8, 16
-"""Costs of inspecting the images and of each scorer, relative to each other map; for the progress."""
+_INSPECT_WEIGHT, _SCORER_WEIGHT, _RECAPTION_WEIGHT = 8, 16, 400
+"""Costs of inspecting the images, of each scorer and of captioning, relative to each other map; for the progress."""
 _MAX_TASKS = 1 << 15
 
 
@@ -53,7 +55,8 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
 
     scoring = _SCORER_WEIGHT * len(config.scores.names)
     clustering = _SCORER_WEIGHT if config.clusters else 0
-    progress = StageProgress(context, _INSPECT_WEIGHT + 2 + scoring + clustering + (1 if config.overlap else 0))
+    optional = (1 if config.overlap else 0) + (_RECAPTION_WEIGHT if config.recaption else 0)
+    progress = StageProgress(context, _INSPECT_WEIGHT + 2 + scoring + clustering + optional)
     map_parts(
         run_shards, group_shards(inspect_shard, shards), draft, progress.of_map("inspect images", _INSPECT_WEIGHT)
     )
@@ -70,6 +73,9 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
         clusters = replace(work, context=progress.of_map("cluster images", clustering))
         parts, facts["clusters"] = add_clusters(shards, sizes, clusters)
         further += parts
+    if config.recaption:
+        captioning = progress.of_map("caption images", _RECAPTION_WEIGHT)
+        facts["recaption"] = caption_images(shards, sizes, config.recaption, draft, captioning)
     writing = progress.of_map("write rows", 1)
     records = map_parts(run_shards, group_shards(write_rows, shards), draft, writing)
 
@@ -118,19 +124,11 @@ def run_shards(draft: Draft, group: ShardGroup) -> Record:
 
 def write_rows(draft: Draft, shard: RawShard) -> Record:
     """Write the kept and the dropped rows of a raw shard."""
-    rows = fetch_table(draft.store, shard.rows)
-    decisions = read_decisions(draft, shard.number)
-    if decisions["uid"] != rows["uid"]:
-        raise CorruptPart(f"{shard.rows}: its rows are not those that were inspected; remake with --force curate")
-    if shard.config.scores.names:
-        decisions = join_scores(draft, shard, rows, decisions)
-    phashes = [None if value is None else f"{value:016x}" for value in decisions["phash"].to_pylist()]
-    rows = rows.append_column("phash", pa.array(phashes, pa.string()))
-    for name in ("cluster", "evaluation_overlap", *SCORE_NAMES, "face_bboxes"):
-        if name in decisions.column_names:
-            rows = rows.append_column(name, decisions[name])
-    if shard.config.clusters:
-        rows, decisions = join_clusters(draft, shard, rows, decisions)
+    rows, decisions = decide_rows(draft, shard)
+    outcomes: list[Part] = []
+    if shard.config.recaption:
+        rows, part = join_captions(draft, shard, rows, shard.config.recaption)
+        outcomes.append(part)
 
     schema = curated_schema(has_clusters=shard.config.clusters is not None)
     reasons = decisions["drop_reason"].combine_chunks()
@@ -141,6 +139,7 @@ def write_rows(draft: Draft, shard: RawShard) -> Record:
     parts = [
         draft.put_table(f"part-{shard.number}.parquet", conform(kept, schema, label)),
         draft.put_table(f"dropped-{shard.number}.parquet", conform(dropped_rows, dropped_schema(schema), label)),
+        *outcomes,
     ]
     by_reason = dict(sorted(Counter(dropped_rows["drop_reason"].to_pylist()).items()))
     return Record(

@@ -13,6 +13,9 @@ from dataops.trace import sources
 from tasks.engine.stage import Work
 from tasks.pack.config import PackConfig
 
+PROMPT_SHOWN = 200
+"""Maximum number of characters of a prompt on a page."""
+
 
 @dataclass(frozen=True)
 class DatasetFacts:
@@ -115,6 +118,7 @@ def list_limits(dataset: DatasetFacts) -> list[str]:
         "Captions are the text of web pages beside or about an image. Nobody has checked that they are true, or kind.",
         "A detector detected the languages; for captions of a few words it is often wrong.",
         describe_scaling(dataset),
+        *describe_captioner(dataset.lineage["curate"]),
     ]
     if not filtered.get("languages"):
         sentences.append("Captions were not filtered by language: all languages are in the dataset.")
@@ -137,6 +141,19 @@ def describe_scaling(dataset: DatasetFacts) -> str:
         f"Images were scaled once ({download.get('image_size')} pixels, {download.get('resize_mode')}) and stored as "
         f"{dataset.image_extension}; the originals are not in the dataset."
     )
+
+
+def describe_captioner(curate: Manifest | None) -> list[str]:
+    """Return which model wrote how many synthetic captions, by which prompt; nothing if none did."""
+    facts = curate.facts.get("recaption") if curate is not None else None
+    if not facts:
+        return []
+    version = f" (version {facts['model_version']})" if facts["model_version"] else ", whose version was not stated"
+    added, prompt = facts["outcomes"].get("added", 0), " ".join(facts["prompt"].split()).replace("`", "'")
+    return [
+        f"The model `{facts['model']}`{version} wrote {format_quantity(added, 'synthetic caption')} beside the original "
+        f"ones, by the prompt `{prompt[:PROMPT_SHOWN]}`. Nobody has checked them."
+    ]
 
 
 def _has_setting(config: Mapping[str, Any], *words: str) -> bool:

@@ -12,15 +12,16 @@ from dataops.formatting import format_bytes
 from dataops.snapshot import Counts, Draft, Input, load_manifest
 from dataops.store import open_store
 from flows.app import run_command
-from flows.commands.before.plan import format_seconds
+from flows.commands.before.plan import format_seconds, total_lines
 from flows.config import RunConfig
 from flows.planning.corpus import load_costs
-from flows.planning.estimate import estimate_stage
+from flows.planning.estimate import Estimate, estimate_stage
 from flows.planning.history import Earlier
 from flows.planning.plan import RunPlan, plan_run
 from flows.planning.reasons import Wanted, choose_nearest, find_differences
 from flows.planning.train_cost import count_flops
 from flows.records import StageRun, create_run
+from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
@@ -290,6 +291,20 @@ def test_crawl_without_history_takes_its_delays():
     config = RunConfig.model_validate({"name": "a", "source": source})
     found = estimate_stage(EXTRACT, config, 2000, [], workers=2, fetched_rows=0, is_remote=False)
     assert found.seconds == pytest.approx(400, rel=0.02)
+
+
+def test_images_that_a_model_captions_are_counted():
+    recaption = {"endpoint": "http://127.0.0.1:9/v1", "model": "toy", "requests_per_second": 2}
+    values = {"name": "a", "source": {"kind": "pairs", "paths": ["a.csv"]}, "curate": {"recaption": recaption}}
+    options = {"workers": 2, "fetched_rows": 1000, "is_remote": False}
+    found = estimate_stage(CURATE, RunConfig.model_validate(values), 1000, [], **options)
+    assert found.model_requests == found.kept
+    assert found.seconds >= found.kept / 2
+    recaption["max_images"] = 30
+    limited = estimate_stage(CURATE, RunConfig.model_validate(values), 1000, [], **options)
+    assert limited.model_requests == 30
+    assert dict(total_lines(limited, 2))["of a model"] == "at most ~30 images (curate.recaption)"
+    assert "of a model" not in dict(total_lines(Estimate(), 2))
 
 
 def test_rows_of_an_archive_are_its_image_links(tmp_path: Path):

@@ -1,0 +1,1 @@
+"""Adds captions that a model writes, by an endpoint that the config names."""
