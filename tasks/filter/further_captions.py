@@ -18,7 +18,7 @@ from dataops.schema import CAPTIONS
 from dataops.snapshot import Draft
 from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import rank_captions
-from dataops.trace.sources import number_sources
+from dataops.trace.source_numbers import number_sources
 from tasks.filter.steps import URL, FilterJob, FilterStep, PartSlice, kept_caption, read_pairs, read_verdicts
 
 BY_URL, BY_ROW = "captions-by-url", "captions-by-row"

@@ -120,23 +120,25 @@ def open_connection(parts: SplitResult, targets: Iterable[Target], deadline: flo
 
 
 def send_request(
-    sock: Socket, parts: SplitResult, deadline: float, budget: ByteBudget, headers: dict[str, str]
+    sock: Socket, parts: SplitResult, deadline: float, budget: ByteBudget, headers: dict[str, str], body: bytes = b""
 ) -> Response:
-    """Send a GET request over an open connection, and return the response with its headers read.
+    """Send a request over an open connection, and return the response with its headers read: GET, or POST of a body.
 
     All reads of the connection end at the deadline; its attribute changes that.
     """
     sock.deadline, sock.budget, sock.is_ended = deadline, budget, False
     sock.settimeout(seconds_left(deadline))
-    sock.sendall(_format_request(parts, headers))
+    if body:
+        headers = headers | {"Content-Length": str(len(body))}
+    sock.sendall(_format_request("POST" if body else "GET", parts, headers) + body)
     return Response(sock.makefile("rb"))
 
 
-def _format_request(parts: SplitResult, headers: dict[str, str]) -> bytes:
-    """Return the bytes of a GET request. Raises: ValueError if one of its lines has a control character."""
+def _format_request(method: str, parts: SplitResult, headers: dict[str, str]) -> bytes:
+    """Return the head of a request. Raises: ValueError if one of its lines has a control character."""
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     host = parts.netloc.removesuffix(f":{_STANDARD_PORTS[parts.scheme]}")
-    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity"]
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if any(map(_CONTROL.search, lines)):
         raise ValueError("a header with a control character")

@@ -239,7 +239,7 @@ def test_an_endpoint_that_is_down_or_refuses_ends_the_stage_soon(
     for status, remedy in ((401, API_KEY), (404, "endpoint and model")):
         toy.reply = lambda image, times, status=status: (status, {}, b"")
         with pytest.raises(ConfigError, match=rf"status {status}; .*{remedy}"):
-            curated(tmp_path, toy, 3, concurrency=1)
+            curated(tmp_path / str(status), toy, 3, concurrency=1)
 
 
 def test_the_key_is_sent_and_written_nowhere(tmp_path: Path, toy: ToyServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from tasks.web.request import (
     parse_retry_seconds,
     port_of,
     read_body,
+    send_request,
     split_url,
     translate_errors,
 )
@@ -153,12 +154,9 @@ class Endpoint:
         with translate_errors(timeout):
             found = socket.getaddrinfo(parts.hostname, port_of(parts), type=socket.SOCK_STREAM)
             targets = [(family, address) for family, _, _, _, address in found]
-            with closing(open_connection(parts, targets, deadline)) as connection:
-                sock: Any = connection.sock
-                sock.settimeout(timeout)
-                connection.request("POST", parts.path, body, self._headers)
-                sock.budget = allow_body(MAX_ANSWER_BYTES)
-                with closing(Response(sock.makefile("rb"))) as response:
+            with closing(open_connection(parts, targets, deadline)) as sock:
+                budget = allow_body(MAX_ANSWER_BYTES)
+                with closing(send_request(sock, parts, deadline, budget, self._headers, body)) as response:
                     self._check_status(response)
                     data = b"".join(read_body(response, MAX_ANSWER_BYTES))
         return _parse_answer(data)
