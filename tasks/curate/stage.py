@@ -22,13 +22,13 @@ import pyarrow as pa
 from dataops.errors import CorruptPart
 from dataops.schema import conform, curated_schema, dropped_schema
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record
+from tasks.curate.captioning import caption_images, join_captions
 from tasks.curate.choose import choose_rows
 from tasks.curate.clustering import add_clusters
 from tasks.curate.config import CurateConfig
 from tasks.curate.decisions import decide_rows
 from tasks.curate.evaluation_overlap import digest_evaluation_sets, digest_images, match_evaluation_sets
 from tasks.curate.inspect_images import RawShard, inspect_shard
-from tasks.curate.recaption.captioning import caption_images, join_captions
 from tasks.curate.scoring import add_scores
 from tasks.engine.exchange import run_steps
 from tasks.engine.map_parts import map_parts, shared_workers

@@ -19,10 +19,10 @@ from dataops.errors import ConfigError, ServiceError
 from dataops.schema import CAPTIONS, CURATED, uid
 from dataops.snapshot import Counts, Manifest, read_parts
 from dataops.store import FolderStore
+from tasks.curate import captioning
+from tasks.curate.captioning import cut_budget
 from tasks.curate.config import CurateConfig
-from tasks.curate.recaption import captioning
 from tasks.curate.recaption import endpoint as endpoints
-from tasks.curate.recaption.captioning import cut_budget
 from tasks.curate.recaption.config import API_KEY, RecaptionConfig
 from tasks.curate.recaption.endpoint import Endpoint, Pace
 from tasks.curate.stage import CURATE
