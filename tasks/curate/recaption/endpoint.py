@@ -7,7 +7,6 @@ neither proxies nor .netrc of the environment are used.
 
 import base64
 import json
-import socket
 import threading
 import time
 from contextlib import closing
@@ -19,6 +18,8 @@ import msgspec
 from dataops.errors import ConfigError
 from dataops.redaction import read_secret
 from tasks.curate.recaption.config import API_KEY, RecaptionConfig
+from tasks.web.address_policy import Target
+from tasks.web.dns_cache import DnsCache
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     REDIRECTS,
@@ -112,6 +113,7 @@ class Endpoint:
         self._headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
         if (key := read_secret(API_KEY)) is not None:
             self._headers["Authorization"] = f"Bearer {key.get_secret_value().strip()}"
+        self._dns = DnsCache(1)
         self.pace = Pace(config.requests_per_second)
         self.requests = 0
         """Number of requests that were sent."""
@@ -152,14 +154,21 @@ class Endpoint:
         parts, timeout = self._parts, self._config.timeout
         deadline = time.monotonic() + timeout
         with translate_errors(timeout):
-            found = socket.getaddrinfo(parts.hostname, port_of(parts), type=socket.SOCK_STREAM)
-            targets = [(family, address) for family, _, _, _, address in found]
+            targets = self._resolve(deadline)
             with closing(open_connection(parts, targets, deadline)) as sock:
                 budget = allow_body(MAX_ANSWER_BYTES)
                 with closing(send_request(sock, parts, deadline, budget, self._headers, body)) as response:
                     self._check_status(response)
                     data = b"".join(read_body(response, MAX_ANSWER_BYTES))
         return _parse_answer(data)
+
+    def _resolve(self, deadline: float) -> list[Target]:
+        """Return the addresses of the endpoint, public or not. Raises: FetchError."""
+        found = self._dns.resolve(self._parts.hostname or "", deadline)
+        if not found:
+            raise FetchError("dns", "the host has no address" if found is not None else "no answer in time")
+        port = port_of(self._parts)
+        return [(family, (address[0], port, *address[2:])) for family, address in found]
 
     def _check_status(self, response: Response) -> None:
         """Raise FetchError for any status but 200; ConfigError for one that every request will get."""
