@@ -13,6 +13,9 @@ import httpx
 import pytest
 
 from dataops.home import CHECKOUT
+from dataops.storage.s3 import S3Store
+from flows.browse.site import Site
+from tasks.browse.rows import Selection, list_rows
 from tests.servers.browser import find_browser, record_requests, start_browser
 from tests.unit.tasks.browse.conftest import HOSTILE, stored
 
@@ -86,3 +89,27 @@ def test_pages_in_a_browser(served: dict[str, Any], tmp_path: Path) -> None:
         assert browser.run("document.querySelector('#basket').checkVisibility()")
         assert browser.run("document.querySelector('#basket-targets').value").startswith("uid:")
     assert requested == []
+
+
+def test_a_dataset_on_s3_has_the_same_rows_and_images(
+    stored: Any, s3_server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    folder, manifests = stored
+    remote = S3Store("mill", f"browse/{tmp_path.name}")
+    for name in folder.names(""):
+        remote.put(name, folder.local(name))
+    sides = []
+    for number, store in enumerate((folder, remote)):
+        site = Site((manifests["pack"], store), None, None, tmp_path / f"home-{number}")
+        shown = []
+        for label in ("pack.kept", "curate.dropped"):
+            view = site.dataset.view(label)
+            rows = list_rows(site.database, Selection(view))
+            shown.append((rows, [site.images.get(site.dataset, view, row, "small") for row in rows]))
+        sides.append(shown)
+        site.close()
+    assert sides[0] == sides[1]
+    assert len(sides[0][0][0]) == manifests["pack"].counts.kept
