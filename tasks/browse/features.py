@@ -29,7 +29,7 @@ from dataops.snapshot import Manifest
 ID_BYTES = 16
 BLOCK_BYTES = 32 << 20
 """Memory of the features that a search multiplies at once."""
-SAMPLE = 50_000
+SAMPLE = 20_000
 """Number of images whose features determine the axes of the map."""
 IMAGE_SETTINGS = (
     *("image_size", "resize_mode", "resize_quality", "resize_only_if_bigger", "encode_format", "encode_quality"),
@@ -143,9 +143,10 @@ class FeatureTable:
         """
         features, some = self.features(), np.sort(positions[positions >= 0])
         some = some[:: max(1, -(-len(some) // SAMPLE))]
-        sample = np.asarray(features[some], np.float32)
+        sample = np.array(features[some], np.float32)
         mean = sample.mean(axis=0)
-        _, vectors = np.linalg.eigh(np.cov((sample - mean).T, ddof=0))
+        sample -= mean
+        _, vectors = np.linalg.eigh(sample.T @ sample / len(sample))
         axes = vectors[:, ::-1][:, :2].T
         signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])  # else the map may be mirrored next time
         return mean, np.ascontiguousarray(axes * signs[:, None], np.float32)

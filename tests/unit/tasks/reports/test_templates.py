@@ -163,7 +163,10 @@ def elements(page: str) -> list[tuple[str, dict[str, str | None]]]:
 
 
 def test_every_template_is_tested() -> None:
-    assert {path.name for path in TEMPLATES.iterdir()} == {*PAGES, *FRAGMENTS, *DRAWINGS, *MARKDOWN, *LAYOUT}
+    own = {
+        path.name for path in TEMPLATES.iterdir() if path.is_file()
+    }  # tests/unit/flows/browse tests the pages of browse
+    assert own == {*PAGES, *FRAGMENTS, *DRAWINGS, *MARKDOWN, *LAYOUT}
 
 
 @pytest.mark.parametrize("text", HOSTILE)
