@@ -9,7 +9,7 @@ import pytest
 
 from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Manifest
-from dataops.store import FolderStore
+from dataops.store import FolderStore, open_store
 from flows.commands.publish import PublishOptions, publish
 from flows.commands.takedown import TakedownOptions, takedown
 from tasks.lineage.publications import list_publications
@@ -130,3 +130,19 @@ def test_takedown_names_each_place_and_the_next_version_replaces_the_files(hub, 
     takedown(TakedownOptions(request), tmp_path / "home", str(tmp_path / "store"), as_json=True)
     report = json.loads(capsys.readouterr().out)["stores"][0]
     assert [one["target"] for one in report["published"]] == ["hub:team/kites"], "its history still has them"
+
+
+def test_dataset_is_published_to_s3_once(made, s3_environment, tmp_path, capsys):
+    _, pack = made
+    target = f"s3://mill/published/{tmp_path.name}"
+    report = run(tmp_path, capsys, pack.key, target)
+    assert report["bytes_to_send"] == report["bytes"] > 0
+    place = open_store(target)
+    assert place.names("") == sorted(file["name"] for file in report["files"])
+    assert {file["name"]: file["sha256"] for file in report["files"]} == {
+        name: hashlib.sha256(place.read(name)).hexdigest() for name in place.names("")
+    }
+    assert run(tmp_path, capsys, pack.key, target)["bytes_to_send"] == 0
+    place.put("00000.tar", b"\0" * place.size("00000.tar"))
+    again = run(tmp_path, capsys, pack.key, target)
+    assert [file["name"] for file in again["files"] if file["sent"]] == ["00000.tar"]
