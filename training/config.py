@@ -1,6 +1,5 @@
 """The `[train]` table. The orchestrator reads it: no torch here."""
 
-from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -12,11 +11,16 @@ from training.options.augment import AugmentConfig
 from training.options.bounds import NonNegative, Positive, Share
 from training.options.captions import CaptionWeights
 from training.options.global_loss import GlobalLossConfig
+from training.options.image_init import ImageInit
 from training.options.loss_checks import find_loss_problem
+from training.options.packages import check_packages
 from training.options.phases import Phases, list_dimensions
 from training.options.teacher import DistillConfig, TeacherConfig
+from training.options.text_init import TextInit
+from training.options.tower_checks import check_towers
 from training.process import count_cores
 from training.rendezvous import explain_refusal, is_loopback
+from training.towers.dimensions import assemble_dimensions
 
 TRACE = "evidence-profile.json.gz"
 """Name of the file that `profile` writes."""
@@ -71,7 +75,9 @@ class TrainConfig(StageConfig):
         {
             "dataset",
             "captions",
+            "image_init",
             "image_size",
+            "text_init",
             "sharding",
             "warmup_steps",
             "schedule",
@@ -210,6 +216,10 @@ class TrainConfig(StageConfig):
     """Initial weights: a file or folder of ours, OpenAI's or open_clip's, or hf-hub:owner/name; None: random ones."""
     init_towers: Literal["both", "image"] = "both"
     """image: the text tower starts at random, for another vocabulary or language."""
+    text_init: TextInit | None = None
+    """Weights of others for the text tower; None: it has the transformer of `model`."""
+    image_init: ImageInit | None = None
+    """Weights of others for the image tower; None: it has the network of `model`."""
     lock_image: bool = False
     """Keep the image tower as `init` has it, and train only the text tower (LiT)."""
     unlocked_image_groups: Annotated[int, Field(ge=0)] = 0
@@ -298,15 +308,17 @@ class TrainConfig(StageConfig):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the model's file, and which optional packages are missing."""
-        dimensions = problems_of("model", self.load_dimensions) or problems_of("phase", self.load_phases)
-        return [*dimensions, *check_packages(self)]
+        found = problems_of("model", self.load_dimensions) or problems_of("phase", self.load_phases)
+        return [*(problem.removeprefix("model: train.") for problem in found), *check_packages(self)]
 
     def load_dimensions(self) -> ModelConfig:
-        """Read the model's dimensions, with `image_size` where it is set.
+        """Read the model's dimensions, with `image_size` where it is set, and the towers of others.
 
-        Raises: ConfigError: there is no such model, its file is not valid, or it cannot have this size.
+        Raises: ConfigError: there is no such model, its file is not valid, it cannot have this size, or the files of a
+            tower are missing.
         """
         dimensions = load_model_config(self.model)
+        dimensions = assemble_dimensions(dimensions, self.text_init, self.image_init, self.image_size)
         return dimensions if self.image_size is None else dimensions.with_image_size(self.image_size)
 
     def load_phases(self) -> tuple[ModelConfig, ...]:
@@ -346,6 +358,7 @@ class TrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        check_towers(self)
         if self.nnodes != "1" and self.launch == "ray" and self.shard_cache_bytes:
             raise ValueError("shard_cache_bytes: each of several machines of a Ray cluster holds all shards; set 0")
         if self.nnodes != "1" and self.launch != "ray" and self.rdzv_endpoint is None:
@@ -379,13 +392,3 @@ class TrainConfig(StageConfig):
         if self.shard_cache_bytes and not self.shuffle_shards:
             raise ValueError("shard_cache_bytes: samples of all shards are shuffled together; set shuffle_shards")
         return self
-
-
-def check_packages(config: TrainConfig) -> list[str]:
-    """Return a line for each optional package that the config needs and that is not installed."""
-    packages = {"tensorboard": "tensorboard", "wandb": "wandb", "fp8": "torchao"}
-    return [
-        f"{name}: the package {package} is not installed: pip install -e '.[{name}]'"
-        for name, package in packages.items()
-        if getattr(config, name) not in (None, False) and find_spec(package) is None
-    ]

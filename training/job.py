@@ -68,7 +68,8 @@ class Job(RanksJob):
     teachers: dict[Literal["distill", "reference"], Path] = Field(default_factory=dict)
     """Files of the models of `train.distill` and `train.reference`; without an entry, the table's `model` is a path."""
     features: Path | None = None
-    """Folder that keeps the features of such models after the job; None: in the output, until the job is done."""
+    """Folder that keeps the features of such models and of frozen towers after the job; None: in the output, until it is
+    done."""
     checksums: dict[str, str] = Field(default_factory=dict)
     """The sha256 that a shard must have, by its path, or by its file name where only one shard has that."""
     arriving: dict[str, int] = Field(default_factory=dict)

@@ -1,18 +1,21 @@
 """A model's JSON. Its field names are open_clip's, so that open_clip builds the same network from the same file.
 
+A tower with a `kind` is one of ours alone: what training with [train.image_init] or [train.text_init] makes.
+
 A registered model ships this module, so it finds configs/models/ by its own path. No torch here.
 """
 
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from dataops.errors import ConfigError
 from dataops.regular_files import read_text
 from dataops.text.suggestions import did_you_mean
+from training.backbones import find_backbone
 
 QUICK_GELU = "-quickgelu"
 """End of open_clip's names of models that have the activation of OpenAI's weights."""
@@ -79,6 +82,98 @@ class TextConfig(FrozenModel):
         return self
 
 
+class ProjectedConfig(FrozenModel):
+    """A tower of another network, and the layers from its feature to the shared space."""
+
+    projector_layers: Annotated[int, Field(ge=1, le=8)] = 1
+    """Linear layers, with a GELU between any two and a layer norm before the first."""
+    projector_width: Annotated[int, Field(ge=1, le=65_536)] = 1024
+    """Channels between two of them."""
+
+
+class BackboneConfig(ProjectedConfig):
+    """An image tower with a network of timm's names."""
+
+    kind: Literal["backbone"]
+    architecture: str
+    """Timm's name of the network."""
+    image_size: Annotated[int, Field(ge=8, le=16_384)]
+    """Side of the square input, in pixels."""
+    mean: tuple[float, float, float]
+    """Mean of the channels that the network expects, of values from 0 to 1; its inputs have CLIP's."""
+    std: tuple[float, float, float]
+    """Their standard deviation."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        patch_size = find_backbone(self.architecture).patch_size
+        if patch_size and self.image_size % patch_size:
+            raise ValueError(
+                f"image_size: the patches of {self.architecture}, {patch_size}, do not divide {self.image_size}"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std: {self.std} must be above 0")
+        return self
+
+
+class PretrainedTextConfig(ProjectedConfig):
+    """The fields of the text towers of other networks. Token 0 is padding, and counts for nothing."""
+
+    context_length: Annotated[int, Field(ge=3, le=65_536)]
+    """Maximum tokens of a text."""
+    vocab_size: Annotated[int, Field(ge=2, le=1 << 24)]
+    """Rows of the token embedding."""
+    width: Annotated[int, Field(ge=1, le=65_536)]
+    """Numbers of the feature."""
+
+
+class WordVectorsConfig(PretrainedTextConfig):
+    """A text tower that is the mean of word vectors."""
+
+    kind: Literal["words"]
+
+
+class BertConfig(PretrainedTextConfig):
+    """A text tower with the network of BERT."""
+
+    kind: Literal["bert"]
+    heads: Annotated[int, Field(ge=1)]
+    """Attention heads."""
+    layers: Annotated[int, Field(ge=1, le=1000)]
+    """Transformer blocks."""
+    mlp_width: Annotated[int, Field(ge=1, le=1 << 20)]
+    """Channels inside the perceptron of a block."""
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-12
+    """Epsilon of the layer norms."""
+    pooling: Literal["mean", "first"] = "mean"
+    """Feature of a text: the mean of its tokens, or its first token."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+        return self
+
+
+def _kind(value: Any) -> Any:
+    """Return the kind of a tower; CLIP's own have no such field, as in open_clip."""
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "clip" if kind is None else kind
+
+
+VisionTower = Annotated[
+    Annotated[VisionConfig, Tag("clip")] | Annotated[BackboneConfig, Tag("backbone")], Discriminator(_kind)
+]
+TextTower = Annotated[
+    Annotated[TextConfig, Tag("clip")]
+    | Annotated[WordVectorsConfig, Tag("words")]
+    | Annotated[BertConfig, Tag("bert")],
+    Discriminator(_kind),
+]
+KINDS = frozenset({"clip", "backbone", "words", "bert"})
+"""Kinds of towers, which pydantic puts into the path of a problem."""
+
+
 class ModelConfig(FrozenModel):
     """Dimensions of a CLIP model, in open_clip's field names."""
 
@@ -90,9 +185,9 @@ class ModelConfig(FrozenModel):
     """Log of the inverse temperature at the start. Source: Radford et al. 2021, section 2.5."""
     init_logit_bias: float | None = None
     """Initial value of the bias that the sigmoid loss adds to each logit; None: the model has no such parameter."""
-    vision_cfg: VisionConfig
+    vision_cfg: VisionTower
     """The image tower."""
-    text_cfg: TextConfig
+    text_cfg: TextTower
     """The text tower."""
 
     def with_vocab_size(self, vocab_size: int) -> "ModelConfig":
@@ -106,7 +201,9 @@ class ModelConfig(FrozenModel):
         Raises: ConfigError if its patches or strides do not divide them.
         """
         try:
-            vision_cfg = VisionConfig.model_validate({**self.vision_cfg.model_dump(), "image_size": image_size})
+            vision_cfg = type(self.vision_cfg).model_validate(
+                {**self.vision_cfg.model_dump(), "image_size": image_size}
+            )
         except ValidationError as error:
             raise ConfigError(
                 f"image_size is {image_size}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
@@ -156,5 +253,6 @@ def load_model_config(name_or_path: str) -> ModelConfig:
     except json.JSONDecodeError as error:
         raise ConfigError(f"model {name_or_path!r}: {path} is not JSON: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'model'}: {e['msg']}" for e in error.errors())
+        paths = [".".join(str(part) for part in e["loc"] if part not in KINDS) for e in error.errors()]
+        problems = "; ".join(f"{path or 'model'}: {e['msg']}" for path, e in zip(paths, error.errors(), strict=True))
         raise ConfigError(f"model {name_or_path!r}: {path}: {problems}") from error

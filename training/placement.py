@@ -12,7 +12,9 @@ from training.config import TrainConfig
 from training.model.clip import CLIP, Outputs, compile_towers
 from training.model.packing import pack_texts
 from training.model.transformer import Block
+from training.model_config import TextConfig
 from training.sharding import shard_model
+from training.towers.padded_texts import PaddedTexts, pad_chunks
 
 FP8_CAPABILITY = (8, 9)
 """Lowest compute capability of a card with fp8: Ada and Hopper. Source: CUDA C++ Programming Guide, table 21."""
@@ -70,7 +72,11 @@ def _order_buckets(forward: DistributedDataParallel, model: CLIP, device: torch.
     vision, text = model.config.vision_cfg, model.config.text_cfg
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
     images_B3SS = torch.zeros(2, 3, vision.image_size, vision.image_size, device=device)
-    texts = pack_texts(torch.tensor([[0, text.vocab_size - 1]] * 2)).to(device)
+    ids_BL = torch.tensor([[0, text.vocab_size - 1]] * 2)
+    if isinstance(text, TextConfig):
+        texts = pack_texts(ids_BL).to(device)
+    else:
+        texts = PaddedTexts(*(tensor.to(device) for tensor in pad_chunks(ids_BL, None)[0]))
     with torch.compiler.set_stance("force_eager"):
         for _ in range(2):
             outputs = Outputs(*forward(images_B3SS, texts))

@@ -31,9 +31,12 @@ from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardFiles, find_checksum
 from training.job import Job, prepared_folder
 from training.model.checkpoint import write_atomically
+from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model.tokenizer import Tokenizer, make_tokenizer, parse_trained_tokenizer, train_tokenizer
+from training.model_config import ModelConfig, TextConfig
 from training.teachers.compute import prepare_features
 from training.teachers.stored_features import StoredFeatures
+from training.towers.files import find_files
 
 logger = logging.getLogger(__name__)
 
@@ -174,12 +177,19 @@ def list_components(job: Job, config: TrainConfig, index: SampleIndex) -> list[C
     return components
 
 
-def prepare_tokenizer(job: Job, dataset: Dataset, context_length: int) -> Tokenizer:
+def prepare_tokenizer(job: Job, dataset: Dataset, dimensions: ModelConfig) -> Tokenizer:
     """Return the tokenizer that a job names; a vocabulary of the captions is learnt by rank 0; all ranks together.
 
-    Raises: as make_tokenizer.
+    Raises: as make_tokenizer; ContractError as load_tower_tokenizer.
     """
-    config = job.train
+    config, context_length = job.train, dimensions.text_cfg.context_length
+    if not isinstance(dimensions.text_cfg, TextConfig):
+        path = Path(config.vocabulary) if config.text_init is None else find_files(config.text_init).tokenizer
+        if path is None or not path.is_file():
+            raise ConfigError(
+                "vocabulary: the model's text tower has one of its own; set text_init, or its tokenizer.json"
+            )
+        return load_tower_tokenizer(path, dimensions.text_cfg)
     if config.vocabulary != "captions":
         return make_tokenizer(config.vocabulary, (), config.vocab_size, context_length)
     decides = [dataset.index.fingerprint, config.prompts, config.vocab_size, context_length]

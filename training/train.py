@@ -30,6 +30,7 @@ from training.config import Precision, TrainConfig
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan, check_phases, describe_phases
 from training.data.shard_files import ShardRequests
+from training.frozen.setup import use_frozen_features
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
 from training.loop.agreement import Agreement, agree
 from training.loop.bad_steps import BadSteps
@@ -101,7 +102,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         raise ConfigError("evaluate_every: the job names no suite")
     preparation.check_shards(job)
     model_config = config.load_dimensions()
-    side, context_length = model_config.vision_cfg.image_size, model_config.text_cfg.context_length
+    side = model_config.vision_cfg.image_size
 
     index = preparation.prepare_index(job)
     shards = list(job.shards)
@@ -111,14 +112,16 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     shard_requests = ShardRequests(dataset.files, plan, config.shard_cache_bytes) if job.arriving else None
     check_phases(plan)
     _check_batch_size(plan)
-    tokenizer = preparation.prepare_tokenizer(job, dataset, context_length)
+    tokenizer = preparation.prepare_tokenizer(job, dataset, model_config)
 
     teachers = preparation.prepare_teachers(job, dataset, device)
     dimensions = model_config.with_vocab_size(tokenizer.vocab_size)
     sizes = {"total_steps": plan.total_steps, "samples": len(index)}
     learner = build_learner(config, dimensions, job.seed, device, **sizes)
+    text_features = use_frozen_features(job, config, learner.model, tokenizer, dataset)
+    cached = {"has_image_features": dataset.image_features is not None}
     flops = {
-        (one.vision_cfg.image_size, kept): count_step_flops(learner.model, kept, one.vision_cfg.image_size)
+        (one.vision_cfg.image_size, kept): count_step_flops(learner.model, kept, one.vision_cfg.image_size, **cached)
         for one in list_dimensions(config.phase, learner.model.config)
         for kept in count_kept_patches(config, one)
     }
@@ -131,6 +134,7 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         shard_requests=shard_requests,
         tokenizer=tokenizer,
         preprocess=Preprocess(side),
+        text_features=text_features,
         learner=learner,
         digest=job.digest(),
         resume_digest=job.digest(placement=False),
@@ -255,9 +259,11 @@ def _load(run: TrainingRun) -> Iterator[Batch]:
         pin=run.device.type == "cuda",
         teacher=run.teachers.get("distill"),
         reference=run.teachers.get("reference"),
+        text_features=run.text_features,
     )
     rank, ranks = distributed.rank(), distributed.world_size()
-    return load_batches(run.dataset, run.plan, run.step + 1, rank, ranks, run.tokenizer, make_inputs)
+    tokenizer = run.tokenizer if run.text_features is None else None
+    return load_batches(run.dataset, run.plan, run.step + 1, rank, ranks, tokenizer, make_inputs)
 
 
 def launch_step(run: TrainingRun, inputs: StepInputs, agreed: Agreement) -> TakenStep:

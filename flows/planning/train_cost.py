@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from training.backbones import find_backbone
 from training.config import TrainConfig
 
 CAPTION_TOKENS = 16
@@ -24,7 +25,9 @@ def train_flops(config: TrainConfig) -> float:
 def count_flops(config: Mapping[str, Any]) -> float:
     """Return the FLOPs of one image and its caption in both towers of a model config."""
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if isinstance(vision["layers"], list | tuple):
+    if vision.get("kind") == "backbone":
+        image = _backbone(vision["architecture"], vision["image_size"])
+    elif isinstance(vision["layers"], list | tuple):
         image = _resnet(vision["layers"], vision["width"], vision["image_size"], config["embed_dim"])
     else:
         patches = (vision["image_size"] // vision["patch_size"]) ** 2
@@ -33,7 +36,11 @@ def count_flops(config: Mapping[str, Any]) -> float:
             _transformer(vision["layers"], vision["width"], patches + 1, 1) + 2 * vision["width"] * config["embed_dim"]
         )
     tokens = min(CAPTION_TOKENS, text["context_length"])
-    return image + _transformer(text["layers"], text["width"], tokens, 0.5) + 2 * text["width"] * config["embed_dim"]
+    projection = 2 * text["width"] * config["embed_dim"]
+    if text.get("kind") == "words":
+        return image + projection
+    attended = 1 if text.get("kind") == "bert" else 0.5
+    return image + _transformer(text["layers"], text["width"], tokens, attended) + projection
 
 
 def _transformer(layers: int, width: int, tokens: int, attended: float) -> float:
@@ -43,6 +50,14 @@ def _transformer(layers: int, width: int, tokens: int, attended: float) -> float
         attended: share of the pairs of tokens that attend to each other: half under a causal mask.
     """
     return layers * (24 * tokens * width**2 + 4 * attended * tokens**2 * width)
+
+
+def _backbone(architecture: str, side: int) -> float:
+    found = find_backbone(architecture)
+    if found.layers:
+        tokens = (side // found.patch_size) ** 2 + 1
+        return 2 * tokens * 3 * found.patch_size**2 * found.width + _transformer(found.layers, found.width, tokens, 1)
+    return found.gflops * 1e9 * (side / found.image_size) ** 2
 
 
 def _resnet(layers: Sequence[int], width: int, size: int, embed: int) -> float:

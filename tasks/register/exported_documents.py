@@ -17,7 +17,7 @@ from tasks.tracking import client as tracking
 
 CARD, LICENSE = "README.md", "LICENSE"
 _UNKNOWN = "It was exported from files, so its training data, its results and the rights in both are not known here."
-_ARTEFACTS = ("model_card.md", "config.json", "manifests/pack.json")
+_ARTEFACTS = ("model_card.md", "config.json", "manifests/train.json", "manifests/pack.json")
 
 
 def describe_snapshot(train: Manifest, store: Store) -> dict[str, str]:
@@ -27,7 +27,7 @@ def describe_snapshot(train: Manifest, store: Store) -> dict[str, str]:
     if "pack" not in manifests:
         return describe_files(name)
     card = Card(name, manifests, (), "not evaluated", datasets=list_training_datasets(train, store))
-    return {CARD: card.markdown(), LICENSE: _write_license(name, card.packs, "")}
+    return {CARD: card.markdown(), LICENSE: _write_license(name, card.packs, "", train)}
 
 
 def describe_version(model: str) -> dict[str, str]:
@@ -46,13 +46,16 @@ def describe_version(model: str) -> dict[str, str]:
         if any(name not in known for name in _ARTEFACTS):
             return describe_files(model)
         others = sorted(name for name in known if name.startswith("manifests/pack-"))
-        card, config, *packs = (Path(client.download_artifacts(run, name, folder)) for name in (*_ARTEFACTS, *others))
+        card, config, train, *packs = (
+            Path(client.download_artifacts(run, name, folder)) for name in (*_ARTEFACTS, *others)
+        )
         try:
+            trained = Manifest.model_validate_json(train.read_bytes())
             manifests = [Manifest.model_validate_json(pack.read_bytes()) for pack in packs]
             license_ = json.loads(config.read_bytes()).get("register", {}).get("license", "")
         except (ValidationError, ValueError, AttributeError):
             return describe_files(model)
-        return {CARD: card.read_text("utf-8"), LICENSE: _write_license(model, manifests, str(license_))}
+        return {CARD: card.read_text("utf-8"), LICENSE: _write_license(model, manifests, str(license_), trained)}
 
 
 def describe_files(model: str) -> dict[str, str]:
@@ -64,8 +67,8 @@ def describe_files(model: str) -> dict[str, str]:
     }
 
 
-def _write_license(model: str, packs: Sequence[Manifest], license_: str) -> str:
-    lines = [f"Licences of the model {model}", "", *list_rights(packs, license_)]
+def _write_license(model: str, packs: Sequence[Manifest], license_: str, train: Manifest) -> str:
+    lines = [f"Licences of the model {model}", "", *list_rights(packs, license_, train)]
     if counts := merge_counts(packs, "licenses"):
         lines += ["", "Licences that pages declared for the training pairs, with the number of pairs:", ""]
         lines += [f"{int(count):>12,}  {' '.join(str(url).split()) or 'none'}" for url, count in counts.items()]

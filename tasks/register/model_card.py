@@ -75,10 +75,11 @@ class Card:
             *_rankings(self.packs),
             _funnel(self.manifests, only_own=len(self.datasets) > 1),
             _recipe(self.manifests),
+            *_list_weights(self.manifests["train"]),
             *([_scores(self.rows)] if self.rows else []),
             describe_contamination(self.manifests, only_own=len(self.datasets) > 1),
             Section("Limits", list_limits(self.manifests, self.rows, only_own=len(self.datasets) > 1)),
-            Section("Licence and rights", list_rights(self.packs, self.license)),
+            Section("Licence and rights", list_rights(self.packs, self.license, self.manifests["train"])),
         ]
 
     def title(self) -> str:
@@ -242,6 +243,24 @@ def describe_teachers(train: Manifest) -> list[str]:
     ]
 
 
+def _list_weights(train: Manifest) -> list[Section]:
+    """Return the table of the weights of others that the training started from, if there are any."""
+    weights = train.facts.get("weights", [])
+    rows = [
+        (
+            {"both": "image and text"}.get(one["tower"], one["tower"]),
+            f"{one['name']} {one['version']}".strip(),
+            one["license"] or "not stated",
+            one["file"] or "-",
+            one["sha256"] or "not known",
+        )
+        for one in weights
+    ]
+    sentence = "The training started from these weights, and the model holds them or what training made of them."
+    columns = ("tower", "weights", "licence", "file", "sha256")
+    return [Section("Weights of others", (sentence,), columns, rows)] if rows else []
+
+
 def _format_setting(value: Any) -> str:
     return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 160)
 
@@ -353,10 +372,13 @@ def merge_counts(packs: Sequence[Manifest], kind: str) -> dict[str, int]:
     return dict(sorted(merged.items(), key=lambda item: (-item[1], item[0])))
 
 
-def list_rights(packs: Sequence[Manifest], license_: str) -> list[str]:
+def list_rights(packs: Sequence[Manifest], license_: str, train: Manifest | None = None) -> list[str]:
     """Return what is known of the licences of the weights and of the data, and how to take data out."""
     first = f"Licence of the weights: {license_}." if license_ else NO_LICENSE
     sentences = [first]
+    if weights := [] if train is None else train.facts.get("weights", []):
+        licenses = (f"{one['name']}: {one['license'] or 'not stated'}" for one in weights)
+        sentences.append(f"Licences of the weights of others in it: {', '.join(licenses)}.")
     if all(isinstance(pack.facts.get("licenses"), dict) for pack in packs):
         kept = sum(pack.counts.kept for pack in packs)
         licensed = kept - sum(int(pack.facts["licenses"].get("", 0)) for pack in packs)

@@ -73,7 +73,7 @@ def _event(manifest: Manifest, store: str) -> dict[str, Any]:
 
 def _dataset(source: Input, store: str, manifest: Manifest | None = None) -> dict[str, Any]:
     """Return a snapshot, or an input from outside the store, as an OpenLineage dataset."""
-    is_stored = manifest is not None or source.stage not in ("source", "suite")
+    is_stored = manifest is not None or (source.stage not in ("source", "suite") and "." not in source.stage)
     namespace, name = (store, f"{source.stage}/{source.key}") if is_stored else (source.stage, source.key)
     facets: dict[str, Any] = {
         "dataSource": _facet("1-0-1/DatasourceDatasetFacet", name=namespace, uri=_uri(namespace)),

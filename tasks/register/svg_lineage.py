@@ -22,7 +22,7 @@ _POSITIONS = {
 }  # fmt: skip
 """Column and row of each box: data from left to right, then down and back to the model."""
 _OTHERS = 3
-"""Maximum number of boxes for the other datasets of a training; the last one stands for all that have none."""
+"""Maximum number of boxes for weights of others and other datasets; the last one stands for all datasets without one."""
 _ARROWS = (
     ("sources", "extract"), ("source-2", "extract"), ("source-3", "extract"), ("extract", "filter"),
     ("filter", "download"), ("download", "curate"), ("curate", "pack"),
@@ -81,13 +81,28 @@ def make_boxes(
         found["config"] = Box("config", (documents.config_hash, "config.json", ""), style="outside")
     version = f"version {documents.version}" if documents.version else ""
     found["model"] = Box("model", (version, model[:22], documents.registered), style="model")
-    return {name: found[name] for name in _POSITIONS if name in found} | _make_dataset_boxes(datasets)
+    weights = _make_weight_boxes(manifests)
+    shown = {name: found[name] for name in _POSITIONS if name in found}
+    return shown | weights | _make_dataset_boxes(datasets, _OTHERS - len(weights))
 
 
-def _make_dataset_boxes(datasets: Sequence[TrainingDataset]) -> dict[str, Box]:
-    """Return the boxes of the datasets that are not the run's own, by a name that is the key of the dataset."""
+def _make_weight_boxes(manifests: Mapping[str, Manifest]) -> dict[str, Box]:
+    """Return the boxes of the weights of others that the training started from."""
+    weights = manifests["train"].facts.get("weights", []) if "train" in manifests else []
+    return {
+        f"{one['tower']} weights": Box(
+            f"{one['tower']} weights",
+            (one["sha256"][:16], f"{one['name']} {one['version']}"[:22].strip(), one["license"][:22]),
+            style="outside",
+        )
+        for one in weights[: _OTHERS - 1]
+    }
+
+
+def _make_dataset_boxes(datasets: Sequence[TrainingDataset], limit: int) -> dict[str, Box]:
+    """Return at most `limit` boxes of the datasets that are not the run's own, by the keys of the datasets."""
     others = [one for one in datasets if not one.is_own]
-    shown = others if len(others) <= _OTHERS else others[: _OTHERS - 1]
+    shown = others if len(others) <= limit else others[: limit - 1]
     boxes = {
         one.key: Box(
             "dataset",

@@ -88,6 +88,7 @@ def build_lineage_tags(
     return {
         **({"dataset_key": dataset.key, "dataset_digest": dataset.content_digest} if dataset else {}),
         **({DATASETS_TAG: " ".join(one.key for one in datasets)} if len(datasets) > 1 else {}),
+        **_tag_weights(manifests.get("train")),
         "config_hash": hash_config(config),
         "git_commit": code.get("commit") or "unknown",
         "code_dirty": str(code.get("dirty")).lower(),
@@ -97,6 +98,24 @@ def build_lineage_tags(
             if source.stage in ("train.distill.model", "train.reference.model")
         },
         **{f"snapshot.{stage}": manifest.key for stage, manifest in sorted(manifests.items())},
+    }
+
+
+def _tag_weights(train: Manifest | None) -> dict[str, str]:
+    """Return a tag for each of the weights of others that a training started from."""
+    found = [] if train is None else train.facts.get("weights", [])
+    return {
+        f"weights.{one['tower']}": ", ".join(
+            filter(
+                None,
+                (
+                    f"{one['name']} {one['version']}".strip(),
+                    one["license"] or "no stated licence",
+                    one["sha256"] and f"sha256 {one['sha256']}",
+                ),
+            )
+        )
+        for one in found
     }
 
 

@@ -9,11 +9,9 @@ import json
 import logging
 import re
 import shutil
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from dataops.home import home
 from dataops.snapshot import Counts, Input, Manifest, Part, Record
@@ -25,9 +23,11 @@ from tasks.models.find import ModelFiles, find_model
 from tasks.train.checkpoint_mirror import CheckpointMirror
 from tasks.train.curve_writers import CurveFollower
 from tasks.train.datasets import download_datasets, download_indexes, find_datasets, local_name, named_inputs
+from tasks.train.foreign_weights import describe_weights, digest_path, digest_towers
 from tasks.train.live_metrics import LiveRun
 from tasks.train.shard_supply import ShardSupply
-from training.config import TRACE, TrainConfig, check_packages
+from training.config import TRACE, TrainConfig
+from training.options.packages import check_packages
 from training.process import ELSEWHERE
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ PLAN = re.compile(r"\b(\d+) steps of \d+ epochs from step (\d+)")
 
 
 def external_inputs(config: TrainConfig) -> list[Input]:
-    """Return the digests of the files that a config names: a model config, a vocabulary, initial weights.
+    """Return the digests of the files that a config names: a model config, a vocabulary, initial weights, towers.
 
     A model on the Hub is identified by its name alone: `@revision` fixes its content.
 
@@ -56,10 +56,10 @@ def external_inputs(config: TrainConfig) -> list[Input]:
     paths = {"train.model": config.model if config.model.endswith(".json") else None}
     paths["train.vocabulary"] = None if config.vocabulary in ("captions", "clip") else config.vocabulary
     paths["train.init"] = None if (config.init or "").startswith("hf-hub:") else config.init
-    found = [_digest_input(field, Path(path)) for field, path in paths.items() if path is not None]
+    found = [digest_path(field, Path(path)) for field, path in paths.items() if path is not None]
     for role, files in find_teachers(config).items():
         found.append(Input(stage=f"train.{role}.model", key=files.name, digest=files.digest))
-    return found
+    return [*found, *digest_towers(config)]
 
 
 def find_teachers(config: TrainConfig) -> dict[str, ModelFiles]:
@@ -69,15 +69,6 @@ def find_teachers(config: TrainConfig) -> dict[str, ModelFiles]:
     """
     tables = {"distill": config.distill, "reference": config.reference}
     return {role: find_model(table.model, home()) for role, table in tables.items() if table is not None}
-
-
-def _digest_input(field: str, path: Path) -> Input:
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    try:
-        digests = [[file.name, file_sha256(file)] for file in files]
-    except OSError as error:
-        raise ConfigError(f"{field}: {path} cannot be read ({error.strerror or error})") from error
-    return Input(stage=field, key=path.name, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
 
 def make(work: Work[TrainConfig]) -> StageOutput:
@@ -133,6 +124,8 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     done = json.loads((folder / "done.json").read_text("utf-8"))
     facts = {"final": last_row, "model": work.config.model, "precision": done["precision"]}
     facts |= {"bad_steps": done["bad_steps"]} if "bad_steps" in done else {}
+    if weights := describe_weights(work.config):
+        facts["weights"] = weights
     datasets = _find_datasets(work)
     if len(datasets) > 1:
         keys = [{"key": dataset.key} for dataset in datasets]
@@ -164,6 +157,7 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
     }
     if teachers := find_teachers(work.config):
         job["teachers"] = {role: str(files.path) for role, files in teachers.items()}
+    if teachers or work.config.text_init or work.config.image_init:
         job["features"] = str(work.context.home / "features")
     if work.config.evaluate_every:
         suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()

@@ -99,6 +99,7 @@ class Dataset:
         self.files = ShardFiles(shards, arriving or {})
         options = {"blur_faces": blur_faces, "with_rows": caption_weights is not None}
         self.index = _build_temporary_index(self.files, options) if index is None else index
+        self.image_features: Any = None  # training.frozen.image_features.ImageFeatures, in place of images
         self._cache: dict[int, np.ndarray] = {}
         self._image_hashes: dict[int, int] = {}  # of images in the cache
         self._cache_left = self._cache_bytes = cache_bytes
@@ -163,6 +164,8 @@ class Dataset:
     def load(self, sample: int, draws: Sequence[float] = (0.0, 0.0)) -> tuple[np.ndarray, str] | Skipped:
         """Return a decoded image (H, W, 3), uint8, to cut a crop from, with a caption; or why there is none.
 
+        With `image_features`, return the feature (W,) of the image in its place.
+
         Args:
             draws: numbers in [0, 1) that choose the caption, if a sample has several.
         """
@@ -174,6 +177,8 @@ class Dataset:
             if self.caption_weights is not None:
                 row = read_captions(self._row(shard, sample))
                 caption = choose_caption(caption, row, self.caption_weights, (draws[0], draws[1]))
+            if self.image_features is not None:
+                return self.image_features.read(shard, sample), caption
             pixels = self._cache.get(sample)
             if pixels is None:
                 pixels = decode.decode_image(self._image(sample), self._side_to_keep)
@@ -202,6 +207,19 @@ class Dataset:
         """Return the image file and the caption of a sample as the shard holds them."""
         caption = self._caption(self.index.shard_of(sample), sample).decode("utf-8", "replace").strip()
         return self._image(sample), caption
+
+    def load_square(self, sample: int) -> np.ndarray:
+        """Return the square at the centre of an image, uint8 (S, S, 3).
+
+        Raises: ValueError with the reason if the image cannot be read.
+        """
+        side = self.image_size
+        pixels = decode.decode_image(self._image(sample), side)
+        if faces := self.index.faces(sample):
+            pixels = decode.blur_faces(pixels, faces)
+        pixels = decode.resize_shortest_side(pixels, side)
+        top, left = (round((extent - side) / 2) for extent in pixels.shape[:2])
+        return pixels[top : top + side, left : left + side]
 
     @property
     def _side_to_keep(self) -> int:
@@ -248,7 +266,12 @@ class _PartialBatch:
 
     def __post_init__(self) -> None:
         side, count = self.dataset.image_size, len(self.samples)
-        self.pixels_BSS3 = np.empty((count, side, side, 3), dtype=np.uint8)
+        features = self.dataset.image_features
+        self.pixels_BSS3 = (
+            np.empty((count, side, side, 3), dtype=np.uint8)
+            if features is None
+            else np.empty((count, features.width), dtype=np.float32)
+        )
         self.draws = draw_uniforms("crop", self.plan.seed, self.epoch, self.samples, decode.DRAWS)
         self.choices = draw_uniforms("choice", self.plan.seed, self.epoch, self.samples, DRAWS)
 
@@ -264,6 +287,9 @@ class _PartialBatch:
             if self.plan.config.multi_positive != "off":
                 image = self.dataset.image_hash(int(self.samples[row]) % len(self.dataset))
                 self.identities[row] = image, hash_caption(self.captions[row])
+            if pixels.ndim == 1:  # a feature
+                self.pixels_BSS3[row] = pixels
+                continue
             height, width = pixels.shape[:2]
             draws = self.draws[row]
             crop = (

@@ -13,7 +13,7 @@ from training.exporters.tokenizer import export_tokenizer
 from training.model.checkpoint import LoadedModel, write_atomically
 from training.model.pretrained import save_state_dict
 from training.model.tokenizer import ClipTokenizer
-from training.model_config import ModelConfig
+from training.model_config import ModelConfig, TextConfig, VisionConfig
 
 BICUBIC = 3
 """PIL's number of the filter."""
@@ -74,6 +74,8 @@ def rename_tensor(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 def _model_config(config: ModelConfig, loaded: LoadedModel) -> dict[str, Any]:
     vision, text, tokenizer = config.vision_cfg, config.text_cfg, loaded.tokenizer
+    assert isinstance(vision, VisionConfig)
+    assert isinstance(text, TextConfig)
     shared = {
         "hidden_act": "quick_gelu" if config.quick_gelu else "gelu",
         "layer_norm_eps": 1e-5,

@@ -6,6 +6,7 @@ from typing import Any
 
 from training.model import clip_vocabulary
 from training.model.checkpoint import write_atomically
+from training.model.pretrained_tokenizer import PretrainedTokenizer
 from training.model.tokenizer import ClipTokenizer, Tokenizer
 
 OPENAI_NAMES = {clip_vocabulary.START: "<|startoftext|>", clip_vocabulary.END: "<|endoftext|>"}
@@ -13,12 +14,15 @@ OPENAI_NAMES = {clip_vocabulary.START: "<|startoftext|>", clip_vocabulary.END: "
 
 
 def export_tokenizer(tokenizer: Tokenizer, output: Path) -> None:
-    """Write both files.
+    """Write both files; the vocabulary of a text tower of others has tokenizer.json alone.
 
     CLIP's vocabulary gets the normaliser of OpenAI's own tokenizer.json, which lower-cases and joins spaces. It has
     neither ftfy nor entities, so captions that need those get other ids. It is padded with its end token, as OpenAI's
     is.
     """
+    if isinstance(tokenizer, PretrainedTokenizer):
+        write_atomically(output / "tokenizer.json", tokenizer.to_json())
+        return
     content = json.loads(tokenizer.to_json())
     content["truncation"] = content["padding"] = None
     pad, start, end = tokenizer.special_tokens

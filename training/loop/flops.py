@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from training.model.clip import CLIP
 from training.model.resnet import Bottleneck, ModifiedResNet
 from training.model.transformer import Transformer, VisionTransformer
+from training.towers.flops import count_image_tower, count_text_tower
+from training.towers.towers import BackboneTower
 
 
 class StepFlops(NamedTuple):
@@ -36,18 +38,27 @@ class StepFlops(NamedTuple):
         return pairs * self.pair + tokens * self.token + padded / 2 * self.pair_of_tokens
 
 
-def count_step_flops(model: CLIP, kept: int | None = None, image_size: int | None = None) -> StepFlops:
+def count_step_flops(
+    model: CLIP, kept: int | None = None, image_size: int | None = None, *, has_image_features: bool = False
+) -> StepFlops:
     """Return the operations that a training step does, on the packed texts that it takes.
 
     Args:
         model: its frozen parameters have `requires_grad` off.
         kept: patches of an image that are left by patch dropout; None: all.
         image_size: side of the images, in pixels; None: that of the model.
+        has_image_features: the features of a frozen image tower were computed before.
     """
     side = image_size or model.config.vision_cfg.image_size
     visual = model.visual
-    assert isinstance(visual, VisionTransformer | ModifiedResNet)
-    image = _count_resnet(visual, side) if isinstance(visual, ModifiedResNet) else _count_vit(visual, side, kept)
+    assert isinstance(visual, VisionTransformer | ModifiedResNet | BackboneTower)
+    if isinstance(visual, BackboneTower):
+        image = count_image_tower(visual, side, is_cached=has_image_features)
+    else:
+        image = _count_resnet(visual, side) if isinstance(visual, ModifiedResNet) else _count_vit(visual, side, kept)
+    if model.text is not None:
+        projection, token, pair_of_tokens = count_text_tower(model.text)
+        return StepFlops(image + projection, token, pair_of_tokens)
     trains = _trains(model.token_embedding, model.positional_embedding)
     token, pair_of_tokens, trains = _count_blocks(model.transformer, trains=trains)
     trains |= _trains(model.ln_final)

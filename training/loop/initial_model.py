@@ -14,7 +14,9 @@ from training.data.keyed_random import draw_uniforms
 from training.model.clip import CLIP
 from training.model.layer_groups import group_layers, lock_groups, lock_norms
 from training.model.pretrained import load_towers
-from training.model_config import ModelConfig
+from training.model.tower_weights import load_image_tower, load_text_tower
+from training.model_config import ModelConfig, TextConfig, VisionConfig
+from training.towers.towers import BackboneTower
 
 
 def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
@@ -23,9 +25,14 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
     Raises:
         ConfigError: settings contradict the model, or the weights of `init` do not fit it.
     """
-    resnet = isinstance(dimensions.vision_cfg.layers, tuple)
-    if config.patch_dropout and resnet:
+    vision = dimensions.vision_cfg
+    resnet = isinstance(vision, VisionConfig) and isinstance(vision.layers, tuple)
+    if config.patch_dropout and (resnet or not isinstance(vision, VisionConfig)):
         raise ConfigError("patch_dropout: a ResNet has no patches; set 0, or train a ViT")
+    if config.sharding != "none" and not (
+        isinstance(vision, VisionConfig) and isinstance(dimensions.text_cfg, TextConfig)
+    ):
+        raise ConfigError('sharding: only the transformers of CLIP are sharded; set "none"')
     if config.sharding != "none" and resnet:
         raise ConfigError('sharding: a ResNet is not sharded, since it fits on one GPU; set "none", or train a ViT')
     if config.loss == "sigmoid":
@@ -33,6 +40,12 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
     model = CLIP(dimensions)
     if config.init is not None:
         load_towers(model, config.init, image_only=config.init_towers == "image")
+    if config.image_init is not None:
+        assert isinstance(model.visual, BackboneTower)
+        load_image_tower(model.visual, config.image_init)
+    if config.text_init is not None:
+        assert model.text is not None
+        load_text_tower(model.text, config.text_init)
     lock_layers(model, config)
     if config.grad_cache and any(isinstance(m, _BatchNorm) and m.weight.requires_grad for m in model.modules()):
         raise ConfigError(
@@ -68,7 +81,7 @@ def lock_layers(model: CLIP, config: TrainConfig) -> None:
 def count_kept_patches(config: TrainConfig, dimensions: ModelConfig) -> tuple[int | None, int | None]:
     """Return the number of patches that an image keeps before and in the last steps; None for all, without dropout."""
     vision = dimensions.vision_cfg
-    if not config.patch_dropout or vision.patch_size is None:
+    if not config.patch_dropout or not isinstance(vision, VisionConfig) or vision.patch_size is None:
         return None, None
     count = (vision.image_size // vision.patch_size) ** 2
     return max(1, round(count * (1 - config.patch_dropout))), count

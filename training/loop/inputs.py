@@ -14,13 +14,15 @@ from torch import Tensor
 from training.config import TrainConfig
 from training.data.augment import AugmentDraws, draw_augmentation
 from training.data.loader import Batch
+from training.frozen.text_features import TextFeatures
 from training.loop.initial_model import draw_kept_patches
 from training.losses.inputs import NO_INPUTS, LossInputs
 from training.model.packing import PackedTexts, cut_texts, pack_chunks
-from training.model_config import ModelConfig
+from training.model_config import ModelConfig, TextConfig
 from training.options.augment import AugmentConfig
 from training.options.phases import list_dimensions
 from training.teachers.stored_features import StoredFeatures
+from training.towers.padded_texts import PaddedTexts, pad_chunks
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class StepInputs:
     """All that a step computes on; nothing else is copied to the device."""
 
     pixels_BSS3: Tensor
-    """Pixels, uint8."""
-    texts: list[PackedTexts]
+    """Pixels, uint8; the features (B, W) of a frozen image tower that were computed before."""
+    texts: list[PackedTexts] | list[PaddedTexts]
     """Captions: `grad_cache` at a time, or all together."""
     kept_BK: Tensor | None
     """Indices of the patches that each image keeps; None without patch dropout."""
@@ -41,18 +43,18 @@ class StepInputs:
     @property
     def tokens(self) -> int:
         """Number of tokens of all captions."""
-        return sum(len(texts.tokens_T) for texts in self.texts)
+        return sum(texts.token_count for texts in self.texts)
 
     @property
     def padded(self) -> int:
         """Sum of texts x squared length of the longest, to which attention is proportional."""
-        return sum(texts.is_padding_BL.numel() * texts.is_padding_BL.shape[1] for texts in self.texts)
+        return sum(texts.padded_count for texts in self.texts)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "StepInputs":
         """Return the results of a function of one tensor for all tensors."""
         return StepInputs(
             function(self.pixels_BSS3),
-            [PackedTexts(*map(function, texts)) for texts in self.texts],
+            [type(texts)(*map(function, texts)) for texts in self.texts],  # pyright: ignore[reportArgumentType]
             None if self.kept_BK is None else function(self.kept_BK),
             None if self.draws is None else AugmentDraws(*map(function, self.draws)),
             self.of_loss.map(function),
@@ -65,6 +67,7 @@ class InputMaker:
 
     Args:
         pin: put them into pinned memory, from which copies to a GPU do not wait; torch keeps and reuses its blocks.
+        text_features: of a frozen text tower, in place of tokens.
     """
 
     config: TrainConfig
@@ -74,6 +77,7 @@ class InputMaker:
     pin: bool
     teacher: StoredFeatures | None = None
     reference: StoredFeatures | None = None
+    text_features: TextFeatures | None = None
 
     @cached_property
     def _dimensions_of_phases(self) -> tuple[ModelConfig, ...]:
@@ -81,13 +85,11 @@ class InputMaker:
 
     def __call__(self, batch: Batch) -> StepInputs:
         """Return the inputs, on the CPU."""
-        assert batch.tokens_BL is not None
         config, of_batch = self.config, (self.seed, batch.epoch, batch.samples)
         dimensions = self._dimensions_of_phases[batch.phase]
-        text = dimensions.text_cfg
         inputs = StepInputs(
             torch.from_numpy(batch.pixels_BSS3),
-            pack_chunks(cut_texts(batch.tokens_BL, text.context_length, end_id=text.vocab_size - 1), config.grad_cache),
+            self._pack(batch, dimensions),
             draw_kept_patches(config, dimensions, *of_batch, batch.step / self.total_steps),
             None if config.augment == AugmentConfig() else draw_augmentation(config.augment, *of_batch),
             self._for_loss(batch),
@@ -107,6 +109,15 @@ class InputMaker:
         if self.reference is not None:
             inputs = inputs._replace(reference_B2T=torch.from_numpy(self.reference.read(batch.samples)))
         return inputs
+
+    def _pack(self, batch: Batch, dimensions: ModelConfig) -> list[PackedTexts] | list[PaddedTexts]:
+        text, rows = dimensions.text_cfg, self.config.grad_cache
+        if self.text_features is not None:
+            return pad_chunks(self.text_features(batch.captions), rows)
+        assert batch.tokens_BL is not None
+        if not isinstance(text, TextConfig):
+            return pad_chunks(batch.tokens_BL, rows)
+        return pack_chunks(cut_texts(batch.tokens_BL, text.context_length, end_id=text.vocab_size - 1), rows)
 
 
 def upload_batches(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

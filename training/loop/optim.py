@@ -12,6 +12,7 @@ from dataops.errors import ConfigError
 from training.config import TrainConfig
 from training.model.clip import CLIP
 from training.model.layer_groups import group_layers
+from training.towers.towers import BackboneTower, PretrainedTextTower
 
 MAX_LOGIT_SCALE = math.log(100)
 """Source: Radford et al. 2021, section 2.5: "clipped to prevent scaling the logits by more than 100"."""
@@ -73,12 +74,14 @@ class MuonWithAdamW(Optimizer):
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """Build the optimizer over groups with and without decay, each in the order of the model's parameters.
 
-    With `layer_decay`, each group of layers has such groups with its own factor of the learning rate, `lr_scale`.
+    With `layer_decay` or a table's `lr_scale`, each group of layers has such groups with a factor of the learning rate,
+    `lr_scale`.
 
     Raises: ConfigError if torch has no such optimizer.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     scales = _layer_scales(model, config.layer_decay) if config.layer_decay != 1 else {}
+    scales |= _encoder_scales(model, config, scales)
 
     def groups(accept: Callable[[str, nn.Parameter], bool]) -> list[dict[str, Any]]:
         found: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -116,6 +119,20 @@ def _layer_scales(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:
         for depth, parameters in enumerate(reversed(tower)):
             scales |= dict.fromkeys(parameters, decay**depth)
     return scales
+
+
+def _encoder_scales(
+    model: nn.Module, config: TrainConfig, scales: dict[nn.Parameter, float]
+) -> dict[nn.Parameter, float]:
+    """Return the factor of the learning rate of each weight that a table loads: the table's, times that of its layer."""
+    found: dict[nn.Parameter, float] = {}
+    for tower, init in (
+        (getattr(model, "visual", None), config.image_init),
+        (getattr(model, "text", None), config.text_init),
+    ):
+        if init is not None and init.lr_scale != 1 and isinstance(tower, BackboneTower | PretrainedTextTower):
+            found |= {p: init.lr_scale * scales.get(p, 1.0) for p in tower.encoder.parameters()}
+    return found
 
 
 def count_warmup_steps(total_steps: int, config: TrainConfig) -> int:

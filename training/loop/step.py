@@ -29,6 +29,7 @@ from training.model.clip import CLIP, Outputs
 from training.model.packing import PackedTexts
 from training.model.preprocess import MEAN, STD
 from training.sharding import average_whole_gradients, clip_gradients, gradient_norm
+from training.towers.padded_texts import PaddedTexts
 
 
 class StepValues(NamedTuple):
@@ -97,6 +98,8 @@ def take_step(
 
 def prepare_images(inputs: StepInputs, config: TrainConfig) -> Tensor:
     """Return a batch's images as the inputs of the image tower (B, 3, S, S), augmented as the config says."""
+    if inputs.pixels_BSS3.ndim == 2:  # features that were computed before
+        return inputs.pixels_BSS3
     if inputs.draws is None:
         return normalize_pixels(inputs.pixels_BSS3)
     pixels_B3SS = inputs.pixels_BSS3.permute(0, 3, 1, 2).contiguous().float() / 255
@@ -126,7 +129,7 @@ def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
 def backward(
     forward: nn.Module,
     images_B3SS: Tensor,
-    texts: Sequence[PackedTexts],
+    texts: Sequence[PackedTexts] | Sequence[PaddedTexts],
     config: TrainConfig,
     kept_BK: Tensor | None = None,
     pairs_of_ranks: Sequence[int] | None = None,

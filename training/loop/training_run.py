@@ -15,6 +15,7 @@ from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
+from training.frozen.text_features import TextFeatures
 from training.job import Job, Stopped
 from training.loop.bad_steps import BadSteps, StepGuard
 from training.loop.flops import StepFlops
@@ -119,6 +120,8 @@ class TrainingRun:
     """None where all shards are on this disk."""
     tokenizer: Tokenizer
     preprocess: Preprocess
+    text_features: TextFeatures | None
+    """Features of a frozen text tower, in place of tokens; None: each step computes them."""
     learner: Learner
     digest: str
     """Digest that done.json holds."""

@@ -19,12 +19,13 @@ from training.losses.contrastive import StepOutcome
 from training.model.clip import Outputs
 from training.model.packing import PackedTexts
 from training.sharding import is_sharded
+from training.towers.padded_texts import PaddedTexts
 
 
 def backward_by_chunks(
     forward: nn.Module,
     images_B3SS: Tensor,
-    texts: Sequence[PackedTexts],
+    texts: Sequence[PackedTexts] | Sequence[PaddedTexts],
     kept_BK: Tensor | None,
     loss: Callable[[Outputs], StepOutcome],
     autocast: AbstractContextManager[object],
@@ -46,7 +47,7 @@ def backward_by_chunks(
     repeats = turns - len(ends) if any(map(is_sharded, forward.parameters())) else 0
     spans = [slice(end - len(of_chunk.ends_B), end) for end, of_chunk in zip(ends, texts, strict=True)]
 
-    def encode(span: slice, of_chunk: PackedTexts) -> Outputs:
+    def encode(span: slice, of_chunk: PackedTexts | PaddedTexts) -> Outputs:
         with autocast:
             return Outputs(*forward(images_B3SS[span], of_chunk, None if kept_BK is None else kept_BK[span]))
 

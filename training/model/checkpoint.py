@@ -17,7 +17,8 @@ from dataops.errors import ContractError
 from dataops.regular_files import read_text
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
-from training.model.tokenizer import Tokenizer, load_tokenizer
+from training.model.pretrained_tokenizer import load_tower_tokenizer
+from training.model.tokenizer import Tokenizer
 from training.model_config import ModelConfig
 
 MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
@@ -103,7 +104,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
             raise ValueError(f"this version has no such preprocess: {card['preprocess']}")
     except (ValueError, ValidationError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ContractError(f"{directory / 'model.json'}: {type(error).__name__}: {error}") from error
-    tokenizer = load_tokenizer(directory / "tokenizer.json", config.text_cfg.context_length)
+    tokenizer = load_tower_tokenizer(directory / "tokenizer.json", config.text_cfg)
     if tokenizer.vocab_size != config.text_cfg.vocab_size:
         raise ContractError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.text_cfg.vocab_size}"

@@ -14,9 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.model.packing import PackedTexts, select_ends
 from training.model.positions import make_resizer
+from training.model.preprocess import MEAN, STD
 from training.model.resnet import ModifiedResNet
 from training.model.transformer import Block, Transformer, VisionTransformer
-from training.model_config import ModelConfig
+from training.model_config import BackboneConfig, ModelConfig, TextConfig
+from training.towers.padded_texts import PaddedTexts
+from training.towers.towers import BackboneTower, PretrainedTextTower
 
 
 class Outputs(NamedTuple):
@@ -35,6 +38,9 @@ class Outputs(NamedTuple):
 class CLIP(nn.Module):
     """Two towers and their temperature.
 
+    `text` is the text tower of a model with word vectors or BERT, and None in all others, whose text tower is CLIP's own
+    and has the modules `transformer` to `text_projection`.
+
     A tower that is locked as a whole computes no gradient: `image_locked` and `text_locked`.
 
     `logit_scale` is the log of the inverse temperature. `logit_bias` is None unless the config sets its initial value.
@@ -50,18 +56,21 @@ class CLIP(nn.Module):
         self.config = config
         text = config.text_cfg
         self.visual = _image_tower(config)
-        self.transformer = Transformer(text.width, text.layers, text.heads, quick_gelu=config.quick_gelu)
-        self.token_embedding = nn.Embedding(text.vocab_size, text.width)
-        self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
-        self.ln_final = nn.LayerNorm(text.width)
-        self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))
+        self.text = None if isinstance(text, TextConfig) else PretrainedTextTower(text, config.embed_dim)
+        if isinstance(text, TextConfig):
+            self.transformer = Transformer(text.width, text.layers, text.heads, quick_gelu=config.quick_gelu)
+            self.token_embedding = nn.Embedding(text.vocab_size, text.width)
+            self.positional_embedding = nn.Parameter(torch.empty(text.context_length, text.width))
+            self.ln_final = nn.LayerNorm(text.width)
+            self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim))
         self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
         bias = config.init_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
         self.image_locked = self.text_locked = self.is_compiled = self.is_fp8 = False
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
-        nn.init.normal_(self.positional_embedding, std=0.01)
-        nn.init.normal_(self.text_projection, std=text.width**-0.5)
+        if isinstance(text, TextConfig):
+            nn.init.normal_(self.token_embedding.weight, std=0.02)
+            nn.init.normal_(self.positional_embedding, std=0.01)
+            nn.init.normal_(self.text_projection, std=text.width**-0.5)
 
     def lock_image(self) -> None:
         """Freeze the whole image tower."""
@@ -86,6 +95,8 @@ class CLIP(nn.Module):
     def prepare_image_sizes(self, image_sizes: Iterable[int]) -> None:
         """Let the image tower take images of other sides too, in pixels: it then resizes its position embeddings."""
         visual = self.visual
+        if isinstance(visual, BackboneTower):
+            return
         assert isinstance(visual, VisionTransformer | ModifiedResNet)
         is_resnet = isinstance(visual, ModifiedResNet)
         holder, stride = (visual.attnpool, 32) if is_resnet else (visual, visual.conv1.kernel_size[0])
@@ -108,17 +119,21 @@ class CLIP(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_locked):
             return self.visual(images_B3SS) if kept_BK is None else self.visual(images_B3SS, kept_BK)
 
-    def encode_text(self, texts: Tensor | PackedTexts) -> Tensor:
+    def encode_text(self, texts: Tensor | PackedTexts | PaddedTexts) -> Tensor:
         """Encode texts, reading each feature at its end-of-text token.
 
         Args:
             texts: token ids (B, L), or the same texts without padding. Training packs them, since web captions fill a
-                fifth of the context.
+                fifth of the context. A text tower of another network takes the features of that network too.
 
         Returns: features (B, D), not normalised.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_locked):
-            return self._encode_text(texts)
+            if self.text is None:
+                assert not isinstance(texts, PaddedTexts)
+                return self._encode_text(texts)
+            assert not isinstance(texts, PackedTexts)
+            return self.text(texts)
 
     def _encode_text(self, texts: Tensor | PackedTexts) -> Tensor:
         if isinstance(texts, PackedTexts):
@@ -132,7 +147,9 @@ class CLIP(nn.Module):
             x_BW = x_BLW[torch.arange(len(texts), device=texts.device), texts.argmax(dim=1)]
         return self.ln_final(x_BW) @ self.text_projection
 
-    def forward(self, images_B3SS: Tensor, texts: Tensor | PackedTexts, kept_BK: Tensor | None = None) -> Outputs:
+    def forward(
+        self, images_B3SS: Tensor, texts: Tensor | PackedTexts | PaddedTexts, kept_BK: Tensor | None = None
+    ) -> Outputs:
         """Encode both, and return them with the loss's parameters. Arguments: see encode_image and encode_text."""
         images_BD = self.encode_image(images_B3SS) if kept_BK is None else self.encode_image(images_B3SS, kept_BK)
         return Outputs(images_BD, self.encode_text(texts), self.logit_scale, self.logit_bias)
@@ -159,6 +176,9 @@ def compile_towers(model: CLIP, *, by_block: bool = False) -> None:
             block.forward = torch.compile(block.forward, fullgraph=True)  # the hooks around it are not compiled
         return
     model.visual.compile(fullgraph=type(model.visual) is VisionTransformer)  # batch norm of several ranks breaks it
+    if model.text is not None:
+        model.text.compile()
+        return
     for block in model.transformer.resblocks:
         block.compile(fullgraph=True)
 
@@ -177,6 +197,8 @@ def _mark_sizes(*tensors: Tensor) -> None:
 
 def _image_tower(config: ModelConfig) -> nn.Module:
     vision = config.vision_cfg
+    if isinstance(vision, BackboneConfig):
+        return BackboneTower(vision, config.embed_dim, MEAN, STD)
     if isinstance(vision.layers, tuple):
         return ModifiedResNet(
             layers=vision.layers,

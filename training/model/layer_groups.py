@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.model.clip import CLIP
 from training.model.resnet import ModifiedResNet
+from training.towers.towers import BackboneTower, group_tower
 
 NORMS = (nn.LayerNorm, _BatchNorm)
 
@@ -15,16 +16,21 @@ def group_layers(model: CLIP) -> tuple[list[list[nn.Parameter]], list[list[nn.Pa
     """Return the parameters of the image tower and of the text tower, in groups from the input on.
 
     A transformer has its embeddings, each block, the last one with the norm after it, and the projection. A ResNet has its
-    stem, its four stages, and the attention pool. Source of a transformer's groups: open_clip's `lock` of either tower.
+    stem, its four stages, and the attention pool. A tower of another network has that network's groups, and the projector.
+    Source of a transformer's groups: open_clip's `lock` of either tower.
     """
     visual = model.visual
     if isinstance(visual, ModifiedResNet):
         stem = [visual.conv1, visual.bn1, visual.conv2, visual.bn2, visual.conv3, visual.bn3]
         stages = (visual.layer1, visual.layer2, visual.layer3, visual.layer4, visual.attnpool)
         image = [_parameters(stem), *(_parameters([stage]) for stage in stages)]
+    elif isinstance(visual, BackboneTower):
+        image = group_tower(visual)
     else:
         first = [visual.conv1, visual.class_embedding, visual.positional_embedding, visual.ln_pre]
         image = _transformer_groups(first, visual.transformer.resblocks, visual.ln_post, visual.proj)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    if model.text is not None:
+        return image, group_tower(model.text)
     text = _transformer_groups(
         [model.token_embedding, model.positional_embedding],
         model.transformer.resblocks,

@@ -36,6 +36,16 @@ class PackedTexts(NamedTuple):
     is_inner_T: Tensor
     """True where a token is not its text's last."""
 
+    @property
+    def token_count(self) -> int:
+        """Number of tokens of all texts."""
+        return len(self.tokens_T)
+
+    @property
+    def padded_count(self) -> int:
+        """Texts x squared length of the longest, to which attention is padded."""
+        return self.is_padding_BL.numel() * self.is_padding_BL.shape[1]
+
     def to(self, device: torch.device) -> "PackedTexts":
         """Return the same texts on a device; from pinned memory the copies do not wait."""
         return PackedTexts(*(tensor.to(device, non_blocking=True) for tensor in self))

@@ -19,7 +19,7 @@ from tasks.register.gate import binomial_tail
 from tasks.register.model_card import Card, describe_contamination
 from tasks.register.openlineage import build_events, render_events
 from tasks.register.svg_lineage import lineage_svg
-from tasks.tracking.run_metadata import build_params
+from tasks.tracking.run_metadata import build_lineage_tags, build_params
 from tests.manifests import build_manifest
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) \x1b[31m | `"
@@ -293,3 +293,43 @@ def test_model_card_names_each_source_with_its_licence() -> None:
         {"extract": build_manifest("extract", config={"sources": [{"name": "a", "kind": "wat"}]})}, {}, 0
     )
     assert params["extract.sources.a.kind"] == "wat"
+
+
+WEIGHTS = [
+    {"tower": "text", "name": "made", "version": "1.2", "license": "CC0", "file": "v.npy", "sha256": "a" * 64},
+    {"tower": "image", "name": "net.safetensors", "version": "", "license": "", "file": "", "sha256": ""},
+]
+
+
+def test_card_drawing_and_tags_name_the_weights_of_others() -> None:
+    plain = manifests()
+    found = {**plain, "train": plain["train"].model_copy(update={"facts": {"weights": WEIGHTS}})}
+    text = Card("m", found, ROWS, "passed").markdown()
+    assert "## Weights of others" in text
+    assert re.search(rf"\| text \| made 1\.2 \| CC0 \| v\.npy \| {'a' * 64} \|", text)
+    assert re.search(r"\| image \| net\.safetensors \| not stated \| - \| not known \|", text)
+    assert "Licences of the weights of others in it: made: CC0, net.safetensors: not stated." in text
+    drawn = lineage_svg(found, "m")
+    assert all(name in drawn for name in ("text weights", "image weights", "made 1.2", "net.safetensors", "a" * 16))
+    tags = build_lineage_tags(found, {}, {})
+    assert tags["weights.text"] == f"made 1.2, CC0, sha256 {'a' * 64}"
+    assert tags["weights.image"] == "net.safetensors, no stated licence"
+    assert "Weights of others" not in Card("m", plain, ROWS, "passed").markdown()
+    assert not any(name.startswith("weights.") for name in build_lineage_tags(plain, {}, {}))
+
+
+def test_with_weights_of_others_fewer_datasets_have_boxes() -> None:
+    found = manifests()
+    found["train"] = found["train"].model_copy(update={"facts": {"weights": WEIGHTS}})
+    source = Input(stage="pack", key="k", digest="0" * 64)
+    datasets = [TrainingDataset(source, None, share=0.25, is_own=n == 0) for n in range(4)]
+    drawn = lineage_svg(found, "m", datasets=datasets)
+    assert "3 more datasets" in drawn
+
+
+def test_weights_of_others_are_datasets_outside_the_store() -> None:
+    found = manifests()
+    weights = Input(stage="train.text_init", key="made", digest="b" * 64)
+    found["train"] = found["train"].model_copy(update={"inputs": [*found["train"].inputs, weights]})
+    (event,) = [one for one in build_events(found.values(), "/store") if one["job"]["name"] == "train"]
+    assert [(one["namespace"], one["name"]) for one in event["inputs"]][1:] == [("train.text_init", "made")]

@@ -18,7 +18,8 @@ from dataops.errors import ConfigError
 from tasks.train.curve_writers import CurveFollower, EventFiles
 from tasks.train.stage import TRAIN, _train
 from training import config as config_module
-from training.config import TrainConfig, check_packages
+from training.config import TrainConfig
+from training.options.packages import check_packages
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 

@@ -1,0 +1,131 @@
+"""Tiny weights of others: a BERT as sentence-transformers keeps it, word vectors, and backbones by timm's names."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+
+HEADS = 2
+WORDS = ["red", "green", "blue", "pale", "thing", "a"]
+
+
+def randomise(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+    """Give a network weights and statistics under which each of them matters, and return them."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, tensor in network.state_dict().items():
+        if not tensor.is_floating_point():
+            state[name] = tensor
+            continue
+        drawn = torch.randn(tensor.shape, generator=generator)
+        is_gain = name.endswith(("weight", "gamma")) and tensor.ndim == 1
+        state[name] = drawn.abs() + 0.5 if name.endswith("running_var") else drawn * 0.1 + is_gain
+        if tensor.ndim >= 2:
+            state[name] = drawn * tensor[0].numel() ** -0.5
+    network.load_state_dict(state)
+    return state
+
+
+def write_bert(folder: Path, *, pooling: str = "mean_tokens") -> dict[str, np.ndarray]:
+    """Write a sentence encoder with the names of transformers, and return its weights."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *map(str, range(10)), *(f"##{n}" for n in range(10))]
+    facts = {
+        "vocab_size": len(words), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": HEADS,
+        "intermediate_size": 24, "max_position_embeddings": 20, "type_vocab_size": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"embeddings.{name}_embeddings.weight": torch.randn(rows, 16, generator=generator)
+        for name, rows in (("word", len(words)), ("position", 20), ("token_type", 2))
+    }
+    sizes = {f"attention.self.{name}": (16, 16) for name in ("query", "key", "value")}
+    sizes |= {"attention.output.dense": (16, 16), "intermediate.dense": (24, 16), "output.dense": (16, 24)}
+    for layer in range(2):
+        for name, (rows, columns) in sizes.items():
+            matrix = torch.randn(rows, columns, generator=generator) * columns**-0.5
+            weights[f"encoder.layer.{layer}.{name}.weight"] = matrix
+            weights[f"encoder.layer.{layer}.{name}.bias"] = torch.randn(rows, generator=generator)
+    norms = [f"encoder.layer.{n}.{part}.LayerNorm" for n in range(2) for part in ("attention.output", "output")]
+    for name in ("embeddings.LayerNorm", *norms):
+        weights[f"{name}.weight"] = 1 + torch.randn(16, generator=generator) * 0.1
+        weights[f"{name}.bias"] = torch.randn(16, generator=generator) * 0.1
+    weights["pooler.dense.weight"], weights["pooler.dense.bias"] = torch.zeros(16, 16), torch.zeros(16)
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{pooling}": True}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_act": "gelu", **facts}))
+    save_file(weights, folder / "model.safetensors")
+    encoder = Tokenizer(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    encoder.normalizer = normalizers.BertNormalizer()  # pyright: ignore[reportAttributeAccessIssue]
+    encoder.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore[reportAttributeAccessIssue]
+    encoder.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))  # pyright: ignore[reportAttributeAccessIssue]
+    encoder.enable_padding(length=18)  # as all-MiniLM's has it
+    encoder.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return {name: tensor.double().numpy() for name, tensor in weights.items()}
+
+
+def compute_bert(weights: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
+    """Return the last features (L, W) of one text without padding, a token and a head at a time."""
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+    def norm(name: str, x: np.ndarray) -> np.ndarray:
+        scaled = (x - x.mean()) / math.sqrt(x.var() + 1e-12)
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def gelu(x: np.ndarray) -> np.ndarray:
+        return np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
+
+    words, positions, types = (weights[f"embeddings.{n}_embeddings.weight"] for n in ("word", "position", "token_type"))
+    tokens = [norm("embeddings.LayerNorm", words[one] + types[0] + positions[n]) for n, one in enumerate(ids)]
+    layers = sum(name.endswith("query.weight") for name in weights)
+    for place in (f"encoder.layer.{number}" for number in range(layers)):
+        queries, keys, values = (
+            [linear(f"{place}.attention.self.{name}", x).reshape(HEADS, -1) for x in tokens]
+            for name in ("query", "key", "value")
+        )
+        after = []
+        for x, query in zip(tokens, queries, strict=True):
+            mixed = []
+            for head in range(HEADS):
+                scores = np.exp([query[head] @ key[head] / math.sqrt(len(key[head])) for key in keys])
+                parts = zip(scores / scores.sum(), values, strict=True)
+                mixed.append(sum(share * value[head] for share, value in parts))
+            attended = linear(f"{place}.attention.output.dense", np.concatenate(mixed))
+            x = norm(f"{place}.attention.output.LayerNorm", x + attended)
+            inner = gelu(linear(f"{place}.intermediate.dense", x))
+            after.append(norm(f"{place}.output.LayerNorm", x + linear(f"{place}.output.dense", inner)))
+        tokens = after
+    return np.array(tokens)
+
+
+def write_words(folder: Path, kind: str = "npy") -> np.ndarray:
+    """Write a list of words and their vectors, and return them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = np.random.default_rng(0).normal(size=(len(WORDS), 12)).astype(np.float16)
+    if kind == "npy":
+        np.save(folder / "vectors.npy", vectors)
+    elif kind == "npz":
+        np.savez(folder / "vectors.npz", vectors=vectors)
+    else:
+        save_file({"embedding.weight": torch.from_numpy(vectors)}, folder / "vectors.safetensors")
+    (folder / "words.txt").write_text("\n".join(WORDS) + "\n")
+    return vectors.astype(np.float32)
+
+
+def write_backbone(path: Path, architecture: str, image_size: int) -> nn.Module:
+    """Write a backbone with the layer of its classes, and return it as timm has it."""
+    import timm
+
+    options = {"img_size": image_size} if "patch" in architecture else {}
+    network = timm.create_model(architecture, num_classes=3, **options).eval()
+    randomise(network)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), path)
+    return network

@@ -1,0 +1,90 @@
+"""Image backbones by timm's names: what their names state. No torch here.
+
+Source: timm 1.0, models/efficientnet.py, models/resnet.py, models/vision_transformer.py and models/deit.py.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Mean and standard deviation of the channels that a backbone was trained with."""
+_LITE = {
+    0: (1.0, 1.0, 224, 0.768), 1: (1.0, 1.1, 240, 1.198), 2: (1.1, 1.2, 260, 1.717), 3: (1.2, 1.4, 300, 3.213),
+    4: (1.4, 1.8, 380, 7.885),
+}  # fmt: skip
+"""Factors of channels and blocks, side of the input, and GFLOPs of an image."""
+_RESNETS = {
+    18: ((2, 2, 2, 2), 3.627), 34: ((3, 4, 6, 3), 7.326), 50: ((3, 4, 6, 3), 8.174), 101: ((3, 4, 23, 3), 15.599),
+    152: ((3, 8, 36, 3), 23.023),
+}  # fmt: skip
+"""Blocks of each stage, and GFLOPs of an image."""
+_VITS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+_SIDES = {"dinov2": 518, "dino": 224}
+NAMES = (
+    "efficientnet_lite0 to 4, tf_efficientnet_lite0 to 4, resnet18, 34, 50, 101 and 152, and vision transformers such as "
+    "vit_small_patch16_224, deit_small_patch16_224, vit_small_patch16_dino or vit_small_patch14_dinov2"
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The dimensions of a backbone."""
+
+    family: Literal["efficientnet_lite", "resnet", "vit"]
+    image_size: int
+    """Side of the input that it was trained on, in pixels."""
+    width: int
+    """Numbers of its feature."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    gflops: float = 0.0
+    """Operations of an image of `image_size`, of a convolutional network, in 10^9; two a multiplication."""
+    blocks: tuple[int, ...] = ()
+    """Blocks of a ResNet's four stages."""
+    is_bottleneck: bool = False
+    """Whether a ResNet's blocks are 1x1, 3x3, 1x1 convolutions; else two of 3x3."""
+    width_factor: float = 1.0
+    """Factor of the channels of an EfficientNet."""
+    depth_factor: float = 1.0
+    """Factor of the blocks of an EfficientNet."""
+    pads_like_tensorflow: bool = False
+    """Whether a stride pads more at the right and bottom, with the epsilon of TensorFlow's batch norm."""
+    patch_size: int = 0
+    """Side of a transformer's patch, in pixels."""
+    layers: int = 0
+    """Blocks of a transformer."""
+    heads: int = 0
+    """Attention heads of a transformer."""
+    has_layer_scale: bool = False
+    """Whether each branch of a transformer's block has a gain for each channel."""
+
+
+def find_backbone(name: str) -> Backbone:
+    """Return the dimensions that a name of timm's states; a tag after a dot, such as `.augreg_in21k`, is ignored.
+
+    Raises: ValueError for any other name; lists the known ones.
+    """
+    base = name.partition(".")[0]
+    if found := re.fullmatch(r"(tf_)?efficientnet_lite([0-4])", base):
+        width, depth, side, gflops = _LITE[int(found[2])]
+        like_tensorflow = found[1] is not None
+        mean, std = HALF if like_tensorflow else IMAGENET
+        return Backbone(
+            "efficientnet_lite", side, 1280, mean, std, gflops,
+            width_factor=width, depth_factor=depth, pads_like_tensorflow=like_tensorflow,
+        )  # fmt: skip
+    if (found := re.fullmatch(r"resnet(\d+)", base)) and int(found[1]) in _RESNETS:
+        deep = int(found[1]) >= 50
+        blocks, gflops = _RESNETS[int(found[1])]
+        return Backbone("resnet", 224, 2048 if deep else 512, *IMAGENET, gflops, blocks, is_bottleneck=deep)
+    if found := re.fullmatch(r"(vit|deit)_(tiny|small|base|large)_patch(\d{1,2})_(\d{2,4}|dino|dinov2)", base):
+        width, layers, heads = _VITS[found[2]]
+        mean, std = HALF if found[1] == "vit" and found[4].isdigit() else IMAGENET
+        patch, side = int(found[3]), _SIDES.get(found[4]) or int(found[4])
+        return Backbone(
+            "vit", side, width, mean, std,
+            patch_size=patch, layers=layers, heads=heads, has_layer_scale=found[4] == "dinov2",
+        )  # fmt: skip
+    raise ValueError(f"architecture: {name!r} is not known; the names are timm's {NAMES}")

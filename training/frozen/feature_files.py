@@ -1,0 +1,39 @@
+"""Files of features: arrays that are written whole or not at all, and read as memory-mapped ones."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+VERSION = 1
+"""Version of the features, raised when the same weights and data give others."""
+
+
+def write_features(path: Path, count: int, width: int, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write an array (count, width) in fp32.
+
+    Args:
+        rows: numbers of some rows, and their features; a row that none of them has is NaN.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    if count == 0:
+        with part.open("wb") as file:
+            np.save(file, np.empty((0, width), np.float32))
+    else:
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(count, width))
+        array[:] = np.nan
+        for numbers, features in rows:
+            array[numbers] = features
+        array.flush()
+        del array
+    part.replace(path)
+
+
+def read_features(path: Path, count: int, width: int) -> np.ndarray | None:
+    """Return the array of a file; None if there is none of this size."""
+    try:
+        found = np.load(path, mmap_mode="r" if count else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == (count, width) and found.dtype == np.float32 else None

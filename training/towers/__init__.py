@@ -1,0 +1,1 @@
+"""Towers whose weights others trained: their networks, their files and their dimensions."""

@@ -1,0 +1,123 @@
+"""EfficientNet-Lite: an EfficientNet without squeeze-and-excitation, with ReLU6. Names of parameters are timm's.
+
+Source: Tan and Le 2019; the Lite variants: TensorFlow's models/official/efficientnet/lite.
+Legend: B batch, C channels, H and W height and width.
+"""
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STAGES = (
+    (1, 1, 3, 1, 16),
+    (2, 6, 3, 2, 24),
+    (2, 6, 5, 2, 40),
+    (3, 6, 3, 2, 80),
+    (3, 6, 5, 1, 112),
+    (4, 6, 5, 2, 192),
+    (1, 6, 3, 1, 320),
+)
+"""Blocks, expansion, side of the kernel, stride and channels of each stage of Lite0."""
+STEM, HEAD = 32, 1280
+
+
+def round_channels(channels: float) -> int:
+    """Return the nearest multiple of 8, at least 8, that is not below 90% of a number."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow does: with a stride, the odd pixel at the right and bottom."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        pads = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[:1:-1]]
+        ends = [end for pad in pads for end in (pad // 2, pad - pad // 2)]
+        return F.conv2d(F.pad(input, ends), self.weight, None, self.stride, 0, self.dilation, self.groups)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int, *, same: bool) -> nn.Conv2d:
+    kind = SameConv2d if same and stride > 1 else nn.Conv2d
+    return kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+class SeparableBlock(nn.Module):
+    """The first block: a convolution of each channel, and one of all channels at each position."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, *, same: bool, eps: float):
+        super().__init__()
+        self.has_shortcut = stride == 1 and inputs == outputs
+        self.conv_dw = _conv(inputs, inputs, kernel, stride, inputs, same=same)
+        self.bn1 = nn.BatchNorm2d(inputs, eps)
+        self.conv_pw = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs, eps)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        out = self.bn2(self.conv_pw(F.relu6(self.bn1(self.conv_dw(x_BCHW)))))
+        return out + x_BCHW if self.has_shortcut else out
+
+
+class InvertedResidual(nn.Module):
+    """A block that expands the channels, convolves each, and projects them."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int, *, same: bool, eps: float):
+        super().__init__()
+        self.has_shortcut = stride == 1 and inputs == outputs
+        inner = round_channels(inputs * expansion)
+        self.conv_pw = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner, eps)
+        self.conv_dw = _conv(inner, inner, kernel, stride, inner, same=same)
+        self.bn2 = nn.BatchNorm2d(inner, eps)
+        self.conv_pwl = nn.Conv2d(inner, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs, eps)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        out = F.relu6(self.bn1(self.conv_pw(x_BCHW)))
+        out = self.bn3(self.conv_pwl(F.relu6(self.bn2(self.conv_dw(out)))))
+        return out + x_BCHW if self.has_shortcut else out
+
+
+class EfficientNetLite(nn.Module):
+    """Images to features (B, 1280): the mean over all positions."""
+
+    def __init__(self, *, width_factor: float, depth_factor: float, same: bool):
+        super().__init__()
+        eps = 1e-3 if same else 1e-5
+        self.conv_stem = _conv(3, STEM, 3, 2, 1, same=same)
+        self.bn1 = nn.BatchNorm2d(STEM, eps)
+        stages, inputs = [], STEM
+        for number, (blocks, expansion, kernel, stride, channels) in enumerate(STAGES):
+            outputs = round_channels(channels * width_factor)
+            is_end = number in (0, len(STAGES) - 1)
+            stage = []
+            for block in range(blocks if is_end else math.ceil(blocks * depth_factor)):
+                kinds = {"same": same, "eps": eps}
+                first = stride if block == 0 else 1
+                if number == 0:
+                    stage.append(SeparableBlock(inputs, outputs, kernel, first, **kinds))
+                else:
+                    stage.append(InvertedResidual(inputs, outputs, expansion, kernel, first, **kinds))
+                inputs = outputs
+            stages.append(nn.Sequential(*stage))
+        self.blocks = nn.Sequential(*stages)
+        self.conv_head = nn.Conv2d(inputs, HEAD, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(HEAD, eps)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, images_B3SS: Tensor) -> Tensor:
+        """Return features (B, 1280)."""
+        x_BCHW = self.blocks(F.relu6(self.bn1(self.conv_stem(images_B3SS))))
+        return F.relu6(self.bn2(self.conv_head(x_BCHW))).mean(dim=(2, 3))
+
+    def groups(self) -> list[list[nn.Parameter]]:
+        """Return the parameters in groups from the input on."""
+        stem, head = [self.conv_stem, self.bn1], [self.conv_head, self.bn2]
+        parts = [stem, *([stage] for stage in self.blocks), head]
+        return [[p for module in part for p in module.parameters()] for part in parts]

@@ -1,0 +1,30 @@
+"""The layers that training adds to a tower of others: from its feature to the space that images and texts share.
+
+Legend: B batch, W width of the feature, D embed_dim.
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Projector(nn.Module):
+    """A layer norm, then linear layers with a GELU between any two. Source: arXiv 2409.19425."""
+
+    def __init__(self, width: int, hidden: int, output_dim: int, layers: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        widths = [width, *[hidden] * (layers - 1), output_dim]
+        self.layers = nn.ModuleList(nn.Linear(*ends) for ends in pairwise(widths))
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features_BW: Tensor) -> Tensor:
+        """Map (B, W) to (B, D)."""
+        x_BW = self.norm(features_BW)
+        for number, layer in enumerate(self.layers):
+            x_BW = layer(x_BW if number == 0 else F.gelu(x_BW))
+        return x_BW
