@@ -279,7 +279,8 @@ def launch_step(run: TrainingRun, inputs: StepInputs, agreed: Agreement) -> Take
             raise
         is_resnet, pairs = isinstance(run.model.visual, ModifiedResNet), len(inputs.pixels_BSS3)
         raise describe_out_of_memory(error, run.config, run.step, pairs, is_resnet=is_resnet) from error
-    flops = run.flops[inputs.pixels_BSS3.shape[1], None if inputs.kept_BK is None else inputs.kept_BK.shape[1]]
+    side = inputs.pixels_BSS3.shape[1] if inputs.pixels_BSS3.ndim == 4 else run.dataset.image_size  # else features
+    flops = run.flops[side, None if inputs.kept_BK is None else inputs.kept_BK.shape[1]]
     operations = flops.total(sum(agreed.pairs_of_ranks), agreed.tokens, agreed.padded)
     return TakenStep(run.step, lr, agreed, operations, DelayedValues(values_V))
 

@@ -248,7 +248,7 @@ def _list_weights(train: Manifest) -> list[Section]:
     weights = train.facts.get("weights", [])
     rows = [
         (
-            {"both": "image and text"}.get(one["tower"], one["tower"]),
+            "image and text" if one["tower"] == "both" else str(one["tower"]),
             f"{one['name']} {one['version']}".strip(),
             one["license"] or "not stated",
             one["file"] or "-",

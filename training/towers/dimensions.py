@@ -95,9 +95,11 @@ def _bert_dimensions(files: TowerFiles, context_length: int, projector: dict[str
             }
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, ValidationError):
+            error = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ConfigError(
             f"train.text_init: {files.config} is no config of a BERT that pairmill can read ({error})"
-        ) from error
+        ) from None
 
 
 def read_matrix_shape(path: Path) -> tuple[int, int]:
