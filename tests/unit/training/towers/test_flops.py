@@ -42,7 +42,7 @@ def test_operations_of_a_step_are_those_that_torch_counts(
 def test_cached_features_cost_only_their_projectors() -> None:
     model = build("resnet18", BERT)
     (texts,) = pad_chunks(torch.zeros(2, 8), None)
-    found = count_step_flops(model, image_features=object()).total(2, texts.token_count, texts.padded_count)
+    found = count_step_flops(model, has_image_features=True).total(2, texts.token_count, texts.padded_count)
     assert found < 2 * 6 * (512 * 8 + 8 * 8 + 2 * 8 * 24) + 1
 
 
