@@ -58,12 +58,15 @@ def demo(
         bool,
         Parameter(negative="", help="Take a small part of the data and train for seconds, to see every stage run."),
     ] = False,
+    from_scratch: Annotated[
+        bool, Parameter(negative="", help="Train without weights that others trained (configs/demo-from-scratch.toml).")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Run the whole pipeline on real data without a network: from a small web archive to a registered model."""
     from flows.commands.demo import run_demo
 
-    return run_demo(set_, quick=quick, as_json=json)
+    return run_demo(set_, quick=quick, from_scratch=from_scratch, as_json=json)
 
 
 @app.command

@@ -22,6 +22,8 @@ from infra.local import services
 from tasks.demo.build import DemoWeb, build_demo_web
 
 CONFIG = CHECKOUT / "configs" / "demo.toml"
+FROM_SCRATCH = CHECKOUT / "configs" / "demo-from-scratch.toml"
+"""The same demo without weights of others."""
 _NOTE = """\
 # Written by `pairmill demo`, which also starts the site that it downloads from. Copy it to change it, or run it with --set.
 #
@@ -34,12 +36,13 @@ QUICK = ('name="demo-quick"', "train.epochs=2", 'register.model_name="pairmill-d
 """What `--quick` changes in the config."""
 
 
-def run_demo(settings: Sequence[str] = (), *, quick: bool, as_json: bool) -> int:
+def run_demo(settings: Sequence[str] = (), *, quick: bool, from_scratch: bool, as_json: bool) -> int:
     """Make and serve the demo web, run the pipeline on it, print the result and what to try next; return the exit code.
 
     Args:
         settings: further KEY=VALUE settings of the config.
         quick: take a small part of the web, and train for seconds.
+        from_scratch: train without weights of others.
     """
     started = time.monotonic()
     servers = start_servers()
@@ -49,9 +52,10 @@ def run_demo(settings: Sequence[str] = (), *, quick: bool, as_json: bool) -> int
     command = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
     site = services.ensure_service(f"{name}-site", command, health_path="/healthz", env={}, port=None)
     site_address = str(site.url).removeprefix("http://").rstrip("/")
-    config = home / f"{name}.toml"
+    template = FROM_SCRATCH if from_scratch else CONFIG
+    config = home / f"{name}{'-from-scratch' if from_scratch else ''}.toml"
     own = [*demo_settings(web, home, site_address), *(QUICK if quick else ())]
-    config.write_text(_NOTE + apply_settings(CONFIG.read_text("utf-8"), own), "utf-8")
+    config.write_text(_NOTE + apply_settings(template.read_text("utf-8"), own), "utf-8")
     record = create_run(load_config(config, settings), home)
     code = run_record(record.run_id, as_json=as_json)
     if code == 0 and not as_json:
@@ -127,13 +131,18 @@ def _print_next_commands(
     commands = {
         f"{name} show {record.run_id}": "the stages, the dropped rows, and the scores",
         f"{name} trace {record.model_version}": "what the model was made from",
-        f"{name} demo{' --quick' if record.name == 'demo-quick' else ''}": "again: every snapshot is reused",
+        f"{name} demo{_options(record.name)}": "again: every snapshot is reused",
         f"{name} run {_shorten(config)} --set train.epochs=3": "train again on the same dataset",
         f"{name} rerun {record.run_id} --from evaluate": "evaluate the same model again",
     }
     width = max(map(len, commands))
     for command, effect in commands.items():
         out.print(text(f"  {command:<{width}}  # {effect}"), soft_wrap=True)
+
+
+def _options(name: str) -> str:
+    """Return the options of the command that ran a demo, by the name of its run."""
+    return {"demo-quick": " --quick", "demo-from-scratch": " --from-scratch"}.get(name, "")
 
 
 def _shorten(path: Path) -> str:
