@@ -122,11 +122,19 @@ def card_values(text: str) -> Values:
     }  # fmt: skip
 
 
+def clusters_values(text: str) -> Values:
+    return {
+        "title": text, "facts": {"rows": 9, "clusters": 2, "model": text}, "figures": [(text, text)],
+        "largest": {text: 5}, "clusters": [{"title": text, "note": text, "rows": [image(text), image(text, "")]}],
+    }  # fmt: skip
+
+
 PAGES: dict[str, Callable[[str], Values]] = {
     "filter.html": filter_values,
     "download.html": download_values,
     "dataset.html": dataset_values,
     "evaluation.html": evaluation_values,
+    "clusters.html": clusters_values,
     "model_card.html": card_values,
     "table.html": lambda text: {
         "title": text,
