@@ -366,11 +366,11 @@ class TrainConfig(StageConfig):
         host = (self.rdzv_endpoint or "").rpartition(":")[0]
         if self.nnodes != "1" and self.launch != "ray" and not self.allow_network and not is_loopback(host):
             raise ValueError(explain_refusal(f"rdzv_endpoint is {self.rdzv_endpoint}"))
-        if self.lock_image and self.init is None:
+        if self.lock_image and self.init is None and self.image_init is None:
             raise ValueError("lock_image: an image tower that starts at random has nothing to keep; set init")
-        if self.lock_text and (self.init is None or self.init_towers == "image"):
+        if self.lock_text and self.text_init is None and (self.init is None or self.init_towers == "image"):
             raise ValueError('lock_text: a text tower that starts at random has nothing to keep; set init, for "both"')
-        if self.lock_norms and self.init is None:
+        if self.lock_norms and self.init is self.image_init is self.text_init is None:
             raise ValueError("lock_norms: norms at their start have nothing to keep; set init")
         if problem := find_loss_problem(self):
             raise ValueError(problem)

@@ -85,10 +85,15 @@ class TextConfig(FrozenModel):
 class ProjectedConfig(FrozenModel):
     """A tower of another network, and the layers from its feature to the shared space."""
 
-    projector_layers: Annotated[int, Field(ge=1, le=8)] = 1
-    """Linear layers, with a GELU between any two and a layer norm before the first."""
+    projector_layers: Annotated[int, Field(ge=0, le=8)] = 1
+    """Linear layers, with a GELU between any two and a layer norm before the first; 0: only the norm."""
     projector_width: Annotated[int, Field(ge=1, le=65_536)] = 1024
     """Channels between two of them."""
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of the network's feature."""
+        raise NotImplementedError
 
 
 class BackboneConfig(ProjectedConfig):
@@ -103,6 +108,11 @@ class BackboneConfig(ProjectedConfig):
     """Mean of the channels that the network expects, of values from 0 to 1; its inputs have CLIP's."""
     std: tuple[float, float, float]
     """Their standard deviation."""
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of the network's feature."""
+        return find_backbone(self.architecture).width
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -125,6 +135,11 @@ class PretrainedTextConfig(ProjectedConfig):
     """Rows of the token embedding."""
     width: Annotated[int, Field(ge=1, le=65_536)]
     """Numbers of the feature."""
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of the network's feature."""
+        return self.width
 
 
 class WordVectorsConfig(PretrainedTextConfig):
@@ -189,6 +204,20 @@ class ModelConfig(FrozenModel):
     """The image tower."""
     text_cfg: TextTower
     """The text tower."""
+
+    @model_validator(mode="after")
+    def _has_width_of_features(self) -> Self:
+        for tower in (self.vision_cfg, self.text_cfg):
+            if (
+                isinstance(tower, ProjectedConfig)
+                and not tower.projector_layers
+                and tower.feature_width != self.embed_dim
+            ):
+                raise ValueError(
+                    f"projector_layers: a tower without a projector has {tower.feature_width} channels, and the shared "
+                    f"space {self.embed_dim}; set 1"
+                )
+        return self
 
     def with_vocab_size(self, vocab_size: int) -> "ModelConfig":
         """Return the same model over another vocabulary."""

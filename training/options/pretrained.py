@@ -24,9 +24,10 @@ class PretrainedConfig(FrozenModel):
     """Factor of the learning rate of the loaded weights; the projector has `lr`."""
     cache: bool = True
     """Compute the features of a frozen tower once, and keep them on disk. The job's log names what rules it out."""
-    projector_layers: Annotated[int, Field(ge=1, le=8)] = 1
+    projector_layers: Annotated[int, Field(ge=0, le=8)] = 1
     """Linear layers between the feature and the shared space, with a GELU between any two, and a layer norm before them.
-    An MLP of two or more follows arXiv 2409.19425."""
+    An MLP of two or more follows arXiv 2409.19425. 0: only the norm, so that the shared space is that of the feature, and
+    has its width in place of the model's embed_dim."""
     projector_width: Annotated[int, Field(ge=1, le=65_536)] = 1024
     """Channels between two of those layers."""
 

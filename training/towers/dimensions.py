@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -11,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from dataops.errors import ConfigError
 from dataops.regular_files import check_regular, read_text
 from training.backbones import find_backbone
-from training.model_config import BackboneConfig, BertConfig, ModelConfig, WordVectorsConfig
+from training.model_config import BackboneConfig, BertConfig, ModelConfig, ProjectedConfig, WordVectorsConfig
 from training.options.image_init import ImageInit
 from training.options.text_init import TextInit
 from training.towers.files import TowerFiles, find_files
@@ -27,12 +26,17 @@ def assemble_dimensions(
 
     Raises: ConfigError if the files of a table are missing, or are of another kind.
     """
-    towers: dict[str, Any] = {}
+    towers: dict[str, ProjectedConfig] = {}
     if text_init is not None:
         towers["text_cfg"] = _text_dimensions(text_init, dimensions.text_cfg.context_length)
     if image_init is not None:
         towers["vision_cfg"] = _image_dimensions(image_init, image_size)
-    return dimensions.model_copy(update=towers)
+    widths = [tower.feature_width for tower in towers.values() if not tower.projector_layers]
+    changes = {**towers, "embed_dim": widths[0] if widths else dimensions.embed_dim}
+    try:
+        return ModelConfig.model_validate({**dict(dimensions), **changes})
+    except ValidationError as error:
+        raise ConfigError(f"train: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 def _image_dimensions(init: ImageInit, image_size: int | None) -> BackboneConfig:

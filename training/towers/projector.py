@@ -10,12 +10,16 @@ from torch.nn import functional as F
 
 
 class Projector(nn.Module):
-    """A layer norm, then linear layers with a GELU between any two. Source: arXiv 2409.19425."""
+    """A layer norm, then linear layers with a GELU between any two. Source: arXiv 2409.19425.
+
+    Args:
+        layers: number of linear layers; without any, the output is the normalised feature, and `output_dim` is `width`.
+    """
 
     def __init__(self, width: int, hidden: int, output_dim: int, layers: int):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        widths = [width, *[hidden] * (layers - 1), output_dim]
+        widths = [width, *[hidden] * (layers - 1), output_dim] if layers else [width]
         self.layers = nn.ModuleList(nn.Linear(*ends) for ends in pairwise(widths))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)

@@ -173,6 +173,41 @@ def test_the_projector_is_a_norm_and_linear_layers_with_gelus(tmp_path: Path) ->
         assert difference(tower(ids_BL), x) < 1e-5
 
 
+def test_without_linear_layers_the_shared_space_is_that_of_the_feature(tmp_path: Path) -> None:
+    write_words(tmp_path / "words")
+    write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
+    image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "resnet18"}
+    text = {"path": str(tmp_path / "words"), "license": "MIT", "kind": "words", "projector_layers": 0}
+    model = build(text_init=text, image_init=image)
+    assert model.text is not None
+    assert model.config.embed_dim == 12
+    assert not model.text.projector.layers
+    ids_BL = torch.tensor([[1, 2, 0]])
+    with torch.no_grad():
+        assert model.encode_text(ids_BL).equal(torch.nn.functional.layer_norm(model.text.encode(ids_BL), (12,)))
+        assert model.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 12)
+    with pytest.raises(ConfigError, match="without a projector has 512 channels, and the shared space 12"):
+        build(text_init=text, image_init={**image, "projector_layers": 0})
+
+
+def test_the_first_layers_of_a_backbone_can_be_kept(tmp_path: Path) -> None:
+    write_backbone(tmp_path / "net.safetensors", "efficientnet_lite0", 32)
+    image = {"path": str(tmp_path / "net.safetensors"), "license": "MIT", "architecture": "efficientnet_lite0"}
+    config = TrainConfig.model_validate({"image_init": image, "lock_image": True, "unlocked_image_groups": 7})
+    model = build_initial_model(config, assemble_dimensions(DIMENSIONS, None, config.image_init, 32)).train()
+    kept = {name.removeprefix("visual.") for name, p in model.named_parameters() if not p.requires_grad}
+    assert {".".join(name.split(".")[:3]).removesuffix(".weight").removesuffix(".bias") for name in kept} == {
+        "encoder.conv_stem", "encoder.bn1", "encoder.blocks.0", "encoder.blocks.1",
+    }  # fmt: skip
+    before = {name: b.clone() for name, b in model.visual.named_buffers()}
+    model.encode_image(torch.randn(2, 3, 32, 32))
+    changed = {name for name, b in model.visual.named_buffers() if not b.equal(before[name])}
+    assert changed
+    assert not any(
+        name.startswith(tuple(f"encoder.{part}." for part in ("bn1", "blocks.0", "blocks.1"))) for name in changed
+    )
+
+
 def test_frozen_weights_and_their_statistics_are_not_trained(tmp_path: Path) -> None:
     write_bert(tmp_path / "bert")
     write_backbone(tmp_path / "net.safetensors", "resnet18", 32)
