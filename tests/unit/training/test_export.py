@@ -170,7 +170,7 @@ def test_a_model_with_towers_of_others_is_exported_to_onnx(tmp_path: Path) -> No
     for text in (bert, {**words, "kind": "words", "vocab_size": 31}):
         config = ModelConfig.model_validate({"embed_dim": 24, "vision_cfg": image, "text_cfg": text})
         tokenizer = load_tower_tokenizer(tmp_path / "bert" / "tokenizer.json", config.text_cfg)
-        folder = tmp_path / str(text["kind"])
+        folder = tmp_path / f"{text['kind']}-model"
         folder.mkdir()
         save_model(folder, CLIP(config), tokenizer, Preprocess(45))
         loaded = load_model(folder)

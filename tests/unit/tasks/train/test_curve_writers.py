@@ -17,8 +17,8 @@ import pytest
 from dataops.errors import ConfigError
 from tasks.train.curve_writers import CurveFollower, EventFiles
 from tasks.train.stage import TRAIN, _train
-from training import config as config_module
 from training.config import TrainConfig
+from training.options import packages as packages_module
 from training.options.packages import check_packages
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -88,7 +88,7 @@ def test_a_missing_package_is_named_with_its_remedy(
 ) -> None:
     config = TrainConfig.model_validate({name: value})
     assert check_packages(config) == config.problems() == []
-    monkeypatch.setattr(config_module, "find_spec", lambda _: None)
+    monkeypatch.setattr(packages_module, "find_spec", lambda _: None)
     (problem,) = config.problems()
     assert problem == f"{name}: the package {package} is not installed: pip install -e '.[{name}]'"
     work = SimpleNamespace(config=config, inputs={"pack": None})
