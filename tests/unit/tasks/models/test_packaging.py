@@ -31,7 +31,8 @@ def test_collect_imports_is_transitive() -> None:
 
 
 def test_collect_imports_parses_every_form_of_import(tmp_path: Path) -> None:
-    code = "import os\nimport dataops.errors as e\ndef f():\n    from training import model_config\n    import numpy.linalg\n"
+    code = "import os\nimport dataops.errors as e\ndef f():\n    from training import model_config\n"
+    code += "    import numpy.linalg\n"
     (tmp_path / "code.py").write_text(code)
     found = collect_imports(tmp_path / "code.py")
     assert {"dataops/errors.py", "training/model_config.py", "training/__init__.py"} <= set(found.files)
