@@ -179,6 +179,18 @@ class Store(ABC):
                 file.seek(offset)
                 yield file.read(size)
 
+    def read_each_into(self, ranges: Sequence[tuple[str, int, Sequence[memoryview]]]) -> Iterator[int]:
+        """Fill memory with a range of each of several objects, by one request each, in their order.
+
+        Args:
+            ranges: name, offset, and the memory for the bytes from there on.
+
+        Returns: the number of bytes read of each; fewer than the memory has where the object ends before.
+        """
+        found = self.read_each([(name, offset, sum(map(len, places))) for name, offset, places in ranges])
+        for (_, _, places), data in zip(ranges, found, strict=True):
+            yield copy_into(data, places)
+
     def read_into(self, name: str, places: Sequence[tuple[int, memoryview]]) -> None:
         """Fill memory with ranges of the object, each an offset and the memory for the bytes from there on.
 
@@ -224,6 +236,16 @@ class Store(ABC):
     def delete_probe(self, name: str) -> None:
         """Delete an object that tested the store."""
         self.delete([name])
+
+
+def copy_into(data: bytes, places: Sequence[memoryview]) -> int:
+    """Fill memory with the bytes, one place after the other; return the number of all bytes."""
+    rest = memoryview(data)
+    for place in places:
+        part = rest[: len(place)]
+        place[: len(part)] = part
+        rest = rest[len(part) :]
+    return len(data)
 
 
 @contextmanager

@@ -84,6 +84,13 @@ class FolderStore(Store):
                 data = file.read(size)  # also more than the 2 GiB of one system call
             yield data
 
+    def read_each_into(self, ranges: Sequence[tuple[str, int, Sequence[memoryview]]]) -> Iterator[int]:
+        for path, (_, offset, places) in zip(self.locals([name for name, _, _ in ranges]), ranges, strict=True):
+            with storage_errors(f"cannot read {path}", self.root), open_regular(path) as file:
+                file.seek(offset)
+                size = sum(map(file.readinto, places))
+            yield size
+
     def read_into(self, name: str, places: Sequence[tuple[int, memoryview]]) -> None:
         with self.open(name) as file:
             self._fill(name, file.fileno(), places)

@@ -10,7 +10,7 @@ record batches, compressed with LZ4.
 import base64
 import json
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_digest
 
 from dataops.errors import CorruptPart
-from dataops.storage.base import Store
+from dataops.storage.base import Store, copy_into
 
 _MAGIC = b"partitions "
 _HEAD_BYTES = 1 << 15
@@ -124,12 +124,12 @@ def _read_blocks(
     store: Store, names: Sequence[str], heads: Iterator[bytes], first: int, count: int
 ) -> tuple[pl.DataFrame, NDArray[np.int64]]:
     tables = [_parse(store, name, head, first, count) for name, head in zip(names, heads, strict=True)]
+    if all(table.columns for table in tables):
+        return _fill(store, tables)
     rest = store.read_each([table.place for table in tables if table.data is None])
     blocks = (next(rest) if table.data is None else table.data for table in tables)
-    if all(table.columns for table in tables):
-        return _fill(tables, blocks)
     read = [
-        _fill([table], iter([data])) if table.columns else _decode_arrow(table, data)
+        _fill(store, [table._replace(data=data)]) if table.columns else _decode_arrow(table, data)
         for table, data in zip(tables, blocks, strict=True)
     ]
     return pl.concat([rows for rows, _ in read]), np.concatenate([sizes for _, sizes in read])
@@ -184,21 +184,39 @@ def _parse(store: Store, name: str, head: bytes, first: int, count: int) -> _Tab
     return _Table(name, about.get("columns", {}), about.get("schema", ""), found, (name, start, length), data)
 
 
-def _fill(tables: Sequence[_Table], blocks: Iterator[bytes]) -> tuple[pl.DataFrame, NDArray[np.int64]]:
-    """Return the rows of tables of numbers, in columns that exist once."""
+def _fill(store: Store, tables: Sequence[_Table]) -> tuple[pl.DataFrame, NDArray[np.int64]]:
+    """Return the rows of tables of numbers. They are read into the columns, without a copy."""
     types = tables[0].columns
     row_bytes = sum(np.dtype(type_).itemsize for type_ in types.values())
     lengths = np.stack([np.diff(table.ends) for table in tables])
-    sizes = np.where(lengths > 0, (lengths - _CHECKSUM_BYTES) // row_bytes, 0)
+    sizes = np.maximum(lengths - _CHECKSUM_BYTES, 0) // row_bytes
     columns, row = {name: np.empty(int(sizes.sum()), type_) for name, type_ in types.items()}, 0
-    for table, data, found in zip(tables, blocks, sizes.tolist(), strict=True):
-        for block, size in zip(table.split(data), found, strict=True):
-            at = 0
-            for column in columns.values() if size else ():
-                column[row : row + size] = np.frombuffer(block, column.dtype, size, at)
-                at += size * column.itemsize
+    memory = [(column.view(np.uint8).data, column.itemsize) for column in columns.values()]
+    blocks: list[list[list[memoryview]]] = []
+    for found in sizes.tolist():
+        blocks.append([])
+        for size in filter(None, found):
+            checksum = memoryview(bytearray(_CHECKSUM_BYTES))
+            values = [whole[row * width : (row + size) * width] for whole, width in memory]
+            blocks[-1].append([checksum, *values])
             row += size
+    places = [list(chain.from_iterable(table)) for table in blocks]
+    rest = store.read_each_into(
+        [(*table.place[:2], into) for table, into in zip(tables, places, strict=True) if table.data is None]
+    )
+    for table, of_table, into in zip(tables, blocks, places, strict=True):
+        read = next(rest) if table.data is None else copy_into(table.data, into)
+        if not sum(map(len, into)) == read == table.place[2] or any(map(_is_changed, of_table)):
+            raise BrokenTable(table.name)
     return pl.DataFrame({name: series_from_numpy(column) for name, column in columns.items()}), sizes
+
+
+def _is_changed(block: Sequence[memoryview]) -> bool:
+    """Return whether the checksum at the start of a block is not that of its columns."""
+    digest = xxh3_64()
+    for column in block[1:]:
+        digest.update(column)
+    return digest.digest() != block[0]
 
 
 def _decode_arrow(table: _Table, data: bytes) -> tuple[pl.DataFrame, NDArray[np.int64]]:

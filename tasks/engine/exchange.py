@@ -284,7 +284,7 @@ def repeat_writer(draft: Draft) -> Iterator[None]:
 def _put(draft: Draft, name: str, rows: pl.DataFrame, partitions: NDArray[Any] | pl.Series, count: int) -> None:
     numbers = np.asarray(partitions).astype(np.uint16 if count <= 1 << 16 else np.uint32)  # 16 bits sort fastest
     sizes = np.bincount(numbers, minlength=count).tolist()
-    ordered = rows[np.argsort(numbers, kind="stable")] if count > 1 else rows
+    ordered = rows[np.argsort(numbers, kind="stable")] if (numbers[1:] < numbers[:-1]).any() else rows
     draft.put_scratch(name, lambda: encode_partitions(ordered, sizes))
 
 

@@ -1,7 +1,11 @@
 """Tables in partitions: what is read is what was written, from tables of numbers and from others."""
 
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 
 from dataops.errors import CorruptPart
 from dataops.storage import partition_file
+from dataops.storage.base import Store
 from dataops.storage.partition_file import encode_partitions, read_partitions
 from dataops.store import FolderStore
 
@@ -32,10 +37,35 @@ def put(store: FolderStore, name: str, partitions: list[pl.DataFrame]) -> None:
     store.put_chunks(name, lambda: encode_partitions(pl.concat(partitions), sizes))
 
 
+@contextmanager
+def reading(place: str, head_bytes: int = 100) -> Iterator[None]:
+    """Read the blocks of small tables with the head, or as those of large ones: of a folder, or of a remote store."""
+    with pytest.MonkeyPatch.context() as patch:
+        if place in ("folder", "remote"):
+            patch.setattr(partition_file, "_HEAD_BYTES", head_bytes)
+            patch.setattr(partition_file, "_CHUNK_BYTES", 1)
+        if place == "remote":
+            patch.setattr(FolderStore, "read_each_into", Store.read_each_into)
+        yield
+
+
+PLACES = ["head", "folder", "remote"]
+NUMBERS_AND_TEXT = pytest.mark.parametrize("place", [*PLACES, "text"])
+
+
+def put_rows(store: FolderStore, place: str, partitions: int) -> Path:
+    """Put a table with 10 rows in each partition; those of `text` are stored as Arrow."""
+    rows = pl.DataFrame({"row": range(10)}, schema={"row": pl.UInt32})
+    put(store, "keys", [rows.with_columns(caption=pl.lit("a kite")) if place == "text" else rows] * partitions)
+    return store.root / "keys"
+
+
 @settings(deadline=None)
-@given(TABLES, st.sampled_from(["numbers", "texts", "nulls", "both"]), st.integers(1, PARTITIONS), st.booleans())
+@given(
+    TABLES, st.sampled_from(["numbers", "texts", "nulls", "both"]), st.integers(1, PARTITIONS), st.sampled_from(PLACES)
+)
 def test_read_partitions_returns_the_written_rows(
-    tmp_path_factory: pytest.TempPathFactory, tables, kind: str, count: int, small_head: bool
+    tmp_path_factory: pytest.TempPathFactory, tables, kind: str, count: int, place: str
 ):
     store = FolderStore(tmp_path_factory.mktemp("store"))
 
@@ -54,9 +84,7 @@ def test_read_partitions_returns_the_written_rows(
     names = [f"a/{number}" for number in range(len(tables))]
     for name, partitions in zip(names, written, strict=True):
         put(store, name, partitions)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition_file, "_HEAD_BYTES", 1500 if small_head else 1 << 15)
-        patch.setattr(partition_file, "_CHUNK_BYTES", 1 if small_head else 1 << 20)
+    with reading(place, 200 if kind == "numbers" else 1500):
         for first in range(PARTITIONS - count + 1):
             rows, sizes = read_partitions(store, names, first, count)
             chosen = [partitions[first : first + count] for partitions in written]
@@ -68,33 +96,59 @@ def test_a_table_of_many_partitions_is_read_by_three_requests(tmp_path: Path, mo
     store, rows = FolderStore(tmp_path), pl.DataFrame({"row": range(20_000)}, schema={"row": pl.UInt32})
     put(store, "rows", [rows[i : i + 2] for i in range(0, 20_000, 2)])
     requests = []
-    read_each = FolderStore.read_each
-    monkeypatch.setattr(
-        FolderStore, "read_each", lambda self, ranges: (requests.extend(ranges), read_each(self, ranges))[1]
-    )
+    for name in ("read_each", "read_each_into"):
+        read = getattr(FolderStore, name)
+        monkeypatch.setattr(
+            FolderStore, name, lambda self, ranges, read=read: (requests.extend(ranges), read(self, ranges))[1]
+        )
     found, sizes = read_partitions(store, ["rows"], 9_000, 3)
     assert found["row"].to_list() == list(range(18_000, 18_006))
     assert sizes.tolist() == [[2, 2, 2]]
     assert len(requests) == 3
 
 
+def test_a_table_of_numbers_is_read_into_its_columns(tmp_path: Path):
+    store, rows = FolderStore(tmp_path), pl.DataFrame({"url": np.arange(1 << 19, dtype=np.uint64)})
+    put(store, "keys", [rows[: 1 << 18], rows[1 << 18 :]])
+    tracemalloc.start()
+    try:
+        found, _ = read_partitions(store, ["keys"], 0, 2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.equals(rows)
+    assert peak < 1.5 * rows.estimated_size()
+
+
+@NUMBERS_AND_TEXT
 @pytest.mark.parametrize("cut", [1, 30, 50, 80, 1000])
-def test_read_partitions_names_the_remedy_when_a_table_is_truncated(tmp_path: Path, cut: int):
-    store = FolderStore(tmp_path)
-    put(store, "keys", [pl.DataFrame({"row": range(10)}, schema={"row": pl.UInt32})] * 2)
-    path = tmp_path / "keys"
+def test_read_partitions_names_the_remedy_when_a_table_is_truncated(tmp_path: Path, cut: int, place: str):
+    path = put_rows(store := FolderStore(tmp_path), place, 2)
     path.write_bytes(path.read_bytes()[: max(path.stat().st_size - cut, 0)])
-    with pytest.raises(CorruptPart, match=r"keys is not a whole scratch table; delete its folder"):
+    with reading(place), pytest.raises(CorruptPart, match=r"keys is not a whole scratch table; delete its folder"):
         read_partitions(store, ["keys"], 1, 1)
 
 
-@pytest.mark.parametrize("text", [False, True])
-def test_read_partitions_detects_changed_bytes(tmp_path: Path, text: bool):
-    store, rows = FolderStore(tmp_path), pl.DataFrame({"row": range(10)}, schema={"row": pl.UInt32})
-    put(store, "keys", [rows.with_columns(caption=pl.lit("a kite")) if text else rows])
-    path = tmp_path / "keys"
-    path.write_bytes(path.read_bytes()[:-3] + b"\x55" + path.read_bytes()[-2:])
-    with pytest.raises(CorruptPart, match="keys is not a whole"):
+@NUMBERS_AND_TEXT
+@pytest.mark.parametrize("back", [3, 45])
+def test_read_partitions_detects_changed_bytes(tmp_path: Path, back: int, place: str):
+    """The last byte but 44 is in the checksum of the 40 bytes of numbers."""
+    path = put_rows(store := FolderStore(tmp_path), place, 1)
+    data = bytearray(path.read_bytes())
+    data[-back] ^= 0x55
+    path.write_bytes(data)
+    with reading(place), pytest.raises(CorruptPart, match="keys is not a whole"):
+        read_partitions(store, ["keys"], 0, 1)
+
+
+@NUMBERS_AND_TEXT
+@pytest.mark.parametrize("size", [3, 8, 46, 47])
+def test_read_partitions_detects_a_changed_size(tmp_path: Path, size: int, place: str):
+    """The block of numbers has 48 bytes."""
+    path = put_rows(store := FolderStore(tmp_path), place, 1)
+    head, newline, rest = path.read_bytes().partition(b"\n")
+    path.write_bytes(head + newline + rest[:8] + size.to_bytes(8, "little") + rest[16:])
+    with reading(place), pytest.raises(CorruptPart, match="keys is not a whole"):
         read_partitions(store, ["keys"], 0, 1)
 
 

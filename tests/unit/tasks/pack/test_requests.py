@@ -57,6 +57,10 @@ class CountingStore(FolderStore):
         self.run_reads += [size for name, _, size in ranges if name.endswith(".run")]
         return super().read_each(ranges)
 
+    def read_each_into(self, ranges: Sequence[tuple[str, int, Sequence[memoryview]]]) -> Iterator[int]:
+        self.count("range", len(ranges))
+        return super().read_each_into(ranges)
+
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         self.count("range", len(ranges))
         return super().read_ranges(name, ranges)
