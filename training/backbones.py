@@ -21,10 +21,9 @@ _RESNETS = {
 }  # fmt: skip
 """Blocks of each stage, and GFLOPs of an image."""
 _VITS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
-_SIDES = {"dinov2": 518, "dino": 224}
 NAMES = (
     "efficientnet_lite0 to 4, tf_efficientnet_lite0 to 4, resnet18, 34, 50, 101 and 152, and vision transformers such as "
-    "vit_small_patch16_224, deit_small_patch16_224, vit_small_patch16_dino or vit_small_patch14_dinov2"
+    "vit_small_patch16_224, deit_small_patch16_224 or vit_small_patch14_dinov2"
 )
 
 
@@ -62,11 +61,11 @@ class Backbone:
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the dimensions that a name of timm's states; a tag after a dot, such as `.augreg_in21k`, is ignored.
+    """Return the dimensions that a name of timm's states; of its tag, after a dot, only `dino` counts: other mean and std.
 
     Raises: ValueError for any other name; lists the known ones.
     """
-    base = name.partition(".")[0]
+    base, _, tag = name.partition(".")
     if found := re.fullmatch(r"(tf_)?efficientnet_lite([0-4])", base):
         width, depth, side, gflops = _LITE[int(found[2])]
         like_tensorflow = found[1] is not None
@@ -79,12 +78,13 @@ def find_backbone(name: str) -> Backbone:
         deep = int(found[1]) >= 50
         blocks, gflops = _RESNETS[int(found[1])]
         return Backbone("resnet", 224, 2048 if deep else 512, *IMAGENET, gflops, blocks, is_bottleneck=deep)
-    if found := re.fullmatch(r"(vit|deit)_(tiny|small|base|large)_patch(\d{1,2})_(\d{2,4}|dino|dinov2)", base):
+    if found := re.fullmatch(r"(vit|deit)_(tiny|small|base|large)_patch(\d{1,2})_(\d{2,4}|dinov2)", base):
         width, layers, heads = _VITS[found[2]]
-        mean, std = HALF if found[1] == "vit" and found[4].isdigit() else IMAGENET
-        patch, side = int(found[3]), _SIDES.get(found[4]) or int(found[4])
+        is_dino = found[4] == "dinov2"
+        mean, std = IMAGENET if found[1] == "deit" or is_dino or tag == "dino" else HALF
+        patch, side = int(found[3]), 518 if is_dino else int(found[4])
         return Backbone(
             "vit", side, width, mean, std,
-            patch_size=patch, layers=layers, heads=heads, has_layer_scale=found[4] == "dinov2",
+            patch_size=patch, layers=layers, heads=heads, has_layer_scale=is_dino,
         )  # fmt: skip
     raise ValueError(f"architecture: {name!r} is not known; the names are timm's {NAMES}")
