@@ -27,7 +27,7 @@ from benchmarks.measure import Row, finish, make_parser
 from dataops.home import home
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
-from flows.commands.demo import CONFIG, demo_settings
+from flows.commands.demo import FROM_SCRATCH, demo_settings
 from flows.config import RunConfig, load_config
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
@@ -87,7 +87,7 @@ def prepare(folder: Path, emoji: int | None) -> Loop:
     web = build_demo_web(folder / "demo", limit=emoji)
     context = Context(store=FolderStore(folder / "store"), home=folder)
     with running_server(web.site) as server:
-        config = load_config(CONFIG, demo_settings(web, folder, f"127.0.0.1:{server.port}"))
+        config = load_config(FROM_SCRATCH, demo_settings(web, folder, f"127.0.0.1:{server.port}"))
         extracted = find_or_make(context, EXTRACT, config.source, 0)
         filtered = find_or_make(context, FILTER, config.filter, 0, extracted)
         return Loop(context, config, find_or_make(context, DOWNLOAD, config.download, 0, filtered))
@@ -109,7 +109,9 @@ def main() -> int:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--top", type=float, default=0.5, help="share of the pairs that the second round keeps")
-    parser.add_argument("--epochs", type=int, default=6, help="epochs of the first round; configs/demo.toml has 18")
+    parser.add_argument(
+        "--epochs", type=int, default=6, help="epochs of the first round; configs/demo-from-scratch.toml has 18"
+    )
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.epochs = 1, 1

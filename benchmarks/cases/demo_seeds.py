@@ -1,0 +1,108 @@
+"""Train and evaluate the demo with several seeds, with weights of others and without:
+
+    python -m benchmarks.cases.demo_seeds [--seeds 0,1,2] [--options] [--quick] [--json]
+
+It uses the snapshots of `pairmill demo` (PAIRMILL_HOME), makes those that are missing, and reuses models of earlier calls.
+All trainings share the dataset. `ours` is configs/demo.toml, `peer` configs/demo-from-scratch.toml: means over the seeds of
+the accuracy in percent, with each seed and its 99.5% interval under `runs`. With --options the recipe is also trained
+without each of its parts. --quick trains one seed for one epoch, only to test it.
+"""
+
+import logging
+import statistics
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bootstrap import QUICK_EMOJI, find_or_make, prepare
+from benchmarks.measure import Row, finish, make_parser
+from dataops.home import home
+from flows.commands.demo import CONFIG, FROM_SCRATCH
+from flows.config import load_config
+from tasks.curate.stage import CURATE
+from tasks.evaluate.stage import EVALUATE
+from tasks.pack.stage import PACK
+from tasks.train.stage import TRAIN
+from training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+GOALS = {"openmoji-heldout top1": 15, "twemoji-seen top1": 10, "twemoji-heldout top1": 8, "twemoji-heldout top5": 20}
+"""Minimum means of configs/demo.toml, in percent."""
+WITHOUT: dict[str, dict[str, Any]] = {
+    "multi_positive": {"multi_positive": "off"},
+    "image_init": {"image_init": None, "lock_image": False, "unlocked_image_groups": 0, "image_size": None},
+    "text_init": {"text_init": None, "vocab_size": 2048},
+}
+"""Changes of the recipe that leave out a part of it."""
+
+
+def list_recipes(base: Path, *, options: bool, epochs: int | None) -> dict[str, TrainConfig]:
+    """Return the trainings by name."""
+    recipes = {path.stem: load_config(path, [f"store.uri='{base}'"]).train for path in (CONFIG, FROM_SCRATCH)}
+    whole = recipes["demo"]
+    if options:
+        recipes |= {f"demo without {name}": _change(whole, change) for name, change in WITHOUT.items()}
+    changes = {} if epochs is None else {"epochs": epochs}
+    return {name: _change(recipe, changes) for name, recipe in recipes.items()}
+
+
+def _change(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    return TrainConfig.model_validate(config.model_dump(exclude_unset=True) | changes)
+
+
+def main() -> int:
+    """Train and evaluate each recipe with each seed."""
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--options", action="store_true", help="also train without each part of the recipe")
+    options = parser.parse_args()
+    seeds = [int(seed) for seed in options.seeds.split(",")][: 1 if options.quick else None]
+    logging.basicConfig(level=logging.WARNING if options.json else logging.INFO, format="%(message)s")
+    runs: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        folder = home()
+        if options.quick:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pairmill-seeds-")))
+        loop = prepare(folder, QUICK_EMOJI if options.quick else None)
+        curated = find_or_make(loop.context, CURATE, loop.config.curate, 0, loop.download)
+        packed = find_or_make(loop.context, PACK, loop.config.pack, 0, curated, loop.download)
+        recipes = list_recipes(folder, options=options.options, epochs=1 if options.quick else None)
+        for name, recipe in recipes.items():
+            for seed in seeds:
+                model = find_or_make(loop.context, TRAIN, recipe, seed, packed)
+                evaluation = find_or_make(loop.context, EVALUATE, loop.config.evaluate, seed, model, packed)
+                scores = {
+                    f"{task} {metric}": {key: 100 * found[key] for key in ("value", "low", "high") if found.get(key)}
+                    for task, result in evaluation.facts["metrics"].items()
+                    for metric, found in result["metrics"].items()
+                    if metric in ("top1", "top5")
+                }
+                runs.append({"recipe": name, "seed": seed, "model": model.key, "scores": scores})
+                logger.info("%s, seed %d: %s", name, seed, {case: found["value"] for case, found in scores.items()})
+    rows = []
+    for case in runs[0]["scores"]:
+        means = {
+            name: statistics.mean(run["scores"][case].get("value", 0) for run in runs if run["recipe"] == name)
+            for name in recipes
+        }
+        goal = GOALS[case] / means["demo-from-scratch"] if case in GOALS and means["demo-from-scratch"] else None
+        rows += [
+            Row(
+                case if name == "demo" else f"{case}, {name}",
+                mean,
+                means["demo-from-scratch"],
+                "from scratch",
+                "%",
+                goal,
+            )
+            for name, mean in means.items()
+            if name != "demo-from-scratch"
+        ]
+    return finish("demo_seeds", rows, ["torch"], equal=True, as_json=options.json, details={"runs": runs})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
