@@ -79,7 +79,7 @@ class PairsWriter:
         self._report(0.0)
         uids, digests = compute_uids(table["url"].to_pylist(), table["caption"].to_pylist())
         columns = dict(zip(table.column_names, table.columns, strict=True)) | {"uid": uids}
-        self._write(self._with_constants(columns, table.num_rows), digests)
+        self._write(pa.table(columns), digests)
 
     def count(self, kind: str, n: int = 1) -> None:
         """Count items that were read, for the manifest's facts."""
@@ -120,22 +120,32 @@ class PairsWriter:
 
     def _flush(self) -> None:
         if self._columns[0]:
-            self._write(*self._build_table())
+            self._write(*self._build_tables())
         self._columns = tuple([] for _ in PagePair._fields)
         self._origins, self._lengths = [], []
 
-    def _write(self, table: pa.Table, digests: np.ndarray) -> None:
-        reasons = table["drop_reason"]
+    def _write(self, rows: pa.Table, digests: np.ndarray, pages: pa.Table | None = None) -> None:
+        """Write rows to the parts that they belong to.
+
+        Args:
+            digests: digests of their uids.
+            pages: columns of the pages. With them, `page` is the index of each row's page.
+        """
+        reasons = rows["drop_reason"]
         self.reasons.update({item["values"]: item["counts"] for item in reasons.drop_null().value_counts().to_pylist()})
         is_kept = reasons.is_null().to_numpy()
         self._kept_rows += int(is_kept.sum())
-        self._kept.write(table.filter(pa.array(is_kept)).select(PAIRS.names), digests[is_kept])
-        self._dropped.write(table.filter(pa.array(~is_kept)), digests[~is_kept])
+        for part, chosen in ((self._kept, is_kept), (self._dropped, ~is_kept)):
+            # before the other columns are added, which have the most bytes
+            of_part = rows.filter(pa.array(chosen))
+            columns = dict(zip(of_part.column_names, of_part.columns, strict=True))
+            if pages is not None:
+                columns |= zip(pages.column_names, pages.take(columns["page"]).columns, strict=True)
+            part.write(self._with_constants(columns, part.schema, of_part.num_rows), digests[chosen])
 
-    def _build_table(self) -> tuple[pa.Table, np.ndarray]:
-        """Return the collected rows, kept and dropped, and the digests of their uids."""
+    def _build_tables(self) -> tuple[pa.Table, np.ndarray, pa.Table]:
+        """Return the collected rows, kept and dropped, the digests of their uids, and the columns of the pages."""
         columns = dict(zip(PagePair._fields, self._columns, strict=True))
-        pages = pa.array(np.repeat(np.arange(len(self._origins), dtype=np.int32), self._lengths))
         page_columns = {
             "page_url": [origin.page_url for origin in self._origins],
             "source_offset": [origin.offset for origin in self._origins],
@@ -145,22 +155,24 @@ class PairsWriter:
         uids, digests = compute_uids(columns["url"], columns["caption"])
         columns["drop_reason"] = columns.pop("reason")
         types = {field.name: field.type for field in dropped_schema(PAIRS)}
-        arrays = {name: pa.array(values, types[name]) for name, values in columns.items()}
-        arrays |= {name: pa.array(values, types[name]).take(pages) for name, values in page_columns.items()}
-        return self._with_constants(arrays | {"uid": uids}, len(pages)), digests
+        rows, pages = (
+            {name: pa.array(values, types[name]) for name, values in each.items()} for each in (columns, page_columns)
+        )
+        page = pa.array(np.repeat(np.arange(len(self._origins), dtype=np.int32), self._lengths))
+        return pa.table(rows | {"uid": uids, "page": page}), digests, pa.table(pages)
 
-    def _with_constants(self, columns: Mapping[str, pa.Array | pa.ChunkedArray], n: int) -> pa.Table:
+    def _with_constants(self, columns: Mapping[str, pa.ChunkedArray], schema: pa.Schema, n: int) -> pa.Table:
         """Return a table with all columns in their order: constants are added, and missing columns are null."""
         constant = {"source": self.source, "extracted_with": self.extracted_with, "drop_stage": self.stage}
         arrays = []
-        for field in dropped_schema(PAIRS):
+        for field in schema:
             if field.name in constant:
                 arrays.append(pa.repeat(pa.scalar(constant[field.name], field.type), n))
             else:
                 column = columns[field.name] if field.name in columns else pa.nulls(n, field.type)
                 is_filled = field.name == "license" and self._license is not None
                 arrays.append(pc.fill_null(column, self._license) if is_filled else column)
-        return pa.Table.from_arrays(arrays, schema=dropped_schema(PAIRS))
+        return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def compute_uids(urls: Iterable[str], captions: Iterable[str]) -> tuple[pa.StringArray, np.ndarray]:
