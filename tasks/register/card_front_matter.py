@@ -12,7 +12,7 @@ import yaml
 from dataops.rights.hub_licenses import name_stated
 from dataops.snapshot import Manifest
 
-TAGS = ("clip", "open_clip", "zero-shot-image-classification", "pairmill")
+TAGS = ("clip", "zero-shot-image-classification", "pairmill")
 _HUB = "hf-hub:"
 _RETRIEVAL = re.compile(r"(image_to_text|text_to_image)_.*")
 _LANGUAGE = re.compile(r"([a-z]{2,3})(?:[-_][A-Za-z0-9]+)*")
@@ -48,13 +48,16 @@ def describe_model(
         languages: of the captions.
     """
     known = sorted({found[1] for name in languages if (found := _LANGUAGE.fullmatch(name))})
-    base = _find_base(manifests["train"].config) if "train" in manifests else None
+    training = manifests["train"].config if "train" in manifests else {}
+    base = _find_base(training)
+    # open_clip has no networks but its own.
+    is_plain = not (training.get("text_init") or training.get("image_init"))
     return {
         **(name_stated(license_) if license_ else {}),
         **({"language": known} if known else {}),
-        "library_name": "open_clip",
+        "library_name": "open_clip" if is_plain else "pairmill",
         "pipeline_tag": "zero-shot-image-classification",
-        "tags": list(TAGS),
+        "tags": [*TAGS, "open_clip"] if is_plain else list(TAGS),
         **({"datasets": found} if (found := list(datasets)) else {}),
         **({"base_model": base} if base else {}),
         **({"model-index": [{"name": _plain(name), "results": _list_results(rows)}]} if rows else {}),

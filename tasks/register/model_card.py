@@ -94,7 +94,9 @@ class Card:
         dates += f", registered on {self.documents.registered}." if self.documents.registered else "."
         count = format_quantity(count_training_pairs(self.manifests), "pair")
         datasets = f" in {len(self.datasets)} datasets" if len(self.datasets) > 1 else ""
-        pairs = f"CLIP {model}, trained on {count} of image and caption{datasets}."
+        towers = [one["name"] for one in train.facts.get("weights", []) if one["tower"] in ("text", "image")]
+        others = f" with towers of {' and '.join(towers)}" if towers else ""
+        pairs = f"CLIP {model}{others}, trained on {count} of image and caption{datasets}."
         return f"{pairs} {dates} {gate[0].upper()}{gate[1:]}."
 
     def html(self) -> str:

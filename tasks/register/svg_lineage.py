@@ -92,11 +92,16 @@ def _make_weight_boxes(manifests: Mapping[str, Manifest]) -> dict[str, Box]:
     return {
         f"{one['tower']} weights": Box(
             f"{one['tower']} weights",
-            (one["sha256"][:16], f"{one['name']} {one['version']}"[:22].strip(), one["license"][:22]),
+            (one["sha256"][:16], _shorten(f"{one['name']} {one['version']}".strip()), _shorten(one["license"])),
             style="outside",
         )
         for one in weights[: _OTHERS - 1]
     }
+
+
+def _shorten(text: str) -> str:
+    """Return a text that fits into a box."""
+    return text if len(text) <= 22 else f"{text[:21]}…"
 
 
 def _make_dataset_boxes(datasets: Sequence[TrainingDataset], limit: int) -> dict[str, Box]:
