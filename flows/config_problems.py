@@ -239,6 +239,8 @@ def _resolve(
         if is_choice and isinstance(step, str):  # the name of a type, which pydantic inserts
             is_choice = False
             continue
+        if step == "[key]":  # pydantic's own word for the name before it
+            continue
         path.append(str(step))
         parents = tables or parents
         fields = [

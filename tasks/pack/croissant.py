@@ -215,7 +215,7 @@ def _describe_responsibly(dataset: DatasetFacts) -> dict[str, Any]:
         f"the content digest sha256:{download.content_digest}.",
         "dataCollectionMissingData": _count_missing(dataset),
         "dataPreprocessingProtocol": [
-            f"{stage['stage']} kept {stage['kept']:,} of {stage['input']:,} pairs"
+            f"{stage['stage']} kept {stage['kept']:,} of {format_quantity(stage['input'], 'pair')}"
             + (f"; dropped: {format_counts(stage['reasons'].items())}" if stage["reasons"] else "")
             for stage in funnel_stages(dataset.lineage.values())
         ],

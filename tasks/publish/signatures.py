@@ -75,7 +75,8 @@ def verify_folder(folder: Path, key: str, signature: Path) -> None:
 def _describe_difference(message: str) -> str:
     """Return the names of the files in a message of the library; "" if it names none."""
     message = message.replace("\\'", "'")
-    found = [f"{name} differs from what was signed" for name in re.findall(r"Hash mismatch for '(.*?)': Exp", message)]
+    parts = [part.partition("': Exp") for part in message.split("Hash mismatch for '")[1:]]
+    found = [f"{name} differs from what was signed" for name, end, _ in parts if end]
     for kind, what in (("Extra", "was not signed"), ("Missing", "is missing")):
         for names in re.findall(rf"{kind} files[^:]*: ([^'\"\]]*)", message):
             found += [f"{name.strip()} {what}" for name in names.split(",") if name.strip()]

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from dataops.formatting import format_share
+from dataops.formatting import format_quantity, format_share
 from dataops.snapshot import Manifest, load_manifest, read_table
 from dataops.store import Store
 from tasks.curate.clusters.table import CLUSTERS_PART, COUNTED
@@ -82,7 +82,8 @@ def _read_examples(manifest: Manifest, store: Store, clusters: Sequence[int]) ->
 def _sections(clusters: pl.DataFrame, rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
     for row in clusters.to_dicts():
         examples = rows.filter(pl.col("image_cluster") == row["image_cluster"])
-        note = f"{row['rows']:,} pairs, sampled with probability {row['sampling_probability']:.3g} in an epoch"
+        count, probability = format_quantity(row["rows"], "pair"), row["sampling_probability"]
+        note = f"{count}, sampled with probability {probability:.3g} in an epoch"
         if row["semantic_duplicates"]:
             every = row["rows"] + row["semantic_duplicates"]
             note += f"; {format_share(row['semantic_duplicates'], every)} were semantic duplicates"

@@ -94,7 +94,7 @@ def test_settings_that_need_a_suite_are_errors_without_one(write):
 def test_only_the_demos_own_configs_name_its_files():
     for path in (CHECKOUT / "configs").glob("*.toml"):
         names = "demo" in path.read_text()
-        assert names is (path.stem in ("demo", "bootstrap")), path
+        assert names is (path.stem in ("demo", "demo-from-scratch", "bootstrap")), path
 
 
 def test_download_needs_a_contact(write):
@@ -237,7 +237,7 @@ def test_every_shipped_config_is_valid(path, write, tmp_path):
         file = tmp_path / {"pairs": "a.tsv"}.get(source["kind"], "a.warc.gz")
         file.touch()
         settings.append(f'source.paths=["{file}"]')
-    if path.name == "demo.toml":
+    if path.stem in ("demo", "demo-from-scratch"):
         pl.DataFrame({"query": ["kite"]}).write_parquet(tmp_path / "queries.parquet")
         settings.append(f"filter.balance.queries={tmp_path}/queries.parquet")
         # `pairmill demo` sets the address of its site

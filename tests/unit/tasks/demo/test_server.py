@@ -122,7 +122,7 @@ def test_a_thread_serves_many_connections_and_ends_with_the_server(folder):
             with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
                 assert request(client, "/food/")[0] == 200
         ours = set(site_threads()) - others
-        assert 1 <= len(ours) <= 3, "a second one if the first has not yet closed its connection"
+        assert 1 <= len(ours) < 10, "another one if those before have not yet closed their connections"
     for thread in ours:
         thread.join(timeout=30)
     assert not set(site_threads()) & ours
