@@ -54,6 +54,7 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((ADDRESS, port))
+            self._socket.listen()  # from now on a request waits for the server, whose address is printed before it runs
         except OSError as error:
             self._socket.close()
             raise ConfigError(

@@ -441,7 +441,7 @@ def test_download_finds_rows_and_errors_that_img2dataset_swallows(
     def full_disk(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shard_writer.WebDatasetSampleWriter, "write", full_disk)
+    monkeypatch.setattr(shard_writer.OrderedWriter, "_write_member", full_disk)
     with pytest.raises(StorageError, match="No space left on device"):
         fetch_shard.download_shard(Draft(store, "download", "full"), shard)
     assert store.names("download/full") == []
