@@ -18,13 +18,15 @@ import pytest
 from PIL import Image, ImageDraw
 
 from benchmarks.kills.seaweed import free_port
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, CorruptPart
+from flows.commands.sign import sign, verify
 from tasks.models.find import find_model
 from tests.integration.register.bare_environment import BareEnvironment
 from tests.integration.register.snapshots import (
     TEXTS,
     run_python,
 )
+from tests.unit.tasks.publish.test_signatures import write_keys
 
 pytestmark = pytest.mark.timeout(300)  # an environment, a server and imports of MLflow take long on a busy machine
 
@@ -181,3 +183,24 @@ def test_find_model_downloads_a_registered_model_once(
     for none in ("models:/clip-demo/999", "models:/clip-demo@nobody", "models:/no such model/1"):
         with pytest.raises(ConfigError, match="refused"):
             find_model(none, tmp_path)
+
+
+def test_registered_model_is_signed_and_a_changed_byte_on_the_server_is_named(
+    registered: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    private, public = write_keys(tmp_path)
+    uri = registered[0].facts["model_uri"]
+    with pytest.raises(ConfigError, match="is not signed; sign it with"):
+        verify(uri, public, tmp_path, None, as_json=True)
+    assert sign(uri, private, tmp_path, None, as_json=True) == 0
+    assert verify(uri, public, tmp_path, None, as_json=True) == 0
+    copies = {path: path.read_bytes() for path in tmp_path_factory.getbasetemp().glob("mlflow*/**/model.safetensors")}
+    assert copies
+    for path, data in copies.items():  # several models of the server have a file of that name
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    try:
+        with pytest.raises(CorruptPart, match=r"model\.safetensors differs from what was signed"):
+            verify(uri, public, tmp_path, None, as_json=True)
+    finally:
+        for path, data in copies.items():
+            path.write_bytes(data)

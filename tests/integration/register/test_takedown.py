@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from dataops.errors import ContractError
 from dataops.snapshot import SnapshotName
 from dataops.store import FolderStore
+from flows.commands.publish import PublishOptions, publish
 from tasks.engine import stage
 from tasks.tracking.registry import Registry, find_needed_snapshots
 from tests.integration.register.snapshots import connect, plan_registration
@@ -83,4 +85,9 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     assert trace.trace("models:/saw-it@champion", tmp_path, str(store.root), limit=5, index=True, as_json=False) == 0
     output = capsys.readouterr().out
     assert f"was trained on pairs that takedown {digest} removed" in output
+    options = PublishOptions("saw-it@champion", str(tmp_path / "out"), "mit")
+    with pytest.raises(ContractError, match=f"takedown {digest} removed pairs of dataset {packed.key}") as refused:
+        publish(options, tmp_path, str(store.root), as_json=True)
+    assert str(refused.value).startswith("models:/saw-it/1 is not published:")
+    assert not (tmp_path / "out").exists()
     assert packed.key in output
