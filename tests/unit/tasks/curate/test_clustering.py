@@ -153,7 +153,7 @@ def test_semantic_duplicates_are_those_of_a_slow_search(
 ) -> None:
     pairs, found = similar_pairs(), []
     more = {"same_caption": same_caption, "near_duplicates": False}
-    for size, rows, units in ((100, 1 << 20, 1 << 17), (5, 3, 2)):
+    for size, rows, units in ((100, 1 << 20, 1 << 17), (13, 11, 7)):
         monkeypatch.setattr(clustering, "PARTITION_ROWS", rows)
         monkeypatch.setattr(steps, "BATCH_ROWS", units)
         store = FolderStore(tmp_path / str(size))
