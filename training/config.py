@@ -217,9 +217,9 @@ class TrainConfig(StageConfig):
     init_towers: Literal["both", "image"] = "both"
     """image: the text tower starts at random, for another vocabulary or language."""
     text_init: TextInit | None = None
-    """Weights of others for the text tower; None: it has the transformer of `model`."""
+    """Pretrained weights for the text tower; None: it has the transformer of `model`."""
     image_init: ImageInit | None = None
-    """Weights of others for the image tower; None: it has the network of `model`."""
+    """Pretrained weights for the image tower; None: it has the network of `model`."""
     lock_image: bool = False
     """Keep the image tower as `init` has it, and train only the text tower (LiT)."""
     unlocked_image_groups: Annotated[int, Field(ge=0)] = 0
@@ -312,7 +312,7 @@ class TrainConfig(StageConfig):
         return [*(problem.removeprefix("model: train.") for problem in found), *check_packages(self)]
 
     def load_dimensions(self) -> ModelConfig:
-        """Read the model's dimensions, with `image_size` where it is set, and the towers of others.
+        """Read the model's dimensions, with `image_size` where it is set, and the pretrained towers.
 
         Raises: ConfigError: there is no such model, its file is not valid, it cannot have this size, or the files of a
             tower are missing.

@@ -1,4 +1,4 @@
-"""Train and evaluate the demo with several seeds, with weights of others and without:
+"""Train and evaluate the demo with several seeds, with pretrained weights and without:
 
     python -m benchmarks.cases.demo_seeds [--seeds 0,1,2] [--options] [--quick] [--json]
 

@@ -23,7 +23,7 @@ from tasks.demo.build import DemoWeb, build_demo_web
 
 CONFIG = CHECKOUT / "configs" / "demo.toml"
 FROM_SCRATCH = CHECKOUT / "configs" / "demo-from-scratch.toml"
-"""The same demo without weights of others."""
+"""The same demo without pretrained weights."""
 _NOTE = """\
 # Written by `pairmill demo`, which also starts the site that it downloads from. Copy it to change it, or run it with --set.
 #
@@ -42,7 +42,7 @@ def run_demo(settings: Sequence[str] = (), *, quick: bool, from_scratch: bool, a
     Args:
         settings: further KEY=VALUE settings of the config.
         quick: take a small part of the web, and train for seconds.
-        from_scratch: train without weights of others.
+        from_scratch: train without pretrained weights.
     """
     started = time.monotonic()
     servers = start_servers()

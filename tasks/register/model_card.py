@@ -246,7 +246,7 @@ def describe_teachers(train: Manifest) -> list[str]:
 
 
 def _list_weights(train: Manifest) -> list[Section]:
-    """Return the table of the weights of others that the training started from, if there are any."""
+    """Return the table of the pretrained weights that the training started from, if there are any."""
     weights = train.facts.get("weights", [])
     rows = [
         (
@@ -260,7 +260,7 @@ def _list_weights(train: Manifest) -> list[Section]:
     ]
     sentence = "The training started from these weights, and the model holds them or what training made of them."
     columns = ("tower", "weights", "licence", "file", "sha256")
-    return [Section("Weights of others", (sentence,), columns, rows)] if rows else []
+    return [Section("Pretrained weights", (sentence,), columns, rows)] if rows else []
 
 
 def _format_setting(value: Any) -> str:
@@ -380,7 +380,7 @@ def list_rights(packs: Sequence[Manifest], license_: str, train: Manifest | None
     sentences = [first]
     if weights := [] if train is None else train.facts.get("weights", []):
         licenses = (f"{one['name']}: {one['license'] or 'not stated'}" for one in weights)
-        sentences.append(f"Licences of the weights of others in it: {', '.join(licenses)}.")
+        sentences.append(f"Licences of the pretrained weights in it: {', '.join(licenses)}.")
     if all(isinstance(pack.facts.get("licenses"), dict) for pack in packs):
         kept = sum(pack.counts.kept for pack in packs)
         licensed = kept - sum(int(pack.facts["licenses"].get("", 0)) for pack in packs)

@@ -22,7 +22,7 @@ _POSITIONS = {
 }  # fmt: skip
 """Column and row of each box: data from left to right, then down and back to the model."""
 _OTHERS = 3
-"""Maximum number of boxes for weights of others and other datasets; the last one stands for all datasets without one."""
+"""Maximum number of boxes for pretrained weights and other datasets; the last one stands for all datasets without one."""
 _ARROWS = (
     ("sources", "extract"), ("source-2", "extract"), ("source-3", "extract"), ("extract", "filter"),
     ("filter", "download"), ("download", "curate"), ("curate", "pack"),
@@ -87,7 +87,7 @@ def make_boxes(
 
 
 def _make_weight_boxes(manifests: Mapping[str, Manifest]) -> dict[str, Box]:
-    """Return the boxes of the weights of others that the training started from."""
+    """Return the boxes of the pretrained weights that the training started from."""
     weights = manifests["train"].facts.get("weights", []) if "train" in manifests else []
     return {
         f"{one['tower']} weights": Box(

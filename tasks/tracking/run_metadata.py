@@ -102,7 +102,7 @@ def build_lineage_tags(
 
 
 def _tag_weights(train: Manifest | None) -> dict[str, str]:
-    """Return a tag for each of the weights of others that a training started from."""
+    """Return a tag for each file of pretrained weights that a training started from."""
     found = [] if train is None else train.facts.get("weights", [])
     return {
         f"weights.{one['tower']}": ", ".join(

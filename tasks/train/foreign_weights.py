@@ -1,4 +1,4 @@
-"""The weights of others that a training starts from: their digests for the key, and their owners for the card."""
+"""The pretrained weights that a training starts from: their digests for the key, and their owners for the card."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +12,7 @@ from training.towers.files import TowerFiles, find_files
 
 
 def find_tower_files(config: TrainConfig) -> dict[str, TowerFiles]:
-    """Return the files of the towers that start from weights of others, by tower.
+    """Return the files of the towers that start from pretrained weights, by tower.
 
     Raises: ConfigError if they are missing.
     """
@@ -21,7 +21,7 @@ def find_tower_files(config: TrainConfig) -> dict[str, TowerFiles]:
 
 
 def digest_towers(config: TrainConfig) -> list[Input]:
-    """Return an input for each tower that starts from weights of others, with the digest of its files."""
+    """Return an input for each tower that starts from pretrained weights, with the digest of its files."""
     found = find_tower_files(config)
     return [Input(stage=f"train.{tower}_init", key=files.name, digest=files.digest()) for tower, files in found.items()]
 

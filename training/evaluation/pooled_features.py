@@ -25,7 +25,7 @@ class PooledFeatures:
         norm, projector = getattr(self._visual, "ln_post", None), getattr(self._visual, "projector", None)
         if isinstance(projection, nn.Module):  # ModifiedResNet: attention pooling ends in its projection
             self._hooks.append(projection.register_forward_pre_hook(self._record_input))
-        elif isinstance(projector, nn.Module):  # a backbone of others and the projector on it
+        elif isinstance(projector, nn.Module):  # a pretrained backbone and the projector on it
             self._hooks.append(projector.register_forward_pre_hook(self._record_input))
         elif isinstance(norm, nn.Module):  # ViT: the projection is a bare matrix behind this norm
             self._hooks.append(norm.register_forward_hook(self._record_output))

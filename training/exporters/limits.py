@@ -19,7 +19,7 @@ def check_packages(form: Format) -> None:
 
 def check_model(config: ModelConfig, form: Format) -> None:
     """Raise a ConfigError with the remedy if a format cannot hold a model: a ResNet or a sigmoid model as hf, or
-    towers of others as any but onnx.
+    pretrained towers as any but onnx.
     """
     is_plain = isinstance(config.vision_cfg, VisionConfig) and isinstance(config.text_cfg, TextConfig)
     if form != "onnx" and not is_plain:

@@ -14,7 +14,7 @@ OPENAI_NAMES = {clip_vocabulary.START: "<|startoftext|>", clip_vocabulary.END: "
 
 
 def export_tokenizer(tokenizer: Tokenizer, output: Path) -> None:
-    """Write both files; the vocabulary of a text tower of others has tokenizer.json alone.
+    """Write both files; the vocabulary of a pretrained text tower has tokenizer.json alone.
 
     CLIP's vocabulary gets the normaliser of OpenAI's own tokenizer.json, which lower-cases and joins spaces. It has
     neither ftfy nor entities, so captions that need those get other ids. It is padded with its end token, as OpenAI's

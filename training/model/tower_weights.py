@@ -1,4 +1,4 @@
-"""Load the weights of others into a tower: BERT's, word vectors, and image backbones by the names of timm."""
+"""Load the pretrained weights into a tower: BERT's, word vectors, and image backbones by the names of timm."""
 
 import re
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ _BERT = {
 
 
 def load_image_tower(tower: BackboneTower, init: ImageInit) -> TowerFiles:
-    """Load the weights of `[train.image_init]`, and freeze them if it says so; the projector stays as it is.
+    """Load the weights of `[train.image_init]`, and freeze them if it is `frozen`; the projector stays as it is.
 
     Raises: ConfigError if they cannot be read safely, or are of another network.
     """
@@ -50,7 +50,7 @@ def load_image_tower(tower: BackboneTower, init: ImageInit) -> TowerFiles:
 
 
 def load_text_tower(tower: PretrainedTextTower, init: TextInit) -> TowerFiles:
-    """Load the weights of `[train.text_init]`, and freeze them if it says so; the projector stays as it is.
+    """Load the weights of `[train.text_init]`, and freeze them if it is `frozen`; the projector stays as it is.
 
     Raises: ConfigError if they cannot be read safely, or are of another network.
     """

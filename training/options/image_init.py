@@ -11,7 +11,7 @@ Channels = tuple[float, float, float]
 
 
 class ImageInit(PretrainedConfig):
-    """Weights of others that the image tower starts from, in place of the image tower of `model`.
+    """Pretrained weights that the image tower starts from, in place of the image tower of `model`.
 
     The file holds a state dict with timm's names, or those of EfficientNet-PyTorch. `image_size` sets the input's side;
     default: that of the architecture. Pixels are normalised as the backbone expects them.

@@ -10,7 +10,7 @@ from training.options.bounds import NonNegative
 
 
 class PretrainedConfig(FrozenModel):
-    """A tower that starts from weights of others, and a projector on it that starts at random."""
+    """A tower that starts from pretrained weights, and a projector on it that starts at random."""
 
     package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """Installed Python package that ships the weights. None of its code is run."""

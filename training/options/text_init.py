@@ -8,7 +8,7 @@ from training.options.pretrained import PretrainedConfig
 
 
 class TextInit(PretrainedConfig):
-    """Weights of others that the text tower starts from, with their vocabulary, in place of the transformer of `model`.
+    """Pretrained weights that the text tower starts from, with their vocabulary, in place of the transformer of `model`.
 
     Its context length is that of `model`. Sources: word vectors: Arora et al. 2017 (their mean as the baseline of a
     sentence's vector); sentence encoders: Reimers and Gurevych 2019 (Sentence-BERT).
@@ -17,8 +17,8 @@ class TextInit(PretrainedConfig):
     kind: Literal["words", "bert"]
     """words: a matrix with a vector for each word or token, in .safetensors, .npy or .npz, and beside it a tokenizer.json
     or a list with a word a line (.txt); a text is the mean of its vectors. bert: a folder with a config.json of model_type
-    "bert", a tokenizer.json and the weights; a text is the mean of its tokens, or the first one if 1_Pooling/config.json
-    says so."""
+    "bert", a tokenizer.json and the weights; a text is the mean of its tokens, or the first one as 1_Pooling/config.json
+    states."""
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
     """Name of the tokenizer.json or list of words inside the package or folder; needed if there are several."""
     frozen: bool = True

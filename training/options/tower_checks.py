@@ -18,7 +18,9 @@ def check_towers(config: Any) -> None:
         raise ValueError(f'sharding: a model with {" and ".join(given)} is not sharded; set "none"')
     for phase in config.phase:
         if (phase.image_size and config.image_init) or (phase.context_length and config.text_init):
-            raise ValueError("phase: towers of others have one image_size and one context_length; set batch_size alone")
+            raise ValueError(
+                "phase: pretrained towers have one image_size and one context_length; set batch_size alone"
+            )
     if config.patch_dropout and config.image_init is not None:
         raise ValueError("patch_dropout: a backbone of image_init takes all patches; set 0")
 

@@ -1,4 +1,4 @@
-"""The dimensions of a model whose towers start from weights of others, as their files state them. No torch here."""
+"""The dimensions of a model whose towers start from pretrained weights, as their files state them. No torch here."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Floating-point operations of a step in a tower of others, as training/loop/flops.py counts them for CLIP's towers."""
+"""Floating-point operations of a step in a pretrained tower, as training/loop/flops.py counts them for CLIP's towers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The texts of a batch for a tower of others: token ids with padding, or features that were computed before.
+"""The texts of a batch for a pretrained tower: token ids with padding, or features that were computed before.
 
 Legend: B texts, L tokens of the longest, X tokens or numbers of a feature.
 """

@@ -1,4 +1,4 @@
-"""The layers that training adds to a tower of others: from its feature to the space that images and texts share.
+"""The layers that training adds to a pretrained tower: from its feature to the space that images and texts share.
 
 Legend: B batch, W width of the feature, D embed_dim.
 """

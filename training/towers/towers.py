@@ -1,4 +1,4 @@
-"""The towers of a model that are not CLIP's own: a network of others, and a projector on its feature.
+"""The towers of a model that are not CLIP's own: a pretrained network, and a projector on its feature.
 
 Legend: B batch, S side of an image, L tokens, W width of the network's feature, D embed_dim.
 """

@@ -305,16 +305,16 @@ def test_card_drawing_and_tags_name_the_weights_of_others() -> None:
     plain = manifests()
     found = {**plain, "train": plain["train"].model_copy(update={"facts": {"weights": WEIGHTS}})}
     text = Card("m", found, ROWS, "passed").markdown()
-    assert "## Weights of others" in text
+    assert "## Pretrained weights" in text
     assert re.search(rf"\| text \| made 1\.2 \| CC0 \| v\.npy \| {'a' * 64} \|", text)
     assert re.search(r"\| image \| net\.safetensors \| not stated \| - \| not known \|", text)
-    assert "Licences of the weights of others in it: made: CC0, net.safetensors: not stated." in text
+    assert "Licences of the pretrained weights in it: made: CC0, net.safetensors: not stated." in text
     drawn = lineage_svg(found, "m")
     assert all(name in drawn for name in ("text weights", "image weights", "made 1.2", "net.safetensors", "a" * 16))
     tags = build_lineage_tags(found, {}, {})
     assert tags["weights.text"] == f"made 1.2, CC0, sha256 {'a' * 64}"
     assert tags["weights.image"] == "net.safetensors, no stated licence"
-    assert "Weights of others" not in Card("m", plain, ROWS, "passed").markdown()
+    assert "Pretrained weights" not in Card("m", plain, ROWS, "passed").markdown()
     assert not any(name.startswith("weights.") for name in build_lineage_tags(plain, {}, {}))
 
 

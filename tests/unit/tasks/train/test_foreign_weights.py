@@ -1,4 +1,4 @@
-"""Weights of others are in the key of a training, and in its facts with their owner."""
+"""Pretrained weights are in the key of a training, and in its facts with their owner."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Trainings that start from towers of others: the same bits after a stop, features computed once, and a finished model."""
+"""Trainings that start from pretrained towers: the same bits after a stop, features computed once, and a finished model."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tiny weights of others: a BERT as sentence-transformers keeps it, word vectors, and backbones by timm's names."""
+"""Tiny pretrained weights: a BERT as sentence-transformers keeps it, word vectors, and backbones by timm's names."""
 
 import json
 import math

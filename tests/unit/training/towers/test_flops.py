@@ -1,4 +1,4 @@
-"""The operations of towers of others are those that torch counts."""
+"""The operations of pretrained towers are those that torch counts."""
 
 import pytest
 import torch
