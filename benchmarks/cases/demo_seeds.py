@@ -12,6 +12,7 @@ import logging
 import statistics
 import sys
 import tempfile
+import tomllib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from benchmarks.bootstrap import QUICK_EMOJI, find_or_make, prepare
 from benchmarks.measure import Row, finish, make_parser
 from dataops.home import home
 from flows.commands.demo import CONFIG, FROM_SCRATCH
-from flows.config import load_config
 from tasks.curate.stage import CURATE
 from tasks.evaluate.stage import EVALUATE
 from tasks.pack.stage import PACK
@@ -39,9 +39,10 @@ WITHOUT: dict[str, dict[str, Any]] = {
 """Changes of the recipe that leave out a part of it."""
 
 
-def list_recipes(base: Path, *, options: bool, epochs: int | None) -> dict[str, TrainConfig]:
+def list_recipes(*, options: bool, epochs: int | None) -> dict[str, TrainConfig]:
     """Return the trainings by name."""
-    recipes = {path.stem: load_config(path, [f"store.uri='{base}'"]).train for path in (CONFIG, FROM_SCRATCH)}
+    tables = {path.stem: tomllib.loads(path.read_text("utf-8"))["train"] for path in (CONFIG, FROM_SCRATCH)}
+    recipes = {name: TrainConfig.model_validate(table) for name, table in tables.items()}
     whole = recipes["demo"]
     if options:
         recipes |= {f"demo without {name}": _change(whole, change) for name, change in WITHOUT.items()}
@@ -69,7 +70,7 @@ def main() -> int:
         loop = prepare(folder, QUICK_EMOJI if options.quick else None)
         curated = find_or_make(loop.context, CURATE, loop.config.curate, 0, loop.download)
         packed = find_or_make(loop.context, PACK, loop.config.pack, 0, curated, loop.download)
-        recipes = list_recipes(folder, options=options.options, epochs=1 if options.quick else None)
+        recipes = list_recipes(options=options.options, epochs=1 if options.quick else None)
         for name, recipe in recipes.items():
             for seed in seeds:
                 model = find_or_make(loop.context, TRAIN, recipe, seed, packed)
