@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -204,3 +205,7 @@ def test_registered_model_is_signed_and_a_changed_byte_on_the_server_is_named(
     finally:
         for path, data in copies.items():
             path.write_bytes(data)
+        for folder in tmp_path_factory.getbasetemp().glob("mlflow*/**/signature"):
+            shutil.rmtree(
+                folder
+            )  # the server is shared with test_version.py, which lists the artefacts of a new version
