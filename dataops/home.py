@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
+from urllib.parse import urlsplit
 
 from dataops.errors import ConfigError
 
@@ -57,6 +58,13 @@ def project_folder() -> Path:
             _reported.add(found)
             logger.warning("%s and is ignored; set PAIRMILL_HOME to use it", foreign)
     return here
+
+
+def resolve_in_project(uri: str) -> str:
+    """Return the URI of a store, so that a relative folder is the same one in each folder of a project."""
+    folder = project_folder()
+    relative = uri.strip() and not urlsplit(uri).scheme and not Path(uri).expanduser().is_absolute()
+    return str(folder / uri) if relative and folder != Path.cwd() else uri
 
 
 def _folders_upwards(here: Path) -> Iterator[Path]:

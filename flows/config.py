@@ -8,14 +8,13 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dataops import redaction as secrets
 from dataops.config import PriceConfig, problems_of
 from dataops.errors import ConfigError
-from dataops.home import home, project_folder
+from dataops.home import home, resolve_in_project
 from dataops.redaction import redact
 from dataops.regular_files import read_text
 from dataops.snapshot import MANIFEST
@@ -51,35 +50,33 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _in_project(uri: str) -> str:
-    """Return the URI of a store, so that a relative folder is the same one in each folder of a project."""
-    folder = project_folder()
-    relative = uri.strip() and not urlsplit(uri).scheme and not Path(uri).expanduser().is_absolute()
-    return str(folder / uri) if relative and folder != Path.cwd() else uri
-
-
 class StoreConfig(_Table):
     """The `[store]` table: where snapshots are stored."""
 
-    uri: Annotated[str, AfterValidator(_in_project)] = Field(
+    uri: Annotated[str, AfterValidator(resolve_in_project)] = Field(
         default=".pairmill/store", min_length=1, validate_default=True
     )
     """A folder, or s3://bucket/prefix. A relative folder starts at the project's folder: the nearest one upwards that has
     a `.pairmill`, else the current folder."""
 
-    def problems(self) -> list[str]:
-        """Return why the store is not writable. Raises: StorageError if it does not answer."""
-        return problems_of("uri", self._check)
+    def problems(self, *, writes: bool = True) -> list[str]:
+        """Return why the store is not writable; without `writes`, as far as reading it shows.
 
-    def _check(self) -> None:
+        Raises: StorageError if it does not answer.
+        """
+        return problems_of("uri", lambda: self._check(writes=writes))
+
+    def _check(self, *, writes: bool) -> None:
         store = open_store(self.uri)
         if not is_utf8(store.uri):
             raise ConfigError(
                 f"{store.uri!r} has bytes that are not UTF-8, so no server can record it; rename the folder"
             )
+        if not writes:
+            return store.check_readable()
         if Path(store.uri).is_relative_to(home()):  # else the first object makes the home, readable by others
             make_home()
-        store.check_writable()
+        return store.check_writable()
 
 
 class ExecutionConfig(_Table):
@@ -184,7 +181,9 @@ def config_name(path: Path) -> str:
         raise ConfigError(f"{path}: cannot read its `name`: {type(error).__name__}: {error}") from error
 
 
-def load_config(path: Path, settings: Iterable[str] = (), until: str | None = None) -> RunConfig:
+def load_config(
+    path: Path, settings: Iterable[str] = (), until: str | None = None, *, writes: bool = True
+) -> RunConfig:
     """Read a config file, apply `a.b=value` settings, and check everything that can be checked before work starts.
 
     Args:
@@ -194,7 +193,7 @@ def load_config(path: Path, settings: Iterable[str] = (), until: str | None = No
     Raises: ConfigError that lists all problems.
     """
     values, origins = read_config(path, settings)
-    return check_config(values, str(path), until=until, origins=origins)
+    return check_config(values, str(path), until=until, writes=writes, origins=origins)
 
 
 def read_config(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any], Callable[[], dict[str, str]]]:
@@ -228,6 +227,7 @@ def check_config(
     *,
     sources: bool = True,
     until: str | None = None,
+    writes: bool = True,
     origins: Callable[[], Mapping[str, str]] = dict,
 ) -> RunConfig:
     """Validate config values, and the files and services that they name.
@@ -237,6 +237,7 @@ def check_config(
         sources: False on a machine that reads a run's dataset from the store: it needs no source files, and downloads
             nothing.
         until: the last stage that will run; by default all stages run.
+        writes: False for a plan: nothing is written, not even to test the store.
         origins: returns where each key was set, such as `line 12`, by path; called if there are problems.
 
     Raises: ConfigError that lists all problems, each with its path, the value and what is allowed; StorageError if the
@@ -246,7 +247,7 @@ def check_config(
     if problems:  # no further checks: their messages might repeat the secret
         raise ConfigError(format_problems(where, problems, origins()))
     config, problems = validate_values(values)
-    problems += _problems_outside(values, config, sources=sources, until=until)
+    problems += _problems_outside(values, config, sources=sources, until=until, writes=writes)
     if problems or config is None:
         raise ConfigError(format_problems(where, problems, origins()))
     return config
@@ -284,7 +285,7 @@ def secret_problems(values: Any, path: str = "") -> list[str]:
 
 
 def _problems_outside(
-    values: Mapping[str, Any], config: RunConfig | None, *, sources: bool, until: str | None
+    values: Mapping[str, Any], config: RunConfig | None, *, sources: bool, until: str | None, writes: bool
 ) -> list[str]:
     """Return the problems of the files and services that the tables name, without those of stages that will not run.
 
@@ -302,7 +303,7 @@ def _problems_outside(
             table, wrong = validate_rest(adapter, values.get(RunConfig.model_fields[name].alias or name, {}))
             if name == "download" and are_in_archives(values.get("source")):
                 wrong.add("contact")  # no host is asked
-        found = table.problems() if table is not None else []
+        found = table.problems(**({"writes": writes} if name == "store" else {})) if table is not None else []
         return table, [line for line in found if line.partition(":")[0].partition(".")[0] not in wrong]
 
     last = STAGES.index(until) + 1 if until in STAGES else len(STAGES)

@@ -210,6 +210,14 @@ class Store(ABC):
             raise StorageError(f"{name} in {self.where} ends before byte {offset + size:,}")
         return data
 
+    def check_readable(self) -> None:
+        """List a folder of the store, and write nothing.
+
+        Raises: ConfigError with the remedy if it fails until something is corrected; StorageError if the store does not
+            respond now.
+        """
+        self.names(PROBES)
+
     def check_writable(self) -> None:
         """Write, read, create and delete a small object.
 

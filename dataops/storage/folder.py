@@ -231,6 +231,13 @@ class FolderStore(Store):
         with storage_errors(f"cannot copy {source} to {path}", path.parent):
             shutil.copyfile(source, path)
 
+    def check_readable(self) -> None:
+        there = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not there.is_dir():
+            raise ConfigError(f"{there} is no folder; set store.uri to another place")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ConfigError(f"Make {there} writable for this user, or set store.uri to another place")
+
     def check_writable(self) -> None:
         try:
             super().check_writable()

@@ -324,6 +324,10 @@ class S3Store(Store):
         finally:
             self._call.outlast_seconds = usual
 
+    def check_readable(self) -> None:
+        with self.retrying_for(CHECK_SECONDS):
+            super().check_readable()
+
     def check_writable(self) -> None:
         with self.retrying_for(CHECK_SECONDS):
             super().check_writable()

@@ -152,7 +152,7 @@ def backfill(
     """
     if parallel < 1:
         raise ConfigError(f"--parallel is {parallel}; it must be at least 1")
-    versions = load_versions(config, settings, list_settings(config, settings, crawls, each))
+    versions = load_versions(config, settings, list_settings(config, settings, crawls, each), writes=not dry_run)
     reuse_versions(config, versions)
     missing = sum(version.dataset is None for version in versions)
     _write(f"{config}: {format_quantity(len(versions), 'version')} of the dataset, {missing:,} to make")

@@ -72,25 +72,28 @@ def _crawl_key(path: Path, settings: Sequence[str]) -> str:
     return f"source.{found[0]}.crawl" if len(tables) > 1 else "source.crawl"
 
 
-def load_versions(path: Path, settings: Sequence[str], own: Sequence[str]) -> list[Version]:
+def load_versions(path: Path, settings: Sequence[str], own: Sequence[str], *, writes: bool = True) -> list[Version]:
     """Check the config of each version before any work starts, and return the versions.
+
+    Args:
+        writes: False if the versions are only listed: nothing is written, not even to test the store.
 
     Raises: ConfigError with the problems of the first version whose config has any.
     """
     versions = [Version(setting, (*settings, setting)) for setting in own]
     for version in versions:
-        load_config(path, version.settings, LAST)
+        load_config(path, version.settings, LAST, writes=writes)
     return versions
 
 
 def with_seen(path: Path, version: Version, before: Sequence[Manifest]) -> tuple[RunConfig, tuple[str, ...]]:
     """Return the config of a version that leaves out the pairs of the datasets before it, and its settings."""
-    config = load_config(path, version.settings, LAST)
+    config = load_config(path, version.settings, LAST, writes=False)
     seen = list(dict.fromkeys([*config.filter.seen, *(dataset.key for dataset in before)]))
     if not before:
         return config, version.settings
     settings = (*version.settings, f"filter.seen={json.dumps(seen)}")
-    return load_config(path, settings, LAST), settings
+    return load_config(path, settings, LAST, writes=False), settings
 
 
 def find_snapshots(config: RunConfig) -> dict[str, Manifest]:

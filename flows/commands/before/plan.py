@@ -21,7 +21,7 @@ def show_plan(
     path: Path, settings: Sequence[str], home: Path, until: str | None, force: Sequence[str], *, as_json: bool
 ) -> int:
     """Print the plan of a config."""
-    config = load_config(path, settings, until)
+    config = load_config(path, settings, until, writes=False)
     workers = config.execution.workers or count_cores()
     plan = plan_run(config, home, workers, until=until, force=force)
     if as_json:

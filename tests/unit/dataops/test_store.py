@@ -79,6 +79,14 @@ def test_check_writable_raises_when_the_folder_is_a_file(tmp_path):
         FolderStore(tmp_path / "file").check_writable()
 
 
+def test_check_readable_writes_nothing_and_raises_when_the_folder_is_a_file(tmp_path):
+    FolderStore(tmp_path / "new" / "store").check_readable()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="file is no folder"):
+        FolderStore(tmp_path / "file" / "store").check_readable()
+
+
 @pytest.mark.parametrize("uri", ["gs://bucket/x", "s3:///x", "http://host/x", " "])
 def test_open_store_raises_for_an_invalid_uri(uri):
     with pytest.raises(ConfigError):

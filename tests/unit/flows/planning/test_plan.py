@@ -144,6 +144,27 @@ def test_plan_writes_nothing(folder: Path):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["plan"], ["run", "--dry-run"], ["config", "show"], ["backfill", "--dry-run", "--each", "seed=1"]],
+    ids=lambda command: command[0],
+)
+def test_no_file_is_written_before_the_first_run(command: list[str], tmp_path: Path, monkeypatch, capsys):
+    """Neither the home nor the store is there afterwards, wherever the store is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    write_list(tmp_path / "a.csv", 3)
+    for number, store in enumerate((".pairmill/store", "home/store", "other/deep/store")):
+        (tmp_path / f"{number}.toml").write_text(
+            f'name = "birds"\nstore.uri = "{tmp_path / store}"\nregister.model_name = "birds"\n'
+            '[source]\nkind = "pairs"\npaths = ["a.csv"]\n[download]\ncontact = "mailto:us@example.org"\n'
+        )
+    before = sorted(tmp_path.rglob("*"))
+    for number in range(3):
+        assert run_command([command[0], *command[1:], f"{number}.toml"]) == 0, capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_training_on_several_datasets_sees_the_pairs_of_all(folder: Path):
     store = open_store(str(folder / "store"))
     draft = Draft(store, "pack", "b" * 16)
