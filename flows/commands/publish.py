@@ -23,8 +23,8 @@ from tasks.publish.bundle import CARD, BundleFile, list_dataset_files, list_fold
 from tasks.publish.choose_place import open_place
 from tasks.publish.places import DATA, Kind, Place
 from tasks.register.card_front_matter import split_front_matter, write_front_matter
+from tasks.register.card_rights import NO_LICENSE
 from tasks.register.exported_documents import describe_files, describe_snapshot, describe_version
-from tasks.register.model_card import NO_LICENSE
 from tasks.tracking import client as tracking
 
 LISTED = 20

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dataops.funnel import PAIR_STAGES, funnel_stages
+from dataops.rights.license_facts import ROW_TITLES, list_rows
 from dataops.snapshot import Draft, Manifest, Part, load_ancestors
 from tasks.engine.stage import Work
 from tasks.pack.card_samples import Samples
@@ -35,7 +36,6 @@ HTML_PAGE, MARKDOWN_PAGE = "dataset.html", "DATASET.md"
 KINDS = (
     ("languages", "Languages", "language"),
     ("hosts", "Hosts", "host"),
-    ("licenses", "Licences", "URL of the licence"),
     ("crawls", "Source crawls", "crawl or file"),
     ("sizes", "Sizes of the images", "pixels"),
     ("caption_sources", "Sources of the captions", "source"),
@@ -96,6 +96,8 @@ def _values(dataset: DatasetFacts) -> dict[str, Any]:
         "source_rows": list_source_rows(dataset),
         "limits": list_limits(dataset),
         "rights": list_rights(dataset),
+        "license_titles": ROW_TITLES,
+        "license_rows": list_rows(dataset.licenses, dataset.samples),
         "readers": list_readers(dataset),
         "citation": write_citation(dataset),
         "recipe": [

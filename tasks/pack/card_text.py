@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataops.formatting import format_bytes, format_quantity, format_share
+from dataops.rights.license_facts import DeclaredLicense, list_licenses, state_facts
 from dataops.snapshot import Counts, Manifest, Part, content_digest
 from dataops.trace import sources
 from tasks.engine.stage import Work
@@ -71,6 +72,11 @@ class DatasetFacts:
     def samples(self) -> int:
         """Number of pairs."""
         return int(self.facts["samples"])
+
+    @property
+    def licenses(self) -> list[DeclaredLicense]:
+        """The declared licences of the pairs, most frequent first."""
+        return list_licenses(self.facts["licenses"], self.samples)
 
     @property
     def image_extension(self) -> str:
@@ -170,6 +176,7 @@ def list_rights(dataset: DatasetFacts) -> list[str]:
         f"{_or_by_source(extract)} "
         f"({format_share(licensed, max(samples, 1))}); the column `license` has its URL. Whether the page was right "
         "has not been checked.",
+        *state_facts(dataset.licenses, samples),
         "A pair belongs to whoever made its image and its caption: `url` and `page_url` name where to ask. "
         "`pairmill takedown` removes pairs, and names the models that were trained on them.",
     ]

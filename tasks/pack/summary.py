@@ -73,7 +73,10 @@ def count_sources(shards: Iterable[Mapping[str, Any]], names: Sequence[str]) -> 
 
 
 def merge(shards: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
-    """Return the sum over all shards; steps are sorted, names start with the most frequent."""
+    """Return the sum over all shards; steps are sorted, names start with the most frequent.
+
+    Pairs without a value are always counted, as "": a page states from them how many pairs have a licence or a language.
+    """
     shards = list(shards)
     scores = sorted({kind for shard in shards for kind in shard if kind.startswith("score:")})
     named = [*NAMED, *([FURTHER_CAPTIONS] if any(FURTHER_CAPTIONS in shard for shard in shards) else [])]
@@ -81,6 +84,7 @@ def merge(shards: Iterable[Mapping[str, Any]]) -> dict[str, Tally]:
     for shard in shards:
         totals.add(shard)
     found = {kind: totals.first(kind, LISTED) for kind in named}
+    found = {kind: first | ({"": n} if (n := totals.by_name[kind][""]) else {}) for kind, first in found.items()}
     for kind in (*STEPPED, *scores):
         steps = sorted(totals.by_name[kind].items(), key=lambda item: (item[0] == "", int(item[0] or 0)))
         found[kind] = dict(steps)

@@ -12,7 +12,8 @@ from dataops.store import Store
 from dataops.trace.training_datasets import list_training_datasets
 from tasks.models.find import REGISTERED
 from tasks.register.card_front_matter import describe_model, write_front_matter
-from tasks.register.model_card import NO_LICENSE, Card, list_rights, merge_counts
+from tasks.register.card_rights import NO_LICENSE, list_rights, merge_counts
+from tasks.register.model_card import Card
 from tasks.tracking import client as tracking
 
 CARD, LICENSE = "README.md", "LICENSE"

@@ -6,7 +6,6 @@ Source: Mitchell et al. 2019, "Model Cards for Model Reporting", for the section
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from dataops.trace.sources import describe_sources, list_named_sources
 from dataops.trace.training_datasets import TrainingDataset, stored_manifests
 from tasks.pack.card_text import describe_captioner
 from tasks.register.card_front_matter import describe_model, write_front_matter
+from tasks.register.card_rights import list_licenses, list_rights, merge_counts
 from tasks.register.config import describe_gate
 from tasks.register.documents import Documents
 from tasks.register.svg_lineage import draw_lineage, make_boxes
@@ -26,7 +26,6 @@ from tasks.reports.page import render, shorten
 from tasks.reports.section import Section
 from tasks.tracking.run_metadata import count_training_pairs, model_name
 
-NO_LICENSE = "Its owner has stated no licence for the weights."
 LISTED = 8
 """Number of values of a kind that a table has, and of drop reasons of a stage."""
 _SHOWN_CONFIG = {
@@ -73,6 +72,7 @@ class Card:
             *([_list_datasets(self.datasets)] if len(self.datasets) > 1 else []),
             *_sources(self.manifests, only_own=len(self.datasets) > 1),
             *_rankings(self.packs),
+            *list_licenses(self.packs),
             _funnel(self.manifests, only_own=len(self.datasets) > 1),
             _recipe(self.manifests),
             *_list_weights(self.manifests["train"]),
@@ -191,13 +191,12 @@ def _count_licensed(pack: Manifest) -> str:
 
 
 def _rankings(packs: Sequence[Manifest]) -> list[Section]:
-    """Return the most frequent languages, hosts and licences of all datasets, where their manifests count them."""
+    """Return the most frequent languages and hosts of all datasets, where their manifests count them."""
     kept = max(sum(pack.counts.kept for pack in packs), 1)
     found: list[Section] = []
     for kind, title, column in (
         ("languages", "Languages", "language"),
         ("hosts", "Hosts", "host"),
-        ("licenses", "Declared licences", "licence"),
     ):
         counts = merge_counts(packs, kind)
         if counts:
@@ -361,34 +360,3 @@ def _is_chance(row: Mapping[str, Any]) -> bool:
     if row["metric"] not in ("top1", "image_to_text_R@1") or None in (row["low"], row["chance"]):
         return False
     return row["low"] <= row["chance"]
-
-
-def merge_counts(packs: Sequence[Manifest], kind: str) -> dict[str, int]:
-    """Return the counts of a kind in the facts of datasets, summed, most frequent first; empty if one does not count it."""
-    found = [pack.facts.get(kind) for pack in packs]
-    if not all(isinstance(counts, dict) for counts in found):
-        return {}
-    if len(found) == 1:
-        return dict(found[0] or {})
-    merged = sum((Counter(counts) for counts in found), Counter[str]())
-    return dict(sorted(merged.items(), key=lambda item: (-item[1], item[0])))
-
-
-def list_rights(packs: Sequence[Manifest], license_: str, train: Manifest | None = None) -> list[str]:
-    """Return what is known of the licences of the weights and of the data, and how to take data out."""
-    first = f"Licence of the weights: {license_}." if license_ else NO_LICENSE
-    sentences = [first]
-    if weights := [] if train is None else train.facts.get("weights", []):
-        licenses = (f"{one['name']}: {one['license'] or 'not stated'}" for one in weights)
-        sentences.append(f"Licences of the pretrained weights in it: {', '.join(licenses)}.")
-    if all(isinstance(pack.facts.get("licenses"), dict) for pack in packs):
-        kept = sum(pack.counts.kept for pack in packs)
-        licensed = kept - sum(int(pack.facts["licenses"].get("", 0)) for pack in packs)
-        sentences.append(
-            f"For {licensed:,} of {kept:,} training pairs a licence was declared beside the image or on its page."
-        )
-    sentences.append(
-        "`pairmill trace` names the pairs that this model was trained on; `pairmill takedown` removes pairs from later "
-        "models."
-    )
-    return sentences

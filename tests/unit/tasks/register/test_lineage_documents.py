@@ -202,7 +202,7 @@ def test_card_escapes_hostile_text_and_names_missing_checks() -> None:
     assert not re.search(r"(?<!\\)\]\(", plain)
     assert "<script" not in re.sub(r"\\[<>]", "", plain)
     rows = [line for line in plain.splitlines() if line.startswith(r"| \<script")]
-    assert [len(re.findall(r"(?<!\\)\|", line)) for line in rows] == [4, 4, 7], "no cell begins in a text"
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in rows] == [4, 5, 7], "no cell begins in a text"
     assert "were not searched for" in describe_contamination(manifests()).sentences[0]
     assert "No better than chance" in page
 
@@ -236,7 +236,8 @@ def test_card_lists_each_dataset_with_its_share_and_licences() -> None:
     assert f"| {0xF0:016x} | {digest} | 8 | 33.33% | 3 |" in plain
     assert f"| {0xF1:016x} | {digest} | no longer in the store | 33.33% | no longer in the store |" in plain
     assert "For 6 of 16 training pairs a licence was declared" in plain
-    assert "| none | 10 |" in plain, "licences of both datasets are counted together"
+    assert "| none | none declared | 10 |" in plain, "licences of both datasets are counted together"
+    assert "For 62.5% of the pairs (10 of 16 pairs) no licence was declared" in plain
     assert "Captions are in any language in the run's own dataset; the others" in plain
     assert "The funnel of the run's own dataset" in plain
     assert split_front_matter(plain)[0]["datasets"] == [f"pack/{theirs['pack'].key}", f"pack/{0xF0:016x}"]
@@ -309,6 +310,7 @@ def test_card_drawing_and_tags_name_the_weights_of_others() -> None:
     assert re.search(rf"\| text \| made 1\.2 \| CC0 \| v\.npy \| {'a' * 64} \|", text)
     assert re.search(r"\| image \| net\.safetensors \| not stated \| - \| not known \|", text)
     assert "Licences of the pretrained weights in it: made: CC0, net.safetensors: not stated." in text
+    assert "For the pretrained weights `net.safetensors` no licence is stated." in text
     drawn = lineage_svg(found, "m")
     assert all(name in drawn for name in ("text weights", "image weights", "made 1.2", "net.safetensors", "a" * 16))
     tags = build_lineage_tags(found, {}, {})
