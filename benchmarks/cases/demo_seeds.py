@@ -1,11 +1,11 @@
 """Train and evaluate the demo with several seeds, with pretrained weights and without:
 
-    python -m benchmarks.cases.demo_seeds [--seeds 0,1,2] [--options] [--quick] [--json]
+    python -m benchmarks.cases.demo_seeds [--seeds 0,1,2] [--quick] [--json]
 
 It uses the snapshots of `pairmill demo` (PAIRMILL_HOME), makes those that are missing, and reuses models of earlier calls.
 All trainings share the dataset. `ours` is configs/demo.toml, `peer` configs/demo-from-scratch.toml: means over the seeds of
-the accuracy in percent, with each seed and its 99.5% interval under `runs`. With --options the recipe is also trained
-without each of its parts. --quick trains one seed for one epoch, only to test it.
+the accuracy in percent, with each seed and its 99.5% interval under `runs`. --quick trains one seed for one epoch, only to
+test it. `python -m benchmarks.recipes.options` changes the recipe by one option at a time.
 """
 
 import logging
@@ -31,34 +31,19 @@ logger = logging.getLogger(__name__)
 
 GOALS = {"openmoji-heldout top1": 15, "twemoji-seen top1": 10, "twemoji-heldout top1": 8, "twemoji-heldout top5": 20}
 """Minimum means of configs/demo.toml, in percent."""
-WITHOUT: dict[str, dict[str, Any]] = {
-    "multi_positive": {"multi_positive": "off"},
-    "image_init": {"image_init": None, "lock_image": False, "unlocked_image_groups": 0, "image_size": None},
-    "text_init": {"text_init": None, "vocab_size": 2048},
-}
-"""Changes of the recipe that leave out a part of it."""
 
 
-def list_recipes(*, options: bool, epochs: int | None) -> dict[str, TrainConfig]:
+def list_recipes(epochs: int | None) -> dict[str, TrainConfig]:
     """Return the trainings by name."""
     tables = {path.stem: tomllib.loads(path.read_text("utf-8"))["train"] for path in (CONFIG, FROM_SCRATCH)}
-    recipes = {name: TrainConfig.model_validate(table) for name, table in tables.items()}
-    whole = recipes["demo"]
-    if options:
-        recipes |= {f"demo without {name}": _change(whole, change) for name, change in WITHOUT.items()}
     changes = {} if epochs is None else {"epochs": epochs}
-    return {name: _change(recipe, changes) for name, recipe in recipes.items()}
-
-
-def _change(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
-    return TrainConfig.model_validate(config.model_dump(exclude_unset=True) | changes)
+    return {name: TrainConfig.model_validate(table | changes) for name, table in tables.items()}
 
 
 def main() -> int:
     """Train and evaluate each recipe with each seed."""
     parser = make_parser(__doc__ or "")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--options", action="store_true", help="also train without each part of the recipe")
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")][: 1 if options.quick else None]
     logging.basicConfig(level=logging.WARNING if options.json else logging.INFO, format="%(message)s")
@@ -70,13 +55,13 @@ def main() -> int:
         loop = prepare(folder, QUICK_EMOJI if options.quick else None)
         curated = find_or_make(loop.context, CURATE, loop.config.curate, 0, loop.download)
         packed = find_or_make(loop.context, PACK, loop.config.pack, 0, curated, loop.download)
-        recipes = list_recipes(options=options.options, epochs=1 if options.quick else None)
+        recipes = list_recipes(1 if options.quick else None)
         for name, recipe in recipes.items():
             for seed in seeds:
                 model = find_or_make(loop.context, TRAIN, recipe, seed, packed)
                 evaluation = find_or_make(loop.context, EVALUATE, loop.config.evaluate, seed, model, packed)
                 scores = {
-                    f"{task} {metric}": {key: 100 * found[key] for key in ("value", "low", "high") if found.get(key)}
+                    f"{task} {metric}": {key: 100 * found[key] for key in ("value", "low", "high")}
                     for task, result in evaluation.facts["metrics"].items()
                     for metric, found in result["metrics"].items()
                     if metric in ("top1", "top5")
@@ -86,22 +71,11 @@ def main() -> int:
     rows = []
     for case in runs[0]["scores"]:
         means = {
-            name: statistics.mean(run["scores"][case].get("value", 0) for run in runs if run["recipe"] == name)
+            name: statistics.mean(run["scores"][case]["value"] for run in runs if run["recipe"] == name)
             for name in recipes
         }
         goal = GOALS[case] / means["demo-from-scratch"] if case in GOALS and means["demo-from-scratch"] else None
-        rows += [
-            Row(
-                case if name == "demo" else f"{case}, {name}",
-                mean,
-                means["demo-from-scratch"],
-                "from scratch",
-                "%",
-                goal,
-            )
-            for name, mean in means.items()
-            if name != "demo-from-scratch"
-        ]
+        rows.append(Row(case, means["demo"], means["demo-from-scratch"], "from scratch", "%", goal))
     return finish("demo_seeds", rows, ["torch"], equal=True, as_json=options.json, details={"runs": runs})
 
 

@@ -27,9 +27,10 @@ import pyarrow as pa
 
 from benchmarks.measure import Row, finish, make_parser
 from benchmarks.recipes.pool import MAIN_TASK, Pool, find_or_make, prepare_pool
-from benchmarks.recipes.significance import choose_epochs, compare_seeds
+from benchmarks.recipes.significance import choose_epochs
+from benchmarks.recipes.table import compare_recipes, count_epoch, format_table, read_predictions
 from dataops.home import home
-from dataops.snapshot import Manifest, read_parts, read_table
+from dataops.snapshot import Manifest
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.demo.server import running_server
@@ -122,21 +123,15 @@ class Trials:
         """Return the predictions of a model on each task."""
         config = EvaluateConfig(suite=self.pool.suite, data=self.pool.suite_data, contamination=False)
         found = find_or_make(self.pool.context, EVALUATE, config, 0, model, packed)
-        parts = found.named("predictions-", ".parquet")
-        return {
-            part.name.removeprefix("predictions-").removesuffix(".parquet"): read_table(
-                self.pool.context.store, found.path(part.name)
-            )
-            for part in parts
-        }
+        return read_predictions(self.pool.context.store, found)
 
     def run(self, recipes: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the dataset's figures and the predictions of each recipe; `none` is the first."""
         none = self.make_dataset("none", "")
-        scorer = self.train(none, max(round(self.samples / self._count_epoch(none)), 1), 0)
+        scorer = self.train(none, max(round(self.samples / count_epoch(self.pool.context.store, none)), 1), 0)
         weights = self.pool.context.store.local(scorer.path("model.safetensors")).parent
         datasets = {name: none if name == "none" else self.make_dataset(name, str(weights)) for name in recipes}
-        sizes = {name: self._count_epoch(packed) for name, packed in datasets.items()}
+        sizes = {name: count_epoch(self.pool.context.store, packed) for name, packed in datasets.items()}
         epochs = choose_epochs(sizes, self.samples)
         results = {}
         for name, packed in datasets.items():
@@ -150,50 +145,6 @@ class Trials:
                 "predictions": [self.predict(packed, model) for model in models],
             }
         return results
-
-    def _count_epoch(self, packed: Manifest) -> float:
-        """Return the mean number of samples of an epoch."""
-        rows = read_parts(self.pool.context.store, packed, columns=["sampling_probability"])
-        return float(sum(1.0 if chance is None else chance for chance in rows["sampling_probability"].to_pylist()))
-
-
-def compare_recipes(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the comparison of each recipe with `none`, by task."""
-    base = results["none"]["predictions"]
-    tasks = list(base[0])
-    return {
-        name: {
-            task: compare_seeds([one[task] for one in result["predictions"]], [one[task] for one in base])
-            for task in tasks
-        }
-        for name, result in results.items()
-    }
-
-
-def format_table(results: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the table as Markdown."""
-    tasks = list(compared["none"])
-    main = MAIN_TASK if MAIN_TASK in tasks else tasks[0]
-    others = [task for task in tasks if task != main]
-    head = ["recipe", "pairs", "samples", f"{main} top-1, %", "difference [99.5%]", "p of each seed", "verdict"]
-    head += ["images needed", *(f"{task}, %" for task in others)]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for name, result in sorted(results.items(), key=lambda item: -compared[item[0]][main]["first"]):
-        found, is_base = compared[name][main], name == "none"
-        seen = sum(result["samples_seen"]) / len(result["samples_seen"])
-        needed = found["images_needed"]
-        cells = [name, f"{result['pairs']:,}", f"{seen:,.0f}", f"{100 * found['first']:.2f}"]
-        cells += [
-            ""
-            if is_base
-            else f"{100 * found['difference']:+.2f} [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]",
-            "" if is_base else ", ".join(f"{p:.2g}" for p in found["p_values"]),
-            "" if is_base else found["verdict"],
-            "" if is_base or needed is None else f"{needed:,}",
-            *(f"{100 * compared[name][task]['first']:.2f}" for task in others),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def main() -> int:
@@ -218,7 +169,7 @@ def main() -> int:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pairmill-recipes-")))
         pool = prepare_pool(folder.absolute(), options.pool, QUICK_EMOJI if options.quick else None, options.wrong)
         results = Trials(pool, options.samples, options.seeds).run(names)
-    compared = compare_recipes(results)
+    compared = compare_recipes(results, "none")
     rows = [
         Row(f"{name}/{task}", found["first"], found["second"], "none", "top-1")
         for name, tasks in compared.items()
@@ -231,7 +182,7 @@ def main() -> int:
         "wrong": options.wrong,
     }
     if not options.json:
-        sys.stdout.write(format_table(results, compared) + "\n\n")
+        sys.stdout.write(format_table(results, compared, "none", MAIN_TASK) + "\n\n")
     return finish("recipes", rows, ["torch"], equal=True, as_json=options.json, details=details)
 
 

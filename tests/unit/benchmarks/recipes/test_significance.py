@@ -5,8 +5,10 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binomtest
 
-from benchmarks.recipes.__main__ import RECIPES, compare_recipes, format_table
+from benchmarks.recipes.__main__ import RECIPES
+from benchmarks.recipes.pool import MAIN_TASK
 from benchmarks.recipes.significance import choose_epochs, compare_seeds, count_images_needed
+from benchmarks.recipes.table import compare_recipes, format_table
 
 
 def predictions(right: list[bool]) -> pa.Table:
@@ -59,7 +61,7 @@ def test_the_table_has_a_row_for_each_recipe_in_the_order_of_accuracy() -> None:
     for name, rate in (("none", 0.1), ("language", 0.6), ("clip-score", 0.1)):
         made = [{"twemoji-rest": predictions(list(random.random(300) < rate))} for _ in range(2)]
         results[name] = {"pairs": 5, "epochs": 2, "samples_seen": [10, 12], "predictions": made}
-    lines = format_table(results, compare_recipes(results)).splitlines()
+    lines = format_table(results, compare_recipes(results, "none"), "none", MAIN_TASK).splitlines()
     assert lines[2].startswith("| language | 5 | 11 |")
     assert " better " in lines[2]
     (base,) = (line for line in lines if line.startswith("| none"))

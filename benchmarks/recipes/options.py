@@ -1,0 +1,204 @@
+"""Train the demo's recipe with one option changed at a time: python -m benchmarks.recipes.options
+
+    python -m benchmarks.recipes.options                       all options, three seeds: over an hour on two cores
+    python -m benchmarks.recipes.options --options 'ema;distill'   some of them
+    python -m benchmarks.recipes.options --quick               only to test it: two options, one seed and one epoch
+
+It uses the snapshots of `pairmill demo` (PAIRMILL_HOME), makes those that are missing, and reuses models of earlier calls.
+`base` is configs/demo.toml with fewer epochs. Each option is added to it, or taken from it if its name starts with "no". A
+dataset of another size has as many epochs as give about equally many samples. The teacher, the reference and the model of
+the clusters are models of whole trainings with seed 0: of configs/demo.toml, but the reference of
+configs/demo-from-scratch.toml. The table compares accuracies image by image, as benchmarks.recipes does.
+"""
+
+import logging
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bootstrap import QUICK_EMOJI, Loop, find_or_make, prepare
+from benchmarks.measure import Row, finish, make_parser
+from benchmarks.recipes.significance import choose_epochs
+from benchmarks.recipes.table import compare_recipes, count_epoch, format_table, read_predictions
+from dataops.home import home
+from dataops.snapshot import Manifest
+from flows.commands.demo import CONFIG, FROM_SCRATCH
+from tasks.curate.config import CurateConfig
+from tasks.curate.stage import CURATE
+from tasks.demo.build import build_demo_web
+from tasks.demo.server import running_server
+from tasks.download.stage import DOWNLOAD
+from tasks.evaluate.stage import EVALUATE
+from tasks.extract.stage import EXTRACT
+from tasks.filter.stage import FILTER
+from tasks.pack.stage import PACK
+from tasks.train.stage import TRAIN
+from training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+QUICK_OPTIONS = "ema;clusters.balance"
+MAIN_TASK = "openmoji-heldout"
+BASE = "base"
+Change = dict[str, Any]
+Models = Mapping[str, str]
+"""Folders of the two whole trainings, by name: demo and demo-from-scratch."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its changes of the tables `filter`, `curate` and `train`, given the folders of the two models."""
+
+    train: Callable[[Models], Change] = field(default=lambda models: {})
+    curate: Callable[[Models], Change] = field(default=lambda models: {})
+    filter: Change = field(default_factory=dict)
+    against: str = BASE
+    """What it is compared with."""
+
+
+NO_IMAGE_INIT: Change = {"image_init": None, "lock_image": False, "unlocked_image_groups": 0, "image_size": None}
+
+
+def _clusters(models: Models, **changes: Change) -> Change:
+    return {"clusters": {"model": models["demo"], "count": 100} | changes}
+
+
+OPTIONS: dict[str, Option] = {
+    "no text_init": Option(lambda models: {"text_init": None, "vocab_size": 2048}),
+    "no image_init": Option(lambda models: NO_IMAGE_INIT),
+    "no multi_positive": Option(lambda models: {"multi_positive": "off"}),
+    "frozen image tower": Option(lambda models: {"unlocked_image_groups": 0, "augment": {}}),
+    # a pretrained tower has one image size
+    "no image_init, phase": Option(
+        lambda models: NO_IMAGE_INIT | {"phase": [{"until": 0.5, "image_size": 32}, {"until": 1.0}]},
+        against="no image_init",
+    ),
+    "loss = global": Option(lambda models: {"loss": "global", "multi_positive": "off"}),
+    "distill": Option(lambda models: {"distill": {"model": models["demo"]}}),
+    "reference": Option(lambda models: {"reference": {"model": models["demo-from-scratch"]}}),
+    "average_last": Option(lambda models: {"average_last": 4, "average_every": 5}),
+    "ema": Option(lambda models: {"ema": 0.95}),
+    "captions": Option(filter={"dedupe": ["uid", "url"], "captions_per_image": 4}),
+    "clusters.balance": Option(curate=lambda models: _clusters(models, balance={})),
+    "semantic_duplicates": Option(curate=lambda models: _clusters(models, semantic_duplicates={})),
+}
+"""The options by name."""
+
+
+class OptionTrials:
+    """Makes the dataset, the models and the predictions of each option."""
+
+    def __init__(self, loop: Loop, epochs: int, seeds: int, quick_emoji: int | None):
+        self.loop, self.epochs, self.seeds, self.quick_emoji = loop, epochs, seeds, quick_emoji
+        self.recipe = read_recipe(CONFIG)
+
+    def run(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        """Return the dataset's figures and the predictions of each option."""
+        base = self.make_dataset(self.loop.download, {})
+        models = {path.stem: self.train_whole(path, base) for path in (CONFIG, FROM_SCRATCH)}
+        datasets = {name: base if name == BASE else self.choose_dataset(OPTIONS[name], models) for name in names}
+        sizes = {name: count_epoch(self.loop.context.store, packed) for name, packed in datasets.items()}
+        epochs = choose_epochs(sizes, round(self.epochs * sizes[BASE]))
+        results = {}
+        for name, packed in datasets.items():
+            changes = {} if name == BASE else OPTIONS[name].train(models)
+            recipe = change_recipe(self.recipe, changes | {"epochs": epochs[name]})
+            trained = [find_or_make(self.loop.context, TRAIN, recipe, seed, packed) for seed in range(self.seeds)]
+            results[name] = {
+                "pairs": packed.counts.kept,
+                "epochs": epochs[name],
+                "samples_seen": [model.facts["final"]["samples_seen"] for model in trained],
+                "predictions": [self.predict(packed, model, seed) for seed, model in enumerate(trained)],
+            }
+            logger.info("%s: %d models are trained and evaluated", name, len(trained))
+        return results
+
+    def train_whole(self, path: Path, packed: Manifest) -> str:
+        """Return the folder of the model that a config trains with seed 0."""
+        changes = {} if self.quick_emoji is None else {"epochs": 1}
+        model = find_or_make(self.loop.context, TRAIN, change_recipe(read_recipe(path), changes), 0, packed)
+        return str(self.loop.context.store.local(model.path("model.safetensors")).parent)
+
+    def choose_dataset(self, option: Option, models: Models) -> Manifest:
+        """Return the dataset of an option."""
+        download = self.download(option.filter) if option.filter else self.loop.download
+        return self.make_dataset(download, option.curate(models))
+
+    def download(self, changes: Change) -> Manifest:
+        """Return the images of another filter."""
+        context, config = self.loop.context, self.loop.config
+        web = build_demo_web(context.home / "demo", limit=self.quick_emoji)
+        with running_server(web.site) as server:
+            values = {name: f"127.0.0.1:{server.port}" for name in config.download.connect_to}
+            extracted = find_or_make(context, EXTRACT, config.source, 0)
+            filters = config.filter.model_validate(config.filter.model_dump() | changes)
+            filtered = find_or_make(context, FILTER, filters, 0, extracted)
+            reach = config.download.model_copy(update={"connect_to": values})
+            return find_or_make(context, DOWNLOAD, reach, 0, filtered)
+
+    def make_dataset(self, download: Manifest, changes: Change) -> Manifest:
+        """Return a packed dataset of downloaded images."""
+        context, config = self.loop.context, self.loop.config
+        values = CurateConfig.model_validate(config.curate.model_dump() | changes)
+        curated = find_or_make(context, CURATE, values, 0, download)
+        return find_or_make(context, PACK, config.pack, 0, curated, download)
+
+    def predict(self, packed: Manifest, model: Manifest, seed: int) -> dict[str, Any]:
+        """Return the predictions of a model on each task."""
+        context = self.loop.context
+        found = find_or_make(context, EVALUATE, self.loop.config.evaluate, seed, model, packed)
+        return read_predictions(context.store, found)
+
+
+def read_recipe(path: Path) -> TrainConfig:
+    """Return the table `[train]` of a config file."""
+    return TrainConfig.model_validate(tomllib.loads(path.read_text("utf-8"))["train"])
+
+
+def change_recipe(config: TrainConfig, changes: Change) -> TrainConfig:
+    """Return a recipe with other values."""
+    return TrainConfig.model_validate(config.model_dump(exclude_unset=True) | changes)
+
+
+def main() -> int:
+    """Run the options and print the table."""
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--options", default=";".join(OPTIONS), help=f"some of {'; '.join(OPTIONS)}")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of the base; configs/demo.toml has 11")
+    options = parser.parse_args()
+    if options.quick:
+        options.seeds, options.epochs, options.options = 1, 1, QUICK_OPTIONS
+    chosen = options.options.split(";")
+    if unknown := [name for name in chosen if name not in OPTIONS]:
+        parser.error(f"no such option: {'; '.join(unknown)}; there are {'; '.join(OPTIONS)}")
+    names = list(dict.fromkeys([BASE, *(OPTIONS[name].against for name in chosen), *chosen]))
+    logging.basicConfig(level=logging.WARNING if options.json else logging.INFO, format="%(message)s")
+    with ExitStack() as stack:
+        folder, emoji = home(), None
+        if options.quick:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pairmill-options-")))
+            emoji = QUICK_EMOJI
+        results = OptionTrials(prepare(folder, emoji), options.epochs, options.seeds, emoji).run(names)
+    compared = compare_recipes(results, BASE, {name: OPTIONS[name].against for name in names[1:]})
+    rows = [
+        Row(f"{name}/{task}", found["first"], found["second"], BASE, "top-1")
+        for name, tasks in compared.items()
+        for task, found in tasks.items()
+    ]
+    details = {
+        "datasets": {name: {k: v for k, v in one.items() if k != "predictions"} for name, one in results.items()},
+        "compared": compared,
+    }
+    if not options.json:
+        sys.stdout.write(format_table(results, compared, BASE, MAIN_TASK) + "\n\n")
+    return finish("options", rows, ["torch"], equal=True, as_json=options.json, details=details)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
