@@ -1,10 +1,11 @@
 """Read secrets, and remove them from all text that is written or shown.
 
 Secrets are kept in the environment only. All text that leaves a process (a message, a log line, a state, a tag)
-goes through `redact`, which removes two kinds:
+goes through `redact`, which removes three kinds:
 
 - credentials in URLs: `user:password@`, and query parameters that sign or authorise a request;
-- values of environment variables with the name of a secret, and passwords of URLs in environment variables.
+- values of environment variables with the name of a secret, and passwords of URLs in environment variables;
+- private keys in PEM.
 
 Values of fewer than SHORTEST characters stay, because they cannot be distinguished from ordinary text.
 """
@@ -39,6 +40,9 @@ _SIGNED = re.compile(
     r"|password|passwd|secret|api_?key)=)[^&;#\s\"'<>]+",
     re.IGNORECASE,
 )
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----(?:.*?-----END [A-Z ]{0,20}PRIVATE KEY-----|.*)", re.DOTALL
+)
 _PASSWORD = re.compile(r"://[^/:@\s]*:(.+)@[^@]*$", re.DOTALL)
 
 
@@ -62,9 +66,10 @@ def remove_credentials(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """Remove credentials from all URLs in a text, and replace each secret of the environment by `***`."""
+    """Remove credentials from all URLs in a text, and replace private keys and secrets of the environment by `***`."""
     for value in _spellings():
         text = text.replace(value, HIDDEN)
+    text = _PRIVATE_KEY.sub(HIDDEN, text) if "PRIVATE KEY" in text else text
     return remove_credentials(text) if "://" in text or "=" in text else text
 
 
@@ -75,6 +80,8 @@ def describe_secret(name: str, value: object) -> str | None:
         return f"looks like a secret by its name; {remedy}"
     if not isinstance(value, str) or redact(value) == value:
         return None
+    if _PRIVATE_KEY.search(value):
+        return "holds a private key; write the path of its file, and make a new key, since this one is now in a config"
     what = "a URL with credentials" if remove_credentials(value) != value else "the value of a secret variable"
     return f"holds {what}; {remedy}"
 

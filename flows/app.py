@@ -20,6 +20,7 @@ from dataops.stages import RunState, StageName
 from dataops.standard_streams import use_utf8
 from flows.commands.before.commands import config, init, plan, try_
 from flows.commands.data import build, diff, promote, publish, takedown, trace
+from flows.commands.identity import create, directory
 from flows.commands.models import evaluate, export, fetch, sign, verify
 from flows.commands.options import Json, Settings, StoreUri, Yes
 from flows.commands.servers import deploy, down, status, up
@@ -299,8 +300,12 @@ queries = App(name="queries", help="Lists of queries, for filter.balance.")
 queries.command(build)
 datasets = App(name="datasets", help="Evaluation sets of suites.")
 datasets.command(fetch)
+identity = App(name="identity", help="The key with which requests are signed (Web Bot Auth).")
+identity.command(create)
+identity.command(directory)
 app.command(config)
 app.command(queries)
+app.command(identity)
 app.command(datasets)
 
 

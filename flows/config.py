@@ -147,12 +147,10 @@ class RunConfig(_Table):
         return values
 
     def stage_config(self, table: str) -> Any:
-        """Return the config of a stage by the name of its field, with what it needs of the sources.
-
-        `download` gets the archives that hold images. `filter` and `curate` get the order of the sources, by which they
-        choose between duplicates.
-        """
+        """Return the config of a stage by the name of its field, with the identity, archives and order of sources."""
         names = source_names(self.source)
+        if table == "source" and self.download.identity:
+            return self.source.with_identity(self.download.identity)
         if table == "download":
             archives = [one for one in self.source.tables if isinstance(one, WarcSource) and one.images == "archive"]
             hold_all = len(archives) == len(self.source.tables)

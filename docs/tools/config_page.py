@@ -72,6 +72,9 @@ def _source_sections() -> Iterator[str]:
     for kind, fields in kinds.items():
         own = {name: field for name, field in fields.items() if name not in shared | {"kind"}}
         yield _section(f"`[source]` of kind {kind}", fields["kind"].description or "", own, "source")
+        for name, field in own.items():
+            for table in tables_of(field.annotation):
+                yield from _sections(f"source.{name}", table)
 
 
 def _section(heading: str, doc: str, fields: dict[str, FieldInfo], path: str) -> str:

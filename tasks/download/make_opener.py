@@ -21,9 +21,12 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
         site_files: folder of robots.txt and similar files, which the processes of a run share.
         workers: number of processes that share the limits for a host.
         round_: round of the download (see OriginFiles).
+
+    Raises: ConfigError if the key file of `[download.identity]` cannot be used on this machine.
     """
     addresses = AddressResolver(parse_connect_to(config.connect_to), shared_dns())
-    client = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None)
+    signer = config.identity.signer() if config.identity else None
+    client = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None, signer=signer)
     pace = HostPace(
         PaceLimits(
             concurrency=config.concurrency(workers),

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from dataops.config import StageConfig
 from dataops.rights.opt_out_headers import SIGNALS, Signal
 from tasks.web.address_policy import parse_connect_to
+from tasks.web.identity.config import IdentityConfig
 from tasks.web.user_agent import format_user_agent
 
 AI_AGENTS = (
@@ -45,7 +46,7 @@ class PoliteConfig(StageConfig):
     """The fields of `[download]` that concern hosts."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset(
-        {"contact", "connect_to", "host_concurrency", "host_rate", "originals", "originals_bytes"}
+        {"contact", "connect_to", "host_concurrency", "host_rate", "identity", "originals", "originals_bytes"}
     )
 
     user_agent: str = Field(default="pairmill", pattern=r"^[A-Za-z0-9_-]+$")
@@ -56,6 +57,8 @@ class PoliteConfig(StageConfig):
     connect_to: dict[str, str] = Field(default_factory=dict)
     """{"host" = "127.0.0.1:8123"}: connect there instead of resolving the host. The only way to a private IP
     address."""
+    identity: IdentityConfig | None = None
+    """Signs each request, those for robots.txt and similar files too. Without it, requests are not signed."""
     host_concurrency: int = Field(default=4, ge=1, le=64)
     """Parallel requests to one host, of all worker processes together, but at least one for each process."""
     host_rate: float = Field(default=20.0, ge=0, le=10_000)
@@ -98,9 +101,11 @@ class PoliteConfig(StageConfig):
 
     def problems(self) -> list[str]:
         """Return the problems that prevent a download."""
+        found = [f"identity.{line}" for line in self.identity.problems()] if self.identity else []
         if self.contact is not None or self.connect_to:
-            return []
+            return found
         return [
+            *found,
             "contact: is required for requests to hosts; set it to a page or a mailto: address by which their owners "
-            "reach you, or set connect_to to send requests to its hosts only"
+            "reach you, or set connect_to to send requests to its hosts only",
         ]

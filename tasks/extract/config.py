@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import Field, GetPydanticSchema
 from pydantic_core import core_schema
@@ -17,6 +17,7 @@ from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.sources.site import SiteSource
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.sources.wat import WatSource
+from tasks.web.identity.config import IdentityConfig
 
 AnySource = WarcSource | WatSource | CommonCrawlSource | PairsSource | SiteSource
 
@@ -33,6 +34,10 @@ class Sources(StageConfig):
 
     def key_config(self) -> dict[str, Any]:
         return {"sources": [table.key_config() for table in self.tables]}
+
+    def with_identity(self, identity: IdentityConfig) -> Self:
+        """Return the sources with an identity for their requests."""
+        return self.model_copy(update={"tables": tuple(table.with_identity(identity) for table in self.tables)})
 
     def problems(self) -> list[str]:
         """Return what is wrong with the paths of all sources, one line each, relative to `source.`."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from tasks.web.address_policy import AddressResolver, Target
@@ -18,6 +19,9 @@ from tasks.web.bounded_socket import ByteBudget, connect, seconds_left, secure
 from tasks.web.connections import IdleConnections, Origin, Socket
 from tasks.web.fetch_error import FetchError
 from tasks.web.response import MAX_HEADER_BYTES, Response, list_header_values
+
+if TYPE_CHECKING:
+    from tasks.web.identity.signer import RequestSigner
 
 MAX_REDIRECTS = 5
 _STANDARD_PORTS = {"http": 80, "https": 443}
@@ -33,10 +37,13 @@ class HttpClient:
         addresses: resolves the hosts.
         user_agent: value of the User-Agent header.
         contact: whether `user_agent` names a contact. Without one, only the hosts of `addresses.connect_to` are requested.
+        signer: signs each request; None: requests are not signed.
     """
 
-    def __init__(self, addresses: AddressResolver, user_agent: str, *, contact: bool):
-        self.addresses, self.user_agent, self.contact = addresses, user_agent, contact
+    def __init__(
+        self, addresses: AddressResolver, user_agent: str, *, contact: bool, signer: "RequestSigner | None" = None
+    ):
+        self.addresses, self.user_agent, self.contact, self._signer = addresses, user_agent, contact, signer
         self._idle = IdleConnections()
 
     @contextmanager
@@ -94,7 +101,7 @@ class HttpClient:
         if sock := self._idle.take(origin, targets):
             left = budget.left
             try:
-                return sock, send_request(sock, parts, deadline, budget, headers)
+                return sock, send_request(sock, parts, deadline, budget, self._sign(parts, headers))
             except BaseException as error:
                 sock.close()
                 is_lost = isinstance(error, OSError | FetchError) and not isinstance(error, TimeoutError)
@@ -102,10 +109,14 @@ class HttpClient:
                     raise
         sock = open_connection(parts, targets, deadline)
         try:
-            return sock, send_request(sock, parts, deadline, budget, headers)
+            return sock, send_request(sock, parts, deadline, budget, self._sign(parts, headers))
         except BaseException:
             sock.close()
             raise
+
+    def _sign(self, parts: SplitResult, headers: dict[str, str]) -> dict[str, str]:
+        """Return the headers with a new signature, which a second attempt needs too: its nonce is used once."""
+        return headers | self._signer.sign(parts.scheme, parts.netloc) if self._signer else headers
 
 
 def open_connection(parts: SplitResult, targets: Iterable[Target], deadline: float) -> Socket:

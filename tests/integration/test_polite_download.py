@@ -20,8 +20,10 @@ from tasks.download import row_spans
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.host_pace import HostPace
 from tasks.download.shard import ShardTask
+from tasks.web.identity.key_file import create_key, key_id
 from tests.integration.test_download import filtered
 from tests.servers.hostile_web import TDM, Web, served
+from tests.servers.signatures import Guard
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -214,6 +216,27 @@ for url in urls:
     except Exception as error:
         print(error)
 """
+
+
+def test_every_request_is_signed_for_its_host_and_the_key_is_written_nowhere(tmp_path: Path, web: Web) -> None:
+    key, other = create_key(tmp_path / "k.pem"), create_key(tmp_path / "other.pem")
+    web.guard = Guard(key.public_key(), key_id(key), "https://crawler.example")
+    urls = ["http://signed.test/1.png", "http://signed.test/2.png", "http://signed.test/moved.png"]
+    identity = {"key_file": str(tmp_path / "k.pem"), "signature_agent": "https://crawler.example"}
+    reasons, evidence = fetched(tmp_path / "signed", urls, connect_to=web.connect_to(), identity=identity)
+    assert reasons == dict.fromkeys(urls)
+    assert evidence[urls[2]]["final_url"] == "http://also-signed.test/1.png"
+    assert web.guard.accepted == len(web.log) == 10  # 3 files of each host, and 4 images
+    secret = (tmp_path / "k.pem").read_bytes().splitlines()[1]
+    assert not [path for path in (tmp_path / "signed").rglob("*") if path.is_file() and secret in path.read_bytes()]
+
+    unsigned, _ = fetched(tmp_path / "unsigned", urls[:1], connect_to=web.connect_to())
+    assert unsigned == {urls[0]: "http_401"}
+    identity["key_file"] = str(tmp_path / "other.pem")
+    wrongly_signed, _ = fetched(tmp_path / "other", urls[:1], connect_to=web.connect_to(), identity=identity)
+    assert wrongly_signed == {urls[0]: "http_403"}
+    assert web.guard.accepted == 10
+    assert key_id(other) != key_id(key)
 
 
 def test_processes_of_a_run_request_the_files_of_a_host_once(tmp_path: Path, web: Web) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.servers.signatures import Guard
+
 TDM = "/.well-known/tdmrep.json"
 DATE = "Wed, 03 Dec 2035 13:09:53 GMT"
 Answer = bytes | tuple[int, dict[str, str], bytes] | Callable[["Handler"], None]
@@ -105,6 +107,8 @@ def hosts() -> dict[str, dict[str, Answer]]:
             "/gzip.png": bomb[:10_000],
             "/headers.png": endless_headers,
         },
+        "signed.test": {**one, "/moved.png": moved("http://also-signed.test/1.png")},
+        "also-signed.test": one,
         "shut.test": {**one, "/robots.txt": shut},
         "partly.test": {**one, "/robots.txt": text("User-agent: *", "Disallow: /private/", "Allow: /private/ok")},
         "ours.test": {**one, "/robots.txt": text("User-agent: *", "Disallow: /", "User-agent: pairmill", "Allow: /")},
@@ -167,6 +171,8 @@ class Web:
     answers: dict[str, dict[str, Answer]]
     log: list[tuple[float, str, str]] = field(default_factory=list)
     agents: set[str] = field(default_factory=set)
+    guard: Guard | None = None
+    """Refuses the requests that are not signed; None: no request needs a signature."""
 
     def connect_to(self) -> dict[str, str]:
         return {host: f"127.0.0.1:{self.port}" for host in self.answers}
@@ -194,11 +200,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.web.log.append((time.monotonic(), self.host, self.path))
         self.web.agents.add(self.headers["User-Agent"])
+        if self.web.guard and (status := self.web.guard.check(self.headers)) != 200:
+            return self.answer((status, {}, b""))
         known = self.web.answers.get(self.host, {})
         is_file = self.path in ("/robots.txt", TDM, "/ai.txt")
         found = known.get(self.path) or (None if is_file else known.get("*")) or (404, {}, b"")
         with suppress(ConnectionError, TimeoutError):
             found(self) if callable(found) else self.answer(found)
+        return None
 
     def answer(self, found: bytes | tuple[int, dict[str, str], bytes]) -> None:
         status, headers, body = (200, {}, found) if isinstance(found, bytes) else found

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.servers.signatures import Guard
+
 
 @dataclass(frozen=True)
 class LoggedRequest:
@@ -26,6 +28,7 @@ class Web:
         self.log: list[LoggedRequest] = []
         self.failures: dict[str, int] = {}
         self.closing = threading.Event()
+        self.guard: Guard | None = None
         web = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,8 +41,9 @@ class Web:
             def do_GET(self) -> None:
                 host = self.headers["Host"].partition(":")[0]
                 web.log.append(LoggedRequest(time.monotonic(), host, self.path, self.headers["User-Agent"]))
+                status = web.guard.check(self.headers) if web.guard else 200
                 with suppress(ConnectionError, TimeoutError):
-                    web.answer(self, host, self.path)
+                    web.answer(self, host, self.path) if status == 200 else self.send("", status)
 
             def send(
                 self, body: bytes | str, status: int = 200, kind: str = "text/html; charset=utf-8", **more: str

@@ -1,19 +1,23 @@
-"""Bounds all bytes of a response that Scrapy reads, not only those of its body.
+"""Signs a request when it is sent, and bounds all bytes of a response that Scrapy reads, not only those of its body.
 
 Twisted limits a line of the headers and the trailers, but neither the number of header lines, nor that of interim
 responses, nor the chunk extensions.
 """
 
 from typing import Any
+from urllib.parse import urlsplit
 
+from scrapy import Request
 from scrapy.core.downloader.handlers.http11 import (
     HTTP11DownloadHandler,
     _LenientHTTP11ClientFactory,  # pyright: ignore[reportPrivateUsage]  # Scrapy has no public seam below the body
     _LenientHTTP11ClientProtocol,  # pyright: ignore[reportPrivateUsage]
 )
+from scrapy.http import Response
 from twisted.python.failure import Failure
 from twisted.web._newclient import HEADER, STATUS
 
+from tasks.extract.crawl.context import Crawl
 from tasks.web.response import MAX_HEADER_BYTES
 
 
@@ -47,10 +51,11 @@ class BoundedProtocol(_LenientHTTP11ClientProtocol):
 
 
 class BoundedHandler(HTTP11DownloadHandler):
-    """Scrapy's handler of http and https, over bounded connections."""
+    """Scrapy's handler of http and https, over bounded connections. It signs requests, which no longer wait here."""
 
     def __init__(self, crawler: Any):
         super().__init__(crawler)
+        self._crawl: Crawl = crawler.settings["CRAWL"]
         limit = crawler.settings.getint("RESPONSE_MAX_BYTES")
 
         class BoundedFactory(_LenientHTTP11ClientFactory):
@@ -60,3 +65,10 @@ class BoundedHandler(HTTP11DownloadHandler):
                 return protocol
 
         self._pool._factory = BoundedFactory
+
+    async def download_request(self, request: Request) -> Response:
+        """Sign a request, if the crawl has an identity, and send it."""
+        if signer := self._crawl.signer:
+            parts = urlsplit(request.url)
+            request.headers.update(signer.sign(parts.scheme, parts.netloc))
+        return await super().download_request(request)

@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from tasks.engine.context import Context
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.files.base import SourceFile
 from tasks.files.find import file_inputs, find_files, find_source_files
+from tasks.web.identity.config import IdentityConfig
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Source(StageConfig, ABC):
     def tables(self) -> tuple["Source", ...]:
         """The sources of the config: this one."""
         return (self,)
+
+    def with_identity(self, identity: IdentityConfig) -> Self:
+        """Return the source with an identity for its requests: this one, if it makes no signed requests."""
+        return self
 
     def label(self, file: str) -> str:
         """Return the value of the column `source` for the rows of a file, or the key of an input of the snapshot."""

@@ -33,6 +33,7 @@ from tasks.extract.sources.warc import PagesSource
 from tasks.files.base import OpenFile, SourceFile
 from tasks.web.address_policy import parse_connect_to, suggest_connect_to
 from tasks.web.fetch_error import is_transient
+from tasks.web.identity.config import IdentityConfig
 from tasks.web.user_agent import format_user_agent
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,8 @@ class SiteSource(PagesSource):
     connect_to: dict[str, str] = Field(default_factory=dict)
     """{"host" = "127.0.0.1:8123"}: IP address and port to connect to instead of resolving the host. Private IP addresses
     are reachable only by this table."""
+    identity: IdentityConfig | None = None
+    """Signs each request (docs/identity.md). Default: that of `[download.identity]`."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset(
         {
@@ -99,6 +102,7 @@ class SiteSource(PagesSource):
             "retries",
             "max_retry_after",
             "connect_to",
+            "identity",
         }
     )
     extracted_with: ClassVar[str] = "pairmill-site/2"
@@ -143,6 +147,12 @@ class SiteSource(PagesSource):
                 "owners of the sites can reach you"
             )
         return self
+
+    def with_identity(self, identity: IdentityConfig) -> Self:
+        return self if self.identity else self.model_copy(update={"identity": identity})
+
+    def problems(self) -> list[str]:
+        return [f"identity.{line}" for line in self.identity.problems()] if self.identity else []
 
     def start_hosts(self) -> list[str]:
         """Return the host names of the start URLs."""
@@ -193,6 +203,8 @@ class SiteSource(PagesSource):
                 logger.info("crawl: %s", line)
 
         if not (folder / "out" / SUMMARY_NAME).exists():
+            if self.identity:
+                self.identity.signer()  # an unusable key file ends the stage here, with its remedy
             job = {"site": self.model_dump(mode="json"), "folder": str(folder.resolve())}
             run_job("tasks.extract.crawl.job", job, folder, on_line=follow)
         facts: dict[str, Any] = json.loads((folder / "out" / SUMMARY_NAME).read_text("utf-8"))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dataops.errors import ConfigError
+from dataops.redaction import redact
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.store import FolderStore
 from flows import app
@@ -61,6 +62,16 @@ def test_config_with_a_secret_is_refused_without_repeating_it(config, setting, w
     assert "hunter2" not in text
     assert KEY not in text
     assert not (config.parent / ".pairmill").exists(), "nothing was written"
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_config_with_a_private_key_is_refused_without_repeating_it(config, lines):
+    key = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJhunter2\n-----END PRIVATE KEY-----\n"
+    value = key if lines else key.replace("\n", "").removesuffix("-----END PRIVATE KEY-----")
+    with pytest.raises(ConfigError, match=r"download\.identity\.key_file: holds a private key") as caught:
+        load_config(config, [f"download.identity.key_file={json.dumps(value)}"])
+    assert "hunter2" not in str(caught.value)
+    assert redact(f"log {key} end") == "log ***\n end"
 
 
 def test_invalid_setting_is_not_repeated(config):

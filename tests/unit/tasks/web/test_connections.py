@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tasks.web import connections
 from tasks.web.address_policy import AddressResolver
 from tasks.web.bounded_socket import PlainSocket
 from tasks.web.connections import IdleConnections
 from tasks.web.fetch_error import FetchError
+from tasks.web.identity.signer import RequestSigner
 from tasks.web.request import HttpClient, allow_body, read_body, split_url, translate_errors
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -139,6 +141,17 @@ def test_client_repeats_a_request_once_if_the_server_closed_a_kept_connection(
     numbers = server.connections()
     assert numbers[-2:] == [1, 2]
     assert numbers.count(0) <= 2
+
+
+def test_client_signs_a_repeated_request_again(addresses: dict[str, tuple[str, int]]) -> None:
+    server = RawServer([WHOLE, b""], [WHOLE])
+    addresses["a.test"] = server.address
+    signer = RequestSigner(Ed25519PrivateKey.generate(), "https://crawler.test")
+    client = HttpClient(AddressResolver(addresses), "test", contact=True, signer=signer)
+    assert fetch(client) == fetch(client) == b"ok"
+    client.close()
+    assert server.connections() == [0, 0, 1]  # the second request got no answer, and was sent again
+    assert len({request.partition(b";nonce=")[2].partition(b";")[0] for _, request in server.requests}) == 3
 
 
 @pytest.mark.parametrize("part", [b"HT", OK, WHOLE[:-1]])

@@ -1,0 +1,71 @@
+"""`[download.identity]`: what is refused before a run, and that it changes no key of a snapshot."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from dataops.errors import ConfigError
+from tasks.download.config import DownloadConfig
+from tasks.download.make_opener import make_opener
+from tasks.extract.config import Sources
+from tasks.extract.sources.site import SiteSource
+from tasks.web.identity.config import IdentityConfig
+from tasks.web.identity.key_file import create_key
+
+AGENT = "https://crawler.example.org"
+
+
+def identity(path: Path, **options: object) -> IdentityConfig:
+    return IdentityConfig.model_validate({"key_file": str(path), "signature_agent": AGENT} | options)
+
+
+def site(name: str, **options: object) -> SiteSource:
+    return SiteSource.model_validate(
+        {"start": ["https://a.test/"], "contact": "mailto:a@b.test", "name": name} | options
+    )
+
+
+def test_unusable_key_file_is_a_problem_of_the_download_and_of_the_crawl(tmp_path: Path):
+    missing = identity(tmp_path / "none.pem")
+    problem = f"identity.key_file: {tmp_path}/none.pem does not exist"
+    contact = {"contact": "mailto:a@b.test"}
+    for table in (DownloadConfig(identity=missing, **contact), site("", identity=missing)):
+        assert [line[: len(problem)] for line in table.problems()] == [problem]
+    with pytest.raises(ConfigError, match=r"none\.pem does not exist"):
+        make_opener(DownloadConfig(identity=missing, **contact), tmp_path / "files")
+    create_key(tmp_path / "none.pem")
+    assert DownloadConfig(identity=missing, **contact).problems() == []
+
+
+def test_identity_changes_no_key_and_the_key_is_in_no_task(tmp_path: Path):
+    key = create_key(tmp_path / "k.pem")
+    signed = DownloadConfig(identity=identity(tmp_path / "k.pem"))
+    assert signed.key_config() == DownloadConfig().key_config()
+    assert site("").with_identity(identity(tmp_path / "k.pem")).key_config() == site("").key_config()
+    for stored in (pickle.dumps(signed), signed.model_dump_json().encode(), repr(signed).encode()):
+        assert str(tmp_path / "k.pem").encode() in stored
+        assert key.private_bytes_raw() not in stored
+        assert b"PRIVATE" not in stored
+
+
+def test_crawls_sign_with_the_identity_of_the_download_unless_they_have_their_own(tmp_path: Path):
+    ours, theirs = identity(tmp_path / "a.pem"), identity(tmp_path / "b.pem")
+    both = Sources(tables=(site("a"), site("b", identity=theirs))).with_identity(ours)
+    assert [table.identity for table in both.tables if isinstance(table, SiteSource)] == [ours, theirs]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"signature_agent": "http://a.test"}, {"expires_after": 0}, {"expires_after": 86_401}, {"agent_form": "list"},
+     {"key_file": ""}, {"key": "x"}],
+)  # fmt: skip
+def test_wrong_values_are_refused(tmp_path: Path, options: dict[str, object]):
+    with pytest.raises(ValidationError):
+        identity(tmp_path / "k.pem", **options)
+
+
+def test_key_file_is_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert identity(Path("keys/k.pem")).key_file == str(tmp_path / "keys/k.pem")
