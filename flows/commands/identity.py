@@ -1,4 +1,4 @@
-"""The commands `identity create` and `identity directory`: the key that signs requests, and the directory of its public key."""
+"""The commands `identity create` and `identity directory`: the key that signs requests, and its public directory."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,7 @@
 """Make the directory of public keys that a site fetches from the host in the header Signature-Agent.
 
-It is a JSON Web Key Set. Its host sends it with headers that this module makes: the media type, and for each key a signature
-that binds the directory to the host (draft-ietf-webbotauth-httpsig-protocol, appendix "Validating the Domain Binding").
+It is a JSON Web Key Set. Its host sends it with headers that this module makes: the media type, and for each key a
+signature that binds the directory to the host (draft-ietf-webbotauth-httpsig-protocol, "Validating the Domain Binding").
 """
 
 import base64

@@ -12,8 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from http_message_signatures import HTTPMessageSignaturesException, HTTPMessageSigner
-from http_message_signatures.algorithms import ED25519
+from http_message_signatures.algorithms import (
+    ED25519,  # pyright: ignore[reportPrivateImportUsage]  # public, but the module lists no names
+)
+from http_message_signatures.exceptions import HTTPMessageSignaturesException
+from http_message_signatures.signatures import HTTPMessageSigner
 
 from tasks.web.fetch_error import FetchError
 from tasks.web.identity.agent import AgentForm

@@ -64,7 +64,7 @@ def test_created_identity_is_ready_for_a_config(folder: Path, capsys: pytest.Cap
     assert config.source.identity is None
     assert config.stage_config("source").key_config() == config.source.key_config()
     path.chmod(0o644)
-    with pytest.raises(ConfigError, match="download.identity.key_file: .* run `chmod 600 "):
+    with pytest.raises(ConfigError, match=r"download\.identity\.key_file: .* run `chmod 600 "):
         load_config(Path("run.toml"))
 
     assert run_command(create) == 2

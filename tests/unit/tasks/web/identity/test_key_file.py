@@ -84,7 +84,7 @@ def test_load_key_refuses_an_unusable_file_without_repeating_it(
 def test_load_key_names_a_missing_file_and_what_is_no_file(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"k\.pem does not exist on .*; `pairmill identity create --out .*k\.pem`"):
         load_key(tmp_path / "k.pem")
-    with pytest.raises(ConfigError, match="cannot be read: .* is a folder"):
+    with pytest.raises(ConfigError, match=r"cannot be read: .* is a folder"):
         load_key(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="cannot be read: pipe is a named pipe"):
