@@ -16,6 +16,7 @@ from tasks.engine import stage
 from tasks.register import mlflow_run
 from tasks.register.card_front_matter import split_front_matter
 from tasks.register.exported_documents import describe_version
+from tasks.register.registered_manifests import fetch_manifests
 from tasks.register.version import page_urls
 from tasks.tracking import client as tracking
 from tests.integration.register.snapshots import (
@@ -56,6 +57,9 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
     assert split_front_matter(documents["README.md"])[1].startswith("# clip-demo")
     assert "## Training data" in documents["README.md"]
     assert documents["LICENSE"].startswith(f"Licences of the model {facts['model_uri']}\n")
+    described = fetch_manifests("clip-demo@champion")
+    assert (described.name, described.others) == (facts["model_uri"], [])
+    assert {name: described.manifests[name] for name in by_stage} == by_stage
     assert run.data.params["train.model"] == "tiny"
     assert run.data.params["filter.endpoint"] == "https://example.org/x"
     assert run.data.params["filter.api_token"] == "***"

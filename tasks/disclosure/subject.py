@@ -1,0 +1,110 @@
+"""What a document is about: a model or a dataset, with the manifests of everything that it was made of."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from dataops.snapshot import Manifest, load_ancestors
+from dataops.store import Store
+from dataops.trace.training_datasets import list_shares, list_training_datasets
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A dataset and the snapshots that it was made of, by stage, as far as they are known."""
+
+    pack: Manifest
+    ancestors: Mapping[str, Manifest]
+
+    def find(self, stage: str) -> Manifest | None:
+        """Return the snapshot of a stage."""
+        return self.ancestors.get(stage)
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs."""
+        return self.pack.counts.kept
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model or a dataset."""
+
+    kind: Literal["model", "dataset"]
+    name: str
+    chains: Sequence[Chain]
+    """Its datasets, that of the model's own run first."""
+    missing: Sequence[str] = ()
+    """Keys of datasets that are not known any more."""
+    store: Store | None = None
+    """Store with the parts of the datasets; None if only manifests are known."""
+    train: Manifest | None = None
+    manifests: Mapping[str, Manifest] = field(default_factory=dict[str, Manifest])
+    """Snapshots of the model and its own dataset, by stage."""
+    license: str = ""
+    """Licence of the weights, as their owner states it."""
+
+    @property
+    def packs(self) -> list[Manifest]:
+        """Manifests of the datasets."""
+        return [chain.pack for chain in self.chains]
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of all datasets."""
+        return sum(chain.pairs for chain in self.chains)
+
+    @cached_property
+    def weights(self) -> list[dict[str, Any]]:
+        """Pretrained weights that the training started from."""
+        return list(self.train.facts.get("weights", [])) if self.train is not None else []
+
+
+def describe_dataset(pack: Manifest, store: Store) -> Subject:
+    """Return the subject of a snapshot of pack."""
+    chain = Chain(pack, load_ancestors(store, pack))
+    return Subject("dataset", f"pack/{pack.key}", [chain], store=store, manifests=chain.ancestors)
+
+
+def describe_training(train: Manifest, store: Store, name: str = "", license_: str = "") -> Subject:
+    """Return the subject of a snapshot of train; `name` is that of its registered version."""
+    datasets = list_training_datasets(train, store)
+    chains = [Chain(one.manifest, load_ancestors(store, one.manifest)) for one in datasets if one.manifest is not None]
+    missing = [one.key for one in datasets if one.manifest is None]
+    own = chains[0].ancestors if chains and not (datasets and datasets[0].manifest is None) else {}
+    manifests = {**own, "train": train}
+    return Subject("model", name or f"train/{train.key}", chains, missing, store, train, manifests, license_)
+
+
+def describe_manifests(
+    name: str, manifests: Mapping[str, Manifest], others: Iterable[Manifest], license_: str
+) -> Subject:
+    """Return the subject of a model of which only the manifests are known, as its MLflow run has them.
+
+    Args:
+        manifests: of the stages of its run, by stage.
+        others: those of the other datasets of its training, and of their ancestors.
+    """
+    train = manifests["train"]
+    known = {(one.stage, one.key): one for one in (*manifests.values(), *others)}
+    by_digest = {one.content_digest: one for one in known.values() if one.stage == "pack"}
+    chains, missing = list[Chain](), list[str]()
+    for source, _ in list_shares(train):
+        pack = known.get(("pack", source.key)) or by_digest.get(source.digest)
+        if pack is None:
+            missing.append(source.key)
+        else:
+            chains.append(Chain(pack, _link(pack, known)))
+    return Subject("model", name, chains, missing, None, train, manifests, license_)
+
+
+def _link(pack: Manifest, known: Mapping[tuple[str, str], Manifest]) -> dict[str, Manifest]:
+    found, todo = {pack.stage: pack}, list(pack.inputs)
+    while todo:
+        source = todo.pop(0)
+        above = known.get((source.stage, source.key))
+        if above is not None and source.stage not in found:
+            found[source.stage] = above
+            todo += above.inputs
+    return found

@@ -1,0 +1,237 @@
+"""A summary has every field of the Commission's template, with the figures of the manifests or who must fill it."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.snapshot import Input, Manifest
+from dataops.store import FolderStore
+from tasks.disclosure.pages import render_html, render_markdown
+from tasks.disclosure.provider_facts import ProviderFacts, parse_facts, read_facts
+from tasks.disclosure.subject import describe_dataset, describe_manifests, describe_training
+from tasks.disclosure.summary import Summary, as_json, compare, read_summary, summarise
+from tasks.disclosure.template import BY_NAME, FIELDS, SECTIONS
+from tests.unit.tasks.disclosure.made_model import make_model, pair
+from tests.unit.tasks.filter.test_report import HOSTILE, Page
+
+CHECKLIST = {
+    "": ["version of the summary", "last update"],
+    "1.1": ["provider name and contact", "authorised representative name and contact"],
+    "1.2": ["versioned model name", "model dependencies", "date of placement of the model on the union market"],
+    "1.3": [
+        *("text: training data size", "text: types of content", "image: training data size", "image: types of content"),
+        *("audio, video and other", "latest date of data acquisition", "continuous", "linguistic characteristics"),
+        *("other relevant characteristics", "additional comments"),
+    ],
+    "2.1": [
+        "publicly available datasets",
+        "modalities",
+        "list of large",
+        "other publicly available",
+        "additional comments",
+    ],
+    "2.2.1": ["commercial licensing agreements", "modalities"],
+    "2.2.2": ["private datasets", "modalities", "publicly known", "not publicly known", "additional comments"],
+    "2.3": [
+        *("crawlers were used", "names or identifiers", "purposes", "behaviour", "period of data collection"),
+        *("type of content and online sources", "modalities", "domain names", "additional comments"),
+    ],
+    "2.4": ["interactions with the model", "other services", "services", "modalities", "additional comments"],
+    "2.5": ["synthetic data", "modalities", "models that generated", "on the market", "additional comments"],
+    "2.6": ["other sources", "description", "additional comments"],
+    "3.1": ["code of practice", "measures", "additional comments"],
+    "3.2": ["illegal content"],
+    "3.3": ["other relevant information"],
+}
+"""What the template asks for, by section and in its order, written from the template and not from the code."""
+PAIRS = [pair(n, f"{'abcdefghijkl'[n]}.com", 10 * n) for n in range(12)]
+
+
+def summarised(
+    folder: Path, facts: Mapping[str, Any] | None = None, **more: Any
+) -> tuple[Summary, dict[str, Manifest]]:
+    store = FolderStore(folder)
+    made = make_model(store, PAIRS, **more)
+    return summarise(describe_training(made["train"], store), parse_facts(facts or {}, "here")), made
+
+
+def test_template_has_each_section_and_field_of_the_checklist_in_its_order() -> None:
+    assert [number for number, _ in SECTIONS if any(f.section == number for f in FIELDS)] == list(CHECKLIST)
+    for section, phrases in CHECKLIST.items():
+        labels = [field.label.lower() for field in FIELDS if field.section == section]
+        assert len(labels) == len(phrases), section
+        assert [label for label, phrase in zip(labels, phrases, strict=True) if phrase not in label] == []
+    numbers = [number for number, _ in SECTIONS]
+    assert numbers == sorted(numbers)
+
+
+def test_each_field_is_answered_or_names_who_fills_it_in_all_formats(tmp_path: Path) -> None:
+    made, _ = summarised(tmp_path)
+    assert list(made.answers) == list(BY_NAME)
+    html, plain = render_html(made), render_markdown(made)
+    page = Page(html)
+    for field in FIELDS:
+        found = made.answers[field.name]
+        assert found.text or found.rows or found.stated or found.state in ("open", "not_applicable")
+        assert field.label in page.text
+        assert field.label in plain
+    for name in made.list_open():
+        field = rf'id="{name}">[^<]*</dt>\s*<dd class="open"><p><b>Open</b>, to be filled by (the provider|whoever)'
+        assert re.search(field, html)
+    assert {"provider", "placement_date", "code_of_practice", "public_used"} <= set(made.list_open())
+    assert read_summary(as_json(made).encode(), "x") == made
+
+
+def test_figures_equal_those_of_the_manifests(tmp_path: Path) -> None:
+    made, manifests = summarised(tmp_path)
+    answers, pack = made.answers, manifests["pack"]
+    assert made.pairs == pack.counts.kept == 12
+    assert answers["image_size"].text == ("Less than 1 million images.", "12 images, each with a caption.")
+    assert answers["languages"].rows == (("en", "12", "100.0%"),)
+    assert answers["model_dependencies"].rows == (("image", "net 1", "cc-by-nc-4.0", "ab" * 32),)
+    assert "CLIP ViT-B-32" in answers["model_names"].text[0]
+    assert answers["latest_acquisition"].text[0].startswith("03/2026.")
+    assert answers["crawl_period"].text == ("Images were requested from 2026-01-02 to 2026-03-02.",)
+    assert answers["crawl_content"].text[0].startswith("17 image URLs from the sources"), "download's input"
+    assert answers["crawl_domains"].rows == (("l.com", "1", "110 bytes"), ("k.com", "1", "100 bytes"))
+    assert answers["crawler_names"].rows == (("testbot/0.1", "images"),)
+    assert any("more than 7 seconds" in line for line in answers["crawler_behaviour"].text)
+    assert any("`tdmrep`, `iptc`. Dropped: opt_out 3." in line for line in answers["tdm_measures"].text)
+    assert "download kept 12 of 17 pairs; dropped: opt_out 3, http_404 2." in answers["processing"].text
+    assert answers["synthetic_used"].is_yes is False
+    assert answers["synthetic_models"].state == "not_applicable"
+
+
+def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_them(tmp_path: Path) -> None:
+    captioner = {"model": "writer-7b", "model_version": "2", "prompt": "Describe it", "outcomes": {"added": 5}}
+    made, _ = summarised(
+        tmp_path,
+        configs={
+            "filter": {"unsafe_languages": ["en"], "blocked_domains": ["x.test"]},
+            "download": {"images": "archive"},
+            "extract": {"kind": "common_crawl", "crawl": ["CC-MAIN-2026-43"], "num_files": 3},
+        },
+        counted={"curate": {"recaption": captioner}, "pack": {"further_captions": {"synthetic": 5}}},
+    )
+    answers = made.answers
+    assert len(answers["illegal_measures"].text) == 2
+    assert answers["crawlers_used"].is_yes is False
+    assert {answers[name].state for name in ("crawler_names", "crawl_domains", "crawl_period")} == {"not_applicable"}
+    assert answers["public_used"].is_yes is True
+    row = (
+        "common_crawl",
+        "Common Crawl, CC-MAIN-2026-43",
+        "https://commoncrawl.org/",
+        "CC-MAIN-2026-43",
+        "12",
+        "100.0%",
+    )
+    assert answers["public_list"].rows == (row,)
+    assert "3 files were read" in answers["public_list"].text[1]
+    assert answers["licensed_used"].is_yes is answers["user_model_used"].is_yes is False
+    assert answers["synthetic_used"].is_yes is True
+    assert answers["synthetic_models"].text == ("writer-7b.",)
+    assert "synthetic_other_models" in made.list_open()
+
+
+def test_teachers_are_synthetic_data(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    train = make_model(store, PAIRS)["train"]
+    teacher = Input(stage="train.distill.model", key="teacher-l", digest="1" * 64)
+    subject = describe_training(train.model_copy(update={"inputs": [*train.inputs, teacher]}), store)
+    answers = summarise(subject, ProviderFacts()).answers
+    assert answers["synthetic_used"].is_yes is True
+    assert answers["synthetic_models"].text == ("teacher-l.",)
+
+
+def test_facts_of_the_provider_fill_open_fields_and_classify_sources(tmp_path: Path) -> None:
+    facts = {
+        "provider": HOSTILE,
+        "code_of_practice": True,
+        "is_sme": True,
+        "image_content": "Photographs.",
+        "sources": {"warc": {"kind": "private", "description": "Archive of a library."}},
+    }
+    made, _ = summarised(tmp_path, facts)
+    answers = made.answers
+    assert (answers["provider"].state, answers["provider"].stated) == ("stated", (HOSTILE,))
+    assert answers["code_of_practice"].is_yes is True
+    assert answers["image_content"].state == "filled"
+    assert answers["image_content"].stated == ("Photographs.",)
+    assert answers["private_used"].is_yes is True
+    assert answers["private_others"].text == ("Archive of a library.",)
+    assert answers["public_list"].state == "not_applicable"
+    assert len(answers["crawl_domains"].rows) == 1, "5% of 12 domains"
+    page = render_html(made)
+    assert not {"script", "img"} & set(Page(page).tags)
+    assert Page(page).events == []
+    assert "default-src 'none'; style-src 'unsafe-inline'\"" in page
+    assert not re.search(r"(?<!\\)<", render_markdown(made))
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"providr": "x"}, "summary.providr: the template has no such field"),
+        ({"code_of_practice": "yes"}, "must be true or false"),
+        ({"provider": 3}, "must be a text"),
+        ({"provider": " "}, "must be a text"),
+        ({"sources": {"warc": {"kind": "secret"}}}, "summary.sources.warc.kind"),
+        ({"crawlers_used": False}, "summary.crawlers_used is false, but the lineage has: Images were requested"),
+        ({"synthetic_models": "m"}, "summary.synthetic_models is stated, but synthetic_used is no"),
+    ],
+)
+def test_wrong_and_contradicting_facts_are_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        summarised(tmp_path, facts)
+
+
+def test_files_of_facts_are_read_whole_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "facts.toml"
+    file.write_text('[summary]\nplacement_date = 2026-12-01\nprovider = ["A", "B"]\n')
+    assert {name: str(value) for name, value in read_facts(file).fields.items()} == {
+        "placement_date": "2026-12-01",
+        "provider": "['A', 'B']",
+    }
+    for text in ("", "summary = 1", "[summary", "\x00", "[summary]\nx = 1"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="facts"):
+            read_facts(file)
+    with pytest.raises(ConfigError, match="facts in"):
+        read_facts(tmp_path / "none.toml")
+
+
+def test_a_newer_dataset_names_what_has_changed(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    earlier, newer = make_model(store, PAIRS, name="a"), make_model(store, [*PAIRS, pair(12, "z.com", 900)], name="b")
+    first, second = (summarise(describe_dataset(one["pack"], store), ProviderFacts()) for one in (earlier, newer))
+    changed = {change.field: change for change in compare(read_summary(as_json(first).encode(), "f"), second).changes}
+    assert changed["image_size"].before == ("12 images, each with a caption.",)
+    assert changed["image_size"].now == ("13 images, each with a caption.",)
+    assert "z.com, 1, 900 bytes" in changed["crawl_domains"].now
+    assert "k.com, 1, 100 bytes" in changed["crawl_domains"].before
+    assert not {"last_update", "provider", "tdm_measures"} & set(changed)
+    assert compare(second, second).changes == ()
+    assert "Changes since pack/a" in render_markdown(compare(first, second))
+    for broken in (b"{}", b"[", as_json(first).replace('"format": 1', '"format": 2').encode()):
+        with pytest.raises(ConfigError, match=r"f (is not|was written)"):
+            read_summary(broken, "f")
+
+
+def test_a_model_without_its_store_is_summarised_from_its_manifests(tmp_path: Path) -> None:
+    made = make_model(FolderStore(tmp_path), PAIRS)
+    subject = describe_manifests("models:/m/1", made, [], "MIT")
+    answers = summarise(subject, ProviderFacts()).answers
+    assert answers["image_size"].text[1] == "12 images, each with a caption."
+    assert answers["crawl_domains"].state == "open"
+    assert answers["crawl_period"].text[0].startswith("The downloads ended on 2026-01-02")
+    gone = describe_manifests("models:/m/1", {"train": made["train"]}, [], "")
+    lost = summarise(gone, ProviderFacts())
+    assert lost.datasets == (f"pack/{made['pack'].key}",)
+    assert {"image_size", "crawlers_used", "synthetic_used", "public_used"} <= set(lost.list_open())
+    assert json.loads(as_json(lost))["pairs"] == 0
