@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from dataops.snapshot import SnapshotName
+from dataops.storage.cached_files import find_unused, last_modified
 from dataops.store import Entry, Store
 from flows.commands.output import console, new_table, print_json, print_waits, text
 from flows.records import RunRecord, known_stores
@@ -39,6 +40,8 @@ KEEP_RUNS = 10
 RUNNING = "a run that is running"
 RERUN_DAYS = 30
 """Number of days for which a run that did not complete is kept to be rerun, however many newer runs there are."""
+CACHE_DAYS = 30
+"""Number of days for which a cached file that no command uses is kept, if no other age is given."""
 UNITS = {"h": 3600.0, "d": DAY, "w": 7 * DAY}
 
 
@@ -214,14 +217,21 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
             results.append(_collect_in_store(roots, home, delete=delete, as_json=as_json))
         else:
             roots()
-    local = {path: _folder_bytes(path) for path in _find_local(home, list(all_roots.values()))}
+    local = {path: _bytes_of(path) for path in _find_local(home, list(all_roots.values()))}
+    unused = max(policy.max_age or CACHE_DAYS * DAY, DAY)
+    cached = {path: _bytes_of(path) for path in find_unused(home, unused)}
     if delete:
-        for path in local:
-            shutil.rmtree(path, ignore_errors=True)
+        for path in [*local, *cached]:
+            _delete(path)
     if as_json:
-        print_json({"deleted": delete, "stores": results, "local": [str(path) for path in local]})
+        lists = {"local": [str(path) for path in local], "cached": [str(path) for path in cached]}
+        print_json({"deleted": delete, "stores": results, **lists})
     else:
-        _show_local(local, delete=delete)
+        _show_local(local, "folder", "of ended processes in", delete=delete)
+        _show_local(cached, "entry", f"unused for {unused / DAY:g} days in", delete=delete)
+        if not delete:
+            console().print()
+            console().print(text("Nothing was deleted; add --yes to delete what is listed."))
     return 0
 
 
@@ -248,20 +258,26 @@ def _find_local(home: Path, all_roots: Sequence[Roots]) -> list[Path]:
                 unfinished |= {stage.key for stage in record.stages}
     jobs = sorted((home / "jobs").iterdir()) if (home / "jobs").is_dir() else []
     return [
-        job for job in jobs if unfinished.isdisjoint(job.name.split("-")) and time.time() - _last_modified(job) > DAY
+        job for job in jobs if unfinished.isdisjoint(job.name.split("-")) and time.time() - last_modified(job) > DAY
     ] + find_abandoned_folders()
 
 
-def _folder_bytes(folder: Path) -> int:
+def _delete(path: Path) -> None:
+    """Delete a file or a folder, as far as it can be deleted."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _bytes_of(entry: Path) -> int:
+    """Return the size of a file, or of all that is in a folder."""
     total = 0
-    for path in folder.rglob("*"):
+    for path in entry.rglob("*") if entry.is_dir() else [entry]:
         with suppress(OSError):  # deleted meanwhile
             total += path.lstat().st_size
     return total
-
-
-def _last_modified(folder: Path) -> float:
-    return max((path.lstat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
 
 
 # Output ---------------------------------------------------------------------------------------------------------------
@@ -305,17 +321,13 @@ def _show_deleted(result: DeletionResult) -> None:
         out.print(text(f"kept {name} after all: {why}"), soft_wrap=True)
 
 
-def _show_local(local: Mapping[Path, int], *, delete: bool) -> None:
-    """Print one line for each folder that has unneeded folders: there may be many of killed processes."""
-    out = console()
+def _show_local(local: Mapping[Path, int], noun: str, what: str, *, delete: bool) -> None:
+    """Print one line for each folder that has unneeded entries: there may be many of killed processes."""
     for parent in sorted({path.parent for path in local}):
         sizes = [size for path, size in local.items() if path.parent == parent]
-        folders = format_quantity(len(sizes), "folder")
-        left = f"{folders} of ended processes in {parent}, {_size(sum(sizes))}"
-        out.print(text(f"{'deleted' if delete else 'to delete'}: {left}"), soft_wrap=True)
-    if not delete:
-        out.print()
-        out.print(text("Nothing was deleted; add --yes to delete what is listed."))
+        entries = format_quantity(len(sizes), noun, "entries" if noun == "entry" else None)
+        left = f"{entries} {what} {parent}, {_size(sum(sizes))}"
+        console().print(text(f"{'deleted' if delete else 'to delete'}: {left}"), soft_wrap=True)
 
 
 def _as_json(

@@ -25,6 +25,7 @@ from dataops.images.near_duplicates import find_close_pairs
 from dataops.images.overlap import index_image
 from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest, read_table
+from dataops.storage.cached_files import mark_used
 from dataops.store import FolderStore, Store
 from tasks.curate.config import OverlapThresholds
 from tasks.curate.evaluation_overlap import MATCHES, find_matches
@@ -94,6 +95,7 @@ def index_images(data: EvalSet, index: FolderStore, pool: ThreadPoolExecutor) ->
     files = [[path.relative_to(data.root).as_posix(), file_sha256(path)] for path in data.files()]
     name = f"{sha256(canonical_json([INDEX_VERSION, data.kind, data.split, files]).encode()).hexdigest()[:32]}.parquet"
     if index.size(name) is not None:
+        mark_used(index.local(name))
         try:
             return pq.read_table(index.local(name), schema=_INDEXED)
         except (OSError, pa.ArrowException) as error:

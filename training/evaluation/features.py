@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dataops.digest import canonical_json
 from dataops.errors import ContractError
+from dataops.storage.cached_files import mark_used
 from dataops.store import FolderStore
 from training import distributed
 from training.evaluation.encode import EvaluatedModel, encode_images, get_device_and_dtype
@@ -83,6 +84,7 @@ class FeatureCache:
         path = self.store.local(name) if self.store.size(name) is not None else None
         if path is None:
             return None
+        mark_used(path)
         try:
             with safe_open(path, framework="pt") as file:
                 errors = json.loads(file.metadata()["errors"])

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dataops.storage.cached_files import mark_used
+
 VERSION = 1
 """Version of the features, raised when the same weights and data give others."""
 
@@ -31,9 +33,10 @@ def write_features(path: Path, count: int, width: int, rows: Iterable[tuple[np.n
 
 
 def read_features(path: Path, count: int, width: int) -> np.ndarray | None:
-    """Return the array of a file; None if there is none of this size."""
+    """Return the array of a file, which counts as used; None if there is none of this size."""
     try:
         found = np.load(path, mmap_mode="r" if count else None, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
+    mark_used(path)
     return found if found.shape == (count, width) and found.dtype == np.float32 else None

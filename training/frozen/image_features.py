@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.regular_files import read_text
+from dataops.storage.cached_files import mark_used
 from training import distributed
 from training.data.loader import Dataset
 from training.data.shard_files import find_checksum
@@ -99,6 +100,7 @@ def _is_known(path: Path, count: int, width: int) -> bool:
 
 
 def _read_errors(path: Path) -> dict[str, str]:
+    mark_used(path.with_suffix(".json"))
     return json.loads(read_text(path.with_suffix(".json")))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,11 +24,13 @@ from dataops.store import FolderStore, Store
 from flows.commands import output
 from flows.commands.gc import KEEP_RUNS, Policy, Roots, _find_local, _show_local, collect_garbage, parse_age
 from flows.records import Attempt, RunRecord, StageRun
+from infra.local import services
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY
 from tests.manifests import build_manifest
+from training.frozen.feature_files import read_features, write_features
 
 NOW = time.time()
 
@@ -384,14 +387,39 @@ def test_gc_lists_what_it_keeps_and_deletes_at_80_columns(store, tmp_path, monke
 
 def test_gc_prints_one_line_for_all_scratch_folders_of_a_folder(tmp_path, capsys):
     paths = [tmp_path / "tmp" / f"pairmill-scratch-{number}" for number in range(500)]
-    _show_local({path: 1000 for path in paths}, delete=True)
-    _show_local({tmp_path / "home" / "jobs" / "train-1": 20}, delete=False)
+    _show_local({path: 1000 for path in paths}, "folder", "of ended processes in", delete=True)
+    _show_local({tmp_path / "home" / "jobs" / "train-1": 20}, "folder", "of ended processes in", delete=False)
     assert capsys.readouterr().out.splitlines() == [
         f"deleted: 500 folders of ended processes in {tmp_path / 'tmp'}, 500 KB",
         f"to delete: 1 folder of ended processes in {tmp_path / 'home' / 'jobs'}, 20 B",
-        "",
-        "Nothing was deleted; add --yes to delete what is listed.",
     ]
+
+
+def test_gc_deletes_cached_features_that_were_not_used_for_a_month(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Roots, "read_registry", lambda roots: None)
+    monkeypatch.setattr(services, "up", list)
+    monkeypatch.setattr(services, "apply_environment", dict)
+    cached = tmp_path / "home" / "features"
+    (cached / "towers").mkdir(parents=True)
+    write_features(cached / "towers" / "texts-used.npy", 2, 3, [(np.arange(2), np.ones((2, 3), np.float32))])
+    for name in ("towers/texts-old.npy", "towers/images-new.npy", "old.safetensors", "teacher/block.npy"):
+        (cached / name).parent.mkdir(exist_ok=True)
+        (cached / name).write_bytes(b"x" * 1000)
+    for path in (*cached.rglob("*"), cached):
+        if "new" not in path.name:
+            os.utime(path, (NOW - 40 * DAY, NOW - 40 * DAY))
+    assert read_features(cached / "towers" / "texts-used.npy", 2, 3) is not None
+    collect_garbage(tmp_path / "home", str(store.root), Policy(1), delete=False, as_json=False)
+    printed = capsys.readouterr().out
+    assert f"to delete: 2 entries unused for 30 days in {cached}, 2.0 KB\n" in printed
+    assert f"to delete: 1 entry unused for 30 days in {cached / 'towers'}, 1.0 KB\n" in printed
+    assert "Nothing was deleted" in printed
+    collect_garbage(tmp_path / "home", str(store.root), Policy(None, 50 * DAY), delete=True, as_json=True)
+    assert json.loads(capsys.readouterr().out)["cached"] == []
+    collect_garbage(tmp_path / "home", str(store.root), Policy(1), delete=True, as_json=True)
+    assert len(json.loads(capsys.readouterr().out)["cached"]) == 3
+    left = sorted(path.name for path in cached.rglob("*"))
+    assert left == ["images-new.npy", "texts-used.npy", "towers"]
 
 
 def test_gc_deletes_old_probes_of_stores_that_were_lost_or_killed(tmp_path: Path) -> None:
