@@ -27,6 +27,8 @@ _HEAD_BYTES = 1 << 15
 """Bytes of the first request, which returns the whole of a small table."""
 _CHUNK_BYTES = 1 << 20
 """Minimum size of a chunk that is written."""
+_TRUSTED_BYTES = 1 << 26
+"""Maximum size of blocks for which memory is reserved without a request for the size of the table."""
 _CHECKSUM_BYTES = 8
 _LZ4 = pa.Codec("lz4")
 Buffer = bytes | memoryview
@@ -124,6 +126,7 @@ def _read_blocks(
     store: Store, names: Sequence[str], heads: Iterator[bytes], first: int, count: int
 ) -> tuple[pl.DataFrame, NDArray[np.int64]]:
     tables = [_parse(store, name, head, first, count) for name, head in zip(names, heads, strict=True)]
+    _check_lengths(store, tables)
     if all(table.columns for table in tables):
         return _fill(store, tables)
     rest = store.read_each([table.place for table in tables if table.data is None])
@@ -170,18 +173,32 @@ def _parse(store: Store, name: str, head: bytes, first: int, count: int) -> _Tab
     line, newline, _ = head.partition(b"\n")
     if not line.startswith(_MAGIC) or not newline:
         raise BrokenTable(name)
-    about, begin = json.loads(line.removeprefix(_MAGIC)), len(line) + 1
+    (columns, schema, partitions), begin = _parse_line(name, line), len(line) + 1
     at, size = begin + 8 * first, 8 * (count + 1)
     ends = head[at : at + size]
     if len(ends) < size and len(head) == _HEAD_BYTES:  # which was not all of the table
         ends = next(iter(store.read_each([(name, at, size)])))
-    if first + count > about["partitions"] or len(ends) < size:
+    found = np.frombuffer(ends[: len(ends) // 8 * 8], np.int64)
+    if first + count > partitions or len(ends) < size or found[0] < 0 or (np.diff(found) < 0).any():
         raise BrokenTable(name)
-    found = np.frombuffer(ends, np.int64)
-    start = begin + 8 * (about["partitions"] + 1) + int(found[0])
+    start = begin + 8 * (partitions + 1) + int(found[0])
     length = int(found[-1] - found[0])
     data = head[start : start + length] if start + length <= len(head) or not length else None
-    return _Table(name, about.get("columns", {}), about.get("schema", ""), found, (name, start, length), data)
+    return _Table(name, columns, schema, found, (name, start, length), data)
+
+
+def _parse_line(name: str, line: bytes) -> tuple[dict[str, str], str, int]:
+    """Return the types of the columns, the Arrow schema and the number of partitions. Raises: BrokenTable."""
+    try:
+        about = json.loads(line.removeprefix(_MAGIC))
+        columns, schema, partitions = about.get("columns", {}), about.get("schema", ""), about["partitions"]
+        kinds = {np.dtype(type_).kind for type_ in columns.values()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BrokenTable(name) from error
+    is_count = isinstance(partitions, int) and partitions >= 0
+    if not is_count or not isinstance(schema, str) or not kinds <= set("iuf") or bool(columns) == bool(schema):
+        raise BrokenTable(name)
+    return columns, schema, partitions
 
 
 def _fill(store: Store, tables: Sequence[_Table]) -> tuple[pl.DataFrame, NDArray[np.int64]]:
@@ -211,6 +228,16 @@ def _fill(store: Store, tables: Sequence[_Table]) -> tuple[pl.DataFrame, NDArray
     return pl.DataFrame({name: series_from_numpy(column) for name, column in columns.items()}), sizes
 
 
+def _check_lengths(store: Store, tables: Sequence[_Table]) -> None:
+    """Check that the blocks are in the tables, before memory is reserved for them. Raises: BrokenTable."""
+    for table in tables:
+        name, start, length = table.place
+        if table.columns != tables[0].columns:
+            raise BrokenTable(name)
+        if table.data is None and length > _TRUSTED_BYTES and start + length > (store.size(name) or 0):
+            raise BrokenTable(name)
+
+
 def _is_changed(block: Sequence[memoryview]) -> bool:
     """Return whether the checksum at the start of a block is not that of its columns."""
     digest = xxh3_64()
@@ -228,8 +255,8 @@ def _decode_arrow(table: _Table, data: bytes) -> tuple[pl.DataFrame, NDArray[np.
             else None
             for block in table.split(data)
         ]
-    except (pa.ArrowException, ValueError) as error:
+        rows = pa.Table.from_batches([batch for batch in batches if batch is not None], schema)
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise BrokenTable(table.name) from error
-    rows = pa.Table.from_batches([batch for batch in batches if batch is not None], schema)
     sizes = np.array([[batch.num_rows if batch is not None else 0 for batch in batches]], np.int64)
     return cast(pl.DataFrame, pl.from_arrow(rows)), sizes

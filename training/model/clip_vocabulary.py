@@ -9,6 +9,7 @@ import gzip
 import html
 import re
 import unicodedata
+from contextlib import nullcontext
 from functools import lru_cache
 from hashlib import sha256
 from importlib.util import find_spec
@@ -31,6 +32,7 @@ PACKAGES = ("open_clip", "clip")
 FILE = "bpe_simple_vocab_16e6.txt.gz"
 HUB_FILE = ("openai/clip-vit-base-patch32", "merges.txt")
 MAX_FILE_BYTES = 16 * 1024**2
+"""Number of bytes that are read of the merges, unpacked: OpenAI's file has 3 million."""
 
 PLAIN = re.compile(r"[\t\n\r -%'-~]*")
 """Text in which ftfy changes nothing that matters: printable ASCII without an ampersand."""
@@ -126,8 +128,10 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
     """
     try:
         with path.open("rb") as file:
-            packed = file.read(MAX_FILE_BYTES)
-        text = gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed
+            is_packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            with gzip.open(file) if is_packed else nullcontext(file) as plain:
+                text = plain.read(MAX_FILE_BYTES)
         lines = text.decode("utf-8").split("\n")[1 : MERGES + 1]
     except (OSError, EOFError, ValueError) as error:
         raise ConfigError(f"vocabulary: {path} cannot be read ({type(error).__name__}: {error})") from error

@@ -152,6 +152,36 @@ def test_read_partitions_detects_a_changed_size(tmp_path: Path, size: int, place
         read_partitions(store, ["keys"], 0, 1)
 
 
+DAMAGED_LINES = (
+    *(b"", b"{", b"null", b"[]", b'{"columns": {"row": "<u8"}}', b'{"columns": {"row": "<u8"}, "partitions": "2"}'),
+    *(b'{"columns": {"row": "|O"}, "partitions": 2}', b'{"columns": {"row": "nonsense"}, "partitions": 2}'),
+    *(b'{"columns": ["row"], "partitions": 2}', b'{"columns": {}, "partitions": 2}'),
+    *(b'{"columns": {"row": "<u8"}, "partitions": -1}', b'{"columns": {"row": 7}, "partitions": 2}'),
+    *(b'{"schema": 7, "partitions": 2}', b'{"schema": "AAAA", "partitions": 2}', b'{"schema": "/w==", "partitions": 2}'),
+)
+
+
+@NUMBERS_AND_TEXT
+@pytest.mark.parametrize("line", DAMAGED_LINES)
+def test_read_partitions_detects_a_damaged_head(tmp_path: Path, line: bytes, place: str):
+    path = put_rows(store := FolderStore(tmp_path), place, 2)
+    _, newline, rest = path.read_bytes().partition(b"\n")
+    path.write_bytes(b"partitions " + line + newline + rest)
+    with reading(place), pytest.raises(CorruptPart, match="keys is not a whole"):
+        read_partitions(store, ["keys"], 0, 1)
+
+
+@NUMBERS_AND_TEXT
+@pytest.mark.parametrize("end", [1 << 62, (1 << 64) - 8, 1 << 63], ids=["huge", "negative", "least"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_read_partitions_reserves_no_memory_for_damaged_ends(tmp_path: Path, end: int, at: int, place: str):
+    path = put_rows(store := FolderStore(tmp_path), place, 1)
+    head, newline, rest = path.read_bytes().partition(b"\n")
+    path.write_bytes(head + newline + rest[: 8 * at] + end.to_bytes(8, "little") + rest[8 * at + 8 :])
+    with reading(place), pytest.raises(CorruptPart, match="keys is not a whole"):
+        read_partitions(store, ["keys"], 0, 1)
+
+
 def test_read_partitions_raises_when_a_partition_is_missing(tmp_path: Path):
     store = FolderStore(tmp_path)
     put(store, "keys", [pl.DataFrame({"row": [1]})])

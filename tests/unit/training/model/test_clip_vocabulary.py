@@ -1,6 +1,7 @@
 """CLIP's vocabulary gives the ids of open_clip's SimpleTokenizer."""
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ def test_the_merges_equal_openais(tmp_path: Path, tokenizer: ClipTokenizer) -> N
     path.write_text(path.read_text("utf-8").replace("i n\n", "n i\n", 1), "utf-8")
     with pytest.raises(ConfigError, match="other merges"):
         make_tokenizer(str(path), [], 0, 77)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(1 << 28), 1))
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match="other merges"):
+        make_tokenizer(str(tmp_path / "bomb.gz"), [], 0, 77)
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"#version")[:-9])
     with pytest.raises(ConfigError, match=r"cut\.gz"):
         make_tokenizer(str(tmp_path / "cut.gz"), [], 0, 77)
