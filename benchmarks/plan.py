@@ -39,8 +39,9 @@ def read_costs() -> Costs:
         if cost["engine"] == "local1":
             runs.setdefault(cost["stage"], []).append(cost)
 
-    def slope(stage: str, field: str) -> float:
-        few, many = min(runs[stage], key=lambda c: c["rows"]), max(runs[stage], key=lambda c: c["rows"])
+    def slope(stage: str, field: str, engine: str = "local1") -> float:
+        found = [cost for cost in scale["stages"] if (cost["stage"], cost["engine"]) == (stage, engine)]
+        few, many = min(found, key=lambda c: c["rows"]), max(found, key=lambda c: c["rows"])
         return max((many[field] - few[field]) / (many["rows"] - few["rows"]), 0.0)
 
     cases = {row["case"]: row["ours"] for row in extract["rows"]}
@@ -60,9 +61,9 @@ def read_costs() -> Costs:
         stored={stage: slope(stage, "stored_bytes") for stage in runs},
         part=1 / parts.get("parts ray", max(parts.values())),
         train_flops=3 * VIT_B_32_FLOPS * trained["ViT-B-32"],
-        extract_list=slope("extract", "cpu_seconds"),
-        pack_local=slope("pack", "cpu_seconds"),
         kept={"filter": counts["kept"] / counts["input"], "download": Prices().fetched, "curate": Prices().curated},
+        cpu_of_row={stage: slope(stage, "cpu_seconds", "local2") for stage in runs},
+        train_cores=2,
     )
 
 

@@ -55,6 +55,13 @@ class StageRun(BaseModel):
     state: StageState
     seconds: float = 0.0
     counts: Counts = Counts()
+    cpu_seconds: float | None = Field(default=None, exclude_if=lambda seconds: seconds is None)
+    """CPU time of this machine's processes that made the snapshot; None if other machines took part, or none was made."""
+
+    def complete(self, state: StageState, seconds: float, cpu: float | None, counts: Counts) -> None:
+        """Set how the stage ended, after how many seconds of wall time and of CPU time."""
+        self.state, self.seconds, self.counts = state, round(seconds, 3), counts
+        self.cpu_seconds = None if cpu is None or state != "Completed" else round(cpu, 3)
 
 
 class Attempt(BaseModel):

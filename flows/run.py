@@ -52,7 +52,7 @@ from tasks.engine.stage import Plan, Stage, discard, make, plan, reuse
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome, Status
 from tasks.train.ray_launcher import train_on_ray
-from training.process import count_cores
+from training.process import count_cores, cpu_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Run:
             reopen(planned, self.context, retry)
         stage_run = StageRun(stage=self.stage, key=planned.key, state="Running")
         self._save_stage(stage_run)
-        started = time.monotonic()
+        started, cpu = time.monotonic(), cpu_seconds()
         try:
             with self.display.watch(self.stage):
                 state, manifest = run_task(
@@ -188,8 +188,9 @@ class Run:
             stage_run.state, stage_run.seconds = "Failed", time.monotonic() - started
             self._save_stage(stage_run)
             raise
-        stage_run.state = "Reused" if state.name == "Reused" else "Completed"
-        stage_run.seconds, stage_run.counts = round(time.monotonic() - started, 3), manifest.counts
+        cpu_time = cpu_seconds() - cpu if self.context.ray is None and self.config.train.launch == "local" else None
+        outcome = "Reused" if state.name == "Reused" else "Completed"
+        stage_run.complete(outcome, time.monotonic() - started, cpu_time, manifest.counts)
         self.manifests[self.stage], self._states[self.stage] = manifest, state
         self._save_stage(stage_run)
         self.display.log_stage(manifest, stage_run.state, stage_run.seconds)

@@ -37,6 +37,12 @@ def process_fingerprint(pid: int) -> str | None:
     return f"{_boot_id()}:{fields[19]}"
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of its children that have ended, in seconds."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
+
+
 def pid_namespace() -> str:
     """Return the name of this process's pid namespace: a machine since its boot, or a container on it.
 

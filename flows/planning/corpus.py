@@ -63,7 +63,9 @@ class Prices:
     curated: float = 0.9
     """Share of the images that curate keeps."""
     image_bytes: int = 25_000
-    """Size of a stored image of 256 pixels. Source: LAION-400M, 10 TB."""
+    """Size of a stored image of `image_side`. Source: LAION-400M, 10 TB."""
+    image_side: int = 256
+    """In pixels."""
     fetched_bytes: int = 120_000
     """Size of a downloaded image: 11.3 MB/s at 92 a second in docs/download-rows.md."""
     gpus: int = 64
@@ -92,12 +94,12 @@ class Costs:
     """Driver seconds per task."""
     train_flops: float
     """FLOP/s of a training step on two CPU cores."""
-    extract_list: float
-    """Core seconds of extract per row of a list of pairs."""
-    pack_local: float
-    """Core seconds of pack per row in a folder."""
     kept: dict[str, float]
     """Share of the rows that a stage keeps, by stage."""
+    cpu_of_row: dict[str, float]
+    """CPU time of a row on two workers of one machine, by stage; that of extract for a list of pairs."""
+    train_cores: int
+    """Cores on which train_flops was measured."""
 
 
 @cache

@@ -4,7 +4,6 @@ Costs come from earlier runs of the stage in this store where there are some, el
 """
 
 import math
-import shutil
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,20 +14,11 @@ from dataops.errors import PairmillError
 from flows.config import RunConfig
 from flows.planning import corpus
 from flows.planning.corpus import Prices, load_costs
-from flows.planning.history import Earlier, choose_timed
+from flows.planning.duration import PARALLEL, Machine, count_tasks, estimate_duration
+from flows.planning.history import Earlier
 from flows.planning.pack_requests import RAW_ROW_BYTES
-from flows.planning.train_cost import forward_flops, train_flops
+from flows.planning.train_cost import uses_gpu
 from tasks.engine.stage import Stage
-
-PARALLEL = frozenset({"extract", "filter", "download", "curate", "pack"})
-"""Stages whose work is distributed over the workers."""
-START_SECONDS = {
-    **{"extract": 1.5, "filter": 2.5, "download": 2.0, "curate": 1.7, "pack": 1.2},
-    **{"train": 12.0, "evaluate": 12.0, "register": 4.5},
-}
-"""Seconds of a stage without a row, measured on two cores of an Intel Xeon with the demo (2026-11-27)."""
-EVALUATE_OVERHEAD = 2.6
-"""Time of an evaluation over that of both towers: decoding, prompts, probes and intervals, measured with the demo."""
 
 
 @dataclass
@@ -38,6 +28,8 @@ class Estimate:
     rows: float = 0.0
     kept: float = 0.0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """CPU time of all processes."""
     core_hours: float = 0.0
     gpu_hours: float = 0.0
     web_bytes: float = 0.0
@@ -47,6 +39,8 @@ class Estimate:
     dollars: float = 0.0
     model_requests: float = 0.0
     """Images that a model captions (`[curate.recaption]`), each by one request or more if it is not cached."""
+    at_most: bool = False
+    """Whether it may be far less: the rows of a crawl of unknown sites are those of `source.max_pages`."""
     basis: list[str] = field(default_factory=list)
     """From what it was estimated."""
 
@@ -57,10 +51,12 @@ def estimate_stage(
     rows: float,
     earlier: Sequence[Earlier],
     *,
-    workers: int,
+    machine: Machine,
     fetched_rows: float,
     is_remote: bool,
     share_left: float = 1.0,
+    files: int = 1,
+    image_bytes: float | None = None,
 ) -> Estimate:
     """Return the estimate of a stage.
 
@@ -70,12 +66,15 @@ def estimate_stage(
         fetched_rows: rows in the raw shards, for the requests of pack.
         is_remote: whether the store is in S3, whose requests and bytes cost money.
         share_left: share of the rows that no unfinished attempt has done.
+        files: source files that extract reads.
+        image_bytes: stored bytes of an image in the raw shards; None to estimate them.
     """
-    name, result = stage.name, Estimate(rows=rows)
+    name, result, workers = stage.name, Estimate(rows=rows), machine.workers
     result.kept = rows * _kept_share(name, earlier)
-    start, work = _seconds(stage, config, rows, earlier, workers, result)
-    result.seconds = start + work * share_left
-    result.stored_bytes = rows * _stored_per_row(name, earlier)
+    duration = estimate_duration(name, config, rows, count_tasks(name, config, rows, files), earlier, machine)
+    result.seconds, result.cpu_seconds = duration.seconds(share_left), duration.cpu_seconds(share_left)
+    result.basis.append(duration.basis)
+    result.stored_bytes = _stored_bytes(name, config, rows, result.kept, earlier, image_bytes)
     if name == "download" and not config.stage_config("download").inputs():
         before = next((one.manifest for one in earlier if one.manifest.facts.get("bytes_fetched")), None)
         each = before.facts["bytes_fetched"] / max(before.counts.kept, 1) if before else Prices().fetched_bytes
@@ -99,95 +98,25 @@ def _kept_share(stage: str, earlier: Sequence[Earlier]) -> float:
     return load_costs().kept.get(stage, 1.0)
 
 
-def _stored_per_row(stage: str, earlier: Sequence[Earlier]) -> float:
+def _stored_bytes(
+    name: str, config: RunConfig, rows: float, kept: float, earlier: Sequence[Earlier], image_bytes: float | None
+) -> float:
+    """Return the bytes that a stage stores: those of a row, or those of a model and its evaluation."""
     for one in earlier:
-        if one.rows:
-            return sum(part.bytes for part in one.manifest.parts) / one.rows
-    if stage == "download":
-        return Prices().fetched * (Prices().image_bytes + RAW_ROW_BYTES)
-    return load_costs().stored.get(stage, 0.0)
+        stored = float(sum(part.bytes for part in one.manifest.parts))
+        if name not in PARALLEL:
+            return stored
+        if one.rows and not (name == "pack" and image_bytes):
+            return rows * stored / one.rows
+    if name in ("download", "pack"):
+        return kept * (image_bytes or stored_image_bytes(config))
+    return rows * load_costs().stored.get(name, 0.0)
 
 
-def _seconds(
-    stage: Stage, config: RunConfig, rows: float, earlier: Sequence[Earlier], workers: int, result: Estimate
-) -> tuple[float, float]:
-    """Return the wall time of a stage before its first row and for all rows, and note from what it was estimated."""
-    name = stage.name
-    start = START_SECONDS[name]
-    units = _units(name, config, rows)
-    timed = [one for one in choose_timed(earlier) if _is_comparable(name, config, one)]
-    if name == "register":
-        timed = [one for one in earlier if one.seconds is not None]
-        result.basis.append(f"run {timed[0].run_id}" if timed else "measured costs")
-        return (timed[0].seconds or 0.0 if timed else start), 0.0
-    if timed:
-        result.basis.append(f"run {timed[0].run_id}")
-        return _from_runs(name, units, timed, start, workers)
-    result.basis.append("measured costs")
-    if name == "extract":  # a crawl waits between the requests to a host
-        start += sum(getattr(one, "delay", 0.0) * getattr(one, "max_pages", 0) for one in config.source.tables)
-    return start, units * _unit_seconds(name, config) / (workers if name in PARALLEL else 1)
-
-
-def _from_runs(name: str, units: float, timed: Sequence[Earlier], start: float, workers: int) -> tuple[float, float]:
-    """Return both parts of the wall time by one or two earlier runs: a constant, and a time for each unit of work."""
-    nearest = timed[0]
-    seconds, done = nearest.seconds or 0.0, _earlier_units(name, nearest)
-    other = next((one for one in timed[1:] if not 0.5 < _earlier_units(name, one) / done < 2), None)
-    scale = nearest.workers / workers if name in PARALLEL else 1.0
-    if other is not None and nearest.workers == other.workers:
-        slope = max((seconds - (other.seconds or 0.0)) / (done - _earlier_units(name, other)), 0.0)
-        start = max(seconds - slope * done, 0.0)
-        return start, slope * units * scale
-    start = min(start, 0.9 * seconds)
-    return start, (seconds - start) * units / done * scale
-
-
-def _units(name: str, config: RunConfig, rows: float) -> float:
-    """Return the work of a stage: rows, or for train the samples that it sees."""
-    return rows * config.train.epochs if name == "train" else rows
-
-
-def _earlier_units(name: str, one: Earlier) -> float:
-    return one.rows * float(one.manifest.config.get("epochs", 1)) if name == "train" else float(one.rows)
-
-
-def _is_comparable(name: str, config: RunConfig, one: Earlier) -> bool:
-    """Return whether the time of an earlier snapshot predicts that of this one."""
-    was = one.manifest.config
-    if name == "train":
-        now = config.train.key_config()
-        return all(was.get(key) == now.get(key) for key in ("model", "image_size", "phase"))
-    if name == "extract":
-        return was.get("kind") == config.stage_config("source").key_config().get("kind")
-    if name == "curate":
-        wanted = config.curate.key_config()
-        return all(bool(was.get(table)) == bool(wanted.get(table)) for table in ("scores", "recaption"))
-    return True
-
-
-def _unit_seconds(name: str, config: RunConfig) -> float:
-    """Return the measured core seconds of a row, or the seconds of a sample or of a test image on one device."""
-    costs = load_costs()
-    if name == "extract":
-        is_list = all(table.key_config().get("kind") == "pairs" for table in config.source.tables)
-        return costs.extract_list if is_list else costs.extract
-    if name == "pack":
-        return costs.pack_local
-    if name in ("train", "evaluate"):
-        train = config.train
-        flops = train_flops(train) if name == "train" else forward_flops(train) * EVALUATE_OVERHEAD
-        if uses_gpu(config):
-            return flops / (Prices().gpu_flops * config.train.nproc)
-        return flops / costs.train_flops
-    return float(getattr(costs, name))
-
-
-def uses_gpu(config: RunConfig) -> bool:
-    """Return whether training uses a GPU: by the config, else by whether this machine has NVIDIA's driver."""
-    if config.train.device != "auto" or config.train.launch != "local":
-        return config.train.device != "cpu"
-    return shutil.which("nvidia-smi") is not None
+def stored_image_bytes(config: RunConfig) -> float:
+    """Return the bytes of an image and its row in the raw shards, by the size to which images are resized."""
+    prices, side = Prices(), config.download.image_size
+    return prices.image_bytes * (side / prices.image_side) ** 2 + RAW_ROW_BYTES
 
 
 def _add_requests(name: str, rows: float, fetched_rows: float, workers: int, result: Estimate) -> None:

@@ -23,6 +23,12 @@ class Earlier:
     seconds: float | None
     """Seconds that the run took to make it; None if no run is known that made it in one attempt."""
     workers: int
+    cpu_seconds: float | None = None
+    """CPU time of that, if it is known."""
+    host: str = ""
+    """Host name of the machine that made it."""
+    is_remote: bool = False
+    """Whether the store is in S3."""
 
     @property
     def rows(self) -> int:
@@ -58,7 +64,16 @@ class History:
                 if manifest is not None:
                     seconds = run.seconds if run.state == "Completed" and len(record.attempts) == 1 else None
                     workers = record.config.get("execution", {}).get("workers") or count_cores()
-                    found[run.key] = Earlier(manifest, record.run_id, record.name == self.name, seconds, workers)
+                    found[run.key] = Earlier(
+                        manifest,
+                        record.run_id,
+                        record.name == self.name,
+                        seconds,
+                        workers,
+                        cpu_seconds=None if seconds is None else run.cpu_seconds,
+                        host=record.attempts[-1].host if record.attempts else "",
+                        is_remote=self.store.is_remote,
+                    )
         return list(found.values())
 
     def _load(self, stage: str, key: str) -> Manifest | None:

@@ -10,6 +10,7 @@ from dataops.snapshot import Draft, Manifest, Record, find_manifest
 from dataops.store import Store, open_store
 from flows.config import RunConfig
 from flows.pipeline import PIPELINE
+from flows.planning.duration import measure_machine
 from flows.planning.estimate import Estimate, count_test_images, estimate_stage
 from flows.planning.history import Earlier, History
 from flows.planning.reasons import Wanted, choose_nearest, find_differences
@@ -26,6 +27,7 @@ MAX_RECORDS = 2000
 
 SUMMED = (
     "seconds",
+    "cpu_seconds",
     "core_hours",
     "gpu_hours",
     "web_bytes",
@@ -74,12 +76,13 @@ class RunPlan:
             if one.action != "reuse":
                 for name in SUMMED:
                     setattr(total, name, getattr(total, name) + getattr(one.estimate, name))
+                total.at_most = total.at_most or one.estimate.at_most
         return total
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         total = self.total()
-        return {**asdict(self), "total": {name: getattr(total, name) for name in SUMMED}}
+        return {**asdict(self), "total": {name: getattr(total, name) for name in (*SUMMED, "at_most")}}
 
 
 def plan_run(
@@ -106,9 +109,12 @@ class _Planner:
 
     def __init__(self, config: RunConfig, store: Store, context: Context, history: History):
         self.config, self.store, self.context, self.history = config, store, context, history
+        self.machine = measure_machine(history, context.workers)
         self.stages: list[PlannedStage] = []
         self._manifests: dict[str, Manifest] = {}
         self._rows: dict[str, float] = {}
+        self._image_bytes: float | None = None
+        """Stored bytes of an image in the raw shards."""
 
     def add(self, step: Step, *, force: bool) -> None:
         """Add the plan of a stage."""
@@ -120,6 +126,8 @@ class _Planner:
             self._manifests[name] = manifest
             counts = manifest.counts
             self._rows[name] = counts.kept
+            if name == "download" and counts.kept:
+                self._image_bytes = sum(part.bytes for part in manifest.parts) / counts.kept
             self.stages.append(PlannedStage(name, "reuse", key, estimate=Estimate(counts.input, counts.kept)))
             return
         planned = PlannedStage(name, "make", key)
@@ -174,9 +182,8 @@ class _Planner:
         name, first = step.stage.name, step.reads[0] if step.reads else None
         source = None
         if name == "extract":
-            facts = next((one for one in earlier if one.manifest.facts.get("files")), None)
-            per_file = facts.rows / facts.manifest.facts["files"] if facts else None
-            source = estimate_sources(self.config.source.tables, self.store, self.context, per_file)
+            manifests = [one.manifest for one in earlier]
+            source = estimate_sources(self.config.source.tables, self.store, self.context, manifests)
             rows = source.rows
             planned.files, planned.extracted_before = source.files, source.extracted_before
         elif name == "evaluate":
@@ -196,16 +203,23 @@ class _Planner:
             self.config,
             rows,
             earlier,
-            workers=self.context.workers,
+            machine=self.machine,
             fetched_rows=self._rows.get("download", rows),
             is_remote=self.store.is_remote,
             share_left=share,
+            files=max(source.files - source.extracted_before, 1) if source else 1,
+            image_bytes=self._image_bytes,
         )
         if source is not None:
             estimate.web_bytes = source.web_bytes
             estimate.basis.append(source.basis)
+            estimate.at_most = source.at_most
+        elif name not in ("evaluate", "register"):
+            estimate.at_most = any(one.estimate.at_most for one in self.stages if one.stage in step.reads)
         planned.estimate = estimate
         self._rows[name] = estimate.kept
+        if name == "download" and estimate.kept:
+            self._image_bytes = estimate.stored_bytes / estimate.kept
 
 
 def _by_nearness(wanted: Wanted, earlier: Sequence[Earlier]) -> list[Earlier]:

@@ -4,15 +4,19 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 
 from dataops.errors import PairmillError
+from dataops.snapshot import Manifest
 from dataops.storage.base import Store
 from flows.planning.corpus import Prices, load_costs
 from tasks.engine.context import Context
 from tasks.extract.source_index import entry_name, read_indexed_record
 from tasks.extract.sources.base import FilesSource, Source
+from tasks.extract.sources.site import SiteSource
 from tasks.files.base import SourceFile
 
 SAMPLED_FILES = 20
@@ -42,17 +46,35 @@ class SourceEstimate:
     new_rows: float
     """Rows of the other files."""
     basis: str
+    at_most: bool = False
+    """Whether there may be far fewer rows: a crawl of unknown sites ends at `max_pages` at the latest."""
+
+
+@dataclass(frozen=True)
+class EarlierSource:
+    """What an earlier snapshot has of a source of the same kind."""
+
+    rows: float
+    files: int
+    pages: int = 0
+    """URLs that a crawl requested."""
+    web_bytes: float = 0.0
+    is_cut: bool = False
+    """Whether the crawl ended because of `max_pages`."""
 
 
 def estimate_sources(
-    tables: Sequence[Source], store: Store, context: Context, earlier_rows_of_file: float | None
+    tables: Sequence[Source], store: Store, context: Context, earlier: Sequence[Manifest]
 ) -> SourceEstimate:
     """Return the estimate for all sources of a config.
 
     Args:
-        earlier_rows_of_file: mean rows of a file in the nearest earlier snapshot, if there is one.
+        earlier: earlier snapshots of extract, the nearest first.
     """
-    found = [_estimate_source(table, store, context, earlier_rows_of_file) for table in tables]
+    found = [
+        _estimate_source(table, store, context, next(filter(None, (_find_source(table, one) for one in earlier)), None))
+        for table in tables
+    ]
     return SourceEstimate(
         sum(one.rows for one in found),
         sum(one.web_bytes for one in found),
@@ -60,14 +82,35 @@ def estimate_sources(
         sum(one.extracted_before for one in found),
         sum(one.new_rows for one in found),
         ", ".join(dict.fromkeys(one.basis for one in found)),
+        any(one.at_most for one in found),
     )
 
 
-def _estimate_source(
-    source: Source, store: Store, context: Context, earlier_rows_of_file: float | None
-) -> SourceEstimate:
+def _find_source(source: Source, manifest: Manifest) -> EarlierSource | None:
+    """Return what an earlier snapshot has of a source of the same kind; of a crawl, only of one from the same hosts."""
+    kind, whole = source.model_dump()["kind"], manifest.counts.model_dump()
+    single = {**manifest.facts, "kind": manifest.config.get("kind"), "counts": whole}
+    for facts in manifest.facts.get("sources") or [single]:
+        rows, crawl = facts["counts"]["input"], facts.get("crawl")
+        if facts["kind"] != kind or not rows:
+            continue
+        if isinstance(source, SiteSource):
+            hosts = {urlsplit(one.key).hostname for one in manifest.inputs if one.stage == "source"}
+            if not crawl or hosts.isdisjoint(source.start_hosts()):
+                continue
+            is_cut = crawl["asked"] >= manifest.config.get("max_pages", crawl["asked"] + 1)
+            return EarlierSource(rows, 1, crawl["asked"], crawl["bytes"], is_cut)
+        if facts.get("files"):
+            return EarlierSource(rows, facts["files"])
+    return None
+
+
+def _estimate_source(source: Source, store: Store, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
+    if isinstance(source, SiteSource):
+        return _estimate_crawl(source, earlier)
+    earlier_rows_of_file = earlier.rows / earlier.files if earlier else None
     if not isinstance(source, FilesSource):
-        return _estimate_web(source, earlier_rows_of_file)
+        return _estimate_archives(source.model_dump(), earlier_rows_of_file)
     files = source.files(context)
     known: list[tuple[SourceFile, int]] = []
     new: list[SourceFile] = []
@@ -82,17 +125,25 @@ def _estimate_source(
     return SourceEstimate(before + rows, 0.0, len(files), len(known), rows, basis)
 
 
-def _estimate_web(source: Source, earlier: float | None) -> SourceEstimate:
-    values = source.model_dump()
-    if "num_files" in values:
-        files = int(values["num_files"]) * len(getattr(source, "crawls", [""]))
-        size = files * Prices().archive_bytes
-        rows = files * earlier if earlier else size * load_costs().pairs_of_archive_byte
-        return SourceEstimate(rows, size, files, 0, rows, "rows of a file before" if earlier else "size of a file")
-    pages = float(values.get("max_pages", 1000))
-    rows = earlier if earlier else pages * PAIRS_OF_PAGE
-    pages = min(pages, rows / PAIRS_OF_PAGE)
-    return SourceEstimate(rows, pages * PAGE_BYTES, 1, 0, rows, "crawl before" if earlier else "max_pages")
+def _estimate_archives(values: dict[str, Any], earlier: float | None) -> SourceEstimate:
+    """Return the estimate of a number of archives of Common Crawl."""
+    files = int(values["num_files"]) * len(values.get("crawls") or [""])
+    size = files * Prices().archive_bytes
+    rows = files * earlier if earlier else size * load_costs().pairs_of_archive_byte
+    return SourceEstimate(rows, size, files, 0, rows, "rows of a file before" if earlier else "size of a file")
+
+
+def _estimate_crawl(source: SiteSource, earlier: EarlierSource | None) -> SourceEstimate:
+    """Return the estimate of a crawl: as many rows as before, or at most those of `max_pages`."""
+    pages = float(source.max_pages)
+    if earlier is None:
+        rows = pages * PAIRS_OF_PAGE
+        return SourceEstimate(rows, pages * PAGE_BYTES, 1, 0, rows, "at most source.max_pages", at_most=True)
+    share = pages / earlier.pages if pages < earlier.pages or earlier.is_cut else 1.0
+    rows = earlier.rows * share
+    return SourceEstimate(
+        rows, earlier.web_bytes * share, 1, 0, rows, "crawl before", at_most=earlier.is_cut and share > 1
+    )
 
 
 def _estimate_new(

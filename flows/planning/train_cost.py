@@ -1,13 +1,22 @@
 """Count the operations of a model from its config, without torch, for the time of a training and of an evaluation."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flows.config import RunConfig
 from training.backbones import find_backbone
 from training.config import TrainConfig
 
 CAPTION_TOKENS = 16
 """Tokens of a typical caption. Padding is not computed (docs/training.md)."""
+
+
+def uses_gpu(config: RunConfig) -> bool:
+    """Return whether training uses a GPU: by the config, else by whether this machine has NVIDIA's driver."""
+    if config.train.device != "auto" or config.train.launch != "local":
+        return config.train.device != "cpu"
+    return shutil.which("nvidia-smi") is not None
 
 
 def forward_flops(config: TrainConfig) -> float:

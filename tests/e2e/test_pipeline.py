@@ -274,4 +274,5 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
     assert f"{prefect}/v2/runs/flow-run/{flow_run_id}" in {tag["value"] for tag in run["data"]["tags"]}
     seconds = sum(stage["seconds"] for stage in undisturbed["result"]["stages"])
     assert run["info"]["end_time"] - run["info"]["start_time"] >= 1000 * seconds
+    assert all(stage["cpu_seconds"] > 0 for stage in undisturbed["result"]["stages"])
     assert run["inputs"]["dataset_inputs"]

@@ -13,6 +13,9 @@ from training.process import count_cores
 
 BUSY = 1.5
 """Processes per core that want to run, from which a plan states that the machine is busy."""
+AT_MOST = (
+    "extract crawls these sites for the first time: it has the rows of source.max_pages at most, a small site has fewer"
+)
 MAX_REASONS = 8
 """Maximum number of lines with the reasons of one stage."""
 
@@ -37,15 +40,15 @@ def _print(plan: RunPlan) -> None:
     table = new_table(f"Plan of {plan.name} in {plan.store}", "stage", "", "key", *numbers, right=numbers)
     for one in plan.stages:
         found, is_made = one.estimate, one.action != "reuse"
-        about = "~" if is_made else ""
+        about = "" if not is_made else "≤ " if found.at_most else "~"
         table.add_row(
             text(one.stage),
             text(one.action, "bold" if is_made else ""),
             text(one.key or "(by its inputs)", "" if one.key else "dim"),
             f"{about}{format_rows(found.rows)}" if found.rows else "",
             f"{about}{format_rows(found.kept)}" if found.rows else "",
-            f"~{format_seconds(found.seconds)}" if is_made else "",
-            f"~{format_bytes(found.stored_bytes, 'B')}" if is_made and found.stored_bytes else "",
+            f"{about}{format_seconds(found.seconds)}" if is_made else "",
+            f"{about}{format_bytes(found.stored_bytes, 'B')}" if is_made and found.stored_bytes else "",
         )
     out.print(table)
     made = [one for one in plan.stages if one.action != "reuse"]
@@ -60,6 +63,8 @@ def _print(plan: RunPlan) -> None:
     for basis in dict.fromkeys(one.estimate.basis[0] for one in made):
         stages = ", ".join(one.stage for one in made if one.estimate.basis[0] == basis)
         out.print(text(f"{stages}: {basis}"), soft_wrap=True)
+    if plan.total().at_most:
+        out.print(text(AT_MOST), soft_wrap=True)
     out.print(text("\nTotal", "bold"))
     for name, value in total_lines(plan.total(), plan.workers):
         out.print(text(f"{name:<14}{value}"), soft_wrap=True)
@@ -80,21 +85,25 @@ def _rest(why: Sequence[str]) -> str:
 
 def total_lines(total: Estimate, workers: int) -> list[tuple[str, str]]:
     """Return the sums of a plan, each with its name."""
+    about = "at most " if total.at_most else "~"
     lines = [
-        ("wall time", f"~{format_seconds(total.seconds)} with {format_quantity(workers, 'worker')}"),
-        ("cores", f"~{total.core_hours:,.2f} core hours"),
+        ("wall time", f"{about}{format_seconds(total.seconds)} with {format_quantity(workers, 'worker')}"),
+        (
+            "cores",
+            f"{about}{total.core_hours:,.2f} core hours, of which they compute {format_seconds(total.cpu_seconds)}",
+        ),
     ]
     if total.gpu_hours:
-        lines.append(("GPUs", f"~{total.gpu_hours:,.2f} GPU hours"))
-    lines.append(("from the web", f"~{format_bytes(total.web_bytes, 'B')}"))
-    lines.append(("in the store", f"~{format_bytes(total.stored_bytes, 'B')}"))
+        lines.append(("GPUs", f"{about}{total.gpu_hours:,.2f} GPU hours"))
+    lines.append(("from the web", f"{about}{format_bytes(total.web_bytes, 'B')}"))
+    lines.append(("in the store", f"{about}{format_bytes(total.stored_bytes, 'B')}"))
     if total.reads or total.writes:
-        lines.append(("requests", f"~{total.reads:,.0f} GET and ~{total.writes:,.0f} PUT"))
+        lines.append(("requests", f"{about}{total.reads:,.0f} GET and {about}{total.writes:,.0f} PUT"))
     if total.model_requests:
         lines.append(("of a model", f"at most ~{format_rows(total.model_requests)} images (curate.recaption)"))
     if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
         lines.append(("this machine", f"is busy with other work (load {os.getloadavg()[0]:.0f}): a run takes longer"))
-    return [*lines, ("price", f"~${total.dollars:,.2f} (execution.prices)")]
+    return [*lines, ("price", f"{about}${total.dollars:,.2f} (execution.prices)")]
 
 
 def format_seconds(seconds: float) -> str:

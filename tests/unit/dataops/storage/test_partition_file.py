@@ -157,7 +157,11 @@ DAMAGED_LINES = (
     *(b'{"columns": {"row": "|O"}, "partitions": 2}', b'{"columns": {"row": "nonsense"}, "partitions": 2}'),
     *(b'{"columns": ["row"], "partitions": 2}', b'{"columns": {}, "partitions": 2}'),
     *(b'{"columns": {"row": "<u8"}, "partitions": -1}', b'{"columns": {"row": 7}, "partitions": 2}'),
-    *(b'{"schema": 7, "partitions": 2}', b'{"schema": "AAAA", "partitions": 2}', b'{"schema": "/w==", "partitions": 2}'),
+    *(
+        b'{"schema": 7, "partitions": 2}',
+        b'{"schema": "AAAA", "partitions": 2}',
+        b'{"schema": "/w==", "partitions": 2}',
+    ),
 )
 
 

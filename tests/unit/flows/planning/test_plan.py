@@ -3,29 +3,34 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from benchmarks.plan import read_costs
 from dataops.errors import ConfigError
 from dataops.formatting import format_bytes
-from dataops.snapshot import Counts, Draft, Input, load_manifest
+from dataops.snapshot import Counts, Draft, Input, Part, load_manifest
 from dataops.store import open_store
 from flows.app import run_command
 from flows.commands.before.plan import format_seconds, total_lines
 from flows.config import RunConfig
 from flows.planning.corpus import load_costs
+from flows.planning.duration import Machine, measure_machine
 from flows.planning.estimate import Estimate, estimate_stage
-from flows.planning.history import Earlier
+from flows.planning.history import Earlier, History
 from flows.planning.plan import RunPlan, plan_run
 from flows.planning.reasons import Wanted, choose_nearest, find_differences
 from flows.planning.train_cost import count_flops
 from flows.records import StageRun, create_run
 from tasks.curate.stage import CURATE
+from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
-from tasks.engine.stage import make, plan
+from tasks.engine.stage import Stage, make, plan
 from tasks.extract.stage import EXTRACT
 from tasks.filter.stage import FILTER
+from tasks.pack.stage import PACK
+from tasks.train.stage import TRAIN
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
 
@@ -189,22 +194,82 @@ def test_earlier_run_predicts_the_time_of_more_rows(folder: Path):
     assert download.web_bytes > 0
 
 
-def earlier(rows: int, seconds: float, workers: int = 2) -> Earlier:
-    manifest = build_manifest("filter", counts={"input": rows, "kept": rows // 2, "dropped": {"x": rows - rows // 2}})
-    return Earlier(manifest, "birds-1", True, seconds, workers)
+def earlier(
+    rows: int, seconds: float, workers: int = 2, cpu: float | None = None, stage: str = "filter", **more
+) -> Earlier:
+    counts = {"input": rows, "kept": rows // 2, "dropped": {"x": rows - rows // 2}}
+    return Earlier(build_manifest(stage, counts=counts, **more), "birds-1", True, seconds, workers, cpu)
 
 
-def estimate(rows: float, runs: list[Earlier], workers: int = 2, *, is_remote: bool = False):
-    config = RunConfig.model_validate({"name": "a", "source": {"kind": "pairs", "paths": ["a"]}})
-    return estimate_stage(FILTER, config, rows, runs, workers=workers, fetched_rows=rows, is_remote=is_remote)
+def estimate(rows: float, runs: list[Earlier], workers: int = 2, stage: Stage = FILTER, *, is_remote=False, **more):
+    values = {"name": "a", "source": {"kind": "pairs", "paths": ["a"]}} | more.pop("tables", {})
+    options = {"machine": Machine(workers), "fetched_rows": rows, "is_remote": is_remote} | more
+    return estimate_stage(stage, RunConfig.model_validate(values), rows, runs, **options)
 
 
 def test_two_runs_give_a_constant_and_a_time_for_each_row():
-    runs = [earlier(1_000_000, 13.0), earlier(100_000, 4.0)]
+    runs = [earlier(1_000_000, 13.0), earlier(200_000, 5.0)]
     assert estimate(10_000_000, runs).seconds == pytest.approx(103.0)
     assert estimate(10_000_000, runs, workers=4).seconds == pytest.approx(53.0)
     assert estimate(10_000_000, runs).kept == 5_000_000
     assert estimate(10_000_000, runs[:1]).seconds == pytest.approx(2.5 + 10.5 * 10, rel=0.01)
+
+
+def test_cpu_time_of_earlier_runs_predicts_that_of_more_rows_and_the_wall_time_of_an_idle_machine():
+    runs = [earlier(1_000_000, 90.0, cpu=18.0), earlier(200_000, 40.0, cpu=5.2)]
+    found = estimate(10_000_000, runs)
+    assert found.cpu_seconds == pytest.approx(162.0)
+    assert 80 < found.seconds < 95, "the machine was busy: the wall times say nothing"
+    assert found.basis == ["run birds-1 by its CPU time, as its machine was busy"]
+    idle = estimate(10_000_000, [earlier(1_000_000, 10.0, cpu=18.0)])
+    assert idle.seconds == pytest.approx(2.5 + 7.5 * 10, rel=0.01)
+    remote = [replace(one, is_remote=True) for one in runs]
+    assert estimate(10_000_000, remote).seconds == pytest.approx(90 - 62.5 + 625, rel=0.01), "S3 may be slow"
+
+
+def test_work_is_distributed_over_as_many_workers_as_there_are_tasks():
+    one, many = (estimate(4_000_000, [], 16, EXTRACT, files=files) for files in (1, 16))
+    assert one.seconds - 1.5 == pytest.approx(one.cpu_seconds - 0.8, rel=0.01)
+    assert many.seconds < 0.2 * one.seconds
+    assert many.cpu_seconds == one.cpu_seconds
+    assert estimate(100_000, [], 16).seconds == estimate(100_000, [], 1).seconds, "filter has one slice"
+
+
+@pytest.mark.parametrize("side", [64, 256, 512])
+def test_bytes_of_a_dataset_are_those_of_its_images(side: int):
+    tables = {"download": {"image_size": side, "contact": "mailto:us@example.org"}}
+    raw, packed = (estimate(10_000, [], 2, stage, tables=tables) for stage in (DOWNLOAD, PACK))
+    assert packed.stored_bytes == pytest.approx(10_000 * (25_000 * (side / 256) ** 2 + 3000))
+    assert raw.stored_bytes == pytest.approx(0.75 * packed.stored_bytes)
+    assert estimate(10_000, [], 2, PACK, image_bytes=7000.0).stored_bytes == 70_000_000
+
+
+def test_a_model_has_as_many_bytes_as_before_whatever_the_rows():
+    parts = [Part(name="model.safetensors", rows=0, bytes=10**8, sha256="")]
+    runs = [earlier(1000, 60.0, stage="train", parts=parts, config={"epochs": 2})]
+    assert estimate(1_000_000, runs, 2, TRAIN).stored_bytes == 10**8
+
+
+def test_slow_machine_makes_the_measured_costs_higher(folder: Path):
+    store = open_store(str(folder / "store"))
+    (name,) = store.names("runs")
+    record = json.loads(store.read(name))
+    history = History(store, "birds")
+    assert measure_machine(history, 2) == Machine(2)
+    for run in record["stages"]:
+        run["cpu_seconds"] = 20.0
+    store.put(name, json.dumps(record).encode())
+    assert measure_machine(History(store, "birds"), 2) == Machine(2), "400 rows take no time that can be compared"
+    cost = load_costs().cpu_of_row["filter"]
+    with patch.object(Earlier, "rows", 1_000_000):
+        assert measure_machine(History(store, "birds"), 2).slowness == pytest.approx(
+            ((20 - 2.0) / (1e6 * cost) + (20 - 0.8) / (1e6 * load_costs().cpu_of_row["extract"])) / 2
+        )
+        record["attempts"][0]["host"] = "another"
+        store.put(name, json.dumps(record).encode())
+        assert measure_machine(History(store, "birds"), 2) == Machine(2)
+    slow = estimate(1_000_000, [], machine=Machine(2, 2.0))
+    assert slow.cpu_seconds - 2.0 == pytest.approx(2 * (estimate(1_000_000, []).cpu_seconds - 2.0))
 
 
 def test_without_a_run_the_measured_costs_count_and_requests_cost_money_on_s3_only():
@@ -310,14 +375,62 @@ def test_crawl_without_history_takes_its_delays():
         "delay": 2.0,
     }
     config = RunConfig.model_validate({"name": "a", "source": source})
-    found = estimate_stage(EXTRACT, config, 2000, [], workers=2, fetched_rows=0, is_remote=False)
+    found = estimate_stage(EXTRACT, config, 2000, [], machine=Machine(2), fetched_rows=0, is_remote=False)
     assert found.seconds == pytest.approx(400, rel=0.02)
+
+
+SITE = {"kind": "site", "start": ["https://a.test/"], "contact": "mailto:a@b.test", "max_pages": 200}
+
+
+def test_a_first_crawl_has_at_most_the_rows_of_max_pages(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
+    (tmp_path / "c.toml").write_text(
+        f'name = "a"\nstore.uri = "{tmp_path / "store"}"\n[source]\nkind = "site"\nstart = ["https://a.test/"]\n'
+        'contact = "mailto:a@b.test"\nmax_pages = 200\n[filter]\nlanguages = ["en"]\n'
+    )
+    assert run_command(["plan", "c.toml", "--until", "filter"]) == 0
+    printed = capsys.readouterr().out
+    assert "≤ 2,000" in printed
+    assert "~" not in printed
+    assert "extract crawls these sites for the first time" in printed
+    assert "at most 204 s with" in " ".join(printed.split()) or "at most 3 min with" in " ".join(printed.split())
+    assert run_command(["plan", "c.toml", "--until", "filter", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [one["estimate"]["at_most"] for one in result["stages"]] == [True, True]
+    assert result["total"]["at_most"] is True
+
+
+@pytest.mark.parametrize(
+    ("asked", "was", "now", "rows", "at_most"),
+    [(30, 200, 200, 450, False), (30, 200, 10, 150, False), (200, 200, 200, 450, False), (200, 200, 800, 1800, True)],
+    ids=["small site", "fewer pages", "as many", "more pages"],
+)
+def test_a_later_crawl_has_the_rows_of_the_one_before(folder: Path, asked, was, now, rows, at_most):
+    store = open_store(str(folder / "store"))
+    crawl = build_manifest(
+        "extract",
+        key="c" * 16,
+        counts=Counts(input=450, kept=450),
+        inputs=[Input(stage="source", key="https://a.test/", digest="old")],
+        config={**SITE, "max_pages": was},
+        facts={"files": 3, "crawl": {"asked": asked, "bytes": 9_000_000}},
+    )
+    Draft(store, "extract", crawl.key).commit(crawl)
+    record = create_run(config_of(folder, source={**SITE, "max_pages": was}), folder)
+    record.set_stage(StageRun(stage="extract", key=crawl.key, state="Completed", counts=crawl.counts))
+    record.save(store)
+    found = plan_of(folder, until="extract", source={**SITE, "max_pages": now, "edition": "2"}).stages[0].estimate
+    assert (found.rows, found.at_most) == (rows, at_most)
+    assert found.web_bytes == 9_000_000 * rows / 450
+    other = plan_of(folder, until="extract", source={**SITE, "start": ["https://b.test/"]}).stages[0].estimate
+    assert (other.rows, other.at_most) == (2000, True), "another site"
 
 
 def test_images_that_a_model_captions_are_counted():
     recaption = {"endpoint": "http://127.0.0.1:9/v1", "model": "toy", "requests_per_second": 2}
     values = {"name": "a", "source": {"kind": "pairs", "paths": ["a.csv"]}, "curate": {"recaption": recaption}}
-    options = {"workers": 2, "fetched_rows": 1000, "is_remote": False}
+    options = {"machine": Machine(2), "fetched_rows": 1000, "is_remote": False}
     found = estimate_stage(CURATE, RunConfig.model_validate(values), 1000, [], **options)
     assert found.model_requests == found.kept
     assert found.seconds >= found.kept / 2

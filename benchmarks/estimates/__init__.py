@@ -1,0 +1,1 @@
+"""Compare what `pairmill plan` estimates with what the runs then take."""
