@@ -1,7 +1,7 @@
 """Estimate the CPU time and the wall time of a stage, from earlier runs where there are some, else from measured costs."""
 
 import math
-import socket
+import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -200,7 +200,7 @@ def measure_machine(history: History, workers: int) -> Machine:
     for name, cost in costs.cpu_of_row.items():
         for one in history.of_stage(name):
             kind, spent = one.manifest.config.get("kind", "pairs"), one.cpu_seconds
-            if spent is None or one.host != socket.gethostname() or (name == "extract" and kind != "pairs"):
+            if spent is None or one.host != platform.node() or (name == "extract" and kind != "pairs"):
                 continue
             if (expected := one.rows * cost) >= MIN_CPU_SECONDS:
                 found.append(max(spent - START_CPU_SECONDS[name], 0.0) / expected)
