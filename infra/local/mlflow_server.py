@@ -1,4 +1,7 @@
-"""MLflow's server for its own pages only: `python -m infra.local.mlflow_server OPTIONS`, those of `mlflow server`.
+"""MLflow's server for its own pages only: `python -m infra.local.mlflow_server OPTIONS`.
+
+The options are those of `mlflow server`. What MLflow reads when it is imported must be in the environment instead: allowed
+hosts and origins, and the prefix of paths.
 
 MLflow refuses pages of other sites, but lets pages of all other servers of this machine (http://localhost:PORT) read and
 write. Here a request with an `Origin` must come from the host and port that it is for.
@@ -6,6 +9,7 @@ write. Here a request with an `Origin` must come from the host and port that it 
 Its own pages get a policy that keeps them from sending requests to other servers (infra/local/page_policy.py).
 """
 
+import os
 import sys
 from typing import Any
 
@@ -40,20 +44,24 @@ def create_app() -> OwnServerOnly:
 
 
 def main() -> None:
-    """Run `mlflow server`, whose uvicorn serves `create_app()`."""
+    """Run `mlflow server`, whose uvicorn serves `create_app()` in this process.
+
+    MLflow would start uvicorn in a second process, which imports MLflow again: 3 s of CPU time and 280 MB.
+    """
+    import uvicorn  # before MLflow, which checks the hosts of requests only where a server is imported
     from mlflow import cli, server
 
-    build = server._build_uvicorn_command  # plugins (--app-name) must be installed distributions
-
-    def build_ours(*arguments: Any, **options: Any) -> list[str]:
-        *command, application = build(*arguments, **options)
+    def serve(command: list[str], extra_env: dict[str, str], **_: Any) -> None:
+        *options, application = command[command.index("uvicorn") + 1 :]
         if application != "mlflow.server.fastapi_app:app":
             raise SystemExit(
                 f"this version of MLflow serves {application}, which infra/local/mlflow_server.py does not support"
             )
-        return [*command, "--factory", "infra.local.mlflow_server:create_app"]
+        os.environ.update(extra_env)
+        # A plugin of MLflow (--app-name) would have to be an installed distribution.
+        uvicorn.main([*options, "--factory", "infra.local.mlflow_server:create_app"])
 
-    server._build_uvicorn_command = build_ours
+    server._exec_cmd = serve  # pyright: ignore[reportPrivateImportUsage]
     cli.cli(["server", *sys.argv[1:]])
 
 

@@ -32,7 +32,7 @@ def services(tmp_path: Path):
 
 
 def start(services: Path, service: Service = SITE, **options) -> ServiceRecord:
-    (record,) = supervisor.ensure_running(services, [service], 4.0, **options)
+    (record,) = supervisor.ensure_running(services, [service], 60.0, **options)
     assert supervisor.is_healthy(services / service.name, record)
     return record
 
@@ -53,13 +53,19 @@ def test_state_file_is_private(services: Path):
     assert (services / "site/state.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_ensure_running_restarts_a_killed_server(services: Path):
-    first = start(services)
+def test_ensure_running_restarts_a_killed_server_and_ends_its_child(services: Path):
+    parent = "import subprocess, sys; subprocess.call(sys.argv[1:])"
+    site = dataclasses.replace(SITE, command=(sys.executable, "-c", parent, *SITE.command))
+    first = start(services, site)
     assert first.pid
     os.kill(first.pid, signal.SIGKILL)
     while first.alive:
         time.sleep(0.01)
-    assert start(services).pid != first.pid
+    assert supervisor.answers(first.port, "/"), "the child still serves"
+    again = start(services, site)
+    assert again.pid != first.pid
+    assert again.port == first.port
+    assert len(processes.find_marked(str(services / "site"))) == 2
 
 
 def test_another_command_restarts_only_with_same_command(services: Path):
