@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from dataops.home import CHECKOUT
-from dataops.rights.opt_out_headers import SIGNALS
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
 from tasks.download import row_spans
@@ -55,13 +54,10 @@ EXPECTED = {
     "http://delay.test/1.png": None,
     "http://delay.test/2.png": None,
     "http://long-delay.test/1.png": "robots",
-    "http://agents.test/1.png": "opt_out",
     "http://tdmrep.test/1.png": "opt_out",
     "http://tdmrep.test/free/1.png": None,
     "http://aitxt.test/1.png": "opt_out",
     "http://aitxt.test/1.gif": None,
-    "http://tag.test/1.png": "opt_out",
-    "http://tdm-header.test/1.png": "opt_out",
     "http://odd-agents.test/1.png": "opt_out",
     "http://odd-tdmrep.test/1.png": "opt_out",
     "http://odd-policy.test/1.png": "opt_out",
@@ -69,42 +65,11 @@ EXPECTED = {
     "http://odd-tag.test/1.png": "opt_out",
     "http://ai-tag.test/1.png": "opt_out",
     "http://their-tag.test/1.png": None,
-    "http://usage.test/1.png": "opt_out",
-    "http://usage.test/free/1.png": None,
-    "http://signal.test/1.png": "opt_out",
-    "http://rsl.test/1.png": "opt_out",
-    "http://usage-header.test/1.png": "opt_out",
-    "http://signal-header.test/1.png": "opt_out",
-    "http://rsl-header.test/1.png": "opt_out",
-    "http://open.test/1.png": None,
-    "http://paid.test/1.png": "payment_required",
-    "http://paid-json.test/1.png": "payment_required",
-    "http://iptc.test/1.png": "opt_out",
-    "http://c2pa.test/1.png": "opt_out",
     "http://busy-once.test/1.png": None,
     "http://busy.test/1.png": "http_429",
     "http://busy.test/2.png": "http_429",
     "http://busy.test/3.png": "http_429",
     "http://unknown.test/1.png": "dns",
-}
-OPT_OUTS = {
-    "agents": ("robots_ai_agents", "CCBot", "http://agents.test/robots.txt"),
-    "tdmrep": ("tdmrep", "/, policy https://a.test/", f"http://tdmrep.test{TDM}"),
-    "aitxt": ("ai_txt", "Disallow", "http://aitxt.test/ai.txt"),
-    "tag": ("x_robots_tag", "noai", "http://tag.test/1.png"),
-    "tdm-header": ("tdm_header", "tdm-reservation 1", "http://tdm-header.test/1.png"),
-    "usage": ("content_usage", "train-ai=n", "http://usage.test/robots.txt"),
-    "signal": ("content_signal", "ai-train=no", "http://signal.test/robots.txt"),
-    "rsl": ("rsl", "https://a.test/rsl.xml", "http://rsl.test/robots.txt"),
-    "iptc": ("iptc", "DMI-PROHIBITED-AIMLTRAINING", "http://iptc.test/1.png"),
-    "c2pa": ("c2pa", "ai_training notAllowed", "http://c2pa.test/1.png"),
-}
-OTHER_OPT_OUTS = {
-    "usage-header": ("content_usage", "train-ai=n", "http://usage-header.test/1.png"),
-    "signal-header": ("content_signal", "ai-train=no", "http://signal-header.test/1.png"),
-    "rsl-header": ("rsl", "/rsl.xml", "http://rsl-header.test/1.png"),
-    "paid-json": ("payment_required", 'body: {"x402Version": 1, "accepts": []}', "http://paid-json.test/1.png"),
-    "paid": ("payment_required", "crawler-price: USD 0.01", "http://paid.test/1.png"),
 }
 
 
@@ -163,11 +128,8 @@ def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
     for host in ("shut", "broken", "long-robots", "drip-robots", "long-delay"):
         assert paths[f"{host}.test"] == ["/robots.txt"], host
     assert paths["moved-robots.test"] == ["/robots.txt", "/1", "/2", "/3", "/4", "/5"]
-    before_the_request = ("agents", "signal", "rsl")
-    after_it = ("tag", "tdm-header", "usage-header", "signal-header", "rsl-header", "paid", "iptc", "c2pa")
-    for host in (*before_the_request, *after_it, "forbidden", "ours"):
-        requested = [] if host in before_the_request else ["/1.png"]
-        assert paths[f"{host}.test"] == FILES + requested, host
+    for host in ("forbidden", "ours"):
+        assert paths[f"{host}.test"] == [*FILES, "/1.png"], host
     assert sorted(paths["partly.test"]) == sorted([*FILES, "/private/ok.png", "/3.png"])
     assert sorted(paths["tdmrep.test"]) == sorted([*FILES, "/free/1.png"])
     assert sorted(paths["aitxt.test"]) == sorted([*FILES, "/1.gif"])
@@ -185,20 +147,9 @@ def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
     first, second = (at for at, host, path in web.log if (host, path) == ("busy-once.test", "/1.png"))
     assert second - first >= 1
 
-    assert sorted(paths["usage.test"]) == sorted([*FILES, "/free/1.png"])
-    for host, expected in (OPT_OUTS | OTHER_OPT_OUTS).items():
-        row = evidence[f"http://{host}.test/1.png"]
-        found = {(one["signal"], one["detail"], one["where"]) for one in row["opt_out"]}
-        assert expected in found, host
-        assert all(one["when"] for one in row["opt_out"])
     requested = {url for url, row in evidence.items() if row["fetched_at"]}
-    assert not requested & {
-        f"http://{host}.test/1.png" for host in ("shut", "broken", "agents", "tdmrep", "aitxt", "unknown")
-    }
+    assert not requested & {f"http://{host}.test/1.png" for host in ("shut", "broken", "tdmrep", "aitxt", "unknown")}
     assert requested >= {url for url, reason in EXPECTED.items() if reason is None}
-    for host in ("tdm-header", "usage-header", "signal-header", "rsl-header", "paid"):
-        assert evidence[f"http://{host}.test/1.png"]["bytes"] is None  # the body was not read
-    assert evidence["http://open.test/1.png"]["opt_out"] == []
     assert evidence["http://plain.test/to-shut.png"]["final_url"] == "http://shut.test/1.png"
 
 
@@ -249,18 +200,6 @@ def test_processes_of_a_run_request_the_files_of_a_host_once(tmp_path: Path, web
     paths = web.paths()
     assert paths["shut.test"] == ["/robots.txt"]
     assert sorted(paths["ours.test"]) == sorted([*FILES, *["/0.png", "/1.png", "/2.png"] * 3])
-
-
-def test_only_the_configured_signals_drop_images(tmp_path: Path, web: Web) -> None:
-    urls = [f"http://{host}.test/1.png" for host in OPT_OUTS]
-    reasons, evidence = fetched(tmp_path / "none", urls, connect_to=web.connect_to(), opt_out=())
-    assert set(reasons.values()) == {None}
-    assert not {TDM, "/ai.txt"} & {path for _, _, path in web.log}
-    recorded = {one["signal"] for row in evidence.values() for one in row["opt_out"]}
-    assert recorded == set(SIGNALS) - {"tdmrep", "ai_txt"}
-    for host, (signal, *_) in OPT_OUTS.items():
-        reasons, _ = fetched(tmp_path / signal, urls, connect_to=web.connect_to(), opt_out=(signal,))
-        assert [url for url, reason in reasons.items() if reason] == [f"http://{host}.test/1.png"]
 
 
 def test_a_later_run_fetches_only_changed_images(tmp_path: Path, web: Web) -> None:

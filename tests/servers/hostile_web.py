@@ -126,11 +126,9 @@ def hosts() -> dict[str, dict[str, Answer]]:
         "drip-robots.test": {**one, "/robots.txt": drip},
         "delay.test": {**one, "/robots.txt": text("User-agent: *", "Crawl-delay: 0.3")},
         "long-delay.test": {**one, "/robots.txt": text("User-agent: *", "Crawl-delay: 60")},
-        "agents.test": {**one, "/robots.txt": text("User-agent: GPTBot", "User-agent: CCBot", "Disallow: /")},
         "tdmrep.test": {**one, TDM: b'[{"location": "/free/*", "tdm-reservation": 0}, '
                                     b'{"location": "/", "tdm-reservation": 1, "tdm-policy": "https://a.test/"}]'},
         "aitxt.test": {**one, "/ai.txt": text("User-Agent: *", "Disallow: *.png", "Allow: /")},
-        "tag.test": {"*": (200, {"X-Robots-Tag": "noai, noimageai"}, picture(1))},
         "odd-agents.test": {**one, "/robots.txt": b"\xef\xbb\xbfUser-agent: GPTBot/1.0\rCrawl-delay: 0\rDisallow: /"},
         "odd-tdmrep.test": {**one, TDM: '[{"location": "/", "tdm-reservation": 1},]'.encode("utf-16")},
         "odd-policy.test": {
@@ -141,22 +139,6 @@ def hosts() -> dict[str, dict[str, Answer]]:
         "odd-tag.test": {"*": (200, {"X-Robots-Tag": f"unavailable_after: {DATE}, noai"}, picture(1))},
         "ai-tag.test": {"*": (200, {"X-Robots-Tag": "googlebot: noindex, GPTBot: noimageai"}, picture(1))},
         "their-tag.test": {"*": (200, {"X-Robots-Tag": "googlebot: noindex"}, picture(1))},
-        "tdm-header.test": {"*": (200, {"TDM-Reservation": "1"}, picture(1))},
-        "usage.test": {**one, "/robots.txt": text("User-agent: *", "Content-Usage: /free/ train-ai=y",
-                                                  "Content-Usage: train-ai=n", "Allow: /")},
-        "signal.test": {**one, "/robots.txt": text("User-agent: *", "Content-Signal: search=yes,ai-train=no", "Allow: /")},
-        "rsl.test": {**one, "/robots.txt": text("License: https://a.test/rsl.xml", "User-agent: *", "Allow: /")},
-        "usage-header.test": {"*": (200, {"Content-Usage": "search=y, train-ai=n"}, picture(1))},
-        "signal-header.test": {"*": (200, {"Content-Signal": "ai-train=no"}, picture(1))},
-        "rsl-header.test": {"*": (200, {"Link": '</rsl.xml>; rel="license"; type="application/rsl+xml"'}, picture(1))},
-        "open.test": {
-            "/robots.txt": text("User-agent: *", "Content-Usage: train-ai=y", "Content-Signal: ai-train=yes,search=no"),
-            "*": (200, {"Content-Usage": "train-ai=y", "Content-Signal": "ai-train=yes, ai-input=no"}, picture(1)),
-        },
-        "paid.test": {"*": (402, {"crawler-price": "USD 0.01", "Content-Usage": "train-ai=n"}, picture(1))},
-        "paid-json.test": {"*": (402, {"Content-Type": "application/json"}, b'{"x402Version": 1,\n "accepts": []}')},
-        "iptc.test": {"*": with_chunk(b"iTXt", XMP)},
-        "c2pa.test": {"*": with_chunk(b"caBX", JUMBF)},
         "versioned.test": {"*": versioned},
         "busy-once.test": {"*": busy_once},
         "busy.test": {"*": (429, {"Retry-After": "3600"}, b"")},
@@ -222,10 +204,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def served() -> Iterator[Web]:
+def served(answers: dict[str, dict[str, Answer]] | None = None) -> Iterator[Web]:
+    """Serve other answers by host and path, or those of `hosts`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    server.web = web = Web(server.server_port, hosts())  # type: ignore[attr-defined]
+    server.web = web = Web(server.server_port, answers or hosts())  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
         yield web

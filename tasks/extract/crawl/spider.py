@@ -16,7 +16,12 @@ from twisted.python.failure import Failure
 
 from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.warc import HTML_TYPES
-from dataops.rights.opt_out_headers import describe_price, find_disallowed_directive, offers_in_body
+from dataops.rights.opt_out_headers import (
+    MAX_OFFER_BYTES,
+    describe_price,
+    find_disallowed_directive,
+    offers_in_body,
+)
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.links import PageLinks, extract_links
 from dataops.web.markup import BadPage
@@ -53,6 +58,7 @@ class SiteSpider(Spider):
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider.crawl = crawler.settings["CRAWL"]
         crawler.signals.connect(spider.headers_received, signal=signals.headers_received)
+        crawler.signals.connect(spider.bytes_received, signal=signals.bytes_received)
         return spider
 
     crawl: Crawl
@@ -66,10 +72,22 @@ class SiteSpider(Spider):
         yield  # pragma: no cover  (makes this an empty generator: requests come from the scheduler)
 
     def headers_received(self, headers: Any, request: Request, **_: Any) -> None:
-        """Skip the body of a response that is not HTML: only pages are archived, and the download stage fetches images."""
-        media_type = (headers.get("Content-Type") or b"").decode("latin-1").partition(";")[0].strip().lower()
-        if media_type and media_type not in HTML_TYPES and not request.meta.get("robots"):
+        """Skip the body of a response that is not HTML: only pages are archived, and the download stage fetches images.
+
+        Of JSON the start is read, because it may be the offer of a 402 response, whose status is not known here.
+        """
+        if _is_page(headers) or request.meta.get("robots"):
+            return
+        if b"json" not in (headers.get("Content-Type") or b"").lower():
             raise StopDownload(fail=False)
+        request.meta["left"] = MAX_OFFER_BYTES
+
+    def bytes_received(self, data: bytes, request: Request, **_: Any) -> None:
+        """Skip the rest of a body of which only the start is read."""
+        if "left" in request.meta:
+            request.meta["left"] -= len(data)
+            if request.meta["left"] <= 0:
+                raise StopDownload(fail=False)
 
     def parse(self, response: Response, **_: Any) -> None:
         """Process a response."""
@@ -87,7 +105,7 @@ class SiteSpider(Spider):
                 self._finish(address, "payment_required", response, detail=price)
             elif not 200 <= status < 300:
                 self._finish(address, f"http_{status}", response)
-            elif "download_stopped" in response.flags:
+            elif not _is_page(response.headers):
                 self._finish(address, "not_html", response)
             else:
                 self._page(address, response)
@@ -189,3 +207,9 @@ class SiteSpider(Spider):
         if depth > self.crawl.config.max_depth:
             return "too_deep"
         return "new" if self.crawl.frontier.add(url, host, depth, referrer, redirects) else "known"
+
+
+def _is_page(headers: Any) -> bool:
+    """Return whether a response is HTML by its media type, or has none."""
+    media_type = (headers.get("Content-Type") or b"").decode("latin-1").partition(";")[0].strip().lower()
+    return not media_type or media_type in HTML_TYPES

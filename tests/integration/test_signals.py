@@ -1,0 +1,284 @@
+"""Every form of every declaration of rights, in one web: the row of each page and image, and no forbidden request.
+
+Each form has a host with a page at `/`, which shows `/1.png`. The site crawl and `extract` read the page, and `download`
+reads the image.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.rights.opt_out_headers import SIGNALS
+from dataops.snapshot import Manifest, read_parts, read_table
+from dataops.store import FolderStore
+from tasks.download.config import DownloadConfig
+from tasks.download.make_opener import make_opener
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.extract.sources.site import SiteSource
+from tasks.extract.stage import EXTRACT
+from tasks.web.fetch_error import FetchError
+from tests.inline_executor import InlineExecutor
+from tests.integration.test_polite_download import fetched
+from tests.servers.hostile_web import JUMBF, TDM, XMP, Answer, Web, picture, served, with_chunk
+
+pytestmark = pytest.mark.timeout(300)
+
+AI = "/ai.txt"
+KEPT, OPTED_OUT = ("archived", None, None), ("archived", "opt_out")
+"""Outcome of a page, drop reason of its row, and its `page_opt_out`; the latter differs between forms."""
+FORBIDDEN = ("opt_out", None, None)
+"""A page that is not requested has no row."""
+FREE = (None, None)
+IMAGE = picture(1)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A declaration of a host, and what must follow from it.
+
+    Attributes:
+        page: outcome of the page in the crawl, drop reason of its row, and `page_opt_out`.
+        image: drop reason of the image, and its opt-outs as signal and detail.
+        also: further opt-outs of the image, which are only recorded.
+        asked: whether the image may be requested.
+    """
+
+    page: tuple[str, str | None, str | None] = KEPT
+    image: tuple[str | None, tuple[str, str] | None] = FREE
+    also: tuple[tuple[str, str], ...] = ()
+    asked: bool = True
+    robots: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
+    body: bytes = b""
+    head: str = ""
+    content: bytes = IMAGE
+
+    def answers(self, host: str) -> dict[str, Answer]:
+        page = f'<html><head>{self.head}</head><img src="/1.png" alt="An image of {host}"></html>'.encode()
+        html = {"Content-Type": "text/html"}
+        robots = f"User-agent: *\n{self.robots}\n".encode()
+        return {
+            "/": (self.status, {**html, **self.headers}, self.body or page),
+            "/1.png": (self.status, {"Content-Type": "image/png", **self.headers}, self.body or self.content),
+            **({"/robots.txt": robots} if self.robots else {}),
+            **self.files,
+        }
+
+
+def robots_form(lines: str, signal: str, detail: str, **more: Any) -> Form:
+    """A line of robots.txt, which forbids both requests."""
+    return Form(robots=lines, page=FORBIDDEN, image=("opt_out", (signal, detail)), asked=False, **more)
+
+
+def header_form(name: str, value: str, directive: str, signal: str, detail: str, page: Any = None) -> Form:
+    """A header of both responses: the page is stored and its row dropped, the image is requested and dropped."""
+    return Form(headers={name: value}, page=page or (*OPTED_OUT, directive), image=("opt_out", (signal, detail)))
+
+
+def page_form(head: str, directive: str, reason: str | None = "opt_out") -> Form:
+    """An element of the page, which concerns the rows of the page."""
+    return Form(head=head, page=("archived", reason, directive))
+
+
+def price_form(price: str, headers: Mapping[str, str], body: bytes = b"pay", **more: Any) -> Form:
+    """A response 402, whose offer is the more exact reason than other headers."""
+    return Form(
+        status=402,
+        headers=headers,
+        body=body,
+        page=("payment_required", None, price),
+        image=("payment_required", ("payment_required", price)),
+        **more,
+    )
+
+
+RSL = "application/rsl+xml"
+FORMS = {
+    # robots.txt: before any request
+    "disallow": Form(robots="Disallow: /", page=("robots_denied", None, None), image=("robots", None), asked=False),
+    "robots-usage": robots_form("Content-Usage: train-ai=n\nAllow: /", "content_usage", "train-ai=n"),
+    "robots-signal": robots_form("Content-Signal: search=yes,ai-train=no\nAllow: /", "content_signal", "ai-train=no"),
+    "robots-license": robots_form("License: https://a.test/rsl.xml\nAllow: /", "rsl", "https://a.test/rsl.xml"),
+    "robots-ours": robots_form("Disallow:\nUser-agent: pairmill\nContent-Usage: train-ai=n", "content_usage", "train-ai=n"),
+    "robots-both": robots_form(
+        "Content-Usage: train-ai=y\nContent-Signal: ai-train=no", "content_signal", "ai-train=no"
+    ),
+    "robots-longest": Form(
+        robots="Content-Usage: train-ai=y\nContent-Usage: /1.png train-ai=n",
+        image=("opt_out", ("content_usage", "train-ai=n")),
+        asked=False,
+    ),
+    "robots-page-only": Form(
+        robots="Content-Signal: ai-train=no\nContent-Signal: /1.png ai-train=yes", page=FORBIDDEN
+    ),
+    "robots-agents": Form(
+        robots="Disallow:\nUser-agent: GPTBot\nDisallow: /", image=("opt_out", ("robots_ai_agents", "GPTBot")), asked=False
+    ),
+    "robots-agents-usage": Form(
+        robots="Disallow:\nUser-agent: GPTBot\nContent-Usage: train-ai=n",
+        image=("opt_out", ("content_usage", "train-ai=n for GPTBot")),
+        asked=False,
+    ),
+    # Files of the host: before the request of an image
+    "tdmrep": Form(
+        files={TDM: b'[{"location": "/", "tdm-reservation": 1, "tdm-policy": "https://a.test/"}]'},
+        image=("opt_out", ("tdmrep", "/, policy https://a.test/")),
+        asked=False,
+    ),
+    "aitxt": Form(
+        files={AI: b"User-Agent: *\nDisallow: *.png"}, image=("opt_out", ("ai_txt", "Disallow")), asked=False
+    ),
+    # Headers: before the body
+    "header-usage": header_form("Content-Usage", "search=y, train-ai=n", "content-usage", "content_usage", "train-ai=n"),
+    "header-signal": header_form(
+        "Content-Signal", "ai-train=no, search=yes", "content-signal", "content_signal", "ai-train=no"
+    ),
+    "header-rsl": header_form("Link", f'</rsl.xml>; rel="license"; type="{RSL}"', "rsl", "rsl", "/rsl.xml"),
+    "header-tdm": header_form(
+        "TDM-Reservation", "1", "", "tdm_header", "tdm-reservation 1", page=("archived", None, "tdm-reservation")
+    ),
+    "header-noai": header_form("X-Robots-Tag", "noai", "noai", "x_robots_tag", "noai"),
+    "header-noimageai": header_form("X-Robots-Tag", "noimageai", "noimageai", "x_robots_tag", "noimageai"),
+    "header-noimageindex": header_form("X-Robots-Tag", "noimageindex", "noimageindex", "x_robots_tag", "noimageindex"),
+    "header-agent": header_form("X-Robots-Tag", "GPTBot: noai", "noai", "x_robots_tag", "noai"),
+    "header-noindex": header_form(
+        "X-Robots-Tag", "noindex", "", "x_robots_tag", "noindex", page=("noindex", None, None)
+    ),
+    "header-none": header_form("X-Robots-Tag", "none", "", "x_robots_tag", "none", page=("noindex", None, None)),
+    # Elements of the page: they concern its rows, and not the image on its host
+    "meta-usage": page_form('<meta name="content-usage" content="train-ai=n">', "content-usage"),
+    "meta-usage-equiv": page_form('<meta http-equiv="Content-Usage" content="train-ai=n">', "content-usage"),
+    "meta-signal": page_form('<meta name="content-signal" content="ai-train=no">', "content-signal"),
+    "meta-signal-equiv": page_form('<meta http-equiv="content-signal" content="ai-train=no">', "content-signal"),
+    "meta-noai": page_form('<meta name="robots" content="noai, noimageai">', "noai,noimageai"),
+    "meta-noimageindex": page_form('<meta name="robots" content="noimageindex">', "noimageindex"),
+    "meta-agent": page_form('<meta name="GPTBot" content="noai">', "noai"),
+    "meta-tdm": page_form('<meta name="tdm-reservation" content="1">', "tdm-reservation", None),
+    "link-rsl": page_form(f'<link rel="license" type="{RSL}" href="/rsl.xml">', "rsl"),
+    "script-rsl": page_form(f'<script type="{RSL}"><rsl></rsl></script>', "rsl"),
+    # Status 402, never paid
+    "price": price_form("crawler-price: USD 0.01", {"crawler-price": "USD 0.01"}),
+    "price-x402": price_form("payment-required: eyJ4", {"PAYMENT-REQUIRED": "eyJ4"}),
+    "price-body": price_form('body: {"x402Version": 1}', {"Content-Type": "application/json"}, b'{"x402Version": 1}'),
+    "price-none": price_form("no price", {}),
+    "price-and-usage": price_form(
+        "crawler-price: USD 1",
+        {"crawler-price": "USD 1", "Content-Usage": "train-ai=n"},
+        also=(("content_usage", "train-ai=n"),),
+    ),
+    # Marks in the image: after its body
+    "iptc": Form(
+        content=with_chunk(b"iTXt", XMP), image=("opt_out", ("iptc", "DMI-PROHIBITED-AIMLTRAINING"))
+    ),
+    "c2pa": Form(content=with_chunk(b"caBX", JUMBF), image=("opt_out", ("c2pa", "ai_training notAllowed"))),
+    # A permission beside a prohibition changes nothing, and permissions alone forbid nothing
+    "restrictive-wins": header_form(
+        "Content-Usage", "train-ai=y, train-ai=n", "content-usage", "content_usage", "train-ai=n"
+    ),
+    "permitted": Form(
+        robots="Content-Usage: train-ai=y\nContent-Signal: ai-train=yes,search=no",
+        files={TDM: b'[{"location": "/", "tdm-reservation": 0}]', AI: b"User-Agent: *\nAllow: /"},
+        headers={"Content-Usage": "train-ai=y", "Content-Signal": "ai-train=yes, ai-input=no", "TDM-Reservation": "0"},
+        head='<meta name="content-usage" content="train-ai=y"><meta name="robots" content="all">',
+    ),
+}  # fmt: skip
+
+
+def url(name: str, path: str = "") -> str:
+    return f"http://{name}.test/{path}"
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Web]:
+    with served({f"{name}.test": form.answers(name) for name, form in FORMS.items()}) as web:
+        yield web
+
+
+def requests(web: Web) -> dict[str, list[str]]:
+    """Return the paths that were requested of each host, sorted, and forget them."""
+    found = {host.removesuffix(".test"): sorted(paths) for host, paths in web.paths().items()}
+    web.log.clear()
+    return found
+
+
+def crawl(web: Web, folder: Path) -> tuple[Manifest, FolderStore]:
+    store = FolderStore(folder / "store")
+    site = SiteSource(start=tuple(map(url, FORMS)), connect_to=web.connect_to(), delay=0.0, retries=0, timeout=20)
+    context = Context(store=store, home=folder / "home", workers=1, pool=InlineExecutor())
+    return make(plan(EXTRACT, site, 0, []), context), store
+
+
+def test_pages_of_a_crawl_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_path: Path):
+    manifest, store = crawl(web, tmp_path)
+    asked = {
+        name: ["/", "/robots.txt"] if form.page[0] not in ("opt_out", "robots_denied") else ["/robots.txt"]
+        for name, form in FORMS.items()
+    }
+    assert requests(web) == asked
+    index = {row["url"]: row for row in read_table(store, manifest.path("evidence-crawl.parquet")).to_pylist()}
+    rows = {row["page_url"]: (None, row["page_opt_out"]) for row in read_parts(store, manifest).to_pylist()}
+    for part in manifest.named("dropped-"):
+        dropped = read_table(store, manifest.path(part.name)).to_pylist()
+        rows |= {row["page_url"]: (row["drop_reason"], row["page_opt_out"]) for row in dropped}
+    found = {
+        name: (
+            index[url(name)]["outcome"],
+            *rows.get(url(name), (None, index[url(name)]["detail"] if form.status == 402 else None)),
+        )
+        for name, form in FORMS.items()
+    }
+    assert found == {name: form.page for name, form in FORMS.items()}
+    for name, form in FORMS.items():
+        if form.page == FORBIDDEN and form.image[1]:
+            assert index[url(name)]["detail"] == " ".join(form.image[1])
+
+
+def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr("urllib.request._opener", None)
+    urls = [url(name, "1.png") for name in FORMS]
+    reasons, evidence = fetched(tmp_path, urls, connect_to=web.connect_to(), host_rate=0)
+    files = sorted(["/robots.txt", TDM, AI])
+    asked = {name: sorted([*files, "/1.png"]) if form.asked else files for name, form in FORMS.items()}
+    assert requests(web) == asked | {"disallow": ["/robots.txt"]}
+    found = {
+        name: (reasons[url(name, "1.png")], [(one["signal"], one["detail"]) for one in opt_outs])
+        for name in FORMS
+        for opt_outs in [evidence[url(name, "1.png")]["opt_out"]]
+    }
+    assert found == {
+        name: (form.image[0], [*filter(None, (form.image[1],)), *form.also]) for name, form in FORMS.items()
+    }
+    for name, form in FORMS.items():
+        row = evidence[url(name, "1.png")]
+        assert bool(row["fetched_at"]) == form.asked, name
+        assert all(one["where"].startswith(url(name)) and one["when"] for one in row["opt_out"]), name
+        is_marked = name in ("iptc", "c2pa")
+        assert (row["bytes"] is not None) == (form.image[0] is None or is_marked), name  # else no body was read
+
+
+def test_only_the_configured_signals_drop_images(web: Web, tmp_path: Path):
+    names = {form.image[1][0]: name for name, form in FORMS.items() if form.image[1] and form.image[0] == "opt_out"}
+    assert set(names) == set(SIGNALS)
+    for chosen in ((), *((signal,) for signal in SIGNALS)):
+        config = DownloadConfig(connect_to=web.connect_to(), host_rate=0, opt_out=chosen)
+        dropped = []
+        with closing(make_opener(config, tmp_path / "".join(chosen))) as opener:
+            for signal, name in names.items():
+                try:
+                    opener.open(url(name, "1.png"))
+                except FetchError as error:
+                    dropped.append((signal, error.reason))
+            recorded = {one.signal for evidence in opener.evidence.values() for one in evidence.opt_out}
+        assert dropped == [(signal, "opt_out") for signal in chosen]
+        is_read = {"tdmrep", "ai_txt"} & set(chosen)
+        assert recorded == set(SIGNALS) - {"tdmrep", "ai_txt"} | is_read
+        asked = {path for _, _, path in web.log}
+        assert (TDM in asked, AI in asked) == ("tdmrep" in chosen, "ai_txt" in chosen)
+        web.log.clear()
