@@ -19,14 +19,14 @@ PYTHONDONTWRITEBYTECODE PYTHONFAULTHANDLER PYTHONHASHSEED PYTHONHOME PYTHONIOENC
 PYTHONPATH PYTHONPYCACHEPREFIX PYTHONTRACEMALLOC PYTHONUNBUFFERED PYTHONUSERBASE PYTHONUTF8 PYTHONWARNINGS
 NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES NVIDIA_TF32_OVERRIDE
 HIP_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES GPU_DEVICE_ORDINAL HSA_OVERRIDE_GFX_VERSION
-ATEN_CPU_CAPABILITY OPENBLAS_NUM_THREADS VECLIB_MAXIMUM_THREADS NUMBA_NUM_THREADS NUMBA_CACHE_DIR RAYON_NUM_THREADS
+ATEN_CPU_CAPABILITY VECLIB_MAXIMUM_THREADS NUMBA_NUM_THREADS NUMBA_CACHE_DIR RAYON_NUM_THREADS
 POLARS_MAX_THREADS TOKENIZERS_PARALLELISM TORCHINDUCTOR_CACHE_DIR TRITON_CACHE_DIR
 HF_HOME HF_HUB_CACHE HF_HUB_OFFLINE HF_ENDPOINT HF_HUB_ETAG_TIMEOUT HF_HUB_DOWNLOAD_TIMEOUT
 HF_HUB_DISABLE_TELEMETRY DO_NOT_TRACK SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE
 HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy
 PAIRMILL_HOME PAIRMILL_ELSEWHERE PAIRMILL_CACHE_BYTES PAIRMILL_SERVICE
 """
-_BEGINNINGS = "LC_ CUDA_ CUBLAS_ CUDNN_ NCCL_ GLOO_ OMP_ GOMP_ KMP_ MKL_ DNNL_ ONEDNN_ TORCH_ PYTORCH_"
+_BEGINNINGS = "LC_ CUDA_ CUBLAS_ CUDNN_ NCCL_ GLOO_ OMP_ GOMP_ KMP_ MKL_ DNNL_ ONEDNN_ OPENBLAS_ TORCH_ PYTORCH_"
 NAMES = frozenset([JOB_ENVIRONMENT, *_EXACT.split()])
 """Names that reach each job. A value that is a URL with credentials does not: a proxy with a password."""
 FAMILIES = tuple(_BEGINNINGS.split())
@@ -39,15 +39,19 @@ SUSPICIOUS = re.compile(
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def select_job_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def select_job_environment(environ: Mapping[str, str], *, added: bool = True) -> dict[str, str]:
     """Return the variables of an environment that a job gets.
+
+    Args:
+        added: with the names in JOB_ENVIRONMENT.
 
     Raises: ConfigError if JOB_ENVIRONMENT is no list of names.
     """
-    added = {name for part in environ.get(JOB_ENVIRONMENT, "").split(",") if (name := part.strip())}
-    if wrong := sorted(name for name in added if not _NAME.fullmatch(name)):
+    listed = environ.get(JOB_ENVIRONMENT, "") if added else ""
+    names = {name for part in listed.split(",") if (name := part.strip())}
+    if wrong := sorted(name for name in names if not _NAME.fullmatch(name)):
         raise ConfigError(f"{JOB_ENVIRONMENT}: {wrong[0]!r} is no name of a variable; separate names by commas")
-    return {name: value for name, value in environ.items() if name in added or _is_harmless(name, value)}
+    return {name: value for name, value in environ.items() if name in names or _is_harmless(name, value)}
 
 
 def _is_harmless(name: str, value: str) -> bool:

@@ -71,7 +71,7 @@ def data_folder(suite: Path, data: Path | None, home: Path) -> Path | None:
     return home / FETCHED if any(task.source for _, task in labelled) else None
 
 
-def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:
+def fetch(suite: Path, data: Path | None, max_bytes: int, *, as_json: bool) -> int:
     """Download a suite's sets, and list those that cannot be downloaded.
 
     Raises: SourceError if every download failed.
@@ -80,7 +80,7 @@ def fetch(suite: Path, data: Path | None, *, as_json: bool) -> int:
     folder = data_folder(suite, data, services.home()) or suite.resolve().parent
     if folder.is_relative_to(services.home()):
         services.make_home()
-    results = fetch_suite(suite, folder)
+    results = fetch_suite(suite, folder, max_bytes)
     if as_json:
         print_json({"data": str(folder), "sets": as_rows(results)})
     else:

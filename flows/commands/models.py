@@ -102,6 +102,9 @@ def fetch(
     suite: Path,
     *,
     data: Annotated[Path | None, Parameter(help="Folder for the sets; default: `datasets` in the home.")] = None,
+    max_bytes: Annotated[
+        int, Parameter(help="Maximum size of a set on the Hub in bytes: a larger one is not downloaded.")
+    ] = 100_000_000_000,
     json: Json = False,
 ) -> int:
     """Download the evaluation sets of a suite from the Hub, verify them, and list those that cannot be downloaded.
@@ -111,4 +114,4 @@ def fetch(
     """
     from flows.commands.evaluate import fetch as fetch_sets
 
-    return fetch_sets(suite, data, as_json=json)
+    return fetch_sets(suite, data, max_bytes, as_json=json)

@@ -52,4 +52,4 @@ def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> S
     }
     if gpu is not None:
         env["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    return services.ensure_service(f"worker-{name}", command, "/health", env, port=None)
+    return services.ensure_service(f"worker-{name}", command, "/health", env, port=None, runs_flows=True)

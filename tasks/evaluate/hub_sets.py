@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError, PairmillError
+from dataops.formatting import format_bytes
 from dataops.redaction import redact
 from dataops.regular_files import read_text
 from dataops.store import FolderStore
@@ -34,6 +36,8 @@ LISTS = (CLASS_NAMES, TEMPLATES, DATASET_TYPE, ASSOCIATIONS)
 """Files beside the splits that a set may have."""
 TORCHVISION = "torchvision/"
 """Prefix of a source that is a set of torchvision."""
+MAX_SET_BYTES = 100_000_000_000
+"""Maximum size of a set in bytes; those of CLIP_benchmark have up to 10 GB."""
 State = Literal["fetched", "reused", "missing", "failed"]
 
 logger = logging.getLogger(__name__)
@@ -54,8 +58,11 @@ class _Unavailable(Exception):
     """Raised when one set cannot be fetched."""
 
 
-def fetch_suite(path: Path, data_root: Path) -> list[FetchResult]:
+def fetch_suite(path: Path, data_root: Path, max_bytes: int = MAX_SET_BYTES) -> list[FetchResult]:
     """Fetch every set of a suite that has a source into `data_root`; a set that cannot be fetched has a reason.
+
+    Args:
+        max_bytes: maximum size of a set on the Hub.
 
     Raises: ConfigError if the file is no suite, or names no source at all.
     """
@@ -73,13 +80,13 @@ def fetch_suite(path: Path, data_root: Path) -> list[FetchResult]:
         splits = set(task.splits())
         if task.root in done and splits <= done[task.root]:
             continue
-        results.append(_fetch(task))
+        results.append(_fetch(task, max_bytes))
         done.setdefault(task.root, set()).update(splits)
         logger.info("%s: %s %s", task.name, results[-1].state, results[-1].reason)
     return results
 
 
-def _fetch(task: Task) -> FetchResult:
+def _fetch(task: Task, max_bytes: int) -> FetchResult:
     if task.missing:
         return FetchResult(task.name, task.source, "missing", task.missing)
     folder = Path(task.root)
@@ -92,7 +99,7 @@ def _fetch(task: Task) -> FetchResult:
     try:
         if size := _complete_size(folder, task):
             return FetchResult(task.name, task.source, "reused", bytes=size)
-        return FetchResult(task.name, task.source, "fetched", bytes=_download(task, folder))
+        return FetchResult(task.name, task.source, "fetched", bytes=_download(task, folder, max_bytes))
     except _Unavailable as error:
         return FetchResult(task.name, task.source, "failed", redact(str(error)))
 
@@ -109,7 +116,7 @@ def _complete_size(folder: Path, task: Task) -> int:
     return sum(file["bytes"] for file in files.values()) if is_same and sizes_fit else 0
 
 
-def _download(task: Task, folder: Path) -> int:
+def _download(task: Task, folder: Path, max_bytes: int) -> int:
     """Download the files of the task's splits, check each, and write the record; returns the size in bytes."""
     for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}.items():
         os.environ.setdefault(name, value)
@@ -123,7 +130,7 @@ def _download(task: Task, folder: Path) -> int:
     try:
         info = api.dataset_info(task.source, files_metadata=True)
         siblings = [each for each in info.siblings or [] if _is_wanted(each.rfilename, task.splits())]
-        _check_listing([each.rfilename for each in siblings], task)
+        _check_listing(siblings, task, folder, max_bytes)
         files = {}
         for sibling in siblings:
             _download_file(api, task.source, str(info.sha), sibling, folder)
@@ -166,9 +173,27 @@ def _is_wanted(name: str, splits: Sequence[str]) -> bool:
     return name in LISTS or in_split
 
 
-def _check_listing(names: Iterable[str], task: Task) -> None:
-    if f"{task.split}/{SHARD_COUNT}" not in set(names):
+def _check_listing(siblings: Sequence["RepoSibling"], task: Task, folder: Path, max_bytes: int) -> None:
+    """Check the files that the Hub lists before any is downloaded."""
+    if f"{task.split}/{SHARD_COUNT}" not in {each.rfilename for each in siblings}:
         raise _Unavailable(f"{task.source}: has no {task.split}/{SHARD_COUNT}, so it is not in CLIP_benchmark's layout")
+    if unknown := [each.rfilename for each in siblings if each.size is None]:
+        raise _Unavailable(f"{task.source}: the Hub does not list the size of {unknown[0]}")
+    size = sum(each.size or 0 for each in siblings)
+    if size > max_bytes:
+        raise _Unavailable(
+            f"{task.source}: its files have {format_bytes(size)}, more than {format_bytes(max_bytes)}; raise --max-bytes"
+        )
+    missing = sum(each.size or 0 for each in siblings if not (folder / each.rfilename).is_file())
+    if missing > (free := shutil.disk_usage(_existing(folder)).free):
+        raise _Unavailable(
+            f"{task.source}: its files need {format_bytes(missing)}, and {folder} has {format_bytes(free)} free"
+        )
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
 
 
 def _download_file(api: "HfApi", source: str, revision: str, sibling: "RepoSibling", folder: Path) -> None:

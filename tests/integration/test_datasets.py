@@ -2,13 +2,15 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from dataops.errors import ConfigError
+from dataops.errors import ConfigError, SourceError
 from flows.app import run_command
 from tasks.evaluate.hub_sets import fetch_suite
 from tests.servers.hub import REVISION, Hub
@@ -81,6 +83,19 @@ def test_fetch_suite_downloads_a_set_once_and_records_its_files(tmp_path, hub):
     more = write(tmp_path / "t.toml", ROW.format("cats", "clip-benchmark/wds_cats") + probe)
     assert fetch_suite(more, tmp_path / "sets")[0].state == "fetched"
     assert {file for method, file, _ in hub.asked if method == "GET"} == {"train/nshards.txt", "train/0.tar"}
+
+
+def test_fetch_suite_downloads_nothing_of_a_set_that_is_too_large(tmp_path, hub, capsys, monkeypatch):
+    suite, sets = write(tmp_path / "s.toml", ROW.format("cats", "clip-benchmark/wds_cats")), tmp_path / "sets"
+    command = ["datasets", "fetch", str(suite), "--data", str(sets), "--json"]
+    assert run_command([*command, "--max-bytes", "4000"]) == SourceError.exit_code
+    (found,) = json.loads(capsys.readouterr().out.splitlines()[0])["sets"]
+    assert (found["state"], "more than 4.0 kB; raise --max-bytes" in found["reason"]) == ("failed", True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5000))
+    (result,) = fetch_suite(suite, sets)
+    assert (result.state, "has 5.0 kB free" in result.reason) == ("failed", True)
+    assert [asked for asked in hub.asked if asked[0] == "GET" and asked[1].endswith(".tar")] == []
+    assert not sets.exists()
 
 
 def test_fetch_suite_resumes_an_interrupted_download(tmp_path, hub):

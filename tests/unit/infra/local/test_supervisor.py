@@ -286,6 +286,24 @@ def test_servers_get_a_clean_environment(services: Path, monkeypatch: pytest.Mon
     assert str(services / "dump") not in path
 
 
+def test_a_server_gets_the_variables_of_a_list_and_a_worker_all_that_are_no_secrets():
+    settings = {"AWS_PROFILE": "mine", "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "WANDB_MODE": "offline"}
+    needed = {
+        "PATH": "/bin",
+        "HOME": "/home/me",
+        "LC_ALL": "C",
+        "https_proxy": "http://127.0.0.1:9",
+        "NCCL_DEBUG": "WARN",
+    }
+    hidden = {"ZUGANG": "geheim", "X": "y", "AWS_SECRET_ACCESS_KEY": "geheim", "HF_TOKEN": "geheim", "PGPASSWORD": "g"}
+    own = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    environ = {**settings, **needed, **hidden, "PAIRMILL_JOB_ENVIRONMENT": "ZUGANG", "PREFECT_API_URL": "http://a.test"}
+    server = supervisor.clean_environment(environ)
+    assert server == {**needed, **own, "PAIRMILL_JOB_ENVIRONMENT": "ZUGANG"}
+    worker = supervisor.clean_environment(environ, runs_flows=True)
+    assert worker == {**server, **settings, "ZUGANG": "geheim", "X": "y"}
+
+
 def test_long_log_is_renamed_at_the_next_start(services: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(supervisor, "_LOG_LIMIT", 100)
     (services / "site").mkdir()
