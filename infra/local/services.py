@@ -201,13 +201,7 @@ def status() -> list[ServiceStatus]:
 
 
 def ensure_service(
-    name: str,
-    command: Sequence[str],
-    health_path: str,
-    env: Mapping[str, str],
-    port: int | None,
-    *,
-    runs_flows: bool = False,
+    name: str, command: Sequence[str], health_path: str, env: Mapping[str, str], port: int | None
 ) -> ServiceStatus:
     """Run another loopback server until `down` is called. A server that runs with another command is restarted.
 
@@ -218,7 +212,6 @@ def ensure_service(
         health_path: a path that answers 2xx once the server is ready.
         env: variables to add to the environment.
         port: the port to use if it is free; None for any.
-        runs_flows: whether it is a worker, which gets the environment of the user, without secrets.
 
     Raises:
         ConfigError: the name is not valid, or is that of the Prefect or the MLflow server.
@@ -229,7 +222,7 @@ def ensure_service(
             f"{name!r} cannot name a service: use lower-case letters, digits and hyphens, and not prefect or mlflow"
         )
     words = tuple(sys.executable if i == 0 and word == "python" else word for i, word in enumerate(command))
-    service = Service(name, words, health_path, {"PYTHONPATH": str(CHECKOUT)} | dict(env), port, runs_flows=runs_flows)
+    service = Service(name, words, health_path, {"PYTHONPATH": str(CHECKOUT)} | dict(env), port)
     with supervisor.lock(_services()):
         supervisor.ensure_running(_services(), [service], supervisor.START_S, same_command=True)
     return _status(name)

@@ -69,8 +69,6 @@ class Service:
     """The port that it gets if that is free."""
     secrets: SecretMaker | None = None
     """Returns more variables for its environment, which are in no record; called at each start."""
-    runs_flows: bool = False
-    """Whether it is a worker: the flows that it runs need the environment of the user, without secrets."""
 
 
 @dataclass(frozen=True)
@@ -211,17 +209,25 @@ def stop(folder: Path, record: ServiceRecord) -> ServiceRecord:
     return stopped
 
 
-def clean_environment(environ: Mapping[str, str], *, runs_flows: bool = False) -> dict[str, str]:
-    """Return the variables of `environ` that a server gets: those of a job; a worker gets all that are no secrets.
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of `environ` that a server gets: those of a job that do not change how our servers work."""
+    return _without_settings(select_job_environment(environ, added=False))
 
-    None of them changes how our servers work. A user's PREFECT_API_URL or MLFLOW_BACKEND_STORE_URI is for clients.
-    PYTHONPATH may shadow modules (as the backport of `dataclasses` does), and with PYTHONWARNINGS=error a server would end
-    at its first deprecation warning.
+
+def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a worker gets besides: all that are no secrets, as its flows may need any setting."""
+    return _without_settings(remove_secrets(environ))
+
+
+def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` without variables that would change how our servers work.
+
+    A user's PREFECT_API_URL or MLFLOW_BACKEND_STORE_URI is for clients. PYTHONPATH may shadow modules (as the backport
+    of `dataclasses` does), and with PYTHONWARNINGS=error a server would end at its first deprecation warning.
     """
     harmless = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUTF8", "PYTHONIOENCODING"}
     removed = ("PREFECT_", "MLFLOW_", "_MLFLOW_", "PYTHON", "UVICORN_", "GUNICORN_")
-    passed = remove_secrets(environ) if runs_flows else select_job_environment(environ, added=False)
-    kept = {name: value for name, value in passed.items() if name in harmless or not name.startswith(removed)}
+    kept = {name: value for name, value in environ.items() if name in harmless or not name.startswith(removed)}
     # The working directory holds a server's data, so Python must not import from it.
     return kept | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -250,7 +256,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
         user = processes.describe_listener(preferred)
         logger.warning("%s: %s uses port %d, so it starts on %d", service.name, user, preferred, port)
     log = folder / "log"
-    env = clean_environment(os.environ, runs_flows=service.runs_flows)
+    env = clean_environment(os.environ)
     for name, value in service.env.items():
         env[name] = value.replace("{port}", str(port)).replace("{folder}", str(folder))
     if service.secrets is not None:

@@ -7,7 +7,7 @@ import os
 import socket
 
 from dataops.home import CHECKOUT
-from infra.local import services
+from infra.local import services, supervisor
 from infra.local.services import ServiceStatus
 
 # Variables that clients of the servers may need; `ensure_service` removes them from the environment of servers.
@@ -42,7 +42,8 @@ def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> S
     command = ["python", "-m", "infra.local.process_worker", "--pool", pool]
     command += ["--name", f"{name}@{socket.gethostname()}", "--with-healthcheck"]
     command += ["--limit", str(limit)] if limit else []
-    env = {variable: os.environ[variable] for variable in _CLIENT_VARIABLES if variable in os.environ}
+    env = supervisor.worker_environment(os.environ)
+    env |= {variable: os.environ[variable] for variable in _CLIENT_VARIABLES if variable in os.environ}
     env |= services.client_environment() | {
         "PYTHONPATH": str(CHECKOUT),
         "PAIRMILL_HOME": str(services.home()),
@@ -52,4 +53,4 @@ def _start(name: str, pool: str, gpu: int | None, limit: int | None = None) -> S
     }
     if gpu is not None:
         env["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    return services.ensure_service(f"worker-{name}", command, "/health", env, port=None, runs_flows=True)
+    return services.ensure_service(f"worker-{name}", command, "/health", env, port=None)

@@ -300,7 +300,7 @@ def test_a_server_gets_the_variables_of_a_list_and_a_worker_all_that_are_no_secr
     environ = {**settings, **needed, **hidden, "PAIRMILL_JOB_ENVIRONMENT": "ZUGANG", "PREFECT_API_URL": "http://a.test"}
     server = supervisor.clean_environment(environ)
     assert server == {**needed, **own, "PAIRMILL_JOB_ENVIRONMENT": "ZUGANG"}
-    worker = supervisor.clean_environment(environ, runs_flows=True)
+    worker = supervisor.worker_environment(environ)
     assert worker == {**server, **settings, "ZUGANG": "geheim", "X": "y"}
 
 

@@ -11,10 +11,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[tuple[str, l
     """Collect the services that would be started."""
     calls: list[tuple[str, list[str], dict[str, str]]] = []
 
-    def ensure(
-        name: str, command: Sequence[str], path: str, env: Mapping[str, str], port: int | None, *, runs_flows: bool
-    ) -> None:
-        assert runs_flows
+    def ensure(name: str, command: Sequence[str], path: str, env: Mapping[str, str], port: int | None) -> None:
         calls.append((name, list(command), dict(env)))
 
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
@@ -49,8 +46,11 @@ def test_worker_listens_on_loopback_and_has_no_credentials_in_its_command(starte
     monkeypatch.setenv(
         "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL", "WARNING"
     )  # for the command only, not for flow runs
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
     worker.start_workers("mill", gpus=0)
     ((_, command, env),) = started
+    assert (env["AWS_PROFILE"], env.get("HF_TOKEN")) == ("mine", None), "flows may need any setting"
     assert env["PREFECT_WORKER_WEBSERVER_HOST"] == "127.0.0.1"
     assert env["PREFECT_API_KEY"] == "pnu_secret"
     assert "pnu_secret" not in " ".join(command)
