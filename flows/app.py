@@ -20,7 +20,7 @@ from dataops.stages import RunState, StageName
 from dataops.standard_streams import use_utf8
 from flows.commands.before.commands import config, init, plan, try_
 from flows.commands.data import build, diff, promote, publish, takedown, trace
-from flows.commands.documents.commands import summary
+from flows.commands.documents.commands import bom, summary
 from flows.commands.identity import create, directory
 from flows.commands.models import evaluate, export, fetch, sign, verify
 from flows.commands.options import Json, Settings, StoreUri, Yes
@@ -288,6 +288,7 @@ for command in (
     diff,
     export,
     summary,
+    bom,
     sign,
     verify,
     deploy,

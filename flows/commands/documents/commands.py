@@ -1,4 +1,4 @@
-"""The options of the commands that write documents: `summary`."""
+"""The options of the commands that write documents: `summary` and `bom`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,3 +34,20 @@ def summary(
     from flows.commands.documents.summary import summary as write_summary
 
     return write_summary(what, out, facts, since, services.home(), store, json=json)
+
+
+def bom(
+    model: str,
+    *,
+    out: Annotated[Path, Parameter(help="File to write, such as model.cdx.json.")],
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Write the bill of materials of a model (ML-BOM) in CycloneDX: its datasets, pretrained weights and software.
+
+    Args:
+        model: The key of a train snapshot, a run that trained, or a registered model (NAME/VERSION, NAME@ALIAS).
+    """
+    from flows.commands.documents.bom import bom as write_bom
+
+    return write_bom(model, out, services.home(), store, as_json=json)

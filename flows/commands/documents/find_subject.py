@@ -1,6 +1,8 @@
 """Find the model or dataset that a document is about, by what the user typed."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from dataops.errors import ConfigError
@@ -29,7 +31,7 @@ def find_subject(what: str, home: Path, store_uri: str | None) -> Subject:
     if not named and "/" not in what and (run := find_run(what, home, store_uri)) is not None:
         by_stage = {manifest.stage: manifest for manifest in load_manifests(*run)}
         if made := by_stage.get("train") or by_stage.get("pack"):
-            return _describe_snapshot(what, made, run[1])
+            return _with_evaluation(_describe_snapshot(what, made, run[1]), by_stage)
         raise ConfigError(f"run {what} has made no dataset and no model that are still in its store; {_ASKED}")
     raise ConfigError(f"there is no model or dataset {what!r} in a known store (--store names another); {_ASKED}")
 
@@ -48,5 +50,12 @@ def _describe_registered(model: Registered, home: Path, store_uri: str | None) -
     if (found := find_snapshot(train.key, home, store_uri)) is not None and found[
         0
     ].content_digest == train.content_digest:
-        return describe_training(*found, model.name, model.license)
+        return _with_evaluation(describe_training(*found, model.name, model.license), model.manifests)
     return describe_manifests(model.name, model.manifests, model.others, model.license)
+
+
+def _with_evaluation(subject: Subject, manifests: Mapping[str, Manifest]) -> Subject:
+    """Return a model with the manifest of its evaluation, which is no ancestor of it."""
+    if subject.train is None or "evaluate" not in manifests:
+        return subject
+    return replace(subject, manifests={**subject.manifests, "evaluate": manifests["evaluate"]})

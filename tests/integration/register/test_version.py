@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError, ServiceError
+from flows.commands.documents.find_subject import find_subject
 from tasks.engine import stage
 from tasks.register import mlflow_run
 from tasks.register.card_front_matter import split_front_matter
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLfl
 
 
 def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
-    registered: Any, upstream: SimpleNamespace, environment: str
+    registered: Any, upstream: SimpleNamespace, environment: str, tmp_path: Path
 ) -> None:
     manifest = registered[0]
     facts = manifest.facts
@@ -60,6 +61,10 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
     described = fetch_manifests("clip-demo@champion")
     assert (described.name, described.others) == (facts["model_uri"], [])
     assert {name: described.manifests[name] for name in by_stage} == by_stage
+    subject = find_subject("clip-demo@champion", tmp_path, upstream.store.uri)
+    assert (subject.name, subject.train) == (facts["model_uri"], by_stage["train"])
+    assert subject.manifests["evaluate"] == by_stage["evaluate"]
+    assert find_subject("clip-demo@champion", tmp_path, None).store is None, "from the manifests in MLflow alone"
     assert run.data.params["train.model"] == "tiny"
     assert run.data.params["filter.endpoint"] == "https://example.org/x"
     assert run.data.params["filter.api_token"] == "***"

@@ -1,0 +1,37 @@
+"""`pairmill bom`: writes the bill of materials of a model in CycloneDX."""
+
+import json as json_
+from pathlib import Path
+
+from dataops.errors import ConfigError
+from dataops.formatting import format_quantity
+from flows.commands.documents.find_subject import find_subject
+from flows.commands.output import console, print_json, text
+from tasks.disclosure.bom import SPECIFICATION, write_bom
+
+
+def bom(what: str, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+    """Write the bill of materials of a model.
+
+    Raises: ConfigError if there is no such model, or the file cannot be written.
+    """
+    if out.suffix != ".json":
+        raise ConfigError(f"--out {out}: its name must end in .json, such as model.cdx.json")
+    subject = find_subject(what, home, store_uri)
+    document = write_bom(subject)
+    try:
+        out.write_text(document, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
+    components = [{"type": one["type"], "name": one["name"]} for one in json_.loads(document)["components"]]
+    if as_json:
+        report = {"model": subject.name, "out": str(out), "specification": f"CycloneDX {SPECIFICATION}"}
+        print_json(report | {"components": components})
+        return 0
+    screen = console()
+    counted = format_quantity(len(components), "component")
+    screen.print(text(f"{subject.name}: CycloneDX {SPECIFICATION}, valid, {counted}"), soft_wrap=True)
+    for one in components:
+        screen.print(text(f"  {one['type']} {one['name']}"), soft_wrap=True)
+    screen.print(text(f"wrote {out}"), soft_wrap=True)
+    return 0
