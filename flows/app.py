@@ -19,7 +19,7 @@ from dataops.escaping import escape_controls
 from dataops.stages import RunState, StageName
 from dataops.standard_streams import use_utf8
 from flows.commands.before.commands import config, init, plan, try_
-from flows.commands.data import build, diff, promote, publish, takedown, trace
+from flows.commands.data import build, diff, promote, publish, takedown, takedowns, trace
 from flows.commands.documents.commands import bom, summary
 from flows.commands.identity import create, directory
 from flows.commands.models import evaluate, export, fetch, sign, verify
@@ -283,6 +283,7 @@ for command in (
     plan,
     trace,
     takedown,
+    takedowns,
     publish,
     promote,
     diff,

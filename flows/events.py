@@ -19,6 +19,7 @@ LANDED = "pairmill.dataset.landed"
 TRAINED = "pairmill.candidate.trained"
 PROMOTED = "pairmill.champion.promoted"
 EVENTS = {"pack": LANDED, "train": TRAINED, "register": PROMOTED}
+TAKEDOWN_DUE = "pairmill.takedown.due"
 SCORES = 8
 """Maximum number of scores in the event of a new champion."""
 
@@ -43,6 +44,17 @@ def emit_events(record: RunRecord, manifests: Mapping[str, Manifest], store: Sto
         record.announced.append(_name(manifest))
         emitted = True
     return emitted
+
+
+def emit_takedown_due(request: str, store: str, due: str, days: int) -> None:
+    """Emit an event for a takedown request whose deadline is near or past.
+
+    Args:
+        request: digest of the request; who asked is in the store's register only.
+        days: number of days until the deadline; negative if it is past.
+    """
+    labels = {"prefect.resource.id": f"pairmill.takedown.{request}", "prefect.resource.name": f"takedown {request}"}
+    emit_event(TAKEDOWN_DUE, resource=labels | {"pairmill.store": store}, payload={"due": due, "days": days})
 
 
 def _name(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""The commands over pairs and datasets: `trace`, `takedown`, `publish`, `promote`, `diff` and `queries build`."""
+"""The commands over pairs and datasets: `trace`, `takedown(s)`, `publish`, `promote`, `diff` and `queries build`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,10 +39,21 @@ def takedown(
         Parameter(negative="", help="Also delete the images from raw shards, and the superseded dataset versions."),
     ] = False,
     yes: Annotated[Yes, Parameter(help="With --delete-raw: do not ask; required without a terminal.")] = False,
+    requested_by: Annotated[
+        str, Parameter(help="Who asked; kept in the store's register of requests only.", show_default=False)
+    ] = "",
+    received: Annotated[
+        str, Parameter(help="Day on which the request came, YYYY-MM-DD; default: today.", show_default=False)
+    ] = "",
+    due: Annotated[
+        str, Parameter(help="Day until which it must be done; default: 30 days later.", show_default=False)
+    ] = "",
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
     """Remove pairs from every dataset, tag the models that were trained on them, and verify that none is left.
+
+    With --delete-raw, also erase them from reports, caches and MLflow, and search everything that pairmill wrote.
 
     Args:
         file: URLs, domains, uids, sha256, phash:HEX, image:PATH, one per line; or CSV (kind, value), or TOML.
@@ -50,7 +61,27 @@ def takedown(
     from flows.commands.takedown import TakedownOptions
     from flows.commands.takedown import takedown as take_down
 
-    return take_down(TakedownOptions(file, reason, delete_raw, yes), services.home(), store, as_json=json)
+    options = TakedownOptions(file, reason, delete_raw, yes, requested_by, received, due)
+    return take_down(options, services.home(), store, as_json=json)
+
+
+def takedowns(
+    *,
+    csv: Annotated[Path | None, Parameter(help="Also write the list to this file.")] = None,
+    check: Annotated[
+        bool, Parameter(negative="", help="End with exit code 3 if an open request is overdue or due soon.")
+    ] = False,
+    days: Annotated[int, Parameter(help="With --check: number of days that count as soon.")] = 3,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """List the takedown requests: who asked, when, until when it is due, and when it was done.
+
+    With --check, each such request also gets an event in Prefect, for which `deploy --notify` sends a notification.
+    """
+    from flows.commands.removal.listing import ListOptions, list_takedowns
+
+    return list_takedowns(ListOptions(csv, check, days), services.home(), store, as_json=json)
 
 
 def publish(

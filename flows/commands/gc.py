@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 KEEP_RUNS = 10
 RUNNING = "a run that is running"
+NEW_VERSION = "a dataset version that a takedown made within a day"
 RERUN_DAYS = 30
 """Number of days for which a run that did not complete is kept to be rerun, however many newer runs there are."""
 CACHE_DAYS = 30
@@ -139,7 +140,7 @@ class Roots:
         for name, snapshot in datasets.snapshots.items():
             manifest = datasets.manifest(name) if time.time() - snapshot.modified < DAY else None
             if manifest and select_requests(manifest.inputs):
-                self.new_versions[name] = "a dataset version that a takedown made within a day"
+                self.new_versions[name] = NEW_VERSION
 
     def __call__(self) -> dict[SnapshotName, str]:
         """Return the snapshots to keep, with reasons; only run records that changed since the last call are read."""
@@ -159,6 +160,10 @@ class Roots:
         """Add the versions that takedowns made of the needed datasets, which may be deleted."""
         entries = list_reports(self.store)
         self._reports = {e: self._reports.get(e) or load_report(self.store, e.name) for e in entries}
+        for entry, report in self._reports.items():
+            if time.time() - entry.modified < DAY:  # it may name a version that an earlier takedown or a run made
+                for key in report.versions.values():
+                    roots.setdefault(SnapshotName("pack", key), NEW_VERSION)
         waiting = list(roots.items())
         while waiting:
             name, why = waiting.pop()

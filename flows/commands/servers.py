@@ -30,7 +30,10 @@ def deploy(
     ] = "skip",
     notify: Annotated[
         tuple[str, ...],
-        Parameter(help="Notification block, as type/name, for failed runs and new champions. May be repeated."),
+        Parameter(
+            help="Notification block, as type/name, for failed runs, new champions and takedowns that are due. "
+            "May be repeated."
+        ),
     ] = (),
     gpus: Annotated[int, Parameter(help="Number of trainings at a time, over all machines.")] = 1,
     pool: Annotated[str, Parameter(help="Work pool; training runs in POOL-gpu.")] = "pairmill",

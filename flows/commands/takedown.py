@@ -14,14 +14,14 @@ from typing import Any
 from rich.console import Console
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.formatting import format_counts, format_quantity
+from dataops.formatting import format_quantity
 from dataops.store import Store
 from dataops.trace.targets import Target
-from flows.commands.output import console, print_json, text
+from flows.commands.output import console, print_json
+from flows.commands.removal.output import show_end, show_report
 from flows.records import known_stores, read_record
 from tasks.engine.context import Context
 from tasks.engine.takedown_requests import (
-    LISTED,
     Request,
     load_report,
     make_request,
@@ -33,7 +33,7 @@ from tasks.lineage.graph import Lineage
 from tasks.lineage.inventory import Inventory
 from tasks.lineage.publications import find_published
 from tasks.lineage.search import Search
-from tasks.lineage.takedown import AffectedDataset, TakedownResult, find_affected, replace_affected
+from tasks.lineage.takedown import TakedownResult, find_affected, replace_affected
 from tasks.lineage.takedown_leftovers import Leftovers, delete_leftovers, find_leftovers
 from tasks.lineage.takedown_raw import (
     RawSnapshot,
@@ -45,6 +45,9 @@ from tasks.lineage.takedown_raw import (
     find_unmatched,
     find_urls,
 )
+from tasks.takedown.prove import erase_and_search
+from tasks.takedown.request_log import Letter, load_log, make_letter
+from tasks.takedown.traces import collect_traces, load_traces
 from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -58,42 +61,67 @@ class TakedownOptions:
     reason: str = ""
     delete_raw: bool = False
     yes: bool = False
+    requested_by: str = ""
+    """Who asked. It is written to the register of requests only."""
+    received: str = ""
+    due: str = ""
+    """Dates, as YYYY-MM-DD."""
 
 
 def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:
-    """Carry out the request in every known store; return 3 if a part failed, which the report names.
+    """Carry out the request in every known store; return 3 if a part failed or something was found, which it names.
 
-    Raises: ConfigError if the file is not valid, or --delete-raw needs a confirmation and there is no terminal for it.
+    Raises: ConfigError if the file or a date is not valid, or --delete-raw needs a confirmation and there is no terminal
+        for it.
     """
     targets = read_targets(options.file)
     request = make_request(targets, options.reason)
+    letter = make_letter(options.requested_by, options.received, options.due, options.reason)
     if options.delete_raw and not options.yes and not sys.stdin.isatty():
         raise ConfigError(
             "--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes"
         )
     out = None if as_json else console()
-    reports = [
-        _take_down_in_store(store, home, options, request, targets, out) for store in known_stores(home, store_uri)
-    ]
+    work = _Work(home, options, request, letter, targets, known_stores(home, store_uri), out)
+    reports = [_take_down_in_store(work, store) for store in work.stores]
     if as_json:
         print_json({"request": request.digest, "targets": list(request.targets), "stores": reports})
     return 3 if any(report["incomplete"] for report in reports) else 0
 
 
-def _take_down_in_store(
-    store: Store, home: Path, options: TakedownOptions, request: Request, targets: Sequence[Target], out: Console | None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Work:
+    """What one call does, in all stores."""
+
+    home: Path
+    options: TakedownOptions
+    request: Request
+    letter: Letter
+    targets: Sequence[Target]
+    stores: Sequence[Store]
+    out: Console | None
+
+
+def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
+    home, options, request, targets, out = work.home, work.options, work.request, work.targets, work.out
     lineage, search = Lineage(store), Search(store)
     if not lineage.manifests and not find_leftovers(lineage.inventory, targets):
         return {"store": store.uri, "incomplete": False, "datasets": []}
     new = record_request(store, request)  # before all else: runs that start from now on apply it
+    is_named = bool(options.requested_by or options.received or options.due)
+    log = load_log(store, request.digest, len(targets))
+    log = log.begin(work.letter, is_named=is_named, deletes_raw=options.delete_raw)
+    log.save(store)
     found = find_affected(lineage, search, targets, Registry())
     context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
     outcomes = replace_affected(lineage, context, request, found)
     earlier = load_report(store, report_name(request.digest))  # its datasets may be deleted
     uids = {uid for one in found for uid in one.uids}.union(earlier.uids)
     uids |= find_uids_by_phash(lineage, search, targets)
-    all_targets = [*targets, *(Target("uid", uid) for uid in sorted(uids))]
+    traces = load_traces(store, request.digest)
+    if options.delete_raw:
+        traces.add(collect_traces(lineage, [*targets, *(Target("uid", uid) for uid in uids | traces.uids)]))
+    all_targets = [*targets, *(Target("uid", uid) for uid in sorted(uids | traces.uids))]
     raw = find_raw_snapshots(lineage, search, all_targets)
     leftovers = find_leftovers(Inventory(store), all_targets)  # with the next versions
     matched = {target for one in found for target in one.targets}
@@ -110,23 +138,30 @@ def _take_down_in_store(
         "raw_snapshots": {one.download.key: len(one.hits) for one in raw},
         "leftovers": {str(one.snapshot): len(one.objects) for one in leftovers},
         "deleted": {},
+        "search": {},
     }
     held = {o.affected.dataset.key for o in outcomes} | earlier.versions.keys()
     report["published"] = _list_published(store, held, report["versions"])
     _put_report(store, request, report)  # before the deletion: a killed call leaves the uids and the next versions
     if out:
-        _show(report, found, out)
+        show_report(report, datasets=len(found), out=out)
     if options.delete_raw and (options.yes or _confirm(raw, outcomes, leftovers)):
+        traces.save(store, request.digest)  # before the first deletion
         report["deleted"] = _delete(store, context, search, raw, outcomes, leftovers, all_targets)
         after = Lineage(store)
         left = find_raw_snapshots(after, Search(store), all_targets)
         report["raw_snapshots"] = {one.download.key: len(one.hits) for one in left}
         leftovers = find_leftovers(after.inventory, all_targets)
         report["leftovers"] = {str(one.snapshot): len(one.objects) for one in leftovers}
+        proof = erase_and_search(context, home, traces, work.stores)
+        report["search"] = proof.as_json()
+        if proof.is_clean():
+            traces.without_text().save(store, request.digest)
     report["incomplete"] = _incomplete(report, options)
     _put_report(store, request, report)
+    log.end(is_complete=not report["incomplete"], summary=_summarise(report)).save(store)
     if out:
-        _show_end(report, request, out)
+        show_end(report, report_name(request.digest), out)
     return report
 
 
@@ -148,7 +183,23 @@ def _put_report(store: Store, request: Request, report: Mapping[str, Any]) -> No
 def _incomplete(report: Mapping[str, Any], options: TakedownOptions) -> bool:
     missed = any(one["trouble"] or one["models_not_tagged"] for one in report["datasets"])
     left = report["raw_snapshots"] or report["leftovers"] or report["deleted"].get("not_deleted")
+    proof = report["search"]
+    left = left or not proof or proof["found"] or proof["could_not_search"] or proof["not_erased"]
     return missed or bool(options.delete_raw and left)
+
+
+def _summarise(report: Mapping[str, Any]) -> dict[str, int]:
+    """Return what the register keeps of a report."""
+    deleted, proof = report["deleted"], report["search"]
+    return {
+        "pairs": len(report["uids"]),
+        "versions": len(report["versions"]),
+        "models_tagged": sum(len(one["models_tagged"]) for one in report["datasets"]),
+        "raw_samples": sum(deleted.get("raw_samples", {}).values()),
+        "erased_rows": sum(proof["erased"]["rows"].values()) if proof else 0,
+        "searched_files": sum(one["files"] for one in proof["searched"]) if proof else 0,
+        "found": len(proof["found"]) if proof else 0,
+    }
 
 
 def _confirm(raw: Sequence[RawSnapshot], outcomes: Sequence[TakedownResult], leftovers: Sequence[Leftovers]) -> bool:
@@ -228,69 +279,3 @@ def _folders_of_originals(store: Store) -> list[Path]:
         if folder and Path(folder).is_dir():
             found.add(Path(folder))
     return sorted(found)
-
-
-# Output ---------------------------------------------------------------------------------------------------------------
-
-
-def _show(report: Mapping[str, Any], found: Sequence[AffectedDataset], out: Console) -> None:
-    request = report["request"]
-    known = "recorded" if request["new"] else "already recorded"
-    targets, unmatched = format_quantity(len(request["targets"]), "target"), report["unmatched"]
-    title = f"Takedown {request['digest']} in {report['store']}: {targets}, {known}"
-    out.print(text(title, style="bold"), soft_wrap=True)
-    if not found:
-        out.print(text("No dataset has any of these pairs. Later runs leave them out."))
-    if unmatched:
-        some = "; check them" if len(unmatched) <= LISTED else f"; check them, here the first {LISTED}"
-        head = f"No pair and no raw image here matches {len(unmatched):,} of {targets}{some}:"
-        out.print(text(head, style="yellow"), soft_wrap=True)
-        for target in unmatched[:LISTED]:
-            out.print(text(f"  {target}"), soft_wrap=True)
-    for dataset in report["datasets"]:
-        out.print()
-        where = f"{format_quantity(dataset['pairs'], 'pair')} in {format_quantity(len(dataset['shards']), 'shard')}"
-        out.print(text(f"dataset {dataset['dataset']}: {where} ({', '.join(dataset['shards'][:8])})", style="bold"))
-        if dataset["sources"]:
-            out.print(text(f"  by source: {format_counts(dataset['sources'].items())}"))
-        if dataset["trouble"]:
-            out.print(text(f"  NO NEXT VERSION: {dataset['trouble']}", style="red"), soft_wrap=True)
-        else:
-            shards = (
-                f"{format_quantity(len(dataset['rewritten']), 'shard')} rewritten, {dataset['unchanged']} unchanged"
-            )
-            out.print(text(f"  next version {dataset['next']}: {shards}", style="green"))
-        for line in dataset["proof"]:
-            out.print(text(f"  proof: {line}"), soft_wrap=True)
-        for uri in dataset["models_tagged"]:
-            out.print(text(f"  {uri} was trained on them: tagged in MLflow"))
-        for uri, why in dataset["models_not_tagged"].items():
-            out.print(text(f"  {uri} was trained on them: NOT TAGGED: {why}", style="red"), soft_wrap=True)
-
-
-def _show_end(report: Mapping[str, Any], request: Request, out: Console) -> None:
-    out.print()
-    if deleted := report["deleted"]:
-        for key, number in deleted["raw_samples"].items():
-            out.print(text(f"deleted {format_quantity(number, 'sample')} from raw snapshot download/{key}"))
-        for key in deleted["datasets"]:
-            out.print(text(f"deleted dataset version {key}"))
-        if deleted["originals"]:
-            out.print(text(f"deleted {deleted['originals']:,} originals"))
-        if deleted["leftovers"]:
-            out.print(text(f"deleted {format_quantity(deleted['leftovers'], 'object')} of unfinished work"))
-        for name, why in deleted["not_deleted"].items():
-            out.print(text(f"NOT deleted: {name}: {why}", style="red"), soft_wrap=True)
-    for key, number in report["raw_snapshots"].items():
-        out.print(text(f"raw snapshot download/{key} still has {number:,} of the images; --delete-raw deletes them"))
-    for name, number in report["leftovers"].items():
-        out.print(
-            text(
-                f"{format_quantity(number, 'object')} of unfinished work in {name} may hold such images;"
-                " --delete-raw deletes them"
-            )
-        )
-    for one in report["published"]:
-        what = f"{one['name']} was published to {one['target']} at {one['published_at'] or one['began_at']}"
-        out.print(text(f"{what}: {one['remedy']}", style="yellow"), soft_wrap=True)
-    out.print(text(f"report: {report['store']}/{report_name(request.digest)}"), soft_wrap=True)

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypesOrUnknown, ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from flows.events import PROMOTED
+from flows.events import PROMOTED, TAKEDOWN_DUE
 
 FORMER_NAMES = {
     "pairmill: notify when a run fails": "pairmill: tell of a failed run",
@@ -70,7 +70,7 @@ def zombie_automation(silence: timedelta = SILENCE) -> AutomationCore:
 
 
 def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[AutomationCore]:
-    """Return the automations that notify people of each failed or crashed run and each new champion.
+    """Return the automations that notify people of failed or crashed runs, new champions, and takedowns that are due.
 
     Args:
         blocks: ids of the documents of Prefect's notification blocks.
@@ -88,6 +88,11 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
         "{% for score in event.payload.scores %}{{ score.name }}: {{ '%.4f' | format(score.value) }}\n{% endfor %}"
         "{% for name, link in event.payload.links.items() %}MLflow {{ name }}: {{ link }}\n{% endfor %}"
         "Ancestry: pairmill show {{ event.resource['pairmill.run'] }}"
+    )
+    takedown = (
+        "{{ event.payload.days }} days are left. In {{ event.resource['pairmill.store'] }}.\n"
+        "List who asked: pairmill takedowns\n"
+        "To complete it: pairmill takedown FILE --delete-raw"
     )
     return [
         AutomationCore(
@@ -113,6 +118,16 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
                 blocks,
                 "New {{ event.payload.alias }}: {{ event.payload.model_name }} version {{ event.payload.version }}",
                 champion,
+            ),
+        ),
+        AutomationCore(
+            name="pairmill: notify when a takedown request is due",
+            description="`pairmill takedowns --check` found an open request near or past its deadline.",
+            trigger=EventTrigger(expect={TAKEDOWN_DUE}, posture=Posture.Reactive),
+            actions=_send(
+                blocks,
+                "{{ event.resource['prefect.resource.name'] }} is due on {{ event.payload.due }}",
+                takedown,
             ),
         ),
     ]

@@ -27,6 +27,9 @@ from dataops.home import private_folder
 from dataops.snapshot import Manifest
 
 ID_BYTES = 16
+IDS_FILE = "ids.bin"
+NO_IMAGE = b"\xff" * ID_BYTES
+"""Id in the place of an erased one."""
 BLOCK_BYTES = 32 << 20
 """Memory of the features that a search multiplies at once."""
 SAMPLE = 20_000
@@ -60,7 +63,7 @@ class FeatureTable:
     def __init__(self, folder: Path):
         self._folder = private_folder(folder)
         self._ids, self._features, self._dimensions = (
-            folder / name for name in ("ids.bin", "features.f32", "dimensions.json")
+            folder / name for name in (IDS_FILE, "features.f32", "dimensions.json")
         )
 
     @property
@@ -105,6 +108,22 @@ class FeatureTable:
                     file.seek(start)
                     file.write(data)
                     file.truncate()
+
+    def erase(self, ids: NDArray[np.uint64]) -> int:
+        """Overwrite the features of images (N, 2) and then their ids; return their number. Raises: LeaseLost as `add`."""
+        with self._lock():
+            known = self.ids()
+            sought = {bytes(one) for one in ids}
+            places = [place for place, one in enumerate(known) if bytes(one) in sought]
+            for path, size, value in (
+                (self._features, 4 * self.dimensions, bytes(4 * self.dimensions)),
+                (self._ids, ID_BYTES, NO_IMAGE),
+            ):
+                for place in places:
+                    with path.open("r+b") as file:
+                        file.seek(place * size)
+                        file.write(value)
+            return len(places)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import MapView, describe_fetched
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
-from tasks.engine.takedown_requests import list_requests, load_targets
+from tasks.engine.takedown_requests import list_requests, load_erased, load_targets
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     originals = Originals(Path(config.originals)) if config.originals else None
     if originals:
         originals.claim()
-    takedowns = load_targets(draft.store, list_requests(draft.store))
+    takedowns = (*load_targets(draft.store, list_requests(draft.store)), *load_erased(draft.store))
     records, start = [], 0
     if reopened := draft.done(REOPENED):
         records, objects, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]

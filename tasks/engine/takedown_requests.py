@@ -2,6 +2,8 @@
 
     takedowns/<digest>.json           the targets to remove; the digest is over them
     takedowns/<digest>.report.json    what was removed, and the proof; written again by each `pairmill takedown`
+    takedowns/<digest>.traces.json    uids, and digests of images, to search for
+    takedowns/<digest>.log.json       who asked, when, and what was done by when (tasks/takedown/request_log.py)
 
 `pack` applies all requests of its store: their digests are inputs of its snapshots, so a new request gives new keys.
 `download` does not fetch what matches a request; requests do not change its key, as robots.txt does not.
@@ -10,6 +12,7 @@
 import csv
 import hashlib
 import io
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -70,6 +73,26 @@ class Report(BaseModel):
 def report_name(digest: str) -> str:
     """Return the name in the store of a request's report."""
     return f"{FOLDER}/{digest}.report.json"
+
+
+def traces_name(digest: str) -> str:
+    """Return the name in the store of what a request's pairs may have left (tasks/takedown/traces.py)."""
+    return f"{FOLDER}/{digest}.traces.json"
+
+
+def load_erased(store: Store) -> tuple[Target, ...]:
+    """Return the pairs of all requests whose URLs may be erased from rows, by uid.
+
+    Raises: CorruptPart if the traces of a request are damaged.
+    """
+    uids: set[str] = set()
+    for name in store.names(FOLDER):
+        if name.endswith(".traces.json"):
+            try:
+                uids.update(json.loads(store.read(name))["uids"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise CorruptPart(f"{store.uri}/{name} holds no traces; delete it, and repeat the takedown") from error
+    return tuple(Target("uid", uid) for uid in sorted(uids))
 
 
 def list_reports(store: Store) -> list[Entry]:

@@ -4,6 +4,8 @@ An entry is `extract/by-source/<hash>.json`. The hash covers the stage's version
 a file, and the file's digest and name. So a later crawl costs only its new files.
 """
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.digest import canonical_json, text_sha256
@@ -50,6 +52,22 @@ def read_indexed_record(store: Store, entry: str) -> Record | None:
         return _Entry.model_validate_json(store.read(entry)).record
     except (ValidationError, StorageError):
         return None
+
+
+def replace_indexed_parts(store: Store, entry: str, key: str, parts: Mapping[str, Part]) -> None:
+    """Name the parts that replace others of a snapshot, in an entry that names the snapshot.
+
+    Args:
+        parts: new part by the name of the old one.
+    """
+    try:
+        found = _Entry.model_validate_json(store.read(entry))
+    except (ValidationError, StorageError):
+        return
+    now = [parts.get(part.name, part) for part in found.record.parts]
+    if found.key == key and now != found.record.parts:
+        record = found.record.model_copy(update={"parts": now})
+        store.put(entry, found.model_copy(update={"record": record}).model_dump_json().encode())
 
 
 def copy_indexed_parts(draft: Draft, entry: str, index: int) -> Record | None:

@@ -1,8 +1,8 @@
 """Find and delete images of removed pairs in objects that no manifest names.
 
 A run, a takedown or a deletion that was killed leaves them: old shards beside the manifest of a rewritten raw snapshot, the
-shards of a dataset version whose manifest is deleted, and the finished tasks of a snapshot that is not complete. Only
-`download` and `pack` store images.
+shards of a dataset version whose manifest is deleted, and the finished tasks of a snapshot that is not complete. Images
+are in `download` and `pack` only; the tables of the other stages have URLs and captions.
 """
 
 import re
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dataops.errors import CorruptPart
 from dataops.snapshot import MANIFEST, Draft, Manifest, SnapshotName
+from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.context import Context
@@ -39,7 +40,7 @@ def find_leftovers(inventory: Inventory, targets: Sequence[Target]) -> list[Left
         targets: with the uids of pairs that match by a column which raw rows lack, such as `phash`.
     """
     store = inventory.store
-    snapshots = [name for name in sorted(inventory.snapshots) if name.stage in ("download", "pack")]
+    snapshots = [name for name in sorted(inventory.snapshots) if name.stage in PAIR_STAGES]
     found = [
         Leftovers(name, tuple(_find_in(inventory, name, targets, is_held=find_holder(store, *name) is not None)))
         for name in snapshots
@@ -75,10 +76,15 @@ def _find_in_unfinished(
     for name in objects:
         if match := _SHARD_OBJECT.fullmatch(name.removeprefix(f"{snapshot}/")):
             shards[match[1]].append(name)
+    if snapshot.stage not in ("download", "pack"):
+        tables = [name for name in objects if name.endswith(".parquet") and "/_work/" not in name]
+        return [name for name in tables if _has_match(store, name, targets)]
     left: list[str] = []
     for number, names in sorted(shards.items()):
-        rows = f"{snapshot}/part-{number}.parquet"
-        if f"{snapshot}/{number}.tar" in names and (_has_match(store, rows, targets) if rows in names else not is_held):
+        tables = [name for name in names if name.endswith(".parquet")]
+        has_rows = f"{snapshot}/part-{number}.parquet" in names
+        is_unknown = f"{snapshot}/{number}.tar" in names and not has_rows and not is_held
+        if is_unknown or any(_has_match(store, name, targets) for name in tables):
             left += names
     return left + [name for name in objects if name.endswith(_PAGES) and (left or not is_held)]
 

@@ -9,6 +9,7 @@ import pytest
 from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
 
 from dataops.errors import ConfigError
+from flows import events
 from flows.commands.output import show_deployed
 from flows.config import RunConfig
 from flows.deployment.automations import FORMER_NAMES, NAMES, notification_automations, zombie_automation
@@ -91,7 +92,7 @@ def test_zombie_automation_allows_one_lost_heartbeat():
 
 
 def test_notification_escapes_text_from_the_web():
-    failure, champion = notification_automations([UUID(int=1)], "http://ui")
+    failure, champion, _ = notification_automations([UUID(int=1)], "http://ui")
     message = "download failed: SourceError: <!channel> <http://evil|here> @everyone `rm` {{ 1 + 1 }} " + "x" * 5000
     event = {
         "resource": {
@@ -125,6 +126,21 @@ def test_notification_escapes_text_from_the_web():
     news = render_user_template_sync(champion.actions[0].body, context)  # pyright: ignore
     for text in ("models:/clip/7 is champion of clip", "digits/top1: 0.1235", "MLflow run: http://mlflow/run"):
         assert text in news
+
+
+def test_notification_of_a_takedown_that_is_due_names_the_request_and_the_day(monkeypatch):
+    sent = []
+    monkeypatch.setattr(events, "emit_event", lambda *args, **more: sent.append((args, more)))
+    events.emit_takedown_due("0" * 16, "s3://b/x", "2026-12-01", -2)
+    ((name,), event), takedown = sent[0], notification_automations([UUID(int=1)], "http://ui")[2]
+    assert takedown.trigger.expect == {name}  # pyright: ignore
+    (action,) = takedown.actions
+    for template in (action.subject, action.body):  # pyright: ignore
+        validate_user_template(template)
+    subject = render_user_template_sync(action.subject, {"event": event})  # pyright: ignore
+    assert subject == f"takedown {'0' * 16} is due on 2026-12-01"
+    body = render_user_template_sync(action.body, {"event": event})  # pyright: ignore
+    assert body.startswith("-2 days are left. In s3://b/x.")
 
 
 @pytest.mark.parametrize("former", [True, False])

@@ -1,0 +1,127 @@
+"""Erase URLs, captions and previews of removed pairs from the rows of snapshots that stay.
+
+A row keeps its uid, its origin in the source file and its drop reason, so all counts stay true. The snapshot keeps its key
+and its content digest: the digest is the identity by which keys of later stages name the rows as they were made, and a new
+one would make the next run download everything again. `facts["erased"]` counts the rows, and the sha256 of each part is
+that of its present bytes.
+
+New parts are written before the manifest is replaced, and old ones deleted after it. A killed call leaves objects that no
+manifest names, which the next call deletes (tasks/lineage/takedown_leftovers.py).
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dataops.errors import PairmillError
+from dataops.snapshot import MANIFEST, Draft, Manifest, Part, read_table
+from dataops.stages import PAIR_STAGES
+from dataops.store import Store
+from tasks.engine.context import Context
+from tasks.engine.lease import hold_lease
+from tasks.extract.source_index import SOURCE_INDEX, replace_indexed_parts
+from tasks.lineage.graph import Lineage
+from tasks.takedown.traces import is_in, read_readable
+
+logger = logging.getLogger(__name__)
+
+ERASED: Mapping[str, str | None] = {
+    **dict.fromkeys(("url", "caption"), ""),
+    **dict.fromkeys(("page_url", "captions", "extra", "error_message", "sha256", "phash", "face_bboxes"), None),
+    **dict.fromkeys(("final_url", "etag", "last_modified", "opt_out", "preview"), None),
+}
+"""Columns that are erased, with the value that an erased row gets."""
+_REVISION = re.compile(r"-r(\d+)")
+
+
+def erase_rows(lineage: Lineage, context: Context, uids: set[str]) -> tuple[dict[str, int], dict[str, str]]:
+    """Erase the rows of these pairs from all complete snapshots.
+
+    Returns: the number of erased rows by snapshot; and why the rows of a snapshot stay, by snapshot.
+    """
+    erased: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    for name, manifest in sorted(lineage.manifests.items()):
+        parts = _find_parts(context.store, manifest, uids) if manifest.stage in PAIR_STAGES else []
+        if not parts:
+            continue
+        try:
+            erased[str(name)] = _erase_in(context, manifest, parts, uids)
+        except PairmillError as error:  # a run makes it now, or the store failed
+            refused[str(name)] = str(error)
+    return erased, refused
+
+
+def _find_parts(store: Store, manifest: Manifest, uids: set[str]) -> list[Part]:
+    """Return the parts with a row to erase."""
+    columns = ["uid", *ERASED]
+    return [
+        part
+        for part in manifest.parts
+        if part.name.endswith(".parquet")
+        and any(_rows_to_erase(table, uids).any() for table in read_readable(store, manifest.path(part.name), columns))
+    ]
+
+
+def _rows_to_erase(table: pa.Table, uids: set[str]) -> NDArray[np.bool_]:
+    """Return whether each row is of one of the pairs, and not yet erased (N,)."""
+    there = [name for name in ERASED if name in table.column_names]
+    if "uid" not in table.column_names or not there:
+        return np.zeros(table.num_rows, bool)
+    mask = is_in(table["uid"], uids)
+    for row in mask.nonzero()[0]:
+        mask[row] = any(table[name][int(row)].as_py() not in (None, "") for name in there)
+    return mask
+
+
+def _erase_in(context: Context, manifest: Manifest, parts: list[Part], uids: set[str]) -> int:
+    draft = Draft(context.store, manifest.stage, manifest.key)
+    with hold_lease(draft, context, wait=False, remake=True) as held:
+        assert held is not None
+        replaced: dict[str, Part] = {}
+        taken, rows = {part.name for part in manifest.parts}, 0
+        for part in parts:
+            table = read_table(draft.store, manifest.path(part.name))
+            mask = _rows_to_erase(table, uids)
+            rows += int(mask.sum())
+            name = _next_name(part.name, taken)
+            taken.add(name)
+            new = held.draft.put_table(name, _blank(table, mask))
+            replaced[part.name] = new.model_copy(update={"uid_sum": part.uid_sum, "rows": part.rows})
+        facts = {**manifest.facts, "erased": int(manifest.facts.get("erased", 0)) + rows}
+        after = manifest.model_copy(
+            update={"parts": [replaced.get(part.name, part) for part in manifest.parts], "facts": facts}
+        )
+        held.draft.check_fence()
+        draft.store.delete_tree(draft.path("trace"))  # these indexes name the erased rows; a search makes them again
+        draft.store.put(draft.path(MANIFEST), after.model_dump_json(indent=2).encode())
+        if manifest.stage == "extract":
+            for name in draft.store.names(SOURCE_INDEX):
+                replace_indexed_parts(draft.store, name, manifest.key, replaced)
+        draft.store.delete([draft.path(name) for name in replaced])
+    return rows
+
+
+def _blank(table: pa.Table, mask: NDArray[np.bool_]) -> pa.Table:
+    for name, value in ERASED.items():
+        if name in table.column_names:
+            field = table.schema.field(name)
+            values = [value if gone else one for one, gone in zip(table[name].to_pylist(), mask, strict=True)]
+            table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+    return table
+
+
+def _next_name(name: str, taken: set[str]) -> str:
+    """Return part-00003-r1.parquet for part-00003.parquet, and then -r2, or the next one that is not taken."""
+    stem = name.removesuffix(".parquet")
+    found = _REVISION.search(stem)
+    number = int(found[1]) if found else 0
+    while True:
+        number += 1
+        new = f"{stem[: found.start()]}-r{number}{stem[found.end() :]}" if found else f"{stem}-r{number}"
+        if f"{new}.parquet" not in taken:
+            return f"{new}.parquet"

@@ -1,0 +1,220 @@
+"""Erase removed pairs from reports, manifests, records and caches: in a store, and under the home folder.
+
+A text is overwritten without a change of its size, so that a part of a snapshot still has the size that its manifest
+names. The manifest is written first: a call that is killed before the part is written is completed by the next one.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from dataops.errors import PairmillError, StorageError
+from dataops.regular_files import open_regular
+from dataops.snapshot import MANIFEST, Manifest, SnapshotName, read_table
+from dataops.stages import PAIR_STAGES
+from dataops.store import Entry, Store
+from tasks.browse.features import FeatureTable, image_ids
+from tasks.curate.scores.cache import put_scores
+from tasks.engine.takedown_requests import FOLDER
+from tasks.lineage.graph import Lineage
+from tasks.takedown.scan import WHOLE_BYTES, Found, Scanner, Searched, is_weights
+
+logger = logging.getLogger(__name__)
+
+CACHES = ("cache", "pages", "browse/indexes", "browse/sessions")
+"""Folders of the home folder whose files are deleted if they hold a removed pair: they can be made again."""
+SERVERS = "services"
+"""Folder of the home folder with the databases and logs of the local servers, which only the servers may write."""
+WRITTEN = (
+    *("browse", "cache", "deployed", "evaluations", "features", "jobs", "models", "overlap", "pages", "runs", "wandb"),
+    SERVERS,
+)
+"""Folders of the home folder that a search covers. The others are sources of runs, stores, or files of the user."""
+REMEDY_SERVER = (
+    "stop the server with `pairmill down`, then repeat the takedown; a database that still has it needs VACUUM"
+)
+
+
+def erase_in_store(lineage: Lineage, scanner: Scanner) -> tuple[int, dict[str, str]]:
+    """Erase from the objects of a store that are neither tables nor shards, and from its caches.
+
+    Returns: the number of changed objects; and why an object stays as it is, by its name.
+    """
+    store, changed, refused = lineage.store, 0, dict[str, str]()
+    for entry in store.entries(""):
+        try:
+            if is_searched(entry.name) and entry.name.startswith("captions/"):
+                changed += _delete_answer(store, entry.name, scanner)
+            elif is_searched(entry.name) and entry.name.startswith("scores/"):
+                changed += _erase_scores(store, entry.name, scanner.traces.scores)
+            elif is_searched(entry.name) and _is_text(entry):
+                changed += _redact_object(lineage, entry.name, scanner)
+        except (PairmillError, ValueError) as error:
+            refused[entry.name] = str(error)
+    return changed, refused
+
+
+def is_searched(name: str) -> bool:
+    """Return whether a search covers an object: requests and their reports name what later runs must leave out."""
+    return not name.startswith(f"{FOLDER}/") and "/_work/lease-" not in name
+
+
+def _is_text(entry: Entry) -> bool:
+    return not entry.name.endswith((".parquet", ".tar")) and not is_weights(entry.name) and entry.bytes <= WHOLE_BYTES
+
+
+def _delete_answer(store: Store, name: str, scanner: Scanner) -> bool:
+    if Path(name).stem not in scanner.traces.images:
+        return False
+    store.delete([name])
+    return True
+
+
+def _erase_scores(store: Store, name: str, ids: set[str]) -> bool:
+    if not ids:
+        return False
+    table = read_table(store, name)
+    kept = [identity.hex() not in ids for identity in table["id"].to_pylist()]
+    if all(kept):
+        return False
+    put_scores(store, name.split("/")[1], table.filter(pa.array(kept)))
+    store.delete([name])
+    return True
+
+
+def _redact_object(lineage: Lineage, name: str, scanner: Scanner) -> bool:
+    store = lineage.store
+    data = store.read(name)
+    new = scanner.text.redact(data, name)
+    if new == data:
+        return False
+    folder, _, part = name.rpartition("/")
+    holder = SnapshotName(*folder.split("/")[:2]) if folder.count("/") >= 1 else None
+    manifest = lineage.manifests.get(holder) if holder else None
+    if part == MANIFEST:
+        Manifest.model_validate_json(new)  # what is not valid any more is not written
+    elif manifest is not None:
+        _put_manifest_for(store, manifest, name, new)
+    store.put(name, new)
+    return True
+
+
+def _put_manifest_for(store: Store, manifest: Manifest, name: str, data: bytes) -> None:
+    """Write the manifest with the sha256 that a part gets."""
+    path = manifest.path(MANIFEST)
+    now = Manifest.model_validate_json(store.read(path))  # an earlier part of it may have changed it
+    digest = hashlib.sha256(data).hexdigest()
+    parts = [p.model_copy(update={"sha256": digest}) if manifest.path(p.name) == name else p for p in now.parts]
+    if parts != now.parts:
+        store.put(path, now.model_copy(update={"parts": parts}).model_dump_json(indent=2).encode())
+
+
+# The home folder ------------------------------------------------------------------------------------------------------
+
+
+def erase_in_home(home: Path, scanner: Scanner, stores: Sequence[Store]) -> tuple[int, dict[str, str]]:
+    """Erase from the files of the home folder; return the number of changed files, and why a file stays as it is."""
+    changed, refused = 0, dict[str, str]()
+    for folder in sorted((home / "browse" / "features").glob("*")) if home.is_dir() else ():
+        try:
+            changed += FeatureTable(folder).erase(image_ids(sorted(scanner.traces.images)))
+        except PairmillError as error:
+            refused[str(folder)] = str(error)
+    for path in list_home_files(home, stores):
+        relative = path.relative_to(home)
+        if relative.parts[0] == SERVERS or is_weights(path.name):
+            continue
+        try:
+            with open_regular(path) as file:
+                found = scanner.scan(file, str(relative), path.stat().st_size)
+            if not found:
+                continue
+            if is_cache(relative):
+                path.unlink()
+            elif path.suffix not in (".parquet", ".tar") and path.stat().st_size <= WHOLE_BYTES:
+                _overwrite(path, scanner.text.redact(path.read_bytes(), str(relative)))
+            else:
+                continue
+            changed += 1
+        except (OSError, PairmillError) as error:
+            refused[str(path)] = str(error)
+    return changed, refused
+
+
+def is_cache(relative: Path) -> bool:
+    """Return whether a file of the home folder, by its path below it, is a copy that can be made again."""
+    return any(relative.is_relative_to(folder) for folder in CACHES)
+
+
+def _overwrite(path: Path, data: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)
+
+
+def list_home_files(home: Path, stores: Sequence[Store]) -> Iterator[Path]:
+    """Yield the files that pairmill wrote under the home folder, without the stores that are there."""
+    left_out = {Path(store.uri).resolve() for store in stores if not store.is_remote}
+    for written in WRITTEN:
+        for folder, names, files in os.walk(home / written):
+            here = Path(folder)
+            names[:] = sorted(name for name in names if (here / name).resolve() not in left_out)
+            yield from (path for name in sorted(files) if (path := here / name).is_file() and not path.is_symlink())
+
+
+def search_store(store: Store, scanner: Scanner, lineage: Lineage) -> Searched:
+    """Search all objects of a store but the requests."""
+    searched = Searched(f"store {store.uri}")
+    for entry in store.entries(""):
+        if not is_searched(entry.name):
+            continue
+        if is_weights(entry.name):
+            searched.weights += 1
+            continue
+        try:
+            with store.open_once(entry.name) as file:
+                finds = scanner.scan(file, entry.name, entry.bytes)
+        except StorageError:
+            if store.size(entry.name) is None:  # deleted meanwhile
+                continue
+            raise
+        searched.files, searched.bytes = searched.files + 1, searched.bytes + entry.bytes
+        if finds:
+            searched.found.append(Found(searched.place, entry.name, dict(finds), _explain(entry.name, lineage)))
+    return searched
+
+
+def _explain(name: str, lineage: Lineage) -> str:
+    """Return what to do about a find in a store."""
+    stage, _, rest = name.partition("/")
+    holder = SnapshotName(stage, rest.partition("/")[0])
+    if holder in lineage.inventory.snapshots and holder not in lineage.manifests:
+        return "the snapshot is unfinished: complete its run, or delete it with `pairmill gc --yes`; then repeat"
+    if stage in PAIR_STAGES:
+        return "another pair has the same image or URL: add a line `sha256:...` or the URL to the file, and repeat"
+    return "remake the snapshot with `--force`, or delete it"
+
+
+def search_home(home: Path, scanner: Scanner, stores: Sequence[Store]) -> Searched:
+    """Search all files under the home folder."""
+    searched = Searched(f"home {home}")
+    for path in list_home_files(home, stores):
+        if is_weights(path.name):
+            searched.weights += 1
+            continue
+        relative = path.relative_to(home)
+        try:
+            size = path.stat().st_size
+            with open_regular(path) as file:
+                finds = scanner.scan(file, str(relative), size)
+        except OSError:  # deleted meanwhile
+            continue
+        searched.files, searched.bytes = searched.files + 1, searched.bytes + size
+        if finds:
+            remedy = REMEDY_SERVER if relative.parts[0] == SERVERS else "delete the file, and repeat the takedown"
+            searched.found.append(Found(searched.place, str(relative), dict(finds), remedy))
+    return searched

@@ -1,0 +1,148 @@
+"""Search and erase what pairmill wrote to MLflow: artefacts, tags, names and descriptions of its runs and versions.
+
+Parameters of a run cannot be changed, and a deleted run cannot be written, so both are named with what to do.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from dataops.errors import PairmillError
+from dataops.redaction import remove_credentials
+from tasks.takedown.scan import WHOLE_BYTES, Found, Scanner, Searched, is_weights
+from tasks.tracking import client as tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+logger = logging.getLogger(__name__)
+
+OWN_TAGS = ("pairmill.", "snapshot.")
+"""Beginnings of tags that only pairmill sets."""
+RUNS_AT_ONCE = 200
+REMEDY_DELETED = "the run is deleted in MLflow: `mlflow gc --run-ids {run}` removes its artefacts"
+REMEDY_PARAM = "MLflow changes no parameter: delete the run, then `mlflow gc --run-ids {run}`"
+REMEDY_FILE = "delete the artefact or the run in MLflow, and repeat the takedown"
+
+
+def search_mlflow(scanner: Scanner, *, erase: bool) -> Searched:
+    """Search all runs that pairmill wrote, and the registered versions; with `erase`, overwrite what is found first.
+
+    Raises: ConfigError, ServiceError if MLflow does not answer.
+    """
+    searched = Searched(f"MLflow {remove_credentials(tracking.tracking_uri())}")
+    with tracking.mlflow_errors(), tempfile.TemporaryDirectory(prefix="pairmill-scratch-mlflow-") as folder:
+        client = tracking.connect()
+        for run in _list_runs(client):
+            _search_values(client, run, scanner, searched, erase=erase)
+            _search_artefacts(client, run, scanner, searched, Path(folder), erase=erase)
+        _search_versions(client, scanner, searched, erase=erase)
+    return searched
+
+
+def _list_runs(client: "MlflowClient") -> Iterator["Run"]:
+    """Yield the runs with a tag of pairmill, deleted ones too."""
+    from mlflow.entities import ViewType
+
+    experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ALL)]
+    token = None
+    while experiments:
+        page = client.search_runs(experiments, "", ViewType.ALL, RUNS_AT_ONCE, page_token=token)
+        yield from (run for run in page if any(name.startswith(OWN_TAGS) for name in run.data.tags))
+        token = page.token
+        if not token:
+            return
+
+
+def _search_values(client: "MlflowClient", run: "Run", scanner: Scanner, searched: Searched, *, erase: bool) -> None:
+    is_deleted = run.info.lifecycle_stage == "deleted"
+    for name, value in run.data.tags.items():
+        data = value.encode("utf-8", "surrogatepass")
+        finds = _scan(scanner, data, searched)
+        if finds and erase and not is_deleted:
+            client.set_tag(run.info.run_id, name, scanner.text.redact(data).decode("utf-8", "replace"))
+        elif finds:
+            _add(searched, run, f"tag {name}", finds, REMEDY_DELETED if is_deleted else REMEDY_FILE)
+    for name, value in run.data.params.items():
+        if finds := _scan(scanner, value.encode("utf-8", "surrogatepass"), searched):
+            _add(searched, run, f"parameter {name}", finds, REMEDY_PARAM)
+
+
+def _search_artefacts(
+    client: "MlflowClient", run: "Run", scanner: Scanner, searched: Searched, folder: Path, *, erase: bool
+) -> None:
+    is_deleted = run.info.lifecycle_stage == "deleted"
+    for artefact in _list_artefacts(client, run.info.run_id, None):
+        if is_weights(artefact.path):
+            searched.weights += 1
+            continue
+        path = Path(client.download_artifacts(run.info.run_id, artefact.path, str(folder)))
+        size = path.stat().st_size
+        searched.files, searched.bytes = searched.files + 1, searched.bytes + size
+        with path.open("rb") as file:
+            finds = scanner.scan(file, artefact.path, size)
+        if finds and erase and not is_deleted and size <= WHOLE_BYTES:
+            data = path.read_bytes()
+            new = scanner.text.redact(data, artefact.path)
+            if new != data:
+                path.write_bytes(new)
+                parent = str(PurePosixPath(artefact.path).parent)
+                client.log_artifact(run.info.run_id, str(path), None if parent == "." else parent)
+        elif finds:
+            _add(searched, run, artefact.path, finds, REMEDY_DELETED if is_deleted else REMEDY_FILE)
+        path.unlink()
+
+
+def _list_artefacts(client: "MlflowClient", run: str, folder: str | None) -> Iterator[Any]:
+    for one in client.list_artifacts(run, folder):
+        if one.is_dir:
+            yield from _list_artefacts(client, run, one.path)
+        else:
+            yield one
+
+
+def _search_versions(client: "MlflowClient", scanner: Scanner, searched: Searched, *, erase: bool) -> None:
+    """Search the descriptions and tags of the versions of registered models."""
+    token = None
+    while True:
+        page = client.search_model_versions(max_results=1000, page_token=token)
+        for version in page:
+            if not any(name.startswith(OWN_TAGS) for name in version.tags):
+                continue
+            values = {f"tag {name}": value for name, value in version.tags.items()}
+            values["description"] = version.description or ""
+            for name, value in values.items():
+                data = value.encode("utf-8", "surrogatepass")
+                finds = _scan(scanner, data, searched)
+                new = scanner.text.redact(data).decode("utf-8", "replace") if finds else ""
+                if finds and erase and name == "description":
+                    client.update_model_version(version.name, version.version, new)
+                elif finds and erase:
+                    client.set_model_version_tag(version.name, version.version, name.removeprefix("tag "), new)
+                elif finds:
+                    where = f"models:/{version.name}/{version.version} {name}"
+                    searched.found.append(Found(searched.place, where, dict(finds), REMEDY_FILE))
+        token = page.token
+        if not token:
+            return
+
+
+def _scan(scanner: Scanner, data: bytes, searched: Searched) -> dict[Any, int]:
+    searched.bytes += len(data)
+    return scanner.scan_data(data) if data else {}
+
+
+def _add(searched: Searched, run: "Run", name: str, finds: Any, remedy: str) -> None:
+    where = f"run {run.info.run_id} {name}"
+    searched.found.append(Found(searched.place, where, dict(finds), remedy.format(run=run.info.run_id)))
+
+
+def search_or_explain(scanner: Scanner, *, erase: bool) -> Searched | str:
+    """Return what `search_mlflow` returns, or why MLflow cannot be searched."""
+    try:
+        return search_mlflow(scanner, erase=erase)
+    except PairmillError as error:
+        return str(error)

@@ -1,0 +1,174 @@
+"""Search one file for the traces of removed pairs, with bounded memory, whatever its format."""
+
+import io
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataops.errors import CorruptPart
+from dataops.shards.tar import read_samples
+from tasks.browse.features import ID_BYTES, IDS_FILE, image_ids
+from tasks.takedown.text_search import What, is_short
+from tasks.takedown.traces import Traces, is_in
+
+WHOLE_BYTES = 64 << 20
+"""Size of a file that is searched at once, in bytes; a larger one is searched in windows that overlap."""
+SAMPLES_AT_ONCE = 2000
+WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".onnx", ".npy", ".npz", ".f32", ".ckpt"})
+"""Suffixes of files of numbers, in which neither bytes nor text of a pair can be found."""
+_CONTENT = ("url", "caption", "page_url", "preview", "captions")
+_FREE_TEXT = ("error_message", "extra", "opt_out", "final_url")
+"""Columns whose values may contain a URL or a caption."""
+
+Finds = Counter[What]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something that a search found."""
+
+    place: str
+    """`store URI`, `home`, or `MLflow`."""
+    name: str
+    finds: Mapping[What, int]
+    remedy: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields of the report."""
+        return {"place": self.place, "name": self.name, "found": dict(self.finds), "remedy": self.remedy}
+
+
+@dataclass
+class Searched:
+    """What was searched in one place."""
+
+    place: str
+    files: int = 0
+    bytes: int = 0
+    weights: int = 0
+    """Number of files of numbers, which were not read."""
+    found: list[Found] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields of the report."""
+        return {"place": self.place, "files": self.files, "bytes": self.bytes, "weights_not_read": self.weights}
+
+
+class Scanner:
+    """Searches files for some traces."""
+
+    def __init__(self, traces: Traces):
+        self.traces, self.text = traces, traces.text_search()
+        self._captions = traces.captions - traces.common
+        # Without uids a table is of an evaluation set, where a short caption may be the name of a class.
+        self._long_captions = {caption for caption in self._captions if not is_short(caption)}
+
+    def scan(self, file: BinaryIO, name: str, size: int) -> Finds:
+        """Return what a file holds of the traces. A damaged file is searched as bytes.
+
+        Args:
+            name: its path; the suffix decides the format.
+        """
+        suffix = PurePosixPath(name).suffix
+        if PurePosixPath(name).name == IDS_FILE:
+            return self._scan_ids(file)
+        if suffix == ".parquet":
+            try:
+                return self._scan_parquet(file)
+            except pa.ArrowInvalid:
+                file.seek(0)
+        elif suffix == ".tar":
+            try:
+                return self._scan_tar(file, name)
+            except CorruptPart:
+                file.seek(0)
+        return self._scan_bytes(file, name, size)
+
+    def scan_data(self, data: bytes) -> Finds:
+        """Return what some bytes hold of the traces."""
+        return self._scan_bytes(io.BytesIO(data), "", len(data))
+
+    def _scan_bytes(self, file: BinaryIO, name: str, size: int) -> Finds:
+        finds: Finds = Counter()
+        overlap = max(self.text.longest, 1 << 16)
+        data = file.read(WHOLE_BYTES)
+        if len(data) == size and self.text.is_image(data):
+            finds["image"] += 1
+        tail = 0  # bytes at the beginning that were searched before
+        while data:
+            finds.update(span.what for span in self.text.find(data, name) if span.end > tail)
+            kept = data[-overlap:]
+            more = file.read(WHOLE_BYTES)
+            tail, data = len(kept), kept + more if more else b""
+        return finds
+
+    def _scan_parquet(self, file: BinaryIO) -> Finds:
+        finds: Finds = Counter()
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.metadata.num_row_groups):
+            table = parquet.read_row_group(group)
+            self._scan_rows(table, finds)
+            captions = self._captions if "uid" in table.column_names else self._long_captions
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                self._scan_column(name, column.combine_chunks(), captions, finds)
+        return +finds
+
+    def _scan_rows(self, table: pa.Table, finds: Finds) -> None:
+        """Count the rows of removed pairs that hold more than their uid."""
+        if "uid" not in table.column_names or not pa.types.is_string(table.schema.field("uid").type):
+            return
+        rows = table.filter(pa.array(is_in(table["uid"], self.traces.uids)))
+        content = [name for name in _CONTENT if name in table.column_names]
+        finds["row"] += sum(any(row[name] for name in content) for row in rows.select(content).to_pylist())
+
+    def _scan_column(self, name: str, array: Any, captions: set[str], finds: Finds) -> None:
+        kind = array.type
+        if pa.types.is_dictionary(kind):
+            self._scan_column(name, array.dictionary, captions, finds)
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            self._scan_column(name, array.flatten(), captions, finds)
+        elif pa.types.is_struct(kind):
+            for field_, child in zip(kind, array.flatten(), strict=True):
+                self._scan_column(field_.name, child, captions, finds)
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            finds["URL"] += int(is_in(array, self.traces.urls).sum()) if self.traces.urls else 0
+            finds["caption"] += int(is_in(array, captions).sum()) if captions else 0
+            if name in _FREE_TEXT:
+                joined = "\n".join(text for text in array.to_pylist() if text).encode("utf-8", "surrogatepass")
+                finds.update(span.what for span in self.text.find(joined))
+        elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            finds["image"] += sum(self.text.is_image(cell) for cell in array.to_pylist() if cell)
+
+    def _scan_ids(self, file: BinaryIO) -> Finds:
+        """Count the features of removed images in the cache of `browse`."""
+        known = {bytes(one) for one in image_ids(sorted(self.traces.images))}
+        finds: Finds = Counter()
+        while data := file.read(ID_BYTES << 16):
+            finds["feature"] += sum(data[at : at + ID_BYTES] in known for at in range(0, len(data), ID_BYTES))
+        return +finds
+
+    def _scan_tar(self, file: BinaryIO, name: str) -> Finds:
+        finds: Finds = Counter()
+        texts: list[bytes] = []
+        for key, members in read_samples(file, name):
+            finds["row"] += key in self.traces.uids
+            for extension, data in members.items():
+                if extension in ("txt", "json"):
+                    texts.append(data)
+                else:
+                    finds["image"] += self.text.is_image(data)
+            if len(texts) >= SAMPLES_AT_ONCE:
+                finds.update(span.what for span in self.text.find(b"\n".join(texts)))
+                texts.clear()
+        finds.update(span.what for span in self.text.find(b"\n".join(texts)))
+        return +finds
+
+
+def is_weights(name: str) -> bool:
+    """Return whether a file holds only numbers."""
+    return PurePosixPath(name).suffix in WEIGHTS

@@ -1,0 +1,90 @@
+"""Strings and images are found in every form in which reports write them, and overwritten without a change of size."""
+
+import base64
+import hashlib
+import json
+import random
+
+import pytest
+from jinja2 import Environment
+
+from dataops.escaping import escape_markdown
+from tasks.takedown.text_search import TextSearch
+
+URL = 'http://h.example/a"b&c/1.jpg?x=1&y=<2>'
+CAPTION = "Jane O'Neil & <sons> at the harbour \\ é 赤い"
+IMAGE = bytes(range(256)) * 4
+
+
+def search() -> TextSearch:
+    return TextSearch([URL], [CAPTION, "Jane Roe"], {hashlib.sha256(IMAGE).hexdigest(): len(IMAGE)})
+
+
+FORMS = {
+    "text": lambda text: text,
+    "json": json.dumps,
+    "json in Unicode": lambda text: json.dumps(text, ensure_ascii=False),
+    "page": lambda text: Environment(autoescape=True).from_string("<li>{{ x }}</li>").render(x=text),
+    "json in a page": lambda text: Environment(autoescape=True).from_string("<p>{{ x|tojson }}</p>").render(x=text),
+    "markdown": lambda text: f"| {escape_markdown(text)} |",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("text", [URL, CAPTION])
+def test_text_is_found_and_overwritten_in_each_form(form: str, text: str) -> None:
+    data = ("before " * 999 + FORMS[form](text) + " after").encode()
+    assert len(search().find(data)) == 1
+    redacted = search().redact(data)
+    assert len(redacted) == len(data)
+    assert search().find(redacted) == []
+    assert b"harbour" not in redacted and b"a%22b" not in redacted  # noqa: PT018
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"see http://h.example/1.jpg.", True),
+        (b'"http://h.example/1.jpg"', True),
+        (b"http://h.example/1.jpg", True),
+        (b"http://h.example/1.jpg.webp", False),
+        (b"http://h.example/1.jpg?w=9", False),
+        (b"http://h.example/1.jpg/2", False),
+        (b"<b>cat</b>", False),
+        (b'{"caption": "Jane Roe"}', True),
+        (b"<li> Jane Roe </li>", True),
+        (b"Jane Roe and Jack", False),
+    ],
+)
+def test_url_ends_where_it_ends_and_a_short_caption_is_a_whole_string(data: bytes, found: bool) -> None:
+    assert bool(TextSearch(["http://h.example/1.jpg"], ["Jane Roe", "cat and a dog"], {}).find(data)) == found
+
+
+def test_short_caption_is_not_found_on_the_page_of_an_evaluation() -> None:
+    assert search().find(b"<td>Jane Roe</td>", "evaluate/0/evaluation.html") == []
+    assert len(search().find(b"<td>Jane Roe</td>", "filter.html")) == 1
+
+
+def test_caption_that_a_report_cuts_is_found() -> None:
+    long = " ".join(f"word{n}" for n in range(99))
+    search = TextSearch([], [long], {})
+    assert len(search.find(f"<li>{long}</li>".encode())) == 1
+    cut = f"<li>{long[:199]}…</li>".encode()
+    assert search.redact(cut) == b"<li>" + b"-" * 199 + "…</li>".encode()
+
+
+def test_image_is_found_in_a_data_url_only_if_its_bytes_are_equal() -> None:
+    url = b'<img src="data:image/jpeg;base64,' + base64.b64encode(IMAGE) + b'">'
+    (span,) = search().find(url)
+    assert span.what == "image"
+    assert search().find(search().redact(url)) == []
+    assert search().find(b'"data:image/jpeg;base64,' + base64.b64encode(IMAGE[1:]) + b'"') == []
+
+
+def test_each_of_many_strings_is_found_where_it_is() -> None:
+    rng = random.Random(1)
+    urls = [f"http://h{n}.example/{rng.randrange(10**9)}.png" for n in range(3000)]
+    shown = rng.sample(urls, 200)
+    data = "\n".join(shown + [url + "x" for url in urls]).encode()
+    found = {data[span.start : span.end].decode() for span in TextSearch(urls, [], {}).find(data)}
+    assert found == set(shown)
