@@ -90,7 +90,8 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
         "Ancestry: pairmill show {{ event.resource['pairmill.run'] }}"
     )
     takedown = (
-        "{{ event.payload.days }} days are left. In {{ event.resource['pairmill.store'] }}.\n"
+        "{% if event.payload.days < 0 %}It is overdue{% else %}{{ event.payload.days }} days are left{% endif %}"
+        ", in {{ event.resource['pairmill.store'] }}.\n"
         "List who asked: pairmill takedowns\n"
         "To complete it: pairmill takedown FILE --delete-raw"
     )

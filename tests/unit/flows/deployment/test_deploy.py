@@ -140,7 +140,7 @@ def test_notification_of_a_takedown_that_is_due_names_the_request_and_the_day(mo
     subject = render_user_template_sync(action.subject, {"event": event})  # pyright: ignore
     assert subject == f"takedown {'0' * 16} is due on 2026-12-01"
     body = render_user_template_sync(action.body, {"event": event})  # pyright: ignore
-    assert body.startswith("-2 days are left. In s3://b/x.")
+    assert body.startswith("It is overdue, in s3://b/x.")
 
 
 @pytest.mark.parametrize("former", [True, False])
@@ -159,7 +159,7 @@ def test_put_automation_updates_the_one_of_its_former_name(former: bool):
 
 def test_each_former_name_is_of_an_automation_that_exists():
     names = {automation.name for automation in notification_automations([UUID(int=1)], "http://ui")}
-    assert names == FORMER_NAMES.keys()
+    assert names >= FORMER_NAMES.keys()
 
 
 @pytest.mark.parametrize(
