@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dataops.formatting import format_quantity, format_share
+from dataops.formatting import format_share
 from dataops.rights.hub_licenses import name_license
 
 OTHERS = "other licences, each rarer"
@@ -130,7 +130,7 @@ def state_weight_facts(weights: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _share(found: Sequence[DeclaredLicense], pairs: int) -> str:
     count = sum(one.pairs for one in found)
-    return f"{format_share(count, max(pairs, 1))} of the pairs ({count:,} of {format_quantity(pairs, 'pair')})"
+    return f"{format_share(count, max(pairs, 1))} of the pairs ({count:,} of {pairs:,})"
 
 
 def _count(found: Sequence[DeclaredLicense], pairs: int) -> str:

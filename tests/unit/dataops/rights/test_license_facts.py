@@ -52,14 +52,14 @@ COUNTS = {
 def test_facts_have_the_share_of_each_term_and_of_what_is_not_known() -> None:
     facts = state_facts(list_licenses(COUNTS, 100), 100)
     assert facts == [
-        "12.0% of the pairs (12 of 100 pairs) are declared with the term `attribution` (CC BY-NC 4.0: 12): copies and "
+        "12.0% of the pairs (12 of 100) are declared with the term `attribution` (CC BY-NC 4.0: 12): copies and "
         "adaptations of these works must name their authors.",
-        "12.0% of the pairs (12 of 100 pairs) are declared with the term `no commercial use` (CC BY-NC 4.0: 12): a "
+        "12.0% of the pairs (12 of 100) are declared with the term `no commercial use` (CC BY-NC 4.0: 12): a "
         "licence for commercial use of these works was not declared.",
-        "1.0% of the pairs (1 of 100 pairs) is declared to be in the public domain (CC0 1.0: 1).",
-        "27.0% of the pairs (27 of 100 pairs) are declared under licences whose terms are not read "
+        "1.0% of the pairs (1 of 100) is declared to be in the public domain (CC0 1.0: 1).",
+        "27.0% of the pairs (27 of 100) are declared under licences whose terms are not read "
         f"(https://example.org/'own': 20, {OTHERS}: 7).",
-        "For 60.0% of the pairs (60 of 100 pairs) no licence was declared: what their owners permit is not known.",
+        "For 60.0% of the pairs (60 of 100) no licence was declared: what their owners permit is not known.",
         NO_CONCLUSION,
     ]
 

@@ -27,7 +27,7 @@ def test_html_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Pa
     assert manifests["pack"].content_digest in page.text, "to cite it by"
     assert "For 8 of 17 pairs a licence was declared" in page.text
     assert re.search(r"licenses/by/4\.0/\s*attribution\s*8\s*47\.1%", page.text)
-    assert "47.1% of the pairs (8 of 17 pairs) are declared with the term attribution (CC BY 4.0: 8)" in page.text
+    assert "47.1% of the pairs (8 of 17) are declared with the term attribution (CC BY 4.0: 8)" in page.text
     assert "Images of evaluation sets were not searched for" in page.text
     assert "Near-duplicate images were not searched for" not in page.text
 
@@ -61,7 +61,7 @@ def test_markdown_page_has_funnel_counts_and_rights(tmp_path: Path) -> None:
     assert "- Source crawls: CC-MAIN-2024-10 17" in text
     assert "the column `license` has its URL" in text
     assert "| none | none declared | 9 | 52.9% |" in text
-    assert "For 52.9% of the pairs (9 of 17 pairs) no licence was declared" in text
+    assert "For 52.9% of the pairs (9 of 17) no licence was declared" in text
     assert "{00000..00002}.tar" in text
     assert f"sha256:{manifests['pack'].content_digest}" in text
 

@@ -237,7 +237,7 @@ def test_card_lists_each_dataset_with_its_share_and_licences() -> None:
     assert f"| {0xF1:016x} | {digest} | no longer in the store | 33.33% | no longer in the store |" in plain
     assert "For 6 of 16 training pairs a licence was declared" in plain
     assert "| none | none declared | 10 |" in plain, "licences of both datasets are counted together"
-    assert "For 62.5% of the pairs (10 of 16 pairs) no licence was declared" in plain
+    assert "For 62.5% of the pairs (10 of 16) no licence was declared" in plain
     assert "Captions are in any language in the run's own dataset; the others" in plain
     assert "The funnel of the run's own dataset" in plain
     assert split_front_matter(plain)[0]["datasets"] == [f"pack/{theirs['pack'].key}", f"pack/{0xF0:016x}"]
