@@ -147,7 +147,7 @@ class RunConfig(_Table):
         return values
 
     def stage_config(self, table: str) -> Any:
-        """Return the config of a stage by the name of its field, with the identity, archives and order of sources."""
+        """Return the config of a stage by the name of its field, with identity, archives, lists and order of sources."""
         names = source_names(self.source)
         if table == "source" and self.download.identity:
             return self.source.with_identity(self.download.identity)
@@ -157,7 +157,7 @@ class RunConfig(_Table):
             return self.download.with_archives(archives, hold_all=hold_all) if archives else self.download
         if len(names) > 1 and table in ("filter", "curate"):
             return getattr(self, table).with_sources(names)
-        return getattr(self, table)
+        return self.pack.with_lists(self.filter.opt_out_lists) if table == "pack" else getattr(self, table)
 
     def ray(self) -> RayCluster | None:
         """Return the Ray cluster on which tasks run, or None for processes of this machine."""

@@ -1,5 +1,7 @@
 """Emits events to the Prefect server when a dataset landed, a candidate was trained or a champion was promoted.
 
+A download with images on lists of known harmful images emits one too.
+
 Triggers and notifications react to them. Each snapshot that a run made gets one event, after the record is closed; if the
 run is killed before that, its rerun emits the event. An event that cannot be delivered never fails a run.
 """
@@ -12,13 +14,16 @@ from prefect.events import emit_event
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.records import RunRecord
+from tasks.download.harm.config import KNOWN_HARM
 from tasks.register.config import CANDIDATE
 from training.evaluation.intervals import flatten_metrics
 
 LANDED = "pairmill.dataset.landed"
 TRAINED = "pairmill.candidate.trained"
 PROMOTED = "pairmill.champion.promoted"
-EVENTS = {"pack": LANDED, "train": TRAINED, "register": PROMOTED}
+MATCHED = "pairmill.harm.matched"
+"""Images of a download are on lists of known harmful images."""
+EVENTS = {"download": MATCHED, "pack": LANDED, "train": TRAINED, "register": PROMOTED}
 TAKEDOWN_DUE = "pairmill.takedown.due"
 SCORES = 8
 """Maximum number of scores in the event of a new champion."""
@@ -36,6 +41,8 @@ def emit_events(record: RunRecord, manifests: Mapping[str, Manifest], store: Sto
         manifest = manifests.get(stage)
         if manifest is not None and manifest.facts.get("alias") == CANDIDATE:
             continue  # registered without a gate, and not promoted
+        if stage == "download" and manifest is not None and not manifest.facts.get(KNOWN_HARM):
+            continue
         if stage == "pack" and record.checks is not None and record.checks.is_blocked:
             continue  # the event would trigger a training
         if manifest is None or manifest.prefect_flow_run_id not in ours or _name(manifest) in record.announced:
@@ -76,6 +83,12 @@ def _resource(record: RunRecord, manifest: Manifest, store: Store, until: str | 
 
 def _payload(manifest: Manifest, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
     """Return the counts, names and scores of an event; none of them is text from the web."""
+    if manifest.stage == "download":
+        matches = manifest.facts[KNOWN_HARM]
+        return {
+            "matches": sum(matches.values()),
+            "lists": [{"name": name, "matches": matches[name]} for name in matches],
+        }
     payload: dict[str, Any] = {"counts": manifest.counts.model_dump(mode="json"), "digest": manifest.content_digest}
     if manifest.stage == "train":
         payload |= {"model": manifest.facts["model"], "final": manifest.facts["final"]}

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypesOrUnknown, ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from flows.events import PROMOTED, TAKEDOWN_DUE
+from flows.events import MATCHED, PROMOTED, TAKEDOWN_DUE
 
 FORMER_NAMES = {
     "pairmill: notify when a run fails": "pairmill: tell of a failed run",
@@ -70,7 +70,7 @@ def zombie_automation(silence: timedelta = SILENCE) -> AutomationCore:
 
 
 def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[AutomationCore]:
-    """Return the automations that notify people of failed or crashed runs, new champions, and takedowns that are due.
+    """Return the automations that notify people of failed runs, new champions, due takedowns and harmful images.
 
     Args:
         blocks: ids of the documents of Prefect's notification blocks.
@@ -94,6 +94,11 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
         ", in {{ event.resource['pairmill.store'] }}.\n"
         "List who asked: pairmill takedowns\n"
         "To complete it: pairmill takedown FILE --delete-raw"
+    )
+    harm = (
+        "{% for list in event.payload.lists %}{{ list.name }}: {{ list.matches }}\n{% endfor %}"
+        "They were dropped before anything was written. What to do: docs/hash-lists.md\n"
+        "Run: pairmill show {{ event.resource['pairmill.run'] }}"
     )
     return [
         AutomationCore(
@@ -129,6 +134,16 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
                 blocks,
                 "{{ event.resource['prefect.resource.name'] }} is due on {{ event.payload.due }}",
                 takedown,
+            ),
+        ),
+        AutomationCore(
+            name="pairmill: notify when an image is known to be harmful",
+            description="Images of a download are on lists of known harmful images: their number, the lists, the run.",
+            trigger=EventTrigger(expect={MATCHED}, posture=Posture.Reactive),
+            actions=_send(
+                blocks,
+                "Known harmful images: {{ event.payload.matches }} in {{ event.resource['pairmill.run'] }}",
+                harm,
             ),
         ),
     ]

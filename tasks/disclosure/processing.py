@@ -8,6 +8,7 @@ from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
 from tasks.disclosure.answers import Answer, Answers, answer, fill, leave_open
 from tasks.disclosure.subject import Chain, Subject
+from tasks.lists.named_digest import OPT_OUT_LIST
 from tasks.pack.card_text import describe_captioner
 from tasks.pack.summary import FURTHER_CAPTIONS
 from tasks.register.card_rights import merge_counts
@@ -121,8 +122,12 @@ def _list_rights_measures(chains: Sequence[Chain]) -> Iterator[str]:
         )
         if "robots_ai_agents" in signals and agents:
             yield f"A host whose robots.txt excludes one of {format_quantity(len(agents), 'AI agent')} counts as reserved."
+    packs = [chain.pack for chain in chains]
+    if names := {one.key for manifest in (*filters, *packs) for one in manifest.inputs if one.stage == OPT_OUT_LIST}:
+        dropped = _count_dropped([*filters, *packs], ("opt_out_list",))
+        yield f"Images and pages that opt-out lists name ({', '.join(sorted(names))}) were left out.{dropped}"
     if chains:
-        removed = sum(sum(chain.pack.counts.dropped.values()) for chain in chains)
+        removed = sum(chain.pack.counts.dropped.get("takedown", 0) for chain in chains)
         requests = {key for chain in chains for key in chain.pack.facts.get("takedowns", [])}
         yield (
             f"Requests to remove works that were applied to the training data: {len(requests):,}, with {removed:,} pairs "

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 from dataops.snapshot import Input
 from tasks.download.failure_classes import check_patterns
 from tasks.download.fetch.archive_index import Archives, ArchiveSource
+from tasks.download.harm.config import HashListsConfig
+from tasks.download.harm.hash_lists import find_problems, read_inputs
 from tasks.download.politeness_config import PoliteConfig
 
 
@@ -43,6 +45,7 @@ class DownloadConfig(PoliteConfig):
     """`[download]`: how images are fetched, resized and stored."""
 
     execution_fields: ClassVar[frozenset[str]] = PoliteConfig.execution_fields | {"threads"}
+    later_fields: ClassVar[frozenset[str]] = PoliteConfig.later_fields | {"hash_lists"}
 
     image_size: int = Field(default=224, ge=1, le=8192)
     """Size in pixels of the side that `resize_mode` names."""
@@ -80,6 +83,10 @@ class DownloadConfig(PoliteConfig):
     """Minimum share of fetched rows. Below it the stage fails: with exit code 75 if a rerun may fetch enough rows (the own
     network was down), else with 2, the most frequent failure class and what to change. 0 turns this off."""
 
+    hash_lists: HashListsConfig | None = None
+    """Drop known harmful images, by lists of their digests, before they are written; default off
+    (docs/hash-lists.md)."""
+
     _archives: Archives | None = PrivateAttr(default=None)
 
     @property
@@ -98,12 +105,14 @@ class DownloadConfig(PoliteConfig):
         return changed
 
     def inputs(self) -> list[Input]:
-        """Return the archives as inputs of the snapshot, if images are taken from them."""
-        return self._archives.inputs() if self._archives else []
+        """Return the archives as inputs of the snapshot, if images are taken from them, and the lists of digests."""
+        lists = read_inputs(self.hash_lists) if self.hash_lists else []
+        return [*(self._archives.inputs() if self._archives else []), *lists]
 
     def problems(self) -> list[str]:
         """Return the problems that prevent a download."""
-        return [] if self._archives and self._archives.hold_all else super().problems()
+        lists = find_problems(self.hash_lists) if self.hash_lists else []
+        return [*([] if self._archives and self._archives.hold_all else super().problems()), *lists]
 
     @model_validator(mode="after")
     def _png_compression(self) -> Self:
@@ -115,6 +124,8 @@ class DownloadConfig(PoliteConfig):
         """Return the fields of the key, without the delay between rounds, which does not change the output."""
         fields = super().key_config()
         del fields["retry"]["delay"]
+        if self.hash_lists is not None:
+            fields["hash_lists"] = self.hash_lists.key_config()
         if self._archives is None:
             return fields
         return fields | {

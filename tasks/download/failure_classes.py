@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from tasks.download.harm.config import KNOWN_HARM
 from tasks.web.fetch_error import is_transient
 
 _UNCLEAR = frozenset({"lost", "other", "worker_died", "out_of_memory"})
@@ -13,8 +14,11 @@ _DIGITS = re.compile(r"(?<=\d)x+$")
 
 
 def matches_class(name: str | None, patterns: Sequence[str]) -> bool:
-    """Return whether a class matches a pattern: a name, one with `*` or `?`, or one such as `http_5xx`."""
-    return name is not None and any(fnmatchcase(name, _to_glob(pattern)) for pattern in patterns)
+    """Return whether a class matches a pattern: a name, one with `*` or `?`, or one such as `http_5xx`.
+
+    KNOWN_HARM matches none: its rows have no URL that could be requested again.
+    """
+    return name not in (None, KNOWN_HARM) and any(fnmatchcase(name, _to_glob(pattern)) for pattern in patterns)
 
 
 def may_succeed_later(name: str, patterns: Sequence[str]) -> bool:

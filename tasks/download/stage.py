@@ -12,13 +12,19 @@ failure are retried in rounds, as further shards (tasks/download/rounds.py). Sha
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dataops.snapshot import Draft, Record
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.archive_index import index_archives
 from tasks.download.fetch.originals import Originals
+from tasks.download.harm.check import HarmCheck
+from tasks.download.harm.config import KNOWN_HARM
+from tasks.download.harm.hash_lists import put_lists
+from tasks.download.harm.rows import describe_matches
 from tasks.download.rounds import REOPENED, ShardCut, run_rounds
 from tasks.download.shard import ShardTask
 from tasks.download.summary import explain_failure, merge_hosts
@@ -43,6 +49,9 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     if originals:
         originals.claim()
     takedowns = (*load_targets(draft.store, list_requests(draft.store)), *load_erased(draft.store))
+    harm = None
+    if (lists := config.hash_lists) is not None:
+        harm = HarmCheck(put_lists(draft, lists, work.made_of), config.max_image_area, config.max_bytes)
     records, start = [], 0
     if reopened := draft.done(REOPENED):
         records, objects, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
@@ -50,13 +59,13 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
         archives, archive_facts = None, {}
         if config.archives:
-            tasks = config.archives.list_tasks(config.max_bytes, context)
+            tasks = [replace(task, harm=harm) for task in config.archives.list_tasks(config.max_bytes, context)]
             archives = tuple(task.label for task in tasks)
             archive_facts = {"archive": index_archives(tasks, draft, context)}
 
         def fetch(cuts: list[ShardCut], round_: int, retry_classes: tuple[str, ...]) -> list[Record]:
             workers = min(context.workers, len(cuts))
-            settings = (config, round_, retry_classes, workers, takedowns, archives, str(folder))
+            settings = (config, round_, retry_classes, workers, takedowns, archives, harm, str(folder))
             tasks = [ShardTask(index, spans, *settings) for index, spans in cuts]
             return map_parts(download_shard, tasks, draft, context, MapView(ShardTask.count_rows, describe_fetched))
 
@@ -66,12 +75,17 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     records += fetched
     parts, counts = merge_records(records)
     hosts = merge_hosts(record.facts["hosts"] for record in records)
+    matches = sum((Counter(record.facts.get(KNOWN_HARM, {})) for record in records), Counter[str]())
+    if matches:
+        logger.warning("download %s: %s", draft.key, describe_matches(matches))
     if counts.kept < config.min_success * counts.input:
         _delete_failed_shards(draft, fetched, config)
         raise explain_failure(counts, hosts, config)
     size = sum(record.facts["bytes"] for record in records)
     facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
     facts |= archive_facts
+    if matches:
+        facts[KNOWN_HARM] = dict(sorted(matches.items()))
     return StageOutput(parts, counts, facts)
 
 

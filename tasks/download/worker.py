@@ -14,7 +14,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, closing, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,9 @@ from tasks.download.fetch.archive_opener import ArchiveOpener, MixedOpener
 from tasks.download.fetch.host_pool import HostPool
 from tasks.download.fetch.opener import SafeOpener
 from tasks.download.guarded_process import GuardedProcess, ServerLimits, SupervisorLost
+from tasks.download.harm.config import KNOWN_HARM
+from tasks.download.harm.matcher import HarmMatcher
+from tasks.download.harm.rows import blank_matches, count_matches
 from tasks.download.img2dataset_classes import Downloader, compute_key, use_pool
 from tasks.download.make_opener import make_limits, make_opener
 from tasks.download.outcome import join_outcomes, put_parts
@@ -64,18 +67,20 @@ def download_shard(draft: Draft, task: ShardTask) -> Record:
     JobFailed (75) when the process that decodes images cannot be started again.
     """
     try:
-        with _start_decoder(task.config) as decoder:
-            return _download_shard(draft, task, decoder)
+        with _start_decoder(task.config) as decoder, ExitStack() as stack:
+            harm = stack.enter_context(task.harm.open(draft)) if task.harm else None
+            return _download_shard(draft, task, decoder, harm)
     except SupervisorLost as error:
         raise JobFailed(f"download {task.id}: {error}. Rerun", exit_code=75) from error
 
 
-def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess) -> Record:
+def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, harm: HarmMatcher | None) -> Record:
     started = time.monotonic()
     rows = read_spans(draft.store, task.spans).sort_by("uid").combine_chunks()
     previews = Previews(partial(preview_in, decoder))
     with scratch_folder("download") as folder:
         opener = _make_opener(draft, task, rows, folder)
+        opener.harm = harm
         taken_down = rows["url"].filter(pa.array(matching_rows(rows, task.takedowns))).to_pylist()
         opener.refuse(taken_down, "takedown", "by request")
         name = f"{task.index:0{SHARD_DIGITS}d}"
@@ -85,7 +90,9 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess) -> R
         if output.getvalue():
             logger.warning("download %s: img2dataset printed: %s", task.id, output.getvalue()[-2000:])
         outcomes = pq.ParquetFile(folder / f"{name}.parquet").read()  # pq.read_table would load pyarrow.dataset
-        table = join_outcomes(rows, rows["uid"].to_pylist(), outcomes, tar.name)
+        if harm is not None and harm.lost:
+            raise harm.lost
+        table = blank_matches(join_outcomes(rows, rows["uid"].to_pylist(), outcomes, tar.name))
         kept = table.filter(table["drop_reason"].is_null())
         _check_tar(tar, kept["key"].to_pylist())
         parts: list[Part] = [draft.put_file(tar.name, tar, kept.num_rows)]
@@ -98,6 +105,8 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess) -> R
         "again": put_retry_rows(draft, name, retried),
         "hosts": count_by_host(final),
     }
+    if matches := count_matches(final):
+        facts[KNOWN_HARM] = matches
     return Record(task=task.id, parts=parts, counts=_count_rows(final), facts=facts)
 
 

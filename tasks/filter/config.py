@@ -12,6 +12,8 @@ from dataops.language.profiles import profile_names
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
 from dataops.text.unsafe_words import LANGUAGES
 from tasks.filter.queries import read_queries
+from tasks.lists.locations import Lists
+from tasks.lists.opt_outs import find_problems
 
 
 class LanguageBalanceConfig(StageConfig):
@@ -120,6 +122,10 @@ class FilterConfig(RuleConfig, SourceOrder):
     """Drop near-duplicate captions as duplicate_near_caption; default off."""
     balance: BalanceConfig | None = None
     """Balance pairs over queries; default off."""
+    opt_out_lists: Lists = Field(default={})
+    """Lists of URLs, domains and sha256 of images whose owners opt out, by name: each a path, an https:// address or an
+    s3:// URI. Rows that match by URL or domain are dropped as opt_out_list. `pack` reads the lists again, and drops what
+    they name by then (docs/opt-out-lists.md)."""
     max_drop_fraction: float = Field(default=1.0, ge=0, le=1)
     """Maximum share of dropped rows; the stage fails above it, and whenever it keeps no row."""
     memory_limit_bytes: int = Field(default=4 << 30, ge=64 << 20)
@@ -127,11 +133,13 @@ class FilterConfig(RuleConfig, SourceOrder):
     some more, to run and to read one slice of a part: the same for any number of rows."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})
-    later_fields: ClassVar[frozenset[str]] = frozenset({"captions_per_image"})
+    later_fields: ClassVar[frozenset[str]] = frozenset({"captions_per_image", "opt_out_lists"})
 
     def key_config(self) -> dict[str, Any]:
-        """Return the fields of the key, without the paths of the queries, whose content is an input of the stage."""
+        """Return the fields of the key, without paths of queries and lists, whose content is an input of the stage."""
         values: dict[str, Any] = super().key_config()
+        if self.opt_out_lists:
+            values["opt_out_lists"] = sorted(self.opt_out_lists)
         if values["balance"] is not None:
             del values["balance"]["queries"]
             several = values["balance"].pop("per_language")
@@ -141,15 +149,17 @@ class FilterConfig(RuleConfig, SourceOrder):
         return values
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the lists of queries."""
+        """Return what is wrong with the lists of queries and of opt-outs."""
+        wrong = find_problems(self.opt_out_lists)
         if self.balance is None:
-            return []
+            return wrong
         several = self.balance.per_language
         paths = {"balance.queries": self.balance.queries}
         paths |= {
             f"balance.per_language.queries.{name}": path for name, path in (several.queries if several else {}).items()
         }
-        return [line for key, path in paths.items() for line in problems_of(key, partial(read_queries, Path(path)))]
+        found = [problems_of(key, partial(read_queries, Path(path))) for key, path in paths.items()]
+        return [*wrong, *(line for lines in found for line in lines)]
 
     @field_validator("languages", "language_candidates")
     @classmethod

@@ -32,6 +32,7 @@ from tasks.filter.queries import read_queries
 from tasks.filter.query_lists import compute_limits, load_query_lists
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice
 from tasks.filter.summary import describe_languages, merge_balance, merge_parts
+from tasks.lists.opt_outs import put_lists, read_inputs, recall_lists
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class _FilterTasks:
             near_captions.count_rank_partitions(self.rows, limit),
             limit // neighbours,
             choose_scheme(near.threshold).bands if near else 1,
+            put_lists(self.draft, recall_lists("filter.opt_out_lists", self.config.opt_out_lists, work.made_of)),
         )
 
     def list_maps(self) -> list[Map]:
@@ -271,8 +273,8 @@ def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:
 
 
 def external_inputs(config: FilterConfig) -> list[Input]:
-    """Return the list of queries and the lists of unsafe words as inputs, where the config uses them."""
-    inputs: list[Input] = []
+    """Return the lists of queries, opt-outs and unsafe words as inputs, where the config uses them."""
+    inputs = read_inputs("filter.opt_out_lists", config.opt_out_lists)
     if config.balance is not None:
         # The digest is of the queries: another version of Parquet's writer gives other bytes of the file.
         for path in map(Path, config.balance.list_paths().values()):

@@ -5,7 +5,7 @@ in tasks.filter.write.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dataops.errors import CorruptPart
 from dataops.filters import evaluate_rules, first_drop_reason
 from dataops.kernels.hashes import hash128
+from dataops.lists.value_set import ValueSet
 from dataops.schema import PAIRS, conform
 from dataops.snapshot import Draft, Record, read_table
 from dataops.text.caption_counts import count_captions
@@ -28,6 +29,8 @@ from tasks.engine.exchange import Exchange, Step, put_frame, read_frame
 from tasks.engine.task_report import report_task
 from tasks.filter.config import FilterConfig
 from tasks.filter.language import detect_languages
+from tasks.lists.opt_outs import DROP_REASON as OPT_OUT_LIST
+from tasks.lists.opt_outs import NO_LISTS, StoredLists, match_rows
 
 NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
@@ -98,6 +101,7 @@ class FilterJob:
     """Memory for the rows of a task."""
     bands: int = 1
     """Number of bands of a caption's signature."""
+    opt_outs: StoredLists = NO_LISTS
     one: int = 1
 
     @property
@@ -124,7 +128,7 @@ def apply_rules(draft: Draft, step: FilterStep) -> Record:
         for count, part_slice in enumerate(step.inputs):
             rows = read_pairs(draft, part_slice)
             counts = count_captions(rows["caption"])
-            verdicts = _decide(rows, counts, config, alone)
+            verdicts = _decide(rows, counts, config, alone, step.job.opt_outs.load(draft))
             written.append(writer.submit(put_frame, draft, verdicts_name(part_slice), verdicts))
             found.append(_compute_keys(rows, counts, verdicts, part_slice, config))
             if count:
@@ -135,10 +139,18 @@ def apply_rules(draft: Draft, step: FilterStep) -> Record:
     return Record(task=step.id, facts={"alone": dict(alone)})
 
 
-def _decide(rows: pl.DataFrame, counts: pl.DataFrame, config: FilterConfig, alone: Counter[str]) -> pl.DataFrame:
+def _decide(
+    rows: pl.DataFrame,
+    counts: pl.DataFrame,
+    config: FilterConfig,
+    alone: Counter[str],
+    opt_outs: Sequence[tuple[str, ValueSet]],
+) -> pl.DataFrame:
     """Return the drop reason and the language of each row of a slice; count what each rule alone would drop."""
     answers = evaluate_rules(rows, config, counts)
     reasons = first_drop_reason(answers)
+    if opt_outs:
+        reasons = _fill_reasons(reasons, rows, lambda rest: _match_opt_outs(rest, opt_outs))
     if config.unsafe_languages:
         reasons = _fill_reasons(reasons, rows.select("caption"), lambda rest: _match_unsafe_words(rest, config))
     passed = reasons.is_null()
@@ -274,6 +286,11 @@ def _fill_reasons(reasons: pl.Series, rows: pl.DataFrame, rule: Callable[[pl.Dat
     if len(passed) == rows.height:
         return rule(rows)
     return reasons.scatter(passed, rule(rows[passed]))
+
+
+def _match_opt_outs(rows: pl.DataFrame, opt_outs: Sequence[tuple[str, ValueSet]]) -> pl.Series:
+    is_listed = np.any([one.mask for one in match_rows(rows.to_arrow(), opt_outs)], axis=0)
+    return pl.select(pl.when(pl.Series(is_listed)).then(pl.lit(OPT_OUT_LIST))).to_series()
 
 
 def _match_unsafe_words(rows: pl.DataFrame, config: FilterConfig) -> pl.Series:

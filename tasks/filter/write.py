@@ -30,6 +30,7 @@ from tasks.filter.further_captions import CaptionsOfRows
 from tasks.filter.query_lists import QueryLists, compute_limits, load_query_lists
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice, kept_caption, read_pairs, read_verdicts
 from tasks.filter.summary import merge_balanced_slices, merge_slices, summarise_balanced_slice, summarise_slice
+from tasks.lists.opt_outs import DROP_REASON, mark_rows, match_rows
 
 QUERY_COUNTS = "query-counts.table"
 """Scratch table with the number of kept captions that each query matches."""
@@ -154,8 +155,16 @@ def _split_rows(
     rows = rows.with_columns(kept_caption(job.config))
     rows = pl.concat([rows, balanced], how="horizontal").with_columns(drop_reason=reasons, drop_stage=pl.lit(NAME))
     is_kept = pl.col("drop_reason").is_null()
-    dropped = rows.filter(~is_kept)
+    dropped = _name_lists(draft, job, rows.filter(~is_kept))
     return (captions.add(rows, part_slice) if captions else rows).filter(is_kept), dropped, facts
+
+
+def _name_lists(draft: Draft, job: FilterJob, dropped: pl.DataFrame) -> pl.DataFrame:
+    """Return dropped rows with the names of the opt-out lists that match them in `page_opt_out`."""
+    lists = job.opt_outs.load(draft)
+    if not lists or not (dropped["drop_reason"] == DROP_REASON).any():
+        return dropped
+    return dropped.with_columns(mark_rows(dropped, match_rows(dropped.select("url", "page_url").to_arrow(), lists)))
 
 
 def _count_left(kept_rows: pl.DataFrame, job: FilterJob) -> NDArray[np.float64]:

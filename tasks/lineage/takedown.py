@@ -25,6 +25,7 @@ from tasks.engine.takedown_requests import STAGE, Request, list_requests, load_t
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.lineage.search import Rows, Search
 from tasks.lineage.takedown_proof import prove_removal
+from tasks.lists.named_digest import OPT_OUT_LIST
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.tracking import client as tracking
@@ -145,7 +146,8 @@ def _make_successor(lineage: Lineage, context: Context, result: TakedownResult) 
     requests = list_requests(store)
     inputs = [i for i in old.inputs if i.stage != STAGE] + requests
     upstream = [m for i in inputs if (m := lineage.parent(i)) is not None]
-    if missing := [f"{i.stage}/{i.key}" for i in inputs if i.stage != STAGE and lineage.parent(i) is None]:
+    stored = [i for i in inputs if i.stage not in (STAGE, OPT_OUT_LIST)]
+    if missing := [f"{i.stage}/{i.key}" for i in stored if lineage.parent(i) is None]:
         raise ContractError(
             f"its {' and '.join(missing)} is no longer in the store; run its config again, which applies the takedown"
         )

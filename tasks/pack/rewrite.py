@@ -20,7 +20,7 @@ from tasks.engine.stage import Work
 from tasks.engine.takedown_requests import STAGE
 from tasks.pack.config import PackConfig
 from tasks.pack.summary import summarise
-from tasks.pack.write_shard import copy_images, make_record, write_shard
+from tasks.pack.write_shard import DroppedPair, copy_images, make_record, write_shard
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,15 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
     """Link one shard, or write it again without the pairs that the takedowns remove."""
     base, store = shard.base, draft.store
     by_name = {part.name: part for part in base.parts}
-    dropped: list[str] = []
+    dropped: list[DroppedPair] = []
     if (part := by_name.get(f"dropped-{shard.number}.parquet")) is not None:
-        dropped = read_table(store, base.path(part.name), ["uid"])["uid"].to_pylist()
+        left = read_table(store, base.path(part.name), list(DroppedPair._fields))
+        dropped = [DroppedPair(**row) for row in left.to_pylist()]
     if (part := by_name.get(f"part-{shard.number}.parquet")) is None:
         return make_record(draft, shard.number, 0, [], summarise(PACKED.empty_table()), dropped)
     rows = read_table(store, base.path(part.name))
     mask = matching_rows(rows, shard.takedowns)
-    dropped += rows.filter(pa.array(mask))["uid"].to_pylist()
+    dropped += map(DroppedPair, rows.filter(pa.array(mask))["uid"].to_pylist())
     if not mask.any():
         names = (f"{shard.number}.tar", f"{shard.number}.idx", part.name)
         parts = [_link_part(draft, base, by_name[name]) for name in names if name in by_name]

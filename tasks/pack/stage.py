@@ -41,6 +41,9 @@ from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.engine.takedown_requests import list_requests, load_targets, select_requests
+from tasks.lists.named_digest import OPT_OUT_LIST, select_lists
+from tasks.lists.opt_outs import DROP_REASON as OPT_OUTS
+from tasks.lists.opt_outs import NO_LISTS, StoredLists, put_lists, read_inputs, recall_lists
 from tasks.pack.card import find_lineage, put_pages
 from tasks.pack.card_samples import Samples, sample_dropped, sample_kept
 from tasks.pack.card_text import DatasetFacts
@@ -55,6 +58,8 @@ from tasks.pack.write_shard import TrainingShards, pack_shards
 
 logger = logging.getLogger(__name__)
 
+LISTS_KEY = "filter.opt_out_lists or pack.opt_out_lists"
+"""Keys of the config whose lists apply, for messages."""
 IMAGES_SHARE = 0.75
 """Share of the memory that the images take; the rest is for their rows and the requests."""
 _PACK_WEIGHT = 6
@@ -76,11 +81,12 @@ def make(work: Work[PackConfig]) -> StageOutput:
 def _make(work: Work[PackConfig], context: Context) -> StageOutput:
     takedowns = load_targets(work.draft.store, select_requests(work.made_of))
     base = find_earlier_version(work, PACK.version) if takedowns else None
+    opt_outs = NO_LISTS if base else _put_opt_outs(work)
     lineage = find_lineage(work)
     with ThreadPoolExecutor(1) as thread:  # it reads the examples of the page, while workers pack
         dropped = thread.submit(sample_dropped, work.draft.store, lineage, takedowns)
         if base is None:
-            records = _pack_shards(work, context, takedowns)
+            records = _pack_shards(work, context, takedowns, opt_outs)
         else:
             records = map_parts(rewrite_shard, list_shards(base, takedowns), work.draft, context)
         written, counts = merge_records(records)
@@ -90,7 +96,23 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
         return StageOutput(written + put_pages(work.draft, dataset, Samples(kept, dropped.result())), counts, facts)
 
 
-def _pack_shards(work: Work[PackConfig], context: Context, takedowns: tuple[Target, ...]) -> list[Record]:
+def _put_opt_outs(work: Work[PackConfig]) -> StoredLists:
+    """Write the opt-out lists of the key for the tasks.
+
+    Raises: ContractError if the config does not say where a list is: only an earlier version has applied it then.
+    """
+    lists = recall_lists(LISTS_KEY, work.config.all_lists, work.made_of)
+    if missing := sorted(select_lists(work.made_of, OPT_OUT_LIST).keys() - lists.keys()):
+        raise ContractError(
+            f"the opt-out {'list' if len(missing) == 1 else 'lists'} {', '.join(missing)} cannot be applied again without "
+            "the config; run the dataset's config again, which applies takedowns too"
+        )
+    return put_lists(work.draft, lists)
+
+
+def _pack_shards(
+    work: Work[PackConfig], context: Context, takedowns: tuple[Target, ...], opt_outs: StoredLists
+) -> list[Record]:
     draft, config, layout = work.draft, work.config, _choose_layout(work, context)
     progress = StageProgress(context, (2 if layout.coarse > 1 else 1) + _PACK_WEIGHT)
     tasks = _list_parts(work, layout)
@@ -113,7 +135,7 @@ def _pack_shards(work: Work[PackConfig], context: Context, takedowns: tuple[Targ
             for coarse in range(layout.coarse)
         ]
     shards = cut_shards(draft, sets, config.shard_size, config.shard_bytes)
-    tasks_of_shards = _list_shards(shards, sets, layout, tasks[0], takedowns)
+    tasks_of_shards = _list_shards(shards, sets, layout, tasks[0], takedowns, opt_outs)
     return map_parts(pack_shards, tasks_of_shards, draft, progress.of_map("write shards", _PACK_WEIGHT))
 
 
@@ -153,13 +175,15 @@ def _list_shards(
     layout: SortLayout,
     parts: CuratedParts,
     takedowns: tuple[Target, ...],
+    opt_outs: StoredLists,
 ) -> list[TrainingShards]:
     """Return tasks of consecutive shards: one, or about `run_bytes` of images."""
     limit = layout.run_bytes if layout.has_images else 0
     tasks, first = list[TrainingShards](), 0
     for group in group_units(shards, [shard.bytes + shard.rows * ROW_BYTES for shard in shards], limit):
         end = shards[first + len(group)] if first + len(group) < len(shards) else None
-        task = TrainingShards(first, group, end, (), layout, parts.raw_folder, parts.image_extension, takedowns)
+        place = (parts.raw_folder, parts.image_extension)
+        task = TrainingShards(first, group, end, (), layout, *place, takedowns, opt_outs)
         start, last = task.partitions
         tasks.append(replace(task, runs=tuple(sets[start // layout.fine : last // layout.fine + 1])))
         first += len(group)
@@ -167,9 +191,11 @@ def _list_shards(
 
 
 def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, base: Manifest | None) -> dict[str, Any]:
-    """Return the facts of the manifest. Raises: ContractError if takedowns removed all pairs."""
+    """Return the facts of the manifest. Raises: ContractError if takedowns and opt-out lists removed all pairs."""
     if not counts.kept:
-        raise ContractError(f"no pair is left to pack: all {counts.input:,} were taken down")
+        listed = counts.dropped.get(OPT_OUTS, 0)
+        more = f" or are named by an opt-out list ({listed:,})" if listed else ""
+        raise ContractError(f"no pair is left to pack: all {counts.input:,} were taken down{more}")
     size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
     shards = [facts for record in records for facts in record.facts["shards"]]
     facts = {"samples": counts.kept, "shards": len(shards), "bytes": size} | merge(shards)
@@ -191,4 +217,10 @@ def _format_manifest_counts(manifest: Manifest) -> str:
     return f"{manifest.stage} kept {counts.kept:,} of {counts.input:,}" + (f" ({reasons})" if reasons else "")
 
 
-PACK = Stage(name="pack", version=4, make=make, store_inputs=list_requests)
+PACK = Stage(
+    name="pack",
+    version=4,
+    make=make,
+    external_inputs=lambda config: read_inputs(LISTS_KEY, config.all_lists),
+    store_inputs=list_requests,
+)

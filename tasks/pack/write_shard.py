@@ -1,12 +1,13 @@
 """Write training shards, their indexes and their rows: the last step of the pack stage."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import compress, pairwise
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
 from dataops.formatting import format_quantity
+from dataops.lists.value_set import ValueSet
 from dataops.schema import CAPTIONS, PACKED, conform, dropped_schema
 from dataops.shards.layout import BLOCK, Layout, archive_size
 from dataops.shards.tar import join_index_lines
@@ -24,6 +26,8 @@ from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
 from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.engine.exchange import number_partitions
+from tasks.lists.opt_outs import DROP_REASON as OPT_OUT_LIST
+from tasks.lists.opt_outs import NO_LISTS, StoredLists, mark_rows, match_rows
 from tasks.pack.cut_shards import CutShard, shard_starts
 from tasks.pack.sort_layout import SortLayout
 from tasks.pack.sorted_runs import Images, Rows, RunSet, concat_rows, sorted_order
@@ -43,6 +47,15 @@ TAKEDOWN = "takedown"
 """`drop_reason` of pairs that a recorded takedown removes."""
 
 
+class DroppedPair(NamedTuple):
+    """A pair that leaves a dataset; its row has no URL and no caption."""
+
+    uid: str
+    drop_reason: str = TAKEDOWN
+    page_opt_out: str | None = None
+    """Names of the opt-out lists that name the pair."""
+
+
 @dataclass(frozen=True)
 class TrainingShards:
     """A task: consecutive training shards, gathered from all runs."""
@@ -59,6 +72,8 @@ class TrainingShards:
     image_extension: str
     takedowns: tuple[Target, ...] = ()
     """Targets of the recorded takedowns, whose pairs are dropped."""
+    opt_outs: StoredLists = NO_LISTS
+    """Opt-out lists, whose pairs are dropped."""
 
     @property
     def id(self) -> str:
@@ -96,9 +111,8 @@ def _pack_shard(
         frame: its rows in their order, with the columns RUN_ROWS.
         images: their images; None if they lie in the raw shards.
     """
-    there = [column for column in COLUMNS if column in frame.columns]
-    mask = matching_rows(frame.select(there).to_arrow(), task.takedowns)
-    frame, dropped = frame.filter(~mask), frame.filter(mask)["uid"].to_list()
+    mask, dropped = _find_dropped(frame, task.takedowns, task.opt_outs.load(draft))
+    frame = frame.filter(~mask)
     if images is not None:
         images = list(compress(images, ~mask))
     name = f"{number}.tar"
@@ -115,6 +129,23 @@ def _pack_shard(
         facts = thread.submit(summarise, rows)
         parts = write_shard(draft, number, rows, frame["_size"].to_list(), task.image_extension, read)
         return make_record(draft, number, rows.num_rows, parts, facts.result(), dropped)
+
+
+def _find_dropped(
+    frame: pl.DataFrame, takedowns: tuple[Target, ...], opt_outs: Sequence[tuple[str, ValueSet]]
+) -> tuple[NDArray[np.bool_], list[DroppedPair]]:
+    """Return which rows a takedown or an opt-out list names, and their reasons."""
+    rows = frame.select(column for column in COLUMNS if column in frame.columns).to_arrow()
+    mask = matching_rows(rows, takedowns)
+    dropped = [DroppedPair(uid) for uid in frame.filter(mask)["uid"].to_list()]
+    if opt_outs:
+        matches = match_rows(rows, opt_outs)
+        listed = np.any([one.mask for one in matches], axis=0) & ~mask
+        marks = mark_rows(frame.with_columns(page_opt_out=pl.lit(None, pl.String)), matches)
+        chosen = zip(frame["uid"].filter(listed), marks.filter(listed), strict=True)
+        dropped += [DroppedPair(uid, OPT_OUT_LIST, mark) for uid, mark in chosen]
+        mask = mask | listed
+    return mask, dropped
 
 
 def _read_rows(draft: Draft, task: TrainingShards) -> Rows:
@@ -234,22 +265,28 @@ def _prefetch(chunks: Iterator[memoryview]) -> Iterator[memoryview]:
 
 
 def make_record(
-    draft: Draft, number: str, kept: int, parts: Sequence[Part], facts: Mapping[str, Tally], dropped: Sequence[str]
+    draft: Draft,
+    number: str,
+    kept: int,
+    parts: Sequence[Part],
+    facts: Mapping[str, Tally],
+    dropped: Sequence[DroppedPair],
 ) -> Record:
-    """Return the record of a shard, and write the dropped rows with their uids only, which are hashes.
+    """Return the record of a shard, and write the dropped rows with their uids, which are hashes, and the reasons.
 
     Args:
         kept: number of rows that are left.
         parts: parts with these rows.
         facts: their summary; see `summarise`.
-        dropped: uids of the rows that takedowns removed.
+        dropped: the rows that were removed.
     """
-    written, count = list(parts), len(dropped)
-    if count:
-        rows = {"uid": sorted(dropped), "drop_reason": [TAKEDOWN] * count, "drop_stage": ["pack"] * count}
-        table = conform(pa.table(rows), dropped_schema(PACKED), f"pack {number}")
+    written = list(parts)
+    if dropped:
+        rows = [pair._asdict() | {"drop_stage": "pack"} for pair in sorted(dropped)]
+        table = conform(pa.Table.from_pylist(rows), dropped_schema(PACKED), f"pack {number}")
         written.append(draft.put_table(f"dropped-{number}.parquet", table))
-    counts = Counts(input=kept + count, kept=kept, dropped={TAKEDOWN: count} if count else {})
+    reasons = Counter(pair.drop_reason for pair in dropped)
+    counts = Counts(input=kept + len(dropped), kept=kept, dropped=dict(sorted(reasons.items())))
     return Record(task=f"shard-{number}", parts=written, counts=counts, facts={"shards": [dict(facts)]})
 
 

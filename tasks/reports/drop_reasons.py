@@ -15,6 +15,10 @@ class DropReason(NamedTuple):
     """The key to change, or another way to keep such rows; empty if there is none."""
 
 
+_OPT_OUT_LIST = DropReason(
+    "An opt-out list names the image, its page or one of their domains; `page_opt_out` has the list.",
+    "`filter.opt_out_lists`",
+)
 _TAKEDOWN = DropReason("A recorded takedown names the row.", "`pairmill takedown --help`")
 
 EXTRACT = {
@@ -38,6 +42,7 @@ FILTER = {
     "blocked_domain": DropReason("The image is on a blocked domain.", "`filter.blocked_domains`"),
     "not_allowed_domain": DropReason("The image is not on an allowed domain.", "`filter.allowed_domains`"),
     "opt_out": DropReason("The page declares one of the opt-outs.", "`filter.opt_out`"),
+    "opt_out_list": _OPT_OUT_LIST,
     "license": DropReason("No allowed licence is declared for the image.", "`filter.allow_licenses`"),
     "declared_too_small": DropReason(
         "The page declares a width or height below the limit.", "`filter.min_declared_side`"
@@ -131,6 +136,10 @@ DOWNLOAD = {
     "too_many_pixels": DropReason("The image has too many pixels.", "`download.max_image_area`"),
     "too_small": DropReason("A side of the image has too few pixels.", "`download.min_image_size`"),
     "aspect_ratio": DropReason("The ratio of the sides is too large.", "`download.max_aspect_ratio`"),
+    "known_harm": DropReason(
+        "A list of known harmful images names the image. The row has its uid and the list only.",
+        "`download.hash_lists`",
+    ),
     "lost": DropReason("img2dataset returned no result for the row.", _AGAIN.format("lost")),
     "other": DropReason("Another error; `error_message` has its class.", _AGAIN.format("other")),
     "takedown": _TAKEDOWN,
@@ -172,7 +181,7 @@ DROP_REASONS: dict[str, dict[str, DropReason]] = {
     "filter": FILTER,
     "download": DOWNLOAD,
     "curate": CURATE,
-    "pack": {"takedown": _TAKEDOWN},
+    "pack": {"takedown": _TAKEDOWN, "opt_out_list": _OPT_OUT_LIST},
 }
 """Drop reasons of each stage. Words in capitals stand for what varies: NNN, NAME, SCORE."""
 

@@ -9,9 +9,9 @@ import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -24,10 +24,15 @@ from dataops.errors import SourceError
 from dataops.snapshot import Draft, Input, Record
 from dataops.store import Store
 from dataops.web.urls import BadUrl, canonicalise_url
+from tasks.download.harm.check import HarmCheck
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 from tasks.engine.scratch_folders import scratch_folder
+from tasks.web.fetch_error import FetchError
 from tasks.web.request import MAX_REDIRECTS
+
+if TYPE_CHECKING:
+    from tasks.download.harm.matcher import HarmMatcher
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +131,8 @@ class IndexTask:
     may_fail: bool
     label: str
     """Name of the file after that of its source, for messages and evidence."""
+    harm: HarmCheck | None = None
+    """Lists of known harmful images, whose bytes are not written."""
 
     @property
     def id(self) -> str:
@@ -168,11 +175,12 @@ def index_archive(draft: Draft, task: IndexTask) -> Record:
     """
     captures, damages = Counter[str](), Counter[str]()
     facts: dict[str, Any] = {}
-    with scratch_folder("archive") as folder:
+    with ExitStack() as stack, scratch_folder("archive") as folder:
         bodies, table = folder / "bodies", folder / "table.parquet"
+        matcher = stack.enter_context(task.harm.open(draft)) if task.harm else None
         with bodies.open("wb") as file, pq.ParquetWriter(table, _TABLE, compression="zstd") as writer:
             try:
-                for batch in _batches(_index_captures(task, file, captures, damages)):
+                for batch in _batches(_index_captures(task, matcher, file, captures, damages)):
                     writer.write_table(pa.Table.from_pylist(batch, _TABLE))
             except SourceError as error:
                 if not task.may_fail:
@@ -204,7 +212,7 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _index_captures(
-    task: IndexTask, bodies: BinaryIO, captures: Counter[str], damages: Counter[str]
+    task: IndexTask, matcher: "HarmMatcher | None", bodies: BinaryIO, captures: Counter[str], damages: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """Append the bytes of each capture to `bodies`, and yield its row of the table."""
     with task.file.open() as stream:
@@ -217,10 +225,23 @@ def _index_captures(
                 damages["bad_url"] += 1
                 continue
             captures[capture.kind] += 1
+            if matcher is not None and capture.body:
+                capture = _without_harm(matcher, capture)
             position = bodies.tell()
             bodies.write(capture.head)
             bodies.write(capture.body)
             yield _make_row(capture, key, task.index, position)
+
+
+def _without_harm(matcher: "HarmMatcher", capture: Capture) -> Capture:
+    """Return a capture, without its bytes if a list names them or they cannot be compared."""
+    try:
+        matcher.check(capture.body)
+    except FetchError as error:
+        if matcher.lost:
+            raise matcher.lost from error
+        return replace(capture, status=None, head=b"", body=b"", error=str(error), digest=None)
+    return capture
 
 
 def _make_row(capture: Capture, key: bytes, file: int, position: int) -> dict[str, Any]:

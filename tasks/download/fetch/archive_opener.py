@@ -62,6 +62,7 @@ class _MixedFetch(Fetch):
         if url not in self.opener.hops:
             return super().run(url)
         archives = ArchiveOpener(self.limits, self.opener.index, self.opener.hops)
+        archives.harm = self.opener.harm
         fetch = _ArchivedFetch(archives)
         self.evidence = fetch.evidence
         return fetch.run(url)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.request import OpenerDirector, Request
 
 from dataops.images.kinds import KINDS, sniff
@@ -35,6 +35,7 @@ from dataops.rights.opt_out_headers import (
 from tasks.download.fetch.host_pace import HostPace
 from tasks.download.fetch.host_rules import HostRules
 from tasks.download.fetch.originals import Original, Originals
+from tasks.download.harm.config import KNOWN_HARM
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     MAX_REDIRECTS,
@@ -48,6 +49,9 @@ from tasks.web.request import (
     translate_errors,
 )
 from tasks.web.response import Response
+
+if TYPE_CHECKING:
+    from tasks.download.harm.matcher import HarmMatcher
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,9 @@ class SafeOpener(OpenerDirector):
         self.evidence: dict[str, Evidence] = {}
         self._final: dict[str, FetchError] = {}  # failures that are not retried in this round
 
+    harm: "HarmMatcher | None" = None
+    """Compares each body with the lists of known harmful images, before anything else is done with it."""
+
     def refuse(self, urls: Iterable[str], reason: str, detail: str) -> None:
         """Let these URLs fail without a request."""
         self._final |= {url: FetchError(reason, detail) for url in urls}
@@ -141,7 +148,9 @@ class SafeOpener(OpenerDirector):
             self._final[url] = FetchError("other", type(error).__name__)
             raise self._final[url] from error
         finally:
-            self.evidence[url] = fetch.evidence
+            error = self._final.get(url)
+            is_harmful = error is not None and error.reason == KNOWN_HARM
+            self.evidence[url] = Evidence() if is_harmful else fetch.evidence
 
     def close(self) -> None:
         """Close the connections that the client keeps."""
@@ -226,6 +235,8 @@ class Fetch:
     def _check_body(self, url: str, body: bytes, headers: Message, *, new: bool) -> Fetched:
         if len(body) > self.limits.max_bytes:  # an original of a run with a higher limit
             raise FetchError("too_large", f"over {self.limits.max_bytes} bytes")
+        if self.opener.harm is not None:
+            self.opener.harm.check(body)
         kind = sniff(body)
         self._record_opt_outs(
             OptOut(signal, detail, url, self.evidence.fetched_at) for signal, detail in find_mining_markers(body, kind)

@@ -176,7 +176,7 @@ def packed(
     *,
     workers: int = 1,
     pool: Executor | None = INLINE,
-    **config: int,
+    **config: Any,
 ) -> Manifest:
     """Return the dataset of a chain. Without a pool it is made in worker processes."""
     planned = plan(PACK, PackConfig(**config), seed, [manifests["curate"], manifests["download"]])

@@ -251,3 +251,24 @@ def test_plan_sizes_depend_on_rows_workers_and_memory(monkeypatch: pytest.Monkey
     assert plan_sizes(200_000_000, 2, 100_000 * KEY_BYTES * 6) == (100_000, 2000), "both grow with the rows"
     assert plan_sizes(1_600_000, 2, 1 << 40).batch_rows == 100_000, "several batches for each worker"
     assert plan_sizes(1_600_000, 2, 1).batch_rows == 1000, "at least a slice"
+
+
+def test_opt_out_lists_drop_rows_and_name_the_list(tmp_path: Path):
+    rows = [row | {"page_opt_out": "noindex" if number % 2 else None} for number, row in enumerate(some_pairs(60))]
+    rows[0]["caption"] = "x"  # another rule drops it first
+    rows[1] |= {"url": "http://host7.example/only.jpg", "page_url": "http://q.example/"}
+    letters = tmp_path / "letters.txt"
+    letters.write_text("q.example\nhost3.example\n")
+    plain = filtered(tmp_path / "plain", rows)
+    listed = filtered(tmp_path / "listed", rows, opt_out_lists={"letters": str(letters)})
+    assert "opt_out_list" not in plain.counts.dropped
+    assert plain.key != listed.key
+    assert listed.config["opt_out_lists"] == ["letters"]
+    assert [(one.stage, one.key) for one in listed.inputs[1:]] == [("opt_out_list", "letters")]
+    dropped = read_parts(FolderStore(tmp_path / "listed"), listed, "dropped-").to_pylist()
+    found = {row["uid"]: row["page_opt_out"] for row in dropped if row["drop_reason"] == "opt_out_list"}
+    assert rows[1]["uid"] in found
+    assert not any("host3." in row["url"] for row in kept(tmp_path / "listed", listed))
+    expected = {row["uid"]: row["page_opt_out"] for row in rows if row["uid"] in found}
+    assert found == {uid: f"{mark},list:letters" if mark else "list:letters" for uid, mark in expected.items()}
+    assert listed.counts.dropped["opt_out_list"] == len(found) > 3

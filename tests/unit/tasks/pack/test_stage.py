@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from dataops.schema import CAPTIONS, PACKED
 from dataops.shards.tar import ShardWriter, list_members, read_index, read_samples
 from dataops.snapshot import Counts, Manifest, read_parts, read_table
 from dataops.store import FolderStore
+from dataops.trace.targets import Target
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.engine.takedown_requests import make_request, record_request
 from tasks.pack import cut_shards, sort_layout, stage
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, pair, some_pairs
 from training.data.loader import Dataset
@@ -248,3 +255,48 @@ class TestWithoutProcesses:
 def test_make_gives_the_same_bytes_in_worker_processes(tmp_path: Path) -> None:
     parallel = dataset_in(tmp_path / "parallel", some_pairs(), 7, workers=2, pool=None, shard_size=4)[1]
     assert parallel.content_digest == dataset_in(tmp_path / "serial", some_pairs(), 20, shard_size=4)[1].content_digest
+
+
+class TestOptOutLists:
+    """The lists are read anew, and what they name by then is not packed."""
+
+    def test_dataset_lacks_what_the_lists_name_and_its_key_has_their_content(self, tmp_path: Path) -> None:
+        pairs, letters = some_pairs(), tmp_path / "letters.txt"
+        store, without = dataset_in(tmp_path / "store", pairs, shard_size=6)
+        manifests = chain(store, pairs)
+        letters.write_text(f"host1.example\n{pairs[0]['sha256']}\n# {pairs[2]['url']}\n")
+        listed = {row["uid"] for row in pairs if not row["drop_reason"] and "host1." in row["url"]} | {pairs[0]["uid"]}
+        first = packed(store, tmp_path, manifests, shard_size=6, opt_out_lists={"letters": str(letters)})
+        letters.write_text(letters.read_text().replace("# ", ""))
+        second = packed(store, tmp_path, manifests, shard_size=6, opt_out_lists={"letters": str(letters)})
+        assert len({without.key, first.key, second.key}) == 3
+        assert [one.key for one in first.inputs if one.stage == "opt_out_list"] == ["letters"]
+        for manifest, removed in ((first, listed), (second, listed | {pairs[2]["uid"]})):
+            assert manifest.counts == Counts(input=17, kept=17 - len(removed), dropped={"opt_out_list": len(removed)})
+            dropped = read_parts(store, manifest, "dropped-").to_pylist()
+            assert {row["uid"] for row in dropped} == removed
+            assert {(row["page_opt_out"], row["drop_stage"], row["url"]) for row in dropped} == {
+                ("list:letters", "pack", None)
+            }
+            assert removed.isdisjoint(read_parts(store, manifest)["uid"].to_pylist())
+        assert packed(store, tmp_path, manifests, shard_size=6).key == without.key
+
+    def test_takedown_keeps_the_reasons_of_an_earlier_version(self, tmp_path: Path) -> None:
+        pairs, letters = some_pairs(), tmp_path / "letters.txt"
+        store = FolderStore(tmp_path / "store")
+        manifests = chain(store, pairs)
+        letters.write_text("host1.example\n")
+        lists = {"letters": str(letters)}
+        first = packed(store, tmp_path, manifests, opt_out_lists=lists)
+        record_request(store, make_request([Target("uid", pairs[0]["uid"])], ""))
+        planned = plan(PACK, PackConfig(opt_out_lists=lists), 0, [manifests["curate"], manifests["download"]], store)
+        context = Context(store, tmp_path, workers=1, pool=InlineExecutor())
+        without_config = replace(planned, config=PackConfig.model_validate(first.config))
+        second = make(without_config, context)  # as `pairmill takedown` does
+        assert second.facts["parent"] == first.key
+        assert second.counts.dropped == {"opt_out_list": first.counts.dropped["opt_out_list"], "takedown": 1}
+        reasons = Counter(row["drop_reason"] for row in read_parts(store, second, "dropped-").to_pylist())
+        assert reasons == second.counts.dropped
+        store.delete([f"pack/{first.key}/manifest.json", f"pack/{second.key}/manifest.json"])
+        with pytest.raises(ContractError, match="the opt-out list letters cannot be applied again without the config"):
+            make(without_config, context)

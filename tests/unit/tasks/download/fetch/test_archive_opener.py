@@ -1,9 +1,11 @@
 """Images from archives: which capture answers, with the checks and the evidence of the network path."""
 
 import gzip
+import hashlib
 import io
 import pickle
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,10 @@ from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
 from tasks.download.fetch.archive_index import ArchiveIndex, Archives, index_archives
 from tasks.download.fetch.archive_opener import ArchiveOpener
+from tasks.download.fetch.opener import Evidence
+from tasks.download.harm.check import HarmCheck
+from tasks.download.harm.config import HashListsConfig
+from tasks.download.harm.hash_lists import put_lists, read_inputs
 from tasks.download.make_opener import make_limits
 from tasks.engine.context import Context
 from tasks.extract.sources.warc import WarcSource
@@ -200,3 +206,30 @@ def test_damaged_archives_lose_their_damaged_records_only(tmp_path: Path) -> Non
     opener, facts = open_archives(tmp_path, urls, key="allowed", max_failed_files=1)
     assert facts["failed_files"] == ["b.warc.gz"]
     assert fetch(opener, urls[0]) == RED
+
+
+def test_bytes_of_a_known_harmful_image_are_not_copied_from_the_archive(tmp_path: Path) -> None:
+    pictures = {name: (RED, BLUE, GREEN)[number] for number, name in enumerate(("1", "2", "3"))}
+    write_archive(
+        tmp_path / "a.warc.gz", [record(f"http://a.test/{name}.png", http(body)) for name, body in pictures.items()]
+    )
+    (tmp_path / "list.txt").write_text(hashlib.sha256(RED).hexdigest())
+    (tmp_path / "near.txt").write_text("0" * 64)
+    lists = HashListsConfig(sha256={"known": str(tmp_path / "list.txt")}, pdq={"near": str(tmp_path / "near.txt")})
+    source = WarcSource(paths=[str(tmp_path / "*.warc*")], images="archive")
+    config = DownloadConfig().with_archives([source])
+    store = FolderStore(tmp_path / "store")
+    draft = Draft(store, "download", "k")
+    context = Context(store=store, home=tmp_path, workers=1, pool=InlineExecutor())
+    check = HarmCheck(put_lists(draft, lists, read_inputs(lists)), 10_000, 10_000)
+    tasks = [
+        replace(task, harm=check) for task in Archives((source,), hold_all=True).list_tasks(config.max_bytes, context)
+    ]
+    index_archives(tasks, draft, context)
+    bodies = store.read(draft.scratch("archive-00000.bodies"))
+    assert (RED in bodies, BLUE in bodies) == (False, True)
+    index = ArchiveIndex(draft, [task.label for task in tasks])
+    urls = [f"http://a.test/{name}.png" for name in pictures]
+    opener = ArchiveOpener(make_limits(config), index, index.find_hops(urls))
+    assert [fetch(opener, url) for url in urls] == ["known_harm: known", BLUE, GREEN]
+    assert opener.evidence[urls[0]] == Evidence()

@@ -1,0 +1,1 @@
+"""Large lists in memory: sets of 128-bit values, and of perceptual hashes that are searched by distance."""

@@ -1,0 +1,232 @@
+"""Read opt-out lists (URLs, domains, sha256 of images), and match rows against them.
+
+In memory and in the scratch of a snapshot, an entry is a 128-bit hash of its kind and value: 16 bytes for each entry.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dataops.errors import ConfigError, SourceError
+from dataops.lists.value_set import Halves, ValueSet, digest_values, parse_values, sort_values
+from dataops.schema import CAPTIONS
+from dataops.snapshot import Draft, Input
+from dataops.store import open_store
+from dataops.trace.targets import list_captions, parse_target
+from dataops.web.urls import BadUrl, canonicalise_url
+from tasks.lists.locations import is_remote, read_values
+from tasks.lists.named_digest import OPT_OUT_LIST, list_input, select_lists
+
+if TYPE_CHECKING:
+    from tldextract import TLDExtract
+
+DROP_REASON = "opt_out_list"
+MARK = "list:"
+"""Prefix of a list's name in the column `page_opt_out` of a dropped row."""
+_COLUMNS = ("url", "domain", "sha256", "value", "target")
+_MAX_URL_CHARS = 8192
+_BATCH = 1 << 16
+_PLAIN_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})+")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_SCHEME = re.compile(r"https?:", re.IGNORECASE)
+
+
+class OptOutList(NamedTuple):
+    """The entries of one list."""
+
+    values: Halves
+    digest: str
+
+
+class RowMatches(NamedTuple):
+    """Which rows match a list."""
+
+    name: str
+    mask: NDArray[np.bool_]
+
+
+_read: dict[str, OptOutList] = {}
+"""The content of each location when this process last read it."""
+
+
+def read_inputs(key: str, locations: Mapping[str, str]) -> list[Input]:
+    """Read lists, each anew, and return them as inputs of a snapshot, in the order of their names.
+
+    Args:
+        key: the key of the config, for messages.
+
+    Raises: ConfigError or SourceError with the key, the location, the line and what to do.
+    """
+    for name, location in sorted(locations.items()):
+        _read[location] = _read_list(f"{key}.{name}", location)
+    return [list_input(OPT_OUT_LIST, name, _read[location].digest) for name, location in sorted(locations.items())]
+
+
+def recall_lists(key: str, locations: Mapping[str, str], inputs: Iterable[Input]) -> dict[str, OptOutList]:
+    """Return the lists that are inputs of a snapshot, by name, without those whose location is not known.
+
+    Raises: SourceError if a list has changed since the snapshot was planned.
+    """
+    found: dict[str, OptOutList] = {}
+    for name, digest in select_lists(inputs, OPT_OUT_LIST).items():
+        if (location := locations.get(name)) is None:
+            continue
+        if location not in _read or _read[location].digest != digest:
+            _read[location] = _read_list(f"{key}.{name}", location)
+        if _read[location].digest != digest:
+            raise SourceError(f"{key}.{name}: the list has changed since this run read it; rerun", retryable=False)
+        found[name] = _read[location]
+    return found
+
+
+def _read_list(key: str, location: str) -> OptOutList:
+    try:
+        entries = iter(map(str, read_values(location, _COLUMNS, parse_entry)))
+        batches = [_hash_texts(batch) for batch in iter(lambda: list(islice(entries, _BATCH)), [])]
+    except (ConfigError, SourceError) as error:
+        raise type(error)(f"{key}: {error}", retryable=error.retryable) from error
+    values = sort_values(np.concatenate(batches))
+    return OptOutList(values, digest_values(values))
+
+
+def find_problems(locations: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with the lists on this machine; addresses are read when the run plans its stage."""
+    problems: list[str] = []
+    for name, location in locations.items():
+        try:
+            if not is_remote(location):
+                _read_list(f"opt_out_lists.{name}", location)
+        except (ConfigError, SourceError) as error:
+            problems.append(str(error))
+    return problems
+
+
+def parse_entry(text: str) -> str:
+    """Return the canonical form of an entry: `url:` without a scheme, `domain:` or `sha256:`.
+
+    Raises: ValueError with the allowed forms.
+    """
+    if _PLAIN_HOST.fullmatch(text):
+        kind, value = "domain", text
+    elif _SCHEME.match(text):
+        kind, value = "url", _canonicalise(text)
+    elif _SHA256.fullmatch(text):
+        kind, value = "sha256", text.lower()
+    else:
+        kind, value, _ = parse_target(text)
+        if kind not in ("url", "domain", "sha256"):
+            raise ValueError(f"{text[:80]!r} is no URL, no domain and no sha256 (64 hex digits)")
+    if kind == "domain" and not _public_suffixes()(value).domain:
+        raise ValueError(f"{value!r} is a public suffix, below which anybody may register; name a domain below it")
+    return f"{kind}:{_SCHEME.sub('', value, count=1) if kind == 'url' else value}"
+
+
+@cache
+def _public_suffixes() -> "TLDExtract":
+    """Return the Public Suffix List of the package, without its private section, whose domains belong to somebody."""
+    from tldextract import TLDExtract  # takes 0.1 s to import, and most configs have no lists
+
+    return TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=False)
+
+
+def _canonicalise(url: str) -> str:
+    try:
+        return canonicalise_url(url, "", _MAX_URL_CHARS)
+    except BadUrl as bad:
+        raise ValueError(f"{url[:80]!r} is no http or https URL ({bad.reason})") from bad
+
+
+def _hash_texts(texts: Sequence[str] | pl.Series) -> Halves:
+    from dataops.kernels.hashes import hash128  # numba takes 0.7 s to import, and most configs have no lists
+
+    return hash128(pl.Series(texts, dtype=pl.String).to_arrow())
+
+
+@dataclass(frozen=True)
+class StoredLists:
+    """Lists in the scratch of a snapshot, for its tasks. It is picklable."""
+
+    names: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+
+    def load(self, draft: Draft) -> list[tuple[str, ValueSet]]:
+        """Return the name and the entries of each list."""
+        objects = [draft.scratch(_object_name(number)) for number in range(len(self.names))]
+        return list(zip(self.names, map(partial(_load, draft.store.uri), objects, self.digests), strict=True))
+
+
+NO_LISTS = StoredLists()
+
+
+def put_lists(draft: Draft, lists: Mapping[str, OptOutList]) -> StoredLists:
+    """Write the hashed entries of the lists to the scratch of a snapshot."""
+    for number, one in enumerate(lists.values()):
+        draft.store.put(draft.scratch(_object_name(number)), one.values.astype(">u8").tobytes())
+    return StoredLists(tuple(lists), tuple(one.digest for one in lists.values()))
+
+
+def _object_name(number: int) -> str:
+    return f"opt-out-list-{number}"
+
+
+@lru_cache(maxsize=32)
+def _load(uri: str, name: str, digest: str) -> ValueSet:
+    """Return the entries in an object; a process reads each of them once. The digest is a part of the cache's key."""
+    return ValueSet(parse_values(open_store(uri).read(name)))
+
+
+def match_rows(rows: pa.Table, lists: Sequence[tuple[str, ValueSet]]) -> list[RowMatches]:
+    """Return for each list which rows match it: by URL or domain of the image or the page, or by the image's sha256.
+
+    A row also matches by the page of one of its further captions.
+    """
+    found = [np.zeros(rows.num_rows, bool) for _ in lists]
+    tables: list[tuple[pa.Table, NDArray[np.int64] | None]] = [(rows, None)]
+    if CAPTIONS.name in rows.column_names:
+        tables.append(list_captions(rows))
+    for table, parents in tables:
+        for column in ("url", "page_url", "sha256"):
+            if column not in table.column_names:
+                continue
+            texts = pl.Series(table[column].cast(pa.string()))
+            for mask, matched in zip(found, _match_column(column, texts, [values for _, values in lists]), strict=True):
+                mask[matched if parents is None else parents[matched]] = True
+    return [RowMatches(name, mask) for (name, _), mask in zip(lists, found, strict=True)]
+
+
+def _match_column(column: str, texts: pl.Series, sets: Sequence[ValueSet]) -> list[NDArray[np.bool_]]:
+    texts = texts.fill_null("")
+    if column == "sha256":
+        hashes = _hash_texts("sha256:" + texts)
+        return [values.contains(hashes) for values in sets]
+    hashes = _hash_texts("url:" + texts.str.replace("^https?:", ""))
+    hosts = texts.str.extract(r"^https?://([^/?#:]+)", 1).fill_null("")
+    distinct = hosts.unique()
+    labels = [host.split(".") for host in distinct.to_list()]
+    domains = _hash_texts([f"domain:{'.'.join(parts[at:])}" for parts in labels for at in range(len(parts))])
+    starts = np.cumsum([0, *map(len, labels)])[:-1]
+    numbers = hosts.replace_strict(distinct, np.arange(len(distinct)), return_dtype=pl.Int64).to_numpy()
+    return [
+        values.contains(hashes)
+        | (np.logical_or.reduceat(values.contains(domains), starts)[numbers] if labels else False)
+        for values in sets
+    ]
+
+
+def mark_rows(rows: pl.DataFrame, matches: Sequence[RowMatches]) -> pl.Series:
+    """Return `page_opt_out` of the rows with the name of each list that matches, such as `noai,list:letters`."""
+    marks = [
+        pl.select(pl.when(pl.Series(one.mask)).then(pl.lit(f"{MARK}{one.name}"))).to_series().alias(f"{MARK}{number}")
+        for number, one in enumerate(matches)
+    ]
+    columns = pl.DataFrame([rows["page_opt_out"], *marks])
+    joined = columns.select(pl.concat_str(pl.all(), separator=",", ignore_nulls=True)).to_series()
+    return pl.select(pl.when(joined != "").then(joined)).to_series().alias("page_opt_out")

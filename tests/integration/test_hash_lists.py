@@ -1,0 +1,226 @@
+"""A download writes nothing of a known harmful image: not its bytes, nor its URL, nor its caption.
+
+Temporary folders and scratch objects are kept here, so that what was deleted is searched too.
+"""
+
+import hashlib
+import io
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dataops.images.pdq import compute_pdq, format_pdq
+from dataops.schema import FILTERED, uid
+from dataops.snapshot import Draft, Manifest, read_parts
+from dataops.store import FolderStore
+from tasks.download.config import DownloadConfig
+from tasks.download.report import report_html
+from tasks.download.stage import DOWNLOAD
+from tasks.engine import scratch_folders
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tests.manifests import build_manifest
+
+HARMFUL = ("sha256", "sha1", "md5", "pdq", "moved", "late", "turned")
+"""Names of the rows whose images are on a list, by how they are found."""
+HARMLESS = ("one", "two", "blank")
+
+
+def photo(seed: int) -> np.ndarray:
+    """Return an image with shapes of the size that PDQ compares, and little noise (256, 256, 3)."""
+    generator = np.random.default_rng(seed)
+    coarse = Image.fromarray(generator.integers(0, 240, (24, 24, 3), np.uint8)).resize(
+        (256, 256), Image.Resampling.BICUBIC
+    )
+    return np.asarray(coarse) // 2 + generator.integers(0, 12, (256, 256, 3), np.uint8)
+
+
+def encode(pixels: np.ndarray, kind: str = "PNG", size: int = 256, **options: Any) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).resize((size, size)).save(out, kind, **options)
+    return out.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(np.rot90(photo(6)), "JPEG", exif=exif.tobytes(), quality=90)
+
+
+BODIES = {name: encode(photo(number)) for number, name in enumerate(HARMFUL)} | {
+    "pdq": encode(photo(3), "JPEG", 180, quality=70),
+    "turned": turned(),
+    "one": encode(photo(20)),
+    "two": encode(photo(21)),
+    "blank": encode(np.full((256, 256, 3), 200, np.uint8)),
+}
+
+
+class Site(BaseHTTPRequestHandler):
+    """Serves the images; `late` first fails, and `moved` is a redirect."""
+
+    seen: Counter[str]
+
+    def do_GET(self) -> None:
+        name = self.path.strip("/").partition(".")[0]
+        self.seen[name] += 1
+        if name == "moved" and "final" not in self.path:
+            self.send_response(302)
+            self.send_header("Location", "/moved.final.png")
+            self.end_headers()
+            return
+        body = BODIES.get(name, b"")
+        self.send_response(404 if not body else 503 if name == "late" and self.seen[name] == 1 else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{name}"')
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    Site.seen = Counter()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.fixture
+def kept_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Delete no temporary folder and no object of the store; return the folder of the temporary folders."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+
+    @contextmanager
+    def keep(prefix: str) -> Iterator[str]:
+        yield tempfile.mkdtemp(prefix=prefix, dir=folder)
+
+    monkeypatch.setattr(scratch_folders.tempfile, "TemporaryDirectory", keep)
+    monkeypatch.setattr(FolderStore, "delete", lambda self, names: None)
+    return folder
+
+
+def write_lists(folder: Path) -> dict[str, dict[str, str]]:
+    folder.mkdir()
+    entries = {
+        "md5": [hashlib.md5(BODIES["md5"]).hexdigest()],
+        "sha1": [hashlib.sha1(BODIES[name]).hexdigest().upper() for name in ("sha1", "late")],
+        "sha256": [hashlib.sha256(BODIES[name]).hexdigest() for name in ("sha256", "moved")],
+        "pdq": [format_pdq(compute_pdq(photo(number)[..., ::-1])[0]) for number in (3, 6)]
+        + [format_pdq(compute_pdq(np.full((256, 256, 3), 200, np.uint8))[0])],
+    }
+    for kind, values in entries.items():
+        (folder / f"{kind}.txt").write_text("# digests\n" + "\n".join(values))
+    return {kind: {f"list-{kind}": str(folder / f"{kind}.txt")} for kind in entries}
+
+
+def rows() -> list[dict[str, Any]]:
+    found = []
+    for name in (*HARMFUL, *HARMLESS):
+        url, caption = f"http://a.test/{name}.png", f"the caption of {name}"
+        found.append(
+            {"uid": uid(url, caption), "url": url, "caption": caption, "page_url": f"http://a.test/page-{name}"}
+        )
+    return found
+
+
+def texts(path: Path) -> bytes:
+    """Return the content of a file, of a table that of its cells."""
+    if path.suffix == ".parquet":
+        return repr(pq.ParquetFile(path).read().to_pylist()).encode()
+    return path.read_bytes()
+
+
+def find(folder: Path, sought: bytes) -> list[str]:
+    """Return the files in a folder, and their names, that hold some bytes."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [str(path) for path in files if sought in texts(path) or sought in str(path).encode()]
+
+
+def download(tmp_path: Path, port: int, pool: Executor, **settings: Any) -> tuple[FolderStore, Manifest]:
+    store = FolderStore(tmp_path / "store")
+    part = Draft(store, "filter", "k").put_table("part-00000.parquet", pa.Table.from_pylist(rows(), schema=FILTERED))
+    config = DownloadConfig.model_validate(
+        {"connect_to": {"a.test": f"127.0.0.1:{port}"}, "image_size": 64, "retry": {"classes": ["*"], "delay": 0}}
+        | settings
+    )
+    planned = plan(DOWNLOAD, config, 0, [build_manifest("filter", [part], key="k")], store)
+    return store, make(planned, Context(store, tmp_path / "home", workers=1, pool=pool))
+
+
+@pytest.mark.timeout(120)
+def test_nothing_of_a_known_harmful_image_is_written(
+    tmp_path: Path, port: int, kept_files: Path, one_thread: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    originals = tmp_path / "originals"
+    store, manifest = download(
+        tmp_path, port, one_thread, originals=str(originals), hash_lists=write_lists(tmp_path / "lists")
+    )
+    assert manifest.counts.dropped == {"known_harm": len(HARMFUL)}
+    assert manifest.counts.kept == len(HARMLESS)
+    assert manifest.facts["known_harm"] == {"list-md5": 1, "list-pdq": 2, "list-sha1": 2, "list-sha256": 2}
+    assert Site.seen["late"] == 2  # the first request failed, and its row was retried
+    assert {one.key for one in manifest.inputs} > {"list-md5 (md5)", "list-pdq (pdq)"}
+    by_name = {row["url"].rpartition("/")[2].partition(".")[0]: row for row in rows()}
+    dropped = {row.pop("uid"): row for row in read_parts(store, manifest, "dropped-").to_pylist()}
+    evidence = {row.pop("uid"): row for row in read_parts(store, manifest, "evidence-").to_pylist()}
+    kept = read_parts(store, manifest).to_pylist()
+    assert {row["uid"] for row in kept} == {by_name[name]["uid"] for name in HARMLESS}
+    assert dropped.keys() == {by_name[name]["uid"] for name in HARMFUL}
+    left = {"key", "shard", "status", "error_message", "drop_reason", "drop_stage"}
+    for name in HARMFUL:
+        row, trace = dropped[by_name[name]["uid"]], evidence[by_name[name]["uid"]]
+        assert {column for column, value in row.items() if value is not None} == left
+        assert row["error_message"].startswith("known_harm: list-")
+        assert not any(value for column, value in trace.items() if column != "key")
+    page = report_html(manifest, store).encode()
+    written = tmp_path / "store" / "download"
+    for name in HARMFUL:
+        assert find(tmp_path, BODIES[name][40:120]) == []
+        for text in (f"{name}.png", f"the caption of {name}", f"page-{name}"):
+            assert [path for path in find(written, text.encode()) if "/_work/" not in path] == []
+            assert find(originals, text.encode()) == []
+            assert text not in caplog.text
+            assert text.encode() not in page
+    assert find(originals, BODIES["one"][40:120])  # the search finds what is there
+    assert find(tmp_path / "store", b"the caption of one")
+    for kind in ("md5", "sha1", "sha256", "pdq"):  # the lists themselves are written nowhere in clear
+        entry = (tmp_path / "lists" / f"{kind}.txt").read_text().split()[2].lower()
+        for form in (entry.encode(), bytes.fromhex(entry)[:16]):
+            assert find(tmp_path / "store", form) == []
+
+
+@pytest.mark.timeout(120)
+def test_original_of_an_earlier_run_is_deleted_when_a_list_names_it(
+    tmp_path: Path, port: int, one_thread: Executor
+) -> None:
+    originals = tmp_path / "originals"
+    _, before = download(tmp_path / "before", port, one_thread, originals=str(originals))
+    assert before.counts.kept == len(HARMFUL) + len(HARMLESS)
+    assert len(find(originals, BODIES["md5"][40:120])) == 1
+    _, after = download(
+        tmp_path / "after", port, one_thread, originals=str(originals), hash_lists=write_lists(tmp_path / "lists")
+    )
+    assert before.key != after.key
+    assert after.counts.dropped == {"known_harm": len(HARMFUL)}
+    for name in HARMFUL:
+        assert find(originals, BODIES[name][40:120]) == []
+    assert find(originals, BODIES["one"][40:120])

@@ -1,0 +1,45 @@
+"""PDQ equals the reference implementation, whose hashes of these images are kept here (pdqhash 0.2.8)."""
+
+import numpy as np
+import pytest
+
+from dataops.images.pdq import compute_pdq, format_pdq
+
+
+def image(height: int, width: int) -> np.ndarray:
+    """Return an image of waves and noise in OpenCV's order of colours (height, width, 3)."""
+    y, x = np.mgrid[:height, :width] / np.array([height, width])[:, None, None]
+    waves = [np.sin(9 * x + 4 * y + shift) * np.cos(7 * y * x + shift) for shift in (0.1, 1.3, 2.9)]
+    noise = np.random.default_rng(height * width).integers(-30, 31, (height, width, 3))
+    return np.clip(np.stack(waves, axis=-1) * 90 + 128 + noise, 0, 255).astype(np.uint8)
+
+
+KNOWN = {
+    (64, 64): ("a3d8fdfaa04f63e52092ea659727bf92ae16d1d34cf5474051527ea5600cb453", 100),
+    (5, 5): ("3c0fb5a5c3f06b5a81e0cb72338c348d6e1fb48d3c0ff5b5c3f04b5281e0cb72", 52),
+    (63, 200): ("277b5c36199fdf55d5bf0bca53849dc00770ef4ad6b216a25554eea5900c4453", 100),
+    (128, 127): ("5b6fd62cbed0efca4a3c7f9466965f4a8757c4644a749187455682a5d40c5513", 100),
+    (129, 500): ("1ed49cfe289535ee75555fa66182ba062bd4df62d5d4bd625554caa5000d5553", 86),
+    (700, 480): ("7ef18662fed7d7e209f04762dd5047a6db14d6e27350fd625554aaa5000c5553", 49),
+    (1200, 33): ("f458f7ebed34dcb17f500862c87177f6fe91f64275945aa2d5548aa5000c9453", 83),
+}
+
+
+@pytest.mark.parametrize("size", KNOWN)
+def test_hash_and_quality_are_those_of_the_reference(size: tuple[int, int]) -> None:
+    words, quality = compute_pdq(image(*size))
+    assert (format_pdq(words), quality) == KNOWN[size]
+
+
+def test_images_without_enough_pixels_or_detail_have_no_quality() -> None:
+    assert compute_pdq(image(4, 300))[1] == 0
+    assert format_pdq(compute_pdq(image(300, 4))[0]) == "0" * 64
+    assert compute_pdq(np.full((64, 64, 3), 99, np.uint8))[1] == 0
+
+
+def test_grey_image_has_the_hash_of_its_three_equal_colours() -> None:
+    grey = image(80, 90)[..., 0]
+    words, quality = compute_pdq(grey)
+    in_colour, same = compute_pdq(np.repeat(grey[..., None], 3, axis=2))
+    assert np.bitwise_count(words ^ in_colour).sum() <= 2
+    assert quality == same

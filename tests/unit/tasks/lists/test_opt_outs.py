@@ -1,0 +1,125 @@
+"""Opt-out lists match rows by URL, domain and sha256, whatever the spelling of the entry."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from dataops.errors import ConfigError, SourceError
+from dataops.schema import CAPTIONS
+from dataops.snapshot import Draft
+from dataops.store import FolderStore
+from tasks.lists.opt_outs import (
+    RowMatches,
+    find_problems,
+    mark_rows,
+    match_rows,
+    parse_entry,
+    put_lists,
+    read_inputs,
+    recall_lists,
+)
+
+SHA = "ab" * 32
+
+
+def matches(folder: Path, entries: str, rows: pa.Table) -> list[bool]:
+    """Return which rows match a list with these entries, through the scratch of a snapshot."""
+    (folder / "list.txt").write_text(entries)
+    locations = {"no": str(folder / "list.txt")}
+    draft = Draft(FolderStore(folder), "filter", "0" * 16)
+    lists = put_lists(draft, recall_lists("filter.opt_out_lists", locations, read_inputs("", locations)))
+    (found,) = match_rows(rows, lists.load(draft))
+    assert found.name == "no"
+    return found.mask.tolist()
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("https://A.example:443/./x%20y.jpg#top", [1, 1, 0, 0, 0]),  # canonical, with either scheme
+        ("url:http://a.example/x%20y.jpg", [1, 1, 0, 0, 0]),
+        ("a.example", [1, 1, 1, 0, 0]),
+        ("*.A.Example.", [1, 1, 1, 0, 0]),
+        ("img.a.example", [0, 0, 1, 0, 0]),
+        ("example.com", [0, 0, 0, 0, 1]),
+        (f"sha256:{SHA.upper()}", [0, 0, 0, 1, 0]),
+        (SHA, [0, 0, 0, 1, 0]),
+        ("http://b.example/page", [0, 0, 0, 1, 0]),  # the page of an image
+        ("bücher.example", [0, 0, 0, 0, 1]),  # the page of a further caption
+        ("b.co.uk\nc.github.io\nple.com", [0, 0, 0, 0, 0]),
+    ],
+)
+def test_entry_matches_these_rows(tmp_path: Path, entry: str, expected: list[int]) -> None:
+    rows = pa.table(
+        {
+            "url": [
+                "http://a.example/x%20y.jpg",
+                "https://a.example/x%20y.jpg",
+                "http://img.a.example:8080/1",
+                "http://b.test/1.jpg",
+                "http://sub.example.com/2.jpg",
+            ],
+            "page_url": [None, None, "http://c.test/", "https://b.example/page", None],
+            "sha256": [None, None, None, SHA, "cd" * 32],
+            "captions": pa.array([None] * 4 + [[{"page_url": "http://www.xn--bcher-kva.example/"}]], CAPTIONS.type),
+        }
+    )
+    assert matches(tmp_path, f"# a list\n{entry}\n", rows) == list(map(bool, expected))
+
+
+def test_no_rows_match_nothing(tmp_path: Path) -> None:
+    rows = pa.table({"url": pa.array([], pa.string()), "page_url": pa.array([], pa.string())})
+    assert matches(tmp_path, "a.example", rows) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("co.uk", "'co.uk' is a public suffix, below which anybody may register; name a domain below it"),
+        ("com", "'com' is none of"),
+        ("ab" * 16, "is no URL, no domain and no sha256 (64 hex digits)"),
+        ("https:///x", "is no http or https URL (bad_url)"),
+        ("two words", "is none of"),
+    ],
+)
+def test_wrong_entry_is_named(entry: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the message is compared
+        parse_entry(entry)
+    assert message in str(caught.value)
+
+
+def test_problems_name_key_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.example\nnot-a-domain\n")
+    problems = find_problems({"letters": str(tmp_path / "list.txt"), "remote": "https://lists.example/all.txt"})
+    assert len(problems) == 1
+    assert problems[0].startswith(f"opt_out_lists.letters: {tmp_path}/list.txt line 2: 'not-a-domain' is none of")
+
+
+def test_list_is_read_anew_and_a_change_after_the_plan_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    locations = {"no": str(path)}
+    path.write_text("a.example\nb.example\n")
+    first = read_inputs("pack", locations)
+    path.write_text("b.example\n# the same entries in another order\na.example\n")
+    assert read_inputs("pack", locations) == first
+    path.write_text("a.example\n")
+    assert recall_lists("pack", locations, first)["no"].digest == first[0].digest  # what the plan read is in memory
+    assert read_inputs("pack", locations) != first
+    with pytest.raises(SourceError, match=r"pack\.no: the list has changed since this run read it; rerun"):
+        recall_lists("pack", locations, first)
+    assert recall_lists("pack", {}, first) == {}
+
+
+def test_error_of_an_address_keeps_its_class(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^filter\.opt_out_lists\.no: "):
+        read_inputs("filter.opt_out_lists", {"no": str(tmp_path / "none")})
+
+
+def test_marks_name_each_list() -> None:
+    rows = pl.DataFrame({"page_opt_out": ["noai", None, None]}, schema={"page_opt_out": pl.String})
+    masks = {"a": [True, True, False], "b": [True, False, False]}
+    found = [RowMatches(name, np.array(mask)) for name, mask in masks.items()]
+    assert mark_rows(rows, found).to_list() == ["noai,list:a,list:b", "list:a", None]
