@@ -31,8 +31,8 @@ def deploy(
     notify: Annotated[
         tuple[str, ...],
         Parameter(
-            help="Notification block, as type/name, for failed runs, new champions and takedowns that are due. "
-            "May be repeated."
+            help="Notification block, as type/name, for failed runs, new champions, takedowns that are due and known "
+            "harmful images. May be repeated."
         ),
     ] = (),
     gpus: Annotated[int, Parameter(help="Number of trainings at a time, over all machines.")] = 1,

@@ -44,7 +44,7 @@ def read_samples(
         more = ["drop_reason"] if prefix == "dropped-" else []
         for part in evenly_spaced(manifest.named(prefix, ".parquet")):
             rows = read_table(store, manifest.path(part.name), [*columns, *more]).to_pylist()
-            found += (row for row in rows if row["url"] is not None)  # a takedown or a list of harmful images blanks it
+            found += (row for row in rows if row["url"])  # a takedown or a list of harmful images blanks it
     previews: dict[str, bytes] = {}
     for part in evenly_spaced(manifest.named("evidence-", ".parquet")):
         evidence = read_table(store, manifest.path(part.name), ["uid", "preview"]).to_pylist()

@@ -63,7 +63,7 @@ def read_values(location: str, columns: Sequence[str], parse: Callable[[str], ob
         be read.
     """
     name, count = redact(location), 0
-    is_csv = urlsplit(location).path.lower().endswith(".csv")
+    is_csv = location.partition("?")[0].lower().endswith(".csv")
     column: int | None = None
     with _unreadable(location), _open(location) as file:
         for number, line in _read_lines(file, name):
@@ -71,7 +71,7 @@ def read_values(location: str, columns: Sequence[str], parse: Callable[[str], ob
             if not text or text.startswith("#"):
                 continue
             if is_csv:
-                fields = [field.strip() for field in next(csv.reader([text]))]
+                fields = _split_fields(text, f"{name} line {number}")
                 if column is None:
                     found = [at for at, field in enumerate(fields) if field.lower() in columns]
                     column = found[0] if found else 0
@@ -88,6 +88,13 @@ def read_values(location: str, columns: Sequence[str], parse: Callable[[str], ob
             yield value
     if not count:
         raise ConfigError(f"{name} has no entry; check its address, or remove it from the config")
+
+
+def _split_fields(line: str, where: str) -> list[str]:
+    try:
+        return [field.strip() for field in next(csv.reader([line]))]
+    except csv.Error as error:
+        raise ConfigError(f"{where}: not CSV ({error}); write one row a line") from error
 
 
 def _open(location: str) -> OpenFile:

@@ -53,6 +53,11 @@ def test_error_names_the_list_and_the_line(tmp_path: Path, content: str | bytes,
     assert str(caught.value) == f"{path} {message}"
 
 
+def test_line_that_is_no_csv_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"list\.csv line 2: not CSV \(.*\); write one row a line"):
+        list(read_values(write(tmp_path / "list.csv", "one\na\rb\n"), (), parse_word))
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.txt is not a file; correct the path of the list"):
         list(read_values(str(tmp_path / "none.txt"), (), str))
