@@ -3,23 +3,17 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed
 
-from dataops.errors import ConfigError, ContractError, DatasetBlocked, PairmillError
-from dataops.messages.waiting import waiting
-from dataops.redaction import redact, scrub_errors
+from dataops.errors import ConfigError, ContractError, DatasetBlocked
 from dataops.snapshot import Manifest, find_manifest
 from dataops.store import Store, open_store
 from flows.abandoned_runs import close_task_runs
@@ -44,6 +38,9 @@ from flows.records import (
     remember_store,
 )
 from flows.train_on_pool import train_on_pool
+from flows.watch.assets import describe_asset
+from flows.watch.lineage import RunLineage
+from flows.watch.task_run import label_task, run_task
 from infra.local.services import client_environment, home, make_home
 from tasks.download.rounds import reopen
 from tasks.engine.context import Context
@@ -55,10 +52,6 @@ from tasks.train.ray_launcher import train_on_ray
 from training.process import count_cores, cpu_seconds
 
 logger = logging.getLogger(__name__)
-
-LABELLED_INPUTS = 3
-"""Maximum number of inputs in the name of a task run."""
-
 
 @dataclass(frozen=True)
 class Step:
@@ -107,6 +100,7 @@ class Run:
             if is_retried:
                 close_task_runs(client, flow_run_id)
         self.artefacts.begin(record)
+        self.lineage = RunLineage(record, self.context)
 
     @classmethod
     def from_config(cls, path: str, until: str | None) -> "Run":
@@ -183,6 +177,7 @@ class Run:
                     self._find_states(step),
                     self.context.flow_run_id,
                     self.config.execution.retry_delays,
+                    describe_asset(planned, self.context),
                 )
         except BaseException:
             stage_run.state, stage_run.seconds = "Failed", time.monotonic() - started
@@ -227,10 +222,12 @@ class Run:
         launch = self.config.train.launch if self.stage == "train" else "local"
         self._open_mlflow_run()
         if launch == "work_pool" and flow_run.flow_name != "train":
-            return train_on_pool(planned, self.context)
+            return train_on_pool(planned, self.context)  # whose flow run sends the events
         if launch == "ray":
-            return train_on_ray(planned, self.context, self.config.execution.cluster())
-        return make(planned, self.context)
+            return self.lineage.follow(
+                planned, lambda: train_on_ray(planned, self.context, self.config.execution.cluster())
+            )
+        return self.lineage.follow(planned, lambda: make(planned, self.context))
 
     def _open_mlflow_run(self) -> None:
         """Begin the MLflow run before the first stage that is made; a run that only reuses snapshots needs none."""
@@ -260,6 +257,7 @@ class Run:
         self.record.save(self.context.store)
         self._update_mlflow(state, error)
         self.artefacts.end(self.record, self.manifests)
+        self.lineage.end(state, error, self.manifests)
         if emit_events(self.record, self.manifests, self.context.store, self.until):
             self.record.save(self.context.store)
 
@@ -314,87 +312,3 @@ def _recorded_config(record: RunRecord, store: Store, until: str | None, *, sour
     """Validate a record's config again, with the URI of the store in which the record was found."""
     values = {**record.config, "store": {"uri": store.uri}}
     return check_config(values, f"run {record.run_id}", sources=sources, until=until)
-
-
-def run_task(
-    name: str,
-    label: str,
-    reuse: Callable[[], Manifest | None],
-    make: Callable[[], Manifest],
-    upstream: Sequence[State],
-    flow_run_id: str | None = None,
-    retry_delays: Sequence[float] = (),
-) -> tuple[State, Manifest]:
-    """Run one stage as a Prefect task run.
-
-    Args:
-        name: the stage.
-        label: name of the task run.
-        reuse: returns the manifest of a complete snapshot, or None.
-        make: makes the snapshot.
-        upstream: completed states of the task runs whose snapshots this one reads.
-        flow_run_id: this flow run; a snapshot that another one made counts as reused.
-        retry_delays: seconds to wait before each retry after a retryable error.
-
-    Returns: the final state, named "Reused" or "Completed", and the manifest.
-    """
-    found: list[Manifest] = []
-    delays, retry_wait = iter(retry_delays), ExitStack()
-
-    @scrub_errors()  # Prefect stores the errors that leave this function
-    def body() -> State:
-        retry_wait.close()
-        try:
-            return attempt()
-        except PairmillError as error:
-            if error.retryable and (delay := next(delays, None)) is not None:  # Prefect sleeps until the retry
-                logger.warning("%s failed and is retried in %g s: %s", name, delay, error)
-                reason = f"{name} failed ({str(error).partition(chr(10))[0]})"
-                retry_wait.enter_context(waiting(reason, until=time.time() + delay))
-            raise
-
-    def attempt() -> State:
-        if (manifest := reuse()) is not None:
-            found.append(manifest)
-            return Completed(name="Reused", message=f"{name}/{manifest.key} was complete")
-        found.append(manifest := make())
-        if manifest.prefect_flow_run_id != flow_run_id:  # another run made it while this one waited
-            return Completed(name="Reused", message=f"another run made {name}/{manifest.key}")
-        return Completed(message=f"made {name}/{manifest.key}")
-
-    decorate: Any = task(
-        name=name,
-        task_run_name=label,
-        retries=len(retry_delays),
-        retry_delay_seconds=list(retry_delays) or None,
-        retry_condition_fn=_is_retryable,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-    )
-    with retry_wait:
-        state: State = decorate(body)(return_state=True, wait_for=list(upstream))
-    if not state.is_completed():
-        state.result(raise_on_failure=True)
-    return state, found[-1]
-
-
-def label_task(planned: Plan) -> str:
-    """Return the task run's name: the stage and its inputs."""
-    sources = [redact(i.key) for i in planned.inputs if i.stage == "source"]
-    inputs = [f"{i.stage}/{i.key}" for i in planned.inputs if not i.stage.startswith("source")]
-    if len(sources) > 2:
-        inputs.insert(0, f"{len(sources):,} source files, {sources[0]} to {sources[-1]}")
-    else:
-        inputs[:0] = sources
-    more = [f"{len(inputs) - LABELLED_INPUTS} more"] if len(inputs) > LABELLED_INPUTS else []
-    return f"{planned.stage.name} of {' + '.join([*inputs[:LABELLED_INPUTS], *more])}"
-
-
-def _is_retryable(_task: Any, _run: Any, state: State) -> bool:
-    try:
-        state.result(raise_on_failure=True)
-    except PairmillError as error:
-        return error.retryable
-    except Exception:
-        return False
-    return False

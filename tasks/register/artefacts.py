@@ -15,7 +15,7 @@ from tasks.register.commit_page import find_commit_url
 from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.evaluation_page import index_values, render_evaluation_page
 from tasks.register.model_card import Card
-from tasks.register.openlineage import render_events
+from tasks.openlineage.events import render_events
 from tasks.register.registration import Registration
 from tasks.register.svg_lineage import lineage_svg
 from tasks.reports.svg_charts import curve_svg

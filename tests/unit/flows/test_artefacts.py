@@ -87,7 +87,7 @@ def test_progress_is_one_artefact_that_a_lost_server_does_not_fail(monkeypatch: 
 
 
 def test_task_names_name_their_inputs():
-    from flows.run import label_task
+    from flows.watch.task_run import label_task
 
     def label(stage: str, *inputs: tuple[str, str]) -> str:
         named: Any = [SimpleNamespace(stage=one, key=key) for one, key in inputs]

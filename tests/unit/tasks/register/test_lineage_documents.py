@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -17,7 +18,7 @@ from tasks.register.card_front_matter import split_front_matter
 from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.gate import binomial_tail
 from tasks.register.model_card import Card, describe_contamination
-from tasks.register.openlineage import build_events, render_events
+from tasks.openlineage.events import build_events, render_events
 from tasks.register.svg_lineage import lineage_svg
 from tasks.tracking.run_metadata import build_lineage_tags, build_params
 from tests.manifests import build_manifest
@@ -31,7 +32,17 @@ FACETS = {
     "outputStatistics": facet_v2.output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet,
     "sourceCodeLocation": facet_v2.source_code_location_job.SourceCodeLocationJobFacet,
     "jobType": facet_v2.job_type_job.JobTypeJobFacet,
+    "parent": facet_v2.parent_run.ParentRunFacet,
+    "errorMessage": facet_v2.error_message_run.ErrorMessageRunFacet,
+    "processing_engine": facet_v2.processing_engine_run.ProcessingEngineRunFacet,
+    "tags": facet_v2.tags_run.TagsRunFacet,
 }
+PARTS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "schema": {"fields": lambda rows: [facet_v2.schema_dataset.SchemaDatasetFacetFields(**row) for row in rows]},
+    "parent": {"run": lambda run: facet_v2.parent_run.Run(**run), "job": lambda job: facet_v2.parent_run.Job(**job)},
+    "tags": {"tags": lambda rows: [facet_v2.tags_run.TagsRunFacetFields(**row) for row in rows]},
+}
+"""Classes of the fields of facets that are no plain values."""
 
 
 def as_openlineage(event: dict[str, Any]) -> event_v2.RunEvent:
@@ -41,9 +52,7 @@ def as_openlineage(event: dict[str, Any]) -> event_v2.RunEvent:
         theirs: dict[str, Any] = {}
         for name, facet in built.items():
             values = {field: value for field, value in facet.items() if not field.startswith("_")}
-            if name == "schema":
-                one = facet_v2.schema_dataset.SchemaDatasetFacetFields
-                values["fields"] = [one(**column) for column in values["fields"]]
+            values |= {field: build(values[field]) for field, build in PARTS.get(name, {}).items()}
             theirs[name] = FACETS[name](**values, producer=facet["_producer"])
         return theirs
 
@@ -52,7 +61,8 @@ def as_openlineage(event: dict[str, Any]) -> event_v2.RunEvent:
         return kind(**own)
 
     values = {name: value for name, value in event.items() if name != "schemaURL"}
-    values |= {"eventType": event_v2.RunState(event["eventType"]), "run": event_v2.Run(**event["run"])}
+    values |= {"eventType": event_v2.RunState(event["eventType"])}
+    values["run"] = event_v2.Run(event["run"]["runId"], facets(event["run"].get("facets", {})))
     values["job"] = event_v2.Job(**event["job"] | {"facets": facets(event["job"]["facets"])})
     values["inputs"] = [dataset(event_v2.InputDataset, built) for built in event["inputs"]]
     values["outputs"] = [dataset(event_v2.OutputDataset, built) for built in event["outputs"]]

@@ -9,8 +9,8 @@ from prefect.states import Failed
 from dataops.errors import ContractError, PairmillError, SourceError
 from dataops.messages.waiting import Wait, current_waits
 from dataops.snapshot import Manifest
-from flows import run as flow_run
-from flows.run import run_task
+from flows.watch import task_run
+from flows.watch.task_run import run_task
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[list[Wait]]:
 
         return decorate
 
-    monkeypatch.setattr(flow_run, "task", task)
+    monkeypatch.setattr(task_run, "task", task)
     return seen
 
 

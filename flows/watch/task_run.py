@@ -1,0 +1,118 @@
+"""Run a stage as a Prefect task run, which retries it and materialises its snapshot as an asset."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from prefect import task
+from prefect.assets import materialize
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from dataops.errors import PairmillError
+from dataops.messages.waiting import waiting
+from dataops.redaction import redact, scrub_errors
+from dataops.snapshot import Manifest
+from flows.watch.assets import StageAsset, forget_asset
+from tasks.engine.stage import Plan
+
+logger = logging.getLogger(__name__)
+
+LABELLED_INPUTS = 3
+"""Maximum number of inputs in the name of a task run."""
+
+
+def run_task(
+    name: str,
+    label: str,
+    reuse: Callable[[], Manifest | None],
+    make: Callable[[], Manifest],
+    upstream: Sequence[State],
+    flow_run_id: str | None = None,
+    retry_delays: Sequence[float] = (),
+    asset: StageAsset | None = None,
+) -> tuple[State, Manifest]:
+    """Run one stage as a Prefect task run.
+
+    Args:
+        name: the stage.
+        label: name of the task run.
+        reuse: returns the manifest of a complete snapshot, or None.
+        make: makes the snapshot.
+        upstream: completed states of the task runs whose snapshots this one reads.
+        flow_run_id: this flow run; a snapshot that another one made counts as reused.
+        retry_delays: seconds to wait before each retry after a retryable error.
+        asset: the snapshot as an asset, which the task run materialises unless it reuses the snapshot.
+
+    Returns: the final state, named "Reused" or "Completed", and the manifest.
+    """
+    found: list[Manifest] = []
+    delays, retry_wait = iter(retry_delays), ExitStack()
+
+    @scrub_errors()  # Prefect stores the errors that leave this function
+    def body() -> State:
+        retry_wait.close()
+        try:
+            return attempt()
+        except PairmillError as error:
+            if error.retryable and (delay := next(delays, None)) is not None:  # Prefect sleeps until the retry
+                logger.warning("%s failed and is retried in %g s: %s", name, delay, error)
+                reason = f"{name} failed ({str(error).partition(chr(10))[0]})"
+                retry_wait.enter_context(waiting(reason, until=time.time() + delay))
+            raise
+
+    def attempt() -> State:
+        if (manifest := reuse()) is not None:
+            found.append(manifest)
+            forget_asset()
+            return Completed(name="Reused", message=f"{name}/{manifest.key} was complete")
+        found.append(manifest := make())
+        if manifest.prefect_flow_run_id != flow_run_id:  # another run made it while this one waited
+            forget_asset()
+            return Completed(name="Reused", message=f"another run made {name}/{manifest.key}")
+        if asset is not None:
+            asset.describe(manifest)
+        return Completed(message=f"made {name}/{manifest.key}")
+
+    options = {} if asset is None else {"asset_deps": asset.upstream}
+    decorate: Any = (task if asset is None else partial(materialize, asset.asset, by="pairmill"))(
+        name=name,
+        task_run_name=label,
+        retries=len(retry_delays),
+        retry_delay_seconds=list(retry_delays) or None,
+        retry_condition_fn=_is_retryable,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        **options,
+    )
+    with retry_wait:
+        state: State = decorate(body)(return_state=True, wait_for=list(upstream))
+    if not state.is_completed():
+        state.result(raise_on_failure=True)
+    return state, found[-1]
+
+
+def label_task(planned: Plan) -> str:
+    """Return the task run's name: the stage and its inputs."""
+    sources = [redact(i.key) for i in planned.inputs if i.stage == "source"]
+    inputs = [f"{i.stage}/{i.key}" for i in planned.inputs if not i.stage.startswith("source")]
+    if len(sources) > 2:
+        inputs.insert(0, f"{len(sources):,} source files, {sources[0]} to {sources[-1]}")
+    else:
+        inputs[:0] = sources
+    more = [f"{len(inputs) - LABELLED_INPUTS} more"] if len(inputs) > LABELLED_INPUTS else []
+    return f"{planned.stage.name} of {' + '.join([*inputs[:LABELLED_INPUTS], *more])}"
+
+
+def _is_retryable(_task: Any, _run: Any, state: State) -> bool:
+    try:
+        state.result(raise_on_failure=True)
+    except PairmillError as error:
+        return error.retryable
+    except Exception:
+        return False
+    return False
