@@ -53,6 +53,7 @@ from training.process import count_cores, cpu_seconds
 
 logger = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class Step:
     """A stage of the pipeline, with its config table and its inputs."""

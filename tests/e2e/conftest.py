@@ -24,6 +24,7 @@ from dataops.home import CHECKOUT
 from dataops.store import FolderStore
 from infra.local import services
 from tasks.demo.build import DemoWeb, build_demo_web
+from tests.servers.recorder import Recorder, serve_recorder
 
 PLANTED = {
     "AWS_SECRET_ACCESS_KEY": "planted/aws+secret=key",
@@ -32,6 +33,7 @@ PLANTED = {
     "MLFLOW_TRACKING_USERNAME": "mill",
     "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-password",
     "HF_TOKEN": "planted-hf-token",
+    "OPENLINEAGE_API_KEY": "planted-openlineage-key",
     "DATABASE_URL": "postgresql+psycopg://mill:planted-database-password@127.0.0.1:9/mill",
 }
 """Secrets in the environment of every command and server; test_secrets.py searches all written files for them."""
@@ -83,6 +85,8 @@ class Pairmill:
     web: DemoWeb
     site: str
     env: dict[str, str] = field(repr=False)
+    catalogue: Recorder
+    """Server that gets the OpenLineage events of all runs."""
 
     def write_config(
         self, name: str, *, store: Path | str | None = None, model_name: str = "small", workers: int = 1
@@ -200,8 +204,9 @@ def pairmill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairmill]:
         services.up()
         site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)
         address = site.url.removeprefix("http://").rstrip("/")
-        env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-        yield Pairmill(folder, web, address, env)
+        with serve_recorder() as catalogue:
+            env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OPENLINEAGE_URL": catalogue.url}
+            yield Pairmill(folder, web, address, env, catalogue)
     finally:
         services.down()
         os.environ.clear()

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ import pytest
 from benchmarks.kills.loop import Chaos, newest_record
 from dataops.stages import STAGES
 from dataops.store import FolderStore
-from tests.e2e.conftest import Pairmill
 
 pytestmark = pytest.mark.timeout(600)
 GROUPS = ["filter", "download", "curate", "train", "evaluate", "register"]
@@ -37,9 +37,7 @@ def test_rerun_needs_only_the_store_when_home_and_databases_are_lost(chaos, pair
     store = chaos.environment.folder / "peace"
     record = newest_record(FolderStore(store))
     assert record is not None
-    other = Pairmill(
-        pairmill.folder, pairmill.web, pairmill.site, {**pairmill.env, "PAIRMILL_HOME": str(tmp_path / "home")}
-    )
+    other = replace(pairmill, env={**pairmill.env, "PAIRMILL_HOME": str(tmp_path / "home")})
     before = files(store, *STAGES[:-1])
     try:
         assert other.json("runs") == []

@@ -1,5 +1,6 @@
 """`pairmill gc` on real runs and a real registry."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ def test_gc_deletes_what_no_run_and_no_model_needs_and_a_run_makes_it_again(chao
 
 
 def test_gc_refuses_without_the_registry(chaos, pairmill):
-    without_registry = Pairmill(
-        pairmill.folder, pairmill.web, pairmill.site, {**pairmill.env, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    )
+    without_registry = replace(pairmill, env={**pairmill.env, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
     store = chaos.environment.folder / "peace"
     before = snapshots(store)
     refused = without_registry("gc", "--store", store, "--keep-runs", "0", "--yes", code=75)

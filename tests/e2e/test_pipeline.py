@@ -15,6 +15,7 @@ import pytest
 
 from dataops.digest import file_sha256
 from dataops.stages import PAIR_STAGES, STAGES
+from dataops.store import FolderStore
 from docs.tools.links import pages
 from docs.tools.outputs import find_blocks, read_variables
 from infra.local import services
@@ -39,6 +40,17 @@ def task_runs(pairmill: Pairmill, run_id: str, flow_run_id: str | None = None) -
     flow_run_id = flow_run_id or pairmill.json("show", run_id)["attempts"][0]["flow_run_id"]
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
     return httpx.post(f"{api.removesuffix('/api')}/api/task_runs/filter", json=query, headers=prefect_login()).json()
+
+
+def lineage_events(pairmill: Pairmill, run_id: str) -> list[tuple[str, str]]:
+    """Return the job and the type of each OpenLineage event of a run and its stages, in the order of their arrival."""
+    events = [call.json() for call in pairmill.catalogue.calls]
+    tags = {one["run"]["runId"]: one["run"]["facets"].get("tags", {"tags": [{}]})["tags"][0] for one in events}
+    (run,) = (lineage_id for lineage_id, tag in tags.items() if tag.get("value") == run_id)
+    parents = [one["run"]["facets"].get("parent", one)["run"]["runId"] for one in events]
+    return [
+        (one["job"]["name"], one["eventType"]) for one, parent in zip(events, parents, strict=True) if parent == run
+    ]
 
 
 def test_run_makes_every_stage_and_registers_a_version(undisturbed):
@@ -225,6 +237,8 @@ def test_run_exits_5_without_a_champion_when_the_gate_refuses(pairmill, undistur
     assert "twemoji-seen/top1" in result["error"]["message"]
     assert result["model_version"] is None
     assert stages(result)["evaluate"]["state"] == "Reused"
+    events = lineage_events(pairmill, result["run_id"])
+    assert events == [("small", "START"), ("small.register", "START"), ("small.register", "FAIL"), ("small", "FAIL")]
 
 
 def test_all_problems_of_a_config_are_reported_at_once(pairmill):
@@ -255,6 +269,14 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
     assert sorted(t["name"].split()[0] for t in task_runs(pairmill, run_id)) == sorted(
         [*PAIR_STAGES, "train", "evaluate", "register"]
     )
+    begin, *events, end = lineage_events(pairmill, run_id)
+    assert (begin, end) == (("small", "START"), ("small", "COMPLETE"))
+    assert events == [(f"small.{stage}", kind) for stage in STAGES for kind in ("START", "COMPLETE")]
+    query_events = {"filter": {"event": {"prefix": ["prefect.asset.materialization.succeeded"]}}}
+    page = httpx.post(f"{prefect}/api/events/filter", json=query_events, headers=prefect_login()).json()
+    materialised = {event["resource"]["prefect.resource.id"] for event in page["events"]}
+    store = FolderStore(pairmill.folder / "store-undisturbed")
+    assert materialised >= {f"file://{store.uri}/{one['stage']}/{one['key']}" for one in undisturbed["stages"]}
     artefacts = httpx.post(f"{prefect}/api/artifacts/filter", json=query, headers=prefect_login()).json()
     types = {"result": "markdown", "config": "markdown", "checks": "table", "funnel": "table", "progress": "progress"}
     assert {a["key"]: a["type"] for a in artefacts} == types
