@@ -78,8 +78,11 @@ def run_task(
             asset.describe(manifest)
         return Completed(message=f"made {name}/{manifest.key}")
 
-    options = {} if asset is None else {"asset_deps": asset.upstream}
-    decorate: Any = (task if asset is None else partial(materialize, asset.asset, by="pairmill"))(
+    kind: Any = task
+    options: dict[str, Any] = {}
+    if asset is not None:
+        kind, options = partial(materialize, asset.asset, by="pairmill"), {"asset_deps": asset.upstream}
+    decorate = kind(
         name=name,
         task_run_name=label,
         retries=len(retry_delays),

@@ -30,12 +30,17 @@ def read_login() -> str | None:
 def write_new_login() -> str:
     """Make a new random login and write it into its file, atomically and readable by this user only."""
     login = f"pairmill:{secrets.token_urlsafe(24)}"
-    temporary = login_file().with_name(f"prefect-login.{os.getpid()}")
+    write_secret(login_file(), login)
+    return login
+
+
+def write_secret(file: Path, secret: str) -> None:
+    """Write a secret into a file, atomically and readable by this user only."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.touch(mode=0o600, exist_ok=False)  # before it is written, so that nobody else can read it at any time
-    temporary.write_text(login + "\n", "ascii")
-    temporary.replace(login_file())
-    return login
+    temporary.write_text(secret + "\n", "ascii")
+    temporary.replace(file)
 
 
 def server_environment(*, keep: bool) -> dict[str, str]:

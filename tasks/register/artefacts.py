@@ -11,11 +11,11 @@ from dataops.snapshot import UNDIGESTED, read_table
 from tasks.download.report import report_html as download_html
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.report import report_html as filter_html
+from tasks.openlineage.events import render_events
 from tasks.register.commit_page import find_commit_url
 from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.evaluation_page import index_values, render_evaluation_page
 from tasks.register.model_card import Card
-from tasks.openlineage.events import render_events
 from tasks.register.registration import Registration
 from tasks.register.svg_lineage import lineage_svg
 from tasks.reports.svg_charts import curve_svg

@@ -22,6 +22,10 @@ ENVIRONMENT = {
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    # A test receives webhooks on loopback, by HTTP, and at once (tests/integration/register/test_webhooks.py).
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+    "MLFLOW_WEBHOOK_CACHE_TTL": "0",
 }
 
 

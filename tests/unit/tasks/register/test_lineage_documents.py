@@ -14,11 +14,11 @@ from openlineage.client.serde import Serde
 
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.trace.training_datasets import TrainingDataset
+from tasks.openlineage.events import build_events, render_events
 from tasks.register.card_front_matter import split_front_matter
 from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.gate import binomial_tail
 from tasks.register.model_card import Card, describe_contamination
-from tasks.openlineage.events import build_events, render_events
 from tasks.register.svg_lineage import lineage_svg
 from tasks.tracking.run_metadata import build_lineage_tags, build_params
 from tests.manifests import build_manifest

@@ -1,0 +1,44 @@
+"""MLflow calls a webhook when an alias moves, with a signature that the code in docs/registry.md accepts."""
+
+import re
+from typing import Any
+
+import pytest
+
+from dataops.home import CHECKOUT
+from tasks.register.promotion import promote
+from tasks.tracking.client import connect
+from tests.servers.recorder import serve_recorder
+
+SECRET = "the secret of the webhook"
+
+
+def test_moved_alias_calls_a_webhook_with_a_signature(environment: str) -> None:
+    client, code = connect(), dict[str, Any]()
+    blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "registry.md").read_text(), re.DOTALL)
+    exec(next(block for block in blocks if "def verify" in block), code)
+    client.create_registered_model("hooked")
+    version = client.create_model_version("hooked", "s3://bucket/hooked")
+    with serve_recorder() as receiver:
+        events: Any = ["model_version_alias.created", "model_version_alias.deleted"]
+        hook = client.create_webhook("aliases", receiver.url + "/moved", events, secret=SECRET)
+        try:
+            promote("hooked", str(version.version), "champion", "it is the first")
+            (call,) = receiver.wait(1)
+            assert (call.path, call.json()["entity"], call.json()["action"]) == (
+                "/moved", "model_version_alias", "created",
+            )  # fmt: skip
+            assert call.json()["data"] == {"name": "hooked", "alias": "champion", "version": "1"}
+            code["verify"](call.headers, call.body, SECRET)
+            for headers, body, secret in (
+                (call.headers, call.body + b" ", SECRET),
+                (call.headers, call.body, "another"),
+                ({**call.headers, "x-mlflow-timestamp": "1"}, call.body, SECRET),
+            ):
+                with pytest.raises(ValueError):
+                    code["verify"](headers, body, secret)
+            client.delete_registered_model_alias("hooked", "champion")
+            assert receiver.wait(2)[1].json()["data"] == {"name": "hooked", "alias": "champion"}
+        finally:
+            client.delete_webhook(hook.webhook_id)
+            client.delete_registered_model("hooked")
