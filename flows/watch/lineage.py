@@ -64,16 +64,17 @@ class RunLineage:
         parent = {"run": {"runId": self._run_id}, "job": {"namespace": NAMESPACE, "name": self._name}}
         facets = {"parent": build_facet("1-2-0/ParentRunFacet", **parent)}
         inputs = build_inputs(planned.inputs[:SHOWN_INPUTS], self._store)
-        self._send("START", run_id, job, inputs, **facets)
+        self._send("START", run_id, job, inputs, facets=facets)
         try:
             manifest = make()
         except Exception as error:
-            self._send("FAIL", run_id, job, inputs, **facets, errorMessage=_describe(describe_error(error)))
+            facets["errorMessage"] = _describe(describe_error(error))
+            self._send("FAIL", run_id, job, inputs, facets=facets)
             raise
         except BaseException:
-            self._send("ABORT", run_id, job, inputs, **facets)
+            self._send("ABORT", run_id, job, inputs, facets=facets)
             raise
-        self._send("COMPLETE", run_id, job, inputs, [build_output(manifest, self._store)], **facets)
+        self._send("COMPLETE", run_id, job, inputs, [build_output(manifest, self._store)], facets)
         return manifest
 
     def end(self, state: RunState, error: str | None, manifests: Mapping[str, Manifest]) -> None:
@@ -82,7 +83,7 @@ class RunLineage:
             return
         facets = {"errorMessage": _describe(error)} if error else {}
         outputs = [build_output(manifest, self._store) for manifest in [*manifests.values()][-1:]]
-        self._send(ENDS.get(state, "ABORT"), self._run_id, self._job, (), outputs, **facets)
+        self._send(ENDS.get(state, "ABORT"), self._run_id, self._job, (), outputs, facets)
         self._sender.close(END_SECONDS if state in ENDS else STOPPED_SECONDS)
         self._sender = None
 
@@ -93,10 +94,10 @@ class RunLineage:
         job: Mapping[str, Any],
         inputs: Sequence[Mapping[str, Any]] = (),
         outputs: Sequence[Mapping[str, Any]] = (),
-        **facets: Any,
+        facets: Mapping[str, Any] | None = None,
     ) -> None:
         if self._sender is not None:
-            run = {"runId": run_id, "facets": {**self._facets, **facets}}
+            run = {"runId": run_id, "facets": {**self._facets, **(facets or {})}}
             self._sender.send(build_event(kind, datetime.now(UTC), run, job, inputs, outputs))
 
 

@@ -4,7 +4,7 @@ Memory holds 24 bytes for each row of both, and the rows that differ; dropped ro
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,8 @@ def compare_datasets(a: Dataset, b: Dataset) -> Difference:
     both = keys_a.join(keys_b, on=KEY, how="inner")
     changed = int((both["image"] != both["image_right"]).sum())
     added, removed = Side(_missing_rows(b, a, keys_a)), Side(_missing_rows(a, b, keys_b))
-    return Difference(both.height, changed, added, removed, _compare_settings(a, b))
+    settings = compare_settings(load_ancestors(a[1], a[0]), load_ancestors(b[1], b[0]))
+    return Difference(both.height, changed, added, removed, settings)
 
 
 def _read_keys(manifest: Manifest, store: Store) -> pl.DataFrame:
@@ -125,15 +126,17 @@ def _read_reasons(missing: pl.DataFrame, lineage: Mapping[str, Manifest], store:
     return found
 
 
-def _compare_settings(a: Dataset, b: Dataset) -> dict[str, tuple[Any, Any]]:
-    lineage_a, lineage_b = load_ancestors(a[1], a[0]), load_ancestors(b[1], b[0])
+def compare_settings(
+    a: Mapping[str, Manifest], b: Mapping[str, Manifest], stages: Sequence[str] = PAIR_STAGES
+) -> dict[str, tuple[Any, Any]]:
+    """Return the settings of A and of B that differ, by `stage.field`, of those of the stages that both have."""
     found: dict[str, tuple[Any, Any]] = {}
-    for stage in PAIR_STAGES:
-        if stage in lineage_a and stage in lineage_b:
+    for stage in stages:
+        if stage in a and stage in b:
             ours, theirs = (
                 _flatten(key_sources_by_name(m.config), stage)
                 | {f"{stage}.seed": m.seed, f"{stage}.version": m.stage_version}
-                for m in (lineage_a[stage], lineage_b[stage])
+                for m in (a[stage], b[stage])
             )
             names = sorted({*ours, *theirs})
             found |= {n: (ours.get(n), theirs.get(n)) for n in names if ours.get(n) != theirs.get(n)}

@@ -18,6 +18,7 @@ from tasks.register.evaluation_page import index_values, render_evaluation_page
 from tasks.register.model_card import Card
 from tasks.register.registration import Registration
 from tasks.register.svg_lineage import lineage_svg
+from tasks.register.versions.artefacts import describe_versions
 from tasks.reports.svg_charts import curve_svg
 from tasks.reports.svg_funnel import funnel_png
 from tasks.reports.svg_results import draw_results
@@ -45,7 +46,7 @@ def log_artefacts(registration: Registration, run: "Run") -> None:
 
 
 def log_card(registration: Registration, run: "Run", version: "ModelVersion") -> None:
-    """Write the model card and the lineage of a version into its run; a repeated call replaces them."""
+    """Write the model card, the lineage and the page of all versions into a version's run; a repeated call replaces them."""
     work = registration.work
     config, tags = work.config, registration.tags
     files = list_files(work.inputs)
@@ -76,11 +77,8 @@ def log_card(registration: Registration, run: "Run", version: "ModelVersion") ->
         registration.datasets,
     )
     lineage = lineage_svg(work.inputs, config.model_name, documents, registration.datasets)
-    _log_files(
-        registration,
-        run,
-        {"model_card.html": card.html(), "model_card.md": card.markdown(), "lineage.svg": lineage},
-    )
+    files: Files = {"model_card.html": card.html(), "model_card.md": card.markdown(), "lineage.svg": lineage}
+    _log_files(registration, run, files | describe_versions(registration, version))
 
 
 def _log_files(registration: Registration, run: "Run", files: Files) -> None:

@@ -24,6 +24,7 @@ GATE_TAG = "gate"
 ARTEFACTS = {
     "model card": "model_card.html",
     "evaluation": "evaluation.html",
+    "versions": "versions.html",
     "lineage": "lineage.svg",
     "dataset": "dataset.html",
     "filter report": "filter.html",

@@ -45,12 +45,9 @@ def task_runs(pairmill: Pairmill, run_id: str, flow_run_id: str | None = None) -
 def lineage_events(pairmill: Pairmill, run_id: str) -> list[tuple[str, str]]:
     """Return the job and the type of each OpenLineage event of a run and its stages, in the order of their arrival."""
     events = [call.json() for call in pairmill.catalogue.calls]
-    tags = {one["run"]["runId"]: one["run"]["facets"].get("tags", {"tags": [{}]})["tags"][0] for one in events}
-    (run,) = (lineage_id for lineage_id, tag in tags.items() if tag.get("value") == run_id)
-    parents = [one["run"]["facets"].get("parent", one)["run"]["runId"] for one in events]
-    return [
-        (one["job"]["name"], one["eventType"]) for one, parent in zip(events, parents, strict=True) if parent == run
-    ]
+    tags = [event["run"]["facets"]["tags"]["tags"][0] for event in events]
+    ours = [event for event, tag in zip(events, tags, strict=True) if tag["value"] == run_id]
+    return [(event["job"]["name"], event["eventType"]) for event in ours]
 
 
 def test_run_makes_every_stage_and_registers_a_version(undisturbed):

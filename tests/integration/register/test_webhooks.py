@@ -35,7 +35,7 @@ def test_moved_alias_calls_a_webhook_with_a_signature(environment: str) -> None:
                 (call.headers, call.body, "another"),
                 ({**call.headers, "x-mlflow-timestamp": "1"}, call.body, SECRET),
             ):
-                with pytest.raises(ValueError):
+                with pytest.raises(ValueError, match="signature is wrong"):
                     code["verify"](headers, body, secret)
             client.delete_registered_model_alias("hooked", "champion")
             assert receiver.wait(2)[1].json()["data"] == {"name": "hooked", "alias": "champion"}
