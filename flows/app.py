@@ -22,7 +22,7 @@ from flows.commands.before.commands import config, init, plan, try_
 from flows.commands.data import build, diff, promote, publish, takedown, takedowns, trace
 from flows.commands.documents.commands import bom, summary
 from flows.commands.identity import create, directory
-from flows.commands.models import evaluate, export, fetch, sign, verify
+from flows.commands.models import evaluate, export, fetch, models, sign, verify
 from flows.commands.options import Json, Settings, StoreUri, Yes
 from flows.commands.servers import deploy, down, status, up
 from infra.doctor.diagnose import diagnose
@@ -287,6 +287,7 @@ for command in (
     publish,
     promote,
     diff,
+    models,
     export,
     summary,
     bom,

@@ -144,19 +144,32 @@ def diff(
     *,
     rows: Annotated[
         Path | None,
-        Parameter(help="Also write each added and removed pair, and why, to this file (.parquet or .csv)."),
+        Parameter(
+            help="Of datasets: also write each added and removed pair, and why, to this file (.parquet or .csv)."
+        ),
     ] = None,
+    page: Annotated[Path | None, Parameter(help="Of models: also write an HTML page to this file.")] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
-    """Show which pairs differ between two datasets, and why.
+    """Show what differs between two datasets (pairs, and why) or two registered models (metrics, data and settings).
 
     Args:
-        a: The key of a dataset (a snapshot of pack), or a run that made or reused one.
+        a: The key of a dataset (a snapshot of pack), a run that made or reused one, or a model: NAME/VERSION, NAME@ALIAS.
         b: Another one; `added` pairs are in B and not in A.
     """
     from flows.commands.diff import show_diff
+    from flows.commands.versions import show_model_diff
+    from tasks.lineage.trace import is_model
 
+    if is_model(a) != is_model(b):
+        raise ConfigError(f"{a} and {b}: name two datasets, or two registered models")
+    if is_model(a):
+        if rows is not None:
+            raise ConfigError("--rows is for two datasets: name the keys that `pairmill models` lists")
+        return show_model_diff(a, b, services.home(), store, page, as_json=json)
+    if page is not None:
+        raise ConfigError("--page is for two registered models")
     return show_diff(a, b, services.home(), store, rows, as_json=json)
 
 

@@ -1,4 +1,4 @@
-"""The commands over models: `export`, `sign`, `verify`, `eval` and `datasets fetch`."""
+"""The commands over models: `models`, `export`, `sign`, `verify`, `eval` and `datasets fetch`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,6 +7,25 @@ from cyclopts import Parameter
 
 from flows.commands.options import Json, StoreUri
 from infra.local import services
+
+
+def models(
+    name: str | None = None,
+    *,
+    limit: Annotated[int, Parameter(help="Number of the newest versions to list.")] = 20,
+    page: Annotated[
+        Path | None, Parameter(help="Also write an HTML page with a plot of the metrics to this file.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """List the versions of a registered model: aliases, metrics, dataset, what changed, and the gate's verdict.
+
+    Args:
+        name: A registered model; by default all of them are listed by name.
+    """
+    from flows.commands.versions import show_models
+
+    return show_models(name, limit, page, as_json=json)
 
 
 def export(

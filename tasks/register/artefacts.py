@@ -46,7 +46,7 @@ def log_artefacts(registration: Registration, run: "Run") -> None:
 
 
 def log_card(registration: Registration, run: "Run", version: "ModelVersion") -> None:
-    """Write the model card, the lineage and the page of all versions into a version's run; a repeated call replaces them."""
+    """Write the card, the lineage and the page of all versions into a version's run; a repeated call replaces them."""
     work = registration.work
     config, tags = work.config, registration.tags
     files = list_files(work.inputs)

@@ -138,6 +138,8 @@ def _compare_pairs(a: VersionSide, b: VersionSide, largest: int | None) -> tuple
     if first is None or second is None:
         missing = a.name if first is None else b.name
         return None, f"The dataset of {missing} is not in the store."
+    if first.content_digest == second.content_digest:
+        return None, "Both were trained on the same dataset."
     if largest is not None and first.counts.kept + second.counts.kept > largest:
         return None, f"The datasets are too large to compare here: pairmill diff {first.key} {second.key}"
     return compare_datasets((first, a.store), (second, b.store)), ""

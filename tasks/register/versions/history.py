@@ -148,3 +148,23 @@ def read_versions(name: str, limit: int = SHOWN) -> list[VersionRow]:
     client = tracking.connect()
     with tracking.mlflow_errors():
         return read_history(client, name, limit)
+
+
+def read_models() -> list[dict[str, Any]]:
+    """Return `name, newest, aliases` of each registered model, by name; `newest` is None without a version.
+
+    Raises: ServiceError if MLflow does not answer.
+    """
+    client, token = tracking.connect(), None
+    found: list[dict[str, Any]] = []
+    with tracking.mlflow_errors():
+        while True:
+            page = client.search_registered_models(page_token=token)
+            for model in page or ():
+                numbers = [int(version.version) for version in model.latest_versions or ()]
+                newest = str(max(numbers)) if numbers else None
+                aliases = {alias: str(version) for alias, version in sorted(model.aliases.items())}
+                found.append({"name": model.name, "newest": newest, "aliases": aliases})
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda model: model["name"])

@@ -1,0 +1,187 @@
+"""`pairmill models` and `pairmill diff` of two models: print versions of models, and what differs between two."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dataops.errors import ConfigError
+from dataops.formatting import format_percent, format_share
+from dataops.store import Store
+from flows.commands.output import console, message, new_table, print_json, text
+from flows.records import find_snapshot
+from tasks.lineage.trace import parse_model
+from tasks.register.versions.comparison import VersionComparison, VersionSide, compare_versions, load_side
+from tasks.register.versions.history import VersionRow, list_metrics, read_models, read_versions, table_rows
+from tasks.register.versions.page import list_settings, render_versions
+from tasks.tracking.registry import RegisteredVersion, find_registered_version
+
+CHAMPION = "champion"
+
+
+def show_models(name: str | None, limit: int, page: Path | None, *, as_json: bool) -> int:
+    """Print the versions of a model, oldest last, or the registered models if none is named.
+
+    Raises: ConfigError if there is no such model, or the page cannot be written; ServiceError if MLflow does not answer.
+    """
+    if name is None:
+        if page is not None:
+            raise ConfigError("--page needs the name of a model")
+        return _show_names(as_json=as_json)
+    model, version = parse_model(name)
+    if version is not None:
+        raise ConfigError(f"{name} names one version: write {model}, or pairmill trace {name}")
+    rows = read_versions(model, limit)
+    if page is not None:
+        write_page(page, render_versions(f"Versions of {model}", rows, CHAMPION, None, f"The newest {len(rows)}."))
+    if as_json:
+        print_json({"model": model, "versions": [row.as_json() for row in reversed(rows)]})
+        return 0
+    out = console()
+    if not rows:
+        out.print(text(f"{model} has no version"))
+        return 0
+    _print_versions(model, rows)
+    if len(rows) > 1:
+        command = f"pairmill diff {model}/{rows[-2].version} {model}/{rows[-1].version}"
+        out.print(message(f"what differs between the newest two: {command}"), soft_wrap=True)
+    return 0
+
+
+def _print_versions(model: str, rows: list[VersionRow]) -> None:
+    """Print a table of metrics, and one of the data, the changes and the gate."""
+    out, names = console(), list_metrics(rows)
+    cells = table_rows(rows)
+    first = ("version", "alias", "registered")
+    table = new_table(f"Versions of {model}, with the change from the version before", *first, *names, right=names)
+    for row in cells:
+        table.add_row(*(text(row[name]) for name in (*first, *names)))
+    out.print(table)
+    out.print()
+    columns = ("version", "dataset", "changed", "why")
+    table = new_table("What changed from the version before, and the gate", *columns)
+    for row in cells:
+        table.add_row(text(row["version"]), text(row["dataset"]), text(row["changed"] or "-"), text(row["gate"]))
+    out.print(table)
+
+
+def _show_names(*, as_json: bool) -> int:
+    found = read_models()
+    if as_json:
+        print_json({"models": found})
+        return 0
+    table = new_table("Registered models", "model", "newest version", "aliases", right=["newest version"])
+    for model in found:
+        aliases = ", ".join(f"{alias}: {version}" for alias, version in model["aliases"].items())
+        table.add_row(text(model["name"]), text(model["newest"] or "-"), text(aliases or "-"))
+    console().print(table)
+    return 0
+
+
+def show_model_diff(a: str, b: str, home: Path, store_uri: str | None, page: Path | None, *, as_json: bool) -> int:
+    """Compare two registered versions.
+
+    Raises: ConfigError if there is no such version, none of its snapshots is in a known store, or the page cannot be
+        written; ServiceError if MLflow does not answer.
+    """
+    versions = find_registered_version(a), find_registered_version(b)
+    first, second = (_find_side(version, home, store_uri) for version in versions)
+    comparison = compare_versions(first, second)
+    if page is not None:
+        title = f"{comparison.b} and {comparison.a}"
+        write_page(page, render_versions(title, [], CHAMPION, comparison, "A comparison of two registered models."))
+    if as_json:
+        print_json(as_value(comparison, versions))
+    else:
+        _print_comparison(comparison)
+    return 0
+
+
+def _find_side(version: RegisteredVersion, home: Path, store_uri: str | None) -> VersionSide:
+    """Return the side of a version, from the store that has its evaluation, else its training or its dataset."""
+    name = f"{version.name} version {version.version}"
+    stores: list[Store] = []
+    for stage in ("evaluate", "train", "pack"):
+        if (key := version.tags.get(f"snapshot.{stage}")) and (found := find_snapshot(key, home, store_uri)):
+            stores.append(found[1])
+            break
+    if not stores:
+        raise ConfigError(f"no known store has the snapshots of {name}; name its store with --store")
+    return load_side(name, version.tags, stores[0])
+
+
+def as_value(comparison: VersionComparison, versions: tuple[RegisteredVersion, RegisteredVersion]) -> dict[str, Any]:
+    """Return the comparison as JSON values."""
+    pairs = comparison.pairs
+    counted = pairs and {
+        "common": pairs.common,
+        "changed": pairs.changed,
+        **{
+            name: {
+                "rows": side.rows.height,
+                "why": [{"stage": stage, "reason": reason, "rows": n} for (stage, reason), n in side.why.items()],
+            }
+            for name, side in (("added", pairs.added), ("removed", pairs.removed))
+        },
+    }
+    return {
+        "a": versions[0].as_json(),
+        "b": versions[1].as_json(),
+        "metrics": comparison.metrics,
+        "stages": comparison.stages,
+        "pairs": counted,
+        "note": comparison.note,
+        "settings": {name: list(values) for name, values in comparison.settings.items()},
+    }
+
+
+def _print_comparison(comparison: VersionComparison) -> None:
+    out = console()
+    out.print(text(f"A: {comparison.a}"))
+    out.print(text(f"B: {comparison.b}"))
+    out.print()
+    numbers = ["A", "B", "difference", "99.5% interval", "p"]
+    table = new_table("Metrics (%)", "task", "metric", *numbers, "B is", right=numbers)
+    for row in comparison.metrics:
+        table.add_row(text(row["task"]), text(row["metric"]), *_metric_cells(row))
+    out.print(table)
+    out.print()
+    numbers = ["A kept", "A share", "B kept", "B share"]
+    table = new_table("Data", "stage", *numbers, "snapshot", right=numbers)
+    for row in comparison.stages:
+        cells = [cell for side in "ab" for cell in _stage_cells(row, side)]
+        same = "the same" if row["a_key"] and row["a_key"] == row["b_key"] else ""
+        table.add_row(row["stage"], *cells, same)
+    out.print(table)
+    if comparison.pairs is None:
+        out.print(text(comparison.note), soft_wrap=True)
+    else:
+        pairs = comparison.pairs
+        counts = f"{pairs.added.rows.height:,} added, {pairs.removed.rows.height:,} removed"
+        out.print(text(f"{pairs.common:,} pairs in both datasets, {counts}"))
+    if comparison.settings:
+        out.print()
+        out.print(text("Different settings of the stages", style="bold"))
+        for name, first, second in list_settings(comparison):
+            out.print(text(f"{name}: {first} in A, {second} in B"), soft_wrap=True)
+
+
+def _metric_cells(row: Mapping[str, Any]) -> list[str]:
+    values = [format_percent(row[side], sign="") for side in "ab"]
+    if (found := row["comparison"]) is None:
+        return [*values, "", "", "", "not tested"]
+    p_value = "" if found["p_value"] is None else f"{found['p_value']:.2g}"
+    interval = f"{100 * found['low']:+.2f} to {100 * found['high']:+.2f}"
+    return [*values, f"{100 * found['difference']:+.2f}", interval, p_value, found["verdict"]]
+
+
+def _stage_cells(row: Mapping[str, Any], side: str) -> list[str]:
+    kept = row[f"{side}_kept"]
+    return ["-", "-"] if kept is None else [f"{kept:,}", format_share(kept, row[f"{side}_input"])]
+
+
+def write_page(path: Path, page: bytes) -> None:
+    """Write a page. Raises: ConfigError if that is impossible."""
+    try:
+        path.write_bytes(page)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,126 @@
+"""The history of a model's versions, and the comparison of two: metrics with their significance, data and settings."""
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pyarrow as pa
+import pytest
+
+from dataops.snapshot import Draft, Manifest
+from dataops.store import Store
+from tasks.register.versions.artefacts import choose_other
+from tasks.register.versions.comparison import VersionSide, compare_versions, load_side
+from tasks.register.versions.history import VersionRow, draw_versions, table_rows
+from tasks.register.versions.page import render_versions
+from tests.manifests import build_manifest
+from tests.unit.tasks.dataset_chain import packed_in, pair
+from tests.unit.tasks.reports.test_hostile_text import HOSTILE, Tags
+
+
+def evaluate(store: Store, key: str, right: list[bool], task: str = "birds") -> Manifest:
+    table = pa.table({"key": [str(n) for n in range(len(right))], "rank": [1 if one else 2 for one in right]})
+    value = {"value": sum(right) / len(right), "low": 0.1, "high": 0.9, "chance": 0.1}
+    metrics = {task: {"n": len(right), "metrics": {"top1": value}}, "words": {"n": 3, "metrics": {"jaccard": value}}}
+    draft = Draft(store, "evaluate", key)
+    parts = [
+        draft.put_table(f"predictions-{task}.parquet", table),
+        draft.put_bytes("metrics.json", json.dumps(metrics).encode()),
+    ]
+    return draft.commit(build_manifest("evaluate", parts, key=key))
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[VersionSide, VersionSide]:
+    folder: Path = tmp_path_factory.mktemp("store")
+    store, first = packed_in(folder, [pair(n, caption=f"<b>{n}</b>") for n in range(6)])
+    _, second = packed_in(folder, [pair(n, "too_small" if n == 2 else None, caption=f"<b>{n}</b>") for n in range(7)])
+    trained = {"prompt": HOSTILE, "api_key": "hunter22", "epochs": 3, "url": "http://u:hunter22@host/"}
+    first |= {
+        "evaluate": evaluate(store, "e" * 16, [n < 60 for n in range(100)]),
+        "train": build_manifest("train", config=trained),
+    }
+    second |= {
+        "evaluate": evaluate(store, "f" * 16, [n < 90 for n in range(100)]),
+        "train": build_manifest(
+            "train", config=trained | {"epochs": 4, "prompt": "x", "api_key": "hunter23", "url": "x"}
+        ),
+    }
+    return VersionSide("version 1", store, first), VersionSide("version 2", store, second)
+
+
+def test_comparison_has_significance_reasons_and_settings(sides):
+    found = compare_versions(*sides)
+    metrics = {row["key"]: row for row in found.metrics}
+    assert (metrics["birds/top1"]["a"], metrics["birds/top1"]["b"]) == (0.6, 0.9)
+    assert metrics["birds/top1"]["comparison"]["verdict"] == "better"
+    assert metrics["birds/top1"]["comparison"]["difference"] == pytest.approx(0.3)
+    assert metrics["words/jaccard"]["comparison"] is None, "there are no predictions"
+    assert found.pairs is not None
+    assert found.pairs.added.why == {("extract", "not_in_source"): 1}
+    assert found.pairs.removed.why == {("curate", "too_small"): 1}
+    (curate,) = (row for row in found.stages if row["stage"] == "curate")
+    assert (curate["a_input"], curate["a_kept"], curate["b_input"], curate["b_kept"]) == (6, 6, 7, 6)
+    assert found.settings["train.epochs"] == (3, 4)
+    assert "hunter" not in str(found.settings)
+    back = compare_versions(*reversed(sides))
+    assert {row["key"]: row for row in back.metrics}["birds/top1"]["comparison"]["verdict"] == "worse"
+
+
+def test_datasets_that_are_equal_large_or_missing_are_not_compared(sides):
+    first, second = sides
+    assert compare_versions(first, first).note == "Both were trained on the same dataset."
+    large = compare_versions(first, second, largest=11)
+    assert large.pairs is None
+    assert large.note.endswith(f"pairmill diff {first.manifests['pack'].key} {second.manifests['pack'].key}")
+    gone = load_side("version 0", {"snapshot.pack": "0" * 16, "snapshot.evaluate": "e" * 16}, first.store)
+    assert [*gone.manifests] == ["evaluate"]
+    found = compare_versions(gone, second)
+    assert found.note == "The dataset of version 0 is not in the store."
+    assert found.metrics[0]["comparison"]["verdict"] == "better"
+    assert b"is not in the store" in render_versions("x", [], "champion", found, "")
+
+
+def row(version: int, aliases: tuple[str, ...] = (), **metrics: float) -> VersionRow:
+    return VersionRow(
+        str(version), "2026-01-02T03:04:05+00:00", aliases, HOSTILE, "d" * 16, "r", metrics, {}, ("data",)
+    )
+
+
+def test_page_shows_hostile_text_as_text(sides):
+    rows = [row(1, ("champion",), pairs=4379, **{HOSTILE: 0.5}), row(2, pairs=4400, **{HOSTILE: 0.6})]
+    page = render_versions(HOSTILE, rows, "champion", compare_versions(*sides), HOSTILE).decode()
+    assert {*Tags(page).found}.isdisjoint({"script", "img", "iframe", "a"})
+    assert "60.00% (+10.00)" in page
+    assert "4,400 (+21)" in page
+    assert '<span class="better verdict">better</span>' in page
+    assert "version 2 compared with version 1" in page
+    assert "hunter" not in page
+
+
+def test_history_is_drawn_with_one_panel_for_each_metric():
+    rows = [row(n, ("champion",) if n == 3 else (), pairs=1000 + n, **{"birds/top1": n / 100}) for n in range(1, 40)]
+    rows.append(row(40, pairs=1040))
+    root = ElementTree.fromstring(draw_versions(rows, "champion").svg())
+    space = "{http://www.w3.org/2000/svg}"
+    assert len(list(root.iter(f"{space}polyline"))) == 2
+    texts = [element.text for element in root.iter(f"{space}text")]
+    assert {"birds/top1", "pairs", "champion, version 3", "40", "0.39"} <= {*texts}
+    assert len([text for text in texts if text and text.isdigit()]) <= 12
+    for rows in ([row(1, pairs=3)], [row(1)], [row(1, birds=float("nan")), row(2)]):
+        assert draw_versions(rows, "champion").png().startswith(b"\x89PNG")
+
+
+def test_new_version_is_compared_with_the_champion_or_else_the_one_before():
+    rows: list[Any] = [row(1), row(2, ("champion",)), row(3), row(4)]
+    assert choose_other(rows, "4", "champion") == rows[1]
+    assert choose_other(rows, "4", "latest") == rows[2]
+    assert choose_other(rows, "2", "champion") == rows[3]
+    assert choose_other(rows[:1], "1", "champion") is None
+
+
+def test_table_is_newest_first_with_the_change_from_the_version_before():
+    newest, oldest = table_rows([row(1, birds=0.5, pairs=10), row(2, birds=0.4)])
+    assert (newest["version"], newest["birds"], newest["pairs"]) == ("2", "40.00% (-10.00)", "-")
+    assert (oldest["birds"], oldest["pairs"]) == ("50.00%", "10")
