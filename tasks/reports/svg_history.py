@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from tasks.reports.page import shorten
 from tasks.reports.svg_drawing import Drawing
 
-WIDTH, LEFT, RIGHT = 760, 230, 610
+WIDTH, LEFT, RIGHT = 440, 10, 305
 """Width of the drawing, and the ends of the axis of versions, in its units."""
-TOP, PANEL, GAP, BOTTOM = 30, 56, 20, 30
-"""Heights above the first panel, of a panel, between two, and below the last one."""
+TOP, PANEL, GAP, BOTTOM = 56, 48, 36, 10
+"""Heights above the first panel, of a panel, between two (with the name of the lower one), and below the last one."""
 LINE, MARKED = "#1f6feb", "#d1480f"
 TICKS = 12
 """Maximum number of versions that are named below the panels."""
@@ -29,8 +29,8 @@ def draw_history(
     height = TOP + len(metrics) * (PANEL + GAP) + BOTTOM
     drawing = Drawing("chart.svg", "metrics of each version", WIDTH, height)
     if marked in versions:
-        drawing.add("circle", cx=LEFT, cy=12, r=4.5, fill=MARKED)
-        drawing.add("text", shorten(mark, 60), x=LEFT + 10, y=16)
+        drawing.add("circle", cx=LEFT + 2, cy=12, r=4.5, fill=MARKED)
+        drawing.add("text", shorten(mark, 60), x=LEFT + 14, y=16)
     for number, (name, values) in enumerate(metrics.items()):
         _add_panel(
             drawing, TOP + number * (PANEL + GAP), name, values, versions.index(marked) if marked in versions else None
@@ -38,8 +38,8 @@ def draw_history(
     stride = math.ceil(len(versions) / TICKS)
     for number in range(len(versions) - 1, -1, -stride or -1):
         x = _x(number, len(versions))
-        drawing.add("text", versions[number], x=x, y=height - BOTTOM + 8, text_anchor="middle")
-    drawing.add("text", "version", x=LEFT - 14, y=height - BOTTOM + 8, text_anchor="end")
+        drawing.add("text", versions[number], x=x, y=height - BOTTOM - GAP + 22, text_anchor="middle")
+    drawing.add("text", "version", x=RIGHT + 16, y=height - BOTTOM - GAP + 22)
     return drawing
 
 
@@ -50,9 +50,9 @@ def _x(number: int, count: int) -> float:
 def _add_panel(drawing: Drawing, top: float, name: str, values: Sequence[float | None], marked: int | None) -> None:
     points = [(number, value) for number, value in enumerate(values) if value is not None and math.isfinite(value)]
     drawing.add("line", x1=LEFT, x2=RIGHT, y1=top + PANEL, y2=top + PANEL, stroke="#7b879455")
-    drawing.add("text", shorten(name, 30), x=LEFT - 14, y=top + PANEL / 2 + 4, text_anchor="end")
+    drawing.add("text", shorten(name, 60), x=LEFT, y=top - 8)
     if not points:
-        drawing.add("text", "not measured", x=RIGHT + 14, y=top + PANEL / 2 + 4)
+        drawing.add("text", "not measured", x=RIGHT + 16, y=top + PANEL / 2 + 4)
         return
     low, high = min(value for _, value in points), max(value for _, value in points)
     places = [
@@ -64,11 +64,11 @@ def _add_panel(drawing: Drawing, top: float, name: str, values: Sequence[float |
     for (number, _), (x, y) in zip(points, places, strict=True):
         is_marked = number == marked
         drawing.add("circle", cx=x, cy=y, r=4.5 if is_marked else 3.0, fill=MARKED if is_marked else LINE)
-    drawing.add("text", _format(points[-1][1]), x=RIGHT + 14, y=top + PANEL / 2 + 4)
+    drawing.add("text", _format(points[-1][1]), x=RIGHT + 16, y=top + PANEL / 2 + 4)
     if high > low:
-        drawing.add("text", f"{_format(low)} to {_format(high)}", x=RIGHT + 14, y=top + PANEL / 2 + 20, font_size=11)
+        drawing.add("text", f"{_format(low)} to {_format(high)}", x=RIGHT + 16, y=top + PANEL / 2 + 20, font_size=11)
 
 
 def _format(value: float) -> str:
-    """Return a count with separators, and any other number with four digits."""
-    return f"{value:,.0f}" if value >= 1000 and value == int(value) else f"{value:.4g}"
+    """Return a share as a percentage, and a count with separators."""
+    return f"{100 * value:.2f}%" if abs(value) <= 1 else f"{value:,.0f}" if value == int(value) else f"{value:.4g}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from dataops.redaction import redact
 from tasks.register.versions.comparison import VersionComparison
-from tasks.register.versions.history import VersionRow, draw_versions, table_rows
+from tasks.register.versions.history import VersionRow, draw_versions, list_metrics, table_rows
 from tasks.reports.page import encode_page, render, shorten
 
 VALUE_LENGTH = 200
@@ -26,18 +26,18 @@ def render_versions(
         note: a sentence below the title.
     """
     table = table_rows(rows)
-    columns = list(table[0]) if table else []
-    history = {
-        "columns": columns,
-        "rows": [[row[name] for name in columns] for row in table],
-        "short": [n for n, name in enumerate(columns) if name not in ("gate", "changed")],
-    }
+    names = list_metrics(rows)
+    tables = [
+        {"columns": columns, "rows": [[row[name] for name in columns] for row in table]}
+        for columns in (["version", "alias", "registered", *names], ["version", "dataset", "changed", "gate"])
+    ]
     page = render(
         "versions.html",
         title=title,
         note=note,
         drawing=draw_versions(rows, alias) if rows else None,
-        history=history,
+        tables=tables,
+        metrics=range(3, 3 + len(names)),
         comparison=comparison and replace(comparison, stages=[_with_shares(row) for row in comparison.stages]),
         settings=list_settings(comparison) if comparison else [],
     )

@@ -106,7 +106,7 @@ def test_history_is_drawn_with_one_panel_for_each_metric():
     space = "{http://www.w3.org/2000/svg}"
     assert len(list(root.iter(f"{space}polyline"))) == 2
     texts = [element.text for element in root.iter(f"{space}text")]
-    assert {"birds/top1", "pairs", "champion, version 3", "40", "0.39"} <= {*texts}
+    assert {"birds/top1", "pairs", "champion, version 3", "40", "39.00%"} <= {*texts}
     assert len([text for text in texts if text and text.isdigit()]) <= 12
     for rows in ([row(1, pairs=3)], [row(1)], [row(1, birds=float("nan")), row(2)]):
         assert draw_versions(rows, "champion").png().startswith(b"\x89PNG")
