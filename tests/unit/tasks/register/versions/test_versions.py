@@ -74,9 +74,9 @@ def test_datasets_that_are_equal_large_or_missing_are_not_compared(sides):
     large = compare_versions(first, second, largest=11)
     assert large.pairs is None
     assert large.note.endswith(f"pairmill diff {first.manifests['pack'].key} {second.manifests['pack'].key}")
-    gone = load_side("version 0", {"snapshot.pack": "0" * 16, "snapshot.evaluate": "e" * 16}, first.store)
-    assert [*gone.manifests] == ["evaluate"]
-    found = compare_versions(gone, second)
+    other = load_side("version 0", {"snapshot.pack": "0" * 16, "snapshot.evaluate": "e" * 16}, first.store)
+    assert [*other.manifests] == ["evaluate"]
+    found = compare_versions(other, second)
     assert found.note == "The dataset of version 0 is not in the store."
     assert found.metrics[0]["comparison"]["verdict"] == "better"
     assert b"is not in the store" in render_versions("x", [], "champion", found, "")
