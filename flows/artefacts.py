@@ -25,7 +25,9 @@ from dataops.formatting import format_percent
 from dataops.funnel import funnel_rows
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
+from dataops.store import Store
 from flows.records import RunRecord
+from flows.watch.samples import KEY, render_samples
 from tasks.checks.report import CheckReport
 from tasks.register.config import describe_gate
 from tasks.tracking import run_metadata
@@ -62,6 +64,17 @@ class RunArtefacts:
         """Create the table of the checks of a dataset."""
         title = f"Checks of pack/{report.dataset}: {report.verdict}"
         self._send(lambda: create_table_artifact(report.markdown_rows(), key="checks", description=title))
+
+    def create_samples(self, stage: str, manifests: Mapping[str, Manifest], store: Store) -> None:
+        """Create the artefact with images that a stage kept and dropped, if it has any."""
+        try:
+            images = render_samples(stage, manifests, store)
+        except Exception as error:  # a run that cannot be shown must not fail
+            logger.warning("the images of %s are not shown in Prefect: %s: %s", stage, type(error).__name__, error)
+            return
+        if images is not None:
+            title = f"Images that {stage} kept and dropped"
+            self._send(lambda: create_markdown_artifact(images, key=f"{KEY}{stage}", description=title))
 
     def update_card(self, record: RunRecord, manifests: Mapping[str, Manifest]) -> None:
         """Write the present state and links of the run into its card."""

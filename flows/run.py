@@ -189,6 +189,8 @@ class Run:
         self.manifests[self.stage], self._states[self.stage] = manifest, state
         self._save_stage(stage_run)
         self.display.log_stage(manifest, stage_run.state, stage_run.seconds)
+        if stage_run.state == "Completed":
+            self.artefacts.create_samples(self.stage, self.manifests, self.context.store)
 
     def check_dataset(self, *, recorded: bool = False) -> None:
         """Check the dataset by `[checks]`, and record, log and show the results.

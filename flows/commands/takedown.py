@@ -5,6 +5,7 @@ It can be killed at any moment. Started again with the same file, it reuses what
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from dataops.errors import ConfigError, PairmillError
 from dataops.formatting import format_quantity
+from dataops.redaction import redact
 from dataops.store import Store
 from dataops.trace.targets import Target
 from flows.commands.output import console, print_json
@@ -84,9 +86,27 @@ def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_
     out = None if as_json else console()
     work = _Work(home, options, request, letter, targets, known_stores(home, store_uri), out)
     reports = [_take_down_in_store(work, store) for store in work.stores]
+    images = _delete_images_of_prefect()
     if as_json:
-        print_json({"request": request.digest, "targets": list(request.targets), "stores": reports})
-    return 3 if any(report["incomplete"] for report in reports) else 0
+        print_json({"request": request.digest, "targets": list(request.targets), "stores": reports, "prefect": images})
+    return 3 if any(report["incomplete"] for report in reports) or images.get("error") else 0
+
+
+def _delete_images_of_prefect() -> dict[str, Any]:
+    """Delete the artefacts with images of earlier runs; return how many, or why that failed, which is logged."""
+    if not os.environ.get("PREFECT_API_URL"):
+        return {"deleted": 0}
+    from httpx import HTTPError
+    from prefect.exceptions import PrefectException
+
+    from flows.watch.samples import KEY, delete_samples
+
+    try:
+        return {"deleted": delete_samples()}
+    except (PrefectException, HTTPError, RuntimeError) as error:
+        reason = redact(f"{type(error).__name__}: {error}")
+        logger.warning("Prefect does not answer, so its artefacts %s* may still show removed images: %s", KEY, reason)
+        return {"deleted": 0, "error": reason}
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,20 @@ def sample_kept(draft: Draft, parts: Iterable[Part], image_extension: str) -> li
     return found
 
 
+def sample_kept_of_curate(store: Store, lineage: Mapping[str, Manifest], count: int) -> list[Row]:
+    """Return the first pairs that curate kept, with their images from the raw shards.
+
+    Args:
+        lineage: manifests of `download` and `curate`.
+    """
+    rows: list[Row] = []
+    for part in lineage["curate"].named("part-", ".parquet"):
+        if len(rows) < count:
+            rows += _read_first_rows(store, lineage["curate"].path(part.name)).head(count - len(rows)).to_dicts()
+    add_raw_previews(store, lineage["download"], rows)
+    return rows
+
+
 def sample_dropped(
     store: Store, lineage: Mapping[str, Manifest], takedowns: Sequence[Target] = ()
 ) -> dict[str, Mapping[str, Sequence[Row]]]:

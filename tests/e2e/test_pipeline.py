@@ -276,8 +276,10 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
     assert materialised >= {f"file://{store.uri}/{one['stage']}/{one['key']}" for one in undisturbed["stages"]}
     artefacts = httpx.post(f"{prefect}/api/artifacts/filter", json=query, headers=prefect_login()).json()
     types = {"result": "markdown", "config": "markdown", "checks": "table", "funnel": "table", "progress": "progress"}
+    types |= {"samples-download": "markdown", "samples-curate": "markdown"}
     assert {a["key"]: a["type"] for a in artefacts} == types
     assert len(artefacts) == len(types)
+    assert all("data:image/jpeg;base64," in a["data"] for a in artefacts if a["key"].startswith("samples-"))
     (card,) = (a["data"] for a in artefacts if a["key"] == "result")
     for title, link in pairmill.json("show", run_id)["model_links"].items():
         assert f"[MLflow: {title}]({link})" in card

@@ -1,0 +1,93 @@
+"""Show a few images in Prefect that a stage kept and dropped, with the reasons, as soon as it has made its snapshot.
+
+The images are small and lie in the artefact itself, as `data:` URIs, which Prefect's UI shows: a browser that shows the
+artefact needs no access to the store. A store with takedown requests has no such artefact, because one of its images
+may be of a pair that somebody asked to remove. `pairmill takedown` deletes those of earlier runs (`delete_samples`).
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from dataops.escaping import escape_markdown
+from dataops.formatting import format_percent
+from dataops.snapshot import Manifest
+from dataops.store import Store
+from tasks.download.report import read_samples
+from tasks.engine.takedown_requests import list_requests
+from tasks.pack.card_samples import Row, sample_dropped, sample_kept_of_curate
+from tasks.reports.page import shorten
+
+KEY = "samples-"
+"""Beginning of the keys of these artefacts; the stage follows."""
+STAGES = ("download", "curate")
+"""Stages that see images."""
+KEPT, DROPPED = 8, 12
+"""Maximum number of images that are shown, of a few kilobytes each."""
+COLUMNS = 4
+CAPTION = 60
+"""Maximum number of characters of a caption."""
+
+
+def render_samples(stage: str, manifests: Mapping[str, Manifest], store: Store) -> str | None:
+    """Return the Markdown of the images of a stage; None if it has none, or the store has takedown requests."""
+    if stage not in STAGES or list_requests(store):
+        return None
+    manifest = manifests[stage]
+    lineage = {name: manifests[name] for name in STAGES[: STAGES.index(stage) + 1] if name in manifests}
+    if "download" not in lineage:
+        return None
+    dropped = interleave([*sample_dropped(store, lineage)[stage].values()])
+    kept = (
+        read_samples(manifest, store, ["part-"]) if stage == "download" else sample_kept_of_curate(store, lineage, KEPT)
+    )
+    counts = manifest.counts
+    share = format_percent(counts.kept / counts.input, decimals=1) if counts.input else "none"
+    parts = [
+        f"{stage} kept {counts.kept:,} of {counts.input:,} rows ({share}).",
+        *_render_group("Kept", kept, KEPT),
+        *_render_group("Dropped", dropped, DROPPED),
+    ]
+    return "\n\n".join(parts) if len(parts) > 1 else None
+
+
+def interleave(groups: Sequence[Sequence[Row]]) -> list[Row]:
+    """Return the rows of all groups, the first of each, then the second of each, and so on."""
+    return [row for turn in zip_longest(*groups) for row in turn if row is not None]
+
+
+def _render_group(title: str, rows: Sequence[Row], most: int) -> list[str]:
+    """Return a heading and a table of images, or nothing if no row has an image."""
+    cells = [_render_cell(row) for row in rows if row.get("preview")][:most]
+    if not cells:
+        return []
+    columns = min(COLUMNS, len(cells))
+    cells += [""] * (-len(cells) % columns)
+    lines = ["| " + " | ".join(cells[start : start + columns]) + " |" for start in range(0, len(cells), columns)]
+    head = ["|" + "   |" * columns, "|" + "---|" * columns]
+    return [f"## {title}", "\n".join([*head, *lines])]
+
+
+def _render_cell(row: Mapping[str, Any]) -> str:
+    image = base64.b64encode(row["preview"]).decode()
+    caption = escape_markdown(shorten(row["caption"], CAPTION))
+    reason = f"<br>**{escape_markdown(row['drop_reason'])}**" if row.get("drop_reason") else ""
+    return f"![](data:image/jpeg;base64,{image})<br>{caption}{reason}"
+
+
+def delete_samples() -> int:
+    """Delete all artefacts with images of the Prefect server that the environment names; return how many.
+
+    Raises: PrefectException, HTTPError if the server does not answer.
+    """
+    deleted = 0
+    with get_client(sync_client=True) as client:
+        while found := client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(like_=KEY))):
+            for artefact in found:
+                client.delete_artifact(artefact.id)
+                deleted += 1
+    return deleted

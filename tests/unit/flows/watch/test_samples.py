@@ -1,0 +1,83 @@
+"""The artefact with images shows what was kept and why the rest was dropped, and no image that may have to be removed."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+
+from flows.watch import samples
+from tasks.engine.takedown_requests import make_request, record_request
+from tests.unit.tasks.dataset_chain import packed_in, pair
+from tests.unit.tasks.reports.test_hostile_text import HOSTILE, Tags
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    rows = [pair(n, "too_small" if n % 4 == 2 else None, caption=f"{HOSTILE} {n}") for n in range(16)]
+    store, manifests = packed_in(tmp_path_factory.mktemp("store"), rows)
+    return SimpleNamespace(store=store, manifests=manifests)
+
+
+def test_curate_shows_images_with_captions_and_reasons_as_text(chain):
+    text = samples.render_samples("curate", chain.manifests, chain.store)
+    assert text is not None
+    assert text.startswith("curate kept 12 of 16 rows (75.0%).")
+    shown = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    images = re.findall(r'<img src="data:image/jpeg;base64,[A-Za-z0-9+/=]+" alt="" ?/?>', shown)
+    assert len(images) == 8 + 4
+    assert {*Tags(shown).found} <= {
+        "p",
+        "h2",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "img",
+        "br",
+        "strong",
+        "code",
+    }
+    assert shown.count("<strong>too_small</strong>") == 4
+    assert len(text) < 100_000
+
+
+def test_stage_without_images_has_no_artefact(chain):
+    assert samples.render_samples("filter", chain.manifests, chain.store) is None
+    assert samples.render_samples("curate", {"curate": chain.manifests["curate"]}, chain.store) is None
+
+
+def test_each_reason_is_shown_before_a_second_image_of_one():
+    groups = [[{"caption": "a"}, {"caption": "b"}], [{"caption": "c"}]]
+    assert [row["caption"] for row in samples.interleave(groups)] == ["a", "c", "b"]
+
+
+def test_store_with_takedowns_shows_no_images(tmp_path):
+    store, manifests = packed_in(tmp_path, [pair(n) for n in range(2)])
+    assert samples.render_samples("curate", manifests, store)
+    record_request(store, make_request([], "a letter"))
+    assert samples.render_samples("curate", manifests, store) is None
+
+
+def test_all_artefacts_with_images_are_deleted(monkeypatch):
+    left = {f"id-{n}": f"samples-{n}" for n in range(5)}
+
+    class Client:
+        def __enter__(self) -> "Client":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def read_artifacts(self, *, artifact_filter: Any) -> list[Any]:
+            assert artifact_filter.key.like_ == "samples-"
+            return [SimpleNamespace(id=one) for one in [*left][:2]]  # a page
+
+        def delete_artifact(self, artefact: str) -> None:
+            del left[artefact]
+
+    monkeypatch.setattr(samples, "get_client", lambda **_: Client())
+    assert samples.delete_samples() == 5
+    assert left == {}
