@@ -16,7 +16,6 @@ from rich.console import Console
 
 from dataops.errors import ConfigError, PairmillError
 from dataops.formatting import format_quantity
-from dataops.redaction import redact
 from dataops.store import Store
 from dataops.trace.targets import Target
 from flows.commands.output import console, print_json
@@ -96,17 +95,9 @@ def _delete_images_of_prefect() -> dict[str, Any]:
     """Delete the artefacts with images of earlier runs; return how many, or why that failed, which is logged."""
     if not os.environ.get("PREFECT_API_URL"):
         return {"deleted": 0}
-    from httpx import HTTPError
-    from prefect.exceptions import PrefectException
+    from flows.watch.samples import try_to_delete_samples
 
-    from flows.watch.samples import KEY, delete_samples
-
-    try:
-        return {"deleted": delete_samples()}
-    except (PrefectException, HTTPError, RuntimeError) as error:
-        reason = redact(f"{type(error).__name__}: {error}")
-        logger.warning("Prefect does not answer, so its artefacts %s* may still show removed images: %s", KEY, reason)
-        return {"deleted": 0, "error": reason}
+    return try_to_delete_samples()
 
 
 @dataclass(frozen=True)

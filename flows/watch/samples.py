@@ -6,21 +6,27 @@ may be of a pair that somebody asked to remove. `pairmill takedown` deletes thos
 """
 
 import base64
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from httpx import HTTPError
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.exceptions import PrefectException
 
 from dataops.escaping import escape_markdown
 from dataops.formatting import format_percent
+from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from tasks.download.report import read_samples
 from tasks.engine.takedown_requests import list_requests
 from tasks.pack.card_samples import Row, sample_dropped, sample_kept_of_curate
 from tasks.reports.page import shorten
+
+logger = logging.getLogger(__name__)
 
 KEY = "samples-"
 """Beginning of the keys of these artefacts; the stage follows."""
@@ -91,3 +97,13 @@ def delete_samples() -> int:
                 client.delete_artifact(artefact.id)
                 deleted += 1
     return deleted
+
+
+def try_to_delete_samples() -> dict[str, Any]:
+    """Return how many artefacts with images were deleted, and the reason if some may be left, which is logged."""
+    try:
+        return {"deleted": delete_samples()}
+    except (PrefectException, HTTPError) as error:
+        reason = redact(f"{type(error).__name__}: {error}")
+        logger.warning("Prefect does not answer, so its artefacts %s* may still show removed images: %s", KEY, reason)
+        return {"deleted": 0, "error": reason}
