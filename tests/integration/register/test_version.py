@@ -117,9 +117,10 @@ def test_registration_logs_all_artefacts_with_escaped_text(registered: Any, tmp_
     expected = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
     expected |= {"model_card.html", "model_card.md", "lineage.svg", "lineage.jsonl", "dataset.html", "evaluation.html"}
     expected |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
+    expected |= {"versions.html", "metric_history.png"}
     expected |= {f"manifests/{stage}.json" for stage in stages}
     assert names == expected | {"predictions/predictions-twemoji-seen.html"}
-    for name in ("funnel.png", "training_curves.png", "zero_shot.png"):
+    for name in ("funnel.png", "training_curves.png", "zero_shot.png", "metric_history.png"):
         with Image.open(folder / name) as image:
             assert image.width > 500
     assert "&lt;script&gt;" in (folder / "filter.html").read_text()
