@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError
-from dataops.formatting import format_percent, format_share
+from dataops.formatting import format_percent, format_quantity, format_share
 from dataops.store import Store
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.records import find_snapshot
@@ -16,6 +16,8 @@ from tasks.register.versions.page import list_settings, render_versions
 from tasks.tracking.registry import RegisteredVersion, find_registered_version
 
 CHAMPION = "champion"
+METRICS = 5
+"""Maximum number of metrics in a table on the terminal."""
 
 
 def show_models(name: str | None, limit: int, page: Path | None, *, as_json: bool) -> int:
@@ -49,18 +51,22 @@ def show_models(name: str | None, limit: int, page: Path | None, *, as_json: boo
 
 def _print_versions(model: str, rows: list[VersionRow]) -> None:
     """Print a table of metrics, and one of the data, the changes and the gate."""
-    out, names = console(), list_metrics(rows)
-    cells = table_rows(rows)
-    first = ("version", "alias", "registered")
-    table = new_table(f"Versions of {model}, with the change from the version before", *first, *names, right=names)
+    out, names = console(), [name for name in list_metrics(rows) if name != "pairs"]
+    cells, shown = table_rows(rows), names[:METRICS]
+    heads = {name: name.replace("/", "\n", 1) for name in shown}
+    title = f"Versions of {model}, with the change from the version before"
+    table = new_table(title, "version", "alias", *heads.values(), right=[*heads.values()])
     for row in cells:
-        table.add_row(*(text(row[name]) for name in (*first, *names)))
+        table.add_row(text(row["version"]), text(row["alias"]), *(text(row[name]) for name in shown))
     out.print(table)
+    if len(names) > len(shown):
+        out.print(text(f"and {format_quantity(len(names) - len(shown), 'metric')} more: --json or --page shows all"))
     out.print()
-    columns = ("version", "dataset", "changed", "why")
-    table = new_table("What changed from the version before, and the gate", *columns)
+    columns = ("version", "registered", "pairs", "dataset", "changed", "why")
+    table = new_table("What changed from the version before, and the gate", *columns, right=["pairs"])
     for row in cells:
-        table.add_row(text(row["version"]), text(row["dataset"]), text(row["changed"] or "-"), text(row["gate"]))
+        fields = (row["version"], row["registered"], row.get("pairs", "-"), row["dataset"], row["changed"] or "-")
+        table.add_row(*map(text, fields), text(row["gate"]))
     out.print(table)
 
 
