@@ -159,7 +159,7 @@ def diff(
         b: Another one; `added` pairs are in B and not in A.
     """
     from flows.commands.diff import show_diff
-    from flows.commands.versions import show_model_diff
+    from flows.commands.registry.versions import show_model_diff
     from tasks.lineage.trace import is_model
 
     if is_model(a) != is_model(b):

@@ -23,7 +23,7 @@ def models(
     Args:
         name: A registered model; by default all of them are listed by name.
     """
-    from flows.commands.versions import show_models
+    from flows.commands.registry.versions import show_models
 
     return show_models(name, limit, page, as_json=json)
 

@@ -1,0 +1,1 @@
+"""Commands over the versions of registered models."""
