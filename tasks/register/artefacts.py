@@ -77,8 +77,8 @@ def log_card(registration: Registration, run: "Run", version: "ModelVersion") ->
         registration.datasets,
     )
     lineage = lineage_svg(work.inputs, config.model_name, documents, registration.datasets)
-    files: Files = {"model_card.html": card.html(), "model_card.md": card.markdown(), "lineage.svg": lineage}
-    _log_files(registration, run, files | describe_versions(registration, version))
+    pages: Files = {"model_card.html": card.html(), "model_card.md": card.markdown(), "lineage.svg": lineage}
+    _log_files(registration, run, pages | describe_versions(registration, version))
 
 
 def _log_files(registration: Registration, run: "Run", files: Files) -> None:
