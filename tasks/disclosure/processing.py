@@ -17,8 +17,6 @@ from tasks.register.model_card import describe_teachers
 SYNTHETIC = "synthetic"
 RESERVED = ("opt_out", "robots", "payment_required", "license")
 """Drop reasons for a reservation of rights, or a missing permission."""
-ILLEGAL = ("unsafe", "blocked_domain", "nsfw", "hash_list", "known_harm")
-"""Drop reasons for illegal or unsafe content."""
 _PERSONAL = {
     "drop": "Captions with an e-mail address, a URL, a telephone number or a street address were dropped.",
     "mask": "E-mail addresses, URLs, telephone numbers and street addresses in captions were masked.",
@@ -127,22 +125,27 @@ def _list_rights_measures(chains: Sequence[Chain]) -> Iterator[str]:
         dropped = _count_dropped([*filters, *packs], ("opt_out_list",))
         yield f"Images and pages that opt-out lists name ({', '.join(sorted(names))}) were left out.{dropped}"
     if chains:
-        removed = sum(chain.pack.counts.dropped.get("takedown", 0) for chain in chains)
-        requests = {key for chain in chains for key in chain.pack.facts.get("takedowns", [])}
+        stages = [one for chain in chains for one in chain.ancestors.values()]
+        removed = sum(one.counts.dropped.get("takedown", 0) for one in stages)
+        requests = {key for pack in packs for key in pack.facts.get("takedowns", [])}
         yield (
-            f"Requests to remove works that were applied to the training data: {len(requests):,}, with {removed:,} pairs "
-            "removed from the datasets at that step."
+            f"Requests to remove works that were applied to the training data: {len(requests):,}. Pairs that were removed "
+            f"for them: {removed:,}."
         )
 
 
 def _list_illegal_measures(chains: Sequence[Chain]) -> Iterator[str]:
     filters, downloads, curates = (_configs(chains, stage) for stage in ("filter", "download", "curate"))
     if languages := _settings(filters, "unsafe_languages"):
-        yield f"Captions with words of the lists of unsafe words in {_quote(languages)} were dropped.{_illegal(filters)}"
+        dropped = _count_dropped(filters, ("unsafe",))
+        yield f"Captions with words of the lists of unsafe words in {_quote(languages)} were dropped.{dropped}"
     if domains := _settings(filters, "blocked_domains"):
-        yield f"Images on {format_quantity(len(domains), 'blocked domain')} were not requested.{_illegal(filters)}"
-    if any(one.config.get("hash_lists") for one in downloads):
-        dropped = _illegal(downloads)
+        dropped = _count_dropped(filters, ("blocked_domain",))
+        yield f"Images on {format_quantity(len(domains), 'blocked domain')} were not requested.{dropped}"
+    if any(
+        isinstance(one, list) and one for lists in downloads for one in (lists.config.get("hash_lists") or {}).values()
+    ):
+        dropped = _count_dropped(downloads, ("known_harm",))
         yield f"Images were compared with lists of hashes of known harmful images before they were stored.{dropped}"
     scores = _settings(curates, "scores")
     if "nsfw" in scores:
@@ -153,10 +156,6 @@ def _list_illegal_measures(chains: Sequence[Chain]) -> Iterator[str]:
             else "No rule dropped by it."
         )
         yield f"A classifier computed the probability that an image is pornographic. {done}"
-
-
-def _illegal(manifests: Sequence[Manifest]) -> str:
-    return _count_dropped(manifests, ILLEGAL)
 
 
 def _list_steps(chains: Sequence[Chain]) -> Iterator[str]:

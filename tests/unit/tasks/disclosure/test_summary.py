@@ -113,13 +113,15 @@ def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_t
         tmp_path,
         configs={
             "filter": {"unsafe_languages": ["en"], "blocked_domains": ["x.test"]},
-            "download": {"images": "archive"},
+            "download": {"images": "archive", "hash_lists": {"md5": ["known"]}},
             "extract": {"kind": "common_crawl", "crawl": ["CC-MAIN-2026-43"], "num_files": 3},
         },
+        taken_down=[PAIRS[0]["uid"], PAIRS[1]["uid"]],
         counted={"curate": {"recaption": captioner}, "pack": {"further_captions": {"synthetic": 5}}},
     )
     answers = made.answers
-    assert len(answers["illegal_measures"].text) == 2
+    assert len(answers["illegal_measures"].text) == 3
+    assert answers["tdm_measures"].text[-1].endswith("Pairs that were removed for them: 2.")
     assert answers["crawlers_used"].is_yes is False
     assert {answers[name].state for name in ("crawler_names", "crawl_domains", "crawl_period")} == {"not_applicable"}
     assert answers["public_used"].is_yes is True
@@ -128,7 +130,7 @@ def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_t
         "Common Crawl, CC-MAIN-2026-43",
         "https://commoncrawl.org/",
         "CC-MAIN-2026-43",
-        "12",
+        "10",
         "100.0%",
     )
     assert answers["public_list"].rows == (row,)
