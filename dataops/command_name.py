@@ -16,7 +16,7 @@ NAME = "pairmill"
 COMMANDS = (
     *("demo", "run", "rerun", "runs", "show", "gc", "doctor", "trace", "takedown", "promote", "diff", "export"),
     *("deploy", "up", "down", "status", "eval", "queries", "datasets", "config", "init", "plan", "try", "backfill"),
-    *("publish", "sign", "verify", "browse", "identity", "summary", "bom"),
+    *("publish", "sign", "verify", "browse", "identity", "summary", "bom", "takedowns", "models"),
 )
 _NAMED = re.compile(rf"(?P<before>^|`|: |\n){NAME} (?=({'|'.join(COMMANDS)})(?![\w-]))")
 _typed = NAME
