@@ -1,5 +1,7 @@
 """A takedown tags the models that were trained on a pair, also in one of several datasets, and a trace shows the tags."""
 
+import base64
+import html
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from dataops.errors import ContractError
+from dataops.images.decode import decode, make_preview
 from dataops.snapshot import SnapshotName
 from dataops.store import FolderStore
 from flows.commands.publish import PublishOptions, publish
@@ -17,7 +20,7 @@ from tasks.tracking.registry import Registry, find_needed_snapshots
 from tests.integration.register.snapshots import connect, plan_registration
 from tests.unit.tasks.dataset_chain import chain, pair
 
-pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
+pytestmark = pytest.mark.timeout(900)  # the server and the first import of MLflow take long on a busy machine
 
 
 def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
@@ -91,3 +94,38 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     assert str(refused.value).startswith("models:/saw-it/1 is not published:")
     assert not (tmp_path / "out").exists()
     assert packed.key in output
+    _check_deletion(store, file, version.run_id, tmp_path, capsys)
+
+
+def _check_deletion(store: FolderStore, file: Path, run: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that a takedown with --delete-raw erases what MLflow holds, and searches it; who asked is in the log only."""
+    from flows.commands import takedown
+
+    client, removed = connect(), pair(4)
+    preview = base64.b64encode(make_preview(decode(removed["data"]))).decode()
+    page = f'<li>{html.escape(removed["caption"])}</li><img src="data:image/jpeg;base64,{preview}"> and more'
+    client.log_text(run, page, "dataset.html")
+    client.log_text(run, json.dumps({"facts": {"examples": [removed["caption"]]}}), "manifests/filter.json")
+    client.set_tag(run, "note", f"see {removed['url']}")
+    client.update_model_version("saw-it", "1", f"it saw {removed['url']} too")
+    options = takedown.TakedownOptions(file, "a letter", delete_raw=True, yes=True, requested_by="Jane Roe")
+    assert takedown.takedown(options, folder, str(store.root), as_json=True) == 0
+    output = capsys.readouterr().out
+    search = next(one for one in json.loads(output)["stores"] if one["datasets"])["search"]
+    places = {one["place"].split()[0]: one for one in search["searched"]}
+    assert places.keys() == {"store", "home", "MLflow"}
+    assert places["MLflow"]["files"] > 10
+    assert search["found"] == []
+    found = client.get_run(run)
+    assert found.data.tags["note"] == "see " + "-" * len(removed["url"])
+    assert client.get_model_version("saw-it", "1").description == f"it saw {'-' * len(removed['url'])} too"
+    files = [Path(client.download_artifacts(run, "", str(folder))), store.root]
+    texts = {path: path.read_bytes() for root in files for path in root.rglob("*") if path.is_file()}
+    cleaned = next(data.decode() for path, data in texts.items() if path.name == "dataset.html" and b"more" in data)
+    assert cleaned.endswith('A"> and more')
+    assert len(cleaned.encode()) == len(page.encode())
+    for text in (preview, removed["caption"], json.dumps(removed["caption"])[1:-1], removed["url"]):
+        assert [path for path, data in texts.items() if text.encode() in data and path.parent.name != "takedowns"] == []
+    who = [path.name for path, data in texts.items() if b"Jane" in data]
+    assert [name.partition(".")[2] for name in who] == ["log.json"]
+    assert "Jane" not in output

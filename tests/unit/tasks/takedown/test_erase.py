@@ -1,0 +1,133 @@
+"""A takedown erases reports, caches and rows in the store and under the home folder, and finds what it cannot erase."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataops.digest import file_sha256
+from dataops.images.decode import decode, make_preview
+from dataops.images.score_tables import SCORES, compute_score_ids
+from dataops.snapshot import Draft, Record, find_manifest, load_manifest
+from dataops.store import FolderStore
+from tasks.browse.features import FeatureTable, image_ids
+from tasks.curate.scores.cache import put_scores
+from tasks.engine.context import Context
+from tasks.engine.takedown_requests import load_erased
+from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry
+from tasks.lineage.graph import Lineage
+from tasks.takedown.erase_rows import erase_rows
+from tests.manifests import build_manifest
+from tests.unit.tasks.dataset_chain import jpeg, pair
+from tests.unit.tasks.lineage.test_takedown_leftovers import copy_home, find_images, take_down, template
+
+__all__ = ["copy_home", "template"]
+
+CAPTION, URL = "caption no. 4", pair(4)["url"]
+PREVIEW = base64.b64encode(make_preview(decode(jpeg(4)))).decode()
+PAGE = f'<p title="{URL}">{CAPTION}</p><img src="data:image/jpeg;base64,{PREVIEW}"><p>caption no. 5</p>'
+
+
+def put_elsewhere(home: Path) -> dict[str, bool]:
+    """Write what earlier runs and commands left of a pair; return the paths, and whether each file stays."""
+    store = FolderStore(home / "store")
+    draft = Draft(store, "evaluate", "e" * 16)
+    page = draft.put_bytes("evaluation.html", PAGE.encode())
+    draft.commit(build_manifest("evaluate", [page], key=draft.key, facts={"examples": {"x": [CAPTION, URL]}}))
+    digest = hashlib.sha256(jpeg(4)).hexdigest()
+    ids = compute_score_ids([digest, "0" * 64], None)
+    put_scores(store, "clip", pa.table([ids, pa.array([0.5, 0.25], pa.float32())], schema=SCORES))
+    store.put(f"captions/llava/{digest[:3]}/{digest}.json", b'{"text": "an answer"}')
+    texts = {"pages/filter-0.html": False, "cache/bucket/x/part-0.html": False, "evaluations/0/report.html": True}
+    for name in texts:
+        (home / name).parent.mkdir(parents=True)
+        (home / name).write_text(PAGE)
+    (home / "browse").mkdir()
+    FeatureTable(home / "browse" / "features" / "m").add(image_ids([digest, "5" * 64]), np.ones((2, 2), "f"))
+    (home / "notes.txt").write_text(PAGE)
+    return texts
+
+
+def test_takedown_erases_what_others_wrote_and_leaves_the_rest(
+    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = copy_home("a")
+    store, files = FolderStore(home / "store"), put_elsewhere(home)
+    assert take_down(home, store, monkeypatch) == 0
+    (report,) = json.loads(capsys.readouterr().out)["stores"]
+    assert report["search"]["found"] == []
+    assert {one["place"].split()[0]: one["files"] > 0 for one in report["search"]["searched"]} == {
+        "store": True, "home": True,
+    }  # fmt: skip
+    assert {name: (home / name).exists() for name in files} == files
+    cleaned = (home / "evaluations/0/report.html").read_text()
+    assert len(cleaned) == len(PAGE)
+    assert (PREVIEW in cleaned, URL in cleaned, "caption no. 5" in cleaned) == (False, False, True)
+    evaluate = find_manifest(store, "evaluate", "e" * 16, verify=True)
+    assert evaluate is not None
+    assert evaluate.facts["examples"]["x"][1] == "-" * len(URL)
+    (scores,) = store.names("scores")
+    assert pq.read_table(home / "store" / scores)["score"].to_pylist() == [0.25]
+    assert store.names("captions") == []
+    ids = image_ids([hashlib.sha256(jpeg(4)).hexdigest(), "5" * 64])
+    assert FeatureTable(home / "browse" / "features" / "m").locate(ids).tolist() == [-1, 1]
+    assert (home / "notes.txt").read_text() == PAGE, "a file of the user"
+    assert find_images(home) == {"notes.txt"}
+    traces = json.loads(store.read(next(name for name in store.names("takedowns") if name.endswith(".traces.json"))))
+    assert (traces["urls"], traces["captions"]) == ([], [])
+    assert {target.value for target in load_erased(store)} >= {*report["uids"]}
+
+
+def test_search_finds_a_copy_under_another_url_and_names_it(
+    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = copy_home("copy")
+    store = FolderStore(home / "store")
+    (home / "request.txt").write_text(f"{pair(5)['url']}\n")
+    store.put("evaluate/unlisted.jpg", jpeg(5))
+    assert take_down(home, store, monkeypatch) == 3
+    (report,) = json.loads(capsys.readouterr().out)["stores"]
+    (found,) = report["search"]["found"]
+    assert (found["name"], found["found"]) == ("evaluate/unlisted.jpg", {"image": 1})
+    assert found["remedy"]
+    store.delete(["evaluate/unlisted.jpg"])
+    assert take_down(home, store, monkeypatch) == 0, "a later call has the digests of the image"
+
+
+def rows(**columns: Any) -> pa.Table:
+    return pa.table({"uid": ["a" * 32, "b" * 32], "url": ["http://h/a", "http://h/b"], **columns})
+
+
+def test_erased_rows_keep_the_counts_the_key_and_the_digest_of_a_snapshot(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    draft = Draft(store, "extract", "e" * 16)
+    parts = [draft.put_table("part-00000.parquet", rows(caption=["A", "B"], source_offset=[1, 2]))]
+    parts.append(draft.put_table("dropped-00000.parquet", rows(drop_reason=["x", "y"])))
+    before = draft.commit(build_manifest("extract", parts, key=draft.key))
+    write_entry(draft, f"{SOURCE_INDEX}/0.json", Record(task="t", parts=parts[:1]))
+    for expected in ({"extract/" + "e" * 16: 2}, {}):
+        assert erase_rows(Lineage(store), Context(store, tmp_path), {"a" * 32}) == (expected, {})
+    after = find_manifest(store, "extract", draft.key, verify=True)
+    assert after is not None
+    assert (after.content_digest, after.counts) == (before.content_digest, before.counts)
+    assert [part.uid_sum for part in after.parts] == [part.uid_sum for part in before.parts]
+    assert after.facts["erased"] == 2
+    tables = {part.name: pq.read_table(tmp_path / after.path(part.name)).to_pylist() for part in after.parts}
+    assert tables["part-00000-r1.parquet"][0] == {"uid": "a" * 32, "url": "", "caption": "", "source_offset": 1}
+    assert tables["part-00000-r1.parquet"][1]["url"] == "http://h/b"
+    assert tables["dropped-00000-r1.parquet"][0] == {"uid": "a" * 32, "url": "", "drop_reason": "x"}
+    assert len(store.names("extract/" + "e" * 16)) == 3, "the old parts are deleted"
+    copied = copy_indexed_parts(Draft(store, "extract", "f" * 16), f"{SOURCE_INDEX}/0.json", 7)
+    assert copied is not None
+    assert copied.parts[0].sha256 == file_sha256(tmp_path / "extract" / ("f" * 16) / "part-00007.parquet")
+    erase_rows(Lineage(store), Context(store, tmp_path), {"b" * 32})
+    again = load_manifest(store, "extract", draft.key)
+    assert again is not None
+    assert [part.name for part in again.parts] == ["part-00000-r2.parquet", "dropped-00000-r2.parquet"]
