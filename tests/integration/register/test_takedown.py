@@ -119,7 +119,8 @@ def _check_deletion(store: FolderStore, file: Path, run: str, folder: Path, caps
     found = client.get_run(run)
     assert found.data.tags["note"] == "see " + "-" * len(removed["url"])
     assert client.get_model_version("saw-it", "1").description == f"it saw {'-' * len(removed['url'])} too"
-    files = [Path(client.download_artifacts(run, "", str(folder))), store.root]
+    (folder / "downloaded").mkdir()
+    files = [Path(client.download_artifacts(run, "", str(folder / "downloaded"))), store.root]
     texts = {path: path.read_bytes() for root in files for path in root.rglob("*") if path.is_file()}
     cleaned = next(data.decode() for path, data in texts.items() if path.name == "dataset.html" and b"more" in data)
     assert cleaned.endswith('A"> and more')

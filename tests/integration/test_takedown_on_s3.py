@@ -1,0 +1,52 @@
+"""A takedown on a real S3 server that is killed between a new manifest and the deletion of the old shards."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from dataops.storage.s3 import S3Store
+from dataops.store import FolderStore
+from tests.unit.tasks.dataset_chain import jpeg, pair
+from tests.unit.tasks.lineage.test_takedown_leftovers import REMOVED, KilledError, copy_home, take_down, template
+
+__all__ = ["copy_home", "template"]
+
+pytestmark = pytest.mark.timeout(300)
+
+
+class KilledStore(S3Store):
+    """A store whose user is killed before the first old shard of a raw snapshot is deleted."""
+
+    def delete(self, names: Sequence[str]) -> None:
+        if any(re.fullmatch(r"download/[^/]+/\d+\.tar", name) for name in names):
+            raise KilledError
+        super().delete(names)
+
+
+def test_takedown_killed_before_the_deletion_on_s3_is_completed_by_the_next_call(
+    s3_environment: None,
+    copy_home: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home, prefix = copy_home("s3"), f"takedown/{tmp_path.name}"
+    source, store = FolderStore(home / "store"), S3Store("mill", prefix)
+    for name in source.names(""):
+        store.put(name, source.read(name))
+    store.local(next(name for name in store.names("download") if name.endswith("00001.tar")))  # into the cache
+    with pytest.raises(KilledError):
+        take_down(home, KilledStore("mill", prefix), monkeypatch)
+    capsys.readouterr()
+    assert any(jpeg(n) in store.read(name) for name in store.names("download") for n in REMOVED)
+    assert take_down(home, store, monkeypatch) == 0
+    (report,) = json.loads(capsys.readouterr().out)["stores"]
+    assert report["search"]["found"] == []
+    assert report["search"]["searched"][0]["files"] > 20
+    objects = {name: store.read(name) for name in store.names("") if not name.startswith("takedowns/")}
+    cached = {str(path): path.read_bytes() for path in (home / "cache").rglob("*.tar")}
+    left = [jpeg(n) for n in REMOVED] + [pair(n)["url"].encode() + b'"' for n in REMOVED]
+    assert [name for name, data in (objects | cached).items() if any(one in data for one in left)] == []
