@@ -7,15 +7,21 @@ from xdist.scheduler import LoadFileScheduling
 
 _TOGETHER = {
     "test_gc.py": "test_chaos.py",
+    "test_retry.py": "test_chaos.py",
     "test_s3_pipeline.py": "test_pipeline.py",
     "test_readme.py": "test_pipeline.py",
+    "test_secrets.py": "test_deploy.py",
 }
-"""Test files that run in one process, because they share a costly session fixture."""
+"""Test files that run in one process, because they share a costly session fixture or what the other one made."""
+_SHARING = ("tests/integration/cluster", "tests/integration/register")
+"""Folders of which all files run in one process, which starts their servers once."""
 _FIRST = (
-    *("test_pipeline.py", "test_s3_pipeline.py", "test_readme.py", "test_deploy.py", "test_chaos.py", "test_gc.py"),
-    *("test_retry.py", "test_secrets.py", "test_cluster.py", "test_site_crawl.py", "test_encodings.py"),
-    *("test_services.py", "test_web_page.py", "test_fuzz.py", "test_train.py", "test_takedown_leftovers.py"),
-    *("test_ranks.py", "test_evaluate_ranks.py", "test_export.py", "test_pyfunc.py", "test_page_cost.py"),
+    *("test_pipeline.py", "test_s3_pipeline.py", "test_readme.py", "test_deploy.py", "test_secrets.py"),
+    *("test_chaos.py", "test_retry.py", "test_gc.py", "test_cluster.py", "test_site_crawl.py", "test_encodings.py"),
+    *("test_gate.py", "test_services.py", "test_web_page.py", "test_fuzz.py", "test_train.py", "test_gpu.py"),
+    *("test_sharding.py", "test_compiled.py", "test_options.py", "test_ranks.py", "test_takedown_leftovers.py"),
+    *("test_frozen_training.py", "test_phases.py", "test_evaluate_ranks.py", "test_networks.py", "test_clustering.py"),
+    *("test_export.py", "test_pyfunc.py", "test_page_cost.py"),
 )
 """Test files that take longest, begun first: the last file of a run keeps one process busy while the others wait."""
 
@@ -26,7 +32,7 @@ class ByServers(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         folder, _, name = file.rpartition("/")
-        return "cluster" if "/cluster/" in file else f"{folder}/{_TOGETHER.get(name, name)}"
+        return folder if folder in _SHARING else f"{folder}/{_TOGETHER.get(name, name)}"
 
 
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> ByServers:

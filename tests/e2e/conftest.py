@@ -224,6 +224,13 @@ def chaos(pairmill: Pairmill) -> Chaos:
     return chaos
 
 
+@pytest.fixture(scope="module")
+def reusing_config(pairmill: Pairmill) -> Path:
+    """Return a config whose run reuses what test_pipeline.py or test_deploy.py made in this process, if one of them ran."""
+    stores = (pairmill.folder / f"store-{name}" for name in ("undisturbed", "nightly"))
+    return pairmill.write_config("reusing", store=next((store for store in stores if store.exists()), None))
+
+
 @pytest.fixture(scope="session")
 def undisturbed(pairmill: Pairmill) -> dict[str, Any]:
     """Run once from an empty store to a registered version with two workers, and return the output of `show`."""

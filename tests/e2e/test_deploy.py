@@ -82,14 +82,14 @@ class NotificationServer(ThreadingHTTPServer):
 class PrefectApi:
     """The REST interface of the Prefect server, as its UI uses it."""
 
-    def __init__(self, api: str, env: dict[str, str]):
-        self.api, self.env = api, env
+    def __init__(self, api: str, env: dict[str, str], client: httpx.Client):
+        self.api, self.env, self.client = api, env, client
 
     def send(self, method: str, path: str, value: Any = None) -> httpx.Response:
         """Send one request; like Prefect's own client, retry if SQLite was locked (503)."""
         for _ in range(10):
             login = services.authorization(f"{self.api}/{path}")
-            answer = httpx.request(method, f"{self.api}/{path}", json=value, headers=login, timeout=30)
+            answer = self.client.request(method, f"{self.api}/{path}", json=value, headers=login)
             if answer.status_code != 503:
                 break
             time.sleep(0.5)
@@ -138,9 +138,11 @@ class PrefectApi:
 
 
 @pytest.fixture(scope="module")
-def prefect(pairmill: Pairmill) -> PrefectApi:
+def prefect(pairmill: Pairmill) -> Iterator[PrefectApi]:
     api = next(s.url for s in services.status() if s.name == "prefect")
-    return PrefectApi(api, pairmill.env | services.client_environment())
+    # verify=False: plain HTTP, and reading all certificates of the system takes longer than a request.
+    with httpx.Client(verify=False, timeout=30, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+        yield PrefectApi(api, pairmill.env | services.client_environment(), client)
 
 
 @pytest.fixture(scope="module")

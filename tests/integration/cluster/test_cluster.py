@@ -238,6 +238,8 @@ def _check_gate_and_promotion(cluster: Topology, config: Path) -> None:
     sets = [word for gate in gates for word in ("--set", gate)]
     result = pairmill(cluster, "run", str(config), *sets, code=5, PAIRMILL_HOME=str(config.parent / "home"))
     assert [stage["state"] for stage in result["stages"]] == ["Reused"] * 7 + ["Failed"]
+    assert (result["error"]["exit_code"], result["model_version"]) == (5, None)
+    assert "twemoji-seen/top1" in result["error"]["message"]
     client = tracking.connect()
     refused = client.get_model_version_by_alias("clustered", "candidate")
     assert refused.version == "2"
