@@ -1,13 +1,15 @@
 """Train the demo's recipe with one option changed at a time: python -m benchmarks.recipes.options
 
-    python -m benchmarks.recipes.options                       all options, three seeds: over an hour on two cores
+    python -m benchmarks.recipes.options                           all options, three seeds: half an hour on two cores
     python -m benchmarks.recipes.options --options 'ema;distill'   some of them
-    python -m benchmarks.recipes.options --quick               only to test it: two options, one seed and one epoch
+    python -m benchmarks.recipes.options --quick                   only to test it: two options, one seed and one epoch
 
 It uses the snapshots of `pairmill demo` (PAIRMILL_HOME), makes those that are missing, and reuses models of earlier calls.
-`base` is configs/demo.toml with fewer epochs. Each option is added to it, or taken from it if its name starts with "no". A
-dataset of another size has as many epochs as give about equally many samples. The teacher, the reference and the model of
-the clusters are models of whole trainings with seed 0: of configs/demo.toml, but the reference of
+`base` is configs/demo.toml with a frozen image tower and without augmentation, so that the features of the images are
+computed once and a training takes seconds. Each option is added to it, or taken from it if its name starts with "no". Three
+trainings do not fit it: "trained" has the image tower of configs/demo.toml, and the other two are compared as OPTIONS says.
+A dataset of another size has as many epochs as give about equally many samples. The teacher, the reference and the model
+of the clusters are models of whole trainings with seed 0: of configs/demo.toml, but the reference of
 configs/demo-from-scratch.toml. The table compares accuracies image by image, as benchmarks.recipes does.
 """
 
@@ -15,9 +17,10 @@ import logging
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,46 +49,55 @@ QUICK_OPTIONS = "ema;clusters.balance"
 MAIN_TASK = "openmoji-heldout"
 BASE = "base"
 Change = dict[str, Any]
-Models = Mapping[str, str]
-"""Folders of the two whole trainings, by name: demo and demo-from-scratch."""
+FindModel = Callable[[Path], str]
+"""Makes the model of a config file, and returns its folder."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its changes of the tables `filter`, `curate` and `train`, given the folders of the two models."""
+    """One option: its changes of the tables `filter`, `curate` and `train`, given what makes a model."""
 
-    train: Callable[[Models], Change] = field(default=lambda models: {})
-    curate: Callable[[Models], Change] = field(default=lambda models: {})
+    train: Callable[[FindModel], Change] = field(default=lambda model: {})
+    curate: Callable[[FindModel], Change] = field(default=lambda model: {})
     filter: Change = field(default_factory=dict)
     against: str = BASE
     """What it is compared with."""
+    epochs: int | None = None
+    """Epochs of a training that takes longer than the base's; None: as many as give as many samples."""
 
 
+def read_table(path: Path) -> Change:
+    """Return the table `[train]` of a config file."""
+    return tomllib.loads(path.read_text("utf-8"))["train"]
+
+
+FROZEN: Change = {"unlocked_image_groups": 0, "augment": {}}
 NO_IMAGE_INIT: Change = {"image_init": None, "lock_image": False, "unlocked_image_groups": 0, "image_size": None}
+TRAINED: Change = {key: read_table(CONFIG)[key] for key in FROZEN}
 
 
-def _clusters(models: Models, **changes: Change) -> Change:
-    return {"clusters": {"model": models["demo"], "count": 100} | changes}
+def _clusters(model: FindModel, **changes: Change) -> Change:
+    return {"clusters": {"model": model(CONFIG), "count": 100} | changes}
 
 
 OPTIONS: dict[str, Option] = {
-    "no text_init": Option(lambda models: {"text_init": None, "vocab_size": 2048}),
-    "no image_init": Option(lambda models: NO_IMAGE_INIT),
-    "no multi_positive": Option(lambda models: {"multi_positive": "off"}),
-    "frozen image tower": Option(lambda models: {"unlocked_image_groups": 0, "augment": {}}),
-    # a pretrained tower has one image size
-    "no image_init, phase": Option(
-        lambda models: NO_IMAGE_INIT | {"phase": [{"until": 0.5, "image_size": 32}, {"until": 1.0}]},
-        against="no image_init",
-    ),
-    "loss = global": Option(lambda models: {"loss": "global", "multi_positive": "off"}),
-    "distill": Option(lambda models: {"distill": {"model": models["demo"]}}),
-    "reference": Option(lambda models: {"reference": {"model": models["demo-from-scratch"]}}),
-    "average_last": Option(lambda models: {"average_last": 4, "average_every": 5}),
-    "ema": Option(lambda models: {"ema": 0.95}),
+    "no text_init": Option(lambda model: {"text_init": None, "vocab_size": 2048}),
+    "no multi_positive": Option(lambda model: {"multi_positive": "off"}),
+    "loss = global": Option(lambda model: {"loss": "global", "multi_positive": "off"}),
+    "distill": Option(lambda model: {"distill": {"model": model(CONFIG)}}),
+    "reference": Option(lambda model: {"reference": {"model": model(FROM_SCRATCH)}}),
+    "average_last": Option(lambda model: {"average_last": 4, "average_every": 20}),
+    "ema": Option(lambda model: {"ema": 0.98}),
     "captions": Option(filter={"dedupe": ["uid", "url"], "captions_per_image": 4}),
-    "clusters.balance": Option(curate=lambda models: _clusters(models, balance={})),
-    "semantic_duplicates": Option(curate=lambda models: _clusters(models, semantic_duplicates={})),
+    "clusters.balance": Option(curate=lambda model: _clusters(model, balance={})),
+    "semantic_duplicates": Option(curate=lambda model: _clusters(model, semantic_duplicates={})),
+    "trained": Option(lambda model: TRAINED, epochs=3),
+    "no image_init": Option(lambda model: TRAINED | NO_IMAGE_INIT, against="trained", epochs=3),
+    "no image_init, phase": Option(
+        lambda model: TRAINED | NO_IMAGE_INIT | {"phase": [{"until": 0.5, "image_size": 32}, {"until": 1.0}]},
+        against="no image_init",
+        epochs=3,
+    ),
 }
 """The options by name."""
 
@@ -95,23 +107,24 @@ class OptionTrials:
 
     def __init__(self, loop: Loop, epochs: int, seeds: int, quick_emoji: int | None):
         self.loop, self.epochs, self.seeds, self.quick_emoji = loop, epochs, seeds, quick_emoji
-        self.recipe = read_recipe(CONFIG)
+        self.recipe = change_recipe(TrainConfig.model_validate(read_table(CONFIG)), FROZEN)
 
     def run(self, names: list[str]) -> dict[str, dict[str, Any]]:
         """Return the dataset's figures and the predictions of each option."""
         base = self.make_dataset(self.loop.download, {})
-        models = {path.stem: self.train_whole(path, base) for path in (CONFIG, FROM_SCRATCH)}
-        datasets = {name: base if name == BASE else self.choose_dataset(OPTIONS[name], models) for name in names}
+        whole = partial(self.train_whole, packed=base)
+        datasets = {name: base if name == BASE else self.choose_dataset(OPTIONS[name], whole) for name in names}
         sizes = {name: count_epoch(self.loop.context.store, packed) for name, packed in datasets.items()}
         epochs = choose_epochs(sizes, round(self.epochs * sizes[BASE]))
         results = {}
         for name, packed in datasets.items():
-            changes = {} if name == BASE else OPTIONS[name].train(models)
-            recipe = change_recipe(self.recipe, changes | {"epochs": epochs[name]})
+            option = Option() if name == BASE else OPTIONS[name]
+            count = min(option.epochs or epochs[name], epochs[name])
+            recipe = change_recipe(self.recipe, option.train(whole) | {"epochs": count})
             trained = [find_or_make(self.loop.context, TRAIN, recipe, seed, packed) for seed in range(self.seeds)]
             results[name] = {
                 "pairs": packed.counts.kept,
-                "epochs": epochs[name],
+                "epochs": count,
                 "samples_seen": [model.facts["final"]["samples_seen"] for model in trained],
                 "predictions": [self.predict(packed, model, seed) for seed, model in enumerate(trained)],
             }
@@ -121,13 +134,15 @@ class OptionTrials:
     def train_whole(self, path: Path, packed: Manifest) -> str:
         """Return the folder of the model that a config trains with seed 0."""
         changes = {} if self.quick_emoji is None else {"epochs": 1}
-        model = find_or_make(self.loop.context, TRAIN, change_recipe(read_recipe(path), changes), 0, packed)
+        model = find_or_make(
+            self.loop.context, TRAIN, TrainConfig.model_validate(read_table(path) | changes), 0, packed
+        )
         return str(self.loop.context.store.local(model.path("model.safetensors")).parent)
 
-    def choose_dataset(self, option: Option, models: Models) -> Manifest:
+    def choose_dataset(self, option: Option, model: FindModel) -> Manifest:
         """Return the dataset of an option."""
         download = self.download(option.filter) if option.filter else self.loop.download
-        return self.make_dataset(download, option.curate(models))
+        return self.make_dataset(download, option.curate(model))
 
     def download(self, changes: Change) -> Manifest:
         """Return the images of another filter."""
@@ -151,13 +166,9 @@ class OptionTrials:
     def predict(self, packed: Manifest, model: Manifest, seed: int) -> dict[str, Any]:
         """Return the predictions of a model on each task."""
         context = self.loop.context
-        found = find_or_make(context, EVALUATE, self.loop.config.evaluate, seed, model, packed)
+        config = self.loop.config.evaluate.model_copy(update={"contamination": False})
+        found = find_or_make(context, EVALUATE, config, seed, model, packed)
         return read_predictions(context.store, found)
-
-
-def read_recipe(path: Path) -> TrainConfig:
-    """Return the table `[train]` of a config file."""
-    return TrainConfig.model_validate(tomllib.loads(path.read_text("utf-8"))["train"])
 
 
 def change_recipe(config: TrainConfig, changes: Change) -> TrainConfig:
@@ -170,7 +181,7 @@ def main() -> int:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--options", default=";".join(OPTIONS), help=f"some of {'; '.join(OPTIONS)}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=3, help="epochs of the base; configs/demo.toml has 11")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of the base")
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.epochs, options.options = 1, 1, QUICK_OPTIONS
