@@ -71,7 +71,12 @@ def read_table(path: Path) -> Change:
     return tomllib.loads(path.read_text("utf-8"))["train"]
 
 
-FROZEN: Change = {"unlocked_image_groups": 0, "augment": {}}
+FROZEN: Change = {
+    "image_init": read_table(CONFIG)["image_init"] | {"frozen": True},
+    "lock_image": False,
+    "unlocked_image_groups": 0,
+    "augment": {},
+}
 NO_IMAGE_INIT: Change = {"image_init": None, "lock_image": False, "unlocked_image_groups": 0, "image_size": None}
 TRAINED: Change = {key: read_table(CONFIG)[key] for key in FROZEN}
 
@@ -83,6 +88,9 @@ def _clusters(model: FindModel, **changes: Change) -> Change:
 OPTIONS: dict[str, Option] = {
     "no text_init": Option(lambda model: {"text_init": None, "vocab_size": 2048}),
     "no multi_positive": Option(lambda model: {"multi_positive": "off"}),
+    "projector_layers = 2": Option(
+        lambda model: {"image_init": FROZEN["image_init"] | {"projector_layers": 2, "projector_width": 1024}}
+    ),
     "loss = global": Option(lambda model: {"loss": "global", "multi_positive": "off"}),
     "distill": Option(lambda model: {"distill": {"model": model(CONFIG)}}),
     "reference": Option(lambda model: {"reference": {"model": model(FROM_SCRATCH)}}),
