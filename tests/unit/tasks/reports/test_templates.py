@@ -88,6 +88,7 @@ def dataset_values(text: str) -> Values:
         "rankings": [(text, text, {text: 1})], "charts": [(text, draw_histogram(text, {"1": 2}, 10, (text, text)))],
         "limits": [text, f"`{text}` is code"], "rights": [text, f"a word `{text}`"], "readers": [(text, text)],
         "citation": text, "recipe": [(text, text, text)],
+        "license_titles": [text, text, "pairs", "share"], "license_rows": [(text, text, "4", "9%")],
         "source_rows": [{
             "name": text, "kind": text, "license": text, "files": 1, "extracted": 9, "filtered": 5, "pairs": 4,
             "share": "9%",
@@ -122,6 +123,29 @@ def card_values(text: str) -> Values:
     }  # fmt: skip
 
 
+def summary_values(text: str) -> Values:
+    field = {
+        "name": "provider", "label": text, "who": text, "is_optional": False, "is_pending": False, "state": "filled",
+        "verdict": "Yes", "text": [text, f"`{text}` is code"], "stated": [text], "columns": [text, "pairs"],
+        "rows": [[text, text]], "numbers": [1],
+    }  # fmt: skip
+    states = [
+        {"state": "open"},
+        {"state": "open", "is_optional": True},
+        {"is_pending": True},
+        {"state": "not_applicable"},
+    ]
+    return {
+        "title": text, "law": text, "counts": text, "since": text,
+        "open": [{"section": text, "label": text, "field": "provider", "who": text}],
+        "changes": [{"section": text, "label": text, "before": [text], "now": [text]}],
+        "sections": [
+            {"title": text, "level": 2, "fields": [field, *(field | state for state in states)]},
+            {"title": text, "level": 3, "fields": []},
+        ],
+    }  # fmt: skip
+
+
 def clusters_values(text: str) -> Values:
     return {
         "title": text, "facts": {"rows": 9, "clusters": 2, "model": text}, "figures": [(text, text)],
@@ -136,6 +160,7 @@ PAGES: dict[str, Callable[[str], Values]] = {
     "evaluation.html": evaluation_values,
     "clusters.html": clusters_values,
     "model_card.html": card_values,
+    "summary.html": summary_values,
     "table.html": lambda text: {
         "title": text,
         "note": text,
@@ -155,7 +180,11 @@ DRAWINGS: dict[str, Callable[[str], Values]] = {
     "results.svg": lambda text: {"drawing": evaluation_values(text)["results"]},
     "lineage.svg": lambda text: {"drawing": card_values(text)["lineage"]},
 }
-MARKDOWN: dict[str, Callable[[str], Values]] = {"dataset.md": dataset_values, "model_card.md": card_values}
+MARKDOWN: dict[str, Callable[[str], Values]] = {
+    "dataset.md": dataset_values,
+    "model_card.md": card_values,
+    "summary.md": summary_values,
+}
 
 
 def elements(page: str) -> list[tuple[str, dict[str, str | None]]]:
