@@ -77,6 +77,11 @@ class Site(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.strip("/").partition(".")[0]
         self.seen[name] += 1
+        if name == "list":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(hashlib.md5(BODIES["md5"]).hexdigest().encode())
+            return
         if name == "moved" and "final" not in self.path:
             self.send_response(302)
             self.send_header("Location", "/moved.final.png")
@@ -171,9 +176,9 @@ def test_nothing_of_a_known_harmful_image_is_written(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     originals = tmp_path / "originals"
-    store, manifest = download(
-        tmp_path, port, one_thread, originals=str(originals), hash_lists=write_lists(tmp_path / "lists")
-    )
+    lists = write_lists(tmp_path / "lists") | {"md5": {"list-md5": f"http://127.0.0.1:{port}/list.txt"}}
+    store, manifest = download(tmp_path, port, one_thread, originals=str(originals), hash_lists=lists)
+    assert Site.seen["list"] == 1  # by the driver; workers get what it read
     assert manifest.counts.dropped == {"known_harm": len(HARMFUL)}
     assert manifest.counts.kept == len(HARMLESS)
     assert manifest.facts["known_harm"] == {"list-md5": 1, "list-pdq": 2, "list-sha1": 2, "list-sha256": 2}

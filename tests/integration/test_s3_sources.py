@@ -16,6 +16,7 @@ from tasks.extract.sources.warc import WarcSource
 from tasks.extract.sources.wat import WatSource
 from tasks.extract.stage import EXTRACT
 from tasks.files.find import find_source_files
+from tasks.lists.locations import read_values
 from tests.inline_executor import InlineExecutor
 from tests.integration.test_common_crawl import wat
 from tests.unit.tasks.filter.test_extract_filter import ANIMALS, write_warc
@@ -91,3 +92,11 @@ def test_extract_reads_common_crawl_from_a_bucket(bucket, tmp_path):
     manifest, rows = extract(source, tmp_path)
     assert manifest.counts.kept == 2400
     assert set(rows["source"].to_pylist()) < set(paths)
+
+
+def test_list_is_read_from_an_object(bucket):
+    client, name = bucket
+    client.put_object(Bucket=name, Key="lists/a.csv", Body=b"why,value\nx,one\ny,two\n")
+    assert list(read_values(f"s3://{name}/lists/a.csv", ("value",), str)) == ["one", "two"]
+    with pytest.raises(SourceError, match=rf"s3://{name}/lists/none\.txt: .*NoSuchKey"):
+        list(read_values(f"s3://{name}/lists/none.txt", (), str))
