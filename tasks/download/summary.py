@@ -25,12 +25,12 @@ def count_by_host(rows: pa.Table) -> HostCounts:
     """Count the rows of one shard by host; those with the most failed rows come first, then those with the most rows.
 
     Args:
-        rows: with columns url and drop_reason (null for a fetched image).
+        rows: with columns url and drop_reason (null for a fetched image). Rows without a URL are not counted.
     """
-    matches = (re.match(HOST, url or "") for url in rows["url"].to_pylist())
-    names = [found[1].lower() if found else "" for found in matches]
+    pairs = zip(rows["url"].to_pylist(), rows["drop_reason"].to_pylist(), strict=True)
+    matches = ((re.match(HOST, url), reason) for url, reason in pairs if url is not None)
     hosts: HostCounts = {}
-    counted = Counter(zip(names, rows["drop_reason"].to_pylist(), strict=True))
+    counted = Counter((found[1].lower() if found else "", reason) for found, reason in matches)
     for (name, reason), number in sorted(counted.items(), key=lambda item: (item[0][0], item[0][1] or "")):
         counts = hosts.setdefault(name, {"rows": 0})
         counts["rows"] += number

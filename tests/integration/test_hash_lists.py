@@ -182,6 +182,7 @@ def test_nothing_of_a_known_harmful_image_is_written(
     assert manifest.counts.dropped == {"known_harm": len(HARMFUL)}
     assert manifest.counts.kept == len(HARMLESS)
     assert manifest.facts["known_harm"] == {"list-md5": 1, "list-pdq": 2, "list-sha1": 2, "list-sha256": 2}
+    assert manifest.facts["hosts"] == {}  # no host of a match
     assert Site.seen["late"] == 2  # the first request failed, and its row was retried
     assert {one.key for one in manifest.inputs} > {"list-md5 (md5)", "list-pdq (pdq)"}
     by_name = {row["url"].rpartition("/")[2].partition(".")[0]: row for row in rows()}
