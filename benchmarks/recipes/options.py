@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks.bootstrap import QUICK_EMOJI, Loop, find_or_make, prepare
 from benchmarks.measure import Row, finish, make_parser
+from benchmarks.recipes.pool import TASK
 from benchmarks.recipes.significance import choose_epochs
 from benchmarks.recipes.table import compare_recipes, count_epoch, format_table, read_predictions
 from dataops.home import home
@@ -46,7 +47,7 @@ from training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 QUICK_OPTIONS = "ema;clusters.balance"
-MAIN_TASK = "openmoji-heldout"
+TASKS = ("openmoji-heldout", "twemoji-heldout", "twemoji-seen")
 BASE = "base"
 Change = dict[str, Any]
 FindModel = Callable[[Path], str]
@@ -174,7 +175,9 @@ class OptionTrials:
     def predict(self, packed: Manifest, model: Manifest, seed: int) -> dict[str, Any]:
         """Return the predictions of a model on each task."""
         context = self.loop.context
-        config = self.loop.config.evaluate.model_copy(update={"contamination": False})
+        suite = context.home / "options-suite.toml"
+        suite.write_text('name = "options"\n' + "".join(TASK.format(name=task) for task in TASKS), "utf-8")
+        config = self.loop.config.evaluate.model_copy(update={"suite": suite, "contamination": False})
         found = find_or_make(context, EVALUATE, config, seed, model, packed)
         return read_predictions(context.store, found)
 
@@ -215,7 +218,7 @@ def main() -> int:
         "compared": compared,
     }
     if not options.json:
-        sys.stdout.write(format_table(results, compared, BASE, MAIN_TASK) + "\n\n")
+        sys.stdout.write(format_table(results, compared, BASE, TASKS[0]) + "\n\n")
     return finish("options", rows, ["torch"], equal=True, as_json=options.json, details=details)
 
 
