@@ -1,5 +1,8 @@
 """Erase URLs, captions and previews of removed pairs from the rows of snapshots that stay.
 
+Rows that belong to a sample of a shard are left alone: those of `pack`, and the kept ones of `download`. They go with their
+samples (tasks/lineage/takedown_raw.py), and a later call finds by them what an earlier one could not delete.
+
 A row keeps its uid, its origin in the source file and its drop reason, so all counts stay true. The snapshot keeps its key
 and its content digest: the digest is the identity by which keys of later stages name the rows as they were made, and a new
 one would make the next run download everything again. `facts["erased"]` counts the rows, and the sha256 of each part is
@@ -24,7 +27,7 @@ from dataops.store import Store
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.extract.source_index import SOURCE_INDEX, replace_indexed_parts
-from tasks.lineage.graph import Lineage
+from tasks.lineage.graph import KEPT, Lineage
 from tasks.takedown.traces import is_in, read_readable
 
 logger = logging.getLogger(__name__)
@@ -59,10 +62,13 @@ def erase_rows(lineage: Lineage, context: Context, uids: set[str]) -> tuple[dict
 def _find_parts(store: Store, manifest: Manifest, uids: set[str]) -> list[Part]:
     """Return the parts with a row to erase."""
     columns = ["uid", *ERASED]
+    if manifest.stage == "pack":
+        return []
     return [
         part
         for part in manifest.parts
         if part.name.endswith(".parquet")
+        and not (manifest.stage == "download" and part.name.startswith(KEPT))
         and any(_rows_to_erase(table, uids).any() for table in read_readable(store, manifest.path(part.name), columns))
     ]
 

@@ -15,7 +15,7 @@ import pytest
 from dataops.digest import file_sha256
 from dataops.images.decode import decode, make_preview
 from dataops.images.score_tables import SCORES, compute_score_ids
-from dataops.snapshot import Draft, Record, find_manifest, load_manifest
+from dataops.snapshot import Draft, Record, SnapshotName, find_manifest, load_manifest
 from dataops.store import FolderStore
 from tasks.browse.features import FeatureTable, image_ids
 from tasks.curate.scores.cache import put_scores
@@ -26,7 +26,7 @@ from tasks.lineage.graph import Lineage
 from tasks.takedown.erase_rows import erase_rows
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import jpeg, pair
-from tests.unit.tasks.lineage.test_takedown_leftovers import copy_home, find_images, take_down, template
+from tests.unit.tasks.lineage.test_takedown_leftovers import REMOVED, copy_home, find_images, take_down, template
 
 __all__ = ["copy_home", "template"]
 
@@ -99,6 +99,18 @@ def test_search_finds_a_copy_under_another_url_and_names_it(
     assert found["remedy"]
     store.delete(["evaluate/unlisted.jpg"])
     assert take_down(home, store, monkeypatch) == 0, "a later call has the digests of the image"
+
+
+def test_rows_of_samples_stay_until_their_samples_are_deleted(copy_home: Callable[[str], Path]) -> None:
+    store = FolderStore(copy_home("rows") / "store")
+    lineage = Lineage(store)
+    uids = {pair(n, caption=f"caption no. {n}")["uid"] for n in REMOVED}
+    erased, _ = erase_rows(lineage, Context(store, store.root), uids)
+    assert {name.partition("/")[0]: rows for name, rows in erased.items()} == {"curate": 3}
+    after = Lineage(store)
+    for stage in ("download", "pack"):
+        (before,) = (m for m in lineage.manifests.values() if m.stage == stage)
+        assert after.manifests[SnapshotName(stage, before.key)] == before
 
 
 def rows(**columns: Any) -> pa.Table:
