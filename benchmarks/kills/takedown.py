@@ -30,6 +30,7 @@ from dataops.snapshot import Manifest
 from dataops.store import FolderStore, Store, open_store
 
 BUCKET = "takedown"
+OUR_FILES = ("request.txt", "output.json", "errors.log")
 LEFT_OUT = "takedowns/"
 """Prefix of the objects that name what later runs leave out."""
 
@@ -80,7 +81,7 @@ def find_left(store: Store, home: Path, url: str, images: list[bytes]) -> list[s
             found = url.encode() + b'"' in data or any(image in data for image in images)
         left += [name] if found else []
     for path in home.rglob("*"):
-        if path.is_file() and path.name != "request.txt" and "store" not in path.relative_to(home).parts:
+        if path.is_file() and path.name not in OUR_FILES and "store" not in path.relative_to(home).parts:
             data = path.read_bytes()
             left += [str(path)] if url.encode() + b'"' in data or any(image in data for image in images) else []
     return left
@@ -117,7 +118,7 @@ def run(store: Store, home: Path, kills: int, seed: int) -> dict[str, Any]:
             code, seconds = take_down(home, store, None if is_last else rng.uniform(0.2, 1.0) * float(typical or 0))
             if code == -9:
                 killed.append(round(seconds, 2))
-        typical = typical or seconds
+        typical = min(seconds, typical or seconds) if code != -9 else typical
         found = [one for report in json.loads((home / "output.json").read_text())["stores"]
                  for one in report.get("search", {}).get("found", [])]  # fmt: skip
         if code == 3 and found and all("another pair" in one["remedy"] for one in found):

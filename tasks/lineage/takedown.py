@@ -17,11 +17,12 @@ from dataops.errors import ContractError, PairmillError
 from dataops.formatting import format_quantity
 from dataops.schema import CAPTIONS
 from dataops.snapshot import Manifest, snapshot_key
+from dataops.store import Store
 from dataops.trace.sources import find_source, list_named_sources
 from dataops.trace.targets import COLUMNS, Target, matched_targets, matching_rows
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make
-from tasks.engine.takedown_requests import STAGE, Request, list_requests, load_targets
+from tasks.engine.takedown_requests import STAGE, Request, list_reports, list_requests, load_report, load_targets
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.lineage.search import Rows, Search
 from tasks.lineage.takedown_proof import prove_removal
@@ -115,13 +116,32 @@ def _matches(row: dict[str, Any], targets: Sequence[Target]) -> bool:
 
 
 def _trained_models(lineage: Lineage, registry: Registry, pack: Manifest) -> list[RegisteredVersion]:
-    """Return the versions that MLflow lists, and those that only the register snapshots name."""
-    known = {v.uri: v for v in registry.of_snapshot("pack", pack.key)}
-    for register in lineage.descendants(pack, "register"):
+    """Return the versions that MLflow lists, and those that only the register snapshots name.
+
+    A model that was trained on an earlier version, which a takedown replaced by this one, has seen all of its pairs too.
+    """
+    keys = {pack.key, *_find_replaced(lineage.store, pack.key)}
+    known = {v.uri: v for key in sorted(keys) for v in registry.of_snapshot("pack", key)}
+    children = [m for m in lineage.manifests.values() if any(i.stage == "pack" and i.key in keys for i in m.inputs)]
+    registers = [child for child in children if child.stage == "register"]
+    registers += [m for one in (pack, *children) for m in lineage.descendants(one, "register")]
+    for register in registers:
         facts = register.facts
         version = RegisteredVersion(str(facts["model_name"]), str(facts["version"]), facts.get("run_id"))
         known.setdefault(version.uri, version)
     return [known[uri] for uri in sorted(known)]
+
+
+def _find_replaced(store: Store, key: str) -> set[str]:
+    """Return the keys of the dataset versions, deleted ones too, that takedowns replaced by this one."""
+    replaced = [pair for entry in list_reports(store) for pair in load_report(store, entry.name).versions.items()]
+    found, waiting = set[str](), [key]
+    while waiting:
+        newer = waiting.pop()
+        older = {old for old, new in replaced if new == newer} - found - {key}
+        found |= older
+        waiting += older
+    return found
 
 
 def replace_affected(

@@ -10,7 +10,7 @@ import pytest
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.shards.tar import read_samples
-from dataops.snapshot import Counts, Manifest, find_manifest, read_parts
+from dataops.snapshot import Counts, Draft, Input, Manifest, find_manifest, read_parts
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
 from flows.commands import takedown as flow
@@ -26,6 +26,7 @@ from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.tracking.registry import Registry
 from tests.inline_executor import InlineExecutor
+from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 
 
@@ -287,3 +288,19 @@ def test_pack_raises_for_a_damaged_request(store: FolderStore) -> None:
     store.put(f"takedowns/{'a' * 16}.json", b'{"targets": ["domain:site3.example"], "requested_at": ""}')
     with pytest.raises(CorruptPart, match="has other targets"):
         packed(store, upstream)
+
+
+def test_model_trained_on_a_version_that_was_replaced_and_deleted_has_seen_the_pairs_too(store: FolderStore) -> None:
+    dataset = packed(store, curated(store, some_pairs(), 7))
+    report = {"versions": {"0" * 16: "1" * 16, "1" * 16: dataset.key, "2" * 16: "3" * 16}}
+    store.put("takedowns/0000000000000000.report.json", json.dumps(report).encode())
+    for number, key in enumerate(("0" * 16, "2" * 16)):
+        inputs, digest = [Input(stage="pack", key=key, digest=f"{number}" * 64)], f"{number}" * 64
+        train = build_manifest("train", [], key=f"{number}" * 16, inputs=inputs, content_digest=digest)
+        Draft(store, "train", train.key).commit(train)
+        facts = {"model_name": f"model{number}", "version": "1"}
+        register = build_manifest("register", [], key=f"{number}" * 16, inputs=[train.as_input()], facts=facts)
+        Draft(store, "register", register.key).commit(register)
+    url = Target("url", "http://host1.example/4.jpg")
+    (found,) = takedown.find_affected(Lineage(store), Search(store), [url], Registry(query=False))
+    assert [model.uri for model in found.models] == ["models:/model0/1"]
