@@ -16,10 +16,12 @@ from typing import Any
 from infra.local.page_policy import OwnServerOnly
 
 REFUSAL = b"Cross-origin request blocked"
+ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
+"""Path of MLflow's assistant, which runs shell commands and coding agents on this machine for local clients."""
 
 
 class OwnPagesOnly:
-    """ASGI application that refuses requests of pages of other origins, and passes all others to another application."""
+    """ASGI application before another one: it refuses requests of pages of other origins, and has no assistant."""
 
     def __init__(self, application: Any):
         self._application = application
@@ -29,11 +31,17 @@ class OwnPagesOnly:
         headers = dict(scope.get("headers", ()))
         origin = headers.get(b"origin")
         # MLflow checks the host itself, so that a page cannot choose it by rebinding its name.
-        if scope["type"] != "http" or origin is None or origin == b"http://" + headers.get(b"host", b""):
+        if scope["type"] == "http" and origin is not None and origin != b"http://" + headers.get(b"host", b""):
+            await _answer(send, 403, REFUSAL)
+        elif ASSISTANT in scope.get("path", ""):
+            await _answer(send, 404, b"The assistant is switched off")
+        else:
             await self._application(scope, receive, send)
-            return
-        await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-        await send({"type": "http.response.body", "body": REFUSAL})
+
+
+async def _answer(send: Any, status: int, text: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": text})
 
 
 def create_app() -> OwnServerOnly:

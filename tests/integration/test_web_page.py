@@ -209,6 +209,10 @@ def test_page_cannot_change_anything_in_mlflow(mlflow: str, method: str, path: s
         assert httpx.request(method, mlflow + path, headers={"Origin": origin}, timeout=60).status_code == 403
 
 
+def test_mlflow_has_no_assistant_that_runs_commands(mlflow: str):
+    assert httpx.get(f"{mlflow}/ajax-api/3.0/mlflow/assistant/providers").status_code == 404
+
+
 def test_pages_of_mlflow_can_use_it(mlflow: str):
     for host in (mlflow.removeprefix("http://"), "localhost:8080"):  # another port: through a tunnel
         headers = {"Origin": f"http://{host}", "Host": host}

@@ -6,7 +6,7 @@ import pytest
 from infra.local.mlflow_server import OwnPagesOnly
 
 
-def answer(kind: str = "http", **headers: str) -> int | None:
+def answer(kind: str = "http", path: str = "/", **headers: str) -> int | None:
     """Return the status of the refusal, or None if the request was passed on."""
     sent: list[dict[str, Any]] = []
     passed: list[str] = []
@@ -17,7 +17,11 @@ def answer(kind: str = "http", **headers: str) -> int | None:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": kind, "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+    scope = {
+        "type": kind,
+        "path": path,
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
     asyncio.run(OwnPagesOnly(application)(scope, None, send))
     assert bool(passed) != bool(sent)
     return sent[0]["status"] if sent else None
@@ -43,3 +47,11 @@ def test_own_pages_and_clients_that_are_no_page_pass():
     assert answer(host="localhost:5000", origin="http://localhost:5000") is None
     assert answer(host="localhost:5000") is None
     assert answer(kind="lifespan") is None
+
+
+@pytest.mark.parametrize(
+    "path", ["/ajax-api/3.0/mlflow/assistant/message", "/mlflow/ajax-api/3.0/mlflow/assistant/config"]
+)
+def test_the_assistant_that_runs_commands_is_switched_off(path: str):
+    assert answer(host="localhost:5000", origin="http://localhost:5000", path=path) == 404
+    assert answer(host="localhost:5000", path=path) == 404
