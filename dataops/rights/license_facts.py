@@ -16,7 +16,7 @@ NAMED = 4
 """Maximum number of licences that a sentence names."""
 _CREATIVE_COMMONS = re.compile(
     r"(?:https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/|cc[ -]?(?=0|by|pd))"
-    r"(?P<elements>(?:by|nc|nd|sa)(?:-(?:by|nc|nd|sa))*|zero|0|mark|pd|publicdomain)"
+    r"(?P<elements>(?:by|nc|nd|sa)(?:-(?:by|nc|nd|sa)){0,4}|zero|0|mark|pd|publicdomain)"
     r"(?:[/ -]v?(?P<version>\d\.\d))?(?![a-z0-9.]).*"
 )
 _DEDICATED = {

@@ -230,9 +230,10 @@ def _fill(store: Store, tables: Sequence[_Table]) -> tuple[pl.DataFrame, NDArray
 
 def _check_lengths(store: Store, tables: Sequence[_Table]) -> None:
     """Check that the blocks are in the tables, before memory is reserved for them. Raises: BrokenTable."""
+    numeric = [table.columns for table in tables if table.columns]
     for table in tables:
         name, start, length = table.place
-        if table.columns != tables[0].columns:
+        if table.columns and table.columns != numeric[0]:
             raise BrokenTable(name)
         if table.data is None and length > _TRUSTED_BYTES and start + length > (store.size(name) or 0):
             raise BrokenTable(name)

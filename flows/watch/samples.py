@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.exceptions import PrefectException
 
 from dataops.escaping import escape_markdown
-from dataops.formatting import format_percent
+from dataops.formatting import format_percent, format_quantity
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.store import Store
@@ -54,7 +54,7 @@ def render_samples(stage: str, manifests: Mapping[str, Manifest], store: Store) 
     counts = manifest.counts
     share = format_percent(counts.kept / counts.input, decimals=1) if counts.input else "none"
     parts = [
-        f"{stage} kept {counts.kept:,} of {counts.input:,} rows ({share}).",
+        f"{stage} kept {counts.kept:,} of {format_quantity(counts.input, 'row')} ({share}).",
         *_render_group("Kept", kept, KEPT),
         *_render_group("Dropped", dropped, DROPPED),
     ]

@@ -23,7 +23,7 @@ MAX_LINE_BYTES = 16_384
 MAX_BYTES = 8 << 30
 """Maximum size of a list: a server may answer without end."""
 _READ_BYTES = 1 << 20
-_COMMENT = re.compile(r"\s+#")
+_COMMENT = re.compile(r"\s#")
 _TIMEOUT, _RETRIES = 30.0, RetryLimit(max_wait=60)
 _REMOTE = ("https://", "http://", "s3://")
 

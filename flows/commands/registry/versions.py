@@ -163,7 +163,8 @@ def _print_comparison(comparison: VersionComparison) -> None:
     else:
         pairs = comparison.pairs
         counts = f"{pairs.added.rows.height:,} added, {pairs.removed.rows.height:,} removed"
-        out.print(text(f"{pairs.common:,} pairs in both datasets, {counts}"))
+        both = format_quantity(pairs.common, "pair")
+        out.print(text(f"{both} in both datasets, {counts}"))
     if comparison.settings:
         out.print()
         out.print(text("Different settings of the stages", style="bold"))

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -146,6 +147,23 @@ def summary_values(text: str) -> Values:
     }  # fmt: skip
 
 
+def versions_values(text: str) -> Values:
+    compared = {"difference": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.01, "verdict": text}
+    metric = {"task": text, "metric": text, "a": 0.5, "b": 0.6}
+    sides = {f"{side}_{name}": 9 for side in "ab" for name in ("input", "kept")} | {"a_share": 0.5, "b_share": None}
+    pairs = SimpleNamespace(rows=SimpleNamespace(height=3), why={(text, text): 3})
+    return {
+        "title": text, "note": text, "drawing": draw_histogram(text, {"1": 2}, 10, (text, text)), "metrics": [1],
+        "tables": [{"columns": [text, text], "rows": [[text, text]]}] * 2, "settings": [[text, text, text]],
+        "comparison": {
+            "a": text, "b": text, "note": text, "settings": {text: (text, text)},
+            "metrics": [metric | {"comparison": compared}, metric | {"comparison": None}],
+            "stages": [sides | {"stage": text, "a_key": text, "b_key": text}],
+            "pairs": {"common": 9, "changed": 1, "added": pairs, "removed": pairs},
+        },
+    }  # fmt: skip
+
+
 def clusters_values(text: str) -> Values:
     return {
         "title": text, "facts": {"rows": 9, "clusters": 2, "model": text}, "figures": [(text, text)],
@@ -161,6 +179,7 @@ PAGES: dict[str, Callable[[str], Values]] = {
     "clusters.html": clusters_values,
     "model_card.html": card_values,
     "summary.html": summary_values,
+    "versions.html": versions_values,
     "table.html": lambda text: {
         "title": text,
         "note": text,
