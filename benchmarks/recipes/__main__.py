@@ -8,7 +8,8 @@
 The pool of the demo has all pairs of its site, in 14 languages, with file names and other poor captions. A share of the
 captions (--wrong) is that of the next image of the page, as on sites that are one off. Each recipe is a config of the
 stages `filter` and `curate`. All recipes are trained on about equally many samples and evaluated on the same images. The
-model that scores pairs and clusters images is that of the recipe `none` with seed 0.
+training is that of configs/demo.toml with a frozen image tower, whose features are computed once. The model that scores
+pairs and clusters images is that of the recipe `none` with seed 0.
 
 The snapshots are in the folder --home (by default that of the demo, PAIRMILL_HOME). Results of earlier calls are reused.
 
@@ -27,10 +28,12 @@ import pyarrow as pa
 
 from benchmarks.measure import Row, finish, make_parser
 from benchmarks.recipes.pool import MAIN_TASK, Pool, find_or_make, prepare_pool
+from benchmarks.recipes.recipe import change_recipe, freeze_images
 from benchmarks.recipes.significance import choose_epochs
 from benchmarks.recipes.table import compare_recipes, count_epoch, format_table, read_predictions
 from dataops.home import home
 from dataops.snapshot import Manifest
+from flows.commands.demo import CONFIG
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.demo.server import running_server
@@ -52,8 +55,6 @@ NO_FILTER: dict[str, Any] = {
 }  # fmt: skip
 """`filter` of the recipe `none`: only what must be dropped is."""
 CLUSTERS = 100
-MODEL = Path(__file__).with_name("RN-micro-64.json")
-"""Half as wide as the model of the demo, so that 24 models are trained in 20 minutes."""
 Tables = Mapping[str, Any]
 RECIPES: dict[str, tuple[str, Callable[[Pool, str], tuple[Tables, Tables]]]] = {
     "none": ("no filter", lambda pool, model: ({}, {})),
@@ -116,7 +117,7 @@ class Trials:
 
     def train(self, packed: Manifest, epochs: int, seed: int) -> Manifest:
         """Return a model of a dataset."""
-        train = self.pool.config.train.model_copy(update={"epochs": epochs, "model": str(MODEL)})
+        train = change_recipe(freeze_images(CONFIG), {"epochs": epochs})
         return find_or_make(self.pool.context, TRAIN, train, seed, packed)
 
     def predict(self, packed: Manifest, model: Manifest) -> dict[str, pa.Table]:
@@ -155,7 +156,7 @@ def main() -> int:
     parser.add_argument("--wrong", type=float, default=0.2, help="share of the demo's captions that are wrong")
     parser.add_argument("--recipes", default=",".join(RECIPES), help=f"some of {', '.join(RECIPES)}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=24_000, help="samples that each model sees, about")
+    parser.add_argument("--samples", type=int, default=48_000, help="samples that each model sees, about")
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.samples, options.recipes = 1, 300, QUICK_RECIPES

@@ -16,7 +16,6 @@ configs/demo-from-scratch.toml. The table compares accuracies image by image, as
 import logging
 import sys
 import tempfile
-import tomllib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from typing import Any
 from benchmarks.bootstrap import QUICK_EMOJI, Loop, find_or_make, prepare
 from benchmarks.measure import Row, finish, make_parser
 from benchmarks.recipes.pool import TASK
+from benchmarks.recipes.recipe import FROZEN, Change, change_recipe, freeze_images, read_train_table
 from benchmarks.recipes.significance import choose_epochs
 from benchmarks.recipes.table import compare_recipes, count_epoch, format_table, read_predictions
 from dataops.home import home
@@ -49,7 +49,6 @@ logger = logging.getLogger(__name__)
 QUICK_OPTIONS = "ema;clusters.balance"
 TASKS = ("openmoji-heldout", "twemoji-heldout", "twemoji-seen")
 BASE = "base"
-Change = dict[str, Any]
 FindModel = Callable[[Path], str]
 """Makes the model of a config file, and returns its folder."""
 
@@ -67,19 +66,8 @@ class Option:
     """Epochs of a training that takes longer than the base's; None: as many as give as many samples."""
 
 
-def read_table(path: Path) -> Change:
-    """Return the table `[train]` of a config file."""
-    return tomllib.loads(path.read_text("utf-8"))["train"]
-
-
-FROZEN: Change = {
-    "image_init": read_table(CONFIG)["image_init"] | {"frozen": True},
-    "lock_image": False,
-    "unlocked_image_groups": 0,
-    "augment": {},
-}
 NO_IMAGE_INIT: Change = {"image_init": None, "lock_image": False, "unlocked_image_groups": 0, "image_size": None}
-TRAINED: Change = {key: read_table(CONFIG)[key] for key in FROZEN}
+TRAINED: Change = {key: read_train_table(CONFIG)[key] for key in FROZEN}
 
 
 def _clusters(model: FindModel, **changes: Change) -> Change:
@@ -116,7 +104,7 @@ class OptionTrials:
 
     def __init__(self, loop: Loop, epochs: int, seeds: int, quick_emoji: int | None):
         self.loop, self.epochs, self.seeds, self.quick_emoji = loop, epochs, seeds, quick_emoji
-        self.recipe = change_recipe(TrainConfig.model_validate(read_table(CONFIG)), FROZEN)
+        self.recipe = freeze_images(CONFIG)
 
     def run(self, names: list[str]) -> dict[str, dict[str, Any]]:
         """Return the dataset's figures and the predictions of each option."""
@@ -144,7 +132,7 @@ class OptionTrials:
         """Return the folder of the model that a config trains with seed 0."""
         changes = {} if self.quick_emoji is None else {"epochs": 1}
         model = find_or_make(
-            self.loop.context, TRAIN, TrainConfig.model_validate(read_table(path) | changes), 0, packed
+            self.loop.context, TRAIN, TrainConfig.model_validate(read_train_table(path) | changes), 0, packed
         )
         return str(self.loop.context.store.local(model.path("model.safetensors")).parent)
 
@@ -180,11 +168,6 @@ class OptionTrials:
         config = self.loop.config.evaluate.model_copy(update={"suite": suite, "contamination": False})
         found = find_or_make(context, EVALUATE, config, seed, model, packed)
         return read_predictions(context.store, found)
-
-
-def change_recipe(config: TrainConfig, changes: Change) -> TrainConfig:
-    """Return a recipe with other values."""
-    return TrainConfig.model_validate(config.model_dump(exclude_unset=True) | changes)
 
 
 def main() -> int:
