@@ -51,7 +51,7 @@ def count_images_needed(difference_N: np.ndarray) -> int | None:
     Source: the sample size of a paired comparison of means, by the normal approximation.
     """
     difference = float(difference_N.mean())
-    if difference == 0:
+    if math.isclose(difference, 0, abs_tol=1e-12):  # its terms cancel but for rounding
         return None
     normal = NormalDist()
     quantiles = normal.inv_cdf(1 - (1 - CONFIDENCE) / 2) + normal.inv_cdf(POWER)

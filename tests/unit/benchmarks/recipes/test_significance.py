@@ -68,3 +68,7 @@ def test_the_table_has_a_row_for_each_recipe_in_the_order_of_accuracy() -> None:
     assert base.count("|  ") >= 4
     assert len(lines) == 5
     assert len(RECIPES) == 8
+
+
+def test_no_number_of_images_shows_a_difference_that_is_only_rounding():
+    assert count_images_needed(np.array([1, -1, 1 / 3, -1 / 3, 1e-16])) is None
