@@ -26,8 +26,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from benchmarks.bootstrap import find_or_make
 from benchmarks.measure import Row, finish, make_parser
-from benchmarks.recipes.pool import MAIN_TASK, Pool, find_or_make, prepare_pool
+from benchmarks.recipes.pool import MAIN_TASK, Pool, prepare_pool
 from benchmarks.recipes.recipe import change_recipe, freeze_images
 from benchmarks.recipes.significance import choose_epochs
 from benchmarks.recipes.table import compare_recipes, count_epoch, format_table, read_predictions

@@ -7,10 +7,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import polars as pl
 
+from benchmarks.bootstrap import find_or_make
 from dataops.errors import ConfigError
 from dataops.shards.foreign_tar import open_foreign_tar
 from dataops.snapshot import Manifest, read_parts
@@ -19,7 +20,6 @@ from flows.commands.demo import CONFIG, demo_settings
 from flows.config import RunConfig, load_config
 from tasks.demo.build import DemoWeb, build_demo_web
 from tasks.engine.context import Context
-from tasks.engine.stage import Stage, make, plan, reuse
 from tasks.extract.stage import EXTRACT
 
 HOST = "pool.pairmill.test"
@@ -55,12 +55,6 @@ class Pool:
     suite_data: Path
     targets: Path
     """Folder of the target images of the clusters."""
-
-
-def find_or_make(context: Context, stage: Stage[Any], config: Any, seed: int, *inputs: Manifest) -> Manifest:
-    """Return the snapshot of a stage; make it if it does not exist."""
-    planned = plan(stage, config, seed, inputs)
-    return reuse(planned, context) or make(planned, context)
 
 
 def prepare_pool(folder: Path, source: Path | None, emoji: int | None, wrong: float) -> Pool:

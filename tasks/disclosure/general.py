@@ -113,11 +113,11 @@ def _describe_text(packs: Sequence[Manifest]) -> Answer:
 def _count_images(subject: Subject) -> Answer:
     if not subject.chains:
         return leave_open("No dataset of the training is known any more.")
-    gone = (
+    uncounted = (
         f" Datasets that are no longer known, and not counted: {', '.join(subject.missing)}." if subject.missing else ""
     )
     range_ = choose_range(subject.pairs, IMAGE_LIMITS, IMAGE_RANGES)
-    return fill(f"{range_}.", f"{format_quantity(subject.pairs, 'image')}, each with a caption.{gone}")
+    return fill(f"{range_}.", f"{format_quantity(subject.pairs, 'image')}, each with a caption.{uncounted}")
 
 
 def _describe_images(chains: Sequence[Chain]) -> Answer:

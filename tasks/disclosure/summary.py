@@ -118,8 +118,8 @@ def _compare(name: str, earlier: Summary, now: Summary) -> Change | None:
     if not before and not after:
         return None
     before, after = before or [_STATES[earlier.answers[name].state]], after or [_STATES[now.answers[name].state]]
-    gone, new = [line for line in before if line not in after], [line for line in after if line not in before]
-    return Change(field=name, before=tuple(gone), now=tuple(new)) if gone or new else None
+    dropped, new = [line for line in before if line not in after], [line for line in after if line not in before]
+    return Change(field=name, before=tuple(dropped), now=tuple(new)) if dropped or new else None
 
 
 def list_lines(found: Answer) -> Iterator[str]:

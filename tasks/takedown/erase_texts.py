@@ -26,7 +26,7 @@ from tasks.takedown.scan import WHOLE_BYTES, Found, Scanner, Searched, is_weight
 logger = logging.getLogger(__name__)
 
 CACHES = ("cache", "pages", "browse/indexes", "browse/sessions")
-"""Folders of the home folder whose files are deleted if they hold a removed pair: they can be made again."""
+"""Folders of the home folder whose files are deleted if they hold a removed pair: they can be rebuilt."""
 SERVERS = "services"
 """Folder of the home folder with the databases and logs of the local servers, which only the servers may write."""
 WRITTEN = (
@@ -146,7 +146,7 @@ def erase_in_home(home: Path, scanner: Scanner, stores: Sequence[Store]) -> tupl
 
 
 def is_cache(relative: Path) -> bool:
-    """Return whether a file of the home folder, by its path below it, is a copy that can be made again."""
+    """Return whether a file of the home folder, by its path below it, is a copy that can be rebuilt."""
     return any(relative.is_relative_to(folder) for folder in CACHES)
 
 

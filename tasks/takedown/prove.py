@@ -39,7 +39,7 @@ class Proof:
 
     @property
     def found(self) -> list[Found]:
-        """What is left, in all places."""
+        """The finds of all places."""
         return [found for one in self.searched for found in one.found]
 
     def is_clean(self) -> bool:
