@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.kills.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
 from tasks.files.s3_file import s3_client
+from tests.servers.writable_hub import TOKEN, WritableHub
 
 __all__ = ["KEY_ID", "SECRET", "free_port"]
 
@@ -47,3 +48,13 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
     monkeypatch.setattr("urllib.request._opener", None)  # a shard installs one
     with ThreadPoolExecutor(1) as pool:
         yield pool
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch):
+    """Run a server that speaks the Hub's protocol and takes uploads; HF_ENDPOINT and HF_TOKEN are its own."""
+    with WritableHub({}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        yield server

@@ -13,21 +13,12 @@ from dataops.store import FolderStore, open_store
 from flows.commands.publish import PublishOptions, publish
 from flows.commands.takedown import TakedownOptions, takedown
 from tasks.lineage.publications import list_publications
-from tests.servers.writable_hub import TOKEN, WritableHub
+from tests.servers.writable_hub import TOKEN
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's library causes it
 LICENSE = "http://creativecommons.org/licenses/by/4.0/"
 PAIRS = [pair(n, license=LICENSE) for n in range(12)]
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch):
-    with WritableHub({}) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-        yield server
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dataops.errors import ServiceError
 from flows.commands.publish import PublishOptions, publish
 from tasks.models import export
-from tests.servers.writable_hub import TOKEN, WritableHub
+from tests.servers.writable_hub import WritableHub
 from tests.unit.training.conftest import VIT
 from tests.unit.training.test_export import CAPTIONS, sample_images
 from training.export import main as export_main
@@ -27,15 +27,6 @@ from training.model_config import ModelConfig
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's library causes it
 TOLERANCE = 1e-3
 """Of a logit; the layouts compute in another order."""
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch):
-    with WritableHub({}) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-        yield server
 
 
 @pytest.fixture
