@@ -6,14 +6,16 @@
 
 It uses the snapshots of `pairmill demo` (PAIRMILL_HOME), makes those that are missing, and reuses models of earlier calls.
 `base` is configs/demo.toml with a frozen image tower and without augmentation, so that the features of the images are
-computed once and a training takes seconds. Each option is added to it, or taken from it if its name starts with "no". Three
-trainings do not fit it: "trained" has the image tower of configs/demo.toml, and the other two are compared as OPTIONS says.
-A dataset of another size has as many epochs as give about equally many samples. The teacher, the reference and the model
-of the clusters are models of whole trainings with seed 0: of configs/demo.toml, but the reference of
-configs/demo-from-scratch.toml. The table compares accuracies image by image, as benchmarks.recipes does.
+computed once and a training takes seconds. Each option is added to it, or taken from it if its name starts with "no". The
+word vectors are the input vectors of the base's sentence encoder. Three trainings do not fit it: "trained" has the image
+tower of configs/demo.toml, and the other two are compared as OPTIONS says. A dataset of another size has as many epochs as
+give about equally many samples. The teacher, the reference and the model of the clusters are models of whole trainings with
+seed 0: of configs/demo.toml, but the reference of configs/demo-from-scratch.toml. The table compares accuracies image by
+image, as benchmarks.recipes does.
 """
 
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,6 +24,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from benchmarks.bootstrap import QUICK_EMOJI, Loop, find_or_make, prepare
 from benchmarks.measure import Row, finish, make_parser
@@ -43,6 +48,8 @@ from tasks.filter.stage import FILTER
 from tasks.pack.stage import PACK
 from tasks.train.stage import TRAIN
 from training.config import TrainConfig
+from training.options.text_init import TextInit
+from training.towers.files import find_files
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +77,25 @@ NO_IMAGE_INIT: Change = {"image_init": None, "lock_image": False, "unlocked_imag
 TRAINED: Change = {key: read_train_table(CONFIG)[key] for key in FROZEN}
 
 
+def write_word_vectors(folder: Path) -> Change:
+    """Write the input vectors of the demo's sentence encoder as a matrix with its tokenizer; return their `text_init`."""
+    table = read_train_table(CONFIG)["text_init"]
+    files = find_files(TextInit.model_validate(table))
+    with safe_open(files.weights, "numpy") as tensors:
+        vectors = tensors.get_tensor("embeddings.word_embeddings.weight")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"vectors": vectors}, folder / "vectors.safetensors")
+    shutil.copyfile(str(files.tokenizer), folder / "tokenizer.json")
+    return {"kind": "words", "path": str(folder), "license": files.license}
+
+
 def _clusters(model: FindModel, **changes: Change) -> Change:
     return {"clusters": {"model": model(CONFIG), "count": 100} | changes}
 
 
 OPTIONS: dict[str, Option] = {
     "no text_init": Option(lambda model: {"text_init": None, "vocab_size": 2048}),
+    "text_init.kind = words": Option(lambda model: {"text_init": write_word_vectors(home() / "options-words")}),
     "no multi_positive": Option(lambda model: {"multi_positive": "off"}),
     "projector_layers = 2": Option(
         lambda model: {"image_init": FROZEN["image_init"] | {"projector_layers": 2, "projector_width": 1024}}
