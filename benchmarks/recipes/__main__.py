@@ -27,11 +27,18 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.bootstrap import find_or_make
-from benchmarks.measure import Row, finish, make_parser
+from benchmarks.measure import finish, make_parser
 from benchmarks.recipes.pool import MAIN_TASK, Pool, prepare_pool
 from benchmarks.recipes.recipe import change_recipe, freeze_images
 from benchmarks.recipes.significance import choose_epochs
-from benchmarks.recipes.table import compare_recipes, count_epoch, format_table, read_predictions
+from benchmarks.recipes.table import (
+    compare_recipes,
+    count_epoch,
+    format_table,
+    list_details,
+    list_rows,
+    read_predictions,
+)
 from dataops.home import home
 from dataops.snapshot import Manifest
 from flows.commands.demo import CONFIG
@@ -172,17 +179,9 @@ def main() -> int:
         pool = prepare_pool(folder.absolute(), options.pool, QUICK_EMOJI if options.quick else None, options.wrong)
         results = Trials(pool, options.samples, options.seeds).run(names)
     compared = compare_recipes(results, "none")
-    rows = [
-        Row(f"{name}/{task}", found["first"], found["second"], "none", "top-1")
-        for name, tasks in compared.items()
-        for task, found in tasks.items()
-    ]
-    details = {
-        "recipes": {name: RECIPES[name][0] for name in names},
-        "datasets": {name: {k: v for k, v in one.items() if k != "predictions"} for name, one in results.items()},
-        "compared": compared,
-        "wrong": options.wrong,
-    }
+    rows = list_rows(compared, "none")
+    details = {"recipes": {name: RECIPES[name][0] for name in names}, "wrong": options.wrong}
+    details |= list_details(results, compared)
     if not options.json:
         sys.stdout.write(format_table(results, compared, "none", MAIN_TASK) + "\n\n")
     return finish("recipes", rows, ["torch"], equal=True, as_json=options.json, details=details)

@@ -29,11 +29,18 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from benchmarks.bootstrap import QUICK_EMOJI, Loop, find_or_make, prepare
-from benchmarks.measure import Row, finish, make_parser
+from benchmarks.measure import finish, make_parser
 from benchmarks.recipes.pool import TASK
 from benchmarks.recipes.recipe import FROZEN, Change, change_recipe, freeze_images, read_train_table
 from benchmarks.recipes.significance import choose_epochs
-from benchmarks.recipes.table import compare_recipes, count_epoch, format_table, read_predictions
+from benchmarks.recipes.table import (
+    compare_recipes,
+    count_epoch,
+    format_table,
+    list_details,
+    list_rows,
+    read_predictions,
+)
 from dataops.home import home
 from dataops.snapshot import Manifest
 from flows.commands.demo import CONFIG, FROM_SCRATCH
@@ -211,15 +218,7 @@ def main() -> int:
             emoji = QUICK_EMOJI
         results = OptionTrials(prepare(folder, emoji), options.epochs, options.seeds, emoji).run(names)
     compared = compare_recipes(results, BASE, {name: OPTIONS[name].against for name in names[1:]})
-    rows = [
-        Row(f"{name}/{task}", found["first"], found["second"], BASE, "top-1")
-        for name, tasks in compared.items()
-        for task, found in tasks.items()
-    ]
-    details = {
-        "datasets": {name: {k: v for k, v in one.items() if k != "predictions"} for name, one in results.items()},
-        "compared": compared,
-    }
+    rows, details = list_rows(compared, BASE), list_details(results, compared)
     if not options.json:
         sys.stdout.write(format_table(results, compared, BASE, TASKS[0]) + "\n\n")
     return finish("options", rows, ["torch"], equal=True, as_json=options.json, details=details)

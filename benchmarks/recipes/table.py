@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from benchmarks.measure import Row
 from benchmarks.recipes.significance import compare_seeds
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import Store
@@ -39,6 +40,23 @@ def compare_recipes(
         }
         for name, result in results.items()
     }
+
+
+def list_rows(compared: Mapping[str, Mapping[str, Any]], baseline: str) -> list[Row]:
+    """Return the rows of the benchmark's result: top-1 of each recipe and of the baseline, by task."""
+    return [
+        Row(f"{name}/{task}", found["first"], found["second"], baseline, "top-1")
+        for name, tasks in compared.items()
+        for task, found in tasks.items()
+    ]
+
+
+def list_details(
+    results: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the details of the benchmark's result: the figures of each dataset and all comparisons."""
+    datasets = {name: {k: v for k, v in one.items() if k != "predictions"} for name, one in results.items()}
+    return {"datasets": datasets, "compared": {name: dict(tasks) for name, tasks in compared.items()}}
 
 
 def format_table(
