@@ -43,6 +43,7 @@ class RunArtefacts:
     def __init__(self) -> None:
         self._card: Any = None  # a UUID; the type that Prefect declares is also a coroutine
         self._progress: Any = None
+        self._samples: dict[str, Any] = {}  # UUIDs by stage
         self._server_answers = True
 
     def begin(self, record: RunRecord) -> None:
@@ -65,26 +66,38 @@ class RunArtefacts:
         title = f"Checks of pack/{report.dataset}: {report.verdict}"
         self._send(lambda: create_table_artifact(report.markdown_rows(), key="checks", description=title))
 
-    def create_samples(self, stage: str, manifests: Mapping[str, Manifest], store: Store) -> None:
-        """Create the artefact with images that a stage kept and dropped, if it has any."""
+    def show_samples(
+        self, stage: str, manifests: Mapping[str, Manifest], store: Store, *, running: bool = False
+    ) -> None:
+        """Create or update the artefact with images that a stage kept and dropped, if it has any.
+
+        Args:
+            running: whether the manifest of the stage has only its newest tasks.
+        """
         try:
-            images = render_samples(stage, manifests, store)
+            images = render_samples(stage, manifests, store, running=running)
         except Exception as error:  # a run that cannot be shown must not fail
             logger.warning("the images of %s are not shown in Prefect: %s: %s", stage, type(error).__name__, error)
             return
         if images is not None:
-            title = f"Images that {stage} kept and dropped"
-            self._send(lambda: create_markdown_artifact(images, key=f"{KEY}{stage}", description=title))
+            self._send(lambda: self._show_samples(stage, images))
+
+    def _show_samples(self, stage: str, images: str) -> None:
+        title = f"Images that {stage} kept and dropped"
+        if stage in self._samples:
+            self._update(self._samples[stage], ArtifactUpdate(data=images, description=title))
+        else:
+            self._samples[stage] = create_markdown_artifact(images, key=f"{KEY}{stage}", description=title)
 
     def update_card(self, record: RunRecord, manifests: Mapping[str, Manifest]) -> None:
         """Write the present state and links of the run into its card."""
         if self._card is not None:
             update = ArtifactUpdate(data=render_card(record, manifests), description=render_title(record))
-            self._send(lambda: self._update_card(update))
+            self._send(lambda: self._update(self._card, update))
 
-    def _update_card(self, update: ArtifactUpdate) -> None:
+    def _update(self, artefact: Any, update: ArtifactUpdate) -> None:
         with get_client(sync_client=True) as client:
-            client.update_artifact(self._card, update)
+            client.update_artifact(artefact, update)
 
     def end(self, record: RunRecord, manifests: Mapping[str, Manifest]) -> None:
         """Write the result into the card, and create the funnel."""

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from dataops.errors import ConfigError, ContractError, DatasetBlocked
-from dataops.snapshot import Manifest, find_manifest
+from dataops.snapshot import Manifest, Record, find_manifest
 from dataops.store import Store, open_store
 from flows.abandoned_runs import close_task_runs
 from flows.allowed_stores import check_store
@@ -39,6 +39,7 @@ from flows.records import (
 from flows.train_on_pool import train_on_pool
 from flows.watch.assets import describe_asset
 from flows.watch.lineage import RunLineage
+from flows.watch.samples import NewestTasks
 from flows.watch.task_run import label_task, run_task
 from infra.local.services import client_environment, home, make_home
 from tasks.download.rounds import reopen
@@ -72,6 +73,7 @@ class Run:
         self.manifests: dict[str, Manifest] = {}
         self._states: dict[str, State] = {}  # final states of the task runs, by stage
         self._mlflow_run_is_open = False
+        self._newest: NewestTasks | None = None
         self.stage = ""
         """Name of the stage that is being made, or was made last."""
         flow_run_id = str(flow_run.id)
@@ -81,6 +83,7 @@ class Run:
             store=store,
             home=home(),
             progress=self.display.progress,
+            finished=self._show_newest,
             run_id=record.run_id,
             run_name=record.name,
             flow_run_id=flow_run_id,
@@ -164,6 +167,7 @@ class Run:
             discard(planned, self.context)
         if retry:
             reopen(planned, self.context, retry)
+        self._newest = NewestTasks(planned)
         stage_run = StageRun(stage=self.stage, key=planned.key, state="Running")
         self._save_stage(stage_run)
         started, cpu = time.monotonic(), cpu_seconds()
@@ -190,7 +194,13 @@ class Run:
         self._save_stage(stage_run)
         self.display.log_stage(manifest, stage_run.state, stage_run.seconds)
         if stage_run.state == "Completed":
-            self.artefacts.create_samples(self.stage, self.manifests, self.context.store)
+            self.artefacts.show_samples(self.stage, self.manifests, self.context.store)
+
+    def _show_newest(self, record: Record) -> None:
+        """Show images of the newest finished tasks in Prefect from time to time, while the stage runs."""
+        if self._newest is not None and (newest := self._newest.add(record)) is not None:
+            manifests = {**self.manifests, self.stage: newest}
+            self.artefacts.show_samples(self.stage, manifests, self.context.store, running=True)
 
     def check_dataset(self, *, recorded: bool = False) -> None:
         """Check the dataset by `[checks]`, and record, log and show the results.

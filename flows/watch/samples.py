@@ -1,4 +1,6 @@
-"""Show a few images in Prefect that a stage kept and dropped, with the reasons, as soon as it has made its snapshot.
+"""Show a few images in Prefect that a stage kept and dropped, with the reasons, when it has made its snapshot.
+
+A download also shows those of its newest tasks while it runs (`NewestTasks`).
 
 The images are small and lie in the artefact itself, as `data:` URIs, which Prefect's UI shows: a browser that shows the
 artefact needs no access to the store. A store with takedown requests has no such artefact, because one of its images
@@ -7,7 +9,9 @@ may be of a pair that somebody asked to remove. `pairmill takedown` deletes thos
 
 import base64
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -19,9 +23,10 @@ from prefect.exceptions import PrefectException
 from dataops.escaping import escape_markdown
 from dataops.formatting import format_percent, format_quantity
 from dataops.redaction import redact
-from dataops.snapshot import Manifest
+from dataops.snapshot import Counts, Manifest, Record
 from dataops.store import Store
 from tasks.download.report import read_samples
+from tasks.engine.stage import Plan
 from tasks.engine.takedown_requests import list_requests
 from tasks.pack.card_samples import Row, sample_dropped, sample_kept_of_curate
 from tasks.reports.page import shorten
@@ -37,10 +42,47 @@ KEPT, DROPPED = 8, 12
 COLUMNS = 4
 CAPTION = 60
 """Maximum number of characters of a caption."""
+NEWEST = 24
+"""Number of finished tasks whose images a running download shows."""
+FIRST_SECONDS, NEXT_SECONDS = 60.0, 600.0
+"""Age of a download at which it shows images, and time until newer ones take their place."""
 
 
-def render_samples(stage: str, manifests: Mapping[str, Manifest], store: Store) -> str | None:
-    """Return the Markdown of the images of a stage; None if it has none, or the store has takedown requests."""
+class NewestTasks:
+    """Keeps the newest finished tasks of a stage, and decides when their images are shown."""
+
+    def __init__(self, planned: Plan, clock: Callable[[], float] = time.monotonic):
+        self._planned, self._clock = planned, clock
+        self._records: deque[Record] = deque(maxlen=NEWEST)
+        self._due = clock() + FIRST_SECONDS
+
+    def add(self, record: Record) -> Manifest | None:
+        """Add a finished task. Return its parts and those of the tasks before, as a manifest, if they are to be shown."""
+        self._records.append(record)
+        if self._planned.stage.name != "download" or self._clock() < self._due:
+            return None
+        self._due = self._clock() + NEXT_SECONDS
+        return Manifest(
+            stage=self._planned.stage.name,
+            stage_version=self._planned.stage.version,
+            key=self._planned.key,
+            inputs=[],
+            config={},
+            seed=0,
+            code={},
+            parts=[part for one in self._records for part in one.parts],
+            counts=sum((one.counts for one in self._records), Counts()),
+            content_digest="",
+            created_at="",
+        )
+
+
+def render_samples(stage: str, manifests: Mapping[str, Manifest], store: Store, *, running: bool = False) -> str | None:
+    """Return the Markdown of the images of a stage; None if it has none, or the store has takedown requests.
+
+    Args:
+        running: whether the manifest of the stage has only its newest tasks.
+    """
     if stage not in STAGES or list_requests(store):
         return None
     manifest = manifests[stage]
@@ -51,10 +93,10 @@ def render_samples(stage: str, manifests: Mapping[str, Manifest], store: Store) 
     kept = (
         read_samples(manifest, store, ["part-"]) if stage == "download" else sample_kept_of_curate(store, lineage, KEPT)
     )
-    counts = manifest.counts
+    what, counts = f"So far, the newest tasks of {stage}" if running else stage, manifest.counts
     share = format_percent(counts.kept / counts.input, decimals=1) if counts.input else "none"
     parts = [
-        f"{stage} kept {counts.kept:,} of {format_quantity(counts.input, 'row')} ({share}).",
+        f"{what} kept {counts.kept:,} of {format_quantity(counts.input, 'row')} ({share}).",
         *_render_group("Kept", kept, KEPT),
         *_render_group("Dropped", dropped, DROPPED),
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dataops.snapshot import Record
 from dataops.store import Store
 from training.process import count_cores
 
@@ -45,6 +46,8 @@ class Context:
     """Local folder of job folders and caches."""
     workers: int = field(default_factory=count_cores)
     progress: Progress = lambda done, total, line: None
+    finished: Callable[[Record], None] = lambda record: None
+    """Called in the main process with the record of each task of a map that has finished."""
     run_id: str | None = None
     run_name: str = "pairmill"
     flow_run_id: str | None = None

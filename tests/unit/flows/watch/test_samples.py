@@ -1,6 +1,7 @@
 """The artefact with images shows what was kept and why the rest was dropped, and no image that may have to be removed."""
 
 import re
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from httpx import ConnectError
 from markdown_it import MarkdownIt
 
+from dataops.snapshot import Counts, Manifest, Part, Record
 from flows.watch import samples
 from tasks.engine.takedown_requests import make_request, record_request
 from tests.unit.tasks.dataset_chain import packed_in, pair
@@ -61,6 +63,44 @@ def test_store_with_takedowns_shows_no_images(tmp_path):
     assert samples.render_samples("curate", manifests, store)
     record_request(store, make_request([], "a letter"))
     assert samples.render_samples("curate", manifests, store) is None
+
+
+def test_running_download_shows_its_newest_tasks_after_a_minute_and_then_every_ten(chain):
+    now = 0.0
+    download: Manifest = chain.manifests["download"]
+    planned: Any = SimpleNamespace(stage=SimpleNamespace(name="download", version=1), key=download.key)
+    newest = samples.NewestTasks(planned, lambda: now)
+
+    def finish(number: int, parts: Sequence[Part] = ()) -> Manifest | None:
+        return newest.add(Record(task=f"task-{number}", parts=[*parts], counts=Counts(input=2, kept=1)))
+
+    assert finish(0, download.parts) is None
+    now = 61.0
+    found = finish(1)
+    assert found is not None
+    assert (found.parts, found.counts) == (download.parts, Counts(input=4, kept=2))
+    now = 600.0
+    assert finish(2) is None
+    now = 662.0
+    for number in range(samples.NEWEST):
+        found = finish(number + 3) or found
+    assert (found.parts, found.counts.input) == (download.parts, 8)
+    now = 1300.0
+    found = finish(99)
+    assert found is not None
+    assert (found.parts, found.counts.input) == ([], 2 * samples.NEWEST)
+
+
+def test_images_of_a_running_stage_say_that_they_are_of_its_newest_tasks(chain):
+    text = samples.render_samples("curate", chain.manifests, chain.store, running=True)
+    assert text is not None
+    assert text.startswith("So far, the newest tasks of curate kept 12 of 16 rows (75.0%).")
+
+
+def test_other_stages_show_no_images_while_they_run():
+    planned: Any = SimpleNamespace(stage=SimpleNamespace(name="curate", version=1), key="a" * 16)
+    times = iter((0.0, 100.0))
+    assert samples.NewestTasks(planned, lambda: next(times)).add(Record(task="part-0")) is None
 
 
 def test_all_artefacts_with_images_are_deleted(monkeypatch):
