@@ -112,6 +112,11 @@ OPTIONS: dict[str, Option] = {
     "reference": Option(lambda model: {"reference": {"model": model(FROM_SCRATCH)}}),
     "average_last": Option(lambda model: {"average_last": 4, "average_every": 20}),
     "ema": Option(lambda model: {"ema": 0.98}),
+    "schedule = wsd": Option(lambda model: {"schedule": "wsd"}),
+    "schedule = rsqrt": Option(lambda model: {"schedule": "rsqrt"}),
+    "no text_init, muon": Option(
+        lambda model: {"text_init": None, "vocab_size": 2048, "optimizer": "muon"}, against="no text_init"
+    ),
     "captions": Option(filter={"dedupe": ["uid", "url"], "captions_per_image": 4}),
     "clusters.balance": Option(curate=lambda model: _clusters(model, balance={})),
     "semantic_duplicates": Option(curate=lambda model: _clusters(model, semantic_duplicates={})),
