@@ -289,7 +289,7 @@ def _load_ai_preferences() -> Parser:
     def parse(data: bytes) -> object:
         value = data.decode("latin-1")
         headers = Message()
-        for name in ("Content-Usage", "Content-Signal", "Link", "Crawler-Price"):
+        for name in ("Content-Usage", "Content-Signal", "Link", "WWW-Authenticate", "Crawler-Price"):
             headers[name] = value.translate({10: " ", 13: " "})
         found = [one.signal for one in find_header_opt_outs(headers, "pairmill", frozenset(), "", "")]
         assert len(describe_price(headers)) <= 1_000, "the price is longer than allowed"
@@ -360,6 +360,7 @@ WEB_TARGETS = (
             b"train-ai=n, search=y;a=1",
             b"search=yes, ai-train=no, use=reference",
             b'</l.xml>; rel="license"; type="application/rsl+xml"',
+            b'Basic realm="a", License error="invalid_request", error_description="b"',
         ],
         (
             b"train-ai=n",
@@ -372,6 +373,7 @@ WEB_TARGETS = (
             b"; rel=license",
             b'"',
             b"; type=application/rsl+xml",
+            b"License ",
         ),
     ),
 )

@@ -137,7 +137,9 @@ class WatPage(NamedTuple):
 
 _decode = msgspec.json.Decoder(_Wat[_Typed]).decode
 _decode_any = msgspec.json.Decoder(_Wat[Link]).decode
-_OPT_OUT_FIELDS = (b"x-robots-tag", b"tdm-reservation", b"content-usage", b"content-signal", b"rsl+xml")
+_OPT_OUT_FIELDS = (
+    b"x-robots-tag", b"tdm-reservation", b"content-usage", b"content-signal", b"rsl+xml", b"www-authenticate"
+)  # fmt: skip
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 

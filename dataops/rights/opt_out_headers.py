@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from email.message import Message
 from typing import Literal, get_args
 
-from dataops.rights.ai_preferences import MAX_DETAIL_CHARS, PREFERENCE_FIELDS, find_prohibition, find_rsl_link
+from dataops.rights.ai_preferences import MAX_DETAIL_CHARS, PREFERENCE_FIELDS, find_prohibition
+from dataops.rights.rsl_headers import RSL_FIELDS, find_rsl
 
 Signal = Literal[
     "robots_ai_agents", "content_usage", "content_signal", "rsl", "tdmrep", "ai_txt", "x_robots_tag", "tdm_header", "iptc",
@@ -136,5 +137,12 @@ def find_header_opt_outs(
     for name, signal in PREFERENCE_FIELDS.items():
         if detail := next(filter(None, map(find_prohibition, map(str, headers.get_all(name, [])))), None):
             yield OptOut(signal, detail, where, when)
-    if license := next(filter(None, map(find_rsl_link, map(str, headers.get_all("Link", [])))), None):
-        yield OptOut("rsl", license.encode("utf-8", "replace").decode(), where, when)
+    for license in find_rsl_licenses(headers):
+        yield OptOut("rsl", license, where, when)
+
+
+def find_rsl_licenses(headers: Message) -> list[str]:
+    """Return what the headers of a response declare of an RSL licence: the first declaration of each kind of field."""
+    fields = ((name, map(str, headers.get_all(name, []))) for name in RSL_FIELDS)
+    found = (next(filter(None, (find_rsl(name, value) for value in values)), None) for name, values in fields)
+    return [license.encode("utf-8", "replace").decode() for license in found if license]

@@ -6,8 +6,9 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborNode
 
-from dataops.rights.ai_preferences import PREFERENCE_FIELDS, find_prohibition, find_rsl_link, is_rsl_type
+from dataops.rights.ai_preferences import PREFERENCE_FIELDS, find_prohibition, is_rsl_type
 from dataops.rights.opt_out_headers import parse_reservation, parse_robots_tag
+from dataops.rights.rsl_headers import find_rsl
 from dataops.web.image_urls import Attributes
 from dataops.web.urls import BadUrl, canonicalise_url
 
@@ -93,7 +94,7 @@ def parse_header_directives(fields: Iterable[tuple[str, str]]) -> set[str]:
             found |= _directives(value)
         elif name in CONTENT_DIRECTIVES and find_prohibition(value):
             found.add(name)
-        elif name == "link" and find_rsl_link(value):
+        elif find_rsl(name, value):
             found.add(RSL)
     return found
 

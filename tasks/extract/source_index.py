@@ -14,7 +14,7 @@ from dataops.snapshot import Draft, Part, Record
 from dataops.store import Store
 
 NAME = "extract"
-VERSION = 5
+VERSION = 6
 SOURCE_INDEX = f"{NAME}/by-source"
 
 

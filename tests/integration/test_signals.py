@@ -87,19 +87,32 @@ def page_form(head: str, directive: str, reason: str | None = "opt_out") -> Form
     return Form(head=head, page=("archived", reason, directive))
 
 
+def license_form(status: int, headers: Mapping[str, str], *details: str, body: bytes = b"no") -> Form:
+    """A response by which a server requires an RSL licence."""
+    page = ("opt_out", None, "; ".join(f"rsl {detail}" for detail in details))
+    found = [("rsl", detail) for detail in details]
+    return Form(
+        status=status, headers=headers, body=body, page=page, image=("opt_out", found[0]), also=tuple(found[1:])
+    )
+
+
 def price_form(price: str, headers: Mapping[str, str], body: bytes = b"pay", **more: Any) -> Form:
     """A response 402, whose offer is the more exact reason than other headers."""
+    licenses = [f"rsl {detail}" for signal, detail in more.get("also", ()) if signal == "rsl"]
     return Form(
         status=402,
         headers=headers,
         body=body,
-        page=("payment_required", None, price),
+        page=("payment_required", None, "; ".join([price, *licenses])),
         image=("payment_required", ("payment_required", price)),
         **more,
     )
 
 
 RSL = "application/rsl+xml"
+NO_TOKEN = 'License error="invalid_request", error_description="A license is required, with a token"'
+NO_SCOPE = 'License error="insufficient_scope"'
+LINKED = {"Link": f'</rsl.xml>; rel="license"; type="{RSL}"'}
 FORMS = {
     # robots.txt: before any request
     "disallow": Form(robots="Disallow: /", page=("robots_denied", None, None), image=("robots", None), asked=False),
@@ -152,6 +165,24 @@ FORMS = {
         "X-Robots-Tag", "noindex", "", "x_robots_tag", "noindex", page=("noindex", None, None)
     ),
     "header-none": header_form("X-Robots-Tag", "none", "", "x_robots_tag", "none", page=("noindex", None, None)),
+    # Refusals of a server that requires an RSL licence
+    "license-401": license_form(401, {"WWW-Authenticate": NO_TOKEN}, NO_TOKEN),
+    "license-bare": license_form(401, {"www-authenticate": "license"}, "license"),
+    "license-second": license_form(401, {"WWW-Authenticate": f'Basic realm="a, License", {NO_TOKEN}'}, NO_TOKEN),
+    "license-linked": license_form(401, {"WWW-Authenticate": NO_TOKEN, **LINKED}, "/rsl.xml", NO_TOKEN),
+    "license-inline": license_form(401, {"WWW-Authenticate": "License", "Content-Type": RSL}, "License", RSL),
+    "license-403": license_form(403, {"WWW-Authenticate": NO_SCOPE}, NO_SCOPE),
+    "license-403-linked": license_form(403, LINKED, "/rsl.xml"),
+    "license-503": license_form(503, {"WWW-Authenticate": "License error=server_error"}, "License error=server_error"),
+    "license-200": header_form("WWW-Authenticate", NO_TOKEN, "rsl", "rsl", NO_TOKEN),
+    "refused": Form(
+        status=401,
+        headers={"WWW-Authenticate": 'Basic realm="License", license="no"'},
+        body=b"no",
+        page=("http_401", None, None),
+        image=("http_401", None),
+    ),
+    "refused-403": Form(status=403, body=b"no", page=("http_403", None, None), image=("http_403", None)),
     # Elements of the page: they concern its rows, and not the image on its host
     "meta-usage": page_form('<meta name="content-usage" content="train-ai=n">', "content-usage"),
     "meta-usage-equiv": page_form('<meta http-equiv="Content-Usage" content="train-ai=n">', "content-usage"),
@@ -168,6 +199,9 @@ FORMS = {
     "price-x402": price_form("payment-required: eyJ4", {"PAYMENT-REQUIRED": "eyJ4"}),
     "price-body": price_form('body: {"x402Version": 1}', {"Content-Type": "application/json"}, b'{"x402Version": 1}'),
     "price-none": price_form("no price", {}),
+    "price-license": price_form(
+        "no price", {"WWW-Authenticate": NO_TOKEN, **LINKED}, also=(("rsl", "/rsl.xml"), ("rsl", NO_TOKEN))
+    ),
     "price-and-usage": price_form(
         "crawler-price: USD 1",
         {"crawler-price": "USD 1", "Content-Usage": "train-ai=n"},
@@ -218,7 +252,7 @@ def crawl(web: Web, folder: Path) -> tuple[Manifest, FolderStore]:
 def test_pages_of_a_crawl_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_path: Path):
     manifest, store = crawl(web, tmp_path)
     asked = {
-        name: ["/", "/robots.txt"] if form.page[0] not in ("opt_out", "robots_denied") else ["/robots.txt"]
+        name: ["/", "/robots.txt"] if form.page not in (FORBIDDEN, FORMS["disallow"].page) else ["/robots.txt"]
         for name, form in FORMS.items()
     }
     assert requests(web) == asked
@@ -230,7 +264,7 @@ def test_pages_of_a_crawl_have_the_expected_rows_and_no_forbidden_request(web: W
     found = {
         name: (
             index[url(name)]["outcome"],
-            *rows.get(url(name), (None, index[url(name)]["detail"] if form.status == 402 else None)),
+            *rows.get(url(name), (None, index[url(name)]["detail"] if form.status != 200 else None)),
         )
         for name, form in FORMS.items()
     }
@@ -264,7 +298,8 @@ def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_pa
 
 
 def test_only_the_configured_signals_drop_images(web: Web, tmp_path: Path):
-    names = {form.image[1][0]: name for name, form in FORMS.items() if form.image[1] and form.image[0] == "opt_out"}
+    shown = {name: form for name, form in FORMS.items() if form.status == 200 and form.image[0] == "opt_out"}
+    names = {form.image[1][0]: name for name, form in shown.items() if form.image[1]}
     assert set(names) == set(SIGNALS)
     for chosen in ((), *((signal,) for signal in SIGNALS)):
         config = DownloadConfig(connect_to=web.connect_to(), host_rate=0, opt_out=chosen)

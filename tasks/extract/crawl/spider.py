@@ -20,9 +20,11 @@ from dataops.rights.opt_out_headers import (
     MAX_OFFER_BYTES,
     describe_price,
     find_disallowed_directive,
+    find_rsl_licenses,
     offers_in_body,
 )
 from dataops.web.charsets import convert_to_utf8
+from dataops.web.declarations import RSL
 from dataops.web.links import PageLinks, extract_links
 from dataops.web.markup import BadPage
 from dataops.web.urls import BadUrl, canonicalise_url
@@ -43,6 +45,8 @@ from tasks.extract.sources.site import PROGRESS
 logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
+LICENSE_STATUSES = frozenset({401, 403, 503})
+"""Statuses, beside 402, by which a server requires an RSL licence. Source: rslstandard.org/rsl, section 6.3.1."""
 PROGRESS_SECONDS = 2.0
 """Minimum time between two lines about the progress, in seconds."""
 
@@ -102,9 +106,10 @@ class SiteSpider(Spider):
             elif status == 402:
                 headers = build_message(response)
                 price = describe_price(headers, response.body if offers_in_body(headers) else b"")
-                self._finish(address, "payment_required", response, detail=price)
+                detail = "; ".join([price, *_describe_licenses(response)])
+                self._finish(address, "payment_required", response, detail=detail)
             elif not 200 <= status < 300:
-                self._finish(address, f"http_{status}", response)
+                self._refused(address, response)
             elif not _is_page(response.headers):
                 self._finish(address, "not_html", response)
             else:
@@ -155,6 +160,13 @@ class SiteSpider(Spider):
             return
         added = self._add(target, address.depth, address.url, address.redirects + 1)
         self._finish(address, "redirect" if added != "off_site" else "redirect_off_site", response, detail=target)
+
+    def _refused(self, address: QueuedUrl, response: Response) -> None:
+        """Record a response without a page: an opt-out if it requires an RSL licence."""
+        licenses = _describe_licenses(response) if response.status in LICENSE_STATUSES else []
+        is_opt_out = licenses and RSL in self.crawl.config.opt_out
+        outcome = "opt_out" if is_opt_out else f"http_{response.status}"
+        self._finish(address, outcome, response, detail="; ".join(licenses) or None)
 
     def _page(self, address: QueuedUrl, response: Response) -> None:
         capture = build_capture(response)
@@ -207,6 +219,10 @@ class SiteSpider(Spider):
         if depth > self.crawl.config.max_depth:
             return "too_deep"
         return "new" if self.crawl.frontier.add(url, host, depth, referrer, redirects) else "known"
+
+
+def _describe_licenses(response: Response) -> list[str]:
+    return [f"{RSL} {license}" for license in find_rsl_licenses(build_message(response))]
 
 
 def _is_page(headers: Any) -> bool:

@@ -231,7 +231,7 @@ _REMEDIES = {
     "private_address": 'for a host of your own, set source.connect_to = { "HOST" = "IP_ADDRESS:PORT" }',
     "no_contact": "set source.contact",
     "robots_denied": "robots.txt disallows the pages; set source.start to other pages",
-    "opt_out": "robots.txt declares that the pages are not for training; set source.start to other sites",
+    "opt_out": "the site declares that its pages are not for training; set source.start to other sites",
     "payment_required": "the site asks for payment; set source.start to other sites",
     "crawl_delay_too_long": "raise source.max_crawl_delay",
 }

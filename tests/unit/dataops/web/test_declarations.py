@@ -94,6 +94,8 @@ def test_normalise_meta_name_returns_only_used_names(name: str, normalised: str)
         ([("content-signal", "search=yes,ai-train=no")], {"content-signal"}),
         ([("link", '</l.xml>; rel="license"; type="application/rsl+xml"')], {"rsl"}),
         ([("link", '</l.xml>; rel="license"'), ("content-usage", "search=n")], set()),
+        ([("www-authenticate", 'License error="invalid_request"')], {"rsl"}),
+        ([("www-authenticate", 'Basic realm="License"'), ("content-type", "text/html")], set()),
     ],
 )
 def test_parse_header_directives(fields: list, directives: set):
