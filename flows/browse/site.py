@@ -1,6 +1,5 @@
 """What a server of `pairmill browse` holds: the datasets, the database, images, and the search by meaning."""
 
-import fcntl
 import shutil
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from dataops.errors import ConfigError
 from dataops.home import private_folder
 from dataops.snapshot import Manifest, load_manifest
+from dataops.storage.cached_files import SESSIONS, delete_unheld, find_abandoned, hold
 from dataops.store import FolderStore, Store
 from tasks.browse.comparison import Comparison
 from tasks.browse.database import Database
@@ -229,24 +229,16 @@ class Session:
     """A private folder of this process, deleted at its end; those of killed processes are deleted too."""
 
     def __init__(self, home: Path):
-        sessions: Path = private_folder(private_folder(home / "browse") / "sessions")
-        for left in sessions.iterdir():
-            if _is_abandoned(left):
-                shutil.rmtree(left, ignore_errors=True)
-        self.folder = Path(tempfile.mkdtemp(dir=sessions))
-        self._lock = (self.folder / ".lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        private_folder(home / "browse")
+        sessions = private_folder(home / SESSIONS)
+        for folder in find_abandoned(home):
+            delete_unheld(folder)
+        while not hold(
+            folder := Path(tempfile.mkdtemp(dir=sessions))
+        ):  # another process may have deleted it as abandoned
+            pass
+        self.folder = folder
 
     def close(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._lock.close()
-
-
-def _is_abandoned(folder: Path) -> bool:
-    try:
-        with (folder / ".lock").open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # it is locked, or a process just makes it
-        return False
-    return True

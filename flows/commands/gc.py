@@ -6,7 +6,6 @@ rerun makes them again.
 
 import logging
 import re
-import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from pydantic import ValidationError
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from dataops.snapshot import SnapshotName
-from dataops.storage.cached_files import find_unused, last_modified
+from dataops.storage.cached_files import delete_unheld, find_abandoned, find_unused, last_modified
 from dataops.store import Entry, Store
 from flows.commands.output import console, new_table, print_json, print_waits, text
 from flows.records import RunRecord, known_stores
@@ -227,7 +226,7 @@ def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete
     cached = {path: _bytes_of(path) for path in find_unused(home, unused)}
     if delete:
         for path in [*local, *cached]:
-            _delete(path)
+            delete_unheld(path)
     if as_json:
         lists = {"local": [str(path) for path in local], "cached": [str(path) for path in cached]}
         print_json({"deleted": delete, "stores": results, **lists})
@@ -255,7 +254,7 @@ def _collect_in_store(roots: Roots, home: Path, *, delete: bool, as_json: bool) 
 
 
 def _find_local(home: Path, all_roots: Sequence[Roots]) -> list[Path]:
-    """Return unneeded folders of this machine: jobs that no kept run can resume, and scratch folders of dead processes."""
+    """Return unneeded folders of this machine: jobs that no kept run can resume, and folders of ended processes."""
     unfinished: set[str] = set()
     for roots in all_roots:
         for run_id in roots.kept:
@@ -264,16 +263,7 @@ def _find_local(home: Path, all_roots: Sequence[Roots]) -> list[Path]:
     jobs = sorted((home / "jobs").iterdir()) if (home / "jobs").is_dir() else []
     return [
         job for job in jobs if unfinished.isdisjoint(job.name.split("-")) and time.time() - last_modified(job) > DAY
-    ] + find_abandoned_folders()
-
-
-def _delete(path: Path) -> None:
-    """Delete a file or a folder, as far as it can be deleted."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
+    ] + [*find_abandoned(home), *find_abandoned_folders()]
 
 
 def _bytes_of(entry: Path) -> int:

@@ -8,6 +8,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from dataops.images.decode import ImageRefused, decode_pixels
 from dataops.shards.layout import Member
 from dataops.shards.tar import format_index, list_members
 from dataops.snapshot import Manifest, Part
+from dataops.storage.cached_files import mark_used
 from tasks.browse.views import Dataset, View
 
 Size = Literal["small", "large"]
@@ -117,7 +119,8 @@ class Images:
         if not re.fullmatch(r"[0-9a-f]{64}", part.sha256):
             raise NoImage("the manifest has no digest of the shard")
         kept = self._folder / f"{part.sha256}.idx"
-        if kept.exists():
+        with suppress(FileNotFoundError):
+            mark_used(kept)
             return kept.read_bytes()
         with dataset.store.open(holder.path(part.name)) as file:
             try:

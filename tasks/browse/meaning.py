@@ -14,6 +14,7 @@ from dataops.errors import ConfigError, JobFailed, PairmillError
 from dataops.home import private_folder
 from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest
+from dataops.storage.cached_files import make_held
 from tasks.browse.database import quote
 from tasks.browse.encoder import Encoder
 from tasks.browse.features import FeatureTable, best, image_ids, preparation_digest
@@ -59,7 +60,7 @@ def find_default_model(dataset: Dataset, home: Path) -> NamedModel | None:
         named.append((train.key in own, bool(names), train.created_at, name, train))
     for *_, name, train in sorted(named, key=lambda one: one[:4], reverse=True):
         if set(MODEL_FILES) <= {part.name for part in train.parts}:
-            folder = private_folder(home / "browse" / "models" / train.content_digest[:16])
+            folder = make_held(home / "browse" / "models" / train.content_digest[:16])
             for file in MODEL_FILES:
                 if not (folder / file).exists():
                     dataset.store.download(train.path(file), folder / f"{file}.tmp")
@@ -96,7 +97,7 @@ class Meaning:
         self.dataset, self.model, self.progress = dataset, model, Progress()
         self._images, self._encoder = images, Encoder(model.files.path, private_folder(session))
         name = f"{model.files.digest[:16]}-{preparation_digest(dataset.stages.get('download'))}"
-        self.table = FeatureTable(home / "browse" / "features" / name)
+        self.table = FeatureTable(make_held(home / "browse" / "features" / name))
         self._lock = threading.Lock()
         self._rows: tuple[NDArray[np.int64], NDArray[np.uint64]] | None = None
         self._located: tuple[int, NDArray[np.int64]] | None = None

@@ -1,7 +1,7 @@
 """Find the files of a CLIP model by the name in a config, and compute their digest. Torch is not imported.
 
-A registered version is downloaded once, to `PAIRMILL_HOME/models`, completely or not at all: a version never changes. Any
-other model is a folder or a file of this machine.
+A registered version is downloaded once, to `PAIRMILL_HOME/models`, completely or not at all: a version never changes. The
+process holds the copy. Any other model is a folder or a file of this machine.
 """
 
 import logging
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
+from dataops.storage.cached_files import hold
 from tasks.models.packaging import MODEL_FILES
 from tasks.tracking import client as tracking
 
@@ -76,7 +77,7 @@ def _fetch_registered(source: str, home: Path) -> tuple[str, Path]:
         name = f"models:/{version.name}/{version.version}"
         identity = [tracking.tracking_uri(), version.name, version.version, version.creation_timestamp]
         folder = home / "models" / sha256(canonical_json(identity).encode()).hexdigest()[:16]
-        if not folder.is_dir():
+        while not hold(folder):
             logger.info("downloading %s", name)
             _download(name, folder)
     return name, folder

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from dataops.digest import canonical_json
+from dataops.storage.cached_files import hold
 from training import distributed
 from training.data.loader import Dataset
 from training.evaluation.encode import EvaluatedModel
@@ -47,6 +48,7 @@ def prepare_features(parent: Path, model: Path, name: str, dataset: Dataset, dev
     Raises: as load_any; ContractError if a feature is not finite.
     """
     folder = feature_folder(parent, distributed.run_on_first(lambda: digest_model(model)), dataset.index.fingerprint)
+    hold(folder)
     blocks = range(-(-len(dataset) // BLOCK))
     missing = [number for number in blocks if not _is_whole(folder, number, len(dataset))]
     is_complete = distributed.gather_integers([int(not missing and (folder / HEADER).is_file())])

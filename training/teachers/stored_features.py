@@ -15,7 +15,7 @@ import numpy as np
 from dataops.digest import text_sha256
 from dataops.errors import ContractError
 from dataops.regular_files import open_regular, read_text
-from dataops.storage.cached_files import mark_used
+from dataops.storage.cached_files import hold
 from training.data.sample_index import SampleIndex
 
 BLOCK = 8192
@@ -88,7 +88,7 @@ class StoredFeatures:
 
 
 def open_features(folder: Path, model: str, index: SampleIndex, shards: list[str]) -> StoredFeatures:
-    """Open the features of a folder, all of whose blocks are there."""
-    mark_used(folder / HEADER)
+    """Open the features of a folder, all of whose blocks are there; this process holds it, since blocks are read late."""
+    hold(folder)
     header = json.loads(read_text(folder / HEADER))
     return StoredFeatures(folder, model, index, shards, header["logit_scale"])

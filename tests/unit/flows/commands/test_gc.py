@@ -20,6 +20,8 @@ from dataops.digest import canonical_json
 from dataops.errors import ConfigError
 from dataops.snapshot import Draft, Input, Part, Record, SnapshotName, find_manifest
 from dataops.stages import STAGES
+from dataops.storage import cached_files
+from dataops.storage.cached_files import hold
 from dataops.store import FolderStore, Store
 from flows.commands import output
 from flows.commands.gc import KEEP_RUNS, Policy, Roots, _find_local, _show_local, collect_garbage, parse_age
@@ -420,6 +422,32 @@ def test_gc_deletes_cached_features_that_were_not_used_for_a_month(store, tmp_pa
     assert len(json.loads(capsys.readouterr().out)["cached"]) == 3
     left = sorted(path.name for path in cached.rglob("*"))
     assert left == ["images-new.npy", "texts-used.npy", "towers"]
+
+
+def test_gc_deletes_copies_of_models_and_caches_of_browse_unless_a_process_uses_them(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Roots, "read_registry", lambda roots: None)
+    monkeypatch.setattr(services, "up", list)
+    monkeypatch.setattr(services, "apply_environment", dict)
+    monkeypatch.setattr(cached_files, "_held", {})
+    home = tmp_path / "home"
+    groups = ("models", "browse/models", "browse/features", "browse/sessions")
+    for folder in [home / group / name for group in groups for name in ("old", "held")]:
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"x" * 1000)
+        age(folder, 40)
+    for group in groups:
+        assert hold(home / group / "held")
+        age(home / group, 40)  # a process that runs for longer than the files are kept
+    collect_garbage(home, str(store.root), Policy(1), delete=False, as_json=True)
+    listed = json.loads(capsys.readouterr().out)
+    assert sorted(listed["cached"]) == sorted(str(home / group / "old") for group in groups[:3])
+    assert listed["local"] == [str(home / "browse/sessions/old")]
+    collect_garbage(home, str(store.root), Policy(1), delete=True, as_json=True)
+    assert sorted(path.parent.relative_to(home).as_posix() for path in home.rglob("file")) == sorted(
+        f"{group}/held" for group in groups
+    )
 
 
 def test_gc_deletes_old_probes_of_stores_that_were_lost_or_killed(tmp_path: Path) -> None:

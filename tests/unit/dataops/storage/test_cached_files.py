@@ -1,0 +1,122 @@
+"""What was not used for long is found and deleted, unless a process holds it; the home has no other folders than named."""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dataops.home import CHECKOUT
+from dataops.storage import cached_files
+from dataops.storage.cached_files import (
+    GROUPS,
+    SESSIONS,
+    delete_unheld,
+    find_abandoned,
+    find_unused,
+    hold,
+    is_held,
+    make_held,
+    mark_used,
+)
+from tasks.takedown.erase_texts import WRITTEN
+
+DAY = 86_400.0
+
+
+@pytest.fixture(autouse=True)
+def held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_files, "_held", {})
+
+
+def put(home: Path, *names: str, days: float = 40) -> None:
+    for name in names:
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    for path in home.rglob("*"):
+        used = time.time() - days * DAY
+        os.utime(path, (used, used))
+
+
+def test_entry_of_each_group_is_found_when_it_was_not_used_for_so_long(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{group}/{name}/file" for group in GROUPS for name in ("old", "used")), "jobs/old/file")
+    for group in GROUPS:
+        mark_used(tmp_path / group / "used" / "file")
+    assert sorted(find_unused(tmp_path, 30 * DAY)) == sorted(tmp_path / group / "old" for group in GROUPS)
+    assert find_unused(tmp_path, 50 * DAY) == []
+    assert find_unused(tmp_path / "missing", 30 * DAY) == []
+
+
+def test_held_folder_is_neither_found_nor_deleted_until_its_process_ends(tmp_path: Path) -> None:
+    put(tmp_path, "models/a/model.json", "models/b/model.json", f"{SESSIONS}/a/x", f"{SESSIONS}/b/x")
+    folders = [tmp_path / "models" / "a", tmp_path / SESSIONS / "a"]
+    code = "import sys, pathlib, dataops.storage.cached_files as c\n"
+    code += "print(*[c.hold(pathlib.Path(p)) for p in sys.argv[1:]], flush=True)\nsys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, folders), str(tmp_path / "missing")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=CHECKOUT,
+    )
+    assert holder.stdout is not None
+    with holder, holder.stdout:
+        assert holder.stdout.readline().split() == ["True", "True", "False"]
+        os.utime(folders[0], (0, 0))
+        assert find_unused(tmp_path, 30 * DAY) == [tmp_path / "models" / "b"]
+        assert find_abandoned(tmp_path) == [tmp_path / SESSIONS / "b"]
+        assert [delete_unheld(folder) for folder in folders] == [False, False]
+        holder.kill()
+    assert find_abandoned(tmp_path) == [tmp_path / SESSIONS / name for name in "ab"]
+    assert find_unused(tmp_path, 30 * DAY) == [tmp_path / "models" / name for name in "ab"]
+    assert [delete_unheld(folder) for folder in folders] == [True, True]
+    assert [folder.exists() for folder in folders] == [False, False]
+
+
+def test_folder_is_made_again_when_it_is_deleted_before_it_is_held(tmp_path: Path) -> None:
+    put(tmp_path, "models/a/model.json")
+    folder = tmp_path / "models" / "a"
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # as gc, which deletes it now
+    waiting = threading.Thread(target=make_held, args=(folder,))
+    waiting.start()
+    (folder / "model.json").unlink()
+    folder.rmdir()
+    os.close(descriptor)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert folder.is_dir()
+    assert is_held(folder)
+
+
+def test_file_is_deleted_and_a_missing_folder_is_not_held(tmp_path: Path) -> None:
+    put(tmp_path, "pages/a.html")
+    assert not hold(tmp_path / "pages" / "a.html")
+    assert delete_unheld(tmp_path / "pages" / "a.html")
+    assert list((tmp_path / "pages").iterdir()) == []
+    assert not hold(tmp_path / "none")
+    assert delete_unheld(tmp_path / "none")
+
+
+def test_folders_of_the_home_are_listed_in_the_docs() -> None:
+    """A folder that no list has is neither deleted by gc nor searched by a takedown."""
+    pattern = re.compile(r"\bhome(?:\(\))?(?:\.resolve\(\))? / \"([a-z_./-]+)\"")
+    modules = [
+        path for name in ("dataops", "training", "tasks", "infra", "flows") for path in (CHECKOUT / name).rglob("*.py")
+    ]
+    found = {name.partition("/")[0] for path in modules for name in pattern.findall(path.read_text("utf-8"))}
+    assert found >= {"browse", "jobs", "models", "features"}
+    page = (CHECKOUT / "docs" / "retention.md").read_text("utf-8")
+    table = page.partition("## What is in the home folder")[2].partition("\n## ")[0]
+    listed = set(
+        re.findall(r"`([a-z-]+)(?:/[a-z/]*)?`", " ".join(row.split("|")[1] for row in table.splitlines() if "|" in row))
+    )
+    assert found | set(WRITTEN) | {group.partition("/")[0] for group in GROUPS} <= listed
+    unsearched = {"store", "demo", "prefect-login", "mlflow-webhook-key"}
+    assert found - set(WRITTEN) <= unsearched, "a takedown searches what a run writes into the home"
