@@ -25,6 +25,7 @@ from dataops.toml_text import find_key_lines, parse_toml
 from flows.config_problems import (
     are_in_archives,
     describe_problems,
+    find_identity_problems,
     find_source_problems,
     find_wrong_types,
     format_problems,
@@ -293,7 +294,7 @@ def _problems_outside(
 
     def check(name: str) -> tuple[Any, list[str]]:
         if config is not None:
-            table, wrong = config.stage_config(name), set[str]()
+            table, wrong = config.source if name == "source" else config.stage_config(name), set[str]()
         elif name == "source" and isinstance(values.get("source"), list) and len(values["source"]) > 1:
             return None, find_source_problems(values["source"])
         else:
@@ -318,6 +319,7 @@ def _problems_outside(
             problems.append("train.blur_faces: needs a table [curate.scores.faces], which finds the faces")
         if train.dataset and tables["store"] is not None and not any(line.startswith("store.") for line in problems):
             problems += _find_missing_datasets(train, tables["store"].uri)
+    problems += find_identity_problems(tables, lambda: check("download")[0])
     if (evaluate := tables.get("evaluate")) is not None and evaluate.suite is None:
         problems += _problems_without_suite(train, tables.get("register_"))
     return problems

@@ -1,6 +1,6 @@
 """Words the problems of a config: each with its path, the value, what is allowed, a suggestion, and its line."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -76,6 +76,20 @@ def find_source_problems(tables: Sequence[Any]) -> list[str]:
         lines = table.problems() if table is not None else []
         found += [f"{name}.{line}" for line in lines if line.partition(":")[0].partition(".")[0] not in wrong]
     return found
+
+
+def find_identity_problems(tables: Mapping[str, Any], read_download: Callable[[], Any]) -> list[str]:
+    """Return the problems of `[download.identity]` if crawls sign with it and no download reports them.
+
+    Args:
+        tables: the tables that were checked, by the names of their fields.
+        read_download: returns the table `[download]`, or None if it is not valid.
+    """
+    source = tables.get("source")
+    if source is None or "download" in tables or (download := read_download()) is None or not download.identity:
+        return []
+    is_used = source.with_identity(download.identity) != source
+    return [f"download.identity.{line}" for line in download.identity.problems()] if is_used else []
 
 
 def validate_rest(adapter: TypeAdapter[Any], values: Any) -> tuple[Any, set[str]]:

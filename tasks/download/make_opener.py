@@ -25,7 +25,7 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
     Raises: ConfigError if the key file of `[download.identity]` cannot be used on this machine.
     """
     addresses = AddressResolver(parse_connect_to(config.connect_to), shared_dns())
-    signer = config.identity.signer() if config.identity else None
+    signer = config.identity.signer(is_worker=True) if config.identity else None
     client = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None, signer=signer)
     pace = HostPace(
         PaceLimits(

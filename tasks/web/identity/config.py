@@ -44,9 +44,16 @@ class IdentityConfig(BaseModel):
         """Return why requests cannot be signed, a line with the path in the table, or nothing."""
         return problems_of("key_file", self.signer)
 
-    def signer(self) -> "RequestSigner":
-        """Return the signer of requests, with the key read from its file. Raises: ConfigError."""
+    def signer(self, *, is_worker: bool = False) -> "RequestSigner":
+        """Return the signer of requests, with the key read from its file.
+
+        Args:
+            is_worker: whether the run checked the file before, perhaps on another machine.
+
+        Raises: ConfigError that names the file, this machine and the remedy.
+        """
         from tasks.web.identity.key_file import load_key
         from tasks.web.identity.signer import RequestSigner
 
-        return RequestSigner(load_key(Path(self.key_file)), self.signature_agent, self.expires_after, self.agent_form)
+        key = load_key(Path(self.key_file), is_copy=is_worker)
+        return RequestSigner(key, self.signature_agent, self.expires_after, self.agent_form)

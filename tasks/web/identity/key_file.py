@@ -53,36 +53,43 @@ def create_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def load_key(path: Path) -> Ed25519PrivateKey:
-    """Return the key in a file. No message repeats what is in the file.
+def load_key(path: Path, *, is_copy: bool = False) -> Ed25519PrivateKey:
+    """Return the key in a file. Messages name the file and this machine, and nothing that is in the file.
+
+    Args:
+        is_copy: whether the run checked the file before, on its machine: then no remedy is to make another key.
 
     Raises: ConfigError if the file is missing or unreadable, other users can read it, or it is no such key.
     """
     remedy = f"`pairmill identity create --out {path}` makes one"
+    if is_copy:
+        remedy = "each machine that downloads needs the key file of the run at this path: copy it there, with mode 0600"
+    machine = os.uname().nodename
+    where = f"{path} on {machine}"
     try:
         with open_regular(path) as file:
             state = os.fstat(file.fileno())
             text = file.read(MAX_BYTES)
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist on {os.uname().nodename}; {remedy}") from None
+        raise ConfigError(f"{path} does not exist on {machine}; {remedy}") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}; make it readable for this user") from None
+        raise ConfigError(f"{where} cannot be read: {error.strerror}; make it readable for this user") from None
     # The rule of ssh for a file of this user; PostgreSQL's for one of root, as a Kubernetes secret with fsGroup is.
     forbidden = 0o037 if state.st_uid == 0 and os.geteuid() != 0 else 0o077
     if excess := stat.S_IMODE(state.st_mode) & forbidden:
         mode = f"{stat.S_IMODE(state.st_mode):04o}"
         access = "read" if excess & 0o044 else "change or run"
         raise ConfigError(
-            f"{path} has the mode {mode}, with which other users can {access} the private key; run `chmod 600 {path}`"
+            f"{where} has the mode {mode}, with which other users can {access} the private key; run `chmod 600 {path}`"
         )
     try:
         key = load_pem_private_key(text, None)
     except TypeError:
-        raise ConfigError(f"{path} is encrypted, and no passphrase is read; {remedy}") from None
+        raise ConfigError(f"{where} is encrypted, and no passphrase is read; {remedy}") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError(f"{path} is no PEM file of a private key; {remedy}") from None
+        raise ConfigError(f"{where} is no PEM file of a private key; {remedy}") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{path} holds a key of another algorithm than Ed25519; {remedy}")
+        raise ConfigError(f"{where} holds a key of another algorithm than Ed25519; {remedy}")
     return key
 
 

@@ -1,6 +1,7 @@
 """`pairmill identity`: the files that it writes, and what a config says about them before a run."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -36,9 +37,12 @@ def test_created_identity_is_ready_for_a_config(folder: Path, capsys: pytest.Cap
     (folder / "run.toml").write_text(CONFIG)
     with pytest.raises(ConfigError) as raised:
         load_config(Path("run.toml"), until="extract")
-    assert "source.identity.key_file: " in str(raised.value)
-    assert "identity.pem does not exist on " in str(raised.value)
-    assert f"`pairmill identity create --out {folder}/keys/identity.pem` makes one" in str(raised.value)
+    problem = f"download.identity.key_file: {folder}/keys/identity.pem does not exist on {os.uname().nodename}; "
+    problem += f"`pairmill identity create --out {folder}/keys/identity.pem` makes one (line 10)"
+    assert str(raised.value).splitlines()[1:] == [f"  {problem}"]
+    with pytest.raises(ConfigError) as raised:
+        load_config(Path("run.toml"))
+    assert [line for line in str(raised.value).splitlines() if "identity.pem" in line] == [f"  {problem}"]
 
     create = ["identity", "create", "--out", "keys/identity.pem", "--agent", "https://Crawler.example.org/"]
     assert run_command(create) == 0
@@ -69,6 +73,44 @@ def test_created_identity_is_ready_for_a_config(folder: Path, capsys: pytest.Cap
 
     assert run_command(create) == 2
     assert "identity.pem exists, and is not overwritten; name another file with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "settings", "paths"),
+    [
+        ('kind = "site"', [], ["download"]),
+        (
+            'kind = "site"\nidentity = { key_file = "own.pem", signature_agent = "https://b.test" }',
+            [],
+            ["source", "download"],
+        ),
+        ('kind = "site"', ["seed=-1"], ["download"]),
+    ],
+    ids=["of the download", "of its own", "beside a wrong key"],
+)
+@pytest.mark.parametrize("until", ["extract", "download", None])
+def test_missing_key_file_is_reported_once_for_each_key_that_names_it(
+    folder: Path, lines: str, settings: list[str], paths: list[str], until: str | None
+):
+    (folder / "run.toml").write_text(CONFIG.replace('kind = "site"', lines))
+    with pytest.raises(ConfigError) as raised:
+        load_config(Path("run.toml"), settings, until=until)
+    found = [line.strip() for line in str(raised.value).splitlines() if "does not exist" in line and ".pem" in line]
+    expected = paths if until != "extract" or len(paths) == 1 else ["source"]
+    assert [line.partition(".identity.key_file: ")[0] for line in found] == expected
+
+
+def test_missing_key_file_of_several_crawls_is_reported_once(folder: Path):
+    site = 'kind = "site"\nstart = ["https://a.test/"]\ncontact = "mailto:a@b.test"\n'
+    source = f"[source]\n{site}"
+    assert source in CONFIG
+    (folder / "run.toml").write_text(
+        CONFIG.replace(source, "".join(f'[[source]]\nname = "{name}"\n{site}' for name in ("a", "b")))
+    )
+    for until in ("extract", "download"):
+        with pytest.raises(ConfigError) as raised:
+            load_config(Path("run.toml"), until=until)
+        assert str(raised.value).count(".identity.key_file: ") == 1
 
 
 def test_directory_lists_the_key_in_use_and_the_next_one(folder: Path, capsys: pytest.CaptureFixture[str]):

@@ -76,7 +76,7 @@ def test_load_key_refuses_an_unusable_file_without_repeating_it(
     path.chmod(mode)
     with pytest.raises(ConfigError) as raised:
         load_key(path)
-    assert str(raised.value).startswith(f"{path} {message}")
+    assert str(raised.value).startswith(f"{path} on {os.uname().nodename} {message}")
     assert "AAECAwQFBgc" not in str(raised.value)
     assert raised.value.__cause__ is None
 
@@ -84,6 +84,8 @@ def test_load_key_refuses_an_unusable_file_without_repeating_it(
 def test_load_key_names_a_missing_file_and_what_is_no_file(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"k\.pem does not exist on .*; `pairmill identity create --out .*k\.pem`"):
         load_key(tmp_path / "k.pem")
+    with pytest.raises(ConfigError, match=r"k\.pem does not exist on .*; each machine .*: copy it there"):
+        load_key(tmp_path / "k.pem", is_copy=True)
     with pytest.raises(ConfigError, match=r"cannot be read: .* is a folder"):
         load_key(tmp_path)
     os.mkfifo(tmp_path / "pipe")
