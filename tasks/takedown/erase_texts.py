@@ -17,10 +17,10 @@ from dataops.regular_files import open_regular
 from dataops.snapshot import MANIFEST, Manifest, SnapshotName, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Entry, Store
-from tasks.browse.features import FeatureTable, image_ids
 from tasks.curate.scores.cache import put_scores
 from tasks.engine.takedown_requests import FOLDER
 from tasks.lineage.graph import Lineage
+from tasks.takedown.erase_caches import erase_caches
 from tasks.takedown.scan import WHOLE_BYTES, Found, Scanner, Searched, is_weights
 
 logger = logging.getLogger(__name__)
@@ -118,12 +118,7 @@ def _put_manifest_for(store: Store, manifest: Manifest, name: str, data: bytes) 
 
 def erase_in_home(home: Path, scanner: Scanner, stores: Sequence[Store]) -> tuple[int, dict[str, str]]:
     """Erase from the files of the home folder; return the number of changed files, and why a file stays as it is."""
-    changed, refused = 0, dict[str, str]()
-    for folder in sorted((home / "browse" / "features").glob("*")) if home.is_dir() else ():
-        try:
-            changed += FeatureTable(folder).erase(image_ids(sorted(scanner.traces.images)))
-        except PairmillError as error:
-            refused[str(folder)] = str(error)
+    changed, refused = erase_caches(home, scanner.traces, stores)
     for path in list_home_files(home, stores):
         relative = path.relative_to(home)
         if relative.parts[0] == SERVERS or is_weights(path.name):

@@ -1,5 +1,6 @@
 """Files of features: arrays that are written whole or not at all, and read as memory-mapped ones."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,22 @@ from dataops.storage.cached_files import mark_used
 
 VERSION = 1
 """Version of the features, raised when the same weights and data give others."""
+
+_OF_SHARD = re.compile(r"images-([0-9a-f]{16})-[0-9a-f]{64}\.")
+
+
+def name_shard_features(shard_sha256: str, digest: str) -> str:
+    """Return the name of the file with the features of a shard's images.
+
+    Args:
+        digest: sha256 of all that decides the features.
+    """
+    return f"images-{shard_sha256[:16]}-{digest}.npy"
+
+
+def parse_shard(name: str) -> str | None:
+    """Return the first 16 digits of the sha256 of the shard to which a file belongs; None if it is of no shard."""
+    return match[1] if (match := _OF_SHARD.search(name)) else None
 
 
 def write_features(path: Path, count: int, width: int, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -21,7 +21,7 @@ from training import distributed
 from training.data.loader import Dataset
 from training.data.shard_files import find_checksum
 from training.evaluation.encode import map_in_order
-from training.frozen.feature_files import VERSION, read_features, write_features
+from training.frozen.feature_files import VERSION, name_shard_features, read_features, write_features
 from training.model.checkpoint import write_atomically
 from training.model.preprocess import normalize
 from training.towers.towers import BackboneTower
@@ -64,8 +64,8 @@ def prepare_image_features(
     Args:
         checksums: sha256 of the shards (training/data/shard_files.py); that of another is computed.
         weights_digest: of all that decides what the tower's network computes.
-        folder: keeps the features, in a file for each shard named after the digest, the shard's sha256, the side of the
-            input and the kind of device.
+        folder: keeps the features, in a file for each shard named after its sha256, and the digest, the side of the input
+            and the kind of device.
     """
     device, width = next(tower.parameters()).device, tower.projector.norm.normalized_shape[0]
     spans = [dataset.index.samples_of(shard) for shard in range(len(dataset.files.paths))]
@@ -73,7 +73,7 @@ def prepare_image_features(
     for path in dataset.files.paths:
         sha256 = find_checksum(checksums, path) or file_sha256(path)
         decides = [VERSION, weights_digest, device.type, sha256, dataset.image_size]
-        paths.append(folder / f"images-{text_sha256(canonical_json(decides))}.npy")
+        paths.append(folder / name_shard_features(sha256, text_sha256(canonical_json(decides))))
     shares = range(len(paths))[distributed.local_rank() :: distributed.local_world_size()]
 
     def prepare() -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from dataops.digest import file_sha256
 from dataops.images.decode import decode, make_preview
 from dataops.images.score_tables import SCORES, compute_score_ids
 from dataops.snapshot import Draft, Record, SnapshotName, find_manifest, load_manifest
+from dataops.storage import cached_files
+from dataops.storage.cached_files import hold
 from dataops.store import FolderStore
 from tasks.browse.features import FeatureTable, image_ids
 from tasks.curate.scores.cache import put_scores
@@ -27,6 +30,7 @@ from tasks.takedown.erase_rows import erase_rows
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import jpeg, pair
 from tests.unit.tasks.lineage.test_takedown_leftovers import REMOVED, copy_home, find_images, take_down, template
+from training.frozen.feature_files import name_shard_features
 
 __all__ = ["copy_home", "template"]
 
@@ -83,6 +87,47 @@ def test_takedown_erases_what_others_wrote_and_leaves_the_rest(
     traces = json.loads(store.read(next(name for name in store.names("takedowns") if name.endswith(".traces.json"))))
     assert (traces["urls"], traces["captions"]) == ([], [])
     assert {target.value for target in load_erased(store)} >= {*report["uids"]}
+
+
+def list_shards(store: FolderStore) -> set[str]:
+    return {
+        part.sha256
+        for one in Lineage(store).manifests.values()
+        if one.stage == "pack"
+        for part in one.named("", ".tar")
+    }
+
+
+def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_uses_them(
+    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cached_files, "_held", {})
+    home = copy_home("caches")
+    store, before = FolderStore(home / "store"), list_shards(FolderStore(home / "store"))
+    of_shards = {sha256: f"features/towers/{name_shard_features(sha256, 64 * 'a')}" for sha256 in before}
+    lost = {"browse/sessions/ended/spill.tmp", "features/teacher/block-000000.npy", "features/towers/texts-0.npy"}
+    used = {"browse/sessions/running/copy.tmp", "features/other/block-000000.npy"}
+    kept = {"features/of-an-evaluation.safetensors", "browse/models/0/model.safetensors", "models/0/model.json"}
+    for name in {*of_shards.values(), *lost, *used, *kept}:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(b"1")
+    assert all(hold((home / name).parent) for name in used)
+    assert take_down(home, store, monkeypatch) == 3, "a process still uses copies"
+    (report,) = json.loads(capsys.readouterr().out)["stores"]
+    assert set(report["search"]["not_erased"]) == {str((home / name).parent) for name in used}
+    after = list_shards(store)
+    assert after & before
+    assert before - after
+    left = {
+        path.relative_to(home).as_posix()
+        for one in ("browse", "features", "models")
+        for path in (home / one).rglob("*.*")
+    }
+    assert left == used | kept | {of_shards[sha256] for sha256 in after & before}
+    for descriptor in cached_files._held.values():
+        os.close(descriptor)
+    assert take_down(home, store, monkeypatch) == 0
+    assert not any((home / name).exists() for name in used)
 
 
 def test_search_finds_a_copy_under_another_url_and_names_it(
