@@ -5,9 +5,11 @@ from typing import Any
 
 from dataops.formatting import format_bytes, format_counts, format_quantity
 from dataops.snapshot import Manifest
+from dataops.trace.sources import list_sources
 from tasks.disclosure.answers import Answer, Answers, answer, fill, leave_open
 from tasks.disclosure.data_sources import DataSource
 from tasks.disclosure.domains import Fetched
+from tasks.disclosure.general import format_month
 from tasks.disclosure.subject import Chain
 from tasks.web.user_agent import format_user_agent
 
@@ -39,7 +41,7 @@ def answer_crawling(
             "no search engine and no request of a user."
         ),
         "crawler_behaviour": fill(*_describe_behaviour(requested, sites)),
-        "crawl_period": _find_period(fetched, requested, sites),
+        "crawl_period": _find_period(fetched, requested, _list_ends(chains) if sites else []),
         "crawl_content": _describe_content(fetched, requested),
         "crawl_modalities": fill(f"{'; '.join(modalities)}."),
         "crawl_domains": _list_domains(fetched, is_sme=is_sme),
@@ -104,14 +106,29 @@ def _describe_behaviour(requested: Sequence[Manifest], sites: Sequence[DataSourc
     return sentences
 
 
-def _find_period(fetched: Fetched, requested: Sequence[Manifest], sites: Sequence[DataSource]) -> Answer:
+def _list_ends(chains: Sequence[Chain]) -> list[str]:
+    """Return when the crawls of pages ended."""
+    extracts = (one for chain in chains if (one := chain.find("extract")) is not None)
+    return sorted({one.created_at for one in extracts if any(found.kind == "site" for found in list_sources(one))})
+
+
+def _find_period(fetched: Fetched, requested: Sequence[Manifest], crawled: Sequence[str]) -> Answer:
+    """Return the period, in months as the template asks for it, and what is known of it.
+
+    Args:
+        crawled: ends of the crawls of pages.
+    """
+    sentences = []
     if fetched.first:
-        pages = "" if not sites else " The crawls of pages were before them; their archives hold the time of each."
-        return fill(f"Images were requested from {fetched.first[:10]} to {fetched.last[:10]}.{pages}")
-    made = sorted({one.created_at[:10] for one in requested})
-    if not made:
-        return leave_open("The times of the requests are not in the lineage.")
-    return fill(f"The downloads ended on {', '.join(made)}; the times of single requests are no longer in the store.")
+        sentences.append(f"{format_month(fetched.first)} to {format_month(fetched.last)}.")
+        sentences.append(f"Images were requested from {fetched.first[:10]} to {fetched.last[:10]}.")
+    elif requested:
+        days = ", ".join(sorted({one.created_at[:10] for one in requested}))
+        sentences.append(f"The downloads ended on {days}; the times of single requests are no longer in the store.")
+    if crawled:
+        days = ", ".join(dict.fromkeys(end[:10] for end in crawled))
+        sentences.append(f"The crawls of pages ended by {days}; their archives hold the time of each request.")
+    return fill(*sentences) if sentences else leave_open("The times of the requests are not in the lineage.")
 
 
 def _describe_content(fetched: Fetched, requested: Sequence[Manifest]) -> Answer:

@@ -84,10 +84,13 @@ def answer_sources(sources: Sequence[DataSource], pairs: int) -> Answers:
 
     public = of("public")
     rows = [source.describe(pairs) for source in public]
+    described = [f"{one.label}: {one.facts.description}" for one in public if one.facts and one.facts.description]
     return {
         "public_used": ask("public"),
         "public_modalities": _cover(public),
-        "public_list": fill(LARGE, *_select(public), columns=_COLUMNS, rows=rows) if public else leave_open(),
+        "public_list": fill(LARGE, *_select(public), *described, columns=_COLUMNS, rows=rows)
+        if public
+        else leave_open(),
         "public_others": fill("None: the list has all, also those that are not large.") if public else leave_open(),
         "public_comments": leave_open(),
         "licensed_used": ask("licensed"),

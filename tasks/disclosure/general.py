@@ -20,6 +20,7 @@ CHARACTERS_PER_TOKEN = 4
 """Usual number of characters in a token of a text in Latin script."""
 LISTED = 12
 """Number of languages that are listed."""
+_ABSENT = "Not in the training data, which are images and texts."
 
 
 def answer_general(subject: Subject, fetched: Fetched) -> Answers:
@@ -27,7 +28,7 @@ def answer_general(subject: Subject, fetched: Fetched) -> Answers:
     packs = subject.packs
     return {
         "version": leave_open(),
-        "last_update": fill(datetime.now(UTC).date().isoformat()),
+        "last_update": fill(f"{datetime.now(UTC):%d/%m/%Y}"),
         "provider": leave_open(),
         "authorised_representative": leave_open("State `Not applicable` if the provider is established in the Union."),
         **_answer_model(subject),
@@ -36,7 +37,9 @@ def answer_general(subject: Subject, fetched: Fetched) -> Answers:
         "text_content": _describe_text(packs),
         "image_size": _count_images(subject),
         "image_content": _describe_images(subject.chains),
-        "other_modalities": fill("None. The datasets hold images and texts only."),
+        "audio": fill(_ABSENT),
+        "video": fill(_ABSENT),
+        "other_modalities": fill(_ABSENT),
         "latest_acquisition": _find_latest(subject, fetched),
         "continuous_training": fill(
             "No. The weights of a version do not change after its training; new data make another version."
@@ -138,14 +141,14 @@ def _describe_images(chains: Sequence[Chain]) -> Answer:
 
 def _find_latest(subject: Subject, fetched: Fetched) -> Answer:
     if fetched.last:
-        return fill(f"{_format_month(fetched.last)}. The last image was requested on {fetched.last[:10]}.")
+        return fill(f"{format_month(fetched.last)}. The last image was requested on {fetched.last[:10]}.")
     made = [one.created_at for chain in subject.chains if (one := chain.find("download")) is not None]
     if not made:
         return leave_open("The manifests of the downloads are no longer known.")
-    return fill(f"{_format_month(max(made))}. The last download ended on {max(made)[:10]}.")
+    return fill(f"{format_month(max(made))}. The last download ended on {max(made)[:10]}.")
 
 
-def _format_month(time: str) -> str:
+def format_month(time: str) -> str:
     """Return the month of an ISO 8601 time, as the template asks for it: MM/YYYY."""
     return f"{time[5:7]}/{time[:4]}"
 

@@ -7,6 +7,7 @@ from dataops.formatting import format_counts, format_quantity
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
 from tasks.disclosure.answers import Answer, Answers, answer, fill, leave_open
+from tasks.disclosure.data_sources import DataSource
 from tasks.disclosure.subject import Chain, Subject
 from tasks.lists.named_digest import OPT_OUT_LIST
 from tasks.pack.card_text import describe_captioner
@@ -17,6 +18,9 @@ from tasks.register.model_card import describe_teachers
 SYNTHETIC = "synthetic"
 RESERVED = ("opt_out", "robots", "payment_required", "license")
 """Drop reasons for a reservation of rights, or a missing permission."""
+_MARKET = (
+    "Whether each of them is a general-purpose AI model on the market, and where its summary is, is not in the lineage."
+)
 _PERSONAL = {
     "drop": "Captions with an e-mail address, a URL, a telephone number or a street address were dropped.",
     "mask": "E-mail addresses, URLs, telephone numbers and street addresses in captions were masked.",
@@ -55,7 +59,9 @@ def answer_synthetic(subject: Subject) -> Answers:
         "synthetic_used": used,
         "synthetic_modalities": fill(f"{'; '.join(modalities)}.") if is_used else leave_open(),
         "synthetic_models": _name_models(models, unnamed=unnamed),
-        "synthetic_other_models": leave_open(),
+        "synthetic_other_models": leave_open(
+            "State which of the models above are not on the market, and what they were trained on, as far as known."
+        ),
         "synthetic_comments": leave_open(),
     }
 
@@ -64,13 +70,19 @@ def _name_models(models: Sequence[str], *, unnamed: bool) -> Answer:
     note = "Pair lists brought synthetic captions; the lineage does not have which model wrote them."
     if unnamed and not models:
         return leave_open(note)
-    return fill(f"{', '.join(dict.fromkeys(models))}.", *([note] if unnamed else [])) if models else leave_open()
+    if not models:
+        return leave_open()
+    return fill(f"{', '.join(dict.fromkeys(models))}.", _MARKET, *([note] if unnamed else []))
 
 
-def answer_processing(subject: Subject) -> Answers:
+def answer_processing(subject: Subject, sources: Sequence[DataSource]) -> Answers:
     """Return the answers to section 3."""
     chains = subject.chains
     rights, illegal = list(_list_rights_measures(chains)), list(_list_illegal_measures(chains))
+    if others := dict.fromkeys(source.label for source in sources if source.kind != "crawl"):
+        rights.append(
+            f"Which reservations third parties obeyed when they collected {', '.join(others)} is not in the lineage."
+        )
     return {
         "code_of_practice": leave_open(),
         "tdm_measures": fill(*rights) if rights else leave_open(),

@@ -18,7 +18,7 @@ from tasks.disclosure.provider_facts import ProviderFacts, apply_facts
 from tasks.disclosure.subject import Subject
 from tasks.disclosure.template import BY_NAME, FIELDS, LAW, TITLE
 
-FORMAT = 1
+FORMAT = 2
 """Version of the JSON form."""
 _STATES = {"open": "open", "not_applicable": "not applicable", "filled": "empty", "stated": "empty"}
 _UNCOMPARED = frozenset({"version", "last_update"})
@@ -80,7 +80,7 @@ def summarise(subject: Subject, facts: ProviderFacts) -> Summary:
         **answer_sources(sources, subject.pairs),
         **answer_crawling(subject.chains, sources, fetched, is_sme=facts.is_sme),
         **answer_synthetic(subject),
-        **answer_processing(subject),
+        **answer_processing(subject, sources),
     }
     return Summary(
         kind=subject.kind,

@@ -11,6 +11,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Input, Manifest
 from dataops.store import FolderStore
+from tasks.disclosure.general import IMAGE_LIMITS, IMAGE_RANGES, TEXT_LIMITS, TEXT_RANGES, choose_range
 from tasks.disclosure.pages import render_html, render_markdown
 from tasks.disclosure.provider_facts import ProviderFacts, parse_facts, read_facts
 from tasks.disclosure.subject import describe_dataset, describe_manifests, describe_training
@@ -21,34 +22,57 @@ from tests.unit.tasks.filter.test_report import HOSTILE, Page
 
 CHECKLIST = {
     "": ["version of the summary", "last update"],
-    "1.1": ["provider name and contact", "authorised representative name and contact"],
-    "1.2": ["versioned model name", "model dependencies", "date of placement of the model on the union market"],
+    "1.1": ["provider name and contact details", "authorised representative name and contact details"],
+    "1.2": ["versioned model name(s)", "model dependencies", "date of placement of the model on the union market"],
     "1.3": [
         *("text: training data size", "text: types of content", "image: training data size", "image: types of content"),
-        *("audio, video and other", "latest date of data acquisition", "continuous", "linguistic characteristics"),
-        *("other relevant characteristics", "additional comments"),
+        *("audio: training data size", "video: training data size", "other modalities: training data size"),
+        *(
+            "latest date of data acquisition/collection for model training",
+            "continuous training on new or dynamic data",
+        ),
+        "description of the linguistic characteristics of the overall training data",
+        *("other relevant characteristics of the overall training data", "additional comments"),
     ],
     "2.1": [
-        "publicly available datasets",
-        "modalities",
-        "list of large",
-        "other publicly available",
+        *("publicly available datasets", "modality(ies) of the content covered"),
+        "list of large publicly available datasets",
+        *("general description of other publicly available datasets not listed above", "additional comments"),
+    ],
+    "2.2.1": ["transactional commercial licensing agreements with rightsholders", "modality(ies) of the content"],
+    "2.2.2": [
+        *("private datasets", "modality(ies) of the content", "publicly known private datasets"),
+        "general description of non-publicly known private datasets obtained from third parties",
         "additional comments",
     ],
-    "2.2.1": ["commercial licensing agreements", "modalities"],
-    "2.2.2": ["private datasets", "modalities", "publicly known", "not publicly known", "additional comments"],
     "2.3": [
-        *("crawlers were used", "names or identifiers", "purposes", "behaviour", "period of data collection"),
-        *("type of content and online sources", "modalities", "domain names", "additional comments"),
+        *("crawlers were used by the provider or on its behalf", "crawler name(s)/identifier(s)"),
+        *("purposes of the crawler(s)", "general description of crawler behaviour", "period of data collection"),
+        "comprehensive description of the type of content and online sources crawled",
+        *("type of modality covered", "summary of the most relevant domain names crawled", "additional comments"),
     ],
-    "2.4": ["interactions with the model", "other services", "services", "modalities", "additional comments"],
-    "2.5": ["synthetic data", "modalities", "models that generated", "on the market", "additional comments"],
-    "2.6": ["other sources", "description", "additional comments"],
-    "3.1": ["code of practice", "measures", "additional comments"],
-    "3.2": ["illegal content"],
-    "3.3": ["other relevant information"],
+    "2.4": [
+        *("user interactions with the model", "user interactions with other services"),
+        "general description of the services or products that were used to collect the user data",
+        *("type of modality covered", "additional comments"),
+    ],
+    "2.5": [
+        *("created by the provider or on its behalf", "modality of the synthetic data"),
+        "general-purpose ai model(s) used to generate the synthetic data, if available on the market",
+        *("other ai models used to generate synthetic data", "additional comments"),
+    ],
+    "2.6": ["other sources of data", "narrative description of these data sources and the data", "additional comments"],
+    "3.1": ["signatory to the code of practice", "measures to respect reservations of rights", "additional comments"],
+    "3.2": ["general description of measures taken"],
+    "3.3": ["other relevant information about data processing"],
 }
-"""What the template asks for, by section and in its order, written from the template and not from the code."""
+"""Fields of the template by section and in its order, in the words of filled templates and of the mapping in
+https://github.com/CycloneDX/guides/blob/main/ML-BOM/en/0x80-Appendix-eu-ai-act-mappings.md, and not from the code."""
+RANGES = {
+    "text_size": ["Less than 1 billion tokens", "1 billion to 10 trillion tokens", "More than 10 trillion tokens"],
+    "image_size": ["Less than 1 million images", "1 million to 1 billion images", "More than 1 billion images"],
+}
+"""Ranges of the template, as filled templates have them (Command A+, Hy3, Apertus)."""
 PAIRS = [pair(n, f"{'abcdefghijkl'[n]}.com", 10 * n) for n in range(12)]
 
 
@@ -96,7 +120,11 @@ def test_figures_equal_those_of_the_manifests(tmp_path: Path) -> None:
     assert answers["model_dependencies"].rows == (("image", "net 1", "cc-by-nc-4.0", "ab" * 32),)
     assert "CLIP ViT-B-32" in answers["model_names"].text[0]
     assert answers["latest_acquisition"].text[0].startswith("03/2026.")
-    assert answers["crawl_period"].text == ("Images were requested from 2026-01-02 to 2026-03-02.",)
+    assert answers["crawl_period"].text == (
+        "01/2026 to 03/2026.",
+        "Images were requested from 2026-01-02 to 2026-03-02.",
+    )
+    assert re.fullmatch(r"\d\d/\d\d/20\d\d", answers["last_update"].text[0])
     assert answers["crawl_content"].text[0].startswith("17 image URLs from the sources"), "download's input"
     assert answers["crawl_domains"].rows == (("l.com", "1", "110 bytes"), ("k.com", "1", "100 bytes"))
     assert answers["crawler_names"].rows == (("testbot/0.1", "images"),)
@@ -105,6 +133,29 @@ def test_figures_equal_those_of_the_manifests(tmp_path: Path) -> None:
     assert "download kept 12 of 17 pairs; dropped: opt_out 3, http_404 2." in answers["processing"].text
     assert answers["synthetic_used"].is_yes is False
     assert answers["synthetic_models"].state == "not_applicable"
+
+
+def test_sizes_are_in_the_ranges_of_the_template() -> None:
+    limits = {
+        "text_size": (TEXT_LIMITS, TEXT_RANGES, 10**9, 10**13),
+        "image_size": (IMAGE_LIMITS, IMAGE_RANGES, 10**6, 10**9),
+    }
+    for field, (bounds, ranges, first, second) in limits.items():
+        found = [choose_range(number, bounds, ranges) for number in (0, first - 1, first, second - 1, second)]
+        low, middle, high = RANGES[field]
+        assert found == [low, low, middle, middle, high]
+
+
+def test_own_crawl_and_public_archives_have_their_period_and_description(tmp_path: Path) -> None:
+    sources = {"warc": {"kind": "public", "description": "Pages of museums.", "name": "Museums", "period": "2025"}}
+    made, _ = summarised(tmp_path / "public", {"sources": sources})
+    assert made.answers["public_list"].text[-1] == "warc: Pages of museums."
+    assert made.answers["public_list"].rows[0][1:4] == ("Museums", "not stated", "2025")
+    crawl, manifests = summarised(tmp_path / "site", configs={"extract": {"kind": "site", "user_agent": "testbot"}})
+    end = manifests["extract"].created_at[:10]
+    assert crawl.answers["crawl_period"].text[2].startswith(f"The crawls of pages ended by {end};")
+    assert not any("third parties" in text for text in crawl.answers["tdm_measures"].text)
+    assert ("testbot/0.1", "pages of site") in crawl.answers["crawler_names"].rows
 
 
 def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_them(tmp_path: Path) -> None:
@@ -121,7 +172,8 @@ def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_t
     )
     answers = made.answers
     assert len(answers["illegal_measures"].text) == 3
-    assert answers["tdm_measures"].text[-1].endswith("Pairs that were removed for them: 2.")
+    assert answers["tdm_measures"].text[-2].endswith("Pairs that were removed for them: 2.")
+    assert "third parties obeyed when they collected common_crawl is not in" in answers["tdm_measures"].text[-1]
     assert answers["crawlers_used"].is_yes is False
     assert {answers[name].state for name in ("crawler_names", "crawl_domains", "crawl_period")} == {"not_applicable"}
     assert answers["public_used"].is_yes is True
@@ -137,7 +189,7 @@ def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_t
     assert "3 files were read" in answers["public_list"].text[1]
     assert answers["licensed_used"].is_yes is answers["user_model_used"].is_yes is False
     assert answers["synthetic_used"].is_yes is True
-    assert answers["synthetic_models"].text == ("writer-7b.",)
+    assert answers["synthetic_models"].text[0] == "writer-7b."
     assert "synthetic_other_models" in made.list_open()
 
 
@@ -148,7 +200,8 @@ def test_teachers_are_synthetic_data(tmp_path: Path) -> None:
     subject = describe_training(train.model_copy(update={"inputs": [*train.inputs, teacher]}), store)
     answers = summarise(subject, ProviderFacts()).answers
     assert answers["synthetic_used"].is_yes is True
-    assert answers["synthetic_models"].text == ("teacher-l.",)
+    assert answers["synthetic_models"].text[0] == "teacher-l."
+    assert "not in the lineage" in answers["synthetic_models"].text[1], "whether it is on the market"
 
 
 def test_facts_of_the_provider_fill_open_fields_and_classify_sources(tmp_path: Path) -> None:
@@ -220,7 +273,7 @@ def test_a_newer_dataset_names_what_has_changed(tmp_path: Path) -> None:
     assert not {"last_update", "provider", "tdm_measures"} & set(changed)
     assert compare(second, second).changes == ()
     assert "Changes since pack/a" in render_markdown(compare(first, second))
-    for broken in (b"{}", b"[", as_json(first).replace('"format": 1', '"format": 2').encode()):
+    for broken in (b"{}", b"[", as_json(first).replace('"format": 2', '"format": 1').encode()):
         with pytest.raises(ConfigError, match=r"f (is not|was written)"):
             read_summary(broken, "f")
 
