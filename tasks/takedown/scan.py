@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from dataops.errors import CorruptPart
 from dataops.shards.tar import read_samples
 from tasks.browse.features import ID_BYTES, IDS_FILE, image_ids
-from tasks.takedown.text_search import What, is_short
+from tasks.takedown.text_search import What, is_short, may_be_name
 from tasks.takedown.traces import Traces, is_in
 
 WHOLE_BYTES = 64 << 20
@@ -67,6 +67,7 @@ class Scanner:
         self._captions = traces.captions - traces.common
         # Without uids a table is of an evaluation set, where a short caption may be the name of a class.
         self._long_captions = {caption for caption in self._captions if not is_short(caption)}
+        self._names = {caption for caption in self._captions if may_be_name(caption)}
 
     def scan(self, file: BinaryIO, name: str, size: int) -> Finds:
         """Return what a file holds of the traces. A damaged file is searched as bytes.
@@ -137,7 +138,8 @@ class Scanner:
                 self._scan_column(field_.name, child, captions, finds)
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             finds["URL"] += int(is_in(array, self.traces.urls).sum()) if self.traces.urls else 0
-            finds["caption"] += int(is_in(array, captions).sum()) if captions else 0
+            sought = captions if name == "caption" else captions - self._names
+            finds["caption"] += int(is_in(array, sought).sum()) if sought else 0
             if name in _FREE_TEXT:
                 joined = "\n".join(text for text in array.to_pylist() if text).encode("utf-8", "surrogatepass")
                 finds.update(span.what for span in self.text.find(joined))

@@ -34,7 +34,11 @@ _URL_CONTINUES = re.compile(rb"[A-Za-z0-9_~%/?=#@+-]|[.,;:!](?=\w)|&(?!quot;|#34
 _WORD = re.compile(rb"\w")
 _SAFE_IN_PAGES = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&'"})
 """How Jinja writes these signs in JSON."""
-_OF_EVALUATION = re.compile(r"evaluat|predictions|metrics")
+_HAS_WORDS = re.compile(r"evaluat|predictions|metrics|tokenizer|vocab|merges\.txt")
+"""Paths of files with names of classes, or with the vocabulary of a model."""
+_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
+PAGES = (".html", ".md", ".svg")
+"""Suffixes of files that are for people only."""
 _BEFORE_WHOLE, _AFTER_WHOLE = frozenset(b">\"'`|\n\t(:"), frozenset(b"<\"'`|\n\t)\\")
 
 
@@ -52,6 +56,8 @@ class _Needle(NamedTuple):
     what: What
     is_whole: bool
     """It is found only as the whole of a string."""
+    is_name: bool
+    """It may also be a name in a file of a program, and is found in pages only."""
     rest: bytes | None = None
     """What follows in the caption of which this is the beginning; None if it is all of a caption or URL."""
 
@@ -68,19 +74,21 @@ class TextSearch:
         self._needles: dict[int, dict[int, list[_Needle]]] = {width: {} for width in WIDTHS}
         self.longest = 0
         for url in urls:
-            self._add(url, "URL", is_whole=False)
+            self._add(url, "URL")
         for caption in captions:
-            self._add(caption, "caption", is_whole=is_short(caption))
+            self._add(caption, "caption", is_whole=is_short(caption), is_name=may_be_name(caption))
             if len(caption) > PREFIX_CHARS:
                 for data, whole in zip(encodings(caption[:PREFIX_CHARS].rstrip()), encodings(caption), strict=True):
                     if whole.startswith(data):
-                        self._add_needle(_Needle(data, "caption", is_whole=False, rest=whole[len(data) :]))
+                        self._add_needle(
+                            _Needle(data, "caption", is_whole=False, is_name=False, rest=whole[len(data) :])
+                        )
         self._anchors = {width: np.array(sorted(found), np.uint64) for width, found in self._needles.items()}
         self._tables = {width: _build_table(anchors) for width, anchors in self._anchors.items()}
 
-    def _add(self, string: str, what: What, *, is_whole: bool) -> None:
+    def _add(self, string: str, what: What, *, is_whole: bool = False, is_name: bool = False) -> None:
         for data in {*encodings(string)}:
-            self._add_needle(_Needle(data, what, is_whole))
+            self._add_needle(_Needle(data, what, is_whole, is_name))
 
     def _add_needle(self, needle: _Needle) -> None:
         width = next((width for width in WIDTHS if len(needle.data) >= width), None)
@@ -98,15 +106,16 @@ class TextSearch:
         """Return what the data holds of the strings, and of the images as data URLs.
 
         Args:
-            name: path of the file. On pages of evaluations a short caption may be the name of a class, and is not found.
+            name: path of the file; "" for a value. On pages of evaluations a short caption may be the name of a class, and
+                in vocabularies a token: it is not found there.
         """
-        skips_short = bool(_OF_EVALUATION.search(name))
+        skips_short, is_page = bool(_HAS_WORDS.search(name)), name.endswith(PAGES)
         found = [Span("image", *match.span(1), b"A") for match in _DATA_URL.finditer(data) if self._encodes(match[1])]
         for width in WIDTHS:
             for end, anchor in self._find_anchors(data, width):
                 for needle in self._needles[width][anchor]:
                     start = end - len(needle.data)
-                    if skips_short and needle.is_whole:
+                    if (skips_short and needle.is_whole) or (needle.is_name and not is_page):
                         continue
                     if start >= 0 and data.startswith(needle.data, start) and _is_bounded(data, start, end, needle):
                         more = _count_equal(data, end, needle.rest) if needle.rest else 0
@@ -156,6 +165,11 @@ def _build_table(anchors: NDArray[np.uint64]) -> NDArray[np.bool_]:
 def is_short(caption: str) -> bool:
     """Return whether a caption is so short that other texts may have it by chance."""
     return len(caption) < MIN_TEXT_CHARS or len(caption.split()) < MIN_TEXT_WORDS
+
+
+def may_be_name(caption: str) -> bool:
+    """Return whether a caption may also be a name in a file of a program, such as that of a stage in a manifest."""
+    return is_short(caption) and bool(_NAME.fullmatch(caption))
 
 
 def encodings(string: str) -> list[bytes]:

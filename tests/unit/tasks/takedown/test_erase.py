@@ -36,6 +36,7 @@ __all__ = ["copy_home", "template"]
 
 CAPTION, URL = "caption no. 4", pair(4)["url"]
 PREVIEW = base64.b64encode(make_preview(decode(jpeg(4)))).decode()
+VOCABULARY = json.dumps({"model": {"vocab": {CAPTION: 7}}}).encode()
 PAGE = f'<p title="{URL}">{CAPTION}</p><img src="data:image/jpeg;base64,{PREVIEW}"><p>caption no. 5</p>'
 
 
@@ -45,6 +46,9 @@ def put_elsewhere(home: Path) -> dict[str, bool]:
     draft = Draft(store, "evaluate", "e" * 16)
     page = draft.put_bytes("evaluation.html", PAGE.encode())
     draft.commit(build_manifest("evaluate", [page], key=draft.key, facts={"examples": {"x": [CAPTION, URL]}}))
+    train = Draft(store, "train", "d" * 16)
+    parts = [train.put_bytes("tokenizer.json", VOCABULARY), train.put_bytes("model.json", b"{}")]
+    train.commit(build_manifest("train", parts, key=train.key))
     digest = hashlib.sha256(jpeg(4)).hexdigest()
     ids = compute_score_ids([digest, "0" * 64], None)
     put_scores(store, "clip", pa.table([ids, pa.array([0.5, 0.25], pa.float32())], schema=SCORES))
@@ -77,6 +81,9 @@ def test_takedown_erases_what_others_wrote_and_leaves_the_rest(
     evaluate = find_manifest(store, "evaluate", "e" * 16, verify=True)
     assert evaluate is not None
     assert evaluate.facts["examples"]["x"][1] == "-" * len(URL)
+    train = find_manifest(store, "train", "d" * 16, verify=True)
+    assert train is not None
+    assert store.read(train.path("tokenizer.json")) == VOCABULARY, "a token of a model"
     (scores,) = store.names("scores")
     assert pq.read_table(home / "store" / scores)["score"].to_pylist() == [0.25]
     assert store.names("captions") == []

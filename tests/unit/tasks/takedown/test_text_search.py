@@ -60,9 +60,20 @@ def test_url_ends_where_it_ends_and_a_short_caption_is_a_whole_string(data: byte
     assert bool(TextSearch(["http://h.example/1.jpg"], ["Jane Roe", "cat and a dog"], {}).find(data)) == found
 
 
-def test_short_caption_is_not_found_on_the_page_of_an_evaluation() -> None:
-    assert search().find(b"<td>Jane Roe</td>", "evaluate/0/evaluation.html") == []
+@pytest.mark.parametrize("name", ["evaluations/0/page.html", "train/0/tokenizer.json", "models/0/vocab.json"])
+def test_short_caption_is_not_found_where_it_may_be_a_class_or_a_token(name: str) -> None:
+    assert search().find(b"<td>Jane Roe</td>", name) == []
     assert len(search().find(b"<td>Jane Roe</td>", "filter.html")) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["train/0/manifest.json", "runs/demo.json", "services/mlflow/mlflow.db", "jobs/0/log", ""]
+)
+def test_caption_that_may_be_the_name_of_a_stage_is_found_in_pages_only(name: str) -> None:
+    search = TextSearch([], ["train", "Train", "night train"], {})
+    assert search.redact(b'{"stage": "train"}', name) == b'{"stage": "train"}'
+    assert search.redact(b'"Train", "night train"', name) == b'"-----", "-----------"'
+    assert search.redact(b"<li>train</li>", "pack/0/dataset.html") == b"<li>-----</li>"
 
 
 def test_caption_that_a_report_cuts_is_found() -> None:
