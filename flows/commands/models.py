@@ -49,7 +49,20 @@ def export(
 def sign(
     what: str,
     *,
-    key: Annotated[str, Parameter(name="--key", help="PEM file of the private key, or a PKCS#11 URI without a PIN.")],
+    key: Annotated[
+        str,
+        Parameter(
+            name="--key",
+            help="PEM file of the private key, or a PKCS#11 URI without a PIN; with --command, PEM file of the public key.",
+        ),
+    ],
+    command: Annotated[
+        str | None,
+        Parameter(
+            help="Program that signs with a key of a KMS: it gets the message on standard input, and writes its ECDSA"
+            " signature to standard output. No shell interprets it."
+        ),
+    ] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -59,8 +72,9 @@ def sign(
         what: A folder, the key of a snapshot such as a dataset, or a registered model.
     """
     from flows.commands.sign import sign as sign_files
+    from tasks.publish.signing_keys import SigningKey
 
-    return sign_files(what, key, services.home(), store, as_json=json)
+    return sign_files(what, SigningKey(key, command), services.home(), store, as_json=json)
 
 
 def verify(

@@ -7,31 +7,43 @@ from dataops.formatting import format_quantity
 from flows.commands.output import console, print_json, text
 from flows.records import find_snapshot
 from tasks.engine.scratch_folders import scratch_folder
-from tasks.models.find import REGISTERED, find_model
-from tasks.publish.signatures import SIGNATURE, sign_folder, sign_snapshot, verify_folder, verify_snapshot
+from tasks.models.find import get_version
+from tasks.publish.signatures import (
+    SIGNATURE,
+    name_signature,
+    sign_folder,
+    sign_snapshot,
+    verify_folder,
+    verify_snapshot,
+)
+from tasks.publish.signing_keys import SigningKey
 from tasks.tracking import client as tracking
 
 ARTEFACT = "signature"
 """Folder of the signature in the MLflow run of a registered model."""
 
 
-def sign(what: str, key: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+def sign(what: str, key: SigningKey, home: Path, store_uri: str | None, *, as_json: bool) -> int:
     """Sign a folder, a snapshot or a registered model.
 
-    Raises: ConfigError if there is no such thing, or the key cannot be used.
+    Raises: ConfigError if there is no such thing, or the key cannot be used; JobFailed if the command of the key failed.
     """
-    path = Path(what).expanduser()
-    if path.is_dir():
-        sign_folder(path, key, path / SIGNATURE)
-        signature = str(path / SIGNATURE)
+    if (path := _find_folder(what)) is not None:
+        target = path / SIGNATURE
+        replaces = target.exists()
+        sign_folder(path, key, target)
+        signature = str(target)
     elif (found := find_snapshot(what, home, store_uri)) is not None:
-        signature = f"{found[1].uri}/{sign_snapshot(*found, key)}"
+        manifest, store = found
+        replaces = store.size(name_signature(manifest)) is not None
+        signature = f"{store.uri}/{sign_snapshot(manifest, store, key)}"
     else:
-        signature = _sign_registered(what, key)
+        signature, replaces = _sign_registered(what, key)
     if as_json:
-        print_json({"what": what, "signature": signature})
+        print_json({"what": what, "signature": signature, "replaced": replaces})
     else:
-        console().print(text(f"signed {what}: {signature}"), soft_wrap=True)
+        earlier = " (the earlier signature is replaced)" if replaces else ""
+        console().print(text(f"signed {what}: {signature}{earlier}"), soft_wrap=True)
     return 0
 
 
@@ -40,12 +52,10 @@ def verify(what: str, key: str, home: Path, store_uri: str | None, *, as_json: b
 
     Raises: CorruptPart that names what differs; ConfigError if there is no signature.
     """
-    path = Path(what).expanduser()
-    if path.is_dir():
-        if not (path / SIGNATURE).is_file():
+    if (path := _find_folder(what)) is not None:
+        if not (path / SIGNATURE).exists():
             raise ConfigError(f"{what} has no {SIGNATURE}; sign it with `pairmill sign`")
-        verify_folder(path, key, path / SIGNATURE)
-        files = sum(file.is_file() for file in path.rglob("*")) - 1
+        files = verify_folder(path, key, path / SIGNATURE, what)
     elif (found := find_snapshot(what, home, store_uri)) is not None:
         files = verify_snapshot(*found, key)
     else:
@@ -57,34 +67,59 @@ def verify(what: str, key: str, home: Path, store_uri: str | None, *, as_json: b
     return 0
 
 
-def _sign_registered(what: str, key: str) -> str:
+def _find_folder(what: str) -> Path | None:
+    path = Path(what).expanduser()
+    if path.is_file():
+        raise ConfigError(f"{what} is a file, and folders are signed; name its folder")
+    return path if path.is_dir() else None
+
+
+def _sign_registered(what: str, key: SigningKey) -> tuple[str, bool]:
+    """Sign a registered version. Return the URI of the signature, and whether it replaced an earlier one."""
+    name, run = _find_version(what)
+    replaces = _is_signed(run)
     with scratch_folder("sign") as scratch:
-        files = find_model(what, scratch)  # a copy of now, not the cached one
-        sign_folder(files.path, key, scratch / SIGNATURE)
-        run = _find_run(files.name)
+        sign_folder(_download(name, scratch), key, scratch / SIGNATURE)
         with tracking.mlflow_errors():
             tracking.connect().log_artifact(run, str(scratch / SIGNATURE), ARTEFACT)
-    return f"runs:/{run}/{ARTEFACT}/{SIGNATURE}"
+    return f"runs:/{run}/{ARTEFACT}/{SIGNATURE}", replaces
 
 
 def _verify_registered(what: str, key: str) -> int:
+    name, run = _find_version(what)
+    if not _is_signed(run):
+        raise ConfigError(f"{name} is not signed; sign it with `pairmill sign`")
     with scratch_folder("verify") as scratch:
-        files = find_model(what, scratch)
-        run = _find_run(files.name)
         with tracking.mlflow_errors():
-            client = tracking.connect()
-            if not any(file.path.endswith(f"/{SIGNATURE}") for file in client.list_artifacts(run, ARTEFACT)):
-                raise ConfigError(f"{files.name} is not signed; sign it with `pairmill sign`")
-            signature = Path(client.download_artifacts(run, f"{ARTEFACT}/{SIGNATURE}", str(scratch)))
-        verify_folder(files.path, key, signature)
-        return sum(file.is_file() for file in files.path.rglob("*"))
+            signature = Path(tracking.connect().download_artifacts(run, f"{ARTEFACT}/{SIGNATURE}", str(scratch)))
+        return verify_folder(_download(name, scratch), key, signature, name)
 
 
-def _find_run(model: str) -> str:
-    match = REGISTERED.fullmatch(model)
-    assert match is not None
+def _find_version(what: str) -> tuple[str, str]:
+    """Return the name of a registered version, and its MLflow run."""
+    version = get_version(what)
+    name = f"models:/{version.name}/{version.version}"
+    if version.run_id is None:
+        raise ConfigError(f"{name} has no MLflow run, which would hold its signature; export it, and sign the folder")
+    return name, version.run_id
+
+
+def _download(name: str, scratch: Path) -> Path:
+    """Return a folder with all files of a registered version as they are now, with its code."""
+    import mlflow.artifacts
+
+    folder = scratch / "files"
+    folder.mkdir()
     with tracking.mlflow_errors():
-        run = tracking.connect().get_model_version(match["name"], match["version"]).run_id
-    if run is None:
-        raise ConfigError(f"{model} has no MLflow run, which would hold its signature; export it, and sign the folder")
-    return str(run)
+        found = Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=name, dst_path=str(folder), tracking_uri=tracking.tracking_uri()
+            )
+        )
+    (found / "registered_model_meta").unlink(missing_ok=True)  # the client adds it to its copy
+    return found
+
+
+def _is_signed(run: str) -> bool:
+    with tracking.mlflow_errors():
+        return any(file.path.endswith(f"/{SIGNATURE}") for file in tracking.connect().list_artifacts(run, ARTEFACT))

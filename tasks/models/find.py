@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +19,9 @@ from dataops.errors import ConfigError
 from dataops.storage.cached_files import hold
 from tasks.models.packaging import MODEL_FILES
 from tasks.tracking import client as tracking
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +65,11 @@ def find_model(source: str, home: Path) -> ModelFiles:
     return ModelFiles(name=name, path=path, digest=sha256(canonical_json(digests).encode()).hexdigest())
 
 
-def _fetch_registered(source: str, home: Path) -> tuple[str, Path]:
-    """Return a registered version as `models:/name/version`, and the folder with its files."""
+def get_version(source: str) -> "ModelVersion":
+    """Return a registered version by its number or alias.
+
+    Raises: ConfigError if there is none; ServiceError if MLflow does not answer.
+    """
     match = REGISTERED.fullmatch(source)
     if match is None:
         raise ConfigError(
@@ -71,10 +78,15 @@ def _fetch_registered(source: str, home: Path) -> tuple[str, Path]:
     client = tracking.connect()
     with tracking.mlflow_errors():
         if match["alias"]:
-            version = client.get_model_version_by_alias(match["name"], match["alias"])
-        else:
-            version = client.get_model_version(match["name"], match["version"])
-        name = f"models:/{version.name}/{version.version}"
+            return client.get_model_version_by_alias(match["name"], match["alias"])
+        return client.get_model_version(match["name"], match["version"])
+
+
+def _fetch_registered(source: str, home: Path) -> tuple[str, Path]:
+    """Return a registered version as `models:/name/version`, and the folder with its files."""
+    version = get_version(source)
+    name = f"models:/{version.name}/{version.version}"
+    with tracking.mlflow_errors():
         identity = [tracking.tracking_uri(), version.name, version.version, version.creation_timestamp]
         folder = home / "models" / sha256(canonical_json(identity).encode()).hexdigest()[:16]
         while not hold(folder):

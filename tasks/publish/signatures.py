@@ -4,92 +4,146 @@ A folder has its signature in itself. That of a dataset is of its manifest, whic
 the store, as that of a training does. That of a registered model is an artefact of its MLflow run.
 """
 
-import re
+import base64
+import json
+import os
+import stat
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, CorruptPart
-from dataops.redaction import read_secret
 from dataops.snapshot import MANIFEST, Manifest, find_manifest
 from dataops.store import Store
+from tasks.publish.signing_keys import SigningKey, key_errors
 
 SIGNATURE = "model.sig"
 FOLDER = "signatures"
-PASSWORD = "PAIRMILL_KEY_PASSWORD"
-"""Environment variable with the password of an encrypted key file."""
-_PKCS11 = "pkcs11:"
-_UNSIGNED = (SIGNATURE, ".cache")
-"""Names in a folder that the signature does not cover: itself, and what a download from the Hub leaves there."""
+UNSIGNED = frozenset({SIGNATURE, ".cache", ".git", ".gitattributes", ".github", ".gitignore"})
+"""Names at the top of a folder that a signature does not cover: itself, and what Git and a download from the Hub leave."""
+_DERIVED = ("trace/", "_work/")
+"""Folders of a snapshot with objects that are made from its parts, or while it is made."""
+_LISTED = 20
+"""Maximum number of files that a message names."""
 
 
-def sign_folder(folder: Path, key: str, signature: Path) -> None:
+class _Differs(Exception):
+    """Files differ from a signature."""
+
+
+def sign_folder(folder: Path, key: SigningKey, signature: Path) -> None:
     """Write the signature of all files of a folder, or of one file.
 
-    Args:
-        key: a PEM file, or a PKCS#11 URI.
-
-    Raises: ConfigError if the key cannot be used.
+    Raises: ConfigError if the key cannot be used, the folder has links or no files, or a file cannot be read or written.
     """
     signing, hashing = _import("signing"), _import("hashing")
     config = signing.Config()
-    with _key_errors(key):
-        if key.startswith(_PKCS11):
-            if re.search(r"[?&;]pin-value=", key):
-                raise ConfigError(
-                    "--key has a PIN, which others on this machine can read; name a file by pin-source=file:"
-                )
-            config.use_pkcs11_signer(pkcs11_uri=key)
-        else:
-            password = read_secret(PASSWORD)
-            secret: Any = password.get_secret_value().encode() if password else None
-            config.use_elliptic_key_signer(private_key=Path(key), password=secret)
-    if folder.is_dir():
-        config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[folder / name for name in _UNSIGNED]))
-    config.sign(folder, signature)
+    key.use_in(config)
+    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[SIGNATURE, ".cache"]))
+    try:
+        files, irregular = list_files(folder := folder.resolve())
+        if irregular or not files:
+            raise ConfigError(f"{folder} cannot be signed: {_join(irregular) or 'it has no files'}")
+        config.sign(folder, signature)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be signed: {error.filename or signature}: {error.strerror}") from error
 
 
-def verify_folder(folder: Path, key: str, signature: Path) -> None:
-    """Compare all files of a folder, or one file, with a signature.
+def verify_folder(folder: Path, key: str, signature: Path, name: str) -> int:
+    """Compare all files of a folder, or one file, with a signature. Return the number of files.
 
     Args:
         key: PEM file of the public key.
+        name: name of the folder or file in messages.
 
-    Raises: CorruptPart that names each file that differs, is missing or was added; ConfigError if the key cannot be used.
+    Raises: CorruptPart that names each file that differs, is missing, was added or is not regular; ConfigError if the key
+        cannot be used.
     """
-    verifying = _import("verifying")
-    config = verifying.Config()
-    with _key_errors(key):
+    config = _new_verification()
+    with key_errors(key, is_private=False):
         config.use_elliptic_key_verifier(public_key=Path(key))
     try:
-        config.verify(folder, signature)
-    except Exception as error:  # the library raises many kinds for a damaged signature
-        found = _describe_difference(str(error))
-        raise CorruptPart(
-            f"{folder}: {found or f'the signature {signature.name} is damaged, or of another key'}"
-        ) from None
+        files, irregular = list_files(folder := folder.resolve())
+        if irregular:
+            raise CorruptPart(f"{name}: {_join(irregular)}")
+        _check_base64(signature)
+        with redirect_stdout(sys.stderr):  # the library prints warnings
+            config.verify(folder, signature)
+    except CorruptPart:
+        raise
+    except _Differs as error:
+        raise CorruptPart(f"{name}: {error}") from None
+    except OSError as error:
+        raise CorruptPart(f"{name}: {error.filename} cannot be read: {error.strerror}") from None
+    except Exception:  # the library raises many kinds for a damaged signature
+        raise CorruptPart(f"{name}: the signature {signature.name} is damaged, or of another key than {key}") from None
+    return len(files)
 
 
-def _describe_difference(message: str) -> str:
-    """Return the names of the files in a message of the library; "" if it names none."""
-    message = message.replace("\\'", "'")
-    parts = [part.partition("': Exp") for part in message.split("Hash mismatch for '")[1:]]
-    found = [f"{name} differs from what was signed" for name, end, _ in parts if end]
-    for kind, what in (("Extra", "was not signed"), ("Missing", "is missing")):
-        for names in re.findall(rf"{kind} files[^:]*: ([^'\"\]]*)", message):
-            found += [f"{name.strip()} {what}" for name in names.split(",") if name.strip()]
-    return "; ".join(found)
+def _new_verification() -> Any:
+    """Return a verification of model_signing that raises _Differs with the names of the files, of any characters."""
+    base: Any = _import("verifying").Config
+
+    class Verification(base):
+        def _get_manifest_diff(self, actual: Any, expected: Any) -> list[str]:
+            found = {item.identifier: item.digest for item in actual.resource_descriptors()}
+            signed = {item.identifier: item.digest for item in expected.resource_descriptors()}
+            lines = [f"{name} is missing" for name in signed.keys() - found.keys()]
+            lines += [f"{name} was not signed" for name in found.keys() - signed.keys()]
+            differing = [name for name in signed.keys() & found.keys() if signed[name] != found[name]]
+            lines += [f"{'it' if name == '.' else name} differs from what was signed" for name in differing]
+            raise _Differs(_join(sorted(lines)))
+
+    return Verification()
 
 
-def sign_snapshot(manifest: Manifest, store: Store, key: str) -> str:
+def list_files(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the files that a signature covers, and a line for each link and special file. Raises: OSError."""
+    if folder.is_file():
+        return [folder.name], []
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    files: list[str] = []
+    irregular: list[str] = []
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        for name in sorted([*folders, *names]):
+            path = Path(parent, name)
+            relative, mode = path.relative_to(folder), path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                irregular.append(f"{relative} is a symbolic link; put the file in its place, for example by cp -rL")
+            elif not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+                irregular.append(f"{relative} is no regular file")
+            elif stat.S_ISREG(mode) and relative.parts[0] not in UNSIGNED:
+                files.append(str(relative))
+    return files, irregular
+
+
+def _check_base64(signature: Path) -> None:
+    """Raise ValueError if a byte of a signature was changed to one that its base64 ignores."""
+    envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
+    for value in (envelope["payload"], *(one["sig"] for one in envelope["signatures"])):
+        if base64.b64encode(base64.b64decode(value)).decode() != value:
+            raise ValueError("its base64 is not canonical")
+
+
+def _join(lines: Iterable[str]) -> str:
+    lines = list(lines)
+    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return "; ".join([*lines[:_LISTED], *more])
+
+
+def sign_snapshot(manifest: Manifest, store: Store, key: SigningKey) -> str:
     """Sign the manifest of a snapshot, and return the name of the signature in the store."""
     with tempfile.TemporaryDirectory() as name:
         path, signature = Path(name) / MANIFEST, Path(name) / SIGNATURE
         path.write_bytes(store.read(manifest.path(MANIFEST)))
         sign_folder(path, key, signature)
-        target = _name_signature(manifest)
+        target = name_signature(manifest)
         store.put(target, signature)
     return target
 
@@ -97,25 +151,26 @@ def sign_snapshot(manifest: Manifest, store: Store, key: str) -> str:
 def verify_snapshot(manifest: Manifest, store: Store, key: str) -> int:
     """Compare the manifest with its signature and every part with the manifest; return the number of parts.
 
-    Raises: CorruptPart that names the object; ConfigError if there is no signature.
+    Raises: CorruptPart that names the object that differs, is missing or was added; ConfigError if there is no signature.
     """
-    target = _name_signature(manifest)
+    target = name_signature(manifest)
     if store.size(target) is None:
         raise ConfigError(f"{manifest.stage}/{manifest.key} is not signed in {store.uri}; sign it with `pairmill sign`")
     with tempfile.TemporaryDirectory() as name:
-        path, signature = Path(name) / MANIFEST, Path(name) / SIGNATURE
+        path, signature = Path(name) / MANIFEST, Path(name) / Path(target).name
         path.write_bytes(store.read(manifest.path(MANIFEST)))
         signature.write_bytes(store.read(target))
-        try:
-            verify_folder(path, key, signature)
-        except CorruptPart as error:
-            why = str(error).partition(": ")[2]
-            raise CorruptPart(f"{store.uri}/{manifest.path(MANIFEST)}: {why}") from None
+        verify_folder(path, key, signature, f"{store.uri}/{manifest.path(MANIFEST)}")
     find_manifest(store, manifest.stage, manifest.key, verify=True)
+    folder, known = manifest.path(""), {MANIFEST, *(part.name for part in manifest.parts)}
+    names = (name.removeprefix(folder) for name in store.names(folder.rstrip("/")))
+    if added := [name for name in names if name not in known and not name.startswith(_DERIVED)]:
+        raise CorruptPart(f"{store.uri}/{folder}: {_join(f'{name} was not signed' for name in added)}")
     return len(manifest.parts)
 
 
-def _name_signature(manifest: Manifest) -> str:
+def name_signature(manifest: Manifest) -> str:
+    """Return the name in the store of the signature of a snapshot."""
     return f"{FOLDER}/{manifest.stage}-{manifest.key}.sig"
 
 
@@ -127,18 +182,3 @@ def _import(module: str) -> Any:
         return importlib.import_module(f"model_signing.{module}")
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install -e '.[sign]'") from error
-
-
-@contextmanager
-def _key_errors(key: str) -> Iterator[None]:
-    """Translate errors of a key. The text of the library is left out, because it may quote the key."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except FileNotFoundError:
-        raise ConfigError(f"--key {key}: no such file") from None
-    except Exception as error:  # each kind of key and module has its own
-        kind = type(error).__name__
-        hint = f"name a PEM file of a key on P-256, P-384 or P-521; {PASSWORD} has the password of an encrypted one"
-        raise ConfigError(f"--key {key.partition('?')[0]} cannot be used ({kind}): {hint}") from None

@@ -22,6 +22,7 @@ from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError, CorruptPart
 from flows.commands.sign import sign, verify
 from tasks.models.find import find_model
+from tasks.publish.signing_keys import SigningKey
 from tests.integration.register.bare_environment import BareEnvironment
 from tests.integration.register.snapshots import (
     TEXTS,
@@ -193,15 +194,24 @@ def test_registered_model_is_signed_and_a_changed_byte_on_the_server_is_named(
     uri = registered[0].facts["model_uri"]
     with pytest.raises(ConfigError, match="is not signed; sign it with"):
         verify(uri, public, tmp_path, None, as_json=True)
-    assert sign(uri, private, tmp_path, None, as_json=True) == 0
+    assert sign(uri, SigningKey(private), tmp_path, None, as_json=True) == 0
     assert verify(uri, public, tmp_path, None, as_json=True) == 0
-    copies = {path: path.read_bytes() for path in tmp_path_factory.getbasetemp().glob("mlflow*/**/model.safetensors")}
-    assert copies
-    for path, data in copies.items():  # several models of the server have a file of that name
+    changed = (
+        "model.safetensors",
+        "tokenizer.json",
+        "pyfunc.py",
+        "transformer.py",
+    )  # the code is executed with the model
+    base = tmp_path_factory.getbasetemp()  # several models of the server have files of these names
+    copies = {path: path.read_bytes() for name in changed for path in base.glob(f"mlflow*/**/{name}")}
+    assert {path.name for path in copies} == set(changed)
+    for path, data in copies.items():
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     try:
-        with pytest.raises(CorruptPart, match=r"model\.safetensors differs from what was signed"):
+        with pytest.raises(CorruptPart) as refused:
             verify(uri, public, tmp_path, None, as_json=True)
+        assert str(refused.value).startswith(f"{uri}: ")
+        assert [name for name in changed if f"{name} differs from what was signed" not in str(refused.value)] == []
     finally:
         for path, data in copies.items():
             path.write_bytes(data)
