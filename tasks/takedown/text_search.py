@@ -11,7 +11,8 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
@@ -39,6 +40,8 @@ _HAS_WORDS = re.compile(r"evaluat|predictions|metrics|tokenizer|vocab|merges\.tx
 _NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 PAGES = (".html", ".md", ".svg")
 """Suffixes of files that are for people only."""
+BESIDE = 1000
+"""Maximum distance in bytes between an image or a URL and a caption that may be a name."""
 _BEFORE_WHOLE, _AFTER_WHOLE = frozenset(b">\"'`|\n\t(:"), frozenset(b"<\"'`|\n\t)\\")
 
 
@@ -57,7 +60,7 @@ class _Needle(NamedTuple):
     is_whole: bool
     """It is found only as the whole of a string."""
     is_name: bool
-    """It may also be a name in a file of a program, and is found in pages only."""
+    """It may also be a name in a file of a program, and is found only in pages, beside an image or a URL."""
     rest: bytes | None = None
     """What follows in the caption of which this is the beginning; None if it is all of a caption or URL."""
 
@@ -110,6 +113,7 @@ class TextSearch:
                 in vocabularies a token: it is not found there.
         """
         skips_short, is_page = bool(_HAS_WORDS.search(name)), name.endswith(PAGES)
+        names = list[Span]()
         found = [Span("image", *match.span(1), b"A") for match in _DATA_URL.finditer(data) if self._encodes(match[1])]
         for width in WIDTHS:
             for end, anchor in self._find_anchors(data, width):
@@ -117,10 +121,11 @@ class TextSearch:
                     start = end - len(needle.data)
                     if (skips_short and needle.is_whole) or (needle.is_name and not is_page):
                         continue
+                    spans = names if needle.is_name else found
                     if start >= 0 and data.startswith(needle.data, start) and _is_bounded(data, start, end, needle):
                         more = _count_equal(data, end, needle.rest) if needle.rest else 0
-                        found.append(Span(needle.what, start, end + more))
-        return _without_overlaps(found)
+                        spans.append(Span(needle.what, start, end + more))
+        return _without_overlaps([*found, *_select_beside(names, found)])
 
     def redact(self, data: bytes, name: str = "") -> bytes:
         """Return the data with everything that `find` returns overwritten; it has the same size."""
@@ -191,6 +196,14 @@ def _count_equal(data: bytes, at: int, rest: bytes) -> int:
     return next(
         (number for number, pair in enumerate(zip(there, rest, strict=False)) if pair[0] != pair[1]), len(there)
     )
+
+
+def _select_beside(names: Sequence[Span], found: Sequence[Span]) -> list[Span]:
+    """Return the spans that are at most BESIDE bytes from an image or a URL."""
+    anchors = _without_overlaps([span for span in found if span.what in ("image", "URL")])
+    starts = [span.start for span in anchors]
+    before = ((name, bisect_right(starts, name.end + BESIDE)) for name in names)
+    return [name for name, number in before if number and anchors[number - 1].end >= name.start - BESIDE]
 
 
 def _without_overlaps(spans: list[Span]) -> list[Span]:

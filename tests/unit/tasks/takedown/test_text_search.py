@@ -9,7 +9,7 @@ import pytest
 from jinja2 import Environment
 
 from dataops.escaping import escape_markdown
-from tasks.takedown.text_search import TextSearch
+from tasks.takedown.text_search import BESIDE, TextSearch
 
 URL = 'http://h.example/a"b&c/1.jpg?x=1&y=<2>'
 CAPTION = "Jane O'Neil & <sons> at the harbour \\ é 赤い"
@@ -69,11 +69,14 @@ def test_short_caption_is_not_found_where_it_may_be_a_class_or_a_token(name: str
 @pytest.mark.parametrize(
     "name", ["train/0/manifest.json", "runs/demo.json", "services/mlflow/mlflow.db", "jobs/0/log", ""]
 )
-def test_caption_that_may_be_the_name_of_a_stage_is_found_in_pages_only(name: str) -> None:
-    search = TextSearch([], ["train", "Train", "night train"], {})
+def test_caption_that_may_be_the_name_of_a_stage_is_found_beside_its_image_only(name: str) -> None:
+    search = TextSearch([URL], ["train", "Train", "night train"], {})
     assert search.redact(b'{"stage": "train"}', name) == b'{"stage": "train"}'
     assert search.redact(b'"Train", "night train"', name) == b'"-----", "-----------"'
-    assert search.redact(b"<li>train</li>", "pack/0/dataset.html") == b"<li>-----</li>"
+    row, stage = f"<a>{URL}</a><td>train</td>".encode(), b"<td>train</td>".center(3 * BESIDE)
+    found = search.redact(row + stage, "pack/0/dataset.html")
+    assert found == row.replace(URL.encode(), b"-" * len(URL)).replace(b"train", b"-----") + stage
+    assert search.redact(stage + row, "pack/0/DATASET.md") == stage + found.removesuffix(stage)
 
 
 def test_caption_that_a_report_cuts_is_found() -> None:
