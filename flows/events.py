@@ -1,16 +1,23 @@
 """Emits events to the Prefect server when a dataset landed, a candidate was trained or a champion was promoted.
 
-A download with images on lists of known harmful images emits one too.
+A download with images on lists of known harmful images emits one too, and a takedown request that is due.
 
-Triggers and notifications react to them. Each snapshot that a run made gets one event, after the record is closed; if the
-run is killed before that, its rerun emits the event. An event that cannot be delivered never fails a run.
+Triggers and notifications react to them. Each snapshot that a run made gets one event, after the record is closed, or for
+a download as soon as it ends; if the run is killed before that, its rerun emits the event. An event that cannot be
+delivered never fails a run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
-from prefect.events import emit_event
+from httpx import HTTPError, HTTPStatusError
+from prefect.client.orchestration import get_client
+from prefect.events import Event, Resource, emit_event
+from prefect.settings import PREFECT_API_URL
 
+from dataops.errors import ServiceError
+from dataops.redaction import remove_credentials
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.records import RunRecord
@@ -53,15 +60,37 @@ def emit_events(record: RunRecord, manifests: Mapping[str, Manifest], store: Sto
     return emitted
 
 
-def emit_takedown_due(request: str, store: str, due: str, days: int) -> None:
-    """Emit an event for a takedown request whose deadline is near or past.
+def send_takedowns_due(requests: Sequence[tuple[str, str, date]], today: date) -> None:
+    """Send an event for each takedown request whose deadline is near or past, and wait until the server has them.
 
     Args:
-        request: digest of the request; who asked is in the store's register only.
-        days: number of days until the deadline; negative if it is past.
+        requests: digest, URI of the store, and deadline. Who asked is in the store's register only.
+        today: the day from which the days that are left count.
+
+    Raises: ServiceError if the server does not accept them.
     """
-    labels = {"prefect.resource.id": f"pairmill.takedown.{request}", "prefect.resource.name": f"takedown {request}"}
-    emit_event(TAKEDOWN_DUE, resource=labels | {"pairmill.store": store}, payload={"due": due, "days": days})
+    sent = [
+        Event(
+            event=TAKEDOWN_DUE,
+            resource=Resource(
+                {
+                    "prefect.resource.id": f"pairmill.takedown.{request}",
+                    "prefect.resource.name": f"takedown {request}",
+                    "pairmill.store": store,
+                }
+            ),
+            payload={"due": due.isoformat(), "days": (due - today).days},
+        ).model_dump(mode="json")
+        for request, store, due in requests
+    ]
+    try:
+        with get_client(sync_client=True) as client:
+            client.request("POST", "/events", json=sent)
+    except HTTPError as error:
+        server, cause = remove_credentials(PREFECT_API_URL.value() or ""), str(error)
+        if isinstance(error, HTTPStatusError):
+            cause = f"HTTP {error.response.status_code}"
+        raise ServiceError(f"no notification is sent, since Prefect at {server} did not accept it: {cause}") from error
 
 
 def _name(manifest: Manifest) -> str:

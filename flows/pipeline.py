@@ -20,6 +20,7 @@ from dataops.stages import STAGES
 from flows.interruption import IS_OUTCOME, describe_cause
 from flows.prefect_errors import translate_error
 from flows.run import Run, Step, name_flow_run, prepare_process
+from flows.watch.deadlines import report_due_requests
 from tasks.curate.stage import CURATE
 from tasks.download.stage import DOWNLOAD
 from tasks.evaluate.stage import EVALUATE
@@ -68,7 +69,11 @@ def pipeline(
     if unknown := {*force, until or STAGES[-1]} - {*STAGES}:
         raise ConfigError(f"no such stage: {', '.join(sorted(unknown))}; the stages are {', '.join(STAGES)}")
     prepare_process()
-    run = Run.from_record(run_id, None, until) if run_id else Run.from_config(str(config), until)
+    if run_id:
+        run = Run.from_record(run_id, None, until)
+    else:
+        run = Run.from_config(str(config), until)
+        report_due_requests(run.context.store)
     return run_stages(run, force=force, retry=retry, verify=verify)
 
 
@@ -81,7 +86,9 @@ def curate(config: str) -> Any:
         config: path of the TOML file.
     """
     prepare_process()
-    return run_stages(Run.from_config(config, "pack"))
+    run = Run.from_config(config, "pack")
+    report_due_requests(run.context.store)
+    return run_stages(run)
 
 
 @flow(name="train", flow_run_name=name_flow_run)

@@ -195,6 +195,8 @@ class Run:
         self.display.log_stage(manifest, stage_run.state, stage_run.seconds)
         if stage_run.state == "Completed":
             self.artefacts.show_samples(self.stage, self.manifests, self.context.store)
+        if self.stage == "download":  # an alert must not wait for the training
+            self._emit_events()
 
     def _show_newest(self, record: Record) -> None:
         """Show images of the newest finished tasks in Prefect from time to time, while the stage runs."""
@@ -270,6 +272,9 @@ class Run:
         self._update_mlflow(state, error)
         self.artefacts.end(self.record, self.manifests)
         self.lineage.end(state, error, self.manifests)
+        self._emit_events()
+
+    def _emit_events(self) -> None:
         if emit_events(self.record, self.manifests, self.context.store, self.until):
             self.record.save(self.context.store)
 

@@ -90,9 +90,10 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
         "Ancestry: pairmill show {{ event.resource['pairmill.run'] }}"
     )
     takedown = (
-        "{% if event.payload.days < 0 %}It is overdue{% else %}{{ event.payload.days }} days are left{% endif %}"
-        ", in {{ event.resource['pairmill.store'] }}.\n"
-        "List who asked: pairmill takedowns\n"
+        "{% if event.payload.days < 0 %}It is overdue{% elif event.payload.days == 0 %}Today is the last day"
+        "{% elif event.payload.days == 1 %}1 day is left{% else %}{{ event.payload.days }} days are left{% endif %}.\n"
+        "Store: {{ event.resource['pairmill.store'] }}\n"
+        "To list who asked: pairmill takedowns\n"
         "To complete it: pairmill takedown FILE --delete-raw"
     )
     harm = (
@@ -128,11 +129,12 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
         ),
         AutomationCore(
             name="pairmill: notify when a takedown request is due",
-            description="`pairmill takedowns --check` found an open request near or past its deadline.",
+            description="An open takedown request is near or past its deadline.",
             trigger=EventTrigger(expect={TAKEDOWN_DUE}, posture=Posture.Reactive),
             actions=_send(
                 blocks,
-                "{{ event.resource['prefect.resource.name'] }} is due on {{ event.payload.due }}",
+                "{{ event.resource['prefect.resource.name'] }} "
+                "{% if event.payload.days < 0 %}was{% else %}is{% endif %} due on {{ event.payload.due }}",
                 takedown,
             ),
         ),

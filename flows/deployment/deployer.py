@@ -3,6 +3,7 @@
 Existing objects are found by name and updated, so it is safe to deploy again.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ PREFIX = "pairmill: "
 """Prefix of the names of our automations."""
 SCHEDULED = {"register": "pipeline", "pack": "curate"}
 STRATEGY = {"skip": ConcurrencyLimitStrategy.CANCEL_NEW, "queue": ConcurrencyLimitStrategy.ENQUEUE}
+MESSAGE = re.compile(r"\{\{\s*(subject|body)\s*\}\}")
+"""What a webhook's request needs, so that it contains the notification."""
 TRIGGER: TypeAdapter[Any] = TypeAdapter(DeploymentTriggerTypes)
 
 
@@ -145,6 +148,11 @@ class Deployer:
         if document.block_schema is None or "notify" not in document.block_schema.capabilities:
             raise ConfigError(
                 f"--notify {name!r}: blocks of this type do not send notifications; use for example slack-webhook/NAME"
+            )
+        if kind == "custom-webhook" and not MESSAGE.search(str(document.data)):
+            raise ConfigError(
+                f"--notify {name!r}: the block would send no message, since its JSON data has neither {{{{subject}}}} nor "
+                "{{body}}; save it again as docs/schedule.md shows (the form in the UI has no field for JSON data)"
             )
         return document.id
 

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 import psutil
 import pytest
 
 from dataops.home import CHECKOUT
+from dataops.store import FolderStore
 from infra.local import processes, services, supervisor
+from tasks.takedown.request_log import RequestLog, make_letter
 from tests.e2e.conftest import Pairmill
 
 pytestmark = pytest.mark.timeout(600)
@@ -345,8 +348,23 @@ def test_scheduled_run_is_skipped_while_another_runs(prefect, deployed):
     assert len(prefect.runs_of("train")) == 2, "there is no new dataset, so nothing is trained"
 
 
-def test_failed_run_sends_a_notification_and_is_retried_from_its_page(pairmill, prefect, hook, nightly, deployed):
-    pairmill("deploy", write_variant(pairmill, nightly, "retried", epochs=2))
+def list_an_image(config: Path, store: Path) -> None:
+    """Add a list of harmful images with the first one of the store's download to a config."""
+    hotline = config.with_suffix(".txt")
+    hotline.write_text(pl.read_parquet(store / "download" / "*" / "part-*.parquet")["sha256"][0])
+    config.write_text(f'{config.read_text()}\n[download.hash_lists]\nsha256 = {{ hotline = "{hotline}" }}\n')
+
+
+def test_failed_run_sends_notifications_and_is_retried_from_its_page(pairmill, prefect, hook, nightly, deployed):
+    """Also those of a harmful image and of a takedown request that is overdue."""
+    store = FolderStore(pairmill.folder / "store-nightly")
+    config = write_variant(pairmill, nightly, "retried", epochs=2)
+    list_an_image(config, store.root)
+    overdue = RequestLog(request="f" * 16, targets=1).begin(
+        make_letter("Jane Roe", "2026-01-01", "2026-01-31", "a letter"), is_named=True, deletes_raw=False
+    )
+    overdue.save(store)
+    pairmill("deploy", config)
     jobs = services.home() / "jobs"
     for left in jobs.glob("*"):
         assert left.is_dir()
@@ -358,13 +376,23 @@ def test_failed_run_sends_a_notification_and_is_retried_from_its_page(pairmill, 
     finally:
         jobs.unlink()
         jobs.with_name("jobs-aside").rename(jobs)
+        store.delete([overdue.name])
     run_id = prefect.get(f"flow_runs/{flow_run}")["name"]
     state = prefect.get(f"flow_runs/{flow_run}")["state"]["message"]
     assert state.startswith("train failed: ")
-    (message,) = wait_for(lambda: hook.messages_with(run_id))
-    assert message["subject"] == f"{run_id} failed"
+    (message,) = wait_for(lambda: hook.messages_with(f"{run_id} failed"))
     for text in ("pipeline run", "train failed: ", "Error. ", flow_run, f"pairmill rerun {run_id}"):
         assert text in message["body"]
+    (alert,) = wait_for(lambda: hook.messages_with("Known harmful images"))
+    matches = alert["subject"].removeprefix("Known harmful images: ").removesuffix(f" in {run_id}")
+    assert alert["body"].splitlines() == [
+        f"hotline: {int(matches)}",
+        "They were dropped before anything was written. What to do: docs/hash-lists.md",
+        f"Run: pairmill show {run_id}",
+    ]
+    (due,) = wait_for(lambda: hook.messages_with("takedown"))
+    assert due["subject"] == f"takedown {overdue.request} was due on 2026-01-31"
+    assert "Jane" not in str(hook.messages)
 
     prefect.set_state(flow_run, "SCHEDULED", "AwaitingRetry")
     wait_for(lambda: prefect.state(flow_run) == "Completed")

@@ -1,21 +1,21 @@
 """`pairmill takedowns`: lists the register of takedown requests, and checks their deadlines."""
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from dataops.errors import ConfigError
+from dataops.command_name import name_command
+from dataops.errors import ConfigError, ServiceError
 from dataops.formatting import format_quantity
 from dataops.spreadsheets import write_csv
 from flows.commands.output import console, new_table, print_json, text
 from flows.records import known_stores
-from tasks.takedown.request_log import list_logs
+from flows.watch import deadlines
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +29,18 @@ class ListOptions:
 
     csv: Path | None = None
     check: bool = False
-    days: int = 3
+    days: int = deadlines.DAYS
     """With `check`: number of days before its deadline from which a request counts."""
 
 
 def list_takedowns(options: ListOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:
-    """List the requests of all known stores; with `check`, return 3 if one is near or past its deadline.
+    """List the requests of all known stores; with `check`, announce those near or past their deadline, and return 3.
 
     Raises: ConfigError if the CSV file cannot be written.
     """
     today = datetime.now(UTC).date()
-    rows = [
-        row for store in known_stores(home, store_uri) for log in list_logs(store) for row in log.rows(store.uri, today)
-    ]
-    rows.sort(key=lambda row: (row["state"] == "done", row["due"], row["request"]))
-    urgent = [row for row in rows if _is_urgent(row, today + timedelta(days=options.days))]
+    rows = deadlines.list_requests(known_stores(home, store_uri), today)
+    urgent = deadlines.select_due(rows, today, options.days)
     if options.csv:
         try:
             write_csv(pl.DataFrame(rows, infer_schema_length=None), options.csv)
@@ -54,23 +51,12 @@ def list_takedowns(options: ListOptions, home: Path, store_uri: str | None, *, a
     else:
         _show(rows, options, urgent)
     if options.check and urgent:
-        _announce(urgent, today)
+        try:
+            deadlines.announce(urgent, today)
+        except ServiceError as error:
+            logger.warning("%s", name_command(str(error)))
         return OVERDUE
     return 0
-
-
-def _is_urgent(row: dict[str, Any], until: date) -> bool:
-    return row["state"] != "done" and row["due"] <= until.isoformat()
-
-
-def _announce(rows: Sequence[dict[str, Any]], today: date) -> None:
-    """Emit an event for each request to Prefect, if a server is named; it does not say who asked."""
-    if not os.environ.get("PREFECT_API_URL"):
-        return
-    from flows.events import emit_takedown_due
-
-    for row in rows:
-        emit_takedown_due(row["request"], row["store"], row["due"], (date.fromisoformat(row["due"]) - today).days)
 
 
 def _show(rows: Sequence[dict[str, Any]], options: ListOptions, urgent: Sequence[dict[str, Any]]) -> None:

@@ -1,14 +1,18 @@
-"""The checks of a run's dataset stop it before the training, in each flow that works on the run."""
+"""The checks of a run's dataset stop it before the training, and the alert on harmful images is sent before it."""
 
 import logging
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
+import flows.run
 from dataops.errors import DatasetBlocked
 from dataops.snapshot import Counts
 from dataops.store import FolderStore
+from flows import events
+from flows.pipeline import PIPELINE
 from flows.records import RunRecord, read_record
 from flows.run import Run
 from tasks.checks.check import check_dataset
@@ -72,3 +76,27 @@ def test_checks_that_are_off_leave_no_trace(tmp_path, caplog):
         Run.check_dataset(run)
     assert run.shown == []
     assert "checks" not in caplog.text
+
+
+def test_alert_on_known_harmful_images_is_sent_before_the_training(tmp_path, monkeypatch):
+    sent: list[str] = []
+    monkeypatch.setattr(events, "emit_event", lambda event, resource, payload: sent.append(event))
+    manifests = {
+        name: build_manifest(name, key=name, facts={"known_harm": {"hotline": 1}}, prefect_flow_run_id="f")
+        for name in ("filter", "download")
+    }
+    monkeypatch.setattr(flows.run, "plan", lambda stage, *_: SimpleNamespace(key=stage.name))
+    monkeypatch.setattr(flows.run, "label_task", lambda planned: planned.key)
+    monkeypatch.setattr(flows.run, "describe_asset", lambda *_: None)
+    monkeypatch.setattr(flows.run, "run_task", lambda name, *_: (SimpleNamespace(name="Completed"), manifests[name]))
+    record = RunRecord(run_id="daily-1", name="daily", created_at="", config={})
+    record.begin("pipeline", None, "f")
+    run: Any = Run.__new__(Run)
+    run.record, run.config, run.until, run.manifests, run._states = record, MagicMock(), None, {}, MagicMock()
+    run.context = SimpleNamespace(store=FolderStore(tmp_path), flow_run_id="f", ray=None)
+    run.artefacts = run.display = MagicMock()
+    for step, expected in ((PIPELINE[1], []), (PIPELINE[2], [events.MATCHED])):
+        run.manifests |= {name: manifests["filter"] for name in step.reads}
+        run.make(step)
+        assert sent == expected
+    assert read_record(run.context.store, "runs/daily-1.json").announced == ["download/download"]

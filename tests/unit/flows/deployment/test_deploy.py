@@ -1,5 +1,6 @@
 import re
-from datetime import timedelta
+from contextlib import nullcontext
+from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -133,19 +134,53 @@ def test_notification_escapes_text_from_the_web():
         assert text in news
 
 
-def test_notification_of_a_takedown_that_is_due_names_the_request_and_the_day(monkeypatch):
-    sent = []
-    monkeypatch.setattr(events, "emit_event", lambda *args, **more: sent.append((args, more)))
-    events.emit_takedown_due("0" * 16, "s3://b/x", "2026-12-01", -2)
-    ((name,), event), takedown = sent[0], notification_automations([UUID(int=1)], "http://ui")[2]
-    assert takedown.trigger.expect == {name}  # pyright: ignore
+@pytest.mark.parametrize(
+    ("days", "subject", "first"),
+    [
+        (-1, "was due on 2026-11-30", "It is overdue."),
+        (0, "is due on 2026-12-01", "Today is the last day."),
+        (1, "is due on 2026-12-02", "1 day is left."),
+        (9, "is due on 2026-12-10", "9 days are left."),
+    ],
+)
+def test_notification_of_a_takedown_that_is_due_names_the_request_and_the_day(
+    days: int, subject: str, first: str, monkeypatch: pytest.MonkeyPatch
+):
+    client, today = MagicMock(), date(2026, 12, 1)
+    monkeypatch.setattr(events, "get_client", lambda sync_client: client)
+    events.send_takedowns_due([("0" * 16, "s3://b/x", today + timedelta(days))], today)
+    (event,) = client.__enter__().request.call_args.kwargs["json"]
+    takedown = notification_automations([UUID(int=1)], "http://ui")[2]
+    assert takedown.trigger.expect == {event["event"]}  # pyright: ignore
     (action,) = takedown.actions
     for template in (action.subject, action.body):  # pyright: ignore
         validate_user_template(template)
-    subject = render_user_template_sync(action.subject, {"event": event})  # pyright: ignore
-    assert subject == f"takedown {'0' * 16} is due on 2026-12-01"
+    assert render_user_template_sync(action.subject, {"event": event}) == f"takedown {'0' * 16} {subject}"  # pyright: ignore
     body = render_user_template_sync(action.body, {"event": event})  # pyright: ignore
-    assert body.startswith("It is overdue, in s3://b/x.")
+    assert body.splitlines()[:2] == [first, "Store: s3://b/x"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "sends"),
+    [
+        ("custom-webhook", {"url": "http://h/{{body}}"}, True),
+        ("custom-webhook", {"json_data": {"text": "{{ subject }}"}}, True),
+        ("custom-webhook", {"json_data": None, "form_data": {"text": "{{name}}"}}, False),
+        ("slack-webhook", {"url": "********"}, True),
+    ],
+)
+def test_deploy_refuses_a_webhook_that_would_send_no_message(kind: str, data: dict[str, Any], sends: bool):
+    client = MagicMock()
+    client.read_block_document_by_name.return_value = SimpleNamespace(
+        id=UUID(int=1), data=data, block_schema=SimpleNamespace(capabilities=["notify"])
+    )
+    client.read_work_pool.return_value = SimpleNamespace(type="process")
+    client.read_automations_by_name.return_value = []
+    client.create_deployment.return_value = UUID(int=1)
+    refusal = pytest.raises(ConfigError, match=re.escape("neither {{subject}} nor {{body}}"))
+    with nullcontext() if sends else refusal:
+        Deployer(client).deploy(DeployRequest(Path("c.toml"), notify=(f"{kind}/ops",)), CONFIG)
+    assert client.create_deployment.called is sends
 
 
 @pytest.mark.parametrize("former", [True, False])

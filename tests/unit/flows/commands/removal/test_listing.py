@@ -1,16 +1,17 @@
 """`takedowns` lists the register, and its check ends with 3 and an event for each request near its deadline."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 
 from dataops.store import FolderStore
-from flows import events
 from flows.commands.removal.listing import ListOptions, list_takedowns
 from tasks.takedown.request_log import RequestLog, make_letter
+from tests.servers.recorder import Recorder, serve_recorder
 
 TODAY = datetime.now(UTC).date()
 
@@ -28,20 +29,47 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    """Run a server that records what is sent to it, as the Prefect server of the environment."""
+    with (
+        serve_recorder() as server,
+        temporary_settings({PREFECT_API_URL: f"{server.url}/api", PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False}),
+    ):
+        monkeypatch.setenv("PREFECT_API_URL", f"{server.url}/api")
+        yield server
+
+
 def test_check_ends_with_3_and_announces_what_is_due_without_who_asked(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path, prefect: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sent: list[Any] = []
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr(events, "emit_event", lambda *args, **kwargs: sent.append((args, kwargs)))
     assert list_takedowns(ListOptions(check=True), home, None, as_json=True) == 3
-    result = json.loads(capsys.readouterr().out)
+    output = capsys.readouterr()
+    result = json.loads(output.out)
+    assert output.err == ""
     assert result["urgent"] == [f"{0:016x}", f"{1:016x}"]
     assert [row["state"] for row in result["requests"]] == ["overdue", "open", "open", "done"]
-    assert [kwargs["payload"]["days"] for _, kwargs in sent] == [-1, 2]
-    assert "Jane" not in str(sent)
+    (call,) = prefect.calls  # the server has the events when the command ends
+    assert call.path == "/api/events"
+    assert [event["event"] for event in call.json()] == ["pairmill.takedown.due"] * 2
+    assert [event["payload"]["days"] for event in call.json()] == [-1, 2]
+    assert b"Jane" not in call.body
     assert list_takedowns(ListOptions(check=True, days=30), home, None, as_json=False) == 3
     assert list_takedowns(ListOptions(), home, None, as_json=False) == 0
+    assert len(prefect.calls) == 2
+
+
+@pytest.mark.parametrize("server", ["none", "refuses"])
+def test_check_reports_that_nobody_was_notified(
+    home: Path, prefect: Recorder, server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prefect.status = 401
+    if server == "none":
+        monkeypatch.delenv("PREFECT_API_URL")
+    assert list_takedowns(ListOptions(check=True), home, None, as_json=True) == 3
+    (warning,) = caplog.messages
+    assert warning.startswith("no notification is sent, since ")
+    assert ("start it with `pairmill up`" if server == "none" else "did not accept it: HTTP 401") in warning
 
 
 def test_csv_has_each_letter_and_no_formula(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

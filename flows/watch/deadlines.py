@@ -1,0 +1,59 @@
+"""Finds the takedown requests that are due, and notifies people of them through Prefect.
+
+`pairmill takedowns --check` does it for all stores, and each flow run of a deployment that begins a run for its store.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+from dataops.errors import PairmillError, ServiceError
+from dataops.store import Store
+from tasks.takedown.request_log import list_logs
+
+logger = logging.getLogger(__name__)
+
+DAYS = 3
+"""Number of days before its deadline from which an open request is due."""
+
+
+def list_requests(stores: Iterable[Store], today: date) -> list[dict[str, Any]]:
+    """Return the rows of the registers of some stores: open requests first, by deadline.
+
+    Raises: CorruptPart if a register is damaged.
+    """
+    rows = [row for store in stores for log in list_logs(store) for row in log.rows(store.uri, today)]
+    return sorted(rows, key=lambda row: (row["state"] == "done", row["due"], row["request"]))
+
+
+def select_due(rows: Iterable[dict[str, Any]], today: date, days: int = DAYS) -> list[dict[str, Any]]:
+    """Return the open requests that are overdue or due within some days."""
+    return [row for row in rows if row["state"] != "done" and (date.fromisoformat(row["due"]) - today).days <= days]
+
+
+def announce(rows: Sequence[dict[str, Any]], today: date) -> None:
+    """Send an event for each request to Prefect, where `deploy --notify` sets up its notification.
+
+    Raises: ServiceError if no server runs, or it does not accept the events.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise ServiceError("no notification is sent, since no Prefect server runs; start it with `pairmill up`")
+    from flows.events import send_takedowns_due
+
+    send_takedowns_due([(row["request"], row["store"], date.fromisoformat(row["due"])) for row in rows], today)
+
+
+def report_due_requests(store: Store) -> None:
+    """Log and announce the requests of a store that are due; a failure of it is a warning and does not fail the run."""
+    today = datetime.now(UTC).date()
+    try:
+        if due := select_due(list_requests([store], today), today):
+            for row in due:
+                logger.warning(
+                    "takedown %s is %s, due %s; see `pairmill takedowns`", row["request"], row["state"], row["due"]
+                )
+            announce(due, today)
+    except PairmillError as error:
+        logger.warning("deadlines of takedown requests: %s", error)

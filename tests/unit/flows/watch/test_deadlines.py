@@ -1,0 +1,67 @@
+"""Each scheduled run logs and announces the requests of its store that are due."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.errors import ServiceError
+from dataops.store import FolderStore
+from flows import events
+from flows.watch.deadlines import report_due_requests
+from tasks.takedown.request_log import RequestLog, make_letter
+
+TODAY = datetime.now(UTC).date()
+
+
+def record_request(store: FolderStore, number: int, days: int) -> None:
+    """Record a request that is due after some days."""
+    letter = make_letter("Jane Roe", (TODAY - timedelta(30)).isoformat(), (TODAY + timedelta(days)).isoformat(), "")
+    RequestLog(request=f"{number:016x}", targets=1).begin(letter, is_named=True, deletes_raw=False).save(store)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Collect what would be sent to the server."""
+    requests: list[Any] = []
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(events, "send_takedowns_due", lambda rows, today: requests.extend(rows))
+    return requests
+
+
+def test_requests_near_or_past_their_deadline_are_announced(
+    tmp_path: Path, sent: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FolderStore(tmp_path)
+    report_due_requests(store)
+    assert not sent
+    for number, days in enumerate((-1, 3, 4)):
+        record_request(store, number, days)
+    report_due_requests(store)
+    assert [request for request, *_ in sent] == [f"{0:016x}", f"{1:016x}"]
+    assert [line.split(",")[0] for line in caplog.messages] == [
+        f"takedown {0:016x} is overdue",
+        f"takedown {1:016x} is open",
+    ]
+    assert "Jane" not in caplog.text
+
+
+@pytest.mark.parametrize("failure", ["server", "register"])
+def test_failure_is_a_warning(
+    tmp_path: Path, failure: str, monkeypatch: pytest.MonkeyPatch, sent: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FolderStore(tmp_path)
+    record_request(store, 1, -1)
+    if failure == "register":
+        (log,) = tmp_path.glob("takedowns/*.log.json")
+        log.write_text("{}")
+    else:
+
+        def refuse(*_: Any) -> None:
+            raise ServiceError("HTTP 503")
+
+        monkeypatch.setattr(events, "send_takedowns_due", refuse)
+    report_due_requests(store)
+    assert caplog.messages[-1].startswith("deadlines of takedown requests: ")
+    assert not sent
