@@ -27,7 +27,7 @@ from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.records import RunRecord
-from flows.watch.samples import KEY, render_samples
+from flows.watch.samples import EMPTY, KEY, render_samples, write_images
 from tasks.checks.report import CheckReport
 from tasks.register.config import describe_gate
 from tasks.tracking import run_metadata
@@ -83,21 +83,21 @@ class RunArtefacts:
             self._send(lambda: self._show_samples(stage, images))
 
     def _show_samples(self, stage: str, images: str) -> None:
-        title = f"Images that {stage} kept and dropped"
-        if stage in self._samples:
-            self._update(self._samples[stage], ArtifactUpdate(data=images, description=title))
-        else:
-            self._samples[stage] = create_markdown_artifact(images, key=f"{KEY}{stage}", description=title)
+        if stage not in self._samples:
+            title = f"Images that {stage} kept and dropped"
+            self._samples[stage] = create_markdown_artifact(EMPTY, key=f"{KEY}{stage}", description=title)
+        with get_client(sync_client=True) as client:
+            write_images(client, self._samples[stage], images)
 
     def update_card(self, record: RunRecord, manifests: Mapping[str, Manifest]) -> None:
         """Write the present state and links of the run into its card."""
         if self._card is not None:
             update = ArtifactUpdate(data=render_card(record, manifests), description=render_title(record))
-            self._send(lambda: self._update(self._card, update))
+            self._send(lambda: self._update_card(update))
 
-    def _update(self, artefact: Any, update: ArtifactUpdate) -> None:
+    def _update_card(self, update: ArtifactUpdate) -> None:
         with get_client(sync_client=True) as client:
-            client.update_artifact(artefact, update)
+            client.update_artifact(self._card, update)
 
     def end(self, record: RunRecord, manifests: Mapping[str, Manifest]) -> None:
         """Write the result into the card, and create the funnel."""

@@ -77,7 +77,7 @@ def takedowns(
 ) -> int:
     """List the takedown requests: who asked, when, until when it is due, and when it was done.
 
-    With --check, each such request also gets an event in Prefect, for which `deploy --notify` sends a notification.
+    With --check, each such request also gets an event in Prefect, for which `deploy --notify` sets up a notification.
     """
     from flows.commands.removal.listing import ListOptions, list_takedowns
 

@@ -46,7 +46,7 @@ def announce(rows: Sequence[dict[str, Any]], today: date) -> None:
 
 
 def report_due_requests(store: Store) -> None:
-    """Log and announce the requests of a store that are due; a failure of it is a warning and does not fail the run."""
+    """Log and announce the requests of a store that are due; if that fails, only log a warning."""
     today = datetime.now(UTC).date()
     try:
         if due := select_due(list_requests([store], today), today):

@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
+from uuid import UUID
 
 from httpx import HTTPError
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.exceptions import PrefectException
 
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 KEY = "samples-"
 """Beginning of the keys of these artefacts; the stage follows."""
+EMPTY = "No images."
+"""Content of such an artefact before it gets images, and before it is deleted."""
 STAGES = ("download", "curate")
 """Stages that see images."""
 KEPT, DROPPED = 8, 12
@@ -127,18 +130,31 @@ def _render_cell(row: Mapping[str, Any]) -> str:
     return f"![](data:image/jpeg;base64,{image})<br>{caption}{reason}"
 
 
+def write_images(client: SyncPrefectClient, artefact: UUID, images: str) -> None:
+    """Set the content of an artefact without an event.
+
+    Prefect's server and client send events that have the content of a created, updated or deleted artefact. They stay in
+    the database after the artefact is deleted. A request of our own to update an artefact causes none.
+    """
+    client.request("PATCH", "/artifacts/{id}", path_params={"id": artefact}, json={"data": images})
+
+
 def delete_samples() -> int:
     """Delete all artefacts with images of the Prefect server that the environment names; return how many.
 
+    Each is emptied before the first is deleted, since the event of a deletion has the content of it or of an older one.
+
     Raises: PrefectException, HTTPError if the server does not answer.
     """
-    deleted = 0
+    samples, found = ArtifactFilter(key=ArtifactFilterKey(like_=KEY)), list[UUID]()
     with get_client(sync_client=True) as client:
-        while found := client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(like_=KEY))):
-            for artefact in found:
-                client.delete_artifact(artefact.id)
-                deleted += 1
-    return deleted
+        while page := client.read_artifacts(artifact_filter=samples, offset=len(found)):
+            found += [artefact.id for artefact in page]
+        for artefact in found:
+            write_images(client, artefact, EMPTY)
+        for artefact in found:
+            client.delete_artifact(artefact)
+    return len(found)
 
 
 def try_to_delete_samples() -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -281,6 +283,12 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
     assert {a["key"]: a["type"] for a in artefacts} == types
     assert len(artefacts) == len(types)
     assert all("data:image/jpeg;base64," in a["data"] for a in artefacts if a["key"].startswith("samples-"))
+    database = services.home() / "services" / "prefect" / "prefect.db"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        events_of_artefacts = connection.execute("SELECT payload FROM events WHERE event LIKE 'prefect.artifact%'")
+        payloads = str([*events_of_artefacts])
+    assert "samples-curate" in payloads
+    assert "data:image" not in payloads, "a takedown cannot delete events"
     (card,) = (a["data"] for a in artefacts if a["key"] == "result")
     for title, link in pairmill.json("show", run_id)["model_links"].items():
         assert f"[MLflow: {title}]({link})" in card

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,8 @@ from httpx import ConnectError
 from markdown_it import MarkdownIt
 
 from dataops.snapshot import Counts, Manifest, Part, Record
+from dataops.store import FolderStore
+from flows import artefacts
 from flows.watch import samples
 from tasks.engine.takedown_requests import make_request, record_request
 from tests.unit.tasks.dataset_chain import packed_in, pair
@@ -103,25 +107,50 @@ def test_other_stages_show_no_images_while_they_run():
     assert samples.NewestTasks(planned, lambda: next(times)).add(Record(task="part-0")) is None
 
 
-def test_all_artefacts_with_images_are_deleted(monkeypatch):
-    left = {f"id-{n}": f"samples-{n}" for n in range(5)}
+class ArtefactServer:
+    """What Prefect's client and server keep of artefacts, and the contents that their events have."""
 
-    class Client:
-        def __enter__(self) -> "Client":
-            return self
+    def __init__(self) -> None:
+        self.artefacts: dict[Any, str] = {}
+        self.events: list[str] = []
 
-        def __exit__(self, *_: object) -> None: ...
+    def __enter__(self) -> "ArtefactServer":
+        return self
 
-        def read_artifacts(self, *, artifact_filter: Any) -> list[Any]:
-            assert artifact_filter.key.like_ == "samples-"
-            return [SimpleNamespace(id=one) for one in [*left][:2]]  # a page
+    def __exit__(self, *_: object) -> None: ...
 
-        def delete_artifact(self, artefact: str) -> None:
-            del left[artefact]
+    def create(self, markdown: str, *, key: str, description: str) -> str:
+        self.events.append(markdown)
+        self.artefacts[key] = markdown
+        return key
 
-    monkeypatch.setattr(samples, "get_client", lambda **_: Client())
+    def request(self, method: str, path: str, *, path_params: dict[str, Any], json: dict[str, str]) -> None:
+        assert (method, path) == ("PATCH", "/artifacts/{id}")
+        self.artefacts[path_params["id"]] = json["data"]
+
+    def read_artifacts(self, *, artifact_filter: Any, offset: int) -> list[Any]:
+        assert artifact_filter.key.like_ == "samples-"
+        return [SimpleNamespace(id=one) for one in [*self.artefacts][offset : offset + 2]]  # a page
+
+    def delete_artifact(self, artefact: str) -> None:
+        del self.artefacts[artefact]
+        self.events += self.artefacts.values()
+
+
+def test_images_are_in_no_event_of_their_artefacts(monkeypatch):
+    server = ArtefactServer()
+    for module in (artefacts, samples):
+        monkeypatch.setattr(module, "get_client", lambda **_: server)
+    monkeypatch.setattr(artefacts, "create_markdown_artifact", server.create)
+    monkeypatch.setattr(artefacts, "render_samples", lambda stage, *_, running: f"images of {stage} {running}")
+    stages = [f"stage-{n}" for n in range(5)]
+    shown = artefacts.RunArtefacts()
+    for stage, running in product(stages, (True, False)):
+        shown.show_samples(stage, {}, FolderStore(Path()), running=running)
+        assert server.artefacts[f"samples-{stage}"] == f"images of {stage} {running}"
     assert samples.try_to_delete_samples() == {"deleted": 5}
-    assert left == {}
+    assert server.artefacts == {}
+    assert {*server.events} == {samples.EMPTY}
 
 
 def test_server_that_does_not_answer_is_named_with_the_artefacts_that_may_be_left(monkeypatch, caplog):
