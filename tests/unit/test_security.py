@@ -58,6 +58,7 @@ ALLOWED = {
     "flows/artefacts.py httpx": "names an exception of Prefect's client",
     "flows/prefect_ui.py httpx": "asks the Prefect server for the paths of its UIs",
     "flows/browse/server.py socket": "the pages of `pairmill browse`, on 127.0.0.1",
+    "flows/events.py httpx": "names exceptions of Prefect's client",
     "flows/train_on_pool.py httpx": "names an exception of Prefect's client",
     "flows/watch/samples.py httpx": "the same",
     "tasks/openlineage/sender.py requests": "names an exception of OpenLineage's transport",
