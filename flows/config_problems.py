@@ -231,8 +231,9 @@ def _describe_unknown(
         suggestions = [".".join([*steps[:-1], closest])]
     else:
         suggestions = [path for path in _all_paths(root) if path.rpartition(".")[2] == steps[-1]][:3]
-    suggestion = f"; did you mean {' or '.join(suggestions)}?" if suggestions else ""
-    return f"{what}; allowed: {', '.join(known)}{suggestion}"
+    if suggestions:
+        return f"{what}; did you mean {' or '.join(suggestions)}?"
+    return f"{what}; allowed: {', '.join(known)}"
 
 
 def _resolve(

@@ -56,19 +56,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("tables", "start", "end"),
     [
-        ({"top": "sed = 3"}, "sed: unknown key (value 3); allowed: checks, curate, ", "; did you mean seed? (line 2)"),
+        ({"top": "sed = 3"}, "sed: unknown key (value 3)", "; did you mean seed? (line 2)"),
         ({"top": "[trian]\nepochs = 1"}, "trian: unknown table; ", "; did you mean train? (line 2)"),
         ({"top": "[colour]\nred = 1"}, "colour: unknown table; allowed: ", ", train (line 2)"),
         ({"train": "epoch = 3"}, "train.epoch: unknown key (value 3); ", "; did you mean train.epochs? (line 15)"),
         ({"train": "min_side = 3"}, "train.min_side: unknown key ", "; did you mean curate.min_side? (line 15)"),
         (
             {"download": "[download.retry]\nround = 3"},
-            "download.retry.round: unknown key (value 3); allowed: classes, delay, rounds",
+            "download.retry.round: unknown key (value 3)",
             "; did you mean download.retry.rounds? (line 14)",
         ),
         (
             {"source": "pahts = 3"},
-            "source.pahts: unknown key (value 3); allowed: ",
+            "source.pahts: unknown key (value 3); ",
             "did you mean source.paths? (line 8)",
         ),
         (
