@@ -10,7 +10,7 @@ import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,8 +102,9 @@ def _rewrite_part(
     draft: Draft, manifest: Manifest, part: Part, targets: Sequence[Target]
 ) -> tuple[list[str], list[Part], int]:
     """Write a raw shard without the matching samples; return the old part names, the new parts, and the removed rows."""
+    existing = {one.name for one in manifest.parts}
     stem = part.name.removesuffix(".parquet").removeprefix("part-")
-    new_stem = _next_stem(stem)
+    new_stem = _next_stem(stem, existing)
     rows = read_table(draft.store, manifest.path(part.name))
     mask = matching_rows(rows, targets)
     kept, removed = rows.filter(pa.array(~mask)), rows.filter(pa.array(mask))
@@ -119,20 +120,23 @@ def _rewrite_part(
         draft.put_table(f"dropped-{new_stem}-t.parquet", dropped_rows),
     ]
     replaced = [part.name, f"{stem}.tar"]
-    number = re.sub(r"-r\d+$", "", stem)
-    for evidence in manifest.named(f"evidence-{number}", ".parquet"):
-        table = read_table(draft.store, manifest.path(evidence.name))
+    evidence = re.compile(rf"evidence-{stem.partition('-r')[0]}(-r\d+)?\.parquet")
+    for old in filter(evidence.fullmatch, sorted(existing)):
+        table = read_table(draft.store, manifest.path(old))
         table = table.filter(pa.array([uid not in set(uids) for uid in table["uid"].to_pylist()], pa.bool_()))
         parts.append(draft.put_table(f"evidence-{new_stem}.parquet", table))
-        replaced.append(evidence.name)
-    existing = {one.name for one in manifest.parts}
+        replaced.append(old)
     return [name for name in replaced if name in existing], parts, removed.num_rows
 
 
-def _next_stem(stem: str) -> str:
-    """Return 00003-r1 for 00003, and 00003-r2 for that."""
-    number, _, revision = stem.partition("-r")
-    return f"{number}-r{int(revision or 0) + 1}"
+def _next_stem(stem: str, existing: Collection[str]) -> str:
+    """Return 00003-r1 for 00003, and 00003-r2 if there is a part with -r1.
+
+    The parts of a shard may have different revisions, since `erase_rows` rewrites only those with a row to erase.
+    """
+    number = stem.partition("-r")[0]
+    revisions = [int(found) for name in existing for found in re.findall(rf"\b{number}-r(\d+)\b", name)]
+    return f"{number}-r{max(revisions, default=0) + 1}"
 
 
 def _tar_without(draft: Draft, name: str, removed: set[str]) -> bytes:

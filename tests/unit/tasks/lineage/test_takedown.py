@@ -24,6 +24,7 @@ from tasks.lineage.takedown_proof import prove_removal
 from tasks.lineage.takedown_raw import delete_raw, find_raw_snapshots, find_urls
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
+from tasks.takedown.erase_rows import erase_rows
 from tasks.tracking.registry import Registry
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
@@ -207,6 +208,23 @@ def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderSto
     for part in after.named("", ".tar"):
         samples = dict(read_samples(io.BytesIO(store.read(after.path(part.name))), part.name))
         assert len(samples) == part.rows
+
+
+def test_delete_raw_keeps_the_evidence_that_an_earlier_takedown_rewrote(store: FolderStore) -> None:
+    pairs = [pair(n, "http_404" if n in (0, 1) else None, "download") for n in range(4)]
+    download, context = curated(store, pairs, 7)[1], Context(store, store.root)
+    for erased, deleted in ((0, 2), (1, 3)):
+        assert not erase_rows(Lineage(store), context, {pairs[erased]["uid"]})[1]
+        target = Target("uid", pairs[deleted]["uid"])
+        (raw,) = find_raw_snapshots(Lineage(store), Search(store), [target])
+        assert delete_raw(context, raw, [target]) == 1
+        after = find_manifest(store, "download", download.key, verify=True)
+        assert after is not None, "a part is missing"
+        assert {row["uid"] for row in read_parts(store, after, "evidence-").to_pylist()} == {
+            row["uid"] for row in pairs[:2]
+        }
+    objects = {name for name in store.names(f"download/{download.key}") if not name.endswith("manifest.json")}
+    assert objects == {after.path(part.name) for part in after.parts}
 
 
 def test_takedown_command_reports_and_deletes(
