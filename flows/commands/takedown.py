@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +85,12 @@ def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_
     out = None if as_json else console()
     work = _Work(home, options, request, letter, targets, known_stores(home, store_uri), out)
     reports = [_take_down_in_store(work, store) for store in work.stores]
-    images = _delete_images_of_prefect()
+    images = work.images or [_delete_images_of_prefect()]
+    errors = [{"error": one["error"]} for one in images if "error" in one]
     if as_json:
-        print_json({"request": request.digest, "targets": list(request.targets), "stores": reports, "prefect": images})
-    return 3 if any(report["incomplete"] for report in reports) or images.get("error") else 0
+        prefect = {"deleted": sum(one["deleted"] for one in images), **(errors[0] if errors else {})}
+        print_json({"request": request.digest, "targets": list(request.targets), "stores": reports, "prefect": prefect})
+    return 3 if any(report["incomplete"] for report in reports) or errors else 0
 
 
 def _delete_images_of_prefect() -> dict[str, Any]:
@@ -111,6 +113,8 @@ class _Work:
     targets: Sequence[Target]
     stores: Sequence[Store]
     out: Console | None
+    images: list[dict[str, Any]] = field(default_factory=list)
+    """What was deleted in Prefect, by store with the request."""
 
 
 def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
@@ -123,6 +127,7 @@ def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
     log = load_log(store, request.digest, len(targets))
     log = log.begin(work.letter, is_named=is_named, deletes_raw=options.delete_raw)
     log.save(store)
+    work.images.append(_delete_images_of_prefect())  # no later run shows images, and the search comes after it
     found = find_affected(lineage, search, targets, Registry())
     context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
     outcomes = replace_affected(lineage, context, request, found)

@@ -9,10 +9,13 @@ may be of a pair that somebody asked to remove. `pairmill takedown` deletes thos
 
 import base64
 import logging
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +29,7 @@ from dataops.formatting import format_percent, format_quantity
 from dataops.redaction import redact
 from dataops.snapshot import Counts, Manifest, Record
 from dataops.store import Store
+from infra.local import services
 from tasks.download.report import read_samples
 from tasks.engine.stage import Plan
 from tasks.engine.takedown_requests import list_requests
@@ -157,10 +161,19 @@ def delete_samples() -> int:
     return len(found)
 
 
+def _truncate_log(database: Path) -> None:
+    """Write the log of the local server's database into it, since the log still has what was deleted."""
+    if database.exists():
+        with suppress(sqlite3.Error), closing(sqlite3.connect(database, timeout=10)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def try_to_delete_samples() -> dict[str, Any]:
     """Return how many artefacts with images were deleted, and the reason if some may be left, which is logged."""
     try:
-        return {"deleted": delete_samples()}
+        deleted = delete_samples()
+        _truncate_log(services.home() / "services" / "prefect" / "prefect.db")
+        return {"deleted": deleted}
     except (PrefectException, HTTPError) as error:
         reason = redact(f"{type(error).__name__}: {error}")
         logger.warning("Prefect does not answer, so its artefacts %s* may still show removed images: %s", KEY, reason)

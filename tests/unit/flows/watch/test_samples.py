@@ -1,7 +1,9 @@
 """The artefact with images shows what was kept and why the rest was dropped, and no image that may have to be removed."""
 
 import re
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +153,25 @@ def test_images_are_in_no_event_of_their_artefacts(monkeypatch):
     assert samples.try_to_delete_samples() == {"deleted": 5}
     assert server.artefacts == {}
     assert {*server.events} == {samples.EMPTY}
+
+
+def test_log_of_the_local_database_has_no_deleted_image(tmp_path, monkeypatch):
+    database = tmp_path / "services" / "prefect" / "prefect.db"
+    database.parent.mkdir(parents=True)
+    monkeypatch.setattr(samples.services, "home", lambda: tmp_path)
+    with closing(sqlite3.connect(database, isolation_level=None)) as server:
+        server.execute("PRAGMA journal_mode = WAL")
+        server.execute("PRAGMA secure_delete = ON")
+        server.execute("CREATE TABLE artefacts (data)")
+        server.execute("INSERT INTO artefacts VALUES ('data:image')")
+
+        def delete_samples() -> int:
+            return server.execute("DELETE FROM artefacts").rowcount
+
+        monkeypatch.setattr(samples, "delete_samples", delete_samples)
+        assert any(b"data:image" in path.read_bytes() for path in database.parent.iterdir())
+        assert samples.try_to_delete_samples() == {"deleted": 1}
+        assert not any(b"data:image" in path.read_bytes() for path in database.parent.iterdir())
 
 
 def test_server_that_does_not_answer_is_named_with_the_artefacts_that_may_be_left(monkeypatch, caplog):

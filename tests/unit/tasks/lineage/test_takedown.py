@@ -231,6 +231,10 @@ def test_takedown_command_reports_and_deletes(
     store: FolderStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    steps: list[str] = []
+    search = flow.erase_and_search
+    monkeypatch.setattr(flow, "_delete_images_of_prefect", lambda: steps.append("deletion") or {"deleted": 2})
+    monkeypatch.setattr(flow, "erase_and_search", lambda *given: steps.append("search") or search(*given))
     old = packed(store, curated(store, some_pairs(), 7))
     file = tmp_path / "letter.txt"
     file.write_text(
@@ -246,8 +250,10 @@ def test_takedown_command_reports_and_deletes(
     with pytest.raises(ConfigError, match="add --yes"):
         flow.takedown(flow.TakedownOptions(file, delete_raw=True), tmp_path, str(store.root), as_json=True)
     code = flow.takedown(flow.TakedownOptions(file, delete_raw=True, yes=True), tmp_path, str(store.root), as_json=True)
-    (report,) = [one for one in json.loads(capsys.readouterr().out)["stores"] if one["datasets"]]
+    result = json.loads(capsys.readouterr().out)
+    (report,) = [one for one in result["stores"] if one["datasets"]]
     assert code == 0
+    assert (steps, result["prefect"]) == (["deletion", "deletion", "search"], {"deleted": 2}), "one for each call"
     assert report["deleted"]["datasets"] == [old.key]
     assert sum(report["deleted"]["raw_samples"].values()) == 6
     assert report["raw_snapshots"] == {}
