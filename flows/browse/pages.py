@@ -76,7 +76,7 @@ def list_page(site: Site, request: Request) -> Response:
         columns=[(name, kind_of(type_), MEANINGS.get(name, "")) for name, type_ in view.columns.items()],
         operators=[(kind, list(names.items())) for kind, names in OPERATORS.items()],
         sort=query.selection.sort, descending=query.selection.descending, has_meaning=meaning is not None,
-        model=meaning.model.name.removeprefix("models:/") if meaning else "",
+        model=meaning.model.name.removeprefix("models:/") if meaning else "", hides_rows=view.hides_rows,
     )  # fmt: skip
 
 

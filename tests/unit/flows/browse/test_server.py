@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,6 +79,15 @@ def test_pages_have_the_rows(ask: Ask, site: Site) -> None:
     links = {a.attributes["href"] for a in page(ask, "/funnel").css("table a")}
     assert "/?rows=download.dropped&f=drop_reason~is~http_404" in links
     assert {cards(page(ask, link or "")) for link in links if "http_404" in (link or "")} == {2}
+
+
+def test_list_without_rows_names_a_takedown_that_hides_some(
+    ask: Ask, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, find_view = "/?rows=download.dropped&f=drop_reason~is~takedown", site.dataset.view
+    assert "takedown removes" not in page(ask, link).css_first("main").text()
+    monkeypatch.setattr(site.dataset, "view", lambda label: replace(find_view(label), hides_rows=True))
+    assert "takedown removes are on no page" in page(ask, link).css_first("main").text()
 
 
 @pytest.mark.parametrize(
