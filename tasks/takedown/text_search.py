@@ -37,7 +37,7 @@ _SAFE_IN_PAGES = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&'"})
 """How Jinja writes these signs in JSON."""
 _HAS_WORDS = re.compile(r"evaluat|predictions|metrics|tokenizer|vocab|merges\.txt")
 """Paths of files with names of classes, or with the vocabulary of a model."""
-_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.%-]*")
 PAGES = (".html", ".md", ".svg")
 """Suffixes of files that are for people only."""
 BESIDE = 1000

@@ -70,8 +70,8 @@ def test_short_caption_is_not_found_where_it_may_be_a_class_or_a_token(name: str
     "name", ["train/0/manifest.json", "runs/demo.json", "services/mlflow/mlflow.db", "jobs/0/log", ""]
 )
 def test_caption_that_may_be_the_name_of_a_stage_is_found_beside_its_image_only(name: str) -> None:
-    search = TextSearch([URL], ["train", "Train", "night train"], {})
-    assert search.redact(b'{"stage": "train"}', name) == b'{"stage": "train"}'
+    search = TextSearch([URL], ["train", "2026-11", "Train", "night train"], {})
+    assert search.redact(b'{"stage": "train", "date": "2026-11"}', name) == b'{"stage": "train", "date": "2026-11"}'
     assert search.redact(b'"Train", "night train"', name) == b'"-----", "-----------"'
     row, stage = f"<a>{URL}</a><td>train</td>".encode(), b"<td>train</td>".center(3 * BESIDE)
     found = search.redact(row + stage, "pack/0/dataset.html")
