@@ -120,7 +120,13 @@ def _count_images(subject: Subject) -> Answer:
         f" Datasets that are no longer known, and not counted: {', '.join(subject.missing)}." if subject.missing else ""
     )
     range_ = choose_range(subject.pairs, IMAGE_LIMITS, IMAGE_RANGES)
-    return fill(f"{range_}.", f"{format_quantity(subject.pairs, 'image')}, each with a caption.{uncounted}")
+    removed = (
+        f" After the training, takedowns deleted {', '.join(f'pack/{key}' for key in subject.replaced)}. The figures of "
+        "this document are those of the next version, without the removed pairs."
+        if subject.replaced
+        else ""
+    )
+    return fill(f"{range_}.", f"{format_quantity(subject.pairs, 'image')}, each with a caption.{uncounted}{removed}")
 
 
 def _describe_images(chains: Sequence[Chain]) -> Answer:

@@ -1,13 +1,14 @@
 """What a document is about: a model or a dataset, with the manifests of everything that it was made of."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from dataops.snapshot import Manifest, load_ancestors
+from dataops.snapshot import Manifest, load_ancestors, load_manifest
 from dataops.store import Store
 from dataops.trace.training_datasets import list_shares, list_training_datasets
+from tasks.engine.takedown_requests import list_reports, load_report
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Subject:
     """Snapshots of the model and its own dataset, by stage."""
     license: str = ""
     """Licence of the weights, as their owner states it."""
+    replaced: Sequence[str] = ()
+    """Keys of datasets of the training that a takedown deleted; the chains have their next versions."""
 
     @property
     def packs(self) -> list[Manifest]:
@@ -75,6 +78,32 @@ def describe_training(train: Manifest, store: Store, name: str = "", license_: s
     own = chains[0].ancestors if chains and not (datasets and datasets[0].manifest is None) else {}
     manifests = {**own, "train": train}
     return Subject("model", name or f"train/{train.key}", chains, missing, store, train, manifests, license_)
+
+
+def follow_takedowns(subject: Subject) -> Subject:
+    """Return the subject with the next versions of the datasets that takedowns deleted, where they are in its store."""
+    if subject.store is None or not subject.missing:
+        return subject
+    store, versions = subject.store, dict[str, str]()
+    for entry in list_reports(store):
+        versions |= load_report(store, entry.name).versions
+    found = {key: new for key in subject.missing if (new := _find_next(store, key, versions)) is not None}
+    return replace(
+        subject,
+        chains=[*subject.chains, *(Chain(new, load_ancestors(store, new)) for new in found.values())],
+        missing=[key for key in subject.missing if key not in found],
+        replaced=list(found),
+    )
+
+
+def _find_next(store: Store, key: str, versions: Mapping[str, str]) -> Manifest | None:
+    """Return the first version after a dataset that is in the store."""
+    tried = set[str]()
+    while (key := versions.get(key, "")) and key not in tried:
+        tried.add(key)
+        if (found := load_manifest(store, "pack", key)) is not None:
+            return found
+    return None
 
 
 def describe_manifests(

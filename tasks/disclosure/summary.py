@@ -15,7 +15,7 @@ from tasks.disclosure.domains import Fetched, measure
 from tasks.disclosure.general import answer_general
 from tasks.disclosure.processing import answer_processing, answer_synthetic
 from tasks.disclosure.provider_facts import ProviderFacts, apply_facts
-from tasks.disclosure.subject import Subject
+from tasks.disclosure.subject import Subject, follow_takedowns
 from tasks.disclosure.template import BY_NAME, FIELDS, LAW, TITLE
 
 FORMAT = 2
@@ -73,6 +73,7 @@ def summarise(subject: Subject, facts: ProviderFacts) -> Summary:
 
     Raises: ConfigError if a fact contradicts the manifests; CorruptPart, StorageError.
     """
+    subject = follow_takedowns(subject)
     fetched = measure(subject.chains, subject.store) if subject.store is not None else Fetched()
     sources = list_data_sources(subject.chains, facts)
     answers: Answers = {

@@ -278,6 +278,28 @@ def test_a_newer_dataset_names_what_has_changed(tmp_path: Path) -> None:
             read_summary(broken, "f")
 
 
+def test_a_model_whose_dataset_a_takedown_deleted_is_summarised_from_the_next_version(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    made, later = make_model(store, PAIRS), make_model(store, PAIRS[1:], name="b")
+    old, new = made["pack"], later["pack"].model_copy(update={"content_digest": "f" * 64})
+    store.put(new.path("manifest.json"), new.model_dump_json().encode())
+    store.delete_tree(old.path(""))
+    subject = describe_training(made["train"], store)
+    assert summarise(subject, ProviderFacts()).answers["image_size"].state == "open"
+    middle = "c" * 16  # a second takedown deleted it too
+    for number, (before, after) in enumerate([(old.key, middle), (middle, new.key)]):
+        store.put(f"takedowns/{number:016d}.report.json", json.dumps({"versions": {before: after}}).encode())
+    summary = summarise(subject, ProviderFacts())
+    assert (summary.datasets, summary.pairs) == ((f"pack/{new.key}",), 11)
+    text = summary.answers["image_size"].text[1]
+    assert text.startswith("11 images, each with a caption.")
+    assert f"takedowns deleted pack/{old.key}" in text
+    assert len(summary.answers["crawl_domains"].rows) == 2
+    store.put("takedowns/loop.report.json", json.dumps({"versions": {new.key: old.key}}).encode())
+    store.delete_tree(new.path(""))
+    assert summarise(subject, ProviderFacts()).datasets == (f"pack/{old.key}",), "no version is left"
+
+
 def test_a_model_without_its_store_is_summarised_from_its_manifests(tmp_path: Path) -> None:
     made = make_model(FolderStore(tmp_path), PAIRS)
     subject = describe_manifests("models:/m/1", made, [], "MIT")
