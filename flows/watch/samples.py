@@ -161,10 +161,14 @@ def delete_samples() -> int:
     return len(found)
 
 
-def _truncate_log(database: Path) -> None:
-    """Write the log of the local server's database into it, since the log still has what was deleted."""
+def _overwrite_deleted(database: Path) -> None:
+    """Write the local server's database anew, since free pages and the log still have what was deleted.
+
+    If that fails, the search of the takedown names the file.
+    """
     if database.exists():
         with suppress(sqlite3.Error), closing(sqlite3.connect(database, timeout=10)) as connection:
+            connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
@@ -172,7 +176,7 @@ def try_to_delete_samples() -> dict[str, Any]:
     """Return how many artefacts with images were deleted, and the reason if some may be left, which is logged."""
     try:
         deleted = delete_samples()
-        _truncate_log(services.home() / "services" / "prefect" / "prefect.db")
+        _overwrite_deleted(services.home() / "services" / "prefect" / "prefect.db")
         return {"deleted": deleted}
     except (PrefectException, HTTPError) as error:
         reason = redact(f"{type(error).__name__}: {error}")

@@ -155,15 +155,15 @@ def test_images_are_in_no_event_of_their_artefacts(monkeypatch):
     assert {*server.events} == {samples.EMPTY}
 
 
-def test_log_of_the_local_database_has_no_deleted_image(tmp_path, monkeypatch):
+def test_local_database_has_no_deleted_image(tmp_path, monkeypatch):
     database = tmp_path / "services" / "prefect" / "prefect.db"
     database.parent.mkdir(parents=True)
     monkeypatch.setattr(samples.services, "home", lambda: tmp_path)
     with closing(sqlite3.connect(database, isolation_level=None)) as server:
         server.execute("PRAGMA journal_mode = WAL")
-        server.execute("PRAGMA secure_delete = ON")
+        server.execute("PRAGMA secure_delete = OFF")
         server.execute("CREATE TABLE artefacts (data)")
-        server.execute("INSERT INTO artefacts VALUES ('data:image')")
+        server.execute("INSERT INTO artefacts VALUES ('data:image' || hex(zeroblob(9000)))")
 
         def delete_samples() -> int:
             return server.execute("DELETE FROM artefacts").rowcount
