@@ -1,6 +1,6 @@
 """Each scheduled run logs and announces the requests of its store that are due."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ from flows import events
 from flows.watch.deadlines import report_due_requests
 from tasks.takedown.request_log import RequestLog, make_letter
 
-TODAY = datetime.now(UTC).date()
+
+def today() -> date:
+    """Return the day in UTC, which may change while the tests run."""
+    return datetime.now(UTC).date()
 
 
 def record_request(store: FolderStore, number: int, days: int) -> None:
     """Record a request that is due after some days."""
-    letter = make_letter("Jane Roe", (TODAY - timedelta(30)).isoformat(), (TODAY + timedelta(days)).isoformat(), "")
+    letter = make_letter("Jane Roe", (today() - timedelta(30)).isoformat(), (today() + timedelta(days)).isoformat(), "")
     RequestLog(request=f"{number:016x}", targets=1).begin(letter, is_named=True, deletes_raw=False).save(store)
 
 

@@ -9,13 +9,16 @@ from dataops.errors import ConfigError, CorruptPart
 from dataops.store import FolderStore
 from tasks.takedown.request_log import list_logs, load_log, make_letter
 
-TODAY = datetime.now(UTC).date()
+
+def today() -> date:
+    """Return the day in UTC, which may change while the tests run."""
+    return datetime.now(UTC).date()
 
 
 def test_letter_is_due_a_month_after_it_was_received() -> None:
     letter = make_letter(" Jane ", "2026-11-01", "", "why")
     assert (letter.requested_by, letter.due) == ("Jane", date(2026, 12, 1))
-    assert make_letter("", "", "", "").received == TODAY
+    assert make_letter("", "", "", "").received == today()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ def test_date_that_is_not_valid_is_an_error(received: str, due: str, message: st
 
 def test_request_is_done_when_a_call_that_deletes_raw_images_left_nothing(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
-    received = TODAY - timedelta(40)
+    received = today() - timedelta(40)
     letter = make_letter("Jane", received.isoformat(), "", "why")
     log = load_log(store, "0" * 16, 2)
     for deletes_raw, is_complete, state in [(False, True, "overdue"), (True, False, "overdue"), (True, True, "done")]:
@@ -42,13 +45,13 @@ def test_request_is_done_when_a_call_that_deletes_raw_images_left_nothing(tmp_pa
         log.save(store)  # a killed call leaves this
         log = load_log(store, "0" * 16, 2).end(is_complete=is_complete, summary={"found": 0})
         log.save(store)
-        (row,) = log.rows(store.uri, TODAY)
+        (row,) = log.rows(store.uri, today())
         assert row["state"] == state
     assert (row["days_to_completion"], row["calls"], row["requested_by"]) == (40, 3, "Jane")
     later = load_log(store, "0" * 16, 2).begin(make_letter("", "", "", ""), is_named=False, deletes_raw=True)
     assert len(later.letters) == 1, "a repeated call is no further letter"
     other = later.begin(make_letter("Jack", "", "", ""), is_named=True, deletes_raw=True)
-    assert [one.state(TODAY) for one in other.letters] == ["done", "open"]
+    assert [one.state(today()) for one in other.letters] == ["done", "open"]
     assert [one.request for one in list_logs(store)] == ["0" * 16]
 
 

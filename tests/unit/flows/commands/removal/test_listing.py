@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,18 @@ from flows.commands.removal.listing import ListOptions, list_takedowns
 from tasks.takedown.request_log import RequestLog, make_letter
 from tests.servers.recorder import Recorder, serve_recorder
 
-TODAY = datetime.now(UTC).date()
+
+def today() -> date:
+    """Return the day in UTC, which may change while the tests run."""
+    return datetime.now(UTC).date()
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     store = FolderStore(tmp_path / "store")
     for number, days in enumerate((-1, 2, 20)):
-        received = (TODAY - timedelta(30)).isoformat()
-        letter = make_letter(f"=Jane {number}", received, (TODAY + timedelta(days)).isoformat(), "why")
+        received = (today() - timedelta(30)).isoformat()
+        letter = make_letter(f"=Jane {number}", received, (today() + timedelta(days)).isoformat(), "why")
         log = RequestLog(request=f"{number:016x}", targets=1).begin(letter, is_named=True, deletes_raw=True)
         log.save(store)
     done = RequestLog(request="f" * 16, targets=1).begin(make_letter("", "", "", ""), is_named=True, deletes_raw=True)
