@@ -15,16 +15,14 @@ from pathlib import Path
 from dataops.home import private_folder
 
 GROUPS = (
-    *(
-        "browse/features",
-        "browse/indexes",
-        "browse/models",
-        "features",
-        "features/towers",
-        "models",
-        "overlap",
-        "pages",
-    ),
+    "browse/features",
+    "browse/indexes",
+    "browse/models",
+    "features",
+    "features/towers",
+    "models",
+    "overlap",
+    "pages",
 )
 """Folders of the home whose entries, a file or a folder each, can be rebuilt."""
 SESSIONS = "browse/sessions"
