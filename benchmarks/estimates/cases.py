@@ -67,6 +67,8 @@ class Compared:
     quantity: str
     estimated: float
     real: float
+    at_most: bool = False
+    """Whether the estimate is a bound: the rows of a first crawl are not known."""
 
     @property
     def error(self) -> float:
@@ -134,11 +136,11 @@ def compare(
         for name, real in real_values(stage, manifest).items():
             estimated = planned["estimate"][name]
             sums[name] = [sums[name][0] + estimated, sums[name][1] + real]
-            yield Compared(case, basis, stage["stage"], name, estimated, real)
+            yield Compared(case, basis, stage["stage"], name, estimated, real, planned["estimate"]["at_most"])
             if name == "kept":
                 sums[name] = [estimated, real]  # those of the last stage
     for name, (estimated, real) in sums.items():
-        yield Compared(case, basis, "all", name, estimated, real)
+        yield Compared(case, basis, "all", name, estimated, real, plan["total"]["at_most"])
 
 
 def real_values(stage: Mapping[str, Any], manifest: Manifest) -> dict[str, float]:

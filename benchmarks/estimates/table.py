@@ -21,7 +21,7 @@ def write_table(found: Sequence[Compared]) -> str:
     lines = [
         f"Measured on {datetime.now(UTC).date()} with {os.cpu_count()} cores; "
         f"{load:.1f} processes per core wanted to run in the last 15 minutes.",
-        "Each cell has the estimate, the real value and the error.",
+        "Each cell has the estimate, the real value and the error. A first crawl has only upper bounds (≤).",
         "",
         f"| {' | '.join(HEAD)} |",
         "|---" * len(HEAD) + "|",
@@ -40,7 +40,8 @@ def _lines(found: Sequence[Compared]) -> Iterator[str]:
 def _cell(one: Compared) -> str:
     if not one.real and not one.estimated:
         return ""
-    return f"{_show(one.quantity, one.estimated)} / {_show(one.quantity, one.real)} ({one.error:+.0%})"
+    values = f"{_show(one.quantity, one.estimated)} / {_show(one.quantity, one.real)}"
+    return f"≤ {values}" if one.at_most else f"{values} ({one.error:+.0%})"
 
 
 def _show(quantity: str, value: float) -> str:

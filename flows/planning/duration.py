@@ -15,21 +15,23 @@ from tasks.filter.steps import SLICE_ROWS
 PARALLEL = frozenset({"extract", "filter", "download", "curate", "pack"})
 """Stages whose work is distributed over the workers."""
 START_SECONDS = {
-    **{"extract": 1.5, "filter": 2.5, "download": 2.0, "curate": 1.7, "pack": 1.2},
-    **{"train": 12.0, "evaluate": 12.0, "register": 4.5},
+    **{"extract": 1.1, "filter": 2.5, "download": 2.0, "curate": 1.7, "pack": 1.2},
+    **{"train": 12.0, "evaluate": 5.0, "register": 4.5},
 }
-"""Wall time of a stage without a row, measured on two cores of an Intel Xeon with the demo (2026-11-27)."""
+"""Wall time of a stage without a row, measured on two cores of an Intel Xeon (2026-11-28)."""
 START_CPU_SECONDS = {
-    **{"extract": 0.8, "filter": 2.0, "download": 1.5, "curate": 2.0, "pack": 1.5},
-    **{"train": 14.0, "evaluate": 14.0, "register": 3.5},
+    **{"extract": 1.0, "filter": 2.0, "download": 1.5, "curate": 2.0, "pack": 1.5},
+    **{"train": 14.0, "evaluate": 8.0, "register": 3.5},
 }
 """CPU time of a stage without a row, measured likewise with `python -m benchmarks.estimates`."""
-EVALUATE_OVERHEAD = 2.6
+EVALUATE_OVERHEAD = 3.0
 """Time of an evaluation over that of both towers: decoding, prompts, probes and intervals, measured with the demo."""
 UNEVEN = 1.06
 """Wall time over the CPU time of each worker, which do not end together (results/scale-2026-11-25.json)."""
 BUSY = 1.3
 """Wall time of an earlier run over that of its CPU time, from which its machine was busy with other work."""
+MIN_WORK = 0.25
+"""Minimum share of the time of an earlier stage that its rows took, from which their cost is measured by it."""
 MIN_CPU_SECONDS = 2.0
 """Minimum CPU time of the rows of an earlier stage that the speed of this machine is measured by."""
 
@@ -81,39 +83,49 @@ def estimate_duration(
         return Duration(timed[0].seconds or 0.0, 0.0, timed[0].cpu_seconds or cpu_start, 0.0, f"run {timed[0].run_id}")
     cores = _cores(name, config, machine.workers, tasks)
     timed = [one for one in choose_timed(earlier) if _is_comparable(name, config, one)]
+    cost = unit_cpu_seconds(name, config) * (1.0 if _is_on_gpu(name, config) else machine.slowness)
+    uneven = UNEVEN if cores > 1 and name in PARALLEL else 1.0
     if not timed:
-        work = units * unit_cpu_seconds(name, config) * (1.0 if _is_on_gpu(name, config) else machine.slowness)
+        work = units * cost
         delays = 0.0
         if name == "extract":  # a crawl waits between the requests to a host
             delays = sum(getattr(one, "delay", 0.0) * getattr(one, "max_pages", 0) for one in config.source.tables)
         basis = "measured costs" if machine.slowness == 1.0 else f"measured costs times {machine.slowness:.2g}"
-        wall = work / cores * (UNEVEN if cores > 1 and name in PARALLEL else 1.0)
-        return Duration(start + delays, wall, cpu_start, work, basis)
+        return Duration(start + delays, work / cores * uneven, cpu_start, work, basis)
     nearest = timed[0]
     other = next((one for one in timed[1:] if not 0.5 < _units_of(name, one) / _units_of(name, nearest) < 2), None)
     used = [one for one in (nearest, other) if one is not None]
     done = [_units_of(name, one) for one in used]
     spent = [one.cpu_seconds for one in used if one.cpu_seconds is not None]
     if len(spent) == len(used):
-        cpu_start, cpu_work = _fit(units, done, spent, cpu_start)
+        cpu_start, cpu_work = _fit(units, done, spent, cpu_start, cost)
     else:
-        cpu_work = units * unit_cpu_seconds(name, config) * machine.slowness
+        cpu_work = units * cost
     quiet = [_quiet_seconds(name, config, one) for one in used]
     is_busy = any((one.seconds or 0.0) > BUSY * found for one, found in zip(used, quiet, strict=True) if found)
     walls = [min(one.seconds or 0.0, found or math.inf) for one, found in zip(used, quiet, strict=True)]
     of_core = [_units_of(name, one) / _cores(name, config, one.workers, _tasks_of(name, one)) for one in used]
-    start, work = _fit(units / cores, of_core, walls, start)
+    start, work = _fit(units / cores, of_core, walls, start, cost * uneven)
     basis = f"run {nearest.run_id}" + (" by its CPU time, as its machine was busy" if is_busy else "")
     return Duration(start, work, cpu_start, cpu_work, basis)
 
 
-def _fit(units: float, done: Sequence[float], values: Sequence[float], start: float) -> tuple[float, float]:
-    """Return a constant and the value of all units, by one or two earlier values."""
-    if len(done) == 2 and done[0] != done[1]:
+def _fit(
+    units: float, done: Sequence[float], values: Sequence[float], start: float, cost: float
+) -> tuple[float, float]:
+    """Return a constant and the value of all units, by one or two earlier values.
+
+    Args:
+        start: the measured constant.
+        cost: the measured value of a unit, which counts where the earlier values have little of it.
+    """
+    if len(done) == 2 and abs(values[0] - values[1]) >= MIN_WORK * max(values):
         slope = max((values[0] - values[1]) / (done[0] - done[1]), 0.0)
         return max(values[0] - slope * done[0], 0.0), slope * units
-    start = min(start, 0.9 * values[0])
-    return start, (values[0] - start) * units / done[0]
+    work = values[0] - min(start, 0.9 * values[0])
+    if work < MIN_WORK * values[0]:
+        work = min(cost * done[0], 0.9 * values[0])
+    return values[0] - work, work * units / done[0]
 
 
 def _quiet_seconds(name: str, config: RunConfig, one: Earlier) -> float | None:

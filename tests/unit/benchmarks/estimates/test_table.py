@@ -18,10 +18,11 @@ def test_a_run_is_compared_by_stage_and_as_a_whole(tmp_path: Path) -> None:
         parts = [Part(name="part-00000", rows=kept, bytes=1000, sha256="")]
         counts = {"input": 100, "kept": kept, "dropped": {"x": 100 - kept}}
         Draft(store, stage, "a" * 16).commit(build_manifest(stage, parts, key="a" * 16, counts=counts))
-    estimates = [{"kept": 110, "stored_bytes": 500, "cpu_seconds": 3.0, "seconds": 2.0}, {"kept": 50}]
-    estimates[1] = estimates[0] | estimates[1]
+    common = {"stored_bytes": 500, "cpu_seconds": 3.0, "seconds": 2.0, "at_most": False}
+    estimates = [{"kept": 110, **common}, {"kept": 50, **common}]
     names = ("extract", "filter")
-    plan = {"stages": [{"stage": name, "estimate": one} for name, one in zip(names, estimates, strict=True)]}
+    stages = [{"stage": name, "estimate": one} for name, one in zip(names, estimates, strict=True)]
+    plan = {"stages": stages, "total": {"at_most": False}}
     run = {"state": "Completed", "key": "a" * 16, "cpu_seconds": 2.0, "seconds": 4.0}
     found = list(compare("birds", "none", plan, {name: {"stage": name, **run} for name in names}, store))
     whole = {one.quantity: (one.estimated, one.real) for one in found if one.stage == "all"}
@@ -33,10 +34,12 @@ def test_table_replaces_the_one_in_the_page(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(table, "PAGE", tmp_path / "plan.md")
     (tmp_path / "plan.md").write_text(f"before\n{BEGIN}old\n{END}after\n")
     found = [Compared("birds", "none", "filter", "kept", 50, 40), Compared("birds", "none", "filter", "seconds", 2, 4)]
+    found.append(Compared("birds", "none", "extract", "kept", 90, 40, at_most=True))
     replace_table(found)
     replace_table(found)
     page = (tmp_path / "plan.md").read_text()
     assert page == f"before\n{BEGIN}\n{write_table(found)}\n{END}after\n"
+    assert "\n| birds | none | extract | ≤ 90 / 40 |  |  |  |\n" in page
     assert "\n| birds | none | filter | 50 / 40 (+25%) |  |  | 2.0 s / 4.0 s (-50%) |\n" in page
 
 

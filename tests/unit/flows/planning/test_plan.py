@@ -16,7 +16,7 @@ from flows.app import run_command
 from flows.commands.before.plan import format_seconds, total_lines
 from flows.config import RunConfig
 from flows.planning.corpus import load_costs
-from flows.planning.duration import Machine, measure_machine
+from flows.planning.duration import START_CPU_SECONDS, START_SECONDS, Machine, measure_machine
 from flows.planning.estimate import Estimate, estimate_stage
 from flows.planning.history import Earlier, History
 from flows.planning.plan import RunPlan, plan_run
@@ -215,6 +215,12 @@ def test_two_runs_give_a_constant_and_a_time_for_each_row():
     assert estimate(10_000_000, runs[:1]).seconds == pytest.approx(2.5 + 10.5 * 10, rel=0.01)
 
 
+@pytest.mark.parametrize("runs", [[earlier(10_000, 2.6)], [earlier(10_000, 2.6), earlier(1000, 2.55)]])
+def test_a_run_that_mostly_started_says_nothing_about_the_cost_of_a_row(runs: list[Earlier]):
+    measured = estimate(10_000_000, []).seconds - START_SECONDS["filter"]
+    assert estimate(10_000_000, runs).seconds == pytest.approx(2.6 + measured, rel=0.02)
+
+
 def test_cpu_time_of_earlier_runs_predicts_that_of_more_rows_and_the_wall_time_of_an_idle_machine():
     runs = [earlier(1_000_000, 90.0, cpu=18.0), earlier(200_000, 40.0, cpu=5.2)]
     found = estimate(10_000_000, runs)
@@ -229,7 +235,8 @@ def test_cpu_time_of_earlier_runs_predicts_that_of_more_rows_and_the_wall_time_o
 
 def test_work_is_distributed_over_as_many_workers_as_there_are_tasks():
     one, many = (estimate(4_000_000, [], 16, EXTRACT, files=files) for files in (1, 16))
-    assert one.seconds - 1.5 == pytest.approx(one.cpu_seconds - 0.8, rel=0.01)
+    work = one.seconds - START_SECONDS["extract"]
+    assert work == pytest.approx(one.cpu_seconds - START_CPU_SECONDS["extract"], rel=0.01)
     assert many.seconds < 0.2 * one.seconds
     assert many.cpu_seconds == one.cpu_seconds
     assert estimate(100_000, [], 16).seconds == estimate(100_000, [], 1).seconds, "filter has one slice"
@@ -263,7 +270,7 @@ def test_slow_machine_makes_the_measured_costs_higher(folder: Path):
     cost = load_costs().cpu_of_row["filter"]
     with patch.object(Earlier, "rows", 1_000_000):
         assert measure_machine(History(store, "birds"), 2).slowness == pytest.approx(
-            ((20 - 2.0) / (1e6 * cost) + (20 - 0.8) / (1e6 * load_costs().cpu_of_row["extract"])) / 2
+            ((20 - 2.0) / (1e6 * cost) + (20 - 1.0) / (1e6 * load_costs().cpu_of_row["extract"])) / 2
         )
         record["attempts"][0]["host"] = "another"
         store.put(name, json.dumps(record).encode())
