@@ -40,6 +40,8 @@ def _lines(found: Sequence[Compared]) -> Iterator[str]:
 def _cell(one: Compared) -> str:
     if not one.real and not one.estimated:
         return ""
+    if not one.estimated:
+        return f"not estimated / {_show(one.quantity, one.real)}"
     values = f"{_show(one.quantity, one.estimated)} / {_show(one.quantity, one.real)}"
     return f"≤ {values}" if one.at_most else f"{values} ({one.error:+.0%})"
 
