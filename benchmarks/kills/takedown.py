@@ -3,10 +3,12 @@
 The store of a finished run, such as the demo's, is copied into a folder or into SeaweedFS. In each round a URL of its
 newest dataset is taken down with `--delete-raw`. The command is killed by SIGKILL at a random moment, and repeated until it
 ends by itself. It must then end with 0. After that, all objects of the store and all files of the home folder are searched
-by other code than that of the command: Parquet files as rows, all others as bytes.
+by other code than that of the command: Parquet files as rows, all others as bytes. Models and records of runs must have
+the bytes that they had before.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -33,13 +35,21 @@ BUCKET = "takedown"
 OUR_FILES = ("request.txt", "output.json", "errors.log")
 LEFT_OUT = "takedowns/"
 """Prefix of the objects that name what later runs leave out."""
+UNCHANGED = ("train/", "runs/")
+"""Prefixes of the objects that no takedown changes."""
 
 
 def copy_store(source: Path, target: Store) -> None:
-    """Copy a finished store without its models, which no takedown changes."""
+    """Copy a finished store without its evaluations, whose names of classes may be captions."""
     for entry in FolderStore(source).entries(""):
-        if not entry.name.startswith(("train/", "evaluate/", "register/", "runs/", LEFT_OUT)):
+        if not entry.name.startswith(("evaluate/", "register/", LEFT_OUT)):
             target.put(entry.name, source / entry.name)
+
+
+def compute_digests(store: Store) -> dict[str, str]:
+    """Return the sha256 of each object that no takedown changes."""
+    names = [name for prefix in UNCHANGED for name in store.names(prefix.rstrip("/"))]
+    return {name: hashlib.sha256(store.read(name)).hexdigest() for name in names}
 
 
 def newest_dataset(store: Store) -> Manifest:
@@ -108,6 +118,7 @@ def run(store: Store, home: Path, kills: int, seed: int) -> dict[str, Any]:
     """Kill takedowns until `kills` kills are done; return what happened."""
     rng, killed, findings, copies, rounds = random.Random(seed), list[float](), list[str](), 0, 0
     typical: float | None = None
+    digests = compute_digests(store)
     while len(killed) < kills and rounds < 4 * kills:
         rounds += 1
         url, images, _ = choose(store, rng)
@@ -125,6 +136,9 @@ def run(store: Store, home: Path, kills: int, seed: int) -> dict[str, Any]:
             copies += 1  # the same image under another URL, which the request does not name
             continue
         left = find_left(store, home, url, images)
+        changed = [name for name, digest in compute_digests(store).items() if digests.get(name) != digest]
+        if changed:
+            findings.append(f"{url}: changed {changed}")
         if code or left:
             findings.append(f"{url}: exit code {code}, left in {left}, found {found}")
         sys.stderr.write(f"round {rounds}: {url}: exit code {code}, {len(killed)} kills, left in {left}\n")
@@ -133,6 +147,7 @@ def run(store: Store, home: Path, kills: int, seed: int) -> dict[str, Any]:
         "rounds": rounds,
         "copies_named": copies,
         "seconds_undisturbed": typical,
+        "unchanged_objects": len(digests),
         "findings": findings,
     }
 
