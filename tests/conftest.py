@@ -1,5 +1,6 @@
 """Distribute the tests over the processes of pytest-xdist."""
 
+import signal
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ _FIRST = (
     *("test_export.py", "test_pyfunc.py", "test_page_cost.py"),
 )
 """Test files that take longest, begun first: the last file of a run keeps one process busy while the others wait."""
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell sets it for what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that commands that tests start can be interrupted
 
 
 class ByServers(LoadFileScheduling):
