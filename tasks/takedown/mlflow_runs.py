@@ -17,6 +17,7 @@ from tasks.tracking import client as tracking
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def search_mlflow(scanner: Scanner, *, erase: bool) -> Searched:
         client = tracking.connect()
         for run in _list_runs(client):
             _search_values(client, run, scanner, searched, erase=erase)
-            _search_artefacts(client, run, scanner, searched, Path(folder), erase=erase)
+            _search_artefacts(run, scanner, searched, Path(folder), erase=erase)
         _search_versions(client, scanner, searched, erase=erase)
     return searched
 
@@ -71,15 +72,17 @@ def _search_values(client: "MlflowClient", run: "Run", scanner: Scanner, searche
             _add(searched, run, f"parameter {name}", finds, REMEDY_PARAM)
 
 
-def _search_artefacts(
-    client: "MlflowClient", run: "Run", scanner: Scanner, searched: Searched, folder: Path, *, erase: bool
-) -> None:
+def _search_artefacts(run: "Run", scanner: Scanner, searched: Searched, folder: Path, *, erase: bool) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
     is_deleted = run.info.lifecycle_stage == "deleted"
-    for artefact in _list_artefacts(client, run.info.run_id, None):
+    # The client would ask for the run and for all logged models of its experiment with each file.
+    repository = get_artifact_repository(str(run.info.artifact_uri), tracking_uri=tracking.tracking_uri())
+    for artefact in _list_artefacts(repository):
         if is_weights(artefact.path):
             searched.weights += 1
             continue
-        path = Path(client.download_artifacts(run.info.run_id, artefact.path, str(folder)))
+        path = Path(repository.download_artifacts(artefact.path, str(folder)))
         size = path.stat().st_size
         searched.files, searched.bytes = searched.files + 1, searched.bytes + size
         with path.open("rb") as file:
@@ -90,16 +93,16 @@ def _search_artefacts(
             if new != data:
                 path.write_bytes(new)
                 parent = str(PurePosixPath(artefact.path).parent)
-                client.log_artifact(run.info.run_id, str(path), None if parent == "." else parent)
+                repository.log_artifact(str(path), None if parent == "." else parent)
         elif finds:
             _add(searched, run, artefact.path, finds, REMEDY_DELETED if is_deleted else REMEDY_FILE)
         path.unlink()
 
 
-def _list_artefacts(client: "MlflowClient", run: str, folder: str | None) -> Iterator[Any]:
-    for one in client.list_artifacts(run, folder):
+def _list_artefacts(repository: "ArtifactRepository", folder: str | None = None) -> Iterator[Any]:
+    for one in repository.list_artifacts(folder):
         if one.is_dir:
-            yield from _list_artefacts(client, run, one.path)
+            yield from _list_artefacts(repository, one.path)
         else:
             yield one
 
