@@ -32,7 +32,9 @@ class _Image(nn.Module):
         return self.model.encode_image(pixel_values)
 
 
-class _Text(nn.Module):
+class TextGraph(nn.Module):
+    """Token ids (B, L) to the features of a model's texts (B, D)."""
+
     def __init__(self, model: Any):
         super().__init__()
         self.model = model
@@ -63,7 +65,13 @@ def export_onnx(loaded: LoadedModel, output: Path) -> None:
     batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=2, max=length)
     towers = (
         ("image", "pixel_values", _Image(loaded.model), {0: batch}, [images(2), images(1), images(5)]),
-        ("text", "input_ids", _Text(loaded.model), {0: batch, 1: tokens}, [texts(2, 7), texts(1, 3), texts(5, length)]),
+        (
+            "text",
+            "input_ids",
+            TextGraph(loaded.model),
+            {0: batch, 1: tokens},
+            [texts(2, 7), texts(1, 3), texts(5, length)],
+        ),
     )
     for name, input_name, tower, dynamic, examples in towers:
         path = output / f"{name}.onnx"

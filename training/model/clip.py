@@ -144,7 +144,7 @@ class CLIP(nn.Module):
         else:
             x_BLW = self.token_embedding(texts) + self.positional_embedding[: texts.shape[1]]
             x_BLW = self.transformer(x_BLW, causal=True)
-            x_BW = x_BLW[torch.arange(len(texts), device=texts.device), texts.argmax(dim=1)]
+            x_BW = x_BLW[torch.arange(texts.shape[0], device=texts.device), texts.argmax(dim=1)]
         return self.ln_final(x_BW) @ self.text_projection
 
     def forward(

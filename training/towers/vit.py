@@ -106,7 +106,7 @@ class ViT(nn.Module):
     def forward(self, images_B3SS: Tensor) -> Tensor:
         """Return features (B, W)."""
         patches_BLW = self.patch_embed(images_B3SS)
-        start_B1W = self.cls_token.to(patches_BLW.dtype).expand(len(patches_BLW), -1, -1)
+        start_B1W = self.cls_token.to(patches_BLW.dtype).expand(patches_BLW.shape[0], -1, -1)
         x_BLW = torch.cat([start_B1W, patches_BLW], dim=1) + self.pos_embed.to(patches_BLW.dtype)
         return self.norm(self.blocks(x_BLW)[:, 0])
 

@@ -16,6 +16,7 @@ from tests.unit.training.conftest import RESNET, VIT
 from tests.unit.training.towers.made_towers import write_bert
 from training.export import Format, export, main
 from training.exporters import limits
+from training.exporters.onnx_graph import TextGraph
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
@@ -26,6 +27,7 @@ from training.model_config import BertConfig, ModelConfig
 from training.options.text_init import TextInit
 from training.towers.dimensions import assemble_dimensions
 from training.towers.towers import PretrainedTextTower
+from training.towers.vit import ViT
 
 CAPTIONS = ["a red kite", "Two cats,  one dog's BONE", "café in Paris 2019", "a temple roof, and a flower " * 4, ""]
 MODELS = [("vit", "clip"), ("vit", "captions"), ("resnet", "captions")]
@@ -111,6 +113,17 @@ def test_transformers_loads_an_export(
     torch.testing.assert_close(
         out.logits_per_image, loaded.model.logit_scale.exp() * images @ texts.T, atol=1e-3, rtol=0
     )
+
+
+@pytest.mark.parametrize("name", ["resnet", "text", "vit of timm"])
+def test_graph_of_a_tower_takes_any_number_of_rows(models: dict[tuple[str, str], LoadedModel], name: str) -> None:
+    """torch.export refuses a graph for one number of rows only, such as from `len` of a batch."""
+    model = models["resnet", "captions"].model
+    towers = {"resnet": model.visual, "text": TextGraph(model)}
+    tower = towers.get(name) or ViT(image_size=32, patch_size=16, width=16, layers=1, heads=2)
+    example = torch.ones(2, 5, dtype=torch.int64) if name == "text" else torch.zeros(2, 3, 32, 32)
+    rows = torch.export.Dim("rows", min=1)
+    assert torch.export.export(tower.eval(), (example,), dynamic_shapes=({0: rows},))
 
 
 @pytest.mark.timeout(180)
