@@ -19,6 +19,14 @@ Progress = Callable[[float, int, str], None]
 What is counted depends on the stage: rows, files, steps or tasks (flows.progress_line)."""
 
 
+def _ignore_progress(done: float, total: int, line: str) -> None:
+    """Show nothing. A function of a module can be sent to another process."""
+
+
+def _ignore_record(record: Record) -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True)
 class RayCluster:
     """A Ray cluster, and the resources that one task takes of it."""
@@ -45,8 +53,8 @@ class Context:
     home: Path
     """Local folder of job folders and caches."""
     workers: int = field(default_factory=count_cores)
-    progress: Progress = lambda done, total, line: None
-    finished: Callable[[Record], None] = lambda record: None
+    progress: Progress = _ignore_progress
+    finished: Callable[[Record], None] = _ignore_record
     """Called in the main process with the record of each task of a map that has finished."""
     run_id: str | None = None
     run_name: str = "pairmill"
@@ -62,8 +70,8 @@ class Context:
     """Workers that all maps of a stage share (tasks.engine.map_parts.shared_workers); None: each map starts its own."""
 
     def without_progress(self) -> "Context":
-        """Return the same context without progress display."""
-        return replace(self, progress=lambda done, total, line: None)
+        """Return the same context without the functions that follow the progress."""
+        return replace(self, progress=_ignore_progress, finished=_ignore_record)
 
 
 @dataclass(frozen=True)

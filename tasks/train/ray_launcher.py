@@ -70,13 +70,9 @@ def train_on_ray(planned: Plan, context: Context, cluster: RayCluster) -> Manife
 def _build_request(planned: Plan, context: Context) -> TrainingRequest:
     uri = remove_secrets(os.environ).get("MLFLOW_TRACKING_URI", "").strip()
     caller = Caller(code_digest(), str(Path.cwd()), context.store.uri)
-    sent = replace(context, home=context.home.absolute(), progress=_ignore_progress, ray=None, pool=None)
+    sent = replace(context.without_progress(), home=context.home.absolute(), ray=None, pool=None)
     config = TrainConfig.model_validate(planned.config)
     return TrainingRequest(planned.key, config, planned.seed, planned.upstream, sent, caller, {}, uri or None)
-
-
-def _ignore_progress(done: int, total: int, line: str) -> None:
-    """Stand in for a callback that cannot be pickled."""
 
 
 def follow_driver(pipe: Any, context: Context, cluster: RayCluster) -> Exception | None:

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from dataops.store import FolderStore
 from tasks.engine import ray_pool
 from tasks.engine.context import ClusterCapacity, Context, RayCluster
 from tasks.engine.ray_driver import Caller
-from tasks.train import ray_actor
+from tasks.train import ray_actor, ray_launcher
 from tasks.train.ray_launcher import compute_resources, follow_driver, train_on_ray
 from tasks.train.stage import build_launcher
 from training.config import TrainConfig
@@ -100,3 +101,18 @@ def test_train_on_ray_names_the_remedy_without_ray_or_a_cluster(
     monkeypatch.setattr(ray_pool, "missing_ray", lambda: None)
     with pytest.raises(ServiceError, match=r"no Ray cluster answers at 127.0.0.1:9: start it"):
         train_on_ray(planned, context, RayCluster("127.0.0.1:9"))
+
+
+def test_request_to_the_driver_can_be_sent_whatever_follows_the_progress(tmp_path: Path, monkeypatch) -> None:
+    def start(target: Any, cluster: RayCluster, request: Any, name: str) -> Any:
+        ForkingPickler.dumps(request)
+        raise ServiceError("it was sent")
+
+    monkeypatch.setattr(ray_launcher, "check_cluster", lambda cluster: None)
+    monkeypatch.setattr(ray_launcher, "start_ray_process", start)
+    planned: Any = SimpleNamespace(key="k", config=TrainConfig().model_dump(mode="json"), seed=0, upstream=())
+    context = Context(
+        FolderStore(tmp_path), tmp_path, progress=lambda done, total, line: None, finished=lambda record: None
+    )
+    with pytest.raises(ServiceError, match="it was sent"):
+        train_on_ray(planned, context, RayCluster("127.0.0.1:1"))
