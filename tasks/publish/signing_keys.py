@@ -79,7 +79,7 @@ def _use_command(config: Any, command: str, public_key: Path) -> None:
         raise TypeError("no key of elliptic curves")
     library: Any = import_module("model_signing._signing.sign_ec_key")
     library.get_ec_key_hash(key)  # refuses other curves
-    # The library has no interface for keys of others. Its signer only calls `public_key` and `sign` of its key.
+    # The library has no interface for third-party keys. Its signer only calls `public_key` and `sign` of its key.
     signer = object.__new__(library.Signer)
     signer._private_key = _CommandKey(command, key)
     config._signer = signer
