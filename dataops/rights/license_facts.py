@@ -1,4 +1,4 @@
-"""What licences state that pages declared for pairs: shares and terms, as facts. None of it is legal advice.
+"""What licences state that pages declared for pairs: shares and terms, as facts. This is not legal advice.
 
 Source: Creative Commons, "About CC Licenses", for what each element of a licence states.
 """

@@ -116,7 +116,7 @@ def _blank(table: pa.Table, mask: NDArray[np.bool_]) -> pa.Table:
     for name, value in ERASED.items():
         if name in table.column_names:
             field = table.schema.field(name)
-            values = [value if gone else one for one, gone in zip(table[name].to_pylist(), mask, strict=True)]
+            values = [value if is_erased else one for one, is_erased in zip(table[name].to_pylist(), mask, strict=True)]
             table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
     return table
 

@@ -1,7 +1,7 @@
 """Sign requests by Web Bot Auth (draft-ietf-webbotauth-httpsig-protocol): HTTP message signatures of RFC 9421 in Ed25519.
 
 A signature covers the authority of the URL and the URL of the key directory. It is made for one request to one host,
-and is valid for seconds, so that a copy of it is of little use.
+and is valid for seconds, so a copied signature is of little use.
 """
 
 import base64
