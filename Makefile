@@ -40,13 +40,13 @@ audit: .venv/installed-dev
 	$(BIN)/python -m infra.audit
 
 unit: .venv/installed-dev
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit $(wildcard plugins/*/tests/unit)
 
 integration: .venv/installed-dev
-	$(PYTEST_WAITING) tests/integration
+	$(PYTEST_WAITING) tests/integration $(wildcard plugins/*/tests/integration)
 
 e2e: .venv/installed-dev
-	$(PYTEST_WAITING) tests/e2e
+	$(PYTEST_WAITING) tests/e2e $(wildcard plugins/*/tests/e2e)
 
 # Two Ray nodes on loopback; not part of `test`, because its install (70 MB) and servers take another minute.
 ray: .venv/installed-dev

@@ -21,9 +21,20 @@ class StageConfig(BaseModel):
 
     A new field whose default changes nothing is listed here, so that the keys of existing configs stay as they are."""
 
+    plugin_fields: ClassVar[dict[str, tuple[str, int]]] = {}
+    """Name and version of the plugin that adds a field, by field (`dataops.plugins.extend`)."""
+
     def key_config(self) -> dict[str, Any]:
-        """Return the fields that decide the output, as JSON values."""
-        return self.model_dump(mode="json", exclude={*self.execution_fields, *self.unset_later_fields()})
+        """Return the fields that decide the output, as JSON values.
+
+        Fields of plugins are among them only where they differ from their defaults; `plugins` then has the versions.
+        """
+        fields = type(self).model_fields
+        unused = {name for name in self.plugin_fields if getattr(self, name) == fields[name].default}
+        values = self.model_dump(mode="json", exclude={*self.execution_fields, *self.unset_later_fields(), *unused})
+        if used := dict(found for name, found in sorted(self.plugin_fields.items()) if name not in unused):
+            values["plugins"] = used
+        return values
 
     def unset_later_fields(self) -> set[str]:
         """Return those of `later_fields` that have their defaults."""

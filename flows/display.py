@@ -24,7 +24,12 @@ from flows.terminal_block import TerminalBlock
 from tasks.engine.context import IS_PROGRESS
 
 logger = logging.getLogger(__name__)
-for _package in ("flows", "infra", "tasks"):  # Prefect adds its handlers to these loggers and leaves them at WARNING
+for _package in (
+    "flows",
+    "infra",
+    "plugins",
+    "tasks",
+):  # Prefect adds its handlers to these loggers and leaves them at WARNING
     logging.getLogger(_package).setLevel(logging.INFO)
 
 ARTEFACT_SECONDS = 2.0

@@ -12,7 +12,19 @@ from dataops.home import CHECKOUT
 
 ROOT = Path(CHECKOUT)
 _TOP_FILES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
-_FOLDERS = ("flows", "infra", "tasks", "training", "dataops", "tests", "configs", "docs", "benchmarks", ".ci")
+_FOLDERS = (
+    "flows",
+    "infra",
+    "tasks",
+    "training",
+    "dataops",
+    "plugins",
+    "tests",
+    "configs",
+    "docs",
+    "benchmarks",
+    ".ci",
+)
 """Top-level folders of the repository: a path in backticks that begins with one of them must exist."""
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 _LINK = re.compile(r"\]\(\s*<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\s*\)")

@@ -34,7 +34,7 @@ from tasks.engine.lease import HeldLease, hold_lease
 
 logger = logging.getLogger(__name__)
 
-CODE = ("dataops", "flows", "infra", "tasks", "training", "constraints.txt", "pyproject.toml")
+CODE = ("dataops", "flows", "infra", "plugins", "tasks", "training", "constraints.txt", "pyproject.toml")
 """Files and folders of the checkout on which the result of a run may depend."""
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)

@@ -1,12 +1,9 @@
-"""Fixtures of all unit tests, and the settings of Hypothesis."""
+"""Fixtures of all unit tests."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
-
-settings.load_profile("ci")  # the same examples each time, and no time limit of an example: a busy machine exceeds it
 
 
 @pytest.fixture(scope="session", autouse=True)

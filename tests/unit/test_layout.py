@@ -3,15 +3,14 @@
 import ast
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from dataops.home import CHECKOUT
 
-ROOTS = ("flows", "infra", "tasks", "training", "dataops", "benchmarks")
-MAX_MODULES, MAX_LINES = 20, 400
+ROOTS = ("flows", "infra", "tasks", "training", "dataops", "plugins", "benchmarks")
+MAX_LINES = 600
 STAGES = ("extract", "filter", "download", "curate", "pack", "train", "evaluate", "register")
 
 
@@ -24,18 +23,13 @@ def modules(*roots: str) -> list[Path]:
     return sorted(path for path in paths if path.exists())
 
 
-def test_folder_holds_at_most_20_modules():
-    sizes = Counter(path.parent for path in modules(*ROOTS))
-    assert {folder: size for folder, size in sizes.items() if size > MAX_MODULES} == {}
-
-
-def test_module_has_at_most_400_lines():
+def test_module_has_at_most_600_lines():
     sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules(*ROOTS)}
     assert {path: size for path, size in sizes.items() if size > MAX_LINES} == {}
 
 
 def test_each_folder_says_in_its_docstring_what_belongs_in_it():
-    folders = {path.parent for path in modules(*ROOTS)}
+    folders = {path.parent for path in modules(*ROOTS) if "tests" not in path.relative_to(CHECKOUT).parts}
     silent = [
         folder
         for folder in folders

@@ -4,6 +4,7 @@ import signal
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
 _TOGETHER = {
@@ -25,6 +26,8 @@ _FIRST = (
     *("test_export.py", "test_pyfunc.py", "test_page_cost.py"),
 )
 """Test files that take longest, begun first: the last file of a run keeps one process busy while the others wait."""
+
+settings.load_profile("ci")  # the same examples each time, and no time limit of an example: a busy machine exceeds it
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell sets it for what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that commands that tests start can be interrupted

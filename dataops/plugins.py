@@ -1,0 +1,187 @@
+"""Find what the core and its plugins register: commands, rules, source kinds, losses, executors and so on.
+
+Each is one object in one module. An entry point names it, in the group `pairmill.KIND` of the distribution that brings it
+(`pairmill.rules`, `pairmill.losses`). The core registers its own objects in the same way. Modules with these objects are
+light: what is heavy is imported where it is used.
+
+The config of an object extends the config table of its kind (`extend`). It enters the key of a snapshot only where a config
+uses it; then the name and version of the plugin enter the key as well.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from pydantic import BaseModel, create_model
+
+from dataops.errors import ConfigError
+
+CORE = ("flows", "infra", "tasks", "training", "dataops")
+"""Import packages of the core. What lies elsewhere is a plugin."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """An object with keys of its own in the config table of its kind.
+
+    `table` states where: None adds the fields of `config` to the table itself (`filter.min_chars`); a name adds them as an
+    optional table of that name (`[curate.clusters]`).
+    """
+
+    config: type[BaseModel] | None
+    table: str | None
+
+
+@cache
+def load(kind: str) -> Mapping[str, Any]:
+    """Return the objects of a kind by name, in the order of their `order` (a number, 100 by default), then of their names.
+
+    Objects whose module, or a package that their module imports, is not installed are left out.
+
+    Raises: ConfigError if a plugin's object cannot be imported for another reason: it names the distribution.
+    """
+    objects = {name: _import(point) for name, point in _points(kind).items()}
+    found = {name: value for name, value in objects.items() if value is not None}
+    ranked = sorted(found.items(), key=lambda item: (getattr(item[1], "order", 100), item[0]))
+    return MappingProxyType(dict(ranked))
+
+
+def find(kind: str, name: str) -> Any:
+    """Return the object of a kind with this name.
+
+    Raises: ConfigError with the names that there are, or with the command that installs it.
+    """
+    found = load(kind)
+    if name in found:
+        return found[name]
+    if remedy := missing(kind).get(name):
+        raise ConfigError(f"{name!r} is not installed: {remedy}")
+    raise ConfigError(f"there is no {name!r} among the {kind}; there are {', '.join(found)}")
+
+
+def missing(kind: str) -> Mapping[str, str]:
+    """Return the command that installs each registered object of a kind whose module or packages are missing, by name."""
+    return {name: install_command(point) for name, point in _points(kind).items() if name not in load(kind)}
+
+
+def targets(kind: str) -> Mapping[str, str]:
+    """Return the `module:attribute` of each registered object whose module exists, by name, without importing it."""
+    return {name: point.value for name, point in sorted(_points(kind).items()) if _exists(point)}
+
+
+def kinds(prefix: str) -> tuple[str, ...]:
+    """Return the registered kinds that begin with a prefix, such as those of `commands.`, sorted."""
+    groups = (group.removeprefix("pairmill.") for group in entry_points().groups if group.startswith("pairmill."))
+    return tuple(sorted(kind for kind in groups if kind.startswith(prefix)))
+
+
+def install_command(point: EntryPoint) -> str:
+    """Return the command that installs a plugin: pairmill's extra of its name, or the distribution that registers it."""
+    top, _, rest = point.module.partition(".")
+    if top == "plugins":
+        return f"pip install 'pairmill[{rest.partition('.')[0]}]'"
+    return f"pip install --force-reinstall {point.dist.name if point.dist else top}"
+
+
+def extend(model: type[ModelT], kind: str) -> type[ModelT]:
+    """Return a model with the config keys of all registered objects of a kind, to be the base of a config table.
+
+    The class has `plugin_fields`, the name and version of the plugin by field. The core's own fields are not among them.
+
+    Raises: ConfigError if two objects have the same key.
+    """
+    mixins: list[type[BaseModel]] = []
+    tables: dict[str, Any] = {}
+    plugin_fields: dict[str, tuple[str, int]] = {}
+    owners = dict.fromkeys(model.model_fields, model.__name__)
+    for name, value in load(kind).items():
+        config = value.config if isinstance(value, Configurable) else None
+        if config is None:
+            continue
+        fields = [value.table] if value.table else list(config.model_fields)
+        if doubled := [field for field in fields if field in owners]:
+            raise ConfigError(f"{kind} {name}: its config key {doubled[0]} is already that of {owners[doubled[0]]}")
+        owners |= dict.fromkeys(fields, name)
+        if value.table:
+            tables[value.table] = (config | None, None)
+        else:
+            mixins.append(config)
+        if not _is_core(_points(kind)[name]):
+            plugin_fields |= dict.fromkeys(fields, (name, getattr(value, "version", 1)))
+    bases = (model, *mixins)
+    made: Any = create_model(
+        model.__name__, __base__=bases, __module__=model.__module__, __doc__=model.__doc__, **tables
+    )
+    made.plugin_fields = {**getattr(model, "plugin_fields", {}), **plugin_fields}
+    return made
+
+
+def require(packages: Iterable[str], extra: str, purpose: str) -> None:
+    """Check that optional packages are installed.
+
+    Args:
+        packages: their import names.
+        extra: the extra of pairmill that brings them.
+        purpose: what needs them, as the subject of the message: "train.wandb".
+
+    Raises: ConfigError with the command that installs them.
+    """
+    if lacking := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f"{purpose} needs {', '.join(lacking)}, not installed here: pip install 'pairmill[{extra}]'")
+
+
+@cache
+def _points(kind: str) -> Mapping[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"pairmill.{kind}"):
+        if point.name in found and found[point.name].value != point.value:
+            one, other = found[point.name], point
+            raise ConfigError(
+                f"two distributions register {kind} {point.name}: {_owner(one)} and {_owner(other)}; uninstall one"
+            )
+        found[point.name] = point
+    return found
+
+
+def _import(point: EntryPoint) -> Any:
+    """Return the object of an entry point, or None if its module or a package that it imports is not installed."""
+    try:
+        return point.load()
+    except ModuleNotFoundError as error:
+        if _is_core(point):
+            raise
+        if error.name is not None and importlib.util.find_spec(error.name.partition(".")[0]) is not None:
+            if not _exists(point):
+                return None
+            raise ConfigError(f"{_owner(point)}: cannot import {point.value}: {error}") from error
+        return None
+    except ConfigError:
+        raise
+    except Exception as error:
+        if _is_core(point):
+            raise
+        raise ConfigError(
+            f"{_owner(point)}: cannot import {point.value}: {type(error).__name__}: {error}; update or uninstall it"
+        ) from error
+
+
+def _exists(point: EntryPoint) -> bool:
+    """Return whether the module of an entry point is there; its parents are imported, it is not."""
+    try:
+        return importlib.util.find_spec(point.module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _is_core(point: EntryPoint) -> bool:
+    return point.module.partition(".")[0] in CORE
+
+
+def _owner(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.module

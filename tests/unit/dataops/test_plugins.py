@@ -1,0 +1,135 @@
+"""Distributions in a temporary folder register objects; only their metadata and modules are there, as after an install."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.plugins import find, install_command, load, require
+
+
+class Stranger:
+    """Installs distributions of one module each, and runs code that sees them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def install(self, name: str, module: str, points: str) -> None:
+        metadata = self.folder / f"{name}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(textwrap.dedent(points))
+        (self.folder / f"{name}.py").write_text(textwrap.dedent(module))
+
+    def run(self, code: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        return subprocess.run(
+            command, env={"PYTHONPATH": f"{self.folder}:{Path.cwd()}"}, capture_output=True, text=True
+        )
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Stranger:
+    return Stranger(tmp_path)
+
+
+TABLE = """
+    from types import SimpleNamespace
+    from pydantic import BaseModel
+    class Config(BaseModel):
+        shade: int = 3
+    THING = SimpleNamespace(config=Config, table={table!r}, version=7, order={order})
+"""
+USE = """
+    from dataops.config import StageConfig
+    from dataops.plugins import extend, load
+    class Base(StageConfig):
+        depth: int = 1
+    class Table(extend(Base, "things")):
+        pass
+    """
+
+
+def test_objects_come_in_their_order(stranger: Stranger):
+    for name, order in (("late", 9), ("early", 1)):
+        stranger.install(name, TABLE.format(table=name, order=order), f"[pairmill.things]\n{name} = {name}:THING\n")
+    done = stranger.run("from dataops.plugins import load; print(list(load('things')))")
+    assert done.stdout.strip() == "['early', 'late']", done.stderr
+
+
+def test_key_of_a_plugin_is_in_the_snapshot_key_only_where_it_is_set(stranger: Stranger):
+    stranger.install("colour", TABLE.format(table=None, order=1), "[pairmill.things]\ncolour = colour:THING\n")
+    done = stranger.run(USE + "print(Table().key_config(), Table(shade=4).key_config())")
+    assert done.stdout.strip() == "{'depth': 1} {'shade': 4, 'depth': 1, 'plugins': {'colour': 7}}", done.stderr
+
+
+def test_table_of_a_plugin_is_optional(stranger: Stranger):
+    stranger.install("colour", TABLE.format(table="colour", order=1), "[pairmill.things]\ncolour = colour:THING\n")
+    done = stranger.run(USE + "print(Table().key_config(), Table(colour={'shade': 4}).key_config())")
+    expected = "{'depth': 1} {'depth': 1, 'colour': {'shade': 4}, 'plugins': {'colour': 7}}"
+    assert done.stdout.strip() == expected, done.stderr
+
+
+def test_two_objects_with_one_key_are_an_error_that_names_both(stranger: Stranger):
+    for name in ("blue", "green"):
+        stranger.install(name, TABLE.format(table=None, order=1), f"[pairmill.things]\n{name} = {name}:THING\n")
+    done = stranger.run(USE)
+    assert "things green: its config key shade is already that of blue" in done.stderr
+
+
+def test_two_distributions_with_one_name_are_an_error_that_names_both(stranger: Stranger):
+    for name in ("blue", "green"):
+        stranger.install(name, TABLE.format(table=None, order=1), f"[pairmill.things]\nsame = {name}:THING\n")
+    done = stranger.run(USE)
+    assert "blue 1.0" in done.stderr
+    assert "green 1.0" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["import there_is_no_such_package", None], ids=["package", "module"])
+def test_object_without_its_packages_counts_as_not_installed(stranger: Stranger, module: str | None):
+    stranger.install("bare", module or "", "[pairmill.things]\nbare = bare:THING\n")
+    if module is None:
+        (stranger.folder / "bare.py").unlink()
+    done = stranger.run("""
+        from dataops.plugins import find, load, missing, targets
+        print(dict(load("things")), dict(missing("things")))
+        find("things", "bare")
+    """)
+    assert done.stdout.strip() == "{} {'bare': 'pip install --force-reinstall bare'}"
+    assert "'bare' is not installed: pip install --force-reinstall bare" in done.stderr
+
+
+def test_broken_module_is_an_error_that_names_its_distribution(stranger: Stranger):
+    stranger.install("broken", "import dataops.no_such_module", "[pairmill.things]\nbroken = broken:THING\n")
+    done = stranger.run("from dataops.plugins import load; load('things')")
+    assert "broken 1.0: cannot import broken:THING" in done.stderr
+
+
+def test_targets_import_nothing(stranger: Stranger):
+    stranger.install("loud", "print('imported')", "[pairmill.things]\nloud = loud:THING\n")
+    done = stranger.run("from dataops.plugins import targets; print(dict(targets('things')))")
+    assert done.stdout.strip() == "{'loud': 'loud:THING'}", done.stderr
+
+
+def test_unknown_name_is_an_error_with_the_known_ones():
+    with pytest.raises(ConfigError, match="there is no 'x' among the no-such-kind"):
+        find("no-such-kind", "x")
+    assert dict(load("no-such-kind")) == {}
+
+
+def test_extra_of_a_plugin_is_its_folder():
+    from importlib.metadata import EntryPoint
+
+    point = EntryPoint("browse", "plugins.browse.command:browse", "pairmill.commands.look")
+    assert install_command(point) == "pip install 'pairmill[browse]'"
+
+
+def test_missing_package_is_an_error_with_the_command_that_installs_it():
+    require(["json"], "any", "a key")
+    with pytest.raises(
+        ConfigError, match=r"a key needs no_such_package, not installed here: pip install 'pairmill\[any\]'"
+    ):
+        require(["json", "no_such_package"], "any", "a key")
