@@ -25,6 +25,7 @@ from PIL import Image
 from benchmarks.cases.evaluate_suite import INSTALL, SuiteFiles, pair_metrics
 from benchmarks.inputs.image_server import load_photographs, make_jpeg
 from benchmarks.measure import Row, finish, make_parser, peer_imports, time_in_turn
+from dataops.process import count_cores
 from training.evaluate import evaluate
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
@@ -32,7 +33,6 @@ from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer
 from training.model_config import ModelConfig
-from training.process import count_cores
 from training.train import resolve_precision
 
 with peer_imports(INSTALL):

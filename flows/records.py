@@ -21,12 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError, PairmillError, StorageError
 from dataops.messages.waiting import waiting
+from dataops.process import pid_namespace, process_fingerprint
 from dataops.snapshot import Counts, Manifest, find_manifest
 from dataops.stages import STAGES, RunState
 from dataops.store import Store, open_store
 from tasks.checks.report import CheckReport
 from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, find_holder
-from training.process import pid_namespace, process_fingerprint
 
 if TYPE_CHECKING:  # importing it takes half a second, which commands that read records need not wait
     from flows.config import RunConfig
@@ -73,9 +73,9 @@ class Attempt(BaseModel):
     host: str
     pid: int
     place: str | None = None
-    """The pid namespace of `pid` (training.process.pid_namespace)."""
+    """The pid namespace of `pid` (dataops.process.pid_namespace)."""
     process: str | None = None
-    """Distinguishes this process from others of the same pid (training.process.process_fingerprint)."""
+    """Distinguishes this process from others of the same pid (dataops.process.process_fingerprint)."""
     flow: str = "pipeline"
     until: str | None = None
     """The last stage that this attempt should run; None for all."""

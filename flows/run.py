@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from dataops.errors import ConfigError, ContractError, DatasetBlocked
+from dataops.process import count_cores, cpu_seconds
 from dataops.snapshot import Manifest, Record, find_manifest
 from dataops.store import Store, open_store
 from flows.abandoned_runs import close_task_runs
@@ -49,7 +50,6 @@ from tasks.engine.stage import Plan, Stage, discard, make, plan, reuse
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome, Status
 from tasks.train.ray_launcher import train_on_ray
-from training.process import count_cores, cpu_seconds
 
 logger = logging.getLogger(__name__)
 

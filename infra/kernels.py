@@ -29,7 +29,7 @@ from dataops.kernels.entry_files import (
     read_entry,
     write_entry,
 )
-from training.process import count_cores
+from dataops.process import count_cores
 
 _CORE_SECONDS = 71
 """CPU time of compiling everything, about."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from dataops.config import StageConfig, problems_of
+from dataops.process import count_cores
 from training.datasets import Datasets
 from training.model_config import MIN_VOCAB_SIZE, ModelConfig, load_model_config
 from training.options.augment import AugmentConfig
@@ -18,7 +19,6 @@ from training.options.phases import Phases, list_dimensions
 from training.options.teacher import DistillConfig, TeacherConfig
 from training.options.text_init import TextInit
 from training.options.tower_checks import check_towers
-from training.process import count_cores
 from training.rendezvous import explain_refusal, is_loopback
 from training.towers.dimensions import assemble_dimensions
 

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError, PairmillError
 from dataops.kernels.without_package import skip_pandas
+from dataops.process import RETRYABLE, exit_with_parent
 from dataops.regular_files import read_bytes
 from training import distributed
 from training.config import TrainConfig
@@ -25,7 +26,6 @@ from training.evaluation.suite import Suite
 from training.failures import RankLost, explain_failure
 from training.model.checkpoint import write_atomically
 from training.model_config import FrozenModel, load_model_config
-from training.process import RETRYABLE, exit_with_parent
 from training.rendezvous import LAUNCHER_PID
 
 LOCK_SECONDS = 10

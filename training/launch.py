@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dataops.job_environment import select_job_environment
-from training.process import RETRYABLE
+from dataops.process import RETRYABLE
 from training.rendezvous import LAUNCHER_PID, MEETING_FILE
 
 POLL_SECONDS = 0.05

@@ -1,6 +1,6 @@
 """Run torchrun for one of several machines: `python -m training.torchrun PID [--allow-network] ARGUMENTS`.
 
-The ranks end with the process PID by themselves (training/process.py). An agent that outlived them would join the agents
+The ranks end with the process PID by themselves (dataops/process.py). An agent that outlived them would join the agents
 of other machines again, beside the agent that replaces it, so it must end first: at once where Linux's prctl exists.
 
 torchrun's store listens on all interfaces, and the agents unpickle what they read there. Without --allow-network the
@@ -18,8 +18,8 @@ from torch.distributed.elastic.rendezvous import c10d_rendezvous_backend
 
 from dataops.errors import ConfigError
 from dataops.job_environment import select_job_environment
+from dataops.process import ELSEWHERE, exit_with_parent
 from training.distributed import open_loopback_store
-from training.process import ELSEWHERE, exit_with_parent
 from training.rendezvous import GUARDED, explain_refusal, is_loopback
 
 PR_SET_PDEATHSIG = 1

@@ -38,12 +38,12 @@ from safetensors.torch import save_file
 from benchmarks.inputs.captions import make_web_captions
 from benchmarks.inputs.image_server import load_photographs
 from benchmarks.measure import BENCH_EXTRA, peer_imports
+from dataops.process import count_cores
 from training.evaluate import EvaluateJob, run_job
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.model.clip import CLIP
 from training.model_config import ModelConfig
-from training.process import count_cores
 
 INSTALL = f"{BENCH_EXTRA} && pip install --no-deps clip-benchmark==1.6.2"
 sys.modules.setdefault("clip_benchmark.metrics.captioning", ModuleType("captioning"))

@@ -20,11 +20,11 @@ from benchmarks.gpu_gates.arithmetic import compare_curves
 from benchmarks.gpu_gates.inputs import choose_model, write_job, write_shards
 from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge, not_run
 from dataops.digest import file_sha256
+from dataops.process import RETRYABLE
 from training import train
 from training.checkpoints.reading import find_newest_checkpoint
 from training.job import FAILURE, Job
 from training.loop.metrics_log import MetricsLog
-from training.process import RETRYABLE
 from training.rendezvous import LAUNCHER_PID, MEETING_FILE
 
 OUTPUTS = ("model.safetensors", "metrics.jsonl", "skipped.json", "tokenizer.json")

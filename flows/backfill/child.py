@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-from training.process import exit_with_parent
+from dataops.process import exit_with_parent
 
 if __name__ == "__main__":
     exit_with_parent(int(sys.argv.pop(1)))

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dataops.errors import ConfigError, PairmillError
+from dataops.process import count_cores
 from dataops.snapshot import Manifest, load_manifest
 from dataops.store import Store
 from flows.records import FINISHED, RunRecord, read_record
-from training.process import count_cores
 
 MAX_RUNS = 30
 """Number of the newest runs that are read."""

@@ -13,6 +13,7 @@ import polars as pl
 
 from dataops.config import StageConfig
 from dataops.errors import ConfigError
+from dataops.process import count_cores
 from dataops.snapshot import Manifest, find_manifest, read_parts
 from dataops.store import Store, open_store
 from flows.config import RunConfig, apply_setting, validate_values
@@ -26,7 +27,6 @@ from tasks.engine.stage import Stage, make, plan
 from tasks.extract.sources.base import FilesSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter.stage import FILTER
-from training.process import count_cores
 
 STAGES: dict[str, tuple[Stage, str | None]] = {
     "extract": (EXTRACT, None),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from training.process import process_fingerprint
+from dataops.process import process_fingerprint
 
 MARK = "PAIRMILL_SERVICE"
 """Environment variable that holds the folder of the service that a process belongs to."""

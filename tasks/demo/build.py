@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError
+from dataops.process import count_cores
 from tasks.demo.archive import archive_site
 from tasks.demo.draft import SiteDraft
 from tasks.demo.emoji_set import Emoji, load_emoji
@@ -32,7 +33,6 @@ from tasks.demo.pages import BASE_URL, HOST
 from tasks.demo.queries import build_queries
 from tasks.demo.site import ENDONYMS, build_site
 from tasks.demo.suite import build_suite
-from training.process import count_cores
 
 BUILD_VERSION = 3
 """Raised when the output changes."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dataops.process import count_cores
 from dataops.snapshot import Record
 from dataops.store import Store
-from training.process import count_cores
 
 IS_PROGRESS = "is_progress"
 """Attribute of a log record that repeats what the progress shows: consoles leave it out."""

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.errors import ConfigError, LeaseLost, PairmillError, StorageError
 from dataops.messages.waiting import waiting
+from dataops.process import pid_namespace, process_fingerprint
 from dataops.snapshot import Draft, Fence
 from dataops.store import Store
 from tasks.engine.context import Context
-from training.process import pid_namespace, process_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 POLL_SECONDS = 1.0
 ORPHAN_SECONDS = 0.5
-"""Seconds to wait after the end of a holder on this machine: its workers end within 0.25 s (training/process.py)."""
+"""Seconds to wait after the end of a holder on this machine: its workers end within 0.25 s (dataops/process.py)."""
 _ENDED: set[str] = set()
 """Tokens of leases that this process no longer holds, also where the store could not be updated."""
 
@@ -51,9 +51,9 @@ class Lease(BaseModel):
     host: str
     pid: int
     place: str
-    """Namespace of `pid` (training.process.pid_namespace)."""
+    """Namespace of `pid` (dataops.process.pid_namespace)."""
     process: str | None
-    """Fingerprint of the process, since a pid is used again (training.process.process_fingerprint)."""
+    """Fingerprint of the process, since a pid is used again (dataops.process.process_fingerprint)."""
     since: str
     """Start by the holder's clock; only for messages."""
     beat: int = 0

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
 from dataops.kernels.without_package import skip_pandas
 from dataops.messages.waiting import pause
+from dataops.process import exit_with_parent
 from dataops.snapshot import Draft, Fence, Record
 from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
@@ -32,7 +33,6 @@ from tasks.engine.map_progress import SHOW_SECONDS, MapProgress, MapView, Task
 from tasks.engine.process_guard import guard_process
 from tasks.engine.ray_pool import ray_pool
 from tasks.engine.task_report import begin_task, end_task
-from training.process import exit_with_parent
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from typing import Any
 
 from dataops.errors import ConfigError, JobFailed, PairmillError, ServiceError
 from dataops.home import CHECKOUT
+from dataops.process import exit_with_parent
 from dataops.redaction import redact, scrub
 from dataops.store import FolderStore, open_store
 from tasks.engine.context import ClusterCapacity, RayCluster
 from tasks.engine.process_guard import guard_process
-from training.process import exit_with_parent
 
 PACKAGES = ("dataops", "tasks", "training")
 """Packages with the code that makes parts."""

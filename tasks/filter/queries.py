@@ -12,10 +12,10 @@ import polars as pl
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
+from dataops.process import count_cores
 from dataops.regular_files import check_regular
 from dataops.text.query_building import LEMMAS, TITLES, WORDS, Thresholds, merge_queries, select_bigrams, select_words
 from tasks.filter.query_corpus import count_corpus_bigrams, count_corpus_unigrams, read_lines
-from training.process import count_cores
 
 logger = logging.getLogger(__name__)
 

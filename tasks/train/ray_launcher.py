@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, JobFailed, ServiceError
+from dataops.process import exit_with_parent
 from dataops.redaction import remove_secrets
 from dataops.snapshot import Manifest, find_manifest
 from tasks.engine.context import ClusterCapacity, Context, RayCluster
@@ -33,7 +34,6 @@ from tasks.engine.ray_pool import (
 from tasks.engine.stage import Plan
 from tasks.train.ray_actor import ActorStatus, Trainer, TrainingRequest
 from training.config import TrainConfig
-from training.process import exit_with_parent
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from dataops.errors import ConfigError
 from dataops.home import home
+from dataops.process import ELSEWHERE
 from dataops.snapshot import Counts, Input, Manifest, Part, Record
 from tasks.engine.context import IS_PROGRESS
 from tasks.engine.stage import Stage, StageOutput, Work
@@ -28,7 +29,6 @@ from tasks.train.live_metrics import LiveRun
 from tasks.train.shard_supply import ShardSupply
 from training.config import TRACE, TrainConfig
 from training.options.packages import check_packages
-from training.process import ELSEWHERE
 
 logger = logging.getLogger(__name__)
 

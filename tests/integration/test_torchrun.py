@@ -14,11 +14,11 @@ import pytest
 import tasks.engine.subprocess_job
 from dataops.errors import JobFailed
 from dataops.home import CHECKOUT
+from dataops.process import ELSEWHERE
 from tasks.engine.subprocess_job import ranks_launcher, run_job
 from tasks.train.stage import build_launcher
 from tests.unit.training.test_ranks import find_free_ports
 from training.config import TrainConfig
-from training.process import ELSEWHERE
 
 pytestmark = pytest.mark.timeout(240)
 SHOW_SOCKETS = """

@@ -41,7 +41,7 @@ ALLOWED = {
     "infra/healthcheck.py urllib.request": "a container's health check: asks the server beside it",
     "infra/doctor/servers.py urllib.request": "asks the servers that the environment names what they are",
     "infra/local/worker.py socket": "this machine's name",
-    "training/process.py socket": "this machine's name",
+    "dataops/process.py socket": "this machine's name",
     "training/distributed.py socket": "the store of ranks that meet at an address of loopback listens there alone",
     "training/distributed.py torch.load": "what ranks exchange, with weights_only=True in place of torch's own pickle",
     "tasks/register/promotion.py socket": "this machine's name",

@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 from dataops.errors import ContractError
+from dataops.process import count_cores
 from training import distributed
 from training.evaluation.pooled_features import PooledFeatures
 from training.evaluation.samples import Sample
 from training.model.preprocess import decode_rgb
-from training.process import count_cores
 
 TOKENS_PER_BATCH = 1024
 """Tokens of a text batch on the CPU: batches of equal size in tokens cost the same, and these stay in a core's cache."""

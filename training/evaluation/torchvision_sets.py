@@ -19,9 +19,9 @@ from PIL import Image
 from pydantic import Field, ValidationError
 
 from dataops.errors import ConfigError, PairmillError, SourceError
+from dataops.process import exit_with_parent
 from training.evaluation.sets import CLASS_NAMES, DATASET_TYPE, DEFAULT_TEMPLATE, SHARD_COUNT, TEMPLATES
 from training.model_config import FrozenModel
-from training.process import exit_with_parent
 
 SAMPLES_A_SHARD = 10_000
 

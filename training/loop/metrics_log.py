@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from dataops.digest import canonical_json
+from dataops.process import resident_bytes
 from training import distributed
 from training.data.loader import Batch
 from training.data.sampling_plan import Plan
 from training.loop.flops import find_peak
-from training.process import resident_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataops.formatting import format_bytes, format_quantity
+from dataops.process import count_cores
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.config import load_config
 from flows.planning.estimate import Estimate
 from flows.planning.plan import PlannedStage, RunPlan, plan_run
-from training.process import count_cores
 
 BUSY = 1.5
 """Processes per core that want to run, from which a plan states that the machine is busy."""

@@ -9,12 +9,12 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Running
 
+from dataops.process import process_fingerprint
 from dataops.store import FolderStore
 from flows import abandoned_runs
 from flows.abandoned_runs import close_flow_run, close_killed_runs
 from flows.records import RunRecord, load_run
 from tasks.tracking import parent_run
-from training.process import process_fingerprint
 
 FLOW_RUN = uuid4()
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from dataops.errors import ConfigError, StorageError
+from dataops.process import pid_namespace
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from flows import records
@@ -23,7 +24,6 @@ from flows.records import (
     remember_store,
 )
 from tasks.engine.lease import Lease
-from training.process import pid_namespace
 
 
 def record(run_id: str, created_at: str = "2026-01-01T00:00:00+00:00") -> RunRecord:

@@ -298,7 +298,7 @@ def test_a_job_without_a_parent_ends(tmp_path, suite):
     code = (
         "import os, subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import os, time\\n"
-        "from training.process import exit_with_parent\\n"
+        "from dataops.process import exit_with_parent\\n"
         "exit_with_parent(os.getppid(), 0.1)\\nprint(1, flush=True)\\ntime.sleep(60)'], stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\nprint(child.pid, flush=True)\nos._exit(0)\n"
     )

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from dataops.digest import file_sha256
+from dataops.process import ELSEWHERE
 from tasks.train.stage import build_launcher
 from tests.unit.tasks.train.test_shard_supply import Dataset, dataset, job_of, size_of, supply
 from tests.unit.training.conftest import output_of, rows_of, with_suite
 from training.config import TrainConfig
-from training.process import ELSEWHERE
 from training.train import main
 
 MakeJob = Callable[..., Path]

@@ -23,6 +23,7 @@ from torch.distributed import distributed_c10d
 
 from benchmarks.gpu_gates.jobs import Trial, run_job
 from dataops.errors import ConfigError
+from dataops.process import RETRYABLE
 from tests.unit.training.conftest import RESNET, output_of, rows_of, with_suite
 from tests.unit.training.test_ranks import assert_same_training
 from training import distributed, train
@@ -33,7 +34,6 @@ from training.job import Job
 from training.loop.initial_model import build_initial_model
 from training.loop.out_of_memory import describe_out_of_memory
 from training.model_config import ModelConfig
-from training.process import RETRYABLE
 from training.sharding import Part, rows_of_part
 
 MakeJob = Callable[..., Path]

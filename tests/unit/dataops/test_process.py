@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from dataops import process
 from dataops.home import CHECKOUT
-from training import process
 
-MACHINE = {"flows/commands/before/plan.py", "training/process.py"}
+MACHINE = {"flows/commands/before/plan.py", "dataops/process.py"}
 """Modules that count the cores of the machine: to compare its load with them, or where the process has no limit."""
 NO_PROC = "process._PROC = __import__('pathlib').Path('/nowhere')\n"
 
@@ -49,7 +49,7 @@ def test_pid_namespace_names_the_process_table(system):
 
 def test_a_job_ends_with_its_parent(system):
     """Follow a process that is not the direct parent, since torchrun is between them."""
-    code = "import sys, time\nfrom training import process\n" + (NO_PROC if system == "ps" else "")
+    code = "import sys, time\nfrom dataops import process\n" + (NO_PROC if system == "ps" else "")
     code += "process.exit_with_parent(int(sys.argv[1]))\nprint('follows', flush=True)\ntime.sleep(60)\n"
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as master:
