@@ -16,11 +16,6 @@ class StageConfig(BaseModel):
     execution_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that set how the work is done and cannot change what comes out: they stay out of the snapshot's key."""
 
-    later_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that are in the snapshot's key only where they differ from their defaults.
-
-    A new field whose default changes nothing is listed here, so that the keys of existing configs stay as they are."""
-
     plugin_fields: ClassVar[dict[str, tuple[str, int]]] = {}
     """Name and version of the plugin that adds a field, by field (`dataops.plugins.extend`)."""
 
@@ -30,15 +25,12 @@ class StageConfig(BaseModel):
         Fields of plugins are among them only where they differ from their defaults; `plugins` then has the versions.
         """
         fields = type(self).model_fields
-        unused = {name for name in self.plugin_fields if getattr(self, name) == fields[name].default}
-        values = self.model_dump(mode="json", exclude={*self.execution_fields, *self.unset_later_fields(), *unused})
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in self.plugin_fields}
+        unused = {name for name, default in defaults.items() if getattr(self, name) == default}
+        values = self.model_dump(mode="json", exclude={*self.execution_fields, *unused})
         if used := dict(found for name, found in sorted(self.plugin_fields.items()) if name not in unused):
             values["plugins"] = used
         return values
-
-    def unset_later_fields(self) -> set[str]:
-        """Return those of `later_fields` that have their defaults."""
-        return {name for name in self.later_fields if getattr(self, name) == type(self).model_fields[name].default}
 
     def problems(self) -> list[str]:
         """Return what is wrong with the files and libraries that the table names: a line each, which begins with the path

@@ -71,41 +71,6 @@ class TrainConfig(StageConfig):
     """Fields that change how a run executes but no bit of its output; the snapshot key leaves them out."""
     placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc", "nnodes", "sharding"})
     """Fields that change only the last bits of sums: a job resumes from a checkpoint made with other values."""
-    later_fields: ClassVar[frozenset[str]] = frozenset(
-        {
-            "dataset",
-            "captions",
-            "image_init",
-            "image_size",
-            "text_init",
-            "sharding",
-            "warmup_steps",
-            "schedule",
-            "rsqrt_steps",
-            "cooldown",
-            "cooldown_shape",
-            "optimizer",
-            "muon_momentum",
-            "layer_decay",
-            "unlocked_image_groups",
-            "lock_text",
-            "unlocked_text_groups",
-            "lock_norms",
-            "ema",
-            "max_bad_steps",
-            "multi_positive",
-            "global_loss",
-            "distill",
-            "reference",
-            "average_last",
-            "average_every",
-            "bad_loss",
-            "bad_grad_norm",
-            "max_rollbacks",
-            "fp8",
-            "phase",
-        }
-    )
 
     model: str = "ViT-B-32"
     """A name in configs/models/, or the path of such a JSON file."""

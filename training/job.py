@@ -102,7 +102,7 @@ class Job(RanksJob):
             raise ConfigError(f"shard {error.filename}: {error.strerror}") from error
         excluded = TrainConfig.execution_fields | (set() if placement else TrainConfig.placement_fields)
         kept = {"checkpoint_every"} if self.train.max_rollbacks else set()
-        settings = self.train.model_dump(mode="json", exclude={*excluded, *self.train.unset_later_fields()} - kept)
+        settings = self.train.model_dump(mode="json", exclude=excluded - kept)
         model = load_model_config(self.train.model).model_dump(mode="json")
         return hashlib.sha256(canonical_json([settings, model, self.seed, shards]).encode()).hexdigest()
 

@@ -10,7 +10,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dataops.config import tables_of
-from docs.tools.config_since import since
 from docs.tools.markdown import escape_html, fill, format_table
 from flows.config import RunConfig
 from flows.keys.documented import documented_fields, meaning, table_summary
@@ -21,9 +20,9 @@ _INTRO = """# Config keys
 A run is configured by one TOML file. `pairmill run mine.toml --set train.epochs=3` overrides one
 key. All errors are reported together, each with the key, the value and what is allowed.
 
-This page lists every key: its type, its default, the version of pairmill that has it first, and its
-meaning. A key without a default is required. A default of "not set" means that the key may be left
-out; TOML has no value for it. `pairmill config show mine.toml` prints a file with all keys, and
+This page lists every key: its type, its default and its meaning. A key without a default is
+required. A default of "not set" means that the key may be left out; TOML has no value for it.
+`pairmill config show mine.toml` prints a file with all keys, and
 `pairmill config schema` the JSON Schema for editors. Complete files to start from are
 `configs/demo.toml`, `configs/common-crawl.toml`, `configs/pairs.toml`, `configs/site.toml` and
 `configs/archive.toml`.
@@ -79,11 +78,8 @@ def _source_sections() -> Iterator[str]:
 
 def _section(heading: str, doc: str, fields: dict[str, FieldInfo], path: str) -> str:
     table = format_table(
-        ("key", "type", "default", "since", "meaning"),
-        [
-            (f"`{name}`", *_type_and_default(field, f"{path}.{name}"), since(f"{path}.{name}"), meaning(field))
-            for name, field in fields.items()
-        ],
+        ("key", "type", "default", "meaning"),
+        [(f"`{name}`", *_type_and_default(field, f"{path}.{name}"), meaning(field)) for name, field in fields.items()],
     )
     return "\n\n".join(part for part in (f"## {heading}", escape_html(fill(doc)), table) if part)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from dataops.home import CHECKOUT
 from docs.tools import columns_page, commands_page, config_page, drop_reasons_page, exit_codes_page
-from docs.tools.config_since import record_new_keys
 
 PAGES: dict[str, Callable[[], str]] = {
     "config.md": config_page.render,
@@ -26,7 +25,6 @@ def render_page(name: str) -> str:
 
 def main() -> None:
     """Write all pages, and name those that changed."""
-    record_new_keys()
     for name in PAGES:
         path, text = Path(CHECKOUT) / "docs" / name, render_page(name)
         if not path.exists() or path.read_text(encoding="utf-8") != text:

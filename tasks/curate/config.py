@@ -1,7 +1,7 @@
 """Define `[curate]`: which images are good enough, which are duplicates, and which must not be trained on."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -51,8 +51,6 @@ def find_evaluation_files(path: str) -> list[SourceFile]:
 
 class CurateConfig(SourceOrder):
     """`[curate]`: which images are good enough, and which are duplicates."""
-
-    later_fields: ClassVar[frozenset[str]] = frozenset({"clusters", "recaption"})
 
     min_side: int = Field(default=32, ge=1)
     """Drop images whose original has a smaller side of fewer pixels."""

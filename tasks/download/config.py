@@ -45,7 +45,6 @@ class DownloadConfig(PoliteConfig):
     """`[download]`: how images are fetched, resized and stored."""
 
     execution_fields: ClassVar[frozenset[str]] = PoliteConfig.execution_fields | {"threads"}
-    later_fields: ClassVar[frozenset[str]] = PoliteConfig.later_fields | {"hash_lists"}
 
     image_size: int = Field(default=224, ge=1, le=8192)
     """Size in pixels of the side that `resize_mode` names."""

@@ -133,7 +133,6 @@ class FilterConfig(RuleConfig, SourceOrder):
     some more, to run and to read one slice of a part: the same for any number of rows."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})
-    later_fields: ClassVar[frozenset[str]] = frozenset({"captions_per_image", "opt_out_lists"})
 
     def key_config(self) -> dict[str, Any]:
         """Return the fields of the key, without paths of queries and lists, whose content is an input of the stage."""

@@ -54,7 +54,6 @@ class Source(StageConfig, ABC):
     """Maximum number of files that may be unreadable after retries; above it the stage fails. Unreadable files are listed
     in the manifest and in the run's summary."""
 
-    later_fields: ClassVar[frozenset[str]] = frozenset({"name", "license"})
     extracted_with: ClassVar[str]
     """Value of the column `extracted_with`: the extractor and its version."""
     selection_fields: ClassVar[frozenset[str]] = frozenset({"name", "max_failed_files"})

@@ -42,7 +42,6 @@ class PairsSource(FilesSource):
     """Maximum rows of a part. A larger local Parquet file becomes several parts, split between its row groups."""
 
     extracted_with: ClassVar[str] = "pairmill-pairs/1"
-    later_fields: ClassVar[frozenset[str]] = FilesSource.later_fields | {"more_captions"}
 
     def problems(self) -> list[str]:
         problems = super().problems()

@@ -38,8 +38,7 @@ def test_page_is_what_the_code_gives(name: str):
 def test_each_config_key_has_a_type_and_a_meaning():
     rows = [line.strip("| ").split(" | ") for line in CONFIG.splitlines() if line.startswith("| `")]
     assert len(rows) > 200
-    assert [row for row in rows if len(row) < 5 or not row[1] or len(row[4]) < 10] == []
-    assert [row for row in rows if not re.fullmatch(r"\d+\.\d+\.\d+", row[3])] == []
+    assert [row for row in rows if len(row) < 4 or not row[1] or len(row[3]) < 10] == []
 
 
 def test_each_column_has_a_meaning_and_each_meaning_a_column():

@@ -210,7 +210,6 @@ def test_the_key_depends_on_the_clusters_only_where_there_are_any(tmp_path: Path
         table = {"model": str(checkpoint)} | clusters
         return plan(CURATE, CurateConfig.model_validate({"clusters": table}), 0, [raw]).key
 
-    assert "clusters" not in CurateConfig().key_config()
     assert key() == key(device="cuda") != plan(CURATE, CurateConfig(), 0, [raw]).key
     assert len({key(), key(count=5), key(balance={}), key(semantic_duplicates={})}) == 4
     moved = tmp_path / "moved"

@@ -270,7 +270,9 @@ def test_key_depends_on_names_and_bytes_but_not_on_the_folder(crawl: Path, tmp_p
     assert key(str(moved / "*.gz")) != here
     assert WarcSource(paths=["a"], max_url_chars=100).key_config() == {
         "kind": "warc",
+        "license": None,
         "max_caption_chars": 2000,
+        "name": "",
         "max_url_chars": 100,
         "max_failed_files": 0,
         "max_page_bytes": 50_000_000,

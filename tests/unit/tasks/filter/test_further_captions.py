@@ -76,7 +76,6 @@ def test_captions_are_off_by_default_and_change_no_verdict(tmp_path: Path):
     rows = make_rows(20, seed=2)
     off, on = filtered(tmp_path / "off", rows), filtered(tmp_path / "on", rows, captions_per_image=9)
     assert on.counts == off.counts
-    assert "captions_per_image" not in FilterConfig().key_config()
     assert read_parts(FolderStore(tmp_path / "off"), off).schema == FILTERED
     on_rows = read_parts(FolderStore(tmp_path / "on"), on).drop_columns(["captions"])
     assert on_rows.equals(read_parts(FolderStore(tmp_path / "off"), off))

@@ -262,7 +262,6 @@ def test_opt_out_lists_drop_rows_and_name_the_list(tmp_path: Path):
     plain = filtered(tmp_path / "plain", rows)
     listed = filtered(tmp_path / "listed", rows, opt_out_lists={"letters": str(letters)})
     assert "opt_out_list" not in plain.counts.dropped
-    assert "opt_out_lists" not in plain.config  # keys of existing filters stay
     assert plain.key != listed.key
     assert listed.config["opt_out_lists"] == ["letters"]
     assert [(one.stage, one.key) for one in listed.inputs[1:]] == [("opt_out_list", "letters")]

@@ -62,16 +62,3 @@ def test_key_changes_with_the_name_of_a_model_on_the_hub() -> None:
 def test_external_inputs_raise_for_a_missing_file(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"train\.{field}: .*missing\.json cannot be read"):
         external_inputs(TrainConfig.model_validate({field: "missing.json"}))
-
-
-def test_key_of_a_training_without_later_keys_is_that_of_earlier_versions() -> None:
-    assert (TRAIN.version, key(TrainConfig())) == (5, "ec6608ad20a654a4")
-
-
-def test_a_later_field_is_in_the_key_only_where_it_is_set() -> None:
-    class Later(TrainConfig):
-        later_fields = TrainConfig.later_fields | {"added"}
-        added: int = 0
-
-    assert Later().key_config() == TrainConfig().key_config()
-    assert Later(added=1).key_config() == TrainConfig().key_config() | {"added": 1}

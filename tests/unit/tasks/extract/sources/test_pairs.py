@@ -124,7 +124,6 @@ def test_further_captions_of_a_list_are_rows_with_their_kind_in_every_format(tmp
     assert {row["source_offset"] for row in kept} == {0}, "each names the row of the list"
     swapped = PairsSource(paths=paths, more_captions={"description": "note", "keywords": "tags"})
     assert plan(EXTRACT, swapped, 0, []).key == manifest.key
-    assert "more_captions" not in PairsSource(paths=paths).key_config()
 
 
 def test_lists_of_keywords_are_joined_and_other_types_are_refused(tmp_path: Path):
