@@ -6,6 +6,7 @@ It can be killed at any moment. Started again with the same file, it reuses what
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from dataops.store import Store
 from dataops.trace.targets import Target
 from flows.commands.output import console, print_json
 from flows.commands.removal.output import show_end, show_report
-from flows.records import known_stores, read_record
+from flows.records import RunRecord, known_stores, read_record
 from tasks.engine.context import Context
 from tasks.engine.takedown_requests import (
     Request,
@@ -46,12 +47,15 @@ from tasks.lineage.takedown_raw import (
     find_unmatched,
     find_urls,
 )
+from tasks.takedown.places import RecordKind
 from tasks.takedown.prove import erase_and_search
 from tasks.takedown.request_log import Letter, load_log, make_letter
 from tasks.takedown.traces import collect_traces, load_traces
 from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
+
+RUN_RECORDS = RecordKind(re.compile(r"runs/[^/]+\.json"), ("attempts.*.error",), RunRecord)
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
         report["raw_snapshots"] = {one.download.key: len(one.hits) for one in left}
         leftovers = find_leftovers(after.inventory, all_targets)
         report["leftovers"] = {str(one.snapshot): len(one.objects) for one in leftovers}
-        proof = erase_and_search(context, home, traces, work.stores)
+        proof = erase_and_search(context, home, traces, work.stores, [RUN_RECORDS])
         report["search"] = proof.as_json()
         if proof.is_clean():
             traces.without_text().save(store, request.digest)

@@ -1,7 +1,8 @@
 """Erase removed pairs from reports, manifests, records and caches: in a store, and under the home folder.
 
-A text is overwritten without a change of its size, so that a part of a snapshot still has the size that its manifest
-names. The manifest is written first: a call that is killed before the part is written is completed by the next one.
+Only what quotes pairs is overwritten (tasks/takedown/places.py). A page keeps its size, so that a part of a snapshot has
+the size that its manifest names. The manifest is written first: a call that is killed before the part is written is
+completed by the next one.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from tasks.curate.scores.cache import put_scores
 from tasks.engine.takedown_requests import FOLDER
 from tasks.lineage.graph import Lineage
 from tasks.takedown.erase_caches import erase_caches
+from tasks.takedown.places import MARKUP, TEXTS, is_text
 from tasks.takedown.scan import WHOLE_BYTES, Found, Scanner, Searched, is_weights
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ def is_searched(name: str) -> bool:
 
 
 def _is_text(entry: Entry) -> bool:
-    return not entry.name.endswith((".parquet", ".tar")) and not is_weights(entry.name) and entry.bytes <= WHOLE_BYTES
+    return entry.name.endswith((".json", *MARKUP, *TEXTS)) and entry.bytes <= WHOLE_BYTES
 
 
 def _delete_answer(store: Store, name: str, scanner: Scanner) -> bool:
@@ -89,15 +91,13 @@ def _erase_scores(store: Store, name: str, ids: set[str]) -> bool:
 def _redact_object(lineage: Lineage, name: str, scanner: Scanner) -> bool:
     store = lineage.store
     data = store.read(name)
-    new = scanner.text.redact(data, name)
+    new = scanner.redact(data, name)
     if new == data:
         return False
     folder, _, part = name.rpartition("/")
     holder = SnapshotName(*folder.split("/")[:2]) if folder.count("/") >= 1 else None
     manifest = lineage.manifests.get(holder) if holder else None
-    if part == MANIFEST:
-        Manifest.model_validate_json(new)  # what is not valid any more is not written
-    elif manifest is not None:
+    if manifest is not None and part != MANIFEST:
         _put_manifest_for(store, manifest, name, new)
     store.put(name, new)
     return True
@@ -130,12 +130,12 @@ def erase_in_home(home: Path, scanner: Scanner, stores: Sequence[Store]) -> tupl
                 continue
             if is_cache(relative):
                 path.unlink()
-            elif path.suffix not in (".parquet", ".tar") and path.stat().st_size <= WHOLE_BYTES:
-                _overwrite(path, scanner.text.redact(path.read_bytes(), str(relative)))
+            elif is_text(path.name) and path.stat().st_size <= WHOLE_BYTES:
+                _overwrite(path, scanner.redact(path.read_bytes(), str(relative)))
             else:
                 continue
             changed += 1
-        except (OSError, PairmillError) as error:
+        except (OSError, PairmillError, ValueError) as error:
             refused[str(path)] = str(error)
     return changed, refused
 
@@ -152,12 +152,13 @@ def _overwrite(path: Path, data: bytes) -> None:
 
 
 def list_home_files(home: Path, stores: Sequence[Store]) -> Iterator[Path]:
-    """Yield the files that pairmill wrote under the home folder, without the stores that are there."""
+    """Yield the files that pairmill wrote under the home folder, without the stores and the servers' own pages there."""
     left_out = {Path(store.uri).resolve() for store in stores if not store.is_remote}
     for written in WRITTEN:
         for folder, names, files in os.walk(home / written):
             here = Path(folder)
-            names[:] = sorted(name for name in names if (here / name).resolve() not in left_out)
+            packaged = {here / "ui"} if here.parent == home / SERVERS else set[Path]()
+            names[:] = sorted(name for name in names if (here / name).resolve() not in left_out | packaged)
             yield from (path for name in sorted(files) if (path := here / name).is_file() and not path.is_symlink())
 
 

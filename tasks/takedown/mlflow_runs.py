@@ -1,8 +1,10 @@
 """Search and erase what pairmill wrote to MLflow: artefacts, tags, names and descriptions of its runs and versions.
 
-Parameters of a run cannot be changed, and a deleted run cannot be written, so both are named with what to do.
+A deleted run cannot be written, so it is named with what to do. Parameters of a run are those of its config: they are not
+searched. Tags other than descriptions are searched, and never changed.
 """
 
+import io
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataops.errors import PairmillError
 from dataops.redaction import remove_credentials
-from tasks.takedown.scan import WHOLE_BYTES, Found, Scanner, Searched, is_weights
+from tasks.takedown.scan import WHOLE_BYTES, Finds, Found, Scanner, Searched, is_weights
 from tasks.tracking import client as tracking
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ OWN_TAGS = ("pairmill.", "snapshot.")
 """Beginnings of tags that only pairmill sets."""
 RUNS_AT_ONCE = 200
 REMEDY_DELETED = "the run is deleted in MLflow: `mlflow gc --run-ids {run}` removes its artefacts"
-REMEDY_PARAM = "MLflow changes no parameter: delete the run, then `mlflow gc --run-ids {run}`"
+REMEDY_TAG = "if the text is of the pair, change the tag in MLflow, and repeat the takedown"
+DESCRIPTIONS = ("mlflow.note.content", "description")
 REMEDY_FILE = "delete the artefact or the run in MLflow, and repeat the takedown"
 
 
@@ -61,15 +64,11 @@ def _list_runs(client: "MlflowClient") -> Iterator["Run"]:
 def _search_values(client: "MlflowClient", run: "Run", scanner: Scanner, searched: Searched, *, erase: bool) -> None:
     is_deleted = run.info.lifecycle_stage == "deleted"
     for name, value in run.data.tags.items():
-        data = value.encode("utf-8", "surrogatepass")
-        finds = _scan(scanner, data, searched)
-        if finds and erase and not is_deleted:
-            client.set_tag(run.info.run_id, name, scanner.text.redact(data).decode("utf-8", "replace"))
+        finds, new = _scan(scanner, name, value, searched)
+        if finds and new != value and erase and not is_deleted:
+            client.set_tag(run.info.run_id, name, new)
         elif finds:
-            _add(searched, run, f"tag {name}", finds, REMEDY_DELETED if is_deleted else REMEDY_FILE)
-    for name, value in run.data.params.items():
-        if finds := _scan(scanner, value.encode("utf-8", "surrogatepass"), searched):
-            _add(searched, run, f"parameter {name}", finds, REMEDY_PARAM)
+            _add(searched, run, f"tag {name}", finds, REMEDY_DELETED if is_deleted else REMEDY_TAG)
 
 
 def _search_artefacts(run: "Run", scanner: Scanner, searched: Searched, folder: Path, *, erase: bool) -> None:
@@ -89,7 +88,10 @@ def _search_artefacts(run: "Run", scanner: Scanner, searched: Searched, folder: 
             finds = scanner.scan(file, artefact.path, size)
         if finds and erase and not is_deleted and size <= WHOLE_BYTES:
             data = path.read_bytes()
-            new = scanner.text.redact(data, artefact.path)
+            try:
+                new = scanner.redact(data, artefact.path)
+            except ValueError:  # it is no record of its kind, so the search names it
+                new = data
             if new != data:
                 path.write_bytes(new)
                 parent = str(PurePosixPath(artefact.path).parent)
@@ -118,24 +120,23 @@ def _search_versions(client: "MlflowClient", scanner: Scanner, searched: Searche
             values = {f"tag {name}": value for name, value in version.tags.items()}
             values["description"] = version.description or ""
             for name, value in values.items():
-                data = value.encode("utf-8", "surrogatepass")
-                finds = _scan(scanner, data, searched)
-                new = scanner.text.redact(data).decode("utf-8", "replace") if finds else ""
-                if finds and erase and name == "description":
+                finds, new = _scan(scanner, name, value, searched)
+                if finds and new != value and erase:
                     client.update_model_version(version.name, version.version, new)
-                elif finds and erase:
-                    client.set_model_version_tag(version.name, version.version, name.removeprefix("tag "), new)
                 elif finds:
                     where = f"models:/{version.name}/{version.version} {name}"
-                    searched.found.append(Found(searched.place, where, dict(finds), REMEDY_FILE))
+                    searched.found.append(Found(searched.place, where, dict(finds), REMEDY_TAG))
         token = page.token
         if not token:
             return
 
 
-def _scan(scanner: Scanner, data: bytes, searched: Searched) -> dict[Any, int]:
+def _scan(scanner: Scanner, name: str, value: str, searched: Searched) -> tuple[Finds, str]:
+    """Return what a value holds, and the value after its erasure; only descriptions are changed, and no other tag."""
+    data, path = value.encode("utf-8", "surrogatepass"), f"{name}.md" if name in DESCRIPTIONS else name
     searched.bytes += len(data)
-    return scanner.scan_data(data) if data else {}
+    finds = scanner.scan(io.BytesIO(data), path, len(data))
+    return finds, scanner.redact(data, path).decode("utf-8", "replace") if finds else value
 
 
 def _add(searched: Searched, run: "Run", name: str, finds: Any, remedy: str) -> None:

@@ -11,6 +11,7 @@ from tasks.lineage.graph import Lineage
 from tasks.takedown.erase_rows import erase_rows
 from tasks.takedown.erase_texts import erase_in_home, erase_in_store, search_home, search_store
 from tasks.takedown.mlflow_runs import search_or_explain
+from tasks.takedown.places import RecordKind
 from tasks.takedown.scan import Found, Scanner, Searched
 from tasks.takedown.traces import Traces
 
@@ -58,15 +59,18 @@ class Proof:
         }
 
 
-def erase_and_search(context: Context, home: Path, traces: Traces, stores: Sequence[Store]) -> Proof:
+def erase_and_search(
+    context: Context, home: Path, traces: Traces, stores: Sequence[Store], kinds: Sequence[RecordKind] = ()
+) -> Proof:
     """Erase what is left of the pairs in the context's store, the home folder and MLflow; then search all of them.
 
     Args:
         stores: all known stores; a search of the home folder leaves them out.
+        kinds: kinds of records beside those of tasks.
     """
     store, proof = context.store, Proof()
     proof.rows, proof.refused = erase_rows(Lineage(store), context, traces.uids)
-    scanner = Scanner(traces)
+    scanner = Scanner(traces, kinds)
     proof.objects, refused = erase_in_store(Lineage(store), scanner)
     proof.refused |= refused
     proof.files, refused = erase_in_home(home, scanner, stores)

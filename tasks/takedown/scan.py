@@ -1,8 +1,7 @@
 """Search one file for the traces of removed pairs, with bounded memory, whatever its format."""
 
-import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from dataops.errors import CorruptPart
 from dataops.shards.tar import read_samples
 from tasks.browse.features import ID_BYTES, IDS_FILE, image_ids
+from tasks.takedown.places import KINDS, RecordKind, find_kind, is_text
 from tasks.takedown.text_search import What, is_short, may_be_name
 from tasks.takedown.traces import Traces, is_in
 
@@ -60,10 +60,14 @@ class Searched:
 
 
 class Scanner:
-    """Searches files for some traces."""
+    """Searches files for some traces.
 
-    def __init__(self, traces: Traces):
-        self.traces, self.text = traces, traces.text_search()
+    Args:
+        kinds: kinds of records beside those of tasks (tasks/takedown/places.py).
+    """
+
+    def __init__(self, traces: Traces, kinds: Sequence[RecordKind] = ()):
+        self.traces, self.text, self._kinds = traces, traces.text_search(), (*kinds, *KINDS)
         self._captions = traces.captions - traces.common
         # Without uids a table is of an evaluation set, where a short caption may be the name of a class.
         self._long_captions = {caption for caption in self._captions if not is_short(caption)}
@@ -88,11 +92,31 @@ class Scanner:
                 return self._scan_tar(file, name)
             except CorruptPart:
                 file.seek(0)
+        elif (kind := find_kind(name, self._kinds)) is not None and size <= WHOLE_BYTES:
+            try:
+                return self._scan_record(file.read(), kind)
+            except ValueError:
+                file.seek(0)
         return self._scan_bytes(file, name, size)
 
-    def scan_data(self, data: bytes) -> Finds:
-        """Return what some bytes hold of the traces."""
-        return self._scan_bytes(io.BytesIO(data), "", len(data))
+    def redact(self, data: bytes, name: str) -> bytes:
+        """Return a file with what `scan` finds in the places at which it quotes pairs overwritten.
+
+        Raises: ValueError if it is a record that is not valid.
+        """
+        if (kind := find_kind(name, self._kinds)) is not None:
+            return kind.redact(data, self.text.redact_value)
+        return self.text.redact(data, name) if is_text(name) else data
+
+    def _scan_record(self, data: bytes, kind: RecordKind) -> Finds:
+        finds: Finds = Counter()
+
+        def count(value: str) -> str:
+            finds.update(span.what for span in self.text.find_in_value(value))
+            return value
+
+        kind.redact(data, count)
+        return finds
 
     def _scan_bytes(self, file: BinaryIO, name: str, size: int) -> Finds:
         finds: Finds = Counter()

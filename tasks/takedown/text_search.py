@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataops.escaping import escape_markdown
+from tasks.takedown.places import find_quotes, is_text
 
 What = Literal["image", "URL", "caption", "row", "feature"]
 MIN_TEXT_CHARS, MIN_TEXT_WORDS = 20, 3
@@ -38,8 +39,6 @@ _SAFE_IN_PAGES = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&'"})
 _HAS_WORDS = re.compile(r"evaluat|predictions|metrics|tokenizer|vocab|merges\.txt")
 """Paths of files with names of classes, or with the vocabulary of a model."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.%-]*")
-PAGES = (".html", ".md", ".svg")
-"""Suffixes of files that are for people only."""
 BESIDE = 1000
 """Maximum distance in bytes between an image or a URL and a caption that may be a name."""
 _BEFORE_WHOLE, _AFTER_WHOLE = frozenset(b">\"'`|\n\t(:"), frozenset(b"<\"'`|\n\t)\\")
@@ -73,12 +72,12 @@ class TextSearch:
     """
 
     def __init__(self, urls: Iterable[str], captions: Iterable[str], images: Mapping[str, int]):
-        self._images, self._sizes = images, frozenset(images.values())
+        self._images, self._sizes, self._captions = images, frozenset(images.values()), frozenset(captions)
         self._needles: dict[int, dict[int, list[_Needle]]] = {width: {} for width in WIDTHS}
         self.longest = 0
         for url in urls:
             self._add(url, "URL")
-        for caption in captions:
+        for caption in self._captions:
             self._add(caption, "caption", is_whole=is_short(caption), is_name=may_be_name(caption))
             if len(caption) > PREFIX_CHARS:
                 for data, whole in zip(encodings(caption[:PREFIX_CHARS].rstrip()), encodings(caption), strict=True):
@@ -109,30 +108,45 @@ class TextSearch:
         """Return what the data holds of the strings, and of the images as data URLs.
 
         Args:
-            name: path of the file; "" for a value. On pages of evaluations a short caption may be the name of a class, and
-                in vocabularies a token: it is not found there.
+            name: path of the file; "" for a value that quotes pairs. A short caption is found only in values, pages and
+                logs, and in other files beside an image or a URL: there it may be a name of a program. On pages of
+                evaluations it may be the name of a class, and in vocabularies a token: it is not found there.
         """
-        skips_short, is_page = bool(_HAS_WORDS.search(name)), name.endswith(PAGES)
+        skips_short, is_quoting = bool(_HAS_WORDS.search(name)), not name or is_text(name)
         names = list[Span]()
         found = [Span("image", *match.span(1), b"A") for match in _DATA_URL.finditer(data) if self._encodes(match[1])]
         for width in WIDTHS:
             for end, anchor in self._find_anchors(data, width):
                 for needle in self._needles[width][anchor]:
                     start = end - len(needle.data)
-                    if (skips_short and needle.is_whole) or (needle.is_name and not is_page):
+                    if needle.is_whole and (skips_short or (needle.is_name and not name)):
                         continue
-                    spans = names if needle.is_name else found
+                    spans = names if needle.is_name or (needle.is_whole and not is_quoting) else found
                     if start >= 0 and data.startswith(needle.data, start) and _is_bounded(data, start, end, needle):
                         more = _count_equal(data, end, needle.rest) if needle.rest else 0
                         spans.append(Span(needle.what, start, end + more))
-        return _without_overlaps([*found, *_select_beside(names, found)])
+        spans = _without_overlaps([*found, *_select_beside(names, found)])
+        return _select_within(spans, find_quotes(data, name)) if spans and is_text(name) else spans
 
     def redact(self, data: bytes, name: str = "") -> bytes:
-        """Return the data with everything that `find` returns overwritten; it has the same size."""
+        """Return a page, a log or a value with everything that `find` returns overwritten; it has the same size."""
         changed = bytearray(data)
         for span in self.find(data, name):
             changed[span.start : span.end] = span.filler * (span.end - span.start)
         return bytes(changed)
+
+    def find_in_value(self, value: str) -> list[Span]:
+        """Return what a string of a record that quotes pairs holds; a whole caption is found however short it is."""
+        data = value.encode("utf-8", "surrogatepass")
+        return [Span("caption", 0, len(data))] if value in self._captions else self.find(data)
+
+    def redact_value(self, value: str) -> str:
+        """Return a string of a record with everything that `find_in_value` returns overwritten."""
+        if value in self._captions:
+            return "-" * len(value)
+        data = value.encode("utf-8", "surrogatepass")
+        new = self.redact(data)
+        return value if new == data else new.decode("utf-8", "replace")
 
     def _encodes(self, text: bytes) -> bool:
         try:
@@ -204,6 +218,13 @@ def _select_beside(names: Sequence[Span], found: Sequence[Span]) -> list[Span]:
     starts = [span.start for span in anchors]
     before = ((name, bisect_right(starts, name.end + BESIDE)) for name in names)
     return [name for name, number in before if number and anchors[number - 1].end >= name.start - BESIDE]
+
+
+def _select_within(spans: Sequence[Span], ranges: Sequence[tuple[int, int]]) -> list[Span]:
+    """Return the spans that lie in one of the ranges, which are in the order of their starts."""
+    starts = [start for start, _ in ranges]
+    before = ((span, bisect_right(starts, span.start)) for span in spans)
+    return [span for span, number in before if number and span.end <= ranges[number - 1][1]]
 
 
 def _without_overlaps(spans: list[Span]) -> list[Span]:

@@ -18,6 +18,7 @@ from flows.commands.publish import PublishOptions, publish
 from tasks.engine import stage
 from tasks.tracking.registry import Registry, find_needed_snapshots
 from tests.integration.register.snapshots import connect, plan_registration
+from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, pair
 
 pytestmark = pytest.mark.timeout(240)  # the server and the first import of MLflow take long on a busy machine
@@ -105,8 +106,9 @@ def _check_deletion(store: FolderStore, file: Path, run: str, folder: Path, caps
     preview = base64.b64encode(make_preview(decode(removed["data"]))).decode()
     page = f'<li>{html.escape(removed["caption"])}</li><img src="data:image/jpeg;base64,{preview}"> and more'
     client.log_text(run, page, "dataset.html")
-    client.log_text(run, json.dumps({"facts": {"examples": [removed["caption"]]}}), "manifests/filter.json")
-    client.set_tag(run, "note", f"see {removed['url']}")
+    quoting = build_manifest("filter", facts={"examples": {"x": [removed["caption"]]}})
+    client.log_text(run, quoting.model_dump_json(), "manifests/filter.json")
+    client.set_tag(run, "mlflow.note.content", f"see {removed['url']}")
     client.update_model_version("saw-it", "1", f"it saw {removed['url']} too")
     options = takedown.TakedownOptions(file, "a letter", delete_raw=True, yes=True, requested_by="Jane Roe")
     assert takedown.takedown(options, folder, str(store.root), as_json=True) == 0
@@ -117,7 +119,7 @@ def _check_deletion(store: FolderStore, file: Path, run: str, folder: Path, caps
     assert places["MLflow"]["files"] > 10
     assert search["found"] == []
     found = client.get_run(run)
-    assert found.data.tags["note"] == "see " + "-" * len(removed["url"])
+    assert found.data.tags["mlflow.note.content"] == "see " + "-" * len(removed["url"])
     assert client.get_model_version("saw-it", "1").description == f"it saw {'-' * len(removed['url'])} too"
     (folder / "downloaded").mkdir()
     files = [Path(client.download_artifacts(run, "", str(folder / "downloaded"))), store.root]

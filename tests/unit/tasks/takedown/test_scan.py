@@ -11,7 +11,7 @@ import pytest
 from dataops.shards.tar import ShardWriter
 from tasks.browse.features import FeatureTable, image_ids
 from tasks.takedown import scan
-from tasks.takedown.scan import Scanner
+from tasks.takedown.scan import Finds, Scanner
 from tasks.takedown.traces import Traces
 
 IMAGE = b"an image" * 40
@@ -79,7 +79,7 @@ def test_scan_finds_the_features_of_an_image_until_they_are_erased(scanner: Scan
     table = FeatureTable(tmp_path / "features")
     table.add(image_ids(digests), np.ones((2, 4), np.float32))
 
-    def find() -> dict[str, int]:
+    def find() -> Finds:
         data = (tmp_path / "features" / "ids.bin").read_bytes()
         return scanner.scan(io.BytesIO(data), "browse/features/m/ids.bin", len(data))
 

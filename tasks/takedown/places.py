@@ -1,0 +1,134 @@
+"""The places in a file at which text of a pair may stand, by the schema of the file.
+
+The text of a pair is chosen by others: a caption may be the state of a run, and a redirect chooses a final URL. So text is
+searched for and overwritten only where a schema says that a file quotes pairs:
+
+- of a record in JSON, the values that its kind names (`RecordKind`): examples, and messages of errors. Its keys, its config
+  and all other values are never read.
+- of a page, the text between tags, and attributes that show or link something. Markup and the front matter of Markdown
+  are left alone.
+- logs.
+
+No other file is ever overwritten. It is searched for URLs and long captions, and for short ones beside a URL or an image.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from pydantic import BaseModel
+
+from dataops.snapshot import Manifest
+
+KEYS = "{}"
+"""In a path: the keys of a mapping are text of pairs, which are counted by it."""
+_MARKUP = re.compile(
+    rb"<!--(?:.*?-->|.*)|<(style|script)\b(?:.*?</\1>|.*)|<[!/?]?[A-Za-z][^<>]*>", re.DOTALL
+)  # what is not closed reaches to the end
+_ATTRIBUTE = re.compile(rb"""\s(?:title|alt|href|src|data-[\w-]+)\s*=\s*(?:"([^"<>]*)"|'([^'<>]*)')""")
+_FRONT_MATTER = re.compile(rb"---\r?\n.*?\n---\r?\n", re.DOTALL)
+MARKUP, TEXTS = (".html", ".svg"), (".md", ".log")
+"""Suffixes of files that are for people only."""
+
+
+@dataclass(frozen=True)
+class RecordKind:
+    """A kind of JSON object."""
+
+    name: re.Pattern[str]
+    """Matches the end of its path, from the beginning of a name."""
+    texts: tuple[str, ...] = ()
+    """Paths of the values that may quote a pair, such as `facts.examples`; `*` is any key or place of a list."""
+    model: type[BaseModel] | None = None
+    """A record that was changed is validated with it before it is written."""
+
+    def redact(self, data: bytes, redact: Callable[[str], str]) -> bytes:
+        """Return the record with its texts replaced; the same bytes if none was changed.
+
+        Raises: ValueError if it is not JSON, or not valid after the change.
+        """
+        value = before = json.loads(data)
+        for path in self.texts:
+            value = _replace(value, path.split("."), redact)
+        if value == before:
+            return data
+        new = json.dumps(value, indent=2 if b"\n" in data.strip() else None)
+        return (
+            new.encode()
+            if self.model is None
+            else self.model.model_validate_json(new).model_dump_json(indent=2).encode()
+        )
+
+
+def _replace(value: Any, path: Sequence[str], redact: Callable[[str], str]) -> Any:
+    if path == [KEYS]:
+        return _replace_keys(value, redact) if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        named = {
+            name: _replace(one, path[1:], redact) for name, one in value.items() if not path or path[0] in ("*", name)
+        }
+        return value | named
+    if isinstance(value, list):
+        return [
+            _replace(one, path[1:], redact) if not path or path[0] in ("*", str(place)) else one
+            for place, one in enumerate(value)
+        ]
+    return redact(value) if isinstance(value, str) and not path else value
+
+
+def _replace_keys(value: dict[str, Any], redact: Callable[[str], str]) -> dict[str, Any]:
+    replaced: dict[str, Any] = {}
+    for name, one in value.items():
+        new = redact(name)
+        while new in replaced:  # another removed caption of the same length
+            new += "-"
+        replaced[new] = one
+    return replaced
+
+
+MANIFEST_TEXTS = (
+    *("facts.examples", f"facts.captions.{KEYS}", "facts.balance.unmatched_examples"),
+    *("facts.failed_files.*.1", "facts.sources.*.failed_files.*.1"),
+)
+KINDS = (
+    RecordKind(re.compile(r"manifest\.json|manifests/[^/]+\.json"), MANIFEST_TEXTS, Manifest),
+    RecordKind(re.compile(r"by-source/[0-9a-f]+\.json"), ("record.facts.failed",)),
+    RecordKind(re.compile(r"_work/.*\.json"), ("facts.failed", "examples", "unmatched_examples", f"captions.{KEYS}")),
+    RecordKind(re.compile(r"croissant\.json|registration\.json|evidence-registration\.json|job\.json|config\.json")),
+    RecordKind(re.compile(r"publications/[0-9a-f]+\.json")),
+)
+"""The kinds of tasks; `flows` adds that of run records."""
+
+
+def find_kind(name: str, kinds: Sequence[RecordKind]) -> RecordKind | None:
+    """Return the kind of the record with this path; None if it is no record, or of none of these kinds."""
+    path = PurePosixPath(name)
+    ends = ["/".join(path.parts[start:]) for start in range(len(path.parts))] if path.suffix == ".json" else []
+    return next((kind for kind in kinds if any(kind.name.fullmatch(end) for end in ends)), None)
+
+
+def is_text(name: str) -> bool:
+    """Return whether a file is for people only, so that what it quotes may be overwritten."""
+    return name.endswith((*MARKUP, *TEXTS))
+
+
+def find_quotes(data: bytes, name: str) -> list[tuple[int, int]]:
+    """Return the ranges of bytes of a page or log in which text of a pair may stand, in their order."""
+    if not name.endswith(MARKUP):
+        front = _FRONT_MATTER.match(data) if name.endswith(".md") else None
+        return [(front.end() if front else 0, len(data))]
+    return list(_find_in_markup(data))
+
+
+def _find_in_markup(data: bytes) -> Iterator[tuple[int, int]]:
+    at = 0
+    for markup in _MARKUP.finditer(data):
+        yield at, markup.start()
+        at = markup.end()
+        if markup[1] is None:
+            for value in _ATTRIBUTE.finditer(data, markup.start(), at):
+                yield value.span(1) if value[1] is not None else value.span(2)
+    yield at, len(data)

@@ -1,0 +1,139 @@
+"""Text chosen by others never changes the structure of a record or a page, and is overwritten where one quotes a pair."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataops.snapshot import MANIFEST, Draft, Manifest, find_manifest
+from dataops.store import FolderStore
+from flows.commands.takedown import RUN_RECORDS
+from flows.records import Attempt, RunRecord, StageRun
+from tasks.checks.report import CheckReport, CheckResult
+from tasks.lineage.graph import Lineage
+from tasks.takedown.erase_texts import erase_in_store, list_home_files, search_store
+from tasks.takedown.scan import Scanner
+from tasks.takedown.traces import Traces
+from tests.manifests import build_manifest
+
+QUOTED, ERROR = "Completed", 'http://h.example/1.jpg "Completed" failed'
+CONFIG = {
+    "name": "RN-mini-64", "extract": {"ai_agents": ["GPTBot", "Completed"], "kind": "warc"},
+    "download": {"contact": "https://example.org/crawler", "user_agent": "Mozilla 5.0 of a friendly bot"},
+    "recaption": {"prompt": "Describe the image in one sentence."}, "license": "Apache-2.0",
+}  # fmt: skip
+RUN = RunRecord(
+    run_id="demo-20261129T000000-aaaa", name="demo", created_at="2026-11-29T00:00:00+00:00", state="completed",
+    config=CONFIG, stages=[StageRun(stage="pack", key="0" * 16, state="Completed")],
+    attempts=[Attempt(started_at="2026-11-29T00:00:00+00:00", host="Host One", pid=1, error=ERROR)],
+    checks=CheckReport(dataset="0" * 16, last=None, last_run=None, results=[
+        CheckResult(check="kept", level="warn", state="not checked", bound=0.5, text="No version came before it."),
+    ]),
+    model_links={"model card": "https://mlflow.example/#/models/RN-mini-64"},
+)  # fmt: skip
+FACTS = {
+    "examples": {"Completed": [QUOTED, "another"]}, "captions": {QUOTED: 2, "Other": 1},
+    "sources": [{"name": "Completed", "failed_files": [["a.warc", ERROR]]}],
+    "licenses": {"https://creativecommons.org/licenses/by/4.0/": 3}, "links": {"run": "https://mlflow.example/#/run"},
+}  # fmt: skip
+MANIFEST_OF_FILTER = build_manifest("filter", key="f" * 16, config=CONFIG, facts=FACTS)
+CROISSANT = {"@type": "sc:Dataset", "license": "https://creativecommons.org/licenses/by/4.0/", "name": "RN-mini-64"}
+PAGE = (
+    '<!doctype html><html lang="en"><head><style>.captions { display: grid; gap: 0 1.4rem; }</style></head>'
+    '<body class="page main"><table><tr><td class="n">GPTBot</td><td title="GPTBot">kept</td></tr></table></body></html>'
+)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Yield all keys and values of a record."""
+    if isinstance(value, dict):
+        yield from (text for name, one in value.items() for text in (name, *strings(one)))
+    elif isinstance(value, list | tuple):
+        yield from (text for one in value for text in strings(one))
+    elif isinstance(value, str):
+        yield value
+
+
+RECORDS = (RUN.model_dump(mode="json"), MANIFEST_OF_FILTER.model_dump(mode="json"), CROISSANT)
+STRINGS = sorted({text for record in RECORDS for text in strings(record)} - {""})
+MARKUP = ('<td class="n">', "</td><td title=", "captions", "page main", ".captions { display: grid; gap: 0 1.4rem; }")
+
+
+def erase(store: FolderStore, texts: list[str]) -> Scanner:
+    """Erase pairs with these texts as captions and URLs from records in a store."""
+    RUN.save(store)
+    draft = Draft(store, "filter", "f" * 16)
+    if find_manifest(store, "filter", "f" * 16) is None:
+        draft.commit(MANIFEST_OF_FILTER)
+    store.put(draft.path(MANIFEST), MANIFEST_OF_FILTER.model_dump_json(indent=2).encode())
+    store.put("pack/0000000000000000/croissant.json", json.dumps(CROISSANT).encode())
+    scanner = Scanner(Traces(urls=set(texts), captions=set(texts)), [RUN_RECORDS])
+    _, refused = erase_in_store(Lineage(store), scanner)
+    assert refused == {}
+    return scanner
+
+
+@given(st.lists(st.sampled_from(STRINGS), min_size=1, max_size=8))
+def test_no_caption_or_url_changes_what_a_record_does_not_quote(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    store = FolderStore(tmp_path_factory.getbasetemp() / "records")
+    scanner = erase(store, texts)
+    run = RunRecord.model_validate_json(store.read(f"runs/{RUN.run_id}.json"))
+    (attempt,) = run.attempts
+    assert run.model_copy(update={"attempts": [attempt.model_copy(update={"error": ERROR})]}) == RUN
+    manifest = Manifest.model_validate_json(store.read(MANIFEST_OF_FILTER.path(MANIFEST)))
+    same = {name: manifest.facts[name] for name in ("licenses", "links")}
+    assert manifest.model_copy(update={"facts": FACTS}) == MANIFEST_OF_FILTER
+    assert same == {name: FACTS[name] for name in same}
+    assert [manifest.facts["examples"].keys(), manifest.facts["sources"][0]["name"]] == [{"Completed"}, "Completed"]
+    assert json.loads(store.read("pack/0000000000000000/croissant.json")) == CROISSANT
+    assert search_store(store, scanner, Lineage(store)).found == []
+
+
+def test_what_a_record_quotes_is_overwritten(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    erase(store, [QUOTED, "http://h.example/1.jpg"])
+    run = RunRecord.model_validate_json(store.read(f"runs/{RUN.run_id}.json"))
+    assert run.attempts[0].error == f'{"-" * 22} "---------" failed'
+    manifest = find_manifest(store, "filter", "f" * 16)
+    assert manifest is not None
+    assert manifest.facts["examples"] == {"Completed": ["-" * 9, "another"]}
+    assert manifest.facts["captions"] == {"-" * 9: 2, "Other": 1}
+    assert manifest.facts["sources"][0]["failed_files"] == [["a.warc", run.attempts[0].error]]
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markup_of_a_page_is_no_text_of_a_pair(text: str) -> None:
+    scanner = Scanner(Traces(urls={text}, captions={text}))
+    assert scanner.redact(PAGE.encode(), "pack/0/dataset.html") == PAGE.encode()
+
+
+def test_text_and_attributes_of_a_page_are_overwritten() -> None:
+    redacted = Scanner(Traces(captions={"GPTBot"})).redact(PAGE.encode(), "pack/0/dataset.html").decode()
+    assert redacted == PAGE.replace("GPTBot", "------")
+
+
+def test_front_matter_of_markdown_is_no_text_of_a_pair() -> None:
+    front, text = b"---\nlicense: Apache-2.0\nname: Jane Roe\n---\n", b"| Apache-2.0 | Jane Roe |\n"
+    redacted = Scanner(Traces(captions={"Apache-2.0", "Jane Roe"})).redact(front + text, "pack/0/DATASET.md")
+    assert redacted == front + b"| ---------- | -------- |\n"
+
+
+@pytest.mark.parametrize("name", ["config.toml", "jobs/0/job.json", "runs/demo", "train/0/model.json", "a.js"])
+def test_files_that_quote_no_pair_are_never_overwritten(name: str) -> None:
+    text = "a friendly portrait of somebody in a garden"
+    data = json.dumps({"text": text, "url": "http://h.example/1.jpg", "state": "Completed"}).encode()
+    scanner = Scanner(Traces(urls={"http://h.example/1.jpg"}, captions={text, "Completed"}))
+    assert scanner.redact(data, name) == data
+
+
+def test_pages_of_a_server_are_not_searched(tmp_path: Path) -> None:
+    for name in ("services/prefect/ui/index.js", "services/prefect/prefect.db", "ui/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in list_home_files(tmp_path, [])] == ["prefect.db"]
