@@ -105,16 +105,19 @@ def extend(model: type[ModelT], kind: str) -> type[ModelT]:
         if config is None:
             continue
         fields = [value.table] if value.table else list(config.model_fields)
-        if doubled := [field for field in fields if field in owners]:
-            raise ConfigError(f"{kind} {name}: its config key {doubled[0]} is already that of {owners[doubled[0]]}")
-        owners |= dict.fromkeys(fields, name)
+        checks = config.__pydantic_decorators__  # a validator would replace another one of its name
+        methods = [] if value.table else [*checks.field_validators, *checks.model_validators]
+        if doubled := [one for one in (*fields, *methods) if one in owners]:
+            what = "config key" if doubled[0] in fields else "validator"
+            raise ConfigError(f"{kind} {name}: its {what} {doubled[0]} is already that of {owners[doubled[0]]}")
+        owners |= dict.fromkeys((*fields, *methods), name)
         if value.table:
             tables[value.table] = (config | None, None)
         else:
             mixins.append(config)
         if not _is_core(_points(kind)[name]):
             plugin_fields |= dict.fromkeys(fields, (name, getattr(value, "version", 1)))
-    bases = (model, *mixins)
+    bases = (model, *reversed(mixins))  # pydantic orders keys from the last base on
     made: Any = create_model(
         model.__name__, __base__=bases, __module__=model.__module__, __doc__=model.__doc__, **tables
     )

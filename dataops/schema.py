@@ -5,7 +5,7 @@ were known when they left and `drop_reason` and `drop_stage`.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import xxhash
@@ -89,6 +89,16 @@ CAPTIONS = pa.field(
 """Further captions of a row's image, each with its own uid and origin. Only tables of configs that ask for them have the
 column: those with `filter.captions_per_image` above 1 or a table `[curate.recaption]`."""
 DROP = [pa.field("drop_reason", pa.string()), pa.field("drop_stage", pa.string())]
+
+
+class DropReason(NamedTuple):
+    """Describe a value of the column drop_reason, for docs/drop-reasons.md."""
+
+    meaning: str
+    """Why a row was dropped."""
+    remedy: str = ""
+    """The key to change, or another way to keep such rows; empty if there is none."""
+
 
 MEANINGS = {
     "uid": "Identity of the pair: 32 hex digits of xxh3-128 over `url` + NUL + `caption`.",

@@ -50,10 +50,10 @@ def rules_ours(paths: Sequence[Path]) -> Result:
 
 def make_rules() -> Any:
     """Return rules on caption and URL length, words, extension and letters, which take one line each in pandas."""
-    from dataops.filters import RuleConfig
+    from tasks.filter.config import FilterConfig
 
     off: Any = {"drop_file_names": False, "drop_dates_and_sizes": False, "personal": "keep", "drop_tracking": False}
-    return RuleConfig(min_words=2, max_chars=120, max_repeated_fraction=None, opt_out=[], **off)
+    return FilterConfig(min_words=2, max_chars=120, max_repeated_fraction=None, opt_out=[], **off)
 
 
 def rules_pandas(paths: Sequence[Path]) -> Result:

@@ -25,7 +25,7 @@ _CLASSES = {
     _IN_PHONE: r"[ ()./-]",  # what may stand between the digits of a telephone number
     _GROWS: "\u0130",  # the only letter with more than one letter in lower case
 }
-_LEAST_DIGITS = 6  # minimum digits of a telephone number in any pattern of dataops.text.personal_data
+_LEAST_DIGITS = 6  # minimum digits of a telephone number in any pattern of dataops.rules.personal
 _EXTENSION = 5  # characters of the longest extension of an image file, plus one
 COUNTS = ("caption_chars", "caption_words", "caption_visible", "caption_letters", "caption_pieces", "caption_lengths")
 FLAGS = ("caption_may_be_personal", "caption_capitals", "caption_may_be_file", "caption_may_be_date")
@@ -59,15 +59,15 @@ def count_captions(captions: pl.Series) -> pl.DataFrame:
 
     Returns: columns (UInt32 if not noted otherwise)
         caption_chars: number of code points.
-        caption_words: number of words, as in dataops.filters.word_count.
+        caption_words: number of words by white space; each letter of a script without spaces is one.
         caption_visible: number of characters that are not white space.
         caption_letters: number of letters and marks.
         caption_pieces: number of strings between single spaces, including empty ones.
         caption_lengths: at most the number of distinct such strings, in lower case.
-        caption_may_be_personal: Boolean; false only where dataops.text.personal_data finds nothing.
+        caption_may_be_personal: Boolean; false only where dataops.rules.personal finds nothing.
         caption_capitals: Boolean; whether there are capitals, and no letter that could be a capital is small.
-        caption_may_be_file: Boolean; false only where dataops.filters finds no file name.
-        caption_may_be_date: Boolean; false only where dataops.filters finds more than dates and sizes.
+        caption_may_be_file: Boolean; false only where FILE_NAME finds nothing.
+        caption_may_be_date: Boolean; false only where DATE_OR_SIZE finds nothing.
     """
     data, offsets = text_buffers(captions.to_arrow())
     counts, flags = np.zeros((len(COUNTS), len(captions)), np.uint32), np.zeros((len(FLAGS), len(captions)), np.bool_)
@@ -107,7 +107,7 @@ def _begins_road(first, second):
 
 @compiled(inline="always")
 def _begins_top_level(code):
-    """Return whether one of the top-level domains of dataops.text.personal_data may begin with a letter."""
+    """Return whether one of the top-level domains of dataops.rules.personal may begin with a letter."""
     small = code | np.uint32(32)
     return small == ord("c") or small == ord("o") or small == ord("n") or small == ord("i") or small == ord("b")
 

@@ -1,10 +1,11 @@
 """Finds the hosts of URLs, and the URLs on which slow rules must run, in one pass over a column's bytes.
 
-As in dataops.text.caption_counts, `url_may_*` is false only where the regular expression of a rule finds nothing.
+As the flags of dataops.text.caption_counts, `may_*` are false only where the regular expression of a rule finds nothing.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import text_buffers
+from dataops.web.urls import HOST
 
 _SLOTS_BITS = 12
 _LOWER = np.arange(256, dtype=np.uint8)
@@ -27,23 +29,39 @@ _AS_SLASH[[ord(c) for c in "_.-"]] = ord("/")
 _NONE, _PLAIN, _UNUSUAL = range(3)
 
 
-def find_url_signs(urls: pl.Series, words: Sequence[str], endings: Sequence[str]) -> pl.DataFrame:
-    """Find URLs that may have a word or an ending; null counts as "".
+def may_have_word(words: Sequence[str]) -> pl.Expr:
+    """Return whether the URL may have one of `words`; a null URL has none.
+
+    It is true where the first three letters of a word, in any case, are at the beginning or after one of `/_.-`, and where
+    the URL is not ASCII.
 
     Args:
         words: in lower case, with at least three ASCII letters.
-        endings: in lower case, with ASCII letters and digits.
-
-    Returns: Boolean columns
-        url_may_have_word: the first three letters of one of `words`, in any case, are at the beginning or after one of
-            `/_.-`; or the URL is not ASCII.
-        url_may_end: the text before the first `?` or `#` has one of `endings`, in any case, after its last dot; or the
-            URL is not ASCII.
     """
-    data, offsets = text_buffers(urls.to_arrow())
-    found = np.zeros((2, len(urls)), np.bool_)
-    _find_signs(data, offsets, _AS_SLASH, _beginnings(tuple(words)), _ending_bytes(tuple(endings)), found)
-    return pl.DataFrame({"url_may_have_word": found[0], "url_may_end": found[1]})
+    return _test_urls(partial(_run, _find_words, _AS_SLASH, _beginnings(tuple(words))))
+
+
+def may_end(endings: Sequence[str]) -> pl.Expr:
+    """Return whether the URL may have one of `endings`; a null URL has none.
+
+    It is true where the text before the first `?` or `#` has an ending, in any case, after its last dot, and where the URL
+    is not ASCII.
+
+    Args:
+        endings: in lower case, with ASCII letters and digits.
+    """
+    return _test_urls(partial(_run, _find_endings, _AS_SLASH, _ending_bytes(tuple(endings))))
+
+
+def _test_urls(test: Callable[[pl.Series], pl.Series]) -> pl.Expr:
+    return pl.col("url").map_batches(test, pl.Boolean, is_elementwise=True)
+
+
+def _run(find: Any, *tables_and_urls: Any) -> pl.Series:
+    *tables, urls = tables_and_urls
+    found = np.zeros(len(urls), np.bool_)
+    find(*text_buffers(urls.to_arrow()), *tables, found)
+    return pl.Series(urls.name, found)
 
 
 @lru_cache(maxsize=8)
@@ -71,20 +89,26 @@ def _slot(letters):
 
 
 @compiled(nogil=True)
-def _find_signs(data, offsets, as_slash, words, endings, found):
+def _find_words(data, offsets, as_slash, words, found):
     for i in range(len(offsets) - 1):
-        start, end = offsets[i], offsets[i + 1]
-        last, high, has_word, path_end = ord("/"), np.uint8(0), False, end
-        for at in range(start, end):  # without branches that the processor would mispredict
+        last, high, has_word = ord("/"), np.uint8(0), False
+        for at in range(offsets[i], offsets[i + 1]):  # without branches that the processor would mispredict
             byte = data[at]
             high |= byte
             last = ((last << 8) | as_slash[byte]) & 0xFFFFFFFF
             has_word |= (last >> 24 == ord("/")) & words[_slot(last)]
+        found[i] = has_word or high >= 128
+
+
+@compiled(nogil=True)
+def _find_endings(data, offsets, as_slash, endings, found):
+    for i in range(len(offsets) - 1):
+        start, end = offsets[i], offsets[i + 1]
+        high, path_end, ends = np.uint8(0), end, False
         for at in range(start, end):
-            if data[at] == ord("?") or data[at] == ord("#"):
+            high |= data[at]
+            if path_end == end and (data[at] == ord("?") or data[at] == ord("#")):
                 path_end = at
-                break
-        ends = False
         for j in range(len(endings)):
             size = np.int64(endings[j, 0])
             if path_end - start > size and data[path_end - size - 1] == ord("."):
@@ -92,7 +116,13 @@ def _find_signs(data, offsets, as_slash, words, endings, found):
                 for k in range(size):
                     same &= as_slash[data[path_end - 1 - k]] == endings[j, k + 1]
                 ends |= same
-        found[0, i], found[1, i] = has_word or high >= 128, ends or high >= 128
+        found[i] = ends or high >= 128
+
+
+def host(url: pl.Expr) -> pl.Expr:
+    """Return the host name of a URL, in lower case."""
+    unusual = pl.col("url").str.extract(HOST, 1).str.to_lowercase()
+    return url.map_batches(lambda urls: parse_hosts(urls, unusual), pl.String, is_elementwise=True)
 
 
 def parse_hosts(urls: pl.Series, unusual: pl.Expr) -> pl.Series:

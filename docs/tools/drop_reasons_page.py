@@ -1,6 +1,7 @@
-"""Write docs/drop-reasons.md from tasks/reports/drop_reasons.py."""
+"""Write docs/drop-reasons.md from the drop reasons of all stages."""
 
 from docs.tools.markdown import format_table
+from tasks.filter.reasons import describe_reasons
 from tasks.reports.drop_reasons import DAMAGES, DROP_REASONS, STATUSES
 
 _INTRO = """# Drop reasons
@@ -14,13 +15,14 @@ Kept and dropped rows together are the rows that the stage read.
 
 def render() -> str:
     """Return the page."""
+    before, *after = DROP_REASONS.items()
     sections = [
         f"## `{stage}`\n\n"
         + format_table(
             ("drop_reason", "meaning", "what to do"),
             [(f"`{name}`", reason.meaning, reason.remedy) for name, reason in reasons.items()],
         )
-        for stage, reasons in DROP_REASONS.items()
+        for stage, reasons in (before, ("filter", describe_reasons()), *after)
     ]
     statuses = "## Status of a download\n\nThe column `status` has the values of img2dataset.\n\n" + format_table(
         ("status", "meaning"), [(f"`{name}`", meaning) for name, meaning in STATUSES.items()]

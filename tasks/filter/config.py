@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dataops.config import SourceOrder, StageConfig, problems_of
-from dataops.filters import RuleConfig
 from dataops.language.profiles import profile_names
+from dataops.plugins import extend
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
 from dataops.text.unsafe_words import LANGUAGES
 from tasks.filter.queries import read_queries
@@ -78,8 +78,8 @@ class NearCaptionsConfig(StageConfig):
     the captions of all hosts, which leaves few images of each subject."""
 
 
-class FilterConfig(RuleConfig, SourceOrder):
-    """`[filter]`: which pairs are downloaded. All bounds are inclusive."""
+class FilterConfig(extend(SourceOrder, "rules")):
+    """`[filter]`: which pairs are downloaded. All bounds are inclusive. Its first keys are those of the rules."""
 
     unsafe_languages: list[str] = Field(default=[])
     """Codes of languages (en, de, ...) whose unsafe words drop a caption as unsafe."""

@@ -14,12 +14,14 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.kernels.hashes import hash128
+from dataops.rules.personal import kept_caption
 from dataops.schema import CAPTIONS
 from dataops.snapshot import Draft
 from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import rank_captions
 from dataops.trace.source_numbers import number_sources
-from tasks.filter.steps import URL, FilterJob, FilterStep, PartSlice, kept_caption, read_pairs, read_verdicts
+from tasks.filter.reasons import URL_DUPLICATE
+from tasks.filter.steps import URL, FilterJob, FilterStep, PartSlice, read_pairs, read_verdicts
 
 BY_URL, BY_ROW = "captions-by-url", "captions-by-row"
 _FIELDS = [field.name for field in CAPTIONS.type.value_type]
@@ -33,7 +35,7 @@ def put_captions(draft: Draft, step: FilterStep) -> None:
     found = list[pl.DataFrame]()
     for part_slice, verdicts in read_verdicts(draft, step):
         reasons = verdicts["drop_reason"]
-        chosen = (reasons.is_null() | (reasons == "duplicate_url").fill_null(value=False)).arg_true()
+        chosen = (reasons.is_null() | (reasons == URL_DUPLICATE).fill_null(value=False)).arg_true()
         rows = read_pairs(draft, part_slice)[chosen]
         rows = rows.with_columns(verdicts["language"][chosen], verdicts["language_score"][chosen])
         hashes = hash128(rows["url"].to_arrow())

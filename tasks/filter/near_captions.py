@@ -15,21 +15,22 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dataops.filters import host
 from dataops.kernels.hashes import hash128
+from dataops.rules.personal import kept_caption
 from dataops.snapshot import Draft
 from dataops.text.duplicates import find_duplicates
 from dataops.text.minhash import choose_scheme, hash_bands
 from dataops.text.near_captions import bound_ranks, compute_ranks, find_dropped, find_near_pairs, sample_ranks
 from dataops.text.shingles import hash_normal_forms
+from dataops.text.url_signs import host
 from tasks.engine.exchange import put_frame, read_frame
 from tasks.filter.config import NearCaptionsConfig
+from tasks.filter.reasons import NEAR_CAPTION
 from tasks.filter.steps import (
     DROP_REASONS,
     PAIR_BYTES,
     FilterStep,
     drop_reason_tables,
-    kept_caption,
     put_dropped,
     read_kept_keys,
     read_rows,
@@ -154,9 +155,7 @@ def _read_normal_forms(draft: Draft, step: FilterStep) -> pl.DataFrame:
 
 
 def _put_dropped(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame) -> None:
-    put_dropped(
-        draft, step, kind, rows, np.full(rows.height, DROP_REASONS.index("duplicate_near_caption") + 1, np.uint8)
-    )
+    put_dropped(draft, step, kind, rows, np.full(rows.height, DROP_REASONS.index(NEAR_CAPTION) + 1, np.uint8))
 
 
 def _read_captions(draft: Draft, step: FilterStep, rows: pl.Series) -> tuple[pa.Array, NDArray[np.uint64]]:

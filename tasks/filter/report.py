@@ -4,16 +4,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from dataops.snapshot import Manifest
+from tasks.filter.reasons import BALANCED, BOILERPLATE, DUPLICATE, LANGUAGE, NO_QUERY, SEEN
 from tasks.filter.summary import LENGTH_STEP, LENGTH_STEPS
 from tasks.reports.page import render
 from tasks.reports.svg_charts import draw_curve, draw_histogram
 
 STEPS = (
-    ("language", ("language",)),
-    ("boilerplate", ("boilerplate",)),
-    ("seen before", ("seen",)),
-    ("duplicates", ("duplicate_",)),
-    ("balance", ("no_query", "balanced")),
+    ("language", (LANGUAGE,)),
+    ("boilerplate", (BOILERPLATE,)),
+    ("seen before", (SEEN,)),
+    ("duplicates", (DUPLICATE,)),
+    ("balance", (NO_QUERY, BALANCED)),
 )
 """The steps after the rules, in their order, and how their reasons begin."""
 

@@ -22,19 +22,19 @@ from dataops.schema import PAIRS, conform
 from dataops.snapshot import Draft, Record, read_table
 from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEY_BYTES, KEYED, compute_keys, find_duplicates
-from dataops.text.personal_data import mask_personal_data
 from dataops.text.query_matching import match_queries
 from dataops.text.unsafe_words import load_unsafe_words
 from tasks.engine.exchange import Exchange, Step, put_frame, read_frame
 from tasks.engine.task_report import report_task
 from tasks.filter.config import FilterConfig
 from tasks.filter.language import detect_languages
+from tasks.filter.reasons import BOILERPLATE, DUPLICATE, LANGUAGE, NEAR_CAPTION, SEEN, UNSAFE
 from tasks.lists.opt_outs import DROP_REASON as OPT_OUT_LIST
 from tasks.lists.opt_outs import NO_LISTS, StoredLists, match_rows
 
 NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
-DROP_REASONS = [*(f"duplicate_{step}" for step in DEDUPE_STEPS), "boilerplate", "seen", "duplicate_near_caption"]
+DROP_REASONS = [*(f"{DUPLICATE}{step}" for step in DEDUPE_STEPS), BOILERPLATE, SEEN, NEAR_CAPTION]
 """Drop reasons that hashes decide. Scratch tables hold the index in this list plus 1; 0 is a kept row."""
 URL, CAPTION = ["url", "url_low"], ["caption", "caption_low"]
 """Columns of the halves of their hashes."""
@@ -161,7 +161,7 @@ def _decide(
         language = language.select(pl.all().gather(indices))
     alone.update({name: int(answers[name].sum()) for name in answers.columns})
     return language.select(
-        pl.when("foreign").then(pl.lit("language")).otherwise(reasons).alias("drop_reason"),
+        pl.when("foreign").then(pl.lit(LANGUAGE)).otherwise(reasons).alias("drop_reason"),
         "language",
         "language_score",
     )
@@ -210,10 +210,10 @@ def drop_duplicates(draft: Draft, step: FilterStep) -> None:
     reasons = np.zeros(rows.height, np.uint8)
     if job.seen_batches:
         seen = job.exchange("seen").read(draft, step.number)
-        reasons[_find_members(rows, seen, URL)] = DROP_REASONS.index("seen") + 1
+        reasons[_find_members(rows, seen, URL)] = DROP_REASONS.index(SEEN) + 1
     if job.config.max_caption_count is not None:  # after "seen", which it overwrites
         frequent = read_frame(draft, FREQUENT)
-        reasons[_find_members(rows, frequent, CAPTION)] = DROP_REASONS.index("boilerplate") + 1
+        reasons[_find_members(rows, frequent, CAPTION)] = DROP_REASONS.index(BOILERPLATE) + 1
     kept = reasons == 0
     candidates = rows if kept.all() else rows.filter(pl.Series(kept))
     reasons[kept] = find_duplicates(candidates, [s for s in job.config.dedupe if s != "caption"])
@@ -272,12 +272,6 @@ def read_pairs(draft: Draft, part_slice: PartSlice) -> pl.DataFrame:
     return cast(pl.DataFrame, pl.from_arrow(conform(rows.to_arrow(), PAIRS, part_slice.part)))
 
 
-def kept_caption(config: FilterConfig) -> pl.Expr:
-    """Return the caption as the output has it: with personal data masked where the config says so."""
-    caption = pl.col("caption")
-    return mask_personal_data(caption) if config.personal == "mask" else caption
-
-
 def _fill_reasons(reasons: pl.Series, rows: pl.DataFrame, rule: Callable[[pl.DataFrame], pl.Series]) -> pl.Series:
     """Return the reasons, with those of `rule` for the rows that have none."""
     passed = reasons.is_null().arg_true()
@@ -295,7 +289,7 @@ def _match_opt_outs(rows: pl.DataFrame, opt_outs: Sequence[tuple[str, ValueSet]]
 
 def _match_unsafe_words(rows: pl.DataFrame, config: FilterConfig) -> pl.Series:
     matches = match_queries(rows["caption"].to_arrow(), load_unsafe_words(tuple(config.unsafe_languages)))
-    return pl.select(pl.when(pl.Series(matches).list.len() > 0).then(pl.lit("unsafe"))).to_series()
+    return pl.select(pl.when(pl.Series(matches).list.len() > 0).then(pl.lit(UNSAFE))).to_series()
 
 
 def put_dropped(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame, reasons: NDArray[np.uint8]) -> None:

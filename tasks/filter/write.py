@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.kernels.hashes import uid_halves
+from dataops.rules.personal import kept_caption
 from dataops.schema import CAPTIONS, FILTERED, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.text.balance import (
@@ -28,7 +29,8 @@ from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.config import BalanceConfig, FilterConfig
 from tasks.filter.further_captions import CaptionsOfRows
 from tasks.filter.query_lists import QueryLists, compute_limits, load_query_lists
-from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice, kept_caption, read_pairs, read_verdicts
+from tasks.filter.reasons import BALANCED, NO_QUERY
+from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice, read_pairs, read_verdicts
 from tasks.filter.summary import merge_balanced_slices, merge_slices, summarise_balanced_slice, summarise_slice
 from tasks.lists.opt_outs import DROP_REASON, mark_rows, match_rows
 
@@ -193,9 +195,9 @@ def _balance(
     unmatched = pl.Series(matches).list.len() == 0
     balance_reasons = pl.select(
         pl.when(unmatched)
-        .then(pl.lit(None if balance.keep_unmatched else "no_query", pl.String))
+        .then(pl.lit(None if balance.keep_unmatched else NO_QUERY, pl.String))
         .when(~pl.lit(pl.Series(sampled)) & (balance.mode == "offline"))
-        .then(pl.lit("balanced"))
+        .then(pl.lit(BALANCED))
     ).to_series()
     # Offline balancing leaves the probability null: a loader must not sample its rows a second time.
     column = pl.lit(None)

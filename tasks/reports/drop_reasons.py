@@ -3,19 +3,9 @@
 docs/drop-reasons.md is written from these tables (`make docs-reference`).
 """
 
-from typing import NamedTuple
+from dataops.schema import DropReason
 
-
-class DropReason(NamedTuple):
-    """Describe a drop reason."""
-
-    meaning: str
-    """Why a row was dropped."""
-    remedy: str = ""
-    """The key to change, or another way to keep such rows; empty if there is none."""
-
-
-_OPT_OUT_LIST = DropReason(
+OPT_OUT_LIST = DropReason(
     "An opt-out list names the image, its page or one of their domains; `page_opt_out` has the list.",
     "`filter.opt_out_lists`",
 )
@@ -31,61 +21,6 @@ EXTRACT = {
     "opt_out": DropReason(
         "The page forbids the use of its images, in its `<meta>` and `<link>` elements or in its response headers.",
         "`source.opt_out_directives`",
-    ),
-}
-FILTER = {
-    "url_too_long": DropReason("The URL is longer than the limit.", "`filter.max_url_chars`"),
-    "url_extension": DropReason(
-        "The URL ends in a blocked extension, by default a format without a decoder.", "`filter.blocked_extensions`"
-    ),
-    "tracking": DropReason("The URL is that of a tracking pixel, spacer or icon.", "`filter.drop_tracking`"),
-    "blocked_domain": DropReason("The image is on a blocked domain.", "`filter.blocked_domains`"),
-    "not_allowed_domain": DropReason("The image is not on an allowed domain.", "`filter.allowed_domains`"),
-    "opt_out": DropReason("The page declares one of the opt-outs.", "`filter.opt_out`"),
-    "opt_out_list": _OPT_OUT_LIST,
-    "license": DropReason("No allowed licence is declared for the image.", "`filter.allow_licenses`"),
-    "declared_too_small": DropReason(
-        "The page declares a width or height below the limit.", "`filter.min_declared_side`"
-    ),
-    "declared_aspect": DropReason(
-        "The page declares a ratio of the sides above the limit.", "`filter.max_declared_aspect`"
-    ),
-    "too_short": DropReason("The caption has too few characters.", "`filter.min_chars`"),
-    "too_few_words": DropReason("The caption has too few words.", "`filter.min_words`"),
-    "too_long": DropReason("The caption has too many characters.", "`filter.max_chars`"),
-    "too_many_words": DropReason("The caption has too many words.", "`filter.max_words`"),
-    "file_name": DropReason('The caption is only a file name ("IMG_2034.jpg").', "`filter.drop_file_names`"),
-    "date_or_size": DropReason(
-        'The caption is only a date, a time, a number or a size ("800 x 600 px").', "`filter.drop_dates_and_sizes`"
-    ),
-    "few_letters": DropReason("Too few characters of the caption are letters.", "`filter.min_letter_fraction`"),
-    "all_capitals": DropReason("The caption is in capitals only.", "`filter.drop_capitals`"),
-    "repeated_words": DropReason("Too many words of the caption are repeated.", "`filter.max_repeated_fraction`"),
-    "personal": DropReason(
-        "The caption holds an e-mail address, a URL, a telephone number or a street address.",
-        '`filter.personal = "mask"` keeps the row without them',
-    ),
-    "pattern_NAME": DropReason("The caption matches your pattern NAME.", "`filter.patterns`"),
-    "unsafe": DropReason("The caption holds a word of the lists of unsafe words.", "`filter.unsafe_languages`"),
-    "language": DropReason(
-        "The caption's language is not one of `filter.languages`, or the probability is too low.",
-        "`filter.language_min_score`, `filter.language_candidates`, `filter.language_page_weight`",
-    ),
-    "boilerplate": DropReason("The caption occurs too often.", "`filter.max_caption_count`"),
-    "seen": DropReason("An earlier dataset has the URL.", "`filter.seen`"),
-    "duplicate_uid": DropReason("Another row has the same URL and caption."),
-    "duplicate_pair": DropReason(
-        "Another row has the same URL and caption, except for upper and lower case.", "`filter.dedupe`"
-    ),
-    "duplicate_url": DropReason("Another row has the same URL.", "`filter.dedupe`"),
-    "duplicate_caption": DropReason("Another row has the same caption.", "`filter.dedupe`"),
-    "duplicate_near_caption": DropReason(
-        "A kept row has nearly the same caption.", "`filter.near_captions.threshold`, or leave the table out"
-    ),
-    "no_query": DropReason("The caption matches no query.", "`filter.balance.keep_unmatched`"),
-    "balanced": DropReason(
-        "No query of the caption sampled the row (offline balancing).",
-        '`filter.balance.max_per_query`, or `filter.balance.mode = "online"`',
     ),
 }
 _AGAIN = "`pairmill rerun RUN --from download --retry {0}`"
@@ -178,12 +113,11 @@ CURATE = {
 }
 DROP_REASONS: dict[str, dict[str, DropReason]] = {
     "extract": EXTRACT,
-    "filter": FILTER,
     "download": DOWNLOAD,
     "curate": CURATE,
-    "pack": {"takedown": _TAKEDOWN, "opt_out_list": _OPT_OUT_LIST},
+    "pack": {"takedown": _TAKEDOWN, "opt_out_list": OPT_OUT_LIST},
 }
-"""Drop reasons of each stage. Words in capitals stand for what varies: NNN, NAME, SCORE."""
+"""Drop reasons of each stage but `filter` (tasks.filter.reasons). NNN and SCORE stand for what varies."""
 
 STATUSES = {
     "success": "The image is in the shard.",
@@ -222,8 +156,6 @@ def find_reason(stage: str, name: str) -> DropReason | None:
     reasons = DROP_REASONS.get(stage, {})
     if found := reasons.get(name):
         return found
-    if stage == "filter" and name.startswith("pattern_"):
-        return reasons["pattern_NAME"]
     if stage == "download" and name.startswith("http_") and name[5:].isdecimal():
         return reasons["http_NNN"]
     return next((reasons[key] for key in reasons if key.startswith("SCORE_") and name.endswith(key[5:])), None)

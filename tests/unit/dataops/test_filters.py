@@ -3,12 +3,15 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from dataops.filters import RuleConfig, evaluate_rules, first_drop_reason, host
+from dataops import plugins
+from dataops.filters import evaluate_rules, first_drop_reason
+from dataops.rules.personal import mask_personal_data
 from dataops.schema import PAIRS
-from dataops.text.personal_data import mask_personal_data
+from dataops.text.url_signs import host
+from tasks.filter.config import FilterConfig
 
-BOUNDS = RuleConfig(max_chars=60, min_words=2, max_words=12, min_letter_fraction=0.5, max_url_chars=60)
-OFF = RuleConfig(
+BOUNDS = FilterConfig(max_chars=60, min_words=2, max_words=12, min_letter_fraction=0.5, max_url_chars=60)
+OFF = FilterConfig(
     min_words=0,
     **{"min_chars": 0, "max_chars": None, "max_words": None, "min_letter_fraction": 0, "max_repeated_fraction": None},
     **{"drop_file_names": False, "drop_dates_and_sizes": False, "personal": "keep", "max_url_chars": None},
@@ -20,9 +23,15 @@ def table(rows: list[dict]) -> pl.DataFrame:
     return pl.from_arrow(pa.Table.from_pylist([dict.fromkeys(PAIRS.names) | row for row in rows], schema=PAIRS))
 
 
-def reason(config: RuleConfig = BOUNDS, **row) -> str | None:
+def reason(config: FilterConfig = BOUNDS, **row) -> str | None:
     rows = table([{"url": "http://a.example/1.jpg", "caption": "a red kite"} | row])
     return first_drop_reason(evaluate_rules(rows, config)).to_list()[0]
+
+
+def test_each_rule_is_registered_by_its_reason_and_has_a_place_of_its_own():
+    rules = plugins.load("rules")
+    assert [name for name, rule in rules.items() if name != rule.reason.removesuffix("_NAME")] == []
+    assert len({rule.order for rule in rules.values()}) == len(rules)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +108,7 @@ def test_rules_drop_nothing_when_all_are_off():
     ],
 )
 def test_caption_rules_drop_captions_without_content_or_with_personal_data(caption: str, expected: str | None):
-    assert reason(RuleConfig(), caption=caption) == expected
+    assert reason(FilterConfig(), caption=caption) == expected
 
 
 @pytest.mark.parametrize(
@@ -144,7 +153,7 @@ def test_caption_rules_drop_captions_without_content_or_with_personal_data(capti
     ],
 )
 def test_optional_rules_give_the_drop_reason(config: dict, row: dict, expected: str | None):
-    assert reason(RuleConfig(**config), **row) == expected
+    assert reason(FilterConfig(**config), **row) == expected
 
 
 @pytest.mark.parametrize(
@@ -158,7 +167,7 @@ def test_optional_rules_give_the_drop_reason(config: dict, row: dict, expected: 
 )
 def test_rule_config_raises_for_invalid_values(config: dict, message: str):
     with pytest.raises(ValidationError, match=message):
-        RuleConfig(**config)
+        FilterConfig(**config)
 
 
 @pytest.mark.parametrize(

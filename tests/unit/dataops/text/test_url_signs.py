@@ -4,9 +4,10 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.filters import RuleConfig, host, rules
+from dataops import plugins
 from dataops.text.caption_counts import count_captions
-from dataops.text.url_signs import find_url_signs, parse_hosts
+from dataops.text.url_signs import host, may_end, may_have_word, parse_hosts
+from tasks.filter.config import FilterConfig
 
 _URLS = [
     *("http://", "https://", "HTTP://", "a.example", "doubleclick.net", "facebook.com", "/tr", "/pixel", ".gif", "?"),
@@ -35,7 +36,6 @@ _CAPTIONS = [
     *("\u212ab", "gmt", "T", "z", ".", ",", ":", "/", "-", "٣", "\u3000", "The", "mars", "é", "_", "IMG", "DSC", "P1"),
     *("photo", ".jpg", ".jpeg", ".\u017fvg", ".tiff", ".cr2", "(2)", "screenshot", "\\"),
 ]
-_WORDS = ["pixel", "spacer", "blank", "cleardot", "1x1", "doubleclick", "facebook"]
 _ENDINGS = ["ico", "php", "svg"]
 ROWS = st.lists(
     st.tuples(*(st.none() | st.lists(st.sampled_from(parts), max_size=6).map("".join) for parts in (_URLS, _CAPTIONS))),
@@ -47,18 +47,18 @@ ROWS = st.lists(
 @settings(deadline=None, max_examples=300)
 @given(ROWS)
 def test_may_flags_have_no_false_negative(rows: list[tuple[str | None, str | None]]):
-    config = RuleConfig(blocked_extensions=_ENDINGS, max_url_chars=16)
+    config = FilterConfig.model_validate({"blocked_extensions": _ENDINGS, "max_url_chars": 16})
     frame = pl.DataFrame(rows, schema={"url": pl.String, "caption": pl.String}, orient="row")
     sides = pl.lit(None, pl.Int32)
     frame = frame.with_columns(declared_width=sides, declared_height=sides, page_opt_out=pl.lit(None, pl.String))
-    signs = find_url_signs(
-        frame["url"], ["pixel", "spacer", "blank", "cleardot", "1x1", "doubleclick", "facebook"], ["ico", "svg", "php"]
-    )
-    known = pl.concat([frame, count_captions(frame["caption"]), signs], how="horizontal")
-    for rule in rules(config):
-        if rule.may is not None and rule.name != "repeated_words":
-            drops, may = (known.select(flags.fill_null(value=False)).to_series() for flags in (rule.drops, rule.may))
-            assert not (drops & ~may).any(), rule.name
+    known = pl.concat([frame, count_captions(frame["caption"])], how="horizontal")
+    tested = [rule for rule in plugins.load("rules").values() if rule.may(config) is not None]
+    assert {"tracking", "url_extension", "file_name"} <= {rule.reason for rule in tested}
+    for rule in tested:
+        if rule.reason != "repeated_words":
+            both = (rule.drops(config), rule.may(config))
+            drops, may = (known.select(flags.fill_null(value=False)).to_series() for flags in both)
+            assert not (drops & ~may).any(), rule.reason
 
 
 @settings(deadline=None, max_examples=300)
@@ -72,8 +72,10 @@ def test_parse_hosts_equals_the_regular_expression(rows: list[tuple[str | None, 
 
 
 def test_may_flags_have_few_false_positives():
-    urls = pl.Series(["http://a.example/photo/pix.jpg", "http://a.example/kite.png?f=a.svg", "http://a.example/co.jpg"])
-    signs = find_url_signs(urls, ["pixel", "counter"], ["svg"])
+    urls = pl.Series(
+        "url", ["http://a.example/photo/pix.jpg", "http://a.example/kite.png?f=a.svg", "http://a.example/co.jpg"]
+    )
+    signs = urls.to_frame().select(may_have_word(["pixel", "counter"]), ends=may_end(["svg"]))
     assert signs.rows() == [(True, False), (False, False), (False, False)]
     captions = pl.Series(["a red kite", "The kite", "dates of old", "12 kites", "May flowers", "kite.jpg", "DSC 12"])
     flags = count_captions(captions).select("caption_may_be_file", "caption_may_be_date").rows()

@@ -1,9 +1,14 @@
-"""Finds and masks personal data in captions: mail and web addresses, telephone numbers, streets with a house number.
+"""Drop or mask captions with personal data: mail and web addresses, telephone numbers, streets with a house number.
 
 The patterns find the usual forms only; they do not prove that a caption has no personal data.
 """
 
+from typing import Any, Literal
+
 import polars as pl
+
+from dataops.config import StageConfig
+from dataops.filters import Rule
 
 MASK = "<private>"
 
@@ -23,11 +28,30 @@ PATTERNS: dict[str, str] = {
 _ANY = "|".join(f"(?:{pattern})" for pattern in PATTERNS.values())
 
 
-def has_personal_data(caption: pl.Expr) -> pl.Expr:
-    """Return whether a caption matches any of PATTERNS."""
-    return caption.str.contains(_ANY)
+class Personal(StageConfig):
+    """The key of PERSONAL."""
+
+    personal: Literal["keep", "drop", "mask"] = "drop"
+    """Captions with an e-mail address, a URL, a telephone number or a street address: `drop` drops them as personal, `mask`
+    replaces what was found with "<private>". The row keeps its uid."""
+
+
+PERSONAL = Rule(
+    reason="personal",
+    meaning="The caption holds an e-mail address, a URL, a telephone number or a street address.",
+    remedy='`filter.personal = "mask"` keeps the row without them',
+    config=Personal,
+    drops=lambda config: pl.col("caption").str.contains(_ANY) if config.personal == "drop" else None,
+    may=lambda _: pl.col("caption_may_be_personal"),
+    order=68,
+)
 
 
 def mask_personal_data(caption: pl.Expr) -> pl.Expr:
     """Replace each match of PATTERNS in a caption by MASK."""
     return caption.str.replace_all(_ANY, MASK)
+
+
+def kept_caption(config: Any) -> pl.Expr:
+    """Return the caption as the output of the filter has it: with personal data masked where the config says so."""
+    return mask_personal_data(pl.col("caption")) if config.personal == "mask" else pl.col("caption")
