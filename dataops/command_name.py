@@ -10,15 +10,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
+from dataops import plugins
+
 NAME = "pairmill"
-COMMANDS = (
-    *("demo", "run", "rerun", "runs", "show", "gc", "doctor", "trace", "takedown", "promote", "diff", "export"),
-    *("deploy", "up", "down", "status", "eval", "queries", "datasets", "config", "init", "plan", "try", "backfill"),
-    *("publish", "sign", "verify", "browse", "identity", "summary", "bom", "takedowns", "models"),
-)
-_NAMED = re.compile(rf"(?P<before>^|`|: |\n){NAME} (?=({'|'.join(COMMANDS)})(?![\w-]))")
+COMMANDS = "commands."
+"""Prefix of the kinds of commands in dataops/plugins.py: the rest is the group in the help."""
 _typed = NAME
 
 
@@ -29,7 +28,14 @@ def command_name() -> str:
 
 def name_command(text: str) -> str:
     """Return a message with the typed command in each `pairmill COMMAND` in it."""
-    return _NAMED.sub(lambda found: f"{found['before']}{_typed} ", text)
+    return text if _typed == NAME else _named().sub(lambda found: f"{found['before']}{_typed} ", text)
+
+
+@cache
+def _named() -> re.Pattern[str]:
+    """Return the pattern of the plain name before a registered command."""
+    commands = {name.partition(".")[0] for kind in plugins.kinds(COMMANDS) for name in plugins.names(kind)}
+    return re.compile(rf"(?P<before>^|`|: |\n){NAME} (?=({'|'.join(sorted(commands))})(?![\w-]))")
 
 
 def set_command_name() -> None:

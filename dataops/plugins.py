@@ -10,7 +10,8 @@ uses it; then the name and version of the plugin enter the key as well.
 
 import importlib
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -53,16 +54,16 @@ def load(kind: str) -> Mapping[str, Any]:
 
 
 def find(kind: str, name: str) -> Any:
-    """Return the object of a kind with this name.
+    """Return the object of a kind with this name; no other object is imported.
 
     Raises: ConfigError with the names that there are, or with the command that installs it.
     """
-    found = load(kind)
-    if name in found:
-        return found[name]
-    if remedy := missing(kind).get(name):
-        raise ConfigError(f"{name!r} is not installed: {remedy}")
-    raise ConfigError(f"there is no {name!r} among the {kind}; there are {', '.join(found)}")
+    point = _points(kind).get(name)
+    if point is None:
+        raise ConfigError(f"there is no {name!r} among the {kind}; there are {', '.join(load(kind))}")
+    if (found := _import(point)) is None:
+        raise ConfigError(f"{name!r} is not installed: {install_command(point)}")
+    return found
 
 
 def missing(kind: str) -> Mapping[str, str]:
@@ -75,10 +76,30 @@ def targets(kind: str) -> Mapping[str, str]:
     return {name: point.value for name, point in sorted(_points(kind).items()) if _exists(point)}
 
 
+def names(kind: str) -> tuple[str, ...]:
+    """Return the names of the registered objects of a kind, also of those whose module or packages are missing, sorted."""
+    return tuple(sorted(_points(kind)))
+
+
 def kinds(prefix: str) -> tuple[str, ...]:
     """Return the registered kinds that begin with a prefix, such as those of `commands.`, sorted."""
     groups = (group.removeprefix("pairmill.") for group in entry_points().groups if group.startswith("pairmill."))
     return tuple(sorted(kind for kind in groups if kind.startswith(prefix)))
+
+
+@contextmanager
+def naming_packages(kind: str, name: str) -> Iterator[None]:
+    """Replace the error of an import that fails in the block, since a package of this plugin is not installed.
+
+    Raises: ConfigError with the command that installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        point = _points(kind)[name]
+        if _is_core(point) or error.name is None or _is_installed(error.name):
+            raise
+        raise ConfigError(f"{name!r} needs {error.name}, not installed here: {install_command(point)}") from error
 
 
 def install_command(point: EntryPoint) -> str:
@@ -159,7 +180,7 @@ def _import(point: EntryPoint) -> Any:
     except ModuleNotFoundError as error:
         if _is_core(point):
             raise
-        if error.name is not None and importlib.util.find_spec(error.name.partition(".")[0]) is not None:
+        if error.name is not None and _is_installed(error.name):
             if not _exists(point):
                 return None
             raise ConfigError(f"{_owner(point)}: cannot import {point.value}: {error}") from error
@@ -172,6 +193,10 @@ def _import(point: EntryPoint) -> Any:
         raise ConfigError(
             f"{_owner(point)}: cannot import {point.value}: {type(error).__name__}: {error}; update or uninstall it"
         ) from error
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
 
 
 def _exists(point: EntryPoint) -> bool:

@@ -5,7 +5,7 @@ import sys
 from unittest.mock import patch
 
 from docs.tools.markdown import fill
-from flows.app import app
+from flows.app import make_app
 
 _INTRO = """# Commands
 
@@ -17,7 +17,7 @@ has the same text. [Exit codes](exit-codes.md) has the meaning of each exit code
 def render() -> str:
     """Return the page: a list of all commands, and a section for each."""
     with patch.object(sys, "argv", ["pairmill"]):  # cyclopts puts the name of the running program into the usage
-        text = app.generate_docs(output_format="markdown")
+        text = make_app().generate_docs(output_format="markdown")
     listed, _, sections = text.partition("**Commands**:")[2].partition("\n## ")
     sections = re.sub(r" \*\[default: (?:\(\)|False)\]\*", "", f"## {sections}")
     listed = listed.replace("(#pairmill-install-completion)", "(#pairmill---install-completion)")  # as in its heading

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from dataops.command_name import name_command
 from dataops.errors import ConfigError
@@ -27,6 +29,7 @@ from flows.backfill.versions import (
     reuse_versions,
     with_seen,
 )
+from flows.commands.options import Json, Settings
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.commands.run import start_servers
 from flows.interruption import EXIT_CODES, NAMES
@@ -138,21 +141,31 @@ class Backfill:
 
 def backfill(
     config: Path,
-    settings: Sequence[str],
     *,
-    crawls: Sequence[str],
-    each: Sequence[str],
-    parallel: int,
-    dry_run: bool,
-    as_json: bool,
+    crawl: Annotated[
+        tuple[str, ...], Parameter(help="Make a version of this crawl of Common Crawl. May be repeated.")
+    ] = (),
+    each: Annotated[
+        tuple[str, ...],
+        Parameter(help="Make a version with this key: --each source.edition=2026-11. May be repeated."),
+    ] = (),
+    set_: Settings = (),
+    parallel: Annotated[
+        int, Parameter(help="Number of versions at a time: while one is made, the next ones run `extract`.")
+    ] = 1,
+    dry_run: Annotated[bool, Parameter(negative="", help="Only print what would be done.")] = False,
+    json: Json = False,
 ) -> int:
-    """Plan the versions, print the plan, make what is missing, and return the exit code.
+    """Make a dataset version for each crawl, or for each value of a key; each leaves out the pairs of those before it.
 
-    Raises: ConfigError if a config or the list of versions is wrong.
+    Complete versions are reused, so the same command continues after a failure or a kill.
+
+    Args:
+        config: TOML file.
     """
     if parallel < 1:
         raise ConfigError(f"--parallel is {parallel}; it must be at least 1")
-    versions = load_versions(config, settings, list_settings(config, settings, crawls, each), writes=not dry_run)
+    versions = load_versions(config, set_, list_settings(config, set_, crawl, each), writes=not dry_run)
     reuse_versions(config, versions)
     missing = sum(version.dataset is None for version in versions)
     _write(f"{config}: {format_quantity(len(versions), 'version')} of the dataset, {missing:,} to make")
@@ -167,7 +180,7 @@ def backfill(
             _write(f"stopped by {NAMES[work.stopped_by]}; {AGAIN}")
         elif code:
             _write(f"versions after the one that failed need its dataset and were not made; {AGAIN}")
-    if as_json:
+    if json:
         print_json({"config": str(config), "exit_code": code, "versions": [_as_json(one) for one in versions]})
     elif not dry_run:
         _show(versions)

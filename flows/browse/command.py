@@ -5,6 +5,9 @@ import webbrowser
 from contextlib import closing
 from html import escape
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
@@ -12,47 +15,57 @@ from dataops.snapshot import Manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from flows.commands.diff import find_dataset
+from flows.commands.options import Json, StoreUri
 from flows.commands.output import print_json
 from flows.records import find_snapshot, load_manifests, load_run, newest_run
+from infra.local import services
 from tasks.browse.database import check_installed
 
 
 def browse(
-    name: str | None,
-    home: Path,
-    store_uri: str | None,
+    run_or_key: str | None = None,
     *,
-    other: str | None,
-    model: str | None,
-    port: int,
-    open_browser: bool,
-    as_json: bool,
+    with_: Annotated[
+        str | None, Parameter(name="--with", help="A second version to compare with: the key of a dataset, or a run.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        Parameter(
+            help="Model to search by meaning with (default: the newest model of the store, preferably of this data)."
+        ),
+    ] = None,
+    port: Annotated[int, Parameter(help="Port of the page; 0: a free one.")] = 0,
+    open_: Annotated[bool, Parameter(name="--open", negative="--no-open", help="Open the page in a browser.")] = True,
+    store: StoreUri = None,
+    json: Json = False,
 ) -> int:
-    """Serve the pages of a dataset until Ctrl-C.
+    """Look at the rows and images of a dataset in the browser, until Ctrl-C. It needs the extra `browse`.
 
-    Raises: ConfigError if there is no such dataset or model, the port is in use, or the extra `browse` is not installed.
+    Args:
+        run_or_key: A run id, or the 16 hex digits of a snapshot's key; by default the newest run.
     """
     check_installed()
+    home = services.home()
     from flows.browse.server import Server
     from flows.browse.site import Site
 
-    dataset = find_rows(name or newest_run(home, store_uri), home, store_uri)
-    second = find_dataset(other, home, store_uri) if other else None
+    dataset = find_rows(run_or_key or newest_run(home, store), home, store)
+    second = find_dataset(with_, home, store) if with_ else None
     if second is not None and second[0].stage != dataset[0].stage:
         raise ConfigError(
-            f"--with {other} is a snapshot of {second[0].stage}, the dataset one of {dataset[0].stage}; name two of a stage"
+            f"--with {with_} is a snapshot of {second[0].stage}, the dataset one of {dataset[0].stage}; name two of a stage"
         )
     with closing(Site(dataset, second, model, home)) as site:
         server = Server(site, port)
         manifest = dataset[0]
-        if as_json:
+        if json:
             shown = {"stage": manifest.stage, "key": manifest.key, "rows": manifest.counts.kept}
             print_json({"url": server.url, "token": server.token, "port": server.port, "dataset": shown})
         else:
             rows = format_quantity(manifest.counts.kept, "row")
             sys.stdout.write(f"{manifest.stage}/{manifest.key}, {rows}: {server.url}\nCtrl-C ends it.\n")
         sys.stdout.flush()
-        if open_browser:
+        if open_:
             _open(server.url, site.folder)
         server.run()
     return 0

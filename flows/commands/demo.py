@@ -4,16 +4,20 @@ The flow reads WARC files and downloads over HTTP as in any other run. The confi
 paths and port; it is written into the home, so that it can be run and varied as any other.
 """
 
-import json
+import json as json_
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from dataops.command_name import command_name
 from dataops.home import CHECKOUT
 from dataops.messages.waiting import waiting
+from flows.commands.options import Json, Settings
 from flows.commands.output import console, first_page, message, print_waits, text
 from flows.commands.run import run_record, start_servers
 from flows.config import load_config
@@ -36,14 +40,19 @@ QUICK = ('name="demo-quick"', "train.epochs=2", 'register.model_name="pairmill-d
 """What `--quick` changes in the config."""
 
 
-def run_demo(settings: Sequence[str] = (), *, quick: bool, from_scratch: bool, as_json: bool) -> int:
-    """Make and serve the demo web, run the pipeline on it, print the result and what to try next; return the exit code.
-
-    Args:
-        settings: further KEY=VALUE settings of the config.
-        quick: take a small part of the web, and train for seconds.
-        from_scratch: train without pretrained weights.
-    """
+def demo(
+    *,
+    set_: Settings = (),
+    quick: Annotated[
+        bool,
+        Parameter(negative="", help="Take a small part of the data and train for seconds, to see every stage run."),
+    ] = False,
+    from_scratch: Annotated[
+        bool, Parameter(negative="", help="Train without weights that others trained (configs/demo-from-scratch.toml).")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Run the whole pipeline on real data without a network: from a small web archive to a registered model."""
     started = time.monotonic()
     servers = start_servers()
     home, name = services.home(), "demo-quick" if quick else "demo"
@@ -56,9 +65,9 @@ def run_demo(settings: Sequence[str] = (), *, quick: bool, from_scratch: bool, a
     config = home / f"{name}{'-from-scratch' if from_scratch else ''}.toml"
     own = [*demo_settings(web, home, site_address), *(QUICK if quick else ())]
     config.write_text(_NOTE + apply_settings(template.read_text("utf-8"), own), "utf-8")
-    record = create_run(load_config(config, settings), home)
-    code = run_record(record.run_id, as_json=as_json)
-    if code == 0 and not as_json:
+    record = create_run(load_config(config, set_), home)
+    code = run_record(record.run_id, as_json=json)
+    if code == 0 and not json:
         record, _ = load_run(record.run_id, home)
         if quick:
             console().print(text(_quick_note(web)), soft_wrap=True)
@@ -104,7 +113,7 @@ def demo_settings(web: DemoWeb, home: Path, site_address: str) -> list[str]:
 
 
 def _quote(value: str | list[str]) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json_.dumps(value, ensure_ascii=False)
 
 
 def _quick_note(web: DemoWeb) -> str:

@@ -1,17 +1,16 @@
-"""`pairmill eval` and `pairmill datasets fetch`: evaluate any model on a suite, and download the suite's sets."""
+"""`pairmill eval`: evaluates any model on a suite."""
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataops.errors import ConfigError, SourceError
+from dataops.errors import ConfigError
 from dataops.formatting import format_percent, format_quantity
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from infra.local import services
-from tasks.evaluate.hub_sets import FetchResult, as_rows, fetch_suite
 from tasks.evaluate.job import EvaluationSettings
 from tasks.evaluate.report import report_html
 from tasks.evaluate.run_suite import Evaluation, average_metrics, evaluate_model
@@ -69,26 +68,6 @@ def data_folder(suite: Path, data: Path | None, home: Path) -> Path | None:
         return data
     _, labelled, _ = read_tasks(suite)
     return home / FETCHED if any(task.source for _, task in labelled) else None
-
-
-def fetch(suite: Path, data: Path | None, max_bytes: int, *, as_json: bool) -> int:
-    """Download a suite's sets, and list those that cannot be downloaded.
-
-    Raises: SourceError if every download failed.
-    """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    folder = data_folder(suite, data, services.home()) or suite.resolve().parent
-    if folder.is_relative_to(services.home()):
-        services.make_home()
-    results = fetch_suite(suite, folder, max_bytes)
-    if as_json:
-        print_json({"data": str(folder), "sets": as_rows(results)})
-    else:
-        _show_fetched(results, folder)
-    present = [result for result in results if result.state in ("fetched", "reused")]
-    if not present and (failed := [result for result in results if result.state == "failed"]):
-        raise SourceError(f"none of {len(failed)} sets could be downloaded; the first error: {failed[0].reason}")
-    return 0
 
 
 def _write_page(page: Path, suite: Suite, found: Evaluation, *more: Any) -> None:
@@ -175,11 +154,3 @@ def _show_average(suite: Suite, found: Evaluation) -> None:
     console().print(text(f"Average over {mean['tasks']} of {format_quantity(of, 'set')}: {average}"))
     for name, reason in mean["missing"].items():
         console().print(text(f"  without {name}: {reason}"), soft_wrap=True)
-
-
-def _show_fetched(results: Sequence[FetchResult], folder: Path) -> None:
-    table = new_table(f"Evaluation sets in {folder}", "set", "state", "MB", "source or reason", right=["MB"])
-    for result in results:
-        size = f"{result.bytes / 1e6:,.1f}" if result.bytes else ""
-        table.add_row(result.name, result.state, size, result.reason or result.source)
-    console().print(table)

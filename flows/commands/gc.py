@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from pydantic import ValidationError
 
 from dataops.errors import ConfigError
@@ -22,6 +23,7 @@ from dataops.formatting import format_quantity
 from dataops.snapshot import SnapshotName
 from dataops.storage.cached_files import delete_unheld, find_abandoned, find_unused, last_modified
 from dataops.store import Entry, Store
+from flows.commands.options import Json, StoreUri, Yes
 from flows.commands.output import console, new_table, print_json, print_waits, text
 from flows.records import RunRecord, known_stores
 from infra.local import services
@@ -199,6 +201,23 @@ class Roots:
         for record in sorted(self.records.values(), key=_last_active):
             users |= {SnapshotName(stage.stage, stage.key): record.run_id for stage in record.stages}
         return users
+
+
+def gc(
+    *,
+    keep_runs: Annotated[
+        int | None, Parameter(help="Number of newest runs to keep of each name (default: 10).")
+    ] = None,
+    older_than: Annotated[
+        str | None, Parameter(help="Instead: keep the runs below this age, such as 12h, 30d or 8w.")
+    ] = None,
+    store: StoreUri = None,
+    yes: Annotated[Yes, Parameter(help="Delete; without it, only list.")] = False,
+    json: Json = False,
+) -> int:
+    """Delete the snapshots that no kept run and no registered model needs, and leftovers of killed processes."""
+    policy = Policy.from_options(keep_runs, older_than)
+    return collect_garbage(services.home(), store, policy, delete=yes, as_json=json)
 
 
 def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete: bool, as_json: bool) -> int:

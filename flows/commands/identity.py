@@ -1,4 +1,4 @@
-"""The commands `identity create` and `identity directory`: the key that signs requests, and its public directory."""
+"""Make the key with which requests are signed (Web Bot Auth), and its public directory: `identity create`, `directory`."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

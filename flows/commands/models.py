@@ -1,4 +1,4 @@
-"""The commands over models: `models`, `export`, `sign`, `verify`, `eval` and `datasets fetch`."""
+"""The commands over models: `models`, `export`, `sign`, `verify` and `eval`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -129,22 +129,3 @@ def evaluate(
 
     settings = EvaluationSettings(batch_size, device, precision, nproc)
     return evaluate(EvaluateOptions(model, suite, against, data, matches, page, settings), as_json=json)
-
-
-def fetch(
-    suite: Path,
-    *,
-    data: Annotated[Path | None, Parameter(help="Folder for the sets; default: `datasets` in the home.")] = None,
-    max_bytes: Annotated[
-        int, Parameter(help="Maximum size of a set on the Hub in bytes: a larger one is not downloaded.")
-    ] = 100_000_000_000,
-    json: Json = False,
-) -> int:
-    """Download the evaluation sets of a suite from the Hub, verify them, and list those that cannot be downloaded.
-
-    Args:
-        suite: TOML file, such as configs/suites/datacomp.toml.
-    """
-    from flows.commands.evaluate import fetch as fetch_sets
-
-    return fetch_sets(suite, data, max_bytes, as_json=json)

@@ -8,21 +8,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import polars as pl
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dataops.command_name import name_command
-from dataops.formatting import format_counts, format_interval, format_percent, format_quantity
+from dataops.formatting import format_interval, format_percent
 from dataops.home import home
 from dataops.messages.waiting import current_waits
 from dataops.redaction import escape_for_display
 from flows.deployment.request import DeployedObject
-from infra.doctor.check import Check
 from infra.local.services import ServiceStatus
 from tasks.tracking import pages
 
@@ -214,32 +211,4 @@ def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
         if service.login_file and service.state == "running":
             once = f"To see Prefect's pages, open {service.ui_url} and log in once with what is in {service.login_file}"
             out.print(message(f"{once} (`pairmill status --show-login` prints it)."), soft_wrap=True)
-    return 0
-
-
-def show_checks(checks: Sequence[Check], *, as_json: bool) -> int:
-    """Print the checks of the doctor; return 2 if one is an error."""
-    failed = any(not check.ok and check.severity == "error" for check in checks)
-    if as_json:
-        print_json([asdict(check) for check in checks])
-        return 2 if failed else 0
-    out = console()
-    for check in checks:
-        mark = "ok" if check.ok else check.severity
-        out.print(message(f"{mark:>8}  {check.name}: {check.detail}"), soft_wrap=True)
-        if not check.ok and check.remedy:
-            out.print(message(f"{'':>8}  remedy: {check.remedy}"), soft_wrap=True)
-    return 2 if failed else 0
-
-
-def show_queries(queries: pl.DataFrame, path: Path, *, as_json: bool) -> int:
-    """Print the number of queries in a list, by kind."""
-    kinds = dict(sorted(queries.group_by("kind").len().iter_rows()))
-    if as_json:
-        print_json({"path": str(path), "queries": queries.height, "kinds": kinds})
-        return 0
-    console().print(
-        text(f"{path}: {format_quantity(queries.height, 'query', 'queries')} ({format_counts(kinds.items())})"),
-        soft_wrap=True,
-    )
     return 0

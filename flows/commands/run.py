@@ -1,16 +1,20 @@
 """`pairmill run` and `pairmill rerun`: run the flow in this process, print the result and return an exit code."""
 
-import json
+import json as json_
 import logging
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from dataops.command_name import name_command
 from dataops.errors import ConfigError, PairmillError, describe_error
 from dataops.escaping import escape_controls
 from dataops.redaction import redact
-from dataops.stages import STAGES
+from dataops.stages import STAGES, StageName
+from flows.commands.options import Json, Settings, StoreUri
 from flows.commands.output import first_page, print_waits
 from flows.interruption import IS_OUTCOME, Interruption
 from infra.local import services
@@ -20,6 +24,38 @@ if TYPE_CHECKING:
     from flows.records import RunRecord
 
 NAMES = {"prefect": "Prefect", "mlflow": "MLflow"}
+
+
+def run(
+    config: Path,
+    *,
+    set_: Settings = (),
+    until: Annotated[StageName | None, Parameter(help="Stop after this stage.")] = None,
+    force: Annotated[
+        tuple[StageName, ...], Parameter(help="Make the snapshot of this stage again. May be repeated.")
+    ] = (),
+    verify: Annotated[bool, Parameter(negative="", help="Verify the sha256 of every reused part.")] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only show what would be done, as `pairmill plan` does.")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Run the pipeline with a config file: make missing snapshots, reuse complete ones.
+
+    Args:
+        config: TOML file.
+    """
+    if dry_run:
+        from flows.commands.before.commands import plan
+
+        return plan(config, set_=set_, until=until, force=force, json=json)
+    from flows.config import load_config
+    from flows.records import create_run
+
+    checked = load_config(config, set_, until)
+    start_servers()  # before there is a record: a run without servers never began
+    record = create_run(checked, services.make_home())
+    return run_record(record.run_id, until=until, force=force, verify=verify, as_json=json)
 
 
 def run_record(
@@ -82,7 +118,7 @@ def _run_flow(
         if failure is not None:
             message = name_command(redact(str(failure)))
             result["error"] = {"type": type(failure).__name__, "message": message, "exit_code": code}
-        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.write(json_.dumps(result) + "\n")
     else:
         show_run(record, store, with_error=False)  # which follows on standard error, with what to do
     if failure is not None:
@@ -109,45 +145,48 @@ def show_where_to_watch(run_id: str, servers: Sequence[services.ServiceStatus]) 
 def rerun(
     run_id: str,
     *,
-    from_stage: str | None,
-    until: str | None,
-    retry: str | None,
-    store_uri: str | None,
-    as_json: bool,
+    from_: Annotated[
+        StageName | None, Parameter(name="--from", help="Make this stage and all later ones again.")
+    ] = None,
+    until: Annotated[
+        StageName | None, Parameter(help="Stop after this stage; default: the stage at which the run was to stop.")
+    ] = None,
+    retry: Annotated[
+        str | None,
+        Parameter(help="With --from download: fetch only the rows again that failed in these ways: timeout,http_5xx."),
+    ] = None,
+    store: StoreUri = None,
+    json: Json = False,
 ) -> int:
-    """Continue a run and return its exit code. A former flow run that Prefect still shows as running is marked Crashed.
+    """Continue a failed, crashed or killed run with its own config, or a completed one to a later stage.
 
     Args:
-        from_stage: the first stage to make again.
-        until: the last stage; by default that of the newest attempt, or of all if `from_stage` comes after it.
-        retry: classes of failure, comma-separated. No complete snapshot is then rebuilt: `download` fetches the rows
-            that failed with one of them, and the later stages follow from what it fetched.
-
-    Raises: ConfigError if the run is unknown or still works (of another machine: if it renews its lease), or if `retry`
-        is not a list of classes, or `until` comes before `from_stage`.
+        run_id: A run id; `pairmill runs` lists them.
     """
-    if from_stage and until and STAGES.index(until) < STAGES.index(from_stage):
-        raise ConfigError(f"--until {until} comes before --from {from_stage}; name that stage or a later one")
-    classes = _parse_classes(from_stage, retry)
+    # With `retry`, no complete snapshot is rebuilt: `download` fetches rows again, and the later stages follow from them.
+    if from_ and until and STAGES.index(until) < STAGES.index(from_):
+        raise ConfigError(f"--until {until} comes before --from {from_}; name that stage or a later one")
+    classes = _parse_classes(from_, retry)
     from flows.records import is_alive, load_run, remember_store
 
     home = services.home()
-    record, store = load_run(run_id, home, store_uri)
+    record, found_in = load_run(run_id, home, store)
     with print_waits():
-        alive = is_alive(record, store)
+        alive = is_alive(record, found_in)
     if alive:
         attempt = record.own_attempts[-1]
         raise ConfigError(f"{run_id} still runs on {attempt.host} as process {attempt.pid}; stop that process first")
-    remember_store(run_id, store, home)
+    remember_store(run_id, found_in, home)
     start_servers()
     services.apply_environment()
     _close_killed_attempts(record)
-    if until is None:
-        until = record.last_stage
-        if until and from_stage and STAGES.index(until) < STAGES.index(from_stage):
-            until = None
-    force = STAGES[STAGES.index(from_stage) :] if from_stage and not classes else ()
-    return run_record(run_id, until=until, force=force, retry=classes, as_json=as_json)
+    last: str | None = until
+    if last is None:
+        last = record.last_stage
+        if last and from_ and STAGES.index(last) < STAGES.index(from_):
+            last = None
+    force = STAGES[STAGES.index(from_) :] if from_ and not classes else ()
+    return run_record(run_id, until=last, force=force, retry=classes, as_json=json)
 
 
 def _parse_classes(from_stage: str | None, retry: str | None) -> tuple[str, ...]:

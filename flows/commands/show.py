@@ -1,11 +1,14 @@
 """`pairmill runs` and `pairmill show`: print all runs, one run, or one snapshot."""
 
-import json
+import json as json_
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
@@ -17,8 +20,10 @@ from dataops.stages import STAGES, RunState
 from dataops.store import Store
 from dataops.trace.sources import count_filtered, list_named_sources
 from flows.checks.report_on_page import find_report
+from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
-from flows.records import FINISHED, RunRecord, find_snapshot, load_manifests, load_run
+from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_manifests, load_run, newest_run, no_runs
+from infra.local import services
 from tasks.checks.report import CheckReport
 from tasks.register.config import NO_GATE
 from training.evaluation.contamination import format_overlap
@@ -29,6 +34,50 @@ CONTENTS = 5
 """Maximum number of languages, hosts etc. that `show` prints for a dataset."""
 LISTED = 20
 """Maximum number of failed files, inputs or parts that are listed; the manifest has all."""
+
+
+def runs(
+    *,
+    limit: Annotated[int | None, Parameter(help="List only so many of the newest runs.")] = None,
+    state: Annotated[tuple[RunState, ...], Parameter(help="List only runs in this state. May be repeated.")] = (),
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """List the runs of the known stores, oldest first, and close in Prefect and MLflow those that were killed."""
+    records = list_runs(services.home(), store)
+    if_empty = "no run is in this state" if records else no_runs(services.home())
+    code = show_runs(select_runs(records, limit, state), if_empty, as_json=json)
+    if os.environ.get("PREFECT_API_URL") and any(record.actual_state() != record.state for record in records):
+        from flows.abandoned_runs import close_killed_runs
+
+        close_killed_runs(records, services.home())
+    return code
+
+
+def show(
+    run_or_key: str | None = None,
+    *,
+    page: Annotated[
+        Path | None, Parameter(help="Also write the HTML page of a dataset, a download or a filter to this file.")
+    ] = None,
+    open_: Annotated[bool, Parameter(name="--open", negative="", help="Also open that page in a browser.")] = False,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Show one run, or one snapshot by its key.
+
+    Args:
+        run_or_key: A run id, or the 16 hex digits of a snapshot's key; by default the newest run.
+    """
+    from flows.commands.page import open_page, write_stage_page
+
+    name = run_or_key or newest_run(services.home(), store)
+    code = show_run_or_key(name, services.home(), store, as_json=json)
+    if page is not None or open_:
+        written = write_stage_page(name, services.home(), store, page)
+        if open_:
+            open_page(written)
+    return code
 
 
 def select_runs(records: Sequence[RunRecord], limit: int | None, states: Sequence[RunState]) -> list[RunRecord]:
@@ -233,7 +282,7 @@ def _show_training(manifests: Sequence[Manifest], store: Store, out: Console) ->
     manifest = next((m for m in manifests if m.stage == "train" and m.named(THROUGHPUT)), None)
     if manifest is None:
         return
-    rows = [json.loads(line) for line in store.read(manifest.path(THROUGHPUT)).splitlines()]
+    rows = [json_.loads(line) for line in store.read(manifest.path(THROUGHPUT)).splitlines()]
     if not rows:
         return
     figures = [f"{median(row['samples_per_second'] for row in rows):,.0f} samples/s"]

@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from dataops import command_name
-from dataops.command_name import COMMANDS, find_command_name, name_command
-from flows.app import app
+from dataops.command_name import find_command_name, name_command
 
 
 @pytest.fixture
@@ -60,7 +59,3 @@ def test_messages_name_the_typed_command_where_they_name_a_command(monkeypatch: 
         ("/srv/pairmill runs", "/srv/pairmill runs"),
     ):
         assert name_command(message) == shown
-
-
-def test_all_commands_are_known():
-    assert set(COMMANDS) == {name for name in app if not name.startswith("-")}

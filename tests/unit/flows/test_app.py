@@ -4,13 +4,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import prefect  # noqa: F401  its first import makes ~/.prefect, in the home of the user who runs the tests
 import pytest
 from cyclopts import App
 
 from dataops.errors import ServiceError
 from dataops.messages.waiting import SHOWN_FROM_SECONDS, waiting
-from flows.app import app, run_command
+from flows.app import make_app, run_command
 from infra.local import services
+from tests.stranger import Stranger
 
 READ_ONLY = [
     (["runs"], 0),
@@ -100,9 +102,9 @@ def test_help_states_what_a_command_needs_in_some_cases(
 
 
 def test_help_names_no_empty_default(empty: Path, capsys: pytest.CaptureFixture[str]):
-    for command in app.resolved_commands().values():
+    for name, command in make_app().resolved_commands().items():
         if isinstance(command, App) and command.default_command is not None:
-            run_command([command.name[0], "--help"])
+            run_command([name, "--help"])
     assert '[default: ""]' not in capsys.readouterr().out
 
 
@@ -126,3 +128,60 @@ def test_run_prints_that_it_waits_for_the_servers(
     assert run_command(["run", "mine.toml", "--until", "extract"]) == ServiceError.exit_code
     assert "the mlflow server starts" in errors[0]
     assert not Path(".pairmill/runs").exists()
+
+
+GREET = """
+    def greet(name: str) -> int:
+        \"\"\"Greet somebody.
+
+        Args:
+            name: Who is greeted.
+        \"\"\"
+        {body}
+        print("hello", name)
+        return 4
+"""
+RUN = "import sys; from flows.app import run_command; sys.exit(run_command({arguments}))"
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Stranger:
+    return Stranger(tmp_path)
+
+
+def test_command_of_another_distribution_runs_and_is_listed_in_its_group(stranger: Stranger):
+    stranger.install("polite", GREET.format(body=""), "[pairmill.commands.look]\ngreet = polite:greet\n")
+    done = stranger.run(RUN.format(arguments=["greet", "you"]))
+    assert (done.returncode, done.stdout) == (4, "hello you\n")
+    groups = stranger.run(RUN.format(arguments=["--help"])).stdout.split("─ Look ")
+    assert "greet" in groups[1].partition("╭")[0]
+    assert "Greet somebody." in groups[1].partition("╭")[0]
+    assert "Who is greeted." in stranger.run(RUN.format(arguments=["greet", "--help"])).stdout
+
+
+def test_list_of_commands_imports_none_of_them(stranger: Stranger):
+    stranger.install("loud", "print('imported')" + GREET.format(body=""), "[pairmill.commands.run]\nx = loud:greet\n")
+    code = RUN.format(arguments=["--help"]).replace("sys.exit(", "print(").replace("]))", "])); print(*sys.modules)")
+    done = stranger.run(code)
+    assert "imported" not in done.stdout
+    assert not {"flows.commands.run", "polars", "pyarrow", "prefect", "mlflow"} & set(done.stdout.split()), done.stderr
+
+
+@pytest.mark.parametrize("where", ["module", "function", "nowhere"])
+def test_command_without_its_packages_is_one_error(stranger: Stranger, where: str):
+    module = GREET.format(body="import no_such_package" if where == "function" else "")
+    stranger.install("bare", module, "[pairmill.commands.look]\ngreet = bare:greet\n")
+    if where == "module":
+        (stranger.folder / "bare.py").write_text("import no_such_package\n")
+    if where == "nowhere":
+        (stranger.folder / "bare.py").unlink()
+    done = stranger.run(RUN.format(arguments=["greet", "you"]))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("pairmill: 'greet' ")
+    assert done.stderr.endswith("pip install --force-reinstall bare\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_unknown_command_is_an_error_with_the_nearest_one(capsys: pytest.CaptureFixture[str]):
+    assert run_command(["rerum", "x"]) == 2
+    assert "there is no command 'rerum'; did you mean 'rerun'?" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from dataops.redaction import redact
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.store import FolderStore
 from flows import app
-from flows.commands import output, show
+from flows.commands import doctor, output, show
 from flows.config import load_config, secret_problems
 from flows.records import Attempt, RunRecord, list_runs, load_run
 from infra.doctor.check import Check
@@ -181,14 +181,14 @@ def test_tables_and_lines_print_hostile_text_as_text(printed_by, tmp_path):
     assert_harmless(printed_by(lambda: show.show_snapshot(manifest(inputs=[source]), store, as_json=False)))
     assert_harmless(printed_by(lambda: show.show_runs([bad], "", as_json=False)))
     assert_harmless(
-        printed_by(lambda: output.show_checks([Check(HOSTILE, False, "error", HOSTILE, HOSTILE)], as_json=False))
+        printed_by(lambda: doctor.show_checks([Check(HOSTILE, False, "error", HOSTILE, HOSTILE)], as_json=False))
     )
     service = ServiceStatus(HOSTILE, HOSTILE, HOSTILE, None, "external", "")
     assert_harmless(printed_by(lambda: output.show_services([service], as_json=False)))
 
 
 def test_json_output_is_escaped(printed_by):
-    text = printed_by(lambda: output.show_checks([Check(HOSTILE, True, "error", HOSTILE)], as_json=True))
+    text = printed_by(lambda: doctor.show_checks([Check(HOSTILE, True, "error", HOSTILE)], as_json=True))
     assert text.isascii()
     assert json.loads(text)[0]["detail"] == HOSTILE
     assert not set(text) & set("\x1b\x07\r")

@@ -11,9 +11,10 @@ from cyclopts import CycloptsError
 from pydantic import ValidationError
 
 from docs.tools.links import ROOT, pages
-from flows.app import app
+from flows.app import make_app
 from flows.config import RunConfig
 
+APP = make_app()
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\s*(?:\$ )?(pairmill (?! )[^\n]*)", re.MULTILINE)
 _TABLES = {field.alias or name for name, field in RunConfig.model_fields.items()}
@@ -70,7 +71,7 @@ def parse(command: str) -> str:
     text = re.split(r"\s+#|\s[|;&>]|;|`", command)[0].replace("...", "").strip()
     words = shlex.split(text)[1:]
     try:
-        app.parse_args(words, exit_on_error=False, print_error=False)
+        APP.parse_args(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return str(error)
     return ""

@@ -6,8 +6,9 @@ import pytest
 
 from docs.tools.links import pages
 from docs.tools.outputs import Block, fill_blocks, find_blocks, read_variables
-from flows.app import app
+from flows.app import make_app
 
+APP = make_app()
 PAGE = """Before.
 
 <!-- output: pairmill show $PACK | head -2 -->
@@ -57,5 +58,5 @@ def test_variables_of_a_run():
 def test_each_block_calls_a_command_as_it_is(page: str, block: Block):
     words = shlex.split(block.shown)
     if words[0] == "pairmill":
-        app.parse_args(words[1:], exit_on_error=False, print_error=False)  # raises CycloptsError for what is unknown
+        APP.parse_args(words[1:], exit_on_error=False, print_error=False)  # raises CycloptsError for what is unknown
     assert block.content.startswith("$ "), f"{page}: run `make docs-outputs`"

@@ -27,8 +27,8 @@ def rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         record.end(state)
         store = FolderStore(tmp_path / "store")
         record.save(store)
-        defaults = {"from_stage": None, "until": None, "retry": None}
-        assert run.rerun("r-1", **(defaults | options), store_uri=store.uri, as_json=False) == 0
+        defaults = {"from_": None, "until": None, "retry": None}
+        assert run.rerun("r-1", **(defaults | options), store=store.uri, json=False) == 0
         return called["until"], tuple(called["force"])
 
     return call
@@ -43,13 +43,13 @@ def test_rerun_ends_where_the_run_was_to_end(rerun: Any, state: str):
 def test_rerun_ends_at_the_stage_of_its_option(rerun: Any):
     assert rerun("download", "completed", until="register") == ("register", ())
     assert rerun(None, "completed", until="filter") == ("filter", ())
-    assert rerun("pack", "completed", from_stage="curate", until="curate")[0] == "curate"
+    assert rerun("pack", "completed", from_="curate", until="curate")[0] == "curate"
 
 
 def test_rerun_from_a_stage_after_the_last_one_continues_to_the_end(rerun: Any):
-    assert rerun("download", "completed", from_stage="evaluate") == (None, ("evaluate", "register"))
+    assert rerun("download", "completed", from_="evaluate") == (None, ("evaluate", "register"))
 
 
 def test_rerun_refuses_an_end_before_its_beginning(rerun: Any):
     with pytest.raises(ConfigError, match="--until filter comes before --from train"):
-        rerun("download", "completed", from_stage="train", until="filter")
+        rerun("download", "completed", from_="train", until="filter")
