@@ -51,8 +51,7 @@ e2e: .venv/installed-dev
 # Two Ray nodes on loopback; not part of `test`, because its install (70 MB) and servers take another minute.
 ray: .venv/installed-dev
 	@$(INSTALL) --editable '.[ray]'
-	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/integration/test_ray.py tests/integration/test_ray_soak.py \
-		tests/integration/test_ray_training.py
+	$(BIN)/python -m pytest -q -n 0 --durations=5 plugins/ray/tests
 
 # Exported models in transformers and onnxruntime; not part of `test`, because its install (170 MB) slows imports of open_clip.
 export: .venv/installed-dev

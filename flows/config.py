@@ -7,7 +7,7 @@ environment; a config with a secret is refused, so none can reach a manifest or 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -15,6 +15,7 @@ from dataops import redaction as secrets
 from dataops.config import PriceConfig, problems_of
 from dataops.errors import ConfigError
 from dataops.home import home, resolve_in_project
+from dataops.plugins import extend, find
 from dataops.redaction import redact
 from dataops.regular_files import read_text
 from dataops.snapshot import MANIFEST
@@ -36,8 +37,7 @@ from infra.local.services import make_home
 from tasks.checks.config import ChecksConfig
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
-from tasks.engine.context import RayCluster
-from tasks.engine.ray_pool import missing_ray
+from tasks.engine.executor import Engine, Executor
 from tasks.evaluate.config import EvaluateConfig
 from tasks.extract.config import SourceConfig, name_source_path, name_tables, source_names
 from tasks.extract.sources.warc import WarcSource
@@ -80,37 +80,35 @@ class StoreConfig(_Table):
         return store.check_writable()
 
 
-class ExecutionConfig(_Table):
+def _find_engine(name: str) -> str:
+    find("executors", name)
+    return name
+
+
+class _Execution(_Table):
     """The `[execution]` table: where and how the work runs; nothing in it changes the results."""
 
-    engine: Literal["local", "ray"] = "local"
-    """Where the tasks of a stage run: in processes of this machine, or on a Ray cluster (docs/scale.md)."""
+    engine: Annotated[str, AfterValidator(_find_engine)] = "local"
+    """Where the tasks of a stage run: `local` in processes of this machine, `ray` on a Ray cluster (docs/scale.md)."""
     workers: int | None = Field(default=None, ge=1)
-    """Number of tasks at a time. Default: one per core, or on Ray as many as the cluster has resources for. Set it if the
+    """Number of tasks at a time. Default: one per core, or on a cluster as many as it has resources for. Set it if the
     cluster grows with its work."""
-    ray_address: str = Field(default="auto", pattern=r"^(auto|[A-Za-z0-9._\-\[\]:]+:[0-9]{1,5})$")
-    """HOST:PORT of the head, as `ray start --head` prints it (not its ray:// server), or auto for the cluster of this
-    machine. This machine must be a node of the cluster: `ray start --address HOST:PORT --num-cpus 0`."""
-    ray_cpus: float = Field(default=1.0, gt=0, le=1024)
-    """Number of cores that a task needs on Ray."""
-    ray_memory_bytes: int = Field(default=0, ge=0)
-    """Memory that a task needs on Ray, in bytes, for its placement; 0: Ray does not count it."""
-    ray_max_retries: int = Field(default=3, ge=0, le=100)
-    """Number of retries of a task whose worker or machine died. Errors that a task raises do not count."""
-    ray_shared_store: bool = False
-    """True if all machines of the cluster share the folder of `store.uri`."""
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
     """Seconds to wait before each retry of a stage that failed with a retryable error; empty for no retries."""
     prices: PriceConfig = PriceConfig()
 
-    def problems(self) -> list[str]:
-        """Return why Ray cannot be used, if it is needed."""
-        return [f"engine: {missing}"] if self.engine == "ray" and (missing := missing_ray()) else []
 
-    def cluster(self) -> RayCluster:
-        """Return the settings of the Ray cluster."""
-        more = (self.ray_cpus, self.ray_memory_bytes, self.ray_max_retries, self.ray_shared_store)
-        return RayCluster(self.ray_address, self.workers, *more)
+class ExecutionConfig(extend(_Execution, "executors")):
+    """The `[execution]` table: where and how the work runs; nothing in it changes the results."""
+
+    def problems(self) -> list[str]:
+        """Return what the executor lacks, if it is needed."""
+        return [f"engine: {missing}"] if (missing := find("executors", self.engine).missing()) else []
+
+    def executor(self, name: str | None = None) -> Executor:
+        """Return the executor of a name, by default that of the stages, with the settings of this table."""
+        engine: Engine = find("executors", name or self.engine)
+        return engine.create(self)
 
 
 _TABLES = {"extract": "source", "register": "register_"}
@@ -159,10 +157,6 @@ class RunConfig(_Table):
         if len(names) > 1 and table in ("filter", "curate"):
             return getattr(self, table).with_sources(names)
         return self.pack.with_lists(self.filter.opt_out_lists) if table == "pack" else getattr(self, table)
-
-    def ray(self) -> RayCluster | None:
-        """Return the Ray cluster on which tasks run, or None for processes of this machine."""
-        return None if self.execution.engine == "local" else self.execution.cluster()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the config as JSON values, with the keys of the TOML file."""
@@ -313,7 +307,7 @@ def _problems_outside(
         tables[name], found = check(name)
         problems += [f"{RunConfig.model_fields[name].alias or name}.{line}" for line in found]
     if (train := tables.get("train")) is not None:
-        problems += [f"train.launch: {missing}"] if train.launch == "ray" and (missing := missing_ray()) else []
+        problems += _find_launch_problems(train.launch)
         curate = tables.get("curate") if "curate" in tables else check("curate")[0]
         if train.blur_faces and curate is not None and not curate.scores.faces:
             problems.append("train.blur_faces: needs a table [curate.scores.faces], which finds the faces")
@@ -323,6 +317,21 @@ def _problems_outside(
     if (evaluate := tables.get("evaluate")) is not None and evaluate.suite is None:
         problems += _problems_without_suite(train, tables.get("register_"))
     return problems
+
+
+def _find_launch_problems(launch: str) -> list[str]:
+    """Return why trainings cannot be launched so."""
+    if launch in ("local", "work_pool"):
+        return []
+    return problems_of("train.launch", lambda: _check_launch(launch))
+
+
+def _check_launch(launch: str) -> None:
+    engine: Engine = find("executors", launch)
+    if problem := engine.missing():
+        raise ConfigError(problem)
+    if engine.train is None:
+        raise ConfigError(f"the executor {launch} makes no trainings")
 
 
 def _find_missing_datasets(train: TrainConfig, store_uri: str) -> list[str]:

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from dataops.errors import ConfigError, ContractError, DatasetBlocked
+from dataops.plugins import find
 from dataops.process import count_cores, cpu_seconds
 from dataops.snapshot import Manifest, Record, find_manifest
 from dataops.store import Store, open_store
@@ -49,7 +50,6 @@ from tasks.engine.process_guard import guard_process
 from tasks.engine.stage import Plan, Stage, discard, make, plan, reuse
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome, Status
-from tasks.train.ray_launcher import train_on_ray
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Run:
             flow_run_url=flow_run_url(flow_run_id),
             run_config=record.config,
             workers=config.execution.workers or count_cores(),
-            ray=config.ray(),
+            executor=config.execution.executor(),
         )
         if url := self.context.flow_run_url:
             logger.info("watch this run at %s", url)
@@ -187,7 +187,8 @@ class Run:
             stage_run.state, stage_run.seconds = "Failed", time.monotonic() - started
             self._save_stage(stage_run)
             raise
-        cpu_time = cpu_seconds() - cpu if self.context.ray is None and self.config.train.launch == "local" else None
+        is_local = self.context.executor.shares_disk and self.config.train.launch == "local"
+        cpu_time = cpu_seconds() - cpu if is_local else None
         outcome = "Reused" if state.name == "Reused" else "Completed"
         stage_run.complete(outcome, time.monotonic() - started, cpu_time, manifest.counts)
         self.manifests[self.stage], self._states[self.stage] = manifest, state
@@ -232,15 +233,15 @@ class Run:
         return [self._states[name] for name in step.reads[:1]]
 
     def _make_snapshot(self, planned: Plan) -> Manifest:
-        """Make the snapshot in this process, or train on a work pool or on Ray if `train.launch` is set so."""
+        """Make the snapshot in this process, or train where `train.launch` says."""
         launch = self.config.train.launch if self.stage == "train" else "local"
         self._open_mlflow_run()
         if launch == "work_pool" and flow_run.flow_name != "train":
             return train_on_pool(planned, self.context)  # whose flow run sends the events
-        if launch == "ray":
-            return self.lineage.follow(
-                planned, lambda: train_on_ray(planned, self.context, self.config.execution.cluster())
-            )
+        if launch != "local":
+            executor = self.config.execution.executor(launch)
+            train = find("executors", launch).train
+            return self.lineage.follow(planned, lambda: train(executor, planned, self.context))
         return self.lineage.follow(planned, lambda: make(planned, self.context))
 
     def _open_mlflow_run(self) -> None:

@@ -152,7 +152,7 @@ class TrainConfig(StageConfig):
     Hopper); a CPU emulates it, slowly. All else is as `precision` says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda if torch sees it, else cpu."""
-    launch: Literal["local", "work_pool", "ray"] = "local"
+    launch: str = Field(default="local", pattern=r"^[a-z][a-z0-9_]*$")
     """work_pool: as a flow run of `train/gpu` (`pairmill deploy`) on its own work pool. ray: on nodes of the cluster at
     `execution.ray_address`, with `nproc` GPUs of each if it has GPUs."""
     deterministic: bool = True

@@ -23,7 +23,8 @@ from benchmarks.inputs.rows import random_bits
 from dataops.snapshot import Draft, Record
 from dataops.store import open_store
 from dataops.text.duplicates import KEY_BYTES, KEYS
-from tasks.engine.context import Context, RayCluster
+from plugins.ray.engine import RayExecutor
+from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Merges, Step, number_partitions, run
 from tasks.engine.map_parts import map_parts, shared_workers
 
@@ -110,7 +111,7 @@ def reduce(draft: Draft, step: Step[ExchangeJob]) -> Record:
 
 def exchange_through_store(uri: str, address: str, job: ExchangeJob) -> Exchanged:
     """Exchange as the stages do. One process calls this function."""
-    context = Context(store=open_store(uri), home=Path(job.notes), ray=RayCluster(address, shared_store=True))
+    context = Context(store=open_store(uri), home=Path(job.notes), executor=RayExecutor(address, shared_store=True))
     draft = Draft(context.store, "filter", "exchange")
     context.store.put(draft.path("there"), b"")
     with shared_workers(context) as shared:

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataops.store import FolderStore
-from tasks.engine.context import Context, RayCluster
+from plugins.ray.engine import RayExecutor
+from tasks.engine.context import Context
+from tasks.engine.executor import LocalExecutor
 
 SHARD_ROWS = 10_000
 
@@ -26,5 +28,5 @@ class Job:
 
     def context(self) -> Context:
         folder = Path(self.store)
-        cluster = RayCluster(self.ray, self.workers) if self.ray else None
-        return Context(store=FolderStore(folder), home=folder / "home", workers=self.workers, ray=cluster)
+        executor = RayExecutor(self.ray, self.workers) if self.ray else LocalExecutor()
+        return Context(store=FolderStore(folder), home=folder / "home", workers=self.workers, executor=executor)

@@ -19,7 +19,8 @@ from benchmarks.cases.scale_exchange import ExchangeJob, exchange_through_ray, e
 from benchmarks.cases.scale_services import BUCKET, RayNodes
 from benchmarks.measure import run_in_process
 from dataops.store import FolderStore
-from tasks.engine.context import Context, RayCluster
+from plugins.ray.engine import RayExecutor
+from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
@@ -48,8 +49,8 @@ def filter_on_ray(store: str, address: str) -> Disturbed:
     handler.emit = lambda record: repeated.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("tasks.engine").addHandler(handler)
     folder = Path(store)
-    cluster = RayCluster(address, cpus=0.5, shared_store=True)
-    context = Context(store=FolderStore(folder), home=folder / "home", ray=cluster)
+    cluster = RayExecutor(address, cpus=0.5, shared_store=True)
+    context = Context(store=FolderStore(folder), home=folder / "home", executor=cluster)
     config = FilterConfig(languages=["en"], memory_limit_bytes=MEMORY_BYTES)
     started = time.perf_counter()
     made = make(plan(FILTER, config, 0, [load_only_snapshot(context, "extract")], context.store), context)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from infra.doctor import installation
 from infra.doctor.check import Check
+from infra.doctor.executors import check_executors
 from infra.doctor.kernels import check_kernels
 from infra.doctor.machine import check_disk, check_gpu, check_memory
-from infra.doctor.ray_cluster import check_ray
 from infra.doctor.servers import check_databases, check_ports, check_services, check_workers
 from infra.doctor.store import check_store
 from infra.local import services
@@ -25,7 +25,7 @@ def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[C
     running = services.status()
     servers = [*check_services(running), *check_workers(running), *check_ports(), *check_databases()]
     store = check_store(store_uri or str(services.home() / "store"))
-    store += check_ray(config) if config else []
+    store += check_executors(config) if config else []
     return [*_check_installation(), *servers, *store, check_disk(services.home()), check_memory(), check_gpu()]
 
 

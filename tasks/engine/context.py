@@ -1,7 +1,7 @@
-"""Describe where a stage runs: its store, workers, cluster and progress display."""
+"""Describe where a stage runs: its store, workers and progress display."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor as Pool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from dataops.process import count_cores
 from dataops.snapshot import Record
 from dataops.store import Store
+from tasks.engine.executor import Executor, LocalExecutor
 
 IS_PROGRESS = "is_progress"
 """Attribute of a log record that repeats what the progress shows: consoles leave it out."""
@@ -28,24 +29,6 @@ def _ignore_record(record: Record) -> None:
 
 
 @dataclass(frozen=True)
-class RayCluster:
-    """A Ray cluster, and the resources that one task takes of it."""
-
-    address: str
-    """HOST:PORT of the head's control service, or `auto`: the cluster of this machine."""
-    workers: int | None = None
-    """Maximum number of tasks at a time; None: as many as the cluster has resources for."""
-    cpus: float = 1.0
-    """CPU cores that one task takes."""
-    memory_bytes: int = 0
-    """Memory that one task takes, in bytes; 0: not counted."""
-    max_retries: int = 3
-    """Number of retries of a task whose worker or node died."""
-    shared_store: bool = False
-    """True if all nodes of the cluster share the folder of the store, at the same path."""
-
-
-@dataclass(frozen=True)
 class Context:
     """Environment of a stage. Nothing in it may change the output."""
 
@@ -62,27 +45,13 @@ class Context:
     flow_run_url: str | None = None
     run_config: Mapping[str, Any] = field(default_factory=dict)
     """Config of the whole run, for the model registry."""
-    ray: RayCluster | None = None
-    """Cluster whose workers execute the tasks; None: processes of this machine."""
+    executor: Executor = field(default_factory=LocalExecutor)
+    """Workers that execute the tasks of stages."""
     workers_per_machine: int | None = None
     """Number of workers that share the memory of one machine; None: all workers."""
-    pool: Executor | None = None
+    pool: Pool | None = None
     """Workers that all maps of a stage share (tasks.engine.map_parts.shared_workers); None: each map starts its own."""
 
     def without_progress(self) -> "Context":
         """Return the same context without the functions that follow the progress."""
         return replace(self, progress=_ignore_progress, finished=_ignore_record)
-
-
-@dataclass(frozen=True)
-class ClusterCapacity:
-    """Size of a cluster when its driver connected."""
-
-    head: str
-    """HOST:PORT of the head's control service."""
-    machines: tuple[str, ...]
-    """Host names of its machines; several nodes of one machine count once."""
-    slots: int
-    """Number of tasks that run at a time."""
-    slots_per_machine: int
-    """Number of tasks that run at a time on the machine with the most resources."""

@@ -1,37 +1,29 @@
-"""Map a function over the tasks of a stage, in worker processes or on Ray, and skip the tasks that are finished.
+"""Map a function over the tasks of a stage, in the workers of its executor, and skip the tasks that are finished.
 
 A task is a value with an `id`. The function gets a Draft and the task, writes parts through the draft and returns a Record.
 Each task writes its own parts, so the output does not depend on workers and order. Stages start no workers elsewhere;
-`Context.ray` decides which pool is used.
+`Context.executor` has the workers.
 """
 
 import logging
-import multiprocessing
-import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
-from dataops.kernels.without_package import skip_pandas
 from dataops.messages.waiting import pause
-from dataops.process import exit_with_parent
 from dataops.snapshot import Draft, Fence, Record
 from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
 from tasks.engine.context import Context
-from tasks.engine.grace import block_interrupts
 from tasks.engine.map_progress import SHOW_SECONDS, MapProgress, MapView, Task
-from tasks.engine.process_guard import guard_process
-from tasks.engine.ray_pool import ray_pool
 from tasks.engine.task_report import begin_task, end_task
 
 logger = logging.getLogger(__name__)
@@ -40,9 +32,6 @@ ATTEMPTS = 3
 """Attempts of a task whose error is retryable."""
 WAITING = 3
 """Tasks per worker that are submitted ahead, so that no worker waits for the next one."""
-_END_SECONDS = 10.0
-"""Seconds that idle workers may take to end."""
-
 
 T = TypeVar("T", bound=Task)
 PartFunction = Callable[[Draft, T], Record]
@@ -61,8 +50,7 @@ def map_parts(
         view: what progress counts and shows; by default the tasks, and the rows kept and dropped.
 
     Raises: the error of the first task that failed, after ATTEMPTS attempts if it is retryable; JobFailed (75) if a worker
-    process died (killed, or out of memory), on Ray more often than the config allows; ServiceError (75) if the Ray cluster
-    does not answer or is lost.
+    process died (killed, or out of memory); ServiceError (75) if a cluster does not answer or is lost.
     """
     records = {task.id: record for task in tasks if (record := draft.done(task.id))}
     todo = [task for task in tasks if task.id not in records]
@@ -83,53 +71,14 @@ def map_parts(
 def shared_workers(context: Context) -> Iterator[Context]:
     """Return the context with workers that all maps in the `with` share: to start one takes seconds.
 
-    No worker is started before the first map needs it, and none if the context has a pool. On Ray, the context gets the
-    cluster's numbers of workers.
+    No worker is started before the first map needs it, and none if the context has a pool. A cluster's executor sets the
+    numbers of workers.
     """
     if context.pool:
         yield context
         return
-    if context.ray is not None:
-        with ray_pool(context.ray, context.store) as pool:
-            capacity = pool.capacity
-            yield replace(context, pool=pool, workers=capacity.slots, workers_per_machine=capacity.slots_per_machine)
-        return
-    with worker_pool(context.workers) as pool:
-        yield replace(context, pool=pool)
-
-
-class _WorkerPool(ProcessPoolExecutor):
-    """Its workers do not get Ctrl-C, which a terminal sends to all processes of a command: their parent ends them."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        with block_interrupts():  # a submit may start a worker
-            return super().submit(fn, *args, **kwargs)
-
-
-@contextmanager
-def worker_pool(number: int) -> Iterator[ProcessPoolExecutor]:
-    """Return a pool of worker processes, which have ended at the end of the `with`.
-
-    The executor's own shutdown waits without limit: a worker that was killed while it read its queue holds the lock that
-    the others need to read it.
-    """
-    before = set(multiprocessing.active_children())
-    spawn = multiprocessing.get_context("spawn")
-    pool = _WorkerPool(number, spawn, initializer=start_worker, initargs=(os.getpid(),))
-    grace = _END_SECONDS
-    try:
-        yield pool
-    except BaseException as error:
-        if not isinstance(error, Exception):  # Ctrl-C or SIGTERM: parts are written atomically, so nothing is damaged
-            grace = 0.0
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        deadline = time.monotonic() + grace
-        for worker in set(multiprocessing.active_children()) - before:
-            worker.join(max(0.0, deadline - time.monotonic()))
-            if worker.is_alive():
-                worker.kill()
+    with context.executor.open(context.workers, context.store) as opened:
+        yield replace(context, pool=opened.pool, workers=opened.number, workers_per_machine=opened.per_machine)
 
 
 def _run(
@@ -157,7 +106,7 @@ def _run(
                 progress.show(task for task, _ in running.values())
 
     task = todo[0]
-    with progress.reports_of_workers(shared_disk=context.ray is None):
+    with progress.reports_of_workers(shared_disk=context.executor.shares_disk):
         try:
             for task in islice(rest, WAITING * context.workers):
                 submit(task)
@@ -216,10 +165,3 @@ def _call(
         ) from error
     finally:
         end_task()
-
-
-def start_worker(parent: int) -> None:
-    """Prepare a new worker: it ends with its parent, also when that is killed, logs no secret, and loads no pandas."""
-    guard_process()
-    exit_with_parent(parent)
-    skip_pandas()

@@ -165,7 +165,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 import tasks.download.worker
 from dataops.store import FolderStore
-from tasks.engine.map_parts import start_worker
+from tasks.engine.executor import start_worker
 from tasks.engine.context import Context
 from tasks.engine.stage import make
 from tests.integration.test_download_rounds import planned_in

@@ -18,6 +18,7 @@ from flows.run import Run
 from tasks.checks.check import check_dataset
 from tasks.checks.config import ChecksConfig
 from tasks.checks.report import CheckReport
+from tasks.engine.executor import LocalExecutor
 from tests.manifests import build_manifest
 
 PACK = build_manifest("pack", key="d" * 16, counts=Counts(input=3, kept=3))
@@ -93,7 +94,7 @@ def test_alert_on_known_harmful_images_is_sent_before_the_training(tmp_path, mon
     record.begin("pipeline", None, "f")
     run: Any = Run.__new__(Run)
     run.record, run.config, run.until, run.manifests, run._states = record, MagicMock(), None, {}, MagicMock()
-    run.context = SimpleNamespace(store=FolderStore(tmp_path), flow_run_id="f", ray=None)
+    run.context = SimpleNamespace(store=FolderStore(tmp_path), flow_run_id="f", executor=LocalExecutor())
     run.artefacts = run.display = MagicMock()
     for step, expected in ((PIPELINE[1], []), (PIPELINE[2], [events.MATCHED])):
         run.manifests |= {name: manifests["filter"] for name in step.reads}

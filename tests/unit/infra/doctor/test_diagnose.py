@@ -9,10 +9,10 @@ import pytest
 from infra.doctor import diagnose as doctor
 from infra.doctor import installation
 from infra.doctor import machine as machine_checks
-from infra.doctor import ray_cluster as ray_checks
 from infra.doctor import servers as server_checks
 from infra.doctor import store as store_checks
 from infra.doctor.check import Check
+from infra.doctor.executors import check_executors
 from infra.local import services
 from infra.local.services import ServiceStatus
 
@@ -167,15 +167,16 @@ def test_diagnose_reports_a_python_without_dependencies(monkeypatch: pytest.Monk
     assert "pip install -e ." in checks[0].remedy
 
 
-def test_check_ray_runs_only_if_the_config_uses_ray(tmp_path: Path):
+def test_executors_are_checked_only_if_the_config_names_one(tmp_path: Path):
     config = tmp_path / "run.toml"
     config.write_text('[execution]\nengine = "local"\n')
-    assert ray_checks.check_ray(config) == []
-    config.write_text('[execution]\nengine = "ray"\nray_address = "127.0.0.1:9"\n')
-    (check,) = ray_checks.check_ray(config, missing=lambda: "Ray is not installed")
-    assert (check.ok, "pip install -e '.[ray]'" in check.remedy) == (False, True)
-    config.write_text('[train]\nlaunch = "ray"\n')
-    (check,) = ray_checks.check_ray(config, missing=lambda: "Ray is not installed")
-    assert 'train.launch = "ray"' in check.detail
+    assert check_executors(config) == []
+    config.write_text('[execution]\nengine = "slurm"\n')
+    (check,) = check_executors(config)
+    assert not check.ok
+    assert "execution.engine = \"slurm\": there is no 'slurm' among the executors; there are local" in check.detail
+    config.write_text('[train]\nlaunch = "slurm"\n')
+    (check,) = check_executors(config)
+    assert 'train.launch = "slurm"' in check.detail
     config.write_text("[execution\n")
-    assert not ray_checks.check_ray(config)[0].ok
+    assert not check_executors(config)[0].ok

@@ -41,7 +41,7 @@ def partial_snapshot(context: Context, log: Path) -> tuple[Plan, Path]:
 
 @pytest.fixture(autouse=True)
 def no_sleep(monkeypatch):
-    monkeypatch.setattr("tasks.engine.map_parts.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from dataops.errors import ContractError, JobFailed
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
-from tasks.engine import map_parts as parts
 from tasks.engine.context import Context
+from tasks.engine.executor import LocalExecutor
 from tasks.engine.map_parts import map_parts, shared_workers
 
 
@@ -60,11 +60,11 @@ def test_shared_workers_raise_a_retryable_error_when_an_idle_worker_is_killed(tm
     assert pids(["b"], draft, Context(store=draft.store, home=tmp_path, workers=1)) != {idle}
 
 
-def test_shared_workers_are_killed_when_they_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_shared_workers_are_killed_when_they_do_not_end(tmp_path: Path):
     """Block the workers, as one does that is killed while it holds the lock of the task queue."""
-    monkeypatch.setattr(parts, "_END_SECONDS", 0.2)
     draft = Draft(FolderStore(tmp_path), "filter", "k")
-    with shared_workers(Context(store=draft.store, home=tmp_path, workers=1)) as shared:
+    impatient = LocalExecutor(end_seconds=0.2)
+    with shared_workers(Context(store=draft.store, home=tmp_path, workers=1, executor=impatient)) as shared:
         (stuck,) = pids(["a"], draft, shared)
         os.kill(stuck, signal.SIGSTOP)
     deadline = time.monotonic() + 20

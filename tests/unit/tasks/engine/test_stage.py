@@ -99,7 +99,7 @@ def test_make_repeats_only_missing_parts_after_a_worker_died(context, tmp_path):
 
 
 def test_map_parts_tries_a_retryable_part_three_times(context, tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.engine.map_parts.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     log = tmp_path / "log"
     Path(f"{log}.fail").touch()
     planned = plan(SQUARES, SquareConfig(log=str(log)), 0, [])

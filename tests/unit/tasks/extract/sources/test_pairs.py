@@ -21,7 +21,7 @@ from tests.inline_executor import InlineExecutor
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry failed tasks without a pause."""
-    monkeypatch.setattr("tasks.engine.map_parts.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 def context(folder: Path) -> Context:

@@ -23,7 +23,7 @@ KINDS: dict[str, type[FilesSource]] = {"warc": WarcSource, "wat": WatSource}
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that failed is retried at once."""
-    monkeypatch.setattr("tasks.engine.map_parts.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
 def extract(tmp_path: Path, kind: str, archives: dict[str, bytes]) -> tuple[Manifest, list[tuple[str, str]]]:

@@ -18,12 +18,14 @@ from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from flows.config import RunConfig, load_config
+from plugins.ray.engine import RayExecutor
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.demo.build import build_demo_web
 from tasks.demo.server import running_server
 from tasks.download.stage import DOWNLOAD
-from tasks.engine.context import Context, Progress, RayCluster
+from tasks.engine.context import Context, Progress
+from tasks.engine.executor import Executor, LocalExecutor
 from tasks.engine.stage import make, plan
 from tasks.extract.sources.pairs import PairsSource
 from tasks.extract.stage import EXTRACT
@@ -98,10 +100,10 @@ def test_million_pairs_finish_when_a_node_is_killed_in_extract_and_in_the_exchan
     def kept_of(pairs: Manifest, config: FilterConfig, where: Context) -> Manifest:
         return make(plan(FILTER, config, 0, [pairs]), where)
 
-    local = context(tmp_path / "here", None)
+    local = context(tmp_path / "here", LocalExecutor())
     pairs = pairs_of(local)
     kept = kept_of(pairs, config, local)
-    there, ray_cluster = tmp_path / "there", RayCluster(cluster.address)
+    there, ray_cluster = tmp_path / "there", RayExecutor(cluster.address)
     with doomed_node(cluster, finished(there / "extract", "extract"), 2) as kill:
         far_pairs = pairs_of(context(there, ray_cluster, kill))
     with doomed_node(cluster, finished(there / "filter", "drop_duplicates"), 1) as kill:
@@ -111,7 +113,7 @@ def test_million_pairs_finish_when_a_node_is_killed_in_extract_and_in_the_exchan
 
 
 def test_demo_finishes_when_a_node_is_killed_in_curate(cluster: Any, tmp_path: Path) -> None:
-    here, there, ray_cluster = tmp_path / "here", tmp_path / "there", RayCluster(cluster.address)
+    here, there, ray_cluster = tmp_path / "here", tmp_path / "there", RayExecutor(cluster.address)
     web = build_demo_web(tmp_path / "web")
     with running_server(web.site) as server:
         settings = [
@@ -123,9 +125,9 @@ def test_demo_finishes_when_a_node_is_killed_in_curate(cluster: Any, tmp_path: P
             f"evaluate.data={json.dumps(str(web.suite_root))}",
         ]
         config = load_config(DEMO, settings, until="curate")
-        pairs, kept = first_two(config, here, None)
-        downloaded = make(plan(DOWNLOAD, config.download, 0, [kept]), context(here, None))
-    curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(here, None))
+        pairs, kept = first_two(config, here, LocalExecutor())
+        downloaded = make(plan(DOWNLOAD, config.download, 0, [kept]), context(here, LocalExecutor()))
+    curated = make(plan(CURATE, CurateConfig(), 0, [downloaded]), context(here, LocalExecutor()))
     far = first_two(config, there, ray_cluster)
     shutil.copytree(here / "download", there / "download")  # what the web said is fetched once
     with doomed_node(cluster, finished(there / "curate", "inspect_shard"), 4) as kill:
@@ -134,13 +136,13 @@ def test_demo_finishes_when_a_node_is_killed_in_curate(cluster: Any, tmp_path: P
     assert curated.counts.kept > 1000
 
 
-def first_two(config: RunConfig, folder: Path, ray: RayCluster | None) -> tuple[Manifest, Manifest]:
-    pairs = make(plan(EXTRACT, config.source, 0, []), context(folder, ray))
-    return pairs, make(plan(FILTER, config.filter, 0, [pairs]), context(folder, ray))
+def first_two(config: RunConfig, folder: Path, executor: Executor) -> tuple[Manifest, Manifest]:
+    pairs = make(plan(EXTRACT, config.source, 0, []), context(folder, executor))
+    return pairs, make(plan(FILTER, config.filter, 0, [pairs]), context(folder, executor))
 
 
-def context(folder: Path, ray: RayCluster | None, progress: Progress = lambda done, total, line: None) -> Context:
-    return Context(store=FolderStore(folder), home=folder, workers=2, ray=ray, progress=progress)
+def context(folder: Path, executor: Executor, progress: Progress = lambda done, total, line: None) -> Context:
+    return Context(store=FolderStore(folder), home=folder, workers=2, executor=executor, progress=progress)
 
 
 def digests(*manifests: Manifest) -> list[Any]:

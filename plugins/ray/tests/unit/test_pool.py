@@ -13,11 +13,13 @@ import pytest
 from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
+from plugins.ray.cluster import ClusterCapacity
+from plugins.ray.driver import Caller, code_digest, explain_error, run_call
+from plugins.ray.engine import RayExecutor, is_listening
+from plugins.ray.pool import check_store
 from tasks.engine import map_parts as parts
-from tasks.engine.context import ClusterCapacity, Context, RayCluster
+from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
-from tasks.engine.ray_driver import Caller, code_digest, explain_error, run_call
-from tasks.engine.ray_pool import check_store, is_listening
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def test_map_parts_limits_waiting_tasks_and_accepts_results_in_any_order(
 
 
 def test_check_store_raises_when_a_folder_on_several_machines_is_not_declared_shared(tmp_path: Path) -> None:
-    cluster, capacity = RayCluster("head:6379"), ClusterCapacity("head:6379", ("a", "b"), 8, 4)
+    cluster, capacity = RayExecutor("head:6379"), ClusterCapacity("head:6379", ("a", "b"), 8, 4)
     with pytest.raises(ConfigError, match=r"2 machines .a, b.: use s3://bucket/prefix, or a folder that each"):
         check_store(FolderStore(tmp_path), capacity, cluster)
     check_store(FolderStore(tmp_path), capacity, replace(cluster, shared_store=True))
@@ -118,7 +120,7 @@ def test_run_call_returns_errors_without_secrets(tmp_path: Path, monkeypatch: py
 )
 def test_missing_token_of_a_cluster_names_the_variables_to_set(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "planted-token")
-    error = explain_error(RuntimeError(message), RayCluster("10.0.0.5:6379"))
+    error = explain_error(RuntimeError(message), RayExecutor("10.0.0.5:6379"))
     assert isinstance(error, ConfigError)
     assert "the Ray cluster at 10.0.0.5:6379 refuses this machine" in str(error)
     assert "Set RAY_AUTH_MODE=token here too" in str(error)

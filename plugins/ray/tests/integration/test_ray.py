@@ -20,13 +20,15 @@ import pytest
 from dataops.errors import ConfigError, ContractError, JobFailed, ServiceError
 from dataops.snapshot import Draft, Manifest, Record
 from dataops.store import FolderStore
+from plugins.ray import pool as pools
+from plugins.ray.engine import RayExecutor
 from tasks.curate import steps as curate_steps
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.engine import exchange
-from tasks.engine import ray_pool as pools
-from tasks.engine.context import Context, RayCluster
+from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Step
+from tasks.engine.executor import Executor, LocalExecutor
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.stage import make, plan
 from tasks.extract.sources.pairs import PairsSource
@@ -87,8 +89,8 @@ def tries(folder: Path, name: str) -> int:
 
 
 @pytest.fixture
-def ray_cluster(cluster: Any) -> RayCluster:
-    return RayCluster(cluster.address, max_retries=1)
+def ray_cluster(cluster: Any) -> RayExecutor:
+    return RayExecutor(cluster.address, max_retries=1)
 
 
 def draft_in(folder: Path) -> Draft:
@@ -111,9 +113,9 @@ def pair_lists(folder: Path) -> list[str]:
     return paths
 
 
-def three_stages(folder: Path, paths: list[str], ray: RayCluster | None) -> list[Manifest]:
+def three_stages(folder: Path, paths: list[str], executor: Executor) -> list[Manifest]:
     store = FolderStore(folder)
-    context = Context(store=store, home=folder, workers=1, ray=ray)
+    context = Context(store=store, home=folder, workers=1, executor=executor)
     pairs = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context)
     config = FilterConfig.model_validate({
         "languages": ["en"], "dedupe": ["url", "pair", "caption"], "near_captions": {"threshold": 0.6},
@@ -124,7 +126,7 @@ def three_stages(folder: Path, paths: list[str], ray: RayCluster | None) -> list
 
 
 def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
-    ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
         (filters, "_MIN_PARTITION_ROWS", 100),
@@ -135,7 +137,10 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
     ):
         monkeypatch.setattr(module, name, value)
     paths = pair_lists(tmp_path)
-    here, there = three_stages(tmp_path / "here", paths, None), three_stages(tmp_path / "there", paths, ray_cluster)
+    here, there = (
+        three_stages(tmp_path / "here", paths, LocalExecutor()),
+        three_stages(tmp_path / "there", paths, ray_cluster),
+    )
     assert [(m.key, m.content_digest) for m in here] == [(m.key, m.content_digest) for m in there]
     assert [(p.name, p.sha256) for m in here for p in m.parts] == [(p.name, p.sha256) for m in there for p in m.parts]
     assert here[1].counts.dropped["duplicate_near_caption"] > 0
@@ -143,14 +148,14 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
 
 
 def test_only_the_part_of_a_dead_worker_is_repeated_and_errors_are_not_retried(
-    ray_cluster: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ray_cluster: RayExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     draft = draft_in(tmp_path)
 
     def tasks(*kinds: str) -> list[Task]:
         return [Task(f"{kind}-{n}".replace(" ", "-"), kind, str(tmp_path)) for n, kind in enumerate(kinds)]
 
-    with shared_workers(Context(store=draft.store, home=tmp_path, ray=ray_cluster)) as shared:
+    with shared_workers(Context(store=draft.store, home=tmp_path, executor=ray_cluster)) as shared:
         assert (shared.workers, shared.workers_per_machine) == (2, 1)
         records = map_parts(part, tasks("plain", "dies once", "plain", "plain"), draft, shared)
         assert [record.task for record in records] == ["plain-0", "dies-once-1", "plain-2", "plain-3"]
@@ -168,21 +173,21 @@ def test_only_the_part_of_a_dead_worker_is_repeated_and_errors_are_not_retried(
         assert tries(tmp_path, "dies-0") == 2
 
 
-def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(ray_cluster: RayCluster, tmp_path: Path) -> None:
+def test_cluster_that_is_missing_or_too_small_raises_a_clear_error(ray_cluster: RayExecutor, tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     with (
         pytest.raises(ServiceError, match="no Ray cluster answers at"),
-        pools.ray_pool(RayCluster("127.0.0.1:9"), store),
+        pools.ray_pool(RayExecutor("127.0.0.1:9"), store),
     ):
         pass
     with (
         pytest.raises(ConfigError, match="lower execution"),
-        pools.ray_pool(RayCluster(ray_cluster.address, cpus=64), store),
+        pools.ray_pool(RayExecutor(ray_cluster.address, cpus=64), store),
     ):
         pass
 
 
-def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, ray_cluster: RayCluster, tmp_path: Path) -> None:
+def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, ray_cluster: RayExecutor, tmp_path: Path) -> None:
     draft = draft_in(tmp_path)
     doomed = cluster.add_node(**NODE, node_ip_address="127.0.0.4")
     tasks = [Task(f"p{n}", "slow", str(tmp_path), doomed.node_id) for n in range(30)]
@@ -194,7 +199,7 @@ def test_only_the_parts_of_a_dead_node_are_repeated(cluster: Any, ray_cluster: R
             cluster.remove_node(doomed, allow_graceful=False)
 
     records = map_parts(
-        part, tasks, draft, Context(store=draft.store, home=tmp_path, ray=ray_cluster, progress=progress)
+        part, tasks, draft, Context(store=draft.store, home=tmp_path, executor=ray_cluster, progress=progress)
     )
     assert killed
     assert [record.task for record in records] == [task.id for task in tasks]
@@ -226,7 +231,7 @@ def list_numbers(draft: Draft, step: Step[Exchange]) -> Record:
 
 
 def test_exchange_moves_the_same_rows_when_a_node_dies_during_its_merges(
-    cluster: Any, ray_cluster: RayCluster, tmp_path: Path
+    cluster: Any, ray_cluster: RayExecutor, tmp_path: Path
 ) -> None:
     draft, size, doomed = draft_in(tmp_path), 70, cluster.add_node(**NODE, node_ip_address="127.0.0.5")
     moved, killed = Exchange("numbers", size, size, expected_bytes=1 << 20, memory_bytes=1 << 18), list[int]()
@@ -240,7 +245,7 @@ def test_exchange_moves_the_same_rows_when_a_node_dies_during_its_merges(
     merges = [
         replace(step, function=merge_slowly, inputs=(str(tmp_path), doomed.node_id)) for step in moved.merge_steps()
     ]
-    with shared_workers(Context(store=draft.store, home=tmp_path, ray=ray_cluster)) as shared:
+    with shared_workers(Context(store=draft.store, home=tmp_path, executor=ray_cluster)) as shared:
         map_parts(exchange.run, [Step(put_numbers, number, moved) for number in range(size)], draft, shared)
         map_parts(exchange.run, merges, draft, replace(shared, progress=progress))
         read = map_parts(exchange.run, [Step(list_numbers, number, moved) for number in range(size)], draft, shared)
@@ -254,7 +259,7 @@ def test_exchange_moves_the_same_rows_when_a_node_dies_during_its_merges(
 
 
 def test_next_run_resumes_after_the_head_died(
-    cluster: Any, ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, ray_cluster: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Check that the next run resumes. This is the last test because it stops the cluster."""
     monkeypatch.setattr(pools, "PROBE_SECONDS", 0.2)
@@ -268,7 +273,7 @@ def test_next_run_resumes_after_the_head_died(
             cluster.head_node.kill_gcs_server()
             cluster.head_node.kill_raylet()
 
-    context = Context(store=draft.store, home=tmp_path, ray=ray_cluster, progress=progress)
+    context = Context(store=draft.store, home=tmp_path, executor=ray_cluster, progress=progress)
     with pytest.raises(ServiceError, match=r"the Ray cluster at .* is lost: .* `pairmill rerun` continues") as caught:
         map_parts(part, tasks, draft, context)
     assert caught.value.exit_code == 75

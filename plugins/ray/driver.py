@@ -1,4 +1,4 @@
-"""Connect a process to a Ray cluster for a stage (tasks/engine/ray_pool.py), and run calls in its workers.
+"""Connect a process to a Ray cluster for a stage (plugins/ray/pool.py), and run calls in its workers.
 
 The process submits calls as Ray tasks and sends their results back, in any order. The error of a call is a value to Ray, so
 that only a dead worker or node counts as a failure: Ray runs such a call again on another one, `max_retries` times.
@@ -24,10 +24,10 @@ from dataops.home import CHECKOUT
 from dataops.process import exit_with_parent
 from dataops.redaction import redact, scrub
 from dataops.store import FolderStore, open_store
-from tasks.engine.context import ClusterCapacity, RayCluster
+from plugins.ray.cluster import ClusterCapacity, RayCluster, import_ray
 from tasks.engine.process_guard import guard_process
 
-PACKAGES = ("dataops", "tasks", "training")
+PACKAGES = ("dataops", "plugins", "tasks", "training")
 """Packages with the code that makes parts."""
 SAME_EVERYWHERE = "Each machine of the cluster needs this commit, and `ray start` from an environment that has it"
 """Remedy if a worker cannot run the calls."""
@@ -59,9 +59,7 @@ class _Call:
 
 class _Driver:
     def __init__(self, pipe: Connection, cluster: RayCluster, store_uri: str):
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        import ray  # pyright: ignore[reportMissingImports]
-
+        ray = import_ray()
         self.ray, self.pipe, self.cluster = ray, pipe, cluster
         # The output of workers stays in the cluster's logs, apart from that of this machine.
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING, namespace="pairmill")

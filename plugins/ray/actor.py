@@ -1,4 +1,4 @@
-"""Train on the nodes of a Ray cluster, by an actor that tasks/train/ray_launcher.py starts.
+"""Train on the nodes of a Ray cluster, by an actor that plugins/ray/launcher.py starts.
 
 The actor is detached and named after the key of the snapshot: a killed flow leaves it running, and its rerun finds it by
 that name. It holds the snapshot's lease and copies checkpoints to the store. If its worker or node dies, Ray restarts it,
@@ -21,9 +21,10 @@ from typing import Any
 
 from dataops.errors import ConfigError, JobFailed
 from dataops.snapshot import Draft, Manifest
+from plugins.ray.cluster import import_ray
+from plugins.ray.driver import Caller, run_call
 from tasks.engine.context import Context
 from tasks.engine.grace import GRACE_SECONDS
-from tasks.engine.ray_driver import Caller, run_call
 from tasks.engine.stage import Plan, Work, make, plan
 from tasks.engine.subprocess_job import end_jobs, run_job
 from tasks.train.stage import TRAIN, build_job, build_launcher
@@ -95,7 +96,7 @@ class Trainer:
 
     def _work(self) -> None:
         handler = _LineHandler(self._add_line)
-        for name in ("tasks", "dataops"):
+        for name in ("dataops", "plugins", "tasks"):
             logging.getLogger(name).addHandler(handler)
             logging.getLogger(name).setLevel(logging.INFO)
         if self._request.tracking_uri:
@@ -103,7 +104,7 @@ class Trainer:
         self._ended = run_call(train, (self._request, self._set_progress), {}, self._request.caller)
         self._is_over.set()
         threading.Event().wait(LINGER_SECONDS)  # a caller that reads the result before kills this process
-        import ray  # pyright: ignore[reportMissingImports]
+        ray = import_ray()
 
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
@@ -160,7 +161,7 @@ def _other_nodes(request: TrainingRequest, folder: Path) -> Iterator[TrainConfig
 
     Raises: the error of another node.
     """
-    import ray  # pyright: ignore[reportMissingImports]
+    ray = import_ray()
 
     config = request.config.model_copy(update={"rdzv_endpoint": f"{_node_address()}:{_free_port()}"})
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,9 +228,7 @@ def _run_other_node(request: TrainingRequest, number: int, marker: Path) -> str:
 
 
 def _node_address() -> str:
-    from ray.util import get_node_ip_address  # pyright: ignore[reportMissingImports]
-
-    return get_node_ip_address()
+    return import_ray().util.get_node_ip_address()
 
 
 def _free_port() -> int:

@@ -15,10 +15,11 @@ import pytest
 from dataops.errors import ConfigError, JobFailed
 from dataops.snapshot import find_manifest
 from dataops.store import FolderStore
-from tasks.engine.context import Context, RayCluster
+from plugins.ray import launcher as ray_launcher
+from plugins.ray.engine import RayExecutor
+from plugins.ray.launcher import train_on_ray
+from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make, plan
-from tasks.train import ray_launcher
-from tasks.train.ray_launcher import train_on_ray
 from tasks.train.stage import TRAIN
 from tests.integration.test_train_stage import dataset
 from tests.servers.ray_nodes import NODE, OTHER, head_node
@@ -30,13 +31,13 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
+def cluster() -> Iterator[RayExecutor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PAIRMILL_HOME", raising=False)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         with head_node() as head:
             head.add_node(**NODE, **OTHER)
-            yield RayCluster(str(head.address), max_retries=1)
+            yield RayExecutor(str(head.address), max_retries=1)
 
 
 def planned_in(folder: Path, **train: object) -> tuple[Plan, Context]:
@@ -79,7 +80,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 class FlowProcess:
     """A flow in its own process, which a test may kill; its log is in the folder."""
 
-    def __init__(self, folder: Path, cluster: RayCluster):
+    def __init__(self, folder: Path, cluster: RayExecutor):
         self.log = folder / f"flow-{time.monotonic_ns()}.log"
         spawn = multiprocessing.get_context("spawn")
         self.process = spawn.Process(target=run_flow, args=(folder, cluster, self.log))
@@ -90,11 +91,11 @@ class FlowProcess:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[RayCluster], FlowProcess]]:
+def start(tmp_path: Path) -> Iterator[Callable[[RayExecutor], FlowProcess]]:
     """Return a function that starts flows; at the end they are cancelled, with their trainings."""
     flows: list[FlowProcess] = []
 
-    def begin(cluster: RayCluster) -> FlowProcess:
+    def begin(cluster: RayExecutor) -> FlowProcess:
         flows.append(FlowProcess(tmp_path, cluster))
         return flows[-1]
 
@@ -104,14 +105,14 @@ def start(tmp_path: Path) -> Iterator[Callable[[RayCluster], FlowProcess]]:
         flow.process.join(60)
 
 
-def run_flow(folder: Path, cluster: RayCluster, log: Path) -> None:
+def run_flow(folder: Path, cluster: RayExecutor, log: Path) -> None:
     logging.basicConfig(filename=log, level=logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))  # as Prefect's cancel does
     train_on_ray(*planned_in(folder, **LONG), cluster)
 
 
 def test_training_on_ray_makes_the_same_snapshot_as_here_and_forwards_its_log(
-    cluster: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cluster: RayExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
@@ -131,7 +132,7 @@ def test_training_on_ray_makes_the_same_snapshot_as_here_and_forwards_its_log(
 
 
 def test_training_on_ray_raises_when_no_node_fits_and_when_the_trainer_fails(
-    cluster: RayCluster, tmp_path: Path
+    cluster: RayExecutor, tmp_path: Path
 ) -> None:
     planned, context = planned_in(tmp_path, nproc=64)
     with pytest.raises(ConfigError, match=r"room for 0 of these: lower train\.nproc"):
@@ -142,7 +143,7 @@ def test_training_on_ray_raises_when_no_node_fits_and_when_the_trainer_fails(
 
 
 def test_training_survives_a_killed_flow_and_a_killed_worker_and_ends_when_cancelled(
-    cluster: RayCluster, tmp_path: Path, start: Callable[[RayCluster], FlowProcess]
+    cluster: RayExecutor, tmp_path: Path, start: Callable[[RayExecutor], FlowProcess]
 ) -> None:
     first = start(cluster)
     wait_for(lambda: list_checkpoints(tmp_path))
@@ -171,9 +172,9 @@ def test_training_survives_a_killed_flow_and_a_killed_worker_and_ends_when_cance
 
 
 def test_training_is_retryable_when_its_worker_dies_too_often(
-    cluster: RayCluster, tmp_path: Path, start: Callable[[RayCluster], FlowProcess]
+    cluster: RayExecutor, tmp_path: Path, start: Callable[[RayExecutor], FlowProcess]
 ) -> None:
-    flow = start(RayCluster(cluster.address, max_retries=0))
+    flow = start(RayExecutor(cluster.address, max_retries=0))
     wait_for(lambda: list_checkpoints(tmp_path))
     (job,) = tmp_path.glob("home/jobs/train-*/job.json")
     os.kill(json.loads(job.read_text())["parent_pid"], signal.SIGKILL)
@@ -185,7 +186,7 @@ def test_training_is_retryable_when_its_worker_dies_too_often(
 
 
 def test_training_on_two_nodes_resumes_from_a_checkpoint_when_one_is_lost(
-    cluster: RayCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cluster: RayExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     planned, context = planned_in(tmp_path, nnodes="2", epochs=60)
     killed: list[int] = []
@@ -209,7 +210,7 @@ def test_training_on_two_nodes_resumes_from_a_checkpoint_when_one_is_lost(
 
 
 def test_training_raises_a_lost_cluster_when_the_driver_ends(
-    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """End the driver, as Ray does with the processes that are connected to a head that dies."""
     monkeypatch.setattr(ray_launcher, "run_driver", exit_at_once)

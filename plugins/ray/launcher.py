@@ -1,6 +1,6 @@
 """Train on a node of a Ray cluster (`train.launch = "ray"`), by an actor that is named after the key of the snapshot.
 
-A killed flow leaves the actor (tasks/train/ray_actor.py) running, and the next attempt waits for it. As for other stages, a
+A killed flow leaves the actor (plugins/ray/actor.py) running, and the next attempt waits for it. As for other stages, a
 separate driver process holds Ray, because Ray ends a connected process when the head of the cluster dies. This process gets
 log lines and progress through a pipe, and the snapshot through the store.
 """
@@ -19,20 +19,20 @@ from dataops.errors import ConfigError, JobFailed, ServiceError
 from dataops.process import exit_with_parent
 from dataops.redaction import remove_secrets
 from dataops.snapshot import Manifest, find_manifest
-from tasks.engine.context import ClusterCapacity, Context, RayCluster
-from tasks.engine.grace import GRACE_SECONDS, finish_first
-from tasks.engine.process_guard import guard_process
-from tasks.engine.ray_driver import Caller, code_digest, explain_error
-from tasks.engine.ray_pool import (
+from plugins.ray.actor import ActorStatus, Trainer, TrainingRequest
+from plugins.ray.cluster import PROBE_SECONDS, ClusterCapacity, RayCluster, import_ray, is_listening
+from plugins.ray.driver import Caller, code_digest, explain_error
+from plugins.ray.pool import (
     MAX_MISSED_PROBES,
-    PROBE_SECONDS,
     check_cluster,
     check_store,
-    is_listening,
     start_ray_process,
 )
+from tasks.engine.context import Context
+from tasks.engine.executor import LocalExecutor
+from tasks.engine.grace import GRACE_SECONDS, finish_first
+from tasks.engine.process_guard import guard_process
 from tasks.engine.stage import Plan
-from tasks.train.ray_actor import ActorStatus, Trainer, TrainingRequest
 from training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def train_on_ray(planned: Plan, context: Context, cluster: RayCluster) -> Manife
 def _build_request(planned: Plan, context: Context) -> TrainingRequest:
     uri = remove_secrets(os.environ).get("MLFLOW_TRACKING_URI", "").strip()
     caller = Caller(code_digest(), str(Path.cwd()), context.store.uri)
-    sent = replace(context.without_progress(), home=context.home.absolute(), ray=None, pool=None)
+    sent = replace(context.without_progress(), home=context.home.absolute(), executor=LocalExecutor(), pool=None)
     config = TrainConfig.model_validate(planned.config)
     return TrainingRequest(planned.key, config, planned.seed, planned.upstream, sent, caller, {}, uri or None)
 
@@ -119,9 +119,7 @@ def run_driver(pipe: Connection, cluster: RayCluster, request: TrainingRequest, 
 
 class _Driver:
     def __init__(self, pipe: Connection, cluster: RayCluster, request: TrainingRequest):
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        import ray  # pyright: ignore[reportMissingImports]
-
+        ray = import_ray()
         self.ray, self.pipe, self.cluster = ray, pipe, cluster
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING, namespace="pairmill")
         nodes = [node for node in ray.nodes() if node["Alive"]]

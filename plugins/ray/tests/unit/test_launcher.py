@@ -1,4 +1,4 @@
-"""The parts of train.launch = "ray" that need no Ray; tests/integration/test_ray_training.py has the others."""
+"""The parts of train.launch = "ray" that need no Ray; plugins/ray/tests/integration/test_ray_training.py has the others."""
 
 import logging
 import multiprocessing
@@ -12,11 +12,14 @@ from pydantic import ValidationError
 
 from dataops.errors import ConfigError, ServiceError, TrainingDiverged
 from dataops.store import FolderStore
-from tasks.engine import ray_pool
-from tasks.engine.context import ClusterCapacity, Context, RayCluster
-from tasks.engine.ray_driver import Caller
-from tasks.train import ray_actor, ray_launcher
-from tasks.train.ray_launcher import compute_resources, follow_driver, train_on_ray
+from plugins.ray import actor as ray_actor
+from plugins.ray import launcher as ray_launcher
+from plugins.ray import pool as ray_pool
+from plugins.ray.cluster import ClusterCapacity
+from plugins.ray.driver import Caller
+from plugins.ray.engine import RayExecutor
+from plugins.ray.launcher import compute_resources, follow_driver, train_on_ray
+from tasks.engine.context import Context
 from tasks.train.stage import build_launcher
 from training.config import TrainConfig
 
@@ -80,14 +83,14 @@ def test_follow_driver_forwards_log_lines_progress_and_errors(tmp_path: Path, ca
         ("failed", TrainingDiverged("nan")),
     ):
         theirs.send(message)
-    assert isinstance(follow_driver(ours, context, RayCluster("127.0.0.1:9")), TrainingDiverged)
+    assert isinstance(follow_driver(ours, context, RayExecutor("127.0.0.1:9")), TrainingDiverged)
     assert (theirs.recv(), progress, caplog.messages) == ("go", [(7, 9, "step 7/9")], ["step 7/9"])
     theirs.send(("capacity", ClusterCapacity("127.0.0.1:9", ("a", "b"), 1, 1)))
     with pytest.raises(ConfigError, match="2 machines"):  # the store is a folder, which one of them may not see
-        follow_driver(ours, context, RayCluster("127.0.0.1:9"))
+        follow_driver(ours, context, RayExecutor("127.0.0.1:9"))
     theirs.close()
     with pytest.raises(ServiceError, match="`pairmill rerun` finds the training"):
-        follow_driver(ours, context, RayCluster("127.0.0.1:9"))
+        follow_driver(ours, context, RayExecutor("127.0.0.1:9"))
 
 
 def test_train_on_ray_names_the_remedy_without_ray_or_a_cluster(
@@ -95,16 +98,16 @@ def test_train_on_ray_names_the_remedy_without_ray_or_a_cluster(
 ) -> None:
     planned: Any = SimpleNamespace(key="k")
     context = Context(store=FolderStore(tmp_path), home=tmp_path)
-    monkeypatch.setattr(ray_pool, "missing_ray", lambda: "Ray is not installed: pip install -e '.[ray]'")
+    monkeypatch.setattr(ray_pool, "missing_ray", lambda: "Ray is not installed: pip install 'pairmill[ray]'")
     with pytest.raises(ConfigError, match="pip install"):
-        train_on_ray(planned, context, RayCluster("auto"))
+        train_on_ray(planned, context, RayExecutor("auto"))
     monkeypatch.setattr(ray_pool, "missing_ray", lambda: None)
     with pytest.raises(ServiceError, match=r"no Ray cluster answers at 127.0.0.1:9: start it"):
-        train_on_ray(planned, context, RayCluster("127.0.0.1:9"))
+        train_on_ray(planned, context, RayExecutor("127.0.0.1:9"))
 
 
 def test_request_to_the_driver_can_be_sent_whatever_follows_the_progress(tmp_path: Path, monkeypatch) -> None:
-    def start(target: Any, cluster: RayCluster, request: Any, name: str) -> Any:
+    def start(target: Any, cluster: RayExecutor, request: Any, name: str) -> Any:
         ForkingPickler.dumps(request)
         raise ServiceError("it was sent")
 
@@ -115,4 +118,4 @@ def test_request_to_the_driver_can_be_sent_whatever_follows_the_progress(tmp_pat
         FolderStore(tmp_path), tmp_path, progress=lambda done, total, line: None, finished=lambda record: None
     )
     with pytest.raises(ServiceError, match="it was sent"):
-        train_on_ray(planned, context, RayCluster("127.0.0.1:1"))
+        train_on_ray(planned, context, RayExecutor("127.0.0.1:1"))

@@ -1,15 +1,13 @@
 """Use a Ray cluster as the pool of a stage (`execution.engine = "ray"`), from the process of the run.
 
-A separate process holds Ray (tasks/engine/ray_driver.py): when the head of a cluster dies, Ray ends the process that is
+A separate process holds Ray (plugins/ray/driver.py): when the head of a cluster dies, Ray ends the process that is
 connected to it, and a run must survive that to report and retry. The two exchange calls and records, a few kB per task;
 parts are exchanged through the store.
 """
 
-import importlib.util
 import logging
 import multiprocessing
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -19,16 +17,13 @@ from typing import Any
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.store import FolderStore, Store
-from tasks.engine.context import ClusterCapacity, RayCluster
+from plugins.ray.cluster import PROBE_SECONDS, ClusterCapacity, RayCluster, is_listening, missing_ray
 from tasks.engine.grace import block_interrupts
 
 logger = logging.getLogger(__name__)
 
-REMEDY = "install it here and on each machine of the cluster: pip install -e '.[ray]'"
 START_SECONDS = 90.0
 """Seconds that a cluster may take to accept a driver."""
-PROBE_SECONDS = 2.0
-"""Seconds between two probes of the head, and the timeout of each."""
 MAX_MISSED_PROBES = 5
 """Failed probes in a row after which the head counts as dead."""
 
@@ -140,7 +135,7 @@ def ray_pool(cluster: RayCluster, store: Store) -> Iterator[RayPool]:
     Raises: ConfigError if Ray is not installed, its versions differ, or not all machines of the cluster see the store;
     ServiceError (75) if no cluster answers.
     """
-    from tasks.engine.ray_driver import run_driver
+    from plugins.ray.driver import run_driver
 
     check_cluster(cluster)
     process, ours = start_ray_process(run_driver, cluster, store.uri, "ray-driver")
@@ -172,11 +167,6 @@ def _receive_capacity(pipe: Any, cluster: RayCluster) -> ClusterCapacity:
     return answer
 
 
-def missing_ray() -> str | None:
-    """Return that Ray is not installed, with the remedy; None if it is installed."""
-    return None if importlib.util.find_spec("ray") else f"Ray is not installed: {REMEDY}"
-
-
 def check_store(store: Store, capacity: ClusterCapacity, cluster: RayCluster) -> None:
     """Raise ConfigError if the store is a folder, the cluster has several machines, and `shared_store` is not set."""
     if isinstance(store, FolderStore) and len(capacity.machines) > 1 and not cluster.shared_store:
@@ -185,13 +175,3 @@ def check_store(store: Store, capacity: ClusterCapacity, cluster: RayCluster) ->
             f"({', '.join(capacity.machines[:5])}): use s3://bucket/prefix, or a folder that each of them sees at this "
             "path and execution.ray_shared_store = true"
         )
-
-
-def is_listening(address: str) -> bool:
-    """Return whether a server listens at HOST:PORT."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS):
-            return True
-    except (OSError, ValueError):
-        return False

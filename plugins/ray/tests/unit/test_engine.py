@@ -1,0 +1,24 @@
+"""What a config and the doctor get of Ray where no cluster answers."""
+
+import pytest
+
+from flows.config import ExecutionConfig
+from plugins.ray import cluster, engine
+from plugins.ray.engine import RAY, RayExecutor, diagnose
+
+
+def test_keys_of_a_config_describe_the_cluster():
+    execution = ExecutionConfig(engine="ray", ray_address="10.0.0.5:6379", workers=7, ray_cpus=2.0)
+    assert execution.executor() == RayExecutor("10.0.0.5:6379", 7, 2.0)
+    assert not execution.executor().shares_disk
+
+
+def test_doctor_names_the_remedy_where_ray_or_its_head_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    finding = diagnose({})
+    assert (finding.ok, "pip install 'pairmill[ray]'" in finding.remedy) == (False, True)
+    assert RAY.missing() == finding.detail
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(engine.metadata, "version", lambda name: "2.52")
+    finding = diagnose({"ray_address": "127.0.0.1:9"})
+    assert "no Ray head answers at 127.0.0.1:9 (ray 2.52 is installed here)" in finding.detail
