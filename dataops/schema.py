@@ -159,9 +159,6 @@ MEANINGS = {
 }
 """Meaning of each column, of `pairs` and of the evidence of a download; docs/columns.md shows it."""
 
-OFFSET_UNITS = {"pairmill-warc": "byte", "pairmill-wat": "byte", "pairmill-pairs": "row", "pairmill-site": "page"}
-"""Unit of `source_offset`, by the extractor in `extracted_with`."""
-
 FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])
 CURATED = pa.schema([*DOWNLOADED, *INSPECTION, *SCORES, *FACES])
@@ -176,11 +173,6 @@ def curated_schema(*, has_clusters: bool) -> pa.Schema:
 def dropped_schema(schema: pa.Schema) -> pa.Schema:
     """Return the schema of the `dropped-*` parts of a stage whose kept parts have `schema`."""
     return pa.schema([*schema, *DROP])
-
-
-def offset_unit(extracted_with: str | None) -> str:
-    """Return the unit of `source_offset` of a row: `byte`, `row` or `page`; `position` for an unknown extractor."""
-    return OFFSET_UNITS.get((extracted_with or "").partition("/")[0], "position")
 
 
 def uid(url: str, caption: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from dataops import plugins
 from dataops.config import tables_of
 from dataops.text.suggestions import did_you_mean, find_closest
 from dataops.toml_text import format_value
@@ -198,7 +199,8 @@ def _describe(detail: Any, root: type[BaseModel]) -> str:
         tag = context.get("tag")
         problem = "is required" if tag is None else f"{tag!r} is not a kind of source"
         suggestion = did_you_mean(str(tag), SOURCE_KINDS) if tag is not None else ""
-        return f"{'.'.join(steps)}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}{suggestion}"
+        remedy = f"; to install it: {missing[str(tag)]}" if str(tag) in (missing := plugins.missing("sources")) else ""
+        return f"{'.'.join(steps)}.kind: {problem}; allowed: {', '.join(SOURCE_KINDS)}{suggestion}{remedy}"
     path = ".".join(steps)
     if kind in _ARTICLES:
         return f"{path}: {_show(detail['input'])}: it must be {_ARTICLES[kind]}"

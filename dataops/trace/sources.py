@@ -4,15 +4,23 @@ The column `source` of a pair of a named source is the name, a slash, and the fi
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from dataops.formatting import format_quantity
+from dataops.plugins import load
 from dataops.snapshot import Counts, Manifest
 
 DESCRIBED = 3
 """Maximum number of sources that a sentence or a drawing describes one by one."""
+
+
+def offset_unit(extracted_with: str | None) -> str:
+    """Return the unit of `source_offset` of a row: `byte`, `row`, `page`; `position` for an unknown extractor."""
+    extractor = (extracted_with or "").partition("/")[0]
+    units = (one.offset_unit for one in load("sources").values() if one.extracted_with.partition("/")[0] == extractor)
+    return next(units, "position")
 
 
 def find_source(value: str | None, names: Sequence[str]) -> str | None:
@@ -44,6 +52,11 @@ class SourceSummary(BaseModel):
     failed_files: list[list[str]] = []
     """Files that could not be read, each with the error."""
     counts: Counts = Counts()
+
+    @property
+    def provenance(self) -> Literal["crawl", "public"] | None:
+        """`crawl` for a crawl of our own, `public` for public data; None if the kind of source does not show it."""
+        return getattr(load("sources").get(self.kind), "provenance", None)
 
     def describe(self) -> str:
         """Return the number of its files and its kind, with its name if it has one."""

@@ -2,51 +2,16 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 from urllib.parse import urlsplit
 
 from dataops.toml_text import format_value
+from tasks.extract.sources.base import Template
 
-Kind = Literal["warc", "common-crawl", "pairs", "site"]
 SCHEMA_FILE, CONFIG_FILE, SUITE_FILE = "config.schema.json", "config.toml", "suite.toml"
 DIGITS = "evaluation/digits"
 """Folder of the evaluation set that a new project gets."""
 CONTACT = "https://example.org/about-our-crawler"
 """Contact of a config until its owner sets one."""
-_SUMMARIES: dict[Kind, str] = {
-    "warc": "Archives of web pages (WARC) become a dataset of image-caption pairs and a CLIP model.",
-    "common-crawl": "Pages of Common Crawl become a dataset of image-caption pairs and a CLIP model.",
-    "pairs": "A list of image URLs and captions becomes a dataset and a CLIP model.",
-    "site": "A site that you may crawl becomes a dataset of image-caption pairs and a CLIP model.",
-}
-_SOURCES: dict[Kind, str] = {
-    "warc": """kind = "warc"
-paths = {data}   # files or globs; also s3://bucket/crawl/**/*.warc.gz
-# images = "archive"           # take the images from these files too, not from the web: no host is asked
-# max_failed_files = 10        # files that may be unreadable; the manifest names them
-""",
-    "common-crawl": """kind = "common_crawl"
-crawl = {data}    # commoncrawl.org/get-started lists them
-num_files = 1                  # WAT files of 200 MB to 400 MB; a crawl has some 100,000, read as a stream
-contact = {contact}   # yours, for the host of Common Crawl
-# base_url = "s3://commoncrawl/"   # within AWS us-east-1
-""",
-    "pairs": """kind = "pairs"
-paths = {data}   # Parquet, CSV, TSV, JSON Lines; files or globs
-# url_column = "image_link"    # the columns of LAION, COYO, DataComp, CC3M and img2dataset are recognised
-# caption_column = "description"
-# max_failed_files = 10        # files that may be unreadable; the manifest names them
-""",
-    "site": """kind = "site"
-start = {data}
-contact = {contact}   # yours: where the site's owner learns who asks
-edition = "1"                  # change it to crawl again
-max_pages = 1000
-delay = 1.0                    # minimum seconds between two requests to a host
-# allowed_domains = ["example.org"]   # without it: the registered domains of the start URLs
-{connect_to}   # your own server; also in [download]
-""",
-}
 _CONFIG = """#:schema ./{schema}
 # {summary}
 #
@@ -117,7 +82,10 @@ description = "scikit-learn's load_digits: 1,797 scans of handwritten digits"
 class Answers:
     """What a new project depends on."""
 
-    kind: Kind
+    kind: str
+    """Kind of source."""
+    template: Template
+    """Of that kind."""
     name: str
     data: str
     """Path or glob of the files, id of a crawl, or start URL."""
@@ -126,27 +94,26 @@ class Answers:
 
 def config_text(answers: Answers) -> str:
     """Return the config of a new project."""
-    data = answers.data if answers.kind == "common-crawl" else [answers.data]
     values = {
-        "data": format_value(data),
+        "data": format_value([answers.data]),
         "contact": format_value(answers.contact),
         "connect_to": _connect_to(answers),
     }
     return _CONFIG.format(
         schema=SCHEMA_FILE,
         suite=SUITE_FILE,
-        summary=_SUMMARIES[answers.kind],
+        summary=answers.template.summary,
         name=format_value(answers.name),
         contact=values["contact"],
         connect_to=values["connect_to"],
-        source=_SOURCES[answers.kind].format(**values),
+        source=f"kind = {format_value(answers.kind)}\n{answers.template.table.format(**values)}",
     )
 
 
 def _connect_to(answers: Answers) -> str:
     """Return the key `connect_to`: set for a site of this machine, else as a comment."""
     with suppress(ValueError):  # it is no URL, which the check of the config reports
-        url = urlsplit(answers.data if answers.kind == "site" else "")
+        url = urlsplit(answers.data)
         if url.hostname == "localhost":
             return f'connect_to = {{ "localhost" = "127.0.0.1:{url.port or (443 if url.scheme == "https" else 80)}" }}'
     return '# connect_to = { "localhost" = "127.0.0.1:8000" }'

@@ -6,10 +6,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dataops.snapshot import Manifest
 from flows.config import RunConfig
 from flows.planning.corpus import Prices, load_costs
 from flows.planning.history import Earlier, History, choose_timed
 from flows.planning.train_cost import forward_flops, train_flops, uses_gpu
+from tasks.extract.config import SOURCE_KINDS
 from tasks.filter.steps import SLICE_ROWS
 
 PARALLEL = frozenset({"extract", "filter", "download", "curate", "pack"})
@@ -89,7 +91,7 @@ def estimate_duration(
         work = units * cost
         delays = 0.0
         if name == "extract":  # a crawl waits between the requests to a host
-            delays = sum(getattr(one, "delay", 0.0) * getattr(one, "max_pages", 0) for one in config.source.tables)
+            delays = sum(one.waiting_seconds for one in config.source.tables)
         basis = "measured costs" if machine.slowness == 1.0 else f"measured costs times {machine.slowness:.2g}"
         return Duration(start + delays, work / cores * uneven, cpu_start, work, basis)
     nearest = timed[0]
@@ -195,7 +197,7 @@ def unit_cpu_seconds(name: str, config: RunConfig) -> float:
     """Return the measured CPU time of a row, or that of a sample or a test image; on a GPU its wall time."""
     costs = load_costs()
     if name == "extract":
-        is_list = all(table.key_config().get("kind") == "pairs" for table in config.source.tables)
+        is_list = all(table.is_table for table in config.source.tables)
         return costs.cpu_of_row["extract"] if is_list else costs.extract
     if name in ("train", "evaluate"):
         flops = train_flops(config.train) if name == "train" else forward_flops(config.train) * EVALUATE_OVERHEAD
@@ -211,9 +213,15 @@ def measure_machine(history: History, workers: int) -> Machine:
     costs, found = load_costs(), list[float]()
     for name, cost in costs.cpu_of_row.items():
         for one in history.of_stage(name):
-            kind, spent = one.manifest.config.get("kind", "pairs"), one.cpu_seconds
-            if spent is None or one.host != platform.node() or (name == "extract" and kind != "pairs"):
+            spent = one.cpu_seconds
+            if spent is None or one.host != platform.node() or (name == "extract" and not _is_table(one.manifest)):
                 continue
             if (expected := one.rows * cost) >= MIN_CPU_SECONDS:
                 found.append(max(spent - START_CPU_SECONDS[name], 0.0) / expected)
     return Machine(workers, min(max(statistics.median(found), 0.25), 4.0) if found else 1.0)
+
+
+def _is_table(extract: Manifest) -> bool:
+    """Return whether the only source of a snapshot of extract is a table with a row for each pair."""
+    kind = SOURCE_KINDS.get(extract.config.get("kind", ""))
+    return kind is not None and kind.is_table

@@ -25,10 +25,10 @@ def answer_crawling(
     downloads = [one for chain in chains if (one := chain.find("download")) is not None]
     requested = [one for one in downloads if one.config.get("images") != "archive"]
     crawls = [source for source in sources if source.kind == "crawl"]
-    sites = [source for source in crawls if source.summary.kind == "site"]
+    sites = [source for source in crawls if source.summary.provenance == "crawl"]
     if not requested and not crawls:
         return _answer_without_crawler(chains, downloads, sources)
-    foreign = [source.label for source in crawls if source.summary.kind != "site"]
+    foreign = [source.label for source in crawls if source not in sites]
     note = (
         f"The sources {', '.join(foreign)} are crawls of the provider that are not in the lineage." if foreign else ""
     )
@@ -109,7 +109,7 @@ def _describe_behaviour(requested: Sequence[Manifest], sites: Sequence[DataSourc
 def _list_ends(chains: Sequence[Chain]) -> list[str]:
     """Return when the crawls of pages ended."""
     extracts = (one for chain in chains if (one := chain.find("extract")) is not None)
-    return sorted({one.created_at for one in extracts if any(found.kind == "site" for found in list_sources(one))})
+    return sorted({one.created_at for one in extracts if any(s.provenance == "crawl" for s in list_sources(one))})
 
 
 def _find_period(fetched: Fetched, requested: Sequence[Manifest], crawled: Sequence[str]) -> Answer:

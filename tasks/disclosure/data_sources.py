@@ -16,7 +16,6 @@ from tasks.disclosure.subject import Chain
 
 COMMON_CRAWL = "https://commoncrawl.org/"
 LARGE = "A dataset is large if it has more than 3% of the data of its modality in all publicly available datasets."
-_DERIVED: dict[str, SourceKind] = {"common_crawl": "public", "site": "crawl"}
 _COLUMNS = ("source", "dataset", "link", "period", "pairs", "share of all pairs")
 
 
@@ -63,7 +62,7 @@ def list_data_sources(chains: Sequence[Chain], facts: ProviderFacts) -> list[Dat
             label = summary.name or summary.kind
             stated = facts.sources.get(label)
             pairs = int(chain.pack.facts.get("sources", {}).get(summary.name, 0)) if summary.name else chain.pairs
-            kind = _DERIVED.get(summary.kind) or (stated.kind if stated else None)
+            kind = summary.provenance or (stated.kind if stated else None)
             has_images = images == "archive" or (isinstance(images, Mapping) and summary.name in images)
             config = tables.get(summary.name, {})
             found.append(DataSource(label, summary, config, pairs, kind, stated, has_images))

@@ -1,27 +1,23 @@
-"""The `[source]` table, or the list of `[[source]]` tables: one class per kind of source."""
+"""The `[source]` table, or the list of `[[source]]` tables: one registered class per kind of source."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, Union
 
 from pydantic import Field, GetPydanticSchema
 from pydantic_core import core_schema
 
 from dataops.config import StageConfig
 from dataops.errors import PairmillError
+from dataops.plugins import load
 from tasks.extract.sources.base import NAME, Source
-from tasks.extract.sources.common_crawl import CommonCrawlSource
-from tasks.extract.sources.pairs import PairsSource
-from tasks.extract.sources.site import SiteSource
-from tasks.extract.sources.warc import WarcSource
-from tasks.extract.sources.wat import WatSource
 from tasks.web.identity.config import IdentityConfig
 
-AnySource = WarcSource | WatSource | CommonCrawlSource | PairsSource | SiteSource
-
-SOURCE_KINDS: dict[str, type[Source]] = {str(kind.model_fields["kind"].default): kind for kind in get_args(AnySource)}
+SOURCE_KINDS: Mapping[str, type[Source]] = load("sources")
+"""The registered kinds of source, by the value of the key `kind`."""
+AnySource: Any = Union[tuple(SOURCE_KINDS.values())]  # noqa: UP007  # of a tuple of types
 
 MAX_SOURCES = 64
 """Maximum number of sources: their order has six bits in the ranks of captions (dataops.text.duplicates)."""
@@ -81,7 +77,7 @@ def _read_tables(value: Any, validate: core_schema.ValidatorFunctionWrapHandler)
     tables: tuple[Source, ...] = validate(value if isinstance(value, list | tuple) else [value])
     if len(tables) == 1:
         return tables[0]
-    names = name_tables([{"name": table.name, "kind": getattr(table, "kind", "")} for table in tables])
+    names = name_tables([{"name": table.name, "kind": table.kind} for table in tables])
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"two sources are named {repeated[0]!r}; set another `name` in one of their tables")
     return Sources(

@@ -52,7 +52,7 @@ def _describe_sources(
     for table, files in zip(config.tables, fetched, strict=True):
         own = [record for task, record in zip(tasks, records, strict=True) if task.config is table]
         counts = merge_records(own)[1].model_dump()
-        facts = {"name": table.name, "kind": table.key_config()["kind"], "license": table.license}
+        facts = {"name": table.name, "kind": table.kind, "license": table.license}
         found.append({**facts, "counts": counts, **summarise(own), **files.facts})
     return {"sources": found}
 

@@ -14,10 +14,9 @@ import pyarrow as pa
 
 from dataops.errors import ConfigError
 from dataops.funnel import funnel_stages
-from dataops.schema import offset_unit
 from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES, STAGES
-from dataops.trace.sources import find_source, list_named_sources
+from dataops.trace.sources import find_source, list_named_sources, offset_unit
 from dataops.trace.targets import Target, matching_rows
 from dataops.trace.training_datasets import list_shares
 from tasks.lineage.graph import DROPPED, KEPT, Lineage

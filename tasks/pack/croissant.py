@@ -202,8 +202,9 @@ def _name_field(name: str, description: str, type_: str) -> dict[str, Any]:
 def _describe_responsibly(dataset: DatasetFacts) -> dict[str, Any]:
     """Return the fields of the RAI extension for which the manifests have an answer."""
     facts = dataset.facts
-    kinds = {source.kind for source in list_sources(extract)} if (extract := dataset.lineage.get("extract")) else set()
-    collected = ["Web Scraping", *(["Secondary Data Analysis"] if kinds - {"site"} else [])]
+    sources = list_sources(extract) if (extract := dataset.lineage.get("extract")) else []
+    is_secondary = any(source.provenance != "crawl" for source in sources)
+    collected = ["Web Scraping", *(["Secondary Data Analysis"] if is_secondary else [])]
     captions = format_counts((name or "unknown", count) for name, count in facts["caption_sources"].items())
     download = dataset.lineage["download"]
     found: dict[str, Any] = {

@@ -7,14 +7,15 @@ from cyclopts import Parameter
 
 from dataops.stages import StageName
 from flows.commands.options import Json, Settings, StoreUri, Yes
-from flows.keys.template import Kind
 from infra.local import services
 
 
 def init(
     folder: Path = Path(),
     *,
-    from_: Annotated[Kind | None, Parameter(name="--from", help="Where the pairs come from.")] = None,
+    from_: Annotated[
+        str | None, Parameter(name="--from", help="Kind of source: warc, common_crawl, pairs, site or one of a plugin.")
+    ] = None,
     data: Annotated[
         str | None, Parameter(help="Path or glob of the files, id of a crawl, or URL at which a crawl begins.")
     ] = None,

@@ -7,10 +7,10 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
 
 from dataops.errors import ConfigError
 from dataops.escaping import escape_controls
+from dataops.plugins import find
 from dataops.toml_text import parse_toml
 from flows.commands.output import console, message, print_json
 from flows.config import validate_values
@@ -22,31 +22,14 @@ from flows.keys.template import (
     SCHEMA_FILE,
     SUITE_FILE,
     Answers,
-    Kind,
     config_text,
     suite_text,
 )
-
-_FILES: dict[str, tuple[str, ...]] = {
-    "warc": ("*.warc.gz", "*.warc", "*/*.warc.gz", "*/*.warc"),
-    "pairs": tuple(f"{folder}*.{end}" for folder in ("", "*/") for end in ("parquet", "csv", "tsv", "jsonl")),
-}
-"""Where the data is looked for in the new project's folder, by kind."""
-_DATA: dict[str, str] = {
-    "warc": "data/*.warc.gz",
-    "common-crawl": "CC-MAIN-2026-43",
-    "pairs": "data/*.parquet",
-    "site": "https://example.org/",
-}
-_QUESTIONS: dict[str, str] = {
-    "warc": "Where are the WARC files (a file or a glob)?",
-    "common-crawl": "Which crawl (commoncrawl.org/get-started lists them)?",
-    "pairs": "Where is the list of image URLs and captions (a file or a glob)?",
-    "site": "At which URL does the crawl start?",
-}
+from tasks.extract.config import SOURCE_KINDS
+from tasks.extract.sources.base import Template
 
 
-def init(folder: Path, kind: Kind | None, data: str | None, contact: str | None, *, yes: bool, as_json: bool) -> int:
+def init(folder: Path, kind: str | None, data: str | None, contact: str | None, *, yes: bool, as_json: bool) -> int:
     """Write the config, its schema, the suite and an evaluation set into a folder.
 
     Raises: ConfigError if an answer is missing or wrong, or a file exists and its owner does not agree to replace it.
@@ -54,11 +37,15 @@ def init(folder: Path, kind: Kind | None, data: str | None, contact: str | None,
     asks = sys.stdin.isatty() and not yes and not as_json
     if kind is None:
         if not asks:
-            raise ConfigError(f"--from is not set; add --from and one of {', '.join(get_args(Kind))}")
+            raise ConfigError(f"--from is not set; add --from and one of {', '.join(_kinds())}")
         kind = _ask_kind()
-    if not (asks or yes or (data and (contact or kind == "pairs"))):
+    kind = kind.replace("-", "_")
+    template: Template | None = find("sources", kind).template
+    if template is None:
+        raise ConfigError(f"no config can begin with --from {kind}; add --from and one of {', '.join(_kinds())}")
+    if not (asks or yes or (data and (contact or not template.needs_contact))):
         raise ConfigError("there is no terminal to ask on; add --yes, or --data and --contact")
-    answers = _complete(folder, kind, data, contact, asks=asks)
+    answers = _complete(folder, kind, template, data, contact, asks=asks)
     texts = {
         CONFIG_FILE: config_text(answers),
         SUITE_FILE: suite_text(answers),
@@ -78,31 +65,36 @@ def init(folder: Path, kind: Kind | None, data: str | None, contact: str | None,
     return _show(folder, answers, written, as_json=as_json)
 
 
-def _ask_kind() -> Kind:
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    while True:
-        answer = _ask(f"Where do the pairs come from ({', '.join(kinds)})?", kinds[0])
-        for kind in kinds:
-            if answer == kind:
-                return kind
+def _kinds() -> list[str]:
+    """Return the kinds of source with which a config can begin."""
+    return [name for name, kind in SOURCE_KINDS.items() if kind.template]
 
 
-def _complete(folder: Path, kind: Kind, data: str | None, contact: str | None, *, asks: bool) -> Answers:
+def _ask_kind() -> str:
+    kinds = _kinds()
+    while (answer := _ask(f"Where do the pairs come from ({', '.join(kinds)})?", kinds[0])) not in kinds:
+        pass
+    return answer
+
+
+def _complete(
+    folder: Path, kind: str, template: Template, data: str | None, contact: str | None, *, asks: bool
+) -> Answers:
     """Return all answers; those that are missing are asked for, or have their defaults."""
     if data is None:
-        found = next((pattern for pattern in _FILES.get(kind, ()) if any(folder.glob(pattern))), None)
-        default = found or _DATA[kind]
-        data = _ask(_QUESTIONS[kind], default) if asks else default
+        found = next((pattern for pattern in template.files if any(folder.glob(pattern))), None)
+        default = found or template.data
+        data = _ask(template.question, default) if asks else default
         is_typed = data != default
     else:
         is_typed = True
-    if is_typed and kind in _FILES and "://" not in data and not Path(data).expanduser().is_absolute():
+    if is_typed and template.files and "://" not in data and not Path(data).expanduser().is_absolute():
         data = os.path.relpath(data, folder)  # typed in the current folder, read from the project's
     if contact is None:
         question = "By which URL or mailto: can the owner of a site reach you?"
         contact = _ask(question, CONTACT) if asks else CONTACT
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().resolve().name).strip("-._")[:64] or "mine"
-    return Answers(kind, name, data, contact)
+    return Answers(kind, template, name, data, contact)
 
 
 def _ask(question: str, default: str) -> str:
@@ -140,7 +132,7 @@ def _show(folder: Path, answers: Answers, written: list[str], *, as_json: bool) 
     todo = []
     if answers.contact == CONTACT:
         todo.append(f"set `contact` in {folder / CONFIG_FILE}: it is still {CONTACT}")
-    if answers.kind in _FILES and "://" not in answers.data and not _matches(folder, answers.data):
+    if answers.template.files and "://" not in answers.data and not _matches(folder, answers.data):
         todo.append(f"put your files where {folder / CONFIG_FILE} looks for them: {folder / answers.data}")
     change = [] if folder.resolve() == Path.cwd() else [f"cd {shlex.quote(str(folder))}"]
     commands = [*change, f"pairmill plan {CONFIG_FILE}", f"pairmill run {CONFIG_FILE}"]

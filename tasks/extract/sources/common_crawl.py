@@ -15,7 +15,9 @@ from pydantic import Field, field_validator
 from dataops.digest import text_sha256
 from dataops.errors import UnusableSource
 from dataops.snapshot import Input
+from dataops.store import Store
 from tasks.engine.context import Context
+from tasks.extract.sources.base import FILE_BYTES, EarlierSource, Provenance, SourceEstimate, Template
 from tasks.extract.sources.wat import WatReader
 from tasks.files.base import SourceFile
 from tasks.files.http_file import HttpFile
@@ -57,6 +59,19 @@ class CommonCrawlSource(WatReader):
     execution_fields: ClassVar[frozenset[str]] = frozenset({"base_url", "user_agent", "contact", "timeout", "max_wait"})
     selection_fields: ClassVar[frozenset[str]] = WatReader.selection_fields | {"crawl", "num_files", "sample_seed"}
 
+    order: ClassVar[int] = 3
+    provenance: ClassVar[Provenance | None] = "public"
+    template: ClassVar[Template | None] = Template(
+        summary="Pages of Common Crawl become a dataset of image-caption pairs and a CLIP model.",
+        table="""crawl = {data}    # commoncrawl.org/get-started lists them
+num_files = 1                  # WAT files of 200 MB to 400 MB; a crawl has some 100,000, read as a stream
+contact = {contact}   # yours, for the host of Common Crawl
+# base_url = "s3://commoncrawl/"   # within AWS us-east-1
+""",
+        data="CC-MAIN-2026-43",
+        question="Which crawl (commoncrawl.org/get-started lists them)?",
+    )
+
     @field_validator("crawl")
     @classmethod
     def _check_crawl_ids(cls, crawl: str | list[str]) -> str | list[str]:
@@ -82,6 +97,13 @@ class CommonCrawlSource(WatReader):
 
     def files(self, context: Context) -> list[SourceFile]:
         return [CommonCrawlFile(path, self) for crawl in self.crawls for path in self._select_paths(crawl)]
+
+    def estimate(self, store: Store, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
+        """Return the estimate by the number of files; the list of a crawl's files is not fetched for it."""
+        files = self.num_files * len(self.crawls)
+        size = files * FILE_BYTES
+        rows = files * earlier.rows / earlier.files if earlier else size * self.pairs_of_byte
+        return SourceEstimate(rows, size, files, 0, rows, "rows of a file before" if earlier else "size of a file")
 
     def _select_paths(self, crawl: str) -> list[str]:
         """Return the first `num_files` paths of the crawl in an order that depends only on the seed."""

@@ -9,15 +9,19 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from dataops.digest import canonical_json, text_sha256
-from dataops.errors import SourceError
+from dataops.errors import PairmillError, SourceError
 from dataops.pair_lists.columns import ColumnNames
 from dataops.pair_lists.reader import detect_format, read_list, read_row_group_sizes
 from tasks.engine.context import Context
-from tasks.extract.sources.base import FilesSource
+from tasks.extract.sources.base import EarlierSource, FilesSource, Template
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.files.base import OpenFile, SourceFile
 from tasks.files.find import LocalFile, find_files
 
+SAMPLED_FILES = 20
+"""Number of files whose rows are counted for an estimate."""
+ROW_BYTES = 250
+"""Bytes of a row in text."""
 FurtherKind = Literal["keywords", "description", "alt", "title", "synthetic"]
 
 
@@ -41,7 +45,22 @@ class PairsSource(FilesSource):
     rows_per_part: int = Field(default=2_000_000, ge=1)
     """Maximum rows of a part. A larger local Parquet file becomes several parts, split between its row groups."""
 
+    order: ClassVar[int] = 4
     extracted_with: ClassVar[str] = "pairmill-pairs/1"
+    offset_unit: ClassVar[str] = "row"
+    is_table: ClassVar[bool] = True
+    template: ClassVar[Template | None] = Template(
+        summary="A list of image URLs and captions becomes a dataset and a CLIP model.",
+        table="""paths = {data}   # Parquet, CSV, TSV, JSON Lines; files or globs
+# url_column = "image_link"    # the columns of LAION, COYO, DataComp, CC3M and img2dataset are recognised
+# caption_column = "description"
+# max_failed_files = 10        # files that may be unreadable; the manifest names them
+""",
+        data="data/*.parquet",
+        question="Where is the list of image URLs and captions (a file or a glob)?",
+        files=tuple(f"{folder}*.{end}" for folder in ("", "*/") for end in ("parquet", "csv", "tsv", "jsonl")),
+        needs_contact=False,
+    )
 
     def problems(self) -> list[str]:
         problems = super().problems()
@@ -66,6 +85,13 @@ class PairsSource(FilesSource):
             return [file]
         parts = cut_row_groups(sizes, self.rows_per_part)
         return [file] if len(parts) < 2 else [RowGroupFile(file.name, file, groups) for groups in parts]
+
+    def estimate_new(
+        self, new: Sequence[SourceFile], known: Sequence[tuple[SourceFile, int]], earlier: EarlierSource | None
+    ) -> tuple[float, str]:
+        """Return the rows of the new files: exact for Parquet, else by the first rows; of many files, some are counted."""
+        chosen = new[:: max(len(new) // SAMPLED_FILES, 1)][:SAMPLED_FILES]
+        return sum(map(_count_rows, chosen)) / len(chosen) * len(new), "rows of the files"
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         # Deferred: polars takes a fifth of a worker's start, and only lists need it.
@@ -114,3 +140,19 @@ def cut_row_groups(sizes: Sequence[int], rows: int) -> list[tuple[int, ...]]:
             parts.append((group,))
             part_rows = size
     return parts
+
+
+def _count_rows(file: SourceFile) -> float:
+    size = float(file.stored_bytes() or 0)
+    try:
+        if file.name.endswith(".parquet"):
+            with file.local() as path:
+                return float(sum(read_row_group_sizes(path)))
+        if file.name.endswith((".gz", ".zst")):
+            return size * 3 / ROW_BYTES
+        with file.open() as stream:
+            head = stream.read(1 << 20)
+    except (OSError, ValueError, PairmillError):
+        return size / ROW_BYTES
+    lines = head.count(b"\n") - file.name.endswith((".csv", ".tsv"))  # their first line has the names of the columns
+    return float(lines if len(head) >= size else size * lines / max(len(head), 1))

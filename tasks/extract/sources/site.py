@@ -22,12 +22,12 @@ from dataops.archives.warc import Damage, read_pages
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError, UnusableSource
 from dataops.formatting import format_counts
-from dataops.snapshot import EVIDENCE, Draft, Input, Record
-from dataops.store import open_store
+from dataops.snapshot import EVIDENCE, Draft, Input, Manifest, Record
+from dataops.store import Store, open_store
 from dataops.web.urls import BadUrl, canonicalise_host, canonicalise_url
 from tasks.engine.context import Context
 from tasks.engine.subprocess_job import run_job
-from tasks.extract.sources.base import FetchedFiles
+from tasks.extract.sources.base import EarlierSource, FetchedFiles, Provenance, SourceEstimate, Template
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.extract.sources.warc import PagesSource
 from tasks.files.base import OpenFile, SourceFile
@@ -43,6 +43,8 @@ PAGES, ROBOTS, INDEX = "pages-", "robots.warc.gz", "crawl.parquet"
 """What the evidence parts hold; see `SiteSource.part_name`."""
 PROGRESS = "progress: "
 """Prefix of the lines in which the crawl's process reports how far it is."""
+PAIRS_OF_PAGE, PAGE_BYTES = 10, 50e3
+"""Pairs of a page, and its bytes as transferred, for estimates."""
 
 
 class SiteSource(PagesSource):
@@ -105,7 +107,23 @@ class SiteSource(PagesSource):
             "identity",
         }
     )
+    order: ClassVar[int] = 5
     extracted_with: ClassVar[str] = "pairmill-site/2"
+    offset_unit: ClassVar[str] = "page"
+    provenance: ClassVar[Provenance | None] = "crawl"
+    template: ClassVar[Template | None] = Template(
+        summary="A site that you may crawl becomes a dataset of image-caption pairs and a CLIP model.",
+        table="""start = {data}
+contact = {contact}   # yours: where the site's owner learns who asks
+edition = "1"                  # change it to crawl again
+max_pages = 1000
+delay = 1.0                    # minimum seconds between two requests to a host
+# allowed_domains = ["example.org"]   # without it: the registered domains of the start URLs
+{connect_to}   # your own server; also in [download]
+""",
+        data="https://example.org/",
+        question="At which URL does the crawl start?",
+    )
 
     @field_validator("edition")
     @classmethod
@@ -153,6 +171,30 @@ class SiteSource(PagesSource):
 
     def problems(self) -> list[str]:
         return [f"identity.{line}" for line in self.identity.problems()] if self.identity else []
+
+    @property
+    def waiting_seconds(self) -> float:
+        return self.delay * self.max_pages
+
+    def describe_earlier(self, facts: Mapping[str, Any], manifest: Manifest) -> EarlierSource | None:
+        """Return what an earlier crawl from one of the same hosts found."""
+        crawl = facts.get("crawl")
+        hosts = {urlsplit(one.key).hostname for one in manifest.inputs if one.stage == "source"}
+        if not crawl or hosts.isdisjoint(self.start_hosts()):
+            return None
+        is_cut = crawl["asked"] >= manifest.config.get("max_pages", crawl["asked"] + 1)
+        return EarlierSource(facts["counts"]["input"], 1, crawl["asked"], crawl["bytes"], is_cut)
+
+    def estimate(self, store: Store, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
+        """Return the estimate of the crawl: as many rows as before, or at most those of `max_pages`."""
+        pages = float(self.max_pages)
+        if earlier is None:
+            rows = pages * PAIRS_OF_PAGE
+            return SourceEstimate(rows, pages * PAGE_BYTES, 1, 0, rows, "at most source.max_pages", at_most=True)
+        share = pages / earlier.pages if pages < earlier.pages or earlier.is_cut else 1.0
+        rows = earlier.rows * share
+        at_most = earlier.is_cut and share > 1
+        return SourceEstimate(rows, earlier.web_bytes * share, 1, 0, rows, "crawl before", at_most=at_most)
 
     def start_hosts(self) -> list[str]:
         """Return the host names of the start URLs."""

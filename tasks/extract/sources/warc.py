@@ -10,7 +10,7 @@ from dataops.web.markup import BadPage
 from dataops.web.page_pairs import PageBounds, PageOrigin
 from dataops.web.pages import ExtractedPage, extract_page_pairs
 from dataops.web.urls import BadUrl, canonicalise_url
-from tasks.extract.sources.base import FilesSource, WebSource
+from tasks.extract.sources.base import FilesSource, Template, WebSource
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.files.base import SourceFile
 
@@ -56,7 +56,18 @@ class WarcSource(FilesSource, PagesSource):
 
     # Pairs are the same, so their key is. The key of `download` has it.
     execution_fields: ClassVar[frozenset[str]] = FilesSource.execution_fields | {"images"}
+    order: ClassVar[int] = 1
     extracted_with: ClassVar[str] = "pairmill-warc/3"
+    template: ClassVar[Template | None] = Template(
+        summary="Archives of web pages (WARC) become a dataset of image-caption pairs and a CLIP model.",
+        table="""paths = {data}   # files or globs; also s3://bucket/crawl/**/*.warc.gz
+# images = "archive"           # take the images from these files too, not from the web: no host is asked
+# max_failed_files = 10        # files that may be unreadable; the manifest names them
+""",
+        data="data/*.warc.gz",
+        question="Where are the WARC files (a file or a glob)?",
+        files=("*.warc.gz", "*.warc", "*/*.warc.gz", "*/*.warc"),
+    )
 
 
 def extract_page(page: Page, bounds: PageBounds, opt_out: frozenset[str] = frozenset()) -> tuple[str, ExtractedPage]:

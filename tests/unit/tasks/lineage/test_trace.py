@@ -8,13 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.schema import OFFSET_UNITS
 from dataops.snapshot import Draft, Manifest
 from dataops.storage.range_file import RangeFile
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
 from flows.commands import trace as flow
-from tasks.extract.config import SOURCE_KINDS
 from tasks.lineage import search as trace_search
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Rows, Search
@@ -178,10 +176,6 @@ def test_trace_prints_the_place_in_the_unit_of_its_source(
     assert place in printed
     (found,) = json.loads(as_value)["stores"][0]["pairs"]
     assert (found["source_offset"], found["source_unit"]) == (1074, place.split()[2])
-
-
-def test_each_extractor_has_a_unit_of_its_places() -> None:
-    assert {kind.extracted_with.partition("/")[0] for kind in SOURCE_KINDS.values()} == OFFSET_UNITS.keys()
 
 
 def test_search_rebuilds_an_index_of_other_parts(stored: Any, monkeypatch: pytest.MonkeyPatch) -> None:

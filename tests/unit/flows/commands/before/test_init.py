@@ -3,7 +3,6 @@ import json
 import sys
 import tomllib
 from pathlib import Path
-from typing import get_args
 
 import jsonschema
 import pytest
@@ -11,8 +10,9 @@ import pytest
 from dataops.errors import ConfigError
 from flows.commands.before.init import init
 from flows.config import load_config
-from flows.keys.template import Kind
 from training.evaluation.suite import load_suite
+
+KINDS = ("warc", "common_crawl", "pairs", "site")
 
 
 class Terminal(io.StringIO):
@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def make(kind: Kind | None, folder: str = "birds of prey", data: str | None = None, contact: str | None = None, **more):
+def make(kind: str | None, folder: str = "birds of prey", data: str | None = None, contact: str | None = None, **more):
     return init(Path(folder), kind, data, contact, **{"yes": True, "as_json": True, **more})
 
 
@@ -32,8 +32,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
-def test_config_and_suite_are_valid_in_their_folder(kind: Kind, monkeypatch: pytest.MonkeyPatch, capsys):
+@pytest.mark.parametrize("kind", KINDS)
+def test_config_and_suite_are_valid_in_their_folder(kind: str, monkeypatch: pytest.MonkeyPatch, capsys):
     assert make(kind) == 0
     result = json.loads(capsys.readouterr().out)
     folder = Path("birds of prey")
@@ -55,7 +55,7 @@ def test_config_and_suite_are_valid_in_their_folder(kind: Kind, monkeypatch: pyt
 
 
 def test_optional_keys_of_the_templates_exist():
-    for kind in get_args(Kind):
+    for kind in KINDS:
         make(kind, kind)
         lines = Path(kind, "config.toml").read_text().splitlines()[1:]
         enabled = [line[2:] if line.startswith("# ") and " = " in line else line for line in lines]
@@ -100,7 +100,7 @@ def test_three_questions_are_asked_on_a_terminal(monkeypatch: pytest.MonkeyPatch
     [
         (None, {}, "--from is not set"),
         ("site", {"yes": False}, "no terminal to ask on"),
-        ("common-crawl", {"data": "CC MAIN"}, "source.crawl: .CC MAIN.: .CC MAIN. is no crawl id"),
+        ("common-crawl", {"data": "CC MAIN"}, "source.crawl: ..CC MAIN..: .CC MAIN. is no crawl id"),
         ("warc", {"contact": "my site"}, "download.contact: 'my site'"),
         ("warc", {"folder": "file/below"}, "cannot be written"),
     ],
