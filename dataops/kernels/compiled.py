@@ -96,14 +96,6 @@ def _describe(function: FunctionType, seen: set[FunctionType]) -> Iterator[bytes
 
 
 @Instruction
-def multiply_add(_typing, a, b, c):
-    """`multiply_add(a, b, c)` returns a * b + c in float64, rounded once (IEEE 754's fusedMultiplyAdd)."""
-    from numba import float64
-
-    return float64(a, b, c), lambda _context, builder, _signature, values: builder.fma(*values)
-
-
-@Instruction
 def load64(_typing, data, at):
     """`load64(data, at)` returns the eight bytes of an array from an index that need not be a multiple of eight."""
     from llvmlite import ir

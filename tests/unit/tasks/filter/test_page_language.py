@@ -54,11 +54,11 @@ def kept(tmp_path, **config) -> set[str]:
     return set(read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist())
 
 
-def keep_english(pages: list[tuple[str | None, str | None, list[str]]], **config) -> list[str]:
+def keep_english(pages: list[tuple[str | None, str | None, list[str]]], sizes: dict[str, int] | None = None, **config):
     """Return the captions that are detected as English, of pages (URL, declared language, captions)."""
     rows = [{"caption": text, "page_url": url, "page_language": tag} for url, tag, texts in pages for text in texts]
     frame = pl.DataFrame(rows, schema={"caption": pl.String, "page_url": pl.String, "page_language": pl.String})
-    found = filter_language.detect_languages(frame, FilterConfig(languages=["en"], **config))
+    found = filter_language.detect_languages(frame, FilterConfig(languages=["en"], **config), **sizes or {})
     assert found.height == frame.height
     return frame.filter(~found["foreign"])["caption"].to_list()
 
@@ -117,12 +117,11 @@ def test_evidence_does_not_depend_on_the_order_of_rows_or_on_repeated_captions()
     assert len(once) == len(set(repeated))
 
 
-def test_a_large_site_is_cut(monkeypatch: pytest.MonkeyPatch):
+def test_a_large_site_is_cut():
     """Give each caption an answer also where the captions of a site, or of a page, are in several blocks."""
-    monkeypatch.setattr(filter_language, "_SITE_CAPTIONS", 4)
-    monkeypatch.setattr(filter_language, "_BATCH", 3)
-    assert keep_english([("http://x.example/", "en", ENGLISH)] * 2) == ENGLISH * 2
-    assert not keep_english([(f"http://x.example/{i}", "en", [text]) for i, text in enumerate(GERMAN * 3)])
+    sizes = {"site_captions": 4, "batch": 3}
+    assert keep_english([("http://x.example/", "en", ENGLISH)] * 2, sizes) == ENGLISH * 2
+    assert not keep_english([(f"http://x.example/{i}", "en", [text]) for i, text in enumerate(GERMAN * 3)], sizes)
 
 
 def test_page_weight_corrects_the_language_of_short_captions(tmp_path):
@@ -131,17 +130,14 @@ def test_page_weight_corrects_the_language_of_short_captions(tmp_path):
     assert kept(tmp_path / "together", language_page_weight=0.8) == set(PAGES["http://x.example/en"])
 
 
-@pytest.mark.parametrize(
-    "detector", [{}, {"language_mode": "fast"}, {"language_mode": "exact"}, {"language_detector": "fasttext"}]
-)
 @pytest.mark.parametrize("weight", [0.0, 0.8, None])
-def test_a_caption_in_a_script_of_no_candidate_has_no_language(tmp_path, detector, weight):
+def test_a_caption_in_a_script_of_no_candidate_has_no_language(tmp_path, weight):
     """Detect no language, not even on an English page."""
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     captions = ["a red apple on the table", "แอปเปิ้ลสีแดง", "the house with a garden and a dog", "123456789"]
     rows = [{"uid": uid(f"{i}", c), "url": f"http://x.example/{i}", "caption": c} for i, c in enumerate(captions)]
     draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
-    settings = FilterConfig(languages=["en"], language_candidates=["en", "de"], language_page_weight=weight, **detector)
+    settings = FilterConfig(languages=["en"], language_candidates=["en", "de"], language_page_weight=weight)
     run_steps(draft, settings, len(rows))
     dropped = read_table(draft.store, draft.path("dropped-00000.parquet")).to_pylist()
     thai = next(row for row in dropped if row["caption"] == captions[1])
@@ -161,13 +157,11 @@ def test_blend_returns_the_weighted_mean_of_known_probabilities(weight):
     assert found.labels[2] == ("b" if weight else None)
 
 
-def test_detect_languages_gives_equal_captions_the_same_result(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(filter_language, "_BATCH", 3)
+def test_detect_languages_gives_equal_captions_the_same_result():
     captions = [text for texts in PAGES.values() for text in texts] * 2 + ["THE RED HOUSE", "the red house", "123"]
     config = FilterConfig(languages=["en"], language_candidates=LANGUAGES, language_page_weight=0)
-    found = filter_language.detect_languages(pl.DataFrame({"caption": captions}), config)
-    shown = [caption.lower() if caption.isupper() else caption for caption in captions]
-    each = detect(shown, LANGUAGES, config.language_mode)
+    found = filter_language.detect_languages(pl.DataFrame({"caption": captions}), config, batch=3)
+    each = detect(pa.array(captions), LANGUAGES)
     assert found["language"].to_list() == each.labels
     assert found["language_score"].to_list() == pytest.approx(each.scores.tolist(), abs=1e-6)
     assert found["foreign"].to_list() == (each.sum_probabilities(["en"]) < 0.5).tolist()
@@ -178,7 +172,7 @@ def test_detect_languages_gives_equal_captions_the_same_result(monkeypatch: pyte
 
 
 def test_blend_with_itself_changes_nothing():
-    found = detect(["grinning face with big eyes", "Haus mit Garten"], LANGUAGES)
+    found = detect(pa.array(["grinning face with big eyes", "Haus mit Garten"]), LANGUAGES)
     same = found.blend(found, np.array([0, 1], np.uint32), 0.5)
     assert same.labels == found.labels
     assert same.probabilities == pytest.approx(found.probabilities, abs=2e-4)

@@ -1,0 +1,1 @@
+"""The language detector `fasttext` (`filter.language_detector`)."""
