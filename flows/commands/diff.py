@@ -1,9 +1,10 @@
 """`pairmill diff A B`: prints which pairs dataset B has more and less than A, and why, and writes the rows to a file."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
@@ -11,12 +12,48 @@ from dataops.snapshot import Manifest
 from dataops.spreadsheets import write_csv
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
+from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, new_table, print_json, text
 from flows.records import find_snapshot, load_manifests, load_run
+from infra.local import services
 from tasks.lineage.diff import Difference, Side, compare_datasets
+from tasks.lineage.trace import is_model
 
 SETTING_LENGTH = 60
 """Maximum number of characters that are printed of a setting."""
+
+
+def diff(
+    a: str,
+    b: str,
+    *,
+    rows: Annotated[
+        Path | None,
+        Parameter(
+            help="Of datasets: also write each added and removed pair, and why, to this file (.parquet or .csv)."
+        ),
+    ] = None,
+    page: Annotated[Path | None, Parameter(help="Of models: also write an HTML page to this file.")] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Show what differs between two datasets (pairs, and why) or two registered models (metrics, data and settings).
+
+    Args:
+        a: The key of a dataset (a snapshot of pack), a run that made or reused one, or a model: NAME/VERSION, NAME@ALIAS.
+        b: Another one; `added` pairs are in B and not in A.
+    """
+    from flows.commands.models import show_model_diff
+
+    if is_model(a) != is_model(b):
+        raise ConfigError(f"{a} and {b}: name two datasets, or two registered models")
+    if is_model(a):
+        if rows is not None:
+            raise ConfigError("--rows is for two datasets: name the keys that `pairmill models` lists")
+        return show_model_diff(a, b, services.home(), store, page, as_json=json)
+    if page is not None:
+        raise ConfigError("--page is for two registered models")
+    return show_diff(a, b, services.home(), store, rows, as_json=json)
 
 
 def show_diff(a: str, b: str, home: Path, store_uri: str | None, rows: Path | None, *, as_json: bool) -> int:

@@ -3,12 +3,14 @@
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_percent, format_quantity
+from flows.commands.options import Json
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from infra.local import services
 from tasks.evaluate.job import EvaluationSettings
@@ -23,38 +25,53 @@ from training.evaluation.suite import FETCHED, Suite, load_suite, read_tasks
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Options of `pairmill eval`."""
+def evaluate(
+    model: str,
+    *,
+    suite: Path,
+    against: Annotated[
+        str | None, Parameter(help="Another model to compare with: better, worse or indistinguishable.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder of the suite's sets; default: the folder of `datasets fetch` if the suite names sources, else"
+            " the suite's own folder."
+        ),
+    ] = None,
+    matches: Annotated[
+        Path | None, Parameter(help="Parquet table of test images that are in the training data (uid, set, member).")
+    ] = None,
+    page: Annotated[Path | None, Parameter(help="File to write the HTML page with example images to.")] = None,
+    batch_size: Annotated[int, Parameter(help="Number of images per batch.")] = 256,
+    device: Annotated[str, Parameter(help="A torch device (cpu, cuda, cuda:1), or auto.")] = "auto",
+    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="Precision of the weights.")] = "fp32",
+    nproc: Annotated[int, Parameter(help="Number of processes to evaluate in.")] = 1,
+    json: Json = False,
+) -> int:
+    """Evaluate any model on a suite, without a pipeline run.
 
-    model: str
-    suite: Path
-    against: str | None = None
-    data: Path | None = None
-    matches: Path | None = None
-    page: Path | None = None
-    settings: EvaluationSettings = field(default_factory=EvaluationSettings)
-
-
-def evaluate(options: EvaluateOptions, *, as_json: bool) -> int:
-    """Evaluate a model, compare it with another if one is given, print the scores and write the page."""
+    Args:
+        model: A folder (of pairmill or open_clip), OpenAI's .pt file, or a registered model: NAME/VERSION, NAME@ALIAS.
+        suite: TOML file, such as configs/suites/datacomp.toml.
+    """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    home = services.home()
-    suite = load_suite(options.suite, data_folder(options.suite, options.data, home), partial=True)
-    found = evaluate_model(options.model, suite, home, options.settings, on_line=logger.info)
+    home, settings = services.home(), EvaluationSettings(batch_size, device, precision, nproc)
+    sets = load_suite(suite, data_folder(suite, data, home), partial=True)
+    found = evaluate_model(model, sets, home, settings, on_line=logger.info)
     other, compared = None, {}
-    if options.against is not None:
-        other = evaluate_model(options.against, suite, home, options.settings, on_line=logger.info)
+    if against is not None:
+        other = evaluate_model(against, sets, home, settings, on_line=logger.info)
         compared = compare_all(found.predictions(), other.predictions())
-    if options.matches is not None:
-        for row in contamination(found.predictions(), read_matches(options.matches)):
+    if matches is not None:
+        for row in contamination(found.predictions(), read_matches(matches)):
             found.metrics[row.pop("task")]["contamination"] = row
-    page = options.page or found.folder / "report.html"
-    _write_page(page, suite, found, other, compared)
-    if as_json:
-        print_json(_as_json(suite, found, other, compared, page))
+    page = page or found.folder / "report.html"
+    _write_page(page, sets, found, other, compared)
+    if json:
+        print_json(_as_json(sets, found, other, compared, page))
     else:
-        _show(suite, found, other, compared)
+        _show(sets, found, other, compared)
         console().print(text(f"Page with example images: {page}"), soft_wrap=True)
     return 0
 

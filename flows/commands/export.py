@@ -1,10 +1,15 @@
 """`pairmill export MODEL`: finds a model, exports it in another tool's format, and prints what was written."""
 
 from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from dataops.errors import ConfigError
+from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, print_json, text
 from flows.records import find_snapshot
+from infra.local import services
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.models.export import check_target, export_model, fetch_snapshot_model
 from tasks.models.find import find_model
@@ -20,6 +25,22 @@ USE = {
     "onnx": 'onnxruntime.InferenceSession("{out}/image.onnx"), onnxruntime.InferenceSession("{out}/text.onnx")',
 }
 """Python code that loads each format."""
+
+
+def command(
+    model: str,
+    *,
+    format: Annotated[Literal["open_clip", "hf", "onnx"], Parameter(help="The tool to export for; hf: transformers.")],
+    out: Annotated[Path, Parameter(help="Folder to write; it must be empty or not exist yet.")],
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Write a trained model in the format of another tool.
+
+    Args:
+        model: A folder with a trained model, the key of a train snapshot, or models:/name/version.
+    """
+    return export(model, format, out, services.home(), store, as_json=json)
 
 
 def export(model: str, form: Format, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:

@@ -1,12 +1,26 @@
-"""The commands over models: `models`, `export`, `sign`, `verify` and `eval`."""
+"""`pairmill models` and `pairmill diff` of two models: print versions of models, and what differs between two."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.commands.options import Json, StoreUri
-from infra.local import services
+from dataops.errors import ConfigError
+from dataops.formatting import format_percent, format_quantity, format_share
+from dataops.store import Store
+from flows.commands.options import Json
+from flows.commands.output import console, message, new_table, print_json, text
+from flows.records import find_snapshot
+from tasks.lineage.trace import parse_model
+from tasks.register.versions.comparison import VersionComparison, VersionSide, compare_versions, load_side
+from tasks.register.versions.history import VersionRow, list_metrics, read_models, read_versions, table_rows
+from tasks.register.versions.page import list_settings, render_versions
+from tasks.tracking.registry import RegisteredVersion, find_registered_version
+
+CHAMPION = "champion"
+METRICS = 5
+"""Maximum number of metrics in a table on the terminal."""
 
 
 def models(
@@ -23,109 +37,178 @@ def models(
     Args:
         name: A registered model; by default all of them are listed by name.
     """
-    from flows.commands.registry.versions import show_models
-
     return show_models(name, limit, page, as_json=json)
 
 
-def export(
-    model: str,
-    *,
-    format: Annotated[Literal["open_clip", "hf", "onnx"], Parameter(help="The tool to export for; hf: transformers.")],
-    out: Annotated[Path, Parameter(help="Folder to write; it must be empty or not exist yet.")],
-    store: StoreUri = None,
-    json: Json = False,
-) -> int:
-    """Write a trained model in the format of another tool.
+def show_models(name: str | None, limit: int, page: Path | None, *, as_json: bool) -> int:
+    """Print the versions of a model, oldest last, or the registered models if none is named.
 
-    Args:
-        model: A folder with a trained model, the key of a train snapshot, or models:/name/version.
+    Raises: ConfigError if there is no such model, or the page cannot be written; ServiceError if MLflow does not answer.
     """
-    from flows.commands.export import export as export_model
+    if name is None:
+        if page is not None:
+            raise ConfigError("--page needs the name of a model")
+        return _show_names(as_json=as_json)
+    model, version = parse_model(name)
+    if version is not None:
+        raise ConfigError(f"{name} names one version: write {model}, or pairmill trace {name}")
+    rows = read_versions(model, limit)
+    if page is not None:
+        write_page(page, render_versions(f"Versions of {model}", rows, CHAMPION, None, f"The newest {len(rows)}."))
+    if as_json:
+        print_json({"model": model, "versions": [row.as_json() for row in reversed(rows)]})
+        return 0
+    out = console()
+    if not rows:
+        out.print(text(f"{model} has no version"))
+        return 0
+    _print_versions(model, rows)
+    if len(rows) > 1:
+        command = f"pairmill diff {model}/{rows[-2].version} {model}/{rows[-1].version}"
+        out.print(message(f"what differs between the newest two: {command}"), soft_wrap=True)
+    return 0
 
-    return export_model(model, format, out, services.home(), store, as_json=json)
+
+def _print_versions(model: str, rows: list[VersionRow]) -> None:
+    """Print a table of metrics, and one of the data, the changes and the gate."""
+    out, names = console(), [name for name in list_metrics(rows) if name != "pairs"]
+    cells, shown = table_rows(rows), names[:METRICS]
+    heads = {name: name.replace("/", "\n", 1) for name in shown}
+    title = f"Versions of {model}, with the change from the version before"
+    table = new_table(title, "version", "alias", *heads.values(), right=[*heads.values()])
+    for row in cells:
+        table.add_row(text(row["version"]), text(row["alias"]), *(text(row[name]) for name in shown))
+    out.print(table)
+    if len(names) > len(shown):
+        out.print(text(f"and {format_quantity(len(names) - len(shown), 'metric')} more: --json or --page shows all"))
+    out.print()
+    columns = ("version", "registered", "pairs", "dataset", "changed", "why")
+    table = new_table("What changed from the version before, and the gate", *columns, right=["pairs"])
+    for row in cells:
+        fields = (row["version"], row["registered"], row.get("pairs", "-"), row["dataset"], row["changed"] or "-")
+        table.add_row(*map(text, fields), text(row["gate"]))
+    out.print(table)
 
 
-def sign(
-    what: str,
-    *,
-    key: Annotated[
-        str,
-        Parameter(
-            name="--key",
-            help="PEM file of the private key, or a PKCS#11 URI without a PIN; with --command, PEM file of the public key.",
-        ),
-    ],
-    command: Annotated[
-        str | None,
-        Parameter(
-            help="Program that signs with a key of a KMS: it gets the message on standard input, and writes its ECDSA"
-            " signature to standard output. No shell interprets it."
-        ),
-    ] = None,
-    store: StoreUri = None,
-    json: Json = False,
-) -> int:
-    """Sign a model or a dataset, with OpenSSF Model Signing.
+def _show_names(*, as_json: bool) -> int:
+    found = read_models()
+    if as_json:
+        print_json({"models": found})
+        return 0
+    table = new_table("Registered models", "model", "newest version", "aliases", right=["newest version"])
+    for model in found:
+        aliases = ", ".join(f"{alias}: {version}" for alias, version in model["aliases"].items())
+        table.add_row(text(model["name"]), text(model["newest"] or "-"), text(aliases or "-"))
+    console().print(table)
+    return 0
 
-    Args:
-        what: A folder, the key of a snapshot such as a dataset, or a registered model.
+
+def show_model_diff(a: str, b: str, home: Path, store_uri: str | None, page: Path | None, *, as_json: bool) -> int:
+    """Compare two registered versions.
+
+    Raises: ConfigError if there is no such version, none of its snapshots is in a known store, or the page cannot be
+        written; ServiceError if MLflow does not answer.
     """
-    from flows.commands.sign import sign as sign_files
-    from tasks.publish.signing_keys import SigningKey
-
-    return sign_files(what, SigningKey(key, command), services.home(), store, as_json=json)
-
-
-def verify(
-    what: str,
-    *,
-    key: Annotated[str, Parameter(name="--key", help="PEM file of the public key.")],
-    store: StoreUri = None,
-    json: Json = False,
-) -> int:
-    """Compare every byte of a signed model or dataset with its signature. Exits with 3 if one differs.
-
-    Args:
-        what: A folder, the key of a snapshot such as a dataset, or a registered model.
-    """
-    from flows.commands.sign import verify as verify_files
-
-    return verify_files(what, key, services.home(), store, as_json=json)
+    versions = find_registered_version(a), find_registered_version(b)
+    first, second = (_find_side(version, home, store_uri) for version in versions)
+    comparison = compare_versions(first, second)
+    if page is not None:
+        title = f"{comparison.b} and {comparison.a}"
+        write_page(page, render_versions(title, [], CHAMPION, comparison, "A comparison of two registered models."))
+    if as_json:
+        print_json(as_value(comparison, versions))
+    else:
+        _print_comparison(comparison)
+    return 0
 
 
-def evaluate(
-    model: str,
-    *,
-    suite: Path,
-    against: Annotated[
-        str | None, Parameter(help="Another model to compare with: better, worse or indistinguishable.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        Parameter(
-            help="Folder of the suite's sets; default: the folder of `datasets fetch` if the suite names sources, else"
-            " the suite's own folder."
-        ),
-    ] = None,
-    matches: Annotated[
-        Path | None, Parameter(help="Parquet table of test images that are in the training data (uid, set, member).")
-    ] = None,
-    page: Annotated[Path | None, Parameter(help="File to write the HTML page with example images to.")] = None,
-    batch_size: Annotated[int, Parameter(help="Number of images per batch.")] = 256,
-    device: Annotated[str, Parameter(help="A torch device (cpu, cuda, cuda:1), or auto.")] = "auto",
-    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="Precision of the weights.")] = "fp32",
-    nproc: Annotated[int, Parameter(help="Number of processes to evaluate in.")] = 1,
-    json: Json = False,
-) -> int:
-    """Evaluate any model on a suite, without a pipeline run.
+def _find_side(version: RegisteredVersion, home: Path, store_uri: str | None) -> VersionSide:
+    """Return the side of a version, from the store that has its evaluation, else its training or its dataset."""
+    name = f"{version.name} version {version.version}"
+    stores: list[Store] = []
+    for stage in ("evaluate", "train", "pack"):
+        if (key := version.tags.get(f"snapshot.{stage}")) and (found := find_snapshot(key, home, store_uri)):
+            stores.append(found[1])
+            break
+    if not stores:
+        raise ConfigError(f"no known store has the snapshots of {name}; name its store with --store")
+    return load_side(name, version.tags, stores[0])
 
-    Args:
-        model: A folder (of pairmill or open_clip), OpenAI's .pt file, or a registered model: NAME/VERSION, NAME@ALIAS.
-        suite: TOML file, such as configs/suites/datacomp.toml.
-    """
-    from flows.commands.evaluate import EvaluateOptions, evaluate
-    from tasks.evaluate.job import EvaluationSettings
 
-    settings = EvaluationSettings(batch_size, device, precision, nproc)
-    return evaluate(EvaluateOptions(model, suite, against, data, matches, page, settings), as_json=json)
+def as_value(comparison: VersionComparison, versions: tuple[RegisteredVersion, RegisteredVersion]) -> dict[str, Any]:
+    """Return the comparison as JSON values."""
+    pairs = comparison.pairs
+    counted = pairs and {
+        "common": pairs.common,
+        "changed": pairs.changed,
+        **{
+            name: {
+                "rows": side.rows.height,
+                "why": [{"stage": stage, "reason": reason, "rows": n} for (stage, reason), n in side.why.items()],
+            }
+            for name, side in (("added", pairs.added), ("removed", pairs.removed))
+        },
+    }
+    return {
+        "a": versions[0].as_json(),
+        "b": versions[1].as_json(),
+        "metrics": comparison.metrics,
+        "stages": comparison.stages,
+        "pairs": counted,
+        "note": comparison.note,
+        "settings": {name: list(values) for name, values in comparison.settings.items()},
+    }
+
+
+def _print_comparison(comparison: VersionComparison) -> None:
+    out = console()
+    out.print(text(f"A: {comparison.a}"))
+    out.print(text(f"B: {comparison.b}"))
+    out.print()
+    numbers = ["A", "B", "difference", "99.5% interval", "p"]
+    table = new_table("Metrics (%)", "task", "metric", *numbers, "B is", right=numbers)
+    for row in comparison.metrics:
+        table.add_row(text(row["task"]), text(row["metric"]), *_metric_cells(row))
+    out.print(table)
+    out.print()
+    numbers = ["A kept", "A share", "B kept", "B share"]
+    table = new_table("Data", "stage", *numbers, "snapshot", right=numbers)
+    for row in comparison.stages:
+        cells = [cell for side in "ab" for cell in _stage_cells(row, side)]
+        same = "the same" if row["a_key"] and row["a_key"] == row["b_key"] else ""
+        table.add_row(row["stage"], *cells, same)
+    out.print(table)
+    if comparison.pairs is None:
+        out.print(text(comparison.note), soft_wrap=True)
+    else:
+        pairs = comparison.pairs
+        counts = f"{pairs.added.rows.height:,} added, {pairs.removed.rows.height:,} removed"
+        both = format_quantity(pairs.common, "pair")
+        out.print(text(f"{both} in both datasets, {counts}"))
+    if comparison.settings:
+        out.print()
+        out.print(text("Different settings of the stages", style="bold"))
+        for name, first, second in list_settings(comparison):
+            out.print(text(f"{name}: {first} in A, {second} in B"), soft_wrap=True)
+
+
+def _metric_cells(row: Mapping[str, Any]) -> list[str]:
+    values = [format_percent(row[side], sign="") for side in "ab"]
+    if (found := row["comparison"]) is None:
+        return [*values, "", "", "", "not tested"]
+    p_value = "" if found["p_value"] is None else f"{found['p_value']:.2g}"
+    interval = f"{100 * found['low']:+.2f} to {100 * found['high']:+.2f}"
+    return [*values, f"{100 * found['difference']:+.2f}", interval, p_value, found["verdict"]]
+
+
+def _stage_cells(row: Mapping[str, Any], side: str) -> list[str]:
+    kept = row[f"{side}_kept"]
+    return ["-", "-"] if kept is None else [f"{kept:,}", format_share(kept, row[f"{side}_input"])]
+
+
+def write_page(path: Path, page: bytes) -> None:
+    """Write a page. Raises: ConfigError if that is impossible."""
+    try:
+        path.write_bytes(page)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error

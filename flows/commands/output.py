@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -16,10 +15,8 @@ from rich.text import Text
 
 from dataops.command_name import name_command
 from dataops.formatting import format_interval, format_percent
-from dataops.home import home
 from dataops.messages.waiting import current_waits
 from dataops.redaction import escape_for_display
-from flows.deployment.request import DeployedObject
 from infra.local.services import ServiceStatus
 from tasks.tracking import pages
 
@@ -133,53 +130,6 @@ def score_cells(row: Mapping[str, Any]) -> list[str]:
     return [value, interval, chance, f"{row['n']:,}"]
 
 
-def show_deployed(rows: Sequence[DeployedObject], workers: Sequence[str], *, as_json: bool) -> int:
-    """Print what exists in Prefect now, its URLs, and the commands that start workers for it."""
-    if as_json:
-        print_json({"standing": [asdict(row) for row in rows], "workers": list(workers)})
-        return 0
-    out = console()
-    for kind, column in (("deployment", "runs"), ("pool", "type"), ("automation", "state")):
-        table = new_table(f"{kind.capitalize()}s", "name", column)
-        for row in rows:
-            if row.kind == kind:
-                table.add_row(text(row.name), text(row.what))
-        out.print(table)
-        out.print()
-    for row in rows:
-        if row.kind == "deployment":
-            out.print(text(f"{row.name:<24} {row.url}"), soft_wrap=True)
-    out.print()
-    out.print(message(f"Flow runs need workers. To start them on this machine: {workers[0]}"), soft_wrap=True)
-    if not workers[1:]:
-        out.print(
-            text(
-                "Workers on other machines cannot reach the Prefect server, which listens on this machine only. Start"
-                " servers that they reach (infra/compose.yaml), name them in PREFECT_API_URL and MLFLOW_TRACKING_URI,"
-                " and deploy again."
-            ),
-            soft_wrap=True,
-        )
-        return 0
-    out.print(text("On other machines, in a checkout, with the server's login in PREFECT_API_AUTH_STRING:"))
-    for command in workers[1:]:
-        out.print(text(f"  {command}"), soft_wrap=True)
-    return 0
-
-
-def show_removed(names: Sequence[str], *, as_json: bool) -> int:
-    """Print what was deleted from Prefect."""
-    if as_json:
-        print_json({"removed": list(names)})
-        return 0
-    out = console()
-    for name in names:
-        out.print(text(f"removed {name}"))
-    if not names:
-        out.print("nothing was deployed for this config")
-    return 0
-
-
 def show_links(links: Mapping[str, str], out: Console) -> None:
     """Print the URLs of pages by name, without those that the page of a version links to as well."""
     for name, link in sorted(links.items()):
@@ -194,21 +144,3 @@ def first_page(server: ServiceStatus) -> str:
     """
     path = pages.EXPERIMENTS if server.name == "mlflow" and server.ui_url else ""
     return f"{server.ui_url.rstrip('/')}{path}"
-
-
-def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
-    """Print the servers, their states and URLs, and the home that they belong to."""
-    if as_json:
-        print_json([asdict(service) for service in services])
-        return 0
-    table = new_table("Servers", "name", "state", "URL", "pid")
-    for service in services:
-        table.add_row(service.name, service.state, service.ui_url or service.url or "", str(service.pid or ""))
-    out = console()
-    out.print(table)
-    out.print(text(f"Home: {home()}"), soft_wrap=True)
-    for service in services:
-        if service.login_file and service.state == "running":
-            once = f"To see Prefect's pages, open {service.ui_url} and log in once with what is in {service.login_file}"
-            out.print(message(f"{once} (`pairmill status --show-login` prints it)."), soft_wrap=True)
-    return 0

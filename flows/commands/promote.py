@@ -1,7 +1,11 @@
 """`pairmill promote`: moves an alias by hand, forward or back, and prints who moved it, when and why."""
 
 from dataclasses import asdict
+from typing import Annotated
 
+from cyclopts import Parameter
+
+from flows.commands.options import Json
 from flows.commands.output import console, message, new_table, print_json, text
 from tasks.lineage.trace import parse_model
 from tasks.register import promotion
@@ -9,13 +13,26 @@ from tasks.register.config import describe_gate
 from tasks.register.gate import ONLY_CANDIDATE
 
 
-def promote(model: str, alias: str, reason: str, *, as_json: bool) -> int:
-    """Move the alias to the version that `model` names, or print the audit trail if it names none."""
+def promote(
+    model: str,
+    *,
+    alias: Annotated[str, Parameter(help="The alias to move.")] = "champion",
+    reason: Annotated[
+        str,
+        Parameter(help="Why; required to move the alias, and recorded in the audit trail.", show_default=False),
+    ] = "",
+    json: Json = False,
+) -> int:
+    """Move an alias to a version of a model, also back to an earlier one. Without a version, print the audit trail.
+
+    Args:
+        model: models:/name/3 or name/3; only the name for the audit trail.
+    """
     name, version = parse_model(model)
     if version is None:
-        return _show_trail(name, as_json=as_json)
+        return _show_trail(name, as_json=json)
     move, gate = promotion.promote(name, version, alias, reason)
-    if as_json:
+    if json:
         print_json({"model": name, "move": asdict(move) if move else None, "gate": gate})
         return 0
     out = console()

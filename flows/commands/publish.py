@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_bytes, format_quantity
@@ -12,8 +14,10 @@ from dataops.store import Store, open_store
 from dataops.trace.training_datasets import list_training_datasets
 from flows.checks.report_on_page import find_report
 from flows.commands.diff import find_dataset
+from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, print_json, text
 from flows.records import find_snapshot, known_stores
+from infra.local import services
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.lineage.publications import HUB, Publication, list_publications, list_stale, now, record_publication
 from tasks.models.export import check_card, export_model, fetch_snapshot_model
@@ -56,6 +60,37 @@ class Subject:
     pack: Manifest | None = None
     model: Path | None = None
     documents: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def command(
+    what: str,
+    *,
+    to: Annotated[str, Parameter(help="Place: hub:OWNER/NAME, s3://bucket/prefix, or a folder.")],
+    license: Annotated[
+        str,
+        Parameter(
+            help="Licence of the dataset as a whole, or of the weights, such as cc-by-4.0, mit or other.",
+            show_default=False,
+        ),
+    ] = "",
+    public: Annotated[
+        bool, Parameter(negative="", help="Let everybody read a repository of the Hub; by default it is private.")
+    ] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only show what would be sent, and the result of the gate.")
+    ] = False,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Publish a dataset or a model, and record it. An interrupted publication continues with the same command.
+
+    The gate requires a stated licence, a dataset that no check blocks, and no pair that a takedown removes.
+
+    Args:
+        what: The key of a dataset or a run that made one, the key of a train snapshot, a registered model, or a folder.
+    """
+    options = PublishOptions(what, to, license, public, dry_run)
+    return publish(options, services.home(), store, as_json=json)
 
 
 def publish(options: PublishOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:

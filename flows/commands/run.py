@@ -46,7 +46,7 @@ def run(
         config: TOML file.
     """
     if dry_run:
-        from flows.commands.before.commands import plan
+        from flows.commands.plan import plan
 
         return plan(config, set_=set_, until=until, force=force, json=json)
     from flows.config import load_config

@@ -1,13 +1,19 @@
 """The commands over local servers and deployments: `up`, `down`, `status` and `deploy`."""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from dataops.home import home
 from flows.commands.options import Json
+from flows.commands.output import console, message, new_table, print_json, print_waits, text
+from flows.deployment.request import DeployedObject, DeployRequest
 from infra.local import services
+from infra.local.services import ServiceStatus
 
 
 def deploy(
@@ -45,9 +51,7 @@ def deploy(
     Args:
         config: TOML file. Relative paths in it start at the current folder, for the scheduled runs too.
     """
-    from flows.commands.output import print_waits, show_deployed, show_removed
     from flows.deployment import deploy as deployment
-    from flows.deployment.request import DeployRequest
 
     if remove:
         with print_waits():
@@ -67,7 +71,6 @@ def up(
     json: Json = False,
 ) -> int:
     """Start the local Prefect and MLflow servers."""
-    from flows.commands.output import print_waits, show_services
     from infra.local.worker import start_workers
 
     with print_waits():
@@ -77,8 +80,6 @@ def up(
 
 def down(*, json: Json = False) -> int:
     """Stop the servers and workers that pairmill started."""
-    from flows.commands.output import show_services
-
     return show_services(services.down(), as_json=json)
 
 
@@ -90,10 +91,73 @@ def status(
     json: Json = False,
 ) -> int:
     """List the servers, their states and URLs."""
-    from flows.commands.output import print_json, show_services
-
     if not show_login:
         return show_services(services.status(), as_json=json)
     login = services.show_login()
     print_json({"prefect": login}) if json else sys.stdout.write(f"{login}\n")
+    return 0
+
+
+def show_deployed(rows: Sequence[DeployedObject], workers: Sequence[str], *, as_json: bool) -> int:
+    """Print what exists in Prefect now, its URLs, and the commands that start workers for it."""
+    if as_json:
+        print_json({"standing": [asdict(row) for row in rows], "workers": list(workers)})
+        return 0
+    out = console()
+    for kind, column in (("deployment", "runs"), ("pool", "type"), ("automation", "state")):
+        table = new_table(f"{kind.capitalize()}s", "name", column)
+        for row in rows:
+            if row.kind == kind:
+                table.add_row(text(row.name), text(row.what))
+        out.print(table)
+        out.print()
+    for row in rows:
+        if row.kind == "deployment":
+            out.print(text(f"{row.name:<24} {row.url}"), soft_wrap=True)
+    out.print()
+    out.print(message(f"Flow runs need workers. To start them on this machine: {workers[0]}"), soft_wrap=True)
+    if not workers[1:]:
+        out.print(
+            text(
+                "Workers on other machines cannot reach the Prefect server, which listens on this machine only. Start"
+                " servers that they reach (infra/compose.yaml), name them in PREFECT_API_URL and MLFLOW_TRACKING_URI,"
+                " and deploy again."
+            ),
+            soft_wrap=True,
+        )
+        return 0
+    out.print(text("On other machines, in a checkout, with the server's login in PREFECT_API_AUTH_STRING:"))
+    for command in workers[1:]:
+        out.print(text(f"  {command}"), soft_wrap=True)
+    return 0
+
+
+def show_removed(names: Sequence[str], *, as_json: bool) -> int:
+    """Print what was deleted from Prefect."""
+    if as_json:
+        print_json({"removed": list(names)})
+        return 0
+    out = console()
+    for name in names:
+        out.print(text(f"removed {name}"))
+    if not names:
+        out.print("nothing was deployed for this config")
+    return 0
+
+
+def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
+    """Print the servers, their states and URLs, and the home that they belong to."""
+    if as_json:
+        print_json([asdict(service) for service in services])
+        return 0
+    table = new_table("Servers", "name", "state", "URL", "pid")
+    for service in services:
+        table.add_row(service.name, service.state, service.ui_url or service.url or "", str(service.pid or ""))
+    out = console()
+    out.print(table)
+    out.print(text(f"Home: {home()}"), soft_wrap=True)
+    for service in services:
+        if service.login_file and service.state == "running":
+            once = f"To see Prefect's pages, open {service.ui_url} and log in once with what is in {service.login_file}"
+            out.print(message(f"{once} (`pairmill status --show-login` prints it)."), soft_wrap=True)
     return 0

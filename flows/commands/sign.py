@@ -1,11 +1,16 @@
 """`pairmill sign` and `pairmill verify`: find what is named, and write or check its signature."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
+from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, print_json, text
 from flows.records import find_snapshot
+from infra.local import services
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.models.find import get_version
 from tasks.publish.signatures import (
@@ -21,6 +26,34 @@ from tasks.tracking import client as tracking
 
 ARTEFACT = "signature"
 """Folder of the signature in the MLflow run of a registered model."""
+
+
+def sign_command(
+    what: str,
+    *,
+    key: Annotated[
+        str,
+        Parameter(
+            name="--key",
+            help="PEM file of the private key, or a PKCS#11 URI without a PIN; with --command, PEM file of the public key.",
+        ),
+    ],
+    command: Annotated[
+        str | None,
+        Parameter(
+            help="Program that signs with a key of a KMS: it gets the message on standard input, and writes its ECDSA"
+            " signature to standard output. No shell interprets it."
+        ),
+    ] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Sign a model or a dataset, with OpenSSF Model Signing.
+
+    Args:
+        what: A folder, the key of a snapshot such as a dataset, or a registered model.
+    """
+    return sign(what, SigningKey(key, command), services.home(), store, as_json=json)
 
 
 def sign(what: str, key: SigningKey, home: Path, store_uri: str | None, *, as_json: bool) -> int:
@@ -45,6 +78,21 @@ def sign(what: str, key: SigningKey, home: Path, store_uri: str | None, *, as_js
         earlier = " (the earlier signature is replaced)" if replaces else ""
         console().print(text(f"signed {what}: {signature}{earlier}"), soft_wrap=True)
     return 0
+
+
+def verify_command(
+    what: str,
+    *,
+    key: Annotated[str, Parameter(name="--key", help="PEM file of the public key.")],
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Compare every byte of a signed model or dataset with its signature. Exits with 3 if one differs.
+
+    Args:
+        what: A folder, the key of a snapshot such as a dataset, or a registered model.
+    """
+    return verify(what, key, services.home(), store, as_json=json)
 
 
 def verify(what: str, key: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:

@@ -11,17 +11,20 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
 
 from dataops.errors import ConfigError, PairmillError
 from dataops.formatting import format_quantity
 from dataops.store import Store
 from dataops.trace.targets import Target
+from flows.commands.options import Json, StoreUri, Yes
 from flows.commands.output import console, print_json
 from flows.commands.removal.output import show_end, show_report
 from flows.records import RunRecord, known_stores, read_record
+from infra.local import services
 from tasks.engine.context import Context
 from tasks.engine.takedown_requests import (
     Request,
@@ -71,6 +74,38 @@ class TakedownOptions:
     received: str = ""
     due: str = ""
     """Dates, as YYYY-MM-DD."""
+
+
+def command(
+    file: Path,
+    *,
+    reason: Annotated[str, Parameter(help="Recorded with the request.", show_default=False)] = "",
+    delete_raw: Annotated[
+        bool,
+        Parameter(negative="", help="Also delete the images from raw shards, and the superseded dataset versions."),
+    ] = False,
+    yes: Annotated[Yes, Parameter(help="With --delete-raw: do not ask; required without a terminal.")] = False,
+    requested_by: Annotated[
+        str, Parameter(help="Who asked; kept in the store's register of requests only.", show_default=False)
+    ] = "",
+    received: Annotated[
+        str, Parameter(help="Day on which the request came, YYYY-MM-DD; default: today.", show_default=False)
+    ] = "",
+    due: Annotated[
+        str, Parameter(help="Day until which it must be done; default: 30 days later.", show_default=False)
+    ] = "",
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Remove pairs from every dataset, tag the models that were trained on them, and verify that none is left.
+
+    With --delete-raw, also erase them from reports, caches and MLflow, and search everything that pairmill wrote.
+
+    Args:
+        file: URLs, domains, uids, sha256, phash:HEX, image:PATH, one per line; or CSV (kind, value), or TOML.
+    """
+    options = TakedownOptions(file, reason, delete_raw, yes, requested_by, received, due)
+    return takedown(options, services.home(), store, as_json=json)
 
 
 def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:

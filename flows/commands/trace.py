@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
@@ -14,8 +15,10 @@ from dataops.formatting import format_percent, format_quantity
 from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes
 from dataops.trace.targets import Target, image_targets, parse_target
+from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, print_json, show_links, text
 from flows.records import known_stores
+from infra.local import services
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
 from tasks.lineage.trace import Trace, is_model
@@ -25,6 +28,22 @@ from tasks.tracking.registry import Registry
 _KEY = re.compile(r"[0-9a-f]{16}")
 LISTED = 3
 """Maximum number of source files, and of paths of a pair, that the tree names; --json has all."""
+
+
+def command(
+    what: str,
+    *,
+    limit: Annotated[int, Parameter(help="Number of pairs to show in full.")] = 20,
+    index: Annotated[bool, Parameter(negative="--no-index", help="Build missing indexes.")] = True,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Show where a pair came from and which models were trained on it, or what a model was made from.
+
+    Args:
+        what: A uid, URL, domain, image file, model version (models:/name/3, name@alias), or a snapshot's key.
+    """
+    return trace(what, services.home(), store, limit=limit, index=index, as_json=json)
 
 
 def trace(what: str, home: Path, store_uri: str | None, *, limit: int, index: bool, as_json: bool) -> int:

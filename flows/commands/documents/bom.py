@@ -2,12 +2,32 @@
 
 import json as json_
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from flows.commands.documents.find_subject import find_subject
+from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, print_json, text
+from infra.local import services
 from tasks.disclosure.bom import SPECIFICATION, write_bom
+
+
+def command(
+    model: str,
+    *,
+    out: Annotated[Path, Parameter(help="File to write, such as model.cdx.json.")],
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Write the bill of materials of a model (ML-BOM) in CycloneDX: its datasets, pretrained weights and software.
+
+    Args:
+        model: The key of a train snapshot, a run that trained, or a registered model (NAME/VERSION, NAME@ALIAS).
+    """
+    return bom(model, out, services.home(), store, as_json=json)
 
 
 def bom(what: str, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from flows.commands.documents.find_subject import find_subject
+from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, message, new_table, text
+from infra.local import services
 from tasks.disclosure.pages import render_html, render_markdown
 from tasks.disclosure.provider_facts import ProviderFacts, read_facts
 from tasks.disclosure.summary import Summary, as_json, compare, count_states, describe_open, read_summary, summarise
@@ -14,6 +19,31 @@ from tasks.reports.page import encode_page
 
 WRITERS: dict[str, Callable[[Summary], str]] = {".md": render_markdown, ".html": render_html, ".json": as_json}
 """Writer of each format, by the suffix of the file."""
+
+
+def command(
+    what: str,
+    *,
+    out: Annotated[Path | None, Parameter(help="File to write: .md, .html or .json.")] = None,
+    facts: Annotated[
+        Path | None, Parameter(help="TOML file with a table [summary]: what the provider states of open fields.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        Parameter(help="Also show what has changed since this one: a summary in JSON, a model, a dataset or a run."),
+    ] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Write the public summary of training content that the EU AI Act asks for, in the Commission's template.
+
+    Each field is filled from the manifests, or it is listed as open, with who must fill it. With --json the summary is
+    printed.
+
+    Args:
+        what: The key of a dataset or a train snapshot, a run, or a registered model (NAME/VERSION, NAME@ALIAS).
+    """
+    return summary(what, out, facts, since, services.home(), store, json=json)
 
 
 def summary(

@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+from cyclopts import Parameter
 
 from dataops.command_name import name_command
 from dataops.errors import ConfigError, ServiceError
 from dataops.formatting import format_quantity
 from dataops.spreadsheets import write_csv
+from flows.commands.options import Json, StoreUri
 from flows.commands.output import console, new_table, print_json, text
 from flows.records import known_stores
 from flows.watch import deadlines
+from infra.local import services
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,23 @@ class ListOptions:
     check: bool = False
     days: int = deadlines.DAYS
     """With `check`: number of days before its deadline from which a request counts."""
+
+
+def takedowns(
+    *,
+    csv: Annotated[Path | None, Parameter(help="Also write the list to this file.")] = None,
+    check: Annotated[
+        bool, Parameter(negative="", help="End with exit code 3 if an open request is overdue or due soon.")
+    ] = False,
+    days: Annotated[int, Parameter(help="With --check: number of days that count as soon.")] = 3,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """List the takedown requests: who asked, when, until when it is due, and when it was done.
+
+    With --check, each such request also gets an event in Prefect, for which `deploy --notify` sets up a notification.
+    """
+    return list_takedowns(ListOptions(csv, check, days), services.home(), store, as_json=json)
 
 
 def list_takedowns(options: ListOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:

@@ -97,8 +97,8 @@ def test_registration_raises_for_a_floor_of_an_unknown_metric(environment: str, 
 def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
     environment: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    from flows.commands.models import show_model_diff, show_models
     from flows.commands.promote import promote
-    from flows.commands.registry.versions import show_model_diff, show_models
 
     results: list[str] = []
     for name, right in (("first", 120), ("same", 119), ("worse", 100)):

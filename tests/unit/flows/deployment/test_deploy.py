@@ -14,7 +14,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts
 from dataops.store import FolderStore
 from flows import events
-from flows.commands.output import show_deployed
+from flows.commands.servers import show_deployed
 from flows.config import RunConfig
 from flows.deployment.automations import FORMER_NAMES, NAMES, notification_automations, zombie_automation
 from flows.deployment.deploy import check_request, worker_commands

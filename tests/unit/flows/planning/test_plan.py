@@ -13,7 +13,7 @@ from dataops.formatting import format_bytes
 from dataops.snapshot import Counts, Draft, Input, Part, load_manifest
 from dataops.store import open_store
 from flows.app import run_command
-from flows.commands.before.plan import format_seconds, total_lines
+from flows.commands.plan import format_seconds, total_lines
 from flows.config import RunConfig
 from flows.planning.corpus import load_costs
 from flows.planning.duration import START_CPU_SECONDS, START_SECONDS, Machine, measure_machine

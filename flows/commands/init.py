@@ -7,11 +7,15 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.escaping import escape_controls
 from dataops.plugins import find
 from dataops.toml_text import parse_toml
+from flows.commands.options import Json, Yes
 from flows.commands.output import console, message, print_json
 from flows.config import validate_values
 from flows.keys.json_schema import config_schema
@@ -27,6 +31,29 @@ from flows.keys.template import (
 )
 from tasks.extract.config import SOURCE_KINDS
 from tasks.extract.sources.base import Template
+
+
+def command(
+    folder: Path = Path(),
+    *,
+    from_: Annotated[
+        str | None, Parameter(name="--from", help="Kind of source: warc, common_crawl, pairs, site or one of a plugin.")
+    ] = None,
+    data: Annotated[
+        str | None, Parameter(help="Path or glob of the files, id of a crawl, or URL at which a crawl begins.")
+    ] = None,
+    contact: Annotated[
+        str | None, Parameter(help="URL or mailto: by which the owner of a site reaches you, for the User-Agent.")
+    ] = None,
+    yes: Annotated[Yes, Parameter(help="Ask nothing: use defaults. An existing file is never replaced then.")] = False,
+    json: Json = False,
+) -> int:
+    """Write a commented config and an evaluation suite that run, after up to three questions.
+
+    Args:
+        folder: Folder of the new project; its name is that of the runs and of the model.
+    """
+    return init(folder, from_, data, contact, yes=yes, as_json=json)
 
 
 def init(folder: Path, kind: str | None, data: str | None, contact: str | None, *, yes: bool, as_json: bool) -> int:

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from dataops.errors import ConfigError
-from flows.commands.before.init import init
+from flows.commands.init import init
 from flows.config import load_config
 from training.evaluation.suite import load_suite
 

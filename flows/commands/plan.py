@@ -3,13 +3,19 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from dataops.formatting import format_bytes, format_quantity
 from dataops.process import count_cores
+from dataops.stages import StageName
+from flows.commands.options import Json, Settings
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.config import load_config
 from flows.planning.estimate import Estimate
 from flows.planning.plan import PlannedStage, RunPlan, plan_run
+from infra.local import services
 
 BUSY = 1.5
 """Processes per core that want to run, from which a plan states that the machine is busy."""
@@ -20,17 +26,27 @@ MAX_REASONS = 8
 """Maximum number of lines with the reasons of one stage."""
 
 
-def show_plan(
-    path: Path, settings: Sequence[str], home: Path, until: str | None, force: Sequence[str], *, as_json: bool
+def plan(
+    path: Path,
+    /,
+    *,
+    set_: Settings = (),
+    until: Annotated[StageName | None, Parameter(help="The last stage.")] = None,
+    force: Annotated[tuple[StageName, ...], Parameter(help="Plan to make this stage again. May be repeated.")] = (),
+    json: Json = False,
 ) -> int:
-    """Print the plan of a config."""
-    config = load_config(path, settings, until, writes=False)
+    """Show what a run would reuse and make, why, and what it takes: time, bytes, requests, dollars.
+
+    Args:
+        path: TOML file.
+    """
+    config = load_config(path, set_, until, writes=False)
     workers = config.execution.workers or count_cores()
-    plan = plan_run(config, home, workers, until=until, force=force)
-    if as_json:
-        print_json(plan.as_dict())
+    found = plan_run(config, services.home(), workers, until=until, force=force)
+    if json:
+        print_json(found.as_dict())
     else:
-        _print(plan)
+        _print(found)
     return 0
 
 

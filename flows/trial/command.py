@@ -1,38 +1,47 @@
 """`pairmill try`: print what other settings change in a stage, with examples."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+from cyclopts import Parameter
 from rich.console import Console
 
 from dataops.formatting import format_quantity
+from dataops.stages import StageName
+from flows.commands.options import Json, Settings, StoreUri
 from flows.commands.output import console, message, new_table, print_json, print_waits, text
 from flows.trial.trial import Trial, try_stage
+from infra.local import services
 
 JSON_EXAMPLES = 50
 """Rows of each kind in the JSON value."""
 
 
-def show_trial(
-    stage: str,
-    settings: Sequence[str],
-    rows: int,
-    examples: int,
-    home: Path,
-    store_uri: str | None,
-    run_id: str | None,
+def try_(
+    stage: StageName,
+    /,
     *,
-    as_json: bool,
+    set_: Settings = (),
+    rows: Annotated[int, Parameter(help="Number of rows of the sample.")] = 10_000,
+    examples: Annotated[int, Parameter(help="Number of examples of each kind.")] = 5,
+    run: Annotated[str | None, Parameter(help="The run whose config is changed; default: the newest.")] = None,
+    store: StoreUri = None,
+    json: Json = False,
 ) -> int:
-    """Try a stage and print the result."""
+    """Run extract, filter or curate with other settings on a sample of a finished run, and show what changes.
+
+    The sample and the results are in a temporary store: no snapshot is made.
+
+    Args:
+        stage: extract, filter or curate.
+    """
     with print_waits():
-        trial = try_stage(stage, settings, rows, home, store_uri, run_id)
-    if as_json:
-        print_json(_as_dict(trial, settings))
+        trial = try_stage(stage, set_, rows, services.home(), store, run)
+    if json:
+        print_json(_as_dict(trial, set_))
     else:
-        _print(trial, settings, examples)
+        _print(trial, set_, examples)
     return 0
 
 

@@ -1,1 +1,0 @@
-"""The commands before a run: `init`, `plan`, `try` and `config`."""

@@ -1,1 +1,0 @@
-"""Commands over the versions of registered models."""
