@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.backfill.child_runs import KILLED, ChildRuns
+from plugins.backfill.child_runs import KILLED, ChildRuns
 
 
 def test_a_run_returns_its_exit_code_and_its_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

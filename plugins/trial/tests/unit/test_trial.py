@@ -13,9 +13,9 @@ from dataops.store import open_store
 from flows.app import run_command
 from flows.config import RunConfig
 from flows.records import StageRun, create_run
-from flows.trial import trial as trials
-from flows.trial.sample import take_sample
-from flows.trial.trial import Trial, try_stage
+from plugins.trial import trial as trials
+from plugins.trial.sample import take_sample
+from plugins.trial.trial import Trial, try_stage
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT

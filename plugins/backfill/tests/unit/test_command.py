@@ -14,10 +14,10 @@ import pytest
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore, open_store
 from flows.app import run_command
-from flows.backfill import command
-from flows.backfill.child_runs import RunResult
 from flows.config import load_config
 from flows.pipeline import PIPELINE
+from plugins.backfill import command
+from plugins.backfill.child_runs import RunResult
 from tasks.engine.stage import plan
 from tests.manifests import build_manifest
 

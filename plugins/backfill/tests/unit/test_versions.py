@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError
-from flows.backfill.versions import list_settings, load_versions
+from plugins.backfill.versions import list_settings, load_versions
 
 CRAWL = '[[source]]\nkind = "common_crawl"\ncrawl = "x"\nnum_files = 1\n'
 LIST = '[[source]]\nkind = "pairs"\npaths = ["a.csv"]\n'

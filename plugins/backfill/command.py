@@ -19,8 +19,12 @@ from dataops.escaping import escape_controls
 from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest, find_manifest
 from dataops.store import open_store
-from flows.backfill.child_runs import ChildRuns, RunResult
-from flows.backfill.versions import (
+from flows.commands.options import Json, Settings
+from flows.commands.output import console, message, new_table, print_json, text
+from flows.commands.run import start_servers
+from flows.interruption import EXIT_CODES, NAMES
+from plugins.backfill.child_runs import ChildRuns, RunResult
+from plugins.backfill.versions import (
     LAST,
     Version,
     find_snapshots,
@@ -29,10 +33,6 @@ from flows.backfill.versions import (
     reuse_versions,
     with_seen,
 )
-from flows.commands.options import Json, Settings
-from flows.commands.output import console, message, new_table, print_json, text
-from flows.commands.run import start_servers
-from flows.interruption import EXIT_CODES, NAMES
 
 AGAIN = "the same command continues; finished work is kept"
 

@@ -51,7 +51,7 @@ class ChildRuns:
         """Run a config up to a stage; each line on standard error gets the prefix, if there is one."""
         options = [option for setting in settings for option in ("--set", setting)]
         run = ["run", str(config), *options, "--until", until, "--json"]
-        command = [sys.executable, "-P", "-m", "flows.backfill.child", str(os.getpid()), *run]
+        command = [sys.executable, "-P", "-m", "plugins.backfill.child", str(os.getpid()), *run]
         path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1"}
         with self._lock:

@@ -1,4 +1,4 @@
-"""Entry of a run of a backfill: `python -m flows.backfill.child PID run CONFIG ...` ends when the process PID has ended."""
+"""Entry of a run: `python -m plugins.backfill.child PID run CONFIG ...` ends when the process PID has ended."""
 
 import runpy
 import sys

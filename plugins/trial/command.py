@@ -11,8 +11,8 @@ from dataops.formatting import format_quantity
 from dataops.stages import StageName
 from flows.commands.options import Json, Settings, StoreUri
 from flows.commands.output import console, message, new_table, print_json, print_waits, text
-from flows.trial.trial import Trial, try_stage
 from infra.local import services
+from plugins.trial.trial import Trial, try_stage
 
 JSON_EXAMPLES = 50
 """Rows of each kind in the JSON value."""
