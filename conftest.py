@@ -1,6 +1,11 @@
-"""Distribute the tests over the processes of pytest-xdist."""
+"""Give each test its own home, working folder and environment, and distribute tests over the processes of pytest-xdist."""
 
+import os
+import re
 import signal
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +36,52 @@ settings.load_profile("ci")  # the same examples each time, and no time limit of
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell sets it for what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that commands that tests start can be interrupted
+
+_CACHES = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+"""Folder of the compiled functions of the stages, which are the same for all homes: compiling them takes half a minute."""
+_FOREIGN = re.compile(
+    "(PAIRMILL|PREFECT|MLFLOW|AWS|HF|HUGGINGFACE|OPENLINEAGE|WANDB|GIT|RAY|TORCHELASTIC)_|DATABASE_URL$|(HTTPS?|ALL|NO)_PROXY$",
+    re.IGNORECASE,
+)
+"""Names of variables that choose servers, stores, logins and folders: those of whoever runs the tests are left out."""
+_FROM_HERE = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
+os.environ.clear()  # before a test module or a fixture of the session reads it
+os.environ.update(_FROM_HERE | {"XDG_CACHE_HOME": _CACHES})
+
+
+@pytest.fixture(scope="session")
+def _places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return new folders, one a test; the first is that of the fixtures which several tests share."""
+    base = tmp_path_factory.mktemp("tests", numbered=False)
+    folders = (base / f"{number:04}" for number in count())
+    _move_into(next(folders))
+    return folders
+
+
+def _move_into(home: Path) -> None:
+    """Make a folder the user's home, and an empty one in it the working folder."""
+    (home / "work").mkdir(parents=True)
+    os.environ["HOME"] = str(home)
+    os.chdir(home / "work")
+
+
+@pytest.fixture(autouse=True)
+def _own_place(_places: Iterator[Path]) -> Iterator[Path]:
+    """Give the test a home and an empty working folder, and restore environment and working folder after it."""
+    home, here, saved = next(_places), Path.cwd(), dict(os.environ)
+    _move_into(home)
+    yield home
+    os.chdir(here)
+    os.environ.clear()
+    os.environ.update(saved)
+
+
+@pytest.fixture
+def tmp_path(_own_place: Path, request: pytest.FixtureRequest) -> Path:
+    """Return an empty folder in the test's home, in place of pytest's: no `.pairmill` is found above it."""
+    folder = _own_place / re.sub(r"\W", "_", request.node.name)[:30]
+    folder.mkdir()
+    return folder
 
 
 class ByServers(LoadFileScheduling):

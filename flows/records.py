@@ -297,14 +297,14 @@ def read_record(store: Store, name: str) -> RunRecord:
 
 
 def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
-    """Return the records of all runs in the known stores, oldest first; an invalid record is logged and left out.
+    """Return the records of all runs in a store or in the known ones, oldest first; an invalid one is logged and left out.
 
     All stores are read at the same time. A store that fails, or returns nothing for SILENT_SECONDS, is logged and left out,
     since the runs of the others can be listed all the same.
 
     Raises: the error of the store that `store_uri` names; StorageError if that store returns nothing.
     """
-    readings = [_StoreReading(uri) for uri in _known_uris(home, store_uri)]
+    readings = [_StoreReading(uri) for uri in ([store_uri] if store_uri else _known_uris(home))]
     found: dict[str, RunRecord] = {}
     for reading in readings:
         try:
@@ -353,15 +353,17 @@ class _StoreReading:
         return self._records
 
 
-def no_runs(home: Path) -> str:
-    """Return the message for a project without a run: most often, the user is in another folder than the project's."""
+def no_runs(home: Path, store_uri: str | None = None) -> str:
+    """Return the message for a store or a project without a run: most often, the user is in another folder than its own."""
+    if store_uri:
+        return f"there is no run in the store {store_uri}; `pairmill runs` lists those of the known stores"
     return f"there is no run in {home}; start one with `pairmill run CONFIG`, or change to your project's folder"
 
 
 def newest_run(home: Path, store_uri: str | None = None) -> str:
-    """Return the id of the run that started last. Raises: ConfigError if there is none."""
+    """Return the id of the run that started last in a store, or in the known ones. Raises: ConfigError if there is none."""
     if not (records := list_runs(home, store_uri)):
-        raise ConfigError(no_runs(home))
+        raise ConfigError(no_runs(home, store_uri))
     return records[-1].run_id
 
 

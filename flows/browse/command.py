@@ -15,7 +15,7 @@ from dataops.snapshot import Manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from flows.commands.diff import find_dataset
-from flows.commands.options import Json, StoreUri
+from flows.commands.options import Json, OptionalName, StoreUri
 from flows.commands.output import print_json
 from flows.records import find_snapshot, load_manifests, load_run, newest_run
 from infra.local import services
@@ -23,7 +23,7 @@ from tasks.browse.database import check_installed
 
 
 def browse(
-    run_or_key: str | None = None,
+    run_or_key: OptionalName = None,
     *,
     with_: Annotated[
         str | None, Parameter(name="--with", help="A second version to compare with: the key of a dataset, or a run.")

@@ -12,7 +12,7 @@ from dataops.snapshot import Manifest
 from dataops.spreadsheets import write_csv
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
-from flows.commands.options import Json, StoreUri
+from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, new_table, print_json, text
 from flows.records import find_snapshot, load_manifests, load_run
 from infra.local import services
@@ -24,8 +24,8 @@ SETTING_LENGTH = 60
 
 
 def diff(
-    a: str,
-    b: str,
+    a: Name,
+    b: Name,
     *,
     rows: Annotated[
         Path | None,

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_percent, format_quantity
-from flows.commands.options import Json
+from flows.commands.options import Json, Name
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from infra.local import services
 from tasks.evaluate.job import EvaluationSettings
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: str,
+    model: Name,
     *,
     suite: Path,
     against: Annotated[

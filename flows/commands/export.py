@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from dataops.errors import ConfigError
-from flows.commands.options import Json, StoreUri
+from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
 from flows.records import find_snapshot
 from infra.local import services
@@ -28,7 +28,7 @@ USE = {
 
 
 def command(
-    model: str,
+    model: Name,
     *,
     format: Annotated[Literal["open_clip", "hf", "onnx"], Parameter(help="The tool to export for; hf: transformers.")],
     out: Annotated[Path, Parameter(help="Folder to write; it must be empty or not exist yet.")],

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from dataops.errors import ConfigError
 from dataops.formatting import format_percent, format_quantity, format_share
 from dataops.store import Store
-from flows.commands.options import Json
+from flows.commands.options import Json, OptionalName
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.records import find_snapshot
 from tasks.lineage.trace import parse_model
@@ -24,7 +24,7 @@ METRICS = 5
 
 
 def models(
-    name: str | None = None,
+    name: OptionalName = None,
     *,
     limit: Annotated[int, Parameter(help="Number of the newest versions to list.")] = 20,
     page: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.commands.options import Json
+from flows.commands.options import Json, Name
 from flows.commands.output import console, message, new_table, print_json, text
 from tasks.lineage.trace import parse_model
 from tasks.register import promotion
@@ -14,7 +14,7 @@ from tasks.register.gate import ONLY_CANDIDATE
 
 
 def promote(
-    model: str,
+    model: Name,
     *,
     alias: Annotated[str, Parameter(help="The alias to move.")] = "champion",
     reason: Annotated[

@@ -14,7 +14,7 @@ from dataops.store import Store, open_store
 from dataops.trace.training_datasets import list_training_datasets
 from flows.checks.report_on_page import find_report
 from flows.commands.diff import find_dataset
-from flows.commands.options import Json, StoreUri
+from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
 from flows.records import find_snapshot, known_stores
 from infra.local import services
@@ -63,7 +63,7 @@ class Subject:
 
 
 def command(
-    what: str,
+    what: Name,
     *,
     to: Annotated[str, Parameter(help="Place: hub:OWNER/NAME, s3://bucket/prefix, or a folder.")],
     license: Annotated[

@@ -14,7 +14,7 @@ from dataops.errors import ConfigError, PairmillError, describe_error
 from dataops.escaping import escape_controls
 from dataops.redaction import redact
 from dataops.stages import STAGES, StageName
-from flows.commands.options import Json, Settings, StoreUri
+from flows.commands.options import Json, Name, Settings, StoreUri
 from flows.commands.output import first_page, print_waits
 from flows.interruption import IS_OUTCOME, Interruption
 from infra.local import services
@@ -143,7 +143,7 @@ def show_where_to_watch(run_id: str, servers: Sequence[services.ServiceStatus]) 
 
 
 def rerun(
-    run_id: str,
+    run_id: Name,
     *,
     from_: Annotated[
         StageName | None, Parameter(name="--from", help="Make this stage and all later ones again.")

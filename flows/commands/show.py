@@ -20,7 +20,7 @@ from dataops.stages import STAGES, RunState
 from dataops.store import Store
 from dataops.trace.sources import count_filtered, list_named_sources
 from flows.checks.report_on_page import find_report
-from flows.commands.options import Json, StoreUri
+from flows.commands.options import Json, OptionalName, StoreUri
 from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
 from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_manifests, load_run, newest_run, no_runs
 from infra.local import services
@@ -43,9 +43,9 @@ def runs(
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
-    """List the runs of the known stores, oldest first, and close in Prefect and MLflow those that were killed."""
+    """List the runs of the known stores, or of one, oldest first, and close killed ones in Prefect and MLflow."""
     records = list_runs(services.home(), store)
-    if_empty = "no run is in this state" if records else no_runs(services.home())
+    if_empty = "no run is in this state" if records else no_runs(services.home(), store)
     code = show_runs(select_runs(records, limit, state), if_empty, as_json=json)
     if os.environ.get("PREFECT_API_URL") and any(record.actual_state() != record.state for record in records):
         from flows.abandoned_runs import close_killed_runs
@@ -55,7 +55,7 @@ def runs(
 
 
 def show(
-    run_or_key: str | None = None,
+    run_or_key: OptionalName = None,
     *,
     page: Annotated[
         Path | None, Parameter(help="Also write the HTML page of a dataset, a download or a filter to this file.")

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
-from flows.commands.options import Json, StoreUri
+from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
 from flows.records import find_snapshot
 from infra.local import services
@@ -29,7 +29,7 @@ ARTEFACT = "signature"
 
 
 def sign_command(
-    what: str,
+    what: Name,
     *,
     key: Annotated[
         str,
@@ -81,7 +81,7 @@ def sign(what: str, key: SigningKey, home: Path, store_uri: str | None, *, as_js
 
 
 def verify_command(
-    what: str,
+    what: Name,
     *,
     key: Annotated[str, Parameter(name="--key", help="PEM file of the public key.")],
     store: StoreUri = None,

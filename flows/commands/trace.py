@@ -15,7 +15,7 @@ from dataops.formatting import format_percent, format_quantity
 from dataops.images.decode import ImageRefused
 from dataops.regular_files import read_bytes
 from dataops.trace.targets import Target, image_targets, parse_target
-from flows.commands.options import Json, StoreUri
+from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, show_links, text
 from flows.records import known_stores
 from infra.local import services
@@ -31,7 +31,7 @@ LISTED = 3
 
 
 def command(
-    what: str,
+    what: Name,
     *,
     limit: Annotated[int, Parameter(help="Number of pairs to show in full.")] = 20,
     index: Annotated[bool, Parameter(negative="--no-index", help="Build missing indexes.")] = True,

@@ -272,7 +272,7 @@ def apply_environment() -> dict[str, str]:
     if _external("prefect") and os.environ.get(login.CLIENT_LOGIN, "") == login.read_login():
         del os.environ[login.CLIENT_LOGIN]  # inherited from a process that uses this home's server
     for name, value in client_environment().items():
-        is_ours = os.environ.get(name) == _applied.get(name)  # unset, or set by an earlier call
+        is_ours = os.environ.get(name) in (None, _applied.get(name))  # unset, or set by an earlier call
         if is_ours or name.lower() == "no_proxy" or name == login.CLIENT_LOGIN:
             if os.environ.get(name) != value and name.startswith("PREFECT_") and "prefect" in sys.modules:
                 logger.warning("%s is set after prefect was imported, so it has no effect", name)

@@ -63,10 +63,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Start both servers on free ports."""
     folder = tmp_path_factory.mktemp("page") / "home"
     with pytest.MonkeyPatch.context() as patch:
-        for name in (*services.client_environment(), *services.CLIENT_VARIABLE.values(), "PREFECT_API_AUTH_STRING"):
-            patch.delenv(name, raising=False)
         patch.setenv("PAIRMILL_HOME", str(folder))
-        patch.setattr(services, "_applied", {})
         for server in ("PREFECT", "MLFLOW"):
             patch.setattr(services, server, replace(getattr(services, server), port=None))
         services.up()

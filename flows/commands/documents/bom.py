@@ -9,14 +9,14 @@ from cyclopts import Parameter
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from flows.commands.documents.find_subject import find_subject
-from flows.commands.options import Json, StoreUri
+from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
 from infra.local import services
 from tasks.disclosure.bom import SPECIFICATION, write_bom
 
 
 def command(
-    model: str,
+    model: Name,
     *,
     out: Annotated[Path, Parameter(help="File to write, such as model.cdx.json.")],
     store: StoreUri = None,

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from flows.commands.documents.find_subject import find_subject
-from flows.commands.options import Json, StoreUri
+from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, message, new_table, text
 from infra.local import services
 from tasks.disclosure.pages import render_html, render_markdown
@@ -22,7 +22,7 @@ WRITERS: dict[str, Callable[[Summary], str]] = {".md": render_markdown, ".html":
 
 
 def command(
-    what: str,
+    what: Name,
     *,
     out: Annotated[Path | None, Parameter(help="File to write: .md, .html or .json.")] = None,
     facts: Annotated[

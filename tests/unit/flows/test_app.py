@@ -1,7 +1,5 @@
-import os
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import prefect  # noqa: F401  its first import makes ~/.prefect, in the home of the user who runs the tests
@@ -10,7 +8,9 @@ from cyclopts import App
 
 from dataops.errors import ServiceError
 from dataops.messages.waiting import SHOWN_FROM_SECONDS, waiting
+from dataops.store import open_store
 from flows.app import make_app, run_command
+from flows.records import RunRecord
 from infra.local import services
 from tests.stranger import Stranger
 
@@ -49,19 +49,13 @@ READ_ONLY = [
 
 
 @pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Go into an empty folder, with an empty home folder of the user and no server, and restore the environment."""
-    saved = dict(os.environ)
-    for name in [name for name in saved if name.startswith(("PAIRMILL_", "PREFECT_", "MLFLOW_"))]:
-        del os.environ[name]
-    os.environ |= {"HOME": str(tmp_path / "user")}
-    monkeypatch.setattr(services, "_applied", {})
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go into an empty folder, with an empty home folder of the user."""
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
     for name in ("user", "work"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    yield tmp_path
-    os.environ.clear()
-    os.environ.update(saved)
+    return tmp_path
 
 
 @pytest.mark.parametrize(("arguments", "code"), READ_ONLY, ids=str)
@@ -77,6 +71,64 @@ def test_commands_that_read_create_nothing_in_an_empty_folder(empty: Path, argum
 def test_doctor_creates_nothing_in_an_empty_folder(empty: Path):
     run_command(["doctor"])
     assert [path for name in ("user", "work") for path in (empty / name).rglob("*")] == []
+
+
+@pytest.fixture
+def project(empty: Path) -> Path:
+    """Return the folder of a project with one run in its store."""
+    store = open_store(str(services.home() / "store"))
+    RunRecord(run_id="r-1", name="r", created_at="2026", config={}, state="completed").save(store)
+    return empty / "work"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["show"], ["rerun"], ["browse"], ["trace"], ["promote"], ["models"], ["summary"], ["verify", "--key", "key"]),
+        *(["publish", "--to", "out"], ["export", "--format", "hf", "--out", "out"], ["bom", "--out", "out"]),
+        *(["sign", "--key", "key"], ["eval", "--suite", "suite"], ["diff", "r-1"]),
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(
+    project: Path, capsys: pytest.CaptureFixture[str], command: list[str], name: str
+):
+    """Such a name comes from a shell script's variable that is not set."""
+    assert run_command([*command, name]) == 2
+    assert "is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["show"], ["show", "r-1"], ["rerun", "r-1"], ["runs"], ["gc"], ["gc", "--yes"], ["trace", "example.org"]),
+        *(["takedowns"], ["takedown", "list.txt"], ["browse"], ["try", "filter"], ["diff", "r-1", "r-1"]),
+        *(["export", "r-1", "--format", "hf", "--out", "out"], ["publish", "r-1", "--to", "out"]),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("store", ["nostore", "", "list.txt"])
+def test_a_store_that_is_not_there_is_refused_and_not_made(
+    project: Path, capsys: pytest.CaptureFixture[str], command: list[str], store: str
+):
+    (project / "list.txt").write_text("http://example.org/a.jpg\n")
+    before = sorted(project.rglob("*"))
+    assert run_command([*command, "--store", store]) == 2
+    printed = capsys.readouterr()
+    assert "r-1" not in printed.out
+    assert store in printed.err
+    assert sorted(project.rglob("*")) == before
+
+
+def test_the_runs_of_a_named_store_are_its_own(project: Path, capsys: pytest.CaptureFixture[str]):
+    (project / "other").mkdir()
+    assert run_command(["show"]) == 0
+    assert "r-1" in capsys.readouterr().out
+    assert run_command(["show", "--store", "other"]) == 2
+    assert "there is no run in the store other" in capsys.readouterr().err
+    assert run_command(["runs", "--store", "other", "--json"]) == 0
+    assert capsys.readouterr().out.strip() == "[]"
 
 
 CONDITIONAL = [

@@ -130,6 +130,7 @@ def record(**changes: Any) -> RunRecord:
 def test_run_ids_that_lead_outside_the_store_are_refused(run_id, tmp_path):
     with pytest.raises(ConfigError, match="is not a run id"):
         load_run(run_id, tmp_path, str(tmp_path / "store"))
+    record().save(FolderStore(tmp_path / "store"))
     for command in (["show", run_id], ["rerun", run_id]):
         assert app.run_command([*command, "--store", str(tmp_path / "store")]) == 2
 

@@ -37,7 +37,7 @@ def test_list_runs_finds_records_in_the_known_stores_and_in_the_given_one(tmp_pa
     record("a", "2026-01-02").save(other)
     record("b", "2026-01-01").save(third)
     assert [r.run_id for r in list_runs(home)] == ["a"]
-    assert [r.run_id for r in list_runs(home, third.uri)] == ["b", "a"]
+    assert [r.run_id for r in list_runs(home, third.uri)] == ["b"]
     assert load_run("a", home)[1].uri == other.uri
     with pytest.raises(ConfigError, match="pairmill runs"):
         load_run("b", home)

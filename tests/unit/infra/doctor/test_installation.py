@@ -40,9 +40,9 @@ def install(site: Path, name: str, top_level: str, direct_url: dict | None = Non
 
 def test_refuse_on_clash_accepts_this_checkout_and_is_fast():
     installation.refuse_on_clash()
-    started = time.perf_counter()
+    started = time.process_time()
     installation.refuse_on_clash()
-    assert time.perf_counter() - started < 0.03
+    assert time.process_time() - started < 0.03
 
 
 def test_regular_package_clashes_anywhere_on_the_path(tmp_path: Path):

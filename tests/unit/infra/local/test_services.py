@@ -18,19 +18,7 @@ from infra.local.supervisor import ServiceRecord
 
 @pytest.fixture(autouse=True)
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in list(os.environ):
-        if (
-            name.startswith(("PREFECT_", "MLFLOW_"))
-            or name.lower().endswith("_proxy")
-            or name in services.client_environment()
-        ):
-            monkeypatch.delenv(name)
     monkeypatch.setenv("PAIRMILL_HOME", str(tmp_path))
-    monkeypatch.setattr(services, "_applied", {})
-    saved = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
 
 
 @pytest.fixture
