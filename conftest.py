@@ -46,7 +46,7 @@ _FOREIGN = re.compile(
 """Names of variables that choose servers, stores, logins and folders: those of whoever runs the tests are left out."""
 _FROM_HERE = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
 os.environ.clear()  # before a test module or a fixture of the session reads it
-os.environ.update(_FROM_HERE | {"XDG_CACHE_HOME": _CACHES})
+os.environ.update(_FROM_HERE | {"XDG_CACHE_HOME": _CACHES, "PYTHONPATH": str(Path(__file__).parent.parent)})
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +79,8 @@ def _own_place(_places: Iterator[Path]) -> Iterator[Path]:
 @pytest.fixture
 def tmp_path(_own_place: Path, request: pytest.FixtureRequest) -> Path:
     """Return an empty folder in the test's home, in place of pytest's: no `.pairmill` is found above it."""
-    folder = _own_place / re.sub(r"\W", "_", request.node.name)[:30]
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    folder = _own_place / f"{name}-{_own_place.name}"  # unique, since tests name prefixes of a bucket after it
     folder.mkdir()
     return folder
 

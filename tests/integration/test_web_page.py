@@ -359,7 +359,7 @@ def test_no_page_requests_anything_from_another_server(tmp_path: Path, api: Api,
     pages = [f"{server}/{ui}{page.format(run=run, artefact=artefact)}" for ui in ("", "v2/") for page in PREFECT_PAGES]
     pages += [f"{mlflow}/{page.format(run=created['run']['info']['run_id'])}" for page in MLFLOW_PAGES]
     find_browser()
-    with record_requests() as (option, requested), start_browser(tmp_path / "profile", option) as browser:
+    with record_requests() as (proxy, requested), start_browser(tmp_path / "profile", proxy) as browser:
         browser.open(server)
         browser.wait_for("document.querySelector('input[type=password]') && document.readyState == 'complete'")
         assert browser.run(LOGIN % json.dumps(services.show_login()))

@@ -4,7 +4,6 @@ import contextlib
 import http.server
 import json
 import os
-import re
 import shutil
 import subprocess
 import threading
@@ -13,12 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-BROWSER_HOSTS = re.compile(r"[ /](?!fonts\.|ajax\.|maps\.|www\.)[\w-]+\.(google|googleapis|gvt1)\.com[:/]")
-"""Hosts of its maker that a browser itself uses, for accounts, updates and forms; none of those that pages use."""
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -63,32 +59,40 @@ class Browser:
             time.sleep(0.2)
 
 
+OPTIONS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-pings"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
+    # What it requests for itself all the same, of accounts, updates and searches, goes to a port where nobody listens.
+    *("--proxy-server=http://127.0.0.1:9", "--proxy-bypass-list=*.example", "--remote-debugging-port=0"),
+    # Every name under `.example` is this machine; newer versions ask the user before a public page may reach it.
+    *("--host-resolver-rules=MAP *.example 127.0.0.1", "--disable-features=LocalNetworkAccessChecks,AutofillServerCommunication"),
+)
+
+
 @contextlib.contextmanager
-def start_browser(folder: Path, *more: str) -> Iterator[Browser]:
-    """Run a browser with a new profile and more options, for which every name under `.example` is this machine."""
-    # Newer versions ask the user before a public page may reach this machine; others, and other browsers, do not.
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0"]
-    options += [f"--user-data-dir={folder}", "--host-resolver-rules=MAP *.example 127.0.0.1"]
-    features = "LocalNetworkAccessChecks,NetworkTimeServiceQuerying,OptimizationHints,MediaRouter,Translate"
-    options += [f"--disable-features={features}", "--disable-dev-shm-usage"]
-    # The browser itself requests less of its maker's servers.
-    options += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-pings"]
-    options += ["--disable-extensions", "--disable-default-apps", "--disable-field-trial-config", "--disable-breakpad"]
-    options += ["--disable-component-extensions-with-background-pages", "--allow-browser-signin=false"]
-    options += [*more, "about:blank"]
+def start_browser(folder: Path, proxy: str | None = None) -> Iterator[Browser]:
+    """Run a browser with a new profile in a folder, and open a tab.
+
+    Args:
+        proxy: URL of the proxy of this tab, its frames and workers; not of what the browser requests for itself.
+    """
     with (folder.parent / "browser.log").open("wb") as log:
         environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-        process = subprocess.Popen([find_browser(), *options], stdout=log, stderr=log, env=environment)
+        command = [find_browser(), *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
         port_file, deadline = folder / "DevToolsActivePort", time.monotonic() + 90
         while not (port_file.exists() and port_file.read_text().count("\n")):
             assert process.poll() is None, log.name
             assert time.monotonic() < deadline, "the browser did not start"
             time.sleep(0.1)
-        port = port_file.read_text().split()[0]
-        tab = next(one for one in httpx.get(f"http://127.0.0.1:{port}/json").json() if one["type"] == "page")
-        with connect(tab["webSocketDebuggerUrl"], max_size=None) as socket:
-            yield Browser(socket)
+        port, path = port_file.read_text().split()
+        with connect(f"ws://127.0.0.1:{port}{path}", max_size=None) as socket:
+            whole = Browser(socket)
+            context = whole.send("Target.createBrowserContext", **({"proxyServer": proxy} if proxy else {}))
+            tab = whole.send("Target.createTarget", url="about:blank", **context)["targetId"]
+            with connect(f"ws://127.0.0.1:{port}/devtools/page/{tab}", max_size=None) as page:
+                yield Browser(page)
     finally:
         process.terminate()
         process.wait(30)
@@ -96,17 +100,15 @@ def start_browser(folder: Path, *more: str) -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def record_requests() -> Iterator[tuple[str, list[str]]]:
-    """Run a proxy that answers nothing; yield the browser's option for it, and the list of what was requested of it.
+    """Run a proxy that answers nothing; yield its URL, and the list of what was requested of it.
 
-    A browser sends it each request to another machine, of pages and of their workers, and none to this machine. Those of
-    the browser itself are not in the list.
+    A browser sends it each request of a tab to another machine, and none to this machine.
     """
     requested: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def refuse(self) -> None:
-            if not BROWSER_HOSTS.search(self.requestline):
-                requested.append(self.requestline)
+            requested.append(self.requestline)
             self.send_error(502)
 
         do_CONNECT = do_GET = do_POST = do_HEAD = do_OPTIONS = do_PUT = refuse
@@ -115,7 +117,7 @@ def record_requests() -> Iterator[tuple[str, list[str]]]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"--proxy-server=http://127.0.0.1:{server.server_port}", requested
+        yield f"http://127.0.0.1:{server.server_port}", requested
         server.shutdown()
 
 
