@@ -46,7 +46,7 @@ _FOREIGN = re.compile(
 """Names of variables that choose servers, stores, logins and folders: those of whoever runs the tests are left out."""
 _FROM_HERE = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
 os.environ.clear()  # before a test module or a fixture of the session reads it
-os.environ.update(_FROM_HERE | {"XDG_CACHE_HOME": _CACHES, "PYTHONPATH": str(Path(__file__).parent.parent)})
+os.environ.update(_FROM_HERE | {"XDG_CACHE_HOME": _CACHES})
 
 
 @pytest.fixture(scope="session")

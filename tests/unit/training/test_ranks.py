@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from dataops.digest import file_sha256
+from dataops.home import CHECKOUT
 from dataops.process import ELSEWHERE
 from tasks.train.stage import build_launcher
 from tests.unit.tasks.train.test_shard_supply import Dataset, dataset, job_of, size_of, supply
@@ -37,7 +38,7 @@ def on_two_machines(jobs: list[Path], folder: Path) -> list[subprocess.Completed
     def agent(number: int) -> subprocess.CompletedProcess[str]:
         launcher = build_launcher(config, "k", folder / f"machine-{number}")
         command = [sys.executable, *launcher, "-m", "tests.unit.training.several_jobs", *arguments]
-        env = {**os.environ, **({ELSEWHERE: "1"} if number else {})}
+        env = {**os.environ, "PYTHONPATH": str(CHECKOUT), **({ELSEWHERE: "1"} if number else {})}
         return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, env=env)
 
     with ThreadPoolExecutor() as pool:
