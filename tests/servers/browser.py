@@ -65,7 +65,8 @@ OPTIONS = (
     # What it requests for itself all the same, of accounts, updates and searches, goes to a port where nobody listens.
     *("--proxy-server=http://127.0.0.1:9", "--proxy-bypass-list=*.example", "--remote-debugging-port=0"),
     # Every name under `.example` is this machine; newer versions ask the user before a public page may reach it.
-    *("--host-resolver-rules=MAP *.example 127.0.0.1", "--disable-features=LocalNetworkAccessChecks,AutofillServerCommunication"),
+    "--host-resolver-rules=MAP *.example 127.0.0.1",
+    "--disable-features=LocalNetworkAccessChecks,AutofillServerCommunication",  # the second one asks what a form is for
 )
 
 
