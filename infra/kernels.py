@@ -29,6 +29,7 @@ from dataops.kernels.entry_files import (
     read_entry,
     write_entry,
 )
+from dataops.plugins import load
 from dataops.process import count_cores
 
 _CORE_SECONDS = 71
@@ -69,7 +70,7 @@ def compile_detectors(folder: Path) -> None:
 
 def compile_caption_deduplication(folder: Path) -> None:
     """Run `filter` with all rules that are off by default."""
-    more: dict[str, Any] = {"unsafe_languages": ["en"], "personal": "mask", "near_captions": {"scope": "host"}}
+    more: dict[str, Any] = {step.table: {} for step in load("filter_steps").values()}
     _filter(folder, dedupe=["uid", "pair", "url", "caption"], max_caption_count=2, **more)
 
 

@@ -76,7 +76,7 @@ def _signers() -> list[SignatureMethod]:
     import datasketch
     import rensa
 
-    from dataops.text.minhash import compute_signatures
+    from plugins.textdedup.minhash import compute_signatures
 
     return [
         SignatureMethod(
@@ -98,7 +98,7 @@ def _signers() -> list[SignatureMethod]:
 
 
 def make_shingles(text: str) -> set[str]:
-    """Return sequences of three characters, as dataops.text.shingles for captions without combining marks."""
+    """Return sequences of three characters, as plugins.textdedup.shingles for captions without combining marks."""
     form = f" {' '.join(_WORD.findall(text.casefold()))} "
     return {form[i : i + 3] for i in range(len(form) - 2)}
 

@@ -7,6 +7,8 @@ of the store counts as one request, and each object of a call for several object
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,10 +22,9 @@ from tasks.curate import steps as curate_steps
 from tasks.engine import exchange
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.filter import stage as filter_stage
-from tasks.filter import steps as filter_steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER, Sizes
+from tasks.filter.stage import make as make_filter
 
 UNITS = 8
 """Number of batches and of partitions at the smallest number of rows."""
@@ -66,12 +67,11 @@ def count_filter(folder: Path, rows: int, unit: int) -> int:
         stage="extract", stage_version=1, key=draft.key, parts=parts, counts=counts, content_digest=digest, **known
     )
     with (
-        patch.object(filter_steps, "SLICE_ROWS", unit),
-        patch.object(filter_stage, "plan_sizes", lambda total, *_: Sizes(unit, -(-total // unit))),
         ThreadPoolExecutor(1) as pool,
         count_requests() as found,
     ):
-        made = make(plan(FILTER, FilterConfig(), 0, [extracted]), Context(store, folder, workers=1, pool=pool))
+        sized = replace(FILTER, make=partial(make_filter, sizes=Sizes(unit, -(-rows // unit), unit)))
+        made = make(plan(sized, FilterConfig(), 0, [extracted]), Context(store, folder, workers=1, pool=pool))
     assert made.counts.input == rows
     return sum(found)
 

@@ -10,8 +10,7 @@ from dataops.config import SourceOrder, StageConfig, problems_of
 from dataops.language.profiles import profile_names
 from dataops.plugins import extend, find
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
-from dataops.text.unsafe_words import LANGUAGES
-from tasks.filter.queries import read_queries
+from dataops.text.query_building import read_queries
 from tasks.lists.locations import Lists
 from tasks.lists.opt_outs import find_problems
 
@@ -67,22 +66,9 @@ class BalanceConfig(StageConfig):
         return self
 
 
-class NearCaptionsConfig(StageConfig):
-    """`[filter.near_captions]`: keep one of the captions that differ in a few words or letters."""
-
-    threshold: float = Field(default=0.8, ge=0.5, le=1)
-    """Minimum Jaccard similarity of near-duplicates, over sets of three consecutive characters (folded case, without
-    punctuation). At 0.8, about one word in ten may differ, or a letter in five words."""
-    scope: Literal["host", "all"] = "host"
-    """`host` compares captions of images on one host, and so finds the series and templates of a site. `all` compares
-    the captions of all hosts, which leaves few images of each subject."""
-
-
-class FilterConfig(extend(SourceOrder, "rules")):
+class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     """`[filter]`: which pairs are downloaded. All bounds are inclusive. Its first keys are those of the rules."""
 
-    unsafe_languages: list[str] = Field(default=[])
-    """Codes of languages (en, de, ...) whose unsafe words drop a caption as unsafe."""
     max_caption_count: int | None = Field(default=None, ge=1)
     """Maximum occurrences of a caption, in any case, after the rules; more are dropped as boilerplate."""
     languages: list[str] = Field(default=[])
@@ -114,8 +100,6 @@ class FilterConfig(extend(SourceOrder, "rules")):
     """Maximum number of captions of an image. The best one is the row's caption; those of other rows with its URL, which
     are dropped as duplicate_url, are in its column `captions` (docs/captions.md). They pass the same rules, but are not
     balanced."""
-    near_captions: NearCaptionsConfig | None = None
-    """Drop near-duplicate captions as duplicate_near_caption; default off."""
     balance: BalanceConfig | None = None
     """Balance pairs over queries; default off."""
     opt_out_lists: Lists = Field(default={})
@@ -165,15 +149,6 @@ class FilterConfig(extend(SourceOrder, "rules")):
                 f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}"
             )
         return names if names is None else sorted(set(names))
-
-    @field_validator("unsafe_languages")
-    @classmethod
-    def _listed(cls, codes: list[str]) -> list[str]:
-        if unknown := [code for code in codes if code not in LANGUAGES]:
-            raise ValueError(
-                f"no list of unsafe words for {', '.join(map(repr, unknown))}; there are {', '.join(LANGUAGES)}"
-            )
-        return sorted(set(codes))
 
     @field_validator("dedupe")
     @classmethod

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from dataops.errors import ContractError
 from dataops.text.balance import find_limit, find_tail_share
+from dataops.text.query_building import read_queries
 from dataops.text.query_matching import Queries, compile_queries, match_queries
 from tasks.filter.config import BalanceConfig
-from tasks.filter.queries import read_queries
 
 
 @dataclass(frozen=True, eq=False)

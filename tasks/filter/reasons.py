@@ -3,18 +3,18 @@
 from dataops import plugins
 from dataops.filters import Rule
 from dataops.schema import DropReason
+from tasks.filter.added_steps import AddedStep
 from tasks.lists.named_digest import OPT_OUT_LIST
 from tasks.reports import drop_reasons
 
-UNSAFE, LANGUAGE, BOILERPLATE, SEEN = "unsafe", "language", "boilerplate", "seen"
+LANGUAGE, BOILERPLATE, SEEN = "language", "boilerplate", "seen"
 DUPLICATE = "duplicate_"
 """Prefix of the reasons of deduplication; the rest is one of DEDUPE_STEPS."""
-URL_DUPLICATE, NEAR_CAPTION = f"{DUPLICATE}url", f"{DUPLICATE}near_caption"
+URL_DUPLICATE = f"{DUPLICATE}url"
 NO_QUERY, BALANCED = "no_query", "balanced"
 
 _AFTER_RULES = {
     OPT_OUT_LIST: drop_reasons.OPT_OUT_LIST,
-    UNSAFE: DropReason("The caption holds a word of the lists of unsafe words.", "`filter.unsafe_languages`"),
     LANGUAGE: DropReason(
         "The caption's language is not one of `filter.languages`, or the probability is too low.",
         "`filter.language_min_score`, `filter.language_candidates`, `filter.language_page_weight`",
@@ -27,9 +27,8 @@ _AFTER_RULES = {
     ),
     URL_DUPLICATE: DropReason("Another row has the same URL.", "`filter.dedupe`"),
     f"{DUPLICATE}caption": DropReason("Another row has the same caption.", "`filter.dedupe`"),
-    NEAR_CAPTION: DropReason(
-        "A kept row has nearly the same caption.", "`filter.near_captions.threshold`, or leave the table out"
-    ),
+}
+_BALANCING = {
     NO_QUERY: DropReason("The caption matches no query.", "`filter.balance.keep_unmatched`"),
     BALANCED: DropReason(
         "No query of the caption sampled the row (offline balancing).",
@@ -41,4 +40,6 @@ _AFTER_RULES = {
 def describe_reasons() -> dict[str, DropReason]:
     """Return the drop reasons in the order in which the stage applies them; NAME stands for what varies."""
     rules: list[Rule] = list(plugins.load("rules").values())
-    return {rule.reason: rule.description for rule in rules} | _AFTER_RULES
+    steps: list[AddedStep] = list(plugins.load("filter_steps").values())
+    added = {step.reason: step.description for step in steps}
+    return {rule.reason: rule.description for rule in rules} | _AFTER_RULES | added | _BALANCING

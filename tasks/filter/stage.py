@@ -14,21 +14,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataops import plugins
 from dataops.digest import text_sha256
 from dataops.errors import ConfigError, ContractError, StorageError
 from dataops.formatting import format_quantity, format_share
 from dataops.snapshot import Counts, Draft, Input, Record, find_manifest
 from dataops.text.duplicates import KEY_BYTES
-from dataops.text.minhash import choose_scheme
+from dataops.text.query_building import read_queries
 from tasks.engine.context import Context
 from tasks.engine.exchange import Step, group_units, read_frame, run_steps
 from tasks.engine.exchange import run as run_step
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
-from tasks.filter import further_captions, near_captions, steps, write
+from tasks.filter import further_captions, steps, write
+from tasks.filter.added_steps import Map, used_steps
 from tasks.filter.config import FilterConfig
-from tasks.filter.queries import read_queries
 from tasks.filter.query_lists import compute_limits, load_query_lists
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice
 from tasks.filter.summary import describe_languages, merge_balance, merge_parts
@@ -50,25 +51,26 @@ _RULES_WEIGHT = 4
 TaskFunction = Callable[[Draft, FilterStep], Record | None]
 
 
-class Map(NamedTuple):
-    """A map over units of the rows, then the merges of what it wrote."""
+class Sizes(NamedTuple):
+    """Sizes of the units of a filter."""
 
-    units: Sequence[tuple[Any, ...]]
-    """The inputs of each unit."""
-    function: TaskFunction
-    exchanges: Sequence[str] = ()
-    """Exchanges that the map writes."""
-    is_ordered: bool = False
-    """True if each task reads what those before it wrote."""
+    batch_rows: int
+    """Maximum rows of a batch."""
+    partitions: int
+    slice_rows: int = steps.SLICE_ROWS
+    """Maximum rows of a slice."""
 
 
-def make(work: Work[FilterConfig]) -> StageOutput:
+def make(work: Work[FilterConfig], sizes: Sizes | None = None) -> StageOutput:
     """Apply the rules, drop duplicates, balance over queries, and write the kept and the dropped parts.
+
+    Args:
+        sizes: by default those of plan_sizes; the output does not depend on them.
 
     Raises: ContractError when no row is kept, or more rows are dropped than `max_drop_fraction` allows.
     """
     with shared_workers(work.context) as context:
-        tasks = _FilterTasks(work, context)
+        tasks = _FilterTasks(work, context, sizes)
         if not tasks.are_written():
             tasks.map_all()
         records = tasks.write_parts()
@@ -80,33 +82,35 @@ def make(work: Work[FilterConfig]) -> StageOutput:
 class _FilterTasks:
     """The tasks of one snapshot that is being made."""
 
-    def __init__(self, work: Work[FilterConfig], context: Context):
+    def __init__(self, work: Work[FilterConfig], context: Context, sizes: Sizes | None):
         self.draft, self.config, self.context = work.draft, work.config, context
         found = work.inputs["extract"].named("part-", ".parquet")
         parts = [(work.inputs["extract"].path(part.name), part.rows) for part in found]
         seen, self.rows = _find_seen_parts(work), sum(part.rows for part in found)
         neighbours = context.workers_per_machine or context.workers
         limit = self.config.memory_limit_bytes
-        sizes = plan_sizes(self.rows, context.workers, limit // neighbours, _row_bytes(self.config))
-        self.batches = cut_batches(parts, sizes.batch_rows)
+        sizes = sizes or plan_sizes(self.rows, context.workers, limit // neighbours, _row_bytes(self.config))
+        self.batches = cut_batches(parts, sizes.batch_rows, sizes.slice_rows)
         self.seen = group_units([name for name, _ in seen], [rows for _, rows in seen], sizes.batch_rows)
-        near = self.config.near_captions
         self.job = FilterJob(
             self.config,
             self.rows,
             len(self.batches),
             len(self.seen),
             sizes.partitions,
-            near_captions.count_rank_partitions(self.rows, limit),
             limit // neighbours,
-            choose_scheme(near.threshold).bands if near else 1,
+            {
+                name: count
+                for step, _ in used_steps(self.config)
+                for name, count in step.units(self.rows, limit).items()
+            },
             put_lists(self.draft, recall_lists("filter.opt_out_lists", self.config.opt_out_lists, work.made_of)),
         )
 
     def list_maps(self) -> list[Map]:
         """Return the maps before the parts are written, in their order."""
         config, batches, once = self.config, self.batches, [()]
-        partitions, ranks = [()] * self.job.partitions, [()] * self.job.rank_partitions
+        partitions = [()] * self.job.partitions
         counts = [] if config.max_caption_count is None else ["captions"]
         maps = [Map(batches, steps.apply_rules, ["keys", *counts])]
         if counts:
@@ -122,17 +126,8 @@ class _FilterTasks:
                 Map(batches, steps.put_by_caption, ["keys-by-caption"]),
                 Map(partitions, steps.drop_duplicate_captions, ["drop-reasons-captions"]),
             ]
-        if config.near_captions is not None:
-            maps += [
-                Map(batches, near_captions.put_normal_forms, ["normal-forms"]),
-                Map(partitions, near_captions.drop_same_captions, ["drop-reasons-same"]),
-                Map(batches, near_captions.put_signatures, ["near-bands"]),
-                Map(partitions, near_captions.find_candidates, ["near-candidates"]),
-                Map(batches, near_captions.put_candidates, ["near-captions"]),
-                Map(once, near_captions.choose_rank_bounds),
-                Map(partitions, near_captions.compare_captions, ["near-pairs"]),
-                Map(ranks, near_captions.drop_near_captions, ["drop-reasons-near"], is_ordered=True),
-            ]
+        for step, _ in used_steps(config):
+            maps += step.maps(self.job, batches)
         if config.captions_per_image > 1:
             maps += [
                 Map(batches, further_captions.put_captions, [further_captions.BY_URL]),
@@ -202,15 +197,9 @@ class _FilterTasks:
         return self._steps(write.write_parts, join_batches(self.batches))
 
 
-class Sizes(NamedTuple):
-    """Sizes of the units of a filter."""
-
-    batch_rows: int
-    """Maximum rows of a batch."""
-    partitions: int
-
-
-def plan_sizes(rows: int, workers: int, memory_bytes: int, row_bytes: int = KEY_BYTES) -> Sizes:
+def plan_sizes(
+    rows: int, workers: int, memory_bytes: int, row_bytes: int = KEY_BYTES, slice_rows: int = steps.SLICE_ROWS
+) -> Sizes:
     """Return sizes with which a batch or a partition fits in the memory of a worker, and no worker is idle.
 
     Args:
@@ -219,11 +208,13 @@ def plan_sizes(rows: int, workers: int, memory_bytes: int, row_bytes: int = KEY_
     """
     fitting = max(memory_bytes // (row_bytes * _COPIES), 1)
     partitions = max(-(-rows // fitting), min(workers, rows // _MIN_PARTITION_ROWS), 1)
-    slices = min(fitting, -(-rows // (workers * _MANY))) // steps.SLICE_ROWS
-    return Sizes(max(slices, 1) * steps.SLICE_ROWS, partitions)
+    slices = min(fitting, -(-rows // (workers * _MANY))) // slice_rows
+    return Sizes(max(slices, 1) * slice_rows, partitions, slice_rows)
 
 
-def cut_batches(parts: Sequence[tuple[str, int]], batch_rows: int) -> list[tuple[PartSlice, ...]]:
+def cut_batches(
+    parts: Sequence[tuple[str, int]], batch_rows: int, slice_rows: int = steps.SLICE_ROWS
+) -> list[tuple[PartSlice, ...]]:
     """Cut parts (store name, rows) into slices, and return batches of them: whole parts, or slices of one part.
 
     The captions of a page at the boundary of two slices are evidence of its language in their own slice only.
@@ -233,11 +224,11 @@ def cut_batches(parts: Sequence[tuple[str, int]], batch_rows: int) -> list[tuple
     for group in group_units(numbered, [rows for _, rows in parts], batch_rows):
         batch, offset = list[PartSlice](), 0
         for index, name, rows in group:
-            for start in range(0, max(rows, 1), steps.SLICE_ROWS):
+            for start in range(0, max(rows, 1), slice_rows):
                 if offset >= batch_rows:  # of a part that is larger than a batch
                     batches.append(tuple(batch))
                     batch, offset = [], 0
-                size = min(steps.SLICE_ROWS, rows - start)
+                size = min(slice_rows, rows - start)
                 batch.append(PartSlice(number, name, index, start, size, len(batches), offset))
                 number, offset = number + 1, offset + size
         batches.append(tuple(batch))
@@ -256,8 +247,8 @@ def join_batches(batches: Sequence[tuple[PartSlice, ...]]) -> list[tuple[PartSli
 
 
 def _row_bytes(config: FilterConfig) -> int:
-    near = 0 if config.near_captions is None else near_captions.bytes_per_row(config.near_captions)
-    return max(KEY_BYTES, near, steps.CAPTION_BYTES if config.captions_per_image > 1 else 0)
+    added = [step.row_bytes(table) for step, table in used_steps(config)]
+    return max([KEY_BYTES, steps.CAPTION_BYTES if config.captions_per_image > 1 else 0, *added])
 
 
 def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:
@@ -273,17 +264,13 @@ def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:
 
 
 def external_inputs(config: FilterConfig) -> list[Input]:
-    """Return the lists of queries, opt-outs and unsafe words as inputs, where the config uses them."""
+    """Return the lists of queries and opt-outs, and what the rules read, as inputs, where the config uses them."""
     inputs = read_inputs("filter.opt_out_lists", config.opt_out_lists)
     if config.balance is not None:
         # The digest is of the queries: another version of Parquet's writer gives other bytes of the file.
         for path in map(Path, config.balance.list_paths().values()):
             inputs.append(Input(stage="source", key=path.name, digest=text_sha256("\n".join(read_queries(path)))))
-    if config.unsafe_languages:
-        from dataops.text.unsafe_words import word_list_version  # numba takes 0.7 s to import
-
-        inputs.append(Input(stage="source", key="unsafe words", digest=word_list_version()))
-    return inputs
+    return inputs + [one for rule in plugins.load("rules").values() for one in rule.inputs(config)]
 
 
 def _find_seen_parts(work: Work[FilterConfig]) -> list[tuple[str, int]]:

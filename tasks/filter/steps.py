@@ -1,13 +1,12 @@
 """Functions of the filter stage that apply the rules and drop duplicates, each over one batch of slices or one partition.
 
-tasks.filter.stage has their order. Near-duplicate captions are in tasks.filter.near_captions, balancing and the output
-in tasks.filter.write.
+tasks.filter.stage has their order. Balancing and the output are in tasks.filter.write.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -22,51 +21,42 @@ from dataops.schema import PAIRS, conform
 from dataops.snapshot import Draft, Record, read_table
 from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import CAPTION_STEPS, DEDUPE_STEPS, KEY_BYTES, KEYED, compute_keys, find_duplicates
-from dataops.text.query_matching import match_queries
-from dataops.text.unsafe_words import load_unsafe_words
 from tasks.engine.exchange import Exchange, Step, put_frame, read_frame
 from tasks.engine.task_report import report_task
+from tasks.filter.added_steps import Units, used_steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.language import detect_languages
-from tasks.filter.reasons import BOILERPLATE, DUPLICATE, LANGUAGE, NEAR_CAPTION, SEEN, UNSAFE
+from tasks.filter.reasons import BOILERPLATE, DUPLICATE, LANGUAGE, SEEN
 from tasks.lists.opt_outs import DROP_REASON as OPT_OUT_LIST
 from tasks.lists.opt_outs import NO_LISTS, StoredLists, match_rows
 
 NAME = "filter"
 _PAIRS = pl.Schema(PAIRS)
-DROP_REASONS = [*(f"{DUPLICATE}{step}" for step in DEDUPE_STEPS), BOILERPLATE, SEEN, NEAR_CAPTION]
-"""Drop reasons that hashes decide. Scratch tables hold the index in this list plus 1; 0 is a kept row."""
+DROP_REASONS = [*(f"{DUPLICATE}{step}" for step in DEDUPE_STEPS), BOILERPLATE, SEEN]
+"""Drop reasons that hashes decide, before those of added steps. Scratch tables hold the index plus 1; 0 is a kept row."""
 URL, CAPTION = ["url", "url_low"], ["caption", "caption_low"]
 """Columns of the halves of their hashes."""
 FREQUENT = "frequent.table"
 """Scratch table with the hashes (CAPTION) of the captions that are boilerplate."""
 SLICE_ROWS = 1 << 17
 """Maximum rows of a slice, which bounds the memory of a worker. Parquet reads whole row groups fastest."""
-_ROW_BYTES, _REASON_BYTES, _BAND_BYTES, PAIR_BYTES = KEY_BYTES + 4, 5, 12, 40
+ROW_BYTES, REASON_BYTES = KEY_BYTES + 4, 5
+"""Expected bytes of a row of keys, and of a dropped row."""
 CAPTION_BYTES = 400
 """Expected bytes of a caption with its uid and origin."""
 
-Units = tuple[str, str, int]
 EXCHANGES: dict[str, Units] = {
     "captions": ("batches", "partitions", 20),
     "frequent": ("partitions", "one", 0),
     "seen": ("seen_batches", "partitions", 16),
-    "keys": ("batches", "partitions", _ROW_BYTES),
-    "drop-reasons": ("partitions", "batches", _REASON_BYTES),
-    "keys-by-caption": ("batches", "partitions", _ROW_BYTES),
-    "drop-reasons-captions": ("partitions", "batches", _REASON_BYTES),
-    "normal-forms": ("batches", "partitions", _ROW_BYTES),
-    "drop-reasons-same": ("partitions", "batches", _REASON_BYTES),
-    "near-bands": ("batches", "partitions", _BAND_BYTES),
-    "near-candidates": ("partitions", "batches", _BAND_BYTES),
-    "near-captions": ("batches", "partitions", _BAND_BYTES),
-    "near-pairs": ("partitions", "rank_partitions", PAIR_BYTES),
-    "near-dropped": ("rank_partitions", "rank_partitions", 8),
-    "drop-reasons-near": ("rank_partitions", "batches", _REASON_BYTES),
+    "keys": ("batches", "partitions", ROW_BYTES),
+    "drop-reasons": ("partitions", "batches", REASON_BYTES),
+    "keys-by-caption": ("batches", "partitions", ROW_BYTES),
+    "drop-reasons-captions": ("partitions", "batches", REASON_BYTES),
     "captions-by-url": ("batches", "partitions", CAPTION_BYTES),
     "captions-by-row": ("partitions", "batches", CAPTION_BYTES),
 }
-"""The exchanges of the stage: from which units to which, and the expected bytes of a row (of a band, for bands)."""
+"""The exchanges of the stage: those of added steps are further ones."""
 
 
 class PartSlice(NamedTuple):
@@ -95,25 +85,31 @@ class FilterJob:
     batches: int
     seen_batches: int
     partitions: int
-    rank_partitions: int
-    """Number of partitions in which near-duplicate captions are decided, one after the other."""
     memory_bytes: int
     """Memory for the rows of a task."""
-    bands: int = 1
-    """Number of bands of a caption's signature."""
+    units: Mapping[str, int] = field(default_factory=dict)
+    """Number of the units of added steps, by name."""
     opt_outs: StoredLists = NO_LISTS
-    one: int = 1
 
     @property
     def layout(self) -> str:
         """Return the number of batches and partitions."""
         return f"{self.batches}x{self.partitions}"
 
+    @property
+    def drop_reasons(self) -> list[str]:
+        """Return DROP_REASONS and those of the added steps."""
+        return [*DROP_REASONS, *(step.reason for step, _ in used_steps(self.config))]
+
     def exchange(self, kind: str) -> Exchange:
-        """Return one of EXCHANGES."""
-        writers, partitions, row_bytes = EXCHANGES[kind]
-        size = self.rows * row_bytes * (self.bands if row_bytes == _BAND_BYTES else 1)
-        return Exchange(kind, getattr(self, writers), getattr(self, partitions), size, self.memory_bytes)
+        """Return one of EXCHANGES, or of the exchanges of an added step."""
+        added = {
+            name: units for step, table in used_steps(self.config) for name, units in step.exchanges(table).items()
+        }
+        writers, readers, row_bytes = {**EXCHANGES, **added}[kind]
+        sizes = {"batches": self.batches, "seen_batches": self.seen_batches, "partitions": self.partitions, "one": 1}
+        sizes |= self.units
+        return Exchange(kind, sizes[writers], sizes[readers], self.rows * row_bytes, self.memory_bytes)
 
 
 FilterStep = Step[FilterJob]
@@ -151,8 +147,6 @@ def _decide(
     reasons = first_drop_reason(answers)
     if opt_outs:
         reasons = _fill_reasons(reasons, rows, lambda rest: _match_opt_outs(rest, opt_outs))
-    if config.unsafe_languages:
-        reasons = _fill_reasons(reasons, rows.select("caption"), lambda rest: _match_unsafe_words(rest, config))
     passed = reasons.is_null()
     passed_rows = passed.arg_true()
     language = detect_languages(rows.select("caption", "page_url", "page_language")[passed_rows], config)
@@ -287,27 +281,22 @@ def _match_opt_outs(rows: pl.DataFrame, opt_outs: Sequence[tuple[str, ValueSet]]
     return pl.select(pl.when(pl.Series(is_listed)).then(pl.lit(OPT_OUT_LIST))).to_series()
 
 
-def _match_unsafe_words(rows: pl.DataFrame, config: FilterConfig) -> pl.Series:
-    matches = match_queries(rows["caption"].to_arrow(), load_unsafe_words(tuple(config.unsafe_languages)))
-    return pl.select(pl.when(pl.Series(matches).list.len() > 0).then(pl.lit(UNSAFE))).to_series()
-
-
 def put_dropped(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame, reasons: NDArray[np.uint8]) -> None:
     """Write the dropped rows and their reasons, by batch.
 
     Args:
         rows: `part`, the batch, and `row`, the index in it.
-        reasons: indices in DROP_REASONS plus 1; 0 for a kept row.
+        reasons: indices in `drop_reasons` of the job plus 1; 0 for a kept row.
     """
     indices = np.flatnonzero(reasons)
     dropped = rows[pl.Series(indices)].with_columns(reason=pl.Series(reasons[indices]))
     step.job.exchange(kind).write(draft, step.number, dropped.select("row", "reason"), dropped["part"])
 
 
-def drop_reason_tables(config: FilterConfig, *, near: bool = True) -> list[str]:
-    """Return the exchanges of drop reasons, with or without those of near-duplicate captions."""
+def drop_reason_tables(config: FilterConfig, *, added: bool = True) -> list[str]:
+    """Return the exchanges of drop reasons, with or without those of added steps."""
     kinds = ["drop-reasons", *(["drop-reasons-captions"] if "caption" in config.dedupe else [])]
-    return [*kinds, "drop-reasons-same", "drop-reasons-near"] if near and config.near_captions is not None else kinds
+    return kinds + [kind for step, _ in used_steps(config) if added for kind in step.reason_tables]
 
 
 def verdicts_name(part_slice: PartSlice) -> str:
@@ -317,7 +306,7 @@ def verdicts_name(part_slice: PartSlice) -> str:
 
 def read_verdicts(draft: Draft, step: FilterStep) -> Iterator[tuple[PartSlice, pl.DataFrame]]:
     """Yield each slice of a step, and the drop reason before balancing (null for a kept row) and language of its rows."""
-    batch, codes = -1, np.empty(0, np.uint8)
+    batch, codes, names = -1, np.empty(0, np.uint8), pl.Series(step.job.drop_reasons)
     for part_slice in step.inputs:
         if part_slice.batch != batch:
             batch = part_slice.batch
@@ -325,12 +314,12 @@ def read_verdicts(draft: Draft, step: FilterStep) -> Iterator[tuple[PartSlice, p
         verdicts = read_frame(draft, verdicts_name(part_slice))
         ours = codes[part_slice.offset : part_slice.offset + part_slice.rows]
         dropped = np.flatnonzero(ours)
-        reasons = verdicts["drop_reason"].scatter(dropped, pl.Series(DROP_REASONS)[ours[dropped] - 1])
+        reasons = verdicts["drop_reason"].scatter(dropped, names[ours[dropped] - 1])
         yield part_slice, verdicts.with_columns(drop_reason=reasons)
 
 
 def _read_codes(draft: Draft, job: FilterJob, batch: int, slices: tuple[PartSlice, ...]) -> NDArray[np.uint8]:
-    """Return the drop reason of each row of a batch, as its index in DROP_REASONS plus 1; 0 if hashes drop it not."""
+    """Return the drop reason of each row of a batch, as its index in `drop_reasons` plus 1; 0 if hashes drop it not."""
     codes = np.zeros(sum(one.rows for one in slices if one.batch == batch), np.uint8)
     for kind in drop_reason_tables(job.config):
         dropped = job.exchange(kind).read(draft, batch)

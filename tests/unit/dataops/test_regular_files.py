@@ -17,13 +17,12 @@ from dataops.snapshot import load_manifest
 from dataops.storage.cache import Cache, Version
 from dataops.storage.folder import FolderStore
 from dataops.storage.partition_file import read_partitions
+from dataops.text.query_building import read_queries
 from flows.config import config_name, load_config
 from flows.records import known_stores
 from infra.doctor.ray_cluster import check_ray
 from tasks.engine.takedown_requests import read_targets
 from tasks.files.find import LocalFile, find_source_files
-from tasks.filter.queries import read_queries
-from tasks.filter.query_corpus import read_lines
 from training.data.shard_files import ShardFiles, read_shard_rows
 from training.data.shard_index import _locate_members
 from training.evaluation.contamination import read_matches
@@ -119,9 +118,6 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "Parquet list": ("a.parquet", lambda path: read_all(read_list(path, ColumnNames(), print))),
     "row groups": ("a.parquet", read_row_group_sizes),
     "queries": ("q.parquet", read_queries),
-    "articles": ("a.txt", lambda path: read_all(read_lines(path))),
-    "packed articles": ("a.txt.bz2", lambda path: read_all(read_lines(path))),
-    "articles in zstd": ("a.txt.zst", lambda path: read_all(read_lines(path))),
     "model config": ("m.json", lambda path: load_model_config(str(path))),
     "model": ("m.pt", load_any),
     "weights": ("m.pt", read_state_dict),

@@ -118,7 +118,7 @@ def three_stages(folder: Path, paths: list[str], executor: Executor) -> list[Man
     context = Context(store=store, home=folder, workers=1, executor=executor)
     pairs = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context)
     config = FilterConfig.model_validate({
-        "languages": ["en"], "dedupe": ["url", "pair", "caption"], "near_captions": {"threshold": 0.6},
+        "languages": ["en"], "dedupe": ["url", "pair", "caption"],
     })  # fmt: skip
     kept = make(plan(FILTER, config, 0, [pairs]), context)
     curated = make(plan(CURATE, CurateConfig(same_caption=True), 0, [downloaded(store, some_pairs(), 5)]), context)
@@ -143,7 +143,7 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
     )
     assert [(m.key, m.content_digest) for m in here] == [(m.key, m.content_digest) for m in there]
     assert [(p.name, p.sha256) for m in here for p in m.parts] == [(p.name, p.sha256) for m in there for p in m.parts]
-    assert here[1].counts.dropped["duplicate_near_caption"] > 0
+    assert here[1].counts.dropped["duplicate_caption"] > 0
     assert here[1].counts.kept > 0
 
 

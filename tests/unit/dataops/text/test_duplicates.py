@@ -15,7 +15,6 @@ from dataops.text.duplicates import (
     compute_keys,
     find_duplicates,
 )
-from dataops.text.near_captions import compute_ranks
 
 NESTED = DEDUPE_STEPS[:3]
 
@@ -176,12 +175,3 @@ def test_find_duplicates_keeps_the_row_of_the_first_source(
             sourced = rows.with_columns(source=pl.Series(["zoo/a.csv", "ark/a.csv"]))[order]
             found = named(find_duplicates(compute_keys(sourced, sources=names), DEDUPE_STEPS))
             assert [found[i] for i in order] == [None, reason]
-
-
-def test_ranks_of_near_captions_have_the_order_of_the_sources_first():
-    rows = pairs([("u", "kite", "filename", "p"), ("v", "a red kite over the hill", "alt", "p")] * 2)
-    rows = rows.with_columns(source=pl.Series(["b/x", "a/x", "a/x", "b/x"]))
-    ranks = compute_ranks(compute_keys(rows, sources=[*(f"s{n}" for n in range(62)), "a", "b"]), several_sources=True)
-    assert ranks.arg_sort().to_list() == [1, 2, 3, 0]
-    one = compute_keys(rows)
-    assert (compute_ranks(one) // (1 << 54)).to_list() == one["rank"].to_list(), "a single source needs no bits"

@@ -1,12 +1,31 @@
 """Compares dataops.text.query_matching with dictionaries of words."""
 
+import unicodedata
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.text.query_matching import compile_queries, match_queries
-from tests.unit.dataops.text.slow_captions import words
+
+UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+
+
+def words(text: str) -> list[str]:
+    """Return the runs of letters, marks and digits in folded case; in scripts without spaces each character is a word."""
+    found, word = [], ""
+    for character in text:
+        letter = unicodedata.category(character)[0] in "LMN"
+        alone = letter and unicodedata.name(character, "").startswith(UNSPACED)
+        if word and (alone or not letter):
+            found.append(word)
+            word = ""
+        if alone:
+            found.append(character.casefold())
+        elif letter:
+            word += character.casefold()
+    return [*found, word] if word else found
 
 
 def match_slowly(captions: list[str | None], queries: list[str]) -> list[list[int]]:

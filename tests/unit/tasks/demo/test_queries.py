@@ -18,11 +18,10 @@ from dataops.text.balance import (
     hash_queries,
     sample_pairs,
 )
-from dataops.text.query_building import QUERIES
+from dataops.text.query_building import QUERIES, read_queries
 from dataops.text.query_matching import compile_queries, match_queries
 from tasks.demo.emoji_set import load_emoji
 from tasks.demo.queries import THRESHOLDS, build_queries
-from tasks.filter.queries import read_queries
 
 CONFIG = CHECKOUT / "configs" / "demo.toml"
 

@@ -17,9 +17,9 @@ from tasks.engine.stage import make, plan, reuse
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
 from tasks.filter import stage as filter_stage
-from tasks.filter import steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
+from tests.filter_runs import with_sizes
 from tests.inline_executor import InlineExecutor
 
 DOG = "A brown dog runs over the wet beach"
@@ -176,10 +176,10 @@ def test_extract_reads_only_new_files_of_a_later_crawl(crawl: Path, tmp_path: Pa
 def test_filter_resumes_at_its_first_missing_part(crawl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = tmp_path / "store"
     paths = [str(crawl / "*.warc.gz")]
-    monkeypatch.setattr(steps, "SLICE_ROWS", 1)  # so that one batch does not hold both parts
+    one_part_each = with_sizes(1)
     pairs, whole = both(tmp_path / "whole", paths)
     pairs = make(plan(EXTRACT, WarcSource(paths=paths), 0, []), context(store))
-    todo = plan(FILTER, ENGLISH, 0, [pairs])
+    todo = plan(one_part_each, ENGLISH, 0, [pairs])
     with monkeypatch.context() as patched:
         patched.setattr(filter_stage, "check_kept_rows", _killed)
         with pytest.raises(KeyboardInterrupt):

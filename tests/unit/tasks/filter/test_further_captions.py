@@ -11,7 +11,7 @@ from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from dataops.text.duplicates import FULL_CAPTION_WORDS, LONG_CAPTION_WORDS, SOURCE_RANK
 from tasks.filter.config import FilterConfig
-from tests.unit.tasks.filter.test_steps import filtered, set_sizes
+from tests.filter_runs import filtered, with_sizes
 
 WORDS = ["red", "kite", "over", "the", "old", "river", "boat", "near", "green", "hill"]
 
@@ -50,12 +50,13 @@ def collect_slowly(rows: list[dict], kept: list[dict], dropped: list[dict], limi
     return {of: [one for _, one in sorted(found)[: limit - 1]] for of, found in waiting.items()}
 
 
-def test_captions_of_an_image_equal_a_slow_reference_on_any_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_captions_of_an_image_equal_a_slow_reference_on_any_partitions(tmp_path: Path):
     rows, made = make_rows(80, seed=1), []
     for partitions, batch_rows in ((1, 1), (3, 1000), (8, 16)):
-        set_sizes(monkeypatch, partitions, batch_rows)
-        monkeypatch.setattr("tasks.filter.steps.SLICE_ROWS", batch_rows if batch_rows > 1 else 1 << 17)
-        made.append(filtered(tmp_path / str(partitions), rows, captions_per_image=3, language_page_weight=0))
+        sizes = with_sizes(partitions, batch_rows, batch_rows if batch_rows > 1 else 1 << 17)
+        made.append(
+            filtered(tmp_path / str(partitions), rows, stage=sizes, captions_per_image=3, language_page_weight=0)
+        )
     tables = [read_parts(FolderStore(tmp_path / str(n)), m) for n, m in zip((1, 3, 8), made, strict=True)]
     assert all(table.equals(tables[0]) for table in tables)
     store = FolderStore(tmp_path / "8")

@@ -35,7 +35,7 @@ PAGES = {
 
 def run_steps(draft: Draft, config: FilterConfig, rows: int) -> None:
     """Run the steps that decide by rows and by uid, over one part."""
-    job = FilterJob(config, rows, batches=1, seen_batches=0, partitions=1, rank_partitions=1, memory_bytes=1 << 30)
+    job = FilterJob(config, rows, batches=1, seen_batches=0, partitions=1, memory_bytes=1 << 30)
     part = PartSlice(0, draft.path("in.parquet"), 0, 0, rows, 0, 0)
     for function, inputs in ((apply_rules, (part,)), (drop_duplicates, ()), (write_parts, (part,))):
         function(draft, FilterStep(function, 0, job, inputs))

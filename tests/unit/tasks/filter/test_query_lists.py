@@ -21,12 +21,11 @@ from dataops.schema import uid
 from dataops.text.balance import hash_queries, sample_pairs
 from dataops.text.query_matching import compile_queries
 from tasks.engine.stage import plan
-from tasks.filter import steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.query_lists import QueryLists
 from tasks.filter.report import report_html
 from tasks.filter.stage import FILTER
-from tests.unit.tasks.filter.test_steps import filtered, kept, set_sizes
+from tests.filter_runs import filtered, kept, with_sizes
 
 WORDS = {
     "en": ["kite", "dog", "old house", "river", "unicorn"],
@@ -135,14 +134,11 @@ def test_stage_equals_loops_over_the_captions(tmp_path: Path, mode: str):
     assert all(f'<td class="name">{name}</td><td class="n">{limit:,}</td>' in page for name, limit in limits.items())
 
 
-def test_output_does_not_depend_on_partitions_batches_and_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_output_does_not_depend_on_partitions_batches_and_slices(tmp_path: Path):
     rows, balance = some_pairs(300, 1), balance_of(tmp_path / "lists", max_per_query=20, keep_unmatched=True)
     whole = filtered(tmp_path / "whole", rows, balance=balance, **BASE)
-    set_sizes(monkeypatch, 5, 40)
-    monkeypatch.setattr(steps, "SLICE_ROWS", 40)
-    cut = filtered(
-        tmp_path / "cut", rows, balance=balance_of(tmp_path / "moved", max_per_query=20, keep_unmatched=True), **BASE
-    )
+    moved = balance_of(tmp_path / "moved", max_per_query=20, keep_unmatched=True)
+    cut = filtered(tmp_path / "cut", rows, stage=with_sizes(5, 40, 40), balance=moved, **BASE)
     assert cut.key == whole.key, "the path of a list is not part of the key"
     assert cut.counts == whole.counts
     examples = {"unmatched_examples": []}  # those of each slice

@@ -1,39 +1,46 @@
 """The requests of the filter stage grow no faster than its rows, while batches and partitions grow with the rows."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.cases.scale_requests import count_requests
 from dataops.store import FolderStore
 from tasks.engine import exchange
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.filter import steps
 from tasks.filter.config import FilterConfig
-from tasks.filter.stage import FILTER
-from tests.inline_executor import InlineExecutor
-from tests.unit.tasks.filter.test_steps import snapshot, some_pairs
+from tests.filter_runs import INLINE, snapshot, some_pairs, with_sizes
 
-CONFIG = FilterConfig(
-    dedupe=["uid", "url", "caption"], max_caption_count=100, near_captions={}, memory_limit_bytes=64 << 20
-)
-WORKERS = 320
-"""Workers that share the memory, so that batches and partitions have few rows."""
+CONFIG = FilterConfig(dedupe=["uid", "url", "caption"], max_caption_count=100)
+REQUESTS = frozenset({"size", "read", "put", "put_chunks", "create", "local", "entries"})
+"""Methods of a store that make one request each."""
 
 
-@pytest.mark.timeout(120)
+class CountingStore(FolderStore):
+    requests = 0
+
+    def __getattribute__(self, name: str) -> Callable[..., Any]:
+        if name in REQUESTS:
+            type(self).requests += 1
+        return super().__getattribute__(name)
+
+    def locals(self, names: Any) -> Any:
+        type(self).requests += len(names)
+        return super().locals(names)
+
+
 def test_requests_do_not_grow_faster_than_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "SLICE_ROWS", 40)
     monkeypatch.setattr(exchange, "DIRECT_PIECES", 16)
     per_row = []
     for rows in (160, 640, 2560):
-        store = FolderStore(tmp_path / str(rows))
+        store = CountingStore(tmp_path / str(rows))
         pairs = snapshot(store.root, "extract", [some_pairs(160, seed) for seed in range(rows // 160)])
-        context = Context(store, tmp_path, workers=1, workers_per_machine=WORKERS, pool=InlineExecutor())
-        with count_requests() as requests:
-            manifest = make(plan(FILTER, CONFIG, 0, [pairs]), context)
+        before = CountingStore.requests
+        stage = with_sizes(-(-rows // 40), 40, 40)
+        manifest = make(plan(stage, CONFIG, 0, [pairs]), Context(store, tmp_path, workers=1, pool=INLINE))
         assert manifest.counts.input == rows
         assert "duplicate_url" in manifest.counts.dropped
-        per_row.append(sum(requests) / rows)
+        per_row.append((CountingStore.requests - before) / rows)
     assert max(per_row) <= 1.1 * per_row[0], per_row

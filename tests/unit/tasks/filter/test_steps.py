@@ -1,93 +1,44 @@
 """Runs the filter stage on synthetic pairs: partitions, boilerplate, seen URLs, captions over hosts, balancing."""
 
-import random
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError, CorruptPart
-from dataops.schema import FILTERED, PACKED, PAIRS, uid
-from dataops.snapshot import Draft, Manifest, read_parts, read_table
+from dataops.schema import FILTERED, PACKED, uid
+from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore
 from dataops.text.duplicates import KEY_BYTES
 from tasks.engine import part_writer as pairs_file
 from tasks.engine.context import Context
 from tasks.engine.stage import check_conservation, make, plan
-from tasks.filter import stage as filter_stage
-from tasks.filter import steps
+from tasks.filter import stage
 from tasks.filter.config import FilterConfig
-from tasks.filter.stage import FILTER, Sizes, cut_batches, join_batches, plan_sizes
+from tasks.filter.stage import FILTER, cut_batches, join_batches
+from tasks.filter.write import write_parts
+from tests.filter_runs import SUBJECTS, filtered, kept, snapshot, some_pairs, with_sizes
 from tests.inline_executor import InlineExecutor
-from tests.manifests import build_manifest
-
-SUBJECTS = ["kite", "dog", "cat", "tower", "river", "lamp"]
-PLACES = ["on the hill", "by the old house", "under a bridge", "in the rain", "at night"]
 
 
-def some_pairs(number: int, seed: int = 0) -> list[dict]:
-    chosen = random.Random(seed)
-    rows = []
-    for i in range(number):
-        caption = (
-            f"a {chosen.choice(SUBJECTS)} {chosen.choice(PLACES)} {chosen.choice(['', 'again', chosen.randint(1, 9)])}"
-        )
-        caption = chosen.choice([caption, caption, caption.upper(), "Share on our page", "IMG_0042.jpg"]).strip()
-        url = f"http://host{chosen.randint(0, 9)}.example/{chosen.randint(0, number)}.jpg"
-        rows.append({"uid": uid(url, caption), "url": url, "caption": caption, "caption_source": "alt"})
-        rows[-1] |= {"page_url": f"http://p.example/{i // 5}", "source": "made up", "source_offset": i}
-    return rows
-
-
-def snapshot(store: Path, stage: str, parts: list[list[dict]], schema: pa.Schema = PAIRS) -> Manifest:
-    draft = Draft(FolderStore(store), stage, "0" * 16)
-    written = [
-        draft.put_table(f"part-{i:05d}.parquet", pa.Table.from_pylist(rows, schema=schema))
-        for i, rows in enumerate(parts)
-    ]
-    manifest = build_manifest(stage, written, key=draft.key)
-    return draft.commit(manifest)
-
-
-def filtered(store: Path, rows: list[dict], parts: int = 3, **config) -> Manifest:
-    pairs = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
-    settings = FilterConfig(**({"dedupe": ["uid", "pair", "url"]} | config))
-    manifest = make(
-        plan(FILTER, settings, 0, [pairs]),
-        Context(store=FolderStore(store), home=store, workers=1, pool=InlineExecutor()),
-    )
-    kept, dropped = (read_parts(FolderStore(store), manifest, prefix).to_pylist() for prefix in ("part-", "dropped-"))
-    assert Counter(row["uid"] for row in kept + dropped) == Counter(row["uid"] for row in rows)
-    return manifest
-
-
-def set_sizes(monkeypatch: pytest.MonkeyPatch, partitions: int, batch_rows: int = 1) -> None:
-    """Set the number of partitions and the rows of a batch; by default a batch is a part, or a slice of a larger one."""
-    monkeypatch.setattr(filter_stage, "plan_sizes", lambda *_: Sizes(batch_rows, partitions))
-
-
-def kept(store: Path, manifest: Manifest) -> list[dict]:
-    return read_parts(FolderStore(store), manifest).to_pylist()
-
-
-@pytest.mark.parametrize("config", [{}, {"near_captions": {}}])
-def test_hashing_captions_does_not_change_the_output(tmp_path: Path, config: dict):
+def test_hashing_captions_does_not_change_the_output(tmp_path: Path):
     rows = some_pairs(400)
-    without = filtered(tmp_path / "without", rows, dedupe=["uid", "url"], **config)
-    hashed = filtered(tmp_path / "hashed", rows, dedupe=["uid", "url"], max_caption_count=10**6, **config)
+    without = filtered(tmp_path / "without", rows, dedupe=["uid", "url"])
+    hashed = filtered(tmp_path / "hashed", rows, dedupe=["uid", "url"], max_caption_count=10**6)
     assert without.counts.dropped["duplicate_url"]
     assert without.content_digest == hashed.content_digest
 
 
-def test_the_number_of_partitions_does_not_change_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_number_of_partitions_does_not_change_the_output(tmp_path: Path):
     rows = some_pairs(400)
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
     digests = set()
     for bits in (0, 1, 4):
-        set_sizes(monkeypatch, 1 << bits)
-        manifest = filtered(tmp_path / str(bits), rows, **config)
+        manifest = filtered(tmp_path / str(bits), rows, stage=with_sizes(1 << bits), **config)
         digests.add(manifest.content_digest)
     assert len(digests) == 1
     assert {"boilerplate", "file_name", "duplicate_url", "duplicate_caption"} <= set(manifest.counts.dropped)
@@ -127,18 +78,14 @@ def test_urls_of_an_earlier_dataset_are_dropped_as_seen(tmp_path: Path):
         filtered(tmp_path, rows, seen=["ffff"])
 
 
-def test_unsafe_and_personal_captions_are_dropped_or_masked(tmp_path: Path):
-    rows = some_pairs(3)
-    for row, caption in zip(rows, ["a nude on the beach", "dial +1 212 555 0199 for kites", "a red kite"], strict=True):
+def test_personal_captions_are_dropped_or_masked(tmp_path: Path):
+    rows = some_pairs(2)
+    for row, caption in zip(rows, ["dial +1 212 555 0199 for kites", "a red kite"], strict=True):
         row |= {"caption": caption, "uid": uid(row["url"], caption)}
-    manifest = filtered(tmp_path / "drop", rows, unsafe_languages=["en"])
-    assert manifest.counts.dropped == {"personal": 1, "unsafe": 1}
-    manifest = filtered(tmp_path / "german", rows, unsafe_languages=["de"])
-    assert manifest.counts.dropped == {"personal": 1}, "each language has its own list"
+    assert filtered(tmp_path / "drop", rows).counts.dropped == {"personal": 1}
     manifest = filtered(tmp_path / "mask", rows, personal="mask")
     captions = {row["uid"]: row["caption"] for row in kept(tmp_path / "mask", manifest)}
-    assert captions[rows[1]["uid"]] == "dial <private> for kites"
-    assert any(i.key == "unsafe words" for i in FILTER.external_inputs(FilterConfig(unsafe_languages=["en"])))
+    assert captions[rows[0]["uid"]] == "dial <private> for kites"
 
 
 def queries(tmp_path: Path) -> str:
@@ -188,8 +135,7 @@ def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path, monkeypat
     config |= {"balance": {"queries": queries(tmp_path), "max_per_query": 40, "keep_unmatched": True}}
     whole = filtered(tmp_path / "whole", rows, 2, **config)
     monkeypatch.setattr(pairs_file, "ROW_GROUP", 100)
-    monkeypatch.setattr(steps, "SLICE_ROWS", 150)
-    sliced = filtered(tmp_path / "sliced", rows, 2, **config)
+    sliced = filtered(tmp_path / "sliced", rows, 2, stage=with_sizes(1, 150, 150), **config)
     assert sliced.counts == whole.counts
     assert sliced.facts | {"examples": {}} == whole.facts | {"examples": {}}
     assert [part.name for part in sliced.parts] == [part.name for part in whole.parts]
@@ -200,9 +146,8 @@ def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path, monkeypat
         assert one.equals(other)
 
 
-def test_cut_batches_cuts_parts_into_slices(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(steps, "SLICE_ROWS", 100)
-    batches = cut_batches([("a", 250), ("b", 100), ("c", 0), ("d", 1), ("e", 450)], 200)
+def test_cut_batches_cuts_parts_into_slices():
+    batches = cut_batches([("a", 250), ("b", 100), ("c", 0), ("d", 1), ("e", 450)], 200, 100)
     assert [[(one.part, one.start, one.rows, one.offset) for one in batch] for batch in batches] == [
         [("a", 0, 100, 0), ("a", 100, 100, 100)],
         [("a", 200, 50, 0)],
@@ -228,27 +173,28 @@ def test_a_damaged_part_is_named(tmp_path: Path):
         )
 
 
-def test_resuming_with_other_partition_bits_gives_the_same_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_resuming_with_other_partitions_gives_the_same_output(tmp_path: Path):
     rows = some_pairs(400)
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
     whole = filtered(tmp_path / "whole", rows, **config)
-    for tries in ((2, 1), (1, 3), (3, 1, 2)):
+
+    def stop(task: Any) -> None:
+        if task.function is write_parts:
+            raise KeyboardInterrupt
+
+    for tries in ((4, 2), (2, 8), (8, 2, 4)):
         store = tmp_path / str(tries)
-        for bits in tries[:-1]:
-            set_sizes(monkeypatch, 1 << bits)
-            with monkeypatch.context() as broken:
-                broken.setattr(filter_stage._FilterTasks, "write_parts", lambda self: 1 / 0)
-                with pytest.raises(ZeroDivisionError):
-                    filtered(store, rows, **config)
-        set_sizes(monkeypatch, 1 << tries[-1])
-        assert filtered(store, rows, **config).content_digest == whole.content_digest
+        for partitions in tries[:-1]:
+            with pytest.raises(KeyboardInterrupt):
+                filtered(store, rows, stage=with_sizes(partitions), pool=InlineExecutor(stop), **config)
+        assert filtered(store, rows, stage=with_sizes(tries[-1]), **config).content_digest == whole.content_digest
 
 
-def test_plan_sizes_depend_on_rows_workers_and_memory(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(steps, "SLICE_ROWS", 1000)
+def test_plan_sizes_depend_on_rows_workers_and_memory():
+    plan_sizes = partial(stage.plan_sizes, slice_rows=1000)
     assert [plan_sizes(rows, 2, 1 << 30).partitions for rows in (0, 200_000, 300_000, 1_000_000)] == [1, 1, 2, 2]
-    assert plan_sizes(20_000_000, 2, 100_000 * KEY_BYTES * 6) == (100_000, 200)
-    assert plan_sizes(200_000_000, 2, 100_000 * KEY_BYTES * 6) == (100_000, 2000), "both grow with the rows"
+    assert plan_sizes(20_000_000, 2, 100_000 * KEY_BYTES * 6) == (100_000, 200, 1000)
+    assert plan_sizes(200_000_000, 2, 100_000 * KEY_BYTES * 6) == (100_000, 2000, 1000), "both grow with the rows"
     assert plan_sizes(1_600_000, 2, 1 << 40).batch_rows == 100_000, "several batches for each worker"
     assert plan_sizes(1_600_000, 2, 1).batch_rows == 1000, "at least a slice"
 

@@ -1,5 +1,6 @@
 """The comparison of captions in plain Python: what the compiled code must equal."""
 
+import random
 import unicodedata
 
 import numpy as np
@@ -104,3 +105,30 @@ def leaving(pairs: set[tuple[int, int]], order: dict[int, tuple]) -> set[int]:
         if any(worse == one and better not in dropped for better, worse in pairs):
             dropped.add(one)
     return dropped
+
+
+WORDS = [
+    "".join(random.Random(i).choices("etaoinshrdlucmfwypvbgk", k=random.Random(-i).randint(2, 9)))
+    for i in range(1, 400)
+]
+
+
+def variants(seed: int, number: int) -> list[str]:
+    """Return captions of 3 to 20 words, and variants of them with a changed, added or removed letter or word."""
+    chance = random.Random(seed)
+    captions: list[str] = []
+    while len(captions) < number:
+        words = chance.choices(WORDS, k=chance.randint(3, 20))
+        for _ in range(chance.choice([1, 1, 2, 4])):
+            captions.append(" ".join(words))
+            at = chance.randrange(len(words))
+            edit = chance.choice(["letter", "word", "more", "less"])
+            if edit == "letter":
+                words[at] = chance.choice("aeiou") + words[at][1:]
+            elif edit == "word":
+                words[at] = chance.choice(WORDS)
+            elif edit == "more":
+                words.insert(at, chance.choice(WORDS))
+            elif len(words) > 2:
+                del words[at]
+    return sorted(set(captions))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.schema import uid
-from dataops.text import near_captions
 from dataops.text.duplicates import compute_keys, find_duplicates
-from dataops.text.near_captions import (
+from plugins.textdedup import near_captions
+from plugins.textdedup.near_captions import (
     MAX_LEADERS,
     MEMBERS,
     PAIRS,
@@ -21,7 +21,7 @@ from dataops.text.near_captions import (
     find_near_pairs,
     sample_ranks,
 )
-from tests.unit.dataops.text import slow_captions as slow
+from plugins.textdedup.tests.unit import slow_captions as slow
 
 WORDS = ["a", "red", "kite", "over", "the", "old", "hill", "again", "Kite!", "京", "塔"]
 CAPTION = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
@@ -160,3 +160,23 @@ def test_bound_ranks_gives_partitions_of_similar_size():
     assert sizes.max() < 1100
     assert len(bound_ranks(pl.Series([], dtype=pl.UInt64), 4)) == 0
     assert near_captions.find_near_pairs(pl.DataFrame(schema=MEMBERS), 0.8).schema == pl.Schema(PAIRS)
+
+
+def test_ranks_of_near_captions_have_the_order_of_the_sources_first():
+    rows = pl.DataFrame(
+        {
+            "url": ["u", "v"] * 2,
+            "caption": ["kite", "a red kite over the hill"] * 2,
+            "caption_source": ["filename", "alt"] * 2,
+            "page_url": "p",
+            "source": ["b/x", "a/x", "a/x", "b/x"],
+            "source_offset": 0,
+        }
+    )
+    rows = rows.with_columns(
+        uid=pl.Series([uid(url, caption) for url, caption in rows.select("url", "caption").rows()])
+    )
+    ranks = compute_ranks(compute_keys(rows, sources=[*(f"s{n}" for n in range(62)), "a", "b"]), several_sources=True)
+    assert ranks.arg_sort().to_list() == [1, 2, 3, 0]
+    one = compute_keys(rows)
+    assert (compute_ranks(one) // (1 << 54)).to_list() == one["rank"].to_list(), "a single source needs no bits"

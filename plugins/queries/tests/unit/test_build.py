@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import math
+import os
 import re
 from collections import Counter
 from itertools import pairwise
@@ -14,11 +15,11 @@ import pyarrow as pa
 import pytest
 
 from dataops.digest import file_sha256
-from dataops.errors import ConfigError, SourceError
-from dataops.text.query_building import QUERIES, Thresholds
-from tasks.filter import query_corpus as query_texts
-from tasks.filter.queries import QuerySources, build_queries, read_queries, write_queries
-from tasks.filter.query_corpus import strip_markup
+from dataops.errors import ConfigError, PairmillError, SourceError
+from dataops.regular_files import NotRegularFileError
+from dataops.text.query_building import QUERIES, Thresholds, read_queries
+from plugins.queries.build import QuerySources, build_queries, write_queries
+from plugins.queries.corpus import read_lines, strip_markup
 
 LINES = [
     "Vitamin C is big.",
@@ -32,9 +33,9 @@ LINES = [
 LOW = Thresholds(min_unigram=3, min_bigram=3, min_pmi=0.5, min_views=10)
 
 
-def built(thresholds: Thresholds = LOW, workers: int = 1, **files) -> pl.DataFrame:
+def built(thresholds: Thresholds = LOW, workers: int = 1, batch: int = 10_000, **files) -> pl.DataFrame:
     named = {kind: [str(name) for name in names] for kind, names in files.items()}
-    return build_queries(QuerySources(**named, wordfreq_top=10), thresholds, workers)
+    return build_queries(QuerySources(**named, wordfreq_top=10), thresholds, workers, batch)
 
 
 def text(tmp_path: Path) -> Path:
@@ -57,11 +58,8 @@ def count_slowly(lines: list[str], at: Thresholds) -> dict[str, tuple[str, int]]
 
 @pytest.mark.parametrize("rarer", [LOW, Thresholds(min_unigram=7, min_bigram=3, min_pmi=0.5)])
 @pytest.mark.parametrize("batch", [10, 100, 10_000])
-def test_build_queries_counts_words_and_bigrams(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, rarer: Thresholds
-):
-    monkeypatch.setattr(query_texts, "BATCH_CHARS", batch)
-    found = built(rarer, text=[text(tmp_path)])
+def test_build_queries_counts_words_and_bigrams(tmp_path: Path, batch: int, rarer: Thresholds):
+    found = built(rarer, batch=batch, text=[text(tmp_path)])
     assert found.schema == pl.Schema(QUERIES)
     assert {row["query"]: (row["kind"], row["count"]) for row in found.to_dicts()} == count_slowly(LINES, rarer)
     assert {"new york", "vitamin c"} < set(found["query"]), "a word too short for a query may stand in one"
@@ -81,10 +79,16 @@ def test_build_queries_reads_each_compression_and_a_page_dump(tmp_path: Path):
         assert built(text=[tmp_path / name]).equals(expected), name
 
 
-def test_build_queries_gives_the_same_on_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_build_queries_gives_the_same_on_worker_processes(tmp_path: Path):
     expected = built(text=[text(tmp_path)])
-    monkeypatch.setattr(query_texts, "BATCH_CHARS", 100)
-    assert built(workers=2, text=[text(tmp_path)]).equals(expected)
+    assert built(workers=2, batch=100, text=[text(tmp_path)]).equals(expected)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.bz2", "a.txt.zst"])
+def test_read_lines_refuses_a_named_pipe(name: str, tmp_path: Path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises((PairmillError, NotRegularFileError), match=name):
+        list(read_lines(tmp_path / name))
 
 
 def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path: Path):

@@ -2,7 +2,8 @@
 
 import random
 from collections import Counter
-from concurrent.futures import Executor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,18 @@ from dataops.schema import uid
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from dataops.text.duplicates import compute_keys
-from dataops.text.minhash import choose_scheme
-from dataops.text.near_captions import MAX_LEADERS, compute_ranks
+from plugins.textdedup.config import NearCaptionsConfig
+from plugins.textdedup.minhash import choose_scheme
+from plugins.textdedup.near_captions import MAX_LEADERS, compute_ranks
+from plugins.textdedup.step import NEAR_CAPTIONS
+from plugins.textdedup.tests.unit import slow_captions as slow
 from tasks.engine import exchange
-from tasks.engine.context import Context
-from tasks.engine.stage import check_conservation, make, plan
-from tasks.filter import near_captions as near
-from tasks.filter import stage as filter_stage
-from tasks.filter import steps
-from tasks.filter.config import FilterConfig, NearCaptionsConfig
-from tasks.filter.stage import FILTER
+from tasks.filter.config import FilterConfig
+from tasks.filter.stage import FILTER, plan_sizes
+from tests.filter_runs import filtered as filter_rows
+from tests.filter_runs import with_sizes
 from tests.inline_executor import InlineExecutor
-from tests.unit.dataops.text import slow_captions as slow
-from tests.unit.dataops.text.test_minhash import variants
-from tests.unit.tasks.filter.test_steps import set_sizes, snapshot
 
-INLINE = InlineExecutor()
 NEAR = "duplicate_near_caption"
 PLAIN = {"personal": "keep", "dedupe": ["uid", "pair", "url"], "min_letter_fraction": 0, "max_repeated_fraction": None}
 
@@ -45,16 +42,8 @@ def pairs(captions: list[str], hosts: int = 3, seed: int = 0) -> list[dict]:
     return [row(f"http://host{chance.randrange(hosts)}.example/{i}.jpg", c, i) for i, c in enumerate(captions)]
 
 
-def filtered(
-    store: Path, rows: list[dict], parts: int = 3, workers: int = 1, pool: Executor | None = INLINE, **config
-) -> Manifest:
-    extracted = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
-    settings = FilterConfig(**(PLAIN | config))
-    result = make(
-        plan(FILTER, settings, 0, [extracted]), Context(FolderStore(store), store, workers=workers, pool=pool)
-    )
-    check_conservation("filter", result, [extracted])
-    return result
+def filtered(store: Path, rows: list[dict], *args: Any, **config: Any) -> Manifest:
+    return filter_rows(store, rows, *args, **(PLAIN | config))
 
 
 def captions(store: Path, manifest: Manifest, prefix: str = "part-") -> list[str]:
@@ -93,7 +82,9 @@ def test_filter_keeps_one_near_duplicate_per_host_or_overall(tmp_path: Path):
 
 def test_near_captions_equal_a_reference_in_plain_python(tmp_path: Path):
     """Compare with plain Python: normal forms, buckets of band hashes, leaders, and the greedy choice."""
-    rows = pairs(variants(5, 250), hosts=1) + [row(f"http://host0.example/x{i}.jpg", "same words") for i in range(3)]
+    rows = pairs(slow.variants(5, 250), hosts=1) + [
+        row(f"http://host0.example/x{i}.jpg", "same words") for i in range(3)
+    ]
     threshold, by = 0.7, choose_scheme(0.7)
     found = filtered(tmp_path, rows, near_captions={"threshold": threshold, "scope": "all"})
     known = compute_keys(pl.DataFrame(rows))
@@ -113,42 +104,34 @@ def test_near_captions_equal_a_reference_in_plain_python(tmp_path: Path):
     assert found.counts.dropped[NEAR] == len(rows) - len(expected)
 
 
-def test_order_parts_partitions_and_memory_do_not_change_near_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    rows = pairs([*variants(6, 450), *["the same again"] * 20], hosts=4)
+def test_order_parts_partitions_and_slices_do_not_change_near_captions(tmp_path: Path):
+    rows = pairs([*slow.variants(6, 450), *["the same again"] * 20], hosts=4)
     found = set()
-    for name, parts, bits, copies in [("a", 1, 0, 4), ("b", 3, 2, 4), ("c", 7, 3, 4000), ("d", 2, 5, 4)]:
+    for name, parts, stage in (
+        ("a", 1, FILTER), ("b", 3, with_sizes(4)), ("c", 7, with_sizes(8, 1 << 7, 1 << 7)), ("d", 2, with_sizes(32)),
+    ):  # fmt: skip
         shuffled = random.Random(name).sample(rows, len(rows))
-        set_sizes(monkeypatch, 1 << bits)
-        monkeypatch.setattr(near, "_COPIES", copies)  # 4000: many shares of a range
-        monkeypatch.setattr(near, "_SAMPLE", 10)
-        monkeypatch.setattr(steps, "SLICE_ROWS", 1 << 7 if bits == 3 else 1 << 18)
-        result = filtered(tmp_path / name, shuffled, parts, near_captions={}, memory_limit_bytes=64 << 20)
+        result = filtered(tmp_path / name, shuffled, parts, stage, near_captions={}, memory_limit_bytes=64 << 20)
         found.add(tuple(ids(tmp_path / name, result)))
     assert len(found) == 1
     assert result.counts.dropped[NEAR] > 50
 
 
-def test_a_small_memory_limit_does_not_change_near_captions(tmp_path: Path):
-    rows, config = pairs(variants(7, 5000), hosts=2), {"scope": "all"}
-    row_bytes = near.bytes_per_row(NearCaptionsConfig(threshold=0.8))
-    assert filter_stage.plan_sizes(len(rows), 8, 8 << 20, row_bytes).partitions > 2
+def test_a_small_memory_limit_and_workers_do_not_change_near_captions(tmp_path: Path):
+    rows, config = pairs(slow.variants(7, 5000), hosts=2), {"scope": "all"}
+    row_bytes = NEAR_CAPTIONS.row_bytes(NearCaptionsConfig(threshold=0.8))
+    assert plan_sizes(len(rows), 8, 8 << 20, row_bytes).partitions > 2
     one = filtered(tmp_path / "one", rows, near_captions=config)
-    two = filtered(tmp_path / "two", rows, workers=8, near_captions=config, memory_limit_bytes=64 << 20)
-    assert (one.key, one.content_digest) == (two.key, two.content_digest)
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        many = with_sizes(3, 2000, 2000)
+        two = filtered(tmp_path / "two", rows, 3, many, pool, near_captions=config, memory_limit_bytes=64 << 20)
+    assert (one.key, one.counts) == (two.key, two.counts)
+    assert ids(tmp_path / "one", one) == ids(tmp_path / "two", two)
     assert one.counts.dropped[NEAR] > 500
 
 
-@pytest.mark.timeout(180)  # six pools of processes
-def test_worker_processes_do_not_change_near_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(exchange, "SMALL_ROWS", 0)
-    rows = pairs(variants(10, 300))
-    two = filtered(tmp_path / "two", rows, parts=2, workers=2, pool=None, near_captions={})
-    one = filtered(tmp_path / "one", rows, parts=2, near_captions={})
-    assert one.content_digest == two.content_digest
-
-
 def test_near_captions_reach_recall_and_precision_over_all_pairs(tmp_path: Path):
-    texts = variants(8, 1500)
+    texts = slow.variants(8, 1500)
     rows = pairs(texts)
     result = filtered(tmp_path, rows, near_captions={"scope": "all"})
     true = slow.all_pairs(texts, 0.8)
@@ -176,9 +159,8 @@ def test_masked_captions_are_compared_after_masking(tmp_path: Path):
 
 
 def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    rows = pairs(variants(9, 150))
-    set_sizes(monkeypatch, 2)
     monkeypatch.setattr(exchange, "SMALL_ROWS", 0)
+    rows, stage = pairs(slow.variants(9, 150)), with_sizes(2)
     calls = Counter[str]()
 
     def count(task: Any) -> None:
@@ -188,16 +170,16 @@ def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path, monkeypa
 
     pool = InlineExecutor(count)
     stop = 0
-    whole = filtered(tmp_path / "whole", rows, pool=pool, near_captions={})
-    steps = calls.total()
-    for stop in (9, 13, 17, 20, 21):
+    whole = filtered(tmp_path / "whole", rows, 3, stage, pool, near_captions={})
+    total = calls.total()
+    for stop in (total // 3, total // 2, total - 4, total - 1):
         calls.clear()
         with pytest.raises(KeyboardInterrupt):
-            filtered(tmp_path / str(stop), rows, pool=pool, near_captions={})
+            filtered(tmp_path / str(stop), rows, 3, stage, pool, near_captions={})
         interrupted, stop = stop, 0
-        again = filtered(tmp_path / str(interrupted), rows, pool=pool, near_captions={})
+        again = filtered(tmp_path / str(interrupted), rows, 3, stage, pool, near_captions={})
         assert again.content_digest == whole.content_digest
-        assert calls.total() == steps + 1  # only what was interrupted was begun twice
+        assert calls.total() == total + 1  # only what was interrupted was begun twice
 
 
 def test_near_captions_config_refuses_bad_values():

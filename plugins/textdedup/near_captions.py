@@ -14,7 +14,7 @@ from dataops.kernels.characters import characters
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import text_buffers
 from dataops.text.duplicates import RANK_BITS, RANK_BITS_OF_SOURCES
-from dataops.text.shingles import MAX_CHARACTERS, write_normal_form, write_shingles
+from plugins.textdedup.shingles import MAX_CHARACTERS, write_normal_form, write_shingles
 
 MAX_LEADERS = 64
 """Maximum number of captions of a bucket that the others are compared with, so that the time for a bucket of a million

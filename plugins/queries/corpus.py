@@ -44,21 +44,23 @@ Batch = tuple[list[str], bool]
 """Texts, and whether they are articles in Wikipedia's markup."""
 
 
-def count_corpus_unigrams(paths: Sequence[Path], workers: int) -> pl.DataFrame:
+def count_corpus_unigrams(paths: Sequence[Path], workers: int, batch_chars: int = BATCH_CHARS) -> pl.DataFrame:
     """Count how often each word occurs in the files (columns word, count)."""
-    return sum_counts(_count_batches(count_unigrams, paths, workers), UNIGRAMS)
+    return sum_counts(_count_batches(count_unigrams, paths, workers, batch_chars), UNIGRAMS)
 
 
-def count_corpus_bigrams(paths: Sequence[Path], vocabulary: pl.Series, workers: int) -> pl.DataFrame:
+def count_corpus_bigrams(
+    paths: Sequence[Path], vocabulary: pl.Series, workers: int, batch_chars: int = BATCH_CHARS
+) -> pl.DataFrame:
     """Count how often two words of the vocabulary follow one another (columns first, second: rows of it; count)."""
-    return sum_counts(_count_batches(partial(count_bigrams, vocabulary), paths, workers), BIGRAMS)
+    return sum_counts(_count_batches(partial(count_bigrams, vocabulary), paths, workers, batch_chars), BIGRAMS)
 
 
 def _count_batches(
-    count: Callable[[pl.Series], pl.DataFrame], paths: Sequence[Path], workers: int
+    count: Callable[[pl.Series], pl.DataFrame], paths: Sequence[Path], workers: int, batch_chars: int
 ) -> Iterator[pl.DataFrame]:
     """Yield the counts of each batch: this process reads and decompresses, the workers strip markup and count."""
-    batches = (batch for path in paths for batch in _read_batches(path))
+    batches = (batch for path in paths for batch in _read_batches(path, batch_chars))
     first = list(islice(batches, 2))
     if len(first) < 2 or workers < 2:  # a worker takes longer to start than to count
         yield from (_count_batch(count, batch) for source in (first, batches) for batch in source)
@@ -78,14 +80,14 @@ def _count_batch(count: Callable[[pl.Series], pl.DataFrame], batch: Batch) -> pl
     return count(pl.Series([strip_markup(text) for text in texts] if pages else texts, dtype=pl.String))
 
 
-def _read_batches(path: Path) -> Iterator[Batch]:
+def _read_batches(path: Path, batch_chars: int) -> Iterator[Batch]:
     """Yield the lines of a text in batches; in a page dump, each article is one line."""
     is_dump = ".xml" in path.name  # also enwiki-20261101-pages-articles1.xml-p1p41242.bz2
     batch, size = list[str](), 0
     for line in _read_articles(path) if is_dump else _read_text(path):
         batch.append(line)
         size += len(line)
-        if size >= BATCH_CHARS:
+        if size >= batch_chars:
             yield batch, is_dump
             batch, size = [], 0
     if batch:

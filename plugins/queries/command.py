@@ -11,7 +11,7 @@ from dataops.formatting import format_counts, format_quantity
 from dataops.text.query_building import Thresholds
 from flows.commands.options import Json
 from flows.commands.output import console, print_json, text
-from tasks.filter.queries import QuerySources, build_queries, write_queries
+from plugins.queries.build import QuerySources, build_queries, write_queries
 
 Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
 

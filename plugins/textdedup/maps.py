@@ -19,46 +19,31 @@ from dataops.kernels.hashes import hash128
 from dataops.rules.personal import kept_caption
 from dataops.snapshot import Draft
 from dataops.text.duplicates import find_duplicates
-from dataops.text.minhash import choose_scheme, hash_bands
-from dataops.text.near_captions import bound_ranks, compute_ranks, find_dropped, find_near_pairs, sample_ranks
-from dataops.text.shingles import hash_normal_forms
 from dataops.text.url_signs import host
-from tasks.engine.exchange import put_frame, read_frame
-from tasks.filter.config import NearCaptionsConfig
-from tasks.filter.reasons import NEAR_CAPTION
-from tasks.filter.steps import (
-    DROP_REASONS,
-    PAIR_BYTES,
-    FilterStep,
-    drop_reason_tables,
-    put_dropped,
-    read_kept_keys,
-    read_rows,
+from plugins.textdedup.config import REASON, TABLE, NearCaptionsConfig
+from plugins.textdedup.minhash import choose_scheme, hash_bands
+from plugins.textdedup.near_captions import (
+    bound_ranks,
+    compute_ranks,
+    find_dropped,
+    find_near_pairs,
+    sample_ranks,
 )
+from plugins.textdedup.shingles import hash_normal_forms
+from tasks.engine.exchange import put_frame, read_frame
+from tasks.filter.steps import FilterStep, drop_reason_tables, put_dropped, read_kept_keys, read_rows
 
 _BOUNDS = "near-bounds.table"
 """Scratch table with the ranks at which the partitions of the ranks begin."""
-BAND_BYTES = 40
-"""Maximum bytes of what the scratch tables hold of one band of one row."""
 _COPIES = 4
 """Maximum number of copies of a batch's captions in memory, while they are sorted and compared."""
 _SAMPLE = 1000
 """One rank in so many is a sample for the bounds of the partitions of the ranks."""
 
 
-def bytes_per_row(config: NearCaptionsConfig) -> int:
-    """Return the maximum bytes of what all partitions together hold of one row."""
-    return choose_scheme(config.threshold).bands * BAND_BYTES
-
-
-def count_rank_partitions(rows: int, memory_limit_bytes: int) -> int:
-    """Return the number of partitions of the ranks: one at a time fits in the memory of all workers."""
-    return max(-(-rows * PAIR_BYTES * _COPIES // memory_limit_bytes), 1)
-
-
 def put_normal_forms(draft: Draft, step: FilterStep) -> None:
     """Put the keys of the kept rows of a batch by partition of the hash of normal form and scope."""
-    keys = read_kept_keys(draft, step, drop_reason_tables(step.job.config, near=False)).sort("row")
+    keys = read_kept_keys(draft, step, drop_reason_tables(step.job.config, added=False)).sort("row")
     captions, scopes = _read_captions(draft, step, keys["row"])
     hashes = hash_normal_forms(captions)
     has_words = pl.Series((hashes[:, 0] | hashes[:, 1]) != 0)
@@ -108,7 +93,7 @@ def put_candidates(draft: Draft, step: FilterStep) -> None:
 def choose_rank_bounds(draft: Draft, step: FilterStep) -> None:
     """Choose the ranks at which the partitions of the ranks begin, from the samples of all batches."""
     samples = pl.concat(read_frame(draft, _samples_name(batch)) for batch in range(step.job.batches))["rank"]
-    put_frame(draft, _BOUNDS, pl.DataFrame({"rank": bound_ranks(samples, step.job.rank_partitions)}))
+    put_frame(draft, _BOUNDS, pl.DataFrame({"rank": bound_ranks(samples, step.job.units["rank_partitions"])}))
 
 
 def compare_captions(draft: Draft, step: FilterStep) -> None:
@@ -139,8 +124,7 @@ def drop_near_captions(draft: Draft, step: FilterStep) -> None:
 
 
 def _config(step: FilterStep) -> NearCaptionsConfig:
-    assert step.job.config.near_captions is not None
-    return step.job.config.near_captions
+    return getattr(step.job.config, TABLE)
 
 
 def _samples_name(batch: int) -> str:
@@ -155,7 +139,8 @@ def _read_normal_forms(draft: Draft, step: FilterStep) -> pl.DataFrame:
 
 
 def _put_dropped(draft: Draft, step: FilterStep, kind: str, rows: pl.DataFrame) -> None:
-    put_dropped(draft, step, kind, rows, np.full(rows.height, DROP_REASONS.index(NEAR_CAPTION) + 1, np.uint8))
+    code = step.job.drop_reasons.index(REASON) + 1
+    put_dropped(draft, step, kind, rows, np.full(rows.height, code, np.uint8))
 
 
 def _read_captions(draft: Draft, step: FilterStep, rows: pl.Series) -> tuple[pa.Array, NDArray[np.uint64]]:

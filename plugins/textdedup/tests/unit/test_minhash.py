@@ -1,7 +1,6 @@
 """Compares shingles, signatures and bands with plain Python, and their recall with all pairs."""
 
 import math
-import random
 from itertools import combinations
 
 import numpy as np
@@ -10,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.text import minhash as caption_minhash
-from dataops.text.minhash import MAX_HASHES, RECALL, Scheme, choose_scheme, compute_signatures, hash_bands
-from dataops.text.shingles import MAX_CHARACTERS, hash_normal_forms
-from tests.unit.dataops.text import slow_captions as slow
+from plugins.textdedup import minhash as caption_minhash
+from plugins.textdedup.minhash import MAX_HASHES, RECALL, Scheme, choose_scheme, compute_signatures, hash_bands
+from plugins.textdedup.shingles import MAX_CHARACTERS, hash_normal_forms
+from plugins.textdedup.tests.unit import slow_captions as slow
 
 TEXT = st.one_of(st.text(max_size=40), st.text("aAbB ß市京İıΣςé\u0301-'\U0001f436ไทย1ŉ", max_size=20))
 
@@ -86,36 +85,9 @@ def test_choose_scheme_for_a_threshold_of_0_8():
         choose_scheme(0.01)
 
 
-WORDS = [
-    "".join(random.Random(i).choices("etaoinshrdlucmfwypvbgk", k=random.Random(-i).randint(2, 9)))
-    for i in range(1, 400)
-]
-
-
-def variants(seed: int, number: int) -> list[str]:
-    """Return captions of 3 to 20 words, and variants of them with a changed, added or removed letter or word."""
-    chance = random.Random(seed)
-    captions: list[str] = []
-    while len(captions) < number:
-        words = chance.choices(WORDS, k=chance.randint(3, 20))
-        for _ in range(chance.choice([1, 1, 2, 4])):
-            captions.append(" ".join(words))
-            at = chance.randrange(len(words))
-            edit = chance.choice(["letter", "word", "more", "less"])
-            if edit == "letter":
-                words[at] = chance.choice("aeiou") + words[at][1:]
-            elif edit == "word":
-                words[at] = chance.choice(WORDS)
-            elif edit == "more":
-                words.insert(at, chance.choice(WORDS))
-            elif len(words) > 2:
-                del words[at]
-    return sorted(set(captions))
-
-
 def test_signatures_agree_with_the_probability_of_the_jaccard_similarity():
     """Check that the share of 128 hashes that agree is J on average, with the deviation of independent tosses."""
-    captions = variants(1, 1200)
+    captions = slow.variants(1, 1200)
     signed = compute_signatures(pa.array(captions), 128)
     pairs = {pair: similarity for pair, similarity in slow.all_pairs(captions, 0.2).items() if similarity < 0.95}
     assert len(pairs) > 1000
@@ -127,7 +99,7 @@ def test_signatures_agree_with_the_probability_of_the_jaccard_similarity():
 
 @pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
 def test_bands_reach_the_recall_over_all_pairs(threshold: float):
-    captions = variants(2, 3000)
+    captions = slow.variants(2, 3000)
     by = choose_scheme(threshold)
     hashes = hash_bands(pa.array(captions), np.zeros(len(captions), np.uint64), by)
     true = slow.all_pairs(captions, threshold)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dataops.kernels.characters import characters
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import mix, text_buffers
-from dataops.text.shingles import MAX_CHARACTERS, SHINGLE, shingle_at, write_normal_form
+from plugins.textdedup.shingles import MAX_CHARACTERS, SHINGLE, shingle_at, write_normal_form
 
 RECALL = 0.98
 """Minimum probability that a pair at the threshold shares a band; above the threshold, it grows fast."""

@@ -12,10 +12,10 @@ import polars as pl
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
+from dataops.plugins import require
 from dataops.process import count_cores
-from dataops.regular_files import check_regular
-from dataops.text.query_building import LEMMAS, TITLES, WORDS, Thresholds, merge_queries, select_bigrams, select_words
-from tasks.filter.query_corpus import count_corpus_bigrams, count_corpus_unigrams, read_lines
+from dataops.text.query_building import LEMMAS, TITLES, Thresholds, merge_queries, select_bigrams, select_words
+from plugins.queries.corpus import BATCH_CHARS, count_corpus_bigrams, count_corpus_unigrams, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +46,14 @@ class QuerySources:
     """Number of words of each of these languages."""
 
 
-def build_queries(sources: QuerySources, thresholds: Thresholds, workers: int | None = None) -> pl.DataFrame:
+def build_queries(
+    sources: QuerySources, thresholds: Thresholds, workers: int | None = None, batch_chars: int = BATCH_CHARS
+) -> pl.DataFrame:
     """Read the files and build the list (columns dataops.text.query_building.QUERIES).
 
     Args:
         workers: number of processes that count; None is one per core.
+        batch_chars: characters of a batch, which one process counts at a time.
 
     Raises: ConfigError when a file is missing, or no query is above the thresholds; SourceError when a file cannot be
         read.
@@ -60,9 +63,9 @@ def build_queries(sources: QuerySources, thresholds: Thresholds, workers: int | 
     views = [_read_titles(path, sources.projects) for path in titles]
     lists = [_read_lemmas(path) for path in lemmas]
     lists += [_read_wordfreq(code, sources.wordfreq_top) for code in sources.wordfreq]
-    every_word = count_corpus_unigrams(text, workers)
+    every_word = count_corpus_unigrams(text, workers, batch_chars)
     words = select_words(every_word, thresholds)
-    pairs = count_corpus_bigrams(text, words["word"], workers)
+    pairs = count_corpus_bigrams(text, words["word"], workers, batch_chars)
     found = merge_queries(
         words,
         select_bigrams(pairs, words, int(every_word["count"].sum()), thresholds),
@@ -93,28 +96,6 @@ def write_queries(found: pl.DataFrame, out: Path, sources: QuerySources, thresho
         unfinished.replace(out)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def read_queries(path: Path) -> list[str]:
-    """Return the queries of a list, in its order.
-
-    Raises: ConfigError when there is no such file, or it is not Parquet with a column `query` of strings with words.
-    """
-    try:
-        check_regular(path)
-        queries = pl.read_parquet(path, columns=["query"], use_statistics=False)["query"]
-    except FileNotFoundError:
-        problem = f"is not a file (current folder: {Path.cwd()})"
-    except (OSError, pl.exceptions.PolarsError) as error:
-        problem = f"cannot be read: {str(error).splitlines()[0]}"
-    else:
-        if queries.dtype != pl.String:
-            problem = f"has a column query of type {queries.dtype}; it must be String"
-        elif not (has_words := queries.str.contains(WORDS).fill_null(False)).all():
-            problem = f"has no word in row {has_words.arg_min()} of column query"
-        else:
-            return queries.to_list()
-    raise ConfigError(f"the list of queries {path} {problem}; make a list with `pairmill queries build`")
 
 
 def _find_files(*lists: Sequence[str]) -> list[list[Path]]:
@@ -170,10 +151,9 @@ def _read_lemmas(path: Path) -> pl.DataFrame:
 
 
 def _read_wordfreq(language: str, top: int) -> pl.DataFrame:
-    try:
-        import wordfreq
-    except ImportError as error:
-        raise ConfigError("the package wordfreq is not installed: pip install -e '.[queries]'") from error
+    require(["wordfreq"], "queries", "--wordfreq")
+    import wordfreq
+
     try:
         words = wordfreq.top_n_list(language, top)
     except LookupError as error:

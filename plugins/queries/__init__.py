@@ -1,0 +1,1 @@
+"""`pairmill queries build`: lists of queries for `[filter.balance]`, from texts, titles and lemmas."""
