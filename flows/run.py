@@ -20,8 +20,8 @@ from dataops.store import Store, open_store
 from flows.abandoned_runs import close_task_runs
 from flows.allowed_stores import check_store
 from flows.artefacts import RunArtefacts
-from flows.checks.last_version import check_run
 from flows.config import RunConfig, check_config, config_name, load_config
+from flows.dataset_checks import check_run
 from flows.display import RunDisplay
 from flows.events import emit_events
 from flows.interruption import rearm

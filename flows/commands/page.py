@@ -8,7 +8,7 @@ from dataops.errors import ConfigError
 from dataops.redaction import escape_for_display
 from dataops.snapshot import Manifest
 from dataops.store import Store
-from flows.checks.report_on_page import find_report, insert_report
+from flows.dataset_checks import find_report, insert_report
 from flows.records import find_snapshot, load_manifests, load_run
 from tasks.curate.clusters.report import report_html as clusters_html
 from tasks.curate.clusters.table import CLUSTERS_PART

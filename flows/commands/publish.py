@@ -12,10 +12,10 @@ from dataops.formatting import format_bytes, format_quantity
 from dataops.snapshot import Manifest
 from dataops.store import Store, open_store
 from dataops.trace.training_datasets import list_training_datasets
-from flows.checks.report_on_page import find_report
 from flows.commands.diff import find_dataset
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
+from flows.dataset_checks import find_report
 from flows.records import find_snapshot, known_stores
 from infra.local import services
 from tasks.engine.scratch_folders import scratch_folder

@@ -19,9 +19,9 @@ from dataops.snapshot import Manifest
 from dataops.stages import STAGES, RunState
 from dataops.store import Store
 from dataops.trace.sources import count_filtered, list_named_sources
-from flows.checks.report_on_page import find_report
 from flows.commands.options import Json, OptionalName, StoreUri
 from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
+from flows.dataset_checks import find_report
 from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_manifests, load_run, newest_run, no_runs
 from infra.local import services
 from tasks.checks.report import CheckReport

@@ -1,1 +1,0 @@
-"""The checks of a run's dataset: the last version of its name, and the report on a page."""
