@@ -23,7 +23,7 @@ import polars as pl
 import pyarrow as pa
 
 from benchmarks.measure import Row, finish, make_parser
-from dataops.schema import PACKED, conform
+from dataops.schema import CURATED, conform
 from dataops.snapshot import Counts, Draft, Manifest, content_digest
 from dataops.store import FolderStore
 from dataops.trace.targets import Target
@@ -56,7 +56,7 @@ def make_rows(start: int, count: int) -> pa.Table:
         source=pl.format("crawl-data/CC-MAIN-2026-10/{}.warc.gz", pl.col("n") // 40_000),
         source_offset=pl.col("n").cast(pl.Int64) * 1000,
     )
-    return conform(text.with_columns(key="uid").drop("a", "b", "host", "site", "n").to_arrow(), PACKED, "benchmark")
+    return conform(text.with_columns(key="uid").drop("a", "b", "host", "site", "n").to_arrow(), CURATED, "benchmark")
 
 
 def write_dataset(store: FolderStore, total: int) -> Manifest:

@@ -10,7 +10,22 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import xxhash
 
+from dataops import plugins
 from dataops.errors import SchemaError
+
+
+class Column(NamedTuple):
+    """A column that an object of a plugin kind adds."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+
+    @property
+    def field(self) -> pa.Field:
+        """Return the field of a schema."""
+        return pa.field(self.name, self.type)
+
 
 PAIRS = pa.schema(
     [
@@ -50,19 +65,6 @@ INSPECTION = [
     pa.field("phash", pa.string()),
     pa.field("cluster", pa.string()),
     pa.field("evaluation_overlap", pa.string()),
-]
-SCORES = [
-    pa.field("clip_score", pa.float32()),
-    pa.field("aesthetic", pa.float32()),
-    pa.field("nsfw", pa.float32()),
-    pa.field("faces", pa.float32()),
-]
-SCORE_NAMES = [field.name for field in SCORES]
-FACE_BBOXES = pa.list_(pa.list_(pa.float32()))
-FACES = [pa.field("face_bboxes", FACE_BBOXES)]  # DataComp's name; null where no faces were looked for
-IMAGE_CLUSTERS = [  # of curate with [curate.clusters] only
-    pa.field("image_cluster", pa.int32()),
-    pa.field("centroid_distance", pa.float32()),
 ]
 CaptionKind = Literal[
     "alt", "title", "aria_label", "figcaption", "og", "filename", "pair_list", "keywords", "description", "synthetic"
@@ -134,13 +136,6 @@ MEANINGS = {
     "phash": "Perceptual hash of the image, 16 hex digits.",
     "cluster": "Smallest `uid` of the pairs that are duplicates of each other; null for no duplicate.",
     "evaluation_overlap": "Evaluation sets that have the image, joined by commas.",
-    "clip_score": "Cosine of the features of image and caption.",
-    "aesthetic": "Value of your linear head over the image features.",
-    "nsfw": "Probability that the image is pornographic, 0 to 1.",
-    "faces": "Number of faces.",
-    "face_bboxes": "Boxes of the faces: x0, y0, x1, y1 as shares of width and height; null where no detector ran.",
-    "image_cluster": "Number of the cluster of image features (`curate.clusters`); null for a row without a feature.",
-    "centroid_distance": "1 - cosine of the image's feature and the nearest centroid of k-means.",
     "captions": "Further captions of the image, each with `uid`, `caption`, `caption_source`, `language` and its origin; "
     "only with `filter.captions_per_image` or `[curate.recaption]`.",
     "drop_reason": "Why the row was dropped.",
@@ -161,13 +156,19 @@ MEANINGS = {
 
 FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])
-CURATED = pa.schema([*DOWNLOADED, *INSPECTION, *SCORES, *FACES])
-PACKED = CURATED  # `shard` now names the training shard
+CURATED = pa.schema([*DOWNLOADED, *INSPECTION])
+"""Columns of the kept parts of `curate` without those of its steps. `pack` copies all columns of its input; there, `shard`
+is the training shard."""
 
 
-def curated_schema(*, has_clusters: bool) -> pa.Schema:
-    """Return the schema of the kept parts of `curate`."""
-    return pa.schema([*CURATED, *(IMAGE_CLUSTERS if has_clusters else [])])
+def find_added_columns() -> dict[str, Column]:
+    """Return the columns that the installed steps of curate may add, by name."""
+    return {column.name: column for step in plugins.load("steps").values() for column in step.columns}
+
+
+def find_meanings() -> dict[str, str]:
+    """Return the meaning of each column, also of those that the steps of curate add."""
+    return MEANINGS | {column.name: column.meaning for column in find_added_columns().values()}
 
 
 def dropped_schema(schema: pa.Schema) -> pa.Schema:

@@ -1,10 +1,9 @@
 """The job that scores images with a CLIP model: `python -m training.score JOB.json`.
 
-A job computes one of two scores, or features:
+A job computes one of two scores:
 
 clip_score   cosine of the image's and the caption's feature
 aesthetic    a linear head over the image's unit-norm feature (the head's `weight` and `bias`)
-features     the image's feature in fixed point (dataops.clusters.vectors)
 
 A score depends on image, caption and weights alone, to the bit on one kind of processor, so it can be cached: images
 pass through the model in batches of one fixed size (short ones are padded), captions in such batches of texts with the
@@ -16,7 +15,7 @@ Shape suffixes: N rows of a shard, B batch, L tokens, D embed_dim.
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -29,9 +28,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dataops.clusters.vectors import round_features, split_features
 from dataops.errors import ContractError
-from dataops.images.score_tables import FEATURES, SCORES, TO_SCORE
+from dataops.images.score_tables import SCORES, TO_SCORE
 from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
@@ -67,8 +65,6 @@ class ScoreJob(JobFile):
     """Folder or file of the model: see training/model/load.py."""
     head: Path | None = None
     """Safetensors file with `weight` (D,) or (1, D) and optionally `bias` (1,): score by it, without captions."""
-    features: bool = False
-    """Write the features of the images (FEATURES) instead of scores."""
     shards: tuple[ShardToScore, ...]
     """Shards, in order; those that have a result are skipped."""
     output: Path
@@ -79,26 +75,34 @@ class ScoreJob(JobFile):
     """Threads that decode and, on the CPU, encode; None: one a core. The scores are the same on any number."""
 
 
+ScoreShard = Callable[[EvaluatedModel, ShardToScore, str, int | None], pa.Table]
+"""Returns `id` and the result of each row of a shard, given a model, a device and a number of threads."""
+
+
 def run_job(job: ScoreJob) -> None:
     """Score each shard that has no result yet.
 
     Raises: ContractError if a shard, the model or the head is invalid.
     """
+    head_D = None if job.head is None else read_head(job.head)
+    score_shards(
+        job, lambda loaded, shard, device, threads: score_shard(loaded, shard, head_D, device=device, threads=threads)
+    )
+
+
+def score_shards(job: ScoreJob, score: ScoreShard) -> None:
+    """Write the result of `score` for each shard that has none yet. Raises: ContractError if the model is invalid."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     device = job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     store = FolderStore(job.output)
     loaded = load_any(job.model, device=device)
-    head_D = None if job.head is None else read_head(job.head)
     for done, shard in enumerate(job.shards):
         name = f"{shard.name}.parquet"
         if store.size(name) is None:
             started = time.perf_counter()
-            if job.features:
-                scores = encode_shard(loaded, shard, device=device, threads=job.threads)
-            else:
-                scores = score_shard(loaded, shard, head_D, device=device, threads=job.threads)
+            scores = score(loaded, shard, device, job.threads)
             store.put(name, _to_parquet(scores))
             rate = scores.num_rows / (time.perf_counter() - started)
             logger.info(
@@ -123,7 +127,7 @@ def score_shard(
     rows = pq.read_table(shard.rows, schema=TO_SCORE)
     text_ND = None if head else encode_captions(loaded, rows["caption"].to_pylist(), device, threads)
     score_N = torch.full((rows.num_rows,), torch.nan, dtype=torch.float64)
-    for positions, feature_BD in _encode_rows(loaded, shard, rows, device, threads):
+    for positions, feature_BD in encode_rows(loaded, shard, rows, device, threads):
         if head is None:
             assert text_ND is not None
             score_N[positions] = (feature_BD * text_ND[positions]).sum(dim=1)
@@ -133,22 +137,10 @@ def score_shard(
     return pa.table({"id": rows["id"].combine_chunks(), "score": pa.array(scores, pa.float32())}, schema=SCORES)
 
 
-def encode_shard(
-    loaded: EvaluatedModel, shard: ShardToScore, *, device: str = "cpu", threads: int | None = None
-) -> pa.Table:
-    """Return the features (FEATURES) of the images of a shard, in the order of its rows."""
-    rows = pq.read_table(shard.rows, schema=TO_SCORE)
-    features: list[bytes | None] = [None] * rows.num_rows
-    for positions, feature_BD in _encode_rows(loaded, shard, rows, device, threads):
-        for position, feature in zip(positions, split_features(round_features(feature_BD.numpy())), strict=True):
-            features[position] = feature
-    return pa.table({"id": rows["id"].combine_chunks(), "feature": pa.array(features, pa.binary())}, schema=FEATURES)
-
-
-def _encode_rows(
+def encode_rows(
     loaded: EvaluatedModel, shard: ShardToScore, rows: pa.Table, device: str, threads: int | None
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield numbers of rows and the features of their images, as encode_shard_images does.
+    """Yield numbers of rows (TO_SCORE) and the features of their images, as encode_shard_images does.
 
     Raises: ContractError if the shard lacks the sample of a row.
     """

@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from benchmarks.inputs.rows import make_pairs, random_bits, random_shares
-from dataops.schema import PACKED, conform
+from dataops.schema import CURATED, conform
 from dataops.shards.layout import Member
 from dataops.shards.tar import ShardWriter, format_index
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, content_digest, load_manifest
@@ -68,7 +68,7 @@ def make_rows(start: int, count: int, number: int) -> pa.Table:
     """Return rows of a dataset, with the columns of `pack`."""
     pairs, at = make_pairs(start, count), np.arange(start, start + count, dtype=np.uint64)
     uids = [f"{high:016x}{low:016x}" for high, low in zip(random_bits(at, 1), random_bits(at, 2), strict=True)]
-    columns = {name: pairs[name] for name in pairs.column_names if name in PACKED.names}
+    columns = {name: pairs[name] for name in pairs.column_names if name in CURATED.names}
     more = {
         "uid": uids,
         "key": uids,
@@ -84,7 +84,8 @@ def make_rows(start: int, count: int, number: int) -> pa.Table:
         "sha256": _digests(at),
         "phash": [f"{bits:016x}" for bits in random_bits(at, 8)],
     }
-    return conform(pa.table(columns | more), PACKED, "benchmark")
+    schema = CURATED.append(pa.field("clip_score", pa.float32()))
+    return conform(pa.table(columns | more), schema, "benchmark")
 
 
 def _digests(at: np.ndarray) -> list[str]:

@@ -15,11 +15,12 @@ from benchmarks.inputs.rows import random_bits, random_shares
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore, open_store
 from tasks.curate.choose import choose_rows, read_decisions
-from tasks.curate.config import CurateConfig
-from tasks.curate.inspect_images import INSPECTED, inspected_name
+from tasks.curate.config import CurateConfig, Units
+from tasks.curate.inspect_images import INSPECTED, RawShard, inspected_name
 from tasks.engine.exchange import Step, run
 from tasks.engine.map_parts import map_parts, shared_workers
 
+UNITS = Units()
 THUMBNAIL = 6
 """Size of a thumbnail in words of 8 bytes; a real one has 96, but few thumbnails are read."""
 
@@ -77,23 +78,25 @@ def make_inspected(rows: np.ndarray) -> pa.Table:
     return pa.table(columns).cast(INSPECTED)
 
 
-def time_choice(job: Job, pool: Executor | None = None) -> tuple[float, str]:
+def time_choice(job: Job, pool: Executor | None = None, units: Units = UNITS) -> tuple[float, str]:
     """Run choose_rows on `rows` images; return the seconds, and a digest of the decisions."""
-    context, config = replace(job.context(), pool=pool), CurateConfig()
+    context, config = replace(job.context(), pool=pool), CurateConfig().with_units(units)
     draft = Draft(context.store, "curate", "made")
     written = [name for name in context.store.names("curate/made") if "/inspected-" not in name]
     context.store.delete(written)  # by another engine
     starts = range(0, job.rows, SHARD_ROWS)
-    names, sizes = [_number(start) for start in starts], [min(SHARD_ROWS, job.rows - start) for start in starts]
+    shards = [
+        RawShard("", min(SHARD_ROWS, job.rows - start), f"raw/{_number(start)}.tar", "jpg", config) for start in starts
+    ]
     started = time.perf_counter()
     with shared_workers(context) as shared:
 
         def run_steps(tasks: list[Step[Any]]) -> list[Record]:
             return map_parts(run, tasks, draft, shared)
 
-        choose_rows(names, sizes, config, None, run_steps)
+        choose_rows(shards, config, None, run_steps)
     seconds = time.perf_counter() - started
     digest = hashlib.sha256()
-    for name in names:
-        digest.update(repr(read_decisions(draft, name).to_pydict()).encode())
+    for shard in shards:
+        digest.update(repr(read_decisions(draft, shard.number).to_pydict()).encode())
     return seconds, digest.hexdigest()

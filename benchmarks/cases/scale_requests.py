@@ -18,7 +18,7 @@ from benchmarks.cases.scale_job import Job
 from benchmarks.inputs.rows import make_parts
 from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
 from dataops.store import FolderStore
-from tasks.curate import steps as curate_steps
+from tasks.curate.config import Units
 from tasks.engine import exchange
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
@@ -80,9 +80,8 @@ def count_choice(folder: Path, rows: int, unit: int) -> int:
     """Return the requests of choose_rows on so many rows, in batches and partitions of `unit` rows."""
     store = folder / f"curate-{rows}"
     write_inspected(FolderStore(store), rows)
-    sizes = {"BATCH_ROWS": unit, "PARTITION_ROWS": unit, "NEAR_PARTITION_ROWS": 2 * unit, "MAX_GROWTH": 1}
-    with patch.multiple(curate_steps, **sizes), ThreadPoolExecutor(1) as pool, count_requests() as found:
-        time_choice(Job(str(store), "choice", 1, rows=rows), pool)
+    with ThreadPoolExecutor(1) as pool, count_requests() as found:
+        time_choice(Job(str(store), "choice", 1, rows=rows), pool, Units(unit, unit, 2 * unit, max_growth=1))
     return sum(found)
 
 

@@ -5,18 +5,11 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from dataops.schema import FACE_BBOXES
-
 ID = pa.binary(16)
 TO_SCORE = pa.schema([("key", pa.string()), ("caption", pa.string()), ("id", ID)])
 """Samples of a shard to score, one per row; `id` is returned with the score."""
 SCORES = pa.schema([("id", ID), ("score", pa.float32())])
 """Scores of samples; null if the image cannot be decoded."""
-FACES = pa.schema([*SCORES, ("face_bboxes", FACE_BBOXES)])
-"""Scores of the scorer `faces`: the number of faces, and their boxes."""
-
-FEATURES = pa.schema([("id", ID), ("feature", pa.binary())])
-"""Image features in fixed point (dataops.clusters.vectors); null if the image cannot be decoded."""
 
 
 def compute_score_ids(digests: Sequence[str], captions: Sequence[str] | None) -> pa.Array:

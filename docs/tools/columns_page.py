@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from dataops import schema
+from dataops import plugins, schema
 from docs.tools.markdown import format_table
 from tasks.download.outcome import EVIDENCE
 
@@ -31,11 +31,15 @@ def render() -> str:
         ("`extract`", "Columns of `extract`.", schema.PAIRS),
         ("`filter`", "`filter` adds these columns.", [*schema.LANGUAGE, *schema.BALANCE]),
         ("`download`", "`download` adds these columns.", schema.FETCH),
-        ("`curate`", "`curate` adds these columns.", [*schema.INSPECTION, *schema.SCORES, *schema.FACES]),
-        (
-            "`curate` with clusters",
-            "With `[curate.clusters]`, `curate` adds these columns too. `pack` does not copy them.",
-            schema.IMAGE_CLUSTERS,
+        ("`curate`", "`curate` adds these columns.", schema.INSPECTION),
+        *(
+            (
+                f"`curate` with `[curate.{step.table}]`",
+                f"With `[curate.{step.table}]`, `curate` adds these columns too, those of a score if it is computed.",
+                [column.field for column in step.columns],
+            )
+            for step in plugins.load("steps").values()
+            if step.columns
         ),
         (
             "`pack`",
@@ -61,6 +65,7 @@ def render() -> str:
 
 
 def _section(heading: str, text: str, fields: Iterable[pa.Field]) -> str:
-    rows = [(f"`{field.name}`", f"`{field.type}`", schema.MEANINGS[field.name]) for field in fields]
+    meanings = schema.find_meanings()
+    rows = [(f"`{field.name}`", f"`{field.type}`", meanings[field.name]) for field in fields]
     table = format_table(("column", "type", "meaning"), rows) if rows else ""
     return f"## {heading}\n\n{text}\n" + (f"\n{table}" if table else "")

@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, Response
 from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from dataops.redaction import escape_for_display
-from dataops.schema import MEANINGS
+from dataops.schema import find_meanings
 from dataops.stages import PAIR_STAGES
 from flows.browse.address import Address, parse_offset, parse_whole
 from flows.browse.site import Site
@@ -73,7 +73,7 @@ def list_page(site: Site, request: Request) -> Response:
         first=address.o + 1, last=address.o + len(rows), following=address.o + PAGE_ROWS, page_rows=PAGE_ROWS,
         has_more=address.o + PAGE_ROWS < min(total, MAX_OFFSET), previous=max(0, address.o - PAGE_ROWS),
         filters=[(str(one), _describe(one, view)) for one in query.selection.filters],
-        columns=[(name, kind_of(type_), MEANINGS.get(name, "")) for name, type_ in view.columns.items()],
+        columns=[(name, kind_of(type_), find_meanings().get(name, "")) for name, type_ in view.columns.items()],
         operators=[(kind, list(names.items())) for kind, names in OPERATORS.items()],
         sort=query.selection.sort, descending=query.selection.descending, has_meaning=meaning is not None,
         model=meaning.model.name.removeprefix("models:/") if meaning else "", hides_rows=view.hides_rows,
@@ -142,14 +142,14 @@ def _values(address: Address, bins: Sequence[Bin], view: View) -> dict[str, Any]
             {"label": label, "rows": one.rows, "share": one.rows / most if most else 0,
              "link": address.link(f=(*address.f, *filters))}
         )  # fmt: skip
-    return {"column": column, "meaning": MEANINGS.get(column, ""), "bins": shown}
+    return {"column": column, "meaning": find_meanings().get(column, ""), "bins": shown}
 
 
 def row_page(site: Site, request: Request) -> Response:
     """Show one row with all its columns, its image, and what can be done with it."""
     dataset, view, row, number = find_row(site, request)
     card = _card(dataset, view, row, {})
-    cells = [(name, _text(row[name]), MEANINGS.get(name, "")) for name in view.columns]
+    cells = [(name, _text(row[name]), find_meanings().get(name, "")) for name in view.columns]
     targets = [
         (kind, str(row[column]))
         for kind, column in (("uid", "uid"), ("sha256", "sha256"), ("url", "url"))

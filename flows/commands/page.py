@@ -3,6 +3,7 @@
 import sys
 import webbrowser
 from pathlib import Path
+from pkgutil import resolve_name
 
 from dataops.errors import ConfigError
 from dataops.redaction import escape_for_display
@@ -10,14 +11,13 @@ from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.dataset_checks import find_report, insert_report
 from flows.records import find_snapshot, load_manifests, load_run
-from tasks.curate.clusters.report import report_html as clusters_html
-from tasks.curate.clusters.table import CLUSTERS_PART
+from tasks.curate.step import list_steps
 from tasks.download.report import report_html as download_html
 from tasks.filter.report import report_html as filter_html
 from tasks.pack.card import HTML_PAGE
 
 PAGED = ("pack", "download", "filter", "curate")
-"""Stages that have a page; `curate` has one with clusters. For a run, the first of them that it has finished counts."""
+"""Stages that have a page; `curate` has that of its first step with one. For a run, the first that it has counts."""
 
 
 def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | None) -> Path:
@@ -35,7 +35,7 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | 
     else:
         record, store = load_run(name, home, store_uri)
         manifests = load_manifests(record, store)
-    paged = [one for one in manifests if one.stage in PAGED and (one.stage != "curate" or one.named(CLUSTERS_PART))]
+    paged = [one for one in manifests if one.stage in PAGED and (one.stage != "curate" or _pages_of_steps(one))]
     if not paged:
         raise ConfigError(
             f"{name} has no complete snapshot of the stages {', '.join(PAGED)}; other stages have no page"
@@ -58,11 +58,15 @@ def open_page(page: Path) -> None:
     sys.stderr.write(escape_for_display(line) + "\n")
 
 
+def _pages_of_steps(curate: Manifest) -> list[str]:
+    return [step.page for step in list_steps(curate.config) if step.page]
+
+
 def _page(manifest: Manifest, store: Store) -> bytes:
     if manifest.stage == "filter":
         return filter_html(manifest).encode("utf-8", "replace")
     if manifest.stage == "curate":
-        return clusters_html(manifest, store).encode("utf-8", "replace")
+        return resolve_name(_pages_of_steps(manifest)[0])(manifest, store).encode("utf-8", "replace")
     if manifest.stage == "download":
         return download_html(manifest, store).encode("utf-8", "replace")
     if not manifest.named(HTML_PAGE):

@@ -116,7 +116,7 @@ def total_lines(total: Estimate, workers: int) -> list[tuple[str, str]]:
     if total.reads or total.writes:
         lines.append(("requests", f"{about}{total.reads:,.0f} GET and {about}{total.writes:,.0f} PUT"))
     if total.model_requests:
-        lines.append(("of a model", f"at most ~{format_rows(total.model_requests)} images (curate.recaption)"))
+        lines.append(("of a model", f"at most ~{format_rows(total.model_requests)} images"))
     if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
         lines.append(("this machine", f"is busy with other work (load {os.getloadavg()[0]:.0f}): a run takes longer"))
     return [*lines, ("price", f"{about}${total.dollars:,.2f} (execution.prices)")]

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from dataops.config import PriceConfig
 from flows.planning.pack_requests import FENCE, RAW_ROW_BYTES, PackCosts, describe, plan_pack
+from tasks.curate.choose import EXCHANGES, batch_shards, plan_job
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import RawShard, inspect_shard
 from tasks.curate.stage import group_shards
-from tasks.curate.steps import EXCHANGES, ShardRows, batch_shards, plan_job
 from tasks.engine.exchange import Exchange
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import cut_batches, join_batches, plan_sizes
@@ -245,11 +245,12 @@ def plan_filter_stage(pairs: float, files: int, p: Prices, c: Costs) -> StagePla
 def plan_curate_stage(rows: float, shards: int, p: Prices, c: Costs) -> StagePlan:
     """Return the cost of curate."""
     each = int(rows // shards)
-    batches = batch_shards([ShardRows("", each)] * shards)
+    raw_shards = [RawShard("", each, "", "", CurateConfig())] * shards
+    batches = batch_shards(raw_shards, CurateConfig().units)
     job = plan_job(CurateConfig(), each * shards, len(batches))
     exchanges = [job.exchange(kind) for kind in (*EXCHANGES, *["connected"] * (ROUNDS - 1))]
     requests, merges = exchange_requests(exchanges)
-    tasks = len(group_shards(inspect_shard, [RawShard("", "", "", job.config)] * shards))
+    tasks = len(group_shards(inspect_shard, raw_shards))
     # inspect_shard: rows, tar (its size too), a table; put_rows, put_candidates: the table again; put_decisions: one
     requests = requests.plus(tasks * TASK + shards * (1 + 2 + 1 + 1), tasks * PUT + shards * 2)
     # write_rows: rows and decisions, two parts; afterwards their sizes

@@ -11,6 +11,7 @@ from flows.config import RunConfig
 from flows.planning.corpus import Prices, load_costs
 from flows.planning.history import Earlier, History, choose_timed
 from flows.planning.train_cost import forward_flops, train_flops, uses_gpu
+from tasks.curate.step import list_steps
 from tasks.extract.config import SOURCE_KINDS
 from tasks.filter.steps import SLICE_ROWS
 
@@ -133,7 +134,12 @@ def _fit(
 def _quiet_seconds(name: str, config: RunConfig, one: Earlier) -> float | None:
     """Return the wall time that an earlier stage takes by its CPU time; None if it did not only compute."""
     is_computing = name in ("filter", "curate", "pack") or (name == "train" and not _is_on_gpu(name, config))
-    if one.cpu_seconds is None or one.is_remote or not is_computing or one.manifest.config.get("recaption"):
+    if (
+        one.cpu_seconds is None
+        or one.is_remote
+        or not is_computing
+        or any(step.requests for step in list_steps(one.manifest.config))
+    ):
         return None
     work = max(one.cpu_seconds - START_CPU_SECONDS[name], 0.0)
     cores = _cores(name, config, one.workers, _tasks_of(name, one))
@@ -184,8 +190,7 @@ def _is_comparable(name: str, config: RunConfig, one: Earlier) -> bool:
     if name == "extract":
         return was.get("kind") == config.stage_config("source").key_config().get("kind")
     if name == "curate":
-        wanted = config.curate.key_config()
-        return all(bool(was.get(table)) == bool(wanted.get(table)) for table in ("scores", "recaption"))
+        return list_steps(was) == list_steps(config.curate)
     return True
 
 

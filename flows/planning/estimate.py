@@ -18,6 +18,7 @@ from flows.planning.duration import PARALLEL, Machine, count_tasks, estimate_dur
 from flows.planning.history import Earlier
 from flows.planning.pack_requests import RAW_ROW_BYTES
 from flows.planning.train_cost import uses_gpu
+from tasks.curate.step import list_steps
 from tasks.engine.stage import Stage
 
 
@@ -38,7 +39,7 @@ class Estimate:
     writes: float = 0.0
     dollars: float = 0.0
     model_requests: float = 0.0
-    """Images that a model captions (`[curate.recaption]`), each by one request or more if it is not cached."""
+    """Images that a model captions (a step of curate), each by one request or more if it is not cached."""
     at_most: bool = False
     """Whether it may be far less: the rows of a crawl of unknown sites are those of `source.max_pages`."""
     basis: list[str] = field(default_factory=list)
@@ -79,11 +80,11 @@ def estimate_stage(
         before = next((one.manifest for one in earlier if one.manifest.facts.get("bytes_fetched")), None)
         each = before.facts["bytes_fetched"] / max(before.counts.kept, 1) if before else Prices().fetched_bytes
         result.web_bytes = result.kept * each * share_left
-    if name == "curate" and config.curate.recaption:
-        recaption = config.curate.recaption
-        result.model_requests = min(result.kept, recaption.max_images or result.kept) * share_left
-        if recaption.requests_per_second:
-            result.seconds = max(result.seconds, result.model_requests / recaption.requests_per_second)
+    for step in list_steps(config.curate) if name == "curate" else ():
+        if step.requests:
+            requests, seconds = step.requests(getattr(config.curate, step.table), result.kept)
+            result.model_requests += requests * share_left
+            result.seconds = max(result.seconds, seconds * share_left)
     if is_remote:
         _add_requests(name, rows, fetched_rows, workers, result)
     _add_hours(name, config, workers, result)

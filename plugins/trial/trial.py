@@ -19,8 +19,11 @@ from dataops.store import Store, open_store
 from flows.config import RunConfig, apply_setting, validate_values
 from flows.config_problems import format_problems
 from flows.records import RunRecord, list_runs, load_run
+from flows.trial.sample import take_sample
 from plugins.trial.sample import take_sample
+from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
+from tasks.curate.step import list_steps
 from tasks.engine.context import Context
 from tasks.engine.map_parts import shared_workers
 from tasks.engine.stage import Stage, make, plan
@@ -182,9 +185,9 @@ def _sample_source(
 
 def _without_side_effects(config: Any, notes: list[str]) -> Any:
     """Return a config that reads no other dataset, since a temporary store has none, and that asks no model."""
-    if getattr(config, "recaption", None):
-        notes.append("curate.recaption is left out: a trial asks no model")
-        return config.model_copy(update={"recaption": None})
+    if isinstance(config, CurateConfig) and (asking := [one.table for one in list_steps(config) if one.requests]):
+        notes.extend(f"curate.{table} is left out: a trial asks no model" for table in asking)
+        return config.model_copy(update=dict.fromkeys(asking))
     if getattr(config, "seen", None):
         notes.append("filter.seen is left out: a trial reads no other dataset")
         return config.model_copy(update={"seen": []})

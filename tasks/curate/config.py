@@ -1,17 +1,16 @@
 """Define `[curate]`: which images are good enough, which are duplicates, and which must not be trained on."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from dataops import plugins
 from dataops.config import SourceOrder, problems_of
 from dataops.errors import ConfigError
 from dataops.images.score_rules import ScoreRule
-from dataops.schema import SCORE_NAMES
-from tasks.curate.clusters.config import ClustersConfig
-from tasks.curate.recaption.config import RecaptionConfig
-from tasks.curate.scores.config import ScoresConfig
+from tasks.curate.step import list_steps
 from tasks.files.base import SourceFile
 from tasks.files.find import find_files
 
@@ -38,6 +37,21 @@ class OverlapConfig(OverlapThresholds):
     `evaluation_overlap`."""
 
 
+@dataclass(frozen=True)
+class Units:
+    """Approximate numbers of rows of what a task works on. No result depends on them."""
+
+    batch_rows: int = 1 << 17
+    """Of a batch of raw shards."""
+    partition_rows: int = 1 << 20
+    """Of a partition of hashes, or of clusters."""
+    near_partition_rows: int = 1 << 21
+    """Of a partition in the search for near-duplicates, where each further one costs a search in every block of bits."""
+    max_growth: int = 8
+    """Where there are many rows, units are up to so many times larger: they bound the memory of a worker, and fewer of
+    them need fewer requests."""
+
+
 def find_evaluation_files(path: str) -> list[SourceFile]:
     """Return the files of one of `curate.overlap.paths` or `curate.clusters.targets`. Raises: ConfigError if none."""
     pattern = path
@@ -49,7 +63,7 @@ def find_evaluation_files(path: str) -> list[SourceFile]:
     return files
 
 
-class CurateConfig(SourceOrder):
+class _CurateConfig(SourceOrder):
     """`[curate]`: which images are good enough, and which are duplicates."""
 
     min_side: int = Field(default=32, ge=1)
@@ -73,46 +87,51 @@ class CurateConfig(SourceOrder):
     with two captions is trained on with both. False: keep one caption per image, the longest."""
     overlap: OverlapConfig | None = None
     """Evaluation sets whose images must not be trained on; without it, no evaluation set is searched."""
-    scores: ScoresConfig = ScoresConfig()
-    """Columns that rate each pair; none by default."""
-    recaption: RecaptionConfig | None = None
-    """A model that writes captions of the kept images; none by default."""
     rules: tuple[ScoreRule, ...] = ()
     """`[[curate.rules]]`: the scores that a row needs to be kept. Each rule sees all rows that nothing else has dropped."""
-    clusters: ClustersConfig | None = None
-    """Clusters of the images that the rules keep; none by default."""
+
+
+class CurateConfig(plugins.extend(_CurateConfig, "steps")):
+    """`[curate]`: which images are good enough, and which are duplicates; and a table for each step that is wanted."""
+
+    _units: Units = PrivateAttr(default=Units())
+
+    @property
+    def units(self) -> Units:
+        """Sizes of the tasks."""
+        return self._units
+
+    def with_units(self, units: Units) -> Self:
+        """Return the config with other sizes of the tasks."""
+        changed = self.model_copy()
+        changed._units = units
+        return changed
+
+    @property
+    def score_names(self) -> list[str]:
+        """Names of the scores that are computed, in the order of their columns."""
+        return list(table.wanted) if (table := getattr(self, "scores", None)) else []
 
     def key_config(self) -> dict[str, Any]:
-        """Return the config without the paths of models: the scorers' digests are inputs of the stage."""
-        clusters = {"clusters": self.clusters.key_config()} if self.clusters else {}
-        recaption = {"recaption": self.recaption.key_config()} if self.recaption else {}
-        return {**super().key_config(), "scores": self.scores.names, **clusters, **recaption}
+        """Return the fields that decide the output, those of each step's table as it returns them."""
+        return super().key_config() | {step.table: getattr(self, step.table).key_config() for step in list_steps(self)}
 
     def problems(self) -> list[str]:
-        """Return what is missing of the scorers and the evaluation sets."""
+        """Return what is missing of the steps and the evaluation sets."""
         paths = self.overlap.paths if self.overlap else ()
         sets = problems_of("overlap.paths", lambda: [find_evaluation_files(path) for path in paths])
-        clusters = self.clusters.problems() if self.clusters else []
-        targets = self.clusters.targets if self.clusters else ()
-        clusters += problems_of("targets", lambda: [find_evaluation_files(path) for path in targets])
-        found = {"scores": self.scores.problems(), "clusters": clusters}
-        found["recaption"] = self.recaption.problems() if self.recaption else []
-        return [*(f"{table}.{line}" for table, lines in found.items() for line in lines), *sets]
+        steps = [f"{step.table}.{line}" for step in list_steps(self) for line in getattr(self, step.table).problems()]
+        return [*steps, *sets]
 
     @model_validator(mode="after")
-    def _rules_have_scores(self) -> Self:
-        if unknown := [rule.score for rule in self.rules if rule.score not in self.scores.names]:
-            tables = ", ".join(f"[curate.scores.{name}]" for name in dict.fromkeys(unknown))
-            raise ValueError(
-                f"rules over scores that are not computed: {tables} missing; there are {', '.join(SCORE_NAMES)}"
+    def _steps_fit(self) -> Self:
+        wrong = [line for step in list_steps(self) for line in step.check(self)]
+        if unknown := dict.fromkeys(rule.score for rule in self.rules if rule.score not in self.score_names):
+            tables, known = (
+                ", ".join(f"[curate.scores.{name}]" for name in unknown),
+                ", ".join(plugins.load("scores")),
             )
-        return self
-
-    @model_validator(mode="after")
-    def _kept_duplicates_have_scores(self) -> Self:
-        duplicates = self.clusters.semantic_duplicates if self.clusters else None
-        if duplicates and duplicates.keep == "clip_score" and self.scores.clip_score is None:
-            raise ValueError(
-                'clusters.semantic_duplicates.keep = "clip_score" needs a table [curate.scores.clip_score]'
-            )
+            wrong.append(f"rules over scores that are not computed: {tables} missing; there are {known}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self

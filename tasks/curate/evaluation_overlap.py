@@ -29,9 +29,9 @@ from dataops.shards.foreign_tar import open_foreign_tar
 from dataops.shards.tar import MAX_MEMBER_BYTES
 from dataops.snapshot import Draft, Input, Part, Record, read_table
 from dataops.store import open_store
+from tasks.curate.choose import stack_bytes
 from tasks.curate.config import CurateConfig, OverlapConfig, OverlapThresholds, find_evaluation_files
 from tasks.curate.inspect_images import inspected_name
-from tasks.curate.steps import stack_bytes
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Work
 from tasks.files.base import SourceFile

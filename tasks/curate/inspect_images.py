@@ -16,6 +16,7 @@ from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record, fetch_table
 from dataops.store import Store
 from tasks.curate.config import CurateConfig
+from tasks.curate.step import list_steps
 from tasks.engine.task_report import report_task
 
 INSPECTED = pa.schema(
@@ -31,10 +32,7 @@ INSPECTED = pa.schema(
         ("phash", pa.uint64()),
         ("thumbnail", pa.binary()),
         ("luminance", pa.binary()),  # null too if the config names no evaluation sets
-        (
-            "image_digest",
-            pa.string(),
-        ),  # hex digest of the bytes in the shard; null if the config has neither scores nor clusters
+        ("image_digest", pa.string()),  # hex digest of the bytes in the shard; null if the config has no further step
     ]
 )
 
@@ -45,6 +43,8 @@ class RawShard:
 
     rows: str
     """Name of its Parquet part in the store."""
+    size: int
+    """Number of its rows."""
     tar: str
     """Name of its tar in the store."""
     image_extension: str
@@ -58,7 +58,7 @@ class RawShard:
 def inspect_shard(draft: Draft, shard: RawShard) -> Record:
     """Inspect each image of a raw shard; write a scratch table (INSPECTED)."""
     rows, config = fetch_table(draft.store, shard.rows), shard.config
-    needs_digest = bool(config.scores.names or config.clusters)
+    needs_digest = bool(list_steps(config))
     inspected = [
         {
             **{name: row[name] for name in ("uid", "url", "caption", "source", "sha256")},

@@ -3,11 +3,10 @@
 1. inspect_shard, one task per raw shard: decode each image, check its health, compute its fingerprints;
 2. match_evaluation_sets: find training images that are copies of evaluation images, if the config names evaluation sets;
 3. choose_rows, by partitions of hashes: choose which rows are dropped, and which row of each cluster of duplicates is kept;
-4. add_scores: score the remaining rows and apply the rules over scores, if the config names scores;
-5. add_clusters: cluster the rows that are kept, and drop semantic duplicates, if the config asks for it;
-6. write_rows, one task per raw shard: write the kept and the dropped rows.
+4. the steps that the config has a table for (tasks.curate.step), such as scores and the rules over them;
+5. write_rows, one task per raw shard: write the kept and the dropped rows.
 
-Steps 1 to 5 write scratch tables, except for the parts of matches with evaluation sets and of clusters. The output depends
+All but the last write scratch tables, except for the parts of matches with evaluation sets and of steps. The output depends
 neither on the order of the rows nor on their distribution over shards.
 """
 
@@ -15,28 +14,27 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.schema import conform, curated_schema, dropped_schema
+from dataops.schema import conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record
-from tasks.curate.captioning import caption_images, join_captions
 from tasks.curate.choose import choose_rows
-from tasks.curate.clustering import add_clusters
 from tasks.curate.config import CurateConfig
-from tasks.curate.decisions import decide_rows
-from tasks.curate.evaluation_overlap import digest_evaluation_sets, digest_images, match_evaluation_sets
+from tasks.curate.decisions import curated_schema, decide_rows
+from tasks.curate.evaluation_overlap import digest_evaluation_sets, match_evaluation_sets
 from tasks.curate.inspect_images import RawShard, inspect_shard
-from tasks.curate.scoring import add_scores
+from tasks.curate.step import StepOutput, list_steps
 from tasks.engine.exchange import run_steps
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 
-_INSPECT_WEIGHT, _SCORER_WEIGHT, _RECAPTION_WEIGHT = 8, 16, 400
-"""Costs of inspecting the images, of each scorer and of captioning, relative to each other map; for the progress."""
+_INSPECT_WEIGHT = 8
+"""Cost of inspecting the images, relative to each other map; for the progress."""
 _MAX_TASKS = 1 << 15
 
 
@@ -49,33 +47,25 @@ def make(work: Work[CurateConfig]) -> StageOutput:
 def _make(work: Work[CurateConfig]) -> StageOutput:
     config, draft, context, download = work.config, work.draft, work.context, work.inputs["download"]
     shards = _list_raw_shards(download, config)
-    numbers, sizes = [shard.number for shard in shards], [part.rows for part in download.named("part-", ".parquet")]
-    further: list[Part] = []
-    facts: dict[str, Any] = {}
-
-    scoring = _SCORER_WEIGHT * len(config.scores.names)
-    clustering = _SCORER_WEIGHT if config.clusters else 0
-    optional = (1 if config.overlap else 0) + (_RECAPTION_WEIGHT if config.recaption else 0)
-    progress = StageProgress(context, _INSPECT_WEIGHT + 2 + scoring + clustering + optional)
+    steps, further, facts = list_steps(config), list[Part](), dict[str, Any]()
+    weight = _INSPECT_WEIGHT + 2 + sum(step.weight for step in steps) + (1 if config.overlap else 0)
+    progress = StageProgress(context, weight)
     map_parts(
         run_shards, group_shards(inspect_shard, shards), draft, progress.of_map("inspect images", _INSPECT_WEIGHT)
     )
     if config.overlap:
         matching = replace(work, context=progress.of_map("match evaluation sets", 1))
-        matches, facts = match_evaluation_sets(matching, config.overlap, numbers)
+        matches, facts = match_evaluation_sets(matching, config.overlap, [shard.number for shard in shards])
         further.append(matches)
     choosing = progress.of_map("find duplicates", 1).without_progress()
-    run = partial(run_steps, rows=sum(sizes), draft=draft, context=choosing)
-    choose_rows(numbers, sizes, config, draft.path(further[0].name) if further else None, run)
-    if config.scores.names:
-        facts["scores"] = add_scores(shards, sizes, replace(work, context=progress.of_map("score images", scoring)))
-    if config.clusters:
-        clusters = replace(work, context=progress.of_map("cluster images", clustering))
-        parts, facts["clusters"] = add_clusters(shards, sizes, clusters)
-        further += parts
-    if config.recaption:
-        captioning = progress.of_map("caption images", _RECAPTION_WEIGHT)
-        facts["recaption"] = caption_images(shards, sizes, config.recaption, draft, captioning)
+    run = partial(run_steps, rows=sum(shard.size for shard in shards), draft=draft, context=choosing)
+    choose_rows(shards, config, draft.path(further[0].name) if further else None, run)
+    for step in steps:
+        found: StepOutput = resolve_name(step.run)(
+            replace(work, context=progress.of_map(step.table, step.weight)), shards
+        )
+        further += found.parts
+        facts[step.table] = dict(found.facts)
     writing = progress.of_map("write rows", 1)
     records = map_parts(run_shards, group_shards(write_rows, shards), draft, writing)
 
@@ -91,7 +81,7 @@ def _list_raw_shards(download: Manifest, config: CurateConfig) -> list[RawShard]
         tar = part.name.removeprefix("part-").removesuffix(".parquet") + ".tar"
         if tar not in tars:
             raise CorruptPart(f"{download.path(part.name)} has no {tar} beside it; remake it with --force download")
-        shards.append(RawShard(download.path(part.name), download.path(tar), extension, config))
+        shards.append(RawShard(download.path(part.name), part.rows, download.path(tar), extension, config))
     return shards
 
 
@@ -124,22 +114,15 @@ def run_shards(draft: Draft, group: ShardGroup) -> Record:
 
 def write_rows(draft: Draft, shard: RawShard) -> Record:
     """Write the kept and the dropped rows of a raw shard."""
-    rows, decisions = decide_rows(draft, shard)
-    outcomes: list[Part] = []
-    if shard.config.recaption:
-        rows, part = join_captions(draft, shard, rows, shard.config.recaption)
-        outcomes.append(part)
-
-    schema = curated_schema(has_clusters=shard.config.clusters is not None)
-    reasons = decisions["drop_reason"].combine_chunks()
-    kept = rows.filter(reasons.is_null())
-    dropped_rows = rows.append_column("drop_reason", decisions["drop_reason"]).filter(reasons.is_valid())
+    rows = decide_rows(draft, shard)
+    schema = curated_schema(rows, shard)
+    is_kept = rows["drop_reason"].is_null()
+    kept, dropped_rows = rows.filter(is_kept).drop_columns(["drop_reason"]), rows.filter(rows["drop_reason"].is_valid())
     dropped_rows = dropped_rows.append_column("drop_stage", pa.array(["curate"] * dropped_rows.num_rows, pa.string()))
     label = f"curate {shard.number}"
     parts = [
         draft.put_table(f"part-{shard.number}.parquet", conform(kept, schema, label)),
         draft.put_table(f"dropped-{shard.number}.parquet", conform(dropped_rows, dropped_schema(schema), label)),
-        *outcomes,
     ]
     by_reason = dict(sorted(Counter(dropped_rows["drop_reason"].to_pylist()).items()))
     return Record(
@@ -148,11 +131,9 @@ def write_rows(draft: Draft, shard: RawShard) -> Record:
 
 
 def external_inputs(config: CurateConfig) -> list[Input]:
-    """Return the evaluation sets, the scorers and the model of the clusters, with their digests."""
-    inputs = digest_evaluation_sets(config) + config.scores.inputs()
-    if config.clusters:
-        inputs += config.clusters.inputs() + digest_images("target", config.clusters.targets)
-    return inputs
+    """Return the evaluation sets, and what the steps read, with their digests."""
+    steps = [one for step in list_steps(config) for one in step.inputs(getattr(config, step.table))]
+    return [*digest_evaluation_sets(config), *steps]
 
 
-CURATE = Stage(name="curate", version=6, make=make, external_inputs=external_inputs)
+CURATE = Stage(name="curate", version=7, make=make, external_inputs=external_inputs)

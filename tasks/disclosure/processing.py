@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataops.formatting import format_counts, format_quantity
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
+from tasks.curate.step import describe_steps
 from tasks.disclosure.answers import Answer, Answers, answer, fill, leave_open
 from tasks.disclosure.data_sources import DataSource
 from tasks.disclosure.subject import Chain, Subject
 from tasks.lists.named_digest import OPT_OUT_LIST
-from tasks.pack.card_text import describe_captioner
 from tasks.pack.summary import FURTHER_CAPTIONS
 from tasks.register.card_rights import merge_counts
 from tasks.register.model_card import describe_teachers
@@ -31,7 +31,7 @@ def answer_synthetic(subject: Subject) -> Answers:
     """Return the answers to section 2.5."""
     sentences, models, modalities = list[str](), list[str](), list[str]()
     for chain in subject.chains:
-        if found := describe_captioner(chain.find("curate")):
+        if found := describe_steps(chain.find("curate")):
             sentences += found
             models.append(str(chain.ancestors["curate"].facts["recaption"]["model"]))
     counted = [merge_counts(subject.packs, kind).get(SYNTHETIC, 0) for kind in ("caption_sources", FURTHER_CAPTIONS)]
@@ -54,7 +54,7 @@ def answer_synthetic(subject: Subject) -> Answers:
         used = leave_open(f"Datasets that are no longer known: {', '.join(subject.missing)}.")
     else:
         used = answer(is_used, *sentences)
-    unnamed = bool(sum(counted)) and not any(describe_captioner(chain.find("curate")) for chain in subject.chains)
+    unnamed = bool(sum(counted)) and not any(describe_steps(chain.find("curate")) for chain in subject.chains)
     return {
         "synthetic_used": used,
         "synthetic_modalities": fill(f"{'; '.join(modalities)}.") if is_used else leave_open(),

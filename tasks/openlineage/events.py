@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from dataops.redaction import remove_credentials
-from dataops.schema import CURATED, DOWNLOADED, FILTERED, PACKED, PAIRS
+from dataops.schema import CURATED, DOWNLOADED, FILTERED, PAIRS
 from dataops.snapshot import Input, Manifest
 from dataops.stages import SOURCE_NAMES
 
@@ -32,7 +32,7 @@ _FACETS = "https://openlineage.io/spec/facets"
 _RUN_IDS = uuid.UUID("6f1c7a52-5a06-5c1c-9f0e-6d1d7a4b7c11")
 """Arbitrary, but fixed: run ids are derived from it."""
 SCHEMAS: Mapping[str, pa.Schema] = {
-    "extract": PAIRS, "filter": FILTERED, "download": DOWNLOADED, "curate": CURATED, "pack": PACKED,
+    "extract": PAIRS, "filter": FILTERED, "download": DOWNLOADED, "curate": CURATED, "pack": CURATED,
 }  # fmt: skip
 """Columns of the kept rows of each stage that processes pairs."""
 

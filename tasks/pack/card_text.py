@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from dataops.formatting import format_bytes, format_quantity, format_share
 from dataops.rights.license_facts import DeclaredLicense, list_licenses, state_facts
+from dataops.schema import CURATED, find_added_columns
 from dataops.snapshot import Counts, Manifest, Part, content_digest
 from dataops.trace import sources
+from tasks.curate.step import describe_steps
 from tasks.engine.stage import Work
 from tasks.pack.config import PackConfig
-
-PROMPT_SHOWN = 200
-"""Maximum number of characters of a prompt on a page."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,12 @@ class DatasetFacts:
     def first_part(self) -> str:
         """Name of a part with rows, whose schema all parts have."""
         return min((part.name for part in self.parts if part.name.startswith("part-")), default="part-00000.parquet")
+
+    @property
+    def columns(self) -> "list[pa.Field[Any]]":
+        """Columns of the rows, without further captions; of those that steps of curate added, the known ones."""
+        added = find_added_columns()
+        return [*CURATED, *(added[name].field for name in self.facts.get("columns", ()) if name in added)]
 
     @property
     def samples(self) -> int:
@@ -124,7 +131,7 @@ def list_limits(dataset: DatasetFacts) -> list[str]:
         "Captions are the text of web pages beside or about an image. Nobody has checked that they are true, or kind.",
         "A detector detected the languages; for captions of a few words it is often wrong.",
         describe_scaling(dataset),
-        *describe_captioner(dataset.lineage["curate"]),
+        *describe_steps(dataset.lineage["curate"]),
     ]
     if not filtered.get("languages"):
         sentences.append("Captions were not filtered by language: all languages are in the dataset.")
@@ -147,19 +154,6 @@ def describe_scaling(dataset: DatasetFacts) -> str:
         f"Images were scaled once ({download.get('image_size')} pixels, {download.get('resize_mode')}) and stored as "
         f"{dataset.image_extension}; the originals are not in the dataset."
     )
-
-
-def describe_captioner(curate: Manifest | None) -> list[str]:
-    """Return which model wrote how many synthetic captions, by which prompt; nothing if none did."""
-    facts = curate.facts.get("recaption") if curate is not None else None
-    if not facts:
-        return []
-    version = f" (version {facts['model_version']})" if facts["model_version"] else ", whose version was not stated"
-    added, prompt = facts["outcomes"].get("added", 0), " ".join(facts["prompt"].split()).replace("`", "'")
-    return [
-        f"The model `{facts['model']}`{version} wrote {format_quantity(added, 'synthetic caption')} beside the original "
-        f"ones, by the prompt `{prompt[:PROMPT_SHOWN]}`. Nobody has checked them."
-    ]
 
 
 def _has_setting(config: Mapping[str, Any], *words: str) -> bool:

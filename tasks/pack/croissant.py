@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from dataops.formatting import format_counts, format_quantity, format_share
 from dataops.funnel import funnel_stages
-from dataops.schema import MEANINGS, PACKED
+from dataops.schema import find_meanings
 from dataops.trace.sources import list_sources
 from tasks.pack.card_text import (
     DatasetFacts,
@@ -113,7 +113,7 @@ def describe_dataset(dataset: DatasetFacts) -> dict[str, Any]:
         "keywords": ["image-text pairs", "CLIP", "WebDataset"],
         "citeAs": write_citation(dataset),
         "distribution": list(_list_files(dataset)),
-        "recordSet": [_describe_pairs(), _describe_samples()],
+        "recordSet": [_describe_pairs(dataset), _describe_samples()],
         **_describe_responsibly(dataset),
     }
 
@@ -151,8 +151,8 @@ def _list_files(dataset: DatasetFacts) -> Iterator[dict[str, Any]]:
     }
 
 
-def _describe_pairs() -> dict[str, Any]:
-    fields = [_describe_column(column) for column in PACKED]
+def _describe_pairs(dataset: DatasetFacts) -> dict[str, Any]:
+    fields = [_describe_column(column) for column in dataset.columns]
     about = "The rows of all pairs, without images."
     names = {"@id": "pairs", "name": "pairs", "description": about, "key": {"@id": "pairs/uid"}}
     return {"@type": "cr:RecordSet", **names, "field": fields}
@@ -167,7 +167,7 @@ def _describe_column(column: "pa.Field[Any]") -> dict[str, Any]:
         "@type": "cr:Field",
         "@id": f"pairs/{column.name}",
         "name": column.name,
-        "description": MEANINGS[column.name].replace("`", ""),
+        "description": find_meanings()[column.name].replace("`", ""),
         "dataType": "sc:URL" if column.name in _URLS else _TYPES[inner],
         **shape,
         "source": {"fileSet": {"@id": "tables"}, "extract": {"column": column.name}},
@@ -185,7 +185,7 @@ def _describe_samples() -> dict[str, Any]:
         },
         {**_name_field("image", "The image.", "sc:ImageObject"), "source": image},
         {
-            **_name_field("caption", MEANINGS["caption"], "sc:Text"),
+            **_name_field("caption", find_meanings()["caption"], "sc:Text"),
             "source": {"fileSet": {"@id": "tables"}, "extract": {"column": "caption"}},
         },
     ]
@@ -264,7 +264,7 @@ def _list_tools(dataset: DatasetFacts) -> list[str]:
         found.append(f"Languages of captions: {detector or 'a detector'}.")
     if curate.get("near_duplicate_distance") is not None:
         found.append("Near-duplicates: perceptual hashes of the images.")
-    return [*found, *(_TOOLS[name] for name in curate.get("scores", ()) if name in _TOOLS)]
+    return [*found, *(_TOOLS[name] for name in curate.get("scores") or () if name in _TOOLS)]
 
 
 def _describe_persons(dataset: DatasetFacts) -> list[str]:
@@ -273,6 +273,6 @@ def _describe_persons(dataset: DatasetFacts) -> list[str]:
         "Images may show persons, and captions may name them.",
         _PERSONAL.get(str(filtered.get("personal")), "Captions were not searched for personal data."),
     ]
-    if "faces" in dataset.lineage["curate"].config.get("scores", ()):
+    if "faces" in dataset.lineage["curate"].config.get("scores") or ():
         found.append("A detector counted the faces of each image: column faces.")
     return found

@@ -11,7 +11,6 @@ import pyarrow as pa
 import yaml
 
 from dataops.rights.hub_licenses import name_declared, name_stated
-from dataops.schema import PACKED
 from tasks.pack.card_text import DatasetFacts
 
 TAGS = ("image-text-pairs", "webdataset", "croissant", "clip", "pairmill")
@@ -37,7 +36,7 @@ def describe_card(dataset: DatasetFacts) -> dict[str, Any]:
     samples = [
         {"name": dataset.image_extension, "dtype": "image"},
         {"name": "txt", "dtype": "string"},
-        {"name": "json", "struct": [_describe_column(field.name, field.type) for field in PACKED]},
+        {"name": "json", "struct": [_describe_column(field.name, field.type) for field in dataset.columns]},
         {"name": "__key__", "dtype": "string"},
         {"name": "__url__", "dtype": "string"},
     ]

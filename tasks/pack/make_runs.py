@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
-from dataops.schema import CAPTIONS, PACKED, conform
+from dataops.schema import conform
 from dataops.shards.tar import find_spans
 from dataops.snapshot import Draft, Record, read_table
 from tasks.pack.sort_layout import ROW_BYTES, SortLayout
@@ -63,7 +63,7 @@ def write_runs(draft: Draft, task: CuratedParts) -> Record:
     """
     waiting, writer = _Waiting(), _RunWriter(draft, task)
     for part in task.parts:
-        rows = conform(read_table(draft.store, part), PACKED, f"pack {part}")
+        rows = conform(read_table(draft.store, part), task.layout.columns, f"pack {part}")
         rank, low = shuffle_keys(rows["uid"].to_pylist(), task.seed)
         by_shard = defaultdict[str, list[int]](list)
         for row, shard in enumerate(rows["shard"].to_pylist()):
@@ -80,9 +80,9 @@ def write_runs(draft: Draft, task: CuratedParts) -> Record:
                     images = _read_images(file, spans[batch], name) if task.layout.has_images else None
                     waiting.add(Rows(table, images))
                     if waiting.bytes >= _FULL * task.layout.run_bytes:
-                        writer.write(waiting.take())
+                        writer.write(waiting.take(task.layout.columns))
     if waiting.rows or not writer.sizes:
-        writer.write(waiting.take())
+        writer.write(waiting.take(task.layout.columns))
     return Record(task=task.id, facts={"runs": writer.sizes})
 
 
@@ -93,7 +93,7 @@ def run_names(task: str, count: int) -> list[str]:
 
 def merge_runs(draft: Draft, task: MergedRuns) -> Record:
     """Write one coarse partition of some runs as one run."""
-    rows = concat_rows(list(task.runs.read(draft, task.coarse, task.coarse + 1)))
+    rows = concat_rows(task.runs.read(draft, task.coarse, task.coarse + 1), task.layout.columns)
     layout, first = task.layout, task.coarse * task.layout.fine
     [name] = run_names(task.id, 1)
     write_run(draft, name, rows, layout.partitions, range(first, first + layout.fine))
@@ -112,9 +112,9 @@ class _Waiting:
         self.rows.append(rows)
         self.bytes += rows.table.num_rows * ROW_BYTES + sum(map(len, rows.images or ()))
 
-    def take(self) -> Rows:
+    def take(self, columns: pa.Schema) -> Rows:
         rows, self.rows, self.bytes = self.rows, [], 0
-        return concat_rows(rows)
+        return concat_rows(rows, columns)
 
 
 @dataclass
@@ -149,8 +149,7 @@ def _cut_batches(offsets: NDArray[np.int64], sizes: NDArray[np.int64], limit: in
 def _with_keys(rows: pa.Table, rank: NDArray[np.uint64], low: NDArray[np.uint64], spans: NDArray[np.int64]) -> pa.Table:
     keys = [pa.array(values) for values in (rank, low, spans[:, 1], spans[:, 0])]
     columns = dict(zip((*rows.column_names, "_rank", "_low", "_size", "_offset"), (*rows.columns, *keys), strict=True))
-    schema = run_schema(CAPTIONS.name in columns)
-    return pa.table([columns[name] for name in schema.names], schema=schema)
+    return pa.table(columns, schema=run_schema(rows.schema))
 
 
 def _read_images(file: BinaryIO, spans: NDArray[np.int64], name: str) -> list[memoryview]:

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.schema import PACKED, conform
+from dataops.schema import CURATED, conform
 from dataops.shards.tar import read_samples
 from dataops.snapshot import MANIFEST, Draft, Input, Manifest, Part, Record, find_manifest, read_table
 from dataops.store import Store
@@ -79,7 +79,7 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
         left = read_table(store, base.path(part.name), list(DroppedPair._fields))
         dropped = [DroppedPair(**row) for row in left.to_pylist()]
     if (part := by_name.get(f"part-{shard.number}.parquet")) is None:
-        return make_record(draft, shard.number, 0, [], summarise(PACKED.empty_table()), dropped)
+        return make_record(draft, shard.number, 0, [], summarise(CURATED.empty_table()), dropped)
     rows = read_table(store, base.path(part.name))
     mask = matching_rows(rows, shard.takedowns)
     dropped += map(DroppedPair, rows.filter(pa.array(mask))["uid"].to_pylist())
@@ -89,7 +89,7 @@ def rewrite_shard(draft: Draft, shard: EarlierShard) -> Record:
         return make_record(draft, shard.number, rows.num_rows, parts, summarise(rows), dropped)
     # through Polars, as tasks/pack/write_shard.py does: the same rows in other buffers give other bytes of Parquet
     frame = pl.DataFrame(pl.from_arrow(rows)).filter(~mask)
-    kept = conform(frame.to_arrow(), PACKED, f"pack {shard.number}")
+    kept = conform(frame.to_arrow(), rows.schema, f"pack {shard.number}")
     extension, images = _read_images(store, base.path(f"{shard.number}.tar"), kept["key"].to_pylist())
 
     def read(start: int, buffers: list[memoryview]) -> None:

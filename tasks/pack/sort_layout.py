@@ -12,6 +12,10 @@ the number of requests is proportional to T.
 from dataclasses import dataclass
 from math import ceil, isqrt, sqrt
 
+import pyarrow as pa
+
+from dataops.schema import CURATED
+
 PIECE_BYTES = 8 << 20
 """Size of the pieces that are read from the runs, in bytes."""
 LOCAL_PIECE_BYTES = 64 << 10
@@ -39,6 +43,8 @@ class SortLayout:
     """Number of partitions of each coarse one."""
     expected_bytes: int
     """Expected size of all rows, and of the images in the runs, in bytes."""
+    columns: pa.Schema = CURATED
+    """Columns of the rows: those of curate's kept parts, without further ones of the sort."""
 
     @property
     def partitions(self) -> int:

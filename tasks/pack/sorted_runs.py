@@ -8,7 +8,7 @@ Consecutive partitions are one range of bytes, so one request reads any number o
 collected in an index (`write_index`), so a reader learns in one request where its partitions lie in each run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
@@ -19,30 +19,24 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from xxhash import xxh3_64
 
-from dataops.schema import CAPTIONS, PACKED
 from dataops.snapshot import Draft
 from dataops.storage.partition_file import BrokenTable
 from tasks.engine.exchange import number_partitions, repeat_writer
 
 KEY = np.dtype([("rank", "<u8"), ("low", "<u8"), ("size", "<i8")])
 """What a row is sorted by, a hash and the value that orders equal hashes, and the size of its image in bytes."""
-RUN_ROWS = pa.schema([
-    *PACKED, ("_rank", pa.uint64()), ("_low", pa.uint64()), ("_size", pa.int64()), ("_offset", pa.int64()),
-])  # fmt: skip
-"""Columns of the rows in a run. `shard` and `_offset` say where the image lies in its raw shard."""
+_SORT_COLUMNS = (("_rank", pa.uint64()), ("_low", pa.uint64()), ("_size", pa.int64()), ("_offset", pa.int64()))
 
 
-def run_schema(has_captions: object) -> pa.Schema:
-    """Return the columns of the rows in a run, with further captions or without."""
-    return RUN_ROWS.append(CAPTIONS) if has_captions else RUN_ROWS
+def run_schema(columns: pa.Schema) -> pa.Schema:
+    """Return the columns of the rows in a run. `shard` and `_offset` say where the image lies in its raw shard."""
+    return pa.schema([*columns, *_SORT_COLUMNS])
 
 
 _HEAD = np.dtype([("end", "<i8"), ("row", "<i8")])
 _ALIGNED = 8
 """Blocks and the parts of a block begin at multiples of it, as Arrow needs for its columns."""
-_PREFIX = np.dtype([("checksum", "<u8"), ("rows", "<i8"), ("contents", "<i8")])
-_IMAGES, _CAPTIONS = 1, 2
-"""Bits of `contents`: the block has images, and the rows have the column `captions`."""
+_PREFIX = np.dtype([("checksum", "<u8"), ("rows", "<i8"), ("has_images", "<i8")])
 _CHUNK_BYTES = 8 << 20
 
 Images = Sequence[memoryview]
@@ -53,7 +47,7 @@ class Rows:
     """Rows in memory, in any order."""
 
     table: pa.Table
-    """Rows with the columns RUN_ROWS."""
+    """Rows with the columns of a run (`run_schema`)."""
     images: Images | None
     """Image of each row; None if they lie in the raw shards."""
 
@@ -117,13 +111,12 @@ def _make_block(table: pa.Table, images: Images | None) -> list[bytes | memoryvi
     if not table.num_rows:
         return []
     message = table.to_batches()[0].serialize()
-    contents = (_IMAGES if images is not None else 0) | (_CAPTIONS if CAPTIONS.name in table.column_names else 0)
     pieces: list[bytes | memoryview] = [memoryview(message), *(images or ())]
     pieces.append(bytes(-sum(map(len, pieces)) % _ALIGNED))
     checksum = xxh3_64()
     for piece in pieces:
         checksum.update(piece)
-    return [np.array((checksum.intdigest(), message.size, contents), _PREFIX).tobytes(), *pieces]
+    return [np.array((checksum.intdigest(), message.size, images is not None), _PREFIX).tobytes(), *pieces]
 
 
 def _join(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
@@ -147,6 +140,8 @@ class RunSet:
     names: tuple[str, ...]
     """Scratch objects of the runs."""
     partitions: int
+    columns: pa.Schema
+    """Columns of the rows, without those of the sort."""
 
     def write_index(self, draft: Draft) -> NDArray[np.int64]:
         """Write the index, and return the number of rows of each run up to each partition (runs, partitions + 1)."""
@@ -183,7 +178,7 @@ class RunSet:
             for run, piece in _read_spans(draft, self.names, ends[:, [0, -1]]):
                 for start, stop in pairwise((ends[run] - ends[run][0]).tolist()):
                     if stop > start:
-                        yield _parse_block(memoryview(piece)[start:stop], draft.scratch(self.names[run]))
+                        yield _parse_block(memoryview(piece)[start:stop], draft.scratch(self.names[run]), self.columns)
 
 
 def _read_spans(draft: Draft, names: Sequence[str], spans: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
@@ -200,24 +195,23 @@ def _whole(data: bytes, size: int, name: str) -> bytes:
     return data
 
 
-def _parse_block(block: memoryview, name: str) -> Rows:
+def _parse_block(block: memoryview, name: str, columns: pa.Schema) -> Rows:
     prefix = np.frombuffer(block[: _PREFIX.itemsize], _PREFIX)[0]
     content = block[_PREFIX.itemsize :]
     if xxh3_64(content).intdigest() != prefix["checksum"]:
         raise BrokenTable(name)
-    batch = pa.ipc.read_record_batch(
-        pa.py_buffer(content[: prefix["rows"]]), run_schema(prefix["contents"] & _CAPTIONS)
-    )
+    batch = pa.ipc.read_record_batch(pa.py_buffer(content[: prefix["rows"]]), run_schema(columns))
     table = pa.Table.from_batches([batch])
-    if not prefix["contents"] & _IMAGES:
+    if not prefix["has_images"]:
         return Rows(table, None)
     ends = np.cumsum([prefix["rows"], *table["_size"].to_numpy()]).tolist()
     return Rows(table, [content[start:end] for start, end in pairwise(ends)])
 
 
-def concat_rows(found: Sequence[Rows]) -> Rows:
-    """Return rows one after the other."""
-    table = pa.concat_tables([rows.table for rows in found] or [RUN_ROWS.empty_table()])
+def concat_rows(found: Iterable[Rows], columns: pa.Schema) -> Rows:
+    """Return rows with these columns one after the other."""
+    found = list(found)
+    table = pa.concat_tables([run_schema(columns).empty_table(), *(rows.table for rows in found)])
     if any(rows.images is None for rows in found):
         return Rows(table, None)
     return Rows(table, [image for rows in found for image in rows.images or ()])

@@ -30,8 +30,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from dataops.errors import ContractError
 from dataops.formatting import format_counts
+from dataops.schema import CAPTIONS, CURATED
 from dataops.snapshot import Counts, Draft, Manifest, Record
 from dataops.trace.sources import list_named_sources
 from dataops.trace.targets import Target
@@ -122,7 +126,7 @@ def _pack_shards(
         for task, record in zip(tasks, records, strict=True)
         for name, size in zip(run_names(task.id, len(record.facts["runs"])), record.facts["runs"], strict=True)
     ]
-    sets = [RunSet(f"{layout.id}.index", tuple(name for name, _ in runs), layout.fine)]
+    sets = [RunSet(f"{layout.id}.index", tuple(name for name, _ in runs), layout.fine, layout.columns)]
     if layout.coarse > 1:
         merges = _list_merges(draft, runs, layout)
         map_parts(merge_runs, merges, draft, progress.of_map("merge runs", 1))
@@ -131,6 +135,7 @@ def _pack_shards(
                 f"{layout.id}-{coarse:05d}.index",
                 tuple(name for merge in merges if merge.coarse == coarse for name in run_names(merge.id, 1)),
                 layout.fine,
+                layout.columns,
             )
             for coarse in range(layout.coarse)
         ]
@@ -147,7 +152,15 @@ def _choose_layout(work: Work[PackConfig], context: Context) -> SortLayout:
     shards = max(-(-curate.kept // config.shard_size), -(-image_bytes // config.shard_bytes))
     workers = context.workers_per_machine or context.workers
     limit = int(IMAGES_SHARE * config.memory_limit_bytes / workers)
-    return choose_layout(curate.kept, image_bytes, shards, limit, is_remote=work.draft.store.is_remote)
+    layout = choose_layout(curate.kept, image_bytes, shards, limit, is_remote=work.draft.store.is_remote)
+    return replace(layout, columns=_read_columns(work))
+
+
+def _read_columns(work: Work[PackConfig]) -> pa.Schema:
+    """Return the columns of the rows that curate kept, with those of its steps."""
+    curate = work.inputs["curate"]
+    with work.draft.store.open(curate.path(curate.named("part-", ".parquet")[0].name)) as file:
+        return pq.read_schema(file).remove_metadata()
 
 
 def _list_parts(work: Work[PackConfig], layout: SortLayout) -> list[CuratedParts]:
@@ -163,7 +176,10 @@ def _list_parts(work: Work[PackConfig], layout: SortLayout) -> list[CuratedParts
 def _list_merges(draft: Draft, runs: Sequence[tuple[str, int]], layout: SortLayout) -> list[MergedRuns]:
     """Return a task per coarse partition of some consecutive runs, each with about `run_bytes`."""
     groups = group_units([name for name, _ in runs], [size for _, size in runs], layout.run_bytes * layout.coarse)
-    sets = [RunSet(f"{layout.id}-batch-{batch:05d}.index", group, layout.coarse) for batch, group in enumerate(groups)]
+    sets = [
+        RunSet(f"{layout.id}-batch-{batch:05d}.index", group, layout.coarse, layout.columns)
+        for batch, group in enumerate(groups)
+    ]
     for runs_of_batch in sets:
         runs_of_batch.write_index(draft)
     return [MergedRuns(one, batch, coarse, layout) for coarse in range(layout.coarse) for batch, one in enumerate(sets)]
@@ -198,7 +214,9 @@ def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, ba
         raise ContractError(f"no pair is left to pack: all {counts.input:,} were taken down{more}")
     size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
     shards = [facts for record in records for facts in record.facts["shards"]]
-    facts = {"samples": counts.kept, "shards": len(shards), "bytes": size} | merge(shards)
+    known = {*CURATED.names, CAPTIONS.name}
+    added = base.facts["columns"] if base else [name for name in _read_columns(work).names if name not in known]
+    facts = {"samples": counts.kept, "shards": len(shards), "bytes": size, "columns": added} | merge(shards)
     if requests := select_requests(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}
     return facts
@@ -219,7 +237,7 @@ def _format_manifest_counts(manifest: Manifest) -> str:
 
 PACK = Stage(
     name="pack",
-    version=4,
+    version=5,
     make=make,
     external_inputs=lambda config: read_inputs(LISTS_KEY, config.all_lists),
     store_inputs=list_requests,

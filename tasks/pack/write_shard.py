@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import compress, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from dataops.errors import CorruptPart
 from dataops.formatting import format_quantity
 from dataops.lists.value_set import ValueSet
-from dataops.schema import CAPTIONS, PACKED, conform, dropped_schema
+from dataops.schema import CURATED, conform, dropped_schema
 from dataops.shards.layout import BLOCK, Layout, archive_size
 from dataops.shards.tar import join_index_lines
 from dataops.snapshot import Counts, Draft, Part, Record
@@ -34,10 +35,6 @@ from tasks.pack.sorted_runs import Images, Rows, RunSet, concat_rows, sorted_ord
 from tasks.pack.summary import summarise
 
 _json = msgspec.json.Encoder()
-_Row = msgspec.defstruct("_Row", PACKED.names, gc=False)
-"""A struct that is encoded like a dict of these names, in half of the time."""
-_RowWithCaptions = msgspec.defstruct("_RowWithCaptions", [*PACKED.names, CAPTIONS.name], gc=False)
-
 _spare = threading.local()
 """The buffers of this thread's previous shard, for the next one: the system would have to clear new memory."""
 _SPARE_BYTES = 64 << 20
@@ -108,7 +105,7 @@ def _pack_shard(
     """Write one shard.
 
     Args:
-        frame: its rows in their order, with the columns RUN_ROWS.
+        frame: its rows in their order, with the columns of a run.
         images: their images; None if they lie in the raw shards.
     """
     mask, dropped = _find_dropped(frame, task.takedowns, task.opt_outs.load(draft))
@@ -116,8 +113,8 @@ def _pack_shard(
     if images is not None:
         images = list(compress(images, ~mask))
     name = f"{number}.tar"
-    rows = conform(frame.to_arrow(), PACKED, f"pack {name}")
-    rows = rows.set_column(rows.schema.get_field_index("shard"), PACKED.field("shard"), pa.array([name] * len(rows)))
+    rows = conform(frame.to_arrow(), task.layout.columns, f"pack {name}")
+    rows = rows.set_column(rows.schema.get_field_index("shard"), "shard", pa.array([name] * len(rows), pa.string()))
 
     def read(start: int, buffers: list[memoryview]) -> None:
         if images is None:
@@ -155,7 +152,7 @@ def _read_rows(draft: Draft, task: TrainingShards) -> Rows:
     for coarse, runs in enumerate(task.runs, first // fine):
         start, end = max(first - coarse * fine, 0), min(last + 1 - coarse * fine, fine)
         found += (_within(rows, task.shards[0], task.end) for rows in runs.read(draft, start, end))
-    rows = concat_rows(found)
+    rows = concat_rows(found, task.layout.columns)
     if (expected := sum(shard.rows for shard in task.shards)) != rows.table.num_rows:
         raise CorruptPart(
             f"pack {draft.key} {task.id}: the sorted runs have {format_quantity(rows.table.num_rows, 'row')} of its "
@@ -223,7 +220,7 @@ def _make_chunks(
         buffers: two that take turns; one that is too small is replaced.
         lines: list to which the lines of the index are added.
     """
-    row = _RowWithCaptions if CAPTIONS.name in rows.column_names else _Row
+    row = _make_struct(*rows.column_names)
     rest, end, extensions = _allocate_pages(0), 0, (image_extension, "txt", "json")
     for start, stop in pairwise([*shard_starts(np.array(sizes), rows.num_rows, window).tolist(), rows.num_rows]):
         batch = rows.slice(start, stop - start)
@@ -246,6 +243,12 @@ def _make_chunks(
         rest = chunk[whole:]
         yield chunk[:whole].data
         buffers.reverse()
+
+
+@cache
+def _make_struct(*names: str) -> Callable[..., msgspec.Struct]:
+    """Return a struct that is encoded like a dict of these names, in half of the time."""
+    return msgspec.defstruct("Row", names, gc=False)
 
 
 def _allocate_pages(size: int) -> NDArray[np.uint8]:
@@ -283,7 +286,7 @@ def make_record(
     written = list(parts)
     if dropped:
         rows = [pair._asdict() | {"drop_stage": "pack"} for pair in sorted(dropped)]
-        table = conform(pa.Table.from_pylist(rows), dropped_schema(PACKED), f"pack {number}")
+        table = conform(pa.Table.from_pylist(rows), dropped_schema(CURATED), f"pack {number}")
         written.append(draft.put_table(f"dropped-{number}.parquet", table))
     reasons = Counter(pair.drop_reason for pair in dropped)
     counts = Counts(input=kept + len(dropped), kept=kept, dropped=dict(sorted(reasons.items())))

@@ -16,7 +16,7 @@ from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.trace.sources import describe_sources, list_named_sources
 from dataops.trace.training_datasets import TrainingDataset, stored_manifests
-from tasks.pack.card_text import describe_captioner
+from tasks.curate.step import describe_steps
 from tasks.register.card_front_matter import describe_model, write_front_matter
 from tasks.register.card_rights import list_licenses, list_rights, merge_counts
 from tasks.register.config import describe_gate
@@ -346,7 +346,7 @@ def list_limits(
         f"{kept}. The language is detected automatically.",
         "Captions are the text of web pages beside an image; nobody has checked that they are true, or kind. The model "
         "repeats what they associate.",
-        *describe_captioner(manifests.get("curate")),
+        *describe_steps(manifests.get("curate")),
         "Not for the identification of people, for surveillance, or for decisions about a person.",
         "Similarities are comparable within one call, not across models; probabilities are relative to the given texts.",
     ]

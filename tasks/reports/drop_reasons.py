@@ -3,6 +3,7 @@
 docs/drop-reasons.md is written from these tables (`make docs-reference`).
 """
 
+from dataops import plugins
 from dataops.schema import DropReason
 
 OPT_OUT_LIST = DropReason(
@@ -97,20 +98,8 @@ CURATE = {
         "Another kept row has nearly the same image.", "`curate.near_duplicates`, `curate.near_duplicate_distance`"
     ),
     "evaluation_overlap": DropReason("The image is in an evaluation set.", '`curate.overlap.action = "mark"`'),
-    "off_target": DropReason(
-        "The image's cluster is the nearest one of no image in `curate.clusters.targets`.", "`curate.clusters.targets`"
-    ),
-    "semantic_duplicate": DropReason(
-        "The feature of a kept row's image in the same cluster is nearly the same.",
-        "`curate.clusters.semantic_duplicates.min_cosine`",
-    ),
-    "SCORE_missing": DropReason("The row has no such score.", "`curate.rules`"),
-    "SCORE_low": DropReason("The score is below `min` of a rule.", "`curate.rules`"),
-    "SCORE_high": DropReason("The score is above `max` of a rule.", "`curate.rules`"),
-    "SCORE_not_top": DropReason("The score is not in the `top_fraction` of a rule.", "`curate.rules`"),
-    "SCORE_above_band": DropReason("The score is better than the `band` of a rule.", "`curate.rules`"),
-    "SCORE_below_band": DropReason("The score is worse than the `band` of a rule.", "`curate.rules`"),
 }
+CURATE |= {name: reason for step in plugins.load("steps").values() for name, reason in step.reasons.items()}
 DROP_REASONS: dict[str, dict[str, DropReason]] = {
     "extract": EXTRACT,
     "download": DOWNLOAD,

@@ -18,7 +18,7 @@ from dataops.regular_files import open_regular
 from dataops.snapshot import MANIFEST, Manifest, SnapshotName, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Entry, Store
-from tasks.curate.scores.cache import put_scores
+from tasks.curate.scores.score import put_scores
 from tasks.engine.takedown_requests import FOLDER
 from tasks.lineage.graph import Lineage
 from tasks.takedown.erase_caches import erase_caches

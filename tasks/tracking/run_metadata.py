@@ -18,7 +18,7 @@ from dataops.escaping import escape_markdown
 from dataops.formatting import format_counts, format_interval, format_percent, format_quantity
 from dataops.funnel import funnel_stages
 from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
-from dataops.schema import PACKED
+from dataops.schema import CURATED
 from dataops.snapshot import Manifest
 from dataops.trace.sources import key_sources_by_name
 from dataops.trace.training_datasets import TrainingDataset
@@ -150,7 +150,7 @@ def describe_training_dataset(manifest: Manifest, store_uri: str) -> dict[str, A
     Its source is the snapshot's folder in the store, with a source type of MLflow, so that
     `mlflow.data.get_source(...).load()` works without pairmill.
     """
-    columns = [{"name": f.name, "type": COLSPEC.get(str(f.type), "string"), "required": False} for f in PACKED]
+    columns = [{"name": f.name, "type": COLSPEC.get(str(f.type), "string"), "required": False} for f in CURATED]
     shards = manifest.named("", ".tar")
     profile = {
         "num_rows": manifest.counts.kept,

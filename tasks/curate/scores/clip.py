@@ -1,4 +1,4 @@
-"""Compute the scores `clip_score` and `aesthetic`, and features of images, in a subprocess job (training/score.py).
+"""Compute the scores `clip_score` and `aesthetic` in a subprocess job (training/score.py).
 
 Torch is not imported here.
 """
@@ -8,37 +8,119 @@ import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
+from dataops.digest import file_sha256
+from dataops.errors import ConfigError
+from dataops.home import home
+from dataops.schema import Column
 from dataops.snapshot import Draft
-from tasks.curate.scores import cache as score_cache
-from tasks.curate.scores.config import FEATURES, Scorer
-from tasks.curate.scores.scoring_task import ScoringTask
+from tasks.curate.scores.score import Score, ScoreConfig, Scorer, ScoringTask, digest_scorer, put_scores
 from tasks.engine.context import Context
 from tasks.engine.subprocess_job import run_job
+from tasks.models.find import ModelFiles, find_model
 
 logger = logging.getLogger(__name__)
 
 SHARDS_PER_JOB = 32
 """Number of shards whose tars are on this machine at the same time. A job loads the model once."""
 DONE = re.compile(r"^shard \S+: scored ")
+VERSION = 1
 
 
-def score_shards(scorer: Scorer, tasks: Sequence[ScoringTask], draft: Draft, context: Context) -> None:
+class ClipScoreConfig(ScoreConfig):
+    """`[curate.scores.clip_score]`: how well image and caption match."""
+
+    model: str = Field(min_length=1)
+    """A CLIP model: a registered version (`models:/name/3`, `models:/name@champion`), the folder of one of our models or of
+    an open_clip checkpoint, or OpenAI's file."""
+
+
+class AestheticConfig(ScoreConfig):
+    """`[curate.scores.aesthetic]`: your own linear head over the image features of a CLIP model."""
+
+    model: str = Field(min_length=1)
+    """The CLIP model that the head was trained on; see clip_score."""
+    head: Path
+    """Safetensors file with `weight` (D,) or (1, D) and `bias` (1,)."""
+
+
+def find_model_problems(model: str) -> list[str]:
+    """Return whether the file of a model is missing; a registered model is resolved when the stage is planned."""
+    is_there = model.startswith("models:/") or Path(model).exists()
+    return [] if is_there else [f".model: {model!r}: no such file or folder"]
+
+
+def find_clip_scorer(name: str, model: str, device: str, module: str = "training.score", **more: Any) -> Scorer:
+    """Return a scorer by a CLIP model in a job.
+
+    Args:
+        module: the module of the job, which reads a job file as training/score.py does.
+        more: `head`, or fields of the scorer.
+
+    Raises: ConfigError if the model is missing; ServiceError from MLflow.
+    """
+    files, head = find_model(model, home()), more.pop("head", None)
+    weights = [files.digest] + ([file_sha256(head)] if head else [])
+    compute = partial(score_shards, model=files, head=head, device=device, module=module)
+    return Scorer(name, digest_scorer(name, VERSION, weights), compute, model=files.name, **more)
+
+
+def _find_aesthetic(config: AestheticConfig, device: str) -> Scorer:
+    if problems := _find_head_problems(config):
+        raise ConfigError(f"curate.scores.aesthetic{problems[0]}")
+    return find_clip_scorer("aesthetic", config.model, device, head=config.head)
+
+
+def _find_head_problems(config: AestheticConfig) -> list[str]:
+    return [] if config.head.is_file() else [f".head: {str(config.head)!r}: no such file"]
+
+
+CLIP_SCORE = Score(
+    "clip_score",
+    ClipScoreConfig,
+    lambda config, device: find_clip_scorer("clip_score", config.model, device, reads_caption=True),
+    (Column("clip_score", pa.float32(), "Cosine of the features of image and caption."),),
+    lambda config: find_model_problems(config.model),
+    order=10,
+)
+AESTHETIC = Score(
+    "aesthetic",
+    AestheticConfig,
+    _find_aesthetic,
+    (Column("aesthetic", pa.float32(), "Value of your linear head over the image features."),),
+    lambda config: find_model_problems(config.model) + _find_head_problems(config),
+    order=20,
+)
+
+
+def score_shards(
+    scorer: Scorer,
+    tasks: Sequence[ScoringTask],
+    draft: Draft,
+    context: Context,
+    *,
+    model: ModelFiles,
+    head: Path | None,
+    device: str,
+    module: str,
+) -> None:
     """Compute the scores and cache them. After a job was killed, the next run resumes at the shard it was scoring."""
-    assert scorer.model is not None
     folder = context.home / "jobs" / f"curate-{draft.key}" / scorer.name
     for start in range(0, len(tasks), SHARDS_PER_JOB):
         batch = tasks[start : start + SHARDS_PER_JOB]
         job = {
-            "model": str(scorer.model.path),
-            "head": str(scorer.head.absolute()) if scorer.head else None,
-            "features": scorer.name == FEATURES,
+            "model": str(model.path),
+            "head": str(head.absolute()) if head else None,
             "shards": [_shard(task, draft, folder) for task in batch],
             "output": str(folder / "scores"),
-            "device": scorer.device,
+            "device": device,
         }
 
         def follow(line: str, before: int = start) -> None:
@@ -47,9 +129,9 @@ def score_shards(scorer: Scorer, tasks: Sequence[ScoringTask], draft: Draft, con
                 finished = before + sum(1 for _ in (folder / "scores").glob("*.parquet"))
                 context.progress(finished, len(tasks), f"{draft.stage} {scorer.name} {line}")
 
-        run_job("training.score", job, folder, on_line=follow)
+        run_job(module, job, folder, on_line=follow)
         for task in batch:
-            score_cache.put_scores(draft.store, task.scorer, pq.read_table(folder / "scores" / f"{task.name}.parquet"))
+            put_scores(draft.store, task.scorer, pq.read_table(folder / "scores" / f"{task.name}.parquet"))
         shutil.rmtree(folder)
     with suppress(OSError):  # not empty: the job of another scorer was killed
         folder.parent.rmdir()

@@ -5,10 +5,9 @@ A score depends neither on the order of the shards nor on how the images are dis
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,30 +15,33 @@ import pyarrow as pa
 
 from dataops.errors import CorruptPart
 from dataops.images.score_tables import TO_SCORE, compute_score_ids
-from dataops.schema import FACE_BBOXES
 from dataops.snapshot import Draft, Part, Record, read_table
-from tasks.curate.scores import cache as score_cache
-from tasks.curate.scores import clip as score_clip
-from tasks.curate.scores import faces as score_faces
-from tasks.curate.scores import nsfw as score_nsfw
-from tasks.curate.scores.config import FEATURES, Scorer, ScoresConfig
-from tasks.curate.scores.scoring_task import ScoringTask
+from tasks.curate.decisions import images_name
+from tasks.curate.inspect_images import RawShard
+from tasks.curate.scores.score import Scorer, ScoringTask, read_scores
 from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Step, number_partitions, run_steps
-from tasks.engine.map_parts import map_parts
 
 logger = logging.getLogger(__name__)
 
-IMAGES = pa.schema([("key", pa.string()), ("caption", pa.string()), ("image_digest", pa.string())])
-"""Table of a raw shard's rows to score; `image_digest` is a hex digest of the image's bytes in the shard."""
-_PARTITION_ROWS, _MEMORY_BYTES = 1 << 22, 1 << 30
-"""Approximate number of rows and cached scores of a partition, and memory of a merge task."""
-_OBJECT_ROWS = 10_000
-"""Assumed number of scores of an object of the cache, which has those of one raw shard."""
-_OBJECTS, _MAX_OBJECT_GROUPS = 100, 4096
-"""Minimum number of objects of a task, and maximum number of tasks that have no more."""
-_FEATURE_SCORES = 32
-"""Number of scores that take the memory of a feature."""
+_MEMORY_BYTES = 1 << 30
+"""Memory of a merge task."""
+_MAX_OBJECT_GROUPS = 4096
+"""Number of groups of objects, from which on they are larger."""
+
+
+class Sizes(NamedTuple):
+    """Sizes of the tasks of a lookup. No result depends on them."""
+
+    partition_rows: int = 1 << 22
+    """Approximate number of rows and cached scores of a partition."""
+    object_rows: int = 10_000
+    """Assumed number of scores of an object of the cache, which has those of one raw shard."""
+    objects: int = 100
+    """Minimum number of objects of a task."""
+
+
+SIZES = Sizes()
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,12 @@ class ShardImages:
     extension: str
     """Extension of the image members."""
     rows: str
-    """Name of a table IMAGES in the store."""
+    """Name of a table tasks.curate.decisions.IMAGES in the store."""
+
+
+def list_images(draft: Draft, shards: Sequence[RawShard], step: str) -> list[ShardImages]:
+    """Return the images of raw shards that are kept before a step of curate, as put_images wrote them."""
+    return [ShardImages(one.number, one.tar, one.image_extension, draft.path(images_name(step, one))) for one in shards]
 
 
 @dataclass(frozen=True)
@@ -75,14 +82,9 @@ class Lookup:
         return f"{self.scorer.name}-{self.batches}x{self.partitions}-{self.listing}"
 
     @property
-    def schema(self) -> list[str]:
-        """Columns of the scores."""
-        return {"faces": ["score", "face_bboxes"], FEATURES: ["feature"]}.get(self.scorer.name, ["score"])
-
-    @property
     def row_bytes(self) -> int:
         """Expected size of the columns of a row."""
-        return 10 * _weigh(self.scorer)
+        return 10 * self.scorer.weight
 
     @property
     def ids(self) -> Exchange:
@@ -102,45 +104,35 @@ class Lookup:
         return Exchange(name, self.partitions, self.batches, size, _MEMORY_BYTES)
 
 
-def _weigh(scorer: Scorer) -> int:
-    return _FEATURE_SCORES if scorer.name == FEATURES else 1
-
-
 LookupStep = Step[Lookup]
 """A step of a lookup. `inputs` are the raw shards of a batch (ShardImages), or names of objects of the cache."""
-
-
-def compute_scores(
-    batches: Sequence[Sequence[ShardImages]], rows: int, config: ScoresConfig, draft: Draft, context: Context
-) -> Iterator[Lookup]:
-    """Compute the scores that are not cached, and yield the lookup of each scorer, for `read_found`.
-
-    Raises: ConfigError if a scorer is missing, and the errors of its job.
-    """
-    for scorer in config.scorers():
-        yield compute_score(scorer, batches, rows, draft, context)
 
 
 def read_found(draft: Draft, lookup: Lookup, batch: int) -> pa.Table:
     """Return the columns of a scorer for the rows of a batch, in their order; null if an image cannot be decoded.
 
-    The columns are the score (float32), under the scorer's name, and `face_bboxes` of the scorer `faces`; or `feature`.
+    The column `score` (float32) has the scorer's name.
     """
     found = lookup.found.read(draft, batch).sort("row").to_arrow()
-    if lookup.scorer.name == FEATURES:
-        return pa.table({"feature": found["feature"].cast(pa.binary())})
-    columns = {lookup.scorer.name: found["score"].cast(pa.float32())}
-    if "face_bboxes" in lookup.schema:
-        columns["face_bboxes"] = found["face_bboxes"].cast(FACE_BBOXES)
-    return pa.table(columns)
+    names = [lookup.scorer.name if one.name == "score" else one.name for one in lookup.scorer.columns]
+    columns = [found[one.name].cast(one.type) for one in lookup.scorer.columns]
+    return pa.table(dict(zip(names, columns, strict=True)))
 
 
 def compute_score(
-    scorer: Scorer, batches: Sequence[Sequence[ShardImages]], rows: int, draft: Draft, context: Context
+    scorer: Scorer,
+    batches: Sequence[Sequence[ShardImages]],
+    rows: int,
+    draft: Draft,
+    context: Context,
+    sizes: Sizes = SIZES,
 ) -> Lookup:
-    """Compute the scores, or features, of one scorer that are not cached; return its lookup, as compute_scores does."""
-    known = len(draft.store.names(f"scores/{scorer.digest}")) * _OBJECT_ROWS
-    partitions = max(-(-(rows + known) * _weigh(scorer) // _PARTITION_ROWS), 1)
+    """Compute the scores of one scorer that are not cached; return its lookup, for `read_found`.
+
+    Raises: the errors of its job.
+    """
+    known = len(draft.store.names(f"scores/{scorer.digest}")) * sizes.object_rows
+    partitions = max(-(-(rows + known) * scorer.weight // sizes.partition_rows), 1)
     base, quiet = Lookup(scorer, rows, len(batches), partitions), context.without_progress()
 
     def run(job: Lookup, function: Callable[[Draft, LookupStep], Record | None], units: Sequence[Any]) -> list[Record]:
@@ -149,7 +141,7 @@ def compute_score(
     def look_up() -> tuple[Lookup, int, list[ScoringTask]]:
         entries = draft.store.entries(f"scores/{scorer.digest}")
         names = [entry.name for entry in entries]
-        size = max(-(-len(names) // _MAX_OBJECT_GROUPS), _OBJECTS // _weigh(scorer), 1)
+        size = max(-(-len(names) // _MAX_OBJECT_GROUPS), sizes.objects // scorer.weight, 1)
         groups = [names[start : start + size] for start in range(0, max(len(names), 1), size)]
         digest = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
         job = replace(base, objects=len(groups), listing=digest)
@@ -169,21 +161,12 @@ def compute_score(
     cached = f"{rows - missing:,} of {rows:,} scores are cached"
     logger.info("%s %s: %s (scorer %s)", draft.stage, scorer.name, cached, scorer.digest)
     if tasks:
-        if scorer.model is not None:
-            score_clip.score_shards(scorer, tasks, draft, context)
-        else:
-            map_parts(_select_function(scorer), tasks, draft, context)
+        scorer.compute(scorer, tasks, draft, context)
         job, missing, _ = look_up()
     if missing:
         folder = f"scores/{scorer.digest}"
         raise CorruptPart(f"{draft.stage} {scorer.name}: {missing} scores were computed but are not in {folder}; rerun")
     return job
-
-
-def _select_function(scorer: Scorer) -> Any:
-    if scorer.name == "faces":
-        return partial(score_faces.score_faces, min_confidence=scorer.min_confidence)
-    return score_nsfw.score_nsfw
 
 
 def put_ids(draft: Draft, step: LookupStep) -> None:
@@ -195,7 +178,7 @@ def put_ids(draft: Draft, step: LookupStep) -> None:
 
 def put_cached(draft: Draft, step: LookupStep) -> None:
     """Put the scores of some objects of the cache by their identities."""
-    rows = score_cache.read_scores(draft.store, step.inputs, step.job.schema)
+    rows = read_scores(draft.store, step.inputs, step.job.scorer.schema)
     _write_by_id(draft, step.job.cached, step.number, rows)
 
 
@@ -206,7 +189,10 @@ def find_scores(draft: Draft, step: LookupStep) -> None:
     found = rows.join(cached, on="id", how="left", maintain_order="left")
     found = found.with_columns(pl.col("is_cached").fill_null(False), is_first=pl.col("id").is_first_distinct())
     step.job.found.write(
-        draft, step.number, found.select("row", *step.job.schema, "is_cached", "is_first"), found["part"]
+        draft,
+        step.number,
+        found.select("row", *(one.name for one in step.job.scorer.columns), "is_cached", "is_first"),
+        found["part"],
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dataops.schema import PACKED
+from dataops.schema import CURATED
 from dataops.shards.tar import ShardWriter, format_index
 from dataops.snapshot import Draft, Part
 
@@ -69,7 +69,7 @@ def packed(draft: Draft, shards: int, pairs_each: int) -> list[Part]:
             index.append(writer.write(key, members))
             rows.append({**row, "key": key, "caption": caption})
         writer.close()
-        columns = [PACKED.field(name) for name in ("key", "uid", "caption", "sampling_probability")]
+        columns = [CURATED.field(name) for name in ("key", "uid", "caption", "sampling_probability")]
         parts += [
             draft.put_bytes(f"{shard:05d}.tar", file.getvalue(), pairs_each),
             draft.put_bytes(f"{shard:05d}.idx", format_index(index).encode(), pairs_each),

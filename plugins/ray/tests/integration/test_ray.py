@@ -22,8 +22,7 @@ from dataops.snapshot import Draft, Manifest, Record
 from dataops.store import FolderStore
 from plugins.ray import pool as pools
 from plugins.ray.engine import RayExecutor
-from tasks.curate import steps as curate_steps
-from tasks.curate.config import CurateConfig
+from tasks.curate.config import CurateConfig, Units
 from tasks.curate.stage import CURATE
 from tasks.engine import exchange
 from tasks.engine.context import Context
@@ -121,7 +120,8 @@ def three_stages(folder: Path, paths: list[str], executor: Executor) -> list[Man
         "languages": ["en"], "dedupe": ["url", "pair", "caption"],
     })  # fmt: skip
     kept = make(plan(FILTER, config, 0, [pairs]), context)
-    curated = make(plan(CURATE, CurateConfig(same_caption=True), 0, [downloaded(store, some_pairs(), 5)]), context)
+    curate = CurateConfig(same_caption=True).with_units(Units(6, 8, 10))
+    curated = make(plan(CURATE, curate, 0, [downloaded(store, some_pairs(), 5)]), context)
     return [pairs, kept, curated]
 
 
@@ -131,9 +131,6 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
         (filters, "_MIN_PARTITION_ROWS", 100),
         (exchange, "SMALL_ROWS", 0),
-        (curate_steps, "PARTITION_ROWS", 8),
-        (curate_steps, "NEAR_PARTITION_ROWS", 10),
-        (curate_steps, "BATCH_ROWS", 6),
     ):
         monkeypatch.setattr(module, name, value)
     paths = pair_lists(tmp_path)

@@ -11,9 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dataops.images import score_ranks
-from dataops.images.score_ranks import Cut, count_keys, find_positions, score_of_key
-from dataops.images.score_rules import ScoreRule, drop_reasons, rows_to_rank
+from dataops.images import score_rules
+from dataops.images.score_rules import (
+    Cut,
+    ScoreRule,
+    count_keys,
+    drop_reasons,
+    find_positions,
+    rows_to_rank,
+    score_of_key,
+)
 
 
 def reference_reasons(rows: list[dict], rules: list[ScoreRule]) -> list[str | None]:
@@ -128,7 +135,7 @@ def test_a_cut_counts_keys_by_few_bits_at_a_time(monkeypatch: pytest.MonkeyPatch
         return find_positions(cuts, count_one)
 
     cuts = [Cut("clip_score", share, by) for share in (0.1, 0.5, 0.9) for by in (None, "language")]
-    monkeypatch.setattr(score_ranks, "BITS", 4)
+    monkeypatch.setattr(score_rules, "BITS", 4)
     found = count(cuts).sort("cut")
     assert max(counted) <= len(cuts) * 2**4
     ordered = sorted(rows, key=lambda row: (-row["clip_score"], row["uid"]))

@@ -11,11 +11,11 @@ import pytest
 from dataops.schema import uid
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
-from tasks.curate import near_duplicates, steps
+from tasks.curate import choose as steps
 from tasks.curate.choose import choose_rows, read_decisions
-from tasks.curate.config import CurateConfig
+from tasks.curate.config import CurateConfig, Units
 from tasks.curate.evaluation_overlap import MATCHES
-from tasks.curate.inspect_images import INSPECTED, inspect_image, inspected_name
+from tasks.curate.inspect_images import INSPECTED, RawShard, inspect_image, inspected_name
 from tasks.engine.exchange import Step, run
 from tests.unit.tasks.raw_images import some_pairs
 
@@ -28,6 +28,7 @@ def choose(
     shards: list[Rows],
     overlaps: dict[str, list[str]] | None = None,
     sources: tuple[str, ...] = (),
+    units: Units | None = None,
     **config: Any,
 ) -> Rows:
     """Return the decisions on inspected rows, given by raw shard."""
@@ -36,14 +37,14 @@ def choose(
         draft.put_table(inspected_name(f"{number:05d}"), pa.Table.from_pylist(rows, INSPECTED))
     found = [{"uid": u, "evaluation_set": name} for u, names in (overlaps or {}).items() for name in names]
     matches = draft.path(draft.put_table("matches.parquet", pa.Table.from_pylist(found, MATCHES)).name)
-    numbers = [f"{number:05d}" for number in range(len(shards))]
-    parsed = CurateConfig.model_validate(config).with_sources(sources)
+    parsed = CurateConfig.model_validate(config).with_sources(sources).with_units(units or Units())
+    raw = [RawShard("", len(rows), f"raw/{number:05d}.tar", "jpg", parsed) for number, rows in enumerate(shards)]
 
     def run_in_process(tasks: list[Step[Any]]) -> list[Record]:
         return [draft.finish(run(draft, task)) for task in tasks]
 
-    choose_rows(numbers, [len(rows) for rows in shards], parsed, matches if parsed.overlap else None, run_in_process)
-    tables = [read_decisions(draft, number) for number in numbers]
+    choose_rows(raw, parsed, matches if parsed.overlap else None, run_in_process)
+    tables = [read_decisions(draft, shard.number) for shard in raw]
     return [row for table in tables for row in table.to_pylist()]
 
 
@@ -56,21 +57,21 @@ def inspected_rows() -> Rows:
     return rows
 
 
-@pytest.fixture(params=[(1 << 18, 1 << 21, 1 << 17), (8, 60, 25)], ids=["one partition", "several"])
-def _partition_sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(("PARTITION_ROWS", "NEAR_PARTITION_ROWS", "BATCH_ROWS"), request.param, strict=True):
-        monkeypatch.setattr(steps, name, value)
+@pytest.fixture(params=[Units(), Units(25, 8, 60)], ids=["one partition", "several"])
+def units(request: pytest.FixtureRequest) -> Units:
+    return request.param
 
 
-@pytest.mark.usefixtures("_partition_sizes")
 @pytest.mark.parametrize("same_caption", [True, False])
-def test_choose_rows_does_not_depend_on_the_order_of_rows(tmp_path: Path, same_caption: bool) -> None:
+def test_choose_rows_does_not_depend_on_the_order_of_rows(tmp_path: Path, same_caption: bool, units: Units) -> None:
     rows, expected = inspected_rows(), None
     for seed in range(2):
         order = np.random.default_rng(seed).permutation(len(rows))
         shuffled = [rows[i] for i in order]
         shards = [shuffled[:9], [], shuffled[9:]]
-        found = {row["uid"]: row for row in choose(tmp_path / str(seed), shards, same_caption=same_caption)}
+        found = {
+            row["uid"]: row for row in choose(tmp_path / str(seed), shards, units=units, same_caption=same_caption)
+        }
         expected = expected or found
         assert found == expected
     assert expected is not None
@@ -153,7 +154,6 @@ def brute_force(
     return [(reasons[i], names[label[i]] if label.get(i) in several else None) for i in range(len(rows))]
 
 
-@pytest.mark.usefixtures("_partition_sizes")
 @pytest.mark.parametrize(
     "config",
     [
@@ -164,12 +164,12 @@ def brute_force(
         DROPS | {"near_duplicate_distance": 16},
     ],
 )
-def test_choose_rows_equals_brute_force(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_choose_rows_equals_brute_force(tmp_path: Path, config: dict[str, Any], units: Units) -> None:
     rows = synthetic_rows(1, 110)
     overlaps = {row["uid"]: ["b", "a"] for row in rows[::9]}
     parsed = CurateConfig.model_validate(config)
     expected = brute_force(rows, overlaps, parsed)
-    found = choose(tmp_path, [rows[:40], rows[40:45], rows[45:]], overlaps, **config)
+    found = choose(tmp_path, [rows[:40], rows[40:45], rows[45:]], overlaps, units=units, **config)
     assert [(row["drop_reason"], row["cluster"]) for row in found] == expected
     named = {row["uid"] for row in found if row["evaluation_overlap"] == "a,b"}
     assert named == (set(overlaps) if parsed.overlap else set())
@@ -214,10 +214,10 @@ def test_links_are_connected_by_partitions_in_few_rounds(tmp_path: Path) -> None
     for number in range(20):
         for kind in ("links-bytes", "links-pixels"):
             part = table[number::20] if kind == "links-bytes" else table[:0]
-            steps.put_links(draft, Step(near_duplicates.connect_links, number, job), kind, part)
+            steps.put_links(draft, Step(steps.connect_links, number, job), kind, part)
 
     def connect(job: steps.CurateJob) -> bool:
-        records = [run(draft, Step(near_duplicates.connect_links, number, job)) for number in range(7)]
+        records = [run(draft, Step(steps.connect_links, number, job)) for number in range(7)]
         return any(record.facts["changed"] for record in records)
 
     while connect(job):

@@ -4,19 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from dataops.schema import CURATED, dropped_schema
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
-from tasks.curate import steps
-from tasks.curate.config import CurateConfig
+from tasks.curate.config import CurateConfig, Units
 from tasks.curate.scores import clip as score_clip
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tests.inline_executor import InlineExecutor
+from tests.small_model import write_model
 from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
 from training import score as score_job
 
@@ -39,22 +40,34 @@ def job_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return shards
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
 def pairs() -> list[dict[str, Any]]:
     return [row | {"language": "de" if n % 4 == 0 else "en"} for n, row in enumerate(some_pairs())]
 
 
 def curate_pairs(
-    store: FolderStore, rows: list[dict[str, Any]], checkpoint: Path, size: int = 7, *rules: dict[str, Any]
+    store: FolderStore,
+    rows: list[dict[str, Any]],
+    checkpoint: Path,
+    size: int = 7,
+    *rules: dict[str, Any],
+    batch_rows: int = 1 << 17,
 ) -> Manifest:
     values = {"scores": {"clip_score": {"model": str(checkpoint)}, "device": "cpu"}, "rules": rules}
-    planned = plan(CURATE, CurateConfig.model_validate(values), 0, [downloaded(store, rows, size)])
+    config = CurateConfig.model_validate(values).with_units(Units(batch_rows))
+    planned = plan(CURATE, config, 0, [downloaded(store, rows, size)])
     return make(planned, Context(store, store.root, pool=InlineExecutor()))
 
 
 def rows_of(store: FolderStore, manifest: Manifest) -> dict[str, dict[str, Any]]:
     kept, dropped = read_parts(store, manifest), read_parts(store, manifest, "dropped-")
-    assert kept.schema == CURATED
-    assert dropped.schema == dropped_schema(CURATED)
+    schema = CURATED.append(pa.field("clip_score", pa.float32()))
+    assert kept.schema == schema
+    assert dropped.schema == dropped_schema(schema)
     return {row["uid"]: row for table in (kept, dropped) for row in table.to_pylist()}
 
 
@@ -82,15 +95,12 @@ def test_remaining_rows_have_scores_and_rules_drop_by_them(tmp_path: Path, check
     assert {row["drop_stage"] for row in worst} == {"curate"}
 
 
-def test_rules_keep_the_same_rows_for_any_sharding_and_batches(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rules_keep_the_same_rows_for_any_sharding_and_batches(tmp_path: Path, checkpoint: Path) -> None:
     rule = {"score": "clip_score", "top_fraction": 0.5, "by": "language"}
     found = []
-    for size, batch in ((1, 3), (7, 1), (100, steps.BATCH_ROWS)):
-        monkeypatch.setattr(steps, "BATCH_ROWS", batch)
+    for size, batch in ((1, 3), (7, 1), (100, 1000)):
         store = FolderStore(tmp_path / str(size))
-        found.append(rows_of(store, curate_pairs(store, pairs(), checkpoint, size, rule)))
+        found.append(rows_of(store, curate_pairs(store, pairs(), checkpoint, size, rule, batch_rows=batch)))
     keep = ("clip_score", "drop_reason")
     first, *others = [{uid: [row.get(name) for name in keep] for uid, row in rows.items()} for rows in found]
     assert all(other == first for other in others)
@@ -144,8 +154,8 @@ def test_the_key_depends_on_the_model_and_not_on_its_path(tmp_path: Path, checkp
 
 
 def test_config_refuses_a_rule_over_a_score_that_is_not_computed() -> None:
-    with pytest.raises(ValidationError, match=r"\[curate\.scores\.nsfw\] missing"):
-        CurateConfig.model_validate({"rules": [{"score": "nsfw", "max": 0.5}]})
+    with pytest.raises(ValidationError, match=r"\[curate\.scores\.aesthetic\] missing"):
+        CurateConfig.model_validate({"rules": [{"score": "aesthetic", "max": 0.5}]})
 
 
 def test_nothing_is_scored_without_scores(tmp_path: Path, job_sizes: list[int]) -> None:
@@ -154,7 +164,7 @@ def test_nothing_is_scored_without_scores(tmp_path: Path, job_sizes: list[int]) 
         plan(CURATE, CurateConfig(), 0, [downloaded(store, pairs(), 7)]),
         Context(store, tmp_path, pool=InlineExecutor()),
     )
-    assert {row["clip_score"] for row in rows_of(store, manifest).values()} == {None}
+    assert read_parts(store, manifest).schema == CURATED
     assert job_sizes == []
     assert manifest.facts == {}
     assert not store.names("scores")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dataops.schema import CURATED, PACKED, conform, uid
+from dataops.schema import CURATED, conform, uid
 from dataops.snapshot import Counts, Draft, Input, Manifest
 from dataops.store import Store
 from tasks.download.outcome import EVIDENCE
@@ -88,7 +88,7 @@ def _list_inputs(manifests: Mapping[str, Manifest]) -> list[Input]:
 
 
 def _put_parts(draft: Draft, rows: Sequence[Mapping[str, Any]], size: int) -> list[Any]:
-    schema = {"curate": CURATED, "pack": PACKED, "download": EVIDENCE}.get(draft.stage)
+    schema = {"curate": CURATED, "pack": CURATED, "download": EVIDENCE}.get(draft.stage)
     if schema is None:
         return []
     prefix = "evidence" if draft.stage == "download" else "part"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.errors import ConfigError, CorruptPart
-from dataops.schema import FILTERED, PACKED, uid
+from dataops.schema import CURATED, FILTERED, uid
 from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore
 from dataops.text.duplicates import KEY_BYTES
@@ -68,7 +68,7 @@ def test_urls_of_an_earlier_dataset_are_dropped_as_seen(tmp_path: Path):
     rows = some_pairs(200)
     seen = sorted({row["url"] for row in rows})[:40]
     earlier = snapshot(
-        tmp_path, "pack", [[{"uid": uid(url, "x"), "url": url} for url in seen[i::2]] for i in range(2)], PACKED
+        tmp_path, "pack", [[{"uid": uid(url, "x"), "url": url} for url in seen[i::2]] for i in range(2)], CURATED
     )
     manifest = filtered(tmp_path, rows, seen=[earlier.key], dedupe=[])
     assert not {row["url"] for row in kept(tmp_path, manifest)} & set(seen)

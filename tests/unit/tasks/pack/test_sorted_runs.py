@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.errors import StorageError
-from dataops.schema import uid
+from dataops.schema import CURATED, uid
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from tasks.pack.cut_shards import CutShard, cut_shards, shard_starts
 from tasks.pack.make_runs import shuffle_keys
 from tasks.pack.sort_layout import choose_layout
-from tasks.pack.sorted_runs import RUN_ROWS, Rows, RunSet, concat_rows, sorted_order, write_run
+from tasks.pack.sorted_runs import Rows, RunSet, concat_rows, run_schema, sorted_order, write_run
+
+RUN_ROWS = run_schema(CURATED)
 
 
 def make_rows(keys: list[tuple[int, int, int]], *, with_images: bool = True) -> Rows:
@@ -52,9 +54,9 @@ def test_runs_return_what_a_sort_in_memory_gives(
         for writer in range(3):
             rows = make_rows([k for k, w in zip(keys, writers, strict=True) if w == writer], with_images=with_images)
             write_run(draft, f"{writer}.run", rows, partitions, range(partitions))
-        runs = RunSet("index", tuple(f"{writer}.run" for writer in range(3)), partitions)
+        runs = RunSet("index", tuple(f"{writer}.run" for writer in range(3)), partitions, CURATED)
         shards = cut_shards(draft, [runs], shard_size, shard_bytes)
-        found = concat_rows(list(runs.read(draft, first, end)))
+        found = concat_rows(runs.read(draft, first, end), CURATED)
     chosen = [key for key in sorted(keys) if first <= (key[0] >> 32) * partitions >> 32 < end]
     order = sorted_order(found.keys)
     assert found.keys[order].tolist() == chosen
@@ -73,7 +75,7 @@ def test_a_damaged_run_does_not_count_as_written(tmp_path: Path) -> None:
     draft = Draft(store, "pack", "0" * 16)
     write_run(draft, "0.run", make_rows([(5, 0, 30)]), 1, range(1))
     draft.finish(Record(task="sort"))
-    runs = RunSet("index", ("0.run",), 1)
+    runs = RunSet("index", ("0.run",), 1, CURATED)
     runs.write_index(draft)
     whole = store.read(draft.scratch("0.run"))
     for damaged in (whole[:-9] + b"x" + whole[-8:], whole[:-1], whole[:40]):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dataops.errors import ContractError, CorruptPart
-from dataops.schema import CAPTIONS, PACKED
+from dataops.schema import CAPTIONS, CURATED
 from dataops.shards.tar import ShardWriter, list_members, read_index, read_samples
 from dataops.snapshot import Counts, Manifest, read_parts, read_table
 from dataops.store import FolderStore
@@ -48,7 +48,7 @@ class TestWithoutProcesses:
         assert packed_dataset.counts == Counts(input=17, kept=17)
         assert [part.rows for part in packed_dataset.named("part-")] == [6, 6, 5]
         rows = read_parts(store, packed_dataset)
-        assert rows.schema == PACKED
+        assert rows.schema == CURATED
         assert sorted(rows["uid"].to_pylist()) == sorted(row["uid"] for row in pairs if not row["drop_reason"])
         pictures = {row["uid"]: row["data"] for row in pairs}
         for number in ("00000", "00001", "00002"):
@@ -217,7 +217,7 @@ class TestWithoutProcesses:
         if runs:
             force_layout(monkeypatch, 2000, 1 << 30)
         store, made = dataset_in(tmp_path, pairs, 5, shard_size=5)
-        assert read_parts(store, made).schema == PACKED.append(CAPTIONS)
+        assert read_parts(store, made).schema == CURATED.append(CAPTIONS)
         texts = {row["url"]: [one["caption"] for one in row["captions"] or []] for row in pairs}
         for part in made.named("", ".tar"):
             with store.open(made.path(part.name)) as file:

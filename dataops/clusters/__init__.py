@@ -1,1 +1,0 @@
-"""Arithmetic on clusters of image features: exact cosines, semantic duplicates and sampling probabilities."""

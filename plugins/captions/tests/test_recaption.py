@@ -1,0 +1,326 @@
+"""`[curate.recaption]` against a server on loopback that speaks OpenAI's protocol, well and badly."""
+
+import base64
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from dataops.errors import ConfigError, ServiceError
+from dataops.schema import CAPTIONS, CURATED, uid
+from dataops.snapshot import Counts, Manifest, read_parts
+from dataops.store import FolderStore
+from plugins.captions import captioning
+from plugins.captions import endpoint as endpoints
+from plugins.captions.captioning import cut_budget
+from plugins.captions.config import API_KEY, RecaptionConfig
+from plugins.captions.endpoint import Endpoint, Pace
+from tasks.curate.config import CurateConfig
+from tasks.curate.stage import CURATE
+from tasks.curate.step import describe_steps
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+from tasks.web.fetch_error import FetchError
+from tests.inline_executor import InlineExecutor
+from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
+
+Reply = tuple[int, dict[str, str], bytes]
+NEVER = threading.Event()
+IMAGES = {n: jpeg(blocks(200 + n)) for n in range(12)}
+
+
+def completion(text: Any, **more: Any) -> bytes:
+    usage = {"prompt_tokens": 10, "completion_tokens": 3}
+    answer = {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage, "model": "toy-2b"}
+    return json.dumps(answer | more).encode()
+
+
+def describe(image: bytes, times: int) -> Reply:
+    return 200, {}, completion(f"a text about {hashlib.sha256(image).hexdigest()[:6]}")
+
+
+@dataclass
+class ToyServer:
+    """A server whose `reply` returns status, headers and body for an image and the number of its request."""
+
+    reply: Callable[[bytes, int], Reply] = describe
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    times: Counter[bytes] = field(default_factory=Counter)
+    at_once: int = 0
+    most_at_once: int = 0
+    lock: Any = field(default_factory=threading.Lock)
+    url: str = ""
+
+    def answer(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        found = json.loads(body)
+        _, part = found["messages"][0]["content"]
+        image = base64.b64decode(part["image_url"]["url"].removeprefix("data:image/jpeg;base64,"), validate=True)
+        with self.lock:
+            self.bodies.append(found)
+            self.headers.append(headers | {"path": path})
+            self.times[image] += 1
+            times = self.times[image]
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return self.reply(image, times)
+        finally:
+            with self.lock:
+                self.at_once -= 1
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[dict[str, Any]]:
+    current: dict[str, Any] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status, headers, answer = current["toy"].answer(self.path, dict(self.headers), body)
+            try:
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(answer)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(answer)
+            except OSError:
+                pass  # the client has closed the connection
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    current["url"] = f"http://127.0.0.1:{server.server_port}/v1"
+    yield current
+    NEVER.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def toy(served: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> ToyServer:
+    monkeypatch.delenv(API_KEY, raising=False)
+    monkeypatch.setattr(endpoints, "MAX_BACKOFF", 0.01)
+    served["toy"] = ToyServer(url=served["url"])
+    return served["toy"]
+
+
+def settings(toy: ToyServer, **more: Any) -> dict[str, Any]:
+    return {"endpoint": toy.url, "model": "toy", "model_version": "sha256:abc", **more}
+
+
+def curated(
+    folder: Path, toy: ToyServer, images: int = 6, shard_size: int = 4, **more: Any
+) -> tuple[Manifest, list[dict]]:
+    """Return the snapshot and its kept rows, each with the `outcome` of its image."""
+    store = FolderStore(folder)
+    pairs = [pair(f"http://img.example/{n}.jpg", f"caption {n}", IMAGES[n]) for n in range(images)]
+    config = CurateConfig.model_validate({"recaption": settings(toy, **more)})
+    upstream = downloaded(store, [*pairs, pair("http://img.example/s.jpg", "small", IMAGES[0], size=20)], shard_size)
+    manifest = make(plan(CURATE, config, 0, [upstream]), Context(store, folder, pool=InlineExecutor()))
+    outcomes = {row["uid"]: row["outcome"] for row in read_parts(store, manifest, "recaption-").to_pylist()}
+    return manifest, [row | {"outcome": outcomes[row["uid"]]} for row in read_parts(store, manifest).to_pylist()]
+
+
+def test_each_kept_image_gets_a_synthetic_caption_beside_its_own(tmp_path: Path, toy: ToyServer) -> None:
+    manifest, rows = curated(tmp_path, toy, concurrency=3, prompt="What is it?", languages=[])
+    assert manifest.counts == Counts(input=7, kept=6, dropped={"too_small": 1})
+    assert read_parts(FolderStore(tmp_path), manifest).schema == CURATED.append(CAPTIONS)
+    for row in rows:
+        image = IMAGES[int(row["url"][-5])]
+        [caption] = row["captions"]
+        assert caption["caption"] == f"a text about {hashlib.sha256(image).hexdigest()[:6]}"
+        assert caption["caption_source"] == "synthetic"
+        assert caption["uid"] == uid(row["url"], caption["caption"])
+        assert caption["extracted_with"] == "pairmill-recaption/1 toy@sha256:abc"
+        assert row["caption"].startswith("caption "), "the original is kept"
+    assert set(toy.times) == {IMAGES[n] for n in range(6)}, "no dropped image is sent"
+    body = toy.bodies[0]
+    assert (body["model"], body["max_tokens"], body["temperature"], body["stream"]) == ("toy", 100, 0.0, False)
+    assert body["messages"][0]["content"][0] == {"type": "text", "text": "What is it?"}
+    assert toy.headers[0]["path"] == "/v1/chat/completions"
+    assert "Authorization" not in toy.headers[0]
+    facts = manifest.facts["recaption"]
+    assert describe_steps(manifest) == [
+        "The model `toy` (version sha256:abc) wrote 6 synthetic captions beside the original ones, by the prompt "
+        "`What is it?`. Nobody has checked them."
+    ]
+    assert facts["outcomes"] == {"added": 6}
+    assert (facts["model"], facts["model_version"], facts["prompt"]) == ("toy", "sha256:abc", "What is it?")
+    assert (facts["requests"], facts["cached"], facts["prompt_tokens"], facts["completion_tokens"]) == (6, 0, 60, 18)
+    assert facts["answered_by"] == {"toy-2b": 6}
+
+
+def test_a_rerun_pays_nothing_and_gives_the_same_bytes(tmp_path: Path, toy: ToyServer) -> None:
+    first, _ = curated(tmp_path / "a", toy)
+    FolderStore(tmp_path / "a").delete_tree(first.path(""))
+    other, _ = curated(tmp_path / "a", toy, shard_size=2, max_chars=500)  # other checks of the text need no new answer
+    again, _ = curated(tmp_path / "a", toy)
+    assert len(toy.bodies) == 6
+    assert again.content_digest == first.content_digest
+    assert other.facts["recaption"] | {"cached": 0} == first.facts["recaption"] | {"cached": 0, "requests": 0} | {
+        name: 0 for name in ("prompt_tokens", "completion_tokens")
+    }
+    curated(tmp_path / "a", toy, prompt="Another question")
+    assert len(toy.bodies) == 12
+
+
+def bad_replies(image: bytes, times: int) -> Reply:
+    """Reply to each image in another way."""
+    number = next(n for n, data in IMAGES.items() if data == image)
+    temporary: dict[int, Reply] = {
+        0: (429, {"Retry-After": "0"}, b"slow down"), 1: (500, {}, b"oops"), 2: (503, {"Retry-After": "9999"}, b""),
+    }  # fmt: skip
+    if number in temporary and (times < 3 or number == 2):
+        return temporary[number]
+    if number == 3:
+        NEVER.wait(20)
+    return {
+        4: (200, {}, b"x" * (endpoints.MAX_ANSWER_BYTES + 1)),
+        5: (200, {}, b"<html>no JSON</html>"),
+        6: (200, {}, completion("  \u200b\n")),
+        7: (200, {}, completion("word " * 300)),
+        8: (302, {"Location": "http://127.0.0.1:1/"}, b""),
+        9: (400, {}, b'{"error": "no such image"}'),
+        10: (200, {}, completion([{"type": "text", "text": "a list\x00 of "}, {"type": "text", "text": "parts"}])),
+        11: (200, {}, b"[" * 100_000),
+    }.get(number, describe(image, times))
+
+
+def test_every_bad_answer_leaves_the_row_with_a_reason(tmp_path: Path, toy: ToyServer) -> None:
+    toy.reply = bad_replies
+    manifest, rows = curated(tmp_path, toy, 12, 50, attempts=3, timeout=1.5, min_success=0, max_wait=5, concurrency=12)
+    outcomes = {int(row["url"].rpartition("/")[2].partition(".")[0]): row["outcome"] for row in rows}
+    assert outcomes == {
+        0: "added", 1: "added", 2: "http_503", 3: "timeout", 4: "too_large", 5: "bad_answer", 6: "empty", 7: "too_long",
+        8: "redirect", 9: "http_400", 10: "added", 11: "bad_answer",
+    }  # fmt: skip
+    assert manifest.counts.kept == len(rows) == 12
+    assert {row["url"] for row in rows if row["captions"]} == {f"http://img.example/{n}.jpg" for n in (0, 1, 10)}
+    assert [row["captions"][0]["caption"] for row in rows if row["url"].endswith("/10.jpg")] == ["a list of parts"]
+    assert [toy.times[IMAGES[n]] for n in (0, 1, 3)] == [3, 3, 3]
+    assert all(toy.times[IMAGES[n]] < 3 for n in range(4, 12)), "what another attempt would not change is not retried"
+    assert toy.times[IMAGES[2]] < 3, "nor what has to wait longer than max_wait"
+
+
+def test_too_few_answers_fail_the_stage_and_a_rerun_asks_for_the_rest(tmp_path: Path, toy: ToyServer) -> None:
+    toy.reply = lambda image, times: (500, {}, b"") if image == IMAGES[5] else describe(image, times)
+    with pytest.raises(ServiceError, match=r"answered for 5 of 6 images, less than min_success = 0\.9 \(http_500 1\)"):
+        curated(tmp_path, toy, attempts=2)
+    asked = len(toy.bodies)
+    toy.reply = describe
+    manifest, rows = curated(tmp_path, toy, attempts=2)
+    assert {row["outcome"] for row in rows} == {"added"}
+    assert len(toy.bodies) == asked + 1
+    assert manifest.facts["recaption"]["outcomes"] == {"added": 6}
+
+
+def test_an_endpoint_that_is_down_or_refuses_ends_the_stage_soon(
+    tmp_path: Path, toy: ToyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captioning, "_FAILURES_IN_A_ROW", 3)
+    toy.reply = lambda image, times: (503, {}, b"")
+    with pytest.raises(ServiceError, match=r"failed for 3 images in a row, the last time with http_503"):
+        curated(tmp_path, toy, 12, attempts=1, concurrency=1)
+    assert len(toy.bodies) < 6
+    for status, remedy in ((401, API_KEY), (404, "endpoint and model")):
+        toy.reply = lambda image, times, status=status: (status, {}, b"")
+        with pytest.raises(ConfigError, match=rf"status {status}; .*{remedy}"):
+            curated(tmp_path / str(status), toy, 3, concurrency=1)
+
+
+def test_the_key_is_sent_and_written_nowhere(tmp_path: Path, toy: ToyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(API_KEY, "sk-0123456789abcdef")
+    toy.reply = lambda image, times: (400, {}, b"sk-0123456789abcdef") if image == IMAGES[1] else describe(image, times)
+    curated(tmp_path, toy, min_success=0.5)
+    assert {headers["Authorization"] for headers in toy.headers} == {"Bearer sk-0123456789abcdef"}
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"sk-0123456789" in path.read_bytes()]
+    remote = RecaptionConfig(endpoint="http://models.example/v1", model="toy")
+    assert remote.problems() == [f"endpoint: {API_KEY} would be sent to models.example without encryption; "
+                                 "use https, or unset the key"]  # fmt: skip
+    assert RecaptionConfig(endpoint="https://models.example/v1", model="toy").problems() == []
+    monkeypatch.setenv(API_KEY, "sk-01234\n56789")
+    assert "characters that no key has" in remote.problems()[0]
+
+
+def test_limits_of_images_requests_and_rate_hold(tmp_path: Path, toy: ToyServer) -> None:
+    def reply(image: bytes, times: int) -> Reply:
+        time.sleep(0.02)
+        return describe(image, times)
+
+    toy.reply = reply
+    started = time.monotonic()
+    manifest, rows = curated(tmp_path, toy, 12, 5, max_images=7, concurrency=2, requests_per_second=50)
+    assert time.monotonic() - started >= 4 / 50
+    assert toy.most_at_once <= 2
+    outcomes = manifest.facts["recaption"]["outcomes"]
+    assert outcomes["added"] == len(toy.bodies) <= 7
+    assert outcomes["over_budget"] == 12 - outcomes["added"]
+    assert sum(row["captions"] is not None for row in rows) == outcomes["added"]
+    for sizes in ([5, 5, 3], [1], [0, 4, 0], [10_000] * 7):
+        for limit in (1, 3, 12, 50_000):
+            quotas = cut_budget(sizes, limit)
+            assert sum(quotas) == min(limit, sum(sizes))
+            assert all(0 <= quota <= size for quota, size in zip(quotas, sizes, strict=True))
+
+
+def test_captions_in_other_languages_and_repeated_ones_are_not_used(tmp_path: Path, toy: ToyServer) -> None:
+    texts = {
+        0: "ein rotes Haus steht auf dem grünen Hügel am Fluss",
+        1: "Caption  1",
+        2: "a red house on the green hill",
+    }
+    number = {data: n for n, data in IMAGES.items()}
+    toy.reply = lambda image, times: (200, {}, completion(texts[number[image]]))
+    _, rows = curated(tmp_path, toy, 3, languages=["en"])
+    assert {int(row["url"][-5]): row["outcome"] for row in rows} == {0: "language", 1: "same_caption", 2: "added"}
+    assert [row["captions"][0]["language"] for row in rows if row["captions"]] == ["en"]
+
+
+def test_existing_captions_stay_before_the_synthetic_one(tmp_path: Path, toy: ToyServer) -> None:
+    store, further = FolderStore(tmp_path), {"uid": "0" * 32, "caption": "kite, sky", "caption_source": "keywords"}
+    upstream = downloaded(store, [pair("http://img.example/0.jpg", "caption 0", IMAGES[0])], 4)
+    [part] = upstream.named("part-", ".parquet")
+    rows = read_parts(store, upstream).append_column(CAPTIONS, pa.array([[further]], CAPTIONS.type))
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(rows, sink)  # pyright: ignore[reportAttributeAccessIssue]
+    store.put(upstream.path(part.name), sink.getvalue().to_pybytes())
+    config = CurateConfig.model_validate({"recaption": settings(toy)})
+    made = make(plan(CURATE, config, 0, [upstream]), Context(store, tmp_path, pool=InlineExecutor()))
+    [row] = read_parts(store, made).to_pylist()
+    assert [one["caption_source"] for one in row["captions"]] == ["keywords", "synthetic"]
+
+
+def test_a_pause_that_the_server_asks_for_holds_for_all_threads() -> None:
+    pace = Pace(None)
+    pace.pause(0.2)
+    started = time.monotonic()
+    pace.wait()
+    assert time.monotonic() - started >= 0.19
+    with pytest.raises(FetchError, match="connect"):
+        Endpoint(RecaptionConfig(endpoint="http://127.0.0.1:1/v1", model="toy", attempts=1), "jpg").ask(IMAGES[0])
+
+
+def test_config_refuses_what_is_no_endpoint_and_keeps_other_keys() -> None:
+    for wrong in ("file:///etc/passwd", "http://", "http://user:pw@host/v1", "http://host/v1?key=1", "http://[::1/v1"):
+        with pytest.raises(ValueError, match="endpoint"):
+            RecaptionConfig(endpoint=wrong, model="toy")
+    assert "recaption" not in CurateConfig().key_config()
+    one = RecaptionConfig(endpoint="http://a.example/v1/", model="toy")
+    other = one.model_copy(update={"endpoint": "http://b.example", "concurrency": 1, "timeout": 1.0})
+    assert one.endpoint == "http://a.example/v1"
+    assert one.key_config() == other.key_config()
+    assert one.digest == one.model_copy(update={"max_chars": 5}).digest != one.model_copy(update={"seed": 1}).digest

@@ -1,1 +1,0 @@
-"""Config, fit and page of the clusters of image features."""

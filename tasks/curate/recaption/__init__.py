@@ -1,1 +1,0 @@
-"""Adds captions that a model writes, by an endpoint that the config names."""

@@ -1,1 +1,0 @@
-"""The job that finds clusters of image features."""
