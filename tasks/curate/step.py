@@ -57,10 +57,9 @@ class Step:
 
 def describe_steps(curate: Manifest | None) -> list[str]:
     """Return what the steps of a snapshot of curate say of it, for the card of a dataset or of a model."""
-    if curate is None:
-        return []
-    steps = (step for step in list_steps(curate.config) if step.table in curate.facts)
-    return [sentence for step in steps for sentence in step.describe(curate.facts[step.table])]
+    facts = curate.facts if curate is not None else {}
+    steps = (step for step in plugins.load("steps").values() if step.table in facts)
+    return [sentence for step in steps for sentence in step.describe(facts[step.table])]
 
 
 def list_steps(config: Any) -> list[Step]:

@@ -273,6 +273,6 @@ def _describe_persons(dataset: DatasetFacts) -> list[str]:
         "Images may show persons, and captions may name them.",
         _PERSONAL.get(str(filtered.get("personal")), "Captions were not searched for personal data."),
     ]
-    if "faces" in dataset.lineage["curate"].config.get("scores") or ():
+    if "faces" in (dataset.lineage["curate"].config.get("scores") or ()):
         found.append("A detector counted the faces of each image: column faces.")
     return found

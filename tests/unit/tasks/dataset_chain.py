@@ -15,7 +15,17 @@ from PIL import Image
 
 from dataops.digest import text_sha256
 from dataops.images.decode import make_preview
-from dataops.schema import CAPTIONS, CURATED, DOWNLOADED, FILTERED, PAIRS, conform, dropped_schema, uid
+from dataops.schema import (
+    CAPTIONS,
+    CURATED,
+    DOWNLOADED,
+    FILTERED,
+    PAIRS,
+    conform,
+    dropped_schema,
+    find_added_columns,
+    uid,
+)
 from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Counts, Draft, Manifest, Part
 from dataops.store import FolderStore, Store
@@ -122,7 +132,9 @@ def _parts(draft: Draft, rows: Rows, size: int) -> list[Part]:
         kept = [row for row in here if row["drop_stage"] not in {draft.stage, "download"}]
         dropped = [row for row in here if row["drop_stage"] == draft.stage]
         if draft.stage in ("download", "curate"):  # the parts of other stages do not matter
-            parts += _put(draft, f"part-{number}", kept, SCHEMAS[draft.stage])
+            added = [column.field for name, column in find_added_columns().items() if kept and name in kept[0]]
+            schema = pa.schema([*SCHEMAS[draft.stage], *(added if draft.stage == "curate" else [])])
+            parts += _put(draft, f"part-{number}", kept, schema)
         parts += _put(draft, f"dropped-{number}", dropped, dropped_schema(SCHEMAS[draft.stage]))
         if draft.stage == "download":
             parts += _raw(draft, number, kept, dropped)

@@ -444,7 +444,7 @@ def test_images_that_a_model_captions_are_counted():
     recaption["max_images"] = 30
     limited = estimate_stage(CURATE, RunConfig.model_validate(values), 1000, [], **options)
     assert limited.model_requests == 30
-    assert dict(total_lines(limited, 2))["of a model"] == "at most ~30 images (curate.recaption)"
+    assert dict(total_lines(limited, 2))["of a model"] == "at most ~30 images"
     assert "of a model" not in dict(total_lines(Estimate(), 2))
 
 

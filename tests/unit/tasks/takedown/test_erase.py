@@ -21,7 +21,7 @@ from dataops.storage import cached_files
 from dataops.storage.cached_files import hold
 from dataops.store import FolderStore
 from tasks.browse.features import FeatureTable, image_ids
-from tasks.curate.scores.cache import put_scores
+from tasks.curate.scores.score import put_scores
 from tasks.engine.context import Context
 from tasks.engine.takedown_requests import load_erased
 from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry
