@@ -19,7 +19,6 @@ from dataops.store import Store, open_store
 from flows.config import RunConfig, apply_setting, validate_values
 from flows.config_problems import format_problems
 from flows.records import RunRecord, list_runs, load_run
-from flows.trial.sample import take_sample
 from plugins.trial.sample import take_sample
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
