@@ -56,7 +56,7 @@ ray: .venv/installed-dev
 # Exported models in transformers and onnxruntime; not part of `test`, because its install (170 MB) slows imports of open_clip.
 export: .venv/installed-dev
 	@$(INSTALL) --editable '.[export]'
-	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/unit/training/test_export.py tests/integration/test_publish_model.py
+	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/unit/training/test_export.py plugins/publish/tests/integration/test_publish_model.py
 
 # The site of README and docs/, built without warnings into build/docs/site; its pages request nothing from other hosts.
 docs: .venv/installed-dev
@@ -87,7 +87,7 @@ COMMA := ,
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(call announce,pairmill,0.7 GB to download and 2.6 GB on disk)
-	@$(INSTALL) --editable .
+	@$(INSTALL) --editable '.[demo]'
 	@$(WEIGHTS)
 	@$(KERNELS)
 	@touch $@

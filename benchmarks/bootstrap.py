@@ -27,12 +27,12 @@ from benchmarks.measure import Row, finish, make_parser
 from dataops.home import home
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
-from flows.commands.demo import FROM_SCRATCH, demo_settings
 from flows.config import RunConfig, load_config
+from plugins.demo.build import build_demo_web
+from plugins.demo.command import FROM_SCRATCH, demo_settings
+from plugins.demo.server import running_server
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
-from tasks.demo.build import build_demo_web
-from tasks.demo.server import running_server
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Stage, make, plan, reuse

@@ -40,7 +40,7 @@ from benchmarks.inputs.rows import make_parts
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
 from dataops.home import CHECKOUT
 from dataops.store import FolderStore
-from tasks.demo.build import build_demo_web
+from plugins.demo.build import build_demo_web
 
 PACKAGES = ("pyarrow", "polars", "prefect")
 REQUEST_ROWS = [100_000, 400_000, 1_600_000]

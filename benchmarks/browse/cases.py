@@ -15,12 +15,12 @@ from benchmarks.browse.dataset import MODEL
 from benchmarks.measure import Row, peak_bytes, time_in_turn
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
-from flows.browse.site import Query, Site
-from tasks.browse.filters import Filter
-from tasks.browse.images import Images
-from tasks.browse.meaning import Meaning, NamedModel
-from tasks.browse.rows import PAGE_ROWS, Selection, count_values, list_rows
-from tasks.browse.views import ROW
+from plugins.browse.filters import Filter
+from plugins.browse.images import Images
+from plugins.browse.meaning import Meaning, NamedModel
+from plugins.browse.rows import PAGE_ROWS, Selection, count_values, list_rows
+from plugins.browse.site import Query, Site
+from plugins.browse.views import ROW
 from tasks.models.find import ModelFiles
 
 OPEN_SECONDS, QUERY_SECONDS = 3.0, 1.0

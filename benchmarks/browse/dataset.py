@@ -11,12 +11,12 @@ import pyarrow as pa
 from PIL import Image
 
 from benchmarks.inputs.rows import make_pairs, random_bits, random_shares
+from dataops.images.feature_table import FeatureTable, image_ids, preparation_digest
 from dataops.schema import CURATED, conform
 from dataops.shards.layout import Member
 from dataops.shards.tar import ShardWriter, format_index
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, content_digest, load_manifest
 from dataops.store import FolderStore
-from tasks.browse.features import FeatureTable, image_ids, preparation_digest
 
 PART_ROWS, IMAGES, SIDE = 10_000, 500, 224
 FEATURE_ROWS = 50_000

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.bootstrap import QUICK_EMOJI, find_or_make, prepare
 from benchmarks.measure import Row, finish, make_parser
 from dataops.home import home
-from flows.commands.demo import CONFIG, FROM_SCRATCH
+from plugins.demo.command import CONFIG, FROM_SCRATCH
 from tasks.curate.stage import CURATE
 from tasks.evaluate.stage import EVALUATE
 from tasks.pack.stage import PACK

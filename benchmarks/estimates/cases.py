@@ -15,9 +15,9 @@ from dataops.formatting import format_quantity
 from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest, load_manifest
 from dataops.store import FolderStore
-from flows.commands.demo import CONFIG, QUICK, QUICK_LIMIT, apply_settings, demo_settings
 from infra.local import services
-from tasks.demo.build import build_demo_web
+from plugins.demo.build import build_demo_web
+from plugins.demo.command import CONFIG, QUICK, QUICK_LIMIT, apply_settings, demo_settings
 
 QUANTITIES = ("kept", "stored_bytes", "cpu_seconds", "seconds")
 """Fields of an estimate that are compared: rows, bytes in the store, CPU time, wall time."""
@@ -168,7 +168,7 @@ def demo_cases(folder: Path) -> Iterator[list[Case]]:
     """Serve a small demo web, and return a run of all stages on its archive and a crawl of its site."""
     os.environ["PAIRMILL_HOME"] = str(folder / "home")
     web = build_demo_web(folder / "demo", limit=QUICK_LIMIT)
-    command = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
+    command = [sys.executable, "-m", "plugins.demo.server", "--directory", str(web.site), "--port", "{port}"]
     site = services.ensure_service("estimates-site", command, health_path="/healthz", env={}, port=None)
     address = str(site.url).removeprefix("http://").rstrip("/")
     settings = [*demo_settings(web, folder, address), *QUICK, 'store.uri="{store}"']

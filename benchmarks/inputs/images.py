@@ -49,8 +49,8 @@ def cut_tiles(side: int = 128) -> list[Image.Image]:
 
 def load_emoji_images(number: int) -> list[Image.Image]:
     """Return emoji of OpenMoji on white, from the whole set."""
-    from tasks.demo.emoji_set import load_emoji
-    from tasks.demo.images import flatten_all, render_all
+    from plugins.demo.emoji_set import load_emoji
+    from plugins.demo.images import flatten_all, render_all
 
     svgs = [one.openmoji_svg for one in load_emoji(number)]
     return [Image.open(io.BytesIO(data)) for data in flatten_all(render_all(svgs))]

@@ -14,7 +14,7 @@ from benchmarks.kills.store_faults import StoreFaults
 from dataops.home import CHECKOUT
 from dataops.store import FolderStore, Store, open_store
 from infra.local import services
-from tasks.demo.build import DemoWeb, build_demo_web
+from plugins.demo.build import DemoWeb, build_demo_web
 
 CONFIG = """
 name = "chaos"
@@ -131,7 +131,7 @@ def chaos_environment(
         try:
             web = build_demo_web(folder / "web", limit=200)
             services.up(timeout_s=300)
-            server = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
+            server = [sys.executable, "-m", "plugins.demo.server", "--directory", str(web.site), "--port", "{port}"]
             site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)
             address = site.url.removeprefix("http://").rstrip("/")
             env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}

@@ -41,10 +41,10 @@ from benchmarks.recipes.table import (
 )
 from dataops.home import home
 from dataops.snapshot import Manifest
-from flows.commands.demo import CONFIG
+from plugins.demo.command import CONFIG
+from plugins.demo.server import running_server
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
-from tasks.demo.server import running_server
 from tasks.download.stage import DOWNLOAD
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.stage import EVALUATE

@@ -43,11 +43,11 @@ from benchmarks.recipes.table import (
 )
 from dataops.home import home
 from dataops.snapshot import Manifest
-from flows.commands.demo import CONFIG, FROM_SCRATCH
+from plugins.demo.build import build_demo_web
+from plugins.demo.command import CONFIG, FROM_SCRATCH
+from plugins.demo.server import running_server
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
-from tasks.demo.build import build_demo_web
-from tasks.demo.server import running_server
 from tasks.download.stage import DOWNLOAD
 from tasks.evaluate.stage import EVALUATE
 from tasks.extract.stage import EXTRACT

@@ -16,9 +16,9 @@ from dataops.errors import ConfigError
 from dataops.shards.foreign_tar import open_foreign_tar
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
-from flows.commands.demo import CONFIG, demo_settings
 from flows.config import RunConfig, load_config
-from tasks.demo.build import DemoWeb, build_demo_web
+from plugins.demo.build import DemoWeb, build_demo_web
+from plugins.demo.command import CONFIG, demo_settings
 from tasks.engine.context import Context
 from tasks.extract.stage import EXTRACT
 

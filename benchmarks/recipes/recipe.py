@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from flows.commands.demo import CONFIG
+from plugins.demo.command import CONFIG
 from training.config import TrainConfig
 
 Change = dict[str, Any]

@@ -83,7 +83,7 @@ def init(folder: Path, kind: str | None, data: str | None, contact: str | None, 
     try:
         written = _write(folder, texts, asks=asks)
         if not (folder / DIGITS).exists():
-            from tasks.demo.suite import write_digits
+            from tasks.evaluate.suite_writer import write_digits
 
             write_digits(folder / DIGITS)
             written.append(DIGITS)

@@ -5,9 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from dataops.errors import PairmillError, StorageError
+from dataops.images.feature_table import FeatureTable, image_ids
 from dataops.storage.cached_files import SESSIONS, delete_unheld
 from dataops.store import Store
-from tasks.browse.features import FeatureTable, image_ids
 from tasks.lineage.graph import Lineage
 from tasks.takedown.traces import Traces
 from training.frozen.feature_files import parse_shard

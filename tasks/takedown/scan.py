@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart
+from dataops.images.feature_table import ID_BYTES, IDS_FILE, image_ids
 from dataops.shards.tar import read_samples
-from tasks.browse.features import ID_BYTES, IDS_FILE, image_ids
 from tasks.takedown.places import KINDS, RecordKind, find_kind, is_text
 from tasks.takedown.text_search import What, is_short, may_be_name
 from tasks.takedown.traces import Traces, is_in

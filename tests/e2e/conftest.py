@@ -23,7 +23,7 @@ from benchmarks.kills.loop import Chaos
 from dataops.home import CHECKOUT
 from dataops.store import FolderStore
 from infra.local import services
-from tasks.demo.build import DemoWeb, build_demo_web
+from plugins.demo.build import DemoWeb, build_demo_web
 from tests.servers.recorder import Recorder, serve_recorder
 
 PLANTED = {
@@ -199,7 +199,7 @@ def pairmill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pairmill]:
     os.environ["PAIRMILL_HOME"] = str(folder / "home")
     os.environ |= PLANTED
     web = build_web_once(tmp_path_factory, folder / "web")
-    server = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
+    server = [sys.executable, "-m", "plugins.demo.server", "--directory", str(web.site), "--port", "{port}"]
     try:
         services.up()
         site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)

@@ -23,7 +23,7 @@ from infra.bucket import create_bucket
 from infra.doctor import installation
 from infra.doctor.servers import check_database
 from infra.local import services
-from tasks.demo.build import build_demo_web
+from plugins.demo.build import build_demo_web
 from tasks.register import promotion
 from tasks.tracking import client as tracking
 from tests.e2e.conftest import SAMPLE_CONFIG, shorten_digits
@@ -53,7 +53,7 @@ def config(cluster: Topology, tmp_path: Path) -> Iterator[Path]:
         patch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
         web = build_demo_web(tmp_path / "web", limit=60)
         shorten_digits(web)
-        server = [sys.executable, "-m", "tasks.demo.server", "--directory", str(web.site), "--port", "{port}"]
+        server = [sys.executable, "-m", "plugins.demo.server", "--directory", str(web.site), "--port", "{port}"]
         site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)
         text = SAMPLE_CONFIG.format(
             store="s3://pairmill/store",

@@ -20,15 +20,15 @@ from PIL import Image, ImageDraw
 
 from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError, CorruptPart
-from flows.commands.sign import sign, verify
+from plugins.publish.sign import sign, verify
+from plugins.publish.signing_keys import SigningKey
+from plugins.publish.tests.unit.test_signatures import write_keys
 from tasks.models.find import find_model
-from tasks.publish.signing_keys import SigningKey
 from tests.integration.register.bare_environment import BareEnvironment
 from tests.integration.register.snapshots import (
     TEXTS,
     run_python,
 )
-from tests.unit.tasks.publish.test_signatures import write_keys
 
 pytestmark = pytest.mark.timeout(300)  # an environment, a server and imports of MLflow take long on a busy machine
 

@@ -14,7 +14,7 @@ from dataops.errors import ContractError
 from dataops.images.decode import decode, make_preview
 from dataops.snapshot import SnapshotName
 from dataops.store import FolderStore
-from flows.commands.publish import PublishOptions, publish
+from plugins.publish.publish import PublishOptions, publish
 from tasks.engine import stage
 from tasks.tracking.registry import Registry, find_needed_snapshots
 from tests.integration.register.snapshots import connect, plan_registration

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError, ServiceError
-from flows.commands.documents.find_subject import find_subject
+from plugins.disclosure.find_subject import find_subject
 from tasks.engine import stage
 from tasks.register import mlflow_run
 from tasks.register.card_front_matter import split_front_matter

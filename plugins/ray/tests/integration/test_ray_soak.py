@@ -18,11 +18,11 @@ from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from flows.config import RunConfig, load_config
+from plugins.demo.build import build_demo_web
+from plugins.demo.server import running_server
 from plugins.ray.engine import RayExecutor
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
-from tasks.demo.build import build_demo_web
-from tasks.demo.server import running_server
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context, Progress
 from tasks.engine.executor import Executor, LocalExecutor

@@ -1,4 +1,4 @@
-"""What of execution.engine = "ray" needs no Ray; tests/integration/test_ray.py has the rest."""
+"""What of execution.engine = "ray" needs no Ray; plugins/ray/tests/integration/test_ray.py has the rest."""
 
 import json
 from collections import deque

@@ -15,12 +15,12 @@ import pytest
 
 from dataops.digest import file_sha256
 from dataops.images.decode import decode, make_preview
+from dataops.images.feature_table import FeatureTable, image_ids
 from dataops.images.score_tables import SCORES, compute_score_ids
 from dataops.snapshot import Draft, Record, SnapshotName, find_manifest, load_manifest
 from dataops.storage import cached_files
 from dataops.storage.cached_files import hold
 from dataops.store import FolderStore
-from tasks.browse.features import FeatureTable, image_ids
 from tasks.curate.scores.score import put_scores
 from tasks.engine.context import Context
 from tasks.engine.takedown_requests import load_erased

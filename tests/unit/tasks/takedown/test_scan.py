@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dataops.images.feature_table import FeatureTable, image_ids
 from dataops.shards.tar import ShardWriter
-from tasks.browse.features import FeatureTable, image_ids
 from tasks.takedown import scan
 from tasks.takedown.scan import Finds, Scanner
 from tasks.takedown.traces import Traces

@@ -1,0 +1,142 @@
+"""Parse what a page asks for into a SQL condition: a closed set of columns and operators, with all values as parameters."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dataops.errors import ConfigError
+from plugins.browse.database import quote
+
+Kind = Literal["text", "number", "list", "other"]
+OPERATORS: dict[Kind, dict[str, str]] = {
+    "text": {
+        "is": "is", "not": "is not", "has": "contains", "without": "does not contain", "starts": "starts with",
+        "none": "has no value", "any": "has a value",
+    },
+    "number": {
+        "is": "=", "min": "≥", "max": "≤", "not": "≠", "none": "has no value", "any": "has a value",
+    },
+    "list": {"has": "contains", "without": "does not contain", "none": "has no value", "any": "has a value"},
+    "other": {"none": "has no value", "any": "has a value"},
+}  # fmt: skip
+"""The operators of each kind of column, with what a page calls them."""
+VALUELESS = frozenset({"none", "any"})
+MAX_FILTERS, MAX_VALUE, MAX_TERMS = 20, 1000, 12
+_INTEGER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
+_CONDITIONS: dict[tuple[str, str], str] = {
+    ("text", "is"): "{} = ?",
+    ("text", "not"): "{} IS DISTINCT FROM ?",
+    ("text", "has"): "contains(lower({}), lower(?))",
+    ("text", "without"): "NOT coalesce(contains(lower({}), lower(?)), false)",
+    ("text", "starts"): "starts_with({}, ?)",
+    ("number", "is"): "{} = ?",
+    ("number", "not"): "{} IS DISTINCT FROM ?",
+    ("number", "min"): "{} >= ?",
+    ("number", "max"): "{} <= ?",
+    ("list", "has"): "list_contains({}, ?)",
+    ("list", "without"): "NOT coalesce(list_contains({}, ?), false)",
+}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One condition on a column."""
+
+    column: str
+    operator: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.column}~{self.operator}~{self.value}"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition of SQL and its parameters; an empty one is true for all rows."""
+
+    sql: str = ""
+    parameters: tuple[Any, ...] = ()
+
+    def __and__(self, other: "Condition") -> "Condition":
+        both = " AND ".join(f"({one.sql})" for one in (self, other) if one.sql)
+        return Condition(both, self.parameters + other.parameters)
+
+    @property
+    def where(self) -> str:
+        """The clause WHERE, or nothing."""
+        return f"WHERE {self.sql}" if self.sql else ""
+
+
+def kind_of(column_type: str) -> Kind:
+    """Return the kind of a column by its type in SQL."""
+    if column_type == "VARCHAR":
+        return "text"
+    if _INTEGER.fullmatch(column_type) or column_type in ("FLOAT", "DOUBLE"):
+        return "number"
+    if column_type.endswith("[]") and kind_of(column_type[:-2]) in ("text", "number"):
+        return "list"
+    return "other"
+
+
+def parse_filter(text: str, columns: Mapping[str, str]) -> Filter:
+    """Parse `column~operator~value`.
+
+    Args:
+        columns: the types of the columns by their names.
+
+    Raises: ConfigError that lists what is allowed.
+    """
+    column, operator, value = [*text.split("~", 2), "", ""][:3]
+    if column not in columns:
+        raise ConfigError(f"filter {text[:80]!r}: there is no column {column[:40]!r}; columns: {', '.join(columns)}")
+    kind = kind_of(columns[column])
+    if operator not in OPERATORS[kind]:
+        raise ConfigError(
+            f"filter {text[:80]!r}: {column} has no operator {operator[:40]!r}; operators: {', '.join(OPERATORS[kind])}"
+        )
+    if len(value) > MAX_VALUE:
+        raise ConfigError(f"filter of {column}: its value has more than {MAX_VALUE:,} characters")
+    found = Filter(column, operator, "" if operator in VALUELESS else value)
+    condition(found, columns)
+    return found
+
+
+def condition(one: Filter, columns: Mapping[str, str]) -> Condition:
+    """Return the condition of a filter. Raises: ConfigError if its value is no number where one is needed."""
+    column, column_type = quote(one.column), columns[one.column]
+    if one.operator in VALUELESS:
+        return Condition(f"{column} IS {'' if one.operator == 'none' else 'NOT '}NULL")
+    kind = kind_of(column_type)
+    value: Any = one.value
+    if kind == "number" or (kind == "list" and kind_of(column_type.removesuffix("[]")) == "number"):
+        value = parse_number(one.value, one.column)
+        if column_type == "FLOAT":  # 0.3 of 32 bits is not the 0.3 of 64
+            return Condition(_CONDITIONS[kind, one.operator].format(column).replace("?", "?::FLOAT"), (value,))
+    return Condition(_CONDITIONS[kind, one.operator].format(column), (value,))
+
+
+def parse_number(text: str, what: str) -> float | int:
+    """Return a finite number. Raises: ConfigError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or abs(value) >= 2**63:
+        raise ConfigError(f"filter of {what}: {text[:40]!r} is not a number")
+    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,19}", text.strip()) else value
+
+
+def parse_terms(text: str) -> list[str]:
+    """Return the terms of a search by text: words, and phrases in double quotes; all of them must be in a caption."""
+    terms = [phrase or word for phrase, word in re.findall(r'"([^"]+)"|([^\s"]+)', text[:MAX_VALUE])]
+    return terms[:MAX_TERMS]
+
+
+def match_terms(terms: Sequence[str], column: str = "caption") -> Condition:
+    """Return the condition that a column contains all terms, whatever their case."""
+    found = Condition()
+    for term in terms:
+        found &= Condition(f"contains(lower({quote(column)}), lower(?))", (term,))
+    return found

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+
+from plugins.browse.database import Database, QueryFailed, quote, quote_text
+
+
+def test_a_long_query_is_interrupted(tmp_path: Path) -> None:
+    database = Database([], tmp_path, seconds=0.2)
+    with pytest.raises(QueryFailed, match=r"stopped after"):
+        database.value("SELECT count(*) FROM range(100000000000) a, range(100000) b WHERE (a.range * b.range) % 7 = 3")
+    assert database.value("SELECT 1") == 1  # the next one runs
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_text('/etc/hostname')",
+        "COPY (SELECT 1) TO '/tmp/pairmill-browse-test.csv'",
+        "SET memory_limit = '64GB'",
+        "SET enable_external_access = true",
+        "INSTALL httpfs",
+        "ATTACH '/tmp/pairmill-browse-test.db'",
+    ],
+)
+def test_sql_reaches_no_other_file_and_no_setting(sql: str, tmp_path: Path) -> None:
+    database = Database([tmp_path], tmp_path)
+    with pytest.raises(QueryFailed):
+        database.rows(sql)
+    database.close()
+
+
+def test_names_and_texts_are_quoted(tmp_path: Path) -> None:
+    database = Database([], tmp_path)
+    hostile = """a"b'c; DROP TABLE x --"""
+    assert database.rows(f"SELECT {quote_text(hostile)} AS {quote(hostile)}") == [{hostile: hostile}]
+    database.close()

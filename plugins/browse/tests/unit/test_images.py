@@ -1,0 +1,101 @@
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataops.snapshot import Manifest
+from dataops.store import FolderStore
+from plugins.browse import images as module
+from plugins.browse.database import Database
+from plugins.browse.images import BoundedCache, Images, NoImage, find_image, image_of_line
+from plugins.browse.rows import Selection, list_rows
+from plugins.browse.views import Dataset
+from tests.unit.tasks.dataset_chain import jpeg, some_pairs
+
+Stored = tuple[FolderStore, dict[str, Manifest]]
+
+
+@pytest.mark.parametrize("label", ["pack.kept", "curate.kept", "curate.dropped", "download.kept"])
+def test_images_are_read_by_offset(label: str, dataset: Dataset, database: Database, tmp_path: Path) -> None:
+    images, view = Images(tmp_path / "indexes"), dataset.view(label)
+    originals = {row["uid"]: row["data"] for row in some_pairs()}
+    rows = [row for row in list_rows(database, Selection(view)) if row["uid"] in originals]
+    assert rows
+    for row in rows:
+        shown = Image.open(io.BytesIO(images.get(dataset, view, row, "small")))
+        assert shown.format == "JPEG"
+        expected = np.asarray(Image.open(io.BytesIO(originals[row["uid"]])), np.float32)
+        assert np.abs(np.asarray(shown, np.float32) - expected).mean() < 6
+
+
+@pytest.mark.parametrize("label", ["extract.dropped", "filter.dropped", "download.dropped"])
+def test_rows_that_were_not_fetched_have_no_image(
+    label: str, dataset: Dataset, database: Database, tmp_path: Path
+) -> None:
+    view = dataset.view(label)
+    row = list_rows(database, Selection(view))[0]
+    with pytest.raises(NoImage):
+        Images(tmp_path / "indexes").get(dataset, view, row, "small")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shard": "../../../etc/passwd"}, {"shard": "/etc/passwd"}, {"shard": "manifest.json"}, {"shard": "99999.tar"},
+        {"key": "../x"}, {"key": "a.b"}, {"key": "0" * 32}, {"key": "\n"}, {"shard": None}, {"status": "failed"},
+    ],
+)  # fmt: skip
+def test_names_in_a_row_lead_nowhere_else(
+    change: Mapping[str, Any], dataset: Dataset, database: Database, tmp_path: Path
+) -> None:
+    view = dataset.view("pack.kept")
+    row = list_rows(database, Selection(view))[0] | change
+    with pytest.raises(NoImage):
+        Images(tmp_path / "indexes").get(dataset, view, row, "small")
+
+
+@pytest.mark.parametrize("data", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html>", b"", jpeg(1)[:300]])
+def test_only_decoded_pixels_are_served(
+    data: bytes, dataset: Dataset, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Images, "read", lambda *_: data)
+    view = dataset.view("pack.kept")
+    with pytest.raises(NoImage, match="cannot be decoded"):
+        Images(tmp_path / "indexes").get(dataset, view, list_rows(database, Selection(view))[0], "small")
+
+
+def test_large_images_are_refused_before_they_are_decoded(
+    dataset: Dataset, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = dataset.view("pack.kept")
+    row = list_rows(database, Selection(view))[0]
+    for name in ("MAX_MEMBER", "MAX_AREA"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, 100)
+            with pytest.raises(NoImage):
+                Images(tmp_path / "indexes").get(dataset, view, row, "small")
+
+
+def test_cache_is_bounded() -> None:
+    cache, made = BoundedCache(10), list[int]()
+
+    def make(number: int) -> bytes:
+        made.append(number)
+        return bytes(4)
+
+    for number in (1, 2, 1, 3, 1, 2):
+        cache.get(number, lambda number=number: make(number))
+    assert made == [1, 2, 3, 2]
+
+
+def test_lines_of_an_index() -> None:
+    index = b"v1.2 2\njpg 512 10 ab.jpg txt 1024 3 ab.txt\njson 1536 2 b.json png 2048 9 b.png\n"
+    assert find_image(index, "ab") == ("ab", "jpg", 512, 10)
+    assert find_image(index, "b") == ("b", "png", 2048, 9)
+    assert find_image(index, "a") is None
+    assert image_of_line("jpg -5 10 a.jpg") is None
+    assert image_of_line("jpg x") is None

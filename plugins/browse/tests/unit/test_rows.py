@@ -1,0 +1,103 @@
+import polars as pl
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import FolderStore
+from plugins.browse.database import Database
+from plugins.browse.filters import parse_filter
+from plugins.browse.rows import (
+    Bin,
+    Selection,
+    cluster_views,
+    count_rows,
+    count_values,
+    fetch_row,
+    fetch_rows,
+    list_clusters,
+    list_numbers,
+    list_rows,
+)
+from plugins.browse.views import ROW, Dataset, View
+
+Stored = tuple[FolderStore, dict[str, Manifest]]
+
+
+def select(view: View, *filters: str, **more: object) -> Selection:
+    return Selection(view, filters=tuple(parse_filter(text, view.columns) for text in filters), **more)  # type: ignore[arg-type]
+
+
+def test_views_have_the_rows_of_all_stages(dataset: Dataset, database: Database, stored: Stored) -> None:
+    for label in dataset.labels:
+        stage, side = label.split(".")
+        manifest = stored[1][stage]
+        parts = read_parts(stored[0], manifest, "part-" if side == "kept" else "dropped-")
+        assert count_rows(database, select(dataset.view(label))) == parts.num_rows, label
+
+
+def test_page_has_the_rows_in_the_order_of_the_parts(dataset: Dataset, database: Database, stored: Stored) -> None:
+    view = dataset.view("pack.kept")
+    every = read_parts(*stored[:1], stored[1]["pack"])["uid"].to_pylist()
+    shown = [row["uid"] for offset in (0, 5) for row in list_rows(database, select(view), offset, 5)]
+    assert shown == every[:10]
+
+
+def test_rows_are_found_by_their_numbers(dataset: Dataset, database: Database) -> None:
+    view = dataset.view("curate.kept")  # several parts
+    numbers = list_numbers(database, select(view)).tolist()
+    assert len({number >> 32 for number in numbers}) > 1
+    some = [numbers[-1], numbers[0], numbers[4], 2**62, 10**6]
+    assert [row[ROW] for row in fetch_rows(database, view, some)] == some[:3]
+    whole = fetch_row(database, view, numbers[4])
+    assert whole is not None
+    assert set(whole) == {ROW, *view.columns}
+    assert whole["uid"] == fetch_rows(database, view, some)[2]["uid"]
+    assert fetch_row(database, view, 2**62) is None
+
+
+def test_filters_and_order_choose_rows(dataset: Dataset, database: Database, stored: Stored) -> None:
+    view = dataset.view("pack.kept")
+    rows = pl.DataFrame(pl.from_arrow(read_parts(stored[0], stored[1]["pack"])))
+    wanted = rows.filter(pl.col("original_width") >= 110)["uid"].to_list()
+    selection = select(view, "original_width~min~110", sort="original_width", descending=False)
+    found = list_rows(database, selection)
+    assert sorted(row["uid"] for row in found) == sorted(wanted)
+    assert [row["original_width"] for row in found] == sorted(row["original_width"] for row in found)
+    assert count_rows(database, selection) == len(wanted) > 0
+
+
+def test_text_search_takes_hostile_text_as_text(dataset: Dataset, database: Database) -> None:
+    view = dataset.view("pack.kept")
+    assert count_rows(database, select(view, terms=("<SCRIPT>", "' or 1=1"))) == 1
+    assert count_rows(database, select(view, terms=("' OR '1'='1",))) == 0
+
+
+def test_values_are_counted(dataset: Dataset, database: Database) -> None:
+    dropped = dataset.view("download.dropped")
+    assert count_values(database, select(dropped), "drop_reason") == [Bin(2, "http_404"), Bin(1, "too_large")]
+    bins = count_values(database, select(dataset.view("pack.kept")), "original_width")
+    assert sum(one.rows for one in bins) == count_rows(database, select(dataset.view("pack.kept")))
+    for column in ("nothing", "face_bboxes"):
+        with pytest.raises(ConfigError):
+            count_values(database, select(dataset.view("pack.kept")), column)
+
+
+def test_clusters_have_their_kept_and_dropped_pairs(dataset: Dataset, database: Database) -> None:
+    number, clusters = list_clusters(database, cluster_views(dataset), 0)
+    assert number == 1
+    assert (clusters[0].name, clusters[0].size) == ("c" * 32, 3)
+    assert [view.side for view, _ in clusters[0].members] == ["kept", "kept", "dropped"]
+    assert list_clusters(database, [], 0) == (0, [])
+
+
+@pytest.mark.parametrize(("offset", "limit"), [(-1, 10), (0, 0), (0, 10_000), (10**9, 10)])
+def test_pages_are_bounded(dataset: Dataset, database: Database, offset: int, limit: int) -> None:
+    with pytest.raises(ConfigError):
+        list_rows(database, select(dataset.view("pack.kept")), offset, limit)
+
+
+def test_other_labels_and_orders_are_refused(dataset: Dataset) -> None:
+    with pytest.raises(ConfigError):
+        dataset.view("train.kept")
+    with pytest.raises(ConfigError):
+        select(dataset.view("pack.kept"), sort='uid"; --')

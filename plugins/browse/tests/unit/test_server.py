@@ -1,0 +1,181 @@
+"""The pages and data of a small dataset, as a browser gets them."""
+
+import re
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from selectolax.lexbor import LexborHTMLParser
+
+from dataops.snapshot import read_parts
+from plugins.browse.rows import Selection, list_rows
+from plugins.browse.site import Site
+from plugins.browse.tests.unit.conftest import HOSTILE, Ask
+from plugins.browse.views import ROW
+from tasks.engine.takedown_requests import read_targets
+from tests.unit.tasks.dataset_chain import jpeg
+
+PAGES = ("/", "/?rows=filter.dropped", "/?values=drop_reason&rows=curate.dropped", "/row?row=0", "/clusters", "/map",
+         "/funnel", "/compare", "/?q=nothing-has-this", "/?rows=zz", "/row?row=77777777")  # fmt: skip
+
+
+def page(ask: Ask, path: str, status: int = 200) -> LexborHTMLParser:
+    answer = ask(path)
+    assert answer.status_code == status, answer.text
+    return LexborHTMLParser(answer.text)
+
+
+def cards(found: LexborHTMLParser) -> int:
+    return len(found.css("#cards .card"))
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_run_and_fetch_nothing_of_others(ask: Ask, path: str) -> None:
+    answer = ask(path)
+    found = LexborHTMLParser(answer.text)
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "'unsafe" not in answer.headers["content-security-policy"]
+    for node in found.css("*"):
+        names = node.attributes
+        assert not [name for name in names if name.startswith("on") or name == "style"], node.html
+        for name in ("src", "href", "action"):
+            value = names.get(name) or ""
+            is_own = value.startswith(("/", "#")) and not value.startswith("//")
+            assert is_own or not value or (node.tag == "a" and "noopener" in (names.get("rel") or "")), node.html
+    assert next(node.attributes.get("src") for node in found.css("script")) == "/assets/app.js"
+    assert all(not node.text().strip() for node in found.css("script, style"))
+
+
+def test_hostile_captions_and_urls_are_text(ask: Ask, site: Site) -> None:
+    number = next(
+        row[ROW]
+        for row in list_rows(site.database, Selection(site.dataset.view("pack.kept")))
+        if row["caption"] == HOSTILE
+    )
+    listed = page(ask, "/?q=alert")
+    assert cards(listed) == 1
+    assert HOSTILE in listed.css_first("#cards .caption").text()
+    one = page(ask, f"/row?row={number}")
+    assert HOSTILE in one.css_first(".big").text()
+    assert "javascript:alert(1)" in one.css_first("table").text()
+    assert not [a for a in one.css("a") if "javascript:" in (a.attributes["href"] or "")]
+    for found in (listed, one):
+        assert len(found.css("script")) == 1
+
+
+def test_pages_have_the_rows(ask: Ask, site: Site) -> None:
+    every = site.dataset.manifest.counts.kept
+    assert cards(page(ask, "/")) == every
+    assert cards(page(ask, "/?f=language~is~en&f=original_width~min~110")) < every
+    assert cards(page(ask, "/?column=language&operator=is&value=en")) == every
+    assert "drop_reason contains http" in page(
+        ask, "/?rows=download.dropped&f=drop_reason~has~http"
+    ).css_first("ul.chips").text()  # fmt: skip
+    values = page(ask, "/?rows=download.dropped&values=drop_reason").css(".values tr")
+    assert [node.text(separator=" ", strip=True).split() for node in values] == [["http_404", "2"], ["too_large", "1"]]
+    assert len(page(ask, "/clusters").css(".cluster")) == 1
+    links = {a.attributes["href"] for a in page(ask, "/funnel").css("table a")}
+    assert "/?rows=download.dropped&f=drop_reason~is~http_404" in links
+    assert {cards(page(ask, link or "")) for link in links if "http_404" in (link or "")} == {2}
+
+
+def test_list_without_rows_names_a_takedown_that_hides_some(
+    ask: Ask, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, find_view = "/?rows=download.dropped&f=drop_reason~is~takedown", site.dataset.view
+    assert "takedown removes" not in page(ask, link).css_first("main").text()
+    monkeypatch.setattr(site.dataset, "view", lambda label: replace(find_view(label), hides_rows=True))
+    assert "takedown removes are on no page" in page(ask, link).css_first("main").text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/?f=nothing~is~1", "/?f=uid~is;~1", "/?rows=x'y", "/?o=-1", "/?o=99999999", "/?box=1,2", "/?box=nan,0,1,1",
+        "/row", "/row?row=-1", "/row?row=" + "9" * 30, "/row?row=0&data=" + "0" * 16, "/compare?with=0123456789abcdef",
+        "/?f=" + "&f=".join(f"uid~not~{n}" for n in range(30)), "/?q=" + "x" * 5000,
+    ],
+)  # fmt: skip
+def test_bad_parameters_are_explained(ask: Ask, path: str) -> None:
+    assert page(ask, path, 400).css_first("p.message").text()
+
+
+def test_images_are_jpegs(ask: Ask, site: Site) -> None:
+    image = ask("/image?row=0&size=small")
+    assert (image.headers["content-type"], image.content[:3]) == ("image/jpeg", b"\xff\xd8\xff")
+    assert image.headers["x-content-type-options"] == "nosniff"
+    row = list_rows(site.database, Selection(site.dataset.view("filter.dropped")))[0][ROW]
+    assert ask(f"/image?rows=filter.dropped&row={row}").status_code == 404
+    assert ask("/image?row=1000000").status_code == 400
+
+
+def test_assets_are_a_closed_set(ask: Ask) -> None:
+    assert ask("/assets/app.js").headers["content-type"].startswith("text/javascript")
+    assert "prefers-color-scheme: dark" in ask("/assets/style.css").text
+    for name in ("../server.py", "..%2fserver.py", "app.py", "style.css%00"):
+        assert ask(f"/assets/{name}").status_code == 404
+
+
+def test_a_takedown_file_is_prepared_and_nothing_is_removed(ask: Ask, site: Site, tmp_path: Any) -> None:
+    rows = read_parts(site.store, site.dataset.manifest)
+    uids = rows["uid"].to_pylist()[:2]
+    before = site.store.names("")
+    answer = ask(
+        "/takedown", "POST", data={"targets": f"uid:{uids[0]}\nuid:{uids[1]} domain:host1.example\nuid:{uids[0]}"}
+    )
+    assert answer.headers["content-disposition"].startswith('attachment; filename="takedown-')
+    file = tmp_path / "takedown.txt"
+    file.write_text(answer.text)
+    assert [str(target) for target in read_targets(file)] == [*(f"uid:{uid}" for uid in uids), "domain:host1.example"]
+    assert site.store.names("") == before
+    for targets in ("", "uid:xyz", "x\nuid:1", "file:/etc/passwd"):
+        assert ask("/takedown", "POST", data={"targets": targets}).status_code == 400
+    assert ask("/takedown").status_code == 405
+
+
+def test_trace_of_a_row(ask: Ask, site: Site) -> None:
+    answer = ask("/trace.json?row=0").json()
+    uid = list_rows(site.database, Selection(site.dataset.view("pack.kept")), limit=1)[0]["uid"]
+    assert [pair["uid"] for pair in answer["pairs"]] == [uid]
+    assert [one["key"] for one in answer["datasets"]] == [site.dataset.manifest.key]
+
+
+def test_search_by_meaning(ask: Ask, site: Site) -> None:
+    meaning = site.need_meaning()
+    if not len(meaning.table):
+        assert "compute them on the page" in page(ask, "/?m=red").css_first("main").text()
+        assert ask("/features", "POST", data={"action": "start"}).status_code == 303
+    deadline = time.monotonic() + 60
+    while (state := ask("/features.json").json())["running"] or not state["done"]:
+        assert time.monotonic() < deadline, state
+        time.sleep(0.02)
+    assert state["error"] == ""
+    assert meaning.coverage() == (site.dataset.manifest.counts.kept,) * 2
+    for path in ("/?m=red", "/?like=3"):
+        scores = [float(one) for one in re.findall(r"similarity (-?[\d.]+)", ask(path).text)]
+        assert len(scores) == site.dataset.manifest.counts.kept
+        assert scores == sorted(scores, reverse=True)
+    assert scores[0] == 1.0  # the row itself
+    filtered = page(ask, "/?m=red&f=original_width~min~110")
+    assert 0 < cards(filtered) == cards(page(ask, "/?f=original_width~min~110"))
+    like = ask("/upload", "POST", content=jpeg(4)).json()["like"]
+    first = page(ask, f"/?like={like}").css_first("#cards .card")
+    assert "similarity 1.000" in first.text() or "similarity 0.999" in first.text()
+    assert page(ask, "/?like=upload-99").css_first("p.message").text()
+    density = ask("/map.json?f=original_width~min~110").json()
+    assert sum(map(sum, density["all"])) == site.dataset.manifest.counts.kept
+    assert sum(map(sum, density["chosen"])) == cards(filtered)
+    assert cards(page(ask, "/?box=0,0,1,1")) == site.dataset.manifest.counts.kept
+    assert cards(page(ask, "/?box=0,0,0.5,1")) < site.dataset.manifest.counts.kept
+    assert page(ask, "/map").css_first("canvas#map") is not None
+    again = meaning._encoder.batches  # type: ignore[attr-defined]
+    meaning.start()
+    while meaning.progress.running:
+        time.sleep(0.02)
+    assert meaning._encoder.batches == again  # type: ignore[attr-defined]
+
+
+def test_search_by_meaning_is_over_the_dataset_only(ask: Ask) -> None:
+    message = page(ask, "/?rows=curate.kept&m=red").css_first("p.message").text()
+    assert "pack.kept" in message

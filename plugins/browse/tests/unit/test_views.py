@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import FolderStore
+from dataops.trace.targets import COLUMNS, matching_rows, parse_target
+from plugins.browse import views
+from plugins.browse.comparison import Comparison, find_reasons
+from plugins.browse.database import Database
+from plugins.browse.rows import Selection, count_rows, fetch_row, fetch_rows, list_numbers, list_rows
+from plugins.browse.views import Dataset
+from tasks.engine.takedown_requests import make_request, record_request
+from tests.unit.tasks.dataset_chain import packed_in, pair, some_pairs
+
+Open = tuple[FolderStore, dict[str, Manifest], Database, Dataset]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Open:
+    pairs = [*some_pairs()[:12], pair(50, phash="00000000000000ff"), pair(51, page_url="https://Bad.example/x")]
+    store, manifests = packed_in(tmp_path / "store", pairs)
+    database = Database([store.root], tmp_path)
+    return store, manifests, database, Dataset(manifests["pack"], store, database, 0, tmp_path / "copies")
+
+
+def test_rows_of_a_takedown_are_in_no_view(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, manifests, database, dataset = opened
+    before = {label: count_rows(database, Selection(dataset.view(label))) for label in dataset.labels}
+    monkeypatch.setattr(views, "REFRESH_SECONDS", -1.0)
+    targets = ["example.org", "phash:00000000000000fe~2", f"sha256:{4:064x}", "http://host2.example/2.jpg"]
+    wanted = [parse_target(target) for target in [*targets, "host1.example", "bad.example"]]
+    for number, target in enumerate(wanted, 1):
+        record_request(store, make_request([target], "asked"))
+        for label in ("pack.kept", "curate.kept", "curate.dropped"):
+            stage, side = label.split(".")
+            rows = read_parts(store, manifests[stage], views.SIDES[side])
+            matched = matching_rows(rows.select([c for c in COLUMNS if c in rows.column_names]), wanted[:number])
+            view = dataset.view(label)
+            uids = [row["uid"] for row in list_rows(database, Selection(view))]
+            assert sorted(uids) == sorted(rows["uid"].filter(pa.array(~matched)).to_pylist()), (label, target)
+            assert view.hides_rows == bool(matched.any())
+            assert before[label] == rows.num_rows
+    view = dataset.view("pack.kept")
+    hidden = set(range(before["pack.kept"])) - set(list_numbers(database, Selection(view)).tolist())
+    assert all(fetch_row(database, view, number) is None for number in hidden)
+    assert fetch_rows(database, view, list(hidden)) == []
+
+
+def test_versions_are_compared(opened: Open, tmp_path: Path) -> None:
+    store, manifests, database, dataset = opened
+    pairs = [*some_pairs()[2:11], pair(1, "too_small"), pair(60)]
+    pairs[0] = pairs[0] | {"sha256": "f" * 64}
+    _, later = packed_in(store.root, pairs)
+    other = Dataset(later["pack"], store, database, 1, tmp_path / "copies")
+    comparison = Comparison(dataset, other, "joined")
+    counts = comparison.counts()
+    uids = [set(read_parts(store, one["pack"])["uid"].to_pylist()) for one in (manifests, later)]
+    assert counts["only_a"] == len(uids[0] - uids[1])
+    assert counts["only_b"] == len(uids[1] - uids[0]) == 1
+    assert counts["both"] == len(uids[0] & uids[1])
+    assert counts["changed"] == 1
+    absent = {one.a["uid"]: (one.stage, one.reason) for one in comparison.pairs("only_a", 0) if one.a}
+    assert absent[pair(1)["uid"]] == ("curate", "too_small")
+    assert absent[pair(0)["uid"]] == ("", "")
+    (changed,) = comparison.pairs("changed", 0)
+    assert changed.a is not None
+    assert changed.b is not None
+    assert changed.a["sha256"] != changed.b["sha256"] == "f" * 64
+    assert find_reasons(other, []) == {}

@@ -1,0 +1,48 @@
+from fastwarc.warc import ArchiveIterator as FastIterator
+from fastwarc.warc import WarcRecordType
+from warcio.archiveiterator import ArchiveIterator
+
+from plugins.demo.archive import CRAWL_DATE, archive_site
+
+
+def test_warcio_reads_each_page_of_the_site(web):
+    records, pages = [], {}
+    for file in web.warcs:
+        with file.open("rb") as stream:
+            for record in ArchiveIterator(stream, check_digests=True):
+                headers = record.rec_headers
+                records.append((record.rec_type, headers.get_header("WARC-Record-ID")))
+                assert headers.get_header("WARC-Date") == CRAWL_DATE
+                body = record.content_stream().read()
+                assert record.digest_checker is not None
+                assert record.digest_checker.passed
+                if record.rec_type == "response":
+                    assert record.http_headers.get_statuscode() == "200"
+                    assert "Python" not in record.http_headers.get_header("Server")
+                    pages[headers.get_header("WARC-Target-URI")] = body
+                if record.rec_type == "request":
+                    assert record.http_headers.get_header("Host") == web.host
+    kinds = [kind for kind, _ in records]
+    assert kinds.count("warcinfo") == len(web.warcs) == 4
+    assert kinds.count("response") == kinds.count("request") == web.counts["pages"] + 1
+    assert len({record_id for _, record_id in records}) == len(records)
+    for url, body in pages.items():
+        path = url.removeprefix(web.base_url)
+        assert body == (web.site / (path + "index.html" if path.endswith("/") else path).lstrip("/")).read_bytes()
+
+
+def test_fastwarc_reads_each_page(web):
+    kinds = []
+    for file in web.warcs:
+        with file.open("rb") as stream:
+            for record in FastIterator(stream, record_types=WarcRecordType.response, parse_http=False):
+                assert record.verify_block_digest()
+                record.parse_http()
+                kinds.append(record.http_headers["Content-Type"])
+    assert len(kinds) == web.counts["pages"] + 1
+    assert set(kinds) >= {"text/html; charset=utf-8", "text/plain; charset=utf-8"}
+
+
+def test_archive_site_writes_fewer_files_than_asked_when_there_are_fewer_pages(web, tmp_path):
+    files = archive_site(web.site, ["/index.html", "/robots.txt"], tmp_path / "archive", files=4)
+    assert [file.name for file in files] == ["demo-00000.warc.gz", "demo-00001.warc.gz"]

@@ -1,0 +1,211 @@
+import io
+import json
+import tarfile
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+from PIL import Image
+from selectolax.lexbor import LexborHTMLParser
+
+from dataops.errors import ConfigError
+from plugins.demo.archive import page_url
+from plugins.demo.build import build_demo_web
+from plugins.demo.draft import SiteDraft
+from plugins.demo.emoji_set import all_wordings, fold_text, load_emoji
+from plugins.demo.families import split_held_out
+from plugins.demo.images import image_digest, render
+from plugins.demo.pages import format_url, to_entities
+
+
+@pytest.fixture(scope="module")
+def split(web):
+    emojis = load_emoji(web.counts["emoji"])
+    return split_held_out(emojis, {one.text: image_digest(render(one.openmoji_svg)) for one in emojis}, 0)
+
+
+@pytest.fixture(scope="module")
+def captions(web):
+    """Return (URL, attribute or element, text) of each caption on the site, as an HTML parser reads it."""
+    found = []
+    for file in sorted(web.site.rglob("*.html")):
+        page = page_url("/" + str(file.relative_to(web.site)))
+        tree = LexborHTMLParser(_decoded(web, file))
+        base = tree.css_first("base")
+        base_url = urljoin(page, base.attributes["href"]) if base else page
+        for tag in tree.css("img"):
+            url = urljoin(base_url, (tag.attributes.get("src") or "").strip())
+            found += [(url, kind, tag.attributes[kind]) for kind in ("alt", "title") if tag.attributes.get(kind)]
+            figure = tag.parent if tag.parent and tag.parent.tag == "figure" else None
+            caption = figure.css_first("figcaption") if figure else None
+            if caption:
+                found.append((url, "figcaption", caption.text().strip()))
+    return found
+
+
+def _decoded(web, file):
+    rules = json.loads((web.site / "site-rules.json").read_text())
+    content_type = rules["content_types"].get("/" + str(file.relative_to(web.site)), "text/html; charset=utf-8")
+    charset = content_type.partition("charset=")[2] or "shift_jis"
+    return file.read_bytes().decode(charset)
+
+
+def test_bytes_depend_on_the_seed(web, tree, tmp_path):
+    again = build_demo_web(tmp_path / "again", limit=web.counts["emoji"], workers=1)
+    other = build_demo_web(tmp_path / "other", seed=1, limit=web.counts["emoji"], workers=1)
+    assert tree(again.directory) == tree(web.directory)
+    assert tree(other.archive) != tree(web.archive)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "other"]
+
+
+def test_a_build_is_reused_until_its_fingerprint_changes(web, tmp_path):
+    first = build_demo_web(tmp_path / "web", limit=40, workers=1)
+    inode = (first.site / "index.html").stat().st_ino
+    assert build_demo_web(tmp_path / "web", limit=40, workers=1) == first
+    assert (first.site / "index.html").stat().st_ino == inode
+    build_demo_web(tmp_path / "web", limit=41, workers=1)
+    assert (first.site / "index.html").stat().st_ino != inode
+    assert [path.name for path in tmp_path.iterdir()] == ["web"]
+
+
+def test_a_folder_with_other_files_is_an_error(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty"):
+        build_demo_web(tmp_path, limit=40)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_every_published_emoji_has_a_clean_english_caption(web, captions, split):
+    alts = {(url, text) for url, kind, text in captions if kind == "alt"}
+    published = split.published
+    assert len(published) == web.counts["published"]
+    for one in published:
+        assert (f"{web.base_url}/img/{one.hexcode}.png", one.name) in alts
+
+
+def test_titles_and_figcaptions_are_other_wordings_of_the_same_emoji(web, captions, split):
+    wordings = {f"{web.base_url}/img/{one.hexcode}.png": one.wordings for one in split.published}
+    others = [(url, text) for url, kind, text in captions if kind != "alt"]
+    assert len(others) >= 2 * sum(bool(one.wordings) for one in split.published) > 0
+    assert all(text in wordings[url] for url, text in others)
+
+
+def test_nothing_held_out_is_on_the_site(web, captions, split):
+    published, outside = split.published, (*split.held_out, *split.withheld)
+    names = all_wordings(outside) - {fold_text(one.name) for one in published}
+    assert [text for _, _, text in captions if fold_text(text) in names] == []
+    hexcodes = {one.hexcode for one in outside}
+    built = json.loads((web.directory / "built.json").read_text())
+    assert hexcodes == {*built["held_out"], *built["withheld"]}
+    assert split.withheld
+    assert not {file.stem for file in web.site.rglob("*.*")} & hexcodes
+    digests = {image_digest(file.read_bytes()) for file in web.site.rglob("*.png")}
+    assert not digests & {image_digest(render(one.openmoji_svg)) for one in outside}
+
+
+def test_each_oddity_is_of_its_kind(web):
+    rules = json.loads((web.site / "site-rules.json").read_text())
+
+    def paths(kind):
+        return [urlsplit(url).path for url in web.fact_urls[kind]]
+
+    def open_image(path):
+        return Image.open(io.BytesIO((web.site / path.lstrip("/")).read_bytes()))
+
+    assert all(web.facts[kind] == len(urls) > 0 for kind, urls in web.fact_urls.items())
+    assert not any((web.site / path.lstrip("/")).exists() for path in paths("broken_link"))
+    for path in paths("truncated_picture"):
+        with open_image(path) as cut, pytest.raises(OSError, match=r"truncated|not enough"):
+            cut.load()
+    for path in paths("exact_duplicate"):
+        original = path.replace("/mirror/", "img/")
+        assert (web.site / path.lstrip("/")).read_bytes() == (web.site / original).read_bytes()
+    assert {open_image(path).format for path in paths("near_duplicate")} == {"JPEG", "WEBP", "PNG"}
+    assert open_image("/pixel.png").size == (1, 1)
+    width, height = open_image("/img/banner.png").size
+    assert width / height == 12
+    assert all(path.startswith("/members/") for path in paths("opted_out_by_header"))
+    assert "noai" in rules["headers"]["/members/"]["X-Robots-Tag"]
+    assert 'content="noai, noimageai"' in (web.site / "sketchbook" / "index.html").read_text()
+    assert rules["redirects"][paths("redirect_to_metadata")[0]].startswith("http://169.254.169.254/")
+
+
+def test_malformed_pages_and_pages_with_base_have_their_images(web, captions):
+    alts = {url for url, kind, _ in captions if kind == "alt"}
+    assert set(web.fact_urls["malformed_markup"]) <= alts
+    guests = LexborHTMLParser((web.site / "community" / "guest-book.html").read_text()).css("img")
+    assert {urljoin(web.base_url, (g.attributes["src"] or "").strip()) for g in guests} == set(
+        web.fact_urls["malformed_markup"]
+    )
+    assert set(web.fact_urls["base_href"]) <= alts
+
+
+@pytest.mark.parametrize("task", ["twemoji-seen", "twemoji-heldout", "openmoji-heldout", "digits"])
+def test_classification_sets_have_the_layout_of_clip_benchmark(web, split, task):
+    root = web.suite_root / task
+    names = (root / "classnames.txt").read_text(encoding="utf-8").splitlines()
+    templates = (root / "zeroshot_classification_templates.txt").read_text().splitlines()
+    assert len(set(names)) == len(names)
+    assert templates
+    assert all("{c}" in template for template in templates)
+    assert (root / "test" / "nshards.txt").read_text().strip() == "1"
+    members = _members(root / "test" / "0.tar")
+    assert len(members) == web.counts[f"suite/{task}"]
+    for parts in members.values():
+        assert set(parts) == {"png", "cls"}
+        assert 0 <= int(parts["cls"]) < len(names)
+    size, mode = {"digits": ((8, 8), "L"), "openmoji-heldout": ((96, 96), "RGB")}.get(task, ((72, 72), "RGB"))
+    first = Image.open(io.BytesIO(members["000000"]["png"]))
+    assert (first.size, first.mode) == (size, mode)
+    if task != "digits":
+        part = split.published if task == "twemoji-seen" else split.held_out
+        assert names == [one.name for one in part]
+
+
+def test_retrieval_set_pairs_images_with_their_names(web, split):
+    members = _members(web.suite_root / "heldout-retrieval" / "test" / "0.tar")
+    assert (web.suite_root / "heldout-retrieval" / "dataset_type.txt").read_text() == "retrieval\n"
+    for one, parts in zip(split.held_out, members.values(), strict=True):
+        assert parts["txt"].decode().split("\n") == [one.name, *one.wordings]
+
+
+def _members(tar):
+    found: dict[str, dict[str, bytes]] = {}
+    with tarfile.open(tar) as archive:
+        for entry in archive:
+            assert (entry.mtime, entry.uid, entry.gid, entry.uname) == (0, 0, 0, "")
+            key, _, extension = entry.name.partition(".")
+            content = archive.extractfile(entry)
+            assert content is not None
+            found.setdefault(key, {})[extension] = content.read()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("style", "written"),
+    [
+        ("relative", "../img/1F600.png"),
+        ("root", "/img/1F600.png"),
+        ("absolute", "http://openmoji.pairmill.test/img/1F600.png"),
+        ("protocol", "//openmoji.pairmill.test/img/1F600.png"),
+    ],
+)
+def test_url_styles_resolve_to_one_url(style, written):
+    assert format_url("/img/1F600.png", "/food/2.html", style) == written
+    assert urljoin(page_url("/food/2.html"), written) == "http://openmoji.pairmill.test/img/1F600.png"
+
+
+def test_to_entities_decodes_to_the_text_with_one_hard_space():
+    text = 'piñata & "woman’s hat" <b>'
+    node = LexborHTMLParser(f'<img alt="{to_entities(text)}">').css_first("img")
+    assert node is not None
+    assert node.attributes["alt"] == text.replace(" ", "\xa0", 1)
+    assert to_entities(text).isascii()
+
+
+def test_a_draft_takes_turns_with_url_styles():
+    draft = SiteDraft()
+    styles = []
+    for number in range(5):
+        styles.append(draft.next_style())
+        draft.add_page(f"/{number}.html", "")
+    assert styles == ["relative", "root", "absolute", "protocol", "relative"]

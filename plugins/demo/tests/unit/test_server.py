@@ -1,0 +1,161 @@
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+
+import pytest
+
+from dataops.home import CHECKOUT
+from plugins.demo.server import SiteServer, _stop, _Stopped, running_server
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    base = tmp_path_factory.mktemp("server")
+    (base / "secret.txt").write_text("secret")
+    site = base / "site"
+    for path, content in {
+        "index.html": b"home",
+        "food/index.html": b"food",
+        "img/a b.png": b"\x89PNG",
+        "img/moved.png": b"<p>moved",
+        "members/x.webp": b"RIFF",
+    }.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_bytes(content)
+    (site / "link.txt").symlink_to(base / "secret.txt")
+    rules = {
+        "redirects": {"/old.png": "http://169.254.169.254/latest"},
+        "content_types": {"/img/moved.png": "text/html"},
+        "headers": {"/members/": {"X-Robots-Tag": "noai"}},
+    }
+    (site / "site-rules.json").write_text(json.dumps(rules))
+    return site
+
+
+@pytest.fixture(scope="module")
+def connection(folder):
+    with running_server(folder) as server, closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
+        yield client
+
+
+def request(connection, path, method="GET"):
+    connection.request(method, path)
+    response = connection.getresponse()
+    return response.status, dict(response.getheaders()), response.read()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "content_type", "body"),
+    [
+        ("/", 200, "text/html; charset=utf-8", b"home"),
+        ("/food/", 200, "text/html; charset=utf-8", b"food"),
+        ("/food/index.html?x=1#y", 200, "text/html; charset=utf-8", b"food"),
+        ("/img/a%20b.png", 200, "image/png", b"\x89PNG"),
+        ("/img/moved.png", 200, "text/html", b"<p>moved"),
+        ("/members/x.webp", 200, "image/webp", b"RIFF"),
+        ("/healthz", 200, "text/plain; charset=utf-8", b"ok\n"),
+    ],
+)
+def test_files_have_their_content_types(connection, path, status, content_type, body):
+    response = request(connection, path)
+    assert (response[0], response[1]["Content-Type"], response[2]) == (status, content_type, body)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/none.png",
+        "/site-rules.json",
+        "/food/../site-rules.json",
+        "/../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/img/..%2f..%2fsecret.txt",
+        "//etc/hostname",
+        "/link.txt",
+        "/img/",
+        "/a%00b",
+        "/" + "x" * 5000,
+    ],
+)
+def test_other_paths_are_not_found(connection, path):
+    status, _, body = request(connection, path)
+    assert status == 404
+    assert b"secret" not in body
+
+
+def test_redirects_and_headers_follow_the_rules(connection):
+    status, headers, _ = request(connection, "/old.png")
+    assert (status, headers["Location"]) == (302, "http://169.254.169.254/latest")
+    assert request(connection, "/members/x.webp")[1]["X-Robots-Tag"] == "noai"
+    assert "X-Robots-Tag" not in request(connection, "/")[1]
+
+
+def test_head_has_the_length_and_no_body(connection):
+    status, headers, body = request(connection, "/", "HEAD")
+    assert (status, headers["Content-Length"], body) == (200, "4", b"")
+
+
+def test_one_connection_serves_many_requests_without_stalling(connection):
+    request(connection, "/")
+    used = connection.sock
+    started = time.monotonic()
+    for _ in range(100):
+        request(connection, "/")
+    assert connection.sock is used
+    # A delay of 40 ms per response (Nagle's algorithm and delayed ACKs) would add up to 4 s.
+    assert time.monotonic() - started < 2
+
+
+def test_a_thread_serves_many_connections_and_ends_with_the_server(folder):
+    def site_threads():
+        return [thread for thread in threading.enumerate() if thread.name == "site"]
+
+    with running_server(folder) as server:
+        others = set(site_threads())
+        for _ in range(20):
+            with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
+                assert request(client, "/food/")[0] == 200
+        ours = set(site_threads()) - others
+        assert 1 <= len(ours) < 10, "another one if those before have not yet closed their connections"
+    for thread in ours:
+        thread.join(timeout=30)
+    assert not set(site_threads()) & ours
+
+
+def test_a_client_that_disconnects_does_not_stop_the_server(folder):
+    with running_server(folder) as server:
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as client:
+            assert request(client, "/")[0] == 200
+
+
+def test_a_signal_while_a_request_is_accepted_ends_the_server(folder):
+    server = SiteServer(folder)
+    server.process_request = lambda *_: _stop(signal.SIGTERM, None)
+    with server, socket.create_connection(("127.0.0.1", server.port)), pytest.raises(_Stopped):
+        server.handle_request()
+
+
+def test_sigterm_stops_the_command(folder, tmp_path):
+    port_file = tmp_path / "port"
+    command = [sys.executable, "-m", "plugins.demo.server", "--directory", str(folder), "--port-file", str(port_file)]
+    process = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 30
+        while not port_file.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        with closing(http.client.HTTPConnection("127.0.0.1", int(port_file.read_text()))) as client:
+            assert request(client, "/healthz")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (0, b"")

@@ -1,0 +1,57 @@
+"""`pairmill bom`: writes the bill of materials of a model in CycloneDX."""
+
+import json as json_
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dataops.errors import ConfigError
+from dataops.formatting import format_quantity
+from flows.commands.options import Json, Name, StoreUri
+from flows.commands.output import console, print_json, text
+from infra.local import services
+from plugins.disclosure.bom import SPECIFICATION, write_bom
+from plugins.disclosure.find_subject import find_subject
+
+
+def command(
+    model: Name,
+    *,
+    out: Annotated[Path, Parameter(help="File to write, such as model.cdx.json.")],
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Write the bill of materials of a model (ML-BOM) in CycloneDX: its datasets, pretrained weights and software.
+
+    Args:
+        model: The key of a train snapshot, a run that trained, or a registered model (NAME/VERSION, NAME@ALIAS).
+    """
+    return bom(model, out, services.home(), store, as_json=json)
+
+
+def bom(what: str, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+    """Write the bill of materials of a model.
+
+    Raises: ConfigError if there is no such model, or the file cannot be written.
+    """
+    if out.suffix != ".json":
+        raise ConfigError(f"--out {out}: its name must end in .json, such as model.cdx.json")
+    subject = find_subject(what, home, store_uri)
+    document = write_bom(subject)
+    try:
+        out.write_text(document, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
+    components = [{"type": one["type"], "name": one["name"]} for one in json_.loads(document)["components"]]
+    if as_json:
+        report = {"model": subject.name, "out": str(out), "specification": f"CycloneDX {SPECIFICATION}"}
+        print_json(report | {"components": components})
+        return 0
+    screen = console()
+    counted = format_quantity(len(components), "component")
+    screen.print(text(f"{subject.name}: CycloneDX {SPECIFICATION}, valid, {counted}"), soft_wrap=True)
+    for one in components:
+        screen.print(text(f"  {one['type']} {one['name']}"), soft_wrap=True)
+    screen.print(text(f"wrote {out}"), soft_wrap=True)
+    return 0

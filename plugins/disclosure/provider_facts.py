@@ -1,0 +1,120 @@
+"""The provider's facts: a TOML file with a table `[summary]`, which fills fields that the lineage cannot fill."""
+
+import datetime
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dataops.errors import ConfigError
+from plugins.disclosure.answers import Answer, Answers
+from plugins.disclosure.template import BY_NAME, FIELDS, TemplateField
+
+MAX_BYTES = 1 << 20
+"""Maximum size of a file of facts."""
+SourceKind = Literal["public", "licensed", "private", "crawl", "user", "other"]
+"""Section of a source: 2.1, 2.2.1, 2.2.2, 2.3, 2.4 and 2.6."""
+
+
+class SourceFacts(BaseModel):
+    """`[summary.sources.NAME]`: what the provider states of a source of the config."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: SourceKind
+    name: str = ""
+    url: str = ""
+    period: str = ""
+    description: str = ""
+
+
+class ProviderFacts(BaseModel):
+    """The table `[summary]`; its other keys are names of fields of the template."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    is_sme: bool = False
+    """Whether the provider is a small or medium-sized enterprise, for which the list of domains is shorter."""
+    sources: dict[str, SourceFacts] = Field(default_factory=dict)
+    fields: dict[str, Any] = Field(default_factory=dict)
+
+
+def read_facts(path: Path | None) -> ProviderFacts:
+    """Return the facts of a file, or none.
+
+    Raises: ConfigError that lists everything that is wrong with it.
+    """
+    if path is None:
+        return ProviderFacts()
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_BYTES:,} bytes")
+        table = tomllib.loads(data.decode("utf-8")).get("summary")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the facts in {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path} has no table [summary]; its keys are fields of the template, such as `provider`")
+    return parse_facts(table, str(path))
+
+
+def parse_facts(table: Mapping[str, Any], where: str) -> ProviderFacts:
+    """Return the facts of a table. Raises: ConfigError."""
+    own = {name: table[name] for name in ("is_sme", "sources") if name in table}
+    fields = {name: value for name, value in table.items() if name not in own}
+    problems = [problem for name, value in fields.items() if (problem := _find_problem(name, value))]
+    try:
+        facts = ProviderFacts.model_validate(own)
+    except ValidationError as error:
+        problems += [f"summary.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        facts = ProviderFacts()
+    if problems:
+        raise ConfigError(f"wrong facts in {where}:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return facts.model_copy(update={"fields": fields})
+
+
+def _find_problem(name: str, value: Any) -> str:
+    if name not in BY_NAME:
+        nearest = difflib.get_close_matches(name, [*BY_NAME, "is_sme", "sources"], 1, 0)
+        return f"summary.{name}: the template has no such field; the nearest is {nearest[0]}"
+    if BY_NAME[name].is_question:
+        return "" if isinstance(value, bool) else f"summary.{name} is {value!r}; it must be true or false"
+    values = value if isinstance(value, list) else [value]
+    if value and all(isinstance(one, str | datetime.date) and str(one).strip() for one in values):
+        return ""
+    return f"summary.{name} is {value!r}; it must be a text, a date, or a list of texts"
+
+
+def apply_facts(answers: Answers, facts: ProviderFacts) -> Answers:
+    """Return the answers with the provider's facts: they fill open fields, and stand beside what the manifests have.
+
+    Raises: ConfigError if an answer contradicts the manifests.
+    """
+    found = {field.name: _apply(field, answers[field.name], facts.fields.get(field.name)) for field in FIELDS}
+    return {field.name: _check_condition(field, found) for field in FIELDS}
+
+
+def _apply(field: TemplateField, found: Answer, fact: Any) -> Answer:
+    if fact is None:
+        return found
+    if field.is_question:
+        if found.is_yes is not None and found.is_yes != fact:
+            known = " ".join(found.text) or ("yes" if found.is_yes else "no")
+            raise ConfigError(f"summary.{field.name} is {str(fact).lower()}, but the lineage has: {known}")
+        return found if found.state == "filled" else Answer(state="stated", is_yes=fact)
+    stated = tuple(str(one) for one in (fact if isinstance(fact, Sequence) and not isinstance(fact, str) else [fact]))
+    state = "filled" if found.state == "filled" else "stated"
+    return found.model_copy(update={"state": state, "stated": stated, "text": found.text if state == "filled" else ()})
+
+
+def _check_condition(field: TemplateField, found: Answers) -> Answer:
+    """Return the answer of a field, or that it does not apply since all its questions are answered with no."""
+    if field.only_if and all(found[name].is_yes is False for name in field.only_if):
+        if found[field.name].stated:
+            raise ConfigError(f"summary.{field.name} is stated, but {' and '.join(field.only_if)} is no")
+        return Answer(state="not_applicable")
+    return found[field.name]

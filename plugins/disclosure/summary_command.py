@@ -1,0 +1,106 @@
+"""`pairmill summary`: writes the public summary of training content of a model or a dataset."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dataops.errors import ConfigError
+from dataops.formatting import format_quantity
+from flows.commands.options import Json, Name, StoreUri
+from flows.commands.output import console, message, new_table, text
+from infra.local import services
+from plugins.disclosure.find_subject import find_subject
+from plugins.disclosure.pages import render_html, render_markdown
+from plugins.disclosure.provider_facts import ProviderFacts, read_facts
+from plugins.disclosure.summary import Summary, as_json, compare, count_states, describe_open, read_summary, summarise
+from tasks.reports.page import encode_page
+
+WRITERS: dict[str, Callable[[Summary], str]] = {".md": render_markdown, ".html": render_html, ".json": as_json}
+"""Writer of each format, by the suffix of the file."""
+
+
+def command(
+    what: Name,
+    *,
+    out: Annotated[Path | None, Parameter(help="File to write: .md, .html or .json.")] = None,
+    facts: Annotated[
+        Path | None, Parameter(help="TOML file with a table [summary]: what the provider states of open fields.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        Parameter(help="Also show what has changed since this one: a summary in JSON, a model, a dataset or a run."),
+    ] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Write the public summary of training content that the EU AI Act asks for, in the Commission's template.
+
+    Each field is filled from the manifests, or it is listed as open, with who must fill it. With --json the summary is
+    printed.
+
+    Args:
+        what: The key of a dataset or a train snapshot, a run, or a registered model (NAME/VERSION, NAME@ALIAS).
+    """
+    return summary(what, out, facts, since, services.home(), store, json=json)
+
+
+def summary(
+    what: str,
+    out: Path | None,
+    facts: Path | None,
+    since: str | None,
+    home: Path,
+    store_uri: str | None,
+    *,
+    json: bool,
+) -> int:
+    """Write the summary of a model or a dataset.
+
+    Raises: ConfigError if there is no such thing, a fact is wrong, or the file cannot be written.
+    """
+    if out is None and not json:
+        raise ConfigError("no file is named; pass --out FILE (.md, .html or .json), or --json")
+    if out is not None and out.suffix not in WRITERS:
+        raise ConfigError(f"--out {out}: its name must end in {', '.join(WRITERS)}")
+    stated = read_facts(facts)
+    made = summarise(find_subject(what, home, store_uri), stated)
+    if since is not None:
+        made = compare(_find_earlier(since, stated, home, store_uri), made)
+    if out is not None:
+        try:
+            out.write_bytes(encode_page(WRITERS[out.suffix](made)))
+        except OSError as error:
+            raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
+    if json:
+        console().file.write(as_json(made))
+    else:
+        _print(made, out)
+    return 0
+
+
+def _find_earlier(since: str, stated: ProviderFacts, home: Path, store_uri: str | None) -> Summary:
+    """Return the earlier summary: a JSON file, or that of another model or dataset with the same facts."""
+    path = Path(since)
+    if path.suffix != ".json":
+        return summarise(find_subject(since, home, store_uri), stated)
+    try:
+        return read_summary(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _print(made: Summary, out: Path | None) -> None:
+    screen = console()
+    screen.print(text(f"{made.name}: {format_quantity(made.pairs, 'pair')}. {count_states(made)}"), soft_wrap=True)
+    if made.since:
+        screen.print(text(f"since {made.since}: {format_quantity(len(made.changes), 'field')} changed"), soft_wrap=True)
+    if opened := describe_open(made.list_open()):
+        table = new_table("Open fields", "section", "key", "to be filled by")
+        for field in opened:
+            table.add_row(field["section"], field["field"], field["who"])
+        screen.print(table)
+        hint = "State them in the table [summary] of a TOML file, and pass it: `pairmill summary ... --facts FILE`"
+        screen.print(message(hint), soft_wrap=True)
+    screen.print(text(f"wrote {out}"), soft_wrap=True)

@@ -1,0 +1,77 @@
+"""Domains are ranked by the bytes that were fetched for the pairs of the dataset, and counted as its manifest counts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.store import FolderStore
+from plugins.disclosure.domains import Domain, Fetched, measure
+from plugins.disclosure.subject import describe_dataset
+from plugins.disclosure.tests.unit.made_model import make_model, pair
+
+
+def fetched(folder: Path, pairs: list[dict[str, Any]], **more: Any) -> Fetched:
+    store = FolderStore(folder)
+    return measure(describe_dataset(make_model(store, pairs, **more)["pack"], store).chains, store)
+
+
+def test_hosts_of_one_registrable_domain_are_summed_and_the_largest_is_first(tmp_path: Path) -> None:
+    hosts = ("a.small.example.co.uk", "b.small.example.co.uk", "me.github.io", "you.github.io", "IMG.big.com", "[::1]")
+    found = fetched(tmp_path, [pair(n, hosts[n % 6], 10 + n % 6 * 10) for n in range(13)])
+    by_name = {one.name: (one.images, one.bytes) for one in found.domains}
+    assert by_name == {
+        "example.co.uk": (5, 70),
+        "me.github.io": (2, 60),
+        "you.github.io": (2, 80),
+        "big.com": (2, 100),
+        "[::1]": (2, 120),
+    }
+    assert [one.name for one in found.domains] == [
+        "[::1]",
+        "big.com",
+        "you.github.io",
+        "example.co.uk",
+        "me.github.io",
+    ]
+    assert (found.images, found.archived, found.unsized) == (13, 0, 0)
+    assert (found.first[:10], found.last[:10]) == ("2026-01-02", "2026-03-02")
+    assert found.types == {"image/png": 13}
+
+
+@pytest.mark.parametrize(
+    ("number", "top", "of_sme"), [(1, 1, 1), (10, 1, 1), (11, 2, 1), (30, 3, 2), (40_000, 4000, 1000)]
+)
+def test_the_top_share_is_rounded_up_and_limited_for_small_enterprises(number: int, top: int, of_sme: int) -> None:
+    found = Fetched([Domain(str(n), 1, 1) for n in range(number)])
+    assert len(found.select_top(is_sme=False)) == top
+    assert len(found.select_top(is_sme=True)) == of_sme
+
+
+def test_removed_pairs_repeated_urls_and_archived_images_are_not_counted(tmp_path: Path) -> None:
+    pairs = [pair(n, "a.test", 100) for n in range(6)]
+    pairs += [{**pairs[0], "uid": f"{n:032x}", "caption": str(n)} for n in range(3)]  # of one URL, in other parts
+    pairs += [pair(20, "gone.test", 999), pair(21, "archive.test", 7, archive="x.warc.gz")]
+    removed = [pairs[-2]["uid"]]
+    found = fetched(tmp_path, pairs, taken_down=removed, configs={"filter": {"dedupe": ["uid", "pair"]}})
+    assert found.domains == [Domain("a.test", 9, 600)]
+    assert (found.images, found.archived) == (9, 1)
+
+
+def test_pages_of_an_own_crawl_count_by_their_captions(tmp_path: Path) -> None:
+    crawled = [
+        pair(n, "cdn.com", 5, extracted_with="pairmill-site/2", page_url="https://www.site.com/x") for n in range(2)
+    ]
+    assert fetched(tmp_path, crawled).domains == [
+        Domain("site.com", 0, 0, 2, len("caption 0") + len("caption 1")),
+        Domain("cdn.com", 2, 10),
+    ]
+
+
+def test_without_the_snapshots_of_the_images_domains_are_ranked_by_their_number(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    made = make_model(store, [pair(n, "few.test" if n < 2 else "many.test", 9) for n in range(5)])
+    store.delete_tree(f"curate/{made['curate'].key}")
+    found = measure(describe_dataset(made["pack"], store).chains, store)
+    assert found.domains == [Domain("many.test", 3, 0), Domain("few.test", 2, 0)]
+    assert found.unsized == found.images == 5

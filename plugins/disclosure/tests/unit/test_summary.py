@@ -1,0 +1,314 @@
+"""A summary has every field of the Commission's template, with the figures of the manifests or who must fill it."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.snapshot import Input, Manifest
+from dataops.store import FolderStore
+from plugins.disclosure.general import IMAGE_LIMITS, IMAGE_RANGES, TEXT_LIMITS, TEXT_RANGES, choose_range
+from plugins.disclosure.pages import render_html, render_markdown
+from plugins.disclosure.provider_facts import ProviderFacts, parse_facts, read_facts
+from plugins.disclosure.subject import describe_dataset, describe_manifests, describe_training
+from plugins.disclosure.summary import Summary, as_json, compare, read_summary, summarise
+from plugins.disclosure.template import BY_NAME, FIELDS, SECTIONS
+from plugins.disclosure.tests.unit.made_model import make_model, pair
+from tests.unit.tasks.filter.test_report import HOSTILE, Page
+
+CHECKLIST = {
+    "": ["version of the summary", "last update"],
+    "1.1": ["provider name and contact details", "authorised representative name and contact details"],
+    "1.2": ["versioned model name(s)", "model dependencies", "date of placement of the model on the union market"],
+    "1.3": [
+        *("text: training data size", "text: types of content", "image: training data size", "image: types of content"),
+        *("audio: training data size", "video: training data size", "other modalities: training data size"),
+        *(
+            "latest date of data acquisition/collection for model training",
+            "continuous training on new or dynamic data",
+        ),
+        "description of the linguistic characteristics of the overall training data",
+        *("other relevant characteristics of the overall training data", "additional comments"),
+    ],
+    "2.1": [
+        *("publicly available datasets", "modality(ies) of the content covered"),
+        "list of large publicly available datasets",
+        *("general description of other publicly available datasets not listed above", "additional comments"),
+    ],
+    "2.2.1": ["transactional commercial licensing agreements with rightsholders", "modality(ies) of the content"],
+    "2.2.2": [
+        *("private datasets", "modality(ies) of the content", "publicly known private datasets"),
+        "general description of non-publicly known private datasets obtained from third parties",
+        "additional comments",
+    ],
+    "2.3": [
+        *("crawlers were used by the provider or on its behalf", "crawler name(s)/identifier(s)"),
+        *("purposes of the crawler(s)", "general description of crawler behaviour", "period of data collection"),
+        "comprehensive description of the type of content and online sources crawled",
+        *("type of modality covered", "summary of the most relevant domain names crawled", "additional comments"),
+    ],
+    "2.4": [
+        *("user interactions with the model", "user interactions with other services"),
+        "general description of the services or products that were used to collect the user data",
+        *("type of modality covered", "additional comments"),
+    ],
+    "2.5": [
+        *("created by the provider or on its behalf", "modality of the synthetic data"),
+        "general-purpose ai model(s) used to generate the synthetic data, if available on the market",
+        *("other ai models used to generate synthetic data", "additional comments"),
+    ],
+    "2.6": ["other sources of data", "narrative description of these data sources and the data", "additional comments"],
+    "3.1": ["signatory to the code of practice", "measures to respect reservations of rights", "additional comments"],
+    "3.2": ["general description of measures taken"],
+    "3.3": ["other relevant information about data processing"],
+}
+"""Fields of the template by section and in its order, in the words of filled templates and of the mapping in
+https://github.com/CycloneDX/guides/blob/main/ML-BOM/en/0x80-Appendix-eu-ai-act-mappings.md, and not from the code."""
+RANGES = {
+    "text_size": ["Less than 1 billion tokens", "1 billion to 10 trillion tokens", "More than 10 trillion tokens"],
+    "image_size": ["Less than 1 million images", "1 million to 1 billion images", "More than 1 billion images"],
+}
+"""Ranges of the template, as filled templates have them (Command A+, Hy3, Apertus)."""
+PAIRS = [pair(n, f"{'abcdefghijkl'[n]}.com", 10 * n) for n in range(12)]
+
+
+def summarised(
+    folder: Path, facts: Mapping[str, Any] | None = None, **more: Any
+) -> tuple[Summary, dict[str, Manifest]]:
+    store = FolderStore(folder)
+    made = make_model(store, PAIRS, **more)
+    return summarise(describe_training(made["train"], store), parse_facts(facts or {}, "here")), made
+
+
+def test_template_has_each_section_and_field_of_the_checklist_in_its_order() -> None:
+    assert [number for number, _ in SECTIONS if any(f.section == number for f in FIELDS)] == list(CHECKLIST)
+    for section, phrases in CHECKLIST.items():
+        labels = [field.label.lower() for field in FIELDS if field.section == section]
+        assert len(labels) == len(phrases), section
+        assert [label for label, phrase in zip(labels, phrases, strict=True) if phrase not in label] == []
+    numbers = [number for number, _ in SECTIONS]
+    assert numbers == sorted(numbers)
+
+
+def test_each_field_is_answered_or_names_who_fills_it_in_all_formats(tmp_path: Path) -> None:
+    made, _ = summarised(tmp_path)
+    assert list(made.answers) == list(BY_NAME)
+    html, plain = render_html(made), render_markdown(made)
+    page = Page(html)
+    for field in FIELDS:
+        found = made.answers[field.name]
+        assert found.text or found.rows or found.stated or found.state in ("open", "not_applicable")
+        assert field.label in page.text
+        assert field.label in plain
+    for name in made.list_open():
+        field = rf'id="{name}">[^<]*</dt>\s*<dd class="open"><p><b>Open</b>, to be filled by (the provider|whoever)'
+        assert re.search(field, html)
+    assert {"provider", "placement_date", "code_of_practice", "public_used"} <= set(made.list_open())
+    assert read_summary(as_json(made).encode(), "x") == made
+
+
+def test_figures_equal_those_of_the_manifests(tmp_path: Path) -> None:
+    made, manifests = summarised(tmp_path)
+    answers, pack = made.answers, manifests["pack"]
+    assert made.pairs == pack.counts.kept == 12
+    assert answers["image_size"].text == ("Less than 1 million images.", "12 images, each with a caption.")
+    assert answers["languages"].rows == (("en", "12", "100.0%"),)
+    assert answers["model_dependencies"].rows == (("image", "net 1", "cc-by-nc-4.0", "ab" * 32),)
+    assert "CLIP ViT-B-32" in answers["model_names"].text[0]
+    assert answers["latest_acquisition"].text[0].startswith("03/2026.")
+    assert answers["crawl_period"].text == (
+        "01/2026 to 03/2026.",
+        "Images were requested from 2026-01-02 to 2026-03-02.",
+    )
+    assert re.fullmatch(r"\d\d/\d\d/20\d\d", answers["last_update"].text[0])
+    assert answers["crawl_content"].text[0].startswith("17 image URLs from the sources"), "download's input"
+    assert answers["crawl_domains"].rows == (("l.com", "1", "110 bytes"), ("k.com", "1", "100 bytes"))
+    assert answers["crawler_names"].rows == (("testbot/0.1", "images"),)
+    assert any("more than 7 seconds" in line for line in answers["crawler_behaviour"].text)
+    assert any("`tdmrep`, `iptc`. Dropped: opt_out 3." in line for line in answers["tdm_measures"].text)
+    assert "download kept 12 of 17 pairs; dropped: opt_out 3, http_404 2." in answers["processing"].text
+    assert answers["synthetic_used"].is_yes is False
+    assert answers["synthetic_models"].state == "not_applicable"
+
+
+def test_sizes_are_in_the_ranges_of_the_template() -> None:
+    limits = {
+        "text_size": (TEXT_LIMITS, TEXT_RANGES, 10**9, 10**13),
+        "image_size": (IMAGE_LIMITS, IMAGE_RANGES, 10**6, 10**9),
+    }
+    for field, (bounds, ranges, first, second) in limits.items():
+        found = [choose_range(number, bounds, ranges) for number in (0, first - 1, first, second - 1, second)]
+        low, middle, high = RANGES[field]
+        assert found == [low, low, middle, middle, high]
+
+
+def test_own_crawl_and_public_archives_have_their_period_and_description(tmp_path: Path) -> None:
+    sources = {"warc": {"kind": "public", "description": "Pages of museums.", "name": "Museums", "period": "2025"}}
+    made, _ = summarised(tmp_path / "public", {"sources": sources})
+    assert made.answers["public_list"].text[-1] == "warc: Pages of museums."
+    assert made.answers["public_list"].rows[0][1:4] == ("Museums", "not stated", "2025")
+    crawl, manifests = summarised(tmp_path / "site", configs={"extract": {"kind": "site", "user_agent": "testbot"}})
+    end = manifests["extract"].created_at[:10]
+    assert crawl.answers["crawl_period"].text[2].startswith(f"The crawls of pages ended by {end};")
+    assert not any("third parties" in text for text in crawl.answers["tdm_measures"].text)
+    assert ("testbot/0.1", "pages of site") in crawl.answers["crawler_names"].rows
+
+
+def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_them(tmp_path: Path) -> None:
+    captioner = {"model": "writer-7b", "model_version": "2", "prompt": "Describe it", "outcomes": {"added": 5}}
+    made, _ = summarised(
+        tmp_path,
+        configs={
+            "filter": {"unsafe_languages": ["en"], "blocked_domains": ["x.test"]},
+            "download": {"images": "archive", "hash_lists": {"md5": ["known"]}},
+            "extract": {"kind": "common_crawl", "crawl": ["CC-MAIN-2026-43"], "num_files": 3},
+        },
+        taken_down=[PAIRS[0]["uid"], PAIRS[1]["uid"]],
+        counted={"curate": {"recaption": captioner}, "pack": {"further_captions": {"synthetic": 5}}},
+    )
+    answers = made.answers
+    assert len(answers["illegal_measures"].text) == 3
+    assert answers["tdm_measures"].text[-2].endswith("Pairs that were removed for them: 2.")
+    assert "third parties obeyed when they collected common_crawl is not in" in answers["tdm_measures"].text[-1]
+    assert answers["crawlers_used"].is_yes is False
+    assert {answers[name].state for name in ("crawler_names", "crawl_domains", "crawl_period")} == {"not_applicable"}
+    assert answers["public_used"].is_yes is True
+    row = (
+        "common_crawl",
+        "Common Crawl, CC-MAIN-2026-43",
+        "https://commoncrawl.org/",
+        "CC-MAIN-2026-43",
+        "10",
+        "100.0%",
+    )
+    assert answers["public_list"].rows == (row,)
+    assert "3 files were read" in answers["public_list"].text[1]
+    assert answers["licensed_used"].is_yes is answers["user_model_used"].is_yes is False
+    assert answers["synthetic_used"].is_yes is True
+    assert answers["synthetic_models"].text[0] == "writer-7b."
+    assert "synthetic_other_models" in made.list_open()
+
+
+def test_teachers_are_synthetic_data(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    train = make_model(store, PAIRS)["train"]
+    teacher = Input(stage="train.distill.model", key="teacher-l", digest="1" * 64)
+    subject = describe_training(train.model_copy(update={"inputs": [*train.inputs, teacher]}), store)
+    answers = summarise(subject, ProviderFacts()).answers
+    assert answers["synthetic_used"].is_yes is True
+    assert answers["synthetic_models"].text[0] == "teacher-l."
+    assert "not in the lineage" in answers["synthetic_models"].text[1], "whether it is on the market"
+
+
+def test_facts_of_the_provider_fill_open_fields_and_classify_sources(tmp_path: Path) -> None:
+    facts = {
+        "provider": HOSTILE,
+        "code_of_practice": True,
+        "is_sme": True,
+        "image_content": "Photographs.",
+        "sources": {"warc": {"kind": "private", "description": "Archive of a library."}},
+    }
+    made, _ = summarised(tmp_path, facts)
+    answers = made.answers
+    assert (answers["provider"].state, answers["provider"].stated) == ("stated", (HOSTILE,))
+    assert answers["code_of_practice"].is_yes is True
+    assert answers["image_content"].state == "filled"
+    assert answers["image_content"].stated == ("Photographs.",)
+    assert answers["private_used"].is_yes is True
+    assert answers["private_others"].text == ("Archive of a library.",)
+    assert answers["public_list"].state == "not_applicable"
+    assert len(answers["crawl_domains"].rows) == 1, "5% of 12 domains"
+    page = render_html(made)
+    assert not {"script", "img"} & set(Page(page).tags)
+    assert Page(page).events == []
+    assert "default-src 'none'; style-src 'unsafe-inline'\"" in page
+    assert not re.search(r"(?<!\\)<", render_markdown(made))
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"providr": "x"}, "summary.providr: the template has no such field"),
+        ({"code_of_practice": "yes"}, "must be true or false"),
+        ({"provider": 3}, "must be a text"),
+        ({"provider": " "}, "must be a text"),
+        ({"sources": {"warc": {"kind": "secret"}}}, "summary.sources.warc.kind"),
+        ({"crawlers_used": False}, "summary.crawlers_used is false, but the lineage has: Images were requested"),
+        ({"synthetic_models": "m"}, "summary.synthetic_models is stated, but synthetic_used is no"),
+    ],
+)
+def test_wrong_and_contradicting_facts_are_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        summarised(tmp_path, facts)
+
+
+def test_files_of_facts_are_read_whole_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "facts.toml"
+    file.write_text('[summary]\nplacement_date = 2026-12-01\nprovider = ["A", "B"]\n')
+    assert {name: str(value) for name, value in read_facts(file).fields.items()} == {
+        "placement_date": "2026-12-01",
+        "provider": "['A', 'B']",
+    }
+    for text in ("", "summary = 1", "[summary", "\x00", "[summary]\nx = 1"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="facts"):
+            read_facts(file)
+    with pytest.raises(ConfigError, match="facts in"):
+        read_facts(tmp_path / "none.toml")
+
+
+def test_a_newer_dataset_names_what_has_changed(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    earlier, newer = make_model(store, PAIRS, name="a"), make_model(store, [*PAIRS, pair(12, "z.com", 900)], name="b")
+    first, second = (summarise(describe_dataset(one["pack"], store), ProviderFacts()) for one in (earlier, newer))
+    changed = {change.field: change for change in compare(read_summary(as_json(first).encode(), "f"), second).changes}
+    assert changed["image_size"].before == ("12 images, each with a caption.",)
+    assert changed["image_size"].now == ("13 images, each with a caption.",)
+    assert "z.com, 1, 900 bytes" in changed["crawl_domains"].now
+    assert "k.com, 1, 100 bytes" in changed["crawl_domains"].before
+    assert not {"last_update", "provider", "tdm_measures"} & set(changed)
+    assert compare(second, second).changes == ()
+    assert "Changes since pack/a" in render_markdown(compare(first, second))
+    for broken in (b"{}", b"[", as_json(first).replace('"format": 2', '"format": 1').encode()):
+        with pytest.raises(ConfigError, match=r"f (is not|was written)"):
+            read_summary(broken, "f")
+
+
+def test_a_model_whose_dataset_a_takedown_deleted_is_summarised_from_the_next_version(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    made, later = make_model(store, PAIRS), make_model(store, PAIRS[1:], name="b")
+    old, new = made["pack"], later["pack"].model_copy(update={"content_digest": "f" * 64})
+    store.put(new.path("manifest.json"), new.model_dump_json().encode())
+    store.delete_tree(old.path(""))
+    subject = describe_training(made["train"], store)
+    assert summarise(subject, ProviderFacts()).answers["image_size"].state == "open"
+    middle = "c" * 16  # a second takedown deleted it too
+    for number, (before, after) in enumerate([(old.key, middle), (middle, new.key)]):
+        store.put(f"takedowns/{number:016d}.report.json", json.dumps({"versions": {before: after}}).encode())
+    summary = summarise(subject, ProviderFacts())
+    assert (summary.datasets, summary.pairs) == ((f"pack/{new.key}",), 11)
+    text = summary.answers["image_size"].text[1]
+    assert text.startswith("11 images, each with a caption.")
+    assert f"takedowns deleted pack/{old.key}" in text
+    assert len(summary.answers["crawl_domains"].rows) == 2
+    store.put("takedowns/loop.report.json", json.dumps({"versions": {new.key: old.key}}).encode())
+    store.delete_tree(new.path(""))
+    assert summarise(subject, ProviderFacts()).datasets == (f"pack/{old.key}",), "no version is left"
+
+
+def test_a_model_without_its_store_is_summarised_from_its_manifests(tmp_path: Path) -> None:
+    made = make_model(FolderStore(tmp_path), PAIRS)
+    subject = describe_manifests("models:/m/1", made, [], "MIT")
+    answers = summarise(subject, ProviderFacts()).answers
+    assert answers["image_size"].text[1] == "12 images, each with a caption."
+    assert answers["crawl_domains"].state == "open"
+    assert answers["crawl_period"].text[0].startswith("The downloads ended on 2026-01-02")
+    gone = describe_manifests("models:/m/1", {"train": made["train"]}, [], "")
+    lost = summarise(gone, ProviderFacts())
+    assert lost.datasets == (f"pack/{made['pack'].key}",)
+    assert {"image_size", "crawlers_used", "synthetic_used", "public_used"} <= set(lost.list_open())
+    assert json.loads(as_json(lost))["pairs"] == 0

@@ -1,0 +1,329 @@
+"""`pairmill publish WHAT --to PLACE`: checks the gate, sends what the place lacks, and records it in the store."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from dataops.errors import ConfigError
+from dataops.formatting import format_bytes, format_quantity
+from dataops.snapshot import Manifest
+from dataops.store import Store, open_store
+from dataops.trace.training_datasets import list_training_datasets
+from flows.commands.diff import find_dataset
+from flows.commands.options import Json, Name, StoreUri
+from flows.commands.output import console, print_json, text
+from flows.dataset_checks import find_report
+from flows.records import find_snapshot, known_stores
+from infra.local import services
+from plugins.publish import gate
+from plugins.publish.bundle import CARD, BundleFile, list_dataset_files, list_folder_files
+from plugins.publish.choose_place import open_place
+from plugins.publish.places import DATA, Kind, Place
+from tasks.engine.scratch_folders import scratch_folder
+from tasks.lineage.publications import HUB, Publication, list_publications, list_stale, now, record_publication
+from tasks.models.export import check_card, export_model, fetch_snapshot_model
+from tasks.models.find import REGISTERED, find_model
+from tasks.register.card_front_matter import split_front_matter, write_front_matter
+from tasks.register.card_rights import NO_LICENSE
+from tasks.register.exported_documents import describe_files, describe_snapshot, describe_version
+from tasks.tracking import client as tracking
+
+LISTED = 20
+"""Number of files that a dry run prints."""
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """Options of `pairmill publish`."""
+
+    what: str
+    to: str
+    license: str = ""
+    is_public: bool = False
+    dry_run: bool = False
+
+
+@dataclass
+class Subject:
+    """A dataset or a model that is to be published."""
+
+    kind: Kind
+    name: str
+    store: Store
+    """The store that records the publication."""
+    datasets: tuple[str, ...]
+    license: str
+    conditions: list[gate.Condition]
+    pack: Manifest | None = None
+    model: Path | None = None
+    documents: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def command(
+    what: Name,
+    *,
+    to: Annotated[str, Parameter(help="Place: hub:OWNER/NAME, s3://bucket/prefix, or a folder.")],
+    license: Annotated[
+        str,
+        Parameter(
+            help="Licence of the dataset as a whole, or of the weights, such as cc-by-4.0, mit or other.",
+            show_default=False,
+        ),
+    ] = "",
+    public: Annotated[
+        bool, Parameter(negative="", help="Let everybody read a repository of the Hub; by default it is private.")
+    ] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only show what would be sent, and the result of the gate.")
+    ] = False,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Publish a dataset or a model, and record it. An interrupted publication continues with the same command.
+
+    The gate requires a stated licence, a dataset that no check blocks, and no pair that a takedown removes.
+
+    Args:
+        what: The key of a dataset or a run that made one, the key of a train snapshot, a registered model, or a folder.
+    """
+    options = PublishOptions(what, to, license, public, dry_run)
+    return publish(options, services.home(), store, as_json=json)
+
+
+def publish(options: PublishOptions, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+    """Publish a dataset or a model; return 3 if a dry run finds that the gate refuses it.
+
+    Raises: ContractError if the gate refuses it; ConfigError if there is no such thing or no such place; ServiceError.
+    """
+    with scratch_folder("publish") as scratch:
+        subject = _find_subject(options, home, store_uri, scratch)
+        place = open_place(options.to, subject.kind, is_public=options.is_public)
+        if not options.dry_run:
+            gate.refuse(subject.name, subject.conditions)
+        files = _list_files(subject, place.name, home, scratch)
+        published = [file.as_published() for file in files]
+        stale = list_stale(subject.store, place.name, published)
+        names = place.list_names()
+        present, stale = place.find_present(files), [name for name in stale if name in names]
+        if foreign := _find_foreign(names, [*(file.name for file in files), *stale]):
+            raise ConfigError(
+                f"{place.name} has data that pairmill did not publish: {', '.join(foreign[:3])}; name an empty place"
+            )
+        waiting = [file for file in files if file.name not in present]
+        report = _report(subject, place, files, waiting, stale)
+        if options.dry_run:
+            _show(report, waiting, as_json=as_json)
+            return 0 if all(condition.is_met for condition in subject.conditions) else 3
+        record = Publication(
+            target=place.name,
+            kind=subject.kind,
+            name=subject.name,
+            datasets=subject.datasets,
+            license=subject.license,
+            is_public=options.is_public,
+            state="sending",
+            began_at=now(),
+            files=tuple(published),
+        )
+        report["revision"] = _send(record, subject.store, place, waiting, stale, as_json=as_json)
+        report["record"] = f"{subject.store.uri}/{record.object_name}"
+        _show(report, waiting, as_json=as_json)
+    return 0
+
+
+def _find_subject(options: PublishOptions, home: Path, store_uri: str | None, scratch: Path) -> Subject:
+    what = options.what
+    if not Path(what).exists() and (found := find_snapshot(what, home, store_uri)) is not None:
+        if found[0].stage == "train":
+            return _find_trained(*found, options, scratch)
+        if found[0].stage != "pack":
+            raise ConfigError(f"{what} is a snapshot of {found[0].stage}; name one of pack or train, or a model")
+        return _find_packed(*found, options)
+    if Path(what).expanduser().exists() or REGISTERED.fullmatch(what):
+        return _find_model(options, home, store_uri)
+    return _find_packed(*find_dataset(what, home, store_uri), options)
+
+
+def _find_packed(pack: Manifest, store: Store, options: PublishOptions) -> Subject:
+    if "licenses" not in pack.facts:
+        raise ConfigError(
+            f"pack/{pack.key} was made by an earlier version of pairmill; a run of its config makes it again"
+        )
+    conditions = [
+        gate.check_dataset_license(pack, store, options.license),
+        gate.check_report(find_report(pack.key, store)),
+        gate.check_takedowns([store], [pack.key], is_model=False),
+    ]
+    declared = ", ".join(url for url in pack.facts["licenses"] if url)
+    license_ = options.license or f"declared by source: {declared}"
+    return Subject("dataset", f"pack/{pack.key}", store, (pack.key,), license_, conditions, pack=pack)
+
+
+def _find_trained(train: Manifest, store: Store, options: PublishOptions, scratch: Path) -> Subject:
+    datasets = tuple(one.key for one in list_training_datasets(train, store))
+    folder = scratch / "model"
+    folder.mkdir()
+    fetch_snapshot_model(train, store, folder, "open_clip")
+    conditions = _check_model(options.license, [store], datasets)
+    documents = describe_snapshot(train, store)
+    name = f"train/{train.key}"
+    return Subject("model", name, store, datasets, options.license, conditions, model=folder, documents=documents)
+
+
+def _find_model(options: PublishOptions, home: Path, store_uri: str | None) -> Subject:
+    """Return a registered version, or a model in a folder of which nothing else is known."""
+    files, stores = find_model(options.what, home), known_stores(home, store_uri)
+    if Path(options.what).expanduser().exists():
+        documents, datasets = describe_files(files.path.name), ()
+        name = files.path.name
+    else:
+        documents, datasets, name = describe_version(files.name), _list_datasets(files.name), files.name
+    stated = options.license or _read_license(documents[CARD])
+    holders = [store for store in stores if any(store.names(f"pack/{key}") for key in datasets)]
+    store = (holders or [open_store(store_uri or str(home / "store"))])[0]
+    conditions = _check_model(stated, stores, datasets)
+    return Subject("model", name, store, datasets, stated, conditions, model=files.path, documents=documents)
+
+
+def _list_datasets(model: str) -> tuple[str, ...]:
+    """Return the keys of the datasets that a registered version was trained on."""
+    match = REGISTERED.fullmatch(model)
+    assert match is not None
+    with tracking.mlflow_errors():
+        tags = tracking.connect().get_model_version(match["name"], match["version"]).tags
+    keys = [tags.get("snapshot.pack", ""), *tags.get(tracking.DATASETS_TAG, "").split()]
+    return tuple(dict.fromkeys(filter(None, keys)))
+
+
+def _read_license(card: str) -> str:
+    fields = split_front_matter(card)[0]
+    return str(fields.get("license_name") or fields.get("license") or "")
+
+
+def _check_model(license_: str, stores: Sequence[Store], datasets: Sequence[str]) -> list[gate.Condition]:
+    return [gate.check_model_license(license_), gate.check_takedowns(stores, datasets, is_model=True)]
+
+
+def _list_files(subject: Subject, target: str, home: Path, scratch: Path) -> list[BundleFile]:
+    hub = target.removeprefix(HUB) if target.startswith(HUB) else ""
+    folder = scratch / "files"
+    if subject.pack is not None:
+        folder.mkdir()
+        stated = "" if subject.license.startswith("declared by source") else subject.license
+        owner = {"@type": "sc:Organization", "name": hub.partition("/")[0]}
+        links = {"url": f"https://huggingface.co/datasets/{hub}", "creator": owner} if hub else {}
+        return list_dataset_files(subject.pack, subject.store, folder, stated, hub, links)
+    assert subject.model is not None
+    stated = f"Licence of the weights: {subject.license}."
+    documents = {**subject.documents, CARD: _complete_card(subject)}
+    documents = {name: document.replace(NO_LICENSE, stated) for name, document in documents.items()}
+    paths = {path.name: path for path in export_model(subject.model, "open_clip", folder, home, documents)}
+    if _fits_transformers(subject.model):
+        for path in export_model(subject.model, "hf", scratch / "hf", home, {}):
+            paths[path.name] = path
+    return list_folder_files([paths[name] for name in sorted(paths)])
+
+
+def _fits_transformers(model: Path) -> bool:
+    try:
+        check_card((model / "model.json").read_bytes(), "hf")
+    except ConfigError:
+        return False
+    return True
+
+
+def _complete_card(subject: Subject) -> str:
+    """Return the model card with the stated licence, and with the Hub's names of the datasets that are published there."""
+    from dataops.rights.hub_licenses import name_stated
+
+    fields, body = split_front_matter(subject.documents[CARD])
+    for name in ("license", "license_name", "datasets"):
+        fields.pop(name, None)
+    names = [
+        one.target.removeprefix(HUB)
+        for one in list_publications(subject.store)
+        if one.kind == "dataset" and one.target.startswith(HUB) and set(one.datasets) & set(subject.datasets)
+    ]
+    return (
+        write_front_matter(
+            {
+                **(name_stated(subject.license) if subject.license else {}),
+                **fields,
+                **({"datasets": names} if names else {}),
+            }
+        )
+        + body
+    )
+
+
+def _find_foreign(names: Sequence[str], ours: Sequence[str]) -> list[str]:
+    known = set(ours)
+    return [name for name in names if DATA.fullmatch(name) and name not in known]
+
+
+def _send(
+    record: Publication, store: Store, place: Place, files: Sequence[BundleFile], stale: Sequence[str], *, as_json: bool
+) -> str | None:
+    """Send files between two states of the record, and mark the publications that this one replaces."""
+    record_publication(store, record)
+    out = None if as_json else console()
+
+    def show(file: BundleFile) -> None:
+        if out:
+            out.print(text(f"sent {file.name}  {format_bytes(file.bytes)}"), soft_wrap=True)
+
+    revision = place.send(files, stale, show)
+    record_publication(
+        store, record.model_copy(update={"state": "complete", "published_at": now(), "revision": revision})
+    )
+    for earlier in list_publications(store):
+        if earlier.target == record.target and earlier.name != record.name and earlier.state != "replaced":
+            record_publication(store, earlier.model_copy(update={"state": "replaced"}))
+    return revision
+
+
+def _report(
+    subject: Subject, place: Place, files: Sequence[BundleFile], waiting: Sequence[BundleFile], stale: Sequence[str]
+) -> dict[str, Any]:
+    sent = {file.name for file in waiting}
+    return {
+        "what": subject.name,
+        "kind": subject.kind,
+        "to": place.name,
+        "license": subject.license,
+        "gate": [condition.as_json() for condition in subject.conditions],
+        "files": [{**file.as_published().model_dump(), "sent": file.name in sent} for file in files],
+        "bytes": sum(file.bytes for file in files),
+        "bytes_to_send": sum(file.bytes for file in waiting),
+        "deleted": list(stale),
+    }
+
+
+def _show(report: dict[str, Any], waiting: Sequence[BundleFile], *, as_json: bool) -> None:
+    is_done = "record" in report
+    if as_json:
+        print_json({**report, "dry_run": not is_done})
+        return
+    out = console()
+    files, size = format_quantity(len(report["files"]), "file"), format_bytes(report["bytes"])
+    out.print(text(f"{report['what']} to {report['to']}: {files}, {size}", style="bold"), soft_wrap=True)
+    for condition in report["gate"]:
+        mark, style = ("passed", "green") if condition["is_met"] else ("REFUSED", "red")
+        out.print(text(f"  {condition['name']}: {mark}: {condition['text']}", style=style), soft_wrap=True)
+    if not is_done:
+        for file in waiting[:LISTED]:
+            out.print(text(f"  would send {file.name}  {format_bytes(file.bytes)}"), soft_wrap=True)
+        if len(waiting) > LISTED:
+            out.print(text(f"  and {len(waiting) - LISTED:,} more; --json lists all"))
+    verb = "sent" if is_done else "would be sent"
+    total = format_bytes(report["bytes_to_send"])
+    kept = len(report["files"]) - len(waiting)
+    out.print(text(f"  {format_quantity(len(waiting), 'file')} {verb} ({total}); {kept:,} were there already"))
+    if report["deleted"]:
+        verb = "deleted" if is_done else "would be deleted"
+        out.print(text(f"  {verb}: {', '.join(report['deleted'][:LISTED])}"), soft_wrap=True)
+    if is_done:
+        out.print(text(f"  record: {report['record']}"), soft_wrap=True)

@@ -1,0 +1,173 @@
+"""`pairmill sign` and `pairmill verify`: find what is named, and write or check its signature."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dataops.errors import ConfigError
+from dataops.formatting import format_quantity
+from flows.commands.options import Json, Name, StoreUri
+from flows.commands.output import console, print_json, text
+from flows.records import find_snapshot
+from infra.local import services
+from plugins.publish.signatures import (
+    SIGNATURE,
+    name_signature,
+    sign_folder,
+    sign_snapshot,
+    verify_folder,
+    verify_snapshot,
+)
+from plugins.publish.signing_keys import SigningKey
+from tasks.engine.scratch_folders import scratch_folder
+from tasks.models.find import get_version
+from tasks.tracking import client as tracking
+
+ARTEFACT = "signature"
+"""Folder of the signature in the MLflow run of a registered model."""
+
+
+def sign_command(
+    what: Name,
+    *,
+    key: Annotated[
+        str,
+        Parameter(
+            name="--key",
+            help="PEM file of the private key, or a PKCS#11 URI without a PIN; with --command, PEM file of the public key.",
+        ),
+    ],
+    command: Annotated[
+        str | None,
+        Parameter(
+            help="Program that signs with a key of a KMS: it gets the message on standard input, and writes its ECDSA"
+            " signature to standard output. No shell interprets it."
+        ),
+    ] = None,
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Sign a model or a dataset, with OpenSSF Model Signing.
+
+    Args:
+        what: A folder, the key of a snapshot such as a dataset, or a registered model.
+    """
+    return sign(what, SigningKey(key, command), services.home(), store, as_json=json)
+
+
+def sign(what: str, key: SigningKey, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+    """Sign a folder, a snapshot or a registered model.
+
+    Raises: ConfigError if there is no such thing, or the key cannot be used; JobFailed if the command of the key failed.
+    """
+    if (path := _find_folder(what)) is not None:
+        target = path / SIGNATURE
+        replaces = target.exists()
+        sign_folder(path, key, target)
+        signature = str(target)
+    elif (found := find_snapshot(what, home, store_uri)) is not None:
+        manifest, store = found
+        replaces = store.size(name_signature(manifest)) is not None
+        signature = f"{store.uri}/{sign_snapshot(manifest, store, key)}"
+    else:
+        signature, replaces = _sign_registered(what, key)
+    if as_json:
+        print_json({"what": what, "signature": signature, "replaced": replaces})
+    else:
+        earlier = " (the earlier signature is replaced)" if replaces else ""
+        console().print(text(f"signed {what}: {signature}{earlier}"), soft_wrap=True)
+    return 0
+
+
+def verify_command(
+    what: Name,
+    *,
+    key: Annotated[str, Parameter(name="--key", help="PEM file of the public key.")],
+    store: StoreUri = None,
+    json: Json = False,
+) -> int:
+    """Compare every byte of a signed model or dataset with its signature. Exits with 3 if one differs.
+
+    Args:
+        what: A folder, the key of a snapshot such as a dataset, or a registered model.
+    """
+    return verify(what, key, services.home(), store, as_json=json)
+
+
+def verify(what: str, key: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+    """Compare a folder, a snapshot or a registered model with its signature.
+
+    Raises: CorruptPart that names what differs; ConfigError if there is no signature.
+    """
+    if (path := _find_folder(what)) is not None:
+        if not (path / SIGNATURE).exists():
+            raise ConfigError(f"{what} has no {SIGNATURE}; sign it with `pairmill sign`")
+        files = verify_folder(path, key, path / SIGNATURE, what)
+    elif (found := find_snapshot(what, home, store_uri)) is not None:
+        files = verify_snapshot(*found, key)
+    else:
+        files = _verify_registered(what, key)
+    if as_json:
+        print_json({"what": what, "files": files, "verified": True})
+    else:
+        console().print(text(f"{what}: the signature matches, {format_quantity(files, 'file')}"), soft_wrap=True)
+    return 0
+
+
+def _find_folder(what: str) -> Path | None:
+    path = Path(what).expanduser()
+    if path.is_file():
+        raise ConfigError(f"{what} is a file, and folders are signed; name its folder")
+    return path if path.is_dir() else None
+
+
+def _sign_registered(what: str, key: SigningKey) -> tuple[str, bool]:
+    """Sign a registered version. Return the URI of the signature, and whether it replaced an earlier one."""
+    name, run = _find_version(what)
+    replaces = _is_signed(run)
+    with scratch_folder("sign") as scratch:
+        sign_folder(_download(name, scratch), key, scratch / SIGNATURE)
+        with tracking.mlflow_errors():
+            tracking.connect().log_artifact(run, str(scratch / SIGNATURE), ARTEFACT)
+    return f"runs:/{run}/{ARTEFACT}/{SIGNATURE}", replaces
+
+
+def _verify_registered(what: str, key: str) -> int:
+    name, run = _find_version(what)
+    if not _is_signed(run):
+        raise ConfigError(f"{name} is not signed; sign it with `pairmill sign`")
+    with scratch_folder("verify") as scratch:
+        with tracking.mlflow_errors():
+            signature = Path(tracking.connect().download_artifacts(run, f"{ARTEFACT}/{SIGNATURE}", str(scratch)))
+        return verify_folder(_download(name, scratch), key, signature, name)
+
+
+def _find_version(what: str) -> tuple[str, str]:
+    """Return the name of a registered version, and its MLflow run."""
+    version = get_version(what)
+    name = f"models:/{version.name}/{version.version}"
+    if version.run_id is None:
+        raise ConfigError(f"{name} has no MLflow run, which would hold its signature; export it, and sign the folder")
+    return name, version.run_id
+
+
+def _download(name: str, scratch: Path) -> Path:
+    """Return a folder with all files of a registered version as they are now, with its code."""
+    import mlflow.artifacts
+
+    folder = scratch / "files"
+    folder.mkdir()
+    with tracking.mlflow_errors():
+        found = Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=name, dst_path=str(folder), tracking_uri=tracking.tracking_uri()
+            )
+        )
+    (found / "registered_model_meta").unlink(missing_ok=True)  # the client adds it to its copy
+    return found
+
+
+def _is_signed(run: str) -> bool:
+    with tracking.mlflow_errors():
+        return any(file.path.endswith(f"/{SIGNATURE}") for file in tracking.connect().list_artifacts(run, ARTEFACT))

@@ -1,0 +1,184 @@
+"""Sign and verify models and datasets with OpenSSF Model Signing, by a key of elliptic curves.
+
+A folder has its signature in itself. That of a dataset is of its manifest, which has the sha256 of every part; it lies in
+the store, as that of a training does. That of a registered model is an artefact of its MLflow run.
+"""
+
+import base64
+import json
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from dataops.errors import ConfigError, CorruptPart
+from dataops.snapshot import MANIFEST, Manifest, find_manifest
+from dataops.store import Store
+from plugins.publish.signing_keys import SigningKey, key_errors
+
+SIGNATURE = "model.sig"
+FOLDER = "signatures"
+UNSIGNED = frozenset({SIGNATURE, ".cache", ".git", ".gitattributes", ".github", ".gitignore"})
+"""Names at the top of a folder that a signature does not cover: itself, and what Git and a download from the Hub leave."""
+_DERIVED = ("trace/", "_work/")
+"""Folders of a snapshot with objects that are made from its parts, or while it is made."""
+_LISTED = 20
+"""Maximum number of files that a message names."""
+
+
+class _Differs(Exception):
+    """Files differ from a signature."""
+
+
+def sign_folder(folder: Path, key: SigningKey, signature: Path) -> None:
+    """Write the signature of all files of a folder, or of one file.
+
+    Raises: ConfigError if the key cannot be used, the folder has links or no files, or a file cannot be read or written.
+    """
+    signing, hashing = _import("signing"), _import("hashing")
+    config = signing.Config()
+    key.use_in(config)
+    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[SIGNATURE, ".cache"]))
+    try:
+        files, irregular = list_files(folder := folder.resolve())
+        if irregular or not files:
+            raise ConfigError(f"{folder} cannot be signed: {_join(irregular) or 'it has no files'}")
+        config.sign(folder, signature)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be signed: {error.filename or signature}: {error.strerror}") from error
+
+
+def verify_folder(folder: Path, key: str, signature: Path, name: str) -> int:
+    """Compare all files of a folder, or one file, with a signature. Return the number of files.
+
+    Args:
+        key: PEM file of the public key.
+        name: name of the folder or file in messages.
+
+    Raises: CorruptPart that names each file that differs, is missing, was added or is not regular; ConfigError if the key
+        cannot be used.
+    """
+    config = _new_verification()
+    with key_errors(key, is_private=False):
+        config.use_elliptic_key_verifier(public_key=Path(key))
+    try:
+        files, irregular = list_files(folder := folder.resolve())
+        if irregular:
+            raise CorruptPart(f"{name}: {_join(irregular)}")
+        _check_base64(signature)
+        with redirect_stdout(sys.stderr):  # the library prints warnings
+            config.verify(folder, signature)
+    except CorruptPart:
+        raise
+    except _Differs as error:
+        raise CorruptPart(f"{name}: {error}") from None
+    except OSError as error:
+        raise CorruptPart(f"{name}: {error.filename} cannot be read: {error.strerror}") from None
+    except Exception:  # the library raises many kinds for a damaged signature
+        raise CorruptPart(f"{name}: the signature {signature.name} is damaged, or of another key than {key}") from None
+    return len(files)
+
+
+def _new_verification() -> Any:
+    """Return a verification of model_signing that raises _Differs with the names of the files, of any characters."""
+    base: Any = _import("verifying").Config
+
+    class Verification(base):
+        def _get_manifest_diff(self, actual: Any, expected: Any) -> list[str]:
+            found = {item.identifier: item.digest for item in actual.resource_descriptors()}
+            signed = {item.identifier: item.digest for item in expected.resource_descriptors()}
+            lines = [f"{name} is missing" for name in signed.keys() - found.keys()]
+            lines += [f"{name} was not signed" for name in found.keys() - signed.keys()]
+            differing = [name for name in signed.keys() & found.keys() if signed[name] != found[name]]
+            lines += [f"{'it' if name == '.' else name} differs from what was signed" for name in differing]
+            raise _Differs(_join(sorted(lines)))
+
+    return Verification()
+
+
+def list_files(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the files that a signature covers, and a line for each link and special file. Raises: OSError."""
+    if folder.is_file():
+        return [folder.name], []
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    files: list[str] = []
+    irregular: list[str] = []
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        for name in sorted([*folders, *names]):
+            path = Path(parent, name)
+            relative, mode = path.relative_to(folder), path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                irregular.append(f"{relative} is a symbolic link; put the file in its place, for example by cp -rL")
+            elif not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+                irregular.append(f"{relative} is no regular file")
+            elif stat.S_ISREG(mode) and relative.parts[0] not in UNSIGNED:
+                files.append(str(relative))
+    return files, irregular
+
+
+def _check_base64(signature: Path) -> None:
+    """Raise ValueError if a byte of a signature was changed to one that its base64 ignores."""
+    envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
+    for value in (envelope["payload"], *(one["sig"] for one in envelope["signatures"])):
+        if base64.b64encode(base64.b64decode(value)).decode() != value:
+            raise ValueError("its base64 is not canonical")
+
+
+def _join(lines: Iterable[str]) -> str:
+    lines = list(lines)
+    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return "; ".join([*lines[:_LISTED], *more])
+
+
+def sign_snapshot(manifest: Manifest, store: Store, key: SigningKey) -> str:
+    """Sign the manifest of a snapshot, and return the name of the signature in the store."""
+    with tempfile.TemporaryDirectory() as name:
+        path, signature = Path(name) / MANIFEST, Path(name) / SIGNATURE
+        path.write_bytes(store.read(manifest.path(MANIFEST)))
+        sign_folder(path, key, signature)
+        target = name_signature(manifest)
+        store.put(target, signature)
+    return target
+
+
+def verify_snapshot(manifest: Manifest, store: Store, key: str) -> int:
+    """Compare the manifest with its signature and every part with the manifest; return the number of parts.
+
+    Raises: CorruptPart that names the object that differs, is missing or was added; ConfigError if there is no signature.
+    """
+    target = name_signature(manifest)
+    if store.size(target) is None:
+        raise ConfigError(f"{manifest.stage}/{manifest.key} is not signed in {store.uri}; sign it with `pairmill sign`")
+    with tempfile.TemporaryDirectory() as name:
+        path, signature = Path(name) / MANIFEST, Path(name) / Path(target).name
+        path.write_bytes(store.read(manifest.path(MANIFEST)))
+        signature.write_bytes(store.read(target))
+        verify_folder(path, key, signature, f"{store.uri}/{manifest.path(MANIFEST)}")
+    find_manifest(store, manifest.stage, manifest.key, verify=True)
+    folder, known = manifest.path(""), {MANIFEST, *(part.name for part in manifest.parts)}
+    names = (name.removeprefix(folder) for name in store.names(folder.rstrip("/")))
+    if added := [name for name in names if name not in known and not name.startswith(_DERIVED)]:
+        raise CorruptPart(f"{store.uri}/{folder}: {_join(f'{name} was not signed' for name in added)}")
+    return len(manifest.parts)
+
+
+def name_signature(manifest: Manifest) -> str:
+    """Return the name in the store of the signature of a snapshot."""
+    return f"{FOLDER}/{manifest.stage}-{manifest.key}.sig"
+
+
+def _import(module: str) -> Any:
+    """Return a module of model_signing. Raises: ConfigError if it is not installed."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"model_signing.{module}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed: pip install 'pairmill[publish]'") from error

@@ -1,0 +1,134 @@
+"""A model is published to a server with the Hub's protocol, where open_clip and transformers read the same model."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dataops.errors import ServiceError
+from plugins.publish.publish import PublishOptions, publish
+from tasks.models import export
+from tests.servers.writable_hub import WritableHub
+from tests.unit.training.conftest import VIT
+from tests.unit.training.test_export import CAPTIONS, sample_images
+from training.export import main as export_main
+from training.model.checkpoint import LoadedModel, load_model, save_model
+from training.model.clip import CLIP
+from training.model.preprocess import Preprocess
+from training.model.tokenizer import make_tokenizer, train_tokenizer
+from training.model_config import ModelConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's library causes it
+TOLERANCE = 1e-3
+"""Of a logit; the layouts compute in another order."""
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return the folder of a small ViT with random weights, and a vocabulary of its captions or CLIP's own."""
+    pytest.importorskip("open_clip")
+    is_clip, folder = request.param == "clip", tmp_path / "kites"
+    tokenizer = make_tokenizer("clip", [], 0, 16) if is_clip else train_tokenizer(CAPTIONS, 300, 16)
+    text = {"context_length": 16, "vocab_size": tokenizer.vocab_size, "width": 64, "heads": 2, "layers": 2}
+    vision = {**VIT["vision_cfg"], "width": 128, "head_width": 64}
+    config = {"embed_dim": 24, "quick_gelu": is_clip, "vision_cfg": vision, "text_cfg": text}
+    torch.manual_seed(0)
+    folder.mkdir()
+    save_model(folder, CLIP(ModelConfig.model_validate(config)), tokenizer, Preprocess(32))
+    return folder
+
+
+@pytest.fixture
+def send(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[[str], dict[str, Any]]:
+    """Return a function that publishes the model and returns the report; the export runs in this process."""
+
+    def run_job(module: str, job: dict[str, Any], folder: Path, **_: Any) -> None:
+        assert module == "training.export"
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(json.dumps({**job, "parent_pid": os.getpid()}))
+        assert export_main([str(folder / "job.json")]) == 0
+
+    def run(to: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert publish(PublishOptions(str(model), to, "Apache-2.0"), tmp_path / "home", None, as_json=True) == 0
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.setattr(export, "run_job", run_job)
+    return run
+
+
+def compute_logits(loaded: LoadedModel) -> torch.Tensor:
+    with torch.no_grad():
+        pixels = torch.stack([loaded.preprocess(image) for image in sample_images()])
+        images, texts = loaded.model.encode_image(pixels), loaded.model.encode_text(loaded.tokenizer(CAPTIONS))
+        return loaded.model.logit_scale.exp() * F.normalize(images) @ F.normalize(texts).T
+
+
+def fetch(hub: WritableHub, folder: Path) -> Path:
+    """Write the files of the repository to a folder."""
+    folder.mkdir()
+    for name, data in hub.repositories["team/kites"].items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["clip"], indirect=True)
+def test_open_clip_computes_the_same_logits_with_a_vit_from_the_hub(hub, model, send, tmp_path):
+    open_clip = pytest.importorskip("open_clip")
+    report, out = send("hub:team/kites"), fetch(hub, tmp_path / "back")
+    assert {file["name"]: file["sha256"] for file in report["files"]} == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()
+    }
+    assert "license: apache-2.0" in (out / "README.md").read_text()
+    theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{out}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{out}")(CAPTIONS)
+    with torch.no_grad():
+        images, texts, scale = theirs.eval()(torch.stack([preprocess(image) for image in sample_images()]), tokens)
+    torch.testing.assert_close(scale * images @ texts.T, compute_logits(load_model(model)), atol=TOLERANCE, rtol=0)
+    assert send("hub:team/kites")["bytes_to_send"] == 0
+
+
+@pytest.mark.parametrize("model", ["captions", "clip"], indirect=True)
+def test_transformers_computes_the_same_logits_with_a_vit_from_the_hub(hub, model, send, tmp_path):
+    transformers, open_clip = pytest.importorskip("transformers"), pytest.importorskip("open_clip")
+    send("hub:team/kites")
+    out, loaded = fetch(hub, tmp_path / "back"), load_model(model)
+    reader = transformers.CLIPProcessor.from_pretrained(out, backend="pil")
+    inputs = reader(text=CAPTIONS, images=sample_images(), return_tensors="pt", padding=True, truncation=True)
+    with torch.no_grad():
+        found = transformers.CLIPModel.from_pretrained(out).eval()(**inputs).logits_per_image
+    torch.testing.assert_close(found, compute_logits(loaded), atol=TOLERANCE, rtol=0)
+    tokens = F.pad(ids := loaded.tokenizer(CAPTIONS), (0, 16 - ids.shape[1]))
+    assert open_clip.get_tokenizer(f"local-dir:{out}")(CAPTIONS).equal(tokens), (
+        "both layouts share the tokenizer's files"
+    )
+
+
+@pytest.mark.parametrize("model", ["captions"], indirect=True)
+def test_publication_that_is_killed_between_two_files_continues_with_the_next(hub, send, monkeypatch):
+    """The server has the first weights and no commit, as after a kill: they are not uploaded again."""
+    from huggingface_hub import HfApi
+
+    send_file = HfApi.preupload_lfs_files
+
+    def killed(api: HfApi, repository: str, added: list[Any], **options: Any) -> None:
+        if hub.uploads:
+            raise ConnectionError("killed")
+        send_file(api, repository, added, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HfApi, "preupload_lfs_files", killed)
+        with pytest.raises(ServiceError, match="the same command continues"):
+            send("hub:team/kites")
+    assert (len(hub.uploads), hub.commits) == (1, [])
+    report = send("hub:team/kites")
+    weights = [file["sha256"] for file in report["files"] if file["name"].endswith(".safetensors")]
+    assert len(weights) == 2
+    assert sorted(hub.uploads) == sorted(weights), "each of the weights was uploaded once"
+    assert send("hub:team/kites")["bytes_to_send"] == 0

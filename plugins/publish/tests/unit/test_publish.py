@@ -1,0 +1,95 @@
+"""The gate of `pairmill publish`, its dry run, and a folder as the place."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.errors import ConfigError, ContractError
+from dataops.trace.targets import Target
+from flows.records import RunRecord
+from plugins.publish.publish import PublishOptions, publish
+from tasks.checks.report import CheckReport, CheckResult
+from tasks.engine.takedown_requests import make_request, record_request
+from tasks.lineage.publications import list_publications
+from tests.unit.tasks.dataset_chain import packed_in, pair
+
+LICENSE = "http://creativecommons.org/licenses/by/4.0/"
+
+
+def run(tmp_path: Path, what: str, to: str, **options: Any) -> int:
+    return publish(PublishOptions(what, to, **options), tmp_path / "home", str(tmp_path / "store"), as_json=True)
+
+
+def test_pairs_without_a_licence_need_a_stated_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, manifests = packed_in(tmp_path / "store", [pair(n) for n in range(4)])
+    key, out = manifests["pack"].key, tmp_path / "out"
+    with pytest.raises(ContractError, match="licence: 2 of 4 pairs have no licence; add --license NAME") as refused:
+        run(tmp_path, key, str(out))
+    assert refused.value.exit_code == 3
+    assert run(tmp_path, key, str(out), dry_run=True) == 3
+    assert not out.exists()
+    capsys.readouterr()
+    assert run(tmp_path, key, str(out), license="ODC-By", dry_run=True) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["license"], report["dry_run"], report["gate"][0]["is_met"]) == ("ODC-By", True, True)
+    assert report["bytes_to_send"] == report["bytes"] == sum(file["bytes"] for file in report["files"])
+    assert not out.exists()
+    assert run(tmp_path, key, str(out), license="ODC-By") == 0
+    assert "license: odc-by" in (out / "README.md").read_text("utf-8")
+    assert {path.name for path in out.iterdir()} == {file["name"] for file in report["files"]}
+
+
+def test_pair_without_a_licence_is_found_among_many_licences(tmp_path: Path) -> None:
+    pairs = [pair(n, license=f"http://licences.example/{n // 2}") for n in range(90)]
+    _, manifests = packed_in(tmp_path / "store", [*pairs, pair(90, license=None)], raw_size=100)
+    assert manifests["pack"].facts["licenses"][""] == 1, "counted beside 40 more frequent ones"
+    with pytest.raises(ContractError, match="licence: 1 of 91 pairs have no licence"):
+        run(tmp_path, manifests["pack"].key, str(tmp_path / "out"))
+
+
+def test_blocked_dataset_and_recorded_takedown_are_refused(tmp_path: Path) -> None:
+    pairs = [pair(n, license=LICENSE) for n in range(3)]
+    store, manifests = packed_in(tmp_path / "store", pairs)
+    key = manifests["pack"].key
+    failed = CheckResult(
+        check="min_rows", level="block", state="failed", figure=3, bound=10, text="3 rows; at least 10"
+    )
+    report = CheckReport(dataset=key, last=None, last_run=None, results=[failed])
+    record = RunRecord(run_id="r-20260101T000000-abcd", name="r", created_at="2026-01-01", config={}, checks=report)
+    store.put(f"runs/{record.run_id}.json", record.model_dump_json().encode())
+    record_request(store, make_request([Target("uid", pairs[1]["uid"])], ""))
+    with pytest.raises(ContractError) as refused:
+        run(tmp_path, key, str(tmp_path / "out"))
+    lines = str(refused.value).splitlines()
+    assert lines[0] == f"pack/{key} is not published:"
+    assert lines[1] == "  checks: min_rows: 3 rows; at least 10"
+    assert lines[2].startswith(f"  takedowns: 1 pair in part-00000.parquet of dataset {key} match a recorded takedown")
+    assert list_publications(store) == []
+
+
+def test_place_with_data_of_others_is_refused(tmp_path: Path) -> None:
+    _, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/theirs.tar").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"has data that pairmill did not publish: theirs\.tar; name an empty place"):
+        run(tmp_path, manifests["pack"].key, str(tmp_path / "out"))
+
+
+def test_damaged_file_in_the_folder_is_sent_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
+    key, out = manifests["pack"].key, tmp_path / "out"
+    run(tmp_path, key, str(out))
+    (out / "00000.tar").write_bytes(b"\0" * (out / "00000.tar").stat().st_size)
+    capsys.readouterr()
+    run(tmp_path, key, str(out))
+    report = json.loads(capsys.readouterr().out)
+    assert [file["name"] for file in report["files"] if file["sent"]] == ["00000.tar"]
+
+
+@pytest.mark.parametrize("target", ["hub:kites", "hub:a/b/c", "hub:../b", "ftp://x/y", " "])
+def test_wrong_place_is_refused(tmp_path: Path, target: str) -> None:
+    _, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
+    with pytest.raises(ConfigError, match="--to"):
+        run(tmp_path, manifests["pack"].key, target)

@@ -1,0 +1,68 @@
+"""Write evaluation sets in the webdataset layout of CLIP_benchmark, and the digits that a new project starts with.
+
+    <task>/classnames.txt                           one class a line; a .cls file holds the line's number from 0
+    <task>/zeroshot_classification_templates.txt    prompts with the placeholder {c}
+    <task>/dataset_type.txt                         "classification" or "retrieval"
+    <task>/test/nshards.txt, <task>/test/0.tar      {key}.png with {key}.cls, or {key}.txt (captions, one a line)
+
+Source: CLIP_benchmark's `build_wds_dataset` and its README, "Custom webdataset".
+"""
+
+import io
+import tarfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+DIGIT_TEMPLATES = ('a photo of the number: "{c}".',)
+"""The prompt that CLIP's authors published for MNIST."""
+DIGIT_NAMES = tuple(str(digit) for digit in range(10))
+
+Member = tuple[str, bytes]
+
+
+def write_classification(
+    task: Path, names: Sequence[str], templates: Sequence[str], pngs: Sequence[bytes], classes: Iterable[int]
+) -> None:
+    """Write a set for zero-shot classification: PNG images, each with the number of its class from 0."""
+    members: list[Member] = []
+    for number, (png, label) in enumerate(zip(pngs, classes, strict=True)):
+        members += [(f"{number:06d}.png", png), (f"{number:06d}.cls", str(label).encode())]
+    _write_lines(task / "classnames.txt", names)
+    _write_lines(task / "zeroshot_classification_templates.txt", templates)
+    write_shard(task, "classification", members)
+
+
+def write_digits(task: Path) -> int:
+    """Write 1,797 scans of 8 x 8 pixels, light ink on black, with values 0..16 scaled to 0..255."""
+    scans, labels = load_digits(return_X_y=True)
+    grey = np.rint(np.asarray(scans).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    pngs = [_encode_png(Image.fromarray(scan)) for scan in grey]
+    write_classification(task, DIGIT_NAMES, DIGIT_TEMPLATES, pngs, (int(label) for label in np.asarray(labels)))
+    return len(pngs)
+
+
+def _encode_png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def _write_lines(file: Path, lines: Sequence[str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_shard(task: Path, kind: str, members: Sequence[Member]) -> None:
+    """Write the one shard of a set of a kind, `classification` or `retrieval`."""
+    _write_lines(task / "dataset_type.txt", [kind])
+    _write_lines(task / "test" / "nshards.txt", ["1"])
+    with tarfile.open(task / "test" / "0.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry.mode = 0o644
+            tar.addfile(entry, io.BytesIO(content))

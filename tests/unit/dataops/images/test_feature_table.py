@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataops.errors import CorruptPart
+from dataops.images.feature_table import FeatureTable, best, image_ids, preparation_digest
+from tests.manifests import build_manifest
+
+
+def unit(rows: int, seed: int = 0, dimensions: int = 8) -> np.ndarray:
+    values = np.random.default_rng(seed).normal(size=(rows, dimensions)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def ids(*numbers: int) -> np.ndarray:
+    return image_ids([f"{number:032x}{0:032x}" for number in numbers])
+
+
+def test_features_are_kept_by_the_digest_of_the_image(tmp_path: Path) -> None:
+    features = unit(4)
+    FeatureTable(tmp_path / "t").add(ids(5, 6, 7), features[:3])
+    table = FeatureTable(tmp_path / "t")
+    table.add(ids(8), features[3:])
+    assert (len(table), table.dimensions) == (4, 8)
+    np.testing.assert_array_equal(table.features(), features)
+    assert table.locate(ids(8, 9, 5, 8)).tolist() == [3, -1, 0, 3]
+
+
+def test_features_without_ids_are_overwritten(tmp_path: Path) -> None:
+    table, features = FeatureTable(tmp_path / "t"), unit(3)
+    table.add(ids(1), features[:1])
+    with (tmp_path / "t" / "features.f32").open("ab") as file:  # the process was killed before it wrote the ids
+        file.write(b"x" * 77)
+    table.add(ids(2, 3), features[1:])
+    np.testing.assert_array_equal(table.features(), features)
+
+
+def test_damaged_and_other_features_are_refused(tmp_path: Path) -> None:
+    table = FeatureTable(tmp_path / "t")
+    table.add(ids(1, 2), unit(2))
+    with pytest.raises(CorruptPart, match="features of 8 values"):
+        table.add(ids(3), unit(1, dimensions=4))
+    (tmp_path / "t" / "features.f32").write_bytes(b"")
+    with pytest.raises(CorruptPart, match="delete it"):
+        table.features()
+
+
+@pytest.mark.parametrize("block_bytes", [1 << 25, 64])
+def test_search_is_exact_in_blocks_of_any_size(
+    tmp_path: Path, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataops.images.feature_table.BLOCK_BYTES", block_bytes)
+    table, features = FeatureTable(tmp_path / "t"), unit(50)
+    table.add(ids(*range(1, 51)), features)
+    positions = np.array([49, -1, *range(20), 3])
+    query = unit(1, seed=9)[0]
+    scores = table.scores(query, positions)
+    expected = np.where(positions < 0, -2, features[positions] @ query)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    assert best(scores, 5).tolist() == sorted(range(len(positions)), key=lambda n: (-scores[n], n))[:5]
+
+
+def test_images_without_a_feature_are_never_found() -> None:
+    scores = np.array([-2, 0.5, -2, 0.1, 0.5], np.float32)
+    assert best(scores, 10).tolist() == [1, 4, 3]
+    assert best(scores[:0], 10).tolist() == best(np.full(3, -2, np.float32), 2).tolist() == []
+
+
+def test_map_shows_the_directions_of_greatest_variance(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    plane = rng.normal(size=(400, 2)) * [5, 3]
+    axes = np.linalg.qr(rng.normal(size=(8, 8)))[0][:2]
+    features = (plane @ axes + 0.01 * rng.normal(size=(400, 8))).astype(np.float32)
+    table = FeatureTable(tmp_path / "t")
+    table.add(ids(*range(1, 401)), features)
+    positions = np.array([-1, *range(400)])
+    mean, found = table.map_axes(positions)
+    place = table.project(mean, found, positions)
+    assert np.isnan(place[0]).all()
+    centred = plane - plane.mean(axis=0)
+    np.testing.assert_allclose(
+        np.linalg.norm(place[1:] - place[1], axis=1), np.linalg.norm(centred - centred[0], axis=1), atol=0.2
+    )
+
+
+def test_ids_need_whole_digests() -> None:
+    assert image_ids([None, "ab", "f" * 64]).tolist() == [[0, 0], [0, 0], [2**64 - 1] * 2]
+    with pytest.raises(CorruptPart):
+        image_ids(["z" * 64])
+
+
+def test_settings_that_change_the_images_change_the_table() -> None:
+    config = {"image_size": 224, "encode_quality": 95, "timeout": 10}
+    digests = [
+        preparation_digest(build_manifest("download", config=config | changed))
+        for changed in ({}, {"timeout": 20}, {"image_size": 64}, {"encode_quality": 80})
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
