@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataops.formatting import format_counts, format_quantity
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Manifest
-from tasks.curate.step import describe_steps
 from plugins.disclosure.answers import Answer, Answers, answer, fill, leave_open
 from plugins.disclosure.data_sources import DataSource
 from plugins.disclosure.subject import Chain, Subject
+from tasks.curate.step import describe_steps
 from tasks.lists.named_digest import OPT_OUT_LIST
 from tasks.pack.summary import FURTHER_CAPTIONS
 from tasks.register.card_rights import merge_counts
