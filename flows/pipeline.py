@@ -17,7 +17,7 @@ from prefect.states import Failed
 from dataops.errors import ConfigError, PairmillError, describe_error
 from dataops.redaction import scrub, scrub_errors
 from dataops.stages import STAGES
-from flows.interruption import IS_OUTCOME, describe_cause
+from flows.interruption import IS_OUTCOME
 from flows.prefect_errors import translate_error
 from flows.run import Run, Step, name_flow_run, prepare_process
 from flows.watch.deadlines import report_due_requests
@@ -148,7 +148,7 @@ def run_stages(
         logger.error("%s", message, exc_info=trace, extra={IS_OUTCOME: True})
         return Failed(message=message, data=error)  # Prefect raises `error` where the flow was called
     except BaseException as error:  # SIGTERM (a cancelled flow run, an evicted machine) or Ctrl-C
-        run.end("crashed", f"stopped in {run.stage} by {describe_cause(error)}")
+        run.end("crashed", run.describe_stop(error))
         raise
     run.end("completed")
     return run.record.summary()

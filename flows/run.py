@@ -24,7 +24,7 @@ from flows.config import RunConfig, check_config, config_name, load_config
 from flows.dataset_checks import check_run
 from flows.display import RunDisplay
 from flows.events import emit_events
-from flows.interruption import rearm
+from flows.interruption import describe_cause, rearm
 from flows.next_step import next_step
 from flows.prefect_ui import flow_run_url
 from flows.records import (
@@ -84,6 +84,7 @@ class Run:
             home=home(),
             progress=self.display.progress,
             finished=self._show_newest,
+            stopped=self._record_stop,
             run_id=record.run_id,
             run_name=record.name,
             flow_run_id=flow_run_id,
@@ -274,6 +275,16 @@ class Run:
         self.artefacts.end(self.record, self.manifests)
         self.lineage.end(state, error, self.manifests)
         self._emit_events()
+
+    def _record_stop(self, error: BaseException) -> None:
+        """Record the end of the attempt while its training still writes a checkpoint, for which no one may wait."""
+        self.record.end("crashed", self.describe_stop(error))
+        with self.context.store.retrying_for(0):
+            self.record.save(self.context.store)
+
+    def describe_stop(self, error: BaseException) -> str:
+        """Return in which stage what stopped the run."""
+        return f"stopped in {self.stage} by {describe_cause(error)}"
 
     def _emit_events(self) -> None:
         if emit_events(self.record, self.manifests, self.context.store, self.until):

@@ -92,6 +92,20 @@ with warnings.catch_warnings():
 
         job_configuration = FlowJobConfiguration
 
+        async def _propose_crashed_state(self, flow_run: Any, message: str, client: Any = None) -> None:
+            """Report a crash, unless the end of this attempt is recorded already.
+
+            Prefect reports each killed process twice: when it ends, and again when its hooks have ended, seconds later. A
+            retry that begins between the two would be ended by the second report, and run again.
+
+            Args:
+                flow_run: the flow run as it was when its process was started.
+            """
+            states = await (client or self.client).read_flow_run_states(flow_run.id)
+            begun = flow_run.state.timestamp if flow_run.state else None
+            if not any(state.is_final() and (begun is None or state.timestamp > begun) for state in states):
+                await super()._propose_crashed_state(flow_run, message, client)
+
 
 def main() -> None:
     """Start a worker as `prefect worker start` does."""

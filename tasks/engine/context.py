@@ -28,6 +28,10 @@ def _ignore_record(record: Record) -> None:
     """Do nothing."""
 
 
+def _ignore_stop(error: BaseException) -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True)
 class Context:
     """Environment of a stage. Nothing in it may change the output."""
@@ -39,6 +43,8 @@ class Context:
     progress: Progress = _ignore_progress
     finished: Callable[[Record], None] = _ignore_record
     """Called in the main process with the record of each task of a map that has finished."""
+    stopped: Callable[[BaseException], None] = _ignore_stop
+    """Called when something stops the stage, such as SIGTERM, while its job still writes a checkpoint."""
     run_id: str | None = None
     run_name: str = "pairmill"
     flow_run_id: str | None = None

@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def run_job(
     *,
     launcher: Sequence[str] = (),
     on_line: Callable[[str], None] = lambda line: None,
+    on_stop: Callable[[BaseException], None] = lambda error: None,
 ) -> None:
     """Run `python [launcher] -m module job.json` in a subprocess until it ends.
 
@@ -53,6 +55,7 @@ def run_job(
         folder: also gets `job.log`.
         launcher: arguments of Python that start the module in another way: several ranks.
         on_line: called with each line of the job's output.
+        on_stop: called with what stops this process, such as KeyboardInterrupt, before the job's checkpoint is awaited.
 
     Raises: TrainingDiverged (exit code 4), ConfigError (2), JobFailed (others; retryable for 75); each names the log.
     """
@@ -77,6 +80,7 @@ def run_job(
         ) as process,
     ):
         _RUNNING.add(process.pid)
+        stop = _ignore
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -86,8 +90,12 @@ def run_job(
                 tail.append(text)
                 on_line(text)
             code = process.wait()
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                stop = partial(on_stop, error)
+            raise
         finally:
-            _end(process)
+            _end(process, stop)
             _RUNNING.discard(process.pid)
     if code:
         raise _failure(module, code, folder, "\n".join(tail))
@@ -126,12 +134,20 @@ def kill_jobs() -> None:
             os.killpg(group, signal.SIGKILL)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _ignore() -> None:
+    """Do nothing."""
+
+
+def _end(process: subprocess.Popen[str], on_stop: Callable[[], None]) -> None:
     """End the job's whole process group: with SIGTERM, and with SIGKILL after GRACE_SECONDS, for a checkpoint."""
     if process.poll() is not None:
         return
     with finish_first():
         os.killpg(process.pid, signal.SIGTERM)
+        try:
+            on_stop()
+        except Exception as error:
+            logger.warning("the end of %s is not recorded yet: %s", process.args, error)
         try:
             process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:

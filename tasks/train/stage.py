@@ -112,7 +112,7 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
     with mirror, supply, LiveRun(work, folder), curves:
         mirror.restore()
         work.context.progress(0, 0, "the trainer starts: it loads torch, the tokenizer and the model")
-        run_job("training.train", job, folder, launcher=launcher, on_line=follow_log)
+        run_job(*("training.train", job, folder), launcher=launcher, on_line=follow_log, on_stop=work.context.stopped)
     return _collect_output(work, folder)
 
 

@@ -1,18 +1,21 @@
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAcceptDetails
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from prefect.workers.process import ProcessWorker
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.pipeline import FLOWS
-from infra.local.process_worker import FlowJobConfiguration
+from infra.local.process_worker import FlowJobConfiguration, FlowWorker
 
 FOLDER = "prefect.deployments.steps.set_working_directory"
 PULL = [{FOLDER: {"directory": "/somewhere"}}]
@@ -100,6 +103,48 @@ def test_reason_is_short():
     with pytest.raises(ConfigError) as caught:
         job.prepare_for_flow_run(RUN, deployment())
     assert len(str(caught.value)) < 1000
+
+
+class Server:
+    """What a worker asks of the Prefect server about one flow run."""
+
+    def __init__(self, *names: str):
+        self.states = [state(name, second) for second, name in enumerate(names)]
+
+    async def read_flow_run_states(self, flow_run_id: UUID) -> list[State]:
+        return self.states
+
+    async def set_flow_run_state(self, flow_run_id: UUID, new: State, **_: Any) -> OrchestrationResult:
+        self.states.append(new)
+        return OrchestrationResult(state=new, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
+
+
+def state(name: str, second: int) -> State:
+    kind = {"AwaitingRetry": "SCHEDULED"}.get(name, name.upper())
+    return State(type=StateType(kind), name=name, timestamp=datetime(2026, 11, 29, 12, 0, second, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("since", "reported"),
+    [
+        (["Scheduled", "Pending", "Running"], True),
+        (["Scheduled", "Pending"], True),
+        (["Scheduled", "Pending", "Running", "Crashed"], False),
+        (["Scheduled", "Pending", "Running", "Crashed", "AwaitingRetry"], False),
+        (["Scheduled", "Pending", "Running", "Crashed", "AwaitingRetry", "Pending", "Running"], False),
+        (["Scheduled", "Pending", "Running", "Cancelled"], False),
+    ],
+)
+@pytest.mark.parametrize("earlier", [[], ["Scheduled", "Pending", "Running", "Crashed"]])
+def test_a_killed_process_is_reported_once_and_no_retry_is_ended(earlier: list[str], since: list[str], reported: bool):
+    """Prefect's worker reports it again when its hooks have ended, as of the retry that runs by then."""
+    server = Server(*earlier, *since)
+    begun = FlowRun(id=UUID(int=1), flow_id=UUID(int=2), name="run", state=server.states[len(earlier)])
+    before = len(server.states)
+    worker = FlowWorker(work_pool_name="pool")
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):  # no server gets its log
+        asyncio.run(worker._propose_crashed_state(begun, "it was killed", client=server))
+    assert [one.name for one in server.states[before:]] == (["Crashed"] if reported else [])
 
 
 def test_worker_takes_the_place_of_prefects():

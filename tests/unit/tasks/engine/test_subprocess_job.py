@@ -1,5 +1,6 @@
 import json
 import os
+import textwrap
 import time
 from pathlib import Path
 
@@ -93,3 +94,31 @@ def test_run_job_ends_the_job_when_interrupted(jobs, tmp_path):
     assert time.monotonic() - started < 20
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
+
+
+def test_a_stop_is_recorded_before_the_checkpoint_of_the_job_is_awaited(jobs, tmp_path):
+    """The job ends only when it sees the file that `on_stop` writes."""
+    code = """
+        import pathlib, signal, sys, time
+        def finish(*_):
+            while not pathlib.Path("recorded").exists():
+                time.sleep(0.01)
+            pathlib.Path("checkpoint").touch()
+            sys.exit(75)
+        signal.signal(signal.SIGTERM, finish)
+        print("trains", flush=True)
+        time.sleep(60)
+    """
+    name = module(jobs, "training_job", textwrap.dedent(code))
+
+    def stop(line: str) -> None:
+        raise KeyboardInterrupt
+
+    def record(error: BaseException) -> None:
+        assert isinstance(error, KeyboardInterrupt)
+        Path("recorded").touch()
+        raise OSError("the store is down")  # which loses no checkpoint
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(name, {}, tmp_path / "work", on_line=stop, on_stop=record)
+    assert Path("checkpoint").exists()
