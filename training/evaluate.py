@@ -15,7 +15,6 @@ The same weights, data, batch size and kind of machine give the same bytes: no f
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +42,7 @@ from training.evaluation.robustness import compute_gaps
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.evaluation.zero_shot import classify
-from training.job import FAILURE, RanksJob, resolve_device, run_command
+from training.job import FAILURE, RanksJob, resolve_device, run_command, run_process
 from training.model.load import digest_model, load_any
 
 METRICS = "metrics.json"
@@ -271,4 +270,4 @@ def _summarize(task: Task, result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_process(main)

@@ -1,5 +1,7 @@
 """Job files: how a job is read, locked and ended. tasks/engine/subprocess_job.py writes them and starts the job."""
 
+import atexit
+import faulthandler
 import gc
 import hashlib
 import json
@@ -9,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, NoReturn, Self, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
@@ -138,6 +140,23 @@ def read_job(arguments: list[str], kind: type[Kind]) -> Kind:
 def log_to_stderr() -> None:
     """Log lines with the time of day, as tasks/engine/subprocess_job.py reads them."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
+def run_process(main: Callable[[list[str]], int]) -> NoReturn:
+    """Run the command of a job as this process, and end it with the exit code.
+
+    A process that aborts writes the stacks of its threads, those of native code too. A rank ends without the destructors of
+    native libraries, since a thread of them that still runs then would abort it, though its work is done.
+    """
+    torch._C._set_print_stack_traces_on_fatal_signal(True)
+    faulthandler.enable()  # after torch's handler, which it calls, also when Python has ended
+    code = main(sys.argv[1:])
+    if "RANK" in os.environ:
+        atexit._run_exitfuncs()  # which ends the processes of its loader
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run_command(arguments: list[str], kind: type[Kind], run: Callable[[Kind], object]) -> int:

@@ -13,7 +13,6 @@ Shape suffixes: N rows of a shard, B batch, L tokens, D embed_dim.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -34,7 +33,7 @@ from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
 from training.evaluation.encode import EvaluatedModel, map_in_order, normalize_features
-from training.job import JobFile, run_command
+from training.job import JobFile, run_command, run_process
 from training.model.load import load_any
 from training.model.preprocess import decode_rgb
 from training.model_config import FrozenModel
@@ -266,4 +265,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_process(main)

@@ -16,7 +16,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 
 import torch
@@ -31,7 +30,7 @@ from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan, check_phases, describe_phases
 from training.data.shard_files import ShardRequests
 from training.frozen.setup import use_frozen_features
-from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command
+from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command, run_process
 from training.loop.agreement import Agreement, agree
 from training.loop.bad_steps import BadSteps
 from training.loop.checkpointing import is_rollback_due, resume, roll_back, write_checkpoint
@@ -347,4 +346,4 @@ def _stop_at_once(signum: int, frame: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_process(main)
