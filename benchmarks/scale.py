@@ -3,23 +3,19 @@
     pip install -e '.[bench,ray]'
     python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 20000,200000]
                                [--engines local1,local2,ray] [--folder DIR] [--filter-memory 4294967296]
-                               [--only stages,choice,requests,parts,orchestration,dispatch,exchange,ray-kill]
+                               [--only stages,parts,orchestration,exchange,ray-kill]
 
 Each measurement is its own process, with the memory of all its descendants. `extract` and `filter` read synthetic
-pair lists (benchmarks/inputs/rows.py), `curate` and `pack` synthetic images of 64 pixels. The peer of a stage is
-the same engine at the smallest size, so that the ratio shows how the cost of a row grows: the goal of 0.85 is 15%
-more. Ray is two nodes of one core on this machine; each engine must write the same bytes. Above a million rows or a
-hundred thousand images, only local2 is measured. `choice` is choose_rows of curate on synthetic rows, without
-images. `requests` counts the store's requests (only with --only). `parts` maps 1,000 empty tasks. `orchestration`
-is the share of `pairmill run`, with running servers, that is not the work of the two stages. `dispatch` (only with
---only; needs `pip install prefect-ray`) runs empty tasks on Ray as we do, and each as a Prefect task run with
-prefect-ray's task runner. `exchange` (only with --only) moves as many keys as the last of --rows between two nodes,
-through a folder, through S3 and through Ray's object store. `ray-kill` (only with --only) kills one of two nodes in the
-middle of filter's exchange, and compares the digest with that of local2.
+pair lists (benchmarks/inputs/rows.py), `curate` and `pack` synthetic images of 64 pixels. The peer of a stage is the
+same engine at the smallest size, so that the ratio shows how the cost of a row grows: the goal of 0.85 is 15% more.
+Ray is two nodes of one core on this machine; each engine must write the same bytes. Above a million rows or a hundred
+thousand images, only local2 is measured. `parts` maps 1,000 empty tasks. `orchestration` is the share of `pairmill
+run`, with running servers, that is not the work of the two stages. `exchange` (only with --only) moves as many keys
+as the last of --rows between two nodes, through a folder, through S3 and through Ray's object store. `ray-kill` (only
+with --only) kills one of two nodes in the middle of filter's exchange, and compares the digest with that of local2.
 """
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -31,10 +27,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.cases.scale_cases import JobResult, delete_snapshots, run_job, write_raw_shards
-from benchmarks.cases.scale_choice import write_inspected
 from benchmarks.cases.scale_job import Job
 from benchmarks.cases.scale_ray import compare_exchanges, filter_on_ray, kill_in_exchange
-from benchmarks.cases.scale_requests import count_all
 from benchmarks.cases.scale_services import RayNodes, local_servers, ray_cluster, run_pairmill, s3_server
 from benchmarks.inputs.rows import make_parts
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
@@ -43,12 +37,9 @@ from dataops.store import FolderStore
 from plugins.demo.build import build_demo_web
 
 PACKAGES = ("pyarrow", "polars", "prefect")
-REQUEST_ROWS = [100_000, 400_000, 1_600_000]
 EXCHANGE_TURNS = 2
 MANY_PAIRS, MANY_PICTURES = 1_000_000, 100_000
 ENGINE_FOR_MANY = "local2"
-REQUESTS = 0.9
-"""Minimum number of rows per request at a larger size, as a share of that at the smallest."""
 FLAT = 0.85
 """Minimum speed at a larger size, as a share of that at the smallest."""
 CONFIG = """
@@ -124,15 +115,6 @@ class Scale:
                     delete_snapshots(store, "curate", "pack")
         self._compare(("curate", "pack"), sizes)
 
-    def choice(self, sizes: Sequence[int]) -> None:
-        """Measure choose_rows of curate alone."""
-        for size in sizes:
-            with tempfile.TemporaryDirectory(dir=self.folder) as store:
-                write_inspected(FolderStore(Path(store)), size)
-                for engine in self._engines(size, MANY_PAIRS):
-                    self._measure(self.job("choice", engine, Path(store), rows=size), engine)
-        self._compare(("choice",), sizes)
-
     def _engines(self, size: int, many: int) -> Sequence[str]:
         """Return the engines for a size: large ones take minutes, and the engines are compared on smaller ones."""
         return [e for e in self.engines if e == ENGINE_FOR_MANY] or self.engines if size > many else self.engines
@@ -165,15 +147,6 @@ class Scale:
                         sizes_mb = [c[kind] / 1e6 for c in (cost, first)]
                         self.rows.append(Row(f"{case} {kind.partition('_')[0]} memory", *sizes_mb, peer, "MB"))
 
-    def requests(self, sizes: Sequence[int]) -> None:
-        """Count requests per row."""
-        fewest: dict[str, float] = {}
-        for what, size, requests in count_all(self.folder, sizes):
-            first, rate = fewest.setdefault(what, size / requests), size / requests
-            self.say(f"requests of {what}, {size:,} rows: {requests:,}, {1000 / rate:.1f} for 1,000 rows")
-            goal = REQUESTS if size > sizes[0] else None
-            self.rows.append(Row(f"requests {what} {size}", rate, first, f"at {sizes[0]:,} rows", "rows/request", goal))
-
     def parts(self, number: int) -> None:
         """Measure empty tasks per second."""
         speeds = {}
@@ -185,18 +158,6 @@ class Scale:
             self.say(f"parts {engine}: {1000 / speeds[engine]:.2f} ms each of {number:,}")
         peer = self.engines[0]
         self.rows += [Row(f"parts {engine}", speed, speeds[peer], peer, "parts/s") for engine, speed in speeds.items()]
-
-    def dispatch(self, number: int) -> None:
-        """Measure empty tasks on Ray: as we submit them, and each as a Prefect task run."""
-        spent = {}
-        with tempfile.TemporaryDirectory(dir=self.folder) as temporary, local_servers(Path(temporary)):
-            os.environ["PAIRMILL_HOME"] = str(Path(temporary) / "home")  # the child finds the servers by it
-            for what in ("parts", "prefect-ray"):
-                job = self.job(what, "ray", Path(temporary) / what, rows=number)
-                spent[what] = measure_job(job).result
-                self.say(f"dispatch {what}: {1000 * spent[what].seconds / number:.2f} ms each of {number:,}")
-        speeds = [number / spent[what].seconds for what in ("parts", "prefect-ray")]
-        self.rows.append(Row("dispatch ray", *speeds, "prefect-ray's task runner", "parts/s"))
 
     def exchange(self, rows: int) -> None:
         """Compare exchanges through the store with those through Ray's object store, direct and with merges."""
@@ -267,7 +228,7 @@ def main() -> int:
     parser.add_argument("--rows", default="100000,1000000,10000000", help="sizes for extract and filter")
     parser.add_argument("--pictures", default="20000,200000", help="sizes for curate and pack")
     parser.add_argument("--engines", default="local1,local2,ray")
-    parser.add_argument("--only", default="stages,choice,parts,orchestration", help="the cases to run")
+    parser.add_argument("--only", default="stages,parts,orchestration", help="the cases to run")
     parser.add_argument("--folder", type=Path, help="folder of the stores, which keeps the pairs")
     parser.add_argument("--filter-memory", type=int, default=4 << 30, help="filter.memory_limit_bytes")
     options = parser.parse_args()
@@ -278,7 +239,6 @@ def main() -> int:
     engines, only = options.engines.split(","), options.only.split(",")
     require_peers(*(["wordfreq"] if {"stages", "orchestration"} & {*only} else []))
     require_peers(*(["ray"] if "ray" in engines else []), command="pip install -e '.[ray]'")
-    require_peers(*(["prefect_ray"] if "dispatch" in only else []), command="pip install prefect-ray")
     with tempfile.TemporaryDirectory(prefix="pairmill-benchmark-") as temporary:
         folder = (options.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -302,14 +262,8 @@ def _measure(scale: Scale, only: Sequence[str], options: Any) -> None:
     if "stages" in only:
         scale.pairs(_numbers(options.rows))
         scale.pictures(_numbers(options.pictures))
-    if "choice" in only:
-        scale.choice(_numbers(options.rows))
-    if "requests" in only:
-        scale.requests([20_000, 80_000] if options.quick else REQUEST_ROWS)
     if "parts" in only:
         scale.parts(200 if options.quick else 1000)
-    if "dispatch" in only:
-        scale.dispatch(1000)
     if "exchange" in only:
         scale.exchange(_numbers(options.rows)[-1])
     if "ray-kill" in only:

@@ -54,15 +54,9 @@ class JobResult:
 def run_job(job: Job) -> JobResult:
     """Run the job."""
     started = time.perf_counter()
-    manifest, seconds, digest = None, 0.0, ""
+    manifest, seconds = None, 0.0
     if job.what == "parts":
         seconds = time_empty_tasks(job)
-    elif job.what == "prefect-ray":
-        seconds = time_task_runs(job)
-    elif job.what == "choice":
-        from benchmarks.cases.scale_choice import time_choice
-
-        seconds, digest = time_choice(job)
     else:
         manifest = make_stage(job)
         seconds = time.perf_counter() - started
@@ -71,7 +65,7 @@ def run_job(job: Job) -> JobResult:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu, peak = sum(u.ru_utime + u.ru_stime for u in used), used[0].ru_maxrss * 1024
     if manifest is None:
-        return JobResult(seconds, cpu, peak, digest)
+        return JobResult(seconds, cpu, peak)
     size = sum(part.bytes for part in manifest.parts)
     return JobResult(seconds, cpu, peak, manifest.content_digest, manifest.counts.model_dump_json(), size)
 
@@ -125,31 +119,6 @@ def time_empty_tasks(job: Job) -> float:
         started = time.perf_counter()
         map_parts(do_nothing, [EmptyTask(f"p{n}") for n in range(job.rows)], draft, shared)
         return time.perf_counter() - started
-
-
-def time_task_runs(job: Job) -> float:
-    """Return the same with each task as a Prefect task run on prefect-ray's task runner."""
-    from infra.local.services import apply_environment
-
-    apply_environment()  # Prefect reads it when it is imported
-    from prefect import flow, task
-    from prefect_ray import RayTaskRunner  # pyright: ignore[reportMissingImports]
-
-    uri = job.context().store.uri
-
-    @task
-    def part(name: str) -> None:
-        draft = Draft(open_store(uri), "filter", "tiny")
-        draft.finish(do_nothing(draft, EmptyTask(name)))
-
-    @flow(task_runner=RayTaskRunner(address=job.ray, init_kwargs={"log_to_driver": False}))
-    def parts() -> float:
-        part.map([f"warm{n}" for n in range(4 * job.workers)]).result()
-        started = time.perf_counter()
-        part.map([f"p{n}" for n in range(job.rows)]).result()
-        return time.perf_counter() - started
-
-    return parts()
 
 
 def write_raw_shards(store: FolderStore, rows: int) -> None:

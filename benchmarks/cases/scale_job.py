@@ -17,7 +17,7 @@ class Job:
 
     store: str
     what: str
-    """Name of a stage, `choice`, `parts`, or `prefect-ray`."""
+    """Name of a stage, or `parts`."""
     workers: int
     ray: str | None = None
     """Address of a Ray cluster."""
