@@ -6,12 +6,11 @@ are cores. dataops.kernels.code_cache keeps the result for all processes of this
 """
 
 import hashlib
-import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from io import BytesIO
@@ -21,21 +20,14 @@ from typing import Any
 
 from dataops.errors import PairmillError
 from dataops.home import CHECKOUT
-from dataops.kernels.entry_files import (
-    cache_folder,
-    delete_old_entries,
-    distrust,
-    list_entries,
-    read_entry,
-    write_entry,
-)
+from dataops.kernels.cache_folder import cache_folder, distrust, open_folder
 from dataops.plugins import load
 from dataops.process import count_cores
 
 _CORE_SECONDS = 71
 """CPU time of compiling everything, about."""
 _DAYS_KEPT = 30
-"""Time after which entries of other versions of the code, and of other processors, are deleted."""
+"""Time after which compiled code is deleted, which may be of other versions of the source and other processors."""
 _TEXTS = (
     "A red bicycle leans against the wall", "A red bicycle leans against the walls", "Two dogs play on the beach",
     "Ein Hund spielt am Strand", "浜辺で遊ぶ犬", "IMG_2034.jpg", "12/05/2019 10:30", "Photo by Nikon D90 – Café Zürich",
@@ -123,34 +115,33 @@ SAMPLES: tuple[Callable[[Path], None], ...] = (
 """All samples; the one that takes longest comes first."""
 
 
-def compile_all() -> set[str]:
-    """Compile the functions of all stages; return the names of the entries that hold them.
+def compile_all(samples: Sequence[Callable[[Path], None]] = SAMPLES) -> None:
+    """Compile the functions that samples call, by default those of all stages.
 
-    Raises: PairmillError if the entries cannot be kept.
+    Raises: PairmillError if they cannot be kept.
     """
-    processes = min(count_cores(), len(SAMPLES))
-    names: set[str] = set()
-    with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
-        for done in as_completed([pool.submit(_run_sample, sample) for sample in SAMPLES]):
-            names |= done.result()
-    if not write_entry(_ready_name(), json.dumps(sorted(names)).encode()):
-        reason = distrust(cache_folder()) or "cannot be written"
+    folder = cache_folder()
+    if not open_folder(folder):
         remedy = "each run compiles the functions of the stages; set NUMBA_CACHE_DIR to a folder of your own"
-        raise PairmillError(f"{cache_folder()} {reason}: {remedy}")
-    delete_old_entries(_DAYS_KEPT, keep=names | {_ready_name()})
-    return names
+        raise PairmillError(f"{folder} {distrust(folder) or 'cannot be made'}: {remedy}")
+    for entry in folder.iterdir():  # those of other versions of the code, and of other processors
+        if entry.stat().st_mtime < time.time() - _DAYS_KEPT * 86_400:
+            entry.unlink(missing_ok=True)
+    processes = min(count_cores(), len(samples)) or 1
+    with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for done in as_completed([pool.submit(_run_sample, sample) for sample in samples]):
+            done.result()
+    (folder / _ready_name()).touch()
 
 
-def count_missing() -> tuple[int, int] | None:
-    """Return how many compiled functions runs need, and how many of them are missing; None before `compile_all`."""
-    if (listed := read_entry(_ready_name())) is None:
-        return None
-    needed = set(json.loads(listed))
-    return len(needed), len(needed - set(list_entries()))
+def is_compiled() -> bool:
+    """Return whether the functions of this version of the code are compiled for this processor."""
+    folder = cache_folder()
+    return distrust(folder) is None and (folder / _ready_name()).exists()
 
 
 def _ready_name() -> str:
-    """Return the name of the entry that lists those of this version of the code, for this processor."""
+    """Return the name of the file that marks that this version of the code is compiled for this processor."""
     import llvmlite.binding as llvm
 
     whole = hashlib.sha256()
@@ -158,9 +149,8 @@ def _ready_name() -> str:
         whole.update(path.read_bytes())
     processor = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
     features = os.environ.get("NUMBA_CPU_FEATURES", llvm.get_host_cpu_features().flatten())
-    settings = sorted((k, v) for k, v in os.environ.items() if k.startswith("NUMBA_") and k != "NUMBA_CACHE_DIR")
     versions = (sys.implementation.cache_tag, version("numba"), version("llvmlite"), version("numpy"))
-    whole.update(repr((processor, features, settings, versions)).encode())
+    whole.update(repr((processor, features, versions)).encode())
     return f"ready-{whole.hexdigest()[:32]}"
 
 
@@ -176,12 +166,9 @@ class _InProcess(Executor):
         return future
 
 
-def _run_sample(sample: Callable[[Path], None]) -> set[str]:
+def _run_sample(sample: Callable[[Path], None]) -> None:
     with tempfile.TemporaryDirectory(prefix="pairmill-kernels-") as folder:
         sample(Path(folder))
-    from dataops.kernels.code_cache import used
-
-    return used
 
 
 def _filter(folder: Path, **config: Any) -> None:
@@ -239,8 +226,8 @@ def main() -> None:
     sys.stderr.write(f"Compiling the functions of the stages for this processor into {cache_folder()} ")
     sys.stderr.write(f"(about {_CORE_SECONDS // cores} s on {cores} cores; nothing is downloaded).\n")
     started = time.monotonic()
-    names = compile_all()
-    sys.stderr.write(f"{len(names)} functions compiled in {time.monotonic() - started:.0f} s\n")
+    compile_all()
+    sys.stderr.write(f"compiled in {time.monotonic() - started:.0f} s\n")
 
 
 if __name__ == "__main__":

@@ -23,25 +23,22 @@ class Compiled:
         self._options = options
 
     @cached_property
-    def _dispatcher(self) -> Any:
+    def dispatcher(self) -> Any:
         import numba
 
-        from dataops.kernels.code_cache import CodeCache  # imports numba
+        from dataops.kernels.code_cache import add_cache  # imports numba
 
         dispatcher = cast(Any, numba.njit(**self._options)(self.py_func))
-        label = f"{self.py_func.__module__}.{self.py_func.__qualname__}"
-        dispatcher._cache = CodeCache(
-            label, [repr(sorted(self._options.items())).encode(), *_describe(self.py_func, set())]
-        )
+        add_cache(dispatcher, [repr(sorted(self._options.items())).encode(), *_describe(self.py_func, set())])
         return dispatcher
 
     @property
     def _numba_type_(self) -> Any:
         """Return numba's dispatcher: numba calls this for a type that it does not know (a compiled function)."""
-        return self._dispatcher._numba_type_
+        return self.dispatcher._numba_type_
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._dispatcher(*arguments)
+        return self.dispatcher(*arguments)
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:

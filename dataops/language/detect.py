@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dataops.kernels.cache_folder import Tables, load_or_build
 from dataops.kernels.compiled import compiled
-from dataops.kernels.table_cache import Tables, load_or_build
 from dataops.language import ngrams, profiles
 from dataops.language.ngrams import MAX_CHARS, Model, encode_captions, find_ngrams, load_model, row_of
 from dataops.language.profiles import profile_names

@@ -17,10 +17,10 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dataops.kernels.cache_folder import Tables, load_or_build
 from dataops.kernels.characters import next_code
 from dataops.kernels.compiled import compiled
 from dataops.kernels.hashes import text_buffers
-from dataops.kernels.table_cache import Tables, load_or_build
 from dataops.language import profiles as language_profiles
 from dataops.language.profiles import SPACE, normalise_letters, profile_names, read_profiles
 

@@ -4,18 +4,18 @@ import sys
 from collections.abc import Callable
 
 from dataops.home import CHECKOUT
-from dataops.kernels.entry_files import cache_folder, distrust
+from dataops.kernels.cache_folder import cache_folder, distrust
 from infra.doctor.check import Check
-from infra.kernels import count_missing
+from infra.kernels import is_compiled
 
 REMEDY = f"cd {CHECKOUT} && {sys.executable} -m infra.kernels"
 
 
-def check_kernels(count: Callable[[], tuple[int, int] | None] = count_missing) -> Check:
+def check_kernels(compiled: Callable[[], bool] = is_compiled) -> Check:
     """Check that the functions of the stages are compiled for this code and processor; without that, the first run waits.
 
     Args:
-        count: as infra.kernels.count_missing.
+        compiled: as infra.kernels.is_compiled.
     """
     try:
         folder = cache_folder()
@@ -24,13 +24,11 @@ def check_kernels(count: Callable[[], tuple[int, int] | None] = count_missing) -
     if reason := distrust(folder):
         detail = f"{folder} {reason}, so each process compiles the functions of the stages"
         return _failed(detail, f"delete it, or set NUMBA_CACHE_DIR to another folder, then: {REMEDY}")
-    found = count()
-    if found is None or found[1]:
-        which = f"{found[1]} of {found[0]} functions" if found else "the functions"
+    if not compiled():
         return _failed(
-            f"{which} of the stages are not compiled for this code and processor; the first run waits", REMEDY
+            "the functions of the stages are not compiled for this code and processor; the first run waits", REMEDY
         )
-    return Check("kernels", True, "warning", f"{found[0]} functions are compiled for this processor in {folder}")
+    return Check("kernels", True, "warning", f"the functions are compiled for this processor in {folder}")
 
 
 def _failed(detail: str, remedy: str) -> Check:

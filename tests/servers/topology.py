@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from dataops.home import CHECKOUT
-from dataops.kernels.entry_files import caches
+from dataops.kernels.cache_folder import caches
 from infra import dotenv
 from infra.local.processes import choose_port
 

@@ -19,8 +19,6 @@ FETCHES = {"urllib.request", "requests", "httpx", "aiohttp", "urllib3", "http.cl
 LOADS = {"torch.load", "joblib.load", "pickle.load", "pickle.loads", "yaml.load", "yaml.full_load", "yaml.unsafe_load"}
 ALLOWED = {
     # Pickle: between our own processes only, never from a store. multiprocessing does it by itself.
-    "dataops/kernels/code_cache.py pickle": "compiled code, from a folder to which only this user and root can write",
-    "dataops/kernels/code_cache.py pickle.loads": "the same",
     "training/model/torchscript.py pickle": "torch's archives: every name but a few becomes an inert record",
     "training/model/pretrained.py torch.load": "a file of weights that the user names, with weights_only=True",
     # Network: each place that opens or serves a connection.

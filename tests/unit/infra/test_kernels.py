@@ -1,12 +1,12 @@
-"""The list of the functions that set-up has compiled. `make install` itself compiles them, before any test."""
+"""The mark that set-up has compiled all functions. `make install` itself compiles them, before any test."""
 
-import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from dataops.errors import PairmillError
-from dataops.kernels.entry_files import write_entry
 from infra import kernels
 
 
@@ -16,24 +16,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "caches" / "pairmill" / "kernels"
 
 
-def test_missing_functions_are_counted_for_this_code_and_processor(monkeypatch: pytest.MonkeyPatch):
-    assert kernels.count_missing() is None
-    write_entry(kernels._ready_name(), json.dumps(["a", "b"]).encode())
-    write_entry("a", b"code")
-    assert kernels.count_missing() == (2, 1)
-    write_entry("b", b"code")
-    assert kernels.count_missing() == (2, 0)
+def compile_one(folder: Path) -> None:
+    assert folder.is_dir()
+    kernels.cache_folder().joinpath("new.nbc").touch()
+
+
+def test_functions_are_compiled_for_this_code_and_processor(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    assert not kernels.is_compiled()
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / "old.nbc").touch()
+    os.utime(folder / "old.nbc", (time.time() - 40 * 86_400,) * 2)
+    kernels.compile_all([compile_one])
+    assert kernels.is_compiled()
+    assert (folder / "new.nbc").exists()
+    assert not (folder / "old.nbc").exists()
     monkeypatch.setenv("NUMBA_CPU_NAME", "another")
-    assert kernels.count_missing() is None
+    assert not kernels.is_compiled()
 
 
-def test_a_folder_that_others_can_write_to_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kernels, "SAMPLES", (_compile_nothing,))
-    assert kernels.compile_all() == set()
-    assert kernels.count_missing() == (0, 0)
+def test_a_folder_that_others_can_write_to_is_named(folder: Path):
+    kernels.compile_all([])
     folder.chmod(0o777)
+    assert not kernels.is_compiled()
     with pytest.raises(PairmillError, match=f"{folder} is writable by other users"):
-        kernels.compile_all()
-
-
-def _compile_nothing(_: Path) -> None: ...
+        kernels.compile_all([])

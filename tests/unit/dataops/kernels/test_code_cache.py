@@ -2,13 +2,13 @@
 
 import importlib.util
 import os
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from dataops.kernels import code_cache, compiled, entry_files
 
 CALLED = """
 from dataops.kernels.compiled import compiled
@@ -40,12 +40,11 @@ class Checkout:
 
     def compute(self) -> tuple[int, int]:
         """Return the result of a new import of the modules, and how often a function was compiled."""
-        compiled._source.cache_clear()
         for name in ("kernel_called", "kernel_caller"):
             self._load(name)
         compute = sys.modules["kernel_caller"].compute
         result = compute(1)
-        return result, sum(compute._dispatcher._cache_misses.values())
+        return result, sum(compute.dispatcher.stats.cache_misses.values())
 
     def _load(self, name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, self.folder / f"{name}.py")
@@ -60,7 +59,6 @@ class Checkout:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "caches"))
-    monkeypatch.setattr(entry_files, "_reported", set())
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return tmp_path / "caches" / "pairmill" / "kernels"
 
@@ -94,14 +92,18 @@ def test_code_for_another_processor_is_beside_it(tmp_path: Path, monkeypatch: py
     assert entries < set(folder.iterdir())
 
 
-def test_damaged_code_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path):
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", [b"", b"\x80\x04cut", b"no pickle"])
+def test_damaged_code_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path, suffix: str, damage: bytes
+):
     checkout = Checkout(tmp_path / "first", monkeypatch)
     checkout.compute()
-    for entry in folder.iterdir():
-        os.truncate(entry, 100)
+    for entry in folder.glob(f"*.{suffix}"):
+        entry.write_bytes(damage)
     assert checkout.compute() == (20, 1)
-    for entry in folder.iterdir():  # whole, but of another version of numba
-        entry_files.write_entry(entry.name, b"no pickle")
+    for entry in folder.glob("*.nbi"):
+        entry.unlink()
     assert checkout.compute() == (20, 1)
     assert checkout.compute() == (20, 0)
 
@@ -112,7 +114,7 @@ def test_code_is_not_loaded_from_a_folder_that_others_can_write_to(
     checkout = Checkout(tmp_path / "first", monkeypatch)
     checkout.compute()
     folder.chmod(0o777)
-    monkeypatch.setattr(code_cache.pickle, "loads", lambda _: pytest.fail("a pickle was loaded"))
+    monkeypatch.setattr("numba.core.caching.pickle.loads", lambda _: pytest.fail("a pickle was loaded"))
     assert checkout.compute() == (20, 1)
 
 
@@ -120,3 +122,22 @@ def test_without_a_writable_folder_code_is_compiled(tmp_path: Path, monkeypatch:
     folder.parent.mkdir(parents=True)
     folder.write_text("a file in its place")
     assert Checkout(tmp_path / "first", monkeypatch).compute() == (20, 1)
+
+
+def test_two_processes_that_compile_for_other_types_keep_both(tmp_path: Path, folder: Path):
+    """numba alone writes both to one file, so that the code of one type would be called for the other."""
+    code = """
+    import importlib.util, sys
+    for name in ("kernel_called", "kernel_caller"):
+        spec = importlib.util.spec_from_file_location(name, f"{sys.argv[1]}/{name}.py")
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    print(module.compute(eval(sys.argv[2])))
+    """
+    (tmp_path / "kernel_called.py").write_text(CALLED.format(added=1))
+    (tmp_path / "kernel_caller.py").write_text(CALLER.format(called="kernel_called", factor=10))
+    for _ in range(2):  # compiled, then loaded
+        command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+        started = [subprocess.Popen([*command, value], stdout=subprocess.PIPE, text=True) for value in ("1", "1.5")]
+        assert [process.communicate()[0].strip() for process in started] == ["20", "25.0"]
+    assert len(list(folder.glob("kernel_caller*.nbc"))) == 2

@@ -36,7 +36,7 @@ def test_hashes_are_compiled_once_for_all_kinds_of_columns():
             hash128_folded(column)
             hash128_joined([column, column], pa.array(range(len(column)), pa.int64()))
     for function in (hashes._hash_between, hashes._append, hashes._append_numbers, hashes._fold_texts):
-        assert len(function._dispatcher.signatures) == 1
+        assert len(function.dispatcher.signatures) == 1
 
 
 def test_uid_halves_parses_uids():

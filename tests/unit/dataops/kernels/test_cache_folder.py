@@ -1,0 +1,139 @@
+"""Compiled code and tables are used only from a folder that no other user can change."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataops.kernels.cache_folder import Tables, cache_folder, distrust, load_or_build, open_folder
+from dataops.kernels.characters import characters
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    assert open_folder(tmp_path / "caches" / "kernels")
+    return tmp_path / "caches" / "kernels"
+
+
+def test_a_new_folder_is_private(folder: Path):
+    assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
+    assert distrust(folder) is None
+    assert distrust(folder / "none") is None, "it can be made"
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
+def test_a_folder_that_others_can_write_to_is_not_used(folder: Path, mode: int, caplog: pytest.LogCaptureFixture):
+    folder.chmod(mode)
+    assert not open_folder(folder)
+    assert not open_folder(folder)
+    assert caplog.text.count("is writable by other users") == 1, "once a process"
+
+
+def test_a_folder_below_one_that_others_can_write_to_is_not_used(folder: Path):
+    folder.parent.chmod(0o777)
+    assert distrust(folder) == f"is in {folder.parent}, which is writable by other users"
+    folder.parent.chmod(0o1777)
+    assert distrust(folder) is None, "others cannot rename what is not theirs there"
+
+
+def test_a_folder_of_another_user_or_with_their_files_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    owner = folder.stat().st_uid
+    if owner == 0:  # root's folder serves all users: that of an image
+        (folder / "a").touch()
+        os.chown(folder / "a", 4321, -1)
+        assert distrust(folder) == "has a, which belongs to another user (uid 4321)"
+        os.chown(folder, 4321, -1)
+        owner = 4321
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert distrust(folder) == f"belongs to another user (uid {owner})"
+
+
+def test_a_folder_with_a_link_or_a_file_that_others_can_write_to_is_not_used(folder: Path):
+    (folder / "a").touch()
+    (folder / "a").chmod(0o666)
+    assert distrust(folder) is None, "mode 0700 lets nobody in"
+    folder.chmod(0o755)
+    assert distrust(folder) == "has a, which is writable by other users"
+    (folder / "a").unlink()
+    (folder / "b").symlink_to(folder / "c")
+    assert distrust(folder) == "has b, which is a link"
+
+
+def test_without_numbas_variable_the_folder_is_among_the_users_caches(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/pairmill/kernels")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/a")
+    assert cache_folder() == Path("/home/a/.cache/pairmill/kernels")
+
+
+@pytest.fixture
+def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "caches"))
+    return []
+
+
+def ask(builds: list[str], *sources: Path | str) -> Tables:
+    def build() -> Tables:
+        builds.append("built")
+        return {"a": np.arange(5, dtype=np.uint8), "b": np.eye(3)}
+
+    return load_or_build("x", sources, build)
+
+
+def test_table_is_built_once_until_a_source_changes(builds: list[str], tmp_path: Path) -> None:
+    source = tmp_path / "code.py"
+    source.write_text("one")
+    first, second = ask(builds, source, "1.0"), ask(builds, source, "1.0")
+    assert len(builds) == 1
+    for name, table in first.items():
+        assert second[name].dtype == table.dtype
+        assert second[name].tolist() == table.tolist()
+        assert second[name].flags.writeable, "compiled code takes no other"
+    source.write_text("two")
+    ask(builds, source, "1.0")
+    ask(builds, source, "1.1")
+    assert len(builds) == 3
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "gone", "pickle"])
+def test_table_is_rebuilt_when_damaged(builds: list[str], tmp_path: Path, damage: str) -> None:
+    ask(builds)
+    (path,) = (tmp_path / "caches" / "pairmill" / "tables").glob("*/b.npy")
+    if damage == "pickle":
+        np.save(path, np.array([{}], object), allow_pickle=True)
+    elif damage == "gone":
+        path.unlink()
+        path.with_name("a.npy").unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 0 if damage == "emptied" else 150])
+    assert ask(builds)["b"].tolist() == np.eye(3).tolist()
+    assert len(builds) == 2
+    ask(builds)
+    assert len(builds) == 2
+
+
+def test_table_is_built_each_time_without_a_cache_folder(builds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/nowhere")
+    ask(builds)
+    ask(builds)
+    assert len(builds) == 2
+
+
+def test_table_is_not_read_where_others_can_write(builds: list[str], tmp_path: Path) -> None:
+    ask(builds)
+    (tmp_path / "caches" / "pairmill" / "tables").chmod(0o777)
+    ask(builds)
+    assert len(builds) == 2
+
+
+def test_character_table_is_the_same_when_read_from_disk(builds: list[str]) -> None:
+    characters.cache_clear()
+    built = characters()
+    characters.cache_clear()
+    for one, other in zip(built, characters(), strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+    characters.cache_clear()
