@@ -2,7 +2,9 @@
 
 import tarfile
 from tarfile import EOFHeaderError, HeaderError, ReadError  # pyright: ignore[reportAttributeAccessIssue]
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
+
+from dataops.shards.tar import MORE_FOLLOWS, is_end
 
 
 class _CheckedHeader(tarfile.TarInfo):
@@ -14,6 +16,8 @@ class _CheckedHeader(tarfile.TarInfo):
         try:
             return super().fromtarfile(tarfile)
         except EOFHeaderError:  # the block of zeros
+            if not is_end(cast(BinaryIO, tarfile.fileobj)):
+                raise ReadError(f"its end is at byte {at:,}, but {MORE_FOLLOWS}") from None
             raise
         except HeaderError as error:
             raise ReadError(f"damaged or truncated at byte {at:,}: {error}") from error
@@ -22,7 +26,7 @@ class _CheckedHeader(tarfile.TarInfo):
 def open_foreign_tar(file: BinaryIO, mode: Literal["r|", "r:"]) -> tarfile.TarFile:
     """Open an uncompressed tar, as a stream or a seekable file.
 
-    Reading it raises tarfile.TarError, EOFError or ValueError if a header is damaged, or no block of zeros follows the
-    last member.
+    Reading it raises tarfile.TarError, EOFError or ValueError if a header is damaged, or if anything but blocks of zeros
+    follows the last member.
     """
     return tarfile.open(fileobj=file, mode=mode, tarinfo=_CheckedHeader)

@@ -28,6 +28,9 @@ from dataops.shards.layout import (
 
 _EMPTY = bytes(BLOCK)
 _BATCH = 1024  # headers that are checked together; they fit the CPU cache
+MORE_FOLLOWS = "more follows: a header was zeroed, or tars were joined"
+MAX_PADDING = 1 << 20
+"""Maximum number of zeros after the last member; tar pads to 10 KiB by default, and more zeros are lost data."""
 _READ_AHEAD = 8 * BLOCK  # mostly holds the headers of the caption and the row after a header too
 INDEX_VERSION = "v1.2"
 
@@ -126,6 +129,8 @@ def _headers(file: BinaryIO, where: str) -> Iterator[tuple[bytes, int, int]]:
             ahead, start = read_at(at), at
         block = ahead[at - start : at - start + BLOCK]
         if block == _EMPTY:
+            file.seek(at)
+            check_end(file, where, at)
             return
         size = _number(block[124:136])
         if size < 0 or len(block) < BLOCK:
@@ -135,6 +140,24 @@ def _headers(file: BinaryIO, where: str) -> Iterator[tuple[bytes, int, int]]:
         at = offset + size + -size % BLOCK
         if at > end:
             raise CorruptPart(f"{where}: the member at byte {offset:,} ends early")
+
+
+def check_end(file: BinaryIO, where: str, at: int) -> None:
+    """Check that only zeros follow the last member of a shard.
+
+    Args:
+        file: at any byte after the last member, at byte `at`.
+
+    Raises: CorruptPart if others follow: a header was overwritten with zeros, or two tars were joined.
+    """
+    if not is_end(file):
+        raise CorruptPart(f"{where}: not a whole tar file (its end is at byte {at:,}, but {MORE_FOLLOWS})")
+
+
+def is_end(file: BinaryIO) -> bool:
+    """Return whether only zeros follow in a file, as a tar's padding: at most MAX_PADDING bytes."""
+    data = file.read(MAX_PADDING + 1)
+    return len(data) <= MAX_PADDING and data.count(0) == len(data)
 
 
 def _make_reader(file: BinaryIO) -> Callable[[int], bytes]:
@@ -286,6 +309,7 @@ def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, str, bytes]]:
         key, _, extension = name.partition(".")
         yield key, extension, data[:size]
         at += BLOCK + len(data)
+    check_end(file, where, at)
 
 
 def _plain_name(header: bytes, size: int) -> str | None:

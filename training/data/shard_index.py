@@ -14,14 +14,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 from pyarrow import csv
 
 from dataops.errors import ConfigError, ContractError, CorruptPart
+from dataops.parquet import read_parquet
 from dataops.regular_files import check_regular, open_regular, read_bytes, read_text
 from dataops.shards.foreign_tar import open_foreign_tar
-from dataops.shards.tar import INDEX_VERSION, Member, list_members, read_index
+from dataops.shards.tar import INDEX_VERSION, Member, is_end, list_members, read_index
 from training.data.shard_files import ShardFiles, read_shard_rows, rows_of_shard
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
@@ -92,7 +92,7 @@ def index_shard(files: ShardFiles, number: int, *, blur_faces: bool) -> ShardSam
     except OSError as error:
         raise ConfigError(f"shard {path}: {error.strerror or error}") from error
     except tarfile.TarError as error:
-        raise ContractError(f"shard {path} is not a whole tar file: {error}") from error
+        raise ContractError(f"shard {path} is not a whole tar file: {error}; copy or make it again") from error
 
 
 # Shards that pack wrote -----------------------------------------------------------------------------------------------
@@ -116,6 +116,9 @@ def _index_columns(files: ShardFiles, number: int) -> ShardSamples | None:
     for sample, uid in rows.uids.items():
         identities[sample] = _hash_identity(uid, names[sample])
     joined, row_spans = _join_spans(spans), _join_row_spans(spans.get("json"), len(names))
+    if not files.arrives(number):  # else its sha256 was compared
+        ends = [int((offsets + sizes).max(initial=0)) for offsets, sizes in spans.values()]
+        _check_index(path, max(ends), sum(len(offsets) for offsets, _ in spans.values()))
     if not rows.skipped:
         return ShardSamples(names, joined, rows.probabilities, identities, None, [], row_spans)
     kept = [sample for sample in range(len(names)) if sample not in rows.skipped]
@@ -196,10 +199,10 @@ def _read_row_columns(shard: Path, keys: pa.Array) -> _Rows | None:
     path, columns = rows_of_shard(shard), ["key", "uid", "sampling_probability"]
     try:
         check_regular(path)
-        table = pq.read_table(path, columns=columns, use_threads=False)
+        table = read_parquet(path, str(path), columns, use_threads=False)
         key, uid = (table[name].combine_chunks().cast(pa.string()) for name in ("key", "uid"))
         probability = pc.fill_null(table["sampling_probability"].cast(pa.float64()), 1.0)
-    except (OSError, KeyError, pa.ArrowException):
+    except (OSError, KeyError, pa.ArrowException, CorruptPart):
         return None
     probabilities = probability.to_numpy()
     if not key.equals(keys) or not ((probabilities >= 0) & (probabilities <= 1)).all():
@@ -236,6 +239,8 @@ def _index_any(files: ShardFiles, number: int, blur_faces: bool) -> ShardSamples
         members.setdefault(key, {})[_kind(extension)] = (offset, size)
     every = [span for spans in members.values() for span in spans.values()]
     _check_spans({"any": _to_columns(every, object)}, files.size(number))
+    if path.with_suffix(".idx").exists() and not files.arrives(number):
+        _check_index(path, max(map(sum, every), default=0), len(every))
     row_of = _read_arriving_rows(path, members, blur_faces) if files.arrives(number) else None
     keys, spans_of, rows, skipped = list[str](), list[dict[str, tuple[int, int]]](), list[Row](), list[Skipped]()
     for key, spans in members.items():
@@ -267,6 +272,29 @@ def _locate_members(shard: Path) -> list[Member]:
     """Return the span of each member: from the index beside the shard, else from its headers."""
     if (index := shard.with_suffix(".idx")).exists():
         return [member for sample in read_index(read_text(index), str(index)) for member in sample.values()]
+    return _read_headers(shard)
+
+
+def _check_index(shard: Path, end: int, members: int) -> None:
+    """Compare an index with its shard where the shard has more than the index lists.
+
+    Args:
+        end: end of the last member of the index, in bytes.
+
+    Raises: ContractError, or tarfile.TarError for a shard that is not whole.
+    """
+    with open_regular(shard) as file:
+        file.seek(end)
+        if is_end(file):
+            return
+    if (found := len(_read_headers(shard))) != members:
+        raise ContractError(
+            f"shard {shard}: its .idx lists {members:,} members, and the tar has {found:,}; make the index again, or"
+            " delete it"
+        )
+
+
+def _read_headers(shard: Path) -> list[Member]:
     try:
         with open_regular(shard) as file:
             return list_members(file, str(shard))

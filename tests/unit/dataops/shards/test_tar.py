@@ -4,6 +4,7 @@ import tarfile
 import pytest
 
 from dataops.errors import CorruptPart
+from dataops.shards.foreign_tar import open_foreign_tar
 from dataops.shards.tar import ShardWriter, find_spans, format_index, list_members, read_index, read_samples
 
 
@@ -64,6 +65,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.T
         (make_tar(member("1.jpg", size=5000))[:3000], "bad.tar: "),
         (b"this is no tar file" * 100, "not a whole tar"),
         (b"", "not a whole tar"),
+        (shard(SAMPLES) + shard([("z", {"jpg": b"1"})]), "more follows: a header was zeroed, or tars were joined"),
     ],
 )
 def test_readers_refuse_hostile_shards(data: bytes, message: str) -> None:
@@ -71,6 +73,22 @@ def test_readers_refuse_hostile_shards(data: bytes, message: str) -> None:
         list(read_samples(io.BytesIO(data), "bad.tar"))
     with pytest.raises(CorruptPart, match=message):
         list_members(io.BytesIO(data), "bad.tar")
+
+
+@pytest.mark.parametrize("number", range(3 * len(SAMPLES)))
+def test_readers_see_a_header_of_zeros(number: int) -> None:
+    data = bytearray(shard(SAMPLES))
+    at = list_members(io.BytesIO(data), "x.tar")[number].offset
+    data[at - 512 : at] = bytes(512)
+    with pytest.raises(
+        CorruptPart, match=f"x.tar: not a whole tar file .its end is at byte {at - 512:,}, but more follows"
+    ):
+        list(read_samples(io.BytesIO(data), "x.tar"))
+    with pytest.raises(CorruptPart, match="more follows"):
+        list_members(io.BytesIO(data), "x.tar")
+    for mode in ("r|", "r:"):
+        with pytest.raises(tarfile.ReadError, match="more follows"), open_foreign_tar(io.BytesIO(data), mode) as tar:
+            list(tar)
 
 
 def test_write_refuses_a_path_as_key() -> None:

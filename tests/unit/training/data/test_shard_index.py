@@ -1,5 +1,6 @@
 """The columns of a shard that pack wrote equal what general code reads, and anything else is left to general code."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from dataops.errors import ContractError
 from dataops.regular_files import read_text
-from dataops.shards.tar import ShardWriter, format_index
+from dataops.shards.tar import ShardWriter, format_index, join_index_lines, list_members
 from training.data import shard_index
 from training.data.shard_files import MAX_OPEN, ShardFiles
 from training.data.shard_index import ShardSamples, index_shard
@@ -131,6 +132,50 @@ def test_rows_in_any_other_form_are_read_by_general_code(tmp_path: Path):
             index_shard(files, 0, blur_faces=False)
     path.unlink()
     with pytest.raises(ContractError, match=r"part-0\.parquet"):
+        index_shard(files, 0, blur_faces=False)
+
+
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_a_shard_with_more_samples_than_are_listed_is_an_error(tmp_path: Path, is_indexed: bool):
+    files = write(tmp_path)
+    path = files.paths[0]
+    (tmp_path / "other").mkdir()
+    whole = path.read_bytes()
+    joined = whole + write(tmp_path / "other", keys="4567").paths[0].read_bytes()
+    if not is_indexed:
+        path.with_suffix(".idx").unlink()
+    expected = content(index_shard(files, 0, blur_faces=False))
+    for data in (joined, joined.rstrip(b"\0"), whole + bytes(1 << 21)):
+        path.write_bytes(data)
+        with pytest.raises(ContractError, match=r"0\.tar is not a whole tar file.*more follows.*copy or make it again"):
+            index_shard(files, 0, blur_faces=False)
+    path.write_bytes(whole + bytes(9000))
+    assert content(index_shard(files, 0, blur_faces=False)) == expected
+
+
+def test_a_header_of_zeros_is_an_error(tmp_path: Path):
+    files = write(tmp_path)
+    path = files.paths[0]
+    whole, members = path.read_bytes(), list_members(io.BytesIO(path.read_bytes()), "x")
+    expected = content(index_shard(files, 0, blur_faces=False))
+    for member in members:
+        path.write_bytes(whole[: member.offset - 512] + bytes(512) + whole[member.offset :])
+        assert content(index_shard(files, 0, blur_faces=False)) == expected, "the index has its place"
+    path.with_suffix(".idx").unlink()
+    for member in members:
+        path.write_bytes(whole[: member.offset - 512] + bytes(512) + whole[member.offset :])
+        with pytest.raises(ContractError, match=r"0\.tar is not a whole tar file.*a header was zeroed"):
+            index_shard(files, 0, blur_faces=False)
+
+
+def test_an_index_of_fewer_members_than_its_shard_is_an_error(tmp_path: Path):
+    files = write(tmp_path)
+    path = files.paths[0].with_suffix(".idx")
+    _, *lines = read_text(path).splitlines()
+    path.write_text(join_index_lines(lines[:2]))
+    with pytest.raises(
+        ContractError, match=r"0\.tar: its \.idx lists 6 members, and the tar has 12; make the index again"
+    ):
         index_shard(files, 0, blur_faces=False)
 
 
