@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import CorruptPart, LeaseLost
+from dataops.parquet import ROW_GROUP, encode_table, read_parquet
 from dataops.schema import uid_sum
 from dataops.stages import STAGES
 from dataops.store import Store
@@ -36,6 +36,7 @@ UNDIGESTED = frozenset({"DATASET.md", "croissant.json", "dataset.html", "evaluat
 """Parts that describe a dataset or an evaluation to people; the content digest excludes them."""
 
 
+_MANIFEST_DIGEST = re.compile(rb'\{\n  "sha256": "([0-9a-f]{64})",')
 _PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
@@ -113,6 +114,22 @@ class Manifest(_Frozen):
     prefect_flow_run_id: str | None = None
     mlflow_run_id: str | None = None
 
+    def encode(self) -> bytes:
+        """Return the bytes of manifest.json: JSON whose first field is the sha256 of all bytes after it."""
+        rest = self.model_dump_json(indent=2).encode()[1:]
+        return b'{\n  "sha256": "%s",%s' % (hashlib.sha256(rest).hexdigest().encode(), rest)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Manifest":
+        """Return the manifest that `encode` wrote, or one without a sha256. Raises: ValueError if it is damaged."""
+        found = _MANIFEST_DIGEST.match(data)
+        if found is None:
+            return cls.model_validate_json(data)
+        rest = data[found.end() :]
+        if hashlib.sha256(rest).hexdigest().encode() != found[1]:
+            raise ValueError("its bytes differ from its own sha256")
+        return cls.model_validate_json(b"{" + rest)
+
     def path(self, name: str) -> str:
         """Return the name in the store of one of the snapshot's parts."""
         return f"{self.stage}/{self.key}/{name}"
@@ -162,12 +179,15 @@ def find_manifest(store: Store, stage: str, key: str, *, verify: bool = False) -
     for part in manifest.parts if manifest else ():
         where = f"{stage}/{key}/{part.name}"
         size = store.size(where)
-        bad = size != part.bytes
-        if not bad and verify:
-            bad = file_sha256(store.local(where)) != part.sha256
-        if bad:
-            what = "is missing" if size is None else f"({size} bytes) is not the part of {part.bytes} bytes"
-            raise CorruptPart(f"{store.uri}/{where} {what} that {MANIFEST} names; `run --verify` remakes it")
+        what = None
+        if size is None:
+            what = f"is missing, but {MANIFEST} names it"
+        elif size != part.bytes:
+            what = f"has {size:,} bytes, but {part.bytes:,} in {MANIFEST}"
+        elif verify and file_sha256(store.local(where)) != part.sha256:
+            what = f"is damaged: its sha256 differs from that in {MANIFEST}"
+        if what:
+            raise CorruptPart(f"{store.uri}/{where} {what}; `run --verify` remakes it")
     return manifest
 
 
@@ -180,10 +200,12 @@ def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
     if store.size(name) is None:
         return None
     try:
-        manifest = Manifest.model_validate_json(store.read(name))
+        manifest = Manifest.decode(store.read(name))
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
         raise CorruptPart(f"{store.uri}/{name} is not a manifest ({what}); a run of its config remakes it") from error
+    except ValueError as error:
+        raise CorruptPart(f"{store.uri}/{name} is damaged: {error}; a run of its config remakes it") from error
     if (manifest.stage, manifest.key) != (stage, key):
         raise CorruptPart(
             f"{store.uri}/{name} is the manifest of {manifest.stage}/{manifest.key}; a run of its config remakes it"
@@ -257,10 +279,8 @@ class Draft:
 
     def put_table(self, name: str, table: pa.Table) -> Part:
         """Write a table as a zstd Parquet part. The same table gives the same bytes."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", row_group_size=1 << 16)
         uids = table["uid"].to_pylist() if "uid" in table.column_names else None
-        return self.put_bytes(name, sink.getvalue().to_pybytes(), table.num_rows, uids)
+        return self.put_bytes(name, encode_table(table, ROW_GROUP).to_pybytes(), table.num_rows, uids)
 
     def put_bytes(self, name: str, data: bytes | memoryview, rows: int = 0, uids: Iterable[str] | None = None) -> Part:
         """Write bytes as a part."""
@@ -348,9 +368,8 @@ class Draft:
         In this order, runs that wait for this snapshot see the lease until they can see the manifest.
         """
         self.check_fence()
-        text = manifest.model_dump_json(indent=2).encode()
-        if not self.store.create(self.path(MANIFEST), text):
-            manifest = Manifest.model_validate_json(self.store.read(self.path(MANIFEST)))
+        if not self.store.create(self.path(MANIFEST), manifest.encode()):
+            manifest = load_manifest(self.store, self.stage, self.key) or manifest
         self.store.delete_tree(self.path("_work"))
         return manifest
 
@@ -362,21 +381,14 @@ def read_parts(store: Store, manifest: Manifest, prefix: str = "part-", columns:
 
 
 def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet object as a table. Raises: CorruptPart when it is not a Parquet file."""
+    """Read those of the columns that one Parquet object has. Raises: CorruptPart when it is damaged."""
     with store.open(name) as file:
-        return _parse_table(store, name, file, columns)
+        return read_parquet(file, f"{store.uri}/{name}", columns)
 
 
 def fetch_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet object of some megabytes into memory, by one request. Raises: as read_table."""
-    return _parse_table(store, name, pa.BufferReader(store.read(name)), columns)
-
-
-def _parse_table(store: Store, name: str, source: Any, columns: list[str] | None) -> pa.Table:
-    try:
-        return pq.ParquetFile(source).read(columns=columns)
-    except pa.ArrowInvalid as error:
-        raise CorruptPart(f"{store.uri}/{name} is not a Parquet file: {error}") from error
+    return read_parquet(pa.BufferReader(store.read(name)), f"{store.uri}/{name}", columns)
 
 
 class SnapshotName(NamedTuple):

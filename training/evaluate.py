@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.formatting import format_interval, format_percent
+from dataops.parquet import encode_table
 from dataops.store import FolderStore
 from training import distributed
 from training.evaluation.association import associate
@@ -234,9 +234,7 @@ def _write_result(
     store: FolderStore, task: Task, fingerprint: str, result: dict[str, Any], predictions: pa.Table
 ) -> None:
     """Write the predictions first, then the result with their digest, so that a result never names missing predictions."""
-    buffer = pa.BufferOutputStream()
-    pq.write_table(predictions, buffer, compression="zstd")
-    data = buffer.getvalue().to_pybytes()
+    data = encode_table(predictions).to_pybytes()
     store.put(_predictions_name(task), data)
     record = {"fingerprint": fingerprint, "predictions_sha256": sha256(data).hexdigest(), "result": result}
     store.put(_result_name(task), _to_json(record))

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from dataops.errors import ContractError
 from dataops.images.score_tables import SCORES, TO_SCORE
+from dataops.parquet import encode_table, read_parquet
 from dataops.regular_files import open_regular
 from dataops.shards.tar import read_samples
 from dataops.store import FolderStore
@@ -123,7 +123,7 @@ def score_shard(
     Args:
         head: weights (D,) and bias (), float64; None: the cosine with the caption.
     """
-    rows = pq.read_table(shard.rows, schema=TO_SCORE)
+    rows = read_parquet(shard.rows, str(shard.rows)).cast(TO_SCORE)
     text_ND = None if head else encode_captions(loaded, rows["caption"].to_pylist(), device, threads)
     score_N = torch.full((rows.num_rows,), torch.nan, dtype=torch.float64)
     for positions, feature_BD in encode_rows(loaded, shard, rows, device, threads):
@@ -254,9 +254,7 @@ def _check_width(weight_D: Tensor, feature_BD: Tensor) -> Tensor:
 
 
 def _to_parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+    return encode_table(table).to_pybytes()
 
 
 def main(arguments: list[str]) -> int:

@@ -55,7 +55,7 @@ def compute_digests(store: Store) -> dict[str, str]:
 def newest_dataset(store: Store) -> Manifest:
     """Return the newest dataset version."""
     names = [name for name in store.names("pack") if name.endswith("/manifest.json")]
-    return max((Manifest.model_validate_json(store.read(name)) for name in names), key=lambda one: one.created_at)
+    return max((Manifest.decode(store.read(name)) for name in names), key=lambda one: one.created_at)
 
 
 def choose(store: Store, rng: random.Random) -> tuple[str, list[bytes], list[str]]:

@@ -58,7 +58,11 @@ from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-RUN_RECORDS = RecordKind(re.compile(r"runs/[^/]+\.json"), ("attempts.*.error",), RunRecord)
+RUN_RECORDS = RecordKind(
+    re.compile(r"runs/[^/]+\.json"),
+    ("attempts.*.error",),
+    lambda value: RunRecord.model_validate(value).model_dump_json(indent=2).encode(),
+)
 
 
 @dataclass(frozen=True)

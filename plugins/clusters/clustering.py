@@ -23,10 +23,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataops.kernels.hashes import hash128, uid_halves
+from dataops.parquet import read_parquet
 from dataops.snapshot import Draft, Record, fetch_table, read_table
 from plugins.clusters.balance import compute_probabilities, merge_small_clusters
 from plugins.clusters.config import NAME, ClustersConfig
@@ -181,7 +181,8 @@ def fit_clusters(config: ClustersConfig, features: Sequence[str], work: Work[Any
     }
     context.progress(0, 1, f"{draft.stage}: fit {config.count:,} clusters")
     run_job("plugins.clusters.fit_job", job, folder, on_line=lambda line: logger.info("clusters: %s", line))
-    part = draft.put_table(CENTROIDS_NAME, pq.read_table(folder / "result" / "centroids.parquet"))
+    result = folder / "result" / "centroids.parquet"
+    part = draft.put_table(CENTROIDS_NAME, read_parquet(result, str(result)))
     draft.finish(Record(task=task, parts=[part]))
     shutil.rmtree(folder)
     with suppress(OSError):  # not empty: the job of a scorer was killed

@@ -6,9 +6,9 @@ The job file is that of training/score.py.
 import sys
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dataops.images.score_tables import ID, TO_SCORE
+from dataops.parquet import read_parquet
 from plugins.clusters.vectors import round_features, split_features
 from training.evaluation.encode import EvaluatedModel
 from training.job import run_command
@@ -17,7 +17,7 @@ from training.score import ScoreJob, ShardToScore, encode_rows, score_shards
 
 def encode_shard(loaded: EvaluatedModel, shard: ShardToScore, device: str, threads: int | None) -> pa.Table:
     """Return `id` and `feature` of the images of a shard, in the order of its rows; null if one cannot be decoded."""
-    rows = pq.read_table(shard.rows, schema=TO_SCORE)
+    rows = read_parquet(shard.rows, str(shard.rows)).cast(TO_SCORE)
     features: list[bytes | None] = [None] * rows.num_rows
     for positions, feature_BD in encode_rows(loaded, shard, rows, device, threads):
         for position, feature in zip(positions, split_features(round_features(feature_BD.numpy())), strict=True):

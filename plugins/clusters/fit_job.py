@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from dataops.errors import ContractError
+from dataops.parquet import encode_table, read_parquet
 from dataops.store import FolderStore
 from plugins.clusters.kmeans import fit_levels
 from plugins.clusters.vectors import CENTROIDS, FIT_FEATURES, MAX_WIDTH, join_features, split_features
@@ -55,9 +55,7 @@ def run_job(job: ClusterJob) -> None:
     device = job.device if job.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     feature_ND = read_features(job.features)
     group_GD, fine = fit_levels(feature_ND, job.clusters, job.seed, device)
-    sink = pa.BufferOutputStream()
-    pq.write_table(_to_table(group_GD, fine), sink, compression="zstd")
-    store.put(RESULT, sink.getvalue().to_pybytes())
+    store.put(RESULT, encode_table(_to_table(group_GD, fine)).to_pybytes())
     logger.info("fitted %d clusters to %d images on %s", sum(map(len, fine)), len(feature_ND), device)
 
 
@@ -69,7 +67,7 @@ def read_features(paths: tuple[Path, ...]) -> Tensor:
 
     def read_parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for path in paths:
-            table = pq.read_table(path, schema=FIT_FEATURES)
+            table = read_parquet(path, str(path)).cast(FIT_FEATURES)
             if table.num_rows:
                 yield np.array(table["uid"].to_pylist(), "S32"), join_features(table["feature"].to_pylist())
 

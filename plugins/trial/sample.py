@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from itertools import islice
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dataops.errors import CorruptPart
+from dataops.parquet import read_row_range
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import Counts, Draft, Manifest, Part, content_digest
 from dataops.store import Store
@@ -59,17 +58,7 @@ def _choose(parts: Sequence[Part], rows: int) -> Iterator[tuple[Part, int]]:
 
 def _read_first(store: Store, name: str, rows: int) -> pa.Table:
     with store.open(name) as file:
-        try:
-            batches = pq.ParquetFile(file).iter_batches(batch_size=min(rows, 1 << 16))
-            found, read = [], 0
-            for batch in batches:
-                found.append(batch.slice(0, rows - read))
-                read += len(found[-1])
-                if read >= rows:
-                    break
-        except pa.ArrowInvalid as error:
-            raise CorruptPart(f"{store.uri}/{name} is not a Parquet file: {error}") from error
-    return pa.Table.from_batches(found)
+        return read_row_range(file, f"{store.uri}/{name}", 0, rows)
 
 
 def _cut_shard(store: Store, name: str, samples: int) -> bytes:

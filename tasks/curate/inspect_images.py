@@ -6,12 +6,12 @@ from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart
 from dataops.images import decode as images
 from dataops.images.fingerprint import Fingerprint, Pixels, compute_luminance, fingerprint
 from dataops.images.text_banner import MIN_BACKGROUND, is_text_banner
+from dataops.parquet import encode_table
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record, fetch_table
 from dataops.store import Store
@@ -68,9 +68,8 @@ def inspect_shard(draft: Draft, shard: RawShard) -> Record:
         }
         for row, data in _pair_with_images(draft.store, rows, shard)
     ]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(inspected, INSPECTED), sink, compression="zstd")
-    draft.store.put(draft.path(inspected_name(shard.number)), memoryview(sink.getvalue()))
+    data = encode_table(pa.Table.from_pylist(inspected, INSPECTED))
+    draft.store.put(draft.path(inspected_name(shard.number)), memoryview(data))
     return Record(task=shard.number)
 
 

@@ -89,7 +89,7 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, harm
             _run_downloader(rows, task, folder, opener, previews, GuardedResizer(decoder, previews))
         if output.getvalue():
             logger.warning("download %s: img2dataset printed: %s", task.id, output.getvalue()[-2000:])
-        outcomes = pq.ParquetFile(folder / f"{name}.parquet").read()  # pq.read_table would load pyarrow.dataset
+        outcomes = pq.ParquetFile(folder / f"{name}.parquet").read()
         if harm is not None and harm.lost:
             raise harm.lost
         table = blank_matches(join_outcomes(rows, rows["uid"].to_pylist(), outcomes, tar.name))

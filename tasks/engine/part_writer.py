@@ -4,11 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from dataops.parquet import ROW_GROUP, open_writer
 from dataops.snapshot import Draft, Part
-
-ROW_GROUP = 1 << 16
 
 
 class PartWriter:
@@ -19,7 +17,7 @@ class PartWriter:
 
     def __init__(self, path: Path, schema: pa.Schema):
         self.path, self.schema, self.rows = path, schema, 0
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._writer = open_writer(path, schema)
         self._waiting: list[pa.Table] = []
         self._sums = np.zeros(4, dtype=object)  # Python integers do not overflow
 

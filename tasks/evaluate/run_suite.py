@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.home import private_folder
+from dataops.parquet import read_parquet
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
 from tasks.evaluate.job import EvaluationSettings, run_evaluation
@@ -32,7 +32,7 @@ class Evaluation:
     folder: Path
     metrics: dict[str, dict[str, Any]]
     """Results by task, as in metrics.json."""
-    read: Callable[[Path], pa.Table] = pq.read_table
+    read: Callable[[Path], pa.Table] = lambda path: read_parquet(path, str(path))
     """Function that reads a file of the folder."""
 
     def predictions(self) -> dict[str, pa.Table]:

@@ -120,4 +120,4 @@ def _put_page(work: Work[EvaluateConfig], suite: Suite, evaluation: Evaluation) 
     return work.draft.put_bytes(PAGE, encode_page(report_html(suite, evaluation)))
 
 
-EVALUATE = Stage(name="evaluate", version=5, make=make, external_inputs=external_inputs, conserves_rows=False)
+EVALUATE = Stage(name="evaluate", version=6, make=make, external_inputs=external_inputs, conserves_rows=False)

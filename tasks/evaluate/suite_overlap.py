@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataops.digest import canonical_json, file_sha256
+from dataops.errors import CorruptPart
 from dataops.images.decode import ImageRefused, decode_pixels
 from dataops.images.fingerprint import MATRIX_SIDE, compute_luminance, resize_plane
 from dataops.images.near_duplicates import find_close_pairs
 from dataops.images.overlap import index_image
+from dataops.parquet import encode_table, read_parquet
 from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest, read_table
 from dataops.storage.cached_files import mark_used
@@ -97,16 +98,14 @@ def index_images(data: EvalSet, index: FolderStore, pool: ThreadPoolExecutor) ->
     if index.size(name) is not None:
         mark_used(index.local(name))
         try:
-            return pq.read_table(index.local(name), schema=_INDEXED)
-        except (OSError, pa.ArrowException) as error:
-            logger.warning("%s is damaged (%s): its images are indexed again", index.local(name), error)
+            return read_parquet(index.local(name), str(index.local(name))).cast(_INDEXED)
+        except (OSError, ValueError, CorruptPart) as error:
+            logger.warning("%s; its images are indexed again", error)
     samples = data.samples()
     batches = iter(lambda: list(islice(samples, BATCH_IMAGES)), [])
     rows = [row for batch in batches for row in pool.map(_index_sample, batch) if row is not None]
     table = pa.Table.from_pylist(rows, _INDEXED)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    index.put(name, sink.getvalue().to_pybytes())
+    index.put(name, encode_table(table).to_pybytes())
     return table
 
 

@@ -17,6 +17,7 @@ from dataops.errors import CorruptPart
 from dataops.filters import evaluate_rules, first_drop_reason
 from dataops.kernels.hashes import hash128
 from dataops.lists.value_set import ValueSet
+from dataops.parquet import read_row_range
 from dataops.schema import PAIRS, conform
 from dataops.snapshot import Draft, Record, read_table
 from dataops.text.caption_counts import count_captions
@@ -244,21 +245,19 @@ def read_kept_keys(draft: Draft, step: FilterStep, kinds: list[str]) -> pl.DataF
 def read_rows(draft: Draft, part_slice: PartSlice, columns: list[str] | None = None) -> pl.DataFrame:
     """Return the rows of a slice as `extract` wrote them.
 
-    Raises: CorruptPart when the part is not a Parquet file, or lacks a column.
+    Raises: CorruptPart when the part is damaged, or lacks a column.
     """
-    path = draft.store.local(part_slice.part)
-    try:
-        rows = pl.scan_parquet(path).slice(part_slice.start, part_slice.rows)
-        return cast(pl.DataFrame, (rows if columns is None else rows.select(columns)).collect())
-    except pl.exceptions.PolarsError as error:
-        where = f"{draft.store.uri}/{part_slice.part}"
-        raise CorruptPart(f"{where} is not a Parquet file with such columns: {error}") from error
+    where = f"{draft.store.uri}/{part_slice.part}"
+    rows = read_row_range(draft.store.local(part_slice.part), where, part_slice.start, part_slice.rows, columns)
+    if missing := [name for name in columns or () if name not in rows.column_names]:
+        raise CorruptPart(f"{where} has no column {', '.join(missing)}; `run --verify` remakes it")
+    return pl.DataFrame(pl.from_arrow(rows if columns is None else rows.select(columns)))
 
 
 def read_pairs(draft: Draft, part_slice: PartSlice) -> pl.DataFrame:
     """Return the rows of a slice with exactly the columns of PAIRS.
 
-    Raises: CorruptPart when the part is not a Parquet file; SchemaError when its columns do not fit.
+    Raises: CorruptPart when the part is damaged; SchemaError when its columns do not fit.
     """
     rows = read_rows(draft, part_slice)
     if rows.schema == _PAIRS and not rows["uid"].null_count():

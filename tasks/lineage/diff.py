@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dataops.kernels.hashes import uid_halves
+from dataops.parquet import open_parquet
 from dataops.snapshot import Manifest, load_ancestors
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
@@ -80,8 +80,8 @@ def _read_keys(manifest: Manifest, store: Store) -> pl.DataFrame:
 def _read_batches(manifest: Manifest, store: Store, prefix: str, columns: list[str]) -> Iterator[pl.DataFrame]:
     """Yield those of the columns that the parts have, and `high, low`, a batch at a time."""
     for part in manifest.named(prefix, ".parquet"):
-        with store.open(manifest.path(part.name)) as file:
-            parquet = pq.ParquetFile(file)
+        name = manifest.path(part.name)
+        with store.open(name) as file, open_parquet(file, f"{store.uri}/{name}") as parquet:
             present = [name for name in columns if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(_BATCH, columns=present):
                 halves = uid_halves(batch["uid"].cast(pa.string()))

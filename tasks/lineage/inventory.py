@@ -4,8 +4,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic import ValidationError
-
 from dataops.errors import StorageError
 from dataops.snapshot import MANIFEST, Manifest, SnapshotName
 from dataops.stages import STAGES
@@ -78,8 +76,8 @@ class Inventory:
         if snapshot is None or not snapshot.is_complete:
             return None
         try:
-            return Manifest.model_validate_json(self.store.read(f"{name}/{MANIFEST}"))
-        except (ValidationError, StorageError) as error:
+            return Manifest.decode(self.store.read(f"{name}/{MANIFEST}"))
+        except (ValueError, StorageError) as error:
             logger.warning(
                 "%s/%s is unreadable (%s), so the ancestors of this snapshot are unknown",
                 name, MANIFEST, type(error).__name__,

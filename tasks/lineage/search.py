@@ -11,6 +11,7 @@ No digest covers it: it can be rebuilt at any time, and it holds nothing that th
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.errors import CorruptPart, StorageError
+from dataops.parquet import open_parquet
 from dataops.snapshot import Manifest, Part
 from dataops.storage.range_file import RangeFile
 from dataops.store import Store
@@ -200,30 +202,27 @@ def _put_segment(store: Store, rows: Rows, segment: int, pending: Sequence[dict[
     return sizes
 
 
-def _open_parquet(store: Store, name: str) -> pq.ParquetFile:
+def _open_part(store: Store, name: str) -> AbstractContextManager[pq.ParquetFile]:
     size = store.size(name)
     if size is None:
         raise CorruptPart(f"{store.uri}/{name} is missing, but its manifest names it; `run --verify` remakes it")
-    try:
-        return pq.ParquetFile(RangeFile(store, name, size))
-    except pa.ArrowInvalid as error:
-        raise CorruptPart(f"{store.uri}/{name} is not a Parquet file: {error}") from error
+    return open_parquet(RangeFile(store, name, size), f"{store.uri}/{name}")
 
 
 def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
     """Read those of the columns that a part has."""
-    file = _open_parquet(store, name)
-    return file.read(columns=[column for column in columns if column in file.schema_arrow.names])
+    with _open_part(store, name) as file:
+        return file.read(columns=list(columns))
 
 
 def read_rows(store: Store, name: str, numbers: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield rows of a part by their numbers; only the row groups that hold one are read."""
-    file, start = _open_parquet(store, name), 0
-    remaining = sorted(set(numbers))
-    for group in range(file.metadata.num_row_groups):
-        end = start + file.metadata.row_group(group).num_rows
-        in_group = [row for row in remaining if start <= row < end]
-        if in_group:
-            table = file.read_row_group(group)
-            yield from zip(in_group, table.take([row - start for row in in_group]).to_pylist(), strict=True)
-        start = end
+    start, remaining = 0, sorted(set(numbers))
+    with _open_part(store, name) as file:
+        for group in range(file.metadata.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            in_group = [row for row in remaining if start <= row < end]
+            if in_group:
+                table = file.read_row_group(group)
+                yield from zip(in_group, table.take([row - start for row in in_group]).to_pylist(), strict=True)
+            start = end

@@ -93,7 +93,7 @@ def delete_raw(context: Context, raw: RawSnapshot, targets: Sequence[Target]) ->
         after = _update_manifest(manifest, list(parts.values()), removed)
         held.draft.check_fence()
         draft.store.delete_tree(draft.path("trace"))  # this index names the removed rows; a search makes it again
-        draft.store.put(draft.path(MANIFEST), after.model_dump_json(indent=2).encode())
+        draft.store.put(draft.path(MANIFEST), after.encode())
         draft.store.delete([draft.path(name) for name in replaced])
     return removed
 

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from dataops.images.decode import ImageRefused, decode, make_preview
+from dataops.parquet import open_parquet
 from dataops.shards.tar import find_spans, read_index
 from dataops.snapshot import Draft, Manifest, Part
 from dataops.store import Store
@@ -133,8 +133,7 @@ def _read_dropped(store: Store, manifest: Manifest) -> list[Row]:
 
 def _read_first_rows(store: Store, name: str) -> pl.DataFrame:
     """Return the first row group of a table, without images."""
-    with store.open(name) as file:
-        parquet = pq.ParquetFile(file)
+    with store.open(name) as file, open_parquet(file, f"{store.uri}/{name}") as parquet:
         names = [name for name in parquet.schema_arrow.names if name in COLUMNS]
         rows = parquet.read_row_groups([0] if parquet.num_row_groups else [], names)
         return pl.DataFrame(pl.from_arrow(rows)).with_columns(preview=pl.lit(None, pl.Binary))

@@ -130,9 +130,9 @@ def _describe_model(registration: Registration) -> Files:
 def _copy_parts(registration: Registration) -> Files:
     """Return the manifests of all inputs and other datasets, the full training curve, and the dataset's documents."""
     inputs = registration.work.inputs
-    files: Files = {f"manifests/{stage}.json": manifest.model_dump_json(indent=2) for stage, manifest in inputs.items()}
+    files: Files = {f"manifests/{stage}.json": manifest.encode() for stage, manifest in inputs.items()}
     others = [one for one in registration.lineage if one not in inputs.values()]
-    files |= {f"manifests/{one.stage}-{one.key}.json": one.model_dump_json(indent=2) for one in others}
+    files |= {f"manifests/{one.stage}-{one.key}.json": one.encode() for one in others}
     documents = [part.name for part in inputs["pack"].parts if part.name in UNDIGESTED]
     files |= {name: registration.read("pack", name) for name in documents}
     return files | {"metrics.jsonl": registration.read("train", "metrics.jsonl")}

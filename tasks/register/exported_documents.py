@@ -51,8 +51,8 @@ def describe_version(model: str) -> dict[str, str]:
             Path(client.download_artifacts(run, name, folder)) for name in (*_ARTEFACTS, *others)
         )
         try:
-            trained = Manifest.model_validate_json(train.read_bytes())
-            manifests = [Manifest.model_validate_json(pack.read_bytes()) for pack in packs]
+            trained = Manifest.decode(train.read_bytes())
+            manifests = [Manifest.decode(pack.read_bytes()) for pack in packs]
             license_ = json.loads(config.read_bytes()).get("register", {}).get("license", "")
         except (ValidationError, ValueError, AttributeError):
             return describe_files(model)

@@ -55,7 +55,7 @@ def fetch_manifests(model: str) -> Registered:
         manifests, others = dict[str, Manifest](), list[Manifest]()
         try:
             for file in sorted(folder.glob("*.json")):
-                manifest = Manifest.model_validate_json(file.read_bytes())
+                manifest = Manifest.decode(file.read_bytes())
                 if file.stem == manifest.stage:
                     manifests[manifest.stage] = manifest
                 else:

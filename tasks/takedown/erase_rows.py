@@ -104,7 +104,7 @@ def _erase_in(context: Context, manifest: Manifest, parts: list[Part], uids: set
         )
         held.draft.check_fence()
         draft.store.delete_tree(draft.path("trace"))  # these indexes name the erased rows; a search makes them again
-        draft.store.put(draft.path(MANIFEST), after.model_dump_json(indent=2).encode())
+        draft.store.put(draft.path(MANIFEST), after.encode())
         if manifest.stage == "extract":
             for name in draft.store.names(SOURCE_INDEX):
                 replace_indexed_parts(draft.store, name, manifest.key, replaced)

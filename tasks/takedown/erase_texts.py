@@ -106,11 +106,11 @@ def _redact_object(lineage: Lineage, name: str, scanner: Scanner) -> bool:
 def _put_manifest_for(store: Store, manifest: Manifest, name: str, data: bytes) -> None:
     """Write the manifest with the sha256 that a part gets."""
     path = manifest.path(MANIFEST)
-    now = Manifest.model_validate_json(store.read(path))  # an earlier part of it may have changed it
+    now = Manifest.decode(store.read(path))  # an earlier part of it may have changed it
     digest = hashlib.sha256(data).hexdigest()
     parts = [p.model_copy(update={"sha256": digest}) if manifest.path(p.name) == name else p for p in now.parts]
     if parts != now.parts:
-        store.put(path, now.model_copy(update={"parts": parts}).model_dump_json(indent=2).encode())
+        store.put(path, now.model_copy(update={"parts": parts}).encode())
 
 
 # The home folder ------------------------------------------------------------------------------------------------------

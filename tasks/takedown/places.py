@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel
-
 from dataops.snapshot import Manifest
 
 KEYS = "{}"
@@ -42,8 +40,8 @@ class RecordKind:
     """Matches the end of its path, from the beginning of a name."""
     texts: tuple[str, ...] = ()
     """Paths of the values that may quote a pair, such as `facts.examples`; `*` is any key or place of a list."""
-    model: type[BaseModel] | None = None
-    """A record that was changed is validated with it before it is written."""
+    encode: Callable[[Any], bytes] = lambda value: json.dumps(value).encode()
+    """Returns the bytes of a record that was changed. Raises: ValueError if it is not valid."""
 
     def redact(self, data: bytes, redact: Callable[[str], str]) -> bytes:
         """Return the record with its texts replaced; the same bytes if none was changed.
@@ -55,12 +53,11 @@ class RecordKind:
             value = _replace(value, path.split("."), redact)
         if value == before:
             return data
-        new = json.dumps(value, indent=2 if b"\n" in data.strip() else None)
-        return (
-            new.encode()
-            if self.model is None
-            else self.model.model_validate_json(new).model_dump_json(indent=2).encode()
-        )
+        return self.encode(value)
+
+
+def _encode_manifest(value: dict[str, Any]) -> bytes:
+    return Manifest.model_validate({name: one for name, one in value.items() if name != "sha256"}).encode()
 
 
 def _replace(value: Any, path: Sequence[str], redact: Callable[[str], str]) -> Any:
@@ -94,7 +91,7 @@ MANIFEST_TEXTS = (
     *("facts.failed_files.*.1", "facts.sources.*.failed_files.*.1"),
 )
 KINDS = (
-    RecordKind(re.compile(r"manifest\.json|manifests/[^/]+\.json"), MANIFEST_TEXTS, Manifest),
+    RecordKind(re.compile(r"manifest\.json|manifests/[^/]+\.json"), MANIFEST_TEXTS, _encode_manifest),
     RecordKind(re.compile(r"by-source/[0-9a-f]+\.json"), ("record.facts.failed",)),
     RecordKind(re.compile(r"_work/.*\.json"), ("facts.failed", "examples", "unmatched_examples", f"captions.{KEYS}")),
     RecordKind(re.compile(r"croissant\.json|registration\.json|evidence-registration\.json|job\.json|config\.json")),

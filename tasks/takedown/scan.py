@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart
 from dataops.images.feature_table import ID_BYTES, IDS_FILE, image_ids
+from dataops.parquet import open_parquet
 from dataops.shards.tar import read_samples
 from tasks.takedown.places import KINDS, RecordKind, find_kind, is_text
 from tasks.takedown.text_search import What, is_short, may_be_name
@@ -84,8 +84,8 @@ class Scanner:
             return self._scan_ids(file)
         if suffix == ".parquet":
             try:
-                return self._scan_parquet(file)
-            except pa.ArrowInvalid:
+                return self._scan_parquet(file, name)
+            except CorruptPart:
                 file.seek(0)
         elif suffix == ".tar":
             try:
@@ -132,15 +132,15 @@ class Scanner:
             tail, data = len(kept), kept + more if more else b""
         return finds
 
-    def _scan_parquet(self, file: BinaryIO) -> Finds:
+    def _scan_parquet(self, file: BinaryIO, where: str) -> Finds:
         finds: Finds = Counter()
-        parquet = pq.ParquetFile(file)
-        for group in range(parquet.metadata.num_row_groups):
-            table = parquet.read_row_group(group)
-            self._scan_rows(table, finds)
-            captions = self._captions if "uid" in table.column_names else self._long_captions
-            for name, column in zip(table.column_names, table.columns, strict=True):
-                self._scan_column(name, column.combine_chunks(), captions, finds)
+        with open_parquet(file, where) as parquet:
+            for group in range(parquet.metadata.num_row_groups):
+                table = parquet.read_row_group(group)
+                self._scan_rows(table, finds)
+                captions = self._captions if "uid" in table.column_names else self._long_captions
+                for name, column in zip(table.column_names, table.columns, strict=True):
+                    self._scan_column(name, column.combine_chunks(), captions, finds)
         return +finds
 
     def _scan_rows(self, table: pa.Table, finds: Finds) -> None:

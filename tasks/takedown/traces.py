@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
 from dataops.images.decode import ImageRefused, decode, make_preview
 from dataops.images.score_tables import compute_score_ids
+from dataops.parquet import open_parquet
 from dataops.schema import CAPTIONS
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Manifest
@@ -208,13 +208,9 @@ def read_readable(store: Store, name: str, columns: Sequence[str]) -> Iterator[p
 def read_groups(store: Store, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield the row groups of a Parquet object one after the other, with those of the columns that it has.
 
-    Raises: CorruptPart if it is no Parquet file.
+    Raises: CorruptPart if it is damaged.
     """
-    with store.open_once(name) as file:
-        try:
-            parquet = pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise CorruptPart(f"{store.uri}/{name} is not a Parquet file: {error}") from error
+    with store.open_once(name) as file, open_parquet(file, f"{store.uri}/{name}") as parquet:
         names = [one for one in parquet.schema_arrow.names if one in columns]
         for group in range(parquet.metadata.num_row_groups):
             yield parquet.read_row_group(group, names)

@@ -16,10 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError, ContractError, StorageError
+from dataops.parquet import read_parquet
 from dataops.regular_files import check_regular, open_descriptor, read_text
 from training.data.sampling_plan import Plan
 
@@ -130,8 +129,8 @@ def read_shard_rows(shard: Path, columns: list[str], optional: Sequence[str] = (
     path = rows_of_shard(shard)
     try:
         check_regular(path)
-        columns = [*columns, *(name for name in optional if name in pq.read_schema(path).names)]
-        yield from pq.read_table(path, columns=["key", *columns]).to_pylist()
+        table = read_parquet(path, str(path), ["key", *columns, *optional])
+        yield from table.select(["key", *columns, *(one for one in optional if one in table.column_names)]).to_pylist()
     except (OSError, ValueError, KeyError) as error:
         raise ContractError(f"{path}: {error}") from error
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dataops.errors import SchemaError
+from dataops.errors import CorruptPart, SchemaError
 from dataops.formatting import format_interval, format_percent
+from dataops.parquet import read_parquet
 from dataops.regular_files import check_regular
 from training.evaluation.comparison import score_images
 from training.evaluation.intervals import clopper_pearson_interval
@@ -32,8 +32,8 @@ def read_matches(path: Path) -> dict[str, set[str]]:
     """
     try:
         check_regular(path)
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        table = read_parquet(path, str(path))
+    except (OSError, CorruptPart) as error:
         raise SchemaError(f"{path}: cannot be read as Parquet ({error})") from error
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:

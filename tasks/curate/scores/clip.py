@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError
 from dataops.home import home
+from dataops.parquet import read_parquet
 from dataops.schema import Column
 from dataops.snapshot import Draft
 from tasks.curate.scores.score import Score, ScoreConfig, Scorer, ScoringTask, digest_scorer, put_scores
@@ -131,7 +131,8 @@ def score_shards(
 
         run_job(module, job, folder, on_line=follow)
         for task in batch:
-            put_scores(draft.store, task.scorer, pq.read_table(folder / "scores" / f"{task.name}.parquet"))
+            path = folder / "scores" / f"{task.name}.parquet"
+            put_scores(draft.store, task.scorer, read_parquet(path, str(path)))
         shutil.rmtree(folder)
     with suppress(OSError):  # not empty: the job of another scorer was killed
         folder.parent.rmdir()

@@ -21,12 +21,12 @@ from typing import Any, cast
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import CorruptPart
 from dataops.images.score_tables import ID
+from dataops.parquet import encode_table
 from dataops.schema import Column
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record, read_table
@@ -122,9 +122,7 @@ def find_package_file(package: str, name: str) -> Path | None:
 
 def put_scores(store: Store, scorer: str, scores: pa.Table) -> None:
     """Write scores of the scorer with this digest."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(scores, sink, compression="zstd")
-    data = sink.getvalue().to_pybytes()
+    data = encode_table(scores).to_pybytes()
     store.put(f"scores/{scorer}/{hashlib.sha256(data).hexdigest()[:32]}.parquet", data)
 
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from dataops.archives.captures import Capture, read_captures
 from dataops.archives.stream import Damage
 from dataops.errors import SourceError
+from dataops.parquet import open_parquet, open_writer
 from dataops.snapshot import Draft, Input, Record
 from dataops.store import Store
 from dataops.web.urls import BadUrl, canonicalise_url
@@ -178,7 +178,7 @@ def index_archive(draft: Draft, task: IndexTask) -> Record:
     with ExitStack() as stack, scratch_folder("archive") as folder:
         bodies, table = folder / "bodies", folder / "table.parquet"
         matcher = stack.enter_context(task.harm.open(draft)) if task.harm else None
-        with bodies.open("wb") as file, pq.ParquetWriter(table, _TABLE, compression="zstd") as writer:
+        with bodies.open("wb") as file, open_writer(table, _TABLE) as writer:
             try:
                 for batch in _batches(_index_captures(task, matcher, file, captures, damages)):
                     writer.write_table(pa.Table.from_pylist(batch, _TABLE))
@@ -280,8 +280,9 @@ def _merge_tables(draft: Draft, files: int) -> None:
             database.execute("PRAGMA synchronous = OFF")
             database.execute(f"CREATE TABLE captures ({_COLUMNS})")
             for file in range(files):
-                with draft.store.open(_table_name(draft, file)) as table:
-                    for batch in pq.ParquetFile(table).iter_batches(_BATCH):
+                name = _table_name(draft, file)
+                with draft.store.open(name) as table, open_parquet(table, f"{draft.store.uri}/{name}") as parquet:
+                    for batch in parquet.iter_batches(_BATCH):
                         rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
                         database.executemany(f"INSERT INTO captures VALUES ({places})", rows)
             database.execute("CREATE INDEX by_key ON captures (key)")

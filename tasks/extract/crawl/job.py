@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from scrapy.crawler import AsyncCrawlerProcess
 
+from dataops.parquet import open_writer
 from tasks.extract.crawl.archive import write_sorted
 from tasks.extract.crawl.context import Crawl
 from tasks.extract.crawl.download_handler import BoundedHandler
@@ -127,7 +127,7 @@ def write_results(frontier: Frontier, folder: Path, config: SiteSource) -> None:
         parts |= {row["url"]: name for row in rows}
         number += 1
     write_sorted(archive, frontier.list_robots(), out / config.part_name(ROBOTS), info)
-    with pq.ParquetWriter(out / config.part_name(INDEX), _INDEX, compression="zstd") as writer:
+    with open_writer(out / config.part_name(INDEX), _INDEX) as writer:
         index = frontier.iterate_rows()
         while rows := list(islice(index, 50_000)):
             with_parts = [{**row, "part": parts.get(row["url"])} for row in rows]

@@ -107,7 +107,7 @@ def _check_deletion(store: FolderStore, file: Path, run: str, folder: Path, caps
     page = f'<li>{html.escape(removed["caption"])}</li><img src="data:image/jpeg;base64,{preview}"> and more'
     client.log_text(run, page, "dataset.html")
     quoting = build_manifest("filter", facts={"examples": {"x": [removed["caption"]]}})
-    client.log_text(run, quoting.model_dump_json(), "manifests/filter.json")
+    client.log_text(run, quoting.encode().decode(), "manifests/filter.json")
     client.set_tag(run, "mlflow.note.content", f"see {removed['url']}")
     client.update_model_version("saw-it", "1", f"it saw {removed['url']} too")
     options = takedown.TakedownOptions(file, "a letter", delete_raw=True, yes=True, requested_by="Jane Roe")

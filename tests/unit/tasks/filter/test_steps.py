@@ -166,7 +166,7 @@ def test_a_damaged_part_is_named(tmp_path: Path):
     pairs = snapshot(tmp_path, "extract", [some_pairs(20)])
     path = tmp_path / pairs.path("part-00000.parquet")
     path.write_bytes(b"PAR1" + bytes(path.stat().st_size - 4))
-    with pytest.raises(CorruptPart, match="is not a Parquet file"):
+    with pytest.raises(CorruptPart, match=r"is damaged.*`run --verify` remakes it"):
         make(
             plan(FILTER, FilterConfig(), 0, [pairs]),
             Context(store=FolderStore(tmp_path), home=tmp_path, workers=1, pool=InlineExecutor()),

@@ -69,7 +69,7 @@ def erase(store: FolderStore, texts: list[str]) -> Scanner:
     draft = Draft(store, "filter", "f" * 16)
     if find_manifest(store, "filter", "f" * 16) is None:
         draft.commit(MANIFEST_OF_FILTER)
-    store.put(draft.path(MANIFEST), MANIFEST_OF_FILTER.model_dump_json(indent=2).encode())
+    store.put(draft.path(MANIFEST), MANIFEST_OF_FILTER.encode())
     store.put("pack/0000000000000000/croissant.json", json.dumps(CROISSANT).encode())
     scanner = Scanner(Traces(urls=set(texts), captions=set(texts)), [RUN_RECORDS])
     _, refused = erase_in_store(Lineage(store), scanner)
@@ -86,7 +86,7 @@ def test_no_caption_or_url_changes_what_a_record_does_not_quote(
     run = RunRecord.model_validate_json(store.read(f"runs/{RUN.run_id}.json"))
     (attempt,) = run.attempts
     assert run.model_copy(update={"attempts": [attempt.model_copy(update={"error": ERROR})]}) == RUN
-    manifest = Manifest.model_validate_json(store.read(MANIFEST_OF_FILTER.path(MANIFEST)))
+    manifest = Manifest.decode(store.read(MANIFEST_OF_FILTER.path(MANIFEST)))
     same = {name: manifest.facts[name] for name in ("licenses", "links")}
     assert manifest.model_copy(update={"facts": FACTS}) == MANIFEST_OF_FILTER
     assert same == {name: FACTS[name] for name in same}
