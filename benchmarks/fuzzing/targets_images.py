@@ -109,9 +109,9 @@ def _load_training_decode() -> Parser:
 
 def _load_markers() -> Parser:
     from dataops.images.kinds import sniff
-    from dataops.rights.mining_markers import find_mining_markers
+    from dataops.rights.signals import find_in_image
 
-    return Parser(lambda data: repr(find_mining_markers(data, sniff(data))[:2]))
+    return Parser(lambda data: repr(find_in_image(data, sniff(data) or "")[:2]))
 
 
 _LIMITS = Limits(seconds=2.0, memory_mb=120)
@@ -120,6 +120,6 @@ IMAGE_TARGETS = (
     Target("image_header", _load_header, lambda: list(image_files()), _WORDS, _LIMITS),
     Target("image_decode", _load_decode, lambda: list(image_files()), _WORDS, _LIMITS),
     Target("image_training", _load_training_decode, lambda: list(image_files()), _WORDS, _LIMITS),
-    Target("mining_markers", _load_markers, lambda: list(image_files()), _WORDS),
+    Target("image_marks", _load_markers, lambda: list(image_files()), _WORDS),
 )
 """Targets of images."""

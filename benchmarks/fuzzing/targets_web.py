@@ -36,7 +36,7 @@ class _Pieces(io.RawIOBase):
 
 
 def _load_http_response() -> Parser:
-    from dataops.rights.opt_out_headers import find_header_opt_outs
+    from dataops.rights.signals import Agents, find_header_opt_outs
     from tasks.web.fetch_error import FetchError
     from tasks.web.response import Response
 
@@ -45,7 +45,7 @@ def _load_http_response() -> Parser:
         while piece := response.read(1 << 16):
             size += len(piece)
         assert size <= len(data)
-        found = list(find_header_opt_outs(response.headers, "pairmill", frozenset({"noai"}), "", "", ["gptbot"]))
+        found = list(find_header_opt_outs(response.headers, Agents("pairmill", ("gptbot",)), "", ""))
         return f"{response.status} {response.length is None} {len(found)}"
 
     return Parser(parse, (FetchError,))
@@ -226,6 +226,7 @@ _AGENTS = ("GPTBot", "CCBot", "Google-Extended", "anthropic-ai")
 
 def _load_robots() -> Parser:
     from dataops.rights.robots_txt import RobotsFile, decode_file
+    from dataops.rights.signals import Agents
 
     def parse(data: bytes) -> object:
         text = decode_file(data)
@@ -236,9 +237,11 @@ def _load_robots() -> Parser:
         ]
         assert answers[0] == every.allows(_PAGE_URL, "pairmill"), "agents that are not asked for change the answer"
         robots.list_denied_agents(_PAGE_URL, _AGENTS, "pairmill")
-        opt_outs = robots.find_opt_outs(_PAGE_URL, _AGENTS, "pairmill")
+        opt_outs = robots.find_opt_outs(_PAGE_URL, Agents("pairmill", _AGENTS))
         ours = {signal for signal, detail in opt_outs if " for " not in detail}
-        assert ours <= {signal for signal, _ in every.find_opt_outs(_PAGE_URL, (), "pairmill")}, "an opt-out is lost"
+        assert ours <= {signal for signal, _ in every.find_opt_outs(_PAGE_URL, Agents("pairmill"))}, (
+            "an opt-out is lost"
+        )
         named = len(every.named_agents).bit_length()
         return f"{answers} {robots.crawl_delay('pairmill') is None} {named} {[signal for signal, _ in opt_outs]}"
 
@@ -255,47 +258,46 @@ Content-Signal: search=yes,ai-train=no\nAllow: /\nUser-agent: GPTBot\nContent-Us
 
 def _load_tdmrep() -> Parser:
     from dataops.rights.robots_txt import decode_file
-    from dataops.rights.tdmrep import find_rule, parse_tdmrep
+    from dataops.rights.tdmrep import parse_tdmrep
 
     def parse(data: bytes) -> object:
         rules = parse_tdmrep(decode_file(data))
-        found = [find_rule(rules, path) for path in ("/", "/folder/page.html?q=1", "/a" * 900)]
+        found = [rules.find(path) for path in ("/", "/folder/page.html?q=1", "/a" * 900)]
         return f"{[rule and rule.reserved for rule in found]} {len(rules).bit_length()}"
 
     return Parser(parse)
 
 
 def _load_robots_tag() -> Parser:
-    from dataops.rights.opt_out_headers import find_header_opt_outs, parse_reservation, parse_robots_tag
-    from dataops.web.declarations import parse_header_directives
+    from dataops.rights.directives import parse_robots_tag
+    from dataops.rights.signals import Agents, find_header_opt_outs, find_in_headers
 
     def parse(data: bytes) -> object:
         value = data.decode("latin-1")
         headers = Message()
         for name in ("X-Robots-Tag", "TDM-Reservation"):
             headers[name] = value.translate({10: " ", 13: " "})
-        found = list(find_header_opt_outs(headers, "pairmill", frozenset({"noai", "noindex"}), "", "", _AGENTS))
-        directives = parse_header_directives([("x-robots-tag", value), ("tdm-reservation", value)])
-        return f"{len(found)} {parse_reservation(value)} {len(set(parse_robots_tag(value))).bit_length()} {directives}"
+        found = list(find_header_opt_outs(headers, Agents("pairmill", _AGENTS), "", ""))
+        signals = find_in_headers([("x-robots-tag", value), ("tdm-reservation", value)])
+        return f"{len(found)} {len(set(parse_robots_tag(value))).bit_length()} {signals}"
 
     return Parser(parse)
 
 
 def _load_ai_preferences() -> Parser:
-    from dataops.rights.ai_preferences import find_rsl_link, parse_preference, parse_usage_rule
-    from dataops.rights.opt_out_headers import describe_price, find_header_opt_outs
-    from dataops.web.declarations import parse_header_directives
+    from dataops.rights.payment import describe_price
+    from dataops.rights.robots_txt import RobotsFile
+    from dataops.rights.signals import Agents, find_header_opt_outs, find_in_headers
 
     def parse(data: bytes) -> object:
         value = data.decode("latin-1")
         headers = Message()
         for name in ("Content-Usage", "Content-Signal", "Link", "WWW-Authenticate", "Crawler-Price"):
             headers[name] = value.translate({10: " ", 13: " "})
-        found = [one.signal for one in find_header_opt_outs(headers, "pairmill", frozenset(), "", "")]
+        found = [one.signal for one in find_header_opt_outs(headers, Agents("pairmill"), "", "")]
         assert len(describe_price(headers)) <= 1_000, "the price is longer than allowed"
-        parse_usage_rule("content_usage", value)
-        directives = parse_header_directives([("content-usage", value), ("link", value)])
-        return f"{found} {parse_preference(value)} {find_rsl_link(value) is None} {sorted(directives)}"
+        RobotsFile.parse(f"User-agent: *\nContent-Usage: {value}").find_opt_outs("http://a.test/", Agents("pairmill"))
+        return f"{found} {sorted(find_in_headers([('content-usage', value), ('link', value)]))}"
 
     return Parser(parse)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fastwarc.stream_io import BrotliReader, ZstdReader
 
-from dataops.web.declarations import parse_header_directives
+from dataops.rights.signals import find_in_headers
 
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})\b", re.IGNORECASE)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -44,7 +44,7 @@ class ResponseHead:
     content_encoding: tuple[str, ...]
     """Codings in the order in which the server applied them."""
     opt_out: frozenset[str] = frozenset()
-    """Directives on the use of the page (dataops.web.declarations)."""
+    """Names of the opt-out signals in the headers."""
 
 
 def split_response(data: bytes) -> tuple[ResponseHead, bytes]:
@@ -70,7 +70,7 @@ def split_response(data: bytes) -> tuple[ResponseHead, bytes]:
         charset=charset[1] if charset else None,
         transfer_encoding=_codings(fields, "transfer-encoding"),
         content_encoding=_codings(fields, "content-encoding"),
-        opt_out=frozenset(parse_header_directives(fields)),
+        opt_out=frozenset(find_in_headers(fields)),
     )
     return head, data[end.end() :]
 

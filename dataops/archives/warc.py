@@ -32,7 +32,7 @@ class Page:
     charset: str | None
     """Charset of the HTTP header."""
     opt_out: frozenset[str] = frozenset()
-    """Directives of the HTTP header on the use of the page (dataops.web.declarations)."""
+    """Names of the opt-out signals in the headers."""
 
 
 def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) -> Iterator[Page | Damage]:

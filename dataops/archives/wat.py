@@ -17,17 +17,9 @@ import msgspec
 from dataops.archives.stream import ByteStream, Damage
 from dataops.archives.warc_records import read_records
 from dataops.errors import UnusableSource
+from dataops.rights.signals import find_in_elements, find_in_headers, find_in_metas, header_hints, signals_by_name
 from dataops.web.captions import normalise_caption
-from dataops.web.declarations import (
-    CONTENT_DIRECTIVES,
-    RSL,
-    is_license_link,
-    is_rsl_link,
-    normalise_meta_name,
-    parse_header_directives,
-    parse_language,
-    parse_meta_directives,
-)
+from dataops.web.declarations import is_license_link, normalise_meta_name, parse_language
 from dataops.web.open_graph import SharedImage, parse_shared_images
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PageOrigin, PagePair, new_pair
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url
@@ -137,9 +129,6 @@ class WatPage(NamedTuple):
 
 _decode = msgspec.json.Decoder(_Wat[_Typed]).decode
 _decode_any = msgspec.json.Decoder(_Wat[Link]).decode
-_OPT_OUT_FIELDS = (
-    b"x-robots-tag", b"tdm-reservation", b"content-usage", b"content-signal", b"rsl+xml", b"www-authenticate"
-)  # fmt: skip
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
@@ -199,7 +188,7 @@ def extract_wat_pairs(
     `<img src>`, then the texts of og:image.
 
     Args:
-        opt_out: directives (dataops.web.declarations) by which a page forbids the use of its images.
+        opt_out: names of the signals by which a page forbids the use of its images.
     """
     head = page.html.head
     resolver = Resolver(resolve_base_url(page, bounds.url), bounds.url)
@@ -215,15 +204,14 @@ def extract_wat_pairs(
         values = _objects(_load(bytes(head.links)))
         links = [_build_struct(Link, link) for link in values]
         licenses += [link for link in links if link.rel and _is_license(link.rel)]
-    directives = parse_meta_directives(metas) | _header_directives(page.headers)
-    if any(is_rsl_link({"rel": link.rel, "type": link.type}) for link in licenses):
-        directives.add(RSL)
+    found = find_in_metas(metas) | _header_signals(page.headers)
+    found |= find_in_elements(b"", [{"rel": link.rel, "type": link.type} for link in licenses])
     if licenses and (license := _resolve_license(licenses, resolver)) is not None:
         rows = [row._replace(license=license) for row in rows]
-    if directives & opt_out:
+    if found & opt_out:
         rows = [row._replace(reason=row.reason or "opt_out") for row in rows]
     language = parse_language({"lang": next((text for name, text in metas if name == LANGUAGE_META), None)})
-    origin = PageOrigin(page.url, page.offset, language, ",".join(sorted(directives)) or None)
+    origin = PageOrigin(page.url, page.offset, language, ",".join(sorted(found)) or None)
     return origin, rows, max(0, len(images) - MAX_IMAGES)
 
 
@@ -248,6 +236,7 @@ def _image_rows(
 def _select_metas(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
     """Return (name or property in lower case, content) of each meta that extraction uses."""
     selected: list[tuple[str, str]] = []
+    equivalents = signals_by_name("http-equiv")
     for meta in metas:
         if not meta.content:
             continue
@@ -255,7 +244,7 @@ def _select_metas(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
             selected.append((key, meta.content))
         if meta.name and meta.property and meta.name != meta.property and (key := _meta_key(meta.name)):
             selected.append((key, meta.content))
-        if meta.http_equiv and (key := meta.http_equiv.strip().lower()) in CONTENT_DIRECTIVES:
+        if meta.http_equiv and (key := meta.http_equiv.strip().lower()) in equivalents:
             selected.append((key, meta.content))
     return selected
 
@@ -309,15 +298,15 @@ def _is_license(rel: str) -> bool:
     return is_license_link({"rel": rel})
 
 
-def _header_directives(headers: bytes) -> set[str]:
+def _header_signals(headers: bytes) -> set[str]:
     lower = headers.lower()
-    if not any(name in lower for name in _OPT_OUT_FIELDS):
+    if not any(name in lower for name in header_hints()):
         return set()
     fields: list[tuple[str, str]] = []
     for name, value in _object(_load(headers)).items():
         values = value if isinstance(value, list) else [value]
         fields += [(name.lower(), text) for text in values if isinstance(text, str)]
-    return parse_header_directives(fields)
+    return find_in_headers(fields)
 
 
 def _load(raw: bytes) -> Any:

@@ -1,56 +1,70 @@
-"""Parses robots.txt, for the crawl and the download, and ai.txt. Source: RFC 9309.
+"""Parse robots.txt, for the crawl and the download, and ai.txt: the signals robots-ai-agents and ai-txt. Source: RFC 9309.
 
 A file is read twice. The strict reading is that of RFC 9309. The lenient reading also accepts lines without a colon,
 misspelt fields, lines that end in another way (VT, U+2028, a space before the next field), and names at any place of a
 user-agent line. A URL is allowed if both readings allow it, so leniency never permits what the standard forbids.
 
-Content-Usage and Content-Signal lines belong to the user-agent lines before them but end no group, so that they change
-nothing that Allow and Disallow decide. `License` lines (RSL) concern the whole host. dataops.rights.ai_preferences has
-the sources.
+Lines of signals (Content-Usage, Content-Signal) belong to the user-agent lines before them but end no group, so that they
+change nothing that Allow and Disallow decide. Lines such as `License` (RSL) concern the whole host.
 """
 
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cache
+from typing import NamedTuple
 
-from dataops.rights.ai_preferences import (
-    MAX_DETAIL_CHARS,
-    PREFERENCE_FIELDS,
-    PreferenceField,
-    UsageRule,
-    UsageRules,
-    parse_usage_rule,
-)
 from dataops.rights.path_patterns import MAX_WORK, PathPatterns, complete_pattern, count_octets, get_path
+from dataops.rights.signals import Agents, Finding, Signal, Statement, find_prohibitions, list_signals, signals_by_name
 
 MAX_RULES = 50_000
 """Maximum number of rules of a file, counted for each combination of groups; a file with more allows nothing."""
-_STRICT_LINE = re.compile(
-    r"[ \t]*(user-agent|allow|disallow|crawl-delay|content-usage|content-signal|license)[ \t]*:(.*)", re.IGNORECASE
-)
-_LENIENT_LINE = re.compile(
-    r"[\s\"'\u0080-\U0010ffff]{0,8}"  # byte-order marks, as such or decoded wrongly, and quotation marks
-    r"(user[^A-Za-z0-9:]{0,3}agents?|allow|diss?all?ow|disallaw|diasllow|crawl[^A-Za-z0-9:]{0,3}delay|"
-    r"content[^A-Za-z0-9:]{0,3}(?:usage|signals?)|licen[sc]e)"
-    r"(?:\s*[:=\uff1a]|\s)(.*)",
-    re.IGNORECASE,
-)
+_ROBOTS_PATH = "/robots.txt"
+AI_PATH = "/ai.txt"
+"""Path of Spawning's file, which has the syntax of robots.txt but concerns the use of files: `Disallow: *.jpg`.
+
+Source: spawning.ai/ai-txt.
+"""
 _STRICT_END = re.compile(r"\r\n?|\n")
-# Matches the rest of a line end in files whose lines were joined.
-_LOST_END = re.compile(
-    r"(?:\s|\\[rn])"
-    r"(?=(?:user-?agent|allow|disallow|crawl-delay|content-usage|content-signal|license)[ \t]{0,8}:)",
-    re.IGNORECASE,
-)
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _TOKEN = re.compile(r"[A-Za-z_-]+")  # RFC 9309, section 2.2.1; but there are names with digits
-_LICENSE_URL = re.compile(r"(?:https?://|/)\S{1,4096}", re.IGNORECASE)
 _DELAY = re.compile(r"\d{0,9}\.\d{1,9}|\d{1,9}")
-RobotsSignal = Literal["content_usage", "content_signal", "rsl"]
+_LETTERS = re.compile(r"[^a-z]+")
 _Rule = tuple[bool, str]
 """True if the rule allows, and its pattern."""
+
+
+class _Lines(NamedTuple):
+    """How the lines of one reading are recognised."""
+
+    line: re.Pattern[str]
+    """Matches a line; its groups are the label and the value."""
+    signals: dict[str, Signal]
+    """The signal of each label of one, without characters other than letters."""
+    lost_end: re.Pattern[str]
+    """Matches the rest of a line end in files whose lines were joined."""
+
+
+@cache
+def _lines(*, lenient: bool) -> _Lines:
+    """Return how lines are recognised: those of RFC 9309, and those of the signals that are read in robots.txt."""
+    spelt = [signals_by_name(place) for place in ("robots", "robots-host")]
+    signals = {_LETTERS.sub("", name): one for names in spelt for name, (one, *_) in names.items()}
+    strict = [signal.reads[place][0] for place in ("robots", "robots-host") for signal in list_signals(place)]
+    standard = "|".join(["user-agent", "allow", "disallow", "crawl-delay", *strict])
+    lost_end = re.compile(rf"(?:\s|\\[rn])(?=(?:{standard.replace('user-', 'user-?')})[ \t]{{0,8}}:)", re.IGNORECASE)
+    if not lenient:
+        return _Lines(re.compile(rf"[ \t]*({standard})[ \t]*:(.*)", re.IGNORECASE), signals, lost_end)
+    between = "[^A-Za-z0-9:]{0,3}"
+    names = sorted((name.replace("-", between) for spellings in spelt for name in spellings), key=len, reverse=True)
+    labels = "|".join([rf"user{between}agents?|allow|diss?all?ow|disallaw|diasllow|crawl{between}delay", *names])
+    line = re.compile(
+        rf"[\s\"'\u0080-\U0010ffff]{{0,8}}({labels})"  # byte-order marks, as such or decoded wrongly, and quotation marks
+        r"(?:\s*[:=\uff1a]|\s)(.*)",
+        re.IGNORECASE,
+    )
+    return _Lines(line, signals, lost_end)
 
 
 def is_unreachable(status: int | None) -> bool:
@@ -81,10 +95,10 @@ class _Reading:
     """By agent: Crawl-delay in seconds."""
     usage_groups: dict[str, list[int]] = field(default_factory=dict)
     """By agent in lower case, "*", or "" for lines before any user-agent line, which concern all agents."""
-    usage_rules: list[list[UsageRule]] = field(default_factory=list)
+    usage_rules: list[list["UsageRule"]] = field(default_factory=list)
     """By group of `usage_groups`."""
-    license: str | None = None
-    """URL of the first RSL licence."""
+    of_host: dict[str, str] = field(default_factory=dict)
+    """Detail of the first declaration of each signal that concerns the whole host, by the signal's name."""
 
     def resolve_agent(self, agent: str) -> str:
         """Return the name under which the file addresses an agent."""
@@ -96,7 +110,7 @@ class _Reading:
         return _count(map(tuple, self.groups.values()), self.rules) + _count(usage, self.usage_rules)
 
     def find_usage_groups(self, agent: str) -> tuple[int, ...]:
-        """Return the groups of Content-Usage and Content-Signal lines that concern an agent."""
+        """Return the groups of lines of signals that concern an agent."""
         return (*self.usage_groups.get(self.resolve_agent(agent), ()), *self.usage_groups.get("", ()))
 
 
@@ -124,6 +138,50 @@ class _Rules:
         return allowed is not None and allowed < disallowed
 
 
+class UsageRule(NamedTuple):
+    """One line of a signal."""
+
+    signal: str
+    permits: bool
+    pattern: str
+    detail: str
+
+
+def _parse_usage_rules(signal: Signal, label: str, value: str) -> Iterator[UsageRule]:
+    """Yield the rule in the value of a line of a signal: a statement, or a path and a statement.
+
+    A line that states nothing on training has none: it neither forbids nor lifts a prohibition of a shorter path.
+    """
+    pattern = "/"
+    if value.startswith(("/", "*")):
+        pattern, _, value = value.replace("\t", " ").partition(" ")
+    for finding in signal.find(Statement("robots", label, value)):
+        yield UsageRule(signal.name, finding.permits, pattern, finding.detail)
+
+
+class UsageRules:
+    """The rules of one signal that apply to an agent: the longest match counts, of equally long ones a prohibition."""
+
+    def __init__(self, rules: Iterable[UsageRule]):
+        ordered = sorted(set(rules), key=lambda rule: (-count_octets(rule.pattern), rule.permits, rule.pattern))
+        self._details = [rule.detail for rule in ordered]
+        self._permitted, self._forbidden = (
+            PathPatterns(((i, rule.pattern) for i, rule in enumerate(ordered) if rule.permits == is_), permits=is_)
+            for is_ in (True, False)
+        )
+
+    def estimate_work(self, path: str) -> int:
+        return self._permitted.estimate_work(path) + self._forbidden.estimate_work(path)
+
+    def find(self, path: str) -> str | None:
+        """Return the detail of the rule that forbids training on a path with its query, or None."""
+        forbidden = self._forbidden.find(path)
+        if forbidden is None:
+            return None
+        permitted = self._permitted.find(path)
+        return self._details[forbidden] if permitted is None or forbidden < permitted else None
+
+
 class RobotsFile:
     """The rules of one origin's robots.txt; thread-safe."""
 
@@ -133,7 +191,7 @@ class RobotsFile:
         self._by_agent: dict[tuple[int, str], _Rules] = {}
         self._by_groups: dict[tuple[int, ...], _Rules] = {}
         self._named: dict[tuple[str, ...], tuple[dict[str, list[_Rules]], set[_Rules]]] = {}
-        self._usage: dict[tuple[int, PreferenceField, tuple[int, ...]], UsageRules] = {}
+        self._usage: dict[tuple[int, str, tuple[int, ...]], UsageRules] = {}
 
     @classmethod
     def parse(cls, text: str, agents: Collection[str] | None = None) -> "RobotsFile":
@@ -155,7 +213,7 @@ class RobotsFile:
     def allows(self, url: str, agent: str) -> bool:
         """Return whether the group for the agent, else the group for all agents, allows a URL."""
         path = get_path(url)
-        if path.partition("?")[0] == "/robots.txt":
+        if path.partition("?")[0] == _ROBOTS_PATH:
             return True
         rules = self._find_rules(agent)
         return not self._is_too_slow(rules, path) and all(one.allows(path) for one in rules)
@@ -180,39 +238,41 @@ class RobotsFile:
         denying = {rules for rules in distinct if not rules.allows(path)}
         return [agent for agent, several in found.items() if not denying.isdisjoint(several)]
 
-    def find_opt_outs(self, url: str, agents: Iterable[str], ours: str) -> list[tuple[RobotsSignal, str]]:
+    def find_opt_outs(self, url: str, agents: Agents) -> list[tuple[str, str]]:
         """Return (signal, detail) of each declaration against training on a URL.
 
-        Content-Usage and Content-Signal count in the group for our own agent. Without such a group they count in the group
-        for all agents, and in those of `agents`. The detail is the preference, or the URL of the RSL licence.
+        Lines of signals count in the group for our own agent. Without such a group they count in the group for all agents,
+        and in those of the other agents.
         """
-        path, others = get_path(url), () if ours.lower() in self._readings[0].groups else tuple(agents)
-        applicable: dict[UsageRules, tuple[PreferenceField, str]] = {}
+        path, ours = get_path(url), agents.own
+        others = () if ours.lower() in self._readings[0].groups else agents.others
+        applicable: dict[UsageRules, tuple[str, str]] = {}
         for number, reading in enumerate(self._readings):
             if not reading.usage_rules or self._too_many_rules:
                 continue
             for agent in (ours, *(agent for agent in others if agent.lower() in reading.groups)):
                 groups = reading.find_usage_groups(agent.lower())
-                for signal in PREFERENCE_FIELDS.values():
+                for signal in list_signals("robots"):
                     suffix = "" if agent == ours else f" for {agent}"
-                    applicable.setdefault(self._find_usage_rules(number, signal, groups), (signal, suffix))
+                    applicable.setdefault(self._find_usage_rules(number, signal.name, groups), (signal.name, suffix))
         is_too_slow = sum(rules.estimate_work(path) for rules in applicable) > MAX_WORK
-        found: dict[RobotsSignal, str] = {}
+        found: dict[str, str] = {}
         for rules, (signal, suffix) in applicable.items():
             if is_too_slow and rules.estimate_work(path):
                 found[signal] = "the file has too many wildcards for this URL"
             elif detail := rules.find(path):
                 found.setdefault(signal, detail + suffix)
-        if license := next((reading.license for reading in self._readings if reading.license), None):
-            found["rsl"] = license
+        for reading in self._readings:
+            for signal, detail in reading.of_host.items():
+                found.setdefault(signal, detail)
         return list(found.items())
 
-    def _find_usage_rules(self, number: int, signal: PreferenceField, groups: tuple[int, ...]) -> UsageRules:
+    def _find_usage_rules(self, number: int, signal: str, groups: tuple[int, ...]) -> UsageRules:
         key = (number, signal, groups)
         if key not in self._usage:
             reading = self._readings[number]
             self._usage[key] = UsageRules(
-                rule for group in groups for rule in reading.usage_rules[group] if rule.field == signal
+                rule for group in groups for rule in reading.usage_rules[group] if rule.signal == signal
             )
         return self._usage[key]
 
@@ -246,19 +306,20 @@ class RobotsFile:
 def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
     """Return a reading. A group ends at a user-agent line after a rule; other lines do not end it (section 2.2.4).
 
-    A Crawl-delay, Content-Usage or Content-Signal concerns the user-agent lines just before it, although it does not end
-    their group.
+    A Crawl-delay or a line of a signal concerns the user-agent lines just before it, although it does not end their group.
     """
+    lines = _lines(lenient=lenient)
     reading, addressed, delayed, concerned = _Reading(), set[str](), set[str](), set[str]()
     rules: list[_Rule] | None = None
     usage: list[UsageRule] | None = None
     after_delay = is_grouped = False
     for line in _split_lines(text, lenient):
-        match = (_LENIENT_LINE if lenient else _STRICT_LINE).match(line)
+        match = lines.line.match(line)
         if not match:
             continue
         label, value = match[1].lower(), match[2].strip()
-        kind = "s" if label.startswith("content") else label[0]
+        signal = lines.signals.get(_LETTERS.sub("", label))
+        kind = "" if signal else label[0]
         if kind == "u":
             names = _read_names(value, lenient)
             if not names and not lenient:
@@ -281,18 +342,16 @@ def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
             if delay := _DELAY.match(value):
                 for name in delayed:
                     reading.delays[name] = max(float(delay[0]), reading.delays.get(name, 0.0))
-        elif kind == "s":
-            signal = PREFERENCE_FIELDS["content-usage" if "usage" in label else "content-signal"]
+        elif signal and "robots-host" in signal.reads:
+            for detail in find_prohibitions(signal, Statement("robots-host", label, value)):
+                reading.of_host.setdefault(signal.name, detail)
+        elif signal:
             if usage is None:
                 usage = []
                 for agent in concerned if is_grouped else {""}:
                     reading.usage_groups.setdefault(agent, []).append(len(reading.usage_rules))
                 reading.usage_rules.append(usage)
-            if rule := parse_usage_rule(signal, value):
-                usage.append(rule)
-        elif kind == "l":
-            if reading.license is None and (url := _LICENSE_URL.match(value)):
-                reading.license = url[0][:MAX_DETAIL_CHARS]
+            usage += _parse_usage_rules(signal, label, value)
         else:
             if rules is None:
                 rules = []
@@ -310,7 +369,7 @@ def _split_lines(text: str, lenient: bool) -> Iterator[str]:
     for line in text.splitlines() if lenient else _STRICT_END.split(text):
         content = line.partition("#")[0]
         if lenient and ":" in content:
-            yield from _LOST_END.split(content)
+            yield from _lines(lenient=True).lost_end.split(content)
         elif content:
             yield content
 
@@ -328,3 +387,27 @@ def _read_names(value: str, lenient: bool) -> set[str]:
         names |= {name.lower() for name in _NAME.findall(value)}
     is_all = value == "*" or re.match(r"\*\s", value) or (lenient and "*" in value and not names)
     return names | {"*"} if is_all else names
+
+
+def find_denied_agents(statement: Statement) -> Iterator[Finding]:
+    """Yield each agent that collects training data and that a robots.txt excludes from a URL by name."""
+    own, others = statement.agents or Agents("")
+    for agent in statement.value.list_denied_agents(statement.url, others, own):
+        yield Finding(False, agent)
+
+
+def find_in_ai_txt(statement: Statement) -> Iterator[Finding]:
+    """Yield whether ai.txt excludes us, or one of the agents that collect training data, from a URL."""
+    own, others = statement.agents or Agents("")
+    if statement.value.list_denied_agents(statement.url, others, own) or not statement.value.allows(statement.url, own):
+        yield Finding(False, "Disallow")
+
+
+ROBOTS_AI_AGENTS = Signal(name="robots-ai-agents", reads={"robots-agents": ()}, find=find_denied_agents, order=30)
+AI_TXT = Signal(
+    name="ai-txt",
+    reads={"file": (AI_PATH,)},
+    find=find_in_ai_txt,
+    parse=lambda text, agents: RobotsFile.parse(text, (agents.own, *agents.others)),
+    order=41,
+)

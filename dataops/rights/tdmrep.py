@@ -1,19 +1,23 @@
-"""Parses /.well-known/tdmrep.json, which lists the paths of a host whose owner reserves text and data mining.
+"""Parse reservations of text and data mining: the signals tdm-reservation, of pages, and tdmrep, of hosts.
 
-Source: TDM Reservation Protocol (W3C community group, final report of 2024), section "TDM File on the Origin Server".
+`/.well-known/tdmrep.json` lists the paths of a host whose owner reserves them.
+
+Source: TDM Reservation Protocol (W3C community group, final report of 2024), w3.org/community/reports/tdmrep, sections "TDM
+Header Field" and "TDM File on the Origin Server".
 """
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from dataops.rights.opt_out_headers import parse_reservation
+from dataops.rights.directives import PADDING
 from dataops.rights.path_patterns import MAX_WORK, PathPatterns, complete_pattern, get_path
+from dataops.rights.signals import Finding, Signal, Statement
 
 PATH = "/.well-known/tdmrep.json"
 KEY = "tdm-reservation"
@@ -76,9 +80,22 @@ def parse_tdmrep(text: str) -> TdmRules:
     return rules if len(rules) <= MAX_RULES else TdmRules([_RESERVE_ALL])
 
 
-def find_rule(rules: Sequence[TdmRule], path: str) -> TdmRule | None:
-    """Return the first rule that matches a path (with its query), or None."""
-    return (rules if isinstance(rules, TdmRules) else TdmRules(rules)).find(path)
+def find_reservation(statement: Statement) -> Iterator[Finding]:
+    """Yield what a header or meta `tdm-reservation` says; repeated fields may be joined by commas."""
+    for value in statement.value.split(","):
+        if (reserved := _parse_reservation(value)) is not None:
+            yield Finding(not reserved, value.strip(PADDING))
+
+
+def find_in_file(statement: Statement) -> Iterator[Finding]:
+    """Yield the location and the policy of the rule of a file that decides on a URL."""
+    if rule := statement.value.find(statement.url):
+        yield Finding(not rule.reserved, f"{rule.location}, policy {rule.policy}" if rule.policy else rule.location)
+
+
+def _parse_reservation(value: str) -> bool | None:
+    """Return whether a value reserves text and data mining: 1 does, 0 does not; None if it is neither."""
+    return {"1": True, "0": False}.get(value.strip(PADDING))
 
 
 def _load(text: str) -> Any:
@@ -109,4 +126,20 @@ def _read_rules(item: Any) -> Iterator[TdmRule]:
 def _read_flag(value: Any) -> bool | None:
     if isinstance(value, float):
         return {1.0: True, 0.0: False}.get(value)
-    return parse_reservation(value) if isinstance(value, str) else None
+    return _parse_reservation(value) if isinstance(value, str) else None
+
+
+TDM_RESERVATION = Signal(
+    name="tdm-reservation",
+    reads={"header": (KEY,), "meta": (KEY,)},
+    find=find_reservation,
+    drops=frozenset({"filter", "download"}),
+    order=10,
+)
+TDMREP = Signal(
+    name="tdmrep",
+    reads={"file": (PATH,)},
+    find=find_in_file,
+    parse=lambda text, agents: parse_tdmrep(text),
+    order=40,
+)

@@ -1,17 +1,20 @@
 """Rules on what the page of an image declares."""
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 from pydantic import Field, field_validator
 
 from dataops.config import StageConfig
 from dataops.filters import Rule
+from dataops.rights.signals import list_defaults, list_names
 
-Directive = Literal[
-    "noai", "noimageai", "noimageindex", "noindex", "none", "tdm-reservation", "content-usage", "content-signal", "rsl"
-]
+if TYPE_CHECKING:
+    PageSignal = str
+else:
+    PageSignal = Literal[list_names("filter")]
+"""Name of a signal that pages declare."""
 _SIDES = ("declared_width", "declared_height")
 _LEAST, _MOST = pl.min_horizontal(_SIDES), pl.max_horizontal(_SIDES)
 
@@ -19,9 +22,7 @@ _LEAST, _MOST = pl.min_horizontal(_SIDES), pl.max_horizontal(_SIDES)
 class OptOut(StageConfig):
     """The key of OPT_OUT."""
 
-    opt_out: list[Directive] = Field(
-        default=["noai", "noimageai", "noimageindex", "tdm-reservation", "content-usage", "content-signal", "rsl"]
-    )
+    opt_out: list[PageSignal] = Field(default=list(list_defaults("filter")))
     """Rows of pages that declare one of these opt-outs are dropped as opt_out."""
 
 

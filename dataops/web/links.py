@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
-from dataops.rights.opt_out_headers import parse_robots_tag
+from dataops.rights.directives import find_directives
 from dataops.web.markup import Reader, read_markup
 from dataops.web.urls import BadUrl, canonicalise_url
 
@@ -69,11 +69,6 @@ def _link(node: LexborNode, base: str, max_chars: int, nofollow: bool) -> tuple[
 
 
 def _directives(tree: LexborHTMLParser, agent: str) -> frozenset[str]:
-    found: set[str] = set()
-    for node in tree.css("meta[name][content]"):
-        if (node.attributes.get("name") or "").strip().lower() in ("robots", agent):
-            directives = parse_robots_tag(node.attributes.get("content") or "")
-            found |= {directive for addressed, directive in directives if addressed in ("*", agent)}
-    if "none" in found:
-        found |= {"noindex", "nofollow"}
-    return frozenset(found)
+    metas = [node.attributes for node in tree.css("meta[name][content]")]
+    read = (meta for meta in metas if (meta["name"] or "").strip().lower() in ("robots", agent))
+    return frozenset(find_directives((meta["content"] or "" for meta in read), agent))

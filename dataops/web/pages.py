@@ -8,17 +8,9 @@ from typing import Literal
 
 from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
+from dataops.rights.signals import find_in_elements, find_in_metas, signals_by_name
 from dataops.web.captions import normalise_caption
-from dataops.web.declarations import (
-    CONTENT_DIRECTIVES,
-    RSL,
-    Licenses,
-    is_license_link,
-    is_rsl_link,
-    normalise_meta_name,
-    parse_language,
-    parse_meta_directives,
-)
+from dataops.web.declarations import Licenses, is_license_link, normalise_meta_name, parse_language
 from dataops.web.image_captions import WORDPRESS_CAPTION, ImageCaptions
 from dataops.web.image_urls import Attributes, ImageReference, choose_reference
 from dataops.web.markup import SOUGHT_TAGS, BadPage, Markup, Reader, read_markup
@@ -34,7 +26,6 @@ MAX_NEIGHBOUR_LEVELS = 8
 _IMAGES = frozenset(("img", "amp-img"))
 _SHARED_IMAGE = re.compile(rb"(?:og|twitter):image", re.IGNORECASE)
 _ANY_IMAGE = re.compile(rb"<(?:img|image|amp-img)[\s/>]|" + _SHARED_IMAGE.pattern, re.IGNORECASE)
-_RSL_SCRIPT = re.compile(rb"<script\b[^<>]{1,500}application/rsl\+xml", re.IGNORECASE)
 _LICENSE_LINKS = ('[rel~="license" i]:is(a,link)', 'a[href*="creativecommons.org/" i]')  # the fastest of many forms
 _SELECTOR = LexborCSSSelector()  # shared, because each tree would create its own
 _Image = tuple[LexborNode, Attributes, ImageReference]
@@ -59,7 +50,7 @@ def extract_page_pairs(
     page_url: str,
     bounds: PageBounds,
     opt_out: frozenset[str] = frozenset(),
-    header_directives: frozenset[str] = frozenset(),
+    header_signals: frozenset[str] = frozenset(),
 ) -> ExtractedPage:
     """Return the pairs of the page in document order, then those of its preview images (`og:image`).
 
@@ -72,9 +63,9 @@ def extract_page_pairs(
     Args:
         html: page in UTF-8.
         page_url: canonical URL of the page.
-        opt_out: directives (dataops.web.declarations) by which a page forbids the use of its images: all its pairs get
-            the reason `opt_out`.
-        header_directives: directives of the page's HTTP response.
+        opt_out: names of the signals by which a page forbids the use of its images: all its pairs get the reason
+            `opt_out`.
+        header_signals: names of the signals in the headers of the page's response.
 
     Raises: dataops.web.markup.BadPage if the page would exhaust the parser.
     """
@@ -91,12 +82,12 @@ def extract_page_pairs(
     page = _Page(markup, page_url, bounds)
     metas = page.metas()
     pairs = [*page.image_pairs(), *page.shared_image_pairs(metas)]
-    directives = parse_meta_directives(metas) | header_directives | ({RSL} if page.is_rsl(html) else set())
-    if directives & opt_out:
+    found = find_in_metas(metas) | header_signals | find_in_elements(html, [link.attributes for link in page.links])
+    if found & opt_out:
         pairs = [pair._replace(reason=pair.reason or "opt_out") for pair in pairs]
     language = parse_language(page.tree.root.attributes) if page.tree.root else None
     surplus = max(0, len(page.images) - MAX_IMAGES)
-    return ExtractedPage(pairs, surplus, language, ",".join(sorted(directives)) or None)
+    return ExtractedPage(pairs, surplus, language, ",".join(sorted(found)) or None)
 
 
 class _Page:
@@ -134,6 +125,7 @@ class _Page:
     def metas(self) -> list[tuple[str, str]]:
         """Return (name or property in lower case, content) of each `<meta>` that extraction uses."""
         found: list[tuple[str, str]] = []
+        equivalents = signals_by_name("http-equiv")
         for node in self.by_tag.get("meta", ()):
             attributes = node.attributes
             if content := attributes.get("content"):
@@ -143,15 +135,9 @@ class _Page:
                 if property_ and property_ != name and (key := normalise_meta_name(property_)):
                     found.append((key, content))
                 equivalent = (attributes.get("http-equiv") or "").strip().lower()
-                if equivalent in CONTENT_DIRECTIVES:
+                if equivalent in equivalents:
                     found.append((equivalent, content))
         return found
-
-    def is_rsl(self, html: bytes) -> bool:
-        """Return whether the page links to an RSL licence, or embeds one in a `<script>`, which `read_markup` empties."""
-        return any(is_rsl_link(link.attributes) for link in self.links) or (
-            b"rsl+xml" in html and _RSL_SCRIPT.search(html) is not None
-        )
 
     def image_pairs(self) -> list[PagePair]:
         """Return the pairs of the images in the page's body."""

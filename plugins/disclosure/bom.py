@@ -15,7 +15,7 @@ from typing import Any
 
 from dataops.errors import ConfigError, ContractError
 from dataops.formatting import format_quantity
-from dataops.rights.license_facts import list_licenses
+from dataops.rights.licenses import list_licenses
 from plugins.disclosure.subject import Chain, Subject
 from tasks.register.model_card import list_limits
 from tasks.tracking.run_metadata import model_name

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from dataops.formatting import format_counts, format_quantity
 from dataops.funnel import funnel_stages
+from dataops.rights.robots_txt import ROBOTS_AI_AGENTS
 from dataops.snapshot import Manifest
 from plugins.disclosure.answers import Answer, Answers, answer, fill, leave_open
 from plugins.disclosure.data_sources import DataSource
@@ -130,7 +131,7 @@ def _list_rights_measures(chains: Sequence[Chain]) -> Iterator[str]:
             f"Of hosts, responses and image files these signals were read and obeyed: robots.txt, {_quote(signals)}."
             f"{_count_dropped(requested, RESERVED)}"
         )
-        if "robots_ai_agents" in signals and agents:
+        if ROBOTS_AI_AGENTS.name in signals and agents:
             yield f"A host whose robots.txt excludes one of {format_quantity(len(agents), 'AI agent')} counts as reserved."
     packs = [chain.pack for chain in chains]
     if names := {one.key for manifest in (*filters, *packs) for one in manifest.inputs if one.stage == OPT_OUT_LIST}:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dataops.errors import ContractError
 from dataops.formatting import format_quantity
-from dataops.rights.hub_licenses import UNKNOWN
+from dataops.rights.licenses import UNKNOWN
 from dataops.snapshot import Manifest, load_manifest, read_table
 from dataops.store import Store
 from dataops.trace.targets import COLUMNS, matching_rows

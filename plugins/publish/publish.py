@@ -237,7 +237,7 @@ def _fits_transformers(model: Path) -> bool:
 
 def _complete_card(subject: Subject) -> str:
     """Return the model card with the stated licence, and with the Hub's names of the datasets that are published there."""
-    from dataops.rights.hub_licenses import name_stated
+    from dataops.rights.licenses import name_stated
 
     fields, body = split_front_matter(subject.documents[CARD])
     for name in ("license", "license_name", "datasets"):

@@ -41,9 +41,8 @@ def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, roun
         OriginFiles(client, site_files, config.timeout, round_),
         pace,
         RuleLimits(
-            agent=config.user_agent,
-            ai_agents=config.ai_agents,
-            file_signals=frozenset(config.opt_out) & {"tdmrep", "ai_txt"},
+            agents=config.agents,
+            opt_out=frozenset(config.opt_out),
             max_crawl_delay=config.max_crawl_delay,
         ),
     )
@@ -59,8 +58,6 @@ def make_limits(config: DownloadConfig) -> FetchLimits:
     return FetchLimits(
         timeout=config.timeout,
         max_bytes=config.max_bytes,
-        agent_token=config.user_agent,
-        disallowed=frozenset(directive.strip().lower() for directive in config.disallowed_header_directives),
+        agents=config.agents,
         opt_out=frozenset(config.opt_out),
-        ai_agents=config.ai_agents,
     )

@@ -1,15 +1,20 @@
 """Defines the fields of `[download]` that concern hosts: the user agent, the request rate, and the opt-outs."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from dataops.config import StageConfig
-from dataops.rights.opt_out_headers import SIGNALS, Signal
+from dataops.rights.signals import Agents, list_defaults, list_names
 from tasks.web.address_policy import parse_connect_to
 from tasks.web.identity.config import IdentityConfig
 from tasks.web.user_agent import format_user_agent
 
+if TYPE_CHECKING:
+    DownloadSignal = str
+else:
+    DownloadSignal = Literal[list_names("download")]
+"""Name of a signal of hosts, responses and images."""
 AI_AGENTS = (
     "AI2Bot",
     "Ai2Bot-Dolma",
@@ -68,13 +73,11 @@ class PoliteConfig(StageConfig):
     that a row waits for its turn."""
     max_crawl_delay: float = Field(default=10.0, ge=0, le=3600)
     """Maximum Crawl-delay of a robots.txt, in seconds; a host with a longer one gets no requests."""
-    opt_out: tuple[Signal, ...] = SIGNALS
+    opt_out: tuple[DownloadSignal, ...] = list_defaults("download")
     """Signals that drop an image. Other signals are recorded if they are in robots.txt, headers or the image; tdmrep.json
     and ai.txt are not fetched without their signal. A URL that robots.txt disallows is never fetched."""
-    disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
-    """X-Robots-Tag directives that give the signal `x_robots_tag`."""
     ai_agents: tuple[str, ...] = AI_AGENTS
-    """Agents whose exclusion by robots.txt gives the signal `robots_ai_agents`, unless it has a group for
+    """Agents whose exclusion by robots.txt gives the signal `robots-ai-agents`, unless it has a group for
     `user_agent`."""
     originals: str | None = None
     """Folder of the images as fetched. A later run with the same folder fetches only images that have changed, by ETag
@@ -89,6 +92,11 @@ class PoliteConfig(StageConfig):
     def _plain_addresses(cls, value: dict[str, str]) -> dict[str, str]:
         parse_connect_to(value)
         return value
+
+    @property
+    def agents(self) -> Agents:
+        """Robots whose exclusion counts."""
+        return Agents(self.user_agent, self.ai_agents)
 
     @property
     def user_agent_header(self) -> str:

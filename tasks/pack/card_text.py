@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.formatting import format_bytes, format_quantity, format_share
-from dataops.rights.license_facts import DeclaredLicense, list_licenses, state_facts
+from dataops.rights.licenses import DeclaredLicense, list_licenses, state_facts
 from dataops.schema import CURATED, find_added_columns
 from dataops.snapshot import Counts, Manifest, Part, content_digest
 from dataops.trace import sources

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from dataops.rights.hub_licenses import name_declared, name_stated
+from dataops.rights.licenses import name_declared, name_stated
 from tasks.pack.card_text import DatasetFacts
 
 TAGS = ("image-text-pairs", "webdataset", "croissant", "clip", "pairmill")

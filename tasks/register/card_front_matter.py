@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dataops.rights.hub_licenses import name_stated
+from dataops.rights.licenses import name_stated
 from dataops.snapshot import Manifest
 
 TAGS = ("clip", "zero-shot-image-classification", "pairmill")

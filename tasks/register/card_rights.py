@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from dataops.rights.license_facts import (
+from dataops.rights.licenses import (
     ROW_TITLES,
     DeclaredLicense,
     list_rows,
     state_facts,
     state_weight_facts,
 )
-from dataops.rights.license_facts import list_licenses as list_declared
+from dataops.rights.licenses import list_licenses as list_declared
 from dataops.snapshot import Manifest
 from tasks.reports.section import Section
 

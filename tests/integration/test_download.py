@@ -342,7 +342,7 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
     assert evidence["http://site.test/pictures/1.png"]["etag"] == '"1"'
     assert evidence["http://site.test/moved/9"]["final_url"] == "http://site.test/pictures/9.png"
     (noai,) = evidence["http://site.test/noai"]["opt_out"]
-    assert (noai["signal"], noai["detail"], noai["where"]) == ("x_robots_tag", "noai", "http://site.test/noai")
+    assert (noai["signal"], noai["detail"], noai["where"]) == ("noai", "noai", "http://site.test/noai")
     assert noai["when"] == evidence["http://site.test/noai"]["fetched_at"]
     assert evidence["http://site.test/noai"]["bytes"] is None  # its body was not read
     shown = {url for url, row in evidence.items() if row["preview"]}

@@ -104,7 +104,7 @@ def test_images_come_from_the_archives_without_a_request(
     one = evidence["http://a.test/9.png"]
     assert (one["archive"], one["fetched_at"], one["http_status"]) == ("b.warc.gz", DATE, 200)
     assert one["final_url"] == "http://a.test/1.png"
-    assert evidence["http://a.test/8.png"]["opt_out"][0]["signal"] == "x_robots_tag"
+    assert evidence["http://a.test/8.png"]["opt_out"][0]["signal"] == "noai"
     assert not [name for name in store.names(f"download/{found.key}") if "_work" in name]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dataops.rights.opt_out_headers import SIGNALS
+from dataops.rights.signals import list_names
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
@@ -116,27 +116,27 @@ LINKED = {"Link": f'</rsl.xml>; rel="license"; type="{RSL}"'}
 FORMS = {
     # robots.txt: before any request
     "disallow": Form(robots="Disallow: /", page=("robots_denied", None, None), image=("robots", None), asked=False),
-    "robots-usage": robots_form("Content-Usage: train-ai=n\nAllow: /", "content_usage", "train-ai=n"),
-    "robots-signal": robots_form("Content-Signal: search=yes,ai-train=no\nAllow: /", "content_signal", "ai-train=no"),
+    "robots-usage": robots_form("Content-Usage: train-ai=n\nAllow: /", "content-usage", "train-ai=n"),
+    "robots-signal": robots_form("Content-Signal: search=yes,ai-train=no\nAllow: /", "content-signal", "ai-train=no"),
     "robots-license": robots_form("License: https://a.test/rsl.xml\nAllow: /", "rsl", "https://a.test/rsl.xml"),
-    "robots-ours": robots_form("Disallow:\nUser-agent: pairmill\nContent-Usage: train-ai=n", "content_usage", "train-ai=n"),
+    "robots-ours": robots_form("Disallow:\nUser-agent: pairmill\nContent-Usage: train-ai=n", "content-usage", "train-ai=n"),
     "robots-both": robots_form(
-        "Content-Usage: train-ai=y\nContent-Signal: ai-train=no", "content_signal", "ai-train=no"
+        "Content-Usage: train-ai=y\nContent-Signal: ai-train=no", "content-signal", "ai-train=no"
     ),
     "robots-longest": Form(
         robots="Content-Usage: train-ai=y\nContent-Usage: /1.png train-ai=n",
-        image=("opt_out", ("content_usage", "train-ai=n")),
+        image=("opt_out", ("content-usage", "train-ai=n")),
         asked=False,
     ),
     "robots-page-only": Form(
         robots="Content-Signal: ai-train=no\nContent-Signal: /1.png ai-train=yes", page=FORBIDDEN
     ),
     "robots-agents": Form(
-        robots="Disallow:\nUser-agent: GPTBot\nDisallow: /", image=("opt_out", ("robots_ai_agents", "GPTBot")), asked=False
+        robots="Disallow:\nUser-agent: GPTBot\nDisallow: /", image=("opt_out", ("robots-ai-agents", "GPTBot")), asked=False
     ),
     "robots-agents-usage": Form(
         robots="Disallow:\nUser-agent: GPTBot\nContent-Usage: train-ai=n",
-        image=("opt_out", ("content_usage", "train-ai=n for GPTBot")),
+        image=("opt_out", ("content-usage", "train-ai=n for GPTBot")),
         asked=False,
     ),
     # Files of the host: before the request of an image
@@ -146,25 +146,25 @@ FORMS = {
         asked=False,
     ),
     "aitxt": Form(
-        files={AI: b"User-Agent: *\nDisallow: *.png"}, image=("opt_out", ("ai_txt", "Disallow")), asked=False
+        files={AI: b"User-Agent: *\nDisallow: *.png"}, image=("opt_out", ("ai-txt", "Disallow")), asked=False
     ),
     # Headers: before the body
-    "header-usage": header_form("Content-Usage", "search=y, train-ai=n", "content-usage", "content_usage", "train-ai=n"),
+    "header-usage": header_form("Content-Usage", "search=y, train-ai=n", "content-usage", "content-usage", "train-ai=n"),
     "header-signal": header_form(
-        "Content-Signal", "ai-train=no, search=yes", "content-signal", "content_signal", "ai-train=no"
+        "Content-Signal", "ai-train=no, search=yes", "content-signal", "content-signal", "ai-train=no"
     ),
     "header-rsl": header_form("Link", f'</rsl.xml>; rel="license"; type="{RSL}"', "rsl", "rsl", "/rsl.xml"),
     "header-tdm": header_form(
-        "TDM-Reservation", "1", "", "tdm_header", "tdm-reservation 1", page=("archived", None, "tdm-reservation")
+        "TDM-Reservation", "1", "", "tdm-reservation", "1", page=("archived", None, "tdm-reservation")
     ),
-    "header-noai": header_form("X-Robots-Tag", "noai", "noai", "x_robots_tag", "noai"),
-    "header-noimageai": header_form("X-Robots-Tag", "noimageai", "noimageai", "x_robots_tag", "noimageai"),
-    "header-noimageindex": header_form("X-Robots-Tag", "noimageindex", "noimageindex", "x_robots_tag", "noimageindex"),
-    "header-agent": header_form("X-Robots-Tag", "GPTBot: noai", "noai", "x_robots_tag", "noai"),
+    "header-noai": header_form("X-Robots-Tag", "noai", "noai", "noai", "noai"),
+    "header-noimageai": header_form("X-Robots-Tag", "noimageai", "noimageai", "noimageai", "noimageai"),
+    "header-noimageindex": header_form("X-Robots-Tag", "noimageindex", "noimageindex", "noimageindex", "noimageindex"),
+    "header-agent": header_form("X-Robots-Tag", "GPTBot: noai", "noai", "noai", "noai"),
     "header-noindex": header_form(
-        "X-Robots-Tag", "noindex", "", "x_robots_tag", "noindex", page=("noindex", None, None)
+        "X-Robots-Tag", "noindex", "", "noindex", "noindex", page=("noindex", None, None)
     ),
-    "header-none": header_form("X-Robots-Tag", "none", "", "x_robots_tag", "none", page=("noindex", None, None)),
+    "header-none": header_form("X-Robots-Tag", "none", "", "noindex", "none", page=("noindex", None, None)),
     # Refusals of a server that requires an RSL licence
     "license-401": license_form(401, {"WWW-Authenticate": NO_TOKEN}, NO_TOKEN),
     "license-bare": license_form(401, {"www-authenticate": "license"}, "license"),
@@ -205,7 +205,7 @@ FORMS = {
     "price-and-usage": price_form(
         "crawler-price: USD 1",
         {"crawler-price": "USD 1", "Content-Usage": "train-ai=n"},
-        also=(("content_usage", "train-ai=n"),),
+        also=(("content-usage", "train-ai=n"),),
     ),
     # Marks in the image: after its body
     "iptc": Form(
@@ -214,7 +214,7 @@ FORMS = {
     "c2pa": Form(content=with_chunk(b"caBX", JUMBF), image=("opt_out", ("c2pa", "ai_training notAllowed"))),
     # A permission beside a prohibition changes nothing, and permissions alone forbid nothing
     "restrictive-wins": header_form(
-        "Content-Usage", "train-ai=y, train-ai=n", "content-usage", "content_usage", "train-ai=n"
+        "Content-Usage", "train-ai=y, train-ai=n", "content-usage", "content-usage", "train-ai=n"
     ),
     "permitted": Form(
         robots="Content-Usage: train-ai=y\nContent-Signal: ai-train=yes,search=no",
@@ -300,8 +300,9 @@ def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_pa
 def test_only_the_configured_signals_drop_images(web: Web, tmp_path: Path):
     shown = {name: form for name, form in FORMS.items() if form.status == 200 and form.image[0] == "opt_out"}
     names = {form.image[1][0]: name for name, form in shown.items() if form.image[1]}
-    assert set(names) == set(SIGNALS)
-    for chosen in ((), *((signal,) for signal in SIGNALS)):
+    signals = list_names("download")
+    assert set(names) == set(signals)
+    for chosen in ((), *((signal,) for signal in signals)):
         config = DownloadConfig(connect_to=web.connect_to(), host_rate=0, opt_out=chosen)
         dropped = []
         with closing(make_opener(config, tmp_path / "".join(chosen))) as opener:
@@ -312,8 +313,8 @@ def test_only_the_configured_signals_drop_images(web: Web, tmp_path: Path):
                     dropped.append((signal, error.reason))
             recorded = {one.signal for evidence in opener.evidence.values() for one in evidence.opt_out}
         assert dropped == [(signal, "opt_out") for signal in chosen]
-        is_read = {"tdmrep", "ai_txt"} & set(chosen)
-        assert recorded == set(SIGNALS) - {"tdmrep", "ai_txt"} | is_read
+        is_read = {"tdmrep", "ai-txt"} & set(chosen)
+        assert recorded == set(signals) - {"tdmrep", "ai-txt"} | is_read
         asked = {path for _, _, path in web.log}
-        assert (TDM in asked, AI in asked) == ("tdmrep" in chosen, "ai_txt" in chosen)
+        assert (TDM in asked, AI in asked) == ("tdmrep" in chosen, "ai-txt" in chosen)
         web.log.clear()

@@ -5,8 +5,8 @@ of at most MAX_REDIRECTS redirects,
 
 - is checked against the rules of the host (host_rules.py), and waits for its turn at the host (host_pace.py);
 - connects to a checked IP address only, with a deadline and size limits (tasks.web.request);
-- stops before the body where the headers opt out (dataops.rights.opt_out_headers) or the status asks for payment, and drops
-  the image where its bytes opt out (dataops.rights.mining_markers). Nothing is ever paid.
+- stops before the body where the headers opt out (dataops.rights.signals) or the status asks for payment, and drops the
+  image where its bytes opt out. Nothing is ever paid.
 
 A failure is a FetchError, whose text begins with its failure class. img2dataset writes this text to `error_message`.
 """
@@ -22,16 +22,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import OpenerDirector, Request
 
 from dataops.images.kinds import KINDS, sniff
-from dataops.rights.mining_markers import find_mining_markers
-from dataops.rights.opt_out_headers import (
-    MAX_OFFER_BYTES,
-    SIGNALS,
-    OptOut,
-    Signal,
-    describe_price,
-    find_header_opt_outs,
-    offers_in_body,
-)
+from dataops.rights.payment import MAX_OFFER_BYTES, describe_price, offers_in_body
+from dataops.rights.signals import Agents, OptOut, find_header_opt_outs, find_in_image
 from tasks.download.fetch.host_pace import HostPace
 from tasks.download.fetch.host_rules import HostRules
 from tasks.download.fetch.originals import Original, Originals
@@ -61,18 +53,14 @@ class FetchLimits:
     Attributes:
         timeout: seconds for the whole request with its redirects, without the wait for turns.
         max_bytes: maximum size of the response body, in bytes.
-        agent_token: our name, which X-Robots-Tag headers may address.
-        disallowed: X-Robots-Tag directives that opt out.
-        opt_out: signals that fail the request; the others are only recorded.
-        ai_agents: agents that collect training data; X-Robots-Tag directives that address one of them count.
+        agents: our name and those of agents that collect training data: opt-outs that address one of them count.
+        opt_out: names of the signals that fail the request; the others are only recorded.
     """
 
     timeout: float
     max_bytes: int
-    agent_token: str
-    disallowed: frozenset[str]
-    opt_out: frozenset[Signal] = frozenset(SIGNALS)
-    ai_agents: tuple[str, ...] = ()
+    agents: Agents
+    opt_out: frozenset[str]
 
 
 @dataclass
@@ -214,9 +202,7 @@ class Fetch:
             offer = OptOut("payment_required", price, url, evidence.fetched_at)
             evidence.opt_out = (*evidence.opt_out, offer)
         self._record_opt_outs(
-            find_header_opt_outs(
-                headers, limits.agent_token, limits.disallowed, url, evidence.fetched_at, limits.ai_agents
-            ),
+            find_header_opt_outs(headers, limits.agents, url, evidence.fetched_at),
             drop=not price,  # an offer is the more exact reason
         )
         if price:
@@ -239,7 +225,7 @@ class Fetch:
             self.opener.harm.check(body)
         kind = sniff(body)
         self._record_opt_outs(
-            OptOut(signal, detail, url, self.evidence.fetched_at) for signal, detail in find_mining_markers(body, kind)
+            OptOut(signal, detail, url, self.evidence.fetched_at) for signal, detail in find_in_image(body, kind or "")
         )
         if (originals := self.opener.originals) and kind in KINDS:
             if new:

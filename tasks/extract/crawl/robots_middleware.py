@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 from scrapy import Request
 
 from dataops.rights.robots_txt import RobotsFile, decode_file, is_unreachable
+from dataops.rights.signals import Agents
 from dataops.web.urls import BadUrl, canonicalise_url
 from tasks.extract.crawl.context import Crawl
 from tasks.extract.crawl.responses import RequestRefused, build_capture, classify_failure, parse_retry_after
@@ -61,10 +62,9 @@ class RobotsMiddleware:
             raise RequestRefused(rules.refusal)
         if rules.file and not rules.file.allows(request.url, self.crawl.config.user_agent):
             raise RequestRefused("robots_denied")
-        for signal, detail in (
-            rules.file.find_opt_outs(request.url, (), self.crawl.config.user_agent) if rules.file else ()
-        ):
-            if signal.replace("_", "-") in self.crawl.config.opt_out:
+        found = rules.file.find_opt_outs(request.url, Agents(self.crawl.config.user_agent)) if rules.file else ()
+        for signal, detail in found:
+            if signal in self.crawl.config.opt_out:
                 raise RequestRefused("opt_out", f"{signal} {detail}")
 
     async def _fetch(self, origin: str, host: str) -> OriginRules:

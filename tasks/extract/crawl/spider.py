@@ -16,15 +16,11 @@ from twisted.python.failure import Failure
 
 from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.warc import HTML_TYPES
-from dataops.rights.opt_out_headers import (
-    MAX_OFFER_BYTES,
-    describe_price,
-    find_disallowed_directive,
-    find_rsl_licenses,
-    offers_in_body,
-)
+from dataops.rights.directives import X_ROBOTS_TAG, find_directives
+from dataops.rights.payment import MAX_OFFER_BYTES, describe_price, offers_in_body
+from dataops.rights.rsl import RSL
+from dataops.rights.signals import Agents, find_header_opt_outs
 from dataops.web.charsets import convert_to_utf8
-from dataops.web.declarations import RSL
 from dataops.web.links import PageLinks, extract_links
 from dataops.web.markup import BadPage
 from dataops.web.urls import BadUrl, canonicalise_url
@@ -164,7 +160,7 @@ class SiteSpider(Spider):
     def _refused(self, address: QueuedUrl, response: Response) -> None:
         """Record a response without a page: an opt-out if it requires an RSL licence."""
         licenses = _describe_licenses(response) if response.status in LICENSE_STATUSES else []
-        is_opt_out = licenses and RSL in self.crawl.config.opt_out
+        is_opt_out = licenses and RSL.name in self.crawl.config.opt_out
         outcome = "opt_out" if is_opt_out else f"http_{response.status}"
         self._finish(address, outcome, response, detail="; ".join(licenses) or None)
 
@@ -193,10 +189,8 @@ class SiteSpider(Spider):
         self._follow(address, links)
 
     def _header_directives(self, response: Response) -> set[str]:
-        headers, agent = build_message(response), self.crawl.config.user_agent
-        found = {name: find_disallowed_directive(headers, agent, frozenset({name})) for name in ("noindex", "nofollow")}
-        names = {name for name, directive in found.items() if directive}
-        return names | ({"nofollow"} if found["noindex"] == "none" else set())
+        values = build_message(response).get_all(X_ROBOTS_TAG, [])
+        return find_directives(map(str, values), self.crawl.config.user_agent.lower())
 
     def _links(self, capture: Capture, url: str) -> PageLinks:
         config = self.crawl.config
@@ -222,7 +216,8 @@ class SiteSpider(Spider):
 
 
 def _describe_licenses(response: Response) -> list[str]:
-    return [f"{RSL} {license}" for license in find_rsl_licenses(build_message(response))]
+    found = find_header_opt_outs(build_message(response), Agents(""), "", "")
+    return [f"{one.signal} {one.detail}" for one in found if one.signal == RSL.name]
 
 
 def _is_page(headers: Any) -> bool:

@@ -17,6 +17,8 @@ from pydantic import Field
 
 from dataops.config import StageConfig
 from dataops.errors import PairmillError
+from dataops.rights.signals import list_defaults
+from dataops.rules.pages import PageSignal
 from dataops.snapshot import Draft, Input, Manifest, Part
 from dataops.store import Store
 from dataops.web.page_pairs import PageBounds
@@ -277,11 +279,9 @@ class FilesSource(Source):
 class WebSource(Source):
     """A source whose pairs come from web pages."""
 
-    opt_out_directives: tuple[str, ...] = (
-        "noai", "noimageai", "noimageindex", "content-usage", "content-signal", "rsl"
-    )  # fmt: skip
-    """Declarations by which a page forbids the use of its images, in its `<meta>` and `<link>` elements or in the headers
-    of its response: its rows are dropped as opt_out. `noindex` and `tdm-reservation` are allowed too (docs/rights.md)."""
+    opt_out_directives: tuple[PageSignal, ...] = list_defaults("extract")
+    """Signals by which a page forbids the use of its images, in its elements or in the headers of its response
+    (docs/rights.md): its rows are dropped as opt_out."""
 
     @property
     def bounds(self) -> PageBounds:
@@ -290,5 +290,5 @@ class WebSource(Source):
 
     @property
     def opt_out(self) -> frozenset[str]:
-        """The opt-out directives in lower case."""
-        return frozenset(directive.lower() for directive in self.opt_out_directives)
+        """Names of the signals by which rows are dropped."""
+        return frozenset(self.opt_out_directives)

@@ -5,8 +5,9 @@ import json
 
 from warcio.archiveiterator import ArchiveIterator
 
+from dataops.rights.signals import find_in_headers, find_in_metas
 from dataops.web.captions import normalise_caption
-from dataops.web.declarations import parse_header_directives, parse_language, parse_meta_directives
+from dataops.web.declarations import parse_language
 from dataops.web.open_graph import parse_shared_images
 from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
 
@@ -75,11 +76,11 @@ def page_rows(page_url, html, headers, opt_out):
                 licenses.add(found)
     license = licenses.pop() if len(licenses) == 1 else None
 
-    directives = set(parse_meta_directives(lower)) | rsl
+    directives = find_in_metas(lower) | rsl
     for name, value in headers.items() if isinstance(headers, dict) else ():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):
-                directives |= parse_header_directives([(name.lower(), text)])
+                directives |= find_in_headers([(name.lower(), text)])
     language = parse_language({"lang": next((content for name, content in metas if name == "HTML@/lang"), None)})
 
     found_rows = []

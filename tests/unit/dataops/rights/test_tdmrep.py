@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dataops.rights import path_patterns, tdmrep
 from dataops.rights.robots_txt import decode_file
-from dataops.rights.tdmrep import TdmRule, find_rule, parse_tdmrep
+from dataops.rights.tdmrep import TdmRule, TdmRules, parse_tdmrep
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ from dataops.rights.tdmrep import TdmRule, find_rule, parse_tdmrep
     ],
 )
 def test_find_rule_matches_locations_like_robots_txt(location: str, path: str, matches: bool) -> None:
-    assert (find_rule([TdmRule(location, True)], path) is not None) == matches
+    assert (TdmRules([TdmRule(location, True)]).find(path) is not None) == matches
 
 
 def test_find_rule_returns_the_first_match() -> None:
@@ -47,7 +47,7 @@ def test_find_rule_returns_the_first_match() -> None:
     )
     rules = parse_tdmrep(text)
     assert [rule.reserved for rule in rules] == [False, True, False]
-    free, other = find_rule(rules, "/free/1.jpg"), find_rule(rules, "/never")
+    free, other = rules.find("/free/1.jpg"), rules.find("/never")
     assert free is not None
     assert not free.reserved
     assert other == TdmRule("/", True, "https://a.test/policy.json")
@@ -77,7 +77,7 @@ def test_parse_tdmrep_ignores_invalid_rules(text: str, rules: list[TdmRule]) -> 
 def test_find_rule_is_fast_for_any_pattern() -> None:
     rule = TdmRule("/" + "*a" * 5_000 + "b$", True)
     started = time.monotonic()
-    assert find_rule([rule], "/" + "a" * 50_000) is None
+    assert TdmRules([rule]).find("/" + "a" * 50_000) is None
     assert time.monotonic() - started < 1
 
 
@@ -114,7 +114,7 @@ ONE = '{"location": "/", "tdm-reservation": 1}'
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
 def test_find_rule_finds_a_reservation_in_files_of_any_form(text: str, encoding: str) -> None:
-    rule = find_rule(parse_tdmrep(decode_file(text.encode(encoding))), "/a/1.jpg")
+    rule = parse_tdmrep(decode_file(text.encode(encoding))).find("/a/1.jpg")
     assert rule is not None
     assert rule.reserved
 
@@ -124,8 +124,8 @@ def test_find_rule_finds_a_reservation_in_files_of_any_form(text: str, encoding:
     [("/a%2Fb", "/a/b", False), ("/a/b", "/a%2Fb", False), ("a", "/a", False), ("/a%2Fb", "/a%2fb", True)],
 )
 def test_find_rule_lifts_a_reservation_only_without_doubt(location: str, path: str, reserved: bool) -> None:
-    rules = [TdmRule(location, False), TdmRule("/", True)]
-    found = find_rule(rules, path)
+    rules = TdmRules([TdmRule(location, False), TdmRule("/", True)])
+    found = rules.find(path)
     assert found is not None
     assert found.reserved != reserved
 
@@ -140,11 +140,11 @@ def test_find_rule_bounds_the_work_of_one_path(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(path_patterns, "_matches", counted)
     text = json.dumps([{"location": f"/*{n}.jpg", "tdm-reservation": n % 2} for n in range(9_900)])
     rules = parse_tdmrep(text)
-    assert find_rule(rules, "/" + "x" * 60 + ".jpg") is None
+    assert rules.find("/" + "x" * 60 + ".jpg") is None
     assert calls[0] < 100
-    assert find_rule(rules, "/x/9899.jpg?size=2") == TdmRule("/*9.jpg", True)
+    assert rules.find("/x/9899.jpg?size=2") == TdmRule("/*9.jpg", True)
     calls[0] = 0
-    slow = find_rule(rules, "/" + "x" * 5_000)
+    slow = rules.find("/" + "x" * 5_000)
     assert slow is not None
     assert slow.reserved
     assert calls == [0]
@@ -174,5 +174,5 @@ VALUES = st.none() | st.booleans() | st.floats() | st.text() | st.integers() | s
 @given(st.recursive(VALUES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)), st.text())
 @settings(max_examples=200, deadline=None)
 def test_find_rule_accepts_any_json(content: object, path: str) -> None:
-    rule = find_rule(parse_tdmrep(json.dumps(content)), path)
+    rule = parse_tdmrep(json.dumps(content)).find(path)
     assert rule is None or isinstance(rule, TdmRule)

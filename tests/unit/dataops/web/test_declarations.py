@@ -1,6 +1,7 @@
 import pytest
 
-from dataops.web.declarations import normalise_meta_name, parse_header_directives
+from dataops.rights.signals import find_in_headers
+from dataops.web.declarations import normalise_meta_name
 from dataops.web.page_pairs import PageBounds
 from dataops.web.pages import ExtractedPage, extract_page_pairs
 
@@ -98,8 +99,8 @@ def test_normalise_meta_name_returns_only_used_names(name: str, normalised: str)
         ([("www-authenticate", 'Basic realm="License"'), ("content-type", "text/html")], set()),
     ],
 )
-def test_parse_header_directives(fields: list, directives: set):
-    assert parse_header_directives(fields) == directives
+def test_find_in_headers(fields: list, directives: set):
+    assert find_in_headers(fields) == directives
 
 
 def test_extract_page_pairs_applies_the_directives_of_the_response():

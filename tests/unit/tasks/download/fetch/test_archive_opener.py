@@ -155,9 +155,9 @@ def test_headers_of_the_archived_response_opt_out(tmp_path: Path) -> None:
     urls = [f"http://a.test/{name}.png" for name in opted]
     opener, _ = open_archives(tmp_path, urls)
     assert [fetch(opener, url) for url in urls] == [
-        "opt_out: x_robots_tag noai", "opt_out: tdm_header tdm-reservation 1", RED,
+        "opt_out: noai noai", "opt_out: tdm-reservation 1", RED,
     ]  # fmt: skip
-    assert [one.signal for one in opener.evidence[urls[0]].opt_out] == ["x_robots_tag"]
+    assert [one.signal for one in opener.evidence[urls[0]].opt_out] == ["noai"]
     recorded, _ = open_archives(tmp_path, urls, key="other", opt_out=[])
     assert [fetch(recorded, url) for url in urls] == [RED] * 3
 

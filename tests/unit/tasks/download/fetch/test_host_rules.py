@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dataops.rights import tdmrep
-from dataops.rights.opt_out_headers import OptOut
 from dataops.rights.robots_txt import RobotsFile
+from dataops.rights.signals import Agents, OptOut
+from dataops.rights.tdmrep import TdmRules
 from tasks.download.fetch import host_rules
 from tasks.download.fetch.host_pace import HostPace, PaceLimits
 from tasks.download.fetch.host_rules import HostRules, RuleLimits
@@ -40,7 +40,7 @@ class Host(OriginFiles):
 
 
 def rules(host: OriginFiles, **limits: Any) -> HostRules:
-    return HostRules(host, HostPace(PaceLimits()), RuleLimits("pairmill", AI_AGENTS, **limits))
+    return HostRules(host, HostPace(PaceLimits()), RuleLimits(Agents("pairmill", AI_AGENTS), **limits))
 
 
 def checked(host: OriginFiles, url: str = "http://a.test/x/1.jpg", **limits: Any) -> list[OptOut]:
@@ -155,7 +155,7 @@ def test_check_returns_the_crawl_delay_and_keeps_it_between_files() -> None:
 def test_check_finds_excluded_ai_agents(lines: list[str], agents: list[str]) -> None:
     found = checked(Host(allow(*lines)))
     assert [(one.signal, one.detail, one.where) for one in found] == [
-        ("robots_ai_agents", agent, "http://a.test/robots.txt") for agent in agents
+        ("robots-ai-agents", agent, "http://a.test/robots.txt") for agent in agents
     ]
     assert all(one.when == "1970-01-01T00:00:00.000+00:00" for one in found)
 
@@ -166,12 +166,12 @@ def test_check_finds_opt_outs_in_tdmrep_and_ai_txt() -> None:
         ai=allow("# Spawning AI", "User-Agent: *", "Disallow: *.jpg", "Allow: *.txt", "Allow: /"),
     )
     tdm = ("tdmrep", "/", "http://a.test/.well-known/tdmrep.json")
-    ai = ("ai_txt", "Disallow", "http://a.test/ai.txt")
+    ai = ("ai-txt", "Disallow", "http://a.test/ai.txt")
     for path, expected in (("/1.jpg", [tdm, ai]), ("/free/1.jpg", [ai]), ("/free/1.png", []), ("/1.png?a=b", [tdm])):
         found = checked(host, f"http://a.test{path}")
         assert [(one.signal, one.detail, one.where) for one in found] == expected, path
     host.asked.clear()
-    assert checked(host, file_signals=frozenset()) == []
+    assert checked(host, opt_out=frozenset()) == []
     assert host.asked == {"/robots.txt": 1}
 
 
@@ -202,9 +202,9 @@ def test_robots_file_that_is_too_slow_allows_nothing() -> None:
 
 def test_check_parses_each_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[str] = []
-    parse, parse_tdmrep = RuleLimits.parse_robots, tdmrep.parse_tdmrep
-    monkeypatch.setattr(RuleLimits, "parse_robots", lambda self, text: parsed.append(text) or parse(self, text))
-    monkeypatch.setattr(tdmrep, "parse_tdmrep", lambda text: parsed.append(text) or parse_tdmrep(text))
+    parse, make_rules = RobotsFile.parse, TdmRules.__init__
+    monkeypatch.setattr(RobotsFile, "parse", lambda text, agents: parsed.append(text) or parse(text, agents))
+    monkeypatch.setattr(TdmRules, "__init__", lambda self, found=(): parsed.append("tdm") or make_rules(self, found))
     wildcards = ", ".join(f'{{"location": "/*{n}.gif", "tdm-reservation": 1}}' for n in range(100))
     all_rules = rules(Host(allow("User-agent: *", "Disallow: /y"), tdmrep=(200, f"[{wildcards}]"), ai=allow("x")))
     for number in range(20):
@@ -239,7 +239,7 @@ def test_check_records_only_text_that_can_be_stored() -> None:
 
 def test_check_finds_ai_agents_in_ai_txt() -> None:
     [found] = checked(Host(ai=allow("\ufeffUser-agent GPTBot", "Disallow: /")))
-    assert (found.signal, found.detail) == ("ai_txt", "Disallow")
+    assert (found.signal, found.detail) == ("ai-txt", "Disallow")
     assert checked(Host(ai=allow("User-agent: GPTBot", "Disallow: /", "User-agent: pairmill", "Allow: /"))) == []
 
 

@@ -1,18 +1,14 @@
-from email.message import Message
 from pathlib import Path
 from urllib.parse import urlunsplit
 
 import pytest
 
-from dataops.rights.opt_out_headers import OptOut, find_disallowed_directive, find_header_opt_outs
 from tasks.download.config import DownloadConfig
 from tasks.download.make_opener import make_opener
 from tasks.web.address_policy import AddressResolver, is_public, parse_connect_to
 from tasks.web.bounded_socket import seconds_left
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import parse_retry_seconds, split_url
-
-DISALLOWED = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "8.8.8.8", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
@@ -94,46 +90,6 @@ def test_split_url_encodes_urls(url: str, wire: str) -> None:
 def test_split_url_refuses_other_text(url: str) -> None:
     with pytest.raises(FetchError, match=r"^bad_url: "):
         split_url(url)
-
-
-def headers(*values: str) -> Message:
-    message = Message()
-    for value in values:
-        message["X-Robots-Tag"] = value
-    return message
-
-
-@pytest.mark.parametrize(
-    ("values", "signal"),
-    [
-        ([], None),
-        (["all"], None),
-        (["nofollow, NoAI"], "noai"),
-        (["nofollow", "noindex"], "noindex"),
-        (["none"], "none"),
-        (["otherbot: noai"], None),
-        (["otherbot: noai, noindex"], None),
-        (["otherbot: nofollow, Pairmill: noimageai"], "noimageai"),
-        (["*: noindex"], "noindex"),
-        (["unavailable_after: 25 Jun 2030 15:00:00 PST, noai"], "noai"),
-        (["max-snippet:-1, noimageindex"], "noimageindex"),
-        (["noaiplease"], None),
-    ],
-)
-def test_find_disallowed_directive_reads_x_robots_tag(values: list[str], signal: str | None) -> None:
-    assert find_disallowed_directive(headers(*values), "pairmill", DISALLOWED) == signal
-    assert find_disallowed_directive(headers(*values), "pairmill", frozenset()) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "reserved"), [("1", True), (" 1 ", True), ("0", False), ("2", False), ("yes", False)]
-)
-def test_find_header_opt_outs_reads_tdm_reservation(value: str, reserved: bool) -> None:
-    message = headers("noai")
-    message["tdm-reservation"] = value
-    found = list(find_header_opt_outs(message, "pairmill", DISALLOWED, "http://a.test/", "now"))
-    tag = OptOut("x_robots_tag", "noai", "http://a.test/", "now")
-    assert found == [tag, OptOut("tdm_header", "tdm-reservation 1", "http://a.test/", "now")][: 1 + reserved]
 
 
 def test_opener_refuses_other_schemes(tmp_path: Path) -> None:

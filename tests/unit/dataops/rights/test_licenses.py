@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataops.rights.license_facts import (
+from dataops.rights.licenses import (
     NO_CONCLUSION,
     OTHERS,
     list_licenses,

@@ -5,15 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.rights.opt_out_headers import (
-    find_disallowed_directive,
-    find_header_opt_outs,
-    is_tdm_reserved,
-    parse_robots_tag,
-)
+from dataops.rights.directives import parse_robots_tag
+from dataops.rights.signals import Agents, find_header_opt_outs
 from tasks.download.politeness_config import AI_AGENTS
 
-DISALLOWED = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 DATES = [
     "Wed, 03 Dec 2025 13:09:53 GMT",
     "Wednesday, 03-Dec-25 13:09:53 GMT",
@@ -32,7 +27,8 @@ def find(*values: str, name: str = "X-Robots-Tag") -> str | None:
     message = Message()
     for value in values:
         message[name] = value
-    return find_disallowed_directive(message, "pairmill", DISALLOWED, AI_AGENTS)
+    found = find_header_opt_outs(message, Agents("pairmill", AI_AGENTS), "http://a.test/", "now")
+    return next((one.detail for one in found), None)
 
 
 @pytest.mark.parametrize("date", DATES)
@@ -85,16 +81,16 @@ def test_parse_robots_tag_reads_directives_around_dates(date: str) -> None:
         ([""], None),
     ],
 )
-def test_find_disallowed_directive_hears_agents_and_spellings(values: list[str], directive: str | None) -> None:
+def test_find_header_opt_outs_reads_agents_and_spellings(values: list[str], directive: str | None) -> None:
     assert find(*values, name="x-robots-tag") == directive
 
 
-def test_find_header_opt_outs_hears_ai_agents() -> None:
+def test_find_header_opt_outs_counts_ai_agents_only_where_they_are_named() -> None:
     message = Message()
-    message["X-Robots-Tag"] = "GPTBot: noai"
-    assert list(find_header_opt_outs(message, "pairmill", DISALLOWED, "http://a.test/", "now")) == []
-    [found] = find_header_opt_outs(message, "pairmill", DISALLOWED, "http://a.test/", "now", AI_AGENTS)
-    assert (found.signal, found.detail) == ("x_robots_tag", "noai")
+    message["X-Robots-Tag"] = "GPTBot: none, noai"
+    assert list(find_header_opt_outs(message, Agents("pairmill"), "http://a.test/", "now")) == []
+    found = find_header_opt_outs(message, Agents("pairmill", AI_AGENTS), "http://a.test/", "now")
+    assert [(one.signal, one.detail) for one in found] == [("noai", "noai"), ("noindex", "none")]
 
 
 @pytest.mark.parametrize(
@@ -112,11 +108,8 @@ def test_find_header_opt_outs_hears_ai_agents() -> None:
         ([], False),
     ],
 )
-def test_is_tdm_reserved_reads_repeated_and_quoted_values(values: list[str], reserved: bool) -> None:
-    message = Message()
-    for value in values:
-        message["tdm-reservation"] = value
-    assert is_tdm_reserved(message) == reserved
+def test_find_header_opt_outs_reads_repeated_and_quoted_reservations(values: list[str], reserved: bool) -> None:
+    assert find(*values, name="tdm-reservation") == ("1" if reserved else None)
 
 
 @pytest.mark.parametrize(

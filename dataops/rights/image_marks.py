@@ -1,4 +1,4 @@
-"""Finds marks inside an image file that forbid training: IPTC's Data Mining property, C2PA's training assertion.
+"""Find marks inside an image file: the signals iptc (its Data Mining property) and c2pa (its training assertion).
 
 Both are text in metadata, so they are found without parsing XMP or verifying a C2PA manifest: a mark counts whoever
 wrote it. The time is linear in the size of the file, and about 50 ms for 20 MB.
@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from itertools import islice, zip_longest
 
-from dataops.rights.opt_out_headers import Signal
+from dataops.rights.signals import Finding, Signal, Statement
 
 _MAX_SEGMENTS = 10_000
 MAX_MARKERS = 1_000
@@ -29,40 +29,32 @@ _C2PA_TRAINING = frozenset({b"ai_training", b"ai_generative_training", b"data_mi
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")
 
 
-def find_mining_markers(data: bytes, kind: str) -> list[tuple[Signal, str]]:
-    """Return (signal, detail) of each mark that forbids training; detail is IPTC's value, or C2PA's entry and value.
-
-    Args:
-        kind: format, one of dataops.images.kinds.KINDS. In JPEG, PNG and WebP only metadata is searched, in others all.
-    """
-    xmp, jumbf = _metadata(data, kind)
-    found: list[tuple[Signal, str]] = []
-    if _XMP_WORD in xmp:
-        found.extend(("iptc", value) for value in dict.fromkeys(_find_iptc(xmp)))
-    if _C2PA_WORD in jumbf:
-        found.extend(("c2pa", value) for value in dict.fromkeys(_find_c2pa(jumbf)))
-    return found
-
-
-def _find_iptc(xmp: bytes) -> Iterator[str]:
+def find_iptc(statement: Statement) -> Iterator[Finding]:
+    """Yield each value of IPTC's property once. In JPEG, PNG and WebP only metadata is searched, in other formats all."""
+    xmp, _ = _metadata(statement.value, statement.name)
     if xmp.count(_XMP_WORD) > MAX_MARKERS:
-        yield f"over {MAX_MARKERS} properties"
+        yield Finding(False, f"over {MAX_MARKERS} properties")
         return
-    for match in _XMP_VALUE.finditer(xmp):
-        if (value := match[1].upper()) not in _ALLOWED:
-            yield value.decode("ascii")
+    for value in dict.fromkeys(match[1].upper() for match in _XMP_VALUE.finditer(xmp)):
+        yield Finding(value in _ALLOWED, value.decode("ascii"))
 
 
-def _find_c2pa(jumbf: bytes) -> Iterator[str]:
+def find_c2pa(statement: Statement) -> Iterator[Finding]:
+    """Yield each training entry of a C2PA assertion with its value, once."""
+    _, jumbf = _metadata(statement.value, statement.name)
+    if _C2PA_WORD not in jumbf:
+        return
     entries = list(islice(_C2PA_ENTRY.finditer(jumbf), MAX_MARKERS + 1))
     if len(entries) > MAX_MARKERS:
-        yield f"over {MAX_MARKERS} entries"
+        yield Finding(False, f"over {MAX_MARKERS} entries")
         return
+    found: dict[Finding, None] = {}
     for entry, after in zip_longest(entries, entries[1:]):
         end = after.start() if after else len(jumbf)
         use = _C2PA_USE.search(jumbf, entry.end(), min(end, entry.end() + _C2PA_ENTRY_BYTES))
-        if entry[1] in _C2PA_TRAINING and use and use[1] != b"allowed":
-            yield f"{entry[1].decode('ascii')} {use[1].decode('ascii')}"
+        if entry[1] in _C2PA_TRAINING and use:
+            found[Finding(use[1] == b"allowed", f"{entry[1].decode('ascii')} {use[1].decode('ascii')}")] = None
+    yield from found
 
 
 def _metadata(data: bytes, kind: str) -> tuple[bytes, bytes]:
@@ -129,3 +121,7 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if name not in (b"VP8 ", b"VP8L", b"ANMF", b"ALPH"):
             yield name, data[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
+
+
+IPTC = Signal(name="iptc", reads={"image": ()}, find=find_iptc, order=50)
+C2PA = Signal(name="c2pa", reads={"image": ()}, find=find_c2pa, order=51)

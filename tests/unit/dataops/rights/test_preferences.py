@@ -2,17 +2,12 @@ from email.message import Message
 
 import pytest
 
-from dataops.rights.ai_preferences import (
-    MAX_DETAIL_CHARS,
-    find_prohibition,
-    find_rsl_link,
-    is_rsl_type,
-    parse_preference,
-)
-from dataops.rights.opt_out_headers import describe_price, find_header_opt_outs, offers_in_body
+from dataops.rights.payment import describe_price, offers_in_body
+from dataops.rights.preferences import CONTENT_USAGE
 from dataops.rights.robots_txt import MAX_RULES, RobotsFile
+from dataops.rights.signals import MAX_DETAIL_CHARS, Agents, Statement, find_header_opt_outs, find_prohibitions
 
-AGENTS = ("GPTBot", "CCBot")
+AGENTS = Agents("pairmill", ("GPTBot", "CCBot"))
 RSL = "https://a.test/license.xml"
 
 
@@ -42,47 +37,27 @@ RSL = "https://a.test/license.xml"
         ("", None),
     ],
 )
-def test_find_prohibition_returns_the_member_that_forbids_training(statement: str, detail: str | None) -> None:
-    assert find_prohibition(statement) == detail
+def test_find_returns_the_member_that_forbids_training(statement: str, detail: str | None) -> None:
+    assert find(statement) == detail
 
 
-def test_parse_preference_distinguishes_permission_from_silence() -> None:
-    permission = parse_preference("train-ai=y")
-    assert permission
+def find(text: str) -> str | None:
+    return next(find_prohibitions(CONTENT_USAGE, Statement("header", CONTENT_USAGE.name, text)), None)
+
+
+def test_find_distinguishes_permission_from_silence() -> None:
+    [permission] = CONTENT_USAGE.find(Statement("header", CONTENT_USAGE.name, "train-ai=y"))
     assert permission.permits
-    assert parse_preference("search=y") is None
-
-
-@pytest.mark.parametrize(
-    ("header", "url"),
-    [
-        (f'<{RSL}>; rel="license"; type="application/rsl+xml"', RSL),
-        (f"</style.css>; rel=preload, <{RSL}>;type=application/rsl+xml;rel='describedby License'", RSL),
-        (f'<{RSL}>; REL=license; TYPE="Application/RSL+XML; charset=utf-8"', RSL),
-        (f'<{RSL}>; rel="license"', None),
-        (f'<{RSL}>; rel="alternate"; type="application/rsl+xml"', None),
-        (f'<{RSL}>; rel="license"; type="application/rsl+xmlish"', None),
-        (f'<{RSL}>; rel="license", </feed>; rel=alternate; type="application/rsl+xml"', None),
-        ("", None),
-    ],
-)
-def test_find_rsl_link_reads_link_headers(header: str, url: str | None) -> None:
-    assert find_rsl_link(header) == url
-
-
-def test_is_rsl_type_ignores_case_and_parameters() -> None:
-    assert is_rsl_type("Application/RSL+XML; charset=utf-8")
-    assert not is_rsl_type("application/xml")
-    assert not is_rsl_type(None)
+    assert list(CONTENT_USAGE.find(Statement("header", CONTENT_USAGE.name, "search=y"))) == []
 
 
 def found(text: str, path: str = "/x/1.jpg") -> list[tuple[str, str]]:
-    file = RobotsFile.parse(text, ("pairmill", *AGENTS))
+    file = RobotsFile.parse(text, (AGENTS.own, *AGENTS.others))
     assert file.allows(f"http://a.test{path}", "pairmill")
-    return list(file.find_opt_outs(f"http://a.test{path}", AGENTS, "pairmill"))
+    return list(file.find_opt_outs(f"http://a.test{path}", AGENTS))
 
 
-USAGE, SIGNAL = ("content_usage", "train-ai=n"), ("content_signal", "ai-train=no")
+USAGE, SIGNAL = ("content-usage", "train-ai=n"), ("content-signal", "ai-train=no")
 FORBID, PERMIT = "Content-Usage: train-ai=n", "Content-Usage: train-ai=y"
 
 
@@ -104,7 +79,7 @@ FORBID, PERMIT = "Content-Usage: train-ai=n", "Content-Usage: train-ai=y"
         (["User-agent: *", PERMIT, "Content-Signal: ai-train=no"], [SIGNAL]),  # each field is read by itself
         ([FORBID, "User-agent: otherbot", "Disallow: /"], [USAGE]),  # before any group: for all agents
         (["User-agent: otherbot", FORBID], []),
-        (["User-agent: GPTBot", FORBID, "User-agent: *", PERMIT], [("content_usage", "train-ai=n for GPTBot")]),
+        (["User-agent: GPTBot", FORBID, "User-agent: *", PERMIT], [("content-usage", "train-ai=n for GPTBot")]),
         (["User-agent: pairmill", PERMIT, "User-agent: GPTBot", "User-agent: *", FORBID], []),  # our own group
         (["User-agent: *", "Content-Usage: search=y", "User-agent: otherbot", FORBID], []),
         (["User-agent: *", "User-agent: otherbot", FORBID], [USAGE]),
@@ -132,7 +107,7 @@ def test_find_opt_outs_agrees_with_the_example_of_the_draft() -> None:
     assert found(text, "/ai-ok/test") == []
     file = RobotsFile.parse(text)
     assert not file.allows("http://a.test/never/test", "pairmill")
-    assert file.find_opt_outs("http://a.test/test", (), "ExampleBot") == []
+    assert file.find_opt_outs("http://a.test/test", Agents("ExampleBot")) == []
 
 
 def test_content_lines_change_nothing_that_rfc_9309_decides() -> None:
@@ -145,8 +120,8 @@ def test_hostile_files_are_read_in_linear_time_and_forbid() -> None:
     assert not RobotsFile.parse(many, ("pairmill",)).allows("http://a.test/", "pairmill")
     wild = "User-agent: *\n" + "".join(f"Content-Usage: /*{i}*a train-ai=y\n" for i in range(9_000))
     file = RobotsFile.parse(wild, ("pairmill",))
-    assert file.find_opt_outs("http://a.test/" + "a" * 4_000, (), "pairmill") == [
-        ("content_usage", "the file has too many wildcards for this URL")
+    assert file.find_opt_outs("http://a.test/" + "a" * 4_000, Agents("pairmill")) == [
+        ("content-usage", "the file has too many wildcards for this URL")
     ]
     crawlers = [f"bot-{'x' * i}" for i in range(1, 26)]
     lines = "".join(f"Content-Usage: /{i} train-ai=y\n" for i in range(5_000))
@@ -154,8 +129,7 @@ def test_hostile_files_are_read_in_linear_time_and_forbid() -> None:
     file = RobotsFile.parse(lines, ("pairmill", *crawlers))  # the first lines concern each of the agents
     assert not file.allows("http://a.test/", "pairmill")
     for text in ("train-ai=" * 60_000, "ai " * 170_000, "<" * 500_000, "<a>; rel=" * 60_000, ';rel="' * 80_000):
-        assert find_prohibition(text) is None
-        assert find_rsl_link(text) is None
+        assert find(text) is None
     assert len(found(f"License: https://a.test/{'x' * 100_000}")[0][1]) == MAX_DETAIL_CHARS
 
 
@@ -175,7 +149,7 @@ def test_find_header_opt_outs_reads_ai_preferences(
     headers = Message()
     for name, value in fields:
         headers[name] = value
-    outs = list(find_header_opt_outs(headers, "pairmill", frozenset(), "http://a.test/1.jpg", "now"))
+    outs = list(find_header_opt_outs(headers, AGENTS, "http://a.test/1.jpg", "now"))
     assert [(one.signal, one.detail) for one in outs] == expected
     assert {(one.where, one.when) for one in outs} <= {("http://a.test/1.jpg", "now")}
 

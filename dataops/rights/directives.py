@@ -1,0 +1,76 @@
+"""Parse X-Robots-Tag headers and robots metas: the signals noai, noimageai, noimageindex and noindex.
+
+Source: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-Robots-Tag, and `none`).
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from dataops.rights.signals import ALL_STAGES, ANY_ROBOT, Agents, Finding, Place, Signal, Stage, Statement
+
+X_ROBOTS_TAG = "x-robots-tag"
+_DIRECTIVES = frozenset(
+    ["all", "none", "index", "follow", "noindex", "nofollow", "noarchive", "nocache", "nosnippet", "notranslate",
+     "noimageindex", "noai", "noimageai", "indexifembedded", "nositelinkssearchbox", "unavailable_after"]
+)  # fmt: skip
+"""Words that name no agent where a colon follows."""
+PADDING = " \t\r\n\"'"
+_SEPARATOR = re.compile("[,;]")
+_LIMIT = re.compile(r"\bmax-[a-z-]{1,40}\s{0,9}[:=]\s{0,9}[^\s,;]*")
+_AGENT = re.compile(r"([a-z*_][\w.*-]*)(?:/\S*)?")
+_WORD = re.compile(r"[a-z0-9_-]+")
+
+
+def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
+    """Yield (agent, directive) of each directive of an X-Robots-Tag header or a robots meta, in lower case.
+
+    `name:` before a directive addresses it and the following ones to an agent; directives before the first name address
+    all agents ("*"). A name is one word that starts with a letter: the rest of a date after its comma
+    (`unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, noai`) is none. Quotation marks and other separators than commas
+    are accepted. The words of a date are yielded too, the values of `max-...` are not.
+    """
+    addressed = "*"
+    for item in _SEPARATOR.split(_LIMIT.sub(" ", value.lower())):
+        name, colon, rest = item.partition(":")
+        name = name.strip(PADDING)
+        if colon and name not in _DIRECTIVES and (agent := _AGENT.fullmatch(name)):
+            addressed, item = agent[1].rstrip("*") or "*", rest
+        for word in _WORD.findall(item):
+            yield addressed, word
+
+
+def find_directives(values: Iterable[str], agent: str) -> set[str]:
+    """Return the directives that address all agents or ours; `none` implies noindex and nofollow."""
+    found = {word for value in values for addressed, word in parse_robots_tag(value) if addressed in ("*", agent)}
+    return found | {"noindex", "nofollow"} if "none" in found else found
+
+
+@lru_cache(maxsize=64)
+def _addressed(agents: Agents) -> frozenset[str]:
+    return frozenset({"*", agents.own.lower(), *map(str.lower, agents.others)})
+
+
+def _make_signal(
+    name: str, *aliases: str, order: int, robots: tuple[str, ...] = (ANY_ROBOT,), drops: frozenset[Stage] = ALL_STAGES
+) -> Signal:
+    """Return the signal of a directive.
+
+    In a page it counts whichever robot it addresses, if metas for single robots are read (`robots`), else if it addresses
+    all; in a response to us if it addresses all agents, ours, or another one whose exclusion counts.
+    """
+
+    def find(statement: Statement) -> Iterator[Finding]:
+        addressed = _addressed(statement.agents) if statement.agents else None if robots else ("*",)
+        for agent, word in parse_robots_tag(statement.value):
+            if (word == name or word in aliases) and (addressed is None or agent in addressed):
+                yield Finding(False, word)
+
+    reads: dict[Place, tuple[str, ...]] = {"header": (X_ROBOTS_TAG,), "meta": ("robots", *robots)}
+    return Signal(name=name, reads=reads, find=find, order=order, drops=drops)
+
+
+NOAI = _make_signal("noai", order=1)
+NOIMAGEAI = _make_signal("noimageai", order=2)
+NOIMAGEINDEX = _make_signal("noimageindex", order=3)
+NOINDEX = _make_signal("noindex", "none", order=4, robots=(), drops=frozenset({"download"}))
