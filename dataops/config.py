@@ -26,8 +26,8 @@ class StageConfig(BaseModel):
         """
         fields = type(self).model_fields
         defaults = {name: fields[name].get_default(call_default_factory=True) for name in self.plugin_fields}
-        unused = {name for name, default in defaults.items() if getattr(self, name) == default}
-        values = self.model_dump(mode="json", exclude={*self.execution_fields, *unused})
+        unused = {name for name, default in defaults.items() if getattr(self, name) == default} | self.execution_fields
+        values = self.model_dump(mode="json", exclude=set(unused))
         if used := dict(found for name, found in sorted(self.plugin_fields.items()) if name not in unused):
             values["plugins"] = used
         return values

@@ -81,6 +81,11 @@ def names(kind: str) -> tuple[str, ...]:
     return tuple(sorted(_points(kind)))
 
 
+def plugin_version(kind: str, name: str) -> int | None:
+    """Return the `version` of an object that a plugin registers; None for one of the core."""
+    return None if _is_core(_points(kind)[name]) else getattr(load(kind)[name], "version", 1)
+
+
 def kinds(prefix: str) -> tuple[str, ...]:
     """Return the registered kinds that begin with a prefix, such as those of `commands.`, sorted."""
     groups = (group.removeprefix("pairmill.") for group in entry_points().groups if group.startswith("pairmill."))

@@ -1,26 +1,27 @@
 """The `[train]` table. The orchestrator reads it: no torch here."""
 
+from collections.abc import Iterator
+from functools import reduce
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from dataops import plugins
 from dataops.config import StageConfig, problems_of
+from dataops.errors import ConfigError
 from dataops.process import count_cores
-from training.datasets import Datasets
-from training.model_config import MIN_VOCAB_SIZE, ModelConfig, load_model_config
-from training.options.augment import AugmentConfig
-from training.options.bounds import NonNegative, Positive, Share
-from training.options.captions import CaptionWeights
-from training.options.global_loss import GlobalLossConfig
-from training.options.image_init import ImageInit
-from training.options.loss_checks import find_loss_problem
-from training.options.packages import check_packages
-from training.options.phases import Phases, list_dimensions
-from training.options.teacher import DistillConfig, TeacherConfig
-from training.options.text_init import TextInit
-from training.options.tower_checks import check_towers
+from dataops.schema import CaptionKind
+from training.hooks import CHOICES, KINDS, Extension, check_choice, used_hooks
+from training.model_config import (
+    MIN_VOCAB_SIZE,
+    ModelConfig,
+    NonNegative,
+    Phase,
+    Positive,
+    Share,
+    load_model_config,
+)
 from training.rendezvous import explain_refusal, is_loopback
-from training.towers.dimensions import assemble_dimensions
 
 TRACE = "evidence-profile.json.gz"
 """Name of the file that `profile` writes."""
@@ -44,10 +45,45 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 Range = Annotated[tuple[Positive, Share], AfterValidator(_in_order)]
+CaptionWeights = dict[CaptionKind, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+"""Weights of the kinds of captions."""
 
 
-class TrainConfig(StageConfig):
-    """The `[train]` table. The defaults of optimisation are the paper's for ViT (Radford et al. 2021, tables 18-19)."""
+def _names(key: str) -> Any:
+    """Return the names in the JSON schema of a key that chooses a registered object."""
+    return Field(json_schema_extra=lambda schema: schema.update(enum=list(plugins.load(CHOICES[key]))))
+
+
+class DatasetConfig(BaseModel):
+    """One `[[train.dataset]]` table: a dataset that a training reads, and its share of an epoch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
+    """Key of a dataset (pack snapshot) in the store of the run; not set: the run's own, which exactly one table must be."""
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Share of the samples of an epoch that are of this dataset, relative to the sum of all weights."""
+
+
+def _put_own_first(tables: tuple[DatasetConfig, ...]) -> tuple[DatasetConfig, ...]:
+    """Return the run's own dataset first, and nothing if it is the only one."""
+    own, others = [one for one in tables if one.key is None], [one for one in tables if one.key is not None]
+    if tables and len(own) != 1:
+        raise ValueError(f"{len(own)} tables have no key; exactly one must be the run's own dataset, without a key")
+    keys = [one.key for one in others]
+    if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"{', '.join(twice)} is named twice; name each dataset once, with the sum of its weights")
+    return (*own, *others) if others else ()
+
+
+Datasets = Annotated[tuple[DatasetConfig, ...], AfterValidator(_put_own_first)]
+
+
+class TrainTable(StageConfig):
+    """The core's keys of `[train]`.
+
+    The defaults of optimisation are the paper's for ViT (Radford et al. 2021, tables 18-19).
+    """
 
     execution_fields: ClassVar[frozenset[str]] = frozenset(
         {
@@ -64,8 +100,6 @@ class TrainConfig(StageConfig):
             "rdzv_endpoint",
             "allow_network",
             "max_restarts",
-            "tensorboard",
-            "wandb",
         }
     )
     """Fields that change how a run executes but no bit of its output; the snapshot key leaves them out."""
@@ -83,8 +117,6 @@ class TrainConfig(StageConfig):
     `dataset`, an epoch has as many samples as one pass over all datasets, in the shares that their weights give."""
     dataset: Datasets = ()
     """Datasets that the training reads. Default: only the run's own."""
-    phase: Phases = ()
-    """Parts of the training with an image size, context length and batch size of their own. Default: none."""
     blur_faces: bool = False
     """Blur the faces that [curate.scores.faces] found (column `face_bboxes`) in each image as it is read.
 
@@ -105,33 +137,12 @@ class TrainConfig(StageConfig):
     """Share of all steps in which the learning rate climbs from 0; the schedule follows."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Number of those steps, in place of their share."""
-    schedule: Literal["cosine", "constant", "rsqrt", "wsd"] = "cosine"
-    """Learning rate after the warm-up. cosine: half a cosine to 0. constant: the peak. rsqrt: the peak / sqrt(1 + steps
-    after the warm-up / rsqrt_steps). wsd (warm-up, stable, decay): the peak, then the cool-down."""
-    rsqrt_steps: Annotated[int, Field(ge=1)] = 10_000
-    """Time scale of rsqrt, in steps."""
-    cooldown: Share | None = None
-    """Share of all steps, the last ones, in which the learning rate falls to 0; None: 0.2 with wsd, else 0. cosine has
-    none."""
-    cooldown_shape: Literal["linear", "sqrt"] = "linear"
-    """Factor of the learning rate in a cool-down of which a share s has passed: 1 - s, or 1 - sqrt(s)."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: Muon for the matrices of transformer blocks, AdamW for all else. Its updates are scaled to the size of
-    AdamW's, so lr and weight_decay mean the same."""
-    muon_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Momentum of Muon."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Factor between the learning rates of neighbouring groups of layers (see unlocked_image_groups): the last group of
-    each tower has `lr`, each before it this factor less; 1: none."""
+    schedule: Annotated[str, AfterValidator(check_choice("schedule")), _names("schedule")] = "cosine"
+    """Learning rate after the warm-up. cosine: half a cosine to 0. constant: the peak."""
+    optimizer: Annotated[str, AfterValidator(check_choice("optimizer")), _names("optimizer")] = "adamw"
+    """Optimizer of the weights."""
     max_grad_norm: NonNegative = 0.0
     """Maximum global norm of the gradients, which are scaled down to it; 0: never."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of an exponential moving average of the weights, such as 0.9999, which is evaluated and saved as the model in
-    their place; 0: none."""
-    average_last: Annotated[int, Field(ge=0)] = 0
-    """Number of the last points of the training whose weights are averaged, evaluated and saved as the model; 0: none."""
-    average_every: Annotated[int, Field(ge=1)] = 100
-    """Steps between these points; the last one is the last step."""
     max_bad_steps: Annotated[int, Field(ge=0)] = 0
     """Bad steps in a row after which the training rolls back, or without rollbacks fails. The update of a bad step is
     skipped. 0: the first step whose loss or gradient is not finite fails."""
@@ -147,9 +158,6 @@ class TrainConfig(StageConfig):
     precision: Precision = "auto"
     """bf16: autocast of the two towers; weights, optimizer and loss stay in fp32. auto: bf16 on CUDA and on CPUs that
     compute in it, else fp32."""
-    fp8: bool = False
-    """Compute the matrix products of transformer blocks in fp8, by torchao, on cards from compute capability 8.9 on (Ada,
-    Hopper); a CPU emulates it, slowly. All else is as `precision` says."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda if torch sees it, else cpu."""
     launch: str = Field(default="local", pattern=r"^[a-z][a-z0-9_]*$")
@@ -181,10 +189,6 @@ class TrainConfig(StageConfig):
     """Initial weights: a file or folder of ours, OpenAI's or open_clip's, or hf-hub:owner/name; None: random ones."""
     init_towers: Literal["both", "image"] = "both"
     """image: the text tower starts at random, for another vocabulary or language."""
-    text_init: TextInit | None = None
-    """Pretrained weights for the text tower; None: it has the transformer of `model`."""
-    image_init: ImageInit | None = None
-    """Pretrained weights for the image tower; None: it has the network of `model`."""
     lock_image: bool = False
     """Keep the image tower as `init` has it, and train only the text tower (LiT)."""
     unlocked_image_groups: Annotated[int, Field(ge=0)] = 0
@@ -194,20 +198,11 @@ class TrainConfig(StageConfig):
     """Keep the text tower as `init` has it; the temperature is trained."""
     unlocked_text_groups: Annotated[int, Field(ge=0)] = 0
     """Groups of layers at the end of a locked text tower that are trained, as in a ViT."""
-    lock_norms: bool = False
-    """Keep all layer and batch norms as `init` has them, the statistics of batch norms included."""
-    loss: Literal["softmax", "sigmoid", "global"] = "softmax"
-    """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's binary loss of each pairing; global: FastCLIP's loss
-    over the dataset, for small batches."""
-    global_loss: GlobalLossConfig = GlobalLossConfig()
-    """Settings of `loss = "global"`."""
+    loss: Annotated[str, AfterValidator(check_choice("loss")), _names("loss")] = "softmax"
+    """softmax: CLIP's cross-entropy over the batch; sigmoid: SigLIP's binary loss of each pairing."""
     multi_positive: Literal["off", "mask", "share"] = "off"
     """Pairs of a batch with the same image or the same caption. off: negatives of each other. mask: left out. share: the
     targets of a softmax are uniform over them (UniCL), and those of a sigmoid are 1."""
-    distill: DistillConfig | None = None
-    """Distillation from a teacher's stored features."""
-    reference: TeacherConfig | None = None
-    """Reference model, whose similarities are subtracted from the model's own in the loss."""
     loss_rows: Annotated[int, Field(ge=1)] = 4096
     """Rows of the matrix of all pairings that are in memory at a time."""
     sharding: Sharding = "none"
@@ -232,8 +227,6 @@ class TrainConfig(StageConfig):
     crop_area: Range | None = None
     """Range of the share of an image's area that a random crop covers (open_clip has [0.9, 1.0]). None: a random
     square of the whole height or width, as in the paper."""
-    augment: AugmentConfig = AugmentConfig()
-    """Random changes to the images."""
     shuffle_shards: Annotated[int, Field(ge=0)] = 0
     """Shards whose samples are shuffled together: an epoch takes so many at a time, in random order. 0: all of them."""
     max_skipped: Share = 0.01
@@ -259,12 +252,13 @@ class TrainConfig(StageConfig):
     profile: Annotated[int, Field(ge=0, le=50)] = 0
     """Steps that torch's profiler traces into evidence-profile.json.gz, once a training, after its first ten; 0: none."""
 
-    tensorboard: Annotated[str, Field(min_length=1)] | None = None
-    """Folder for TensorBoard's event files of the curves, in a subfolder for each snapshot; needs `pip install -e
-    '.[tensorboard]'`."""
-    wandb: Annotated[str, Field(pattern=r"^([\w.-]+/)?[\w.-]+$")] | None = None
-    """Project of Weights & Biases (or entity/project) that shows the curves; needs `pip install -e '.[wandb]'`. Log in by
-    WANDB_API_KEY in the environment of the run; WANDB_MODE=offline writes files only."""
+
+class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
+    """The `[train]` table, with the keys of the losses, optimizers, schedules and hooks that are installed."""
+
+    execution_fields: ClassVar[frozenset[str]] = TrainTable.execution_fields.union(
+        *(one.execution_fields for kind in KINDS for one in plugins.load(kind).values())
+    )
 
     @property
     def loader_threads(self) -> int:
@@ -272,31 +266,38 @@ class TrainConfig(StageConfig):
         return count_cores() if self.workers is None else self.workers
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the model's file, and which optional packages are missing."""
+        """Return what is wrong with the model's file, and what the hooks miss on this machine."""
         found = problems_of("model", self.load_dimensions) or problems_of("phase", self.load_phases)
-        return [*(problem.removeprefix("model: train.") for problem in found), *check_packages(self)]
+        missing = [problem for hook in used_hooks(self) for problem in hook.problems(self)]
+        return [*(problem.removeprefix("model: train.") for problem in found), *missing]
 
     def load_dimensions(self) -> ModelConfig:
-        """Read the model's dimensions, with `image_size` where it is set, and the pretrained towers.
+        """Read the model's dimensions, with `image_size` where it is set, as the hooks change them.
 
         Raises: ConfigError: there is no such model, its file is not valid, it cannot have this size, or the files of a
             tower are missing.
         """
         dimensions = load_model_config(self.model)
-        dimensions = assemble_dimensions(dimensions, self.text_init, self.image_init, self.image_size)
+        for hook in used_hooks(self):
+            dimensions = hook.dimensions(self, dimensions)
         return dimensions if self.image_size is None else dimensions.with_image_size(self.image_size)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The parts of the training with sizes of their own; () if all of it has the same."""
+        return next((found for hook in used_hooks(self) if (found := hook.phases(self))), ())
 
     def load_phases(self) -> tuple[ModelConfig, ...]:
         """Read the model's dimensions in each phase of the training, the last of which are its own.
 
         Raises: ConfigError as load_dimensions, or if a phase does not fit the model.
         """
-        return list_dimensions(self.phase, self.load_dimensions())
+        return list_dimensions(self.phases, self.load_dimensions())
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Maximum pairs per step in each phase; of the whole training, if it has none."""
-        return tuple(one.batch_size or self.batch_size for one in self.phase) or (self.batch_size,)
+        return tuple(one.batch_size or self.batch_size for one in self.phases) or (self.batch_size,)
 
     def key_config(self) -> dict[str, Any]:
         """Return the fields of the key.
@@ -305,6 +306,10 @@ class TrainConfig(StageConfig):
         weights.
         """
         values = super().key_config()
+        named = [(kind, getattr(self, key)) for key, kind in CHOICES.items()]
+        chosen = {name: plugins.plugin_version(kind, name) for kind, name in named}
+        if used := {name: version for name, version in chosen.items() if version is not None}:
+            values["plugins"] = used | values.get("plugins", {})
         if self.dataset:
             values["dataset"] = [one.weight for one in self.dataset]
         if self.max_rollbacks:
@@ -316,14 +321,10 @@ class TrainConfig(StageConfig):
         """Steps between the checkpoints that a rollback may restore; 0 without rollbacks."""
         return self.checkpoint_every if self.max_rollbacks else 0
 
-    @property
-    def cooldown_share(self) -> float:
-        """Share of all steps in which the learning rate falls to 0 at the end."""
-        return self.cooldown if self.cooldown is not None else 0.2 if self.schedule == "wsd" else 0.0
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        check_towers(self)
+        for one in self._extensions():
+            one.check(self)
         if self.nnodes != "1" and self.launch == "ray" and self.shard_cache_bytes:
             raise ValueError("shard_cache_bytes: each of several machines of a Ray cluster holds all shards; set 0")
         if self.nnodes != "1" and self.launch != "ray" and self.rdzv_endpoint is None:
@@ -331,14 +332,11 @@ class TrainConfig(StageConfig):
         host = (self.rdzv_endpoint or "").rpartition(":")[0]
         if self.nnodes != "1" and self.launch != "ray" and not self.allow_network and not is_loopback(host):
             raise ValueError(explain_refusal(f"rdzv_endpoint is {self.rdzv_endpoint}"))
-        if self.lock_image and self.init is None and self.image_init is None:
+        pretrained = self.pretrained_towers
+        if self.lock_image and "image" not in pretrained:
             raise ValueError("lock_image: an image tower that starts at random has nothing to keep; set init")
-        if self.lock_text and self.text_init is None and (self.init is None or self.init_towers == "image"):
+        if self.lock_text and "text" not in pretrained:
             raise ValueError('lock_text: a text tower that starts at random has nothing to keep; set init, for "both"')
-        if self.lock_norms and self.init is self.image_init is self.text_init is None:
-            raise ValueError("lock_norms: norms at their start have nothing to keep; set init")
-        if problem := find_loss_problem(self):
-            raise ValueError(problem)
         if not self.max_bad_steps and (self.bad_loss or self.bad_grad_norm or self.max_rollbacks):
             raise ValueError("bad_loss, bad_grad_norm and max_rollbacks need max_bad_steps of at least 1")
         if self.max_rollbacks and self.max_bad_steps > self.checkpoint_every:
@@ -348,12 +346,40 @@ class TrainConfig(StageConfig):
                 raise ValueError(f"unlocked_{tower}_groups: the whole tower is trained; set lock_{tower}")
         if self.lock_image and self.lock_text and not (self.unlocked_image_groups or self.unlocked_text_groups):
             raise ValueError("lock_image and lock_text leave nothing to train; set unlocked_image_groups or another")
-        if self.optimizer == "muon" and self.sharding != "none":
-            raise ValueError('optimizer = "muon" needs whole matrices; set sharding = "none"')
-        if self.schedule == "cosine" and self.cooldown:
-            raise ValueError('cooldown: the cosine falls to 0 itself; set schedule to "constant", "rsqrt" or "wsd"')
-        if self.schedule == "wsd" and self.cooldown == 0:
-            raise ValueError('cooldown: wsd ends in one; set more than 0, or schedule = "constant"')
         if self.shard_cache_bytes and not self.shuffle_shards:
             raise ValueError("shard_cache_bytes: samples of all shards are shuffled together; set shuffle_shards")
         return self
+
+    @property
+    def pretrained_towers(self) -> frozenset[str]:
+        """The towers, "image" and "text", that start from pretrained weights."""
+        of_init = () if self.init is None else ("image",) if self.init_towers == "image" else ("image", "text")
+        return frozenset(of_init).union(*(hook.pretrained_towers(self) for hook in used_hooks(self)))
+
+    def _extensions(self) -> Iterator[Extension]:
+        """Yield the objects that the config chooses or uses."""
+        yield from (plugins.find(kind, getattr(self, key)) for key, kind in CHOICES.items())
+        yield from used_hooks(self)
+
+
+def list_dimensions(phases: tuple[Phase, ...], dimensions: ModelConfig) -> tuple[ModelConfig, ...]:
+    """Return the dimensions of a model in each phase; its own, as in a single phase, if there are none.
+
+    Raises: ConfigError if a phase does not fit the model, or the last one has not the model's own size.
+    """
+    found: list[ModelConfig] = []
+    for number, phase in enumerate(phases, 1):
+        longest = dimensions.text_cfg.context_length
+        if phase.context_length is not None and phase.context_length > longest:
+            raise ConfigError(f"phase {number}: context_length is {phase.context_length}; the model has {longest}")
+        try:
+            resized = dimensions.with_image_size(phase.image_size or dimensions.vision_cfg.image_size)
+        except ConfigError as error:
+            raise ConfigError(f"phase {number}: {error}") from error
+        found.append(resized.with_context_length(phase.context_length or longest))
+    if found and found[-1] != dimensions:
+        raise ConfigError(
+            "the last phase has another image_size or context_length than the model, which would not be trained for its "
+            "own: remove them there, or set train.image_size"
+        )
+    return tuple(found) or (dimensions,)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, NoReturn, Self, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
@@ -67,11 +67,10 @@ class Job(RanksJob):
     """Number of shards of each dataset of `train.dataset`, in its order; empty: all shards are of one dataset."""
     suite: Suite | None = None
     """Suite that `train.evaluate_every` evaluates on."""
-    teachers: dict[Literal["distill", "reference"], Path] = Field(default_factory=dict)
-    """Files of the models of `train.distill` and `train.reference`; without an entry, the table's `model` is a path."""
+    files: dict[str, Path] = Field(default_factory=dict)
+    """Files that hooks need, by their names (TrainingHook.find_files)."""
     features: Path | None = None
-    """Folder that keeps the features of such models and of frozen towers after the job; None: in the output, until it is
-    done."""
+    """Folder that keeps computed features after the job; None: in the output, until it is done."""
     checksums: dict[str, str] = Field(default_factory=dict)
     """The sha256 that a shard must have, by its path, or by its file name where only one shard has that."""
     arriving: dict[str, int] = Field(default_factory=dict)
@@ -89,6 +88,11 @@ class Job(RanksJob):
             )
         return self
 
+    @property
+    def features_folder(self) -> Path:
+        """The folder of computed features."""
+        return self.features or prepared_folder(self) / "features"
+
     def digest(self, *, placement: bool = True) -> str:
         """Return the digest of all that decides the weights: only checkpoints and models with an equal one are used.
 
@@ -102,9 +106,8 @@ class Job(RanksJob):
             shards = [(s.name, self.arriving.get(s.name) or s.stat().st_size) for s in self.shards]
         except OSError as error:
             raise ConfigError(f"shard {error.filename}: {error.strerror}") from error
-        excluded = TrainConfig.execution_fields | (set() if placement else TrainConfig.placement_fields)
-        kept = {"checkpoint_every"} if self.train.max_rollbacks else set()
-        settings = self.train.model_dump(mode="json", exclude=excluded - kept)
+        left_out = () if placement else TrainConfig.placement_fields
+        settings = {name: value for name, value in self.train.key_config().items() if name not in left_out}
         model = load_model_config(self.train.model).model_dump(mode="json")
         return hashlib.sha256(canonical_json([settings, model, self.seed, shards]).encode()).hexdigest()
 

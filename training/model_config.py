@@ -24,10 +24,29 @@ MIN_VOCAB_SIZE = 259
 """Tokens of a byte-level vocabulary before its first merge: pad, 256 bytes, start and end of text."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
 class FrozenModel(BaseModel):
     """A model that is immutable and rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Phase(FrozenModel):
+    """One `[[train.phase]]` table: a part of a training. A key that is not set is as in `[train]` and in the model."""
+
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of all samples of the training after which the phase ends; the last one ends at 1. A phase ends between two
+    steps; less than a step away from the end of an epoch, it ends with the epoch."""
+    image_size: Annotated[int, Field(ge=8, le=16_384)] | None = None
+    """Side of the input, in pixels. The position embeddings are those of the model's size, resized in each step."""
+    context_length: Annotated[int, Field(ge=3, le=65_536)] | None = None
+    """Maximum tokens of a caption, at most the model's; longer captions are cut."""
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    """Maximum pairs per step over all ranks."""
 
 
 class VisionConfig(FrozenModel):

@@ -1,25 +1,17 @@
 """How a model lies on the ranks: whole on each of them, or divided."""
 
-from importlib.util import find_spec
-
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dataops.errors import ConfigError
 from training import distributed
 from training.config import TrainConfig
+from training.hooks import used_hooks
 from training.model.clip import CLIP, Outputs, compile_towers
 from training.model.packing import pack_texts
-from training.model.transformer import Block
 from training.model_config import TextConfig
 from training.sharding import shard_model
 from training.towers.padded_texts import PaddedTexts, pad_chunks
-
-FP8_CAPABILITY = (8, 9)
-"""Lowest compute capability of a card with fp8: Ada and Hopper. Source: CUDA C++ Programming Guide, table 21."""
-FP8_MULTIPLE = 16
-"""Rows and columns of a matrix in fp8 are multiples of it. Source: cuBLAS, "Tensor Core Usage"."""
 
 
 def place_model(model: CLIP, device: torch.device, config: TrainConfig) -> nn.Module:
@@ -27,10 +19,10 @@ def place_model(model: CLIP, device: torch.device, config: TrainConfig) -> nn.Mo
 
     Returns: the module through which a step passes: the model, or DistributedDataParallel around it.
 
-    Raises: ConfigError if the device or the model cannot compute in fp8, as the config says.
+    Raises: ConfigError if the device or the model cannot compute as a hook asks for.
     """
-    if config.fp8:
-        _use_fp8(model, device)
+    for hook in used_hooks(config):
+        hook.convert(model, device, config)
     is_sharded = config.sharding != "none" and distributed.world_size() > 1
     if config.compile:
         compile_towers(model, by_block=is_sharded)
@@ -42,23 +34,6 @@ def place_model(model: CLIP, device: torch.device, config: TrainConfig) -> nn.Mo
     if isinstance(forward, DistributedDataParallel):
         _order_buckets(forward, model, device)
     return forward
-
-
-def _use_fp8(model: CLIP, device: torch.device) -> None:
-    """Let the transformer blocks compute in fp8; a CPU, which has none, emulates it."""
-    if find_spec("torchao") is None:
-        raise ConfigError("fp8: the package torchao is not installed: pip install -e '.[fp8]'")
-    if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < FP8_CAPABILITY:
-        card, versions = torch.cuda.get_device_name(device), [".".join(map(str, v)) for v in (found, FP8_CAPABILITY)]
-        raise ConfigError(
-            f"fp8: {card} has compute capability {versions[0]}, and fp8 needs {versions[1]}: set train.fp8 = false"
-        )
-    blocks = [module for module in model.modules() if isinstance(module, Block)]
-    if odd := sorted({w for block in blocks if (w := block.attn.out_proj.in_features) % FP8_MULTIPLE}):
-        raise ConfigError(f"fp8: a transformer has width {odd[0]}; fp8 needs a multiple of {FP8_MULTIPLE}")
-    from training.model.fp8 import convert_blocks
-
-    convert_blocks(model, emulate=device.type != "cuda")
 
 
 def _order_buckets(forward: DistributedDataParallel, model: CLIP, device: torch.device) -> None:

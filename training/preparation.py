@@ -16,8 +16,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dataops.digest import RememberedDigests, canonical_json, text_sha256
 from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import read_text
@@ -29,14 +27,12 @@ from training.data.mixture import Component, Mixture
 from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index, verify_index
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardFiles, find_checksum
+from training.hooks import used_hooks
 from training.job import Job, prepared_folder
 from training.model.checkpoint import write_atomically
 from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model.tokenizer import Tokenizer, make_tokenizer, parse_trained_tokenizer, train_tokenizer
 from training.model_config import ModelConfig, TextConfig
-from training.teachers.compute import prepare_features
-from training.teachers.stored_features import StoredFeatures
-from training.towers.files import find_files
 
 logger = logging.getLogger(__name__)
 
@@ -116,20 +112,6 @@ def prepare_plan(job: Job, config: TrainConfig, index: SampleIndex) -> Plan:
     return Plan(*parts, tuple(sizes))
 
 
-def prepare_teachers(job: Job, dataset: Dataset, device: torch.device) -> dict[str, StoredFeatures]:
-    """Return the features of the models of `train.distill` and `train.reference`; all ranks together.
-
-    Raises: as prepare_features.
-    """
-    tables = {"distill": job.train.distill, "reference": job.train.reference}
-    parent, found = job.features or prepared_folder(job) / "features", dict[str, StoredFeatures]()
-    for name, table in tables.items():
-        if table is not None:
-            path = next((path for role, path in job.teachers.items() if role == name), Path(table.model))
-            found[name] = prepare_features(parent, path, f"train.{name}.model {table.model}", dataset, device)
-    return found
-
-
 def _prepare_mixture(job: Job, config: TrainConfig, index: SampleIndex) -> Mixture:
     components = list_components(job, config, index)
     mixture = Mixture(job.seed, components)
@@ -184,8 +166,10 @@ def prepare_tokenizer(job: Job, dataset: Dataset, dimensions: ModelConfig) -> To
     """
     config, context_length = job.train, dimensions.text_cfg.context_length
     if not isinstance(dimensions.text_cfg, TextConfig):
-        path = Path(config.vocabulary) if config.text_init is None else find_files(config.text_init).tokenizer
-        if path is None or not path.is_file():
+        for hook in used_hooks(config):
+            if (tokenizer := hook.load_tokenizer(config, dimensions)) is not None:
+                return tokenizer
+        if not (path := Path(config.vocabulary)).is_file():
             raise ConfigError(
                 "vocabulary: the model's text tower has one of its own; set text_init, or its tokenizer.json"
             )

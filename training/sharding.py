@@ -108,9 +108,9 @@ def rows_of_part(rows: int, part: Part) -> slice:
 def copy_whole(model: CLIP) -> CLIP:
     """Return a model with whole weights on each rank, which computes as the finished model does; all ranks together.
 
-    It is the same one, unless it is sharded or computes in fp8.
+    It is the same one, unless it is sharded or a hook converted its modules.
     """
-    if not model.is_fp8 and not _split(list(model.parameters()))[1]:
+    if not model.is_converted and not _split(list(model.parameters()))[1]:
         return model
     with torch.device("meta"):
         whole = CLIP(model.config)

@@ -25,11 +25,11 @@ from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from training import distributed, preparation
 from training.checkpoints.writing import CheckpointWriter
-from training.config import Precision, TrainConfig
+from training.config import Precision, TrainConfig, list_dimensions
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan, check_phases, describe_phases
 from training.data.shard_files import ShardRequests
-from training.frozen.setup import use_frozen_features
+from training.hooks import used_hooks
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command, run_process
 from training.loop.agreement import Agreement, agree
 from training.loop.bad_steps import BadSteps
@@ -40,7 +40,6 @@ from training.loop.initial_model import count_kept_patches
 from training.loop.inputs import InputMaker, StepInputs, upload_batches
 from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
 from training.loop.metrics_log import MetricsLog
-from training.loop.optim import count_warmup_steps, learning_rate
 from training.loop.out_of_memory import describe_out_of_memory, is_out_of_memory
 from training.loop.profiling import StepProfiler
 from training.loop.skipped_samples import SkippedSamples
@@ -49,7 +48,7 @@ from training.loop.training_run import TrainingRun, build_learner
 from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
 from training.model.preprocess import Preprocess
 from training.model.resnet import ModifiedResNet
-from training.options.phases import list_dimensions
+from training.optimizers import count_warmup_steps, learning_rate
 from training.sharding import copy_whole, find_part
 
 logger = logging.getLogger("training.train")
@@ -113,15 +112,16 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     _check_batch_size(plan)
     tokenizer = preparation.prepare_tokenizer(job, dataset, model_config)
 
-    teachers = preparation.prepare_teachers(job, dataset, device)
+    hooks = used_hooks(config)
+    prepared = {hook: hook.prepare(job, dataset, device) for hook in hooks}
     dimensions = model_config.with_vocab_size(tokenizer.vocab_size)
     sizes = {"total_steps": plan.total_steps, "samples": len(index)}
     learner = build_learner(config, dimensions, job.seed, device, **sizes)
-    text_features = use_frozen_features(job, config, learner.model, tokenizer, dataset)
+    computed = [hook.compute_features(job, config, learner.model, tokenizer, dataset) for hook in hooks]
     cached = {"has_image_features": dataset.image_features is not None}
     flops = {
         (one.vision_cfg.image_size, kept): count_step_flops(learner.model, kept, one.vision_cfg.image_size, **cached)
-        for one in list_dimensions(config.phase, learner.model.config)
+        for one in list_dimensions(config.phases, learner.model.config)
         for kept in count_kept_patches(config, one)
     }
     return TrainingRun(
@@ -133,14 +133,14 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
         shard_requests=shard_requests,
         tokenizer=tokenizer,
         preprocess=Preprocess(side),
-        text_features=text_features,
+        text_features=next((features for features in computed if features is not None), None),
         learner=learner,
         digest=job.digest(),
         resume_digest=job.digest(placement=False),
         flops=flops,
         health=HealthMonitor(config.max_spike, count_warmup_steps(plan.total_steps, config)),
         skipped=SkippedSamples(dataset, config.max_skipped),
-        teachers=teachers,
+        prepared=prepared,
         bad_steps=BadSteps(config.max_bad_steps, config.max_rollbacks) if config.max_bad_steps else None,
     )
 
@@ -256,8 +256,7 @@ def _load(run: TrainingRun) -> Iterator[Batch]:
         run.job.seed,
         run.plan.total_steps,
         pin=run.device.type == "cuda",
-        teacher=run.teachers.get("distill"),
-        reference=run.teachers.get("reference"),
+        prepared=run.prepared,
         text_features=run.text_features,
     )
     rank, ranks = distributed.rank(), distributed.world_size()

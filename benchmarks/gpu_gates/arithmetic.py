@@ -10,10 +10,10 @@ from torch import Tensor
 from benchmarks.gpu_gates.inputs import choose_model, load_dimensions, make_batch, make_inputs
 from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge, not_run
 from benchmarks.gpu_gates.sides import make_our_step
+from plugins.recipes.fp8 import CAPABILITY as FP8_CAPABILITY
 from training.config import TrainConfig
 from training.loop.step import backward, prepare_images
 from training.model.packing import pack_texts
-from training.placement import FP8_CAPABILITY
 
 DEVICE_STEPS, DEVICE_LIMIT = 20, 1e-4
 PRECISION_STEPS, PRECISION_LIMIT = 50, 0.02

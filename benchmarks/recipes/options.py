@@ -46,6 +46,8 @@ from dataops.snapshot import Manifest
 from plugins.demo.build import build_demo_web
 from plugins.demo.command import CONFIG, FROM_SCRATCH
 from plugins.demo.server import running_server
+from plugins.towers.config import TextInit
+from plugins.towers.files import find_files
 from tasks.curate.config import CurateConfig
 from tasks.curate.stage import CURATE
 from tasks.download.stage import DOWNLOAD
@@ -55,8 +57,6 @@ from tasks.filter.stage import FILTER
 from tasks.pack.stage import PACK
 from tasks.train.stage import TRAIN
 from training.config import TrainConfig
-from training.options.text_init import TextInit
-from training.towers.files import find_files
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ def forward_flops(config: TrainConfig) -> float:
 
 def train_flops(config: TrainConfig) -> float:
     """Return the FLOPs of a sample of a training, forward and backward, in the mean over its phases."""
-    ends = [phase.until for phase in config.phase] or [1.0]
+    ends = [phase.until for phase in config.phases] or [1.0]
     forward = [count_flops(dimensions.model_dump()) for dimensions in config.load_phases()]
     return 3 * sum((end - start) * flops for start, end, flops in zip([0.0, *ends], ends, forward, strict=False))
 

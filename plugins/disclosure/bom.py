@@ -25,10 +25,6 @@ SPECIFICATION = "1.6"
 MODEL, SOFTWARE, PYTHON = "model", "pairmill", "python"
 """References of components in the document."""
 _NAMESPACE = uuid.UUID("6d0f5f4e-6d0c-5c53-9b57-3d5f0d5c1a77")
-_TEACHERS = {
-    "train.distill.model": "teacher of a distillation",
-    "train.reference.model": "reference model of the training",
-}
 _WEIGHTS = "model.safetensors"
 
 
@@ -177,13 +173,14 @@ def _list_weights(subject: Subject, *, is_ancestor: bool = False) -> Iterator[An
 
 
 def _list_teachers(subject: Subject) -> Iterator[Any]:
+    models = subject.train.facts.get("other_models", {}) if subject.train is not None else {}
     for number, source in enumerate(subject.train.inputs if subject.train is not None else []):
-        if source.stage in _TEACHERS:
+        if source.stage in models:
             yield _component(
                 "machine-learning-model",
                 name=source.key,
                 bom_ref=f"teacher-{number}",
-                description=f"The {_TEACHERS[source.stage]}.",
+                description=f"Another model of the training ({source.stage}).",
                 hashes=_hash(source.digest),
             )
 

@@ -42,8 +42,9 @@ def answer_synthetic(subject: Subject) -> Answers:
     teachers = describe_teachers(subject.train) if subject.train is not None else []
     if teachers:
         sentences += teachers
-        inputs = subject.train.inputs if subject.train is not None else []
-        models += [one.key for one in inputs if one.stage in ("train.distill.model", "train.reference.model")]
+        train = subject.train
+        inputs = train.inputs if train is not None else []
+        models += [one.key for one in inputs if train is not None and one.stage in train.facts.get("other_models", {})]
         modalities.append("Features of images and texts, which another model computed")
     if subject.weights:
         names = ", ".join(str(one["name"]) for one in subject.weights)

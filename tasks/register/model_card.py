@@ -236,7 +236,7 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
 
 def describe_teachers(train: Manifest) -> list[str]:
     """Return a sentence for each other model whose features of the dataset the training read."""
-    roles = {"train.distill.model": "Distilled from", "train.reference.model": "Trained with the reference model"}
+    roles = train.facts.get("other_models", {})
     return [
         f"{roles[source.stage]} {redact(source.key)}, digest `{source.digest}`."
         for source in train.inputs

@@ -10,7 +10,7 @@ from dataops.storage.cached_files import SESSIONS, delete_unheld
 from dataops.store import Store
 from tasks.lineage.graph import Lineage
 from tasks.takedown.traces import Traces
-from training.frozen.feature_files import parse_shard
+from training.feature_files import parse_shard
 
 TEACHERS, TOWERS = "features", "features/towers"
 """Folders of the home with the features of training data: a folder for each teacher and dataset, and files."""

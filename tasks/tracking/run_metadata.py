@@ -95,7 +95,7 @@ def build_lineage_tags(
         **{
             source.stage: f"{source.key} {source.digest}"
             for source in (manifests["train"].inputs if "train" in manifests else ())
-            if source.stage in ("train.distill.model", "train.reference.model")
+            if source.stage in manifests["train"].facts.get("other_models", {})
         },
         **{f"snapshot.{stage}": manifest.key for stage, manifest in sorted(manifests.items())},
     }

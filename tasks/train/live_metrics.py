@@ -16,7 +16,7 @@ from tasks.engine.stage import Work
 from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata
 from tasks.tracking.child_runs import find_parent_tag
-from tasks.train.new_rows import FILES, NewRows
+from tasks.train.curves import FILES, NewRows
 from training.config import TRACE, TrainConfig
 
 if TYPE_CHECKING:

@@ -9,26 +9,25 @@ import json
 import logging
 import re
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
-from dataops.home import home
 from dataops.process import ELSEWHERE
 from dataops.snapshot import Counts, Input, Manifest, Part, Record
 from tasks.engine.context import IS_PROGRESS
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
-from tasks.models.find import ModelFiles, find_model
 from tasks.train.checkpoint_mirror import CheckpointMirror
-from tasks.train.curve_writers import CurveFollower
+from tasks.train.curves import CurveFollower
 from tasks.train.datasets import download_datasets, download_indexes, find_datasets, local_name, named_inputs
-from tasks.train.foreign_weights import describe_weights, digest_path, digest_towers
 from tasks.train.live_metrics import LiveRun
 from tasks.train.shard_supply import ShardSupply
 from training.config import TRACE, TrainConfig
-from training.options.packages import check_packages
+from training.hooks import used_hooks
 
 logger = logging.getLogger(__name__)
 
@@ -57,18 +56,35 @@ def external_inputs(config: TrainConfig) -> list[Input]:
     paths["train.vocabulary"] = None if config.vocabulary in ("captions", "clip") else config.vocabulary
     paths["train.init"] = None if (config.init or "").startswith("hf-hub:") else config.init
     found = [digest_path(field, Path(path)) for field, path in paths.items() if path is not None]
-    for role, files in find_teachers(config).items():
-        found.append(Input(stage=f"train.{role}.model", key=files.name, digest=files.digest))
-    return [*found, *digest_towers(config)]
+    return [*found, *(one for hook in used_hooks(config) for one in hook.external_inputs(config))]
 
 
-def find_teachers(config: TrainConfig) -> dict[str, ModelFiles]:
-    """Return the models of the tables `distill` and `reference`.
+def digest_path(field: str, path: Path) -> Input:
+    """Return an input for the file or folder that a field names.
 
-    Raises: ConfigError if there is no such model; ServiceError if MLflow does not answer.
+    Raises: ConfigError if it cannot be read.
     """
-    tables = {"distill": config.distill, "reference": config.reference}
-    return {role: find_model(table.model, home()) for role, table in tables.items() if table is not None}
+    try:
+        files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+        digests = [[file.name, file_sha256(file)] for file in files]
+    except OSError as error:
+        raise ConfigError(f"{field}: {path} cannot be read ({error.strerror or error})") from error
+    return Input(stage=field, key=path.name, digest=sha256(canonical_json(digests).encode()).hexdigest())
+
+
+def describe_weights(config: TrainConfig) -> list[dict[str, Any]]:
+    """Return tower, name, version, license, file and sha256 of all weights that a training starts from.
+
+    What a config does not state, such as the licence of `init`, is "".
+    """
+    found = [one for hook in used_hooks(config) for one in hook.describe_weights(config)]
+    if config.init is not None:
+        tower = "image" if config.init_towers == "image" else "both"
+        is_path = not config.init.startswith("hf-hub:")
+        digest = digest_path("train.init", Path(config.init)).digest if is_path else ""
+        name = Path(config.init).name if is_path else config.init
+        found.append({"tower": tower, "name": name, "version": "", "license": "", "file": "", "sha256": digest})
+    return found
 
 
 def make(work: Work[TrainConfig]) -> StageOutput:
@@ -86,7 +102,7 @@ def make(work: Work[TrainConfig]) -> StageOutput:
 def _train(work: Work[TrainConfig], folder: Path) -> Record:
     """Run the job to its last step and put its output into the store."""
     shards, config = folder / "shards", work.config
-    if problems := check_packages(config):
+    if problems := [problem for hook in used_hooks(config) for problem in hook.problems(config)]:
         raise ConfigError(f"train.{problems[0]}")
     job = build_job(work, shards, folder)
     launcher = build_launcher(config, work.draft.key, folder)
@@ -126,6 +142,9 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     facts |= {"bad_steps": done["bad_steps"]} if "bad_steps" in done else {}
     if weights := describe_weights(work.config):
         facts["weights"] = weights
+    described = [hook.describe_models(work.config) for hook in used_hooks(work.config)]
+    if models := {stage: meaning for one in described for stage, meaning in one.items()}:
+        facts["other_models"] = models
     datasets = _find_datasets(work)
     if len(datasets) > 1:
         keys = [{"key": dataset.key} for dataset in datasets]
@@ -154,11 +173,11 @@ def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, 
         "checksums": {str(path) if is_mixture else path.name: part.sha256 for path, part in files},
         "arriving": {path.name: part.bytes for path, part in files} if limit else {},
         "output": str(output),
+        "files": {},
+        "features": str(work.context.home / "features"),
     }
-    if teachers := find_teachers(work.config):
-        job["teachers"] = {role: str(files.path) for role, files in teachers.items()}
-    if teachers or work.config.text_init or work.config.image_init:
-        job["features"] = str(work.context.home / "features")
+    for hook in used_hooks(work.config):
+        job["files"] |= {name: str(path) for name, path in hook.find_files(work.config).items()}
     if work.config.evaluate_every:
         suite = EvaluateConfig.model_validate(work.context.run_config.get("evaluate", {})).load()
         job["suite"] = suite.model_dump(mode="json")

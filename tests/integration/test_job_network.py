@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-import tests.unit.training.conftest as training
+import tests.trainings as training
 from tasks.engine.subprocess_job import run_job
 from tasks.train.stage import build_launcher
 from training.config import TrainConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-import tests.unit.training.conftest as training
+import tests.trainings as training
 from dataops.digest import file_sha256
 from dataops.errors import JobFailed
 from tasks.engine.subprocess_job import end_jobs, ranks_launcher, run_job

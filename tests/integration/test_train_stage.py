@@ -15,7 +15,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
 from tests.manifests import build_manifest
-from tests.unit.training.conftest import VIT, packed
+from tests.trainings import VIT, packed
 from training.config import TRACE, TrainConfig
 
 pytestmark = pytest.mark.timeout(240)

@@ -99,7 +99,7 @@ class Dataset:
         self.files = ShardFiles(shards, arriving or {})
         options = {"blur_faces": blur_faces, "with_rows": caption_weights is not None}
         self.index = _build_temporary_index(self.files, options) if index is None else index
-        self.image_features: Any = None  # training.frozen.image_features.ImageFeatures, in place of images
+        self.image_features: Any = None  # of a hook: `width`, and `read(shard, sample)` in place of an image
         self._cache: dict[int, np.ndarray] = {}
         self._image_hashes: dict[int, int] = {}  # of images in the cache
         self._cache_left = self._cache_bytes = cache_bytes
@@ -357,7 +357,7 @@ def load_batches(
 def _view_steps(dataset: Dataset, plan: Plan, first_step: int) -> Iterator[tuple[int, Dataset]]:
     """Yield each step with the dataset for the image size of its phase."""
     model_size = dataset.image_size
-    sizes = [phase.image_size or model_size for phase in plan.config.phase] or [model_size]
+    sizes = [phase.image_size or model_size for phase in plan.config.phases] or [model_size]
     for step in range(first_step, plan.total_steps + 1):
         if (size := sizes[plan.find_phase(step)]) != dataset.image_size:
             dataset = dataset.resized(size)

@@ -70,7 +70,7 @@ class Plan:
     def _phase_ends(self) -> list[int]:
         """Samples of all epochs before the end of each phase but the last."""
         ends, batch_sizes = [], self.config.batch_sizes
-        for number, phase in enumerate(self.config.phase[:-1]):
+        for number, phase in enumerate(self.config.phases[:-1]):
             end = round(phase.until * self.total_samples)
             if end not in self._first_samples:
                 index = bisect_right(self._first_samples, end)
@@ -194,7 +194,7 @@ class Plan:
 def check_phases(plan: Plan) -> None:
     """Raise ConfigError if a phase of a training has no step."""
     for number, (steps, _) in enumerate(plan.count_phases(), 1):
-        if not steps and plan.config.phase:
+        if not steps and plan.config.phases:
             pairs = plan.config.batch_sizes[number - 1]
             raise ConfigError(
                 f"phase {number} has no step, since it is shorter than its batch_size of {pairs} pairs: lower that, or "
@@ -209,7 +209,7 @@ def describe_phases(plan: Plan, dimensions: Sequence[ModelConfig]) -> Iterator[s
         dimensions: those of the model in each phase.
     """
     last = 0
-    for number, (steps, samples) in enumerate(plan.count_phases() if plan.config.phase else ()):
+    for number, (steps, samples) in enumerate(plan.count_phases() if plan.config.phases else ()):
         first, last, of_phase = last + 1, last + steps, dimensions[number]
         yield (
             f"phase {number + 1}: steps {first:,} to {last:,}, {samples:,} samples, at most "

@@ -11,12 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dataops.errors import ConfigError
 from training.config import TrainConfig
 from training.data.keyed_random import draw_uniforms
+from training.hooks import used_hooks
+from training.losses.loss import find_loss
 from training.model.clip import CLIP
-from training.model.layer_groups import group_layers, lock_groups, lock_norms
+from training.model.layer_groups import group_layers, lock_groups
 from training.model.pretrained import load_towers
-from training.model.tower_weights import load_image_tower, load_text_tower
 from training.model_config import ModelConfig, TextConfig, VisionConfig
-from training.towers.towers import BackboneTower
 
 
 def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
@@ -35,25 +35,20 @@ def build_initial_model(config: TrainConfig, dimensions: ModelConfig) -> CLIP:
         raise ConfigError('sharding: only the transformers of CLIP are sharded; set "none"')
     if config.sharding != "none" and resnet:
         raise ConfigError('sharding: a ResNet is not sharded, since it fits on one GPU; set "none", or train a ViT')
-    if config.loss == "sigmoid":
-        dimensions = dimensions.for_sigmoid_loss()
-    model = CLIP(dimensions)
+    loss = find_loss(config)
+    model = CLIP(loss.dimensions(dimensions))
     if config.init is not None:
         load_towers(model, config.init, image_only=config.init_towers == "image")
-    if config.image_init is not None:
-        assert isinstance(model.visual, BackboneTower)
-        load_image_tower(model.visual, config.image_init)
-    if config.text_init is not None:
-        assert model.text is not None
-        load_text_tower(model.text, config.text_init)
+    for hook in used_hooks(config):
+        hook.initialize(model, config)
     lock_layers(model, config)
     if config.grad_cache and any(isinstance(m, _BatchNorm) and m.weight.requires_grad for m in model.modules()):
         raise ConfigError(
             "grad_cache: batch normalisation would see a part of the batch at a time, which changes the gradient; "
             "remove it, or train a ViT"
         )
-    if config.loss != "sigmoid" and model.logit_bias is not None:
-        model.logit_bias.requires_grad_(False)  # the softmax does not depend on it
+    if not loss.has_bias and model.logit_bias is not None:
+        model.logit_bias.requires_grad_(False)  # the loss does not depend on it
     model.set_grad_checkpointing(config.grad_checkpointing)
     return model
 
@@ -71,8 +66,8 @@ def lock_layers(model: CLIP, config: TrainConfig) -> None:
             )
         if config.lock_image if tower == "image" else config.lock_text:
             lock_groups(groups, count)
-    if config.lock_norms:
-        lock_norms(model)
+    for hook in used_hooks(config):
+        hook.lock(model, config)
     model.image_locked = config.lock_image and not config.unlocked_image_groups
     model.text_locked = config.lock_text and not config.unlocked_text_groups
     model.train(model.training)

@@ -3,25 +3,21 @@
 Legend: B pairs of this rank, S side of an image, K kept patches.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.config import TrainConfig
-from training.data.augment import AugmentDraws, draw_augmentation
+from training.config import TrainConfig, list_dimensions
 from training.data.loader import Batch
-from training.frozen.text_features import TextFeatures
+from training.hooks import used_hooks
 from training.loop.initial_model import draw_kept_patches
-from training.losses.inputs import NO_INPUTS, LossInputs
+from training.losses.loss import find_loss
 from training.model.packing import PackedTexts, cut_texts, pack_chunks
 from training.model_config import ModelConfig, TextConfig
-from training.options.augment import AugmentConfig
-from training.options.phases import list_dimensions
-from training.teachers.stored_features import StoredFeatures
 from training.towers.padded_texts import PaddedTexts, pad_chunks
 
 
@@ -35,10 +31,8 @@ class StepInputs:
     """Captions: `grad_cache` at a time, or all together."""
     kept_BK: Tensor | None
     """Indices of the patches that each image keeps; None without patch dropout."""
-    draws: AugmentDraws | None
-    """Random numbers of the augmentation; None without one."""
-    of_loss: LossInputs = NO_INPUTS
-    """What the loss takes beside the features."""
+    named: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the loss and the hooks take, by name."""
 
     @property
     def tokens(self) -> int:
@@ -56,8 +50,7 @@ class StepInputs:
             function(self.pixels_BSS3),
             [type(texts)(*map(function, texts)) for texts in self.texts],  # pyright: ignore[reportArgumentType]
             None if self.kept_BK is None else function(self.kept_BK),
-            None if self.draws is None else AugmentDraws(*map(function, self.draws)),
-            self.of_loss.map(function),
+            {name: function(tensor) for name, tensor in self.named.items()},
         )
 
 
@@ -67,7 +60,8 @@ class InputMaker:
 
     Args:
         pin: put them into pinned memory, from which copies to a GPU do not wait; torch keeps and reuses its blocks.
-        text_features: of a frozen text tower, in place of tokens.
+        prepared: what the hooks prepared, by hook.
+        text_features: maps captions to the features of a frozen text tower, in place of tokens.
     """
 
     config: TrainConfig
@@ -75,13 +69,12 @@ class InputMaker:
     seed: int
     total_steps: int
     pin: bool
-    teacher: StoredFeatures | None = None
-    reference: StoredFeatures | None = None
-    text_features: TextFeatures | None = None
+    prepared: Mapping[Any, Any] = field(default_factory=dict)
+    text_features: Callable[[Sequence[str]], Tensor] | None = None
 
     @cached_property
     def _dimensions_of_phases(self) -> tuple[ModelConfig, ...]:
-        return list_dimensions(self.config.phase, self.dimensions)
+        return list_dimensions(self.config.phases, self.dimensions)
 
     def __call__(self, batch: Batch) -> StepInputs:
         """Return the inputs, on the CPU."""
@@ -91,24 +84,16 @@ class InputMaker:
             torch.from_numpy(batch.pixels_BSS3),
             self._pack(batch, dimensions),
             draw_kept_patches(config, dimensions, *of_batch, batch.step / self.total_steps),
-            None if config.augment == AugmentConfig() else draw_augmentation(config.augment, *of_batch),
-            self._for_loss(batch),
+            self._name_inputs(batch),
         )
         return inputs.map(Tensor.pin_memory) if self.pin else inputs
 
-    def _for_loss(self, batch: Batch) -> LossInputs:
-        identities_B2 = None if batch.identities_B2 is None else torch.from_numpy(batch.identities_B2)
-        inputs = LossInputs(identities_B2)
-        if self.config.loss == "global":
-            gamma = self.config.global_loss.gamma_at(batch.epoch, self.config.epochs)
-            inputs = inputs._replace(samples_B=torch.from_numpy(batch.samples), gamma=torch.tensor(gamma))
-        if self.teacher is not None and self.config.distill is not None:
-            scale = self.config.distill.scale or math.exp(self.teacher.logit_scale)
-            features_B2T = torch.from_numpy(self.teacher.read(batch.samples))
-            inputs = inputs._replace(teacher_B2T=features_B2T, teacher_scale=torch.tensor(scale))
-        if self.reference is not None:
-            inputs = inputs._replace(reference_B2T=torch.from_numpy(self.reference.read(batch.samples)))
-        return inputs
+    def _name_inputs(self, batch: Batch) -> dict[str, Tensor]:
+        named = {} if batch.identities_B2 is None else {"identities_B2": torch.from_numpy(batch.identities_B2)}
+        named |= find_loss(self.config).make_inputs(batch, self.config)
+        for hook in used_hooks(self.config):
+            named |= hook.make_inputs(batch, self.config, self.seed, self.prepared.get(hook))
+        return named
 
     def _pack(self, batch: Batch, dimensions: ModelConfig) -> list[PackedTexts] | list[PaddedTexts]:
         text, rows = dimensions.text_cfg, self.config.grad_cache

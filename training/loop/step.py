@@ -5,7 +5,7 @@ On a GPU a step is launched without waiting for it: no value is read back, and n
 Legend: B pairs of this rank, S side of an image, K kept patches, V values of a step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -15,16 +15,14 @@ from torch.optim import Optimizer
 
 from training import distributed
 from training.config import TrainConfig
-from training.data.augment import augment
+from training.hooks import used_hooks
 from training.loop.bad_steps import KeptStatistics, StepGuard
 from training.loop.health import mean_cosine
 from training.loop.inputs import StepInputs
 from training.loop.optim import MAX_LOGIT_SCALE
-from training.losses.compute import compute_loss
 from training.losses.contrastive import StepOutcome
-from training.losses.global_loss import Denominators
 from training.losses.grad_cache import backward_by_chunks
-from training.losses.inputs import LossInputs
+from training.losses.loss import LossState, compute_loss
 from training.model.clip import CLIP, Outputs
 from training.model.packing import PackedTexts
 from training.model.preprocess import MEAN, STD
@@ -63,7 +61,7 @@ def take_step(
     lr: float,
     pairs_of_ranks: Sequence[int] | None = None,
     guard: StepGuard | None = None,
-    denominators: Denominators | None = None,
+    state: LossState | None = None,
 ) -> Tensor:
     """Take one step of the optimizer.
 
@@ -72,14 +70,14 @@ def take_step(
         inputs: on the model's device.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
         guard: skips the update of a bad step.
-        denominators: of the global loss.
+        state: of the loss.
 
     Returns: StepValues as fp64 (V,) on the device, which may still compute them.
     """
     images_B3SS = prepare_images(inputs, config)
     statistics = None if guard is None else KeptStatistics(model)
     outcome, outputs = backward(
-        forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks, inputs.of_loss, denominators
+        forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks, inputs.named, state
     )
     cosines = mean_cosine(outputs.image_features_BD.detach()), mean_cosine(outputs.text_features_BD.detach())
     sums = torch.stack([v.detach().double() for v in (outcome.loss, outcome.image_hits, outcome.text_hits, *cosines)])
@@ -88,8 +86,8 @@ def take_step(
     grad_norm = gradient_norm(model)
     is_bad = None if guard is None else guard.decide(sums[0], grad_norm)
     update(model, optimizer, lr, grad_norm, config, is_bad)
-    if denominators is not None:
-        denominators.update(is_bad)
+    if state is not None:
+        state.update(is_bad)
     if statistics is not None and is_bad is not None:
         statistics.restore_where(is_bad)
     skipped = torch.zeros_like(sums[0]) if is_bad is None else is_bad.double()
@@ -97,14 +95,17 @@ def take_step(
 
 
 def prepare_images(inputs: StepInputs, config: TrainConfig) -> Tensor:
-    """Return a batch's images as the inputs of the image tower (B, 3, S, S), augmented as the config says."""
+    """Return a batch's images as the inputs of the image tower (B, 3, S, S), changed as the config says."""
     if inputs.pixels_BSS3.ndim == 2:  # features that were computed before
         return inputs.pixels_BSS3
-    if inputs.draws is None:
+    hooks = [hook for hook in used_hooks(config) if hook.changes_images]
+    if not hooks:
         return normalize_pixels(inputs.pixels_BSS3)
     pixels_B3SS = inputs.pixels_BSS3.permute(0, 3, 1, 2).contiguous().float() / 255
     mean, std = (value.view(3, 1, 1) for value in _mean_and_std(pixels_B3SS.device))
-    pixels_B3SS = (augment(pixels_B3SS, config.augment, inputs.draws) - mean) / std
+    for hook in hooks:
+        pixels_B3SS = hook.change_images(pixels_B3SS, inputs.named, config)
+    pixels_B3SS = (pixels_B3SS - mean) / std
     return pixels_B3SS.contiguous(memory_format=torch.channels_last)
 
 
@@ -133,8 +134,8 @@ def backward(
     config: TrainConfig,
     kept_BK: Tensor | None = None,
     pairs_of_ranks: Sequence[int] | None = None,
-    of_loss: LossInputs | None = None,
-    denominators: Denominators | None = None,
+    named: Mapping[str, Tensor] | None = None,
+    state: LossState | None = None,
 ) -> tuple[StepOutcome, Outputs]:
     """Run both towers and the loss over all ranks' pairs, and add its gradients to the parameters' own.
 
@@ -143,13 +144,13 @@ def backward(
         texts: `grad_cache` at a time, or all together.
         kept_BK: see CLIP.encode_image.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
-        of_loss: what the loss takes beside the features; None: nothing.
-        denominators: of the global loss.
+        named: what the loss takes beside the features, by name; None: nothing.
+        state: of the loss.
 
     Returns: the loss and hits, and the features of the batch.
     """
     pairs_of_ranks = pairs_of_ranks or [len(images_B3SS)]
-    known = {"config": config, "pairs_of_ranks": pairs_of_ranks, "inputs": of_loss, "denominators": denominators}
+    known = {"config": config, "pairs_of_ranks": pairs_of_ranks, "inputs": named, "state": state}
     loss = partial(compute_loss, **known)
     autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     # All ranks take the same way, else they would wait for each other in different exchanges.

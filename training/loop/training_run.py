@@ -1,21 +1,22 @@
 """The state of one run of a training job: set-up makes it, the loop changes it, a checkpoint restores it."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from training import distributed
-from training.config import TrainConfig
+from training.config import TrainConfig, list_dimensions
 from training.data.loader import Dataset
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
-from training.frozen.text_features import TextFeatures
+from training.hooks import used_hooks
 from training.job import Job, Stopped
 from training.loop.bad_steps import BadSteps, StepGuard
 from training.loop.flops import StepFlops
@@ -25,15 +26,27 @@ from training.loop.inputs import StepInputs
 from training.loop.optim import build_optimizer
 from training.loop.skipped_samples import SkippedSamples
 from training.loop.step import take_step
-from training.loop.weight_average import WeightAverage, build_average
-from training.losses.global_loss import Denominators
+from training.losses.loss import LossState, find_loss
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import Tokenizer
 from training.model_config import ModelConfig
-from training.options.phases import list_dimensions
 from training.placement import place_model
-from training.teachers.stored_features import StoredFeatures
+
+
+class Average(Protocol):
+    """An average of the weights, which is evaluated and saved in their place."""
+
+    def update(self, step: int) -> None:
+        """Add the weights after a step, from 1, where it counts."""
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Give the model its averages inside a `with`, and its weights back after it, bit by bit."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint holds of it, by name."""
+        ...
 
 
 @dataclass
@@ -46,12 +59,12 @@ class Learner:
     forward: nn.Module
     """The model, or DistributedDataParallel around it."""
     optimizer: Optimizer
-    average: WeightAverage | None
+    average: Average | None
     """None if the weights themselves are evaluated and saved."""
     guard: StepGuard | None
     """None if the first bad step ends the job."""
-    denominators: Denominators | None = None
-    """None with another loss than the global one."""
+    state: LossState | None = None
+    """What the loss remembers; None: nothing."""
 
     def take_step(
         self, number: int, inputs: StepInputs, *, lr: float, pairs_of_ranks: Sequence[int] | None = None
@@ -66,7 +79,7 @@ class Learner:
             lr=lr,
             pairs_of_ranks=pairs_of_ranks,
             guard=self.guard,
-            denominators=self.denominators,
+            state=self.state,
         )
         if self.average is not None:
             self.average.update(number)
@@ -85,24 +98,24 @@ def build_learner(
     """Build a model on its device, as it is before the first step, and its optimizer; all ranks together.
 
     Args:
-        total_steps: steps of the training, from which `average_last` counts back.
-        samples: samples of the dataset, each of which has denominators with the global loss.
+        total_steps: steps of the training.
+        samples: samples of the dataset.
 
-    Raises: ConfigError as build_initial_model and build_average.
+    Raises: ConfigError as build_initial_model and the hooks.
     """
     torch.manual_seed(seed)  # decides the first weights; nothing after them draws from torch's generator
     model = build_initial_model(config, dimensions)
     distributed.synchronize_batch_norm(model, device)
     forward = place_model(model, device, config)
-    model.prepare_image_sizes(one.vision_cfg.image_size for one in list_dimensions(config.phase, model.config))
+    model.prepare_image_sizes(one.vision_cfg.image_size for one in list_dimensions(config.phases, model.config))
     return Learner(
         config=config,
         model=model,
         forward=forward,
         optimizer=build_optimizer(model, config),
-        average=build_average(model, config, total_steps),
+        average=next((a for hook in used_hooks(config) if (a := hook.average(model, config, total_steps))), None),
         guard=StepGuard(config, device) if config.max_bad_steps else None,
-        denominators=Denominators(samples, device) if config.loss == "global" else None,
+        state=find_loss(config).make_state(config, samples, device),
     )
 
 
@@ -120,7 +133,7 @@ class TrainingRun:
     """None where all shards are on this disk."""
     tokenizer: Tokenizer
     preprocess: Preprocess
-    text_features: TextFeatures | None
+    text_features: Callable[[Sequence[str]], Tensor] | None
     """Features of a frozen text tower, in place of tokens; None: each step computes them."""
     learner: Learner
     digest: str
@@ -132,8 +145,8 @@ class TrainingRun:
     patch dropout."""
     health: HealthMonitor
     skipped: SkippedSamples
-    teachers: dict[str, StoredFeatures] = field(default_factory=dict)
-    """Features of the models of `distill` and `reference`."""
+    prepared: Mapping[Any, Any] = field(default_factory=dict)
+    """What the hooks prepared for each batch, by hook."""
     bad_steps: BadSteps | None = None
     """None if the first bad step ends the job."""
     step: int = 0
@@ -157,7 +170,7 @@ class TrainingRun:
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside weights and moments, by name; a restored one is copied into them."""
-        parts = (self.learner.average, self.learner.guard, self.learner.denominators)
+        parts = (self.learner.average, self.learner.guard, self.learner.state)
         return {name: tensor for part in parts if part is not None for name, tensor in part.tensors().items()}
 
     def averaged(self) -> AbstractContextManager[None]:

@@ -66,7 +66,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
         bias = config.init_logit_bias
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
-        self.image_locked = self.text_locked = self.is_compiled = self.is_fp8 = False
+        self.image_locked = self.text_locked = self.is_compiled = self.is_converted = False
         if isinstance(text, TextConfig):
             nn.init.normal_(self.token_embedding.weight, std=0.02)
             nn.init.normal_(self.positional_embedding, std=0.01)

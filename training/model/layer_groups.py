@@ -1,15 +1,12 @@
-"""The layers of both towers in the order of their depth: those that are locked, and their learning rates."""
+"""The layers of both towers in the order of their depth: those that are locked."""
 
 from collections.abc import Sequence
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.model.clip import CLIP
 from training.model.resnet import ModifiedResNet
 from training.towers.towers import BackboneTower, group_tower
-
-NORMS = (nn.LayerNorm, _BatchNorm)
 
 
 def group_layers(model: CLIP) -> tuple[list[list[nn.Parameter]], list[list[nn.Parameter]]]:
@@ -45,13 +42,6 @@ def lock_groups(groups: list[list[nn.Parameter]], unlocked: int) -> None:
     for parameters in groups[: len(groups) - unlocked]:
         for parameter in parameters:
             parameter.requires_grad_(False)
-
-
-def lock_norms(model: nn.Module) -> None:
-    """Freeze the gains and biases of all norms, and so the statistics of batch norms (CLIP.train)."""
-    for module in model.modules():
-        if isinstance(module, NORMS):
-            module.requires_grad_(False)
 
 
 def _transformer_groups(

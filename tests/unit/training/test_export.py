@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataops.errors import ConfigError
-from tests.unit.training.conftest import RESNET, VIT
-from tests.unit.training.towers.made_towers import write_bert
+from plugins.towers.config import TextInit
+from plugins.towers.tests.made_towers import write_bert
+from plugins.towers.weights import load_text_tower
+from tests.trainings import RESNET, VIT
 from training.export import Format, export, main
 from training.exporters import limits
 from training.exporters.onnx_graph import TextGraph
@@ -22,9 +24,7 @@ from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model.tokenizer import make_tokenizer, train_tokenizer
-from training.model.tower_weights import load_text_tower
 from training.model_config import BertConfig, ModelConfig
-from training.options.text_init import TextInit
 from training.towers.dimensions import assemble_dimensions
 from training.towers.towers import PretrainedTextTower
 from training.towers.vit import ViT

@@ -13,7 +13,7 @@ import pytest
 
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError
-from tests.unit.training.conftest import pairs, write_shard
+from tests.trainings import pairs, write_shard
 from training import distributed, preparation
 from training.data.epoch_order import Sampling
 from training.data.loader import Dataset

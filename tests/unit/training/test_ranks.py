@@ -19,8 +19,8 @@ from dataops.digest import file_sha256
 from dataops.home import CHECKOUT
 from dataops.process import ELSEWHERE
 from tasks.train.stage import build_launcher
+from tests.trainings import output_of, rows_of, with_suite
 from tests.unit.tasks.train.test_shard_supply import Dataset, dataset, job_of, size_of, supply
-from tests.unit.training.conftest import output_of, rows_of, with_suite
 from training.config import TrainConfig
 from training.train import main
 

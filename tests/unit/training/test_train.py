@@ -29,12 +29,12 @@ from safetensors.torch import load_file
 import training.loop.health as health_module
 import training.loop.interim_evaluation as interim_module
 import training.loop.step as step_module
-import training.losses.compute as compute_module
+import training.losses.contrastive as loss_module
 import training.model.checkpoint as checkpoint_module
 import training.train as train_module
 from benchmarks.gpu_gates.inputs import write_shards
 from dataops.digest import file_sha256
-from tests.unit.training.conftest import output_of, rows_of, with_suite
+from tests.trainings import output_of, rows_of, with_suite
 from training import job as job_module
 from training.config import Precision
 from training.model.checkpoint import load_model
@@ -101,7 +101,7 @@ def test_another_seed_gives_another_model(make_job: MakeJob) -> None:
 def test_a_finished_job_returns_at_once(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job("a", epochs=1)
     assert main([str(job)]) == 0
-    monkeypatch.setattr(compute_module, "contrastive_loss", None)  # would fail at the first step
+    monkeypatch.setattr(loss_module, "contrastive_loss", None)  # would fail at the first step
     assert main([str(job)]) == 0
 
 
@@ -112,7 +112,7 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
     request.getfixturevalue(kind)
     undisturbed, stopped = make_job("a"), make_job("b")
     assert main([str(undisturbed)]) == 0
-    loss, calls = compute_module.contrastive_loss, []
+    loss, calls = loss_module.contrastive_loss, []
 
     def stop_in_fifth(*arguments: object) -> object:
         calls.append(1)
@@ -120,7 +120,7 @@ def test_sigterm_checkpoints_and_the_next_start_ends_in_the_same_bits(
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(compute_module, "contrastive_loss", stop_in_fifth)
+    monkeypatch.setattr(loss_module, "contrastive_loss", stop_in_fifth)
     assert main([str(stopped)]) == 75
     assert [path.name for path in (output_of(stopped) / "checkpoints").iterdir()] == ["step-000005"]
     assert not (output_of(stopped) / "done.json").exists()
@@ -153,7 +153,7 @@ def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJ
     assert main([str(undisturbed)]) == 0
     script = f"""
         import os, signal, sys
-        import training.losses.compute as compute
+        import training.losses.contrastive as compute
         import training.train as train
         loss, calls = compute.contrastive_loss, []
         def die(*arguments):
@@ -179,7 +179,7 @@ def test_kill_9_at_random_steps_then_rerun_ends_in_the_same_bits(make_job: MakeJ
 def test_the_step_does_not_wait_for_the_disk(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """Block the write of step 2's checkpoint until step 7; it must still hold the state of step 2."""
     job, undisturbed = make_job("a", checkpoint_every=2, keep_checkpoints=9), make_job("b", checkpoint_every=2)
-    loss, save, calls, reached = compute_module.contrastive_loss, checkpoint_module.save_file, [], threading.Event()
+    loss, save, calls, reached = loss_module.contrastive_loss, checkpoint_module.save_file, [], threading.Event()
 
     def counted(*arguments: object) -> object:
         calls.append(1)
@@ -191,7 +191,7 @@ def test_the_step_does_not_wait_for_the_disk(make_job: MakeJob, monkeypatch: pyt
         assert reached.wait(20), "the fourth step waits for the checkpoint of the second"
         save(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(compute_module, "contrastive_loss", counted)
+    monkeypatch.setattr(loss_module, "contrastive_loss", counted)
     monkeypatch.setattr(checkpoint_module, "save_file", slow)
     assert main([str(job)]) == 0
     monkeypatch.undo()
@@ -227,7 +227,7 @@ def test_out_of_memory_names_the_batch_and_what_lowers_its_memory(
 
 def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     job, failed, calls = make_job("a", "vit", checkpoint_every=3), threading.Event(), []
-    loss = compute_module.contrastive_loss
+    loss = loss_module.contrastive_loss
 
     def fill_disk(tensors: object, path: Path) -> None:
         path.write_bytes(b"half")
@@ -240,7 +240,7 @@ def test_a_full_disk_ends_the_job_at_once_and_is_retryable(make_job: MakeJob, mo
         return loss(*arguments)
 
     monkeypatch.setattr(checkpoint_module, "save_file", fill_disk)
-    monkeypatch.setattr(compute_module, "contrastive_loss", wait)
+    monkeypatch.setattr(loss_module, "contrastive_loss", wait)
     assert main([str(job)]) == 75
     assert len(calls) < 6, "it does not wait for the next checkpoint"
     failure = json.loads((output_of(job) / "failure.json").read_text())
@@ -302,7 +302,7 @@ def test_a_dead_temperature_or_a_loss_spike_ends_the_job_with_exit_code_4(
 ) -> None:
     for name, steps in (("PATIENCE", 3), ("WINDOW", 4), ("SPIKE", 2)):
         monkeypatch.setattr(health_module, name, steps)
-    loss, update, calls = compute_module.contrastive_loss, step_module.update, []
+    loss, update, calls = loss_module.contrastive_loss, step_module.update, []
 
     def jumps(*arguments: Any) -> Any:
         calls.append(1)
@@ -314,7 +314,7 @@ def test_a_dead_temperature_or_a_loss_spike_ends_the_job_with_exit_code_4(
         model.logit_scale.data.zero_()
 
     with monkeypatch.context() as patch:
-        patch.setattr(compute_module, "contrastive_loss", jumps)
+        patch.setattr(loss_module, "contrastive_loss", jumps)
         assert main([str(make_job("a", checkpoint_every=2))]) == 4
     assert re.search(r"step 7: the loss has gone from \d\.\d+ to 1\d\.\d+ in 2 steps; .* step-000006", caplog.text)
     monkeypatch.setattr(step_module, "update", kills)
@@ -395,7 +395,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    loss, calls = compute_module.contrastive_loss, []
+    loss, calls = loss_module.contrastive_loss, []
 
     def crash(*arguments: object) -> object:
         calls.append(1)
@@ -403,7 +403,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             raise KeyboardInterrupt
         return loss(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(compute_module, "contrastive_loss", crash)
+    monkeypatch.setattr(loss_module, "contrastive_loss", crash)
 
 
 def test_a_checkpoint_of_another_job_is_skipped(
@@ -426,7 +426,7 @@ def test_a_non_finite_loss_ends_the_job_with_exit_code_4(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, poison: str
 ) -> None:
     job = make_job("a", checkpoint_every=2)
-    loss, calls = compute_module.contrastive_loss, []
+    loss, calls = loss_module.contrastive_loss, []
 
     def poisoned(images: torch.Tensor, *arguments: object) -> object:
         calls.append(1)
@@ -436,7 +436,7 @@ def test_a_non_finite_loss_ends_the_job_with_exit_code_4(
             images.register_hook(lambda gradient: gradient * math.inf)
         return loss(images, *arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(compute_module, "contrastive_loss", poisoned)
+    monkeypatch.setattr(loss_module, "contrastive_loss", poisoned)
     assert main([str(job)]) == 4
     assert "step 4" in caplog.text
     assert "the last good checkpoint is step-000002" in caplog.text

@@ -30,8 +30,9 @@ def subject(tmp_path: Path) -> Subject:
         Input(stage="pack", key="f" * 16, digest="3" * 64),
     ]
     code = {"commit": "c" * 40, "dirty": True, "python": "3.11.7"}
+    facts = {**train.facts, "other_models": {"train.distill.model": "Distilled from"}}
     parts = [Part(name="model.safetensors", rows=0, bytes=1, sha256="4" * 64)]
-    train = train.model_copy(update={"inputs": inputs, "code": code, "parts": parts})
+    train = train.model_copy(update={"inputs": inputs, "code": code, "parts": parts, "facts": facts})
     result = {"value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.1}
     metrics = {"digits": {"n": 9, "metrics": {"top1": result, "top5": result | {"low": None, "high": None}}}}
     made = describe_training(train, store, "models:/my/clip/3", "cc-by-4.0")

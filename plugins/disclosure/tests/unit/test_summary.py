@@ -197,7 +197,8 @@ def test_teachers_are_synthetic_data(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     train = make_model(store, PAIRS)["train"]
     teacher = Input(stage="train.distill.model", key="teacher-l", digest="1" * 64)
-    subject = describe_training(train.model_copy(update={"inputs": [*train.inputs, teacher]}), store)
+    facts = {**train.facts, "other_models": {teacher.stage: "Distilled from"}}
+    subject = describe_training(train.model_copy(update={"inputs": [*train.inputs, teacher], "facts": facts}), store)
     answers = summarise(subject, ProviderFacts()).answers
     assert answers["synthetic_used"].is_yes is True
     assert answers["synthetic_models"].text[0] == "teacher-l."

@@ -15,7 +15,7 @@ from dataops.errors import ServiceError
 from plugins.publish.publish import PublishOptions, publish
 from tasks.models import export
 from tests.servers.writable_hub import WritableHub
-from tests.unit.training.conftest import VIT
+from tests.trainings import VIT
 from tests.unit.training.test_export import CAPTIONS, sample_images
 from training.export import main as export_main
 from training.model.checkpoint import LoadedModel, load_model, save_model

@@ -26,7 +26,7 @@ from benchmarks.gpu_gates.jobs import (
 from benchmarks.gpu_gates.outcomes import FAIL, MEASURED, NOT_RUN, PASS, Setting
 from benchmarks.gpu_gates.steps import count_flops, measure_steps
 from benchmarks.gpu_gates.syncs import report_syncs
-from tests.unit.training.conftest import process_state
+from tests.trainings import process_state
 from training.data.loader import Dataset
 from training.loop.inputs import InputMaker
 from training.losses.contrastive import StepOutcome

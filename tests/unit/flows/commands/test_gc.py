@@ -32,7 +32,7 @@ from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY
 from tests.manifests import build_manifest
-from training.frozen.feature_files import read_features, write_features
+from training.feature_files import read_features, write_features
 
 NOW = time.time()
 

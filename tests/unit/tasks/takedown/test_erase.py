@@ -30,7 +30,7 @@ from tasks.takedown.erase_rows import erase_rows
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import jpeg, pair
 from tests.unit.tasks.lineage.test_takedown_leftovers import REMOVED, copy_home, find_images, take_down, template
-from training.frozen.feature_files import name_shard_features
+from training.feature_files import name_shard_features
 
 __all__ = ["copy_home", "template"]
 

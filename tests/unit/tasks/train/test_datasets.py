@@ -20,8 +20,8 @@ from tasks.train import stage as train_stage
 from tasks.train.datasets import find_datasets, named_inputs
 from tasks.train.stage import TRAIN
 from tests.manifests import build_manifest
+from tests.trainings import VIT, packed, process_state
 from tests.unit.tasks.dataset_chain import packed_in, pair
-from tests.unit.training.conftest import VIT, packed, process_state
 from training.config import TrainConfig
 from training.job import Job
 from training.train import main

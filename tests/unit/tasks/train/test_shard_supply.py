@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-import training.losses.compute as compute_module
+import training.losses.contrastive as loss_module
 from dataops.snapshot import Draft, Part
 from dataops.store import FolderStore, Store
 from tasks.train.shard_supply import ShardSupply
-from tests.unit.training.conftest import VIT, packed, process_state
+from tests.trainings import VIT, packed, process_state
 from training.train import OUTPUTS, main
 
 EACH = 10
@@ -94,7 +94,7 @@ def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_an
     assert main([str(job_of(dataset, tmp_path / "here", 0))]) == 0
     limit = size_of(dataset, 4)
     job = job_of(dataset, tmp_path / "come", limit)
-    loss, calls = compute_module.contrastive_loss, []
+    loss, calls = loss_module.contrastive_loss, []
 
     def stop_in_sixth_step(*arguments: object) -> object:
         calls.append(1)
@@ -102,7 +102,7 @@ def test_supplied_shards_make_the_same_model_when_the_training_is_interrupted_an
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(*arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(compute_module, "contrastive_loss", stop_in_sixth_step)
+    monkeypatch.setattr(loss_module, "contrastive_loss", stop_in_sixth_step)
     with supply(dataset, job, limit), measured_sizes(job.parent / "shards") as sizes:
         assert main([str(job)]) == 75
     damaged, *whole = (job.parent / "shards").glob("*.tar")

@@ -6,10 +6,7 @@ import pytest
 
 from dataops.errors import ConfigError
 from tasks.engine.stage import plan
-from tasks.register.model_card import describe_teachers
-from tasks.tracking.run_metadata import build_lineage_tags
 from tasks.train.stage import TRAIN, external_inputs
-from tests.manifests import build_manifest
 from training.config import TrainConfig
 
 
@@ -27,26 +24,6 @@ def test_key_changes_with_the_content_of_the_initial_weights(tmp_path: Path) -> 
         assert key(config) == first
         file.write_bytes(b"2")
         assert key(config) != first
-
-
-@pytest.mark.parametrize("role", ["distill", "reference"])
-def test_key_and_metadata_name_a_teacher_by_its_content(tmp_path: Path, role: str) -> None:
-    file = tmp_path / "model.safetensors"
-    config = TrainConfig.model_validate({role: {"model": str(tmp_path)}})
-    with pytest.raises(ConfigError, match="holds no weights"):
-        key(config)
-    keys, digests = set(), set()
-    for content in (b"1", b"2"):
-        file.write_bytes(content)
-        (source,) = external_inputs(config)
-        assert (source.stage, source.key) == (f"train.{role}.model", str(tmp_path))
-        train = build_manifest("train", inputs=[source])
-        assert build_lineage_tags({"train": train}, {}, {})[source.stage] == f"{tmp_path} {source.digest}"
-        (sentence,) = describe_teachers(train)
-        assert source.digest in sentence
-        keys.add(key(config))
-        digests.add(source.digest)
-    assert len(keys) == len(digests) == 2
 
 
 def test_key_changes_with_the_name_of_a_model_on_the_hub() -> None:

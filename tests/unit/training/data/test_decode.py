@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import RandomResizedCrop
 
 from dataops.shards.tar import ShardWriter, format_index
-from tests.unit.training.conftest import jpeg, pairs
+from tests.trainings import jpeg, pairs
 from training.data import decode
 from training.data.keyed_random import draw_uniforms
 from training.data.loader import Dataset

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataops.errors import ConfigError, ContractError
+from plugins.augment.augment import AugmentConfig
 from training.config import TrainConfig
 from training.data.keyed_random import draw_permutation, draw_uniforms
 from training.data.loader import Dataset, Skipped, load_batches
 from training.data.sampling_plan import Plan
 from training.model.preprocess import Preprocess, decode_rgb
-from training.options.augment import AugmentConfig
 
 
 def png(size: tuple[int, int]) -> bytes:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.unit.training.conftest import pairs, write_shard
+from tests.trainings import pairs, write_shard
 from training.data import sample_index
 from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index, verify_index
 from training.data.shard_files import ShardFiles

@@ -9,7 +9,7 @@ import xxhash
 
 from dataops.digest import canonical_json
 from dataops.schema import uid
-from tests.unit.training.conftest import jpeg, write_shard
+from tests.trainings import jpeg, write_shard
 from training.config import TrainConfig
 from training.data.epoch_order import Sampling, Windows
 from training.data.loader import Dataset, Skipped, load_batches

@@ -12,10 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.training.conftest import RESNET, VIT
+from tests.trainings import RESNET, VIT, make_batch
 from training import placement
 from training.model.clip import CLIP, compile_towers
-from training.model.packing import PackedTexts, pack_texts
 from training.model_config import ModelConfig
 from training.train import main
 
@@ -40,15 +39,6 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     torch._dynamo.reset()
     yield found
     torch._dynamo.reset()
-
-
-def make_batch(pairs: int, kept: int | None) -> tuple[Tensor, PackedTexts, Tensor | None]:
-    """Return images, texts of other lengths for each number of pairs, and kept patches."""
-    generator = torch.Generator().manual_seed(pairs)
-    tokens = torch.randint(1, 299, (pairs, 16), generator=generator)
-    tokens[torch.arange(pairs), torch.randint(2, 16, (pairs,), generator=generator)] = 299
-    kept_BK = None if kept is None else torch.arange(kept).repeat(pairs, 1)
-    return torch.randn(pairs, 3, 32, 32, generator=generator), pack_texts(tokens), kept_BK
 
 
 @pytest.mark.timeout(180)  # the compiler's own modules take seconds to load

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.unit.training.conftest import RESNET, VIT
+from tests.trainings import RESNET, VIT
 from training.loop.flops import count_step_flops, find_peak
 from training.model.clip import CLIP
 from training.model.packing import PackedTexts, pack_texts

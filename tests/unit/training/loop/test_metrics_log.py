@@ -12,7 +12,7 @@ import torch
 import training.loop.metrics_log as metrics_log
 import training.train as train_module
 from benchmarks.gpu_gates.reads import counting
-from tests.unit.training.conftest import output_of, rows_of
+from tests.trainings import output_of, rows_of
 from training.config import TrainConfig
 from training.data.sampling_plan import Plan
 from training.loop.metrics_log import MetricsLog

@@ -14,7 +14,7 @@ import torch
 
 import training.train as train_module
 from benchmarks.gpu_gates.reads import counting
-from tests.unit.training.conftest import TOWERS, rows_of
+from tests.trainings import TOWERS, rows_of
 from training.config import TrainConfig
 from training.data.loader import Batch
 from training.loop.initial_model import build_initial_model

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.loop.optim import build_optimizer, has_weight_decay, learning_rate
+from training.loop.optim import build_optimizer, has_weight_decay
 from training.model.clip import CLIP
 from training.model_config import load_model_config
+from training.optimizers import learning_rate
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import training.loop.profiling as profiling
-from tests.unit.training.conftest import output_of
+from tests.trainings import output_of
 from training.config import TRACE
 from training.loop.profiling import StepProfiler
 from training.train import OUTPUTS, main

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.unit.training.conftest import TOWERS
+from tests.trainings import TOWERS
 from training.loop.step import normalize_pixels
 from training.model.clip import CLIP
 from training.model.packing import pack_chunks, pack_texts, pad, select_ends, unpad

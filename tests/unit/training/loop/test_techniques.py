@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dataops.errors import ConfigError
-from tests.unit.training.conftest import RESNET, VIT
+from tests.trainings import RESNET, VIT
 from training.config import TrainConfig
 from training.loop import step as step_module
 from training.loop.initial_model import build_initial_model, draw_kept_patches

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.gpu_gates.sides import make_our_step
-from tests.unit.training.conftest import VIT
+from tests.trainings import VIT
 from training.config import TrainConfig
 from training.loop.inputs import StepInputs
 from training.loop.training_run import Learner

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from dataops.home import CHECKOUT
 from training.config import TrainConfig
-from training.losses.compute import compute_loss
 from training.losses.contrastive import contrastive_loss, sigmoid_loss
+from training.losses.loss import compute_loss
 from training.model.clip import Outputs
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.unit.training.conftest import jpeg, write_shard
-from tests.unit.training.losses.cases import CASES, IDENTITIES, make_leaves
+from tests.loss_ranks import IDENTITIES, compute_on_ranks, make_leaves
+from tests.trainings import jpeg, write_shard
 from training.config import TrainConfig
 from training.data.identity import hash_caption, hash_image
 from training.data.loader import Dataset, load_batches
@@ -21,7 +21,18 @@ from training.losses.positives import Positives
 KNOWN = [
     [any(a == b for a, b in zip(one, two, strict=True)) for two in IDENTITIES.tolist()] for one in IDENTITIES.tolist()
 ]
-POSITIVE_CASES = [name for name, settings in CASES.items() if name.startswith(("softmax", "sigmoid"))]
+CASES: dict[str, dict[str, Any]] = {
+    f"{loss}-{mode}-{smoothing}": {"loss": loss, "multi_positive": mode, "label_smoothing": smoothing}
+    for loss in ("softmax", "sigmoid")
+    for mode in ("mask", "share")
+    for smoothing in ((0.0, 0.2) if loss == "softmax" else (0.0,))
+}
+
+
+@pytest.fixture(scope="module")
+def on_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """Return the result of each case by number of ranks, joined as that of one process."""
+    return compute_on_ranks(tmp_path_factory.mktemp("ranks"), CASES)
 
 
 def slow_loss(settings: dict[str, Any], leaves: list[Tensor]) -> Tensor:
@@ -50,7 +61,7 @@ def slow_loss(settings: dict[str, Any], leaves: list[Tensor]) -> Tensor:
     return total / (2 * len(images))
 
 
-@pytest.mark.parametrize("name", POSITIVE_CASES)
+@pytest.mark.parametrize("name", list(CASES))
 def test_value_and_gradients_equal_loops_over_all_pairs(on_ranks: dict[int, Any], name: str) -> None:
     leaves = make_leaves(torch.float64)
     expected = slow_loss(CASES[name], leaves)

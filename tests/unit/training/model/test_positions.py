@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dataops.errors import ConfigError
-from tests.unit.training.conftest import RESNET, VIT, output_of
+from tests.trainings import RESNET, VIT, output_of
 from training.config import TrainConfig
 from training.loop.initial_model import build_initial_model
 from training.model.checkpoint import load_model

@@ -1,0 +1,1 @@
+"""The curves of a training in TensorBoard and in Weights & Biases."""

@@ -1,0 +1,173 @@
+"""Curves in TensorBoard's event files and in Weights & Biases' offline files, each read back."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dataops.errors import ConfigError
+from plugins.curves import hook
+from plugins.curves.writers import EventFiles
+from tasks.train.curves import CurveFollower
+from tasks.train.stage import TRAIN, _train
+from training.config import TrainConfig
+
+SECRET = "0123456789abcdef0123456789abcdef01234567"
+
+
+def work_of(home: Path, **settings: Any) -> Any:
+    return SimpleNamespace(
+        config=TrainConfig.model_validate(settings),
+        draft=SimpleNamespace(key="0" * 16),
+        context=SimpleNamespace(home=home),
+    )
+
+
+def write_rows(folder: Path, first: int, last: int) -> None:
+    with (folder / "metrics.jsonl").open("a") as file:
+        for step in range(first, last + 1):
+            file.write(json.dumps({"step": step, "loss": 1 / step}) + "\n")
+
+
+def read_events(folder: Path) -> list[tuple[str, int, float]]:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.util.tensor_util import make_ndarray
+
+    return [
+        (value.tag, event.step, float(make_ndarray(value.tensor)))
+        for file in sorted(folder.glob("events.out.tfevents.*"))
+        for event in EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    ]
+
+
+def test_event_files_hold_each_row_once_over_two_attempts(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    job.mkdir()
+    work = work_of(tmp_path, tensorboard=str(tmp_path / "runs"))
+    write_rows(job, 1, 3)
+    with CurveFollower(work, job):
+        pass
+    write_rows(job, 4, 5)
+    (job / "evidence-throughput.jsonl").write_text('{"step":2,"samples_per_second":7.0,"is_on":true}\n{"step":4')
+    with CurveFollower(work, job):
+        pass
+    events = read_events(tmp_path / "runs" / f"train-{'0' * 16}")
+    losses = [(step, value) for tag, step, value in events if tag == "train/loss"]
+    assert losses == [(step, pytest.approx(1 / step)) for step in range(1, 6)]
+    assert [event for event in events if event[0] != "train/loss"] == [("train/samples_per_second", 2, 7.0)]
+
+
+def test_a_writer_that_fails_does_not_stop_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(EventFiles, "__init__", fail)
+    with caplog.at_level(logging.WARNING), CurveFollower(work_of(tmp_path, tensorboard=str(tmp_path)), tmp_path):
+        pass
+    assert "TensorBoard no longer shows this training: OSError: the disk is full" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    config = TrainConfig.model_validate({name: "runs"})
+    assert config.problems() == []
+    monkeypatch.setattr(hook, "find_spec", lambda _: None)
+    (problem,) = config.problems()
+    assert problem == f"{name}: the package {name} is not installed: pip install 'pairmill[{name}]'"
+    work = SimpleNamespace(config=config, inputs={"pack": None})
+    with pytest.raises(ConfigError, match=rf"train\.{name}: .*pip install"):
+        _train(work, tmp_path)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("change", [{"wandb": "a/b/c"}, {"wandb": ""}, {"tensorboard": ""}], ids=str)
+def test_invalid_values_raise_validation_error(change: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        TrainConfig.model_validate(change)
+
+
+def test_curves_change_no_key_and_load_no_package() -> None:
+    assert TrainConfig(tensorboard="runs", wandb="a/b").key_config() == TrainConfig().key_config()
+    assert TRAIN.version == 5
+    follower = CurveFollower(work_of(Path()), Path())
+    assert not follower._threads
+    script = "import sys, tasks.train.stage; sys.exit(any(name in sys.modules for name in ('wandb', 'tensorboard')))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_wandb_offline_writes_files_and_connects_to_nothing(tmp_path: Path) -> None:
+    """Any connection would go to this server, as a proxy or as the host of the API."""
+    job = tmp_path / "job"
+    job.mkdir()
+    write_rows(job, 1, 3)
+    connections = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        is_over = threading.Event()
+
+        def count() -> None:
+            while not is_over.is_set():
+                try:
+                    connections.append(server.accept())
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), url)
+        env = {**os.environ, **proxies, "WANDB_BASE_URL": url, "WANDB_MODE": "offline", "WANDB_API_KEY": SECRET}
+        script = f"""
+            import logging, types
+            from pathlib import Path
+            from tasks.train.curves import CurveFollower
+            from training.config import TrainConfig
+            logging.basicConfig(level=logging.DEBUG)
+            work = types.SimpleNamespace(
+                config=TrainConfig(wandb="team/pairs"), draft=types.SimpleNamespace(key="0" * 16),
+                context=types.SimpleNamespace(home=Path({str(tmp_path)!r})),
+            )
+            with CurveFollower(work, Path({str(job)!r})):
+                pass
+        """
+        ended = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script)], env=env, capture_output=True, text=True, check=False
+        )
+        is_over.set()
+        thread.join()
+    assert ended.returncode == 0, ended.stderr
+    assert "no longer shows" not in ended.stderr, ended.stderr
+    assert not connections
+    (written,) = (tmp_path / "wandb").rglob("*.wandb")
+    assert read_losses(written) == [(step, pytest.approx(1 / step)) for step in range(1, 4)]
+    texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [text for text in texts if SECRET.encode() in text]
+    assert SECRET not in ended.stdout + ended.stderr
+
+
+def read_losses(path: Path) -> list[tuple[int, float]]:
+    """Return step and loss of each history record of a small file of Weights & Biases, which is a log of LevelDB."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, found = path.read_bytes()[7:], []
+    while data:
+        length = int.from_bytes(data[4:6], "little")
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data[7 : 7 + length])
+        data = data[7 + length :]
+        items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        if "train/loss" in items:
+            found.append((int(items["train/step"]), items["train/loss"]))
+    return found

@@ -1,0 +1,1 @@
+"""Trainings that start from pretrained networks of other kinds than CLIP's: image backbones and text encoders."""

@@ -1,0 +1,89 @@
+"""The tables `[train.image_init]` and `[train.text_init]`: where weights lie, and what is trained on top. No torch here."""
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from training.backbones import find_backbone
+from training.model_config import FrozenModel, NonNegative
+
+Channels = tuple[float, float, float]
+
+
+class PretrainedConfig(FrozenModel):
+    """A tower that starts from pretrained weights, and a projector on it that starts at random."""
+
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """Installed Python package that ships the weights. None of its code is run."""
+    path: Annotated[str, Field(min_length=1)] | None = None
+    """File or folder of the weights, in place of a package."""
+    file: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the weights inside the package or folder; needed if there are several."""
+    license: Annotated[str, Field(max_length=100)] = ""
+    """Licence of the weights, as their owner states it. Default: that of the package's metadata. The model card has it."""
+    lr_scale: NonNegative = 1.0
+    """Factor of the learning rate of the loaded weights; the projector has `lr`."""
+    cache: bool = True
+    """Compute the features of a frozen tower once, and keep them on disk. The job's log names what rules it out."""
+    projector_layers: Annotated[int, Field(ge=0, le=8)] = 1
+    """Linear layers between the feature and the shared space, with a GELU between any two, and a layer norm before them.
+    An MLP of two or more follows arXiv 2409.19425. 0: only the norm, so that the shared space is that of the feature, and
+    has its width in place of the model's embed_dim."""
+    projector_width: Annotated[int, Field(ge=1, le=65_536)] = 1024
+    """Channels between two of those layers."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.package is None) == (self.path is None):
+            raise ValueError("set either package or path: where the weights lie")
+        if self.path is not None and not self.license:
+            raise ValueError("license: a file states none; set the licence of the weights, which the model card names")
+        for name in filter(None, (self.file, getattr(self, "tokenizer", None))):
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{name}: name a file inside the package or folder")
+        return self
+
+
+class ImageInit(PretrainedConfig):
+    """Pretrained weights that the image tower starts from, in place of the image tower of `model`.
+
+    The file holds a state dict with timm's names, or those of EfficientNet-PyTorch. `image_size` sets the input's side;
+    default: that of the architecture. Pixels are normalised as the backbone expects them.
+    """
+
+    architecture: str
+    """Network of the weights, by timm's name, such as tf_efficientnet_lite0, resnet50 or vit_small_patch16_224."""
+    frozen: bool = False
+    """Train only the projector. Without augment and crop_area, the features of the images are then computed once, from
+    the square at the centre."""
+    mean: Channels | None = None
+    """Mean of the channels that the backbone was trained with, of values from 0 to 1. Default: the architecture's."""
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = (
+        None
+    )
+    """Their standard deviation."""
+
+    @field_validator("architecture")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        find_backbone(value)
+        return value
+
+
+class TextInit(PretrainedConfig):
+    """Pretrained weights that the text tower starts from, with their vocabulary, in place of the transformer of `model`.
+
+    Its context length is that of `model`. Sources: word vectors: Arora et al. 2017 (their mean as the baseline of a
+    sentence's vector); sentence encoders: Reimers and Gurevych 2019 (Sentence-BERT).
+    """
+
+    kind: Literal["words", "bert"]
+    """words: a matrix with a vector for each word or token, in .safetensors, .npy or .npz, and beside it a tokenizer.json
+    or a list with a word a line (.txt); a text is the mean of its vectors. bert: a folder with a config.json of model_type
+    "bert", a tokenizer.json and the weights; a text is the mean of its tokens, or the first one as 1_Pooling/config.json
+    states."""
+    tokenizer: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the tokenizer.json or list of words inside the package or folder; needed if there are several."""
+    frozen: bool = True
+    """Train only the projector. Without word_dropout, the features of the captions are then computed once."""

@@ -1,0 +1,266 @@
+"""The files of a pretrained tower, in an installed package or at a path, who made them, and the dimensions that they state.
+
+A package is found by its metadata, and none of its code is run. No torch here.
+"""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from dataops.digest import canonical_json, file_sha256
+from dataops.errors import ConfigError
+from dataops.regular_files import check_regular, read_text
+from plugins.towers.config import ImageInit, TextInit
+from training.backbones import find_backbone
+from training.model_config import BackboneConfig, BertConfig, ModelConfig, ProjectedConfig, WordVectorsConfig
+
+WEIGHTS = {
+    "words": (".safetensors", ".npz", ".npy"),
+    "bert": (".safetensors", ".bin"),
+    "image": (".safetensors", ".pth", ".pt", ".bin"),
+}
+"""Suffixes of the weights of each kind."""
+BERT_CONFIG, POOLING = "config.json", "1_Pooling/config.json"
+
+
+@dataclass(frozen=True)
+class TowerFiles:
+    """The files that decide what a pretrained tower computes, and their owner."""
+
+    weights: Path
+    tokenizer: Path | None
+    """None for an image tower."""
+    name: str
+    """Name of the package, or of the file or folder."""
+    version: str
+    """Version of the package; empty for a path."""
+    license: str
+
+    @property
+    def config(self) -> Path:
+        """Path of the config.json beside the weights, which BERT has."""
+        return self.weights.with_name(BERT_CONFIG)
+
+    @property
+    def pooling(self) -> Path:
+        """Path of the config of the pooling, which a sentence encoder may have."""
+        return self.weights.parent / POOLING
+
+    def list_files(self) -> list[Path]:
+        """Return all files that decide what the tower computes."""
+        beside = (self.config, self.pooling) if self.tokenizer is not None else ()
+        return [self.weights, *([self.tokenizer] if self.tokenizer else []), *(p for p in beside if p.is_file())]
+
+    def digest(self) -> str:
+        """Return the sha256 over the names and digests of these files."""
+        digests = [[path.name, file_sha256(path)] for path in self.list_files()]
+        return sha256(canonical_json(digests).encode()).hexdigest()
+
+    def describe(self, tower: str) -> dict[str, Any]:
+        """Return whose weights they are, for the model card, with the file's name and sha256."""
+        return {
+            "tower": tower,
+            "name": self.name,
+            "version": self.version,
+            "license": self.license,
+            "file": self.weights.name,
+            "sha256": file_sha256(self.weights),
+        }
+
+
+def find_files(init: TextInit | ImageInit) -> TowerFiles:
+    """Find the files that a table names.
+
+    Raises: ConfigError if there are none, or several of a kind; names the key to set.
+    """
+    table = "train.text_init" if isinstance(init, TextInit) else "train.image_init"
+    kind = init.kind if isinstance(init, TextInit) else "image"
+    try:
+        if init.package is not None:
+            distribution = metadata.distribution(init.package)
+            files = [Path(str(distribution.locate_file(file))) for file in distribution.files or ()]
+            name, version = init.package, distribution.version
+            license_ = init.license or find_license(distribution.metadata)
+        else:
+            root = Path(str(init.path))
+            files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+            if root.is_file():  # its tokenizer lies beside it
+                files += [path for path in sorted(root.parent.iterdir()) if path.suffix in (".json", ".txt")]
+            name, version, license_ = root.name, "", init.license
+    except metadata.PackageNotFoundError as error:
+        raise ConfigError(f"{table}.package: {init.package} is not installed: pip install {init.package}") from error
+    except OSError as error:
+        raise ConfigError(f"{table}.path: {init.path} cannot be read ({error.strerror})") from error
+    if not license_:
+        raise ConfigError(f"{table}.license: the metadata of {name} states none; set the licence of its weights")
+    weights = _choose(files, WEIGHTS[kind], init.file, f"{table}.file", f"weights in {name}")
+    tokenizer = None
+    if isinstance(init, TextInit):
+        suffixes = (".json", ".txt") if kind == "words" else (".json",)
+        named = [path for path in files if "tokenizer" in path.name and path.name != "tokenizer_config.json"]
+        words = [path for path in files if path.suffix == ".txt" and path.parent == weights.parent]
+        candidates = files if init.tokenizer else named or words
+        tokenizer = _choose(
+            candidates, suffixes, init.tokenizer, f"{table}.tokenizer", f"tokenizer.json or list of words in {name}"
+        )
+    found = TowerFiles(weights, tokenizer, name, version, license_)
+    if kind == "bert" and not found.config.is_file():
+        raise ConfigError(f"{table}: no {BERT_CONFIG} lies beside {weights.name} in {name}")
+    return found
+
+
+def _choose(files: list[Path], suffixes: tuple[str, ...], wanted: str | None, key: str, what: str) -> Path:
+    found = [path for path in files if path.suffix in suffixes]
+    if wanted is not None:
+        found = [path for path in files if path.as_posix().endswith(f"/{wanted}") or path.name == wanted]
+    found = [path for path in found if path.is_file()]
+    if not found:
+        raise ConfigError(f"{key}: found no {what}" + (f" named {wanted}" if wanted else f" ({', '.join(suffixes)})"))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:5])
+        raise ConfigError(f"{key}: there are {len(found)} files that may be the {what}: {names}; name one")
+    return found[0]
+
+
+def find_license(facts: Any) -> str:
+    """Return the licence that a package's metadata states: its SPDX expression, a classifier, or a short text; or ""."""
+    if expression := facts.get("License-Expression"):
+        return str(expression)
+    classified = [
+        str(c).rpartition(" :: ")[2] for c in facts.get_all("Classifier") or () if str(c).startswith("License ::")
+    ]
+    if classified:
+        return ", ".join(classified)
+    text = str(facts.get("License") or "").strip()
+    return "" if text.upper() in ("", "UNKNOWN", "NONE") else text.partition("\n")[0][:100]
+
+
+def replace_tower(dimensions: ModelConfig, name: str, tower: ProjectedConfig) -> ModelConfig:
+    """Return the dimensions of a model with another tower, whose feature is the shared space if it has no projector.
+
+    Args:
+        name: vision_cfg or text_cfg.
+
+    Raises: ConfigError if the widths do not fit.
+    """
+    embed_dim = dimensions.embed_dim if tower.projector_layers else tower.feature_width
+    try:
+        return ModelConfig.model_validate({**dict(dimensions), name: tower, "embed_dim": embed_dim})
+    except ValidationError as error:
+        raise ConfigError(f"train: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+
+
+def image_dimensions(init: ImageInit, image_size: int | None) -> BackboneConfig:
+    """Return the dimensions of an image tower.
+
+    Args:
+        image_size: side of the input, in pixels; None: that of the backbone.
+
+    Raises: ConfigError if the patches of the backbone do not divide it.
+    """
+    found = find_backbone(init.architecture)
+    fields = {
+        "kind": "backbone",
+        "architecture": init.architecture,
+        "image_size": image_size or found.image_size,
+        "mean": init.mean or found.mean,
+        "std": init.std or found.std,
+        "projector_layers": init.projector_layers,
+        "projector_width": init.projector_width,
+    }
+    try:
+        return BackboneConfig.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(f"train.image_init: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+
+
+def text_dimensions(init: TextInit, context_length: int) -> BertConfig | WordVectorsConfig:
+    """Return the dimensions of a text tower. Raises: ConfigError if its files are missing, or are of another kind."""
+    files = find_files(init)
+    projector = {"projector_layers": init.projector_layers, "projector_width": init.projector_width}
+    if init.kind == "words":
+        rows, width = read_matrix_shape(files.weights)
+        fields = {
+            "kind": "words",
+            "context_length": context_length,
+            "vocab_size": rows + 1,
+            "width": width,
+            **projector,
+        }
+        return WordVectorsConfig.model_validate(fields)
+    return _bert_dimensions(files, context_length, projector)
+
+
+def _bert_dimensions(files: TowerFiles, context_length: int, projector: dict[str, int]) -> BertConfig:
+    try:
+        facts = json.loads(read_text(files.config))
+        pooling = json.loads(read_text(files.pooling)) if files.pooling.is_file() else {}
+        wanted = {"model_type": "bert", "hidden_act": "gelu", "pad_token_id": 0, "position_embedding_type": "absolute"}
+        for name, value in wanted.items():
+            if facts.get(name, value if name != "model_type" else None) != value:
+                raise ValueError(f"{name} is {facts.get(name)!r}; only {value!r} is supported")
+        modes = [mode for mode, is_on in pooling.items() if mode.startswith("pooling_mode_") and is_on is True]
+        known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+        if len(modes) > 1 or any(mode not in known for mode in modes):
+            raise ValueError(f"{files.pooling.name}: {', '.join(modes)}; only the mean or the first token is supported")
+        return BertConfig.model_validate(
+            {
+                "kind": "bert",
+                "context_length": min(context_length, facts["max_position_embeddings"]),
+                "vocab_size": facts["vocab_size"],
+                "width": facts["hidden_size"],
+                "heads": facts["num_attention_heads"],
+                "layers": facts["num_hidden_layers"],
+                "mlp_width": facts["intermediate_size"],
+                "norm_eps": facts.get("layer_norm_eps", 1e-12),
+                "pooling": known[modes[0]] if modes else "mean",
+                **projector,
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, ValidationError):
+            error = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(
+            f"train.text_init: {files.config} is no config of a BERT that pairmill can read ({error})"
+        ) from None
+
+
+def read_matrix_shape(path: Path) -> tuple[int, int]:
+    """Return rows and columns of the one matrix of numbers in a .safetensors, .npy or .npz file.
+
+    Raises: ConfigError if there is none, or several.
+    """
+    try:
+        check_regular(path)
+        if path.suffix == ".safetensors":
+            with safe_open(path, "np") as file:
+                shapes = [tuple(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 — no mapping
+        else:
+            shapes = [array.shape for array in load_arrays(path).values()]
+    except (OSError, ValueError, EOFError, KeyError, SafetensorError) as error:
+        raise ConfigError(f"train.text_init: {path} holds no matrix that can be read safely ({error})") from error
+    matrices = [shape for shape in shapes if len(shape) == 2]
+    if len(matrices) != 1:
+        raise ConfigError(
+            f"train.text_init: {path} holds {len(matrices)} matrices; save one, with a vector in each row"
+        )
+    return matrices[0][0], matrices[0][1]
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of numbers in a .npy or .npz file; no pickle is read.
+
+    Raises: ValueError if one holds objects.
+    """
+    loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
+    if isinstance(loaded, np.ndarray):
+        return {"": loaded}
+    with loaded:
+        return {name: loaded[name] for name in loaded.files}

@@ -1,0 +1,150 @@
+"""The hooks of `[train.image_init]` and `[train.text_init]`. No torch is imported here."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dataops.snapshot import Input
+from plugins.towers.config import ImageInit, TextInit
+from plugins.towers.files import find_files, image_dimensions, replace_tower, text_dimensions
+from training.hooks import TrainingHook, used_hooks
+from training.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from training.config import TrainConfig
+    from training.data.loader import Dataset
+    from training.job import Job
+    from training.model.clip import CLIP
+    from training.model.tokenizer import Tokenizer
+
+
+logger = logging.getLogger(__name__)
+
+
+class TowerHook(TrainingHook):
+    """A hook that replaces a tower by a pretrained network with a projector on it."""
+
+    tower: str
+    """image or text."""
+
+    def pretrained_towers(self, config: "TrainConfig") -> frozenset[str]:
+        return frozenset({self.tower})
+
+    def check(self, config: "TrainConfig") -> None:
+        if config.sharding != "none":
+            raise ValueError(f'sharding: a model with {self.table} is not sharded; set "none"')
+        if any(phase.image_size if self.tower == "image" else phase.context_length for phase in config.phases):
+            raise ValueError(
+                "phase: pretrained towers have one image_size and one context_length; set batch_size alone"
+            )
+
+    def external_inputs(self, config: "TrainConfig") -> list[Input]:
+        files = find_files(self.settings(config))
+        return [Input(stage=f"train.{self.table}", key=files.name, digest=files.digest())]
+
+    def describe_weights(self, config: "TrainConfig") -> list[dict[str, Any]]:
+        return [find_files(self.settings(config)).describe(self.tower)]
+
+    def scale_rates(self, model: "CLIP", config: "TrainConfig") -> "dict[nn.Parameter, float]":
+        tower: Any = model.visual if self.tower == "image" else model.text
+        scale: float = self.settings(config).lr_scale
+        return {} if scale == 1 else dict.fromkeys(tower.encoder.parameters(), scale)
+
+    def find_uncached_reason(self, config: "TrainConfig") -> str | None:
+        """Return why the features of the tower are computed at each step; None if they are computed once."""
+        init = self.settings(config)
+        if not init.frozen:
+            return "it is trained"
+        return "cache is false" if not init.cache else self._find_change(config)
+
+    def is_cached(self, config: "TrainConfig") -> bool:
+        """Return whether the features are computed once; rank 0 logs the reason if those of a frozen tower are not."""
+        from training import distributed
+
+        reason = self.find_uncached_reason(config)
+        if reason is not None and reason != "it is trained" and distributed.rank() == 0:
+            logger.info("the features of the frozen %s tower are computed at each step: %s", self.tower, reason)
+        return reason is None
+
+    def _find_change(self, config: "TrainConfig") -> str | None:
+        raise NotImplementedError
+
+
+class _ImageInit(TowerHook):
+    order = 99
+    config, table, tower = ImageInit, "image_init", "image"
+
+    def check(self, config: "TrainConfig") -> None:
+        if config.init is not None:
+            raise ValueError("init: both init and image_init state the image tower's weights; remove one of them")
+        super().check(config)
+        if config.patch_dropout:
+            raise ValueError("patch_dropout: a backbone of image_init takes all patches; set 0")
+
+    def dimensions(self, config: "TrainConfig", dimensions: ModelConfig) -> ModelConfig:
+        return replace_tower(dimensions, "vision_cfg", image_dimensions(self.settings(config), config.image_size))
+
+    def initialize(self, model: "CLIP", config: "TrainConfig") -> None:
+        from plugins.towers.weights import load_image_tower
+
+        load_image_tower(model, self.settings(config))
+
+    def compute_features(
+        self, job: "Job", config: "TrainConfig", model: "CLIP", tokenizer: "Tokenizer", dataset: "Dataset"
+    ) -> None:
+        from plugins.towers.frozen import use_image_features
+
+        if self.is_cached(config):
+            use_image_features(job, config, self.settings(config), model, dataset)
+
+    def _find_change(self, config: "TrainConfig") -> str | None:
+        changing = [hook.table for hook in used_hooks(config) if hook.changes_images]
+        changing += ["crop_area"] if config.crop_area is not None else []
+        if changing:
+            return f"{changing[0]} changes its inputs"
+        return "the shards arrive while training runs" if config.shard_cache_bytes else None
+
+
+class _TextInit(TowerHook):
+    order = 98
+    config, table, tower = TextInit, "text_init", "text"
+
+    def check(self, config: "TrainConfig") -> None:
+        if config.vocabulary != "captions":
+            raise ValueError("vocabulary: text_init brings its own; remove vocabulary")
+        if config.init is not None and config.init_towers != "image":
+            raise ValueError('init: both init and text_init state the text tower\'s weights; set init_towers = "image"')
+        super().check(config)
+
+    def dimensions(self, config: "TrainConfig", dimensions: ModelConfig) -> ModelConfig:
+        context_length = dimensions.text_cfg.context_length
+        return replace_tower(dimensions, "text_cfg", text_dimensions(self.settings(config), context_length))
+
+    def load_tokenizer(self, config: "TrainConfig", dimensions: ModelConfig) -> "Tokenizer":
+        from training.model.pretrained_tokenizer import load_tower_tokenizer
+
+        path = find_files(self.settings(config)).tokenizer
+        assert path is not None
+        return load_tower_tokenizer(path, dimensions.text_cfg)
+
+    def initialize(self, model: "CLIP", config: "TrainConfig") -> None:
+        from plugins.towers.weights import load_text_tower
+
+        load_text_tower(model, self.settings(config))
+
+    def compute_features(
+        self, job: "Job", config: "TrainConfig", model: "CLIP", tokenizer: "Tokenizer", dataset: "Dataset"
+    ) -> "Callable[[Sequence[str]], Tensor] | None":
+        from plugins.towers.frozen import use_text_features
+
+        if not self.is_cached(config):
+            return None
+        return use_text_features(job, config, self.settings(config), model, tokenizer, dataset)
+
+    def _find_change(self, config: "TrainConfig") -> str | None:
+        return "word_dropout changes its inputs" if config.word_dropout else None
+
+
+IMAGE_INIT, TEXT_INIT = _ImageInit(), _TextInit()

@@ -1,0 +1,99 @@
+"""The features of a frozen text tower: of each prompt with each caption, once.
+
+Legend: B batch, N texts, W width of a feature.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataops.digest import canonical_json, text_sha256
+from training import distributed
+from training.evaluation.encode import map_in_order
+from training.feature_files import VERSION, read_features, write_features
+from training.model.tokenizer import Tokenizer
+from training.towers.towers import PretrainedTextTower
+
+TEXTS_PER_BATCH = 64
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Features by text."""
+
+    tower: PretrainedTextTower
+    tokenizer: Tokenizer
+    rows: dict[str, int]
+    features_NW: np.ndarray
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return the features (B, W) of texts, on the CPU; one that is not among the rows is computed by itself."""
+        found = [self.rows.get(text) for text in texts]
+        features_BW = torch.from_numpy(np.array(self.features_NW[[row or 0 for row in found]]))
+        for number, (text, row) in enumerate(zip(texts, found, strict=True)):
+            if row is None:
+                features_BW[number] = encode(self.tower, self.tokenizer, [text])[0]
+        return features_BW
+
+
+def encode(tower: PretrainedTextTower, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    """Return the network's features (B, W) in fp32, on the CPU."""
+    device = next(tower.parameters()).device
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        return tower.encode(tokenizer(texts).to(device)).float().cpu()
+
+
+def prepare_text_features(
+    tower: PretrainedTextTower, tokenizer: Tokenizer, texts: Iterable[str], weights_digest: str, folder: Path
+) -> TextFeatures:
+    """Return the features of texts, which one rank of each machine reads or computes; all ranks together.
+
+    On the CPU each batch is the work of one thread, so that the features have the same bits on any number of them.
+
+    Args:
+        texts: in any order; of equal ones, one counts.
+        weights_digest: of all that decides what the tower's network computes.
+        folder: keeps the features, in a file named after the digest, the texts and the kind of device.
+    """
+    ordered = sorted(set(texts))
+    width, device = tower.projector.norm.normalized_shape[0], next(tower.parameters()).device
+    names = sha256()
+    for text in ordered:
+        names.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
+    key = text_sha256(
+        canonical_json([VERSION, weights_digest, device.type, tokenizer.context_length, names.hexdigest()])
+    )
+    path = folder / f"texts-{key}.npy"
+
+    def prepare() -> None:
+        if read_features(path, len(ordered), width) is not None:
+            logger.info("the features of %s texts are known", f"{len(ordered):,}")
+            return
+        started = time.monotonic()
+        lengths = (tokenizer(ordered) != 0).sum(dim=1).numpy() if ordered else np.empty(0, np.int64)
+        order = np.argsort(lengths, kind="stable")
+        batches = [order[start : start + TEXTS_PER_BATCH] for start in range(0, len(order), TEXTS_PER_BATCH)]
+        was_training = tower.training
+        tower.eval()
+
+        def compute(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return rows, encode(tower, tokenizer, [ordered[row] for row in rows]).numpy()
+
+        computed = map_in_order(compute, batches) if device.type == "cpu" else map(compute, batches)
+        write_features(path, len(ordered), width, computed)
+        tower.train(was_training)
+        logger.info("the features of %s texts are computed in %.1f s", f"{len(ordered):,}", time.monotonic() - started)
+
+    distributed.run_together(prepare if distributed.local_rank() == 0 else None)
+    features_NW = read_features(path, len(ordered), width)
+    assert features_NW is not None
+    return TextFeatures(tower, tokenizer, {text: row for row, text in enumerate(ordered)}, features_NW)

@@ -1,0 +1,121 @@
+"""Losses of one small step, on any number of ranks. As a program it computes them on two and on three gloo ranks.
+
+`python -m tests.loss_ranks FOLDER` reads cases.json in FOLDER, and writes the result of each rank into it. The ranks are
+forks of one process, since an import of torch costs more than all losses.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from dataops.home import CHECKOUT
+from training.config import TrainConfig
+from training.losses.loss import compute_loss, find_loss
+from training.model.clip import Outputs
+
+PAIRS, WIDTH = 13, 6
+IDENTITIES = torch.tensor(
+    [[1, 1], [2, 2], [3, 3], [1, 4], [5, 2], [6, 6], [7, 7], [1, 2], [8, 8], [9, 9], [8, 8], [10, 6], [11, 11]]
+)
+"""Images 1 and 8 and captions 2, 6 and 8 occur several times."""
+TEACHER_SCALE = 9.0
+SAMPLES = torch.arange(PAIRS) * 3 + 4
+"""Numbers of the samples; the last one is a repeat, whose sample is its remainder by the size of the dataset."""
+DATASET = 38
+
+
+def make_teacher() -> Tensor:
+    """Return the features of another model, of another width."""
+    features = torch.randn(PAIRS, 2, 4, generator=torch.Generator().manual_seed(7))
+    return F.normalize(features, dim=2)
+
+
+def make_averages() -> Tensor:
+    """Return logs of the averages before the step, of which some samples have none."""
+    averages = torch.linspace(-4, 6, 2 * DATASET).view(DATASET, 2)
+    averages[[2, 10, 13]] = -torch.inf
+    return averages
+
+
+def make_leaves(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Return images, texts, log of the scale and bias."""
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(2, PAIRS, WIDTH, generator=generator) * 3
+    return [v.to(dtype).requires_grad_() for v in (images, texts, torch.tensor(1.2), torch.tensor(-2.0))]
+
+
+def compute(settings: dict[str, Any], rank: int = 0, ranks: int = 1) -> dict[str, Tensor]:
+    """Return the loss and the hits of this rank, and the gradients of its own features, of scale and bias.
+
+    Args:
+        settings: of `[train]`, and `gamma`, an input of the loss.
+    """
+    config = TrainConfig.model_validate({"loss_rows": 4, **{n: v for n, v in settings.items() if n != "gamma"}})
+    counts = [PAIRS // ranks + (number < PAIRS % ranks) for number in range(ranks)]
+    own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    images, texts, scale, bias = (leaf.detach() for leaf in make_leaves())
+    leaves = [value.clone().requires_grad_() for value in (images[own], texts[own], scale, bias)]
+    inputs = {"identities_B2": IDENTITIES[own], "samples_B": SAMPLES[own]}
+    inputs |= {"gamma": torch.tensor(settings.get("gamma", 1.0)), "teacher_scale": torch.tensor(TEACHER_SCALE)}
+    inputs |= {"teacher_B2T": make_teacher()[own], "reference_B2T": make_teacher()[own]}
+    state = find_loss(config).make_state(config, DATASET, torch.device("cpu"))
+    for tensor in state.tensors().values() if state else ():
+        tensor.copy_(make_averages())
+    outcome = compute_loss(Outputs(*leaves), config, counts, inputs, state)
+    (3 * outcome.loss).backward()
+    if state is not None:
+        state.update(torch.tensor(False))
+    values = {"loss": outcome.loss.detach(), "image_hits": outcome.image_hits, "text_hits": outcome.text_hits}
+    if state is not None and rank == 0:
+        values |= state.tensors()
+    gradients = zip(("images", "texts", "scale", "bias"), leaves, strict=True)
+    return values | {name: leaf.grad for name, leaf in gradients if leaf.grad is not None}
+
+
+def join_ranks(results: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the result of one process: the rows of the ranks one after the other, and the sums of all else."""
+    joined = {name: [result[name] for result in results if name in result] for name in results[0]}
+    return {name: torch.cat(v) if name in ("images", "texts") else torch.stack(v).sum(0) for name, v in joined.items()}
+
+
+def compute_on_ranks(folder: Path, cases: dict[str, dict[str, Any]]) -> dict[int, dict[str, dict[str, Tensor]]]:
+    """Return the result of each case by number of ranks, joined as that of one process."""
+    (folder / "cases.json").write_text(json.dumps(cases))
+    command = [sys.executable, "-m", "tests.loss_ranks", str(folder)]
+    subprocess.run(command, check=True, cwd=CHECKOUT, timeout=120)
+    found = {1: {name: compute(settings) for name, settings in cases.items()}}
+    for ranks in (2, 3):
+        results = [torch.load(folder / f"{ranks}-{rank}.pt", weights_only=True) for rank in range(ranks)]
+        found[ranks] = {name: join_ranks([result[name] for result in results]) for name in cases}
+    return found
+
+
+def main(folder: Path) -> int:
+    """Compute all cases on several ranks, and return the number of ranks that failed."""
+    cases = json.loads((folder / "cases.json").read_text())
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    children = []
+    for ranks in (2, 3):
+        for rank in range(ranks):
+            if (child := os.fork()) == 0:
+                store = dist.FileStore(str(folder / f"store-{ranks}"), ranks)  # pyright: ignore[reportPrivateImportUsage]
+                dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+                found = {name: compute(settings, rank, ranks) for name, settings in cases.items()}
+                torch.save(found, folder / f"{ranks}-{rank}.pt")
+                dist.destroy_process_group()
+                os._exit(0)
+            children.append(child)
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

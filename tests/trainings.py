@@ -1,0 +1,205 @@
+"""Tiny real shards, models and jobs of training, for the tests of training and of the plugins that change it."""
+
+import io
+import json
+import os
+import signal
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+import training.train as train_module
+from dataops.schema import CURATED
+from dataops.shards.tar import ShardWriter, format_index
+from dataops.snapshot import Draft, Part
+from training.model.packing import PackedTexts, pack_texts
+
+RESNET = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "patch_size": None},
+    "text_cfg": {"context_length": 16, "vocab_size": 300, "width": 32, "heads": 2, "layers": 2},
+}
+VIT = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 300, "width": 32, "heads": 2, "layers": 2},
+}
+TOWERS = {"resnet": RESNET, "vit": VIT}
+
+
+def jpeg(number: int, size: tuple[int, int] = (40, 36)) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize(size).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write_shard(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def pairs(first: int, count: int) -> list[tuple[str, bytes]]:
+    colours = ("red", "green", "blue", "pale")
+    members = []
+    for number in range(first, first + count):
+        key = f"{number:06d}"
+        members += [(f"{key}.jpg", jpeg(number)), (f"{key}.txt", f"a {colours[number % 4]} thing {number}".encode())]
+        members += [(f"{key}.json", b"{}")]
+    return members
+
+
+def packed(draft: Draft, shards: int, pairs_each: int) -> list[Part]:
+    """Write the parts of a dataset as the pack stage does; every third pair is drawn in half of the epochs."""
+    parts = []
+    for shard in range(shards):
+        file, index, rows = io.BytesIO(), [], []
+        writer = ShardWriter(file)
+        for number in range(shard * pairs_each, (shard + 1) * pairs_each):
+            key, caption = f"{number:06d}", f"thing {number}"
+            row = {"uid": f"{number:032x}", "sampling_probability": None if number % 3 else 0.5}
+            members = {"jpg": jpeg(number), "txt": caption.encode(), "json": json.dumps(row).encode()}
+            index.append(writer.write(key, members))
+            rows.append({**row, "key": key, "caption": caption})
+        writer.close()
+        columns = [CURATED.field(name) for name in ("key", "uid", "caption", "sampling_probability")]
+        parts += [
+            draft.put_bytes(f"{shard:05d}.tar", file.getvalue(), pairs_each),
+            draft.put_bytes(f"{shard:05d}.idx", format_index(index).encode(), pairs_each),
+            draft.put_table(f"part-{shard:05d}.parquet", pa.Table.from_pylist(rows, schema=pa.schema(columns))),
+        ]
+    return parts
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    """Write two shards with 25 pairs in all."""
+    return [
+        write_shard(tmp_path / "00000.tar", pairs(0, 13)),
+        write_shard(tmp_path / "00001.tar", pairs(13, 12)),
+    ]
+
+
+@pytest.fixture
+def sampled_shards(shards: list[Path]) -> list[Path]:
+    """Write the same pairs; every second one is drawn in about half of the epochs."""
+    for path, (first, count) in zip(shards, [(0, 13), (13, 12)], strict=True):
+        members = dict(pairs(first, count))
+        members |= {f"{number:06d}.json": b'{"sampling_probability":0.5}' for number in range(first, first + count, 2)}
+        write_shard(path, list(members.items()))
+    return shards
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, shards: list[Path]) -> Callable[..., Path]:
+    """Return a function that writes JOB.json for a tiny model; its keywords go into the `[train]` table."""
+
+    def make(output: str, tower: str = "resnet", seed: int = 0, **train: object) -> Path:
+        model = tmp_path / f"{tower}.json"
+        model.write_text(json.dumps(TOWERS[tower]))
+        settings = {
+            "model": str(model),
+            "epochs": 4,
+            "batch_size": 10,
+            "lr": 1e-3,
+            "vocab_size": 300,
+            "precision": "fp32",
+            "threads": 1,
+            "workers": 1,
+        }
+        job = {
+            "train": {**settings, **train},
+            "seed": seed,
+            "shards": [str(shard) for shard in shards],
+            "output": str(tmp_path / output),
+        }
+        path = tmp_path / f"{output}.job.json"
+        path.write_text(json.dumps(job))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def process_state() -> Iterator[None]:
+    """Restore what a training changes in its process."""
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+    signal.signal(signal.SIGTERM, handler)
+
+
+def output_of(job: Path) -> Path:
+    return Path(json.loads(job.read_text())["output"])
+
+
+def rows_of(job: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output_of(job) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> dict[str, object]:
+    """Return two tasks with four and three images, in the form of a job file."""
+    for name, labels in {"colours": (0, 1, 2, 3), "few": (1, 1, 0)}.items():
+        root = tmp_path / name
+        (root / "test").mkdir(parents=True)
+        members = [(f"s{i}.jpg", jpeg(i)) for i in range(len(labels))]
+        members += [(f"s{i}.cls", str(label).encode()) for i, label in enumerate(labels)]
+        write_shard(root / "test" / "0.tar", sorted(members))
+        (root / "test" / "nshards.txt").write_text("1")
+        (root / "classnames.txt").write_text("red\ngreen\nblue\npale")
+        (root / "zeroshot_classification_templates.txt").write_text("a {c} thing")
+    tasks = [{"name": name, "kind": "classification", "root": str(tmp_path / name)} for name in ("colours", "few")]
+    return {"name": "small", "tasks": tasks}
+
+
+def with_suite(job: Path, suite: dict[str, object]) -> Path:
+    job.write_text(json.dumps({**json.loads(job.read_text()), "suite": suite}))
+    return job
+
+
+def outputs_of(job: Path) -> dict[str, bytes]:
+    return {name: (output_of(job) / name).read_bytes() for name in train_module.OUTPUTS}
+
+
+def before_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[Any], object]) -> None:
+    """Call a function with the run before each step of the jobs that follow."""
+    launch = train_module.launch_step
+
+    def call(run: Any, *arguments: Any) -> Any:
+        act(run)
+        return launch(run, *arguments)
+
+    monkeypatch.setattr(train_module, "launch_step", call)
+
+
+def stop_at(step: int) -> Callable[[Any], None]:
+    """Send SIGTERM in a step: the job ends after it."""
+
+    def stop(run: Any) -> None:
+        if run.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return stop
+
+
+def make_batch(pairs: int, kept: int | None) -> tuple[torch.Tensor, PackedTexts, torch.Tensor | None]:
+    """Return images, texts of other lengths for each number of pairs, and kept patches."""
+    generator = torch.Generator().manual_seed(pairs)
+    tokens = torch.randint(1, 299, (pairs, 16), generator=generator)
+    tokens[torch.arange(pairs), torch.randint(2, 16, (pairs,), generator=generator)] = 299
+    kept_BK = None if kept is None else torch.arange(kept).repeat(pairs, 1)
+    return torch.randn(pairs, 3, 32, 32, generator=generator), pack_texts(tokens), kept_BK

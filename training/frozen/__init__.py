@@ -1,1 +1,0 @@
-"""The features of frozen towers: computed once, kept on disk, and read in place of images and texts."""

@@ -1,0 +1,200 @@
+"""What plugs into a training: losses, optimizers, schedules, and hooks, each registered by an entry point.
+
+    pairmill.losses          a `Loss` (training/losses/loss.py), chosen by `train.loss`
+    pairmill.optimizers      an `OptimizerBuilder` (training/optimizers.py), chosen by `train.optimizer`
+    pairmill.schedules       a `Schedule` (training/optimizers.py), chosen by `train.schedule`
+    pairmill.training_hooks  a `TrainingHook`: it acts where a config sets one of its keys
+
+Modules with these objects import no torch: the orchestrator reads their configs. The objects have no state of their own.
+
+Legend: B pairs of this rank, S side of an image, G pairs of all ranks, R rows of a block.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel
+
+from dataops import plugins
+from dataops.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from dataops.snapshot import Input
+    from training.config import Phase, TrainConfig
+    from training.data.loader import Batch, Dataset
+    from training.job import Job
+    from training.losses.blocks import Shift
+    from training.losses.contrastive import StepOutcome
+    from training.losses.loss import LossStep
+    from training.model.clip import CLIP, Outputs
+    from training.model.tokenizer import Tokenizer
+    from training.model_config import ModelConfig
+
+CHOICES = {"loss": "losses", "optimizer": "optimizers", "schedule": "schedules"}
+"""Kind of the objects among which a key of `[train]` chooses."""
+HOOKS = "training_hooks"
+KINDS = (*CHOICES.values(), HOOKS)
+
+
+class Extension:
+    """One registered object with keys of its own in `[train]`."""
+
+    config: type[BaseModel] | None = None
+    """Model of its keys."""
+    table: str | None = None
+    """Table below `[train]` that holds its keys; None: they are keys of `[train]` itself."""
+    order: int = 100
+    """Place among the hooks: those with lower numbers act first, and equal ones in the order of their names."""
+    version: ClassVar[int] = 1
+    """Raised when the same keys give another model; part of the key of a snapshot that uses the object."""
+    execution_fields: frozenset[str] = frozenset()
+    """Keys that change no bit of the model, and stay out of the key of the snapshot."""
+
+    def settings(self, config: "TrainConfig") -> Any:
+        """Return the object's own keys, as an instance of `config`; their defaults where a config lacks the table."""
+        if self.table is not None:
+            found = getattr(config, self.table)
+            return self.config() if found is None and self.config else found
+        return self.config and self.config.model_construct(**{n: getattr(config, n) for n in self.config.model_fields})
+
+    def check(self, config: "TrainConfig") -> None:
+        """Raise a ValueError with the key and a remedy if keys contradict each other."""
+
+
+class TrainingHook(Extension):
+    """What changes a training. Its methods are called where a config uses it; their defaults change nothing."""
+
+    def is_used(self, config: "TrainConfig") -> bool:
+        """Return whether a config sets one of the keys to anything but its default."""
+        names = [self.table] if self.table else list(self.config.model_fields if self.config else ())
+        fields = type(config).model_fields
+        return any(getattr(config, name) != fields[name].default for name in names)
+
+    # In the orchestrator, without torch
+
+    def problems(self, config: "TrainConfig") -> list[str]:
+        """Return what is missing on this machine: lines that begin with the key."""
+        return []
+
+    def external_inputs(self, config: "TrainConfig") -> list["Input"]:
+        """Return the files that decide the model, with their digests, for the key of the snapshot."""
+        return []
+
+    def find_files(self, config: "TrainConfig") -> dict[str, Path]:
+        """Return the files that the job needs (`Job.files`), by name."""
+        return {}
+
+    def describe_weights(self, config: "TrainConfig") -> list[dict[str, Any]]:
+        """Return tower, name, version, license, file and sha256 of the weights that it starts from, for the model card."""
+        return []
+
+    def describe_models(self, config: "TrainConfig") -> dict[str, str]:
+        """Return what each other model among the external inputs was for the training, by stage: "Distilled from"."""
+        return {}
+
+    def pretrained_towers(self, config: "TrainConfig") -> frozenset[str]:
+        """Return the towers ("image", "text") that it gives pretrained weights."""
+        return frozenset()
+
+    def dimensions(self, config: "TrainConfig", dimensions: "ModelConfig") -> "ModelConfig":
+        """Return the dimensions of the model that is trained. Raises: ConfigError."""
+        return dimensions
+
+    def phases(self, config: "TrainConfig") -> tuple["Phase", ...]:
+        """Return the parts of the training with sizes of their own."""
+        return ()
+
+    def curve_writers(self, config: "TrainConfig", key: str, home: Path) -> dict[str, Callable[[], Any]]:
+        """Return a function that opens each `CurveWriter` (tasks.train.curves.py), by the name in messages.
+
+        Args:
+            key: of the snapshot.
+            home: pairmill's own folder.
+        """
+        return {}
+
+    # Before the first step; all ranks together
+
+    def prepare(self, job: "Job", dataset: "Dataset", device: "torch.device") -> Any:
+        """Return what `make_inputs` reads for each batch. Raises: ConfigError, ContractError."""
+        return None
+
+    def load_tokenizer(self, config: "TrainConfig", dimensions: "ModelConfig") -> "Tokenizer | None":
+        """Return the vocabulary of a text tower that brings one."""
+        return None
+
+    def initialize(self, model: "CLIP", config: "TrainConfig") -> None:
+        """Change the first weights, on the CPU. Raises: ConfigError."""
+
+    def lock(self, model: "CLIP", config: "TrainConfig") -> None:
+        """Turn `requires_grad` off for parameters that stay as they are."""
+
+    def convert(self, model: "CLIP", device: "torch.device", config: "TrainConfig") -> None:
+        """Change how the modules compute, before the model is placed on the ranks. Raises: ConfigError."""
+
+    def compute_features(
+        self, job: "Job", config: "TrainConfig", model: "CLIP", tokenizer: "Tokenizer", dataset: "Dataset"
+    ) -> "Callable[[Sequence[str]], Tensor] | None":
+        """Return a function from captions to features (B, W), in place of tokens; give the dataset those of images."""
+        return None
+
+    def scale_rates(self, model: "CLIP", config: "TrainConfig") -> "dict[nn.Parameter, float]":
+        """Return factors of the learning rate by parameter; those of several hooks are multiplied."""
+        return {}
+
+    def average(self, model: "nn.Module", config: "TrainConfig", total_steps: int) -> Any:
+        """Return the `Average` of the weights (training/loop/training_run.py) that is evaluated and saved as the model."""
+        return None
+
+    # In each step
+
+    def rate(self, rate: float, step: int, total_steps: int, config: "TrainConfig") -> float:
+        """Return the learning rate of a step, from 1, in place of that of the schedule."""
+        return rate
+
+    def make_inputs(self, batch: "Batch", config: "TrainConfig", seed: int, prepared: Any) -> "dict[str, Tensor]":
+        """Return tensors of a batch by name, on the CPU, in a thread of the loader; they are then copied to the device.
+
+        Args:
+            prepared: the result of `prepare`.
+        """
+        return {}
+
+    changes_images: bool = False
+    """Whether `change_images` does anything."""
+
+    def change_images(self, images_B3SS: "Tensor", inputs: "Mapping[str, Tensor]", config: "TrainConfig") -> "Tensor":
+        """Return changed images, in [0, 1], on their device."""
+        return images_B3SS
+
+    def shift(
+        self, inputs: "Mapping[str, Tensor]", pairs_of_ranks: Sequence[int] | None
+    ) -> "tuple[Shift, Shift] | None":
+        """Return what is subtracted from the cosines (R, G) of images with captions, and of captions with images."""
+        return None
+
+    def change_loss(self, outcome: "StepOutcome", outputs: "Outputs", step: "LossStep") -> "StepOutcome":
+        """Return the outcome of a step in place of that of the loss."""
+        return outcome
+
+
+def used_hooks(config: "TrainConfig") -> list[TrainingHook]:
+    """Return the hooks of which a config sets a key, in their order."""
+    return [hook for hook in plugins.load(HOOKS).values() if hook.is_used(config)]
+
+
+def check_choice(key: str) -> Callable[[str], str]:
+    """Return a validator of the key that chooses one of the objects of a kind."""
+
+    def check(name: str) -> str:
+        try:
+            plugins.find(CHOICES[key], name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return name
+
+    return check
