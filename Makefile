@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 # Three where tests wait for servers and processes.
 PYTEST_WAITING := $(PYTEST) -n 3
 
-.PHONY: demo install test checks lint audit unit integration e2e ray export docs docs-reference docs-outputs clean
+.PHONY: demo install test checks lint audit unit integration e2e core ray export docs docs-reference docs-outputs clean
 
 install: .venv/installed
 	@echo 'Next: `. .venv/bin/activate`, then `pairmill run CONFIG` (README.md has one)'
@@ -47,6 +47,15 @@ integration: .venv/installed-dev
 
 e2e: .venv/installed-dev
 	$(PYTEST_WAITING) tests/e2e $(wildcard plugins/*/tests/e2e)
+
+# The core's own tests in a copy without plugins/, with no extra but what tests need; not part of `test`, since it installs
+# a second environment.
+core:
+	@rm -rf build/core && mkdir -p build/core
+	@git ls-files -z -- ':!plugins' ':!tests/unit/benchmarks' | xargs -0 cp --parents -t build/core
+	@cd build/core && $(PYTHON) -m venv .venv && \
+		.venv/bin/python infra/install.py --constraint=constraints.txt --editable '.[test]'
+	cd build/core && $(PYTEST) tests/unit && $(PYTEST_WAITING) tests/integration
 
 # Two Ray nodes on loopback; not part of `test`, because its install (70 MB) and servers take another minute.
 ray: .venv/installed-dev
