@@ -33,7 +33,6 @@ def diff(
             help="Of datasets: also write each added and removed pair, and why, to this file (.parquet or .csv)."
         ),
     ] = None,
-    page: Annotated[Path | None, Parameter(help="Of models: also write an HTML page to this file.")] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -50,9 +49,7 @@ def diff(
     if is_model(a):
         if rows is not None:
             raise ConfigError("--rows is for two datasets: name the keys that `pairmill models` lists")
-        return show_model_diff(a, b, services.home(), store, page, as_json=json)
-    if page is not None:
-        raise ConfigError("--page is for two registered models")
+        return show_model_diff(a, b, services.home(), store, as_json=json)
     return show_diff(a, b, services.home(), store, rows, as_json=json)
 
 

@@ -13,12 +13,16 @@ from flows.commands.options import Json, OptionalName
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.records import find_snapshot
 from tasks.lineage.trace import parse_model
-from tasks.register.versions.comparison import VersionComparison, VersionSide, compare_versions, load_side
-from tasks.register.versions.history import VersionRow, list_metrics, read_models, read_versions, table_rows
-from tasks.register.versions.page import list_settings, render_versions
+from tasks.register.version_comparison import (
+    VersionComparison,
+    VersionSide,
+    compare_versions,
+    list_settings,
+    load_side,
+)
+from tasks.register.version_history import VersionRow, list_metrics, read_models, read_versions, table_rows
 from tasks.tracking.registry import RegisteredVersion, find_registered_version
 
-CHAMPION = "champion"
 METRICS = 5
 """Maximum number of metrics in a table on the terminal."""
 
@@ -27,9 +31,6 @@ def models(
     name: OptionalName = None,
     *,
     limit: Annotated[int, Parameter(help="Number of the newest versions to list.")] = 20,
-    page: Annotated[
-        Path | None, Parameter(help="Also write an HTML page with a plot of the metrics to this file.")
-    ] = None,
     json: Json = False,
 ) -> int:
     """List the versions of a registered model: aliases, metrics, dataset, what changed, and the gate's verdict.
@@ -37,24 +38,20 @@ def models(
     Args:
         name: A registered model; by default all of them are listed by name.
     """
-    return show_models(name, limit, page, as_json=json)
+    return show_models(name, limit, as_json=json)
 
 
-def show_models(name: str | None, limit: int, page: Path | None, *, as_json: bool) -> int:
+def show_models(name: str | None, limit: int, *, as_json: bool) -> int:
     """Print the versions of a model, oldest last, or the registered models if none is named.
 
-    Raises: ConfigError if there is no such model, or the page cannot be written; ServiceError if MLflow does not answer.
+    Raises: ConfigError if there is no such model; ServiceError if MLflow does not answer.
     """
     if name is None:
-        if page is not None:
-            raise ConfigError("--page needs the name of a model")
         return _show_names(as_json=as_json)
     model, version = parse_model(name)
     if version is not None:
         raise ConfigError(f"{name} names one version: write {model}, or pairmill trace {name}")
     rows = read_versions(model, limit)
-    if page is not None:
-        write_page(page, render_versions(f"Versions of {model}", rows, CHAMPION, None, f"The newest {len(rows)}."))
     if as_json:
         print_json({"model": model, "versions": [row.as_json() for row in reversed(rows)]})
         return 0
@@ -80,7 +77,7 @@ def _print_versions(model: str, rows: list[VersionRow]) -> None:
         table.add_row(text(row["version"]), text(row["alias"]), *(text(row[name]) for name in shown))
     out.print(table)
     if len(names) > len(shown):
-        out.print(text(f"and {format_quantity(len(names) - len(shown), 'metric')} more: --json or --page shows all"))
+        out.print(text(f"and {format_quantity(len(names) - len(shown), 'metric')} more: --json shows all"))
     out.print()
     columns = ("version", "registered", "pairs", "dataset", "changed", "why")
     table = new_table("What changed from the version before, and the gate", *columns, right=["pairs"])
@@ -103,18 +100,15 @@ def _show_names(*, as_json: bool) -> int:
     return 0
 
 
-def show_model_diff(a: str, b: str, home: Path, store_uri: str | None, page: Path | None, *, as_json: bool) -> int:
+def show_model_diff(a: str, b: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:
     """Compare two registered versions.
 
-    Raises: ConfigError if there is no such version, none of its snapshots is in a known store, or the page cannot be
-        written; ServiceError if MLflow does not answer.
+    Raises: ConfigError if there is no such version, or none of its snapshots is in a known store; ServiceError if MLflow
+        does not answer.
     """
     versions = find_registered_version(a), find_registered_version(b)
     first, second = (_find_side(version, home, store_uri) for version in versions)
     comparison = compare_versions(first, second)
-    if page is not None:
-        title = f"{comparison.b} and {comparison.a}"
-        write_page(page, render_versions(title, [], CHAMPION, comparison, "A comparison of two registered models."))
     if as_json:
         print_json(as_value(comparison, versions))
     else:
@@ -204,11 +198,3 @@ def _metric_cells(row: Mapping[str, Any]) -> list[str]:
 def _stage_cells(row: Mapping[str, Any], side: str) -> list[str]:
     kept = row[f"{side}_kept"]
     return ["-", "-"] if kept is None else [f"{kept:,}", format_share(kept, row[f"{side}_input"])]
-
-
-def write_page(path: Path, page: bytes) -> None:
-    """Write a page. Raises: ConfigError if that is impossible."""
-    try:
-        path.write_bytes(page)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,6 +1,7 @@
 """The page of a curate snapshot with clusters: their sizes, and images of some of them."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -29,7 +30,7 @@ def report_html(manifest: Manifest, store: Store) -> str:
     chosen = clusters[_spread(clusters.height)]
     rows = _read_examples(manifest, store, chosen["image_cluster"].to_list())
     return render(
-        "clusters.html",
+        Path(__file__).with_name("clusters.html"),
         title=f"Clusters of curate {manifest.key}",
         facts=facts,
         figures=_figures(facts),

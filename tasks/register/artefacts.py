@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dataops.formatting import format_percent, format_quantity
-from dataops.funnel import funnel_rows, funnel_stages
+from dataops.funnel import funnel_rows
 from dataops.snapshot import UNDIGESTED, read_table
 from tasks.download.report import report_html as download_html
 from tasks.engine.scratch_folders import scratch_folder
@@ -14,14 +14,9 @@ from tasks.filter.report import report_html as filter_html
 from tasks.openlineage.events import render_events
 from tasks.register.commit_page import find_commit_url
 from tasks.register.documents import Documents, list_files, list_urls
-from tasks.register.evaluation_page import index_values, render_evaluation_page
+from tasks.register.evaluation_page import render_evaluation_page
 from tasks.register.model_card import Card
 from tasks.register.registration import Registration
-from tasks.register.svg_lineage import lineage_svg
-from tasks.register.versions.artefacts import describe_versions
-from tasks.reports.svg_charts import curve_svg
-from tasks.reports.svg_funnel import funnel_png
-from tasks.reports.svg_results import draw_results
 from tasks.tracking import client as tracking
 from tasks.tracking import run_metadata
 
@@ -46,7 +41,7 @@ def log_artefacts(registration: Registration, run: "Run") -> None:
 
 
 def log_card(registration: Registration, run: "Run", version: "ModelVersion") -> None:
-    """Write the card, the lineage and the page of all versions into a version's run; a repeated call replaces them."""
+    """Write the card into a version's run; a repeated call replaces it."""
     work = registration.work
     config, tags = work.config, registration.tags
     files = list_files(work.inputs)
@@ -76,9 +71,7 @@ def log_card(registration: Registration, run: "Run", version: "ModelVersion") ->
         documents,
         registration.datasets,
     )
-    lineage = lineage_svg(work.inputs, config.model_name, documents, registration.datasets)
-    pages: Files = {"model_card.html": card.html(), "model_card.md": card.markdown(), "lineage.svg": lineage}
-    _log_files(registration, run, pages | describe_versions(registration, version))
+    _log_files(registration, run, {"model_card.html": card.html(), "model_card.md": card.markdown()})
 
 
 def _log_files(registration: Registration, run: "Run", files: Files) -> None:
@@ -94,7 +87,7 @@ def _describe_data(registration: Registration) -> Files:
     work = registration.work
     inputs, store = work.inputs, work.draft.store
     funnel = funnel_rows(inputs.values())
-    files: Files = {
+    return {
         "config.json": json.dumps(run_metadata.redact_values(work.context.run_config), indent=2, ensure_ascii=False),
         "funnel.json": json.dumps(funnel, indent=2),
         "funnel.html": run_metadata.render_table_page(
@@ -102,29 +95,17 @@ def _describe_data(registration: Registration) -> Files:
             [{**row, "share": format_percent(row["share"])} for row in funnel],
             "Rows of each stage, and the reasons for which they were dropped, as a share of the stage's input.",
         ),
-        "funnel.png": funnel_png(funnel_stages(inputs.values())),
         "filter.html": filter_html(inputs["filter"]),
         "download.html": download_html(inputs["download"], store),
         "lineage.jsonl": render_events(registration.lineage, store.uri),
     }
-    if balance := inputs["filter"].facts.get("balance"):
-        files["balance.svg"] = curve_svg(balance["curve"])
-    return files
 
 
 def _describe_model(registration: Registration) -> Files:
-    from tasks.reports import figures  # matplotlib takes a second
-
-    work, rows = registration.work, registration.rows
-    files: Files = {
-        "evaluation.html": render_evaluation_page(work, registration.champion),
+    return {
+        "evaluation.html": render_evaluation_page(registration.work, registration.champion),
         "metrics.json": json.dumps(registration.metrics, indent=2, ensure_ascii=False),
     }
-    if rows:
-        files["zero_shot.png"] = draw_results(rows, index_values(registration.champion)).png()
-    if registration.curve:
-        files["training_curves.png"] = figures.png(figures.curves_figure(registration.curve))
-    return files
 
 
 def _copy_parts(registration: Registration) -> Files:

@@ -44,10 +44,6 @@ class Documents:
     urls: Mapping[str, str] = field(default_factory=dict[str, str])
     """URL of each box, of the version ("model") and of the commit ("code")."""
 
-    def href(self, box: str) -> str | None:
-        """Return what a box links to in a page that is opened as a file."""
-        return self.files.get(box) or self.urls.get(box)
-
 
 def list_files(manifests: Mapping[str, Manifest]) -> dict[str, str]:
     """Return the path of the document of each box that a model with these manifests has."""

@@ -194,18 +194,6 @@ def draw_lineage(boxes: Mapping[str, Box], links: Mapping[str, str | None]) -> D
     return drawing
 
 
-def lineage_svg(
-    manifests: Mapping[str, Manifest],
-    model: str,
-    documents: Documents | None = None,
-    datasets: Sequence[TrainingDataset] = (),
-) -> str:
-    """Return the lineage as an SVG file that lies beside the documents."""
-    documents = documents or Documents()
-    boxes = make_boxes(manifests, model, documents, datasets)
-    return draw_lineage(boxes, {name: documents.href(name) for name in boxes}).svg()
-
-
 def _corner(position: tuple[int, int]) -> tuple[int, int]:
     column, row = position
     return 6 + column * (BOX_WIDTH + GAP), 10 + row * ROW_HEIGHT

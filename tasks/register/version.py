@@ -24,8 +24,6 @@ GATE_TAG = "gate"
 ARTEFACTS = {
     "model card": "model_card.html",
     "evaluation": "evaluation.html",
-    "versions": "versions.html",
-    "lineage": "lineage.svg",
     "dataset": "dataset.html",
     "filter report": "filter.html",
     "download report": "download.html",

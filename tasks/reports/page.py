@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, **values: Any) -> str:
-    """Return the text of a template of `templates/`, which names the values that it needs.
+def render(template: str | Path, **values: Any) -> str:
+    """Return the text of a template, which names the values that it needs: one of `templates/`, or a plugin's file.
 
     Raises: jinja2.UndefinedError where a value is missing.
     """
-    return _environment(is_markdown=template.endswith(".md")).get_template(template).render(values)
+    environment = _environment(is_markdown=str(template).endswith(".md"))
+    if isinstance(template, Path):
+        return environment.from_string(template.read_text("utf-8")).render(values)
+    return environment.get_template(template).render(values)
 
 
 def encode_page(page: str) -> bytes:

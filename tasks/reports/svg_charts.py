@@ -34,11 +34,6 @@ def draw_curve(points: Sequence[Sequence[float]]) -> Drawing:
     return chart.drawing
 
 
-def curve_svg(points: Sequence[Sequence[float]]) -> str:
-    """Return `draw_curve` as an SVG file."""
-    return draw_curve(points).svg()
-
-
 def draw_histogram(
     title: str, counts: Mapping[str, int], step: float, labels: tuple[str, str], last: int | None = None
 ) -> Drawing:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dataops.formatting import format_quantity, format_share
+from dataops.formatting import format_share
 from tasks.reports.page import shorten
 from tasks.reports.svg_drawing import Drawing
 
@@ -41,16 +41,6 @@ def draw_funnel(stages: Sequence[Mapping[str, Any]], heading: str, total: str) -
     _add_band(drawing, kept, kept, (end - STAGE_HEIGHT + BAR_HEIGHT, end - 26))
     _add_text(drawing, LEFT, end - 4, total, "total")
     return drawing
-
-
-def funnel_png(stages: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return the funnel as PNG, on white ground; the same funnel gives the same bytes.
-
-    Args:
-        stages: rows of `dataops.funnel.funnel_stages`.
-    """
-    kept = format_quantity(stages[-1]["kept"], "pair") if stages else ""
-    return draw_funnel(stages, "pairs kept (blue) and dropped by reason, per stage", kept).png()
 
 
 def _add_bar(drawing: Drawing, row: Mapping[str, Any], y: float, widest: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.reports.page import encode_page, render
 from tests.servers.browser import Browser, find_browser, start_browser
-from tests.unit.tasks.reports.test_templates import DRAWINGS, PAGES
+from tests.unit.tasks.reports.test_templates import PAGES
 
 pytestmark = pytest.mark.timeout(300)
 LONG = "a-name-without-a-space-" * 9 + " and many more words" * 9
@@ -36,13 +36,3 @@ def test_page_fits_a_small_screen_and_is_dark(template: str, browser: Browser, t
     browser.wait_for(f"document.readyState == 'complete' && location.href.endsWith('{template}')")
     assert browser.run("document.scrollingElement.scrollWidth") <= 400, browser.run(f"{WIDE}.map(e => e.outerHTML)")
     assert browser.run("getComputedStyle(document.body).backgroundColor") == DARK
-
-
-@pytest.mark.parametrize("template", DRAWINGS)
-def test_svg_file_fits_a_small_screen_and_is_dark(template: str, browser: Browser, tmp_path: Path) -> None:
-    path = tmp_path / template
-    path.write_text(DRAWINGS[template]("text")["drawing"].svg())
-    browser.open(path.as_uri())
-    browser.wait_for(f"document.readyState == 'complete' && location.href.endsWith('{template}')")
-    assert browser.run("document.documentElement.getBoundingClientRect().width") <= 400
-    assert browser.run("getComputedStyle(document.documentElement).backgroundColor") == DARK

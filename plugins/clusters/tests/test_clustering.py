@@ -139,7 +139,7 @@ def similar_pairs() -> list[dict[str, Any]]:
             image = blocks(500 + seed).point([min(value + 40 * shade, 255) for value in range(256)] * 3)
             data = jpeg(image)
             pairs += [
-                pair(f"{seed}-{shade}", f"{text}thing {seed} {shade}", data, f"{seed}{shade}") for text in CAPTIONS
+                pair(f"{seed}-{shade}", f"{text}<b>thing {seed} {shade}", data, f"{seed}{shade}") for text in CAPTIONS
             ]
     return pairs
 
@@ -271,7 +271,8 @@ def test_the_page_shows_clusters_with_their_images(tmp_path: Path, checkpoint: P
     manifest = curate_pairs(store, similar_pairs(), checkpoint, 10, more, count=2, semantic_duplicates=duplicates)
     page = report_html(manifest, store)
     assert page.count("data:image/jpeg") > 10
-    for text in ("Largest clusters", "semantic_duplicate", "thing 7", "24 pairs", str(checkpoint)):
+    assert "<b>" not in page
+    for text in ("&lt;b&gt;thing", "Largest clusters", "semantic_duplicate", "thing 7", "24 pairs", str(checkpoint)):
         assert text in page
     empty = report_html(curate_pairs(FolderStore(tmp_path / "none"), [], checkpoint), FolderStore(tmp_path / "none"))
     assert "0 clusters" in empty

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError, ServiceError
@@ -115,16 +114,11 @@ def test_registration_logs_all_artefacts_with_escaped_text(registered: Any, tmp_
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
     expected = {"config.json", "funnel.json", "funnel.html", "metrics.json", "metrics.jsonl"}
-    expected |= {"model_card.html", "model_card.md", "lineage.svg", "lineage.jsonl", "dataset.html", "evaluation.html"}
-    expected |= {"filter.html", "balance.svg", "download.html", "funnel.png", "training_curves.png", "zero_shot.png"}
-    expected |= {"versions.html", "metric_history.png"}
+    expected |= {"model_card.html", "model_card.md", "lineage.jsonl", "dataset.html", "evaluation.html"}
+    expected |= {"filter.html", "download.html"}
     expected |= {f"manifests/{stage}.json" for stage in stages}
     assert names == expected | {"predictions/predictions-twemoji-seen.html"}
-    for name in ("funnel.png", "training_curves.png", "zero_shot.png", "metric_history.png"):
-        with Image.open(folder / name) as image:
-            assert image.width > 500
     assert "&lt;script&gt;" in (folder / "filter.html").read_text()
-    assert (folder / "balance.svg").read_text().startswith("<svg ")
     assert "<img" not in (folder / "download.html").read_text()
     assert "&lt;img src=x onerror=alert(3)&gt;" in (folder / "download.html").read_text()
     page = (folder / "predictions/predictions-twemoji-seen.html").read_text()
@@ -152,11 +146,9 @@ def test_registration_links_the_model_card_and_logs_lineage_events(registered: A
         assert text in card
         assert text in plain
     assert '<svg xmlns="http://www.w3.org/2000/svg" class="lineage wide"' in card
-    drawn = (folder / "lineage.svg").read_text()
     for text in (f"version {version.version}", version.tags["config_hash"]):
         assert text in card
-        assert text in drawn
-    links = {href for page in (card, drawn) for href in re.findall(r'href="([^"#:]+)"', page)}
+    links = {*re.findall(r'href="([^"#:]+)"', card)}
     assert {"dataset.html", "filter.html", "evaluation.html", "config.json"} <= links
     assert all((folder / href).is_file() for href in links)
     assert manifest.facts["links"]["model version"] in card

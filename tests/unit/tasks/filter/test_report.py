@@ -18,7 +18,8 @@ from tasks.filter.summary import (
     summarise_balanced_slice,
     summarise_slice,
 )
-from tasks.reports.svg_charts import BOTTOM, LEFT, RIGHT, TOP, curve_svg, draw_histogram
+from tasks.reports.page import render
+from tasks.reports.svg_charts import BOTTOM, LEFT, RIGHT, TOP, draw_curve, draw_histogram
 from tests.manifests import build_manifest
 
 HOSTILE = "\u202e<script>alert(1)</script> \"x\" 'y' & <img src=x onerror=alert(2)>"
@@ -136,7 +137,8 @@ def test_report_funnel_ends_with_the_kept_pairs():
 
 
 def test_charts_stay_inside_their_frame():
-    svg = curve_svg([[1, 50_000, 20_000], [30, 900, 900.5], [700_000, 1, 0.02], [800_000, 0, 0]])
+    points = [[1, 50_000, 20_000], [30, 900, 900.5], [700_000, 1, 0.02], [800_000, 0, 0]]
+    svg = render("chart.svg", drawing=draw_curve(points))
     numbers = [
         tuple(map(float, pair.split(","))) for line in re.findall(r'points="([^"]*)"', svg) for pair in line.split()
     ]
@@ -146,10 +148,9 @@ def test_charts_stay_inside_their_frame():
     )
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     for lengths in ({}, {"0": 1}, {"2": 7, "30": 20_000}):
-        assert ElementTree.fromstring(
-            draw_histogram("lengths", lengths, 10, ("characters", "captions"), 30).svg()
-        ).tag.endswith("svg")
-    assert ElementTree.fromstring(curve_svg([])).tag.endswith("svg")
+        drawing = draw_histogram("lengths", lengths, 10, ("characters", "captions"), 30)
+        assert ElementTree.fromstring(render("chart.svg", drawing=drawing)).tag.endswith("svg")
+    assert ElementTree.fromstring(render("chart.svg", drawing=draw_curve([]))).tag.endswith("svg")
 
 
 def test_rows_are_counted_by_source_and_drop_reason():

@@ -19,7 +19,8 @@ from tasks.register.card_front_matter import split_front_matter
 from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.gate import binomial_tail
 from tasks.register.model_card import Card, describe_contamination
-from tasks.register.svg_lineage import lineage_svg
+from tasks.register.svg_lineage import draw_lineage, make_boxes
+from tasks.reports.page import render
 from tasks.tracking.run_metadata import build_lineage_tags, build_params
 from tests.manifests import build_manifest
 
@@ -43,6 +44,13 @@ PARTS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "tags": {"tags": lambda rows: [facet_v2.tags_run.TagsRunFacetFields(**row) for row in rows]},
 }
 """Classes of the fields of facets that are no plain values."""
+
+
+def lineage_svg(found: Any, model: str, documents: Documents | None = None, datasets: Any = ()) -> str:
+    documents = documents or Documents()
+    boxes = make_boxes(found, model, documents, datasets)
+    links = {name: documents.files.get(name) or documents.urls.get(name) for name in boxes}
+    return render("lineage.svg", drawing=draw_lineage(boxes, links))
 
 
 def as_openlineage(event: dict[str, Any]) -> event_v2.RunEvent:

@@ -15,11 +15,9 @@ def test_page_urls_hold_no_credentials_and_open_the_classic_pages() -> None:
     assert artefacts == {
         "model card": f"{runs}/r/artifacts/model_card.html{suffix}",
         "evaluation": f"{runs}/r/artifacts/evaluation.html{suffix}",
-        "lineage": f"{runs}/r/artifacts/lineage.svg{suffix}",
         "dataset": f"{runs}/r/artifacts/dataset.html{suffix}",
         "filter report": f"{runs}/r/artifacts/filter.html{suffix}",
         "download report": f"{runs}/r/artifacts/download.html{suffix}",
         "config": f"{runs}/r/artifacts/config.json{suffix}",
-        "versions": f"{runs}/r/artifacts/versions.html{suffix}",
     }
     assert page_urls({**facts, "model_name": "m", "tracking_uri": "sqlite:///x.db"}) == {}

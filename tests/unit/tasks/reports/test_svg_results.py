@@ -46,4 +46,3 @@ def test_every_value_lies_on_the_axis(values: dict[str, float]) -> None:
 @pytest.mark.parametrize("rows", [[], [row(value=math.nan, chance=None)], [row(value=None, low=None, high=None)]])
 def test_missing_numbers_are_left_out(rows: list[dict[str, Any]]) -> None:
     assert shapes("value", rows) == []
-    assert draw_results(rows).svg().endswith("</svg>\n")

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -147,39 +146,13 @@ def summary_values(text: str) -> Values:
     }  # fmt: skip
 
 
-def versions_values(text: str) -> Values:
-    compared = {"difference": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.01, "verdict": text}
-    metric = {"task": text, "metric": text, "a": 0.5, "b": 0.6}
-    sides = {f"{side}_{name}": 9 for side in "ab" for name in ("input", "kept")} | {"a_share": 0.5, "b_share": None}
-    pairs = SimpleNamespace(rows=SimpleNamespace(height=3), why={(text, text): 3})
-    return {
-        "title": text, "note": text, "drawing": draw_histogram(text, {"1": 2}, 10, (text, text)), "metrics": [1],
-        "tables": [{"columns": [text, text], "rows": [[text, text]]}] * 2, "settings": [[text, text, text]],
-        "comparison": {
-            "a": text, "b": text, "note": text, "settings": {text: (text, text)},
-            "metrics": [metric | {"comparison": compared}, metric | {"comparison": None}],
-            "stages": [sides | {"stage": text, "a_key": text, "b_key": text}],
-            "pairs": {"common": 9, "changed": 1, "added": pairs, "removed": pairs},
-        },
-    }  # fmt: skip
-
-
-def clusters_values(text: str) -> Values:
-    return {
-        "title": text, "facts": {"rows": 9, "clusters": 2, "model": text}, "figures": [(text, text)],
-        "largest": {text: 5}, "clusters": [{"title": text, "note": text, "rows": [image(text), image(text, "")]}],
-    }  # fmt: skip
-
-
 PAGES: dict[str, Callable[[str], Values]] = {
     "filter.html": filter_values,
     "download.html": download_values,
     "dataset.html": dataset_values,
     "evaluation.html": evaluation_values,
-    "clusters.html": clusters_values,
     "model_card.html": card_values,
     "summary.html": summary_values,
-    "versions.html": versions_values,
     "table.html": lambda text: {
         "title": text,
         "note": text,
@@ -277,14 +250,9 @@ def test_page_is_dark_where_the_reader_prefers_it_and_scrolls_wide_content(templ
 
 
 @pytest.mark.parametrize("template", DRAWINGS)
-def test_svg_file_has_both_palettes_and_no_color_that_only_one_ground_shows(template: str) -> None:
-    drawing = DRAWINGS[template](HARMLESS)["drawing"]
-    assert "@media (prefers-color-scheme: dark) { svg {" in drawing.svg()
-    assert "svg { background: var(--ground); max-width: 100%; height: auto; }" in drawing.svg()
-    assert "prefers-color-scheme" not in render(template, drawing=drawing), "in a page it has the colours of the page"
-    assert drawing.png().startswith(b"\x89PNG")
+def test_drawing_has_no_color_that_only_one_ground_shows(template: str) -> None:
     dark = {"#1b2733", "#14191f"}
-    assert not dark & {shape.attributes.get("fill") for shape in drawing.shapes}
+    assert not dark & {shape.attributes.get("fill") for shape in DRAWINGS[template](HARMLESS)["drawing"].shapes}
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -1,5 +1,6 @@
 """Compare two versions of a model: metrics with their significance, the data of both, and the settings of all stages."""
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,11 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import PairmillError
+from dataops.redaction import redact
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.stages import PAIR_STAGES, STAGES
 from dataops.store import Store
 from tasks.evaluate.run_suite import read_evaluation
 from tasks.lineage.diff import Difference, compare_datasets, compare_settings
+from tasks.reports.page import shorten
 from tasks.tracking import run_metadata
 from training.evaluation.comparison import compare
 from training.evaluation.intervals import flatten_metrics
@@ -21,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 ANSWERS = {"rank", "image_to_text_rank", "jaccard"}
 """Columns of predictions of which a comparison needs one."""
-LARGEST = 20_000_000
-"""Maximum number of pairs of both datasets that a registration compares one by one: 24 bytes of memory for each."""
+VALUE_LENGTH = 200
+"""Maximum number of characters that are shown of a setting."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,9 @@ def load_side(name: str, tags: Mapping[str, str], store: Store) -> VersionSide:
     return VersionSide(name, store, found)
 
 
-def compare_versions(a: VersionSide, b: VersionSide, largest: int | None = None) -> VersionComparison:
-    """Compare two versions.
-
-    Args:
-        largest: maximum number of pairs of both datasets that are compared one by one; None: any.
-    """
-    pairs, note = _compare_pairs(a, b, largest)
+def compare_versions(a: VersionSide, b: VersionSide) -> VersionComparison:
+    """Compare two versions."""
+    pairs, note = _compare_pairs(a, b)
     return VersionComparison(
         a.name, b.name, _compare_metrics(a, b), _compare_stages(a, b), pairs, note, _compare_settings(a, b)
     )
@@ -133,15 +132,13 @@ def _compare_stages(a: VersionSide, b: VersionSide) -> list[dict[str, Any]]:
     return rows
 
 
-def _compare_pairs(a: VersionSide, b: VersionSide, largest: int | None) -> tuple[Difference | None, str]:
+def _compare_pairs(a: VersionSide, b: VersionSide) -> tuple[Difference | None, str]:
     first, second = a.manifests.get("pack"), b.manifests.get("pack")
     if first is None or second is None:
         missing = a.name if first is None else b.name
         return None, f"The dataset of {missing} is not in the store."
     if first.content_digest == second.content_digest:
         return None, "Both were trained on the same dataset."
-    if largest is not None and first.counts.kept + second.counts.kept > largest:
-        return None, f"The datasets are too large to compare here: pairmill diff {first.key} {second.key}"
     return compare_datasets((first, a.store), (second, b.store)), ""
 
 
@@ -151,5 +148,17 @@ def _compare_settings(a: VersionSide, b: VersionSide) -> dict[str, tuple[Any, An
 
 
 def _without_secrets(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
-    redact = run_metadata.redact_values
-    return {stage: one.model_copy(update={"config": redact(one.config)}) for stage, one in manifests.items()}
+    values = run_metadata.redact_values
+    return {stage: one.model_copy(update={"config": values(one.config)}) for stage, one in manifests.items()}
+
+
+def list_settings(comparison: VersionComparison) -> list[list[str]]:
+    """Return name, value in A and value in B of each setting that differs, without credentials and shortened."""
+    return [[name, *(_format_setting(value) for value in values)] for name, values in comparison.settings.items()]
+
+
+def _format_setting(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shorten(redact(text), VALUE_LENGTH)

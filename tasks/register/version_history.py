@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from tasks.reports.svg_drawing import Drawing
-from tasks.reports.svg_history import draw_history
 from tasks.tracking import client as tracking
 
 if TYPE_CHECKING:
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
 
 SHOWN = 50
 """Number of the newest versions that a history has: each needs a request for its metrics."""
-DRAWN = 12
-"""Maximum number of metrics of a drawing."""
 HIDDEN_METRICS = ("train/", "checks/", "system/")
 """Beginnings of the names of metrics that are not results of the evaluation."""
 PARTS = {"data": "dataset_digest", "weights": "snapshot.train", "config": "config_hash", "code": "git_commit"}
@@ -100,14 +96,6 @@ def list_metrics(rows: Sequence[VersionRow]) -> list[str]:
     """Return the names of all metrics, those of the newest version first; the number of pairs is last."""
     names = dict.fromkeys(name for row in reversed(rows) for name in row.metrics)
     return [name for name in names if name != "pairs"] + [name for name in names if name == "pairs"]
-
-
-def draw_versions(rows: Sequence[VersionRow], alias: str) -> Drawing:
-    """Draw the metrics of all versions, with the version that has the alias in another colour."""
-    names = list_metrics(rows)
-    marked = next((row.version for row in rows if alias in row.aliases), None)
-    values = {name: [row.metrics.get(name) for row in rows] for name in [*names[: DRAWN - 1], *names[DRAWN - 1 :][-1:]]}
-    return draw_history([row.version for row in rows], values, marked, f"{alias}, version {marked}")
 
 
 def table_rows(rows: Sequence[VersionRow]) -> list[dict[str, Any]]:

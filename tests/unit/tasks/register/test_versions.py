@@ -2,21 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import pyarrow as pa
 import pytest
 
 from dataops.snapshot import Draft, Manifest
 from dataops.store import Store
-from tasks.register.versions.artefacts import choose_other
-from tasks.register.versions.comparison import VersionSide, compare_versions, load_side
-from tasks.register.versions.history import VersionRow, draw_versions, table_rows
-from tasks.register.versions.page import render_versions
+from tasks.register.version_comparison import VersionSide, compare_versions, load_side
+from tasks.register.version_history import VersionRow, table_rows
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import packed_in, pair
-from tests.unit.tasks.reports.test_hostile_text import HOSTILE, Tags
+
+HOSTILE = "<script>alert(1)</script>"
 
 
 def evaluate(store: Store, key: str, right: list[bool], task: str = "birds") -> Manifest:
@@ -68,56 +65,20 @@ def test_comparison_has_significance_reasons_and_settings(sides):
     assert {row["key"]: row for row in back.metrics}["birds/top1"]["comparison"]["verdict"] == "worse"
 
 
-def test_datasets_that_are_equal_large_or_missing_are_not_compared(sides):
+def test_datasets_that_are_equal_or_missing_are_not_compared(sides):
     first, second = sides
     assert compare_versions(first, first).note == "Both were trained on the same dataset."
-    large = compare_versions(first, second, largest=11)
-    assert large.pairs is None
-    assert large.note.endswith(f"pairmill diff {first.manifests['pack'].key} {second.manifests['pack'].key}")
     other = load_side("version 0", {"snapshot.pack": "0" * 16, "snapshot.evaluate": "e" * 16}, first.store)
     assert [*other.manifests] == ["evaluate"]
     found = compare_versions(other, second)
     assert found.note == "The dataset of version 0 is not in the store."
     assert found.metrics[0]["comparison"]["verdict"] == "better"
-    assert b"is not in the store" in render_versions("x", [], "champion", found, "")
 
 
 def row(version: int, aliases: tuple[str, ...] = (), **metrics: float) -> VersionRow:
     return VersionRow(
         str(version), "2026-01-02T03:04:05+00:00", aliases, HOSTILE, "d" * 16, "r", metrics, {}, ("data",)
     )
-
-
-def test_page_shows_hostile_text_as_text(sides):
-    rows = [row(1, ("champion",), pairs=4379, **{HOSTILE: 0.5}), row(2, pairs=4400, **{HOSTILE: 0.6})]
-    page = render_versions(HOSTILE, rows, "champion", compare_versions(*sides), HOSTILE).decode()
-    assert {*Tags(page).found}.isdisjoint({"script", "img", "iframe", "a"})
-    assert "60.00% (+10.00)" in page
-    assert "4,400 (+21)" in page
-    assert '<span class="better verdict">better</span>' in page
-    assert "version 2 compared with version 1" in page
-    assert "hunter" not in page
-
-
-def test_history_is_drawn_with_one_panel_for_each_metric():
-    rows = [row(n, ("champion",) if n == 3 else (), pairs=1000 + n, **{"birds/top1": n / 100}) for n in range(1, 40)]
-    rows.append(row(40, pairs=1040))
-    root = ElementTree.fromstring(draw_versions(rows, "champion").svg())
-    space = "{http://www.w3.org/2000/svg}"
-    assert len(list(root.iter(f"{space}polyline"))) == 2
-    texts = [element.text for element in root.iter(f"{space}text")]
-    assert {"birds/top1", "pairs", "champion, version 3", "40", "39.00%"} <= {*texts}
-    assert len([text for text in texts if text and text.isdigit()]) <= 12
-    for rows in ([row(1, pairs=3)], [row(1)], [row(1, birds=float("nan")), row(2)]):
-        assert draw_versions(rows, "champion").png().startswith(b"\x89PNG")
-
-
-def test_new_version_is_compared_with_the_champion_or_else_the_one_before():
-    rows: list[Any] = [row(1), row(2, ("champion",)), row(3), row(4)]
-    assert choose_other(rows, "4", "champion") == rows[1]
-    assert choose_other(rows, "4", "latest") == rows[2]
-    assert choose_other(rows, "2", "champion") == rows[3]
-    assert choose_other(rows[:1], "1", "champion") is None
 
 
 def test_table_is_newest_first_with_the_change_from_the_version_before():
