@@ -117,11 +117,11 @@ def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
     assert connect().get_model_version_by_alias("rivals", "candidate").version == "3"
     assert "p 0.5" in connect().get_model_version("rivals", "2").tags["champion_test"]
     with pytest.raises(ConfigError, match="--reason"):
-        promote("rivals/1", "champion", " ", as_json=False)
-    assert promote("models:/rivals/1", "champion", "version 2 is slow", as_json=False) == 0
+        promote("rivals/1", alias="champion", reason=" ", json=False)
+    assert promote("models:/rivals/1", alias="champion", reason="version 2 is slow", json=False) == 0
     assert "moved from version 2 to version 1 (no gate: register.floors is empty; " in capsys.readouterr().out
     assert connect().get_model_version_by_alias("rivals", "champion").version == "1"
-    assert promote("rivals", "champion", "", as_json=True) == 0
+    assert promote("rivals", alias="champion", reason="", json=True) == 0
     moves = json.loads(capsys.readouterr().out)["moves"]
     assert [(m["alias"], m["before"], m["after"]) for m in moves] == [
         ("champion", None, "1"), ("champion", "1", "2"), ("candidate", None, "3"), ("champion", "2", "1"),
@@ -153,10 +153,10 @@ def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
     assert " UTC, champion: 2 to 1, by " in newest
     assert newest.endswith(": version 2 is slow")
     connect().update_registered_model("rivals", "a text of ours")
-    assert promote("rivals/2", "champion", "again", as_json=False) == 0
+    assert promote("rivals/2", alias="champion", reason="again", json=False) == 0
     assert connect().get_registered_model("rivals").description == "a text of ours"
     with pytest.raises(ConfigError):
-        promote("rivals/99", "champion", "why not", as_json=False)
+        promote("rivals/99", alias="champion", reason="why not", json=False)
 
 
 def test_gate_refuses_a_model_that_cannot_be_compared(environment: str, upstream: SimpleNamespace) -> None:
@@ -194,7 +194,7 @@ def test_model_without_a_gate_is_a_candidate_unless_it_is_above_chance(
     assert version.tags["gate"] == gate
     assert "No gate: register.floors is empty; " in version.description
     assert "champion" not in connect().get_registered_model("ungated").aliases
-    assert promote(f"ungated/{version.version}", "champion", "the first", as_json=False) == 0
+    assert promote(f"ungated/{version.version}", alias="champion", reason="the first", json=False) == 0
     assert capsys.readouterr().out.rstrip().endswith(f"({gate.removesuffix(', so it is only a candidate')})")
     promoted = connect().get_model_version("ungated", version.version)
     assert (promoted.description, promoted.tags["gate"]) == (
