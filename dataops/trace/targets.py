@@ -138,6 +138,18 @@ def matching_rows(table: pa.Table, targets: Sequence[Target]) -> np.ndarray:
     return mask
 
 
+def phash_distances(table: pa.Table, targets: Sequence[Target]) -> list[int]:
+    """Return for rows that match a target the Hamming distance to the nearest phash; 0 if another target matches."""
+    others = [target for target in targets if target.kind != "phash"]
+    hashes = table["phash"].to_pylist() if "phash" in table.column_names else [None] * table.num_rows
+    sought = [int(target.value, 16) for target in targets if target.kind == "phash"]
+    exact = matching_rows(table, others) if others else np.zeros(table.num_rows, bool)
+    return [
+        0 if is_exact or not found else min((int(found, 16) ^ one).bit_count() for one in sought)
+        for found, is_exact in zip(hashes, exact.tolist(), strict=True)
+    ]
+
+
 def list_captions(table: pa.Table) -> tuple[pa.Table, np.ndarray]:
     """Return the further captions of all rows as a table, and the index of the row of each."""
     column = table[CAPTIONS.name].combine_chunks().cast(CAPTIONS.type)

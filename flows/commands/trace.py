@@ -34,7 +34,6 @@ def command(
     what: Name,
     *,
     limit: Annotated[int, Parameter(help="Number of pairs to show in full.")] = 20,
-    index: Annotated[bool, Parameter(negative="--no-index", help="Build missing indexes.")] = True,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -43,23 +42,22 @@ def command(
     Args:
         what: A uid, URL, domain, image file, model version (models:/name/3, name@alias), or a snapshot's key.
     """
-    return trace(what, services.home(), store, limit=limit, index=index, as_json=json)
+    return trace(what, services.home(), store, limit=limit, as_json=json)
 
 
-def trace(what: str, home: Path, store_uri: str | None, *, limit: int, index: bool, as_json: bool) -> int:
+def trace(what: str, home: Path, store_uri: str | None, *, limit: int, as_json: bool) -> int:
     """Search all known stores and print what is found.
 
     Args:
         what: a uid, URL, domain, image file, model version, or the key of a snapshot.
         limit: maximum number of pairs that are printed in full.
-        index: whether to build missing indexes.
 
     Raises: ConfigError if `what` is none of these, or nothing is found.
     """
     registry = Registry()
     answers = []
     for store in known_stores(home, store_uri):
-        tracer = Trace(Lineage(store), Search(store, make=index), registry, limit)
+        tracer = Trace(Lineage(store), Search(store), registry, limit)
         if (answer := _answer(tracer, what)) is not None:
             answers.append(answer)
     if not answers:

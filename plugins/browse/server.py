@@ -203,7 +203,7 @@ def send_takedown(site: Site, request: Request, body: bytes) -> Response:
 def send_trace(site: Site, request: Request, body: bytes) -> Response:
     """Send what `pairmill trace UID --json` prints of this store, without building an index."""
     _, _, row, _ = pages.find_row(site, request, ("uid",))
-    trace = Trace(Lineage(site.store), Search(site.store, make=False), Registry(), TRACE_PAIRS)
+    trace = Trace(Lineage(site.store), Search(site.store), Registry(), TRACE_PAIRS)
     return JSONResponse(trace.pairs([parse_target(f"uid:{row['uid']}")]))
 
 

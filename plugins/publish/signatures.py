@@ -24,7 +24,7 @@ SIGNATURE = "model.sig"
 FOLDER = "signatures"
 UNSIGNED = frozenset({SIGNATURE, ".cache", ".git", ".gitattributes", ".github", ".gitignore"})
 """Names at the top of a folder that a signature does not cover: itself, and what Git and a download from the Hub leave."""
-_DERIVED = ("trace/", "_work/")
+_DERIVED = ("_work/",)
 """Folders of a snapshot with objects that are made from its parts, or while it is made."""
 _LISTED = 20
 """Maximum number of files that a message names."""

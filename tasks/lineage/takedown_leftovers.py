@@ -58,10 +58,9 @@ def _find_in(inventory: Inventory, name: SnapshotName, targets: Sequence[Target]
 
 
 def _find_unlisted(manifest: Manifest, objects: Sequence[str]) -> list[str]:
-    """Return the objects of a complete snapshot that its manifest does not name, without scratch objects and indexes."""
+    """Return the objects of a complete snapshot that its manifest does not name, without scratch objects."""
     listed = {manifest.path(name) for name in (MANIFEST, *(part.name for part in manifest.parts))}
-    ignored = (manifest.path("_work/"), manifest.path("trace/"))
-    return [name for name in objects if name not in listed and not name.startswith(ignored)]
+    return [name for name in objects if name not in listed and not name.startswith(manifest.path("_work/"))]
 
 
 def _find_in_unfinished(

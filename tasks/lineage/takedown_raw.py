@@ -92,7 +92,6 @@ def delete_raw(context: Context, raw: RawSnapshot, targets: Sequence[Target]) ->
             replaced, removed = replaced + old, removed + count
         after = _update_manifest(manifest, list(parts.values()), removed)
         held.draft.check_fence()
-        draft.store.delete_tree(draft.path("trace"))  # this index names the removed rows; a search makes it again
         draft.store.put(draft.path(MANIFEST), after.encode())
         draft.store.delete([draft.path(name) for name in replaced])
     return removed

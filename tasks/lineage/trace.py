@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from dataops.errors import ConfigError
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES, STAGES
 from dataops.trace.sources import find_source, list_named_sources, offset_unit
-from dataops.trace.targets import Target, matching_rows
+from dataops.trace.targets import Target
 from dataops.trace.training_datasets import list_shares
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Hit, Rows, Search, read_columns, read_rows
@@ -49,19 +47,16 @@ class Trace:
             "store": self.lineage.store.uri,
             "targets": [str(target) for target in targets],
             "places": _count_by_snapshot(found),
-            "pairs": self._describe_pairs(found, targets),
+            "pairs": self._describe_pairs(found),
             "datasets": [self.dataset(manifest, n) for manifest, n in _count_by_dataset(found)],
             "registry": self.registry.status(),
         }
 
-    def _describe_pairs(self, hits: Sequence[Hit], targets: Sequence[Target]) -> list[dict[str, Any]]:
+    def _describe_pairs(self, hits: Sequence[Hit]) -> list[dict[str, Any]]:
         """Return the first `limit` pairs, each once, with their paths through the stages."""
         chosen, pairs = hits[: 4 * self.limit], dict[str, dict[str, Any]]()
         for hit, row in zip(chosen, self.search.rows(chosen), strict=True):
             if row["uid"] not in pairs and len(pairs) == self.limit:
-                continue
-            # The index compares hashes, which may collide; a dropped row may hold no column but its uid.
-            if row.get("url") and not matching_rows(pa.Table.from_pylist([row]), targets)[0]:
                 continue
             identity = {**_identify(row), "source_name": self._name_source(hit, row)}
             pair = pairs.setdefault(row["uid"], {**identity, "apart": hit.apart, "ways": []})
@@ -88,7 +83,7 @@ class Trace:
             if name.stage == "download" and manifest is not None:
                 step |= self._describe_download(manifest, row["uid"])
             elif name.stage == "pack" and not dropped:
-                step |= {"shard": row["shard"], "member": row["key"], "part": hit.part.name, "row": hit.position.row}
+                step |= {"shard": row["shard"], "member": row["key"], "part": hit.part.name, "row": hit.row}
             steps.append(step)
         return steps
 

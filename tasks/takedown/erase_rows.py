@@ -103,7 +103,6 @@ def _erase_in(context: Context, manifest: Manifest, parts: list[Part], uids: set
             update={"parts": [replaced.get(part.name, part) for part in manifest.parts], "facts": facts}
         )
         held.draft.check_fence()
-        draft.store.delete_tree(draft.path("trace"))  # these indexes name the erased rows; a search makes them again
         draft.store.put(draft.path(MANIFEST), after.encode())
         if manifest.stage == "extract":
             for name in draft.store.names(SOURCE_INDEX):

@@ -83,7 +83,7 @@ def _check_takedowns(manifest: Manifest, store: Store) -> None:
     newer = [source for source in list_requests(store) if source.key not in applied]
     if not newer or not (targets := load_targets(store, newer)):
         return
-    search = Search(store, make=False)
+    search = Search(store)
     if hits := search.find(Rows(manifest, "part-"), targets):
         versions = [load_report(store, report_name(source.key)).versions.get(manifest.key) for source in newer]
         successor = next((key for key in reversed(versions) if key), None)

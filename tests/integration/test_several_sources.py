@@ -145,7 +145,7 @@ def check_reports(store: FolderStore, made: dict[str, Manifest]) -> None:
 
 
 def check_trace_and_takedown(store: FolderStore, made: dict[str, Manifest], folder: Path, pool: Executor) -> None:
-    tracer = Trace(Lineage(store), Search(store, make=True), Registry())
+    tracer = Trace(Lineage(store), Search(store), Registry())
     (pair,) = tracer.pairs([Target("url", "http://b.test/7.png")])["pairs"]
     assert (pair["source_name"], pair["source"], pair["license"]) == ("licensed", "licensed/list.csv", LICENCE)
     (one, *_) = tracer.pairs([Target("url", "http://a.test/1.png")])["pairs"]

@@ -76,7 +76,7 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     assert tags["takedowns"] == digest
     assert f"1 pair of dataset {packed.key}" in tags[f"takedown.{digest}"]
     assert connect().get_model_version_by_alias("clip-demo", "champion").tags.get("takedowns") is None
-    assert trace.trace(url, tmp_path, str(store.root), limit=5, index=True, as_json=True) == 0
+    assert trace.trace(url, tmp_path, str(store.root), limit=5, as_json=True) == 0
     (reported,) = json.loads(capsys.readouterr().out)["stores"]
     (dataset,) = reported["datasets"]
     (training,) = dataset["trainings"]
@@ -86,7 +86,7 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     assert model["tags"]["takedowns"] == digest
     verdicts = {(p["stage"], p["key"]): p["verdict"] for p in reported["places"]}
     assert verdicts[("pack", packed.key)] == "kept"
-    assert trace.trace("models:/saw-it@champion", tmp_path, str(store.root), limit=5, index=True, as_json=False) == 0
+    assert trace.trace("models:/saw-it@champion", tmp_path, str(store.root), limit=5, as_json=False) == 0
     output = capsys.readouterr().out
     assert f"was trained on pairs that takedown {digest} removed" in output
     options = PublishOptions("saw-it@champion", str(tmp_path / "out"), "mit")

@@ -28,9 +28,7 @@ from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.engine.stage import make, plan
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
-from tasks.lineage.graph import DROPPED, KEPT
 from tasks.lineage.inventory import DAY, Inventory
-from tasks.lineage.search import Rows, Search
 from tasks.lineage.takedown_leftovers import delete_leftovers, find_leftovers
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
@@ -97,9 +95,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plan(PACK, PackConfig(shard_size=3), 0, [made["curate"], made["download"]], store),
         Context(store, home, pool=InlineExecutor()),
     )
-    for manifest in (made["download"], made["curate"], dataset):
-        for prefix in (KEPT, DROPPED):  # each takedown would build these indexes again
-            Search(store).find(Rows(manifest, prefix), image_targets(jpeg(99)))
     put_unfinished(store, made["download"], "f" * 16)
     originals = Originals(home / "originals")
     originals.claim()
@@ -199,7 +194,7 @@ def test_takedown_killed_at_any_change_is_completed_by_the_next_call(
     expected = digests(whole)
     by_kind: dict[str, list[int]] = {}
     for at, change in enumerate(whole.changes, 1):
-        if not re.search("/trace/|_work/shard-", change):
+        if "_work/shard-" not in change:
             kind = re.sub(r"[0-9a-f]{8,}|[0-9]+", "#", change)
             by_kind.setdefault(re.sub(r"(delete pack/#)/(?!manifest).*", r"\1", kind), []).append(at)
     assert len(by_kind) > 20

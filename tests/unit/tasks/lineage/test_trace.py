@@ -9,13 +9,11 @@ import pytest
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Draft, Manifest
-from dataops.storage.range_file import RangeFile
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
 from flows.commands import trace as flow
-from tasks.lineage import search as trace_search
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
-from tasks.lineage.search import Rows, Search
+from tasks.lineage.search import RangeFile, Search
 from tasks.lineage.trace import Trace
 from tasks.tracking.registry import Registry
 from tests.manifests import build_manifest
@@ -55,11 +53,10 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[FolderStore, dict[
     return store, snapshots
 
 
-@pytest.fixture(params=[True, False], ids=["index", "columns"])
-def tracer(stored: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Trace:
+@pytest.fixture
+def tracer(stored: Any, monkeypatch: pytest.MonkeyPatch) -> Trace:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(trace_search, "SEGMENT", 10)
-    return Trace(Lineage(stored[0]), Search(stored[0], make=request.param), Registry())
+    return Trace(Lineage(stored[0]), Search(stored[0]), Registry())
 
 
 def test_trace_follows_a_kept_pair_from_archive_to_model(tracer: Trace, stored: Any) -> None:
@@ -150,7 +147,7 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(
         (training,) = dataset["trainings"]
         assert round(training["share"], 6) == round(share, 6)
         assert [model["uri"] for model in training["models"]] == ["models:/tiny/3"]
-    assert flow.trace(packs[1].key, tmp_path, store.uri, limit=5, index=False, as_json=False) == 0
+    assert flow.trace(packs[1].key, tmp_path, store.uri, limit=5, as_json=False) == 0
     assert ", 33.33% of its samples" in capsys.readouterr().out
 
 
@@ -171,27 +168,11 @@ def test_trace_prints_the_place_in_the_unit_of_its_source(
     store = FolderStore(tmp_path / "store")
     chain(store, [row])
     for as_json in (False, True):
-        flow.trace(row["uid"], tmp_path, store.uri, limit=1, index=False, as_json=as_json)
+        flow.trace(row["uid"], tmp_path, store.uri, limit=1, as_json=as_json)
     printed, as_value = capsys.readouterr().out.rsplit("\n", 2)[:2]
     assert place in printed
     (found,) = json.loads(as_value)["stores"][0]["pairs"]
     assert (found["source_offset"], found["source_unit"]) == (1074, place.split()[2])
-
-
-def test_search_rebuilds_an_index_of_other_parts(stored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace_search, "SEGMENT", 10)
-    store, snapshots = stored
-    rows, search = Rows(snapshots["pack"], KEPT), Search(store)
-    target = [Target("uid", pair(4)["uid"])]
-    found = search.find(rows, target)
-    assert len(found) == 1
-    name = snapshots["pack"].path("trace/part.json")
-    header = json.loads(store.read(name))
-    store.put(name, json.dumps({**header, "parts": {"part-00000.parquet": "0" * 64}}).encode())
-    assert search.find(rows, target) == found
-    assert json.loads(store.read(name)) == header
-    store.put(name, b"{")
-    assert search.find(rows, target) == found
 
 
 def test_final_rows_yields_dropped_rows_of_each_stage_and_kept_rows_of_the_last(stored: Any) -> None:
@@ -207,17 +188,17 @@ def test_trace_command_prints_pairs_snapshots_and_errors(
 ) -> None:
     expected = pair(4)
     store = str(stored[0].root)
-    assert flow.trace(expected["url"], tmp_path, store, limit=3, index=True, as_json=as_json) == 0
+    assert flow.trace(expected["url"], tmp_path, store, limit=3, as_json=as_json) == 0
     output = capsys.readouterr().out
     assert expected["uid"] in output
     assert "models:/tiny/3" in output
-    assert flow.trace(stored[1]["curate"].key, tmp_path, store, limit=3, index=True, as_json=as_json) == 0
+    assert flow.trace(stored[1]["curate"].key, tmp_path, store, limit=3, as_json=as_json) == 0
     assert stored[1]["pack"].key in capsys.readouterr().out
     for nothing in ("http://nowhere.example/", "f" * 32, "models:/other/1"):
         with pytest.raises(ConfigError, match="no trace of"):
-            flow.trace(nothing, tmp_path, store, limit=3, index=True, as_json=as_json)
+            flow.trace(nothing, tmp_path, store, limit=3, as_json=as_json)
     with pytest.raises(ConfigError, match="none of"):
-        flow.trace("nonsense", tmp_path, store, limit=3, index=True, as_json=as_json)
+        flow.trace("nonsense", tmp_path, store, limit=3, as_json=as_json)
 
 
 def test_range_file_reads_like_a_file(tmp_path: Path) -> None:
