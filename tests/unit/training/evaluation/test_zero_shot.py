@@ -10,6 +10,7 @@ from open_clip import build_zero_shot_classifier
 from sklearn.metrics import top_k_accuracy_score
 
 from dataops.errors import ContractError
+from tests import rounding
 from training.evaluation.class_weights import compute_class_weights
 from training.evaluation.encode import encode_texts, map_in_order, normalize_features
 from training.evaluation.zero_shot import rank_true_labels, select_top
@@ -55,13 +56,15 @@ def test_class_weights_equal_open_clip(loaded):
     expected_DC = build_zero_shot_classifier(
         Normalising(), lambda texts: padded(loaded.tokenizer, texts), NAMES, callables, num_classes_per_batch=2
     )
-    torch.testing.assert_close(compute_class_weights(loaded, NAMES, TEMPLATES), expected_DC.T, atol=1e-6, rtol=1e-5)
+    found = compute_class_weights(loaded, NAMES, TEMPLATES)
+    rounding.assert_close(found, expected_DC.T, rounding.count_additions(loaded.model), magnitude=1)
 
 
 def test_class_weights_do_not_depend_on_chunks(loaded, monkeypatch):
     whole = compute_class_weights(loaded, NAMES, TEMPLATES)
     monkeypatch.setattr("training.evaluation.class_weights.TEXTS_AT_ONCE", 4)
-    torch.testing.assert_close(compute_class_weights(loaded, NAMES, TEMPLATES), whole, atol=1e-6, rtol=1e-5)
+    found = compute_class_weights(loaded, NAMES, TEMPLATES)
+    rounding.assert_close(found, whole, rounding.count_additions(loaded.model), magnitude=1)
 
 
 @pytest.mark.parametrize("most_tokens", [1, 40, 10_000])
@@ -73,7 +76,7 @@ def test_texts_in_length_batches_equal_texts_encoded_alone(loaded, monkeypatch, 
         one_by_one = torch.cat(
             [normalize_features(loaded.model.encode_text(padded(loaded.tokenizer, [t])), "text") for t in texts]
         )
-    torch.testing.assert_close(features, one_by_one, atol=1e-6, rtol=1e-5)
+    rounding.assert_close(features, one_by_one, rounding.count_additions(loaded.model), magnitude=1)
 
 
 def test_equal_texts_have_equal_features_and_threads_change_no_bit(loaded):
