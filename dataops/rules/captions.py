@@ -157,7 +157,6 @@ FILE_NAME = Rule(
     drops=lambda config: (
         (_CAPTION.str.contains(_IMAGE_FILE) | _CAPTION.str.contains(_CAMERA_FILE)) if config.drop_file_names else None
     ),
-    may=lambda _: pl.col("caption_may_be_file"),
     order=58,
 )
 DATE_OR_SIZE = Rule(
@@ -165,7 +164,6 @@ DATE_OR_SIZE = Rule(
     meaning='The caption is only a date, a time, a number or a size ("800 x 600 px").',
     config=DropDatesAndSizes,
     drops=lambda config: _CAPTION.str.contains(_DATE_OR_SIZE) if config.drop_dates_and_sizes else None,
-    may=lambda _: pl.col("caption_may_be_date"),
     order=60,
 )
 FEW_LETTERS = Rule(

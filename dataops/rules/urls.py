@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from dataops.config import StageConfig
 from dataops.filters import Rule
-from dataops.text.url_signs import host, may_end, may_have_word
+from dataops.web.urls import HOST
 
 _TRACKING_FILES = (
     *("pixel", "spacer", "blank", "transparent", "clear", "cleardot", "1x1", "0x0"),
@@ -80,6 +80,11 @@ class AllowedDomains(StageConfig):
     _check_allowed = field_validator("allowed_domains")(_check_domains)
 
 
+def host(url: pl.Expr) -> pl.Expr:
+    """Return the host name of a URL, in lower case; null for text that is not an http or https URL."""
+    return url.str.extract(HOST, 1).str.to_lowercase()
+
+
 def _in_domains(domains: Sequence[str]) -> pl.Expr:
     """Return whether the host of the URL is one of the domains, or below one."""
     name, labels = host(_URL), max(domain.count(".") + 1 for domain in domains)
@@ -92,7 +97,6 @@ URL_TOO_LONG = Rule(
     meaning="The URL is longer than the limit.",
     config=MaxUrlChars,
     drops=lambda config: None if config.max_url_chars is None else _URL.str.len_chars() > config.max_url_chars,
-    may=lambda config: None if config.max_url_chars is None else _URL.str.len_bytes() > config.max_url_chars,
     order=10,
 )
 URL_EXTENSION = Rule(
@@ -104,11 +108,6 @@ URL_EXTENSION = Rule(
         if config.blocked_extensions
         else None
     ),
-    may=lambda config: (
-        may_end(config.blocked_extensions)
-        if all(extension.isascii() and extension.isalnum() for extension in config.blocked_extensions)
-        else None
-    ),
     order=12,
 )
 TRACKING = Rule(
@@ -116,7 +115,6 @@ TRACKING = Rule(
     meaning="The URL is that of a tracking pixel, spacer or icon.",
     config=DropTracking,
     drops=lambda config: (_URL.str.contains(_TRACKING) | _IS_TINY) if config.drop_tracking else None,
-    may=lambda _: may_have_word([*_TRACKING_FILES, *_TRACKING_SITES]) | _IS_TINY,
     order=14,
 )
 BLOCKED_DOMAIN = Rule(

@@ -26,19 +26,8 @@ _CLASSES = {
     _GROWS: "\u0130",  # the only letter with more than one letter in lower case
 }
 _LEAST_DIGITS = 6  # minimum digits of a telephone number in any pattern of dataops.rules.personal
-_EXTENSION = 5  # characters of the longest extension of an image file, plus one
 COUNTS = ("caption_chars", "caption_words", "caption_visible", "caption_letters", "caption_pieces", "caption_lengths")
-FLAGS = ("caption_may_be_personal", "caption_capitals", "caption_may_be_file", "caption_may_be_date")
-_MONTHS_AND_UNITS = (
-    *("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
-    *("px", "pix", "cm", "mm", "inc", "dpi", "kb", "mb", "am", "pm", "st", "nd", "rd", "th", "utc", "gmt", "t", "z"),
-)
-"""The words of dates and sizes: the first three letters of each, or a shorter word."""
-_BEGINNINGS = np.array([[*map(ord, word.ljust(3, "\0"))] for word in _MONTHS_AND_UNITS], np.uint32)
-_PAIRS = np.zeros((128, 128), np.bool_)
-"""True if one of these words begins with two letters, which decides most captions."""
-_PAIRS[_BEGINNINGS[:, 0], _BEGINNINGS[:, 1]] = True
-_PAIRS[_BEGINNINGS[_BEGINNINGS[:, 1] == 0, 0]] = True
+FLAGS = ("caption_may_be_personal", "caption_capitals")
 
 
 @lru_cache(maxsize=1)
@@ -66,13 +55,10 @@ def count_captions(captions: pl.Series) -> pl.DataFrame:
         caption_lengths: at most the number of distinct such strings, in lower case.
         caption_may_be_personal: Boolean; false only where dataops.rules.personal finds nothing.
         caption_capitals: Boolean; whether there are capitals, and no letter that could be a capital is small.
-        caption_may_be_file: Boolean; false only where FILE_NAME finds nothing.
-        caption_may_be_date: Boolean; false only where DATE_OR_SIZE finds nothing.
     """
     data, offsets = text_buffers(captions.to_arrow())
     counts, flags = np.zeros((len(COUNTS), len(captions)), np.uint32), np.zeros((len(FLAGS), len(captions)), np.bool_)
     _count(data, offsets, character_classes(), counts, flags)
-    _begin_as_dates(data, offsets, character_classes(), _BEGINNINGS, _PAIRS, flags[FLAGS.index("caption_may_be_date")])
     frame = pl.DataFrame(dict(zip(COUNTS, counts, strict=True)) | dict(zip(FLAGS, flags, strict=True)))
     if captions.null_count():
         frame = frame.with_columns(pl.when(captions.is_not_null()).then(pl.all()))
@@ -118,7 +104,7 @@ def _count(data, offsets, kinds, counts, flags):
         at, end = offsets[i], offsets[i + 1]
         chars = words = white = letters = spaces = length = digits = 0
         code, last, before_last, kind, last_kind = np.uint32(0), np.uint32(0), np.uint32(0), np.uint8(0), np.uint8(0)
-        lengths, seen, inside, personal, house, dot = np.uint64(0), np.uint8(0), False, False, False, -_EXTENSION
+        lengths, seen, inside, personal, house = np.uint64(0), np.uint8(0), False, False, False
         while at < end:
             third_last, before_last, last = before_last, last, code
             before_last_kind, last_kind = last_kind, kind
@@ -153,9 +139,7 @@ def _count(data, offsets, kinds, counts, flags):
             elif before_last == ord(" ") and house:  # "... Road"
                 personal |= _begins_road(last, code)
             personal |= code == ord("@") or (code == ord("/") and last == ord("/") and before_last == ord(":"))
-            if code == ord("."):
-                dot = chars
-                personal |= last == ord("w") or last == ord("W")
+            personal |= code == ord(".") and (last == ord("w") or last == ord("W"))
         lengths |= np.uint64(1) << np.uint64(length & 63)
         different = 0
         while lengths:
@@ -164,52 +148,3 @@ def _count(data, offsets, kinds, counts, flags):
         counts[0, i], counts[1, i], counts[2, i], counts[3, i] = chars, words, chars - white, letters
         counts[4, i], counts[5, i] = spaces + 1, 1 if seen & _GROWS else different
         flags[0, i], flags[1, i] = personal, (seen & _SMALL) == 0 and (seen & _CAPITAL) != 0
-        flags[2, i] = chars - dot < _EXTENSION or kind & (_DIGIT | _IN_PHONE) != 0 or code == ord("_")
-
-
-@compiled(nogil=True)
-def _begin_as_dates(data, offsets, kinds, beginnings, pairs, found):
-    """Write whether the first letters of each text, after numbers and separators, are those of a date or size."""
-    letters = np.empty(3, np.uint32)
-    for i in range(len(found)):
-        at, end, count = offsets[i], offsets[i + 1], 0
-        while at < end and count < 3:
-            code, at = next_code(data, at)
-            if count == 0 and (kinds[code] & (_DIGIT | _WHITE) or _is_separator(code)):
-                continue
-            letters[count] = _lower(code)
-            count += 1
-        letters[count:] = 0
-        found[i] = count == 0
-        if letters[0] >= 128 or not pairs[letters[0], letters[1] if letters[1] < 128 else 0]:
-            continue
-        for j in range(len(beginnings)):
-            size = 1 if beginnings[j, 1] == 0 else 2 if beginnings[j, 2] == 0 else 3
-            same = count >= size and (size == 3 or not _is_ascii_word_character(letters[size]))
-            for k in range(size):
-                same &= letters[k] == beginnings[j, k]
-            found[i] |= same
-
-
-@compiled(inline="always")
-def _is_separator(code):
-    if code == ord(".") or code == ord(",") or code == ord(":") or code == ord("/") or code == ord("-"):
-        return True
-    return code == ord("x") or code == ord("X") or code == ord("×")
-
-
-@compiled(inline="always")
-def _lower(code):
-    """Return the lower case of a letter whose lower case is in ASCII; others are unchanged."""
-    if ord("A") <= code <= ord("Z"):
-        return code + np.uint32(32)
-    if code == 0x17F:  # long s
-        return np.uint32(ord("s"))
-    if code == 0x212A:  # kelvin
-        return np.uint32(ord("k"))
-    return code
-
-
-@compiled(inline="always")
-def _is_ascii_word_character(code):
-    return ord("a") <= code <= ord("z") or ord("0") <= code <= ord("9") or code == ord("_")

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from dataops.kernels.hashes import hash128
 from dataops.rules.personal import kept_caption
+from dataops.rules.urls import host
 from dataops.snapshot import Draft
 from dataops.text.duplicates import find_duplicates
-from dataops.text.url_signs import host
 from plugins.textdedup.config import REASON, TABLE, NearCaptionsConfig
 from plugins.textdedup.minhash import choose_scheme, hash_bands
 from plugins.textdedup.near_captions import (

@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from dataops.rules.urls import host
 from dataops.text import tallies
 from dataops.text.balance import compute_effective_number, find_tail_share
 from dataops.text.tallies import Totals, count_values
-from dataops.text.url_signs import host
 from dataops.trace.source_numbers import number_sources
 
 LENGTH_STEP, LENGTH_STEPS = 10, 30

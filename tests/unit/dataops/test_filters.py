@@ -6,8 +6,8 @@ from pydantic import ValidationError
 from dataops import plugins
 from dataops.filters import evaluate_rules, first_drop_reason
 from dataops.rules.personal import mask_personal_data
+from dataops.rules.urls import host
 from dataops.schema import PAIRS
-from dataops.text.url_signs import host
 from tasks.filter.config import FilterConfig
 
 BOUNDS = FilterConfig(max_chars=60, min_words=2, max_words=12, min_letter_fraction=0.5, max_url_chars=60)
