@@ -20,7 +20,7 @@ class StageConfig(BaseModel):
     """Name and version of the plugin that adds a field, by field (`dataops.plugins.extend`)."""
 
     def key_config(self) -> dict[str, Any]:
-        """Return the fields that decide the output, as JSON values.
+        """Return the fields that decide the output, as JSON values, those of tables as they return them.
 
         Fields of plugins are among them only where they differ from their defaults; `plugins` then has the versions.
         """
@@ -28,6 +28,7 @@ class StageConfig(BaseModel):
         defaults = {name: fields[name].get_default(call_default_factory=True) for name in self.plugin_fields}
         unused = {name for name, default in defaults.items() if getattr(self, name) == default} | self.execution_fields
         values = self.model_dump(mode="json", exclude=set(unused))
+        values |= {name: table.key_config() for name, table in self._tables() if name in values}
         if used := dict(found for name, found in sorted(self.plugin_fields.items()) if name not in unused):
             values["plugins"] = used
         return values
@@ -36,7 +37,12 @@ class StageConfig(BaseModel):
         """Return what is wrong with the files and libraries that the table names: a line each, which begins with the path
         inside the table. No data is read for it.
         """
-        return []
+        return [f"{name}.{line}" for name, table in self._tables() for line in table.problems()]
+
+    def _tables(self) -> list[tuple[str, "StageConfig"]]:
+        """Return the tables in it that are set."""
+        values = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return [(name, value) for name, value in values if isinstance(value, StageConfig)]
 
 
 class SourceOrder(StageConfig):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
@@ -111,10 +111,6 @@ class CurateConfig(plugins.extend(_CurateConfig, "steps")):
     def score_names(self) -> list[str]:
         """Names of the scores that are computed, in the order of their columns."""
         return list(table.wanted) if (table := getattr(self, "scores", None)) else []
-
-    def key_config(self) -> dict[str, Any]:
-        """Return the fields that decide the output, those of each step's table as it returns them."""
-        return super().key_config() | {step.table: getattr(self, step.table).key_config() for step in list_steps(self)}
 
     def problems(self) -> list[str]:
         """Return what is missing of the steps and the evaluation sets."""

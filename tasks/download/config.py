@@ -123,8 +123,6 @@ class DownloadConfig(PoliteConfig):
         """Return the fields of the key, without the delay between rounds, which does not change the output."""
         fields = super().key_config()
         del fields["retry"]["delay"]
-        if self.hash_lists is not None:
-            fields["hash_lists"] = self.hash_lists.key_config()
         if self._archives is None:
             return fields
         return fields | {

@@ -27,6 +27,18 @@ class LanguageBalanceConfig(StageConfig):
     queries: dict[str, str] = Field(min_length=1)
     """Path of the list of queries of each other language. Captions in a language without a list match no query."""
 
+    def key_config(self) -> dict[str, Any]:
+        """Return the fields of the key. The lists are inputs of the stage."""
+        return {"reference": self.reference, "queries": sorted(self.queries)}
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the lists."""
+        return [line for name, path in self.queries.items() for line in _find_list_problems(f"queries.{name}", path)]
+
+
+def _find_list_problems(key: str, path: str) -> list[str]:
+    return problems_of(key, lambda: read_queries(Path(path)))
+
 
 class BalanceConfig(StageConfig):
     """`[filter.balance]`: keep the captions of rare queries, and sample those of frequent ones (CLIP, section 2.2)."""
@@ -45,11 +57,17 @@ class BalanceConfig(StageConfig):
     per_language: LanguageBalanceConfig | None = None
     """Balance each language over a list of its own; default: one list and one limit for captions in all languages."""
 
+    execution_fields: ClassVar[frozenset[str]] = frozenset({"queries"})  # an input of the stage
+
     def list_paths(self) -> dict[str | None, str]:
         """Return the path of each list by language, that of the reference first; None for the list of all languages."""
         if self.per_language is None:
             return {None: self.queries}
         return {self.per_language.reference: self.queries, **dict(sorted(self.per_language.queries.items()))}
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the lists."""
+        return [*_find_list_problems("queries", self.queries), *super().problems()]
 
     @model_validator(mode="after")
     def _has_distinct_languages(self) -> Self:
@@ -112,34 +130,14 @@ class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     """Memory for the partitions that are deduplicated at the same time, of all processes together. Each process needs
     some more, to run and to read one slice of a part: the same for any number of rows."""
 
-    execution_fields: ClassVar[frozenset[str]] = frozenset({"memory_limit_bytes"})
-
-    def key_config(self) -> dict[str, Any]:
-        """Return the fields of the key, without paths of queries and lists, whose content is an input of the stage."""
-        values: dict[str, Any] = super().key_config()
-        if self.opt_out_lists:
-            values["opt_out_lists"] = sorted(self.opt_out_lists)
-        if values["balance"] is not None:
-            del values["balance"]["queries"]
-            several = values["balance"].pop("per_language")
-            if several is not None:
-                several["queries"] = sorted(several["queries"])
-                values["balance"]["per_language"] = several
-        return values
+    execution_fields: ClassVar[frozenset[str]] = frozenset(
+        {"memory_limit_bytes", "opt_out_lists"}
+    )  # inputs of the stage
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the lists of queries and of opt-outs."""
-        wrong = find_problems(self.opt_out_lists)
-        wrong += problems_of("language_detector", partial(find, "detectors", self.language_detector))
-        if self.balance is None:
-            return wrong
-        several = self.balance.per_language
-        paths = {"balance.queries": self.balance.queries}
-        paths |= {
-            f"balance.per_language.queries.{name}": path for name, path in (several.queries if several else {}).items()
-        }
-        found = [problems_of(key, partial(read_queries, Path(path))) for key, path in paths.items()]
-        return [*wrong, *(line for lines in found for line in lines)]
+        """Return what is wrong with the lists of queries and of opt-outs, and with the detector."""
+        detector = problems_of("language_detector", partial(find, "detectors", self.language_detector))
+        return [*find_problems(self.opt_out_lists), *detector, *super().problems()]
 
     @field_validator("languages", "language_candidates")
     @classmethod

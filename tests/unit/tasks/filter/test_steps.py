@@ -209,7 +209,6 @@ def test_opt_out_lists_drop_rows_and_name_the_list(tmp_path: Path):
     listed = filtered(tmp_path / "listed", rows, opt_out_lists={"letters": str(letters)})
     assert "opt_out_list" not in plain.counts.dropped
     assert plain.key != listed.key
-    assert listed.config["opt_out_lists"] == ["letters"]
     assert [(one.stage, one.key) for one in listed.inputs[1:]] == [("opt_out_list", "letters")]
     dropped = read_parts(FolderStore(tmp_path / "listed"), listed, "dropped-").to_pylist()
     found = {row["uid"]: row["page_opt_out"] for row in dropped if row["drop_reason"] == "opt_out_list"}
