@@ -31,7 +31,7 @@ def _find_default_ui(ui: str) -> str:
     if not ui:
         return ui
     try:
-        settings = httpx.get(f"{ui}/ui-settings", timeout=TIMEOUT_SECONDS).raise_for_status().json()
+        settings = httpx.get(f"{ui}/ui-settings", timeout=TIMEOUT_SECONDS).raise_for_status().json()  # noqa: TID251  asks the Prefect server that the environment names
         first, default = settings["v1_base_url"], settings[f"{settings['default_ui']}_base_url"]
         return f"{ui}/{default.removeprefix(first or '').strip('/')}".rstrip("/")
     except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):

@@ -100,7 +100,7 @@ def open_loopback_store(host: str, port: int, *, is_master: bool = False, **opti
     assert is_loopback(host)
     if is_master:
         try:
-            options["master_listen_fd"] = socket.create_server((host, port)).detach()
+            options["master_listen_fd"] = socket.create_server((host, port)).detach()  # noqa: TID251  listens at an address of loopback
         except OSError as error:
             raise RuntimeError(f"cannot listen at {host}:{port}: {error.strerror}") from error
     return TCPStore(host, port, is_master=is_master, **options)
@@ -211,7 +211,7 @@ def _encode(value: Any) -> Tensor:
 
 
 def _decode(bytes_N: Tensor) -> Any:
-    return torch.load(io.BytesIO(bytes_N.numpy().tobytes()), weights_only=True)
+    return torch.load(io.BytesIO(bytes_N.numpy().tobytes()), weights_only=True)  # noqa: TID251  weights_only=True
 
 
 def take_share(items: Iterable[Item]) -> Iterator[Item]:

@@ -193,7 +193,7 @@ def _request(request: urllib.request.Request, limit: int = 2000) -> tuple[int, s
     for name, value in services.authorization(request.full_url).items():
         request.add_unredirected_header(name, value)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: TID251  asks the servers that the environment names
             return response.status, response.read(limit).decode(errors="replace")
     except urllib.error.HTTPError as error:
         with error:

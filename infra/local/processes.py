@@ -78,14 +78,14 @@ def terminate(pid: int | None, mark: str, *, grace_s: float) -> None:
 
 def is_port_free(port: int) -> bool:
     """Return whether a server could listen on this loopback port now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:  # noqa: TID251  looks for free ports of 127.0.0.1
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT does not block them
         try:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError):
             return False
     # On some systems we could bind 127.0.0.1 beside a listener on 0.0.0.0, and both would get connections.
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:  # noqa: TID251  looks for free ports of 127.0.0.1
         probe.settimeout(0.2)
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
@@ -95,7 +95,7 @@ def choose_port(*preferred: int | None) -> int:
     for port in preferred:
         if port is not None and is_port_free(port):
             return port
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:  # noqa: TID251  looks for free ports of 127.0.0.1
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 

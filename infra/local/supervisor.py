@@ -156,7 +156,7 @@ def lock(services: Path, patience_s: float = _LOCK_PATIENCE_S) -> Iterator[None]
 
 def answers(port: int, health_path: str, timeout_s: float = 2.0) -> bool:
     """Return whether a loopback server answers its health path with 2xx; no proxy is used."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)  # noqa: TID251  asks our own servers on 127.0.0.1
     try:
         connection.request("GET", health_path)
         response = connection.getresponse()

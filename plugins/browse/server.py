@@ -50,7 +50,7 @@ class Server:
     """
 
     def __init__(self, site: Site, port: int = 0):
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)  # noqa: TID251  its pages, on 127.0.0.1
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((ADDRESS, port))

@@ -232,6 +232,6 @@ def _node_address() -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
+    with socket.socket() as probe:  # noqa: TID251  looks for a free port
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

@@ -68,7 +68,7 @@ def is_listening(address: str) -> bool:
     """Return whether a server listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS):
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS):  # noqa: TID251  asks whether the configured head listens
             return True
     except (OSError, ValueError):
         return False

@@ -149,7 +149,7 @@ def _run_downloader(
         file.write_table(rows)
     failures: list[OSError] = []
     keys = make_keys(task.index, rows.num_rows, config.shard_size)
-    urllib.request.install_opener(opener)
+    urllib.request.install_opener(opener)  # noqa: TID251  puts the safe fetch under img2dataset
     with (folder / "waiting").open("w+b") as early_file:
         downloader = Downloader(
             sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, early_file),

@@ -114,7 +114,7 @@ class HttpFile:
         """Return the addresses of the config's own server as they are, and of another host those that are public."""
         host, port = parts.hostname or "", port_of(parts)
         if parts.netloc == self._first:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # noqa: TID251  resolves the server that the config names
             return [(family, address) for family, _, _, _, address in found]
         refusal, targets = _addresses().resolve(host, port)
         if refusal:

@@ -46,7 +46,7 @@ class BoundedSocket:
         return read
 
 
-class PlainSocket(BoundedSocket, socket.socket):
+class PlainSocket(BoundedSocket, socket.socket):  # noqa: TID251  connects to a checked IP address
     """A socket with bounds."""
 
 

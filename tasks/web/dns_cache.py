@@ -89,7 +89,7 @@ def shared_dns() -> DnsCache:
 
 def _addresses(host: str) -> SocketAddresses:
     try:
-        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)  # noqa: TID251  resolves for the safe fetch
     except (OSError, UnicodeError):
         return []
     return [(family, address) for family, _, _, _, address in found]

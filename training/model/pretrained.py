@@ -114,7 +114,7 @@ def _load(path: Path) -> Any:
     if is_archive(path):
         return read_archive(path)
     check_names(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  weights_only=True
 
 
 def _select_weights(found: Any, file_size: int) -> tuple[dict[str, Tensor], bool]:

@@ -9,7 +9,7 @@ Source of the format: pytorch, torch/csrc/jit/docs/serialization.md.
 
 import io
 import math
-import pickle
+import pickle  # noqa: TID251  all names but a few become inert records
 import pickletools
 import zipfile
 from collections import OrderedDict

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from typing import TYPE_CHECKING, Any
-from urllib.request import OpenerDirector, Request
+from urllib.request import OpenerDirector, Request  # noqa: TID251  replaces it by the safe fetch
 
 from dataops.images.kinds import KINDS, sniff
 from dataops.rights.payment import MAX_OFFER_BYTES, describe_price, offers_in_body
