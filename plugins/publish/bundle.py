@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataops import plugins
 from dataops.digest import file_sha256
 from dataops.errors import CorruptPart
 from dataops.snapshot import MANIFEST, Manifest, Part, load_ancestors
@@ -14,7 +15,6 @@ from dataops.store import Store
 from tasks.lineage.publications import PublishedFile
 from tasks.pack.card import MARKDOWN_PAGE, render_markdown
 from tasks.pack.card_text import DatasetFacts
-from tasks.pack.croissant import CROISSANT, describe_dataset
 
 CARD = "README.md"
 """The card, under the name that the Hub and `datasets` read."""
@@ -45,20 +45,21 @@ class BundleFile:
 def list_dataset_files(
     pack: Manifest, store: Store, scratch: Path, license_: str, hub: str, links: Mapping[str, Any]
 ) -> list[BundleFile]:
-    """Return the shards, indexes and tables of a dataset, its card, its croissant.json and its manifest.
+    """Return the shards, indexes and tables of a dataset, its card, its further documents and its manifest.
 
     The page for a browser is left out: it shows pairs that were dropped, also because of an opt-out.
 
     Args:
         license_: of the dataset as a whole; "": only those of its pairs are known.
         hub: `OWNER/NAME` on the Hub; "" elsewhere.
-        links: fields of croissant.json that only the place knows.
+        links: fields of documents in JSON-LD that only the place knows.
     """
     facts = DatasetFacts.read(pack, load_ancestors(store, pack), license_, hub)
     card = render_markdown(facts)
-    croissant = json.dumps(describe_dataset(facts) | dict(links), indent=1) + "\n"
+    further = {one.file: json.loads(one.write(facts)) | dict(links) for one in plugins.load("documents").values()}
     parts = [part for part in pack.parts if part.name.endswith((".tar", ".idx")) or part.name.startswith("part-")]
-    documents = {MARKDOWN_PAGE: card, CARD: card, CROISSANT: croissant, MANIFEST: _describe_parts(pack, parts)}
+    documents = {MARKDOWN_PAGE: card, CARD: card, MANIFEST: _describe_parts(pack, parts)}
+    documents |= {name: json.dumps(document, indent=1) + "\n" for name, document in further.items()}
     files = [
         BundleFile(part.name, part.bytes, part.sha256, lambda name=part.name: store.local(pack.path(name)))
         for part in sorted(parts, key=lambda part: part.name)

@@ -26,7 +26,7 @@ from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_snapshot
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Hit, Rows, Search
-from tasks.pack.write_shard import TAKEDOWN
+from tasks.pack.dropped_pairs import TAKEDOWN
 
 logger = logging.getLogger(__name__)
 

@@ -1,12 +1,13 @@
 """The pages of a dataset, which lie beside its shards.
 
-`dataset.html` is for a browser, `DATASET.md` for the Hub and other readers of Markdown, `croissant.json` for programs.
+`dataset.html` is for a browser, `DATASET.md` for the Hub and other readers of Markdown. Plugins add further documents.
 """
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
+from dataops import plugins
 from dataops.funnel import PAIR_STAGES, funnel_stages
 from dataops.rights.licenses import ROW_TITLES, list_rows
 from dataops.snapshot import Draft, Manifest, Part, load_ancestors
@@ -23,7 +24,6 @@ from tasks.pack.card_text import (
     write_headline,
 )
 from tasks.pack.config import PackConfig
-from tasks.pack.croissant import CROISSANT, write_croissant
 from tasks.pack.front_matter import write_front_matter
 from tasks.pack.summary import FURTHER_CAPTIONS, LENGTH_STEP, LENGTH_STEPS, SCORE_STEP, SIDE_STEP, SIDE_STEPS
 from tasks.reports.gallery import gallery_rows
@@ -57,8 +57,7 @@ def put_pages(draft: Draft, dataset: DatasetFacts, samples: Samples) -> list[Par
     pages = {
         HTML_PAGE: render_html(dataset, samples),
         MARKDOWN_PAGE: render_markdown(dataset),
-        CROISSANT: write_croissant(dataset),
-    }
+    } | {document.file: document.write(dataset) for document in plugins.load("documents").values()}
     return [draft.put_bytes(name, encode_page(page)) for name, page in pages.items()]
 
 

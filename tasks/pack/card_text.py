@@ -3,7 +3,7 @@
 Each sentence follows from the manifests, also about checks that were not made. What stands in back quotes is code.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,15 @@ class DatasetFacts:
     def image_extension(self) -> str:
         """File name extension of the images."""
         return str(self.lineage["download"].config["encode_format"])
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document that pack writes beside the shards of each dataset: an object registered in `pairmill.documents`."""
+
+    file: str
+    """Its name: one of dataops.snapshot.UNDIGESTED, or one that begins with `evidence-`: no digest covers it."""
+    write: Callable[[DatasetFacts], str]
 
 
 def write_headline(dataset: DatasetFacts) -> str:

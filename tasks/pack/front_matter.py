@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from dataops import plugins
 from dataops.rights.licenses import name_declared, name_stated
 from tasks.pack.card_text import DatasetFacts
 
-TAGS = ("image-text-pairs", "webdataset", "croissant", "clip", "pairmill")
+TAGS = ("image-text-pairs", "webdataset", "clip", "pairmill")
 TASKS = ("zero-shot-image-classification", "image-to-text", "text-to-image")
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 _TYPES = {pa.string(): "string", pa.int32(): "int32", pa.int64(): "int64", pa.uint32(): "uint32"}
@@ -46,7 +47,7 @@ def describe_card(dataset: DatasetFacts) -> dict[str, Any]:
         **({"language": known} if known else {}),
         "size_categories": [describe_size(dataset.samples)],
         "task_categories": list(TASKS),
-        "tags": list(TAGS),
+        "tags": [*TAGS, *plugins.load("documents")],
         # `datasets` infers features from five samples, and fails on a column that is null in these; so they are given
         "dataset_info": {"features": samples},
         # one config: all configs of a dataset have one format, and the tables are Parquet

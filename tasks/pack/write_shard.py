@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import compress, pairwise
+from itertools import pairwise
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,18 +18,17 @@ from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
 from dataops.formatting import format_quantity
-from dataops.lists.value_set import ValueSet
 from dataops.schema import CURATED, conform, dropped_schema
 from dataops.shards.layout import BLOCK, Layout, archive_size
 from dataops.shards.tar import join_index_lines
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
-from dataops.trace.targets import COLUMNS, Target, matching_rows
+from dataops.trace.targets import Target
 from tasks.engine.exchange import number_partitions
-from tasks.lists.opt_outs import DROP_REASON as OPT_OUT_LIST
-from tasks.lists.opt_outs import NO_LISTS, StoredLists, mark_rows, match_rows
+from tasks.lists.opt_outs import NO_LISTS, StoredLists
 from tasks.pack.cut_shards import CutShard, shard_starts
+from tasks.pack.dropped_pairs import DroppedPair, find_dropped
 from tasks.pack.sort_layout import SortLayout
 from tasks.pack.sorted_runs import Images, Rows, RunSet, concat_rows, sorted_order
 from tasks.pack.summary import summarise
@@ -39,18 +38,6 @@ _spare = threading.local()
 """The buffers of this thread's previous shard, for the next one: the system would have to clear new memory."""
 _SPARE_BYTES = 64 << 20
 """Maximum size of a buffer that is kept: one that a large image needed is not."""
-
-TAKEDOWN = "takedown"
-"""`drop_reason` of pairs that a recorded takedown removes."""
-
-
-class DroppedPair(NamedTuple):
-    """A pair that leaves a dataset; its row has no URL and no caption."""
-
-    uid: str
-    drop_reason: str = TAKEDOWN
-    page_opt_out: str | None = None
-    """Names of the opt-out lists that name the pair."""
 
 
 @dataclass(frozen=True)
@@ -89,29 +76,35 @@ def pack_shards(draft: Draft, task: TrainingShards) -> Record:
     """Write training shards, their indexes and their rows."""
     rows = _read_rows(draft, task)
     order, start = sorted_order(rows.keys), 0
-    frame = pl.DataFrame(pl.from_arrow(rows.table))
+    frame, opt_outs = pl.DataFrame(pl.from_arrow(rows.table)), task.opt_outs.load(draft)
     records: list[Record] = []
     with draft.store.open_reader() as read_into:
         for number, shard in enumerate(task.shards, task.first):
             picked = order[start : start + shard.rows]
-            records.append(_pack_shard(draft, task, f"{number:05d}", frame[picked], rows.pick(picked), read_into))
+            found = frame[picked]
+            mask, dropped = find_dropped(found, task.takedowns, opt_outs)
+            kept = found.filter(~mask), rows.pick(picked[~mask])
+            records.append(_pack_shard(draft, task, f"{number:05d}", *kept, dropped, read_into))
             start += shard.rows
     return join_records(task.id, records)
 
 
 def _pack_shard(
-    draft: Draft, task: TrainingShards, number: str, frame: pl.DataFrame, images: Images | None, read_into: ReadInto
+    draft: Draft,
+    task: TrainingShards,
+    number: str,
+    frame: pl.DataFrame,
+    images: Images | None,
+    dropped: Sequence[DroppedPair],
+    read_into: ReadInto,
 ) -> Record:
     """Write one shard.
 
     Args:
         frame: its rows in their order, with the columns of a run.
         images: their images; None if they lie in the raw shards.
+        dropped: rows that were removed from it.
     """
-    mask, dropped = _find_dropped(frame, task.takedowns, task.opt_outs.load(draft))
-    frame = frame.filter(~mask)
-    if images is not None:
-        images = list(compress(images, ~mask))
     name = f"{number}.tar"
     rows = conform(frame.to_arrow(), task.layout.columns, f"pack {name}")
     rows = rows.set_column(rows.schema.get_field_index("shard"), "shard", pa.array([name] * len(rows), pa.string()))
@@ -126,23 +119,6 @@ def _pack_shard(
         facts = thread.submit(summarise, rows)
         parts = write_shard(draft, number, rows, frame["_size"].to_list(), task.image_extension, read)
         return make_record(draft, number, rows.num_rows, parts, facts.result(), dropped)
-
-
-def _find_dropped(
-    frame: pl.DataFrame, takedowns: tuple[Target, ...], opt_outs: Sequence[tuple[str, ValueSet]]
-) -> tuple[NDArray[np.bool_], list[DroppedPair]]:
-    """Return which rows a takedown or an opt-out list names, and their reasons."""
-    rows = frame.select(column for column in COLUMNS if column in frame.columns).to_arrow()
-    mask = matching_rows(rows, takedowns)
-    dropped = [DroppedPair(uid) for uid in frame.filter(mask)["uid"].to_list()]
-    if opt_outs:
-        matches = match_rows(rows, opt_outs)
-        listed = np.any([one.mask for one in matches], axis=0) & ~mask
-        marks = mark_rows(frame.with_columns(page_opt_out=pl.lit(None, pl.String)), matches)
-        chosen = zip(frame["uid"].filter(listed), marks.filter(listed), strict=True)
-        dropped += [DroppedPair(uid, OPT_OUT_LIST, mark) for uid, mark in chosen]
-        mask = mask | listed
-    return mask, dropped
 
 
 def _read_rows(draft: Draft, task: TrainingShards) -> Rows:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dataops import plugins
 from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore, open_store
@@ -42,11 +43,12 @@ def test_dataset_is_on_the_hub_private_complete_and_without_what_was_dropped(hub
     assert hub.private == {"team/kites": True}
     shards = {part.name: part.sha256 for part in pack.parts if part.name.endswith((".tar", ".idx", ".parquet"))}
     assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name in shards} == shards
-    assert files.keys() - shards.keys() == {"README.md", "DATASET.md", "croissant.json", "manifest.json"}
+    further = {document.file for document in plugins.load("documents").values()}
+    assert files.keys() - shards.keys() == {"README.md", "DATASET.md", "manifest.json", *further}
     card = files["README.md"].decode()
     assert 'datasets.load_dataset("team/kites", split="train")' in card
     assert "license: cc-by-4.0" in card
-    assert json.loads(files["croissant.json"])["creator"]["name"] == "team"
+    assert {json.loads(files[name])["creator"]["name"] for name in further} <= {"team"}
     (record,) = list_publications(store)
     assert (record.state, record.target, record.datasets) == ("complete", "hub:team/kites", (pack.key,))
     assert record.revision == report["revision"] == f"{len(hub.commits):040x}"

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from dataops import plugins
 from dataops.errors import ContractError, CorruptPart
 from dataops.schema import CAPTIONS, CURATED
 from dataops.shards.tar import ShardWriter, list_members, read_index, read_samples
-from dataops.snapshot import Counts, Manifest, read_parts, read_table
+from dataops.snapshot import UNDIGESTED, Counts, Manifest, read_parts, read_table
 from dataops.store import FolderStore
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
@@ -62,11 +63,8 @@ class TestWithoutProcesses:
                 assert samples[row["key"]]["jpg"] == pictures[row["uid"]]
                 assert samples[row["key"]]["txt"].decode() == row["caption"]
                 assert json.loads(samples[row["key"]]["json"]) == row
-        left = {f"{n:05d}{end}" for n in range(3) for end in (".tar", ".idx")} | {
-            "DATASET.md",
-            "dataset.html",
-            "croissant.json",
-        }
+        left = {f"{n:05d}{end}" for n in range(3) for end in (".tar", ".idx")} | {"DATASET.md", "dataset.html"}
+        left |= {document.file for document in plugins.load("documents").values()}
         left |= {"manifest.json", *(f"part-{n:05d}.parquet" for n in range(3))}
         assert set(store.names("pack")) == {packed_dataset.path(name) for name in left}, "no scratch file stays"
 
@@ -97,8 +95,7 @@ class TestWithoutProcesses:
             monkeypatch.setattr(cut_shards, "KEYS_ROWS", rows)
             manifests.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
         assert len({one.content_digest for one in manifests}) == 1
-        about = ("DATASET.md", "croissant.json", "dataset.html")
-        named = [{p.name: p.sha256 for p in one.parts if p.name not in about} for one in manifests]
+        named = [{p.name: p.sha256 for p in one.parts if p.name not in UNDIGESTED} for one in manifests]
         assert named == [named[0]] * 4
 
     @pytest.mark.parametrize(("piece", "limit"), [(1 << 20, 1 << 30), (2000, 1 << 30), (600, 3000), (600, 9000)])

@@ -15,6 +15,7 @@ from dataops.schema import find_meanings
 from dataops.trace.sources import list_sources
 from tasks.pack.card_text import (
     DatasetFacts,
+    Document,
     describe_scaling,
     describe_sources,
     list_limits,
@@ -23,7 +24,6 @@ from tasks.pack.card_text import (
     write_headline,
 )
 
-CROISSANT = "croissant.json"
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 _CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -78,12 +78,6 @@ _TYPES = {
 _URLS = frozenset({"url", "page_url", "license"})
 _KEY = "([0-9a-f]{32})"
 """The key of a sample in the name of its members. mlcroissant applies it twice, so it matches the key itself too."""
-_TOOLS = {
-    "clip_score": "How well image and caption match: a CLIP model (column clip_score).",
-    "aesthetic": "Aesthetics: a linear head over image features (column aesthetic).",
-    "nsfw": "Pornographic images: a classifier (column nsfw).",
-    "faces": "Faces: a detector (columns faces and face_bboxes).",
-}
 _PERSONAL = {
     "drop": "Captions with an e-mail address, a URL, a telephone number or a street address were dropped.",
     "mask": "E-mail addresses, URLs, telephone numbers and street addresses in captions were masked.",
@@ -93,6 +87,9 @@ _PERSONAL = {
 def write_croissant(dataset: DatasetFacts) -> str:
     """Return the document as JSON text, in ASCII: texts from the web are spelt out."""
     return json.dumps(describe_dataset(dataset), indent=1) + "\n"
+
+
+DOCUMENT = Document("croissant.json", write_croissant)
 
 
 def describe_dataset(dataset: DatasetFacts) -> dict[str, Any]:
@@ -264,7 +261,8 @@ def _list_tools(dataset: DatasetFacts) -> list[str]:
         found.append(f"Languages of captions: {detector or 'a detector'}.")
     if curate.get("near_duplicate_distance") is not None:
         found.append("Near-duplicates: perceptual hashes of the images.")
-    return [*found, *(_TOOLS[name] for name in curate.get("scores") or () if name in _TOOLS)]
+    meanings = find_meanings()
+    return [*found, *(f"{meanings.get(name, name)} Column {name}." for name in curate.get("scores") or ())]
 
 
 def _describe_persons(dataset: DatasetFacts) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataops.snapshot import Manifest
-from tasks.pack.croissant import CONFORMS_TO
+from plugins.croissant.croissant import CONFORMS_TO
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
 mlcroissant = pytest.importorskip("mlcroissant")
