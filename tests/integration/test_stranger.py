@@ -1,0 +1,357 @@
+"""A stranger's distribution adds one of each thing, by one object in one file, and no file of the repository changes."""
+
+import json
+import os
+import subprocess
+import sysconfig
+import textwrap
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.home import CHECKOUT
+
+pytestmark = pytest.mark.timeout(300)
+
+POINTS = """
+[pairmill.rules]
+too_green = stranger.rule:TOO_GREEN
+[pairmill.signals]
+keep-out = stranger.signal:KEEP_OUT
+[pairmill.sources]
+lines = stranger.source:LinesSource
+[pairmill.steps]
+brightness = stranger.step:BRIGHTNESS
+[pairmill.executors]
+here = stranger.executor:HERE
+[pairmill.losses]
+halved = stranger.loss:HALVED
+[pairmill.commands.look]
+greet = stranger.command:greet
+"""
+MODULES = {
+    "rule": '''
+        """Drop captions that are too green."""
+        import polars as pl
+        from pydantic import BaseModel
+        from dataops.filters import Rule
+
+        class Config(BaseModel):
+            drop_green: bool = False
+            """Drop captions with the word green."""
+
+        TOO_GREEN = Rule(
+            reason="too_green",
+            meaning="The caption has the word green.",
+            config=Config,
+            drops=lambda config: pl.col("caption").str.contains("green") if config.drop_green else None,
+        )
+    ''',
+    "signal": '''
+        """Read <meta name="keep-out" content="yes">."""
+        from dataops.rights.signals import Finding, Signal
+
+        def find(statement):
+            if statement.value.strip().lower() == "yes":
+                yield Finding(False, "keep-out")
+
+        KEEP_OUT = Signal(name="keep-out", reads={"meta": ("keep-out",)}, find=find)
+    ''',
+    "source": '''
+        """Read lines of URL and caption, with a tabulator between them."""
+        from typing import ClassVar, Literal
+        from dataops.web.page_pairs import PageOrigin, PagePair
+        from tasks.extract.sources.base import FilesSource
+
+        class LinesSource(FilesSource):
+            """Text files of lines."""
+
+            kind: Literal["lines"] = "lines"
+            """Text files with a URL, a tabulator and a caption in each line."""
+            extracted_with: ClassVar[str] = "lines/1"
+            offset_unit: ClassVar[str] = "line"
+
+            def read(self, file, rows):
+                import pyarrow as pa
+
+                with file.open() as stream:
+                    found = [line.decode().rstrip().split("\\t") for line in stream.read().splitlines()]
+                names = ("url", "caption")
+                table = pa.table({name: pa.array([one[i] for one in found]) for i, name in enumerate(names)})
+                rows.add_table(_complete(table))
+
+        def _complete(table):
+            import pyarrow as pa
+            from dataops.schema import PAIRS
+
+            rows = table.num_rows
+            for field in PAIRS:
+                if field.name in table.column_names or field.name in ("uid", "source", "extracted_with"):
+                    continue
+                values = list(range(rows)) if field.name == "source_offset" else [None] * rows
+                if field.name == "caption_source":
+                    values = ["pair_list"] * rows
+                table = table.append_column(field.name, pa.array(values, field.type))
+            return table.append_column("drop_reason", pa.nulls(rows, pa.string()))
+    ''',
+    "step": '''
+        """Add the length of the caption as a column, and drop what is too short for this step."""
+        import pyarrow as pa
+        from dataops.config import StageConfig
+        from dataops.schema import Column, DropReason
+        from tasks.curate.step import Step
+
+        class Config(StageConfig):
+            """`[curate.brightness]`: a column from the caption."""
+
+            least: int = 0
+            """Minimum number."""
+
+        BRIGHTNESS = Step(
+            "brightness", Config, "stranger.step:run",
+            columns=(Column("brightness", pa.int32(), "Number of letters of the caption."),),
+            reasons={"dim": DropReason("The caption is dim.", "`curate.brightness.least`")},
+        )
+
+        def run(work, shards):
+            import pyarrow.compute as pc
+            from tasks.curate.decisions import put_result, read_kept
+            from tasks.curate.step import StepOutput
+
+            for shard in shards:
+                rows = read_kept(work.draft, shard, "brightness")
+                number = pc.utf8_length(rows["caption"]).cast(pa.int32())
+                dim = pc.if_else(pc.less(number, work.config.brightness.least), "dim", pa.scalar(None, pa.string()))
+                put_result(work.draft, shard, "brightness", pa.table({"brightness": number, "drop_reason": dim}))
+            return StepOutput(facts={"rows": sum(shard.size for shard in shards)})
+    ''',
+    "executor": '''
+        """Run tasks in threads of this process."""
+        from concurrent.futures import ThreadPoolExecutor
+        from contextlib import contextmanager
+        from pathlib import Path
+        from tasks.engine.executor import Engine, OpenWorkers
+
+        class Here:
+            shares_disk = True
+
+            @contextmanager
+            def open(self, workers, store):
+                with ThreadPoolExecutor(1) as pool:
+                    yield OpenWorkers(pool, 1)
+                    Path("opened").touch()
+
+        HERE = Engine(lambda execution: Here())
+    ''',
+    "loss": '''
+        """Half of the core's loss."""
+        from dataclasses import replace
+        from training.losses.loss import Loss, SOFTMAX
+
+        class _Halved(Loss):
+            def __call__(self, outputs, step):
+                outcome = SOFTMAX(outputs, step)
+                return replace(outcome, loss=outcome.loss / 2)
+
+        HALVED = _Halved()
+    ''',
+    "command": '''
+        """The command `greet`."""
+
+        def greet() -> int:
+            """Greet whoever asks."""
+            print("hello from a stranger")
+            return 0
+    ''',
+}
+"""The distribution: a module for each thing."""
+
+
+class Environment:
+    """A virtual environment with what this one has, and the distribution."""
+
+    def __init__(self, folder: Path):
+        venv.create(folder, symlinks=True)
+        (site,) = folder.glob("lib/python*/site-packages")
+        ours = sysconfig.get_path("purelib")
+        (site / "ours.pth").write_text(
+            f"import site, sys; sys.path.insert(0, {str(CHECKOUT)!r}); site.addsitedir({ours!r})\n"
+        )
+        metadata = site / "stranger-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(POINTS)
+        (site / "stranger").mkdir()
+        (site / "stranger" / "__init__.py").touch()
+        for name, text in MODULES.items():
+            (site / "stranger" / f"{name}.py").write_text(textwrap.dedent(text))
+        self.python = folder / "bin" / "python"
+
+    def run(self, folder: Path, *arguments: str) -> str:
+        """Run Python in a folder; return what it prints."""
+        environment = os.environ | {"PAIRMILL_HOME": str(folder / "home")}
+        command = [str(self.python), *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def evaluate(self, folder: Path, code: str) -> dict[str, Any]:
+        """Run code; return the JSON object that it prints last."""
+        return json.loads(self.run(folder, "-c", textwrap.dedent(code)).splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("stranger") / "venv")
+
+
+CONFIG = """
+    import json
+    from pathlib import Path
+    from dataops.snapshot import read_parts
+    from dataops.store import FolderStore
+    from flows.config import load_config
+    from tasks.curate.stage import CURATE
+    from tasks.engine.context import Context
+    from tasks.engine.stage import make, plan
+    from tasks.extract.stage import EXTRACT
+    from tasks.filter.stage import FILTER
+
+    config = load_config(Path("mine.toml"), until="filter")
+    store = FolderStore(Path("store"))
+    context = Context(store=store, home=Path("home"), executor=config.execution.executor())
+    pairs = make(plan(EXTRACT, config.source, 0, []), context)
+"""
+
+
+def test_source_rule_and_executor_make_pairs(stranger: Environment, tmp_path: Path):
+    (tmp_path / "pairs.txt").write_text(
+        "https://a.example/1.jpg\ta red kite on a hill\nhttps://a.example/2.jpg\ta green kite\n"
+    )
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\n[source]\nkind = "lines"\npaths = ["pairs.txt"]\n[filter]\ndrop_green = true\n'
+        '[execution]\nengine = "here"\n'
+    )
+    code = (
+        CONFIG
+        + """
+    kept = make(plan(FILTER, config.filter, 0, [pairs]), context)
+    rows = read_parts(store, pairs).to_pylist()
+    print(json.dumps({
+        "with": sorted({row["extracted_with"] for row in rows}), "dropped": kept.counts.dropped,
+        "key": kept.config["plugins"], "plain": plan(FILTER, type(config.filter)(), 0, [pairs]).config.key_config(),
+    }))
+    """
+    )
+    found = stranger.evaluate(tmp_path, code)
+    assert found["with"] == ["lines/1"]
+    assert found["dropped"] == {"too_green": 1}
+    assert found["key"] == {"too_green": 1}
+    assert "drop_green" not in found["plain"]
+    assert (tmp_path / "opened").exists()
+
+
+def test_signal_of_a_page_drops_its_rows(stranger: Environment, tmp_path: Path):
+    code = (
+        """
+    import io, json
+    from pathlib import Path
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+
+    page = b'<meta name="keep-out" content="Yes"><img src="/a.jpg" alt="a red kite on a hill">'
+    with open("pages.warc.gz", "wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html; charset=utf-8")], protocol="HTTP/1.1")
+        record = writer.create_warc_record(
+            "https://a.example/", "response", payload=io.BytesIO(page), http_headers=headers
+        )
+        writer.write_record(record)
+    Path("mine.toml").write_text('name = "mine"\\n[source]\\nkind = "warc"\\npaths = ["pages.warc.gz"]\\n')
+    """
+        + textwrap.dedent(CONFIG).replace("\n", "\n    ")
+        + """
+    print(json.dumps({"dropped": pairs.counts.dropped}))
+    """
+    )
+    assert stranger.evaluate(tmp_path, code)["dropped"] == {"opt_out": 1}
+
+
+def test_step_of_curate_adds_its_column_and_its_reason(stranger: Environment, tmp_path: Path):
+    code = """
+    import json
+    from pathlib import Path
+    from dataops.snapshot import read_parts
+    from dataops.store import FolderStore
+    from tasks.curate.config import CurateConfig
+    from tasks.curate.stage import CURATE
+    from tasks.engine.context import Context
+    from tasks.engine.stage import make, plan
+    from tests.unit.tasks.raw_images import downloaded, some_pairs
+
+    if __name__ == "__main__":
+        store = FolderStore(Path("store"))
+        raw = downloaded(store, some_pairs(), 100)
+        config = CurateConfig.model_validate({"brightness": {"least": 10}})
+        made = make(plan(CURATE, config, 0, [raw]), Context(store=store, home=Path("home"), workers=1))
+        rows = read_parts(store, made).to_pylist()
+        print(json.dumps({
+            "least": min(row["brightness"] for row in rows), "dim": made.counts.dropped.get("dim", 0),
+            "facts": made.facts["brightness"],
+        }))
+    """
+    found = stranger.evaluate(tmp_path, code)
+    assert found["least"] >= 10
+    assert found["dim"] > 0
+    assert found["facts"]["rows"] > 0
+
+
+def test_loss_trains(stranger: Environment, tmp_path: Path):
+    code = """
+    import json
+    from pathlib import Path
+    from dataops.snapshot import Counts, Draft
+    from dataops.store import FolderStore
+    from tasks.engine.context import Context
+    from tasks.engine.stage import make, plan
+    from tasks.train.stage import TRAIN
+    from tests.manifests import build_manifest
+    from tests.trainings import VIT, packed
+    from training.config import TrainConfig
+
+    store = FolderStore(Path("store"))
+    draft = Draft(store, "pack", "a" * 16)
+    dataset = build_manifest("pack", packed(draft, 2, 4), key=draft.key, counts=Counts(input=8, kept=8))
+    Path("vit.json").write_text(json.dumps(VIT))
+    first = {}
+    for loss in ("softmax", "halved"):
+        values = {"model": "vit.json", "epochs": 1, "batch_size": 8, "vocab_size": 300, "loss": loss, "threads": 1,
+                  "log_every": 1, "precision": "fp32"}
+        made = make(plan(TRAIN, TrainConfig.model_validate(values), 0, [dataset]), Context(store=store, home=Path("home")))
+        lines = store.read(made.path("metrics.jsonl")).splitlines()
+        first[loss] = json.loads(lines[0])["loss"]
+    print(json.dumps(first))
+    """
+    found = stranger.evaluate(tmp_path, code)
+    assert found["halved"] == pytest.approx(found["softmax"] / 2, rel=1e-5)
+
+
+def test_pages_of_the_reference_and_the_help_have_what_is_new(stranger: Environment, tmp_path: Path):
+    code = """
+    import json
+    from docs.tools.reference import render_page
+
+    print(json.dumps({name: render_page(name) for name in ("config.md", "drop-reasons.md", "columns.md")}))
+    """
+    pages = stranger.evaluate(tmp_path, code)
+    config = pages["config.md"]
+    assert "| `drop_green` | boolean | `false` | Drop captions with the word green. |" in config
+    assert "[curate.brightness]" in config
+    assert "of kind lines" in config
+    assert "The caption has the word green." in pages["drop-reasons.md"]
+    assert "The caption is dim." in pages["drop-reasons.md"]
+    assert "Number of letters of the caption." in pages["columns.md"]
+    assert "Greet whoever asks." in stranger.run(tmp_path, "-m", "flows.cli", "--help")
+    assert stranger.run(tmp_path, "-m", "flows.cli", "greet") == "hello from a stranger\n"
