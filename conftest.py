@@ -4,33 +4,14 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadFileScheduling
-
-_TOGETHER = {
-    "test_gc.py": "test_chaos.py",
-    "test_retry.py": "test_chaos.py",
-    "test_s3_pipeline.py": "test_pipeline.py",
-    "test_readme.py": "test_pipeline.py",
-    "test_secrets.py": "test_deploy.py",
-}
-"""Test files that run in one process, because they share a costly session fixture or what the other one made."""
-_SHARING = ("tests/integration/cluster", "tests/integration/register")
-"""Folders of which all files run in one process, which starts their servers once."""
-_FIRST = (
-    *("test_pipeline.py", "test_s3_pipeline.py", "test_readme.py", "test_deploy.py", "test_secrets.py"),
-    *("test_chaos.py", "test_retry.py", "test_gc.py", "test_cluster.py", "test_site_crawl.py", "test_encodings.py"),
-    *("test_gate.py", "test_services.py", "test_web_page.py", "test_fuzz.py", "test_train.py", "test_gpu.py"),
-    *("test_sharding.py", "test_compiled.py", "test_options.py", "test_ranks.py", "test_takedown_leftovers.py"),
-    *("test_frozen_training.py", "test_phases.py", "test_evaluate_ranks.py", "test_networks.py", "test_clustering.py"),
-    *("test_export.py", "test_pyfunc.py", "test_page_cost.py"),
-)
-"""Test files that take longest, begun first: the last file of a run keeps one process busy while the others wait."""
+from xdist.scheduler import LoadScopeScheduling
 
 settings.load_profile("ci")  # the same examples each time, and no time limit of an example: a busy machine exceeds it
 
@@ -85,21 +66,26 @@ def tmp_path(_own_place: Path, request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-class ByServers(LoadFileScheduling):
-    """Assign whole files; those that share servers or a costly fixture run in one process, which starts it once."""
+class ByFile(LoadScopeScheduling):
+    """Assign whole files, and those of one `xdist_group`, which share servers or a costly fixture, to one process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        folder, _, name = file.rpartition("/")
-        return folder if folder in _SHARING else f"{folder}/{_TOGETHER.get(name, name)}"
+        return _find_group(nodeid.partition("::")[0])
 
 
-def pytest_xdist_make_scheduler(config: Any, log: Any) -> ByServers:
+@cache
+def _find_group(file: str) -> str:
+    """Return the group that a test file names, else the file. Only the processes that run tests have its marks."""
+    mark = re.search(r'xdist_group\("(\w+)"\)', (Path(__file__).parent / file).read_text("utf-8"))
+    return mark[1] if mark else file
+
+
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> ByFile:
     config.option.loadscopereorder = False  # files with the most tests first, which are not those that take longest
-    return ByServers(config, log)
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of the files that take longest first; the others keep their order."""
-    rank = {name: number for number, name in enumerate(_FIRST)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    """Begin with the files that take longest, by their size: the last one keeps one process busy while others wait."""
+    sizes = {path: path.stat().st_size for path in {item.path for item in items}}
+    items.sort(key=lambda item: (-sizes[item.path], item.path))

@@ -16,7 +16,7 @@ from benchmarks.kills.loop import Chaos, newest_record
 from dataops.stages import STAGES
 from dataops.store import FolderStore
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("chaos")]
 GROUPS = ["filter", "download", "curate", "train", "evaluate", "register"]
 
 

@@ -23,7 +23,7 @@ from infra.local import processes, services, supervisor
 from tasks.takedown.request_log import RequestLog, make_letter
 from tests.e2e.conftest import Pairmill
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]
 BLOCK = """
 import sys
 from prefect.blocks.notifications import CustomWebhookNotificationBlock

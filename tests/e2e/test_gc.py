@@ -10,7 +10,7 @@ import pytest
 from dataops.stages import STAGES
 from tests.e2e.conftest import Pairmill
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("chaos")]
 
 
 def gc(pairmill: Pairmill, store: Path, *arguments: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tasks.filter.reasons import describe_reasons
 from tasks.reports.drop_reasons import find_reason
 from tests.e2e.conftest import Pairmill
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 
 
 def stages(result: dict[str, Any]) -> dict[str, dict[str, Any]]:

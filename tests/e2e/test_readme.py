@@ -13,7 +13,7 @@ from docs.tools.examples import find_examples
 from infra.local import services
 from tests.e2e.conftest import Pairmill
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 
 README = (CHECKOUT / "README.md").read_text("utf-8")
 NOT_RUN = {"make demo": "`pairmill demo` takes minutes; the fixture runs the same stages on less data"}

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.kills.loop import Chaos
 from tests.e2e.conftest import Pairmill
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("chaos")]
 
 
 @pytest.fixture

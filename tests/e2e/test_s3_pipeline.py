@@ -18,7 +18,7 @@ from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore, Store
 from tests.e2e.conftest import Pairmill
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 COMPARED_STAGES = (*PAIR_STAGES, "train", "evaluate")
 
 

@@ -27,7 +27,7 @@ import pytest
 from infra.local import processes, services
 from tests.e2e.conftest import PLANTED, Pairmill
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]
 
 IN_URLS = ("planted-mlflow-in-url", "planted-endpoint-in-url", "planted-store-in-url")
 PLAIN = [*(v for name, v in PLANTED.items() if "://" not in v and name != "MLFLOW_TRACKING_USERNAME"), *IN_URLS]

@@ -29,7 +29,7 @@ from tasks.tracking import client as tracking
 from tests.e2e.conftest import SAMPLE_CONFIG, shorten_digits
 from tests.servers.topology import Topology
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("cluster")]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import pytest
 from infra import dotenv
 from tests.servers.topology import resolve_compose
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 
 @pytest.fixture
 def env_file(tmp_path: Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from dataops.home import CHECKOUT
 from tests.servers.topology import Topology
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
 
 TEMPLATE = CHECKOUT / "infra/kubernetes/gpu-job-template.json"
 # Rendered by the class of the real worker, in a separate process, because importing it warns.

@@ -19,7 +19,10 @@ from tests.integration.register.snapshots import (
     run_python,
 )
 
-pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.xdist_group("register"),
+]  # the server and the first import of MLflow take long on a busy machine
 
 
 # In its own process, to see which modules it imports.

@@ -30,7 +30,10 @@ from tests.integration.register.snapshots import (
     run_python,
 )
 
-pytestmark = pytest.mark.timeout(300)  # an environment, a server and imports of MLflow take long on a busy machine
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("register"),
+]  # an environment, a server and imports of MLflow take long on a busy machine
 
 
 # The reference scores: load_model, the encoders and softmax, without the code of the pyfunc.

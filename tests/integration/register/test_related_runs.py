@@ -19,7 +19,10 @@ from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome
 from tests.integration.register.snapshots import connect, plan_registration
 
-pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.xdist_group("register"),
+]  # the server and the first import of MLflow take long on a busy machine
 
 
 def test_training_and_evaluation_are_child_runs_of_each_registration(

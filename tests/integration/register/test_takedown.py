@@ -21,7 +21,10 @@ from tests.integration.register.snapshots import connect, plan_registration
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, pair
 
-pytestmark = pytest.mark.timeout(240)  # the server and the first import of MLflow take long on a busy machine
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.xdist_group("register"),
+]  # the server and the first import of MLflow take long on a busy machine
 
 
 def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(

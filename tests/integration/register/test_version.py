@@ -25,7 +25,10 @@ from tests.integration.register.snapshots import (
     plan_registration,
 )
 
-pytestmark = pytest.mark.timeout(120)  # the server and the first import of MLflow take long on a busy machine
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.xdist_group("register"),
+]  # the server and the first import of MLflow take long on a busy machine
 
 
 def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(

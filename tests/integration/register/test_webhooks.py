@@ -10,6 +10,8 @@ from tasks.register.promotion import promote
 from tasks.tracking.client import connect
 from tests.servers.recorder import serve_recorder
 
+pytestmark = pytest.mark.xdist_group("register")
+
 SECRET = "the secret of the webhook"
 
 
