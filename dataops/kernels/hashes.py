@@ -3,7 +3,6 @@
 Source: MurmurHash3_x64_128 (Austin Appleby, public domain), seed 0.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,35 +63,6 @@ def uid_halves(uids: pa.Array) -> Halves:
     return halves
 
 
-def hash128_joined(texts: Sequence[pa.Array], numbers: pa.Array) -> Halves:
-    """Return the hash of each row of several string columns and one of whole numbers (int64, not negative), joined by NUL.
-
-    A null counts as "".
-    """
-    buffers = [text_buffers(column) for column in texts]
-    widths = sum((np.diff(offsets) for _, offsets in buffers), np.full(len(numbers), len(texts) + 20))
-    joined, at = np.empty(int(widths.sum()), np.uint8), np.zeros(len(numbers), np.int64)
-    starts = np.cumsum(widths) - widths
-    for data, offsets in buffers:
-        _append(data, offsets, starts, at, joined)
-    _append_numbers(*_numbers(numbers), starts, at, joined)
-    halves = np.empty((len(numbers), 2), np.uint64)
-    _hash_between(_read_only(joined), _read_only(starts), _read_only(starts + at), halves)
-    return halves
-
-
-def _numbers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return a column as int64, and which values are not null. Arrow's to_numpy would import an installed pandas."""
-    if not len(column):
-        return _read_only(np.empty(0, np.int64)), np.empty(0, np.bool_)
-    validity, data = column.buffers()
-    rows = slice(column.offset, column.offset + len(column))
-    known = np.ones(len(column), np.bool_)
-    if column.null_count:
-        known = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[rows].view(np.bool_)
-    return _read_only(np.frombuffer(data, np.int64)[rows]), known
-
-
 def empty_slots(size: int) -> NDArray[np.int32]:
     """Return an empty hash table for a number of rows: each slot holds the number of a row, or -1."""
     return np.full(1 << max(4, (2 * size).bit_length()), -1, np.int32)
@@ -143,34 +113,6 @@ def _first(word):
 @compiled(inline="always")
 def _second(word):
     return _turned(word * np.uint64(0x4CF5AD432745937F), 33) * np.uint64(0x87C37B91114253D5)
-
-
-@compiled(nogil=True)
-def _append(data, offsets, starts, at, joined):
-    """Append each text, and a NUL, to its row."""
-    for i in range(len(at)):
-        to, size = starts[i] + at[i], offsets[i + 1] - offsets[i]
-        for j in range(size):
-            joined[to + j] = data[offsets[i] + j]
-        joined[to + size] = 0
-        at[i] += size + 1
-
-
-@compiled(nogil=True)
-def _append_numbers(numbers, known, starts, at, joined):
-    """Append each number, in decimal digits, to its row."""
-    digits = np.empty(20, np.uint8)
-    for i in range(len(at)):
-        if not known[i]:
-            continue
-        left, size = numbers[i], 0
-        while size == 0 or left > 0:
-            digits[size] = 48 + left % 10
-            left //= 10
-            size += 1
-        for j in range(size):
-            joined[starts[i] + at[i] + j] = digits[size - 1 - j]
-        at[i] += size
 
 
 @compiled(inline="always")

@@ -18,7 +18,6 @@ from dataops.kernels.hashes import (
     find_repeated,
     hash128,
     hash128_folded,
-    hash128_joined,
     mix,
     slot_of,
     uid_halves,
@@ -50,6 +49,7 @@ KEYS = {
 uid and of a hash of the row's origin, and the result of rank_captions."""
 KEYED = ["uid", "url", "caption", "caption_source", "page_url", "source", "source_offset"]
 """Columns of `pairs` from which KEYS are computed."""
+_ORIGIN = ("caption_source", "page_url", "source", "source_offset")
 KEY_BYTES = 50
 """Size of one row of KEYS, in bytes."""
 
@@ -79,14 +79,15 @@ def compute_keys(
         captions: whether to hash captions, which takes half the time; only CAPTION_STEPS need it.
         sources: names of several sources, at most 64; the rank of a row of an earlier one is lower.
     """
-    origin = [rows[name].to_arrow() for name in ("caption_source", "page_url", "source")]
     urls, uids = hash128(rows["url"].to_arrow()), uid_halves(rows["uid"].to_arrow())
     hashes = {"url": urls[:, 0], "url_low": urls[:, 1]}
     if captions:
         halves = hash128_folded(rows["caption"].to_arrow())
         hashes |= {"caption": halves[:, 0], "caption_low": halves[:, 1]}
     hashes |= {"uid": uids[:, 0]}
-    hashes |= {"origin": hash128_joined(origin, rows["source_offset"].cast(pl.Int64).to_arrow())[:, 0]}
+    texts = [pl.col(name).cast(pl.String).fill_null("") for name in _ORIGIN]
+    origin = rows.select(pl.concat_str(texts, separator="\0")).to_series()
+    hashes |= {"origin": hash128(origin.to_arrow())[:, 0]}
     ranked = rank_captions(rows["caption_source"], count_captions(rows["caption"]) if counts is None else counts)
     if sources:
         ranked += number_sources(rows["source"], sources).cast(pl.UInt16) * (1 << RANK_BITS)
@@ -98,8 +99,7 @@ def rank_captions(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
     """Return the rank of each caption among those of one URL (UInt16); the best has the lowest rank.
 
     Its bits, from the highest on: fewer than FULL_CAPTION_WORDS words; in capitals only; SOURCE_RANK; the number of
-        words
-    less than LONG_CAPTION_WORDS.
+    words less than LONG_CAPTION_WORDS.
     """
     words, capitals = pl.col("caption_words").fill_null(0), pl.col("caption_capitals").fill_null(value=False)
     source = pl.lit(sources.fill_null("").replace_strict(SOURCE_RANK, default=_UNKNOWN_SOURCE, return_dtype=pl.UInt16))

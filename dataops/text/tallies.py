@@ -15,13 +15,13 @@ Tally = dict[str, int]
 """Number of occurrences of each value."""
 
 
-def count_values(values: pl.Series) -> Tally:
+def count_values(values: pl.Series, number: int = PER_PART) -> Tally:
     """Count the values, and return the most frequent ones; of equally frequent ones the smallest."""
     counted = values.alias("value").value_counts(name="n")
-    if counted.height > PER_PART:  # sorting all values, most of which occur once, would be slow
-        least = counted["n"].top_k(PER_PART).min()
+    if counted.height > number:  # sorting all values, most of which occur once, would be slow
+        least = counted["n"].top_k(number).min()
         more = counted.filter(pl.col("n") > least)
-        rest = counted.filter(pl.col("n") == least).bottom_k(PER_PART - more.height, by="value")
+        rest = counted.filter(pl.col("n") == least).bottom_k(number - more.height, by="value")
         counted = pl.concat([more, rest])
     return dict(counted.sort(pl.col("n"), "value", descending=[True, False]).iter_rows())
 
@@ -34,15 +34,16 @@ def most_frequent(counted: Mapping[str, int], number: int) -> Tally:
 class Totals:
     """Merged counts of several columns, by name."""
 
-    def __init__(self, names: Iterable[str]):
+    def __init__(self, names: Iterable[str], max_values: int = MAX_VALUES):
+        self._max = max_values
         self.by_name = {name: Counter[str]() for name in names}
 
     def add(self, tallies: Mapping[str, Mapping[str, int]]) -> None:
         """Add the counts of a part; other names are ignored."""
         for name, counter in self.by_name.items():
             counter.update(tallies.get(name, {}))
-            if len(counter) > MAX_VALUES:
-                self.by_name[name] = Counter(most_frequent(counter, MAX_VALUES // 2))
+            if len(counter) > self._max:
+                self.by_name[name] = Counter(most_frequent(counter, self._max // 2))
 
     def first(self, name: str, number: int) -> Tally:
         """Return the most frequent values of a column."""

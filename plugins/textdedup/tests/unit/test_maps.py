@@ -22,7 +22,6 @@ from plugins.textdedup.near_captions import MAX_LEADERS, compute_ranks
 from plugins.textdedup.step import NEAR_CAPTIONS
 from plugins.textdedup.tests.unit import slow_captions as slow
 from tasks.engine import exchange
-from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER, plan_sizes
 from tests.filter_runs import filtered as filter_rows
 from tests.filter_runs import with_sizes
@@ -180,11 +179,3 @@ def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path, monkeypa
         again = filtered(tmp_path / str(interrupted), rows, 3, stage, pool, near_captions={})
         assert again.content_digest == whole.content_digest
         assert calls.total() == total + 1  # only what was interrupted was begun twice
-
-
-def test_near_captions_config_refuses_bad_values():
-    assert FilterConfig().near_captions is None
-    with pytest.raises(ValueError, match=r"greater than or equal to 0\.5"):
-        FilterConfig(near_captions={"threshold": 0.3})
-    with pytest.raises(ValueError, match="'host' or 'all'"):
-        FilterConfig(near_captions={"scope": "page"})

@@ -2,7 +2,6 @@
 
 import random
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -10,16 +9,13 @@ from hypothesis import strategies as st
 
 from dataops.schema import uid
 from dataops.text.duplicates import compute_keys, find_duplicates
-from plugins.textdedup import near_captions
 from plugins.textdedup.near_captions import (
     MAX_LEADERS,
     MEMBERS,
     PAIRS,
-    bound_ranks,
     compute_ranks,
     find_dropped,
     find_near_pairs,
-    sample_ranks,
 )
 from plugins.textdedup.tests.unit import slow_captions as slow
 
@@ -98,31 +94,6 @@ def test_find_dropped_drops_exactly_the_rows_with_a_better_kept_row(known):
     assert left["worse_rank"].to_list() == [order[worse][0] for worse in left["worse"]]
 
 
-@settings(max_examples=100, deadline=None)
-@given(GRAPH, st.integers(1, 6))
-def test_find_dropped_gives_the_same_on_partitions_of_ranks(known, ranges: int):
-    pairs, order = known
-    whole = frame(pairs, order)
-    samples = pl.Series(sample_ranks(pl.Series([o[0] for o in order.values()], dtype=pl.UInt64), 3))
-    bounds = bound_ranks(samples, ranges)
-    numbers, later = (
-        pl.Series(np.searchsorted(bounds, whole[name], side="right")) for name in ("better_rank", "worse_rank")
-    )
-    assert (later >= numbers).all()
-    dropped, found = pl.Series([], dtype=pl.UInt64), set[int]()
-    for number in range(ranges):
-        left = find_dropped(whole.filter(numbers == number), dropped)
-        found |= set(left["worse"].to_list())
-        dropped = pl.concat([dropped, left["worse"]])
-    assert found == slow.leaving(pairs, order)
-
-
-def test_find_dropped_keeps_every_other_row_of_a_chain():
-    order = {i: (i, 0, i) for i in range(5)}
-    chain = {(i, i + 1) for i in range(4)}
-    assert find_dropped(frame(chain, order), pl.Series([], dtype=pl.UInt64))["worse"].to_list() == [1, 3]
-
-
 CAPTIONS = ["a red kite", "kite", "A RED KITE", "a red kite over the hill", "red " * 19 + "kite", "red " * 30 + "kite"]
 
 
@@ -145,21 +116,6 @@ def test_compute_ranks_has_the_order_of_find_duplicates():
         assert stays == [ranks[i] < ranks[j], ranks[j] < ranks[i]]
     alone = compute_keys(table.filter(pl.col("url") == "http://x/0")[[0, 0]])
     assert compute_ranks(alone).n_unique() == 1
-
-
-def test_bound_ranks_gives_partitions_of_similar_size():
-    numbers = np.random.default_rng(0)
-    ranks = pl.Series(
-        (numbers.integers(0, 3, 8000).astype(np.uint64) << np.uint64(60)) + numbers.integers(0, 2**50, 8000)
-    )
-    ranks = ranks.cast(pl.UInt64)
-    bounds = bound_ranks(pl.Series(sample_ranks(ranks, 10)), 8)
-    sizes = np.bincount(np.searchsorted(bounds, ranks.to_numpy(), side="right"))
-    assert len(sizes) == 8
-    assert sizes.min() > 900
-    assert sizes.max() < 1100
-    assert len(bound_ranks(pl.Series([], dtype=pl.UInt64), 4)) == 0
-    assert near_captions.find_near_pairs(pl.DataFrame(schema=MEMBERS), 0.8).schema == pl.Schema(PAIRS)
 
 
 def test_ranks_of_near_captions_have_the_order_of_the_sources_first():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from dataops.kernels.cache_folder import Tables, cache_folder, distrust, load_or_build, open_folder
-from dataops.kernels.characters import characters
 
 
 @pytest.fixture
@@ -120,20 +119,3 @@ def test_table_is_built_each_time_without_a_cache_folder(builds: list[str], monk
     ask(builds)
     ask(builds)
     assert len(builds) == 2
-
-
-def test_table_is_not_read_where_others_can_write(builds: list[str], tmp_path: Path) -> None:
-    ask(builds)
-    (tmp_path / "caches" / "pairmill" / "tables").chmod(0o777)
-    ask(builds)
-    assert len(builds) == 2
-
-
-def test_character_table_is_the_same_when_read_from_disk(builds: list[str]) -> None:
-    characters.cache_clear()
-    built = characters()
-    characters.cache_clear()
-    for one, other in zip(built, characters(), strict=True):
-        assert one.dtype == other.dtype
-        assert np.array_equal(one, other)
-    characters.cache_clear()

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.kernels import hashes
-from dataops.kernels.hashes import find_repeated, hash128, hash128_folded, hash128_joined, uid_halves
+from dataops.kernels.hashes import find_repeated, hash128, hash128_folded, uid_halves
 from dataops.schema import uid
 
 MASK = (1 << 64) - 1
@@ -28,17 +27,6 @@ def test_hash128_accepts_every_length_and_slices():
     assert len({tuple(row) for row in whole}) == 70
 
 
-def test_hashes_are_compiled_once_for_all_kinds_of_columns():
-    for texts in (["a", None], ["a" * 20], []):
-        for column in (pa.array(texts, pa.string()), pa.array(texts, pa.large_string()).fill_null("")):
-            hash128(column)
-            hash128(column[:1])
-            hash128_folded(column)
-            hash128_joined([column, column], pa.array(range(len(column)), pa.int64()))
-    for function in (hashes._hash_between, hashes._append, hashes._append_numbers, hashes._fold_texts):
-        assert len(function.dispatcher.signatures) == 1
-
-
 def test_uid_halves_parses_uids():
     uids = [uid(f"http://a.example/{i}", "x") for i in range(50)]
     expected = [[int(u, 16) >> 64, int(u, 16) & MASK] for u in uids]
@@ -56,16 +44,6 @@ def test_uid_halves_raises_for_an_invalid_uid(wrong: str | None):
 def test_hash128_folded_equals_python_casefold(texts: list[str]):
     expected = [mmh3.hash64(text.casefold().encode(), 0, signed=False) for text in texts]
     assert [tuple(row) for row in hash128_folded(pa.array(texts, pa.string())).tolist()] == expected
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(*[st.none() | st.text(max_size=9)] * 2, st.none() | st.integers(0, 2**63 - 1)), max_size=6))
-def test_hash128_joined_equals_the_hash_of_the_joined_text(rows: list[tuple]):
-    first, second, numbers = ([row[i] for row in rows] for i in range(3))
-    texts = ["\0".join("" if value is None else str(value) for value in row) for row in rows]
-    columns = [pa.array(first, pa.string()), pa.array(second, pa.large_string())]
-    found = hash128_joined(columns, pa.array(numbers, pa.int64()))
-    assert found.tolist() == hash128(pa.array(texts, pa.string())).tolist()
 
 
 @settings(deadline=None)

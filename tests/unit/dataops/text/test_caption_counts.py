@@ -85,14 +85,3 @@ def test_caption_may_be_personal_has_no_false_negative(name: str):
             assert count_captions(frame["caption"])["caption_may_be_personal"].item()
 
     check()
-
-
-def test_caption_may_be_personal_has_few_false_positives():
-    texts = pl.Series(["a red kite", "IMG_2034.jpg", "Numbers 7", "Open 7 days. By Ann", "site 12", "800 x 6000 px"])
-    assert count_captions(texts)["caption_may_be_personal"].to_list() == [False] * 6
-    texts = pl.Series(["dial 030 123456", "see kite.com", "ann@kite", "12 Hill Road", "Bergstraße 7", "at www.kite.x"])
-    assert count_captions(texts)["caption_may_be_personal"].to_list() == [True] * 6
-    texts = pl.Series(
-        [f"12 {way}" for way in ("Hill Street", "O St", "Old Mill Ave", "A Rd", "B Blvd", "C Ln", "D Drive")]
-    )
-    assert count_captions(texts)["caption_may_be_personal"].all()

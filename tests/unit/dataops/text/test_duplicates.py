@@ -81,14 +81,6 @@ def test_find_duplicates_is_idempotent_and_independent_of_order(rows: list[tuple
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(ROW, max_size=25), st.sets(st.sampled_from(NESTED)))
-def test_find_duplicates_applies_only_the_given_steps(rows: list[tuple[str, str, str, str]], steps: set):
-    found = named(find_duplicates(compute_keys(pairs(rows)), list(steps)))
-    assert {reason for reason in found if reason} <= {f"duplicate_{step}" for step in steps}
-    assert len(found) == len(rows)
-
-
-@settings(deadline=None, max_examples=60)
 @given(st.lists(ROW, max_size=30), st.integers(1, 5))
 def test_find_duplicates_gives_the_same_on_partitions(rows: list[tuple[str, str, str, str]], count: int):
     found = compute_keys(pairs(rows)).with_row_index()
@@ -146,11 +138,6 @@ def test_find_duplicates_equals_a_reference_in_plain_python(rows: list[tuple[str
         assert named(find_duplicates(compute_keys(pairs(rows), captions=False), list(steps))) == find_slowly(
             rows, list(steps)
         )
-
-
-def test_find_duplicates_keeps_one_url_of_a_caption():
-    rows = [("u", "a red kite", "title", "p"), ("v", "A red kite", "alt", "p"), ("w", "kite", "alt", "p")]
-    assert named(find_duplicates(compute_keys(pairs(rows)), ["caption"])) == ["duplicate_caption", None, None]
 
 
 def test_key_bytes_is_the_size_of_a_row():

@@ -169,10 +169,3 @@ def test_detect_languages_gives_equal_captions_the_same_result():
         filter_language.detect_languages(pl.DataFrame({"caption": []}, schema={"caption": pl.String}), config).rows()
         == []
     )
-
-
-def test_blend_with_itself_changes_nothing():
-    found = detect(pa.array(["grinning face with big eyes", "Haus mit Garten"]), LANGUAGES)
-    same = found.blend(found, np.array([0, 1], np.uint32), 0.5)
-    assert same.labels == found.labels
-    assert same.probabilities == pytest.approx(found.probabilities, abs=2e-4)

@@ -8,10 +8,8 @@ import numpy as np
 import polars as pl
 
 from dataops.snapshot import Counts, Manifest
-from dataops.text import tallies
 from tasks.filter.report import report_html
 from tasks.filter.summary import (
-    EXAMPLES,
     merge_balance,
     merge_parts,
     merge_slices,
@@ -70,44 +68,6 @@ def test_report_shows_hostile_captions_as_text():
     assert "\\u202e" in page.text
 
 
-def test_report_shows_counts_reasons_and_examples():
-    facts = merge_parts([summarise_slice(pairs(["a red kite", "a kite"]), pairs(["x", "y", "z", "v", "w"]))] * 2)
-    assert facts["languages"] == {"en": 4}
-    assert facts["captions"] == {"a kite": 2, "a red kite": 2}
-    assert len(facts["examples"]["too_short"]) == EXAMPLES
-    page = Page(report_html(manifest(**facts, alone={"too_short": 350})))
-    for expected in (
-        "600 of 1,000 pairs kept (60.0%)",
-        "too_short",
-        "300",
-        "350",
-        "duplicate_url",
-        "img.example",
-        "a red kite",
-    ):
-        assert expected in page.text, expected
-
-
-def test_merge_finds_frequent_captions_among_more_than_fit(monkeypatch):
-    monkeypatch.setattr(tallies, "MAX_VALUES", 10)
-    parts = [pairs(["a kite"] * 3 + ["a dog"] * 2 + [f"number {part} {i}" for i in range(8)]) for part in range(9)]
-    facts = merge_parts(summarise_slice(part, part.clear()) for part in parts)
-    assert list(facts["captions"].items())[:2] == [("a kite", 27), ("a dog", 18)]
-    assert len(facts["captions"]) <= 10
-
-
-def test_summary_keeps_the_most_frequent_captions(monkeypatch):
-    monkeypatch.setattr(tallies, "PER_PART", 4)
-    captions = ["d", "c", "b", "a", "e", "b", "c", "c"]
-    assert list(summarise_slice(pairs(captions), pairs(["x"]))["captions"].items()) == [
-        ("c", 3),
-        ("b", 2),
-        ("a", 1),
-        ("d", 1),
-    ]
-    assert summarise_slice(pairs(["x", "y"]), pairs(["z"]))["captions"] == {"x": 1, "y": 1}
-
-
 def test_balance_facts_hold_the_curve_over_queries():
     before, after = np.array([5, 100, 0, 20]), np.array([5, 10, 0, 10.5])
     parts = [
@@ -126,14 +86,6 @@ def test_balance_facts_hold_the_curve_over_queries():
     page = Page(report_html(manifest(balance=facts, alone={})))
     for expected in ("11", "4 (36.4%), dropped", "3 of 4", "unicorn"):
         assert (expected in page.text) == (expected != "unicorn"), expected
-
-
-def test_report_funnel_ends_with_the_kept_pairs():
-    page = Page(report_html(manifest()))
-    assert page.text.index("input pairs") < page.text.index("after rules") < page.text.index("after duplicates")
-    assert "−3007" in page.text, "after rules: 300 dropped, 700 left"
-    assert "−100600" in page.text, "after duplicates: 100 dropped, 600 left"
-    assert "after language" not in page.text
 
 
 def test_charts_stay_inside_their_frame():
