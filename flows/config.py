@@ -81,7 +81,10 @@ class StoreConfig(_Table):
 
 
 def _find_engine(name: str) -> str:
-    find("executors", name)
+    try:
+        find("executors", name)
+    except ConfigError as error:  # reported with the other problems of the config
+        raise ValueError(str(error)) from error
     return name
 
 

@@ -11,6 +11,12 @@ _NEW_RUN = {
 """What to do by exit code, for errors that a rerun with the same config would raise again."""
 
 
+def describe_failure(error: BaseException, stage: str, run_id: str) -> str:
+    """Return the message of a flow run's state: the stage, the kind of error, what to do, and the error itself."""
+    failed = "the dataset is blocked" if isinstance(error, DatasetBlocked) else f"{stage} failed"
+    return f"{failed}: {type(error).__name__}. {next_step(error, run_id)}\n{error}"
+
+
 def next_step(error: BaseException, run_id: str) -> str:
     """Return one sentence; it names `pairmill rerun` only if that can help."""
     if isinstance(error, DatasetBlocked):

@@ -4,7 +4,7 @@ Each stage is one Prefect task run. Its snapshot in the store decides whether th
 task run ends at once in the state `Reused`; if not, it is resumed. Prefect adds order, retries, schedules and a UI.
 
 `pipeline` runs all stages. `curate`, `train` and `evaluate` split the same stages over the machines that fit them. They
-work on one run record, one after the other: each is started by an event of the one before (flows/events.py).
+work on one run record, one after the other: each is started by an event of the one before (flows/listeners/events.py).
 """
 
 import logging
@@ -18,9 +18,10 @@ from dataops.errors import ConfigError, PairmillError, describe_error
 from dataops.redaction import scrub, scrub_errors
 from dataops.stages import STAGES
 from flows.interruption import IS_OUTCOME
+from flows.next_step import describe_failure
+from flows.opening import name_flow_run, open_new, open_recorded, prepare_process
 from flows.prefect_errors import translate_error
-from flows.run import Run, Step, name_flow_run, prepare_process
-from flows.watch.deadlines import report_due_requests
+from flows.run import Run, Step
 from tasks.curate.stage import CURATE
 from tasks.download.stage import DOWNLOAD
 from tasks.evaluate.stage import EVALUATE
@@ -69,12 +70,8 @@ def pipeline(
     if unknown := {*force, until or STAGES[-1]} - {*STAGES}:
         raise ConfigError(f"no such stage: {', '.join(sorted(unknown))}; the stages are {', '.join(STAGES)}")
     prepare_process()
-    if run_id:
-        run = Run.from_record(run_id, None, until)
-    else:
-        run = Run.from_config(str(config), until)
-        report_due_requests(run.context.store)
-    return run_stages(run, force=force, retry=retry, verify=verify)
+    run = open_recorded(run_id, None, until, verify=verify) if run_id else open_new(str(config), until, verify=verify)
+    return run_stages(run, force=force, retry=retry)
 
 
 @flow(name="curate", flow_run_name=name_flow_run)
@@ -86,9 +83,7 @@ def curate(config: str) -> Any:
         config: path of the TOML file.
     """
     prepare_process()
-    run = Run.from_config(config, "pack")
-    report_due_requests(run.context.store)
-    return run_stages(run)
+    return run_stages(open_new(config, "pack"))
 
 
 @flow(name="train", flow_run_name=name_flow_run)
@@ -101,7 +96,7 @@ def train(run_id: str, store: str | None = None) -> Any:
         store: URI of the store with the run's record and snapshots; by default the known stores of this machine.
     """
     prepare_process()
-    return run_stages(Run.from_record(run_id, store, "train", sources=False), first="train")
+    return run_stages(open_recorded(run_id, store, "train", sources=False), first="train")
 
 
 @flow(name="evaluate", flow_run_name=name_flow_run)
@@ -114,7 +109,7 @@ def evaluate(run_id: str, store: str | None = None) -> Any:
         store: URI of the store with the run's record and snapshots; by default the known stores of this machine.
     """
     prepare_process()
-    return run_stages(Run.from_record(run_id, store, "register", sources=False), first="evaluate")
+    return run_stages(open_recorded(run_id, store, "register", sources=False), first="evaluate")
 
 
 FLOWS = (pipeline, curate, train, evaluate)
@@ -126,7 +121,6 @@ def run_stages(
     first: str = STAGES[0],
     force: tuple[str, ...] = (),
     retry: tuple[str, ...] = (),
-    verify: bool = False,
 ) -> dict[str, Any] | State:
     """Run the stages from `first` to the run's last in order, and return what `pairmill run --json` prints."""
     try:
@@ -135,7 +129,7 @@ def run_stages(
                 run.reuse_recorded(step)
             else:
                 classes = retry if step.stage is DOWNLOAD else ()
-                run.make(step, force=step.stage.name in force, retry=classes, verify=verify)
+                run.make(step, force=step.stage.name in force, retry=classes)
             if step.stage is PACK:
                 run.check_dataset(recorded=number < STAGES.index(first))
             if step.stage.name == run.until:
@@ -143,7 +137,7 @@ def run_stages(
     except Exception as raised:
         error = scrub(translate_error(raised))
         run.end("failed", describe_error(error))
-        message = run.failure_message(error)
+        message = describe_failure(error, run.stage, run.record.run_id)
         trace = None if isinstance(error, PairmillError) else error
         logger.error("%s", message, exc_info=trace, extra={IS_OUTCOME: True})
         return Failed(message=message, data=error)  # Prefect raises `error` where the flow was called

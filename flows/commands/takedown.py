@@ -140,7 +140,7 @@ def _delete_images_of_prefect() -> dict[str, Any]:
     """Delete the artefacts with images of earlier runs; return how many, or why that failed, which is logged."""
     if not os.environ.get("PREFECT_API_URL"):
         return {"deleted": 0}
-    from flows.watch.samples import try_to_delete_samples
+    from flows.listeners.samples import try_to_delete_samples
 
     return try_to_delete_samples()
 

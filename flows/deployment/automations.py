@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypesOrUnknown, ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from flows.events import MATCHED, PROMOTED, TAKEDOWN_DUE
+from flows.listeners.events import MATCHED, PROMOTED, TAKEDOWN_DUE
 
 FORMER_NAMES = {
     "pairmill: notify when a run fails": "pairmill: tell of a failed run",

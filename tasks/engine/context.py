@@ -17,7 +17,7 @@ IS_PROGRESS = "is_progress"
 Progress = Callable[[float, int, str], None]
 """Called with how much is done (a running task counts by its share), how much there is, and a line about it.
 
-What is counted depends on the stage: rows, files, steps or tasks (flows.progress_line)."""
+What is counted depends on the stage: rows, files, steps or tasks (flows.listeners.progress)."""
 
 
 def _ignore_progress(done: float, total: int, line: str) -> None:
@@ -45,6 +45,8 @@ class Context:
     """Called in the main process with the record of each task of a map that has finished."""
     stopped: Callable[[BaseException], None] = _ignore_stop
     """Called when something stops the stage, such as SIGTERM, while its job still writes a checkpoint."""
+    verify: bool = False
+    """Compare the sha256 of every part before a snapshot is reused."""
     run_id: str | None = None
     run_name: str = "pairmill"
     flow_run_id: str | None = None

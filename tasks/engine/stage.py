@@ -116,7 +116,7 @@ def plan(
     return Plan(stage, config, seed, tuple(upstream), tuple(inputs), key)
 
 
-def reuse(planned: Plan[Any], context: Context, *, verify: bool = False) -> Manifest | None:
+def reuse(planned: Plan[Any], context: Context) -> Manifest | None:
     """Return the complete snapshot of this plan, if there is a valid one. An invalid one is deleted."""
 
     def valid_snapshot(verify: bool) -> Manifest | None:
@@ -129,10 +129,10 @@ def reuse(planned: Plan[Any], context: Context, *, verify: bool = False) -> Mani
         return manifest if valid else None
 
     draft = _draft(planned, context)
-    if (manifest := valid_snapshot(verify)) is not None or not draft.is_complete():
+    if (manifest := valid_snapshot(context.verify)) is not None or not draft.is_complete():
         return manifest
     with hold_lease(draft, context, remake=True):
-        if (manifest := valid_snapshot(verify)) is None:  # another run may have made it meanwhile
+        if (manifest := valid_snapshot(context.verify)) is None:  # another run may have made it meanwhile
             logger.warning(
                 "%s %s is damaged, or what it made elsewhere no longer exists: it is rebuilt", draft.stage, draft.key
             )

@@ -5,13 +5,13 @@ import random
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from dataops import plugins
 from dataops.formatting import format_percent, format_quantity
 from dataops.funnel import funnel_rows
 from dataops.snapshot import UNDIGESTED, read_table
 from tasks.download.report import report_html as download_html
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.report import report_html as filter_html
-from tasks.openlineage.events import render_events
 from tasks.register.commit_page import find_commit_url
 from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.evaluation_page import render_evaluation_page
@@ -97,7 +97,7 @@ def _describe_data(registration: Registration) -> Files:
         ),
         "filter.html": filter_html(inputs["filter"]),
         "download.html": download_html(inputs["download"], store),
-        "lineage.jsonl": render_events(registration.lineage, store.uri),
+        **{name: render(registration.lineage, store.uri) for name, render in plugins.load("documents").items()},
     }
 
 

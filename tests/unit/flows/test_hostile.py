@@ -12,7 +12,7 @@ from dataops.redaction import redact
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.store import FolderStore
 from flows import app
-from flows.commands import doctor, output, show
+from flows.commands import doctor, output, servers, show
 from flows.config import load_config, secret_problems
 from flows.records import Attempt, RunRecord, list_runs, load_run
 from infra.doctor.check import Check
@@ -185,7 +185,7 @@ def test_tables_and_lines_print_hostile_text_as_text(printed_by, tmp_path):
         printed_by(lambda: doctor.show_checks([Check(HOSTILE, False, "error", HOSTILE, HOSTILE)], as_json=False))
     )
     service = ServiceStatus(HOSTILE, HOSTILE, HOSTILE, None, "external", "")
-    assert_harmless(printed_by(lambda: output.show_services([service], as_json=False)))
+    assert_harmless(printed_by(lambda: servers.show_services([service], as_json=False)))
 
 
 def test_json_output_is_escaped(printed_by):

@@ -1,6 +1,7 @@
-"""The checks of a run's dataset stop it before the training, and the alert on harmful images is sent before it."""
+"""What a run does around its stages: the dataset's checks stop it before the training, and listeners cannot fail it."""
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -8,96 +9,117 @@ from unittest.mock import MagicMock
 import pytest
 
 import flows.run
-from dataops.errors import DatasetBlocked
+from dataops import plugins
+from dataops.errors import DatasetBlocked, ServiceError
 from dataops.snapshot import Counts
-from dataops.store import FolderStore
-from flows import events
+from flows.listeners import artefacts, base, events
 from flows.pipeline import PIPELINE
-from flows.records import RunRecord, read_record
+from flows.records import read_record
 from flows.run import Run
 from tasks.checks.check import check_dataset
 from tasks.checks.config import ChecksConfig
-from tasks.checks.report import CheckReport
-from tasks.engine.executor import LocalExecutor
+from tests.live_runs import build_live_run
 from tests.manifests import build_manifest
 
 PACK = build_manifest("pack", key="d" * 16, counts=Counts(input=3, kept=3))
 BLOCKING = ChecksConfig(min_rows=4, levels={"min_rows": "block"})
 
 
-def build_run(store: FolderStore, checks: ChecksConfig) -> Any:
-    """Return what `Run.check_dataset` needs of a run, without a server of Prefect."""
-    shown: list[CheckReport] = []
-    return SimpleNamespace(
-        record=RunRecord(run_id="daily-1", name="daily", created_at="2026-01-01T00:00:00+00:00", config={}),
-        manifests={"pack": PACK},
-        config=SimpleNamespace(checks=checks),
-        context=SimpleNamespace(store=store),
-        artefacts=SimpleNamespace(create_checks=shown.append),
-        shown=shown,
-    )
+@pytest.fixture
+def listeners(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Register only these listeners, by name."""
+    registered: dict[str, Any] = {}
+    load = plugins.load
+    monkeypatch.setattr(plugins, "load", lambda kind: registered if kind == "listeners" else load(kind))
+    return registered
 
 
-def test_blocked_dataset_is_recorded_and_shown_before_the_run_ends(tmp_path):
-    store = FolderStore(tmp_path)
-    run = build_run(store, BLOCKING)
-    run.record.begin()
+def build_run(folder: Path, checks: ChecksConfig | None = None) -> Run:
+    live = build_live_run(folder, MagicMock(checks=checks or ChecksConfig()))
+    live.manifests["pack"] = PACK
+    return Run(live)
+
+
+def test_blocked_dataset_is_recorded_before_the_run_ends(tmp_path, listeners):
+    run = build_run(tmp_path, BLOCKING)
     with pytest.raises(DatasetBlocked, match="min_rows: the dataset has 3 pairs; the minimum is 4") as raised:
-        Run.check_dataset(run)
+        run.check_dataset()
     assert raised.value.exit_code == 3
-    recorded = read_record(store, "runs/daily-1.json").checks
+    recorded = read_record(run.context.store, "runs/demo-1.json").checks
     assert recorded is not None
-    assert [recorded] == run.shown
     assert recorded.is_blocked
 
 
-def test_warning_is_logged_and_the_run_continues(tmp_path, caplog):
-    run = build_run(FolderStore(tmp_path), ChecksConfig(min_rows=4))
+@pytest.mark.parametrize("checks", [ChecksConfig(min_rows=4), ChecksConfig(level="off", min_rows=4)])
+def test_checks_are_logged_and_shown_once(tmp_path, caplog, listeners, monkeypatch, checks):
+    tables: list[str] = []
+    for kind in ("markdown", "progress"):
+        monkeypatch.setattr(artefacts, f"create_{kind}_artifact", lambda *_, **__: None)
+    monkeypatch.setattr(artefacts, "create_table_artifact", lambda rows, key, description: tables.append(key))
+    listeners["artefacts"] = artefacts.Artefacts
+    run = build_run(tmp_path, checks)
     with caplog.at_level(logging.INFO):
-        Run.check_dataset(run)
-    (warning,) = (line for line in caplog.records if line.levelno == logging.WARNING)
-    assert warning.getMessage() == "min_rows: the dataset has 3 pairs; the minimum is 4"
-    assert f"checks of pack/{PACK.key}: " in caplog.text
+        run.check_dataset()
+    for _ in range(2):
+        run.listeners.notify(lambda one: one.ended("completed", None))
+    is_off = checks.level == "off"
+    assert tables.count("checks") == (0 if is_off else 1)
+    warnings = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
+    assert warnings == ([] if is_off else ["min_rows: the dataset has 3 pairs; the minimum is 4"])
+    assert (f"checks of pack/{PACK.key}: " in caplog.text) is not is_off
 
 
-def test_later_flow_uses_the_recorded_report_on_the_same_dataset(tmp_path):
-    run = build_run(FolderStore(tmp_path), ChecksConfig())
+def test_later_flow_uses_the_recorded_report_on_the_same_dataset(tmp_path, listeners):
+    run = build_run(tmp_path)
     run.record.checks = check_dataset(BLOCKING, {"pack": PACK})
     with pytest.raises(DatasetBlocked):
-        Run.check_dataset(run, recorded=True)
-    assert run.shown == []
+        run.check_dataset(recorded=True)
     run.record.checks = run.record.checks.model_copy(update={"dataset": "e" * 16})
-    Run.check_dataset(run, recorded=True)
+    run.check_dataset(recorded=True)
     assert run.record.checks.dataset == PACK.key
 
 
-def test_checks_that_are_off_leave_no_trace(tmp_path, caplog):
-    run = build_run(FolderStore(tmp_path), ChecksConfig(level="off", min_rows=4))
-    with caplog.at_level(logging.INFO):
-        Run.check_dataset(run)
-    assert run.shown == []
-    assert "checks" not in caplog.text
-
-
-def test_alert_on_known_harmful_images_is_sent_before_the_training(tmp_path, monkeypatch):
+def test_alert_on_known_harmful_images_is_sent_before_the_training(tmp_path, monkeypatch, listeners):
     sent: list[str] = []
     monkeypatch.setattr(events, "emit_event", lambda event, resource, payload: sent.append(event))
     manifests = {
         name: build_manifest(name, key=name, facts={"known_harm": {"hotline": 1}}, prefect_flow_run_id="f")
-        for name in ("filter", "download")
+        for name in ("extract", "filter", "download")
     }
-    monkeypatch.setattr(flows.run, "plan", lambda stage, *_: SimpleNamespace(key=stage.name))
-    monkeypatch.setattr(flows.run, "label_task", lambda planned: planned.key)
-    monkeypatch.setattr(flows.run, "describe_asset", lambda *_: None)
+    planned = SimpleNamespace(key="k", inputs=(), upstream=(), stage=SimpleNamespace(name=""))
+    monkeypatch.setattr(flows.run, "plan", lambda stage, *_: planned)
     monkeypatch.setattr(flows.run, "run_task", lambda name, *_: (SimpleNamespace(name="Completed"), manifests[name]))
-    record = RunRecord(run_id="daily-1", name="daily", created_at="", config={})
-    record.begin("pipeline", None, "f")
-    run: Any = Run.__new__(Run)
-    run.record, run.config, run.until, run.manifests, run._states = record, MagicMock(), None, {}, MagicMock()
-    run.context = SimpleNamespace(store=FolderStore(tmp_path), flow_run_id="f", executor=LocalExecutor())
-    run.artefacts = run.display = MagicMock()
-    for step, expected in ((PIPELINE[1], []), (PIPELINE[2], [events.MATCHED])):
-        run.manifests |= {name: manifests["filter"] for name in step.reads}
+    listeners["events"] = events.Events
+    run = build_run(tmp_path)
+    run.record.begin("pipeline", None, "f")
+    for step, expected in zip(PIPELINE, ([], [], [events.MATCHED]), strict=False):
         run.make(step)
         assert sent == expected
-    assert read_record(run.context.store, "runs/daily-1.json").announced == ["download/download"]
+    assert read_record(run.context.store, "runs/demo-1.json").announced == ["download/download"]
+
+
+def test_failure_of_a_listener_is_logged_once_and_fails_nothing(tmp_path, caplog, listeners):
+    seen: list[str] = []
+
+    class Broken(base.RunListener):
+        def progress(self, done: float, total: int, line: str) -> None:
+            raise ServiceError("http://user:hunter2@host does not answer")
+
+    class Unbuilt(base.RunListener):
+        def __init__(self, run: base.LiveRun):
+            raise ImportError("no such library")
+
+    class Working(base.RunListener):
+        def progress(self, done: float, total: int, line: str) -> None:
+            seen.append(line)
+
+    listeners |= {"broken": Broken, "unbuilt": Unbuilt, "working": Working}
+    run = build_run(tmp_path)
+    for line in ("one", "two"):
+        run.context.progress(1, 2, line)
+    assert seen == ["one", "two"]
+    assert [line.getMessage().partition(":")[0] for line in caplog.records] == [
+        "unbuilt does not show the run",
+        "Broken does not show the run",
+    ]
+    assert "hunter2" not in caplog.text

@@ -13,14 +13,14 @@ from prefect.server.utilities.user_templates import render_user_template_sync, v
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts
 from dataops.store import FolderStore
-from flows import events
 from flows.commands.servers import show_deployed
 from flows.config import RunConfig
 from flows.deployment.automations import FORMER_NAMES, NAMES, notification_automations, zombie_automation
 from flows.deployment.deploy import check_request, worker_commands
 from flows.deployment.deployer import Deployer, fill_specifications
 from flows.deployment.request import DeployRequest
-from flows.events import EVENTS, MATCHED
+from flows.listeners import events
+from flows.listeners.events import EVENTS, MATCHED
 from flows.pipeline import FLOWS
 from flows.records import RunRecord
 from infra.local import services

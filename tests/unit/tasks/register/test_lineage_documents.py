@@ -1,20 +1,13 @@
-"""Events equal those of the classes that OpenLineage generates; card and drawing show hostile text as text."""
+"""Card and drawing of a model's lineage show hostile text as text."""
 
-import json
 import re
-from collections.abc import Callable
-from datetime import datetime
-from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from openlineage.client import event_v2, facet_v2
-from openlineage.client.serde import Serde
 
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.trace.training_datasets import TrainingDataset
-from tasks.openlineage.events import build_events, render_events
 from tasks.register.card_front_matter import split_front_matter
 from tasks.register.documents import Documents, list_files, list_urls
 from tasks.register.gate import binomial_tail
@@ -26,64 +19,12 @@ from tests.manifests import build_manifest
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) \x1b[31m | `"
 
-FACETS = {
-    "schema": facet_v2.schema_dataset.SchemaDatasetFacet,
-    "dataSource": facet_v2.datasource_dataset.DatasourceDatasetFacet,
-    "version": facet_v2.dataset_version_dataset.DatasetVersionDatasetFacet,
-    "outputStatistics": facet_v2.output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet,
-    "sourceCodeLocation": facet_v2.source_code_location_job.SourceCodeLocationJobFacet,
-    "jobType": facet_v2.job_type_job.JobTypeJobFacet,
-    "parent": facet_v2.parent_run.ParentRunFacet,
-    "errorMessage": facet_v2.error_message_run.ErrorMessageRunFacet,
-    "processing_engine": facet_v2.processing_engine_run.ProcessingEngineRunFacet,
-    "tags": facet_v2.tags_run.TagsRunFacet,
-}
-PARTS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "schema": {"fields": lambda rows: [facet_v2.schema_dataset.SchemaDatasetFacetFields(**row) for row in rows]},
-    "parent": {"run": lambda run: facet_v2.parent_run.Run(**run), "job": lambda job: facet_v2.parent_run.Job(**job)},
-    "tags": {"tags": lambda rows: [facet_v2.tags_run.TagsRunFacetFields(**row) for row in rows]},
-}
-"""Classes of the fields of facets that are no plain values."""
-
 
 def lineage_svg(found: Any, model: str, documents: Documents | None = None, datasets: Any = ()) -> str:
     documents = documents or Documents()
     boxes = make_boxes(found, model, documents, datasets)
     links = {name: documents.files.get(name) or documents.urls.get(name) for name in boxes}
     return render("lineage.svg", drawing=draw_lineage(boxes, links))
-
-
-def as_openlineage(event: dict[str, Any]) -> event_v2.RunEvent:
-    """Return the event as OpenLineage's own classes, which refuse unknown fields and missing required ones."""
-
-    def facets(built: dict[str, Any]) -> dict[str, Any]:
-        theirs: dict[str, Any] = {}
-        for name, facet in built.items():
-            values = {field: value for field, value in facet.items() if not field.startswith("_")}
-            values |= {field: build(values[field]) for field, build in PARTS.get(name, {}).items()}
-            theirs[name] = FACETS[name](**values, producer=facet["_producer"])
-        return theirs
-
-    def dataset(kind: type[Any], built: dict[str, Any]) -> Any:
-        own = {name: facets(value) if "acets" in name else value for name, value in built.items()}
-        return kind(**own)
-
-    values = {name: value for name, value in event.items() if name != "schemaURL"}
-    values |= {"eventType": event_v2.RunState(event["eventType"])}
-    values["run"] = event_v2.Run(event["run"]["runId"], facets(event["run"].get("facets", {})))
-    values["job"] = event_v2.Job(**event["job"] | {"facets": facets(event["job"]["facets"])})
-    values["inputs"] = [dataset(event_v2.InputDataset, built) for built in event["inputs"]]
-    values["outputs"] = [dataset(event_v2.OutputDataset, built) for built in event["outputs"]]
-    return event_v2.RunEvent(**values)
-
-
-def without_empty(built: Any) -> Any:
-    """Remove the empty optional fields, which OpenLineage's classes write."""
-    if isinstance(built, dict):
-        return {
-            name: value for name, value in ((n, without_empty(v)) for n, v in built.items()) if value not in ({}, [])
-        }
-    return [without_empty(one) for one in built] if isinstance(built, list) else built
 
 
 def manifests() -> dict[str, Manifest]:
@@ -107,24 +48,6 @@ def manifests() -> dict[str, Manifest]:
 
 
 ROWS = [{"task": HOSTILE, "metric": "top1", "value": 0.5, "low": 0.0, "high": 0.6, "chance": 0.1, "n": 10}]
-
-
-def test_events_equal_those_of_openlineage_classes() -> None:
-    built = build_events(manifests().values(), "s3://user:secret@bucket/x")
-    assert [event["job"]["name"] for event in built] == list(manifests())
-    for event in built:
-        assert without_empty(Serde.to_dict(as_openlineage(event))) == event  # the address of each schema is among it
-        assert datetime.fromisoformat(event["eventTime"]).tzinfo is not None
-    assert "secret" not in json.dumps(built)
-    assert len(built[0]["inputs"]) == 1, "the names of the files are no dataset"
-
-
-def test_events_are_linked_and_reproducible() -> None:
-    built = build_events(manifests().values(), "/store")
-    for before, after in pairwise(built):
-        output, source = before["outputs"][0], after["inputs"][0]
-        assert (output["namespace"], output["name"]) == (source["namespace"], source["name"])
-    assert render_events(reversed(manifests().values()), "/store") == render_events(manifests().values(), "/store")
 
 
 def test_lineage_svg_has_a_box_per_stage_and_shows_hostile_text_as_text() -> None:
@@ -345,11 +268,3 @@ def test_with_weights_of_others_fewer_datasets_have_boxes() -> None:
     datasets = [TrainingDataset(source, None, share=0.25, is_own=n == 0) for n in range(4)]
     drawn = lineage_svg(found, "m", datasets=datasets)
     assert "3 more datasets" in drawn
-
-
-def test_weights_of_others_are_datasets_outside_the_store() -> None:
-    found = manifests()
-    weights = Input(stage="train.text_init", key="made", digest="b" * 64)
-    found["train"] = found["train"].model_copy(update={"inputs": [*found["train"].inputs, weights]})
-    (event,) = [one for one in build_events(found.values(), "/store") if one["job"]["name"] == "train"]
-    assert [(one["namespace"], one["name"]) for one in event["inputs"]][1:] == [("train.text_init", "made")]

@@ -10,6 +10,7 @@ import pytest
 from dataops.snapshot import Counts, Manifest
 from tasks.engine.subprocess_job import run_job
 from tasks.tracking import run_metadata
+from tests.live_runs import build_live_run
 from tests.manifests import build_manifest
 
 HOSTILE = (
@@ -91,15 +92,18 @@ def test_table_page_shows_hostile_captions_as_text():
 
 
 @pytest.mark.parametrize("line", [HOSTILE, "\x1b[31mred", "host http://user:hunter2@evil.example"])
-def test_progress_artefacts_show_a_line_as_text(line, monkeypatch):
+def test_progress_artefacts_show_a_line_as_text(line, tmp_path, monkeypatch):
     from markdown_it import MarkdownIt
 
-    from flows.artefacts import RunArtefacts
-    from flows.display import RunDisplay
+    from flows.listeners import artefacts
 
     descriptions: list[str] = []
-    monkeypatch.setattr(RunArtefacts, "update_progress", lambda _, __, description: descriptions.append(description))
-    RunDisplay(RunArtefacts()).progress(1, 2, line)
+    for kind in ("markdown", "progress"):
+        monkeypatch.setattr(artefacts, f"create_{kind}_artifact", lambda *_, **__: "one")
+    monkeypatch.setattr(artefacts, "update_progress_artifact", lambda *_, description: descriptions.append(description))
+    shown = artefacts.Artefacts(build_live_run(tmp_path))
+    shown.begin()
+    shown.progress(1, 2, line)
     tags = Tags(MarkdownIt("commonmark", {"html": True}).render(descriptions[0]))
     assert tags.found == ["p"]
     assert not set(descriptions[0]) & set("\x1b\n")

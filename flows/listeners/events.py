@@ -19,7 +19,9 @@ from prefect.settings import PREFECT_API_URL
 from dataops.errors import ServiceError
 from dataops.redaction import remove_credentials
 from dataops.snapshot import Manifest
+from dataops.stages import RunState
 from dataops.store import Store
+from flows.listeners.base import RunListener, StageEnd
 from flows.records import RunRecord
 from tasks.download.harm.config import KNOWN_HARM
 from tasks.register.config import CANDIDATE
@@ -34,6 +36,23 @@ EVENTS = {"download": MATCHED, "pack": LANDED, "train": TRAINED, "register": PRO
 TAKEDOWN_DUE = "pairmill.takedown.due"
 SCORES = 8
 """Maximum number of scores in the event of a new champion."""
+
+
+class Events(RunListener):
+    """Emits the events of one run; last, since whoever reacts to one must find the record closed."""
+
+    order = 200
+
+    def stage_ended(self, end: StageEnd) -> None:
+        if end.stage == "download" and end.manifest is not None:  # an alert must not wait for the training
+            self._emit()
+
+    def ended(self, state: RunState, error: str | None) -> None:
+        self._emit()
+
+    def _emit(self) -> None:
+        if emit_events(self.run.record, self.run.manifests, self.run.context.store, self.run.until):
+            self.run.save()
 
 
 def emit_events(record: RunRecord, manifests: Mapping[str, Manifest], store: Store, until: str | None) -> bool:

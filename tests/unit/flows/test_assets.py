@@ -11,16 +11,16 @@ from prefect.states import Completed
 
 from dataops.snapshot import Counts, Manifest
 from dataops.store import FolderStore
-from flows.watch import assets, task_run
+from flows import task_run
 from tasks.engine.context import Context
 from tests.manifests import build_manifest
 
 
-def describe(store: Any) -> assets.StageAsset | None:
+def describe(store: Any) -> task_run.StageAsset | None:
     planned: Any = SimpleNamespace(
         stage=SimpleNamespace(name="filter"), key="f" * 16, upstream=[build_manifest("extract")]
     )
-    return assets.describe_asset(planned, Context(store, Path("/home"), run_name="demo"))
+    return task_run.describe_asset(planned, Context(store, Path("/home"), run_name="demo"))
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -5,8 +6,9 @@ import httpx
 import pytest
 
 from dataops.snapshot import Counts, Manifest
-from flows import artefacts
+from flows.listeners import artefacts
 from flows.records import Attempt, RunRecord, StageRun
+from tests.live_runs import build_live_run, build_plan
 from tests.unit.tasks.reports.test_hostile_text import HOSTILE, Tags
 
 
@@ -66,28 +68,31 @@ def test_config_is_shown_without_credentials_as_one_block_of_code():
     assert '"name": "demo"' in text
 
 
-def test_progress_is_one_artefact_that_a_lost_server_does_not_fail(monkeypatch: pytest.MonkeyPatch, caplog: Any):
-    sent: list[tuple[Any, ...]] = []
+def test_progress_is_one_artefact_that_a_lost_server_does_not_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+):
+    sent: list[tuple[str, float]] = []
 
     def update(artefact: str, percent: float, *, description: str) -> None:
-        sent.append((artefact, percent, description))
+        sent.append((artefact, percent))
         if len(sent) == 2:
             raise httpx.ConnectError("down")
 
     monkeypatch.setattr(artefacts, "create_markdown_artifact", lambda *_, key, **__: key)
     monkeypatch.setattr(artefacts, "create_progress_artifact", lambda *_, **__: "one")
     monkeypatch.setattr(artefacts, "update_progress_artifact", update)
-    shown = artefacts.RunArtefacts()
-    shown.update_progress(1.0, "before it exists")
-    shown.begin(build_record())
-    for percent in (10.0, 20.0, 30.0):
-        shown.update_progress(percent, "train")
-    assert sent == [("one", 10.0, "train"), ("one", 20.0, "train")]
+    shown = artefacts.Artefacts(build_live_run(tmp_path))
+    shown.progress(1, 1, "before it exists")
+    shown.begin()
+    shown.stage_started(build_plan("train"))
+    for _ in range(3):
+        shown.progress(1, 1, "loss 4.1")
+    assert sent == [("one", 100.0)] * 2
     assert "no more will be sent: ConnectError: down" in caplog.text
 
 
 def test_task_names_name_their_inputs():
-    from flows.watch.task_run import label_task
+    from flows.task_run import label_task
 
     def label(stage: str, *inputs: tuple[str, str]) -> str:
         named: Any = [SimpleNamespace(stage=one, key=key) for one, key in inputs]

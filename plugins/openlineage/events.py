@@ -4,7 +4,7 @@ There are two kinds:
 
 - from manifests: one COMPLETE event for each stage, and no START, because a manifest does not hold the start time of its
   stage. Names and ids depend on the keys of the snapshots alone: the same snapshots give the same events.
-- of a run while it goes (tasks/openlineage/live.py): START, then COMPLETE, FAIL or ABORT, with an id for each attempt.
+- of a run while it goes (listener.py): START, then COMPLETE, FAIL or ABORT, with an id for each attempt.
 
 Both give a snapshot the same dataset name.
 

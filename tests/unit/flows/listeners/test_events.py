@@ -4,7 +4,7 @@ import pytest
 
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
-from flows import events
+from flows.listeners import events
 from flows.records import Attempt, RunRecord
 from tasks.checks.report import CheckReport, CheckResult
 from tests.manifests import build_manifest

@@ -6,6 +6,7 @@ more are sent.
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,89 +25,129 @@ from dataops.escaping import escape_markdown
 from dataops.formatting import format_percent
 from dataops.funnel import funnel_rows
 from dataops.redaction import redact
-from dataops.snapshot import Manifest
-from dataops.store import Store
+from dataops.snapshot import Manifest, Record
+from dataops.stages import STAGES, RunState
+from flows.listeners.base import LiveRun, RunListener, StageEnd
+from flows.listeners.progress import StageProgress
+from flows.listeners.samples import EMPTY, KEY, NewestTasks, render_samples, write_images
 from flows.records import RunRecord
-from flows.watch.samples import EMPTY, KEY, render_samples, write_images
-from tasks.checks.report import CheckReport
+from tasks.engine.stage import Plan
 from tasks.register.config import describe_gate
 from tasks.tracking import run_metadata
 
 logger = logging.getLogger(__name__)
 
 ERROR_LENGTH = 2000
+UPDATE_SECONDS = 2.0
+"""Minimum time between two updates of the progress: each is a request to the Prefect server."""
 
 
-class RunArtefacts:
+class Artefacts(RunListener):
     """Creates and updates the artefacts of one flow run."""
 
-    def __init__(self) -> None:
+    order = 30
+
+    def __init__(self, run: LiveRun):
+        super().__init__(run)
         self._card: Any = None  # a UUID; the type that Prefect declares is also a coroutine
-        self._progress: Any = None
+        self._bar: Any = None
         self._samples: dict[str, Any] = {}  # UUIDs by stage
         self._server_answers = True
+        self._links, self._checks = run.record.model_links, run.record.checks
+        self._newest: NewestTasks | None = None
+        self._progress, self._updated = StageProgress(""), 0.0
 
-    def begin(self, record: RunRecord) -> None:
-        """Create the card, the config and the progress. Call it in the flow, so that they belong to no task run."""
-        self._send(lambda: self._begin(record))
+    def begin(self) -> None:
+        """Create the card, the config and the progress. In the flow, so that they belong to no task run."""
+        self._send(self._create)
 
-    def _begin(self, record: RunRecord) -> None:
-        title = render_title(record)
-        self._card = create_markdown_artifact(render_card(record, {}), key="result", description=title)
+    def _create(self) -> None:
+        record = self.run.record
+        self._card = create_markdown_artifact(render_card(record, {}), key="result", description=render_title(record))
         create_markdown_artifact(render_config(record.config), key="config", description=f"Config of {record.run_id}")
-        self._progress = create_progress_artifact(0.0, key="progress", description="starting")
+        self._bar = create_progress_artifact(0.0, key="progress", description="starting")
 
-    def update_progress(self, percent: float, description: str) -> None:
+    def stage_started(self, planned: Plan) -> None:
+        self._show_checks()
+        self._newest = NewestTasks(planned)
+        self._progress, self._updated = StageProgress(planned.stage.name), 0.0
+
+    def making(self, planned: Plan, *, elsewhere: bool) -> None:
+        if self._links != self.run.record.model_links:  # MLflow's run has begun
+            self._update_card()
+
+    def progress(self, done: float, total: int, line: str) -> None:
+        self._progress.update(done, total, line)
+        now = time.monotonic()
+        if now - self._updated < UPDATE_SECONDS and done < total:
+            return
+        self._updated = now
+        percent, stage = 100.0 * done / max(total, 1), self._progress.stage
+        texts = [self._progress.format_done(), self._progress.format_left(), escape_markdown(redact(line))]
+        number = f"stage {STAGES.index(stage) + 1} of {len(STAGES)}, " if stage in STAGES else ""
+        self._set_bar(percent, f"{number}{stage}: {', '.join(filter(None, texts))}")
+
+    def task_finished(self, record: Record) -> None:
+        """Show images of the newest finished tasks from time to time, while the stage runs."""
+        if self._newest is not None and (newest := self._newest.add(record)) is not None:
+            self._show_samples(self.run.stage, {**self.run.manifests, self.run.stage: newest}, running=True)
+
+    def stage_ended(self, end: StageEnd) -> None:
+        self._newest = None
+        if end.outcome == "Completed":
+            self._show_samples(end.stage, self.run.manifests)
+
+    def ended(self, state: RunState, error: str | None) -> None:
+        """Write the result into the card, and create the funnel."""
+        self._show_checks()
+        if rows := render_funnel(self.run.manifests.values()):
+            title = f"Rows of {self.run.record.run_id}, by stage"
+            self._send(lambda: create_table_artifact(rows, key="funnel", description=title))
+        self._update_card()
+        if state == "completed":
+            self._set_bar(100.0, "completed")
+
+    def _set_bar(self, percent: float, description: str) -> None:
         """Set the progress of the present stage; the description is Markdown."""
-        if self._progress is not None:
-            self._send(lambda: update_progress_artifact(self._progress, percent, description=description))
+        if self._bar is not None:
+            self._send(lambda: update_progress_artifact(self._bar, percent, description=description))
 
-    def create_checks(self, report: CheckReport) -> None:
-        """Create the table of the checks of a dataset."""
-        title = f"Checks of pack/{report.dataset}: {report.verdict}"
-        self._send(lambda: create_table_artifact(report.markdown_rows(), key="checks", description=title))
+    def _show_checks(self) -> None:
+        """Create the table of the checks of the dataset, once for each new report."""
+        report = self.run.record.checks
+        if report is not None and report is not self._checks and report.results:
+            title = f"Checks of pack/{report.dataset}: {report.verdict}"
+            self._send(lambda: create_table_artifact(report.markdown_rows(), key="checks", description=title))
+        self._checks = report
 
-    def show_samples(
-        self, stage: str, manifests: Mapping[str, Manifest], store: Store, *, running: bool = False
-    ) -> None:
+    def _show_samples(self, stage: str, manifests: Mapping[str, Manifest], *, running: bool = False) -> None:
         """Create or update the artefact with images that a stage kept and dropped, if it has any.
 
         Args:
             running: whether the manifest of the stage has only its newest tasks.
         """
-        try:
-            images = render_samples(stage, manifests, store, running=running)
-        except Exception as error:  # a run that cannot be shown must not fail
-            logger.warning("the images of %s are not shown in Prefect: %s: %s", stage, type(error).__name__, error)
-            return
+        images = render_samples(stage, manifests, self.run.context.store, running=running)
         if images is not None:
-            self._send(lambda: self._show_samples(stage, images))
+            self._send(lambda: self._write_samples(stage, images))
 
-    def _show_samples(self, stage: str, images: str) -> None:
+    def _write_samples(self, stage: str, images: str) -> None:
         if stage not in self._samples:
             title = f"Images that {stage} kept and dropped"
             self._samples[stage] = create_markdown_artifact(EMPTY, key=f"{KEY}{stage}", description=title)
         with get_client(sync_client=True) as client:
             write_images(client, self._samples[stage], images)
 
-    def update_card(self, record: RunRecord, manifests: Mapping[str, Manifest]) -> None:
+    def _update_card(self) -> None:
         """Write the present state and links of the run into its card."""
-        if self._card is not None:
-            update = ArtifactUpdate(data=render_card(record, manifests), description=render_title(record))
-            self._send(lambda: self._update_card(update))
+        self._links = self.run.record.model_links
+        if self._card is None:
+            return
+        data, title = render_card(self.run.record, self.run.manifests), render_title(self.run.record)
+        self._send(lambda: self._write_card(ArtifactUpdate(data=data, description=title)))
 
-    def _update_card(self, update: ArtifactUpdate) -> None:
+    def _write_card(self, update: ArtifactUpdate) -> None:
         with get_client(sync_client=True) as client:
             client.update_artifact(self._card, update)
-
-    def end(self, record: RunRecord, manifests: Mapping[str, Manifest]) -> None:
-        """Write the result into the card, and create the funnel."""
-        if rows := render_funnel(manifests.values()):
-            title = f"Rows of {record.run_id}, by stage"
-            self._send(lambda: create_table_artifact(rows, key="funnel", description=title))
-        self.update_card(record, manifests)
-        if record.state == "completed":
-            self.update_progress(100.0, "completed")
 
     def _send(self, request: Callable[[], Any]) -> None:
         if not self._server_answers:

@@ -1,4 +1,6 @@
-"""Trains in a separate flow run on a work pool (`train.launch = "work_pool"`), which is found by the snapshot's key.
+"""Make a snapshot where the config says: in this process, on a cluster, or in a flow run on a work pool.
+
+A flow run on a work pool (`train.launch = "work_pool"`) is found by the snapshot's key.
 
 Prefect's run_deployment starts a new child at each attempt of its parent, and would train twice. Here the child has the key
 as a tag: an attempt that finds a running child waits for it, and one that finds the snapshot uses it. Only a failed child
@@ -9,6 +11,7 @@ import logging
 import re
 import time
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -18,13 +21,16 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
 from prefect.states import Cancelling
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, ServiceError, TrainingDiverged
 from dataops.messages.waiting import pause
+from dataops.plugins import find
 from dataops.snapshot import Manifest, find_manifest
+from flows.config import RunConfig
 from tasks.engine.context import Context
-from tasks.engine.stage import Plan
+from tasks.engine.stage import Plan, make
 from training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -37,6 +43,22 @@ CHILD_ERRORS: dict[str, type[PairmillError]] = {
     "TrainingDiverged": TrainingDiverged,
 }
 """Errors of a child that its parent raises too."""
+
+
+def make_snapshot(planned: Plan[Any], context: Context, config: RunConfig) -> Manifest:
+    """Make the snapshot of a stage, and train where `train.launch` says. Raises: the errors of the stage."""
+    launch = config.train.launch if planned.stage.name == "train" else "local"
+    if trains_elsewhere(planned, config):
+        return train_on_pool(planned, context)
+    if launch in ("local", "work_pool"):
+        return make(planned, context)
+    return find("executors", launch).train(config.execution.executor(launch), planned, context)
+
+
+def trains_elsewhere(planned: Plan[Any], config: RunConfig) -> bool:
+    """Return whether another flow run trains on the work pool, not this one."""
+    is_pool = planned.stage.name == "train" and config.train.launch == "work_pool"
+    return is_pool and flow_run.flow_name != "train"
 
 
 def train_on_pool(planned: Plan[TrainConfig], context: Context) -> Manifest:

@@ -4,11 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.text import Text
-
 from dataops.messages.waiting import Wait, format_duration
-from dataops.redaction import escape_for_display
 
 UNITS = {"extract": "files", "download": "images", "train": "steps", "evaluate": "tasks"}
 """What a stage's progress counts; the others count per cent of their work."""
@@ -20,10 +16,6 @@ _MIN_SECONDS = 2.0
 """Time after which a rate is shown."""
 _MIN_SAMPLES, _MIN_SHARE = 4, 0.01
 """Measurements, or share of the work, after which the time left is shown."""
-_NUMBERS_WIDTH = 38
-"""Columns of the numbers behind the bar, for most stages."""
-_BAR = (10, 40)
-"""Minimum and maximum width of the bar."""
 
 
 class StageProgress:
@@ -118,37 +110,3 @@ class StageProgress:
 def describe_waits(waits: Sequence[Wait], now: float) -> str:
     """Return the longest wait, with the number of the others."""
     return waits[0].describe(now, len(waits) - 1)
-
-
-class ProgressBlock:
-    """Two lines for a terminal of any width: the bar with its numbers, and what the stage reports or waits for."""
-
-    def __init__(self, progress: StageProgress, waits: Sequence[Wait], now: float):
-        self.progress, self.waits, self.now = progress, waits, now
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = options.max_width - 1
-        progress, detail = self.progress, self.progress.line
-        numbers = [progress.format_done(), progress.format_rate(), progress.format_left()]
-        if self.waits:
-            numbers, detail = numbers[:1], describe_waits(self.waits, self.now)
-        tail = "  ".join(filter(None, [*numbers, format_duration(progress.seconds)]))
-        reserved = max(len(tail), _NUMBERS_WIDTH) if width > 70 else len(tail)  # so that the bar keeps its width
-        bar = min(_BAR[1], width - 10 - reserved - 2)
-        head = Text(f"{progress.stage:<9} ")
-        if bar >= _BAR[0]:
-            head += _draw_bar(progress, bar, ascii_only=options.ascii_only) + Text("  ")
-        yield _crop(head + Text(tail), width)
-        yield _crop(Text(" " * 10 + escape_for_display(detail).replace("\n", " "), style="dim"), width)
-
-
-def _draw_bar(progress: StageProgress, width: int, *, ascii_only: bool) -> Text:
-    full, empty = ("#", "-") if ascii_only else ("━", "╌")
-    filled = int(width * min(1.0, progress.done / progress.total)) if progress.total else 0
-    return Text(full * filled, style="green") + Text(empty * (width - filled), style="dim")
-
-
-def _crop(line: Text, width: int) -> Text:
-    line.no_wrap, line.overflow = True, "ellipsis"
-    line.truncate(width, overflow="ellipsis")
-    return line

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,13 +10,13 @@ import pytest
 from benchmarks.kills.seaweed import free_port
 from dataops.errors import ContractError
 from dataops.snapshot import Counts, Input, Manifest
-from dataops.store import FolderStore
-from flows.watch.lineage import RunLineage
-from tasks.engine.context import Context
-from tasks.openlineage import sender
+from flows.listeners.base import StageEnd
+from plugins.openlineage import sender
+from plugins.openlineage.listener import OpenLineage
+from plugins.openlineage.tests.theirs import as_openlineage
+from tests.live_runs import build_live_run, build_plan
 from tests.manifests import build_manifest
 from tests.servers.recorder import Recorder, serve_recorder
-from tests.unit.tasks.register.test_lineage_documents import as_openlineage
 
 KEY = "key-of-the-catalogue-0123"
 SOURCES = [Input(stage="source", key=f"https://user:hunter22@host/{n}.warc.gz", digest="0" * 64) for n in range(1200)]
@@ -29,28 +28,40 @@ def catalogue() -> Iterator[Recorder]:
         yield recorder
 
 
+class Shown:
+    """A run that is shown, of which tests say what happens."""
+
+    def __init__(self, folder: Path):
+        self.run = build_live_run(folder)
+        self.listener = OpenLineage(self.run)
+        self.listener.begin()
+
+    def make(self, manifest: Manifest, *inputs: Input) -> None:
+        self.listener.making(build_plan(manifest.stage, *inputs), elsewhere=False)
+        self.run.manifests[manifest.stage] = manifest
+        self.listener.stage_ended(StageEnd(manifest.stage, "Completed", 1.0, manifest))
+
+    def fail(self, stage: str, error: BaseException) -> None:
+        self.listener.making(build_plan(stage), elsewhere=False)
+        self.listener.attempt_failed(error)
+
+    def end(self, state: Any, error: str | None = None) -> None:
+        self.listener.ended(state, error)
+
+
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Recorder) -> Any:
     """Return a function that begins the events of a run, to this catalogue or another URL."""
     catalogue.calls.clear()
     catalogue.status = 200
     monkeypatch.setenv(sender.API_KEY, KEY)
-    monkeypatch.setattr("flows.watch.lineage.code_version", lambda: {"commit": "c" * 40})
+    monkeypatch.setattr("plugins.openlineage.listener.code_version", lambda: {"commit": "c" * 40})
 
-    def begin(url: str = catalogue.url) -> RunLineage:
+    def begin(url: str = catalogue.url) -> Shown:
         monkeypatch.setenv(sender.URL, url)
-        record: Any = SimpleNamespace(name="demo", run_id="demo-1")
-        return RunLineage(record, Context(FolderStore(tmp_path), tmp_path, flow_run_url="http://prefect/run"))
+        return Shown(tmp_path)
 
     return begin
-
-
-def plan(stage: str, *inputs: Input) -> Any:
-    return SimpleNamespace(stage=SimpleNamespace(name=stage), inputs=inputs)
-
-
-def fail(error: BaseException) -> Manifest:
-    raise error
 
 
 def kinds(catalogue: Recorder) -> list[tuple[str, str]]:
@@ -58,13 +69,14 @@ def kinds(catalogue: Recorder) -> list[tuple[str, str]]:
 
 
 def test_events_of_a_completed_run(start, catalogue, tmp_path):
-    lineage, made = start(), {}
+    lineage, made = start(), dict[str, Manifest]()
     for stage in ("extract", "filter"):
         inputs = [one.as_input() for one in made.values()] or SOURCES
         manifest = build_manifest(stage, inputs=inputs, counts=Counts(input=3, kept=2, dropped={"a": 1}))
-        made[stage] = lineage.follow(plan(stage, *inputs), lambda manifest=manifest: manifest)
+        made[stage] = manifest
+        lineage.make(manifest, *inputs)
         catalogue.wait(2 * len(made))  # they arrive while the run goes
-    lineage.end("completed", None, made)
+    lineage.end("completed")
     assert kinds(catalogue) == [
         ("demo", "START"),
         ("demo.extract", "START"), ("demo.extract", "COMPLETE"),
@@ -91,11 +103,9 @@ def test_events_of_a_completed_run(start, catalogue, tmp_path):
 
 def test_events_of_a_failed_attempt_and_a_stopped_run(start, catalogue):
     lineage = start()
-    with pytest.raises(ContractError):
-        lineage.follow(plan("filter"), lambda: fail(ContractError(f"3 rows were lost, {KEY}")))
-    with pytest.raises(KeyboardInterrupt):
-        lineage.follow(plan("filter"), lambda: fail(KeyboardInterrupt()))
-    lineage.end("crashed", "stopped in filter by Ctrl-C", {})
+    lineage.fail("filter", ContractError(f"3 rows were lost, {KEY}"))
+    lineage.fail("filter", KeyboardInterrupt())
+    lineage.end("crashed", "stopped in filter by Ctrl-C")
     catalogue.wait(6)
     assert kinds(catalogue) == [
         ("demo", "START"),
@@ -118,8 +128,8 @@ def test_server_that_accepts_no_events_is_one_warning(start, catalogue, trouble,
     catalogue.status = 401
     down = f"http://user:hunter22@127.0.0.1:{free_port()}"
     lineage = start({"down": down, "refuses": catalogue.url, "no url": "catalogue"}[trouble])
-    made = lineage.follow(plan("filter"), lambda: build_manifest("filter"))
-    lineage.end("completed", None, {"filter": made})
+    lineage.make(build_manifest("filter"))
+    lineage.end("completed")
     (warning,) = (record for record in caplog.records if record.levelno >= logging.WARNING)
     assert "OPENLINEAGE_URL" in warning.getMessage()
     assert "the run continues" in warning.getMessage()
@@ -132,7 +142,7 @@ def test_hiccup_of_the_server_loses_no_event(start, catalogue, monkeypatch, capl
     monkeypatch.setattr(sender.time, "sleep", lambda _: setattr(catalogue, "status", 200))
     lineage = start()
     catalogue.wait(2)
-    lineage.end("completed", None, {})
+    lineage.end("completed")
     assert kinds(catalogue) == [("demo", "START"), ("demo", "START"), ("demo", "COMPLETE")]
     assert "continues" not in caplog.text
 
@@ -141,6 +151,14 @@ def test_hiccup_of_the_server_loses_no_event(start, catalogue, monkeypatch, capl
 def test_no_event_is_sent_unless_a_server_is_named(start, catalogue, monkeypatch, disabled):
     monkeypatch.setenv(sender.DISABLED, "true" if disabled else "")
     lineage = start(catalogue.url if disabled else "")
-    assert lineage.follow(plan("filter"), lambda: build_manifest("filter")).stage == "filter"
-    lineage.end("completed", None, {})
+    lineage.make(build_manifest("filter"))
+    lineage.end("completed")
     assert catalogue.calls == []
+
+
+def test_training_on_a_work_pool_is_shown_by_its_own_flow_run(start, catalogue):
+    lineage = start()
+    lineage.listener.making(build_plan("train"), elsewhere=True)
+    lineage.listener.stage_ended(StageEnd("train", "Completed", 1.0, build_manifest("train")))
+    lineage.end("completed")
+    assert kinds(catalogue) == [("demo", "START"), ("demo", "COMPLETE")]

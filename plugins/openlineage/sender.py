@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from dataops.plugins import require
 from dataops.redaction import read_secret, redact, remove_credentials
 
 logger = logging.getLogger(__name__)
@@ -94,10 +95,14 @@ class EventSender:
 
 
 def open_sender() -> EventSender | None:
-    """Return a sender to the server that the environment names; None if it names none."""
+    """Return a sender to the server that the environment names; None if it names none.
+
+    Raises: ConfigError if OpenLineage's client is not installed.
+    """
     url = os.environ.get(URL, "").strip()
     if not url or os.environ.get(DISABLED, "").strip().lower() == "true":
         return None
+    require(["openlineage"], "openlineage", URL)
     key = read_secret(API_KEY)
     endpoint = os.environ.get(ENDPOINT, "").strip() or DEFAULT_ENDPOINT
     return EventSender(url, endpoint, key.get_secret_value() if key else None)

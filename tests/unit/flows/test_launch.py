@@ -13,8 +13,8 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Running, State
 
 from dataops.errors import ConfigError, JobFailed, ServiceError, TrainingDiverged
 from dataops.store import FolderStore
-from flows import train_on_pool as module
-from flows.train_on_pool import train_on_pool
+from flows import launch as module
+from flows.launch import train_on_pool
 from tasks.engine.context import Context
 from training.config import TrainConfig
 

@@ -9,8 +9,8 @@ from prefect.states import Failed
 from dataops.errors import ContractError, PairmillError, SourceError
 from dataops.messages.waiting import Wait, current_waits
 from dataops.snapshot import Manifest
-from flows.watch import task_run
-from flows.watch.task_run import run_task
+from flows import task_run
+from flows.task_run import run_task
 
 
 @pytest.fixture

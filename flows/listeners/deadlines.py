@@ -11,12 +11,21 @@ from typing import Any
 
 from dataops.errors import PairmillError, ServiceError
 from dataops.store import Store
+from flows.listeners.base import RunListener
 from tasks.takedown.request_log import list_logs
 
 logger = logging.getLogger(__name__)
 
 DAYS = 3
 """Number of days before its deadline from which an open request is due."""
+
+
+class Deadlines(RunListener):
+    """Reports the requests of the store that are due, where a deployment began the run."""
+
+    def begin(self) -> None:
+        if self.run.is_scheduled:
+            report_due_requests(self.run.context.store)
 
 
 def list_requests(stores: Iterable[Store], today: date) -> list[dict[str, Any]]:
@@ -40,7 +49,7 @@ def announce(rows: Sequence[dict[str, Any]], today: date) -> None:
     """
     if not os.environ.get("PREFECT_API_URL"):
         raise ServiceError("no notification is sent, since no Prefect server runs; start it with `pairmill up`")
-    from flows.events import send_takedowns_due
+    from flows.listeners.events import send_takedowns_due
 
     send_takedowns_due([(row["request"], row["store"], date.fromisoformat(row["due"])) for row in rows], today)
 

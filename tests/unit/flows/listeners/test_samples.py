@@ -4,8 +4,6 @@ import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from itertools import product
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +12,10 @@ from httpx import ConnectError
 from markdown_it import MarkdownIt
 
 from dataops.snapshot import Counts, Manifest, Part, Record
-from dataops.store import FolderStore
-from flows import artefacts
-from flows.watch import samples
+from flows.listeners import artefacts, samples
+from flows.listeners.base import StageEnd
 from tasks.engine.takedown_requests import make_request, record_request
+from tests.live_runs import build_live_run, build_plan
 from tests.unit.tasks.dataset_chain import packed_in, pair
 from tests.unit.tasks.reports.test_hostile_text import HOSTILE, Tags
 
@@ -139,17 +137,23 @@ class ArtefactServer:
         self.events += self.artefacts.values()
 
 
-def test_images_are_in_no_event_of_their_artefacts(monkeypatch):
+def test_images_are_in_no_event_of_their_artefacts(tmp_path, monkeypatch):
     server = ArtefactServer()
     for module in (artefacts, samples):
         monkeypatch.setattr(module, "get_client", lambda **_: server)
     monkeypatch.setattr(artefacts, "create_markdown_artifact", server.create)
-    monkeypatch.setattr(artefacts, "render_samples", lambda stage, *_, running: f"images of {stage} {running}")
+    monkeypatch.setattr(artefacts, "render_samples", lambda stage, *_, running=False: f"images of {stage} {running}")
     stages = [f"stage-{n}" for n in range(5)]
-    shown = artefacts.RunArtefacts()
-    for stage, running in product(stages, (True, False)):
-        shown.show_samples(stage, {}, FolderStore(Path()), running=running)
-        assert server.artefacts[f"samples-{stage}"] == f"images of {stage} {running}"
+    monkeypatch.setattr(samples, "FIRST_SECONDS", 0.0)
+    run = build_live_run(tmp_path)
+    shown = artefacts.Artefacts(run)
+    for run.stage in stages:
+        planned = build_plan("download")
+        shown.stage_started(planned)
+        shown.task_finished(Record(task="one"))
+        assert server.artefacts[f"samples-{run.stage}"] == f"images of {run.stage} True"
+        shown.stage_ended(StageEnd(run.stage, "Completed", 1.0, None))
+        assert server.artefacts[f"samples-{run.stage}"] == f"images of {run.stage} False"
     assert samples.try_to_delete_samples() == {"deleted": 5}
     assert server.artefacts == {}
     assert {*server.events} == {samples.EMPTY}

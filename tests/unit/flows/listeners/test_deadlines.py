@@ -8,8 +8,8 @@ import pytest
 
 from dataops.errors import ServiceError
 from dataops.store import FolderStore
-from flows import events
-from flows.watch.deadlines import report_due_requests
+from flows.listeners import events
+from flows.listeners.deadlines import report_due_requests
 from tasks.takedown.request_log import RequestLog, make_letter
 
 

@@ -1,0 +1,123 @@
+"""Open the run of a flow run: by its record, or a new one by its config."""
+
+import logging
+import os
+from pathlib import Path
+
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+
+from dataops.errors import ConfigError
+from dataops.process import count_cores
+from dataops.store import Store, open_store
+from flows.abandoned_runs import close_task_runs
+from flows.allowed_stores import check_store
+from flows.config import RunConfig, check_config, config_name, load_config
+from flows.interruption import rearm
+from flows.listeners.base import LiveRun
+from flows.prefect_ui import flow_run_url
+from flows.records import RUN_ID, RunRecord, create_run, find_run, load_run, new_run_id, remember_store
+from flows.run import Run
+from infra.local.services import client_environment, home, make_home
+from tasks.engine.context import Context
+from tasks.engine.process_guard import guard_process
+
+logger = logging.getLogger(__name__)
+
+
+def open_new(path: str, until: str | None, *, verify: bool = False) -> Run:
+    """Open the run of a scheduled flow run.
+
+    The run's id is the flow run's name, so a retried flow run finds its record again. It keeps the config of the
+    record, even if the file has changed since.
+    """
+    run_id = str(flow_run.name)
+    if (found := find_run(run_id, home())) is None:
+        config = load_config(Path(path), until=until)
+        check_store(config.store.uri, home())
+        if (found := find_run(run_id, home(), config.store.uri)) is None:
+            record, store = create_run(config, home(), run_id), open_store(config.store.uri)
+            return _open(record, config, store, until, is_scheduled=True, verify=verify)
+    record, store = found
+    return _open(record, _recorded_config(record, store, until), store, until, is_scheduled=True, verify=verify)
+
+
+def open_recorded(
+    run_id: str, store_uri: str | None, until: str | None, *, sources: bool = True, verify: bool = False
+) -> Run:
+    """Open an existing run, on any machine that can read its store.
+
+    Args:
+        sources: whether the files that `extract` reads must be on this machine.
+        verify: compare the sha256 of every part before a snapshot is reused.
+
+    Raises: ConfigError if the store is unknown on this machine.
+    """
+    if store_uri is not None:
+        check_store(store_uri, home())
+    record, store = load_run(run_id, home(), store_uri)
+    config = _recorded_config(record, store, until, sources=sources)
+    return _open(record, config, store, until, is_scheduled=False, verify=verify)
+
+
+def _open(
+    record: RunRecord, config: RunConfig, store: Store, until: str | None, *, is_scheduled: bool, verify: bool
+) -> Run:
+    flow_run_id = str(flow_run.id)
+    context = Context(
+        store=store,
+        home=home(),
+        verify=verify,
+        run_id=record.run_id,
+        run_name=record.name,
+        flow_run_id=flow_run_id,
+        flow_run_url=flow_run_url(flow_run_id),
+        run_config=record.config,
+        workers=config.execution.workers or count_cores(),
+        executor=config.execution.executor(),
+    )
+    if url := context.flow_run_url:
+        logger.info("watch this run at %s", url)
+    remember_store(record.run_id, store, home())
+    is_retried = any(attempt.flow_run_id == flow_run_id for attempt in record.attempts)
+    record.begin(str(flow_run.flow_name), until, flow_run_id)
+    record.save(store)
+    with get_client(sync_client=True) as client:  # only flow runs of a deployment get its tags from Prefect
+        client.update_flow_run(flow_run.id, tags={*flow_run.tags, f"config:{record.name}"})
+        if is_retried:
+            close_task_runs(client, flow_run_id)
+    return Run(LiveRun(record, config, context, until, is_scheduled))
+
+
+def _recorded_config(record: RunRecord, store: Store, until: str | None, *, sources: bool = True) -> RunConfig:
+    """Validate a record's config again, with the URI of the store in which the record was found."""
+    values = {**record.config, "store": {"uri": store.uri}}
+    return check_config(values, f"run {record.run_id}", sources=sources, until=until)
+
+
+def name_flow_run() -> str:
+    """Return the id of the run that this flow run works on, as the flow run's name.
+
+    So its name in the UI is what `pairmill show` and `pairmill rerun` take. A scheduled flow run creates a run whose id is
+    made of the config's name and the scheduled time. A retried flow run keeps its name, and so its run.
+    """
+    parameters = flow_run.parameters
+    if parameters.get("run_id"):
+        return str(parameters["run_id"])
+    if RUN_ID.fullmatch(str(flow_run.name)):
+        return str(flow_run.name)
+    path = Path(str(parameters.get("config")))
+    try:
+        name = config_name(path)
+    except ConfigError:
+        name = path.stem  # the flow itself reports what is wrong with the file
+    return new_run_id(name, flow_run.scheduled_start_time)
+
+
+def prepare_process() -> None:
+    """Set this process up to run a flow: a worker's environment may lack the URL of the local MLflow server."""
+    for name, value in client_environment().items():
+        os.environ.setdefault(name, value)
+    guard_process()
+    rearm()
+    make_home()
