@@ -97,7 +97,7 @@ def _describe_data(registration: Registration) -> Files:
         ),
         "filter.html": filter_html(inputs["filter"]),
         "download.html": download_html(inputs["download"], store),
-        **{name: render(registration.lineage, store.uri) for name, render in plugins.load("documents").items()},
+        **{name: render(registration.lineage, store.uri) for name, render in plugins.load("version_files").items()},
     }
 
 
