@@ -28,7 +28,7 @@ from tasks.lists.named_digest import OPT_OUT_LIST, list_input, select_lists
 if TYPE_CHECKING:
     from tldextract import TLDExtract
 
-DROP_REASON = "opt_out_list"
+DROP_REASON = OPT_OUT_LIST
 MARK = "list:"
 """Prefix of a list's name in the column `page_opt_out` of a dropped row."""
 _COLUMNS = ("url", "domain", "sha256", "value", "target")
