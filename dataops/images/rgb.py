@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from dataops.images.transparency import lay_on_white
+_STRIP_PIXELS = 1 << 20
+"""Number of pixels that are laid on white at a time."""
 
 
 def convert_to_rgb(image: Image.Image) -> Image.Image:
@@ -20,3 +21,15 @@ def _convert_deep_grey(image: Image.Image) -> Image.Image:
     if isinstance(transparent := image.info.get("transparency"), int):
         bright_HW[grey_HW == transparent] = 255
     return Image.fromarray(bright_HW).convert("RGB")
+
+
+def lay_on_white(image: Image.Image) -> Image.Image:
+    """Convert an image with transparency to RGB, on white, strip by strip: whole copies would take 16 bytes a pixel."""
+    width, height = image.size
+    opaque = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // max(width, 1))
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        opaque.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return opaque

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dataops.errors import ConfigError, SourceError
 from flows.app import run_command
-from tasks.evaluate.hub_sets import fetch_suite
+from plugins.evaluation_sets.hub_sets import fetch_suite
 from tests.servers.hub import REVISION, Hub
 from training.evaluation.suite import load_suite
 from training.evaluation.torchvision_sets import Job, write_set

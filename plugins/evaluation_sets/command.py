@@ -13,7 +13,7 @@ from flows.commands.evaluate import data_folder
 from flows.commands.options import Json
 from flows.commands.output import console, new_table, print_json
 from infra.local import services
-from tasks.evaluate.hub_sets import FetchResult, as_rows, fetch_suite
+from plugins.evaluation_sets.hub_sets import FetchResult, as_rows, fetch_suite
 
 
 def fetch(

@@ -1,0 +1,1 @@
+"""Download the evaluation sets of suites from the Hub: `pairmill datasets fetch`."""
