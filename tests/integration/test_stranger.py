@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sysconfig
 import textwrap
@@ -15,9 +16,11 @@ from dataops.home import CHECKOUT
 
 pytestmark = pytest.mark.timeout(300)
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", (CHECKOUT / "CONTRIBUTING.md").read_text("utf-8"), re.DOTALL)
+"""A rule, a source and a signal, as CONTRIBUTING.md adds them to the core."""
 POINTS = """
 [pairmill.rules]
-too_green = stranger.rule:TOO_GREEN
+hashtags = stranger.rule:HASHTAGS
 [pairmill.signals]
 keep-out = stranger.signal:KEEP_OUT
 [pairmill.sources]
@@ -32,70 +35,6 @@ halved = stranger.loss:HALVED
 greet = stranger.command:greet
 """
 MODULES = {
-    "rule": '''
-        """Drop captions that are too green."""
-        import polars as pl
-        from pydantic import BaseModel
-        from dataops.filters import Rule
-
-        class Config(BaseModel):
-            drop_green: bool = False
-            """Drop captions with the word green."""
-
-        TOO_GREEN = Rule(
-            reason="too_green",
-            meaning="The caption has the word green.",
-            config=Config,
-            drops=lambda config: pl.col("caption").str.contains("green") if config.drop_green else None,
-        )
-    ''',
-    "signal": '''
-        """Read <meta name="keep-out" content="yes">."""
-        from dataops.rights.signals import Finding, Signal
-
-        def find(statement):
-            if statement.value.strip().lower() == "yes":
-                yield Finding(False, "keep-out")
-
-        KEEP_OUT = Signal(name="keep-out", reads={"meta": ("keep-out",)}, find=find)
-    ''',
-    "source": '''
-        """Read lines of URL and caption, with a tabulator between them."""
-        from typing import ClassVar, Literal
-        from dataops.web.page_pairs import PageOrigin, PagePair
-        from tasks.extract.sources.base import FilesSource
-
-        class LinesSource(FilesSource):
-            """Text files of lines."""
-
-            kind: Literal["lines"] = "lines"
-            """Text files with a URL, a tabulator and a caption in each line."""
-            extracted_with: ClassVar[str] = "lines/1"
-            offset_unit: ClassVar[str] = "line"
-
-            def read(self, file, rows):
-                import pyarrow as pa
-
-                with file.open() as stream:
-                    found = [line.decode().rstrip().split("\\t") for line in stream.read().splitlines()]
-                names = ("url", "caption")
-                table = pa.table({name: pa.array([one[i] for one in found]) for i, name in enumerate(names)})
-                rows.add_table(_complete(table))
-
-        def _complete(table):
-            import pyarrow as pa
-            from dataops.schema import PAIRS
-
-            rows = table.num_rows
-            for field in PAIRS:
-                if field.name in table.column_names or field.name in ("uid", "source", "extracted_with"):
-                    continue
-                values = list(range(rows)) if field.name == "source_offset" else [None] * rows
-                if field.name == "caption_source":
-                    values = ["pair_list"] * rows
-                table = table.append_column(field.name, pa.array(values, field.type))
-            return table.append_column("drop_reason", pa.nulls(rows, pa.string()))
-    ''',
     "step": '''
         """Add the length of the caption as a column, and drop what is too short for this step."""
         import pyarrow as pa
@@ -166,7 +105,7 @@ MODULES = {
             return 0
     ''',
 }
-"""The distribution: a module for each thing."""
+"""The distribution: a module for each further thing."""
 
 
 class Environment:
@@ -185,7 +124,7 @@ class Environment:
         (metadata / "entry_points.txt").write_text(POINTS)
         (site / "stranger").mkdir()
         (site / "stranger" / "__init__.py").touch()
-        for name, text in MODULES.items():
+        for name, text in {**dict(zip(("rule", "source", "signal"), EXAMPLES, strict=True)), **MODULES}.items():
             (site / "stranger" / f"{name}.py").write_text(textwrap.dedent(text))
         self.python = folder / "bin" / "python"
 
@@ -228,10 +167,10 @@ CONFIG = """
 
 def test_source_rule_and_executor_make_pairs(stranger: Environment, tmp_path: Path):
     (tmp_path / "pairs.txt").write_text(
-        "https://a.example/1.jpg\ta red kite on a hill\nhttps://a.example/2.jpg\ta green kite\n"
+        "https://a.example/1.jpg\ta red kite on a hill\nhttps://a.example/2.jpg\t#kite #green\n"
     )
     (tmp_path / "mine.toml").write_text(
-        'name = "mine"\n[source]\nkind = "lines"\npaths = ["pairs.txt"]\n[filter]\ndrop_green = true\n'
+        'name = "mine"\n[source]\nkind = "lines"\npaths = ["pairs.txt"]\n[filter]\ndrop_hashtags = true\n'
         '[execution]\nengine = "here"\n'
     )
     code = (
@@ -246,10 +185,10 @@ def test_source_rule_and_executor_make_pairs(stranger: Environment, tmp_path: Pa
     """
     )
     found = stranger.evaluate(tmp_path, code)
-    assert found["with"] == ["lines/1"]
-    assert found["dropped"] == {"too_green": 1}
-    assert found["key"] == {"too_green": 1}
-    assert "drop_green" not in found["plain"]
+    assert found["with"] == ["pairmill-lines/1"]
+    assert found["dropped"] == {"hashtags": 1}
+    assert found["key"] == {"hashtags": 1}
+    assert "drop_hashtags" not in found["plain"]
     assert (tmp_path / "opened").exists()
 
 
@@ -347,10 +286,12 @@ def test_pages_of_the_reference_and_the_help_have_what_is_new(stranger: Environm
     """
     pages = stranger.evaluate(tmp_path, code)
     config = pages["config.md"]
-    assert "| `drop_green` | boolean | `false` | Drop captions with the word green. |" in config
+    assert (
+        "| `drop_hashtags` | boolean | `false` | Drop captions that have nothing but hashtags, as hashtags. |" in config
+    )
     assert "[curate.brightness]" in config
     assert "of kind lines" in config
-    assert "The caption has the word green." in pages["drop-reasons.md"]
+    assert "The caption has nothing but hashtags." in pages["drop-reasons.md"]
     assert "The caption is dim." in pages["drop-reasons.md"]
     assert "Number of letters of the caption." in pages["columns.md"]
     assert "Greet whoever asks." in stranger.run(tmp_path, "-m", "flows.cli", "--help")

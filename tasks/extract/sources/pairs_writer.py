@@ -1,7 +1,7 @@
 """Writes the rows of one source file into a kept and a dropped part, in bounded memory, and counts damages."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ from tasks.engine.task_report import report_task
 
 DAMAGES_LISTED = 100
 """Maximum number of damages of a file that are listed with their offsets; all are counted."""
+_ADDED = pa.schema([
+    *(field for field in PAIRS if field.name not in ("uid", "source", "extracted_with")),
+    pa.field("drop_reason", pa.string()),
+])  # fmt: skip
 _BATCH = 1 << 14  # rows that are kept as Python objects
 
 
@@ -80,6 +84,10 @@ class PairsWriter:
         uids, digests = compute_uids(table["url"].to_pylist(), table["caption"].to_pylist())
         columns = dict(zip(table.column_names, table.columns, strict=True)) | {"uid": uids}
         self._write(pa.table(columns), digests)
+
+    def add_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows that have at least `url`, `caption` and `caption_source`; columns of `pairs` that one lacks are null."""
+        self.add_table(pa.Table.from_pylist([*rows], _ADDED))
 
     def count(self, kind: str, n: int = 1) -> None:
         """Count items that were read, for the manifest's facts."""
