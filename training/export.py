@@ -6,18 +6,13 @@ other tools do not clean captions as CLIP's vocabulary does (hf, onnx), and take
 (open_clip).
 """
 
-import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 from training.exporters.limits import Format, check_model, check_packages
-from training.exporters.tokenizer import export_tokenizer
 from training.job import JobFile, run_command
-from training.model.checkpoint import LoadedModel, load_model, write_atomically
-from training.model.pretrained import save_state_dict
-from training.model.tokenizer import ClipTokenizer
+from training.model.checkpoint import LoadedModel, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +26,15 @@ class ExportJob(JobFile):
     """The tool to export to."""
     output: Path
     """Folder that receives the files, made where it is missing."""
+    final: Path | None = None
+    """Folder to which they are copied later; None: they stay."""
 
 
-def export(loaded: LoadedModel, form: Format, output: Path) -> None:
+def export(loaded: LoadedModel, form: Format, output: Path, final: Path | None = None) -> None:
     """Write a model into `output`.
+
+    Args:
+        final: folder where the files will lie; None: `output`.
 
     Raises: ConfigError if the format cannot hold this model, or a package is missing; names the remedy.
     """
@@ -42,7 +42,9 @@ def export(loaded: LoadedModel, form: Format, output: Path) -> None:
     check_model(loaded.config, form)
     output.mkdir(parents=True, exist_ok=True)
     if form == "open_clip":
-        export_open_clip(loaded, output)
+        from training.exporters.open_clip import export_open_clip
+
+        export_open_clip(loaded, output, final or output)
     elif form == "hf":
         from training.exporters.hf import export_hf
 
@@ -53,31 +55,12 @@ def export(loaded: LoadedModel, form: Format, output: Path) -> None:
         export_onnx(loaded, output)
 
 
-def export_open_clip(loaded: LoadedModel, output: Path) -> None:
-    """Write the files of `open_clip.create_model_and_transforms("local-dir:OUTPUT")`.
-
-    A vocabulary other than CLIP's is written beside them, and `open_clip.get_tokenizer` reads it through transformers.
-    Source: open_clip, factory.py and push_to_hf_hub.py.
-    """
-    model_cfg: dict[str, Any] = loaded.config.model_dump(mode="json")
-    if loaded.config.init_logit_bias is None:
-        del model_cfg["init_logit_bias"]
-    if not isinstance(loaded.tokenizer, ClipTokenizer):
-        model_cfg["text_cfg"]["hf_tokenizer_name"] = "local"
-        export_tokenizer(loaded.tokenizer, output)
-    facts = loaded.preprocess.facts()
-    preprocess = {name: facts[name] for name in ("mean", "std", "interpolation", "resize_mode", "fill_color")}
-    card = {"model_cfg": model_cfg, "preprocess_cfg": {"size": facts["image_size"], "mode": "RGB", **preprocess}}
-    save_state_dict(loaded.model.state_dict(), output / "open_clip_model.safetensors")
-    write_atomically(output / "open_clip_config.json", json.dumps(card, indent=2) + "\n")
-
-
 def run_job(job: ExportJob) -> None:
     """Read the model and write it into the job's output.
 
     Raises: see export and training/model/checkpoint.py.
     """
-    export(load_model(job.model), job.format, job.output)
+    export(load_model(job.model), job.format, job.output, job.final)
 
 
 def main(arguments: list[str]) -> int:

@@ -106,6 +106,8 @@ class ProjectedConfig(FrozenModel):
 
     projector_layers: Annotated[int, Field(ge=0, le=8)] = 1
     """Linear layers, with a GELU between any two and a layer norm before the first; 0: only the norm."""
+    projector_norm: bool = True
+    """Whether there is that layer norm. open_clip's own towers have none."""
     projector_width: Annotated[int, Field(ge=1, le=65_536)] = 1024
     """Channels between two of them."""
 
@@ -132,6 +134,16 @@ class BackboneConfig(ProjectedConfig):
     def feature_width(self) -> int:
         """Channels of the network's feature."""
         return find_backbone(self.architecture).width
+
+    @property
+    def own_image_size(self) -> int:
+        """Side of the input that the network was trained on, in pixels."""
+        return find_backbone(self.architecture).image_size
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether the network is a vision transformer."""
+        return find_backbone(self.architecture).family == "vit"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

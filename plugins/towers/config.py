@@ -30,6 +30,9 @@ class PretrainedConfig(FrozenModel):
     """Linear layers between the feature and the shared space, with a GELU between any two, and a layer norm before them.
     An MLP of two or more follows arXiv 2409.19425. 0: only the norm, so that the shared space is that of the feature, and
     has its width in place of the model's embed_dim."""
+    projector_norm: bool = True
+    """Normalise the feature before those layers. Without the norm, and with one layer on images and none on texts, the
+    model can be exported to open_clip's own layout."""
     projector_width: Annotated[int, Field(ge=1, le=65_536)] = 1024
     """Channels between two of those layers."""
 

@@ -173,6 +173,7 @@ def image_dimensions(init: ImageInit, image_size: int | None) -> BackboneConfig:
         "mean": init.mean or found.mean,
         "std": init.std or found.std,
         "projector_layers": init.projector_layers,
+        "projector_norm": init.projector_norm,
         "projector_width": init.projector_width,
     }
     try:
@@ -184,7 +185,8 @@ def image_dimensions(init: ImageInit, image_size: int | None) -> BackboneConfig:
 def text_dimensions(init: TextInit, context_length: int) -> BertConfig | WordVectorsConfig:
     """Return the dimensions of a text tower. Raises: ConfigError if its files are missing, or are of another kind."""
     files = find_files(init)
-    projector = {"projector_layers": init.projector_layers, "projector_width": init.projector_width}
+    names = ("projector_layers", "projector_norm", "projector_width")
+    projector: dict[str, Any] = {name: getattr(init, name) for name in names}
     if init.kind == "words":
         rows, width = read_matrix_shape(files.weights)
         fields = {
@@ -198,7 +200,7 @@ def text_dimensions(init: TextInit, context_length: int) -> BertConfig | WordVec
     return _bert_dimensions(files, context_length, projector)
 
 
-def _bert_dimensions(files: TowerFiles, context_length: int, projector: dict[str, int]) -> BertConfig:
+def _bert_dimensions(files: TowerFiles, context_length: int, projector: dict[str, Any]) -> BertConfig:
     try:
         facts = json.loads(read_text(files.config))
         pooling = json.loads(read_text(files.pooling)) if files.pooling.is_file() else {}

@@ -18,7 +18,9 @@ from training.towers.towers import BackboneTower
 def use_image_features(job: Job, config: TrainConfig, init: ImageInit, model: CLIP, dataset: Dataset) -> None:
     """Give a dataset the features of a frozen image tower; all ranks together."""
     assert isinstance(model.visual, BackboneTower)
-    vision = model.config.vision_cfg.model_dump(mode="json", exclude={"projector_layers", "projector_width"})
+    vision = model.config.vision_cfg.model_dump(
+        mode="json", exclude={"projector_layers", "projector_norm", "projector_width"}
+    )
     digest = _digest(init, [vision, config.blur_faces])
     folder = job.features_folder / "towers"
     dataset.image_features = prepare_image_features(model.visual, dataset, job.checksums, digest, folder)

@@ -67,7 +67,7 @@ def prepare_image_features(
         folder: keeps the features, in a file for each shard named after its sha256, and the digest, the side of the input
             and the kind of device.
     """
-    device, width = next(tower.parameters()).device, tower.projector.norm.normalized_shape[0]
+    device, width = next(tower.parameters()).device, tower.feature_width
     spans = [dataset.index.samples_of(shard) for shard in range(len(dataset.files.paths))]
     paths: list[Path] = []
     for path in dataset.files.paths:

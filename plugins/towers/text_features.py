@@ -65,7 +65,7 @@ def prepare_text_features(
         folder: keeps the features, in a file named after the digest, the texts and the kind of device.
     """
     ordered = sorted(set(texts))
-    width, device = tower.projector.norm.normalized_shape[0], next(tower.parameters()).device
+    width, device = tower.feature_width, next(tower.parameters()).device
     names = sha256()
     for text in ordered:
         names.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))

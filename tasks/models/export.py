@@ -45,6 +45,7 @@ def export_model(folder: Path, form: Format, out: Path, home: Path, documents: M
     work = home / "jobs" / f"export-{name}"
     shutil.rmtree(work, ignore_errors=True)
     job: dict[str, Any] = {"model": str(folder.absolute()), "format": form, "output": str(work / "made")}
+    job["final"] = str(out.absolute())
     run_job("training.export", job, work, on_line=lambda line: logger.info("%s", line))
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted((work / "made").iterdir()):

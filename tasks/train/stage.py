@@ -216,7 +216,7 @@ def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | N
 
 TRAIN = Stage(
     name="train",
-    version=5,
+    version=6,
     make=make,
     external_inputs=external_inputs,
     config_inputs=named_inputs,

@@ -14,7 +14,7 @@ OPENAI_NAMES = {clip_vocabulary.START: "<|startoftext|>", clip_vocabulary.END: "
 
 
 def export_tokenizer(tokenizer: Tokenizer, output: Path) -> None:
-    """Write both files; the vocabulary of a pretrained text tower has tokenizer.json alone.
+    """Write both files.
 
     CLIP's vocabulary gets the normaliser of OpenAI's own tokenizer.json, which lower-cases and joins spaces. It has
     neither ftfy nor entities, so captions that need those get other ids. It is padded with its end token, as OpenAI's
@@ -22,6 +22,9 @@ def export_tokenizer(tokenizer: Tokenizer, output: Path) -> None:
     """
     if isinstance(tokenizer, PretrainedTokenizer):
         write_atomically(output / "tokenizer.json", tokenizer.to_json())
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokenizer.context_length}
+        config |= {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+        write_atomically(output / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
         return
     content = json.loads(tokenizer.to_json())
     content["truncation"] = content["padding"] = None

@@ -8,18 +8,20 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.model_config import ProjectedConfig
+
 
 class Projector(nn.Module):
-    """A layer norm, then linear layers with a GELU between any two. Source: arXiv 2409.19425.
+    """A layer norm, if it has one, then linear layers with a GELU between any two. Source: arXiv 2409.19425.
 
-    Args:
-        layers: number of linear layers; without any, the output is the normalised feature, and `output_dim` is `width`.
+    Without any, the output is the feature, normalised if it has the norm, and `output_dim` is its width.
     """
 
-    def __init__(self, width: int, hidden: int, output_dim: int, layers: int):
+    def __init__(self, config: ProjectedConfig, output_dim: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        widths = [width, *[hidden] * (layers - 1), output_dim] if layers else [width]
+        width, layers = config.feature_width, config.projector_layers
+        self.norm = nn.LayerNorm(width) if config.projector_norm else nn.Identity()
+        widths = [width, *[config.projector_width] * (layers - 1), output_dim] if layers else [width]
         self.layers = nn.ModuleList(nn.Linear(*ends) for ends in pairwise(widths))
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)

@@ -34,8 +34,8 @@ class BackboneTower(nn.Module):
     def __init__(self, config: BackboneConfig, embed_dim: int, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.encoder = build_backbone(config)
-        width = find_backbone(config.architecture).width
-        self.projector = Projector(width, config.projector_width, embed_dim, config.projector_layers)
+        self.feature_width = config.feature_width
+        self.projector = Projector(config, embed_dim)
         pairs = list(zip(mean, std, config.mean, config.std, strict=True))
         self.register_buffer("gain", torch.tensor([ours / theirs for _, ours, _, theirs in pairs]).view(3, 1, 1))
         shifts = [(ours - theirs) / their_std for ours, _, theirs, their_std in pairs]
@@ -55,12 +55,13 @@ class PretrainedTextTower(nn.Module):
 
     def __init__(self, config: BertConfig | WordVectorsConfig, embed_dim: int):
         super().__init__()
-        ignored = {"kind", "projector_layers", "projector_width"}
+        ignored = {"kind", "projector_layers", "projector_norm", "projector_width"}
         if isinstance(config, WordVectorsConfig):
             self.encoder: Bert | WordVectors = WordVectors(**config.model_dump(exclude={*ignored, "context_length"}))
         else:
             self.encoder = Bert(**config.model_dump(exclude=ignored))
-        self.projector = Projector(config.width, config.projector_width, embed_dim, config.projector_layers)
+        self.feature_width = config.feature_width
+        self.projector = Projector(config, embed_dim)
 
     def encode(self, ids_BL: Tensor) -> Tensor:
         """Return the network's features (B, W) of token ids."""

@@ -12,9 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataops.errors import ConfigError
-from plugins.towers.config import TextInit
-from plugins.towers.tests.made_towers import write_bert
-from plugins.towers.weights import load_text_tower
 from tests.trainings import RESNET, VIT
 from training.export import Format, export, main
 from training.exporters import limits
@@ -22,11 +19,8 @@ from training.exporters.onnx_graph import TextGraph
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
-from training.model.pretrained_tokenizer import load_tower_tokenizer
 from training.model.tokenizer import make_tokenizer, train_tokenizer
-from training.model_config import BertConfig, ModelConfig
-from training.towers.dimensions import assemble_dimensions
-from training.towers.towers import PretrainedTextTower
+from training.model_config import ModelConfig
 from training.towers.vit import ViT
 
 CAPTIONS = ["a red kite", "Two cats,  one dog's BONE", "café in Paris 2019", "a temple roof, and a flower " * 4, ""]
@@ -169,41 +163,3 @@ def test_a_failed_job_logs_the_reason(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "job.json").write_text(json.dumps({"model": str(tmp_path), "format": "hf", "output": "y"}))
     assert main([str(tmp_path / "job.json")]) == 3
     assert main([]) == 2
-
-
-def test_a_model_with_towers_of_others_is_exported_to_onnx(tmp_path: Path) -> None:
-    """The export itself compares the features of both graphs with ours."""
-    pytest.importorskip("onnxscript")
-    projector = {"projector_layers": 2, "projector_width": 8}
-    image = {"kind": "backbone", "architecture": "tf_efficientnet_lite0", "image_size": 45, **projector}
-    image |= {"mean": [0.5] * 3, "std": [0.5] * 3}
-    words = {"context_length": 16, "vocab_size": 30, "width": 8, **projector}
-    bert = {**words, "kind": "bert", "heads": 2, "layers": 2, "mlp_width": 12}
-    write_bert(tmp_path / "bert")
-    for text in (bert, {**words, "kind": "words", "vocab_size": 31}):
-        config = ModelConfig.model_validate({"embed_dim": 24, "vision_cfg": image, "text_cfg": text})
-        tokenizer = load_tower_tokenizer(tmp_path / "bert" / "tokenizer.json", config.text_cfg)
-        folder = tmp_path / f"{text['kind']}-model"
-        folder.mkdir()
-        save_model(folder, CLIP(config), tokenizer, Preprocess(45))
-        loaded = load_model(folder)
-        export(loaded, "onnx", tmp_path / f"{text['kind']}-onnx")
-        written = (tmp_path / f"{text['kind']}-onnx" / "tokenizer.json").read_text()
-        assert written == (folder / "tokenizer.json").read_text()
-
-
-def test_a_sentence_encoder_equals_that_of_transformers(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    write_bert(tmp_path / "bert")
-    theirs = transformers.BertModel.from_pretrained(tmp_path / "bert").eval()
-    table = TextInit(kind="bert", path=str(tmp_path / "bert"), license="MIT")
-    dimensions = assemble_dimensions(ModelConfig.model_validate(VIT), table, None, None)
-    assert isinstance(dimensions.text_cfg, BertConfig)
-    tower = PretrainedTextTower(dimensions.text_cfg, 8)
-    load_text_tower(tower, table)
-    ids_BL = load_tower_tokenizer(tmp_path / "bert" / "tokenizer.json", dimensions.text_cfg)(["a red thing 12", "blue"])
-    is_real_BL = ids_BL != 0
-    with torch.no_grad():
-        tokens_BLW = theirs(ids_BL, attention_mask=is_real_BL.long()).last_hidden_state
-        expected = (tokens_BLW * is_real_BL[:, :, None]).sum(1) / is_real_BL.sum(1, keepdim=True)
-        torch.testing.assert_close(tower.encode(ids_BL), expected, rtol=1e-5, atol=1e-5)

@@ -19,7 +19,7 @@ from dataops.errors import ConfigError
 from plugins.curves import hook
 from plugins.curves.writers import EventFiles
 from tasks.train.curves import CurveFollower
-from tasks.train.stage import TRAIN, _train
+from tasks.train.stage import _train
 from training.config import TrainConfig
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -100,7 +100,6 @@ def test_invalid_values_raise_validation_error(change: dict[str, object]) -> Non
 
 def test_curves_change_no_key_and_load_no_package() -> None:
     assert TrainConfig(tensorboard="runs", wandb="a/b").key_config() == TrainConfig().key_config()
-    assert TRAIN.version == 5
     follower = CurveFollower(work_of(Path()), Path())
     assert not follower._threads
     script = "import sys, tasks.train.stage; sys.exit(any(name in sys.modules for name in ('wandb', 'tensorboard')))"
