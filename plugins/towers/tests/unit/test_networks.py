@@ -239,7 +239,7 @@ def test_without_linear_layers_the_shared_space_is_that_of_the_feature(tmp_path:
     with torch.no_grad():
         assert model.encode_text(ids_BL).equal(torch.nn.functional.layer_norm(model.text.encode(ids_BL), (12,)))
         assert model.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 12)
-    with pytest.raises(ConfigError, match="without a projector has 512 channels, and the shared space 12"):
+    with pytest.raises(ConfigError, match="without a projector has 12 channels, and the shared space 512"):
         build(text_init=text, image_init={**image, "projector_layers": 0})
 
 
