@@ -1,7 +1,6 @@
 """Define the targets that servers and pages write: HTTP, HTML, URLs, robots.txt and other opt-outs."""
 
 import gzip
-import io
 import zlib
 from email.message import Message
 
@@ -19,29 +18,30 @@ _HTTP_WORDS = tuple(
 )
 
 
-class _Pieces(io.RawIOBase):
-    """A socket's file that gives at most 100 bytes at a time."""
+class _Pieces:
+    """A connection that receives at most 100 bytes at a time."""
 
     def __init__(self, data: bytes):
-        self._left = memoryview(data)
+        self._left = data
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        piece = self._left[: min(len(buffer), 100 if len(self._left) < 5_000 else 60_000)]
-        buffer[: len(piece)] = piece
-        self._left = self._left[len(piece) :]
-        return len(piece)
+    def receive(self) -> bytes:
+        size = 100 if len(self._left) < 5_000 else 60_000
+        piece, self._left = self._left[:size], self._left[size:]
+        return piece
 
 
 def _load_http_response() -> Parser:
+    import h11
+
     from dataops.rights.signals import Agents, find_header_opt_outs
+    from tasks.web.connection import Response
     from tasks.web.fetch_error import FetchError
-    from tasks.web.response import Response
 
     def parse(data: bytes) -> object:
-        response, size = Response(io.BufferedReader(_Pieces(data))), 0
+        parser = h11.Connection(h11.CLIENT, 65_536)
+        parser.send(h11.Request(method="GET", target="/", headers=[("Host", "a.test")]))
+        parser.send(h11.EndOfMessage())
+        response, size = Response(_Pieces(data), parser), 0  # pyright: ignore[reportArgumentType]
         while piece := response.read(1 << 16):
             size += len(piece)
         assert size <= len(data)

@@ -18,21 +18,18 @@ import msgspec
 from dataops.errors import ConfigError
 from dataops.redaction import read_secret
 from plugins.captions.config import API_KEY, RecaptionConfig
-from tasks.web.address_policy import Target
-from tasks.web.dns_cache import DnsCache
+from tasks.web.address_policy import DnsCache, Target
+from tasks.web.connection import Response, open_connection
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     REDIRECTS,
     allow_body,
-    open_connection,
     parse_retry_seconds,
     port_of,
     read_body,
-    send_request,
     split_url,
     translate_errors,
 )
-from tasks.web.response import Response
 
 MAX_ANSWER_BYTES = 1 << 20
 """Maximum size of an answer, in bytes."""
@@ -155,11 +152,10 @@ class Endpoint:
         deadline = time.monotonic() + timeout
         with translate_errors(timeout):
             targets = self._resolve(deadline)
-            with closing(open_connection(parts, targets, deadline)) as sock:
-                budget = allow_body(MAX_ANSWER_BYTES)
-                with closing(send_request(sock, parts, deadline, budget, self._headers, body)) as response:
-                    self._check_status(response)
-                    data = b"".join(read_body(response, MAX_ANSWER_BYTES))
+            with closing(open_connection(parts, targets, deadline)) as connection:
+                response = connection.send(parts, deadline, allow_body(MAX_ANSWER_BYTES), self._headers, body)
+                self._check_status(response)
+                data = b"".join(read_body(response, MAX_ANSWER_BYTES))
         return _parse_answer(data)
 
     def _resolve(self, deadline: float) -> list[Target]:

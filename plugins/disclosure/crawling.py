@@ -11,7 +11,7 @@ from plugins.disclosure.data_sources import DataSource
 from plugins.disclosure.domains import Fetched
 from plugins.disclosure.general import format_month
 from plugins.disclosure.subject import Chain
-from tasks.web.user_agent import format_user_agent
+from tasks.web.request import format_user_agent
 
 TYPES = 8
 """Number of content types that are listed."""

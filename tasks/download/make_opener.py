@@ -7,11 +7,9 @@ from tasks.download.fetch.host_pace import HostPace, PaceLimits
 from tasks.download.fetch.host_rules import HostRules, RuleLimits
 from tasks.download.fetch.opener import FetchLimits, SafeOpener
 from tasks.download.fetch.originals import Originals
-from tasks.web.address_policy import AddressResolver, parse_connect_to
-from tasks.web.dns_cache import shared_dns
-from tasks.web.host_state import Pauses
+from tasks.web.address_policy import AddressResolver, parse_connect_to, shared_dns
+from tasks.web.host_state import OriginFiles, Pauses
 from tasks.web.request import HttpClient
-from tasks.web.robots_cache import OriginFiles
 
 
 def make_opener(config: DownloadConfig, site_files: Path, workers: int = 1, round_: int = 0) -> SafeOpener:

@@ -8,7 +8,7 @@ from dataops.config import StageConfig
 from dataops.rights.signals import Agents, list_defaults, list_names
 from tasks.web.address_policy import parse_connect_to
 from tasks.web.identity.config import IdentityConfig
-from tasks.web.user_agent import format_user_agent
+from tasks.web.request import format_user_agent
 
 if TYPE_CHECKING:
     DownloadSignal = str

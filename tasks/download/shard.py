@@ -29,7 +29,7 @@ class ShardTask:
     harm: HarmCheck | None = None
     """Lists of known harmful images, with which each body is compared."""
     site_files: str | None = None
-    """Folder that the processes share for robots.txt and similar files (tasks.web.robots_cache); default is a temporary
+    """Folder that the processes share for robots.txt and similar files (tasks.web.host_state); default is a temporary
     one."""
 
     @property

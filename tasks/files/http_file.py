@@ -14,20 +14,17 @@ from urllib.parse import SplitResult
 from dataops.errors import SourceError, UnusableSource
 from tasks.files.resumable import Connection, ConnectionBroken, mark_reached
 from tasks.web.address_policy import AddressResolver, Target
-from tasks.web.bounded_socket import ByteBudget
-from tasks.web.connections import Socket
+from tasks.web.connection import ByteBudget, Response, open_connection
+from tasks.web.connection import Connection as HttpConnection
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
-    open_connection,
     parse_retry_seconds,
     port_of,
     resolve_redirect,
-    send_request,
     split_url,
 )
-from tasks.web.response import Response
 
 # 403 is how Common Crawl limits the rate of requests. Source: commoncrawl.org, "Oct/Nov 2023 performance issues".
 _RETRYABLE = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
@@ -57,10 +54,8 @@ class HttpFile:
                     try:
                         return self._opened(connection, response, offset)
                     except BaseException:
-                        response.close()
                         connection.close()
                         raise
-                response.close()
                 connection.close()
                 url = _secure_redirect(url, response)
         except _Unreachable as error:
@@ -75,7 +70,7 @@ class HttpFile:
             raise ConnectionBroken(_text(error)) from error
         raise UnusableSource(f"{self.url}: more than {MAX_REDIRECTS} redirects")
 
-    def _request(self, url: str, offset: int) -> tuple[Socket, Response]:
+    def _request(self, url: str, offset: int) -> tuple[HttpConnection, Response]:
         parts = split_url(url)
         connection = self._connect(parts)
         headers = {"User-Agent": self.user_agent}
@@ -86,12 +81,12 @@ class HttpFile:
                 headers["If-Range"] = etag
         try:
             deadline = time.monotonic() + self.timeout  # of the headers
-            return connection, send_request(connection, parts, deadline, ByteBudget(float("inf")), headers)
+            return connection, connection.send(parts, deadline, ByteBudget(float("inf")), headers)
         except BaseException:
             connection.close()
             raise
 
-    def _connect(self, parts: SplitResult) -> Socket:
+    def _connect(self, parts: SplitResult) -> HttpConnection:
         host = parts.netloc.rpartition("@")[2]
         try:
             targets = self._targets(parts)
@@ -121,7 +116,7 @@ class HttpFile:
             raise FetchError(*refusal)
         return targets
 
-    def _opened(self, connection: Socket, response: Response, offset: int) -> "_HttpConnection":
+    def _opened(self, connection: HttpConnection, response: Response, offset: int) -> "_HttpConnection":
         status = response.status
         if status in _RETRYABLE:
             raise ConnectionBroken(
@@ -158,7 +153,7 @@ class _Unreachable(Exception):
 
 
 class _HttpConnection:
-    def __init__(self, connection: Socket, response: Response, size: int | None, timeout: float):
+    def __init__(self, connection: HttpConnection, response: Response, size: int | None, timeout: float):
         self.size = size
         self._connection, self._response, self._timeout = connection, response, timeout
 
@@ -176,7 +171,6 @@ class _HttpConnection:
             raise ConnectionBroken("the response ended before the byte that was reached before")
 
     def close(self) -> None:
-        self._response.close()
         self._connection.close()
 
 

@@ -17,7 +17,7 @@ from tasks.files.base import OpenFile
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ResumableStream, RetryLimit
 from tasks.files.s3_file import connect_s3, split_s3
-from tasks.web.user_agent import format_user_agent
+from tasks.web.request import format_user_agent
 
 MAX_LINE_BYTES = 16_384
 MAX_BYTES = 8 << 30

@@ -1,33 +1,41 @@
-"""Make one HTTP request over a socket that is connected to a checked IP address.
+"""Make HTTP requests over connections to checked IP addresses.
 
 Only http and https are allowed. The host is resolved once, and the socket connects to the address that was checked. The
 connection, the TLS handshake, the headers and the body all end at one deadline, however slowly the bytes arrive; one
 budget of bytes holds for all that is read. Every failure becomes a FetchError, whose text begins with a stable reason.
 """
 
-import re
 import ssl
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+import h11
+
 from tasks.web.address_policy import AddressResolver, Target
-from tasks.web.bounded_socket import ByteBudget, connect, seconds_left, secure
-from tasks.web.connections import IdleConnections, Origin, Socket
+from tasks.web.connection import (
+    MAX_HEADER_BYTES,
+    STANDARD_PORTS,
+    ByteBudget,
+    Connection,
+    IdleConnections,
+    Origin,
+    Response,
+    list_header_values,
+    open_connection,
+)
 from tasks.web.fetch_error import FetchError
-from tasks.web.response import MAX_HEADER_BYTES, Response, list_header_values
 
 if TYPE_CHECKING:
     from tasks.web.identity.signer import RequestSigner
 
 MAX_REDIRECTS = 5
-_STANDARD_PORTS = {"http": 80, "https": 443}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK = 1 << 16
-_CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
 
 
 class HttpClient:
@@ -62,18 +70,16 @@ class HttpClient:
         targets = self._resolve(parts, deadline)
         origin = (parts.scheme, parts.hostname or "", port_of(parts))
         headers = {"User-Agent": self.user_agent} | headers
-        sock, response = self._send(origin, targets, parts, deadline, budget, headers)
+        connection, response = self._send(origin, targets, parts, deadline, budget, headers)
         is_open = False
         try:
-            with closing(response):
-                yield response
-                sock.is_ended = True
-                is_open = response.leaves_connection_open() and not response.has_more()
+            yield response
+            is_open = response.leaves_connection_open()
         finally:
             if is_open:
-                self._idle.put(origin, sock)
+                self._idle.put(origin, connection)
             else:
-                sock.close()
+                connection.close()
 
     def close(self) -> None:
         """Close the connections that are kept."""
@@ -96,64 +102,23 @@ class HttpClient:
         deadline: float,
         budget: ByteBudget,
         headers: dict[str, str],
-    ) -> tuple[Socket, Response]:
+    ) -> tuple[Connection, Response]:
         """Send the request over a kept connection, or over a new one if there is none or the server closed it."""
-        if sock := self._idle.take(origin, targets):
-            left = budget.left
+        kept, left = self._idle.take(origin, targets), budget.left
+        for connection in (kept, None) if kept else (None,):
+            connection = connection or open_connection(parts, targets, deadline)
             try:
-                return sock, send_request(sock, parts, deadline, budget, self._sign(parts, headers))
+                return connection, connection.send(parts, deadline, budget, self._sign(parts, headers))
             except BaseException as error:
-                sock.close()
+                connection.close()
                 is_lost = isinstance(error, OSError | FetchError) and not isinstance(error, TimeoutError)
-                if not is_lost or budget.left != left:
+                if connection is not kept or not is_lost or budget.left != left:
                     raise
-        sock = open_connection(parts, targets, deadline)
-        try:
-            return sock, send_request(sock, parts, deadline, budget, self._sign(parts, headers))
-        except BaseException:
-            sock.close()
-            raise
+        raise AssertionError
 
     def _sign(self, parts: SplitResult, headers: dict[str, str]) -> dict[str, str]:
         """Return the headers with a new signature, which a second attempt needs too: its nonce is used once."""
         return headers | self._signer.sign(parts.scheme, parts.netloc) if self._signer else headers
-
-
-def open_connection(parts: SplitResult, targets: Iterable[Target], deadline: float) -> Socket:
-    """Return a connection to the first of `targets` that accepts one, over TLS if the URL has it.
-
-    The host is not resolved again.
-
-    Raises: the errors that `translate_errors` translates.
-    """
-    sock = connect(targets, deadline)
-    return secure(sock, parts.hostname or "", deadline) if parts.scheme == "https" else sock
-
-
-def send_request(
-    sock: Socket, parts: SplitResult, deadline: float, budget: ByteBudget, headers: dict[str, str], body: bytes = b""
-) -> Response:
-    """Send a request over an open connection, and return the response with its headers read: GET, or POST of a body.
-
-    All reads of the connection end at the deadline; its attribute changes that.
-    """
-    sock.deadline, sock.budget, sock.is_ended = deadline, budget, False
-    sock.settimeout(seconds_left(deadline))
-    if body:
-        headers = headers | {"Content-Length": str(len(body))}
-    sock.sendall(_format_request("POST" if body else "GET", parts, headers) + body)
-    return Response(sock.makefile("rb"))
-
-
-def _format_request(method: str, parts: SplitResult, headers: dict[str, str]) -> bytes:
-    """Return the head of a request. Raises: ValueError if one of its lines has a control character."""
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    host = parts.netloc.removesuffix(f":{_STANDARD_PORTS[parts.scheme]}")
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    if any(map(_CONTROL.search, lines)):
-        raise ValueError("a header with a control character")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def allow_body(cap: int) -> ByteBudget:
@@ -163,7 +128,7 @@ def allow_body(cap: int) -> ByteBudget:
 
 def port_of(parts: SplitResult) -> int:
     """Return the port of a URL, by default that of its scheme."""
-    return parts.port or _STANDARD_PORTS[parts.scheme]
+    return parts.port or STANDARD_PORTS[parts.scheme]
 
 
 @contextmanager
@@ -181,7 +146,7 @@ def translate_errors(timeout: float) -> Iterator[None]:
         raise FetchError("tls", getattr(error, "verify_message", "") or error.reason or "failed") from None
     except OSError as error:
         raise FetchError("connect", error.strerror or type(error).__name__) from None
-    except ValueError as error:  # a URL or a host that a library refuses
+    except (ValueError, h11.LocalProtocolError) as error:  # a URL, a host or a header that a library refuses
         raise FetchError("bad_response", type(error).__name__) from None
 
 
@@ -239,12 +204,17 @@ def resolve_redirect(url: str, response: Response) -> str:
     location = response.headers.get("Location")
     if not location:
         raise FetchError("bad_response", "a redirect without a Location")
-    # http.client reads header bytes as Latin-1; servers send UTF-8
+    # headers are read as Latin-1; servers send UTF-8
     location = location.encode("latin-1", "replace").decode("utf-8", "replace")
     try:
         return urljoin(url, location)
     except ValueError:
         raise FetchError("bad_url", "Location cannot be read") from None
+
+
+def format_user_agent(name: str, contact: str | None) -> str:
+    """Return the User-Agent header, for example `pairmill/0.1 (+https://example.org/bot)`."""
+    return f"{name}/{version('pairmill').rpartition('.')[0]}" + (f" (+{contact})" if contact else "")
 
 
 def parse_retry_seconds(value: str | None) -> float | None:

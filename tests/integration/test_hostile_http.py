@@ -19,7 +19,7 @@ from tasks.extract.sources.site import SiteSource
 from tasks.extract.stage import EXTRACT
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ConnectionBroken
-from tasks.web.robots_cache import MAX_BYTES as MAX_ROBOTS_BYTES
+from tasks.web.host_state import MAX_BYTES as MAX_ROBOTS_BYTES
 from tests.manifests import build_manifest
 from tests.servers.raw_http import Answer, Endless, RawWeb, served
 

@@ -233,7 +233,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         addresses.append(address)
         raise ConnectionRefusedError(111, "Connection refused")
 
-    monkeypatch.setattr("tasks.web.bounded_socket.PlainSocket.connect", connect)
+    monkeypatch.setattr("socket.socket.connect", connect)
     monkeypatch.setattr("urllib.request._opener", None)
     monkeypatch.setattr("tasks.download.make_opener.shared_dns", lambda: None)  # which makes a Dns of its own
     return addresses
@@ -247,7 +247,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
         names.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[min(len(names), len(answers)) - 1], 0))]
 
-    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", answer)
+    monkeypatch.setattr("socket.getaddrinfo", answer)
     return names
 
 

@@ -72,13 +72,13 @@ def served(answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def _count_reads(web: RawWeb, monkeypatch: pytest.MonkeyPatch) -> None:
-    def recv_into(self: socket.socket, *args: Any) -> int:
-        size = super(socket.socket, self).recv_into(*args)
+    def recv(self: socket.socket, *args: Any) -> bytes:
+        data = super(socket.socket, self).recv(*args)
         if self.family == socket.AF_INET and self.getpeername()[1] == web.port:
-            web.received[self.getsockname()[1]] += size
-        return size
+            web.received[self.getsockname()[1]] += len(data)
+        return data
 
-    monkeypatch.setattr(socket.socket, "recv_into", recv_into, raising=False)
+    monkeypatch.setattr(socket.socket, "recv", recv, raising=False)
 
 
 @dataclass(frozen=True)

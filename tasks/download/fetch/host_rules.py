@@ -19,7 +19,7 @@ from dataops.rights.robots_txt import RobotsFile, is_unreachable
 from dataops.rights.signals import Agents, OptOut, Signal, Statement, find_prohibitions, list_names, list_signals
 from tasks.download.fetch.host_pace import HostPace
 from tasks.web.fetch_error import FetchError
-from tasks.web.robots_cache import OriginFile, OriginFiles
+from tasks.web.host_state import OriginFile, OriginFiles
 
 logger = logging.getLogger(__name__)
 

@@ -28,6 +28,7 @@ from tasks.download.fetch.host_pace import HostPace
 from tasks.download.fetch.host_rules import HostRules
 from tasks.download.fetch.originals import Original, Originals
 from tasks.download.harm.config import KNOWN_HARM
+from tasks.web.connection import Response
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     MAX_REDIRECTS,
@@ -40,7 +41,6 @@ from tasks.web.request import (
     split_url,
     translate_errors,
 )
-from tasks.web.response import Response
 
 if TYPE_CHECKING:
     from tasks.download.harm.matcher import HarmMatcher

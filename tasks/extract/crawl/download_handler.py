@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web._newclient import HEADER, STATUS
 
 from tasks.extract.crawl.context import Crawl
-from tasks.web.response import MAX_HEADER_BYTES
+from tasks.web.connection import MAX_HEADER_BYTES
 
 
 class ResponseTooLarge(Exception):

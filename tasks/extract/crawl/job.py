@@ -32,7 +32,7 @@ from tasks.extract.crawl.robots_middleware import MAX_ROBOTS_BYTES, RobotsMiddle
 from tasks.extract.crawl.scheduler import CrawlDelayThrottle, PoliteScheduler
 from tasks.extract.crawl.spider import SiteSpider
 from tasks.extract.sources.site import INDEX, PAGES, ROBOTS, SUMMARY_NAME, SiteSource
-from tasks.web.response import MAX_HEADER_BYTES
+from tasks.web.connection import MAX_HEADER_BYTES
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from dataops.rights.signals import Agents
 from dataops.web.urls import BadUrl, canonicalise_url
 from tasks.extract.crawl.context import Crawl
 from tasks.extract.crawl.responses import RequestRefused, build_capture, classify_failure, parse_retry_after
+from tasks.web.host_state import MAX_BYTES
 from tasks.web.request import MAX_REDIRECTS
-from tasks.web.robots_cache import MAX_BYTES
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from tasks.files.base import SourceFile
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ResumableStream, RetryLimit
 from tasks.files.s3_file import connect_s3, split_s3
-from tasks.web.user_agent import format_user_agent
+from tasks.web.request import format_user_agent
 
 PUBLIC_HOST = "https://data.commoncrawl.org/"
 MAX_LISTING_BYTES = 256 << 20

@@ -34,7 +34,7 @@ from tasks.files.base import OpenFile, SourceFile
 from tasks.web.address_policy import parse_connect_to, suggest_connect_to
 from tasks.web.fetch_error import is_transient
 from tasks.web.identity.config import IdentityConfig
-from tasks.web.user_agent import format_user_agent
+from tasks.web.request import format_user_agent
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from tasks.download.fetch.host_pace import HostPace, PaceLimits
 from tasks.download.fetch.host_rules import HostRules, RuleLimits
 from tasks.download.politeness_config import AI_AGENTS
 from tasks.web.fetch_error import FetchError
+from tasks.web.host_state import OriginFile, OriginFiles
 from tasks.web.request import split_url
-from tasks.web.robots_cache import OriginFile, OriginFiles
 
 NONE = (404, "")
 

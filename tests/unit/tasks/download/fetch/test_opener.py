@@ -44,7 +44,7 @@ def test_resolve_refuses_hosts_with_private_addresses() -> None:
 def test_resolve_caches_the_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Resolve a name once, although its address changes between check and use."""
     answers = iter([[(2, 1, 6, "", ("8.8.8.8", 80))], [(2, 1, 6, "", ("127.0.0.1", 80))]])
-    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: next(answers))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: next(answers))
     addresses = AddressResolver({})
     assert (
         addresses.resolve("rebind.test", 80) == addresses.resolve("rebind.test", 80) == (None, [(2, ("8.8.8.8", 80))])
@@ -53,7 +53,7 @@ def test_resolve_caches_the_first_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_resolve_drops_private_addresses_among_public_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = [(2, 1, 6, "", ("10.0.0.1", 80)), (2, 1, 6, "", ("8.8.8.8", 80))]
-    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: mixed)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: mixed)
     assert AddressResolver({}).resolve("mixed.test", 80) == (None, [(2, ("8.8.8.8", 80))])
 
 

@@ -3,8 +3,7 @@ import time
 
 import pytest
 
-from tasks.web import dns_cache as dns
-from tasks.web.dns_cache import DnsCache
+from tasks.web.address_policy import DnsCache
 
 PUBLIC = [(2, 1, 6, "", ("8.8.8.8", 0))]
 
@@ -17,8 +16,8 @@ def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: py
         time.sleep(0.1)
         return list(PUBLIC)
 
-    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", slow)
-    names, answers = DnsCache(), []
+    monkeypatch.setattr("socket.getaddrinfo", slow)
+    names, answers = DnsCache(seconds=0.2), []
     threads = [threading.Thread(target=lambda: answers.append(names.resolve("a.test"))) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -26,10 +25,9 @@ def test_dns_cache_resolves_a_name_once_until_its_answer_expires(monkeypatch: py
         thread.join()
     assert answers == [[(2, ("8.8.8.8", 0))]] * 20
     assert resolved == ["a.test"]
-    monkeypatch.setattr(dns, "TTL", 0.05)
     names.resolve("b.test")
     names.resolve("b.test")
-    time.sleep(0.06)
+    time.sleep(0.21)
     names.resolve("b.test")
     assert resolved == ["a.test", "b.test", "b.test"]
 
@@ -41,9 +39,8 @@ def test_dns_cache_keeps_failures_briefly(monkeypatch: pytest.MonkeyPatch) -> No
         resolved.append(host)
         raise OSError("no such host")
 
-    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", fails)
-    monkeypatch.setattr(dns, "FAILED_TTL", 0.1)
-    names = DnsCache()
+    monkeypatch.setattr("socket.getaddrinfo", fails)
+    names = DnsCache(failed_seconds=0.1)
     assert names.resolve("a.test") == names.resolve("a.test") == []
     assert resolved == ["a.test"]
     time.sleep(0.11)
@@ -59,7 +56,7 @@ def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch: pytest.Monk
             release.wait(10)
         return list(PUBLIC)
 
-    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", hangs)
+    monkeypatch.setattr("socket.getaddrinfo", hangs)
     names = DnsCache(threads=2)
     started = time.monotonic()
     assert names.resolve("hangs.test", started + 0.1) is None
@@ -72,9 +69,9 @@ def test_dns_cache_resolves_other_names_while_one_hangs(monkeypatch: pytest.Monk
 
 
 def test_dns_cache_limits_the_number_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.web.dns_cache.socket.getaddrinfo", lambda *a, **k: list(PUBLIC))
-    monkeypatch.setattr(dns, "_MAX_NAMES", 10)
-    names = DnsCache(threads=1)
-    for number in range(50):
+    resolved: list[str] = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda host, *a, **k: resolved.append(host) or list(PUBLIC))
+    names = DnsCache(threads=1, most=10)
+    for number in [*range(50), 49, 0]:
         assert names.resolve(f"{number}.test") == [(2, ("8.8.8.8", 0))]
-        assert len(names._cached) <= 10
+    assert resolved == [f"{number}.test" for number in [*range(50), 0]]

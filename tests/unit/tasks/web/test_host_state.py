@@ -5,16 +5,15 @@ from typing import Any
 
 import pytest
 
-from tasks.web import robots_cache as site_files
 from tasks.web.fetch_error import FetchError
-from tasks.web.robots_cache import OriginFile, OriginFiles
+from tasks.web.host_state import OriginFile, OriginFiles
 
 
 class Files(OriginFiles):
     """Answers without a network."""
 
-    def __init__(self, folder: Path, status: int = 200, round_: int = 0):
-        super().__init__(client=None, folder=folder, timeout=1.0, round_=round_)  # type: ignore[arg-type]
+    def __init__(self, folder: Path, status: int = 200, **options: Any):
+        super().__init__(client=None, folder=folder, timeout=1.0, **options)  # type: ignore[arg-type]
         self.status, self.asked = status, []
 
     def _request(self, first: str) -> OriginFile:
@@ -41,14 +40,13 @@ def test_robots_cache_sends_one_request_for_all_threads_and_processes_of_a_folde
     assert sorted(urls) == ["http://a.test/robots.txt", "http://b.test/robots.txt"]
 
 
-def test_robots_cache_keeps_every_answer_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_robots_cache_keeps_every_answer_for_a_day(tmp_path: Path) -> None:
     files = Files(tmp_path, status=503)
     for _ in range(3):
         assert files.get("http://a.test", "/robots.txt").status == 503
     assert len(files.asked) == 1
-    monkeypatch.setattr(site_files, "EXPIRY", 0.0)
-    files.get("http://a.test", "/robots.txt")
-    assert len(files.asked) == 2
+    later = Files(tmp_path, expiry=0.0)
+    assert later.get("http://a.test", "/robots.txt").status == 200
 
 
 def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
@@ -68,7 +66,7 @@ def test_robots_cache_reports_a_failed_request_to_the_host_and_keeps_it_briefly(
             files.get("http://a.test", "/robots.txt", Turn)
 
     now = time.time()
-    monkeypatch.setattr(site_files.time, "time", lambda: now)
+    monkeypatch.setattr(time, "time", lambda: now)
     for _ in range(3):
         fails(files)
     fails(other := Files(tmp_path, status=0))

@@ -1,0 +1,94 @@
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from tasks.web.connection import MAX_HEADERS, ByteBudget, Connection, Response
+from tasks.web.fetch_error import FetchError
+from tasks.web.request import split_url, translate_errors
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    near, far = socket.socketpair()
+    with near, far:
+        yield near, far
+
+
+def answered(
+    ends: tuple[socket.socket, socket.socket], data: bytes, limit: int = 1_000_000, seconds: float = 60.0
+) -> Response:
+    def send() -> None:
+        with suppress(OSError):
+            ends[1].sendall(data)
+            ends[1].shutdown(socket.SHUT_WR)
+
+    threading.Thread(target=send, daemon=True).start()
+    return Connection(ends[0]).send(split_url("http://a.test"), time.monotonic() + seconds, ByteBudget(limit), {})
+
+
+def whole(response: Response) -> bytes:
+    return b"".join(iter(lambda: response.read(10), b""))
+
+
+def test_response_reads_a_chunked_body_and_ends_after_it(ends: tuple[socket.socket, socket.socket]) -> None:
+    body = b"3;a=b\r\nabc\r\n00000C\r\ndefghijklmno\r\n0\r\nX: y\r\n\r\nmore"
+    response = answered(ends, OK + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert (response.status, response.reason, response.length) == (200, "OK", None)
+    assert whole(response) == b"abcdefghijklmno"
+    assert response.read(10) == b""
+
+
+def test_response_returns_what_has_arrived_before_it_fails(ends: tuple[socket.socket, socket.socket]) -> None:
+    response = answered(ends, OK + b"Content-Length: 10\r\n\r\nabc")
+    assert (response.length, response.read(100)) == (10, b"abc")
+    with pytest.raises(FetchError, match=r"^incomplete: the body ended before its Content-Length$"):
+        response.read(100)
+
+
+def test_response_joins_folded_headers_and_replaces_invalid_bytes(ends: tuple[socket.socket, socket.socket]) -> None:
+    head = b"A: 1\r\n\t2\r\nB : \xe9\0x\rX-Injected: y\r\n no\r\nC:\r\nC: two\x0b3\r\nbad name: z\r\nnothing\r\n\r\n"
+    headers = answered(ends, OK + head).headers
+    expected = [("A", "1 2"), ("B", "\xe9 x X-Injected: y no"), ("C", ""), ("C", "two 3")]
+    assert headers.items() == expected
+
+
+def test_response_skips_a_few_interim_responses(ends: tuple[socket.socket, socket.socket]) -> None:
+    data = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 10 + OK + b"Content-Length: 2\r\n\r\nhi"
+    response = answered(ends, data)
+    assert (response.status, whole(response), response.headers.keys()) == (200, b"hi", ["Content-Length"])
+
+
+def test_response_limits_the_number_of_headers(ends: tuple[socket.socket, socket.socket]) -> None:
+    with pytest.raises(FetchError, match=f"^bad_response: more than {MAX_HEADERS} header lines$"):
+        answered(ends, OK + b"a: b\r\n" * (MAX_HEADERS + 1) + b"\r\n")
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+def test_response_without_a_body_ends_at_its_headers(ends: tuple[socket.socket, socket.socket], status: bytes) -> None:
+    response = answered(ends, b"HTTP/1.1 " + status + b"\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n")
+    assert whole(response) == b""
+
+
+def test_connection_reads_exactly_its_budget(ends: tuple[socket.socket, socket.socket]) -> None:
+    head = OK + b"\r\n"
+    response = answered(ends, head + b"x" * 1000, limit=50)
+    assert response.read(100) == b"x" * (50 - len(head))
+    with pytest.raises(FetchError, match=r"^too_large: over 50 bytes with headers and chunk sizes$"):
+        response.read(1)
+
+
+def test_connection_ends_at_its_deadline_though_bytes_arrive(ends: tuple[socket.socket, socket.socket]) -> None:
+    with pytest.raises(FetchError, match=r"^timeout: not whole after 7 s$"), translate_errors(7):
+        answered(ends, OK, seconds=-1)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), UnicodeError("x")])
+def test_translate_errors_makes_errors_of_libraries_a_row(error: Exception) -> None:
+    with pytest.raises(FetchError, match=f"^bad_response: {type(error).__name__}$"), translate_errors(1):
+        raise error
