@@ -32,7 +32,8 @@ class Configurable(Protocol):
     """An object with keys of its own in the config table of its kind.
 
     `table` states where: None adds the fields of `config` to the table itself (`filter.min_chars`); a name adds them as an
-    optional table of that name (`[curate.clusters]`).
+    optional table of that name (`[curate.clusters]`). Keys in an attribute `execution_fields` change no output, and
+    are in no snapshot key.
     """
 
     config: type[BaseModel] | None
@@ -147,6 +148,8 @@ def extend(model: type[ModelT], kind: str) -> type[ModelT]:
     made: Any = create_model(
         model.__name__, __base__=bases, __module__=model.__module__, __doc__=model.__doc__, **tables
     )
+    execution = (getattr(value, "execution_fields", frozenset()) for value in load(kind).values())
+    made.execution_fields = frozenset().union(getattr(model, "execution_fields", ()), *execution)
     made.plugin_fields = {**getattr(model, "plugin_fields", {}), **plugin_fields}
     return made
 

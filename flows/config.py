@@ -26,7 +26,7 @@ from dataops.toml_text import find_key_lines, parse_toml
 from flows.config_problems import (
     are_in_archives,
     describe_problems,
-    find_identity_problems,
+    find_signer_problems,
     find_source_problems,
     find_wrong_types,
     format_problems,
@@ -40,7 +40,6 @@ from tasks.download.config import DownloadConfig
 from tasks.engine.executor import Engine, Executor
 from tasks.evaluate.config import EvaluateConfig
 from tasks.extract.config import SourceConfig, name_source_path, name_tables, source_names
-from tasks.extract.sources.warc import WarcSource
 from tasks.filter.config import FilterConfig
 from tasks.pack.config import PackConfig
 from tasks.register.config import RegisterConfig
@@ -149,14 +148,12 @@ class RunConfig(_Table):
         return values
 
     def stage_config(self, table: str) -> Any:
-        """Return the config of a stage by the name of its field, with identity, archives, lists and order of sources."""
+        """Return the config of a stage by the name of its field, with what it takes from other tables."""
         names = source_names(self.source)
-        if table == "source" and self.download.identity:
-            return self.source.with_identity(self.download.identity)
+        if table == "source":
+            return self.source.signing_as(self.download)
         if table == "download":
-            archives = [one for one in self.source.tables if isinstance(one, WarcSource) and one.images == "archive"]
-            hold_all = len(archives) == len(self.source.tables)
-            return self.download.with_archives(archives, hold_all=hold_all) if archives else self.download
+            return self.download.adapt(self.source.tables)
         if len(names) > 1 and table in ("filter", "curate"):
             return getattr(self, table).with_sources(names)
         return self.pack.with_lists(self.filter.opt_out_lists) if table == "pack" else getattr(self, table)
@@ -316,7 +313,7 @@ def _problems_outside(
             problems.append("train.blur_faces: needs a table [curate.scores.faces], which finds the faces")
         if train.dataset and tables["store"] is not None and not any(line.startswith("store.") for line in problems):
             problems += _find_missing_datasets(train, tables["store"].uri)
-    problems += find_identity_problems(tables, lambda: check("download")[0])
+    problems += find_signer_problems(tables, lambda: check("download")[0])
     if (evaluate := tables.get("evaluate")) is not None and evaluate.suite is None:
         problems += _problems_without_suite(train, tables.get("register_"))
     return problems

@@ -12,6 +12,7 @@ from dataops.config import tables_of
 from dataops.text.suggestions import did_you_mean, find_closest
 from dataops.toml_text import format_value
 from tasks.extract.config import SOURCE_KINDS, SourceConfig, name_source_path, name_tables
+from tasks.web import signing
 
 _ARTICLES = {
     "model_type": "a table",
@@ -79,18 +80,18 @@ def find_source_problems(tables: Sequence[Any]) -> list[str]:
     return found
 
 
-def find_identity_problems(tables: Mapping[str, Any], read_download: Callable[[], Any]) -> list[str]:
-    """Return the problems of `[download.identity]` if crawls sign with it and no download reports them.
+def find_signer_problems(tables: Mapping[str, Any], read_download: Callable[[], Any]) -> list[str]:
+    """Return why a crawl cannot sign as `[download]` says, if no download reports it.
 
     Args:
         tables: the tables that were checked, by the names of their fields.
         read_download: returns the table `[download]`, or None if it is not valid.
     """
     source = tables.get("source")
-    if source is None or "download" in tables or (download := read_download()) is None or not download.identity:
+    if source is None or "download" in tables or (download := read_download()) is None:
         return []
-    is_used = source.with_identity(download.identity) != source
-    return [f"download.identity.{line}" for line in download.identity.problems()] if is_used else []
+    is_used = source.signing_as(download) != source
+    return [f"download.{line}" for line in signing.find_signer_problems(download)] if is_used else []
 
 
 def validate_rest(adapter: TypeAdapter[Any], values: Any) -> tuple[Any, set[str]]:

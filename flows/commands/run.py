@@ -18,7 +18,7 @@ from flows.commands.options import Json, Name, Settings, StoreUri
 from flows.commands.output import first_page, print_waits
 from flows.interruption import IS_OUTCOME, Interruption
 from infra.local import services
-from tasks.download.failure_classes import check_patterns
+from tasks.download.config import check_patterns
 
 if TYPE_CHECKING:
     from flows.records import RunRecord

@@ -25,6 +25,7 @@ from flows.commands.output import console, print_json
 from flows.commands.removal.output import show_end, show_report
 from flows.records import RunRecord, known_stores, read_record
 from infra.local import services
+from tasks.download.hooks import load_hooks
 from tasks.engine.context import Context
 from tasks.engine.takedown_requests import (
     Request,
@@ -42,7 +43,6 @@ from tasks.lineage.takedown import TakedownResult, find_affected, replace_affect
 from tasks.lineage.takedown_leftovers import Leftovers, delete_leftovers, find_leftovers
 from tasks.lineage.takedown_raw import (
     RawSnapshot,
-    delete_originals,
     delete_raw,
     delete_superseded,
     find_raw_snapshots,
@@ -297,8 +297,8 @@ def _delete(
 
     urls = find_urls(search, raw)
     originals = sum(
-        attempt(str(folder), lambda folder=folder: delete_originals(folder, urls, targets))
-        for folder in _folders_of_originals(store)
+        attempt(folder, lambda hook=hook, folder=folder: load_hooks()[hook].erase(folder, urls, targets))
+        for hook, folder in _list_copies(store)
     )
     samples = {
         one.download.key: attempt(f"download/{one.download.key}", lambda one=one: delete_raw(context, one, targets))
@@ -326,15 +326,14 @@ def _delete(
     }
 
 
-def _folders_of_originals(store: Store) -> list[Path]:
-    """Return the folders with original bytes that this store's runs name in download.originals and this machine has."""
-    found: set[Path] = set()
+def _list_copies(store: Store) -> list[tuple[str, str]]:
+    """Return the hooks of downloads and the folders of this machine in which they kept images for runs of this store."""
+    found: set[tuple[str, str]] = set()
     for name in store.names("runs"):
         try:
-            folder = read_record(store, name).config.get("download", {}).get("originals")
+            table = read_record(store, name).config.get("download", {})
         except ConfigError as error:
             logger.warning("%s", error)
             continue
-        if folder and Path(folder).is_dir():
-            found.add(Path(folder))
+        found |= {(one, folder) for one, hook in load_hooks().items() for folder in hook.list_copies(table)}
     return sorted(found)

@@ -23,7 +23,7 @@ from dataops.stages import RunState
 from dataops.store import Store
 from flows.listeners.base import RunListener, StageEnd
 from flows.records import RunRecord
-from tasks.download.harm.config import KNOWN_HARM
+from tasks.download.hooks import erased_reasons
 from tasks.register.config import CANDIDATE
 from training.evaluation.intervals import flatten_metrics
 
@@ -67,7 +67,7 @@ def emit_events(record: RunRecord, manifests: Mapping[str, Manifest], store: Sto
         manifest = manifests.get(stage)
         if manifest is not None and manifest.facts.get("alias") == CANDIDATE:
             continue  # registered without a gate, and not promoted
-        if stage == "download" and manifest is not None and not manifest.facts.get(KNOWN_HARM):
+        if stage == "download" and manifest is not None and not _find_matches(manifest):
             continue
         if stage == "pack" and record.checks is not None and record.checks.is_blocked:
             continue  # the event would trigger a training
@@ -112,6 +112,11 @@ def send_takedowns_due(requests: Sequence[tuple[str, str, date]], today: date) -
         raise ServiceError(f"no notification is sent, since Prefect at {server} did not accept it: {cause}") from error
 
 
+def _find_matches(manifest: Manifest) -> dict[str, int]:
+    """Return the number of images of a download that a list of known harmful ones names, by the name of the list."""
+    return {name: number for reason in erased_reasons() for name, number in manifest.facts.get(reason, {}).items()}
+
+
 def _name(manifest: Manifest) -> str:
     return f"{manifest.stage}/{manifest.key}"
 
@@ -132,7 +137,7 @@ def _resource(record: RunRecord, manifest: Manifest, store: Store, until: str | 
 def _payload(manifest: Manifest, manifests: Mapping[str, Manifest]) -> dict[str, Any]:
     """Return the counts, names and scores of an event; none of them is text from the web."""
     if manifest.stage == "download":
-        matches = manifest.facts[KNOWN_HARM]
+        matches = _find_matches(manifest)
         return {
             "matches": sum(matches.values()),
             "lists": [{"name": name, "matches": matches[name]} for name in matches],

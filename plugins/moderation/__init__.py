@@ -1,1 +1,2 @@
-"""Find images and words that a dataset should not have: scores of pornography and of faces."""
+"""Find images and words that a dataset should not have: known harmful images, by lists of their digests, and scores of
+pornography and of faces."""

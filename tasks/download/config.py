@@ -1,16 +1,100 @@
-"""Defines the `[download]` table of the config; politeness_config.py has the fields that concern hosts."""
+"""The `[download]` table of the config, and the patterns of failure classes (`http_5xx`, `too_*`) in it."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from dataops import plugins
+from dataops.config import StageConfig
+from dataops.rights.signals import Agents, list_defaults, list_names
 from dataops.snapshot import Input
-from tasks.download.failure_classes import check_patterns
-from tasks.download.fetch.archive_index import Archives, ArchiveSource
-from tasks.download.harm.config import HashListsConfig
-from tasks.download.harm.hash_lists import find_problems, read_inputs
-from tasks.download.politeness_config import PoliteConfig
+from tasks.download import hooks
+from tasks.download.hooks import erased_reasons, load_hooks
+from tasks.web import signing
+from tasks.web.address_policy import parse_connect_to
+from tasks.web.fetch_error import is_transient
+from tasks.web.request import format_user_agent
+
+_UNCLEAR = frozenset({"lost", "other", "worker_died", "out_of_memory"})
+"""Failures of this machine or of the program, not of the image or its host."""
+PATTERN = re.compile(r"[a-z0-9_*?]+")
+_DIGITS = re.compile(r"(?<=\d)x+$")
+
+
+def matches_class(name: str | None, patterns: Sequence[str]) -> bool:
+    """Return whether a class matches a pattern: a name, one with `*` or `?`, or one such as `http_5xx`.
+
+    Reasons that erase a row match none: it has no URL that could be requested again.
+    """
+    return (
+        name is not None
+        and name not in erased_reasons()
+        and any(fnmatchcase(name, _to_glob(pattern)) for pattern in patterns)
+    )
+
+
+def may_succeed_later(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether a row that failed in this way may be fetched later.
+
+    Args:
+        patterns: `download.retry.classes`, which may name further classes than the temporary ones.
+    """
+    return is_transient(name) or name in _UNCLEAR or matches_class(name, patterns)
+
+
+def check_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
+    """Return the patterns. Raises: ValueError that names the first pattern that matches no class."""
+    found = tuple(patterns)
+    for pattern in found:
+        if not PATTERN.fullmatch(pattern):
+            raise ValueError(
+                f"{pattern!r} is no failure class; write names such as timeout, http_429, http_5xx or too_*"
+            )
+    return found
+
+
+def _to_glob(pattern: str) -> str:
+    return _DIGITS.sub(lambda found: "[0-9]" * len(found[0]), pattern)
+
+
+if TYPE_CHECKING:
+    DownloadSignal = str
+else:
+    DownloadSignal = Literal[list_names("download")]
+"""Name of a signal of hosts, responses and images."""
+AI_AGENTS = (
+    "AI2Bot",
+    "Ai2Bot-Dolma",
+    "Amazonbot",
+    "anthropic-ai",
+    "Applebot-Extended",
+    "Bytespider",
+    "CCBot",
+    "Claude-Web",
+    "ClaudeBot",
+    "cohere-ai",
+    "cohere-training-data-crawler",
+    "Diffbot",
+    "FacebookBot",
+    "Google-Extended",
+    "GPTBot",
+    "ImagesiftBot",
+    "img2dataset",
+    "laion-huggingface-processor",
+    "LAIONDownloader",
+    "meta-externalagent",
+    "omgili",
+    "PanguBot",
+    "Timpibot",
+    "Webzio-Extended",
+)
+"""User agents that collect training data, by the statements of their operators.
+
+Source: github.com/ai-robots-txt/ai.robots.txt, without the agents that fetch for a search engine or on request of a
+    user."""
 
 
 class RetryConfig(BaseModel):
@@ -41,10 +125,12 @@ class RetryConfig(BaseModel):
         return check_patterns(value)
 
 
-class DownloadConfig(PoliteConfig):
-    """`[download]`: how images are fetched, resized and stored."""
+class _DownloadTable(StageConfig):
+    """The keys of the core."""
 
-    execution_fields: ClassVar[frozenset[str]] = PoliteConfig.execution_fields | {"threads"}
+    execution_fields: ClassVar[frozenset[str]] = frozenset(
+        {"contact", "connect_to", "host_concurrency", "host_rate", "threads"}
+    )
 
     image_size: int = Field(default=224, ge=1, le=8192)
     """Size in pixels of the side that `resize_mode` names."""
@@ -82,36 +168,62 @@ class DownloadConfig(PoliteConfig):
     """Minimum share of fetched rows. Below it the stage fails: with exit code 75 if a rerun may fetch enough rows (the own
     network was down), else with 2, the most frequent failure class and what to change. 0 turns this off."""
 
-    hash_lists: HashListsConfig | None = None
-    """Drop known harmful images, by lists of their digests, before they are written; default off
-    (docs/hash-lists.md)."""
+    user_agent: str = Field(default="pairmill", pattern=r"^[A-Za-z0-9_-]+$")
+    """Name in the User-Agent header, which robots.txt, ai.txt and X-Robots-Tag may address."""
+    contact: str | None = Field(default=None, pattern=r"^[\x21-\x7e]+$")
+    """Contact in the User-Agent header (a page or mailto:), by which the owner of a site reaches you. Without it a run
+    does not start, unless `connect_to` names hosts; then it sends requests to these hosts only."""
+    connect_to: dict[str, str] = Field(default_factory=dict)
+    """{"host" = "127.0.0.1:8123"}: connect there instead of resolving the host. The only way to a private IP
+    address."""
+    host_concurrency: int = Field(default=4, ge=1, le=64)
+    """Parallel requests to one host, of all worker processes together, but at least one for each process."""
+    host_rate: float = Field(default=20.0, ge=0, le=10_000)
+    """Requests to one host per second, of all worker processes together; 0 is no limit. A slower Crawl-delay wins."""
+    host_patience: float = Field(default=30.0, gt=0, le=3600)
+    """Maximum seconds that a host may waste in a shard (timeouts, requested pauses) before its other rows fail; and
+    that a row waits for its turn."""
+    max_crawl_delay: float = Field(default=10.0, ge=0, le=3600)
+    """Maximum Crawl-delay of a robots.txt, in seconds; a host with a longer one gets no requests."""
+    opt_out: tuple[DownloadSignal, ...] = list_defaults("download")
+    """Signals that drop an image. Other signals are recorded if they are in robots.txt, headers or the image; tdmrep.json
+    and ai.txt are not fetched without their signal. A URL that robots.txt disallows is never fetched."""
+    ai_agents: tuple[str, ...] = AI_AGENTS
+    """Agents whose exclusion by robots.txt gives the signal `robots-ai-agents`, unless it has a group for
+    `user_agent`."""
 
-    _archives: Archives | None = PrivateAttr(default=None)
+    _adapted: Mapping[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
-    def archives(self) -> Archives | None:
-        """The archives that hold images; None if all are requested from their hosts."""
-        return self._archives
+    def adapted(self) -> Mapping[str, Any]:
+        """What hooks took from the tables of `[source]`, by name."""
+        return self._adapted
 
-    def with_archives(self, sources: Sequence[ArchiveSource], *, hold_all: bool = True) -> Self:
-        """Return a config that takes the images of some sources from their archives, without a request.
-
-        Args:
-            hold_all: whether these are all sources, so that no request is made at all, and so no retry.
-        """
-        changed = self.model_copy(update={"retry": RetryConfig(classes=(), rounds=0), "retries": 0} if hold_all else {})
-        changed._archives = Archives(tuple(sources), hold_all)
+    def with_adapted(self, adapted: Mapping[str, Any], **changes: Any) -> Self:
+        """Return a changed config with what a hook took from `[source]`."""
+        changed = self.model_copy(update=changes)
+        changed._adapted = {**self._adapted, **adapted}
         return changed
 
-    def inputs(self) -> list[Input]:
-        """Return the archives as inputs of the snapshot, if images are taken from them, and the lists of digests."""
-        lists = read_inputs(self.hash_lists) if self.hash_lists else []
-        return [*(self._archives.inputs() if self._archives else []), *lists]
+    @field_validator("connect_to")
+    @classmethod
+    def _plain_addresses(cls, value: dict[str, str]) -> dict[str, str]:
+        parse_connect_to(value)
+        return value
 
-    def problems(self) -> list[str]:
-        """Return the problems that prevent a download."""
-        lists = find_problems(self.hash_lists) if self.hash_lists else []
-        return [*([] if self._archives and self._archives.hold_all else super().problems()), *lists]
+    @property
+    def agents(self) -> Agents:
+        """Robots whose exclusion counts."""
+        return Agents(self.user_agent, self.ai_agents)
+
+    @property
+    def user_agent_header(self) -> str:
+        """The User-Agent header, for example `pairmill/0.1 (+https://example.org/bot)`."""
+        return format_user_agent(self.user_agent, self.contact)
+
+    def concurrency(self, workers: int) -> int:
+        """Return the number of parallel requests to one host for each of some worker processes."""
+        return max(1, self.host_concurrency // workers)
 
     @model_validator(mode="after")
     def _png_compression(self) -> Self:
@@ -119,12 +231,38 @@ class DownloadConfig(PoliteConfig):
             raise ValueError(f"encode_quality is {self.encode_quality}; for png it is the compression, 0 to 9")
         return self
 
+    def adapt(self, sources: Sequence[Any]) -> Self:
+        """Return the config with what the hooks take from the tables of `[source]`."""
+        adapted = self
+        for hook in load_hooks().values():
+            adapted = hook.adapt(adapted, sources)
+        return adapted
+
+    def inputs(self) -> list[Input]:
+        """Return what the hooks read from outside the store, as inputs of the snapshot."""
+        return [found for hook in load_hooks().values() for found in hook.inputs(self)]
+
+    def problems(self) -> list[str]:
+        """Return the problems that prevent a download."""
+        found = signing.find_signer_problems(self)
+        found += [line for hook in load_hooks().values() for line in hook.problems(self)]
+        is_allowed = self.contact is not None or self.connect_to
+        if is_allowed or any(hook.replaces_requests(self) for hook in load_hooks().values()):
+            return found
+        return [
+            *found,
+            "contact: is required for requests to hosts; set it to a page or a mailto: address by which their owners "
+            "reach you, or set connect_to to send requests to its hosts only",
+        ]
+
     def key_config(self) -> dict[str, Any]:
         """Return the fields of the key, without the delay between rounds, which does not change the output."""
         fields = super().key_config()
         del fields["retry"]["delay"]
-        if self._archives is None:
-            return fields
-        return fields | {
-            "images": "archive" if self._archives.hold_all else dict.fromkeys(self._archives.names, "archive")
-        }
+        for hook in load_hooks().values():
+            fields |= hook.key(self)
+        return fields
+
+
+class DownloadConfig(plugins.extend(plugins.extend(_DownloadTable, hooks.KIND), signing.KIND)):
+    """`[download]`: how images are fetched, resized and stored."""

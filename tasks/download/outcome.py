@@ -10,6 +10,7 @@ from dataops.errors import CorruptPart
 from dataops.schema import DOWNLOADED, FETCH, conform, dropped_schema
 from dataops.snapshot import Draft, Part
 from tasks.download.fetch.opener import Evidence
+from tasks.download.hooks import erased_reasons
 
 EVIDENCE = pa.schema(
     [
@@ -59,6 +60,36 @@ def join_outcomes(rows: pa.Table, keys: Sequence[str], outcomes: pa.Table, shard
     for name, column in columns.items():
         rows = rows.append_column(name, column)
     return rows
+
+
+_LEFT = frozenset({"uid", "key", "shard", "status", "error_message", "drop_reason"})
+
+
+def erase_rows(table: pa.Table) -> pa.Table:
+    """Return the rows of a shard, with nulls in all columns but _LEFT where the drop reason erases the row.
+
+    Args:
+        table: rows with `drop_reason`, in the order of their uids.
+    """
+    is_erased = pa.array([reason in erased_reasons() for reason in table["drop_reason"].to_pylist()], pa.bool_())
+    erased = table.filter(is_erased)
+    if not erased.num_rows:
+        return table
+    blank = [
+        erased[field.name] if field.name in _LEFT else pa.nulls(erased.num_rows, field.type) for field in table.schema
+    ]
+    rest = table.filter(pa.array([not one for one in is_erased.to_pylist()], pa.bool_()))
+    return pa.concat_tables([rest, pa.table(blank, schema=table.schema)]).sort_by("uid")
+
+
+def count_erased(table: pa.Table) -> dict[str, dict[str, int]]:
+    """Return the number of erased rows by drop reason, and by what follows it in `error_message`: the name of a list."""
+    found: dict[str, dict[str, int]] = {}
+    for reason, message in zip(table["drop_reason"].to_pylist(), table["error_message"].to_pylist(), strict=True):
+        if reason in erased_reasons():
+            counts, detail = found.setdefault(reason, {}), message.partition(": ")[2]
+            counts[detail] = counts.get(detail, 0) + 1
+    return found
 
 
 def parse_drop_reason(status: str, message: str | None) -> str | None:

@@ -16,9 +16,8 @@ from dataops.formatting import format_quantity
 from dataops.messages.waiting import pause
 from dataops.schema import FILTERED, conform
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find_manifest, read_table
-from tasks.download.config import RetryConfig
-from tasks.download.failure_classes import matches_class
-from tasks.download.harm.config import KNOWN_HARM
+from tasks.download.config import RetryConfig, matches_class
+from tasks.download.hooks import erased_reasons
 from tasks.download.row_spans import RowSpan, cut_objects
 from tasks.download.shard import shard_id
 from tasks.download.summary import count_by_host, subtract_hosts
@@ -146,7 +145,7 @@ def _take_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tupl
         "hosts": hosts,
         "shards": manifest.facts["shards"],
         "rows": objects,
-        KNOWN_HARM: manifest.facts.get(KNOWN_HARM, {}),
+        "erased": {reason: manifest.facts[reason] for reason in erased_reasons() if reason in manifest.facts},
     }
     return Record(task=REOPENED, parts=parts, counts=counts, facts=facts), replaced
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dataops.trace.targets import Target
 from tasks.download.config import DownloadConfig
-from tasks.download.harm.check import HarmCheck
+from tasks.download.hooks import ShardHook
 from tasks.download.row_spans import RowSpan
 
 
@@ -24,10 +24,8 @@ class ShardTask:
     """Number of processes that share the limits for a host."""
     takedowns: tuple[Target, ...] = ()
     """Targets of takedown requests; rows that match them are not fetched."""
-    archives: tuple[str, ...] | None = None
-    """Names of the archives from which images are taken; None: all are requested."""
-    harm: HarmCheck | None = None
-    """Lists of known harmful images, with which each body is compared."""
+    hooks: tuple[ShardHook, ...] = ()
+    """What plugins do with the images."""
     site_files: str | None = None
     """Folder that the processes share for robots.txt and similar files (tasks.web.host_state); default is a temporary
     one."""

@@ -1,8 +1,8 @@
 """Download the images of the pairs that the filter kept, through img2dataset behind a safe, polite fetch.
 
 A shard of rows is one task: img2dataset's Downloader, Resizer and WebDataset writer fetch, resize and write its images
-    into a
-temporary folder; the result is checked row by row and then committed. When all shards are done, rows with a temporary
+into a temporary
+folder; the result is checked row by row and then committed. When all shards are done, rows with a temporary
 failure are retried in rounds, as further shards (tasks/download/rounds.py). Shard i consists of
 
     {i:05d}.tar               samples {uid}.jpg, {uid}.json, {uid}.txt in the order of their uids
@@ -14,17 +14,10 @@ failure are retried in rounds, as further shards (tasks/download/rounds.py). Sha
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from dataops.snapshot import Draft, Record
 from tasks.download.config import DownloadConfig
-from tasks.download.fetch.archive_index import index_archives
-from tasks.download.fetch.originals import Originals
-from tasks.download.harm.check import HarmCheck
-from tasks.download.harm.config import KNOWN_HARM
-from tasks.download.harm.hash_lists import put_lists
-from tasks.download.harm.rows import describe_matches
+from tasks.download.hooks import ShardHook, load_hooks
 from tasks.download.rounds import REOPENED, ShardCut, run_rounds
 from tasks.download.shard import ShardTask
 from tasks.download.summary import explain_failure, merge_hosts
@@ -45,48 +38,47 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     """
     config, draft, source = work.config, work.draft, work.inputs["filter"]
     objects = [(source.path(part.name), part.rows) for part in source.named("part-", ".parquet")]
-    originals = Originals(Path(config.originals)) if config.originals else None
-    if originals:
-        originals.claim()
     takedowns = (*load_targets(draft.store, list_requests(draft.store)), *load_erased(draft.store))
-    harm = None
-    if (lists := config.hash_lists) is not None:
-        harm = HarmCheck(put_lists(draft, lists, work.made_of), config.max_image_area, config.max_bytes)
     records, start = [], 0
     if reopened := draft.done(REOPENED):
         records, objects, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
 
     with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
-        archives, archive_facts = None, {}
-        if config.archives:
-            tasks = [replace(task, harm=harm) for task in config.archives.list_tasks(config.max_bytes, context)]
-            archives = tuple(task.label for task in tasks)
-            archive_facts = {"archive": index_archives(tasks, draft, context)}
+        hooks: list[ShardHook] = []
+        for hook in load_hooks().values():
+            if started := hook.start(work, context, tuple(hooks)):
+                hooks.append(started)
 
         def fetch(cuts: list[ShardCut], round_: int, retry_classes: tuple[str, ...]) -> list[Record]:
             workers = min(context.workers, len(cuts))
-            settings = (config, round_, retry_classes, workers, takedowns, archives, harm, str(folder))
+            settings = (config, round_, retry_classes, workers, takedowns, tuple(hooks), str(folder))
             tasks = [ShardTask(index, spans, *settings) for index, spans in cuts]
             return map_parts(download_shard, tasks, draft, context, MapView(ShardTask.count_rows, describe_fetched))
 
         fetched = run_rounds(draft, objects, start, config.shard_size, config.retry, fetch)
-    if originals:
-        originals.shrink(config.originals_bytes)
     records += fetched
     parts, counts = merge_records(records)
     hosts = merge_hosts(record.facts["hosts"] for record in records)
-    matches = sum((Counter(record.facts.get(KNOWN_HARM, {})) for record in records), Counter[str]())
-    if matches:
-        logger.warning("download %s: %s", draft.key, describe_matches(matches))
+    size = sum(record.facts["bytes"] for record in records)
+    facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
+    for hook in hooks:
+        facts |= hook.facts
+    facts |= _sum_erased(records)
+    for hook in load_hooks().values():
+        hook.finish(work, facts)
     if counts.kept < config.min_success * counts.input:
         _delete_failed_shards(draft, fetched, config)
         raise explain_failure(counts, hosts, config)
-    size = sum(record.facts["bytes"] for record in records)
-    facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
-    facts |= archive_facts
-    if matches:
-        facts[KNOWN_HARM] = dict(sorted(matches.items()))
     return StageOutput(parts, counts, facts)
+
+
+def _sum_erased(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """Return the erased rows of all shards by drop reason and detail (count_erased)."""
+    totals: dict[str, Counter[str]] = {}
+    for record in records:
+        for reason, counts in record.facts.get("erased", {}).items():
+            totals.setdefault(reason, Counter()).update(counts)
+    return {reason: dict(sorted(counts.items())) for reason, counts in sorted(totals.items())}
 
 
 def _delete_failed_shards(draft: Draft, records: Sequence[Record], config: DownloadConfig) -> None:

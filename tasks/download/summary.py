@@ -10,8 +10,7 @@ from dataops.errors import ConfigError, PairmillError, SourceError
 from dataops.formatting import format_counts, format_quantity, format_share
 from dataops.snapshot import Counts
 from dataops.web.urls import HOST
-from tasks.download.config import DownloadConfig
-from tasks.download.failure_classes import may_succeed_later
+from tasks.download.config import DownloadConfig, may_succeed_later
 from tasks.reports.drop_reasons import find_reason
 
 HostCounts = dict[str, dict[str, int]]

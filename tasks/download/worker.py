@@ -25,20 +25,15 @@ from dataops.errors import CorruptPart, JobFailed, StorageError
 from dataops.schema import CAPTIONS
 from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
-from dataops.trace.sources import find_source
 from dataops.trace.targets import matching_rows
 from tasks.download.config import DownloadConfig
-from tasks.download.fetch.archive_index import ArchiveIndex
-from tasks.download.fetch.archive_opener import ArchiveOpener, MixedOpener
 from tasks.download.fetch.host_pool import HostPool
 from tasks.download.fetch.opener import SafeOpener
 from tasks.download.guarded_process import GuardedProcess, ServerLimits, SupervisorLost
-from tasks.download.harm.config import KNOWN_HARM
-from tasks.download.harm.matcher import HarmMatcher
-from tasks.download.harm.rows import blank_matches, count_matches
+from tasks.download.hooks import ShardHook
 from tasks.download.img2dataset_classes import Downloader, compute_key, use_pool
-from tasks.download.make_opener import make_limits, make_opener
-from tasks.download.outcome import join_outcomes, put_parts
+from tasks.download.make_opener import make_opener
+from tasks.download.outcome import count_erased, erase_rows, join_outcomes, put_parts
 from tasks.download.previews import Previews
 from tasks.download.resizers import (
     CheckedResizer,
@@ -68,19 +63,20 @@ def download_shard(draft: Draft, task: ShardTask) -> Record:
     """
     try:
         with _start_decoder(task.config) as decoder, ExitStack() as stack:
-            harm = stack.enter_context(task.harm.open(draft)) if task.harm else None
-            return _download_shard(draft, task, decoder, harm)
+            hooks = [stack.enter_context(hook.open(draft)) for hook in task.hooks]
+            return _download_shard(draft, task, decoder, hooks)
     except SupervisorLost as error:
         raise JobFailed(f"download {task.id}: {error}. Rerun", exit_code=75) from error
 
 
-def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, harm: HarmMatcher | None) -> Record:
+def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, hooks: Sequence[ShardHook]) -> Record:
     started = time.monotonic()
     rows = read_spans(draft.store, task.spans).sort_by("uid").combine_chunks()
     previews = Previews(partial(preview_in, decoder))
     with scratch_folder("download") as folder:
-        opener = _make_opener(draft, task, rows, folder)
-        opener.harm = harm
+        for hook in hooks:
+            hook.begin(rows)
+        opener = make_opener(task.config, Path(task.site_files or folder), task.workers, task.round, hooks)
         taken_down = rows["url"].filter(pa.array(matching_rows(rows, task.takedowns))).to_pylist()
         opener.refuse(taken_down, "takedown", "by request")
         name = f"{task.index:0{SHARD_DIGITS}d}"
@@ -90,9 +86,9 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, harm
         if output.getvalue():
             logger.warning("download %s: img2dataset printed: %s", task.id, output.getvalue()[-2000:])
         outcomes = pq.ParquetFile(folder / f"{name}.parquet").read()
-        if harm is not None and harm.lost:
-            raise harm.lost
-        table = blank_matches(join_outcomes(rows, rows["uid"].to_pylist(), outcomes, tar.name))
+        for hook in hooks:
+            hook.end()
+        table = erase_rows(join_outcomes(rows, rows["uid"].to_pylist(), outcomes, tar.name))
         kept = table.filter(table["drop_reason"].is_null())
         _check_tar(tar, kept["key"].to_pylist())
         parts: list[Part] = [draft.put_file(tar.name, tar, kept.num_rows)]
@@ -104,27 +100,9 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, harm
         "round": task.round,
         "again": put_retry_rows(draft, name, retried),
         "hosts": count_by_host(final),
+        "erased": count_erased(final),
     }
-    if matches := count_matches(final):
-        facts[KNOWN_HARM] = matches
     return Record(task=task.id, parts=parts, counts=_count_rows(final), facts=facts)
-
-
-def _make_opener(draft: Draft, task: ShardTask, rows: pa.Table, folder: Path) -> SafeOpener:
-    """Return the opener for the rows: it requests images, or takes them from archives, or both by the row's source.
-
-    A URL of several rows is taken from the archives if one of them is of a source with archives.
-    """
-    archives, site_files = task.config.archives, Path(task.site_files or folder)
-    if archives is None or task.archives is None:
-        return make_opener(task.config, site_files, task.workers, task.round)
-    index = ArchiveIndex(draft, task.archives)
-    if archives.hold_all:
-        return ArchiveOpener(make_limits(task.config), index, index.find_hops(rows["url"].to_pylist()))
-    is_archived = [find_source(value, archives.names) is not None for value in rows["source"].to_pylist()]
-    archived = rows.filter(pa.array(is_archived, pa.bool_()))
-    web = make_opener(task.config, site_files, task.workers, task.round)
-    return MixedOpener(web, index, index.find_hops(archived["url"].to_pylist()))
 
 
 def _count_rows(final: pa.Table) -> Counts:

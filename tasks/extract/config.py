@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Self, Union
 
-from pydantic import Field, GetPydanticSchema
+from pydantic import BaseModel, Field, GetPydanticSchema
 from pydantic_core import core_schema
 
 from dataops.config import StageConfig
 from dataops.errors import PairmillError
 from dataops.plugins import load
 from tasks.extract.sources.base import NAME, Source
-from tasks.web.identity.config import IdentityConfig
 
 SOURCE_KINDS: Mapping[str, type[Source]] = load("sources")
 """The registered kinds of source, by the value of the key `kind`."""
@@ -31,9 +30,9 @@ class Sources(StageConfig):
     def key_config(self) -> dict[str, Any]:
         return {"sources": [table.key_config() for table in self.tables]}
 
-    def with_identity(self, identity: IdentityConfig) -> Self:
-        """Return the sources with an identity for their requests."""
-        return self.model_copy(update={"tables": tuple(table.with_identity(identity) for table in self.tables)})
+    def signing_as(self, other: BaseModel) -> Self:
+        """Return the sources, whose requests are signed as those of another config."""
+        return self.model_copy(update={"tables": tuple(table.signing_as(other) for table in self.tables)})
 
     def problems(self) -> list[str]:
         """Return what is wrong with the paths of all sources, one line each, relative to `source.`."""

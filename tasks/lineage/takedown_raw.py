@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -20,7 +19,6 @@ from dataops.schema import DOWNLOADED, conform, dropped_schema
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, content_digest, read_table
 from dataops.trace.targets import Target, matched_targets, matching_rows
-from tasks.download.fetch.originals import Original, Originals
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_snapshot
@@ -170,21 +168,6 @@ def find_uids_by_phash(lineage: Lineage, search: Search, targets: Sequence[Targe
 def find_urls(search: Search, raw: Sequence[RawSnapshot]) -> list[str]:
     """Return the URLs of the images to remove."""
     return sorted({row["url"] for one in raw for row in search.rows(one.hits)})
-
-
-def delete_originals(folder: Path, urls: Sequence[str], targets: Sequence[Target]) -> int:
-    """Delete the response bodies that are kept for these URLs or match a target; return their number.
-
-    Raises: ConfigError if the folder holds other files.
-    """
-    originals = Originals(folder)
-    originals.claim()
-    dropped = sum(originals.drop(url) for url in urls)
-    return dropped + originals.drop_matching(lambda kept: bool(matching_rows(_as_table(kept), targets).any()))
-
-
-def _as_table(kept: Original) -> pa.Table:
-    return pa.table({"url": [kept.url], "sha256": [kept.sha256]})
 
 
 def delete_superseded(context: Context, manifest: Manifest) -> str | None:

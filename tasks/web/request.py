@@ -9,9 +9,10 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import h11
@@ -29,9 +30,7 @@ from tasks.web.connection import (
     open_connection,
 )
 from tasks.web.fetch_error import FetchError
-
-if TYPE_CHECKING:
-    from tasks.web.identity.signer import RequestSigner
+from tasks.web.signing import Sign
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -45,13 +44,11 @@ class HttpClient:
         addresses: resolves the hosts.
         user_agent: value of the User-Agent header.
         contact: whether `user_agent` names a contact. Without one, only the hosts of `addresses.connect_to` are requested.
-        signer: signs each request; None: requests are not signed.
+        sign: returns the headers that sign a request; None: requests are not signed.
     """
 
-    def __init__(
-        self, addresses: AddressResolver, user_agent: str, *, contact: bool, signer: "RequestSigner | None" = None
-    ):
-        self.addresses, self.user_agent, self.contact, self._signer = addresses, user_agent, contact, signer
+    def __init__(self, addresses: AddressResolver, user_agent: str, *, contact: bool, sign: Sign | None = None):
+        self.addresses, self.user_agent, self.contact, self._make_signature = addresses, user_agent, contact, sign
         self._idle = IdleConnections()
 
     @contextmanager
@@ -118,7 +115,18 @@ class HttpClient:
 
     def _sign(self, parts: SplitResult, headers: dict[str, str]) -> dict[str, str]:
         """Return the headers with a new signature, which a second attempt needs too: its nonce is used once."""
-        return headers | self._signer.sign(parts.scheme, parts.netloc) if self._signer else headers
+        return headers | self._make_signature(parts.scheme, parts.netloc) if self._make_signature else headers
+
+
+class Readable(Protocol):
+    """A response, of which the body is unread."""
+
+    headers: Message
+    length: int | None
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes of the body. Raises: FetchError."""
+        ...
 
 
 def allow_body(cap: int) -> ByteBudget:
@@ -150,7 +158,7 @@ def translate_errors(timeout: float) -> Iterator[None]:
         raise FetchError("bad_response", type(error).__name__) from None
 
 
-def read_body(response: Response, cap: int, *, cut: bool = False) -> Iterator[bytes]:
+def read_body(response: Readable, cap: int, *, cut: bool = False) -> Iterator[bytes]:
     """Return the chunks of a body.
 
     Args:
@@ -199,7 +207,7 @@ def split_url(url: str) -> SplitResult:
     return SplitResult(parts.scheme, netloc, path, query, "")
 
 
-def resolve_redirect(url: str, response: Response) -> str:
+def resolve_redirect(url: str, response: Readable) -> str:
     """Return the URL to which a redirect leads. Raises: FetchError."""
     location = response.headers.get("Location")
     if not location:

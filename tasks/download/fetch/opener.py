@@ -13,12 +13,12 @@ A failure is a FetchError, whose text begins with its failure class. img2dataset
 
 import io
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.request import OpenerDirector, Request  # noqa: TID251  replaces it by the safe fetch
 
 from dataops.images.kinds import KINDS, sniff
@@ -26,14 +26,13 @@ from dataops.rights.payment import MAX_OFFER_BYTES, describe_price, offers_in_bo
 from dataops.rights.signals import Agents, OptOut, find_header_opt_outs, find_in_image
 from tasks.download.fetch.host_pace import HostPace
 from tasks.download.fetch.host_rules import HostRules
-from tasks.download.fetch.originals import Original, Originals
-from tasks.download.harm.config import KNOWN_HARM
-from tasks.web.connection import Response
+from tasks.download.hooks import ShardHook, erased_reasons
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
     HttpClient,
+    Readable,
     allow_body,
     parse_retry_seconds,
     read_body,
@@ -41,9 +40,6 @@ from tasks.web.request import (
     split_url,
     translate_errors,
 )
-
-if TYPE_CHECKING:
-    from tasks.download.harm.matcher import HarmMatcher
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ class SafeOpener(OpenerDirector):
     """An opener for one shard; thread-safe. `evidence` is by the URL of the row.
 
     Args:
-        originals: images of earlier runs, which are fetched only if they have changed.
+        hooks: what plugins do with the images.
     """
 
     def __init__(
@@ -103,15 +99,12 @@ class SafeOpener(OpenerDirector):
         client: HttpClient,
         rules: HostRules,
         pace: HostPace,
-        originals: Originals | None = None,
+        hooks: Sequence[ShardHook] = (),
     ):
         super().__init__()
-        self.limits, self.client, self.rules, self.pace, self.originals = limits, client, rules, pace, originals
+        self.limits, self.client, self.rules, self.pace, self.hooks = limits, client, rules, pace, hooks
         self.evidence: dict[str, Evidence] = {}
         self._final: dict[str, FetchError] = {}  # failures that are not retried in this round
-
-    harm: "HarmMatcher | None" = None
-    """Compares each body with the lists of known harmful images, before anything else is done with it."""
 
     def refuse(self, urls: Iterable[str], reason: str, detail: str) -> None:
         """Let these URLs fail without a request."""
@@ -125,7 +118,7 @@ class SafeOpener(OpenerDirector):
         url = fullurl.full_url if isinstance(fullurl, Request) else fullurl
         if error := self._final.get(url):
             raise FetchError(error.reason, error.detail)
-        fetch = self._new_fetch()
+        fetch = Fetch(self)
         try:
             return fetch.run(url)
         except FetchError as error:
@@ -137,15 +130,18 @@ class SafeOpener(OpenerDirector):
             raise self._final[url] from error
         finally:
             error = self._final.get(url)
-            is_harmful = error is not None and error.reason == KNOWN_HARM
-            self.evidence[url] = Evidence() if is_harmful else fetch.evidence
+            is_erased = error is not None and error.reason in erased_reasons()
+            self.evidence[url] = Evidence() if is_erased else fetch.evidence
 
     def close(self) -> None:
         """Close the connections that the client keeps."""
         self.client.close()
 
-    def _new_fetch(self) -> "Fetch":
-        return Fetch(self)
+
+class Answer(Readable, Protocol):
+    """A response of a server, or of an archive."""
+
+    status: int
 
 
 class Fetch:
@@ -156,8 +152,12 @@ class Fetch:
         self.deadline = time.monotonic() + self.limits.timeout
         self.budget = allow_body(self.limits.max_bytes)
         self.evidence = Evidence()
+        self._sent: Mapping[str, str] | None = None  # headers of the last request
 
     def run(self, url: str) -> Fetched:
+        for hook in self.opener.hooks:
+            if found := hook.fetch(self, url):
+                return found
         for _ in range(MAX_REDIRECTS + 1):
             result = self._fetch(url)
             if isinstance(result, Fetched):
@@ -167,22 +167,24 @@ class Fetch:
 
     def _fetch(self, url: str) -> Fetched | str:
         """Return the body of a URL, or the URL that it redirects to."""
-        originals = self.opener.originals
         try:
-            return self._send(url, originals.get(url) if originals else None)
+            return self._send(url)
         except FetchError as error:
-            if originals and not error.is_transient:
-                originals.drop(url)
+            for hook in () if error.is_transient else self.opener.hooks:
+                hook.failed(url)
             raise
 
-    def _send(self, url: str, original: Original | None) -> Fetched | str:
+    def _send(self, url: str) -> Fetched | str:
         """Check the host's rules, wait for a turn, and send the request."""
         parts = split_url(url)
         self.evidence.final_url = url
         waits_since = time.monotonic()
         interval, opt_outs = self.opener.rules.check(parts)
         self._record_opt_outs(opt_outs)
-        headers = {"Accept": "image/*,*/*;q=0.5"} | (original.validators if original else {})
+        headers = {"Accept": "image/*,*/*;q=0.5"}
+        for hook in self.opener.hooks:
+            headers |= hook.headers(url)
+        self._sent = headers
         with self.opener.pace.turn(parts.hostname or "", interval):
             self.deadline += time.monotonic() - waits_since
             self.evidence.fetched_at = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -190,13 +192,17 @@ class Fetch:
                 translate_errors(self.limits.timeout),
                 self.opener.client.get(parts, self.deadline, self.budget, **headers) as response,
             ):
-                return self._read_response(url, response, original)
+                return self.read_response(url, response)
 
-    def _read_response(self, url: str, response: Response, original: Original | None) -> Fetched | str:
-        headers, limits, evidence = response.headers, self.limits, self.evidence
+    def read_response(self, url: str, response: Answer) -> Fetched | str:
+        """Return the body of a response after all checks, or the URL to which it redirects.
+
+        Raises: FetchError.
+        """
+        headers, limits, evidence, sent = response.headers, self.limits, self.evidence, self._sent or {}
         evidence.http_status, evidence.content_type = response.status, headers.get("Content-Type")
-        evidence.etag = headers.get("ETag", original.etag if original else None)
-        evidence.last_modified = headers.get("Last-Modified", original.last_modified if original else None)
+        evidence.etag = headers.get("ETag", sent.get("If-None-Match"))
+        evidence.last_modified = headers.get("Last-Modified", sent.get("If-Modified-Since"))
         price = self._read_price(response) if response.status == 402 else ""
         if price:
             offer = OptOut("payment_required", price, url, evidence.fetched_at)
@@ -209,8 +215,8 @@ class Fetch:
             raise FetchError("payment_required", price)
         if response.status in REDIRECTS:
             return resolve_redirect(url, response)
-        if response.status == 304 and original:
-            body = original.body
+        if response.status == 304 and (body := self._find_stored(url)) is not None:
+            pass
         elif 200 <= response.status < 300:
             body = self._read_body(response)
         else:
@@ -218,34 +224,31 @@ class Fetch:
             raise FetchError(f"http_{response.status}", "the server's answer", wait)
         return self._check_body(url, body, headers, new=response.status != 304)
 
+    def _find_stored(self, url: str) -> bytes | None:
+        return next((body for hook in self.opener.hooks if (body := hook.stored(url)) is not None), None)
+
     def _check_body(self, url: str, body: bytes, headers: Message, *, new: bool) -> Fetched:
-        if len(body) > self.limits.max_bytes:  # an original of a run with a higher limit
+        if len(body) > self.limits.max_bytes:  # stored by a run with a higher limit
             raise FetchError("too_large", f"over {self.limits.max_bytes} bytes")
-        if self.opener.harm is not None:
-            self.opener.harm.check(body)
+        for hook in self.opener.hooks:
+            hook.check(body)
         kind = sniff(body)
         self._record_opt_outs(
             OptOut(signal, detail, url, self.evidence.fetched_at) for signal, detail in find_in_image(body, kind or "")
         )
-        if (originals := self.opener.originals) and kind in KINDS:
-            if new:
-                originals.put(url, body, headers)
-            else:
-                originals.confirm(url)
+        for hook in self.opener.hooks if self._sent and kind in KINDS else ():
+            hook.keep(url, body, headers, new=new)
         return Fetched(body, headers)
 
-    def _read_price(self, response: Response) -> str:
+    def _read_price(self, response: Answer) -> str:
         """Return the offer of a 402 response."""
         body = b""
         if offers_in_body(response.headers):
             with suppress(FetchError, OSError):  # without its body it is still a 402
-                body = self._read_start(response, MAX_OFFER_BYTES)
+                body = b"".join(read_body(response, MAX_OFFER_BYTES, cut=True))
         return describe_price(response.headers, body)
 
-    def _read_start(self, response: Response, size: int) -> bytes:
-        return b"".join(read_body(response, size, cut=True))
-
-    def _read_body(self, response: Response) -> bytes:
+    def _read_body(self, response: Answer) -> bytes:
         body = bytearray()
         for chunk in read_body(response, self.limits.max_bytes):
             body += chunk

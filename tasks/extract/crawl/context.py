@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tldextract
 
@@ -11,9 +11,7 @@ from tasks.extract.crawl.archive import Archive
 from tasks.extract.crawl.frontier import Budget, Frontier
 from tasks.extract.sources.site import SiteSource
 from tasks.web.address_policy import ConnectTo, parse_connect_to
-
-if TYPE_CHECKING:
-    from tasks.web.identity.signer import RequestSigner
+from tasks.web.signing import Sign, open_signer
 
 _suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
 
@@ -28,7 +26,7 @@ class Crawl:
     connect_to: ConnectTo
     domains: frozenset[str]
     """Domains whose hosts are crawled."""
-    signer: "RequestSigner | None" = None
+    sign: Sign | None = None
     """Signs each request; None: requests are not signed."""
     blocked_hosts: dict[str, str] = field(default_factory=dict)
     """By host: the reason why the resolver refused it."""
@@ -42,8 +40,9 @@ class Crawl:
         frontier = Frontier(folder / "frontier.sqlite", budget)
         archive = Archive(folder / "crawl.warc.gz", frontier.archive_end())
         domains = config.allowed_domains or tuple(find_registrable_domain(host) for host in config.start_hosts())
-        signer = config.identity.signer() if config.identity else None
-        return cls(config, frontier, archive, parse_connect_to(config.connect_to), frozenset(domains), signer)
+        return cls(
+            config, frontier, archive, parse_connect_to(config.connect_to), frozenset(domains), open_signer(config)
+        )
 
     def close(self) -> None:
         """Close the files."""

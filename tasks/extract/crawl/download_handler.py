@@ -68,7 +68,7 @@ class BoundedHandler(HTTP11DownloadHandler):
 
     async def download_request(self, request: Request) -> Response:
         """Sign a request, if the crawl has an identity, and send it."""
-        if signer := self._crawl.signer:
+        if sign := self._crawl.sign:
             parts = urlsplit(request.url)
-            request.headers.update(signer.sign(parts.scheme, parts.netloc))
+            request.headers.update(sign(parts.scheme, parts.netloc))
         return await super().download_request(request)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from dataops.config import StageConfig
 from dataops.errors import PairmillError
@@ -27,7 +27,7 @@ from tasks.extract.source_index import entry_name, read_indexed_record
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.files.base import SourceFile
 from tasks.files.find import file_inputs, find_files, find_source_files
-from tasks.web.identity.config import IdentityConfig
+from tasks.web.signing import sign_as
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ class Source(StageConfig, ABC):
         """Seconds for which reading the source waits at most, without any work."""
         return 0.0
 
-    def with_identity(self, identity: IdentityConfig) -> Self:
-        """Return the source with an identity for its requests: this one, if it makes no signed requests."""
-        return self
+    def signing_as(self, other: BaseModel) -> Self:
+        """Return the source, whose requests are signed as those of another config unless it has its own keys."""
+        return sign_as(self, other)
 
     def label(self, file: str) -> str:
         """Return the value of the column `source` for the rows of a file, or the key of an input of the snapshot."""

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from dataops import plugins
 from dataops.archives.warc import Damage, read_pages
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError, UnusableSource
@@ -33,8 +34,8 @@ from tasks.extract.sources.warc import PagesSource
 from tasks.files.base import OpenFile, SourceFile
 from tasks.web.address_policy import parse_connect_to, suggest_connect_to
 from tasks.web.fetch_error import is_transient
-from tasks.web.identity.config import IdentityConfig
 from tasks.web.request import format_user_agent
+from tasks.web.signing import KIND, find_signer_problems, open_signer
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ PAIRS_OF_PAGE, PAGE_BYTES = 10, 50e3
 """Pairs of a page, and its bytes as transferred, for estimates."""
 
 
-class SiteSource(PagesSource):
+_SignedSource = plugins.extend(PagesSource, KIND)
+
+
+class SiteSource(_SignedSource):
     """`[source]` of `kind = "site"`."""
 
     kind: Literal["site"] = "site"
@@ -91,10 +95,8 @@ class SiteSource(PagesSource):
     connect_to: dict[str, str] = Field(default_factory=dict)
     """{"host" = "127.0.0.1:8123"}: IP address and port to connect to instead of resolving the host. Private IP addresses
     are reachable only by this table."""
-    identity: IdentityConfig | None = None
-    """Signs each request (docs/identity.md). Default: that of `[download.identity]`."""
 
-    execution_fields: ClassVar[frozenset[str]] = frozenset(
+    execution_fields: ClassVar[frozenset[str]] = _SignedSource.execution_fields | frozenset(
         {
             "contact",
             "delay",
@@ -104,7 +106,6 @@ class SiteSource(PagesSource):
             "retries",
             "max_retry_after",
             "connect_to",
-            "identity",
         }
     )
     order: ClassVar[int] = 5
@@ -166,11 +167,8 @@ delay = 1.0                    # minimum seconds between two requests to a host
             )
         return self
 
-    def with_identity(self, identity: IdentityConfig) -> Self:
-        return self if self.identity else self.model_copy(update={"identity": identity})
-
     def problems(self) -> list[str]:
-        return [f"identity.{line}" for line in self.identity.problems()] if self.identity else []
+        return find_signer_problems(self)
 
     @property
     def waiting_seconds(self) -> float:
@@ -245,8 +243,7 @@ delay = 1.0                    # minimum seconds between two requests to a host
                 logger.info("crawl: %s", line)
 
         if not (folder / "out" / SUMMARY_NAME).exists():
-            if self.identity:
-                self.identity.signer()  # an unusable key file ends the stage here, with its remedy
+            open_signer(self)  # an unusable key file ends the stage here, with its remedy
             job = {"site": self.model_dump(mode="json"), "folder": str(folder.resolve())}
             run_job("tasks.extract.crawl.job", job, folder, on_line=follow)
         facts: dict[str, Any] = json.loads((folder / "out" / SUMMARY_NAME).read_text("utf-8"))

@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from dataops.archives.warc import Damage, Page, read_pages
+from dataops.config import problems_of
+from dataops.plugins import find
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.markup import BadPage
 from dataops.web.page_pairs import PageBounds, PageOrigin
@@ -53,6 +55,15 @@ class WarcSource(FilesSource, PagesSource):
     images: Literal["web", "archive"] = "web"
     """`web` downloads the images from their hosts. `archive` takes them from records of these same files, without any
     request; an image that none of them has is dropped as not_in_archive."""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the paths, and the plugin that `images` lacks."""
+        found = super().problems()
+        return (
+            found + problems_of("images", lambda: find("fetch_hooks", "archives"))
+            if self.images == "archive"
+            else found
+        )
 
     # Pairs are the same, so their key is. The key of `download` has it.
     execution_fields: ClassVar[frozenset[str]] = FilesSource.execution_fields | {"images"}

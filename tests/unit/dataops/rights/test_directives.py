@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dataops.rights.directives import parse_robots_tag
 from dataops.rights.signals import Agents, find_header_opt_outs
-from tasks.download.politeness_config import AI_AGENTS
+from tasks.download.config import AI_AGENTS
 
 DATES = [
     "Wed, 03 Dec 2025 13:09:53 GMT",

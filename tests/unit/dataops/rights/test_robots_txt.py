@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dataops.rights import path_patterns, robots_txt
 from dataops.rights.robots_txt import RobotsFile, decode_file
-from tasks.download.politeness_config import AI_AGENTS
+from tasks.download.config import AI_AGENTS
 from tests.unit.dataops.rights.reference_robots import reference_allows
 
 AGENTS = ("pairmill", "GPTBot", "CCBot", "Google-Extended", "Otherbot")

@@ -1,7 +1,6 @@
 import pytest
 
-from tasks.download.config import RetryConfig
-from tasks.download.failure_classes import check_patterns, matches_class, may_succeed_later
+from tasks.download.config import RetryConfig, check_patterns, matches_class, may_succeed_later
 from tasks.reports.drop_reasons import DOWNLOAD
 
 

@@ -1,12 +1,19 @@
-"""Defines `[download.hash_lists]`."""
+"""The hook of a download that drops known harmful images: `[download.hash_lists]` (docs/hash-lists.md)."""
 
+import logging
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dataops.images.pdq import MATCH_BITS, MIN_QUALITY
+from dataops.formatting import format_counts, format_quantity
+from dataops.snapshot import Input
+from plugins.moderation.pdq import MATCH_BITS, MIN_QUALITY
+from tasks.download.hooks import FetchHook, ShardHook
 from tasks.lists.locations import Lists
+
+logger = logging.getLogger(__name__)
 
 KNOWN_HARM = "known_harm"
 """Drop reason of an image that a list names; the row has nothing else of it."""
@@ -57,3 +64,45 @@ class HashListsConfig(BaseModel):
         if not self.locations():
             raise ValueError(f"names no list; set {', '.join(KINDS[:-1])} or {KINDS[-1]}, or remove the table")
         return self
+
+
+class HashLists(FetchHook):
+    """Drops known harmful images, by lists of their digests, before they are written; default off."""
+
+    config, table = HashListsConfig, "hash_lists"
+    erased_reasons = frozenset({KNOWN_HARM})
+    order = 10
+
+    def key(self, config: Any) -> Mapping[str, Any]:
+        return {"hash_lists": config.hash_lists.key_config()} if config.hash_lists else {}
+
+    def problems(self, config: Any) -> list[str]:
+        if not config.hash_lists:
+            return []
+        from plugins.moderation.hash_lists import find_problems
+
+        return find_problems(config.hash_lists)
+
+    def inputs(self, config: Any) -> list[Input]:
+        if not config.hash_lists:
+            return []
+        from plugins.moderation.hash_lists import read_inputs
+
+        return read_inputs(config.hash_lists)
+
+    def start(self, work: Any, context: Any, started: Sequence[ShardHook]) -> ShardHook | None:
+        if not (lists := work.config.hash_lists):
+            return None
+        from plugins.moderation.hash_lists import HarmCheck, put_lists
+
+        stored = put_lists(work.draft, lists, work.made_of)
+        return HarmCheck(stored, work.config.max_image_area, work.config.max_bytes)
+
+    def finish(self, work: Any, facts: Mapping[str, Any]) -> None:
+        if matches := facts.get(KNOWN_HARM):
+            images = format_quantity(sum(matches.values()), "image")
+            lists = format_counts(matches.items())
+            logger.warning("download %s: %s on lists of known harmful images (%s)", work.draft.key, images, lists)
+
+
+HASH_LISTS = HashLists()

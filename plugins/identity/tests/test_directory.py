@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.unit.tasks.web.identity.test_signer import AGENT, CREATED, EXPIRES, KEY
 
 from tasks.web.identity.agent import parse_agent
 from tasks.web.identity.directory import make_document, make_headers
 from tasks.web.identity.key_file import key_id
-from tests.unit.tasks.web.identity.test_signer import AGENT, CREATED, EXPIRES, KEY
 
 DOCUMENT = (
     b'{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"poqkLGiymh_W0uP6PZFw-dvez3QJT5SolqXBCW38r0U",'

@@ -1,4 +1,4 @@
-"""Indexes the captures of the sources' archives, so that images are taken from them without a request.
+"""Indexes the captures of the sources' archives, and takes images from them without a request.
 
 Each archive is read once, by a task of its own. It writes the heads and decoded bodies of its captures into one object
 of the draft's scratch, and a table of where they are. The tables are merged into one SQLite file, which workers open
@@ -8,31 +8,32 @@ where it is: memory does not grow with the number of captures.
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
+from email.message import Message
+from io import BytesIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 import pyarrow as pa
 import xxhash
 
-from dataops.archives.captures import Capture, read_captures
 from dataops.archives.stream import Damage
 from dataops.errors import SourceError
 from dataops.parquet import open_parquet, open_writer
-from dataops.snapshot import Draft, Input, Record
+from dataops.snapshot import Draft, Record
 from dataops.store import Store
+from dataops.trace.sources import find_source
 from dataops.web.urls import BadUrl, canonicalise_url
-from tasks.download.harm.check import HarmCheck
+from plugins.archives.captures import Capture, parse_headers, read_captures
+from tasks.download.fetch.opener import Fetch, Fetched
+from tasks.download.hooks import ShardHook
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import MAX_REDIRECTS
-
-if TYPE_CHECKING:
-    from tasks.download.harm.matcher import HarmMatcher
 
 logger = logging.getLogger(__name__)
 
@@ -63,76 +64,19 @@ _BEST = "ORDER BY rank DESC, date DESC, file, number LIMIT 1"
 """The newest body; of equal dates the first one in the order of the files and their records."""
 
 
-class ArchiveFile(Protocol):
-    """One WARC file. It is picklable."""
-
-    name: str
-
-    def open(self) -> Any:
-        """Open the file, to be read once from its start. Raises: SourceError."""
-        ...
-
-
-class ArchiveSource(Protocol):
-    """A source whose archives hold images."""
-
-    name: str
-    """Name of the source; "" if it is the only one."""
-    max_failed_files: int
-
-    def label(self, file: str) -> str:
-        """Return the name of a file after that of the source."""
-        ...
-
-    def inputs(self) -> list[Input]:
-        """Return the files as inputs, with their digests."""
-        ...
-
-    def files(self, context: Context) -> Sequence[Any]:
-        """Return the ArchiveFiles in the order of their names."""
-        ...
-
-
-@dataclass(frozen=True)
-class Archives:
-    """The sources whose archives hold images."""
-
-    sources: tuple[ArchiveSource, ...]
-    hold_all: bool
-    """False if the images of other sources are requested from their hosts."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the sources."""
-        return tuple(source.name for source in self.sources)
-
-    def inputs(self) -> list[Input]:
-        """Return the files of all sources as inputs."""
-        return [
-            one.model_copy(update={"key": source.label(one.key)}) for source in self.sources for one in source.inputs()
-        ]
-
-    def list_tasks(self, max_bytes: int, context: Context) -> list["IndexTask"]:
-        """Return a task for each file of each source, in their order."""
-        files = [(source, file) for source in self.sources for file in source.files(context)]
-        return [
-            IndexTask(number, file, max_bytes, source.max_failed_files > 0, source.label(file.name))
-            for number, (source, file) in enumerate(files)
-        ]
-
-
 @dataclass(frozen=True)
 class IndexTask:
     """One archive to index."""
 
     index: int
-    file: ArchiveFile
+    file: Any
+    """One WARC file (tasks.files.base.SourceFile), read once from its start. It is picklable."""
     max_bytes: int
     may_fail: bool
     label: str
     """Name of the file after that of its source, for messages and evidence."""
-    harm: HarmCheck | None = None
-    """Lists of known harmful images, whose bytes are not written."""
+    hooks: tuple[ShardHook, ...] = ()
+    """What checks bodies; the bytes of an image that they drop are not written."""
 
     @property
     def id(self) -> str:
@@ -151,6 +95,17 @@ class Hop(NamedTuple):
     status: int | None
     error: str
     is_redirect: bool
+
+
+def list_tasks(
+    sources: Sequence[Any], max_bytes: int, context: Context, hooks: Sequence[ShardHook] = ()
+) -> list[IndexTask]:
+    """Return a task for each file of each source, in their order."""
+    files = [(source, file) for source in sources for file in source.files(context)]
+    return [
+        IndexTask(number, file, max_bytes, source.max_failed_files > 0, source.label(file.name), tuple(hooks))
+        for number, (source, file) in enumerate(files)
+    ]
 
 
 def index_archives(tasks: Sequence[IndexTask], draft: Draft, context: Context) -> dict[str, Any]:
@@ -177,10 +132,10 @@ def index_archive(draft: Draft, task: IndexTask) -> Record:
     facts: dict[str, Any] = {}
     with ExitStack() as stack, scratch_folder("archive") as folder:
         bodies, table = folder / "bodies", folder / "table.parquet"
-        matcher = stack.enter_context(task.harm.open(draft)) if task.harm else None
+        hooks = [stack.enter_context(hook.open(draft)) for hook in task.hooks]
         with bodies.open("wb") as file, open_writer(table, _TABLE) as writer:
             try:
-                for batch in _batches(_index_captures(task, matcher, file, captures, damages)):
+                for batch in _batches(_index_captures(task, hooks, file, captures, damages)):
                     writer.write_table(pa.Table.from_pylist(batch, _TABLE))
             except SourceError as error:
                 if not task.may_fail:
@@ -212,7 +167,7 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _index_captures(
-    task: IndexTask, matcher: "HarmMatcher | None", bodies: BinaryIO, captures: Counter[str], damages: Counter[str]
+    task: IndexTask, hooks: Sequence[ShardHook], bodies: BinaryIO, captures: Counter[str], damages: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """Append the bytes of each capture to `bodies`, and yield its row of the table."""
     with task.file.open() as stream:
@@ -225,21 +180,22 @@ def _index_captures(
                 damages["bad_url"] += 1
                 continue
             captures[capture.kind] += 1
-            if matcher is not None and capture.body:
-                capture = _without_harm(matcher, capture)
+            if capture.body:
+                capture = _checked(hooks, capture)
             position = bodies.tell()
             bodies.write(capture.head)
             bodies.write(capture.body)
             yield _make_row(capture, key, task.index, position)
 
 
-def _without_harm(matcher: "HarmMatcher", capture: Capture) -> Capture:
-    """Return a capture, without its bytes if a list names them or they cannot be compared."""
+def _checked(hooks: Sequence[ShardHook], capture: Capture) -> Capture:
+    """Return a capture, without its bytes if a hook drops them or cannot check them."""
     try:
-        matcher.check(capture.body)
+        for hook in hooks:
+            hook.check(capture.body)
     except FetchError as error:
-        if matcher.lost:
-            raise matcher.lost from error
+        for hook in hooks:
+            hook.end()
         return replace(capture, status=None, head=b"", body=b"", error=str(error), digest=None)
     return capture
 
@@ -361,3 +317,71 @@ def _find_original(database: sqlite3.Connection, revisit: dict[str, Any]) -> dic
 def _find(database: sqlite3.Connection, condition: str, value: Any) -> dict[str, Any] | None:
     row = database.execute(f"SELECT {_COLUMNS} FROM captures WHERE {condition} {_BEST}", (value,)).fetchone()
     return None if row is None else dict(zip(_TABLE.names, row, strict=True))
+
+
+NOT_IN_ARCHIVE = "not_in_archive"
+"""Drop reason of an image that no archive of the source has."""
+
+
+@dataclass
+class ArchiveHook(ShardHook):
+    """Answers the requests of a shard from the archives. Headers and bodies pass the same checks as those of a server."""
+
+    files: tuple[str, ...]
+    """Names of the archives, in the order of their indices."""
+    sources: tuple[str, ...] | None
+    """Names of the sources whose images are in archives; None: all are, and nothing is requested."""
+    facts: Mapping[str, Any]
+
+    @contextmanager
+    def open(self, draft: Draft) -> Iterator[ShardHook]:
+        self._index = ArchiveIndex(draft, self.files)
+        yield self
+
+    def begin(self, rows: pa.Table) -> None:
+        """Find the answers; a URL of several rows is taken from the archives if one of them is of such a source."""
+        urls = rows["url"].to_pylist()
+        if self.sources is not None:
+            names = rows["source"].to_pylist()
+            urls = [url for url, name in zip(urls, names, strict=True) if find_source(name, self.sources) is not None]
+        self._hops = self._index.find_hops(urls)
+
+    def fetch(self, fetch: Fetch, url: str) -> Fetched | None:
+        if self.sources is not None and url not in self._hops:
+            return None
+        hops, evidence = self._hops.get(url, []), fetch.evidence
+        for hop in hops:
+            evidence.final_url, evidence.fetched_at = url, hop.date
+            evidence.archive, evidence.archive_offset = self._index.names[hop.file], hop.record_offset
+            head, body = self._index.read(hop)
+            if not hop.status:
+                raise _fetch_error(hop.error)
+            result = fetch.read_response(url, ArchivedResponse(hop.status, parse_headers(head), body, hop.error))
+            if isinstance(result, Fetched):
+                return result
+            url = result
+        if len(hops) > MAX_REDIRECTS:
+            raise FetchError("redirect_loop", f"more than {MAX_REDIRECTS} redirects")
+        raise FetchError(NOT_IN_ARCHIVE, "no archive of the source has a usable record of it")
+
+
+def _fetch_error(text: str) -> FetchError:
+    reason, _, detail = text.partition(": ")
+    return FetchError(reason, detail)
+
+
+class ArchivedResponse:
+    """An archived answer, with the attributes of a server's response. Its body is decoded."""
+
+    length: int | None
+
+    def __init__(self, status: int, headers: Message, body: bytes, error: str):
+        del headers["Content-Encoding"]
+        self.status, self.headers, self.length = status, headers, len(body)
+        self._body, self._error = BytesIO(body), error
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes of the body. Raises: FetchError if it cannot be used."""
+        if self._error:
+            raise _fetch_error(self._error)
+        return self._body.read(size)

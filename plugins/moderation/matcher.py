@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 from dataops.images.decode import ImageRefused, read_header
 from dataops.images.kinds import KINDS, sniff
 from dataops.images.orientation import turn_pixels
-from dataops.images.pdq import compute_pdq
 from dataops.images.structure import cut_metadata
-from dataops.lists.distance_set import DistanceSet
 from dataops.lists.value_set import ValueSet, parse_values
 from dataops.snapshot import Draft
+from plugins.moderation.distance_set import DistanceSet
+from plugins.moderation.hash_lists import StoredHashLists
+from plugins.moderation.hook import KNOWN_HARM, Kind
+from plugins.moderation.pdq import compute_pdq
 from tasks.download.guarded_process import FunctionFailed, GuardedProcess, ServerDied, ServerLimits, SupervisorLost
-from tasks.download.harm.config import KNOWN_HARM, Kind
-from tasks.download.harm.hash_lists import StoredHashLists
+from tasks.download.hooks import ShardHook
 from tasks.web.fetch_error import FetchError
 
 
-class HarmMatcher:
+class HarmMatcher(ShardHook):
     """Compares images with the lists, inside the `with`; safe for many threads. Enter it before threads are started.
 
     Args:
@@ -36,8 +37,7 @@ class HarmMatcher:
         memory: bytes that the decoding process may allocate.
     """
 
-    lost: SupervisorLost | None = None
-    """The decoding process was lost: images that were not compared have failed, and the task must be repeated."""
+    _lost: SupervisorLost | None = None  # images that were not compared have failed
 
     def __init__(self, stored: StoredHashLists, draft: Draft, max_image_area: int, memory: int):
         self._stored, self._max_image_area, self._memory = stored, max_image_area, memory
@@ -54,6 +54,10 @@ class HarmMatcher:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
+
+    def end(self) -> None:
+        if self._lost:
+            raise self._lost
 
     def check(self, body: bytes) -> None:
         """Raise FetchError if a list names the bytes: with KNOWN_HARM and the list's name only, or why they cannot be
@@ -84,7 +88,7 @@ class HarmMatcher:
         except ServerDied as died:
             raise FetchError("worker_died", str(died)) from died
         except SupervisorLost as lost:
-            self.lost = lost
+            self._lost = lost
             raise FetchError("worker_died", str(lost)) from lost
         except FunctionFailed as failed:
             raise FetchError("decode", "it cannot be compared with the PDQ lists") from failed

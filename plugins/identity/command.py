@@ -33,7 +33,7 @@ def create(
 
     Existing files are never overwritten. Only you can read the file of the key.
     """
-    from tasks.web.identity.key_file import create_key
+    from plugins.identity.keys import create_key
 
     path, origin = out or services.make_home() / "identity.pem", _check_agent(agent) if agent else None
     _check_days(days)
@@ -60,7 +60,7 @@ def directory(
 
 
 def _check_agent(agent: str) -> str:
-    from tasks.web.identity.agent import parse_agent
+    from plugins.identity.hook import parse_agent
 
     try:
         return parse_agent(agent)
@@ -76,8 +76,7 @@ def _check_days(days: int) -> None:
 def _write_directory(paths: Sequence[Path], agent: str | None, days: int, *, as_json: bool) -> int:
     """Write the directory, and its headers if its host is known. Print where they are, and what to do with them."""
     from flows.commands.output import console, message, print_json
-    from tasks.web.identity.directory import PATH, make_document, make_headers
-    from tasks.web.identity.key_file import key_id, load_key
+    from plugins.identity.keys import PATH, key_id, load_key, make_document, make_headers
 
     keys = [load_key(path) for path in paths]
     target, document, now = paths[0].with_suffix(DIRECTORY), make_document(keys), datetime.now(UTC)
