@@ -27,8 +27,8 @@ from dataops.store import Store
 from dataops.trace.sources import find_source
 from dataops.web.urls import BadUrl, canonicalise_url
 from plugins.archives.captures import Capture, parse_headers, read_captures
-from tasks.download.fetch.opener import Fetch, Fetched
 from tasks.download.hooks import ShardHook
+from tasks.download.opener import Fetch, Fetched
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 from tasks.engine.scratch_folders import scratch_folder
@@ -332,6 +332,10 @@ class ArchiveHook(ShardHook):
     sources: tuple[str, ...] | None
     """Names of the sources whose images are in archives; None: all are, and nothing is requested."""
     facts: Mapping[str, Any]
+    """Counts of the index."""
+
+    def list_facts(self) -> Mapping[str, Any]:
+        return {"archive": self.facts}
 
     @contextmanager
     def open(self, draft: Draft) -> Iterator[ShardHook]:

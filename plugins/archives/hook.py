@@ -57,7 +57,7 @@ class ArchivedImages(FetchHook):
         from plugins.archives.archive_index import ArchiveHook, index_archives, list_tasks
 
         tasks = list_tasks(archives, work.config.max_bytes, context, started)
-        facts = {"archive": index_archives(tasks, work.draft, context)}
+        facts = index_archives(tasks, work.draft, context)
         names = None if self.replaces_requests(work.config) else tuple(source.name for source in archives)
         return ArchiveHook(tuple(task.label for task in tasks), names, facts)
 

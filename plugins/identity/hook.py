@@ -61,7 +61,7 @@ class IdentityConfig(BaseModel):
 class Identity(Signer):
     """Signs requests by Web Bot Auth, so that sites can verify who sent them (docs/identity.md)."""
 
-    config, table = IdentityConfig, "identity"
+    config, table, problem_key = IdentityConfig, "identity", "identity.key_file"
 
     def open(self, table: IdentityConfig, *, is_worker: bool = False) -> Sign:
         require(["http_message_signatures", "cryptography"], "identity", "download.identity")

@@ -6,8 +6,7 @@ tasks have, in memory: exact digests as keyed hashes, and PDQ with some bits inv
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -20,9 +19,8 @@ from dataops.errors import ConfigError, SourceError
 from dataops.lists.value_set import ValueSet, digest_values, parse_values, sort_values
 from dataops.snapshot import Draft, Input
 from dataops.store import open_store
-from plugins.moderation.distance_set import DistanceSet
-from plugins.moderation.hook import HashListsConfig, Kind
-from tasks.download.hooks import ShardHook
+from plugins.moderation.lists_config import HashListsConfig, Kind
+from plugins.moderation.pdq import DistanceSet
 from tasks.lists.locations import is_remote, read_values
 from tasks.lists.named_digest import HASH_LIST, list_input, select_lists
 
@@ -172,25 +170,3 @@ def _load(uri: str, name: str, kind: Kind, key: bytes) -> ValueSet | DistanceSet
     """Return the entries in an object; a process reads each of them once. The key is a part of the cache's key."""
     values = parse_values(open_store(uri).read(name))
     return DistanceSet(values.reshape(-1, 4)) if kind == "pdq" else ValueSet(values)
-
-
-_BYTES_PER_PIXEL, _EXTRA_BYTES = 24, 256 << 20
-"""Memory that decoding an image and its PDQ take at most: for each pixel, and besides."""
-
-
-@dataclass(frozen=True)
-class HarmCheck(ShardHook):
-    """The lists and the limits of the decoder, for the tasks of a run."""
-
-    lists: StoredHashLists
-    max_image_area: int
-    """Maximum pixels of an image that is decoded."""
-    max_bytes: int
-
-    @contextmanager
-    def open(self, draft: Draft) -> Iterator[ShardHook]:
-        from plugins.moderation.matcher import HarmMatcher  # OpenCV takes 0.2 s to import; only workers need it
-
-        memory = _EXTRA_BYTES + 4 * self.max_bytes + _BYTES_PER_PIXEL * self.max_image_area
-        with HarmMatcher(self.lists, draft, self.max_image_area, memory) as matcher:
-            yield matcher

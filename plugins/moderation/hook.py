@@ -1,69 +1,41 @@
 """The hook of a download that drops known harmful images: `[download.hash_lists]` (docs/hash-lists.md)."""
 
 import logging
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, get_args
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from dataops.formatting import format_counts, format_quantity
-from dataops.snapshot import Input
-from plugins.moderation.pdq import MATCH_BITS, MIN_QUALITY
+from dataops.snapshot import Draft, Input
+from plugins.moderation.lists_config import KNOWN_HARM, HashListsConfig
 from tasks.download.hooks import FetchHook, ShardHook
-from tasks.lists.locations import Lists
+
+if TYPE_CHECKING:
+    from plugins.moderation.hash_lists import StoredHashLists
 
 logger = logging.getLogger(__name__)
 
-KNOWN_HARM = "known_harm"
-"""Drop reason of an image that a list names; the row has nothing else of it."""
-Kind = Literal["md5", "sha1", "sha256", "pdq"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+_BYTES_PER_PIXEL, _EXTRA_BYTES = 24, 256 << 20
+"""Memory that decoding an image and its PDQ take at most: for each pixel, and besides."""
 
 
-class HashListsConfig(BaseModel):
-    """`[download.hash_lists]`: digests of known harmful images. A match leaves one counted row, without URL and caption."""
+@dataclass(frozen=True)
+class HarmCheck(ShardHook):
+    """The lists and the limits of the decoder, for the tasks of a run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    lists: "StoredHashLists"
+    max_image_area: int
+    """Maximum pixels of an image that is decoded."""
+    max_bytes: int
 
-    md5: Lists = Field(default={})
-    """Lists of MD5 (32 hex digits a line) of the bytes as fetched, by name: each a path, an https:// address or an s3://
-    URI. Alerts and rows have the name."""
-    sha1: Lists = Field(default={})
-    """Lists of SHA-1 (40 hex digits)."""
-    sha256: Lists = Field(default={})
-    """Lists of SHA-256 (64 hex digits)."""
-    pdq: Lists = Field(default={})
-    """Lists of PDQ, a perceptual hash (64 hex digits), which also finds scaled and recompressed copies. Linux only."""
-    pdq_max_distance: int = Field(default=MATCH_BITS, ge=0, le=64)
-    """Maximum bits of 256 by which the PDQ of an image may differ from a listed one."""
-    pdq_min_quality: int = Field(default=MIN_QUALITY, ge=0, le=100)
-    """Minimum quality (a measure of PDQ for the detail of an image, 0 to 100) of an image that is compared by PDQ: hashes
-    of nearly blank images resemble each other."""
+    @contextmanager
+    def open(self, draft: Draft) -> Iterator[ShardHook]:
+        from plugins.moderation.matcher import HarmMatcher  # OpenCV takes 0.2 s to import; only workers need it
 
-    def locations(self) -> list[tuple[Kind, str, str]]:
-        """Return the kind, the name and the location of each list."""
-        return [(kind, name, where) for kind in KINDS for name, where in sorted(getattr(self, kind).items())]
-
-    def key_config(self) -> dict[str, Any]:
-        """Return the fields of the key: the names of the lists, whose content is an input, and the limits."""
-        names = {kind: sorted(getattr(self, kind)) for kind in KINDS}
-        return {**names, "pdq_max_distance": self.pdq_max_distance, "pdq_min_quality": self.pdq_min_quality}
-
-    def problems(self) -> list[str]:
-        """Return why the lists cannot be applied."""
-        if self.pdq and not hasattr(os, "memfd_create"):
-            return [
-                "hash_lists.pdq: this system has no files in memory, through which images are handed to the process that "
-                "decodes them; run on Linux, or use md5, sha1 and sha256"
-            ]
-        return []
-
-    @model_validator(mode="after")
-    def _has_lists(self) -> Self:
-        if not self.locations():
-            raise ValueError(f"names no list; set {', '.join(KINDS[:-1])} or {KINDS[-1]}, or remove the table")
-        return self
+        memory = _EXTRA_BYTES + 4 * self.max_bytes + _BYTES_PER_PIXEL * self.max_image_area
+        with HarmMatcher(self.lists, draft, self.max_image_area, memory) as matcher:
+            yield matcher
 
 
 class HashLists(FetchHook):
@@ -93,7 +65,7 @@ class HashLists(FetchHook):
     def start(self, work: Any, context: Any, started: Sequence[ShardHook]) -> ShardHook | None:
         if not (lists := work.config.hash_lists):
             return None
-        from plugins.moderation.hash_lists import HarmCheck, put_lists
+        from plugins.moderation.hash_lists import put_lists
 
         stored = put_lists(work.draft, lists, work.made_of)
         return HarmCheck(stored, work.config.max_image_area, work.config.max_bytes)

@@ -20,10 +20,9 @@ from dataops.images.orientation import turn_pixels
 from dataops.images.structure import cut_metadata
 from dataops.lists.value_set import ValueSet, parse_values
 from dataops.snapshot import Draft
-from plugins.moderation.distance_set import DistanceSet
 from plugins.moderation.hash_lists import StoredHashLists
-from plugins.moderation.hook import KNOWN_HARM, Kind
-from plugins.moderation.pdq import compute_pdq
+from plugins.moderation.lists_config import KNOWN_HARM, Kind
+from plugins.moderation.pdq import DistanceSet, compute_pdq
 from tasks.download.guarded_process import FunctionFailed, GuardedProcess, ServerDied, ServerLimits, SupervisorLost
 from tasks.download.hooks import ShardHook
 from tasks.web.fetch_error import FetchError

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from email.message import Message
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel
@@ -16,12 +16,8 @@ from pydantic import BaseModel
 from dataops import plugins
 from dataops.snapshot import Draft, Input
 from dataops.trace.targets import Target
-
-if TYPE_CHECKING:
-    from tasks.download.config import DownloadConfig
-    from tasks.download.fetch.opener import Fetch, Fetched
-    from tasks.engine.context import Context
-    from tasks.engine.stage import Work
+from tasks.engine.context import Context
+from tasks.engine.stage import Work
 
 KIND = "fetch_hooks"
 
@@ -32,9 +28,6 @@ class ShardHook:
     Workers call its methods from many threads, in the order of their definition here.
     """
 
-    facts: Mapping[str, Any] = {}
-    """Facts for the manifest."""
-
     @contextmanager
     def open(self, draft: Draft) -> "Iterator[ShardHook]":
         """Yield the hook of one task in a worker process that has no other threads and no sockets yet."""
@@ -43,8 +36,14 @@ class ShardHook:
     def begin(self, rows: pa.Table) -> None:
         """Prepare for the rows of a shard."""
 
-    def fetch(self, fetch: "Fetch", url: str) -> "Fetched | None":
-        """Return an image from elsewhere, without a request; None: it is requested. Raises: FetchError."""
+    def fetch(self, fetch: Any, url: str) -> Any:
+        """Return an image from elsewhere, without a request: a Fetched; None: it is requested.
+
+        Args:
+            fetch: the Fetch of tasks.download.opener, with its `evidence` and `read_response`.
+
+        Raises: FetchError.
+        """
         return None
 
     def headers(self, url: str) -> Mapping[str, str]:
@@ -66,6 +65,10 @@ class ShardHook:
 
     def end(self) -> None:
         """Raise an error where the shard must be fetched again."""
+
+    def list_facts(self) -> Mapping[str, Any]:
+        """Return facts for the manifest, in the driver."""
+        return {}
 
 
 class FetchHook:
@@ -100,7 +103,7 @@ class FetchHook:
         """Return whether no host gets a request."""
         return False
 
-    def start(self, work: "Work[DownloadConfig]", context: "Context", started: Sequence[ShardHook]) -> ShardHook | None:
+    def start(self, work: Work[Any], context: Context, started: Sequence[ShardHook]) -> ShardHook | None:
         """Return what workers call; None where the config does not use the hook.
 
         Args:
@@ -108,7 +111,7 @@ class FetchHook:
         """
         return None
 
-    def finish(self, work: "Work[DownloadConfig]", facts: Mapping[str, Any]) -> None:
+    def finish(self, work: Work[Any], facts: Mapping[str, Any]) -> None:
         """End the run; `facts` are those of the manifest."""
 
     def list_copies(self, table: Mapping[str, Any]) -> list[str]:
@@ -123,6 +126,15 @@ class FetchHook:
 def load_hooks() -> Mapping[str, FetchHook]:
     """Return the registered hooks by name, in their order."""
     return plugins.load(KIND)
+
+
+def start_hooks(work: Work[Any], context: Context) -> tuple[ShardHook, ...]:
+    """Start the hooks that the config of a download uses."""
+    started: list[ShardHook] = []
+    for hook in load_hooks().values():
+        if (found := hook.start(work, context, tuple(started))) is not None:
+            started.append(found)
+    return tuple(started)
 
 
 @cache

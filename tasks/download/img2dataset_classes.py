@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 
 from dataops.kernels.without_package import without_package
-from tasks.download.fetch.host_pool import HostPool
+from tasks.download.host_turns import HostPool
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations looks for updates on import, by network
 
@@ -51,9 +51,9 @@ with (
     from img2dataset import resizer as _resizer
     from img2dataset.downloader import Downloader, compute_key
     from img2dataset.resizer import Resizer
-    from img2dataset.writer import WebDatasetSampleWriter
+    from img2dataset.writer import BufferedParquetWriter
 
-__all__ = ["Downloader", "Resizer", "WebDatasetSampleWriter", "compute_key", "use_decoder", "use_pool"]
+__all__ = ["BufferedParquetWriter", "Downloader", "Resizer", "compute_key", "use_decoder", "use_pool"]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
-from tasks.download.summary import count_failed
+from tasks.download.outcome import count_failed
 from tasks.reports.gallery import evenly_spaced, gallery_rows
 from tasks.reports.page import render
 

@@ -1,9 +1,12 @@
-"""Checks the header of an image before img2dataset's Resizer decodes it, turns it upright, and decodes JPEGs smaller.
+"""Resizes images, and makes small copies of a few of them for the report.
 
+It checks the header of an image before img2dataset's Resizer decodes it, turns it upright, and decodes JPEGs smaller.
 All of it happens in a process of its own, with a limit of memory (guarded_process.py).
 """
 
 import io
+from collections import Counter
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -11,13 +14,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.images.decode import Header, ImageRefused, read_header
+from dataops.images.decode import Header, ImageRefused, decode, make_preview, read_header
 from dataops.images.orientation import turn_pixels
 from dataops.images.structure import cut_metadata
 from tasks.download.guarded_process import MAX_TEXT, Function, FunctionFailed, GuardedProcess, ServerDied
 from tasks.download.img2dataset_classes import Resizer, use_decoder
-from tasks.download.previews import Previews, preview_image
 
+KEPT, PER_REASON = 12, 4
+"""Number of previews of a shard: of kept images, and of refused ones for each failure class."""
+_MAX_AREA = 4_000_000
+"""Maximum pixels of an image that is decoded for a preview."""
 REDUCED = {
     2: (cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
     4: (cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
@@ -138,6 +144,50 @@ class FastResizer(CheckedResizer):
             return 1
         side = large if self.resize_mode.name in ("border", "keep_ratio_largest") else small
         return max((n for n in REDUCED if side >= n * self.image_size), default=1)
+
+
+def preview_image(data: bytes) -> bytes | None:
+    """Return a small JPEG of an image, if it can be decoded and is not too large."""
+    try:
+        read_header(data, _MAX_AREA)
+        return make_preview(decode(data))
+    except ImageRefused:
+        return None
+
+
+class Previews:
+    """The previews of a shard. For each image, one thread calls `set_original`, then `add_kept` or `add_refused`.
+
+    Args:
+        preview: returns a small JPEG of an image, or None.
+    """
+
+    def __init__(self, preview: Callable[[bytes], bytes | None] = preview_image) -> None:
+        self._preview = preview
+        self.by_uid: dict[str, bytes] = {}
+        """JPEGs."""
+        self._original = b""
+        self._numbers: Counter[str] = Counter()
+
+    def set_original(self, original: bytes) -> None:
+        """Store the bytes of the image that is processed next, as fetched."""
+        self._original = original
+
+    def add_kept(self, uid: str, image: bytes) -> None:
+        """Add a preview of a resized image."""
+        self._add(uid, "", image)
+
+    def add_refused(self, uid: str, message: str) -> None:
+        """Add a preview of the original that was refused with a message."""
+        self._add(uid, message.partition(":")[0], self._original)
+
+    def _add(self, uid: str, reason: str, data: bytes) -> None:
+        self._original = b""
+        if self._numbers[reason] >= (PER_REASON if reason else KEPT):
+            return
+        if preview := self._preview(data):
+            self.by_uid[uid] = preview
+            self._numbers[reason] += 1
 
 
 class GuardedResizer:

@@ -1,4 +1,4 @@
-"""Retries the rows of a download with a temporary failure, in rounds, as further shards.
+"""Cuts the rows of a download into shards, and retries rows with a temporary failure in rounds, as further shards.
 
 A row that is to be retried is in no part of the shard that failed it, but in the scratch object
 `_work/again-<shard>.parquet`; the shards of the next round are cut from these. So each uid is in exactly one part at
@@ -8,7 +8,8 @@ the end.
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -16,11 +17,11 @@ from dataops.formatting import format_quantity
 from dataops.messages.waiting import pause
 from dataops.schema import FILTERED, conform
 from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Record, find_manifest, read_table
-from tasks.download.config import RetryConfig, matches_class
-from tasks.download.hooks import erased_reasons
-from tasks.download.row_spans import RowSpan, cut_objects
-from tasks.download.shard import shard_id
-from tasks.download.summary import count_by_host, subtract_hosts
+from dataops.store import Store
+from dataops.trace.targets import Target
+from tasks.download.config import DownloadConfig, RetryConfig, matches_class
+from tasks.download.hooks import ShardHook, erased_reasons
+from tasks.download.outcome import count_by_host, subtract_hosts
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.engine.stage import Plan
@@ -32,6 +33,81 @@ _PART_NAME = re.compile(r"(.*?)(?:-r([0-9]+))?\.parquet")
 REOPENED = "reopened"
 """Task name of the record with everything that is kept when a complete snapshot is reopened to retry its failed
 rows."""
+
+
+@dataclass(frozen=True)
+class RowSpan:
+    """Rows start..stop of one Parquet object."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def cut_parts(manifest: Manifest, size: int, prefix: str = "part-") -> list[tuple[RowSpan, ...]]:
+    """Cut the parts `<prefix>*.parquet` into shards of `size` rows; the last one may be smaller."""
+    return cut_objects([(manifest.path(p.name), p.rows) for p in manifest.named(prefix, ".parquet")], size)
+
+
+def cut_objects(objects: Iterable[tuple[str, int]], size: int) -> list[tuple[RowSpan, ...]]:
+    """Cut Parquet objects (name, number of rows) into shards of `size` rows; the last one may be smaller."""
+    shards: list[tuple[RowSpan, ...]] = []
+    current: list[RowSpan] = []
+    free = size
+    for name, rows in objects:
+        start = 0
+        while start < rows:
+            stop = min(rows, start + free)
+            current.append(RowSpan(name, start, stop))
+            free -= stop - start
+            start = stop
+            if not free:
+                shards.append(tuple(current))
+                current, free = [], size
+    return [*shards, tuple(current)] if current else shards
+
+
+def read_spans(store: Store, spans: Sequence[RowSpan], columns: list[str] | None = None) -> pa.Table:
+    """Return the rows of one shard, in order."""
+    tables = [read_table(store, s.name, columns).slice(s.start, s.stop - s.start) for s in spans]
+    return pa.concat_tables(tables).combine_chunks()
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """The rows of one shard, and how they are fetched."""
+
+    index: int
+    """Index of the shard, which names its tar and its parts."""
+    spans: tuple[RowSpan, ...]
+    config: DownloadConfig
+    round: int = 0
+    """0 for the first attempt of its rows."""
+    retry_classes: tuple[str, ...] = ()
+    """Failure classes whose rows are left for a later round."""
+    workers: int = 1
+    """Number of processes that share the limits for a host."""
+    takedowns: tuple[Target, ...] = ()
+    """Targets of takedown requests; rows that match them are not fetched."""
+    hooks: tuple[ShardHook, ...] = ()
+    """What plugins do with the images."""
+    site_files: str | None = None
+    """Folder that the processes share for robots.txt and similar files (tasks.web.host_state); default is a temporary
+    one."""
+
+    @property
+    def id(self) -> str:
+        return shard_id(self.index)
+
+    def count_rows(self) -> int:
+        """Return the number of its rows."""
+        return sum(span.stop - span.start for span in self.spans)
+
+
+def shard_id(index: int) -> str:
+    """Return the id of the task that fetches a shard."""
+    return f"shard-{index:05d}"
+
 
 ShardCut = tuple[int, tuple[RowSpan, ...]]
 """Index and rows of a shard."""

@@ -1,19 +1,21 @@
-"""Makes img2dataset's WebDataset writer deterministic: the order and the names of samples, and the bytes of the tar."""
+"""Writes the samples of img2dataset's Downloader in the order of the rows, by uid, and its table of outcomes."""
 
-import tarfile
 from collections import Counter
 from collections.abc import Sequence
-from json import JSONEncoder
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from tasks.download.img2dataset_classes import WebDatasetSampleWriter
+import orjson
+
+from dataops.shards.tar import ShardWriter
+from tasks.download.img2dataset_classes import BufferedParquetWriter
 from tasks.download.outcome import parse_drop_reason
-from tasks.download.previews import Previews
+from tasks.download.resizers import Previews
 from tasks.engine.task_report import report_task
 
 
-class OrderedWriter(WebDatasetSampleWriter):
-    """Receives samples in any order and writes them in the order of the rows, without modification times, by uid.
+class OrderedWriter:
+    """Receives samples in any order and writes them in the order of the rows, by uid: equal samples give equal bytes.
 
     Images that arrive early are stored in a file, which may grow to the size of the tar, so that memory is bounded.
 
@@ -23,7 +25,7 @@ class OrderedWriter(WebDatasetSampleWriter):
         failures: list that gets the errors which img2dataset would print and ignore.
         previews: receives each image and each refusal.
         early_file: an empty file for images that arrive early.
-        args: arguments of the base class.
+        shard_id, output_folder, save_caption, oom_shard_count, schema, encode_format: as img2dataset's writers get them.
     """
 
     def __init__(
@@ -33,10 +35,17 @@ class OrderedWriter(WebDatasetSampleWriter):
         failures: list[OSError],
         previews: Previews,
         early_file: BinaryIO,
-        *args: Any,
+        shard_id: int,
+        output_folder: str,
+        save_caption: bool,
+        oom_shard_count: int,
+        schema: Any,
+        encode_format: str,
     ):
-        super().__init__(*args)
-        self._headers = MemberHeaders(self.tarwriter.user, self.tarwriter.group, self.tarwriter.mode)
+        path = Path(output_folder, f"{shard_id:0{oom_shard_count}d}")
+        self._file = path.with_suffix(".tar").open("wb")
+        self._tar, self._format = ShardWriter(self._file), encode_format
+        self._table = BufferedParquetWriter(str(path.with_suffix(".parquet")), schema, 100)
         self._rows = {key: row for row, key in enumerate(keys)}
         self._uids, self._next = uids, 0
         self._early: dict[int, tuple[tuple[int, int] | None, Any, Any]] = {}
@@ -68,17 +77,11 @@ class OrderedWriter(WebDatasetSampleWriter):
 
     def _write(self, row: int, img_str: Any, caption: Any, meta: Any) -> None:
         if img_str is not None:
-            members = {self.encode_format: img_str, "json": format_json(meta).encode(), "txt": (caption or "").encode()}
-            for extension in sorted(members):
-                self._write_member(f"{self._uids[row]}.{extension}", members[extension])
-        self.buffered_parquet_writer.write(meta)
+            text = orjson.dumps(meta, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+            members = {self._format: img_str, "json": text, "txt": (caption or "").encode()}
+            self._tar.write(self._uids[row], dict(sorted(members.items())))
+        self._table.write(meta)
         self._next = row + 1
-
-    def _write_member(self, name: str, data: bytes) -> None:
-        padded = self._headers.make(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
-        stream: Any = self.tarwriter.tarstream
-        stream.fileobj.write(padded)
-        stream.offset += len(padded)
 
     def _write_early(self, row: int) -> None:
         span, caption, meta = self._early.pop(row)
@@ -101,41 +104,6 @@ class OrderedWriter(WebDatasetSampleWriter):
     def close(self) -> None:
         for row in sorted(self._early):  # rows after one that img2dataset lost
             self._write_early(row)
-        super().close()
-
-
-class MemberHeaders:
-    """Makes the headers of files of one owner, without a modification time.
-
-    The bytes are those of tarfile, which takes ten times as long: only name, size and checksum differ.
-    """
-
-    def __init__(self, user: str, group: str, mode: int):
-        info = tarfile.TarInfo()
-        info.uname, info.gname, info.mode = user, group, mode
-        header = info.tobuf(tarfile.USTAR_FORMAT)
-        self._owner, self._time, self._rest = header[100:124], header[136:148], header[156:]
-        self._sum = sum(b" " * 8 + self._rest)
-
-    def make(self, name: str, size: int) -> bytes:
-        """Return the header of a file whose name is ASCII, of at most 100 characters, and not of a folder."""
-        start = name.encode("ascii").ljust(100, b"\0") + self._owner + b"%011o\0" % size + self._time
-        return start + b"%06o\0 " % (sum(start) + self._sum) + self._rest
-
-
-_encode = JSONEncoder().encode
-
-
-def format_json(value: Any, margin: str = "\n") -> str:
-    """Return the text of `json.dumps(value, indent=4)`, which takes four times as long; the keys of objects are text.
-
-    Args:
-        margin: line break and indentation of the line on which the value begins.
-    """
-    if not isinstance(value, dict | list) or not value:
-        return _encode(value)
-    inner = margin + "    "
-    if isinstance(value, list):
-        return "[" + inner + f",{inner}".join(format_json(one, inner) for one in value) + margin + "]"
-    items = (f"{_encode(name)}: {format_json(one, inner)}" for name, one in value.items())
-    return "{" + inner + f",{inner}".join(items) + margin + "}"
+        self._table.close()
+        self._tar.close()
+        self._file.close()

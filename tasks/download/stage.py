@@ -17,10 +17,9 @@ from collections.abc import Sequence
 
 from dataops.snapshot import Draft, Record
 from tasks.download.config import DownloadConfig
-from tasks.download.hooks import ShardHook, load_hooks
-from tasks.download.rounds import REOPENED, ShardCut, run_rounds
-from tasks.download.shard import ShardTask
-from tasks.download.summary import explain_failure, merge_hosts
+from tasks.download.hooks import load_hooks, start_hooks
+from tasks.download.outcome import explain_failure, merge_hosts
+from tasks.download.rounds import REOPENED, ShardCut, ShardTask, run_rounds
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import MapView, describe_fetched
 from tasks.engine.scratch_folders import scratch_folder
@@ -44,14 +43,11 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
         records, objects, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
 
     with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
-        hooks: list[ShardHook] = []
-        for hook in load_hooks().values():
-            if started := hook.start(work, context, tuple(hooks)):
-                hooks.append(started)
+        hooks = start_hooks(work, context)
 
         def fetch(cuts: list[ShardCut], round_: int, retry_classes: tuple[str, ...]) -> list[Record]:
             workers = min(context.workers, len(cuts))
-            settings = (config, round_, retry_classes, workers, takedowns, tuple(hooks), str(folder))
+            settings = (config, round_, retry_classes, workers, takedowns, hooks, str(folder))
             tasks = [ShardTask(index, spans, *settings) for index, spans in cuts]
             return map_parts(download_shard, tasks, draft, context, MapView(ShardTask.count_rows, describe_fetched))
 
@@ -62,7 +58,7 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     size = sum(record.facts["bytes"] for record in records)
     facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
     for hook in hooks:
-        facts |= hook.facts
+        facts |= hook.list_facts()
     facts |= _sum_erased(records)
     for hook in load_hooks().values():
         hook.finish(work, facts)

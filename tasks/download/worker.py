@@ -27,27 +27,23 @@ from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.trace.targets import matching_rows
 from tasks.download.config import DownloadConfig
-from tasks.download.fetch.host_pool import HostPool
-from tasks.download.fetch.opener import SafeOpener
 from tasks.download.guarded_process import GuardedProcess, ServerLimits, SupervisorLost
 from tasks.download.hooks import ShardHook
+from tasks.download.host_turns import HostPool
 from tasks.download.img2dataset_classes import Downloader, compute_key, use_pool
-from tasks.download.make_opener import make_opener
-from tasks.download.outcome import count_erased, erase_rows, join_outcomes, put_parts
-from tasks.download.previews import Previews
+from tasks.download.opener import SafeOpener, make_opener
+from tasks.download.outcome import count_by_host, count_erased, erase_rows, join_outcomes, put_parts
 from tasks.download.resizers import (
     CheckedResizer,
     FastResizer,
     GuardedResizer,
+    Previews,
     memory_budget,
     preview_in,
     resize_functions,
 )
-from tasks.download.rounds import put_retry_rows, split_by_class
-from tasks.download.row_spans import read_spans
-from tasks.download.shard import ShardTask
+from tasks.download.rounds import ShardTask, put_retry_rows, read_spans, split_by_class
 from tasks.download.shard_writer import OrderedWriter
-from tasks.download.summary import count_by_host
 from tasks.engine.scratch_folders import scratch_folder
 
 logger = logging.getLogger(__name__)

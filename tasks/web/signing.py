@@ -22,6 +22,8 @@ class Signer:
 
     config: type[BaseModel]
     table: str
+    problem_key: str
+    """Path in the config of what `open` may refuse, such as `identity.key_file`."""
 
     @property
     def execution_fields(self) -> frozenset[str]:
@@ -52,7 +54,7 @@ def find_signer_problems(config: BaseModel) -> list[str]:
     return [
         line
         for signer, table in _tables(config)
-        for line in problems_of(signer.table, lambda signer=signer, table=table: signer.open(table))
+        for line in problems_of(signer.problem_key, lambda signer=signer, table=table: signer.open(table))
     ]
 
 

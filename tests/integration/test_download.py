@@ -14,26 +14,24 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw
 
 from dataops.errors import StorageError
-from dataops.schema import FILTERED, uid
+from dataops.schema import uid
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Counts, Draft, Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
-from tasks.download import row_spans
 from tasks.download.config import DownloadConfig, RetryConfig
-from tasks.download.shard import ShardTask
+from tasks.download.rounds import ShardTask, cut_parts
 from tasks.download.stage import DOWNLOAD, download_shard
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 from tasks.engine.stage import Plan, make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tests.manifests import build_manifest
+from tests.downloads import filtered
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -226,29 +224,6 @@ def tls_port(tmp_path: Path) -> Iterator[int]:
     server.server_close()
 
 
-def filtered(store: FolderStore, urls: list[str], rows_a_part: int) -> Manifest:
-    draft, parts = Draft(store, "filter", "0123456789abcdef"), []
-    for start in range(0, len(urls), rows_a_part):
-        some = urls[start : start + rows_a_part]
-        rows = [
-            {
-                "uid": uid(url, f"caption of {url}"),
-                "url": url,
-                "caption": f"caption of {url}",
-                "caption_source": "alt",
-                "page_url": "http://site.test/",
-                "source": "pages.warc.gz",
-                "source_offset": 0,
-                "extracted_with": "test",
-                "language": "en",
-                "language_score": 0.5,
-            }
-            for url in some
-        ]
-        parts.append(draft.put_table(f"part-{len(parts):05d}.parquet", pa.Table.from_pylist(rows, FILTERED)))
-    return draft.commit(build_manifest("filter", parts, key=draft.key, counts=Counts(input=len(urls), kept=len(urls))))
-
-
 def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
     tmp_path: Path,
     site: ThreadingHTTPServer,
@@ -371,7 +346,7 @@ def test_download_gives_the_same_bytes_for_any_workers_and_threads_and_after_a_c
     planned = planned_in(store_b, threads=3)
     draft = Draft(store_b, "download", planned.key)
     here = Context(store_b, tmp_path, workers=1, pool=one_thread)
-    cuts = row_spans.cut_parts(planned.upstream[0], 40)
+    cuts = cut_parts(planned.upstream[0], 40)
     shards = [ShardTask(index, rows, planned.config) for index, rows in enumerate(cuts)]  # pyright: ignore
     map_parts(download_shard, [shards[0], shards[2]], draft, here)
     Site.seen.clear()  # "killed" here: two of three shards are there, and no manifest
@@ -419,7 +394,7 @@ def test_download_finds_rows_and_errors_that_img2dataset_swallows(
     store = FolderStore(tmp_path)
     source = filtered(store, [f"http://site.test/pictures/{n}.png" for n in range(8)], rows_a_part=8)
     config = DownloadConfig(image_size=32, connect_to={"site.test": f"127.0.0.1:{site.server_port}"})
-    shard = ShardTask(0, row_spans.cut_parts(source, 8)[0], config)
+    shard = ShardTask(0, cut_parts(source, 8)[0], config)
 
     resize = resizers.Resizer.__call__
 

@@ -19,11 +19,12 @@ from dataops.snapshot import Counts, Draft, Record, read_parts
 from dataops.store import FolderStore
 from tasks.download import stage as download
 from tasks.download.config import DownloadConfig, RetryConfig
-from tasks.download.shard import ShardTask
+from tasks.download.rounds import ShardTask
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make, plan
-from tests.integration.test_download import Site, filtered, picture
+from tests.downloads import filtered
+from tests.integration.test_download import Site, picture
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -29,7 +29,8 @@ from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tests.integration.test_download import filtered, picture
+from tests.downloads import filtered
+from tests.integration.test_download import picture
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -13,16 +13,9 @@ from typing import Any
 import pytest
 
 from dataops.home import CHECKOUT
-from dataops.snapshot import Draft, read_table
-from dataops.store import FolderStore
-from tasks.download import row_spans
-from tasks.download.config import DownloadConfig
-from tasks.download.fetch.host_pace import HostPace
-from tasks.download.shard import ShardTask
-from tasks.web.identity.key_file import create_key, key_id
-from tests.integration.test_download import filtered
+from tasks.download.host_turns import HostPace
+from tests.downloads import fetched
 from tests.servers.hostile_web import TDM, Web, served
-from tests.servers.signatures import Guard
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -95,21 +88,6 @@ def intervals(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
     return kept
 
 
-def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, str | None], dict[str, dict[str, Any]]]:
-    """Download URLs, and return the drop reason (None for a kept row) and the evidence of each, by URL."""
-    from tasks.download import worker as fetch_shard
-
-    store = FolderStore(folder / "store")
-    source, draft = filtered(store, urls, rows_a_part=len(urls)), Draft(store, "download", "polite")
-    config = DownloadConfig(**{"image_size": 48, "timeout": 20, "max_bytes": 300_000, "threads": 16} | options)
-    fetch_shard.download_shard(draft, ShardTask(0, row_spans.cut_parts(source, len(urls))[0], config))
-    kept, dropped, evidence = (
-        read_table(store, draft.path(f"{part}-00000.parquet")).to_pylist() for part in ("part", "dropped", "evidence")
-    )
-    reasons = {row["url"]: None for row in kept} | {row["url"]: row["drop_reason"] for row in dropped}
-    return reasons, {row["url"]: row for row in evidence}
-
-
 def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
     tmp_path: Path, web: Web, intervals: dict[str, list[float]]
 ) -> None:
@@ -157,7 +135,7 @@ ONE_OF_MANY = """
 import sys
 from pathlib import Path
 from tasks.download.config import DownloadConfig
-from tasks.download.make_opener import make_opener
+from tasks.download.opener import make_opener
 
 folder, address, *urls = sys.argv[1:]
 opener = make_opener(DownloadConfig(connect_to={"ours.test": address, "shut.test": address}), Path(folder))
@@ -167,27 +145,6 @@ for url in urls:
     except Exception as error:
         print(error)
 """
-
-
-def test_every_request_is_signed_for_its_host_and_the_key_is_written_nowhere(tmp_path: Path, web: Web) -> None:
-    key, other = create_key(tmp_path / "k.pem"), create_key(tmp_path / "other.pem")
-    web.guard = Guard(key.public_key(), key_id(key), "https://crawler.example")
-    urls = ["http://signed.test/1.png", "http://signed.test/2.png", "http://signed.test/moved.png"]
-    identity = {"key_file": str(tmp_path / "k.pem"), "signature_agent": "https://crawler.example"}
-    reasons, evidence = fetched(tmp_path / "signed", urls, connect_to=web.connect_to(), identity=identity)
-    assert reasons == dict.fromkeys(urls)
-    assert evidence[urls[2]]["final_url"] == "http://also-signed.test/1.png"
-    assert web.guard.accepted == len(web.log) == 10  # 3 files of each host, and 4 images
-    secret = (tmp_path / "k.pem").read_bytes().splitlines()[1]
-    assert not [path for path in (tmp_path / "signed").rglob("*") if path.is_file() and secret in path.read_bytes()]
-
-    unsigned, _ = fetched(tmp_path / "unsigned", urls[:1], connect_to=web.connect_to())
-    assert unsigned == {urls[0]: "http_401"}
-    identity["key_file"] = str(tmp_path / "other.pem")
-    wrongly_signed, _ = fetched(tmp_path / "other", urls[:1], connect_to=web.connect_to(), identity=identity)
-    assert wrongly_signed == {urls[0]: "http_403"}
-    assert web.guard.accepted == 10
-    assert key_id(other) != key_id(key)
 
 
 def test_processes_of_a_run_request_the_files_of_a_host_once(tmp_path: Path, web: Web) -> None:
@@ -202,28 +159,6 @@ def test_processes_of_a_run_request_the_files_of_a_host_once(tmp_path: Path, web
     assert sorted(paths["ours.test"]) == sorted([*FILES, *["/0.png", "/1.png", "/2.png"] * 3])
 
 
-def test_a_later_run_fetches_only_changed_images(tmp_path: Path, web: Web) -> None:
-    urls = [f"http://versioned.test/{name}" for name in ("1.png", "2.png", "gone.png", "says-no.png")]
-    options = {"connect_to": web.connect_to(), "originals": str(tmp_path / "originals")}
-    first, before = fetched(tmp_path / "a", urls, **options)
-    assert set(first.values()) == {None}
-    (tmp_path / "b").mkdir()
-    again, after = fetched(tmp_path / "b", urls, **options, image_size=32)
-    assert [again[url] for url in urls] == [None, None, "http_410", "opt_out"]
-    assert [after[url]["http_status"] for url in urls] == [304, 200, 410, 304]
-    assert [after[url]["etag"] for url in urls[:2]] == ['"old"', '"new"']
-    assert [after[url]["bytes"] is None for url in urls] == [True, False, True, True]
-
-    def sha256s(folder: str) -> dict[str, str]:
-        rows = read_table(FolderStore(tmp_path / folder / "store"), "download/polite/part-00000.parquet").to_pylist()
-        return {row["url"]: row["sha256"] for row in rows}
-
-    assert sha256s("a")[urls[0]] == sha256s("b")[urls[0]]
-    assert sha256s("a")[urls[1]] != sha256s("b")[urls[1]]
-    assert len(list((tmp_path / "originals").glob("??/*"))) == 2  # those that are gone or forbidden are not kept
-    assert before[urls[0]]["bytes"] > 0
-
-
 @pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the addresses that are connected to. Each connection is refused: nothing leaves this machine."""
@@ -235,7 +170,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr("socket.socket.connect", connect)
     monkeypatch.setattr("urllib.request._opener", None)
-    monkeypatch.setattr("tasks.download.make_opener.shared_dns", lambda: None)  # which makes a Dns of its own
+    monkeypatch.setattr("tasks.download.opener.shared_dns", lambda: None)  # which makes a Dns of its own
     return addresses
 
 

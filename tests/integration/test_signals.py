@@ -16,7 +16,7 @@ from dataops.rights.signals import list_names
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
-from tasks.download.make_opener import make_opener
+from tasks.download.opener import make_opener
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.sources.site import SiteSource

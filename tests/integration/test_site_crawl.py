@@ -26,8 +26,6 @@ from tasks.engine.stage import make, plan, reuse
 from tasks.extract.sources.site import SiteSource
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
-from tasks.web.identity.key_file import create_key, key_id
-from tests.servers.signatures import Guard
 from tests.servers.site import Web, served
 
 pytestmark = pytest.mark.timeout(600)
@@ -73,11 +71,8 @@ class Crawled:
 def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
     """Crawl the whole web once."""
     folder = tmp_path_factory.mktemp("crawl")
-    key = create_key(folder / "identity.pem")
     with served() as web:
-        web.guard = Guard(key.public_key(), key_id(key), "https://crawler.example")
-        identity = {"key_file": str(folder / "identity.pem"), "signature_agent": web.guard.agent}
-        options = {"max_pages_per_host": 20, "max_page_bytes": 200_000, "identity": identity}
+        options = {"max_pages_per_host": 20, "max_page_bytes": 200_000}
         site = config(web, *HOSTS, contact="https://example.org/bot", **options)
         lines: list[str] = []
         yield Crawled(web, site, folder, crawl(site, folder, lines), lines)
@@ -146,16 +141,6 @@ def test_crawl_obeys_robots_txt_and_directives(crawled: Crawled):
     assert [request.path for request in web.requests_to("down.test")] == ["/robots.txt"] * 2
     assert [request.path for request in web.requests_to("sleepy.test")] == ["/robots.txt"]
     assert [request.path for request in web.requests_to("reserved.test")] == ["/robots.txt", "/"]
-
-
-def test_crawl_signs_every_request_and_writes_the_key_nowhere(crawled: Crawled):
-    guard = crawled.web.guard
-    assert guard is not None
-    assert guard.accepted == len(crawled.web.log) == len(guard.nonces)  # other requests would have been refused
-    secret = (crawled.folder / "identity.pem").read_bytes().splitlines()[1]
-    written = {path for path in crawled.folder.rglob("*") if path.is_file() and secret in path.read_bytes()}
-    assert written == {crawled.folder / "identity.pem"}
-    assert "identity" not in json.dumps(crawled.manifest.config)
 
 
 def gaps(web: Web, host: str) -> list[float]:

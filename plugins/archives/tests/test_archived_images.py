@@ -1,28 +1,25 @@
 """Images from archives: which capture answers, with the checks and the evidence of the network path."""
 
 import gzip
-import hashlib
 import io
 import pickle
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from dataops.errors import SourceError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
+from plugins.archives.hook import ARCHIVED_IMAGES
 from tasks.download.config import DownloadConfig
-from tasks.download.fetch.archive_index import ArchiveIndex, Archives, index_archives
-from tasks.download.fetch.archive_opener import ArchiveOpener
-from tasks.download.fetch.opener import Evidence
-from tasks.download.harm.check import HarmCheck
-from tasks.download.harm.config import HashListsConfig
-from tasks.download.harm.hash_lists import put_lists, read_inputs
-from tasks.download.make_opener import make_limits
+from tasks.download.hooks import ShardHook
+from tasks.download.opener import SafeOpener, make_opener
 from tasks.engine.context import Context
+from tasks.engine.stage import Work
 from tasks.extract.sources.warc import WarcSource
 from tasks.web.fetch_error import FetchError
 from tests.archived_images import DATE, http, record, redirect, write_archive
@@ -38,22 +35,25 @@ def png(colour: str = "red") -> bytes:
 RED, BLUE, GREEN = png("red"), png("blue"), png("green")
 
 
-def open_archives(folder: Path, urls: list[str], **settings: object) -> tuple[ArchiveOpener, dict[str, object]]:
+def open_archives(
+    folder: Path, urls: list[str], hooks: tuple[ShardHook, ...] = (), **settings: object
+) -> tuple[SafeOpener, dict[str, Any]]:
     """Return an opener over the archives in `folder`, and the facts of the index."""
     more, key = {"max_failed_files": settings.pop("max_failed_files", 0)}, str(settings.pop("key", "k"))
     source = WarcSource(paths=[str(folder / "*.warc*")], images="archive", **more)
-    config = DownloadConfig.model_validate(settings).with_archives([source])
+    config = DownloadConfig.model_validate(settings).adapt([source])
+    assert config.problems() == []  # no contact is needed
     store = FolderStore(folder / "store")
-    source, config = pickle.loads(pickle.dumps((source, config)))  # as for a worker process
     context = Context(store=store, home=folder, workers=1, pool=InlineExecutor())
     draft = Draft(store, "download", key)
-    tasks = Archives((source,), hold_all=True).list_tasks(config.max_bytes, context)
-    facts = index_archives(tasks, draft, context)
-    index = ArchiveIndex(draft, [task.label for task in tasks])
-    return ArchiveOpener(make_limits(config), index, index.find_hops(urls)), facts
+    hook = ARCHIVED_IMAGES.start(Work(config, 0, {}, draft, context), context, hooks)
+    assert hook is not None
+    with pickle.loads(pickle.dumps(hook)).open(draft) as opened:  # as for a worker process
+        opened.begin(pa.table({"url": urls, "source": ["crawl"] * len(urls)}))
+        return make_opener(config, folder / "site-files", hooks=[*hooks, opened]), dict(hook.list_facts()["archive"])
 
 
-def fetch(opener: ArchiveOpener, url: str) -> bytes | str:
+def fetch(opener: SafeOpener, url: str) -> bytes | str:
     """Return the body of a URL, or the error."""
     try:
         return opener.open(url).read()
@@ -208,28 +208,21 @@ def test_damaged_archives_lose_their_damaged_records_only(tmp_path: Path) -> Non
     assert fetch(opener, urls[0]) == RED
 
 
-def test_bytes_of_a_known_harmful_image_are_not_copied_from_the_archive(tmp_path: Path) -> None:
-    pictures = {name: (RED, BLUE, GREEN)[number] for number, name in enumerate(("1", "2", "3"))}
+class Forbidden(ShardHook):
+    """Drops one image."""
+
+    def check(self, body: bytes) -> None:
+        if body == RED:
+            raise FetchError("forbidden", "it is red")
+
+
+def test_bytes_that_another_hook_drops_are_not_copied_from_the_archive(tmp_path: Path) -> None:
+    bodies = {"1": RED, "2": BLUE}
     write_archive(
-        tmp_path / "a.warc.gz", [record(f"http://a.test/{name}.png", http(body)) for name, body in pictures.items()]
+        tmp_path / "a.warc.gz", [record(f"http://a.test/{name}.png", http(body)) for name, body in bodies.items()]
     )
-    (tmp_path / "list.txt").write_text(hashlib.sha256(RED).hexdigest())
-    (tmp_path / "near.txt").write_text("0" * 64)
-    lists = HashListsConfig(sha256={"known": str(tmp_path / "list.txt")}, pdq={"near": str(tmp_path / "near.txt")})
-    source = WarcSource(paths=[str(tmp_path / "*.warc*")], images="archive")
-    config = DownloadConfig().with_archives([source])
-    store = FolderStore(tmp_path / "store")
-    draft = Draft(store, "download", "k")
-    context = Context(store=store, home=tmp_path, workers=1, pool=InlineExecutor())
-    check = HarmCheck(put_lists(draft, lists, read_inputs(lists)), 10_000, 10_000)
-    tasks = [
-        replace(task, harm=check) for task in Archives((source,), hold_all=True).list_tasks(config.max_bytes, context)
-    ]
-    index_archives(tasks, draft, context)
-    bodies = store.read(draft.scratch("archive-00000.bodies"))
-    assert (RED in bodies, BLUE in bodies) == (False, True)
-    index = ArchiveIndex(draft, [task.label for task in tasks])
-    urls = [f"http://a.test/{name}.png" for name in pictures]
-    opener = ArchiveOpener(make_limits(config), index, index.find_hops(urls))
-    assert [fetch(opener, url) for url in urls] == ["known_harm: known", BLUE, GREEN]
-    assert opener.evidence[urls[0]] == Evidence()
+    urls = [f"http://a.test/{name}.png" for name in bodies]
+    opener, _ = open_archives(tmp_path, urls, (Forbidden(),))
+    copied = (tmp_path / "store/download/k/_work/archive-00000.bodies").read_bytes()
+    assert (RED in copied, BLUE in copied) == (False, True)
+    assert [fetch(opener, url) for url in urls] == ["forbidden: it is red", BLUE]

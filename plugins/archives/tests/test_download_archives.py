@@ -7,22 +7,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from PIL import Image
 
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest, read_parts
-from dataops.store import FolderStore, Store, open_store
+from dataops.store import FolderStore, Store
+from plugins.archives import archive_index
 from tasks.download import stage as download
 from tasks.download.config import DownloadConfig
-from tasks.download.fetch import archive_index
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
-from tasks.files.s3_file import s3_client
 from tasks.filter.config import FilterConfig
 from tasks.filter.stage import FILTER
 from tests.archived_images import DATE, http, record, redirect, write_archive
@@ -78,7 +76,7 @@ def run(store: Store, paths: list[str], home: Path, pool: Executor, **settings: 
     context = Context(store, home, workers=2, pool=pool)
     pairs = make(plan(EXTRACT, source, 0, []), context)
     kept = make(plan(FILTER, FilterConfig(languages=["en"]), 0, [pairs]), context)
-    config = DownloadConfig(image_size=32, shard_size=5, **settings).with_archives([source])
+    config = DownloadConfig(image_size=32, shard_size=5, **settings).adapt([source])
     return kept, make(plan(DOWNLOAD, config, 0, [kept], store), context)
 
 
@@ -108,17 +106,13 @@ def test_images_come_from_the_archives_without_a_request(
     assert not [name for name in store.names(f"download/{found.key}") if "_work" in name]
 
 
-def test_s3_and_resumed_runs_give_the_same_digest(
-    crawl: Path, tmp_path: Path, one_thread: Executor, s3_environment: None, monkeypatch: pytest.MonkeyPatch
+def test_resumed_run_gives_the_same_digest_and_reads_no_archive_again(
+    crawl: Path, tmp_path: Path, one_thread: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [str(crawl / "*.warc.gz")]
     first = run(FolderStore(tmp_path / "store"), paths, tmp_path, one_thread)[1]
 
-    client = boto3.client("s3")
-    for file in crawl.iterdir():
-        client.put_object(Bucket="mill", Key=f"archived/{file.name}", Body=file.read_bytes())
-    client.close()
-    store = open_store("s3://mill/archive-store")
+    store = FolderStore(tmp_path / "other")
     original, failures = download.download_shard, []
 
     def fail_once(draft: Any, task: Any) -> Any:
@@ -129,10 +123,9 @@ def test_s3_and_resumed_runs_give_the_same_digest(
 
     monkeypatch.setattr(download, "download_shard", fail_once)
     with pytest.raises(ConfigError, match="stop here"):
-        run(store, ["s3://mill/archived/*.warc.gz"], tmp_path, one_thread)
+        run(store, paths, tmp_path, one_thread)
     monkeypatch.setattr(archive_index, "index_archive", None)  # the archives are not read again
-    second = run(store, ["s3://mill/archived/*.warc.gz"], tmp_path, one_thread)[1]
-    s3_client.cache_clear()
+    second = run(store, paths, tmp_path, one_thread)[1]
     assert failures
     assert first.counts == second.counts
     assert first.content_digest == second.content_digest

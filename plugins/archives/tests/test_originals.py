@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError
-from tasks.download.fetch.originals import MARKER, Originals
+from plugins.archives.originals import MARKER, Originals
 
 
 def headers(**values: str) -> Message:

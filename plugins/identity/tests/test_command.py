@@ -10,7 +10,7 @@ import pytest
 from dataops.errors import ConfigError
 from flows.app import run_command
 from flows.config import load_config
-from tasks.web.identity.key_file import key_id, load_key
+from plugins.identity.keys import key_id, load_key
 
 CONFIG = """
 name = "n"

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from dataops.errors import ConfigError
-from tasks.web.identity.key_file import create_key, key_id, load_key, public_jwk
+from plugins.identity.keys import create_key, key_id, load_key, public_jwk
 
 
 def test_create_key_writes_a_file_that_only_its_owner_and_openssl_can_read(tmp_path: Path):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dataops.lists import distance_set
-from dataops.lists.distance_set import DistanceSet
+from plugins.moderation import pdq as distance_set
+from plugins.moderation.pdq import DistanceSet
 
 
 def to_number(words: np.ndarray) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataops.images.pdq import compute_pdq, format_pdq
+from plugins.moderation.pdq import compute_pdq, format_pdq
 
 
 def image(height: int, width: int) -> np.ndarray:

@@ -20,7 +20,7 @@ def test_a_worker_loads_no_package_that_it_does_not_need() -> None:
         "import sys, pyarrow as pa\n"
         "from dataops.kernels.without_package import skip_pandas\n"
         "skip_pandas()\n"
-        "import tasks.download.worker, tasks.download.summary as summary\n"
+        "import tasks.download.worker, tasks.download.outcome as summary\n"
         "rows = pa.table({'url': ['http://IMG.example:80/a'], 'drop_reason': pa.array([None], pa.string())})\n"
         "assert summary.count_by_host(rows) == {'img.example': {'rows': 1}}\n"
         "import importlib.util\n"

@@ -16,12 +16,12 @@ from dataops.images.decode import read_header
 from dataops.images.orientation import ORIENTATION_TAG, turn_image
 from tasks.download.guarded_process import GuardedProcess, ServerLimits
 from tasks.download.img2dataset_classes import Resizer
-from tasks.download.previews import Previews
 from tasks.download.resizers import (
     BYTES_PER_PIXEL,
     CheckedResizer,
     FastResizer,
     GuardedResizer,
+    Previews,
     lay_on_white,
     resize_functions,
 )

@@ -9,12 +9,11 @@ from dataops.errors import CorruptPart, SourceError
 from dataops.schema import DOWNLOADED, FILTERED, dropped_schema, uid
 from dataops.snapshot import Counts, Draft, Manifest, Record, read_table
 from dataops.store import FolderStore
-from tasks.download import row_spans
 from tasks.download import stage as download
 from tasks.download.config import DownloadConfig
-from tasks.download.fetch.opener import Evidence
+from tasks.download.opener import Evidence
 from tasks.download.outcome import join_outcomes, parse_drop_reason, put_parts
-from tasks.download.row_spans import RowSpan
+from tasks.download.rounds import RowSpan, cut_parts, read_spans
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
@@ -38,10 +37,6 @@ def test_config_refuses_bad_values_and_its_key_ignores_execution() -> None:
     moved = DownloadConfig(threads=2, contact="mailto:a@b.test", connect_to={"a.test": "127.0.0.1:80"})
     assert plain.key_config() == moved.key_config()
     assert plain.key_config() != DownloadConfig(image_size=64).key_config()
-    listed = DownloadConfig.model_validate({"hash_lists": {"md5": {"own": "a.txt"}}})
-    assert listed.key_config()["hash_lists"]["md5"] == ["own"]
-    with pytest.raises(ValidationError, match="names no list"):
-        DownloadConfig.model_validate({"hash_lists": {}})
     assert moved.user_agent_header == "pairmill/0.1 (+mailto:a@b.test)"
 
 
@@ -57,15 +52,15 @@ def stored(store: FolderStore, sizes: list[int]) -> Manifest:
 def test_cut_parts_keeps_the_order_of_rows(tmp_path: Path, size: int) -> None:
     store = FolderStore(tmp_path)
     manifest = stored(store, [5, 0, 3, 4])
-    cuts = row_spans.cut_parts(manifest, size)
-    tables = [row_spans.read_spans(store, cut) for cut in cuts]
+    cuts = cut_parts(manifest, size)
+    tables = [read_spans(store, cut) for cut in cuts]
     assert [t.num_rows for t in tables[:-1]] == [size] * (len(cuts) - 1)
     everything = [u for part in manifest.parts for u in read_table(store, manifest.path(part.name))["uid"].to_pylist()]
     assert [u for table in tables for u in table["uid"].to_pylist()] == everything
 
 
 def test_cut_parts_gives_no_shard_without_rows(tmp_path: Path) -> None:
-    assert row_spans.cut_parts(stored(FolderStore(tmp_path), [0]), 10) == []
+    assert cut_parts(stored(FolderStore(tmp_path), [0]), 10) == []
 
 
 @pytest.mark.parametrize(
@@ -165,4 +160,4 @@ def test_stage_fails_and_deletes_failed_shards_when_too_few_images_are_fetched(
 def test_read_spans_reads_only_the_given_columns(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     stored(store, [4])
-    assert row_spans.read_spans(store, [RowSpan("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2
+    assert read_spans(store, [RowSpan("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2

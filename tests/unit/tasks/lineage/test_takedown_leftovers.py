@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dataops.trace.targets import image_targets
 from flows.commands import takedown
 from flows.commands.gc import Policy, Roots
 from flows.records import Attempt, RunRecord, StageRun
-from tasks.download.fetch.originals import Originals
+from tasks.download.hooks import FetchHook
 from tasks.engine import lease
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
@@ -34,7 +34,6 @@ from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import InlineExecutor
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
-from tests.unit.tasks.download.fetch.test_originals import headers
 
 REMOVED = (3, 4, 9)
 """Numbers of the removed pairs: by domain, by URL and by phash."""
@@ -46,6 +45,20 @@ def some_pairs() -> list[dict[str, Any]]:
         pair(n, page_url=f"https://site{n}.example/p", phash=hashes.get(n, f"{n:016x}"), caption=f"caption no. {n}")
         for n in range(12)
     ]
+
+
+class Copies(FetchHook):
+    """Keeps images in a folder."""
+
+    @staticmethod
+    def path(folder: Path, url: str) -> Path:
+        return folder / url.replace("/", "_")
+
+    def list_copies(self, table: Mapping[str, Any]) -> list[str]:
+        return [table["copies"]]
+
+    def erase(self, folder: str, urls: Sequence[str], targets: Sequence[Any]) -> int:
+        return sum(path.unlink() is None for url in urls if (path := self.path(Path(folder), url)).exists())
 
 
 class KilledError(BaseException):
@@ -87,7 +100,7 @@ class FailingStore(FolderStore):
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with a store of raw shards, a dataset, a half-made download, and a folder of originals."""
+    """A home with a store of raw shards, a dataset, a half-made download, and a folder of copies."""
     home = tmp_path_factory.mktemp("home")
     store = FolderStore(home / "store")
     made = chain(store, some_pairs(), 5)
@@ -96,10 +109,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Context(store, home, pool=InlineExecutor()),
     )
     put_unfinished(store, made["download"], "f" * 16)
-    originals = Originals(home / "originals")
-    originals.claim()
+    (home / "copies").mkdir()
     for row in some_pairs():
-        originals.put(row["url"], row["data"], headers(ETag='"1"'))
+        Copies.path(home / "copies", row["url"]).write_bytes(row["data"])
     record = RunRecord(
         run_id="run", name="n", created_at="2026-01-01T00:00:00+00:00", state="completed",
         attempts=[Attempt(started_at="2026-01-01T00:00:00+00:00", host="h", pid=1)], config={},
@@ -134,7 +146,7 @@ def copy_home(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (home / "request.txt").write_text(f"site3.example\nhttp://host1.example/4.jpg\n{image_targets(jpeg(9))[1]}\n")
         path = home / "store" / "runs" / "run.json"
         record = json.loads(path.read_text())
-        record["config"]["download"] = {"originals": str(home / "originals")}
+        record["config"]["download"] = {"copies": str(home / "copies")}
         path.write_text(json.dumps(record))
         return home
 
@@ -143,6 +155,7 @@ def copy_home(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def take_down(home: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(takedown, "known_stores", lambda *_: [store])
+    monkeypatch.setattr(takedown, "load_hooks", lambda: {"copies": Copies()})
     options = takedown.TakedownOptions(home / "request.txt", "a letter", delete_raw=True, yes=True)
     return takedown.takedown(options, home, None, as_json=True)
 
@@ -170,18 +183,18 @@ def find_texts(home: Path) -> set[str]:
     return found
 
 
-def test_takedown_leaves_no_image_in_the_store_or_the_originals(
+def test_takedown_leaves_no_image_in_the_store_or_the_copies_of_a_hook(
     copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = copy_home("a")
     before = find_images(home)
-    assert {name.split("/")[0] for name in before} == {"store", "originals"}
+    assert {name.split("/")[0] for name in before} == {"store", "copies"}
     assert any(name.startswith(f"store/download/{'f' * 16}") for name in before)
     assert take_down(home, FolderStore(home / "store"), monkeypatch) == 0
     assert find_images(home) == set()
     assert find_texts(home) == set()
     kept = [n for n in range(12) if n not in REMOVED]
-    assert all(Originals(home / "originals").get(pair(n)["url"]) for n in kept)
+    assert all(Copies.path(home / "copies", pair(n)["url"]).exists() for n in kept)
 
 
 @pytest.mark.timeout(300)  # about 40 takedowns: before the first change of each kind

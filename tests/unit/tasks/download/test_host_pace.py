@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.download.fetch import host_pace
-from tasks.download.fetch.host_pace import HostPace, PaceLimits
+from tasks.download import host_turns as host_pace
+from tasks.download.host_turns import HostPace, PaceLimits
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import Pauses
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tasks.download.fetch.host_pool import HostPool, UrlRow, parse_host
+from tasks.download.host_turns import HostPool, UrlRow, parse_host
 
 
 def test_pool_limits_the_threads_of_a_slow_host() -> None:

@@ -3,7 +3,7 @@
 `SafeOpener` has no handlers for files, ftp or data, no proxies, no cookies and no credentials. Each request, and each
 of at most MAX_REDIRECTS redirects,
 
-- is checked against the rules of the host (host_rules.py), and waits for its turn at the host (host_pace.py);
+- is checked against the rules of the host (host_rules.py), and waits for its turn at the host (host_turns.py);
 - connects to a checked IP address only, with a deadline and size limits (tasks.web.request);
 - stops before the body where the headers opt out (dataops.rights.signals) or the status asks for payment, and drops the
   image where its bytes opt out. Nothing is ever paid.
@@ -18,16 +18,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.request import OpenerDirector, Request  # noqa: TID251  replaces it by the safe fetch
 
 from dataops.images.kinds import KINDS, sniff
 from dataops.rights.payment import MAX_OFFER_BYTES, describe_price, offers_in_body
 from dataops.rights.signals import Agents, OptOut, find_header_opt_outs, find_in_image
-from tasks.download.fetch.host_pace import HostPace
-from tasks.download.fetch.host_rules import HostRules
+from tasks.download.config import DownloadConfig
 from tasks.download.hooks import ShardHook, erased_reasons
+from tasks.download.host_rules import HostRules, RuleLimits
+from tasks.download.host_turns import HostPace, PaceLimits
+from tasks.web.address_policy import AddressResolver, parse_connect_to, shared_dns
 from tasks.web.fetch_error import FetchError
+from tasks.web.host_state import OriginFiles, Pauses
 from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
@@ -40,6 +44,7 @@ from tasks.web.request import (
     split_url,
     translate_errors,
 )
+from tasks.web.signing import open_signer
 
 
 @dataclass(frozen=True)
@@ -262,3 +267,47 @@ class Fetch:
         for one in found:
             if drop and one.signal in self.limits.opt_out:
                 raise FetchError("opt_out", f"{one.signal} {one.detail}")
+
+
+def make_opener(
+    config: DownloadConfig, site_files: Path, workers: int = 1, round_: int = 0, hooks: Sequence[ShardHook] = ()
+) -> SafeOpener:
+    """Build the opener of one shard.
+
+    Args:
+        site_files: folder of robots.txt and similar files, which the processes of a run share.
+        workers: number of processes that share the limits for a host.
+        round_: round of the download (see OriginFiles).
+        hooks: what plugins do with the images.
+
+    Raises: ConfigError if the requests cannot be signed on this machine.
+    """
+    addresses = AddressResolver(parse_connect_to(config.connect_to), shared_dns())
+    sign = open_signer(config, is_worker=True)
+    client = HttpClient(addresses, config.user_agent_header, contact=config.contact is not None, sign=sign)
+    pace = HostPace(
+        PaceLimits(
+            concurrency=config.concurrency(workers),
+            interval=1 / config.host_rate if config.host_rate else 0.0,
+            processes=workers,
+            max_pause=config.timeout,
+            patience=config.host_patience,
+        ),
+        Pauses(site_files),
+    )
+    rules = HostRules(
+        OriginFiles(client, site_files, config.timeout, round_),
+        pace,
+        RuleLimits(
+            agents=config.agents,
+            opt_out=frozenset(config.opt_out),
+            max_crawl_delay=config.max_crawl_delay,
+        ),
+    )
+    limits = FetchLimits(
+        timeout=config.timeout,
+        max_bytes=config.max_bytes,
+        agents=config.agents,
+        opt_out=frozenset(config.opt_out),
+    )
+    return SafeOpener(limits, client, rules, pace, hooks)

@@ -1,12 +1,16 @@
+import socket
+import threading
+from email.message import Message
 from pathlib import Path
 from urllib.parse import urlunsplit
 
 import pytest
 
 from tasks.download.config import DownloadConfig
-from tasks.download.make_opener import make_opener
+from tasks.download.hooks import ShardHook
+from tasks.download.opener import Evidence, make_opener
 from tasks.web.address_policy import AddressResolver, is_public, parse_connect_to
-from tasks.web.bounded_socket import seconds_left
+from tasks.web.connection import seconds_left
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import parse_retry_seconds, split_url
 
@@ -138,10 +142,56 @@ def test_retry_after_parses_seconds(value: str | None, seconds: float | None) ->
 
 
 def test_seconds_left_raises_after_the_deadline() -> None:
-    assert seconds_left(float("inf")) == float("inf")
+    assert seconds_left(float("inf")) is None
     with pytest.raises(TimeoutError):
         seconds_left(0.0)
     assert FetchError("http_503", "").is_transient
     assert FetchError("timeout", "").is_transient
     assert not FetchError("http_404", "").is_transient
     assert not FetchError("private_address", "").is_transient
+
+
+class Recorder(ShardHook):
+    """Records the calls, and drops a body."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def check(self, body: bytes) -> None:
+        if body == b"bad":
+            raise FetchError("forbidden", "by a list")
+
+    def keep(self, url: str, body: bytes, headers: Message, *, new: bool) -> None:
+        self.calls.append(f"keep {url}")
+
+    def failed(self, url: str) -> None:
+        self.calls.append(f"failed {url}")
+
+
+@pytest.mark.parametrize("erases", [True, False])
+def test_what_a_hook_drops_is_kept_by_no_other_and_may_leave_no_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, erases: bool
+) -> None:
+    monkeypatch.setattr("tasks.download.opener.erased_reasons", lambda: {"forbidden"} if erases else set())
+    bodies = iter([b"bad", b"\x89PNG\r\n\x1a\n good"])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for body in bodies:
+                sock, _ = listener.accept()
+                with sock:
+                    sock.recv(65_536)
+                    sock.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
+
+        threading.Thread(target=answer, daemon=True).start()
+        config = DownloadConfig(connect_to={"a.test": f"127.0.0.1:{listener.getsockname()[1]}"})
+        recorder, other = Recorder(), Recorder()
+        opener = make_opener(config, tmp_path, hooks=[recorder, other])
+        monkeypatch.setattr(opener.rules, "check", lambda parts: (0.0, []))
+        urls = ["http://a.test/bad.png", "http://a.test/good.png"]
+        with pytest.raises(FetchError, match=r"^forbidden: by a list$"):
+            opener.open(urls[0])
+        assert opener.open(urls[1]).read().endswith(b"good")
+    assert recorder.calls == other.calls == [f"failed {urls[0]}", f"keep {urls[1]}"]
+    assert (opener.evidence[urls[0]] == Evidence()) is erases
+    assert opener.evidence[urls[1]].http_status == 200

@@ -11,10 +11,10 @@ import pytest
 from dataops.rights.robots_txt import RobotsFile
 from dataops.rights.signals import Agents, OptOut
 from dataops.rights.tdmrep import TdmRules
+from tasks.download import host_rules
 from tasks.download.config import AI_AGENTS
-from tasks.download.fetch import host_rules
-from tasks.download.fetch.host_pace import HostPace, PaceLimits
-from tasks.download.fetch.host_rules import HostRules, RuleLimits
+from tasks.download.host_rules import HostRules, RuleLimits
+from tasks.download.host_turns import HostPace, PaceLimits
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import OriginFile, OriginFiles
 from tasks.web.request import split_url

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlunsplit
 
 from dataops.rights.robots_txt import RobotsFile, is_unreachable
 from dataops.rights.signals import Agents, OptOut, Signal, Statement, find_prohibitions, list_names, list_signals
-from tasks.download.fetch.host_pace import HostPace
+from tasks.download.host_turns import HostPace
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import OriginFile, OriginFiles
 

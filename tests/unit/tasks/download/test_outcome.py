@@ -2,7 +2,7 @@ import pytest
 
 from dataops.snapshot import Counts
 from tasks.download.config import DownloadConfig
-from tasks.download.summary import explain_failure
+from tasks.download.outcome import explain_failure
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""Rows and pictures of small downloads, and one shard of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dataops.schema import FILTERED, uid
+from dataops.snapshot import Counts, Draft, Manifest, read_table
+from dataops.store import FolderStore
+from tasks.download.config import DownloadConfig
+from tasks.download.hooks import start_hooks
+from tasks.download.rounds import ShardTask, cut_parts
+from tasks.engine.context import Context
+from tasks.engine.stage import Work
+from tests.manifests import build_manifest
+
+
+def filtered(store: FolderStore, urls: list[str], rows_a_part: int) -> Manifest:
+    draft, parts = Draft(store, "filter", "0123456789abcdef"), []
+    for start in range(0, len(urls), rows_a_part):
+        some = urls[start : start + rows_a_part]
+        rows = [
+            {
+                "uid": uid(url, f"caption of {url}"),
+                "url": url,
+                "caption": f"caption of {url}",
+                "caption_source": "alt",
+                "page_url": "http://site.test/",
+                "source": "pages.warc.gz",
+                "source_offset": 0,
+                "extracted_with": "test",
+                "language": "en",
+                "language_score": 0.5,
+            }
+            for url in some
+        ]
+        parts.append(draft.put_table(f"part-{len(parts):05d}.parquet", pa.Table.from_pylist(rows, FILTERED)))
+    return draft.commit(build_manifest("filter", parts, key=draft.key, counts=Counts(input=len(urls), kept=len(urls))))
+
+
+def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, str | None], dict[str, dict[str, Any]]]:
+    """Download URLs, and return the drop reason (None for a kept row) and the evidence of each, by URL."""
+    from tasks.download import worker as fetch_shard
+
+    store = FolderStore(folder / "store")
+    source, draft = filtered(store, urls, rows_a_part=len(urls)), Draft(store, "download", "polite")
+    config = DownloadConfig(**{"image_size": 48, "timeout": 20, "max_bytes": 300_000, "threads": 16} | options)
+    context = Context(store, folder, workers=1)
+    hooks = start_hooks(Work(config, 0, {"filter": source}, draft, context), context)
+    fetch_shard.download_shard(draft, ShardTask(0, cut_parts(source, len(urls))[0], config, hooks=hooks))
+    kept, dropped, evidence = (
+        read_table(store, draft.path(f"{part}-00000.parquet")).to_pylist() for part in ("part", "dropped", "evidence")
+    )
+    reasons = {row["url"]: None for row in kept} | {row["url"]: row["drop_reason"] for row in dropped}
+    return reasons, {row["url"]: row for row in evidence}
