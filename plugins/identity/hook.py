@@ -30,7 +30,10 @@ def parse_agent(value: str) -> str:
 
 
 class IdentityConfig(BaseModel):
-    """`[download.identity]`: sign each request, those for robots.txt and similar files too (docs/identity.md)."""
+    """`[download.identity]`: sign each request, those for robots.txt and similar files too (docs/identity.md).
+
+    A crawl without a table `identity` in `[source]` signs as the download does.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
