@@ -15,7 +15,6 @@ from dataops.web.urls import HOST
 from tasks.download.config import DownloadConfig, may_succeed_later
 from tasks.download.hooks import erased_reasons
 from tasks.download.opener import Evidence
-from tasks.reports.drop_reasons import find_reason
 
 EVIDENCE = pa.schema(
     [
@@ -218,6 +217,8 @@ def explain_failure(counts: Counts, hosts: HostCounts, config: DownloadConfig) -
 
 def _explain_class(name: str, number: int, counts: Counts) -> str:
     """Return the share of rows that failed in a permanent way, its meaning, and what to change."""
+    from tasks.reports.drop_reasons import find_reason  # loads the steps of curate, which workers need not
+
     reason = find_reason("download", name)
     meaning = f": {reason.meaning}" if reason else "."
     remedy = reason.remedy if reason and reason.remedy.startswith("`download.") else ""
