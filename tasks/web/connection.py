@@ -52,7 +52,7 @@ class ByteBudget:
 class Connection:
     """An open socket. Its reads end at `deadline` (time of time.monotonic()) and at `budget`, whatever arrives."""
 
-    def __init__(self, sock: socket.socket, target: Target | None = None):
+    def __init__(self, sock: socket.socket, target: Target | None = None):  # noqa: TID251  names the type
         self._sock, self.target = sock, target
         self.deadline, self.budget = float("inf"), ByteBudget(0)
 
