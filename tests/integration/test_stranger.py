@@ -29,6 +29,8 @@ lines = stranger.source:LinesSource
 brightness = stranger.step:BRIGHTNESS
 [pairmill.executors]
 here = stranger.executor:HERE
+[pairmill.listeners]
+notes = stranger.listener:Notes
 [pairmill.losses]
 halved = stranger.loss:HALVED
 [pairmill.commands.look]
@@ -84,6 +86,22 @@ MODULES = {
 
         HERE = Engine(lambda execution: Here())
     ''',
+    "listener": '''
+        """Note how each stage ended."""
+        import json
+        from pathlib import Path
+        from flows.listeners.base import RunListener
+
+        class Notes(RunListener):
+            def begin(self):
+                self.ends = []
+
+            def stage_ended(self, end):
+                self.ends.append([end.stage, end.outcome])
+
+            def ended(self, state, error):
+                Path("noted.json").write_text(json.dumps(self.ends))
+    ''',
     "loss": '''
         """Half of the core's loss."""
         from dataclasses import replace
@@ -136,8 +154,8 @@ class Environment:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def evaluate(self, folder: Path, code: str) -> dict[str, Any]:
-        """Run code; return the JSON object that it prints last."""
+    def evaluate(self, folder: Path, code: str) -> Any:
+        """Run code; return the JSON value that it prints last."""
         return json.loads(self.run(folder, "-c", textwrap.dedent(code)).splitlines()[-1])
 
 
@@ -165,7 +183,7 @@ CONFIG = """
 """
 
 
-def test_source_rule_and_executor_make_pairs(stranger: Environment, tmp_path: Path):
+def test_source_rule_executor_and_listener_serve_a_run(stranger: Environment, tmp_path: Path):
     (tmp_path / "pairs.txt").write_text(
         "https://a.example/1.jpg\ta red kite on a hill\nhttps://a.example/2.jpg\t#kite #green\n"
     )
@@ -173,23 +191,28 @@ def test_source_rule_and_executor_make_pairs(stranger: Environment, tmp_path: Pa
         'name = "mine"\n[source]\nkind = "lines"\npaths = ["pairs.txt"]\n[filter]\ndrop_hashtags = true\n'
         '[execution]\nengine = "here"\n'
     )
-    code = (
-        CONFIG
-        + """
-    kept = make(plan(FILTER, config.filter, 0, [pairs]), context)
-    rows = read_parts(store, pairs).to_pylist()
-    print(json.dumps({
-        "with": sorted({row["extracted_with"] for row in rows}), "dropped": kept.counts.dropped,
-        "key": kept.config["plugins"], "plain": plan(FILTER, type(config.filter)(), 0, [pairs]).config.key_config(),
-    }))
-    """
-    )
-    found = stranger.evaluate(tmp_path, code)
-    assert found["with"] == ["pairmill-lines/1"]
-    assert found["dropped"] == {"hashtags": 1}
-    assert found["key"] == {"hashtags": 1}
-    assert "drop_hashtags" not in found["plain"]
+    command = ("-m", "flows.cli")
+    try:
+        shown = json.loads(stranger.run(tmp_path, *command, "run", "mine.toml", "--until", "filter", "--json"))
+    finally:
+        stranger.run(tmp_path, *command, "down")
+    extracted, kept = shown["stages"]
+    assert extracted["counts"]["kept"] == 2
+    assert kept["counts"]["dropped"] == {"hashtags": 1}
+    assert json.loads((tmp_path / "noted.json").read_text()) == [["extract", "Completed"], ["filter", "Completed"]]
     assert (tmp_path / "opened").exists()
+
+
+def test_key_of_a_rule_is_in_the_key_of_the_stage_only_where_it_is_set(stranger: Environment, tmp_path: Path):
+    code = """
+    import json
+    from tasks.filter.config import FilterConfig
+
+    print(json.dumps([FilterConfig(drop_hashtags=True).key_config()["plugins"], FilterConfig().key_config()]))
+    """
+    used, plain = stranger.evaluate(tmp_path, code)
+    assert used == {"hashtags": 1}
+    assert not {"plugins", "drop_hashtags"} & {*plain}
 
 
 def test_signal_of_a_page_drops_its_rows(stranger: Environment, tmp_path: Path):
