@@ -41,7 +41,7 @@ audit: .venv/installed-dev
 	$(BIN)/python -m infra.audit
 
 unit: .venv/installed-dev
-	$(PYTEST) tests/unit $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py)
+	$(PYTEST) tests/unit $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py benchmarks/*/tests)
 
 # The unit tests of one stage: make stage STAGE=filter
 STAGE ?= filter
@@ -63,7 +63,7 @@ e2e: .venv/installed-dev
 # a second environment.
 core:
 	@rm -rf build/core && mkdir -p build/core
-	@git ls-files -z -- ':!plugins' ':!tests/unit/benchmarks' | xargs -0 cp --parents -t build/core
+	@git ls-files -z -- ':!plugins' | xargs -0 cp --parents -t build/core
 	@cd build/core && $(PYTHON) -m venv .venv && \
 		.venv/bin/python infra/install.py --constraint=constraints.txt --editable '.[test]'
 	cd build/core && $(PYTEST) tests/unit && $(PYTEST_WAITING) tests/integration

@@ -22,10 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kills.environment import ChaosEnvironment, chaos_environment
-from benchmarks.kills.loop import Chaos, Outcome
 from dataops.stages import STAGES
 from dataops.store import FolderStore
+from tests.kills.environment import ChaosEnvironment, chaos_environment
+from tests.kills.loop import Chaos, Outcome
 
 
 def run(environment: ChaosEnvironment, kills: int, seed: int, say: Callable[[str], None]) -> Outcome:

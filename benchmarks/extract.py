@@ -3,7 +3,7 @@
     pip install -e '.[bench]' && pip install --no-deps cc2dataset==1.5.0
     python -m benchmarks.extract [--quick] [--json] [--file some.warc.wat.gz]
 
-The WAT file is synthetic (benchmarks/inputs/wat_files.py): 200,000 image links in Common Crawl's layout. Each reader runs
+The WAT file is synthetic (tests/wat_files.py): 200,000 image links in Common Crawl's layout. Each reader runs
 in its own process, in turn, so that its peak memory is measured; the times are medians of the CPU time of that process
 (`time.process_time`), which depends less on other processes than wall time.
 
@@ -30,8 +30,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.inputs.wat_files import write_wat
 from benchmarks.measure import BENCH_EXTRA, Row, finish, make_parser, peak_bytes, require_peers
+from tests.wat_files import write_wat
 
 PEER = "cc2dataset 1.5.0"
 MAX_URL = 4096

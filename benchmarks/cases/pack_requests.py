@@ -21,7 +21,6 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.inputs.raw_shards import write_snapshots
-from benchmarks.kills.seaweed import SeaweedFS
 from benchmarks.measure import Row, finish, make_printer, peak_bytes
 from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest
@@ -31,6 +30,7 @@ from tasks.engine.executor import worker_pool
 from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
+from tests.kills.seaweed import SeaweedFS
 
 WORKERS, GOAL, LARGE_BYTES = 2, 100, 1 << 20
 SIDE, LARGE_SIDE, LARGE_IMAGES = 64, 256, 20_000

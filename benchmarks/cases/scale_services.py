@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.kills.seaweed import SeaweedFS
 from dataops.home import CHECKOUT
+from tests.kills.seaweed import SeaweedFS
 
 BUCKET = "exchange"
 

@@ -109,7 +109,7 @@ def _load_wat() -> Parser:
 
 
 def _wat_records() -> bytes:
-    from benchmarks.inputs.wat_files import page_value, plain_record
+    from tests.wat_files import page_value, plain_record
 
     links = [
         {"path": "IMG@/src", "url": "/a.png", "alt": "a red kite", "title": "kite"},

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kills.environment import ChaosEnvironment
-from benchmarks.kills.loop import Chaos
 from dataops.home import CHECKOUT
 from dataops.store import FolderStore
 from infra.local import services
 from plugins.demo.build import DemoWeb, build_demo_web
+from tests.kills.environment import ChaosEnvironment
+from tests.kills.loop import Chaos
 from tests.servers.recorder import Recorder, serve_recorder
 
 PLANTED = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kills.loop import Chaos, newest_record
 from dataops.stages import STAGES
 from dataops.store import FolderStore
+from tests.kills.loop import Chaos, newest_record
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("chaos")]
 GROUPS = ["filter", "download", "curate", "train", "evaluate", "register"]

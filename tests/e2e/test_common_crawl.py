@@ -4,13 +4,13 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.inputs.wat_files import json_record, page_value, warcinfo
 from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest, find_manifest, read_parts
 from dataops.store import FolderStore
 from tests.e2e.conftest import Pairmill
 from tests.integration.test_common_crawl import wat
 from tests.servers.common_crawl import CrawlServer
+from tests.wat_files import json_record, page_value, warcinfo
 
 pytestmark = pytest.mark.timeout(600)
 

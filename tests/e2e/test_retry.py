@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.kills.loop import Chaos
 from tests.e2e.conftest import Pairmill
+from tests.kills.loop import Chaos
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("chaos")]
 

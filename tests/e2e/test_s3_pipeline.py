@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kills.seaweed import SeaweedFS
 from dataops.stages import PAIR_STAGES
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore, Store
 from tests.e2e.conftest import Pairmill
+from tests.kills.seaweed import SeaweedFS
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 COMPARED_STAGES = (*PAIR_STAGES, "train", "evaluate")

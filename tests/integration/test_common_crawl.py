@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.inputs.wat_files import json_record, page_value, warcinfo
 from dataops.errors import SourceError
 from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest, read_parts
@@ -23,6 +22,7 @@ from tasks.extract.stage import EXTRACT
 from tasks.files import resumable
 from tests.inline_executor import InlineExecutor
 from tests.servers.common_crawl import Crawl, CrawlServer
+from tests.wat_files import json_record, page_value, warcinfo
 
 pytestmark = pytest.mark.timeout(60)
 CRAWL = "CC-MAIN-2026-43"

@@ -15,8 +15,6 @@ import botocore.auth
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from benchmarks.kills.faulty_proxy import Exchange, meddler
-from benchmarks.kills.seaweed import SeaweedFS
 from dataops.errors import ConfigError, StorageError
 from dataops.storage import s3 as s3_store
 from dataops.storage import s3_requests as s3_calls
@@ -24,6 +22,8 @@ from dataops.storage.s3 import S3Store
 from dataops.store import open_store
 from flows.config import check_config
 from tests.integration.conftest import KEY_ID, SECRET, free_port
+from tests.kills.faulty_proxy import Exchange, meddler
+from tests.kills.seaweed import SeaweedFS
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.kills.seaweed import free_port
 from dataops.home import CHECKOUT
+from tests.kills.seaweed import free_port
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

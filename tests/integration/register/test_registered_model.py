@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError, CorruptPart
 from plugins.publish.sign import sign, verify
 from plugins.publish.signing_keys import SigningKey
@@ -29,6 +28,7 @@ from tests.integration.register.snapshots import (
     TEXTS,
     run_python,
 )
+from tests.kills.seaweed import free_port
 
 pytestmark = [
     pytest.mark.timeout(300),

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kills.seaweed import free_port
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks.engine import stage
@@ -18,6 +17,7 @@ from tasks.tracking import client as tracking
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome
 from tests.integration.register.snapshots import connect, plan_registration
+from tests.kills.seaweed import free_port
 
 pytestmark = [
     pytest.mark.timeout(120),

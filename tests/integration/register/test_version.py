@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kills.seaweed import free_port
 from dataops.errors import ConfigError, ServiceError
 from plugins.disclosure.find_subject import find_subject
 from tasks.engine import stage
@@ -24,6 +23,7 @@ from tests.integration.register.snapshots import (
     find_versions,
     plan_registration,
 )
+from tests.kills.seaweed import free_port
 
 pytestmark = [
     pytest.mark.timeout(120),

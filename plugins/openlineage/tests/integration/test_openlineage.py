@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kills.seaweed import free_port
 from dataops.errors import ContractError
 from dataops.snapshot import Counts, Input, Manifest
 from flows.listeners.base import StageEnd
 from plugins.openlineage import sender
 from plugins.openlineage.listener import OpenLineage
 from plugins.openlineage.tests.theirs import as_openlineage
+from tests.kills.seaweed import free_port
 from tests.live_runs import build_live_run, build_plan
 from tests.manifests import build_manifest
 from tests.servers.recorder import Recorder, serve_recorder

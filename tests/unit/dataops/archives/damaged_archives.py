@@ -11,8 +11,8 @@ from typing import NamedTuple
 import lz4.frame
 from fastwarc.stream_io import ZstdWriter
 
-from benchmarks.inputs.wat_files import page_value
 from dataops.archives.compression import zstd
+from tests.wat_files import page_value
 
 SIZES = (300, 3_000, 40_000, 120, 900, 15_000, 250, 600)
 """Sizes of the pages, in bytes."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import lz4.frame
 import pytest
 
-from benchmarks.inputs.wat_files import json_record, page_value
 from dataops.archives.compression import zstd
 from dataops.archives.http_body import split_response
 from dataops.archives.warc import Damage, Page, read_pages
@@ -20,6 +19,7 @@ from dataops.errors import SourceError
 from dataops.web.page_pairs import PageBounds
 from tests.unit.dataops.archives.damaged_archives import DICTIONARY, skippable, warc_records
 from tests.unit.dataops.archives.http_response import http
+from tests.wat_files import json_record, page_value
 
 MAX_PAGE = 2_000_000
 MAX_MEMORY = 24_000_000

@@ -4,7 +4,6 @@
 """
 
 import os
-import re
 import time
 import warnings
 from pathlib import Path
@@ -12,12 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fuzz import fuzz_target
-from benchmarks.fuzzing.engines import fuzz_with_hypothesis, list_uninstrumented
-from benchmarks.fuzzing.mutation import KINDS, RANGE, Edit, apply_edits
+from benchmarks.fuzzing.engines import fuzz_with_hypothesis
 from benchmarks.fuzzing.runner import Runner
 from benchmarks.fuzzing.target import Limits, Parser, Target
 from benchmarks.fuzzing.targets import TARGETS
-from dataops.home import CHECKOUT
 
 EXAMPLES = 200
 """Inputs of each target: all of them take about 30 s of CPU time."""
@@ -89,12 +86,6 @@ def test_a_planted_defect_is_found_and_its_input_is_kept(token, kind, what, tmp_
     assert Runner(planted(token), tmp_path).run(kept.read_bytes())[1].kind == kind
 
 
-def test_the_input_of_a_planted_error_is_shrunk(tmp_path):
-    runner = Runner(planted(b"<bug>"), tmp_path)
-    fuzz_with_hypothesis(runner, 0, lambda: bool(runner.stats.finds), examples=2_000)
-    assert runner.stats.finds[0]["bytes"] <= len(b"<bug>seed")
-
-
 @pytest.mark.parametrize("name", ["PLANTED_ABORT", "PLANTED_LOOP"])
 @pytest.mark.timeout(300)
 def test_an_input_that_ends_or_stops_the_process_is_kept(name, tmp_path):
@@ -102,44 +93,3 @@ def test_an_input_that_ends_or_stops_the_process_is_kept(name, tmp_path):
     [find] = result["finds"]
     assert find["kind"] == "crash"
     assert name.removeprefix("PLANTED_").lower().encode() in Path(find["repeat"].split()[-1]).read_bytes()
-
-
-def test_equal_seeds_give_equal_inputs(tmp_path):
-    def inputs(seed: int) -> list[bytes]:
-        ran: list[bytes] = []
-        target = Target(
-            "t", lambda: Parser(lambda data: ran.append(data) or data[:1].hex()), lambda: [b"abc", b"<a>"], (b"b",)
-        )
-        fuzz_with_hypothesis(Runner(target, tmp_path), seed, lambda: False, examples=120)
-        return ran
-
-    assert inputs(1) == inputs(1) != inputs(2)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_edits_change_data_and_keep_its_bound(kind):
-    data = bytes(range(200))
-    edited = {
-        apply_edits(data, [Edit(kind, at, size, pick)], [b"other" * 9], [b"token"], 5_000)
-        for at in (0, RANGE // 2, RANGE - 1) for size in (0, RANGE // 2, RANGE - 1) for pick in (3, RANGE - 1)
-    }  # fmt: skip
-    assert edited != {data}
-    assert max(map(len, edited)) <= 5_000
-
-
-def test_functions_for_numba_are_not_instrumented():
-    modules = set(list_uninstrumented())
-    for path in [
-        *CHECKOUT.glob("dataops/**/*.py"),
-        *CHECKOUT.glob("training/**/*.py"),
-        *CHECKOUT.glob("tasks/**/*.py"),
-    ]:
-        if re.search(r"^@compiled|^\s*import numba|^from numba", path.read_text("utf-8"), re.MULTILINE):
-            assert ".".join(path.relative_to(CHECKOUT).with_suffix("").parts) in modules
-
-
-def test_each_target_has_seeds_and_a_name_of_its_own():
-    for name, target in TARGETS.items():
-        assert target.name == name
-        assert target.seeds()
-        assert max(map(len, target.seeds())) <= target.max_bytes

@@ -1,4 +1,4 @@
-"""Kill a takedown at random moments, and complete it: `python -m benchmarks.kills.takedown --from STORE`.
+"""Kill a takedown at random moments, and complete it: `python -m tests.kills.takedown --from STORE`.
 
 The store of a finished run, such as the demo's, is copied into a folder or into SeaweedFS. In each round a URL of its
 newest dataset is taken down with `--delete-raw`. The command is killed by SIGKILL at a random moment, and repeated until it
@@ -25,11 +25,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.kills.seaweed import SeaweedFS
 from dataops.home import CHECKOUT
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore, Store, open_store
+from tests.kills.seaweed import SeaweedFS
 
 BUCKET = "takedown"
 OUR_FILES = ("request.txt", "output.json", "errors.log")

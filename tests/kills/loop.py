@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.kills import checks
-from benchmarks.kills.environment import ChaosEnvironment
-from benchmarks.kills.processes import MARK, find_processes, kill_processes, wait_until_ended
 from dataops.errors import StorageError
 from dataops.job_environment import JOB_ENVIRONMENT
 from dataops.snapshot import MANIFEST
@@ -23,6 +20,9 @@ from dataops.storage.folder import TEMPORARY
 from dataops.store import Entry, FolderStore, Store
 from flows.records import RunRecord
 from infra.local import services
+from tests.kills import checks
+from tests.kills.environment import ChaosEnvironment
+from tests.kills.processes import MARK, find_processes, kill_processes, wait_until_ended
 
 TIMEOUT = 1200
 """Maximum seconds until a command ends or reaches the moment of its kill."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from benchmarks.kills.faulty_proxy import Exchange, meddler
+from tests.kills.faulty_proxy import Exchange, meddler
 
 KINDS = ("busy", "slow", "cut", "restart")
 """Kinds of episodes: 503 responses, delayed requests, cut connections, a server that is killed and started again."""

@@ -9,12 +9,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.kills.seaweed import SeaweedFS
-from benchmarks.kills.store_faults import StoreFaults
 from dataops.home import CHECKOUT
 from dataops.store import FolderStore, Store, open_store
 from infra.local import services
 from plugins.demo.build import DemoWeb, build_demo_web
+from tests.kills.seaweed import SeaweedFS
+from tests.kills.store_faults import StoreFaults
 
 CONFIG = """
 name = "chaos"
