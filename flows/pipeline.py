@@ -17,10 +17,9 @@ from prefect.states import Failed
 from dataops.errors import ConfigError, PairmillError, describe_error
 from dataops.redaction import scrub, scrub_errors
 from dataops.stages import STAGES
+from flows.failures import describe_failure, translate_error
 from flows.interruption import IS_OUTCOME
-from flows.next_step import describe_failure
 from flows.opening import name_flow_run, open_new, open_recorded, prepare_process
-from flows.prefect_errors import translate_error
 from flows.run import Run, Step
 from tasks.curate.stage import CURATE
 from tasks.download.stage import DOWNLOAD

@@ -2,9 +2,12 @@
 
 import json as json_
 import os
+import sys
+import webbrowser
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from statistics import median
 from typing import Annotated
 
@@ -15,16 +18,18 @@ from rich.text import Text
 from dataops.errors import ConfigError
 from dataops.formatting import format_counts, format_quantity, format_share
 from dataops.funnel import funnel_stages
+from dataops.redaction import escape_for_display
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES, RunState
 from dataops.store import Store
 from dataops.trace.sources import count_filtered, list_named_sources
 from flows.commands.options import Json, OptionalName, StoreUri
 from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
-from flows.dataset_checks import find_report
+from flows.dataset_checks import find_report, insert_report
 from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_manifests, load_run, newest_run, no_runs
 from infra.local import services
 from tasks.checks.report import CheckReport
+from tasks.curate.step import list_steps
 from tasks.register.config import NO_GATE
 from training.evaluation.contamination import format_overlap
 from training.evaluation.intervals import flatten_metrics
@@ -69,8 +74,6 @@ def show(
     Args:
         run_or_key: A run id, or the 16 hex digits of a snapshot's key; by default the newest run.
     """
-    from flows.commands.page import open_page, write_stage_page
-
     name = run_or_key or newest_run(services.home(), store)
     code = show_run_or_key(name, services.home(), store, as_json=json)
     if page is not None or open_:
@@ -338,3 +341,68 @@ def _show_contents(manifest: Manifest, out: Console) -> None:
         counted = manifest.facts[kind]
         counts = format_counts((name or "none", number) for name, number in list(counted.items())[:CONTENTS])
         out.print(text(f"{kind:<10} {counts}" + (", …" if len(counted) > CONTENTS else "")), soft_wrap=True)
+
+
+PAGED = ("pack", "download", "filter", "curate")
+"""Stages that have a page; `curate` has that of its first step with one. For a run, the first that it has counts."""
+
+
+def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | None) -> Path:
+    """Write the page of a snapshot, and return the file.
+
+    Args:
+        name: the key of the snapshot, or a run that made or reused it.
+        path: the file; by default one in the home.
+
+    Raises: ConfigError if there is no page, or the file cannot be written.
+    """
+    found = find_snapshot(name, home, store_uri)
+    if found is not None:
+        manifests, store = [found[0]], found[1]
+    else:
+        record, store = load_run(name, home, store_uri)
+        manifests = load_manifests(record, store)
+    paged = [one for one in manifests if one.stage in PAGED and (one.stage != "curate" or _pages_of_steps(one))]
+    if not paged:
+        raise ConfigError(
+            f"{name} has no complete snapshot of the stages {', '.join(PAGED)}; other stages have no page"
+        )
+    manifest = min(paged, key=lambda manifest: PAGED.index(manifest.stage))
+    written = path or home / "pages" / f"{manifest.stage}-{manifest.key}.html"
+    try:
+        if path is None:
+            written.parent.mkdir(exist_ok=True)
+        written.write_bytes(_page(manifest, store))
+    except OSError as error:
+        raise ConfigError(f"cannot write {written}: {error.strerror or error}") from error
+    return written
+
+
+def open_page(page: Path) -> None:
+    """Open a page in the user's browser, and print on standard error where it is."""
+    opened = webbrowser.open(page.absolute().as_uri())
+    line = f"opened {page}" if opened else f"no browser was found; open {page} in one"
+    sys.stderr.write(escape_for_display(line) + "\n")
+
+
+def _pages_of_steps(curate: Manifest) -> list[str]:
+    return [step.page for step in list_steps(curate.config) if step.page]
+
+
+def _page(manifest: Manifest, store: Store) -> bytes:
+    from tasks.download.report import report_html as download_html
+    from tasks.filter.report import report_html as filter_html
+    from tasks.pack.card import HTML_PAGE
+
+    if manifest.stage == "filter":
+        return filter_html(manifest).encode("utf-8", "replace")
+    if manifest.stage == "curate":
+        return resolve_name(_pages_of_steps(manifest)[0])(manifest, store).encode("utf-8", "replace")
+    if manifest.stage == "download":
+        return download_html(manifest, store).encode("utf-8", "replace")
+    if not manifest.named(HTML_PAGE):
+        raise ConfigError(
+            f"pack/{manifest.key} was made by an earlier version of pairmill, which wrote no page; make it again"
+        )
+    page, report = store.read(manifest.path(HTML_PAGE)), find_report(manifest.key, store)
+    return page if report is None else insert_report(page, report)

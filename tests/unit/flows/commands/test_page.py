@@ -8,8 +8,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore, Store
-from flows.commands.page import write_stage_page
-from flows.commands.show import show_run_or_key
+from flows.commands.show import show_run_or_key, write_stage_page
 from flows.records import RunRecord, StageRun
 from tasks.checks.check import check_dataset
 from tasks.checks.config import ChecksConfig

@@ -12,8 +12,7 @@ from dataops.stages import STAGES
 from dataops.store import FolderStore
 from flows.app import run_command
 from flows.commands import show
-from flows.commands.page import open_page
-from flows.commands.show import LISTED, select_runs, show_snapshot
+from flows.commands.show import LISTED, open_page, select_runs, show_snapshot
 from flows.records import Attempt, RunRecord, StageRun, newest_run
 from tests.manifests import build_manifest
 

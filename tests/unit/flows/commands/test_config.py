@@ -5,8 +5,8 @@ import pytest
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
+from flows.commands.config import format_line, resolve_config
 from flows.config import RunConfig
-from flows.keys.resolved import format_line, resolve_config
 
 
 def resolve(path: Path, *settings: str) -> tuple[RunConfig, dict[str, tuple[object, str]], str]:

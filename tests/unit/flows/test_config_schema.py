@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from dataops.config import tables_of
 from dataops.home import CHECKOUT
 from flows.config import RunConfig, validate_values
-from flows.keys.json_schema import config_schema
+from flows.config_schema import config_schema
 from tasks.extract.config import SOURCE_KINDS
 
 SCHEMA = config_schema()

@@ -14,7 +14,7 @@ from dataops.errors import (
     TrainingDiverged,
     UnusableSource,
 )
-from flows.next_step import next_step
+from flows.failures import next_step
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """What a user can do about a run that failed, for the flow run's state and the command's last line."""
 
-from dataops.errors import CorruptPart, DatasetBlocked, PairmillError, SchemaError
+import httpx
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+
+from dataops.errors import CorruptPart, DatasetBlocked, PairmillError, SchemaError, ServiceError
 
 _NEW_RUN = {
     2: "Correct the config and start a new run.",
@@ -27,3 +31,20 @@ def next_step(error: BaseException, run_id: str) -> str:
     if isinstance(error, CorruptPart | SchemaError):
         return f"Rebuild the damaged stage: `pairmill rerun {run_id} --from STAGE`"
     return _NEW_RUN.get(code, f"Continue this run: `pairmill rerun {run_id}`")
+
+
+def translate_error(error: BaseException) -> BaseException:
+    """Return a ServiceError (exit code 75) if the Prefect server or its record of this run is lost, else the same error.
+
+    Only Prefect's client uses httpx in this process.
+    """
+    if isinstance(error, ObjectNotFound):
+        problem = "has no record of this run any more: its database was lost, or another server has its URL now"
+    elif isinstance(error, httpx.TransportError):
+        problem = f"does not answer ({type(error).__name__}: {error})"
+    else:
+        return error
+    return ServiceError(
+        f"the Prefect server at {PREFECT_API_URL.value()} {problem}. Finished work is in the store: start the server again "
+        "(`pairmill up`) or correct PREFECT_API_URL, then rerun"
+    )
