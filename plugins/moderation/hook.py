@@ -45,9 +45,6 @@ class HashLists(FetchHook):
     erased_reasons = frozenset({KNOWN_HARM})
     order = 10
 
-    def key(self, config: Any) -> Mapping[str, Any]:
-        return {"hash_lists": config.hash_lists.key_config()} if config.hash_lists else {}
-
     def problems(self, config: Any) -> list[str]:
         if not config.hash_lists:
             return []

@@ -3,8 +3,9 @@
 import os
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from dataops.config import StageConfig
 from plugins.moderation.pdq import MATCH_BITS, MIN_QUALITY
 from tasks.lists.locations import Lists
 
@@ -14,10 +15,8 @@ Kind = Literal["md5", "sha1", "sha256", "pdq"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-class HashListsConfig(BaseModel):
+class HashListsConfig(StageConfig):
     """`[download.hash_lists]`: digests of known harmful images. A match leaves one counted row, without URL and caption."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     md5: Lists = Field(default={})
     """Lists of MD5 (32 hex digits a line) of the bytes as fetched, by name: each a path, an https:// address or an s3://

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from dataops.schema import FILTERED, uid
 from dataops.snapshot import Draft, Manifest, read_parts
@@ -209,3 +210,14 @@ def test_nothing_of_a_known_harmful_image_is_written(
         entry = (tmp_path / "lists" / f"{kind}.txt").read_text().split()[2].lower()
         for form in (entry.encode(), bytes.fromhex(entry)[:16]):
             assert find(tmp_path / "store", form) == []
+
+
+def test_key_has_the_names_of_the_lists_and_not_their_locations() -> None:
+    keys = [
+        DownloadConfig.model_validate({"hash_lists": {"md5": {"own": where}}}).key_config()
+        for where in ("a.txt", "b.txt")
+    ]
+    assert keys[0] == keys[1]
+    assert keys[0]["hash_lists"]["md5"] == ["own"]
+    with pytest.raises(ValidationError, match="names no list"):
+        DownloadConfig.model_validate({"hash_lists": {}})

@@ -10,7 +10,6 @@ from tasks.download.config import DownloadConfig
 from tasks.download.hooks import ShardHook
 from tasks.download.opener import Evidence, make_opener
 from tasks.web.address_policy import AddressResolver, is_public, parse_connect_to
-from tasks.web.connection import seconds_left
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import parse_retry_seconds, split_url
 
@@ -139,16 +138,6 @@ def test_opener_keeps_an_unforeseen_error_of_a_row(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), ("", None), ("7", 7.0), ("soon", None), ("-3", None)])
 def test_retry_after_parses_seconds(value: str | None, seconds: float | None) -> None:
     assert parse_retry_seconds(value) == seconds
-
-
-def test_seconds_left_raises_after_the_deadline() -> None:
-    assert seconds_left(float("inf")) is None
-    with pytest.raises(TimeoutError):
-        seconds_left(0.0)
-    assert FetchError("http_503", "").is_transient
-    assert FetchError("timeout", "").is_transient
-    assert not FetchError("http_404", "").is_transient
-    assert not FetchError("private_address", "").is_transient
 
 
 class Recorder(ShardHook):

@@ -75,9 +75,3 @@ def test_report_is_bounded_and_its_images_are_small(tmp_path: Path) -> None:
     assert len(page) < 400_000
     with Image.open(io.BytesIO(make_preview(Image.new("RGB", (3000, 100))))) as small:
         assert max(small.size) <= 112
-
-
-def test_report_says_so_when_no_row_was_dropped(tmp_path: Path) -> None:
-    manifest = snapshot(FolderStore(tmp_path), 1, 1, "kite", {})
-    clean = manifest.model_copy(update={"counts": Counts(input=1, kept=1), "parts": [], "facts": {}})
-    assert "No image was dropped." in Page(report_html(clean, FolderStore(tmp_path))).text

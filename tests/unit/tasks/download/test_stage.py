@@ -13,7 +13,7 @@ from tasks.download import stage as download
 from tasks.download.config import DownloadConfig
 from tasks.download.opener import Evidence
 from tasks.download.outcome import join_outcomes, parse_drop_reason, put_parts
-from tasks.download.rounds import RowSpan, cut_parts, read_spans
+from tasks.download.rounds import cut_parts, read_spans
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
@@ -57,10 +57,6 @@ def test_cut_parts_keeps_the_order_of_rows(tmp_path: Path, size: int) -> None:
     assert [t.num_rows for t in tables[:-1]] == [size] * (len(cuts) - 1)
     everything = [u for part in manifest.parts for u in read_table(store, manifest.path(part.name))["uid"].to_pylist()]
     assert [u for table in tables for u in table["uid"].to_pylist()] == everything
-
-
-def test_cut_parts_gives_no_shard_without_rows(tmp_path: Path) -> None:
-    assert cut_parts(stored(FolderStore(tmp_path), [0]), 10) == []
 
 
 @pytest.mark.parametrize(
@@ -155,9 +151,3 @@ def test_stage_fails_and_deletes_failed_shards_when_too_few_images_are_fetched(
     assert draft.done("shard-00000") is not None
     assert draft.done("shard-00001") is None
     assert DOWNLOAD.make(work(0.5)).counts.kept == 5
-
-
-def test_read_spans_reads_only_the_given_columns(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    stored(store, [4])
-    assert read_spans(store, [RowSpan("filter/k/part-00000.parquet", 1, 3)], ["uid"]).num_rows == 2
