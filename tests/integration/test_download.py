@@ -316,8 +316,9 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
     assert evidence.keys() == urls.keys()
     assert evidence["http://site.test/pictures/1.png"]["etag"] == '"1"'
     assert evidence["http://site.test/moved/9"]["final_url"] == "http://site.test/pictures/9.png"
-    (noai,) = evidence["http://site.test/noai"]["opt_out"]
+    noai, noimageai = evidence["http://site.test/noai"]["opt_out"]
     assert (noai["signal"], noai["detail"], noai["where"]) == ("noai", "noai", "http://site.test/noai")
+    assert noimageai["signal"] == "noimageai"
     assert noai["when"] == evidence["http://site.test/noai"]["fetched_at"]
     assert evidence["http://site.test/noai"]["bytes"] is None  # its body was not read
     shown = {url for url, row in evidence.items() if row["preview"]}
@@ -416,7 +417,7 @@ def test_download_finds_rows_and_errors_that_img2dataset_swallows(
     def full_disk(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shard_writer.OrderedWriter, "_write_member", full_disk)
+    monkeypatch.setattr(shard_writer.ShardWriter, "write", full_disk)
     with pytest.raises(StorageError, match="No space left on device"):
         fetch_shard.download_shard(Draft(store, "download", "full"), shard)
     assert store.names("download/full") == []
