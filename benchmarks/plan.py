@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import make_parser
-from flows.planning.corpus import COSTS, Costs, Prices, plan_stages
-from flows.planning.pack_requests import PackCosts
+from flows.planning.costs import COSTS, Costs
+from plugins.corpus_plan.corpus import Prices, plan_stages
+from plugins.corpus_plan.pack_requests import PackCosts
 
 VIT_B_32_FLOPS = 14.78e9
 """FLOPs of a forward pass of ViT-B-32 per sample. Source: open_clip, model_profile.csv."""
@@ -55,7 +56,7 @@ def read_costs() -> Costs:
         download=(download["machine"]["cores"])
         / max(row["ours"] for row in download["rows"] if row["unit"] == "images/s"),
         curate=slope("curate", "cpu_seconds"),
-        pack=PackCosts.from_runs(read_latest("pack_requests")["runs"]),
+        pack=asdict(PackCosts.from_runs(read_latest("pack_requests")["runs"])),
         filter_kept=counts["kept"] / counts["input"],
         pairs_of_archive_byte=pairs_of_byte,
         stored={stage: slope(stage, "stored_bytes") for stage in runs},

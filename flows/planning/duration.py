@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dataops.snapshot import Manifest
 from flows.config import RunConfig
-from flows.planning.corpus import Prices, load_costs
+from flows.planning.costs import Assumptions, load_costs
 from flows.planning.history import Earlier, History, choose_timed
 from flows.planning.train_cost import forward_flops, train_flops, uses_gpu
 from tasks.curate.step import list_steps
@@ -207,7 +207,7 @@ def unit_cpu_seconds(name: str, config: RunConfig) -> float:
     if name in ("train", "evaluate"):
         flops = train_flops(config.train) if name == "train" else forward_flops(config.train) * EVALUATE_OVERHEAD
         if uses_gpu(config):
-            return flops / (Prices().gpu_flops * config.train.nproc)
+            return flops / (Assumptions().gpu_flops * config.train.nproc)
         cores = costs.train_cores if name == "train" else 1
         return flops / costs.train_flops * cores
     return costs.download if name == "download" else costs.cpu_of_row[name]

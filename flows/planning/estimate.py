@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataops import plugins
 from dataops.config import PriceConfig
 from dataops.errors import PairmillError
 from flows.config import RunConfig
-from flows.planning import corpus
-from flows.planning.corpus import Prices, load_costs
+from flows.planning.costs import RAW_ROW_BYTES, Assumptions, load_costs
 from flows.planning.duration import PARALLEL, Machine, count_tasks, estimate_duration
 from flows.planning.history import Earlier
-from flows.planning.pack_requests import RAW_ROW_BYTES
 from flows.planning.train_cost import uses_gpu
 from tasks.curate.step import list_steps
 from tasks.engine.stage import Stage
@@ -78,7 +77,7 @@ def estimate_stage(
     result.stored_bytes = _stored_bytes(name, config, rows, result.kept, earlier, image_bytes)
     if name == "download" and not config.stage_config("download").inputs():
         before = next((one.manifest for one in earlier if one.manifest.facts.get("bytes_fetched")), None)
-        each = before.facts["bytes_fetched"] / max(before.counts.kept, 1) if before else Prices().fetched_bytes
+        each = before.facts["bytes_fetched"] / max(before.counts.kept, 1) if before else Assumptions().fetched_bytes
         result.web_bytes = result.kept * each * share_left
     for step in list_steps(config.curate) if name == "curate" else ():
         if step.requests:
@@ -116,27 +115,19 @@ def _stored_bytes(
 
 def stored_image_bytes(config: RunConfig) -> float:
     """Return the bytes of an image and its row in the raw shards, by the size to which images are resized."""
-    prices, side = Prices(), config.download.image_size
-    return prices.image_bytes * (side / prices.image_side) ** 2 + RAW_ROW_BYTES
+    usual, side = Assumptions(), config.download.image_size
+    return usual.image_bytes * (side / usual.image_side) ** 2 + RAW_ROW_BYTES
 
 
 def _add_requests(name: str, rows: float, fetched_rows: float, workers: int, result: Estimate) -> None:
-    """Add the requests to S3, which are counted as the code makes them."""
-    prices, costs = Prices(cores=workers, cores_of_machine=workers, memory_limit_bytes=4 << 30), load_costs()
-    shards = max(math.ceil(rows / 10_000), 1)
-    if name == "filter":
-        found = corpus.plan_filter_stage(max(rows, 1), max(math.ceil(rows / 500_000), 1), prices, costs)
-        result.reads, result.writes = found.reads, found.writes
-    elif name == "curate":
-        found = corpus.plan_curate_stage(max(rows, 1), shards, prices, costs)
-        result.reads, result.writes = found.reads, found.writes
-    elif name == "pack":
-        raw = max(math.ceil(fetched_rows / 10_000), 1)
-        found = corpus.plan_pack_stage(max(rows, 1), max(fetched_rows, rows, 1), raw, prices, costs)
-        result.reads, result.writes = found.reads, found.writes
-    else:
-        tasks = {"download": shards, "extract": max(math.ceil(rows / 500_000), 1)}.get(name, 1)
-        result.reads, result.writes = tasks * 16.0, tasks * 5.0
+    """Add the requests to S3: as a plugin counts them for the stage, else those of writing the parts."""
+    for count in plugins.load("request_counts").values():
+        if (found := count(name, rows, fetched_rows, workers)) is not None:
+            result.reads, result.writes = found
+            return
+    sizes = {"extract": 500_000, "filter": 500_000, "download": 10_000, "curate": 10_000, "pack": 10_000}
+    tasks = max(math.ceil(rows / sizes[name]), 1) if name in sizes else 1
+    result.reads, result.writes = tasks * 16.0, tasks * 5.0
 
 
 def _add_hours(name: str, config: RunConfig, workers: int, result: Estimate) -> None:

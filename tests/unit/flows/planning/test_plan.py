@@ -15,7 +15,7 @@ from dataops.store import open_store
 from flows.app import run_command
 from flows.commands.plan import format_seconds, total_lines
 from flows.config import RunConfig
-from flows.planning.corpus import load_costs
+from flows.planning.costs import load_costs
 from flows.planning.duration import START_CPU_SECONDS, START_SECONDS, Machine, measure_machine
 from flows.planning.estimate import Estimate, estimate_stage
 from flows.planning.history import Earlier, History

@@ -1,21 +1,19 @@
 """Count the tasks, requests, bytes and core hours of the stages on S3 for any number of pairs.
 
 Requests and tasks are counted as the code makes them. A simulation assigns the tasks of each map to the cores, as the
-driver does. The costs of a row are in costs.json, which `python -m benchmarks.plan --write` computes from the results in
-benchmarks/results/. All other values are prices and rates in `Prices`.
+driver does. The costs of a row are in flows/planning/costs.json, which `python -m benchmarks.plan --write` computes from
+the results in benchmarks/results/. All other values are prices and rates in `Prices`.
 """
 
 import heapq
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from dataops.config import PriceConfig
-from flows.planning.pack_requests import FENCE, RAW_ROW_BYTES, PackCosts, describe, plan_pack
+from flows.planning.costs import RAW_ROW_BYTES, Assumptions, Costs, load_costs
+from plugins.corpus_plan.pack_requests import FENCE, PackCosts, describe, plan_pack
 from tasks.curate.choose import EXCHANGES, batch_shards, plan_job
 from tasks.curate.config import CurateConfig
 from tasks.curate.inspect_images import RawShard, inspect_shard
@@ -25,7 +23,6 @@ from tasks.filter.config import FilterConfig
 from tasks.filter.stage import cut_batches, join_batches, plan_sizes
 from tasks.filter.steps import FilterJob
 
-COSTS = Path(__file__).with_name("costs.json")
 PUT = 1
 """Requests of writing a part (dataops/snapshot.py)."""
 TASK, PIECE = FENCE + 1, 2
@@ -36,7 +33,7 @@ DEFAULTS = PriceConfig()
 
 
 @dataclass(frozen=True)
-class Prices:
+class Prices(Assumptions):
     """Assumptions: prices in dollars, and rates that depend on the corpus."""
 
     core_hour: float = DEFAULTS.core_hour
@@ -62,51 +59,11 @@ class Prices:
     """Share of the URLs that return an image."""
     curated: float = 0.9
     """Share of the images that curate keeps."""
-    image_bytes: int = 25_000
-    """Size of a stored image of `image_side`. Source: LAION-400M, 10 TB."""
-    image_side: int = 256
-    """In pixels."""
-    fetched_bytes: int = 120_000
-    """Size of a downloaded image: 11.3 MB/s at 92 a second in docs/download-rows.md."""
     gpus: int = 64
-    gpu_flops: float = 0.35 * 990e12
-    """FLOP/s that a GPU reaches: 35% of an H100's bfloat16 peak."""
     sample_flops: float = 3 * 14.78e9
     """FLOPs of a step of ViT-B-32 per sample. Source: open_clip, model_profile.csv."""
     samples_of_pair: int = 1
     """Number of times that training uses each pair of a dataset."""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Measured costs: core seconds per row by stage, stored bytes per row, and driver seconds per task."""
-
-    extract: float
-    filter: float
-    download: float
-    curate: float
-    pack: PackCosts
-    filter_kept: float
-    pairs_of_archive_byte: float
-    stored: dict[str, float]
-    """Stored bytes per input row, by stage."""
-    part: float
-    """Driver seconds per task."""
-    train_flops: float
-    """FLOP/s of a training step on two CPU cores."""
-    kept: dict[str, float]
-    """Share of the rows that a stage keeps, by stage."""
-    cpu_of_row: dict[str, float]
-    """CPU time of a row on two workers of one machine, by stage; that of extract for a list of pairs."""
-    train_cores: int
-    """Cores on which train_flops was measured."""
-
-
-@cache
-def load_costs() -> Costs:
-    """Return the costs in costs.json."""
-    values = json.loads(COSTS.read_text(encoding="utf-8"))
-    return Costs(**{**values, "pack": PackCosts(**values["pack"])})
 
 
 @dataclass(frozen=True)
@@ -271,7 +228,30 @@ def plan_pack_stage(rows: float, fetched: float, raw: int, p: Prices, c: Costs) 
     pack = plan_pack(rows, fetched, raw, p.image_bytes, memory)
     moved = pack.received + pack.sent
     # CPU time, and the network's, although other threads work during a transfer
-    seconds = rows * c.pack.row + moved * c.pack.byte + max(pack.received, pack.sent) / p.network_bytes
+    costs = PackCosts(**c.pack)
+    seconds = rows * costs.row + moved * costs.byte + max(pack.received, pack.sent) / p.network_bytes
     maps = [(tasks, seconds / len(pack.tasks)) for tasks in pack.tasks]
     return plan_stage("pack", rows, maps, Requests(pack.reads, pack.writes), p, c, moved=moved,
                       stored=rows * (p.image_bytes + RAW_ROW_BYTES), scarce=describe(pack), at_once=3)  # fmt: skip
+
+
+def count_requests(stage: str, rows: float, fetched_rows: float, workers: int) -> tuple[float, float] | None:
+    """Return the reads and writes of a stage on S3, as the code makes them; None for stages that are not counted so.
+
+    Args:
+        rows: its input rows.
+        fetched_rows: rows in the raw shards.
+        workers: tasks at a time, on one machine.
+    """
+    prices, costs = Prices(cores=workers, cores_of_machine=workers, memory_limit_bytes=4 << 30), load_costs()
+    shards = max(math.ceil(rows / 10_000), 1)
+    if stage == "filter":
+        found = plan_filter_stage(max(rows, 1), max(math.ceil(rows / 500_000), 1), prices, costs)
+    elif stage == "curate":
+        found = plan_curate_stage(max(rows, 1), shards, prices, costs)
+    elif stage == "pack":
+        raw = max(math.ceil(fetched_rows / 10_000), 1)
+        found = plan_pack_stage(max(rows, 1), max(fetched_rows, rows, 1), raw, prices, costs)
+    else:
+        return None
+    return found.reads, found.writes

@@ -5,12 +5,11 @@ from math import ceil, sqrt
 from typing import Any
 
 from dataops.storage.s3 import PARTS, STREAM_PARTS
+from flows.planning.costs import RAW_ROW_BYTES
 from tasks.pack.config import PackConfig
 from tasks.pack.sort_layout import ROW_BYTES, SortLayout, choose_layout
 from tasks.pack.stage import IMAGES_SHARE
 
-RAW_ROW_BYTES = 3000
-"""Bytes of headers, caption and row of a sample in a raw shard."""
 FENCE = 3
 """Requests of Draft.check_fence (two lists, one read)."""
 ROWS_BYTES = 400
