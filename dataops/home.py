@@ -16,6 +16,14 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 """Root of the checkout, or of the image's copy of it, that this process runs."""
 
 HOME_NAME = ".pairmill"
+SERVERS = "services"
+"""Folder of the home folder with the databases and logs of the local servers, which only the servers may write."""
+WRITTEN = (
+    *("browse", "cache", "deployed", "evaluations", "features", "jobs", "models", "overlap", "pages", "runs", "wandb"),
+    SERVERS,
+)
+"""Folders of the home folder that runs and commands write, which a takedown searches; others are sources, stores, or files
+of the user."""
 _reported: set[Path] = set()
 """Folders of other users for which this process has logged that they are ignored."""
 

@@ -20,6 +20,8 @@ class Column(NamedTuple):
     name: str
     type: pa.DataType
     meaning: str
+    is_personal: bool = False
+    """Whether it holds text or images that a takedown erases."""
 
     @property
     def field(self) -> pa.Field:
@@ -154,6 +156,13 @@ MEANINGS = {
 }
 """Meaning of each column, of `pairs` and of the evidence of a download; docs/columns.md shows it."""
 
+PERSONAL = frozenset(
+    {
+        *("url", "caption", "page_url", "captions", "extra", "error_message", "sha256", "phash"),
+        *("final_url", "etag", "last_modified", "opt_out", "preview"),
+    }
+)
+"""Columns with text or images of pairs, or what identifies them, which a takedown erases."""
 FILTERED = pa.schema([*PAIRS, *LANGUAGE, *BALANCE])
 DOWNLOADED = pa.schema([*FILTERED, *FETCH])
 CURATED = pa.schema([*DOWNLOADED, *INSPECTION])
@@ -169,6 +178,11 @@ def find_added_columns() -> dict[str, Column]:
 def find_meanings() -> dict[str, str]:
     """Return the meaning of each column, also of those that the steps of curate add."""
     return MEANINGS | {column.name: column.meaning for column in find_added_columns().values()}
+
+
+def find_personal_columns() -> frozenset[str]:
+    """Return the names of the columns that a takedown erases, also of those that the steps of curate add."""
+    return PERSONAL | {column.name for column in find_added_columns().values() if column.is_personal}
 
 
 def dropped_schema(schema: pa.Schema) -> pa.Schema:

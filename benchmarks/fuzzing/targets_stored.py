@@ -71,7 +71,7 @@ def _toml_files(folder: str) -> list[bytes]:
 
 def _load_takedown(suffix: str) -> Parser:
     from dataops.errors import ConfigError
-    from tasks.engine.takedown_requests import read_targets
+    from dataops.trace.requests import read_targets
 
     def parse(data: bytes) -> object:
         if b"image:" in data or (b"image" in data and suffix == ".toml"):
@@ -87,7 +87,7 @@ _TARGETS = (f"uid:{_UID}", "https://a.example/x.jpg", "a.example", "domain:münc
 def _load_request() -> Parser:
     from dataops.errors import CorruptPart
     from dataops.snapshot import Input
-    from tasks.engine.takedown_requests import STAGE, load_report, load_targets
+    from dataops.trace.requests import STAGE, load_report, load_targets
 
     def parse(data: bytes) -> object:
         try:
@@ -100,8 +100,8 @@ def _load_request() -> Parser:
 
 
 def _request_seeds() -> list[bytes]:
+    from dataops.trace.requests import make_request
     from dataops.trace.targets import parse_target
-    from tasks.engine.takedown_requests import make_request
 
     request = make_request([parse_target(text) for text in _TARGETS], "a reason").model_dump_json().encode()
     return [request, json.dumps({"uids": [_UID], "versions": {"a": "b"}}).encode()]

@@ -23,6 +23,7 @@ from dataops.formatting import format_quantity
 from dataops.snapshot import SnapshotName
 from dataops.storage.cached_files import delete_unheld, find_abandoned, find_unused, last_modified
 from dataops.store import Entry, Store
+from dataops.trace.requests import Report, list_reports, load_report, select_requests
 from flows.commands.options import Json, StoreUri, Yes
 from flows.commands.output import console, new_table, print_json, print_waits, text
 from flows.records import RunRecord, known_stores
@@ -30,7 +31,6 @@ from infra.local import services
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
 from tasks.engine.scratch_folders import find_abandoned_folders
-from tasks.engine.takedown_requests import Report, list_reports, load_report, select_requests
 from tasks.lineage.garbage_collection import Deletion, DeletionPlan, DeletionResult, delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY, Inventory
 from tasks.tracking.registry import find_needed_snapshots, find_unknown_models

@@ -19,6 +19,14 @@ from rich.console import Console
 from dataops.errors import ConfigError, PairmillError
 from dataops.formatting import format_quantity
 from dataops.store import Store
+from dataops.trace.requests import (
+    Request,
+    load_report,
+    make_request,
+    read_targets,
+    record_request,
+    report_name,
+)
 from dataops.trace.targets import Target
 from flows.commands.options import Json, StoreUri, Yes
 from flows.commands.output import console, print_json
@@ -27,14 +35,6 @@ from flows.records import RunRecord, known_stores, read_record
 from infra.local import services
 from tasks.download.hooks import load_hooks
 from tasks.engine.context import Context
-from tasks.engine.takedown_requests import (
-    Request,
-    load_report,
-    make_request,
-    read_targets,
-    record_request,
-    report_name,
-)
 from tasks.lineage.graph import Lineage
 from tasks.lineage.inventory import Inventory
 from tasks.lineage.publications import find_published
@@ -50,8 +50,7 @@ from tasks.lineage.takedown_raw import (
     find_unmatched,
     find_urls,
 )
-from tasks.takedown.places import RecordKind
-from tasks.takedown.prove import erase_and_search
+from tasks.takedown.holders import RecordKind, Scope, erase_and_search, find_holders
 from tasks.takedown.request_log import Letter, load_log, make_letter
 from tasks.takedown.traces import collect_traces, load_traces
 from tasks.tracking.registry import Registry
@@ -125,6 +124,8 @@ def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_
         raise ConfigError(
             "--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes"
         )
+    if options.delete_raw:
+        find_holders()
     out = None if as_json else console()
     work = _Work(home, options, request, letter, targets, known_stores(home, store_uri), out)
     reports = [_take_down_in_store(work, store) for store in work.stores]
@@ -212,7 +213,7 @@ def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
         report["raw_snapshots"] = {one.download.key: len(one.hits) for one in left}
         leftovers = find_leftovers(after.inventory, all_targets)
         report["leftovers"] = {str(one.snapshot): len(one.objects) for one in leftovers}
-        proof = erase_and_search(context, home, traces, work.stores, [RUN_RECORDS])
+        proof = erase_and_search(Scope(context, home, work.stores, [RUN_RECORDS]), traces)
         report["search"] = proof.as_json()
         if proof.is_clean():
             traces.without_text().save(store, request.digest)

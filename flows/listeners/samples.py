@@ -29,10 +29,10 @@ from dataops.formatting import format_percent, format_quantity
 from dataops.redaction import redact
 from dataops.snapshot import Counts, Manifest, Record
 from dataops.store import Store
+from dataops.trace.requests import list_requests
 from infra.local import services
 from tasks.download.report import read_samples
 from tasks.engine.stage import Plan
-from tasks.engine.takedown_requests import list_requests
 from tasks.pack.card_samples import Row, sample_dropped, sample_kept_of_curate
 from tasks.reports.page import shorten
 

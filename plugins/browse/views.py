@@ -19,9 +19,9 @@ from dataops.errors import ConfigError, PairmillError
 from dataops.snapshot import Manifest, load_ancestors
 from dataops.stages import PAIR_STAGES
 from dataops.store import FolderStore, Store
+from dataops.trace.requests import list_reports, list_requests, load_report, load_targets
 from dataops.trace.targets import COLUMNS, Target, matching_rows
 from plugins.browse.database import Database, quote, quote_text
-from tasks.engine.takedown_requests import list_reports, list_requests, load_report, load_targets
 
 ROW = "row_number"
 """Name of the column with the row's number."""

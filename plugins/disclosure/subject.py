@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from dataops.snapshot import Manifest, load_ancestors, load_manifest
 from dataops.store import Store
+from dataops.trace.requests import list_reports, load_report
 from dataops.trace.training_datasets import list_shares, list_training_datasets
-from tasks.engine.takedown_requests import list_reports, load_report
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ FACES = Score(
             "face_bboxes",  # DataComp's name
             FACE_BBOXES,
             "Boxes of the faces: x0, y0, x1, y1 as shares of width and height; null where no detector ran.",
+            is_personal=True,
         ),
     ),
     find_problems,

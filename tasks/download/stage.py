@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dataops.snapshot import Draft, Record
+from dataops.trace.requests import list_requests, load_erased, load_targets
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import load_hooks, start_hooks
 from tasks.download.outcome import explain_failure, merge_hosts
@@ -24,7 +25,6 @@ from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import MapView, describe_fetched
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
-from tasks.engine.takedown_requests import list_requests, load_erased, load_targets
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from dataops.formatting import format_quantity
 from dataops.schema import CAPTIONS
 from dataops.snapshot import Manifest, snapshot_key
 from dataops.store import Store
+from dataops.trace.requests import STAGE, Request, list_reports, list_requests, load_report, load_targets
 from dataops.trace.sources import find_source, list_named_sources
 from dataops.trace.targets import COLUMNS, Target, matched_targets, matching_rows
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make
-from tasks.engine.takedown_requests import STAGE, Request, list_reports, list_requests, load_report, load_targets
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.lineage.search import Rows, Search
 from tasks.lineage.takedown_proof import prove_removal

@@ -15,9 +15,9 @@ from dataops.schema import CURATED, conform
 from dataops.shards.tar import read_samples
 from dataops.snapshot import MANIFEST, Draft, Input, Manifest, Part, Record, find_manifest, read_table
 from dataops.store import Store
+from dataops.trace.requests import STAGE
 from dataops.trace.targets import Target, matching_rows
 from tasks.engine.stage import Work
-from tasks.engine.takedown_requests import STAGE
 from tasks.pack.config import PackConfig
 from tasks.pack.dropped_pairs import DroppedPair
 from tasks.pack.summary import summarise

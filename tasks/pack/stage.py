@@ -37,6 +37,7 @@ from dataops.errors import ContractError
 from dataops.formatting import format_counts
 from dataops.schema import CAPTIONS, CURATED
 from dataops.snapshot import Counts, Draft, Manifest, Record
+from dataops.trace.requests import list_requests, load_targets, select_requests
 from dataops.trace.sources import list_named_sources
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
@@ -44,7 +45,6 @@ from tasks.engine.exchange import group_units
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
-from tasks.engine.takedown_requests import list_requests, load_targets, select_requests
 from tasks.lists.named_digest import OPT_OUT_LIST, select_lists
 from tasks.lists.opt_outs import DROP_REASON as OPT_OUTS
 from tasks.lists.opt_outs import NO_LISTS, StoredLists, put_lists, read_inputs, recall_lists

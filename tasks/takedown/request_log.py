@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dataops.errors import ConfigError, CorruptPart
 from dataops.store import Store
-from tasks.engine.takedown_requests import FOLDER
+from dataops.trace.requests import FOLDER
 
 logger = logging.getLogger(__name__)
 

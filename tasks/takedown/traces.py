@@ -28,10 +28,9 @@ from dataops.shards.tar import read_samples
 from dataops.snapshot import Manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
+from dataops.trace.requests import traces_name
 from dataops.trace.targets import COLUMNS, Target, list_captions, matching_rows
-from tasks.engine.takedown_requests import traces_name
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
-from tasks.takedown.text_search import TextSearch
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +50,6 @@ class Traces:
     """Size by sha256 of images as fetched and as in shards, and of previews, in bytes; -1 if it is unknown."""
     scores: set[str] = field(default_factory=set)
     """Ids of the images in the store's cache of scores, in hex."""
-
-    def text_search(self) -> TextSearch:
-        """Return the search for these strings and images; of captions, for those that no other pair has."""
-        return TextSearch(self.urls, self.captions - self.common, self.images)
 
     def add(self, other: "Traces") -> None:
         """Add what was collected at another time."""

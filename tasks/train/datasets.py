@@ -9,7 +9,7 @@ from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from dataops.snapshot import Input, Manifest, Part, find_manifest
 from dataops.store import Store
-from tasks.engine.takedown_requests import list_requests, load_report, load_targets, report_name, select_requests
+from dataops.trace.requests import list_requests, load_report, load_targets, report_name, select_requests
 from tasks.lineage.search import Rows, Search
 from training.config import TrainConfig
 

@@ -18,13 +18,13 @@ from rich.console import Console
 
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
+from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from flows.commands import show, trace
 from flows.config import RunConfig
 from flows.pipeline import PIPELINE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.engine.takedown_requests import make_request, record_request
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
 from tasks.lineage.takedown import find_affected, replace_affected

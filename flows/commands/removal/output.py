@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 
 from dataops.formatting import format_counts, format_quantity
+from dataops.trace.requests import LISTED
 from flows.commands.output import text
-from tasks.engine.takedown_requests import LISTED
 
 
 def show_report(report: Mapping[str, Any], datasets: int, out: Console) -> None:

@@ -18,10 +18,10 @@ from dataops.storage.cache import Cache, Version
 from dataops.storage.folder import FolderStore
 from dataops.storage.partition_file import read_partitions
 from dataops.text.query_building import read_queries
+from dataops.trace.requests import read_targets
 from flows.config import config_name, load_config
 from flows.records import known_stores
 from infra.doctor.ray_cluster import check_ray
-from tasks.engine.takedown_requests import read_targets
 from tasks.files.find import LocalFile, find_source_files
 from training.data.shard_files import ShardFiles, read_shard_rows
 from training.data.shard_index import _locate_members

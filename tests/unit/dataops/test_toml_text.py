@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from dataops.errors import ConfigError
 from dataops.toml_text import MAX_CHARS, MAX_DEPTH, find_key_lines, format_key, format_value, parse_toml
+from dataops.trace.requests import read_targets
 from flows.config import config_name, load_config
-from tasks.engine.takedown_requests import read_targets
 from training.evaluation.suite import load_suite
 
 HOSTILE = {

@@ -9,11 +9,11 @@ import pytest
 from selectolax.lexbor import LexborHTMLParser
 
 from dataops.snapshot import read_parts
+from dataops.trace.requests import read_targets
 from plugins.browse.rows import Selection, list_rows
 from plugins.browse.site import Site
 from plugins.browse.tests.unit.conftest import HOSTILE, Ask
 from plugins.browse.views import ROW
-from tasks.engine.takedown_requests import read_targets
 from tests.unit.tasks.dataset_chain import jpeg
 
 PAGES = ("/", "/?rows=filter.dropped", "/?values=drop_reason&rows=curate.dropped", "/row?row=0", "/clusters", "/map",

@@ -5,13 +5,13 @@ import pytest
 
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
+from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import COLUMNS, matching_rows, parse_target
 from plugins.browse import views
 from plugins.browse.comparison import Comparison, find_reasons
 from plugins.browse.database import Database
 from plugins.browse.rows import Selection, count_rows, fetch_row, fetch_rows, list_numbers, list_rows
 from plugins.browse.views import Dataset
-from tasks.engine.takedown_requests import make_request, record_request
 from tests.unit.tasks.dataset_chain import packed_in, pair, some_pairs
 
 Open = tuple[FolderStore, dict[str, Manifest], Database, Dataset]

@@ -12,9 +12,9 @@ from httpx import ConnectError
 from markdown_it import MarkdownIt
 
 from dataops.snapshot import Counts, Manifest, Part, Record
+from dataops.trace.requests import make_request, record_request
 from flows.listeners import artefacts, samples
 from flows.listeners.base import StageEnd
-from tasks.engine.takedown_requests import make_request, record_request
 from tests.live_runs import build_live_run, build_plan
 from tests.unit.tasks.dataset_chain import packed_in, pair
 from tests.unit.tasks.reports.test_hostile_text import HOSTILE, Tags

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from dataops import plugins
 from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Counts, Draft, Input, Manifest, find_manifest, read_parts
 from dataops.store import FolderStore
+from dataops.trace import requests as takedown_requests
 from dataops.trace.targets import Target, image_targets
 from flows.commands import takedown as flow
-from tasks.engine import takedown_requests
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.lineage import takedown
@@ -24,7 +25,6 @@ from tasks.lineage.takedown_proof import prove_removal
 from tasks.lineage.takedown_raw import delete_raw, find_raw_snapshots, find_urls
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tasks.takedown.erase_rows import erase_rows
 from tasks.tracking.registry import Registry
 from tests.inline_executor import InlineExecutor
 from tests.manifests import build_manifest
@@ -210,26 +210,10 @@ def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderSto
         assert len(samples) == part.rows
 
 
-def test_delete_raw_keeps_the_evidence_that_an_earlier_takedown_rewrote(store: FolderStore) -> None:
-    pairs = [pair(n, "http_404" if n in (0, 1) else None, "download") for n in range(4)]
-    download, context = curated(store, pairs, 7)[1], Context(store, store.root)
-    for erased, deleted in ((0, 2), (1, 3)):
-        assert not erase_rows(Lineage(store), context, {pairs[erased]["uid"]})[1]
-        target = Target("uid", pairs[deleted]["uid"])
-        (raw,) = find_raw_snapshots(Lineage(store), Search(store), [target])
-        assert delete_raw(context, raw, [target]) == 1
-        after = find_manifest(store, "download", download.key, verify=True)
-        assert after is not None, "a part is missing"
-        assert {row["uid"] for row in read_parts(store, after, "evidence-").to_pylist()} == {
-            row["uid"] for row in pairs[:2]
-        }
-    objects = {name for name in store.names(f"download/{download.key}") if not name.endswith("manifest.json")}
-    assert objects == {after.path(part.name) for part in after.parts}
-
-
 def test_takedown_command_reports_and_deletes(
     store: FolderStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("plugins.erasure", reason="--delete-raw is of this plugin")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     steps: list[str] = []
     search = flow.erase_and_search
@@ -328,3 +312,14 @@ def test_model_trained_on_a_version_that_was_replaced_and_deleted_has_seen_the_p
     url = Target("url", "http://host1.example/4.jpg")
     (found,) = takedown.find_affected(Lineage(store), Search(store), [url], Registry(query=False))
     assert [model.uri for model in found.models] == ["models:/model0/1"]
+
+
+def test_delete_raw_without_the_plugin_names_what_to_install(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "load", lambda kind: {})
+    (tmp_path / "letter.txt").write_text("site3.example\n")
+    options = flow.TakedownOptions(tmp_path / "letter.txt", delete_raw=True, yes=True)
+    with pytest.raises(ConfigError, match=r"pip install 'pairmill\[erasure\]'"):
+        flow.takedown(options, tmp_path, str(store.root), as_json=True)
+    assert store.names("") == [], "nothing was recorded or deleted"

@@ -15,10 +15,10 @@ from dataops.schema import CAPTIONS, CURATED
 from dataops.shards.tar import ShardWriter, list_members, read_index, read_samples
 from dataops.snapshot import UNDIGESTED, Counts, Manifest, read_parts, read_table
 from dataops.store import FolderStore
+from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.engine.takedown_requests import make_request, record_request
 from tasks.pack import cut_shards, sort_layout, stage
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK

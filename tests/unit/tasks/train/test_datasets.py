@@ -11,11 +11,11 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
+from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import parse_target
 from dataops.trace.training_datasets import list_training_datasets
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make, plan
-from tasks.engine.takedown_requests import make_request, record_request
 from tasks.train import stage as train_stage
 from tasks.train.datasets import find_datasets, named_inputs
 from tasks.train.stage import TRAIN

@@ -9,10 +9,8 @@ import pytest
 
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore
+from plugins.erasure.tests.homes import REMOVED, KilledError, take_down
 from tests.unit.tasks.dataset_chain import jpeg, pair
-from tests.unit.tasks.lineage.test_takedown_leftovers import REMOVED, KilledError, copy_home, take_down, template
-
-__all__ = ["copy_home", "template"]
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -17,22 +17,23 @@ from dataops.digest import file_sha256
 from dataops.images.decode import decode, make_preview
 from dataops.images.feature_table import FeatureTable, image_ids
 from dataops.images.score_tables import SCORES, compute_score_ids
-from dataops.snapshot import Draft, Record, SnapshotName, find_manifest, load_manifest
+from dataops.snapshot import Draft, Record, SnapshotName, find_manifest, load_manifest, read_parts
 from dataops.storage import cached_files
 from dataops.storage.cached_files import hold
 from dataops.store import FolderStore
+from dataops.trace.requests import load_erased
+from dataops.trace.targets import Target
+from plugins.erasure.erase_rows import erase_rows
+from plugins.erasure.tests.homes import REMOVED, find_images, take_down
 from tasks.curate.scores.score import put_scores
 from tasks.engine.context import Context
-from tasks.engine.takedown_requests import load_erased
 from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry
 from tasks.lineage.graph import Lineage
-from tasks.takedown.erase_rows import erase_rows
+from tasks.lineage.search import Search
+from tasks.lineage.takedown_raw import delete_raw, find_raw_snapshots
 from tests.manifests import build_manifest
-from tests.unit.tasks.dataset_chain import jpeg, pair
-from tests.unit.tasks.lineage.test_takedown_leftovers import REMOVED, copy_home, find_images, take_down, template
+from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 from training.feature_files import name_shard_features
-
-__all__ = ["copy_home", "template"]
 
 CAPTION, URL = "caption no. 4", pair(4)["url"]
 PREVIEW = base64.b64encode(make_preview(decode(jpeg(4)))).decode()
@@ -195,3 +196,21 @@ def test_erased_rows_keep_the_counts_the_key_and_the_digest_of_a_snapshot(tmp_pa
     again = load_manifest(store, "extract", draft.key)
     assert again is not None
     assert [part.name for part in again.parts] == ["part-00000-r2.parquet", "dropped-00000-r2.parquet"]
+
+
+def test_delete_raw_keeps_the_evidence_that_an_earlier_takedown_rewrote(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    pairs = [pair(n, "http_404" if n in (0, 1) else None, "download") for n in range(4)]
+    download, context = chain(store, pairs, 7)["download"], Context(store, store.root)
+    for erased, deleted in ((0, 2), (1, 3)):
+        assert not erase_rows(Lineage(store), context, {pairs[erased]["uid"]})[1]
+        target = Target("uid", pairs[deleted]["uid"])
+        (raw,) = find_raw_snapshots(Lineage(store), Search(store), [target])
+        assert delete_raw(context, raw, [target]) == 1
+        after = find_manifest(store, "download", download.key, verify=True)
+        assert after is not None, "a part is missing"
+        assert {row["uid"] for row in read_parts(store, after, "evidence-").to_pylist()} == {
+            row["uid"] for row in pairs[:2]
+        }
+    objects = {name for name in store.names(f"download/{download.key}") if not name.endswith("manifest.json")}
+    assert objects == {after.path(part.name) for part in after.parts}

@@ -9,7 +9,7 @@ import pytest
 from jinja2 import Environment
 
 from dataops.escaping import escape_markdown
-from tasks.takedown.text_search import BESIDE, TextSearch
+from plugins.erasure.text_search import BESIDE, TextSearch
 
 URL = 'http://h.example/a"b&c/1.jpg?x=1&y=<2>'
 CAPTION = "Jane O'Neil & <sons> at the harbour \\ é 赤い"

@@ -1,6 +1,6 @@
 """Erase removed pairs from reports, manifests, records and caches: in a store, and under the home folder.
 
-Only what quotes pairs is overwritten (tasks/takedown/places.py). A page keeps its size, so that a part of a snapshot has
+Only what quotes pairs is overwritten (plugins/erasure/places.py). A page keeps its size, so that a part of a snapshot has
 the size that its manifest names. The manifest is written first: a call that is killed before the part is written is
 completed by the next one.
 """
@@ -14,28 +14,23 @@ from pathlib import Path
 import pyarrow as pa
 
 from dataops.errors import PairmillError, StorageError
+from dataops.home import SERVERS, WRITTEN
 from dataops.regular_files import open_regular
 from dataops.snapshot import MANIFEST, Manifest, SnapshotName, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Entry, Store
+from dataops.trace.requests import FOLDER
+from plugins.erasure.erase_caches import erase_caches
+from plugins.erasure.places import MARKUP, TEXTS, is_text
+from plugins.erasure.scan import WHOLE_BYTES, Scanner, is_weights
 from tasks.curate.scores.score import put_scores
-from tasks.engine.takedown_requests import FOLDER
 from tasks.lineage.graph import Lineage
-from tasks.takedown.erase_caches import erase_caches
-from tasks.takedown.places import MARKUP, TEXTS, is_text
-from tasks.takedown.scan import WHOLE_BYTES, Found, Scanner, Searched, is_weights
+from tasks.takedown.holders import Found, Searched
 
 logger = logging.getLogger(__name__)
 
 CACHES = ("cache", "pages", "browse/indexes", "browse/sessions")
 """Folders of the home folder whose files are deleted if they hold a removed pair: they can be rebuilt."""
-SERVERS = "services"
-"""Folder of the home folder with the databases and logs of the local servers, which only the servers may write."""
-WRITTEN = (
-    *("browse", "cache", "deployed", "evaluations", "features", "jobs", "models", "overlap", "pages", "runs", "wandb"),
-    SERVERS,
-)
-"""Folders of the home folder that a search covers. The others are sources of runs, stores, or files of the user."""
 REMEDY_SERVER = (
     "stop the server with `pairmill down`, then repeat the takedown; a database that still has it needs VACUUM"
 )

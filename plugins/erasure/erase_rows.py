@@ -14,13 +14,13 @@ manifest names, which the next call deletes (tasks/lineage/takedown_leftovers.py
 
 import logging
 import re
-from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.errors import PairmillError
+from dataops.schema import find_personal_columns
 from dataops.snapshot import MANIFEST, Draft, Manifest, Part, read_table
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
@@ -32,12 +32,8 @@ from tasks.takedown.traces import is_in, read_readable
 
 logger = logging.getLogger(__name__)
 
-ERASED: Mapping[str, str | None] = {
-    **dict.fromkeys(("url", "caption"), ""),
-    **dict.fromkeys(("page_url", "captions", "extra", "error_message", "sha256", "phash", "face_bboxes"), None),
-    **dict.fromkeys(("final_url", "etag", "last_modified", "opt_out", "preview"), None),
-}
-"""Columns that are erased, with the value that an erased row gets."""
+NEVER_NULL = ("url", "caption")
+"""Columns that are empty in an erased row; all others are null."""
 _REVISION = re.compile(r"-r(\d+)")
 
 
@@ -61,7 +57,7 @@ def erase_rows(lineage: Lineage, context: Context, uids: set[str]) -> tuple[dict
 
 def _find_parts(store: Store, manifest: Manifest, uids: set[str]) -> list[Part]:
     """Return the parts with a row to erase."""
-    columns = ["uid", *ERASED]
+    columns = ["uid", *find_personal_columns()]
     if manifest.stage == "pack":
         return []
     return [
@@ -75,7 +71,7 @@ def _find_parts(store: Store, manifest: Manifest, uids: set[str]) -> list[Part]:
 
 def _rows_to_erase(table: pa.Table, uids: set[str]) -> NDArray[np.bool_]:
     """Return whether each row is of one of the pairs, and not yet erased (N,)."""
-    there = [name for name in ERASED if name in table.column_names]
+    there = _list_personal(table)
     if "uid" not in table.column_names or not there:
         return np.zeros(table.num_rows, bool)
     mask = is_in(table["uid"], uids)
@@ -112,12 +108,16 @@ def _erase_in(context: Context, manifest: Manifest, parts: list[Part], uids: set
 
 
 def _blank(table: pa.Table, mask: NDArray[np.bool_]) -> pa.Table:
-    for name, value in ERASED.items():
-        if name in table.column_names:
-            field = table.schema.field(name)
-            values = [value if is_erased else one for one, is_erased in zip(table[name].to_pylist(), mask, strict=True)]
-            table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+    for name in _list_personal(table):
+        field, value = table.schema.field(name), "" if name in NEVER_NULL else None
+        values = [value if is_erased else one for one, is_erased in zip(table[name].to_pylist(), mask, strict=True)]
+        table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
     return table
+
+
+def _list_personal(table: pa.Table) -> list[str]:
+    personal = find_personal_columns()
+    return [name for name in table.column_names if name in personal]
 
 
 def _next_name(name: str, taken: set[str]) -> str:

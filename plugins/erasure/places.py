@@ -12,17 +12,14 @@ searched for and overwritten only where a schema says that a file quotes pairs:
 No other file is ever overwritten. It is searched for URLs and long captions, and for short ones beside a URL or an image.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from dataops.snapshot import Manifest
+from tasks.takedown.holders import KEYS, RecordKind
 
-KEYS = "{}"
-"""In a path: the keys of a mapping are text of pairs, which are counted by it."""
 _MARKUP = re.compile(
     rb"<!--(?:.*?-->|.*)|<(style|script)\b(?:.*?</\1>|.*)|<[!/?]?[A-Za-z][^<>]*>", re.DOTALL
 )  # what is not closed reaches to the end
@@ -32,58 +29,8 @@ MARKUP, TEXTS = (".html", ".svg"), (".md", ".log")
 """Suffixes of files that are for people only."""
 
 
-@dataclass(frozen=True)
-class RecordKind:
-    """A kind of JSON object."""
-
-    name: re.Pattern[str]
-    """Matches the end of its path, from the beginning of a name."""
-    texts: tuple[str, ...] = ()
-    """Paths of the values that may quote a pair, such as `facts.examples`; `*` is any key or place of a list."""
-    encode: Callable[[Any], bytes] = lambda value: json.dumps(value).encode()
-    """Returns the bytes of a record that was changed. Raises: ValueError if it is not valid."""
-
-    def redact(self, data: bytes, redact: Callable[[str], str]) -> bytes:
-        """Return the record with its texts replaced; the same bytes if none was changed.
-
-        Raises: ValueError if it is not JSON, or not valid after the change.
-        """
-        value = before = json.loads(data)
-        for path in self.texts:
-            value = _replace(value, path.split("."), redact)
-        if value == before:
-            return data
-        return self.encode(value)
-
-
 def _encode_manifest(value: dict[str, Any]) -> bytes:
     return Manifest.model_validate({name: one for name, one in value.items() if name != "sha256"}).encode()
-
-
-def _replace(value: Any, path: Sequence[str], redact: Callable[[str], str]) -> Any:
-    if path == [KEYS]:
-        return _replace_keys(value, redact) if isinstance(value, dict) else value
-    if isinstance(value, dict):
-        named = {
-            name: _replace(one, path[1:], redact) for name, one in value.items() if not path or path[0] in ("*", name)
-        }
-        return value | named
-    if isinstance(value, list):
-        return [
-            _replace(one, path[1:], redact) if not path or path[0] in ("*", str(place)) else one
-            for place, one in enumerate(value)
-        ]
-    return redact(value) if isinstance(value, str) and not path else value
-
-
-def _replace_keys(value: dict[str, Any], redact: Callable[[str], str]) -> dict[str, Any]:
-    replaced: dict[str, Any] = {}
-    for name, one in value.items():
-        new = redact(name)
-        while new in replaced:  # another removed caption of the same length
-            new += "-"
-        replaced[new] = one
-    return replaced
 
 
 MANIFEST_TEXTS = (

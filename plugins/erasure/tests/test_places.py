@@ -13,10 +13,10 @@ from dataops.snapshot import MANIFEST, Draft, Manifest, find_manifest
 from dataops.store import FolderStore
 from flows.commands.takedown import RUN_RECORDS
 from flows.records import Attempt, RunRecord, StageRun
+from plugins.erasure.erase_texts import erase_in_store, list_home_files, search_store
+from plugins.erasure.scan import Scanner
 from tasks.checks.report import CheckReport, CheckResult
 from tasks.lineage.graph import Lineage
-from tasks.takedown.erase_texts import erase_in_store, list_home_files, search_store
-from tasks.takedown.scan import Scanner
 from tasks.takedown.traces import Traces
 from tests.manifests import build_manifest
 

@@ -10,8 +10,8 @@ import pytest
 
 from dataops.images.feature_table import FeatureTable, image_ids
 from dataops.shards.tar import ShardWriter
-from tasks.takedown import scan
-from tasks.takedown.scan import Finds, Scanner
+from plugins.erasure import scan
+from plugins.erasure.scan import Finds, Scanner
 from tasks.takedown.traces import Traces
 
 IMAGE = b"an image" * 40

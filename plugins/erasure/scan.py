@@ -1,8 +1,7 @@
 """Search one file for the traces of removed pairs, with bounded memory, whatever its format."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -11,9 +10,11 @@ import pyarrow as pa
 from dataops.errors import CorruptPart
 from dataops.images.feature_table import ID_BYTES, IDS_FILE, image_ids
 from dataops.parquet import open_parquet
+from dataops.schema import MEANINGS, PERSONAL
 from dataops.shards.tar import read_samples
-from tasks.takedown.places import KINDS, RecordKind, find_kind, is_text
-from tasks.takedown.text_search import What, is_short, may_be_name
+from plugins.erasure.places import KINDS, find_kind, is_text
+from plugins.erasure.text_search import TextSearch, is_short, may_be_name
+from tasks.takedown.holders import Finds, RecordKind
 from tasks.takedown.traces import Traces, is_in
 
 WHOLE_BYTES = 64 << 20
@@ -24,50 +25,20 @@ WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".onnx", ".npy", ".npz", ".f
 _CONTENT = ("url", "caption", "page_url", "preview", "captions")
 _FREE_TEXT = ("error_message", "extra", "opt_out", "final_url")
 """Columns whose values may contain a URL or a caption."""
-
-Finds = Counter[What]
-
-
-@dataclass(frozen=True)
-class Found:
-    """Something that a search found."""
-
-    place: str
-    """`store URI`, `home`, or `MLflow`."""
-    name: str
-    finds: Mapping[What, int]
-    remedy: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields of the report."""
-        return {"place": self.place, "name": self.name, "found": dict(self.finds), "remedy": self.remedy}
-
-
-@dataclass
-class Searched:
-    """What was searched in one place."""
-
-    place: str
-    files: int = 0
-    bytes: int = 0
-    weights: int = 0
-    """Number of files of numbers, which were not read."""
-    found: list[Found] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields of the report."""
-        return {"place": self.place, "files": self.files, "bytes": self.bytes, "weights_not_read": self.weights}
+_OWN = frozenset(MEANINGS) - PERSONAL
+"""Columns of pairs that hold no text of theirs, such as the URL of a licence."""
 
 
 class Scanner:
     """Searches files for some traces.
 
     Args:
-        kinds: kinds of records beside those of tasks (tasks/takedown/places.py).
+        kinds: kinds of records beside those of tasks (plugins/erasure/places.py).
     """
 
     def __init__(self, traces: Traces, kinds: Sequence[RecordKind] = ()):
-        self.traces, self.text, self._kinds = traces, traces.text_search(), (*kinds, *KINDS)
+        self.traces, self._kinds = traces, (*kinds, *KINDS)
+        self.text = TextSearch(traces.urls, traces.captions - traces.common, traces.images)
         self._captions = traces.captions - traces.common
         # Without uids a table is of an evaluation set, where a short caption may be the name of a class.
         self._long_captions = {caption for caption in self._captions if not is_short(caption)}
@@ -139,7 +110,9 @@ class Scanner:
                 table = parquet.read_row_group(group)
                 self._scan_rows(table, finds)
                 captions = self._captions if "uid" in table.column_names else self._long_captions
-                for name, column in zip(table.column_names, table.columns, strict=True):
+                own = _OWN if "uid" in table.column_names else ()
+                named = zip(table.column_names, table.columns, strict=True)
+                for name, column in ((name, column) for name, column in named if name not in own):
                     self._scan_column(name, column.combine_chunks(), captions, finds)
         return +finds
 

@@ -13,16 +13,16 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataops.escaping import escape_markdown
-from tasks.takedown.places import find_quotes, is_text
+from plugins.erasure.places import find_quotes, is_text
+from tasks.takedown.holders import What
 
-What = Literal["image", "URL", "caption", "row", "feature"]
 MIN_TEXT_CHARS, MIN_TEXT_WORDS = 20, 3
 """A caption with fewer characters or words is found only where it is the whole of a string."""
 PREFIX_CHARS = 100

@@ -1,0 +1,1 @@
+"""Erase all that pairmill wrote of removed pairs, and search it: rows, records, pages, caches, and MLflow."""

@@ -1,0 +1,129 @@
+"""A takedown that is killed at any moment is completed by the next call, and leaves no byte of a removed image."""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dataops.errors import ConfigError
+from dataops.snapshot import Draft, SnapshotName, find_manifest
+from dataops.store import FolderStore
+from dataops.trace.targets import image_targets
+from flows.commands.gc import Policy, Roots
+from plugins.erasure.tests.homes import (
+    REMOVED,
+    Copies,
+    FailingStore,
+    KilledError,
+    digests,
+    find_images,
+    find_texts,
+    take_down,
+)
+from tasks.engine.context import Context
+from tasks.engine.lease import hold_lease
+from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
+from tasks.lineage.inventory import DAY, Inventory
+from tasks.lineage.takedown_leftovers import delete_leftovers, find_leftovers
+from tests.unit.tasks.dataset_chain import jpeg, pair
+
+
+def test_takedown_leaves_no_image_in_the_store_or_the_copies_of_a_hook(
+    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = copy_home("a")
+    before = find_images(home)
+    assert {name.split("/")[0] for name in before} == {"store", "copies"}
+    assert any(name.startswith(f"store/download/{'f' * 16}") for name in before)
+    assert take_down(home, FolderStore(home / "store"), monkeypatch) == 0
+    assert find_images(home) == set()
+    assert find_texts(home) == set()
+    kept = [n for n in range(12) if n not in REMOVED]
+    assert all(Copies.path(home / "copies", pair(n)["url"]).exists() for n in kept)
+
+
+@pytest.mark.timeout(300)  # about 40 takedowns: before the first change of each kind
+def test_takedown_killed_at_any_change_is_completed_by_the_next_call(
+    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = copy_home("whole")
+    whole = FailingStore(home / "store", kill_at=10**9)
+    assert take_down(home, whole, monkeypatch) == 0
+    expected = digests(whole)
+    by_kind: dict[str, list[int]] = {}
+    for at, change in enumerate(whole.changes, 1):
+        if "_work/shard-" not in change:
+            kind = re.sub(r"[0-9a-f]{8,}|[0-9]+", "#", change)
+            by_kind.setdefault(re.sub(r"(delete pack/#)/(?!manifest).*", r"\1", kind), []).append(at)
+    assert len(by_kind) > 20
+    moments = sorted(found[0] for found in by_kind.values())
+    for kill_at in moments:
+        home = copy_home(f"killed-{kill_at}")
+        with pytest.raises(KilledError):
+            take_down(home, FailingStore(home / "store", kill_at), monkeypatch)
+        store = FolderStore(home / "store")
+        assert take_down(home, store, monkeypatch) == 0, kill_at
+        assert find_images(home) == set(), kill_at
+        assert find_texts(home) == set(), kill_at
+        assert digests(store) == expected, kill_at
+        shutil.rmtree(home)
+    capsys.readouterr()
+
+
+def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(
+    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = copy_home("held")
+    store = FolderStore(home / "store")
+    draft = Draft(store, "download", "f" * 16)
+    with hold_lease(draft, Context(store, home, run_id="another")):
+        assert take_down(home, store, monkeypatch) == 3
+        report = next(one for one in json.loads(capsys.readouterr().out)["stores"] if one["datasets"])
+        assert "is being made by run another" in report["deleted"]["not_deleted"][f"download/{'f' * 16}"]
+        with pytest.raises(ConfigError, match="run another"):
+            delete_leftovers(Context(store, home), SnapshotName("download", "f" * 16), image_targets(jpeg(4)))
+    assert take_down(home, store, monkeypatch) == 0
+    assert find_images(home) == set()
+
+
+def test_find_leftovers_ignores_unfinished_work_without_a_match(copy_home: Callable[[str], Path]) -> None:
+    store = FolderStore(copy_home("b") / "store")
+    unfinished = f"download/{'f' * 16}"
+    found = find_leftovers(Inventory(store), image_targets(jpeg(99)))
+    assert [(str(one.snapshot), one.objects) for one in found] == [(unfinished, (f"{unfinished}/00001.tar",))]
+
+
+def test_gc_keeps_the_version_that_a_takedown_made(
+    copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = copy_home("gc")
+    store = FolderStore(home / "store")
+    assert take_down(home, store, monkeypatch) == 0
+    report = next(one for one in json.loads(capsys.readouterr().out)["stores"] if one["datasets"])
+    (new,) = report["versions"].values()
+    roots = Roots(store, Policy(keep_runs=1))
+    assert SnapshotName("pack", new) in roots(), "the kept run used the version before it"
+    two_days = time.time() - 2 * DAY
+    for path in (home / "store").rglob("*"):
+        if path.is_file():
+            os.utime(path, (two_days, two_days))
+    assert SnapshotName("pack", new) not in Roots(store, Policy(keep_runs=0))()
+    planned = plan_deletions(store, Roots(store, Policy(keep_runs=0))())
+    assert SnapshotName("pack", new) in {deletion.name for deletion in planned.snapshots}
+    assert take_down(home, store, monkeypatch) == 0  # after gc has planned; it makes nothing new
+    result = delete_unneeded(planned, Context(store, home, run_id="gc"), Roots(store, Policy(keep_runs=0)))
+    assert result.spared[SnapshotName("pack", new)] == "a dataset version that a takedown made within a day"
+    assert find_manifest(store, "pack", new, verify=True) is not None
+    os.utime(home / "store" / "pack" / new / "manifest.json")
+    for path in (home / "store" / "takedowns").iterdir():
+        os.utime(path, (two_days, two_days))
+    roots = Roots(store, Policy(keep_runs=0))
+    roots.read_takedowns()
+    kept = plan_deletions(store, roots()).kept
+    assert kept[SnapshotName("pack", new)] == "a dataset version that a takedown made within a day"
+    assert {name.stage for name in kept} >= {"pack", "curate", "download"}, "with its ancestors"
