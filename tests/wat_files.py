@@ -174,3 +174,15 @@ def _slug(rng: random.Random) -> str:
 
 def _text(rng: random.Random, words: Sequence[str], length: int) -> str:
     return " ".join(rng.choice(words) for _ in range(rng.randrange(1, 2 * length)))
+
+
+def small_wat(name: str, pages: int = 40) -> bytes:
+    """Return a small WAT file whose captions contain its name."""
+    data = warcinfo()
+    for number in range(pages):
+        url = f"https://{name}.example/{number}"
+        links = [
+            {"path": "IMG@/src", "url": f"{i}.jpg", "alt": f"picture {i} of page {number} of {name}"} for i in range(30)
+        ]
+        data += json_record(url, page_value(url, {"Links": links}))
+    return data

@@ -8,9 +8,8 @@ from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest, find_manifest, read_parts
 from dataops.store import FolderStore
 from tests.e2e.conftest import Pairmill
-from tests.integration.test_common_crawl import wat
 from tests.servers.common_crawl import CrawlServer
-from tests.wat_files import json_record, page_value, warcinfo
+from tests.wat_files import json_record, page_value, small_wat, warcinfo
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.timeout(600)
 def test_shipped_config_runs_with_another_base_url(pairmill: Pairmill):
     store = pairmill.folder / "store-crawl"
     with CrawlServer() as crawl:
-        crawl.publish("CC-MAIN-2026-43", {name: wat(name) for name in "abc"})
+        crawl.publish("CC-MAIN-2026-43", {name: small_wat(name) for name in "abc"})
         crawl.fail_next("/a.warc.wat.gz", "break", "429 0")
         local = [
             f"store.uri={store}",

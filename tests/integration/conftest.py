@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from tasks.files.s3_file import s3_client
-from tests.kills.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
+from tests.kills.seaweed import SeaweedFS
 from tests.servers.writable_hub import TOKEN, WritableHub
-
-__all__ = ["KEY_ID", "SECRET", "free_port"]
 
 
 @pytest.fixture(scope="session")

@@ -22,29 +22,17 @@ from tasks.extract.stage import EXTRACT
 from tasks.files import resumable
 from tests.inline_executor import InlineExecutor
 from tests.servers.common_crawl import Crawl, CrawlServer
-from tests.wat_files import json_record, page_value, warcinfo
+from tests.wat_files import small_wat
 
 pytestmark = pytest.mark.timeout(60)
 CRAWL = "CC-MAIN-2026-43"
-
-
-def wat(name: str, pages: int = 40) -> bytes:
-    """Return a small WAT file whose captions contain its name."""
-    data = warcinfo()
-    for number in range(pages):
-        url = f"https://{name}.example/{number}"
-        links = [
-            {"path": "IMG@/src", "url": f"{i}.jpg", "alt": f"picture {i} of page {number} of {name}"} for i in range(30)
-        ]
-        data += json_record(url, page_value(url, {"Links": links}))
-    return data
 
 
 @pytest.fixture
 def crawl(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crawl]:
     monkeypatch.setattr(resumable, "BACK_OFF", 0.01)
     with CrawlServer() as crawl:
-        crawl.publish(CRAWL, {name: wat(name) for name in "abcdef"})
+        crawl.publish(CRAWL, {name: small_wat(name) for name in "abcdef"})
         yield crawl
 
 
@@ -76,7 +64,7 @@ def test_extract_reads_only_new_files_of_more_files_and_crawls(crawl: Crawl, tmp
     assert crawl.read()[:2] == first  # each read once, and first in the longer selection too
     assert len(crawl.read()) == len(set(crawl.read())) == 4
     assert [p.sha256 for p in four.named("part-")[:2]] == [p.sha256 for p in two.named("part-")]
-    crawl.publish("CC-MAIN-2026-47", {name: wat(name) for name in ("x", "y")})
+    crawl.publish("CC-MAIN-2026-47", {name: small_wat(name) for name in ("x", "y")})
     more = extract(config(crawl, crawl=[CRAWL, "CC-MAIN-2026-47"], num_files=4), store)
     assert sorted(crawl.read()[4:]) == ["x", "y"]
     assert len(rows_by_file(more, store)) == 6  # the new crawl has only two files
@@ -159,7 +147,7 @@ def test_open_gives_up_after_max_wait(crawl: Crawl):
     with pytest.raises(SourceError, match=r"HTTP 503 .*gave up after \d+ tries"):
         read(max_wait=0.3)
     crawl.plan.clear()
-    assert read() == wat("a")
+    assert read() == small_wat("a")
 
 
 @pytest.mark.parametrize("target", ["http://localhost:PORT/x", "http://169.254.169.254/latest/", "file:///etc/passwd"])

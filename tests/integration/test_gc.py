@@ -13,7 +13,7 @@ from dataops.store import FolderStore
 from flows.commands.gc import Policy, Roots
 from tasks.engine.context import Context
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
-from tests.integration.conftest import KEY_ID, SECRET
+from tests.kills.seaweed import KEY_ID, SECRET
 from tests.unit.flows.commands.test_gc import names, put, put_run
 
 pytestmark = pytest.mark.timeout(120)

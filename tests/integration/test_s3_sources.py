@@ -18,8 +18,8 @@ from tasks.extract.stage import EXTRACT
 from tasks.files.find import find_source_files
 from tasks.lists.locations import read_values
 from tests.inline_executor import InlineExecutor
-from tests.integration.test_common_crawl import wat
 from tests.unit.tasks.filter.test_extract_filter import ANIMALS, write_warc
+from tests.wat_files import small_wat
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -43,7 +43,7 @@ def test_extract_reads_files_by_globs_in_a_bucket(bucket, tmp_path):
     client, name = bucket
     warc = write_warc(tmp_path / "animals.warc.gz", ANIMALS)
     for key in ("in/a.wat.gz", "in/deep/er/b.wat.gz", "in/deep/c.warc.gz", "out/d.wat.gz"):
-        client.put_object(Bucket=name, Key=key, Body=warc.read_bytes() if "warc" in key else wat(key[-8]))
+        client.put_object(Bucket=name, Key=key, Body=warc.read_bytes() if "warc" in key else small_wat(key[-8]))
     named = [file.name for file in find_source_files([f"s3://{name}/in/**/*.wat.gz"])]
     assert named == ["a.wat.gz", "deep/er/b.wat.gz"]
     assert [file.name for file in find_source_files([f"s3://{name}/*/*.wat.gz"])] == ["in/a.wat.gz", "out/d.wat.gz"]
@@ -57,17 +57,17 @@ def test_extract_reads_files_by_globs_in_a_bucket(bucket, tmp_path):
     # The key depends on the bytes of the objects.
     source = WatSource(paths=[f"s3://{name}/in/**/*.wat.gz"])
     assert plan(EXTRACT, source, 0, []).key == first.key
-    client.put_object(Bucket=name, Key="in/a.wat.gz", Body=wat("z"))
+    client.put_object(Bucket=name, Key="in/a.wat.gz", Body=small_wat("z"))
     assert plan(EXTRACT, source, 0, []).key != first.key
 
 
 def test_open_raises_when_an_object_changes(bucket):
     client, name = bucket
-    client.put_object(Bucket=name, Key="a.wat.gz", Body=wat("a"))
+    client.put_object(Bucket=name, Key="a.wat.gz", Body=small_wat("a"))
     [file] = find_source_files([f"s3://{name}/a.wat.gz"])
     with file.open() as stream:
-        assert stream.read(10) == wat("a")[:10]
-    client.put_object(Bucket=name, Key="a.wat.gz", Body=wat("b"))
+        assert stream.read(10) == small_wat("a")[:10]
+    client.put_object(Bucket=name, Key="a.wat.gz", Body=small_wat("b"))
     with pytest.raises(SourceError, match="changed while it was read"), file.open() as stream:
         stream.read(10)
 
@@ -87,7 +87,7 @@ def test_extract_reads_common_crawl_from_a_bucket(bucket, tmp_path):
         Bucket=name, Key="crawl-data/CC-MAIN-2026-43/wat.paths.gz", Body=gzip.compress("\n".join(paths).encode())
     )
     for path in paths:
-        client.put_object(Bucket=name, Key=path, Body=wat(path[-13]))
+        client.put_object(Bucket=name, Key=path, Body=small_wat(path[-13]))
     source = CommonCrawlSource(crawl="CC-MAIN-2026-43", num_files=2, base_url=f"s3://{name}/")
     manifest, rows = extract(source, tmp_path)
     assert manifest.counts.kept == 2400

@@ -21,9 +21,8 @@ from dataops.storage import s3_requests as s3_calls
 from dataops.storage.s3 import S3Store
 from dataops.store import open_store
 from flows.config import check_config
-from tests.integration.conftest import KEY_ID, SECRET, free_port
 from tests.kills.faulty_proxy import Exchange, meddler
-from tests.kills.seaweed import SeaweedFS
+from tests.kills.seaweed import KEY_ID, SECRET, SeaweedFS, free_port
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -17,7 +17,7 @@ from dataops.home import CHECKOUT
 from dataops.storage.s3 import S3Store
 from infra.doctor.diagnose import check_services
 from infra.local import services
-from tests.integration.conftest import SECRET
+from tests.kills.seaweed import SECRET
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -17,7 +17,7 @@ from dataops.home import CHECKOUT
 from dataops.process import ELSEWHERE
 from tasks.engine.subprocess_job import ranks_launcher, run_job
 from tasks.train.stage import build_launcher
-from tests.unit.training.test_ranks import find_free_ports
+from tests.kills.seaweed import free_port
 from training.config import TrainConfig
 
 pytestmark = pytest.mark.timeout(240)
@@ -59,8 +59,7 @@ def test_job_is_retryable_when_its_trainer_is_killed(
 def test_machines_that_meet_on_loopback_listen_nowhere_else(tmp_path: Path) -> None:
     """Agents, ranks and both of their stores, of two machines."""
     (tmp_path / "show_sockets.py").write_text(SHOW_SOCKETS)
-    (port,) = find_free_ports(1)
-    config = TrainConfig(nnodes="2", rdzv_endpoint=f"127.0.0.1:{port}", max_restarts=0)
+    config = TrainConfig(nnodes="2", rdzv_endpoint=f"127.0.0.1:{free_port()}", max_restarts=0)
 
     def agent(number: int) -> subprocess.CompletedProcess[str]:
         launcher = build_launcher(config, "k", tmp_path / str(number))
