@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     from training.config import TrainConfig
     from training.data.loader import Batch
-    from training.losses.blocks import Block, Shift
+    from training.losses.blocks import Block, Positives, Shift
     from training.losses.contrastive import StepOutcome
-    from training.losses.positives import Positives
     from training.model.clip import Outputs
 
 

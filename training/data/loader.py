@@ -5,30 +5,100 @@ sample is then two `pread`s. So the shuffle is over the whole dataset, a resumed
 ranks and worker threads (decoding and scaling release the interpreter's lock) only divide the work.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import accumulate, chain
 from math import ceil, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import msgspec
 import numpy as np
+import xxhash
 
 from dataops.schema import CAPTIONS
 from training.data import decode
-from training.data.caption_choice import DRAWS, choose_caption, list_captions, read_captions
 from training.data.epoch_order import Sampling, Windows
-from training.data.identity import hash_caption, hash_image
 from training.data.keyed_random import draw_uniforms
 from training.data.sample_index import SampleIndex, build_index, fingerprint_shards, open_index
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardFiles, read_shard_rows
 from training.data.shard_index import Skipped
+
+CAPTIONS_FIELD = f'"{CAPTIONS.name}"'.encode()
+"""Field of a sample's JSON without which its only caption is that of its `.txt`."""
+DRAWS = 2
+
+
+class _Caption(msgspec.Struct):
+    caption: str
+    caption_source: str | None = None
+
+
+class CaptionRow(msgspec.Struct):
+    """The fields of a sample's JSON that hold its captions."""
+
+    caption_source: str | None = None
+    captions: list[_Caption] | None = None
+
+
+def read_captions(row: bytes | dict[str, object]) -> CaptionRow:
+    """Return the captions of a sample from its JSON, or from its row in the Parquet beside the shard.
+
+    Raises: ValueError if they are not valid.
+    """
+    if isinstance(row, bytes):
+        return msgspec.json.decode(row, type=CaptionRow) if CAPTIONS_FIELD in row else CaptionRow()
+    return msgspec.convert(row, CaptionRow)
+
+
+def list_captions(own: str, row: CaptionRow, weights: Mapping[Any, float]) -> dict[str, list[str]]:
+    """Return the captions of a sample that may be chosen, by kind in alphabetical order.
+
+    Args:
+        own: caption in the sample's `.txt`.
+        weights: by kind; a kind that is not listed has 1. If all kinds of the sample have 0, its own caption is left.
+    """
+    found: dict[str, list[str]] = {row.caption_source or "": [own]}
+    for one in row.captions or ():
+        if text := one.caption.strip():
+            found.setdefault(one.caption_source or "", []).append(text)
+    chosen = {kind: texts for kind, texts in sorted(found.items()) if weights.get(kind, 1) > 0}
+    return chosen or {row.caption_source or "": [own]}
+
+
+def choose_caption(own: str, row: CaptionRow, weights: Mapping[Any, float], draws: tuple[float, float]) -> str:
+    """Return the caption for one visit.
+
+    Args:
+        draws: numbers in [0, 1), for the kind and for the caption.
+    """
+    found = list_captions(own, row, weights)
+    kinds = list(found)
+    ends = list(accumulate(weights.get(kind, 1) or 1 for kind in kinds))
+    texts = found[kinds[min(bisect_right(ends, draws[0] * ends[-1]), len(kinds) - 1)]]
+    return texts[int(draws[1] * len(texts))]
+
+
+def hash_image(data: bytes) -> int:
+    """Return a hash of an image file, as a signed number of 64 bits: torch compares no others."""
+    return _sign(xxhash.xxh3_64_intdigest(data))
+
+
+def hash_caption(caption: str) -> int:
+    """Return a hash of a caption, to which neither case nor the number of spaces matters."""
+    return _sign(xxhash.xxh3_64_intdigest(" ".join(caption.casefold().split()).encode()))
+
+
+def _sign(hashed: int) -> int:
+    return int(np.uint64(hashed).astype(np.int64))
+
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +147,7 @@ class Dataset:
         blur_faces: blur each image at its `face_bboxes`. A sample without that field is left out; an empty list is no
             face.
         caption_weights: weights of the kinds of captions, one of which is chosen at each visit
-            (training/data/caption_choice.py); None: the caption is that of the `.txt`. The index needs the rows.
+            (training/data/loader.py); None: the caption is that of the `.txt`. The index needs the rows.
         index: the index of these shards; None: it is built in a temporary folder.
 
     Raises: as build_index, if it is built.

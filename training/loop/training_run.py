@@ -31,7 +31,7 @@ from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import Tokenizer
 from training.model_config import ModelConfig
-from training.placement import place_model
+from training.sharding import place_model
 
 
 class Average(Protocol):

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.distributed import gather_rows
-from training.losses.blocks import Shift, count_hits, split_rows, sum_by_blocks
-from training.losses.positives import Positives
+from training.losses.blocks import Positives, Shift, count_hits, split_rows, sum_by_blocks
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
     from training.config import TrainConfig
     from training.data.loader import Batch
-    from training.losses.blocks import Shift
+    from training.losses.blocks import Positives, Shift
     from training.losses.contrastive import StepOutcome
-    from training.losses.positives import Positives
     from training.model.clip import Outputs
     from training.model_config import ModelConfig
 
@@ -131,7 +130,7 @@ def compute_loss(
         inputs: what the config needs beside the features, by name; None: nothing.
         state: of the loss, which proposes a new one.
     """
-    from training.losses.positives import Positives
+    from training.losses.blocks import Positives
 
     inputs, hooks = inputs or {}, used_hooks(config)
     positives = None

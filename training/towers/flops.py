@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from training.towers.bert import Bert
-from training.towers.projector import Projector
-from training.towers.towers import BackboneTower, PretrainedTextTower
+from training.towers.towers import BackboneTower, PretrainedTextTower, Projector
 from training.towers.vit import ViTAttention
 
 

@@ -3,20 +3,65 @@
 Legend: B batch, S side of an image, L tokens, W width of the network's feature, D embed_dim.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.backbones import find_backbone
-from training.model_config import BackboneConfig, BertConfig, WordVectorsConfig
+from training.model_config import BackboneConfig, BertConfig, ProjectedConfig, WordVectorsConfig
 from training.towers.bert import Bert
 from training.towers.efficientnet import EfficientNetLite
 from training.towers.padded_texts import PaddedTexts
-from training.towers.projector import Projector
 from training.towers.resnet import ResNet
 from training.towers.vit import ViT
-from training.towers.words import WordVectors
+
+
+class Projector(nn.Module):
+    """A layer norm, if it has one, then linear layers with a GELU between any two. Source: arXiv 2409.19425.
+
+    Without any, the output is the feature, normalised if it has the norm, and `output_dim` is its width.
+    """
+
+    def __init__(self, config: ProjectedConfig, output_dim: int):
+        super().__init__()
+        width, layers = config.feature_width, config.projector_layers
+        self.norm = nn.LayerNorm(width) if config.projector_norm else nn.Identity()
+        widths = [width, *[config.projector_width] * (layers - 1), output_dim] if layers else [width]
+        self.layers = nn.ModuleList(nn.Linear(*ends) for ends in pairwise(widths))
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features_BW: Tensor) -> Tensor:
+        """Map (B, W) to (B, D)."""
+        x_BW = self.norm(features_BW)
+        for number, layer in enumerate(self.layers):
+            x_BW = layer(x_BW if number == 0 else F.gelu(x_BW))
+        return x_BW
+
+
+class WordVectors(nn.Module):
+    """A table of vectors; row 0 is padding, and so is each token that has no vector."""
+
+    def __init__(self, *, vocab_size: int, width: int):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width, padding_idx=0)
+        nn.init.normal_(self.embedding.weight[1:], std=0.02)
+
+    def forward(self, ids_BL: Tensor) -> Tensor:
+        """Return the means (B, W); 0 for a text without a vector."""
+        is_real_BL1 = (ids_BL != 0).unsqueeze(2)
+        sums_BW = (self.embedding(ids_BL) * is_real_BL1).sum(dim=1)
+        return sums_BW / is_real_BL1.sum(dim=1).clamp(min=1)
+
+    def groups(self) -> list[list[nn.Parameter]]:
+        """Return the parameters in groups from the input on."""
+        return [list(self.embedding.parameters())]
+
 
 Encoder = Bert | WordVectors | EfficientNetLite | ResNet | ViT
 

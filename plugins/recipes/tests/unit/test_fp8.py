@@ -17,8 +17,7 @@ from tests.trainings import VIT, before_step, make_batch, output_of, outputs_of,
 from training.config import TrainConfig
 from training.model.clip import CLIP
 from training.model_config import ModelConfig
-from training.placement import place_model
-from training.sharding import copy_whole
+from training.sharding import copy_whole, place_model
 from training.train import main
 
 MakeJob = Callable[..., Path]

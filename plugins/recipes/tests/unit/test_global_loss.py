@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from plugins.recipes.global_loss import Denominators, GlobalLossConfig, global_loss
 from plugins.recipes.tests.recipe_cases import CASES
 from tests.loss_ranks import DATASET, IDENTITIES, PAIRS, SAMPLES, make_averages, make_leaves
-from training.losses.positives import Positives
+from training.losses.blocks import Positives
 
 RHO, EPS = 6.5, 0.3
 KNOWN = [[bool((one == other).any()) for other in IDENTITIES] for one in IDENTITIES]

@@ -12,9 +12,8 @@ from pydantic import ValidationError
 
 from tests.unit.training.data.test_loader import png, shard
 from training.config import TrainConfig
-from training.data.caption_choice import choose_caption, list_captions, read_captions
 from training.data.keyed_random import draw_uniforms
-from training.data.loader import Dataset, load_batches
+from training.data.loader import Dataset, choose_caption, list_captions, load_batches, read_captions
 from training.data.sampling_plan import Plan
 
 WEIGHTS = {"alt": 1.0, "keywords": 0.5, "synthetic": 0.25, "title": 0.0}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.trainings import RESNET, VIT, make_batch
-from training import placement
+from training import sharding
 from training.model.clip import CLIP, compile_towers
 from training.model_config import ModelConfig
 from training.train import main
@@ -105,7 +105,7 @@ def test_each_phase_has_a_graph_of_the_image_tower_and_the_same_bits(graphs: lis
 @pytest.mark.usefixtures("process_state")
 def test_the_config_compiles_the_towers(make_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[CLIP] = []
-    monkeypatch.setattr(placement, "compile_towers", lambda model, by_block: compiled.append(model))
+    monkeypatch.setattr(sharding, "compile_towers", lambda model, by_block: compiled.append(model))
     for is_compiled in (False, True):
         assert main([str(make_job(f"job-{is_compiled}", "vit", epochs=1, compile=is_compiled))]) == 0
         assert len(compiled) == is_compiled

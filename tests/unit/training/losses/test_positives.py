@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from tests.loss_ranks import IDENTITIES, compute_on_ranks, make_leaves
 from tests.trainings import jpeg, write_shard
 from training.config import TrainConfig
-from training.data.identity import hash_caption, hash_image
-from training.data.loader import Dataset, load_batches
+from training.data.loader import Dataset, hash_caption, hash_image, load_batches
 from training.data.sampling_plan import Plan
+from training.losses.blocks import Positives
 from training.losses.contrastive import contrastive_loss
-from training.losses.positives import Positives
 
 KNOWN = [
     [any(a == b for a, b in zip(one, two, strict=True)) for two in IDENTITIES.tolist()] for one in IDENTITIES.tolist()
