@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.trainings import VIT, jpeg
 from training.encoder import EncoderJob, run_job
 from training.model.checkpoint import load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess, decode_rgb
 from training.model.tokenizer import train_tokenizer
 from training.model_config import ModelConfig
-
-from .conftest import VIT, jpeg
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from dataops.errors import ConfigError, ContractError
 from dataops.images.score_tables import SCORES, TO_SCORE
 from tests import rounding
+from tests.trainings import VIT, jpeg, write_shard
 from training.job import read_job
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP
@@ -22,8 +23,6 @@ from training.model.preprocess import Preprocess, decode_rgb
 from training.model.tokenizer import train_tokenizer
 from training.model_config import ModelConfig
 from training.score import ScoreJob, ShardToScore, main, read_head, score_shard
-
-from .conftest import VIT, jpeg, write_shard
 
 CAPTIONS = ["a red thing", "blue", "a pale thing on a green thing", "", "a red thing", "blue <|endoftext|> thing"]
 

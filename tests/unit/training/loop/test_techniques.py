@@ -18,7 +18,6 @@ from training.config import TrainConfig
 from training.loop import step as step_module
 from training.loop.initial_model import build_initial_model, draw_kept_patches
 from training.loop.step import backward
-from training.losses.inputs import LossInputs
 from training.model.clip import CLIP
 from training.model.packing import PackedTexts, pack_chunks
 from training.model_config import ModelConfig
@@ -27,7 +26,7 @@ from training.train import main
 MakeJob = Callable[..., Path]
 VIT_4 = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_size": 8}}
 PLAIN = TrainConfig(precision="fp32")
-OF_LOSS = LossInputs(torch.tensor([[1, 1], [2, 2], [1, 3], [4, 4], [5, 2], [6, 6], [7, 7]]))
+OF_LOSS = {"identities_B2": torch.tensor([[1, 1], [2, 2], [1, 3], [4, 4], [5, 2], [6, 6], [7, 7]])}
 
 
 def model_of(config: TrainConfig, dimensions: dict[str, object] = VIT_4) -> CLIP:
@@ -44,7 +43,7 @@ def batch(count: int = 7, rows: int | None = None) -> tuple[Tensor, list[PackedT
 
 def gradients(config: TrainConfig, kept: Tensor | None = None) -> tuple[float, dict[str, Tensor]]:
     model = model_of(config).train()
-    outcome, _ = backward(model, *batch(rows=config.grad_cache), config, kept, of_loss=OF_LOSS)
+    outcome, _ = backward(model, *batch(rows=config.grad_cache), config, kept, named=OF_LOSS)
     return float(outcome.loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
@@ -203,7 +202,6 @@ def test_a_locked_training_is_resumed_to_the_same_bits(make_job: MakeJob, tmp_pa
         "lock_image": True,
         "lock_text": True,
         "unlocked_text_groups": 2,
-        "lock_norms": True,
         "patch_dropout": 0.5,
         "loss": "sigmoid",
         "grad_cache": 4,

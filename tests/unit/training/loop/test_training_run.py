@@ -24,19 +24,18 @@ def test_a_job_and_a_benchmark_take_the_step_of_a_learner(
     take_step, numbers = Learner.take_step, []
 
     def record(learner: Learner, number: int, *arguments: Any, **options: Any) -> torch.Tensor:
-        assert learner.average is not None
         assert learner.guard is not None
         numbers.append(number)
         return take_step(learner, number, *arguments, **options)
 
     monkeypatch.setattr(Learner, "take_step", record)
-    settings = {"ema": 0.9, "max_bad_steps": 1, "precision": "fp32", "threads": 1}
+    settings = {"max_bad_steps": 1, "precision": "fp32", "threads": 1}
     assert main([str(make_job("a", "vit", epochs=1, **settings))]) == 0
     config, dimensions = TrainConfig.model_validate(settings), ModelConfig.model_validate(VIT)
     model, step = make_our_step(config, dimensions, torch.device("cpu"))
     before = model.logit_scale.item()
     texts = pack_texts(torch.tensor([[7, 8, 299], [7, 9, 299]]))
-    values_V = step(StepInputs(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), [texts], None, None), 1e-3)
+    values_V = step(StepInputs(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), [texts], None), 1e-3)
     assert torch.isfinite(values_V).all()
     assert model.logit_scale.item() != before
     assert numbers == [1, 2, 3, 1]

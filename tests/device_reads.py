@@ -1,0 +1,70 @@
+"""What a step reads back from its device, and where its tensors lie: both are counted on the CPU."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import training.train as train_module
+from benchmarks.gpu_gates.reads import counting
+from tests.trainings import TOWERS, rows_of
+from training.config import TrainConfig
+from training.data.loader import Batch
+from training.loop.initial_model import build_initial_model
+from training.loop.inputs import InputMaker
+from training.loop.step import StepValues, take_step
+from training.loop.step_recorder import StepRecorder
+from training.losses.loss import find_loss
+from training.model_config import ModelConfig
+from training.train import main
+
+
+def check_reads(
+    make_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str, object]
+) -> None:
+    """Check that a step of a job reads nothing back, and a run one thing a step."""
+    in_steps: list[list[str]] = []
+    in_records: list[list[str]] = []
+
+    def counted(function: Callable[..., Any], into: list[list[str]]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            with counting() as found:
+                into.append(found)
+                return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(train_module, "launch_step", counted(train_module.launch_step, in_steps))
+    monkeypatch.setattr(StepRecorder, "add", counted(StepRecorder.add, in_records))
+    job = make_job("a", tower, epochs=2, **settings)
+    assert main([str(job)]) == 0
+    assert len(in_steps) == len(in_records) == len(rows_of(job)) == 6
+    assert in_steps[1:] == [[]] * 5, "the first step also makes constants"
+    for found in in_records[1:]:
+        (read,) = found
+        assert read.startswith("step_recorder.py:")
+        assert read.endswith("tolist")
+
+
+def check_device(monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str, object]) -> None:
+    """Check that all tensors of a step lie on its device.
+
+    The device `meta` has shapes but no values: what reads a value, or takes a tensor of another device, raises.
+    """
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not support this device
+    config = TrainConfig.model_validate({"precision": "fp32", **settings})
+    dimensions = ModelConfig.model_validate(TOWERS[tower])
+    tokens = torch.tensor([[1, 5, 299, 0], [299, 0, 0, 0], [7, 8, 9, 299]])
+    batch = Batch(1, 0, np.arange(3), np.zeros((3, 32, 32, 3), np.uint8), ["a"] * 3, [], tokens, np.ones((3, 2), int))
+    inputs = InputMaker(config, dimensions, 0, 100, pin=False)(batch)
+    with torch.device("meta"):
+        model = build_initial_model(config, dimensions).train()
+    optimizer = torch.optim.AdamW(model.parameters())  # the fused one does not support this device
+    state = find_loss(config).make_state(config, 3, torch.device("meta"))
+    of_step = inputs.map(lambda tensor: tensor.to("meta"))
+    values = take_step(model, model, optimizer, config, of_step, lr=1e-3, state=state)
+    assert (values.device.type, values.dtype, values.shape) == ("meta", torch.float64, (len(StepValues._fields),))
