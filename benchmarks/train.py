@@ -84,7 +84,7 @@ def ours(spec: dict[str, Any], folder: Path, pixels: np.ndarray, tokens: np.ndar
 
     def step(rows: np.ndarray, lr: float) -> float:
         texts = [pack_texts(torch.from_numpy(tokens[rows]))]
-        inputs = StepInputs(torch.from_numpy(pixels[rows]), texts, None, None).map(lambda tensor: tensor.to(device))
+        inputs = StepInputs(torch.from_numpy(pixels[rows]), texts, None).map(lambda tensor: tensor.to(device))
         return float(take(inputs, lr)[0])
 
     return step
