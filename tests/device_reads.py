@@ -46,7 +46,7 @@ def check_reads(
     assert in_steps[1:] == [[]] * 5, "the first step also makes constants"
     for found in in_records[1:]:
         (read,) = found
-        assert read.startswith("step_recorder.py:")
+        assert read.startswith("step_recorder.py:"), read
         assert read.endswith("tolist")
 
 
