@@ -221,11 +221,18 @@ def _describe(detail: Any, root: type[BaseModel]) -> str:
     return f"{path}: {value}{message}{allowed}"
 
 
+_TABLES_OF_PLUGINS = ("steps", "scores", "filter_steps")
+"""Kinds whose objects have a config table of their own name."""
+
+
 def _describe_unknown(
     steps: Sequence[str], value: Any, tables: Sequence[type[BaseModel]], root: type[BaseModel]
 ) -> str:
     known = sorted({name for table in tables for name in _names(table)})
     what = "unknown table" if isinstance(value, dict) else f"unknown key (value {_show(value)})"
+    remedies = {name: text for kind in _TABLES_OF_PLUGINS for name, text in plugins.missing(kind).items()}
+    if isinstance(value, dict) and steps[-1] in remedies:
+        return f"its plugin is not installed; to install it: {remedies[steps[-1]]}"
     kinds = [f'"{kind}"' for kind, table in SOURCE_KINDS.items() if steps[-1] in _names(table)]
     if kinds and steps[0] == "source" and len(steps) == 3:
         return f"{what}; only kind = {' or '.join(kinds)} has it; allowed: {', '.join(known)}"

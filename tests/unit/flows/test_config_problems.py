@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from dataops import plugins
 from dataops.config import tables_of
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
@@ -362,3 +363,10 @@ def test_only_sources_without_archived_images_need_a_contact(folder: Path) -> No
     assert download.key_config()["images"] == {"crawl": "archive"}
     assert [one.key for one in download.inputs()] == ["crawl/a.warc.gz", "crawl/1 files"]
     assert download.retry.rounds == 1
+
+
+def test_table_of_a_plugin_that_is_not_installed_has_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    install = "pip install 'pairmill[shapes]'"
+    monkeypatch.setattr(plugins, "missing", lambda kind: {"shapes": install} if kind == "steps" else {})
+    expected = f"curate.shapes: its plugin is not installed; to install it: {install} (line 2)"
+    assert expected in problems(folder, top="[curate.shapes]\ncount = 3")
