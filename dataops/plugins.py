@@ -119,7 +119,8 @@ def install_command(point: EntryPoint) -> str:
 def extend(model: type[ModelT], kind: str) -> type[ModelT]:
     """Return a model with the config keys of all registered objects of a kind, to be the base of a config table.
 
-    The class has `plugin_fields`, the name and version of the plugin by field. The core's own fields are not among them.
+    The class has `plugin_fields`, the name and version of the plugin by field (the core's own fields are not among them),
+    and `plugin_kinds`, the kinds whose objects may have keys in it.
 
     Raises: ConfigError if two objects have the same key.
     """
@@ -151,6 +152,7 @@ def extend(model: type[ModelT], kind: str) -> type[ModelT]:
     execution = (getattr(value, "execution_fields", frozenset()) for value in load(kind).values())
     made.execution_fields = frozenset().union(getattr(model, "execution_fields", ()), *execution)
     made.plugin_fields = {**getattr(model, "plugin_fields", {}), **plugin_fields}
+    made.plugin_kinds = (*getattr(model, "plugin_kinds", ()), kind)
     return made
 
 

@@ -229,6 +229,12 @@ def _describe_unknown(
     steps: Sequence[str], value: Any, tables: Sequence[type[BaseModel]], root: type[BaseModel]
 ) -> str:
     known = sorted({name for table in tables for name in _names(table)})
+    kinds_here = [kind for table in tables for kind in getattr(table, "plugin_kinds", ())]
+    absent = {name: command for kind in kinds_here for name, command in plugins.missing(kind).items()}
+    if steps[-1] in absent:
+        return f"its plugin is not installed: {absent[steps[-1]]}"
+    commands = sorted(set(absent.values()))
+    installs = f"; plugins that are not installed may have it: {', '.join(commands)}" if commands else ""
     what = "unknown table" if isinstance(value, dict) else f"unknown key (value {_show(value)})"
     remedies = {name: text for kind in _TABLES_OF_PLUGINS for name, text in plugins.missing(kind).items()}
     if isinstance(value, dict) and steps[-1] in remedies:
@@ -242,8 +248,8 @@ def _describe_unknown(
     else:
         suggestions = [path for path in _all_paths(root) if path.rpartition(".")[2] == steps[-1]][:3]
     if suggestions:
-        return f"{what}; did you mean {' or '.join(suggestions)}?"
-    return f"{what}; allowed: {', '.join(known)}"
+        return f"{what}; did you mean {' or '.join(suggestions)}?{installs}"
+    return f"{what}; allowed: {', '.join(known)}{installs}"
 
 
 def _resolve(
