@@ -112,7 +112,7 @@ def test_crawl_records_the_outcome_of_every_url(crawled: Crawled):
     assert index["http://pets.test/last"]["referrer"] == "http://pets.test/busy"
     assert index["http://pets.test/moved"]["detail"] == "http://pets.test/target"
     assert index["http://pets.test/paid"]["detail"] == "crawler-price: USD 0.01"
-    assert index["http://reserved.test/inside"]["detail"] == "content_signal ai-train=no"
+    assert index["http://reserved.test/inside"]["detail"] == "content-signal ai-train=no"
 
 
 def test_progress_counts_requests_pages_and_waiting_urls(crawled: Crawled):
