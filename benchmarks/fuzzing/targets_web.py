@@ -76,11 +76,9 @@ def _load_http_body() -> Parser:
 
 def _body_seeds() -> list[bytes]:
     import brotli
-    from fastwarc import stream_io
 
     from dataops.archives.compression import zstd
 
-    del stream_io
     body = b"<html><body>" + b"<p>hello</p>" * 50
     coded = {b"gzip": gzip.compress(body, mtime=0), b"deflate": zlib.compress(body), b"br": brotli.compress(body)}
     coded |= {b"zstd": zstd.compress(body), b"gzip, br": brotli.compress(gzip.compress(body, mtime=0))}

@@ -1,12 +1,15 @@
 """Splits an archived HTTP response into head and body, and undoes the transfer and content codings of the body."""
 
-import io
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from fastwarc.stream_io import BrotliReader, ZstdReader
+import brotli
 
+from dataops.archives.compression import ZSTD
 from dataops.rights.signals import find_in_headers
 
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})\b", re.IGNORECASE)
@@ -18,9 +21,11 @@ MAX_CODINGS = 5
 """Maximum number of transfer and content codings of one body; each is up to `max_bytes` of work."""
 MAX_MEMBERS = 1_000
 """Maximum number of gzip members, or of zstd frames, in one body: an empty one costs 10 microseconds."""
-_ZSTD_STARTS = (b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18")  # of a frame, and within that of a skippable one (RFC 8878)
 _PIECE = 1 << 16
 _GZIP_START = b"\x1f\x8b\x08"
+_GZIP_MEMBER = re.compile(re.escape(_GZIP_START))
+_ZSTD_FRAME = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")  # or a skippable one (RFC 8878)
+_UNREADABLE = (zlib.error, ZSTD.error)
 
 
 class BadBody(ValueError):
@@ -121,41 +126,66 @@ def remove_chunking(body: bytes) -> bytes:
 
 def _decoded(coding: str, body: bytes, max_bytes: int) -> bytes:
     if coding == "gzip":
-        return _inflated(body, zlib.MAX_WBITS | 16, max_bytes) if body[:2] == _GZIP_START[:2] else body
+        if body[:2] != _GZIP_START[:2]:
+            return body
+        return _inflated(body, partial(zlib.decompressobj, zlib.MAX_WBITS | 16), _GZIP_MEMBER, max_bytes)
     if _looks_like_markup(body):
         return body
     if coding == "deflate":  # zlib by the standard, raw deflate from some servers
         wrapped = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
-        return _inflated(body, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS, max_bytes)
-    if coding == "zstd" and sum(map(body.count, _ZSTD_STARTS)) > MAX_MEMBERS:
-        raise BadBody("bad_encoding")
-    if coding in ("br", "zstd"):
-        try:
-            reader = BrotliReader(io.BytesIO(body)) if coding == "br" else ZstdReader(io.BytesIO(body))
-            return _bounded(reader.read(max_bytes + 1), max_bytes)
-        except OSError as error:
-            raise BadBody("bad_encoding") from error
+        bits = zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS
+        return _inflated(body, partial(zlib.decompressobj, bits), _GZIP_MEMBER, max_bytes)
+    if coding == "zstd":
+        return _inflated(body, ZSTD.new_inflater, _ZSTD_FRAME, max_bytes)
+    if coding == "br":
+        return _unbrotli(body, max_bytes)
     raise BadBody("bad_encoding")
 
 
-def _inflated(body: bytes, window_bits: int, max_bytes: int) -> bytes:
-    """Return the content of all gzip members; bytes after the last member are ignored."""
+def _unbrotli(body: bytes, max_bytes: int) -> bytes:
+    """Return the content; bytes after its end are ignored.
+
+    The decompressor raises an error for these bytes, so the piece with the end is read again, byte by byte.
+    """
+    inflater, contents, at, step, left = brotli.Decompressor(), list[bytes](), 0, _PIECE, max_bytes + 1
+    while left > 0 and not inflater.is_finished():
+        try:
+            contents.append(inflater.process(body[at : at + step], output_buffer_limit=left))
+        except brotli.error as error:
+            if step == 1:
+                raise BadBody("bad_encoding") from error
+            step, inflater = 1, brotli.Decompressor()
+            inflater.process(body[:at], output_buffer_limit=max_bytes + 1)
+            continue
+        if at >= len(body):
+            raise BadBody("bad_encoding")  # truncated
+        at += step
+        left -= len(contents[-1])
+    return _bounded(b"".join(contents), max_bytes)
+
+
+def _inflated(body: bytes, new_inflater: Callable[[], Any], member: re.Pattern[bytes], max_bytes: int) -> bytes:
+    """Return the content of all members; bytes after the last one are ignored.
+
+    Args:
+        member: matches the start of a further member.
+    """
     contents: list[bytes] = []
     at, left = 0, max_bytes + 1
     for _ in range(MAX_MEMBERS):
-        inflater = zlib.decompressobj(window_bits)
+        inflater = new_inflater()
         while left > 0 and not inflater.eof:
             # In pieces, because the inflater copies what follows the end of a member.
             piece = body[at : at + _PIECE]
             try:
                 contents.append(inflater.decompress(piece, left))
-            except zlib.error as error:
+            except _UNREADABLE as error:
                 raise BadBody("bad_encoding") from error
             left -= len(contents[-1])
             at += len(piece) - len(inflater.unused_data)
             if not piece:
                 raise BadBody("bad_encoding")  # truncated
-        if left <= 0 or not body.startswith(_GZIP_START, at):
+        if left <= 0 or not member.match(body, at):
             return _bounded(b"".join(contents), max_bytes)
     raise BadBody("bad_encoding")
 

@@ -41,6 +41,7 @@ RAW_DEFLATE = RAW.compress(HTML) + RAW.flush()
         http(RAW_DEFLATE, Content_Encoding="deflate"),
         http(HTML, Content_Encoding="deflate"),
         http(brotli.compress(HTML), Content_Encoding="br"),
+        http(brotli.compress(HTML) + b"\r\n<p>", Content_Encoding="br"),
         http(HTML, Content_Encoding="br"),
         http(chunked(gzip.compress(HTML)), Transfer_Encoding="chunked", Content_Encoding="gzip"),
         http(gzip.compress(brotli.compress(HTML)), Content_Encoding="br, gzip"),
