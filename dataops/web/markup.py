@@ -1,7 +1,7 @@
 """Scans the tags of a page before a tree is built.
 
 The scan refuses markup that would exhaust the parser, and removes what readers of the tree do not use: the contents of
-scripts and styles, drawings, and unused attributes. That is two thirds of the bytes of real pages, and half of the
+scripts and styles, and unused attributes. That is two thirds of the bytes of real pages, and half of the
 parser's time.
 """
 
@@ -174,17 +174,83 @@ def _read(data, reader, known, known_kinds, starts, out):
         slot = _slot(keys, known[i])
         keys[slot], kinds[slot] = known[i], known_kinds[i]
     tags = elements = attributes = compared = steps = 0
-    of_html = of_body = 0  # attributes of all tags of the one element
+    of_single = np.zeros(2, np.int64)  # attributes of all tags of the one <html>, and of the one <body>
     depth = formatting = foreign = most_depth = most_formatting = 0
     found, all_signs = np.uint16(0), 0
     at, size = 0, data.size
     raw = np.uint64(0)  # name of the open raw element
-    comment = escaped = unsure = False
+    escaped = unsure = broken = False
     point = np.uint64(0)  # name of the open integration point of svg or math
-    # In an svg that so far contains only shapes; after a figcaption; a shape occurred outside an svg; the svg contains
-    # an element that may end it.
-    drawing = captioned = astray = broken = False
-    hole = copied = written = drawn = 0
+    hole = copied = written = 0
+    while at < size and most_depth <= MAX_DEPTH:
+        at, seen, comments, escaped, doubt = _find_tag(data, at, raw, escaped, foreign, starts)
+        found, tags, unsure = found | seen, tags + comments, unsure | doubt
+        if at >= size:
+            break
+        begin, closing = at, data[at + 1] == 47
+        at, name = read_name(data, at + 2 if closing else at + 1)
+        if raw != 0 and name != raw:
+            at = begin + 1
+            continue
+        name_end = at
+        at, count, closed, signs = read_attributes(data, at)
+        tags, attributes, steps = tags + 1, attributes + count, steps + depth
+        compared += _compare(of_single, name, count)
+        slot = _slot(keys, name)
+        if slot >= 0 and keys[slot] == 0:
+            names += 1
+            keys[slot] = name
+        if slot < 0 or names > _MAX_NAMES:
+            most_depth = MAX_DEPTH + 1
+            break
+        kind = kinds[slot] & _KIND
+        if raw != 0:
+            if hole and not escaped and not unsure:
+                written = copy_range(data, copied, hole, out, written)
+                copied = begin
+            raw, hole = np.uint64(0), 0
+        elif kind == _STOPPING or (kind == _RAW and name != _SCRIPT and is_open[_slot(keys, _SELECT)] != 0):
+            unsure = True
+        if foreign != 0:
+            point, broken, doubt = _enter_foreign(kind, name, closing, point, broken)
+            unsure |= doubt
+        if not closing:
+            elements += 1
+            if kind == _RAW and foreign == 0:
+                raw, escaped = name, False
+                hole = at if name in (_SCRIPT, _STYLE) else hole
+            all_signs |= _signs(kinds[slot], name, signs)
+            if (
+                reader < 2
+                and foreign == 0
+                and count
+                and not unsure
+                and at <= size
+                and _is_bare(kinds[slot], signs, reader)
+            ):
+                written = copy_range(data, copied, name_end, out, written)
+                copied = at - (2 if closed else 1)
+        if kind in (_FLAT, _RAW) or (closing and is_open[slot] == 0) or (kind == _FOREIGN and closed and not closing):
+            continue
+        broken &= foreign != 0
+        step = -1 if closing else 1
+        is_open[slot] += step
+        depth += step
+        formatting += step if kind == _FORMATTING else 0
+        foreign += step if kind == _FOREIGN else 0
+        most_depth, most_formatting = max(most_depth, depth), max(most_formatting, formatting)
+    written = copy_range(data, copied, size, out, written)
+    return tags, elements, attributes, compared, steps, most_depth, most_formatting, found, all_signs, unsure, written
+
+
+@compiled(nogil=True, inline="always")
+def _find_tag(data, at, raw, escaped, foreign, starts):
+    """Find the next tag, or in a raw element the next end tag.
+
+    Returns: its position, or the size of the data; the bit set of the SOUGHT_TAGS that may start before; the number of
+        comments; whether `<!--` occurred in the open script; whether the parser may see other tags.
+    """
+    size, found, comments, unsure, comment = data.size, np.uint16(0), 0, False, False
     while at + 2 < size:
         if comment:
             while at < size and data[at] != 60 and not (data[at] == 62 and ends_comment(data, at)):
@@ -196,108 +262,63 @@ def _read(data, reader, known, known_kinds, starts, out):
             break
         if data[at] != 60:
             continue
-        after = data[at + 1]
-        found |= starts[(np.uint32(after) << np.uint32(8)) | data[at + 2]]
+        after, second = data[at + 1], data[at + 2]
+        found |= starts[(np.uint32(after) << np.uint32(8)) | second]
         closing = after == 47
-        first = (data[at + 2] if closing else after) | 0x20
+        first = (second if closing else after) | 0x20
         if comment or (raw != 0 and not closing):
             if raw == _SCRIPT:
                 unsure |= escaped and first == 115
-                escaped |= after == 33 and data[at + 2] == 45
+                escaped |= after == 33 and second == 45
             at += 1
-            continue
-        if first < 97 or first > 122:
-            if raw == 0 and after == 33 and data[at + 2] == 45 and at + 3 < size and data[at + 3] == 45:
-                comment = True
-                tags += 1
-                at += 2
-            elif raw == 0 and (after == 33 or after == 63 or closing):  # a declaration, or what counts as a comment
-                unsure |= foreign != 0 and data[at + 2] == 91  # "<![CDATA["
-                at = find_byte(data, at, 62)
-            else:
-                at += 1
-            continue
-        begin = at
-        at, name = read_name(data, at + 2 if closing else at + 1)
-        if raw != 0 and name != raw:
-            at = begin + 1
-            continue
-        name_end = at
-        at, count, closed, signs = read_attributes(data, at)
-        tags += 1
-        attributes += count
-        compared += count * count
-        if count and name == _HTML:
-            compared += count * of_html
-            of_html += count
-        elif count and name == _BODY:
-            compared += count * of_body
-            of_body += count
-        steps += depth
-        slot = _slot(keys, name)
-        if slot < 0:
-            most_depth = MAX_DEPTH + 1
-            break
-        if keys[slot] == 0:
-            names += 1
-            keys[slot] = name
-            if names > _MAX_NAMES:
-                most_depth = MAX_DEPTH + 1
-                break
-        kind = kinds[slot] & _KIND
-        if raw != 0:
-            if hole and not escaped and not unsure:
-                written = copy_range(data, copied, hole, out, written)
-                copied = begin
-            raw, hole = np.uint64(0), 0
-        elif kind == _STOPPING or (kind == _RAW and name != _SCRIPT and is_open[_slot(keys, _SELECT)] != 0):
-            unsure = True
-        if foreign != 0:
-            if kind == _POINT or name == _TITLE:
-                unsure |= point != 0 and not (closing and name == point)
-                point = np.uint64(0) if closing else name
-            unsure |= closing and kind == _FOREIGN and point != 0
-            unsure |= kind == _RAW and (broken or (point != 0 and name != _TITLE))
-            broken |= kind not in (_SHAPE, _POINT, _RAW, _FOREIGN)
-            if drawing and closing and name == _SVG and foreign == 1 and not unsure:
-                written, copied = drawn, begin
-            drawing &= (kind == _SHAPE and point == 0) or name == _TITLE
-        astray |= kind == _SHAPE and (foreign == 0 or broken or point != 0)
-        if not closing:
-            elements += 1
-            captioned |= name == _FIGCAPTION
-            if signs & LABELLED and name in _IMAGES:
-                all_signs |= LABELLED
-            if kinds[slot] & _LINK:
-                all_signs |= signs & LICENSE
-            if kind == _RAW and foreign == 0:
-                raw, escaped = name, False
-                if name in (_SCRIPT, _STYLE):
-                    hole = at
-            all_signs |= signs & CAPTION
-            is_bare = kinds[slot] & _BARE_BIT != 0 and signs & CAPTION == 0
-            is_link = kinds[slot] & _LINK != 0 and reader == 0 and signs & LICENSE == 0
-            if (is_bare or is_link) and count and reader < 2 and foreign == 0 and not unsure and at <= size:
-                written = copy_range(data, copied, name_end, out, written)
-                copied = at - (2 if closed else 1)
-        if kind in (_FLAT, _RAW) or (closing and is_open[slot] == 0) or (kind == _FOREIGN and closed and not closing):
-            continue
-        if kind == _FOREIGN and not closing and foreign == 0:
-            broken = False
-            if name == _SVG and reader < 2 and not captioned and not astray and is_open[_slot(keys, _SELECT)] == 0:
-                drawing = True
-                written = copy_range(data, copied, at, out, written)
-                drawn, copied = written, at
-        step = -1 if closing else 1
-        is_open[slot] += step
-        depth += step
-        if kind == _FORMATTING:
-            formatting += step
-        elif kind == _FOREIGN:
-            foreign += step
-        most_depth, most_formatting = max(most_depth, depth), max(most_formatting, formatting)
-    written = copy_range(data, copied, size, out, written)
-    return tags, elements, attributes, compared, steps, most_depth, most_formatting, found, all_signs, unsure, written
+        elif 97 <= first <= 122:
+            return at, found, comments, escaped, unsure
+        elif raw == 0 and after == 33 and second == 45 and at + 3 < size and data[at + 3] == 45:
+            comment = True
+            comments += 1
+            at += 2
+        elif raw == 0 and (after == 33 or after == 63 or closing):  # a declaration, or what counts as a comment
+            unsure |= foreign != 0 and second == 91  # "<![CDATA["
+            at = find_byte(data, at, 62)
+        else:
+            at += 1
+    return size, found, comments, escaped, unsure
+
+
+@compiled(nogil=True, inline="always")
+def _enter_foreign(kind, name, closing, point, broken):
+    """Return the open integration point, whether an element may have ended svg or math, and whether tags are unsure."""
+    unsure = closing and kind == _FOREIGN and point != 0
+    if kind == _POINT or name == _TITLE:
+        unsure |= point != 0 and not (closing and name == point)
+        point = np.uint64(0) if closing else name
+    unsure |= kind == _RAW and (broken or (point != 0 and name != _TITLE))
+    return point, broken or kind not in (_SHAPE, _POINT, _RAW, _FOREIGN), unsure
+
+
+@compiled(nogil=True, inline="always")
+def _compare(of_single, name, count):
+    """Return the work of comparing the attributes of a tag with each other, and with those of all tags of one element."""
+    if count == 0 or (name != _HTML and name != _BODY):
+        return count * count
+    which = 0 if name == _HTML else 1
+    before = of_single[which]
+    of_single[which] += count
+    return count * count + count * before
+
+
+@compiled(nogil=True, inline="always")
+def _signs(bits, name, signs):
+    """Return those of LICENSE, LABELLED and CAPTION that count for an element."""
+    labelled = signs & LABELLED if name in _IMAGES else 0
+    return labelled | (signs & LICENSE if bits & _LINK else 0) | (signs & CAPTION)
+
+
+@compiled(nogil=True, inline="always")
+def _is_bare(bits, signs, reader):
+    """Return whether no reader uses the attributes of a tag."""
+    is_link = bits & _LINK != 0 and reader == 0 and signs & LICENSE == 0
+    return is_link or (bits & _BARE_BIT != 0 and signs & CAPTION == 0)
 
 
 @compiled(nogil=True, inline="always")
@@ -336,7 +357,7 @@ def _sought_tags(bits: int) -> frozenset[str]:
 
 
 _KIND, _BARE_BIT, _LINK = 7, 8, 16
-_SCRIPT, _STYLE, _SELECT, _TITLE, _SVG, _FIGCAPTION = hash_names("script style select title svg figcaption")
+_SCRIPT, _STYLE, _SELECT, _TITLE = hash_names("script style select title")
 _HTML, _BODY = hash_names("html body")
 _IMAGES = hash_names("img amp-img image")
 _KEYS = np.array([hash_name(name) for name in _kinds()], np.uint64)

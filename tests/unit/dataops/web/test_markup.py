@@ -26,19 +26,15 @@ WITH_ATTRIBUTES = frozenset(("img", "base", "meta", "source", "input", "html", "
 
 
 def elements(html: bytes, whole: bool) -> list[tuple[str, dict[str, str | None], str]]:
-    """Return each element with its path, the attributes that are read, and its text, except the contents of scripts, styles
-    and drawings."""
+    """Return each element with its path, the attributes that are read, and its text, except that of scripts and styles."""
     tree = LexborHTMLParser(html)
-    found, captioned = [], False
+    found = []
     for node in tree.root.traverse(include_text=True) if tree.root else ():
         above, path = node.parent, ""
         while above is not None and above.tag:
             path += f"<{above.tag}"
             above = above.parent
         if node.tag is None:
-            continue
-        captioned |= node.tag == "figcaption"
-        if not whole and "<svg" in path and not captioned and node.tag not in ("img", "a", "link", "base", "meta"):
             continue
         if node.tag != "-text":
             attributes = node.attributes
@@ -86,9 +82,10 @@ REMOVED = [
     ("<script>never closed", "<script>never closed"),
     ("<p>x</p><!-- <div id=a> --><div id='never closed", "<p>x</p><!-- <div id=a> --><div id='never closed"),
     ("<div class='>' id=a><img id=b><p/ title=x></div >", "<div><img id=b><p></div >"),
-    ("<svg id=a><title>x</title><path d='/>'/><g></g></svg>y", "<svg></svg>y"),
-    ("<svg><text>x</text><path d=x/></svg>y", "<svg><text>x</text><path d=x/></svg>y"),
-    ("<figcaption id=a><svg> <path/> </svg>", "<figcaption><svg> <path/> </svg>"),  # whose spaces are part of a caption
+    (
+        "<svg id=a><title>x</title><path d='/>'/><g id=b></g></svg>y",
+        "<svg><title>x</title><path d='/>'/><g id=b></g></svg>y",
+    ),
     ("<a href=/b>b</a><a rel=license href=l>l</a>", "<a>b</a><a rel=license href=l>l</a>"),
     (
         "<a href='https://creativecommons.org/licenses/by/4.0/'>",
