@@ -82,7 +82,7 @@ def ours_stage(path: Path) -> list[Any]:
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
     from tasks.extract.sources.wat import WatSource
-    from tasks.extract.steps import FileTask, extract_file
+    from tasks.extract.stage import FileTask, extract_file
     from tasks.files.find import LocalFile
 
     file = LocalFile(path.name, path)
@@ -141,8 +141,7 @@ def warcio_pairs(path: Path) -> Pairs:
 
 def bare(path: Path) -> int:
     """Only decompress the file; return the number of bytes."""
-    from dataops.archives.members import Chunk, inflate_members
-    from dataops.archives.stream import Window
+    from dataops.archives.members import Chunk, Window, inflate_members
 
     with path.open("rb") as file:
         return sum(len(chunk.data) for chunk in inflate_members(Window(file)) if isinstance(chunk, Chunk))

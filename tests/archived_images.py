@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lz4.frame
 
-from dataops.archives.compression import zstd
+from dataops.archives.members import zstd
 
 DATE = "2026-01-02T03:04:05Z"
 

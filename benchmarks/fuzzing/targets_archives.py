@@ -42,7 +42,7 @@ def write_scratch(name: str, data: bytes) -> Path:
 def _codecs() -> list[Callable[[bytes], bytes]]:
     import lz4.frame
 
-    from dataops.archives.compression import zstd
+    from dataops.archives.members import zstd
 
     return [bytes, lambda data: gzip.compress(data, 1, mtime=0), zstd.compress, lz4.frame.compress]
 
@@ -86,7 +86,7 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def _load_wat() -> Parser:
-    from dataops.archives.stream import Damage
+    from dataops.archives.members import Damage
     from dataops.archives.wat import extract_wat_pairs, read_wat
     from dataops.errors import SourceError
     from dataops.web.page_pairs import PageBounds
@@ -218,8 +218,7 @@ def _load_shard_index() -> Parser:
 
 def _load_pair_list(name: str) -> Parser:
     from dataops.errors import ConfigError, SourceError
-    from dataops.pair_lists.columns import ColumnNames
-    from dataops.pair_lists.reader import read_list
+    from dataops.pair_lists.reader import ColumnNames, read_list
     from dataops.pair_lists.rows import build_pair_table
 
     def parse(data: bytes) -> object:

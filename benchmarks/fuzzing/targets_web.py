@@ -77,7 +77,7 @@ def _load_http_body() -> Parser:
 def _body_seeds() -> list[bytes]:
     import brotli
 
-    from dataops.archives.compression import zstd
+    from dataops.archives.members import zstd
 
     body = b"<html><body>" + b"<p>hello</p>" * 50
     coded = {b"gzip": gzip.compress(body, mtime=0), b"deflate": zlib.compress(body), b"br": brotli.compress(body)}
@@ -175,7 +175,7 @@ def _charset_seeds() -> list[bytes]:
 
 
 def _load_srcset() -> Parser:
-    from dataops.web.srcset import parse_srcset
+    from dataops.web.image_urls import parse_srcset
 
     return Parser(lambda data: [candidate[1:] for candidate in parse_srcset(data.decode("utf-8", "replace"))])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import brotli
 
-from dataops.archives.compression import ZSTD
+from dataops.archives.members import ZSTD
 from dataops.rights.signals import find_in_headers
 
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})\b", re.IGNORECASE)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataops.archives.http_body import BadBody, ResponseHead, decode_body, split_response
-from dataops.archives.stream import Damage
-from dataops.archives.warc_records import read_records
+from dataops.archives.members import Damage
+from dataops.archives.records import read_records
 from dataops.errors import SourceError, explain_unreadable
 from dataops.regular_files import open_regular
 

@@ -14,13 +14,18 @@ from typing import Any, Generic, NamedTuple, TypeVar, Union
 
 import msgspec
 
-from dataops.archives.stream import ByteStream, Damage
-from dataops.archives.warc_records import read_records
+from dataops.archives.members import ByteStream, Damage
+from dataops.archives.records import read_records
 from dataops.errors import UnusableSource
 from dataops.rights.signals import find_in_elements, find_in_headers, find_in_metas, header_hints, signals_by_name
 from dataops.web.captions import normalise_caption
-from dataops.web.declarations import is_license_link, normalise_meta_name, parse_language
-from dataops.web.open_graph import SharedImage, parse_shared_images
+from dataops.web.declarations import (
+    SharedImage,
+    is_license_link,
+    normalise_meta_name,
+    parse_language,
+    parse_shared_images,
+)
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PageOrigin, PagePair, new_pair
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url
 
@@ -135,7 +140,7 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None]) -> Iterator[WatPage | Damage]:
     """Yield the pages of a WAT file (gz, zstd or plain) in file order, and a Damage for each damaged record.
 
-    Reasons, in addition to those of dataops.archives.warc_records: `bad_json` (not a JSON object), `odd_json` (values of
+    Reasons, in addition to those of dataops.archives.records: `bad_json` (not a JSON object), `odd_json` (values of
     unexpected types, or text that is not Unicode: the page is yielded without them), `bad_page_url`.
 
     Args:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import xxhash
 
-from dataops.archives.stream import Damage
+from dataops.archives.members import Damage
 from dataops.errors import SourceError
 from dataops.parquet import open_parquet, open_writer
 from dataops.snapshot import Draft, Record

@@ -14,9 +14,9 @@ from typing import Literal
 from urllib.parse import urljoin
 
 from dataops.archives.http_body import BadBody, decode_body, split_response
-from dataops.archives.stream import ByteStream, Damage
+from dataops.archives.members import ByteStream, Damage
+from dataops.archives.records import read_records
 from dataops.archives.warc import HTML_TYPES, RecordFields
-from dataops.archives.warc_records import read_records
 from dataops.images.kinds import KINDS, sniff
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -11,7 +11,7 @@ from plugins.disclosure.answers import Answer, Answers, answer, fill, leave_open
 from plugins.disclosure.data_sources import DataSource
 from plugins.disclosure.subject import Chain, Subject
 from tasks.curate.step import describe_steps
-from tasks.lists.named_digest import OPT_OUT_LIST
+from tasks.lists.locations import OPT_OUT_LIST
 from tasks.pack.summary import FURTHER_CAPTIONS
 from tasks.register.card_rights import merge_counts
 from tasks.register.model_card import describe_teachers

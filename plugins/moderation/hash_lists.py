@@ -21,8 +21,7 @@ from dataops.snapshot import Draft, Input
 from dataops.store import open_store
 from plugins.moderation.lists_config import HashListsConfig, Kind
 from plugins.moderation.pdq import DistanceSet
-from tasks.lists.locations import is_remote, read_values
-from tasks.lists.named_digest import HASH_LIST, list_input, select_lists
+from tasks.lists.locations import HASH_LIST, is_remote, list_input, read_values, select_lists
 
 DIGITS: dict[Kind, int] = {"md5": 32, "sha1": 40, "sha256": 64, "pdq": 64}
 _PATTERNS = {kind: re.compile(rf"[0-9a-fA-F]{{{digits}}}") for kind, digits in DIGITS.items()}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from dataops.archives.stream import ByteStream
+from dataops.archives.members import ByteStream
 
 _COPY_BYTES = 1 << 20
 

@@ -4,7 +4,7 @@ from dataops import plugins
 from dataops.filters import Rule
 from dataops.schema import DropReason
 from tasks.filter.added_steps import AddedStep
-from tasks.lists.named_digest import OPT_OUT_LIST
+from tasks.lists.locations import OPT_OUT_LIST
 from tasks.reports import drop_reasons
 
 LANGUAGE, BOILERPLATE, SEEN = "language", "boilerplate", "seen"

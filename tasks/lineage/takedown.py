@@ -26,7 +26,7 @@ from tasks.engine.stage import Plan, make
 from tasks.lineage.graph import KEPT, Lineage
 from tasks.lineage.search import Rows, Search
 from tasks.lineage.takedown_proof import prove_removal
-from tasks.lists.named_digest import OPT_OUT_LIST
+from tasks.lists.locations import OPT_OUT_LIST
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.tracking import client as tracking

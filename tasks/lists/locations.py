@@ -1,8 +1,8 @@
-"""Read a list of values from a file of this machine, an https address or an object in S3, one line at a time."""
+"""Read a list of values, one line at a time, from a file, an https address or an object in S3; name it as an input."""
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Annotated
@@ -13,11 +13,26 @@ from pydantic import AfterValidator, Field
 from dataops.errors import ConfigError, SourceError, explain_unreadable
 from dataops.redaction import redact
 from dataops.regular_files import open_regular
+from dataops.snapshot import Input
 from tasks.files.base import OpenFile
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ResumableStream, RetryLimit
 from tasks.files.s3_file import connect_s3, split_s3
 from tasks.web.request import format_user_agent
+
+HASH_LIST, OPT_OUT_LIST = "hash_list", "opt_out_list"
+"""Stages of inputs that are lists."""
+
+
+def list_input(stage: str, name: str, digest: str) -> Input:
+    """Return a list as an input: by its name and the digest of its entries."""
+    return Input(stage=stage, key=name, digest=digest)
+
+
+def select_lists(inputs: Iterable[Input], stage: str) -> dict[str, str]:
+    """Return the digests of the lists among the inputs of a snapshot, by name."""
+    return {one.key: one.digest for one in inputs if one.stage == stage}
+
 
 MAX_LINE_BYTES = 16_384
 MAX_BYTES = 8 << 30

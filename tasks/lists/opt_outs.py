@@ -22,8 +22,7 @@ from dataops.snapshot import Draft, Input
 from dataops.store import open_store
 from dataops.trace.targets import list_captions, parse_target
 from dataops.web.urls import BadUrl, canonicalise_url
-from tasks.lists.locations import is_remote, read_values
-from tasks.lists.named_digest import OPT_OUT_LIST, list_input, select_lists
+from tasks.lists.locations import OPT_OUT_LIST, is_remote, list_input, read_values, select_lists
 
 if TYPE_CHECKING:
     from tldextract import TLDExtract

@@ -45,7 +45,7 @@ from tasks.engine.exchange import group_units
 from tasks.engine.map_parts import map_parts, shared_workers
 from tasks.engine.map_progress import StageProgress
 from tasks.engine.stage import Stage, StageOutput, Work, merge_records
-from tasks.lists.named_digest import OPT_OUT_LIST, select_lists
+from tasks.lists.locations import OPT_OUT_LIST, select_lists
 from tasks.lists.opt_outs import DROP_REASON as OPT_OUTS
 from tasks.lists.opt_outs import NO_LISTS, StoredLists, put_lists, read_inputs, recall_lists
 from tasks.pack.card import find_lineage, put_pages

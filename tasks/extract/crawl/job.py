@@ -27,9 +27,13 @@ from tasks.extract.crawl.archive import write_sorted
 from tasks.extract.crawl.context import Crawl
 from tasks.extract.crawl.download_handler import BoundedHandler
 from tasks.extract.crawl.frontier import Frontier
-from tasks.extract.crawl.resolver import CheckedResolver
-from tasks.extract.crawl.robots_middleware import MAX_ROBOTS_BYTES, RobotsMiddleware
-from tasks.extract.crawl.scheduler import CrawlDelayThrottle, PoliteScheduler
+from tasks.extract.crawl.politeness import (
+    MAX_ROBOTS_BYTES,
+    CheckedResolver,
+    CrawlDelayThrottle,
+    PoliteScheduler,
+    RobotsMiddleware,
+)
 from tasks.extract.crawl.spider import SiteSpider
 from tasks.extract.sources.site import INDEX, PAGES, ROBOTS, SUMMARY_NAME, SiteSource
 from tasks.web.connection import MAX_HEADER_BYTES

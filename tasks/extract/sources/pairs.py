@@ -10,8 +10,7 @@ from pydantic import Field
 
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import PairmillError, SourceError
-from dataops.pair_lists.columns import ColumnNames
-from dataops.pair_lists.reader import detect_format, read_list, read_row_group_sizes
+from dataops.pair_lists.reader import ColumnNames, detect_format, read_list, read_row_group_sizes
 from tasks.engine.context import Context
 from tasks.extract.sources.base import EarlierSource, FilesSource, Template
 from tasks.extract.sources.pairs_writer import PairsWriter

@@ -10,8 +10,7 @@ import pytest
 
 from dataops.archives.warc import read_pages
 from dataops.errors import ContractError, PairmillError
-from dataops.pair_lists.columns import ColumnNames
-from dataops.pair_lists.reader import read_list, read_row_group_sizes
+from dataops.pair_lists.reader import ColumnNames, read_list, read_row_group_sizes
 from dataops.regular_files import NotRegularFileError, check_regular, open_regular, read_bytes, read_text
 from dataops.snapshot import load_manifest
 from dataops.storage.cache import Cache, Version

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import lz4.frame
 from fastwarc.stream_io import ZstdWriter
 
-from dataops.archives.compression import zstd
+from dataops.archives.members import zstd
 from tests.wat_files import page_value
 
 SIZES = (300, 3_000, 40_000, 120, 900, 15_000, 250, 600)

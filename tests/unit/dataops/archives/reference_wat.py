@@ -7,8 +7,7 @@ from warcio.archiveiterator import ArchiveIterator
 
 from dataops.rights.signals import find_in_headers, find_in_metas
 from dataops.web.captions import normalise_caption
-from dataops.web.declarations import parse_language
-from dataops.web.open_graph import parse_shared_images
+from dataops.web.declarations import parse_language, parse_shared_images
 from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
 
 MAX_CHARS, MAX_URL = 2000, 4096

@@ -11,8 +11,8 @@ from pathlib import Path
 import lz4.frame
 import pytest
 
-from dataops.archives.compression import zstd
 from dataops.archives.http_body import split_response
+from dataops.archives.members import zstd
 from dataops.archives.warc import Damage, Page, read_pages
 from dataops.archives.wat import extract_wat_pairs, read_wat
 from dataops.errors import SourceError

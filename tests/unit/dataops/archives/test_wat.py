@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.archives.stream import Damage
+from dataops.archives.members import Damage
 from dataops.archives.wat import extract_wat_pairs, read_wat
 from dataops.errors import SourceError
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds

@@ -13,9 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.errors import ConfigError, SourceError
-from dataops.pair_lists.columns import ColumnNames
-from dataops.pair_lists.delimited import MAX_FIELD_CHARS
-from dataops.pair_lists.reader import BATCH_ROWS, read_list, read_row_group_sizes
+from dataops.pair_lists.reader import (
+    BATCH_ROWS,
+    MAX_FIELD_CHARS,
+    MAX_JSON_LINE,
+    MAX_LINE_CHARS,
+    ColumnNames,
+    read_list,
+    read_row_group_sizes,
+)
 from dataops.pair_lists.rows import build_pair_table, canonicalise_urls, normalise_captions
 from dataops.web.captions import normalise_caption
 from dataops.web.urls import BadUrl, canonicalise_url
@@ -198,13 +204,15 @@ def test_read_list_skips_one_row_for_an_unclosed_quotation_mark(tmp_path: Path):
     assert [caption for _, _, caption in rows] == [f"caption {i}" for i in range(20_000)]
 
 
-def test_read_list_skips_lines_above_the_maximum_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("dataops.pair_lists.delimited.MAX_LINE_CHARS", 1000)
-    monkeypatch.setattr("dataops.pair_lists.reader.MAX_JSON_LINE", 1000)
-    (tmp_path / "long.tsv").write_text(f"http://a.example/0.jpg\ta\n{'x' * 5000}\nhttp://a.example/2.jpg\tc\n")
+def test_read_list_skips_lines_above_the_maximum_length(tmp_path: Path):
+    (tmp_path / "long.tsv").write_text(
+        f"http://a.example/0.jpg\ta\n{'x' * 2 * MAX_LINE_CHARS}\nhttp://a.example/2.jpg\tc\n"
+    )
     rows, reports = read(tmp_path / "long.tsv")
     assert ([row[0] for row in rows], reports) == ([0, 2], [(1, "line_too_long")])
-    (tmp_path / "long.jsonl").write_text(f'{{"url": "u", "text": "a"}}\n{"[" * 5000}\n{{"url": "w", "text": "c"}}\n')
+    (tmp_path / "long.jsonl").write_text(
+        f'{{"url": "u", "text": "a"}}\n{"[" * 2 * MAX_JSON_LINE}\n{{"url": "w", "text": "c"}}\n'
+    )
     rows, reports = read(tmp_path / "long.jsonl")
     assert ([row[0] for row in rows], reports) == ([0, 2], [(1, "line_too_long")])
 

@@ -5,7 +5,7 @@ import codecs
 import pytest
 from webencodings.labels import LABELS
 
-from dataops.web.charset_labels import MAX_DECLARATION_OFFSET, find_codec, find_declared_charset, find_encoding
+from dataops.web.charsets import MAX_DECLARATION_OFFSET, find_codec, find_declared_charset, find_encoding
 
 # Labels of the Standard that are names of no Python codec, or of another one.
 EXPECTED = {

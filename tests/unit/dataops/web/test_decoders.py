@@ -5,8 +5,7 @@ import hashlib
 
 import pytest
 
-from dataops.web.charset_labels import find_codec
-from dataops.web.decoders import MAX_REPAIRED, UNDECODED, decode
+from dataops.web.charsets import MAX_REPAIRED, UNDECODED, decode, find_codec
 
 HIGH, ANY = range(0xA1, 0xFF), range(0x40, 0xFF)
 # For each codec: pairs of bytes, how many of them the Standard's indexes (July 2026) map to characters, and the sha256 of

@@ -11,10 +11,9 @@ import pytest
 from dataops.web.captions import normalise_caption
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.links import extract_links
-from dataops.web.markup import MAX_ATTRIBUTES, MAX_DEPTH, BadPage, Reader, read_markup
+from dataops.web.markup import MAX_ATTRIBUTES, MAX_DEPTH, BadPage, Reader, hash_name, read_markup
 from dataops.web.page_pairs import PageBounds
 from dataops.web.pages import extract_page_pairs
-from dataops.web.tag_scanner import hash_name
 
 SIZE = 1_200_000
 MAX_SECONDS = 6

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataops.web.srcset import SrcsetCandidate, parse_srcset
+from dataops.web.image_urls import SrcsetCandidate, parse_srcset
 
 SPACE = "\t\n\f\r "
 
