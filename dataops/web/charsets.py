@@ -281,7 +281,7 @@ _SAMPLE = 1 << 13  # bytes of text with non-ASCII characters that the detector r
 _VALID_PER_ERROR = 4
 _UTF16_CODECS = {"utf-16le": "utf-16-le", "utf-16be": "utf-16-be"}
 _UTF16_WINDOW = 1024  # bytes with at least one NUL in a page that is UTF-16 as its response declares
-_UNDECODED = re.compile(rb"\xef\xbf\xbd|\xc2[\x80-\x84\x86-\x9f]")  # dataops.web.charsets.UNDECODED in UTF-8
+_UNDECODED = re.compile(rb"\xef\xbf\xbd|\xc2[\x80-\x84\x86-\x9f]")  # UNDECODED in UTF-8
 _MARKUP = re.compile(rb"[<>]")
 _OFFSETS = struct.Struct("=2q")
 
