@@ -221,10 +221,6 @@ def _describe(detail: Any, root: type[BaseModel]) -> str:
     return f"{path}: {value}{message}{allowed}"
 
 
-_TABLES_OF_PLUGINS = ("steps", "scores", "filter_steps")
-"""Kinds whose objects have a config table of their own name."""
-
-
 def _describe_unknown(
     steps: Sequence[str], value: Any, tables: Sequence[type[BaseModel]], root: type[BaseModel]
 ) -> str:
@@ -232,13 +228,10 @@ def _describe_unknown(
     kinds_here = [kind for table in tables for kind in getattr(table, "plugin_kinds", ())]
     absent = {name: command for kind in kinds_here for name, command in plugins.missing(kind).items()}
     if steps[-1] in absent:
-        return f"its plugin is not installed: {absent[steps[-1]]}"
+        return f"its plugin is not installed; to install it: {absent[steps[-1]]}"
     commands = sorted(set(absent.values()))
     installs = f"; plugins that are not installed may have it: {', '.join(commands)}" if commands else ""
     what = "unknown table" if isinstance(value, dict) else f"unknown key (value {_show(value)})"
-    remedies = {name: text for kind in _TABLES_OF_PLUGINS for name, text in plugins.missing(kind).items()}
-    if isinstance(value, dict) and steps[-1] in remedies:
-        return f"its plugin is not installed; to install it: {remedies[steps[-1]]}"
     kinds = [f'"{kind}"' for kind, table in SOURCE_KINDS.items() if steps[-1] in _names(table)]
     if kinds and steps[0] == "source" and len(steps) == 3:
         return f"{what}; only kind = {' or '.join(kinds)} has it; allowed: {', '.join(known)}"
