@@ -19,7 +19,10 @@ POINTS = """
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ("{'curate': {'brightness': {}}}", "curate.brightness: its plugin is not installed; to install it: pip install"),
+        (
+            "{'curate': {'brightness': {}}}",
+            "curate.brightness: its plugin is not installed; to install it: pip install",
+        ),
         ("{'filter': {'drop_green': True}}", "filter.drop_green: unknown key (value true); "),
         ("{'filter': {'drop_green': True}}", "plugins that are not installed may have it: pip install"),
         ("{'execution': {'engine': 'farm'}}", "'farm' is not installed: pip install"),
