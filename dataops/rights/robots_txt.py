@@ -55,7 +55,7 @@ def _lines(*, lenient: bool) -> _Lines:
     standard = "|".join(["user-agent", "allow", "disallow", "crawl-delay", *strict])
     lost_end = re.compile(rf"(?:\s|\\[rn])(?=(?:{standard.replace('user-', 'user-?')})[ \t]{{0,8}}:)", re.IGNORECASE)
     if not lenient:
-        return _Lines(re.compile(rf"[ \t]*({standard})[ \t]*:(.*)", re.IGNORECASE), signals, lost_end)
+        return _Lines(re.compile(rf"({standard})[ \t]*:(.*)", re.IGNORECASE), signals, lost_end)
     between = "[^A-Za-z0-9:]{0,3}"
     names = sorted((name.replace("-", between) for spellings in spelt for name in spellings), key=len, reverse=True)
     labels = "|".join([rf"user{between}agents?|allow|diss?all?ow|disallaw|diasllow|crawl{between}delay", *names])
@@ -314,7 +314,7 @@ def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
     usage: list[UsageRule] | None = None
     after_delay = is_grouped = False
     for line in _split_lines(text, lenient):
-        match = lines.line.match(line)
+        match = lines.line.match(line if lenient else line.lstrip(" \t"))
         if not match:
             continue
         label, value = match[1].lower(), match[2].strip()

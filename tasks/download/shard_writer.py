@@ -25,6 +25,7 @@ class OrderedWriter:
         failures: list that gets the errors which img2dataset would print and ignore.
         previews: receives each image and each refusal.
         early_file: an empty file for images that arrive early.
+        tar: an empty file for the samples. Whoever opened both files closes them, also after an error.
         shard_id, output_folder, save_caption, oom_shard_count, schema, encode_format: as img2dataset's writers get them.
     """
 
@@ -35,6 +36,7 @@ class OrderedWriter:
         failures: list[OSError],
         previews: Previews,
         early_file: BinaryIO,
+        tar: BinaryIO,
         shard_id: int,
         output_folder: str,
         save_caption: bool,
@@ -43,8 +45,7 @@ class OrderedWriter:
         encode_format: str,
     ):
         path = Path(output_folder, f"{shard_id:0{oom_shard_count}d}")
-        self._file = path.with_suffix(".tar").open("wb")
-        self._tar, self._format = ShardWriter(self._file), encode_format
+        self._tar, self._format = ShardWriter(tar), encode_format
         self._table = BufferedParquetWriter(str(path.with_suffix(".parquet")), schema, 100)
         self._rows = {key: row for row, key in enumerate(keys)}
         self._uids, self._next = uids, 0
@@ -106,4 +107,3 @@ class OrderedWriter:
             self._write_early(row)
         self._table.close()
         self._tar.close()
-        self._file.close()

@@ -124,9 +124,11 @@ def _run_downloader(
     failures: list[OSError] = []
     keys = make_keys(task.index, rows.num_rows, config.shard_size)
     urllib.request.install_opener(opener)  # noqa: TID251  puts the safe fetch under img2dataset
-    with (folder / "waiting").open("w+b") as early_file:
+    tar = folder / f"{task.index:0{SHARD_DIGITS}d}.tar"
+    with (folder / "waiting").open("w+b") as early_file, tar.open("wb") as tar_file:
+        files = (early_file, tar_file)
         downloader = Downloader(
-            sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, early_file),
+            sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, *files),
             resizer=resizer,
             thread_count=max(1, rows.num_rows),  # the Downloader hands out twice as many rows at a time: all of them
             save_caption=True,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dataops.home import CHECKOUT
-from dataops.schema import DOWNLOADED, conform, dropped_schema
+from dataops.schema import DOWNLOADED, PAIRS, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
 from dataops.store import FolderStore
 from tasks.engine import stage
@@ -130,7 +130,7 @@ def build_snapshots(folder: Path) -> SimpleNamespace:
     for name, counts in pairs.items():
         draft = Draft(store, name, f"{name:0<16}"[:16])
         parts = (
-            [draft.put_bytes("part-00000.parquet", name.encode())]
+            [draft.put_table("part-00000.parquet", PAIRS.empty_table())]
             if name != "download"
             else write_download_parts(draft)
         )

@@ -37,8 +37,9 @@ def test_the_samples_are_those_of_img2dataset_in_the_order_of_the_rows(tmp_path:
     write(WebDatasetSampleWriter(0, str(tmp_path), *arguments), UIDS, (0, 1, 2))
     keys = ["000000", "000001", "000002"]
     for number, order in enumerate([(2, 0, 1), (0, 1, 2)], 1):
-        with (tmp_path / "early").open("w+b") as early:
-            ours = OrderedWriter(keys, UIDS, [], Previews(lambda _: None), early, number, str(tmp_path), *arguments)
+        with (tmp_path / "early").open("w+b") as early, (tmp_path / f"{number:05d}.tar").open("wb") as tar:
+            place = (number, str(tmp_path))
+            ours = OrderedWriter(keys, UIDS, [], Previews(lambda _: None), early, tar, *place, *arguments)
             write(ours, keys, order)
     assert read(tmp_path, 0) == read(tmp_path, 1)
     assert (tmp_path / "00001.tar").read_bytes() == (tmp_path / "00002.tar").read_bytes()
