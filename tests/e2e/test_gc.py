@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from dataops.snapshot import Manifest
 from dataops.stages import STAGES
 from tests.e2e.conftest import Pairmill
 
@@ -63,22 +64,22 @@ def test_gc_refuses_without_the_registry(chaos, pairmill):
 def test_gc_keeps_ancestors_of_a_model_of_another_registry_and_deletes_those_of_a_deleted_model(chaos, pairmill):
     store = chaos.environment.folder / "peace"
     manifest = next((store / "register").glob("*/manifest.json"))
-    text = manifest.read_text()
     url = next(s["url"] for s in pairmill.json("status") if s["name"] == "mlflow")
     version = {"name": "chaos", "version": "1"}
     api = f"{url}/api/2.0/mlflow/model-versions"
     run_id = httpx.get(f"{api}/get", params=version).json()["model_version"]["run_id"]
     httpx.request("DELETE", f"{api}/delete", json=version).raise_for_status()
 
-    manifest.write_text(text.replace(mlflow_run_id(text), "0" * 32))
+    set_mlflow_run(manifest, "0" * 32)
     assert set(gc(pairmill, store)["kept"]) == {"a model that this MLflow server has never seen"}
 
-    manifest.write_text(text.replace(mlflow_run_id(text), run_id))
+    set_mlflow_run(manifest, run_id)
     deleted = gc(pairmill, store, "--yes")
     assert {name.split("/")[0] for name in deleted["deleted"]} == set(STAGES)
     assert snapshots(store) == set()
 
 
-def mlflow_run_id(manifest: str) -> str:
-    """Return the id of the MLflow run in a register manifest."""
-    return manifest.split('"mlflow_run_id": "')[1].split('"')[0]
+def set_mlflow_run(manifest: Path, run_id: str) -> None:
+    """Write a register manifest that names another MLflow run."""
+    found = Manifest.decode(manifest.read_bytes())
+    manifest.write_bytes(found.model_copy(update={"mlflow_run_id": run_id}).encode())
