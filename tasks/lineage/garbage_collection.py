@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dataops.errors import ConfigError, StorageError
+from dataops.errors import ConfigError, CorruptPart, StorageError
 from dataops.snapshot import MANIFEST, Draft, SnapshotName
 from dataops.storage.base import PROBES
 from dataops.store import Entry, Store
@@ -51,11 +51,20 @@ class DeletionPlan:
 
 
 def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float | None = None) -> DeletionPlan:
-    """Decide which objects to delete; this deletes nothing."""
+    """Decide which objects to delete; this deletes nothing.
+
+    Raises: CorruptPart if a manifest is unreadable whose ancestors may be needed.
+    """
     now = time.time() if now is None else now
     inventory = Inventory(store)
     used = {name: reason for name in inventory.snapshots if (reason := inventory.in_use(name, now))}
     kept = inventory.with_ancestors({**used, **roots})
+    for name, snapshot in inventory.snapshots.items():
+        if (name in kept or name.stage == "register") and snapshot.is_complete and inventory.manifest(name) is None:
+            raise CorruptPart(
+                f"{store.uri}/{name}/{MANIFEST} is unreadable, so what it was made of is unknown, and nothing is deleted: "
+                "a run of its config remakes it; or delete that folder"
+            )
     deletions = [
         Deletion(
             name, snapshot.bytes, snapshot.modified,
