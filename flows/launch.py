@@ -46,7 +46,7 @@ CHILD_ERRORS: dict[str, type[PairmillError]] = {
 
 
 def make_snapshot(planned: Plan[Any], context: Context, config: RunConfig) -> Manifest:
-    """Make the snapshot of a stage, and train where `train.launch` says. Raises: the errors of the stage."""
+    """Make the snapshot of a stage, and train where `train.launch` names. Raises: the errors of the stage."""
     launch = config.train.launch if planned.stage.name == "train" else "local"
     if trains_elsewhere(planned, config):
         return train_on_pool(planned, context)

@@ -53,5 +53,5 @@ def mask_personal_data(caption: pl.Expr) -> pl.Expr:
 
 
 def kept_caption(config: Any) -> pl.Expr:
-    """Return the caption as the output of the filter has it: with personal data masked where the config says so."""
+    """Return the caption as the output of the filter has it: with personal data masked if `personal` is `mask`."""
     return mask_personal_data(pl.col("caption")) if config.personal == "mask" else pl.col("caption")

@@ -1,4 +1,4 @@
-"""Costs of the stages that benchmarks have measured, where no earlier run of the store says what they are."""
+"""Costs of the stages that benchmarks have measured, for stores without an earlier run of the stage."""
 
 import json
 from dataclasses import dataclass

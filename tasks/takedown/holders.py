@@ -1,4 +1,4 @@
-"""The seam by which a takedown erases what is left of removed pairs, and searches it as the proof.
+"""The seam by which a takedown erases the remaining copies of removed pairs, and searches them as the proof.
 
 Each holder is a place that may keep text or images of pairs: the rows of snapshots, the records and pages of a store, the
 home folder, MLflow. It is registered in the group `pairmill.holders`. The plugin `erasure` brings them; without it a
@@ -199,7 +199,7 @@ def find_holders() -> Mapping[str, Holder]:
 
 
 def erase_and_search(scope: Scope, traces: Traces) -> Proof:
-    """Erase what is left of the pairs in all holders; then search all of them."""
+    """Erase the remaining copies of the pairs in all holders; then search all of them."""
     proof, holders = Proof(), find_holders()
     for holder in holders.values():
         erased = holder.erase(traces, scope)

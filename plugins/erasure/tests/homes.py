@@ -1,4 +1,4 @@
-"""A home with a store of which pairs are taken down, and what is left of them."""
+"""A home with a store of which pairs are taken down, and the remaining copies of them."""
 
 import base64
 import json
