@@ -162,10 +162,12 @@ class GuardedProcess:
                 data = os.pread(self._input, request["size"], 0)
                 signal.setitimer(signal.ITIMER_PROF, self._limits.cpu_seconds)
                 signal.setitimer(signal.ITIMER_REAL, self._limits.seconds)
-                answer = self._run(self._functions[request["name"]], data)
+                try:
+                    answer = self._run(self._functions[request["name"]], data)
+                finally:  # what printing an error takes is not the call's
+                    signal.setitimer(signal.ITIMER_PROF, 0)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
                 del data
-                signal.setitimer(signal.ITIMER_PROF, 0)
-                signal.setitimer(signal.ITIMER_REAL, 0)
                 _send(answers, answer | {"number": request["number"]})
         except BrokenPipeError:  # the worker was killed
             os._exit(0)
