@@ -78,7 +78,7 @@ class Scale:
         self.nodes: RayNodes | None = None
         self.rows: list[Row] = []
         self.costs: list[dict[str, Any]] = []
-        """Costs of each stage, size and engine, which benchmarks/plan.py reads."""
+        """Costs of each stage, size and engine."""
         self.exchanges: list[dict[str, Any]] = []
         self.kill: dict[str, Any] = {}
         """What the kill of a node found."""

@@ -1,9 +1,9 @@
-"""The base of every stage's config table, the tables in the type of a key, and the table of prices."""
+"""The base of every stage's config table and the tables in the type of a key."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from dataops.errors import ConfigError
 
@@ -85,22 +85,3 @@ def tables_of(annotation: Any) -> list[type[BaseModel]]:
             yield from find(argument)
 
     return list(dict.fromkeys(find(annotation)))
-
-
-class PriceConfig(BaseModel):
-    """`[execution.prices]`: prices in dollars, for the estimates of `pairmill plan`; nothing in it changes a result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    core_hour: float = Field(default=0.04, ge=0)
-    """Price of a CPU core for an hour. The default is half a c6i.large on demand ($0.085, us-east-1, 2025)."""
-    gpu_hour: float = Field(default=2.5, ge=0)
-    """Price of a GPU for an hour. The default is an H100 on demand; clouds charge $2 to $5 (May 2026)."""
-    get_million: float = Field(default=0.4, ge=0)
-    """Price of a million GET requests to the store, if it is in S3 (us-east-1, 2025)."""
-    put_million: float = Field(default=5.0, ge=0)
-    """Price of a million PUT requests to the store, if it is in S3 (us-east-1, 2025)."""
-    gigabyte_month: float = Field(default=0.023, ge=0)
-    """Price of a gigabyte in the store for a month, if it is in S3 (Standard, us-east-1, the first 50 TB, 2025)."""
-    web_gigabyte: float = Field(default=0.0, ge=0)
-    """Price of a gigabyte from the web. Most clouds do not charge for incoming data."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dataops import redaction as secrets
-from dataops.config import PriceConfig, problems_of
+from dataops.config import problems_of
 from dataops.errors import ConfigError
 from dataops.home import home, resolve_in_project
 from dataops.plugins import extend, find
@@ -97,7 +97,6 @@ class _Execution(_Table):
     cluster grows with its work."""
     retry_delays: tuple[Annotated[float, Field(ge=0, le=86_400)], ...] = Field(default=(5.0, 30.0), max_length=20)
     """Seconds to wait before each retry of a stage that failed with a retryable error; empty for no retries."""
-    prices: PriceConfig = PriceConfig()
 
 
 class ExecutionConfig(extend(_Execution, "executors")):

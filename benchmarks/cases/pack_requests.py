@@ -3,8 +3,8 @@
     python -m benchmarks.curate_pack --requests [--quick] [--json] [--images 1000000]
 
 The input is raw shards of 10,000 samples with images of 64 pixels; curate drops one in twenty. The stage is made in one
-pass and in two, which less memory forces; then with 20,000 images of 256 pixels, so that benchmarks/plan.py can
-separate the cost of a row from that of a byte. Two worker processes and the process that maps count the requests that
+pass and in two, which less memory forces; then with 20,000 images of 256 pixels, which separates the
+cost of a row from that of a byte. Two worker processes and the process that maps count the requests that
 botocore sends, with their bytes. The peer is one request per image. The output must have the content digest of the
 stage in a folder.
 """

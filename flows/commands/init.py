@@ -33,7 +33,7 @@ CONTACT = "https://example.org/about-our-crawler"
 _CONFIG = """#:schema ./{schema}
 # {summary}
 #
-#   pairmill plan config.toml                 what a run makes, and what it costs
+#   pairmill plan config.toml                 what a run makes, and why
 #   pairmill run config.toml --until pack     the dataset
 #   pairmill run config.toml                  everything
 #   pairmill config show config.toml          all keys with their values

@@ -1,6 +1,5 @@
 """`pairmill plan`: print which stages a run reuses and makes, why, and what it takes."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,15 +12,9 @@ from dataops.stages import StageName
 from flows.commands.options import Json, Settings
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.config import load_config
-from flows.planning.estimate import Estimate
 from flows.planning.plan import PlannedStage, RunPlan, plan_run
 from infra.local import services
 
-BUSY = 1.5
-"""Processes per core that want to run, from which a plan states that the machine is busy."""
-AT_MOST = (
-    "extract crawls these sites for the first time: it has the rows of source.max_pages at most, a small site has fewer"
-)
 MAX_REASONS = 8
 """Maximum number of lines with the reasons of one stage."""
 
@@ -35,7 +28,7 @@ def plan(
     force: Annotated[tuple[StageName, ...], Parameter(help="Plan to make this stage again. May be repeated.")] = (),
     json: Json = False,
 ) -> int:
-    """Show what a run would reuse and make, why, and what it takes: time, bytes, requests, dollars.
+    """Show what a run would reuse and make, why, and what it takes by earlier runs of this kind.
 
     Args:
         path: TOML file.
@@ -56,15 +49,16 @@ def _print(plan: RunPlan) -> None:
     table = new_table(f"Plan of {plan.name} in {plan.store}", "stage", "", "key", *numbers, right=numbers)
     for one in plan.stages:
         found, is_made = one.estimate, one.action != "reuse"
-        about = "" if not is_made else "≤ " if found.at_most else "~"
+        about = "~" if is_made else ""
+        bound = "≤ " if found.at_most else about
         table.add_row(
             text(one.stage),
             text(one.action, "bold" if is_made else ""),
             text(one.key or "(by its inputs)", "" if one.key else "dim"),
-            f"{about}{format_rows(found.rows)}" if found.rows else "",
-            f"{about}{format_rows(found.kept)}" if found.rows else "",
-            f"{about}{format_seconds(found.seconds)}" if is_made else "",
-            f"{about}{format_bytes(found.stored_bytes, 'B')}" if is_made and found.stored_bytes else "",
+            "" if found.rows is None else f"{about}{format_rows(found.rows)}",
+            "" if found.kept is None else f"{about}{format_rows(found.kept)}",
+            "" if found.seconds is None else f"{bound}{format_seconds(found.seconds)}",
+            "" if found.stored_bytes is None else f"{about}{format_bytes(found.stored_bytes, 'B')}",
         )
     out.print(table)
     made = [one for one in plan.stages if one.action != "reuse"]
@@ -75,15 +69,24 @@ def _print(plan: RunPlan) -> None:
     for one in made:
         for number, why in enumerate(_reasons(one)):
             out.print(text(f"{one.stage if not number else '':<10}{why}"), soft_wrap=True)
-    out.print(text("\nEstimated by", "bold"))
-    for basis in dict.fromkeys(one.estimate.basis[0] for one in made):
-        stages = ", ".join(one.stage for one in made if one.estimate.basis[0] == basis)
-        out.print(text(f"{stages}: {basis}"), soft_wrap=True)
-    if plan.total().at_most:
-        out.print(text(AT_MOST), soft_wrap=True)
-    out.print(text("\nTotal", "bold"))
-    for name, value in total_lines(plan.total(), plan.workers):
-        out.print(text(f"{name:<14}{value}"), soft_wrap=True)
+    _print_total(plan, made)
+
+
+def _print_total(plan: RunPlan, made: Sequence[PlannedStage]) -> None:
+    out, total = console(), plan.total()
+    out.print(text("\nWhat it takes", "bold"))
+    for run in dict.fromkeys(one.estimate.run for one in made if one.estimate.run):
+        stages = ", ".join(one.stage for one in made if one.estimate.run == run)
+        out.print(text(f"{stages}: estimated by run {run}"), soft_wrap=True)
+    if total["unknown"]:
+        out.print(
+            text(f"{', '.join(total['unknown'])}: not known, as no run of this kind made it here"), soft_wrap=True
+        )
+    if len(total["unknown"]) < len(made):
+        about = "at most " if total["at_most"] else "~"
+        time, stored = format_seconds(total["seconds"]), format_bytes(total["stored_bytes"], "B")
+        workers = format_quantity(plan.workers, "worker")
+        out.print(text(f"total: {about}{time} with {workers}, ~{stored} in the store"), soft_wrap=True)
 
 
 def _reasons(one: PlannedStage) -> list[str]:
@@ -97,29 +100,6 @@ def _reasons(one: PlannedStage) -> list[str]:
 
 def _rest(why: Sequence[str]) -> str:
     return f"and {len(why) - MAX_REASONS + 1} more differences (--json has all)"
-
-
-def total_lines(total: Estimate, workers: int) -> list[tuple[str, str]]:
-    """Return the sums of a plan, each with its name."""
-    about = "at most " if total.at_most else "~"
-    lines = [
-        ("wall time", f"{about}{format_seconds(total.seconds)} with {format_quantity(workers, 'worker')}"),
-        (
-            "cores",
-            f"{about}{total.core_hours:,.2f} core hours, of which they compute {format_seconds(total.cpu_seconds)}",
-        ),
-    ]
-    if total.gpu_hours:
-        lines.append(("GPUs", f"{about}{total.gpu_hours:,.2f} GPU hours"))
-    lines.append(("from the web", f"{about}{format_bytes(total.web_bytes, 'B')}"))
-    lines.append(("in the store", f"{about}{format_bytes(total.stored_bytes, 'B')}"))
-    if total.reads or total.writes:
-        lines.append(("requests", f"{about}{total.reads:,.0f} GET and {about}{total.writes:,.0f} PUT"))
-    if total.model_requests:
-        lines.append(("of a model", f"at most ~{format_rows(total.model_requests)} images"))
-    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
-        lines.append(("this machine", f"is busy with other work (load {os.getloadavg()[0]:.0f}): a run takes longer"))
-    return [*lines, ("price", f"{about}${total.dollars:,.2f} (execution.prices)")]
 
 
 def format_seconds(seconds: float) -> str:

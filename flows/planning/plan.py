@@ -1,45 +1,48 @@
-"""Plan a run: which stages are reused and which are made, why, and what they take. No snapshot is written."""
+"""Plan a run: which stages are reused and which are made, why, and what they take. No snapshot is written.
+
+Rows, time and bytes come from earlier runs in the same store, of the same kind: the same kinds of sources, and the same
+hosts with an address of their own (`download.connect_to`), so that no server on loopback stands for the web. Without such a
+run they are not known.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dataops.errors import CorruptPart, PairmillError
-from dataops.snapshot import Draft, Manifest, Record, find_manifest
+from dataops.errors import ConfigError, CorruptPart, PairmillError
+from dataops.snapshot import Draft, Manifest, find_manifest, load_manifest
 from dataops.store import Store, open_store
 from flows.config import RunConfig
 from flows.pipeline import PIPELINE
-from flows.planning.duration import measure_machine
-from flows.planning.estimate import Estimate, count_test_images, estimate_stage
-from flows.planning.history import Earlier, History
 from flows.planning.reasons import Wanted, choose_nearest, find_differences
-from flows.planning.sources import estimate_sources
+from flows.records import FINISHED, RunRecord, read_record
 from flows.run import Step
 from tasks.engine.context import Context
 from tasks.engine.stage import plan as plan_snapshot
+from tasks.extract.sources.base import EarlierSource, Source, SourceEstimate
 from tasks.train.datasets import find_named
 
-SINGLE_MAP = frozenset({"extract", "download"})
-"""Stages whose finished tasks are a share of all their work."""
-MAX_RECORDS = 2000
-"""Number of records of finished tasks that are read."""
-
-SUMMED = (
-    "seconds",
-    "cpu_seconds",
-    "core_hours",
-    "gpu_hours",
-    "web_bytes",
-    "stored_bytes",
-    "reads",
-    "writes",
-    "dollars",
-    "model_requests",
-)
-"""Fields of an estimate of which a plan has the sum."""
+MAX_RUNS = 30
+"""Number of the newest runs that are read."""
+BY_ROWS = frozenset({"extract", "filter", "download", "curate", "pack", "train"})
+"""Stages whose time and bytes grow with their rows."""
 
 Action = Literal["reuse", "make", "resume"]
+
+
+@dataclass
+class Estimate:
+    """What a stage takes, if it is made; None where no earlier run shows it."""
+
+    rows: float | None = None
+    kept: float | None = None
+    seconds: float | None = None
+    stored_bytes: float | None = None
+    at_most: bool = False
+    """Whether the time may be far shorter: the only earlier run had far fewer rows, so its start counts for many rows."""
+    run: str = ""
+    """The earlier run that it is estimated by."""
 
 
 @dataclass
@@ -69,20 +72,19 @@ class RunPlan:
     workers: int
     stages: list[PlannedStage]
 
-    def total(self) -> Estimate:
-        """Return the sums over the stages that are made."""
-        total = Estimate()
-        for one in self.stages:
-            if one.action != "reuse":
-                for name in SUMMED:
-                    setattr(total, name, getattr(total, name) + getattr(one.estimate, name))
-                total.at_most = total.at_most or one.estimate.at_most
-        return total
+    def total(self) -> dict[str, Any]:
+        """Return the sums over the stages that are made, and the stages whose time is not known."""
+        made = [one for one in self.stages if one.action != "reuse"]
+        return {
+            "seconds": sum(one.estimate.seconds or 0.0 for one in made),
+            "stored_bytes": sum(one.estimate.stored_bytes or 0.0 for one in made),
+            "at_most": any(one.estimate.at_most for one in made),
+            "unknown": [one.stage for one in made if one.estimate.seconds is None],
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        total = self.total()
-        return {**asdict(self), "total": {name: getattr(total, name) for name in (*SUMMED, "at_most")}}
+        return {**asdict(self), "total": self.total()}
 
 
 def plan_run(
@@ -96,7 +98,7 @@ def plan_run(
         force: stages that are rebuilt.
     """
     store = open_store(config.store.uri)
-    planner = _Planner(config, store, Context(store, home, workers), History(store, config.name))
+    planner = _Planner(config, Context(store, home, workers))
     for step in PIPELINE:
         planner.add(step, force=step.stage.name in force)
         if step.stage.name == until:
@@ -104,39 +106,65 @@ def plan_run(
     return RunPlan(config.name, store.uri, workers, planner.stages)
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A snapshot that an earlier run made or reused."""
+
+    manifest: Manifest
+    record: RunRecord
+    seconds: float | None
+    """Seconds that the run took to make it; None if no run is known that made it in one attempt."""
+
+
 class _Planner:
     """Adds stage after stage, in their order."""
 
-    def __init__(self, config: RunConfig, store: Store, context: Context, history: History):
-        self.config, self.store, self.context, self.history = config, store, context, history
-        self.machine = measure_machine(history, context.workers)
+    def __init__(self, config: RunConfig, context: Context):
+        self.config, self.store, self.context = config, context.store, context
+        self.records = _read_records(context.store, config.name)
+        self.kind = _kind_of_run(config.as_dict())
         self.stages: list[PlannedStage] = []
         self._manifests: dict[str, Manifest] = {}
-        self._rows: dict[str, float] = {}
-        self._image_bytes: float | None = None
-        """Stored bytes of an image in the raw shards."""
+        self._rows: dict[str, float | None] = {}
 
     def add(self, step: Step, *, force: bool) -> None:
         """Add the plan of a stage."""
         name = step.stage.name
-        earlier = self.history.of_stage(name)
+        earlier = self._find_earlier(name)
         wanted, key = self._find_key(step)
         manifest, damage = self._find_snapshot(name, key)
         if manifest is not None and not force:
             self._manifests[name] = manifest
-            counts = manifest.counts
-            self._rows[name] = counts.kept
-            if name == "download" and counts.kept:
-                self._image_bytes = sum(part.bytes for part in manifest.parts) / counts.kept
-            self.stages.append(PlannedStage(name, "reuse", key, estimate=Estimate(counts.input, counts.kept)))
+            self._rows[name] = manifest.counts.kept
+            estimate = Estimate(manifest.counts.input, manifest.counts.kept)
+            self.stages.append(PlannedStage(name, "reuse", key, estimate=estimate))
             return
         planned = PlannedStage(name, "make", key)
         planned.why = ["--force"] if force else damage or self._explain(step, wanted, earlier, key)
-        done = self._finished_records(name, key) if key and not force else []
-        if done:
-            planned.action, planned.finished_tasks, planned.why = "resume", len(done), ["an attempt is unfinished"]
-        self._estimate(step, planned, _by_nearness(wanted, earlier), done)
+        planned.finished_tasks = self._count_finished(name, key) if key and not force else 0
+        if planned.finished_tasks:
+            planned.action, planned.why = "resume", ["an attempt is unfinished"]
+        self._estimate(step, planned, _by_nearness(wanted, earlier, self.config.name))
         self.stages.append(planned)
+
+    def _find_earlier(self, stage: str) -> list[Earlier]:
+        """Return the earlier snapshots of a stage that are still there, those of the same name first, newest first."""
+        found: dict[str, Earlier] = {}
+        for record in self.records:
+            for run in record.stages:
+                if run.stage != stage or run.state not in FINISHED:
+                    continue
+                seconds = run.seconds if run.state == "Completed" and len(record.attempts) == 1 else None
+                known = found.get(run.key)
+                if known is not None and (known.seconds is not None or seconds is None):
+                    continue
+                try:
+                    manifest = known.manifest if known else load_manifest(self.store, stage, run.key)
+                except PairmillError:
+                    continue
+                if manifest is not None:
+                    found[run.key] = Earlier(manifest, record, seconds)
+        return list(found.values())
 
     def _find_key(self, step: Step) -> tuple[Wanted, str | None]:
         """Return what determines the key, and the key if all inputs are known."""
@@ -159,74 +187,123 @@ class _Planner:
         """Return why the stage is made: its inputs that are made first, and its own differences."""
         made_first = [name for name in step.reads if name not in self._manifests]
         why = [f"{', '.join(made_first)} {'is' if len(made_first) == 1 else 'are'} made first"] if made_first else []
-        nearest = choose_nearest(wanted, [one.manifest for one in _own_or_all(earlier)])
+        own = [one for one in earlier if one.record.name == self.config.name] or earlier
+        nearest = choose_nearest(wanted, [one.manifest for one in own])
         if nearest is None:
-            recorded = key is not None and any(record.key_of(step.stage.name) == key for record in self.history.records)
+            recorded = key is not None and any(record.key_of(step.stage.name) == key for record in self.records)
             return ["its snapshot was deleted"] if recorded else [*why, "no earlier snapshot"]
         found = find_differences(wanted, nearest)
         if key is not None and not found:
             found = ["its snapshot was deleted"]
         return why + found
 
-    def _finished_records(self, stage: str, key: str) -> list[Record]:
-        """Return the records of the tasks that an unfinished attempt has finished."""
-        draft, folder = Draft(self.store, stage, key), f"{stage}/{key}/_work"
-        tasks = [name.rpartition("/")[2].removesuffix(".json") for name in self.store.names(folder)]
-        names = [task for task in tasks if not draft.is_lease(draft.scratch(f"{task}.json"))][:MAX_RECORDS]
-        try:
-            return [record for name in names if (record := draft.done(name)) is not None]
-        except PairmillError:
-            return []
+    def _count_finished(self, stage: str, key: str) -> int:
+        """Return the number of tasks that an unfinished attempt has finished."""
+        draft = Draft(self.store, stage, key)
+        return sum(not draft.is_lease(name) for name in self.store.names(f"{stage}/{key}/_work"))
 
-    def _estimate(self, step: Step, planned: PlannedStage, earlier: list[Earlier], done: Sequence[Record]) -> None:
-        name, first = step.stage.name, step.reads[0] if step.reads else None
-        source = None
+    def _estimate(self, step: Step, planned: PlannedStage, earlier: list[Earlier]) -> None:
+        """Set what the stage takes, by the earlier runs of this kind."""
+        name = step.stage.name
+        alike = [one for one in earlier if self._is_alike(name, one)]
+        rows = new_rows = self._rows.get(step.reads[0]) if step.reads else None
         if name == "extract":
-            manifests = [one.manifest for one in earlier]
-            source = estimate_sources(self.config.source.tables, self.store, self.context, manifests)
-            rows = source.rows
+            source = _estimate_sources(self.config.source.tables, self.context, [one.manifest for one in alike])
+            rows, new_rows = source.rows, source.new_rows
             planned.files, planned.extracted_before = source.files, source.extracted_before
-        elif name == "evaluate":
-            rows = count_test_images(self.config)
-        elif name == "register":
-            rows = 0.0
-        else:
-            rows = self._rows.get(str(first), 0.0)
-        if name == "train":
-            rows += sum(one.counts.kept for one in find_named(self.config.train, self.store))
-        finished = sum(record.counts.input for record in done) if name in SINGLE_MAP else 0
-        share = max(1 - finished / rows, 0.0) if rows else 1.0
-        if source is not None and rows:
-            share = min(share, source.new_rows / rows)
-        estimate = estimate_stage(
-            step.stage,
-            self.config,
-            rows,
-            earlier,
-            machine=self.machine,
-            fetched_rows=self._rows.get("download", rows),
-            is_remote=self.store.is_remote,
-            share_left=share,
-            files=max(source.files - source.extracted_before, 1) if source else 1,
-            image_bytes=self._image_bytes,
-        )
-        if source is not None:
-            estimate.web_bytes = source.web_bytes
-            estimate.basis.append(source.basis)
-            estimate.at_most = source.at_most
-        elif name not in ("evaluate", "register"):
-            estimate.at_most = any(one.estimate.at_most for one in self.stages if one.stage in step.reads)
-        planned.estimate = estimate
-        self._rows[name] = estimate.kept
-        if name == "download" and estimate.kept:
-            self._image_bytes = estimate.stored_bytes / estimate.kept
+        elif name == "train" and rows is not None:
+            rows = new_rows = rows + sum(one.counts.kept for one in find_named(self.config.train, self.store))
+        elif name not in BY_ROWS:
+            rows = None
+        found = planned.estimate = Estimate(rows)
+        if alike and alike[0].manifest.counts.input and rows is not None:
+            found.kept = rows * alike[0].manifest.counts.kept / alike[0].manifest.counts.input
+        if timed := [one for one in alike if one.seconds is not None]:
+            _estimate_time(found, name, self._units(name, new_rows), timed)
+        self._rows[name] = found.kept
+
+    def _is_alike(self, name: str, one: Earlier) -> bool:
+        """Return whether what an earlier run took predicts what this stage takes."""
+        if _kind_of_run(one.record.config) != self.kind:
+            return False
+        now = self.config.train.key_config()
+        return name != "train" or all(one.manifest.config.get(key) == now.get(key) for key in ("model", "image_size"))
+
+    def _units(self, name: str, rows: float | None) -> float | None:
+        """Return the work of a stage: rows, or for train the samples that it sees."""
+        return rows * self.config.train.epochs if name == "train" and rows is not None else rows
 
 
-def _by_nearness(wanted: Wanted, earlier: Sequence[Earlier]) -> list[Earlier]:
+def _estimate_time(found: Estimate, name: str, units: float | None, timed: Sequence[Earlier]) -> None:
+    """Set the time and bytes of a stage: from the line through two runs of different size, else by the nearest run."""
+    nearest = timed[0]
+    found.run = nearest.record.run_id
+    seconds, stored = nearest.seconds or 0.0, float(sum(part.bytes for part in nearest.manifest.parts))
+    done = _units_of(name, nearest)
+    if name not in BY_ROWS or not done:
+        found.seconds, found.stored_bytes = seconds, stored
+        return
+    if units is None:
+        return
+    found.stored_bytes = stored if name == "train" else stored * units / done
+    other = next((one for one in timed[1:] if not 0.5 < (_units_of(name, one) or done) / done < 2), None)
+    if other is None:
+        found.seconds, found.at_most = seconds * max(units / done, 1.0), units > 2 * done
+        return
+    slope = max((seconds - (other.seconds or 0.0)) / (done - _units_of(name, other)), 0.0)
+    found.seconds = max(seconds + slope * (units - done), 0.0)
+
+
+def _units_of(name: str, one: Earlier) -> float:
+    return one.manifest.counts.input * float(one.manifest.config.get("epochs", 1) if name == "train" else 1)
+
+
+def _read_records(store: Store, name: str) -> list[RunRecord]:
+    """Return the records of the newest runs, those of this name first."""
+    names = sorted(store.names("runs"), key=lambda one: one.rpartition("-")[0].rpartition("-")[2], reverse=True)
+    names.sort(key=lambda one: not one.startswith(f"runs/{name}-"))
+    found: list[RunRecord] = []
+    for one in names[:MAX_RUNS]:
+        try:
+            found.append(read_record(store, one))
+        except ConfigError:  # `pairmill runs` reports it
+            continue
+    return sorted(found, key=lambda record: record.name != name)
+
+
+def _kind_of_run(config: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """Return the kinds of the sources of a run, and the hosts to which it gave addresses of its own."""
+    source = config.get("source", {})
+    sources = source if isinstance(source, list) else [source]
+    return {str(one.get("kind")) for one in sources}, set(config.get("download", {}).get("connect_to") or {})
+
+
+def _by_nearness(wanted: Wanted, earlier: Sequence[Earlier], name: str) -> list[Earlier]:
     """Return earlier snapshots, those of the same name first, then by how many of their values differ."""
-    return sorted(earlier, key=lambda one: (not one.is_same_name, len(find_differences(wanted, one.manifest))))
+    return sorted(earlier, key=lambda one: (one.record.name != name, len(find_differences(wanted, one.manifest))))
 
 
-def _own_or_all(earlier: Sequence[Earlier]) -> list[Earlier]:
-    """Return the snapshots of runs of the same name; those of all runs if there are none."""
-    return [one for one in earlier if one.is_same_name] or list(earlier)
+def _estimate_sources(tables: Sequence[Source], context: Context, earlier: Sequence[Manifest]) -> SourceEstimate:
+    """Return the estimate for all sources of a config; no rows if those of one are not known."""
+    found = [
+        table.estimate(context, next(filter(None, (_find_source(table, one) for one in earlier)), None))
+        for table in tables
+    ]
+    is_known = all(one.rows is not None for one in found)
+    return SourceEstimate(
+        sum(one.rows or 0.0 for one in found) if is_known else None,
+        sum(one.new_rows or 0.0 for one in found) if is_known else None,
+        sum(one.files for one in found),
+        sum(one.extracted_before for one in found),
+    )
+
+
+def _find_source(source: Source, manifest: Manifest) -> EarlierSource | None:
+    """Return what an earlier snapshot has of a source of the same kind."""
+    single = {**manifest.facts, "kind": manifest.config.get("kind"), "counts": manifest.counts.model_dump()}
+    found = (
+        source.describe_earlier(facts, manifest)
+        for facts in manifest.facts.get("sources") or [single]
+        if facts["kind"] == source.kind and facts["counts"]["input"]
+    )
+    return next(filter(None, found), None)

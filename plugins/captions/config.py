@@ -111,11 +111,6 @@ class RecaptionConfig(StageConfig):
         return sorted(set(names))
 
 
-def _requests(config: RecaptionConfig, rows: float) -> tuple[float, float]:
-    requests = min(rows, config.max_images or rows)
-    return requests, requests / config.requests_per_second if config.requests_per_second else 0.0
-
-
 _PROMPT_SHOWN = 200
 
 
@@ -135,6 +130,5 @@ STEP = Step(
     "plugins.captions.captioning:caption_images",
     order=30,
     weight=400,
-    requests=_requests,
     describe=_describe,
 )

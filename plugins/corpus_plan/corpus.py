@@ -1,8 +1,8 @@
 """Count the tasks, requests, bytes and core hours of the stages on S3 for any number of pairs.
 
 Requests and tasks are counted as the code makes them. A simulation assigns the tasks of each map to the cores, as the
-driver does. The costs of a row are in flows/planning/costs.json, which `python -m benchmarks.plan --write` computes from
-the results in benchmarks/results/. All other values are prices and rates in `Prices`.
+driver does. The costs of a row are in costs.json, from the results in benchmarks/results/. All other values are prices and
+rates in `Prices`.
 """
 
 import heapq
@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dataops.config import PriceConfig
-from flows.planning.costs import RAW_ROW_BYTES, Assumptions, Costs, load_costs
+from plugins.corpus_plan.costs import RAW_ROW_BYTES, Costs
 from plugins.corpus_plan.pack_requests import FENCE, PackCosts, describe, plan_pack
 from tasks.curate.choose import EXCHANGES, batch_shards, plan_job
 from tasks.curate.config import CurateConfig
@@ -29,20 +28,19 @@ TASK, PIECE = FENCE + 1, 2
 """Reads of a task besides its input (whether its record exists, the fence of its record), and of a piece of a table."""
 ROUNDS = 7
 """Rounds in which the links of duplicates are connected: 5 to 7 for chains, stars and random graphs of 100,000 rows."""
-DEFAULTS = PriceConfig()
 
 
 @dataclass(frozen=True)
-class Prices(Assumptions):
+class Prices:
     """Assumptions: prices in dollars, and rates that depend on the corpus."""
 
-    core_hour: float = DEFAULTS.core_hour
+    core_hour: float = 0.04
     """Price of a virtual core: half a c6i.large, $0.085 in us-east-1. Source: aws.amazon.com/ec2/pricing, 2025."""
-    gpu_hour: float = DEFAULTS.gpu_hour
+    gpu_hour: float = 2.5
     """Price of an H100 on demand; clouds charge $2 to $5. Source: mercatus-ai.com/blog/cloud-gpu-pricing, May 2026."""
-    get_million: float = DEFAULTS.get_million
-    put_million: float = DEFAULTS.put_million
-    gigabyte_month: float = DEFAULTS.gigabyte_month
+    get_million: float = 0.4
+    put_million: float = 5.0
+    gigabyte_month: float = 0.023
     """Price of S3 Standard in us-east-1, the first 50 TB. Source: aws.amazon.com/s3/pricing, 2025."""
     cores: int = 512
     cores_of_machine: int = 64
@@ -62,6 +60,12 @@ class Prices(Assumptions):
     gpus: int = 64
     sample_flops: float = 3 * 14.78e9
     """FLOPs of a step of ViT-B-32 per sample. Source: open_clip, model_profile.csv."""
+    gpu_flops: float = 0.35 * 990e12
+    """FLOP/s that a GPU reaches: 35% of an H100's bfloat16 peak."""
+    image_bytes: int = 25_000
+    """Size of a stored image of 256 pixels. Source: LAION-400M, 10 TB."""
+    fetched_bytes: int = 120_000
+    """Size of a downloaded image: 11.3 MB/s at 92 a second in docs/download-rows.md."""
     samples_of_pair: int = 1
     """Number of times that training uses each pair of a dataset."""
 
@@ -233,25 +237,3 @@ def plan_pack_stage(rows: float, fetched: float, raw: int, p: Prices, c: Costs) 
     maps = [(tasks, seconds / len(pack.tasks)) for tasks in pack.tasks]
     return plan_stage("pack", rows, maps, Requests(pack.reads, pack.writes), p, c, moved=moved,
                       stored=rows * (p.image_bytes + RAW_ROW_BYTES), scarce=describe(pack), at_once=3)  # fmt: skip
-
-
-def count_requests(stage: str, rows: float, fetched_rows: float, workers: int) -> tuple[float, float] | None:
-    """Return the reads and writes of a stage on S3, as the code makes them; None for stages that are not counted so.
-
-    Args:
-        rows: its input rows.
-        fetched_rows: rows in the raw shards.
-        workers: tasks at a time, on one machine.
-    """
-    prices, costs = Prices(cores=workers, cores_of_machine=workers, memory_limit_bytes=4 << 30), load_costs()
-    shards = max(math.ceil(rows / 10_000), 1)
-    if stage == "filter":
-        found = plan_filter_stage(max(rows, 1), max(math.ceil(rows / 500_000), 1), prices, costs)
-    elif stage == "curate":
-        found = plan_curate_stage(max(rows, 1), shards, prices, costs)
-    elif stage == "pack":
-        raw = max(math.ceil(fetched_rows / 10_000), 1)
-        found = plan_pack_stage(max(rows, 1), max(fetched_rows, rows, 1), raw, prices, costs)
-    else:
-        return None
-    return found.reads, found.writes

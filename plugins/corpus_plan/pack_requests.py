@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from math import ceil, sqrt
-from typing import Any
 
 from dataops.storage.s3 import PARTS, STREAM_PARTS
-from flows.planning.costs import RAW_ROW_BYTES
+from plugins.corpus_plan.costs import RAW_ROW_BYTES
 from tasks.pack.config import PackConfig
 from tasks.pack.sort_layout import ROW_BYTES, SortLayout, choose_layout
 from tasks.pack.stage import IMAGES_SHARE
@@ -39,16 +38,6 @@ class PackCosts:
 
     row: float
     byte: float
-
-    @classmethod
-    def from_runs(cls, runs: dict[str, dict[str, Any]]) -> "PackCosts":
-        """Solve the costs from two runs of benchmarks/cases/pack_requests.py, with small and with large images."""
-        (rows, moved, seconds), (rows2, moved2, seconds2) = (
-            (run["images"], run["GET bytes"] + run["PUT bytes"], run["cpu_milliseconds"] / 1000)
-            for run in (runs["pack, one pass"], runs["pack, large images"])
-        )
-        byte = (seconds2 * rows - seconds * rows2) / (moved2 * rows - moved * rows2)
-        return cls((seconds - byte * moved) / rows, byte)
 
 
 def plan_pack(rows: float, fetched: float, raw_shards: int, image_bytes: int, memory_bytes: float) -> PackPlan:

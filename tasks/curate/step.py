@@ -46,9 +46,6 @@ class Step:
     """Returns digests of what the step reads from outside the store, for its config."""
     check: Callable[[Any], list[str]] = lambda config: []
     """Returns what is wrong with its table in view of the whole `[curate]`."""
-    requests: Callable[[Any, float], tuple[float, float]] | None = None
-    """Returns the number of requests to a model, and their least duration in seconds, for a config and a number of kept
-    rows. None: it asks no one."""
     describe: Callable[[Mapping[str, Any]], list[str]] = lambda facts: []
     """Returns sentences for the card of a dataset, from the step's facts."""
     page: str = ""

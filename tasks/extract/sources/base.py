@@ -7,7 +7,6 @@ class.
 """
 
 import re
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +15,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, Field
 
 from dataops.config import StageConfig
-from dataops.errors import PairmillError
 from dataops.rights.signals import list_defaults
 from dataops.rules.pages import PageSignal
 from dataops.snapshot import Draft, Input, Manifest, Part
-from dataops.store import Store
 from dataops.web.page_pairs import PageBounds
 from tasks.engine.context import Context
 from tasks.extract.source_index import entry_name, read_indexed_record
@@ -65,34 +62,20 @@ class EarlierSource:
 
     rows: float
     files: int
-    pages: int = 0
-    """URLs that a crawl requested."""
-    web_bytes: float = 0.0
-    is_cut: bool = False
-    """Whether the crawl ended because of `max_pages`."""
 
 
 @dataclass(frozen=True)
 class SourceEstimate:
     """What extract reads."""
 
-    rows: float
-    web_bytes: float
+    rows: float | None
+    """None if no earlier snapshot shows them."""
+    new_rows: float | None
+    """Rows of the files that no earlier snapshot has."""
     files: int
-    extracted_before: int
+    extracted_before: int = 0
     """Files whose parts an earlier snapshot has."""
-    new_rows: float
-    """Rows of the other files."""
-    basis: str
-    at_most: bool = False
-    """Whether there may be far fewer rows: a crawl of unknown sites ends at `max_pages` at the latest."""
 
-
-FILE_BYTES = 200e6
-"""Size of a file of unknown size. Source: Common Crawl's crawls of 2024, 90,000 WAT files of 18 TB."""
-SAMPLED_FILES, SAMPLED_BYTES, MAX_INFLATED_BYTES = 3, 2 << 20, 64 << 20
-"""Number of archives in which image links are counted, how many bytes of each, and how many when decompressed."""
-_IMAGE = re.compile(rb"<img\b[^>]{0,2000}\balt=|IMG@/src", re.IGNORECASE)
 
 Provenance = Literal["crawl", "public"]
 """A crawl of our own, or data that somebody published."""
@@ -129,10 +112,6 @@ class Source(StageConfig, ABC):
     """How `pairmill init` begins a config; None: not with this kind."""
     provenance: ClassVar[Provenance | None] = None
     """Where the pairs come from, if all sources of this kind have that in common."""
-    pairs_of_byte: ClassVar[float] = 1 / 3000
-    """Pairs per stored byte, for estimates: as compressed WARC files of a crawl without its images have them."""
-    is_table: ClassVar[bool] = False
-    """Whether a file is a table with a row for each pair, which takes less time than web pages do."""
     selection_fields: ClassVar[frozenset[str]] = frozenset({"name", "max_failed_files"})
     """Fields that select files but do not change the rows of a file, so that indexed parts stay valid."""
 
@@ -140,11 +119,6 @@ class Source(StageConfig, ABC):
     def tables(self) -> tuple["Source", ...]:
         """The sources of the config: this one."""
         return (self,)
-
-    @property
-    def waiting_seconds(self) -> float:
-        """Seconds for which reading the source waits at most, without any work."""
-        return 0.0
 
     def signing_as(self, other: BaseModel) -> Self:
         """Return the source, whose requests are signed as those of another config unless it has its own keys."""
@@ -191,7 +165,7 @@ class Source(StageConfig, ABC):
         files = facts.get("files")
         return EarlierSource(facts["counts"]["input"], files) if files else None
 
-    def estimate(self, store: Store, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
+    def estimate(self, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
         """Return the estimate of what is read. Raises: ConfigError, SourceError.
 
         Args:
@@ -201,58 +175,28 @@ class Source(StageConfig, ABC):
         known: list[tuple[SourceFile, int]] = []
         new: list[SourceFile] = []
         for file in files:
-            record = read_indexed_record(store, entry_name(self.row_config(), file.digest(), self.label(file.name)))
+            name = entry_name(self.row_config(), file.digest(), self.label(file.name))
+            record = read_indexed_record(context.store, name)
             if record is None:
                 new.append(file)
             else:
                 known.append((file, record.counts.input))
-        rows, basis = self.estimate_new(new, known, earlier) if new else (0.0, "extracted before")
+        rows = self.estimate_new(new, known, earlier) if new else 0.0
         before = sum(rows for _, rows in known)
-        return SourceEstimate(before + rows, 0.0, len(files), len(known), rows, basis)
+        return SourceEstimate(None if rows is None else before + rows, rows, len(files), len(known))
 
     def estimate_new(
         self, new: Sequence[SourceFile], known: Sequence[tuple[SourceFile, int]], earlier: EarlierSource | None
-    ) -> tuple[float, str]:
-        """Return the rows of files that were not extracted before, and from what they are estimated.
+    ) -> float | None:
+        """Return the rows of files that were not extracted before; None if nothing shows them.
 
         Args:
             known: files that were extracted before, with their rows.
         """
-        size = float(sum(file.stored_bytes() or FILE_BYTES for file in new))
-        known_size, known_rows = sum(file.stored_bytes() or 0 for file, _ in known), sum(rows for _, rows in known)
-        if known_size and known_rows:
-            return size * known_rows / known_size, "rows per byte of files extracted before"
-        if earlier:
-            return earlier.rows / earlier.files * len(new), "rows of a file before"
-        chosen = new[:: max(len(new) // SAMPLED_FILES, 1)][:SAMPLED_FILES]
-        counted = [found for file in chosen if (found := _count_images(file)) is not None]
-        if read := sum(read for _, read in counted):
-            return size * sum(images for images, _ in counted) / read, "images in the files"
-        return size * self.pairs_of_byte, "size of the files"
-
-
-def _count_images(file: SourceFile) -> tuple[int, int] | None:
-    """Return the image links at the beginning of an archive, and the stored bytes that have them; None on an error."""
-    try:
-        with file.open() as stream:
-            data = stream.read(SAMPLED_BYTES)
-    except (OSError, PairmillError):
-        return None
-    images, rest, left = 0, data, MAX_INFLATED_BYTES
-    if data[:2] != b"\x1f\x8b":
-        return len(_IMAGE.findall(data)), len(data)
-    while rest and left > 0:
-        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        try:
-            text = member.decompress(rest, left)
-        except zlib.error:
-            break
-        images, left = images + len(_IMAGE.findall(text)), left - len(text) - 1
-        if member.unconsumed_tail or not member.eof:
-            rest = member.unconsumed_tail
-            break
-        rest = member.unused_data
-    return images, max(len(data) - len(rest), 1)
+        sizes, size = [file.stored_bytes() for file in new], sum(file.stored_bytes() or 0 for file, _ in known)
+        if size and all(sizes):
+            return sum(one or 0 for one in sizes) * sum(rows for _, rows in known) / size
+        return earlier.rows / earlier.files * len(new) if earlier else None
 
 
 class FilesSource(Source):

@@ -15,9 +15,8 @@ from pydantic import Field, field_validator
 from dataops.digest import text_sha256
 from dataops.errors import UnusableSource
 from dataops.snapshot import Input
-from dataops.store import Store
 from tasks.engine.context import Context
-from tasks.extract.sources.base import FILE_BYTES, EarlierSource, Provenance, SourceEstimate, Template
+from tasks.extract.sources.base import EarlierSource, Provenance, SourceEstimate, Template
 from tasks.extract.sources.wat import WatReader
 from tasks.files.base import SourceFile
 from tasks.files.http_file import HttpFile
@@ -98,12 +97,11 @@ contact = {contact}   # yours, for the host of Common Crawl
     def files(self, context: Context) -> list[SourceFile]:
         return [CommonCrawlFile(path, self) for crawl in self.crawls for path in self._select_paths(crawl)]
 
-    def estimate(self, store: Store, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
+    def estimate(self, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
         """Return the estimate by the number of files; the list of a crawl's files is not fetched for it."""
         files = self.num_files * len(self.crawls)
-        size = files * FILE_BYTES
-        rows = files * earlier.rows / earlier.files if earlier else size * self.pairs_of_byte
-        return SourceEstimate(rows, size, files, 0, rows, "rows of a file before" if earlier else "size of a file")
+        rows = files * earlier.rows / earlier.files if earlier else None
+        return SourceEstimate(rows, rows, files)
 
     def _select_paths(self, crawl: str) -> list[str]:
         """Return the first `num_files` paths of the crawl in an order that depends only on the seed."""

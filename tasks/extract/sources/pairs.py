@@ -47,7 +47,6 @@ class PairsSource(FilesSource):
     order: ClassVar[int] = 4
     extracted_with: ClassVar[str] = "pairmill-pairs/1"
     offset_unit: ClassVar[str] = "row"
-    is_table: ClassVar[bool] = True
     template: ClassVar[Template | None] = Template(
         summary="A list of image URLs and captions becomes a dataset and a CLIP model.",
         table="""paths = {data}   # Parquet, CSV, TSV, JSON Lines; files or globs
@@ -87,10 +86,10 @@ class PairsSource(FilesSource):
 
     def estimate_new(
         self, new: Sequence[SourceFile], known: Sequence[tuple[SourceFile, int]], earlier: EarlierSource | None
-    ) -> tuple[float, str]:
+    ) -> float:
         """Return the rows of the new files: exact for Parquet, else by the first rows; of many files, some are counted."""
         chosen = new[:: max(len(new) // SAMPLED_FILES, 1)][:SAMPLED_FILES]
-        return sum(map(_count_rows, chosen)) / len(chosen) * len(new), "rows of the files"
+        return sum(map(_count_rows, chosen)) / len(chosen) * len(new)
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         # Deferred: polars takes a fifth of a worker's start, and only lists need it.

@@ -24,7 +24,7 @@ from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError, UnusableSource
 from dataops.formatting import format_counts
 from dataops.snapshot import EVIDENCE, Draft, Input, Manifest, Record
-from dataops.store import Store, open_store
+from dataops.store import open_store
 from dataops.web.urls import BadUrl, canonicalise_host, canonicalise_url
 from tasks.engine.context import Context
 from tasks.engine.subprocess_job import run_job
@@ -44,8 +44,6 @@ PAGES, ROBOTS, INDEX = "pages-", "robots.warc.gz", "crawl.parquet"
 """What the evidence parts hold; see `SiteSource.part_name`."""
 PROGRESS = "progress: "
 """Prefix of the lines in which the crawl's process reports how far it is."""
-PAIRS_OF_PAGE, PAGE_BYTES = 10, 50e3
-"""Pairs of a page, and its bytes as transferred, for estimates."""
 
 
 _SignedSource = plugins.extend(PagesSource, KIND)
@@ -170,29 +168,15 @@ delay = 1.0                    # minimum seconds between two requests to a host
     def problems(self) -> list[str]:
         return find_signer_problems(self)
 
-    @property
-    def waiting_seconds(self) -> float:
-        return self.delay * self.max_pages
-
     def describe_earlier(self, facts: Mapping[str, Any], manifest: Manifest) -> EarlierSource | None:
         """Return what an earlier crawl from one of the same hosts found."""
-        crawl = facts.get("crawl")
         hosts = {urlsplit(one.key).hostname for one in manifest.inputs if one.stage == "source"}
-        if not crawl or hosts.isdisjoint(self.start_hosts()):
-            return None
-        is_cut = crawl["asked"] >= manifest.config.get("max_pages", crawl["asked"] + 1)
-        return EarlierSource(facts["counts"]["input"], 1, crawl["asked"], crawl["bytes"], is_cut)
+        return None if hosts.isdisjoint(self.start_hosts()) else EarlierSource(facts["counts"]["input"], 1)
 
-    def estimate(self, store: Store, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
-        """Return the estimate of the crawl: as many rows as before, or at most those of `max_pages`."""
-        pages = float(self.max_pages)
-        if earlier is None:
-            rows = pages * PAIRS_OF_PAGE
-            return SourceEstimate(rows, pages * PAGE_BYTES, 1, 0, rows, "at most source.max_pages", at_most=True)
-        share = pages / earlier.pages if pages < earlier.pages or earlier.is_cut else 1.0
-        rows = earlier.rows * share
-        at_most = earlier.is_cut and share > 1
-        return SourceEstimate(rows, earlier.web_bytes * share, 1, 0, rows, "crawl before", at_most=at_most)
+    def estimate(self, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
+        """Return the rows of the crawl before."""
+        rows = earlier.rows if earlier else None
+        return SourceEstimate(rows, rows, 1)
 
     def start_hosts(self) -> list[str]:
         """Return the host names of the start URLs."""

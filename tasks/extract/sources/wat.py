@@ -13,8 +13,6 @@ class WatReader(WebSource):
     """A source of WAT files."""
 
     extracted_with: ClassVar[str] = "pairmill-wat/1"
-    pairs_of_byte: ClassVar[float] = 0.00257
-    """Measured on the files of Common Crawl in benchmarks/results/extract-2026-11-25.json."""
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         bounds, opt_out = self.bounds, self.opt_out

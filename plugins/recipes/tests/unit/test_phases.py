@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.planning.train_cost import forward_flops, train_flops
 from tests.trainings import RESNET, VIT, before_step, output_of, outputs_of, rows_of, stop_at
 from training.config import TrainConfig
 from training.data.loader import Dataset, load_batches
@@ -224,11 +223,3 @@ def test_a_phase_without_a_step_ends_the_job_with_2(make_job: MakeJob) -> None:
 def test_phases_are_in_the_key_only_where_they_are_set() -> None:
     assert "phase" not in TrainConfig().key_config()
     assert make_config([{"until": 0.5, "image_size": 128}, {}]).key_config()["phase"][0]["image_size"] == 128
-
-
-def test_the_cost_of_a_training_is_the_mean_of_its_phases() -> None:
-    small, whole = TrainConfig(image_size=128), TrainConfig()
-    config = make_config([{"until": 0.75, "image_size": 128}, {}])
-    expected = 3 * (0.75 * forward_flops(small) + 0.25 * forward_flops(whole))
-    assert train_flops(config) == pytest.approx(expected)
-    assert train_flops(whole) == pytest.approx(3 * forward_flops(whole))

@@ -1,1 +1,0 @@
-"""Compare what `pairmill plan` estimates with what the runs then take."""
