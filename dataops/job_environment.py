@@ -1,4 +1,4 @@
-"""The environment variables that reach a training, evaluation or scoring job: a list of allowed names.
+"""The environment variables that reach a job (training, evaluation, scoring), a server or a worker: lists of names.
 
 A list of forbidden names cannot be complete, because anyone may invent a name for a secret. JOB_ENVIRONMENT adds names.
 """
@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from dataops.errors import ConfigError
-from dataops.redaction import is_secret_name, remove_credentials
+from dataops.redaction import is_secret_variable, remove_credentials
 
 JOB_ENVIRONMENT = "PAIRMILL_JOB_ENVIRONMENT"
 """Environment variable with further names that reach jobs, separated by commas; each passes whatever its value is."""
@@ -26,24 +26,31 @@ HF_HUB_DISABLE_TELEMETRY DO_NOT_TRACK SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUN
 HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy
 PAIRMILL_HOME PAIRMILL_ELSEWHERE PAIRMILL_CACHE_BYTES PAIRMILL_SERVICE
 """
+_OF_WORKERS = """
+AWS_PROFILE AWS_DEFAULT_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_CONFIG_FILE
+AWS_SHARED_CREDENTIALS_FILE AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN AWS_ROLE_SESSION_NAME AWS_CA_BUNDLE AWS_MAX_ATTEMPTS
+AWS_RETRY_MODE AWS_EC2_METADATA_DISABLED AWS_REQUEST_CHECKSUM_CALCULATION AWS_RESPONSE_CHECKSUM_VALIDATION
+OPENLINEAGE_URL OPENLINEAGE_ENDPOINT OPENLINEAGE_DISABLED PAIRMILL_STORES PAIRMILL_GIT_COMMIT PAIRMILL_OSV_URL
+RAY_ADDRESS WANDB_MODE WANDB_DIR WANDB_BASE_URL WANDB_PROJECT WANDB_ENTITY
+"""
 _BEGINNINGS = "LC_ CUDA_ CUBLAS_ CUDNN_ NCCL_ GLOO_ OMP_ GOMP_ KMP_ MKL_ DNNL_ ONEDNN_ OPENBLAS_ TORCH_ PYTORCH_"
 NAMES = frozenset([JOB_ENVIRONMENT, *_EXACT.split()])
 """Names that reach each job. A value that is a URL with credentials does not: a proxy with a password."""
 FAMILIES = tuple(_BEGINNINGS.split())
-"""Beginnings of names of settings of libraries, which reach each job too, unless a word of the name is SUSPICIOUS."""
-SUSPICIOUS = re.compile(
-    r"PASS|PWD|SECRET|TOKEN|CRED|AUTH|LOGIN|COOKIE|SESSION|PRIVATE|WEBHOOK|BEARER"
-    r"|(^|_)(API)?KEYS?(_|$)|(^|_)(PAT|DSN|SAS|JWT)(_|$)",
-    re.IGNORECASE,
-)
+"""Beginnings of names of settings of libraries, which reach each job too, unless `is_secret_variable` names them."""
+WORKER_NAMES = NAMES | frozenset(_OF_WORKERS.split())
+"""Names that reach a local worker of flows, besides FAMILIES."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def select_job_environment(environ: Mapping[str, str], *, added: bool = True) -> dict[str, str]:
+def select_job_environment(
+    environ: Mapping[str, str], *, added: bool = True, allowed: frozenset[str] = NAMES
+) -> dict[str, str]:
     """Return the variables of an environment that a job gets.
 
     Args:
         added: with the names in JOB_ENVIRONMENT.
+        allowed: NAMES, or WORKER_NAMES for a worker.
 
     Raises: ConfigError if JOB_ENVIRONMENT is no list of names.
     """
@@ -51,10 +58,9 @@ def select_job_environment(environ: Mapping[str, str], *, added: bool = True) ->
     names = {name for part in listed.split(",") if (name := part.strip())}
     if wrong := sorted(name for name in names if not _NAME.fullmatch(name)):
         raise ConfigError(f"{JOB_ENVIRONMENT}: {wrong[0]!r} is no name of a variable; separate names by commas")
-    return {name: value for name, value in environ.items() if name in names or _is_harmless(name, value)}
 
+    def passes(name: str, value: str) -> bool:
+        is_allowed = (name in allowed or name.startswith(FAMILIES)) and not is_secret_variable(name)
+        return name in names or (is_allowed and remove_credentials(value) == value)
 
-def _is_harmless(name: str, value: str) -> bool:
-    if name not in NAMES and not (name.startswith(FAMILIES) and not SUSPICIOUS.search(name)):
-        return False
-    return not is_secret_name(name) and remove_credentials(value) == value
+    return {name: value for name, value in environ.items() if passes(name, value)}

@@ -4,7 +4,7 @@ Secrets are kept in the environment only. All text that leaves a process (a mess
 goes through `redact`, which removes three kinds:
 
 - credentials in URLs: `user:password@`, and query parameters that sign or authorise a request;
-- values of environment variables with the name of a secret, and passwords of URLs in environment variables;
+- values of environment variables that `is_secret_variable` names, and passwords of URLs in environment variables;
 - private keys in PEM.
 
 Values of fewer than SHORTEST characters stay, because they cannot be distinguished from ordinary text.
@@ -14,7 +14,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,13 @@ _NAME = re.compile(
     r"(^|[^A-Z])(PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIALS?|AUTH_STRING|(API|ACCESS|PRIVATE|SECRET|SIGNING|ENCRYPTION)[_-]?KEY)$",
     re.IGNORECASE,
 )
-_RUN_TOGETHER = frozenset({"PGPASSWORD", "MYSQL_PWD", "REDISCLI_AUTH", "SSHPASS"})
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SECRET_WORD = re.compile(
+    r".*(PASS(W|PHR|COD)|SECRET|CREDENTIAL|WEBHOOK|AUTHORI[SZ]ATION|TOKEN(?!I)).*|.*KEY(STORE|TAB|RING|PAIR|DATA).*"
+    r"|.*(KEY|PASS|PWD|PSK|PEM|PAT|JWT|CRED|AUTH|BEARER|COOKIE)S?|.*PW|PRIVATE|LOGIN|DSN|SAS|SK|PFX|HMAC|OTP|SALT|CONNSTR"
+)
+_ORDINARY_WORDS = frozenset("BYPASS COMPASS TRESPASS COMPAT SPAT MONKEY DONKEY JOCKEY HOTKEY".split())  # noqa: SIM905
+_ORDINARY_NAME = re.compile(r"(OLD)?PWD|.*(FILE|PATH|DIR|SOCK|MAX_\w*TOKENS)")  # paths and numbers
 # Greedy, because an unescaped password may contain an @; it ends at the path, where an @ is an ordinary character.
 _USERINFO = re.compile(r"(?<=://)[^/\s?#\"'<>]*@")
 _SIGNED = re.compile(
@@ -46,10 +52,21 @@ _PRIVATE_KEY = re.compile(
 _PASSWORD = re.compile(r"://[^/:@\s]*:(.+)@[^@]*$", re.DOTALL)
 
 
-@lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
-    """Return whether a variable, field or key has the name of a secret: `HF_TOKEN`, `db.password`."""
-    return bool(_NAME.search(name)) or name.upper() in _RUN_TOGETHER
+    """Return whether a field or key has the name of a secret: `token`, `db.password`."""
+    return bool(_NAME.search(name))
+
+
+@lru_cache(maxsize=4096)
+def is_secret_variable(name: str) -> bool:
+    """Return whether an environment variable has the name of a secret: `PGPASSWORD`, `SLACK_WEBHOOK_URL`.
+
+    One word of the name is enough, because only its value is at stake: a log hides it, and jobs and servers do not get it.
+    """
+    if _ORDINARY_NAME.fullmatch(name.upper()):
+        return False
+    words = [word.upper() for word in _WORD.findall(name.replace("CONNECTION_STRING", "CONNSTR"))]
+    return any(_SECRET_WORD.fullmatch(word) and word not in _ORDINARY_WORDS for word in words)
 
 
 def read_secret(name: str) -> "SecretStr | None":
@@ -86,15 +103,10 @@ def describe_secret(name: str, value: object) -> str | None:
     return f"holds {what}; {remedy}"
 
 
-def remove_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without secrets, for processes that need none: a training job, a server of static files."""
-    return {name: v for name, v in environ.items() if not is_secret_name(name) and remove_credentials(v) == v}
-
-
 def _spellings() -> list[str]:
     """Return each secret as it is and as encoded in URLs, JSON and HTTP Basic authentication; the longest first."""
     found: set[str] = set()
-    for value in _values(tuple(v for v in os.environ.items() if is_secret_name(v[0]) or "://" in v[1])):
+    for value in _values(tuple(v for v in os.environ.items() if is_secret_variable(v[0]) or "://" in v[1])):
         found |= {value, quote(value, safe=""), json.dumps(value)[1:-1], _base64(value)}
     if password := os.environ.get("MLFLOW_TRACKING_PASSWORD"):
         found.add(_base64(f"{os.environ.get('MLFLOW_TRACKING_USERNAME', '')}:{password}"))
@@ -103,7 +115,7 @@ def _spellings() -> list[str]:
 
 @lru_cache(maxsize=8)
 def _values(variables: tuple[tuple[str, str], ...]) -> frozenset[str]:
-    named = [value for name, value in variables if is_secret_name(name)]
+    named = [value for name, value in variables if is_secret_variable(name)]
     passwords = [found[1] for _, value in variables if (found := _PASSWORD.search(value))]
     values = {value.strip() for value in (*named, *passwords, *map(unquote, passwords))}
     return frozenset(value for value in values if len(value) >= SHORTEST)

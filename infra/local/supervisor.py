@@ -24,9 +24,8 @@ from typing import NoReturn, Protocol
 from filelock import FileLock, Timeout
 
 from dataops.errors import ServiceError
-from dataops.job_environment import select_job_environment
+from dataops.job_environment import WORKER_NAMES, select_job_environment
 from dataops.messages.waiting import waiting
-from dataops.redaction import remove_secrets
 from dataops.regular_files import read_text
 from infra.local import processes
 
@@ -215,8 +214,8 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that a worker gets besides: all that are no secrets, as its flows may need any setting."""
-    return _without_settings(remove_secrets(environ))
+    """Return the variables that a local worker gets: also the settings of flows and what PAIRMILL_JOB_ENVIRONMENT names."""
+    return _without_settings(select_job_environment(environ, allowed=WORKER_NAMES))
 
 
 def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:

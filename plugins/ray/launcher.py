@@ -17,7 +17,7 @@ from typing import Any
 
 from dataops.errors import ConfigError, JobFailed, ServiceError
 from dataops.process import exit_with_parent
-from dataops.redaction import remove_secrets
+from dataops.redaction import remove_credentials
 from dataops.snapshot import Manifest, find_manifest
 from plugins.ray.actor import ActorStatus, Trainer, TrainingRequest
 from plugins.ray.cluster import PROBE_SECONDS, ClusterCapacity, RayCluster, import_ray, is_listening
@@ -68,10 +68,11 @@ def train_on_ray(planned: Plan, context: Context, cluster: RayCluster) -> Manife
 
 
 def _build_request(planned: Plan, context: Context) -> TrainingRequest:
-    uri = remove_secrets(os.environ).get("MLFLOW_TRACKING_URI", "").strip()
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     caller = Caller(code_digest(), str(Path.cwd()), context.store.uri)
     sent = replace(context.without_progress(), home=context.home.absolute(), executor=LocalExecutor(), pool=None)
     config = TrainConfig.model_validate(planned.config)
+    uri = uri if remove_credentials(uri) == uri else ""
     return TrainingRequest(planned.key, config, planned.seed, planned.upstream, sent, caller, {}, uri or None)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.job_environment import FAMILIES, JOB_ENVIRONMENT, select_job_environment
+from dataops.job_environment import FAMILIES, JOB_ENVIRONMENT, WORKER_NAMES, select_job_environment
 
 _SECRETS = """
     AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AZURE_CLIENT_SECRET AZURE_STORAGE_CONNECTION_STRING
@@ -26,7 +26,7 @@ _NEEDED = """
     PYTHONHASHSEED PYTHONDONTWRITEBYTECODE PYTHONUTF8 PYTHONWARNINGS HF_HOME HF_HUB_OFFLINE SSL_CERT_FILE
     http_proxy HTTPS_PROXY no_proxy PAIRMILL_HOME PAIRMILL_ELSEWHERE PAIRMILL_SERVICE
 """
-_WORDS = "TOKEN KEY API_KEY APIKEY SECRET PASSWORD PASSWD PASS AUTH CREDENTIALS PAT PWD PRIVATE_KEY COOKIE DSN"
+_WORDS = "TOKEN KEY API_KEY APIKEY SECRET PASSWORD PASSWD PASS AUTH CREDENTIALS PAT PWD COOKIE DSN PSK HUB_PW CERT_PEM"
 SECRETS, NEEDED = _SECRETS.split(), _NEEDED.split()
 
 
@@ -35,9 +35,16 @@ def test_select_job_environment_returns_what_jobs_need_and_no_other_name():
     assert sorted(select_job_environment(environ)) == sorted(NEEDED)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_select_job_environment_drops_a_secret_whose_name_begins_as_a_setting(family):
-    assert select_job_environment({f"{family}{word}": "planted" for word in _WORDS.split()}) == {}
+@pytest.mark.parametrize("family", [*FAMILIES, "AWS_", "PAIRMILL_"])
+def test_a_secret_whose_name_begins_as_a_setting_reaches_no_job_nor_worker(family):
+    environ = {f"{family}{word}": "planted" for word in _WORDS.split()}
+    assert select_job_environment(environ, allowed=WORKER_NAMES) == {}
+
+
+def test_a_worker_gets_settings_of_flows_and_no_unlisted_name():
+    settings = dict.fromkeys(["AWS_PROFILE", "AWS_REGION", "OPENLINEAGE_URL", "PAIRMILL_STORES"], "set")
+    environ = dict.fromkeys([*SECRETS, *NEEDED], "planted") | settings
+    assert select_job_environment(environ, allowed=WORKER_NAMES).keys() == {*NEEDED, *settings}
 
 
 def test_select_job_environment_drops_urls_with_credentials():

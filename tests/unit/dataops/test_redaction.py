@@ -5,7 +5,7 @@ from pydantic import BaseModel
 
 from dataops import redaction as secrets
 from dataops.errors import JobFailed, StorageError
-from dataops.redaction import is_secret_name, redact, remove_secrets, scrub, scrub_errors
+from dataops.redaction import is_secret_name, is_secret_variable, redact, scrub, scrub_errors
 
 KEY = "wJalrXUtnFEMI/K7MDENG+planted"
 PASSWORD = "p4ssword"
@@ -22,7 +22,7 @@ def environment(monkeypatch):
     [
         *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "HF_TOKEN"),
         *("PREFECT_SERVER_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "POSTGRES_PASSWORD"),
-        *("PGPASSWORD", "token", "db.password", "api-key", "access_key", "store.secret"),
+        *("token", "db.password", "api-key", "access_key", "store.secret"),
     ],
 )
 def test_is_secret_name_detects_secrets(name):
@@ -34,6 +34,33 @@ def test_is_secret_name_detects_secrets(name):
 )
 def test_is_secret_name_accepts_other_names(name):
     assert not is_secret_name(name)
+
+
+_SECRET_VARIABLES = """
+    OPENAI_KEY GH_PAT GITHUBPAT DB_PASS SLACK_WEBHOOK_URL JWT CI_JOB_JWT NCCL_PSK TORCH_HUB_PW CUDA_CERT_PEM PGPASSWORD
+    MYSQL_PWD
+    REDISCLI_AUTH SSHPASS S3_KEY KEY API_KEYS DEPLOY_KEY_2 TF_VAR_db_password dbPassword AZURE_STORAGE_CONNECTION_STRING
+    SENTRY_DSN AZURE_STORAGE_SAS STRIPE_SK RABBITMQ_COOKIE VAULT_SECRET_ID AWS_ACCESS_KEY_ID NPM_CONFIG__AUTH GITHUB_TOKENS
+"""
+_OTHER_VARIABLES = """
+    PATH PWD OLDPWD NCCL_DEBUG NCCL_SOCKET_IFNAME NCCL_ALGO PASSTHROUGH GPU_PASSTHROUGH_MODE KEYBOARD XKB_KEYMAP
+    TOKENIZERS_PARALLELISM
+    SSH_AUTH_SOCK AWS_SHARED_CREDENTIALS_FILE AWS_WEB_IDENTITY_TOKEN_FILE NCCL_BYPASS GLIBC_COMPAT
+    MAX_NEW_TOKENS DESKTOP_SESSION
+    XAUTHORITY LOGNAME OMP_NUM_THREADS LC_PAPER TORCH_COMPILE_DEBUG SSL_CERT_FILE COMPASS_HOME LESSKEYIN
+"""
+
+
+@pytest.mark.parametrize("name", _SECRET_VARIABLES.split())
+def test_variables_with_names_of_secrets_are_hidden_and_reach_no_job(name, monkeypatch):
+    monkeypatch.setenv(name, "planted-value")
+    assert redact("it is planted-value!") == "it is ***!"
+    assert is_secret_variable(name)
+
+
+@pytest.mark.parametrize("name", _OTHER_VARIABLES.split())
+def test_variables_with_other_names_are_shown(name):
+    assert not is_secret_variable(name)
 
 
 @pytest.mark.parametrize(
@@ -74,17 +101,6 @@ def test_redact_replaces_http_basic_credentials(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "u")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "passpass")
     assert redact("Authorization: Basic dTpwYXNzcGFzcw==") == "Authorization: Basic ***"
-
-
-def test_remove_secrets_drops_secret_variables():
-    environ = {
-        VARIABLE: KEY,
-        "PATH": "/bin",
-        "DB": "postgresql://u:p@h/d",
-        "AWS_REGION": "x",
-        "http_proxy": "http://h:1",
-    }
-    assert remove_secrets(environ) == {"PATH": "/bin", "AWS_REGION": "x", "http_proxy": "http://h:1"}
 
 
 def test_read_secret_hides_the_value_in_its_text():
