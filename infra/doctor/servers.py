@@ -2,14 +2,14 @@
 
 import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from importlib import metadata, util
 from typing import Any
 
 from infra.doctor.check import Check
 from infra.local import processes, services
+from tasks.web.fetch_error import FetchError
+from tasks.web.named_server import needs_proxy, send_request
 
 _VERSION = {"prefect": "/admin/version", "mlflow": "/version"}
 _DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "mysql": "MySQLdb", "sqlite": "sqlite3"}
@@ -47,6 +47,8 @@ def check_external(name: str, url: str, *, answers: bool) -> list[Check]:
         return [Check(f"{name} server", False, "error", detail, remedy)]
     if not url.startswith(("http://", "https://")):  # MLflow's client opens a database itself
         return [check_database(variable)]
+    if needs_proxy(url):
+        return [Check(f"{name} server", True, "error", f"external, {url}; not asked: it is behind a proxy")]
     code, text = _get(f"{url}{services.PROTECTED_PATH[name]}")
     if code == 401 or (code == 403 and "host" not in text.lower()):
         detail = f"{url} answers, but refuses access (HTTP {code})"
@@ -178,25 +180,15 @@ def check_workers(statuses: list[services.ServiceStatus] | None = None) -> list[
     return [Check("prefect database", False, "warning", detail, "run Prefect with Postgres, as in infra/compose.yaml")]
 
 
-def _get(url: str) -> tuple[int, str]:
-    """Return the HTTP status (0 if there was no answer) and the beginning of the body."""
-    return _request(urllib.request.Request(url))
+def _get(url: str, body: bytes = b"") -> tuple[int, str]:
+    """Return the HTTP status (0 if there was no answer) and the body, POST if the request has one."""
+    try:
+        status, answer = send_request(url, body, headers=services.authorization(url), limit=2**22)
+        return status, answer.decode(errors="replace")
+    except FetchError as error:
+        return 0, str(error)
 
 
 def _post(url: str) -> list[dict[str, Any]]:
-    request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"}, method="POST")
-    code, text = _request(request, limit=2**22)
+    code, text = _get(url, b"{}")
     return json.loads(text) if code == 200 else []
-
-
-def _request(request: urllib.request.Request, limit: int = 2000) -> tuple[int, str]:
-    for name, value in services.authorization(request.full_url).items():
-        request.add_unredirected_header(name, value)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: TID251  asks the servers that the environment names
-            return response.status, response.read(limit).decode(errors="replace")
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read(limit).decode(errors="replace")
-    except (OSError, ValueError) as error:
-        return 0, str(error)

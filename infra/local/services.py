@@ -5,7 +5,6 @@ that the environment names (`PREFECT_API_URL`, `MLFLOW_TRACKING_URI`) is externa
 stopped. This module imports neither prefect nor mlflow, so that `apply_environment` can be called before they are imported.
 """
 
-import base64
 import logging
 import os
 import re
@@ -16,12 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.home import CHECKOUT, home, private_folder
 from dataops.messages.waiting import pause
-from dataops.redaction import read_secret, remove_credentials
+from dataops.redaction import remove_credentials
 from dataops.standard_streams import is_utf8
 from infra.local import login, supervisor, webhook_key
 from infra.local.supervisor import Service, ServiceRecord
@@ -348,23 +346,21 @@ def _require_external(name: str, url: str) -> None:
 
 
 def _external_problem(url: str, path: str = "/health") -> str | None:
-    """Return why an external server is not usable; None if it answers, or is a database that MLflow opens itself."""
-    if not url.startswith(("http://", "https://")):
-        return None
-    import urllib.error  # takes 25 ms, which most commands need not wait
-    import urllib.request
+    """Return why an external server is not usable; None if it answers, or only its own client can reach it.
 
+    That is so for a database that MLflow opens itself, and for a server behind a proxy.
+    """
+    from tasks.web.fetch_error import FetchError  # these take 100 ms, which most commands need not wait
+    from tasks.web.named_server import needs_proxy, send_request
+
+    if not url.startswith(("http://", "https://")) or needs_proxy(url):
+        return None
     try:
-        request = urllib.request.Request(remove_credentials(url) + path)  # urllib would use them as part of the host
-        for name, value in authorization(url).items():
-            request.add_unredirected_header(name, value)  # credentials are for this host only
-        with urllib.request.urlopen(request, timeout=5):  # noqa: TID251  asks the servers that the environment names
-            return None
-    except urllib.error.HTTPError as error:
-        with error:  # hosted services answer 404, since they have no /health
-            return None if error.code == 404 else f"HTTP {error.code} {error.reason}"
-    except (OSError, ValueError) as error:
+        status, _ = send_request(url + path, headers=authorization(url), timeout=5)
+    except FetchError as error:
         return str(error)
+    # hosted services answer 404, since they have no /health, or with a redirect to a page
+    return None if status < 400 or status == 404 else f"HTTP {status}"
 
 
 def authorization(url: str) -> dict[str, str]:
@@ -375,24 +371,13 @@ def authorization(url: str) -> dict[str, str]:
     def belongs_to(server: str) -> bool:
         return bool(server) and requested.startswith(f"{remove_credentials(server)}/")
 
+    from tasks.tracking import rest
+    from tasks.web.named_server import basic_login
+
     if (own_login := _own_login()) and belongs_to(_own_url("prefect") or ""):
-        token, credentials = None, own_login
-    elif belongs_to(prefect):
-        basic = read_secret(login.CLIENT_LOGIN)
-        credentials = _userinfo(prefect) or (basic.get_secret_value() if basic else None)
-        token = None if credentials else read_secret("PREFECT_API_KEY")  # Prefect's client has the same order
-    elif belongs_to(mlflow):
-        token, user = read_secret("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
-        password = read_secret("MLFLOW_TRACKING_PASSWORD")
-        credentials = f"{user}:{password.get_secret_value() if password else ''}" if user else _userinfo(mlflow)
-    else:
-        return {}
-    if token:
-        return {"Authorization": f"Bearer {token.get_secret_value()}"}
-    return {"Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()} if credentials else {}
-
-
-def _userinfo(url: str) -> str | None:
-    """Return `user:password` of a URL that has them, or None."""
-    parts = urlsplit(url)
-    return f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+        return basic_login(prefect, own_login)
+    if belongs_to(prefect):
+        basic, key = os.environ.get(login.CLIENT_LOGIN), os.environ.get("PREFECT_API_KEY")
+        found = basic_login(prefect) or basic_login(prefect, basic)  # Prefect's client has the same order
+        return found or ({"Authorization": f"Bearer {key}"} if key else {})
+    return rest.authorization(mlflow) if belongs_to(mlflow) else {}

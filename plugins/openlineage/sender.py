@@ -3,8 +3,8 @@
 The events are for display only: a server that is slow, down or refuses them delays no stage and fails no run. The first
 failure is a warning, later ones are only debug messages.
 
-Only the transport of OpenLineage's client is used. The client itself also reads `openlineage.yml` from the current folder,
-whoever owns it, and imports the classes that it names.
+OpenLineage's own client is not used: it follows redirects, replaces the key by a login of .netrc, and reads
+`openlineage.yml` from the current folder, whoever owns it, and imports the classes that it names.
 """
 
 import logging
@@ -18,8 +18,9 @@ from typing import Any
 
 import orjson
 
-from dataops.plugins import require
 from dataops.redaction import read_secret, redact, remove_credentials
+from tasks.web.fetch_error import FetchError
+from tasks.web.named_server import basic_login, send_request
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,9 @@ URL, ENDPOINT, API_KEY, DISABLED = (f"OPENLINEAGE_{name}" for name in ("URL", "E
 """Environment variables, with the names and meanings that OpenLineage's own clients give them."""
 DEFAULT_ENDPOINT = "api/v1/lineage"
 TIMEOUT_SECONDS = 5.0
-"""Maximum time of one request to connect, and between two bytes of its response."""
+"""Maximum time of one request, with its answer."""
+MAX_BYTES = 1 << 16
+"""Maximum size of an answer, in bytes."""
 ATTEMPTS = 3
 """Number of requests for an event, a second apart, while the server has accepted all events before it."""
 END_SECONDS = 10.0
@@ -44,8 +47,8 @@ class EventSender:
     """
 
     def __init__(self, url: str, endpoint: str = DEFAULT_ENDPOINT, api_key: str | None = None):
-        self._url, self._endpoint, self._api_key = url, endpoint, api_key
-        self._transport: Any = None
+        self._url = f"{url.rstrip('/')}/{endpoint.lstrip('/')}"
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else basic_login(url)
         self._failed = False
         self._ending = threading.Event()
         self._events: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
@@ -69,21 +72,20 @@ class EventSender:
     def _work(self) -> None:
         while (event := self._events.get()) is not None:
             try:
-                self._send(orjson.loads(redact(orjson.dumps(event).decode())))
+                self._send(redact(orjson.dumps(event).decode()).encode())
             except Exception as error:  # whatever the server, its URL or the network does
                 self._fail(f"{type(error).__name__}: {error}")
 
-    def _send(self, event: Mapping[str, Any]) -> None:
-        from requests.exceptions import RequestException
-
-        if self._transport is None:
-            self._transport = _open_transport(self._url, self._endpoint, self._api_key)
+    def _send(self, event: bytes) -> None:
         for left in range(ATTEMPTS - 1, -1, -1):
             try:
-                self._transport.emit(event)
-                return
-            except RequestException:
-                if not left or self._failed or self._ending.is_set():
+                options = {"timeout": TIMEOUT_SECONDS, "limit": MAX_BYTES, "encrypted": bool(self._headers)}
+                status, _ = send_request(self._url, event, headers=self._headers, **options)
+                if 200 <= status < 300:
+                    return
+                raise FetchError(f"http_{status}", "the server's answer; redirects are not followed")
+            except FetchError as error:
+                if not left or not error.is_transient or self._failed or self._ending.is_set():
                     raise
                 time.sleep(1.0)
 
@@ -95,25 +97,10 @@ class EventSender:
 
 
 def open_sender() -> EventSender | None:
-    """Return a sender to the server that the environment names; None if it names none.
-
-    Raises: ConfigError if OpenLineage's client is not installed.
-    """
+    """Return a sender to the server that the environment names; None if it names none."""
     url = os.environ.get(URL, "").strip()
     if not url or os.environ.get(DISABLED, "").strip().lower() == "true":
         return None
-    require(["openlineage"], "openlineage", URL)
     key = read_secret(API_KEY)
     endpoint = os.environ.get(ENDPOINT, "").strip() or DEFAULT_ENDPOINT
-    return EventSender(url, endpoint, key.get_secret_value() if key else None)
-
-
-def _open_transport(url: str, endpoint: str, api_key: str | None) -> Any:
-    """Return OpenLineage's transport without retries of its own, about each of which urllib3 logs a warning."""
-    from openlineage.client.transport.http import ApiKeyTokenProvider, HttpConfig, HttpTransport, TokenProvider
-
-    if not url.lower().startswith(("http://", "https://")):
-        raise ValueError("it must begin with http:// or https://")
-    auth = ApiKeyTokenProvider({"api_key": api_key}) if api_key else TokenProvider({})
-    retry = {"total": 0, "redirect": 0, "raise_on_redirect": True}
-    return HttpTransport(HttpConfig(url, endpoint, TIMEOUT_SECONDS, auth=auth, retry=retry))
+    return EventSender(url, endpoint, key.get_secret_value().strip() if key else None)

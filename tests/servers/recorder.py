@@ -30,6 +30,8 @@ class Recorder:
     url: str
     calls: list[Call] = field(default_factory=list)
     status: int = 200
+    location: str | None = None
+    """The Location of a redirect."""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def wait(self, number: int, timeout_s: float = 60) -> list[Call]:
@@ -52,6 +54,8 @@ def serve_recorder() -> Iterator[Recorder]:
                 recorder.changed.notify_all()
             self.send_response(recorder.status)
             self.send_header("Content-Length", "0")
+            if recorder.location:
+                self.send_header("Location", recorder.location)
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:

@@ -137,6 +137,22 @@ def test_server_that_accepts_no_events_is_one_warning(start, catalogue, trouble,
     assert "hunter22" not in caplog.text
 
 
+@pytest.mark.parametrize("trouble", ["redirect", "plain http"])
+def test_key_reaches_no_other_machine_and_nobody_who_listens(start, catalogue, trouble, monkeypatch, caplog, tmp_path):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password stolen\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with serve_recorder() as other:
+        catalogue.status, catalogue.location = 307, f"{other.url}/api/v1/lineage"
+        lineage = start("http://192.0.2.1:9" if trouble == "plain http" else catalogue.url)
+        lineage.end("completed")
+        catalogue.location = None
+        assert other.calls == []
+    assert {call.headers["authorization"] for call in catalogue.calls} <= {f"Bearer {KEY}"}
+    reason = {"redirect": "http_307: ", "plain http": "not_encrypted: "}[trouble]
+    assert reason in caplog.text
+    assert "the run continues" in caplog.text
+
+
 def test_hiccup_of_the_server_loses_no_event(start, catalogue, monkeypatch, caplog):
     catalogue.status = 503
     monkeypatch.setattr(sender.time, "sleep", lambda _: setattr(catalogue, "status", 200))

@@ -218,31 +218,6 @@ def test_up_refuses_an_external_server_with_an_error(answering, monkeypatch: pyt
         services.up()
 
 
-def test_credentials_do_not_follow_a_redirect(monkeypatch: pytest.MonkeyPatch):
-    credentials: list[str | None] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            credentials.append(self.headers["Authorization"])
-            self.send_response(302 if len(credentials) == 1 else 200)
-            self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/other")
-            self.end_headers()
-
-        def log_message(self, format, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
-        assert services.status()[1].healthy
-        server.shutdown()
-        thread.join()
-    assert credentials == ["Basic bWU6c2VjcmV0", None]
-
-
 def test_status_is_stopped_in_a_new_home_and_stale_after_a_crash():
     assert [(s.name, s.state, s.url, s.pid) for s in services.status()] == [
         ("prefect", "stopped", "", None),
