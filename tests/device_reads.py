@@ -18,7 +18,6 @@ from training.loop.initial_model import build_initial_model
 from training.loop.inputs import InputMaker
 from training.loop.step import StepValues, take_step
 from training.loop.step_recorder import StepRecorder
-from training.losses.loss import find_loss
 from training.model_config import ModelConfig
 from training.train import main
 
@@ -64,7 +63,6 @@ def check_device(monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str
     with torch.device("meta"):
         model = build_initial_model(config, dimensions).train()
     optimizer = torch.optim.AdamW(model.parameters())  # the fused one does not support this device
-    state = find_loss(config).make_state(config, 3, torch.device("meta"))
     of_step = inputs.map(lambda tensor: tensor.to("meta"))
-    values = take_step(model, model, optimizer, config, of_step, lr=1e-3, state=state)
+    values = take_step(model, model, optimizer, config, of_step, lr=1e-3)
     assert (values.device.type, values.dtype, values.shape) == ("meta", torch.float64, (len(StepValues._fields),))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from dataops.home import CHECKOUT
 from training.config import TrainConfig
-from training.losses.loss import compute_loss, find_loss
+from training.losses.loss import compute_loss
 from training.model.clip import Outputs
 
 PAIRS, WIDTH = 13, 6
@@ -27,22 +27,12 @@ IDENTITIES = torch.tensor(
 )
 """Images 1 and 8 and captions 2, 6 and 8 occur several times."""
 TEACHER_SCALE = 9.0
-SAMPLES = torch.arange(PAIRS) * 3 + 4
-"""Numbers of the samples; the last one is a repeat, whose sample is its remainder by the size of the dataset."""
-DATASET = 38
 
 
 def make_teacher() -> Tensor:
     """Return the features of another model, of another width."""
     features = torch.randn(PAIRS, 2, 4, generator=torch.Generator().manual_seed(7))
     return F.normalize(features, dim=2)
-
-
-def make_averages() -> Tensor:
-    """Return logs of the averages before the step, of which some samples have none."""
-    averages = torch.linspace(-4, 6, 2 * DATASET).view(DATASET, 2)
-    averages[[2, 10, 13]] = -torch.inf
-    return averages
 
 
 def make_leaves(dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -56,26 +46,18 @@ def compute(settings: dict[str, Any], rank: int = 0, ranks: int = 1) -> dict[str
     """Return the loss and the hits of this rank, and the gradients of its own features, of scale and bias.
 
     Args:
-        settings: of `[train]`, and `gamma`, an input of the loss.
+        settings: of `[train]`.
     """
-    config = TrainConfig.model_validate({"loss_rows": 4, **{n: v for n, v in settings.items() if n != "gamma"}})
+    config = TrainConfig.model_validate({"loss_rows": 4, **settings})
     counts = [PAIRS // ranks + (number < PAIRS % ranks) for number in range(ranks)]
     own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
     images, texts, scale, bias = (leaf.detach() for leaf in make_leaves())
     leaves = [value.clone().requires_grad_() for value in (images[own], texts[own], scale, bias)]
-    inputs = {"identities_B2": IDENTITIES[own], "samples_B": SAMPLES[own]}
-    inputs |= {"gamma": torch.tensor(settings.get("gamma", 1.0)), "teacher_scale": torch.tensor(TEACHER_SCALE)}
-    inputs |= {"teacher_B2T": make_teacher()[own], "reference_B2T": make_teacher()[own]}
-    state = find_loss(config).make_state(config, DATASET, torch.device("cpu"))
-    for tensor in state.tensors().values() if state else ():
-        tensor.copy_(make_averages())
-    outcome = compute_loss(Outputs(*leaves), config, counts, inputs, state)
+    inputs = {"identities_B2": IDENTITIES[own], "teacher_scale": torch.tensor(TEACHER_SCALE)}
+    inputs |= {"teacher_B2T": make_teacher()[own]}
+    outcome = compute_loss(Outputs(*leaves), config, counts, inputs)
     (3 * outcome.loss).backward()
-    if state is not None:
-        state.update(torch.tensor(False))
     values = {"loss": outcome.loss.detach(), "image_hits": outcome.image_hits, "text_hits": outcome.text_hits}
-    if state is not None and rank == 0:
-        values |= state.tensors()
     gradients = zip(("images", "texts", "scale", "bias"), leaves, strict=True)
     return values | {name: leaf.grad for name, leaf in gradients if leaf.grad is not None}
 

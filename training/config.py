@@ -8,7 +8,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from dataops import plugins
 from dataops.config import StageConfig, problems_of
-from dataops.errors import ConfigError
 from dataops.process import count_cores
 from dataops.schema import CaptionKind
 from training.hooks import CHOICES, KINDS, Extension, check_choice, used_hooks
@@ -16,7 +15,6 @@ from training.model_config import (
     MIN_VOCAB_SIZE,
     ModelConfig,
     NonNegative,
-    Phase,
     Positive,
     Share,
     load_model_config,
@@ -267,7 +265,7 @@ class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the model's file, and what the hooks miss on this machine."""
-        found = problems_of("model", self.load_dimensions) or problems_of("phase", self.load_phases)
+        found = problems_of("model", self.load_dimensions)
         missing = [problem for hook in used_hooks(self) for problem in hook.problems(self)]
         return [*(problem.removeprefix("model: train.") for problem in found), *missing]
 
@@ -281,23 +279,6 @@ class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
         for hook in used_hooks(self):
             dimensions = hook.dimensions(self, dimensions)
         return dimensions if self.image_size is None else dimensions.with_image_size(self.image_size)
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """The parts of the training with sizes of their own; () if all of it has the same."""
-        return next((found for hook in used_hooks(self) if (found := hook.phases(self))), ())
-
-    def load_phases(self) -> tuple[ModelConfig, ...]:
-        """Read the model's dimensions in each phase of the training, the last of which are its own.
-
-        Raises: ConfigError as load_dimensions, or if a phase does not fit the model.
-        """
-        return list_dimensions(self.phases, self.load_dimensions())
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Maximum pairs per step in each phase; of the whole training, if it has none."""
-        return tuple(one.batch_size or self.batch_size for one in self.phases) or (self.batch_size,)
 
     def key_config(self) -> dict[str, Any]:
         """Return the fields of the key.
@@ -360,26 +341,3 @@ class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
         """Yield the objects that the config chooses or uses."""
         yield from (plugins.find(kind, getattr(self, key)) for key, kind in CHOICES.items())
         yield from used_hooks(self)
-
-
-def list_dimensions(phases: tuple[Phase, ...], dimensions: ModelConfig) -> tuple[ModelConfig, ...]:
-    """Return the dimensions of a model in each phase; its own, as in a single phase, if there are none.
-
-    Raises: ConfigError if a phase does not fit the model, or the last one has not the model's own size.
-    """
-    found: list[ModelConfig] = []
-    for number, phase in enumerate(phases, 1):
-        longest = dimensions.text_cfg.context_length
-        if phase.context_length is not None and phase.context_length > longest:
-            raise ConfigError(f"phase {number}: context_length is {phase.context_length}; the model has {longest}")
-        try:
-            resized = dimensions.with_image_size(phase.image_size or dimensions.vision_cfg.image_size)
-        except ConfigError as error:
-            raise ConfigError(f"phase {number}: {error}") from error
-        found.append(resized.with_context_length(phase.context_length or longest))
-    if found and found[-1] != dimensions:
-        raise ConfigError(
-            "the last phase has another image_size or context_length than the model, which would not be trained for its "
-            "own: remove them there, or set train.image_size"
-        )
-    return tuple(found) or (dimensions,)

@@ -7,7 +7,7 @@
 
 Modules with these objects import no torch: the orchestrator reads their configs. The objects have no state of their own.
 
-Legend: B pairs of this rank, S side of an image, G pairs of all ranks, R rows of a block.
+Legend: B pairs of this rank, S side of an image.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dataops.snapshot import Input
-    from training.config import Phase, TrainConfig
+    from training.config import TrainConfig
     from training.data.loader import Batch, Dataset
     from training.job import Job
-    from training.losses.blocks import Shift
     from training.losses.contrastive import StepOutcome
     from training.losses.loss import LossStep
     from training.model.clip import CLIP, Outputs
@@ -104,10 +103,6 @@ class TrainingHook(Extension):
         """Return the dimensions of the model that is trained. Raises: ConfigError."""
         return dimensions
 
-    def phases(self, config: "TrainConfig") -> tuple["Phase", ...]:
-        """Return the parts of the training with sizes of their own."""
-        return ()
-
     def curve_writers(self, config: "TrainConfig", key: str, home: Path) -> dict[str, Callable[[], Any]]:
         """Return a function that opens each `CurveWriter` (tasks.train.curves.py), by the name in messages.
 
@@ -170,12 +165,6 @@ class TrainingHook(Extension):
     def change_images(self, images_B3SS: "Tensor", inputs: "Mapping[str, Tensor]", config: "TrainConfig") -> "Tensor":
         """Return changed images, in [0, 1], on their device."""
         return images_B3SS
-
-    def shift(
-        self, inputs: "Mapping[str, Tensor]", pairs_of_ranks: Sequence[int] | None
-    ) -> "tuple[Shift, Shift] | None":
-        """Return what is subtracted from the cosines (R, G) of images with captions, and of captions with images."""
-        return None
 
     def change_loss(self, outcome: "StepOutcome", outputs: "Outputs", step: "LossStep") -> "StepOutcome":
         """Return the outcome of a step in place of that of the loss."""

@@ -35,20 +35,6 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Phase(FrozenModel):
-    """One `[[train.phase]]` table: a part of a training. A key that is not set is as in `[train]` and in the model."""
-
-    until: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of all samples of the training after which the phase ends; the last one ends at 1. A phase ends between two
-    steps; less than a step away from the end of an epoch, it ends with the epoch."""
-    image_size: Annotated[int, Field(ge=8, le=16_384)] | None = None
-    """Side of the input, in pixels. The position embeddings are those of the model's size, resized in each step."""
-    context_length: Annotated[int, Field(ge=3, le=65_536)] | None = None
-    """Maximum tokens of a caption, at most the model's; longer captions are cut."""
-    batch_size: Annotated[int, Field(ge=2)] | None = None
-    """Maximum pairs per step over all ranks."""
-
-
 class VisionConfig(FrozenModel):
     """The image tower: a ModifiedResNet where `layers` lists four stages, else a vision transformer."""
 
@@ -269,11 +255,6 @@ class ModelConfig(FrozenModel):
                 f"image_size is {image_size}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
             ) from error
         return self.model_copy(update={"vision_cfg": vision_cfg})
-
-    def with_context_length(self, context_length: int) -> "ModelConfig":
-        """Return the same model for texts of another maximum length."""
-        text_cfg = self.text_cfg.model_copy(update={"context_length": context_length})
-        return self.model_copy(update={"text_cfg": text_cfg})
 
     def for_sigmoid_loss(self) -> "ModelConfig":
         """Return the same model with the sigmoid loss's initial temperature and bias, unless it has a bias already.

@@ -127,7 +127,7 @@ def _prepare_mixture(job: Job, config: TrainConfig, index: SampleIndex) -> Mixtu
         if quota == 0:
             total = f"{mixture.epoch_samples:,} samples of an epoch"
             raise ConfigError(f"{name} gives none of the {total}: raise its weight, {float(one.weight):g}")
-        in_batch = quota * max(config.batch_sizes) / mixture.epoch_samples
+        in_batch = quota * config.batch_size / mixture.epoch_samples
         if in_batch > stream.span(0)[1] and distributed.rank() == 0:
             logger.warning("%s has %s samples, so a batch holds some of them twice", name, f"{stream.span(0)[1]:,}")
     return mixture

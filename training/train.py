@@ -25,9 +25,9 @@ from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from training import distributed, preparation
 from training.checkpoints.writing import CheckpointWriter
-from training.config import Precision, TrainConfig, list_dimensions
+from training.config import Precision, TrainConfig
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
-from training.data.sampling_plan import Plan, check_phases, describe_phases
+from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.hooks import used_hooks
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command, run_process
@@ -108,22 +108,16 @@ def set_up(job: Job, device: torch.device) -> TrainingRun:
     dataset = Dataset(shards, *sizes, job.arriving, caption_weights=weights, index=index)
     plan = preparation.prepare_plan(job, config, index)
     shard_requests = ShardRequests(dataset.files, plan, config.shard_cache_bytes) if job.arriving else None
-    check_phases(plan)
     _check_batch_size(plan)
     tokenizer = preparation.prepare_tokenizer(job, dataset, model_config)
 
     hooks = used_hooks(config)
     prepared = {hook: hook.prepare(job, dataset, device) for hook in hooks}
     dimensions = model_config.with_vocab_size(tokenizer.vocab_size)
-    sizes = {"total_steps": plan.total_steps, "samples": len(index)}
-    learner = build_learner(config, dimensions, job.seed, device, **sizes)
+    learner = build_learner(config, dimensions, job.seed, device, total_steps=plan.total_steps)
     computed = [hook.compute_features(job, config, learner.model, tokenizer, dataset) for hook in hooks]
     cached = {"has_image_features": dataset.image_features is not None}
-    flops = {
-        (one.vision_cfg.image_size, kept): count_step_flops(learner.model, kept, one.vision_cfg.image_size, **cached)
-        for one in list_dimensions(config.phases, learner.model.config)
-        for kept in count_kept_patches(config, one)
-    }
+    flops = {k: count_step_flops(learner.model, k, **cached) for k in count_kept_patches(config, learner.model.config)}
     return TrainingRun(
         job=job,
         config=config,
@@ -174,8 +168,6 @@ def _check_batch_size(plan: Plan) -> None:
 
 def _log_start(run: TrainingRun) -> None:
     config, plan = run.config, run.plan
-    for line in describe_phases(plan, config.load_phases()):
-        logger.info("%s", line)
     logger.info(
         "%s: %.1f M parameters, %s pairs (%s an epoch), %d tokens, %d steps of %d epochs from step %d, %s on %s x %d",
         config.model,
@@ -277,8 +269,7 @@ def launch_step(run: TrainingRun, inputs: StepInputs, agreed: Agreement) -> Take
             raise
         is_resnet, pairs = isinstance(run.model.visual, ModifiedResNet), len(inputs.pixels_BSS3)
         raise describe_out_of_memory(error, run.config, run.step, pairs, is_resnet=is_resnet) from error
-    side = inputs.pixels_BSS3.shape[1] if inputs.pixels_BSS3.ndim == 4 else run.dataset.image_size  # else features
-    flops = run.flops[side, None if inputs.kept_BK is None else inputs.kept_BK.shape[1]]
+    flops = run.flops[None if inputs.kept_BK is None else inputs.kept_BK.shape[1]]
     operations = flops.total(sum(agreed.pairs_of_ranks), agreed.tokens, agreed.padded)
     return TakenStep(run.step, lr, agreed, operations, DelayedValues(values_V))
 

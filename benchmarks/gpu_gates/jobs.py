@@ -41,7 +41,8 @@ TECHNIQUES = {
     "grad_checkpointing": True,
     "label_smoothing": 0.1,
     "max_grad_norm": 1.0,
-    "schedule": "wsd",
+    "schedule": "constant",
+    "cooldown": 0.2,
     "layer_decay": 0.9,
     "ema": 0.9,
     "max_bad_steps": 2,
@@ -59,7 +60,6 @@ TECHNIQUES = {
     },
     "precision": "bf16",
     "deterministic": True,
-    "optimizer": "muon",
     "bad_loss": 9,
     "max_rollbacks": 1,
 }

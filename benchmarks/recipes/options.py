@@ -7,11 +7,10 @@
 It uses the snapshots of `pairmill demo` (PAIRMILL_HOME), makes those that are missing, and reuses models of earlier calls.
 `base` is configs/demo.toml with a frozen image tower and without augmentation, so that the features of the images are
 computed once and a training takes seconds. Each option is added to it, or taken from it if its name starts with "no". The
-word vectors are the input vectors of the base's sentence encoder. Three trainings do not fit it: "trained" has the image
-tower of configs/demo.toml, and the other two are compared as OPTIONS says. A dataset of another size has as many epochs as
-give about equally many samples. The teacher, the reference and the model of the clusters are models of whole trainings with
-seed 0: of configs/demo.toml, but the reference of configs/demo-from-scratch.toml. The table compares accuracies image by
-image, as benchmarks.recipes does.
+word vectors are the input vectors of the base's sentence encoder. Two trainings do not fit it: "trained" has the image
+tower of configs/demo.toml, and the other one is compared as OPTIONS says. A dataset of another size has as many epochs as
+give about equally many samples. The teacher and the model of the clusters are that of configs/demo.toml with seed 0. The
+table compares accuracies image by image, as benchmarks.recipes does.
 """
 
 import logging
@@ -44,7 +43,7 @@ from benchmarks.recipes.table import (
 from dataops.home import home
 from dataops.snapshot import Manifest
 from plugins.demo.build import build_demo_web
-from plugins.demo.command import CONFIG, FROM_SCRATCH
+from plugins.demo.command import CONFIG
 from plugins.demo.server import running_server
 from plugins.towers.config import TextInit
 from plugins.towers.files import find_files
@@ -107,26 +106,13 @@ OPTIONS: dict[str, Option] = {
     "projector_layers = 2": Option(
         lambda model: {"image_init": FROZEN["image_init"] | {"projector_layers": 2, "projector_width": 1024}}
     ),
-    "loss = global": Option(lambda model: {"loss": "global", "multi_positive": "off"}),
     "distill": Option(lambda model: {"distill": {"model": model(CONFIG)}}),
-    "reference": Option(lambda model: {"reference": {"model": model(FROM_SCRATCH)}}),
-    "average_last": Option(lambda model: {"average_last": 4, "average_every": 20}),
     "ema": Option(lambda model: {"ema": 0.98}),
-    "schedule = wsd": Option(lambda model: {"schedule": "wsd"}),
-    "schedule = rsqrt": Option(lambda model: {"schedule": "rsqrt"}),
-    "no text_init, muon": Option(
-        lambda model: {"text_init": None, "vocab_size": 2048, "optimizer": "muon"}, against="no text_init"
-    ),
     "captions": Option(filter={"dedupe": ["uid", "url"], "captions_per_image": 4}),
     "clusters.balance": Option(curate=lambda model: _clusters(model, balance={})),
     "semantic_duplicates": Option(curate=lambda model: _clusters(model, semantic_duplicates={})),
     "trained": Option(lambda model: TRAINED, epochs=3),
     "no image_init": Option(lambda model: TRAINED | NO_IMAGE_INIT, against="trained", epochs=3),
-    "no image_init, phase": Option(
-        lambda model: TRAINED | NO_IMAGE_INIT | {"phase": [{"until": 0.5, "image_size": 32}, {"until": 1.0}]},
-        against="no image_init",
-        epochs=3,
-    ),
 }
 """The options by name."""
 

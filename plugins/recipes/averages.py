@@ -1,10 +1,9 @@
-"""Averages of the weights: of all steps (`ema`), or of the last points of a training (`average_last`)."""
+"""`train.ema`: an average of the weights, which is evaluated and saved in their place."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from dataops.errors import ConfigError
 from training.hooks import TrainingHook
 from training.model_config import FrozenModel
 
@@ -15,40 +14,20 @@ if TYPE_CHECKING:
 
 
 class AverageConfig(FrozenModel):
-    """Settings of the averages."""
+    """Settings of the average."""
 
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of an exponential moving average of the weights, such as 0.9999, which is evaluated and saved as the model in
     their place; 0: none."""
-    average_last: Annotated[int, Field(ge=0)] = 0
-    """Number of the last points of the training whose weights are averaged, evaluated and saved as the model; 0: none."""
-    average_every: Annotated[int, Field(ge=1)] = 100
-    """Steps between these points; the last one is the last step."""
 
 
-class _Averages(TrainingHook):
+class _Average(TrainingHook):
     config = AverageConfig
 
-    def check(self, config: "TrainConfig") -> None:
-        settings = self.settings(config)
-        if settings.ema and settings.average_last:
-            raise ValueError("ema and average_last: a model has one kind of average; set one of them to 0")
-
     def average(self, model: "nn.Module", config: "TrainConfig", total_steps: int) -> Any:
-        from plugins.recipes.weight_average import LastAverage, MovingAverage
+        from plugins.recipes.weight_average import MovingAverage
 
-        settings = self.settings(config)
-        if settings.ema:
-            return MovingAverage(model, settings.ema)
-        if not settings.average_last:
-            return None
-        points, every = settings.average_last, settings.average_every
-        if total_steps - every * (points - 1) < 1:
-            raise ConfigError(
-                f"average_last: {points} points every {every} steps need more than the {total_steps} steps of this "
-                "training; lower average_last or average_every"
-            )
-        return LastAverage(model, points, every, total_steps)
+        return MovingAverage(model, self.settings(config).ema)
 
 
-AVERAGES = _Averages()
+AVERAGE = _Average()

@@ -35,10 +35,6 @@ class TowerHook(TrainingHook):
     def check(self, config: "TrainConfig") -> None:
         if config.sharding != "none":
             raise ValueError(f'sharding: a model with {self.table} is not sharded; set "none"')
-        if any(phase.image_size if self.tower == "image" else phase.context_length for phase in config.phases):
-            raise ValueError(
-                "phase: pretrained towers have one image_size and one context_length; set batch_size alone"
-            )
 
     def external_inputs(self, config: "TrainConfig") -> list[Input]:
         files = find_files(self.settings(config))

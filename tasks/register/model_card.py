@@ -33,7 +33,7 @@ _SHOWN_CONFIG = {
     "download": ("image_size", "resize_mode", "encode_format", "opt_out"),
     "curate": ("min_side", "max_aspect_ratio", "near_duplicate_distance", "same_caption"),
     "pack": ("shard_size",),
-    "train": ("model", "image_size", "phase", "epochs", "batch_size", "lr", "weight_decay", "device"),
+    "train": ("model", "image_size", "epochs", "batch_size", "lr", "weight_decay", "device"),
 }
 
 

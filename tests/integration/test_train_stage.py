@@ -45,7 +45,7 @@ def test_train_makes_a_model_from_a_dataset_on_s3(tmp_path: Path, monkeypatch: p
     settings = {"model": str(tmp_path / "vit.json"), "epochs": 6, "batch_size": 8, "vocab_size": 300}
     more = {"threads": 1, "checkpoint_every": 2, "log_every": 1, "precision": "fp32"}
     more |= {"shuffle_shards": 2, "shard_cache_bytes": 4 * largest, "profile": 1, "tensorboard": str(tmp_path / "runs")}
-    more |= {"max_bad_steps": 1, "schedule": "wsd"}
+    more |= {"max_bad_steps": 1, "schedule": "constant"}
     planned = plan(TRAIN, TrainConfig.model_validate(settings | more), 0, [packs])
     manifest = make(planned, Context(store=store, home=tmp_path / "home", progress=progress))
     evidence = {"evidence-throughput.jsonl", TRACE}

@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 from math import ceil, sqrt
@@ -129,8 +128,6 @@ class Batch:
     """Hashes of images and captions, int64; None where no loss compares them."""
     inputs: Any = None
     """The result of `prepare`; None without it."""
-    phase: int = 0
-    """Phase of the training, from 0."""
 
 
 class Dataset:
@@ -190,13 +187,6 @@ class Dataset:
     def windows(self, at_once: int) -> Windows | None:
         """Return windows of `at_once` shards; None for 0, all of them."""
         return self.index.windows(at_once)
-
-    def resized(self, image_size: int) -> "Dataset":
-        """Return the same pairs for another side of the model's input; their cache replaces this one's."""
-        other = copy(self)
-        other.image_size, other._cache, other._cache_left = image_size, {}, self._cache_bytes
-        self._cache, self._cache_left = {}, 0
-        return other
 
     def close(self) -> None:
         """Close the shards."""
@@ -380,8 +370,7 @@ class _PartialBatch:
         tokens_BL = self.tokenize(captions) if self.tokenize else None
         skipped = [self.skipped[row] for row in sorted(self.skipped)]
         identities_B2 = np.array([self.identities[row] for row in kept], np.int64) if self.identities else None
-        phase = self.plan.find_phase(self.step)
-        batch = Batch(self.step, self.epoch, samples, pixels, captions, skipped, tokens_BL, identities_B2, phase=phase)
+        batch = Batch(self.step, self.epoch, samples, pixels, captions, skipped, tokens_BL, identities_B2)
         return replace(batch, inputs=self.prepare(batch)) if self.prepare else batch
 
 
@@ -400,8 +389,8 @@ def load_batches(
         tokenize, prepare: called in these threads for each batch.
     """
     fillings = (
-        _PartialBatch(view, plan, tokenize, prepare, step, *plan.batch(step, rank, ranks))
-        for step, view in _view_steps(dataset, plan, first_step)
+        _PartialBatch(dataset, plan, tokenize, prepare, step, *plan.batch(step, rank, ranks))
+        for step in range(first_step, plan.total_steps + 1)
     )
     if (workers := plan.config.loader_threads) == 0:
         for filling in fillings:
@@ -422,16 +411,6 @@ def load_batches(
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _view_steps(dataset: Dataset, plan: Plan, first_step: int) -> Iterator[tuple[int, Dataset]]:
-    """Yield each step with the dataset for the image size of its phase."""
-    model_size = dataset.image_size
-    sizes = [phase.image_size or model_size for phase in plan.config.phases] or [model_size]
-    for step in range(first_step, plan.total_steps + 1):
-        if (size := sizes[plan.find_phase(step)]) != dataset.image_size:
-            dataset = dataset.resized(size)
-        yield step, dataset
 
 
 def _format_captions(captions: list[str], plan: Plan, epoch: int, samples: np.ndarray) -> list[str]:

@@ -38,19 +38,15 @@ class StepFlops(NamedTuple):
         return pairs * self.pair + tokens * self.token + padded / 2 * self.pair_of_tokens
 
 
-def count_step_flops(
-    model: CLIP, kept: int | None = None, image_size: int | None = None, *, has_image_features: bool = False
-) -> StepFlops:
+def count_step_flops(model: CLIP, kept: int | None = None, *, has_image_features: bool = False) -> StepFlops:
     """Return the operations that a training step does, on the packed texts that it takes.
 
     Args:
         model: its frozen parameters have `requires_grad` off.
         kept: patches of an image that are left by patch dropout; None: all.
-        image_size: side of the images, in pixels; None: that of the model.
         has_image_features: the features of a frozen image tower were computed before.
     """
-    side = image_size or model.config.vision_cfg.image_size
-    visual = model.visual
+    visual, side = model.visual, model.config.vision_cfg.image_size
     assert isinstance(visual, VisionTransformer | ModifiedResNet | BackboneTower)
     if isinstance(visual, BackboneTower):
         image = count_image_tower(visual, side, is_cached=has_image_features)

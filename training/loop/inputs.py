@@ -5,18 +5,17 @@ Legend: B pairs of this rank, S side of an image, K kept patches.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.config import TrainConfig, list_dimensions
+from training.config import TrainConfig
 from training.data.loader import Batch
 from training.hooks import used_hooks
 from training.loop.initial_model import draw_kept_patches
 from training.losses.loss import find_loss
-from training.model.packing import PackedTexts, cut_texts, pack_chunks
+from training.model.packing import PackedTexts, pack_chunks
 from training.model_config import ModelConfig, TextConfig
 from training.towers.padded_texts import PaddedTexts, pad_chunks
 
@@ -72,18 +71,13 @@ class InputMaker:
     prepared: Mapping[Any, Any] = field(default_factory=dict)
     text_features: Callable[[Sequence[str]], Tensor] | None = None
 
-    @cached_property
-    def _dimensions_of_phases(self) -> tuple[ModelConfig, ...]:
-        return list_dimensions(self.config.phases, self.dimensions)
-
     def __call__(self, batch: Batch) -> StepInputs:
         """Return the inputs, on the CPU."""
         config, of_batch = self.config, (self.seed, batch.epoch, batch.samples)
-        dimensions = self._dimensions_of_phases[batch.phase]
         inputs = StepInputs(
             torch.from_numpy(batch.pixels_BSS3),
-            self._pack(batch, dimensions),
-            draw_kept_patches(config, dimensions, *of_batch, batch.step / self.total_steps),
+            self._pack(batch),
+            draw_kept_patches(config, self.dimensions, *of_batch, batch.step / self.total_steps),
             self._name_inputs(batch),
         )
         return inputs.map(Tensor.pin_memory) if self.pin else inputs
@@ -95,14 +89,14 @@ class InputMaker:
             named |= hook.make_inputs(batch, self.config, self.seed, self.prepared.get(hook))
         return named
 
-    def _pack(self, batch: Batch, dimensions: ModelConfig) -> list[PackedTexts] | list[PaddedTexts]:
-        text, rows = dimensions.text_cfg, self.config.grad_cache
+    def _pack(self, batch: Batch) -> list[PackedTexts] | list[PaddedTexts]:
+        rows = self.config.grad_cache
         if self.text_features is not None:
             return pad_chunks(self.text_features(batch.captions), rows)
         assert batch.tokens_BL is not None
-        if not isinstance(text, TextConfig):
+        if not isinstance(self.dimensions.text_cfg, TextConfig):
             return pad_chunks(batch.tokens_BL, rows)
-        return pack_chunks(cut_texts(batch.tokens_BL, text.context_length, end_id=text.vocab_size - 1), rows)
+        return pack_chunks(batch.tokens_BL, rows)
 
 
 def upload_batches(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

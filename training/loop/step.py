@@ -22,7 +22,7 @@ from training.loop.inputs import StepInputs
 from training.loop.optim import MAX_LOGIT_SCALE
 from training.losses.contrastive import StepOutcome
 from training.losses.grad_cache import backward_by_chunks
-from training.losses.loss import LossState, compute_loss
+from training.losses.loss import compute_loss
 from training.model.clip import CLIP, Outputs
 from training.model.packing import PackedTexts
 from training.model.preprocess import MEAN, STD
@@ -61,7 +61,6 @@ def take_step(
     lr: float,
     pairs_of_ranks: Sequence[int] | None = None,
     guard: StepGuard | None = None,
-    state: LossState | None = None,
 ) -> Tensor:
     """Take one step of the optimizer.
 
@@ -70,14 +69,13 @@ def take_step(
         inputs: on the model's device.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
         guard: skips the update of a bad step.
-        state: of the loss.
 
     Returns: StepValues as fp64 (V,) on the device, which may still compute them.
     """
     images_B3SS = prepare_images(inputs, config)
     statistics = None if guard is None else KeptStatistics(model)
     outcome, outputs = backward(
-        forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks, inputs.named, state
+        forward, images_B3SS, inputs.texts, config, inputs.kept_BK, pairs_of_ranks, inputs.named
     )
     cosines = mean_cosine(outputs.image_features_BD.detach()), mean_cosine(outputs.text_features_BD.detach())
     sums = torch.stack([v.detach().double() for v in (outcome.loss, outcome.image_hits, outcome.text_hits, *cosines)])
@@ -86,8 +84,6 @@ def take_step(
     grad_norm = gradient_norm(model)
     is_bad = None if guard is None else guard.decide(sums[0], grad_norm)
     update(model, optimizer, lr, grad_norm, config, is_bad)
-    if state is not None:
-        state.update(is_bad)
     if statistics is not None and is_bad is not None:
         statistics.restore_where(is_bad)
     skipped = torch.zeros_like(sums[0]) if is_bad is None else is_bad.double()
@@ -135,7 +131,6 @@ def backward(
     kept_BK: Tensor | None = None,
     pairs_of_ranks: Sequence[int] | None = None,
     named: Mapping[str, Tensor] | None = None,
-    state: LossState | None = None,
 ) -> tuple[StepOutcome, Outputs]:
     """Run both towers and the loss over all ranks' pairs, and add its gradients to the parameters' own.
 
@@ -145,12 +140,11 @@ def backward(
         kept_BK: see CLIP.encode_image.
         pairs_of_ranks: pairs of the step on each rank; None: there is one rank.
         named: what the loss takes beside the features, by name; None: nothing.
-        state: of the loss.
 
     Returns: the loss and hits, and the features of the batch.
     """
     pairs_of_ranks = pairs_of_ranks or [len(images_B3SS)]
-    known = {"config": config, "pairs_of_ranks": pairs_of_ranks, "inputs": named, "state": state}
+    known = {"config": config, "pairs_of_ranks": pairs_of_ranks, "inputs": named}
     loss = partial(compute_loss, **known)
     autocast = torch.autocast(images_B3SS.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     # All ranks take the same way, else they would wait for each other in different exchanges.

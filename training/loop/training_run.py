@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from training import distributed
-from training.config import TrainConfig, list_dimensions
+from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
@@ -26,7 +26,6 @@ from training.loop.inputs import StepInputs
 from training.loop.optim import build_optimizer
 from training.loop.skipped_samples import SkippedSamples
 from training.loop.step import take_step
-from training.losses.loss import LossState, find_loss
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import Tokenizer
@@ -63,8 +62,6 @@ class Learner:
     """None if the weights themselves are evaluated and saved."""
     guard: StepGuard | None
     """None if the first bad step ends the job."""
-    state: LossState | None = None
-    """What the loss remembers; None: nothing."""
 
     def take_step(
         self, number: int, inputs: StepInputs, *, lr: float, pairs_of_ranks: Sequence[int] | None = None
@@ -79,7 +76,6 @@ class Learner:
             lr=lr,
             pairs_of_ranks=pairs_of_ranks,
             guard=self.guard,
-            state=self.state,
         )
         if self.average is not None:
             self.average.update(number)
@@ -93,13 +89,11 @@ def build_learner(
     device: torch.device,
     *,
     total_steps: int = 1,
-    samples: int = 1,
 ) -> Learner:
     """Build a model on its device, as it is before the first step, and its optimizer; all ranks together.
 
     Args:
         total_steps: steps of the training.
-        samples: samples of the dataset.
 
     Raises: ConfigError as build_initial_model and the hooks.
     """
@@ -107,7 +101,6 @@ def build_learner(
     model = build_initial_model(config, dimensions)
     distributed.synchronize_batch_norm(model, device)
     forward = place_model(model, device, config)
-    model.prepare_image_sizes(one.vision_cfg.image_size for one in list_dimensions(config.phases, model.config))
     return Learner(
         config=config,
         model=model,
@@ -115,7 +108,6 @@ def build_learner(
         optimizer=build_optimizer(model, config),
         average=next((a for hook in used_hooks(config) if (a := hook.average(model, config, total_steps))), None),
         guard=StepGuard(config, device) if config.max_bad_steps else None,
-        state=find_loss(config).make_state(config, samples, device),
     )
 
 
@@ -140,9 +132,8 @@ class TrainingRun:
     """Digest that done.json holds."""
     resume_digest: str
     """Digest that a checkpoint holds: it leaves out device, threads and number of ranks."""
-    flops: dict[tuple[int, int | None], StepFlops]
-    """Operations of a step by the side of its images and the number of patches that each keeps; None for all, without
-    patch dropout."""
+    flops: dict[int | None, StepFlops]
+    """Operations of a step by the number of patches that each image keeps; None for all, without patch dropout."""
     health: HealthMonitor
     skipped: SkippedSamples
     prepared: Mapping[Any, Any] = field(default_factory=dict)
@@ -170,7 +161,7 @@ class TrainingRun:
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside weights and moments, by name; a restored one is copied into them."""
-        parts = (self.learner.average, self.learner.guard, self.learner.state)
+        parts = (self.learner.average, self.learner.guard)
         return {name: tensor for part in parts if part is not None for name, tensor in part.tensors().items()}
 
     def averaged(self) -> AbstractContextManager[None]:

@@ -45,8 +45,6 @@ class Positives:
 Block = Callable[[Tensor, int, Tensor | None], tuple[Tensor, Tensor]]
 """Maps logits (R, G), the column of the first row's own pair and the positives (R, G) to the sum of the losses and its
 gradient (R, G)."""
-Shift = Callable[[int, int], Tensor]
-"""Maps the first and the last row of a block, exclusive, to what is subtracted from its cosines (R, G)."""
 
 
 def split_rows(rows_BD: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
@@ -79,7 +77,6 @@ class _ByBlocks(torch.autograd.Function):
         rows: int,
         block: Block,
         positives: Positives | None,
-        shift: Shift | None,
     ) -> tuple[Tensor, Tensor]:
         by_queries_BD, by_keys_GD = torch.empty_like(queries_BD), torch.zeros_like(keys_GD)
         loss, by_scale, by_bias = (torch.zeros_like(scale) for _ in range(3))
@@ -88,8 +85,6 @@ class _ByBlocks(torch.autograd.Function):
             positives_RG = None if positives is None else positives.find(start, start + len(queries_RD))
             dots_RG = queries_RD @ keys_GD.T
             hits += count_hits(dots_RG, first + start, positives_RG)
-            if shift is not None:
-                dots_RG -= shift(start, start + len(queries_RD))
             logits_RG = dots_RG * scale
             if bias is not None:
                 logits_RG += bias
@@ -110,7 +105,7 @@ class _ByBlocks(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         by_queries_BD, by_keys_GD, by_scale, by_bias = (saved * gradients[0] for saved in ctx.saved_tensors)
         by_bias = by_bias if ctx.needs_input_grad[3] else None
-        return by_queries_BD, by_keys_GD, by_scale, by_bias, None, None, None, None, None
+        return by_queries_BD, by_keys_GD, by_scale, by_bias, None, None, None, None
 
 
 def sum_by_blocks(
@@ -122,7 +117,6 @@ def sum_by_blocks(
     rows: int,
     block: Block,
     positives: Positives | None = None,
-    shift: Shift | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum the losses of all queries against all keys, and count the queries that match a positive.
 
@@ -130,6 +124,5 @@ def sum_by_blocks(
         first: number of the key that belongs to the first query.
         rows: R.
         positives: None: each query matches the key that belongs to it.
-        shift: subtracted from the cosines of the loss, and not from those whose greatest counts as a match.
     """
-    return _ByBlocks.apply(queries_BD, keys_GD, scale, bias, first, rows, block, positives, shift)  # pyright: ignore[reportReturnType]
+    return _ByBlocks.apply(queries_BD, keys_GD, scale, bias, first, rows, block, positives)  # pyright: ignore[reportReturnType]

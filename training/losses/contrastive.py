@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.distributed import gather_rows
-from training.losses.blocks import Positives, Shift, count_hits, split_rows, sum_by_blocks
+from training.losses.blocks import Positives, count_hits, split_rows, sum_by_blocks
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ def contrastive_loss(
     rows: int = 4096,
     pairs_of_ranks: Sequence[int] | None = None,
     positives: Positives | None = None,
-    shifts: tuple[Shift | None, Shift | None] = (None, None),
 ) -> StepOutcome:
     """Compute the symmetric cross-entropy over all G x G pairings, each rank its own 2 B rows.
 
@@ -47,7 +46,6 @@ def contrastive_loss(
         rows: R, rows of the matrix that are in memory at a time.
         pairs_of_ranks: B of each rank; None: the ranks exchange them.
         positives: pairings that are no negatives; None: only each pair itself.
-        shifts: subtracted from the cosines of images with captions, and of captions with images.
 
     Returns:
         This rank's share of the loss and hits; the loss sums over the ranks to that of one process.
@@ -62,8 +60,8 @@ def contrastive_loss(
     texts_GD, _ = gather_rows(texts_BD, pairs_of_ranks)
     scale = logit_scale.exp()
     block = partial(_softmax, smoothing=label_smoothing, shares=positives is not None and positives.shares)
-    image_loss, image_hits = sum_by_blocks(images_BD, texts_GD, scale, None, first, rows, block, positives, shifts[0])
-    text_loss, text_hits = sum_by_blocks(texts_BD, images_GD, scale, None, first, rows, block, positives, shifts[1])
+    image_loss, image_hits = sum_by_blocks(images_BD, texts_GD, scale, None, first, rows, block, positives)
+    text_loss, text_hits = sum_by_blocks(texts_BD, images_GD, scale, None, first, rows, block, positives)
     return StepOutcome((image_loss + text_loss) / (2 * len(images_GD)), image_hits, text_hits)
 
 

@@ -1,36 +1,21 @@
-"""The seam of losses, and the core's own: softmax and sigmoid. No torch is imported here (training/hooks.py).
-
-Legend: B pairs of this rank, G pairs of all ranks, R rows of a block.
-"""
+"""The seam of losses, and the core's own: softmax and sigmoid. No torch is imported here (training/hooks.py)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from dataops import plugins
 from training.hooks import Extension, used_hooks
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from training.config import TrainConfig
     from training.data.loader import Batch
-    from training.losses.blocks import Positives, Shift
+    from training.losses.blocks import Positives
     from training.losses.contrastive import StepOutcome
     from training.model.clip import Outputs
     from training.model_config import ModelConfig
-
-
-class LossState(Protocol):
-    """What a loss remembers from step to step, equal on all ranks."""
-
-    def update(self, is_bad: "Tensor | None") -> None:
-        """Take over what the last step proposed, unless it was bad."""
-
-    def tensors(self) -> "dict[str, Tensor]":
-        """Return what a checkpoint holds of it, by name; a restored one is copied into them."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -42,18 +27,13 @@ class LossStep:
     """Pairs of the step on each rank; None: the ranks exchange them."""
     inputs: "Mapping[str, Tensor]" = field(default_factory=dict)
     """Tensors that `Loss.make_inputs` and the hooks made, on the model's device, by name."""
-    state: LossState | None = None
     positives: "Positives | None" = None
     """Pairings that are no negatives; None: only each pair itself."""
-    shifts: "tuple[Shift | None, Shift | None]" = (None, None)
-    """What is subtracted from the cosines of images with captions, and of captions with images."""
 
 
 class Loss(Extension):
     """A loss over the pairs of all ranks."""
 
-    compares_pairs: bool = True
-    """Whether it depends on differences of similarities only, so that those of a reference may be subtracted."""
     has_bias: bool = False
     """Whether it adds the model's `logit_bias` to each logit."""
 
@@ -64,14 +44,6 @@ class Loss(Extension):
     def make_inputs(self, batch: "Batch", config: "TrainConfig") -> "dict[str, Tensor]":
         """Return tensors of a batch by name, on the CPU, in a thread of the loader."""
         return {}
-
-    def make_state(self, config: "TrainConfig", samples: int, device: "torch.device") -> LossState | None:
-        """Return what the loss remembers of a dataset; None: nothing.
-
-        Args:
-            samples: number of samples of the dataset.
-        """
-        return None
 
     def __call__(self, outputs: "Outputs", step: LossStep) -> "StepOutcome":
         """Return this rank's share of the loss, and the hits."""
@@ -88,12 +60,10 @@ class _Softmax(Loss):
             step.config.loss_rows,
             step.pairs_of_ranks,
             step.positives,
-            step.shifts,
         )
 
 
 class _Sigmoid(Loss):
-    compares_pairs = False
     has_bias = True
 
     def dimensions(self, dimensions: "ModelConfig") -> "ModelConfig":
@@ -121,14 +91,12 @@ def compute_loss(
     config: "TrainConfig",
     pairs_of_ranks: Sequence[int] | None = None,
     inputs: "Mapping[str, Tensor] | None" = None,
-    state: LossState | None = None,
 ) -> "StepOutcome":
     """Compute the loss that a config names, and what its hooks make of it.
 
     Args:
         pairs_of_ranks: pairs of the step on each rank; None: the ranks exchange them.
         inputs: what the config needs beside the features, by name; None: nothing.
-        state: of the loss, which proposes a new one.
     """
     from training.losses.blocks import Positives
 
@@ -136,8 +104,7 @@ def compute_loss(
     positives = None
     if config.multi_positive != "off":
         positives = Positives(inputs["identities_B2"], pairs_of_ranks, shares=config.multi_positive == "share")
-    shifts = next((found for hook in hooks if (found := hook.shift(inputs, pairs_of_ranks)) is not None), (None, None))
-    step = LossStep(config, pairs_of_ranks, inputs, state, positives, shifts)
+    step = LossStep(config, pairs_of_ranks, inputs, positives)
     outcome = find_loss(config)(outputs, step)
     for hook in hooks:
         outcome = hook.change_loss(outcome, outputs, step)

@@ -4,7 +4,6 @@ Legend: B batch, L tokens, T tokens of all texts of a batch, D embed_dim, W widt
 K kept patches.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 import torch
@@ -13,7 +12,6 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.model.packing import PackedTexts, select_ends
-from training.model.positions import make_resizer
 from training.model.preprocess import MEAN, STD
 from training.model.resnet import ModifiedResNet
 from training.model.transformer import Block, Transformer, VisionTransformer
@@ -91,19 +89,6 @@ class CLIP(nn.Module):
         for module in self.modules():
             if isinstance(module, Transformer):
                 module.grad_checkpointing = enable
-
-    def prepare_image_sizes(self, image_sizes: Iterable[int]) -> None:
-        """Let the image tower take images of other sides too, in pixels: it then resizes its position embeddings."""
-        visual = self.visual
-        if isinstance(visual, BackboneTower):
-            return
-        assert isinstance(visual, VisionTransformer | ModifiedResNet)
-        is_resnet = isinstance(visual, ModifiedResNet)
-        holder, stride = (visual.attnpool, 32) if is_resnet else (visual, visual.conv1.kernel_size[0])
-        length, device = len(holder.positional_embedding), holder.positional_embedding.device
-        for side in {image_size // stride for image_size in image_sizes}:
-            if side**2 + 1 != length:
-                holder.resizers[side**2 + 1] = make_resizer(length, side).to(device)
 
     def encode_image(self, images_B3SS: Tensor, kept_BK: Tensor | None = None) -> Tensor:
         """Encode images.

@@ -55,19 +55,6 @@ class PackedTexts(NamedTuple):
         return PackedTexts(*(tensor.pin_memory() for tensor in self))
 
 
-def cut_texts(tokens_BL: Tensor, length: int, *, end_id: int) -> Tensor:
-    """Return texts of at most `length` tokens (B, L); one that is cut keeps its end, as a tokenizer would cut it.
-
-    Args:
-        end_id: id of the end-of-text token, the highest one.
-    """
-    if tokens_BL.shape[1] <= length:
-        return tokens_BL
-    cut_BL = tokens_BL[:, :length].clone()
-    cut_BL[tokens_BL.argmax(dim=1) >= length, -1] = end_id
-    return cut_BL
-
-
 def pack_texts(tokens_BL: Tensor) -> PackedTexts:
     """Leave out what follows the end-of-text token of each text, which has the highest id of its row.
 

@@ -58,14 +58,6 @@ def resize_image_positions(positions_LD: Tensor, side: int) -> Tensor:
     return torch.cat([first_1D, grid_1DGG.permute(0, 2, 3, 1).reshape(side * side, D)])
 
 
-def make_resizer(length: int, side: int) -> Tensor:
-    """Return the matrix whose product with embeddings of `length` positions is resize_image_positions of them.
-
-    A step multiplies by it, since the gradient of the bicubic kernel is not deterministic on a GPU.
-    """
-    return resize_image_positions(torch.eye(length), side)
-
-
 def resize_text_positions(positions_LD: Tensor, length: int) -> Tensor:
     """Return the first positions for a shorter context, and linearly interpolated ones for a longer.
 

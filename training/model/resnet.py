@@ -50,7 +50,6 @@ class AttentionPool2d(nn.Module):
         super().__init__()
         self.heads = heads
         self.positional_embedding = nn.Parameter(torch.randn(side**2 + 1, channels) / channels**0.5)
-        self.resizers: dict[int, Tensor] = {}  # by number of positions; see make_resizer
         self.q_proj = nn.Linear(channels, channels)
         self.k_proj = nn.Linear(channels, channels)
         self.v_proj = nn.Linear(channels, channels)
@@ -62,9 +61,7 @@ class AttentionPool2d(nn.Module):
         """Map (B, C, H, W) to (B, output_dim)."""
         x_BNC = x_BCHW.flatten(2).transpose(1, 2)
         x_BNC = torch.cat([x_BNC.mean(dim=1, keepdim=True), x_BNC], dim=1)
-        resizer = self.resizers.get(x_BNC.shape[1])
-        positions_NC = self.positional_embedding if resizer is None else resizer @ self.positional_embedding
-        x_BNC = x_BNC + positions_NC.to(x_BNC.dtype)
+        x_BNC = x_BNC + self.positional_embedding.to(x_BNC.dtype)
         B, _, C = x_BNC.shape
         shape = (B, -1, self.heads, C // self.heads)
         q_BH1K = self.q_proj(x_BNC[:, :1]).view(shape).transpose(1, 2)

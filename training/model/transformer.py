@@ -134,7 +134,6 @@ class VisionTransformer(nn.Module):
         scale = width**-0.5
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn((image_size // patch_size) ** 2 + 1, width))
-        self.resizers: dict[int, Tensor] = {}  # by number of positions; see make_resizer
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, quick_gelu=quick_gelu)
         self.ln_post = nn.LayerNorm(width)
@@ -143,9 +142,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images_B3SS: Tensor, kept_BK: Tensor | None = None) -> Tensor:
         """Return features (B, output_dim), not normalised, of all patches or of those at `kept_BK` (indices from 0)."""
         patches_BLD = self.conv1(images_B3SS).flatten(2).transpose(1, 2)
-        resizer = self.resizers.get(patches_BLD.shape[1] + 1)
-        positions_LD = self.positional_embedding if resizer is None else resizer @ self.positional_embedding
-        positions_LD = positions_LD.to(patches_BLD.dtype)
+        positions_LD = self.positional_embedding.to(patches_BLD.dtype)
         start_B1D = (self.class_embedding.to(patches_BLD.dtype) + positions_LD[0]).expand(patches_BLD.shape[0], 1, -1)
         patches_BLD = patches_BLD + positions_LD[1:]
         if kept_BK is not None:

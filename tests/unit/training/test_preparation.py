@@ -104,7 +104,7 @@ def prepare(job: Job) -> tuple[object, ...]:
     index = prepare_index(job)
     plan = prepare_plan(job, job.train, index)
     dataset = Dataset(list(job.shards), 32, 0, index=index)
-    tokenizer = prepare_tokenizer(job, dataset, job.train.load_dimensions().with_context_length(16))
+    tokenizer = prepare_tokenizer(job, dataset, job.train.load_dimensions())
     dataset.close()
     return plan.sizes, tokenizer.to_json(), tokenizer(["a pale thing 3"]).tolist(), index.fingerprint
 

@@ -183,8 +183,7 @@ def test_ranks_that_divide_the_model_train_as_one_process_and_resume_each_other(
     names = ("alone", "three", "machines", "killed", "two", "joined", "divided")
     more = {"machines": {"sharding": "hybrid"}, "alone": {}, "joined": {}}
     pytest.importorskip("plugins.recipes")
-    phases = [{"until": 0.5, "image_size": 16, "context_length": 8}, {}]  # of three steps each
-    settings = {**SETTINGS, **EVERYTHING, "evaluate_every": 4, "phase": phases, "ema": 0.5}
+    settings = {**SETTINGS, **EVERYTHING, "evaluate_every": 4, "ema": 0.5}
     jobs = {name: make_job(name, "vit", **settings, **more.get(name, {"sharding": "full"})) for name in names}
     for job in jobs.values():
         with_suite(job, suite)

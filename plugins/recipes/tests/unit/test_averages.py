@@ -1,19 +1,22 @@
-"""Averages of the weights, and trainings with several recipes, which are resumed to the same bits."""
+"""The average of the weights, and trainings with several recipes, which are resumed to the same bits."""
 
-import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
 import training.train as train_module
-from plugins.recipes.weight_average import LastAverage, MovingAverage
+from plugins.recipes.weight_average import MovingAverage
+from tests.device_reads import check_reads
 from tests.trainings import before_step, output_of, outputs_of, stop_at, with_suite
 from training.config import TrainConfig
+from training.optimizers import learning_rate
 from training.train import main
 
 MakeJob = Callable[..., Path]
@@ -23,23 +26,8 @@ pytestmark = pytest.mark.usefixtures("process_state")
 @pytest.mark.parametrize(
     ("tower", "settings"),
     [
-        (
-            "vit",
-            {
-                "ema": 0.9,
-                "optimizer": "muon",
-                "schedule": "wsd",
-                "layer_decay": 0.7,
-                "max_bad_steps": 2,
-                "bad_loss": 9,
-                "multi_positive": "share",
-            },
-        ),
-        ("resnet", {"ema": 0.9, "schedule": "rsqrt", "warmup_steps": 2, "cooldown": 0.3, "max_bad_steps": 1}),
-        (
-            "vit",
-            {"loss": "global", "multi_positive": "mask", "average_last": 3, "average_every": 3, "max_bad_steps": 1},
-        ),
+        ("vit", {"ema": 0.9, "layer_decay": 0.7, "max_bad_steps": 2, "bad_loss": 9, "multi_positive": "share"}),
+        ("resnet", {"ema": 0.9, "schedule": "constant", "warmup_steps": 2, "cooldown": 0.3, "max_bad_steps": 1}),
     ],
 )
 def test_a_training_with_options_is_resumed_to_the_same_bits(
@@ -65,7 +53,7 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(
     update, evaluate = MovingAverage.update, train_module.evaluate_interim
 
     def record(average: MovingAverage, step: int) -> None:
-        steps.append({name: tensor.double().clone() for name, tensor in average._values.items()})
+        steps.append({name: tensor.double().clone() for name, tensor in average.values.items()})
         update(average, step)
 
     def look(run: Any) -> None:
@@ -101,39 +89,30 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(
         assert not saved[name].equal(unaveraged[name]), name
 
 
-def test_the_last_points_are_averaged_and_saved(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of nine steps, 3, 6 and 9 are points; before the first one the weights themselves are evaluated."""
-    points: list[dict[str, Tensor]] = []
-    counts: list[float] = []
-    update = LastAverage.update
-
-    def record(average: LastAverage, step: int) -> None:
-        weights = {name: tensor.detach().double().clone() for name, tensor in average._values.items()}
-        points.extend([weights] if step in (3, 6, 9) else [])
-        update(average, step)
-        counts.append(average._count.item())
-        with average.in_use():
-            used = average._values["logit_scale"].detach().double()
-            expected = torch.stack([p["logit_scale"] for p in points] or [weights["logit_scale"]]).mean(0)
-            torch.testing.assert_close(used, expected, rtol=1e-6, atol=0)
-        for name, tensor in average._values.items():
-            assert tensor.double().equal(weights[name]), name
-
-    monkeypatch.setattr(LastAverage, "update", record)
-    job = make_job("a", "resnet", epochs=3, average_last=3, average_every=3)
-    assert main([str(job)]) == 0
-    assert counts == [0, 0, 1, 1, 1, 2, 2, 2, 3]
-    saved = load_file(output_of(job) / "model.safetensors")
-    assert {name for name in saved if "running" in name} < points[0].keys()
-    for name in points[0]:
-        mean = torch.stack([point[name] for point in points]).mean(0)
-        torch.testing.assert_close(saved[name].double(), mean, rtol=1e-5, atol=1e-6, msg=name)
+def test_a_step_reads_nothing_back_from_the_device(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"precision": "bf16", "ema": 0.9, "layer_decay": 0.5, "max_bad_steps": 1, "bad_loss": 9}
+    check_reads(make_job, monkeypatch, "resnet", settings)
 
 
-def test_an_average_needs_its_points_and_no_other_average(make_job: MakeJob) -> None:
-    job = make_job("a", "vit", epochs=3, average_last=4, average_every=3)
-    assert main([str(job)]) == 2
-    failure = json.loads((output_of(job) / "failure.json").read_text())
-    assert "average_last: 4 points every 3 steps need more than the 9 steps" in failure["message"]
-    with pytest.raises(ValueError, match="ema and average_last"):
-        TrainConfig(ema=0.9, average_last=2)
+def test_a_cooldown_is_open_clips_and_by_the_square_root_one_minus_it() -> None:
+    scheduler = pytest.importorskip("open_clip_train.scheduler")
+
+    def rates_of(**settings: Any) -> list[float]:
+        config = TrainConfig.model_validate({"lr": 2.0, "warmup_steps": 10, "schedule": "constant", **settings})
+        return [learning_rate(step, 100, config) for step in range(1, 101)]
+
+    adjust = scheduler.const_lr_cooldown(torch.optim.SGD([torch.zeros(1)], lr=1.0), 2.0, 10, 100, 35)
+    assert rates_of(cooldown=0.35) == pytest.approx([adjust(step) for step in range(100)], rel=1e-12)
+    rates = rates_of(cooldown=0.5, cooldown_shape="sqrt")
+    assert rates[10:50] == [2.0] * 40
+    assert rates[50:] == pytest.approx([2.0 * (1 - math.sqrt(passed / 50)) for passed in range(50)], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"cooldown": 0.2}, "the cosine falls to 0 itself"), ({"lock_norms": True}, "set init")],
+    ids=str,
+)
+def test_recipes_that_contradict_others_are_an_error(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig.model_validate(settings)

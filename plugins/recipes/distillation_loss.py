@@ -1,4 +1,4 @@
-"""Losses that read the features of another model: distillation from a teacher, and the excess over a reference.
+"""The loss of distillation from a teacher.
 
 Legend: B pairs of this rank, G pairs of all ranks, R rows of a block, D embed_dim, T width of the teacher's features.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from training.distributed import gather_rows
-from training.losses.blocks import Block, Shift, sum_by_blocks
+from training.losses.blocks import Block, sum_by_blocks
 from training.losses.contrastive import normalize_both
 
 
@@ -64,21 +64,3 @@ def _make_block(queries_BT: Tensor, keys_GT: Tensor, scale: Tensor, offset: int)
         return loss, student_RG.exp_().sub_(targets_RG)
 
     return block
-
-
-def make_shifts(reference_B2T: Tensor, pairs_of_ranks: Sequence[int] | None) -> tuple[Shift, Shift]:
-    """Return the reference's cosines of images with captions, and of captions with images; all ranks together.
-
-    The softmax and the global loss depend on differences of similarities only, so the loss of a pair becomes its excess
-    over the reference: negatives that the reference finds hard too count less.
-
-    Args:
-        reference_B2T: its features of images and captions, of unit norm.
-
-    Source: Wei et al. 2025 (DRRho-CLIP), section 5.
-    """
-    images_BT, texts_BT = (features_BT.contiguous() for features_BT in reference_B2T.unbind(1))
-    with torch.no_grad():
-        images_GT, _ = gather_rows(images_BT, pairs_of_ranks)
-        texts_GT, _ = gather_rows(texts_BT, pairs_of_ranks)
-    return lambda a, b: images_BT[a:b] @ texts_GT.T, lambda a, b: texts_BT[a:b] @ images_GT.T
