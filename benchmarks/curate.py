@@ -1,18 +1,16 @@
 """Compare curate with PIL and imagehash, and with imagededup's search, in turn in one run.
 
-    python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,pack,overlap,banners]
+    python -m benchmarks.curate [--quick] [--json] [--only health,near-duplicates,pack,overlap]
 
 `health`: JPEGs like those of a raw shard through all checks and the hash, on one core; the peer decodes with PIL,
 computes the contrast with ImageStat, the pixels' SHA-256 and imagehash's phash. `hash alone`: the peer only decodes
 and hashes, ours does the same as before. The images are crops of photographs, and those of openclipart-png (Debian)
-if it is installed: two of three of these have a plain background, on which ours, but not the peer, searches for
-text. Hashes must agree, with two exceptions: ours rounds coefficients that are zero in theory (of symmetric
+if it is installed. Hashes must agree, with two exceptions: ours rounds coefficients that are zero in theory (of symmetric
 drawings), and Pillow 13 resamples the columns of tall images first. `near-duplicates`: a million hashes, a tenth of
 them within 6 bits of others, on one core. imagededup's brute force in Cython searches for only some of them, since
 all would take days; on a smaller set both search for all, and the clusters are compared. `bounded` (only with
 --only): time and memory of ours for `--hashes`. `pack`: see benchmarks/curate_pack.py. `overlap`: see
-benchmarks/cases/curate_overlap.py. `banners`: the share of rendered text, and of photographs and drawings, that the
-check `text_banner` drops; see benchmarks/cases/curate_banners.py.
+benchmarks/cases/curate_overlap.py.
 
 Only one class of imagededup is used, which needs none of the package's dependencies:
 pip install --no-deps --target FOLDER imagededup, and FOLDER on PYTHONPATH.
@@ -32,7 +30,7 @@ import scipy.fft
 from PIL import Image, ImageStat
 
 from benchmarks import curate_pack
-from benchmarks.cases import curate_banners, curate_overlap
+from benchmarks.cases import curate_overlap
 from benchmarks.inputs import images
 from benchmarks.measure import Row, finish, make_parser, make_printer, peak_bytes, peer_imports, time_in_turn
 from dataops.images.near_duplicates import find_clusters
@@ -92,8 +90,7 @@ def measure_health(kind: str, jpegs: Sequence[bytes], times: int, say: Callable[
     apart = [(int(mine[n][:16], 16) ^ hash_rounded(jpegs[n])).bit_count() for n in differ]
     most = max(apart, default=0)
     say(f"health, {kind}: {len(jpegs):,} images, {len(differ)} hashes differ, by at most {most} bits after rounding")
-    # The peer does not search for text.
-    equal = most == 0 and all(mine[n][16:] in (theirs[n][16:], " text_banner") for n in differ)
+    equal = most == 0 and all(mine[n][16:] == theirs[n][16:] for n in differ)
     rows = [
         Row(f"health, {kind}", len(jpegs) / ours, len(jpegs) / peer, "PIL + imagehash", "images/s a core", 3),
         Row(f"hash alone, {kind}", len(jpegs) / again, len(jpegs) / hashing, "PIL + imagehash", "images/s a core"),
@@ -166,7 +163,7 @@ def main() -> int:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--number", type=int, default=5000, help="number of images of the case health")
     parser.add_argument("--hashes", type=int, default=10_000_000, help="number of hashes of the case bounded")
-    parser.add_argument("--only", default="health,near-duplicates,pack,overlap,banners", help="the cases to run")
+    parser.add_argument("--only", default="health,near-duplicates,pack,overlap", help="the cases to run")
     parser.add_argument("--openclipart", type=Path, default=images.OPENCLIPART)
     parser.add_argument("--stamps", type=Path, default=images.STAMPS)
     options = parser.parse_args()
@@ -203,17 +200,6 @@ def main() -> int:
             rows += more
             details["overlap"] += counts
             say(f"overlap {kind}: {len(found)} images, false positives: {counts[0]['false']}")
-    if "banners" in options.only:
-        number = 100 if options.quick else 600
-        kinds = {
-            "text": curate_banners.make_banners(number),
-            **load_images(number, options.openclipart, options.stamps),
-        }
-        details["banners"] = {
-            kind: {"pictures": len(found), "taken": len(curate_banners.find_banners(found))}
-            for kind, found in kinds.items()
-        }
-        say(f"banners: {details['banners']}")
     packages = ["pillow", "imagehash", "numba", "simplejpeg"]
     return finish("curate", rows, packages, equal=equal, as_json=options.json, details=details)
 

@@ -123,8 +123,7 @@ MEANINGS = {
     "extra": "Further columns of a pair list (`source.extra_columns`), as a JSON object.",
     "language": "Detected language of the caption; null if it was not detected.",
     "language_score": "Probability of the language, 0 to 1.",
-    "query_ids": "Queries in the caption: row numbers of `filter.balance.queries`, or of the list of its `language` "
-    "(`filter.balance.per_language`).",
+    "query_ids": "Queries in the caption: row numbers of `filter.balance.queries`.",
     "sampling_probability": "Probability with which training samples the pair in an epoch; null is 1.",
     "key": "Name of the sample in its shard, equal to `uid`.",
     "shard": "File name of the shard.",

@@ -67,7 +67,7 @@ def compile_caption_deduplication(folder: Path) -> None:
 
 
 def compile_fingerprints(folder: Path) -> None:
-    """Run `curate` on images of which some are near-duplicates, placeholders, banners, or copies of evaluation images."""
+    """Run `curate` on images of which some are near-duplicates, placeholders, or copies of evaluation images."""
     import cv2
     import numpy as np
 

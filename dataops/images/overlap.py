@@ -8,7 +8,7 @@ copy that shows more than the image (a frame, a screenshot around it) is not fou
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.images.fingerprint import DCT, MATRIX_SIDE, compute_luminance, resize_plane
+from dataops.images.fingerprint import DCT, MATRIX_SIDE, compute_luminance, hash_cosines, resize_plane
 from dataops.kernels.compiled import compiled
 
 PLANE_SIDE = 64
@@ -69,12 +69,10 @@ def index_image(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[n
         # A crop for each pair of a row and a column of starts.
         each = (bases @ plane)[:, None] @ bases.transpose(0, 2, 1)
         cosines.append(each.reshape(-1, *each.shape[2:]))
-    straight = np.round(np.concatenate(cosines), 6)
+    straight = np.concatenate(cosines)
     mirrored = straight.copy()
     mirrored[:, :, 1::2] *= -1  # the cosine transform of the mirrored image
-    values = np.concatenate([straight, mirrored]).reshape(VARIANTS, 64)
-    middle = np.sort(values, axis=1)[:, 31:33].mean(axis=1, keepdims=True)  # np.median takes eight times as long
-    return plane, np.packbits(values > middle, axis=1).view(">u8").ravel().astype(np.uint64)
+    return plane, hash_cosines(np.concatenate([straight, mirrored]))
 
 
 def correlate(

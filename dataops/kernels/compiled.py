@@ -46,26 +46,6 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return lambda function: Compiled(cast(FunctionType, function), options)
 
 
-class Instruction:
-    """A numba intrinsic, for instructions that Python cannot express; it is created at its first call in compiled code."""
-
-    def __init__(self, define: Callable[..., Any]):
-        self.__doc__ = define.__doc__
-        self.define = cast(FunctionType, define)
-
-    @cached_property
-    def _numba_type_(self) -> Any:
-        from numba.core.registry import cpu_target
-        from numba.extending import intrinsic
-
-        defined, typing = intrinsic(self.define), cast(Any, cpu_target.typing_context)
-        typing.refresh()
-        return typing.resolve_value_type(defined)
-
-    def __call__(self, *_: Any) -> Any:
-        raise TypeError("only compiled code can call an instruction")
-
-
 @cache
 def _source(path: str) -> bytes:
     return Path(path).read_bytes()
@@ -84,38 +64,7 @@ def _describe(function: FunctionType, seen: set[FunctionType]) -> Iterator[bytes
         value = function.__globals__.get(name)
         if isinstance(value, Compiled):
             yield from _describe(value.py_func, seen)
-        elif isinstance(value, Instruction):
-            yield from _describe(value.define, seen)
         elif isinstance(value, np.ndarray):
             yield repr((name, value.dtype, value.shape)).encode() + value.tobytes()
         elif isinstance(value, _CONSTANTS):
             yield repr((name, value)).encode()
-
-
-@Instruction
-def load64(_typing, data, at):
-    """`load64(data, at)` returns the eight bytes of an array from an index that need not be a multiple of eight."""
-    from llvmlite import ir
-    from numba import uint64
-
-    def load(context, builder, signature, values):
-        array = context.make_array(signature.args[0])(context, builder, values[0])
-        place = builder.bitcast(builder.gep(array.data, [values[1]]), ir.IntType(64).as_pointer())
-        return builder.load(place, align=1)
-
-    return uint64(data, at), load
-
-
-@Instruction
-def store64(_typing, data, at, word):
-    """`store64(data, at, word)` writes eight bytes to an array from an index that need not be a multiple of eight."""
-    from llvmlite import ir
-    from numba import types, uint64
-
-    def store(context, builder, signature, values):
-        array = context.make_array(signature.args[0])(context, builder, values[0])
-        place = builder.bitcast(builder.gep(array.data, [values[1]]), ir.IntType(64).as_pointer())
-        builder.store(values[2], place, align=1)
-        return context.get_dummy_value()
-
-    return types.void(data, at, uint64), store

@@ -6,18 +6,15 @@ Source: MurmurHash3_x64_128 (Austin Appleby, public domain), seed 0.
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dataops.kernels.characters import MOST_FOLDED, characters, fold, next_code
-from dataops.kernels.compiled import compiled, load64, store64
+from dataops.kernels.compiled import compiled
 
 Halves = NDArray[np.uint64]
 """(n, 2): the high and the low half of each of n 128-bit numbers."""
 
-
-_EACH, _HIGHEST = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
-"""Shifts, in bits, of the eight bytes of a number."""
 _DIGITS = np.full(256, 255, np.uint8)
 _DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 
@@ -48,6 +45,11 @@ def hash128(texts: pa.Array) -> Halves:
     halves = np.empty((len(offsets) - 1, 2), np.uint64)
     _hash(data, offsets, halves)
     return halves
+
+
+def hash128_folded(texts: pa.Array) -> Halves:
+    """Return the hash of each string after `str.casefold`, so that strings that differ only in case are equal."""
+    return hash128(pl.Series([(text or "").casefold() for text in texts.to_pylist()], dtype=pl.String).to_arrow())
 
 
 def uid_halves(uids: pa.Array) -> Halves:
@@ -102,7 +104,7 @@ def _word(data, at, size):
 @compiled(inline="always")
 def _last_bytes(data, end, size):
     """Return one to eight bytes as a number, by one load that also reads bytes before them."""
-    return load64(data, end - 8) >> np.uint64(8 * (8 - size))
+    return _word(data, end - 8, 8) >> np.uint64(8 * (8 - size))
 
 
 @compiled(inline="always")
@@ -148,14 +150,14 @@ def _hash_between(data, starts, ends, halves):
         size = end - at
         one = two = np.uint64(0)
         while end - at >= 16:
-            one = _turned(one ^ _first(load64(data, at)), 27) + two
+            one = _turned(one ^ _first(_word(data, at, 8)), 27) + two
             one = one * np.uint64(5) + np.uint64(0x52DCE729)
-            two = _turned(two ^ _second(load64(data, at + 8)), 31) + one
+            two = _turned(two ^ _second(_word(data, at + 8, 8)), 31) + one
             two = two * np.uint64(5) + np.uint64(0x38495AB5)
             at += 16
         if end - at > 8:
             two ^= _second(_last_bytes(data, end, end - at - 8))
-            one ^= _first(load64(data, at))
+            one ^= _first(_word(data, at, 8))
         elif end > at and size >= 8:
             one ^= _first(_last_bytes(data, end, end - at))
         elif end > at:
@@ -189,54 +191,3 @@ def _hex(data, offsets, digits, halves):
         if seen > 15:
             return i
     return -1
-
-
-def hash128_folded(texts: pa.Array) -> Halves:
-    """Return the hash of each string after `str.casefold`, so that strings that differ only in case are equal."""
-    data, offsets = text_buffers(texts)
-    # Of a character of two bytes or more; what is not written to takes no memory.
-    folded = np.empty(3 * MOST_FOLDED * int(offsets[-1] - offsets[0]), np.uint8)
-    ends, halves = np.zeros(len(offsets), np.int64), np.empty((len(offsets) - 1, 2), np.uint64)
-    _fold_texts(data, offsets, *characters(), folded, ends)
-    _hash(_read_only(folded), _read_only(ends), halves)
-    return halves
-
-
-@compiled(nogil=True)
-def _fold_texts(data, offsets, kinds, folds, several, folded, ends):
-    """Write the texts after `str.casefold`, one after the other, and the end of each."""
-    codes, size = np.empty(MOST_FOLDED, np.uint32), 0
-    for i in range(len(offsets) - 1):
-        at, end = offsets[i], offsets[i + 1]
-        while at < end:
-            if end - at >= 8 and load64(data, at) & _HIGHEST == 0:  # eight characters of ASCII
-                store64(folded, size, _lower(load64(data, at)))
-                at, size = at + 8, size + 8
-                continue
-            code, at = next_code(data, at)
-            if folds[code] < 0x110000:
-                size = _in_utf8(folds[code], folded, size)
-                continue
-            for j in range(fold(code, folds, several, codes)):
-                size = _in_utf8(codes[j], folded, size)
-        ends[i + 1] = size
-
-
-@compiled(inline="always")
-def _lower(word):
-    """Return eight ASCII characters in lower case, without a branch: the highest bits of sums mark A to Z."""
-    from_a, beyond_z = word + _EACH * np.uint64(0x80 - ord("A")), word + _EACH * np.uint64(0x7F - ord("Z"))
-    return word | ((from_a & ~beyond_z & _HIGHEST) >> np.uint64(2))
-
-
-@compiled(inline="always")
-def _in_utf8(code, buffer, size):
-    """Write a code point; return the position after it."""
-    if code < 0x80:
-        buffer[size] = code
-        return size + 1
-    more = 1 if code < 0x800 else 2 if code < 0x10000 else 3
-    buffer[size] = np.uint32(0xF00 >> (more + 1)) & np.uint32(0xFF) | code >> np.uint32(6 * more)
-    for i in range(more):
-        buffer[size + 1 + i] = np.uint32(0x80) | (code >> np.uint32(6 * (more - 1 - i))) & np.uint32(0x3F)
-    return size + 1 + more

@@ -1,13 +1,11 @@
 """Balances pairs over queries: samples the captions of frequent queries, and keeps those of rare ones.
 
 Source: Radford et al. 2021, section 2.2 (up to 20,000 pairs a query); Xu et al. 2023, "Demystifying CLIP Data"
-    (MetaCLIP),
-section 3 and algorithm 1. Their random numbers come from a generator. Ours are a hash of pair, query and seed, so that
-the sample does not depend on the order of pairs, and another query does not change the sample of the others.
+    (MetaCLIP), section 3 and algorithm 1. Their random numbers come from a generator. Ours are a hash of pair, query and
+seed, so that the sample does not depend on the order of pairs, and another query does not change that of the others.
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -34,45 +32,9 @@ def hash_queries(queries: Sequence[str], seed: int) -> NDArray[np.uint64]:
     return hash128(pa.array(queries, pa.large_string()))[:, 0] ^ hash128(pa.array([str(seed)]))[0, 0]
 
 
-def compute_probabilities(counts: NDArray[np.int64], max_per_query: int | NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the probability that each query samples a caption that it matches: min(1, max_per_query / count).
-
-    Args:
-        max_per_query: one number for all queries, or one for each (queries,).
-    """
+def compute_probabilities(counts: NDArray[np.int64], max_per_query: int) -> NDArray[np.float64]:
+    """Return the probability that each query samples a caption that it matches: min(1, max_per_query / count)."""
     return np.minimum(1.0, max_per_query / np.maximum(counts, 1))
-
-
-def find_tail_share(counts: NDArray[np.int64], limit: int) -> Fraction:
-    """Return the share of all matches that are of queries with fewer than `limit` of them.
-
-    Source: Chuang et al. 2025 (arXiv 2507.22062), algorithm 1: from t to p.
-
-    Args:
-        counts: number of captions that each query of a language matches (queries,); not all 0.
-    """
-    return Fraction(int(counts[counts < limit].sum()), int(counts.sum()))
-
-
-def find_limit(counts: NDArray[np.int64], share: Fraction) -> int:
-    """Return the count of the query up to which, in order of frequency, the queries have a share of the matches.
-
-    Of all queries it is the one with the nearest share, and of two equally near ones the rarer. Queries without a match do
-    not count, so that no limit is 0; a language without any match has the limit 1.
-
-    Source: Chuang et al. 2025 (arXiv 2507.22062), algorithm 1: from p to t.
-
-    Args:
-        counts: number of captions that each query of a language matches (queries,).
-    """
-    found = np.sort(counts[counts > 0])
-    if not len(found):
-        return 1
-    sums = np.cumsum(found)
-    target = share * int(sums[-1])
-    after = min(int(np.searchsorted(sums, int(target), side="left")), len(sums) - 1)
-    near = range(max(after - 1, 0), min(after + 2, len(sums)))
-    return int(found[min(near, key=lambda number: (abs(int(sums[number]) - target), number))])
 
 
 def sample_pairs(

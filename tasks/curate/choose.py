@@ -44,16 +44,13 @@ NEAR = 1 << 63
 """Bit of a node that only links of near-duplicates connect: a row is two nodes, its id with and without the bit."""
 CANDIDATE, DROPPED, OVERLAP = 0, 1, 2
 """Values of `state`, before rows are compared: kept so far, dropped for its own image, dropped for an evaluation set."""
-DROP_REASONS = ["placeholder", "exact_duplicate", "pixel_duplicate", "near_duplicate"]
+DROP_REASONS = ["placeholder", "exact_duplicate", "near_duplicate"]
 """Drop reasons of the steps. Scratch tables hold the index in this list plus 1; 0 is a kept row."""
 
 EXCHANGES: dict[str, tuple[str, str, int]] = {
     "bytes": ("batches", "partitions", 65),
-    "drops-bytes": ("partitions", "batches", 5),
-    "links-bytes": ("partitions", "link_partitions", 8),
-    "pixels": ("batches", "partitions", 69),
-    "drops-pixels": ("partitions", "batches", 5),
-    "links-pixels": ("partitions", "link_partitions", 8),
+    "drops": ("partitions", "batches", 5),
+    "links": ("partitions", "link_partitions", 8),
     "near-hashes": ("batches", "near_partitions", 20),
     "near-candidates": ("near_partitions", "batches", 1),
     "near-compared": ("batches", "near_partitions", 25),
@@ -64,9 +61,6 @@ EXCHANGES: dict[str, tuple[str, str, int]] = {
     "clusters": ("partitions", "batches", 21),
 }
 """The exchanges of the steps: from which units to which, and the expected bytes of a row (of a block, for blocks)."""
-DROPS = ("drops-bytes", "drops-pixels")
-"""Exchanges of dropped rows, by batch: `row`, `reason` (of DROP_REASONS)."""
-LINKS = ("links-bytes", "links-pixels")
 _ROW = (1 << 32) - 1
 """Mask of the number of a row in the id of a row (`row_id`)."""
 DECISIONS = pa.schema(
@@ -153,7 +147,7 @@ def batch_shards(shards: Sequence[RawShard], units: Units) -> list[tuple[RawShar
 
 def put_rows(draft: Draft, step: CurateStep) -> None:
     """Write what all other steps need of the rows of a batch, and put those that can be decoded by their SHA-256."""
-    columns = ["uid", "url", "caption", "sha256", "original_area", "drop_reason", "pixels", "phash"]
+    columns = ["uid", "url", "caption", "sha256", "original_area", "drop_reason", "phash"]
     columns += ["source"] if step.job.config.sources else []
     offset, frames, notes = 0, list[pl.DataFrame](), list[pl.DataFrame]()
     for shard in step.inputs:
@@ -190,11 +184,9 @@ def _describe(rows: pl.DataFrame, config: CurateConfig) -> pl.DataFrame:
     if config.same_caption:
         captions = [" ".join(caption.casefold().split()) for caption in rows["caption"].to_list()]
         scopes = hash128(pa.array(captions, pa.string()))[:, 0]
-    pixels = np.frombuffer(b"".join(rows["pixels"].fill_null(b"\0" * 16).to_list()), ">u8").reshape(-1, 2)
     uids, shas = uid_halves(rows["uid"].to_arrow()), hash128(rows["sha256"].to_arrow())
     hashes = {"uid_high": uids[:, 0], "uid_low": uids[:, 1], "scope": scopes, "sha_high": shas[:, 0]}
     hashes |= {"sha_low": shas[:, 1], "url": hash128(rows["url"].to_arrow())[:, 0]}
-    hashes |= {f"pixels_{name}": pixels[:, half].astype(np.uint64) for half, name in enumerate(("high", "low"))}
     return rows.select(
         "row",
         state=state.cast(pl.UInt8),
@@ -226,15 +218,6 @@ def read_rows(draft: Draft, step: CurateStep) -> pl.DataFrame:
 def read_notes(draft: Draft, step: CurateStep) -> pl.DataFrame:
     """Return the rows of a batch that have one: `drop_reason` of the image alone, `overlap`."""
     return read_frame(draft, _notes_name(step))
-
-
-def read_remaining(draft: Draft, step: CurateStep, kinds: Sequence[str]) -> pl.DataFrame:
-    """Return the rows of a batch that are not dropped, neither before the steps nor in the exchanges `kinds`."""
-    rows = read_rows(draft, step).filter(pl.col("state") == CANDIDATE)
-    for kind in kinds:
-        drops = step.job.exchange(kind).read(draft, step.number)
-        rows = rows.join(drops, on="row", how="anti", maintain_order="left")
-    return rows
 
 
 def put_links(draft: Draft, step: CurateStep, kind: str, *links: pl.DataFrame) -> None:
@@ -290,9 +273,7 @@ def choose_rows(shards: Sequence[RawShard], config: CurateConfig, matches: str |
     if not batches:
         return
     map_units(batches, put_rows, "bytes")
-    map_units(partitions, find_byte_duplicates, "drops-bytes", "links-bytes")
-    map_units(batches, put_by_pixels, "pixels")
-    map_units(partitions, find_pixel_duplicates, "drops-pixels", "links-pixels")
+    map_units(partitions, find_byte_duplicates, "drops", "links")
     if config.near_duplicates:
         map_units(batches, put_hashes, "near-hashes")
         map_units(near_partitions, find_candidates, "near-candidates")
@@ -312,9 +293,8 @@ def put_decisions(draft: Draft, step: CurateStep) -> None:
     rows = read_rows(draft, step).select("row", "uid_high", "uid_low", "state", "is_decoded", "phash")
     clusters = step.job.exchange("clusters").read(draft, step.number)
     reasons, names = np.zeros(rows.height, np.uint8), [""] * rows.height
-    for kind in DROPS:
-        drops = step.job.exchange(kind).read(draft, step.number)
-        reasons[drops["row"].to_numpy()] = drops["reason"].to_numpy()
+    drops = step.job.exchange("drops").read(draft, step.number)
+    reasons[drops["row"].to_numpy()] = drops["reason"].to_numpy()
     worse = clusters.filter(pl.col("worse") > 0)["row"].to_numpy()
     reasons[worse] = DROP_REASONS.index("near_duplicate") + 1
     for row, high, low in clusters.select("row", "name_high", "name_low").iter_rows():
@@ -359,50 +339,25 @@ def find_byte_duplicates(draft: Draft, step: CurateStep) -> None:
     rows = rows.filter(pl.col("state") != DROPPED)
     remaining = rows.filter(pl.col("state") == CANDIDATE).join(placeholders, on=key, how="anti", maintain_order="left")
     drops = rows.join(placeholders, on=key, how="semi").select(_with_reason("placeholder"))
-    _put_duplicates(draft, step, 0, _link_equal_rows(remaining, [*key, "scope"]), "exact_duplicate", [drops])
-
-
-def put_by_pixels(draft: Draft, step: CurateStep) -> None:
-    """Put the remaining rows of a batch by the hash of their pixels."""
-    rows = read_remaining(draft, step, DROPS[:1])
-    rows = rows.select("row", *RANKING, "scope", "phash", "pixels_high", "pixels_low")
-    step.job.exchange("pixels").write_by_hash(draft, step.number, rows, "pixels_high")
-
-
-def find_pixel_duplicates(draft: Draft, step: CurateStep) -> None:
-    """Find the rows of a partition with equal pixels.
-
-    The perceptual hash must agree too: an image made to collide with the 128-bit hash of another is not its duplicate.
-    """
-    rows = step.job.exchange("pixels").read(draft, step.number)
-    links = _link_equal_rows(rows, ["pixels_high", "pixels_low", "phash", "scope"])
-    _put_duplicates(draft, step, 1, links, "pixel_duplicate")
-
-
-def _link_equal_rows(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """Return the rows that others equal in `key`: part, row, id, and `representative`, the id of the best row."""
-    repeated = rows.group_by(key).len().filter(pl.col("len") > 1).drop("len")
-    found = sort_best_first(rows.join(repeated, on=key, how="semi").with_columns(id=row_id()))
-    return found.select("part", "row", "id", representative=pl.col("id").first().over(key))
+    key += ["scope"]
+    repeated = remaining.group_by(key).len().filter(pl.col("len") > 1).drop("len")
+    links = sort_best_first(remaining.join(repeated, on=key, how="semi").with_columns(id=row_id()))
+    links = links.select("part", "row", "id", representative=pl.col("id").first().over(key))
+    put_links(draft, step, "links", links.select("id", "representative"))
+    worse = links.filter(pl.col("id") != pl.col("representative")).select(_with_reason("exact_duplicate"))
+    drops = pl.concat([drops, worse])
+    step.job.exchange("drops").write(draft, step.number, drops.drop("part"), drops["part"])
 
 
 def _with_reason(reason: str) -> list[pl.Expr]:
     return [pl.col("part"), pl.col("row"), pl.lit(DROP_REASONS.index(reason) + 1, pl.UInt8).alias("reason")]
 
 
-def _put_duplicates(
-    draft: Draft, step: CurateStep, kind: int, links: pl.DataFrame, reason: str, drops: Sequence[pl.DataFrame] = ()
-) -> None:
-    """Write the links, and the rows to drop: `drops`, and all linked rows except for the representatives."""
-    put_links(draft, step, LINKS[kind], links.select("id", "representative"))
-    worse = links.filter(pl.col("id") != pl.col("representative")).select(_with_reason(reason))
-    rows = pl.concat([*drops, worse])
-    step.job.exchange(DROPS[kind]).write(draft, step.number, rows.drop("part"), rows["part"])
-
-
 def put_hashes(draft: Draft, step: CurateStep) -> None:
     """Put the hashes of the remaining rows of a batch by the value of each block."""
-    rows, size = read_remaining(draft, step, DROPS).select("row", "scope", "phash"), step.job.block_partitions
+    rows, size = read_rows(draft, step).filter(pl.col("state") == CANDIDATE), step.job.block_partitions
+    drops = step.job.exchange("drops").read(draft, step.number)
+    rows = rows.join(drops, on="row", how="anti", maintain_order="left").select("row", "scope", "phash")
     hashes = rows["phash"].to_numpy()
     mixed = (pl.Series((hashes & np.uint64(search.shared)) * MIX, dtype=pl.UInt64) for search in step.job.searches)
     numbers = [number_partitions(values, size) + np.uint64(block * size) for block, values in enumerate(mixed)]
@@ -463,7 +418,7 @@ def connect_links(draft: Draft, step: CurateStep) -> Record:
     job = step.job
     previous, kinds = replace(job, round=job.round - 1), ["connected"]
     if not job.round:
-        previous, kinds = job, [*LINKS, *(["near-links"] if job.config.near_duplicates else [])]
+        previous, kinds = job, ["links", *(["near-links"] if job.config.near_duplicates else [])]
     links = pl.concat([previous.exchange(kind).read(draft, step.number).drop("part") for kind in kinds])
     nodes = pl.concat([links["node"], links["label"]]).unique().sort()
     ends = (nodes.search_sorted(links[name]).cast(pl.Int64).to_numpy() for name in links.columns)

@@ -72,8 +72,6 @@ class _CurateConfig(SourceOrder):
     """Drop images whose original has a larger side of more than this many times the smaller one."""
     min_contrast: float = Field(default=2.0, ge=0, le=127)
     """Drop images whose luminance has a smaller standard deviation, of 255 levels, as `blank`."""
-    text_banners: bool = True
-    """Drop images that show nothing but text on a plain background, as `text_banner`."""
     max_addresses: int = Field(default=100, ge=1)
     """Drop images that came from more URLs, byte for byte, as `placeholder`: "image not found", logos, spacers."""
     near_duplicates: bool = True

@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from dataops.errors import CorruptPart
 from dataops.images import decode as images
-from dataops.images.fingerprint import Fingerprint, Pixels, compute_luminance, fingerprint
-from dataops.images.text_banner import MIN_BACKGROUND, is_text_banner
+from dataops.images.fingerprint import Fingerprint, fingerprint
 from dataops.parquet import encode_table
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record, fetch_table
@@ -28,8 +27,7 @@ INSPECTED = pa.schema(
         ("source", pa.string()),
         ("original_area", pa.int64()),
         ("drop_reason", pa.string()),  # from this image alone; null for a good one
-        ("pixels", pa.binary(16)),  # this column and the next three: null if the image cannot be decoded
-        ("phash", pa.uint64()),
+        ("phash", pa.uint64()),  # this column and the next two: null if the image cannot be decoded
         ("thumbnail", pa.binary()),
         ("luminance", pa.binary()),  # null too if the config names no evaluation sets
         ("image_digest", pa.string()),  # hex digest of the bytes in the shard; null if the config has no further step
@@ -103,15 +101,14 @@ def inspect_image(data: bytes, original_size: tuple[int, int], config: CurateCon
         return {"drop_reason": refused.reason}
     found = fingerprint(pixels)
     return {
-        "drop_reason": _check_health(found, pixels, original_size, config),
-        "pixels": found.pixels,
+        "drop_reason": _check_health(found, original_size, config),
         "phash": found.phash,
         "thumbnail": found.thumbnail,
         "luminance": found.luminance if config.overlap else None,
     }
 
 
-def _check_health(found: Fingerprint, pixels: Pixels, size: tuple[int, int], config: CurateConfig) -> str | None:
+def _check_health(found: Fingerprint, size: tuple[int, int], config: CurateConfig) -> str | None:
     small, large = sorted(size)
     if small < config.min_side:
         return "too_small"
@@ -119,6 +116,4 @@ def _check_health(found: Fingerprint, pixels: Pixels, size: tuple[int, int], con
         return "aspect_ratio"
     if found.contrast < config.min_contrast:
         return "blank"
-    if config.text_banners and found.background_share >= MIN_BACKGROUND and is_text_banner(compute_luminance(pixels)):
-        return "text_banner"
     return None

@@ -136,4 +136,4 @@ def external_inputs(config: CurateConfig) -> list[Input]:
     return [*digest_evaluation_sets(config), *steps]
 
 
-CURATE = Stage(name="curate", version=7, make=make, external_inputs=external_inputs)
+CURATE = Stage(name="curate", version=8, make=make, external_inputs=external_inputs)

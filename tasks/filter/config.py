@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,31 +13,6 @@ from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
 from dataops.text.query_building import read_queries
 from tasks.lists.locations import Lists
 from tasks.lists.opt_outs import find_problems
-
-
-class LanguageBalanceConfig(StageConfig):
-    """`[filter.balance.per_language]`: balance each language over a list of its own, with a limit of its own.
-
-    Source: Chuang et al. 2025, Meta CLIP 2 (arXiv 2507.22062), algorithm 1.
-    """
-
-    reference: str = "en"
-    """Language of `filter.balance.queries`, whose limit is `max_per_query`. The limit of another language is such that the
-    queries below it have the same share of the language's matches as those below `max_per_query` have here."""
-    queries: dict[str, str] = Field(min_length=1)
-    """Path of the list of queries of each other language. Captions in a language without a list match no query."""
-
-    def key_config(self) -> dict[str, Any]:
-        """Return the fields of the key. The lists are inputs of the stage."""
-        return {"reference": self.reference, "queries": sorted(self.queries)}
-
-    def problems(self) -> list[str]:
-        """Return what is wrong with the lists."""
-        return [line for name, path in self.queries.items() for line in _find_list_problems(f"queries.{name}", path)]
-
-
-def _find_list_problems(key: str, path: str) -> list[str]:
-    return problems_of(key, lambda: read_queries(Path(path)))
 
 
 class BalanceConfig(StageConfig):
@@ -54,34 +29,12 @@ class BalanceConfig(StageConfig):
     """Keep pairs that match no query (with sampling_probability 1), instead of dropping them as no_query."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the sampling."""
-    per_language: LanguageBalanceConfig | None = None
-    """Balance each language over a list of its own; default: one list and one limit for captions in all languages."""
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"queries"})  # an input of the stage
 
-    def list_paths(self) -> dict[str | None, str]:
-        """Return the path of each list by language, that of the reference first; None for the list of all languages."""
-        if self.per_language is None:
-            return {None: self.queries}
-        return {self.per_language.reference: self.queries, **dict(sorted(self.per_language.queries.items()))}
-
     def problems(self) -> list[str]:
-        """Return what is wrong with the lists."""
-        return [*_find_list_problems("queries", self.queries), *super().problems()]
-
-    @model_validator(mode="after")
-    def _has_distinct_languages(self) -> Self:
-        if (several := self.per_language) is None:
-            return self
-        if several.reference in several.queries:
-            raise ValueError(
-                f"per_language.queries names a list for {several.reference}, the reference, whose list is `queries`"
-            )
-        if unknown := [name for name in (several.reference, *several.queries) if name not in profile_names()]:
-            raise ValueError(
-                f"per_language: no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}"
-            )
-        return self
+        """Return what is wrong with the list."""
+        return problems_of("queries", lambda: read_queries(Path(self.queries)))
 
 
 class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
@@ -163,10 +116,6 @@ class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
                 wrong.append(f"languages {missing} are not among language_candidates")
         if self.captions_per_image > 1 and "url" not in self.dedupe:
             wrong.append('captions_per_image needs "url" in dedupe, which leaves one row of each image')
-        several = self.balance.per_language if self.balance is not None else None
-        balanced = [several.reference, *several.queries] if several is not None else []
-        if self.languages and (missing := [name for name in balanced if name not in self.languages]):
-            wrong.append(f"balance.per_language has a list for {', '.join(missing)}, which `languages` drops")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -30,14 +30,13 @@ from tasks.engine.stage import Stage, StageOutput, Work, merge_records
 from tasks.filter import further_captions, steps, write
 from tasks.filter.added_steps import Map, used_steps
 from tasks.filter.config import FilterConfig
-from tasks.filter.query_lists import compute_limits, load_query_lists
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice
-from tasks.filter.summary import describe_languages, merge_balance, merge_parts
+from tasks.filter.summary import merge_balance, merge_parts
 from tasks.lists.opt_outs import put_lists, read_inputs, recall_lists
 
 logger = logging.getLogger(__name__)
 
-VERSION = 7
+VERSION = 8
 _COPIES = 6
 """Maximum number of copies of a partition's keys in memory, while they are sorted and joined."""
 _MANY = 8
@@ -180,14 +179,8 @@ class _FilterTasks:
         if self.config.balance is not None:
             before = read_frame(self.draft, write.QUERY_COUNTS)["count"].to_numpy()
             after = write.sum_counts(self.draft, "queries-left", len(records))
-            lists = load_query_lists(self.config.balance)
-            facts["balance"] = merge_balance(
-                lists.texts, before, after, [record.facts["balance"] for record in records]
-            )
-            if self.config.balance.per_language is not None:
-                limits = compute_limits(before, lists, self.config.balance)
-                spans = {str(name): span for name, span in lists.spans.items()}
-                facts["balance"]["languages"] = describe_languages(spans, limits, before, after)
+            queries = write.load_queries(self.config.balance.queries).texts
+            facts["balance"] = merge_balance(queries, before, after, [record.facts["balance"] for record in records])
         return facts
 
     def _steps(self, function: TaskFunction, units: Sequence[tuple[Any, ...]]) -> list[FilterStep]:
@@ -264,12 +257,12 @@ def check_kept_rows(counts: Counts, max_drop_fraction: float) -> None:
 
 
 def external_inputs(config: FilterConfig) -> list[Input]:
-    """Return the lists of queries and opt-outs, and what the rules read, as inputs, where the config uses them."""
+    """Return the list of queries, the opt-out lists, and what the rules read, as inputs, where the config uses them."""
     inputs = read_inputs("filter.opt_out_lists", config.opt_out_lists)
     if config.balance is not None:
+        path = Path(config.balance.queries)
         # The digest is of the queries: another version of Parquet's writer gives other bytes of the file.
-        for path in map(Path, config.balance.list_paths().values()):
-            inputs.append(Input(stage="source", key=path.name, digest=text_sha256("\n".join(read_queries(path)))))
+        inputs.append(Input(stage="source", key=path.name, digest=text_sha256("\n".join(read_queries(path)))))
     return inputs + [one for rule in plugins.load("rules").values() for one in rule.inputs(config)]
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dataops.rules.urls import host
 from dataops.text import tallies
-from dataops.text.balance import compute_effective_number, find_tail_share
+from dataops.text.balance import compute_effective_number
 from dataops.text.tallies import Totals, count_values
 from dataops.trace.source_numbers import number_sources
 
@@ -113,34 +113,6 @@ def merge_balanced_slices(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     examples = dict.fromkeys(caption for part in slices for caption in part["unmatched_examples"])
     totals = {name: sum(part[name] for part in slices) for name in ("pairs", "unmatched", "kept", "seen")}
     return totals | {"unmatched_examples": list(examples)[:LISTED]}
-
-
-def describe_languages(
-    spans: Mapping[str, slice],
-    limits: Mapping[str, int],
-    before: NDArray[np.int64],
-    after: NDArray[np.float64],
-) -> list[dict[str, Any]]:
-    """Return for each language its limit, its queries and matches, and the share of matches of queries within the limit.
-
-    Args:
-        spans: numbers of the queries of each language.
-        before, after: as for merge_balance.
-    """
-    return [
-        {
-            "language": name,
-            "queries": span.stop - span.start,
-            "queries_found": int((before[span] > 0).sum()),
-            "max_per_query": limits[name],
-            "tail_share": round(float(find_tail_share(before[span], limits[name] + 1)), 6)
-            if before[span].any()
-            else None,
-            "matches_before": int(before[span].sum()),
-            "matches_after": round(float(after[span].sum())),
-        }
-        for name, span in spans.items()
-    ]
 
 
 def merge_balance(

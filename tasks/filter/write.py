@@ -4,7 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +25,13 @@ from dataops.text.balance import (
     hash_queries,
     sample_pairs,
 )
+from dataops.text.query_building import read_queries
+from dataops.text.query_matching import Queries, compile_queries, match_queries
 from tasks.engine.exchange import put_frame, read_frame
 from tasks.engine.part_writer import PartWriter
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.filter.config import BalanceConfig, FilterConfig
 from tasks.filter.further_captions import CaptionsOfRows
-from tasks.filter.query_lists import QueryLists, compute_limits, load_query_lists
 from tasks.filter.reasons import BALANCED, NO_QUERY
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice, read_pairs, read_verdicts
 from tasks.filter.summary import merge_balanced_slices, merge_slices, summarise_balanced_slice, summarise_slice
@@ -40,30 +43,17 @@ QUERY_COUNTS = "query-counts.table"
 
 def count_queries(draft: Draft, step: FilterStep) -> None:
     """Count how many of the kept captions of a batch each query matches."""
-    lists = load_query_lists(_balance_config(step.job))
-    counts = np.zeros(len(lists.texts), np.int64)
+    queries = load_queries(_balance_config(step.job).queries)
+    counts = np.zeros(len(queries.texts), np.int64)
     for part_slice, verdicts in read_verdicts(draft, step):
-        rows = read_pairs(draft, part_slice).with_columns(verdicts["language"])
-        rows = rows.filter(verdicts["drop_reason"].is_null())
-        counts += count_query_matches(_match(rows, lists, step.job.config), len(lists.texts))
+        rows = read_pairs(draft, part_slice).filter(verdicts["drop_reason"].is_null())
+        counts += count_query_matches(_match(rows, step.job.config), len(queries.texts))
     put_frame(draft, counts_name("queries", step.number), pl.DataFrame({"count": counts}))
 
 
-def add_limits(counts: NDArray[np.int64], balance: BalanceConfig) -> pl.DataFrame:
-    """Return the table QUERY_COUNTS: the count of each query and, with lists for languages, its limit."""
-    table = pl.DataFrame({"count": counts})
-    if balance.per_language is None:
-        return table
-    lists = load_query_lists(balance)
-    limits = compute_limits(counts, lists, balance)
-    sizes = [span.stop - span.start for span in lists.spans.values()]
-    return table.with_columns(limit=pl.Series(np.repeat([limits[str(name)] for name in lists.spans], sizes)))
-
-
 def sum_query_counts(draft: Draft, step: FilterStep) -> None:
-    """Write how often each query occurs in the rows of all batches, and its limit."""
-    counts = sum_counts(draft, "queries", step.job.batches)
-    put_frame(draft, QUERY_COUNTS, add_limits(counts, _balance_config(step.job)))
+    """Write how often each query occurs in the rows of all batches."""
+    put_frame(draft, QUERY_COUNTS, pl.DataFrame({"count": sum_counts(draft, "queries", step.job.batches)}))
 
 
 def sum_counts(draft: Draft, kind: str, number: int) -> NDArray[Any]:
@@ -172,9 +162,8 @@ def _name_lists(draft: Draft, job: FilterJob, dropped: pl.DataFrame) -> pl.DataF
 def _count_left(kept_rows: pl.DataFrame, job: FilterJob) -> NDArray[np.float64]:
     """Return how many of the kept captions each query matches, weighted by their probabilities."""
     probabilities = kept_rows["sampling_probability"].fill_null(1).cast(pl.Float64).to_numpy()
-    lists = load_query_lists(_balance_config(job))
-    matches = lists.to_numbers(kept_rows["query_ids"].to_arrow(), kept_rows["language"])
-    return expect_query_matches(matches, len(lists.texts), probabilities)
+    queries = load_queries(_balance_config(job).queries)
+    return expect_query_matches(kept_rows["query_ids"].to_arrow(), len(queries.texts), probabilities)
 
 
 def _balance(
@@ -185,12 +174,9 @@ def _balance(
     Returns: the drop reasons with those of balancing; the columns query_ids and sampling_probability; the facts.
     """
     balance = _balance_config(job)
-    lists = load_query_lists(balance)
-    matches = _match(rows, lists, job.config)
-    table = read_frame(draft, QUERY_COUNTS)
-    limits = balance.max_per_query if balance.per_language is None else table["limit"].to_numpy()
-    probabilities = compute_probabilities(table["count"].to_numpy(), limits)
-    salts = hash_queries(lists.texts, balance.seed)
+    matches = _match(rows, job.config)
+    probabilities = compute_probabilities(read_frame(draft, QUERY_COUNTS)["count"].to_numpy(), balance.max_per_query)
+    salts = hash_queries(load_queries(balance.queries).texts, balance.seed)
     sampled, probability = sample_pairs(uid_halves(rows["uid"].to_arrow()), matches, probabilities, salts)
     unmatched = pl.Series(matches).list.len() == 0
     balance_reasons = pl.select(
@@ -203,8 +189,7 @@ def _balance(
     column = pl.lit(None)
     if balance.mode == "online":
         column = pl.when(pl.lit(unmatched)).then(1.0).otherwise(pl.lit(pl.Series(probability)))
-    query_ids = pl.Series(lists.to_rows(matches, rows["language"]))
-    columns = pl.DataFrame({"query_ids": query_ids}).with_columns(sampling_probability=column.cast(pl.Float32))
+    columns = pl.DataFrame({"query_ids": pl.Series(matches)}).with_columns(sampling_probability=column.cast(pl.Float32))
     is_input = reasons.is_null()
     facts = summarise_balanced_slice(
         rows["caption"].filter(is_input & unmatched),
@@ -219,5 +204,13 @@ def _balance_config(job: FilterJob) -> BalanceConfig:
     return job.config.balance
 
 
-def _match(rows: pl.DataFrame, lists: QueryLists, config: FilterConfig) -> pa.Array:
-    return lists.match(rows.select(kept_caption(config)).to_series(), rows["language"])
+def _match(rows: pl.DataFrame, config: FilterConfig) -> pa.Array:
+    assert config.balance is not None
+    captions = rows.select(kept_caption(config)).to_series()
+    return match_queries(captions.to_arrow(), load_queries(config.balance.queries))
+
+
+@lru_cache(maxsize=1)
+def load_queries(path: str) -> Queries:
+    """Read and compile a list of queries. Raises: ConfigError as read_queries."""
+    return compile_queries(read_queries(Path(path)))

@@ -90,10 +90,8 @@ CURATE = {
     "too_small": DropReason("The smaller side of the original has too few pixels.", "`curate.min_side`"),
     "aspect_ratio": DropReason("The ratio of the original's sides is too large.", "`curate.max_aspect_ratio`"),
     "blank": DropReason("The image is nearly of one colour.", "`curate.min_contrast`"),
-    "text_banner": DropReason("The image shows only text on a plain background.", "`curate.text_banners`"),
     "placeholder": DropReason("The same bytes came from too many URLs.", "`curate.max_addresses`"),
     "exact_duplicate": DropReason("Another kept row has the same bytes.", "`curate.same_caption`"),
-    "pixel_duplicate": DropReason("Another kept row has the same pixels.", "`curate.same_caption`"),
     "near_duplicate": DropReason(
         "Another kept row has nearly the same image.", "`curate.near_duplicates`, `curate.near_duplicate_distance`"
     ),

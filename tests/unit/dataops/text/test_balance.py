@@ -1,10 +1,6 @@
-from fractions import Fraction
-
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dataops.kernels.hashes import uid_halves
 from dataops.schema import uid
@@ -13,8 +9,6 @@ from dataops.text.balance import (
     compute_probabilities,
     count_query_matches,
     expect_query_matches,
-    find_limit,
-    find_tail_share,
     hash_queries,
     sample_pairs,
 )
@@ -82,32 +76,6 @@ def test_expect_query_matches_equals_the_mean_of_many_samples():
     assert total / 200 == pytest.approx(expected, rel=0.02)
     assert expected[2] == 5
     assert (expect_query_matches(matches, 4, np.ones(5000)) == count_query_matches(matches, 4)).all()
-
-
-@settings(deadline=None, max_examples=200)
-@given(
-    counts=st.lists(st.integers(0, 60) | st.integers(0, 10**12), min_size=1, max_size=12),
-    reference=st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any),
-    limit=st.integers(1, 70),
-)
-def test_limit_of_a_language_keeps_the_tail_share_of_the_reference(counts: list[int], reference: list[int], limit: int):
-    share = find_tail_share(np.array(reference), limit)
-    assert share == Fraction(sum(count for count in reference if count < limit), sum(reference))
-    found = sorted(count for count in counts if count)
-    shares = [Fraction(sum(found[: number + 1]), sum(found)) for number in range(len(found))]
-    expected = min(zip(found, shares, strict=True), key=lambda one: (abs(one[1] - share), one[1]), default=(1, 0))[0]
-    assert find_limit(np.array(counts), share) == expected
-
-
-def test_limit_is_that_of_the_sorted_sums_of_the_paper():
-    numbers = np.random.default_rng(1)
-    for _ in range(50):
-        counts = (numbers.pareto(1.0, 300) * 10 + 1).astype(np.int64)
-        english = (numbers.pareto(1.0, 300) * 50 + 1).astype(np.int64)
-        share = find_tail_share(english, 400)
-        sums = np.cumsum(np.sort(counts)) / counts.sum()
-        assert find_limit(counts, share) == np.sort(counts)[np.abs(sums - float(share)).argmin()]
-    assert find_limit(english, Fraction(1)) == english.max()
 
 
 def test_compute_effective_number_of_counts():

@@ -88,7 +88,6 @@ def synthetic_rows(seed: int, count: int) -> Rows:
         flips = sum(1 << int(bit) for bit in random.integers(0, 64, image % 8))
         reason = str(random.choice(["blank", "corrupt"])) if random.random() < 0.1 else None
         decoded = {
-            "pixels": bytes([image]) * 16,
             "phash": int(hashes[image % 6]) ^ flips,
             "thumbnail": bytes([image % 6 * 20 + int(random.integers(0, 12))]) * 3,
         }
@@ -133,7 +132,6 @@ def brute_force(
 
     kinds = {
         "exact_duplicate": lambda one, two: one["sha256"] == two["sha256"],
-        "pixel_duplicate": lambda one, two: (one["pixels"], one["phash"]) == (two["pixels"], two["phash"]),
         **({"near_duplicate": near} if config.near_duplicates else {}),
     }
     for reason, same in kinds.items():
@@ -173,12 +171,12 @@ def test_choose_rows_equals_brute_force(tmp_path: Path, config: dict[str, Any], 
     assert [(row["drop_reason"], row["cluster"]) for row in found] == expected
     named = {row["uid"] for row in found if row["evaluation_overlap"] == "a,b"}
     assert named == (set(overlaps) if parsed.overlap else set())
-    assert len({reason for reason, _ in expected}) > 4
+    assert len({reason for reason, _ in expected}) > 3
 
 
 def test_choose_rows_keeps_the_largest_then_the_longest_caption_then_the_smallest_uid(tmp_path: Path) -> None:
     def reasons(*rows: tuple[str, str, int]) -> list[str | None]:
-        common = {"sha256": "aa", "url": "u", "phash": 1, "thumbnail": b"\0" * 768, "pixels": b"\0" * 16}
+        common = {"sha256": "aa", "url": "u", "phash": 1, "thumbnail": b"\0" * 768}
         table = [{"uid": u * 32, "caption": c, "original_area": a, **common} for u, c, a in rows]
         return [row["drop_reason"] for row in choose(tmp_path, [table])]
 
@@ -188,7 +186,7 @@ def test_choose_rows_keeps_the_largest_then_the_longest_caption_then_the_smalles
 
 
 def test_choose_rows_keeps_the_image_of_the_first_source(tmp_path: Path) -> None:
-    common = {"sha256": "aa", "url": "u", "phash": 1, "thumbnail": b"\0" * 768, "pixels": b"\0" * 16}
+    common = {"sha256": "aa", "url": "u", "phash": 1, "thumbnail": b"\0" * 768}
     rows = [("a", "long caption", 2**40, "crawl/x"), ("b", "x", 1, "own/x"), ("c", "caption", 2**47, "list/x")]
     table = [{"uid": u * 32, "caption": c, "original_area": a, "source": s, **common} for u, c, a, s in rows]
     for sources, kept in ((("own", "crawl", "list"), "b"), (("crawl", "own", "list"), "a"), ((), "c")):
@@ -212,9 +210,7 @@ def test_links_are_connected_by_partitions_in_few_rounds(tmp_path: Path) -> None
     job = steps.CurateJob(CurateConfig(near_duplicates=False), 400, 4, 20, 1)
     assert job.link_partitions == 7
     for number in range(20):
-        for kind in ("links-bytes", "links-pixels"):
-            part = table[number::20] if kind == "links-bytes" else table[:0]
-            steps.put_links(draft, Step(steps.connect_links, number, job), kind, part)
+        steps.put_links(draft, Step(steps.connect_links, number, job), "links", table[number::20])
 
     def connect(job: steps.CurateJob) -> bool:
         records = [run(draft, Step(steps.connect_links, number, job)) for number in range(7)]

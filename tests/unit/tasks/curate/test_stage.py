@@ -92,7 +92,7 @@ def test_equal_pixels_in_other_bytes_are_duplicates(tmp_path: Path) -> None:
     data = jpeg(blocks(1))
     commented = data[:2] + b"\xff\xfe\x00\x07hello" + data[2:]
     pairs = [pair("a", "one", data, size=90), pair("b", "two", commented, size=91)]
-    assert reasons(*curate_pairs(tmp_path, pairs)) == {"a": "pixel_duplicate"}
+    assert reasons(*curate_pairs(tmp_path, pairs)) == {"a": "near_duplicate"}
 
 
 def test_images_without_contrast_are_blank(tmp_path: Path) -> None:
