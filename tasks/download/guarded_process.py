@@ -9,6 +9,7 @@ Bytes are exchanged through files in memory, and messages through pipes. Each me
 written and read wholly or not at all, whenever the server dies.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -17,6 +18,7 @@ import select
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,10 +27,18 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 Function = Callable[[bytes], tuple[bytes | None, Any]]
-"""Returns bytes, and a value for JSON, in which text has at most MAX_TEXT characters."""
+"""Returns bytes, and a value for JSON, in which text has at most MAX_TEXT characters: each takes up to 6 bytes."""
 MAX_TEXT = select.PIPE_BUF // 8
+_POLL_MS = 200
+"""Time after which a supervisor looks again whether the worker and the server live, where the system has no pidfd."""
+_NEW_FILES = 8
+"""Number of files that a server may open at a time, beyond those that it has at its start."""
+_MAPPED, _MAPPED_PER_CORE = 1 << 30, 16 << 20
+"""Bytes of address space that a server may reserve beside the memory that it uses, for stacks of threads among them."""
 ATTEMPTS = 2
 """Servers that may die of one input: the first may have been killed for want of memory that another process took."""
+_ARENAS = -8
+"""M_ARENA_MAX of glibc's malloc.h."""
 _OOM_SCORE = 200
 """The kernel ends a server before its worker when memory runs out, unless that has 20% of the memory more."""
 _FINAL = {signal.SIGPROF: "CPU time", signal.SIGALRM: "time"}
@@ -51,7 +61,8 @@ class ServerLimits:
     """Limits of a server.
 
     Attributes:
-        memory: bytes that it may allocate, beyond what it has at its start. Linux only.
+        memory: bytes that it may allocate, beyond what it has at its start; as much again in files, memfd among them,
+            and 1 GiB more in all that it maps, shared memory among it. Linux only.
         cpu_seconds: CPU time of one call.
         seconds: time of one call.
     """
@@ -71,6 +82,8 @@ class GuardedProcess:
 
     def __init__(self, functions: Mapping[str, Function], limits: ServerLimits):
         self._functions, self._limits, self._number = functions, limits, 0
+        self.cpu_seconds = 0.0
+        """CPU time of all calls; of one that ended its server, its time up to the limit."""
 
     def __enter__(self) -> Self:
         self._input, self._output = _memory_file("input"), _memory_file("output")
@@ -101,8 +114,9 @@ class GuardedProcess:
         """
         _write(self._input, data)
         for attempt in range(1, ATTEMPTS + 1):
-            self._number += 1
+            self._number, started = self._number + 1, time.monotonic()
             answer = self._ask({"number": self._number, "name": name, "size": len(data)})
+            self.cpu_seconds += answer.get("cpu", min(time.monotonic() - started, self._limits.cpu_seconds))
             if "failed" in answer:
                 raise FunctionFailed(answer["failed"])
             if "died" not in answer:
@@ -144,7 +158,7 @@ class GuardedProcess:
                 server = os.fork()
                 if not server:
                     self._serve(requests, answers)
-                code = os.waitstatus_to_exitcode(os.waitpid(server, 0)[1])
+                code = _wait_for(server, requests)
                 if not code:  # the worker has ended
                     break
                 _send(answers, {"died": code})
@@ -160,6 +174,7 @@ class GuardedProcess:
                 except EOFError:
                     os._exit(0)
                 data = os.pread(self._input, request["size"], 0)
+                started = time.process_time()
                 signal.setitimer(signal.ITIMER_PROF, self._limits.cpu_seconds)
                 signal.setitimer(signal.ITIMER_REAL, self._limits.seconds)
                 try:
@@ -168,7 +183,7 @@ class GuardedProcess:
                     signal.setitimer(signal.ITIMER_PROF, 0)
                     signal.setitimer(signal.ITIMER_REAL, 0)
                 del data
-                _send(answers, answer | {"number": request["number"]})
+                _send(answers, answer | {"number": request["number"], "cpu": time.process_time() - started})
         except BrokenPipeError:  # the worker was killed
             os._exit(0)
         except BaseException:
@@ -189,7 +204,38 @@ class GuardedProcess:
 
 
 def _send(pipe: int, message: dict[str, Any]) -> None:
-    os.write(pipe, json.dumps(message).encode().ljust(select.PIPE_BUF))
+    """Send a message; one that is too long becomes a failure: a part of it would be read as a whole one."""
+    data = json.dumps(message, ensure_ascii=False).encode(errors="replace")
+    if len(data) > select.PIPE_BUF:
+        failed = f"ValueError: its answer of {len(data)} bytes is longer than {select.PIPE_BUF}"
+        data = json.dumps({"failed": failed, "number": message["number"], "cpu": message["cpu"]}).encode()
+    os.write(pipe, data.ljust(select.PIPE_BUF))
+
+
+def _wait_for(server: int, requests: int) -> int:
+    """Return the exit code of a server as soon as it has ended; kill it as soon as the worker has ended: then 0.
+
+    Args:
+        requests: the pipe of which only the worker has the other end.
+    """
+    poll = select.poll()
+    poll.register(requests, 0)  # its end is reported all the same
+    pid_file = os.pidfd_open(server) if hasattr(os, "pidfd_open") else None
+    if pid_file is not None:
+        poll.register(pid_file, select.POLLIN)
+    try:
+        while True:
+            ended = {file for file, _ in poll.poll(None if pid_file is not None else _POLL_MS)}
+            pid, status = os.waitpid(server, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if requests in ended:
+                os.kill(server, signal.SIGKILL)
+                os.waitpid(server, 0)
+                return 0
+    finally:
+        if pid_file is not None:
+            os.close(pid_file)
 
 
 def _receive(pipe: int) -> dict[str, Any]:
@@ -228,15 +274,26 @@ def _close_files(kept: set[int]) -> None:
 def _limit_memory(budget: int) -> None:
     """Limit what this process may allocate from now on. The kernel prefers to end it when memory runs out.
 
-    Source: getrlimit(2): RLIMIT_DATA counts private writable memory since Linux 4.7; proc_pid_status(5): VmData.
+    Source: getrlimit(2): RLIMIT_DATA counts private writable memory since Linux 4.7, RLIMIT_AS all that is mapped,
+    RLIMIT_FSIZE each file, one in memory too; proc_pid_status(5): VmData, VmSize.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_ARENAS, 1)  # else each thread reserves 64 MiB
     if sys.platform != "linux":
         return
     status = Path("/proc/self/status").read_text()
-    used = 1024 * int(status.partition("VmData:")[2].split()[0])
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    limit = used + budget if hard == resource.RLIM_INFINITY else min(used + budget, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    data, mapped = (1024 * int(status.partition(f"{name}:")[2].split()[0]) for name in ("VmData", "VmSize"))
+    used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+    free = sorted({*range(max(used) + _NEW_FILES + 2)} - used)  # the least free number is that of the next file
+    for kind, limit in (
+        (resource.RLIMIT_DATA, data + budget),
+        (resource.RLIMIT_AS, mapped + budget + _MAPPED + _MAPPED_PER_CORE * (os.cpu_count() or 1)),
+        (resource.RLIMIT_NOFILE, free[_NEW_FILES]),
+        (resource.RLIMIT_FSIZE, budget // _NEW_FILES),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))

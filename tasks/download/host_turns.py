@@ -24,10 +24,12 @@ from typing import Any, Self
 from dataops.messages.waiting import waiting
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import Pauses
+from tasks.web.request import split_url
 
 _FIRST_PAUSE = 1.0
 """Seconds of the pause after a 429 or 503 without Retry-After; each further one in a row doubles it."""
 _LONGEST_PAUSE = 600.0
+_DAY = 86_400.0
 _PAUSE_REASONS = frozenset({"http_429", "http_503"})
 
 
@@ -79,6 +81,16 @@ class HostPace:
         self.limits, self._pauses = limits, pauses
         self._hosts: defaultdict[str, _Host] = defaultdict(_Host)
         self._lock = threading.Lock()
+
+    def give_up(self, name: str, error: FetchError) -> None:
+        """Let all further requests to a host fail, in this and in the other processes of the run."""
+        with self._lock:
+            host = self._hosts[name]
+        with host.changed:
+            host.given_up = error
+            host.changed.notify_all()
+        if self._pauses:
+            self._pauses.put(name, error.reason, error.detail, _DAY)
 
     @contextmanager
     def turn(self, name: str, interval: float = 0.0) -> Iterator[None]:
@@ -191,7 +203,9 @@ class HostPool:
         self._running: Counter[str] = Counter()
         self._slow_running = 0
         self._seconds: dict[str, float] = {}  # running average of a request to a host
-        self._results: deque[Any] = deque()
+        self._results: deque[tuple[str, Any]] = deque()
+        self.current = ""
+        """URL of the row whose result was returned last."""
 
     def imap_unordered(self, function: Callable[[UrlRow], Any], rows: Iterable[UrlRow]) -> Iterator[Any]:
         """Yield the function's result for each row, in any order. The function must not raise."""
@@ -206,7 +220,7 @@ class HostPool:
             with self._result_ready:
                 while not self._results:
                     self._result_ready.wait()
-                result = self._results.popleft()
+                self.current, result = self._results.popleft()
                 self._row_ready.notify()
             yield result
 
@@ -230,7 +244,7 @@ class HostPool:
             host, row, is_slow = next_row
             started = time.monotonic()
             result = function(row)
-            self._put_result(host, time.monotonic() - started, is_slow, result)
+            self._put_result(host, time.monotonic() - started, is_slow, (row[1], result))
 
     def _pop_row(self) -> tuple[str, UrlRow, bool] | None:
         """Return the host of the next row, the row, and whether the host is slow; None when no row is left."""
@@ -250,7 +264,7 @@ class HostPool:
             self._push_ready(host)
             return host, row, is_slow
 
-    def _put_result(self, host: str, seconds: float, is_slow: bool, result: Any) -> None:
+    def _put_result(self, host: str, seconds: float, is_slow: bool, result: tuple[str, Any]) -> None:
         with self._result_ready:
             self._seconds[host] = (self._seconds.get(host, seconds) + seconds) / 2
             self._running[host] -= 1
@@ -265,6 +279,45 @@ class HostPool:
         if (left := len(self._rows[host])) and self._running[host] < self._per_host:
             seconds = self._seconds.get(host, SLOW)
             heapq.heappush(self._ready[seconds >= SLOW], (-left * seconds, host))
+
+
+CPU_SECONDS = 60.0
+"""CPU time that the images of a host may cost in a shard, beyond what their size explains, in seconds."""
+_SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 0.1, 0.5e-6
+
+
+class CpuBudget:
+    """Stops a host whose images cost far more CPU time than their size explains: 2.5 KB can keep a decoder for seconds.
+
+    Args:
+        pool: its current row is that of the image.
+        pace: gives the host up.
+        seconds: the budget of each host.
+    """
+
+    def __init__(self, pool: HostPool, pace: HostPace, seconds: float = CPU_SECONDS):
+        self._pool, self._pace, self._seconds = pool, pace, seconds
+        self._spent: defaultdict[str, float] = defaultdict(float)
+
+    def refusal(self) -> str | None:
+        """Return why the image of the current row is not decoded, if its host has spent its budget."""
+        return self._message() if self._spent[parse_host(self._pool.current)] > self._seconds else None
+
+    def charge(self, cpu_seconds: float, size: int) -> None:
+        """Charge an image of the current row to its host.
+
+        Args:
+            size: of the image as fetched, in bytes.
+        """
+        excess = cpu_seconds - _SECONDS_PER_IMAGE - _SECONDS_PER_BYTE * size
+        host = parse_host(self._pool.current)
+        if excess > 0 and self._spent[host] <= self._seconds < self._spent[host] + excess:
+            reason, _, detail = self._message().partition(": ")
+            self._pace.give_up(split_url(self._pool.current).hostname or "", FetchError(reason, detail))
+        self._spent[host] += max(0.0, excess)
+
+    def _message(self) -> str:
+        return f"host_cpu: images of this host took over {self._seconds:g} s more CPU time than their size explains"
 
 
 def parse_host(url: str) -> str:

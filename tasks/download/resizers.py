@@ -18,6 +18,7 @@ from dataops.images.decode import Header, ImageRefused, decode, make_preview, re
 from dataops.images.orientation import turn_pixels
 from dataops.images.structure import cut_metadata
 from tasks.download.guarded_process import MAX_TEXT, Function, FunctionFailed, GuardedProcess, ServerDied
+from tasks.download.host_turns import CpuBudget
 from tasks.download.img2dataset_classes import Resizer, use_decoder
 
 KEPT, PER_REASON = 12, 4
@@ -196,19 +197,25 @@ class GuardedResizer:
     Args:
         process: it has the functions of `resize_functions`.
         previews: receives the original of each image.
+        budget: what the images of each host may cost.
     """
 
-    def __init__(self, process: GuardedProcess, previews: Previews):
-        self._process, self._previews = process, previews
+    def __init__(self, process: GuardedProcess, previews: Previews, budget: CpuBudget):
+        self._process, self._previews, self._budget = process, previews, budget
 
     def __call__(self, img_stream: Any, blurring_bbox_list: Any = None) -> Any:
         data = img_stream.getvalue()
+        if refusal := self._budget.refusal():
+            return None, None, None, None, None, refusal
         self._previews.set_original(data)
+        before = self._process.cpu_seconds
         try:
             image, others = self._process.call("resize", data)
         except ServerDied as died:
             self._previews.set_original(b"")  # it would be decoded
             return None, None, None, None, None, f"worker_died: {died}"
+        finally:
+            self._budget.charge(self._process.cpu_seconds - before, len(data))
         return image, *others
 
 

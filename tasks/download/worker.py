@@ -29,7 +29,7 @@ from dataops.trace.targets import matching_rows
 from tasks.download.config import DownloadConfig
 from tasks.download.guarded_process import GuardedProcess, ServerLimits, SupervisorLost
 from tasks.download.hooks import ShardHook
-from tasks.download.host_turns import HostPool
+from tasks.download.host_turns import CpuBudget, HostPool
 from tasks.download.img2dataset_classes import Downloader, compute_key, use_pool
 from tasks.download.opener import SafeOpener, make_opener
 from tasks.download.outcome import count_by_host, count_erased, erase_rows, join_outcomes, put_parts
@@ -78,7 +78,7 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, hook
         name = f"{task.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with closing(opener), redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
-            _run_downloader(rows, task, folder, opener, previews, GuardedResizer(decoder, previews))
+            _run_downloader(rows, task, folder, opener, previews, decoder)
         if output.getvalue():
             logger.warning("download %s: img2dataset printed: %s", task.id, output.getvalue()[-2000:])
         outcomes = pq.ParquetFile(folder / f"{name}.parquet").read()
@@ -113,7 +113,7 @@ def make_keys(index: int, rows: int, shard_size: int) -> list[str]:
 
 
 def _run_downloader(
-    rows: pa.Table, task: ShardTask, folder: Path, opener: SafeOpener, previews: Previews, resizer: GuardedResizer
+    rows: pa.Table, task: ShardTask, folder: Path, opener: SafeOpener, previews: Previews, decoder: GuardedProcess
 ) -> None:
     config = task.config
     if CAPTIONS.name in rows.column_names:
@@ -125,11 +125,12 @@ def _run_downloader(
     keys = make_keys(task.index, rows.num_rows, config.shard_size)
     urllib.request.install_opener(opener)  # noqa: TID251  puts the safe fetch under img2dataset
     tar = folder / f"{task.index:0{SHARD_DIGITS}d}.tar"
+    pool = HostPool(config.threads, config.concurrency(task.workers))
     with (folder / "waiting").open("w+b") as early_file, tar.open("wb") as tar_file:
         files = (early_file, tar_file)
         downloader = Downloader(
             sample_writer_class=partial(OrderedWriter, keys, rows["uid"].to_pylist(), failures, previews, *files),
-            resizer=resizer,
+            resizer=GuardedResizer(decoder, previews, CpuBudget(pool, opener.pace)),
             thread_count=max(1, rows.num_rows),  # the Downloader hands out twice as many rows at a time: all of them
             save_caption=True,
             extract_exif=False,
@@ -146,7 +147,7 @@ def _run_downloader(
             disallowed_header_directives=None,  # the opener checks them before it reads the body
         )
         try:
-            with use_pool(HostPool(config.threads, config.concurrency(task.workers))):
+            with use_pool(pool):
                 downloader.download_shard((task.index, str(source)))  # its __call__ would swallow errors
         except OSError as error:
             failures.append(error)

@@ -68,6 +68,9 @@ DOWNLOAD = {
     "decode": DropReason("The image cannot be decoded."),
     "too_complex": DropReason("The structure of the file needs too much time to decode (a decompression bomb)."),
     "out_of_memory": DropReason("The image needs more memory than the limit to decode.", "`download.max_image_area`"),
+    "host_cpu": DropReason(
+        "Images of the host took far more CPU time than their size explains, so it was given up for this run."
+    ),
     "worker_died": DropReason("The process that decoded the image died or exceeded its time."),
     "too_many_pixels": DropReason("The image has too many pixels.", "`download.max_image_area`"),
     "too_small": DropReason("A side of the image has too few pixels.", "`download.min_image_size`"),

@@ -1,5 +1,6 @@
 """Ends the process that decodes images in every way that an image may, and some more."""
 
+import mmap
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +60,52 @@ def asleep(data: bytes) -> tuple[bytes | None, Any]:
     return None, None
 
 
+def use_memory_file(data: bytes) -> tuple[bytes | None, Any]:
+    """Fill files in memory, of which no mapping counts, until that many MB are in use."""
+    with ExitStack() as stack:
+        for _ in range(int(data) // 16):
+            file = os.memfd_create("more")
+            stack.callback(os.close, file)
+            os.write(file, bytes(16 * MEGABYTE))
+    return None, None
+
+
+def use_one_memory_file(data: bytes) -> tuple[bytes | None, Any]:
+    file = os.memfd_create("more")
+    try:
+        for number in range(int(data)):
+            os.pwrite(file, bytes(MEGABYTE), number * MEGABYTE)
+    finally:
+        os.close(file)
+    return None, None
+
+
+def use_shared_memory(data: bytes) -> tuple[bytes | None, Any]:
+    return None, len(mmap.mmap(-1, int(data) * MEGABYTE))
+
+
+def cost(data: bytes) -> tuple[bytes | None, Any]:
+    end = time.process_time() + float(data)
+    while time.process_time() < end:
+        pass
+    return None, None
+
+
 def fail(data: bytes) -> tuple[bytes | None, Any]:
-    raise ValueError(data.decode())
+    raise ValueError(data.decode("utf-8", "surrogatepass"))
 
 
 def list_files(data: bytes) -> tuple[bytes | None, Any]:
     return None, [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
 
 
-FUNCTIONS = {f.__name__: f for f in (echo, use_memory, end_by, busy, asleep, fail, list_files)}
+FUNCTIONS = {
+    f.__name__: f
+    for f in (
+        *(echo, use_memory, use_memory_file, use_one_memory_file, use_shared_memory),
+        *(end_by, busy, cost, asleep, fail, list_files),
+    )
+}
 
 
 def guarded(memory: int = 256, **limits: float) -> GuardedProcess:
@@ -122,6 +161,48 @@ def test_server_has_limits_of_memory_and_time() -> None:
         process.call("asleep", b"600")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
+def test_files_in_memory_and_shared_memory_are_within_the_limit() -> None:
+    with guarded(memory=256) as process:
+        for name, fits, refused in (
+            ("use_memory_file", b"64", b"512"),
+            ("use_one_memory_file", b"16", b"300"),
+            ("use_shared_memory", b"100", b"4000"),
+        ):
+            process.call(name, fits)
+            with pytest.raises(FunctionFailed, match=r"OSError|ValueError"):
+                process.call(name, refused)
+        assert process.call("echo", b"a")[0] == b"a"
+
+
+@pytest.mark.parametrize(
+    "text", ["\U0001f600" * 342, "\0" * 5000, '"\\' * 3000, "é" * 4000, "a" * 9000, "\ud800" * 400]
+)
+def test_any_error_text_reaches_the_worker(text: str) -> None:
+    with guarded() as process:
+        for _ in range(2):
+            with pytest.raises(FunctionFailed, match="ValueError"):
+                process.call("fail", text.encode("utf-8", "surrogatepass"))
+        assert process.call("echo", b"a")[0] == b"a"
+
+
+def test_answer_that_is_too_long_is_a_failure() -> None:
+    functions = {"long": lambda data: (data, "a" * int(data))}
+    with GuardedProcess(functions, ServerLimits(256 * MEGABYTE)) as process:
+        with pytest.raises(FunctionFailed, match="its answer of"):
+            process.call("long", b"5000")
+        assert process.call("long", b"100") == (b"100", "a" * 100)
+
+
+def test_cpu_time_of_calls_is_counted(tmp_path: Path) -> None:
+    with guarded(cpu_seconds=0.5) as process:
+        process.call("cost", b"0.3")
+        assert 0.3 <= process.cpu_seconds < 0.5
+        with pytest.raises(ServerDied, match="CPU time"):
+            process.call("busy", b"for ever")
+        assert process.cpu_seconds >= 0.7
+
+
 def test_server_holds_no_socket_nor_file_of_its_worker(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)), (tmp_path / "file").open("w"), guarded() as process:
         found = process.call("list_files", b"")[1]
@@ -149,14 +230,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_server_of_a_killed_worker_finishes_its_call_and_prints_nothing() -> None:
+def test_server_of_a_killed_worker_ends_at_once_and_prints_nothing() -> None:
     code = (
         "import threading, time\n"
         "from tests.unit.tasks.download.test_guarded_process import guarded\n"
-        "with guarded() as process:\n"
+        "with guarded(cpu_seconds=600, seconds=600) as process:\n"
         "    print(process.call('echo', b'')[1][1], flush=True)\n"
         "    threading.Timer(0.3, lambda: print('busy', flush=True)).start()\n"
-        "    process.call('asleep', b'1.5')\n"
+        "    process.call('busy', b'for ever')\n"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as worker:

@@ -1,10 +1,13 @@
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from tasks.download.host_turns import HostPool, UrlRow, parse_host
+from tasks.download.host_turns import CpuBudget, HostPace, HostPool, PaceLimits, UrlRow, parse_host
+from tasks.web.fetch_error import FetchError
+from tasks.web.host_state import Pauses
 
 
 def test_pool_limits_the_threads_of_a_slow_host() -> None:
@@ -78,3 +81,23 @@ def test_pool_starts_no_row_after_it_is_closed() -> None:
     with HostPool(threads=1, per_host=1) as pool:
         assert next(pool.imap_unordered(lambda row: row, [(n, f"http://h{n}/") for n in range(5)]))
     assert pool._pop_row() is None
+
+
+def test_host_whose_images_cost_too_much_cpu_time_is_given_up_in_all_processes(tmp_path: Path) -> None:
+    pool, pace = HostPool(threads=1, per_host=1), HostPace(PaceLimits(), Pauses(tmp_path))
+    budget = CpuBudget(pool, pace, seconds=10)
+    rows = [(number, f"http://{host}.test:80/{number}.webp") for number in range(9) for host in ("bad", "good")]
+    refused = Counter[str]()
+    for _, url in pool.imap_unordered(lambda row: row, rows):
+        host = parse_host(url)
+        if refusal := budget.refusal():
+            assert refusal.startswith("host_cpu: ")
+            refused[host] += 1
+        else:
+            budget.charge(*((2.2, 2500) if "bad" in host else (3.0, 8_000_000)))
+    assert refused == {"bad.test:80": 4}, "a large image may take long"
+    for other in (pace, HostPace(PaceLimits(), Pauses(tmp_path))):
+        with pytest.raises(FetchError, match="host_cpu: images of this host took over 10 s"), other.turn("bad.test"):
+            pass
+        with other.turn("good.test"):
+            pass

@@ -15,6 +15,7 @@ from PIL import Image
 from dataops.images.decode import read_header
 from dataops.images.orientation import ORIENTATION_TAG, turn_image
 from tasks.download.guarded_process import GuardedProcess, ServerLimits
+from tasks.download.host_turns import CpuBudget, HostPace, HostPool, PaceLimits
 from tasks.download.img2dataset_classes import Resizer
 from tasks.download.resizers import (
     BYTES_PER_PIXEL,
@@ -273,7 +274,7 @@ def test_image_that_takes_more_memory_than_the_limit_is_a_row() -> None:
     _, checked, _ = resizers()
     data = plain("PNG", "RGBA", 5000)
     with GuardedProcess(resize_functions(checked), ServerLimits(12 << 20)) as process:
-        resize = GuardedResizer(process, Previews())
+        resize = GuardedResizer(process, Previews(), CpuBudget(HostPool(1, 1), HostPace(PaceLimits())))
         message = resize(io.BytesIO(data))[5]
         assert message.startswith(("out_of_memory: ", "worker_died: ", "decode: "))
         assert resize(io.BytesIO(drawing("PNG", "RGB")))[5] is None
@@ -294,6 +295,6 @@ def test_image_that_ends_its_decoder_is_a_row() -> None:
 
     resizer = Killed(image_size=64, resize_mode="keep_ratio", resize_only_if_bigger=False)
     with GuardedProcess(resize_functions(resizer), ServerLimits(1 << 28)) as process:
-        resize = GuardedResizer(process, Previews())
+        resize = GuardedResizer(process, Previews(), CpuBudget(HostPool(1, 1), HostPace(PaceLimits())))
         found = [resize(io.BytesIO(drawing("PNG", "RGB", (width, 200))))[5] for width in (299, 300, 301)]
     assert found == [None, "worker_died: the process that decoded it was ended by SIGSEGV", None]
