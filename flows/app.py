@@ -27,7 +27,6 @@ from dataops.command_name import COMMANDS, name_command, set_command_name
 from dataops.errors import ConfigError, PairmillError
 from dataops.escaping import escape_controls
 from dataops.standard_streams import use_utf8
-from infra.doctor.installation import refuse_on_clash
 from infra.local import services
 from tasks.engine.process_guard import guard_process
 
@@ -139,8 +138,6 @@ def run_command(arguments: list[str]) -> int:
     guard_process()
     try:
         services.apply_environment()
-        if arguments[:1] != ["doctor"]:
-            refuse_on_clash()
         result = _run(arguments)
     except CycloptsError:
         return 2

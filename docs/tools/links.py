@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from dataops.home import CHECKOUT
 
 ROOT = Path(CHECKOUT)
-_TOP_FILES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+_TOP_FILES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 _FOLDERS = (
     "flows",
     "infra",

@@ -31,8 +31,7 @@ def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[C
 
 def _check_installation() -> list[Check]:
     python, packages = installation.read_requirements()
-    checks = installation.check_names()
-    checks.append(installation.check_checkout())
+    checks = [installation.check_checkout()]
     try:
         checks += [installation.check_python(python), *installation.check_packages(packages)]
     except ModuleNotFoundError as error:  # the package `packaging`, a dependency of our dependencies

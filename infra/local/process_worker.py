@@ -46,7 +46,7 @@ class FlowJobConfiguration(ProcessJobConfiguration):
                 " `pairmill deploy`, and see SECURITY.md"
             )
         # With a command of its own Prefect does not put the folder of the deployment on the path of Python.
-        self.command = command_to_string([get_sys_executable(), "-m", "prefect.engine"])
+        self.command = command_to_string([get_sys_executable(), "-m", "infra.local.flow_engine"])
         super().prepare_for_flow_run(flow_run, deployment, *args, **options)
         path = os.environ.get("PYTHONPATH")
         self.env |= {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), *([path] if path else [])]), "PYTHONSAFEPATH": "1"}

@@ -115,7 +115,7 @@ class Encoder:
             return self._process
         job = self._folder / "encoder.json"
         job.write_text(json.dumps({"model": str(self.model), "parent_pid": os.getpid()}), "utf-8")
-        environment = {**select_job_environment(os.environ), "PYTHONPATH": str(CHECKOUT)}
+        environment = select_job_environment(os.environ) | {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1"}
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "training.encoder", str(job)],

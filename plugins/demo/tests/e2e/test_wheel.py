@@ -1,0 +1,118 @@
+"""The wheel installs one import name with all its data, and runs the demo outside of a checkout."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops.home import CHECKOUT
+
+pytestmark = pytest.mark.timeout(600)
+
+FOLDERS = ("flows", "infra", "tasks", "training", "dataops", "plugins", "configs")
+"""Folders of the checkout that the wheel has in pairmill/app."""
+NOT_INSTALLED = ("infra/install.py",)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the wheel and the sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=CHECKOUT, check=True)
+    return folder
+
+
+def names_in(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def files_of_checkout() -> set[str]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *FOLDERS]
+    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    files = {name for name in listed.stdout.split() if (CHECKOUT / name).is_file()}
+    return {name for name in files if "tests" not in name.split("/")[:3] and name not in NOT_INSTALLED}
+
+
+def test_wheel_has_one_import_name_and_each_file_of_the_folders(built: Path):
+    names = names_in(next(built.glob("*.whl")))
+    assert {name.split("/")[0] for name in names} == {"pairmill"}
+    assert {
+        name.removeprefix("pairmill/app/") for name in names if name.startswith("pairmill/app/")
+    } == files_of_checkout()
+    assert "pairmill/launcher.py" in names
+
+
+def test_sdist_builds_the_same_wheel_and_has_no_secret_nor_state(built: Path, tmp_path: Path):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (root,) = tmp_path.iterdir()
+    assert not {".venv", ".pairmill", "build", ".git"} & {path.name for path in root.iterdir()}
+    assert not (root / "infra" / ".env").exists()
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=root, check=True
+    )
+    assert names_in(next(tmp_path.glob("*.whl"))) == names_in(next(built.glob("*.whl")))
+
+
+class Installed:
+    """A virtual environment with the wheel and, from this environment, its dependencies; and a folder to work in.
+
+    The folder has packages of the user's own under the names of ours, which neither command nor jobs may import.
+    """
+
+    def __init__(self, wheel: Path, folder: Path):
+        venv.create(folder / "venv", symlinks=True)
+        (site,) = folder.glob("venv/lib/python*/site-packages")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
+        (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+        self.python, self.folder = folder / "venv" / "bin" / "python", folder / "project"
+        for name in ("flows", "tasks", "training", "dataops"):
+            (self.folder / name).mkdir(parents=True)
+            (self.folder / name / "__init__.py").write_text("OWNER = 'user'\n")
+
+    def run(self, *arguments: str) -> str:
+        """Run Python in the project's folder; return what it prints."""
+        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PAIRMILL_HOME")}
+        command = [str(self.python), *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def pairmill(self, *arguments: str) -> Any:
+        """Run the command with --json; return what it prints."""
+        code = "from pairmill.launcher import main; main()"
+        return json.loads(self.run("-c", code, *arguments, "--json"))
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    return Installed(next(built.glob("*.whl")), tmp_path_factory.mktemp("installed"))
+
+
+def test_import_of_pairmill_shadows_nothing_of_the_user(installed: Installed):
+    code = "import pairmill, tasks, flows, training; print(pairmill.__file__, tasks.OWNER, flows.OWNER, training.OWNER)"
+    file, *owners = installed.run("-c", code).split()
+    assert Path(file).is_relative_to(installed.python.parent.parent)
+    assert owners == ["user"] * 3
+
+
+def test_demo_runs_from_the_wheel_and_its_model_is_evaluated(installed: Installed):
+    installed.pairmill("init", "mine", "--from", "pairs", "--yes")
+    try:
+        shown = installed.pairmill("demo", "--quick")
+        assert [stage["state"] for stage in shown["stages"]] == ["Completed"] * 8
+        suite = str(installed.folder / "mine" / "suite.toml")
+        evaluated = installed.pairmill("eval", "pairmill-demo-quick@champion", "--suite", suite)
+        assert "digits" in evaluated["metrics"]
+    finally:
+        installed.run("-m", "pairmill", "down")
