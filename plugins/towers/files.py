@@ -4,19 +4,21 @@ A package is found by its metadata, and none of its code is run. No torch here.
 """
 
 import json
+import math
+import zipfile
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
-from dataops.regular_files import check_regular, read_text
+from dataops.regular_files import check_regular, open_regular, read_text
 from plugins.towers.config import ImageInit, TextInit
 from training.backbones import find_backbone
 from training.model_config import BackboneConfig, BertConfig, ModelConfig, ProjectedConfig, WordVectorsConfig
@@ -27,6 +29,10 @@ WEIGHTS = {
     "image": (".safetensors", ".pth", ".pt", ".bin"),
 }
 """Suffixes of the weights of each kind."""
+MAX_ARRAYS = 64
+"""Maximum number of arrays in a .npz."""
+MAX_EXPANSION = 16
+"""Maximum size of the arrays of a .npz in relation to it; word vectors take about as many bytes as without compression."""
 BERT_CONFIG, POOLING = "config.json", "1_Pooling/config.json"
 
 
@@ -245,8 +251,8 @@ def read_matrix_shape(path: Path) -> tuple[int, int]:
             with safe_open(path, "np") as file:
                 shapes = [tuple(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 — no mapping
         else:
-            shapes = [array.shape for array in load_arrays(path).values()]
-    except (OSError, ValueError, EOFError, KeyError, SafetensorError) as error:
+            shapes = read_shapes(path)
+    except Exception as error:  # a hostile file raises anything
         raise ConfigError(f"train.text_init: {path} holds no matrix that can be read safely ({error})") from error
     matrices = [shape for shape in shapes if len(shape) == 2]
     if len(matrices) != 1:
@@ -256,11 +262,45 @@ def read_matrix_shape(path: Path) -> tuple[int, int]:
     return matrices[0][0], matrices[0][1]
 
 
+def read_shapes(path: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of the arrays of numbers in a .npy or .npz file, of which only the headers are read.
+
+    Raises: ValueError if a header does not fit its array, one holds objects, or the arrays are far larger than the file;
+        errors of numpy and zipfile.
+    """
+    if not zipfile.is_zipfile(path):
+        with open_regular(path) as file:
+            return [_read_shape(file, path.name, path.stat().st_size)]
+    with zipfile.ZipFile(path) as archive:
+        entries, size = archive.infolist(), path.stat().st_size
+        if len(entries) > MAX_ARRAYS:
+            raise ValueError(f"it has {len(entries):,} arrays, more than {MAX_ARRAYS}")
+        if sum(entry.file_size for entry in entries) > MAX_EXPANSION * size:
+            raise ValueError(f"its arrays would have over {MAX_EXPANSION} times the bytes of the file, {size:,}")
+        shapes = []
+        for entry in entries:
+            with archive.open(entry) as file:
+                shapes.append(_read_shape(file, entry.filename, entry.file_size))
+        return shapes
+
+
+def _read_shape(file: IO[bytes], name: str, size: int) -> tuple[int, ...]:
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds objects")
+    if min(shape, default=0) < 0 or file.tell() + math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"{name} has {size:,} bytes, and its header states the shape {shape} of {dtype}")
+    return shape
+
+
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of numbers in a .npy or .npz file; no pickle is read.
 
-    Raises: ValueError if one holds objects.
+    Raises: as read_shapes.
     """
+    read_shapes(path)
     loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
     if isinstance(loaded, np.ndarray):
         return {"": loaded}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.exporters.tokenizer import export_tokenizer
 from training.model.checkpoint import LoadedModel, write_atomically
-from training.model.pretrained import save_state_dict
+from training.model.pretrained import OWN_VOCABULARY, save_state_dict
 from training.model.tokenizer import ClipTokenizer
 from training.model_config import BackboneConfig, BertConfig, ModelConfig
 
@@ -50,7 +50,7 @@ def export_open_clip(loaded: LoadedModel, output: Path, final: Path) -> None:
         model_cfg |= {"text_cfg": _text_config(config.text_cfg, final), "custom_text": True}
         write_atomically(output / "config.json", json.dumps(_bert_config(config.text_cfg), indent=2) + "\n")
     if not isinstance(loaded.tokenizer, ClipTokenizer):
-        model_cfg["text_cfg"]["hf_tokenizer_name"] = "local"
+        model_cfg["text_cfg"]["hf_tokenizer_name"] = OWN_VOCABULARY
         export_tokenizer(loaded.tokenizer, output)
     facts = loaded.preprocess.facts()
     preprocess = {name: facts[name] for name in ("mean", "std", "interpolation", "resize_mode", "fill_color")}

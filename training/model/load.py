@@ -9,6 +9,7 @@ open_clip itself, if that is installed.
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +31,7 @@ from training.model.pretrained import WEIGHTS, load_pretrained, read_state_dict
 from training.model.tokenizer import load_tokenizer, make_tokenizer
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+logger = logging.getLogger(__name__)
 
 
 class OpenClipModel(nn.Module):
@@ -146,11 +148,11 @@ def _load_open_clip_folder(folder: Path) -> ExternalModel:
         raise ContractError(f"{path}: is no config of open_clip's ({type(error).__name__}: {error})") from error
     own_vocabulary = (folder / "tokenizer.json").is_file()
     if not plain or not isinstance(size, int) or ("hf_tokenizer_name" in text and not own_vocabulary):
-        return _load_with_open_clip(folder)
+        return _load_with_open_clip(folder, "its preprocessing or tokenizer is none of ours")
     try:
         model = load_pretrained(folder)
-    except ConfigError:  # open_clip may have the network, and names the problem if it has not
-        return _load_with_open_clip(folder)
+    except ConfigError as error:  # open_clip may have the network, and names the problem if it has not
+        return _load_with_open_clip(folder, str(error))
     context_length = model.config.text_cfg.context_length
     if own_vocabulary:
         tokenizer = load_tokenizer(folder / "tokenizer.json", context_length)
@@ -162,11 +164,14 @@ def _load_open_clip_folder(folder: Path) -> ExternalModel:
     )
 
 
-def _load_with_open_clip(folder: Path) -> ExternalModel:
+def _load_with_open_clip(folder: Path, reason: str) -> ExternalModel:
     try:
         import open_clip
     except ImportError as error:
-        raise ConfigError(f"{folder}: open_clip reads this model; install it: pip install open_clip_torch") from error
+        raise ConfigError(
+            f"{folder}: only open_clip reads this model ({reason}); install it: pip install open_clip_torch"
+        ) from error
+    logger.info("%s is read by open_clip: %s", folder, reason)
     # open_clip allocates what the config says, and reads the weights by torch.load, which trusts sizes.
     weights = next(path for name in WEIGHTS if (path := folder / name).is_file())
     read_state_dict(weights)

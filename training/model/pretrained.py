@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from dataops.errors import ConfigError, SourceError
 from dataops.regular_files import check_regular, read_text
 from training.model.clip import CLIP
 from training.model.positions import fit_positions
-from training.model.torchscript import check_names, is_archive, read_archive
+from training.model.torchscript import MAX_TENSORS, check_legacy, is_archive, read_archive
 from training.model_config import ModelConfig
 
 HUB = "hf-hub:"
@@ -33,6 +34,8 @@ WEIGHTS = (
 """Files of weights that a folder may hold; the first that exists counts."""
 CARDS = ("model.json", "open_clip_config.json")
 """Files beside them with the model's dimensions: ours and open_clip's."""
+OWN_VOCABULARY = "local"
+"""The `hf_tokenizer_name` of an export to open_clip whose tokenizer.json is a vocabulary of ours."""
 MAX_SHARING = 4
 """Maximum size of all tensors of a file in relation to it: several names may share a tensor, as tied weights do."""
 WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
@@ -110,10 +113,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], bool]:
 
 def _load(path: Path) -> Any:
     if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            if len(file.keys()) > MAX_TENSORS:
+                raise ValueError(f"it has over {MAX_TENSORS:,} tensors")
         return load_file(path)
     if is_archive(path):
         return read_archive(path)
-    check_names(path)
+    check_legacy(path)
     return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  weights_only=True
 
 
@@ -219,6 +225,8 @@ def _config_beside(file: Path) -> ModelConfig | None:
                 fields = json.loads(read_text(card))
                 fields = fields.get("model_cfg", fields)
                 fields = {key: value for key, value in fields.items() if key not in ("preprocess", "tokenizer")}
+                if (text := fields.get("text_cfg", {})).get("hf_tokenizer_name") == OWN_VOCABULARY:
+                    del text["hf_tokenizer_name"]
                 return ModelConfig.model_validate(fields)
             except (OSError, ValueError, ValidationError, AttributeError, RecursionError) as error:
                 raise ConfigError(f"{card}: pairmill has no such model: {error}") from error

@@ -14,6 +14,7 @@ import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +25,10 @@ from dataops.regular_files import open_regular
 
 MAX_PICKLE = 16 << 20
 """Maximum size of data.pkl, in bytes; that of a model of 10,000 tensors has about 1 MiB."""
+MAX_OPERATIONS = 500_000
+"""Maximum operations of the pickles of a file; a model of 10,000 tensors has about 400,000."""
+MAX_TENSORS = 20_000
+"""Maximum number of tensors in a file."""
 MAX_NAME = 1_000
 """Maximum length of the name of a class in a file of before torch 1.6, in characters."""
 _LEGACY_PICKLES = 4
@@ -147,6 +152,8 @@ def _root(archive: zipfile.ZipFile) -> PurePosixPath | None:
 def _check_sizes(archive: zipfile.ZipFile, root: PurePosixPath, size: int) -> None:
     """Check that what will be read is not larger than the file, and that its byte order is ours."""
     data = [entry for entry in archive.infolist() if PurePosixPath(entry.filename).parent == root / "data"]
+    if len(data) > MAX_TENSORS:
+        raise ValueError(f"it has over {MAX_TENSORS:,} tensors")
     packed = [entry.filename for entry in data if entry.compress_type != zipfile.ZIP_STORED]
     if packed:
         raise ValueError(f"{packed[0]} is compressed; torch writes tensors uncompressed")
@@ -163,21 +170,29 @@ def _check_sizes(archive: zipfile.ZipFile, root: PurePosixPath, size: int) -> No
 
 def _check_pickle(data: bytes) -> None:
     """Check that no number of the memo is larger than the pickle: the unpickler's memo is an array."""
-    for operation, argument, _ in pickletools.genops(data):
+    for operation, argument in _list_operations(data):
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(data):
             raise ValueError(f"a memo of {argument} objects")
 
 
-def check_names(path: Path) -> None:
-    """Check the names of classes in a file of before torch 1.6: torch.load takes quadratic time to report a long one.
+def _list_operations(*pickles: Any) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """Yield operation and argument of pickles, one after the other. Raises: ValueError if they have too many."""
+    operations = chain.from_iterable(map(pickletools.genops, pickles))
+    for number, (operation, argument, _) in enumerate(operations):
+        if number >= MAX_OPERATIONS:
+            raise ValueError(f"its pickle has over {MAX_OPERATIONS:,} operations")
+        yield operation, argument
+
+
+def check_legacy(path: Path) -> None:
+    """Check the pickles of a file of before torch 1.6: torch.load takes quadratic time to report a long name of a class.
 
     Raises: ValueError.
     """
     with open_regular(path) as file:
-        for _ in range(_LEGACY_PICKLES):
-            for operation, argument, _ in pickletools.genops(file):
-                if operation.name in ("GLOBAL", "INST") and len(str(argument)) > MAX_NAME:
-                    raise ValueError(f"a class whose name has over {MAX_NAME} characters")
+        for operation, argument in _list_operations(*[file] * _LEGACY_PICKLES):
+            if operation.name in ("GLOBAL", "INST") and len(str(argument)) > MAX_NAME:
+                raise ValueError(f"a class whose name has over {MAX_NAME} characters")
 
 
 def _named(module: Any) -> Iterator[tuple[str, Tensor]]:

@@ -1,6 +1,7 @@
 """An exported model gives the same results in other tools as in ours."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from training.exporters import limits
 from training.exporters.onnx_graph import TextGraph
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP
+from training.model.load import load_any
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer, train_tokenizer
 from training.model_config import ModelConfig
@@ -77,6 +79,20 @@ def test_open_clip_loads_an_export(
         pixels = torch.stack([preprocess(image) for image in sample_images()])
         torch.testing.assert_close(theirs.eval().encode_image(pixels), images, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(theirs.encode_text(tokens), texts, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MODELS, ids="-".join)
+def test_an_export_to_open_clip_is_read_back_without_it(
+    models: dict[tuple[str, str], LoadedModel], kind: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    loaded, found = models[kind], load_any(exported(models[kind], "open_clip", tmp_path / "out"))
+    assert found.tokenizer(CAPTIONS).equal(loaded.tokenizer(CAPTIONS))
+    images, texts = features(loaded)
+    with torch.no_grad():
+        pixels = torch.stack([found.preprocess(image) for image in sample_images()])
+        assert found.model.encode_image(pixels).equal(images)
+        assert found.model.encode_text(found.tokenizer(CAPTIONS)).equal(texts)
 
 
 def test_open_clip_reads_an_exported_vocabulary(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:

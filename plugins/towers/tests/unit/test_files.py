@@ -1,14 +1,20 @@
 """Files of packages and folders: found without running code, with licence and digest."""
 
+import io
+import resource
+import time
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError
 from plugins.towers.config import ImageInit, TextInit
-from plugins.towers.files import find_files
+from plugins.towers.files import find_files, read_matrix_shape
 from plugins.towers.tests.made_towers import write_bert, write_words
+from plugins.towers.weights import read_vectors
 from training.config import TrainConfig
 
 
@@ -109,3 +115,70 @@ def test_of_several_files_one_must_be_named(tmp_path: Path) -> None:
 def test_a_wrong_table_is_an_error_that_names_the_key(table: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImageInit.model_validate({"architecture": "resnet18", **table})
+
+
+def npy(array: np.ndarray, shape: tuple[int, ...] | None = None) -> bytes:
+    """Return the bytes of a .npy file, whose header may state another shape."""
+    buffer = io.BytesIO()
+    if shape is None:
+        np.save(buffer, array)
+    else:
+        header = {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(buffer, header)
+        buffer.write(array.tobytes())
+    return buffer.getvalue()
+
+
+def archive(**files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, data in files.items():
+            made.writestr(f"{name}.npy", data)
+    return buffer.getvalue()
+
+
+VECTORS = npy(np.random.default_rng(0).random((20, 8), np.float32))
+WHOLE = archive(a=VECTORS)
+HOSTILE = {
+    "a bomb": archive(a=npy(np.zeros((100_000, 300), np.float32))),
+    "a bomb beside a matrix": archive(a=VECTORS, b=npy(np.zeros(30_000_000, np.float32))),
+    "a header of another shape": archive(a=npy(np.zeros((11, 22), np.float32), (9_999_999, 900))),
+    "a negative shape": archive(a=npy(np.zeros((11, 22), np.float32), (-11, -22))),
+    "objects": archive(a=npy(np.array([[None]]))),
+    "no header": archive(a=b"nonsense"),
+    "an empty array file": archive(a=b""),
+    "many arrays": archive(**{f"a{number}": VECTORS for number in range(100)}),
+    "a file that ends early": WHOLE[:-40],
+    "no zip": b"PK",
+    "no bytes": b"",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_vectors_that_cannot_be_read_are_one_error_at_no_cost(tmp_path: Path, name: str) -> None:
+    write_words(tmp_path / "words")
+    for file in ("vectors.npz", "vectors.npy"):
+        path = tmp_path / "words" / file
+        path.write_bytes(HOSTILE[name])
+        table = TextInit.model_validate({"kind": "words", "path": str(path.parent), "file": file, "license": "MIT"})
+        started, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for read in (lambda: read_matrix_shape(path), lambda: read_vectors(find_files(table))):  # noqa: B023
+            with pytest.raises(
+                ConfigError, match=rf"train\.text_init: .*{file} holds no matrix that can be read safely"
+            ):
+                read()
+        assert time.process_time() - started < 5
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000  # KiB
+
+
+def test_a_wrong_checksum_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    write_words(tmp_path / "words")
+    path = tmp_path / "words" / "vectors.npz"
+    place = WHOLE.index(b".npy") + 200
+    path.write_bytes(WHOLE[:place] + bytes([WHOLE[place] ^ 1]) + WHOLE[place + 1 :])
+    table = {"kind": "words", "path": str(path.parent), "file": path.name, "license": "MIT"}
+    with pytest.raises(ConfigError, match=r"vectors\.npz holds no matrix that can be read safely"):
+        read_vectors(find_files(TextInit.model_validate(table)))
+    path.write_bytes(WHOLE)
+    assert read_matrix_shape(path) == (20, 8)
+    assert read_vectors(find_files(TextInit.model_validate(table))).shape == (20, 8)
