@@ -34,11 +34,11 @@ _NAME = re.compile(
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SECRET_WORD = re.compile(
-    r".*(PASS(W|PHR|COD)|SECRET|CREDENTIAL|WEBHOOK|AUTHORI[SZ]ATION|TOKEN(?!I)).*|.*KEY(STORE|TAB|RING|PAIR|DATA).*"
-    r"|.*(KEY|PASS|PWD|PSK|PEM|PAT|JWT|CRED|AUTH|BEARER|COOKIE)S?|.*PW|PRIVATE|LOGIN|DSN|SAS|SK|PFX|HMAC|OTP|SALT|CONNSTR"
+    r"PASS(W|PHR|COD)|SECRET|CREDENTIAL|WEBHOOK|AUTHORI[SZ]ATION|TOKEN(?!I)|KEY(STORE|TAB|RING|PAIR|DATA)"
+    r"|(KEY|PASS|PWD|PSK|PEM|PAT|JWT|CRED|AUTH|BEARER|COOKIE)S?$|PW$|^(PRIVATE|LOGIN|DSN|SAS|SK|PFX|HMAC|OTP|SALT|CONNSTR)$"
 )
 _ORDINARY_WORDS = frozenset("BYPASS COMPASS TRESPASS COMPAT SPAT MONKEY DONKEY JOCKEY HOTKEY".split())  # noqa: SIM905
-_ORDINARY_NAME = re.compile(r"(OLD)?PWD|.*(FILE|PATH|DIR|SOCK|MAX_\w*TOKENS)")  # paths and numbers
+_ORDINARY_NAME = re.compile(r"^(OLD)?PWD$|(FILE|PATH|DIR|SOCK|(MAX|NEW|NUM)_TOKENS)$")  # paths and numbers
 # Greedy, because an unescaped password may contain an @; it ends at the path, where an @ is an ordinary character.
 _USERINFO = re.compile(r"(?<=://)[^/\s?#\"'<>]*@")
 _SIGNED = re.compile(
@@ -63,10 +63,10 @@ def is_secret_variable(name: str) -> bool:
 
     One word of the name is enough, because only its value is at stake: a log hides it, and jobs and servers do not get it.
     """
-    if _ORDINARY_NAME.fullmatch(name.upper()):
+    if _ORDINARY_NAME.search(name.upper()):
         return False
     words = [word.upper() for word in _WORD.findall(name.replace("CONNECTION_STRING", "CONNSTR"))]
-    return any(_SECRET_WORD.fullmatch(word) and word not in _ORDINARY_WORDS for word in words)
+    return any(_SECRET_WORD.search(word) and word not in _ORDINARY_WORDS for word in words)
 
 
 def read_secret(name: str) -> "SecretStr | None":

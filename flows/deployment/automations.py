@@ -31,7 +31,8 @@ TEXT_LIMIT = 600
 # An error may quote text from the web: its markup, links and mentions must have no effect in a chat.
 _QUOTED = (
     f"{{{{ event.resource['prefect.state-message'] | string | truncate({TEXT_LIMIT})"
-    " | replace('<', '‹') | replace('>', '›') | replace('@', '(at)') | replace('`', \"'\") }}"
+    " | replace('<', '‹') | replace('>', '›') | replace('@', '(at)') | replace('`', \"'\") | replace('[', '(')"
+    " | replace(']', ')') | replace('://', ': //') | replace('www.', 'www .') | replace('|', '¦') }}"
 )
 
 

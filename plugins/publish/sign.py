@@ -84,6 +84,7 @@ def verify_command(
     what: Name,
     *,
     key: Annotated[str, Parameter(name="--key", help="PEM file of the public key.")],
+    signed_as: Annotated[str | None, Parameter(help="Name that a folder had when it was signed.")] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -92,10 +93,12 @@ def verify_command(
     Args:
         what: A folder, the key of a snapshot such as a dataset, or a registered model.
     """
-    return verify(what, key, services.home(), store, as_json=json)
+    return verify(what, key, services.home(), store, signed_as=signed_as, as_json=json)
 
 
-def verify(what: str, key: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+def verify(
+    what: str, key: str, home: Path, store_uri: str | None, *, signed_as: str | None = None, as_json: bool
+) -> int:
     """Compare a folder, a snapshot or a registered model with its signature.
 
     Raises: CorruptPart that names what differs; ConfigError if there is no signature.
@@ -103,7 +106,7 @@ def verify(what: str, key: str, home: Path, store_uri: str | None, *, as_json: b
     if (path := _find_folder(what)) is not None:
         if not (path / SIGNATURE).exists():
             raise ConfigError(f"{what} has no {SIGNATURE}; sign it with `pairmill sign`")
-        files = verify_folder(path, key, path / SIGNATURE, what)
+        files = verify_folder(path, key, path / SIGNATURE, what, signed_as)
     elif (found := find_snapshot(what, home, store_uri)) is not None:
         files = verify_snapshot(*found, key)
     else:
@@ -165,7 +168,7 @@ def _download(name: str, scratch: Path) -> Path:
             )
         )
     (found / "registered_model_meta").unlink(missing_ok=True)  # the client adds it to its copy
-    return found
+    return found.rename(scratch / name.removeprefix("models:/").replace("/", "-"))  # the name that is signed
 
 
 def _is_signed(run: str) -> bool:

@@ -52,12 +52,13 @@ def sign_folder(folder: Path, key: SigningKey, signature: Path) -> None:
         raise ConfigError(f"{folder} cannot be signed: {error.filename or signature}: {error.strerror}") from error
 
 
-def verify_folder(folder: Path, key: str, signature: Path, name: str) -> int:
+def verify_folder(folder: Path, key: str, signature: Path, name: str, signed_as: str | None = None) -> int:
     """Compare all files of a folder, or one file, with a signature. Return the number of files.
 
     Args:
         key: PEM file of the public key.
         name: name of the folder or file in messages.
+        signed_as: name under which it was signed; by default that of the folder.
 
     Raises: CorruptPart that names each file that differs, is missing, was added or is not regular; ConfigError if the key
         cannot be used.
@@ -69,9 +70,14 @@ def verify_folder(folder: Path, key: str, signature: Path, name: str) -> int:
         files, irregular = list_files(folder := folder.resolve())
         if irregular:
             raise CorruptPart(f"{name}: {_join(irregular)}")
-        _check_base64(signature)
+        subject = _read_subject(signature)
         with redirect_stdout(sys.stderr):  # the library prints warnings
             config.verify(folder, signature)
+        if subject != (signed_as or folder.name):
+            raise CorruptPart(
+                f"{name}: it was signed as {subject!r}, not as {signed_as or folder.name!r}, so it may be another model of"
+                f" the same key; if {subject!r} is what you expect, add --signed-as to say so"
+            )
     except CorruptPart:
         raise
     except _Differs as error:
@@ -123,12 +129,17 @@ def list_files(folder: Path) -> tuple[list[str], list[str]]:
     return files, irregular
 
 
-def _check_base64(signature: Path) -> None:
-    """Raise ValueError if a byte of a signature was changed to one that its base64 ignores."""
+def _read_subject(signature: Path) -> str | None:
+    """Return the name under which something was signed: of a folder or file, its name; None if there is not one.
+
+    Raises: ValueError if a byte of the signature was changed to one that its base64 ignores.
+    """
     envelope = json.loads(signature.read_bytes())["dsseEnvelope"]
     for value in (envelope["payload"], *(one["sig"] for one in envelope["signatures"])):
         if base64.b64encode(base64.b64decode(value)).decode() != value:
             raise ValueError("its base64 is not canonical")
+    subjects = json.loads(base64.b64decode(envelope["payload"]))["subject"]
+    return str(subjects[0]["name"]) if len(subjects) == 1 else None
 
 
 def _join(lines: Iterable[str]) -> str:

@@ -22,20 +22,16 @@ Target = tuple[socket.AddressFamily, Any]
 Resolution = tuple[tuple[str, str] | None, list[Target]]
 """The reason and detail for which a host is refused, or None; and the socket addresses to try in turn."""
 
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all else in IPv6 is reserved, mapped, local or multicast
 _REFUSED = [
     ipaddress.ip_network(network)
     for network in (
         "168.63.129.16/32",  # Azure's host agent: a public number that each virtual machine reaches its host by
         "192.0.0.0/24",  # IETF protocol assignments; Oracle Cloud's metadata
         "192.88.99.0/24",  # 6to4 relays
-        "64:ff9b::/96",  # NAT64: an IPv4 address written as IPv6, like the next four
-        "64:ff9b:1::/48",
-        "::/96",
-        "::ffff:0:0/96",
-        "::ffff:0:0:0/96",
-        "2002::/16",  # 6to4
+        "2002::/16",  # 6to4: an IPv4 address written as IPv6
         "2001::/23",  # Teredo and other protocol assignments
-        "fec0::/10",  # site-local, before unique local addresses
+        "3fff::/20",  # documentation, like 2001:db8::/32
     )
 ]
 
@@ -53,6 +49,8 @@ def is_public(address: str) -> bool:
     except ValueError:  # an IPv6 address with a zone (fe80::1%eth0) is link-local
         return False
     if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL_UNICAST:
         return False
     listed = any(ip in network for network in _REFUSED if network.version == ip.version)
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not listed

@@ -16,6 +16,8 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 Headers = Sequence[tuple[str, str]]
+_SIGNATURES, _REDACTED = frozenset({"signature", "signature-input"}), "***"
+"""Headers that anyone could send again until they expire; the archive says only that they were sent."""
 
 
 @dataclass(frozen=True)
@@ -101,5 +103,6 @@ def _warc_headers(capture: Capture) -> dict[str, str]:
 def _request_head(capture: Capture) -> StatusAndHeaders:
     parts = urlsplit(capture.url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    headers = [("Host", parts.netloc), *capture.request_headers]
+    sent = [(name, _REDACTED if name.lower() in _SIGNATURES else value) for name, value in capture.request_headers]
+    headers = [("Host", parts.netloc), *sent]
     return StatusAndHeaders(f"GET {target} HTTP/1.1", headers, is_http_request=True)

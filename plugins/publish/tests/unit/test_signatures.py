@@ -45,7 +45,11 @@ def test_any_flipped_byte_added_or_missing_file_is_named(folder: Path, tmp_path:
     assert sign(str(folder), SigningKey(private), tmp_path, None, as_json=True) == 0
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
-    assert verify(str(moved), public, tmp_path, None, as_json=True) == 0
+    with pytest.raises(CorruptPart, match="it was signed as 'model', not as 'moved'"):
+        verify(str(moved), public, tmp_path, None, as_json=True)
+    assert verify(str(moved), public, tmp_path, None, signed_as="model", as_json=True) == 0
+    (tmp_path / "again").mkdir()
+    moved = moved.rename(tmp_path / "again" / "model")
     for path in [path for path in sorted(moved.rglob("*")) if path.is_file()]:
         data = path.read_bytes()
         for place in (0, len(data) // 2, len(data) - 2):
@@ -84,6 +88,22 @@ def test_signed_folder_is_found_by_any_path_and_signed_again(
     assert verify(".", other[1], tmp_path, None, as_json=True) == 0
     with pytest.raises(CorruptPart, match=r"^\.: the signature model\.sig is damaged, or of another key than "):
         verify(".", public, tmp_path, None, as_json=True)
+
+
+def test_folder_that_the_key_signed_for_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    private, public = write_keys(tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "model.safetensors").write_bytes(b"other weights")
+    for one in (folder, other):
+        assert sign(str(one), SigningKey(private), tmp_path, None, as_json=True) == 0
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+    with pytest.raises(CorruptPart, match="it was signed as 'other', not as 'model'") as refused:
+        verify(str(folder), public, tmp_path, None, as_json=True)
+    assert refused.value.exit_code == 3
+    with pytest.raises(CorruptPart, match="not as 'third'"):
+        verify(str(folder), public, tmp_path, None, signed_as="third", as_json=True)
 
 
 def put_link(path: Path) -> None:
