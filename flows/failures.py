@@ -34,7 +34,7 @@ def next_step(error: BaseException, run_id: str) -> str:
 
 
 def translate_error(error: BaseException) -> BaseException:
-    """Return a ServiceError (exit code 75) if the Prefect server or its record of this run is lost, else the same error.
+    """Return a ServiceError (exit code 75) if the Prefect server or what it knows of this run is lost, else the same error.
 
     Only Prefect's client uses httpx in this process.
     """
@@ -42,6 +42,11 @@ def translate_error(error: BaseException) -> BaseException:
         problem = "has no record of this run any more: its database was lost, or another server has its URL now"
     elif isinstance(error, httpx.TransportError):
         problem = f"does not answer ({type(error).__name__}: {error})"
+    elif isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
+        problem = (
+            f"refuses the login of this run (HTTP {error.response.status_code}): it was stopped during the run (`pairmill"
+            " down`) and has a new login, or its login was changed"
+        )
     else:
         return error
     return ServiceError(

@@ -25,3 +25,15 @@ def test_translate_error_names_the_lost_server(error: Exception, what: str) -> N
 def test_translate_error_returns_other_errors_unchanged() -> None:
     error = ContractError("rows")
     assert translate_error(error) is error
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_translate_error_names_a_server_with_a_new_login(status: int) -> None:
+    request = httpx.Request("POST", "http://127.0.0.1:4200/api/task_runs/")
+    error = httpx.HTTPStatusError("refused", request=request, response=httpx.Response(status, request=request))
+    found = translate_error(error)
+    assert isinstance(found, ServiceError)
+    assert f"refuses the login of this run (HTTP {status}): it was stopped during the run (`pairmill down`)" in str(
+        found
+    )
+    assert "then rerun" in str(found)
