@@ -33,6 +33,10 @@ class StageConfig(BaseModel):
             values["plugins"] = used
         return values
 
+    def within(self, run: Any) -> Self:
+        """Return the table with what it takes from the others of a run's config (RunConfig)."""
+        return self
+
     def problems(self) -> list[str]:
         """Return what is wrong with the files and libraries that the table names: a line each, which begins with the path
         inside the table. No data is read for it.
@@ -54,6 +58,10 @@ class SourceOrder(StageConfig):
     def sources(self) -> tuple[str, ...]:
         """Names of several sources, in the order in which their duplicates are kept; () for one source."""
         return self._sources
+
+    def within(self, run: Any) -> Self:
+        names = tuple(table.name for table in run.source.tables if table.name)
+        return self.with_sources(names) if len(names) > 1 else self
 
     def with_sources(self, names: tuple[str, ...]) -> Self:
         """Return the config for pairs of these sources."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dataops import redaction as secrets
-from dataops.config import problems_of
+from dataops.config import StageConfig, problems_of
 from dataops.errors import ConfigError
 from dataops.home import home, resolve_in_project
 from dataops.plugins import extend, find
@@ -39,7 +39,7 @@ from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
 from tasks.engine.executor import Engine, Executor
 from tasks.evaluate.config import EvaluateConfig
-from tasks.extract.config import SourceConfig, name_source_path, name_tables, source_names
+from tasks.extract.config import SourceConfig, name_source_path, name_tables
 from tasks.filter.config import FilterConfig
 from tasks.pack.config import PackConfig
 from tasks.register.config import RegisterConfig
@@ -146,16 +146,10 @@ class RunConfig(_Table):
             return {**values, "register": {**register, "model_name": name if is_valid else "unnamed"}}
         return values
 
-    def stage_config(self, table: str) -> Any:
-        """Return the config of a stage by the name of its field, with what it takes from other tables."""
-        names = source_names(self.source)
-        if table == "source":
-            return self.source.signing_as(self.download)
-        if table == "download":
-            return self.download.adapt(self.source.tables)
-        if len(names) > 1 and table in ("filter", "curate"):
-            return getattr(self, table).with_sources(names)
-        return self.pack.with_lists(self.filter.opt_out_lists) if table == "pack" else getattr(self, table)
+    def stage_config(self, name: str) -> Any:
+        """Return a table by the name of its field, that of a stage with what it takes from other tables."""
+        table = getattr(self, name)
+        return table.within(self) if isinstance(table, StageConfig) else table
 
     def as_dict(self) -> dict[str, Any]:
         """Return the config as JSON values, with the keys of the TOML file."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError, PairmillError, StorageError
+from dataops.facts import Quoted
 from dataops.messages.waiting import waiting
 from dataops.process import pid_namespace, process_fingerprint
 from dataops.snapshot import Counts, Manifest, find_manifest
@@ -81,7 +82,7 @@ class Attempt(BaseModel):
     """The last stage that this attempt should run; None for all."""
     flow_run_id: str | None = None
     ended_at: str | None = None
-    error: str | None = None
+    error: Quoted | None = None
 
     def is_local(self) -> bool:
         """Return whether its process is in this process's pid namespace, so that it can be checked."""

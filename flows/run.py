@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from prefect.client.schemas.objects import State
 
 from dataops.errors import ContractError, DatasetBlocked
+from dataops.facts import RegisterFacts
 from dataops.process import cpu_seconds
 from dataops.snapshot import Manifest, Record, find_manifest
 from flows.dataset_checks import check_run
@@ -170,8 +171,8 @@ class Run(LiveRun):
     def end(self, state: RunState, error: str | None = None) -> None:
         """Close the record."""
         if (register := self.manifests.get("register")) is not None:
-            self.record.model_version = register.facts["model_uri"]
-            self.record.model_links = register.facts.get("links", {})
+            facts = RegisterFacts.of(register)
+            self.record.model_version, self.record.model_links = facts.model_uri, facts.links
         self.record.end(state, error)
         self.save()
         self.listeners.notify(lambda one: one.ended(state, error))

@@ -6,7 +6,7 @@ This is not legal advice. Source: Creative Commons, "About CC Licenses", for wha
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dataops.formatting import format_share
 
@@ -160,13 +160,13 @@ def _state_terms(licenses: Sequence[DeclaredLicense], pairs: int) -> Iterator[st
         yield f"For {_share(found, pairs)} no licence was declared: what their owners permit is not known."
 
 
-def state_weight_facts(weights: Sequence[Mapping[str, Any]]) -> list[str]:
+def state_weight_facts(weights: Iterable[tuple[str, str]]) -> list[str]:
     """Return a sentence for each term of the licences of the pretrained weights in a model.
 
     Args:
-        weights: with `name` and `license`, as the facts of a training have them.
+        weights: name and licence of each; "" if none is stated.
     """
-    found = [(str(one["name"]), read_license(str(one["license"] or ""))) for one in weights]
+    found = [(name, read_license(license_)) for name, license_ in weights]
     sentences = [
         f"The licence of the pretrained weights `{_plain(name)}`, {_plain(one.name)}, has the term "
         f"`{_TERMS[term][0]}`: {_TERMS[term][1]}."

@@ -4,13 +4,12 @@ The column `source` of a pair of a named source is the name, a slash, and the fi
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from dataops.facts import ExtractFacts, FilterFacts, PackFacts, SourceFacts
 from dataops.formatting import format_quantity
 from dataops.plugins import load
-from dataops.snapshot import Counts, Manifest
+from dataops.snapshot import Manifest
 
 DESCRIBED = 3
 """Maximum number of sources that a sentence or a drawing describes one by one."""
@@ -38,61 +37,28 @@ def key_sources_by_name(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**config, "sources": by_name}
 
 
-class SourceSummary(BaseModel):
-    """What the manifest of extract records of one source."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str = ""
-    """Name of the source; "" for the only one without a name."""
-    kind: str = "unknown"
-    license: str | None = None
-    """URL of the licence that the source states for its pairs."""
-    files: int = 0
-    failed_files: list[list[str]] = []
-    """Files that could not be read, each with the error."""
-    counts: Counts = Counts()
-
-    @property
-    def provenance(self) -> Literal["crawl", "public"] | None:
-        """`crawl` for a crawl of our own, `public` for public data; None if the kind of source does not show it."""
-        return getattr(load("sources").get(self.kind), "provenance", None)
-
-    def describe(self) -> str:
-        """Return the number of its files and its kind, with its name if it has one."""
-        files = f"{format_quantity(self.files, 'source file')} of kind {self.kind}"
-        return f"{files} ({self.name})" if self.name else files
-
-
-def list_sources(extract: Manifest) -> list[SourceSummary]:
+def list_sources(extract: Manifest) -> list[SourceFacts]:
     """Return the sources of a snapshot of extract, in the order in which their duplicates are kept."""
-    if found := extract.facts.get("sources"):
-        return [SourceSummary.model_validate(source) for source in found]
+    if found := ExtractFacts.of(extract).sources:
+        return found
     config, inputs = extract.config, sum(one.stage == "source" for one in extract.inputs)
-    return [
-        SourceSummary(
-            kind=str(config.get("kind", "unknown")),
-            license=config.get("license"),
-            files=int(extract.facts.get("files", inputs)),
-            failed_files=extract.facts.get("failed_files", []),
-            counts=extract.counts,
-        )
-    ]
+    stated = {"kind": str(config.get("kind", "unknown")), "license": config.get("license"), "counts": extract.counts}
+    return [SourceFacts(**{"files": inputs, **extract.facts, **stated})]
 
 
-def list_named_sources(manifests: Mapping[str, Manifest]) -> list[SourceSummary]:
+def list_named_sources(manifests: Mapping[str, Manifest]) -> list[SourceFacts]:
     """Return the named sources of a snapshot by its ancestors' manifests; where extract's was deleted, their names only."""
     if "extract" in manifests:
         return [source for source in list_sources(manifests["extract"]) if source.name]
-    counted = manifests["pack"].facts.get("sources", {}) if "pack" in manifests else {}
-    return [SourceSummary(name=name) for name in counted]
+    counted = PackFacts.of(manifests["pack"]).sources if "pack" in manifests else {}
+    return [SourceFacts(name=name) for name in counted]
 
 
 def count_filtered(manifests: Mapping[str, Manifest]) -> dict[str, int]:
     """Return the number of pairs that filter kept of each named source."""
     if "filter" not in manifests:
         return {}
-    counted = {name: int(one["kept"]) for name, one in manifests["filter"].facts.get("sources", {}).items()}
+    counted = {name: one.kept for name, one in FilterFacts.of(manifests["filter"]).sources.items()}
     names = [source.name for source in list_named_sources(manifests)]
     return {names[0]: manifests["filter"].counts.kept} if len(names) == 1 else counted
 

@@ -5,7 +5,7 @@ import os
 import sys
 import webbrowser
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from statistics import median
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dataops.errors import ConfigError
+from dataops.facts import EvaluateFacts, ExtractFacts, PackFacts, RegisterFacts
 from dataops.formatting import format_counts, format_quantity, format_share
 from dataops.funnel import funnel_stages
 from dataops.redaction import escape_for_display
@@ -178,9 +179,9 @@ def show_run(record: RunRecord, store: Store, *, with_error: bool = True) -> Non
     if with_error and record.attempts and record.attempts[-1].error:
         out.print(Text("\n") + message(f"ended with: {record.attempts[-1].error.splitlines()[0]}"))
     if record.model_version:
-        facts = next((m.facts for m in manifests if m.stage == "register"), {})
-        alias = f", alias {facts['alias']}" if facts.get("alias") else ""
-        gate = f" ({facts['gate']})" if str(facts.get("gate")).startswith(NO_GATE) else ""
+        facts = next((RegisterFacts.of(m) for m in manifests if m.stage == "register"), None)
+        alias = f", alias {facts.alias}" if facts and facts.alias else ""
+        gate = f" ({facts.gate})" if facts and facts.gate.startswith(NO_GATE) else ""
         out.print(Text("\n") + text(f"Registered {record.model_version}{alias}{gate}"), soft_wrap=True)
     elif any(manifest.stage == "pack" for manifest in manifests):  # the page of a version links to its dataset's
         out.print(Text("\n") + message(f"dataset page: `pairmill show {record.run_id} --open`"), soft_wrap=True)
@@ -221,7 +222,7 @@ def _show_funnel(manifests: Sequence[Manifest], out: Console) -> None:
 def _show_sources(manifests: Sequence[Manifest], out: Console) -> None:
     """Print the pairs that extract and filter kept of each named source, and that the dataset has."""
     by_stage = {manifest.stage: manifest for manifest in manifests}
-    packed = by_stage["pack"].facts.get("sources", {}) if "pack" in by_stage else {}
+    packed = PackFacts.of(by_stage["pack"]).sources if "pack" in by_stage else {}
     if not (sources := list_named_sources(by_stage)):
         return
     out.print()
@@ -249,14 +250,14 @@ def _show_checks(report: CheckReport | None, out: Console) -> None:
 
 def _show_unreadable_sources(manifests: Sequence[Manifest], out: Console) -> None:
     """Print the source files that could not be read, and how many records of the others could not be used."""
-    facts = next((m.facts for m in manifests if m.stage == "extract"), {})
-    if failed := facts.get("failed_files"):
+    facts = next((ExtractFacts.of(m) for m in manifests if m.stage == "extract"), ExtractFacts())
+    if failed := facts.failed_files:
         out.print()
-        files = format_quantity(facts["files"], "file")
+        files = format_quantity(facts.files, "file")
         out.print(text(f"extract left out {len(failed)} of {files} that could not be read:"))
         for file, why in failed[:LISTED]:
             out.print(text(f"  {file}: {why}"), soft_wrap=True)
-    if damages := facts.get("damages"):
+    if damages := facts.damages:
         counts = format_counts(Counter(damages).most_common())
         out.print()
         where = "(`pairmill show KEY --json` lists where)"
@@ -265,7 +266,7 @@ def _show_unreadable_sources(manifests: Sequence[Manifest], out: Console) -> Non
 
 def _show_scores(manifests: Sequence[Manifest], out: Console) -> None:
     """Print zero-shot and retrieval scores with their 99.5% intervals and the chance level."""
-    metrics = next((m.facts["metrics"] for m in manifests if m.stage == "evaluate"), None)
+    metrics = next((EvaluateFacts.of(m).metrics for m in manifests if m.stage == "evaluate"), None)
     if not metrics:  # the run has not come to its evaluation, or names no suite
         return
     out.print()
@@ -334,11 +335,12 @@ def _print_rest(number: int, kind: str, manifest: Manifest, out: Console) -> Non
 
 def _show_contents(manifest: Manifest, out: Console) -> None:
     """Print the most frequent languages, hosts, licences, crawls and sizes of a dataset."""
-    if manifest.stage != "pack" or "languages" not in manifest.facts:
+    if manifest.stage != "pack":
         return
     out.print()
+    facts = PackFacts.of(manifest)
     for kind in ("languages", "hosts", "licenses", "crawls", "sizes"):
-        counted = manifest.facts[kind]
+        counted: Mapping[str, int] = getattr(facts, kind)
         counts = format_counts((name or "none", number) for name, number in list(counted.items())[:CONTENTS])
         out.print(text(f"{kind:<10} {counts}" + (", …" if len(counted) > CONTENTS else "")), soft_wrap=True)
 

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from dataops.errors import ConfigError, PairmillError
+from dataops.facts import replace_quotes
 from dataops.formatting import format_quantity
 from dataops.store import Store
 from dataops.trace.requests import (
@@ -59,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 RUN_RECORDS = RecordKind(
     re.compile(r"runs/[^/]+\.json"),
-    ("attempts.*.error",),
+    partial(replace_quotes, RunRecord),
     lambda value: RunRecord.model_validate(value).model_dump_json(indent=2).encode(),
 )
 

@@ -22,6 +22,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 
 from dataops.escaping import escape_markdown
+from dataops.facts import RegisterFacts
 from dataops.formatting import format_percent
 from dataops.funnel import funnel_rows
 from dataops.redaction import redact
@@ -171,9 +172,9 @@ def render_card(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
     state = f"**{record.state.capitalize()}**" + (f": {escape_markdown(redact(error)[:ERROR_LENGTH])}" if error else "")
     blocks = [state]
     if register := manifests.get("register"):
-        facts = register.facts
-        alias = f", alias `{facts['alias']}`" if facts.get("alias") else ""
-        blocks.append(f"Model: `{facts['model_uri']}`{alias}, {escape_markdown(describe_gate(facts['gate']))}")
+        facts = RegisterFacts.of(register)
+        alias = f", alias `{facts.alias}`" if facts.alias else ""
+        blocks.append(f"Model: `{facts.model_uri}`{alias}, {escape_markdown(describe_gate(facts.gate))}")
     if record.checks is not None:
         blocks.append(f"Checks: {escape_markdown(record.checks.verdict)}")
     # The UI would make a link of any other text as well.

@@ -17,6 +17,7 @@ from prefect.events import Event, Resource, emit_event
 from prefect.settings import PREFECT_API_URL
 
 from dataops.errors import ServiceError
+from dataops.facts import DownloadFacts, EvaluateFacts, RegisterFacts, TrainFacts
 from dataops.redaction import remove_credentials
 from dataops.snapshot import Manifest
 from dataops.stages import RunState
@@ -65,7 +66,7 @@ def emit_events(record: RunRecord, manifests: Mapping[str, Manifest], store: Sto
     emitted = False
     for stage, event in EVENTS.items():
         manifest = manifests.get(stage)
-        if manifest is not None and manifest.facts.get("alias") == CANDIDATE:
+        if manifest is not None and stage == "register" and RegisterFacts.of(manifest).alias == CANDIDATE:
             continue  # registered without a gate, and not promoted
         if stage == "download" and manifest is not None and not _find_matches(manifest):
             continue
@@ -114,7 +115,8 @@ def send_takedowns_due(requests: Sequence[tuple[str, str, date]], today: date) -
 
 def _find_matches(manifest: Manifest) -> dict[str, int]:
     """Return the number of images of a download that a list of known harmful ones names, by the name of the list."""
-    return {name: number for reason in erased_reasons() for name, number in manifest.facts.get(reason, {}).items()}
+    further = DownloadFacts.of(manifest).further
+    return {name: number for reason in erased_reasons() for name, number in further.get(reason, {}).items()}
 
 
 def _name(manifest: Manifest) -> str:
@@ -144,10 +146,11 @@ def _payload(manifest: Manifest, manifests: Mapping[str, Manifest]) -> dict[str,
         }
     payload: dict[str, Any] = {"counts": manifest.counts.model_dump(mode="json"), "digest": manifest.content_digest}
     if manifest.stage == "train":
-        payload |= {"model": manifest.facts["model"], "final": manifest.facts["final"]}
+        payload |= TrainFacts.of(manifest).model_dump(include={"model", "final"})
     if manifest.stage == "register":
-        payload |= {name: manifest.facts[name] for name in ("model_uri", "model_name", "version", "alias", "links")}
-        rows = flatten_metrics(manifests["evaluate"].facts["metrics"])
+        shown = {"model_uri", "model_name", "version", "alias", "links"}
+        payload |= RegisterFacts.of(manifest).model_dump(include=shown)
+        rows = flatten_metrics(EvaluateFacts.of(manifests["evaluate"]).metrics)
         scores = [{"name": row["key"], "value": row["value"]} for row in rows if row["value"] is not None]
         payload["scores"] = scores[:SCORES]
     return payload

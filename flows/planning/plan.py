@@ -13,6 +13,7 @@ from typing import Any, Literal
 from dataops.errors import ConfigError, CorruptPart, PairmillError
 from dataops.snapshot import Draft, Manifest, find_manifest, load_manifest
 from dataops.store import Store, open_store
+from dataops.trace.sources import list_sources
 from flows.config import RunConfig
 from flows.pipeline import PIPELINE
 from flows.planning.reasons import Wanted, choose_nearest, find_differences
@@ -300,10 +301,9 @@ def _estimate_sources(tables: Sequence[Source], context: Context, earlier: Seque
 
 def _find_source(source: Source, manifest: Manifest) -> EarlierSource | None:
     """Return what an earlier snapshot has of a source of the same kind."""
-    single = {**manifest.facts, "kind": manifest.config.get("kind"), "counts": manifest.counts.model_dump()}
     found = (
         source.describe_earlier(facts, manifest)
-        for facts in manifest.facts.get("sources") or [single]
-        if facts["kind"] == source.kind and facts["counts"]["input"]
+        for facts in list_sources(manifest)
+        if facts.kind == source.kind and facts.counts.input
     )
     return next(filter(None, found), None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
+from dataops.facts import DownloadFacts
 from dataops.snapshot import Draft, Input
 from dataops.trace.targets import Target, matching_rows
 from tasks.download.hooks import FetchHook, ShardHook
@@ -86,7 +87,7 @@ class KeptOriginals(FetchHook):
         _open(work.config.originals)
         return OriginalsHook(work.config.originals)
 
-    def finish(self, work: Any, facts: Mapping[str, Any]) -> None:
+    def finish(self, work: Any, facts: DownloadFacts) -> None:
         if work.config.originals:
             _open(work.config.originals).shrink(work.config.originals_bytes)
 

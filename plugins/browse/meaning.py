@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataops.errors import ConfigError, JobFailed, PairmillError
+from dataops.facts import RegisterFacts
 from dataops.home import private_folder
 from dataops.images.feature_table import FeatureTable, best, image_ids, preparation_digest
 from dataops.shards.tar import read_index
@@ -55,7 +56,7 @@ def find_default_model(dataset: Dataset, home: Path) -> NamedModel | None:
     named: list[tuple[bool, bool, str, str, Manifest]] = []
     for train in trains:
         registers = lineage.descendants(train, "register")
-        names = [f"models:/{m.facts.get('model_name')}/{m.facts.get('version')}" for m in registers]
+        names = [RegisterFacts.of(m).model_uri for m in registers]
         name = names[-1] if names else f"train/{train.key}"
         named.append((train.key in own, bool(names), train.created_at, name, train))
     for *_, name, train in sorted(named, key=lambda one: one[:4], reverse=True):

@@ -31,7 +31,7 @@ from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record
 from dataops.store import Store
 from dataops.web.captions import fold_caption, normalise_caption
-from plugins.captions.config import NAME, RecaptionConfig
+from plugins.captions.config import NAME, RecaptionConfig, RecaptionFacts
 from plugins.captions.endpoint import Answer, Endpoint
 from tasks.curate.config import CurateConfig
 from tasks.curate.decisions import put_result, read_kept
@@ -81,15 +81,15 @@ def caption_images(work: Work[CurateConfig], shards: Sequence[RawShard]) -> Step
         )
     totals = sum((Counter(record.facts["totals"]) for record in records), Counter[str]())
     models = sum((Counter(record.facts["models"]) for record in records), Counter[str]())
-    facts = {
-        "model": config.model,
-        "model_version": config.model_version,
-        "prompt": config.prompt,
-        "captioner": config.digest,
-        "outcomes": dict(sorted(outcomes.items())),
-        "answered_by": dict(sorted(models.items())),
+    facts = RecaptionFacts(
+        model=config.model,
+        model_version=config.model_version,
+        prompt=config.prompt,
+        captioner=config.digest,
+        outcomes=dict(sorted(outcomes.items())),
+        answered_by=dict(sorted(models.items())),
         **{name: totals[name] for name in ("requests", "cached", "prompt_tokens", "completion_tokens")},
-    }
+    )
     return StepOutput([part for record in records for part in record.parts], facts)
 
 

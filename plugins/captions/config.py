@@ -1,6 +1,5 @@
 """Define `[curate.recaption]`: the model that writes captions, what it is asked, and the limits of asking."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -8,6 +7,7 @@ from pydantic import Field, field_validator
 
 from dataops.config import StageConfig
 from dataops.digest import canonical_json, text_sha256
+from dataops.facts import Facts
 from dataops.formatting import format_quantity
 from dataops.language.profiles import profile_names
 from dataops.redaction import read_secret
@@ -114,12 +114,32 @@ class RecaptionConfig(StageConfig):
 _PROMPT_SHOWN = 200
 
 
-def _describe(facts: Mapping[str, Any]) -> list[str]:
+class RecaptionFacts(Facts):
+    """Facts of the synthetic captions, in the manifest of `curate`."""
+
+    stage = "curate"
+    table = NAME
+    model: str
+    model_version: str
+    prompt: str
+    captioner: str = ""
+    """Digest of all that decides an answer."""
+    outcomes: dict[str, int]
+    """Number of images by what became of their answer."""
+    answered_by: dict[str, int] = Field(default={})
+    """Number of answers by the model that the endpoint named."""
+    requests: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+def _describe(facts: RecaptionFacts) -> list[str]:
     """Return which model wrote how many synthetic captions, by which prompt. What stands in back quotes is code."""
-    version = f" (version {facts['model_version']})" if facts["model_version"] else ", whose version was not stated"
-    added, prompt = facts["outcomes"].get("added", 0), " ".join(facts["prompt"].split()).replace("`", "'")
+    version = f" (version {facts.model_version})" if facts.model_version else ", whose version was not stated"
+    added, prompt = facts.outcomes.get("added", 0), " ".join(facts.prompt.split()).replace("`", "'")
     return [
-        f"The model `{facts['model']}`{version} wrote {format_quantity(added, 'synthetic caption')} beside the original "
+        f"The model `{facts.model}`{version} wrote {format_quantity(added, 'synthetic caption')} beside the original "
         f"ones, by the prompt `{prompt[:_PROMPT_SHOWN]}`. Nobody has checked them."
     ]
 
@@ -130,5 +150,6 @@ STEP = Step(
     "plugins.captions.captioning:caption_images",
     order=30,
     weight=400,
+    facts=RecaptionFacts,
     describe=_describe,
 )

@@ -29,7 +29,7 @@ from dataops.kernels.hashes import hash128, uid_halves
 from dataops.parquet import read_parquet
 from dataops.snapshot import Draft, Record, fetch_table, read_table
 from plugins.clusters.balance import compute_probabilities, merge_small_clusters
-from plugins.clusters.config import NAME, ClustersConfig
+from plugins.clusters.config import NAME, ClustersConfig, ClustersFacts
 from plugins.clusters.semantic_duplicates import find_duplicates
 from plugins.clusters.targets import is_on_target, put_target_clusters, put_target_images
 from plugins.clusters.vectors import CENTROIDS, FIT_FEATURES, Centroids, cosine, join_features
@@ -154,7 +154,7 @@ def add_clusters(work: Work[CurateConfig], shards: Sequence[RawShard]) -> StepOu
     table = _describe_clusters(job, draft)
     part = draft.put_table(CLUSTERS_PART, table)
     run(put_results, units)
-    return StepOutput([part], _summarise(table, kept, job) | found)
+    return StepOutput([part], ClustersFacts(**_summarise(table, kept, job), **found))
 
 
 def fit_clusters(config: ClustersConfig, features: Sequence[str], work: Work[Any]) -> None:

@@ -6,6 +6,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from dataops.config import StageConfig, problems_of
+from dataops.facts import Facts
 from dataops.schema import Column, DropReason
 from dataops.snapshot import Input
 from tasks.curate.scores.clip import find_clip_scorer, find_model_problems
@@ -13,6 +14,32 @@ from tasks.curate.scores.score import Scorer
 from tasks.curate.step import Step
 
 NAME = "clusters"
+
+
+class ClustersFacts(Facts):
+    """Facts of the clusters, in the manifest of `curate`."""
+
+    stage = "curate"
+    table = NAME
+    scorer: str
+    model: str | None
+    rows: int
+    without_feature: int
+    """Number of rows whose image has no feature."""
+    semantic_duplicates: int
+    off_target: int
+    """Number of pairs in clusters without a target."""
+    fitted: int
+    clusters: int
+    """Number of clusters after small ones were merged."""
+    sizes: dict[str, int]
+    """Number of pairs of the cluster at a share of all, in their order by size; "0.5" is the median."""
+    epoch_rows: float
+    """Mean number of pairs in an epoch."""
+    targets: int | None = None
+    """Number of clusters that are nearest to a target, if the config has any."""
+
+
 FEATURES = "features"
 """Name of the scorer whose result is the feature of an image."""
 _FEATURE_SCORES = 32
@@ -118,6 +145,7 @@ STEP = Step(
         ),
     },
     order=20,
+    facts=ClustersFacts,
     inputs=ClustersConfig.inputs,
     check=_check,
     page="plugins.clusters.report:report_html",

@@ -10,6 +10,7 @@ from dataops.formatting import format_quantity, format_share
 from dataops.snapshot import Manifest, load_manifest, read_table
 from dataops.store import Store
 from plugins.clusters.clustering import CLUSTERS_PART, COUNTED
+from plugins.clusters.config import ClustersFacts
 from tasks.pack.card_samples import add_raw_previews
 from tasks.reports.gallery import evenly_spaced, gallery_rows
 from tasks.reports.page import render
@@ -21,7 +22,7 @@ _COLUMNS = ["uid", "caption", "key", "shard", "original_width", "original_height
 
 def report_html(manifest: Manifest, store: Store) -> str:
     """Return the page of a snapshot of the stage `curate` that has clusters, with images from the raw shards."""
-    facts = manifest.facts["clusters"]
+    facts = ClustersFacts.of(manifest)
     clusters = pl.DataFrame(read_table(store, manifest.path(CLUSTERS_PART), COUNTED))
     clusters = clusters.group_by("image_cluster").agg(
         pl.col("rows").sum(), pl.col("semantic_duplicates").sum(), pl.col("sampling_probability").first()
@@ -44,17 +45,17 @@ def _spread(count: int) -> list[int]:
     return sorted({round(n * (count - 1) / (SHOWN - 1)) for n in range(SHOWN)}) if count else []
 
 
-def _figures(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "clusters that were fitted", f"{facts['fitted']:,}"
-    yield "clusters after small ones were merged", f"{facts['clusters']:,}"
+def _figures(facts: ClustersFacts) -> Iterator[tuple[str, str]]:
+    yield "clusters that were fitted", f"{facts.fitted:,}"
+    yield "clusters after small ones were merged", f"{facts.clusters:,}"
     for share, name in (("0", "smallest"), ("0.5", "median"), ("1", "largest")):
-        if share in facts["sizes"]:
-            yield f"pairs of the {name} cluster", f"{facts['sizes'][share]:,}"
-    yield "semantic duplicates", f"{facts['semantic_duplicates']:,}"
-    if facts["off_target"]:
-        yield "pairs in clusters without a target", f"{facts['off_target']:,}"
-    yield "pairs whose image has no feature", f"{facts['without_feature']:,}"
-    yield "mean number of pairs in an epoch", f"{facts['epoch_rows']:,.0f}"
+        if share in facts.sizes:
+            yield f"pairs of the {name} cluster", f"{facts.sizes[share]:,}"
+    yield "semantic duplicates", f"{facts.semantic_duplicates:,}"
+    if facts.off_target:
+        yield "pairs in clusters without a target", f"{facts.off_target:,}"
+    yield "pairs whose image has no feature", f"{facts.without_feature:,}"
+    yield "mean number of pairs in an epoch", f"{facts.epoch_rows:,.0f}"
 
 
 def _read_examples(manifest: Manifest, store: Store, clusters: Sequence[int]) -> pl.DataFrame:

@@ -95,7 +95,7 @@ DOCUMENT = Document("croissant.json", write_croissant)
 def describe_dataset(dataset: DatasetFacts) -> dict[str, Any]:
     """Return the document."""
     made = max((one.created_at for one in dataset.lineage.values()), default="")[:10]
-    licenses = [dataset.license] if dataset.license else [url for url in dataset.facts["licenses"] if url]
+    licenses = [dataset.license] if dataset.license else [url for url in dataset.facts.licenses if url]
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -106,7 +106,7 @@ def describe_dataset(dataset: DatasetFacts) -> dict[str, Any]:
         "identifier": f"sha256:{dataset.digest}",
         **({"dateCreated": made, "datePublished": made} if made else {}),
         **({"license": licenses} if licenses else {}),
-        **({"inLanguage": found} if (found := [name for name in dataset.facts["languages"] if name]) else {}),
+        **({"inLanguage": found} if (found := [name for name in dataset.facts.languages if name]) else {}),
         "keywords": ["image-text pairs", "CLIP", "WebDataset"],
         "citeAs": write_citation(dataset),
         "distribution": list(_list_files(dataset)),
@@ -202,7 +202,7 @@ def _describe_responsibly(dataset: DatasetFacts) -> dict[str, Any]:
     sources = list_sources(extract) if (extract := dataset.lineage.get("extract")) else []
     is_secondary = any(source.provenance != "crawl" for source in sources)
     collected = ["Web Scraping", *(["Secondary Data Analysis"] if is_secondary else [])]
-    captions = format_counts((name or "unknown", count) for name, count in facts["caption_sources"].items())
+    captions = format_counts((name or "unknown", count) for name, count in facts.caption_sources.items())
     download = dataset.lineage["download"]
     found: dict[str, Any] = {
         "dataCollection": f"Pairs of an image URL and a caption were read from {describe_sources(dataset)}. The images "
@@ -224,14 +224,14 @@ def _describe_responsibly(dataset: DatasetFacts) -> dict[str, Any]:
         "machineAnnotationTools": _list_tools(dataset),
         "dataLimitations": list_limits(dataset),
         "dataBiases": [
-            f"Most frequent {title}: {format_counts((name or 'none', n) for name, n in list(facts[kind].items())[:8])}."
-            for kind, title in (("languages", "languages"), ("hosts", "hosts of images"))
+            f"Most frequent {title}: {format_counts((name or 'none', n) for name, n in list(counts.items())[:8])}."
+            for counts, title in ((facts.languages, "languages"), (facts.hosts, "hosts of images"))
         ],
         "dataUseCases": ["Training and evaluation of models of images and texts, such as CLIP."],
         "personalSensitiveInformation": _describe_persons(dataset),
         "dataReleaseMaintenancePlan": "A request to remove a pair is recorded, and the next version of the dataset is "
         "made without the pair. Models that were trained on it are tagged. "
-        f"Requests applied to this version: {len(facts.get('takedowns', []))}.",
+        f"Requests applied to this version: {len(facts.takedowns)}.",
     }
     return {f"rai:{name}": value for name, value in found.items() if value}
 
@@ -245,8 +245,8 @@ def _list_dates(lineage: Mapping[str, Any]) -> Iterator[str]:
 
 def _count_missing(dataset: DatasetFacts) -> str:
     counted = {
-        "without a declared licence": dataset.facts["licenses"].get("", 0),
-        "without a detected language": dataset.facts["languages"].get("", 0),
+        "without a declared licence": dataset.facts.licenses.get("", 0),
+        "without a detected language": dataset.facts.languages.get("", 0),
     }
     pairs = [f"{count:,} {what} ({format_share(count, max(dataset.samples, 1))})" for what, count in counted.items()]
     return f"Of {format_quantity(dataset.samples, 'pair')}: {', '.join(pairs)}. Missing values are null."
@@ -256,7 +256,7 @@ def _list_tools(dataset: DatasetFacts) -> list[str]:
     """Return what models and detectors have added to the rows."""
     curate = dataset.lineage["curate"].config
     found = []
-    if set(dataset.facts["languages"]) - {""}:
+    if set(dataset.facts.languages) - {""}:
         detector = dataset.lineage["filter"].config.get("language_detector") if "filter" in dataset.lineage else None
         found.append(f"Languages of captions: {detector or 'a detector'}.")
     if curate.get("near_duplicate_distance") is not None:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from dataops.errors import ConfigError, ContractError
+from dataops.facts import EvaluateFacts, PackFacts, TrainFacts
 from dataops.formatting import format_quantity
 from dataops.rights.licenses import list_licenses
 from plugins.disclosure.subject import Chain, Subject
@@ -113,7 +114,7 @@ def _describe_model(subject: Subject) -> Any:
         "content_digest": f"sha256:{train.content_digest}",
         "snapshot": f"train/{train.key}",
         "seed": str(train.seed),
-        "precision": str(train.facts.get("precision", "")),
+        "precision": TrainFacts.of(train).precision,
         "pairs": str(subject.pairs),
     }
     return _component(
@@ -132,8 +133,7 @@ def _describe_model(subject: Subject) -> Any:
 
 def _describe_dataset(chain: Chain) -> Any:
     pack = chain.pack
-    counts = pack.facts.get("licenses")
-    licenses = list_licenses(counts, chain.pairs) if isinstance(counts, dict) else []
+    licenses = list_licenses(PackFacts.of(pack).licenses, chain.pairs)
     declared = [f"{one.license or 'none'}: {format_quantity(one.pairs, 'pair')}" for one in licenses]
     snapshots = {stage: f"{one.key} sha256:{one.content_digest}" for stage, one in chain.ancestors.items()}
     return _component(
@@ -159,21 +159,21 @@ def _describe_missing(key: str) -> Any:
 def _list_weights(subject: Subject, *, is_ancestor: bool = False) -> Iterator[Any]:
     """Yield the pretrained weights; as ancestors without a reference, since a reference is of one component."""
     for number, one in enumerate(subject.weights):
-        tower = "Both towers" if one["tower"] == "both" else f"The {one['tower']} tower"
-        file = f" (file {one['file']})" if one["file"] else ""
+        tower = "Both towers" if one.tower == "both" else f"The {one.tower} tower"
+        file = f" (file {one.file})" if one.file else ""
         yield _component(
             "machine-learning-model",
-            name=str(one["name"]),
-            version=str(one["version"]) or None,
+            name=one.name,
+            version=one.version or None,
             bom_ref=None if is_ancestor else f"weights-{number}",
             description=f"{tower} started from these pretrained weights{file}.",
-            hashes=_hash(str(one["sha256"] or "")),
-            licenses=_license(str(one["license"] or "")),
+            hashes=_hash(one.sha256),
+            licenses=_license(one.license),
         )
 
 
 def _list_teachers(subject: Subject) -> Iterator[Any]:
-    models = subject.train.facts.get("other_models", {}) if subject.train is not None else {}
+    models = TrainFacts.of(subject.train).other_models if subject.train is not None else {}
     for number, source in enumerate(subject.train.inputs if subject.train is not None else []):
         if source.stage in models:
             yield _component(
@@ -215,7 +215,7 @@ def _add_model_card(document: dict[str, Any], subject: Subject) -> None:
     """Add the model card, for which the library has no class."""
     train, manifests = subject.train, subject.manifests
     assert train is not None
-    metrics = manifests["evaluate"].facts.get("metrics") if "evaluate" in manifests else None
+    metrics = EvaluateFacts.of(manifests["evaluate"]).metrics if "evaluate" in manifests else None
     rows = flatten_metrics(metrics or {})
     datasets = [*(pack.key for pack in subject.packs), *subject.missing]
     limits = list_limits(manifests, rows, only_own=len(datasets) > 1)
@@ -248,7 +248,7 @@ def _describe_metric(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _add_data(document: dict[str, Any], subject: Subject) -> None:
     """Add `data` to the components that are datasets, for which the library has no class."""
-    languages = {f"pack/{pack.key}": _count(pack.facts.get("languages")) for pack in subject.packs}
+    languages = {f"pack/{pack.key}": _count(PackFacts.of(pack).languages) for pack in subject.packs}
     for component in document.get("components", []):
         if component["type"] == "data":
             values = languages.get(component["bom-ref"], [])
@@ -257,7 +257,5 @@ def _add_data(document: dict[str, Any], subject: Subject) -> None:
             component["data"] = [{"type": "dataset", "name": component["name"], **contents}]
 
 
-def _count(counts: Any) -> Sequence[str]:
-    if not isinstance(counts, dict):
-        return []
-    return [f"{name or 'not detected'}: {format_quantity(int(number), 'pair')}" for name, number in counts.items()]
+def _count(counts: Mapping[str, int]) -> Sequence[str]:
+    return [f"{name or 'not detected'}: {format_quantity(number, 'pair')}" for name, number in counts.items()]

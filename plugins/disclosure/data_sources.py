@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dataops.facts import PackFacts
+from dataops.facts import SourceFacts as SourceSummary
 from dataops.formatting import format_quantity, format_share
-from dataops.trace.sources import SourceSummary, list_sources
+from dataops.trace.sources import list_sources
 from plugins.disclosure.answers import Answer, Answers, answer, fill, leave_open
 from plugins.disclosure.provider_facts import ProviderFacts, SourceFacts, SourceKind
 from plugins.disclosure.subject import Chain
@@ -61,7 +63,7 @@ def list_data_sources(chains: Sequence[Chain], facts: ProviderFacts) -> list[Dat
         for summary in list_sources(extract):
             label = summary.name or summary.kind
             stated = facts.sources.get(label)
-            pairs = int(chain.pack.facts.get("sources", {}).get(summary.name, 0)) if summary.name else chain.pairs
+            pairs = PackFacts.of(chain.pack).sources.get(summary.name, 0) if summary.name else chain.pairs
             kind = summary.provenance or (stated.kind if stated else None)
             has_images = images == "archive" or (isinstance(images, Mapping) and summary.name in images)
             config = tables.get(summary.name, {})

@@ -69,10 +69,10 @@ def _answer_model(subject: Subject) -> Answers:
     names = subject.name if subject.name == snapshot else f"{subject.name}, {snapshot}"
     rows = [
         (
-            "image and text" if one["tower"] == "both" else str(one["tower"]),
-            f"{one['name']} {one['version']}".strip(),
-            one["license"] or "not stated",
-            one["sha256"] or "not known",
+            "image and text" if one.tower == "both" else one.tower,
+            one.full_name,
+            one.license or "not stated",
+            one.sha256 or "not known",
         )
         for one in subject.weights
     ]

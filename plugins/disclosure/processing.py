@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from dataops.facts import CurateFacts, PackFacts, TrainFacts
 from dataops.formatting import format_counts, format_quantity
 from dataops.funnel import funnel_stages
 from dataops.rights.robots_txt import ROBOTS_AI_AGENTS
@@ -34,7 +35,7 @@ def answer_synthetic(subject: Subject) -> Answers:
     for chain in subject.chains:
         if found := describe_steps(chain.find("curate")):
             sentences += found
-            models.append(str(chain.ancestors["curate"].facts["recaption"]["model"]))
+            models.append(str(CurateFacts.of(chain.ancestors["curate"]).further["recaption"]["model"]))
     counted = [merge_counts(subject.packs, kind).get(SYNTHETIC, 0) for kind in ("caption_sources", FURTHER_CAPTIONS)]
     if sum(counted):
         sentences.append(f"{format_quantity(sum(counted), 'caption')} of the training data are synthetic.")
@@ -44,10 +45,10 @@ def answer_synthetic(subject: Subject) -> Answers:
         sentences += teachers
         train = subject.train
         inputs = train.inputs if train is not None else []
-        models += [one.key for one in inputs if train is not None and one.stage in train.facts.get("other_models", {})]
+        models += [one.key for one in inputs if train is not None and one.stage in TrainFacts.of(train).other_models]
         modalities.append("Features of images and texts, which another model computed")
     if subject.weights:
-        names = ", ".join(str(one["name"]) for one in subject.weights)
+        names = ", ".join(one.name for one in subject.weights)
         sentences.append(
             f"The towers {names} started from weights that others trained (section 1.2). No data were generated with them."
         )
@@ -141,7 +142,7 @@ def _list_rights_measures(chains: Sequence[Chain]) -> Iterator[str]:
     if chains:
         stages = [one for chain in chains for one in chain.ancestors.values()]
         removed = sum(one.counts.dropped.get("takedown", 0) for one in stages)
-        requests = {key for pack in packs for key in pack.facts.get("takedowns", [])}
+        requests = {key for pack in packs for key in PackFacts.of(pack).takedowns}
         yield (
             f"Requests to remove works that were applied to the training data: {len(requests):,}. Pairs that were removed "
             f"for them: {removed:,}."

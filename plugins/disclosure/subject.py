@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
+from dataops.facts import PretrainedWeights, TrainFacts
 from dataops.snapshot import Manifest, load_ancestors, load_manifest
 from dataops.store import Store
 from dataops.trace.requests import list_reports, load_report
@@ -59,9 +60,9 @@ class Subject:
         return sum(chain.pairs for chain in self.chains)
 
     @cached_property
-    def weights(self) -> list[dict[str, Any]]:
+    def weights(self) -> list[PretrainedWeights]:
         """Pretrained weights that the training started from."""
-        return list(self.train.facts.get("weights", [])) if self.train is not None else []
+        return TrainFacts.of(self.train).weights if self.train is not None else []
 
 
 def describe_dataset(pack: Manifest, store: Store) -> Subject:

@@ -3,8 +3,8 @@
 The text of a pair is chosen by others: a caption may be the state of a run, and a redirect chooses a final URL. So text is
 searched for and overwritten only where a schema says that a file quotes pairs:
 
-- of a record in JSON, the values that its kind names (`RecordKind`): examples, and messages of errors. Its keys, its config
-  and all other values are never read.
+- of a record in JSON, the fields that its model marks (`Quoted` of dataops/facts.py): examples, and messages of errors. Its
+  other keys, its config and all other values are never read.
 - of a page, the text between tags, and attributes that show or link something. Markup and the front matter of Markdown
   are left alone.
 - logs.
@@ -13,12 +13,16 @@ No other file is ever overwritten. It is searched for URLs and long captions, an
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from pydantic import BaseModel
+
+from dataops.facts import ExtractedFile, FilteredParts, FilterFacts, replace_fact_quotes, replace_quotes
 from dataops.snapshot import Manifest
-from tasks.takedown.holders import KEYS, RecordKind
+from tasks.takedown.holders import RecordKind
 
 _MARKUP = re.compile(
     rb"<!--(?:.*?-->|.*)|<(style|script)\b(?:.*?</\1>|.*)|<[!/?]?[A-Za-z][^<>]*>", re.DOTALL
@@ -33,14 +37,23 @@ def _encode_manifest(value: dict[str, Any]) -> bytes:
     return Manifest.model_validate({name: one for name, one in value.items() if name != "sha256"}).encode()
 
 
-MANIFEST_TEXTS = (
-    *("facts.examples", f"facts.captions.{KEYS}", "facts.balance.unmatched_examples"),
-    *("facts.failed_files.*.1", "facts.sources.*.failed_files.*.1"),
-)
+def _replace_in_manifest(value: dict[str, Any], replace: Callable[[str], str]) -> dict[str, Any]:
+    return value | {"facts": replace_fact_quotes(value["stage"], value["facts"], replace)}
+
+
+class _TaskRecord(BaseModel):
+    facts: ExtractedFile | FilteredParts
+
+
+class _IndexEntry(BaseModel):
+    record: _TaskRecord
+
+
 KINDS = (
-    RecordKind(re.compile(r"manifest\.json|manifests/[^/]+\.json"), MANIFEST_TEXTS, _encode_manifest),
-    RecordKind(re.compile(r"by-source/[0-9a-f]+\.json"), ("record.facts.failed",)),
-    RecordKind(re.compile(r"_work/.*\.json"), ("facts.failed", "examples", "unmatched_examples", f"captions.{KEYS}")),
+    RecordKind(re.compile(r"manifest\.json|manifests/[^/]+\.json"), _replace_in_manifest, _encode_manifest),
+    RecordKind(re.compile(r"by-source/[0-9a-f]+\.json"), partial(replace_quotes, _IndexEntry)),
+    # a record of a task, or what filter counts in its parts
+    RecordKind(re.compile(r"_work/.*\.json"), partial(replace_quotes, _TaskRecord | FilterFacts)),
     RecordKind(re.compile(r"croissant\.json|registration\.json|evidence-registration\.json|job\.json|config\.json")),
     RecordKind(re.compile(r"publications/[0-9a-f]+\.json")),
 )

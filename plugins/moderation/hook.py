@@ -1,11 +1,12 @@
 """The hook of a download that drops known harmful images: `[download.hash_lists]` (docs/hash-lists.md)."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dataops.facts import DownloadFacts
 from dataops.formatting import format_counts, format_quantity
 from dataops.snapshot import Draft, Input
 from plugins.moderation.lists_config import KNOWN_HARM, HashListsConfig
@@ -67,8 +68,8 @@ class HashLists(FetchHook):
         stored = put_lists(work.draft, lists, work.made_of)
         return HarmCheck(stored, work.config.max_image_area, work.config.max_bytes)
 
-    def finish(self, work: Any, facts: Mapping[str, Any]) -> None:
-        if matches := facts.get(KNOWN_HARM):
+    def finish(self, work: Any, facts: DownloadFacts) -> None:
+        if matches := facts.further.get(KNOWN_HARM):
             images = format_quantity(sum(matches.values()), "image")
             lists = format_counts(matches.items())
             logger.warning("download %s: %s on lists of known harmful images (%s)", work.draft.key, images, lists)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from dataops.errors import ConfigError
+from dataops.facts import PackFacts
 from dataops.formatting import format_bytes, format_quantity
 from dataops.snapshot import Manifest
 from dataops.store import Store, open_store
@@ -148,7 +149,7 @@ def _find_subject(options: PublishOptions, home: Path, store_uri: str | None, sc
 
 
 def _find_packed(pack: Manifest, store: Store, options: PublishOptions) -> Subject:
-    if "licenses" not in pack.facts:
+    if not (licenses := PackFacts.of(pack).licenses):
         raise ConfigError(
             f"pack/{pack.key} was made by an earlier version of pairmill; a run of its config makes it again"
         )
@@ -157,7 +158,7 @@ def _find_packed(pack: Manifest, store: Store, options: PublishOptions) -> Subje
         gate.check_report(find_report(pack.key, store)),
         gate.check_takedowns([store], [pack.key], is_model=False),
     ]
-    declared = ", ".join(url for url in pack.facts["licenses"] if url)
+    declared = ", ".join(url for url in licenses if url)
     license_ = options.license or f"declared by source: {declared}"
     return Subject("dataset", f"pack/{pack.key}", store, (pack.key,), license_, conditions, pack=pack)
 

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from dataops.facts import ExtractFacts, PackFacts
 from dataops.formatting import format_percent, format_quantity
 from tasks.checks.check import Check, Figure, NotChecked, Versions
-from tasks.pack.summary import LISTED, SOURCES
+from tasks.pack.summary import LISTED
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 LANGUAGE_SHARE = 0.01
@@ -80,9 +81,10 @@ def _count_rows(versions: Versions) -> Figure:
 
 
 def _find_unreadable_files(versions: Versions) -> Figure:
-    failed, files = versions.facts("extract", "failed_files", "files")
-    share = len(failed) / files if files else 0.0
-    text = f"{len(failed):,} of {format_quantity(files, 'source file')} ({format_percent(share)}) could not be read"
+    facts = ExtractFacts.of(versions.now["extract"])
+    failed, files = len(facts.failed_files), facts.files
+    share = failed / files if files else 0.0
+    text = f"{failed:,} of {format_quantity(files, 'source file')} ({format_percent(share)}) could not be read"
     return Figure(share, text)
 
 
@@ -109,17 +111,18 @@ def _find_duplicates(versions: Versions) -> Figure:
 
 
 def _find_smallest_source(versions: Versions) -> Figure:
-    if not (counts := versions.now["pack"].facts.get(SOURCES)):
+    if not (counts := versions.pack.sources):
         raise NotChecked("the sources have no names")
     return _find_smallest(counts, "source")
 
 
 def _find_smallest_language(versions: Versions) -> Figure:
-    (counts,) = versions.facts("pack", "languages")
+    if not (counts := versions.pack.languages):
+        raise NotChecked("the manifest does not count it")
     wanted = list(versions.now["filter"].config.get("languages", ())) if "filter" in versions.now else []
     if not wanted and "pack" in versions.last:
         least = LANGUAGE_SHARE * versions.last["pack"].counts.kept
-        before = versions.last["pack"].facts.get("languages", {})
+        before = PackFacts.of(versions.last["pack"]).languages
         wanted = [name for name, rows in before.items() if name and rows >= least]
     if len(counts) >= LISTED:  # the manifest does not list a rarer language, though the dataset may have it
         wanted = [name for name in wanted if name in counts]
@@ -134,8 +137,7 @@ def _find_smallest(counts: dict[str, int], kind: str) -> Figure:
 
 
 def _find_largest_host(versions: Versions) -> Figure:
-    (listed,) = versions.facts("pack", "hosts")
-    hosts = {name: rows for name, rows in listed.items() if name and rows}
+    hosts = {name: rows for name, rows in versions.pack.hosts.items() if name and rows}
     if len(hosts) < 2:
         raise NotChecked("the dataset has a single host")
     name = max(hosts, key=lambda name: (hosts[name], name))

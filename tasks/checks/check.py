@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dataops import plugins
 from dataops.escaping import escape_controls
+from dataops.facts import PackFacts
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.text.suggestions import did_you_mean
@@ -40,12 +41,10 @@ class Versions:
     last: Mapping[str, Manifest]
     """Empty if there is no last version; stages may be missing that were deleted."""
 
-    def facts(self, stage: str, *names: str) -> list[Any]:
-        """Return facts of a stage of the dataset. Raises: NotChecked where one is missing."""
-        facts = self.now[stage].facts if stage in self.now else {}
-        if not facts.keys() >= set(names):
-            raise NotChecked("the manifest does not count it")
-        return [facts[name] for name in names]
+    @property
+    def pack(self) -> PackFacts:
+        """Facts of the dataset."""
+        return PackFacts.of(self.now["pack"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
+from dataops.facts import CurateFacts
 from dataops.schema import conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, Record
 from tasks.curate.choose import choose_rows
@@ -65,12 +66,12 @@ def _make(work: Work[CurateConfig]) -> StageOutput:
             replace(work, context=progress.of_map(step.table, step.weight)), shards
         )
         further += found.parts
-        facts[step.table] = dict(found.facts)
+        facts[step.table] = found.facts
     writing = progress.of_map("write rows", 1)
     records = map_parts(run_shards, group_shards(write_rows, shards), draft, writing)
 
     parts, counts = merge_records(records)
-    return StageOutput([*parts, *further], counts, facts)
+    return StageOutput([*parts, *further], counts, CurateFacts(**facts))
 
 
 def _list_raw_shards(download: Manifest, config: CurateConfig) -> list[RawShard]:

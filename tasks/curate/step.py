@@ -11,6 +11,7 @@ from typing import Any
 
 from dataops import plugins
 from dataops.config import StageConfig
+from dataops.facts import CurateFacts, Facts
 from dataops.schema import Column, DropReason
 from dataops.snapshot import Input, Manifest, Part
 
@@ -20,7 +21,7 @@ class StepOutput:
     """What a step leaves besides its results: parts of the snapshot, and facts, which the manifest has under its table."""
 
     parts: Sequence[Part] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Step:
     """Returns digests of what the step reads from outside the store, for its config."""
     check: Callable[[Any], list[str]] = lambda config: []
     """Returns what is wrong with its table in view of the whole `[curate]`."""
-    describe: Callable[[Mapping[str, Any]], list[str]] = lambda facts: []
+    facts: type[Facts] = Facts
+    """Model of its facts; it states the marks of text that a takedown overwrites."""
+    describe: Callable[[Any], list[str]] = lambda facts: []
     """Returns sentences for the card of a dataset, from the step's facts."""
     page: str = ""
     """`module:function` that returns an HTML page of a snapshot, given the manifest and the store."""
@@ -54,9 +57,10 @@ class Step:
 
 def describe_steps(curate: Manifest | None) -> list[str]:
     """Return what the steps of a snapshot of curate say of it, for the card of a dataset or of a model."""
-    facts = curate.facts if curate is not None else {}
-    steps = (step for step in plugins.load("steps").values() if step.table in facts)
-    return [sentence for step in steps for sentence in step.describe(facts[step.table])]
+    if curate is None:
+        return []
+    steps = [step for step in plugins.load("steps").values() if step.table in CurateFacts.of(curate).further]
+    return [sentence for step in steps for sentence in step.describe(step.facts.of(curate))]
 
 
 def list_steps(config: Any) -> list[Step]:

@@ -231,6 +231,9 @@ class _DownloadTable(StageConfig):
             raise ValueError(f"encode_quality is {self.encode_quality}; for png it is the compression, 0 to 9")
         return self
 
+    def within(self, run: Any) -> Self:
+        return self.adapt(run.source.tables)
+
     def adapt(self, sources: Sequence[Any]) -> Self:
         """Return the config with what the hooks take from the tables of `[source]`."""
         adapted = self

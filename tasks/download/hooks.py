@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from dataops import plugins
+from dataops.facts import DownloadFacts, Facts
 from dataops.snapshot import Draft, Input
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
@@ -82,6 +83,8 @@ class FetchHook:
     """Its keys that change no output."""
     erased_reasons: frozenset[str] = frozenset()
     """Drop reasons that leave nothing of a row but its uid and `error_message`, and that are not retried."""
+    facts: type[Facts] = Facts
+    """Model of what `ShardHook.list_facts` returns; it states the marks of text that a takedown overwrites."""
 
     def adapt(self, config: Any, sources: Sequence[Any]) -> Any:
         """Return the config with what it takes from the tables of `[source]`."""
@@ -111,7 +114,7 @@ class FetchHook:
         """
         return None
 
-    def finish(self, work: Work[Any], facts: Mapping[str, Any]) -> None:
+    def finish(self, work: Work[Any], facts: DownloadFacts) -> None:
         """End the run; `facts` are those of the manifest."""
 
     def list_copies(self, table: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dataops.facts import DownloadFacts
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
 from tasks.download.outcome import count_failed
@@ -20,15 +21,15 @@ QUOTED = 2
 
 def report_html(manifest: Manifest, store: Store) -> str:
     """Return the page of a snapshot of the stage `download`, with examples from its parts."""
-    facts, rows = manifest.facts, read_samples(manifest, store)
+    facts, rows = DownloadFacts.of(manifest), read_samples(manifest, store)
     return render(
         "download.html",
         title=f"Download {manifest.key}",
         counts=manifest.counts,
-        bytes=facts.get("bytes_fetched", 0),
-        shards=facts.get("shards", 0),
+        bytes=facts.bytes_fetched,
+        shards=facts.shards,
         reasons=_reasons(manifest.counts.dropped, rows),
-        hosts=_hosts(facts.get("hosts", {})),
+        hosts=_hosts(facts.hosts),
         kept=gallery_rows(_choose(rows, kept=True)),
         dropped=gallery_rows(_choose(rows, kept=False)),
     )

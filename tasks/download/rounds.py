@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from dataops.facts import DownloadFacts, FetchedShard, ReopenedShards
 from dataops.formatting import format_quantity
 from dataops.messages.waiting import pause
 from dataops.schema import FILTERED, conform
@@ -158,7 +159,7 @@ def run_rounds(
             pause(seconds, f"{format_quantity(rows, 'image')} failed for now; retry {number} of {retry.rounds} follows")
         fetched = fetch(cuts, number, retry.classes if number < retry.rounds else ())
         objects = [
-            (draft.path(_retry_name(f"{index:05d}")), record.facts["again"])
+            (draft.path(_retry_name(f"{index:05d}")), FetchedShard.of(record).again)
             for (index, _), record in zip(cuts, fetched, strict=True)
         ]
         records += fetched
@@ -184,7 +185,7 @@ def reopen(planned: Plan, context: Context, classes: Sequence[str]) -> None:
             )
             return
         record, replaced = _take_over(draft, manifest, classes)
-        if not record.facts["rows"]:
+        if not ReopenedShards.of(record).rows:
             reasons = ", ".join(sorted(manifest.counts.dropped)) or "none"
             wanted = ", ".join(classes)
             logger.warning("download %s: no row failed by %s; its drop reasons: %s", draft.key, wanted, reasons)
@@ -210,20 +211,21 @@ def _take_over(draft: Draft, manifest: Manifest, classes: Sequence[str]) -> tupl
         tables.append(retried)
         parts.append(draft.put_table(_next_name(part.name), dropped))
         replaced.append(part.name)
-    counts, hosts = manifest.counts, manifest.facts["hosts"]
+    counts, facts = manifest.counts, DownloadFacts.of(manifest)
+    hosts = facts.hosts
     if tables:
         retried = pa.concat_tables(tables)
         left = Counter(counts.dropped) - Counter(retried["drop_reason"].to_pylist())
         counts = Counts(input=counts.input - retried.num_rows, kept=counts.kept, dropped=dict(sorted(left.items())))
         hosts = subtract_hosts(hosts, count_by_host(retried))
-    facts = {
-        "bytes": manifest.facts["bytes_fetched"],
-        "hosts": hosts,
-        "shards": manifest.facts["shards"],
-        "rows": objects,
-        "erased": {reason: manifest.facts[reason] for reason in erased_reasons() if reason in manifest.facts},
-    }
-    return Record(task=REOPENED, parts=parts, counts=counts, facts=facts), replaced
+    done = ReopenedShards(
+        bytes=facts.bytes_fetched,
+        hosts=hosts,
+        shards=facts.shards,
+        rows=objects,
+        erased={reason: facts.further[reason] for reason in erased_reasons() if reason in facts.further},
+    )
+    return Record(task=REOPENED, parts=parts, counts=counts, facts=done.as_json()), replaced
 
 
 def _next_name(part: str) -> str:

@@ -14,7 +14,9 @@ failure are retried in rounds, as further shards (tasks/download/rounds.py). Sha
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
+from dataops.facts import DownloadFacts, FetchedRows, FetchedShard, ReopenedShards
 from dataops.snapshot import Draft, Record
 from dataops.trace.requests import list_requests, load_erased, load_targets
 from tasks.download.config import DownloadConfig
@@ -40,7 +42,8 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
     takedowns = (*load_targets(draft.store, list_requests(draft.store)), *load_erased(draft.store))
     records, start = [], 0
     if reopened := draft.done(REOPENED):
-        records, objects, start = [reopened], reopened.facts["rows"], reopened.facts["shards"]
+        done = ReopenedShards.of(reopened)
+        records, objects, start = [reopened], done.rows, done.shards
 
     with scratch_folder("site-files") as folder, shared_workers(work.context) as context:
         hooks = start_hooks(work, context)
@@ -54,25 +57,30 @@ def make(work: Work[DownloadConfig]) -> StageOutput:
         fetched = run_rounds(draft, objects, start, config.shard_size, config.retry, fetch)
     records += fetched
     parts, counts = merge_records(records)
-    hosts = merge_hosts(record.facts["hosts"] for record in records)
-    size = sum(record.facts["bytes"] for record in records)
-    facts = {"shards": start + len(fetched), "samples": counts.kept, "bytes_fetched": size, "hosts": hosts}
+    shards = [FetchedRows.of(record) for record in records]
+    further = _sum_erased(shards)
     for hook in hooks:
-        facts |= hook.list_facts()
-    facts |= _sum_erased(records)
+        further |= hook.list_facts()
+    facts = DownloadFacts(
+        shards=start + len(fetched),
+        samples=counts.kept,
+        bytes_fetched=sum(shard.bytes for shard in shards),
+        hosts=merge_hosts(shard.hosts for shard in shards),
+        **further,
+    )
     for hook in load_hooks().values():
         hook.finish(work, facts)
     if counts.kept < config.min_success * counts.input:
         _delete_failed_shards(draft, fetched, config)
-        raise explain_failure(counts, hosts, config)
+        raise explain_failure(counts, facts.hosts, config)
     return StageOutput(parts, counts, facts)
 
 
-def _sum_erased(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+def _sum_erased(shards: Sequence[FetchedRows]) -> dict[str, Any]:
     """Return the erased rows of all shards by drop reason and detail (count_erased)."""
     totals: dict[str, Counter[str]] = {}
-    for record in records:
-        for reason, counts in record.facts.get("erased", {}).items():
+    for shard in shards:
+        for reason, counts in shard.erased.items():
             totals.setdefault(reason, Counter()).update(counts)
     return {reason: dict(sorted(counts.items())) for reason, counts in sorted(totals.items())}
 
@@ -80,8 +88,8 @@ def _sum_erased(records: Sequence[Record]) -> dict[str, dict[str, int]]:
 def _delete_failed_shards(draft: Draft, records: Sequence[Record], config: DownloadConfig) -> None:
     """Delete the shards with too few fetched images or with rows for later rounds, and all shards of these rounds."""
     for record in records:
-        counts, facts = record.counts, record.facts
-        if facts["round"] or facts["again"] or counts.kept < config.min_success * counts.input:
+        counts, facts = record.counts, FetchedShard.of(record)
+        if facts.round or facts.again or counts.kept < config.min_success * counts.input:
             names = [draft.path(part.name) for part in record.parts]
             draft.store.delete([draft.scratch(f"{record.task}.json"), *names])
 

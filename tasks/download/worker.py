@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart, JobFailed, StorageError
+from dataops.facts import FetchedShard
 from dataops.schema import CAPTIONS
 from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
@@ -90,15 +91,15 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, hook
         parts: list[Part] = [draft.put_file(tar.name, tar, kept.num_rows)]
     retried, final = split_by_class(table, task.retry_classes)
     parts += put_parts(draft, name, kept, final, table, opener.evidence, previews.by_uid)
-    facts = {
-        "bytes": sum(evidence.bytes or 0 for evidence in opener.evidence.values()),
-        "seconds": round(time.monotonic() - started, 3),
-        "round": task.round,
-        "again": put_retry_rows(draft, name, retried),
-        "hosts": count_by_host(final),
-        "erased": count_erased(final),
-    }
-    return Record(task=task.id, parts=parts, counts=_count_rows(final), facts=facts)
+    facts = FetchedShard(
+        bytes=sum(evidence.bytes or 0 for evidence in opener.evidence.values()),
+        seconds=round(time.monotonic() - started, 3),
+        round=task.round,
+        again=put_retry_rows(draft, name, retried),
+        hosts=count_by_host(final),
+        erased=count_erased(final),
+    )
+    return Record(task=task.id, parts=parts, counts=_count_rows(final), facts=facts.as_json())
 
 
 def _count_rows(final: pa.Table) -> Counts:

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from dataops.config import StageConfig
 from dataops.errors import ContractError, CorruptPart
+from dataops.facts import Facts
 from dataops.home import CHECKOUT
 from dataops.snapshot import (
     MANIFEST,
@@ -61,7 +62,7 @@ class StageOutput:
 
     parts: list[Part]
     counts: Counts = field(default_factory=Counts)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
     mlflow_run_id: str | None = None
 
 
@@ -195,7 +196,7 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
         code=code_version(),
         parts=sorted(made.parts, key=lambda part: part.name),
         counts=made.counts,
-        facts=made.facts,
+        facts=made.facts.as_json(),
         content_digest=content_digest(made.parts),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         prefect_flow_run_id=context.flow_run_id,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.errors import ContractError
+from dataops.facts import EvaluateFacts
 from dataops.snapshot import Counts, Input, Part, Record
 from dataops.trace.training_datasets import list_training_datasets, stored_manifests
 from tasks.engine.stage import Stage, StageOutput, Work
@@ -52,14 +53,14 @@ def make(work: Work[EvaluateConfig]) -> StageOutput:
     folder = work.context.home / "jobs" / f"evaluate-{work.draft.key}"
     record = work.draft.done("evaluate") or work.draft.finish(_evaluate(work, folder))
     shutil.rmtree(folder, ignore_errors=True)
-    return StageOutput(record.parts, record.counts, record.facts)
+    return StageOutput(record.parts, record.counts, EvaluateFacts.of(record))
 
 
 def _evaluate(work: Work[EvaluateConfig], folder: Path) -> Record:
     if work.config.suite is None:
         page = render("table.html", title="Evaluation", note=NO_SUITE, columns=(), rows=(), numbers=(), short=())
         parts = [work.draft.put_bytes(PAGE, encode_page(page)), work.draft.put_bytes("metrics.json", b"{}\n")]
-        return Record(task="evaluate", parts=parts, counts=Counts(), facts={"metrics": {}})
+        return Record(task="evaluate", parts=parts, counts=Counts(), facts=EvaluateFacts(metrics={}).as_json())
     suite, model = work.config.load(), work.inputs["train"]
     evaluation = Evaluation(f"{model.config['model']} ({model.key})", folder, _run_job(work, suite, folder))
     parts = [
@@ -71,7 +72,9 @@ def _evaluate(work: Work[EvaluateConfig], folder: Path) -> Record:
     parts.append(work.draft.put_bytes("metrics.json", metrics.encode()))
     examples = sum(task["n"] for task in evaluation.metrics.values())
     counts = Counts(input=examples, kept=examples)
-    return Record(task="evaluate", parts=parts, counts=counts, facts={"metrics": evaluation.metrics})
+    return Record(
+        task="evaluate", parts=parts, counts=counts, facts=EvaluateFacts(metrics=evaluation.metrics).as_json()
+    )
 
 
 def _run_job(work: Work[EvaluateConfig], suite: Suite, folder: Path) -> dict[str, dict[str, Any]]:

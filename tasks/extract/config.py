@@ -30,6 +30,9 @@ class Sources(StageConfig):
     def key_config(self) -> dict[str, Any]:
         return {"sources": [table.key_config() for table in self.tables]}
 
+    def within(self, run: Any) -> Self:
+        return self.signing_as(run.download)
+
     def signing_as(self, other: BaseModel) -> Self:
         """Return the sources, whose requests are signed as those of another config."""
         return self.model_copy(update={"tables": tuple(table.signing_as(other) for table in self.tables)})
@@ -37,11 +40,6 @@ class Sources(StageConfig):
     def problems(self) -> list[str]:
         """Return what is wrong with the paths of all sources, one line each, relative to `source.`."""
         return [f"{table.name}.{line}" for table in self.tables for line in table.problems()]
-
-
-def source_names(config: Source | Sources) -> tuple[str, ...]:
-    """Return the names of the sources, in the order in which their duplicates are kept; () for one without a name."""
-    return tuple(table.name for table in config.tables if table.name)
 
 
 def name_tables(tables: Sequence[Any]) -> list[str]:

@@ -6,12 +6,13 @@ snapshot extracted.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from dataops.errors import SourceError, SourceUnreachable
+from dataops.facts import ExtractedFile, ExtractFacts, FilesFacts, SourceFacts
 from dataops.formatting import format_counts
 from dataops.snapshot import Counts, Draft, Input, Record
 from tasks.engine.map_parts import ATTEMPTS, map_parts
@@ -82,7 +83,7 @@ def _extract(draft: Draft, task: FileTask) -> Record:
     ):
         task.config.read(task.file, rows)
         parts, counts = rows.finish(draft, task.index)
-        return Record(task=task.id, parts=parts, counts=counts, facts=rows.facts())
+        return Record(task=task.id, parts=parts, counts=counts, facts=rows.facts().as_json())
 
 
 def _record_failure(draft: Draft, task: FileTask, error: SourceError) -> Record:
@@ -106,7 +107,7 @@ def _record_failure(draft: Draft, task: FileTask, error: SourceError) -> Record:
         many = f" ({failed} files failed; {table}.max_failed_files allows {allowed})" if allowed else ""
         remedy = f"; leave it out of {table}.paths, or raise {table}.max_failed_files" if error.exit_code == 2 else ""
         raise type(error)(f"{text}{many}{remedy}", retryable=False)
-    return Record(task=task.id, counts=Counts(), facts={"file": task.label, "failed": text})
+    return Record(task=task.id, counts=Counts(), facts=ExtractedFile(file=task.label, failed=text).as_json())
 
 
 def delete_stale_records(draft: Draft, tasks: Sequence[FileTask]) -> None:
@@ -120,8 +121,8 @@ def delete_stale_records(draft: Draft, tasks: Sequence[FileTask]) -> None:
     for task in tasks:
         if f"{task.id}.json" in recorded:
             name = draft.scratch(f"{task.id}.json")
-            facts = Record.model_validate_json(store.read(name)).facts
-            if "failed" in facts or facts["file"] != task.label:
+            done = ExtractedFile.of(Record.model_validate_json(store.read(name)))
+            if done.failed is not None or done.file != task.label:
                 store.delete_tree(name)
     for folder in ("failing", "failed"):
         store.delete_tree(draft.scratch(folder))
@@ -144,36 +145,36 @@ def make(work: Work[Source | Sources]) -> StageOutput:
     delete_stale_records(work.draft, tasks)
     records = map_parts(extract_file, tasks, work.draft, work.context)
     parts, counts = merge_records(records)
-    facts = summarise(records)
-    log_problems(facts)
+    facts = summarise(records) | _describe_sources(config, tasks, records, fetched)
+    log_problems(found := ExtractFacts(**facts))
     evidence = [part for one in fetched for part in one.parts]
-    return StageOutput([*parts, *evidence], counts, facts | _describe_sources(config, tasks, records, fetched))
+    return StageOutput([*parts, *evidence], counts, found)
 
 
 def _describe_sources(
     config: Source | Sources, tasks: Sequence[FileTask], records: Sequence[Record], fetched: Sequence[FetchedFiles]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the facts of each source, in their order, as `sources`; of a source without a name, those of fetching it."""
     if not all(table.name for table in config.tables):
         return dict(fetched[0].facts)
-    found: list[dict[str, object]] = []
+    found: list[SourceFacts] = []
     for table, files in zip(config.tables, fetched, strict=True):
         own = [record for task, record in zip(tasks, records, strict=True) if task.config is table]
-        counts = merge_records(own)[1].model_dump()
-        facts = {"name": table.name, "kind": table.kind, "license": table.license}
-        found.append({**facts, "counts": counts, **summarise(own), **files.facts})
+        facts = {**summarise(own), **files.facts, "counts": merge_records(own)[1]}
+        found.append(SourceFacts(name=table.name or "", kind=table.kind, license=table.license, **facts))
     return {"sources": found}
 
 
-def summarise(records: Sequence[Record]) -> dict[str, object]:
+def summarise(records: Sequence[Record]) -> dict[str, Any]:
     """Return the facts of the manifest on the files."""
     read, damages = Counter[str](), Counter[str]()
-    damaged: list[list[object]] = []
-    failed = [[record.facts["file"], record.facts["failed"]] for record in records if "failed" in record.facts]
-    for record in records:
-        read.update(record.facts.get("read", {}))
-        damages.update(record.facts.get("damages", {}))
-        damaged += [[record.facts["file"], *damage] for damage in record.facts.get("damaged", [])]
+    damaged: list[tuple[str, int, str]] = []
+    files = [ExtractedFile.of(record) for record in records]
+    failed = [(one.file, one.failed) for one in files if one.failed is not None]
+    for one in files:
+        read.update(one.read)
+        damages.update(one.damages)
+        damaged += [(one.file, *damage) for damage in one.damaged]
     return {
         "files": len(records),
         "read": dict(sorted(read.items())),
@@ -183,11 +184,11 @@ def summarise(records: Sequence[Record]) -> dict[str, object]:
     }
 
 
-def log_problems(facts: Mapping[str, Any]) -> None:
+def log_problems(facts: FilesFacts) -> None:
     """Log the damages and the failed files that the facts of a manifest have."""
-    if facts["damages"]:
-        logger.warning("extract: damaged records: %s", format_counts(facts["damages"].items()))
-    for file, error in facts["failed_files"]:
+    if facts.damages:
+        logger.warning("extract: damaged records: %s", format_counts(facts.damages.items()))
+    for file, error in facts.failed_files:
         logger.warning("extract: %s was left out: %s", file, error)
 
 

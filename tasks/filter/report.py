@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from dataops.facts import FilterFacts
 from dataops.snapshot import Manifest
 from tasks.filter.reasons import BALANCED, BOILERPLATE, DUPLICATE, LANGUAGE, NO_QUERY, SEEN
 from tasks.filter.summary import LENGTH_STEP, LENGTH_STEPS
@@ -21,9 +22,7 @@ STEPS = (
 
 def report_html(manifest: Manifest) -> str:
     """Return the page of a snapshot of the stage `filter`, for MLflow and `pairmill show --page`."""
-    facts = manifest.facts
-    balance = facts.get("balance")
-    lengths = facts.get("lengths", {})
+    facts = FilterFacts.of(manifest)
     return render(
         "filter.html",
         title=f"Filter {manifest.key}",
@@ -31,15 +30,15 @@ def report_html(manifest: Manifest) -> str:
         steps=_steps(manifest),
         reasons=list(_reasons(manifest)),
         most_dropped=max(manifest.counts.dropped.values(), default=1),
-        languages=facts.get("languages", {}),
+        languages=facts.languages,
         lengths=draw_histogram(
-            "kept captions by length", lengths, LENGTH_STEP, ("characters", "captions"), LENGTH_STEPS
+            "kept captions by length", facts.lengths, LENGTH_STEP, ("characters", "captions"), LENGTH_STEPS
         ),
-        balance=balance,
+        balance=facts.balance,
         config=manifest.config.get("balance") or {},
-        curve=draw_curve(balance["curve"]) if balance else None,
-        hosts=facts.get("hosts", {}),
-        captions=facts.get("captions", {}),
+        curve=draw_curve(facts.balance.curve) if facts.balance else None,
+        hosts=facts.hosts,
+        captions=facts.captions,
     )
 
 
@@ -58,9 +57,8 @@ def _steps(manifest: Manifest) -> list[dict[str, Any]]:
 
 def _reasons(manifest: Manifest) -> Iterator[dict[str, Any]]:
     """Yield each reason with the pairs that it dropped, all pairs that its rule holds for, and examples."""
-    alone, examples = manifest.facts.get("alone", {}), manifest.facts.get("examples", {})
-    dropped = manifest.counts.dropped
-    for name in sorted({*dropped, *alone}, key=lambda name: (-dropped.get(name, 0), name)):
-        if dropped.get(name, 0) or alone.get(name):
-            row = {"dropped": dropped.get(name, 0), "alone": alone.get(name)}
-            yield {"name": name, **row, "examples": examples.get(name, [])}
+    facts, dropped = FilterFacts.of(manifest), manifest.counts.dropped
+    for name in sorted({*dropped, *facts.alone}, key=lambda name: (-dropped.get(name, 0), name)):
+        if dropped.get(name, 0) or facts.alone.get(name):
+            row = {"dropped": dropped.get(name, 0), "alone": facts.alone.get(name)}
+            yield {"name": name, **row, "examples": facts.examples.get(name, [])}

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from dataops import plugins
 from dataops.digest import text_sha256
 from dataops.errors import ConfigError, ContractError, StorageError
+from dataops.facts import FilteredParts, FilterFacts
 from dataops.formatting import format_quantity, format_share
 from dataops.snapshot import Counts, Draft, Input, Record, find_manifest
 from dataops.text.duplicates import KEY_BYTES
@@ -160,7 +161,7 @@ class _FilterTasks:
         needed += self._steps(write.sum_query_counts, [()] if self.config.balance is not None else [])
         return all(self.draft.done(task.id) for task in needed)
 
-    def facts(self, records: Sequence[Record]) -> dict[str, Any]:
+    def facts(self, records: Sequence[Record]) -> FilterFacts:
         """Return the facts of the manifest: summaries of the rows, and how many rows each rule alone would drop.
 
         Args:
@@ -172,7 +173,7 @@ class _FilterTasks:
                 raise StorageError(
                     f"filter {self.draft.key}: scratch tables were lost; the next attempt writes them again"
                 )
-            alone.update(record.facts["alone"])
+            alone.update(FilterFacts.of(record).alone)
         names = (self.draft.scratch(write.summary_name(task.number)) for task in self._write_steps())
         summaries = (json.loads(self.draft.store.read(name)) for name in names)
         facts: dict[str, Any] = {**merge_parts(summaries, self.config.sources), "alone": dict(sorted(alone.items()))}
@@ -180,8 +181,9 @@ class _FilterTasks:
             before = read_frame(self.draft, write.QUERY_COUNTS)["count"].to_numpy()
             after = write.sum_counts(self.draft, "queries-left", len(records))
             queries = write.load_queries(self.config.balance.queries).texts
-            facts["balance"] = merge_balance(queries, before, after, [record.facts["balance"] for record in records])
-        return facts
+            slices = [one for record in records if (one := FilteredParts.of(record).balance)]
+            facts["balance"] = merge_balance(queries, before, after, slices)
+        return FilterFacts(**facts)
 
     def _steps(self, function: TaskFunction, units: Sequence[tuple[Any, ...]]) -> list[FilterStep]:
         return [Step(function, number, self.job, inputs) for number, inputs in enumerate(units)]

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataops.errors import CorruptPart
+from dataops.facts import FilterFacts
 from dataops.filters import evaluate_rules, first_drop_reason
 from dataops.kernels.hashes import hash128
 from dataops.lists.value_set import ValueSet
@@ -133,7 +134,7 @@ def apply_rules(draft: Draft, step: FilterStep) -> Record:
             report_task((count + 1) / len(step.inputs))
         _put_keys(draft, step, pl.concat(found))
         written[-1].result()
-    return Record(task=step.id, facts={"alone": dict(alone)})
+    return Record(task=step.id, facts=FilterFacts(alone=alone).as_json())
 
 
 def _decide(

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from dataops.facts import BalancedRows
 from dataops.rules.urls import host
 from dataops.text import tallies
 from dataops.text.balance import compute_effective_number
@@ -94,7 +95,7 @@ def _merge_counts(summaries: Iterable[Mapping[str, Any]]) -> tuple[Totals, dict[
     return totals, dict(sorted(examples.items()))
 
 
-def summarise_balanced_slice(unmatched: pl.Series, kept: pl.DataFrame, pairs: int) -> dict[str, Any]:
+def summarise_balanced_slice(unmatched: pl.Series, kept: pl.DataFrame, pairs: int) -> BalancedRows:
     """Count the pairs of a slice before and after balancing, and pick captions that no query matches.
 
     Args:
@@ -104,22 +105,31 @@ def summarise_balanced_slice(unmatched: pl.Series, kept: pl.DataFrame, pairs: in
     """
     examples = unmatched.str.slice(0, _CAPTION_CHARS).unique().sort().head(EXAMPLES)
     expected = float(kept["sampling_probability"].cast(pl.Float64).fill_null(1).sum())
-    counts = {"pairs": pairs, "unmatched": len(unmatched), "kept": kept.height, "seen": expected}
-    return {**counts, "unmatched_examples": examples.to_list()}
+    return BalancedRows(
+        pairs=pairs,
+        unmatched=len(unmatched),
+        kept=kept.height,
+        seen=expected,
+        unmatched_examples=examples.to_list(),
+    )
 
 
-def merge_balanced_slices(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merge_balanced_slices(slices: Sequence[BalancedRows]) -> BalancedRows:
     """Merge results of summarise_balanced_slice."""
-    examples = dict.fromkeys(caption for part in slices for caption in part["unmatched_examples"])
-    totals = {name: sum(part[name] for part in slices) for name in ("pairs", "unmatched", "kept", "seen")}
-    return totals | {"unmatched_examples": list(examples)[:LISTED]}
+    return BalancedRows(
+        pairs=sum(one.pairs for one in slices),
+        unmatched=sum(one.unmatched for one in slices),
+        kept=sum(one.kept for one in slices),
+        seen=sum(one.seen for one in slices),
+        unmatched_examples=list(dict.fromkeys(text for one in slices for text in one.unmatched_examples))[:LISTED],
+    )
 
 
 def merge_balance(
     queries: Sequence[str],
     before: NDArray[np.int64],
     after: NDArray[np.float64],
-    slices: Sequence[Mapping[str, Any]],
+    slices: Sequence[BalancedRows],
 ) -> dict[str, Any]:
     """Merge the summaries of balancing, and describe the distribution of captions over queries before and after it.
 
@@ -134,8 +144,8 @@ def merge_balance(
     ranks = np.unique(np.geomspace(1, max(len(before), 1), CURVE_POINTS).astype(int) - 1)[: len(before)]
     merged = merge_balanced_slices(slices)
     return {
-        **{name: round(merged[name]) for name in ("pairs", "unmatched", "kept", "seen")},
-        "unmatched_examples": merged["unmatched_examples"],
+        **merged.as_json(),
+        "seen": round(merged.seen),
         "queries": len(before),
         "queries_found": int((before > 0).sum()),
         "matches_before": int(before.sum()),

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dataops.facts import BalancedRows, FilteredParts
 from dataops.kernels.hashes import uid_halves
 from dataops.rules.personal import kept_caption
 from dataops.schema import CAPTIONS, FILTERED, conform, dropped_schema
@@ -66,15 +67,15 @@ def write_parts(draft: Draft, step: FilterStep) -> Record:
     """Write the kept and the dropped part of some input parts, one slice at a time."""
     by_part = groupby(read_verdicts(draft, step), lambda item: item[0].part_number)
     written = [_write_part(draft, step.job, number, slices) for number, slices in by_part]
-    facts = dict[str, Any]()
+    facts = FilteredParts()
     if step.job.config.balance is not None:
         left = np.sum([part.queries for part in written], axis=0)
         put_frame(draft, counts_name("queries-left", step.number), pl.DataFrame({"count": left}))
-        facts["balance"] = merge_balanced_slices([one for part in written for one in part.balance])
+        facts = FilteredParts(balance=merge_balanced_slices([one for part in written for one in part.balance]))
     summary = merge_slices([part.summary for part in written])
     draft.store.put(draft.scratch(summary_name(step.number)), json.dumps(summary).encode())
     parts, counts = [part for one in written for part in one.parts], sum((one.counts for one in written), Counts())
-    return Record(task=step.id, parts=parts, counts=counts, facts=facts)
+    return Record(task=step.id, parts=parts, counts=counts, facts=facts.as_json())
 
 
 class _Written(NamedTuple):
@@ -85,7 +86,7 @@ class _Written(NamedTuple):
     summary: dict[str, Any]
     queries: NDArray[np.float64]
     """Number of kept captions that each query matches; empty without balancing."""
-    balance: list[dict[str, Any]]
+    balance: list[BalancedRows]
     """Summaries of balancing, by slice."""
 
 
@@ -95,7 +96,7 @@ def _write_part(
     reasons, summaries, balance, queries = (
         Counter[str](),
         list[Mapping[str, Any]](),
-        list[dict[str, Any]](),
+        list[BalancedRows](),
         np.zeros(1),
     )
     captions = CaptionsOfRows(draft, job) if job.config.captions_per_image > 1 else None
@@ -107,7 +108,7 @@ def _write_part(
     ):
         for part_slice, verdicts in slices:
             kept_rows, dropped_rows, facts = _split_rows(draft, job, part_slice, verdicts, captions)
-            if job.config.balance is not None:
+            if facts is not None:
                 balance.append(facts)
                 queries = queries + _count_left(kept_rows, job)
             for file, rows in ((kept_file, kept_rows), (dropped_file, dropped_rows)):
@@ -136,9 +137,9 @@ def counts_name(kind: str, step: int) -> str:
 
 def _split_rows(
     draft: Draft, job: FilterJob, part_slice: PartSlice, verdicts: pl.DataFrame, captions: CaptionsOfRows | None
-) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+) -> tuple[pl.DataFrame, pl.DataFrame, BalancedRows | None]:
     """Return the kept and the dropped rows of a slice, and the facts of balancing (none without balancing)."""
-    rows, reasons, facts = read_pairs(draft, part_slice), verdicts["drop_reason"], dict[str, Any]()
+    rows, reasons, facts = read_pairs(draft, part_slice), verdicts["drop_reason"], None
     rows = rows.with_columns(verdicts["language"], verdicts["language_score"])
     balanced = pl.DataFrame(schema={"query_ids": pl.List(pl.UInt32), "sampling_probability": pl.Float32})
     balanced = balanced.clear(rows.height)  # rows of nulls
@@ -168,7 +169,7 @@ def _count_left(kept_rows: pl.DataFrame, job: FilterJob) -> NDArray[np.float64]:
 
 def _balance(
     draft: Draft, job: FilterJob, rows: pl.DataFrame, reasons: pl.Series
-) -> tuple[pl.Series, pl.DataFrame, dict[str, Any]]:
+) -> tuple[pl.Series, pl.DataFrame, BalancedRows]:
     """Balance the rows of a slice.
 
     Returns: the drop reasons with those of balancing; the columns query_ids and sampling_probability; the facts.

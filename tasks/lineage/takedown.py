@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import ContractError, PairmillError
+from dataops.facts import RegisterFacts
 from dataops.formatting import format_quantity
 from dataops.schema import CAPTIONS
 from dataops.snapshot import Manifest, snapshot_key
@@ -126,8 +127,8 @@ def _trained_models(lineage: Lineage, registry: Registry, pack: Manifest) -> lis
     registers = [child for child in children if child.stage == "register"]
     registers += [m for one in (pack, *children) for m in lineage.descendants(one, "register")]
     for register in registers:
-        facts = register.facts
-        version = RegisteredVersion(str(facts["model_name"]), str(facts["version"]), facts.get("run_id"))
+        facts = RegisterFacts.of(register)
+        version = RegisteredVersion(facts.model_name, facts.version, facts.run_id)
         known.setdefault(version.uri, version)
     return [known[uri] for uri in sorted(known)]
 

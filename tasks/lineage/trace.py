@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataops.errors import ConfigError
+from dataops.facts import PackFacts, RegisterFacts
 from dataops.funnel import funnel_stages
 from dataops.snapshot import Input, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES, STAGES
@@ -143,12 +144,12 @@ class Trace:
 
     def _describe_model(self, register: Manifest) -> dict[str, Any]:
         """Return a registered version as MLflow has it now, else as its snapshot names it."""
-        facts = register.facts
-        name, number = str(facts["model_name"]), str(facts["version"])
+        facts = RegisterFacts.of(register)
+        name, number = facts.model_name, facts.version
         current = next((v for v in self.registry.of_key(register.key) if (v.name, v.version) == (name, number)), None)
-        tags = {"gate": str(facts.get("gate"))}
-        version = current or RegisteredVersion(name, number, run_id=facts.get("run_id"), tags=tags)
-        return {**version.as_json(), "register": register.key, "links": facts.get("links", {})}
+        tags = {"gate": facts.gate}
+        version = current or RegisteredVersion(name, number, run_id=facts.run_id, tags=tags)
+        return {**version.as_json(), "register": register.key, "links": facts.links}
 
     def snapshot(self, manifest: Manifest) -> dict[str, Any]:
         """Return a snapshot of any stage with its ancestors, sources, datasets and models."""
@@ -190,9 +191,10 @@ class Trace:
         if version is not None:
             return self.lineage.manifests.get(SnapshotName("register", version.key or ""))
         for manifest in self.lineage.manifests.values():
-            facts = manifest.facts
-            if manifest.stage == "register" and (facts.get("model_name"), str(facts.get("version"))) == (name, number):
-                return manifest
+            if manifest.stage == "register":
+                facts = RegisterFacts.of(manifest)
+                if (facts.model_name, facts.version) == (name, number):
+                    return manifest
         return None
 
 
@@ -244,7 +246,7 @@ def _describe_stage(manifest: Manifest) -> dict[str, Any]:
 
 def _count_sources(above: Mapping[str, Manifest]) -> list[dict[str, Any]]:
     """Return the named sources, with the pairs that extract kept of each and that the dataset has."""
-    packed = above["pack"].facts.get("sources", {}) if "pack" in above else {}
+    packed = PackFacts.of(above["pack"]).sources if "pack" in above else {}
     return [
         {
             "name": source.name,

@@ -69,7 +69,7 @@ def render_html(dataset: DatasetFacts, samples: Samples) -> str:
         title=f"Dataset {dataset.key}",
         funnel=draw_funnel(stages, describe_sources(dataset), write_headline(dataset)),
         kept=gallery_rows(samples.kept, show_reason=False),
-        hide_dropped=bool(dataset.facts.get("takedowns")),
+        hide_dropped=bool(dataset.facts.takedowns),
         sides=list(_sides(stages, samples)),
         charts=list(_charts(dataset)),
         **_values(dataset),
@@ -91,7 +91,9 @@ def _values(dataset: DatasetFacts) -> dict[str, Any]:
         "headline": write_headline(dataset),
         "seed": dataset.seed,
         "digest": dataset.digest,
-        "rankings": [(title, column, dataset.facts[kind]) for kind, title, column in KINDS if kind in dataset.facts],
+        "rankings": [
+            (title, column, counts) for kind, title, column in KINDS if (counts := getattr(dataset.facts, kind))
+        ],
         "source_rows": list_source_rows(dataset),
         "limits": list_limits(dataset),
         "rights": list_rights(dataset),
@@ -135,16 +137,14 @@ def _charts(dataset: DatasetFacts) -> Iterator[tuple[str, Drawing]]:
     """Yield a title and a histogram for each number that the manifest counts."""
     facts = dataset.facts
     labels = "characters", "captions"
-    chart = draw_histogram("captions by length", facts["lengths"], LENGTH_STEP, labels, LENGTH_STEPS)
+    chart = draw_histogram("captions by length", facts.lengths, LENGTH_STEP, labels, LENGTH_STEPS)
     yield "Length of the captions", chart
-    sides, labels = _known_steps(facts["original_sides"]), ("pixels", "images")
+    sides, labels = _known_steps(facts.original_sides), ("pixels", "images")
     chart = draw_histogram("originals by their shorter side", sides, SIDE_STEP, labels, SIDE_STEPS)
     yield "Shorter side of the originals", chart
-    for kind in sorted(facts):
-        name = kind.removeprefix("score:")
-        if name != kind:
-            chart = draw_histogram(name, _known_steps(facts[kind]), SCORE_STEP, ("score", "pairs"))
-            yield f"`{name}`", chart
+    for name, counts in facts.scores.items():
+        chart = draw_histogram(name, _known_steps(counts), SCORE_STEP, ("score", "pairs"))
+        yield f"`{name}`", chart
 
 
 def _known_steps(counts: dict[str, int]) -> dict[str, int]:

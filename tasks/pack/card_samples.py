@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from dataops.facts import FilterFacts
 from dataops.images.decode import ImageRefused, decode, make_preview
 from dataops.parquet import open_parquet
 from dataops.shards.tar import find_spans, read_index
@@ -83,10 +84,9 @@ def sample_dropped(
     found: dict[str, Mapping[str, Sequence[Row]]] = {}
     for stage, manifest in lineage.items():
         if stage == "filter":
-            examples = manifest.facts.get("examples", {})
             rows = [
                 {"caption": caption, "preview": None, "drop_reason": reason}
-                for reason, captions in examples.items()
+                for reason, captions in FilterFacts.of(manifest).examples.items()
                 for caption in captions
             ]
         elif stage == "download":

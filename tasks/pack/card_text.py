@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dataops.facts import PackFacts
 from dataops.formatting import format_bytes, format_quantity, format_share
 from dataops.rights.licenses import DeclaredLicense, list_licenses, state_facts
 from dataops.schema import CURATED, find_added_columns
@@ -26,7 +27,7 @@ class DatasetFacts:
     key: str
     seed: int
     digest: str
-    facts: Mapping[str, Any]
+    facts: PackFacts
     config: Mapping[str, Any]
     lineage: Mapping[str, Manifest]
     """Snapshots that it was made of, by stage, first stage first, as far as they are in the store."""
@@ -44,7 +45,7 @@ class DatasetFacts:
         cls,
         work: Work[PackConfig],
         counts: Counts,
-        facts: Mapping[str, Any],
+        facts: PackFacts,
         parts: list[Part],
         lineage: Mapping[str, Manifest],
     ) -> "DatasetFacts":
@@ -61,7 +62,16 @@ class DatasetFacts:
             lineage: the snapshots that it was made of, by stage.
         """
         made_of = {stage: one for stage, one in lineage.items() if stage != pack.stage}
-        known = pack.key, pack.seed, pack.content_digest, pack.facts, pack.config, made_of, pack.counts, pack.parts
+        known = (
+            pack.key,
+            pack.seed,
+            pack.content_digest,
+            PackFacts.of(pack),
+            pack.config,
+            made_of,
+            pack.counts,
+            pack.parts,
+        )
         return cls(*known, license_, ".", hub)
 
     @property
@@ -73,17 +83,17 @@ class DatasetFacts:
     def columns(self) -> "list[pa.Field[Any]]":
         """Columns of the rows, without further captions; of those that steps of curate added, the known ones."""
         added = find_added_columns()
-        return [*CURATED, *(added[name].field for name in self.facts.get("columns", ()) if name in added)]
+        return [*CURATED, *(added[name].field for name in self.facts.columns if name in added)]
 
     @property
     def samples(self) -> int:
         """Number of pairs."""
-        return int(self.facts["samples"])
+        return self.facts.samples
 
     @property
     def licenses(self) -> list[DeclaredLicense]:
         """The declared licences of the pairs, most frequent first."""
-        return list_licenses(self.facts["licenses"], self.samples)
+        return list_licenses(self.facts.licenses, self.samples)
 
     @property
     def image_extension(self) -> str:
@@ -102,7 +112,7 @@ class Document:
 
 def write_headline(dataset: DatasetFacts) -> str:
     """Return the numbers of pairs, shards and bytes as a sentence."""
-    shards, size = format_quantity(dataset.facts["shards"], "shard"), format_bytes(dataset.facts["bytes"])
+    shards, size = format_quantity(dataset.facts.shards, "shard"), format_bytes(dataset.facts.bytes)
     return f"{format_quantity(dataset.samples, 'pair')} of image and caption in {shards}, {size}."
 
 
@@ -114,7 +124,7 @@ def describe_sources(dataset: DatasetFacts) -> str:
 
 def list_source_rows(dataset: DatasetFacts) -> list[dict[str, Any]]:
     """Return what the pages show of each named source, in the order in which duplicates are kept."""
-    counted = dataset.facts.get("sources", {})
+    counted = dataset.facts.sources
     filtered = sources.count_filtered(dataset.lineage)
     return [
         {
@@ -144,7 +154,7 @@ def list_limits(dataset: DatasetFacts) -> list[str]:
     ]
     if not filtered.get("languages"):
         sentences.append("Captions were not filtered by language: all languages are in the dataset.")
-    host, count = next(iter(facts["hosts"].items()), ("", 0))
+    host, count = next(iter(facts.hosts.items()), ("", 0))
     if count > samples / 10:
         sentences.append(f"{count / samples:.0%} of the images are from one host, {host or 'without a name'}.")
     if curate.get("near_duplicate_distance") is None:
@@ -172,7 +182,7 @@ def _has_setting(config: Mapping[str, Any], *words: str) -> bool:
 
 def list_rights(dataset: DatasetFacts) -> list[str]:
     """Return what is known of licences and of opt-outs, one or two sentences each."""
-    licensed, samples = dataset.samples - dataset.facts["licenses"].get("", 0), dataset.samples
+    licensed, samples = dataset.samples - dataset.facts.licenses.get("", 0), dataset.samples
     extract = dataset.lineage.get("extract")
     sentences = [
         f"For {licensed:,} of {format_quantity(samples, 'pair')} a licence was declared beside the image or on its page"
@@ -211,7 +221,7 @@ def _or_by_source(extract: Manifest | None) -> str:
 def list_readers(dataset: DatasetFacts) -> list[tuple[str, str]]:
     """Return the names of tools that read the dataset, each with code that runs in the folder of the store."""
     folder, image = dataset.location or f"pack/{dataset.key}", dataset.image_extension
-    shards = f"{folder}/{{00000..{dataset.facts['shards'] - 1:05d}}}.tar"
+    shards = f"{folder}/{{00000..{dataset.facts.shards - 1:05d}}}.tar"
     on_hub = [
         ("the Hub", "import datasets\n"
          f'dataset = datasets.load_dataset("{dataset.hub}", split="train")\n'
@@ -225,7 +235,7 @@ def list_readers(dataset: DatasetFacts) -> list[tuple[str, str]]:
         # Its loader has no more workers than shards.
         ("open_clip", "pip install 'open_clip_torch[training]'\n"
          f'python -m open_clip_train.main --dataset-type webdataset --train-data "{shards}" '
-         f"--train-num-samples {dataset.samples} --workers {min(dataset.facts['shards'], 4)}"),
+         f"--train-num-samples {dataset.samples} --workers {min(dataset.facts.shards, 4)}"),
         # Without features, datasets infers them from five samples: a column that is null in these has no type.
         ("datasets", "import datasets, pyarrow.parquet\n"
          f'schema = pyarrow.parquet.read_schema("{folder}/{dataset.first_part}")\n'

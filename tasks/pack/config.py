@@ -1,7 +1,6 @@
 """The `[pack]` table."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, PrivateAttr
 
@@ -29,10 +28,9 @@ class PackConfig(StageConfig):
 
     _lists: dict[str, str] = PrivateAttr(default={})
 
-    def with_lists(self, lists: Mapping[str, str]) -> Self:
-        """Return the config with the lists of `[filter]`."""
+    def within(self, run: Any) -> Self:
         changed = self.model_copy()
-        changed._lists = dict(lists)
+        changed._lists = dict(run.filter.opt_out_lists)
         return changed
 
     @property

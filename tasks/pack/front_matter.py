@@ -32,7 +32,7 @@ def write_front_matter(dataset: DatasetFacts) -> str:
 
 def describe_card(dataset: DatasetFacts) -> dict[str, Any]:
     """Return the fields of the front matter."""
-    languages = (_LANGUAGE.fullmatch(name) for name in dataset.facts["languages"])
+    languages = (_LANGUAGE.fullmatch(name) for name in dataset.facts.languages)
     known = sorted({found[1] for found in languages if found})
     samples = [
         {"name": dataset.image_extension, "dtype": "image"},
@@ -43,7 +43,7 @@ def describe_card(dataset: DatasetFacts) -> dict[str, Any]:
     ]
     return {
         "pretty_name": f"Dataset {dataset.key}",
-        **(name_stated(dataset.license) if dataset.license else name_declared(dataset.facts["licenses"])),
+        **(name_stated(dataset.license) if dataset.license else name_declared(dataset.facts.licenses)),
         **({"language": known} if known else {}),
         "size_categories": [describe_size(dataset.samples)],
         "task_categories": list(TASKS),

@@ -34,6 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataops.errors import ContractError
+from dataops.facts import PackFacts
 from dataops.formatting import format_counts
 from dataops.schema import CAPTIONS, CURATED
 from dataops.snapshot import Counts, Draft, Manifest, Record
@@ -94,7 +95,7 @@ def _make(work: Work[PackConfig], context: Context) -> StageOutput:
         else:
             records = map_parts(rewrite_shard, list_shards(base, takedowns), work.draft, context)
         written, counts = merge_records(records)
-        facts = _facts(work, records, counts, base) | _count_sources(records, lineage)
+        facts = PackFacts(**_facts(work, records, counts, base), **_count_sources(records, lineage))
         dataset = DatasetFacts.collect(work, counts, facts, written, lineage)
         kept = sample_kept(work.draft, written, work.inputs["download"].config["encode_format"])
         return StageOutput(written + put_pages(work.draft, dataset, Samples(kept, dropped.result())), counts, facts)
@@ -215,7 +216,7 @@ def _facts(work: Work[PackConfig], records: Sequence[Record], counts: Counts, ba
     size = sum(part.bytes for record in records for part in record.parts if part.name.endswith(".tar"))
     shards = [facts for record in records for facts in record.facts["shards"]]
     known = {*CURATED.names, CAPTIONS.name}
-    added = base.facts["columns"] if base else [name for name in _read_columns(work).names if name not in known]
+    added = PackFacts.of(base).columns if base else [name for name in _read_columns(work).names if name not in known]
     facts = {"samples": counts.kept, "shards": len(shards), "bytes": size, "columns": added} | merge(shards)
     if requests := select_requests(work.made_of):
         facts |= {"takedowns": [request.key for request in requests], "parent": base.key if base else None}

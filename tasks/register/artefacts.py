@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dataops import plugins
+from dataops.facts import RegisteredPages
 from dataops.formatting import format_percent, format_quantity
 from dataops.funnel import funnel_rows
 from dataops.snapshot import UNDIGESTED, read_table
@@ -45,12 +46,12 @@ def log_card(registration: Registration, run: "Run", version: "ModelVersion") ->
     work = registration.work
     config, tags = work.config, registration.tags
     files = list_files(work.inputs)
-    facts = {
-        "model_name": config.model_name,
-        "version": version.version,
-        "experiment_id": run.info.experiment_id,
-        "run_id": run.info.run_id,
-    }
+    facts = RegisteredPages(
+        model_name=config.model_name,
+        version=str(version.version),
+        experiment_id=run.info.experiment_id,
+        run_id=run.info.run_id,
+    )
     base = tracking.remove_credentials(tracking.tracking_uri()).rstrip("/")
     created = datetime.fromtimestamp((version.creation_timestamp or 0) / 1000, UTC)
     documents = Documents(

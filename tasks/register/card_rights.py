@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from dataops.facts import PackFacts, TrainFacts
 from dataops.rights.licenses import (
     ROW_TITLES,
     DeclaredLicense,
@@ -21,11 +22,9 @@ LISTED = 12
 
 def merge_counts(packs: Sequence[Manifest], kind: str) -> dict[str, int]:
     """Return the counts of a kind in the facts of datasets, summed, most frequent first; empty if one does not count it."""
-    found = [pack.facts.get(kind) for pack in packs]
-    if not all(isinstance(counts, dict) for counts in found):
-        return {}
-    if len(found) == 1:
-        return dict(found[0] or {})
+    found: list[dict[str, int]] = [getattr(PackFacts.of(pack), kind) for pack in packs]
+    if not all(found) or len(found) == 1:
+        return found[0] if len(found) == 1 else {}
     merged = sum((Counter(counts) for counts in found), Counter[str]())
     return dict(sorted(merged.items(), key=lambda item: (-item[1], item[0])))
 
@@ -52,10 +51,10 @@ def list_rights(packs: Sequence[Manifest], license_: str, train: Manifest | None
     """Return what is known of the licences of the weights and of the data, and how to take data out."""
     first = f"Licence of the weights: {license_}." if license_ else NO_LICENSE
     sentences = [first]
-    if weights := [] if train is None else train.facts.get("weights", []):
-        stated = (f"{one['name']}: {one['license'] or 'not stated'}" for one in weights)
+    if weights := [] if train is None else TrainFacts.of(train).weights:
+        stated = (f"{one.name}: {one.license or 'not stated'}" for one in weights)
         sentences.append(f"Licences of the pretrained weights in it: {', '.join(stated)}.")
-        sentences += state_weight_facts(weights)
+        sentences += state_weight_facts((one.name, one.license) for one in weights)
     if licenses := merge_licenses(packs):
         kept = count_pairs(packs)
         licensed = kept - sum(one.pairs for one in licenses if not one.license)

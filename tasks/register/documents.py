@@ -6,9 +6,9 @@ nothing, so pages also have the URL in MLflow of each document.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import quote
 
+from dataops.facts import RegisteredPages
 from dataops.snapshot import Manifest
 from dataops.trace.sources import list_named_sources
 from tasks.tracking import pages
@@ -55,19 +55,18 @@ def list_files(manifests: Mapping[str, Manifest]) -> dict[str, str]:
     return {box: quote(name) for box, name in found.items()}
 
 
-def list_urls(base: str, facts: Mapping[str, Any], boxes: Iterable[str], commit_url: str | None) -> dict[str, str]:
+def list_urls(base: str, facts: RegisteredPages, boxes: Iterable[str], commit_url: str | None) -> dict[str, str]:
     """Return the URL of each box.
 
     Args:
         base: URL of the MLflow server; without one there are no URLs in MLflow.
-        facts: `model_name`, `version`, `experiment_id` and `run_id`.
         boxes: those that have a document in the run.
         commit_url: page of the commit, if there is one.
     """
     urls = {"code": commit_url} if commit_url else {}
     if not base.startswith(("http://", "https://")):
         return urls
-    run = facts["experiment_id"], facts["run_id"]
+    run = facts.experiment_id, facts.run_id
     paths = {box: pages.run_path(*run, FILES[box]) for box in boxes}
-    paths["model"] = pages.version_path(str(facts["model_name"]), facts["version"])
+    paths["model"] = pages.version_path(facts.model_name, facts.version)
     return urls | {box: f"{base}/{path}" for box, path in paths.items()}

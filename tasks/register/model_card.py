@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dataops.facts import EvaluateFacts, PackFacts, TrainFacts
 from dataops.formatting import format_counts, format_interval, format_percent, format_quantity, format_share
 from dataops.funnel import funnel_stages
 from dataops.redaction import redact
@@ -94,7 +95,7 @@ class Card:
         dates += f", registered on {self.documents.registered}." if self.documents.registered else "."
         count = format_quantity(count_training_pairs(self.manifests), "pair")
         datasets = f" in {len(self.datasets)} datasets" if len(self.datasets) > 1 else ""
-        towers = [one["name"] for one in train.facts.get("weights", []) if one["tower"] in ("text", "image")]
+        towers = [one.name for one in TrainFacts.of(train).weights if one.tower in ("text", "image")]
         others = f" with towers of {' and '.join(towers)}" if towers else ""
         pairs = f"CLIP {model}{others}, trained on {count} of image and caption{datasets}."
         return f"{pairs} {dates} {gate[0].upper()}{gate[1:]}."
@@ -153,7 +154,7 @@ def _training_data(manifests: Mapping[str, Manifest]) -> Section:
 def _sources(manifests: Mapping[str, Manifest], *, only_own: bool) -> list[Section]:
     """Return a table of the named sources, with the licence that the config states for each."""
     sources, pack = list_named_sources(manifests), manifests["pack"]
-    counted, kept = pack.facts.get("sources", {}), max(pack.counts.kept, 1)
+    counted, kept = PackFacts.of(pack).sources, max(pack.counts.kept, 1)
     rows = [
         (
             source.name,
@@ -186,8 +187,8 @@ def _list_datasets(datasets: Sequence[TrainingDataset]) -> Section:
 
 
 def _count_licensed(pack: Manifest) -> str:
-    licenses = pack.facts.get("licenses")
-    return f"{pack.counts.kept - int(licenses.get('', 0)):,}" if isinstance(licenses, dict) else "not counted"
+    licenses = PackFacts.of(pack).licenses
+    return f"{pack.counts.kept - licenses.get('', 0):,}" if licenses else "not counted"
 
 
 def _rankings(packs: Sequence[Manifest]) -> list[Section]:
@@ -227,7 +228,7 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
     ]
     code = manifests["train"].code
     dirty = ", with changes that were not committed" if code.get("dirty") else ""
-    precision = manifests["train"].facts.get("precision", "unknown precision")
+    precision = TrainFacts.of(manifests["train"]).precision or "unknown precision"
     commit = f"Code: git commit `{code.get('commit') or 'unknown'}`{dirty}."
     sentences = [f"Trained in {precision}. {commit} All settings are params of the MLflow run."]
     sentences += describe_teachers(manifests["train"])
@@ -236,7 +237,7 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
 
 def describe_teachers(train: Manifest) -> list[str]:
     """Return a sentence for each other model whose features of the dataset the training read."""
-    roles = train.facts.get("other_models", {})
+    roles = TrainFacts.of(train).other_models
     return [
         f"{roles[source.stage]} {redact(source.key)}, digest `{source.digest}`."
         for source in train.inputs
@@ -246,16 +247,15 @@ def describe_teachers(train: Manifest) -> list[str]:
 
 def _list_weights(train: Manifest) -> list[Section]:
     """Return the table of the pretrained weights that the training started from, if there are any."""
-    weights = train.facts.get("weights", [])
     rows = [
         (
-            "image and text" if one["tower"] == "both" else str(one["tower"]),
-            f"{one['name']} {one['version']}".strip(),
-            one["license"] or "not stated",
-            one["file"] or "-",
-            one["sha256"] or "not known",
+            "image and text" if one.tower == "both" else one.tower,
+            one.full_name,
+            one.license or "not stated",
+            one.file or "-",
+            one.sha256 or "not known",
         )
-        for one in weights
+        for one in TrainFacts.of(train).weights
     ]
     sentence = "The training started from these weights, and the model holds them or what training made of them."
     columns = ("tower", "weights", "licence", "file", "sha256")
@@ -294,10 +294,10 @@ def describe_contamination(manifests: Mapping[str, Manifest], *, only_own: bool 
     """
     sentences = [*_describe_overlap_filter(manifests, only_own=only_own)]
     searched = "datasets" if only_own else "dataset"
-    results = manifests["evaluate"].facts.get("metrics") if "evaluate" in manifests else {}
-    if results == {}:
+    results = EvaluateFacts.of(manifests["evaluate"]).metrics if "evaluate" in manifests else {}
+    if not results:
         return Section("Contamination", [*sentences, "The model was not evaluated."])
-    found = {task: result["contamination"] for task, result in (results or {}).items() if "contamination" in result}
+    found = {task: result["contamination"] for task, result in results.items() if "contamination" in result}
     if not found:
         sentences.append(
             f"Images of the evaluation sets were not searched for in the {searched}: results may be too high."

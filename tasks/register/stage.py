@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError, GateRefused
+from dataops.facts import RegisterFacts
 from dataops.snapshot import Manifest
 from tasks.engine.context import Context
 from tasks.engine.stage import Stage, StageOutput, Work
@@ -86,7 +87,7 @@ def still_valid(manifest: Manifest, config: RegisterConfig, context: Context) ->
     client = tracking.connect()
     with tracking.mlflow_errors():
         version = find_version(client, config.model_name, manifest.key)
-        return version is not None and str(version.version) == str(manifest.facts.get("version"))
+        return version is not None and str(version.version) == RegisterFacts.of(manifest).version
 
 
 def _build_output(
@@ -107,21 +108,22 @@ def _build_output(
         "metrics": {row["key"]: {n: row[n] for n in ("value", "low", "high", "chance", "n")} for row in rows},
         "inputs": {stage: manifest.content_digest for stage, manifest in sorted(work.inputs.items())},
     }
-    facts: dict[str, Any] = {
-        "model_uri": f"models:/{config.model_name}/{number}",
-        "model_name": config.model_name,
-        "version": number,
-        "alias": alias,
-        "gate": str(verdict),
-        "run_id": version.run_id,
-        "experiment_id": client.get_run(version.run_id).info.experiment_id if version.run_id else None,
-        "tracking_uri": tracking.remove_credentials(tracking.tracking_uri()),
-    }
-    facts["links"] = page_urls(facts)
-    created = datetime.fromtimestamp((version.creation_timestamp or 0) / 1000, UTC).isoformat(timespec="seconds")
+    facts = RegisterFacts(
+        model_uri=f"models:/{config.model_name}/{number}",
+        model_name=config.model_name,
+        version=number,
+        alias=alias,
+        gate=str(verdict),
+        run_id=version.run_id,
+        experiment_id=client.get_run(version.run_id).info.experiment_id if version.run_id else None,
+        tracking_uri=tracking.remove_credentials(tracking.tracking_uri()),
+    )
+    facts = facts.model_copy(update={"links": page_urls(facts)})
+    when = datetime.fromtimestamp((version.creation_timestamp or 0) / 1000, UTC).isoformat(timespec="seconds")
+    dated = {**facts.as_json(), "created": when}
     parts = [
         work.draft.put_bytes("registration.json", canonical_json(registration).encode()),
-        work.draft.put_bytes("evidence-registration.json", canonical_json({**facts, "created": created}).encode()),
+        work.draft.put_bytes("evidence-registration.json", canonical_json(dated).encode()),
     ]
     return StageOutput(parts, facts=facts, mlflow_run_id=version.run_id)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dataops.facts import EvaluateFacts, FilterFacts, PackFacts, TrainFacts
 from dataops.formatting import format_percent, format_quantity
 from dataops.snapshot import Input, Manifest
 from dataops.trace.sources import list_sources
@@ -61,16 +62,16 @@ def make_boxes(
     if "extract" in manifests:
         found |= _source_boxes(manifests)
     if queries := find_queries(manifests):
-        count = manifests["filter"].facts.get("balance", {}).get("queries")
+        balance = FilterFacts.of(manifests["filter"]).balance
         lines = (
             queries.digest[:16],
             queries.key[:22],
-            "" if count is None else format_quantity(count, "query", "queries"),
+            "" if balance is None else format_quantity(balance.queries, "query", "queries"),
         )
         found["queries"] = Box("queries", lines, style="outside")
     if "evaluate" in manifests:
         suite = next((i for i in manifests["evaluate"].inputs if i.stage == "suite"), None)
-        count = len(manifests["evaluate"].facts.get("metrics", {}))
+        count = len(EvaluateFacts.of(manifests["evaluate"]).metrics)
         if suite is not None:
             tasks = format_quantity(count, "task") if count else ""
             found["suite"] = Box("suite", (suite.digest[:16], suite.key[:22], tasks), style="outside")
@@ -88,11 +89,11 @@ def make_boxes(
 
 def _make_weight_boxes(manifests: Mapping[str, Manifest]) -> dict[str, Box]:
     """Return the boxes of the pretrained weights that the training started from."""
-    weights = manifests["train"].facts.get("weights", []) if "train" in manifests else []
+    weights = TrainFacts.of(manifests["train"]).weights if "train" in manifests else []
     return {
-        f"{one['tower']} weights": Box(
-            f"{one['tower']} weights",
-            (one["sha256"][:16], _shorten(f"{one['name']} {one['version']}".strip()), _shorten(one["license"])),
+        f"{one.tower} weights": Box(
+            f"{one.tower} weights",
+            (one.sha256[:16], _shorten(one.full_name), _shorten(one.license)),
             style="outside",
         )
         for one in weights[: _OTHERS - 1]
@@ -129,7 +130,7 @@ def _make_dataset_boxes(datasets: Sequence[TrainingDataset], limit: int) -> dict
 def _source_boxes(manifests: Mapping[str, Manifest]) -> dict[str, Box]:
     """Return a box for each source; of more sources than positions, the last box counts the further ones."""
     sources, positions = list_sources(manifests["extract"]), ("sources", "source-2", "source-3")
-    pairs = manifests["pack"].facts.get("sources", {}) if "pack" in manifests else {}
+    pairs = PackFacts.of(manifests["pack"]).sources if "pack" in manifests else {}
     boxes: dict[str, Box] = {}
     for position, source in zip(positions, sources, strict=False):
         files = f"{format_quantity(source.files, 'file')}, {source.kind}"
@@ -154,11 +155,11 @@ def find_queries(manifests: Mapping[str, Manifest]) -> Input | None:
 
 
 def _stage_box(manifest: Manifest) -> Box:
-    counts, facts = manifest.counts, manifest.facts
+    counts = manifest.counts
     if manifest.stage == "train":
         return Box("train", (manifest.key, model_name(manifest.config)[:22], manifest.created_at[:10]))
     if manifest.stage == "evaluate":
-        tasks = len(facts.get("metrics", {}))
+        tasks = len(EvaluateFacts.of(manifest).metrics)
         return Box(
             "evaluate",
             (

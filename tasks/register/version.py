@@ -2,9 +2,9 @@
 
 import json
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dataops.facts import RegisteredPages, RegisterFacts
 from tasks.register.artefacts import log_card
 from tasks.register.config import CANDIDATE
 from tasks.register.promotion import describe_model, move_alias
@@ -49,8 +49,10 @@ def write_version(registration: Registration, run: "Run", model_id: str) -> "Mod
     versions = json.dumps([{"name": name, "version": number}])
     log_card(registration, run, version)
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
-    facts = {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id, "version": number, "model_name": name}
-    paths = page_paths(facts)
+    info = run.info
+    paths = page_paths(
+        RegisteredPages(model_name=name, version=number, run_id=info.run_id, experiment_id=info.experiment_id)
+    )
     links = {title: paths[page] for page, title in LINKED.items()}
     client.update_model_version(name, number, registration.render_description(links))
     if verdict.comparisons:
@@ -77,28 +79,20 @@ def _create_version(registration: Registration, run: "Run", model_id: str) -> "M
     return client.create_model_version(name, f"models:/{model_id}", run.info.run_id, tags, model_id=model_id)
 
 
-def page_paths(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return the paths in the MLflow UI of a run and a version, by the name of the page.
-
-    Args:
-        facts: `model_name`, `version`, `experiment_id` and `run_id`.
-    """
-    experiment_id, run_id = facts["experiment_id"], facts["run_id"]
+def page_paths(facts: RegisteredPages) -> dict[str, str]:
+    """Return the paths in the MLflow UI of a run and a version, by the name of the page."""
+    experiment_id, run_id = facts.experiment_id, facts.run_id
     return {
         "run": pages.run_path(experiment_id, run_id),
         "runs": pages.runs_path(experiment_id),
-        "model version": pages.version_path(str(facts["model_name"]), facts["version"]),
+        "model version": pages.version_path(facts.model_name, facts.version),
         **{name: pages.run_path(experiment_id, run_id, artefact) for name, artefact in ARTEFACTS.items()},
     }
 
 
-def page_urls(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return the URLs of the same pages; none if the tracking URI is no HTTP server.
-
-    Args:
-        facts: those of a register manifest.
-    """
-    base = tracking.remove_credentials(str(facts["tracking_uri"])).rstrip("/")
+def page_urls(facts: RegisterFacts) -> dict[str, str]:
+    """Return the URLs of the same pages; none if the tracking URI is no HTTP server."""
+    base = tracking.remove_credentials(facts.tracking_uri).rstrip("/")
     if not base.startswith(("http://", "https://")):
         return {}
     return {name: f"{base}/{path}" for name, path in page_paths(facts).items()}

@@ -20,9 +20,6 @@ from tasks.engine.context import Context
 from tasks.takedown.traces import Traces
 
 What = Literal["image", "URL", "caption", "row", "feature"]
-KEYS = "{}"
-"""In a path: the keys of a mapping are text of pairs, which are counted by it."""
-
 Finds = Counter[What]
 
 
@@ -63,8 +60,8 @@ class RecordKind:
 
     name: re.Pattern[str]
     """Matches the end of its path, from the beginning of a name."""
-    texts: tuple[str, ...] = ()
-    """Paths of the values that may quote a pair, such as `facts.examples`; `*` is any key or place of a list."""
+    replace: Callable[[Any, Callable[[str], str]], Any] = lambda value, replace: value
+    """Returns the record with each text that may quote a pair replaced: those that its schema marks (dataops/facts.py)."""
     encode: Callable[[Any], bytes] = lambda value: json.dumps(value).encode()
     """Returns the bytes of a record that was changed. Raises: ValueError if it is not valid."""
 
@@ -73,38 +70,9 @@ class RecordKind:
 
         Raises: ValueError if it is not JSON, or not valid after the change.
         """
-        value = before = json.loads(data)
-        for path in self.texts:
-            value = _replace(value, path.split("."), redact)
-        if value == before:
-            return data
-        return self.encode(value)
-
-
-def _replace(value: Any, path: Sequence[str], redact: Callable[[str], str]) -> Any:
-    if path == [KEYS]:
-        return _replace_keys(value, redact) if isinstance(value, dict) else value
-    if isinstance(value, dict):
-        named = {
-            name: _replace(one, path[1:], redact) for name, one in value.items() if not path or path[0] in ("*", name)
-        }
-        return value | named
-    if isinstance(value, list):
-        return [
-            _replace(one, path[1:], redact) if not path or path[0] in ("*", str(place)) else one
-            for place, one in enumerate(value)
-        ]
-    return redact(value) if isinstance(value, str) and not path else value
-
-
-def _replace_keys(value: dict[str, Any], redact: Callable[[str], str]) -> dict[str, Any]:
-    replaced: dict[str, Any] = {}
-    for name, one in value.items():
-        new = redact(name)
-        while new in replaced:  # another removed caption of the same length
-            new += "-"
-        replaced[new] = one
-    return replaced
+        before = json.loads(data)
+        value = self.replace(before, redact)
+        return data if value == before else self.encode(value)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from dataops.digest import canonical_json
 from dataops.escaping import escape_markdown
+from dataops.facts import PackFacts, TrainFacts
 from dataops.formatting import format_counts, format_interval, format_percent, format_quantity
 from dataops.funnel import funnel_stages
 from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
@@ -95,7 +96,7 @@ def build_lineage_tags(
         **{
             source.stage: f"{source.key} {source.digest}"
             for source in (manifests["train"].inputs if "train" in manifests else ())
-            if source.stage in manifests["train"].facts.get("other_models", {})
+            if source.stage in TrainFacts.of(manifests["train"]).other_models
         },
         **{f"snapshot.{stage}": manifest.key for stage, manifest in sorted(manifests.items())},
     }
@@ -103,15 +104,15 @@ def build_lineage_tags(
 
 def _tag_weights(train: Manifest | None) -> dict[str, str]:
     """Return a tag for each file of pretrained weights that a training started from."""
-    found = [] if train is None else train.facts.get("weights", [])
+    found = [] if train is None else TrainFacts.of(train).weights
     return {
-        f"weights.{one['tower']}": ", ".join(
+        f"weights.{one.tower}": ", ".join(
             filter(
                 None,
                 (
-                    f"{one['name']} {one['version']}".strip(),
-                    one["license"] or "no stated licence",
-                    one["sha256"] and f"sha256 {one['sha256']}",
+                    one.full_name,
+                    one.license or "no stated licence",
+                    one.sha256 and f"sha256 {one.sha256}",
                 ),
             )
         )
@@ -237,7 +238,7 @@ def render_description(
         datasets: those of the training; by default that of the run.
     """
     origin = render_datasets(datasets or [TrainingDataset(manifests["pack"].as_input(), manifests["pack"], 1.0, True)])
-    if len(datasets) < 2 and (counted := manifests["pack"].facts.get("sources")):
+    if len(datasets) < 2 and (counted := PackFacts.of(manifests["pack"]).sources):
         origin += f", of {format_counts((escape_markdown(name), count) for name, count in counted.items())}"
     linked = " · ".join(f"[{name}]({url})" for name, url in links.items())
     results = ["**Zero-shot results**", _render_results(rows[:24]), SPACE] if rows else []

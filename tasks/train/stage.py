@@ -15,6 +15,7 @@ from typing import Any
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
+from dataops.facts import TrainFacts
 from dataops.process import ELSEWHERE
 from dataops.snapshot import Counts, Input, Manifest, Part, Record
 from tasks.engine.context import IS_PROGRESS
@@ -96,7 +97,7 @@ def make(work: Work[TrainConfig]) -> StageOutput:
     folder = work.context.home / "jobs" / f"train-{work.draft.key}"
     record = work.draft.done("train") or work.draft.finish(_train(work, folder))
     shutil.rmtree(folder, ignore_errors=True)
-    return StageOutput(record.parts, record.counts, record.facts)
+    return StageOutput(record.parts, record.counts, TrainFacts.of(record))
 
 
 def _train(work: Work[TrainConfig], folder: Path) -> Record:
@@ -138,8 +139,7 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     parts += [work.draft.put_file(path.name, path) for path in optional if path.exists()]
     last_row = json.loads((folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
     done = json.loads((folder / "done.json").read_text("utf-8"))
-    facts = {"final": last_row, "model": work.config.model, "precision": done["precision"]}
-    facts |= {"bad_steps": done["bad_steps"]} if "bad_steps" in done else {}
+    facts: dict[str, Any] = {"bad_steps": done["bad_steps"]} if "bad_steps" in done else {}
     if weights := describe_weights(work.config):
         facts["weights"] = weights
     described = [hook.describe_models(work.config) for hook in used_hooks(work.config)]
@@ -147,10 +147,16 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
         facts["other_models"] = models
     datasets = _find_datasets(work)
     if len(datasets) > 1:
-        keys = [{"key": dataset.key} for dataset in datasets]
-        facts["datasets"] = [key | facts_of_one for key, facts_of_one in zip(keys, done["datasets"], strict=True)]
+        facts["datasets"] = [
+            {"key": one.key, **counted} for one, counted in zip(datasets, done["datasets"], strict=True)
+        ]
     samples = sum(dataset.counts.kept for dataset in datasets)
-    return Record(task="train", parts=parts, counts=Counts(input=samples, kept=samples), facts=facts)
+    return Record(
+        task="train",
+        parts=parts,
+        counts=Counts(input=samples, kept=samples),
+        facts=TrainFacts(final=last_row, model=work.config.model, precision=done["precision"], **facts).as_json(),
+    )
 
 
 def build_job(work: Work[TrainConfig], shards: Path, output: Path) -> dict[str, Any]:

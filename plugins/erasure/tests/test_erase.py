@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.digest import file_sha256
+from dataops.facts import FilterFacts
 from dataops.images.decode import decode, make_preview
 from dataops.images.feature_table import FeatureTable, image_ids
 from dataops.images.score_tables import SCORES, compute_score_ids
@@ -46,7 +47,9 @@ def put_elsewhere(home: Path) -> dict[str, bool]:
     store = FolderStore(home / "store")
     draft = Draft(store, "evaluate", "e" * 16)
     page = draft.put_bytes("evaluation.html", PAGE.encode())
-    draft.commit(build_manifest("evaluate", [page], key=draft.key, facts={"examples": {"x": [CAPTION, URL]}}))
+    draft.commit(build_manifest("evaluate", [page], key=draft.key))
+    other = Draft(store, "filter", "e" * 16)
+    other.commit(build_manifest("filter", key=other.key, facts={"examples": {"x": [CAPTION, URL]}}))
     train = Draft(store, "train", "d" * 16)
     parts = [train.put_bytes("tokenizer.json", VOCABULARY), train.put_bytes("model.json", b"{}")]
     train.commit(build_manifest("train", parts, key=train.key))
@@ -79,9 +82,10 @@ def test_takedown_erases_what_others_wrote_and_leaves_the_rest(
     cleaned = (home / "evaluations/0/report.html").read_text()
     assert len(cleaned) == len(PAGE)
     assert (PREVIEW in cleaned, URL in cleaned, "caption no. 5" in cleaned) == (False, False, True)
-    evaluate = find_manifest(store, "evaluate", "e" * 16, verify=True)
-    assert evaluate is not None
-    assert evaluate.facts["examples"]["x"][1] == "-" * len(URL)
+    assert find_manifest(store, "evaluate", "e" * 16, verify=True) is not None
+    other = find_manifest(store, "filter", "e" * 16, verify=True)
+    assert other is not None
+    assert FilterFacts.of(other).examples["x"][1] == "-" * len(URL)
     train = find_manifest(store, "train", "d" * 16, verify=True)
     assert train is not None
     assert store.read(train.path("tokenizer.json")) == VOCABULARY, "a token of a model"

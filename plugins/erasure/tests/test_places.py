@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dataops.snapshot import MANIFEST, Draft, Manifest, find_manifest
 from dataops.store import FolderStore
+from dataops.trace.sources import list_sources
 from flows.commands.takedown import RUN_RECORDS
 from flows.records import Attempt, RunRecord, StageRun
 from plugins.erasure.erase_texts import erase_in_store, list_home_files, search_store
@@ -37,10 +38,15 @@ RUN = RunRecord(
 )  # fmt: skip
 FACTS = {
     "examples": {"Completed": [QUOTED, "another"]}, "captions": {QUOTED: 2, "Other": 1},
-    "sources": [{"name": "Completed", "failed_files": [["a.warc", ERROR]]}],
     "licenses": {"https://creativecommons.org/licenses/by/4.0/": 3}, "links": {"run": "https://mlflow.example/#/run"},
 }  # fmt: skip
 MANIFEST_OF_FILTER = build_manifest("filter", key="f" * 16, config=CONFIG, facts=FACTS)
+SOURCES = [{"name": "Completed", "failed_files": [["Completed", ERROR]]}]
+MANIFEST_OF_EXTRACT = build_manifest("extract", key="a" * 16, facts={"sources": SOURCES})
+WORK = {
+    "facts": {"file": "Completed", "failed": ERROR, "balance": {"unmatched_examples": [QUOTED]}},
+    "task": "Completed",
+}
 CROISSANT = {"@type": "sc:Dataset", "license": "https://creativecommons.org/licenses/by/4.0/", "name": "RN-mini-64"}
 PAGE = (
     '<!doctype html><html lang="en"><head><style>.captions { display: grid; gap: 0 1.4rem; }</style></head>'
@@ -70,6 +76,8 @@ def erase(store: FolderStore, texts: list[str]) -> Scanner:
     if find_manifest(store, "filter", "f" * 16) is None:
         draft.commit(MANIFEST_OF_FILTER)
     store.put(draft.path(MANIFEST), MANIFEST_OF_FILTER.encode())
+    store.put(MANIFEST_OF_EXTRACT.path(MANIFEST), MANIFEST_OF_EXTRACT.encode())
+    store.put(MANIFEST_OF_EXTRACT.path("_work/x.json"), json.dumps(WORK).encode())
     store.put("pack/0000000000000000/croissant.json", json.dumps(CROISSANT).encode())
     scanner = Scanner(Traces(urls=set(texts), captions=set(texts)), [RUN_RECORDS])
     _, refused = erase_in_store(Lineage(store), scanner)
@@ -90,7 +98,7 @@ def test_no_caption_or_url_changes_what_a_record_does_not_quote(
     same = {name: manifest.facts[name] for name in ("licenses", "links")}
     assert manifest.model_copy(update={"facts": FACTS}) == MANIFEST_OF_FILTER
     assert same == {name: FACTS[name] for name in same}
-    assert [manifest.facts["examples"].keys(), manifest.facts["sources"][0]["name"]] == [{"Completed"}, "Completed"]
+    assert manifest.facts["examples"].keys() == {"Completed"}
     assert json.loads(store.read("pack/0000000000000000/croissant.json")) == CROISSANT
     assert search_store(store, scanner, Lineage(store)).found == []
 
@@ -104,7 +112,11 @@ def test_what_a_record_quotes_is_overwritten(tmp_path: Path) -> None:
     assert manifest is not None
     assert manifest.facts["examples"] == {"Completed": ["-" * 9, "another"]}
     assert manifest.facts["captions"] == {"-" * 9: 2, "Other": 1}
-    assert manifest.facts["sources"][0]["failed_files"] == [["a.warc", run.attempts[0].error]]
+    (source,) = list_sources(Manifest.decode(store.read(MANIFEST_OF_EXTRACT.path(MANIFEST))))
+    assert (source.name, source.failed_files) == ("Completed", [("Completed", run.attempts[0].error)])
+    work = json.loads(store.read(MANIFEST_OF_EXTRACT.path("_work/x.json")))
+    redacted = {"file": "Completed", "failed": run.attempts[0].error, "balance": {"unmatched_examples": ["-" * 9]}}
+    assert work == WORK | {"facts": redacted}
 
 
 @pytest.mark.parametrize("text", MARKUP)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
+from dataops.facts import Facts
 from dataops.images.score_rules import (
     Cut,
     count_keys,
@@ -102,7 +103,7 @@ def add_scores(work: Work[CurateConfig], shards: Sequence[RawShard]) -> StepOutp
     for number, cut in enumerate(job.cuts):
         if cut.is_quantile and number in keys:
             facts[cut.score]["quantiles"][f"{cut.share:g}"] = score_of_key(keys[number])
-    return StepOutput(facts=facts)
+    return StepOutput(facts=Facts(**facts))
 
 
 def list_kept(draft: Draft, step: ScoreStep) -> Record:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, Field
 
 from dataops.config import StageConfig
+from dataops.facts import SourceFacts
 from dataops.rights.signals import list_defaults
 from dataops.rules.pages import PageSignal
 from dataops.snapshot import Draft, Input, Manifest, Part
@@ -120,6 +121,9 @@ class Source(StageConfig, ABC):
         """The sources of the config: this one."""
         return (self,)
 
+    def within(self, run: Any) -> Self:
+        return self.signing_as(run.download)
+
     def signing_as(self, other: BaseModel) -> Self:
         """Return the source, whose requests are signed as those of another config unless it has its own keys."""
         return sign_as(self, other)
@@ -155,15 +159,14 @@ class Source(StageConfig, ABC):
         """Return the fields that decide the rows of one file, as JSON values."""
         return {name: value for name, value in self.key_config().items() if name not in self.selection_fields}
 
-    def describe_earlier(self, facts: Mapping[str, Any], manifest: Manifest) -> EarlierSource | None:
+    def describe_earlier(self, facts: SourceFacts, manifest: Manifest) -> EarlierSource | None:
         """Return what an earlier snapshot has of a source of this kind; None if it does not show how large this one is.
 
         Args:
-            facts: facts of the source, with its `counts`; the snapshot may have other sources too.
+            facts: facts of the source; the snapshot may have other sources too.
             manifest: of that snapshot.
         """
-        files = facts.get("files")
-        return EarlierSource(facts["counts"]["input"], files) if files else None
+        return EarlierSource(facts.counts.input, facts.files) if facts.files else None
 
     def estimate(self, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
         """Return the estimate of what is read. Raises: ConfigError, SourceError.

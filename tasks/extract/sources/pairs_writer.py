@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from dataops.facts import ExtractedFile
 from dataops.schema import PAIRS, dropped_schema
 from dataops.snapshot import Counts, Draft, Part
 from dataops.web.page_pairs import PageOrigin, PagePair
@@ -52,7 +53,7 @@ class PairsWriter:
         """Number of items read by kind: records, pages, not_html, ..."""
         self.damages: Counter[str] = Counter()
         """Number of damages by reason."""
-        self.damaged: list[list[object]] = []
+        self.damaged: list[tuple[int, str]] = []
         """The first DAMAGES_LISTED damages: [offset, reason]."""
         self.reasons: Counter[str] = Counter()
         """Number of dropped rows by drop reason."""
@@ -97,7 +98,7 @@ class PairsWriter:
         """Report that the record at `offset` could not be used completely."""
         self.damages[reason] += 1
         if len(self.damaged) < DAMAGES_LISTED:
-            self.damaged.append([offset, reason])
+            self.damaged.append((offset, reason))
 
     def finish(self, draft: Draft, index: int) -> tuple[list[Part], Counts]:
         """Put both parts into the draft, and return them with their counts."""
@@ -108,14 +109,14 @@ class PairsWriter:
         counts = Counts(input=rows, kept=kept_part.rows, dropped=dict(sorted(self.reasons.items())))
         return [kept_part, dropped_part], counts
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ExtractedFile:
         """Return the facts of the file's record."""
-        return {
-            "file": self.source,
-            "read": dict(sorted(self.read.items())),
-            "damages": dict(sorted(self.damages.items())),
-            "damaged": self.damaged,
-        }
+        return ExtractedFile(
+            file=self.source,
+            read=dict(sorted(self.read.items())),
+            damages=dict(sorted(self.damages.items())),
+            damaged=self.damaged,
+        )
 
     def close(self) -> None:
         """Close the local files."""

@@ -4,16 +4,15 @@ The crawl runs in its own process (tasks.extract.crawl.job), and in its own fold
 resumes. The WARC files become evidence parts of the snapshot, which no digest covers: only the pairs are its content.
 """
 
-import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -22,6 +21,7 @@ from dataops import plugins
 from dataops.archives.warc import Damage, read_pages
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError, UnusableSource
+from dataops.facts import CrawlFacts, SourceFacts
 from dataops.formatting import format_counts
 from dataops.snapshot import EVIDENCE, Draft, Input, Manifest, Record
 from dataops.store import open_store
@@ -168,10 +168,10 @@ delay = 1.0                    # minimum seconds between two requests to a host
     def problems(self) -> list[str]:
         return find_signer_problems(self)
 
-    def describe_earlier(self, facts: Mapping[str, Any], manifest: Manifest) -> EarlierSource | None:
+    def describe_earlier(self, facts: SourceFacts, manifest: Manifest) -> EarlierSource | None:
         """Return what an earlier crawl from one of the same hosts found."""
         hosts = {urlsplit(one.key).hostname for one in manifest.inputs if one.stage == "source"}
-        return None if hosts.isdisjoint(self.start_hosts()) else EarlierSource(facts["counts"]["input"], 1)
+        return None if hosts.isdisjoint(self.start_hosts()) else EarlierSource(facts.counts.input, 1)
 
     def estimate(self, context: Context, earlier: EarlierSource | None) -> SourceEstimate:
         """Return the rows of the crawl before."""
@@ -230,15 +230,15 @@ delay = 1.0                    # minimum seconds between two requests to a host
             open_signer(self)  # an unusable key file ends the stage here, with its remedy
             job = {"site": self.model_dump(mode="json"), "folder": str(folder.resolve())}
             run_job("tasks.extract.crawl.job", job, folder, on_line=follow)
-        facts: dict[str, Any] = json.loads((folder / "out" / SUMMARY_NAME).read_text("utf-8"))
-        if not facts["outcomes"].get("archived"):
+        facts = CrawlFacts.model_validate_json((folder / "out" / SUMMARY_NAME).read_text("utf-8"))
+        outcomes = format_counts(facts.outcomes.items())
+        if not facts.outcomes.get("archived"):
             shutil.rmtree(folder)  # so that the next attempt requests the pages again
-            outcomes = format_counts(facts["outcomes"].items())
             raise _explain_empty_crawl(f"the crawl from {', '.join(self.start)} found no page ({outcomes})", facts)
-        logger.info("crawl: %s", format_counts(facts["outcomes"].items()))
+        logger.info("crawl: %s", outcomes)
         written = sorted((folder / "out").glob(f"{EVIDENCE}*"))
         parts = [draft.put_file(path.name, path) for path in written]
-        return Record(task=self._task, parts=parts, facts={"crawl": facts})
+        return Record(task=self._task, parts=parts, facts={"crawl": facts.as_json()})
 
     def read(self, file: SourceFile, rows: PairsWriter) -> None:
         """Read an archived file. `source_offset` is the number of the page: byte offsets vary with the servers' clocks."""
@@ -261,9 +261,9 @@ _REMEDIES = {
 """What to do if a crawl found no page, by the outcome of most URLs."""
 
 
-def _explain_empty_crawl(what: str, facts: Mapping[str, Any]) -> SourceError:
+def _explain_empty_crawl(what: str, facts: CrawlFacts) -> SourceError:
     """Return the error of a crawl without a page; a retry may help only if a request failed for a temporary reason."""
-    outcomes = Counter(facts["outcomes"])
+    outcomes = Counter(facts.outcomes)
     if any(is_transient(outcome) or outcome == "robots_unreachable" for outcome in outcomes):
         return SourceError(f"{what}; check source.start and the network")
     most = outcomes.most_common(1)[0][0] if outcomes else ""

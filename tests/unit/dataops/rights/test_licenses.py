@@ -73,7 +73,7 @@ def test_rows_sum_to_the_pairs_also_where_the_manifest_lists_only_the_frequent_l
 
 
 def test_weights_have_the_terms_of_their_licences() -> None:
-    weights = [{"name": "a", "license": "cc-by-nc-4.0"}, {"name": "b", "license": ""}, {"name": "c", "license": "MIT"}]
+    weights = [("a", "cc-by-nc-4.0"), ("b", ""), ("c", "MIT")]
     facts = state_weight_facts(weights)
     assert any("`a`, CC BY-NC 4.0, has the term `no commercial use`" in fact for fact in facts)
     assert facts[-1] == "For the pretrained weights `b` no licence is stated."

@@ -213,7 +213,7 @@ def test_alert_on_known_harmful_images_names_only_count_lists_and_run(tmp_path: 
     )  # fmt: skip
     record = RunRecord(run_id="nightly-1", name="nightly", created_at="", config={})
     record.begin("pipeline", None, "f")
-    clean = manifest.model_copy(update={"facts": {}})
+    clean = build_manifest("download", prefect_flow_run_id="f")
     assert not events.emit_events(record, {"download": clean}, FolderStore(tmp_path), None)
     assert events.emit_events(record, {"download": manifest}, FolderStore(tmp_path), None)
     assert not events.emit_events(record, {"download": manifest}, FolderStore(tmp_path), None)

@@ -26,7 +26,7 @@ def dataset(rows: dict[str, tuple[int, int]] | None = None, **facts: Any) -> dic
         counts = Counts(input=before, kept=kept, dropped={"exact_duplicate": before - kept} if before > kept else {})
         found[stage] = build_manifest(stage, key=f"{stage:0>16}", counts=counts)
     replaced = {"extract": {"files": 4, "failed_files": facts.pop("failed_files", [])}}
-    replaced["pack"] = {name: value for name, value in (FACTS | facts).items() if value is not None}
+    replaced["pack"] = found["pack"].facts | {n: value for n, value in (FACTS | facts).items() if value is not None}
     replaced["filter"] = {}
     for stage, values in replaced.items():
         found[stage] = found[stage].model_copy(update={"facts": values})

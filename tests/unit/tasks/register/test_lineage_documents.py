@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from dataops.facts import RegisteredPages
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.trace.training_datasets import TrainingDataset
 from tasks.register.card_front_matter import split_front_matter
@@ -27,6 +28,13 @@ def lineage_svg(found: Any, model: str, documents: Documents | None = None, data
     return render("lineage.svg", drawing=draw_lineage(boxes, links))
 
 
+FACTS: dict[str, dict[str, Any]] = {
+    "pack": {"licenses": {HOSTILE: 3, "": 5}, "hosts": {HOSTILE: 8}}, "evaluate": {"metrics": {HOSTILE: {"n": 10}}},
+}  # fmt: skip
+BALANCE = {"pairs": 8, "unmatched": 0, "kept": 8, "seen": 8, "queries": 1234, "queries_found": 1, "matches_before": 8,
+           "matches_after": 8, "effective_before": 1.0, "effective_after": 1.0}  # fmt: skip
+
+
 def manifests() -> dict[str, Manifest]:
     found: dict[str, Manifest] = {}
     below: list[Input] = [Input(stage="source", key=HOSTILE, digest="0" * 64)]
@@ -39,7 +47,7 @@ def manifests() -> dict[str, Manifest]:
             config={"model": HOSTILE, "kind": HOSTILE},
             code={"commit": "c" * 40},
             counts=Counts(input=10, kept=8, dropped={HOSTILE: 2}),
-            facts={"licenses": {HOSTILE: 3, "": 5}, "hosts": {HOSTILE: 8}} if stage == "pack" else {},
+            facts=FACTS.get(stage, {}),
             content_digest=f"{number:064x}",
             created_at=f"2026-01-02T03:04:0{number}+00:00",
         )
@@ -64,7 +72,7 @@ def registered(
     base: str = "https://mlflow.example", commit_url: str | None = "https://git.example/r/commit/c"
 ) -> Documents:
     files = list_files(manifests())
-    facts = {"model_name": "my/model", "version": 3, "experiment_id": 1, "run_id": "r"}
+    facts = RegisteredPages(model_name="my/model", version="3", experiment_id="1", run_id="r")
     return Documents("3", "2026-01-02", "0123456789abcdef", files, list_urls(base, facts, files, commit_url))
 
 
@@ -75,7 +83,7 @@ def balanced() -> dict[str, Manifest]:
         update={
             "inputs": [*theirs["filter"].inputs, words, queries],
             "config": {"balance": {"max_per_query": 5}},
-            "facts": {"balance": {"queries": 1234}},
+            "facts": {"balance": BALANCE},
         }
     )
     return theirs

@@ -1,11 +1,15 @@
 """URLs of the pages of a version."""
 
+from dataops.facts import RegisterFacts
 from tasks.register.version import page_urls
 
 
 def test_page_urls_hold_no_credentials_and_open_the_classic_pages() -> None:
-    facts = {"tracking_uri": "https://u:p@ml.example.org/x/", "experiment_id": "3", "run_id": "r", "version": "2"}
-    links = page_urls({**facts, "model_name": "my model"})
+    facts = RegisterFacts(
+        model_uri="models:/my model/2", model_name="my model", version="2", run_id="r", experiment_id="3",
+        tracking_uri="https://u:p@ml.example.org/x/",
+    )  # fmt: skip
+    links = page_urls(facts)
     suffix = "?workflowType=machine_learning"
     runs = "https://ml.example.org/x/#/experiments/3/runs"
     assert links["run"] == f"{runs}/r{suffix}"
@@ -20,4 +24,4 @@ def test_page_urls_hold_no_credentials_and_open_the_classic_pages() -> None:
         "download report": f"{runs}/r/artifacts/download.html{suffix}",
         "config": f"{runs}/r/artifacts/config.json{suffix}",
     }
-    assert page_urls({**facts, "model_name": "m", "tracking_uri": "sqlite:///x.db"}) == {}
+    assert page_urls(facts.model_copy(update={"tracking_uri": "sqlite:///x.db"})) == {}
