@@ -148,6 +148,7 @@ MEANINGS = {
     "etag": "ETag of the response.",
     "last_modified": "Last-Modified of the response.",
     "opt_out": "Opt-out signals that were found: signal, detail, where, when.",
+    "permissions": "Permissions to train that were found, likewise; a licence has its URL and sha256.",
     "bytes": "Size of the body, in bytes.",
     "archive": "Name of the archive that the image was taken from; null if a server answered.",
     "archive_offset": "Position of the record in that archive, in bytes.",
@@ -158,7 +159,7 @@ MEANINGS = {
 PERSONAL = frozenset(
     {
         *("url", "caption", "page_url", "captions", "extra", "error_message", "sha256", "phash"),
-        *("final_url", "etag", "last_modified", "opt_out", "preview"),
+        *("final_url", "etag", "last_modified", "opt_out", "permissions", "preview"),
     }
 )
 """Columns with text or images of pairs, or what identifies them, which a takedown erases."""

@@ -235,11 +235,11 @@ def _load_robots() -> Parser:
         ]
         assert answers[0] == every.allows(_PAGE_URL, "pairmill"), "agents that are not asked for change the answer"
         robots.list_denied_agents(_PAGE_URL, _AGENTS, "pairmill")
-        opt_outs = robots.find_opt_outs(_PAGE_URL, Agents("pairmill", _AGENTS))
+        declared = robots.find_declarations(_PAGE_URL, Agents("pairmill", _AGENTS))
+        opt_outs = [(signal, one.detail) for signal, one in declared if not one.permits]
         ours = {signal for signal, detail in opt_outs if " for " not in detail}
-        assert ours <= {signal for signal, _ in every.find_opt_outs(_PAGE_URL, Agents("pairmill"))}, (
-            "an opt-out is lost"
-        )
+        everyone = every.find_declarations(_PAGE_URL, Agents("pairmill"))
+        assert ours <= {signal for signal, one in everyone if not one.permits}, "an opt-out is lost"
         named = len(every.named_agents).bit_length()
         return f"{answers} {robots.crawl_delay('pairmill') is None} {named} {[signal for signal, _ in opt_outs]}"
 
@@ -294,7 +294,8 @@ def _load_ai_preferences() -> Parser:
             headers[name] = value.translate({10: " ", 13: " "})
         found = [one.signal for one in find_header_opt_outs(headers, Agents("pairmill"), "", "")]
         assert len(describe_price(headers)) <= 1_000, "the price is longer than allowed"
-        RobotsFile.parse(f"User-agent: *\nContent-Usage: {value}").find_opt_outs("http://a.test/", Agents("pairmill"))
+        robots = RobotsFile.parse(f"User-agent: *\nContent-Usage: {value}")
+        robots.find_declarations("http://a.test/", Agents("pairmill"))
         return f"{found} {sorted(find_in_headers([('content-usage', value), ('link', value)]))}"
 
     return Parser(parse)

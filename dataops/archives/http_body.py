@@ -2,9 +2,8 @@
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import brotli
@@ -95,15 +94,27 @@ def decode_body(head: ResponseHead, body: bytes, max_bytes: int) -> bytes:
     Raises: BadBody with bad_encoding (damaged, unknown or too many codings) or page_too_large (over `max_bytes` decoded,
     also between two codings).
     """
-    if len(head.transfer_encoding) + len(head.content_encoding) > MAX_CODINGS:
+    codings = (*head.content_encoding, *head.transfer_encoding)
+    body = _bounded(decode_codings(body, codings, max_bytes, partial=True), max_bytes)
+    return _bounded(_decoded("gzip", body, max_bytes, partial=True), max_bytes) if body[:3] == _GZIP_START else body
+
+
+def decode_codings(body: bytes, codings: Sequence[str], max_bytes: int, *, partial: bool = False) -> bytes:
+    """Return a body without its codings, in the order in which they were applied; at most one byte more than `max_bytes`.
+
+    Args:
+        partial: return what can be decoded of a compressed body that ends early, as browsers do.
+
+    Raises: BadBody.
+    """
+    names = [coding.strip().lower().removeprefix("x-") for coding in codings]
+    names = [name for name in names if name not in ("", "identity")]
+    if len(names) > MAX_CODINGS:
         raise BadBody("bad_encoding")
-    for coding in reversed(head.transfer_encoding):
-        body = remove_chunking(body) if coding == "chunked" else _decoded(coding, body, max_bytes)
-    for coding in reversed(head.content_encoding):
-        body = _decoded(coding, body, max_bytes)
-    if body[:3] == _GZIP_START:
-        body = _decoded("gzip", body, max_bytes)
-    return _bounded(body, max_bytes)
+    for number, coding in enumerate(reversed(names)):
+        body = _bounded(body, max_bytes) if number else body
+        body = remove_chunking(body) if coding == "chunked" else _decoded(coding, body, max_bytes, partial=partial)
+    return body
 
 
 def remove_chunking(body: bytes) -> bytes:
@@ -124,25 +135,25 @@ def remove_chunking(body: bytes) -> bytes:
     return b"".join([*chunks, body[at:]])
 
 
-def _decoded(coding: str, body: bytes, max_bytes: int) -> bytes:
+def _decoded(coding: str, body: bytes, max_bytes: int, *, partial: bool) -> bytes:
     if coding == "gzip":
         if body[:2] != _GZIP_START[:2]:
             return body
-        return _inflated(body, partial(zlib.decompressobj, zlib.MAX_WBITS | 16), _GZIP_MEMBER, max_bytes)
+        return _inflated(body, lambda: zlib.decompressobj(zlib.MAX_WBITS | 16), _GZIP_MEMBER, max_bytes, partial)
     if _looks_like_markup(body):
         return body
     if coding == "deflate":  # zlib by the standard, raw deflate from some servers
         wrapped = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
         bits = zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS
-        return _inflated(body, partial(zlib.decompressobj, bits), _GZIP_MEMBER, max_bytes)
+        return _inflated(body, lambda: zlib.decompressobj(bits), _GZIP_MEMBER, max_bytes, partial)
     if coding == "zstd":
-        return _inflated(body, ZSTD.new_inflater, _ZSTD_FRAME, max_bytes)
+        return _inflated(body, ZSTD.new_inflater, _ZSTD_FRAME, max_bytes, partial)
     if coding == "br":
-        return _unbrotli(body, max_bytes)
+        return _unbrotli(body, max_bytes, partial)
     raise BadBody("bad_encoding")
 
 
-def _unbrotli(body: bytes, max_bytes: int) -> bytes:
+def _unbrotli(body: bytes, max_bytes: int, partial: bool) -> bytes:
     """Return the content; bytes after its end are ignored.
 
     The decompressor raises an error for these bytes, so the piece with the end is read again, byte by byte.
@@ -157,14 +168,18 @@ def _unbrotli(body: bytes, max_bytes: int) -> bytes:
             step, inflater = 1, brotli.Decompressor()
             inflater.process(body[:at], output_buffer_limit=max_bytes + 1)
             continue
-        if at >= len(body):
-            raise BadBody("bad_encoding")  # truncated
-        at += step
         left -= len(contents[-1])
-    return _bounded(b"".join(contents), max_bytes)
+        if at >= len(body):  # truncated
+            if not partial or left > max_bytes:
+                raise BadBody("bad_encoding")
+            break
+        at += step
+    return b"".join(contents)
 
 
-def _inflated(body: bytes, new_inflater: Callable[[], Any], member: re.Pattern[bytes], max_bytes: int) -> bytes:
+def _inflated(
+    body: bytes, new_inflater: Callable[[], Any], member: re.Pattern[bytes], max_bytes: int, partial: bool
+) -> bytes:
     """Return the content of all members; bytes after the last one are ignored.
 
     Args:
@@ -183,10 +198,12 @@ def _inflated(body: bytes, new_inflater: Callable[[], Any], member: re.Pattern[b
                 raise BadBody("bad_encoding") from error
             left -= len(contents[-1])
             at += len(piece) - len(inflater.unused_data)
-            if not piece:
-                raise BadBody("bad_encoding")  # truncated
+            if not piece:  # truncated
+                if not partial or left > max_bytes:
+                    raise BadBody("bad_encoding")
+                break
         if left <= 0 or not member.match(body, at):
-            return _bounded(b"".join(contents), max_bytes)
+            return b"".join(contents)
     raise BadBody("bad_encoding")
 
 

@@ -17,14 +17,14 @@ import msgspec
 from dataops.archives.members import ByteStream, Damage
 from dataops.archives.records import read_records
 from dataops.errors import UnusableSource
-from dataops.rights.signals import find_in_elements, find_in_headers, find_in_metas, header_hints, signals_by_name
+from dataops.rights.signals import find_in_elements, find_in_headers, find_in_metas, header_hints
 from dataops.web.captions import normalise_caption
 from dataops.web.declarations import (
     SharedImage,
     is_license_link,
-    normalise_meta_name,
     parse_language,
     parse_shared_images,
+    read_meta,
 )
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PageOrigin, PagePair, new_pair
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url
@@ -241,21 +241,12 @@ def _image_rows(
 def _select_metas(metas: Sequence[MetaTag]) -> list[tuple[str, str]]:
     """Return (name or property in lower case, content) of each meta that extraction uses."""
     selected: list[tuple[str, str]] = []
-    equivalents = signals_by_name("http-equiv")
     for meta in metas:
-        if not meta.content:
-            continue
-        if key := _meta_key(meta.property or meta.name):
-            selected.append((key, meta.content))
-        if meta.name and meta.property and meta.name != meta.property and (key := _meta_key(meta.name)):
-            selected.append((key, meta.content))
-        if meta.http_equiv and (key := meta.http_equiv.strip().lower()) in equivalents:
-            selected.append((key, meta.content))
+        if meta.content and LANGUAGE_META in (meta.name, meta.property):
+            selected.append((LANGUAGE_META, meta.content))
+        elif meta.content:
+            selected += read_meta(meta.name, meta.property, meta.http_equiv, meta.content)
     return selected
-
-
-def _meta_key(name: str) -> str:
-    return name if name == LANGUAGE_META else normalise_meta_name(name)
 
 
 def _shared_image_rows(
@@ -304,7 +295,7 @@ def _is_license(rel: str) -> bool:
 
 
 def _header_signals(headers: bytes) -> set[str]:
-    lower = headers.lower()
+    lower = headers.lower().replace(b"_", b"-")
     if not any(name in lower for name in header_hints()):
         return set()
     fields: list[tuple[str, str]] = []

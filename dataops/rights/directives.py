@@ -1,21 +1,21 @@
-"""Parse X-Robots-Tag headers and robots metas: the signals noai, noimageai, noimageindex and noindex.
+"""Parse X-Robots-Tag headers and robots metas: the signals noai, noml, noimageai, noimageindex and noindex.
 
-Source: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-Robots-Tag, and `none`).
+Sources: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-Robots-Tag, and `none`); noml.info;
+    draft-canel-robots-ai-control (DisallowAITraining, as a directive and as a line of robots.txt).
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from dataops.rights.signals import ALL_STAGES, ANY_ROBOT, Agents, Finding, Place, Signal, Stage, Statement
+from dataops.rights.signals import ALL_STAGES, ANY_ROBOT, PADDING, Agents, Finding, Place, Signal, Stage, Statement
 
 X_ROBOTS_TAG = "x-robots-tag"
 _DIRECTIVES = frozenset(
     ["all", "none", "index", "follow", "noindex", "nofollow", "noarchive", "nocache", "nosnippet", "notranslate",
-     "noimageindex", "noai", "noimageai", "indexifembedded", "nositelinkssearchbox", "unavailable_after"]
+     "noimageindex", "noai", "noml", "noimageai", "indexifembedded", "nositelinkssearchbox", "unavailable_after"]
 )  # fmt: skip
 """Words that name no agent where a colon follows."""
-PADDING = " \t\r\n\"'"
 _SEPARATOR = re.compile("[,;]")
 _LIMIT = re.compile(r"\bmax-[a-z-]{1,40}\s{0,9}[:=]\s{0,9}[^\s,;]*")
 _AGENT = re.compile(r"([a-z*_][\w.*-]*)(?:/\S*)?")
@@ -37,7 +37,7 @@ def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
         if colon and name not in _DIRECTIVES and (agent := _AGENT.fullmatch(name)):
             addressed, item = agent[1].rstrip("*") or "*", rest
         for word in _WORD.findall(item):
-            yield addressed, word
+            yield addressed, word.replace("-", "").replace("_", "") or word
 
 
 def find_directives(values: Iterable[str], agent: str) -> set[str]:
@@ -70,7 +70,22 @@ def _make_signal(
     return Signal(name=name, reads=reads, find=find, order=order, drops=drops)
 
 
-NOAI = _make_signal("noai", order=1)
+def find_training_rule(statement: Statement) -> Iterator[Finding]:
+    """Yield what a line `DisallowAITraining: /path` or `AllowAITraining: /path` of robots.txt states on its path."""
+    yield Finding(not statement.name.startswith("dis"), statement.name)
+
+
+NOAI = _make_signal("noai", "disallowaitraining", order=1)
+NOML = _make_signal("noml", order=1)
+DISALLOW_AI_TRAINING = Signal(
+    name="disallow-ai-training",
+    reads={
+        "robots": ("disallow-ai-training", "allow-ai-training"),
+        "meta": ("disallow-ai-training", "disallowaitraining"),
+    },
+    find=find_training_rule,
+    order=32,
+)
 NOIMAGEAI = _make_signal("noimageai", order=2)
 NOIMAGEINDEX = _make_signal("noimageindex", order=3)
 NOINDEX = _make_signal("noindex", "none", order=4, robots=(), drops=frozenset({"download"}))

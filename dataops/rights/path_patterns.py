@@ -18,7 +18,7 @@ _LITERAL_WORK = 200
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _ESCAPED_DELIMITER = re.compile(rb"%(2[35Ff]|3[Ff])")
 _UNRESERVED = re.compile(r"%(2D|2E|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
-_ABSOLUTE = re.compile(r"https?://[^/]*", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"https?://(?:[^/@]*@)?([^/:?#]*)[^/]*", re.IGNORECASE)
 _PLAIN = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]*")
 _RESERVED = ":/?#[]@!$&'()*+,;=%"  # RFC 3986, section 2.2, and the escapes themselves
 _NO_RANK = 1 << 62
@@ -48,6 +48,17 @@ def complete_pattern(pattern: str) -> str:
     """Return a pattern that forbids as one that begins with a path: `private/` and `https://host/private/` do too."""
     pattern = _ABSOLUTE.sub("", pattern, count=1) if _ABSOLUTE.match(pattern) else pattern
     return pattern if pattern.startswith(("/", "*")) else f"/{pattern}"
+
+
+def is_of_host(pattern: str, host: str) -> bool:
+    """Return whether a pattern may concern a host: it begins with a path, or with an origin of this host or with wildcards.
+
+    Args:
+        host: in lower case; "" if it is not known. `www.` makes no difference.
+    """
+    found = _ABSOLUTE.match(pattern)
+    other = found[1].lower().rstrip(".").removeprefix("www.") if found else ""
+    return not found or not host or "*" in other or other == host.removeprefix("www.")
 
 
 def encode(text: str) -> bytes:

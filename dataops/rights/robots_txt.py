@@ -14,9 +14,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from dataops.rights.path_patterns import MAX_WORK, PathPatterns, complete_pattern, count_octets, get_path
-from dataops.rights.signals import Agents, Finding, Signal, Statement, find_prohibitions, list_signals, signals_by_name
+from dataops.rights.path_patterns import MAX_WORK, PathPatterns, complete_pattern, count_octets, get_path, is_of_host
+from dataops.rights.signals import PADDING, Agents, Finding, Signal, Statement, list_signals, signals_by_name
 
 MAX_RULES = 50_000
 """Maximum number of rules of a file, counted for each combination of groups; a file with more allows nothing."""
@@ -31,6 +32,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _TOKEN = re.compile(r"[A-Za-z_-]+")  # RFC 9309, section 2.2.1; but there are names with digits
 _DELAY = re.compile(r"\d{0,9}\.\d{1,9}|\d{1,9}")
 _LETTERS = re.compile(r"[^a-z]+")
+_MARKUP = re.compile(r"</?(?:br|p|div|li|ul|ol|pre|span|code|tr|td|body|html)\b[^<>]{0,200}>", re.IGNORECASE)
 _Rule = tuple[bool, str]
 """True if the rule allows, and its pattern."""
 
@@ -51,7 +53,7 @@ def _lines(*, lenient: bool) -> _Lines:
     """Return how lines are recognised: those of RFC 9309, and those of the signals that are read in robots.txt."""
     spelt = [signals_by_name(place) for place in ("robots", "robots-host")]
     signals = {_LETTERS.sub("", name): one for names in spelt for name, (one, *_) in names.items()}
-    strict = [signal.reads[place][0] for place in ("robots", "robots-host") for signal in list_signals(place)]
+    strict = [name.replace("-", "-?") for spellings in spelt for name in spellings]
     standard = "|".join(["user-agent", "allow", "disallow", "crawl-delay", *strict])
     lost_end = re.compile(rf"(?:\s|\\[rn])(?=(?:{standard.replace('user-', 'user-?')})[ \t]{{0,8}}:)", re.IGNORECASE)
     if not lenient:
@@ -60,8 +62,9 @@ def _lines(*, lenient: bool) -> _Lines:
     names = sorted((name.replace("-", between) for spellings in spelt for name in spellings), key=len, reverse=True)
     labels = "|".join([rf"user{between}agents?|allow|diss?all?ow|disallaw|diasllow|crawl{between}delay", *names])
     line = re.compile(
-        rf"[\s\"'\u0080-\U0010ffff]{{0,8}}({labels})"  # byte-order marks, as such or decoded wrongly, and quotation marks
-        r"(?:\s*[:=\uff1a]|\s)(.*)",
+        # Byte-order marks, as such or decoded wrongly, quotation marks, and the emphasis of Markdown
+        rf"[\s\"'*\u0080-\U0010ffff]{{0,8}}({labels})"
+        r"(?:(?:\*\*|[\"'])?\s*[:=\uff1a](?:\*\*(?!\S))?|\s)(.*)",
         re.IGNORECASE,
     )
     return _Lines(line, signals, lost_end)
@@ -97,8 +100,8 @@ class _Reading:
     """By agent in lower case, "*", or "" for lines before any user-agent line, which concern all agents."""
     usage_rules: list[list["UsageRule"]] = field(default_factory=list)
     """By group of `usage_groups`."""
-    of_host: dict[str, str] = field(default_factory=dict)
-    """Detail of the first declaration of each signal that concerns the whole host, by the signal's name."""
+    of_host: dict[tuple[str, Finding], None] = field(default_factory=dict)
+    """Declarations that concern the whole host, each with the name of its signal."""
 
     def resolve_agent(self, agent: str) -> str:
         """Return the name under which the file addresses an agent."""
@@ -142,9 +145,8 @@ class UsageRule(NamedTuple):
     """One line of a signal."""
 
     signal: str
-    permits: bool
     pattern: str
-    detail: str
+    finding: Finding
 
 
 def _parse_usage_rules(signal: Signal, label: str, value: str) -> Iterator[UsageRule]:
@@ -156,30 +158,29 @@ def _parse_usage_rules(signal: Signal, label: str, value: str) -> Iterator[Usage
     if value.startswith(("/", "*")):
         pattern, _, value = value.replace("\t", " ").partition(" ")
     for finding in signal.find(Statement("robots", label, value)):
-        yield UsageRule(signal.name, finding.permits, pattern, finding.detail)
+        yield UsageRule(signal.name, pattern, finding)
 
 
 class UsageRules:
     """The rules of one signal that apply to an agent: the longest match counts, of equally long ones a prohibition."""
 
     def __init__(self, rules: Iterable[UsageRule]):
-        ordered = sorted(set(rules), key=lambda rule: (-count_octets(rule.pattern), rule.permits, rule.pattern))
-        self._details = [rule.detail for rule in ordered]
+        ordered = sorted(set(rules), key=lambda rule: (-count_octets(rule.pattern), rule.finding.permits, rule.pattern))
+        self._findings = [rule.finding for rule in ordered]
         self._permitted, self._forbidden = (
-            PathPatterns(((i, rule.pattern) for i, rule in enumerate(ordered) if rule.permits == is_), permits=is_)
+            PathPatterns(
+                ((i, rule.pattern) for i, rule in enumerate(ordered) if rule.finding.permits == is_), permits=is_
+            )
             for is_ in (True, False)
         )
 
     def estimate_work(self, path: str) -> int:
         return self._permitted.estimate_work(path) + self._forbidden.estimate_work(path)
 
-    def find(self, path: str) -> str | None:
-        """Return the detail of the rule that forbids training on a path with its query, or None."""
-        forbidden = self._forbidden.find(path)
-        if forbidden is None:
-            return None
-        permitted = self._permitted.find(path)
-        return self._details[forbidden] if permitted is None or forbidden < permitted else None
+    def find(self, path: str) -> Finding | None:
+        """Return what the rule states that decides on a path with its query, or None."""
+        ranks = [rank for rules in (self._forbidden, self._permitted) if (rank := rules.find(path)) is not None]
+        return self._findings[min(ranks)] if ranks else None
 
 
 class RobotsFile:
@@ -194,15 +195,16 @@ class RobotsFile:
         self._usage: dict[tuple[int, str, tuple[int, ...]], UsageRules] = {}
 
     @classmethod
-    def parse(cls, text: str, agents: Collection[str] | None = None) -> "RobotsFile":
+    def parse(cls, text: str, agents: Collection[str] | None = None, host: str = "") -> "RobotsFile":
         """Parse a file; text that is not a robots.txt allows everything.
 
         Args:
             agents: the only agents that the result is used for; by default all agents.
+            host: host of the file. Rules with the URL of another host are left out.
         """
         names = None if agents is None else frozenset(map(str.lower, agents))
         text = text.removeprefix("\ufeff")
-        strict, lenient = (_parse(text, lenient, names) for lenient in (False, True))
+        strict, lenient = (_parse(text, lenient, names, host.lower()) for lenient in (False, True))
         return cls([strict] if strict == lenient else [strict, lenient])
 
     @property
@@ -238,8 +240,8 @@ class RobotsFile:
         denying = {rules for rules in distinct if not rules.allows(path)}
         return [agent for agent, several in found.items() if not denying.isdisjoint(several)]
 
-    def find_opt_outs(self, url: str, agents: Agents) -> list[tuple[str, str]]:
-        """Return (signal, detail) of each declaration against training on a URL.
+    def find_declarations(self, url: str, agents: Agents) -> list[tuple[str, Finding]]:
+        """Return (signal, finding) of each declaration on training that concerns a URL.
 
         Lines of signals count in the group for our own agent. Without such a group they count in the group for all agents,
         and in those of the other agents.
@@ -256,16 +258,14 @@ class RobotsFile:
                     suffix = "" if agent == ours else f" for {agent}"
                     applicable.setdefault(self._find_usage_rules(number, signal.name, groups), (signal.name, suffix))
         is_too_slow = sum(rules.estimate_work(path) for rules in applicable) > MAX_WORK
-        found: dict[str, str] = {}
+        found: dict[str, Finding] = {}
         for rules, (signal, suffix) in applicable.items():
             if is_too_slow and rules.estimate_work(path):
-                found[signal] = "the file has too many wildcards for this URL"
-            elif detail := rules.find(path):
-                found.setdefault(signal, detail + suffix)
-        for reading in self._readings:
-            for signal, detail in reading.of_host.items():
-                found.setdefault(signal, detail)
-        return list(found.items())
+                found[signal] = Finding(False, "the file has too many wildcards for this URL")
+            elif (one := rules.find(path)) and (signal not in found or (found[signal].permits and not one.permits)):
+                found[signal] = one._replace(detail=one.detail + suffix)
+        of_host = dict.fromkeys(one for reading in self._readings for one in reading.of_host)
+        return [*found.items(), *of_host]
 
     def _find_usage_rules(self, number: int, signal: str, groups: tuple[int, ...]) -> UsageRules:
         key = (number, signal, groups)
@@ -303,7 +303,7 @@ class RobotsFile:
         return found
 
 
-def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
+def _parse(text: str, lenient: bool, agents: frozenset[str] | None, host: str) -> _Reading:
     """Return a reading. A group ends at a user-agent line after a rule; other lines do not end it (section 2.2.4).
 
     A Crawl-delay or a line of a signal concerns the user-agent lines just before it, although it does not end their group.
@@ -317,13 +317,13 @@ def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
         match = lines.line.match(line if lenient else line.lstrip(" \t"))
         if not match:
             continue
-        label, value = match[1].lower(), match[2].strip()
+        label, value = match[1].lower(), match[2].strip(PADDING if lenient else None)
         signal = lines.signals.get(_LETTERS.sub("", label))
         kind = "" if signal else label[0]
         if kind == "u":
             names = _read_names(value, lenient)
-            if not names and not lenient:
-                continue  # not a line of the standard
+            if not value and not lenient:
+                continue  # not a line of the standard; other text is the name of nobody, as in Google's parser
             if rules is not None:
                 addressed, rules = set(), None
             if after_delay or not addressed:
@@ -343,8 +343,7 @@ def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
                 for name in delayed:
                     reading.delays[name] = max(float(delay[0]), reading.delays.get(name, 0.0))
         elif signal and "robots-host" in signal.reads:
-            for detail in find_prohibitions(signal, Statement("robots-host", label, value)):
-                reading.of_host.setdefault(signal.name, detail)
+            reading.of_host |= {(signal.name, one): None for one in signal.find(Statement("robots-host", label, value))}
         elif signal:
             if usage is None:
                 usage = []
@@ -359,14 +358,14 @@ def _parse(text: str, lenient: bool, agents: frozenset[str] | None) -> _Reading:
                     for name in addressed:
                         reading.groups[name].append(len(reading.rules))
                     reading.rules.append(rules)
-            if value and addressed:
+            if value and addressed and is_of_host(value, host):
                 rules.append((kind == "a", value if kind == "a" else complete_pattern(value)))
     return reading
 
 
 def _split_lines(text: str, lenient: bool) -> Iterator[str]:
     """Yield the lines without their comments."""
-    for line in text.splitlines() if lenient else _STRICT_END.split(text):
+    for line in _MARKUP.sub("\n", text).splitlines() if lenient else _STRICT_END.split(text):
         content = line.partition("#")[0]
         if lenient and ":" in content:
             yield from _lines(lenient=True).lost_end.split(content)
@@ -408,6 +407,6 @@ AI_TXT = Signal(
     name="ai-txt",
     reads={"file": (AI_PATH,)},
     find=find_in_ai_txt,
-    parse=lambda text, agents: RobotsFile.parse(text, (agents.own, *agents.others)),
+    parse=lambda text, agents, url: RobotsFile.parse(text, (agents.own, *agents.others), urlsplit(url).hostname or ""),
     order=41,
 )

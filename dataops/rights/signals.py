@@ -7,19 +7,21 @@ read, and `find` is the only function that parses a statement of it. The names o
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
 from functools import cache
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urljoin
 
 from dataops.plugins import load
 
 Place = Literal[
-    "header", "meta", "http-equiv", "link", "script", "robots", "robots-host", "robots-agents", "file", "image"
+    "header", "meta", "link", "script", "robots", "robots-host", "robots-agents", "file", "terms", "image"
 ]  # fmt: skip
-"""Where a statement stands: a header field of a response; `<meta name>` or `<meta http-equiv>`; a link with
-`rel=license`; the type of a `<script>`; a line of robots.txt that concerns paths, or the whole host; the groups of
-robots.txt; a file of the host; an image."""
+"""Where a statement stands: a header field of a response, which a `<meta name>` or `<meta http-equiv>` may have as well;
+`<meta name>` only; a link with `rel=license`; a `<script>` by its type; a line of robots.txt that concerns paths, or the
+whole host; the groups of robots.txt; a file of the host; a document that another statement names; an image."""
 Stage = Literal["extract", "filter", "download"]
 ALL_STAGES: frozenset[Stage] = frozenset({"extract", "filter", "download"})
 ANY_ROBOT = "*bot"
@@ -27,9 +29,37 @@ ANY_ROBOT = "*bot"
 MAX_DETAIL_CHARS = 1_000
 """Maximum length of the evidence that is kept of a signal, in characters."""
 
-_PAGE: frozenset[Place] = frozenset({"header", "meta", "http-equiv", "link", "script"})
+_PAGE: frozenset[Place] = frozenset({"header", "meta", "link", "script"})
 _DOWNLOAD: frozenset[Place] = frozenset({"header", "robots", "robots-host", "robots-agents", "file", "image"})
 _ROBOT_NAME = re.compile(r"(?:[a-z0-9._-]*bot(?:-[a-z]+)?|[a-z0-9_-]*crawler|slurp|teoma|google-extended|anthropic-ai)")
+_ONLY_DIRECTIVES = re.compile(
+    r"[\s,;\"']*(?:(?:no[-_]?(?:ai|image[-_]?ai|ml|image[-_]?index|index|follow|archive)|none|all|index|follow)[\s,;\"']*){1,12}",
+    re.IGNORECASE,
+)
+_TEXT_METAS = frozenset({"description", "keywords", "news-keywords", "title", "author", "subject", "abstract"})
+PADDING = " \t\r\n\f\v\xa0\ufeff\"'`\u2018\u2019\u201c\u201d"
+"""White space and quotation marks around keys and values, which change no meaning."""
+_JOINTS = re.compile(r"[_\s]+")
+_FLAGS = {
+    **dict.fromkeys(("1", "true", "yes", "y", "on", "allow", "allowed"), True),
+    **dict.fromkeys(("0", "false", "no", "n", "off"), False),
+}
+
+
+def normalise_key(key: str) -> str:
+    """Return a key as all signals compare it: in lower case without quotation marks, with `-` for `_` and white space."""
+    return _JOINTS.sub("-", key.strip(PADDING).lower())
+
+
+def read_flag(value: object) -> bool | None:
+    """Return what the value of a yes-or-no key states: `true`, `1`, `?1`, `1.0`, `yes` and others, or their opposites.
+
+    None is any other value. Who reads a key that is known must take it for the answer that forbids.
+    """
+    text = str(value).strip(PADDING).lower()
+    with suppress(ValueError, OverflowError):
+        text = f"{float(text):g}"  # 1.0, 1e0
+    return _FLAGS.get(text.removeprefix("?"))
 
 
 class Agents(NamedTuple):
@@ -46,13 +76,14 @@ class Statement(NamedTuple):
 
     place: Place
     name: str
-    """Name of the header field, meta, relation, media type or line, in lower case; path of a file; format of an image."""
+    """Normalised name of the header field, meta, relation, media type or line; path of a file; URL of a document; format of
+    an image."""
     value: Any
-    """Text; attributes of a link; bytes of an image; content of a file as `Signal.parse` returns it."""
+    """Text; attributes of a link; bytes of an image; content of a file or document as `Signal.parse` returns it."""
     agents: Agents | None = None
     """Robots whose exclusion counts; None for a page that others fetched."""
     url: str = ""
-    """URL for which a file is searched."""
+    """URL for which a file or document is searched."""
 
 
 class Finding(NamedTuple):
@@ -61,6 +92,8 @@ class Finding(NamedTuple):
     permits: bool
     detail: str
     """What decides, as evidence: `train-ai=n`, a URL."""
+    terms: str = ""
+    """Reference to a document that decides instead, where it can be read: `Signal.find` then reads it as `terms`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +106,8 @@ class Signal:
     that of the standard), media types, paths."""
     find: Callable[[Statement], Iterable[Finding]]
     """Returns what a statement says; several findings only of files and images."""
-    parse: Callable[[str, Agents], Any] | None = None
-    """Parses a file once for the URLs of its host."""
+    parse: Callable[[str, Agents, str], Any] | None = None
+    """Parses a file or a document of terms, with its URL, once for many URLs. If it raises an error, the file forbids."""
     drops: frozenset[Stage] = ALL_STAGES
     """Stages that drop rows with this signal by default."""
     hints: tuple[bytes, ...] = ()
@@ -86,15 +119,18 @@ class Signal:
 
 @dataclass(frozen=True)
 class OptOut:
-    """One signal that was found."""
+    """One signal that was found, or, if it `permits`, a permission that is kept as evidence."""
 
     signal: str
     """Name of the signal, or `payment_required` for the offer of a 402 response, which drops a row whatever the config."""
     detail: str
     where: str
-    """URL of the response, or of the host's file."""
+    """URL of the response, of the host's file, or of the document with the terms."""
     when: str
     """Time of the response, ISO 8601 in UTC."""
+    permits: bool = False
+    terms: str = ""
+    """Absolute URL of a document of terms that is not read yet."""
 
 
 @cache
@@ -132,30 +168,59 @@ def header_hints() -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(hint for hints in found for hint in hints))
 
 
-def find_prohibitions(signal: Signal, statement: Statement) -> Iterator[str]:
-    """Yield the details of what forbids training in a statement."""
+def declare(signal: Signal, statement: Statement, where: str, when: str) -> Iterator[OptOut]:
+    """Yield what a statement declares, with text that can be stored.
+
+    Args:
+        where: URL of the response or the file; references to terms are relative to it.
+        when: its time, ISO 8601 in UTC.
+    """
     for finding in signal.find(statement):
-        if not finding.permits:
-            yield finding.detail[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
+        yield make_opt_out(signal.name, finding, where, when)
+
+
+def make_opt_out(signal: str, finding: Finding, where: str, when: str) -> OptOut:
+    """Return a finding as evidence; see `declare`."""
+    detail = finding.detail[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
+    terms = ""
+    if finding.terms:
+        try:
+            terms = urljoin(where, finding.terms)
+        except ValueError:
+            terms = "unreadable:"
+    return OptOut(signal, detail, where, when, finding.permits, terms)
 
 
 def is_meta_read(name: str) -> bool:
-    """Return whether a signal reads the `<meta>` of a name in lower case."""
-    return name in signals_by_name("meta") or _ROBOT_NAME.fullmatch(name) is not None
+    """Return whether a signal reads the `<meta>` of a normalised name, whatever its content."""
+    return name in meta_signals() or (":" not in name and _ROBOT_NAME.fullmatch(name) is not None)
+
+
+@cache
+def meta_signals() -> Mapping[str, tuple[Signal, ...]]:
+    """Return the signals that are read in `<meta>` elements, by each name: those of header fields count there, too."""
+    return {**signals_by_name("header"), **signals_by_name("meta")}
+
+
+def is_of_robot(name: str, content: str) -> bool:
+    """Return whether a `<meta>` addresses a robot: by its normalised name, or as its content has nothing but directives."""
+    if ":" in name or name in _TEXT_METAS:  # most are og: or twitter:
+        return False
+    return bool(_ROBOT_NAME.fullmatch(name) or (len(content) < 200 and _ONLY_DIRECTIVES.fullmatch(content)))
 
 
 def find_in_metas(metas: Iterable[tuple[str, str]]) -> set[str]:
     """Return the names of the signals in `<meta>` elements.
 
     Args:
-        metas: (name in lower case, content) of each.
+        metas: (normalised name, content) of each.
     """
-    known = signals_by_name("meta")
+    known = meta_signals()
     found: set[str] = set()
     for name, content in metas:
         signals = known.get(name)
         if signals is None:
-            if ":" in name or not _ROBOT_NAME.fullmatch(name):  # most are og: or twitter:
+            if not is_of_robot(name, content):
                 continue
             signals = known.get(ANY_ROBOT, ())
         found |= _names(signals, Statement("meta", name, content))
@@ -166,45 +231,51 @@ def find_in_headers(fields: Iterable[tuple[str, str]]) -> set[str]:
     """Return the names of the signals in the header fields of a page's response.
 
     Args:
-        fields: (name in lower case, value) of each.
+        fields: (name, value) of each.
     """
     known = signals_by_name("header")
     found: set[str] = set()
     for name, value in fields:
-        if signals := known.get(name):
-            found |= _names(signals, Statement("header", name, value))
+        if signals := known.get(normalise_key(name)):
+            found |= _names(signals, Statement("header", normalise_key(name), value))
     return found
 
 
-def find_in_elements(html: bytes, links: Iterable[Mapping[str, str | None]]) -> set[str]:
-    """Return the names of the signals in the links and scripts of a page.
+def find_in_elements(html: bytes, links: Iterable[Mapping[str, str | None]], url: str = "") -> set[str]:
+    """Return the names of the signals in the links and scripts of a page. Terms of a script are read, others are not.
 
     Args:
         links: attributes of the links to licences.
+        url: of the page.
     """
     found: set[str] = set()
     for link in links:
         for rel in (link.get("rel") or "").lower().split():
             found |= _names(signals_by_name("link").get(rel, ()), Statement("link", rel, link))
     for media_type, signals in signals_by_name("script").items():
-        if media_type.partition("/")[2].encode() in html and _script(media_type).search(html):
-            found |= _names(signals, Statement("script", media_type, media_type))
+        if media_type.partition("/")[2].encode() in html.lower():
+            for script in _script(media_type).finditer(html):
+                text = script[1].decode("utf-8", "replace")
+                found |= _names(signals, Statement("script", media_type, text, url=url))
     return found
 
 
 def find_header_opt_outs(headers: Message, agents: Agents, where: str, when: str) -> Iterator[OptOut]:
-    """Yield the signals in the headers of a response: for each the first one of each field.
+    """Yield what the headers of a response declare: for each signal and field the first prohibition, else a permission.
 
     Args:
         where: URL of the response.
         when: time of the response, ISO 8601 in UTC.
     """
+    fields: dict[str, list[str]] = {}
+    for name, value in headers.items():
+        fields.setdefault(normalise_key(name), []).append(str(value))
     for signal in list_signals("header"):
         for name in signal.reads["header"]:
-            values = (Statement("header", name, str(value), agents) for value in headers.get_all(name, []))
-            details = (detail for value in values for detail in find_prohibitions(signal, value))
-            if (detail := next(details, None)) is not None:
-                yield OptOut(signal.name, detail, where, when)
+            statements = (Statement("header", name, value, agents) for value in fields.get(name, ()))
+            found = [one for statement in statements for one in declare(signal, statement, where, when)]
+            if found:
+                yield min(found, key=lambda one: one.permits)
 
 
 def find_in_image(data: bytes, kind: str) -> list[tuple[str, str]]:
@@ -214,9 +285,8 @@ def find_in_image(data: bytes, kind: str) -> list[tuple[str, str]]:
         kind: format, one of dataops.images.kinds.KINDS.
     """
     statement = Statement("image", kind, data)
-    return [
-        (signal.name, detail) for signal in list_signals("image") for detail in find_prohibitions(signal, statement)
-    ]
+    found = (one for signal in list_signals("image") for one in declare(signal, statement, "", ""))
+    return [(one.signal, one.detail) for one in found if not one.permits]
 
 
 def _names(signals: Iterable[Signal], statement: Statement) -> set[str]:
@@ -225,4 +295,5 @@ def _names(signals: Iterable[Signal], statement: Statement) -> set[str]:
 
 @cache
 def _script(media_type: str) -> re.Pattern[bytes]:
-    return re.compile(rb"<script\b[^<>]{1,500}" + re.escape(media_type.encode()), re.IGNORECASE)
+    start = rb"<script\b[^<>]{1,500}" + re.escape(media_type.encode()) + rb"[^<>]{0,500}+>?"
+    return re.compile(start + rb"((?:[^<]++|<(?!/script)){0,9999}+)", re.IGNORECASE)

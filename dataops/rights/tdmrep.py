@@ -9,21 +9,23 @@ Header Field" and "TDM File on the Origin Server".
 import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
-from dataops.rights.directives import PADDING
-from dataops.rights.path_patterns import MAX_WORK, PathPatterns, complete_pattern, get_path
-from dataops.rights.signals import Finding, Signal, Statement
+from dataops.rights.path_patterns import MAX_WORK, PathPatterns, complete_pattern, get_path, is_of_host
+from dataops.rights.signals import PADDING, Finding, Signal, Statement, normalise_key, read_flag
 
 PATH = "/.well-known/tdmrep.json"
 KEY = "tdm-reservation"
 MAX_RULES = 10_000
 """Maximum number of rules of a file; a file with more, or one that is nested too deeply, reserves the whole host."""
 _OBJECT = re.compile(r"\{[^{}]*\}")
+_HAS_KEY = re.compile(r"tdm[-_ ]?reservation", re.IGNORECASE)
+_REST = re.compile(r"[\s\[\],;]*+")
+_MAX_DEPTH = 20
 _TOO_SLOW = "the file has too many wildcards for this URL"
 
 
@@ -61,72 +63,79 @@ class TdmRules(list[TdmRule]):
         return self[min(ranks)] if ranks else None
 
 
-def parse_tdmrep(text: str) -> TdmRules:
-    """Return the rules in their order; invalid rules are ignored.
+def parse_tdmrep(text: str, host: str = "") -> TdmRules:
+    """Return the rules in their order.
 
-    The protocol lets clients ignore an invalid file. Its valid objects count here, so that a comma too many, or the cut
-    at the maximum size, loses no reservation. Where an object repeats a key, each of its locations counts, and one
-    reservation suffices.
+    Each object with the key counts, at any depth: in a list, alone, or in an object such as `{"rules": [...]}`. Where an
+    object repeats a key, each of its locations counts, and one reservation suffices. A rule without a usable location
+    concerns the whole host, and one for another host is left out.
+
+    Of a file that is not JSON the readable objects count, so that a comma too many changes nothing; what is neither, such
+    as the cut at the maximum size, reserves all that they do not concern. A page in HTML has no rules: many servers answer
+    with one for a missing file.
     """
+    text = text.lstrip("\ufeff")
+    found: list[TdmRule] = []
     try:
-        try:
-            content = _load(text)
-        except ValueError:
-            content = _load_objects(text)
+        found += islice(_read_rules(_load(text)), MAX_RULES + 1)
     except RecursionError:
-        return TdmRules([_RESERVE_ALL] if KEY in text else [])
-    items = content if isinstance(content, list) else [content]  # many files have one rule without a list
-    rules = TdmRules(islice((rule for item in items for rule in _read_rules(item)), MAX_RULES + 1))
-    return rules if len(rules) <= MAX_RULES else TdmRules([_RESERVE_ALL])
+        return TdmRules([_RESERVE_ALL])
+    except ValueError:
+        if not _HAS_KEY.search(text) and not text.lstrip().startswith(("[", "{")):
+            return TdmRules()
+        is_whole, at = all(text.count(pair[0]) == text.count(pair[1]) for pair in ("[]", "{}")), 0
+        for match in islice(_OBJECT.finditer(text), MAX_RULES + 1):
+            is_whole, at = is_whole and bool(_REST.fullmatch(text, at, match.start())), match.end()
+            try:
+                found += _read_rules(_load(match[0]))
+            except (ValueError, RecursionError):
+                is_whole = False
+        if not is_whole or not _REST.fullmatch(text, at):
+            found.append(_RESERVE_ALL)
+    kept = [rule for rule in found if is_of_host(rule.location, host)]
+    return TdmRules(kept if len(found) <= MAX_RULES else [_RESERVE_ALL])
 
 
 def find_reservation(statement: Statement) -> Iterator[Finding]:
-    """Yield what a header or meta `tdm-reservation` says; repeated fields may be joined by commas."""
+    """Yield what a header or meta `tdm-reservation` says: 0 permits, any other value reserves.
+
+    Repeated fields may be joined by commas; parameters may follow a semicolon.
+    """
     for value in statement.value.split(","):
-        if (reserved := _parse_reservation(value)) is not None:
-            yield Finding(not reserved, value.strip(PADDING))
+        answer = value.partition(";")[0]
+        yield Finding(read_flag(answer) is False, answer.strip(PADDING))
 
 
 def find_in_file(statement: Statement) -> Iterator[Finding]:
     """Yield the location and the policy of the rule of a file that decides on a URL."""
-    if rule := statement.value.find(statement.url):
+    if rule := statement.value.find(statement.url):  # a permission is kept with its policy
         yield Finding(not rule.reserved, f"{rule.location}, policy {rule.policy}" if rule.policy else rule.location)
-
-
-def _parse_reservation(value: str) -> bool | None:
-    """Return whether a value reserves text and data mining: 1 does, 0 does not; None if it is neither."""
-    return {"1": True, "0": False}.get(value.strip(PADDING))
 
 
 def _load(text: str) -> Any:
     """Parse JSON with objects as tuples of their pairs, and numbers of any length as floats."""
-    return json.loads(text.lstrip("\ufeff"), parse_int=float, object_pairs_hook=tuple, strict=False)
+    return json.loads(text, parse_int=float, object_pairs_hook=tuple, strict=False)
 
 
-def _load_objects(text: str) -> list[Any]:
-    """Return the objects without nested ones that have the key, in a text that is not JSON."""
-    found: list[Any] = []
-    for match in islice((match for match in _OBJECT.finditer(text) if KEY in match[0]), MAX_RULES + 1):
-        with suppress(ValueError):
-            found.append(_load(match[0]))
-    return found
-
-
-def _read_rules(item: Any) -> Iterator[TdmRule]:
-    if not isinstance(item, tuple):
-        return
-    pairs = [(name, value) for name, value in item if name in (KEY, "location", "tdm-policy")]
-    flags = [_read_flag(value) for name, value in pairs if name == KEY]
-    policy = next((value for name, value in pairs if name == "tdm-policy" and isinstance(value, str)), None)
-    for name, value in pairs:
-        if name == "location" and isinstance(value, str) and (True in flags or False in flags):
-            yield TdmRule(value.strip(), True in flags, policy)
-
-
-def _read_flag(value: Any) -> bool | None:
-    if isinstance(value, float):
-        return {1.0: True, 0.0: False}.get(value)
-    return _parse_reservation(value) if isinstance(value, str) else None
+def _read_rules(item: Any, depth: int = 0) -> Iterator[TdmRule]:
+    if depth > _MAX_DEPTH:
+        yield _RESERVE_ALL
+    elif isinstance(item, list):
+        for one in item:
+            yield from _read_rules(one, depth + 1)
+    elif isinstance(item, tuple):
+        pairs = [(normalise_key(name), value) for name, value in item]
+        flags = [read_flag(value) for name, value in pairs if name.replace("-", "") == "tdmreservation"]
+        policy = next((value for name, value in pairs if name == "tdm-policy" and isinstance(value, str)), None)
+        locations = [value for name, value in pairs if name == "location"]
+        if flags and not locations:
+            locations = ["/"]
+        for location in locations if flags else ():
+            for one in location if isinstance(location, list) else [location]:
+                yield TdmRule(one.strip() if isinstance(one, str) else "/", set(flags) != {False}, policy)
+        for _, value in pairs:
+            if isinstance(value, list | tuple):
+                yield from _read_rules(value, depth + 1)
 
 
 TDM_RESERVATION = Signal(
@@ -140,6 +149,6 @@ TDMREP = Signal(
     name="tdmrep",
     reads={"file": (PATH,)},
     find=find_in_file,
-    parse=lambda text, agents: parse_tdmrep(text),
+    parse=lambda text, agents, url: parse_tdmrep(text, urlsplit(url).hostname or ""),
     order=40,
 )

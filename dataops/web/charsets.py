@@ -105,7 +105,10 @@ def _repair_euc_jp(error: UnicodeError) -> tuple[str, int]:
     row, cell = pair[0] - 0xA1, pair[1] - 0xA1
     lead = row // 2 + (0x81 if row < 62 else 0xC1)
     trail = cell + (0x9F if row % 2 else 0x40 if cell < 63 else 0x41)
-    return bytes((lead, trail)).decode("cp932", "replace"), error.start + 2
+    character = bytes((lead, trail)).decode(
+        "cp932", "replace"
+    )  # of a pair without one, U+FFFD and perhaps its second byte
+    return character if len(character) == 1 else "\ufffd", error.start + 2
 
 
 def _repair_big5(error: UnicodeError) -> tuple[str, int]:

@@ -3,13 +3,13 @@ else the Twitter card). Its opt-outs are in dataops.rights.signals.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from selectolax.lexbor import LexborNode
 
-from dataops.rights.signals import is_meta_read
+from dataops.rights.signals import is_meta_read, is_of_robot, normalise_key, signals_by_name
 from dataops.web.image_urls import Attributes, parse_length
 from dataops.web.urls import BadUrl, canonicalise_url
 
@@ -35,14 +35,24 @@ def parse_language(root: Attributes) -> str | None:
     return None
 
 
-def normalise_meta_name(name: str) -> str:
-    """Return the name (or property) of a `<meta>` in lower case; '' if extraction does not use it, as with most."""
-    return _cached_meta_name(name) if len(name) <= _MAX_CACHED_NAME else _cached_meta_name.__wrapped__(name)
+def read_meta(
+    name: str | None, property_: str | None, equivalent: str | None, content: str
+) -> Iterator[tuple[str, str]]:
+    """Yield (normalised key, content) for each key of a `<meta>` that extraction uses; nothing for most."""
+    for text in dict.fromkeys((name, property_)):
+        if not text:
+            continue
+        if key := _meta_key(text) if len(text) <= _MAX_CACHED_NAME else _meta_key.__wrapped__(text):
+            yield key, content
+        elif is_of_robot(text := normalise_key(text), content):
+            yield text, content
+    if equivalent and (key := normalise_key(equivalent)) in signals_by_name("header"):
+        yield key, content
 
 
 @lru_cache(maxsize=10_000)
-def _cached_meta_name(name: str) -> str:
-    name = name.strip().lower()
+def _meta_key(name: str) -> str:
+    name = normalise_key(name)
     return name if name.startswith(("og:", "twitter:")) or is_meta_read(name) else ""
 
 

@@ -11,9 +11,9 @@ from typing import Literal
 
 from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
-from dataops.rights.signals import find_in_elements, find_in_metas, signals_by_name
+from dataops.rights.signals import find_in_elements, find_in_metas
 from dataops.web.captions import normalise_caption
-from dataops.web.declarations import Licenses, is_license_link, normalise_meta_name, parse_language, parse_shared_images
+from dataops.web.declarations import Licenses, is_license_link, parse_language, parse_shared_images, read_meta
 from dataops.web.image_urls import Attributes, ImageReference, choose_reference
 from dataops.web.markup import SOUGHT_TAGS, BadPage, Markup, Reader, read_markup
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PagePair, new_pair
@@ -220,7 +220,8 @@ def extract_page_pairs(
     page = _Page(markup, page_url, bounds)
     metas = page.metas()
     pairs = [*page.image_pairs(), *page.shared_image_pairs(metas)]
-    found = find_in_metas(metas) | header_signals | find_in_elements(html, [link.attributes for link in page.links])
+    links = [link.attributes for link in page.links]
+    found = find_in_metas(metas) | header_signals | find_in_elements(html, links, page_url)
     if found & opt_out:
         pairs = [pair._replace(reason=pair.reason or "opt_out") for pair in pairs]
     language = parse_language(page.tree.root.attributes) if page.tree.root else None
@@ -263,18 +264,11 @@ class _Page:
     def metas(self) -> list[tuple[str, str]]:
         """Return (name or property in lower case, content) of each `<meta>` that extraction uses."""
         found: list[tuple[str, str]] = []
-        equivalents = signals_by_name("http-equiv")
         for node in self.by_tag.get("meta", ()):
             attributes = node.attributes
             if content := attributes.get("content"):
-                name, property_ = attributes.get("name"), attributes.get("property")
-                if name and (key := normalise_meta_name(name)):
-                    found.append((key, content))
-                if property_ and property_ != name and (key := normalise_meta_name(property_)):
-                    found.append((key, content))
-                equivalent = (attributes.get("http-equiv") or "").strip().lower()
-                if equivalent in equivalents:
-                    found.append((equivalent, content))
+                names = attributes.get("name"), attributes.get("property"), attributes.get("http-equiv")
+                found += read_meta(*names, content)
         return found
 
     def image_pairs(self) -> list[PagePair]:

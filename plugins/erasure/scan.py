@@ -23,7 +23,7 @@ SAMPLES_AT_ONCE = 2000
 WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".onnx", ".npy", ".npz", ".f32", ".ckpt"})
 """Suffixes of files of numbers, in which neither bytes nor text of a pair can be found."""
 _CONTENT = ("url", "caption", "page_url", "preview", "captions")
-_FREE_TEXT = ("error_message", "extra", "opt_out", "final_url")
+_FREE_TEXT = ("error_message", "extra", "opt_out", "permissions", "final_url")
 """Columns whose values may contain a URL or a caption."""
 _OWN = frozenset(MEANINGS) - PERSONAL
 """Columns of pairs that hold no text of theirs, such as the URL of a licence."""

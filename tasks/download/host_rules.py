@@ -7,6 +7,7 @@ if that was the cause, else as `robots`.
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,22 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlunsplit
 
 from dataops.rights.robots_txt import RobotsFile, is_unreachable
-from dataops.rights.signals import Agents, OptOut, Signal, Statement, find_prohibitions, list_names, list_signals
+from dataops.rights.signals import (
+    MAX_DETAIL_CHARS,
+    Agents,
+    Finding,
+    OptOut,
+    Signal,
+    Statement,
+    declare,
+    list_names,
+    list_signals,
+    make_opt_out,
+)
 from tasks.download.host_turns import HostPace
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import OriginFile, OriginFiles
+from tasks.web.request import split_url
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +43,10 @@ _MAX_ORIGINS = 4_096
 """Maximum number of origins whose rules are in memory; those of others are read from the folder again."""
 _MAX_CHARS = 8 << 20
 """Maximum length of all files whose rules are in memory; a character costs about 25 bytes in the worst case."""
+
+
+_MAX_TERMS = 256
+"""Maximum number of documents of terms in memory."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +96,11 @@ class HostRules:
         self._files, self._pace, self._limits = files, pace, limits
         self._origins: OrderedDict[str, _Origin] = OrderedDict()
         self._chars = 0
+        self._terms: OrderedDict[str, tuple[Any, OriginFile]] = OrderedDict()
         self._lock = threading.Lock()
 
     def check(self, parts: SplitResult) -> tuple[float, list[OptOut]]:
-        """Return the host's Crawl-delay in seconds, and its opt-outs for a URL.
+        """Return the host's Crawl-delay in seconds, and its opt-outs and permissions for a URL.
 
         Raises: FetchError when the URL must not be requested.
         """
@@ -104,16 +122,62 @@ class HostRules:
         self._read_files(entry, origin, partial(self._pace.turn, parts.hostname or "", delay))
         agents = self._limits.agents
         found: list[OptOut] = []
+        when = _format_time(robots_file)
         for signal in list_signals("robots-agents"):
             statement = Statement("robots-agents", "", robots, agents, url)
-            found += [_make_opt_out(signal.name, one, robots_file) for one in find_prohibitions(signal, statement)]
-        found += [_make_opt_out(signal, detail, robots_file) for signal, detail in robots.find_opt_outs(url, agents)]
+            found += declare(signal, statement, robots_file.url, when)
+        found += [make_opt_out(name, one, robots_file.url, when) for name, one in robots.find_declarations(url, agents)]
         for policy in entry.files:
             if policy.content:
-                statement = Statement("file", policy.path, policy.content[0], agents, url)
-                details = find_prohibitions(policy.signal, statement)
-                found += [_make_opt_out(policy.signal.name, one, policy.content[1]) for one in details]
-        return delay, found
+                content, file = policy.content
+                if isinstance(content, Finding):
+                    found.append(make_opt_out(policy.signal.name, content, file.url, _format_time(file)))
+                else:
+                    statement = Statement("file", policy.path, content, agents, url)
+                    found += declare(policy.signal, statement, file.url, _format_time(file))
+        return delay, [self.resolve(one, url) for one in found]
+
+    def resolve(self, one: OptOut, url: str) -> OptOut:
+        """Return what the terms of a declaration say on a URL, if it names any: they are requested, once.
+
+        Terms that cannot be read reserve what they concern.
+        """
+        signal = next((signal for signal in list_signals("terms") if signal.name == one.signal), None)
+        if not one.terms or signal is None or one.signal not in self._limits.opt_out:
+            return one
+        with self._lock:
+            kept = self._terms.get(one.terms)
+        if kept is None:
+            kept = self._read_terms(signal, one.terms)
+            with self._lock:
+                self._terms[one.terms] = kept
+                while len(self._terms) > _MAX_TERMS:
+                    self._terms.popitem(last=False)
+        content, file = kept
+        if isinstance(content, Finding):
+            return replace(one, detail=f"{one.detail}, {content.detail}"[:MAX_DETAIL_CHARS], terms="")
+        found = declare(
+            signal, Statement("terms", one.terms, content, self._limits.agents, url), file.url, _format_time(file)
+        )
+        return min(found, key=lambda other: other.permits, default=replace(one, terms=""))
+
+    def _read_terms(self, signal: Signal, url: str) -> tuple[Any, OriginFile]:
+        none = OriginFile(url, 404, "", 0.0)
+        try:
+            parts = split_url(url)
+            origin, path = f"{parts.scheme}://{parts.netloc}", urlunsplit(parts._replace(scheme="", netloc=""))
+            entry = self._find_origin(origin)
+            with entry.lock:
+                robots, _ = entry.robots or self._read_robots(entry, origin, parts.hostname or "")
+            delay = robots.crawl_delay(self._limits.agents.own) or 0.0
+            if delay > self._limits.max_crawl_delay or not robots.allows(url, self._limits.agents.own):
+                return Finding(False, "which robots.txt forbids to read"), none
+            file = self._files.get(origin, path or "/", partial(self._pace.turn, parts.hostname or "", delay))
+            if file.refusal or not 200 <= file.status < 300:
+                return Finding(False, f"which answers {file.status}"), file
+            return self._parse(signal, file), replace(file, text="")
+        except FetchError as error:
+            return Finding(False, f"which cannot be read ({error.reason})"), none
 
     def _find_origin(self, origin: str) -> _Origin:
         with self._lock:
@@ -141,17 +205,19 @@ class HostRules:
             if error.reason in _NETWORK:
                 raise
             raise FetchError("robots", f"robots.txt cannot be read ({error.reason})") from None
+        if file.refusal and "bot-manager" in self._limits.opt_out:
+            raise FetchError("opt_out", f"bot-manager {file.refusal}, for robots.txt")
         if is_unreachable(file.status):
             raise FetchError("robots", f"robots.txt answers {file.status}, so nothing may be asked for")
         try:
             own, others = self._limits.agents
-            entry.robots = self._keep(entry, RobotsFile.parse(file.text, (own, *others)), file)
+            entry.robots = self._keep(entry, RobotsFile.parse(file.text, (own, *others), host), file)
         except Exception as error:  # the file is another's
             raise FetchError("robots", f"robots.txt cannot be read ({type(error).__name__})") from error
         return entry.robots
 
     def _read_files(self, entry: _Origin, origin: str, turn: "partial[AbstractContextManager[None]]") -> None:
-        """Read the other files; an unreadable one counts as missing (TDMRep, "TDM File on the Origin").
+        """Read the other files. One that is missing or not reached has no rules; one that nobody can read forbids.
 
         Two threads read one file each, so that a slow host delays a shard by one response less.
         """
@@ -159,28 +225,30 @@ class HostRules:
             with policy.lock:
                 if policy.content is None:
                     file = self._read_file(entry, origin, policy.path, turn)
-                    try:
-                        policy.content = self._keep(entry, self._parse(policy, file.text), file)
-                    except Exception as error:  # kept as missing, so that it is not parsed again for each row
-                        logger.warning("%s cannot be read (%s)", file.url, type(error).__name__)
-                        policy.content = self._parse(policy, ""), file
+                    content = file if isinstance(file, Finding) else self._parse(policy.signal, file)
+                    none = OriginFile(origin + policy.path, 200, "", time.time())
+                    policy.content = self._keep(entry, content, none if isinstance(file, Finding) else file)
 
     def _read_file(
         self, entry: _Origin, origin: str, path: str, turn: "partial[AbstractContextManager[None]]"
-    ) -> OriginFile:
+    ) -> OriginFile | Finding:
         assert entry.robots is not None
         none = OriginFile(origin + path, 404, "", 0.0)
         if not entry.robots[0].allows(origin + path, self._limits.agents.own):
             return none
         try:
             return self._files.get(origin, path, turn)
-        except FetchError:
-            return none
+        except FetchError as error:
+            return Finding(False, f"the file cannot be read: {error.detail}") if error.reason == "unreadable" else none
 
-    def _parse(self, policy: _PolicyFile, text: str) -> Any:
-        return policy.signal.parse(text, self._limits.agents) if policy.signal.parse else text
+    def _parse(self, signal: Signal, file: OriginFile) -> Any:
+        """Return the content of a file, or what forbids if it cannot be parsed."""
+        try:
+            return signal.parse(file.text, self._limits.agents, file.url) if signal.parse else file.text
+        except Exception as error:  # the file is another's; it is kept, so that it is not parsed again for each row
+            logger.warning("%s cannot be read (%s)", file.url, type(error).__name__)
+            return Finding(False, f"the file cannot be read: {type(error).__name__}")
 
 
-def _make_opt_out(signal: str, detail: str, file: OriginFile) -> OptOut:
-    when = datetime.fromtimestamp(file.fetched_at, UTC).isoformat(timespec="milliseconds")
-    return OptOut(signal, detail, file.url, when)
+def _format_time(file: OriginFile) -> str:
+    return datetime.fromtimestamp(file.fetched_at, UTC).isoformat(timespec="milliseconds")

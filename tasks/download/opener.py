@@ -24,6 +24,7 @@ from urllib.request import OpenerDirector, Request  # noqa: TID251  replaces it 
 
 from dataops.images.kinds import KINDS, sniff
 from dataops.rights.payment import MAX_OFFER_BYTES, describe_price, offers_in_body
+from dataops.rights.refusals import BOT_MANAGER, CHALLENGE_STATUSES, MAX_CHALLENGE_BYTES, find_challenge
 from dataops.rights.signals import Agents, OptOut, find_header_opt_outs, find_in_image
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import ShardHook, erased_reasons
@@ -76,6 +77,8 @@ class Evidence:
     etag: str | None = None
     last_modified: str | None = None
     opt_out: tuple[OptOut, ...] = ()
+    permissions: tuple[OptOut, ...] = ()
+    """What permits training, such as a licence with its URL and digest; it lifts no opt-out."""
     bytes: int | None = None
     archive: str | None = None
     """Name of the archive that the image was taken from; None if a server answered."""
@@ -212,12 +215,15 @@ class Fetch:
         if price:
             offer = OptOut("payment_required", price, url, evidence.fetched_at)
             evidence.opt_out = (*evidence.opt_out, offer)
+        found = find_header_opt_outs(headers, limits.agents, url, evidence.fetched_at)
         self._record_opt_outs(
-            find_header_opt_outs(headers, limits.agents, url, evidence.fetched_at),
+            (self.opener.rules.resolve(one, url) for one in found),
             drop=not price,  # an offer is the more exact reason
         )
         if price:
             raise FetchError("payment_required", price)
+        if response.status in CHALLENGE_STATUSES and (challenge := self._read_challenge(response)):
+            self._record_opt_outs([OptOut(BOT_MANAGER.name, challenge, url, evidence.fetched_at)])
         if response.status in REDIRECTS:
             return resolve_redirect(url, response)
         if response.status == 304 and (body := self._find_stored(url)) is not None:
@@ -253,6 +259,14 @@ class Fetch:
                 body = b"".join(read_body(response, MAX_OFFER_BYTES, cut=True))
         return describe_price(response.headers, body)
 
+    def _read_challenge(self, response: Answer) -> str | None:
+        """Return the mark of a bot manager's challenge in the page of a refusal, or None."""
+        if "html" not in str(response.headers.get("Content-Type", "")).lower():
+            return None
+        with suppress(FetchError, OSError):
+            return find_challenge(b"".join(read_body(response, MAX_CHALLENGE_BYTES, cut=True)))
+        return None
+
     def _read_body(self, response: Answer) -> bytes:
         body = bytearray()
         for chunk in read_body(response, self.limits.max_bytes):
@@ -261,9 +275,15 @@ class Fetch:
         return bytes(body)
 
     def _record_opt_outs(self, found: Iterable[OptOut], *, drop: bool = True) -> None:
-        """Record opt-outs. Raises: FetchError for the first one whose signal drops images, if `drop`."""
-        found = [one for one in found if one not in self.evidence.opt_out]
-        self.evidence.opt_out = (*self.evidence.opt_out, *found)
+        """Record opt-outs and permissions.
+
+        Raises: FetchError for the first opt-out whose signal drops images, if `drop`.
+        """
+        evidence = self.evidence
+        found = [one for one in found if one not in (*evidence.opt_out, *evidence.permissions)]
+        evidence.permissions = (*evidence.permissions, *(one for one in found if one.permits))
+        found = [one for one in found if not one.permits]
+        evidence.opt_out = (*evidence.opt_out, *found)
         for one in found:
             if drop and one.signal in self.limits.opt_out:
                 raise FetchError("opt_out", f"{one.signal} {one.detail}")

@@ -16,6 +16,7 @@ from tasks.download.config import DownloadConfig, may_succeed_later
 from tasks.download.hooks import erased_reasons
 from tasks.download.opener import Evidence
 
+_DECLARED = pa.list_(pa.struct([(name, pa.string()) for name in ("signal", "detail", "where", "when")]))
 EVIDENCE = pa.schema(
     [
         ("uid", pa.string()),
@@ -27,7 +28,8 @@ EVIDENCE = pa.schema(
         ("content_type", pa.string()),
         ("etag", pa.string()),
         ("last_modified", pa.string()),
-        ("opt_out", pa.list_(pa.struct([(name, pa.string()) for name in ("signal", "detail", "where", "when")]))),
+        ("opt_out", _DECLARED),
+        ("permissions", _DECLARED),
         ("bytes", pa.int64()),
         ("archive", pa.string()),  # name of the archive that the image was taken from; null: a server answered
         ("archive_offset", pa.int64()),  # position of its record in that archive, in bytes
@@ -141,7 +143,8 @@ def put_parts(
 
 def _to_values(evidence: Evidence) -> dict[str, Any]:
     """Return the values of the columns of EVIDENCE; `dataclasses.asdict` would take ten times as long."""
-    return vars(evidence) | {"opt_out": list(map(vars, evidence.opt_out))}
+    lists = {name: list(map(vars, getattr(evidence, name))) for name in ("opt_out", "permissions")}
+    return vars(evidence) | lists
 
 
 HostCounts = dict[str, dict[str, int]]

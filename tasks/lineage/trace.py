@@ -23,7 +23,10 @@ from tasks.lineage.search import Hit, Rows, Search, read_columns, read_rows
 from tasks.tracking.registry import RegisteredVersion, Registry
 from tasks.tracking.run_metadata import model_name
 
-EVIDENCE = ("fetched_at", "http_status", "final_url", "content_type", "etag", "last_modified", "opt_out", "bytes")
+EVIDENCE = (
+    *("fetched_at", "http_status", "final_url", "content_type", "etag", "last_modified"),
+    *("opt_out", "permissions", "bytes"),
+)
 _MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@]{1,128})(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z_][\w-]*))")
 
 

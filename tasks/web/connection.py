@@ -262,16 +262,17 @@ _EARLY = "before its Content-Length"
 def _clean_head(head: bytes) -> bytes:
     """Return a head without the lines that are no header, which browsers ignore, and which h11 refuses.
 
-    Folded lines become one line. A coding `identity` is none.
+    Folded lines become one line. A coding `identity` is none, and one that is named twice was applied once, as in curl.
     """
     status, *lines = _FOLD.sub(b" ", head).rstrip(b"\r\n").split(b"\n")
     if len(lines) > MAX_HEADERS:
         raise FetchError("bad_response", f"more than {MAX_HEADERS} header lines")
     found = (_HEADER.fullmatch(line.translate(_INVALID)) for line in lines)
     headers = [(one[1], one[2].strip(b" \t")) for one in found if one]
-    kept = [
-        b"%s: %s" % one for one in headers if (one[0].lower(), one[1].lower()) != (b"transfer-encoding", b"identity")
-    ]
+    codings = [one[1].lower() for one in headers if one[0].lower() == b"transfer-encoding"]
+    codings = [coding for one in codings for coding in map(bytes.strip, one.split(b",")) if coding != b"identity"]
+    kept = [b"%s: %s" % one for one in headers if one[0].lower() != b"transfer-encoding"]
+    kept += [b"Transfer-Encoding: " + b", ".join(dict.fromkeys(codings))] if codings else []
     return b"\r\n".join([status.rstrip(b"\r"), *kept, b"", b""])
 
 

@@ -17,8 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dataops.archives.http_body import BadBody, decode_codings
 from dataops.digest import text_sha256
+from dataops.rights.refusals import BOT_MANAGER
 from dataops.rights.robots_txt import decode_file
+from dataops.rights.signals import Agents, find_header_opt_outs
+from tasks.web.connection import Response, list_header_values
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     MAX_REDIRECTS,
@@ -109,9 +113,11 @@ class OriginFile:
     url: str
     status: int
     text: str
-    """Content of the file; empty unless the status is 200."""
+    """Content of the file; empty unless the status is 2xx (RFC 9309, section 2.3.1.1)."""
     fetched_at: float
     """Time of the response, in seconds since the epoch."""
+    refusal: str = ""
+    """How a bot manager refused the file, if one did."""
 
 
 class OriginFiles:
@@ -135,7 +141,8 @@ class OriginFiles:
         Args:
             turn: context that is entered for the request, if one is made.
 
-        Raises: FetchError if the host did not answer, or not as it should, now or a short time ago.
+        Raises: FetchError if the host did not answer, or not as it should, now or a short time ago; with the reason
+            unreadable if it sent the file, and nobody can read it.
         """
         url = origin + path
         if kept := self._kept(url):
@@ -183,8 +190,19 @@ class OriginFiles:
                 if response.status in REDIRECTS:
                     url = resolve_redirect(url, response)
                     continue
-                if response.status != 200:
-                    return OriginFile(first, response.status, "", now)
-                body = b"".join(read_body(response, MAX_BYTES, cut=True))
-                return OriginFile(first, 200, decode_file(body), now)
+                refusals = find_header_opt_outs(response.headers, Agents(""), url, "")
+                refusal = next((one.detail for one in refusals if one.signal == BOT_MANAGER.name), "")
+                if refusal or not 200 <= response.status < 300:
+                    return OriginFile(first, response.status, "", now, refusal)
+                try:
+                    return OriginFile(first, response.status, decode_file(_read_decoded(response)), now)
+                except (FetchError, BadBody, UnicodeError) as error:
+                    raise FetchError("unreadable", str(error)) from None
         return OriginFile(first, 404, "", now)  # RFC 9309, 2.3.1.2: over five redirects count as if there were none
+
+
+def _read_decoded(response: Response) -> bytes:
+    """Return the start of a body without its codings; servers send some unasked. Raises: FetchError, BadBody."""
+    codings = list_header_values(response.headers, "Content-Encoding")
+    del response.headers["Content-Encoding"]
+    return decode_codings(b"".join(read_body(response, MAX_BYTES, cut=True)), codings, MAX_BYTES)[:MAX_BYTES]

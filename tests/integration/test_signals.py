@@ -4,9 +4,11 @@ Each form has a host with a page at `/`, which shows `/1.png`. The site crawl an
 reads the image.
 """
 
+import gzip
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,8 @@ class Form:
         image: drop reason of the image, and its opt-outs as signal and detail.
         also: further opt-outs of the image, which are only recorded.
         asked: whether the image may be requested.
+        terms: paths of the terms that the download requests, too.
+        page_terms: those that the crawl requests, too.
     """
 
     page: tuple[str, str | None, str | None] = KEPT
@@ -53,12 +57,14 @@ class Form:
     also: tuple[tuple[str, str], ...] = ()
     asked: bool = True
     robots: str = ""
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, Answer] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     status: int = 200
     body: bytes = b""
     head: str = ""
     content: bytes = IMAGE
+    terms: tuple[str, ...] = ()
+    page_terms: tuple[str, ...] = ()
 
     def answers(self, host: str) -> dict[str, Answer]:
         page = f'<html><head>{self.head}</head><img src="/1.png" alt="An image of {host}"></html>'.encode()
@@ -89,11 +95,15 @@ def page_form(head: str, directive: str, reason: str | None = "opt_out") -> Form
 
 def license_form(status: int, headers: Mapping[str, str], *details: str, body: bytes = b"no") -> Form:
     """A response by which a server requires an RSL licence."""
-    page = ("opt_out", None, "; ".join(f"rsl {detail}" for detail in details))
+    page = ("opt_out", None, "; ".join(f"rsl {detail}" for detail in details).replace(UNREAD, "/rsl.xml"))
     found = [("rsl", detail) for detail in details]
-    return Form(
-        status=status, headers=headers, body=body, page=page, image=("opt_out", found[0]), also=tuple(found[1:])
-    )
+    terms = ("/rsl.xml",) if "Link" in headers else ()
+    image = ("opt_out", found[0])
+    return Form(status=status, headers=headers, body=body, page=page, image=image, also=tuple(found[1:]), terms=terms)
+
+
+def terms_detail(terms: str, text: bytes) -> str:
+    return f"{terms}; sha256:{hashlib.sha256(text).hexdigest()}"
 
 
 def price_form(price: str, headers: Mapping[str, str], body: bytes = b"pay", **more: Any) -> Form:
@@ -103,7 +113,7 @@ def price_form(price: str, headers: Mapping[str, str], body: bytes = b"pay", **m
         status=402,
         headers=headers,
         body=body,
-        page=("payment_required", None, "; ".join([price, *licenses])),
+        page=("payment_required", None, "; ".join([price, *licenses]).replace(UNREAD, "/rsl.xml")),
         image=("payment_required", ("payment_required", price)),
         **more,
     )
@@ -113,12 +123,17 @@ RSL = "application/rsl+xml"
 NO_TOKEN = 'License error="invalid_request", error_description="A license is required, with a token"'
 NO_SCOPE = 'License error="insufficient_scope"'
 LINKED = {"Link": f'</rsl.xml>; rel="license"; type="{RSL}"'}
+UNREAD = "/rsl.xml, which answers 404"
+FREE_TERMS = b'<rsl><content url="/"><license><permits type="usage">ai-train</permits></license></content></rsl>'
+PAID_TERMS = FREE_TERMS.replace(b"</license>", b'<payment type="crawl"/></license>')
 FORMS = {
     # robots.txt: before any request
     "disallow": Form(robots="Disallow: /", page=("robots_denied", None, None), image=("robots", None), asked=False),
     "robots-usage": robots_form("Content-Usage: train-ai=n\nAllow: /", "content-usage", "train-ai=n"),
     "robots-signal": robots_form("Content-Signal: search=yes,ai-train=no\nAllow: /", "content-signal", "ai-train=no"),
-    "robots-license": robots_form("License: https://a.test/rsl.xml\nAllow: /", "rsl", "https://a.test/rsl.xml"),
+    "robots-license": robots_form(
+        "License: https://a.test/rsl.xml\nAllow: /", "rsl", "https://a.test/rsl.xml, which cannot be read (dns)"
+    ),
     "robots-ours": robots_form("Disallow:\nUser-agent: pairmill\nContent-Usage: train-ai=n", "content-usage", "train-ai=n"),
     "robots-both": robots_form(
         "Content-Usage: train-ai=y\nContent-Signal: ai-train=no", "content-signal", "ai-train=no"
@@ -139,11 +154,42 @@ FORMS = {
         image=("opt_out", ("content-usage", "train-ai=n for GPTBot")),
         asked=False,
     ),
+    "robots-license-free": Form(
+        robots="License: </l.xml>\nAllow: /", files={"/l.xml": FREE_TERMS}, terms=("/l.xml",), page_terms=("/l.xml",)
+    ),
+    "robots-license-paid": replace(
+        robots_form("License: l.xml\nAllow: /", "rsl", terms_detail("payment crawl", PAID_TERMS)),
+        files={"/l.xml": PAID_TERMS},
+        terms=("/l.xml",),
+        page_terms=("/l.xml",),
+    ),
+    "robots-training": robots_form("Allow: /\nDisallowAITraining: /", "disallow-ai-training", "disallowaitraining"),
     # Files of the host: before the request of an image
     "tdmrep": Form(
         files={TDM: b'[{"location": "/", "tdm-reservation": 1, "tdm-policy": "https://a.test/"}]'},
         image=("opt_out", ("tdmrep", "/, policy https://a.test/")),
         asked=False,
+    ),
+    **{
+        f"tdmrep-{status}": Form(
+            files={TDM: (status, {}, b'[{"location": "/", "tdm-reservation": 1}]')},
+            image=("opt_out", ("tdmrep", "/")),
+            asked=False,
+        )
+        for status in (201, 202, 203, 206, 226, 299)
+    },
+    "tdmrep-gzip": Form(
+        files={TDM: (200, {"Content-Encoding": "gzip"}, gzip.compress(b'{"location": "/", "tdm-reservation": true}'))},
+        image=("opt_out", ("tdmrep", "/")),
+        asked=False,
+    ),
+    "tdmrep-unreadable": Form(
+        files={TDM: (200, {"Content-Encoding": "gzip"}, gzip.compress(b"[]" * 99)[:20])},
+        image=("opt_out", ("tdmrep", "the file cannot be read: bad_encoding")),
+        asked=False,
+    ),
+    "aitxt-203": Form(
+        files={AI: (203, {}, b"User-Agent: *\nDisallow: *.png")}, image=("opt_out", ("ai-txt", "Disallow")), asked=False
     ),
     "aitxt": Form(
         files={AI: b"User-Agent: *\nDisallow: *.png"}, image=("opt_out", ("ai-txt", "Disallow")), asked=False
@@ -153,11 +199,12 @@ FORMS = {
     "header-signal": header_form(
         "Content-Signal", "ai-train=no, search=yes", "content-signal", "content-signal", "ai-train=no"
     ),
-    "header-rsl": header_form("Link", f'</rsl.xml>; rel="license"; type="{RSL}"', "rsl", "rsl", "/rsl.xml"),
+    "header-rsl": replace(header_form("Link", LINKED["Link"], "rsl", "rsl", UNREAD), terms=("/rsl.xml",)),
     "header-tdm": header_form(
         "TDM-Reservation", "1", "", "tdm-reservation", "1", page=("archived", None, "tdm-reservation")
     ),
     "header-noai": header_form("X-Robots-Tag", "noai", "noai", "noai", "noai"),
+    "header-noml": header_form("X-Robots-Tag", "noml", "noml", "noml", "noml"),
     "header-noimageai": header_form("X-Robots-Tag", "noimageai", "noimageai", "noimageai", "noimageai"),
     "header-noimageindex": header_form("X-Robots-Tag", "noimageindex", "noimageindex", "noimageindex", "noimageindex"),
     "header-agent": header_form("X-Robots-Tag", "GPTBot: noai", "noai", "noai", "noai"),
@@ -169,10 +216,10 @@ FORMS = {
     "license-401": license_form(401, {"WWW-Authenticate": NO_TOKEN}, NO_TOKEN),
     "license-bare": license_form(401, {"www-authenticate": "license"}, "license"),
     "license-second": license_form(401, {"WWW-Authenticate": f'Basic realm="a, License", {NO_TOKEN}'}, NO_TOKEN),
-    "license-linked": license_form(401, {"WWW-Authenticate": NO_TOKEN, **LINKED}, "/rsl.xml", NO_TOKEN),
+    "license-linked": license_form(401, {"WWW-Authenticate": NO_TOKEN, **LINKED}, UNREAD, NO_TOKEN),
     "license-inline": license_form(401, {"WWW-Authenticate": "License", "Content-Type": RSL}, "License", RSL),
     "license-403": license_form(403, {"WWW-Authenticate": NO_SCOPE}, NO_SCOPE),
-    "license-403-linked": license_form(403, LINKED, "/rsl.xml"),
+    "license-403-linked": license_form(403, LINKED, UNREAD),
     "license-503": license_form(503, {"WWW-Authenticate": "License error=server_error"}, "License error=server_error"),
     "license-200": header_form("WWW-Authenticate", NO_TOKEN, "rsl", "rsl", NO_TOKEN),
     "refused": Form(
@@ -181,6 +228,20 @@ FORMS = {
         body=b"no",
         page=("http_401", None, None),
         image=("http_401", None),
+    ),
+    "mitigated": Form(
+        status=403,
+        headers={"cf-mitigated": "challenge"},
+        body=b"no",
+        page=("http_403", None, None),
+        image=("opt_out", ("bot-manager", "cf-mitigated: challenge")),
+    ),
+    "challenged": Form(
+        status=403,
+        headers={"Content-Type": "text/html"},
+        body=b"<title>Just a moment...</title>",
+        page=("http_403", None, None),
+        image=("opt_out", ("bot-manager", "challenge: <title>just a moment")),
     ),
     "refused-403": Form(status=403, body=b"no", page=("http_403", None, None), image=("http_403", None)),
     # Elements of the page: they concern its rows, and not the image on its host
@@ -200,7 +261,7 @@ FORMS = {
     "price-body": price_form('body: {"x402Version": 1}', {"Content-Type": "application/json"}, b'{"x402Version": 1}'),
     "price-none": price_form("no price", {}),
     "price-license": price_form(
-        "no price", {"WWW-Authenticate": NO_TOKEN, **LINKED}, also=(("rsl", "/rsl.xml"), ("rsl", NO_TOKEN))
+        "no price", {"WWW-Authenticate": NO_TOKEN, **LINKED}, also=(("rsl", UNREAD), ("rsl", NO_TOKEN)), terms=("/rsl.xml",)
     ),
     "price-and-usage": price_form(
         "crawler-price: USD 1",
@@ -252,7 +313,9 @@ def crawl(web: Web, folder: Path) -> tuple[Manifest, FolderStore]:
 def test_pages_of_a_crawl_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_path: Path):
     manifest, store = crawl(web, tmp_path)
     asked = {
-        name: ["/", "/robots.txt"] if form.page not in (FORBIDDEN, FORMS["disallow"].page) else ["/robots.txt"]
+        name: sorted(
+            [*(["/"] if form.page not in (FORBIDDEN, FORMS["disallow"].page) else []), "/robots.txt", *form.page_terms]
+        )
         for name, form in FORMS.items()
     }
     assert requests(web) == asked
@@ -271,7 +334,7 @@ def test_pages_of_a_crawl_have_the_expected_rows_and_no_forbidden_request(web: W
     assert found == {name: form.page for name, form in FORMS.items()}
     for name, form in FORMS.items():
         if form.page == FORBIDDEN and form.image[1]:
-            assert index[url(name)]["detail"] == " ".join(form.image[1])
+            assert index[url(name)]["detail"].partition(",")[0] == " ".join(form.image[1]).partition(",")[0]
 
 
 def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_path: Path, monkeypatch: Any):
@@ -279,7 +342,7 @@ def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_pa
     urls = [url(name, "1.png") for name in FORMS]
     reasons, evidence = fetched(tmp_path, urls, connect_to=web.connect_to(), host_rate=0)
     files = sorted(["/robots.txt", TDM, AI])
-    asked = {name: sorted([*files, "/1.png"]) if form.asked else files for name, form in FORMS.items()}
+    asked = {name: sorted([*files, *form.terms, *(["/1.png"] if form.asked else [])]) for name, form in FORMS.items()}
     assert requests(web) == asked | {"disallow": ["/robots.txt"]}
     found = {
         name: (reasons[url(name, "1.png")], [(one["signal"], one["detail"]) for one in opt_outs])
@@ -298,7 +361,9 @@ def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_pa
 
 
 def test_only_the_configured_signals_drop_images(web: Web, tmp_path: Path):
-    shown = {name: form for name, form in FORMS.items() if form.status == 200 and form.image[0] == "opt_out"}
+    shown = {
+        name: form for name, form in FORMS.items() if form.image[0] == "opt_out" and not name.startswith("license")
+    }
     names = {form.image[1][0]: name for name, form in shown.items() if form.image[1]}
     signals = list_names("download")
     assert set(names) == set(signals)
@@ -310,7 +375,7 @@ def test_only_the_configured_signals_drop_images(web: Web, tmp_path: Path):
                 try:
                     opener.open(url(name, "1.png"))
                 except FetchError as error:
-                    dropped.append((signal, error.reason))
+                    dropped += [(signal, "opt_out")] if error.reason == "opt_out" else []
             recorded = {one.signal for evidence in opener.evidence.values() for one in evidence.opt_out}
         assert dropped == [(signal, "opt_out") for signal in chosen]
         is_read = {"tdmrep", "ai-txt"} & set(chosen)

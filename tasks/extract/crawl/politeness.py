@@ -24,8 +24,9 @@ from twisted.internet.interfaces import IHostnameResolver, IHostResolution
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
+from dataops.plugins import find
 from dataops.rights.robots_txt import RobotsFile, decode_file, is_unreachable
-from dataops.rights.signals import Agents
+from dataops.rights.signals import Agents, Finding, Statement
 from dataops.web.urls import BadUrl, canonicalise_url
 from tasks.extract.crawl.context import Crawl
 from tasks.extract.crawl.frontier import QueuedUrl
@@ -117,6 +118,7 @@ class RobotsMiddleware:
         self.crawler = crawler
         self.crawl: Crawl = crawler.settings["CRAWL"]
         self._rules: dict[str, asyncio.Task[OriginRules]] = {}
+        self._terms: dict[str, asyncio.Task[tuple[int | None, bytes, float | None]]] = {}
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> "RobotsMiddleware":
@@ -127,19 +129,46 @@ class RobotsMiddleware:
         """Allow a request. Raises: RequestRefused."""
         if request.meta.get("robots"):
             return
-        parts = urlsplit(request.url)
+        file = await self._allow(request.url)
+        found = file.find_declarations(request.url, Agents(self.crawl.config.user_agent)) if file else ()
+        for name, finding in found:
+            if name in self.crawl.config.opt_out and not finding.permits:
+                detail = await self._read_terms(name, finding, request.url) if finding.terms else finding.detail
+                if detail is not None:
+                    raise RequestRefused("opt_out", f"{name} {detail}")
+
+    async def _allow(self, url: str) -> RobotsFile | None:
+        """Return the robots.txt of a URL that it allows. Raises: RequestRefused."""
+        parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
         if origin not in self._rules:
             self._rules[origin] = asyncio.ensure_future(self._fetch(origin, parts.hostname or ""))
         rules = await asyncio.shield(self._rules[origin])
         if rules.refusal:
             raise RequestRefused(rules.refusal)
-        if rules.file and not rules.file.allows(request.url, self.crawl.config.user_agent):
+        if rules.file and not rules.file.allows(url, self.crawl.config.user_agent):
             raise RequestRefused("robots_denied")
-        found = rules.file.find_opt_outs(request.url, Agents(self.crawl.config.user_agent)) if rules.file else ()
-        for signal, detail in found:
-            if signal in self.crawl.config.opt_out:
-                raise RequestRefused("opt_out", f"{signal} {detail}")
+        return rules.file
+
+    async def _read_terms(self, name: str, finding: Finding, url: str) -> str | None:
+        """Return why the terms of a declaration reserve a URL; None if they permit training. They are requested once."""
+        parts = urlsplit(url)
+        try:
+            terms = canonicalise_url(
+                finding.terms, f"{parts.scheme}://{parts.netloc}/", self.crawl.config.max_url_chars
+            )
+            await self._allow(terms)
+        except (BadUrl, RequestRefused) as error:
+            return f"{finding.detail}, which cannot be read ({getattr(error, 'reason', error)})"
+        if terms not in self._terms:
+            self._terms[terms] = asyncio.ensure_future(self._request(terms))
+        status, body, _ = await asyncio.shield(self._terms[terms])
+        if status is None or not 200 <= status < 300:
+            return f"{finding.detail}, which {f'answers {status}' if status else 'cannot be read'}"
+        signal, agents = find("signals", name), Agents(self.crawl.config.user_agent)
+        content = signal.parse(decode_file(body[:MAX_BYTES]), agents, terms)
+        judged = list(signal.find(Statement("terms", terms, content, agents, url)))
+        return next((one.detail for one in judged if not one.permits), None)
 
     async def _fetch(self, origin: str, host: str) -> OriginRules:
         config = self.crawl.config
@@ -155,7 +184,7 @@ class RobotsMiddleware:
             return OriginRules(refusal="robots_unreachable")
         if not 200 <= status < 300:
             return OriginRules()  # there is no robots.txt
-        file = RobotsFile.parse(decode_file(body[:MAX_BYTES]), [config.user_agent])
+        file = RobotsFile.parse(decode_file(body[:MAX_BYTES]), [config.user_agent], host)
         delay = file.crawl_delay(config.user_agent)
         if delay is not None and delay > config.max_crawl_delay:
             return OriginRules(refusal="crawl_delay_too_long")

@@ -38,8 +38,8 @@ def read_groups(body: bytes) -> list[tuple[set[str], list[tuple[bool, str]]]]:
             continue
         if field == "user-agent":
             token = "*" if value == "*" else re.match(r"[A-Za-z_-]*", value)[0].lower()  # type: ignore[index]
-            if not token:
-                continue
+            if not value:
+                continue  # text that is no token names nobody, as in Google's parser
             if last_was_rule:
                 groups.append((set(), []))
             groups[-1][0].add(token)

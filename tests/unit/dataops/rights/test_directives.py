@@ -28,7 +28,7 @@ def find(*values: str, name: str = "X-Robots-Tag") -> str | None:
     for value in values:
         message[name] = value
     found = find_header_opt_outs(message, Agents("pairmill", AI_AGENTS), "http://a.test/", "now")
-    return next((one.detail for one in found), None)
+    return next((one.detail for one in found if not one.permits), None)
 
 
 @pytest.mark.parametrize("date", DATES)
@@ -102,9 +102,6 @@ def test_find_header_opt_outs_counts_ai_agents_only_where_they_are_named() -> No
         (["0", "1"], True),
         (["0, 1"], True),
         (["0"], False),
-        (["10"], False),
-        (["true"], False),
-        (["\xb9"], False),
         ([], False),
     ],
 )

@@ -1,3 +1,4 @@
+import hashlib
 from email.message import Message
 
 import pytest
@@ -5,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dataops.rights.rsl import RSL
-from dataops.rights.signals import MAX_DETAIL_CHARS, Agents, Statement, find_header_opt_outs, find_prohibitions
+from dataops.rights.signals import MAX_DETAIL_CHARS, Agents, Statement, declare, find_header_opt_outs
 
 URL = "https://a.test/license.xml"
 ERROR = 'License error="invalid_request", error_description="Access to this resource requires a valid license"'
@@ -52,7 +53,7 @@ def test_find_reads_challenges(header: str, challenge: str | None) -> None:
 
 
 def find(name: str, value: str) -> str | None:
-    return next(find_prohibitions(RSL, Statement("header", name, value)), None)
+    return next((one.detail for one in declare(RSL, Statement("header", name, value), "", "")), None)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,85 @@ def test_find_header_opt_outs_returns_each_kind_of_declaration_once() -> None:
     found = [(one.signal, one.detail) for one in find_header_opt_outs(headers, Agents("pairmill"), "u", "now")]
     details = ("/l.xml", 'License error="invalid_token"', "application/rsl+xml")
     assert found == [("rsl", detail) for detail in details]
+
+
+def judge(content: str, url: str = "http://a.test/img/1.png") -> tuple[bool, str]:
+    text = content if "<rsl" in content else f'<rsl xmlns="https://rslstandard.org/rsl">{content}</rsl>'
+    parse = RSL.parse
+    assert parse is not None
+    license_ = parse(text, Agents("pairmill"), URL)
+    [found] = RSL.find(Statement("terms", URL, license_, url=url))
+    terms, _, digest = found.detail.rpartition("; sha256:")
+    assert digest == hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return found.permits, terms
+
+
+PERMIT = '<permits type="usage">ai-train</permits>'
+
+
+def site(license_: str, attributes: str = 'url="/"') -> str:
+    return f"<content {attributes}><license>{license_}</license></content>"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        site(PERMIT),
+        site('<permits type="usage">train-ai</permits>'),
+        site('<permits type="usage">search all</permits>'),
+        site('<permits type="USAGE">AI_Train, search</permits>'),
+        site("<permits>ai-all</permits>"),
+        site(PERMIT + '<payment type="free"/>'),
+        site('<payment type="free"><amount currency="USD">0.00</amount></payment>'),
+        site(PERMIT + '<legal type="disclaimer">as-is</legal><terms>https://a.test/</terms>'),
+        site(PERMIT + '<prohibits type="usage">search</prohibits>'),
+        site(PERMIT, "url='*'"),
+        site(PERMIT, 'url="http://www.a.test/img/*.png$"'),
+        site(PERMIT, ""),
+        site(PERMIT, "url=\u201d/\u201d"),  # the standard's own template has these quotation marks
+        site('<payment type="purchase"/>') + site(PERMIT, 'url="/img/"'),  # the most specific one counts
+        site('<permits type="usage">search</permits><payment type="crawl"/></license><license>' + PERMIT),
+        '<rsl:rsl xmlns:rsl="https://rslstandard.org/rsl"><rsl:content url="/"><rsl:license><rsl:permits type="usage">'
+        "ai-train</rsl:permits></rsl:license></rsl:content></rsl:rsl>",
+    ],
+)
+def test_terms_that_permit_training_freely_permit_it(content: str) -> None:
+    permits, terms = judge(content)
+    assert permits, terms
+    assert terms.endswith("free of charge")
+
+
+@pytest.mark.parametrize(
+    ("content", "terms"),
+    [
+        (site('<prohibits type="usage">train-ai</prohibits>'), "prohibits train-ai"),
+        (site(PERMIT + '<prohibits type="usage">ai-all</prohibits>'), "prohibits ai-all"),
+        (site('<prohibits type="usage">all</prohibits>') + site(PERMIT, 'url="/img/"'), "prohibits all"),
+        *((site(PERMIT + f'<payment type="{kind}"/>'), f"payment {kind}") for kind in (
+            "purchase", "subscription", "training", "crawl", "use", "contribution", "attribution", "new-kind"
+        )),
+        (site(PERMIT + "<payment/>"), "payment of an unknown kind"),
+        (site(PERMIT + '<payment type="free"><amount currency="EUR">0.01</amount></payment>'), "amount 0.01 EUR"),
+        (site('<permits type="usage">search ai-input</permits>'), "permits only ai-input, search"),
+        (site(PERMIT + '<permits type="user">non-commercial</permits>'), "permits user non-commercial"),
+        (site(PERMIT + '<prohibits type="geo">US</prohibits>'), "prohibits geo us"),
+        (site(PERMIT + "<reporting/>"), "reporting"),
+        (site(PERMIT, 'url="/" server="https://l.test/"'), "a token of https://l.test/"),
+        (site(PERMIT, 'url="/" encrypted="true"'), "a token of its server, as the content is encrypted"),
+        (site(PERMIT, 'url="/other/"'), "no terms for this URL"),
+        (site(PERMIT, 'url="https://b.test/"'), "no terms for this URL"),
+        (site(""), "no permission"),
+        ('<content url="/"/>', "no permission"),
+        ("", "its terms cannot be read"),
+        ("<rsl><content", "its terms cannot be read"),
+        ("<html>not found</html><rsl/>", "its terms cannot be read"),
+        ('<!DOCTYPE rsl [<!ENTITY a "b">]><rsl>' + site(PERMIT) + "</rsl>", "its terms cannot be read"),
+    ],
+)  # fmt: skip
+def test_other_terms_reserve_and_are_named(content: str, terms: str) -> None:
+    assert judge(content) == (False, terms)
+
+
+@given(st.text(max_size=300))
+def test_any_text_of_a_licence_is_read(text: str) -> None:
+    assert judge(f"<rsl>{text}<")[0] is False

@@ -1,7 +1,7 @@
 import pytest
 
 from dataops.rights.signals import find_in_headers
-from dataops.web.declarations import normalise_meta_name
+from dataops.web.declarations import read_meta
 from dataops.web.page_pairs import PageBounds
 from dataops.web.pages import ExtractedPage, extract_page_pairs
 
@@ -74,8 +74,8 @@ def test_extract_page_pairs_returns_the_directives_of_the_page(head: str, direct
         ("description", ""),
     ],
 )
-def test_normalise_meta_name_returns_only_used_names(name: str, normalised: str):
-    assert normalise_meta_name(name) == normalised
+def test_read_meta_returns_only_used_names(name: str, normalised: str):
+    assert list(read_meta(name, name, None, "text")) == ([(normalised, "text")] if normalised else [])
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def rules(host: OriginFiles, **limits: Any) -> HostRules:
 
 
 def checked(host: OriginFiles, url: str = "http://a.test/x/1.jpg", **limits: Any) -> list[OptOut]:
-    return rules(host, **limits).check(split_url(url))[1]
+    return [one for one in rules(host, **limits).check(split_url(url))[1] if not one.permits]
 
 
 def allow(*lines: str) -> tuple[int, str]:
@@ -110,21 +110,22 @@ def test_check_reads_each_file_once_and_requests_a_dead_host_once() -> None:
 
 
 def test_check_keeps_unforeseen_errors_of_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A robots.txt that cannot be parsed allows nothing; tdmrep.json and ai.txt then count as missing."""
+    """A robots.txt that cannot be parsed allows nothing; tdmrep.json and ai.txt then forbid."""
     parsed: list[str] = []
     parse = RobotsFile.parse
 
-    def fail(text: str, agents: Collection[str]) -> RobotsFile:
+    def fail(text: str, agents: Collection[str], host: str) -> RobotsFile:
         parsed.append(text)
         if "hostile" in text:
             raise RecursionError
-        return parse(text, agents)
+        return parse(text, agents, host)
 
     monkeypatch.setattr(RobotsFile, "parse", fail)
     host = Host(ai=allow("hostile"))
     all_rules = rules(host)
     for _ in range(3):
-        assert all_rules.check(split_url("http://a.test/1.jpg")) == (0.0, [])
+        [found] = all_rules.check(split_url("http://a.test/1.jpg"))[1]
+        assert (found.signal, found.permits) == ("ai-txt", False)
     assert (host.asked["/ai.txt"], parsed.count("hostile")) == (1, 1)
     all_rules = rules(Host(allow("hostile")))
     for _ in range(3):
@@ -203,7 +204,7 @@ def test_robots_file_that_is_too_slow_allows_nothing() -> None:
 def test_check_parses_each_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[str] = []
     parse, make_rules = RobotsFile.parse, TdmRules.__init__
-    monkeypatch.setattr(RobotsFile, "parse", lambda text, agents: parsed.append(text) or parse(text, agents))
+    monkeypatch.setattr(RobotsFile, "parse", lambda text, *more: parsed.append(text) or parse(text, *more))
     monkeypatch.setattr(TdmRules, "__init__", lambda self, found=(): parsed.append("tdm") or make_rules(self, found))
     wildcards = ", ".join(f'{{"location": "/*{n}.gif", "tdm-reservation": 1}}' for n in range(100))
     all_rules = rules(Host(allow("User-agent: *", "Disallow: /y"), tdmrep=(200, f"[{wildcards}]"), ai=allow("x")))

@@ -44,6 +44,20 @@ def test_response_reads_a_chunked_body_and_ends_after_it(ends: tuple[socket.sock
     assert response.read(10) == b""
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked, chunked",
+        b"Transfer-Encoding: identity\r\ntransfer-encoding: Chunked , chunked",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity, chunked",
+    ],
+)
+def test_response_reads_a_coding_that_is_named_twice(ends: tuple[socket.socket, socket.socket], fields: bytes) -> None:
+    response = answered(ends, OK + fields + b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+    assert whole(response) == b"abc"
+
+
 def test_response_returns_what_has_arrived_before_it_fails(ends: tuple[socket.socket, socket.socket]) -> None:
     response = answered(ends, OK + b"Content-Length: 10\r\n\r\nabc")
     assert (response.length, response.read(100)) == (10, b"abc")
