@@ -14,7 +14,7 @@ from dataops.snapshot import Draft, Part, Record
 from dataops.store import Store
 
 NAME = "extract"
-VERSION = 7
+VERSION = 8
 SOURCE_INDEX = f"{NAME}/by-source"
 
 
