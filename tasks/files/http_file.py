@@ -37,10 +37,11 @@ class HttpFile:
 
     Args:
         timeout: seconds for a connection, and for each read.
+        needs_length: refuse a response whose end only the closed connection marks: nobody sees whether it is whole.
     """
 
-    def __init__(self, url: str, user_agent: str, timeout: float):
-        self.url, self.user_agent, self.timeout = url, user_agent, timeout
+    def __init__(self, url: str, user_agent: str, timeout: float, *, needs_length: bool = False):
+        self.url, self.user_agent, self.timeout, self._needs_length = url, user_agent, timeout, needs_length
         self._first = split_url(url).netloc
         self._identity: tuple[str | None, int | None] | None = None
 
@@ -125,6 +126,11 @@ class HttpFile:
         if status not in (200, 206):
             raise UnusableSource(f"{self.url}: HTTP {status} {response.reason}")
         start, size = 0, response.length
+        if self._needs_length and not response.has_end:
+            raise UnusableSource(
+                f"{self.url}: the response has neither a Content-Length nor chunks, so a part of it may be missing; "
+                "serve it with a length"
+            )
         if status == 206:
             range_ = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if range_ is None or int(range_[1]) != offset:

@@ -19,7 +19,7 @@ from dataops.digest import text_sha256
 from dataops.errors import ConfigError, ContractError, StorageError
 from dataops.facts import FilteredParts, FilterFacts
 from dataops.formatting import format_quantity, format_share
-from dataops.snapshot import Counts, Draft, Input, Record, find_manifest
+from dataops.snapshot import Counts, Draft, Input, Record, find_manifest, read_table
 from dataops.text.duplicates import KEY_BYTES
 from dataops.text.query_building import read_queries
 from tasks.engine.context import Context
@@ -33,7 +33,7 @@ from tasks.filter.added_steps import Map, used_steps
 from tasks.filter.config import FilterConfig
 from tasks.filter.steps import NAME, FilterJob, FilterStep, PartSlice
 from tasks.filter.summary import merge_balance, merge_parts
-from tasks.lists.opt_outs import put_lists, read_inputs, recall_lists
+from tasks.lists.opt_outs import count_matches, put_lists, read_inputs, recall_lists
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +177,11 @@ class _FilterTasks:
         names = (self.draft.scratch(write.summary_name(task.number)) for task in self._write_steps())
         summaries = (json.loads(self.draft.store.read(name)) for name in names)
         facts: dict[str, Any] = {**merge_parts(summaries, self.config.sources), "alone": dict(sorted(alone.items()))}
+        if self.job.opt_outs.names:
+            parts = [part.name for record in records for part in record.parts if part.name.startswith("dropped-")]
+            tables = (read_table(self.draft.store, self.draft.path(name), ["url", "page_url"]) for name in parts)
+            lists = self.job.opt_outs.load(self.draft)
+            facts["opt_out_lists"] = count_matches("filter.opt_out_lists", tables, lists)
         if self.config.balance is not None:
             before = read_frame(self.draft, write.QUERY_COUNTS)["count"].to_numpy()
             after = write.sum_counts(self.draft, "queries-left", len(records))

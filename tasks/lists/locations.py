@@ -2,10 +2,11 @@
 
 import csv
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, Field
 from dataops.errors import ConfigError, SourceError, explain_unreadable
 from dataops.redaction import redact
 from dataops.regular_files import open_regular
+from dataops.rights.signals import PADDING, normalise_key
 from dataops.snapshot import Input
 from tasks.files.base import OpenFile
 from tasks.files.http_file import HttpFile
@@ -37,8 +39,13 @@ def select_lists(inputs: Iterable[Input], stage: str) -> dict[str, str]:
 MAX_LINE_BYTES = 16_384
 MAX_BYTES = 8 << 30
 """Maximum size of a list: a server may answer without end."""
-_READ_BYTES = 1 << 20
-_COMMENT = re.compile(r"\s#")
+MAX_SECONDS = 900.0
+"""Maximum time for a list: a server may send a byte a second."""
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_DELIMITER = re.compile("[,;|]")
+_CLEAR = re.compile(r"[^:]*:.*|[0-9a-fA-F]{32,}")
+# Dates, times, numbers and counts beside a value, which say nothing on what it names.
+_DATE = re.compile(r"[-+]?[0-9][0-9:./+-]{0,29}(?:T[0-9:.+-]{1,29})?(?:Z|UTC|GMT)?", re.IGNORECASE)
 _TIMEOUT, _RETRIES = 30.0, RetryLimit(max_wait=60)
 _REMOTE = ("https://", "http://", "s3://")
 
@@ -65,51 +72,97 @@ def is_remote(location: str) -> bool:
     return location.startswith(_REMOTE)
 
 
-def read_values(location: str, columns: Sequence[str], parse: Callable[[str], object]) -> Iterator[object]:
-    """Yield the parsed value of each line of a list.
+def read_values(
+    location: str, columns: Sequence[str], parse: Callable[[str], object], *, seconds: float = MAX_SECONDS
+) -> Iterator[object]:
+    """Yield the parsed values of each line of a list.
 
-    A line has one value. Empty lines and what follows a # after white space are ignored. A list whose name ends in .csv
-    may begin with a header that has one of `columns`; without a header, its first field is the value.
+    A line has a value, or several that are separated by tabs, commas, semicolons or white space; dates beside a value are
+    ignored. Lines end with LF, CR or both. Empty lines and what follows a # after white space are ignored. A list may begin
+    with a header that has some of `columns`: then all cells of these columns are values, and others are ignored.
 
     Args:
+        columns: names of columns, as `normalise_key` returns them.
         parse: returns the value of a text. Raises: ValueError, whose text states what is allowed.
+        seconds: maximum time for the list.
 
-    Raises: ConfigError with the location, the line and what to do, also for an empty list; SourceError if the list cannot
-        be read.
+    Raises: ConfigError with the location, the line and what to do for a line that is not understood as a whole, and for an
+        empty list; SourceError if the list cannot be read, or may not be whole.
     """
     name, count = redact(location), 0
-    is_csv = location.partition("?")[0].lower().endswith(".csv")
-    column: int | None = None
+    header: _Header | None = None
     with _unreadable(location), _open(location) as file:
-        for number, line in _read_lines(file, name):
-            text = line.strip()
-            if not text or text.startswith("#"):
+        for number, line in _read_lines(file, name, time.monotonic() + seconds):
+            text = _COMMENT.sub("", line).strip()
+            if not text:
                 continue
-            if is_csv:
-                fields = _split_fields(text, f"{name} line {number}")
-                if column is None:
-                    found = [at for at, field in enumerate(fields) if field.lower() in columns]
-                    column = found[0] if found else 0
-                    if found:
-                        continue
-                text = fields[column] if column < len(fields) else ""
-            elif "#" in text:  # a URL may hold one
-                text = _COMMENT.split(text, maxsplit=1)[0]
+            if not count and header is None and (header := _find_header(text, columns)):
+                continue
             try:
-                value = parse(text)
-            except ValueError as error:
+                values = _parse_row(text, header, parse) if header else _parse_line(text, parse)
+            except (ValueError, csv.Error) as error:
                 raise ConfigError(f"{name} line {number}: {error}") from error
-            count += 1
-            yield value
+            count += len(values)
+            yield from values
     if not count:
         raise ConfigError(f"{name} has no entry; check its address, or remove it from the config")
 
 
-def _split_fields(line: str, where: str) -> list[str]:
+class _Header(NamedTuple):
+    delimiter: str
+    columns: list[int]
+    width: int
+
+
+def _find_header(line: str, columns: Sequence[str]) -> _Header | None:
+    for delimiter in ",;\t|":
+        names = [normalise_key(field) for field in line.split(delimiter)]
+        if found := [at for at, one in enumerate(names) if one in columns]:
+            return _Header(delimiter, found, len(names))
+    return None
+
+
+def _parse_row(line: str, header: _Header, parse: Callable[[str], object]) -> list[object]:
+    """Return the values of the known columns. Raises: ValueError, also for a row without any."""
+    if header.width == 1:
+        return _parse_line(line, parse)
+    fields = [field.strip() for field in next(csv.reader([line], delimiter=header.delimiter, strict=True))]
+    texts = [fields[at] for at in header.columns if at < len(fields) and fields[at]]
+    if not texts or len(fields) > header.width:
+        raise ValueError(
+            f"{len(fields)} fields, {len(texts)} with a value, below a header of {header.width}; quote commas"
+        )
+    return [value for text in texts for value in _parse_line(text, parse)]
+
+
+def _parse_line(text: str, parse: Callable[[str], object]) -> list[object]:
+    """Return the values of a text. Raises: ValueError if any of it is neither a value nor a date."""
+    first, *more = [field for one in text.split() if (field := one.strip(PADDING + ",;|"))] or [""]
+    values = _parse_field(first, parse)
+    for field in more:
+        if _DATE.fullmatch(field):
+            continue
+        if ":" in first and not _CLEAR.fullmatch(field):  # the rest of a URL with a space may look like a domain
+            raise ValueError(
+                f"{field[:80]!r} is neither a value nor a date; write one value a line, and %20 for a space"
+            )
+        values += _parse_field(field, parse)
+    return values
+
+
+def _parse_field(text: str, parse: Callable[[str], object]) -> list[object]:
+    """Return the values of a text without white space: of a URL with commas, itself and what it may list."""
+    parts = [part for one in _DELIMITER.split(text) if (part := one.strip(PADDING))] or [""]
+    listed = [part for number, part in enumerate(parts) if not number or not _DATE.fullmatch(part)]
+    if len(parts) == 1:
+        return [parse(parts[0])]
     try:
-        return [field.strip() for field in next(csv.reader([line]))]
-    except csv.Error as error:
-        raise ConfigError(f"{where}: not CSV ({error}); write one row a line") from error
+        whole = [parse(text)]
+    except ValueError:
+        return list(map(parse, listed))
+    with suppress(ValueError):
+        return [*whole, *map(parse, listed)]
+    return whole
 
 
 def _open(location: str) -> OpenFile:
@@ -117,7 +170,7 @@ def _open(location: str) -> OpenFile:
         bucket, key = split_s3(location)
         return ResumableStream(location, lambda offset: connect_s3(bucket, key, offset, None), _RETRIES)
     if is_remote(location):
-        connect = HttpFile(location, format_user_agent("pairmill", None), _TIMEOUT).connect
+        connect = HttpFile(location, format_user_agent("pairmill", None), _TIMEOUT, needs_length=True).connect
         return ResumableStream(redact(location), connect, _RETRIES)
     return open_regular(location)
 
@@ -132,18 +185,24 @@ def _unreadable(location: str) -> Iterator[None]:
         raise explain_unreadable(location, error) from error
 
 
-def _read_lines(file: OpenFile, name: str) -> Iterator[tuple[int, str]]:
+def _read_lines(file: OpenFile, name: str, deadline: float) -> Iterator[tuple[int, str]]:
     rest, number, size = b"", 0, 0
-    while data := file.read(_READ_BYTES):
+    while data := file.read(1 << 20):
         size += len(data)
         if size > MAX_BYTES:
             raise SourceError(f"{name}: larger than {MAX_BYTES:,} bytes", retryable=False)
-        *lines, rest = (rest + data).split(b"\n")
+        if time.monotonic() > deadline:
+            raise SourceError(f"{name}: not whole in time, after {size:,} bytes; check the server")
+        data = rest + data
+        held = b"\r" if data.endswith(b"\r") else b""  # its line end may go on
+        *lines, rest = data.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         for line in (*lines, rest[: MAX_LINE_BYTES + 1]) if len(rest) > MAX_LINE_BYTES else lines:
             number += 1
             yield number, _decode(line, number, name)
-    if rest:
-        yield number + 1, _decode(rest, number + 1, name)
+        rest += held
+    for line in rest.rstrip(b"\r").split(b"\r") if rest else ():
+        number += 1
+        yield number, _decode(line, number, name)
 
 
 def _decode(line: bytes, number: int, name: str) -> str:

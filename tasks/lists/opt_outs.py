@@ -3,6 +3,7 @@
 In memory and in the scratch of a snapshot, an entry is a 128-bit hash of its kind and value: 16 bytes for each entry.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.errors import ConfigError, SourceError
+from dataops.formatting import format_quantity
 from dataops.lists.value_set import Halves, ValueSet, digest_values, parse_values, sort_values
 from dataops.schema import CAPTIONS
 from dataops.snapshot import Draft, Input
@@ -27,15 +29,23 @@ from tasks.lists.locations import OPT_OUT_LIST, is_remote, list_input, read_valu
 if TYPE_CHECKING:
     from tldextract import TLDExtract
 
+logger = logging.getLogger(__name__)
+
 DROP_REASON = OPT_OUT_LIST
 MARK = "list:"
 """Prefix of a list's name in the column `page_opt_out` of a dropped row."""
-_COLUMNS = ("url", "domain", "sha256", "value", "target")
+_COLUMNS = (
+    *("url", "urls", "image-url", "page-url", "link", "domain", "domains", "host", "hostname", "site", "website"),
+    *("sha256", "hash", "digest", "value", "target", "entry"),
+)
 _MAX_URL_CHARS = 8192
 _BATCH = 1 << 16
 _PLAIN_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _SCHEME = re.compile(r"https?:", re.IGNORECASE)
+_WILDCARD = re.compile(
+    r"(?:(?:https?|\*)://)?(?:domain:)?(?:\*\.)?([^/?#:*\s]+\.[^/?#:*\s]+)(?::\d+)?(?:/?\*+)?", re.IGNORECASE
+)
 
 
 class OptOutList(NamedTuple):
@@ -113,6 +123,8 @@ def parse_entry(text: str) -> str:
 
     Raises: ValueError with the allowed forms.
     """
+    if "*" in text and not text.startswith("url:"):
+        text = _read_wildcard(text)
     if _PLAIN_HOST.fullmatch(text):
         kind, value = "domain", text
     elif _SCHEME.match(text):
@@ -126,6 +138,19 @@ def parse_entry(text: str) -> str:
     if kind == "domain" and not _public_suffixes()(value).domain:
         raise ValueError(f"{value!r} is a public suffix, below which anybody may register; name a domain below it")
     return f"{kind}:{_SCHEME.sub('', value, count=1) if kind == 'url' else value}"
+
+
+def _read_wildcard(text: str) -> str:
+    """Return the domain of `*.example.com`, `https://example.com/*` and the like.
+
+    Raises: ValueError for other wildcards.
+    """
+    found = _WILDCARD.fullmatch(text)
+    if not found or "*" in found[1]:
+        raise ValueError(
+            f"{text[:80]!r}: only whole domains may have a wildcard; write a domain, or each URL (after url: a * is a *)"
+        )
+    return found[1].lower()
 
 
 @cache
@@ -202,22 +227,56 @@ def match_rows(rows: pa.Table, lists: Sequence[tuple[str, ValueSet]]) -> list[Ro
 
 
 def _match_column(column: str, texts: pl.Series, sets: Sequence[ValueSet]) -> list[NDArray[np.bool_]]:
+    hashes, domains, starts, numbers = _hash_column(column, texts)
+    return [
+        values.contains(hashes)
+        | (np.logical_or.reduceat(values.contains(domains), starts)[numbers] if len(starts) else False)
+        for values in sets
+    ]
+
+
+def _hash_column(column: str, texts: pl.Series) -> tuple[Halves, Halves, NDArray[np.intp], NDArray[np.int64]]:
+    """Return the hash of each value; those of the domains of each distinct host, where they begin, and each row's host."""
     texts = texts.fill_null("")
     if column == "sha256":
-        hashes = _hash_texts("sha256:" + texts)
-        return [values.contains(hashes) for values in sets]
-    hashes = _hash_texts("url:" + texts.str.replace("^https?:", ""))
+        none = np.zeros(0, np.int64)
+        return _hash_texts("sha256:" + texts), np.zeros((0, 2), np.uint64), none, none
     hosts = texts.str.extract(r"^https?://([^/?#:]+)", 1).fill_null("")
     distinct = hosts.unique()
     labels = [host.split(".") for host in distinct.to_list()]
     domains = _hash_texts([f"domain:{'.'.join(parts[at:])}" for parts in labels for at in range(len(parts))])
     starts = np.cumsum([0, *map(len, labels)])[:-1]
     numbers = hosts.replace_strict(distinct, np.arange(len(distinct)), return_dtype=pl.Int64).to_numpy()
-    return [
-        values.contains(hashes)
-        | (np.logical_or.reduceat(values.contains(domains), starts)[numbers] if labels else False)
-        for values in sets
-    ]
+    return _hash_texts("url:" + texts.str.replace("^https?:", "")), domains, starts, numbers
+
+
+def count_matches(
+    key: str, tables: Iterable[pa.Table], lists: Sequence[tuple[str, ValueSet]]
+) -> dict[str, dict[str, int]]:
+    """Count by list its entries, those that match a row, and the rows; log which lists match none.
+
+    Args:
+        key: the key of the config, for messages.
+        tables: with `url` and `page_url`; at least the rows that the lists drop.
+    """
+    matched = {name: [np.zeros((0, 2), np.uint64)] for name, _ in lists}
+    rows = dict.fromkeys(matched, 0)
+    for table in tables:
+        for one in match_rows(table, lists):
+            rows[one.name] += int(one.mask.sum())
+        for column in ("url", "page_url"):
+            for found in _hash_column(column, pl.Series(table[column].cast(pa.string())))[:2]:
+                for name, values in lists:
+                    matched[name].append(found[values.contains(found)])
+    counts = {
+        name: {"entries": len(values), "matched": len(sort_values(np.concatenate(matched[name]))), "rows": rows[name]}
+        for name, values in lists
+    }
+    for name, count in counts.items():
+        if not count["rows"]:
+            what = f"none of its {format_quantity(count['entries'], 'entry', 'entries')} names a URL or domain of a row"
+            logger.warning("%s.%s: %s; check how its entries are written", key, name, what)
+    return counts
 
 
 def mark_rows(rows: pl.DataFrame, matches: Sequence[RowMatches]) -> pl.Series:

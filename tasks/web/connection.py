@@ -196,6 +196,11 @@ class Response:
         data, self._data = bytes(self._data[:size]), self._data[size:]
         return data
 
+    @property
+    def has_end(self) -> bool:
+        """Whether the headers state how the body ends: by a length or by chunks, not by the end of the connection."""
+        return self.length is not None or self._is_chunked
+
     def leaves_connection_open(self) -> bool:
         """Return whether the body was read to its end, and its server takes another request on the connection.
 

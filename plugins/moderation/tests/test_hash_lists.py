@@ -80,6 +80,7 @@ class Site(BaseHTTPRequestHandler):
         self.seen[name] += 1
         if name == "list":
             self.send_response(200)
+            self.send_header("Content-Length", "32")
             self.end_headers()
             self.wfile.write(hashlib.md5(BODIES["md5"]).hexdigest().encode())
             return

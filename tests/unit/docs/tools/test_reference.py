@@ -25,8 +25,8 @@ _TAKES_REASON = {
     "add_damage": "damage",
 }
 """Functions and classes whose string argument is a drop reason or a damage."""
-_NO_ROWS = {("download", "redirect"), ("download", "bad_answer")}
-"""Errors of source files, which are no rows, and of images that a model captions, which drop no row."""
+_NO_ROWS = {("download", "redirect"), ("download", "bad_answer"), ("download", "unreadable")}
+"""Errors of files of sources and hosts, which are no rows, and of images that a model captions, which drop no row."""
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -13,6 +13,7 @@ from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tasks.lists.opt_outs import (
     RowMatches,
+    count_matches,
     find_problems,
     mark_rows,
     match_rows,
@@ -50,6 +51,19 @@ def matches(folder: Path, entries: str, rows: pa.Table) -> list[bool]:
         ("http://b.example/page", [0, 0, 0, 1, 0]),  # the page of an image
         ("bücher.example", [0, 0, 0, 0, 1]),  # the page of a further caption
         ("b.co.uk\nc.github.io\nple.com", [0, 0, 0, 0, 0]),
+        ("https://a.example/*", [1, 1, 1, 0, 0]),
+        ("http://A.example*", [1, 1, 1, 0, 0]),
+        ("*://*.a.example/*", [1, 1, 1, 0, 0]),
+        ("b.test\texample.com", [0, 0, 0, 1, 1]),
+        ("http://a.example/x%20y.jpg\t2026-01-01", [1, 1, 0, 0, 0]),
+        ("http://a.example/x%20y.jpg 2026", [1, 1, 0, 0, 0]),
+        ("http://a.example/x%20y.jpg,2026-01-01", [1, 1, 0, 0, 0]),
+        ("http://a.example/x%20y.jpg, http://b.test/1.jpg", [1, 1, 0, 1, 0]),
+        ("http://a.example/x%20y.jpg;http://b.test/1.jpg", [1, 1, 0, 1, 0]),
+        (f"http://a.example/x%20y.jpg {SHA}", [1, 1, 0, 1, 0]),
+        (f"url,sha256\nhttp://a.example/x%20y.jpg,{SHA}", [1, 1, 0, 1, 0]),
+        ("Image URL;Domain;note\n;example.com;n\nhttp://a.example/x%20y.jpg;b.test;n", [1, 1, 0, 1, 1]),
+        ("a.example\rexample.com\r", [1, 1, 1, 0, 1]),
     ],
 )
 def test_entry_matches_these_rows(tmp_path: Path, entry: str, expected: list[int]) -> None:
@@ -83,12 +97,23 @@ def test_no_rows_match_nothing(tmp_path: Path) -> None:
         ("ab" * 16, "is no URL, no domain and no sha256 (64 hex digits)"),
         ("https:///x", "is no http or https URL (bad_url)"),
         ("two words", "is none of"),
+        ("https://a.example/*.jpg", "only whole domains may have a wildcard"),
+        ("https://a.*/", "only whole domains may have a wildcard"),
     ],
 )
 def test_wrong_entry_is_named(entry: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the message is compared
         parse_entry(entry)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["https://a.example/my photo.zip", "a.example b", "https://a.example/1 no", "a.example no"]
+)
+def test_line_that_is_not_understood_as_a_whole_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "list.txt").write_text(f"b.example\n{line}\n")
+    with pytest.raises(ConfigError, match="line 2: "):
+        read_inputs("filter.opt_out_lists", {"no": str(tmp_path / "list.txt")})
 
 
 def test_problems_name_key_file_and_line(tmp_path: Path) -> None:
@@ -123,3 +148,18 @@ def test_marks_name_each_list() -> None:
     masks = {"a": [True, True, False], "b": [True, False, False]}
     found = [RowMatches(name, np.array(mask)) for name, mask in masks.items()]
     assert mark_rows(rows, found).to_list() == ["noai,list:a,list:b", "list:a", None]
+
+
+def test_entries_and_lists_that_match_no_row_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = pa.table({"url": ["http://a.example/1", "http://b.a.example/2"], "page_url": ["http://c.test/", None]})
+    entries = {"some": "a.example\nhttp://c.test/\nd.example\n", "none": f"{SHA}\nd.example\n"}
+    lists = []
+    for name, text in entries.items():
+        (tmp_path / name).write_text(text)
+        read_inputs("filter.opt_out_lists", {name: str(tmp_path / name)})
+        draft = Draft(FolderStore(tmp_path / "store"), "filter", name)
+        found = recall_lists("", {name: str(tmp_path / name)}, read_inputs("", {name: str(tmp_path / name)}))
+        lists += put_lists(draft, found).load(draft)
+    counts = count_matches("filter.opt_out_lists", [rows.slice(0, 1), rows.slice(1)], lists)
+    assert counts == {"some": {"entries": 3, "matched": 2, "rows": 2}, "none": {"entries": 2, "matched": 0, "rows": 0}}
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["filter.opt_out_lists.none"]
