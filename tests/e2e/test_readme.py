@@ -10,7 +10,6 @@ import pytest
 
 from dataops.home import CHECKOUT
 from docs.tools.examples import find_examples
-from infra.local import services
 from tests.e2e.conftest import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
@@ -47,8 +46,7 @@ def checkout(pairmill: Pairmill, reusing_config: Path, tmp_path: Path) -> Path:
 
 
 def test_commands_and_code_run_as_printed(pairmill: Pairmill, checkout: Path):
-    tracking = next(status.url for status in services.status() if status.name == "mlflow")
-    env = pairmill.env | {"BROWSER": "true", "MLFLOW_TRACKING_URI": tracking}
+    env = pairmill.env | {"BROWSER": "true"}
     blocks = [example.content for example in find_examples(README) if example.language == "bash"]
     shell = [line for line in "".join(blocks).splitlines() if line.partition("#")[0].strip() not in NOT_RUN]
     assert len(shell) > 5

@@ -1,0 +1,129 @@
+"""Datasets of a project, for Python: tables of polars and Arrow, samples, torch, and Hugging Face's `datasets`."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pairmill.launcher import inside, our_modules
+
+if TYPE_CHECKING:
+    import datasets
+    import polars as pl
+    import pyarrow as pa
+    import torch.utils.data
+
+
+class Sample(NamedTuple):
+    """An image with its caption, as a shard has it."""
+
+    uid: str
+    image: bytes
+    """The file of the image: JPEG, PNG or WebP."""
+    caption: str
+    metadata: dict[str, Any]
+    """The row of the sample: its URL, page, licence and sizes (docs/columns.md)."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset: a complete snapshot of pack, which never changes."""
+
+    key: str
+    store: str
+    """Its store: a folder, or s3://bucket/prefix."""
+    manifest: dict[str, Any] = field(repr=False)
+    """How it was made: inputs, config, counts, facts and files."""
+
+    def __len__(self) -> int:
+        return int(self.manifest["counts"]["kept"])
+
+    @property
+    def shards(self) -> list[str]:
+        """Paths or s3:// URLs of the tars, in their order: what `webdataset.WebDataset` and trainers read."""
+        return [f"{self.store}/pack/{self.key}/{name}" for name in self._files(".tar")]
+
+    def arrow(self, columns: Sequence[str] | None = None) -> "pa.Table":
+        """Return the rows in the order of the shards. Raises: CorruptPart of a damaged file."""
+        with our_modules():
+            from dataops.snapshot import find_manifest, read_parts
+            from dataops.store import open_store
+
+            store = open_store(self.store)
+            manifest = find_manifest(store, "pack", self.key)
+            if manifest is None:
+                raise LookupError(f"{self.store} no longer has the dataset {self.key}")
+            return read_parts(store, manifest, columns=None if columns is None else list(columns))
+
+    def frame(self, columns: Sequence[str] | None = None) -> "pl.DataFrame":
+        """Return the rows in the order of the shards, as a frame of polars. Raises: CorruptPart of a damaged file."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.arrow(columns))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def samples(self, shards: Sequence[int] | None = None) -> Iterator[Sample]:
+        """Yield the samples in their order, reading each shard as a stream.
+
+        Args:
+            shards: numbers of the shards to read; by default all.
+
+        Raises: CorruptPart if a shard is damaged.
+        """
+        return inside(self._samples(shards))
+
+    def torch(self) -> "torch.utils.data.IterableDataset[Sample]":
+        """Return the samples for `torch.utils.data.DataLoader`, whose workers divide the shards among them."""
+        from pairmill.torch_data import Samples
+
+        return Samples(self)
+
+    def hugging_face(self) -> "datasets.IterableDataset":
+        """Return the samples as a stream of Hugging Face's `datasets`, which must be installed."""
+        import datasets
+
+        return datasets.load_dataset("webdataset", data_files={"train": self.shards}, split="train", streaming=True)
+
+    def _files(self, suffix: str) -> list[str]:
+        return sorted(part["name"] for part in self.manifest["parts"] if part["name"].endswith(suffix))
+
+    def _samples(self, shards: Sequence[int] | None) -> Iterator[Sample]:
+        from dataops.shards.tar import read_samples
+        from dataops.store import open_store
+
+        store, names = open_store(self.store), self._files(".tar")
+        for number in range(len(names)) if shards is None else shards:
+            name = f"pack/{self.key}/{names[number]}"
+            with store.open_once(name) as file:
+                for uid, members in read_samples(file, name):
+                    images = [data for extension, data in members.items() if extension not in ("txt", "json")]
+                    yield Sample(uid, images[0], members["txt"].decode(), json.loads(members["json"]))
+
+
+def dataset(name: str | None = None, *, store: str | None = None) -> Dataset:
+    """Return a dataset of this project.
+
+    Args:
+        name: the name of a config, whose newest complete dataset is returned; a run; or a dataset's key. By default the
+            newest complete dataset of the project.
+        store: a further store to search: a folder, or s3://bucket/prefix.
+
+    Raises: LookupError if there is none.
+    """
+    with our_modules():
+        from flows.records import find_snapshot, list_runs, load_manifests, load_run
+        from infra.local.services import home
+
+        place: Path = home()
+        if name is not None and (found := find_snapshot(name, place, store)) and found[0].stage == "pack":
+            return Dataset(found[0].key, found[1].uri, json.loads(found[0].model_dump_json()))
+        for record in reversed(list_runs(place, store)):
+            if name in (None, record.name, record.run_id):
+                record, opened = load_run(record.run_id, place, store)
+                for manifest in load_manifests(record, opened):
+                    if manifest.stage == "pack":
+                        return Dataset(manifest.key, opened.uri, json.loads(manifest.model_dump_json()))
+    what = "complete dataset" if name is None else f"complete dataset of a config or run {name!r}, or with that key"
+    raise LookupError(f"{place} has no {what}; `pairmill runs` lists the runs")
