@@ -25,7 +25,7 @@ _TAKES_REASON = {
     "add_damage": "damage",
 }
 """Functions and classes whose string argument is a drop reason or a damage."""
-_NO_ROWS = {("download", "redirect"), ("download", "bad_answer"), ("download", "unreadable")}
+_NO_ROWS = {("download", name) for name in ("redirect", "bad_answer", "unreadable", "not_encrypted")}
 """Errors of files of sources and hosts, which are no rows, and of images that a model captions, which drop no row."""
 
 
