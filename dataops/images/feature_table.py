@@ -32,8 +32,6 @@ NO_IMAGE = b"\xff" * ID_BYTES
 """Id in the place of an erased one."""
 BLOCK_BYTES = 32 << 20
 """Memory of the features that a search multiplies at once."""
-SAMPLE = 20_000
-"""Number of images whose features determine the axes of the map."""
 IMAGE_SETTINGS = (
     *("image_size", "resize_mode", "resize_quality", "resize_only_if_bigger", "encode_format", "encode_quality"),
 )
@@ -153,31 +151,6 @@ class FeatureTable:
         every[-1] = -2
         for block in _blocks(len(features), features.shape[1]):
             every[block] = features[block] @ query
-        return every[positions]
-
-    def map_axes(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the mean (D,) and the two axes (2, D) of greatest variance of the images at positions.
-
-        The axes are those of a principal component analysis over at most SAMPLE images, evenly among all.
-        """
-        features, some = self.features(), np.sort(positions[positions >= 0])
-        some = some[:: max(1, -(-len(some) // SAMPLE))]
-        sample = np.array(features[some], np.float32)
-        mean = sample.mean(axis=0)
-        sample -= mean
-        _, vectors = np.linalg.eigh(sample.T @ sample / len(sample))
-        axes = vectors[:, ::-1][:, :2].T
-        signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])  # else the map may be mirrored next time
-        return mean, np.ascontiguousarray(axes * signs[:, None], np.float32)
-
-    def project(
-        self, mean: NDArray[np.float32], axes: NDArray[np.float32], positions: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Return the coordinates (N, 2) of the images at positions; NaN where a position is -1."""
-        features = self.features()
-        every = np.full((len(features) + 1, 2), np.nan, np.float32)
-        for block in _blocks(len(features), features.shape[1]):
-            every[block] = (features[block] - mean) @ axes.T
         return every[positions]
 
 

@@ -1,6 +1,5 @@
 """The query string of a page: what it shows. Every value from it is checked against what the dataset has."""
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,6 @@ from starlette.datastructures import QueryParams
 
 from dataops.errors import ConfigError
 from plugins.browse.filters import MAX_FILTERS, MAX_VALUE, parse_filter, parse_terms
-from plugins.browse.meaning import Box
 from plugins.browse.rows import MAX_OFFSET, Selection
 from plugins.browse.site import Query, Site
 
@@ -27,7 +25,6 @@ class Address:
     m: str = ""
     """Text that the images should match."""
     like: str = ""
-    box: str = ""
     f: tuple[str, ...] = field(default=())
     sort: str = ""
     values: str = ""
@@ -37,7 +34,7 @@ class Address:
     @classmethod
     def parse(cls, parameters: QueryParams) -> "Address":
         """Read the parameters. Raises: ConfigError if there are too many, or one is no number or too long."""
-        texts = {name: parameters.get(name, "").strip() for name in ("rows", "q", "m", "like", "box", "sort", "values")}
+        texts = {name: parameters.get(name, "").strip() for name in ("rows", "q", "m", "like", "sort", "values")}
         filters = tuple(dict.fromkeys(text for text in parameters.getlist("f") if text))
         column, operator = parameters.get("column", ""), parameters.get("operator", "")
         if column:  # the form that adds a filter
@@ -52,7 +49,7 @@ class Address:
         filters = tuple(parse_filter(text, view.columns) for text in self.f)
         sort, _, order = self.sort.partition("~")
         selection = Selection(view, tuple(parse_terms(self.q)), filters, sort, order != "up")
-        return Query(selection, self.m, self.like, parse_box(self.box) if self.box else None)
+        return Query(selection, self.m, self.like)
 
     def link(self, path: str = "/", **changes: Any) -> str:
         """Return the URL of a page with these parameters changed; it begins at the first row unless `o` is given."""
@@ -65,7 +62,7 @@ class Address:
     def pairs(self, **changes: Any) -> Sequence[tuple[str, str]]:
         """Return names and values of the parameters that are not empty."""
         one = replace(self, **{"o": 0, **changes})
-        names = ("rows", "q", "m", "like", "box", "sort", "values")
+        names = ("rows", "q", "m", "like", "sort", "values")
         found = [(name, getattr(one, name)) for name in names] + [("f", text) for text in one.f]
         return [(name, text) for name, text in [*found, ("o", str(one.o or ""))] if text]
 
@@ -84,14 +81,3 @@ def parse_whole(text: str, what: str, highest: int) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) > highest:
         raise ConfigError(f"{what}={text[:40]!r} is not a whole number from 0 to {highest:,}")
     return int(text)
-
-
-def parse_box(text: str) -> Box:
-    """Return a box of the map: four numbers from 0 to 1, joined by commas. Raises: ConfigError."""
-    try:
-        x0, y0, x1, y1 = (float(value) for value in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"box={text[:40]!r} is not four numbers joined by commas") from error
-    if not all(math.isfinite(value) for value in (x0, y0, x1, y1)):
-        raise ConfigError(f"box={text[:40]!r} has a number that is not finite")
-    return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)

@@ -25,9 +25,6 @@ from plugins.browse.database import check_installed
 def browse(
     run_or_key: OptionalName = None,
     *,
-    with_: Annotated[
-        str | None, Parameter(name="--with", help="A second version to compare with: the key of a dataset, or a run.")
-    ] = None,
     model: Annotated[
         str | None,
         Parameter(
@@ -50,12 +47,7 @@ def browse(
     from plugins.browse.site import Site
 
     dataset = find_rows(run_or_key or newest_run(home, store), home, store)
-    second = find_dataset(with_, home, store) if with_ else None
-    if second is not None and second[0].stage != dataset[0].stage:
-        raise ConfigError(
-            f"--with {with_} is a snapshot of {second[0].stage}, the dataset one of {dataset[0].stage}; name two of a stage"
-        )
-    with closing(Site(dataset, second, model, home)) as site:
+    with closing(Site(dataset, model, home)) as site:
         server = Server(site, port)
         manifest = dataset[0]
         if json:

@@ -1,4 +1,4 @@
-"""Search the images of a dataset by meaning with a CLIP model, and place them on a map."""
+"""Search the images of a dataset by meaning with a CLIP model."""
 
 import logging
 import threading
@@ -31,10 +31,6 @@ FOUND = 1000
 """Maximum number of images that a search returns."""
 BATCH = 256
 """Number of images that are encoded before a user's own request is."""
-CELLS = 160
-"""Width and height of the density of the map."""
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 on the map, as shares of its width and height."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,6 @@ class Meaning:
         self._lock = threading.Lock()
         self._rows: tuple[NDArray[np.int64], NDArray[np.uint64]] | None = None
         self._located: tuple[int, NDArray[np.int64]] | None = None
-        self._map: tuple[int, NDArray[np.float32]] | None = None
         self._texts: dict[str, NDArray[np.float32]] = {}
 
     def _load_rows(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
@@ -170,44 +165,6 @@ class Meaning:
             scores = np.where(np.isin(numbers, allowed, assume_unique=True), scores, np.float32(-2))
         found = best(scores, FOUND)
         return numbers[found], scores[found]
-
-    # Map ---------------------------------------------------------------------------------------------------------------
-
-    def coordinates(self) -> NDArray[np.float32]:
-        """Return the place of each row on the map (N, 2), 0 to 1; NaN for an image without a feature."""
-        positions = self.positions()
-        with self._lock:
-            if self._map is None or self._map[0] != len(self.table):
-                place = np.full((len(positions), 2), np.nan, np.float32)
-                if (positions >= 0).sum() >= 2:
-                    mean, axes = self.table.map_axes(positions)
-                    place = self.table.project(mean, axes, positions)
-                    low, high = np.nanmin(place, axis=0), np.nanmax(place, axis=0)
-                    place = (place - low) / np.maximum(high - low, 1e-9)
-                self._map = (len(self.table), place)
-            return self._map[1]
-
-    def density(self, chosen: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        """Return the number of rows in each cell of the map (CELLS, CELLS), y first.
-
-        Args:
-            chosen: numbers of the rows to count; None: all.
-        """
-        numbers, _ = self._load_rows()
-        place = self.coordinates()
-        inside = ~np.isnan(place[:, 0])
-        if chosen is not None:
-            inside &= np.isin(numbers, chosen, assume_unique=True)
-        cells = np.minimum((place[inside] * CELLS).astype(np.int64), CELLS - 1)
-        return np.bincount(cells[:, 1] * CELLS + cells[:, 0], minlength=CELLS * CELLS).reshape(CELLS, CELLS)
-
-    def in_box(self, box: Box) -> NDArray[np.int64]:
-        """Return the numbers of the rows in a box of the map, sorted."""
-        numbers, _ = self._load_rows()
-        place, (x0, y0, x1, y1) = self.coordinates(), box
-        with np.errstate(invalid="ignore"):
-            inside = (place[:, 0] >= x0) & (place[:, 0] <= x1) & (place[:, 1] >= y0) & (place[:, 1] <= y1)
-        return numbers[inside]
 
     # Computation -------------------------------------------------------------------------------------------------------
 

@@ -8,12 +8,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from dataops.errors import ConfigError
-from dataops.formatting import format_quantity
 from dataops.redaction import escape_for_display
 from dataops.schema import find_meanings
 from dataops.stages import PAIR_STAGES
 from plugins.browse.address import Address, parse_offset, parse_whole
-from plugins.browse.comparison import PARTS
 from plugins.browse.database import QueryFailed
 from plugins.browse.filters import OPERATORS, VALUELESS, Filter, kind_of
 from plugins.browse.images import image_holder
@@ -33,8 +31,7 @@ from tasks.reports.page import encode_page, render
 
 Page = Callable[[Site, Request], Response]
 MAX_ROW = 2**63 - 1
-TABS = (("/", "Rows"), ("/map", "Map"), ("/clusters", "Duplicates"), ("/funnel", "Stages"), ("/compare", "Compare"))
-PART_NAMES = {"only_a": "only in A", "only_b": "only in B", "changed": "another image", "both": "in both"}
+TABS = (("/", "Rows"), ("/meaning", "Search by meaning"), ("/clusters", "Duplicates"), ("/funnel", "Stages"))
 
 
 def respond(site: Site, template: str, path: str, title: str, status: int = 200, **values: Any) -> Response:
@@ -98,7 +95,7 @@ def _describe(one: Filter, view: View) -> str:
 
 def _card(dataset: Dataset, view: View, row: Mapping[str, Any], scores: Mapping[int, float]) -> dict[str, Any]:
     number = row[ROW]
-    where = f"rows={view.label}&data={dataset.manifest.key}&row={number}"
+    where = f"rows={view.label}&row={number}"
     has_image = image_holder(dataset, view) is not None and row.get("shard")
     facts = []
     if number in scores:
@@ -147,8 +144,8 @@ def _values(address: Address, bins: Sequence[Bin], view: View) -> dict[str, Any]
 
 def row_page(site: Site, request: Request) -> Response:
     """Show one row with all its columns, its image, and what can be done with it."""
-    dataset, view, row, number = find_row(site, request)
-    card = _card(dataset, view, row, {})
+    view, row, number = find_row(site, request)
+    card = _card(site.dataset, view, row, {})
     cells = [(name, _text(row[name]), find_meanings().get(name, "")) for name in view.columns]
     targets = [
         (kind, str(row[column]))
@@ -158,27 +155,25 @@ def row_page(site: Site, request: Request) -> Response:
     host = urlsplit(str(row.get("url") or "")).hostname if _is_web(row.get("url")) else None
     return respond(
         site, "row.html", "/row", "Row",
-        card=card, cells=cells, view=view.label, number=number, data=dataset.manifest.key,
+        card=card, cells=cells, view=view.label, number=number,
         targets=[*targets, *([("domain", host)] if host else [])],
         links=[(name, str(row[name])) for name in ("page_url", "url") if _is_web(row.get(name))],
         large=card["image"].replace("size=small", "size=large"), similar=card["similar"],
     )  # fmt: skip
 
 
-def find_row(site: Site, request: Request, columns: Sequence[str] = ()) -> tuple[Dataset, View, dict[str, Any], int]:
+def find_row(site: Site, request: Request, columns: Sequence[str] = ()) -> tuple[View, dict[str, Any], int]:
     """Return the row that a URL names, with all columns or some.
 
     Raises: ConfigError if there is none, or a takedown removed it.
     """
     parameters = request.query_params
-    key = parameters.get("data") or site.dataset.manifest.key
-    dataset = site.side(key)
-    view = dataset.view(parameters.get("rows") or dataset.main)
+    view = site.dataset.view(parameters.get("rows") or site.dataset.main)
     number = parse_whole(parameters.get("row", ""), "row", MAX_ROW)
     row = fetch_row(site.database, view, number, columns)
     if row is None:
         raise ConfigError("there is no such row, or a takedown removed it")
-    return dataset, view, row, number
+    return view, row, number
 
 
 def _text(value: Any) -> str:
@@ -213,18 +208,16 @@ def clusters_page(site: Site, request: Request) -> Response:
     )  # fmt: skip
 
 
-def map_page(site: Site, request: Request) -> Response:
-    """Show where the images lie on a map of their features, and compute missing features."""
-    address = Address.parse(request.query_params)
+def meaning_page(site: Site, request: Request) -> Response:
+    """Show how many images have a feature, and compute missing features."""
     meaning, view = site.meaning(), site.dataset.view(site.dataset.main)
     has_images = image_holder(site.dataset, view) is not None
     done, total = meaning.coverage() if meaning and has_images else (0, site.dataset.manifest.counts.kept)
     progress = meaning.progress if meaning else None
     return respond(
-        site, "map.html", "/map", "Map",
-        address=address, model=meaning.model.name if meaning else "", has_meaning=meaning is not None,
-        has_images=has_images, done=done, all=total, dimensions=meaning.table.dimensions if meaning else 0,
-        running=bool(progress and progress.running), error=progress.error if progress else "",
+        site, "meaning.html", "/meaning", "Search by meaning",
+        model=meaning.model.name if meaning else "", has_meaning=meaning is not None, has_images=has_images,
+        done=done, all=total, running=bool(progress and progress.running), error=progress.error if progress else "",
     )  # fmt: skip
 
 
@@ -247,38 +240,6 @@ def funnel_page(site: Site, request: Request) -> Response:
     ]
     missing = len(PAIR_STAGES[: PAIR_STAGES.index(site.dataset.manifest.stage) + 1]) - len(stages)
     return respond(site, "funnel.html", "/funnel", "Stages", stages=shown, missing=missing)
-
-
-def compare_page(site: Site, request: Request) -> Response:
-    """Show two versions side by side."""
-    other = request.query_params.get("with", "") or (site.other.manifest.key if site.other else "")
-    part, offset = request.query_params.get("part") or "only_b", parse_offset(request.query_params)
-    versions = site.versions()
-    if site.other is not None and site.other.manifest.key not in dict(versions):
-        versions = [(site.other.manifest.key, site.other.manifest.counts.kept), *versions]
-    values: dict[str, Any] = {"counts": {}, "pairs": [], "a": site.dataset.manifest.key, "b": other}
-    if other:
-        comparison = site.compare_with(other)
-        values["counts"] = comparison.counts()
-        values["pairs"] = [
-            {
-                "a": _side_card(comparison.a, pair.a),
-                "b": _side_card(comparison.b, pair.b),
-                "why": f"{pair.stage}: {pair.reason}" if pair.stage else "not in its source",
-            }
-            for pair in comparison.pairs(part, offset)
-        ]
-    if part not in PARTS:
-        raise ConfigError(f"part {part[:40]!r}: choose one of {', '.join(PARTS)}")
-    return respond(
-        site, "compare.html", "/compare", "Compare",
-        versions=[(key, f"{key} ({format_quantity(rows, 'row')})") for key, rows in versions],
-        part=part, part_names=PART_NAMES, offset=offset, step=PAGE_ROWS, **values,
-    )  # fmt: skip
-
-
-def _side_card(dataset: Dataset, row: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if row is None else _card(dataset, dataset.view(dataset.main), row, {}) | {"similar": ""}
 
 
 def error_page(site: Site, status: int, message: str) -> Response:

@@ -19,7 +19,6 @@ from starlette.routing import Route
 from dataops.errors import ConfigError, PairmillError
 from dataops.trace.targets import parse_target
 from plugins.browse import pages
-from plugins.browse.address import Address
 from plugins.browse.database import QueryFailed
 from plugins.browse.guard import MAX_BODY, App, Guard
 from plugins.browse.images import NoImage
@@ -34,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("app.js", "map.js")
 MAX_TARGETS = 10_000
 """Maximum number of targets of a takedown file."""
 TRACE_PAIRS = 5
@@ -90,11 +88,9 @@ def build_app(site: Site, port: int, token: str) -> App:
         _page("/", site, pages.list_page),
         _page("/row", site, pages.row_page),
         _page("/clusters", site, pages.clusters_page),
-        _page("/map", site, pages.map_page),
+        _page("/meaning", site, pages.meaning_page),
         _page("/funnel", site, pages.funnel_page),
-        _page("/compare", site, pages.compare_page),
         _data("/image", site, send_image),
-        _data("/map.json", site, send_map),
         _data("/features.json", site, send_progress),
         _data("/trace.json", site, send_trace),
         _data("/features", site, change_features, "POST"),
@@ -144,16 +140,9 @@ def _data(path: str, site: Site, send: Callable[[Site, Request, bytes], Response
 
 def send_image(site: Site, request: Request, body: bytes) -> Response:
     """Send the image of a row, encoded again as JPEG."""
-    dataset, view, row, _ = pages.find_row(site, request, ("shard", "key", "status"))
+    view, row, _ = pages.find_row(site, request, ("shard", "key", "status"))
     size = "large" if request.query_params.get("size") == "large" else "small"
-    return Response(site.images.get(dataset, view, row, size), media_type="image/jpeg")
-
-
-def send_map(site: Site, request: Request, body: bytes) -> Response:
-    """Send the density of the map: of all rows, and of those that the filters choose."""
-    address = Address.parse(request.query_params)
-    every, chosen = site.densities(address.query(site))
-    return JSONResponse({"all": every.tolist(), "chosen": None if chosen is None else chosen.tolist()})
+    return Response(site.images.get(site.dataset, view, row, size), media_type="image/jpeg")
 
 
 def send_progress(site: Site, request: Request, body: bytes) -> Response:
@@ -173,7 +162,7 @@ def change_features(site: Site, request: Request, body: bytes) -> Response:
         meaning.stop()
     else:
         meaning.start()
-    return RedirectResponse("/map", 303)
+    return RedirectResponse("/meaning", 303)
 
 
 def take_image(site: Site, request: Request, body: bytes) -> Response:
@@ -202,17 +191,17 @@ def send_takedown(site: Site, request: Request, body: bytes) -> Response:
 
 def send_trace(site: Site, request: Request, body: bytes) -> Response:
     """Send what `pairmill trace UID --json` prints of this store, without building an index."""
-    _, _, row, _ = pages.find_row(site, request, ("uid",))
+    _, row, _ = pages.find_row(site, request, ("uid",))
     trace = Trace(Lineage(site.store), Search(site.store), Registry(), TRACE_PAIRS)
     return JSONResponse(trace.pairs([parse_target(f"uid:{row['uid']}")]))
 
 
 def send_asset(request: Request) -> Response:
-    """Send the style sheet or a script."""
+    """Send the style sheet or the script."""
     name = request.path_params["name"]
     if name == "style.css":
         return Response(render("browse/style.css"), media_type="text/css")
-    if name in SCRIPTS:
+    if name == "app.js":
         return Response((ASSETS / name).read_bytes(), media_type="text/javascript")
     return PlainTextResponse("There is no such file.", 404)
 

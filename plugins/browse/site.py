@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from dataops.errors import ConfigError
 from dataops.home import private_folder
-from dataops.snapshot import Manifest, load_manifest
+from dataops.snapshot import Manifest
 from dataops.storage.cached_files import SESSIONS, delete_unheld, find_abandoned, hold
 from dataops.store import FolderStore, Store
-from plugins.browse.comparison import Comparison
 from plugins.browse.database import Database
 from plugins.browse.images import Images
-from plugins.browse.meaning import Box, Meaning, NamedModel, find_default_model, find_named_model
+from plugins.browse.meaning import Meaning, NamedModel, find_default_model, find_named_model
 from plugins.browse.rows import PAGE_ROWS, Selection, count_rows, fetch_rows, list_numbers, list_rows
 from plugins.browse.views import Dataset
 
@@ -28,14 +27,13 @@ MAX_UPLOADS = 20
 
 @dataclass(frozen=True)
 class Query:
-    """What a list of rows shows: a selection, and perhaps what it is ordered by, or where on the map it lies."""
+    """What a list of rows shows: a selection, and perhaps what it is ordered by."""
 
     selection: Selection
     text: str = ""
     """Text to which the images should be similar."""
     like: str = ""
     """A row's number, or `upload-N`: an image to which the images should be similar."""
-    box: Box | None = None
 
     @property
     def by_meaning(self) -> bool:
@@ -57,24 +55,18 @@ class Site:
 
     Args:
         dataset: the dataset to show, and its store.
-        other: a second version to compare with.
         model: name of the model to search with; by default one of the store.
     """
 
-    def __init__(
-        self, dataset: tuple[Manifest, Store], other: tuple[Manifest, Store] | None, model: str | None, home: Path
-    ):
-        self.home, self.store = home, dataset[1]
-        self._session = Session(home)
-        folders = [store.root for _, store in (dataset, other or dataset) if isinstance(store, FolderStore)]
+    def __init__(self, dataset: tuple[Manifest, Store], model: str | None, home: Path):
+        manifest, self.store = dataset
+        self.home, self._session = home, Session(home)
+        folders = [self.store.root] if isinstance(self.store, FolderStore) else []
         self.database = Database([*folders, self._session.folder], self._session.folder)
         self.images = Images(home / "browse" / "indexes")
-        self._datasets: dict[tuple[str, str], Dataset] = {}
-        self._comparisons: dict[tuple[str, str], Comparison] = {}
         self._uploads: dict[str, NDArray[np.float32]] = {}
         self._lock = threading.RLock()
-        self.dataset = self._add(*dataset)
-        self.other = self._add(*other) if other else None
+        self.dataset = Dataset(manifest, self.store, self.database, self._session.folder / "copies")
         self._model_name, self._meaning, self._looked = model, None, False
         if model is not None:
             self.meaning()  # a wrong name ends the command before a page is shown
@@ -91,51 +83,6 @@ class Site:
             self._meaning.close()
         self.database.close()
         self._session.close()
-
-    def _add(self, manifest: Manifest, store: Store) -> Dataset:
-        with self._lock:
-            name = (store.uri, manifest.key)
-            if name not in self._datasets:
-                number = len(self._datasets)
-                copies = self._session.folder / f"copies-{number}"
-                self._datasets[name] = Dataset(manifest, store, self.database, number, copies)
-            return self._datasets[name]
-
-    # Versions ----------------------------------------------------------------------------------------------------------
-
-    def versions(self) -> list[tuple[str, int]]:
-        """Return key and number of rows of the other versions in the store of the same stage, newest first."""
-        stage, found = self.dataset.manifest.stage, list[Manifest]()
-        for name in self.store.names(stage):
-            key, _, rest = name.removeprefix(f"{stage}/").partition("/")
-            if rest == "manifest.json" and key != self.dataset.manifest.key:
-                manifest = load_manifest(self.store, stage, key)
-                found += [manifest] if manifest else []
-        found.sort(key=lambda manifest: manifest.created_at, reverse=True)
-        return [(manifest.key, manifest.counts.kept) for manifest in found]
-
-    def compare_with(self, key: str) -> Comparison:
-        """Return the comparison of the dataset with another version. Raises: ConfigError if there is none of this key."""
-        other = self.other if self.other is not None and self.other.manifest.key == key else None
-        if other is None:
-            if key not in dict(self.versions()):
-                raise ConfigError(f"there is no other version {key[:40]!r} of this dataset in {self.store.uri}")
-            manifest = load_manifest(self.store, self.dataset.manifest.stage, key)
-            if manifest is None:
-                raise ConfigError(f"the version {key} is no longer in {self.store.uri}")
-            other = self._add(manifest, self.store)
-        with self._lock:
-            name = (self.dataset.manifest.key, key)
-            if name not in self._comparisons:
-                self._comparisons[name] = Comparison(self.dataset, other, f"joined_{len(self._comparisons)}")
-            return self._comparisons[name]
-
-    def side(self, key: str) -> Dataset:
-        """Return the dataset with this key among those that are open. Raises: ConfigError."""
-        for dataset in self._datasets.values():
-            if dataset.manifest.key == key:
-                return dataset
-        raise ConfigError(f"the version {key[:40]!r} is not open here")
 
     # Meaning -----------------------------------------------------------------------------------------------------------
 
@@ -177,40 +124,22 @@ class Site:
     def find(self, query: Query, offset: int) -> Found:
         """Return a page of rows, with the number of all."""
         selection, database = query.selection, self.database
-        if query.box is None and not query.by_meaning:
+        if not query.by_meaning:
             return Found(count_rows(database, selection), list_rows(database, selection, offset))
         meaning, view = self.need_meaning(), selection.view
         if view.label != self.dataset.main:
-            raise ConfigError(f"search by meaning and the map are over the rows {self.dataset.main}; choose these rows")
-        allowed = self._chosen(query)
-        if not query.by_meaning:
-            numbers = allowed if allowed is not None else np.zeros(0, np.int64)
-            return Found(len(numbers), fetch_rows(database, view, numbers[offset : offset + PAGE_ROWS].tolist()))
+            raise ConfigError(f"search by meaning is over the rows {self.dataset.main}; choose these rows")
         if not len(meaning.table):  # the model need not be loaded
             return Found(0, [])
-        numbers, scores = meaning.search(self._feature(query, meaning), allowed)
+        numbers, scores = meaning.search(self._feature(query, meaning), self._chosen(query))
         page = slice(offset, offset + PAGE_ROWS)
         by_number = dict(zip(numbers[page].tolist(), scores[page].tolist(), strict=True))
         return Found(len(numbers), fetch_rows(database, view, list(by_number)), by_number)
 
     def _chosen(self, query: Query) -> NDArray[np.int64] | None:
-        """Return the numbers of the rows that the filters and the box choose; None if they choose all."""
-        chosen = None
-        if query.selection.condition.sql or query.selection.view.hides_rows:
-            chosen = list_numbers(self.database, query.selection)
-        if query.box is not None:
-            inside = self.need_meaning().in_box(query.box)
-            chosen = inside if chosen is None else np.intersect1d(inside, chosen, assume_unique=True)
-        return chosen
-
-    def densities(self, query: Query) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-        """Return the map's density of all rows, and of those that the filters choose if there are filters."""
-        meaning, hidden = self.need_meaning(), query.selection.view.hides_rows
-        every = list_numbers(self.database, Selection(query.selection.view)) if hidden else None
-        chosen = (
-            meaning.density(list_numbers(self.database, query.selection)) if query.selection.condition.sql else None
-        )
-        return meaning.density(every), chosen
+        """Return the numbers of the rows that the filters choose; None if they choose all."""
+        filters = query.selection.condition.sql or query.selection.view.hides_rows
+        return list_numbers(self.database, query.selection) if filters else None
 
     def _feature(self, query: Query, meaning: Meaning) -> NDArray[np.float32]:
         if query.text:

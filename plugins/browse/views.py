@@ -80,18 +80,17 @@ class Dataset:
     """A snapshot over pairs and its ancestors, as views that are made when they are first used.
 
     Args:
-        number: distinguishes the views of several datasets in one database.
         copies: folder for local copies of the parts of a remote store.
     """
 
-    def __init__(self, manifest: Manifest, store: Store, database: Database, number: int, copies: Path):
+    def __init__(self, manifest: Manifest, store: Store, database: Database, copies: Path):
         self.manifest, self.store, self.database = manifest, store, database
         self.stages = {
             stage: found
             for stage, found in load_ancestors(store, manifest).items()
             if stage in PAIR_STAGES and PAIR_STAGES.index(stage) <= PAIR_STAGES.index(manifest.stage)
         }
-        self._number, self._copies, self._lock = number, copies, threading.RLock()
+        self._copies, self._lock = copies, threading.RLock()
         self._takedowns = Takedowns(store)
         self._views: dict[str, tuple[tuple[Target, ...], View]] = {}
 
@@ -124,7 +123,7 @@ class Dataset:
 
     def _make_view(self, label: str, targets: Sequence[Target]) -> View:
         stage, side = label.split(".")
-        manifest, name = self.stages[stage], f"d{self._number}_{stage}_{side}"
+        manifest, name = self.stages[stage], f"{stage}_{side}"
         paths = self._paths(manifest, SIDES[side])
         if paths:
             files = ", ".join(quote_text(str(path)) for path in paths)

@@ -127,3 +127,20 @@ if (trace) {
     }
   });
 }
+
+// The state of the computation of features.
+const progress = document.getElementById("features");
+
+if (progress?.dataset.running) {
+  const timer = setInterval(async () => {
+    const answer = await (await fetch("/features.json")).json();
+    if (answer.total) {
+      progress.max = answer.total;
+      progress.value = answer.done;
+    }
+    if (!answer.running) {
+      clearInterval(timer);
+      location.reload();
+    }
+  }, 1500);
+}

@@ -21,7 +21,7 @@ from tests.servers.browser import find_browser, record_requests, start_browser
 
 __all__ = ["stored"]
 pytestmark = pytest.mark.timeout(300)
-PAGES = ("/", "/?rows=download.dropped&values=drop_reason", "/row?row=0", "/clusters", "/map", "/funnel", "/compare")
+PAGES = ("/", "/?rows=download.dropped&values=drop_reason", "/row?row=0", "/clusters", "/meaning", "/funnel")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_only_who_has_the_url_sees_the_rows(served: dict[str, Any]) -> None:
     base = f"http://127.0.0.1:{served['port']}"
     assert served["url"] == f"{base}/?token={served['token']}"
     with httpx.Client(base_url=base) as client:
-        for path in (*PAGES, "/image?row=0", "/map.json", "/assets/style.css"):
+        for path in (*PAGES, "/image?row=0", "/trace.json?row=0", "/assets/style.css"):
             assert client.get(path).status_code == 401
         assert client.get("/?token=" + "x" * 32).status_code == 401
         client.get(served["url"])
@@ -103,7 +103,7 @@ def test_a_dataset_on_s3_has_the_same_rows_and_images(
         remote.put(name, folder.local(name))
     sides = []
     for number, store in enumerate((folder, remote)):
-        site = Site((manifests["pack"], store), None, None, tmp_path / f"home-{number}")
+        site = Site((manifests["pack"], store), None, tmp_path / f"home-{number}")
         shown = []
         for label in ("pack.kept", "curate.dropped"):
             view = site.dataset.view(label)

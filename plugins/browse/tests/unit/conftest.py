@@ -47,7 +47,7 @@ def database(stored: tuple[FolderStore, dict[str, Manifest]], tmp_path: Path) ->
 @pytest.fixture
 def dataset(stored: tuple[FolderStore, dict[str, Manifest]], database: Database, tmp_path: Path) -> Dataset:
     store, manifests = stored
-    return Dataset(manifests["pack"], store, database, 0, tmp_path / "copies")
+    return Dataset(manifests["pack"], store, database, tmp_path / "copies")
 
 
 BASE, PORT, TOKEN = "http://127.0.0.1:8123", 8123, "the-token"
@@ -93,7 +93,7 @@ def site(stored: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meaning, "Encoder", ColourEncoder)
         patch.setattr("plugins.browse.site.find_default_model", lambda *_: NamedModel("models:/tiny/1", files))
-        found = Site((manifests["pack"], store), None, None, home)
+        found = Site((manifests["pack"], store), None, home)
         yield found
         found.close()
     assert not list((home / "browse" / "sessions").iterdir())

@@ -8,7 +8,6 @@ from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import COLUMNS, matching_rows, parse_target
 from plugins.browse import views
-from plugins.browse.comparison import Comparison, find_reasons
 from plugins.browse.database import Database
 from plugins.browse.rows import Selection, count_rows, fetch_row, fetch_rows, list_numbers, list_rows
 from plugins.browse.views import Dataset
@@ -22,7 +21,7 @@ def opened(tmp_path: Path) -> Open:
     pairs = [*some_pairs()[:12], pair(50, phash="00000000000000ff"), pair(51, page_url="https://Bad.example/x")]
     store, manifests = packed_in(tmp_path / "store", pairs)
     database = Database([store.root], tmp_path)
-    return store, manifests, database, Dataset(manifests["pack"], store, database, 0, tmp_path / "copies")
+    return store, manifests, database, Dataset(manifests["pack"], store, database, tmp_path / "copies")
 
 
 def test_rows_of_a_takedown_are_in_no_view(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,26 +45,3 @@ def test_rows_of_a_takedown_are_in_no_view(opened: Open, monkeypatch: pytest.Mon
     hidden = set(range(before["pack.kept"])) - set(list_numbers(database, Selection(view)).tolist())
     assert all(fetch_row(database, view, number) is None for number in hidden)
     assert fetch_rows(database, view, list(hidden)) == []
-
-
-def test_versions_are_compared(opened: Open, tmp_path: Path) -> None:
-    store, manifests, database, dataset = opened
-    pairs = [*some_pairs()[2:11], pair(1, "too_small"), pair(60)]
-    pairs[0] = pairs[0] | {"sha256": "f" * 64}
-    _, later = packed_in(store.root, pairs)
-    other = Dataset(later["pack"], store, database, 1, tmp_path / "copies")
-    comparison = Comparison(dataset, other, "joined")
-    counts = comparison.counts()
-    uids = [set(read_parts(store, one["pack"])["uid"].to_pylist()) for one in (manifests, later)]
-    assert counts["only_a"] == len(uids[0] - uids[1])
-    assert counts["only_b"] == len(uids[1] - uids[0]) == 1
-    assert counts["both"] == len(uids[0] & uids[1])
-    assert counts["changed"] == 1
-    absent = {one.a["uid"]: (one.stage, one.reason) for one in comparison.pairs("only_a", 0) if one.a}
-    assert absent[pair(1)["uid"]] == ("curate", "too_small")
-    assert absent[pair(0)["uid"]] == ("", "")
-    (changed,) = comparison.pairs("changed", 0)
-    assert changed.a is not None
-    assert changed.b is not None
-    assert changed.a["sha256"] != changed.b["sha256"] == "f" * 64
-    assert find_reasons(other, []) == {}

@@ -67,23 +67,6 @@ def test_images_without_a_feature_are_never_found() -> None:
     assert best(scores[:0], 10).tolist() == best(np.full(3, -2, np.float32), 2).tolist() == []
 
 
-def test_map_shows_the_directions_of_greatest_variance(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    plane = rng.normal(size=(400, 2)) * [5, 3]
-    axes = np.linalg.qr(rng.normal(size=(8, 8)))[0][:2]
-    features = (plane @ axes + 0.01 * rng.normal(size=(400, 8))).astype(np.float32)
-    table = FeatureTable(tmp_path / "t")
-    table.add(ids(*range(1, 401)), features)
-    positions = np.array([-1, *range(400)])
-    mean, found = table.map_axes(positions)
-    place = table.project(mean, found, positions)
-    assert np.isnan(place[0]).all()
-    centred = plane - plane.mean(axis=0)
-    np.testing.assert_allclose(
-        np.linalg.norm(place[1:] - place[1], axis=1), np.linalg.norm(centred - centred[0], axis=1), atol=0.2
-    )
-
-
 def test_ids_need_whole_digests() -> None:
     assert image_ids([None, "ab", "f" * 64]).tolist() == [[0, 0], [0, 0], [2**64 - 1] * 2]
     with pytest.raises(CorruptPart):
