@@ -6,20 +6,17 @@ are cores. dataops.kernels.code_cache keeps the result for all processes of this
 """
 
 import hashlib
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from importlib.metadata import version
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from dataops.errors import PairmillError
-from dataops.home import CHECKOUT
 from dataops.kernels.cache_folder import cache_folder, distrust, open_folder
 from dataops.plugins import load
 from dataops.process import count_cores
@@ -131,27 +128,6 @@ def compile_all(samples: Sequence[Callable[[Path], None]] = SAMPLES) -> None:
     with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=1) as pool:
         for done in as_completed([pool.submit(_run_sample, sample) for sample in samples]):
             done.result()
-    (folder / _ready_name()).touch()
-
-
-def is_compiled() -> bool:
-    """Return whether the functions of this version of the code are compiled for this processor."""
-    folder = cache_folder()
-    return distrust(folder) is None and (folder / _ready_name()).exists()
-
-
-def _ready_name() -> str:
-    """Return the name of the file that marks that this version of the code is compiled for this processor."""
-    import llvmlite.binding as llvm
-
-    whole = hashlib.sha256()
-    for path in (*sorted((CHECKOUT / "dataops").rglob("*.py")), Path(__file__)):
-        whole.update(path.read_bytes())
-    processor = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
-    features = os.environ.get("NUMBA_CPU_FEATURES", llvm.get_host_cpu_features().flatten())
-    versions = (sys.implementation.cache_tag, version("numba"), version("llvmlite"), version("numpy"))
-    whole.update(repr((processor, features, versions)).encode())
-    return f"ready-{whole.hexdigest()[:32]}"
 
 
 class _InProcess(Executor):

@@ -8,9 +8,8 @@ from pathlib import Path
 from infra.doctor import installation
 from infra.doctor.check import Check
 from infra.doctor.executors import check_executors
-from infra.doctor.kernels import check_kernels
 from infra.doctor.machine import check_disk, check_gpu, check_memory
-from infra.doctor.servers import check_databases, check_ports, check_services, check_workers
+from infra.doctor.servers import check_services
 from infra.doctor.store import check_store
 from infra.local import services
 
@@ -22,21 +21,15 @@ def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[C
         store_uri: the store to check; by default that in the home.
         config: a config file, to check also what it needs.
     """
-    running = services.status()
-    servers = [*check_services(running), *check_workers(running), *check_ports(), *check_databases()]
     store = check_store(store_uri or str(services.home() / "store"))
     store += check_executors(config) if config else []
-    return [*_check_installation(), *servers, *store, check_disk(services.home()), check_memory(), check_gpu()]
+    return [*_check_installation(), *check_services(), *store, check_disk(services.home()), check_memory(), check_gpu()]
 
 
 def _check_installation() -> list[Check]:
-    python, packages = installation.read_requirements()
     checks = [installation.check_checkout()]
     try:
-        checks += [installation.check_python(python), *installation.check_packages(packages)]
+        return checks + installation.check_packages(installation.read_requirements())
     except ModuleNotFoundError as error:  # the package `packaging`, a dependency of our dependencies
         remedy = f"cd {installation.CHECKOUT} && python -m pip install -e ."
-        checks.append(Check("packages", False, "error", f"no dependency is installed ({error})", remedy))
-    else:
-        checks.append(check_kernels())
-    return [*checks, installation.check_backport()]
+        return [*checks, Check("packages", False, "error", f"no dependency is installed ({error})", remedy)]

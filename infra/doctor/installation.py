@@ -31,29 +31,16 @@ def check_checkout(distributions: Iterable[metadata.Distribution] | None = None,
     return Check("checkout", True, "error", str(root))
 
 
-def read_requirements(root: Path = CHECKOUT) -> tuple[str, list[str]]:
-    """Return the Python range and the dependencies, from pyproject.toml or else from the installed metadata."""
+def read_requirements(root: Path = CHECKOUT) -> list[str]:
+    """Return the dependencies, from pyproject.toml or else from the installed metadata."""
     try:
-        project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-        return project["requires-python"], project["dependencies"]
+        return tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
     except FileNotFoundError:
         pass
     try:
-        installed = metadata.metadata(DISTRIBUTION)
+        return [line for line in metadata.requires(DISTRIBUTION) or [] if "extra ==" not in line]
     except metadata.PackageNotFoundError:
-        return ">=3.11", []
-    lines = installed.get_all("Requires-Dist") or []
-    return installed["Requires-Python"], [line for line in lines if "extra ==" not in line]
-
-
-def check_python(supported: str, version: str | None = None) -> Check:
-    """Check that this Python's version is in the supported range."""
-    from packaging.specifiers import SpecifierSet
-
-    version = version or ".".join(map(str, sys.version_info[:3]))
-    fits = SpecifierSet(supported).contains(version, prereleases=True)
-    remedy = "" if fits else f"create the virtual environment again with a Python {supported}"
-    return Check("python", fits, "error", f"{version} at {sys.executable} (needed: {supported})", remedy)
+        return []
 
 
 def check_packages(requirements: Sequence[str], version_of: Callable[[str], str] = metadata.version) -> list[Check]:
@@ -83,19 +70,6 @@ def check_packages(requirements: Sequence[str], version_of: Callable[[str], str]
             detail = f"{version} is installed, but {bare} is needed"
             checks.append(Check(requirement.name, False, "error", detail, remedy))
     return checks or [Check("packages", True, "error", f"{len(needed)} dependencies are installed and in range")]
-
-
-def check_backport(version_of: Callable[[str], str] = metadata.version) -> Check:
-    """Report whether img2dataset, which requires it, has installed the `dataclasses` backport of Python 3.6.
-
-    It is normal: pairmill starts no program with site-packages first on its path, as Prefect's ephemeral server does.
-    """
-    try:
-        version = version_of("dataclasses")
-    except metadata.PackageNotFoundError:
-        return Check("dataclasses backport", True, "warning", "not installed")
-    detail = f"dataclasses {version} came with img2dataset; the servers of `pairmill up` are not affected by it"
-    return Check("dataclasses backport", True, "warning", detail)
 
 
 def _source(distribution: metadata.Distribution) -> Path:

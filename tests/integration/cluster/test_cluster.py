@@ -21,7 +21,6 @@ from dataops.errors import StorageError
 from dataops.home import CHECKOUT
 from infra.bucket import create_bucket
 from infra.doctor import installation
-from infra.doctor.servers import check_database
 from infra.local import services
 from plugins.demo.build import build_demo_web
 from tasks.register import promotion
@@ -280,9 +279,7 @@ def _check_takedown(cluster: Topology, folder: Path) -> None:
 
 def test_doctor_accepts_the_cluster_and_names_wrong_settings(cluster: Topology):
     def checks(code: int, **changed: str) -> dict[str, Any]:
-        url = cluster.environment("prefect")["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
-        environment = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url} | changed
-        found = pairmill(cluster, "doctor", "--store", "s3://pairmill/store", code=code, **environment)
+        found = pairmill(cluster, "doctor", "--store", "s3://pairmill/store", code=code, **changed)
         secrets = {value for name, value in cluster.client().items() if "PASSWORD" in name or "SECRET" in name}
         assert not [secret for secret in secrets if secret in json.dumps(found)]
         return {check["name"]: check for check in found if check["name"] != "checkout"}
@@ -293,37 +290,24 @@ def test_doctor_accepts_the_cluster_and_names_wrong_settings(cluster: Topology):
         "prefect version",
         "mlflow server",
         "mlflow version",
-        "prefect database",
         "store",
         "clock",
     }
     assert {name for name, check in accepted.items() if check["ok"]} >= names | {"store races"}
 
-    ports = cluster.ports
-    database = f"postgresql+asyncpg://prefect:wrong@127.0.0.1:{ports['postgres']}/prefect"
     wrong = {
         "PREFECT_API_AUTH_STRING": "pairmill:wrong",
         "MLFLOW_TRACKING_PASSWORD": "wrong",
         "AWS_SECRET_ACCESS_KEY": "wrong",
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
     }
     found = checks(code=2, **wrong)
     for name, complaint in {
         "prefect server": "refuses access (HTTP 401)",
         "mlflow server": "refuses access (HTTP 401)",
         "store": "AWS_SECRET_ACCESS_KEY",
-        "prefect database": "password authentication failed",
     }.items():
         assert not found[name]["ok"]
         assert complaint in found[name]["detail"], found[name]
-
-
-def test_doctor_reports_the_missing_extension_that_prefect_needs(cluster: Topology, monkeypatch: pytest.MonkeyPatch):
-    url = cluster.environment("mlflow")["MLFLOW_BACKEND_STORE_URI"].replace("psycopg", "asyncpg")
-    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", url)
-    check = check_database("PREFECT_SERVER_DATABASE_CONNECTION_URL")
-    assert (check.ok, "pg_trgm is missing" in check.detail) == (False, True)
-    assert "CREATE EXTENSION pg_trgm" in check.remedy
 
 
 def foreign_checkout() -> bool:

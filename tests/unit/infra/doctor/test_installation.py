@@ -3,8 +3,6 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-
 from infra.doctor import installation
 
 DATACLASSES = {"dataclasses": "0.6"}
@@ -47,10 +45,8 @@ def test_check_checkout_compares_the_running_and_the_installed_one(tmp_path: Pat
 
 
 def test_read_requirements_reads_pyproject(tmp_path: Path):
-    python, packages = installation.read_requirements()
-    assert python.startswith(">=3.")
-    assert any(line.startswith("prefect") for line in packages)
-    assert not any(line.startswith("pytest") for line in installation.read_requirements(tmp_path)[1])
+    assert any(line.startswith("prefect") for line in installation.read_requirements())
+    assert not any(line.startswith("pytest") for line in installation.read_requirements(tmp_path))
 
 
 def test_check_packages_names_missing_and_outdated_packages():
@@ -64,17 +60,3 @@ def test_check_packages_names_missing_and_outdated_packages():
     )
     assert fine.ok
     assert fine.detail.startswith("3 ")
-
-
-@pytest.mark.parametrize(("version", "fits"), [("3.10.9", False), ("3.11.0", True), ("3.14.0rc2", True)])
-def test_check_python_applies_the_range(version: str, fits: bool):
-    check = installation.check_python(">=3.11", version)
-    assert check.ok is fits
-    assert bool(check.remedy) is not fits
-
-
-def test_check_backport_is_ok_with_and_without_it():
-    check = installation.check_backport(version_of(DATACLASSES))
-    assert (check.ok, check.remedy) == (True, "")
-    assert "img2dataset" in check.detail
-    assert installation.check_backport(version_of({})).ok

@@ -10,7 +10,6 @@ import pytest
 from dataops.errors import ConfigError
 from infra.doctor import servers as server_checks
 from infra.local import services
-from infra.local.services import ServiceStatus
 
 
 class Server(BaseHTTPRequestHandler):
@@ -120,53 +119,3 @@ def test_check_services_reports_another_version_of_prefect(serve, monkeypatch: p
 def test_check_version_is_ok_when_the_server_reports_none(serve):
     serve("MLFLOW_TRACKING_URI", {LOCKED: (200, "{}"), "/health": (200, "OK")})
     assert [check.ok for check in mlflow_checks()] == [True, True]
-
-
-@pytest.mark.parametrize(
-    ("variable", "url", "complaint", "remedy"),
-    [
-        (
-            "MLFLOW_TRACKING_URI",
-            "postgresql+psycopg2://me:hidden@host/db",
-            "driver psycopg2 is not installed",
-            "psycopg://",
-        ),
-        ("MLFLOW_TRACKING_URI", "mysql://me:hidden@host/db", "driver MySQLdb is not installed", "MySQLdb"),
-        (
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL",
-            "postgresql://me:hidden@host/db",
-            "asyncpg",
-            "postgresql+asyncpg://",
-        ),
-        ("MLFLOW_BACKEND_STORE_URI", "postgresql+psycopg://me:hidden@127.0.0.1:9/db", "refused", "start Postgres"),
-    ],
-)
-def test_check_database_fails_for_wrong_urls(
-    monkeypatch: pytest.MonkeyPatch, variable: str, url: str, complaint: str, remedy: str
-):
-    monkeypatch.setenv(variable, url)
-    check = server_checks.check_database(variable)
-    assert (check.ok, check.severity) == (False, "error")
-    assert complaint in check.detail
-    assert remedy in check.remedy
-    assert "hidden" not in check.detail + check.remedy
-
-
-def test_check_database_is_ok_for_sqlite_and_hosted_servers(monkeypatch: pytest.MonkeyPatch):
-    for url in ("sqlite:///mlflow.db", "databricks", "databricks://profile"):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        assert server_checks.check_database("MLFLOW_TRACKING_URI").ok
-
-
-def test_check_workers_warns_of_many_workers_on_sqlite(monkeypatch: pytest.MonkeyPatch):
-    def post(url: str) -> list[dict[str, str]]:
-        return [{"name": "pairmill"}] if url.endswith("work_pools/filter") else [{"status": "ONLINE"}] * workers
-
-    monkeypatch.setattr(server_checks, "_post", post)
-    ours = ServiceStatus("prefect", "http://x/api", "http://x", 1, "running", "log", True)
-    workers = server_checks.SQLITE_WORKERS
-    assert server_checks.check_workers([ours]) == []
-    workers += 1
-    (check,) = server_checks.check_workers([ours])
-    assert (check.ok, check.severity) == (False, "warning")
-    assert "infra/compose.yaml" in check.remedy
