@@ -4,11 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from plugins.disclosure.summary import Summary, count_states, describe_open
-from plugins.disclosure.template import BY_NAME, FIELDS, SECTIONS, TemplateField
+from plugins.disclosure.template import FIELDS, SECTIONS, TemplateField
 from tasks.reports.page import render
-
-LINES = 40
-"""Number of lines of a change that are shown of each side."""
 
 
 def render_html(summary: Summary) -> str:
@@ -28,16 +25,6 @@ def _values(summary: Summary) -> dict[str, Any]:
         "counts": count_states(summary),
         "sections": list(_list_sections(summary)),
         "open": describe_open(summary.list_open()),
-        "since": summary.since,
-        "changes": [
-            {
-                "section": BY_NAME[change.field].section,
-                "label": BY_NAME[change.field].label,
-                "before": _cut(change.before),
-                "now": _cut(change.now),
-            }
-            for change in summary.changes
-        ],
     }
 
 
@@ -68,7 +55,3 @@ def _describe(field: TemplateField, summary: Summary) -> dict[str, Any]:
 
 _NUMBERS = ("pairs", "share", "share of all pairs", "captions", "images", "content")
 """Names of columns that are aligned at the right."""
-
-
-def _cut(lines: tuple[str, ...]) -> list[str]:
-    return [*lines[:LINES], *([f"and {len(lines) - LINES:,} more"] if len(lines) > LINES else [])]

@@ -1,12 +1,11 @@
 """The public summary of training content of a model or a dataset: all fields of the template, and what has changed."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from plugins.disclosure.answers import Answer, Answers
 from plugins.disclosure.crawling import answer_crawling
@@ -20,19 +19,6 @@ from plugins.disclosure.template import BY_NAME, FIELDS, LAW, TITLE
 
 FORMAT = 2
 """Version of the JSON form."""
-_STATES = {"open": "open", "not_applicable": "not applicable", "filled": "empty", "stated": "empty"}
-_UNCOMPARED = frozenset({"version", "last_update"})
-
-
-class Change(BaseModel):
-    """A field whose answer differs from that of an earlier summary."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    field: str
-    before: tuple[str, ...]
-    """Lines of the earlier answer that are not in the present one."""
-    now: tuple[str, ...]
 
 
 class Summary(BaseModel):
@@ -50,9 +36,6 @@ class Summary(BaseModel):
     pairs: int
     answers: dict[str, Answer]
     """By the name of the field, in the order of the template."""
-    since: str = ""
-    """The summary, model or dataset that it is compared with; "" for none."""
-    changes: tuple[Change, ...] = ()
 
     def list_open(self) -> list[str]:
         """Return the names of the required fields that are open.
@@ -90,48 +73,6 @@ def summarise(subject: Subject, facts: ProviderFacts) -> Summary:
         pairs=subject.pairs,
         answers=apply_facts(answers, facts),
     )
-
-
-def read_summary(text: bytes, where: str) -> Summary:
-    """Return a summary from its JSON form. Raises: ConfigError if it is none."""
-    try:
-        found = Summary.model_validate_json(text)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{where} is not a summary in JSON, as `pairmill summary --out FILE.json` writes it"
-        ) from error
-    if found.format != FORMAT or list(found.answers) != list(BY_NAME):
-        raise ConfigError(f"{where} was written by another version of pairmill, whose fields differ; make it again")
-    return found
-
-
-def compare(earlier: Summary, now: Summary) -> Summary:
-    """Return the present summary with what has changed since an earlier one."""
-    made = " ".join((*earlier.answers["last_update"].text, *earlier.answers["last_update"].stated))
-    changes = [change for field in FIELDS if (change := _compare(field.name, earlier, now)) is not None]
-    return now.model_copy(update={"since": f"{earlier.name} ({made})", "changes": tuple(changes)})
-
-
-def _compare(name: str, earlier: Summary, now: Summary) -> Change | None:
-    if name in _UNCOMPARED:
-        return None
-    before, after = list(list_lines(earlier.answers[name])), list(list_lines(now.answers[name]))
-    if not before and not after:
-        return None
-    before, after = before or [_STATES[earlier.answers[name].state]], after or [_STATES[now.answers[name].state]]
-    dropped, new = [line for line in before if line not in after], [line for line in after if line not in before]
-    return Change(field=name, before=tuple(dropped), now=tuple(new)) if dropped or new else None
-
-
-def list_lines(found: Answer) -> Iterator[str]:
-    """Yield an answer as lines: the answer to a question, the sentences, and the rows of its table; none if it is open."""
-    if found.state in ("open", "not_applicable"):
-        return
-    if found.is_yes is not None:
-        yield "Yes" if found.is_yes else "No"
-    yield from found.text
-    yield from found.stated
-    yield from (", ".join(row) for row in found.rows)
 
 
 def count_states(summary: Summary) -> str:

@@ -13,8 +13,8 @@ from flows.commands.output import console, message, new_table, text
 from infra.local import services
 from plugins.disclosure.find_subject import find_subject
 from plugins.disclosure.pages import render_html, render_markdown
-from plugins.disclosure.provider_facts import ProviderFacts, read_facts
-from plugins.disclosure.summary import Summary, as_json, compare, count_states, describe_open, read_summary, summarise
+from plugins.disclosure.provider_facts import read_facts
+from plugins.disclosure.summary import Summary, as_json, count_states, describe_open, summarise
 from tasks.reports.page import encode_page
 
 WRITERS: dict[str, Callable[[Summary], str]] = {".md": render_markdown, ".html": render_html, ".json": as_json}
@@ -28,10 +28,6 @@ def command(
     facts: Annotated[
         Path | None, Parameter(help="TOML file with a table [summary]: what the provider states of open fields.")
     ] = None,
-    since: Annotated[
-        str | None,
-        Parameter(help="Also show what has changed since this one: a summary in JSON, a model, a dataset or a run."),
-    ] = None,
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -43,14 +39,13 @@ def command(
     Args:
         what: The key of a dataset or a train snapshot, a run, or a registered model (NAME/VERSION, NAME@ALIAS).
     """
-    return summary(what, out, facts, since, services.home(), store, json=json)
+    return summary(what, out, facts, services.home(), store, json=json)
 
 
 def summary(
     what: str,
     out: Path | None,
     facts: Path | None,
-    since: str | None,
     home: Path,
     store_uri: str | None,
     *,
@@ -64,10 +59,7 @@ def summary(
         raise ConfigError("no file is named; pass --out FILE (.md, .html or .json), or --json")
     if out is not None and out.suffix not in WRITERS:
         raise ConfigError(f"--out {out}: its name must end in {', '.join(WRITERS)}")
-    stated = read_facts(facts)
-    made = summarise(find_subject(what, home, store_uri), stated)
-    if since is not None:
-        made = compare(_find_earlier(since, stated, home, store_uri), made)
+    made = summarise(find_subject(what, home, store_uri), read_facts(facts))
     if out is not None:
         try:
             out.write_bytes(encode_page(WRITERS[out.suffix](made)))
@@ -80,22 +72,9 @@ def summary(
     return 0
 
 
-def _find_earlier(since: str, stated: ProviderFacts, home: Path, store_uri: str | None) -> Summary:
-    """Return the earlier summary: a JSON file, or that of another model or dataset with the same facts."""
-    path = Path(since)
-    if path.suffix != ".json":
-        return summarise(find_subject(since, home, store_uri), stated)
-    try:
-        return read_summary(path.read_bytes(), str(path))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 def _print(made: Summary, out: Path | None) -> None:
     screen = console()
     screen.print(text(f"{made.name}: {format_quantity(made.pairs, 'pair')}. {count_states(made)}"), soft_wrap=True)
-    if made.since:
-        screen.print(text(f"since {made.since}: {format_quantity(len(made.changes), 'field')} changed"), soft_wrap=True)
     if opened := describe_open(made.list_open()):
         table = new_table("Open fields", "section", "key", "to be filled by")
         for field in opened:
