@@ -3,11 +3,14 @@
 import ipaddress
 import re
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
 
 import idna
+
+if TYPE_CHECKING:
+    from tldextract import TLDExtract
 
 MAX_DATA_URL_CHARS = 64
 """Maximum length of a `data:` URL in a dropped row, in characters."""
@@ -273,3 +276,20 @@ def _remove_dot_segments(path: str) -> str:
         else:
             kept.append(segment)
     return "/" + "/".join(kept)
+
+
+@cache
+def load_suffixes(*, private: bool) -> "TLDExtract":
+    """Return the Public Suffix List of its package, with or without the section of private owners."""
+    from tldextract import TLDExtract  # takes 0.1 s to import
+
+    return TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=private)
+
+
+@lru_cache(maxsize=10_000)
+def find_registrable_domain(host: str) -> str:
+    """Return the registrable domain of a host: example.co.uk for www.example.co.uk. IP addresses are returned unchanged.
+
+    user.github.io is a registrable domain: the private section of the Public Suffix List counts.
+    """
+    return load_suffixes(private=True)(host).top_domain_under_public_suffix or host

@@ -13,9 +13,8 @@ import polars as pl
 
 from dataops.snapshot import EVIDENCE, Manifest, read_table
 from dataops.store import Store
-from dataops.web.urls import HOST
+from dataops.web.urls import HOST, find_registrable_domain
 from plugins.disclosure.subject import Chain
-from tasks.extract.crawl.context import find_registrable_domain
 
 SHARE, SME_SHARE, SME_MOST = 0.10, 0.05, 1000
 """Share of the domains that the template asks for; of an enterprise of small or medium size, at most SME_MOST."""

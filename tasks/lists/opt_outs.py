@@ -7,9 +7,9 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -23,11 +23,8 @@ from dataops.schema import CAPTIONS
 from dataops.snapshot import Draft, Input
 from dataops.store import open_store
 from dataops.trace.targets import list_captions, parse_target
-from dataops.web.urls import BadUrl, canonicalise_url
+from dataops.web.urls import BadUrl, canonicalise_url, load_suffixes
 from tasks.lists.locations import OPT_OUT_LIST, is_remote, list_input, read_values, select_lists
-
-if TYPE_CHECKING:
-    from tldextract import TLDExtract
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +132,7 @@ def parse_entry(text: str) -> str:
         kind, value, _ = parse_target(text)
         if kind not in ("url", "domain", "sha256"):
             raise ValueError(f"{text[:80]!r} is no URL, no domain and no sha256 (64 hex digits)")
-    if kind == "domain" and not _public_suffixes()(value).domain:
+    if kind == "domain" and not load_suffixes(private=False)(value).domain:
         raise ValueError(f"{value!r} is a public suffix, below which anybody may register; name a domain below it")
     return f"{kind}:{_SCHEME.sub('', value, count=1) if kind == 'url' else value}"
 
@@ -151,14 +148,6 @@ def _read_wildcard(text: str) -> str:
             f"{text[:80]!r}: only whole domains may have a wildcard; write a domain, or each URL (after url: a * is a *)"
         )
     return found[1].lower()
-
-
-@cache
-def _public_suffixes() -> "TLDExtract":
-    """Return the Public Suffix List of the package, without its private section, whose domains belong to somebody."""
-    from tldextract import TLDExtract  # takes 0.1 s to import, and most configs have no lists
-
-    return TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=False)
 
 
 def _canonicalise(url: str) -> str:

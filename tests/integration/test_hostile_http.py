@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from dataops.plugins import find
 from dataops.schema import FILTERED, conform, uid
 from dataops.snapshot import Draft, read_parts, read_table
 from dataops.store import FolderStore
@@ -15,7 +16,6 @@ from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.extract.sources.site import SiteSource
 from tasks.extract.stage import EXTRACT
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ConnectionBroken
@@ -269,7 +269,7 @@ def test_crawl_reads_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pyte
     answers = {f"{name}.test": answer for name, (answer, _) in PAGES.items()}
     answers["page-robots.test/robots.txt"] = Endless(OK, b"X-Header: " + b"x" * 3_000 + b"\r\n")
     with served(answers, monkeypatch) as web:
-        site = SiteSource(
+        site = find("sources", "site")(
             start=tuple(f"http://{name}.test/" for name in PAGES),
             delay=0.01,
             timeout=60,

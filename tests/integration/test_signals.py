@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dataops.plugins import find
 from dataops.rights.signals import list_names
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
@@ -21,7 +22,6 @@ from tasks.download.config import DownloadConfig
 from tasks.download.opener import make_opener
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.extract.sources.site import SiteSource
 from tasks.extract.stage import EXTRACT
 from tasks.web.fetch_error import FetchError
 from tests.inline_executor import InlineExecutor
@@ -305,7 +305,9 @@ def requests(web: Web) -> dict[str, list[str]]:
 
 def crawl(web: Web, folder: Path) -> tuple[Manifest, FolderStore]:
     store = FolderStore(folder / "store")
-    site = SiteSource(start=tuple(map(url, FORMS)), connect_to=web.connect_to(), delay=0.0, retries=0, timeout=20)
+    site = find("sources", "site")(
+        start=tuple(map(url, FORMS)), connect_to=web.connect_to(), delay=0.0, retries=0, timeout=20
+    )
     context = Context(store=store, home=folder / "home", workers=1, pool=InlineExecutor())
     return make(plan(EXTRACT, site, 0, []), context), store
 

@@ -4,17 +4,18 @@ import os
 import pickle
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from dataops.errors import ConfigError
+from dataops.plugins import find
 from plugins.identity.hook import IdentityConfig
 from plugins.identity.keys import create_key
 from tasks.download.config import DownloadConfig
 from tasks.download.opener import make_opener
 from tasks.extract.config import Sources
-from tasks.extract.sources.site import SiteSource
 
 AGENT = "https://crawler.example.org"
 
@@ -23,8 +24,8 @@ def identity(path: Path, **options: object) -> IdentityConfig:
     return IdentityConfig.model_validate({"key_file": str(path), "signature_agent": AGENT} | options)
 
 
-def site(name: str, **options: object) -> SiteSource:
-    return SiteSource.model_validate(
+def site(name: str, **options: object) -> Any:
+    return find("sources", "site").model_validate(
         {"start": ["https://a.test/"], "contact": "mailto:a@b.test", "name": name} | options
     )
 
@@ -74,7 +75,7 @@ def test_identity_changes_no_key_and_the_key_is_in_no_task(tmp_path: Path):
 def test_crawls_sign_with_the_identity_of_the_download_unless_they_have_their_own(tmp_path: Path):
     ours, theirs = identity(tmp_path / "a.pem"), identity(tmp_path / "b.pem")
     both = Sources(tables=(site("a"), site("b", identity=theirs))).signing_as(DownloadConfig(identity=ours))
-    assert [table.identity for table in both.tables if isinstance(table, SiteSource)] == [ours, theirs]
+    assert [table.identity for table in both.tables if table.kind == "site"] == [ours, theirs]
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from dataops.plugins import find
 from dataops.store import FolderStore
 from plugins.identity.keys import create_key, key_id
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.extract.sources.site import SiteSource
 from tasks.extract.stage import EXTRACT
 from tests.downloads import fetched
 from tests.servers import site
@@ -51,7 +51,7 @@ def test_every_request_of_a_crawl_is_signed(tmp_path: Path) -> None:
     key, path = create_key(tmp_path / "k.pem"), tmp_path / "k.pem"
     with site.served() as pages:
         pages.guard = guard = Guard(key.public_key(), key_id(key), "https://crawler.example")
-        source = SiteSource.model_validate(
+        source = find("sources", "site").model_validate(
             {"start": ["http://linker.test/"], "delay": 0.05, "connect_to": {"linker.test": pages.address}}
             | {"identity": {"key_file": str(path), "signature_agent": guard.agent}}
         )

@@ -6,8 +6,8 @@ from typing import Any
 
 from scrapy.exceptions import IgnoreRequest
 
-from tasks.extract.crawl.archive import Capture
-from tasks.extract.crawl.download_handler import ResponseTooLarge
+from plugins.crawl.archive import Capture
+from plugins.crawl.download_handler import ResponseTooLarge
 from tasks.web import request as wire
 
 _FAILURES = {

@@ -17,7 +17,7 @@ from scrapy.http import Response
 from twisted.python.failure import Failure
 from twisted.web._newclient import HEADER, STATUS
 
-from tasks.extract.crawl.context import Crawl
+from plugins.crawl.context import Crawl
 from tasks.web.connection import MAX_HEADER_BYTES
 
 

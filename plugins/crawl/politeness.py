@@ -28,9 +28,9 @@ from dataops.plugins import find
 from dataops.rights.robots_txt import RobotsFile, decode_file, is_unreachable
 from dataops.rights.signals import Agents, Finding, Statement
 from dataops.web.urls import BadUrl, canonicalise_url
-from tasks.extract.crawl.context import Crawl
-from tasks.extract.crawl.frontier import QueuedUrl
-from tasks.extract.crawl.responses import RequestRefused, build_capture, classify_failure, parse_retry_after
+from plugins.crawl.context import Crawl
+from plugins.crawl.frontier import QueuedUrl
+from plugins.crawl.responses import RequestRefused, build_capture, classify_failure, parse_retry_after
 from tasks.web.address_policy import AddressResolver, Resolution
 from tasks.web.host_state import MAX_BYTES
 from tasks.web.request import MAX_REDIRECTS

@@ -24,10 +24,10 @@ from dataops.web.charsets import convert_to_utf8
 from dataops.web.links import PageLinks, extract_links
 from dataops.web.markup import BadPage
 from dataops.web.urls import BadUrl, canonicalise_url
-from tasks.extract.crawl.archive import Capture
-from tasks.extract.crawl.context import Crawl
-from tasks.extract.crawl.frontier import QueuedUrl
-from tasks.extract.crawl.responses import (
+from plugins.crawl.archive import Capture
+from plugins.crawl.context import Crawl
+from plugins.crawl.frontier import QueuedUrl
+from plugins.crawl.responses import (
     TRANSIENT,
     TRANSIENT_STATUS,
     RequestRefused,
@@ -36,7 +36,7 @@ from tasks.extract.crawl.responses import (
     classify_failure,
     parse_retry_after,
 )
-from tasks.extract.sources.site import PROGRESS
+from plugins.crawl.source import PROGRESS
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from warcio.archiveiterator import ArchiveIterator
 
-from tasks.extract.crawl.archive import Archive, Capture
+from plugins.crawl.archive import Archive, Capture
 
 
 def test_signatures_of_requests_are_not_archived(tmp_path: Path) -> None:

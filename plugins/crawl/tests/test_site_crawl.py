@@ -21,9 +21,9 @@ from warcio.archiveiterator import ArchiveIterator
 from dataops.errors import SourceError
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
+from plugins.crawl.source import SiteSource
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
-from tasks.extract.sources.site import SiteSource
 from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
 from tests.servers.site import Web, served
@@ -238,7 +238,7 @@ def test_killed_crawl_resumes_without_repeating_requests(tmp_path: Path):
         folder.mkdir(parents=True)
         job = {"site": site.model_dump(mode="json"), "folder": str(folder), "parent_pid": os.getpid()}
         (folder / "job.json").write_text(json.dumps(job))
-        command = [sys.executable, "-m", "tasks.extract.crawl.job", str(folder / "job.json")]
+        command = [sys.executable, "-m", "plugins.crawl.job", str(folder / "job.json")]
         for pages in (8, 25):
             with (
                 (folder / "killed.log").open("ab") as log,

@@ -1,6 +1,6 @@
 """`kind = "site"`: a polite crawl of sites, stored as WARC files that are then read like any archive.
 
-The crawl runs in its own process (tasks.extract.crawl.job), and in its own folder below the home, where a killed crawl
+The crawl runs in its own process (plugins.crawl.job), and in its own folder below the home, where a killed crawl
 resumes. The WARC files become evidence parts of the snapshot, which no digest covers: only the pairs are its content.
 """
 
@@ -229,7 +229,7 @@ delay = 1.0                    # minimum seconds between two requests to a host
         if not (folder / "out" / SUMMARY_NAME).exists():
             open_signer(self)  # an unusable key file ends the stage here, with its remedy
             job = {"site": self.model_dump(mode="json"), "folder": str(folder.resolve())}
-            run_job("tasks.extract.crawl.job", job, folder, on_line=follow)
+            run_job("plugins.crawl.job", job, folder, on_line=follow)
         facts = CrawlFacts.model_validate_json((folder / "out" / SUMMARY_NAME).read_text("utf-8"))
         outcomes = format_counts(facts.outcomes.items())
         if not facts.outcomes.get("archived"):

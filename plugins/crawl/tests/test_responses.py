@@ -4,7 +4,7 @@ from email.utils import format_datetime
 import pytest
 from scrapy.exceptions import DownloadTimeoutError, ResponseDataLossError
 
-from tasks.extract.crawl.responses import classify_failure, parse_retry_after
+from plugins.crawl.responses import classify_failure, parse_retry_after
 
 
 @pytest.mark.parametrize(

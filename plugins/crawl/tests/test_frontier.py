@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.extract.crawl.frontier import Budget, Frontier
+from plugins.crawl.frontier import Budget, Frontier
 
 LARGE_BUDGET = Budget(pages=100, pages_per_host=100, waiting=100)
 

@@ -1,4 +1,4 @@
-from tasks.extract.crawl.context import find_registrable_domain
+from dataops.web.urls import find_registrable_domain
 
 
 def test_find_registrable_domain():

@@ -1,4 +1,4 @@
-"""Runs the crawl: `python -m tasks.extract.crawl.job job.json`; job.json has the `[source]` table and a folder.
+"""Runs the crawl: `python -m plugins.crawl.job job.json`; job.json has the `[source]` table and a folder.
 
 Started again on the same folder, it resumes. After the crawl it writes the results to `<folder>/out`:
 
@@ -23,19 +23,19 @@ from filelock import FileLock, Timeout
 from scrapy.crawler import AsyncCrawlerProcess
 
 from dataops.parquet import open_writer
-from tasks.extract.crawl.archive import write_sorted
-from tasks.extract.crawl.context import Crawl
-from tasks.extract.crawl.download_handler import BoundedHandler
-from tasks.extract.crawl.frontier import Frontier
-from tasks.extract.crawl.politeness import (
+from plugins.crawl.archive import write_sorted
+from plugins.crawl.context import Crawl
+from plugins.crawl.download_handler import BoundedHandler
+from plugins.crawl.frontier import Frontier
+from plugins.crawl.politeness import (
     MAX_ROBOTS_BYTES,
     CheckedResolver,
     CrawlDelayThrottle,
     PoliteScheduler,
     RobotsMiddleware,
 )
-from tasks.extract.crawl.spider import SiteSpider
-from tasks.extract.sources.site import INDEX, PAGES, ROBOTS, SUMMARY_NAME, SiteSource
+from plugins.crawl.source import INDEX, PAGES, ROBOTS, SUMMARY_NAME, SiteSource
+from plugins.crawl.spider import SiteSpider
 from tasks.web.connection import MAX_HEADER_BYTES
 
 logger = logging.getLogger(__name__)

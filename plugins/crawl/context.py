@@ -1,19 +1,15 @@
 """Holds the state that the parts of one crawl share."""
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import tldextract
-
-from tasks.extract.crawl.archive import Archive
-from tasks.extract.crawl.frontier import Budget, Frontier
-from tasks.extract.sources.site import SiteSource
+from dataops.web.urls import find_registrable_domain
+from plugins.crawl.archive import Archive
+from plugins.crawl.frontier import Budget, Frontier
+from plugins.crawl.source import SiteSource
 from tasks.web.address_policy import ConnectTo, parse_connect_to
 from tasks.web.signing import Sign, open_signer
-
-_suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)
 
 
 @dataclass
@@ -57,12 +53,3 @@ class Crawl:
     def __deepcopy__(self, memo: Any) -> "Crawl":
         """Return the same object: Scrapy copies its settings, but there is only one frontier and one archive."""
         return self
-
-
-@lru_cache(maxsize=10_000)
-def find_registrable_domain(host: str) -> str:
-    """Return the registrable domain of a host: example.co.uk for www.example.co.uk. IP addresses are returned unchanged.
-
-    Source: the Public Suffix List in tldextract with its private section (user.github.io is a registrable domain).
-    """
-    return _suffixes(host).top_domain_under_public_suffix or host
