@@ -70,7 +70,7 @@ def test_extract_reads_only_new_files_of_more_files_and_crawls(crawl: Crawl, tmp
     assert len(rows_by_file(more, store)) == 6  # the new crawl has only two files
     other = extract(config(crawl, sample_seed=1), store)
     assert rows_by_file(other, store) != rows_by_file(two, store)
-    assert crawl.agents == {"pairmill/0.1 (+https://mill.example/)"}
+    assert crawl.agents == {"pairmill/0.2 (+https://mill.example/)"}
 
 
 def test_plan_sends_no_request():

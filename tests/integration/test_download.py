@@ -310,7 +310,7 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
     assert Site.seen["/missing"] == 1  # no retry of a permanent failure
     assert Site.seen["/broken"] == 2
     assert Site.seen["/loop"] == 6
-    assert Site.agents == {"pairmill/0.1 (+https://example.org/bot)"}
+    assert Site.agents == {"pairmill/0.2 (+https://example.org/bot)"}
 
     evidence = {row["url"]: row for row in read_parts(store, manifest, "evidence-").to_pylist()}
     assert evidence.keys() == urls.keys()

@@ -100,7 +100,7 @@ def test_each_host_gets_its_drop_reason_and_no_forbidden_request(
     others, other_evidence = fetched(tmp_path / "others", [url for url in EXPECTED if url not in drips], **options)
     assert reasons | others == EXPECTED
     evidence |= other_evidence
-    assert web.agents == {f"pairmill/0.1 (+{contact})"}
+    assert web.agents == {f"pairmill/0.2 (+{contact})"}
 
     paths = web.paths()
     for host in ("shut", "broken", "long-robots", "drip-robots", "long-delay"):

@@ -128,7 +128,7 @@ def test_progress_counts_requests_pages_and_waiting_urls(crawled: Crawled):
 
 def test_crawl_obeys_robots_txt_and_directives(crawled: Crawled):
     web = crawled.web
-    assert {request.agent for request in web.log} == {"pairmill/0.1 (+https://example.org/bot)"}
+    assert {request.agent for request in web.log} == {"pairmill/0.2 (+https://example.org/bot)"}
     paths = Counter((request.host, request.path) for request in web.log)
     assert {host: paths[host, "/robots.txt"] for host in HOSTS} == dict.fromkeys(HOSTS, 1) | {"down.test": 2}
     for host in HOSTS:
@@ -173,7 +173,7 @@ def test_archive_is_readable_by_warcio(crawled: Crawled):
     assert kinds == {"warcinfo": 1, "request": len(index), "response": len(index)}
     about = records[0][3].decode()
     assert "robots: classic\r\n" in about
-    assert "http-header-user-agent: pairmill/0.1 (+https://example.org/bot)\r\n" in about
+    assert "http-header-user-agent: pairmill/0.2 (+https://example.org/bot)\r\n" in about
     assert "software: pairmill" in about
     responses = {
         head["WARC-Target-URI"]: (head, http, body) for kind, head, http, body in records if kind == "response"
@@ -185,7 +185,7 @@ def test_archive_is_readable_by_warcio(crawled: Crawled):
     assert head["WARC-IP-Address"] == "127.0.0.1"
     requests = {head["WARC-Target-URI"]: http for kind, head, http, _ in records if kind == "request"}
     assert requests["http://pets.test/dogs"]["Host"] == "pets.test"
-    assert requests["http://pets.test/dogs"]["User-Agent"] == "pairmill/0.1 (+https://example.org/bot)"
+    assert requests["http://pets.test/dogs"]["User-Agent"] == "pairmill/0.2 (+https://example.org/bot)"
     with crawled.path("evidence-robots.warc.gz").open("rb") as file:
         robots = {r.rec_headers["WARC-Target-URI"] for r in ArchiveIterator(file) if r.rec_type == "response"}
     assert "http://pets.test/robots.txt" in robots

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
+from plugins.crawl import source as site
 from plugins.crawl.source import SiteSource
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.config import Sources
-from tasks.extract.sources import site
 from tasks.extract.stage import EXTRACT
 from tests.archived_images import http, record, write_archive
 from tests.inline_executor import InlineExecutor

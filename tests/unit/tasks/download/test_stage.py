@@ -37,7 +37,7 @@ def test_config_refuses_bad_values_and_its_key_ignores_execution() -> None:
     moved = DownloadConfig(threads=2, contact="mailto:a@b.test", connect_to={"a.test": "127.0.0.1:80"})
     assert plain.key_config() == moved.key_config()
     assert plain.key_config() != DownloadConfig(image_size=64).key_config()
-    assert moved.user_agent_header == "pairmill/0.1 (+mailto:a@b.test)"
+    assert moved.user_agent_header == "pairmill/0.2 (+mailto:a@b.test)"
 
 
 def stored(store: FolderStore, sizes: list[int]) -> Manifest:
