@@ -10,12 +10,13 @@ import pytest
 
 import flows.run
 from dataops import plugins
-from dataops.errors import DatasetBlocked, ServiceError
+from dataops.errors import ContractError, DatasetBlocked, ServiceError
 from dataops.snapshot import Counts
+from dataops.stages import PAIR_STAGES
 from flows.listeners import artefacts, base, events
 from flows.pipeline import PIPELINE
 from flows.records import read_record
-from flows.run import Run
+from flows.run import Run, check_kept
 from tasks.checks.check import check_dataset
 from tasks.checks.config import ChecksConfig
 from tests.live_runs import build_live_run
@@ -123,3 +124,14 @@ def test_failure_of_a_listener_is_logged_once_and_fails_nothing(tmp_path, caplog
         "Broken does not show the run",
     ]
     assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("stage", PAIR_STAGES)
+def test_stage_over_pairs_that_keeps_no_row_fails_with_its_reasons(stage):
+    dropped = {"not_http": 3, "bad_url": 200}
+    with pytest.raises(ContractError, match=rf"{stage} keeps no row: 0 of 203 rows \(bad_url 200, not_http 3\)"):
+        check_kept(build_manifest(stage, counts=Counts(input=203, kept=0, dropped=dropped)))
+    with pytest.raises(ContractError, match=rf"{stage} keeps no row: 0 of 0 rows: its source has no row"):
+        check_kept(build_manifest(stage, counts=Counts()))
+    check_kept(build_manifest(stage, counts=Counts(input=1, kept=1)))
+    check_kept(build_manifest("evaluate", counts=Counts()))
