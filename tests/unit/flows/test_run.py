@@ -84,7 +84,9 @@ def test_alert_on_known_harmful_images_is_sent_before_the_training(tmp_path, mon
     sent: list[str] = []
     monkeypatch.setattr(events, "emit_event", lambda event, resource, payload: sent.append(event))
     manifests = {
-        name: build_manifest(name, key=name, facts={"known_harm": {"hotline": 1}}, prefect_flow_run_id="f")
+        name: build_manifest(
+            name, key=name, counts=PACK.counts, facts={"known_harm": {"hotline": 1}}, prefect_flow_run_id="f"
+        )
         for name in ("extract", "filter", "download")
     }
     planned = SimpleNamespace(key="k", inputs=(), upstream=(), stage=SimpleNamespace(name=""))
