@@ -27,21 +27,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from dataops import plugins
 from dataops.digest import canonical_json, file_sha256
 from dataops.formatting import format_interval, format_percent
 from dataops.parquet import encode_table
 from dataops.store import FolderStore
 from training import distributed
-from training.evaluation.association import associate
 from training.evaluation.encode import EvaluatedModel, get_device_and_dtype
-from training.evaluation.features import EncodedSet, FeatureCache, encode_set
-from training.evaluation.linear_probe import Examples, evaluate_few_shot, probe
-from training.evaluation.multilabel import classify_multilabel
-from training.evaluation.retrieval import retrieve
+from training.evaluation.features import EncodedSet, Examples, FeatureCache, encode_set
 from training.evaluation.robustness import compute_gaps
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task
-from training.evaluation.zero_shot import classify
 from training.job import FAILURE, RanksJob, resolve_device, run_command, run_process
 from training.model.load import digest_model, load_any
 
@@ -143,16 +139,9 @@ class _Tasks:
     def run(self, task: Task, files: Sequence[Sequence[str]]) -> tuple[dict[str, Any], pa.Table]:
         """Return the task's entry of metrics.json and its predictions."""
         encoded = self._encode(task, task.split, files)
-        if task.kind == "retrieval":
-            result, predictions = retrieve(self.loaded, encoded, self.threads)
-        elif task.kind == "association":
-            result, predictions = associate(self.loaded, task, encoded, self.threads)
-        elif task.kind == "multilabel":
-            result, predictions = classify_multilabel(self.loaded, task, encoded, self.threads, self.weights)
-        else:
-            result, predictions = classify(self.loaded, task, encoded, self.threads, self.weights)
-            if {"linear_probe", "few_shot"} & set(task.protocols):
-                result |= self._run_probes(task, encoded, files, result["metrics"])
+        result, predictions = task.measure.run(self.loaded, task, encoded, self.threads, self.weights)
+        if task.probes:
+            result |= self._run_probes(task, encoded, files, result["metrics"])
         if task.samples is not None and task.samples != result["n"]:
             result["expected_n"] = task.samples
             logger.warning("%s has %d images; the suite expects %d", task.name, result["n"], task.samples)
@@ -178,13 +167,9 @@ class _Tasks:
         examples = (train, validation[0] if validation else None, tested)
         classes, unreadable = len(task.data.class_names()), len(test.samples) - len(test.readable)
         found: dict[str, Any] = {"probe_features": "before the projection" if pooled else "embedding"}
-        if "linear_probe" in task.protocols:
-            found["linear_probe"] = probe(*examples, classes, unreadable)
-            metrics["linear_probe_top1"] = found["linear_probe"]["top1"]
-            metrics["linear_probe_mean_per_class"] = found["linear_probe"]["mean_per_class"]
-        if "few_shot" in task.protocols:
-            found["few_shot"] = evaluate_few_shot(*examples, classes, unreadable)
-            metrics |= {f"few_shot_{each['shots']}_top1": each["top1"] for each in found["few_shot"]}
+        for name in task.probes:
+            found[name], figures = plugins.find("protocols", name).run(*examples, classes, unreadable)
+            metrics |= figures
         return found
 
 

@@ -1,6 +1,6 @@
 """Export a finished model to the format of another tool: `python -m training.export JOB.json`.
 
-JOB.json: {"model": folder of a finished model, "format": open_clip, hf or onnx, "output": folder, "parent_pid": null}.
+JOB.json: {"model": folder of a finished model, "format": open_clip, hf or another, "output": folder, "parent_pid": null}.
 The features equal ours: tests compare them, and ONNX graphs are compared before they are written. Texts differ: the
 other tools do not clean captions as CLIP's vocabulary does (hf, onnx), and take only texts of the whole context
 (open_clip).
@@ -10,7 +10,7 @@ import logging
 import sys
 from pathlib import Path
 
-from training.exporters.limits import Format, check_model, check_packages
+from training.exporters.exporter import find_exporter
 from training.job import JobFile, run_command
 from training.model.checkpoint import LoadedModel, load_model
 
@@ -22,7 +22,7 @@ class ExportJob(JobFile):
 
     model: Path
     """Folder with model.safetensors, model.json and tokenizer.json."""
-    format: Format
+    format: str
     """The tool to export to."""
     output: Path
     """Folder that receives the files, made where it is missing."""
@@ -30,29 +30,19 @@ class ExportJob(JobFile):
     """Folder to which they are copied later; None: they stay."""
 
 
-def export(loaded: LoadedModel, form: Format, output: Path, final: Path | None = None) -> None:
+def export(loaded: LoadedModel, form: str, output: Path, final: Path | None = None) -> None:
     """Write a model into `output`.
 
     Args:
+        form: name of an exporter.
         final: folder where the files will lie; None: `output`.
 
     Raises: ConfigError if the format cannot hold this model, or a package is missing; names the remedy.
     """
-    check_packages(form)
-    check_model(loaded.config, form)
+    exporter = find_exporter(form)
+    exporter.check(loaded.config)
     output.mkdir(parents=True, exist_ok=True)
-    if form == "open_clip":
-        from training.exporters.open_clip import export_open_clip
-
-        export_open_clip(loaded, output, final or output)
-    elif form == "hf":
-        from training.exporters.hf import export_hf
-
-        export_hf(loaded, output)
-    else:
-        from training.exporters.onnx_graph import export_onnx
-
-        export_onnx(loaded, output)
+    exporter.write(loaded, output, final or output)
 
 
 def run_job(job: ExportJob) -> None:
@@ -60,6 +50,7 @@ def run_job(job: ExportJob) -> None:
 
     Raises: see export and training/model/checkpoint.py.
     """
+    find_exporter(job.format)  # before the model is read
     export(load_model(job.model), job.format, job.output, job.final)
 
 

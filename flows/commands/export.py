@@ -1,7 +1,7 @@
 """`pairmill export MODEL`: finds a model, exports it in another tool's format, and prints what was written."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -14,23 +14,13 @@ from tasks.engine.scratch_folders import scratch_folder
 from tasks.models.export import check_target, export_model, fetch_snapshot_model
 from tasks.models.find import find_model
 from tasks.register.exported_documents import describe_files, describe_snapshot, describe_version
-from training.exporters.limits import Format
-
-USE = {
-    "open_clip": 'open_clip.create_model_and_transforms("local-dir:{out}")',
-    "hf": (
-        'transformers.CLIPModel.from_pretrained("{out}"), '
-        'transformers.CLIPProcessor.from_pretrained("{out}", backend="pil")'
-    ),
-    "onnx": 'onnxruntime.InferenceSession("{out}/image.onnx"), onnxruntime.InferenceSession("{out}/text.onnx")',
-}
-"""Python code that loads each format."""
+from training.exporters.exporter import find_exporter
 
 
 def command(
     model: Name,
     *,
-    format: Annotated[Literal["open_clip", "hf", "onnx"], Parameter(help="The tool to export for; hf: transformers.")],
+    format: Annotated[str, Parameter(help="The tool to export for: open_clip, hf (transformers) or onnx.")],
     out: Annotated[Path, Parameter(help="Folder to write; it must be empty or not exist yet.")],
     store: StoreUri = None,
     json: Json = False,
@@ -43,7 +33,7 @@ def command(
     return export(model, format, out, services.home(), store, as_json=json)
 
 
-def export(model: str, form: Format, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+def export(model: str, form: str, out: Path, home: Path, store_uri: str | None, *, as_json: bool) -> int:
     """Export a model.
 
     Args:
@@ -55,7 +45,7 @@ def export(model: str, form: Format, out: Path, home: Path, store_uri: str | Non
     with scratch_folder("exported-model") as scratch:
         folder, documents = _find(model, form, scratch, home, store_uri)
         files = export_model(folder, form, out, home, documents)
-    use = USE[form].format(out=out)
+    use = find_exporter(form).use.format(out=out)
     if as_json:
         listed = [{"name": file.name, "bytes": file.stat().st_size} for file in files]
         print_json({"model": model, "format": form, "out": str(out), "files": listed, "use": use})
@@ -66,7 +56,7 @@ def export(model: str, form: Format, out: Path, home: Path, store_uri: str | Non
     return 0
 
 
-def _find(model: str, form: Format, scratch: Path, home: Path, store_uri: str | None) -> tuple[Path, dict[str, str]]:
+def _find(model: str, form: str, scratch: Path, home: Path, store_uri: str | None) -> tuple[Path, dict[str, str]]:
     """Return a folder with the model's files, in `scratch` if they come from a snapshot, and the model's documents."""
     if not Path(model).exists() and (found := find_snapshot(model, home, store_uri)) is not None:
         return fetch_snapshot_model(*found, scratch, form), describe_snapshot(*found)

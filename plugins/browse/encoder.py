@@ -1,4 +1,4 @@
-"""Keep a process that encodes texts and images with a model (training/encoder.py): torch is not imported here.
+"""Keep a process that encodes texts and images with a model (plugins/browse/encoder_job.py): torch is not imported here.
 
 It starts at the first request and ends with this process. A text or an image of a user is encoded before the next batch of
 a dataset's images.
@@ -118,7 +118,7 @@ class Encoder:
         environment = select_job_environment(os.environ) | {"PYTHONPATH": str(CHECKOUT), "PYTHONSAFEPATH": "1"}
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "training.encoder", str(job)],
+                [sys.executable, "-m", "plugins.browse.encoder_job", str(job)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -2,7 +2,7 @@
 
 huggingface_hub downloads, and resumes interrupted downloads. A set is complete when it has a `fetched.json`, which is
 written last and holds the revision and every file with its sha256. The environment variable `HF_ENDPOINT` names another
-server. Sets of torchvision are written in the same layout by training/evaluation/torchvision_sets.py.
+server. Sets of torchvision are written in the same layout by plugins/evaluation_sets/torchvision_sets.py.
 """
 
 import hashlib
@@ -148,7 +148,7 @@ def _write_torchvision_set(task: Task, folder: Path) -> FetchResult:
         return FetchResult(task.name, task.source, "reused", bytes=size)
     job = {"name": task.source.removeprefix(TORCHVISION), "splits": task.splits(), "output": str(folder)}
     try:
-        run_job("training.evaluation.torchvision_sets", job, folder / ".torchvision")
+        run_job("plugins.evaluation_sets.torchvision_sets", job, folder / ".torchvision")
     except PairmillError as error:
         return FetchResult(task.name, task.source, "failed", redact(str(error)).strip().splitlines()[-1])
     names = [name for name in LISTS if (folder / name).is_file()]

@@ -18,13 +18,13 @@ from dataops.snapshot import Manifest
 from dataops.store import Store
 from tasks.engine.subprocess_job import run_job
 from tasks.models.packaging import MODEL_FILES
-from training.exporters.limits import Format, check_model, check_packages
+from training.exporters.exporter import find_exporter
 from training.model_config import ModelConfig
 
 logger = logging.getLogger(__name__)
 
 
-def export_model(folder: Path, form: Format, out: Path, home: Path, documents: Mapping[str, str]) -> list[Path]:
+def export_model(folder: Path, form: str, out: Path, home: Path, documents: Mapping[str, str]) -> list[Path]:
     """Export the finished model in `folder`, and return the files in `out`.
 
     Args:
@@ -56,23 +56,22 @@ def export_model(folder: Path, form: Format, out: Path, home: Path, documents: M
     return sorted(out.iterdir())
 
 
-def check_target(form: Format, out: Path) -> None:
+def check_target(form: str, out: Path) -> None:
     """Raise a ConfigError if nothing can be exported in this format, or not to this folder."""
-    check_packages(form)
+    find_exporter(form)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: is not empty; name a new or empty folder")
 
 
-def check_card(card: bytes, form: Format) -> None:
+def check_card(card: bytes, form: str) -> None:
     """Raise a ConfigError if a format cannot hold the model of a model.json; an invalid one is left to the job."""
     with suppress(ValueError, TypeError, RecursionError):
         fields = json.loads(card)
-        check_model(
-            ModelConfig.model_validate({n: v for n, v in fields.items() if n in ModelConfig.model_fields}), form
-        )
+        config = ModelConfig.model_validate({n: v for n, v in fields.items() if n in ModelConfig.model_fields})
+        find_exporter(form).check(config)
 
 
-def fetch_snapshot_model(manifest: Manifest, store: Store, folder: Path, form: Format) -> Path:
+def fetch_snapshot_model(manifest: Manifest, store: Store, folder: Path, form: str) -> Path:
     """Copy the model of a train snapshot into `folder`, and return the folder.
 
     Raises: ConfigError if the snapshot holds no model, or the format cannot hold it.

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -58,6 +59,24 @@ class EncodedSet:
             else {"key": sample.key, "status": "unreadable", "error_message": error}
             for sample, error in zip(self.samples, self.errors, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled features; an unreadable image has none."""
+
+    features_NW: Tensor
+    labels_N: Tensor
+
+    def select(self, rows: np.ndarray) -> "Examples":
+        """Return those rows."""
+        chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.labels_N.device)
+        return Examples(self.features_NW[chosen], self.labels_N[chosen])
+
+    def concatenate(self, other: "Examples") -> "Examples":
+        """Return these examples followed by others."""
+        both = torch.cat([self.features_NW, other.features_NW]), torch.cat([self.labels_N, other.labels_N])
+        return Examples(*both)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from dataops.home import home
 from dataops.regular_files import read_text
 from dataops.text.suggestions import find_closest
 from dataops.toml_text import parse_toml
-from training.evaluation.task import Name, Task
+from training.evaluation.task import PROMPTS, Name, Task
 from training.model_config import FrozenModel
 
 FETCHED = "datasets"
@@ -152,8 +152,8 @@ def _without_probes(task: Task) -> tuple[Task, list[Absent]]:
     if not missing:
         return task, []
     reason = f"{task.root} has no split {', '.join(missing)}"
-    probes = [name for name in task.protocols if name != "prompts"]
-    rest = task.model_copy(update={"protocols": tuple(name for name in task.protocols if name == "prompts")})
+    probes = [name for name in task.protocols if name != PROMPTS]
+    rest = task.model_copy(update={"protocols": tuple(name for name in task.protocols if name == PROMPTS)})
     return rest, [Absent(name=f"{task.name}.{name}", reason=reason) for name in probes]
 
 

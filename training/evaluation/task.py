@@ -2,44 +2,31 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from dataops import plugins
 from dataops.digest import file_sha256
+from dataops.errors import ConfigError
+from training.evaluation.measures import Measure
 from training.evaluation.sets import EvalSet, Kind
 from training.model_config import FrozenModel
 
 SPLIT = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-Metric = Literal[
-    "top1",
-    "top5",
-    "mean_per_class",
-    "macro_f1",
-    "worst_group_top1",
-    "worst_group_top5",
-    "mean_average_precision",
-    "mean_average_precision_11_points",
-    "mean_R@1",
-    "roc_auc",
-    "jaccard",
-]
-Protocol = Literal["linear_probe", "few_shot", "prompts"]
-METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": (
-        "top1",
-        "top5",
-        "mean_per_class",
-        "macro_f1",
-        "roc_auc",
-        "worst_group_top1",
-        "worst_group_top5",
-    ),
-    "multilabel": ("mean_average_precision", "mean_average_precision_11_points"),
-    "retrieval": ("mean_R@1",),
-    "association": ("jaccard",),
-}
-"""Metrics that may stand for a set of each kind in averages; the first is the default."""
+PROMPTS = "prompts"
+"""The protocol that measures each prompt alone; all others read examples with labels."""
+
+
+def _is_protocol(name: str) -> str:
+    if name != PROMPTS:
+        try:
+            plugins.find("protocols", name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+    return name
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
@@ -74,7 +61,7 @@ class Task(FrozenModel):
     """Source for `pairmill datasets fetch`: a dataset repository of the Hub, or torchvision/CLASS."""
     missing: str = ""
     """Reason why the set is not available. Such a task is never run, and always listed."""
-    metric: Metric | None = None
+    metric: str | None = None
     """Metric that stands for the set in averages; None: the kind's own (top1, mean_average_precision, mean_R@1)."""
     classes: int | None = Field(default=None, ge=2)
     """Number of classes that the set must have."""
@@ -84,7 +71,7 @@ class Task(FrozenModel):
     """Labelled examples for `linear_probe` and `few_shot`."""
     val_split: str | None = Field(default=None, pattern=SPLIT)
     """Examples to choose the probe's regularisation by; None: a fifth of the training examples."""
-    protocols: tuple[Protocol, ...] = ()
+    protocols: tuple[Annotated[str, AfterValidator(_is_protocol)], ...] = ()
     """Measurements besides zero-shot transfer: linear_probe, few_shot (1, 2, 4, 8, 16 a class), prompts (each alone)."""
     base: str = ""
     """The task whose classes this one shows under a natural shift: its robustness is measured against that one."""
@@ -99,20 +86,34 @@ class Task(FrozenModel):
 
     @model_validator(mode="after")
     def _fits(self) -> "Task":
-        if self.metric is not None and self.metric not in METRICS[self.kind]:
-            raise ValueError(f"metric {self.metric} is none of a {self.kind} task: {', '.join(METRICS[self.kind])}")
+        try:
+            metrics = self.measure.metrics
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        if self.metric is not None and self.metric not in metrics:
+            raise ValueError(f"metric {self.metric} is none of a {self.kind} task: {', '.join(metrics)}")
         if self.metric in ("worst_group_top1", "worst_group_top5") and self.group is None:
             raise ValueError(f"metric {self.metric} needs [task.group]")
         if self.protocols and self.kind != "classification":
             raise ValueError(f"protocols are for classification, not {self.kind}")
-        if {"linear_probe", "few_shot"} & set(self.protocols) and self.train_split is None:
-            raise ValueError("linear_probe and few_shot need train_split")
+        if self.probes and self.train_split is None:
+            raise ValueError(f"{' and '.join(self.probes)} need train_split")
         return self
 
     @property
     def main_metric(self) -> str:
         """Metric that stands for the set."""
-        return self.metric or METRICS[self.kind][0]
+        return self.metric or self.measure.metrics[0]
+
+    @property
+    def measure(self) -> Measure:
+        """What is computed for tasks of this kind. Raises: ConfigError if its plugin is not installed."""
+        return plugins.find("measures", self.kind)
+
+    @property
+    def probes(self) -> list[str]:
+        """Protocols that read examples with labels, in the order in which they run."""
+        return [name for name in plugins.load("protocols") if name in self.protocols]
 
     @property
     def data(self) -> EvalSet:
@@ -125,8 +126,7 @@ class Task(FrozenModel):
 
     def splits(self) -> list[str]:
         """Return all splits that the task reads."""
-        probed = {"linear_probe", "few_shot"} & set(self.protocols)
-        others = [self.train_split, self.val_split] if probed else []
+        others = [self.train_split, self.val_split] if self.probes else []
         return [self.split, *(split for split in others if split is not None)]
 
     def identity(self, digest: Callable[[Path], str] = file_sha256) -> dict[str, Any]:

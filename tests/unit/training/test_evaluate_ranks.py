@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from dataops import plugins
 from dataops.home import CHECKOUT
 from tests.unit.training.evaluation.test_protocols import COLOURS, NAMES, png, shown, write_set
 from tests.unit.training.test_evaluate import content, write_checkpoint
 from training.evaluate import main
 from training.evaluation.suite import Suite
-from training.evaluation.task import Task
+from training.evaluation.task import PROMPTS, Task
 
-PROTOCOLS = ("linear_probe", "prompts")
+PROTOCOLS = tuple(name for name in ("linear_probe", "prompts") if name in {PROMPTS, *plugins.load("protocols")})
 
 
 @pytest.fixture

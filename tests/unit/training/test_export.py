@@ -4,7 +4,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,16 +13,13 @@ from torch.nn import functional as F
 
 from dataops.errors import ConfigError
 from tests.trainings import RESNET, VIT
-from training.export import Format, export, main
-from training.exporters import limits
-from training.exporters.onnx_graph import TextGraph
+from training.export import export, main
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP
 from training.model.load import load_any
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer, train_tokenizer
 from training.model_config import ModelConfig
-from training.towers.vit import ViT
 
 CAPTIONS = ["a red kite", "Two cats,  one dog's BONE", "café in Paris 2019", "a temple roof, and a flower " * 4, ""]
 MODELS = [("vit", "clip"), ("vit", "captions"), ("resnet", "captions")]
@@ -59,7 +55,7 @@ def features(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
         return images, loaded.model.encode_text(loaded.tokenizer(CAPTIONS))
 
 
-def exported(loaded: LoadedModel, form: Format, folder: Path) -> Path:
+def exported(loaded: LoadedModel, form: str, folder: Path) -> Path:
     export(loaded, form, folder)
     return folder
 
@@ -88,11 +84,11 @@ def test_an_export_to_open_clip_is_read_back_without_it(
     monkeypatch.setitem(sys.modules, "open_clip", None)
     loaded, found = models[kind], load_any(exported(models[kind], "open_clip", tmp_path / "out"))
     assert found.tokenizer(CAPTIONS).equal(loaded.tokenizer(CAPTIONS))
-    images, texts = features(loaded)
-    with torch.no_grad():
-        pixels = torch.stack([found.preprocess(image) for image in sample_images()])
-        assert found.model.encode_image(pixels).equal(images)
-        assert found.model.encode_text(found.tokenizer(CAPTIONS)).equal(texts)
+    expected = loaded.model.state_dict()
+    assert found.model.state_dict().keys() == expected.keys()
+    assert all(tensor.equal(expected[name]) for name, tensor in found.model.state_dict().items())
+    for image in sample_images():
+        assert found.preprocess(image).equal(loaded.preprocess(image))
 
 
 def test_open_clip_reads_an_exported_vocabulary(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:
@@ -125,52 +121,9 @@ def test_transformers_loads_an_export(
     )
 
 
-@pytest.mark.parametrize("name", ["resnet", "text", "vit of timm"])
-def test_graph_of_a_tower_takes_any_number_of_rows(models: dict[tuple[str, str], LoadedModel], name: str) -> None:
-    """torch.export refuses a graph for one number of rows only, such as from `len` of a batch."""
-    model = models["resnet", "captions"].model
-    towers = {"resnet": model.visual, "text": TextGraph(model)}
-    tower = towers.get(name) or ViT(image_size=32, patch_size=16, width=16, layers=1, heads=2)
-    example = torch.ones(2, 5, dtype=torch.int64) if name == "text" else torch.zeros(2, 3, 32, 32)
-    rows = torch.export.Dim("rows", min=1)
-    assert torch.export.export(tower.eval(), (example,), dynamic_shapes=({0: rows},))
-
-
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("kind", MODELS[1:], ids="-".join)
-def test_onnxruntime_runs_an_export(
-    models: dict[tuple[str, str], LoadedModel], kind: tuple[str, str], tmp_path: Path
-) -> None:
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    loaded = models[kind]
-    folder = exported(loaded, "onnx", tmp_path / "out")
-    images, texts = features(loaded)
-
-    def run(name: str, tensor: Tensor) -> np.ndarray:
-        session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"))
-        return session.run(None, {session.get_inputs()[0].name: tensor.numpy()})[0]
-
-    for count in (1, 2):
-        tensor = torch.stack([loaded.preprocess(image) for image in sample_images()[:count]])
-        np.testing.assert_allclose(run("image", tensor), images[:count], atol=1e-4, rtol=1e-4)
-    np.testing.assert_allclose(run("text", loaded.tokenizer(CAPTIONS)), texts, atol=1e-4, rtol=1e-4)
-    np.testing.assert_allclose(run("text", loaded.tokenizer(CAPTIONS[:1])), texts[:1], atol=1e-4, rtol=1e-4)
-    card = json.loads((folder / "model.json").read_text())
-    assert card["logit_scale"] == pytest.approx(float(loaded.model.logit_scale))
-
-
 def test_an_unsupported_model_raises_config_error(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no CLIP with a ResNet; export as open_clip or onnx"):
         export(models["resnet", "captions"], "hf", tmp_path)
-
-
-def test_a_missing_package_raises_an_error_that_names_it(
-    models: dict[tuple[str, str], LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(limits.PACKAGES, "onnx", ("torch", "no_such_runtime"))
-    with pytest.raises(ConfigError, match=r"no_such_runtime not installed: pip install -e '\.\[export\]'"):
-        export(models["vit", "clip"], "onnx", tmp_path)
 
 
 def test_a_failed_job_logs_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

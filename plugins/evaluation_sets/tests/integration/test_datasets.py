@@ -13,9 +13,9 @@ from PIL import Image
 from dataops.errors import ConfigError, SourceError
 from flows.app import run_command
 from plugins.evaluation_sets.hub_sets import fetch_suite
+from plugins.evaluation_sets.torchvision_sets import Job, write_set
 from tests.servers.hub import REVISION, Hub
 from training.evaluation.suite import load_suite
-from training.evaluation.torchvision_sets import Job, write_set
 
 ROW = '[[task]]\nname = "{0}"\nkind = "classification"\nsource = "{1}"\n'
 

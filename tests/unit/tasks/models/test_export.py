@@ -11,10 +11,9 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
-from flows.commands.export import USE, export
+from flows.commands.export import export
 from tasks.register.exported_documents import describe_snapshot
 from tests.manifests import build_manifest
-from training.exporters import limits
 
 
 def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(
@@ -70,10 +69,6 @@ def test_a_snapshot_is_exported_with_its_card_and_licences(tmp_path: Path) -> No
     assert "3  http://creativecommons.org/licenses/by/4.0/" in documents["LICENSE"]
 
 
-def test_hint_of_transformers_resizes_as_we_do() -> None:
-    assert 'CLIPProcessor.from_pretrained("{out}", backend="pil")' in USE["hf"]
-
-
 def _fail(*arguments: object, **options: object) -> None:
     raise AssertionError("a job was started, or a file copied")
 
@@ -82,7 +77,6 @@ def test_what_cannot_be_exported_is_refused_before_a_model_is_fetched_or_a_job_s
     finished_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.models.export.run_job", _fail)
-    monkeypatch.setitem(limits.PACKAGES, "onnx", ("onnx", "no_such_runtime"))
     sigmoid, other = tmp_path / "sigmoid", tmp_path / "other"
     card = json.loads((finished_model / "model.json").read_text())
     card |= {"init_logit_bias": -10.0}
@@ -96,7 +90,7 @@ def test_what_cannot_be_exported_is_refused_before_a_model_is_fetched_or_a_job_s
     draft.commit(build_manifest("train", parts, key=draft.key))
     monkeypatch.setattr(FolderStore, "local", _fail)
     for model, form, problem in (
-        ("models:/never-asked-for/1", "onnx", r"no_such_runtime not installed: pip install -e '\.\[export\]'"),
+        ("models:/never-asked-for/1", "caffe", "there is no 'caffe' among the exporters; there are hf, "),
         (str(finished_model), "hf", "no CLIP with a ResNet; export as open_clip or onnx"),
         (draft.key, "hf", "no CLIP with a ResNet; export as open_clip or onnx"),
         (str(sigmoid), "hf", "no logit_bias; export as open_clip"),

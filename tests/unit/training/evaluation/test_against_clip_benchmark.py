@@ -140,6 +140,7 @@ def test_classification_equals_clip_benchmark(tmp_path, both, digits):
 
 
 def test_multilabel_equals_clip_benchmark(tmp_path, both, digits):
+    pytest.importorskip("plugins.evaluation_sets")
     ours, theirs = both
     digit_images, labels = digits
     truth = np.zeros((len(labels), 10), dtype=int)

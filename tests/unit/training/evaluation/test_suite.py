@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataops import plugins
 from dataops.errors import ConfigError, ContractError
 from dataops.home import CHECKOUT
 from training.evaluation.sets import EvalSet
@@ -304,6 +305,7 @@ def test_missing_facts_raise_contract_error(tmp_path):
 
 
 def test_a_partial_suite_lists_absent_tasks_with_the_reason(tmp_path):
+    pytest.importorskip("plugins.evaluation_sets")
     write_set(tmp_path / "data")
     text = TASK + 'train_split = "train"\nprotocols = ["linear_probe", "prompts"]\n'
     absent = 'name = "u"\nkind = "retrieval"\nsource = "someone/wds_u"\n'
@@ -357,12 +359,16 @@ def test_the_reason_of_an_absent_set_says_what_to_do(tmp_path: Path):
     assert f"{tmp_path / 'gone'} is not there; name the folder that has it with --data" in absent.reason
 
 
+NEEDS_PLUGIN = pytest.mark.skipif("few_shot" not in plugins.load("protocols"), reason="its plugin is not there")
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         ('metric = "mean_average_precision"', "is none of a classification task"),
         ('metric = "worst_group_top1"', r"needs \[task.group\]"),
-        ('protocols = ["few_shot"]', "need train_split"),
+        pytest.param('protocols = ["few_shot"]', "need train_split", marks=NEEDS_PLUGIN),
+        ('protocols = ["unheard_of"]', "there is no 'unheard_of' among the protocols"),
         ('base = "nobody"', "no task is named 'nobody'"),
         ("classes = 3", "has 2 classes, but `classes` of the suite is 3"),
         ('source = "../up"', "source: String should match"),
@@ -376,6 +382,7 @@ def test_a_contradictory_task_raises_config_error(tmp_path, extra, message):
 
 @pytest.mark.parametrize(("name", "tasks", "missing"), [("paper", 37, 6), ("datacomp", 42, 3), ("vtab", 19, 0)])
 def test_shipped_suites_have_their_tasks(name, tasks, missing):
+    pytest.importorskip("plugins.evaluation_sets")
     found, labelled, problems = read_tasks(CHECKOUT / f"configs/suites/{name}.toml", Path("/data"))
     assert (found, len(labelled), problems) == (name, tasks, [])
     sets = [task for _, task in labelled]

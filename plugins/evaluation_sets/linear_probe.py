@@ -21,6 +21,7 @@ from torch import Tensor
 
 from training import distributed
 from training.evaluation.encode import map_in_order
+from training.evaluation.features import Examples
 from training.evaluation.intervals import proportion_record
 from training.evaluation.metrics import mean_per_class_record
 from training.evaluation.zero_shot import rank_true_labels
@@ -33,24 +34,6 @@ FIRST = range(0, len(GRID), 2 * STEPS_PER_DECADE)
 MAX_ITERATIONS = 1000
 SHOTS = (1, 2, 4, 8, 16)
 VALIDATION_SHARE = 0.2
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Labelled features; an unreadable image has none."""
-
-    features_NW: Tensor
-    labels_N: Tensor
-
-    def select(self, rows: np.ndarray) -> "Examples":
-        """Return those rows."""
-        chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.labels_N.device)
-        return Examples(self.features_NW[chosen], self.labels_N[chosen])
-
-    def concatenate(self, other: "Examples") -> "Examples":
-        """Return these examples followed by others."""
-        both = torch.cat([self.features_NW, other.features_NW]), torch.cat([self.labels_N, other.labels_N])
-        return Examples(*both)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Write a dataset of torchvision in CLIP_benchmark's layout: `python -m training.evaluation.torchvision_sets JOB.json`.
+"""Write a dataset of torchvision in CLIP_benchmark's layout: `python -m plugins.evaluation_sets.torchvision_sets JOB.json`.
 
 JOB.json: {"name": a class of torchvision.datasets, "splits": ["test", "train"], "output": folder, "parent_pid": null}.
 torchvision downloads to `output`/.torchvision/data what is not there yet. Images that it keeps decoded are written as

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from plugins.browse.encoder_job import EncoderJob, run_job
 from tests.trainings import VIT, jpeg
-from training.encoder import EncoderJob, run_job
 from training.model.checkpoint import load_model, save_model
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess, decode_rgb

@@ -7,17 +7,17 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from training.evaluation import linear_probe
-from training.evaluation.linear_probe import (
+from plugins.evaluation_sets import linear_probe
+from plugins.evaluation_sets.linear_probe import (
     FIRST,
     GRID,
     SHOTS,
-    Examples,
     evaluate_few_shot,
     fit_each,
     probe,
     search_strength,
 )
+from training.evaluation.features import Examples
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Encode texts and images with a CLIP model on request: `python -m training.encoder JOB.json`.
+"""Encode texts and images with a CLIP model on request: `python -m plugins.browse.encoder_job JOB.json`.
 
 One request is one line of JSON on standard input, and one line of JSON on standard output answers it::
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from training.evaluation.class_weights import compute_class_weights
 from training.evaluation.encode import EvaluatedModel
 from training.evaluation.features import EncodedSet
-from training.evaluation.metrics import average_precision, average_precision_11_points
 from training.evaluation.task import Task
 from training.evaluation.zero_shot import BEST, iterate_chunks, select_top
 
@@ -93,3 +92,28 @@ def _result(encoded: EncodedSet, scores_RC: np.ndarray, classes: int) -> dict[st
         "metrics": metrics,
         "average_precision": [round(value, 6) for value in each[""]],
     }
+
+
+def average_precision(scores_N: np.ndarray, relevant_N: np.ndarray) -> float:
+    """Return the mean, over the relevant images, of the precision down to each, images ranked by falling score.
+
+    Equal scores rank in the order of the images. A class without a relevant image has 0, as in CLIP_benchmark.
+    Source: CLIP_benchmark 1.6.2, metrics/zeroshot_classification.py, average_precision_per_class.
+    """
+    relevant = relevant_N[np.argsort(-scores_N, kind="stable")].astype(bool)
+    precision = np.cumsum(relevant) / np.arange(1, len(relevant) + 1)
+    return float(precision[relevant].sum() / max(relevant.sum(), 1))
+
+
+def average_precision_11_points(scores_N: np.ndarray, relevant_N: np.ndarray) -> float:
+    """Return the mean of the best precision at recall 0, 0.1, ..., 1 or more: the score of PASCAL VOC 2007 and the paper.
+
+    Source: Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) Challenge", section 4.2.
+    """
+    relevant = relevant_N[np.argsort(-scores_N, kind="stable")].astype(bool)
+    if not relevant.any():
+        return 0.0
+    hits = np.cumsum(relevant)
+    precision, recall = hits / np.arange(1, len(relevant) + 1), hits / hits[-1]
+    # 10 x recall in whole tenths: 3/10 >= 0.3 must hold in binary too
+    return float(np.mean([precision[recall * 10 >= tenth - 1e-9].max() for tenth in range(11)]))

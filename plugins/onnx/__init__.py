@@ -1,0 +1,1 @@
+"""`pairmill export --format onnx`: two graphs, for onnxruntime and others."""
