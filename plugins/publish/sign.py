@@ -19,7 +19,6 @@ from plugins.publish.signatures import (
     verify_folder,
     verify_snapshot,
 )
-from plugins.publish.signing_keys import SigningKey
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.models.find import get_version
 from tasks.tracking import client as tracking
@@ -31,20 +30,7 @@ ARTEFACT = "signature"
 def sign_command(
     what: Name,
     *,
-    key: Annotated[
-        str,
-        Parameter(
-            name="--key",
-            help="PEM file of the private key, or a PKCS#11 URI without a PIN; with --command, PEM file of the public key.",
-        ),
-    ],
-    command: Annotated[
-        str | None,
-        Parameter(
-            help="Program that signs with a key of a KMS: it gets the message on standard input, and writes its ECDSA"
-            " signature to standard output. No shell interprets it."
-        ),
-    ] = None,
+    key: Annotated[str, Parameter(name="--key", help="PEM file of the private key, or a PKCS#11 URI without a PIN.")],
     store: StoreUri = None,
     json: Json = False,
 ) -> int:
@@ -53,13 +39,13 @@ def sign_command(
     Args:
         what: A folder, the key of a snapshot such as a dataset, or a registered model.
     """
-    return sign(what, SigningKey(key, command), services.home(), store, as_json=json)
+    return sign(what, key, services.home(), store, as_json=json)
 
 
-def sign(what: str, key: SigningKey, home: Path, store_uri: str | None, *, as_json: bool) -> int:
+def sign(what: str, key: str, home: Path, store_uri: str | None, *, as_json: bool) -> int:
     """Sign a folder, a snapshot or a registered model.
 
-    Raises: ConfigError if there is no such thing, or the key cannot be used; JobFailed if the command of the key failed.
+    Raises: ConfigError if there is no such thing, or the key cannot be used.
     """
     if (path := _find_folder(what)) is not None:
         target = path / SIGNATURE
@@ -125,7 +111,7 @@ def _find_folder(what: str) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _sign_registered(what: str, key: SigningKey) -> tuple[str, bool]:
+def _sign_registered(what: str, key: str) -> tuple[str, bool]:
     """Sign a registered version. Return the URI of the signature, and whether it replaced an earlier one."""
     name, run = _find_version(what)
     replaces = _is_signed(run)

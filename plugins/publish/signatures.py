@@ -7,18 +7,19 @@ the store, as that of a training does. That of a registered model is an artefact
 import base64
 import json
 import os
+import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable
-from contextlib import redirect_stdout
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from dataops.errors import ConfigError, CorruptPart
+from dataops.redaction import read_secret
 from dataops.snapshot import MANIFEST, Manifest, find_manifest
 from dataops.store import Store
-from plugins.publish.signing_keys import SigningKey, key_errors
 
 SIGNATURE = "model.sig"
 FOLDER = "signatures"
@@ -26,22 +27,27 @@ UNSIGNED = frozenset({SIGNATURE, ".cache", ".git", ".gitattributes", ".github", 
 """Names at the top of a folder that a signature does not cover: itself, and what Git and a download from the Hub leave."""
 _DERIVED = ("_work/",)
 """Folders of a snapshot with objects that are made from its parts, or while it is made."""
+_CURVES = "on P-256, P-384 or P-521"
 _LISTED = 20
 """Maximum number of files that a message names."""
+
+
+PASSWORD = "PAIRMILL_KEY_PASSWORD"
+"""Environment variable with the password of an encrypted key file."""
 
 
 class _Differs(Exception):
     """Files differ from a signature."""
 
 
-def sign_folder(folder: Path, key: SigningKey, signature: Path) -> None:
+def sign_folder(folder: Path, key: str, signature: Path) -> None:
     """Write the signature of all files of a folder, or of one file.
 
     Raises: ConfigError if the key cannot be used, the folder has links or no files, or a file cannot be read or written.
     """
     signing, hashing = _import("signing"), _import("hashing")
     config = signing.Config()
-    key.use_in(config)
+    _use_private_key(config, key)
     config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[SIGNATURE, ".cache"]))
     try:
         files, irregular = list_files(folder := folder.resolve())
@@ -50,6 +56,33 @@ def sign_folder(folder: Path, key: SigningKey, signature: Path) -> None:
         config.sign(folder, signature)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be signed: {error.filename or signature}: {error.strerror}") from error
+
+
+def _use_private_key(config: Any, key: str) -> None:
+    """Let a config of model_signing sign with a PEM file or a PKCS#11 URI. Raises: ConfigError if it cannot be used."""
+    with _key_errors(key, f"a PEM file of a private key {_CURVES}; {PASSWORD} has the password of an encrypted one"):
+        if not key.startswith("pkcs11:"):
+            password = read_secret(PASSWORD)
+            secret: Any = password.get_secret_value().encode() if password else None
+            config.use_elliptic_key_signer(private_key=Path(key), password=secret)
+        elif re.search(r"[?&;]pin-value=", key):
+            raise ConfigError("--key has a PIN, which others on this machine can read; name a file by pin-source=file:")
+        else:
+            config.use_pkcs11_signer(pkcs11_uri=key)
+
+
+@contextmanager
+def _key_errors(key: str, needed: str) -> Iterator[None]:
+    """Translate errors of a key. The text of the library is left out, because it may quote the key."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except FileNotFoundError:
+        raise ConfigError(f"--key {key}: no such file") from None
+    except Exception as error:  # each kind of key and module has its own
+        kind = type(error).__name__
+        raise ConfigError(f"--key {key.partition('?')[0]} cannot be used ({kind}): name {needed}") from None
 
 
 def verify_folder(folder: Path, key: str, signature: Path, name: str, signed_as: str | None = None) -> int:
@@ -64,7 +97,7 @@ def verify_folder(folder: Path, key: str, signature: Path, name: str, signed_as:
         cannot be used.
     """
     config = _new_verification()
-    with key_errors(key, is_private=False):
+    with _key_errors(key, f"a PEM file of a public key {_CURVES}"):
         config.use_elliptic_key_verifier(public_key=Path(key))
     try:
         files, irregular = list_files(folder := folder.resolve())
@@ -148,7 +181,7 @@ def _join(lines: Iterable[str]) -> str:
     return "; ".join([*lines[:_LISTED], *more])
 
 
-def sign_snapshot(manifest: Manifest, store: Store, key: SigningKey) -> str:
+def sign_snapshot(manifest: Manifest, store: Store, key: str) -> str:
     """Sign the manifest of a snapshot, and return the name of the signature in the store."""
     with tempfile.TemporaryDirectory() as name:
         path, signature = Path(name) / MANIFEST, Path(name) / SIGNATURE

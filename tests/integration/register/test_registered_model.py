@@ -20,7 +20,6 @@ from PIL import Image, ImageDraw
 
 from dataops.errors import ConfigError, CorruptPart
 from plugins.publish.sign import sign, verify
-from plugins.publish.signing_keys import SigningKey
 from plugins.publish.tests.unit.test_signatures import write_keys
 from tasks.models.find import find_model
 from tests.integration.register.bare_environment import BareEnvironment
@@ -197,7 +196,7 @@ def test_registered_model_is_signed_and_a_changed_byte_on_the_server_is_named(
     uri = registered[0].facts["model_uri"]
     with pytest.raises(ConfigError, match="is not signed; sign it with"):
         verify(uri, public, tmp_path, None, as_json=True)
-    assert sign(uri, SigningKey(private), tmp_path, None, as_json=True) == 0
+    assert sign(uri, private, tmp_path, None, as_json=True) == 0
     assert verify(uri, public, tmp_path, None, as_json=True) == 0
     changed = (
         "model.safetensors",

@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from dataops.errors import ConfigError, CorruptPart
 from plugins.publish.sign import sign, verify
-from plugins.publish.signatures import SIGNATURE
-from plugins.publish.signing_keys import PASSWORD, SigningKey
+from plugins.publish.signatures import PASSWORD, SIGNATURE
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
 pytest.importorskip("model_signing")
@@ -42,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_any_flipped_byte_added_or_missing_file_is_named(folder: Path, tmp_path: Path) -> None:
     private, public = write_keys(tmp_path)
-    assert sign(str(folder), SigningKey(private), tmp_path, None, as_json=True) == 0
+    assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     with pytest.raises(CorruptPart, match="it was signed as 'model', not as 'moved'"):
@@ -79,7 +78,7 @@ def test_signed_folder_is_found_by_any_path_and_signed_again(
     (folder / ".cache" / "left").write_bytes(b"by a download")
     monkeypatch.chdir(tmp_path)
     for key, twin, replaced in ((private, public, False), (*other, True)):
-        assert sign("model", SigningKey(key), tmp_path, None, as_json=True) == 0
+        assert sign("model", key, tmp_path, None, as_json=True) == 0
         assert json.loads(capsys.readouterr().out)["replaced"] == replaced
         for path in ("model", "./model/", "link", str(folder)):
             assert verify(path, twin, tmp_path, None, as_json=True) == 0
@@ -96,7 +95,7 @@ def test_folder_that_the_key_signed_for_another_model_is_refused(folder: Path, t
     shutil.copytree(folder, other)
     (other / "model.safetensors").write_bytes(b"other weights")
     for one in (folder, other):
-        assert sign(str(one), SigningKey(private), tmp_path, None, as_json=True) == 0
+        assert sign(str(one), private, tmp_path, None, as_json=True) == 0
     shutil.rmtree(folder)
     shutil.copytree(other, folder)
     with pytest.raises(CorruptPart, match="it was signed as 'other', not as 'model'") as refused:
@@ -146,7 +145,7 @@ def test_what_is_not_as_it_was_signed_is_named(
     folder: Path, tmp_path: Path, change: Callable[[Path], Any], message: str
 ) -> None:
     private, public = write_keys(tmp_path)
-    assert sign(str(folder), SigningKey(private), tmp_path, None, as_json=True) == 0
+    assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
     change(folder)
     with pytest.raises(CorruptPart) as refused:
         verify(str(folder), public, tmp_path, None, as_json=True)
@@ -155,7 +154,7 @@ def test_what_is_not_as_it_was_signed_is_named(
 
 def test_file_that_cannot_be_read_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private, public = write_keys(tmp_path)
-    assert sign(str(folder), SigningKey(private), tmp_path, None, as_json=True) == 0
+    assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
 
     def deny(
         file: Any, *args: Any, opened: Any = builtins.open, **kwargs: Any
@@ -168,7 +167,7 @@ def test_file_that_cannot_be_read_is_named(folder: Path, tmp_path: Path, monkeyp
     with pytest.raises(CorruptPart, match=r"code/a\.py cannot be read: Permission denied"):
         verify(str(folder), public, tmp_path, None, as_json=True)
     with pytest.raises(ConfigError, match=r"cannot be signed: .*code/a\.py: Permission denied"):
-        sign(str(folder), SigningKey(private), tmp_path, None, as_json=True)
+        sign(str(folder), private, tmp_path, None, as_json=True)
 
 
 def test_folder_with_links_or_without_files_is_not_signed(folder: Path, tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def test_folder_with_links_or_without_files_is_not_signed(folder: Path, tmp_path
         (folder / "README.md", "is a file, and folders are signed; name its folder"),
     ):
         with pytest.raises(ConfigError, match=message):
-            sign(str(path), SigningKey(private), tmp_path, None, as_json=True)
+            sign(str(path), private, tmp_path, None, as_json=True)
     assert not list(tmp_path.rglob(SIGNATURE))
 
 
@@ -190,7 +189,7 @@ def test_any_flipped_byte_of_a_signature_is_found(folder: Path, tmp_path: Path) 
     private, public = write_keys(tmp_path)
     path, data = folder / SIGNATURE, b""
     while b'=","' not in data.rpartition(b'"sig":')[2]:  # base64 ignores bits of its last byte if it ends with `=`
-        assert sign(str(folder), SigningKey(private), tmp_path, None, as_json=True) == 0
+        assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
         data = path.read_bytes()
     places = {*range(0, len(data), 40), *range(data.rindex(b'"sig":'), len(data))}
     for place in places:
@@ -205,9 +204,8 @@ def test_dataset_is_verified_from_its_manifest_to_each_part(tmp_path: Path, caps
     private, public = write_keys(tmp_path)
     with pytest.raises(ConfigError, match="is not signed in"):
         verify(pack.key, public, home, store.uri, as_json=True)
-    for key in (SigningKey(public, f"openssl dgst -sha256 -sign '{private}'"), SigningKey(private)):
-        assert sign(pack.key, key, home, store.uri, as_json=True) == 0
-        assert verify(pack.key, public, home, store.uri, as_json=True) == 0
+    assert sign(pack.key, private, home, store.uri, as_json=True) == 0
+    assert verify(pack.key, public, home, store.uri, as_json=True) == 0
     objects = {name: pack.path(name) for name in ["manifest.json", *(part.name for part in pack.parts)]}
     objects[f"pack-{pack.key}.sig"] = f"signatures/pack-{pack.key}.sig"
     for name, object_name in objects.items():
@@ -238,9 +236,9 @@ def test_other_keys_are_refused_without_their_text(
 ) -> None:
     private, _ = write_keys(tmp_path, b"correct horse")
     with pytest.raises(ConfigError, match=f"cannot be used .*{PASSWORD} has the password"):
-        sign(str(folder), SigningKey(private), tmp_path, None, as_json=True)
+        sign(str(folder), private, tmp_path, None, as_json=True)
     monkeypatch.setenv(PASSWORD, "correct horse")
-    assert sign(str(folder), SigningKey(private), tmp_path, None, as_json=True) == 0
+    assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
     monkeypatch.delenv(PASSWORD)
     (tmp_path / "other").mkdir()
     _, public = write_keys(tmp_path / "other")
@@ -250,9 +248,9 @@ def test_other_keys_are_refused_without_their_text(
     path = tmp_path / "rsa.pem"
     path.write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     with pytest.raises(ConfigError, match=r"rsa\.pem cannot be used"):
-        sign(str(folder), SigningKey(str(path)), tmp_path, None, as_json=True)
+        sign(str(folder), str(path), tmp_path, None, as_json=True)
     with pytest.raises(ConfigError, match="no such file"):
-        sign(str(folder), SigningKey(str(tmp_path / "none.pem")), tmp_path, None, as_json=True)
+        sign(str(folder), str(tmp_path / "none.pem"), tmp_path, None, as_json=True)
     with pytest.raises(ConfigError, match="has a PIN") as refused:
-        sign(str(folder), SigningKey("pkcs11:token=t;object=o?pin-value=123456"), tmp_path, None, as_json=True)
+        sign(str(folder), "pkcs11:token=t;object=o?pin-value=123456", tmp_path, None, as_json=True)
     assert "123456" not in str(refused.value)
