@@ -43,8 +43,8 @@ Pairs = list[tuple[str, str]]
 def ours_pairs(path: Path) -> Pairs:
     """Return (canonical URL, unchanged alt) of the images with an alt."""
     from dataops.archives.warc import Damage
-    from dataops.archives.wat import ImageLink, read_wat, resolve_base_url
     from dataops.web.urls import Resolver
+    from plugins.common_crawl.wat import ImageLink, read_wat, resolve_base_url
 
     pairs: Pairs = []
     with path.open("rb") as file:
@@ -65,8 +65,8 @@ def ours_pairs(path: Path) -> Pairs:
 def ours_rows(path: Path) -> list[Any]:
     """Return the number of rows that the stage extracts; nothing is kept or written."""
     from dataops.archives.warc import Damage
-    from dataops.archives.wat import extract_wat_pairs, read_wat
-    from tasks.extract.sources.wat import WatSource
+    from plugins.common_crawl.source import WatSource
+    from plugins.common_crawl.wat import extract_wat_pairs, read_wat
 
     source, rows = WatSource(paths=["-"]), 0
     bounds, opt_out = source.bounds, source.opt_out
@@ -81,7 +81,7 @@ def ours_stage(path: Path) -> list[Any]:
     """Return counts and part digests of the extract stage's task on the file."""
     from dataops.snapshot import Draft
     from dataops.store import FolderStore
-    from tasks.extract.sources.wat import WatSource
+    from plugins.common_crawl.source import WatSource
     from tasks.extract.stage import FileTask, extract_file
     from tasks.files.find import LocalFile
 

@@ -87,9 +87,9 @@ def _unpacked(data: bytes) -> bytes:
 
 def _load_wat() -> Parser:
     from dataops.archives.members import Damage
-    from dataops.archives.wat import extract_wat_pairs, read_wat
     from dataops.errors import SourceError
     from dataops.web.page_pairs import PageBounds
+    from plugins.common_crawl.wat import extract_wat_pairs, read_wat
 
     bounds = PageBounds(caption=1_000, url=2_000)
 

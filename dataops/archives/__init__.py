@@ -1,1 +1,1 @@
-"""Readers of web archive formats: WARC, WAT, gzip members and HTTP bodies."""
+"""Readers of web archive formats: WARC, gzip members and HTTP bodies."""

@@ -266,6 +266,7 @@ PAGES: dict[str, tuple[Answer, str]] = {
 
 
 def test_crawl_reads_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("plugins.crawl")
     answers = {f"{name}.test": answer for name, (answer, _) in PAGES.items()}
     answers["page-robots.test/robots.txt"] = Endless(OK, b"X-Header: " + b"x" * 3_000 + b"\r\n")
     with served(answers, monkeypatch) as web:

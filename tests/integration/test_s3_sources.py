@@ -9,11 +9,10 @@ import pytest
 from dataops.errors import ConfigError, SourceError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
+from plugins.common_crawl.source import CommonCrawlSource, WatSource
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.extract.sources.common_crawl import CommonCrawlSource
 from tasks.extract.sources.warc import WarcSource
-from tasks.extract.sources.wat import WatSource
 from tasks.extract.stage import EXTRACT
 from tasks.files.find import find_source_files
 from tasks.lists.locations import read_values

@@ -304,6 +304,7 @@ def requests(web: Web) -> dict[str, list[str]]:
 
 
 def crawl(web: Web, folder: Path) -> tuple[Manifest, FolderStore]:
+    pytest.importorskip("plugins.crawl")
     store = FolderStore(folder / "store")
     site = find("sources", "site")(
         start=tuple(map(url, FORMS)), connect_to=web.connect_to(), delay=0.0, retries=0, timeout=20

@@ -2,22 +2,24 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dataops.errors import SourceError
+from dataops.plugins import load
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.extract.sources.base import FilesSource
 from tasks.extract.sources.warc import WarcSource
-from tasks.extract.sources.wat import WatSource
 from tasks.extract.stage import EXTRACT
 from tests.inline_executor import InlineExecutor
 from tests.unit.dataops.archives.damaged_archives import FORMATS, warc_records, wat_records
 
-KINDS: dict[str, type[FilesSource]] = {"warc": WarcSource, "wat": WatSource}
+KINDS: dict[str, Any] = {"warc": WarcSource}
+if "wat" in load("sources"):  # of a plugin
+    KINDS["wat"] = load("sources")["wat"]
 
 
 @pytest.fixture(autouse=True)

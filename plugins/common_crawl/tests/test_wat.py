@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.archives.members import Damage
-from dataops.archives.wat import extract_wat_pairs, read_wat
 from dataops.errors import SourceError
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds
-from tests.unit.dataops.archives.reference_wat import reference_rows
+from plugins.common_crawl.tests.reference_wat import reference_rows
+from plugins.common_crawl.wat import extract_wat_pairs, read_wat
 from tests.wat_files import json_record, page_value, plain_record, record, warcinfo, write_wat
 
 BOUNDS = PageBounds(2000, 4096)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dataops.archives.warc import Damage, Page, read_pages
-from dataops.archives.wat import WatPage, read_wat
 from dataops.errors import SourceError
+from plugins.common_crawl.wat import WatPage, read_wat
 from tests.unit.dataops.archives.damaged_archives import (
     FORMATS,
     Archive,

@@ -15,9 +15,9 @@ from dataops.errors import SourceError
 from dataops.home import CHECKOUT
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
+from plugins.common_crawl.source import CommonCrawlFile, CommonCrawlSource
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.extract.sources.common_crawl import CommonCrawlFile, CommonCrawlSource
 from tasks.extract.stage import EXTRACT
 from tasks.files import resumable
 from tests.inline_executor import InlineExecutor
@@ -178,7 +178,7 @@ RUN = """
 import sys
 from pathlib import Path
 from dataops.store import FolderStore
-from tasks.extract.sources.common_crawl import CommonCrawlSource
+from plugins.common_crawl.source import CommonCrawlSource
 from tasks.extract.stage import EXTRACT
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan

@@ -14,9 +14,9 @@ import pytest
 from dataops.archives.http_body import split_response
 from dataops.archives.members import zstd
 from dataops.archives.warc import Damage, Page, read_pages
-from dataops.archives.wat import extract_wat_pairs, read_wat
 from dataops.errors import SourceError
 from dataops.web.page_pairs import PageBounds
+from plugins.common_crawl.wat import extract_wat_pairs, read_wat
 from tests.unit.dataops.archives.damaged_archives import DICTIONARY, skippable, warc_records
 from tests.unit.dataops.archives.http_response import http
 from tests.wat_files import json_record, page_value

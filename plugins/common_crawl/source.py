@@ -1,4 +1,6 @@
-"""`kind = "common_crawl"`: WAT files of Common Crawl, streamed from its public host, its bucket, or a mirror.
+"""`kind = "wat"`: files of page metadata; `kind = "common_crawl"`: those of Common Crawl.
+
+They are streamed from its public host, its bucket, or a mirror.
 
 Source: commoncrawl.org/get-started: `crawl-data/<crawl>/wat.paths.gz` lists the WAT files of a crawl.
 """
@@ -12,12 +14,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from dataops.archives.members import Damage
 from dataops.digest import text_sha256
 from dataops.errors import UnusableSource
 from dataops.snapshot import Input
+from plugins.common_crawl.wat import extract_wat_pairs, read_wat
 from tasks.engine.context import Context
-from tasks.extract.sources.base import EarlierSource, Provenance, SourceEstimate, Template
-from tasks.extract.sources.wat import WatReader
+from tasks.extract.sources.base import EarlierSource, FilesSource, Provenance, SourceEstimate, Template, WebSource
+from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.files.base import SourceFile
 from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ResumableStream, RetryLimit
@@ -29,6 +33,32 @@ MAX_LISTING_BYTES = 256 << 20
 """Maximum size of the decompressed list of a crawl's files, in bytes (a list of 100,000 files has 14 MB)."""
 _CRAWL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PATH = re.compile(r"crawl-data/[A-Za-z0-9._/-]{1,500}\.wat\.gz")
+
+
+class WatReader(WebSource):
+    """A source of WAT files."""
+
+    extracted_with: ClassVar[str] = "pairmill-wat/1"
+
+    def read(self, file: SourceFile, rows: PairsWriter) -> None:
+        bounds, opt_out = self.bounds, self.opt_out
+        with file.open() as stream:
+            for found in read_wat(stream, self.max_url_chars, rows.count):
+                if isinstance(found, Damage):
+                    rows.add_damage(found.offset, found.reason)
+                    continue
+                origin, pairs, surplus_images = extract_wat_pairs(found, bounds, opt_out)
+                if surplus_images:
+                    rows.add_damage(found.offset, "too_many_images")
+                rows.add(origin, pairs)
+
+
+class WatSource(FilesSource, WatReader):
+    """`[source]` of `kind = "wat"`."""
+
+    kind: Literal["wat"] = "wat"
+    """WAT files: gz, zstd or plain."""
+    order: ClassVar[int] = 2
 
 
 class CommonCrawlSource(WatReader):
