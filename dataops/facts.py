@@ -41,17 +41,21 @@ class Facts(BaseModel):
     """The fact under which they are, for a step or a hook; None for those of the stage itself."""
 
     @classmethod
-    def of(cls, made: Manifest | Record) -> Self:
+    def of(cls, made: Manifest | Record, table: str | None = None) -> Self:
         """Return the facts of a snapshot or of a task.
+
+        Args:
+            table: by default that of the class.
 
         Raises: CorruptPart that names the snapshot and the fact if a required one is missing or has another type.
         """
-        facts = made.facts if cls.table is None else made.facts.get(cls.table, {})
+        table = table or cls.table
+        facts = made.facts if table is None else made.facts.get(table, {})
         try:
             return cls.model_validate(facts)
         except ValidationError as error:
             where = made.path(MANIFEST) if isinstance(made, Manifest) else f"the record of {made.task}"
-            places = [".".join(map(str, filter(None, (cls.table, *one["loc"])))) for one in error.errors()[:5]]
+            places = [".".join(map(str, filter(None, (table, *one["loc"])))) for one in error.errors()[:5]]
             problems = [f"{place}: {one['msg']}" for place, one in zip(places, error.errors(), strict=False)]
             raise CorruptPart(
                 f"{where} has other facts ({'; '.join(problems)}); a run with --force remakes it"

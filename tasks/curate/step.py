@@ -60,7 +60,7 @@ def describe_steps(curate: Manifest | None) -> list[str]:
     if curate is None:
         return []
     steps = [step for step in plugins.load("steps").values() if step.table in CurateFacts.of(curate).further]
-    return [sentence for step in steps for sentence in step.describe(step.facts.of(curate))]
+    return [sentence for step in steps for sentence in step.describe(step.facts.of(curate, step.table))]
 
 
 def list_steps(config: Any) -> list[Step]:

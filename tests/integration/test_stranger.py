@@ -58,6 +58,7 @@ MODULES = {
 
         def run(work, shards):
             import pyarrow.compute as pc
+            from dataops.facts import Facts
             from tasks.curate.decisions import put_result, read_kept
             from tasks.curate.step import StepOutput
 
@@ -66,7 +67,7 @@ MODULES = {
                 number = pc.utf8_length(rows["caption"]).cast(pa.int32())
                 dim = pc.if_else(pc.less(number, work.config.brightness.least), "dim", pa.scalar(None, pa.string()))
                 put_result(work.draft, shard, "brightness", pa.table({"brightness": number, "drop_reason": dim}))
-            return StepOutput(facts={"rows": sum(shard.size for shard in shards)})
+            return StepOutput(facts=Facts(rows=sum(shard.size for shard in shards)))
     ''',
     "executor": '''
         """Run tasks in threads of this process."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dataops.facts import BalancedRows
 from dataops.home import CHECKOUT
 from dataops.schema import DOWNLOADED, PAIRS, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_digest
@@ -124,7 +125,7 @@ def build_snapshots(folder: Path) -> SimpleNamespace:
         "curate": Counts(input=480, kept=400, dropped={"near_duplicate": 80}),
     }
     config = {"endpoint": "https://user:hunter2@example.org/x", "api_token": "hunter2", "min_words": 2}
-    seen = {"pairs": 500, "unmatched": 0, "kept": 500, "seen": 400, "unmatched_examples": []}
+    seen = BalancedRows(pairs=500, unmatched=0, kept=500, seen=400)
     balance = merge_balance(["<script>", "kite"], np.array([400, 9]), np.array([90.5, 9.0]), [seen])
     manifests = {}
     for name, counts in pairs.items():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dataops.errors import ConfigError, ServiceError
+from dataops.facts import RegisterFacts
 from plugins.disclosure.find_subject import find_subject
 from tasks.engine import stage
 from tasks.register import mlflow_run
@@ -160,11 +161,11 @@ def test_registration_links_the_model_card_and_logs_lineage_events(registered: A
 
 
 def test_page_urls_are_those_in_the_manifest(registered: Any, environment: str) -> None:
-    links = page_urls(registered[0].facts)
-    facts = registered[0].facts
-    assert links == facts["links"]
-    assert links["run"].startswith(f"{environment}/#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}?")
-    assert links["model version"].startswith(f"{environment}/#/models/clip-demo/versions/{facts['version']}")
+    facts = RegisterFacts.of(registered[0])
+    links = page_urls(facts)
+    assert links == facts.links
+    assert links["run"].startswith(f"{environment}/#/experiments/{facts.experiment_id}/runs/{facts.run_id}?")
+    assert links["model version"].startswith(f"{environment}/#/models/clip-demo/versions/{facts.version}")
 
 
 def test_registration_is_deterministic_and_omits_credentials(registered: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def run(work, shards):
         assert rows["bytes"].null_count == 0, "the scores come first"
         result = pa.table({"length": pa.array(lengths, pa.int32()), "drop_reason": pa.array(reasons, pa.string())})
         put_result(work.draft, shard, "short", result)
-    return StepOutput(facts={"shards": len(shards)})
+    return StepOutput(facts=Facts(shards=len(shards)))
 
 LENGTH = Column("length", pa.int32(), "Characters of the caption.")
 STEP = Step("short", Config, "stranger:run", [LENGTH], {"wordy": DropReason("Too long.", "`curate.short.longest`")})
