@@ -20,6 +20,7 @@ from isal.igzip_lib import DECOMP_GZIP, IgzipDecompressor, IsalError
 from lz4.frame import LZ4FrameDecompressor
 
 from dataops.errors import UnusableSource
+from dataops.reasons import Reason
 
 _BLOCK = 1 << 16  # bytes per read; larger blocks need fresh memory pages each time
 LONGEST_PATTERN = 64
@@ -355,7 +356,7 @@ def _rest(
     while not inflater.eof:
         compressed = window.at(at, _INPUT) if inflater.needs_input else b""
         if not compressed and inflater.needs_input:
-            broken = "truncated"
+            broken = Reason.TRUNCATED
             break
         try:
             outputs.append(inflater.decompress(compressed, _OUTPUT))

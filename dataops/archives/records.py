@@ -28,6 +28,7 @@ from dataops.archives.members import (
     starts_record,
 )
 from dataops.errors import UnusableSource
+from dataops.reasons import Reason
 
 _CHUNK = 1 << 20
 _RECORD = re.compile(rb"WARC/[01]\.\d(?:(?<=\nWARC/[01]\.\d)|(?=\r?\n[A-Z]))")
@@ -112,7 +113,7 @@ class ChunkRun:
 
     def drop_truncation(self) -> bool:
         """Drop the damage that ends the run if the file is cut off there. Return whether it is."""
-        if not isinstance(self.next, Damage) or self.next.reason != "truncated":
+        if not isinstance(self.next, Damage) or self.next.reason != Reason.TRUNCATED:
             return False
         self.next = next(self._chunks, None)
         return True
@@ -189,9 +190,9 @@ def _read_record(run: ChunkRun, at: int, max_bytes: int) -> tuple[StreamedRecord
         split = split_head(run.data, at)
     if not run.data.startswith(VERSIONS, at):
         is_truncated = run.is_last and len(run.data) < at + 7
-        return Damage(offset, "truncated" if is_truncated else "bad_record"), _find_next(run, at)
+        return Damage(offset, Reason.TRUNCATED if is_truncated else "bad_record"), _find_next(run, at)
     if split is None:
-        return Damage(offset, "truncated" if run.is_last else "bad_record"), run.find_record(at + 5)
+        return Damage(offset, Reason.TRUNCATED if run.is_last else "bad_record"), run.find_record(at + 5)
     head, start = run.data[at : split[0]], split[1]
     length = LENGTH.search(head)
     if length is None:
@@ -202,7 +203,7 @@ def _read_record(run: ChunkRun, at: int, max_bytes: int) -> tuple[StreamedRecord
     if not run.read_up_to(end):
         if run.is_broken:
             return Damage(offset, "bad_record"), None
-        return Damage(offset, "truncated" if run.is_last else "bad_length"), _find_next(run, at)
+        return Damage(offset, Reason.TRUNCATED if run.is_last else "bad_length"), _find_next(run, at)
     run.read_up_to(end + _AFTER_SIZE)
     after = run.data[end : end + _AFTER_SIZE]
     if not _AFTER.match(after) or (not _NEXT.match(after) and _holds_record(run.data, at, start, end)):
@@ -234,10 +235,10 @@ def _skip_large_record(
         complete = run.skip(end) and (run.read_up_to(_AFTER_SIZE) or True)
         if complete and _AFTER.match(run.data[:_AFTER_SIZE]):
             return StreamedRecord(offset, head, None), 0
-        return Damage(offset, "too_large"), run.find_record(0) if complete else None
+        return Damage(offset, Reason.TOO_LARGE), run.find_record(0) if complete else None
     after = run.peek(end - 1)
     if not after or not _AFTER.match(after[1:]):
-        return Damage(offset, "too_large"), _find_next(run, at)
+        return Damage(offset, Reason.TOO_LARGE), _find_next(run, at)
     run.skip(end)
     return StreamedRecord(offset, head, None), 0
 

@@ -13,6 +13,7 @@ from dataops.archives.http_body import BadBody, ResponseHead, decode_body, split
 from dataops.archives.members import Damage
 from dataops.archives.records import read_records
 from dataops.errors import SourceError, explain_unreadable
+from dataops.reasons import Reason
 from dataops.regular_files import open_regular
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
@@ -53,7 +54,7 @@ def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) ->
         with open_regular(path) as file:
             for record in read_records(file, max_page_bytes + _HEADER_ALLOWANCE):
                 if isinstance(record, Damage):
-                    yield Damage(record.offset, "page_too_large") if record.reason == "too_large" else record
+                    yield Damage(record.offset, "page_too_large") if record.reason == Reason.TOO_LARGE else record
                     continue
                 count("records")
                 fields = RecordFields(record.head)

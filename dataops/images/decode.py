@@ -22,6 +22,7 @@ from dataops.images.kinds import KINDS, sniff
 from dataops.images.orientation import parse_orientation, read_orientation, turn_image, turn_pixels
 from dataops.images.rgb import convert_to_rgb
 from dataops.images.structure import TooComplex, check_scans, cut_metadata, read_scans, read_segments
+from dataops.reasons import Reason
 
 MAX_AREA = 1 << 26
 """Default maximum number of pixels of a decoded image: 200 MB, and up to 1.3 GB while it is decoded."""
@@ -65,9 +66,9 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
     """
     kind = sniff(data)
     if kind in _NOT_IMAGES:
-        raise ImageRefused("not_an_image", f"the bytes look like {kind or 'no known format'}")
+        raise ImageRefused(Reason.NOT_AN_IMAGE, f"the bytes look like {kind or 'no known format'}")
     if kind not in KINDS:
-        raise ImageRefused("unsupported_format", kind)
+        raise ImageRefused(Reason.UNSUPPORTED_FORMAT, kind)
     with _structure_checked():
         essential = cut_metadata(data, kind)
     try:
@@ -77,16 +78,16 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
                 (width, height), mode = image.size, image.mode
                 orientation = read_orientation(data, kind, image)
     except Image.DecompressionBombError:
-        raise ImageRefused("too_many_pixels", "more pixels than Pillow opens") from None
+        raise ImageRefused(Reason.TOO_MANY_PIXELS, "more pixels than Pillow opens") from None
     except Exception as error:  # Pillow's parsers let many types escape on hostile bytes
-        raise ImageRefused("decode", f"unreadable {kind} header ({type(error).__name__})") from None
+        raise ImageRefused(Reason.DECODE, f"unreadable {kind} header ({type(error).__name__})") from None
     if width * height > max_area:
-        raise ImageRefused("too_many_pixels", f"{width}x{height} pixels")
+        raise ImageRefused(Reason.TOO_MANY_PIXELS, f"{width}x{height} pixels")
     if is_deep(data, kind):
-        raise ImageRefused("unsupported_format", f"{kind} of more than 8 bits a channel")
+        raise ImageRefused(Reason.UNSUPPORTED_FORMAT, f"{kind} of more than 8 bits a channel")
     with _structure_checked():
         if is_truncated(data, kind):
-            raise ImageRefused("truncated", f"the {kind} ends early")
+            raise ImageRefused(Reason.TRUNCATED, f"the {kind} ends early")
     if orientation >= 5:
         width, height = height, width
     return Header(kind, width, height, mode, orientation)
@@ -97,7 +98,7 @@ def _structure_checked() -> Iterator[None]:
     try:
         yield
     except TooComplex as error:
-        raise ImageRefused("too_complex", str(error)) from None
+        raise ImageRefused(Reason.TOO_COMPLEX, str(error)) from None
 
 
 def is_deep(data: bytes, kind: str) -> bool:
@@ -137,7 +138,7 @@ def decode(data: bytes) -> Image.Image:
     """
     kind = sniff(data)
     if kind not in KINDS:
-        raise ImageRefused("corrupt", f"the bytes look like {kind or 'no known format'}")
+        raise ImageRefused(Reason.CORRUPT, f"the bytes look like {kind or 'no known format'}")
     with _structure_checked():
         essential = cut_metadata(data, kind)
     try:
@@ -146,7 +147,7 @@ def decode(data: bytes) -> Image.Image:
             orientation = read_orientation(data, kind, image)
             return turn_image(convert_to_rgb(image), orientation)
     except Exception as error:  # Pillow's decoders let many types escape on hostile bytes
-        raise ImageRefused("corrupt", f"{kind} ({type(error).__name__})") from None
+        raise ImageRefused(Reason.CORRUPT, f"{kind} ({type(error).__name__})") from None
 
 
 def decode_pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
@@ -161,9 +162,9 @@ def decode_pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
     try:
         read_header(data, max_area)
     except ImageRefused as refused:
-        if refused.reason != "decode":
+        if refused.reason != Reason.DECODE:
             raise
-        raise ImageRefused("corrupt", str(refused)) from None
+        raise ImageRefused(Reason.CORRUPT, str(refused)) from None
     return np.asarray(decode(data))
 
 
@@ -175,10 +176,10 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
         return None
     height, width, space, _ = header
     if width * height > max_area:
-        raise ImageRefused("too_many_pixels", f"{width}x{height} pixels")
+        raise ImageRefused(Reason.TOO_MANY_PIXELS, f"{width}x{height} pixels")
     with _structure_checked():
         if not data.endswith(b"\xff\xd9") and is_truncated(data, "jpeg"):  # the decoder reports bytes missing inside
-            raise ImageRefused("truncated", "the jpeg ends early")
+            raise ImageRefused(Reason.TRUNCATED, "the jpeg ends early")
         segments = read_segments(data)
         check_scans(data, height, width, segments.first_scan)
         orientation = parse_orientation(segments.exif)
@@ -190,9 +191,9 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
     except ValueError as error:
         message = str(error)
     if message.startswith("Premature end of JPEG"):
-        raise ImageRefused("truncated", message)
+        raise ImageRefused(Reason.TRUNCATED, message)
     if message.startswith("Corrupt JPEG data"):
-        raise ImageRefused("corrupt", message)
+        raise ImageRefused(Reason.CORRUPT, message)
     return None
 
 

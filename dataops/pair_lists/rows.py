@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.pair_lists.reader import RawRows
+from dataops.reasons import Reason
 from dataops.web.captions import normalise_caption
 from dataops.web.urls import BadUrl, canonicalise_url, truncate_url
 
@@ -38,7 +39,7 @@ def build_pair_table(rows: RawRows, max_caption_chars: int, max_url_chars: int, 
     captions = normalise_captions(rows.captions, max_caption_chars)
     for i, caption in enumerate(captions):
         if not caption and reasons[i] is None:
-            reasons[i] = "no_caption"
+            reasons[i] = Reason.NO_CAPTION
     pages: list[str | None] = [None] * len(urls)
     if any(rows.pages):
         page_urls, page_reasons = canonicalise_urls(rows.pages, max_url_chars)
@@ -64,7 +65,8 @@ def _further_rows(table: pa.Table, rows: RawRows, number: int, kind: str, max_ch
     captions = normalise_captions([more[number] for more in rows.more], max_chars)
     there = [i for i, caption in enumerate(captions) if caption]
     reasons = [
-        None if r == "no_caption" else r for r in table["drop_reason"].take(pa.array(there, pa.int64())).to_pylist()
+        None if r == Reason.NO_CAPTION else r
+        for r in table["drop_reason"].take(pa.array(there, pa.int64())).to_pylist()
     ]
     changed = {
         "caption": pa.array([captions[i] for i in there], pa.string()),

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from dataops.config import StageConfig
 from dataops.filters import Rule
+from dataops.reasons import Reason
 from dataops.rights.signals import list_defaults, list_names
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _has_aspect(config: MaxDeclaredAspect) -> pl.Expr | None:
 
 
 OPT_OUT = Rule(
-    reason="opt_out",
+    reason=Reason.OPT_OUT,
     meaning="The page declares one of the opt-outs.",
     config=OptOut,
     drops=lambda config: (

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from dataops.config import StageConfig
 from dataops.filters import Rule
+from dataops.reasons import Reason
 from dataops.web.urls import HOST
 
 _TRACKING_FILES = (
@@ -93,7 +94,7 @@ def _in_domains(domains: Sequence[str]) -> pl.Expr:
 
 
 URL_TOO_LONG = Rule(
-    reason="url_too_long",
+    reason=Reason.URL_TOO_LONG,
     meaning="The URL is longer than the limit.",
     config=MaxUrlChars,
     drops=lambda config: None if config.max_url_chars is None else _URL.str.len_chars() > config.max_url_chars,

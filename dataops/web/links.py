@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
+from dataops.reasons import Reason
 from dataops.rights.directives import find_directives
 from dataops.web.markup import Reader, read_markup
 from dataops.web.urls import BadUrl, canonicalise_url
@@ -65,7 +66,7 @@ def _link(node: LexborNode, base: str, max_chars: int, nofollow: bool) -> tuple[
     try:
         return None, canonicalise_url(node.attributes.get("href") or "", base, max_chars)
     except BadUrl as bad:
-        return "bad_url" if bad.reason in ("no_url", "data_url") else bad.reason, ""
+        return Reason.BAD_URL if bad.reason in (Reason.NO_URL, Reason.DATA_URL) else bad.reason, ""
 
 
 def _directives(tree: LexborHTMLParser, agent: str) -> frozenset[str]:

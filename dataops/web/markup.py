@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataops.kernels.compiled import compiled
+from dataops.reasons import Reason
 
 LICENSE, LABELLED, CAPTION = 1, 2, 4
 """Bits for what the attributes of a tag may show: that it links to a licence; that another element is its label; that its
@@ -273,7 +274,7 @@ def read_markup(html: bytes, reader: Reader) -> Markup:
         or work.compared > MAX_ATTRIBUTES**2
         or tree > MAX_TREE_BYTES
     ):
-        raise BadPage("too_complex")
+        raise BadPage(Reason.TOO_COMPLEX)
     if reader != Reader.ALL and (work.unsure or work.signs & LABELLED):  # a label may be any element
         return read_markup(html, Reader.ALL)
     kept = html if work.written == len(html) else out[: work.written].tobytes()

@@ -11,6 +11,7 @@ from typing import Literal
 
 from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
+from dataops.reasons import Reason
 from dataops.rights.signals import find_in_elements, find_in_metas
 from dataops.web.captions import normalise_caption
 from dataops.web.declarations import Licenses, is_license_link, parse_language, parse_shared_images, read_meta
@@ -223,7 +224,7 @@ def extract_page_pairs(
     links = [link.attributes for link in page.links]
     found = find_in_metas(metas) | header_signals | find_in_elements(html, links, page_url)
     if found & opt_out:
-        pairs = [pair._replace(reason=pair.reason or "opt_out") for pair in pairs]
+        pairs = [pair._replace(reason=pair.reason or Reason.OPT_OUT) for pair in pairs]
     language = parse_language(page.tree.root.attributes) if page.tree.root else None
     surplus = max(0, len(page.images) - MAX_IMAGES)
     return ExtractedPage(pairs, surplus, language, ",".join(sorted(found)) or None)
@@ -281,7 +282,7 @@ class _Page:
         find_license = self.licenses.find if self.licenses else None
         for image, attributes, (reference, width, height) in images:
             if reference.startswith("data:"):  # too frequent for an exception each
-                url, reason = truncate_url(reference, self.bounds.url), "data_url"
+                url, reason = truncate_url(reference, self.bounds.url), Reason.DATA_URL
             else:
                 try:
                     url, reason = resolve(reference), None
@@ -292,7 +293,7 @@ class _Page:
             for text, source in captions.items():
                 add(new_pair((url, text, source, reason, license, width, height, None)))
             if not captions:
-                add(new_pair((url, "", None, reason or "no_caption", license, width, height, None)))
+                add(new_pair((url, "", None, reason or Reason.NO_CAPTION, license, width, height, None)))
         return pairs
 
     def _read_images(self) -> Iterator[_Image]:

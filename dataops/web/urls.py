@@ -9,6 +9,8 @@ from urllib.parse import quote, unquote
 
 import idna
 
+from dataops.reasons import Reason
+
 if TYPE_CHECKING:
     from tldextract import TLDExtract
 
@@ -78,20 +80,20 @@ def canonicalise_url(reference: str, base: str, max_chars: int) -> str:
 def _resolve(reference: str, base: str, max_chars: int) -> str:
     reference = _CONTROL.sub("", reference.strip(_SPACE)) if reference else ""
     if not reference:
-        raise BadUrl("no_url")
+        raise BadUrl(Reason.NO_URL)
     scheme = _SCHEME.match(reference)
     if scheme and scheme[1].lower() not in _HTTP_SCHEMES:
-        raise BadUrl("data_url" if scheme[1].lower() == "data" else "not_http")
+        raise BadUrl(Reason.DATA_URL if scheme[1].lower() == "data" else Reason.NOT_HTTP)
     if len(reference) > max_chars:
-        raise BadUrl("url_too_long")
+        raise BadUrl(Reason.URL_TOO_LONG)
     if _NO_HOST.match(reference, scheme.end() if scheme else 0):
-        raise BadUrl("bad_url")
+        raise BadUrl(Reason.BAD_URL)
     try:
         url = _build_url(_join(_split(_replace_backslashes(reference)), _split_base(base)))
     except (ValueError, UnicodeError) as error:
-        raise BadUrl("bad_url") from error
+        raise BadUrl(Reason.BAD_URL) from error
     if len(url) > max_chars:
-        raise BadUrl("url_too_long")
+        raise BadUrl(Reason.URL_TOO_LONG)
     return url
 
 
@@ -114,7 +116,7 @@ class Resolver:
     def resolve(self, reference: str) -> str:
         """Return the canonical absolute URL. Raises: BadUrl with the reason."""
         if reference.startswith("data:"):  # first, because it may be a whole image
-            raise BadUrl("data_url")
+            raise BadUrl(Reason.DATA_URL)
         prefix, rest = None, reference
         if reference.startswith("."):  # _PLAIN matches no such reference
             if upward := _UPWARD(reference):
@@ -136,7 +138,7 @@ class Resolver:
         reasons: list[str | None] = [None] * len(urls)
         for i in [i for i, url in enumerate(urls) if not url]:
             if references[i].startswith("data:"):  # one image of eight: too frequent for an exception each
-                urls[i], reasons[i] = truncate_url(references[i], self.max_chars), "data_url"
+                urls[i], reasons[i] = truncate_url(references[i], self.max_chars), Reason.DATA_URL
                 continue
             try:
                 urls[i] = self.resolve(references[i])

@@ -17,6 +17,7 @@ import msgspec
 from dataops.archives.members import ByteStream, Damage
 from dataops.archives.records import read_records
 from dataops.errors import UnusableSource
+from dataops.reasons import Reason
 from dataops.rights.signals import find_in_elements, find_in_headers, find_in_metas, header_hints
 from dataops.web.captions import normalise_caption
 from dataops.web.declarations import (
@@ -159,7 +160,7 @@ def read_wat(stream: ByteStream, max_url_chars: int, count: Callable[[str], None
             continue
         found += 1
         if record.body is None:
-            yield Damage(record.offset, "too_large")
+            yield Damage(record.offset, Reason.TOO_LARGE)
             continue
         try:
             envelope = _decode(record.body).envelope
@@ -214,7 +215,7 @@ def extract_wat_pairs(
     if licenses and (license := _resolve_license(licenses, resolver)) is not None:
         rows = [row._replace(license=license) for row in rows]
     if found & opt_out:
-        rows = [row._replace(reason=row.reason or "opt_out") for row in rows]
+        rows = [row._replace(reason=row.reason or Reason.OPT_OUT) for row in rows]
     language = parse_language({"lang": next((text for name, text in metas if name == LANGUAGE_META), None)})
     origin = PageOrigin(page.url, page.offset, language, ",".join(sorted(found)) or None)
     return origin, rows, max(0, len(images) - MAX_IMAGES)
@@ -234,7 +235,7 @@ def _image_rows(
         if title and title != alt:
             add(new_pair((url, title, "title", reason, None, None, None, None)))
         elif not alt:
-            add(new_pair((url, "", None, reason or "no_caption", None, None, None, None)))
+            add(new_pair((url, "", None, reason or Reason.NO_CAPTION, None, None, None, None)))
     return rows
 
 

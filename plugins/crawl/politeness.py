@@ -25,6 +25,7 @@ from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 from dataops.plugins import find
+from dataops.reasons import Reason
 from dataops.rights.robots_txt import RobotsFile, decode_file, is_unreachable
 from dataops.rights.signals import Agents, Finding, Statement
 from dataops.web.urls import BadUrl, canonicalise_url
@@ -77,7 +78,7 @@ class CheckedResolver:
         resolution = _Resolution(hostName)
         resolutionReceiver.resolutionBegan(resolution)
         if self.crawl.config.contact is None and hostName not in self.crawl.connect_to:
-            self.crawl.blocked_hosts[hostName] = "no_contact"
+            self.crawl.blocked_hosts[hostName] = Reason.NO_CONTACT
             resolutionReceiver.resolutionComplete()
             return resolution
         pool = self.reactor.getThreadPool()
@@ -135,7 +136,7 @@ class RobotsMiddleware:
             if name in self.crawl.config.opt_out and not finding.permits:
                 detail = await self._read_terms(name, finding, request.url) if finding.terms else finding.detail
                 if detail is not None:
-                    raise RequestRefused("opt_out", f"{name} {detail}")
+                    raise RequestRefused(Reason.OPT_OUT, f"{name} {detail}")
 
     async def _allow(self, url: str) -> RobotsFile | None:
         """Return the robots.txt of a URL that it allows. Raises: RequestRefused."""
@@ -199,7 +200,11 @@ class RobotsMiddleware:
         """
         for _ in range(MAX_REDIRECTS + 1):
             headers = {"User-Agent": self.crawl.config.user_agent_header, "Accept": "text/plain,*/*;q=0.5"}
-            meta = {"robots": True, "download_maxsize": MAX_ROBOTS_BYTES, "download_timeout": self.crawl.config.timeout}
+            meta = {
+                "robots": True,
+                "download_maxsize": MAX_ROBOTS_BYTES,
+                "download_timeout": self.crawl.config.timeout,
+            }
             try:
                 response = await self.crawler.engine.download_async(Request(url, headers=headers, meta=meta))
             except Exception as error:  # Twisted and TLS raise many unrelated classes

@@ -6,19 +6,20 @@ from typing import Any
 
 from scrapy.exceptions import IgnoreRequest
 
+from dataops.reasons import Reason
 from plugins.crawl.archive import Capture
 from plugins.crawl.download_handler import ResponseTooLarge
 from tasks.web import request as wire
 
 _FAILURES = {
-    "DownloadTimeoutError": "timeout",
-    "DownloadCancelledError": "too_large",
-    "ResponseDataLossError": "incomplete",
-    "DownloadConnectionRefusedError": "connect",
-    "CannotResolveHostError": "dns",
-    "DownloadFailedError": "connect",
+    "DownloadTimeoutError": Reason.TIMEOUT,
+    "DownloadCancelledError": Reason.TOO_LARGE,
+    "ResponseDataLossError": Reason.INCOMPLETE,
+    "DownloadConnectionRefusedError": Reason.CONNECT,
+    "CannotResolveHostError": Reason.DNS,
+    "DownloadFailedError": Reason.CONNECT,
 }
-TRANSIENT = frozenset({"timeout", "incomplete", "connect", "dns"})
+TRANSIENT = frozenset({Reason.TIMEOUT, Reason.INCOMPLETE, Reason.CONNECT, Reason.DNS})
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -36,8 +37,8 @@ def classify_failure(error: BaseException) -> str:
         return str(error)
     reasons = getattr(error.__cause__, "reasons", ())  # of Twisted's ResponseFailed
     if any(isinstance(reason.value, ResponseTooLarge) for reason in reasons):
-        return "too_large"
-    return _FAILURES.get(type(error).__name__, "connect")
+        return Reason.TOO_LARGE
+    return _FAILURES.get(type(error).__name__, Reason.CONNECT)
 
 
 def build_capture(response: Any) -> Capture:

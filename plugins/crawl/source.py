@@ -23,6 +23,7 @@ from dataops.digest import canonical_json, text_sha256
 from dataops.errors import SourceError, StorageError, UnusableSource
 from dataops.facts import CrawlFacts, SourceFacts
 from dataops.formatting import format_counts
+from dataops.reasons import Reason
 from dataops.snapshot import EVIDENCE, Draft, Input, Manifest, Record
 from dataops.store import open_store
 from dataops.web.urls import BadUrl, canonicalise_host, canonicalise_url
@@ -251,11 +252,11 @@ delay = 1.0                    # minimum seconds between two requests to a host
 
 
 _REMEDIES = {
-    "private_address": 'for a host of your own, set source.connect_to = { "HOST" = "IP_ADDRESS:PORT" }',
-    "no_contact": "set source.contact",
+    Reason.PRIVATE_ADDRESS: 'for a host of your own, set source.connect_to = { "HOST" = "IP_ADDRESS:PORT" }',
+    Reason.NO_CONTACT: "set source.contact",
     "robots_denied": "robots.txt disallows the pages; set source.start to other pages",
-    "opt_out": "the site declares that its pages are not for training; set source.start to other sites",
-    "payment_required": "the site asks for payment; set source.start to other sites",
+    Reason.OPT_OUT: "the site declares that its pages are not for training; set source.start to other sites",
+    Reason.PAYMENT_REQUIRED: "the site asks for payment; set source.start to other sites",
     "crawl_delay_too_long": "raise source.max_crawl_delay",
 }
 """What to do if a crawl found no page, by the outcome of most URLs."""

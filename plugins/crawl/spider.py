@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.warc import HTML_TYPES
+from dataops.reasons import Reason
 from dataops.rights.directives import X_ROBOTS_TAG, find_directives
 from dataops.rights.payment import MAX_OFFER_BYTES, describe_price, offers_in_body
 from dataops.rights.rsl import RSL
@@ -103,7 +104,7 @@ class SiteSpider(Spider):
                 headers = build_message(response)
                 price = describe_price(headers, response.body if offers_in_body(headers) else b"")
                 detail = "; ".join([price, *_describe_licenses(response)])
-                self._finish(address, "payment_required", response, detail=detail)
+                self._finish(address, Reason.PAYMENT_REQUIRED, response, detail=detail)
             elif not 200 <= status < 300:
                 self._refused(address, response)
             elif not _is_page(response.headers):
@@ -120,7 +121,9 @@ class SiteSpider(Spider):
         if isinstance(error, RequestRefused):
             self.crawl.frontier.record_outcome(address, reason, requested=False, detail=error.detail)
             return
-        reason = self.crawl.blocked_hosts.get(address.host, reason) if reason in ("dns", "connect") else reason
+        reason = (
+            self.crawl.blocked_hosts.get(address.host, reason) if reason in (Reason.DNS, Reason.CONNECT) else reason
+        )
         if reason not in TRANSIENT or not self._retry(address, None):
             self.crawl.frontier.record_outcome(address, reason)
 
@@ -161,7 +164,7 @@ class SiteSpider(Spider):
         """Record a response without a page: an opt-out if it requires an RSL licence."""
         licenses = _describe_licenses(response) if response.status in LICENSE_STATUSES else []
         is_opt_out = licenses and RSL.name in self.crawl.config.opt_out
-        outcome = "opt_out" if is_opt_out else f"http_{response.status}"
+        outcome = Reason.OPT_OUT if is_opt_out else f"http_{response.status}"
         self._finish(address, outcome, response, detail="; ".join(licenses) or None)
 
     def _page(self, address: QueuedUrl, response: Response) -> None:

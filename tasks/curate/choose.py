@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, plan_searches
 from dataops.images.near_duplicates import find_clusters, find_connected, has_neighbour
 from dataops.kernels.hashes import hash128, uid_halves
+from dataops.reasons import Reason
 from dataops.snapshot import Draft, Record, fetch_table, read_table
 from dataops.trace.source_numbers import number_sources
 from tasks.curate.config import CurateConfig, Units
@@ -44,7 +45,7 @@ NEAR = 1 << 63
 """Bit of a node that only links of near-duplicates connect: a row is two nodes, its id with and without the bit."""
 CANDIDATE, DROPPED, OVERLAP = 0, 1, 2
 """Values of `state`, before rows are compared: kept so far, dropped for its own image, dropped for an evaluation set."""
-DROP_REASONS = ["placeholder", "exact_duplicate", "near_duplicate"]
+DROP_REASONS = [Reason.PLACEHOLDER, Reason.EXACT_DUPLICATE, Reason.NEAR_DUPLICATE]
 """Drop reasons of the steps. Scratch tables hold the index in this list plus 1; 0 is a kept row."""
 
 EXCHANGES: dict[str, tuple[str, str, int]] = {
@@ -296,11 +297,11 @@ def put_decisions(draft: Draft, step: CurateStep) -> None:
     drops = step.job.exchange("drops").read(draft, step.number)
     reasons[drops["row"].to_numpy()] = drops["reason"].to_numpy()
     worse = clusters.filter(pl.col("worse") > 0)["row"].to_numpy()
-    reasons[worse] = DROP_REASONS.index("near_duplicate") + 1
+    reasons[worse] = DROP_REASONS.index(Reason.NEAR_DUPLICATE) + 1
     for row, high, low in clusters.select("row", "name_high", "name_low").iter_rows():
         names[row] = f"{high:016x}{low:016x}"
     rows = rows.join(read_notes(draft, step), on="row", how="left", maintain_order="left")
-    overlap = pl.when(pl.col("state") == OVERLAP).then(pl.lit("evaluation_overlap"))
+    overlap = pl.when(pl.col("state") == OVERLAP).then(pl.lit(Reason.EVALUATION_OVERLAP))
     duplicate = pl.Series([None, *DROP_REASONS], dtype=pl.String)[reasons]
     uids = [f"{high:016x}{low:016x}" for high, low in rows.select("uid_high", "uid_low").iter_rows()]
     decisions = rows.select(
@@ -338,13 +339,13 @@ def find_byte_duplicates(draft: Draft, step: CurateStep) -> None:
     placeholders = urls.filter(pl.col("url") > most).drop("url")
     rows = rows.filter(pl.col("state") != DROPPED)
     remaining = rows.filter(pl.col("state") == CANDIDATE).join(placeholders, on=key, how="anti", maintain_order="left")
-    drops = rows.join(placeholders, on=key, how="semi").select(_with_reason("placeholder"))
+    drops = rows.join(placeholders, on=key, how="semi").select(_with_reason(Reason.PLACEHOLDER))
     key += ["scope"]
     repeated = remaining.group_by(key).len().filter(pl.col("len") > 1).drop("len")
     links = sort_best_first(remaining.join(repeated, on=key, how="semi").with_columns(id=row_id()))
     links = links.select("part", "row", "id", representative=pl.col("id").first().over(key))
     put_links(draft, step, "links", links.select("id", "representative"))
-    worse = links.filter(pl.col("id") != pl.col("representative")).select(_with_reason("exact_duplicate"))
+    worse = links.filter(pl.col("id") != pl.col("representative")).select(_with_reason(Reason.EXACT_DUPLICATE))
     drops = pl.concat([drops, worse])
     step.job.exchange("drops").write(draft, step.number, drops.drop("part"), drops["part"])
 

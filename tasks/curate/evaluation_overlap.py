@@ -25,6 +25,7 @@ from dataops.images import decode as images
 from dataops.images.fingerprint import MATRIX_SIDE
 from dataops.images.near_duplicates import find_close_pairs, hamming_distance
 from dataops.images.overlap import PLANE_SIDE, VARIANTS, correlate, index_image, variant_kind
+from dataops.reasons import Reason
 from dataops.shards.foreign_tar import open_foreign_tar
 from dataops.shards.tar import MAX_MEMBER_BYTES
 from dataops.snapshot import Draft, Input, Part, Record, read_table
@@ -157,7 +158,7 @@ def index_images(draft: Draft, task: IndexTask) -> Record:
         try:
             plane, hashes = index_image(images.decode_pixels(data))
         except images.ImageRefused as refused:
-            unreadable += refused.reason != "not_an_image"
+            unreadable += refused.reason != Reason.NOT_AN_IMAGE
             continue
         rows.append(
             {

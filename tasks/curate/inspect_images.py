@@ -11,6 +11,7 @@ from dataops.errors import CorruptPart
 from dataops.images import decode as images
 from dataops.images.fingerprint import Fingerprint, fingerprint
 from dataops.parquet import encode_table
+from dataops.reasons import Reason
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Draft, Record, fetch_table
 from dataops.store import Store
@@ -111,9 +112,9 @@ def inspect_image(data: bytes, original_size: tuple[int, int], config: CurateCon
 def _check_health(found: Fingerprint, size: tuple[int, int], config: CurateConfig) -> str | None:
     small, large = sorted(size)
     if small < config.min_side:
-        return "too_small"
+        return Reason.TOO_SMALL
     if large > config.max_aspect_ratio * small:
-        return "aspect_ratio"
+        return Reason.ASPECT_RATIO
     if found.contrast < config.min_contrast:
-        return "blank"
+        return Reason.BLANK
     return None

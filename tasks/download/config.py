@@ -9,16 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 
 from dataops import plugins
 from dataops.config import StageConfig
+from dataops.reasons import Reason
 from dataops.rights.signals import Agents, list_defaults, list_names
 from dataops.snapshot import Input
 from tasks.download import hooks
 from tasks.download.hooks import erased_reasons, load_hooks
 from tasks.web import signing
 from tasks.web.address_policy import parse_connect_to
-from tasks.web.fetch_error import is_transient
+from tasks.web.fetch_error import TRANSIENT, is_transient
 from tasks.web.request import format_user_agent
 
-_UNCLEAR = frozenset({"lost", "other", "worker_died", "out_of_memory"})
+_UNCLEAR = frozenset({Reason.LOST, Reason.OTHER, Reason.WORKER_DIED, Reason.OUT_OF_MEMORY})
 """Failures of this machine or of the program, not of the image or its host."""
 PATTERN = re.compile(r"[a-z0-9_*?]+")
 _DIGITS = re.compile(r"(?<=\d)x+$")
@@ -102,17 +103,7 @@ class RetryConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    classes: tuple[str, ...] = (
-        "timeout",
-        "dns",
-        "connect",
-        "incomplete",
-        "host_busy",
-        "http_408",
-        "http_425",
-        "http_429",
-        "http_5xx",
-    )
+    classes: tuple[str, ...] = (*TRANSIENT, "http_5xx")
     """Failure classes; `*` and `?` match as in file names, and `http_5xx` matches all of 500 to 599."""
     rounds: int = Field(default=1, ge=0, le=10)
     """Number of rounds of retries."""

@@ -16,6 +16,8 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlunsplit
 
+from dataops.reasons import Reason
+from dataops.rights.refusals import BOT_MANAGER
 from dataops.rights.robots_txt import RobotsFile, is_unreachable
 from dataops.rights.signals import (
     MAX_DETAIL_CHARS,
@@ -38,7 +40,10 @@ logger = logging.getLogger(__name__)
 
 _Parsed = TypeVar("_Parsed")
 ROBOTS_PATH = "/robots.txt"
-_NETWORK = frozenset({"dns", "connect", "timeout", "tls", "private_address", "no_contact", "bad_url", "host_busy"})
+_NETWORK = (
+    *(Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS, Reason.PRIVATE_ADDRESS, Reason.NO_CONTACT),
+    *(Reason.BAD_URL, Reason.HOST_BUSY),
+)
 _MAX_ORIGINS = 4_096
 """Maximum number of origins whose rules are in memory; those of others are read from the folder again."""
 _MAX_CHARS = 8 << 20
@@ -116,9 +121,9 @@ class HostRules:
                 raise
         delay = robots.crawl_delay(self._limits.agents.own) or 0.0
         if not robots.allows(url, self._limits.agents.own):
-            raise FetchError("robots", "robots.txt disallows it")
+            raise FetchError(Reason.ROBOTS, "robots.txt disallows it")
         if delay > self._limits.max_crawl_delay:
-            raise FetchError("robots", f"robots.txt asks for a Crawl-delay of {delay:g} s")
+            raise FetchError(Reason.ROBOTS, f"robots.txt asks for a Crawl-delay of {delay:g} s")
         self._read_files(entry, origin, partial(self._pace.turn, parts.hostname or "", delay))
         agents = self._limits.agents
         found: list[OptOut] = []
@@ -204,16 +209,16 @@ class HostRules:
         except FetchError as error:
             if error.reason in _NETWORK:
                 raise
-            raise FetchError("robots", f"robots.txt cannot be read ({error.reason})") from None
-        if file.refusal and "bot-manager" in self._limits.opt_out:
-            raise FetchError("opt_out", f"bot-manager {file.refusal}, for robots.txt")
+            raise FetchError(Reason.ROBOTS, f"robots.txt cannot be read ({error.reason})") from None
+        if file.refusal and BOT_MANAGER.name in self._limits.opt_out:
+            raise FetchError(Reason.OPT_OUT, f"{BOT_MANAGER.name} {file.refusal}, for robots.txt")
         if is_unreachable(file.status):
-            raise FetchError("robots", f"robots.txt answers {file.status}, so nothing may be asked for")
+            raise FetchError(Reason.ROBOTS, f"robots.txt answers {file.status}, so nothing may be asked for")
         try:
             own, others = self._limits.agents
             entry.robots = self._keep(entry, RobotsFile.parse(file.text, (own, *others), host), file)
         except Exception as error:  # the file is another's
-            raise FetchError("robots", f"robots.txt cannot be read ({type(error).__name__})") from error
+            raise FetchError(Reason.ROBOTS, f"robots.txt cannot be read ({type(error).__name__})") from error
         return entry.robots
 
     def _read_files(self, entry: _Origin, origin: str, turn: "partial[AbstractContextManager[None]]") -> None:

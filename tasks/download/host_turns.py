@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from dataops.messages.waiting import waiting
+from dataops.reasons import Reason
 from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import Pauses
 from tasks.web.request import split_url
@@ -130,7 +131,7 @@ class HostPace:
                     raise FetchError(host.given_up.reason, host.given_up.detail)
                 pause = host.next_at - now
                 if pause > (self.limits.max_pause if host.pause else give_up - now) or now >= give_up:
-                    raise (host.pause if pause > 0 else None) or FetchError("host_busy", "no turn in time")
+                    raise (host.pause if pause > 0 else None) or FetchError(Reason.HOST_BUSY, "no turn in time")
                 is_free = host.running < self.limits.concurrency
                 if is_free and pause <= 0:
                     break
@@ -317,7 +318,8 @@ class CpuBudget:
         self._spent[host] += max(0.0, excess)
 
     def _message(self) -> str:
-        return f"host_cpu: images of this host took over {self._seconds:g} s more CPU time than their size explains"
+        over = f"over {self._seconds:g} s more CPU time than their size explains"
+        return f"{Reason.HOST_CPU}: images of this host took {over}"
 
 
 def parse_host(url: str) -> str:

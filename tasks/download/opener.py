@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from urllib.request import OpenerDirector, Request  # noqa: TID251  replaces it by the safe fetch
 
 from dataops.images.kinds import KINDS, sniff
+from dataops.reasons import Reason
 from dataops.rights.payment import MAX_OFFER_BYTES, describe_price, offers_in_body
 from dataops.rights.refusals import BOT_MANAGER, CHALLENGE_STATUSES, MAX_CHALLENGE_BYTES, find_challenge
 from dataops.rights.signals import Agents, OptOut, find_header_opt_outs, find_in_image
@@ -130,11 +131,11 @@ class SafeOpener(OpenerDirector):
         try:
             return fetch.run(url)
         except FetchError as error:
-            if not error.is_transient or error.reason == "timeout":  # a timeout is retried in a later round
+            if not error.is_transient or error.reason == Reason.TIMEOUT:  # a timeout is retried in a later round
                 self._final[url] = error
             raise
         except Exception as error:  # of a parser of the answer: the row fails, and is not requested again
-            self._final[url] = FetchError("other", type(error).__name__)
+            self._final[url] = FetchError(Reason.OTHER, type(error).__name__)
             raise self._final[url] from error
         finally:
             error = self._final.get(url)
@@ -171,7 +172,7 @@ class Fetch:
             if isinstance(result, Fetched):
                 return result
             url = result
-        raise FetchError("redirect_loop", f"more than {MAX_REDIRECTS} redirects")
+        raise FetchError(Reason.REDIRECT_LOOP, f"more than {MAX_REDIRECTS} redirects")
 
     def _fetch(self, url: str) -> Fetched | str:
         """Return the body of a URL, or the URL that it redirects to."""
@@ -213,7 +214,7 @@ class Fetch:
         evidence.last_modified = headers.get("Last-Modified", sent.get("If-Modified-Since"))
         price = self._read_price(response) if response.status == 402 else ""
         if price:
-            offer = OptOut("payment_required", price, url, evidence.fetched_at)
+            offer = OptOut(Reason.PAYMENT_REQUIRED, price, url, evidence.fetched_at)
             evidence.opt_out = (*evidence.opt_out, offer)
         found = find_header_opt_outs(headers, limits.agents, url, evidence.fetched_at)
         self._record_opt_outs(
@@ -221,7 +222,7 @@ class Fetch:
             drop=not price,  # an offer is the more exact reason
         )
         if price:
-            raise FetchError("payment_required", price)
+            raise FetchError(Reason.PAYMENT_REQUIRED, price)
         if response.status in CHALLENGE_STATUSES and (challenge := self._read_challenge(response)):
             self._record_opt_outs([OptOut(BOT_MANAGER.name, challenge, url, evidence.fetched_at)])
         if response.status in REDIRECTS:
@@ -240,7 +241,7 @@ class Fetch:
 
     def _check_body(self, url: str, body: bytes, headers: Message, *, new: bool) -> Fetched:
         if len(body) > self.limits.max_bytes:  # stored by a run with a higher limit
-            raise FetchError("too_large", f"over {self.limits.max_bytes} bytes")
+            raise FetchError(Reason.TOO_LARGE, f"over {self.limits.max_bytes} bytes")
         for hook in self.opener.hooks:
             hook.check(body)
         kind = sniff(body)
@@ -286,7 +287,7 @@ class Fetch:
         evidence.opt_out = (*evidence.opt_out, *found)
         for one in found:
             if drop and one.signal in self.limits.opt_out:
-                raise FetchError("opt_out", f"{one.signal} {one.detail}")
+                raise FetchError(Reason.OPT_OUT, f"{one.signal} {one.detail}")
 
 
 def make_opener(

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from dataops.errors import ConfigError, CorruptPart, PairmillError, SourceError
 from dataops.formatting import format_counts, format_quantity, format_share
+from dataops.reasons import Reason
 from dataops.schema import DOWNLOADED, FETCH, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Part
 from dataops.web.urls import HOST
@@ -37,10 +38,10 @@ EVIDENCE = pa.schema(
     ]
 )
 _REASONS = {
-    "image too small": "too_small",
-    "image area too large": "too_many_pixels",
-    "aspect ratio too large": "aspect_ratio",
-    "Image decoding error": "decode",
+    "image too small": Reason.TOO_SMALL,
+    "image area too large": Reason.TOO_MANY_PIXELS,
+    "aspect ratio too large": Reason.ASPECT_RATIO,
+    "Image decoding error": Reason.DECODE,
 }
 """Drop reasons by the message of img2dataset's resizer. Our own messages begin with the drop reason."""
 
@@ -107,7 +108,7 @@ def parse_drop_reason(status: str, message: str | None) -> str | None:
     prefix = re.match(r"([a-z][a-z0-9_]*): ", message or "")
     if prefix:
         return prefix[1]
-    return "decode" if status == "failed_to_resize" else "other"
+    return Reason.DECODE if status == "failed_to_resize" else Reason.OTHER
 
 
 def put_parts(

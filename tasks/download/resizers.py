@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dataops.images.decode import Header, ImageRefused, decode, make_preview, read_header
 from dataops.images.orientation import turn_pixels
 from dataops.images.structure import cut_metadata
+from dataops.reasons import Reason
 from tasks.download.guarded_process import MAX_TEXT, Function, FunctionFailed, GuardedProcess, ServerDied
 from tasks.download.host_turns import CpuBudget
 from tasks.download.img2dataset_classes import Resizer, use_decoder
@@ -58,7 +59,7 @@ class CheckedResizer(Resizer):
             header = read_header(data, self.max_image_area)
             if header.kind == "avif" and header.mode == "RGBA" and 2 * header.area > self.max_image_area:
                 raise ImageRefused(
-                    "too_many_pixels", f"{header.width}x{header.height} pixels with transparency in an avif"
+                    Reason.TOO_MANY_PIXELS, f"{header.width}x{header.height} pixels with transparency in an avif"
                 )
         except ImageRefused as refused:
             return None, None, None, None, None, str(refused)

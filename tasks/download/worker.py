@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from dataops.errors import CorruptPart, JobFailed, StorageError
 from dataops.facts import FetchedShard
+from dataops.reasons import Reason
 from dataops.schema import CAPTIONS
 from dataops.shards.tar import list_members
 from dataops.snapshot import Counts, Draft, Part, Record
@@ -75,7 +76,7 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, hook
             hook.begin(rows)
         opener = make_opener(task.config, Path(task.site_files or folder), task.workers, task.round, hooks)
         taken_down = rows["url"].filter(pa.array(matching_rows(rows, task.takedowns))).to_pylist()
-        opener.refuse(taken_down, "takedown", "by request")
+        opener.refuse(taken_down, Reason.TAKEDOWN, "by request")
         name = f"{task.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with closing(opener), redirect_stdout(io.StringIO()) as output, redirect_stderr(output):

@@ -12,6 +12,7 @@ from functools import lru_cache
 from urllib.parse import SplitResult
 
 from dataops.errors import SourceError, UnusableSource
+from dataops.reasons import Reason
 from tasks.files.resumable import Connection, ConnectionBroken, mark_reached
 from tasks.web.address_policy import AddressResolver, Target
 from tasks.web.connection import ByteBudget, Response, open_connection
@@ -62,7 +63,7 @@ class HttpFile:
         except _Unreachable as error:
             raise ConnectionBroken(str(error), unreachable=error.host) from error
         except FetchError as error:
-            if error.is_transient or error.reason == "bad_response":
+            if error.is_transient or error.reason == Reason.BAD_RESPONSE:
                 raise ConnectionBroken(str(error)) from error
             raise UnusableSource(f"{url}: {error}") from error
         except ssl.SSLCertVerificationError as error:

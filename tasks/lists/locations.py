@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from dataops.errors import ConfigError, SourceError, explain_unreadable
+from dataops.reasons import Reason
 from dataops.redaction import redact
 from dataops.regular_files import open_regular
 from dataops.rights.signals import PADDING, normalise_key
@@ -22,7 +23,7 @@ from tasks.files.resumable import ResumableStream, RetryLimit
 from tasks.files.s3_file import connect_s3, split_s3
 from tasks.web.request import format_user_agent
 
-HASH_LIST, OPT_OUT_LIST = "hash_list", "opt_out_list"
+HASH_LIST, OPT_OUT_LIST = "hash_list", Reason.OPT_OUT_LIST
 """Stages of inputs that are lists."""
 
 

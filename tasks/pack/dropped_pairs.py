@@ -8,11 +8,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dataops.lists.value_set import ValueSet
+from dataops.reasons import Reason
 from dataops.trace.targets import COLUMNS, Target, matching_rows
 from tasks.lists.opt_outs import DROP_REASON as OPT_OUT_LIST
 from tasks.lists.opt_outs import mark_rows, match_rows
 
-TAKEDOWN = "takedown"
+TAKEDOWN = Reason.TAKEDOWN
 """`drop_reason` of pairs that a recorded takedown removes."""
 
 

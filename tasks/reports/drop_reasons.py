@@ -4,6 +4,7 @@ docs/drop-reasons.md is written from these tables (`make docs-reference`).
 """
 
 from dataops import plugins
+from dataops.reasons import Reason
 from dataops.schema import DropReason
 
 OPT_OUT_LIST = DropReason(
@@ -13,99 +14,103 @@ OPT_OUT_LIST = DropReason(
 _TAKEDOWN = DropReason("A recorded takedown names the row.", "`pairmill takedown --help`")
 
 EXTRACT = {
-    "no_url": DropReason("The image has no URL."),
-    "data_url": DropReason("The image is embedded in the page (`data:`)."),
-    "not_http": DropReason("The URL is neither http nor https."),
-    "bad_url": DropReason("The URL cannot be parsed."),
-    "url_too_long": DropReason("The URL is longer than the limit.", "`source.max_url_chars`"),
-    "no_caption": DropReason("The image has no alt, title, figcaption or other caption."),
-    "opt_out": DropReason(
+    Reason.NO_URL: DropReason("The image has no URL."),
+    Reason.DATA_URL: DropReason("The image is embedded in the page (`data:`)."),
+    Reason.NOT_HTTP: DropReason("The URL is neither http nor https."),
+    Reason.BAD_URL: DropReason("The URL cannot be parsed."),
+    Reason.URL_TOO_LONG: DropReason("The URL is longer than the limit.", "`source.max_url_chars`"),
+    Reason.NO_CAPTION: DropReason("The image has no alt, title, figcaption or other caption."),
+    Reason.OPT_OUT: DropReason(
         "The page forbids the use of its images, in its `<meta>` and `<link>` elements or in its response headers.",
         "`source.opt_out_directives`",
     ),
 }
 _AGAIN = "`pairmill rerun RUN --from download --retry {0}`"
 DOWNLOAD = {
-    "timeout": DropReason("The image was not complete in time.", f"{_AGAIN.format('timeout')}; `download.timeout`"),
-    "dns": DropReason("The host name was not resolved.", _AGAIN.format("dns")),
-    "connect": DropReason("The host accepted no connection, or closed it.", _AGAIN.format("connect")),
-    "incomplete": DropReason("The response ended early.", _AGAIN.format("incomplete")),
-    "host_busy": DropReason(
+    Reason.TIMEOUT: DropReason(
+        "The image was not complete in time.", f"{_AGAIN.format(Reason.TIMEOUT)}; `download.timeout`"
+    ),
+    Reason.DNS: DropReason("The host name was not resolved.", _AGAIN.format(Reason.DNS)),
+    Reason.CONNECT: DropReason("The host accepted no connection, or closed it.", _AGAIN.format(Reason.CONNECT)),
+    Reason.INCOMPLETE: DropReason("The response ended early.", _AGAIN.format(Reason.INCOMPLETE)),
+    Reason.HOST_BUSY: DropReason(
         "The host was too slow or asked for a pause, so the row had no turn in time.",
-        f"{_AGAIN.format('host_busy')}; `download.host_patience`, `download.host_rate`",
+        f"{_AGAIN.format(Reason.HOST_BUSY)}; `download.host_patience`, `download.host_rate`",
     ),
     "http_NNN": DropReason(
         "The response has this HTTP status, such as http_404.",
         f"{_AGAIN.format('http_5xx,http_429')} for transient ones",
     ),
-    "tls": DropReason("The TLS certificate or handshake is invalid."),
-    "private_address": DropReason(
+    Reason.TLS: DropReason("The TLS certificate or handshake is invalid."),
+    Reason.PRIVATE_ADDRESS: DropReason(
         "The host resolves to an IP address that is not on the public internet.",
         '`download.connect_to = { "HOST" = "IP_ADDRESS:PORT" }` for a host of your own, or '
         '`source.images = "archive"` for WARC files that hold the images',
     ),
-    "no_contact": DropReason(
+    Reason.NO_CONTACT: DropReason(
         "`download.contact` is not set, so only hosts of `download.connect_to` are requested.", "`download.contact`"
     ),
-    "bad_url": DropReason("The URL, or that of a redirect, cannot be requested."),
-    "bad_response": DropReason("The response is not valid HTTP."),
-    "redirect_loop": DropReason("There are too many redirects."),
+    Reason.BAD_URL: DropReason("The URL, or that of a redirect, cannot be requested."),
+    Reason.BAD_RESPONSE: DropReason("The response is not valid HTTP."),
+    Reason.REDIRECT_LOOP: DropReason("There are too many redirects."),
     "not_in_archive": DropReason(
         'No archive of the source has a usable record of the image, with `source.images = "archive"`.',
         '`source.images = "web"` requests it from its host',
     ),
-    "robots": DropReason(
+    Reason.ROBOTS: DropReason(
         "robots.txt of the host, or of the host of a redirect, disallows the request, or is not available."
     ),
-    "opt_out": DropReason("The host, the response or the image opts out of training.", "`download.opt_out`"),
-    "payment_required": DropReason(
+    Reason.OPT_OUT: DropReason("The host, the response or the image opts out of training.", "`download.opt_out`"),
+    Reason.PAYMENT_REQUIRED: DropReason(
         "The host asks for payment (status 402). Nothing is paid; the column `opt_out` of the evidence has the offer."
     ),
-    "too_large": DropReason("The image has too many bytes.", "`download.max_bytes`"),
-    "not_an_image": DropReason("The bytes are not an image, often an HTML page."),
-    "unsupported_format": DropReason("The image has a format that is not decoded."),
-    "truncated": DropReason("The image ends early."),
-    "decode": DropReason("The image cannot be decoded."),
-    "too_complex": DropReason("The structure of the file needs too much time to decode (a decompression bomb)."),
-    "out_of_memory": DropReason("The image needs more memory than the limit to decode.", "`download.max_image_area`"),
-    "host_cpu": DropReason(
+    Reason.TOO_LARGE: DropReason("The image has too many bytes.", "`download.max_bytes`"),
+    Reason.NOT_AN_IMAGE: DropReason("The bytes are not an image, often an HTML page."),
+    Reason.UNSUPPORTED_FORMAT: DropReason("The image has a format that is not decoded."),
+    Reason.TRUNCATED: DropReason("The image ends early."),
+    Reason.DECODE: DropReason("The image cannot be decoded."),
+    Reason.TOO_COMPLEX: DropReason("The structure of the file needs too much time to decode (a decompression bomb)."),
+    Reason.OUT_OF_MEMORY: DropReason(
+        "The image needs more memory than the limit to decode.", "`download.max_image_area`"
+    ),
+    Reason.HOST_CPU: DropReason(
         "Images of the host took far more CPU time than their size explains, so it was given up for this run."
     ),
-    "worker_died": DropReason("The process that decoded the image died or exceeded its time."),
-    "too_many_pixels": DropReason("The image has too many pixels.", "`download.max_image_area`"),
-    "too_small": DropReason("A side of the image has too few pixels.", "`download.min_image_size`"),
-    "aspect_ratio": DropReason("The ratio of the sides is too large.", "`download.max_aspect_ratio`"),
+    Reason.WORKER_DIED: DropReason("The process that decoded the image died or exceeded its time."),
+    Reason.TOO_MANY_PIXELS: DropReason("The image has too many pixels.", "`download.max_image_area`"),
+    Reason.TOO_SMALL: DropReason("A side of the image has too few pixels.", "`download.min_image_size`"),
+    Reason.ASPECT_RATIO: DropReason("The ratio of the sides is too large.", "`download.max_aspect_ratio`"),
     "known_harm": DropReason(
         "A list of known harmful images names the image. The row has its uid and the list only.",
         "`download.hash_lists`",
     ),
-    "lost": DropReason("img2dataset returned no result for the row.", _AGAIN.format("lost")),
-    "other": DropReason("Another error; `error_message` has its class.", _AGAIN.format("other")),
-    "takedown": _TAKEDOWN,
+    Reason.LOST: DropReason("img2dataset returned no result for the row.", _AGAIN.format(Reason.LOST)),
+    Reason.OTHER: DropReason("Another error; `error_message` has its class.", _AGAIN.format(Reason.OTHER)),
+    Reason.TAKEDOWN: _TAKEDOWN,
 }
 CURATE = {
-    "not_an_image": DropReason("The bytes in the shard are not an image."),
-    "unsupported_format": DropReason("The image has a format that is not decoded."),
-    "truncated": DropReason("The image ends early."),
-    "corrupt": DropReason("A part of the image cannot be decoded."),
-    "too_complex": DropReason("The structure of the file needs too much time to decode."),
-    "too_many_pixels": DropReason("The image has too many pixels to decode."),
-    "too_small": DropReason("The smaller side of the original has too few pixels.", "`curate.min_side`"),
-    "aspect_ratio": DropReason("The ratio of the original's sides is too large.", "`curate.max_aspect_ratio`"),
-    "blank": DropReason("The image is nearly of one colour.", "`curate.min_contrast`"),
-    "placeholder": DropReason("The same bytes came from too many URLs.", "`curate.max_addresses`"),
-    "exact_duplicate": DropReason("Another kept row has the same bytes.", "`curate.same_caption`"),
-    "near_duplicate": DropReason(
+    Reason.NOT_AN_IMAGE: DropReason("The bytes in the shard are not an image."),
+    Reason.UNSUPPORTED_FORMAT: DropReason("The image has a format that is not decoded."),
+    Reason.TRUNCATED: DropReason("The image ends early."),
+    Reason.CORRUPT: DropReason("A part of the image cannot be decoded."),
+    Reason.TOO_COMPLEX: DropReason("The structure of the file needs too much time to decode."),
+    Reason.TOO_MANY_PIXELS: DropReason("The image has too many pixels to decode."),
+    Reason.TOO_SMALL: DropReason("The smaller side of the original has too few pixels.", "`curate.min_side`"),
+    Reason.ASPECT_RATIO: DropReason("The ratio of the original's sides is too large.", "`curate.max_aspect_ratio`"),
+    Reason.BLANK: DropReason("The image is nearly of one colour.", "`curate.min_contrast`"),
+    Reason.PLACEHOLDER: DropReason("The same bytes came from too many URLs.", "`curate.max_addresses`"),
+    Reason.EXACT_DUPLICATE: DropReason("Another kept row has the same bytes.", "`curate.same_caption`"),
+    Reason.NEAR_DUPLICATE: DropReason(
         "Another kept row has nearly the same image.", "`curate.near_duplicates`, `curate.near_duplicate_distance`"
     ),
-    "evaluation_overlap": DropReason("The image is in an evaluation set.", '`curate.overlap.action = "mark"`'),
+    Reason.EVALUATION_OVERLAP: DropReason("The image is in an evaluation set.", '`curate.overlap.action = "mark"`'),
 }
 CURATE |= {name: reason for step in plugins.load("steps").values() for name, reason in step.reasons.items()}
 DROP_REASONS: dict[str, dict[str, DropReason]] = {
     "extract": EXTRACT,
     "download": DOWNLOAD,
     "curate": CURATE,
-    "pack": {"takedown": _TAKEDOWN, "opt_out_list": OPT_OUT_LIST},
+    "pack": {Reason.TAKEDOWN: _TAKEDOWN, Reason.OPT_OUT_LIST: OPT_OUT_LIST},
 }
 """Drop reasons of each stage but `filter` (tasks.filter.reasons). NNN and SCORE stand for what varies."""
 
@@ -119,10 +124,10 @@ STATUSES = {
 DAMAGES = {
     "bad_record": "The record's header or its compressed data cannot be read.",
     "bad_length": "The record is longer or shorter than it declares.",
-    "truncated": "The file ends within the record.",
-    "too_large": "The record is larger than the limit.",
+    Reason.TRUNCATED: "The file ends within the record.",
+    Reason.TOO_LARGE: "The record is larger than the limit.",
     "page_too_large": "The page is larger than `source.max_page_bytes`.",
-    "too_complex": "The page needs too much time or memory to parse.",
+    Reason.TOO_COMPLEX: "The page needs too much time or memory to parse.",
     "too_many_images": "The page has more images than the limit; the first ones were read.",
     "bad_http": "The record holds no valid HTTP response.",
     "bad_encoding": "The body does not match its Content-Encoding.",

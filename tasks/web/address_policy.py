@@ -16,6 +16,8 @@ from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
+from dataops.reasons import Reason
+
 ConnectTo = Mapping[str, tuple[str, int]]
 """IP address and port to connect to instead of resolving a host, by host name."""
 Target = tuple[socket.AddressFamily, Any]
@@ -202,8 +204,8 @@ class AddressResolver:
             return None, [(family, (address, port))]
         found = self._dns.resolve(host, deadline)
         if not found:
-            return ("dns", "the host has no address" if found is not None else "no answer in time"), []
+            return (Reason.DNS, "the host has no address" if found is not None else "no answer in time"), []
         public = [(family, (address[0], port, *address[2:])) for family, address in found if is_public(str(address[0]))]
         if not public:
-            return ("private_address", "the host is not on the public internet"), []
+            return (Reason.PRIVATE_ADDRESS, "the host is not on the public internet"), []
         return None, public

@@ -21,6 +21,7 @@ from urllib.parse import SplitResult
 
 import h11
 
+from dataops.reasons import Reason
 from tasks.web.address_policy import Target
 from tasks.web.fetch_error import FetchError
 
@@ -87,7 +88,7 @@ class Connection:
         self._sock.settimeout(seconds_left(self.deadline))
         size = min(_READ_BYTES, self.budget.left)
         if size <= 0:
-            raise FetchError("too_large", f"over {self.budget.limit} bytes with headers and chunk sizes")
+            raise FetchError(Reason.TOO_LARGE, f"over {self.budget.limit} bytes with headers and chunk sizes")
         data = self._sock.recv(int(size))
         self.budget.left -= len(data)
         return data
@@ -218,29 +219,29 @@ class Response:
             while not (end := _HEAD_END.search(pending, max(0, searched - 2))):
                 searched = len(pending)
                 if searched > left or not pending.startswith(b"HTTP/1."[:searched]):
-                    raise FetchError("bad_response", "no status line and headers of HTTP/1 within the limit")
+                    raise FetchError(Reason.BAD_RESPONSE, "no status line and headers of HTTP/1 within the limit")
                 if not (data := self._connection.receive()):
                     raise (
-                        FetchError("incomplete", "the headers ended early")
+                        FetchError(Reason.INCOMPLETE, "the headers ended early")
                         if pending
-                        else FetchError("connect", "closed without a response")
+                        else FetchError(Reason.CONNECT, "closed without a response")
                     )
                 pending += data
             left -= end.end()
             if left < 0:
-                raise FetchError("bad_response", f"headers of more than {MAX_HEADER_BYTES} bytes")
+                raise FetchError(Reason.BAD_RESPONSE, f"headers of more than {MAX_HEADER_BYTES} bytes")
             self._parser.receive_data(_clean_head(bytes(pending[: end.end()])))
             event = self._parse()
             del pending[: end.end()]
             if isinstance(event, h11.Response):
                 return event, bytes(pending)
             if not isinstance(event, h11.InformationalResponse):
-                raise FetchError("bad_response", "no response of HTTP/1")
+                raise FetchError(Reason.BAD_RESPONSE, "no response of HTTP/1")
 
     def _next_event(self) -> Any:
         while (event := self._parse()) is h11.NEED_DATA and not self._is_cut:
             if self._received > MAX_HEADER_BYTES + _BYTES_PER_BYTE * self._returned:
-                raise FetchError("bad_response", f"chunk extensions of more than {MAX_HEADER_BYTES} bytes")
+                raise FetchError(Reason.BAD_RESPONSE, f"chunk extensions of more than {MAX_HEADER_BYTES} bytes")
             data = self._connection.receive()
             self._received += len(data)
             if not data:
@@ -255,10 +256,10 @@ class Response:
         except h11.RemoteProtocolError as error:
             if self._is_cut or self._parser.trailing_data[1]:
                 raise self._incomplete() from None
-            raise FetchError("bad_response", str(error).partition(":")[0]) from None
+            raise FetchError(Reason.BAD_RESPONSE, str(error).partition(":")[0]) from None
 
     def _incomplete(self) -> FetchError:
-        return FetchError("incomplete", f"the body ended {'within a chunk' if self._is_chunked else _EARLY}")
+        return FetchError(Reason.INCOMPLETE, f"the body ended {'within a chunk' if self._is_chunked else _EARLY}")
 
 
 _EARLY = "before its Content-Length"
@@ -271,7 +272,7 @@ def _clean_head(head: bytes) -> bytes:
     """
     status, *lines = _FOLD.sub(b" ", head).rstrip(b"\r\n").split(b"\n")
     if len(lines) > MAX_HEADERS:
-        raise FetchError("bad_response", f"more than {MAX_HEADERS} header lines")
+        raise FetchError(Reason.BAD_RESPONSE, f"more than {MAX_HEADERS} header lines")
     found = (_HEADER.fullmatch(line.translate(_INVALID)) for line in lines)
     headers = [(one[1], one[2].strip(b" \t")) for one in found if one]
     codings = [one[1].lower() for one in headers if one[0].lower() == b"transfer-encoding"]

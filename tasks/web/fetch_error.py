@@ -1,11 +1,17 @@
 """Defines the error of a failed fetch."""
 
-_TRANSIENT = frozenset({"timeout", "dns", "connect", "incomplete", "host_busy", "http_408", "http_425", "http_429"})
+from dataops.reasons import Reason
+
+TRANSIENT = (
+    *(Reason.TIMEOUT, Reason.DNS, Reason.CONNECT, Reason.INCOMPLETE, Reason.HOST_BUSY),
+    *("http_408", "http_425", "http_429"),
+)
+"""Reasons for which a fetch failed and may succeed later, beside all of `http_5xx`."""
 
 
 def is_transient(reason: str) -> bool:
     """Return whether a retry of a fetch that failed for this reason may succeed."""
-    return reason in _TRANSIENT or reason.startswith("http_5")
+    return reason in TRANSIENT or reason.startswith("http_5")
 
 
 class FetchError(Exception):

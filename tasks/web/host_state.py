@@ -19,6 +19,7 @@ from typing import Any
 
 from dataops.archives.http_body import BadBody, decode_codings
 from dataops.digest import text_sha256
+from dataops.reasons import Reason
 from dataops.rights.refusals import BOT_MANAGER
 from dataops.rights.robots_txt import decode_file
 from dataops.rights.signals import Agents, find_header_opt_outs
@@ -158,7 +159,7 @@ class OriginFiles:
                 self._keep_failure(url, error)
                 raise
             except Exception as error:  # whatever it is, it is not requested again for each row
-                failure = FetchError("bad_response", type(error).__name__)
+                failure = FetchError(Reason.BAD_RESPONSE, type(error).__name__)
                 self._keep_failure(url, failure)
                 raise failure from error
             self._state.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", url, json.dumps(asdict(found)))
@@ -175,7 +176,7 @@ class OriginFiles:
 
     def _keep_failure(self, url: str, error: FetchError) -> None:
         """Keep a failure of the host. That this process got no turn (host_busy) is none."""
-        if error.reason == "host_busy":
+        if error.reason == Reason.HOST_BUSY:
             return
         before = self._state.execute(_FAILURE, url, self._round)
         seconds = min(2 * before[2], MAX_FAILURE_EXPIRY) if before else FAILURE_EXPIRY

@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from dataops.reasons import Reason
 from dataops.redaction import remove_credentials
 from tasks.web.address_policy import shared_dns
 from tasks.web.connection import open_connection
@@ -69,7 +70,7 @@ def send_request(
     with translate_errors(timeout):
         found = shared_dns().resolve(parts.hostname or "", deadline)
         if not found:
-            raise FetchError("dns", "the host has no address" if found is not None else "no answer in time")
+            raise FetchError(Reason.DNS, "the host has no address" if found is not None else "no answer in time")
         if encrypted and parts.scheme != "https" and not all(map(_is_loopback, (address for _, address in found))):
             raise FetchError("not_encrypted", "credentials are sent over https only, except to this machine")
         targets = [(family, (address[0], port_of(parts), *address[2:])) for family, address in found]

@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import h11
 
+from dataops.reasons import Reason
 from tasks.web.address_policy import AddressResolver, Target
 from tasks.web.connection import (
     MAX_HEADER_BYTES,
@@ -88,7 +89,9 @@ class HttpClient:
         if refusal:
             raise FetchError(*refusal)
         if not self.contact and host not in self.addresses.connect_to:
-            raise FetchError("no_contact", "download.contact is not set, so only hosts of connect_to are requested")
+            raise FetchError(
+                Reason.NO_CONTACT, "download.contact is not set, so only hosts of connect_to are requested"
+            )
         return targets
 
     def _send(
@@ -149,13 +152,13 @@ def translate_errors(timeout: float) -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise FetchError("timeout", f"not whole after {timeout:g} s") from None
+        raise FetchError(Reason.TIMEOUT, f"not whole after {timeout:g} s") from None
     except ssl.SSLError as error:  # a subclass of OSError
-        raise FetchError("tls", getattr(error, "verify_message", "") or error.reason or "failed") from None
+        raise FetchError(Reason.TLS, getattr(error, "verify_message", "") or error.reason or "failed") from None
     except OSError as error:
-        raise FetchError("connect", error.strerror or type(error).__name__) from None
+        raise FetchError(Reason.CONNECT, error.strerror or type(error).__name__) from None
     except (ValueError, h11.LocalProtocolError) as error:  # a URL, a host or a header that a library refuses
-        raise FetchError("bad_response", type(error).__name__) from None
+        raise FetchError(Reason.BAD_RESPONSE, type(error).__name__) from None
 
 
 def read_body(response: Readable, cap: int, *, cut: bool = False) -> Iterator[bytes]:
@@ -171,16 +174,16 @@ def read_body(response: Readable, cap: int, *, cut: bool = False) -> Iterator[by
     """
     length = response.length  # None where the body is chunked or ends with the connection
     if length is not None and length > cap and not cut:
-        raise FetchError("too_large", f"over {cap} bytes")
+        raise FetchError(Reason.TOO_LARGE, f"over {cap} bytes")
     codings = {coding.lower() for coding in list_header_values(response.headers, "Content-Encoding")}
     if codings - {"", "identity"}:
-        raise FetchError("bad_response", "Content-Encoding that was not asked for")
+        raise FetchError(Reason.BAD_RESPONSE, "Content-Encoding that was not asked for")
     size = 0
     while chunk := response.read(min(_CHUNK, cap + (not cut) - size)):
         size += len(chunk)
         yield chunk
         if size > cap:
-            raise FetchError("too_large", f"over {cap} bytes")
+            raise FetchError(Reason.TOO_LARGE, f"over {cap} bytes")
 
 
 def split_url(url: str) -> SplitResult:
@@ -193,17 +196,17 @@ def split_url(url: str) -> SplitResult:
         port, host = parts.port, parts.hostname or ""
         host = host if ":" in host else host.rstrip(".").encode("idna").decode("ascii")
     except ValueError:  # also a UnicodeError
-        raise FetchError("bad_url", "host or port cannot be read") from None
+        raise FetchError(Reason.BAD_URL, "host or port cannot be read") from None
     if parts.scheme not in ("http", "https"):
-        raise FetchError("bad_url", "neither http nor https")
+        raise FetchError(Reason.BAD_URL, "neither http nor https")
     if not host or "@" in parts.netloc or any(c <= " " or c == "\x7f" for c in host):
-        raise FetchError("bad_url", "no plain host")
+        raise FetchError(Reason.BAD_URL, "no plain host")
     netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     safe = "!#$%&'()*+,/:;=?@[]~"
     try:
         path, query = quote(parts.path, safe=safe), quote(parts.query, safe=safe)
     except UnicodeError:
-        raise FetchError("bad_url", "text that is not Unicode") from None
+        raise FetchError(Reason.BAD_URL, "text that is not Unicode") from None
     return SplitResult(parts.scheme, netloc, path, query, "")
 
 
@@ -211,13 +214,13 @@ def resolve_redirect(url: str, response: Readable) -> str:
     """Return the URL to which a redirect leads. Raises: FetchError."""
     location = response.headers.get("Location")
     if not location:
-        raise FetchError("bad_response", "a redirect without a Location")
+        raise FetchError(Reason.BAD_RESPONSE, "a redirect without a Location")
     # headers are read as Latin-1; servers send UTF-8
     location = location.encode("latin-1", "replace").decode("utf-8", "replace")
     try:
         return urljoin(url, location)
     except ValueError:
-        raise FetchError("bad_url", "Location cannot be read") from None
+        raise FetchError(Reason.BAD_URL, "Location cannot be read") from None
 
 
 def format_user_agent(name: str, contact: str | None) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from dataops import schema
 from dataops.home import CHECKOUT
+from dataops.reasons import Reason
 from docs.tools.reference import PAGES, render_page
 from tasks.download.outcome import EVIDENCE
 from tasks.filter.reasons import describe_reasons
@@ -56,6 +57,8 @@ def test_each_reason_that_the_code_gives_is_described():
             if isinstance(call, ast.Call):
                 name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
                 texts = {argument.value for argument in call.args if isinstance(argument, ast.Constant)}
+                shared = [one.attr for one in call.args if isinstance(one, ast.Attribute) and one.attr.isupper()]
+                texts |= {getattr(Reason, name, None) for name in shared}
                 names = {str(text) for text in texts if re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", str(text))}
                 found |= {(_TAKES_REASON[name], text) for text in names} if name in _TAKES_REASON else set()
     assert {("download", "timeout"), ("curate", "corrupt"), ("damage", "bad_record")} <= found

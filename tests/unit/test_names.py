@@ -1,0 +1,94 @@
+"""A name of a stage, a drop reason, an opt-out signal, a kind of source or a command stands in one module of the core."""
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataops import plugins, reasons
+from dataops.schema import MEANINGS
+from dataops.stages import STAGES
+from flows.pipeline import PIPELINE
+from tasks.filter.reasons import describe_reasons
+from tasks.reports.drop_reasons import DROP_REASONS
+
+ROOT = Path(reasons.__file__).parents[1]
+REASONS = {name for stage in DROP_REASONS.values() for name in stage} | {*describe_reasons()}
+MAKES_REASON = frozenset({"BadPage", "BadUrl", "Damage", "FetchError", "ImageRefused", "RequestRefused", "refuse"})
+"""Calls whose first argument is a reason."""
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for folder in plugins.CORE:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), ast.parse(path.read_text("utf-8"))
+
+
+def find_literals(tree: ast.Module) -> Iterator[ast.Constant]:
+    """Yield the texts of a module, without docstrings."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node
+
+
+def find_doubles(names: set[str], trees: Mapping[str, ast.Module]) -> dict[str, list[str]]:
+    """Return the modules of each name that more than one module has as a text."""
+    found = defaultdict[str, set[str]](set)
+    for module, tree in trees.items():
+        for node in find_literals(tree):
+            if node.value in names:
+                found[str(node.value)].add(module)
+    return {name: sorted(places) for name, places in found.items() if len(places) > 1}
+
+
+@pytest.fixture(scope="module")
+def trees() -> dict[str, ast.Module]:
+    return dict(modules())
+
+
+def test_names_of_two_words_stand_in_one_module(trees: Mapping[str, ast.Module]) -> None:
+    """A name of one word is often something else as well (`timeout`, `pairs`), and so is the name of a column."""
+    names = REASONS | {*plugins.names("signals"), *plugins.names("sources")}
+    assert find_doubles({name for name in names if {"_", "-"} & {*name}} - MEANINGS.keys(), trees) == {}
+
+
+def test_reasons_of_one_word_are_constants_where_an_error_is_made(trees: Mapping[str, ast.Module]) -> None:
+    found = [
+        f"{module}:{node.lineno} {node.args[0].value}"
+        for module, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)
+        if getattr(node.func, "id", getattr(node.func, "attr", "")) in MAKES_REASON and node.args[0].value in REASONS
+    ]
+    assert found == []
+
+
+def test_each_shared_reason_is_described() -> None:
+    shared = {name: value for name, value in vars(reasons.Reason).items() if name.isupper()}
+    assert {*shared.values()} <= REASONS
+    assert all(name == value.upper() for name, value in shared.items())
+
+
+NAMED: dict[str, Any] = {
+    "rules": lambda one: one.reason.removesuffix("_NAME"),  # what varies
+    "signals": lambda one: one.name,
+    "sources": lambda one: one.model_fields["kind"].default,
+    "steps": lambda one: one.table,
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_an_object_has_the_name_of_its_entry_point(kind: str) -> None:
+    assert {name: NAMED[kind](one) for name, one in plugins.load(kind).items()} == {
+        name: name for name in plugins.load(kind)
+    }
+
+
+def test_stages_and_commands_are_registered_once() -> None:
+    assert [step.stage.name for step in PIPELINE] == [*STAGES]
+    commands = [name for group in plugins.kinds("commands.") for name in plugins.names(group)]
+    assert len(commands) == len({*commands})
