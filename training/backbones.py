@@ -11,15 +11,13 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """Mean and standard deviation of the channels that a backbone was trained with."""
 _LITE = {
-    0: (1.0, 1.0, 224, 0.768), 1: (1.0, 1.1, 240, 1.198), 2: (1.1, 1.2, 260, 1.717), 3: (1.2, 1.4, 300, 3.213),
-    4: (1.4, 1.8, 380, 7.885),
+    0: (1.0, 1.0, 224), 1: (1.0, 1.1, 240), 2: (1.1, 1.2, 260), 3: (1.2, 1.4, 300), 4: (1.4, 1.8, 380),
 }  # fmt: skip
-"""Factors of channels and blocks, side of the input, and GFLOPs of an image."""
+"""Factors of channels and blocks, and side of the input."""
 _RESNETS = {
-    18: ((2, 2, 2, 2), 3.627), 34: ((3, 4, 6, 3), 7.326), 50: ((3, 4, 6, 3), 8.174), 101: ((3, 4, 23, 3), 15.599),
-    152: ((3, 8, 36, 3), 23.023),
+    18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
 }  # fmt: skip
-"""Blocks of each stage, and GFLOPs of an image."""
+"""Blocks of each stage."""
 _VITS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 NAMES = (
     "efficientnet_lite0 to 4, tf_efficientnet_lite0 to 4, resnet18, 34, 50, 101 and 152, and vision transformers such as "
@@ -38,8 +36,6 @@ class Backbone:
     """Numbers of its feature."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    gflops: float = 0.0
-    """Operations of an image of `image_size`, of a convolutional network, in 10^9; two a multiplication."""
     blocks: tuple[int, ...] = ()
     """Blocks of a ResNet's four stages."""
     is_bottleneck: bool = False
@@ -67,17 +63,17 @@ def find_backbone(name: str) -> Backbone:
     """
     base, _, tag = name.partition(".")
     if found := re.fullmatch(r"(tf_)?efficientnet_lite([0-4])", base):
-        width, depth, side, gflops = _LITE[int(found[2])]
+        width, depth, side = _LITE[int(found[2])]
         like_tensorflow = found[1] is not None
         mean, std = HALF if like_tensorflow else IMAGENET
         return Backbone(
-            "efficientnet_lite", side, 1280, mean, std, gflops,
+            "efficientnet_lite", side, 1280, mean, std,
             width_factor=width, depth_factor=depth, pads_like_tensorflow=like_tensorflow,
         )  # fmt: skip
     if (found := re.fullmatch(r"resnet(\d+)", base)) and int(found[1]) in _RESNETS:
         deep = int(found[1]) >= 50
-        blocks, gflops = _RESNETS[int(found[1])]
-        return Backbone("resnet", 224, 2048 if deep else 512, *IMAGENET, gflops, blocks, is_bottleneck=deep)
+        blocks = _RESNETS[int(found[1])]
+        return Backbone("resnet", 224, 2048 if deep else 512, *IMAGENET, blocks, is_bottleneck=deep)
     if found := re.fullmatch(r"(vit|deit)_(tiny|small|base|large)_patch(\d{1,2})_(\d{2,4}|dinov2)", base):
         width, layers, heads = _VITS[found[2]]
         is_dino = found[4] == "dinov2"

@@ -306,13 +306,13 @@ class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
     def _consistent(self) -> Self:
         for one in self._extensions():
             one.check(self)
-        if self.nnodes != "1" and self.launch == "ray" and self.shard_cache_bytes:
-            raise ValueError("shard_cache_bytes: each of several machines of a Ray cluster holds all shards; set 0")
-        if self.nnodes != "1" and self.launch != "ray" and self.rdzv_endpoint is None:
-            raise ValueError(f"nnodes is {self.nnodes}: set rdzv_endpoint to where the machines meet (HOST:PORT)")
-        host = (self.rdzv_endpoint or "").rpartition(":")[0]
-        if self.nnodes != "1" and self.launch != "ray" and not self.allow_network and not is_loopback(host):
-            raise ValueError(explain_refusal(f"rdzv_endpoint is {self.rdzv_endpoint}"))
+        if self.nnodes != "1" and self.is_on_cluster and self.shard_cache_bytes:
+            raise ValueError("shard_cache_bytes: each of several machines of a cluster holds all shards; set 0")
+        if self.nnodes != "1" and not self.is_on_cluster:
+            if self.rdzv_endpoint is None:
+                raise ValueError(f"nnodes is {self.nnodes}: set rdzv_endpoint to where the machines meet (HOST:PORT)")
+            if not self.allow_network and not is_loopback(self.rdzv_endpoint.rpartition(":")[0]):
+                raise ValueError(explain_refusal(f"rdzv_endpoint is {self.rdzv_endpoint}"))
         pretrained = self.pretrained_towers
         if self.lock_image and "image" not in pretrained:
             raise ValueError("lock_image: an image tower that starts at random has nothing to keep; set init")
@@ -330,6 +330,11 @@ class TrainConfig(reduce(plugins.extend, KINDS, TrainTable)):
         if self.shard_cache_bytes and not self.shuffle_shards:
             raise ValueError("shard_cache_bytes: samples of all shards are shuffled together; set shuffle_shards")
         return self
+
+    @property
+    def is_on_cluster(self) -> bool:
+        """Whether an executor of a plugin starts the job on machines of its own, which meet where it says."""
+        return self.launch not in ("local", "work_pool")
 
     @property
     def pretrained_towers(self) -> frozenset[str]:

@@ -107,7 +107,7 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
         raise ConfigError(f"train.{problems[0]}")
     job = build_job(work, shards, folder)
     launcher = build_launcher(config, work.draft.key, folder)
-    if config.nnodes != "1" and config.launch != "ray":
+    if config.nnodes != "1" and not config.is_on_cluster:
         command = " ".join(["python", *launcher, "-m", "training.train", str(folder / "job.json")])
         logger.warning(
             "train: waiting for %s nodes; on each other node run: %s=1 %s", config.nnodes, ELSEWHERE, command
@@ -208,12 +208,12 @@ def build_launcher(config: TrainConfig, key: str, folder: Path, address: str | N
     """Return the arguments of Python that start all ranks of this node; several nodes meet by torchrun.
 
     Args:
-        address: IP address of this node, if another one is the rendezvous; only Ray provides it.
+        address: IP address of this node, if another one is the rendezvous; only a cluster's executor provides it.
     """
     if config.nnodes == "1":
         return ranks_launcher(config.nproc)
     rendezvous = (f"--nnodes={config.nnodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={config.rdzv_endpoint}")
-    if config.launch == "ray":  # torchrun would infer both from host names, which may not resolve to the node
+    if config.is_on_cluster:  # torchrun would infer both from host names, which may not resolve to the node
         host = str(config.rdzv_endpoint).rpartition(":")[0]
         rendezvous += (f"--local-addr={address or host}", f"--rdzv-conf=is_host={int(address is None)}")
     options = (*rendezvous, f"--rdzv-id=train-{key}", f"--max-restarts={config.max_restarts}")
