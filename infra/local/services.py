@@ -159,23 +159,10 @@ def up(timeout_s: float = supervisor.START_S) -> list[ServiceStatus]:
     required = [service for service in (PREFECT, MLFLOW) if not _external(service.name)]
     if required:
         make_home()
-    unprotected = PREFECT in required and login.read_login() is None
-    if unprotected or not all(_is_healthy(service.name) for service in required):
+    if not all(_is_healthy(service.name) for service in required):
         with supervisor.lock(_services()):
-            if PREFECT in required and login.read_login() is None:
-                _stop_prefect()
             supervisor.ensure_running(_services(), required, timeout_s)
     return [_status(name) for name in CLIENT_VARIABLE]
-
-
-def _stop_prefect() -> None:
-    """Stop a Prefect server that has no login, started by an earlier version, and the workers, which have none either."""
-    for folder in _folders():
-        record = supervisor.load(folder)
-        if record and record.alive and (folder.name == "prefect" or folder.name.startswith("worker-")):
-            supervisor.stop(folder, record)
-            again = "it starts again now" if folder.name == "prefect" else "start it again with `pairmill up --worker`"
-            logger.warning("%s: stopped, since it ran without a login; %s", folder.name, again)
 
 
 def down() -> list[ServiceStatus]:

@@ -3,7 +3,6 @@
 import logging
 import secrets
 import socket
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -211,10 +210,3 @@ def _form(body: bytes) -> dict[str, list[str]]:
         return parse_qs(body.decode("ascii"), max_num_fields=100)
     except ValueError as error:
         raise ConfigError("the form of the request cannot be read") from error
-
-
-def run_in_thread(server: Server) -> threading.Thread:
-    """Serve in a thread, and return it."""
-    thread = threading.Thread(target=server.run, name="browse", daemon=True)
-    thread.start()
-    return thread

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,14 +53,6 @@ def record_running(name: str, port: int, *, pid: int | None = None) -> Path:
         ServiceRecord(name, port, ("x",), "/", pid, processes.process_fingerprint(pid), "2026-01-01T00:00:00+00:00"),
     )
     return folder
-
-
-def test_home_is_absolute_and_ignores_an_empty_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PAIRMILL_HOME", "")
-    assert services.home() == tmp_path.resolve() / ".pairmill"
-    monkeypatch.setenv("PAIRMILL_HOME", "here")
-    assert services.home() == tmp_path.resolve() / "here"
 
 
 def test_services_and_doctor_import_no_prefect_mlflow_or_torch():
@@ -153,24 +144,6 @@ def test_no_other_server_gets_the_login_of_ours(answering, monkeypatch: pytest.M
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:of-that-server")
     services.apply_environment()
     assert services.authorization(f"{url}/api/flows") == basic("me:of-that-server")
-
-
-def test_up_restarts_a_server_and_stops_workers_that_have_no_login(monkeypatch: pytest.MonkeyPatch, caplog: Any):
-    stopped: list[str] = []
-    monkeypatch.setattr(supervisor, "is_healthy", lambda *_: True)
-    monkeypatch.setattr(supervisor, "ensure_running", lambda *_, **__: [])
-    monkeypatch.setattr(supervisor, "stop", lambda folder, record: stopped.append(folder.name))
-    for name in ("prefect", "mlflow", "worker-mill", "demo-site"):
-        record_running(name, 4321)
-    services.up()
-    assert stopped == ["prefect", "worker-mill"]
-    assert (
-        "worker-mill: stopped, since it ran without a login; start it again with `pairmill up --worker`" in caplog.text
-    )
-    login.write_new_login()
-    stopped.clear()
-    services.up()
-    assert stopped == []
 
 
 def test_client_environment_excludes_loopback_from_the_proxy(monkeypatch: pytest.MonkeyPatch):
