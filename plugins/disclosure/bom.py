@@ -1,7 +1,7 @@
 """The bill of materials of a model (ML-BOM) in CycloneDX 1.6: the model, its datasets, pretrained weights and software.
 
-cyclonedx-python-lib makes the document. Its classes have neither `modelCard` nor `data` (its issues 912 and 913), so these
-two are added to its JSON. The result is validated against the strict schema of the specification, which the library has.
+The classes of cyclonedx-python-lib have neither `modelCard` nor `data` (its issues 912 and 913), so the JSON is written
+here. The library knows licences, and validates the document against the strict schema of the specification.
 
 Source: OWASP CycloneDX 1.6 (ECMA-424); CycloneDX, "Authoritative Guide to AI/ML-BOM".
 """
@@ -9,7 +9,7 @@ Source: OWASP CycloneDX 1.6 (ECMA-424); CycloneDX, "Authoritative Guide to AI/ML
 import importlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from dataops.errors import ConfigError, ContractError
 from dataops.facts import EvaluateFacts, PackFacts, TrainFacts
 from dataops.formatting import format_quantity
 from dataops.rights.licenses import list_licenses
+from dataops.snapshot import Manifest
 from plugins.disclosure.subject import Chain, Subject
 from tasks.register.model_card import list_limits
 from tasks.tracking.run_metadata import model_name
@@ -35,14 +36,32 @@ def write_bom(subject: Subject) -> str:
     Raises: ConfigError if it is no model, or cyclonedx-python-lib is not installed; ContractError if the document is not
         valid.
     """
-    if subject.train is None:
+    train = subject.train
+    if train is None:
         raise ConfigError(f"{subject.name} is a dataset; name a model, or a train snapshot by its key")
-    schema = _import("schema")
-    version = schema.SchemaVersion.from_version(SPECIFICATION)
-    made = _import("output").make_outputter(_build(subject), schema.OutputFormat.JSON, version).output_as_string()
-    document = json.loads(made)
-    _add_model_card(document, subject)
-    _add_data(document, subject)
+    version = _import("schema").SchemaVersion.from_version(SPECIFICATION)
+    components = [
+        *(_describe_dataset(chain) for chain in subject.chains),
+        *(_describe_missing(key) for key in subject.missing),
+        *_list_weights(subject),
+        *_list_teachers(train),
+        *_list_software(train),
+    ]
+    references = sorted(str(one["bom-ref"]) for one in components)
+    document = {
+        "$schema": f"http://cyclonedx.org/schema/bom-{SPECIFICATION}.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": SPECIFICATION,
+        "serialNumber": uuid.uuid5(_NAMESPACE, f"{subject.name} {train.content_digest}").urn,
+        "version": 1,
+        "metadata": {
+            "timestamp": datetime.fromisoformat(train.created_at).isoformat(),
+            "tools": {"components": [_component("application", "pairmill", "")]},
+            "component": _describe_model(subject, train) | {"modelCard": _make_card(subject, train)},
+        },
+        "components": components,
+        "dependencies": [{"ref": MODEL, "dependsOn": references}, *({"ref": one} for one in references)],
+    }
     text = json.dumps(document, indent=1, ensure_ascii=True) + "\n"
     if (problem := _import("validation.json").JsonStrictValidator(version).validate_str(text)) is not None:
         raise ContractError(f"the ML-BOM of {subject.name} is not valid CycloneDX: {str(problem)[:500]}")
@@ -50,171 +69,142 @@ def write_bom(subject: Subject) -> str:
 
 
 def _import(module: str) -> Any:
-    """Return a module of cyclonedx-python-lib, whose decorated classes have no static types.
-
-    Raises: ConfigError if it is not installed.
-    """
+    """Return a module of cyclonedx-python-lib. Raises: ConfigError if it is not installed."""
     try:
         return importlib.import_module(f"cyclonedx.{module}")
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'pairmill[disclosure]'") from error
 
 
-def _component(kind: str, **fields: Any) -> Any:
-    """Return a component of a type of the specification, such as `data`."""
-    component = _import("model.component")
-    return component.Component(type=component.ComponentType(kind), **fields)
+def _component(
+    kind: str, name: str, reference: str, version: str = "", sha256: str = "", license_: str = "", **fields: Any
+) -> dict[str, Any]:
+    """Return a component of a type of the specification, such as `data`, without the fields that are empty.
+
+    Args:
+        license_: SPDX id, expression or name of its licence.
+    """
+    is_digest = len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
+    spdx = _import("spdx")
+    if spdx.is_expression(license_) and not spdx.fixup_id(license_):
+        licenses = [{"expression": license_}]
+    else:
+        licenses = [{"license": {"id": known} if (known := spdx.fixup_id(license_)) else {"name": license_}}]
+    found = {
+        "type": kind,
+        "bom-ref": reference,
+        "name": name,
+        "version": version,
+        "hashes": [{"alg": "SHA-256", "content": sha256}] if is_digest else [],
+        "licenses": licenses if license_ else [],
+        **fields,
+    }
+    return {key: value for key, value in found.items() if value}
 
 
-def _pedigree(**fields: Any) -> Any:
-    return _import("model.component").Pedigree(**fields)
+def _properties(values: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"name": f"pairmill:{name}", "value": value} for name, value in values if value]
 
 
-def _property(name: str, value: str) -> Any:
-    return _import("model").Property(name=f"pairmill:{name}", value=value)
-
-
-def _license(text: str) -> list[Any]:
-    """Return a licence by its SPDX id, expression or name."""
-    return [_import("contrib.license.factories").LicenseFactory().make_from_string(text)] if text else []
-
-
-def _build(subject: Subject) -> Any:
-    """Return what the classes of the library can hold."""
-    train = subject.train
-    assert train is not None
-    model, software = _describe_model(subject), _list_software(subject)
-    materials = [
-        *(_describe_dataset(chain) for chain in subject.chains),
-        *(_describe_missing(key) for key in subject.missing),
-        *_list_weights(subject),
-        *_list_teachers(subject),
-    ]
-    model_bom = _import("model.bom")
-    bom = model_bom.Bom(
-        serial_number=uuid.uuid5(_NAMESPACE, f"{subject.name} {train.content_digest}"),
-        metadata=model_bom.BomMetaData(
-            timestamp=datetime.fromisoformat(train.created_at),
-            component=model,
-            tools=_import("model.tool").ToolRepository(components=[_component("application", name="pairmill")]),
-        ),
-        components=[*materials, *software],
-    )
-    bom.register_dependency(model, [*materials, *software])
-    return bom
-
-
-def _describe_model(subject: Subject) -> Any:
-    train = subject.train
-    assert train is not None
+def _describe_model(subject: Subject, train: Manifest) -> dict[str, Any]:
     name, _, version = subject.name.removeprefix("models:/").rpartition("/")
     is_registered = subject.name.startswith("models:/")
-    ancestors = list(_list_weights(subject, is_ancestor=True))
+    # A reference is of one component.
+    ancestors = [{key: value for key, value in one.items() if key != "bom-ref"} for one in _list_weights(subject)]
     facts = {
         "content_digest": f"sha256:{train.content_digest}",
         "snapshot": f"train/{train.key}",
         "seed": str(train.seed),
-        "precision": TrainFacts.of(train).precision,
+        "precision": TrainFacts.of(train).precision or "",
         "pairs": str(subject.pairs),
     }
     return _component(
         "machine-learning-model",
-        name=name if is_registered else subject.name,
-        version=version if is_registered else train.content_digest[:16],
-        bom_ref=MODEL,
+        name if is_registered else subject.name,
+        MODEL,
+        version if is_registered else train.content_digest[:16],
+        next((part.sha256 for part in train.parts if part.name == _WEIGHTS), ""),
+        subject.license,
         description=f"CLIP {model_name(train.config)}, trained on {format_quantity(subject.pairs, 'pair')} of image and "
         "caption.",
-        hashes=_hash(next((part.sha256 for part in train.parts if part.name == _WEIGHTS), "")),
-        licenses=_license(subject.license),
-        pedigree=_pedigree(ancestors=ancestors) if ancestors else None,
-        properties=[_property(key, value) for key, value in facts.items() if value],
+        pedigree={"ancestors": ancestors} if ancestors else None,
+        properties=_properties(facts.items()),
     )
 
 
-def _describe_dataset(chain: Chain) -> Any:
-    pack = chain.pack
-    licenses = list_licenses(PackFacts.of(pack).licenses, chain.pairs)
+def _describe_dataset(chain: Chain) -> dict[str, Any]:
+    pack, facts, name = chain.pack, PackFacts.of(chain.pack), f"pack/{chain.pack.key}"
+    licenses = list_licenses(facts.licenses, chain.pairs)
     declared = [f"{one.license or 'none'}: {format_quantity(one.pairs, 'pair')}" for one in licenses]
-    snapshots = {stage: f"{one.key} sha256:{one.content_digest}" for stage, one in chain.ancestors.items()}
+    snapshots = {stage: f"{one.key} sha256:{one.content_digest}" for stage, one in sorted(chain.ancestors.items())}
+    languages = [
+        ("language", f"{language or 'not detected'}: {format_quantity(number, 'pair')}")
+        for language, number in facts.languages.items()
+    ]
+    contents = {"contents": {"properties": _properties(languages)}} if languages else {}
     return _component(
         "data",
-        name=f"pack/{pack.key}",
-        version=pack.content_digest[:16],
-        bom_ref=f"pack/{pack.key}",
+        name,
+        name,
+        pack.content_digest[:16],
+        pack.content_digest,
         description=f"{format_quantity(chain.pairs, 'pair')} of image and caption. The SHA-256 is the content digest: "
         "that of the sorted sha256 of all parts.",
-        hashes=_hash(pack.content_digest),
-        properties=[
-            *(_property("declared_license", value) for value in declared),
-            *(_property(f"snapshot.{stage}", value) for stage, value in sorted(snapshots.items())),
-        ],
+        properties=_properties(
+            [
+                *(("declared_license", value) for value in declared),
+                *((f"snapshot.{stage}", value) for stage, value in snapshots.items()),
+            ]
+        ),
+        data=[{"type": "dataset", "name": name, **contents}],
     )
 
 
-def _describe_missing(key: str) -> Any:
-    text = "A dataset of the training that is no longer in a known store."
-    return _component("data", name=f"pack/{key}", bom_ref=f"pack/{key}", description=text)
+def _describe_missing(key: str) -> dict[str, Any]:
+    name, text = f"pack/{key}", "A dataset of the training that is no longer in a known store."
+    return _component("data", name, name, description=text, data=[{"type": "dataset", "name": name}])
 
 
-def _list_weights(subject: Subject, *, is_ancestor: bool = False) -> Iterator[Any]:
-    """Yield the pretrained weights; as ancestors without a reference, since a reference is of one component."""
+def _list_weights(subject: Subject) -> Iterator[dict[str, Any]]:
     for number, one in enumerate(subject.weights):
         tower = "Both towers" if one.tower == "both" else f"The {one.tower} tower"
         file = f" (file {one.file})" if one.file else ""
+        text = f"{tower} started from these pretrained weights{file}."
+        reference = f"weights-{number}"
         yield _component(
-            "machine-learning-model",
-            name=one.name,
-            version=one.version or None,
-            bom_ref=None if is_ancestor else f"weights-{number}",
-            description=f"{tower} started from these pretrained weights{file}.",
-            hashes=_hash(one.sha256),
-            licenses=_license(one.license),
+            "machine-learning-model", one.name, reference, one.version, one.sha256, one.license, description=text
         )
 
 
-def _list_teachers(subject: Subject) -> Iterator[Any]:
-    models = TrainFacts.of(subject.train).other_models if subject.train is not None else {}
-    for number, source in enumerate(subject.train.inputs if subject.train is not None else []):
+def _list_teachers(train: Manifest) -> Iterator[dict[str, Any]]:
+    models = TrainFacts.of(train).other_models
+    for number, source in enumerate(train.inputs):
         if source.stage in models:
+            text = f"Another model of the training ({source.stage})."
             yield _component(
-                "machine-learning-model",
-                name=source.key,
-                bom_ref=f"teacher-{number}",
-                description=f"Another model of the training ({source.stage}).",
-                hashes=_hash(source.digest),
+                "machine-learning-model", source.key, f"teacher-{number}", sha256=source.digest, description=text
             )
 
 
-def _list_software(subject: Subject) -> list[Any]:
-    """Return the software of the training, as far as the manifest has it."""
-    code = subject.train.code if subject.train is not None else {}
-    commit = str(code.get("commit") or "")
-    found = [
-        _component(
-            "application",
-            name="pairmill",
-            version=commit[:16] or None,
-            bom_ref=SOFTWARE,
-            description="The pipeline that made the datasets and trained the model"
-            + (", with changes that were not committed." if code.get("dirty") else "."),
-            pedigree=_pedigree(commits=[_import("model.component").Commit(uid=commit)]) if commit else None,
-        )
-    ]
-    if python := code.get("python"):
-        found.append(_component("platform", name="python", version=str(python), bom_ref=PYTHON))
-    return found
+def _list_software(train: Manifest) -> Iterator[dict[str, Any]]:
+    """Yield the software of the training, as far as the manifest has it."""
+    commit, change = str(train.code.get("commit") or ""), ", with changes that were not committed."
+    yield _component(
+        "application",
+        "pairmill",
+        SOFTWARE,
+        commit[:16],
+        description="The pipeline that made the datasets and trained the model"
+        + (change if train.code.get("dirty") else "."),
+        pedigree={"commits": [{"uid": commit}]} if commit else None,
+    )
+    if python := train.code.get("python"):
+        yield _component("platform", "python", PYTHON, str(python))
 
 
-def _hash(sha256: str) -> list[Any]:
-    is_digest = len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
-    model = _import("model")
-    return [model.HashType(alg=model.HashAlgorithm.SHA_256, content=sha256)] if is_digest else []
-
-
-def _add_model_card(document: dict[str, Any], subject: Subject) -> None:
-    """Add the model card, for which the library has no class."""
-    train, manifests = subject.train, subject.manifests
-    assert train is not None
+def _make_card(subject: Subject, train: Manifest) -> dict[str, Any]:
+    """Return the model card."""
+    manifests = subject.manifests
     metrics = EvaluateFacts.of(manifests["evaluate"]).metrics if "evaluate" in manifests else None
     rows = flatten_metrics(metrics or {})
     datasets = [*(pack.key for pack in subject.packs), *subject.missing]
@@ -236,7 +226,7 @@ def _add_model_card(document: dict[str, Any], subject: Subject) -> None:
     }
     if measured := [_describe_metric(row) for row in rows if row["value"] is not None]:
         card["quantitativeAnalysis"] = {"performanceMetrics": measured}
-    document["metadata"]["component"]["modelCard"] = card
+    return card
 
 
 def _describe_metric(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,18 +234,3 @@ def _describe_metric(row: Mapping[str, Any]) -> dict[str, Any]:
     if row["low"] is None or row["high"] is None:
         return metric
     return metric | {"confidenceInterval": {"lowerBound": f"{row['low']:.6g}", "upperBound": f"{row['high']:.6g}"}}
-
-
-def _add_data(document: dict[str, Any], subject: Subject) -> None:
-    """Add `data` to the components that are datasets, for which the library has no class."""
-    languages = {f"pack/{pack.key}": _count(PackFacts.of(pack).languages) for pack in subject.packs}
-    for component in document.get("components", []):
-        if component["type"] == "data":
-            values = languages.get(component["bom-ref"], [])
-            listed = [{"name": "pairmill:language", "value": value} for value in values]
-            contents = {"contents": {"properties": listed}} if listed else {}
-            component["data"] = [{"type": "dataset", "name": component["name"], **contents}]
-
-
-def _count(counts: Mapping[str, int]) -> Sequence[str]:
-    return [f"{name or 'not detected'}: {format_quantity(number, 'pair')}" for name, number in counts.items()]
