@@ -24,7 +24,6 @@ from dataops.standard_streams import is_utf8
 from dataops.store import open_store
 from dataops.toml_text import find_key_lines, parse_toml
 from flows.config_problems import (
-    are_in_archives,
     describe_problems,
     find_signer_problems,
     find_source_problems,
@@ -37,6 +36,7 @@ from infra.local.services import make_home
 from tasks.checks.config import ChecksConfig
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
+from tasks.download.hooks import load_hooks
 from tasks.engine.executor import Engine, Executor
 from tasks.evaluate.config import EvaluateConfig
 from tasks.extract.config import SourceConfig, name_source_path, name_tables
@@ -287,7 +287,9 @@ def _problems_outside(
         else:
             adapter: TypeAdapter[Any] = TypeAdapter(types[name])
             table, wrong = validate_rest(adapter, values.get(RunConfig.model_fields[name].alias or name, {}))
-            if name == "download" and are_in_archives(values.get("source")):
+            source = values.get("source")
+            sources = source if isinstance(source, list) else [source]
+            if name == "download" and any(hook.asks_no_host(sources) for hook in load_hooks().values()):
                 wrong.add("contact")  # no host is asked
         found = table.problems(**({"writes": writes} if name == "store" else {})) if table is not None else []
         return table, [line for line in found if line.partition(":")[0].partition(".")[0] not in wrong]

@@ -64,12 +64,6 @@ def name_sources(lines: Iterable[str], tables: Any) -> list[str]:
     return [name_source_path(line, tables) for line in lines]
 
 
-def are_in_archives(source: Any) -> bool:
-    """Return whether all images are in archives, by the sources as they are in the config."""
-    tables = source if isinstance(source, list) else [source]
-    return all(isinstance(table, Mapping) and table.get("images") == "archive" for table in tables)
-
-
 def find_source_problems(tables: Sequence[Any]) -> list[str]:
     """Return the problems of the files that several sources name, one of which may not be valid."""
     found: list[str] = []

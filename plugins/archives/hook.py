@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from dataops.facts import DownloadFacts
+from dataops.schema import DropReason
 from dataops.snapshot import Draft, Input
 from dataops.trace.targets import Target, matching_rows
 from tasks.download.hooks import FetchHook, ShardHook
@@ -25,7 +26,16 @@ logger = logging.getLogger(__name__)
 class ArchivedImages(FetchHook):
     """Takes the images of sources with `images = "archive"` from their WARC files, without a request."""
 
+    reasons: ClassVar[Mapping[str, DropReason]] = {
+        "not_in_archive": DropReason(
+            'No archive of the source has a usable record of the image, with `source.images = "archive"`.',
+            '`source.images = "web"` requests it from its host',
+        )
+    }
     order = 50  # after hooks that check bytes: what they drop is not copied from an archive
+
+    def asks_no_host(self, sources: Sequence[Any]) -> bool:
+        return all(isinstance(table, Mapping) and table.get("images") == "archive" for table in sources)
 
     def adapt(self, config: Any, sources: Sequence[Any]) -> Any:
         archives = [one for one in sources if getattr(one, "images", "web") == "archive"]

@@ -1,13 +1,14 @@
 """The hook of a download that drops known harmful images: `[download.hash_lists]` (docs/hash-lists.md)."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dataops.facts import DownloadFacts
 from dataops.formatting import format_counts, format_quantity
+from dataops.schema import DropReason
 from dataops.snapshot import Draft, Input
 from plugins.moderation.lists_config import KNOWN_HARM, HashListsConfig
 from tasks.download.hooks import FetchHook, ShardHook
@@ -44,6 +45,12 @@ class HashLists(FetchHook):
 
     config, table = HashListsConfig, "hash_lists"
     erased_reasons = frozenset({KNOWN_HARM})
+    reasons: ClassVar[Mapping[str, DropReason]] = {
+        KNOWN_HARM: DropReason(
+            "A list of known harmful images names the image. The row has its uid and the list only.",
+            "`download.hash_lists`",
+        )
+    }
     order = 10
 
     def problems(self, config: Any) -> list[str]:

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from email.message import Message
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from pydantic import BaseModel
 
 from dataops import plugins
 from dataops.facts import DownloadFacts, Facts
+from dataops.schema import DropReason
 from dataops.snapshot import Draft, Input
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
@@ -85,6 +86,13 @@ class FetchHook:
     """Drop reasons that leave nothing of a row but its uid and `error_message`, and that are not retried."""
     facts: type[Facts] = Facts
     """Model of what `ShardHook.list_facts` returns; it states the marks of text that a takedown overwrites."""
+
+    reasons: ClassVar[Mapping[str, DropReason]] = {}
+    """The meaning of its drop reasons."""
+
+    def asks_no_host(self, sources: Sequence[Any]) -> bool:
+        """Return whether no host is asked, by the tables of `[source]` as they are in a config that is not valid."""
+        return False
 
     def adapt(self, config: Any, sources: Sequence[Any]) -> Any:
         """Return the config with what it takes from the tables of `[source]`."""

@@ -46,8 +46,6 @@ _NETWORK = (
 )
 _MAX_ORIGINS = 4_096
 """Maximum number of origins whose rules are in memory; those of others are read from the folder again."""
-_MAX_CHARS = 8 << 20
-"""Maximum length of all files whose rules are in memory; a character costs about 25 bytes in the worst case."""
 
 
 _MAX_TERMS = 256
@@ -95,10 +93,14 @@ class _Origin:
 
 
 class HostRules:
-    """The rules of the hosts of one shard; thread-safe."""
+    """The rules of the hosts of one shard; thread-safe.
 
-    def __init__(self, files: OriginFiles, pace: HostPace, limits: RuleLimits):
-        self._files, self._pace, self._limits = files, pace, limits
+    Args:
+        max_chars: maximum length of all files whose rules are in memory; a character costs about 25 bytes at worst.
+    """
+
+    def __init__(self, files: OriginFiles, pace: HostPace, limits: RuleLimits, max_chars: int = 8 << 20):
+        self._files, self._pace, self._limits, self._max_chars = files, pace, limits, max_chars
         self._origins: OrderedDict[str, _Origin] = OrderedDict()
         self._chars = 0
         self._terms: OrderedDict[str, tuple[Any, OriginFile]] = OrderedDict()
@@ -189,7 +191,7 @@ class HostRules:
             if not (entry := self._origins.get(origin)):
                 entry = self._origins[origin] = _Origin(self._limits)
             self._origins.move_to_end(origin)
-            while len(self._origins) > _MAX_ORIGINS or (self._chars > _MAX_CHARS and len(self._origins) > 1):
+            while len(self._origins) > _MAX_ORIGINS or (self._chars > self._max_chars and len(self._origins) > 1):
                 _, oldest = self._origins.popitem(last=False)
                 oldest.evicted = True
                 self._chars -= oldest.chars

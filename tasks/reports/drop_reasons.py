@@ -44,8 +44,7 @@ DOWNLOAD = {
     Reason.TLS: DropReason("The TLS certificate or handshake is invalid."),
     Reason.PRIVATE_ADDRESS: DropReason(
         "The host resolves to an IP address that is not on the public internet.",
-        '`download.connect_to = { "HOST" = "IP_ADDRESS:PORT" }` for a host of your own, or '
-        '`source.images = "archive"` for WARC files that hold the images',
+        '`download.connect_to = { "HOST" = "IP_ADDRESS:PORT" }` for a host of your own',
     ),
     Reason.NO_CONTACT: DropReason(
         "`download.contact` is not set, so only hosts of `download.connect_to` are requested.", "`download.contact`"
@@ -53,10 +52,6 @@ DOWNLOAD = {
     Reason.BAD_URL: DropReason("The URL, or that of a redirect, cannot be requested."),
     Reason.BAD_RESPONSE: DropReason("The response is not valid HTTP."),
     Reason.REDIRECT_LOOP: DropReason("There are too many redirects."),
-    "not_in_archive": DropReason(
-        'No archive of the source has a usable record of the image, with `source.images = "archive"`.',
-        '`source.images = "web"` requests it from its host',
-    ),
     Reason.ROBOTS: DropReason(
         "robots.txt of the host, or of the host of a redirect, disallows the request, or is not available."
     ),
@@ -80,14 +75,11 @@ DOWNLOAD = {
     Reason.TOO_MANY_PIXELS: DropReason("The image has too many pixels.", "`download.max_image_area`"),
     Reason.TOO_SMALL: DropReason("A side of the image has too few pixels.", "`download.min_image_size`"),
     Reason.ASPECT_RATIO: DropReason("The ratio of the sides is too large.", "`download.max_aspect_ratio`"),
-    "known_harm": DropReason(
-        "A list of known harmful images names the image. The row has its uid and the list only.",
-        "`download.hash_lists`",
-    ),
     Reason.LOST: DropReason("img2dataset returned no result for the row.", _AGAIN.format(Reason.LOST)),
     Reason.OTHER: DropReason("Another error; `error_message` has its class.", _AGAIN.format(Reason.OTHER)),
     Reason.TAKEDOWN: _TAKEDOWN,
 }
+DOWNLOAD |= {name: reason for hook in plugins.load("fetch_hooks").values() for name, reason in hook.reasons.items()}
 CURATE = {
     Reason.NOT_AN_IMAGE: DropReason("The bytes in the shard are not an image."),
     Reason.UNSUPPORTED_FORMAT: DropReason("The image has a format that is not decoded."),

@@ -94,22 +94,6 @@ def test_find_header_opt_outs_counts_ai_agents_only_where_they_are_named() -> No
 
 
 @pytest.mark.parametrize(
-    ("values", "reserved"),
-    [
-        (["1"], True),
-        ([" 1\t"], True),
-        (['"1"'], True),
-        (["0", "1"], True),
-        (["0, 1"], True),
-        (["0"], False),
-        ([], False),
-    ],
-)
-def test_find_header_opt_outs_reads_repeated_and_quoted_reservations(values: list[str], reserved: bool) -> None:
-    assert find(*values, name="tdm-reservation") == ("1" if reserved else None)
-
-
-@pytest.mark.parametrize(
     "unit", [",", ":", "a:", "max-", "max-a:", "a", "*", "a/", " ", '"', ";", "max-a \t", "-", "noai "]
 )
 def test_parse_robots_tag_takes_linear_time(unit: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 from dataops.rights.payment import describe_price, offers_in_body
 from dataops.rights.preferences import CONTENT_USAGE
 from dataops.rights.robots_txt import MAX_RULES, RobotsFile
-from dataops.rights.signals import MAX_DETAIL_CHARS, Agents, Statement, declare, find_header_opt_outs
+from dataops.rights.signals import MAX_DETAIL_CHARS, Agents, Statement, declare
 
 AGENTS = Agents("pairmill", ("GPTBot", "CCBot"))
 RSL = "https://a.test/license.xml"
@@ -44,12 +44,6 @@ def test_find_returns_the_member_that_forbids_training(statement: str, detail: s
 def find(text: str) -> str | None:
     found = declare(CONTENT_USAGE, Statement("header", CONTENT_USAGE.name, text), "", "")
     return next((one.detail for one in found if not one.permits), None)
-
-
-def test_find_distinguishes_permission_from_silence() -> None:
-    [permission] = CONTENT_USAGE.find(Statement("header", CONTENT_USAGE.name, "train-ai=y"))
-    assert permission.permits
-    assert list(CONTENT_USAGE.find(Statement("header", CONTENT_USAGE.name, "search=y"))) == []
 
 
 def found(text: str, path: str = "/x/1.jpg") -> list[tuple[str, str]]:
@@ -135,27 +129,6 @@ def test_hostile_files_are_read_in_linear_time_and_forbid() -> None:
     assert not file.allows("http://a.test/", "pairmill")
     for text in ("train-ai=" * 60_000, "ai " * 170_000, "<" * 500_000, "<a>; rel=" * 60_000, ';rel="' * 80_000):
         find(text)
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ([("Content-Usage", "train-ai=n")], [USAGE]),
-        ([("content-usage", "train-ai=y"), ("Content-Usage", "train-ai=n")], [USAGE]),
-        ([("Content-Signal", "search=yes, ai-train=no"), ("Content-Usage", "train-ai=y")], [SIGNAL]),
-        ([("Link", f'<{RSL}>; rel="license"; type="application/rsl+xml"')], [("rsl", RSL)]),
-        ([("Content-Usage", "train-ai=y"), ("Content-Signal", "ai-train=yes"), ("Link", f"<{RSL}>; rel=license")], []),
-    ],
-)
-def test_find_header_opt_outs_reads_ai_preferences(
-    fields: list[tuple[str, str]], expected: list[tuple[str, str]]
-) -> None:
-    headers = Message()
-    for name, value in fields:
-        headers[name] = value
-    outs = list(find_header_opt_outs(headers, AGENTS, "http://a.test/1.jpg", "now"))
-    assert [(one.signal, one.detail) for one in outs if not one.permits] == expected
-    assert {(one.where, one.when) for one in outs} <= {("http://a.test/1.jpg", "now")}
 
 
 def test_describe_price_returns_the_offer_as_written() -> None:

@@ -1,6 +1,5 @@
 import pytest
 
-from dataops.rights.signals import find_in_headers
 from dataops.web.declarations import read_meta
 from dataops.web.page_pairs import PageBounds
 from dataops.web.pages import ExtractedPage, extract_page_pairs
@@ -76,31 +75,6 @@ def test_extract_page_pairs_returns_the_directives_of_the_page(head: str, direct
 )
 def test_read_meta_returns_only_used_names(name: str, normalised: str):
     assert list(read_meta(name, name, None, "text")) == ([(normalised, "text")] if normalised else [])
-
-
-@pytest.mark.parametrize(
-    ("fields", "directives"),
-    [
-        ([("x-robots-tag", "noai, noindex")], {"noai", "noindex"}),
-        ([("x-robots-tag", "googlebot: noindex, noai")], {"noai"}),
-        ([("x-robots-tag", "noindex, otherbot: noimageai")], {"noindex", "noimageai"}),
-        ([("x-robots-tag", "*: none")], {"noindex"}),
-        (
-            [("x-robots-tag", "unavailable_after: 25 Jun 2010 15:00:00 PST"), ("x-robots-tag", "NoImageIndex")],
-            {"noimageindex"},
-        ),
-        ([("tdm-reservation", "1"), ("tdm-policy", "https://h.example/p")], {"tdm-reservation"}),
-        ([("server", "noai")], set()),
-        ([("content-usage", "train-ai=n"), ("content-signal", "ai-train=yes")], {"content-usage"}),
-        ([("content-signal", "search=yes,ai-train=no")], {"content-signal"}),
-        ([("link", '</l.xml>; rel="license"; type="application/rsl+xml"')], {"rsl"}),
-        ([("link", '</l.xml>; rel="license"'), ("content-usage", "search=n")], set()),
-        ([("www-authenticate", 'License error="invalid_request"')], {"rsl"}),
-        ([("www-authenticate", 'Basic realm="License"'), ("content-type", "text/html")], set()),
-    ],
-)
-def test_find_in_headers(fields: list, directives: set):
-    assert find_in_headers(fields) == directives
 
 
 def test_extract_page_pairs_applies_the_directives_of_the_response():

@@ -10,8 +10,6 @@ import pytest
 
 from dataops.rights.robots_txt import RobotsFile
 from dataops.rights.signals import Agents, OptOut
-from dataops.rights.tdmrep import TdmRules
-from tasks.download import host_rules
 from tasks.download.config import AI_AGENTS
 from tasks.download.host_rules import HostRules, RuleLimits
 from tasks.download.host_turns import HostPace, PaceLimits
@@ -185,47 +183,17 @@ def test_check_ignores_unreadable_and_disallowed_files() -> None:
     assert host.asked == {"/robots.txt": 1}
 
 
-def test_robots_file_finds_agents_in_lines_of_any_form() -> None:
-    text = "User-Agent : GPTBot\r\n  user-agent: CCBot # x\nUSERAGENT: Other\nUser agent: Spaced\n# User-agent: not"
-    assert RobotsFile.parse(text).named_agents == {"gptbot", "ccbot", "other", "spaced"}
-
-
-def test_robots_file_that_is_too_slow_allows_nothing() -> None:
-    hostile = "User-agent: *\n" + "".join(f"Disallow: /{'*a' * 5}{n}b$\n" for n in range(20_000))
-    started = time.monotonic()
-    file = RobotsFile.parse(hostile)
-    assert not any(file.allows(f"http://a.test/{'a' * 2000}{n}", "pairmill") for n in range(1000))
-    assert time.monotonic() - started < 20
-    modest = "User-agent: *\n" + "".join(f"Disallow: /*{n}.jpg$\n" for n in range(1_000))
-    assert RobotsFile.parse(modest).allows("http://a.test/x.jpg", "pairmill")
-    assert not RobotsFile.parse(modest).allows("http://a.test/999.jpg", "pairmill")
-
-
-def test_check_parses_each_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed: list[str] = []
-    parse, make_rules = RobotsFile.parse, TdmRules.__init__
-    monkeypatch.setattr(RobotsFile, "parse", lambda text, *more: parsed.append(text) or parse(text, *more))
-    monkeypatch.setattr(TdmRules, "__init__", lambda self, found=(): parsed.append("tdm") or make_rules(self, found))
-    wildcards = ", ".join(f'{{"location": "/*{n}.gif", "tdm-reservation": 1}}' for n in range(100))
-    all_rules = rules(Host(allow("User-agent: *", "Disallow: /y"), tdmrep=(200, f"[{wildcards}]"), ai=allow("x")))
-    for number in range(20):
-        assert all_rules.check(split_url(f"http://a.test/{number}.jpg")) == (0.0, [])
-    assert len(parsed) == 3
-
-
-def test_host_rules_keep_a_bounded_length_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_rules, "_MAX_CHARS", 10_000)
+def test_host_rules_keep_a_bounded_length_of_files() -> None:
     host = Host(allow("#" * 3_000))
-    all_rules = rules(host)
+    limits = RuleLimits(Agents("pairmill", AI_AGENTS))
+    all_rules = HostRules(host, HostPace(PaceLimits()), limits, max_chars=10_000)
     for number in range(10):
         all_rules.check(split_url(f"http://h{number}.test/1.jpg"))
-    assert len(all_rules._origins) <= 5
     for _ in range(3):
         all_rules.check(split_url("http://h9.test/1.jpg"))
     assert host.asked["/robots.txt"] == 10
     all_rules.check(split_url("http://h0.test/1.jpg"))
     assert host.asked["/robots.txt"] == 11
-    assert all_rules._chars == sum(origin.chars for origin in all_rules._origins.values()) <= 13_000
 
 
 def test_check_records_only_text_that_can_be_stored() -> None:
