@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from dataops.archives.http_body import BadBody, decode_codings
 from dataops.digest import text_sha256
 from dataops.reasons import Reason
-from dataops.rights.refusals import BOT_MANAGER
+from dataops.rights.refusals import BOT_MANAGER, CHALLENGE_STATUSES, MAX_CHALLENGE_BYTES, find_challenge
 from dataops.rights.robots_txt import decode_file
 from dataops.rights.signals import Agents, find_header_opt_outs
 from tasks.web.connection import Response, list_header_values
@@ -194,12 +194,21 @@ class OriginFiles:
                 refusals = find_header_opt_outs(response.headers, Agents(""), url, "")
                 refusal = next((one.detail for one in refusals if one.signal == BOT_MANAGER.name), "")
                 if refusal or not 200 <= response.status < 300:
-                    return OriginFile(first, response.status, "", now, refusal)
+                    return OriginFile(first, response.status, "", now, refusal or _read_challenge(response))
                 try:
                     return OriginFile(first, response.status, decode_file(_read_decoded(response)), now)
                 except (FetchError, BadBody, UnicodeError) as error:
                     raise FetchError("unreadable", str(error)) from None
         return OriginFile(first, 404, "", now)  # RFC 9309, 2.3.1.2: over five redirects count as if there were none
+
+
+def _read_challenge(response: Response) -> str:
+    """Return the mark of a bot manager's challenge in the start of a body; "" without one."""
+    if response.status not in CHALLENGE_STATUSES:
+        return ""
+    with suppress(FetchError):
+        return find_challenge(b"".join(read_body(response, MAX_CHALLENGE_BYTES, cut=True))) or ""
+    return ""
 
 
 def _read_decoded(response: Response) -> bytes:

@@ -236,6 +236,16 @@ FORMS = {
         page=("http_403", None, None),
         image=("opt_out", ("bot-manager", "cf-mitigated: challenge")),
     ),
+    "robots-mitigated": Form(
+        files={"/robots.txt": (403, {"cf-mitigated": "challenge"}, b"no")},
+        image=("opt_out", ("bot-manager", "cf-mitigated: challenge, for robots.txt")),
+        asked=False,
+    ),
+    "robots-challenged": Form(
+        files={"/robots.txt": (403, {"Content-Type": "text/html"}, b"<title>Just a moment...</title>")},
+        image=("opt_out", ("bot-manager", "challenge: <title>just a moment, for robots.txt")),
+        asked=False,
+    ),
     "challenged": Form(
         status=403,
         headers={"Content-Type": "text/html"},
@@ -346,7 +356,8 @@ def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_pa
     reasons, evidence = fetched(tmp_path, urls, connect_to=web.connect_to(), host_rate=0)
     files = sorted(["/robots.txt", TDM, AI])
     asked = {name: sorted([*files, *form.terms, *(["/1.png"] if form.asked else [])]) for name, form in FORMS.items()}
-    assert requests(web) == asked | {"disallow": ["/robots.txt"]}
+    refused = {name: ["/robots.txt"] for name in ("disallow", "robots-mitigated", "robots-challenged")}
+    assert requests(web) == asked | refused
     found = {
         name: (reasons[url(name, "1.png")], [(one["signal"], one["detail"]) for one in opt_outs])
         for name in FORMS
