@@ -39,7 +39,7 @@ audit: .venv/installed-dev
 	$(BIN)/python -m infra.audit
 
 unit: .venv/installed-dev
-	$(PYTEST) tests/unit $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py benchmarks/*/tests)
+	$(PYTEST) tests/unit tests/whole $(wildcard plugins/*/tests/unit plugins/*/tests/test_*.py benchmarks/*/tests)
 
 # The unit tests of one stage: make stage STAGE=filter
 STAGE ?= filter
@@ -57,14 +57,14 @@ integration: .venv/installed-dev
 e2e: .venv/installed-dev
 	$(PYTEST_WAITING) tests/e2e $(wildcard plugins/*/tests/e2e)
 
-# The core's own tests in a copy without plugins/, with no extra but what tests need; not part of `test`, since it installs
-# a second environment.
+# The core's own tests (all but tests/whole) in a copy without plugins/, with no extra but what tests need; not part of
+# `test`, since it installs a second environment.
 core:
 	@rm -rf build/core && mkdir -p build/core
 	@git ls-files -z -- ':!plugins' | xargs -0 cp --parents -t build/core
 	@cd build/core && $(PYTHON) -m venv .venv && \
 		.venv/bin/python infra/install.py --constraint=constraints.txt --editable '.[test]'
-	cd build/core && $(PYTEST) tests/unit && $(PYTEST_WAITING) tests/integration
+	cd build/core && $(PYTEST) tests/unit && $(PYTEST_WAITING) tests/integration tests/e2e
 
 # Two Ray nodes on loopback; not part of `test`, because its install (70 MB) and servers take another minute.
 ray: .venv/installed-dev

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+pytest_plugins = ["tests.fixtures"]
+
 settings.load_profile("ci")  # the same examples each time, and no time limit of an example: a busy machine exceeds it
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell sets it for what it runs in the background

@@ -14,8 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from torch.nn.functional import pad
 
-from benchmarks.inputs.captions import make_hostile_captions, make_web_captions
 from benchmarks.measure import Row, finish, make_parser, peer_imports, time_in_turn
+from tests.caption_samples import make_hostile_captions, make_web_captions
 from training.model.tokenizer import make_tokenizer
 
 with peer_imports():

@@ -5,6 +5,7 @@ that become parts of a snapshot are read here. Footers have no checksum: of flip
 changed the name or type of a column unseen, and all others were errors or changed nothing (2026-11-29, pyarrow 25).
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,10 +43,26 @@ def naming_damage(where: str) -> Iterator[None]:
         raise CorruptPart(f"{where} is damaged ({error}); `run --verify` remakes it") from error
 
 
+def _without_python(source: Any) -> Any:
+    """Return a source that Arrow reads into memory of its own: a file of the system, or a copy of bytes in memory.
+
+    To free bytes of Python, a thread of Arrow needs the GIL, and aborts a process that ends then. A file that is neither
+    is returned as it is: read it without threads.
+    """
+    if isinstance(source, io.BytesIO):
+        copy = pa.BufferOutputStream()
+        copy.write(source.getbuffer())
+        return pa.BufferReader(copy.getvalue())
+    try:
+        return pa.OSFile(f"/dev/fd/{source.fileno()}")
+    except (AttributeError, io.UnsupportedOperation):  # a path, a file of Arrow, or one of neither
+        return source
+
+
 @contextmanager
 def open_parquet(source: Any, where: str) -> Iterator[pq.ParquetFile]:
     """Open a path or binary file to read it in the `with`. Raises: CorruptPart, also in the `with`, if it is damaged."""
-    with naming_damage(where), pq.ParquetFile(source, page_checksum_verification=True) as file:
+    with naming_damage(where), pq.ParquetFile(_without_python(source), page_checksum_verification=True) as file:
         yield file
 
 

@@ -11,6 +11,7 @@ The lease (tasks/engine/lease.py) of the one run that makes the snapshot is ther
 """
 
 import hashlib
+import io
 import json
 import re
 from collections import Counter
@@ -388,10 +389,7 @@ def read_table(store: Store, name: str, columns: list[str] | None = None) -> pa.
 
 def fetch_table(store: Store, name: str, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet object of some megabytes into memory, by one request. Raises: as read_table."""
-    # Memory of Arrow's own: to free bytes of Python, a thread of Arrow needs the GIL, and aborts a process that ends then.
-    copy = pa.BufferOutputStream()
-    copy.write(store.read(name))
-    return read_parquet(pa.BufferReader(copy.getvalue()), f"{store.uri}/{name}", columns)
+    return read_parquet(io.BytesIO(store.read(name)), f"{store.uri}/{name}", columns)
 
 
 class SnapshotName(NamedTuple):

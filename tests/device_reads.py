@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import training.train as train_module
-from benchmarks.gpu_gates.reads import counting
+from tests.host_reads import counting
 from tests.trainings import TOWERS, rows_of
 from training.config import TrainConfig
 from training.data.loader import Batch

@@ -11,8 +11,9 @@ from dataops.store import FolderStore
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import start_hooks
 from tasks.download.rounds import ShardTask, cut_parts
+from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
-from tasks.engine.stage import Work
+from tasks.engine.stage import Plan, Work, plan
 from tests.manifests import build_manifest
 
 
@@ -37,6 +38,18 @@ def filtered(store: FolderStore, urls: list[str], rows_a_part: int) -> Manifest:
         ]
         parts.append(draft.put_table(f"part-{len(parts):05d}.parquet", pa.Table.from_pylist(rows, FILTERED)))
     return draft.commit(build_manifest("filter", parts, key=draft.key, counts=Counts(input=len(urls), kept=len(urls))))
+
+
+URLS = [f"http://site.test/{'gone' if n % 9 == 4 else 'moody' if n % 3 == 1 else 'ok'}/{n}.png" for n in range(45)]
+MOODY, GONE = (sum(f"/{kind}/" in url for url in URLS) for kind in ("moody", "gone"))
+
+
+def planned_in(store: FolderStore, server: Any, **config: Any) -> Plan:
+    """Return the plan of a download of URLS from a server on a port, which answers /moody/ when it is in the mood."""
+    known = {"image_size": 32, "shard_size": 20, "retries": 0, "host_rate": 0, "retry": {"rounds": 2, "delay": 0.1}}
+    connect_to = {"site.test": f"127.0.0.1:{server.server_port}"}
+    settings = DownloadConfig.model_validate({**known, "connect_to": connect_to, **config})
+    return plan(DOWNLOAD, settings, 0, [filtered(store, URLS, rows_a_part=45)])
 
 
 def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, str | None], dict[str, dict[str, Any]]]:

@@ -18,7 +18,9 @@ from PIL import Image
 import training.train as train_module
 from dataops.schema import CURATED
 from dataops.shards.tar import ShardWriter, format_index
-from dataops.snapshot import Draft, Part
+from dataops.snapshot import Counts, Draft, Manifest, Part
+from dataops.store import Store
+from tests.manifests import build_manifest
 from training.model.packing import PackedTexts, pack_texts
 
 RESNET = {
@@ -80,6 +82,12 @@ def packed(draft: Draft, shards: int, pairs_each: int) -> list[Part]:
             draft.put_table(f"part-{shard:05d}.parquet", pa.Table.from_pylist(rows, schema=pa.schema(columns))),
         ]
     return parts
+
+
+def dataset(store: Store) -> Manifest:
+    draft = Draft(store, "pack", "a" * 16)
+    parts = packed(draft, 6, 4)
+    return build_manifest("pack", parts, key=draft.key, counts=Counts(input=24, kept=24))
 
 
 @pytest.fixture

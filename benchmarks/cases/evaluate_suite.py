@@ -35,10 +35,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.inputs.captions import make_web_captions
 from benchmarks.inputs.image_server import load_photographs
 from benchmarks.measure import BENCH_EXTRA, peer_imports
 from dataops.process import count_cores
+from tests.caption_samples import make_web_captions
 from training.evaluate import EvaluateJob, run_job
 from training.evaluation.suite import Suite
 from training.evaluation.task import Task

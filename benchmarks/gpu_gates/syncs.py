@@ -9,8 +9,8 @@ import torch
 from benchmarks.gpu_gates.arithmetic import make_config
 from benchmarks.gpu_gates.inputs import load_dimensions, make_batch, make_inputs
 from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge
-from benchmarks.gpu_gates.reads import counting, counting_on_card
 from benchmarks.gpu_gates.sides import make_our_step
+from tests.host_reads import counting, counting_on_card
 from training.data.loader import Batch
 from training.loop.inputs import upload_batches
 from training.loop.step_recorder import DelayedValues

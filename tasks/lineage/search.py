@@ -84,7 +84,7 @@ def _open_part(store: Store, name: str) -> AbstractContextManager[pq.ParquetFile
 def read_columns(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
     """Read those of the columns that a part has."""
     with _open_part(store, name) as file:
-        return file.read(columns=list(columns))
+        return file.read(columns=list(columns), use_threads=False)
 
 
 def read_rows(store: Store, name: str, numbers: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -95,7 +95,7 @@ def read_rows(store: Store, name: str, numbers: Iterable[int]) -> Iterator[tuple
             end = start + file.metadata.row_group(group).num_rows
             in_group = [row for row in remaining if start <= row < end]
             if in_group:
-                table = file.read_row_group(group)
+                table = file.read_row_group(group, use_threads=False)
                 yield from zip(in_group, table.take([row - start for row in in_group]).to_pylist(), strict=True)
             start = end
 

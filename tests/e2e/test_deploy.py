@@ -21,7 +21,7 @@ from dataops.home import CHECKOUT
 from dataops.store import FolderStore
 from infra.local import processes, services, supervisor
 from tasks.takedown.request_log import RequestLog, make_letter
-from tests.e2e.conftest import Pairmill
+from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]
 BLOCK = """
@@ -160,9 +160,7 @@ def hook() -> Iterator[NotificationServer]:
 
 @pytest.fixture(scope="module")
 def nightly(pairmill: Pairmill) -> Path:
-    path = pairmill.write_config("nightly")
-    path.write_text(path.read_text().replace('name = "small"', 'name = "nightly"'))
-    return path
+    return pairmill.write_config("nightly", name="nightly", register={"model_name": "nightly"})
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +308,7 @@ def test_new_dataset_is_trained_on_evaluated_and_registered_in_one_run(pairmill,
     (message,) = wait_for(lambda: hook.messages_with("New champion"))
     assert shown["model_version"] in message["body"]
     assert f"pairmill show {run_id}" in message["body"]
-    assert "twemoji-seen" in message["body"]
+    assert "shapes-seen" in message["body"]
 
 
 def test_repeated_event_trains_nothing_twice_on_a_machine_with_only_the_store(pairmill, prefect, deployed):

@@ -9,7 +9,7 @@ import pytest
 
 from dataops.snapshot import Manifest
 from dataops.stages import STAGES
-from tests.e2e.conftest import Pairmill
+from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("chaos")]
 

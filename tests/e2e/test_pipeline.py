@@ -23,7 +23,7 @@ from docs.tools.outputs import find_blocks, read_variables
 from infra.local import services
 from tasks.filter.reasons import describe_reasons
 from tasks.reports.drop_reasons import find_reason
-from tests.e2e.conftest import Pairmill
+from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 
@@ -43,14 +43,6 @@ def task_runs(pairmill: Pairmill, run_id: str, flow_run_id: str | None = None) -
     flow_run_id = flow_run_id or pairmill.json("show", run_id)["attempts"][0]["flow_run_id"]
     query = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
     return httpx.post(f"{api.removesuffix('/api')}/api/task_runs/filter", json=query, headers=prefect_login()).json()
-
-
-def lineage_events(pairmill: Pairmill, run_id: str) -> list[tuple[str, str]]:
-    """Return the job and the type of each OpenLineage event of a run and its stages, in the order of their arrival."""
-    events = [call.json() for call in pairmill.catalogue.calls]
-    tags = [event["run"]["facets"]["tags"]["tags"][0] for event in events]
-    ours = [event for event, tag in zip(events, tags, strict=True) if tag["value"] == run_id]
-    return [(event["job"]["name"], event["eventType"]) for event in ours]
 
 
 def test_run_makes_every_stage_and_registers_a_version(undisturbed):
@@ -98,34 +90,15 @@ def test_each_pair_is_kept_or_dropped_exactly_once(undisturbed):
         before = rows["part"]
 
 
-def test_unusual_pages_and_images_end_as_dropped_rows_with_reasons(pairmill, undisturbed):
+def test_unusual_pages_and_images_end_as_dropped_rows_with_reasons(undisturbed):
     dropped = {name: stages(undisturbed)[name]["counts"]["dropped"] for name in PAIR_STAGES}
     reasons = {reason for of_stage in dropped.values() for reason in of_stage}
     assert dropped["filter"].keys() <= describe_reasons().keys()
     others = [(name, reason) for name in dropped if name != "filter" for reason in dropped[name]]
     assert [(name, reason) for name, reason in others if find_reason(name, reason) is None] == []
-    assert stages(undisturbed)["extract"]["counts"]["dropped"]["opt_out"] >= pairmill.web.facts["opted_out_by_page"]
-    expected = {
-        "data_url",
-        "not_http",
-        "no_caption",
-        "language",
-        "duplicate_uid",
-        "http_404",
-        "not_an_image",
-    }
-    assert "opt_out" in stages(undisturbed)["download"]["counts"]["dropped"]
+    assert dropped["extract"]["opt_out"] == dropped["download"]["opt_out"] == 1
+    expected = {"data_url", "not_http", "no_caption", "language", "duplicate_uid", "http_404", "not_an_image"}
     assert expected | {"private_address", "exact_duplicate"} <= reasons
-
-
-def test_held_out_emoji_are_in_no_pair(pairmill, undisturbed):
-    names = set((pairmill.web.suite_root / "openmoji-heldout" / "classnames.txt").read_text().splitlines())
-    captions: set[str] = set()
-    for path in Path(stages(undisturbed)["extract"]["path"]).glob("part-*.parquet"):
-        captions |= set(pq.read_table(path)["caption"].to_pylist())
-    assert names
-    assert captions
-    assert not names & captions
 
 
 _RUN_EACH = """
@@ -234,14 +207,12 @@ def test_rerun_after_a_kill_in_download_and_ctrl_c_in_train_ends_with_the_same_d
 
 def test_run_exits_5_without_a_champion_when_the_gate_refuses(pairmill, undisturbed):
     config = pairmill.folder / "undisturbed.toml"
-    floor = 'register.floors={"twemoji-seen/top1" = 0.99}'
+    floor = 'register.floors={"shapes-seen/top1" = 0.99}'
     result = pairmill.json("run", config, "--set", floor, "--set", "register.model_name=refused", code=5)
     assert result["error"]["exit_code"] == 5
-    assert "twemoji-seen/top1" in result["error"]["message"]
+    assert "shapes-seen/top1" in result["error"]["message"]
     assert result["model_version"] is None
     assert stages(result)["evaluate"]["state"] == "Reused"
-    events = lineage_events(pairmill, result["run_id"])
-    assert events == [("small", "START"), ("small.register", "START"), ("small.register", "FAIL"), ("small", "FAIL")]
 
 
 def test_all_problems_of_a_config_are_reported_at_once(pairmill):
@@ -272,9 +243,6 @@ def test_prefect_and_mlflow_record_the_run(pairmill, undisturbed):
     assert sorted(t["name"].split()[0] for t in task_runs(pairmill, run_id)) == sorted(
         [*PAIR_STAGES, "train", "evaluate", "register"]
     )
-    begin, *events, end = lineage_events(pairmill, run_id)
-    assert (begin, end) == (("small", "START"), ("small", "COMPLETE"))
-    assert events == [(f"small.{stage}", kind) for stage in STAGES for kind in ("START", "COMPLETE")]
     query_events = {"filter": {"event": {"prefix": ["prefect.asset.materialization.succeeded"]}}}
     page = httpx.post(f"{prefect}/api/events/filter", json=query_events, headers=prefect_login()).json()
     materialised = {event["resource"]["prefect.resource.id"] for event in page["events"]}

@@ -10,18 +10,20 @@ import pytest
 
 from dataops.home import CHECKOUT
 from docs.tools.examples import find_examples
-from tests.e2e.conftest import Pairmill
+from tests.small_pipeline import MODEL as SMALL
+from tests.small_pipeline import Pairmill
+from tests.small_web import HOST
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 
 README = (CHECKOUT / "README.md").read_text("utf-8")
 NOT_RUN = {"make demo": "`pairmill demo` takes minutes; the fixture runs the same stages on less data"}
-MODEL, TINY = 'model = "ViT-B-32"', f'model = "{CHECKOUT}/tests/e2e/tiny-model.json"'
+MODEL, TINY = 'model = "ViT-B-32"', f'model = "{SMALL}"'
 """The model of the README, and one that trains in seconds."""
 
 
 @pytest.fixture
-def checkout(pairmill: Pairmill, reusing_config: Path, tmp_path: Path) -> Path:
+def checkout(pairmill: Pairmill, tmp_path: Path) -> Path:
     """Return a folder like a checkout after `make demo`, with the files that the README's reader has."""
     for name in ("configs", "docs"):
         (tmp_path / name).symlink_to(CHECKOUT / name)
@@ -32,16 +34,15 @@ def checkout(pairmill: Pairmill, reusing_config: Path, tmp_path: Path) -> Path:
     command.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-m", "flows.cli"])} "$@"\n')
     command.chmod(0o755)
     (tmp_path / "crawl").symlink_to(pairmill.web.archive)
-    shutil.copytree(pairmill.web.suite_root / "twemoji-heldout", tmp_path / "my-set")
+    shutil.copytree(pairmill.web.suite_root / "shapes-seen", tmp_path / "my-set")
     (tmp_path / "my-suite.toml").write_text(
         'name = "my-suite"\n[[task]]\nname = "my-set"\nkind = "classification"\nroot = "my-set"\nsplit = "test"\n'
     )
     (config,) = (example.content for example in find_examples(README) if example.language == "toml")
     assert MODEL in config
     config = config.replace(MODEL, f"{TINY}\nepochs = 2\nbatch_size = 32\nvocab_size = 600")
-    reached = f'connect_to = {{ "{pairmill.web.host}" = "{pairmill.site}" }}\nhost_rate = 0\nimage_size = 64\n'
+    reached = f'connect_to = {{ "{HOST}" = "{pairmill.site}" }}\nhost_rate = 0\nimage_size = 64\n'
     (tmp_path / "mine.toml").write_text(config.replace("[download]\n", f"[download]\n{reached}"))
-    pairmill("run", reusing_config, "--set", "register.model_name=pairmill-demo")
     return tmp_path
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from dataops.stages import PAIR_STAGES
 from dataops.storage.s3 import S3Store
-from dataops.store import FolderStore, Store
-from tests.e2e.conftest import Pairmill
+from dataops.store import Store
 from tests.kills.seaweed import SeaweedFS
+from tests.small_pipeline import Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("pipeline")]
 COMPARED_STAGES = (*PAIR_STAGES, "train", "evaluate")
@@ -132,14 +132,3 @@ def test_third_machine_reuses_every_snapshot(pairmill, s3, store):
     result = third.json("run", third.write_config("raced", store=store.uri))
     assert {stage["state"] for stage in result["stages"]} == {"Reused"}
     assert len(result["stages"]) == 8
-
-
-def test_two_runs_in_one_folder_make_each_snapshot_once(pairmill, s3, undisturbed, tmp_path):
-    store = FolderStore(tmp_path / "raced")
-    first, second = run_at_the_same_time(
-        [other_machine(pairmill, s3, name) for name in ("left", "right")], store, "download"
-    )
-    assert_made_once(store, first, second)
-    shown = digests(pairmill.json("show", first["run_id"], "--store", store.uri))
-    made = ("extract", "filter", "download")  # the test above makes all stages so
-    assert shown == {name: digest for name, digest in digests(undisturbed).items() if name in made}

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.local import processes, services
-from tests.e2e.conftest import PLANTED, Pairmill
+from tests.small_pipeline import PLANTED, Pairmill
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("deploy")]
 
@@ -233,7 +233,7 @@ def listening_addresses(mark: str) -> set[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("name", ["prefect", "mlflow", "demo-site"])
+@pytest.mark.parametrize("name", ["prefect", "mlflow"])
 def test_servers_listen_only_on_loopback_and_get_no_secret(pairmill, name):
     mark = str(pairmill.folder / "home" / "services" / name)
     assert listening_addresses(mark) == {"127.0.0.1"}

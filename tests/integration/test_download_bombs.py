@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -24,7 +23,7 @@ from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make, plan
 from tests.downloads import filtered
-from tests.integration.test_download import Site, picture
+from tests.servers.image_site import Site, picture, serve_images
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -60,12 +59,8 @@ class BombSite(Site):
 
 @pytest.fixture
 def site() -> Iterator[ThreadingHTTPServer]:
-    BombSite.seen, BombSite.agents = Counter(), set()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), BombSite)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serve_images(BombSite) as server:
+        yield server
 
 
 def count_requests() -> Counter[str]:

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -22,15 +22,13 @@ from dataops.shards.tar import read_samples
 from dataops.snapshot import Manifest, find_manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
-from tasks.download.config import DownloadConfig
 from tasks.download.rounds import reopen
-from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
-from tasks.engine.stage import Plan, make, plan
+from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
-from tests.downloads import filtered
-from tests.integration.test_download import picture
+from tests.downloads import GONE, MOODY, URLS, planned_in
+from tests.servers.image_site import picture
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -76,17 +74,6 @@ def moody() -> Iterator[ThreadingHTTPServer]:
     yield server
     server.shutdown()
     server.server_close()
-
-
-URLS = [f"http://site.test/{'gone' if n % 9 == 4 else 'moody' if n % 3 == 1 else 'ok'}/{n}.png" for n in range(45)]
-MOODY, GONE = (sum(f"/{kind}/" in url for url in URLS) for kind in ("moody", "gone"))
-
-
-def planned_in(store: FolderStore, server: ThreadingHTTPServer, **config: Any) -> Plan:
-    known = {"image_size": 32, "shard_size": 20, "retries": 0, "host_rate": 0, "retry": {"rounds": 2, "delay": 0.1}}
-    connect_to = {"site.test": f"127.0.0.1:{server.server_port}"}
-    settings = DownloadConfig.model_validate({**known, "connect_to": connect_to, **config})
-    return plan(DOWNLOAD, settings, 0, [filtered(store, URLS, rows_a_part=45)])
 
 
 @pytest.fixture
@@ -169,7 +156,7 @@ from dataops.store import FolderStore
 from tasks.engine.executor import start_worker
 from tasks.engine.context import Context
 from tasks.engine.stage import make
-from tests.integration.test_download_rounds import planned_in
+from tests.downloads import planned_in
 
 place, server = Path(sys.argv[1]), types.SimpleNamespace(server_port=int(sys.argv[2]))
 for line in sys.stdin:

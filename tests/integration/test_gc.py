@@ -14,7 +14,7 @@ from flows.commands.gc import Policy, Roots
 from tasks.engine.context import Context
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tests.kills.seaweed import KEY_ID, SECRET
-from tests.unit.flows.commands.test_gc import names, put, put_run
+from tests.stored_snapshots import names, put, put_run
 
 pytestmark = pytest.mark.timeout(120)
 

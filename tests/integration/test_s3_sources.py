@@ -16,8 +16,8 @@ from tasks.extract.sources.warc import WarcSource
 from tasks.extract.stage import EXTRACT
 from tasks.files.find import find_source_files
 from tasks.lists.locations import read_values
+from tests.crawl_pages import ANIMALS, write_warc
 from tests.inline_executor import InlineExecutor
-from tests.unit.tasks.filter.test_extract_filter import ANIMALS, write_warc
 from tests.wat_files import small_wat
 
 pytestmark = pytest.mark.timeout(120)

@@ -24,8 +24,8 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
 from tasks.web.fetch_error import FetchError
+from tests.downloads import fetched
 from tests.inline_executor import InlineExecutor
-from tests.integration.test_polite_download import fetched
 from tests.servers.hostile_web import JUMBF, TDM, XMP, Answer, Web, picture, served, with_chunk
 
 pytestmark = pytest.mark.timeout(300)

@@ -8,23 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from dataops.snapshot import Counts, Draft, Manifest
 from dataops.storage.s3 import S3Store
-from dataops.store import Store
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.train.stage import TRAIN
-from tests.manifests import build_manifest
-from tests.trainings import VIT, packed
+from tests.trainings import VIT, dataset
 from training.config import TRACE, TrainConfig
 
 pytestmark = pytest.mark.timeout(240)
-
-
-def dataset(store: Store) -> Manifest:
-    draft = Draft(store, "pack", "a" * 16)
-    parts = packed(draft, 6, 4)
-    return build_manifest("pack", parts, key=draft.key, counts=Counts(input=24, kept=24))
 
 
 def test_train_makes_a_model_from_a_dataset_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_server) -> None:

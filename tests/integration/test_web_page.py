@@ -41,7 +41,7 @@ paths = ["{folder}/pages.warc.gz"]
 [download]
 connect_to = {{ "site.example" = "127.0.0.1:9" }}
 [train]
-model = "{root}/tests/e2e/tiny-model.json"
+model = "{root}/tests/data/tiny-model.json"
 [evaluate]
 suite = "{folder}/suite.toml"
 data = "{folder}"

@@ -39,7 +39,7 @@ def serve_mlflow(folder: Path) -> Iterator[str]:
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(CHECKOUT)}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
     try:
         while True:
             try:

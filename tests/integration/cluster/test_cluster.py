@@ -21,12 +21,11 @@ from dataops.errors import StorageError
 from dataops.home import CHECKOUT
 from infra.bucket import create_bucket
 from infra.doctor import installation
-from infra.local import services
-from plugins.demo.build import build_demo_web
 from tasks.register import promotion
 from tasks.tracking import client as tracking
-from tests.e2e.conftest import SAMPLE_CONFIG, shorten_digits
 from tests.servers.topology import Topology
+from tests.small_pipeline import write_config
+from tests.small_web import HOST, build_small_web, serve_site
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("cluster")]
 
@@ -46,28 +45,12 @@ def s3(cluster: Topology) -> Iterator[Any]:
 
 
 @pytest.fixture
-def config(cluster: Topology, tmp_path: Path) -> Iterator[Path]:
-    """Write the config of the end-to-end tests with a store in the bucket, and serve its site."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PAIRMILL_HOME", str(tmp_path / "home"))
-        web = build_demo_web(tmp_path / "web", limit=60)
-        shorten_digits(web)
-        server = [sys.executable, "-m", "plugins.demo.server", "--directory", str(web.site), "--port", "{port}"]
-        site = services.ensure_service("demo-site", server, health_path="/healthz", env={}, port=None)
-        text = SAMPLE_CONFIG.format(
-            store="s3://pairmill/store",
-            archive=web.archive,
-            suite=web.suite_root,
-            host=web.host,
-            site=site.url.removeprefix("http://").rstrip("/"),
-            root=CHECKOUT,
-            model_name="clustered",
-            workers=1,
-        )
-        path = tmp_path / "clustered.toml"
-        path.write_text(text.replace("epochs = 6", "epochs = 3"))
-        yield path
-        services.down()
+def config(tmp_path: Path) -> Iterator[Path]:
+    """Write the config of the small pipeline with a store in the bucket, and serve its site."""
+    web = build_small_web(tmp_path / "web")
+    with serve_site(web) as site:
+        changed = {"train": {"epochs": 3}, "register": {"model_name": "clustered"}}
+        yield write_config(tmp_path / "clustered.toml", web, site, "s3://pairmill/store", **changed)
 
 
 def pairmill(cluster: Topology, *arguments: str, code: int = 0, **changed: str) -> Any:
@@ -201,7 +184,7 @@ def _check_lineage(shown: dict[str, Any], s3: Any) -> None:
     assert version.tags["snapshot.extract"] == stages["extract"]["key"]
     run = client.get_run(str(version.run_id))
     assert run.info.status == "FINISHED"
-    pack, tasks = f"pack-{stages['pack']['key']}", {"twemoji-seen", "openmoji-heldout"}
+    pack, tasks = f"pack-{stages['pack']['key']}", {"shapes-seen", "shapes-retrieval"}
     inputs = {one.dataset.name: one for one in run.inputs.dataset_inputs}  # pyright: ignore[reportOptionalMemberAccess]
     assert {pack} | tasks <= inputs.keys()
     assert inputs[pack].dataset.source_type == "s3"
@@ -211,7 +194,7 @@ def _check_lineage(shown: dict[str, Any], s3: Any) -> None:
     (model,) = client.search_logged_models([run.info.experiment_id], "name = 'clip'")
     used = {metric.key: metric.dataset_name for metric in model.metrics or []}
     assert used["train/final_loss"] == pack
-    assert used["twemoji-seen/top1"] == "twemoji-seen"
+    assert used["shapes-seen/top1"] == "shapes-seen"
     assert version.source == f"models:/{model.model_id}"
 
     def artefact(name: str) -> str:
@@ -219,7 +202,7 @@ def _check_lineage(shown: dict[str, Any], s3: Any) -> None:
         return s3.get_object(Bucket="pairmill", Key=f"mlflow/{path}/{name}")["Body"].read().decode()
 
     card, plain, pairs = artefact("model_card.html"), artefact("model_card.md"), stages["pack"]["counts"]["kept"]
-    for text in (f"{pairs:,} pairs", "Contamination", "twemoji-seen", "top1"):
+    for text in (f"{pairs:,} pairs", "Contamination", "shapes-seen", "top1"):
         assert text in card
         assert text in plain
     assert f"version {version.version}" in card
@@ -232,19 +215,19 @@ def _check_lineage(shown: dict[str, Any], s3: Any) -> None:
 
 def _check_gate_and_promotion(cluster: Topology, config: Path) -> None:
     """Check that a model below a floor becomes a candidate, and that aliases move by hand, with an audit trail."""
-    gates = ('register.floors={"twemoji-seen/top1" = 0.99}', 'register.not_worse=["twemoji-seen"]')
+    gates = ('register.floors={"shapes-seen/top1" = 0.99}', 'register.not_worse=["shapes-seen"]')
     sets = [word for gate in gates for word in ("--set", gate)]
     result = pairmill(cluster, "run", str(config), *sets, code=5, PAIRMILL_HOME=str(config.parent / "home"))
     assert [stage["state"] for stage in result["stages"]] == ["Reused"] * 7 + ["Failed"]
     assert (result["error"]["exit_code"], result["model_version"]) == (5, None)
-    assert "twemoji-seen/top1" in result["error"]["message"]
+    assert "shapes-seen/top1" in result["error"]["message"]
     client = tracking.connect()
     refused = client.get_model_version_by_alias("clustered", "candidate")
     assert refused.version == "2"
-    assert refused.tags["gate"].startswith("refused: twemoji-seen/top1 is 0.")
+    assert refused.tags["gate"].startswith("refused: shapes-seen/top1 is 0.")
     assert refused.tags["gate"].endswith(", floor 0.99")
     assert refused.tags["gate"] in str(refused.description)
-    assert refused.tags["champion_test"].startswith("twemoji-seen: ")
+    assert refused.tags["champion_test"].startswith("shapes-seen: ")
     assert "(0 only the champion, 0 only this one, p 1)" in refused.tags["champion_test"], (
         "the predictions are the same"
     )
@@ -261,7 +244,7 @@ def _check_takedown(cluster: Topology, folder: Path) -> None:
     store = ("--store", "s3://pairmill/store")
     (found,) = pairmill(cluster, "trace", "models:/clustered@champion", *store)["stores"]
     dataset = found["datasets"][0]
-    (pairs,) = pairmill(cluster, "trace", "openmoji.pairmill.test", "--limit", "1", *store)["stores"]
+    (pairs,) = pairmill(cluster, "trace", HOST, "--limit", "1", *store)["stores"]
     url = pairs["pairs"][0]["url"]
     assert pairs["datasets"][0]["key"] == dataset["key"]
     (folder / "request.txt").write_text(f"{url}\n")

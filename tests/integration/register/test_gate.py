@@ -10,7 +10,7 @@ from dataops.errors import ConfigError, GateRefused
 from tasks.engine import stage
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.stage import EVALUATE
-from tests.integration.register.snapshots import (
+from tests.registrations import (
     METRICS,
     commit_evaluation,
     connect,
@@ -49,7 +49,7 @@ for _ in range(2):
 
 
 def test_gate_refuses_a_model_below_a_floor_without_an_import_of_torch(
-    environment: str, upstream: SimpleNamespace
+    mlflow_url: str, upstream: SimpleNamespace
 ) -> None:
     manifests = json.dumps([m.model_dump(mode="json") for m in upstream.manifests])
     results = [json.loads(line) for line in run_python(REFUSED, str(upstream.store.root), manifests).splitlines()]
@@ -66,7 +66,7 @@ def test_gate_refuses_a_model_below_a_floor_without_an_import_of_torch(
 
 
 def test_version_without_an_evaluation_is_a_candidate_that_says_so(
-    environment: str, upstream: SimpleNamespace, tmp_path: Path
+    mlflow_url: str, upstream: SimpleNamespace, tmp_path: Path
 ) -> None:
     train, pack = upstream.manifests[1:3]
     context = stage.Context(store=upstream.store, home=upstream.home)
@@ -90,7 +90,7 @@ def test_version_without_an_evaluation_is_a_candidate_that_says_so(
     assert "The model was not evaluated." in card
 
 
-def test_registration_raises_for_a_floor_of_an_unknown_metric(environment: str, upstream: SimpleNamespace) -> None:
+def test_registration_raises_for_a_floor_of_an_unknown_metric(mlflow_url: str, upstream: SimpleNamespace) -> None:
     plan, context = plan_registration(upstream, model_name="typo", floors={"twemoji/top1": 0.1})
     with pytest.raises(ConfigError, match=r"twemoji/top1: no such metric; there are .*twemoji-seen/top1"):
         stage.make(plan, context)
@@ -98,7 +98,7 @@ def test_registration_raises_for_a_floor_of_an_unknown_metric(environment: str, 
 
 
 def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
-    environment: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    mlflow_url: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from flows.commands.models import show_model_diff, show_models
     from flows.commands.promote import promote
@@ -162,7 +162,7 @@ def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
         promote("rivals/99", alias="champion", reason="why not", json=False)
 
 
-def test_gate_refuses_a_model_that_cannot_be_compared(environment: str, upstream: SimpleNamespace) -> None:
+def test_gate_refuses_a_model_that_cannot_be_compared(mlflow_url: str, upstream: SimpleNamespace) -> None:
     evaluated = commit_evaluation(upstream.store, "evother", [True] * 200)
     theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
     for manifests, tasks in ((theirs, ()), (upstream, ("twemoji-seen",))):
@@ -180,7 +180,7 @@ def test_gate_refuses_a_model_that_cannot_be_compared(environment: str, upstream
 
 
 def test_model_without_a_gate_is_a_candidate_unless_it_is_above_chance(
-    environment: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+    mlflow_url: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flows.commands.promote import promote
 

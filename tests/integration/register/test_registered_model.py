@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -18,16 +17,14 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from dataops.errors import ConfigError, CorruptPart
-from plugins.publish.sign import sign, verify
-from plugins.publish.tests.unit.test_signatures import write_keys
+from dataops.errors import ConfigError
 from tasks.models.find import find_model
 from tests.integration.register.bare_environment import BareEnvironment
-from tests.integration.register.snapshots import (
+from tests.kills.seaweed import free_port
+from tests.registrations import (
     TEXTS,
     run_python,
 )
-from tests.kills.seaweed import free_port
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -88,7 +85,7 @@ print(json.dumps(report))
 
 
 def test_model_loaded_and_served_with_only_its_requirements_scores_as_here(
-    registered: Any, environment: str, upstream: SimpleNamespace, tmp_path: Path
+    registered: Any, mlflow_url: str, upstream: SimpleNamespace, tmp_path: Path
 ) -> None:
     from mlflow.artifacts import download_artifacts
 
@@ -187,37 +184,3 @@ def test_find_model_downloads_a_registered_model_once(
     for none in ("models:/clip-demo/999", "models:/clip-demo@nobody", "models:/no such model/1"):
         with pytest.raises(ConfigError, match="refused"):
             find_model(none, tmp_path)
-
-
-def test_registered_model_is_signed_and_a_changed_byte_on_the_server_is_named(
-    registered: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    private, public = write_keys(tmp_path)
-    uri = registered[0].facts["model_uri"]
-    with pytest.raises(ConfigError, match="is not signed; sign it with"):
-        verify(uri, public, tmp_path, None, as_json=True)
-    assert sign(uri, private, tmp_path, None, as_json=True) == 0
-    assert verify(uri, public, tmp_path, None, as_json=True) == 0
-    changed = (
-        "model.safetensors",
-        "tokenizer.json",
-        "pyfunc.py",
-        "transformer.py",
-    )  # the code is executed with the model
-    base = tmp_path_factory.getbasetemp()  # several models of the server have files of these names
-    copies = {path: path.read_bytes() for name in changed for path in base.glob(f"mlflow*/**/{name}")}
-    assert {path.name for path in copies} == set(changed)
-    for path, data in copies.items():
-        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    try:
-        with pytest.raises(CorruptPart) as refused:
-            verify(uri, public, tmp_path, None, as_json=True)
-        assert str(refused.value).startswith(f"{uri}: ")
-        assert [name for name in changed if f"{name} differs from what was signed" not in str(refused.value)] == []
-    finally:
-        for path, data in copies.items():
-            path.write_bytes(data)
-        for folder in tmp_path_factory.getbasetemp().glob("mlflow*/**/signature"):
-            shutil.rmtree(
-                folder
-            )  # the server is shared with test_version.py, which lists the artefacts of a new version

@@ -16,8 +16,8 @@ from tasks.engine.stage import Work
 from tasks.tracking import client as tracking
 from tasks.tracking import parent_run
 from tasks.tracking.parent_run import RunOutcome
-from tests.integration.register.snapshots import connect, plan_registration
 from tests.kills.seaweed import free_port
+from tests.registrations import connect, plan_registration
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -54,7 +54,7 @@ def test_training_and_evaluation_are_child_runs_of_each_registration(
 
 
 def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
-    environment: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    mlflow_url: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan, context = plan_registration(upstream, model_name="late")
     context = replace(context, run_name="early", run_id="early-20260102T030405-abcd")
@@ -86,7 +86,7 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     (run,) = parents()
     assert (
         page
-        == f"{environment}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
+        == f"{mlflow_url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?workflowType=machine_learning"
     )
     assert (run.info.status, run.info.run_name, run.info.start_time) == ("FAILED", "2 Jan 03:04 abcd", 5)
     assert run.data.tags["snapshot.curate"] == manifests["curate"].key
@@ -118,7 +118,7 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     assert parent_run.record_outcome(context, manifests, RunOutcome("KILLED", "stopped", reached, 5)) is None
 
 
-def test_live_run_logs_curves_during_the_training(environment: str, tmp_path: Path, monkeypatch) -> None:
+def test_live_run_logs_curves_during_the_training(mlflow_url: str, tmp_path: Path, monkeypatch) -> None:
     from tasks.train import live_metrics as train_live
     from training.config import TRACE, TrainConfig
 

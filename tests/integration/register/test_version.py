@@ -11,7 +11,6 @@ import pytest
 
 from dataops.errors import ConfigError, ServiceError
 from dataops.facts import RegisterFacts
-from plugins.disclosure.find_subject import find_subject
 from tasks.engine import stage
 from tasks.register import mlflow_run
 from tasks.register.card_front_matter import split_front_matter
@@ -19,12 +18,12 @@ from tasks.register.exported_documents import describe_version
 from tasks.register.registered_manifests import fetch_manifests
 from tasks.register.version import page_urls
 from tasks.tracking import client as tracking
-from tests.integration.register.snapshots import (
+from tests.kills.seaweed import free_port
+from tests.registrations import (
     connect,
     find_versions,
     plan_registration,
 )
-from tests.kills.seaweed import free_port
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -33,7 +32,7 @@ pytestmark = [
 
 
 def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
-    registered: Any, upstream: SimpleNamespace, environment: str, tmp_path: Path
+    registered: Any, upstream: SimpleNamespace, mlflow_url: str
 ) -> None:
     manifest = registered[0]
     facts = manifest.facts
@@ -64,10 +63,6 @@ def test_registration_records_the_whole_ancestry_in_the_run_and_the_version(
     described = fetch_manifests("clip-demo@champion")
     assert (described.name, described.others) == (facts["model_uri"], [])
     assert {name: described.manifests[name] for name in by_stage} == by_stage
-    subject = find_subject("clip-demo@champion", tmp_path, upstream.store.uri)
-    assert (subject.name, subject.train) == (facts["model_uri"], by_stage["train"])
-    assert subject.manifests["evaluate"] == by_stage["evaluate"]
-    assert find_subject("clip-demo@champion", tmp_path, None).store is None, "from the manifests in MLflow alone"
     assert run.data.params["train.model"] == "tiny"
     assert run.data.params["filter.endpoint"] == "https://example.org/x"
     assert run.data.params["filter.api_token"] == "***"
@@ -160,12 +155,12 @@ def test_registration_links_the_model_card_and_logs_lineage_events(registered: A
         assert event["eventType"] == "COMPLETE"
 
 
-def test_page_urls_are_those_in_the_manifest(registered: Any, environment: str) -> None:
+def test_page_urls_are_those_in_the_manifest(registered: Any, mlflow_url: str) -> None:
     facts = RegisterFacts.of(registered[0])
     links = page_urls(facts)
     assert links == facts.links
-    assert links["run"].startswith(f"{environment}/#/experiments/{facts.experiment_id}/runs/{facts.run_id}?")
-    assert links["model version"].startswith(f"{environment}/#/models/clip-demo/versions/{facts.version}")
+    assert links["run"].startswith(f"{mlflow_url}/#/experiments/{facts.experiment_id}/runs/{facts.run_id}?")
+    assert links["model version"].startswith(f"{mlflow_url}/#/models/clip-demo/versions/{facts.version}")
 
 
 def test_registration_is_deterministic_and_omits_credentials(registered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +193,7 @@ def test_registration_finds_its_version_after_its_snapshot_is_deleted(registered
     "broken", ["log_inputs", "log_model_artifacts", "create_model_version", "set_model_version_tag"]
 )
 def test_registration_resumes_after_it_is_killed(
-    environment: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, broken: str
+    mlflow_url: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     from mlflow import MlflowClient
 
@@ -224,7 +219,7 @@ def test_registration_resumes_after_it_is_killed(
     assert len({metric.key for metric in models[0].metrics}) == len(models[0].metrics) == 11
 
 
-def test_registration_is_repeated_after_its_version_is_deleted(environment: str, upstream: SimpleNamespace) -> None:
+def test_registration_is_repeated_after_its_version_is_deleted(mlflow_url: str, upstream: SimpleNamespace) -> None:
     plan, context = plan_registration(upstream, model_name="short-lived")
     manifest = stage.make(plan, context)
     assert stage.reuse(plan, context) == manifest
@@ -235,9 +230,7 @@ def test_registration_is_repeated_after_its_version_is_deleted(environment: str,
     assert stage.reuse(plan, context) == again
 
 
-def test_registration_of_an_earlier_version_does_not_move_the_alias(
-    environment: str, upstream: SimpleNamespace
-) -> None:
+def test_registration_of_an_earlier_version_does_not_move_the_alias(mlflow_url: str, upstream: SimpleNamespace) -> None:
     floors = {"twemoji-seen/top1": 0.02}
     old, context = plan_registration(upstream, model_name="moving", floors=floors)
     new, _ = plan_registration(upstream, model_name="moving", floors=floors, description="better")
@@ -249,7 +242,7 @@ def test_registration_of_an_earlier_version_does_not_move_the_alias(
 
 
 def test_registration_raises_a_service_error_at_once_when_the_server_is_down(
-    environment: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    mlflow_url: str, upstream: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:hunter2@127.0.0.1:{free_port()}")
     plan, context = plan_registration(upstream, model_name="nowhere")
@@ -270,7 +263,7 @@ def test_registration_raises_a_service_error_at_once_when_the_server_is_down(
     ],
 )
 def test_mlflow_errors_are_retryable_only_when_a_retry_may_help(
-    environment: str, code: str, ours: type[Exception]
+    mlflow_url: str, code: str, ours: type[Exception]
 ) -> None:
     from mlflow.exceptions import RestException
 

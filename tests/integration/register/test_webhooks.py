@@ -15,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("register")
 SECRET = "the secret of the webhook"
 
 
-def test_moved_alias_calls_a_webhook_with_a_signature(environment: str) -> None:
+def test_moved_alias_calls_a_webhook_with_a_signature(mlflow_url: str) -> None:
     client, code = connect(), dict[str, Any]()
     blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "registry.md").read_text(), re.DOTALL)
     exec(next(block for block in blocks if "def verify" in block), code)

@@ -1,5 +1,6 @@
 """A flipped bit in a part or a manifest is an error with the remedy, and is not read as other data."""
 
+import io
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -121,3 +122,21 @@ def test_part_that_differs_names_how_and_the_remedy(tmp_path: Any) -> None:
 def test_error_of_the_operating_system_is_no_damage() -> None:
     with pytest.raises(FileNotFoundError), naming_damage("part"):
         open("/nonexistent")  # noqa: PTH123, SIM115
+
+
+class Unread(io.FileIO):
+    def read(self, size: int | None = -1) -> bytes:
+        raise AssertionError("a thread of Arrow would free this memory of Python, for which it needs the GIL")
+
+    readall = readinto = read
+
+
+def test_arrow_reads_a_file_of_python_into_memory_of_its_own(tmp_path) -> None:
+    data = encode_table(TABLE, GROUP).to_pybytes()
+    (tmp_path / "part").write_bytes(data)
+    with Unread(tmp_path / "part") as file:
+        assert read_parquet(file, "part") == read_parquet(file, "part") == TABLE
+    held = io.BytesIO(data)
+    table = read_parquet(held, "part")
+    held.getbuffer()[:] = bytes(len(data))  # it was copied
+    assert table == TABLE

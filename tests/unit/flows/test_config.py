@@ -2,7 +2,6 @@ import json
 import tomllib
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from dataops.errors import ConfigError
@@ -183,27 +182,6 @@ def test_each_kind_of_source_checks_its_own_keys(write, source, message):
         load_config(write(source=source))
 
 
-def test_archived_images_need_no_contact_and_have_a_key_of_their_own(write, tmp_path):
-    (tmp_path / "a.warc").write_bytes(b"")
-    source = f'kind = "warc"\npaths = ["{tmp_path / "a.warc"}"]'
-    with pytest.raises(ConfigError, match=r"download\.contact"):
-        load_config(write(source=source, download=""))
-    with pytest.raises(ConfigError) as caught:  # with another error, the contact is not missed either
-        load_config(write(source=f'{source}\nimages = "archive"', download="image_size = 0"))
-    assert "download.image_size" in str(caught.value)
-    assert "contact" not in str(caught.value)
-    with pytest.raises(ConfigError, match=r"source\.images: 'disk'; allowed: 'web' or 'archive'"):
-        load_config(write(source=f'{source}\nimages = "disk"'))
-    archived = load_config(write(source=f'{source}\nimages = "archive"', download=""))
-    requested = load_config(write(source=f'{source}\nimages = "web"'))
-    keys = [config.stage_config("download").key_config() for config in (archived, requested)]
-    assert keys[1] == requested.download.key_config()
-    assert keys[0] != keys[1]
-    assert archived.source.key_config() == requested.source.key_config()
-    assert archived.stage_config("download").inputs()
-    assert not requested.stage_config("download").inputs()
-
-
 def test_settings_override_values_and_keep_their_types(write):
     settings = ["seed=7", "curate.min_side=48", 'name="other"', "register.model_name=plain", "execution.workers=1"]
     config = load_config(write(), settings)
@@ -225,24 +203,6 @@ def test_load_config_refuses_a_file_that_is_not_toml(tmp_path, text):
         load_config(path)
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
         load_config(tmp_path / "none.toml")
-
-
-@pytest.mark.parametrize("path", sorted((CHECKOUT / "configs").glob("*.toml")), ids=lambda p: p.name)
-def test_every_shipped_config_is_valid(path, write, tmp_path):
-    """Load each config unchanged, apart from the paths and addresses of a machine."""
-    write()
-    settings = [f"store.uri={tmp_path}/store", f"evaluate.suite={tmp_path}/suite/suite.toml"]
-    source = tomllib.loads(path.read_text())["source"]
-    if "paths" in source:
-        file = tmp_path / {"pairs": "a.tsv"}.get(source["kind"], "a.warc.gz")
-        file.touch()
-        settings.append(f'source.paths=["{file}"]')
-    if path.stem in ("demo", "demo-from-scratch"):
-        pl.DataFrame({"query": ["kite"]}).write_parquet(tmp_path / "queries.parquet")
-        settings.append(f"filter.balance.queries={tmp_path}/queries.parquet")
-        # `pairmill demo` sets the address of its site
-        settings.append('download.connect_to={"openmoji.pairmill.test" = "127.0.0.1:8123"}')
-    assert load_config(path, [*settings, f"evaluate.data={tmp_path}/suite"]).name
 
 
 def test_bootstrap_config_reuses_the_download_of_common_crawl_config(write, tmp_path):

@@ -2,19 +2,16 @@
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 
-import flows.run
 from dataops import plugins
 from dataops.errors import ContractError, DatasetBlocked, ServiceError
 from dataops.snapshot import Counts
 from dataops.stages import PAIR_STAGES
-from flows.listeners import artefacts, base, events
-from flows.pipeline import PIPELINE
+from flows.listeners import artefacts, base
 from flows.records import read_record
 from flows.run import Run, check_kept
 from tasks.checks.check import check_dataset
@@ -78,27 +75,6 @@ def test_later_flow_uses_the_recorded_report_on_the_same_dataset(tmp_path, liste
     run.record.checks = run.record.checks.model_copy(update={"dataset": "e" * 16})
     run.check_dataset(recorded=True)
     assert run.record.checks.dataset == PACK.key
-
-
-def test_alert_on_known_harmful_images_is_sent_before_the_training(tmp_path, monkeypatch, listeners):
-    sent: list[str] = []
-    monkeypatch.setattr(events, "emit_event", lambda event, resource, payload: sent.append(event))
-    manifests = {
-        name: build_manifest(
-            name, key=name, counts=PACK.counts, facts={"known_harm": {"hotline": 1}}, prefect_flow_run_id="f"
-        )
-        for name in ("extract", "filter", "download")
-    }
-    planned = SimpleNamespace(key="k", inputs=(), upstream=(), stage=SimpleNamespace(name=""))
-    monkeypatch.setattr(flows.run, "plan", lambda stage, *_: planned)
-    monkeypatch.setattr(flows.run, "run_task", lambda name, *_: (SimpleNamespace(name="Completed"), manifests[name]))
-    listeners["events"] = events.Events
-    run = build_run(tmp_path)
-    run.record.begin("pipeline", None, "f")
-    for step, expected in zip(PIPELINE, ([], [], [events.MATCHED]), strict=False):
-        run.make(step)
-        assert sent == expected
-    assert read_record(run.context.store, "runs/demo-1.json").announced == ["download/download"]
 
 
 def test_failure_of_a_listener_is_logged_once_and_fails_nothing(tmp_path, caplog, listeners):

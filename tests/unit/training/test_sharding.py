@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
-from benchmarks.gpu_gates.jobs import Trial, run_job
 from dataops.errors import ConfigError
 from dataops.process import RETRYABLE
+from tests.job_processes import Trial, run_job
 from tests.trainings import RESNET, output_of, rows_of, with_suite
 from tests.unit.training.test_ranks import assert_same_training
 from training import distributed, train

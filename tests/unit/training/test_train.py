@@ -32,9 +32,10 @@ import training.loop.step as step_module
 import training.losses.contrastive as loss_module
 import training.model.checkpoint as checkpoint_module
 import training.train as train_module
-from benchmarks.gpu_gates.inputs import write_shards
 from dataops.digest import file_sha256
-from tests.trainings import output_of, rows_of, with_suite
+from dataops.snapshot import Draft
+from dataops.store import FolderStore
+from tests.trainings import output_of, packed, rows_of, with_suite
 from training import job as job_module
 from training.config import Precision
 from training.model.checkpoint import load_model
@@ -519,7 +520,9 @@ def test_the_job_imports_no_more_than_it_needs_and_ends_with_its_parent(make_job
     job = make_job("a", epochs=100_000, log_every=1)
     parent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     settings = json.loads(job.read_text())
-    shards = [str(shard) for shard in write_shards(tmp_path, 24, 40)]  # with indexes, which pyarrow parses
+    draft = Draft(FolderStore(tmp_path), "pack", "a" * 16)
+    packed(draft, 2, 12)  # with indexes, which pyarrow parses
+    shards = [str(path) for path in sorted((tmp_path / draft.path("")).glob("*.tar"))]
     job.write_text(json.dumps({**settings, "shards": shards, "parent_pid": parent.pid}))
     command = [sys.executable, "-X", "importtime", "-m", "training.train", str(job)]
     trainer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -13,8 +13,8 @@ from dataops.store import FolderStore
 from plugins.disclosure.bom import write_bom
 from plugins.disclosure.subject import Subject, describe_dataset, describe_training
 from plugins.disclosure.tests.unit.made_model import WEIGHTS, make_model, pair
+from tests.hostile_text import HOSTILE
 from tests.manifests import build_manifest
-from tests.unit.tasks.filter.test_report import HOSTILE
 
 schema = pytest.importorskip("cyclonedx.schema")
 validation = pytest.importorskip("cyclonedx.validation.json")

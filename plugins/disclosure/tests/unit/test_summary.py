@@ -19,7 +19,7 @@ from plugins.disclosure.summary import Summary, as_json, summarise
 from plugins.disclosure.template import BY_NAME, FIELDS, SECTIONS
 from plugins.disclosure.tests.unit.made_model import make_model, pair
 from tasks.web.request import format_user_agent
-from tests.unit.tasks.filter.test_report import HOSTILE, Page
+from tests.hostile_text import HOSTILE, Page
 
 CHECKLIST = {
     "": ["version of the summary", "last update"],

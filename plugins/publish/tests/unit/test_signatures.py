@@ -10,24 +10,15 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from dataops.errors import ConfigError, CorruptPart
 from plugins.publish.sign import sign, verify
 from plugins.publish.signatures import PASSWORD, SIGNATURE
+from plugins.publish.tests.keys import PEM, write_keys
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
 pytest.importorskip("model_signing")
-PEM = serialization.Encoding.PEM
-
-
-def write_keys(folder: Path, password: bytes | None = None) -> tuple[str, str]:
-    """Return the paths of a private and a public key."""
-    key, private, public = ec.generate_private_key(ec.SECP256R1()), folder / "key.pem", folder / "key.pub"
-    protection = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    private.write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, protection))
-    public.write_bytes(key.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
-    return str(private), str(public)
 
 
 @pytest.fixture

@@ -21,9 +21,8 @@ from plugins.ray.launcher import train_on_ray
 from tasks.engine.context import Context
 from tasks.engine.stage import Plan, make, plan
 from tasks.train.stage import TRAIN
-from tests.integration.test_train_stage import dataset
 from tests.servers.ray_nodes import NODE, OTHER, head_node
-from tests.trainings import VIT
+from tests.trainings import VIT, dataset
 from training.config import TrainConfig
 
 pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: train.launch = ray is not tested; `make ray` tests it")

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dataops.home import CHECKOUT, WRITTEN
+from dataops.home import CHECKOUT
 from dataops.storage import cached_files
 from dataops.storage.cached_files import (
     GROUPS,
@@ -101,20 +100,3 @@ def test_file_is_deleted_and_a_missing_folder_is_not_held(tmp_path: Path) -> Non
     assert list((tmp_path / "pages").iterdir()) == []
     assert not hold(tmp_path / "none")
     assert delete_unheld(tmp_path / "none")
-
-
-def test_folders_of_the_home_are_listed_in_the_docs() -> None:
-    """A folder that no list has is neither deleted by gc nor searched by a takedown."""
-    pattern = re.compile(r"\bhome(?:\(\))?(?:\.resolve\(\))? / \"([a-z_./-]+)\"")
-    folders = ("dataops", "training", "tasks", "infra", "flows", "plugins")
-    modules = [path for name in folders for path in (CHECKOUT / name).rglob("*.py") if "tests" not in path.parts]
-    found = {name.partition("/")[0] for path in modules for name in pattern.findall(path.read_text("utf-8"))}
-    assert found >= {"jobs", "models", "features"}
-    page = (CHECKOUT / "docs" / "retention.md").read_text("utf-8")
-    table = page.partition("## What is in the home folder")[2].partition("\n## ")[0]
-    listed = set(
-        re.findall(r"`([a-z-]+)(?:/[a-z/]*)?`", " ".join(row.split("|")[1] for row in table.splitlines() if "|" in row))
-    )
-    assert found | set(WRITTEN) | {group.partition("/")[0] for group in GROUPS} <= listed
-    unsearched = {"store", "demo", "prefect-login", "mlflow-webhook-key"}
-    assert found - set(WRITTEN) <= unsearched, "a takedown searches what a run writes into the home"

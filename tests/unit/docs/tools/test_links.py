@@ -13,14 +13,6 @@ def test_all_pages_are_found():
     assert {"README.md", "SECURITY.md", "docs/README.md", "docs/config.md", "docs/decisions/README.md"} <= PAGES.keys()
 
 
-def test_links_and_anchors_resolve():
-    assert {name: broken for name, page in PAGES.items() if (broken := links.broken_links(page))} == {}
-
-
-def test_paths_and_modules_in_backticks_exist():
-    assert {name: broken for name, page in PAGES.items() if (broken := links.broken_paths(page))} == {}
-
-
 def test_lines_are_short():
     assert {name: long for name, page in PAGES.items() if (long := style.long_lines(page))} == {}
 

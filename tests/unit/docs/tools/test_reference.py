@@ -3,12 +3,9 @@
 import ast
 import re
 
-import pytest
-
 from dataops import schema
 from dataops.home import CHECKOUT
 from dataops.reasons import Reason
-from docs.tools.reference import PAGES, render_page
 from tasks.download.outcome import EVIDENCE
 from tasks.filter.reasons import describe_reasons
 from tasks.filter.steps import DROP_REASONS as FILTER_HASHES
@@ -28,12 +25,6 @@ _TAKES_REASON = {
 """Functions and classes whose string argument is a drop reason or a damage."""
 _NO_ROWS = {("download", name) for name in ("redirect", "bad_answer", "unreadable", "not_encrypted")}
 """Errors of files of sources and hosts, which are no rows, and of images that a model captions, which drop no row."""
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_page_is_what_the_code_gives(name: str):
-    committed = (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
-    assert committed == render_page(name), f"docs/{name} differs from the code: run `make docs-reference`, commit it"
 
 
 def test_each_config_key_has_a_type_and_a_meaning():

@@ -6,9 +6,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -18,74 +16,23 @@ from hypothesis import strategies as st
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError, CorruptPart
-from dataops.snapshot import Draft, Input, Part, Record, SnapshotName, find_manifest
+from dataops.snapshot import Draft, Record, SnapshotName, find_manifest
 from dataops.stages import STAGES
 from dataops.storage import cached_files
 from dataops.storage.cached_files import hold
-from dataops.store import FolderStore, Store
+from dataops.store import FolderStore
 from flows.commands import output
 from flows.commands.gc import KEEP_RUNS, Policy, Roots, _find_local, _show_local, collect_garbage, parse_age
-from flows.records import Attempt, RunRecord, StageRun
+from flows.records import RunRecord
 from infra.local import services
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY
-from tests.manifests import build_manifest
+from tests.stored_snapshots import age, names, put, put_run
 from training.feature_files import read_features, write_features
 
 NOW = time.time()
-
-
-def put(
-    store: Any,
-    name: SnapshotName,
-    inputs: list[SnapshotName],
-    *,
-    complete: bool = True,
-    work: str | None = None,
-    aged: bool = True,
-) -> None:
-    """Write a snapshot of one part that is two days old; `work`: "new" or "old" scratch objects beside it."""
-    store.put(f"{name}/part-00000", str(name).encode())
-    if work:
-        store.put(f"{name}/_work/part-00000.json", b"{}")
-    if complete:
-        manifest = build_manifest(
-            name.stage,
-            [Part(name="part-00000", rows=0, bytes=len(str(name)), sha256="")],
-            key=name.key,
-            inputs=[Input(stage=i.stage, key=i.key, digest="d") for i in inputs],
-            content_digest="d",
-        )
-        store.create(f"{name}/manifest.json", manifest.model_dump_json().encode())
-    if work != "new" and aged:
-        age(store.root / str(name))
-
-
-def age(folder: Path, days: float = 2) -> None:
-    for path in folder.rglob("*"):
-        os.utime(path, (NOW - days * DAY, NOW - days * DAY))
-
-
-def put_run(
-    store: Store, run_id: str, used: list[SnapshotName], *, days: float = 0, name: str = "n", state: str = "completed"
-) -> None:
-    stamp = (datetime.now(UTC) - timedelta(days=days)).isoformat()
-    RunRecord(
-        run_id=run_id,
-        name=name,
-        created_at=stamp,
-        config={},
-        state=state,
-        attempts=[Attempt(started_at=stamp, host="elsewhere", pid=1)],
-        stages=[StageRun(stage=n.stage, key=n.key, state="Completed") for n in used],
-    ).save(store)
-
-
-def names(store: Store) -> set[SnapshotName]:
-    found = (entry.name.split("/") for entry in store.entries("") if entry.name.split("/")[0] in STAGES)
-    return {SnapshotName(path[0], path[1]) for path in found if path[1] != "by-source"}
 
 
 def gc(store: FolderStore, policy: Policy, models: Mapping[SnapshotName, str] | None = None) -> set[SnapshotName]:

@@ -11,8 +11,6 @@ import pytest
 from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts
-from dataops.store import FolderStore
 from flows.commands.servers import show_deployed
 from flows.config import RunConfig
 from flows.deployment.automations import FORMER_NAMES, NAMES, notification_automations, zombie_automation
@@ -20,11 +18,9 @@ from flows.deployment.deploy import check_request, worker_commands
 from flows.deployment.deployer import Deployer, fill_specifications
 from flows.deployment.request import DeployRequest
 from flows.listeners import events
-from flows.listeners.events import EVENTS, MATCHED
+from flows.listeners.events import EVENTS
 from flows.pipeline import FLOWS
-from flows.records import RunRecord
 from infra.local import services
-from tests.manifests import build_manifest
 
 CONFIG = RunConfig.model_validate(
     {"name": "nightly", "source": {"kind": "warc", "paths": ["x.warc.gz"]}, "register": {"model_name": "clip"}}
@@ -200,35 +196,6 @@ def test_put_automation_updates_the_one_of_its_former_name(former: bool):
 def test_each_former_name_is_of_an_automation_that_exists():
     names = {automation.name for automation in notification_automations([UUID(int=1)], "http://ui")}
     assert names >= FORMER_NAMES.keys()
-
-
-def test_alert_on_known_harmful_images_names_only_count_lists_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    sent = list[dict[str, Any]]()
-    monkeypatch.setattr(
-        events, "emit_event", lambda event, resource, payload: sent.append({"resource": resource, "payload": payload})
-    )
-    manifest = build_manifest(
-        "download", facts={"known_harm": {"iwf": 2, "own": 1}, "hosts": {"bad.example": {"rows": 1}}},
-        counts=Counts(input=9, kept=6, dropped={"known_harm": 3}), prefect_flow_run_id="f",
-    )  # fmt: skip
-    record = RunRecord(run_id="nightly-1", name="nightly", created_at="", config={})
-    record.begin("pipeline", None, "f")
-    clean = build_manifest("download", prefect_flow_run_id="f")
-    assert not events.emit_events(record, {"download": clean}, FolderStore(tmp_path), None)
-    assert events.emit_events(record, {"download": manifest}, FolderStore(tmp_path), None)
-    assert not events.emit_events(record, {"download": manifest}, FolderStore(tmp_path), None)
-    (event,) = sent
-    alert = next(one for one in notification_automations([UUID(int=1)], "") if MATCHED in one.trigger.expect)  # pyright: ignore
-    templates = [getattr(alert.actions[0], name) for name in ("subject", "body")]
-    subject, body = (render_user_template_sync(template, {"event": event}) for template in templates)
-    assert subject == "Known harmful images: 3 in nightly-1"
-    assert body.splitlines() == [
-        "iwf: 2",
-        "own: 1",
-        "They were dropped before anything was written. What to do: docs/hash-lists.md",
-        "Run: pairmill show nightly-1",
-    ]
-    assert "bad.example" not in str(event)
 
 
 @pytest.mark.parametrize(

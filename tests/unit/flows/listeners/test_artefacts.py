@@ -8,8 +8,8 @@ import pytest
 from dataops.snapshot import Counts, Manifest
 from flows.listeners import artefacts
 from flows.records import Attempt, RunRecord, StageRun
+from tests.hostile_text import HOSTILE_MARKDOWN, Page
 from tests.live_runs import build_live_run, build_plan
-from tests.unit.tasks.reports.test_hostile_text import HOSTILE, Tags
 
 
 def build_record(**more: Any) -> RunRecord:
@@ -39,7 +39,7 @@ def test_funnel_has_shares_and_counts_that_people_read():
 
 def test_card_links_to_every_page_and_to_nothing_else():
     links = {"model card": "http://127.0.0.1:5000/#/card", "run": "http://127.0.0.1:5000/#/run", "x": "javascript:1"}
-    facts = {"model_uri": "models:/demo/3", "alias": "champion", "gate": "passed"}
+    facts = {"model_uri": "models:/demo/3", "model_name": "demo", "version": "3", "alias": "champion", "gate": "passed"}
     record = build_record(state="completed", model_links=links)
     manifests = {"extract": build_manifest("extract"), "register": build_manifest("register", facts=facts)}
     card = artefacts.render_card(record, manifests)
@@ -54,9 +54,9 @@ def test_card_links_to_every_page_and_to_nothing_else():
 def test_card_of_a_failed_run_shows_its_error_as_text():
     from markdown_it import MarkdownIt
 
-    attempt = Attempt(started_at="", host="h", pid=1, error=f"JobFailed: {HOSTILE} s3://u:hunter2@bucket")
+    attempt = Attempt(started_at="", host="h", pid=1, error=f"JobFailed: {HOSTILE_MARKDOWN} s3://u:hunter2@bucket")
     card = artefacts.render_card(build_record(state="failed", attempts=[attempt], stages=[]), {})
-    assert {*Tags(MarkdownIt("commonmark", {"html": True}).render(card)).found} <= {"p", "strong", "code"}
+    assert {*Page(MarkdownIt("commonmark", {"html": True}).render(card)).tags} <= {"p", "strong", "code"}
     assert "hunter2" not in card
     assert "`pairmill rerun demo-1`" in card
 

@@ -15,14 +15,14 @@ from dataops.snapshot import Counts, Manifest, Part, Record
 from dataops.trace.requests import make_request, record_request
 from flows.listeners import artefacts, samples
 from flows.listeners.base import StageEnd
+from tests.hostile_text import HOSTILE_MARKDOWN, Page
 from tests.live_runs import build_live_run, build_plan
 from tests.unit.tasks.dataset_chain import packed_in, pair
-from tests.unit.tasks.reports.test_hostile_text import HOSTILE, Tags
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    rows = [pair(n, "too_small" if n % 4 == 2 else None, caption=f"{HOSTILE} {n}") for n in range(16)]
+    rows = [pair(n, "too_small" if n % 4 == 2 else None, caption=f"{HOSTILE_MARKDOWN} {n}") for n in range(16)]
     store, manifests = packed_in(tmp_path_factory.mktemp("store"), rows)
     return SimpleNamespace(store=store, manifests=manifests)
 
@@ -34,7 +34,7 @@ def test_curate_shows_images_with_captions_and_reasons_as_text(chain):
     shown = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     images = re.findall(r'<img src="data:image/jpeg;base64,[A-Za-z0-9+/=]+" alt="" ?/?>', shown)
     assert len(images) == 8 + 4
-    assert {*Tags(shown).found} <= {
+    assert {*Page(shown).tags} <= {
         "p",
         "h2",
         "table",

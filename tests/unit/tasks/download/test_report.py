@@ -13,8 +13,8 @@ from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
 from tasks.download.outcome import EVIDENCE
 from tasks.download.report import KEPT, PER_REASON, WITHOUT_IMAGE, report_html
+from tests.hostile_text import HOSTILE, Page
 from tests.manifests import build_manifest
-from tests.unit.tasks.filter.test_report import HOSTILE, Page
 
 
 def snapshot(store: FolderStore, shards: int, rows: int, caption: str, hosts: dict[str, Any]) -> Manifest:

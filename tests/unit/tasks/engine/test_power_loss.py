@@ -15,7 +15,7 @@ from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
 from tasks.engine.stage import Plan, Stage, StageOutput, Work, make, plan, reuse
 from tasks.train.stage import OUTPUT, TRAIN
-from tests.unit.tasks.engine.test_stage import SQUARES, SquareConfig, done
+from tests.unit.tasks.engine.squares import SQUARES, SquareConfig, done
 from training.config import TrainConfig
 from training.job import is_done
 

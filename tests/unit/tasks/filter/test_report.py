@@ -1,7 +1,6 @@
 """The page of a filter snapshot follows the manifest, and shows text from the web as text."""
 
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,27 +17,8 @@ from tasks.filter.summary import (
 )
 from tasks.reports.page import render
 from tasks.reports.svg_charts import BOTTOM, LEFT, RIGHT, TOP, draw_curve, draw_histogram
+from tests.hostile_text import HOSTILE, Page
 from tests.manifests import build_manifest
-
-HOSTILE = "\u202e<script>alert(1)</script> \"x\" 'y' & <img src=x onerror=alert(2)>"
-
-
-class Page(HTMLParser):
-    def __init__(self, page: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.events: list[str] = []
-        self.addresses: list[str] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.events += [name for name, _ in attrs if name.startswith("on")]
-        self.addresses += [name for name, _ in attrs if name in ("src", "href", "action", "data")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def manifest(**facts) -> Manifest:

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from dataops.snapshot import UNDIGESTED, content_digest
+from tests.hostile_text import HOSTILE, Page
 from tests.unit.tasks.dataset_chain import chain, dropped_pairs, packed, packed_in, pair, some_pairs
-from tests.unit.tasks.filter.test_report import HOSTILE, Page
 
 
 def test_html_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Path) -> None:

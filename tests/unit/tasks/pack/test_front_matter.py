@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from tasks.pack.front_matter import describe_size
+from tests.hostile_text import HOSTILE
 from tests.unit.tasks.dataset_chain import packed_in, pair
-from tests.unit.tasks.filter.test_report import HOSTILE
 
 
 def test_card_has_licence_language_size_and_files(tmp_path: Path) -> None:

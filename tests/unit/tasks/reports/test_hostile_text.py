@@ -2,7 +2,6 @@
 
 import os
 import sys
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -10,28 +9,14 @@ import pytest
 from dataops.snapshot import Counts, Manifest
 from tasks.engine.subprocess_job import run_job
 from tasks.tracking import run_metadata
+from tests.hostile_text import HOSTILE_MARKDOWN as HOSTILE
+from tests.hostile_text import Page
 from tests.live_runs import build_live_run
 from tests.manifests import build_manifest
-
-HOSTILE = (
-    "[x](javascript:alert(1)) ![i](http://evil/p.png) <script>alert(1)</script> | `c` http://evil.org \x1b[2J\n# h"
-)
 
 
 def manifest(stage: str, **values: Any) -> Manifest:
     return build_manifest(stage, **values)
-
-
-class Tags(HTMLParser):
-    def __init__(self, page: str):
-        super().__init__()
-        self.found: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append(tag)
-        self.attributes += attrs
 
 
 def row(**values: Any) -> dict[str, Any]:
@@ -57,37 +42,22 @@ def test_description_shows_hostile_names_as_text():
     }
     intro = run_metadata.render_intro(manifests, f"refused: {HOSTILE}")
     text = run_metadata.render_description(manifests, [row()], [intro], {})
-    tags = Tags(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
-    assert not {"a", "img", "script", "h1"} & set(tags.found)
-    assert tags.found.count("code") == 2  # the dataset's key and its digest
+    tags = Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
+    assert not {"a", "img", "script", "h1"} & set(tags.tags)
+    assert tags.tags.count("code") == 2  # the dataset's key and its digest
     assert "\x1b" not in text
 
 
 def test_table_page_shows_hostile_captions_as_text():
     page = run_metadata.render_table_page(
-        HOSTILE, [{HOSTILE: HOSTILE, "list": [HOSTILE], '" onload="x': '" onload="x'}], HOSTILE
+        HOSTILE,
+        [{HOSTILE: HOSTILE, "list": [HOSTILE], '" onload="x': '" onload="x'}],
+        HOSTILE,
     )
-    tags = Tags(page)
-    assert set(tags.found) == {
-        *(
-            "html",
-            "head",
-            "meta",
-            "title",
-            "style",
-            "body",
-            "h1",
-            "p",
-            "div",
-            "table",
-            "thead",
-            "tr",
-            "th",
-            "tbody",
-            "td",
-        )
-    }
-    assert not [name for name, _ in tags.attributes if name.startswith("on")]
+    tags = Page(page)
+    elements = "html head meta title style body h1 p div table thead tr th tbody td"
+    assert {*tags.tags} == {*elements.split()}
+    assert tags.events == []
     assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in tags.attributes
 
 
@@ -104,8 +74,8 @@ def test_progress_artefacts_show_a_line_as_text(line, tmp_path, monkeypatch):
     shown = artefacts.Artefacts(build_live_run(tmp_path))
     shown.begin()
     shown.progress(1, 2, line)
-    tags = Tags(MarkdownIt("commonmark", {"html": True}).render(descriptions[0]))
-    assert tags.found == ["p"]
+    tags = Page(MarkdownIt("commonmark", {"html": True}).render(descriptions[0]))
+    assert tags.tags == ["p"]
     assert not set(descriptions[0]) & set("\x1b\n")
     assert "hunter2" not in descriptions[0]
 

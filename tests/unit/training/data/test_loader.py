@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataops.errors import ConfigError, ContractError
-from plugins.augment.augment import AugmentConfig
 from training.config import TrainConfig
 from training.data.keyed_random import draw_permutation, draw_uniforms
 from training.data.loader import Dataset, Skipped, load_batches
@@ -163,7 +162,3 @@ def test_decoding_invalid_bytes_raises_value_error(data: bytes) -> None:
         Preprocess(8)(data)
     assert str(first.value) == str(second.value)
     assert " at 0x" not in str(first.value)
-
-
-def test_default_augmentation_changes_nothing() -> None:
-    assert AugmentConfig() == AugmentConfig(zoom=(1.0, 1.0))

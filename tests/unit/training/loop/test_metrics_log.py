@@ -11,7 +11,7 @@ import torch
 
 import training.loop.metrics_log as metrics_log
 import training.train as train_module
-from benchmarks.gpu_gates.reads import counting
+from tests.host_reads import counting
 from tests.trainings import output_of, rows_of
 from training.config import TrainConfig
 from training.data.sampling_plan import Plan

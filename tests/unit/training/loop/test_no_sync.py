@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu_gates.reads import counting
 from tests.device_reads import check_device, check_reads
+from tests.host_reads import counting
 from training.model.packing import pack_texts
 
 pytestmark = pytest.mark.usefixtures("process_state")

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.inputs.captions import ENTITIES, ODD, SPECIAL, make_hostile_captions
 from dataops.errors import ConfigError
+from tests.caption_samples import ENTITIES, ODD, SPECIAL, make_hostile_captions
 from training.model import clip_vocabulary
 from training.model.tokenizer import ClipTokenizer, load_tokenizer, make_tokenizer
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -19,10 +20,13 @@ from dataops.snapshot import Counts, Draft, Input, Manifest, Part, content_diges
 from dataops.store import FolderStore
 from tasks.engine import stage
 from tasks.filter.summary import merge_balance
+from tasks.pack.config import PackConfig
+from tasks.pack.stage import PACK
 from tasks.register.config import RegisterConfig
 from tasks.register.stage import REGISTER
 from tasks.tracking import client as tracking
 from tests.manifests import build_manifest
+from tests.unit.tasks.dataset_chain import chain, pair
 
 TEXTS = ["a red circle", "a blue square", "nothing at all", "a Cat <script>"]
 
@@ -89,7 +93,7 @@ def run_python(code: str, *arguments: str, cwd: Path = CHECKOUT, **environment: 
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -191,3 +195,24 @@ def commit_evaluation(
     manifest = commit(store, "evaluate", parts, Counts(), inputs=suite)
     fresh = manifest.model_copy(update={"key": draft.key, "parts": parts, "content_digest": content_digest(parts)})
     return draft.commit(fresh)
+
+
+def register_mixed(upstream: SimpleNamespace, folder: Path) -> tuple[FolderStore, Manifest]:
+    """Register `saw-it`, which was trained on two datasets, in a copy of the store; return it with the second dataset."""
+    store = FolderStore(folder / "store")
+    shutil.copytree(upstream.store.root, store.root)
+    here = stage.Context(store=store, home=folder, workers=1, run_name="demo")
+    below = chain(store, [pair(n) for n in range(12)], 5)
+    packed = stage.make(stage.plan(PACK, PackConfig(shard_size=4), 0, [below["curate"], below["download"]]), here)
+    by_stage = {m.stage: m for m in upstream.manifests}
+    old = by_stage["train"]
+    inputs, config = [by_stage["pack"].as_input(), packed.as_input()], {**old.config, "dataset": [1, 3]}
+    changed = {"key": "mixed".ljust(16, "0"), "content_digest": "f" * 64, "inputs": inputs, "config": config}
+    train = old.model_copy(update=changed)
+    shutil.copytree(store.root / "train" / old.key, store.root / "train" / train.key)
+    store.delete([train.path("manifest.json")])
+    store.put(train.path("manifest.json"), train.model_dump_json().encode())
+    by_stage["train"] = train
+    theirs = SimpleNamespace(store=store, home=folder, manifests=[by_stage[m.stage] for m in upstream.manifests])
+    stage.make(*plan_registration(theirs, model_name="saw-it"))
+    return store, packed

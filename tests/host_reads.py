@@ -11,6 +11,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dataops.home import CHECKOUT
+
+_TRAINING = f"{CHECKOUT / 'training'}/"
 READS = {"item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "__contains__", "equal"}
 """Methods of a tensor that read its values."""
 COPIES = {"tensor", "as_tensor", "from_numpy", "frombuffer"}
@@ -22,7 +25,7 @@ SIZES = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecuti
 def find_site() -> str:
     """Return file and line of the code of training/ that is running, or of its caller if there is none."""
     frame = first = sys._getframe(1)
-    while frame is not None and ("/training/" not in frame.f_code.co_filename or "/tests/" in frame.f_code.co_filename):
+    while frame is not None and not frame.f_code.co_filename.startswith(_TRAINING):
         frame = frame.f_back
     frame = first if frame is None else frame
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

@@ -1,0 +1,77 @@
+"""Training jobs in processes of their own, which are stopped, killed and starved of memory."""
+
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training import train
+from training.loop.metrics_log import MetricsLog
+from training.rendezvous import LAUNCHER_PID, MEETING_FILE
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a job is run: what is done to its process."""
+
+    signum: int | None = None
+    """Signal that the process gets."""
+    step: int = 0
+    """Step after whose row it gets the signal."""
+    memory: float | None = None
+    """Share of the card's memory that it may use; on a CPU, where it is over 1, the bytes that it may allocate."""
+    rank: int = 0
+    ranks: int = 1
+    machines: int = 1
+    """Machines that the ranks believe to be on, each with as many of them."""
+
+
+def run_job(path: Path, trial: Trial, parent: int, meeting: Path) -> None:
+    """Run a job in this process as `python -m training.train JOB.json` does, and exit with its code."""
+    with path.with_suffix(".log").open("a") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    os.environ |= {LAUNCHER_PID: str(parent)}
+    if trial.ranks > 1:
+        of_machine = trial.ranks // trial.machines
+        os.environ |= {MEETING_FILE: str(meeting), "RANK": str(trial.rank), "WORLD_SIZE": str(trial.ranks)}
+        os.environ |= {"LOCAL_RANK": str(trial.rank % of_machine), "LOCAL_WORLD_SIZE": str(of_machine)}
+    if trial.memory is not None:
+        _limit_memory(trial.memory)
+    if trial.signum is not None:
+        _signal_after(trial.step, trial.signum, path.with_suffix(".signalled"))
+    sys.exit(train.main([str(path)]))
+
+
+def _limit_memory(memory: float) -> None:
+    """Limit the memory of this process: on a card from now on, on a CPU from the first step on."""
+    if memory <= 1:
+        torch.cuda.set_per_process_memory_fraction(memory)
+        return
+    launch = train.launch_step
+
+    def limit_and_launch(*arguments: Any) -> Any:
+        train.launch_step = launch
+        status = Path("/proc/self/status").read_text()
+        (used,) = (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData"))
+        resource.setrlimit(resource.RLIMIT_DATA, (used + int(memory), resource.RLIM_INFINITY))
+        return launch(*arguments)
+
+    train.launch_step = limit_and_launch
+
+
+def _signal_after(step: int, signum: int, note: Path) -> None:
+    """Send this process a signal after the row of a step, and write the time into a file."""
+    write = MetricsLog.write
+
+    def write_and_signal(log: MetricsLog, row: dict[str, Any], *measured: float) -> None:
+        write(log, row, *measured)
+        if row["step"] == step:
+            note.write_text(str(time.monotonic()))
+            os.kill(os.getpid(), signum)
+
+    MetricsLog.write = write_and_signal

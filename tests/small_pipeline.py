@@ -1,0 +1,157 @@
+"""The config of a pipeline over the small web, and the `pairmill` command with servers of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.local import services
+from tests.small_web import HOST, SmallWeb
+
+PLANTED = {
+    "AWS_SECRET_ACCESS_KEY": "planted/aws+secret=key",
+    "AWS_SESSION_TOKEN": "planted-aws-session-token",
+    "PREFECT_API_KEY": "planted-prefect-api-key",
+    "MLFLOW_TRACKING_USERNAME": "mill",
+    "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-password",
+    "HF_TOKEN": "planted-hf-token",
+    "OPENLINEAGE_API_KEY": "planted-openlineage-key",
+    "DATABASE_URL": "postgresql+psycopg://mill:planted-database-password@127.0.0.1:9/mill",
+}
+"""Secrets in the environment of every command and server; test_secrets.py searches all written files for them."""
+MODEL = Path(__file__).parent / "data" / "tiny-model.json"
+"""A model that trains in seconds."""
+
+
+def write_config(path: Path, web: SmallWeb, site: str, store: Path | str, **tables: Mapping[str, Any] | str) -> Path:
+    """Write a config that runs all stages in seconds.
+
+    Args:
+        site: IP address and port of the web's server.
+        tables: keys that differ, by table, and `name`.
+    """
+    config: dict[str, Any] = {
+        "store": {"uri": str(store)},
+        "source": {"kind": "warc", "paths": [f"{web.archive}/*.warc.gz"]},
+        "filter": {"languages": ["en"], "language_min_score": 0.5, "language_page_weight": 0.8},
+        "download": {"image_size": 64, "resize_mode": "border", "shard_size": 40, "host_rate": 0}
+        | {"connect_to": {HOST: site}},
+        "curate": {"min_side": 32},
+        "pack": {"shard_size": 100},
+        "train": {"model": str(MODEL), "epochs": 6, "batch_size": 64, "lr": 1e-3, "vocab_size": 600}
+        | {"checkpoint_every": 5, "precision": "fp32"},
+        "evaluate": {"suite": str(web.suite), "data": str(web.suite_root)},
+        "register": {"model_name": "small", "floors": {"shapes-seen/top1": 0.0}},
+        "execution": {"workers": 1},
+    }
+    lines = [f"name = {_toml(tables.pop('name', 'small'))}"]
+    for table, values in config.items():
+        changes = tables.pop(table, {})
+        assert isinstance(changes, Mapping)
+        lines += [f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in (values | dict(changes)).items())]
+    assert not tables
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value.items())} }}"
+    return json.dumps(value)
+
+
+@contextmanager
+def local_servers(home: Path, **environment: str) -> Iterator[None]:
+    """Start the servers of a home, which is that of this process meanwhile; stop them at the end."""
+    saved = dict(os.environ)
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(name, None)
+    os.environ |= {"PAIRMILL_HOME": str(home)} | environment
+    try:
+        services.up(timeout_s=300)
+        yield
+    finally:
+        services.down()
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+@dataclass(frozen=True)
+class Pairmill:
+    """The `pairmill` command, run as a subprocess in its own working folder."""
+
+    folder: Path
+    web: SmallWeb
+    site: str
+    env: dict[str, str] = field(repr=False)
+
+    def write_config(self, file: str, /, *, store: Path | str | None = None, **tables: Mapping[str, Any] | str) -> Path:
+        """Write a config file with its own store. One worker: with so few pairs, a second one would only take longer."""
+        where = store or self.folder / f"store-{file}"
+        return write_config(self.folder / f"{file}.toml", self.web, self.site, where, **tables)
+
+    def command_line(self, *arguments: str | Path) -> list[str]:
+        return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+
+    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+        """Run the command and check its exit code."""
+        done = subprocess.run(
+            self.command_line(*arguments),
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        with (self.folder / "outputs.log").open("a") as log:  # test_secrets.py reads it
+            log.write(done.stdout + done.stderr)
+        assert done.returncode == code, (
+            f"{arguments} gave {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        )
+        return done
+
+    def json(self, *arguments: str | Path, code: int = 0) -> Any:
+        """Run the command with --json and return the JSON value, which must be all of standard output."""
+        return json.loads(self(*arguments, "--json", code=code).stdout)
+
+    def run_and_kill(
+        self,
+        *arguments: str | Path,
+        when: Callable[[], bool],
+        timeout: float = 180,
+        number: signal.Signals = signal.SIGKILL,
+    ) -> int:
+        """Start the command, wait until `when` is true, stop it, and return its exit code.
+
+        Args:
+            number: the signal. SIGINT is sent to all processes of the command, as a terminal does.
+        """
+        with (self.folder / "killed.log").open("ab") as log:
+            process = subprocess.Popen(
+                self.command_line(*arguments),
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            try:
+                deadline = time.monotonic() + timeout
+                while not when():
+                    assert process.poll() is None, (self.folder / "killed.log").read_text()[-6000:]
+                    assert time.monotonic() < deadline, "the condition to kill never became true"
+                    time.sleep(0.01)
+                if number == signal.SIGINT:
+                    os.killpg(process.pid, number)
+                    return process.wait(timeout)
+            finally:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        return process.returncode
