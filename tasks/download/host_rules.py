@@ -121,6 +121,8 @@ class HostRules:
             except FetchError as error:
                 entry.failure = error
                 raise
+        if self._refuses(robots_file):
+            return 0.0, [OptOut(BOT_MANAGER.name, robots_file.refusal, robots_file.url, _format_time(robots_file))]
         delay = robots.crawl_delay(self._limits.agents.own) or 0.0
         if not robots.allows(url, self._limits.agents.own):
             raise FetchError(Reason.ROBOTS, "robots.txt disallows it")
@@ -168,6 +170,10 @@ class HostRules:
         )
         return min(found, key=lambda other: other.permits, default=replace(one, terms=""))
 
+    def _refuses(self, file: OriginFile) -> bool:
+        """Return whether a bot manager has refused a file, and this counts."""
+        return bool(file.refusal) and BOT_MANAGER.name in self._limits.opt_out
+
     def _read_terms(self, signal: Signal, url: str) -> tuple[Any, OriginFile]:
         none = OriginFile(url, 404, "", 0.0)
         try:
@@ -212,9 +218,7 @@ class HostRules:
             if error.reason in _NETWORK:
                 raise
             raise FetchError(Reason.ROBOTS, f"robots.txt cannot be read ({error.reason})") from None
-        if file.refusal and BOT_MANAGER.name in self._limits.opt_out:
-            raise FetchError(Reason.OPT_OUT, f"{BOT_MANAGER.name} {file.refusal}, for robots.txt")
-        if is_unreachable(file.status):
+        if is_unreachable(file.status) and not self._refuses(file):
             raise FetchError(Reason.ROBOTS, f"robots.txt answers {file.status}, so nothing may be asked for")
         try:
             own, others = self._limits.agents

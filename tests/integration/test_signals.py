@@ -238,12 +238,12 @@ FORMS = {
     ),
     "robots-mitigated": Form(
         files={"/robots.txt": (403, {"cf-mitigated": "challenge"}, b"no")},
-        image=("opt_out", ("bot-manager", "cf-mitigated: challenge, for robots.txt")),
+        image=("opt_out", ("bot-manager", "cf-mitigated: challenge")),
         asked=False,
     ),
     "robots-challenged": Form(
         files={"/robots.txt": (403, {"Content-Type": "text/html"}, b"<title>Just a moment...</title>")},
-        image=("opt_out", ("bot-manager", "challenge: <title>just a moment, for robots.txt")),
+        image=("opt_out", ("bot-manager", "challenge: <title>just a moment")),
         asked=False,
     ),
     "challenged": Form(
