@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dataops.errors import ConfigError, CorruptPart
+from dataops.errors import ConfigError, ContractError, CorruptPart
+from dataops.formatting import format_counts, format_quantity
 from dataops.snapshot import Manifest, load_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
@@ -90,3 +91,13 @@ def insert_report(page: bytes, report: CheckReport) -> bytes:
     before = _NEXT_SECTION if _NEXT_SECTION in page else _END
     start, found, rest = page.partition(before)
     return start + section + found + rest
+
+
+def check_kept(manifest: Manifest) -> None:
+    """Raise ContractError, with the rows by drop reason, if a stage over pairs kept none: the next stages have no work."""
+    counts = manifest.counts
+    if manifest.stage not in PAIR_STAGES or counts.kept:
+        return
+    reasons = format_counts(sorted(counts.dropped.items(), key=lambda reason: (-reason[1], reason[0])))
+    because = f" ({reasons}); docs/drop-reasons.md has what to do about each" if reasons else ": its source has no row"
+    raise ContractError(f"{manifest.stage} keeps no row: 0 of {format_quantity(counts.input, 'row')}{because}")

@@ -9,11 +9,9 @@ from prefect.client.schemas.objects import State
 
 from dataops.errors import ContractError, DatasetBlocked
 from dataops.facts import RegisterFacts
-from dataops.formatting import format_counts, format_quantity
 from dataops.process import cpu_seconds
 from dataops.snapshot import Manifest, Record, find_manifest
-from dataops.stages import PAIR_STAGES
-from flows.dataset_checks import check_run
+from flows.dataset_checks import check_kept, check_run
 from flows.interruption import describe_cause
 from flows.launch import make_snapshot, trains_elsewhere
 from flows.listeners.base import Listeners, LiveRun, RunState, StageEnd
@@ -179,13 +177,3 @@ class Run(LiveRun):
         self.record.end(state, error)
         self.save()
         self.listeners.notify(lambda one: one.ended(state, error))
-
-
-def check_kept(manifest: Manifest) -> None:
-    """Raise ContractError, with the rows by drop reason, if a stage over pairs kept none: the next stages have no work."""
-    counts = manifest.counts
-    if manifest.stage not in PAIR_STAGES or counts.kept:
-        return
-    reasons = format_counts(sorted(counts.dropped.items(), key=lambda reason: (-reason[1], reason[0])))
-    because = f" ({reasons}); docs/drop-reasons.md has what to do about each" if reasons else ": its source has no row"
-    raise ContractError(f"{manifest.stage} keeps no row: 0 of {format_quantity(counts.input, 'row')}{because}")

@@ -11,9 +11,10 @@ from dataops import plugins
 from dataops.errors import ContractError, DatasetBlocked, ServiceError
 from dataops.snapshot import Counts
 from dataops.stages import PAIR_STAGES
+from flows.dataset_checks import check_kept
 from flows.listeners import artefacts, base
 from flows.records import read_record
-from flows.run import Run, check_kept
+from flows.run import Run
 from tasks.checks.check import check_dataset
 from tasks.checks.config import ChecksConfig
 from tests.live_runs import build_live_run
