@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     Features = NDArray[np.float32]
-    Picture = str | Path | bytes | Image.Image
+    ImageSource = str | Path | bytes | Image.Image
 
 
 class Classified(NamedTuple):
@@ -38,7 +38,7 @@ class Model:
     """sha256 over the names and contents of its files."""
     _loaded: Any = field(repr=False)
 
-    def encode_images(self, images: "Iterable[Picture]", *, batch_size: int = 64) -> "Features":
+    def encode_images(self, images: "Iterable[ImageSource]", *, batch_size: int = 64) -> "Features":
         """Return (N, D), of unit norm, of images: paths, bytes of files, or images of Pillow.
 
         Raises: ValueError naming the first image that cannot be decoded.
@@ -64,7 +64,7 @@ class Model:
             return _stack([encode_texts(self._loaded, list(texts)).float().cpu()] if texts else [])
 
     def classify(
-        self, images: "Iterable[Picture]", classes: Sequence[str], *, templates: Sequence[str] = ("{c}",)
+        self, images: "Iterable[ImageSource]", classes: Sequence[str], *, templates: Sequence[str] = ("{c}",)
     ) -> list[Classified]:
         """Return the most similar class of each image (zero-shot transfer; Radford et al. 2021, section 3.1).
 
