@@ -150,6 +150,7 @@ STEP = Step(
     "plugins.captions.captioning:caption_images",
     order=30,
     weight=400,
+    asks_model=True,
     facts=RecaptionFacts,
     describe=_describe,
 )

@@ -184,7 +184,7 @@ def _sample_source(
 
 def _without_side_effects(config: Any, notes: list[str]) -> Any:
     """Return a config that reads no other dataset, since a temporary store has none, and that asks no model."""
-    if isinstance(config, CurateConfig) and (asking := [one.table for one in list_steps(config) if one.requests]):
+    if isinstance(config, CurateConfig) and (asking := [one.table for one in list_steps(config) if one.asks_model]):
         notes.extend(f"curate.{table} is left out: a trial asks no model" for table in asking)
         return config.model_copy(update=dict.fromkeys(asking))
     if getattr(config, "seen", None):

@@ -47,6 +47,8 @@ class Step:
     """Returns digests of what the step reads from outside the store, for its config."""
     check: Callable[[Any], list[str]] = lambda config: []
     """Returns what is wrong with its table in view of the whole `[curate]`."""
+    asks_model: bool = False
+    """True if it sends requests to a model, which a trial does not."""
     facts: type[Facts] = Facts
     """Model of its facts; it states the marks of text that a takedown overwrites."""
     describe: Callable[[Any], list[str]] = lambda facts: []
