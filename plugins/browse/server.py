@@ -22,11 +22,7 @@ from plugins.browse.database import QueryFailed
 from plugins.browse.guard import MAX_BODY, App, Guard
 from plugins.browse.images import NoImage
 from plugins.browse.site import Site
-from tasks.lineage.graph import Lineage
-from tasks.lineage.search import Search
-from tasks.lineage.trace import Trace
 from tasks.reports.page import render
-from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +30,6 @@ ADDRESS = "127.0.0.1"
 ASSETS = Path(__file__).parent / "assets"
 MAX_TARGETS = 10_000
 """Maximum number of targets of a takedown file."""
-TRACE_PAIRS = 5
 
 
 class Server:
@@ -91,7 +86,6 @@ def build_app(site: Site, port: int, token: str) -> App:
         _page("/funnel", site, pages.funnel_page),
         _data("/image", site, send_image),
         _data("/features.json", site, send_progress),
-        _data("/trace.json", site, send_trace),
         _data("/features", site, change_features, "POST"),
         _data("/takedown", site, send_takedown, "POST"),
         _data("/upload", site, take_image, "POST"),
@@ -186,13 +180,6 @@ def send_takedown(site: Site, request: Request, body: bytes) -> Response:
     name = f"takedown-{now:%Y%m%dT%H%M%S}.txt"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return PlainTextResponse("\n".join([*head, *targets]) + "\n", headers=headers)
-
-
-def send_trace(site: Site, request: Request, body: bytes) -> Response:
-    """Send what `pairmill trace UID --json` prints of this store, without building an index."""
-    _, row, _ = pages.find_row(site, request, ("uid",))
-    trace = Trace(Lineage(site.store), Search(site.store), Registry(), TRACE_PAIRS)
-    return JSONResponse(trace.pairs([parse_target(f"uid:{row['uid']}")]))
 
 
 def send_asset(request: Request) -> Response:

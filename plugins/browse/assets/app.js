@@ -114,20 +114,6 @@ if (upload) {
 const warm = () => fetch("/features", { method: "POST", body: new URLSearchParams({ action: "warm" }) });
 document.querySelector("input[name=m]")?.addEventListener("focus", warm, { once: true });
 
-const trace = byId("trace");
-if (trace) {
-  trace.addEventListener("click", async () => {
-    const result = byId("trace-result");
-    result.hidden = false;
-    result.textContent = "Searching the snapshots…";
-    try {
-      result.textContent = JSON.stringify(await answerOf(await fetch(trace.dataset.url)), null, 2);
-    } catch (error) {
-      result.textContent = error.message;
-    }
-  });
-}
-
 // The state of the computation of features.
 const progress = document.getElementById("features");
 

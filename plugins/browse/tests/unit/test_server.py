@@ -134,13 +134,6 @@ def test_a_takedown_file_is_prepared_and_nothing_is_removed(ask: Ask, site: Site
     assert ask("/takedown").status_code == 405
 
 
-def test_trace_of_a_row(ask: Ask, site: Site) -> None:
-    answer = ask("/trace.json?row=0").json()
-    uid = list_rows(site.database, Selection(site.dataset.view("pack.kept")), limit=1)[0]["uid"]
-    assert [pair["uid"] for pair in answer["pairs"]] == [uid]
-    assert [one["key"] for one in answer["datasets"]] == [site.dataset.manifest.key]
-
-
 def test_search_by_meaning(ask: Ask, site: Site) -> None:
     meaning = site.need_meaning()
     if not len(meaning.table):
