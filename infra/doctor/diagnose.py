@@ -5,9 +5,12 @@ Changes nothing, except that it writes and deletes objects in an existing store.
 
 from pathlib import Path
 
+from dataops.errors import ConfigError
+from dataops.plugins import find
+from dataops.regular_files import read_text
+from dataops.toml_text import parse_toml
 from infra.doctor import installation
 from infra.doctor.check import Check
-from infra.doctor.executors import check_executors
 from infra.doctor.machine import check_disk, check_gpu, check_memory
 from infra.doctor.servers import check_services
 from infra.doctor.store import check_store
@@ -33,3 +36,23 @@ def _check_installation() -> list[Check]:
     except ModuleNotFoundError as error:  # the package `packaging`, a dependency of our dependencies
         remedy = f"cd {installation.CHECKOUT} && python -m pip install -e ."
         return [*checks, Check("packages", False, "error", f"no dependency is installed ({error})", remedy)]
+
+
+def check_executors(config: Path) -> list[Check]:
+    """Check that what runs stages and trainings is installed and answers; return no check for this machine's processes."""
+    try:
+        values = parse_toml(read_text(config))
+    except (OSError, ValueError) as error:
+        return [Check("config", False, "error", f"{config}: {error}", "correct the path, or the TOML of the file")]
+    execution, train = ({} if not isinstance(t := values.get(name), dict) else t for name in ("execution", "train"))
+    named = {str(train.get("launch")): "train.launch", str(execution.get("engine")): "execution.engine"}
+    checks: list[Check] = []
+    for name in sorted(set(named) - {"None", "local", "work_pool"}):
+        where = f'{config}: {named[name]} = "{name}"'
+        try:
+            finding = find("executors", name).diagnose(execution)
+        except ConfigError as error:
+            checks.append(Check(name, False, "error", f"{where}: {error}", "correct it, or install what it names"))
+        else:
+            checks.append(Check(name, finding.ok, "error", f"{where}: {finding.detail}", finding.remedy))
+    return checks

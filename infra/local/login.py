@@ -4,6 +4,7 @@ It is a random string in a file that only this user can read. The server gets it
 that server; the Prefect UI requires it once. It is in no command line and no log.
 """
 
+import base64
 import os
 import secrets
 from pathlib import Path
@@ -48,3 +49,29 @@ def server_environment(*, keep: bool) -> dict[str, str]:
     login = (read_login() if keep else None) or write_new_login()
     # The server's own services are clients of its API.
     return {SERVER_LOGIN: login, CLIENT_LOGIN: login}
+
+
+WEBHOOK_KEY = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
+"""Environment variable of MLflow's server: the key with which it encrypts the secrets of its webhooks in its database.
+
+Without a key, MLflow makes one for each of its processes: after a restart it could not read the secrets, and would call no
+webhook.
+"""
+
+
+def webhook_key_file() -> Path:
+    """Return the path of the file that holds the key, which only this user can read."""
+    return home() / "mlflow-webhook-key"
+
+
+def webhook_environment(*, keep: bool) -> dict[str, str]:
+    """Return the variable that gives the MLflow server the key: that of the environment, else that of the file.
+
+    Args:
+        keep: without effect, because the database has secrets that only this key decrypts.
+    """
+    if key := os.environ.get(WEBHOOK_KEY):
+        return {WEBHOOK_KEY: key}
+    if not webhook_key_file().exists():
+        write_secret(webhook_key_file(), base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+    return {WEBHOOK_KEY: webhook_key_file().read_text("ascii").strip()}

@@ -21,7 +21,7 @@ from dataops.home import CHECKOUT, home, private_folder
 from dataops.messages.waiting import pause
 from dataops.redaction import remove_credentials
 from dataops.standard_streams import is_utf8
-from infra.local import login, supervisor, webhook_key
+from infra.local import login, supervisor
 from infra.local.supervisor import Service, ServiceRecord
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ MLFLOW = Service(
         "DO_NOT_TRACK": "true",
     },
     port=5000,
-    secrets=webhook_key.server_environment,
+    secrets=login.webhook_environment,
 )
 
 _CLIENT_SETTINGS = {

@@ -12,7 +12,7 @@ from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
 from infra.local import services
 from plugins.disclosure.bom import SPECIFICATION, write_bom
-from plugins.disclosure.find_subject import find_subject
+from plugins.disclosure.subject import find_subject
 
 
 def command(

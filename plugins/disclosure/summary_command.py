@@ -11,9 +11,9 @@ from dataops.formatting import format_quantity
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, message, new_table, text
 from infra.local import services
-from plugins.disclosure.find_subject import find_subject
 from plugins.disclosure.pages import render_html, render_markdown
 from plugins.disclosure.provider_facts import read_facts
+from plugins.disclosure.subject import find_subject
 from plugins.disclosure.summary import Summary, as_json, count_states, describe_open, summarise
 from tasks.reports.page import encode_page
 

@@ -1,5 +1,6 @@
 """`pairmill publish WHAT --to PLACE`: checks the gate, sends what the place lacks, and records it in the store."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,8 @@ from flows.records import find_snapshot, known_stores
 from infra.local import services
 from plugins.publish import gate
 from plugins.publish.bundle import CARD, BundleFile, list_dataset_files, list_folder_files
-from plugins.publish.choose_place import open_place
-from plugins.publish.places import DATA, Kind, Place
+from plugins.publish.hub import HubPlace
+from plugins.publish.places import DATA, Kind, Place, StorePlace
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.lineage.publications import HUB, Publication, list_publications, list_stale, now, record_publication
 from tasks.models.export import check_card, export_model, fetch_snapshot_model
@@ -32,6 +33,7 @@ from tasks.register.card_rights import NO_LICENSE
 from tasks.register.exported_documents import describe_files, describe_snapshot, describe_version
 from tasks.tracking import client as tracking
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 LISTED = 20
 """Number of files that a dry run prints."""
 
@@ -328,3 +330,25 @@ def _show(report: dict[str, Any], waiting: Sequence[BundleFile], *, as_json: boo
         out.print(text(f"  {verb}: {', '.join(report['deleted'][:LISTED])}"), soft_wrap=True)
     if is_done:
         out.print(text(f"  record: {report['record']}"), soft_wrap=True)
+
+
+def open_place(target: str, kind: Kind, *, is_public: bool) -> Place:
+    """Return the place of `--to`.
+
+    Raises: ConfigError if the target is not one of the three forms.
+    """
+    if target.startswith(HUB):
+        repository = target.removeprefix(HUB)
+        if not _REPOSITORY.fullmatch(repository):
+            raise ConfigError(f"--to {target} names no repository; write hub:OWNER/NAME")
+        return HubPlace(repository, kind, is_public=is_public)
+    if is_public:
+        raise ConfigError("--public is for hub:OWNER/NAME; who can read a folder or bucket is set there")
+    if target.startswith("s3://"):
+        return StorePlace(open_store(target), target.rstrip("/"))
+    if "://" in target or not target.strip():
+        raise ConfigError(f"--to {target!r} is none of hub:OWNER/NAME, s3://bucket/prefix and a folder")
+    folder = Path(target).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--to {target} is a file; name a folder")
+    return StorePlace(open_store(str(folder)), str(folder))

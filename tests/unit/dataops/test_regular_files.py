@@ -20,7 +20,7 @@ from dataops.text.query_building import read_queries
 from dataops.trace.requests import read_targets
 from flows.config import config_name, load_config
 from flows.records import known_stores
-from infra.doctor.executors import check_executors
+from infra.doctor.diagnose import check_executors
 from tasks.files.find import LocalFile, find_source_files
 from training.data.shard_files import ShardFiles, read_shard_rows
 from training.data.shard_index import _locate_members

@@ -11,7 +11,7 @@ from infra.doctor import machine as machine_checks
 from infra.doctor import servers as server_checks
 from infra.doctor import store as store_checks
 from infra.doctor.check import Check
-from infra.doctor.executors import check_executors
+from infra.doctor.diagnose import check_executors
 from infra.local import services
 from infra.local.services import ServiceStatus
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local import login, processes, supervisor, webhook_key
+from infra.local import login, processes, supervisor
 from infra.local.supervisor import Service
 
 
@@ -30,12 +30,12 @@ def test_login_is_random_and_only_its_user_can_read_it(home: Path):
 def test_key_of_webhooks_is_kept_for_ever_unless_the_environment_names_one(home: Path, monkeypatch):
     from cryptography.fernet import Fernet
 
-    first = webhook_key.server_environment(keep=False)
-    Fernet(first[webhook_key.VARIABLE])
-    assert webhook_key.server_environment(keep=False) == webhook_key.server_environment(keep=True) == first
-    assert stat.S_IMODE(webhook_key.key_file().stat().st_mode) == 0o600
-    monkeypatch.setenv(webhook_key.VARIABLE, "theirs")
-    assert webhook_key.server_environment(keep=True) == {webhook_key.VARIABLE: "theirs"}
+    first = login.webhook_environment(keep=False)
+    Fernet(first[login.WEBHOOK_KEY])
+    assert login.webhook_environment(keep=False) == login.webhook_environment(keep=True) == first
+    assert stat.S_IMODE(login.webhook_key_file().stat().st_mode) == 0o600
+    monkeypatch.setenv(login.WEBHOOK_KEY, "theirs")
+    assert login.webhook_environment(keep=True) == {login.WEBHOOK_KEY: "theirs"}
 
 
 def test_server_keeps_its_login_only_if_it_has_one_and_its_clients_may_go_on():
