@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from plugins.disclosure.find_subject import find_subject
+from plugins.disclosure.subject import find_subject
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("register_plugins")]
 
