@@ -100,7 +100,7 @@ class Pairmill:
     def command_line(self, *arguments: str | Path) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *map(str, arguments)]
 
-    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str | Path, code: int = 0, timeout: float = 580) -> subprocess.CompletedProcess[str]:
         """Run the command and check its exit code."""
         done = subprocess.run(
             self.command_line(*arguments),
