@@ -7,12 +7,12 @@ from copy import deepcopy
 from typing import Any
 from uuid import uuid4
 
-import kubernetes_validate
 import pytest
 
 from dataops.home import CHECKOUT
 from tests.servers.topology import Topology
 
+kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="the extras `kubernetes` and `dev` have it")
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
 
 TEMPLATE = CHECKOUT / "infra/kubernetes/gpu-job-template.json"
