@@ -304,7 +304,7 @@ def _problems_outside(
     if (train := tables.get("train")) is not None:
         problems += _find_launch_problems(train.launch)
         curate = tables.get("curate") if "curate" in tables else check("curate")[0]
-        if train.blur_faces and curate is not None and "faces" not in curate.score_names:
+        if train.blur_faces and curate is not None and not getattr(getattr(curate, "scores", None), "faces", None):
             problems.append("train.blur_faces: needs a table [curate.scores.faces], which finds the faces")
         if train.dataset and tables["store"] is not None and not any(line.startswith("store.") for line in problems):
             problems += _find_missing_datasets(train, tables["store"].uri)

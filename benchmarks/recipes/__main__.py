@@ -56,7 +56,7 @@ from tasks.train.stage import TRAIN
 logger = logging.getLogger(__name__)
 
 QUICK_EMOJI = 240
-QUICK_RECIPES = "none,clip-score,cluster-balance"
+QUICK_RECIPES = "none,clip-score,image-clusters"
 NO_FILTER: dict[str, Any] = {
     "min_chars": 1, "max_chars": None, "max_words": None, "min_letter_fraction": 0.0, "max_repeated_fraction": None,
     "drop_file_names": False, "drop_dates_and_sizes": False, "personal": "keep", "dedupe": ["uid"],
@@ -91,14 +91,6 @@ RECIPES: dict[str, tuple[str, Callable[[Pool, str], tuple[Tables, Tables]]]] = {
     "query-balance": (
         "balanced over queries, online, at most 50 pairs of each",
         lambda pool, model: ({"balance": pool.config.filter.balance}, {}),
-    ),
-    "cluster-balance": (
-        "balanced over clusters, alpha 0.2, half of the pairs an epoch",
-        lambda pool, model: ({}, {"clusters": {"model": model, "count": CLUSTERS, "balance": {}}}),
-    ),
-    "semantic-dedupe": (
-        "without semantic duplicates (cosine 0.95)",
-        lambda pool, model: ({}, {"clusters": {"model": model, "count": CLUSTERS, "semantic_duplicates": {}}}),
     ),
 }
 """What each recipe is, and its changes to the tables of `filter` and `curate`."""

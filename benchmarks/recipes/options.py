@@ -59,7 +59,7 @@ from training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-QUICK_OPTIONS = "ema;clusters.balance"
+QUICK_OPTIONS = "ema;distill"
 TASKS = ("openmoji-heldout", "twemoji-heldout", "twemoji-seen")
 BASE = "base"
 FindModel = Callable[[Path], str]
@@ -95,10 +95,6 @@ def write_word_vectors(folder: Path) -> Change:
     return {"kind": "words", "path": str(folder), "license": files.license}
 
 
-def _clusters(model: FindModel, **changes: Change) -> Change:
-    return {"clusters": {"model": model(CONFIG), "count": 100} | changes}
-
-
 OPTIONS: dict[str, Option] = {
     "no text_init": Option(lambda model: {"text_init": None, "vocab_size": 2048}),
     "text_init.kind = words": Option(lambda model: {"text_init": write_word_vectors(home() / "options-words")}),
@@ -109,8 +105,6 @@ OPTIONS: dict[str, Option] = {
     "distill": Option(lambda model: {"distill": {"model": model(CONFIG)}}),
     "ema": Option(lambda model: {"ema": 0.98}),
     "captions": Option(filter={"dedupe": ["uid", "url"], "captions_per_image": 4}),
-    "clusters.balance": Option(curate=lambda model: _clusters(model, balance={})),
-    "semantic_duplicates": Option(curate=lambda model: _clusters(model, semantic_duplicates={})),
     "trained": Option(lambda model: TRAINED, epochs=3),
     "no image_init": Option(lambda model: TRAINED | NO_IMAGE_INIT, against="trained", epochs=3),
 }

@@ -83,8 +83,6 @@ def read_header(data: bytes, max_area: float = float("inf")) -> Header:
         raise ImageRefused(Reason.DECODE, f"unreadable {kind} header ({type(error).__name__})") from None
     if width * height > max_area:
         raise ImageRefused(Reason.TOO_MANY_PIXELS, f"{width}x{height} pixels")
-    if is_deep(data, kind):
-        raise ImageRefused(Reason.UNSUPPORTED_FORMAT, f"{kind} of more than 8 bits a channel")
     with _structure_checked():
         if is_truncated(data, kind):
             raise ImageRefused(Reason.TRUNCATED, f"the {kind} ends early")
@@ -102,7 +100,7 @@ def _structure_checked() -> Iterator[None]:
 
 
 def is_deep(data: bytes, kind: str) -> bool:
-    """Return whether a PNG or AVIF has more than 8 bits per channel, which OpenCV would clip to white.
+    """Return whether a PNG or AVIF has more than 8 bits per channel: Pillow keeps the upper 8, OpenCV more or none.
 
     Source: PNG section 11.2.2 (bit depth in IHDR); AV1-ISOBMFF section 2.3.3 (high_bitdepth in av1C).
     """

@@ -14,6 +14,8 @@ Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", WW
 from collections.abc import Iterator
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, Hashes, choose_masks
@@ -93,27 +95,23 @@ def _fill_tables(
 
 def _distinct(hashes: Hashes, groups: Rows, thumbnails: NDArray[np.uint8]) -> tuple[Rows, Rows]:
     """Return the first of each set of equal rows, ascending, and the index of each row's set among them."""
-    digests = np.empty(len(hashes), np.uint64)
-    _hash_thumbnails(np.ascontiguousarray(thumbnails), digests)
-    order = np.lexsort((digests, hashes, groups))
-    new = np.ones(len(order), bool)
-    if len(order):
-        new[1:] = _differs(hashes, groups, digests, thumbnails, order)
-    firsts = order[new]
-    kept = np.sort(firsts)
-    same_as = np.empty(len(order), np.int64)
-    same_as[order] = np.searchsorted(kept, firsts)[np.cumsum(new) - 1]
+    width = thumbnails.shape[1]
+    data = pa.py_buffer(np.ascontiguousarray(thumbnails))
+    cells = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(hashes), [None, data]) if width else None
+    rows = pl.DataFrame({"hash": hashes, "group": groups} | ({"cells": pl.Series(cells)} if width else {}))
+    first = rows.with_row_index("row").select(pl.col("row").first().over(rows.columns))["row"].to_numpy()
+    kept, same_as = np.unique(first.astype(np.int64), return_inverse=True)
     return kept, same_as
 
 
-def find_close_pairs(queries: Hashes, hashes: Hashes, distance: int) -> Iterator[Rows]:
+def find_close_pairs(queries: Hashes, hashes: Hashes, distance: int, block_pairs: int = _PAIRS) -> Iterator[Rows]:
     """Yield all pairs (query, row) whose hashes differ in at most `distance` bits, as blocks (P, 2), each pair once."""
     if not len(queries) or not len(hashes):
         return
     masks = choose_masks(distance, len(queries) * len(hashes), len(queries) + len(hashes))
     starts, no_group = _starts(len(hashes)), np.zeros(max(len(hashes), len(queries)), np.int64)
     rows, ordered = np.empty(len(hashes), np.int32), np.empty(len(hashes), np.uint64)
-    pairs = np.empty((max(_PAIRS, len(hashes)), 2), np.int64)
+    pairs = np.empty((max(block_pairs, len(hashes)), 2), np.int64)
     for number, mask in enumerate(masks):
         _put(hashes, no_group, mask, starts, rows, ordered)
         at = 0
@@ -232,26 +230,6 @@ def _within(thumbnails, one, two, tolerance):
 def _flatten(parent):
     for row in range(len(parent)):
         parent[row] = parent[parent[row]]  # a root is never after its rows
-
-
-@compiled(nogil=True)
-def _hash_thumbnails(thumbnails, digests):
-    for i in range(len(thumbnails)):
-        value = np.uint64(0)
-        for k in range(thumbnails.shape[1]):
-            value = (value ^ np.uint64(thumbnails[i, k])) * np.uint64(0x100000001B3)
-        digests[i] = value
-
-
-@compiled(nogil=True)
-def _differs(hashes, groups, digests, thumbnails, order):
-    """Return whether each row of an order, except for the first, differs from the one before."""
-    result = np.zeros(len(order) - 1, np.bool_)
-    for at in range(1, len(order)):
-        i, j = order[at - 1], order[at]
-        equal = hashes[i] == hashes[j] and groups[i] == groups[j] and digests[i] == digests[j]
-        result[at - 1] = not (equal and _within(thumbnails, i, j, 0))
-    return result
 
 
 @compiled(nogil=True)

@@ -43,7 +43,7 @@ def hash128(texts: pa.Array) -> Halves:
     """Return the hash of each string's UTF-8 bytes; a null hashes as ""."""
     data, offsets = text_buffers(texts)
     halves = np.empty((len(offsets) - 1, 2), np.uint64)
-    _hash(data, offsets, halves)
+    _hash(data, offsets[:-1], offsets[1:], halves)
     return halves
 
 
@@ -63,18 +63,6 @@ def uid_halves(uids: pa.Array) -> Halves:
     if bad >= 0:
         raise ValueError(f"row {bad} has no uid of 32 hex digits: {uids[bad].as_py()!r}")
     return halves
-
-
-def empty_slots(size: int) -> NDArray[np.int32]:
-    """Return an empty hash table for a number of rows: each slot holds the number of a row, or -1."""
-    return np.full(1 << max(4, (2 * size).bit_length()), -1, np.int32)
-
-
-def find_repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Return for each row whether another row has the same hash."""
-    found = np.zeros(len(values), np.bool_)
-    _find_repeated(values, empty_slots(len(values)), found)
-    return found
 
 
 @compiled(inline="always")
@@ -117,34 +105,8 @@ def _second(word):
     return _turned(word * np.uint64(0x4CF5AD432745937F), 33) * np.uint64(0x87C37B91114253D5)
 
 
-@compiled(inline="always")
-def slot_of(value, mask):
-    """Return the first slot for a hash. The hashes of a partition have their highest bits in common."""
-    return np.int64((value * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
-
-
 @compiled(nogil=True)
-def _find_repeated(values, slots, found):
-    mask = len(slots) - 1
-    for i in range(len(values)):
-        at = slot_of(values[i], mask)
-        while slots[at] >= 0:
-            other = slots[at]
-            if values[other] == values[i]:
-                found[other] = found[i] = True
-                break
-            at = (at + 1) & mask
-        else:
-            slots[at] = i
-
-
-@compiled(nogil=True)
-def _hash(data, offsets, halves):
-    _hash_between(data, offsets[:-1], offsets[1:], halves)
-
-
-@compiled(nogil=True)
-def _hash_between(data, starts, ends, halves):
+def _hash(data, starts, ends, halves):
     for i in range(len(starts)):
         at, end = starts[i], ends[i]
         size = end - at

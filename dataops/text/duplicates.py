@@ -12,16 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dataops.kernels.compiled import compiled
-from dataops.kernels.hashes import (
-    empty_slots,
-    find_repeated,
-    hash128,
-    hash128_folded,
-    mix,
-    slot_of,
-    uid_halves,
-)
+from dataops.kernels.hashes import hash128, hash128_folded, uid_halves
 from dataops.text.caption_counts import count_captions
 from dataops.trace.source_numbers import number_sources
 
@@ -124,59 +115,16 @@ def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.u
         rows: columns of KEYS; those of captions only if a step needs them.
         steps: steps to apply, always in the order of DEDUPE_STEPS.
     """
-    indices = np.flatnonzero(_find_repeated(rows, steps))
-    columns = {name: rows[name].to_numpy()[indices] for name in KEYS if name in rows.columns}
-    dropped_by = np.zeros(len(indices), np.uint8)
-    slots = empty_slots(len(indices))
-    for number, step in enumerate(DEDUPE_STEPS):
-        if step in steps:
-            one, other = (columns[name] for name in _GROUPS[step])
-            rank = columns["rank"]
-            if step in ("uid", "pair"):
-                rank = rank & _WITHOUT_WORDS
-            slots[:] = -1
-            _keep_best(one, other, rank, columns["uid"], columns["origin"], slots, np.uint8(number + 1), dropped_by)
+    repeated = [
+        pl.col(name).is_duplicated() for name in sorted({name if name == "caption" else "url" for name in steps})
+    ]
+    left = rows.with_row_index("place").filter(pl.any_horizontal(pl.lit(value=False), *repeated))
     found = np.zeros(rows.height, np.uint8)
-    found[indices] = dropped_by
+    for number, step in enumerate(DEDUPE_STEPS, 1):
+        if step in steps:
+            rank = pl.col("rank") & _WITHOUT_WORDS if step in ("uid", "pair") else pl.col("rank")
+            ordered = left.sort(rank, "uid", "origin", maintain_order=True)
+            is_best = ordered.select(pl.struct(_GROUPS[step]).is_first_distinct()).to_series()
+            found[ordered.filter(~is_best)["place"].to_numpy()] = number
+            left = left.filter(pl.Series(found[left["place"].to_numpy()] == 0))
     return found
-
-
-def _find_repeated(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.bool_]:
-    """Return whether each row may be a duplicate (n,): its URL or caption occurs more than once."""
-    found = np.zeros(rows.height, np.bool_)
-    for name in ("url", "caption"):
-        if (name == "url" and set(steps) - {"caption"}) or name in steps:
-            found |= find_repeated(rows[name].to_numpy())
-    return found
-
-
-@compiled(nogil=True)
-def _keep_best(one, other, rank, uid, origin, slots, step, dropped_by):
-    """Mark all but the best of the kept rows that have both hashes in common as dropped by a step."""
-    mask = len(slots) - 1
-    for i in range(len(one)):
-        if dropped_by[i]:
-            continue
-        at = slot_of(one[i] + mix(other[i]), mask)
-        while slots[at] >= 0:
-            best = slots[at]
-            if one[best] == one[i] and other[best] == other[i]:
-                if _is_before(i, best, rank, uid, origin):
-                    dropped_by[best] = step
-                    slots[at] = i
-                else:
-                    dropped_by[i] = step
-                break
-            at = (at + 1) & mask
-        else:
-            slots[at] = i
-
-
-@compiled(inline="always")
-def _is_before(i, j, rank, uid, origin):
-    """Return whether row i is better than row j, which has the lower index."""
-    if rank[i] != rank[j]:
-        return rank[i] < rank[j]
-    if uid[i] != uid[j]:
-        return uid[i] < uid[j]
-    return origin[i] < origin[j]

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from dataops.errors import ConfigError, JobFailed, PairmillError
 from dataops.facts import RegisterFacts
 from dataops.home import private_folder
-from dataops.images.feature_table import FeatureTable, best, image_ids, preparation_digest
 from dataops.shards.tar import read_index
 from dataops.snapshot import Manifest
 from dataops.storage.cached_files import make_held
 from plugins.browse.database import quote
 from plugins.browse.encoder import Encoder
+from plugins.browse.feature_table import FeatureTable, best, image_ids, preparation_digest
 from plugins.browse.images import IMAGES, MAX_MEMBER, Images, find_shard, image_holder
 from plugins.browse.views import ROW, Dataset, View
 from tasks.lineage.graph import Lineage

@@ -1,1 +1,1 @@
-"""Cluster the images that curate keeps, drop semantic duplicates in the clusters, and balance them."""
+"""Cluster the images that curate keeps, and drop those that are like no target."""

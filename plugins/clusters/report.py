@@ -6,27 +6,24 @@ from typing import Any
 
 import polars as pl
 
-from dataops.formatting import format_quantity, format_share
+from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest, load_manifest, read_table
 from dataops.store import Store
-from plugins.clusters.clustering import CLUSTERS_PART, COUNTED
+from plugins.clusters.clustering import CLUSTERS_PART
 from plugins.clusters.config import ClustersFacts
 from tasks.pack.card_samples import add_raw_previews
 from tasks.reports.gallery import evenly_spaced, gallery_rows
 from tasks.reports.page import render
 
 SHOWN, IMAGES = 12, 8
-"""Number of clusters whose images are shown, and of kept images of each; half as many semantic duplicates."""
+"""Number of clusters whose images are shown, and of kept images of each."""
 _COLUMNS = ["uid", "caption", "key", "shard", "original_width", "original_height", "image_cluster", "centroid_distance"]
 
 
 def report_html(manifest: Manifest, store: Store) -> str:
     """Return the page of a snapshot of the stage `curate` that has clusters, with images from the raw shards."""
     facts = ClustersFacts.of(manifest)
-    clusters = pl.DataFrame(read_table(store, manifest.path(CLUSTERS_PART), COUNTED))
-    clusters = clusters.group_by("image_cluster").agg(
-        pl.col("rows").sum(), pl.col("semantic_duplicates").sum(), pl.col("sampling_probability").first()
-    )
+    clusters = pl.DataFrame(read_table(store, manifest.path(CLUSTERS_PART), ["rows"])).with_row_index("image_cluster")
     clusters = clusters.filter(pl.col("rows") > 0).sort(["rows", "image_cluster"], descending=[True, False])
     chosen = clusters[_spread(clusters.height)]
     rows = _read_examples(manifest, store, chosen["image_cluster"].to_list())
@@ -47,31 +44,23 @@ def _spread(count: int) -> list[int]:
 
 def _figures(facts: ClustersFacts) -> Iterator[tuple[str, str]]:
     yield "clusters that were fitted", f"{facts.fitted:,}"
-    yield "clusters after small ones were merged", f"{facts.clusters:,}"
+    yield "clusters with pairs", f"{facts.clusters:,}"
     for share, name in (("0", "smallest"), ("0.5", "median"), ("1", "largest")):
         if share in facts.sizes:
             yield f"pairs of the {name} cluster", f"{facts.sizes[share]:,}"
-    yield "semantic duplicates", f"{facts.semantic_duplicates:,}"
     if facts.off_target:
         yield "pairs in clusters without a target", f"{facts.off_target:,}"
     yield "pairs whose image has no feature", f"{facts.without_feature:,}"
-    yield "mean number of pairs in an epoch", f"{facts.epoch_rows:,.0f}"
 
 
 def _read_examples(manifest: Manifest, store: Store, clusters: Sequence[int]) -> pl.DataFrame:
-    """Return kept and dropped rows of some clusters, from some parts, with their previews."""
-    frames = []
-    for prefix, more in (("part-", []), ("dropped-", ["drop_reason"])):
-        for part in evenly_spaced(manifest.named(prefix, ".parquet")):
-            rows = pl.DataFrame(read_table(store, manifest.path(part.name), [*_COLUMNS, *more]))
-            frames.append(rows.filter(pl.col("image_cluster").is_in(clusters)))
-    if not frames:
-        return pl.DataFrame(schema={"image_cluster": pl.Int32, "drop_reason": pl.String})
+    """Return kept rows of some clusters, from some parts, with their previews."""
+    frames = [pl.DataFrame(schema={"uid": pl.String, "image_cluster": pl.Int32})]
+    for part in evenly_spaced(manifest.named("part-", ".parquet")):
+        rows = pl.DataFrame(read_table(store, manifest.path(part.name), _COLUMNS))
+        frames.append(rows.filter(pl.col("image_cluster").is_in(clusters)))
     rows = pl.concat(frames, how="diagonal_relaxed").sort("uid")
-    kept = rows.filter(pl.col("drop_reason").is_null()).group_by("image_cluster", maintain_order=True).head(IMAGES)
-    dropped = rows.filter(pl.col("drop_reason") == "semantic_duplicate")
-    dropped = dropped.group_by("image_cluster", maintain_order=True).head(IMAGES // 2)
-    found = pl.concat([kept, dropped], how="diagonal_relaxed").to_dicts()
+    found = rows.group_by("image_cluster", maintain_order=True).head(IMAGES).to_dicts()
     for row in found:
         row["preview"] = None
     key = next(one.key for one in manifest.inputs if one.stage == "download")
@@ -84,13 +73,8 @@ def _read_examples(manifest: Manifest, store: Store, clusters: Sequence[int]) ->
 def _sections(clusters: pl.DataFrame, rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
     for row in clusters.to_dicts():
         examples = rows.filter(pl.col("image_cluster") == row["image_cluster"])
-        count, probability = format_quantity(row["rows"], "pair"), row["sampling_probability"]
-        note = f"{count}, sampled with probability {probability:.3g} in an epoch"
-        if row["semantic_duplicates"]:
-            every = row["rows"] + row["semantic_duplicates"]
-            note += f"; {format_share(row['semantic_duplicates'], every)} were semantic duplicates"
         yield {
             "title": f"Cluster {row['image_cluster']}",
-            "note": note + ".",
+            "note": f"{format_quantity(row['rows'], 'pair')}.",
             "rows": gallery_rows(examples.to_dicts()),
         }

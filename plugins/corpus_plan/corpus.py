@@ -216,7 +216,7 @@ def plan_curate_stage(rows: float, shards: int, p: Prices, c: Costs) -> StagePla
     requests = requests.plus(tasks * TASK + shards * (1 + 2 + 1 + 1), tasks * PUT + shards * 2)
     # write_rows: rows and decisions, two parts; afterwards their sizes
     requests = requests.plus(tasks * TASK + shards * (1 + 1 + 2 * FENCE + 2), tasks * PUT + shards * 2)
-    by_batch, by_partition, by_link_partition = 6, 3, ROUNDS + 1  # maps of choose_rows
+    by_batch, by_partition, by_link_partition = 5, 2, ROUNDS + 1  # maps of choose_rows
     steps = len(batches) * by_batch + job.partitions * by_partition + job.near_partitions * 2
     steps += job.link_partitions * by_link_partition
     requests = requests.plus(steps * TASK + len(batches) * 7, steps * PUT + len(batches) * 2)

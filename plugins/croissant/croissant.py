@@ -208,7 +208,11 @@ def _describe_responsibly(dataset: DatasetFacts) -> dict[str, Any]:
         "dataCollection": f"Pairs of an image URL and a caption were read from {describe_sources(dataset)}. The images "
         "were then downloaded from their URLs.",
         "dataCollectionType": collected,
-        "dataCollectionTimeFrame": sorted({one[:10] for one in _list_dates(dataset.lineage)}),
+        # the vocabulary has the second name, and mlcroissant reads the first
+        **dict.fromkeys(
+            ("dataCollectionTimeFrame", "dataCollectionTimeframe"),
+            sorted({one[:10] for one in _list_dates(dataset.lineage)}),
+        ),
         "dataCollectionRawData": f"The images as downloaded and scaled are the snapshot download/{download.key}, with "
         f"the content digest sha256:{download.content_digest}.",
         "dataCollectionMissingData": _count_missing(dataset),

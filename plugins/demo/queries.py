@@ -9,35 +9,31 @@ import importlib.resources
 
 import polars as pl
 
-from dataops.text.query_building import (
-    BIGRAMS,
-    LEMMAS,
-    TITLES,
-    UNIGRAMS,
-    Thresholds,
-    merge_queries,
-    select_bigrams,
-    select_words,
-)
+from dataops.text.query_list import QUERIES, WORDS
 
-THRESHOLDS = Thresholds(min_unigram=100_000, min_bigram=1_000_000, min_pmi=8.0)
-"""Thresholds for counts in 500 billion words. They keep 'roller coaster' and 'police officer', not 'some customers'."""
+MIN_WORD, MIN_PAIR, MIN_INFORMATION = 100_000, 1_000_000, 8.0
+"""Minimum counts in 500 billion words, and mutual information in bits: they keep 'roller coaster' and 'police officer', not
+'some customers'."""
 
 
 def build_queries() -> pl.DataFrame:
-    """Return the queries, with the columns dataops.text.query_building.QUERIES."""
-    unigrams = pl.DataFrame(_counts("frequency_dictionary_en_82_765.txt"), UNIGRAMS, orient="row")
-    words = select_words(unigrams, THRESHOLDS)
-    index = {word: row for row, word in enumerate(words["word"])}
-    pairs = [
-        (index[one], index[two], count)
-        for one, two, count in _counts("frequency_bigramdictionary_en_243_342.txt")
-        if one in index and two in index
+    """Return the queries, with the columns dataops.text.query_list.QUERIES, as `pairmill queries build` would."""
+    words = pl.DataFrame(_counts("frequency_dictionary_en_82_765.txt"), ["query", "count"], orient="row")
+    names = ["one", "two", "count"]
+    pairs = pl.DataFrame(_counts("frequency_bigramdictionary_en_243_342.txt"), names, orient="row")
+    total, words = int(words["count"].sum()), words.filter(pl.col("count") >= MIN_WORD)
+    for name in names[:2]:
+        pairs = pairs.join(words.select(pl.col("query").alias(name), pl.col("count").alias(f"of_{name}")), on=name)
+    chance = (pl.col("count").cast(pl.Float64) * total) / (pl.col("of_one").cast(pl.Float64) * pl.col("of_two"))
+    pairs = pairs.filter(pl.col("count") >= MIN_PAIR).with_columns(score=chance.log(2))
+    pairs = pairs.filter(pl.col("score") >= MIN_INFORMATION)
+    found = [
+        words.with_columns(kind=pl.lit("unigram"), score=pl.lit(None, pl.Float64)),
+        pairs.with_columns(kind=pl.lit("bigram"), query=pl.concat_str("one", "two", separator=" ")),
     ]
-    bigrams = pl.DataFrame(pairs, BIGRAMS, orient="row")
-    telling = select_bigrams(bigrams, words, int(unigrams["count"].sum()), THRESHOLDS)
-    found = merge_queries(words, telling, pl.DataFrame(schema=TITLES), pl.DataFrame(schema=LEMMAS), THRESHOLDS)
-    return found.with_columns(source=pl.lit("symspellpy"))
+    every = pl.concat([one.with_columns(source=pl.lit("symspellpy")).select(*QUERIES) for one in found])
+    is_query = (pl.col("query").str.len_chars() >= 2) & pl.col("query").str.contains(WORDS)
+    return every.filter(is_query).unique("query", keep="first").sort("query")
 
 
 def _counts(name: str) -> list[tuple]:

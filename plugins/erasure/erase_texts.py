@@ -1,4 +1,4 @@
-"""Erase removed pairs from reports, manifests, records and caches: in a store, and under the home folder.
+"""Erase removed pairs from reports, manifests and records: in a store, and under the home folder.
 
 Only what quotes pairs is overwritten (plugins/erasure/places.py). A page keeps its size, so that a part of a snapshot has
 the size that its manifest names. The manifest is written first: a call that is killed before the part is written is
@@ -11,19 +11,15 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
 from dataops.errors import PairmillError, StorageError
 from dataops.home import SERVERS, WRITTEN
 from dataops.regular_files import open_regular
-from dataops.snapshot import MANIFEST, Manifest, SnapshotName, read_table
+from dataops.snapshot import MANIFEST, Manifest, SnapshotName
 from dataops.stages import PAIR_STAGES
 from dataops.store import Entry, Store
 from dataops.trace.requests import FOLDER
-from plugins.erasure.erase_caches import erase_caches
 from plugins.erasure.places import MARKUP, TEXTS, is_text
 from plugins.erasure.scan import WHOLE_BYTES, Scanner, is_weights
-from tasks.curate.scores.score import put_scores
 from tasks.lineage.graph import Lineage
 from tasks.takedown.holders import Found, Searched
 
@@ -37,18 +33,14 @@ REMEDY_SERVER = (
 
 
 def erase_in_store(lineage: Lineage, scanner: Scanner) -> tuple[int, dict[str, str]]:
-    """Erase from the objects of a store that are neither tables nor shards, and from its caches.
+    """Erase from the objects of a store that are neither tables nor shards.
 
     Returns: the number of changed objects; and why an object stays as it is, by its name.
     """
     store, changed, refused = lineage.store, 0, dict[str, str]()
     for entry in store.entries(""):
         try:
-            if is_searched(entry.name) and entry.name.startswith("captions/"):
-                changed += _delete_answer(store, entry.name, scanner)
-            elif is_searched(entry.name) and entry.name.startswith("scores/"):
-                changed += _erase_scores(store, entry.name, scanner.traces.scores)
-            elif is_searched(entry.name) and _is_text(entry):
+            if is_searched(entry.name) and _is_text(entry):
                 changed += _redact_object(lineage, entry.name, scanner)
         except (PairmillError, ValueError) as error:
             refused[entry.name] = str(error)
@@ -62,25 +54,6 @@ def is_searched(name: str) -> bool:
 
 def _is_text(entry: Entry) -> bool:
     return entry.name.endswith((".json", *MARKUP, *TEXTS)) and entry.bytes <= WHOLE_BYTES
-
-
-def _delete_answer(store: Store, name: str, scanner: Scanner) -> bool:
-    if Path(name).stem not in scanner.traces.images:
-        return False
-    store.delete([name])
-    return True
-
-
-def _erase_scores(store: Store, name: str, ids: set[str]) -> bool:
-    if not ids:
-        return False
-    table = read_table(store, name)
-    kept = [identity.hex() not in ids for identity in table["id"].to_pylist()]
-    if all(kept):
-        return False
-    put_scores(store, name.split("/")[1], table.filter(pa.array(kept)))
-    store.delete([name])
-    return True
 
 
 def _redact_object(lineage: Lineage, name: str, scanner: Scanner) -> bool:
@@ -113,7 +86,7 @@ def _put_manifest_for(store: Store, manifest: Manifest, name: str, data: bytes) 
 
 def erase_in_home(home: Path, scanner: Scanner, stores: Sequence[Store]) -> tuple[int, dict[str, str]]:
     """Erase from the files of the home folder; return the number of changed files, and why a file stays as it is."""
-    changed, refused = erase_caches(home, scanner.traces, stores)
+    changed, refused = 0, dict[str, str]()
     for path in list_home_files(home, stores):
         relative = path.relative_to(home)
         if relative.parts[0] == SERVERS or is_weights(path.name):

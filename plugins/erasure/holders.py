@@ -36,12 +36,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class StoreObjects:
-    """Records, pages and caches of a store."""
+    """Records and pages of a store."""
 
     order: int = 20
 
     def erase(self, traces: Traces, scope: Scope) -> Erased:
-        """Overwrite what quotes the pairs, and delete cached scores and answers."""
+        """Overwrite what quotes the pairs."""
         from plugins.erasure.erase_texts import erase_in_store
         from tasks.lineage.graph import Lineage
 
@@ -64,7 +64,7 @@ class Home:
     order: int = 30
 
     def erase(self, traces: Traces, scope: Scope) -> Erased:
-        """Overwrite pages and logs that quote the pairs, and delete caches that hold them."""
+        """Overwrite pages and logs that quote the pairs, and delete copies of the store's files that hold them."""
         from plugins.erasure.erase_texts import erase_in_home
 
         files, refused = erase_in_home(scope.home, _scanner(traces, scope), scope.stores)

@@ -8,7 +8,6 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from dataops.errors import CorruptPart
-from dataops.images.feature_table import ID_BYTES, IDS_FILE, image_ids
 from dataops.parquet import open_parquet
 from dataops.schema import MEANINGS, PERSONAL
 from dataops.shards.tar import read_samples
@@ -51,8 +50,6 @@ class Scanner:
             name: its path; the suffix decides the format.
         """
         suffix = PurePosixPath(name).suffix
-        if PurePosixPath(name).name == IDS_FILE:
-            return self._scan_ids(file)
         if suffix == ".parquet":
             try:
                 return self._scan_parquet(file, name)
@@ -142,14 +139,6 @@ class Scanner:
                 finds.update(span.what for span in self.text.find(joined))
         elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             finds["image"] += sum(self.text.is_image(cell) for cell in array.to_pylist() if cell)
-
-    def _scan_ids(self, file: BinaryIO) -> Finds:
-        """Count the features of removed images in the cache of `browse`."""
-        known = {bytes(one) for one in image_ids(sorted(self.traces.images))}
-        finds: Finds = Counter()
-        while data := file.read(ID_BYTES << 16):
-            finds["feature"] += sum(data[at : at + ID_BYTES] in known for at in range(0, len(data), ID_BYTES))
-        return +finds
 
     def _scan_tar(self, file: BinaryIO, name: str) -> Finds:
         finds: Finds = Counter()

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.images.decode import ImageRefused, read_header
+from dataops.images.decode import ImageRefused, decode, is_deep, read_header
 from dataops.images.kinds import KINDS, sniff
 from dataops.images.orientation import turn_pixels
 from dataops.images.structure import cut_metadata
@@ -109,7 +109,13 @@ def hash_variants(data: bytes, max_image_area: int) -> tuple[bytes | None, Any]:
     except ImageRefused as refused:
         reason, _, detail = str(refused).partition(": ")
         return None, [reason, detail[:200]]
-    pixels: Any = cv2.imdecode(np.frombuffer(cut_metadata(data, header.kind), np.uint8), cv2.IMREAD_UNCHANGED)
+    essential = cut_metadata(data, header.kind)
+    pixels: Any = cv2.imdecode(np.frombuffer(essential, np.uint8), cv2.IMREAD_UNCHANGED)
+    if is_deep(data, header.kind):
+        try:
+            pixels = np.asarray(decode(essential))[..., ::-1]
+        except ImageRefused:
+            pixels = None
     if pixels is None:
         return None, ["decode", f"unreadable {header.kind}"]
     found: list[tuple[NDArray[np.uint64], int]] = []

@@ -14,7 +14,7 @@ from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from dataops.plugins import require
 from dataops.process import count_cores
-from dataops.text.query_building import LEMMAS, TITLES, Thresholds, merge_queries, select_bigrams, select_words
+from plugins.queries.building import LEMMAS, TITLES, Thresholds, merge_queries, select_bigrams, select_words
 from plugins.queries.corpus import BATCH_CHARS, count_corpus_bigrams, count_corpus_unigrams, read_lines
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class QuerySources:
 def build_queries(
     sources: QuerySources, thresholds: Thresholds, workers: int | None = None, batch_chars: int = BATCH_CHARS
 ) -> pl.DataFrame:
-    """Read the files and build the list (columns dataops.text.query_building.QUERIES).
+    """Read the files and build the list (columns dataops.text.query_list.QUERIES).
 
     Args:
         workers: number of processes that count; None is one per core.

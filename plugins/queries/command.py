@@ -8,10 +8,10 @@ from cyclopts import Parameter
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_counts, format_quantity
-from dataops.text.query_building import Thresholds
 from flows.commands.options import Json
 from flows.commands.output import console, print_json, text
 from plugins.queries.build import QuerySources, build_queries, write_queries
+from plugins.queries.building import Thresholds
 
 Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
 

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from dataops import plugins
 from dataops.config import SourceOrder, problems_of
 from dataops.errors import ConfigError
-from dataops.images.score_rules import ScoreRule
 from tasks.curate.step import list_steps
 from tasks.files.base import SourceFile
 from tasks.files.find import find_files
@@ -85,11 +84,9 @@ class _CurateConfig(SourceOrder):
     with two captions is trained on with both. False: keep one caption per image, the longest."""
     overlap: OverlapConfig | None = None
     """Evaluation sets whose images must not be trained on; without it, no evaluation set is searched."""
-    rules: tuple[ScoreRule, ...] = ()
-    """`[[curate.rules]]`: the scores that a row needs to be kept. Each rule sees all rows that nothing else has dropped."""
 
 
-class CurateConfig(plugins.extend(_CurateConfig, "steps")):
+class CurateConfig(plugins.extend(plugins.extend(_CurateConfig, "steps"), "curate_keys")):
     """`[curate]`: which images are good enough, and which are duplicates; and a table for each step that is wanted."""
 
     _units: Units = PrivateAttr(default=Units())
@@ -105,11 +102,6 @@ class CurateConfig(plugins.extend(_CurateConfig, "steps")):
         changed._units = units
         return changed
 
-    @property
-    def score_names(self) -> list[str]:
-        """Names of the scores that are computed, in the order of their columns."""
-        return list(table.wanted) if (table := getattr(self, "scores", None)) else []
-
     def problems(self) -> list[str]:
         """Return what is missing of the steps and the evaluation sets."""
         paths = self.overlap.paths if self.overlap else ()
@@ -119,13 +111,6 @@ class CurateConfig(plugins.extend(_CurateConfig, "steps")):
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:
-        wrong = [line for step in list_steps(self) for line in step.check(self)]
-        if unknown := dict.fromkeys(rule.score for rule in self.rules if rule.score not in self.score_names):
-            tables, known = (
-                ", ".join(f"[curate.scores.{name}]" for name in unknown),
-                ", ".join(plugins.load("scores")),
-            )
-            wrong.append(f"rules over scores that are not computed: {tables} missing; there are {known}")
-        if wrong:
+        if wrong := [line for step in list_steps(self) for line in step.check(self)]:
             raise ValueError("; ".join(wrong))
         return self

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.images.decode import Header, ImageRefused, decode, make_preview, read_header
+from dataops.images.decode import Header, ImageRefused, decode, is_deep, make_preview, read_header
 from dataops.images.orientation import turn_pixels
 from dataops.images.structure import cut_metadata
 from dataops.reasons import Reason
@@ -71,8 +71,20 @@ class CheckedResizer(Resizer):
 
     def resize(self, img_stream: Any, data: bytes, header: Header) -> Any:
         """Return the Resizer's result for an image that passed the checks."""
-        with use_decoder(partial(decode_upright, header.orientation)):
+        decoder = (
+            partial(decode_deep, header) if is_deep(data, header.kind) else partial(decode_upright, header.orientation)
+        )
+        with use_decoder(decoder):
             return super().__call__(img_stream)
+
+
+def decode_deep(header: Header, buffer: Any, flags: int) -> Any:
+    """Decode an image of more than 8 bits a channel to 8, as curate and training do, upright and on white."""
+    try:
+        image = np.ascontiguousarray(np.asarray(decode(bytes(buffer)))[..., ::-1])
+    except ImageRefused:
+        return None
+    return image if header.kind == "avif" else turn_pixels(image, header.orientation)  # decode turns an AVIF
 
 
 def decode_upright(orientation: int, buffer: Any, flags: int) -> Any:

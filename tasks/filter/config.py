@@ -10,7 +10,7 @@ from dataops.config import SourceOrder, StageConfig, problems_of
 from dataops.language.profiles import profile_names
 from dataops.plugins import extend, find
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
-from dataops.text.query_building import read_queries
+from dataops.text.query_list import read_queries
 from tasks.lists.locations import Lists
 from tasks.lists.opt_outs import find_problems
 

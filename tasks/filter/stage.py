@@ -21,7 +21,7 @@ from dataops.facts import FilteredParts, FilterFacts
 from dataops.formatting import format_quantity, format_share
 from dataops.snapshot import Counts, Draft, Input, Record, find_manifest, read_table
 from dataops.text.duplicates import KEY_BYTES
-from dataops.text.query_building import read_queries
+from dataops.text.query_list import read_queries
 from tasks.engine.context import Context
 from tasks.engine.exchange import Step, group_units, read_frame, run_steps
 from tasks.engine.exchange import run as run_step

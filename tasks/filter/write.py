@@ -26,7 +26,7 @@ from dataops.text.balance import (
     hash_queries,
     sample_pairs,
 )
-from dataops.text.query_building import read_queries
+from dataops.text.query_list import read_queries
 from dataops.text.query_matching import Queries, compile_queries, match_queries
 from tasks.engine.exchange import put_frame, read_frame
 from tasks.engine.part_writer import PartWriter

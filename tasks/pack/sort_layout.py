@@ -57,7 +57,16 @@ class SortLayout:
         return f"{self.run_bytes:x}-{self.coarse}x{self.fine}" + ("" if self.has_images else "-rows")
 
 
-def choose_layout(rows: int, image_bytes: int, shards: int, run_limit_bytes: int, *, is_remote: bool) -> SortLayout:
+def choose_layout(
+    rows: int,
+    image_bytes: int,
+    shards: int,
+    run_limit_bytes: int,
+    *,
+    is_remote: bool,
+    piece_bytes: int = PIECE_BYTES,
+    local_rows: int = LOCAL_ROWS,
+) -> SortLayout:
     """Return the layout of a sort.
 
     Args:
@@ -67,11 +76,11 @@ def choose_layout(rows: int, image_bytes: int, shards: int, run_limit_bytes: int
         is_remote: whether each read of the store is a request.
     """
     total = rows * ROW_BYTES
-    if not is_remote and rows <= LOCAL_ROWS:
+    if not is_remote and rows <= local_rows:
         return SortLayout(False, max(isqrt(total * LOCAL_PIECE_BYTES), LOCAL_PIECE_BYTES), 1, 2 * shards, total)
     total += image_bytes
-    run, coarse = max(isqrt(total * PIECE_BYTES), PIECE_BYTES), 1
+    run, coarse = max(isqrt(total * piece_bytes), piece_bytes), 1
     if run > run_limit_bytes:
-        run = min(ceil((total * PIECE_BYTES**2) ** (1 / 3)), run_limit_bytes)
+        run = min(ceil((total * piece_bytes**2) ** (1 / 3)), run_limit_bytes)
         coarse = max(round(sqrt(total / run)), 2)
     return SortLayout(True, run, coarse, FINE * max(ceil(total / run / coarse), 1), total)

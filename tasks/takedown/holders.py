@@ -1,8 +1,9 @@
 """The seam by which a takedown erases the remaining copies of removed pairs, and searches them as the proof.
 
 Each holder is a place that may keep text or images of pairs: the rows of snapshots, the records and pages of a store, the
-home folder, MLflow. It is registered in the group `pairmill.holders`. The plugin `erasure` brings them; without it a
-takedown makes the next versions of datasets, and `--delete-raw` is an error that names what to install.
+home folder, MLflow. It is registered in the group `pairmill.holders`, a cache by whoever keeps it. The plugin `erasure`
+brings those of text. Without it a takedown makes the next versions of datasets, and `--delete-raw` is an error that names
+what to install.
 """
 
 import json

@@ -111,7 +111,7 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
         "/noai_to_us": "opt_out",
         "/truncated": "truncated",
         "/bomb": "too_many_pixels",
-        "/deep": "unsupported_format",
+        "/deep": None,
         "/tiny": "too_small",
         "/long": "aspect_ratio",
         "/zipped": "bad_response",

@@ -138,7 +138,9 @@ class Site(BaseHTTPRequestHandler):
         self.answer(png_header(60_000, 60_000))
 
     def deep(self) -> None:
-        self.answer(png_header(64, 64, depth=16))
+        sink = io.BytesIO()
+        Image.effect_noise((64, 64), 60).convert("I;16").point(lambda level: level * 256).save(sink, "PNG")
+        self.answer(sink.getvalue())
 
     def tiny(self) -> None:
         self.answer(picture(1, size=(5, 5)))

@@ -1,4 +1,4 @@
-"""Run curate with clusters: columns, semantic duplicates against a slow search, probabilities, and the key."""
+"""Run curate with clusters: columns, targets, the page and the key."""
 
 import json
 from collections import Counter
@@ -6,10 +6,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 import pytest
-from pydantic import ValidationError
 
 from dataops.errors import ConfigError
 from dataops.images.score_tables import compute_score_ids
@@ -17,7 +15,7 @@ from dataops.schema import CURATED, dropped_schema
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
 from plugins.clusters import clustering, features_job, fit_job
-from plugins.clusters.clustering import CLUSTERS_PART, COUNTED
+from plugins.clusters.clustering import CLUSTERS_PART
 from plugins.clusters.config import STEP
 from plugins.clusters.report import report_html
 from plugins.clusters.vectors import SCALE, join_features
@@ -71,7 +69,7 @@ def curate_pairs(
     units: Units = UNITS,
     **clusters: Any,
 ) -> Manifest:
-    table = {"model": str(checkpoint), "device": "cpu", "count": 5, "min_size": 2} | clusters
+    table = {"model": str(checkpoint), "device": "cpu", "count": 5} | clusters
     config = CurateConfig.model_validate({"clusters": table} | (more or {})).with_units(units)
     planned = plan(CURATE, config, 0, [downloaded(store, rows, size)])
     return make(planned, Context(store, store.root, pool=InlineExecutor()))
@@ -112,11 +110,11 @@ def test_kept_rows_have_a_cluster_and_a_distance(tmp_path: Path, checkpoint: Pat
     for uid, row in clustered.items():
         dots = [dot(features[uid], centroid) for centroid in centroids]
         nearest = dots.index(max(dots))
-        assert row["image_cluster"] == table[nearest]["image_cluster"]
+        assert row["image_cluster"] == nearest
         assert row["centroid_distance"] == pytest.approx(1 - max(dots) / SCALE**2, abs=1e-7)
         assert row["sampling_probability"] is None
     sizes = Counter(row["image_cluster"] for row in clustered.values())
-    assert min(sizes.values()) >= 2
+    assert [row["rows"] for row in table] == [sizes[number] for number in range(len(table))]
     facts = manifest.facts["clusters"]
     assert (facts["rows"], facts["without_feature"], facts["clusters"]) == (REMAINING, 0, len(sizes))
     assert (facts["sizes"]["0"], facts["sizes"]["1"]) == (min(sizes.values()), max(sizes.values()))
@@ -144,82 +142,11 @@ def similar_pairs() -> list[dict[str, Any]]:
     return pairs
 
 
-@pytest.mark.parametrize("same_caption", [False, True])
-def test_semantic_duplicates_are_those_of_a_slow_search(tmp_path: Path, checkpoint: Path, same_caption: bool) -> None:
-    pairs, found = similar_pairs(), []
-    more = {"same_caption": same_caption, "near_duplicates": False}
-    for size, rows, units in ((100, 1 << 20, 1 << 17), (13, 11, 7)):
-        store = FolderStore(tmp_path / str(size))
-        manifest = curate_pairs(
-            store,
-            pairs,
-            checkpoint,
-            size,
-            more,
-            Units(units, rows),
-            count=3,
-            min_size=1,
-            semantic_duplicates={"min_cosine": 0.97},
-        )
-        found.append(rows_of(store, manifest))
-        reasons = Counter(row["drop_reason"] for row in found[-1].values())
-        assert reasons["semantic_duplicate"] == manifest.facts["clusters"]["semantic_duplicates"] > 3
-    names = ("drop_reason", "image_cluster", "centroid_distance")
-    whole, cut = [{uid: [row[name] for name in names] for uid, row in rows.items()} for rows in found]
-    assert whole == cut
-
-    features, kept = read_features(store, found[0], pairs), set[str]()
-    candidates = [row for row in found[0].values() if row["image_cluster"] is not None]
-    assert len(candidates) == (48 if same_caption else 24)
-    for row in sorted(candidates, key=lambda row: (-row["centroid_distance"], row["uid"])):
-        mine, others = (
-            features[row["uid"]],
-            [uid for uid in kept if found[0][uid]["image_cluster"] == row["image_cluster"]],
-        )
-        same = same_caption and any((features[uid] == mine).all() for uid in others)
-        if same or not any(dot(features[uid], mine) >= 0.97 * SCALE**2 for uid in others):
-            kept.add(row["uid"])
-    assert kept == {row["uid"] for row in candidates if row["drop_reason"] is None}
-
-
-def test_of_semantic_duplicates_the_pair_with_the_highest_score_is_kept(tmp_path: Path, checkpoint: Path) -> None:
-    store, more = FolderStore(tmp_path), {"scores": {"clip_score": {"model": str(checkpoint)}, "device": "cpu"}}
-    more |= {"near_duplicates": False}
-    duplicates = {"min_cosine": 0.9, "keep": "clip_score"}
-    manifest = curate_pairs(store, similar_pairs(), checkpoint, 10, more, count=1, semantic_duplicates=duplicates)
-    rows = [row for row in rows_of(store, manifest).values() if row["image_cluster"] is not None]
-    best = max(rows, key=lambda row: row["clip_score"])
-    assert best["drop_reason"] is None
-    assert any(row["drop_reason"] == "semantic_duplicate" for row in rows)
-
-
-def test_pairs_of_large_clusters_are_sampled_with_a_smaller_probability(tmp_path: Path, checkpoint: Path) -> None:
-    store = FolderStore(tmp_path)
-    pairs = [row | {"sampling_probability": 0.5 if n % 2 else None} for n, row in enumerate(some_pairs())]
-    before = {row["uid"]: row["sampling_probability"] or 1.0 for row in pairs}
-    balance = {"alpha": 0.2, "epoch_fraction": 0.5}
-    manifest = curate_pairs(store, pairs, checkpoint, balance=balance)
-    rows = rows_of(store, manifest)
-    kept = [row for row in rows.values() if row["drop_reason"] is None]
-    sizes = Counter(row["image_cluster"] for row in kept)
-    chance = {row["image_cluster"]: row["sampling_probability"] / before[row["uid"]] for row in kept}
-    for row in kept:
-        assert row["sampling_probability"] == pytest.approx(chance[row["image_cluster"]] * before[row["uid"]])
-    assert len(set(sizes.values())) > 1
-    assert sum(sizes[one] * chance[one] for one in sizes) == pytest.approx(REMAINING / 2)
-    assert manifest.facts["clusters"]["epoch_rows"] == pytest.approx(REMAINING / 2, abs=1e-3)
-    scale = {round(chance[one] * sizes[one] ** 0.8, 4) for one in sizes if chance[one] < 1}
-    assert len(scale) == 1
-    for row in rows.values():
-        if row["image_cluster"] is None:
-            assert row["sampling_probability"] in (0.5, None)
-
-
 def test_few_images_and_none(tmp_path: Path, checkpoint: Path) -> None:
     broken = [some_pairs()[0] | {"data": b"broken"}]
     for number, rows in enumerate(([], broken, [pair("a", "one", jpeg(blocks(1)))])):
         store = FolderStore(tmp_path / str(number))
-        manifest = curate_pairs(store, rows, checkpoint, balance={}, semantic_duplicates={})
+        manifest = curate_pairs(store, rows, checkpoint)
         kept = int(number == 2)
         assert (manifest.counts.input, manifest.counts.kept) == (len(rows), kept)
         assert manifest.facts["clusters"]["clusters"] == kept
@@ -233,7 +160,7 @@ def test_the_key_depends_on_the_clusters_only_where_there_are_any(tmp_path: Path
         return plan(CURATE, CurateConfig.model_validate({"clusters": table}), 0, [raw]).key
 
     assert key() == key(device="cuda") != plan(CURATE, CurateConfig(), 0, [raw]).key
-    assert len({key(), key(count=5), key(balance={}), key(semantic_duplicates={})}) == 4
+    assert len({key(), key(count=5)}) == 2
     moved = tmp_path / "moved"
     moved.mkdir()
     for path in checkpoint.iterdir():
@@ -252,27 +179,15 @@ def test_without_clusters_the_columns_are_those_of_before(tmp_path: Path) -> Non
 def test_config_names_what_is_missing() -> None:
     config = CurateConfig.model_validate({"clusters": {"model": "none/at/all"}})
     assert config.problems() == ["clusters.model: 'none/at/all': no such file or folder"]
-    with pytest.raises(ValidationError, match=r"needs a table \[curate\.scores\.clip_score\]"):
-        CurateConfig.model_validate({"clusters": {"model": "m", "semantic_duplicates": {"keep": "clip_score"}}})
-
-
-def test_the_part_of_clusters_has_all_rows(tmp_path: Path, checkpoint: Path) -> None:
-    store = FolderStore(tmp_path)
-    manifest = curate_pairs(store, some_pairs(), checkpoint, min_size=6)
-    clusters = pl.DataFrame(read_table(store, manifest.path(CLUSTERS_PART)).select(COUNTED))
-    assert clusters["rows"].sum() == REMAINING
-    merged = clusters.group_by("image_cluster").agg(pl.col("rows").sum())
-    assert min(rows for rows in merged["rows"].to_list() if rows) >= 6
 
 
 def test_the_page_shows_clusters_with_their_images(tmp_path: Path, checkpoint: Path) -> None:
     store, more = FolderStore(tmp_path), {"near_duplicates": False}
-    duplicates = {"min_cosine": 0.97}
-    manifest = curate_pairs(store, similar_pairs(), checkpoint, 10, more, count=2, semantic_duplicates=duplicates)
+    manifest = curate_pairs(store, similar_pairs(), checkpoint, 10, more, count=2)
     page = report_html(manifest, store)
     assert page.count("data:image/jpeg") > 10
     assert "<b>" not in page
-    for text in ("&lt;b&gt;thing", "Largest clusters", "semantic_duplicate", "thing 7", "24 pairs", str(checkpoint)):
+    for text in ("&lt;b&gt;thing", "Largest clusters", "thing 7", "24 pairs", str(checkpoint)):
         assert text in page
     empty = report_html(curate_pairs(FolderStore(tmp_path / "none"), [], checkpoint), FolderStore(tmp_path / "none"))
     assert "0 clusters" in empty
@@ -284,9 +199,9 @@ def test_clusters_without_a_target_are_dropped(tmp_path: Path, checkpoint: Path)
     for number in (100, 104):  # images of the pairs x0 and x4
         (targets / f"{number}.jpg").write_bytes(jpeg(blocks(number)))
     (targets / "labels.txt").write_text("no image")
-    rows = rows_of(store, curate_pairs(store, pairs, checkpoint, min_size=1))
+    rows = rows_of(store, curate_pairs(store, pairs, checkpoint))
     wanted = {row["image_cluster"] for row in rows.values() if row["url"] in ("x0", "x4")}
-    manifest = curate_pairs(store, pairs, checkpoint, min_size=1, targets=[str(targets)])
+    manifest = curate_pairs(store, pairs, checkpoint, targets=[str(targets)])
     facts = manifest.facts["clusters"]
     assert facts["targets"] == 2
     found = rows_of(store, manifest)

@@ -3,15 +3,13 @@
 import hashlib
 import io
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataops.images.feature_table import FeatureTable, image_ids
 from dataops.shards.tar import ShardWriter
 from plugins.erasure import scan
-from plugins.erasure.scan import Finds, Scanner
+from plugins.erasure.scan import Scanner
 from tasks.takedown.traces import Traces
 
 IMAGE = b"an image" * 40
@@ -72,20 +70,3 @@ def test_scan_finds_a_text_at_any_place_of_a_large_file_once(scanner: Scanner, m
     for at in (0, (1 << 17) - 9, 1 << 17, (1 << 18) - 3, 300_000):
         data = b" " * at + f'"{URL}"'.encode() + b" " * (400_000 - at)
         assert scanner.scan(io.BytesIO(data), "log", len(data)) == {"URL": 1}, at
-
-
-def test_scan_finds_the_features_of_an_image_until_they_are_erased(scanner: Scanner, tmp_path) -> None:
-    digests = [hashlib.sha256(data).hexdigest() for data in (b"other", IMAGE)]
-    table = FeatureTable(tmp_path / "features")
-    table.add(image_ids(digests), np.ones((2, 4), np.float32))
-
-    def find() -> Finds:
-        data = (tmp_path / "features" / "ids.bin").read_bytes()
-        return scanner.scan(io.BytesIO(data), "browse/features/m/ids.bin", len(data))
-
-    assert find() == {"feature": 1}
-    assert table.erase(image_ids(digests[1:])) == 1
-    assert find() == {}
-    assert table.features().tolist() == [[1.0] * 4, [0.0] * 4]
-    assert table.locate(image_ids(digests)).tolist() == [0, -1]
-    assert table.erase(image_ids(digests[1:])) == 0

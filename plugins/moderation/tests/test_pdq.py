@@ -25,6 +25,26 @@ KNOWN = {
 }
 
 
+def pattern(number: int) -> np.ndarray:
+    """Return a checkerboard, a disc, a glyph or a gradient: most of its coefficients are zero but for rounding."""
+    y, x = np.mgrid[:150, :210]
+    masks = ((y // 16 + x // 16) % 2, (y - 75) ** 2 + (x - 105) ** 2 < 50**2, (y > 37) & (y < 75) & (x > 52), y / 150)
+    return np.repeat((255 - 255 * masks[number]).astype(np.uint8)[..., None], 3, axis=2)
+
+
+PATTERNS = [
+    "e0002000a000e000e000e000e0001fff1fff1fbf1fbf1fbf1fbf1fbf1fbf1fbf",
+    "699ce61965999266a65918669e6669c379e7a798e5969e189619796179692696",
+    "0000f0780f078f0770707070f0f88f8f000078f08f07078f70f0707870780787",
+    "271561247e11e025cb8be5ed91b445adb9b839241089223554d1838815204fc5",
+]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_patterns_have_the_hash_of_the_reference(number: int) -> None:
+    assert format_pdq(compute_pdq(pattern(number))[0]) == PATTERNS[number]
+
+
 @pytest.mark.parametrize("size", KNOWN)
 def test_hash_and_quality_are_those_of_the_reference(size: tuple[int, int]) -> None:
     words, quality = compute_pdq(image(*size))

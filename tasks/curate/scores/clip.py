@@ -1,4 +1,4 @@
-"""Compute the scores `clip_score` and `aesthetic` in a subprocess job (training/score.py).
+"""Score images and captions by a CLIP model in a subprocess job (training/score.py).
 
 Torch is not imported here.
 """
@@ -12,16 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from pydantic import Field
-
 from dataops.digest import file_sha256
-from dataops.errors import ConfigError
 from dataops.home import home
 from dataops.parquet import read_parquet
-from dataops.schema import Column
 from dataops.snapshot import Draft
-from tasks.curate.scores.score import Score, ScoreConfig, Scorer, ScoringTask, digest_scorer, put_scores
+from tasks.curate.scores.score import Scorer, ScoringTask, digest_scorer, put_scores
 from tasks.engine.context import Context
 from tasks.engine.subprocess_job import run_job
 from tasks.models.find import ModelFiles, find_model
@@ -32,23 +27,6 @@ SHARDS_PER_JOB = 32
 """Number of shards whose tars are on this machine at the same time. A job loads the model once."""
 DONE = re.compile(r"^shard \S+: scored ")
 VERSION = 1
-
-
-class ClipScoreConfig(ScoreConfig):
-    """`[curate.scores.clip_score]`: how well image and caption match."""
-
-    model: str = Field(min_length=1)
-    """A CLIP model: a registered version (`models:/name/3`, `models:/name@champion`), the folder of one of our models or of
-    an open_clip checkpoint, or OpenAI's file."""
-
-
-class AestheticConfig(ScoreConfig):
-    """`[curate.scores.aesthetic]`: your own linear head over the image features of a CLIP model."""
-
-    model: str = Field(min_length=1)
-    """The CLIP model that the head was trained on; see clip_score."""
-    head: Path
-    """Safetensors file with `weight` (D,) or (1, D) and `bias` (1,)."""
 
 
 def find_model_problems(model: str) -> list[str]:
@@ -70,34 +48,6 @@ def find_clip_scorer(name: str, model: str, device: str, module: str = "training
     weights = [files.digest] + ([file_sha256(head)] if head else [])
     compute = partial(score_shards, model=files, head=head, device=device, module=module)
     return Scorer(name, digest_scorer(name, VERSION, weights), compute, model=files.name, **more)
-
-
-def _find_aesthetic(config: AestheticConfig, device: str) -> Scorer:
-    if problems := _find_head_problems(config):
-        raise ConfigError(f"curate.scores.aesthetic{problems[0]}")
-    return find_clip_scorer("aesthetic", config.model, device, head=config.head)
-
-
-def _find_head_problems(config: AestheticConfig) -> list[str]:
-    return [] if config.head.is_file() else [f".head: {str(config.head)!r}: no such file"]
-
-
-CLIP_SCORE = Score(
-    "clip_score",
-    ClipScoreConfig,
-    lambda config, device: find_clip_scorer("clip_score", config.model, device, reads_caption=True),
-    (Column("clip_score", pa.float32(), "Cosine of the features of image and caption."),),
-    lambda config: find_model_problems(config.model),
-    order=10,
-)
-AESTHETIC = Score(
-    "aesthetic",
-    AestheticConfig,
-    _find_aesthetic,
-    (Column("aesthetic", pa.float32(), "Value of your linear head over the image features."),),
-    lambda config: find_model_problems(config.model) + _find_head_problems(config),
-    order=20,
-)
 
 
 def score_shards(

@@ -16,7 +16,7 @@ from dataops.snapshot import load_manifest
 from dataops.storage.cache import Cache, Version
 from dataops.storage.folder import FolderStore
 from dataops.storage.partition_file import read_partitions
-from dataops.text.query_building import read_queries
+from dataops.text.query_list import read_queries
 from dataops.trace.requests import read_targets
 from flows.config import config_name, load_config
 from flows.records import known_stores

@@ -205,27 +205,7 @@ def test_load_config_refuses_a_file_that_is_not_toml(tmp_path, text):
         load_config(tmp_path / "none.toml")
 
 
-def test_bootstrap_config_reuses_the_download_of_common_crawl_config(write, tmp_path):
-    write()
-    settings = [f"store.uri={tmp_path}/store", "evaluate.suite=suite/suite.toml", "evaluate.data=suite"]
-    first, second = (load_config(CHECKOUT / f"configs/{name}.toml", settings) for name in ("common-crawl", "bootstrap"))
-    for table in ("seed", "source", "filter", "download"):
-        assert getattr(second, table) == getattr(first, table)
-    (rule,) = second.curate.rules
-    assert second.train.epochs * rule.top_fraction == pytest.approx(first.train.epochs)
-    assert second.curate.scores.clip_score.model == f"models:/{first.register_.model_name}@{first.register_.alias}"
-
-
-def test_load_config_finds_missing_scorers(write, tmp_path):
-    settings = ["curate.scores.clip_score.model=none.pt", "curate.scores.aesthetic.head=none.safetensors"]
-    settings.append('curate.scores.aesthetic.model="models:/m/1"')
-    with pytest.raises(ConfigError) as caught:
-        load_config(write(), settings)
-    assert "2 problems" in str(caught.value)
-    assert "curate.scores.clip_score.model: 'none.pt': no such file or folder" in str(caught.value)
-    assert "curate.scores.aesthetic.head: 'none.safetensors': no such file" in str(caught.value)
-    with pytest.raises(ConfigError, match=r"curate: .*\[curate\.scores\.nsfw\] missing"):
-        load_config(write(), ['curate.rules=[{score = "nsfw", max = 0.5}]'])
+def test_blurring_faces_needs_the_table_that_finds_them(write):
     with pytest.raises(ConfigError, match=r"train\.blur_faces: needs a table \[curate\.scores\.faces\]"):
         load_config(write(), ["train.blur_faces=true"])
 

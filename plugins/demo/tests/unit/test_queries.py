@@ -18,10 +18,10 @@ from dataops.text.balance import (
     hash_queries,
     sample_pairs,
 )
-from dataops.text.query_building import QUERIES, read_queries
+from dataops.text.query_list import QUERIES, read_queries
 from dataops.text.query_matching import compile_queries, match_queries
 from plugins.demo.emoji_set import load_emoji
-from plugins.demo.queries import THRESHOLDS, build_queries
+from plugins.demo.queries import MIN_INFORMATION, MIN_PAIR, MIN_WORD, build_queries
 
 CONFIG = CHECKOUT / "configs" / "demo.toml"
 
@@ -39,9 +39,9 @@ def test_queries_are_words_and_collocations(queries: pl.DataFrame):
     assert "some customers" not in rows
     assert set(queries["source"]) == {"symspellpy"}
     for row in queries.sample(1000, seed=0).to_dicts():
-        least = THRESHOLDS.min_unigram if row["kind"] == "unigram" else THRESHOLDS.min_bigram
+        least = MIN_WORD if row["kind"] == "unigram" else MIN_PAIR
         assert row["count"] >= least
-        assert (row["score"] is None) == (row["kind"] == "unigram") or row["score"] >= THRESHOLDS.min_pmi
+        assert (row["score"] is None) == (row["kind"] == "unigram") or row["score"] >= MIN_INFORMATION
 
 
 def test_the_demos_balancing_keeps_nearly_all_pairs_in_each_epoch(queries: pl.DataFrame):

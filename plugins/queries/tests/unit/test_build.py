@@ -17,8 +17,9 @@ import pytest
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError, PairmillError, SourceError
 from dataops.regular_files import NotRegularFileError
-from dataops.text.query_building import QUERIES, Thresholds, read_queries
+from dataops.text.query_list import QUERIES, read_queries
 from plugins.queries.build import QuerySources, build_queries, write_queries
+from plugins.queries.building import Thresholds
 from plugins.queries.corpus import read_lines, strip_markup
 
 LINES = [

@@ -86,11 +86,10 @@ def test_searches_accept_no_row_and_one_row() -> None:
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_find_close_pairs_yields_each_pair_once(distance: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataops.images.near_duplicates._PAIRS", 200)  # for several blocks
+def test_find_close_pairs_yields_each_pair_once(distance: int) -> None:
     rows = synthetic_hashes(1, 150)
     queries = np.concatenate([rows[:20], synthetic_hashes(1, 40), synthetic_hashes(2, 20)])
-    found = [tuple(pair) for block in find_close_pairs(queries, rows, distance) for pair in block.tolist()]
+    found = [tuple(pair) for block in find_close_pairs(queries, rows, distance, 200) for pair in block.tolist()]
     apart = hamming_distance(queries[:, None], rows[None])
     assert sorted(found) == sorted(zip(*(index.tolist() for index in np.nonzero(apart <= distance)), strict=True))
 

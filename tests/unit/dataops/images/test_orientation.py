@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dataops.images import orientation as module
-from dataops.images.decode import ImageRefused, decode, decode_pixels, read_header
-from dataops.images.orientation import MAX_ENTRIES, parse_orientation, read_orientation, turn_image, turn_pixels
+from dataops.images.decode import decode, decode_pixels, read_header
+from dataops.images.orientation import MAX_ENTRIES, parse_orientation, read_orientation
 from dataops.images.structure import cut_metadata
 from training.data.decode import decode_image
 from training.model.preprocess import decode_rgb
@@ -65,24 +65,6 @@ def test_images_are_decoded_upright(kind: str, orientation: int) -> None:
         assert np.array_equal(np.asarray(function(data)), expected), function
     assert np.array_equal(decode_image(data, 64), expected)
     assert decode_image(data, 20).shape[:2] in (expected.shape[:2], tuple(side // 2 for side in expected.shape[:2]))
-
-
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("WEBP", "RGBA")]
-)
-def test_other_modes_are_decoded_upright(kind: str, mode: str) -> None:
-    for orientation in (5, 8):
-        data, plain = encoded(kind, orientation, mode), encoded(kind, 1, mode)
-        for function in (decode, decode_pixels, decode_rgb):
-            expected = turn_pixels(np.asarray(function(plain)), orientation)
-            assert np.array_equal(np.asarray(function(data)), expected)
-
-
-@pytest.mark.parametrize("orientation", range(10))
-def test_turning_pixels_equals_turning_images(orientation: int) -> None:
-    for image in (stored(), stored().convert("L")):
-        expected = np.asarray(turn_image(image, orientation))
-        assert np.array_equal(turn_pixels(np.asarray(image), orientation), expected)
 
 
 def block(
@@ -174,16 +156,6 @@ def count_steps(function: Callable[[], Any]) -> int:
     return steps
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_orientation_is_read_in_both_byte_orders_and_among_others(kind: str, order: str) -> None:
-    six = struct.pack(order + "HH", 6, 0)
-    for entries in ([(0x0112, 3, 1, six)], [(0x010F, 2, 4, b"abc\0"), (0x0112, 3, 1, six), (0x0131, 2, 4, b"abc\0")]):
-        data = with_exif(kind, block(entries, order))
-        assert read_header(data).orientation == 6
-        assert np.array_equal(decode_pixels(data), transposed(data))
-
-
 ENTRIES = st.lists(
     st.tuples(
         st.sampled_from([0x0112, 0x0112, 0x0110, 0x8769, 0x0111]),
@@ -216,12 +188,6 @@ def test_no_bytes_raise(data: bytes) -> None:
         assert read_orientation(start + data, kind) in range(1, 9)
 
 
-def test_orientation_of_png_may_follow_the_pixels() -> None:
-    png = encoded("PNG")
-    data = png[:-12] + png_chunk(b"eXIf", block([SIX])[6:]) + png[-12:]
-    assert read_header(data).orientation == 6
-
-
 def test_first_exif_segment_counts_and_neither_xmp_nor_a_thumbnail() -> None:
     jpeg = encoded("JPEG")
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
@@ -235,13 +201,6 @@ def test_first_exif_segment_counts_and_neither_xmp_nor_a_thumbnail() -> None:
     both = segment(xmp) + segment(block([SIX])) + segment(block([(*SIX[:3], b"\x08\0\0\0")]))
     assert read_header(jpeg[:20] + both + jpeg[20:]).orientation == 6
     assert read_header(jpeg + encoded("JPEG", 3)).orientation == 1
-
-
-def test_exif_of_a_webp_without_its_flag_does_not_count() -> None:
-    data = bytearray(with_exif("WEBP", block([SIX])))
-    assert read_header(bytes(data)).orientation == 6
-    data[20] = 0
-    assert read_header(bytes(data)).orientation == 1
 
 
 def test_exif_of_an_avif_is_not_parsed() -> None:
@@ -262,9 +221,3 @@ def test_exif_of_an_avif_is_not_parsed() -> None:
         assert "exif" not in image.info
     six = avif[:at] + block([SIX])[6:] + avif[at + len(block([SIX])) - 6 :]
     assert read_header(six).orientation == 1, "only the properties of an AVIF count"
-
-
-def test_limits_hold_for_the_upright_image() -> None:
-    with pytest.raises(ImageRefused, match="too_many_pixels"):
-        read_header(encoded("JPEG", 6), SIZE[0] * SIZE[1] - 1)
-    assert read_header(encoded("JPEG", 6), SIZE[0] * SIZE[1])

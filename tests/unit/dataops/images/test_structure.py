@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from dataops.images import structure
 from dataops.images.decode import ImageRefused, decode, decode_pixels, read_header
 from dataops.images.kinds import KINDS
-from dataops.images.structure import TooComplex, check_scans, cut_metadata, read_segments
+from dataops.images.structure import TooComplex, check_scans, cut_metadata
 from training.data.decode import decode_image
 from training.model.preprocess import decode_rgb
 
@@ -205,14 +205,6 @@ def test_metadata_is_not_parsed(name: str) -> None:
         assert np.array_equal(np.asarray(function(data)), np.asarray(function(plain)))
 
 
-def test_a_gif_is_opened_without_an_image_of_what_follows_its_first_frame() -> None:
-    data = encoded("GIF", "P", transparency=3, disposal=2)
-    with Image.open(io.BytesIO(data)) as image, Image.open(io.BytesIO(cut_metadata(data, "gif"))) as cut:
-        assert getattr(image, "dispose") is not None, "made before its size could be checked"  # noqa: B009
-        assert getattr(cut, "dispose") is None  # noqa: B009
-    assert np.array_equal(np.asarray(decode(data)), np.asarray(decode(encoded("GIF", "P", transparency=3))))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1"])
 def test_cutting_metadata_changes_no_pixel(kind: str, mode: str) -> None:
@@ -235,24 +227,6 @@ def test_cutting_metadata_changes_no_pixel(kind: str, mode: str) -> None:
             assert (one.mode, one.size) == (other.mode, other.size)
             assert one.tobytes() == other.tobytes()
             assert one.convert("RGBA").tobytes() == other.convert("RGBA").tobytes()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "AVIF"])
-def test_first_frame_of_an_animation_is_left(kind: str) -> None:
-    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "lime")]
-    out = io.BytesIO()
-    frames[0].save(out, kind, save_all=True, append_images=frames[1:], duration=50)
-    assert decode_pixels(out.getvalue())[5, 5].tolist() == pytest.approx([255, 0, 0], abs=4)
-
-
-def test_read_segments_skips_what_libjpeg_skips() -> None:
-    jpeg = encoded("JPEG")
-    plain = read_segments(jpeg)
-    assert plain.first_scan == jpeg.index(b"\xff\xda")
-    assert (plain.width, plain.height) == (90, 60)
-    for junk in (b"\xff\xff\xff", bytes(100), b"\xff\0\xff\0", b"\xff\x01", b"\xff\xd0", b"\xff\xfe\0\4ab"):
-        found = read_segments(jpeg[:20] + junk + jpeg[20:])
-        assert (found.first_scan, found.head) == ((plain.first_scan or 0) + len(junk), plain.head)
 
 
 def test_scan_markers_in_metadata_and_behind_the_image_do_not_count() -> None:

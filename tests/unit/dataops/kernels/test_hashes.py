@@ -1,13 +1,12 @@
 """dataops.kernels.hashes against the reference implementation in C++ (mmh3) and plain integers."""
 
 import mmh3
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.kernels.hashes import find_repeated, hash128, hash128_folded, uid_halves
+from dataops.kernels.hashes import hash128, hash128_folded, uid_halves
 from dataops.schema import uid
 
 MASK = (1 << 64) - 1
@@ -44,9 +43,3 @@ def test_uid_halves_raises_for_an_invalid_uid(wrong: str | None):
 def test_hash128_folded_equals_python_casefold(texts: list[str]):
     expected = [mmh3.hash64(text.casefold().encode(), 0, signed=False) for text in texts]
     assert [tuple(row) for row in hash128_folded(pa.array(texts, pa.string())).tolist()] == expected
-
-
-@settings(deadline=None)
-@given(st.lists(st.sampled_from([0, 1, 16, 2**32, 2**63, 2**64 - 1]) | st.integers(0, 2**64 - 1), max_size=40))
-def test_find_repeated_equals_counting(rows: list[int]):
-    assert find_repeated(np.array(rows, np.uint64)).tolist() == [rows.count(row) > 1 for row in rows]

@@ -5,7 +5,6 @@ import pytest
 from dataops.kernels.hashes import uid_halves
 from dataops.schema import uid
 from dataops.text.balance import (
-    compute_effective_number,
     compute_probabilities,
     count_query_matches,
     expect_query_matches,
@@ -54,16 +53,6 @@ def test_sample_pairs_depends_on_the_seed_and_not_on_order():
     assert (part == keep[500:600]).all()
 
 
-def test_another_query_does_not_change_the_samples_of_others():
-    uids, matches = pairs(2000)
-    chances = compute_probabilities(count_query_matches(matches, 4), 50)
-    keep, _ = sample_pairs(uids, matches, chances, hash_queries(QUERIES, 0))
-    shifted = pa.array([[number + 1 for number in found] for found in matches.to_pylist()], matches.type)
-    longer = hash_queries(["aerial", *QUERIES], 0)
-    again, _ = sample_pairs(uids, shifted, np.concatenate([[1.0], chances]), longer)
-    assert (again == keep).all()
-
-
 def test_expect_query_matches_equals_the_mean_of_many_samples():
     uids, matches = pairs(5000)
     chances = compute_probabilities(count_query_matches(matches, 4), 200)
@@ -76,9 +65,3 @@ def test_expect_query_matches_equals_the_mean_of_many_samples():
     assert total / 200 == pytest.approx(expected, rel=0.02)
     assert expected[2] == 5
     assert (expect_query_matches(matches, 4, np.ones(5000)) == count_query_matches(matches, 4)).all()
-
-
-def test_compute_effective_number_of_counts():
-    assert compute_effective_number(np.array([5, 5, 5, 0])) == pytest.approx(3)
-    assert compute_effective_number(np.array([0, 0])) == 0
-    assert 1 < compute_effective_number(np.array([1000, 1, 1])) < 1.1

@@ -1,4 +1,4 @@
-"""A distribution of one module brings a step of curate and a score, with their config, columns and drop reasons."""
+"""A distribution of one module brings a step of curate, with its config, columns and drop reasons."""
 
 import json
 import subprocess
@@ -11,9 +11,7 @@ STEP = '''
 import pyarrow as pa
 from dataops.config import StageConfig
 from dataops.schema import Column, DropReason
-from tasks.curate.scores.score import Score, ScoreConfig, Scorer, score_each
 from tasks.curate.step import Step, StepOutput
-from functools import partial
 
 class Config(StageConfig):
     longest: int = 9
@@ -26,23 +24,14 @@ def run(work, shards):
         rows = read_kept(work.draft, shard, "short")
         lengths = [len(caption) for caption in rows["caption"].to_pylist()]
         reasons = ["wordy" if length > work.config.short.longest else None for length in lengths]
-        assert rows["bytes"].null_count == 0, "the scores come first"
         result = pa.table({"length": pa.array(lengths, pa.int32()), "drop_reason": pa.array(reasons, pa.string())})
         put_result(work.draft, shard, "short", result)
     return StepOutput(facts=Facts(shards=len(shards)))
 
 LENGTH = Column("length", pa.int32(), "Characters of the caption.")
 STEP = Step("short", Config, "stranger:run", [LENGTH], {"wordy": DropReason("Too long.", "`curate.short.longest`")})
-
-def score(data):
-    return {"score": float(len(data))}
-
-def find(config, device):
-    return Scorer("bytes", "0" * 32, partial(score_each, score=score))
-
-SCORE = Score("bytes", ScoreConfig, find, (Column("bytes", pa.float32(), "Size of the image."),))
 '''
-POINTS = "[pairmill.steps]\nshort = stranger:STEP\n\n[pairmill.scores]\nbytes = stranger:SCORE\n"
+POINTS = "[pairmill.steps]\nshort = stranger:STEP\n"
 RUN = """
 import json, os, sys
 from pathlib import Path
@@ -62,7 +51,7 @@ from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 store = FolderStore(Path(sys.argv[1]))
 raw = downloaded(store, [pair(f"x{n}", "c" * (7 + n), jpeg(blocks(n))) for n in range(4)], 2)
 context = Context(store, store.root, pool=InlineExecutor())
-config = CurateConfig.model_validate({"short": {}, "scores": {"bytes": {}}, "rules": [{"score": "bytes", "min": 1}]})
+config = CurateConfig.model_validate({"short": {}})
 made = make(plan(CURATE, config, 0, [raw]), context)
 packed = make(plan(PACK, PackConfig(), 0, [made, raw]), context)
 print(json.dumps({
@@ -79,7 +68,7 @@ os._exit(0)  # a thread of Arrow that frees a buffer of Python while Python ends
 """
 
 
-def test_step_and_score_of_another_distribution(tmp_path: Path) -> None:
+def test_step_of_another_distribution(tmp_path: Path) -> None:
     site = tmp_path / "site"
     metadata = site / "stranger-1.0.dist-info"
     metadata.mkdir(parents=True)

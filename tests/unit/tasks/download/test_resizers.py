@@ -298,3 +298,15 @@ def test_image_that_ends_its_decoder_is_a_row() -> None:
         resize = GuardedResizer(process, Previews(), CpuBudget(HostPool(1, 1), HostPace(PaceLimits())))
         found = [resize(io.BytesIO(drawing("PNG", "RGB", (width, 200))))[5] for width in (299, 300, 301)]
     assert found == [None, "worker_died: the process that decoded it was ended by SIGSEGV", None]
+
+
+@pytest.mark.parametrize("kind", ["png", "avif"])
+def test_images_of_more_than_8_bits_are_resized_as_those_of_their_upper_8(kind: str) -> None:
+    plain = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8), (96, 64))
+    options = [cv2.IMWRITE_AVIF_DEPTH, 10, cv2.IMWRITE_AVIF_QUALITY, 100] if kind == "avif" else []
+    deep = plain.astype(np.uint16) << (2 if kind == "avif" else 8)
+    _, data = cv2.imencode(f".{kind}", deep, options)
+    _, checked, fast = resizers(image_size=32)
+    found, expected = checked(io.BytesIO(data.tobytes())), checked(io.BytesIO(cv2.imencode(".png", plain)[1].tobytes()))
+    assert found[1:] == expected[1:] == fast(io.BytesIO(data.tobytes()))[1:]
+    assert np.abs(pixels(found[0]) - pixels(expected[0])).max() <= 12

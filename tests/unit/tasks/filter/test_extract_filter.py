@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 import pytest
 
 from dataops.errors import ConfigError, ContractError
 from dataops.schema import FILTERED, PAIRS, dropped_schema
 from dataops.schema import uid as uid_of
-from dataops.snapshot import Draft, Manifest, read_parts
+from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan, reuse
@@ -100,24 +99,6 @@ def test_workers_and_stores_do_not_change_the_output(crawl: Path, tmp_path: Path
         assert (a.key, a.content_digest, bytes_of(tmp_path, a)) == (b.key, b.content_digest, bytes_of(tmp_path, b))
 
 
-def test_order_and_parts_of_rows_do_not_change_what_is_kept(crawl: Path, tmp_path: Path):
-    config = ENGLISH.model_copy(update={"language_page_weight": 0.0})  # the captions of a page are evidence in its part
-    pairs, kept = both(tmp_path / "store", [str(crawl / "*.warc.gz")], config)
-    store = FolderStore(tmp_path / "store")
-    rows = read_parts(store, pairs)
-    expected = sorted(read_parts(store, kept).to_pylist(), key=str)
-    order = sorted(range(rows.num_rows), key=lambda i: (i * 7) % rows.num_rows)
-    shuffled = rows.take(pa.array(order))
-    at = context(tmp_path / "store")
-    draft_parts = []
-    other = Draft(store, "extract", "0" * 16)
-    for i, start in enumerate(range(0, rows.num_rows, 5)):
-        draft_parts.append(other.put_table(f"part-{i:05d}.parquet", shuffled.slice(start, 5)))
-    upstream = pairs.model_copy(update={"key": "0" * 16, "parts": draft_parts, "content_digest": "other"})
-    again = make(plan(FILTER, config, 0, [upstream]), at)
-    assert sorted(read_parts(store, again).to_pylist(), key=str) == expected
-
-
 def test_extract_reads_only_new_files_of_a_later_crawl(crawl: Path, tmp_path: Path):
     store = tmp_path / "store"
     first, _ = both(store, [str(crawl / "*.warc.gz")])
@@ -199,16 +180,6 @@ def test_filter_fails_with_the_drop_reasons_when_too_few_rows_are_kept(crawl: Pa
         both(tmp_path / "store", [str(crawl / "*.warc.gz")], FilterConfig(languages=["en"], max_drop_fraction=0.5))
 
 
-def test_extract_keeps_the_rows_before_the_cut_of_a_truncated_file(tmp_path: Path):
-    path = write_warc(tmp_path / "cut.warc.gz", ANIMALS, cut=30)
-    pairs = make(plan(EXTRACT, WarcSource(paths=[str(path)]), 0, []), context(tmp_path / "store"))
-    assert pairs.counts.kept == 4
-    assert pairs.facts["damages"] == {"truncated": 1}
-    [[name, offset, reason]] = pairs.facts["damaged"]
-    assert (name, reason) == ("cut.warc.gz", "truncated")
-    assert path.read_bytes()[offset : offset + 2] == b"\x1f\x8b"
-
-
 def test_config_names_all_missing_and_ambiguous_files(crawl: Path, tmp_path: Path):
     write_warc(tmp_path / "other" / "animals.warc.gz", PLACE_PAGES)
     config = WarcSource(
@@ -224,37 +195,3 @@ def test_config_names_all_missing_and_ambiguous_files(crawl: Path, tmp_path: Pat
     # Below a common folder they have names of their own.
     inputs = EXTRACT.external_inputs(WarcSource(paths=[str(tmp_path / "*" / "animals.warc.gz")]))
     assert [i.key for i in inputs if i.stage == "source"] == ["crawl/animals.warc.gz", "other/animals.warc.gz"]
-
-
-def test_key_depends_on_names_and_bytes_but_not_on_the_folder(crawl: Path, tmp_path: Path):
-    def key(*paths: str) -> str:
-        return plan(EXTRACT, WarcSource(paths=list(paths)), 0, []).key
-
-    here = key(str(crawl / "*.warc.gz"))
-    moved = tmp_path / "elsewhere" / "deep"
-    moved.mkdir(parents=True)
-    for file in crawl.iterdir():
-        (moved / file.name).write_bytes(file.read_bytes())
-    assert key(str(moved / "*.gz")) == here
-    (moved / "animals.warc.gz").rename(moved / "beasts.warc.gz")
-    assert key(str(moved / "*.gz")) != here
-    assert WarcSource(paths=["a"], max_url_chars=100).key_config() == {
-        "kind": "warc",
-        "license": None,
-        "max_caption_chars": 2000,
-        "name": "",
-        "max_url_chars": 100,
-        "max_failed_files": 0,
-        "max_page_bytes": 50_000_000,
-        "opt_out_directives": ["noai", "noimageai", "noimageindex", "content-usage", "content-signal", "rsl"],
-    }
-
-
-def test_filter_config_refuses_contradictions():
-    with pytest.raises(ValueError, match="no language profile 'xx'"):
-        FilterConfig(languages=["xx"])
-    with pytest.raises(ValueError, match="not among language_candidates"):
-        FilterConfig(languages=["en"], language_candidates=["de", "fr"])
-    with pytest.raises(ValueError, match="max_chars 2 is less than min_chars 3"):
-        FilterConfig(max_chars=2)
-    assert FilterConfig(dedupe=["url", "uid"]).key_config() == FilterConfig(dedupe=["uid", "url"]).key_config()

@@ -1,11 +1,9 @@
 """Checks the language of captions with and without the weight of their page."""
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
-from dataops.language.detect import Detection, detect
 from dataops.schema import PAIRS, uid
 from dataops.snapshot import Draft, read_table
 from dataops.store import FolderStore
@@ -143,29 +141,3 @@ def test_a_caption_in_a_script_of_no_candidate_has_no_language(tmp_path, weight)
     thai = next(row for row in dropped if row["caption"] == captions[1])
     assert (thai["drop_reason"], thai["language"], thai["language_score"]) == ("language", None, 0.0)
     assert captions[0] in read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist()
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_blend_returns_the_weighted_mean_of_known_probabilities(weight):
-    own = Detection(("a", "b"), np.array([0, 1, -1]), np.array([[0.75, 0.25], [0.0, 1.0], [0.0, 0.0]]))
-    around = Detection(("a", "b"), np.array([1, -1]), np.array([[0.0, 1.0], [0.0, 0.0]]))
-    found = own.blend(around, np.array([0, 1, 0], np.uint32), weight)
-    expected = [(1 - weight) * 0.75, (1 - weight) * 0.25 + weight]
-    assert found.probabilities[0] == pytest.approx(expected, abs=1e-4)
-    # Where one side knows nothing, the other decides; where neither has weight, nothing is known.
-    assert found.probabilities[1].tolist() == ([0.0, 1.0] if weight < 1 else [0.0, 0.0])
-    assert found.labels[2] == ("b" if weight else None)
-
-
-def test_detect_languages_gives_equal_captions_the_same_result():
-    captions = [text for texts in PAGES.values() for text in texts] * 2 + ["THE RED HOUSE", "the red house", "123"]
-    config = FilterConfig(languages=["en"], language_candidates=LANGUAGES, language_page_weight=0)
-    found = filter_language.detect_languages(pl.DataFrame({"caption": captions}), config, batch=3)
-    each = detect(pa.array(captions), LANGUAGES)
-    assert found["language"].to_list() == each.labels
-    assert found["language_score"].to_list() == pytest.approx(each.scores.tolist(), abs=1e-6)
-    assert found["foreign"].to_list() == (each.sum_probabilities(["en"]) < 0.5).tolist()
-    assert (
-        filter_language.detect_languages(pl.DataFrame({"caption": []}, schema={"caption": pl.String}), config).rows()
-        == []
-    )

@@ -1,7 +1,5 @@
 """Runs the filter stage on synthetic pairs: partitions, boilerplate, seen URLs, captions over hosts, balancing."""
 
-from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,10 @@ from dataops.errors import ConfigError, CorruptPart
 from dataops.schema import CURATED, FILTERED, uid
 from dataops.snapshot import read_parts, read_table
 from dataops.store import FolderStore
-from dataops.text.duplicates import KEY_BYTES
-from tasks.engine import part_writer as pairs_file
 from tasks.engine.context import Context
 from tasks.engine.stage import check_conservation, make, plan
-from tasks.filter import stage
 from tasks.filter.config import FilterConfig
-from tasks.filter.stage import FILTER, cut_batches, join_batches
+from tasks.filter.stage import FILTER
 from tasks.filter.write import write_parts
 from tests.filter_runs import SUBJECTS, filtered, kept, snapshot, some_pairs, with_sizes
 from tests.inline_executor import InlineExecutor
@@ -38,15 +33,6 @@ def test_the_number_of_partitions_does_not_change_the_output(tmp_path: Path):
     assert len({row["caption"].casefold() for row in left}) == len(left) == len({row["url"] for row in left})
 
 
-def test_captions_over_max_caption_count_are_dropped_as_boilerplate(tmp_path: Path):
-    rows = some_pairs(300)
-    counts = Counter(row["caption"].casefold() for row in rows if row["caption"] != "IMG_0042.jpg")
-    manifest = filtered(tmp_path, rows, max_caption_count=20, dedupe=[])
-    expected = sum(n for n in counts.values() if n > 20)
-    assert manifest.counts.dropped["boilerplate"] == expected > 0
-    assert {row["caption"].casefold() for row in kept(tmp_path, manifest)} == {c for c, n in counts.items() if n <= 20}
-
-
 def test_urls_of_an_earlier_dataset_are_dropped_as_seen(tmp_path: Path):
     rows = some_pairs(200)
     seen = sorted({row["url"] for row in rows})[:40]
@@ -59,16 +45,6 @@ def test_urls_of_an_earlier_dataset_are_dropped_as_seen(tmp_path: Path):
     assert manifest.counts.kept == len(left)
     with pytest.raises(ConfigError, match="no complete dataset pack/ffff"):
         filtered(tmp_path, rows, seen=["ffff"])
-
-
-def test_personal_captions_are_dropped_or_masked(tmp_path: Path):
-    rows = some_pairs(2)
-    for row, caption in zip(rows, ["dial +1 212 555 0199 for kites", "a red kite"], strict=True):
-        row |= {"caption": caption, "uid": uid(row["url"], caption)}
-    assert filtered(tmp_path / "drop", rows).counts.dropped == {"personal": 1}
-    manifest = filtered(tmp_path / "mask", rows, personal="mask")
-    captions = {row["uid"]: row["caption"] for row in kept(tmp_path / "mask", manifest)}
-    assert captions[rows[0]["uid"]] == "dial <private> for kites"
 
 
 def queries(tmp_path: Path) -> str:
@@ -112,12 +88,11 @@ def test_facts_count_the_rows_that_each_rule_alone_would_drop(tmp_path: Path):
     check_conservation("filter", manifest, [])
 
 
-def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path):
     rows = some_pairs(700)
     config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30, "languages": ["en"]}
     config |= {"balance": {"queries": queries(tmp_path), "max_per_query": 40, "keep_unmatched": True}}
     whole = filtered(tmp_path / "whole", rows, 2, **config)
-    monkeypatch.setattr(pairs_file, "ROW_GROUP", 100)
     sliced = filtered(tmp_path / "sliced", rows, 2, stage=with_sizes(1, 150, 150), **config)
     assert sliced.counts == whole.counts
     assert sliced.facts | {"examples": {}} == whole.facts | {"examples": {}}
@@ -127,22 +102,6 @@ def test_the_size_of_slices_does_not_change_the_output(tmp_path: Path, monkeypat
             read_table(FolderStore(tmp_path / at), m.path(name)) for at, m in (("whole", whole), ("sliced", sliced))
         )
         assert one.equals(other)
-
-
-def test_cut_batches_cuts_parts_into_slices():
-    batches = cut_batches([("a", 250), ("b", 100), ("c", 0), ("d", 1), ("e", 450)], 200, 100)
-    assert [[(one.part, one.start, one.rows, one.offset) for one in batch] for batch in batches] == [
-        [("a", 0, 100, 0), ("a", 100, 100, 100)],
-        [("a", 200, 50, 0)],
-        [("b", 0, 100, 0), ("c", 0, 0, 100), ("d", 0, 1, 100)],
-        [("e", 0, 100, 0), ("e", 100, 100, 100)],
-        [("e", 200, 100, 0), ("e", 300, 100, 100)],
-        [("e", 400, 50, 0)],
-    ]
-    slices = [one for batch in batches for one in batch]
-    assert [one.number for one in slices] == list(range(len(slices)))
-    assert [one.batch for one in slices] == [number for number, batch in enumerate(batches) for _ in batch]
-    assert [{one.part for one in unit} for unit in join_batches(batches)] == [{"a"}, {"b", "c", "d"}, {"e"}]
 
 
 def test_a_damaged_part_is_named(tmp_path: Path):
@@ -171,15 +130,6 @@ def test_resuming_with_other_partitions_gives_the_same_output(tmp_path: Path):
             with pytest.raises(KeyboardInterrupt):
                 filtered(store, rows, stage=with_sizes(partitions), pool=InlineExecutor(stop), **config)
         assert filtered(store, rows, stage=with_sizes(tries[-1]), **config).content_digest == whole.content_digest
-
-
-def test_plan_sizes_depend_on_rows_workers_and_memory():
-    plan_sizes = partial(stage.plan_sizes, slice_rows=1000)
-    assert [plan_sizes(rows, 2, 1 << 30).partitions for rows in (0, 200_000, 300_000, 1_000_000)] == [1, 1, 2, 2]
-    assert plan_sizes(20_000_000, 2, 100_000 * KEY_BYTES * 6) == (100_000, 200, 1000)
-    assert plan_sizes(200_000_000, 2, 100_000 * KEY_BYTES * 6) == (100_000, 2000, 1000), "both grow with the rows"
-    assert plan_sizes(1_600_000, 2, 1 << 40).batch_rows == 100_000, "several batches for each worker"
-    assert plan_sizes(1_600_000, 2, 1).batch_rows == 1000, "at least a slice"
 
 
 def test_opt_out_lists_drop_rows_and_name_the_list(tmp_path: Path):

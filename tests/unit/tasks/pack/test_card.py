@@ -50,22 +50,6 @@ def test_pages_show_hostile_pairs_as_text(tmp_path: Path) -> None:
     assert text.count(r"\<script\>") >= 6
 
 
-def test_markdown_page_has_funnel_counts_and_rights(tmp_path: Path) -> None:
-    store, manifests = packed_in(tmp_path, [*some_pairs(), *dropped_pairs()], shard_size=6)
-    text = store.read(manifests["pack"].path("DATASET.md")).decode()
-    _, front, page = text.split("---\n", 2)
-    assert page.startswith(f"# Dataset {manifests['pack'].key}\n\n17 pairs of image and caption in 3 shards")
-    assert "creativecommons" not in front
-    assert r"| filter | 30 | 23 | too\_short 7 |" in text
-    assert "| pack | 17 | 17 | - |" in text
-    assert "- Source crawls: CC-MAIN-2024-10 17" in text
-    assert "the column `license` has its URL" in text
-    assert "| none | none declared | 9 | 52.9% |" in text
-    assert "For 52.9% of the pairs (9 of 17) no licence was declared" in text
-    assert "{00000..00002}.tar" in text
-    assert f"sha256:{manifests['pack'].content_digest}" in text
-
-
 def test_content_digest_does_not_cover_the_pages(tmp_path: Path) -> None:
     first = packed_in(tmp_path / "a", [*some_pairs(), *dropped_pairs()])[1]["pack"]
     second = packed_in(tmp_path / "b", some_pairs())[1]["pack"]

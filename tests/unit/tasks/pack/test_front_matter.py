@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from huggingface_hub import DatasetCard
 
-from tasks.pack.front_matter import describe_size
 from tests.hostile_text import HOSTILE
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
@@ -23,22 +22,6 @@ def test_card_has_licence_language_size_and_files(tmp_path: Path) -> None:
     assert [one["config_name"] for one in card.configs] == ["default"]
 
 
-@pytest.mark.parametrize(
-    ("licenses", "expected"),
-    [
-        ([None], "unknown"),
-        (["https://creativecommons.org/publicdomain/zero/1.0/"], "cc0-1.0"),
-        (["http://creativecommons.org/licenses/by/4.0/", None], "other"),
-        (["http://creativecommons.org/licenses/by/4.0/", "http://creativecommons.org/licenses/by/3.0/"], "other"),
-        (["http://example.org/terms"], "other"),
-    ],
-)
-def test_licence_of_a_card(tmp_path: Path, licenses: list[str | None], expected: str) -> None:
-    pairs = [pair(n, license=licenses[n % len(licenses)]) for n in range(3)]
-    store, manifests = packed_in(tmp_path, pairs)
-    assert DatasetCard(store.read(manifests["pack"].path("DATASET.md")).decode()).data.license == expected
-
-
 def test_front_matter_has_no_text_from_the_web(tmp_path: Path) -> None:
     bad = {"caption": HOSTILE, "license": f"http://{HOSTILE}\n---\n", "language": HOSTILE, "source": HOSTILE}
     store, manifests = packed_in(tmp_path, [pair(n, **bad) for n in range(3)])
@@ -47,14 +30,6 @@ def test_front_matter_has_no_text_from_the_web(tmp_path: Path) -> None:
     assert front.isascii()
     assert "<" not in front.replace("n<1K", "")
     assert DatasetCard(text).data.language is None
-
-
-@pytest.mark.parametrize(
-    ("samples", "expected"),
-    [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (12_800_000, "10M<n<100M"), (10**9, "1B<n<10B"), (10**12, "n>1T")],
-)
-def test_size_of_a_card(samples: int, expected: str) -> None:
-    assert describe_size(samples) == expected
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.errors import StorageError
-from dataops.schema import CURATED, uid
+from dataops.schema import CURATED
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from tasks.pack.cut_shards import CutShard, cut_shards, shard_starts
-from tasks.pack.make_runs import shuffle_keys
 from tasks.pack.sort_layout import choose_layout
 from tasks.pack.sorted_runs import Rows, RunSet, concat_rows, run_schema, sorted_order, write_run
 
@@ -98,19 +97,3 @@ def test_layout_reads_pieces_of_8_mib_at_any_size() -> None:
         last = layout.run_bytes**2 * layout.coarse / total
         assert min(piece, last) > 0.97 * (8 << 20)
         assert max(piece, last) < 1.2 * (8 << 20)
-
-
-def test_layout_reads_images_of_a_folder_directly() -> None:
-    assert not choose_layout(10_000_000, 10**12, 1000, 1 << 30, is_remote=False).has_images
-    assert choose_layout(100_000_000, 10**13, 10_000, 1 << 30, is_remote=False).has_images
-    assert choose_layout(1, 1, 1, 1 << 30, is_remote=True).coarse == 1
-
-
-def test_shuffle_keys_are_uniform_and_free_of_ties() -> None:
-    uids = [uid(f"u{n}", "c") for n in range(4000)]
-    uids += ["0" * 16 + f"{n:016x}" for n in range(5)]  # the same first half
-    rank, low = shuffle_keys(uids, 7)
-    assert len(set(zip(rank.tolist(), low.tolist(), strict=True))) == len(uids)
-    assert len(set(rank[-5:].tolist())) == 1
-    counts, _ = np.histogram(rank.astype(np.float64), 16, (0, 2.0**64))
-    assert counts.min() > 190

@@ -4,6 +4,7 @@ import io
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import pytest
 from dataops import plugins
 from dataops.errors import ContractError, CorruptPart
 from dataops.schema import CAPTIONS, CURATED
-from dataops.shards.tar import ShardWriter, list_members, read_index, read_samples
+from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import UNDIGESTED, Counts, Manifest, read_parts, read_table
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
-from tasks.pack import cut_shards, sort_layout, stage
+from tasks.pack import sort_layout, stage
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tests.inline_executor import InlineExecutor
@@ -34,9 +35,7 @@ def dataset_in(folder: Path, pairs: list[dict[str, Any]], *size: int, **config: 
 
 def force_layout(monkeypatch: pytest.MonkeyPatch, piece: int, limit: int) -> None:
     """Let images pass through runs of at most `limit` bytes, which are read in pieces of `piece` bytes."""
-    monkeypatch.setattr(sort_layout, "PIECE_BYTES", piece)
-    monkeypatch.setattr(sort_layout, "LOCAL_ROWS", 0)
-    choose = sort_layout.choose_layout
+    choose = partial(sort_layout.choose_layout, piece_bytes=piece, local_rows=0)
     monkeypatch.setattr(stage, "choose_layout", lambda *sizes, **options: choose(*sizes[:3], limit, **options))
 
 
@@ -68,31 +67,19 @@ class TestWithoutProcesses:
         left |= {"manifest.json", *(f"part-{n:05d}.parquet" for n in range(3))}
         assert set(store.names("pack")) == {packed_dataset.path(name) for name in left}, "no scratch file stays"
 
-    def test_make_writes_an_index_of_each_sample(self, tmp_path: Path) -> None:
-        store, packed_dataset = dataset_in(tmp_path, some_pairs(), shard_size=6)
-        for number in ("00000", "00002"):
-            index = list(read_index(store.read(packed_dataset.path(f"{number}.idx")).decode(), number))
-            with store.open(packed_dataset.path(f"{number}.tar")) as file:
-                assert [member for sample in index for member in sample.values()] == list_members(file, number)
-            keys = read_table(store, packed_dataset.path(f"part-{number}.parquet"))["key"].to_pylist()
-            assert [sample["jpg"].key for sample in index] == keys
-            [caption] = store.read_ranges(packed_dataset.path(f"{number}.tar"), [index[2]["txt"][2:]])
-            assert caption.decode().startswith("caption ")
-
     def test_make_gives_the_same_bytes_whatever_parts_the_rows_came_in(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pairs, manifests = some_pairs(), []
         ways = [
-            (pairs, 7, 1 << 26, 99),
-            (pairs, 20, 1, 3),
-            (pairs[::-1], 1, 3000, 1),
-            (pairs[5:] + pairs[:5], 3, 1 << 26, 9),
+            (pairs, 7, 1 << 26),
+            (pairs, 20, 1),
+            (pairs[::-1], 1, 3000),
+            (pairs[5:] + pairs[:5], 3, 1 << 26),
         ]
-        # nor by how many bytes were written or rows sorted at a time
-        for n, (arrived, raw_size, window, rows) in enumerate(ways):
+        # nor by how many bytes were written at a time
+        for n, (arrived, raw_size, window) in enumerate(ways):
             monkeypatch.setattr(FolderStore, "window", window)
-            monkeypatch.setattr(cut_shards, "KEYS_ROWS", rows)
             manifests.append(dataset_in(tmp_path / str(n), arrived, raw_size, shard_size=5)[1])
         assert len({one.content_digest for one in manifests}) == 1
         named = [{p.name: p.sha256 for p in one.parts if p.name not in UNDIGESTED} for one in manifests]
@@ -110,29 +97,6 @@ class TestWithoutProcesses:
         assert sorted_by_runs.content_digest == direct.content_digest
         assert sorted_by_runs.facts == direct.facts
         assert [name for name in store.names("pack") if "_work" in name] == [], "no run is left"
-
-    def test_make_shuffles_the_rows_by_the_seed(self, tmp_path: Path) -> None:
-        pairs = some_pairs()
-        keys = []
-        for seed in (0, 0, 1):
-            store, packed_dataset = dataset_in(tmp_path / str(len(keys)), pairs, seed=seed, shard_size=6)
-            keys.append(read_parts(store, packed_dataset, columns=["key"])["key"].to_pylist())
-        assert keys[0] == keys[1] != keys[2]
-        assert sorted(keys[0]) == sorted(keys[2])
-        arrived = [row["key"] for row in pairs if not row["drop_reason"]]
-        assert keys[0] not in (arrived, sorted(arrived)), "shuffled"
-
-    def test_make_ends_a_shard_before_it_exceeds_shard_bytes(self, tmp_path: Path) -> None:
-        pairs = some_pairs()
-        size = {row["uid"]: len(row["data"]) for row in pairs}
-        store, packed_dataset = dataset_in(tmp_path, pairs, shard_bytes=4096)
-        totals = [
-            sum(size[u] for u in read_table(store, packed_dataset.path(p.name))["uid"].to_pylist())
-            for p in packed_dataset.named("part-")
-        ]
-        assert len(totals) > 2
-        assert max(totals) <= 4096
-        assert min(totals[:-1]) > 4096 - max(size.values())
 
     def test_make_names_an_image_that_is_missing(self, tmp_path: Path) -> None:
         store = FolderStore(tmp_path)
@@ -231,21 +195,6 @@ class TestWithoutProcesses:
             [*(r["caption"] for r in pairs), *(text for of in texts.values() for text in of)]
         )
         dataset.close()
-
-    def test_make_counts_the_pairs_in_the_manifest(self, tmp_path: Path) -> None:
-        _, packed_dataset = dataset_in(tmp_path, some_pairs(), shard_size=6)
-        assert packed_dataset.facts["samples"] == 17
-        assert packed_dataset.facts["shards"] == 3
-        assert packed_dataset.facts["bytes"] == sum(part.bytes for part in packed_dataset.named("", ".tar"))
-        assert packed_dataset.facts["languages"] == {"en": 17}
-        assert packed_dataset.facts["hosts"] == {"host0.example": 6, "host1.example": 6, "host2.example": 5}
-        assert packed_dataset.facts["licenses"] == {"": 9, "http://creativecommons.org/licenses/by/4.0/": 8}
-        assert packed_dataset.facts["crawls"] == {"CC-MAIN-2024-10": 17}
-        assert packed_dataset.facts["sizes"] == {"48x48": 17}
-        assert packed_dataset.facts["score:language_score"] == {"2": 17}
-        assert (
-            sum(packed_dataset.facts["lengths"].values()) == sum(packed_dataset.facts["original_sides"].values()) == 17
-        )
 
 
 @pytest.mark.timeout(60)

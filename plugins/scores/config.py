@@ -1,12 +1,16 @@
-"""Define `[curate.scores]`: which scores are computed, and by which models."""
+"""Define `[curate.scores]`: which scores are computed, and by which models; and the rules over them, `[[curate.rules]]`."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, model_validator
 
 from dataops import plugins
 from dataops.config import StageConfig
 from dataops.schema import DropReason
 from dataops.snapshot import Input
+from plugins.scores.rules import ScoreRule
 from tasks.curate.scores.score import Score, Scorer
 from tasks.curate.step import Step
 
@@ -49,7 +53,7 @@ class ScoresConfig(plugins.extend(_ScoresConfig, "scores")):
 SCORES = Step(
     "scores",
     ScoresConfig,
-    "tasks.curate.scores.step:add_scores",
+    "plugins.scores.step:add_scores",
     columns=tuple(column for score in plugins.load("scores").values() for column in score.columns),
     reasons={
         "SCORE_missing": DropReason("The row has no such score.", "`curate.rules`"),
@@ -63,3 +67,29 @@ SCORES = Step(
     weight=32,
     inputs=ScoresConfig.inputs,
 )
+
+
+class _RulesConfig(BaseModel):
+    rules: tuple[ScoreRule, ...] = ()
+    """`[[curate.rules]]`: the scores that a row needs to be kept. Each rule sees all rows that nothing else has dropped."""
+
+    @model_validator(mode="after")
+    def _are_computed(self) -> Self:
+        scores = getattr(self, SCORES.table, None)
+        names = scores.wanted if scores else ()
+        if unknown := dict.fromkeys(rule.score for rule in self.rules if rule.score not in names):
+            tables = ", ".join(f"[curate.scores.{name}]" for name in unknown)
+            known = ", ".join(plugins.load("scores"))
+            raise ValueError(f"rules over scores that are not computed: {tables} missing; there are {known}")
+        return self
+
+
+@dataclass(frozen=True)
+class ScoreRules:
+    """The key `rules` of `[curate]`."""
+
+    config: type[BaseModel] = _RulesConfig
+    table: None = None
+
+
+RULES = ScoreRules()

@@ -19,10 +19,10 @@ from dataops.errors import ConfigError, CorruptPart
 from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
+from plugins.scores.config import ScoresConfig
 from tasks.curate.decisions import IMAGES
 from tasks.curate.scores import clip as score_clip
 from tasks.curate.scores.compute import SIZES, ShardImages, Sizes, compute_score, read_found
-from tasks.curate.scores.config import ScoresConfig
 from tasks.curate.scores.score import Scorer, score_each
 from tasks.engine import subprocess_job as jobs
 from tasks.engine.context import Context

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dataops.errors import CorruptPart
-from dataops.images.feature_table import FeatureTable, best, image_ids, preparation_digest
+from plugins.browse.feature_table import FeatureTable, best, image_ids, preparation_digest
 from tests.manifests import build_manifest
 
 
@@ -50,7 +50,7 @@ def test_damaged_and_other_features_are_refused(tmp_path: Path) -> None:
 def test_search_is_exact_in_blocks_of_any_size(
     tmp_path: Path, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dataops.images.feature_table.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("plugins.browse.feature_table.BLOCK_BYTES", block_bytes)
     table, features = FeatureTable(tmp_path / "t"), unit(50)
     table.add(ids(*range(1, 51)), features)
     positions = np.array([49, -1, *range(20), 3])

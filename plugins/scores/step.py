@@ -13,15 +13,16 @@ import numpy as np
 import polars as pl
 
 from dataops.facts import Facts
-from dataops.images.score_rules import (
+from dataops.snapshot import Draft, Record, fetch_table
+from plugins.scores.rules import (
     Cut,
+    ScoreRule,
     count_keys,
     drop_reasons,
     find_positions,
     rows_to_rank,
     score_of_key,
 )
-from dataops.snapshot import Draft, Record, fetch_table
 from tasks.curate.choose import batch_shards
 from tasks.curate.config import CurateConfig
 from tasks.curate.decisions import put_images, put_result, read_kept
@@ -53,10 +54,20 @@ class ScoreJob:
         return f"{self.batches}-{self.number}"
 
     @property
+    def names(self) -> list[str]:
+        """Return the names of the scores, in the order of their columns."""
+        return list(getattr(self.config, NAME).wanted)
+
+    @property
+    def rules(self) -> tuple[ScoreRule, ...]:
+        """Return `[[curate.rules]]`."""
+        return getattr(self.config, "rules")  # noqa: B009  a key that this plugin adds
+
+    @property
     def cuts(self) -> list[Cut]:
         """Cuts of the rules, then the quantiles of each score."""
-        quantiles = [Cut(name, share, is_quantile=True) for name in self.config.score_names for share in QUANTILES]
-        return [*(cut for rule in self.config.rules for cut in rule.cuts), *quantiles]
+        quantiles = [Cut(name, share, is_quantile=True) for name in self.names for share in QUANTILES]
+        return [*(cut for rule in self.rules for cut in rule.cuts), *quantiles]
 
     @property
     def exchange(self) -> Exchange:
@@ -99,7 +110,7 @@ def add_scores(work: Work[CurateConfig], shards: Sequence[RawShard]) -> StepOutp
     positions = find_positions(job.cuts, count)
     draft.put_table(_POSITIONS, positions.to_arrow())
     run(apply_rules, job)
-    keys = dict(positions.select("cut", "score_key").iter_rows())
+    keys = dict(positions.select("cut", "key").iter_rows())
     for number, cut in enumerate(job.cuts):
         if cut.is_quantile and number in keys:
             facts[cut.score]["quantiles"][f"{cut.share:g}"] = score_of_key(keys[number])
@@ -113,7 +124,7 @@ def list_kept(draft: Draft, step: ScoreStep) -> Record:
 
 def put_scores(draft: Draft, step: ScoreStep) -> Record:
     """Write the scores of the kept rows of each raw shard, and what the passes need of the rows of a batch."""
-    names, frames, start = step.job.config.score_names, list[pl.DataFrame](), 0
+    names, frames, start = step.job.names, list[pl.DataFrame](), 0
     found = [read_found(draft, lookup, step.number) for lookup in step.job.lookups]
     for shard in step.inputs:
         rows = read_kept(draft, shard, NAME).select(["uid", "language"])
@@ -146,12 +157,12 @@ def apply_rules(draft: Draft, step: ScoreStep) -> None:
     positions = cast(pl.DataFrame, pl.from_arrow(fetch_table(draft.store, draft.path(_POSITIONS))))
     for shard in step.inputs:
         rows = fetch_table(draft.store, draft.path(_scored_name(shard.number)))
-        reasons = drop_reasons(rows, step.job.config.rules, positions)
+        reasons = drop_reasons(rows, step.job.rules, positions)
         put_result(draft, shard, NAME, rows.drop_columns(["uid", "language"]).append_column("drop_reason", reasons))
 
 
 _POSITIONS = "_work/positions.parquet"
-"""Scratch table of the positions of the rules' cuts in the rankings (dataops.images.score_rules)."""
+"""Scratch table of the positions of the rules' cuts in the rankings (plugins.scores.rules)."""
 
 
 def _scored_name(number: str) -> str:

@@ -12,10 +12,10 @@ Rows are ranked from the highest score down, equal scores by uid. With n rows, r
 if low * n <= r < high * n, in exact arithmetic; `top_fraction = f` is the band [0, f]. So each fraction keeps at least
 one row of each language that has rows.
 
-Any number of rows is ranked in bounded memory, by a key of 160 bits: the score from the highest down, then the uid. Each
-pass counts the rows of each batch by the next BITS bits of their keys. The sums give these bits of the row at each rank,
-and the next pass counts only the rows whose keys begin with the bits found so far. The search for a rank ends as soon as
-its row is the first of those rows: then the bits alone decide whether a row comes before it.
+Any number of rows is ranked in bounded memory, by a key of 20 bytes: the score from the highest down, then the uid. Each
+pass counts the rows of each batch by the next BYTES bytes of their keys. The sums give these bytes of the row at each rank,
+and the next pass counts only the rows whose keys begin with the bytes found so far. The search for a rank ends as soon as
+its row is the first of those rows: then the bytes alone decide whether a row comes before it.
 
 Source: Gadre et al. 2023 (DataComp), section 3.2 and appendix: CLIP score thresholds and top fractions.
 """
@@ -30,21 +30,17 @@ import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from dataops.kernels.hashes import uid_halves
-
-BITS = 12
-"""Bits of a pass: a cut needs up to 2^BITS counts of 40 bytes."""
-KEY = ["score_key", "uid_high", "uid_low"]
-_WIDTHS = (32, 64, 64)
-_KEY_BITS = sum(_WIDTHS)
-_AFTER_ALL = 1 << 32
-"""A score_key after that of each row."""
+BYTES = 2
+"""Bytes of a pass: a cut needs up to 256^BYTES counts."""
+_SCORE_BYTES, _KEY_BYTES = 4, 20
+_AFTER_ALL = b"\xff" * _KEY_BYTES
+"""A key after that of each row: no score has such bytes."""
 _GROUP = ["ranking", "group"]
-_COUNTS = {"ranking": pl.UInt32, "group": pl.String, **dict.fromkeys(KEY, pl.UInt64), "rows": pl.Int64}
-POSITIONS = {"cut": pl.UInt32, "ranking": pl.UInt32, "group": pl.String, **dict.fromkeys(KEY, pl.UInt64)}
-"""Columns of the rows found: number of the cut, its ranking and group, and the key up to the bits that were needed."""
+_COUNTS = {"ranking": pl.UInt32, "group": pl.String, "key": pl.Binary, "rows": pl.Int64}
+POSITIONS = {"cut": pl.UInt32, "ranking": pl.UInt32, "group": pl.String, "key": pl.Binary}
+"""Columns of the rows found: number of the cut, its ranking and group, and the bytes of the key that were needed."""
 _SEARCH = {**POSITIONS, "inside": pl.Int64, "is_open": pl.Boolean}
-"""POSITIONS of searches, with the rank among the rows whose keys begin so, and whether more bits are needed."""
+"""POSITIONS of searches, with the rank among the rows whose keys begin so, and whether more bytes are needed."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -105,10 +101,8 @@ class ScoreRule(BaseModel):
 
 
 def rows_to_rank(table: pa.Table, names: Sequence[str]) -> pl.DataFrame:
-    """Return some columns of rows, and their `uid` as two numbers."""
-    uids = uid_halves(table["uid"].combine_chunks())
-    halves = {f"uid_{name}": pl.Series(uids[:, half]) for half, name in enumerate(("high", "low"))}
-    return pl.DataFrame(table.select(names)).with_columns(**halves)
+    """Return some columns of rows, and the bytes of their `uid`."""
+    return pl.DataFrame(table.select([*names, "uid"])).with_columns(pl.col("uid").str.decode("hex"))
 
 
 def drop_reasons(table: pa.Table, rules: Sequence[ScoreRule], positions: pl.DataFrame) -> pa.Array:
@@ -143,15 +137,15 @@ def _apply_threshold(rows: pl.DataFrame, rule: ScoreRule) -> pl.Series:
 
 
 def _apply_rank(rows: pl.DataFrame, rule: ScoreRule, positions: pl.DataFrame, cut: int) -> pl.Series:
-    ranked = add_key(rows, rule.score, rule.by).select("row", "group", *KEY)
+    ranked = add_key(rows, rule.score, rule.by).select("row", "group", "key")
     for number, end in enumerate(("first", "end")):
-        found = positions.filter(pl.col("cut") == cut + number).select("group", pl.col(KEY).name.suffix(f"_{end}"))
+        found = positions.filter(pl.col("cut") == cut + number).select("group", pl.col("key").alias(end))
         ranked = ranked.join(found, on="group", how="left", nulls_equal=True)
     outside = ranked.select(
         "row",
-        pl.when(_is_before("first"))
+        pl.when(pl.col("key") < pl.col("first"))
         .then(pl.lit(f"{rule.score}_above_band"))
-        .when(~_is_before("end"))
+        .when(pl.col("key") >= pl.col("end"))
         .then(pl.lit(f"{rule.score}_{'below_band' if rule.band else 'not_top'}"))
         .otherwise(pl.lit(""))
         .alias("reason"),
@@ -159,15 +153,6 @@ def _apply_rank(rows: pl.DataFrame, rule: ScoreRule, positions: pl.DataFrame, cu
     reasons = rows.select("row").join(outside, on="row", how="left", maintain_order="left")["reason"]
     reasons = reasons.fill_null(f"{rule.score}_missing")
     return reasons.set(reasons == "", None)
-
-
-def _is_before(end: str) -> pl.Expr:
-    """Return whether a row's key is less than the position of a cut."""
-    is_before = pl.lit(False)
-    for name in reversed(KEY):
-        key, position = pl.col(name), pl.col(f"{name}_{end}")
-        is_before = (key < position) | ((key == position) & is_before)
-    return is_before
 
 
 def find_positions(cuts: Sequence[Cut], count: Callable[[pl.DataFrame, int], Iterable[pl.DataFrame]]) -> pl.DataFrame:
@@ -178,13 +163,13 @@ def find_positions(cuts: Sequence[Cut], count: Callable[[pl.DataFrame, int], Ite
     """
     positions = pl.DataFrame(schema=_SEARCH)
     quantiles = pl.col("cut").is_in([number for number, cut in enumerate(cuts) if cut.is_quantile])
-    for number in range(-(-_KEY_BITS // BITS)):
+    for number in range(_KEY_BYTES // BYTES):
         counts = _add_counts(count(positions.filter("is_open"), number))
         if number == 0:
             positions = _begin(cuts, counts)
         positions = _narrow(positions, counts, number)
         # a quantile is a score, whichever row has it
-        is_open = pl.when(quantiles).then((number + 1) * BITS < _WIDTHS[0]).otherwise(pl.col("inside") > 0)
+        is_open = pl.when(quantiles).then((number + 1) * BYTES < _SCORE_BYTES).otherwise(pl.col("inside") > 0)
         positions = positions.with_columns(is_open=pl.col("is_open") & is_open)
         if not positions["is_open"].any():
             break
@@ -192,62 +177,57 @@ def find_positions(cuts: Sequence[Cut], count: Callable[[pl.DataFrame, int], Ite
 
 
 def count_keys(rows: pl.DataFrame, cuts: Sequence[Cut], positions: pl.DataFrame, number: int) -> pl.DataFrame:
-    """Return the counts of a batch by the key's bits up to those of a pass.
+    """Return the counts of a batch by the key's bytes up to those of a pass.
 
     Args:
-        rows: the scores, `uid_high`, `uid_low`, and the columns `by`.
+        rows: the scores, `uid`, and the columns `by`.
         positions: the searches that have not ended, as the passes before have found them.
         number: number of the pass, from 0.
     """
     found = [pl.DataFrame(schema=_COUNTS)]
     for ranking, (score, by) in enumerate(_list_rankings(cuts)):
-        keys = add_key(rows, score, by).select("group", *KEY)
+        keys = add_key(rows, score, by).select("group", "key")
         if number:
-            prefixes = positions.filter(pl.col("ranking") == ranking)
-            begun = [(pl.col(name) & bits).alias(f"{name}_begun") for name, bits in _masks(number)]
-            on = ["group", *(f"{name}_begun" for name in KEY)]
-            keys = keys.with_columns(begun).join(
-                prefixes, left_on=on, right_on=["group", *KEY], how="semi", nulls_equal=True
-            )
-        keys = keys.select("group", *(pl.col(name) & bits for name, bits in _masks(number + 1)))
-        counts = keys.group_by("group", *KEY).agg(rows=pl.len().cast(pl.Int64))
-        found.append(counts.select(pl.lit(ranking, pl.UInt32).alias("ranking"), "group", *KEY, "rows"))
+            begun = positions.filter(pl.col("ranking") == ranking).select("group", begun="key")
+            keys = keys.with_columns(begun=_begin_of("key", number))
+            keys = keys.join(begun, on=["group", "begun"], how="semi", nulls_equal=True)
+        counts = keys.group_by("group", _begin_of("key", number + 1)).agg(rows=pl.len().cast(pl.Int64))
+        found.append(counts.select(pl.lit(ranking, pl.UInt32).alias("ranking"), "group", "key", "rows"))
     return pl.concat(found)
 
 
+def _begin_of(name: str, passes: int) -> pl.Expr:
+    """Return the bytes of a key that so many passes find."""
+    return pl.col(name).bin.slice(0, passes * BYTES)
+
+
 def add_key(rows: pl.DataFrame, score: str, by: str | None) -> pl.DataFrame:
-    """Return the rows that have a score, which is neither null nor NaN, with their `group` and `score_key`."""
+    """Return the rows that have a score, which is neither null nor NaN, with their `group` and `key`."""
     rows = rows.filter(pl.col(score).is_not_null() & pl.col(score).is_not_nan())
     bits = (rows[score].cast(pl.Float32).to_numpy() + np.float32(0)).view(np.uint32)  # + 0: -0.0 equals 0.0
-    keys = np.where(bits >> 31, bits, ~(bits | np.uint32(1 << 31))).astype(np.uint64)
+    keys = np.empty((rows.height, _KEY_BYTES), np.uint8)
+    ordered = np.where(bits >> 31, bits, ~(bits | np.uint32(1 << 31))).astype(">u4")
+    keys[:, :_SCORE_BYTES] = ordered.view(np.uint8).reshape(-1, _SCORE_BYTES)
+    keys[:, _SCORE_BYTES:] = np.frombuffer(b"".join(rows["uid"].to_list()), np.uint8).reshape(-1, 16)
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(_KEY_BYTES), rows.height, [None, pa.py_buffer(keys)])
     group = pl.col(by) if by else pl.lit("")
-    return rows.with_columns(group=group.cast(pl.String), score_key=pl.Series(keys, dtype=pl.UInt64))
+    return rows.with_columns(group=group.cast(pl.String), key=pl.Series(column.cast(pa.binary())))
 
 
-def score_of_key(key: int) -> float:
-    """Return the score that has a `score_key`."""
-    bits = key if key >> 31 else ~key & ((1 << 31) - 1)
-    return float(np.uint32(bits).view(np.float32))
+def score_of_key(key: bytes) -> float:
+    """Return the score of a key."""
+    bits = int.from_bytes(key[:_SCORE_BYTES], "big")
+    return float(np.uint32(bits if bits >> 31 else ~bits & ((1 << 31) - 1)).view(np.float32))
 
 
 def _list_rankings(cuts: Sequence[Cut]) -> list[tuple[str, str | None]]:
     return list(dict.fromkeys((cut.score, cut.by) for cut in cuts))
 
 
-def _masks(passes: int) -> list[tuple[str, pl.Expr]]:
-    """Return the mask of the bits that so many passes find, for each column of KEY."""
-    left = max(_KEY_BITS - passes * BITS, 0)
-    mask, found = ((1 << _KEY_BITS) - 1) >> left << left, list[tuple[str, pl.Expr]]()
-    for name, width in zip(reversed(KEY), reversed(_WIDTHS), strict=True):
-        found.append((name, pl.lit(mask & ((1 << width) - 1), pl.UInt64)))
-        mask >>= width
-    return found[::-1]
-
-
 def _add_counts(tables: Iterable[pl.DataFrame]) -> pl.DataFrame:
     total = pl.DataFrame(schema=_COUNTS)
     for table in tables:
-        total = pl.concat([total, table.select(total.columns)]).group_by(*_GROUP, *KEY).agg(pl.col("rows").sum())
+        total = pl.concat([total, table.select(total.columns)]).group_by(*_GROUP, "key").agg(pl.col("rows").sum())
     return total
 
 
@@ -259,22 +239,19 @@ def _begin(cuts: Sequence[Cut], counts: pl.DataFrame) -> pl.DataFrame:
         for number, cut in enumerate(cuts):
             if rankings[ranking] == (cut.score, cut.by):
                 rank = cut.rank(size)
-                key, is_open = 0 if rank < size else _AFTER_ALL, cut.is_quantile or 0 < rank < size
-                found.append((number, ranking, group, key, 0, 0, rank, is_open))
+                key, is_open = b"" if rank < size else _AFTER_ALL, cut.is_quantile or 0 < rank < size
+                found.append((number, ranking, group, key, rank, is_open))
     return pl.DataFrame(found, schema=_SEARCH, orient="row")
 
 
 def _narrow(positions: pl.DataFrame, counts: pl.DataFrame, number: int) -> pl.DataFrame:
-    """Return the positions with the bits of a pass."""
-    begun = [(pl.col(name) & bits).alias(f"{name}_begun") for name, bits in _masks(number)]
-    prefix = [*_GROUP, *(f"{name}_begun" for name in KEY)]
-    counts = counts.sort(*_GROUP, *KEY).with_columns(begun)
-    counts = counts.with_columns(before=pl.col("rows").cum_sum().over(prefix) - pl.col("rows"))
-    searched = positions.filter("is_open")
-    found = searched.join(counts, left_on=[*_GROUP, *KEY], right_on=prefix, suffix="_found", nulls_equal=True)
+    """Return the positions with the bytes of a pass."""
+    counts = counts.sort(*_GROUP, "key").with_columns(begun=_begin_of("key", number))
+    counts = counts.with_columns(before=pl.col("rows").cum_sum().over(*_GROUP, "begun") - pl.col("rows"))
+    searched, on = positions.filter("is_open"), [*_GROUP, "begun"]
+    found = searched.join(counts, left_on=[*_GROUP, "key"], right_on=on, suffix="_found", nulls_equal=True)
     found = found.filter(
         pl.col("inside").is_between(pl.col("before"), pl.col("before") + pl.col("rows"), closed="left")
     )
-    keys = [pl.col(f"{name}_found").alias(name) for name in KEY]
-    found = found.select("cut", *_GROUP, *keys, "is_open", inside=pl.col("inside") - pl.col("before"))
+    found = found.select("cut", *_GROUP, "is_open", key="key_found", inside=pl.col("inside") - pl.col("before"))
     return pl.concat([positions.filter(~pl.col("is_open")), found.select(positions.columns)])

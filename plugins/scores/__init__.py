@@ -1,0 +1,1 @@
+"""Score pairs with models, and select by rules over the scores."""
