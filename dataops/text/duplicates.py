@@ -47,7 +47,7 @@ KEY_BYTES = 50
 _WORD_BITS, _SOURCE_BITS = 5, 3
 RANK_BITS, RANK_BITS_OF_SOURCES = 10, 16
 """Bits of the key `rank` for one source, and for several, whose order has the highest six."""
-_WITHOUT_WORDS = np.uint16((1 << RANK_BITS_OF_SOURCES) - (1 << RANK_BITS) | ((2 << _SOURCE_BITS) - 1) << _WORD_BITS)
+_WITHOUT_WORDS = (1 << RANK_BITS_OF_SOURCES) - (1 << RANK_BITS) | ((2 << _SOURCE_BITS) - 1) << _WORD_BITS
 """Bits of a rank that do not depend on the numbers of words."""
 _GROUPS = {
     "uid": ("uid", "url"),
@@ -122,7 +122,7 @@ def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.u
     found = np.zeros(rows.height, np.uint8)
     for number, step in enumerate(DEDUPE_STEPS, 1):
         if step in steps:
-            rank = pl.col("rank") & _WITHOUT_WORDS if step in ("uid", "pair") else pl.col("rank")
+            rank = pl.col("rank") & pl.lit(_WITHOUT_WORDS, pl.UInt16) if step in ("uid", "pair") else pl.col("rank")
             ordered = left.sort(rank, "uid", "origin", maintain_order=True)
             is_best = ordered.select(pl.struct(_GROUPS[step]).is_first_distinct()).to_series()
             found[ordered.filter(~is_best)["place"].to_numpy()] = number
