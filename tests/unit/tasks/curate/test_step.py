@@ -10,6 +10,7 @@ from dataops.home import CHECKOUT
 STEP = '''
 import pyarrow as pa
 from dataops.config import StageConfig
+from dataops.facts import Facts
 from dataops.schema import Column, DropReason
 from tasks.curate.step import Step, StepOutput
 
