@@ -135,8 +135,8 @@ def _load_html_pairs() -> Parser:
 
 
 def _load_links() -> Parser:
-    from dataops.web.links import extract_links
     from dataops.web.markup import BadPage
+    from plugins.crawl.links import extract_links
 
     def parse(data: bytes) -> object:
         links = extract_links(_utf8(data), _PAGE_URL, "pairmill", 2_000)
@@ -283,7 +283,7 @@ def _load_robots_tag() -> Parser:
 
 
 def _load_ai_preferences() -> Parser:
-    from dataops.rights.payment import describe_price
+    from dataops.rights.refusals import describe_price
     from dataops.rights.robots_txt import RobotsFile
     from dataops.rights.signals import Agents, find_header_opt_outs, find_in_headers
 

@@ -5,7 +5,7 @@ Sources: developers.google.com/search/docs/crawling-indexing/robots-meta-tag (X-
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 from dataops.rights.signals import ALL_STAGES, ANY_ROBOT, PADDING, Agents, Finding, Place, Signal, Stage, Statement
@@ -38,12 +38,6 @@ def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
             addressed, item = agent[1].rstrip("*") or "*", rest
         for word in _WORD.findall(item):
             yield addressed, word.replace("-", "").replace("_", "") or word
-
-
-def find_directives(values: Iterable[str], agent: str) -> set[str]:
-    """Return the directives that address all agents or ours; `none` implies noindex and nofollow."""
-    found = {word for value in values for addressed, word in parse_robots_tag(value) if addressed in ("*", agent)}
-    return found | {"noindex", "nofollow"} if "none" in found else found
 
 
 @lru_cache(maxsize=64)

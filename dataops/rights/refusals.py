@@ -1,16 +1,19 @@
-"""Find the refusals of bot managers: the signal bot-manager.
+"""Read how servers refuse: the offers of 402 responses, which are never paid, and the signal bot-manager.
 
 Cloudflare and others refuse crawlers for the owner of a site, by a challenge that only browsers pass. Their responses count
 as the owner's answer, and are not retried.
 
-Sources: developers.cloudflare.com/cloudflare-challenges/challenge-types/challenge-pages/detect-response (`cf-mitigated`);
+Sources: developers.cloudflare.com/ai-crawl-control/features/pay-per-crawl (`crawler-price`); github.com/coinbase/x402
+    (version 1: a JSON body; version 2: `PAYMENT-REQUIRED`); RFC 9110, section 15.5.3 (402);
+    developers.cloudflare.com/cloudflare-challenges/challenge-types/challenge-pages/detect-response (`cf-mitigated`);
     vercel.com/docs/vercel-firewall (`x-vercel-mitigated`); docs.aws.amazon.com/waf (`x-amzn-waf-action`).
 """
 
 import re
 from collections.abc import Iterator
+from email.message import Message
 
-from dataops.rights.signals import Finding, Signal, Statement
+from dataops.rights.signals import MAX_DETAIL_CHARS, Finding, Signal, Statement
 
 HEADERS = ("cf-mitigated", "x-vercel-mitigated", "x-amzn-waf-action", "x-sucuri-block")
 CHALLENGE_STATUSES = frozenset({202, 401, 403, 405, 406, 429, 503})
@@ -37,3 +40,25 @@ def find_challenge(body: bytes) -> str | None:
 
 
 BOT_MANAGER = Signal(name="bot-manager", reads={"header": HEADERS}, find=find_refusal, order=60)
+
+NO_PRICE = "no price"
+MAX_OFFER_BYTES = 4_096
+"""Maximum bytes that are read of the body of a 402 response."""
+
+
+def offers_in_body(headers: Message) -> bool:
+    """Return whether a 402 response has its offer in the body: it is JSON, and no header has a price."""
+    return "json" in str(headers.get("Content-Type", "")).lower() and describe_price(headers) == NO_PRICE
+
+
+def describe_price(headers: Message, body: bytes = b"") -> str:
+    """Return the price that a 402 response offers, as it is written; NO_PRICE without one.
+
+    Args:
+        body: start of the body, where `offers_in_body`.
+    """
+    for name in ("Crawler-Price", "Payment-Required"):
+        if value := str(headers.get(name, "")).strip():
+            return f"{name.lower()}: {value}"[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
+    offer = " ".join(body[:MAX_OFFER_BYTES].decode("utf-8", "replace").split())
+    return f"body: {offer}"[:MAX_DETAIL_CHARS] if offer else NO_PRICE

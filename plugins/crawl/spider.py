@@ -17,17 +17,24 @@ from twisted.python.failure import Failure
 from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.warc import HTML_TYPES
 from dataops.reasons import Reason
-from dataops.rights.directives import X_ROBOTS_TAG, find_directives
-from dataops.rights.payment import MAX_OFFER_BYTES, describe_price, offers_in_body
+from dataops.rights.directives import X_ROBOTS_TAG
+from dataops.rights.refusals import (
+    BOT_MANAGER,
+    CHALLENGE_STATUSES,
+    MAX_OFFER_BYTES,
+    describe_price,
+    find_challenge,
+    offers_in_body,
+)
 from dataops.rights.rsl import RSL
 from dataops.rights.signals import Agents, find_header_opt_outs
 from dataops.web.charsets import convert_to_utf8
-from dataops.web.links import PageLinks, extract_links
 from dataops.web.markup import BadPage
 from dataops.web.urls import BadUrl, canonicalise_url
 from plugins.crawl.archive import Capture
 from plugins.crawl.context import Crawl
 from plugins.crawl.frontier import QueuedUrl
+from plugins.crawl.links import PageLinks, extract_links, find_directives
 from plugins.crawl.responses import (
     TRANSIENT,
     TRANSIENT_STATUS,
@@ -95,7 +102,8 @@ class SiteSpider(Spider):
         self._print_progress()
         address: QueuedUrl = response.meta["address"]
         status = response.status
-        if status in TRANSIENT_STATUS and self._retry(address, parse_retry_after(response.headers)):
+        is_refused = any(name == BOT_MANAGER.name for name, _ in _find_refusals(response))
+        if status in TRANSIENT_STATUS and not is_refused and self._retry(address, parse_retry_after(response.headers)):
             return
         with self.crawl.frontier.transaction():
             if 300 <= status < 400 and response.headers.get("Location"):
@@ -161,7 +169,7 @@ class SiteSpider(Spider):
         self._finish(address, "redirect" if added != "off_site" else "redirect_off_site", response, detail=target)
 
     def _refused(self, address: QueuedUrl, response: Response) -> None:
-        """Record a response without a page: an opt-out if it requires an RSL licence."""
+        """Record a response without a page: an opt-out if it requires an RSL licence, or a bot manager refuses us."""
         licenses = _describe_licenses(response) if response.status in LICENSE_STATUSES else []
         is_opt_out = licenses and RSL.name in self.crawl.config.opt_out
         outcome = Reason.OPT_OUT if is_opt_out else f"http_{response.status}"
@@ -219,8 +227,18 @@ class SiteSpider(Spider):
 
 
 def _describe_licenses(response: Response) -> list[str]:
-    found = find_header_opt_outs(build_message(response), Agents(""), "", "")
-    return [f"{one.signal} {one.detail}" for one in found if one.signal == RSL.name]
+    return [f"{name} {detail}" for name, detail in _find_refusals(response) if name == RSL.name]
+
+
+def _find_refusals(response: Response) -> list[tuple[str, str]]:
+    """Return (signal, detail) of each requirement of a licence, and of the refusal of a bot manager."""
+    status, headers = response.status, build_message(response)
+    names = {BOT_MANAGER.name, *([RSL.name] if status in {402, *LICENSE_STATUSES} else [])}
+    found = find_header_opt_outs(headers, Agents(""), "", "")
+    refusals = [(one.signal, one.detail) for one in found if one.signal in names]
+    if status in CHALLENGE_STATUSES and _is_page(response.headers) and (challenge := find_challenge(response.body)):
+        refusals.append((BOT_MANAGER.name, challenge))
+    return refusals
 
 
 def _is_page(headers: Any) -> bool:

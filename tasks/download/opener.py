@@ -24,8 +24,15 @@ from urllib.request import OpenerDirector, Request  # noqa: TID251  replaces it 
 
 from dataops.images.kinds import KINDS, sniff
 from dataops.reasons import Reason
-from dataops.rights.payment import MAX_OFFER_BYTES, describe_price, offers_in_body
-from dataops.rights.refusals import BOT_MANAGER, CHALLENGE_STATUSES, MAX_CHALLENGE_BYTES, find_challenge
+from dataops.rights.refusals import (
+    BOT_MANAGER,
+    CHALLENGE_STATUSES,
+    MAX_CHALLENGE_BYTES,
+    MAX_OFFER_BYTES,
+    describe_price,
+    find_challenge,
+    offers_in_body,
+)
 from dataops.rights.signals import Agents, OptOut, find_header_opt_outs, find_in_image
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import ShardHook, erased_reasons

@@ -233,7 +233,7 @@ FORMS = {
         status=403,
         headers={"cf-mitigated": "challenge"},
         body=b"no",
-        page=("http_403", None, None),
+        page=("opt_out", None, "bot-manager cf-mitigated: challenge"),
         image=("opt_out", ("bot-manager", "cf-mitigated: challenge")),
     ),
     "robots-mitigated": Form(
@@ -250,7 +250,7 @@ FORMS = {
         status=403,
         headers={"Content-Type": "text/html"},
         body=b"<title>Just a moment...</title>",
-        page=("http_403", None, None),
+        page=("opt_out", None, "bot-manager challenge: <title>just a moment"),
         image=("opt_out", ("bot-manager", "challenge: <title>just a moment")),
     ),
     "refused-403": Form(status=403, body=b"no", page=("http_403", None, None), image=("http_403", None)),

@@ -8,6 +8,8 @@ from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.config import RunConfig, check_config, load_config
 
+pytest.importorskip("plugins.crawl")  # the shipped configs and the messages name kinds of sources of plugins
+
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):

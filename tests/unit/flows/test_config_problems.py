@@ -14,6 +14,8 @@ from dataops.toml_text import parse_toml
 from flows.config import RunConfig, load_config, validate_values
 from tasks.extract.config import SOURCE_KINDS
 
+pytest.importorskip("plugins.crawl")  # the shipped configs and the messages name kinds of sources of plugins
+
 CONFIG = """name = "test"
 {top}
 [store]

@@ -2,8 +2,8 @@ from email.message import Message
 
 import pytest
 
-from dataops.rights.payment import describe_price, offers_in_body
 from dataops.rights.preferences import CONTENT_USAGE
+from dataops.rights.refusals import describe_price, offers_in_body
 from dataops.rights.robots_txt import MAX_RULES, RobotsFile
 from dataops.rights.signals import MAX_DETAIL_CHARS, Agents, Statement, declare
 

@@ -5,12 +5,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 
 import pytest
 
 from dataops.web.captions import normalise_caption
 from dataops.web.charsets import convert_to_utf8
-from dataops.web.links import extract_links
 from dataops.web.markup import MAX_ATTRIBUTES, MAX_DEPTH, BadPage, Reader, hash_name, read_markup
 from dataops.web.page_pairs import PageBounds
 from dataops.web.pages import extract_page_pairs
@@ -154,8 +154,11 @@ def cost(html: bytes) -> float:
     convert_to_utf8(html, None)
     with suppress(BadPage):
         extract_page_pairs(html, URL, BOUNDS)
-    with suppress(BadPage):
-        extract_links(html, URL, "pairmill", 4096)
+    if find_spec("plugins"):
+        from plugins.crawl.links import extract_links
+
+        with suppress(BadPage):
+            extract_links(html, URL, "pairmill", 4096)
     return time.process_time() - start
 
 

@@ -1,11 +1,12 @@
 """Extracts the links that a crawler may follow from a page, and the robots directives of the page."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from dataops.reasons import Reason
-from dataops.rights.directives import find_directives
+from dataops.rights.directives import parse_robots_tag
 from dataops.web.markup import Reader, read_markup
 from dataops.web.urls import BadUrl, canonicalise_url
 
@@ -73,3 +74,9 @@ def _directives(tree: LexborHTMLParser, agent: str) -> frozenset[str]:
     metas = [node.attributes for node in tree.css("meta[name][content]")]
     read = (meta for meta in metas if (meta["name"] or "").strip().lower() in ("robots", agent))
     return frozenset(find_directives((meta["content"] or "" for meta in read), agent))
+
+
+def find_directives(values: Iterable[str], agent: str) -> set[str]:
+    """Return the directives that address all agents or ours; `none` implies noindex and nofollow."""
+    found = {word for value in values for addressed, word in parse_robots_tag(value) if addressed in ("*", agent)}
+    return found | {"noindex", "nofollow"} if "none" in found else found

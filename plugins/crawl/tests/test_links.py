@@ -1,4 +1,4 @@
-from dataops.web.links import MAX_LINKS, extract_links
+from plugins.crawl.links import MAX_LINKS, extract_links
 
 URL = "http://a.example/dir/page.html"
 
