@@ -170,10 +170,9 @@ class SiteSpider(Spider):
 
     def _refused(self, address: QueuedUrl, response: Response) -> None:
         """Record a response without a page: an opt-out if it requires an RSL licence, or a bot manager refuses us."""
-        licenses = _describe_licenses(response) if response.status in LICENSE_STATUSES else []
-        is_opt_out = licenses and RSL.name in self.crawl.config.opt_out
-        outcome = Reason.OPT_OUT if is_opt_out else f"http_{response.status}"
-        self._finish(address, outcome, response, detail="; ".join(licenses) or None)
+        found = _find_refusals(response)
+        outcome = Reason.OPT_OUT if self.crawl.config.opt_out & {name for name, _ in found} else f"http_{response.status}"
+        self._finish(address, outcome, response, detail="; ".join(map(" ".join, found)) or None)
 
     def _page(self, address: QueuedUrl, response: Response) -> None:
         capture = build_capture(response)
