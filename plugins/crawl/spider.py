@@ -171,7 +171,9 @@ class SiteSpider(Spider):
     def _refused(self, address: QueuedUrl, response: Response) -> None:
         """Record a response without a page: an opt-out if it requires an RSL licence, or a bot manager refuses us."""
         found = _find_refusals(response)
-        outcome = Reason.OPT_OUT if self.crawl.config.opt_out & {name for name, _ in found} else f"http_{response.status}"
+        outcome = (
+            Reason.OPT_OUT if self.crawl.config.opt_out & {name for name, _ in found} else f"http_{response.status}"
+        )
         self._finish(address, outcome, response, detail="; ".join(map(" ".join, found)) or None)
 
     def _page(self, address: QueuedUrl, response: Response) -> None:
