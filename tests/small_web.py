@@ -36,13 +36,13 @@ ODDITIES = """
 <img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" alt="A picture that is inside of the page">
 <img src="ftp://shapes.pairmill.test/a.png" alt="A picture that is on another kind of server">
 <img src="/img/0.png">
-<img src="/img/house.png" alt="Красный дом стоит на поле у леса рядом с рекой">
 <img src="/img/missing.png" alt="A picture that has been missing for a long time">
 <img src="/img/text.png" alt="A picture that is only a text about the weather">
 <img src="http://10.0.0.1/inside.png" alt="A picture that is inside of the private network">
 <img src="/reserved/0.png" alt="A picture that nobody may use for the training of models">
 <img src="/img/copy.png" alt="The same picture once more under another name">
 """
+RUSSIAN = '<img src="/img/house.png" alt="Красный дом стоит на поле у леса рядом с рекой">'
 RESERVED = '<meta name="robots" content="noai"><img src="/img/1.png" alt="A picture on a page that opted out">'
 SUITE = """
 name = "shapes"
@@ -98,7 +98,7 @@ def build_small_web(directory: Path) -> SmallWeb:
     (web.site / "img" / "text.png").write_text("It will rain tomorrow.\n")
     pages = ["".join(tags[page::PAGES]) for page in range(PAGES)]
     pages[0] += ODDITIES + tags[0]  # and a pair twice
-    pages.append(RESERVED)
+    pages += [RESERVED, RUSSIAN]
     for file in range(WARC_FILES):
         records = [_archive_page(number, body) for number, body in enumerate(pages) if number % WARC_FILES == file]
         (web.archive / f"small-{file:05d}.warc.gz").write_bytes(b"".join(records))
@@ -111,7 +111,8 @@ def _describe(colour: str, shape: str) -> str:
 
 
 def _archive_page(number: int, body: str) -> bytes:
-    page = f'<!doctype html><html lang="en"><title>Shapes</title>{body}</html>'.encode()
+    language = "ru" if body == RUSSIAN else "en"
+    page = f'<!doctype html><html lang="{language}"><title>Shapes</title>{body}</html>'.encode()
     content = http(page, Content_Type="text/html; charset=utf-8")
     return gzip.compress(record(f"http://{HOST}/pages/{number}.html", content), mtime=0)
 

@@ -115,7 +115,7 @@ def test_plan_writes_nothing(folder: Path):
 
 @pytest.mark.parametrize(
     "command",
-    [["plan"], ["run", "--dry-run"], ["config", "show"], ["backfill", "--dry-run", "--each", "seed=1"]],
+    [["plan"], ["run", "--dry-run"], ["config", "show"]],
     ids=lambda command: command[0],
 )
 def test_no_file_is_written_before_the_first_run(command: list[str], tmp_path: Path, monkeypatch, capsys):
@@ -286,6 +286,7 @@ SITE = {"kind": "site", "start": ["https://a.test/"], "contact": "mailto:a@b.tes
 
 
 def test_a_later_crawl_has_the_rows_of_the_one_before(folder: Path):
+    pytest.importorskip("plugins.crawl")
     assert plan_of(folder, until="extract", source=SITE).stages[0].estimate.rows is None
     store = open_store(str(folder / "store"))
     crawl = build_manifest(
