@@ -98,6 +98,7 @@ def test_what_open_clip_has_not_is_named_with_the_keys_to_set(tmp_path: Path) ->
         export(loaded, "open_clip", tmp_path / "out")
 
 
+@pytest.mark.timeout(300)  # four graphs
 def test_a_model_with_towers_of_others_is_exported_to_onnx(tmp_path: Path) -> None:
     """The export itself compares the features of both graphs with ours."""
     pytest.importorskip("onnxscript")
