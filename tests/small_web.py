@@ -90,7 +90,9 @@ def build_small_web(directory: Path) -> SmallWeb:
     things = [(colour, shape, place) for place, colour, shape in product(PLACES, COLOURS, SHAPES)]
     tags = []
     for number, (colour, shape, place) in enumerate(things):
-        (web.site / "img" / f"{number}.png").write_bytes(draw(colour, shape, number))
+        (web.site / "img" / f"{number}.png").write_bytes(
+            draw(colour, shape, number, side=48 if number % 10 == 9 else 72)
+        )
         tags.append(f'<img src="/img/{number}.png" alt="{_describe(colour, shape)} {place}">')
     (web.site / "reserved" / "0.png").write_bytes(draw("red", "ring", 1001))
     (web.site / "img" / "house.png").write_bytes(draw("red", "cross", 1002))
@@ -128,8 +130,8 @@ def _write_suite(web: SmallWeb) -> None:
     web.suite.write_text(SUITE)
 
 
-def draw(colour: str, shape: str, seed: int) -> bytes:
-    """Return a PNG of 72 x 72 pixels: a shape before a mosaic by which all images differ also in their grey values."""
+def draw(colour: str, shape: str, seed: int, side: int = 72) -> bytes:
+    """Return a PNG: a shape before a mosaic by which all images differ also in their grey values."""
     random = Random(seed)
     image = Image.new("RGB", (72, 72), "white")
     pen = ImageDraw.Draw(image)
@@ -158,7 +160,7 @@ def draw(colour: str, shape: str, seed: int) -> bytes:
         case _:
             pen.polygon([(x, y + 14), (x + 22, y + 14), (x + 22, y), (x + 44, y + 22), (x + 22, y + 44)], fill=colour)
     out = io.BytesIO()
-    image.save(out, "PNG")
+    image.resize((side, side)).save(out, "PNG")
     return out.getvalue()
 
 
