@@ -44,7 +44,8 @@ DOWNLOAD = {
     Reason.TLS: DropReason("The TLS certificate or handshake is invalid."),
     Reason.PRIVATE_ADDRESS: DropReason(
         "The host resolves to an IP address that is not on the public internet.",
-        '`download.connect_to = { "HOST" = "IP_ADDRESS:PORT" }` for a host of your own',
+        '`download.connect_to = { "HOST" = "IP_ADDRESS:PORT" }` for a host of your own, or '
+        '`source.images = "archive"` for WARC files that hold the images',
     ),
     Reason.NO_CONTACT: DropReason(
         "`download.contact` is not set, so only hosts of `download.connect_to` are requested.", "`download.contact`"
