@@ -18,6 +18,7 @@ from dataops.snapshot import Counts, Draft, Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
 from tasks.download.config import DownloadConfig, RetryConfig
+from tasks.download.resizers import KEPT
 from tasks.download.rounds import ShardTask, cut_parts
 from tasks.download.stage import DOWNLOAD, download_shard
 from tasks.engine.context import Context
@@ -169,7 +170,9 @@ def test_each_misbehaviour_of_a_server_is_a_row_with_its_drop_reason(
     assert noai["when"] == evidence["http://site.test/noai"]["fetched_at"]
     assert evidence["http://site.test/noai"]["bytes"] is None  # its body was not read
     shown = {url for url, row in evidence.items() if row["preview"]}
-    assert shown == {row["url"] for row in kept} | {"http://site.test/tiny", "http://site.test/long"}
+    of_dropped = shown - {row["url"] for row in kept}
+    assert of_dropped == {"http://site.test/tiny", "http://site.test/long"}
+    assert len(shown - of_dropped) == min(len(kept), KEPT)
     assert evidence["http://site.test/missing"]["http_status"] == 404
     assert capfd.readouterr().out == ""
 

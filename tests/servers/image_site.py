@@ -139,7 +139,7 @@ class Site(BaseHTTPRequestHandler):
 
     def deep(self) -> None:
         sink = io.BytesIO()
-        Image.effect_noise((64, 64), 60).convert("I;16").point(lambda level: level * 256).save(sink, "PNG")
+        Image.effect_noise((80, 60), 60).convert("I;16").point(lambda level: level * 256).save(sink, "PNG")
         self.answer(sink.getvalue())
 
     def tiny(self) -> None:
