@@ -83,10 +83,10 @@ def problems_of(path: str, check: Callable[[], object]) -> list[str]:
     return []
 
 
-def tables_of(annotation: Any) -> list[type[BaseModel]]:
+def tables_of(annotation: object) -> list[type[BaseModel]]:
     """Return the models in a type: in an optional one, a union, a list or a table of them."""
 
-    def find(inner: Any) -> Iterator[type[BaseModel]]:
+    def find(inner: object) -> Iterator[type[BaseModel]]:
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield inner
         for argument in get_args(inner):

@@ -13,7 +13,7 @@ from typing import Any
 from dataops.regular_files import open_regular, read_text
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """Return JSON with sorted keys and no white space: one text for one value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -99,5 +99,5 @@ def _read_memo(path: Path) -> dict[str, list[Any]]:
     return found if isinstance(found, dict) and all(map(_is_known, found.values())) else {}
 
 
-def _is_known(entry: Any) -> bool:
+def _is_known(entry: object) -> bool:
     return isinstance(entry, list) and [type(value) for value in entry] == [int] * 4 + [str]

@@ -340,7 +340,7 @@ def list_facts(stage: str) -> Iterator[type[Facts]]:
     yield from (one for one in (*CORE_FACTS, *(made.facts for made in objects)) if one.stage == stage)
 
 
-def replace_fact_quotes(stage: str, facts: dict[str, Any], replace: Callable[[str], str]) -> dict[str, Any]:
+def replace_fact_quotes(stage: str, facts: dict[str, object], replace: Callable[[str], str]) -> dict[str, Any]:
     """Return the facts of a manifest of a stage with each text in them that may quote a pair replaced."""
     for kind in list_facts(stage):
         if kind.table is None:
@@ -350,7 +350,7 @@ def replace_fact_quotes(stage: str, facts: dict[str, Any], replace: Callable[[st
     return facts
 
 
-def replace_quotes(schema: Any, value: Any, replace: Callable[[str], str], *, is_quoted: bool = False) -> Any:
+def replace_quotes(schema: object, value: object, replace: Callable[[str], str], *, is_quoted: bool = False) -> Any:
     """Return a JSON value with each text in it that may quote a pair replaced, by the marks of its schema.
 
     Args:

@@ -60,21 +60,21 @@ def _without_python(source: Any) -> Any:
 
 
 @contextmanager
-def open_parquet(source: Any, where: str) -> Iterator[pq.ParquetFile]:
+def open_parquet(source: object, where: str) -> Iterator[pq.ParquetFile]:
     """Open a path or binary file to read it in the `with`. Raises: CorruptPart, also in the `with`, if it is damaged."""
     with naming_damage(where), pq.ParquetFile(_without_python(source), page_checksum_verification=True) as file:
         yield file
 
 
 def read_parquet(
-    source: Any, where: str, columns: Sequence[str] | None = None, *, use_threads: bool = True
+    source: object, where: str, columns: Sequence[str] | None = None, *, use_threads: bool = True
 ) -> pa.Table:
     """Return those of the columns that the source has, in its order. Raises: CorruptPart if it is damaged."""
     with open_parquet(source, where) as file:
         return file.read(columns if columns is None else list(columns), use_threads=use_threads)
 
 
-def read_row_range(source: Any, where: str, start: int, rows: int, columns: Sequence[str] | None = None) -> pa.Table:
+def read_row_range(source: object, where: str, start: int, rows: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Return consecutive rows of the source; only their row groups are read. Raises: CorruptPart if it is damaged."""
     with open_parquet(source, where) as file:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]

@@ -161,7 +161,7 @@ def _redact_fields(error: BaseException) -> None:
                 setattr(error, name, _redacted(value))
 
 
-def _redacted(value: Any) -> Any:
+def _redacted(value: object) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, bytes):

@@ -145,7 +145,7 @@ class Manifest(_Frozen):
         return Input(stage=self.stage, key=self.key, digest=self.content_digest)
 
 
-def snapshot_key(stage: str, version: int, config: Mapping[str, Any], seed: int, inputs: Sequence[Input]) -> str:
+def snapshot_key(stage: str, version: int, config: Mapping[str, object], seed: int, inputs: Sequence[Input]) -> str:
     """Return the first 16 hex digits of the sha256 of all that determines a snapshot's content.
 
     No clock, host, path of the store or run id enters. Of the inputs only the content digests enter, so an input that was

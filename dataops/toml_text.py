@@ -86,7 +86,7 @@ def find_key_lines(text: str) -> dict[str, int]:
     return found
 
 
-def _enter(values: dict[str, Any], elements: dict[tuple[str, ...], int], *, is_element: bool) -> tuple[str, ...]:
+def _enter(values: dict[str, object], elements: dict[tuple[str, ...], int], *, is_element: bool) -> tuple[str, ...]:
     """Return the path of the table that a header opens, with the index of each array of tables on its way.
 
     Args:
@@ -107,7 +107,7 @@ def _enter(values: dict[str, Any], elements: dict[tuple[str, ...], int], *, is_e
     return path
 
 
-def _paths(value: Any) -> Iterator[tuple[str, ...]]:
+def _paths(value: object) -> Iterator[tuple[str, ...]]:
     """Yield the path of each table and key below a value, outer ones first; tables in an array have their index."""
     items = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
     for name, child in items:
@@ -121,7 +121,7 @@ def _add(found: dict[str, int], path: tuple[str, ...], line: int) -> None:
         found.setdefault(".".join(path[:length]), line)
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     """Return a value as TOML on one line; None, which TOML does not have, is not allowed.
 
     Strings are basic ones, with the escapes of JSON: TOML has all of them. JSON leaves U+007F as it is, and TOML does not.

@@ -208,7 +208,7 @@ def read_config(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any
 
 
 def check_config(
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     where: str,
     *,
     sources: bool = True,
@@ -239,7 +239,7 @@ def check_config(
     return config
 
 
-def validate_values(values: Mapping[str, Any]) -> tuple[RunConfig | None, list[str]]:
+def validate_values(values: Mapping[str, object]) -> tuple[RunConfig | None, list[str]]:
     """Validate the keys and the values of a config, without the files and services that they name.
 
     Returns: the config, or None if it is not valid; and the problems, a line each.
@@ -254,7 +254,7 @@ def validate_values(values: Mapping[str, Any]) -> tuple[RunConfig | None, list[s
     return None if wrong else config, name_sources([*problems, *wrong], values.get("source"))
 
 
-def secret_problems(values: Any, path: str = "") -> list[str]:
+def secret_problems(values: object, path: str = "") -> list[str]:
     """Return a problem for each key and value of a config that looks like a secret; it does not repeat the secret."""
     if isinstance(values, Mapping):
         items = [(str(name), value) for name, value in values.items()]
@@ -352,7 +352,7 @@ def _problems_without_suite(train: TrainConfig | None, register: RegisterConfig 
     return [f"{key}: {remedy}" for key, is_set in needing.items() if is_set]
 
 
-def apply_setting(values: dict[str, Any], setting: str) -> str:
+def apply_setting(values: dict[str, object], setting: str) -> str:
     """Apply a setting `path.to.key=value` and return its path. Raises: ConfigError."""
     name, equals, text = setting.partition("=")
     steps = name.strip().split(".")
@@ -385,13 +385,13 @@ def apply_setting(values: dict[str, Any], setting: str) -> str:
     return ".".join(path)
 
 
-def _is_table(value: Any) -> bool:
+def _is_table(value: object) -> bool:
     return isinstance(value, dict) or (
         isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
     )
 
 
-def _find_table(tables: Sequence[Mapping[str, Any]], step: str, where: str) -> int:
+def _find_table(tables: Sequence[Mapping[str, object]], step: str, where: str) -> int:
     """Return the index of a table in a list: by its number from 0, or by its name. The next number adds a table.
 
     Raises: ConfigError that lists the names.

@@ -55,7 +55,7 @@ def _add_origin(problem: str, origins: Mapping[str, str]) -> str:
     return f"{first} ({origin}){newline}{rest}" if origin else problem
 
 
-def name_sources(lines: Iterable[str], tables: Any) -> list[str]:
+def name_sources(lines: Iterable[str], tables: object) -> list[str]:
     """Return problems with the names of the sources in their paths.
 
     Args:
@@ -64,7 +64,7 @@ def name_sources(lines: Iterable[str], tables: Any) -> list[str]:
     return [name_source_path(line, tables) for line in lines]
 
 
-def find_source_problems(tables: Sequence[Any]) -> list[str]:
+def find_source_problems(tables: Sequence[object]) -> list[str]:
     """Return the problems of the files that several sources name, one of which may not be valid."""
     found: list[str] = []
     for name, values in zip(name_tables(tables), tables, strict=True):
@@ -88,7 +88,7 @@ def find_signer_problems(tables: Mapping[str, Any], read_download: Callable[[], 
     return [f"download.{line}" for line in signing.find_signer_problems(download)] if is_used else []
 
 
-def validate_rest(adapter: TypeAdapter[Any], values: Any) -> tuple[Any, set[str]]:
+def validate_rest(adapter: TypeAdapter[Any], values: object) -> tuple[Any, set[str]]:
     """Return a table without its wrong keys, and these keys; None if it is not valid without them either."""
     wrong: set[str] = set()
     for _ in range(2):
@@ -123,7 +123,7 @@ def describe_problems(details: Iterable[Any], root: type[BaseModel]) -> list[str
     return problems
 
 
-def find_wrong_types(values: Mapping[str, Any], model: type[BaseModel], path: str = "") -> Iterator[str]:
+def find_wrong_types(values: Mapping[str, object], model: type[BaseModel], path: str = "") -> Iterator[str]:
     """Yield a problem for each value that pydantic would convert, such as `true` or "3" for an integer.
 
     Args:
@@ -152,7 +152,7 @@ def find_wrong_types(values: Mapping[str, Any], model: type[BaseModel], path: st
                 yield f"{where}: {_show(element)}: it must be {expected}"
 
 
-def _expected_scalar(value: Any, scalars: set[type]) -> str | None:
+def _expected_scalar(value: object, scalars: set[type]) -> str | None:
     """Return what a value must be instead, if pydantic would convert it to one of the types of its key."""
     if type(value) in scalars or not isinstance(value, bool | int | float | str) or not scalars & {bool, int, float}:
         return None
@@ -164,7 +164,7 @@ def _expected_scalar(value: Any, scalars: set[type]) -> str | None:
     return " or ".join(name for kind, name in names.items() if kind in scalars)
 
 
-def _scalars(annotation: Any) -> Iterator[type]:
+def _scalars(annotation: object) -> Iterator[type]:
     """Yield the types of the single values in a type, also of an array's elements."""
     if get_origin(annotation) is Literal:
         yield from map(type, get_args(annotation))
@@ -181,7 +181,7 @@ def _is_explained(path: tuple[str, ...], same: Sequence[Any], found: Mapping[tup
     return below and all(detail["type"] in _ARTICLES for detail in same)
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     """Return a value as in TOML, cut if it is long; strings are in single quotes."""
     text = repr(value) if isinstance(value, str) else format_value(value)
     return text if len(text) <= _MAX_VALUE_CHARS else f"{text[:_MAX_VALUE_CHARS]}…"
@@ -216,7 +216,7 @@ def _describe(detail: Any, root: type[BaseModel]) -> str:
 
 
 def _describe_unknown(
-    steps: Sequence[str], value: Any, tables: Sequence[type[BaseModel]], root: type[BaseModel]
+    steps: Sequence[str], value: object, tables: Sequence[type[BaseModel]], root: type[BaseModel]
 ) -> str:
     known = sorted({name for table in tables for name in _names(table)})
     kinds_here = [kind for table in tables for kind in getattr(table, "plugin_kinds", ())]
@@ -269,7 +269,7 @@ def _resolve(
     return path, parents, tables
 
 
-def _is_choice(annotation: Any) -> bool:
+def _is_choice(annotation: object) -> bool:
     """Return whether a key may have one of several types."""
     members = [member for member in get_args(annotation) if member is not type(None)]
     return get_origin(annotation) in (Union, UnionType) and len(members) > 1

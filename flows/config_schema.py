@@ -49,7 +49,7 @@ def _describe(table: dict[str, Any], model: type[BaseModel]) -> None:
             key["description"] = " ".join(text.split())
 
 
-def _simplify(value: Any) -> Any:
+def _simplify(value: object) -> Any:
     """Return a schema without what pydantic adds for other uses.
 
     That is the names of classes, the defaults of whole tables, and null, which TOML does not have.

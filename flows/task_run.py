@@ -159,7 +159,7 @@ def label_task(planned: Plan) -> str:
     return f"{planned.stage.name} of {' + '.join([*inputs[:LABELLED_INPUTS], *more])}"
 
 
-def _is_retryable(_task: Any, _run: Any, state: State) -> bool:
+def _is_retryable(_task: object, _run: object, state: State) -> bool:
     try:
         state.result(raise_on_failure=True)
     except PairmillError as error:

@@ -147,7 +147,7 @@ def _run_sample(sample: Callable[[Path], None]) -> None:
         sample(Path(folder))
 
 
-def _filter(folder: Path, **config: Any) -> None:
+def _filter(folder: Path, **config: object) -> None:
     import polars as pl
 
     from dataops.schema import PAIRS
@@ -169,7 +169,7 @@ def _row(url: str, caption: str) -> dict[str, Any]:
     return {"uid": uid(url, caption), "url": url, "caption": caption, **page}
 
 
-def _snapshot(folder: Path, stage: str, rows: list[dict[str, Any]], schema: Any, tar: bytes | None = None) -> Any:
+def _snapshot(folder: Path, stage: str, rows: list[dict[str, object]], schema: object, tar: bytes | None = None) -> Any:
     """Write a snapshot of these rows, as the input of a stage, and return its manifest."""
     import pyarrow as pa
 

@@ -128,7 +128,7 @@ def gather_integers(values: list[int]) -> list[list[int]]:
     return [of_rank.tolist() for of_rank in received]
 
 
-def gather_objects(value: Any) -> list[Any]:
+def gather_objects(value: object) -> list[Any]:
     """Return the value of every rank, in the order of the ranks.
 
     Args:
@@ -143,7 +143,7 @@ def gather_objects(value: Any) -> list[Any]:
     return [_decode(bytes_N[:size]) for bytes_N, size in zip(received, sizes, strict=True)]
 
 
-def broadcast_from_first(value: Any) -> Any:
+def broadcast_from_first(value: object) -> Any:
     """Return rank 0's value on every rank; for its type, see `gather_objects`."""
     if world_size() == 1:
         return value
@@ -200,7 +200,7 @@ def run_on_first(work: Callable[[], Item]) -> Item:
     return broadcast_from_first(run_together(work if rank() == 0 else None))
 
 
-def _encode(value: Any) -> Tensor:
+def _encode(value: object) -> Tensor:
     """Return a value as bytes.
 
     torch.distributed's own exchange of objects unpickles what arrives, and no rank can be sure who sent it.

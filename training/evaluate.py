@@ -156,7 +156,7 @@ class _Tasks:
         return encode_set(self.loaded, data, self.batch_size, self.threads, cache=self.cache, files=of_split)
 
     def _run_probes(
-        self, task: Task, test: EncodedSet, files: Sequence[Sequence[str]], metrics: dict[str, Any]
+        self, task: Task, test: EncodedSet, files: Sequence[Sequence[str]], metrics: dict[str, object]
     ) -> dict[str, Any]:
         """Return the results of the probes, and add their figures to `metrics`."""
         assert task.train_split is not None
@@ -216,7 +216,7 @@ def _result_name(task: Task) -> str:
 
 
 def _write_result(
-    store: FolderStore, task: Task, fingerprint: str, result: dict[str, Any], predictions: pa.Table
+    store: FolderStore, task: Task, fingerprint: str, result: dict[str, object], predictions: pa.Table
 ) -> None:
     """Write the predictions first, then the result with their digest, so that a result never names missing predictions."""
     data = encode_table(predictions).to_pybytes()
@@ -237,7 +237,7 @@ def _read_finished(store: FolderStore, task: Task, fingerprint: str) -> dict[str
     return record["result"] if whole and record["fingerprint"] == fingerprint else None
 
 
-def _to_json(value: Any) -> bytes:
+def _to_json(value: object) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

@@ -187,7 +187,7 @@ class BertConfig(PretrainedTextConfig):
         return self
 
 
-def _kind(value: Any) -> Any:
+def _kind(value: object) -> Any:
     """Return the kind of a tower; CLIP's own have no such field, as in open_clip."""
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
     return "clip" if kind is None else kind

@@ -186,7 +186,7 @@ def prepare_tokenizer(job: Job, dataset: Dataset, dimensions: ModelConfig) -> To
     return parse_trained_tokenizer(_remember(job, "vocabulary.json", decides, learn), context_length)
 
 
-def _remember(job: Job, name: str, decides: Any, compute: Callable[[], Any]) -> Any:
+def _remember(job: Job, name: str, decides: object, compute: Callable[[], Any]) -> Any:
     """Return a value on every rank, which rank 0 reads from a file or computes; all ranks together.
 
     Args:

@@ -63,7 +63,7 @@ class CodeCache(FunctionCache):
             logger.warning("cannot load %s (%r); it is compiled again", self._name, error)
             return None
 
-    def save_overload(self, sig: Any, data: Any) -> None:
+    def save_overload(self, sig: object, data: object) -> None:
         """Write the code for these types of arguments, if the folder allows it."""
         with suppress(OSError), FileLock(Path(self.cache_path, ".lock")):
             try:

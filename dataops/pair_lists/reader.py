@@ -451,7 +451,7 @@ def _parse_object(line: bytes | None) -> dict[str, Any] | str:
     return value if isinstance(value, dict) else "not_an_object"
 
 
-def _pick_texts(value: Mapping[str, Any], keys: Sequence[str], columns: Columns) -> Any:
+def _pick_texts(value: Mapping[str, object], keys: Sequence[str], columns: Columns) -> Any:
     url, caption = value.get(keys[columns.url]), value.get(keys[columns.caption])
     page = None if columns.page is None else value.get(keys[columns.page])
     if not isinstance(url, str | None):
@@ -555,7 +555,7 @@ def _is_text(value: str | None) -> bool:
     return True
 
 
-def _join_words(value: Any) -> str | None:
+def _join_words(value: object) -> str | None:
     """Return a further caption: a text, or a list of texts joined by commas; None for anything else."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
@@ -565,7 +565,7 @@ def _join_words(value: Any) -> str | None:
     return value if isinstance(value, str) and _is_text(value) else None
 
 
-def _dump_json(values: Mapping[str, Any]) -> str:
+def _dump_json(values: Mapping[str, object]) -> str:
     """Return extra columns as a JSON object; numbers stay numbers, and types unknown to JSON become text."""
     try:
         return orjson.dumps(values, default=_as_text).decode()
@@ -573,7 +573,7 @@ def _dump_json(values: Mapping[str, Any]) -> str:
         return orjson.dumps({k: _as_text(v) for k, v in values.items()}).decode()
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str(value).encode("utf-8", "replace").decode()

@@ -117,7 +117,7 @@ def _load(text: str) -> Any:
     return json.loads(text, parse_int=float, object_pairs_hook=tuple, strict=False)
 
 
-def _read_rules(item: Any, depth: int = 0) -> Iterator[TdmRule]:
+def _read_rules(item: object, depth: int = 0) -> Iterator[TdmRule]:
     if depth > _MAX_DEPTH:
         yield _RESERVE_ALL
     elif isinstance(item, list):

@@ -312,7 +312,7 @@ class S3Store(Store):
         if not there:
             raise StorageError(f"no such object: {name} in {self.where}")
 
-    def _download(self, name: str, head: dict[str, Any], path: Path) -> None:
+    def _download(self, name: str, head: dict[str, object], path: Path) -> None:
         self._s3.download_file(self.bucket, self._key(name), str(path), Config=PARTS)
         _check(file_sha256(path), head)
 

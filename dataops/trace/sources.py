@@ -28,7 +28,7 @@ def find_source(value: str | None, names: Sequence[str]) -> str | None:
     return name if slash and name in names else None
 
 
-def key_sources_by_name(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def key_sources_by_name(config: Mapping[str, object]) -> Mapping[str, Any]:
     """Return the config of a stage, as its manifest has it, with the tables of several sources by name."""
     tables = config.get("sources")
     if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):

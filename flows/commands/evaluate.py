@@ -110,7 +110,7 @@ def _as_json(
     suite: Suite,
     found: Evaluation,
     other: Evaluation | None,
-    compared: Mapping[str, Any],
+    compared: Mapping[str, object],
     page: Path,
 ) -> dict[str, Any]:
     result: dict[str, Any] = {
@@ -128,7 +128,7 @@ def _as_json(
     return result | ({"contamination": rows} if rows else {})
 
 
-def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: Mapping[str, Any]) -> None:
+def _show(suite: Suite, found: Evaluation, other: Evaluation | None, compared: Mapping[str, object]) -> None:
     out = console()
     numbers = ["value", "99.5% interval", "chance", "n"]
     table = new_table(f"{found.model} on {suite.name} (%)", "task", "metric", *numbers, right=numbers)

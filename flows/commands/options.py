@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -8,13 +8,13 @@ from dataops.errors import ConfigError
 from dataops.store import FolderStore, open_store
 
 
-def _check_name(_type: Any, name: str | None) -> None:
+def _check_name(_type: object, name: str | None) -> None:
     """Raise a ConfigError for an empty name, as of a variable that a shell script has not set."""
     if name is not None and not name.strip():
         raise ConfigError("the name of what to work on is empty; give a run id, a key or a name, or leave it out")
 
 
-def _check_store(_type: Any, uri: str | None) -> None:
+def _check_store(_type: object, uri: str | None) -> None:
     """Raise a ConfigError if the named store is a folder that does not exist."""
     store = None if uri is None else open_store(uri)
     if isinstance(store, FolderStore) and not store.root.is_dir():

@@ -118,7 +118,7 @@ def print_waits() -> Iterator[None]:
         thread.join()
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Print one JSON value on one line."""
     sys.stdout.write(json.dumps(value) + "\n")
 

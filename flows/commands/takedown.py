@@ -238,7 +238,7 @@ def _list_published(store: Store, datasets: Collection[str], versions: Mapping[s
     ]
 
 
-def _put_report(store: Store, request: Request, report: Mapping[str, Any]) -> None:
+def _put_report(store: Store, request: Request, report: Mapping[str, object]) -> None:
     store.put(report_name(request.digest), json.dumps(report, indent=2).encode())
 
 

@@ -96,7 +96,7 @@ def _image(path: Path) -> list[Target]:
         raise ConfigError(f"{path}: not an image that can be searched for: {error}") from error
 
 
-def _or_none(answer: dict[str, Any]) -> dict[str, Any] | None:
+def _or_none(answer: dict[str, object]) -> dict[str, Any] | None:
     return answer if answer["places"] else None
 
 

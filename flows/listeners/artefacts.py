@@ -187,7 +187,7 @@ def render_card(record: RunRecord, manifests: Mapping[str, Manifest]) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def render_config(config: Mapping[str, Any]) -> str:
+def render_config(config: Mapping[str, object]) -> str:
     """Return the Markdown of a run's config, without credentials."""
     text = json.dumps(run_metadata.redact_values(config), indent=2)  # ASCII: no character can turn or hide text
     return f"```json\n{text.replace('```', '` ` `')}\n```"

@@ -58,16 +58,16 @@ def _compare(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
         yield path, old, new
 
 
-def _are_tables(value: Any) -> bool:
+def _are_tables(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(inner, Mapping) for inner in value)
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     text = "not set" if value is None else format_value(_without_none(value))
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def _without_none(value: Any) -> Any:
+def _without_none(value: object) -> Any:
     if isinstance(value, Mapping):
         return {name: _without_none(inner) for name, inner in value.items() if inner is not None}
     return [_without_none(inner) for inner in value if inner is not None] if isinstance(value, list) else value

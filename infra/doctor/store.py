@@ -63,7 +63,7 @@ def check_one_winner(store: Store) -> Check:
     )
 
 
-def check_clock(uri: str, client: Any = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Check:
+def check_clock(uri: str, client: object = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Check:
     """Check the difference between this machine's clock and that of the S3 server."""
     from boto3.session import Session
     from botocore.exceptions import BotoCoreError, ClientError

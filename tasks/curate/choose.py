@@ -264,7 +264,7 @@ def choose_rows(shards: Sequence[RawShard], config: CurateConfig, matches: str |
     link_partitions = [()] * job.link_partitions
 
     def map_units(
-        units: Sequence[tuple[Any, ...]], function: Callable[[Draft, CurateStep], Record | None], *exchanges: str
+        units: Sequence[tuple[object, ...]], function: Callable[[Draft, CurateStep], Record | None], *exchanges: str
     ) -> list[Record]:
         records = run([Step(function, number, job, inputs) for number, inputs in enumerate(units)])
         for kind in exchanges:

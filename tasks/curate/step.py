@@ -65,7 +65,7 @@ def describe_steps(curate: Manifest | None) -> list[str]:
     return [sentence for step in steps for sentence in step.describe(step.facts.of(curate, step.table))]
 
 
-def list_steps(config: Any) -> list[Step]:
+def list_steps(config: object) -> list[Step]:
     """Return the steps that a `[curate]` table (CurateConfig, or its values in a manifest) uses, in their order."""
     values = config if isinstance(config, Mapping) else vars(config)
     return [step for step in plugins.load("steps").values() if values.get(step.table) is not None]

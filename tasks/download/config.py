@@ -190,7 +190,7 @@ class _DownloadTable(StageConfig):
         """What hooks took from the tables of `[source]`, by name."""
         return self._adapted
 
-    def with_adapted(self, adapted: Mapping[str, Any], **changes: Any) -> Self:
+    def with_adapted(self, adapted: Mapping[str, object], **changes: object) -> Self:
         """Return a changed config with what a hook took from `[source]`."""
         changed = self.model_copy(update=changes)
         changed._adapted = {**self._adapted, **adapted}
@@ -225,7 +225,7 @@ class _DownloadTable(StageConfig):
     def within(self, run: Any) -> Self:
         return self.adapt(run.source.tables)
 
-    def adapt(self, sources: Sequence[Any]) -> Self:
+    def adapt(self, sources: Sequence[object]) -> Self:
         """Return the config with what the hooks take from the tables of `[source]`."""
         adapted = self
         for hook in load_hooks().values():

@@ -126,7 +126,7 @@ class GuardedProcess:
                 raise ServerDied(self._describe(answer["died"]))
         raise AssertionError
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, object]) -> dict[str, Any]:
         """Send a request; return its answer, or that a server died. An answer to an earlier request is skipped."""
         try:
             _send(self._requests, request)
@@ -203,7 +203,7 @@ class GuardedProcess:
         return {"size": None if found is None else len(found), "value": value}
 
 
-def _send(pipe: int, message: dict[str, Any]) -> None:
+def _send(pipe: int, message: dict[str, object]) -> None:
     """Send a message; one that is too long becomes a failure: a part of it would be read as a whole one."""
     data = json.dumps(message, ensure_ascii=False).encode(errors="replace")
     if len(data) > select.PIPE_BUF:

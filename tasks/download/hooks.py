@@ -90,27 +90,27 @@ class FetchHook:
     reasons: ClassVar[Mapping[str, DropReason]] = {}
     """The meaning of its drop reasons."""
 
-    def asks_no_host(self, sources: Sequence[Any]) -> bool:
+    def asks_no_host(self, sources: Sequence[object]) -> bool:
         """Return whether no host is asked, by the tables of `[source]` as they are in a config that is not valid."""
         return False
 
-    def adapt(self, config: Any, sources: Sequence[Any]) -> Any:
+    def adapt(self, config: object, sources: Sequence[object]) -> Any:
         """Return the config with what it takes from the tables of `[source]`."""
         return config
 
-    def key(self, config: Any) -> Mapping[str, Any]:
+    def key(self, config: object) -> Mapping[str, Any]:
         """Return fields for the snapshot's key, in place of the table's values or beside them."""
         return {}
 
-    def problems(self, config: Any) -> list[str]:
+    def problems(self, config: object) -> list[str]:
         """Return why the run cannot start: a line each, which begins with the path in `[download]`."""
         return []
 
-    def inputs(self, config: Any) -> list[Input]:
+    def inputs(self, config: object) -> list[Input]:
         """Return what is read from outside the store. Raises: ConfigError, SourceError."""
         return []
 
-    def replaces_requests(self, config: Any) -> bool:
+    def replaces_requests(self, config: object) -> bool:
         """Return whether no host gets a request."""
         return False
 
@@ -125,7 +125,7 @@ class FetchHook:
     def finish(self, work: Work[Any], facts: DownloadFacts) -> None:
         """End the run; `facts` are those of the manifest."""
 
-    def list_copies(self, table: Mapping[str, Any]) -> list[str]:
+    def list_copies(self, table: Mapping[str, object]) -> list[str]:
         """Return the folders of this machine in which a run with this table `[download]` kept images."""
         return []
 

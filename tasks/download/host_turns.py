@@ -265,7 +265,7 @@ class HostPool:
             self._push_ready(host)
             return host, row, is_slow
 
-    def _put_result(self, host: str, seconds: float, is_slow: bool, result: tuple[str, Any]) -> None:
+    def _put_result(self, host: str, seconds: float, is_slow: bool, result: tuple[str, object]) -> None:
         with self._result_ready:
             self._seconds[host] = (self._seconds.get(host, seconds) + seconds) / 2
             self._running[host] -= 1

@@ -22,7 +22,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations lo
 
 
 @contextmanager
-def _empty_module(name: str, **attributes: Any) -> Iterator[None]:
+def _empty_module(name: str, **attributes: object) -> Iterator[None]:
     """Let imports find an empty module inside the `with`, unless the real one is loaded."""
     module = ModuleType(name)
     module.__dict__.update(attributes)
@@ -104,7 +104,7 @@ class _Transforms:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self._construct, name)
 
-    def _construct(self, name: str, **options: Any) -> Any:
+    def _construct(self, name: str, **options: object) -> Any:
         key = f"{name} {options}"
         if key not in self._kept:
             self._kept[key] = getattr(albumentations, name)(**options)

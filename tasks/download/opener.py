@@ -126,7 +126,7 @@ class SafeOpener(OpenerDirector):
         """Let these URLs fail without a request."""
         self._final |= {url: FetchError(reason, detail) for url in urls}
 
-    def open(self, fullurl: str | Request, data: Any = None, timeout: float | None = None) -> Any:
+    def open(self, fullurl: str | Request, data: object = None, timeout: float | None = None) -> Any:
         """Fetch a URL. The limits' timeout holds, and `timeout` is ignored.
 
         Raises: FetchError.

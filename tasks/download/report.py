@@ -53,7 +53,7 @@ def read_samples(
     return sorted(({**row, "preview": previews.get(row["uid"])} for row in found), key=lambda row: row["uid"])
 
 
-def _choose(rows: Iterable[dict[str, Any]], *, kept: bool) -> list[dict[str, Any]]:
+def _choose(rows: Iterable[dict[str, object]], *, kept: bool) -> list[dict[str, Any]]:
     """Return the rows that the gallery shows: a few of each drop reason, those with an image first."""
     taken: Counter[str] = Counter()
     chosen = []
@@ -67,7 +67,7 @@ def _choose(rows: Iterable[dict[str, Any]], *, kept: bool) -> list[dict[str, Any
     return sorted(chosen, key=lambda row: str(row.get("drop_reason")))
 
 
-def _reasons(dropped: Mapping[str, int], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _reasons(dropped: Mapping[str, int], rows: Sequence[dict[str, object]]) -> list[dict[str, Any]]:
     """Return the drop reasons, most frequent first, with the first rows of each."""
     ranked = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
     examples = {name: [row for row in rows if row.get("drop_reason") == name][:QUOTED] for name in dropped}

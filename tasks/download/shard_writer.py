@@ -41,7 +41,7 @@ class OrderedWriter:
         output_folder: str,
         save_caption: bool,
         oom_shard_count: int,
-        schema: Any,
+        schema: object,
         encode_format: str,
     ):
         path = Path(output_folder, f"{shard_id:0{oom_shard_count}d}")

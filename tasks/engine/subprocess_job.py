@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dataops.errors import ConfigError, ContractError, JobFailed, PairmillError, TrainingDiverged
 from dataops.home import CHECKOUT
@@ -41,7 +40,7 @@ _RUNNING: set[int] = set()
 
 def run_job(
     module: str,
-    job: Mapping[str, Any],
+    job: Mapping[str, object],
     folder: Path,
     *,
     launcher: Sequence[str] = (),

@@ -31,7 +31,7 @@ def report_html(
     suite: Suite,
     evaluation: Evaluation,
     against: Evaluation | None = None,
-    compared: Mapping[str, Mapping[str, Any]] | None = None,
+    compared: Mapping[str, Mapping[str, object]] | None = None,
 ) -> str:
     """Return the page.
 

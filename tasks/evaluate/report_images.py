@@ -36,7 +36,7 @@ def _make_thumbnail(encoded: bytes) -> str:
     return base64.b64encode(make_preview(image)).decode()
 
 
-def choose_evenly(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+def choose_evenly(rows: list[dict[str, object]], limit: int) -> list[dict[str, Any]]:
     """Return at most `limit` of the rows, evenly spread over their order."""
     if len(rows) <= limit:
         return rows

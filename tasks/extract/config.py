@@ -42,7 +42,7 @@ class Sources(StageConfig):
         return [f"{table.name}.{line}" for table in self.tables for line in table.problems()]
 
 
-def name_tables(tables: Sequence[Any]) -> list[str]:
+def name_tables(tables: Sequence[object]) -> list[str]:
     """Return the name of each table of a list: its own if it is valid, else its kind, with a number from the second on.
 
     Args:
@@ -62,7 +62,7 @@ def name_tables(tables: Sequence[Any]) -> list[str]:
     return names
 
 
-def _read_tables(value: Any, validate: core_schema.ValidatorFunctionWrapHandler) -> Source | Sources:
+def _read_tables(value: object, validate: core_schema.ValidatorFunctionWrapHandler) -> Source | Sources:
     """Validate one table or a list of tables; a list of one is that table.
 
     Raises: ValueError if there is none, or two have one name.
@@ -82,7 +82,7 @@ def _read_tables(value: Any, validate: core_schema.ValidatorFunctionWrapHandler)
     )
 
 
-def name_source_path(text: str, tables: Any) -> str:
+def name_source_path(text: str, tables: object) -> str:
     """Return a text with the name of a source where a path of the config has its index: `source.crawl` for `source.0`.
 
     Args:

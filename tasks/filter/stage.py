@@ -190,7 +190,7 @@ class _FilterTasks:
             facts["balance"] = merge_balance(queries, before, after, slices)
         return FilterFacts(**facts)
 
-    def _steps(self, function: TaskFunction, units: Sequence[tuple[Any, ...]]) -> list[FilterStep]:
+    def _steps(self, function: TaskFunction, units: Sequence[tuple[object, ...]]) -> list[FilterStep]:
         return [Step(function, number, self.job, inputs) for number, inputs in enumerate(units)]
 
     def _write_steps(self) -> list[FilterStep]:

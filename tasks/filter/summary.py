@@ -57,13 +57,13 @@ def _count_by_source(kept: pl.DataFrame, dropped: pl.DataFrame, names: Sequence[
     return count_values(pl.concat(labels))
 
 
-def merge_slices(slices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merge_slices(slices: Sequence[Mapping[str, object]]) -> dict[str, Any]:
     """Merge the summaries of the slices of a part."""
     totals, examples = _merge_counts(slices)
     return {**{name: totals.first(name, tallies.PER_PART) for name in totals.by_name}, "examples": examples}
 
 
-def merge_parts(parts: Iterable[Mapping[str, Any]], sources: Sequence[str] = ()) -> dict[str, Any]:
+def merge_parts(parts: Iterable[Mapping[str, object]], sources: Sequence[str] = ()) -> dict[str, Any]:
     """Merge the summaries of all parts.
 
     Args:

@@ -143,7 +143,7 @@ def compare_settings(
     return found
 
 
-def _flatten(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _flatten(config: Mapping[str, object], prefix: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in config.items():
         flat |= _flatten(value, f"{prefix}.{name}") if isinstance(value, Mapping) else {f"{prefix}.{name}": value}

@@ -110,7 +110,7 @@ def _count_sources(lineage: Lineage, dataset: Manifest, rows: Sequence[dict[str,
     return {name: counted[name] for name in names if counted[name]}
 
 
-def _matches(row: dict[str, Any], targets: Sequence[Target]) -> bool:
+def _matches(row: dict[str, object], targets: Sequence[Target]) -> bool:
     types = {column: CAPTIONS.type if column == CAPTIONS.name else pa.string() for column in COLUMNS}
     table = pa.table({column: pa.array([row.get(column)], kind) for column, kind in types.items()})
     return bool(matching_rows(table, targets)[0])

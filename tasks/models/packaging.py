@@ -80,7 +80,7 @@ def pin_requirements(packages: Iterable[str]) -> list[str]:
     return sorted(f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names)
 
 
-def write_model(folder: Path, weights: dict[str, Path], mlflow_model: Any) -> None:
+def write_model(folder: Path, weights: dict[str, Path], mlflow_model: object) -> None:
     """Write the pyfunc model into a new `folder`.
 
     Args:

@@ -43,7 +43,7 @@ PACKAGES = ("training", "dataops")
 """Packages of which each model has its own copy."""
 
 
-def image_bytes(value: Any, folder: Path | None = None) -> bytes:
+def image_bytes(value: object, folder: Path | None = None) -> bytes:
     """Return the bytes of one cell of the column `image`; empty if it holds no image.
 
     Args:
@@ -109,7 +109,7 @@ class ClipModel(PythonModel):
         self.loaded = load_model(Path(context.artifacts["model"]), device=str(settings.get("device", "cpu")))
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]  # MLflow allows this form, its stub does not
-        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, object] | None = None
     ) -> pd.DataFrame:
         """Compare each image with each text.
 

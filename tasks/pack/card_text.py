@@ -175,7 +175,7 @@ def describe_scaling(dataset: DatasetFacts) -> str:
     )
 
 
-def _has_setting(config: Mapping[str, Any], *words: str) -> bool:
+def _has_setting(config: Mapping[str, object], *words: str) -> bool:
     """Return whether a config has a value under a name that contains one of the words."""
     return any(value for name, value in config.items() if any(word in name for word in words))
 

@@ -18,7 +18,7 @@ _RETRIEVAL = re.compile(r"(image_to_text|text_to_image)_.*")
 _LANGUAGE = re.compile(r"([a-z]{2,3})(?:[-_][A-Za-z0-9]+)*")
 
 
-def write_front_matter(fields: Mapping[str, Any]) -> str:
+def write_front_matter(fields: Mapping[str, object]) -> str:
     """Return the fields of a card as YAML, with the two lines that delimit it."""
     return f"---\n{yaml.safe_dump(dict(fields), sort_keys=False, width=100)}---\n"
 
@@ -33,7 +33,7 @@ def split_front_matter(card: str) -> tuple[dict[str, Any], str]:
 def describe_model(
     name: str,
     manifests: Mapping[str, Manifest],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, object]],
     license_: str,
     datasets: Iterable[str],
     languages: Iterable[str],
@@ -64,7 +64,7 @@ def describe_model(
     }
 
 
-def _find_base(config: Mapping[str, Any]) -> str | None:
+def _find_base(config: Mapping[str, object]) -> str | None:
     """Return the Hub's name of the weights that a training began with, if they are from the Hub."""
     init = str(config.get("init") or "")
     return init.removeprefix(_HUB).partition("@")[0] if init.startswith(_HUB) else None

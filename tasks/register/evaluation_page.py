@@ -55,7 +55,7 @@ def render_evaluation_page(work: Work[RegisterConfig], champion: Evaluation | No
         return page
 
 
-def _load_suite(run_config: Mapping[str, Any], evaluated: Manifest) -> Suite:
+def _load_suite(run_config: Mapping[str, object], evaluated: Manifest) -> Suite:
     """Return the suite of an evaluation. Raises: ConfigError if it is not on this machine, or has changed since."""
     try:
         suite = EvaluateConfig.model_validate(run_config.get("evaluate", {})).load()

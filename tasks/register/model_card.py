@@ -126,7 +126,7 @@ class Card:
         fields = describe_model(self.name, self.manifests, self.rows, self.license, datasets, languages)
         return write_front_matter(fields) + self._render("model_card.md")
 
-    def _render(self, template: str, **values: Any) -> str:
+    def _render(self, template: str, **values: object) -> str:
         return render(
             template,
             name=self.title(),
@@ -262,7 +262,7 @@ def _list_weights(train: Manifest) -> list[Section]:
     return [Section("Pretrained weights", (sentence,), columns, rows)] if rows else []
 
 
-def _format_setting(value: Any) -> str:
+def _format_setting(value: object) -> str:
     return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 160)
 
 
@@ -336,7 +336,7 @@ def _describe_overlap_filter(manifests: Mapping[str, Manifest], *, only_own: boo
 
 
 def list_limits(
-    manifests: Mapping[str, Manifest], rows: Iterable[Mapping[str, Any]], *, only_own: bool = False
+    manifests: Mapping[str, Manifest], rows: Iterable[Mapping[str, object]], *, only_own: bool = False
 ) -> list[str]:
     """Return what a user of the model should know."""
     languages = manifests["filter"].config.get("languages") if "filter" in manifests else None

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError, GateRefused
@@ -94,7 +94,7 @@ def _build_output(
     work: Work[RegisterConfig],
     client: "MlflowClient",
     version: "ModelVersion",
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, object]],
     verdict: Verdict,
 ) -> StageOutput:
     """Write what was registered, which is deterministic, and as evidence where and when."""

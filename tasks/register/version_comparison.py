@@ -157,7 +157,7 @@ def list_settings(comparison: VersionComparison) -> list[list[str]]:
     return [[name, *(_format_setting(value) for value in values)] for name, values in comparison.settings.items()]
 
 
-def _format_setting(value: Any) -> str:
+def _format_setting(value: object) -> str:
     if value is None:
         return "-"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

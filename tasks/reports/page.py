@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str | Path, **values: Any) -> str:
+def render(template: str | Path, **values: object) -> str:
     """Return the text of a template, which names the values that it needs: one of `templates/`, or a plugin's file.
 
     Raises: jinja2.UndefinedError where a value is missing.
@@ -61,12 +61,12 @@ def _environment(*, is_markdown: bool) -> "Environment":
     return environment
 
 
-def _spell_out(value: Any) -> Any:
+def _spell_out(value: object) -> Any:
     """Return a value with its control characters spelt out; None is shown as nothing, and markup stays as it is."""
     return value if hasattr(value, "__html__") else "" if value is None else escape_controls(str(value))
 
 
-def _escape_markdown(value: Any) -> Any:
+def _escape_markdown(value: object) -> Any:
     return value if hasattr(value, "__html__") else "" if value is None else escape_markdown(str(value))
 
 

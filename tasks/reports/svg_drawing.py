@@ -25,7 +25,7 @@ class Drawing:
     height: float
     shapes: list[Shape] = field(default_factory=list)
 
-    def add(self, tag: str, text: str = "", href: str | None = None, **attributes: Any) -> None:
+    def add(self, tag: str, text: str = "", href: str | None = None, **attributes: object) -> None:
         """Add a shape. `class_` is the attribute `class`, `stroke_width` is `stroke-width`; None is left out.
 
         Floats are rounded to a tenth of a unit. `href` is a relative path, a fragment, or an HTTP URL.

@@ -80,7 +80,7 @@ def _add_diamond(drawing: Drawing, x: float, y: float) -> None:
     drawing.add("polygon", points=points, class_="other")
 
 
-def _format_scores(row: Mapping[str, Any]) -> str:
+def _format_scores(row: Mapping[str, object]) -> str:
     interval = f" ({_percent(row['low'])}-{_percent(row['high'])})" if _is_finite(row["low"]) else ""
     chance = f"   chance {_percent(row['chance'])}" if _is_finite(row["chance"]) else ""
     return f"{_percent(row['value'])}{interval}{chance}"
@@ -90,5 +90,5 @@ def _percent(value: Any) -> str:
     return format_percent(value if _is_finite(value) else None)
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

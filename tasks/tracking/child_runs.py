@@ -5,7 +5,7 @@ snapshot. A run has at most one parent, so each registration that shares a train
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dataops.snapshot import Manifest
 from tasks.tracking import client as tracking
@@ -24,7 +24,7 @@ def log_child_runs(
     parent: "Run",
     experiment: str,
     inputs: Mapping[str, Manifest],
-    curve: Sequence[Mapping[str, Any]],
+    curve: Sequence[Mapping[str, object]],
     datasets: Mapping[str, "Dataset"],
     timestamp_ms: int,
 ) -> "dict[str, Run]":

@@ -200,7 +200,7 @@ def log_metrics(client: "MlflowClient", run: "Run", points: Sequence["Metric"]) 
     _log_batches(client, run, "metrics", points, METRICS_AT_ONCE)
 
 
-def _log_batches(client: "MlflowClient", run: "Run", kind: str, items: Sequence[Any], size: int) -> None:
+def _log_batches(client: "MlflowClient", run: "Run", kind: str, items: Sequence[object], size: int) -> None:
     for start in range(0, len(items), size):
         batch: dict[str, Any] = {kind: items[start : start + size]}
         client.log_batch(run.info.run_id, **batch)

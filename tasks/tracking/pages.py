@@ -6,7 +6,6 @@ metric.
 
 import json
 from collections.abc import Iterable
-from typing import Any
 from urllib.parse import quote
 
 CLASSIC = "workflowType=machine_learning"
@@ -18,18 +17,18 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 """Tag of an experiment that holds the view, as the button "Share" of the list makes one."""
 
 
-def runs_path(experiment_id: Any) -> str:
+def runs_path(experiment_id: object) -> str:
     """Return the path of the list of an experiment's runs, in our view."""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}&{CLASSIC}"
 
 
-def run_path(experiment_id: Any, run_id: Any, artefact: str = "") -> str:
+def run_path(experiment_id: object, run_id: object, artefact: str = "") -> str:
     """Return the path of a run's page, or of one of its artefacts."""
     page = f"/artifacts/{quote(artefact)}" if artefact else ""
     return f"#/experiments/{experiment_id}/runs/{run_id}{page}?{CLASSIC}"
 
 
-def version_path(name: str, version: Any) -> str:
+def version_path(name: str, version: object) -> str:
     """Return the path of the page of a registered model's version."""
     return f"#/models/{quote(name, safe='')}/versions/{version}?{CLASSIC}"
 

@@ -185,7 +185,7 @@ def _tags(run: Mapping[str, Any]) -> dict[str, str]:
     return {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
 
 
-def _post(endpoint: str, **fields: Any) -> dict[str, Any]:
+def _post(endpoint: str, **fields: object) -> dict[str, Any]:
     response = rest.post(endpoint, **fields)
     if response is None:
         raise ServiceError(f"MLflow refused {endpoint}")

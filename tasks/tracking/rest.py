@@ -41,7 +41,7 @@ def get(endpoint: str, **query: str) -> dict[str, Any] | None:
     return _request(f"{endpoint}?{urllib.parse.urlencode(query)}")
 
 
-def post(endpoint: str, **fields: Any) -> dict[str, Any] | None:
+def post(endpoint: str, **fields: object) -> dict[str, Any] | None:
     """Return the response of an endpoint that searches or writes, such as `runs/create`; otherwise like `get`."""
     return _request(endpoint, json.dumps(fields).encode())
 

@@ -39,7 +39,7 @@ SOURCE_TAGS = {"mlflow.source.name": "pairmill", "mlflow.source.type": "JOB"}
 COLSPEC = {"string": "string", "int64": "long", "int32": "integer", "float": "float", "double": "double"}
 
 
-def redact_values(value: Any) -> Any:
+def redact_values(value: object) -> Any:
     """Return a JSON value without credentials: fields with secret names are starred, `user:password@` is removed."""
     if isinstance(value, Mapping):
         return {str(k): HIDDEN if is_secret_name(str(k)) and v else redact_values(v) for k, v in value.items()}
@@ -50,12 +50,12 @@ def redact_values(value: Any) -> Any:
     return redact(str(value))
 
 
-def hash_config(config: Mapping[str, Any]) -> str:
+def hash_config(config: Mapping[str, object]) -> str:
     """Return 16 hex digits that identify a run's config."""
     return hashlib.sha256(canonical_json(redact_values(config)).encode()).hexdigest()[:16]
 
 
-def flatten_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten_params(config: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """Return a nested config as `stage.field.field: text`, within MLflow's limits; lists and empty tables as JSON."""
     params: dict[str, str] = {}
     for name, value in redact_values(config).items():
@@ -68,7 +68,7 @@ def flatten_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str
     return params
 
 
-def build_params(manifests: Mapping[str, Manifest], config: Mapping[str, Any], seed: int) -> dict[str, str]:
+def build_params(manifests: Mapping[str, Manifest], config: Mapping[str, object], seed: int) -> dict[str, str]:
     """Return the params of a run: the seed, and each stage's config as hashed into the key of its snapshot."""
     nested = {stage: key_sources_by_name(manifest.config) for stage, manifest in sorted(manifests.items())}
     return flatten_params({**nested, "register": config, "seed": seed})
@@ -120,7 +120,7 @@ def _tag_weights(train: Manifest | None) -> dict[str, str]:
     }
 
 
-def model_name(train: Mapping[str, Any]) -> str:
+def model_name(train: Mapping[str, object]) -> str:
     """Return the model's name from a training's config; for a model config file, its file name without the path."""
     name = str(train.get("model", "CLIP"))
     return PurePath(name).name if name.endswith(".json") else name
@@ -220,7 +220,7 @@ def render_intro(manifests: Mapping[str, Manifest], verdict: str) -> str:
 
 def render_description(
     manifests: Mapping[str, Manifest],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, object]],
     head: Sequence[str],
     links: Mapping[str, str],
     tail: str = "",
@@ -297,7 +297,7 @@ SHORT_CELL = 16
 """Maximum number of characters of a text that is never wrapped in a table."""
 
 
-def render_table_page(title: str, rows: Iterable[Mapping[str, Any]], note: str = "") -> str:
+def render_table_page(title: str, rows: Iterable[Mapping[str, object]], note: str = "") -> str:
     """Return an HTML page with one table, whose columns are those of the first row."""
     rows = list(rows)
     columns = list(rows[0]) if rows else []
@@ -311,14 +311,14 @@ def render_table_page(title: str, rows: Iterable[Mapping[str, Any]], note: str =
     return render("table.html", title=title, note=note, columns=columns, rows=cells, numbers=numbers, short=short)
 
 
-def _is_short(value: Any) -> bool:
+def _is_short(value: object) -> bool:
     """Return whether a cell is readable on one line: a number, a list of numbers, or a few characters."""
     if isinstance(value, list):
         return not any(isinstance(item, str) for item in value)
     return len(_format_cell(value)) <= SHORT_CELL
 
 
-def _format_cell(value: Any) -> str:
+def _format_cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):

@@ -47,7 +47,7 @@ class NewRows:
 class CurveWriter(Protocol):
     """One place that shows curves."""
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Mapping[str, object]) -> None:
         """Write the numbers of a row at its `step`."""
 
     def close(self) -> None:

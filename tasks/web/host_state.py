@@ -70,7 +70,7 @@ class HostState:
             for table in _TABLES:
                 self._database.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
 
-    def execute(self, query: str, *values: Any) -> tuple[Any, ...] | None:
+    def execute(self, query: str, *values: object) -> tuple[Any, ...] | None:
         """Execute a statement and return the first row of its result, if it has one."""
         with self._lock:
             return self._database.execute(query, values).fetchone()

@@ -57,7 +57,7 @@ class CheckpointWriter:
         step: int,
         model: nn.Module,
         optimizer: Optimizer,
-        state: Mapping[str, Any],
+        state: Mapping[str, object],
         extras: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Copy a step's weights and moments, and start to write them; waits for the checkpoint before this one.

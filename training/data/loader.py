@@ -57,7 +57,7 @@ def read_captions(row: bytes | dict[str, object]) -> CaptionRow:
     return msgspec.convert(row, CaptionRow)
 
 
-def list_captions(own: str, row: CaptionRow, weights: Mapping[Any, float]) -> dict[str, list[str]]:
+def list_captions(own: str, row: CaptionRow, weights: Mapping[object, float]) -> dict[str, list[str]]:
     """Return the captions of a sample that may be chosen, by kind in alphabetical order.
 
     Args:
@@ -72,7 +72,7 @@ def list_captions(own: str, row: CaptionRow, weights: Mapping[Any, float]) -> di
     return chosen or {row.caption_source or "": [own]}
 
 
-def choose_caption(own: str, row: CaptionRow, weights: Mapping[Any, float], draws: tuple[float, float]) -> str:
+def choose_caption(own: str, row: CaptionRow, weights: Mapping[object, float], draws: tuple[float, float]) -> str:
     """Return the caption for one visit.
 
     Args:
@@ -211,7 +211,7 @@ class Dataset:
         own = self._caption(shard, sample).decode("utf-8", "replace")
         return (own,) if self.caption_weights is None else self._texts(own, self._row(shard, sample))
 
-    def _texts(self, own: str, row: bytes | dict[str, Any]) -> Iterable[str]:
+    def _texts(self, own: str, row: bytes | dict[str, object]) -> Iterable[str]:
         """Return the captions of a sample that may be chosen."""
         if self.caption_weights is None:
             return (own,)

@@ -50,7 +50,7 @@ class EncodedSet:
         """The samples that have features, in their order."""
         return [sample for sample, error in zip(self.samples, self.errors, strict=True) if error is None]
 
-    def rows(self, answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def rows(self, answers: Sequence[dict[str, object]]) -> list[dict[str, Any]]:
         """Return a row per sample: key and status, with the answers of the readable ones and the errors of the others."""
         remaining = iter(answers)
         return [

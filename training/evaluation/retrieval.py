@@ -93,7 +93,7 @@ def retrieve(
     return _result(rows, captions), pa.Table.from_pylist(rows, schema=PREDICTIONS)
 
 
-def _rank(rows: list[dict[str, Any]], images_ID: Tensor, captions_MD: Tensor, threads: int | None) -> None:
+def _rank(rows: list[dict[str, object]], images_ID: Tensor, captions_MD: Tensor, threads: int | None) -> None:
     """Add the ranks to the rows of readable images; `images_ID` has a row for each of these, in order."""
     spans = list(_caption_spans(rows))
     readable = [row for row, _, _ in spans]

@@ -201,12 +201,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from error
 
 
-def _task_label(position: int, table: Any) -> str:
+def _task_label(position: int, table: object) -> str:
     name = table.get("name") if isinstance(table, dict) else None
     return f"task[{position}]" + (f" ({name})" if isinstance(name, str) else "")
 
 
-def _resolve_root(table: Any, base: Path) -> Any:
+def _resolve_root(table: object, base: Path) -> Any:
     """Return the table with an absolute root, which by default is named after the source, or the task."""
     if not isinstance(table, dict):
         return table

@@ -114,7 +114,7 @@ def _model_config(config: ModelConfig, loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _preprocessor_config(facts: dict[str, Any]) -> dict[str, Any]:
+def _preprocessor_config(facts: dict[str, object]) -> dict[str, Any]:
     side = facts["image_size"]
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -133,5 +133,5 @@ def _preprocessor_config(facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: dict[str, object]) -> None:
     write_atomically(path, json.dumps(value, indent=2) + "\n")

@@ -93,7 +93,7 @@ class BadSteps:
         """Return what a checkpoint holds of it."""
         return {name: value for name, value in asdict(self).items() if name not in ("limit", "max_rollbacks")}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, object]) -> None:
         """Restore it from a checkpoint."""
         for name, value in state.items():
             setattr(self, name, value)

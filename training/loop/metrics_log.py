@@ -123,7 +123,7 @@ class MetricsLog:
         yield
         self.since += time.perf_counter() - began
 
-    def _show_step(self, row: dict[str, Any]) -> None:
+    def _show_step(self, row: dict[str, object]) -> None:
         """Log a short line about a slow step between two intervals, from which the pipeline reads how far it is."""
         now = time.perf_counter()
         if now - self.shown >= SHOW_SECONDS:

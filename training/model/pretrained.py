@@ -123,7 +123,7 @@ def _load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251  weights_only=True
 
 
-def _select_weights(found: Any, file_size: int) -> tuple[dict[str, Tensor], bool]:
+def _select_weights(found: object, file_size: int) -> tuple[dict[str, Tensor], bool]:
     """Return the weights in what was read, and whether they come with the facts of OpenAI's archives.
 
     Raises: ValueError if there are none, or if they are larger than the file by more than shared storages explain.

@@ -55,10 +55,10 @@ DTYPES = {
 class _Record:
     """A stand-in for any object of the pickle: it keeps its attributes and does nothing."""
 
-    def __init__(self, *arguments: Any):
+    def __init__(self, *arguments: object):
         self.attributes: dict[str, Any] = {}
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.attributes = state if isinstance(state, dict) else {}
 
 
@@ -69,18 +69,18 @@ class _Storage:
         self.dtype = dtype
 
 
-def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
+def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: object) -> Tensor:
     # A stride of 0 makes a tensor of any size of one number.
     if math.prod(size) > storage.numel():
         raise ValueError(f"a tensor of {math.prod(size)} numbers in a storage of {storage.numel()}")
     return torch.as_strided(storage, size, stride, offset)
 
 
-def _parameter(data: Tensor, *rest: Any) -> Tensor:
+def _parameter(data: Tensor, *rest: object) -> Tensor:
     return data
 
 
-def _list(values: Any) -> Any:
+def _list(values: object) -> Any:
     return values
 
 
@@ -195,7 +195,7 @@ def check_legacy(path: Path) -> None:
                 raise ValueError(f"a class whose name has over {MAX_NAME} characters")
 
 
-def _named(module: Any) -> Iterator[tuple[str, Tensor]]:
+def _named(module: object) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a tree of modules by their names, in the order of the tree.
 
     Modules may share others, which then have several names; so a small pickle may describe a tree of any size.

@@ -86,7 +86,7 @@ class PairsWriter:
         columns = dict(zip(table.column_names, table.columns, strict=True)) | {"uid": uids}
         self._write(pa.table(columns), digests)
 
-    def add_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def add_rows(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Add rows that have at least `url`, `caption` and `caption_source`; columns of `pairs` that one lacks are null."""
         self.add_table(pa.Table.from_pylist([*rows], _ADDED))
 
