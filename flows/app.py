@@ -43,10 +43,12 @@ GROUPS = ("start", "run", "look", "models", "operate")
 """The groups of commands, in the order of the help; those that only plugins have follow."""
 
 
-def make_app(*, listing: bool = False) -> App:
+def make_app(typed: str | None = None, *, listing: bool = False) -> App:
     """Return the command line with all commands whose modules exist.
 
     Args:
+        typed: the name of the command that runs, or "". The subcommands of another command that is a function too are left
+            out, since adding them imports it. None: all are there.
         listing: read the first line of each command's docstring from its file, for the list of all commands. Without it,
             the help of a command has its whole docstring.
     """
@@ -65,11 +67,14 @@ def make_app(*, listing: bool = False) -> App:
     )
     for number, kind in enumerate(_kinds()):
         group = Group(kind.removeprefix(COMMANDS).capitalize(), sort_key=number)
-        for name, target in plugins.targets(kind).items():
+        targets = plugins.targets(kind)
+        for name, target in targets.items():
             first, _, second = name.partition(".")
             line = _first_line(target) if listing else None
             if not second:
                 app.command(target, name=first, group=group, help=line)
+                continue
+            if typed is not None and first in targets and first != typed.partition(".")[0]:
                 continue
             if first not in app:
                 app.command(App(name=first, group=group, help=_first_line(target.partition(":")[0])))
@@ -121,7 +126,7 @@ def _run(arguments: list[str]) -> Any:
     with plugins.naming_packages(*command) if command else nullcontext():
         if command:
             plugins.find(*command)
-        app = make_app(listing=command is None)
+        app = make_app(command[1] if command else "", listing=command is None)
         return app(arguments, exit_on_error=False, print_error=True, result_action="return_value")
 
 

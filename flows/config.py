@@ -33,7 +33,7 @@ from flows.config_problems import (
     validate_rest,
 )
 from infra.local.services import make_home
-from tasks.checks.config import ChecksConfig
+from tasks.checks.check import ChecksConfig
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
 from tasks.download.hooks import load_hooks

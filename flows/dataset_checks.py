@@ -13,8 +13,7 @@ from dataops.snapshot import Manifest, load_manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
 from flows.records import RunRecord, read_record
-from tasks.checks.check import check_dataset
-from tasks.checks.config import ChecksConfig
+from tasks.checks.check import ChecksConfig, check_dataset
 from tasks.checks.report import CheckReport
 from tasks.reports.page import encode_page, render
 

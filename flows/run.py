@@ -10,13 +10,13 @@ from prefect.client.schemas.objects import State
 from dataops.errors import ContractError, DatasetBlocked
 from dataops.facts import RegisterFacts
 from dataops.process import cpu_seconds
-from dataops.snapshot import Manifest, Record, find_manifest
+from dataops.snapshot import Manifest, find_manifest
 from flows.dataset_checks import check_kept, check_run
 from flows.interruption import describe_cause
 from flows.launch import make_snapshot, trains_elsewhere
 from flows.listeners.base import Listeners, LiveRun, RunState, StageEnd
 from flows.records import StageRun
-from flows.task_run import describe_asset, label_task, run_task
+from flows.task_run import label_task, run_task
 from tasks.download.rounds import reopen
 from tasks.engine.stage import Plan, Stage, discard, plan, reuse
 
@@ -43,18 +43,13 @@ class Run(LiveRun):
 
     def __init__(self, run: LiveRun):
         super().__init__(**vars(run))
-        self.context = replace(
-            run.context, progress=self._show_progress, finished=self._show_task, stopped=self._record_stop
-        )
+        self.context = replace(run.context, progress=self._show_progress, stopped=self._record_stop)
         self._states: dict[str, State] = {}  # final states of the task runs, by stage
         self.listeners = Listeners(self)
         self.listeners.notify(lambda one: one.begin())
 
     def _show_progress(self, done: float, total: int, line: str) -> None:
         self.listeners.notify(lambda one: one.progress(done, total, line))
-
-    def _show_task(self, record: Record) -> None:
-        self.listeners.notify(lambda one: one.task_finished(record))
 
     def reuse_recorded(self, step: Step) -> None:
         """Reuse the snapshot that the record names.
@@ -100,7 +95,6 @@ class Run(LiveRun):
                 self._find_states(step),
                 self.context.flow_run_id,
                 self.config.execution.retry_delays,
-                describe_asset(planned, self.context),
             )
         except BaseException:
             stage_run.state, stage_run.seconds = "Failed", time.monotonic() - started

@@ -1,77 +1,26 @@
-"""Run a stage as a Prefect task run, which retries it and materialises its snapshot as an asset."""
+"""Run a stage as a Prefect task run, which retries it."""
 
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from prefect import task
-from prefect.assets import Asset, AssetProperties, add_asset_metadata, materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.context import AssetContext
 from prefect.states import Completed
 
 from dataops.errors import PairmillError
 from dataops.messages.waiting import waiting
-from dataops.redaction import redact, remove_credentials, scrub_errors
+from dataops.redaction import redact, scrub_errors
 from dataops.snapshot import Manifest
-from tasks.engine.context import Context
 from tasks.engine.stage import Plan
 
 logger = logging.getLogger(__name__)
 
 LABELLED_INPUTS = 3
 """Maximum number of inputs in the name of a task run."""
-
-
-_RESTRICTED = re.compile(r"[^\w.~!$()*+,;=:@/-]")
-
-
-@dataclass(frozen=True)
-class StageAsset:
-    """The snapshot of a stage as an asset of Prefect, and the snapshots that it is made of.
-
-    Prefect Cloud shows materialisations and lineage; the open-source server stores the events and has no page for them.
-    """
-
-    asset: Asset
-    upstream: Sequence[Asset]
-
-    def describe(self, manifest: Manifest) -> None:
-        """Add what the snapshot holds to the event of its materialisation. Call it in the task run that made it."""
-        counts = manifest.counts.model_dump(mode="json")
-        size = sum(part.bytes for part in manifest.parts)
-        add_asset_metadata(self.asset, {"digest": manifest.content_digest, "bytes": size, **counts})
-
-
-def describe_asset(planned: Plan[Any], context: Context) -> StageAsset | None:
-    """Return the asset that a plan makes; None if the URI of the store makes no key of an asset, as a very long one."""
-    store, stage = context.store.uri, planned.stage.name
-    properties = AssetProperties(name=f"{context.run_name} {stage} {planned.key}", url=context.flow_run_url)
-    try:
-        asset = Asset(key=asset_key(store, stage, planned.key), properties=properties)
-        upstream = [Asset(key=asset_key(store, manifest.stage, manifest.key)) for manifest in planned.upstream]
-    except ValueError:  # pydantic's error
-        return None
-    return StageAsset(asset, upstream)
-
-
-def asset_key(store_uri: str, stage: str, key: str) -> str:
-    """Return the key of a snapshot: its URI, with `_` for each character that the key of an asset must not have."""
-    uri = remove_credentials(store_uri)
-    uri = uri if "://" in uri else f"file://{uri}"
-    return _RESTRICTED.sub("_", f"{uri.rstrip('/')}/{stage}/{key}")
-
-
-def forget_asset() -> None:
-    """Emit no event about an asset for the present task run, because it made nothing."""
-    if (assets := AssetContext.get()) is not None:
-        assets.downstream_assets.clear()
 
 
 def run_task(
@@ -82,7 +31,6 @@ def run_task(
     upstream: Sequence[State],
     flow_run_id: str | None = None,
     retry_delays: Sequence[float] = (),
-    asset: StageAsset | None = None,
 ) -> tuple[State, Manifest]:
     """Run one stage as a Prefect task run.
 
@@ -94,7 +42,6 @@ def run_task(
         upstream: completed states of the task runs whose snapshots this one reads.
         flow_run_id: this flow run; a snapshot that another one made counts as reused.
         retry_delays: seconds to wait before each retry after a retryable error.
-        asset: the snapshot as an asset, which the task run materialises unless it reuses the snapshot.
 
     Returns: the final state, named "Reused" or "Completed", and the manifest.
     """
@@ -116,21 +63,13 @@ def run_task(
     def attempt() -> State:
         if (manifest := reuse()) is not None:
             found.append(manifest)
-            forget_asset()
             return Completed(name="Reused", message=f"{name}/{manifest.key} was complete")
         found.append(manifest := make())
         if manifest.prefect_flow_run_id != flow_run_id:  # another run made it while this one waited
-            forget_asset()
             return Completed(name="Reused", message=f"another run made {name}/{manifest.key}")
-        if asset is not None:
-            asset.describe(manifest)
         return Completed(message=f"made {name}/{manifest.key}")
 
-    kind: Any = task
-    options: dict[str, Any] = {}
-    if asset is not None:
-        kind, options = partial(materialize, asset.asset, by="pairmill"), {"asset_deps": asset.upstream}
-    decorate = kind(
+    decorate: Any = task(
         name=name,
         task_run_name=label,
         retries=len(retry_delays),
@@ -138,7 +77,6 @@ def run_task(
         retry_condition_fn=_is_retryable,
         cache_policy=NO_CACHE,
         persist_result=False,
-        **options,
     )
     with retry_wait:
         state: State = decorate(body)(return_state=True, wait_for=list(upstream))

@@ -1,6 +1,6 @@
 """Write docs/images/*.png from a finished demo: python -m docs.tools.overview_picture HOME.
 
-The picture at the top of README.md shows the page of the newest dataset of a home folder beside the newest lineage graph
+The picture at the top of README.md shows the page of the newest dataset of a home folder beside the newest model card
 and evaluation, each as pairmill wrote it. `apple.png` is an image for the README's code. The script needs Chromium.
 """
 
@@ -19,22 +19,20 @@ WIDTH, HEIGHT = 1400, 760
 """Size of the picture, in pixels."""
 COLOURS = 96
 """Size of the picture's palette, which keeps a file below 100 kB."""
-PAGES = {"dataset.html": "store/pack/*/dataset.html", "lineage.svg": "**/artifacts/lineage.svg"} | {
+PAGES = {"dataset.html": "store/pack/*/dataset.html", "card.html": "**/artifacts/model_card.html"} | {
     "evaluation.html": "store/evaluate/*/evaluation.html"
 }
 """Pages shown, and where a home folder has them."""
 FRAME = """<!doctype html><meta charset="utf-8"><meta name="color-scheme" content="light dark">
 <style>
-  body {{ margin: 0; display: grid; grid-template-columns: 1fr 1fr; height: 100vh; gap: 8px; overflow: hidden;
-         background: light-dark(#c9d1d9, #444c56) }}
-  iframe, object {{ border: 0; width: 100%; height: 100%; background: light-dark(#fff, #0d1117) }}
-  div {{ display: grid; grid-template-rows: {lineage_height}px 1fr; gap: 8px }}
+  body { margin: 0; display: grid; grid-template-columns: 1fr 1fr; height: 100vh; gap: 8px; overflow: hidden;
+         background: light-dark(#c9d1d9, #444c56) }
+  iframe, object { border: 0; width: 100%; height: 100%; background: light-dark(#fff, #0d1117) }
+  div { display: grid; grid-template-rows: 270px 1fr; gap: 8px }
 </style>
 <iframe src="dataset.html" scrolling="no"></iframe>
-<div><iframe src="lineage.html" scrolling="no"></iframe><iframe src="evaluation.html" scrolling="no"></iframe></div>
+<div><iframe src="card.html" scrolling="no"></iframe><iframe src="evaluation.html" scrolling="no"></iframe></div>
 """
-LINEAGE = """<!doctype html><meta name="color-scheme" content="light dark">
-<style>body {{ margin: 8px }} svg {{ width: 100%; height: auto }}</style>{svg}"""
 
 
 def newest(home: Path, pattern: str) -> Path:
@@ -80,9 +78,8 @@ def main() -> None:
         folder = Path(name)
         for page, pattern in PAGES.items():
             shutil.copy(newest(home, pattern), folder / page)
-        (folder / "lineage.html").write_text(LINEAGE.format(svg=(folder / "lineage.svg").read_text("utf-8")), "utf-8")
         frame = folder / "frame.html"
-        frame.write_text(FRAME.format(lineage_height=270), "utf-8")
+        frame.write_text(FRAME, "utf-8")
         for scheme in ("light", "dark"):
             target = images / f"overview-{scheme}.png"
             screenshot(frame, target, is_dark=scheme == "dark")

@@ -13,9 +13,8 @@ from dataops.formatting import format_percent, format_quantity
 from flows.commands.options import Json, Name
 from flows.commands.output import console, new_table, print_json, score_cells, text
 from infra.local import services
-from tasks.evaluate.job import EvaluationSettings
 from tasks.evaluate.report import report_html
-from tasks.evaluate.run_suite import Evaluation, average_metrics, evaluate_model
+from tasks.evaluate.run_suite import Evaluation, EvaluationSettings, average_metrics, evaluate_model
 from training.evaluation.comparison import compare_all
 from training.evaluation.contamination import contamination, format_overlap, read_matches
 from training.evaluation.intervals import flatten_metrics

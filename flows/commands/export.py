@@ -13,7 +13,7 @@ from infra.local import services
 from tasks.engine.scratch_folders import scratch_folder
 from tasks.models.export import check_target, export_model, fetch_snapshot_model
 from tasks.models.find import find_model
-from tasks.register.exported_documents import describe_files, describe_snapshot, describe_version
+from tasks.register.documents import describe_files, describe_snapshot, describe_version
 from training.exporters.exporter import find_exporter
 
 

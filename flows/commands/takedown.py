@@ -5,23 +5,21 @@ It can be killed at any moment. Started again with the same file, it reuses what
 
 import json
 import logging
-import os
-import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from cyclopts import Parameter
 from rich.console import Console
 
-from dataops.errors import ConfigError, PairmillError
-from dataops.facts import replace_quotes
-from dataops.formatting import format_quantity
+from dataops import plugins
+from dataops.errors import ConfigError
+from dataops.formatting import format_counts, format_quantity
 from dataops.store import Store
 from dataops.trace.requests import (
+    LISTED,
     Request,
     load_report,
     make_request,
@@ -31,39 +29,20 @@ from dataops.trace.requests import (
 )
 from dataops.trace.targets import Target
 from flows.commands.options import Json, StoreUri, Yes
-from flows.commands.output import console, print_json
-from flows.commands.removal.output import show_end, show_report
-from flows.records import RunRecord, known_stores, read_record
+from flows.commands.output import console, print_json, text
+from flows.records import known_stores
 from infra.local import services
-from tasks.download.hooks import load_hooks
 from tasks.engine.context import Context
 from tasks.lineage.graph import Lineage
-from tasks.lineage.inventory import Inventory
-from tasks.lineage.publications import find_published
 from tasks.lineage.search import Search
 from tasks.lineage.takedown import TakedownResult, find_affected, replace_affected
-from tasks.lineage.takedown_leftovers import Leftovers, delete_leftovers, find_leftovers
-from tasks.lineage.takedown_raw import (
-    RawSnapshot,
-    delete_raw,
-    delete_superseded,
-    find_raw_snapshots,
-    find_uids_by_phash,
-    find_unmatched,
-    find_urls,
-)
-from tasks.takedown.holders import RecordKind, Scope, erase_and_search, find_holders
 from tasks.takedown.request_log import Letter, load_log, make_letter
-from tasks.takedown.traces import collect_traces, load_traces
 from tasks.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-RUN_RECORDS = RecordKind(
-    re.compile(r"runs/[^/]+\.json"),
-    partial(replace_quotes, RunRecord),
-    lambda value: RunRecord.model_validate(value).model_dump_json(indent=2).encode(),
-)
+ERASERS = "erasers"
+"""Kind of the registered class that deletes for `--delete-raw`."""
 
 
 @dataclass(frozen=True)
@@ -126,26 +105,13 @@ def takedown(options: TakedownOptions, home: Path, store_uri: str | None, *, as_
         raise ConfigError(
             "--delete-raw deletes permanently, and there is no terminal on which to confirm it; add --yes"
         )
-    if options.delete_raw:
-        find_holders()
+    _find_eraser(is_needed=options.delete_raw)
     out = None if as_json else console()
     work = _Work(home, options, request, letter, targets, known_stores(home, store_uri), out)
     reports = [_take_down_in_store(work, store) for store in work.stores]
-    images = work.images or [_delete_images_of_prefect()]
-    errors = [{"error": one["error"]} for one in images if "error" in one]
     if as_json:
-        prefect = {"deleted": sum(one["deleted"] for one in images), **(errors[0] if errors else {})}
-        print_json({"request": request.digest, "targets": list(request.targets), "stores": reports, "prefect": prefect})
-    return 3 if any(report["incomplete"] for report in reports) or errors else 0
-
-
-def _delete_images_of_prefect() -> dict[str, Any]:
-    """Delete the artefacts with images of earlier runs; return how many, or why that failed, which is logged."""
-    if not os.environ.get("PREFECT_API_URL"):
-        return {"deleted": 0}
-    from flows.listeners.samples import try_to_delete_samples
-
-    return try_to_delete_samples()
+        print_json({"request": request.digest, "targets": list(request.targets), "stores": reports})
+    return 3 if any(report["incomplete"] for report in reports) else 0
 
 
 @dataclass(frozen=True)
@@ -159,86 +125,122 @@ class _Work:
     targets: Sequence[Target]
     stores: Sequence[Store]
     out: Console | None
-    images: list[dict[str, Any]] = field(default_factory=list)
-    """What was deleted in Prefect, by store with the request."""
+
+
+@dataclass
+class Removal:
+    """One takedown in one store, for the object of `pairmill.erasers` that deletes for it."""
+
+    context: Context
+    home: Path
+    stores: Sequence[Store]
+    """All known stores."""
+    lineage: Lineage
+    search: Search
+    request: str
+    """Digest of the request."""
+    targets: Sequence[Target]
+    outcomes: Sequence[TakedownResult]
+    uids: set[str]
+    """Removed pairs, to which the object adds those that it finds."""
+    deletes_raw: bool
+
+
+class Eraser(Protocol):
+    """The registered class: it deletes what is left of removed pairs beside the datasets (plugins/erasure/erasure.py)."""
+
+    def __init__(self, removal: Removal): ...
+
+    @staticmethod
+    def has_leftovers(lineage: Lineage, targets: Sequence[Target]) -> bool:
+        """Return whether a store has objects that no manifest names and that may hold a removed image."""
+        ...
+
+    @staticmethod
+    def show(report: Mapping[str, Any], out: Console) -> None:
+        """Print what was deleted, what is left, and the search."""
+        ...
+
+    def find_unmatched(self, matched: set[Target]) -> list[Target]:
+        """Return the targets that match neither a dataset nor a raw image."""
+        ...
+
+    def count(self) -> dict[str, Any]:
+        """Return the fields of the report on what is left."""
+        ...
+
+    def question(self) -> str:
+        """Return what is asked before the deletion."""
+        ...
+
+    def delete(self) -> dict[str, Any]:
+        """Delete all, and return the fields of the report."""
+        ...
+
+
+def _find_eraser(*, is_needed: bool) -> type[Eraser] | None:
+    """Return the class that deletes. Raises: ConfigError with the command that installs it, if it is needed."""
+    found = plugins.load(ERASERS)
+    if is_needed and not found:
+        command = next(iter(plugins.missing(ERASERS).values()), "pip install 'pairmill[erasure]'")
+        raise ConfigError(f"--delete-raw erases by a plugin that is not installed here: {command}")
+    return next(iter(found.values()), None)
 
 
 def _take_down_in_store(work: _Work, store: Store) -> dict[str, Any]:
     home, options, request, targets, out = work.home, work.options, work.request, work.targets, work.out
-    lineage, search = Lineage(store), Search(store)
-    if not lineage.manifests and not find_leftovers(lineage.inventory, targets):
+    lineage, search, eraser = Lineage(store), Search(store), _find_eraser(is_needed=options.delete_raw)
+    if not lineage.manifests and not (eraser and eraser.has_leftovers(lineage, targets)):
         return {"store": store.uri, "incomplete": False, "datasets": []}
     new = record_request(store, request)  # before all else: runs that start from now on apply it
     is_named = bool(options.requested_by or options.received or options.due)
     log = load_log(store, request.digest, len(targets))
     log = log.begin(work.letter, is_named=is_named, deletes_raw=options.delete_raw)
     log.save(store)
-    work.images.append(_delete_images_of_prefect())  # no later run shows images, and the search comes after it
     found = find_affected(lineage, search, targets, Registry())
     context = Context(store=store, home=home, run_id=f"takedown-{request.digest}")
     outcomes = replace_affected(lineage, context, request, found)
     earlier = load_report(store, report_name(request.digest))  # its datasets may be deleted
     uids = {uid for one in found for uid in one.uids}.union(earlier.uids)
-    uids |= find_uids_by_phash(lineage, search, targets)
-    traces = load_traces(store, request.digest)
-    if options.delete_raw:
-        traces.add(collect_traces(lineage, [*targets, *(Target("uid", uid) for uid in uids | traces.uids)]))
-    all_targets = [*targets, *(Target("uid", uid) for uid in sorted(uids | traces.uids))]
-    raw = find_raw_snapshots(lineage, search, all_targets)
-    leftovers = find_leftovers(Inventory(store), all_targets)  # with the next versions
+    removal = Removal(
+        context, home, work.stores, lineage, search, request.digest, targets, outcomes, uids, options.delete_raw
+    )
+    erasure = eraser(removal) if eraser else None
     matched = {target for one in found for target in one.targets}
-    unmatched = [str(target) for target in find_unmatched(search, raw, targets, matched)]
+    left = erasure.find_unmatched(matched) if erasure else [target for target in targets if target not in matched]
+    unmatched = [str(target) for target in left]
     if earlier.unmatched is not None:  # what an earlier call deleted matches nothing now
         unmatched = [target for target in unmatched if target in earlier.unmatched]
     report: dict[str, Any] = {
         "store": store.uri,
         "request": request.model_dump(mode="json") | {"digest": request.digest, "new": new},
         "unmatched": unmatched,
-        "uids": sorted(uids),
+        "uids": sorted(removal.uids),
         "versions": earlier.versions | {o.affected.dataset.key: o.successor.key for o in outcomes if o.successor},
         "datasets": [outcome.as_json() for outcome in outcomes],
-        "raw_snapshots": {one.download.key: len(one.hits) for one in raw},
-        "leftovers": {str(one.snapshot): len(one.objects) for one in leftovers},
+        **(erasure.count() if erasure else {"raw_snapshots": {}, "leftovers": {}}),
         "deleted": {},
         "search": {},
     }
     held = {o.affected.dataset.key for o in outcomes} | earlier.versions.keys()
-    report["published"] = _list_published(store, held, report["versions"])
+    notes = plugins.load("publications").values()
+    report["published"] = [one for note in notes for one in note(store, held, report["versions"])]
     _put_report(store, request, report)  # before the deletion: a killed call leaves the uids and the next versions
     if out:
-        show_report(report, datasets=len(found), out=out)
-    if options.delete_raw and (options.yes or _confirm(raw, outcomes, leftovers)):
-        traces.save(store, request.digest)  # before the first deletion
-        report["deleted"] = _delete(store, context, search, raw, outcomes, leftovers, all_targets)
-        after = Lineage(store)
-        left = find_raw_snapshots(after, Search(store), all_targets)
-        report["raw_snapshots"] = {one.download.key: len(one.hits) for one in left}
-        leftovers = find_leftovers(after.inventory, all_targets)
-        report["leftovers"] = {str(one.snapshot): len(one.objects) for one in leftovers}
-        proof = erase_and_search(Scope(context, home, work.stores, [RUN_RECORDS]), traces)
-        report["search"] = proof.as_json()
-        if proof.is_clean():
-            traces.without_text().save(store, request.digest)
+        _show_report(report, datasets=len(found), out=out)
+    if options.delete_raw and erasure and (options.yes or _confirm(erasure.question())):
+        report |= erasure.delete()
     report["incomplete"] = _incomplete(report, options)
     _put_report(store, request, report)
     log.end(is_complete=not report["incomplete"], summary=_summarise(report)).save(store)
     if out:
-        show_end(report, report_name(request.digest), out)
+        if eraser:
+            eraser.show(report, out)
+        _show_end(report, report_name(request.digest), out)
     return report
 
 
-def _list_published(store: Store, datasets: Collection[str], versions: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return where the datasets, and models trained on them, were published, with what to do there."""
-    return [
-        {
-            **one.as_json(),
-            "remedy": one.explain_removal(next((versions[key] for key in one.datasets if key in versions), None)),
-        }
-        for one in find_published(store, datasets)
-    ]
-
-
-def _put_report(store: Store, request: Request, report: Mapping[str, object]) -> None:
+def _put_report(store: Store, request: Request, report: Mapping[str, Any]) -> None:
     store.put(report_name(request.digest), json.dumps(report, indent=2).encode())
 
 
@@ -264,79 +266,52 @@ def _summarise(report: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def _confirm(raw: Sequence[RawSnapshot], outcomes: Sequence[TakedownResult], leftovers: Sequence[Leftovers]) -> bool:
-    """Ask on the terminal whether to delete, and return the answer."""
-    samples, versions = sum(len(one.hits) for one in raw), sum(o.successor is not None for o in outcomes)
-    images, objects = format_quantity(samples, "image"), sum(len(one.objects) for one in leftovers)
-    sys.stderr.write(
-        f"Delete {images} from raw shards, {format_quantity(versions, 'superseded dataset version')},"
-        f" {format_quantity(objects, 'object')} of unfinished work, and the kept originals? [y/N] "
-    )
+def _confirm(question: str) -> bool:
+    """Ask on the terminal, and return the answer."""
+    sys.stderr.write(question)
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _delete(
-    store: Store,
-    context: Context,
-    search: Search,
-    raw: Sequence[RawSnapshot],
-    outcomes: Sequence[TakedownResult],
-    leftovers: Sequence[Leftovers],
-    targets: Sequence[Target],
-) -> dict[str, Any]:
-    """Delete in an order in which a killed call leaves what the next one needs to find the rest.
-
-    URLs of originals are in raw snapshots, and uids of images in dataset versions; so originals go first, datasets last.
-    """
-    refused: dict[str, str] = {}
-
-    def attempt(what: str, delete: Callable[[], int]) -> int:
-        try:
-            return delete()
-        except PairmillError as error:
-            refused[what] = str(error)
-            return 0
-
-    urls = find_urls(search, raw)
-    originals = sum(
-        attempt(folder, lambda hook=hook, folder=folder: load_hooks()[hook].erase(folder, urls, targets))
-        for hook, folder in _list_copies(store)
-    )
-    samples = {
-        one.download.key: attempt(f"download/{one.download.key}", lambda one=one: delete_raw(context, one, targets))
-        for one in raw
-    }
-    objects = sum(
-        attempt(str(one.snapshot), lambda one=one: delete_leftovers(context, one.snapshot, targets))
-        for one in leftovers
-    )
-    superseded: list[str] = []
-    for outcome in outcomes:
-        old = outcome.affected.dataset
-        if outcome.successor is None or outcome.error:
-            refused[f"pack/{old.key}"] = "it has no next version"
-        elif why := delete_superseded(context, old):
-            refused[f"pack/{old.key}"] = why
+def _show_report(report: Mapping[str, Any], datasets: int, out: Console) -> None:
+    """Print what a takedown made, before it deletes anything."""
+    request = report["request"]
+    known = "recorded" if request["new"] else "already recorded"
+    targets, unmatched = format_quantity(len(request["targets"]), "target"), report["unmatched"]
+    title = f"Takedown {request['digest']} in {report['store']}: {targets}, {known}"
+    out.print(text(title, style="bold"), soft_wrap=True)
+    if not datasets:
+        out.print(text("No dataset has any of these pairs. Later runs leave them out."))
+    if unmatched:
+        some = "; check them" if len(unmatched) <= LISTED else f"; check them, here the first {LISTED}"
+        head = f"No pair and no raw image here matches {len(unmatched):,} of {targets}{some}:"
+        out.print(text(head, style="yellow"), soft_wrap=True)
+        for target in unmatched[:LISTED]:
+            out.print(text(f"  {target}"), soft_wrap=True)
+    for dataset in report["datasets"]:
+        out.print()
+        where = f"{format_quantity(dataset['pairs'], 'pair')} in {format_quantity(len(dataset['shards']), 'shard')}"
+        out.print(text(f"dataset {dataset['dataset']}: {where} ({', '.join(dataset['shards'][:8])})", style="bold"))
+        if dataset["sources"]:
+            out.print(text(f"  by source: {format_counts(dataset['sources'].items())}"))
+        if dataset["trouble"]:
+            out.print(text(f"  NO NEXT VERSION: {dataset['trouble']}", style="red"), soft_wrap=True)
         else:
-            superseded.append(old.key)
-    return {
-        "raw_samples": {key: number for key, number in samples.items() if number},
-        "datasets": superseded,
-        "originals": originals,
-        "leftovers": objects,
-        "not_deleted": refused,
-    }
+            shards = (
+                f"{format_quantity(len(dataset['rewritten']), 'shard')} rewritten, {dataset['unchanged']} unchanged"
+            )
+            out.print(text(f"  next version {dataset['next']}: {shards}", style="green"))
+        for line in dataset["proof"]:
+            out.print(text(f"  proof: {line}"), soft_wrap=True)
+        for uri in dataset["models_tagged"]:
+            out.print(text(f"  {uri} was trained on them: tagged in MLflow"))
+        for uri, why in dataset["models_not_tagged"].items():
+            out.print(text(f"  {uri} was trained on them: NOT TAGGED: {why}", style="red"), soft_wrap=True)
 
 
-def _list_copies(store: Store) -> list[tuple[str, str]]:
-    """Return the hooks of downloads and the folders of this machine in which they kept images for runs of this store."""
-    found: set[tuple[str, str]] = set()
-    for name in store.names("runs"):
-        try:
-            table = read_record(store, name).config.get("download", {})
-        except ConfigError as error:
-            logger.warning("%s", error)
-            continue
-        found |= {(one, folder) for one, hook in load_hooks().items() for folder in hook.list_copies(table)}
-    return sorted(found)
+def _show_end(report: Mapping[str, Any], report_name: str, out: Console) -> None:
+    """Print where the pairs were published, and the report."""
+    for one in report["published"]:
+        what = f"{one['name']} was published to {one['target']} at {one['published_at'] or one['began_at']}"
+        out.print(text(f"{what}: {one['remedy']}", style="yellow"), soft_wrap=True)
+    out.print(text(f"report: {report['store']}/{report_name}"), soft_wrap=True)

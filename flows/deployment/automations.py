@@ -13,12 +13,6 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 
 from flows.listeners.events import MATCHED, PROMOTED, TAKEDOWN_DUE
 
-FORMER_NAMES = {
-    "pairmill: notify when a run fails": "pairmill: tell of a failed run",
-    "pairmill: notify when a model is promoted": "pairmill: tell of a new champion",
-}
-"""The name under which an earlier version created an automation; it is renamed, so that no notification is sent twice."""
-
 NAMES = ("pipeline", "curate", "train", "evaluate")
 """The flows that the automations watch."""
 SILENCE = timedelta(seconds=75)
@@ -94,7 +88,7 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
         "{% if event.payload.days < 0 %}It is overdue{% elif event.payload.days == 0 %}Today is the last day"
         "{% elif event.payload.days == 1 %}1 day is left{% else %}{{ event.payload.days }} days are left{% endif %}.\n"
         "Store: {{ event.resource['pairmill.store'] }}\n"
-        "To list who asked: pairmill takedowns\n"
+        "To list who asked: pairmill takedown list\n"
         "To complete it: pairmill takedown FILE --delete-raw"
     )
     harm = (

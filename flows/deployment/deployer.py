@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from flows.config import RunConfig
-from flows.deployment.automations import FORMER_NAMES, notification_automations, zombie_automation
+from flows.deployment.automations import notification_automations, zombie_automation
 from flows.deployment.request import DeployedObject, DeployRequest
 from flows.pipeline import FLOWS
 from flows.prefect_ui import ui_url
@@ -204,9 +204,9 @@ class Deployer:
         return deployment, DeployedObject("deployment", f"{flow.name}/{spec['name']}", what, url)
 
     def put_automation(self, automation: AutomationCore) -> DeployedObject:
-        """Create an automation, or update the one of its name or former name; one that someone paused stays paused."""
-        names = [automation.name, *filter(None, [FORMER_NAMES.get(automation.name)])]
-        known = [a for name in names for a in self._client.read_automations_by_name(name) if a.name == name]
+        """Create an automation, or update the one of its name; one that someone paused stays paused."""
+        name = automation.name
+        known = [one for one in self._client.read_automations_by_name(name) if one.name == name]
         if known:
             identity = known[0].id
             update = automation.model_copy(update={"enabled": known[0].enabled})
@@ -215,7 +215,7 @@ class Deployer:
             identity = self._client.create_automation(automation)
         state = "on" if not known or known[0].enabled else "paused"
         return DeployedObject(
-            "automation", automation.name.removeprefix(PREFIX), state, f"{self._ui}/automations/automation/{identity}"
+            "automation", name.removeprefix(PREFIX), state, f"{self._ui}/automations/automation/{identity}"
         )
 
 

@@ -26,11 +26,10 @@ from dataops.facts import RegisterFacts
 from dataops.formatting import format_percent
 from dataops.funnel import funnel_rows
 from dataops.redaction import redact
-from dataops.snapshot import Manifest, Record
+from dataops.snapshot import Manifest
 from dataops.stages import STAGES, RunState
-from flows.listeners.base import LiveRun, RunListener, StageEnd
+from flows.listeners.base import LiveRun, RunListener
 from flows.listeners.progress import StageProgress
-from flows.listeners.samples import EMPTY, KEY, NewestTasks, render_samples, write_images
 from flows.records import RunRecord
 from tasks.engine.stage import Plan
 from tasks.register.config import describe_gate
@@ -52,10 +51,8 @@ class Artefacts(RunListener):
         super().__init__(run)
         self._card: Any = None  # a UUID; the type that Prefect declares is also a coroutine
         self._bar: Any = None
-        self._samples: dict[str, Any] = {}  # UUIDs by stage
         self._server_answers = True
         self._links, self._checks = run.record.model_links, run.record.checks
-        self._newest: NewestTasks | None = None
         self._progress, self._updated = StageProgress(""), 0.0
 
     def begin(self) -> None:
@@ -70,7 +67,6 @@ class Artefacts(RunListener):
 
     def stage_started(self, planned: Plan) -> None:
         self._show_checks()
-        self._newest = NewestTasks(planned)
         self._progress, self._updated = StageProgress(planned.stage.name), 0.0
 
     def making(self, planned: Plan, *, elsewhere: bool) -> None:
@@ -87,16 +83,6 @@ class Artefacts(RunListener):
         texts = [self._progress.format_done(), self._progress.format_left(), escape_markdown(redact(line))]
         number = f"stage {STAGES.index(stage) + 1} of {len(STAGES)}, " if stage in STAGES else ""
         self._set_bar(percent, f"{number}{stage}: {', '.join(filter(None, texts))}")
-
-    def task_finished(self, record: Record) -> None:
-        """Show images of the newest finished tasks from time to time, while the stage runs."""
-        if self._newest is not None and (newest := self._newest.add(record)) is not None:
-            self._show_samples(self.run.stage, {**self.run.manifests, self.run.stage: newest}, running=True)
-
-    def stage_ended(self, end: StageEnd) -> None:
-        self._newest = None
-        if end.outcome == "Completed":
-            self._show_samples(end.stage, self.run.manifests)
 
     def ended(self, state: RunState, error: str | None) -> None:
         """Write the result into the card, and create the funnel."""
@@ -120,23 +106,6 @@ class Artefacts(RunListener):
             title = f"Checks of pack/{report.dataset}: {report.verdict}"
             self._send(lambda: create_table_artifact(report.markdown_rows(), key="checks", description=title))
         self._checks = report
-
-    def _show_samples(self, stage: str, manifests: Mapping[str, Manifest], *, running: bool = False) -> None:
-        """Create or update the artefact with images that a stage kept and dropped, if it has any.
-
-        Args:
-            running: whether the manifest of the stage has only its newest tasks.
-        """
-        images = render_samples(stage, manifests, self.run.context.store, running=running)
-        if images is not None:
-            self._send(lambda: self._write_samples(stage, images))
-
-    def _write_samples(self, stage: str, images: str) -> None:
-        if stage not in self._samples:
-            title = f"Images that {stage} kept and dropped"
-            self._samples[stage] = create_markdown_artifact(EMPTY, key=f"{KEY}{stage}", description=title)
-        with get_client(sync_client=True) as client:
-            write_images(client, self._samples[stage], images)
 
     def _update_card(self) -> None:
         """Write the present state and links of the run into its card."""

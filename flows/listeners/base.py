@@ -11,7 +11,7 @@ from typing import Literal
 
 from dataops import plugins
 from dataops.redaction import redact
-from dataops.snapshot import Manifest, Record
+from dataops.snapshot import Manifest
 from dataops.stages import RunState
 from flows.config import RunConfig
 from flows.records import RunRecord
@@ -79,9 +79,6 @@ class RunListener:
 
     def progress(self, done: float, total: int, line: str) -> None:
         """The stage has done `done` of `total`; the line is about what it does or reached."""
-
-    def task_finished(self, record: Record) -> None:
-        """A task of the stage has finished; the record names its parts."""
 
     def attempt_failed(self, error: BaseException) -> None:
         """An attempt to make the snapshot failed. Another may follow."""

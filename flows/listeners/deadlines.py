@@ -1,6 +1,6 @@
 """Finds the takedown requests that are due, and notifies people of them through Prefect.
 
-`pairmill takedowns --check` does it for all stores, and each flow run of a deployment that begins a run for its store.
+`pairmill takedown list --check` does it for all stores, and each flow run of a deployment that begins a run for its store.
 """
 
 import logging
@@ -61,7 +61,7 @@ def report_due_requests(store: Store) -> None:
         if due := select_due(list_requests([store], today), today):
             for row in due:
                 logger.warning(
-                    "takedown %s is %s, due %s; see `pairmill takedowns`", row["request"], row["state"], row["due"]
+                    "takedown %s is %s, due %s; see `pairmill takedown list`", row["request"], row["state"], row["due"]
                 )
             announce(due, today)
     except PairmillError as error:

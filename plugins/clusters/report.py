@@ -12,8 +12,7 @@ from dataops.store import Store
 from plugins.clusters.clustering import CLUSTERS_PART
 from plugins.clusters.config import ClustersFacts
 from tasks.pack.card_samples import add_raw_previews
-from tasks.reports.gallery import evenly_spaced, gallery_rows
-from tasks.reports.page import render
+from tasks.reports.page import evenly_spaced, gallery_rows, render
 
 SHOWN, IMAGES = 12, 8
 """Number of clusters whose images are shown, and of kept images of each."""

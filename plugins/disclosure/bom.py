@@ -19,7 +19,7 @@ from dataops.formatting import format_quantity
 from dataops.rights.licenses import list_licenses
 from dataops.snapshot import Manifest
 from plugins.disclosure.subject import Chain, Subject
-from tasks.register.model_card import list_limits
+from tasks.register.card import list_limits
 from tasks.tracking.run_metadata import model_name
 from training.evaluation.intervals import flatten_metrics
 

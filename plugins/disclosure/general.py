@@ -9,7 +9,7 @@ from plugins.disclosure.answers import Answer, Answers, fill, leave_open
 from plugins.disclosure.domains import Fetched
 from plugins.disclosure.subject import Chain, Subject
 from tasks.pack.summary import LENGTH_STEP, LENGTH_STEPS
-from tasks.register.card_rights import merge_counts
+from tasks.register.card import merge_counts
 from tasks.tracking.run_metadata import model_name
 
 TEXT_RANGES = ("Less than 1 billion tokens", "1 billion to 10 trillion tokens", "More than 10 trillion tokens")

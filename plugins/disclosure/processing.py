@@ -14,8 +14,7 @@ from plugins.disclosure.subject import Chain, Subject
 from tasks.curate.step import describe_steps
 from tasks.lists.locations import OPT_OUT_LIST
 from tasks.pack.summary import FURTHER_CAPTIONS
-from tasks.register.card_rights import merge_counts
-from tasks.register.model_card import describe_teachers
+from tasks.register.card import describe_teachers, merge_counts
 
 SYNTHETIC = "synthetic"
 RESERVED = ("opt_out", "robots", "payment_required", "license")

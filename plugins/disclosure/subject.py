@@ -15,7 +15,7 @@ from dataops.trace.requests import list_reports, load_report
 from dataops.trace.training_datasets import list_shares, list_training_datasets
 from flows.records import find_run, find_snapshot, load_manifests
 from tasks.models.find import REGISTERED
-from tasks.register.registered_manifests import Registered, fetch_manifests
+from tasks.register.documents import Registered, fetch_manifests
 
 
 @dataclass(frozen=True)

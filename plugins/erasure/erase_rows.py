@@ -1,7 +1,7 @@
 """Erase URLs, captions and previews of removed pairs from the rows of snapshots that stay.
 
 Rows that belong to a sample of a shard are left alone: those of `pack`, and the kept ones of `download`. They go with their
-samples (tasks/lineage/takedown_raw.py), and a later call finds by them what an earlier one could not delete.
+samples (plugins/erasure/raw_images.py), and a later call finds by them what an earlier one could not delete.
 
 A row keeps its uid, its origin in the source file and its drop reason, so all counts stay true. The snapshot keeps its key
 and its content digest: the digest is the identity by which keys of later stages name the rows as they were made, and a new
@@ -9,7 +9,7 @@ one would make the next run download everything again. `facts["erased"]` counts 
 that of its present bytes.
 
 New parts are written before the manifest is replaced, and old ones deleted after it. A killed call leaves objects that no
-manifest names, which the next call deletes (tasks/lineage/takedown_leftovers.py).
+manifest names, which the next call deletes (plugins/erasure/leftovers.py).
 """
 
 import logging

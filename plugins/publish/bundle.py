@@ -12,7 +12,7 @@ from dataops.digest import file_sha256
 from dataops.errors import CorruptPart
 from dataops.snapshot import MANIFEST, Manifest, Part, load_ancestors
 from dataops.store import Store
-from tasks.lineage.publications import PublishedFile
+from plugins.publish.publications import PublishedFile
 from tasks.pack.card import MARKDOWN_PAGE, render_markdown
 from tasks.pack.card_text import DatasetFacts
 

@@ -12,7 +12,7 @@ from typing import Any
 from dataops.errors import ConfigError, ServiceError
 from plugins.publish.bundle import BundleFile
 from plugins.publish.places import Kind, OnFile, Place
-from tasks.lineage.publications import HUB
+from plugins.publish.publications import HUB
 
 FILES_OF_COMMIT = 100
 """Number of files of a commit. An interrupted publication continues after the last commit; of the next one, the

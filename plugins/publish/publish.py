@@ -24,13 +24,12 @@ from plugins.publish import gate
 from plugins.publish.bundle import CARD, BundleFile, list_dataset_files, list_folder_files
 from plugins.publish.hub import HubPlace
 from plugins.publish.places import DATA, Kind, Place, StorePlace
+from plugins.publish.publications import HUB, Publication, list_publications, list_stale, now, record_publication
 from tasks.engine.scratch_folders import scratch_folder
-from tasks.lineage.publications import HUB, Publication, list_publications, list_stale, now, record_publication
 from tasks.models.export import check_card, export_model, fetch_snapshot_model
 from tasks.models.find import REGISTERED, find_model
-from tasks.register.card_front_matter import split_front_matter, write_front_matter
-from tasks.register.card_rights import NO_LICENSE
-from tasks.register.exported_documents import describe_files, describe_snapshot, describe_version
+from tasks.register.card import NO_LICENSE, split_front_matter, write_front_matter
+from tasks.register.documents import describe_files, describe_snapshot, describe_version
 from tasks.tracking import client as tracking
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from dataops import plugins
 from dataops.escaping import escape_controls
 from dataops.facts import PackFacts
+from dataops.plugins import extend
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
 from dataops.text.suggestions import did_you_mean
@@ -123,3 +124,7 @@ def check_dataset(
     ]
     key = last["pack"].key if last else None
     return CheckReport(dataset=now["pack"].key, last=key, last_run=last_run, results=results)
+
+
+class ChecksConfig(extend(CheckLevels, "checks")):
+    """The `[checks]` table: what a dataset must be like before anything is trained on it (docs/checks.md)."""

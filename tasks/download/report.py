@@ -8,8 +8,7 @@ from dataops.facts import DownloadFacts
 from dataops.snapshot import Manifest, read_table
 from dataops.store import Store
 from tasks.download.outcome import count_failed
-from tasks.reports.gallery import evenly_spaced, gallery_rows
-from tasks.reports.page import render
+from tasks.reports.page import evenly_spaced, gallery_rows, render
 
 KEPT, PER_REASON = 24, 4
 """Number of images that are shown of those kept, and for each drop reason."""

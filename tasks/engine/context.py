@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dataops.process import count_cores
-from dataops.snapshot import Record
 from dataops.store import Store
 from tasks.engine.executor import Executor, LocalExecutor
 
@@ -24,10 +23,6 @@ def _ignore_progress(done: float, total: int, line: str) -> None:
     """Show nothing. A function of a module can be sent to another process."""
 
 
-def _ignore_record(record: Record) -> None:
-    """Do nothing."""
-
-
 def _ignore_stop(error: BaseException) -> None:
     """Do nothing."""
 
@@ -41,8 +36,6 @@ class Context:
     """Local folder of job folders and caches."""
     workers: int = field(default_factory=count_cores)
     progress: Progress = _ignore_progress
-    finished: Callable[[Record], None] = _ignore_record
-    """Called in the main process with the record of each task of a map that has finished."""
     stopped: Callable[[BaseException], None] = _ignore_stop
     """Called when something stops the stage, such as SIGTERM, while its job still writes a checkpoint."""
     verify: bool = False
@@ -61,5 +54,5 @@ class Context:
     """Workers that all maps of a stage share (tasks.engine.map_parts.shared_workers); None: each map starts its own."""
 
     def without_progress(self) -> "Context":
-        """Return the same context without the functions that follow the progress."""
-        return replace(self, progress=_ignore_progress, finished=_ignore_record)
+        """Return the same context without the function that follows the progress."""
+        return replace(self, progress=_ignore_progress)

@@ -96,7 +96,6 @@ class MapProgress(Generic[T]):
         self._records[task.id] = record
         self._done += self._view.weigh(task)
         self._counts += record.counts
-        self._context.finished(record)
 
     def show(self, running: Iterable[T] = ()) -> None:
         """Pass the progress on, with that of the running tasks."""

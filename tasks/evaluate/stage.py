@@ -22,11 +22,10 @@ from dataops.snapshot import Counts, Input, Part, Record
 from dataops.trace.training_datasets import list_training_datasets, stored_manifests
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.evaluate.config import EvaluateConfig
-from tasks.evaluate.job import EvaluationSettings, run_evaluation
 from tasks.evaluate.report import report_html
-from tasks.evaluate.run_suite import Evaluation
+from tasks.evaluate.run_suite import Evaluation, EvaluationSettings, run_evaluation
 from tasks.evaluate.suite_overlap import find_overlaps
-from tasks.reports.page import encode_page, render
+from tasks.reports.page import encode_page, render_document
 from training.evaluation.contamination import contamination, group_by_task
 from training.evaluation.suite import Suite
 
@@ -58,7 +57,7 @@ def make(work: Work[EvaluateConfig]) -> StageOutput:
 
 def _evaluate(work: Work[EvaluateConfig], folder: Path) -> Record:
     if work.config.suite is None:
-        page = render("table.html", title="Evaluation", note=NO_SUITE, columns=(), rows=(), numbers=(), short=())
+        page = render_document("Evaluation", NO_SUITE)
         parts = [work.draft.put_bytes(PAGE, encode_page(page)), work.draft.put_bytes("metrics.json", b"{}\n")]
         return Record(task="evaluate", parts=parts, counts=Counts(), facts=EvaluateFacts(metrics={}).as_json())
     suite, model = work.config.load(), work.inputs["train"]

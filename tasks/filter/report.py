@@ -7,8 +7,7 @@ from dataops.facts import FilterFacts
 from dataops.snapshot import Manifest
 from tasks.filter.reasons import BALANCED, BOILERPLATE, DUPLICATE, LANGUAGE, NO_QUERY, SEEN
 from tasks.filter.summary import LENGTH_STEP, LENGTH_STEPS
-from tasks.reports.page import render
-from tasks.reports.svg_charts import draw_curve, draw_histogram
+from tasks.reports.page import label_steps, render
 
 STEPS = (
     ("language", (LANGUAGE,)),
@@ -18,6 +17,7 @@ STEPS = (
     ("balance", (NO_QUERY, BALANCED)),
 )
 """The steps after the rules, in their order, and how their reasons begin."""
+CURVE_ROWS = 12
 
 
 def report_html(manifest: Manifest) -> str:
@@ -31,12 +31,10 @@ def report_html(manifest: Manifest) -> str:
         reasons=list(_reasons(manifest)),
         most_dropped=max(manifest.counts.dropped.values(), default=1),
         languages=facts.languages,
-        lengths=draw_histogram(
-            "kept captions by length", facts.lengths, LENGTH_STEP, ("characters", "captions"), LENGTH_STEPS
-        ),
+        lengths=label_steps(facts.lengths, LENGTH_STEP, LENGTH_STEPS),
         balance=facts.balance,
         config=manifest.config.get("balance") or {},
-        curve=draw_curve(facts.balance.curve) if facts.balance else None,
+        curve=facts.balance.curve[:: max(len(facts.balance.curve) // CURVE_ROWS, 1)] if facts.balance else [],
         hosts=facts.hosts,
         captions=facts.captions,
     )

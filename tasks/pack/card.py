@@ -26,11 +26,7 @@ from tasks.pack.card_text import (
 from tasks.pack.config import PackConfig
 from tasks.pack.front_matter import write_front_matter
 from tasks.pack.summary import FURTHER_CAPTIONS, LENGTH_STEP, LENGTH_STEPS, SCORE_STEP, SIDE_STEP, SIDE_STEPS
-from tasks.reports.gallery import gallery_rows
-from tasks.reports.page import encode_page, render
-from tasks.reports.svg_charts import draw_histogram
-from tasks.reports.svg_drawing import Drawing
-from tasks.reports.svg_funnel import draw_funnel
+from tasks.reports.page import encode_page, gallery_rows, label_steps, render
 
 HTML_PAGE, MARKDOWN_PAGE = "dataset.html", "DATASET.md"
 KINDS = (
@@ -67,11 +63,12 @@ def render_html(dataset: DatasetFacts, samples: Samples) -> str:
     return render(
         "dataset.html",
         title=f"Dataset {dataset.key}",
-        funnel=draw_funnel(stages, describe_sources(dataset), write_headline(dataset)),
+        sources=describe_sources(dataset),
+        stages=stages,
         kept=gallery_rows(samples.kept, show_reason=False),
         hide_dropped=bool(dataset.facts.takedowns),
         sides=list(_sides(stages, samples)),
-        charts=list(_charts(dataset)),
+        histograms=list(_histograms(dataset)),
         **_values(dataset),
     )
 
@@ -133,20 +130,10 @@ def _sides(stages: list[dict[str, Any]], samples: Samples) -> Iterator[dict[str,
         }
 
 
-def _charts(dataset: DatasetFacts) -> Iterator[tuple[str, Drawing]]:
-    """Yield a title and a histogram for each number that the manifest counts."""
+def _histograms(dataset: DatasetFacts) -> Iterator[tuple[str, str, dict[str, int]]]:
+    """Yield title, unit and counts of each number that the manifest counts."""
     facts = dataset.facts
-    labels = "characters", "captions"
-    chart = draw_histogram("captions by length", facts.lengths, LENGTH_STEP, labels, LENGTH_STEPS)
-    yield "Length of the captions", chart
-    sides, labels = _known_steps(facts.original_sides), ("pixels", "images")
-    chart = draw_histogram("originals by their shorter side", sides, SIDE_STEP, labels, SIDE_STEPS)
-    yield "Shorter side of the originals", chart
+    yield "Length of the captions", "characters", label_steps(facts.lengths, LENGTH_STEP, LENGTH_STEPS)
+    yield "Shorter side of the originals", "pixels", label_steps(facts.original_sides, SIDE_STEP, SIDE_STEPS)
     for name, counts in facts.scores.items():
-        chart = draw_histogram(name, _known_steps(counts), SCORE_STEP, ("score", "pairs"))
-        yield f"`{name}`", chart
-
-
-def _known_steps(counts: dict[str, int]) -> dict[str, int]:
-    """Return the counts without those of rows that have no value."""
-    return {step: count for step, count in counts.items() if step}
+        yield name, "score", label_steps(counts, SCORE_STEP)

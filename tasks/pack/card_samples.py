@@ -16,7 +16,7 @@ from dataops.snapshot import Draft, Manifest, Part
 from dataops.store import Store
 from dataops.trace.targets import Target
 from tasks.download.report import read_samples
-from tasks.reports.gallery import evenly_spaced
+from tasks.reports.page import evenly_spaced
 
 KEPT, PER_REASON = 24, 4
 """Number of pairs that are shown of those kept, and for each drop reason."""
@@ -52,20 +52,6 @@ def sample_kept(draft: Draft, parts: Iterable[Part], image_extension: str) -> li
             _add_previews(draft.store, shard, rows, [(image.offset, image.size) for image in images])
             found += rows
     return found
-
-
-def sample_kept_of_curate(store: Store, lineage: Mapping[str, Manifest], count: int) -> list[Row]:
-    """Return the first pairs that curate kept, with their images from the raw shards.
-
-    Args:
-        lineage: manifests of `download` and `curate`.
-    """
-    rows: list[Row] = []
-    for part in lineage["curate"].named("part-", ".parquet"):
-        if len(rows) < count:
-            rows += _read_first_rows(store, lineage["curate"].path(part.name)).head(count - len(rows)).to_dicts()
-    add_raw_previews(store, lineage["download"], rows)
-    return rows
 
 
 def sample_dropped(

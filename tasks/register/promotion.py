@@ -4,7 +4,6 @@ A rollback is the promotion of an earlier version. The trail is in tags of the r
 sentence; nothing here deletes one. The model's description shows the newest moves.
 """
 
-import json
 import os
 import re
 import secrets
@@ -134,16 +133,6 @@ def _parse_trail(tags: Mapping[str, str]) -> list[dict[str, Any]]:
         if found := MOVE.fullmatch(text):
             before = None if found["before"] == "none" else found["before"]
             moves.append({"time": time, **found.groupdict(), "before": before})
-        elif text.startswith("{"):  # as earlier versions of pairmill wrote it
-            moves.append({"time": time, **_parse_json(text)})
         else:
             moves.append({"time": time, "why": text})
     return moves
-
-
-def _parse_json(text: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(text)
-        return {name: fields[name] for name in ("alias", "before", "after", "by", "why")}
-    except (ValueError, TypeError, KeyError):
-        return {"why": text}

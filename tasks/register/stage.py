@@ -1,7 +1,7 @@
 """The stage `register`: it writes the trained model to MLflow as a version with its whole ancestry, behind a gate.
 
 Each snapshot key has one MLflow run and one version, however many attempts it takes
-(tasks/register/mlflow_run.py). Torch is not imported.
+(tasks/register/registration.py). Torch is not imported.
 """
 
 import json
@@ -17,11 +17,8 @@ from dataops.snapshot import Manifest
 from tasks.engine.context import Context
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.register.config import CANDIDATE, RegisterConfig
-from tasks.register.evaluation_page import read_champion_evaluation
 from tasks.register.gate import Verdict, check_floors, compare_with_champion, judge_without_gate
-from tasks.register.mlflow_run import record_registration
-from tasks.register.registration import Registration
-from tasks.register.version import GATE_TAG, find_version, page_urls
+from tasks.register.registration import GATE_TAG, Registration, find_version, page_urls, record_registration
 from tasks.tracking import client as tracking
 from training.evaluation.intervals import flatten_metrics
 
@@ -54,8 +51,7 @@ def make(work: Work[RegisterConfig]) -> StageOutput:
             verdict = _add_comparison(work, champion, verdict)
             if verdict.passed and not config.floors and not verdict.comparisons:
                 verdict = judge_without_gate(metrics, store, champion, evaluated, config.alpha)
-            evaluation = read_champion_evaluation(work, champion)
-            version = record_registration(Registration(work, client, metrics, rows, verdict, evaluation))
+            version = record_registration(Registration(work, client, metrics, rows, verdict))
         else:
             verdict = Verdict.parse(version.tags[GATE_TAG])  # by now another version may be the champion
             logger.info("register %s: version %s is already complete", work.draft.key, version.version)

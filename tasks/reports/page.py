@@ -1,13 +1,16 @@
-"""Render the templates of `templates/`: HTML pages of one file each, drawings as SVG, and their Markdown twins.
+"""Render the templates of `templates/`: HTML pages of one file each, and documents in Markdown, also as pages.
 
-Every value is escaped for its context, with control characters spelt out. No template of HTML or SVG marks
-a value as safe, and a page fetches and runs nothing.
+Every value is escaped for its context, with control characters spelt out. No template of HTML marks a value as safe, and a
+page fetches and runs nothing.
 """
 
+import base64
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dataops.escaping import escape_controls, escape_markdown
 from dataops.formatting import format_interval, format_percent, format_quantity, format_share
@@ -15,10 +18,24 @@ from dataops.formatting import format_interval, format_percent, format_quantity,
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+T = TypeVar("T")
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str | Path, **values: object) -> str:
+@dataclass(frozen=True)
+class Section:
+    """A section of a report as plain values, for pages and documents: a heading, sentences, and a table."""
+
+    title: str
+    sentences: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    numbers: Collection[int] = ()
+    """Indices of the columns that hold numbers."""
+
+
+def render(template: str | Path, **values: Any) -> str:
     """Return the text of a template, which names the values that it needs: one of `templates/`, or a plugin's file.
 
     Raises: jinja2.UndefinedError where a value is missing.
@@ -29,6 +46,28 @@ def render(template: str | Path, **values: object) -> str:
     return environment.get_template(template).render(values)
 
 
+def make_link(title: str, url: str) -> str:
+    """Return a link for a template of Markdown, which does not escape it again.
+
+    Args:
+        url: quoted already.
+    """
+    from markupsafe import Markup
+
+    return Markup(f"[{escape_markdown(title)}]({url})")
+
+
+def render_document(title: str, text: str) -> str:
+    """Return a Markdown document as a page. HTML in it is shown as text; each table scrolls where it is too wide."""
+    from markdown_it import MarkdownIt  # as above
+    from markupsafe import Markup
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>')
+    markdown.add_render_rule("table_close", lambda *_: "</table></div>")
+    return render("document.html", title=title, text=Markup(markdown.render(text)))
+
+
 def encode_page(page: str) -> bytes:
     """Return a page as UTF-8; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
     return page.encode("utf-8", "replace")
@@ -36,7 +75,7 @@ def encode_page(page: str) -> bytes:
 
 @cache
 def _environment(*, is_markdown: bool) -> "Environment":
-    """Return the templates with their filters. HTML and SVG are escaped by Jinja, Markdown by `_escape_markdown`."""
+    """Return the templates with their filters. HTML is escaped by Jinja, Markdown by `_escape_markdown`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # worker processes start without it
 
     environment = Environment(
@@ -93,3 +132,46 @@ def shorten(value: object, limit: int = 90) -> str:
     """Return the beginning of a value, of at most `limit` characters."""
     text = "" if value is None else str(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def label_steps(counts: Mapping[str, int], step: float, last: int | None = None) -> dict[str, int]:
+    """Return a histogram by the range of each step, in order.
+
+    Args:
+        counts: by the number of the step.
+        step: its size.
+        last: the step that holds all larger values too.
+    """
+    ordered = sorted((int(number), count) for number, count in counts.items() if number)
+    return {
+        f"{step * n:g} and more" if n == last else f"{step * n:g} to {step * (n + 1):g}": count for n, count in ordered
+    }
+
+
+PARTS = 12
+"""Number of parts of a snapshot that examples are taken from."""
+
+
+def evenly_spaced(parts: Sequence[T]) -> Sequence[T]:
+    """Return at most PARTS of them, evenly among all."""
+    return parts[:: -(-len(parts) // PARTS) or 1]
+
+
+def gallery_rows(rows: Iterable[Mapping[str, Any]], *, show_reason: bool = True) -> list[dict[str, Any]]:
+    """Return the values that the gallery shows of each row.
+
+    Args:
+        rows: with `caption` and `preview` (a JPEG, or None); perhaps `url`, `drop_reason`, `original_width`,
+            `original_height`.
+        show_reason: whether the drop reason stands below the image.
+    """
+    return [
+        {
+            "caption": row["caption"],
+            "url": row.get("url"),
+            "preview": base64.b64encode(row["preview"]).decode() if row["preview"] else "",
+            "drop_reason": row.get("drop_reason") if show_reason else None,
+            "size": f"{row['original_width']:,} × {row['original_height']:,}" if row.get("original_width") else "",
+        }
+        for row in rows
+    ]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dataops import plugins
-from dataops.errors import ConfigError
 from dataops.store import Store
 from tasks.engine.context import Context
 from tasks.takedown.traces import Traces
@@ -159,17 +158,9 @@ class Proof:
         }
 
 
-def find_holders() -> Mapping[str, Holder]:
-    """Return all holders, in their order. Raises: ConfigError with the command that installs missing ones."""
-    if (absent := plugins.missing("holders")) or not plugins.load("holders"):
-        command = next(iter(absent.values()), "pip install 'pairmill[erasure]'")
-        raise ConfigError(f"--delete-raw erases by a plugin that is not installed here: {command}")
-    return plugins.load("holders")
-
-
 def erase_and_search(scope: Scope, traces: Traces) -> Proof:
     """Erase the remaining copies of the pairs in all holders; then search all of them."""
-    proof, holders = Proof(), find_holders()
+    proof, holders = Proof(), plugins.load("holders")
     for holder in holders.values():
         erased = holder.erase(traces, scope)
         proof.rows |= erased.rows

@@ -96,7 +96,7 @@ class RequestLog(_Frozen):
         return self.model_copy(update={"letters": tuple(letters), "calls": (*self.calls[:-1], last)})
 
     def rows(self, store: str, today: date) -> Iterator[dict[str, Any]]:
-        """Yield a row for each letter, as `pairmill takedowns` lists them."""
+        """Yield a row for each letter, as `pairmill takedown list` lists them."""
         for letter in self.letters:
             done = letter.completed_at
             yield {

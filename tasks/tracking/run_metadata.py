@@ -7,33 +7,23 @@ web is escaped for its page.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-import pyarrow as pa
-
 from dataops.digest import canonical_json
-from dataops.escaping import escape_markdown
-from dataops.facts import PackFacts, TrainFacts
-from dataops.formatting import format_counts, format_interval, format_percent, format_quantity
-from dataops.funnel import funnel_stages
+from dataops.facts import TrainFacts
 from dataops.redaction import HIDDEN, is_secret_name, redact, remove_credentials
 from dataops.schema import CURATED
 from dataops.snapshot import Manifest
 from dataops.trace.sources import key_sources_by_name
 from dataops.trace.training_datasets import TrainingDataset
-from tasks.reports.page import render
 from tasks.tracking.client import DATASETS_TAG, NAME_LENGTH, PARAM_LENGTH, RUN_TAG
 
 SPACE = "&nbsp;"
 """A paragraph below a table, where MLflow's style sheet leaves no space."""
 DIGEST_LENGTH = 36
 """MLflow's limit for the digest of a dataset."""
-DESCRIPTION_LENGTH = 5000
-"""Limit for the description of a model version in MLflow's database."""
-REASONS = 6
-"""Maximum number of drop reasons of a stage that a description names; it counts the rest together."""
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 SOURCE_TAGS = {"mlflow.source.name": "pairmill", "mlflow.source.type": "JOB"}
 COLSPEC = {"string": "string", "int64": "long", "int32": "integer", "float": "float", "double": "double"}
@@ -203,69 +193,6 @@ def count_training_pairs(manifests: Mapping[str, Manifest]) -> int:
     return train.counts.kept if train is not None and train.config.get("dataset") else pack.counts.kept
 
 
-def render_datasets(datasets: Sequence[TrainingDataset]) -> str:
-    """Return the datasets of a training as Markdown: key, digest, and of several the share of the samples."""
-    texts = [f"`{one.key}`, digest `{one.source.digest[:16]}…`" for one in datasets]
-    if len(datasets) == 1:
-        return f"Dataset {texts[0]}"
-    shares = [f"{format_percent(one.share)} of the samples" for one in datasets]
-    return "Datasets " + "; ".join(f"{text}, {share}" for text, share in zip(texts, shares, strict=True))
-
-
-def render_intro(manifests: Mapping[str, Manifest], verdict: str) -> str:
-    """Return the first paragraph of a description: the model, the number of pairs, and the gate's verdict."""
-    model, pairs = model_name(manifests["train"].config), count_training_pairs(manifests)
-    return f"CLIP {escape_markdown(model)}, trained on {format_quantity(pairs, 'pair')}. {escape_markdown(verdict)}."
-
-
-def render_description(
-    manifests: Mapping[str, Manifest],
-    rows: Sequence[Mapping[str, object]],
-    head: Sequence[str],
-    links: Mapping[str, str],
-    tail: str = "",
-    datasets: Sequence[TrainingDataset] = (),
-) -> str:
-    """Return the Markdown description of a run and a version: the head, links, the results, the funnel and the datasets.
-
-    Lists of versions show its beginning as it is, so the first sentences have no markup.
-
-    Args:
-        rows: those of `training.evaluation.intervals.flatten_metrics`.
-        head: first paragraphs, in Markdown.
-        links: URLs by name.
-        tail: last paragraph, in Markdown.
-        datasets: those of the training; by default that of the run.
-    """
-    origin = render_datasets(datasets or [TrainingDataset(manifests["pack"].as_input(), manifests["pack"], 1.0, True)])
-    if len(datasets) < 2 and (counted := PackFacts.of(manifests["pack"]).sources):
-        origin += f", of {format_counts((escape_markdown(name), count) for name, count in counted.items())}"
-    linked = " · ".join(f"[{name}]({url})" for name, url in links.items())
-    results = ["**Zero-shot results**", _render_results(rows[:24]), SPACE] if rows else []
-    blocks = [*head, linked, *results, "**Funnel**", _render_funnel(manifests), SPACE, origin, tail]
-    return _truncate_lines("\n\n".join(block for block in blocks if block), DESCRIPTION_LENGTH)
-
-
-def _render_funnel(manifests: Mapping[str, Manifest]) -> str:
-    lines = [format_table_row("stage", "rows in", "kept", "dropped"), "|:--|--:|--:|:--|"]
-    for row in funnel_stages(manifests.values()):
-        reasons = [(escape_markdown(reason), count) for reason, count in row["reasons"].items()]
-        if others := sum(count for _, count in reasons[REASONS:]):
-            reasons[REASONS:] = [("other reasons", others)]
-        cells = f"{row['input']:,}", f"{row['kept']:,}", format_counts(reasons) or "-"
-        lines.append(format_table_row(row["stage"], *cells))
-    return "\n".join(lines)
-
-
-def _render_results(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [format_table_row("task", "metric", "result", "99.5% interval", "chance", "n"), "|:--|:--|--:|--:|--:|--:|"]
-    for row in rows:
-        names = escape_markdown(row["task"]), escape_markdown(row["metric"])
-        shares = format_percent(row["value"]), format_interval(row["low"], row["high"]), format_percent(row["chance"])
-        lines.append(format_table_row(*names, *shares, f"{row['n']:,}"))
-    return "\n".join(lines)
-
-
 def render_stages(stages: Sequence[Mapping[str, Any]], manifests: Mapping[str, Manifest]) -> str:
     """Return the stages of a run as a Markdown table; empty if there are none.
 
@@ -284,53 +211,3 @@ def render_stages(stages: Sequence[Mapping[str, Any]], manifests: Mapping[str, M
 def format_table_row(*cells: str) -> str:
     """Return a row of a Markdown table; MLflow's style sheet sets no space between columns, so each cell ends in one."""
     return "| " + " | ".join(f"{cell}&emsp;" for cell in cells) + " |"
-
-
-def _truncate_lines(text: str, limit: int) -> str:
-    """Return whole lines up to the limit, in characters."""
-    if len(text) <= limit:
-        return text
-    return text[: limit - 2].rpartition("\n")[0] + "\n…"
-
-
-SHORT_CELL = 16
-"""Maximum number of characters of a text that is never wrapped in a table."""
-
-
-def render_table_page(title: str, rows: Iterable[Mapping[str, object]], note: str = "") -> str:
-    """Return an HTML page with one table, whose columns are those of the first row."""
-    rows = list(rows)
-    columns = list(rows[0]) if rows else []
-    cells = [[_format_cell(row.get(name)) for name in columns] for row in rows]
-    numbers = [
-        number
-        for number, name in enumerate(columns)
-        if {type(row.get(name)) for row in rows} - {type(None)} in ({int}, {float}, {int, float})
-    ]
-    short = [number for number, name in enumerate(columns) if all(_is_short(row.get(name)) for row in rows)]
-    return render("table.html", title=title, note=note, columns=columns, rows=cells, numbers=numbers, short=short)
-
-
-def _is_short(value: object) -> bool:
-    """Return whether a cell is readable on one line: a number, a list of numbers, or a few characters."""
-    if isinstance(value, list):
-        return not any(isinstance(item, str) for item in value)
-    return len(_format_cell(value)) <= SHORT_CELL
-
-
-def _format_cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(_format_cell(item) for item in value[:5])
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    return text if len(text) <= 300 else text[:299] + "…"
-
-
-def select_rows(table: pa.Table, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """Return rows of a table of predictions by number, without the columns that are null in all of them."""
-    rows = table.take(sorted(numbers)).to_pylist()
-    used = [name for name in table.column_names if any(row[name] is not None for row in rows)]
-    return [{name: row[name] for name in used} for row in rows]

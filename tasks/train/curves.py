@@ -1,20 +1,31 @@
-"""Follow the rows that the trainer writes, for the writers of curves that a config asks for (TrainingHook.curve_writers).
+"""Follow the rows that the trainer writes while it runs, for MLflow and for the writers that a config asks for.
 
-A thread of the training's task reads them, as for MLflow (tasks/train/live_metrics.py). A failure of a writer does not stop
+A thread of the training's task reads them for each place. In MLflow the training has its own run, which a resumed job finds
+again by the key of the snapshot; the register stage makes another run, with the model. A failure of a place does not stop
 the training.
 """
 
 import json
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from dataops.errors import PairmillError
 from tasks.engine.stage import Work
-from training.config import TrainConfig
+from tasks.tracking import client as tracking
+from tasks.tracking import run_metadata
+from tasks.tracking.child_runs import find_parent_tag
+from training.config import TRACE, TrainConfig
 from training.hooks import used_hooks
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
@@ -95,3 +106,103 @@ class CurveFollower:
                 writer.close()
         except Exception as error:  # the boundary of a thread that only displays
             logger.warning("%s no longer shows this training: %s: %s", name, type(error).__name__, error)
+
+
+SYSTEM_SECONDS = 10
+ROWS_AT_ONCE = 200
+"""Maximum number of rows, evenly thinned, that one poll logs; the run of the register stage has the full curve."""
+METRICS = dict(zip(FILES, ("train/loss", "train/samples_per_second", "train/loss"), strict=True))
+"""The files to log, each with the metric whose last step shows how much of it an earlier attempt logged."""
+
+
+class LiveRun:
+    """Logs a training to its MLflow run from a thread, inside a `with`; does nothing if no server is set.
+
+    Args:
+        folder: the job's folder.
+    """
+
+    def __init__(self, work: Work[TrainConfig], folder: Path):
+        self._work, self._folder = work, folder
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="live-run", daemon=True)
+        self._status = "FAILED"
+        self._rows = NewRows(folder)
+        self._last_steps: dict[str, int] = dict.fromkeys(FILES, 0)
+        self._is_trace_logged = False
+
+    def __enter__(self) -> "LiveRun":
+        if os.environ.get("MLFLOW_TRACKING_URI", "").strip():
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._status = "FINISHED" if kind is None else "FAILED"
+        self._ended.set()
+        if self._thread.ident is not None:
+            is_interrupt = kind is not None and not issubclass(kind, Exception)
+            self._thread.join(0.2 if is_interrupt else None)  # a server that is down must not delay the end
+
+    def _run(self) -> None:
+        try:
+            client = tracking.connect()
+            with tracking.mlflow_errors():
+                run = self._open_run(client)
+                monitor = _start_system_metrics(run)
+                try:
+                    while not self._ended.wait(POLL_SECONDS):
+                        self._log_new(client, run)
+                    self._log_new(client, run)
+                finally:
+                    monitor.finish()
+                tracking.finish(client, run, self._status)
+        except Exception as error:  # the boundary of a thread that only displays
+            logger.warning("MLflow no longer shows this training: %s: %s", type(error).__name__, error)
+
+    def _open_run(self, client: "MlflowClient") -> "Run":
+        context, key = self._work.context, self._work.draft.key
+        tags = {"pairmill.train_key": key, **run_metadata.SOURCE_TAGS}
+        tags |= {tracking.RUN_TAG: context.run_id} if context.run_id else {}
+        name = f"train {run_metadata.name_run(context.run_id, key)}"
+        run = tracking.open_run(client, context.run_name, f"train-{key}", name, tags)
+        tracking.log_tags(client, run, find_parent_tag(client, run, context.run_id))
+        settings = self._work.config.model_dump(mode="json")
+        tracking.log_params(client, run, {f"train.{k}": str(v)[: tracking.PARAM_LENGTH] for k, v in settings.items()})
+        for file, metric in METRICS.items():
+            logged = client.get_metric_history(run.info.run_id, metric)
+            self._last_steps[file] = max((point.step for point in logged), default=0)
+        return run
+
+    def _log_new(self, client: "MlflowClient", run: "Run") -> None:
+        self._log_new_rows(client, run)
+        if not self._is_trace_logged and (self._folder / TRACE).exists():
+            self._is_trace_logged = True
+            self._log_trace(client, run)
+
+    def _log_trace(self, client: "MlflowClient", run: "Run") -> None:
+        """Log the trace of the profiler as an artefact, unless an earlier attempt did; without it the curves continue."""
+        try:
+            with tracking.mlflow_errors():
+                if TRACE not in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}:
+                    client.log_artifact(run.info.run_id, str(self._folder / TRACE))
+        except PairmillError as error:
+            logger.warning("MLflow has no trace of this training: %s", error)
+
+    def _log_new_rows(self, client: "MlflowClient", run: "Run") -> None:
+        """Log the rows written since the last poll, but for those that an earlier attempt logged."""
+        for file in FILES:
+            rows = [row for row in self._rows.read(file) if row["step"] > self._last_steps[file]]
+            if rows:
+                self._last_steps[file] = rows[-1]["step"]
+                stride = -(-len(rows) // ROWS_AT_ONCE)
+                tracking.log_curves(client, run, rows[::-1][::stride][::-1], int(time.time() * 1000))
+
+
+def _start_system_metrics(run: "Run") -> Any:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(
+        run.info.run_id, SYSTEM_SECONDS, resume_logging=True, tracking_uri=tracking.tracking_uri()
+    )
+    monitor.start()
+    return monitor

@@ -23,9 +23,8 @@ from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
 from tasks.train.checkpoint_mirror import CheckpointMirror
-from tasks.train.curves import CurveFollower
+from tasks.train.curves import CurveFollower, LiveRun
 from tasks.train.datasets import download_datasets, download_indexes, find_datasets, local_name, named_inputs
-from tasks.train.live_metrics import LiveRun
 from tasks.train.shard_supply import ShardSupply
 from training.config import TRACE, TrainConfig
 from training.hooks import used_hooks

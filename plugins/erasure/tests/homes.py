@@ -17,6 +17,7 @@ from dataops.store import FolderStore
 from dataops.trace.targets import image_targets
 from flows.commands import takedown
 from flows.records import Attempt, RunRecord, StageRun
+from plugins.erasure import erasure
 from tasks.download.hooks import FetchHook
 from tasks.engine import lease
 from tasks.engine.context import Context
@@ -146,7 +147,7 @@ def copy_home(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def take_down(home: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(takedown, "known_stores", lambda *_: [store])
-    monkeypatch.setattr(takedown, "load_hooks", lambda: {"copies": Copies()})
+    monkeypatch.setattr(erasure, "load_hooks", lambda: {"copies": Copies()})
     options = takedown.TakedownOptions(home / "request.txt", "a letter", delete_raw=True, yes=True)
     return takedown.takedown(options, home, None, as_json=True)
 

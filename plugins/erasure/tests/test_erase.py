@@ -23,13 +23,13 @@ from dataops.store import FolderStore
 from dataops.trace.requests import load_erased
 from dataops.trace.targets import Target
 from plugins.erasure.erase_rows import erase_rows
+from plugins.erasure.raw_images import delete_raw, find_raw_snapshots
 from plugins.erasure.tests.homes import REMOVED, find_images, take_down
 from tasks.curate.scores.score import put_scores
 from tasks.engine.context import Context
 from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
-from tasks.lineage.takedown_raw import delete_raw, find_raw_snapshots
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
 from training.feature_files import name_shard_features

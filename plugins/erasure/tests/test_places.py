@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from dataops.snapshot import MANIFEST, Draft, Manifest, find_manifest
 from dataops.store import FolderStore
 from dataops.trace.sources import list_sources
-from flows.commands.takedown import RUN_RECORDS
 from flows.records import Attempt, RunRecord, StageRun
 from plugins.erasure.erase_texts import erase_in_store, list_home_files, search_store
+from plugins.erasure.erasure import RUN_RECORDS
 from plugins.erasure.scan import Scanner
 from tasks.checks.report import CheckReport, CheckResult
 from tasks.lineage.graph import Lineage

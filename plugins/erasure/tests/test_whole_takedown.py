@@ -15,6 +15,7 @@ from dataops.snapshot import Draft, SnapshotName, find_manifest
 from dataops.store import FolderStore
 from dataops.trace.targets import image_targets
 from flows.commands.gc import Policy, Roots
+from plugins.erasure.leftovers import delete_leftovers, find_leftovers
 from plugins.erasure.tests.homes import (
     REMOVED,
     Copies,
@@ -29,7 +30,6 @@ from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY, Inventory
-from tasks.lineage.takedown_leftovers import delete_leftovers, find_leftovers
 from tests.unit.tasks.dataset_chain import jpeg, pair
 
 

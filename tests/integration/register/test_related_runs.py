@@ -119,7 +119,7 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
 
 
 def test_live_run_logs_curves_during_the_training(mlflow_url: str, tmp_path: Path, monkeypatch) -> None:
-    from tasks.train import live_metrics as train_live
+    from tasks.train import curves as train_live
     from training.config import TRACE, TrainConfig
 
     monkeypatch.setattr(train_live, "POLL_SECONDS", 0.2)

@@ -23,7 +23,7 @@ RULE = """
     """
 CHECK = """
     from tasks.checks.check import Versions
-    from tasks.checks.config import ChecksConfig
+    from tasks.checks.check import ChecksConfig
     from dataops import plugins
     from types import SimpleNamespace
     from dataops.snapshot import Counts

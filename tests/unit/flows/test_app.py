@@ -1,15 +1,13 @@
-import re
 import time
 from pathlib import Path
 
 import prefect  # noqa: F401  its first import makes ~/.prefect, in the home of the user who runs the tests
 import pytest
-from cyclopts import App
 
 from dataops.errors import ServiceError
 from dataops.messages.waiting import SHOWN_FROM_SECONDS, waiting
 from dataops.store import open_store
-from flows.app import make_app, run_command
+from flows.app import run_command
 from flows.records import RunRecord
 from infra.local import services
 from tests.stranger import Stranger
@@ -101,7 +99,7 @@ def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(
     "command",
     [
         *(["show"], ["show", "r-1"], ["rerun", "r-1"], ["runs"], ["gc"], ["gc", "--yes"], ["trace", "example.org"]),
-        *(["takedowns"], ["takedown", "list.txt"], ["diff", "r-1", "r-1"]),
+        *(["takedown", "list"], ["takedown", "list.txt"], ["diff", "r-1", "r-1"]),
         ["export", "r-1", "--format", "hf", "--out", "out"],
     ],
     ids=" ".join,
@@ -127,33 +125,6 @@ def test_the_runs_of_a_named_store_are_its_own(project: Path, capsys: pytest.Cap
     assert "there is no run in the store other" in capsys.readouterr().err
     assert run_command(["runs", "--store", "other", "--json"]) == 0
     assert capsys.readouterr().out.strip() == "[]"
-
-
-CONDITIONAL = [
-    (["promote", "models:/name/3"], "--reason", "required to move the alias"),
-    (["takedown", "{list}", "--delete-raw"], "--yes", "required without a terminal"),
-    (["rerun", "small-20260101T000000-abcd", "--retry", "timeout"], "--from download", "With --from download"),
-    (["gc", "--keep-runs", "1", "--older-than", "30d"], "--older-than", "Instead"),
-]
-"""Commands that need an option only in some cases; the option; and how the help states it."""
-
-
-@pytest.mark.parametrize(("arguments", "option", "stated"), CONDITIONAL, ids=lambda value: str(value))
-def test_help_states_what_a_command_needs_in_some_cases(
-    empty: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], option: str, stated: str
-):
-    (empty / "list.txt").write_text("http://example.org/a.jpg\n")
-    assert run_command([argument.format(list=empty / "list.txt") for argument in arguments]) == 2
-    assert option in capsys.readouterr().err
-    assert run_command([arguments[0], "--help"]) == 0
-    assert stated in " ".join(re.sub(r"[│\s]+", " ", capsys.readouterr().out).split())
-
-
-def test_help_names_no_empty_default(empty: Path, capsys: pytest.CaptureFixture[str]):
-    for name, command in make_app().resolved_commands().items():
-        if isinstance(command, App) and command.default_command is not None:
-            run_command([name, "--help"])
-    assert '[default: ""]' not in capsys.readouterr().out
 
 
 def test_run_prints_that_it_waits_for_the_servers(

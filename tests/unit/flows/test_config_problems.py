@@ -93,12 +93,6 @@ def test_problem_has_what_was_meant_and_its_line(folder: Path, tables: dict[str,
     assert re.sub(r"; plugins that are not installed.*(?= \(line)", "", problem).endswith(end)
 
 
-def test_kind_of_source_is_suggested(folder: Path):
-    (problem,) = problems(folder, "source.kind=wark")
-    assert problem.startswith("source.kind: 'wark' is not a kind of source; allowed: warc, ")
-    assert problem.endswith("; did you mean warc? (--set)")
-
-
 def test_setting_is_named_as_the_origin(folder: Path):
     found = problems(folder, "trian.epochs=3", "train.epochs=0", train="epochs = 3")
     assert [line.rpartition(" (")[2] for line in found] == ["--set)", "--set)"]
@@ -113,23 +107,6 @@ def test_files_that_a_wrong_table_names_are_checked_too(folder: Path):
         "train.model",
     ]
     assert "train.model: model 'ViT-B-23': cannot read" in found[-1]
-
-
-def test_wrong_value_of_a_checked_key_is_one_problem(folder: Path):
-    (problem,) = problems(folder, train="model = 3")
-    assert problem.startswith("train.model: 3: it must be a string")
-
-
-def test_suite_is_suggested(folder: Path):
-    (folder / "birds.toml").write_text("")
-    (folder / "a.warc.gz").write_bytes(b"")
-    empty = dict.fromkeys(("top", "source", "filter", "download", "train", "evaluate"), "")
-    text = CONFIG.format(**empty, store=folder / "s", suite="bird.toml")
-    (folder / "mine.toml").write_text(text)
-    with pytest.raises(
-        ConfigError, match=r"evaluate\.suite: bird\.toml: no such suite file; did you mean birds\.toml\?"
-    ):
-        load_config(folder / "mine.toml")
 
 
 def all_keys(table: type[BaseModel], path: str = "") -> Iterator[tuple[str, bool]]:

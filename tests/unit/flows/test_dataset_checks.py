@@ -6,7 +6,7 @@ from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore, Store
 from flows.dataset_checks import check_run, find_last_version, find_report, insert_report
 from flows.records import RunRecord, StageRun
-from tasks.checks.config import ChecksConfig
+from tasks.checks.check import ChecksConfig
 from tasks.checks.report import CheckReport, CheckResult
 from tests.manifests import build_manifest
 

@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 import threading
-from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -12,7 +11,6 @@ from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from flows import records
 from flows.records import (
-    RUN_ID,
     Attempt,
     RunRecord,
     StageRun,
@@ -20,7 +18,6 @@ from flows.records import (
     is_alive,
     list_runs,
     load_run,
-    new_run_id,
     remember_store,
 )
 from tasks.engine.lease import Lease
@@ -109,14 +106,6 @@ def test_actual_state_is_crashed_when_the_process_has_ended():
     assert (one.actual_state(), one.attempts[-1].error) == ("failed", "why")
 
 
-def test_set_stage_keeps_one_entry_per_stage():
-    one = record("a")
-    for state in ("Running", "Completed"):
-        one.set_stage(StageRun(stage="extract", key="k", state=state))
-    one.set_stage(StageRun(stage="filter", key="k", state="Running"))
-    assert [(s.stage, s.state) for s in one.stages] == [("extract", "Completed"), ("filter", "Running")]
-
-
 def test_is_alive_follows_the_lease_of_a_run_on_another_machine(tmp_path, monkeypatch):
     monkeypatch.setattr("flows.records.STALE_SECONDS", 0.5)
     monkeypatch.setattr("flows.records.POLL_SECONDS", 0.02)
@@ -174,14 +163,6 @@ def test_save_keeps_the_attempts_of_another_process(tmp_path):
         ("train", "train", True),
     ]
     assert kept.first_flow == "curate"
-
-
-def test_new_run_id_has_name_and_time_and_matches_the_pattern():
-    early = new_run_id("n.1-x", datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=1))))
-    assert early.startswith("n.1-x-20260102T020405-")
-    assert RUN_ID.fullmatch(early)
-    assert RUN_ID.fullmatch(new_run_id("n"))
-    assert not RUN_ID.fullmatch("solid-beagle")
 
 
 def test_last_stage_is_that_of_the_newest_attempt():

@@ -15,8 +15,7 @@ from flows.dataset_checks import check_kept
 from flows.listeners import artefacts, base
 from flows.records import read_record
 from flows.run import Run
-from tasks.checks.check import check_dataset
-from tasks.checks.config import ChecksConfig
+from tasks.checks.check import ChecksConfig, check_dataset
 from tests.live_runs import build_live_run
 from tests.manifests import build_manifest
 

@@ -12,8 +12,8 @@ from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore, open_store
 from flows.commands.takedown import TakedownOptions, takedown
+from plugins.publish.publications import list_publications
 from plugins.publish.publish import PublishOptions, publish
-from tasks.lineage.publications import list_publications
 from tests.servers.writable_hub import TOKEN
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair
 

@@ -10,9 +10,9 @@ from dataops.errors import ConfigError, ContractError
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
 from flows.records import RunRecord
+from plugins.publish.publications import list_publications
 from plugins.publish.publish import PublishOptions, publish
 from tasks.checks.report import CheckReport, CheckResult
-from tasks.lineage.publications import list_publications
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
 LICENSE = "http://creativecommons.org/licenses/by/4.0/"

@@ -12,8 +12,8 @@ from dataops.errors import ContractError
 from dataops.home import CHECKOUT
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
+from plugins.publish.publications import Publication, list_publications, record_publication
 from plugins.publish.publish import PublishOptions, publish
-from tasks.lineage.publications import Publication, list_publications, record_publication
 from tests.manifests import build_manifest
 
 LOAD = """

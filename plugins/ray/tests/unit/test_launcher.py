@@ -114,8 +114,6 @@ def test_request_to_the_driver_can_be_sent_whatever_follows_the_progress(tmp_pat
     monkeypatch.setattr(ray_launcher, "check_cluster", lambda cluster: None)
     monkeypatch.setattr(ray_launcher, "start_ray_process", start)
     planned: Any = SimpleNamespace(key="k", config=TrainConfig().model_dump(mode="json"), seed=0, upstream=())
-    context = Context(
-        FolderStore(tmp_path), tmp_path, progress=lambda done, total, line: None, finished=lambda record: None
-    )
+    context = Context(FolderStore(tmp_path), tmp_path, progress=lambda done, total, line: None)
     with pytest.raises(ServiceError, match="it was sent"):
         train_on_ray(planned, context, RayExecutor("127.0.0.1:1"))

@@ -16,7 +16,7 @@ from dataops.errors import ConfigError, ContractError
 from plugins.recipes import stored_features
 from plugins.recipes.teacher_features import prepare_features
 from tasks.engine.stage import plan
-from tasks.register.model_card import describe_teachers
+from tasks.register.card import describe_teachers
 from tasks.tracking.run_metadata import build_lineage_tags
 from tasks.train.stage import TRAIN, external_inputs
 from tests.loss_ranks import PAIRS, TEACHER_SCALE, compute_on_ranks, make_leaves, make_teacher

@@ -9,14 +9,10 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
-from flows.commands import output
-from flows.commands.diff import _print, show_diff
+from flows.commands.diff import show_diff
 from flows.commands.show import show_run_or_key
 from flows.records import RunRecord, StageRun
-from tasks.lineage.diff import Difference, Side
 from tests.unit.tasks.dataset_chain import packed_in, pair
-
-Manifests = dict[str, Manifest]
 
 
 @pytest.fixture
@@ -54,20 +50,6 @@ def test_show_diff_prints_a_table_or_json(datasets, capsys: pytest.CaptureFixtur
         "removed": {"rows": 1, "why": [{"stage": "curate", "reason": "too_small", "rows": 1}]},
         "settings": {},
     }
-
-
-def test_show_diff_cuts_no_name_and_no_short_value_at_80_columns(
-    datasets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(output, "WIDTH", 80)
-    first, rows = datasets[2]["pack"], pl.DataFrame({"stage": [], "reason": []})
-    name = "curate.near_duplicates.maximum_distance_of_perceptual_hashes_of_two_images"
-    settings = {name: ("a" * 60, "b" * 61), "curate.min_side": (None, 3)}
-    _print(first, first, Difference(1, 1, Side(rows), Side(rows), settings))
-    printed = capsys.readouterr().out
-    assert "\n1 pair is in both, 1 of them with another image.\n" in printed
-    assert f"\n{name}: {'a' * 60} in A, {'b' * 57}... in B\n" in printed
-    assert "\ncurate.min_side: None in A, 3 in B\n" in printed
 
 
 def test_show_diff_writes_no_formula_to_a_csv_file(tmp_path: Path) -> None:

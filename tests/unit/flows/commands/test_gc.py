@@ -21,8 +21,7 @@ from dataops.stages import STAGES
 from dataops.storage import cached_files
 from dataops.storage.cached_files import hold
 from dataops.store import FolderStore
-from flows.commands import output
-from flows.commands.gc import KEEP_RUNS, Policy, Roots, _find_local, _show_local, collect_garbage, parse_age
+from flows.commands.gc import KEEP_RUNS, Policy, Roots, _find_local, collect_garbage, parse_age
 from flows.records import RunRecord
 from infra.local import services
 from tasks.engine.context import Context
@@ -242,14 +241,6 @@ def test_parse_age_accepts_hours_days_and_weeks(text, seconds):
     assert parse_age(text) == seconds
 
 
-def test_policy_takes_either_a_number_or_an_age():
-    assert Policy.from_options(None, None) == Policy(KEEP_RUNS)
-    assert Policy.from_options(0, None) == Policy(0)
-    for arguments in ((1, "30d"), (-1, None), (None, "30"), (None, "-3d")):
-        with pytest.raises(ConfigError, match="--older-than"):
-            Policy.from_options(*arguments)
-
-
 def test_gc_keeps_an_old_run_of_another_machine_that_holds_a_lease(store):
     train, pack = SnapshotName("train", "d" * 16), SnapshotName("pack", "e" * 16)
     put(store, pack, [])
@@ -316,37 +307,6 @@ def test_gc_keeps_an_object_that_a_deleted_snapshot_shares_with_a_kept_one(store
     assert gc(store, Policy()) == {OTHER}
     assert find_manifest(store, *OTHER) is not None
     assert store.read(f"{OTHER}/part-00000") == str(EXTRACT).encode()
-
-
-def test_gc_lists_what_it_keeps_and_deletes_at_80_columns(store, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(output, "WIDTH", 80)
-    monkeypatch.setattr(Roots, "read_registry", lambda roots: None)
-    put(store, EXTRACT, [])
-    put(store, OTHER, [])
-    put(store, FILTER, [EXTRACT], complete=False, work="old")
-    put_run(store, "newest", [EXTRACT])
-    older = "nightly-of-english-20261127T070630-048a"
-    put_run(store, older, [OTHER], days=1)
-    collect_garbage(tmp_path / "none", str(store.root), Policy(1), delete=False, as_json=False)
-    printed = capsys.readouterr().out
-    assert "\n1 snapshot is kept:\n     1 for the newest run of its name\n" in printed
-    assert f"To delete from {store.uri} (no kept run or model needs it)\n" in printed
-    assert f"To delete from {store.uri} (unfinished, and no kept run resumes it)\n" in printed
-    assert f"{older}\n" in printed
-    assert "\nin total 2 snapshots, " in printed
-    collect_garbage(tmp_path / "none", str(store.root), Policy(2), delete=False, as_json=False)
-    kept = "\n2 snapshots are kept:\n     2 for one of the 2 newest runs of its name\n"
-    assert kept in capsys.readouterr().out
-
-
-def test_gc_prints_one_line_for_all_scratch_folders_of_a_folder(tmp_path, capsys):
-    paths = [tmp_path / "tmp" / f"pairmill-scratch-{number}" for number in range(500)]
-    _show_local({path: 1000 for path in paths}, "folder", "of ended processes in", delete=True)
-    _show_local({tmp_path / "home" / "jobs" / "train-1": 20}, "folder", "of ended processes in", delete=False)
-    assert capsys.readouterr().out.splitlines() == [
-        f"deleted: 500 folders of ended processes in {tmp_path / 'tmp'}, 500 KB",
-        f"to delete: 1 folder of ended processes in {tmp_path / 'home' / 'jobs'}, 20 B",
-    ]
 
 
 def test_gc_deletes_cached_features_that_were_not_used_for_a_month(store, tmp_path, monkeypatch, capsys):

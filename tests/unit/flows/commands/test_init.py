@@ -56,17 +56,6 @@ def test_config_and_suite_are_valid_in_their_folder(kind: str, monkeypatch: pyte
     assert task.problems() == []
 
 
-def test_optional_keys_of_the_templates_exist():
-    for kind in KINDS:
-        make(kind, kind)
-        lines = Path(kind, "config.toml").read_text().splitlines()[1:]
-        enabled = [line[2:] if line.startswith("# ") and " = " in line else line for line in lines]
-        Path(kind, "all.toml").write_text("\n".join(enabled))
-        keys = tomllib.loads("\n".join(enabled))
-        schema = json.loads(Path(kind, "config.schema.json").read_text())
-        jsonschema.validate(keys, schema)
-
-
 def test_nothing_is_replaced_without_asking(monkeypatch: pytest.MonkeyPatch, capsys):
     make("pairs", "p")
     make("pairs", "p")

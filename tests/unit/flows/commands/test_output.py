@@ -2,18 +2,7 @@
 
 import pytest
 
-from flows.commands.output import console, new_table, text
-
-
-def test_output_that_begins_with_a_newline_is_not_indented(capsys):
-    console().print("\nDone in 12 s")
-    console().print(text("\nRegistered models:/demo/1"))
-    assert capsys.readouterr().out == "\nDone in 12 s\n\nRegistered models:/demo/1\n"
-
-
-def test_further_lines_of_a_text_stay_indented(capsys):
-    console().print(text("first\nforged line"))
-    assert capsys.readouterr().out == "first\n    forged line\n"
+from flows.commands.output import console, new_table
 
 
 @pytest.mark.parametrize("colours", [False, True])

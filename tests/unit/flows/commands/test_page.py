@@ -10,8 +10,7 @@ from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore, Store
 from flows.commands.show import show_run_or_key, write_stage_page
 from flows.records import RunRecord, StageRun
-from tasks.checks.check import check_dataset
-from tasks.checks.config import ChecksConfig
+from tasks.checks.check import ChecksConfig, check_dataset
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import packed_in, some_pairs
 

@@ -1,18 +1,16 @@
 """`pairmill runs` and `pairmill show`: which runs are listed, and how much of a large snapshot is printed."""
 
-import json
-import webbrowser
 from pathlib import Path
 
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Draft, Input, Part
+from dataops.snapshot import Input, Part
 from dataops.stages import STAGES
 from dataops.store import FolderStore
 from flows.app import run_command
 from flows.commands import show
-from flows.commands.show import LISTED, open_page, select_runs, show_snapshot
+from flows.commands.show import LISTED, select_runs, show_snapshot
 from flows.records import Attempt, RunRecord, StageRun, newest_run
 from tests.manifests import build_manifest
 
@@ -82,60 +80,12 @@ def test_runs_names_the_home_and_the_remedy_if_there_is_no_run(tmp_path: Path, m
     assert "completed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("stage", "version", "named"),
-    [
-        ("pack", None, "dataset page: `pairmill show 1 --open`"),
-        ("train", None, f"model: `pairmill export {'0' * 16} --format open_clip --out FOLDER`"),
-        ("pack", "models:/a/1", None),
-        ("train", "models:/a/1", None),
-    ],
-)
-def test_run_that_registers_no_model_names_the_command_for_what_it_made(
-    stage, version, named, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(show, "load_manifests", lambda *_: [build_manifest(stage)])
-    run = record("1", "completed").model_copy(update={"model_version": version})
-    show.show_run(run, FolderStore(tmp_path))
-    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("dataset page:", "model:"))]
-    assert found == ([named] if named else [])
-
-
 @pytest.mark.parametrize(("options", "named"), [({}, 1), ({"with_error": False}, 0)])
 def test_run_names_its_error_unless_the_command_prints_it(options, named, tmp_path, capsys):
     attempt = Attempt(flow_run_id="1", flow="mine", started_at="2026-01-01", host="h", pid=1, error="no page was found")
     run = record("1", "failed").model_copy(update={"attempts": [attempt]})
     show.show_run(run, FolderStore(tmp_path), **options)
     assert capsys.readouterr().out.count("no page was found") == named
-
-
-def test_scores_name_the_test_images_that_are_in_the_training_data(tmp_path, monkeypatch, capsys):
-    overlap = {"overlap": 7, "n": 24, "metric": "top1", "all": 0.5, "clean": 0.25, "overlap_accuracy": 1.0}
-    overlap |= {"overlap_low": 0.5, "overlap_high": 1.0, "p_value": 0.01}
-    score = {"value": 0.5, "low": 0.2, "high": 0.8, "chance": 0.5}
-    metrics = {"mine": {"n": 24, "metrics": {"top1": score}, "contamination": overlap}}
-    metrics["clean"] = metrics["mine"] | {"contamination": overlap | {"overlap": 0}}
-    monkeypatch.setattr(show, "load_manifests", lambda *_: [build_manifest("evaluate", facts={"metrics": metrics})])
-    show.show_run(record("1", "completed"), FolderStore(tmp_path))
-    out = capsys.readouterr().out
-    assert "mine: 7 of 24 images are in training; top1 50.00%, 25.00% on clean images" in " ".join(out.split())
-    assert "clean: " not in out
-
-
-def test_run_and_snapshot_have_the_speed_and_the_memory_of_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    rows = [(900, 0.5, 0.3, 60.0), (3210.4, 0.01, 0.412, 61.0), (3300, 0.0, 0.42, 61.5)]
-    names = ("samples_per_second", "data_wait_fraction", "mfu", "gpu_peak_memory_gb")
-    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
-    draft = Draft(FolderStore(tmp_path), "train", "0" * 16)
-    part = draft.put_bytes("evidence-throughput.jsonl", "\n".join(lines).encode())
-    manifest = build_manifest("train", [part])
-    monkeypatch.setattr(show, "load_manifests", lambda *_: [manifest])
-    show.show_run(record("1", "completed"), draft.store)
-    show_snapshot(manifest, draft.store, as_json=False)
-    expected = "training: 3,210 samples/s, 1.0% of the time waiting for data, MFU 41.2%, 61.5 GB of GPU memory at most"
-    assert capsys.readouterr().out.splitlines().count(expected) == 2
 
 
 def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -147,14 +97,3 @@ def test_show_of_many_inputs_and_parts_fits_on_one_screen(tmp_path: Path, capsys
     assert sum("made from source/crawl/" in line for line in lines) == LISTED
     assert any("and 1,480 more inputs: `pairmill show " in line for line in lines)
     assert any("and 1,480 more parts: `pairmill show " in line for line in lines)
-
-
-@pytest.mark.parametrize(("has_browser", "said"), [(True, "opened"), (False, "no browser was found; open")])
-def test_open_page_names_the_file(has_browser: bool, said: str, tmp_path: Path, monkeypatch, capsys):
-    opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or has_browser)
-    open_page(tmp_path / "a page.html")
-    assert opened == [(tmp_path / "a page.html").as_uri()]
-    out, err = capsys.readouterr()
-    assert not out  # the value that --json prints
-    assert f"{said} {tmp_path / 'a page.html'}" in err

@@ -11,16 +11,14 @@ import pytest
 from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
 
 from dataops.errors import ConfigError
-from flows.commands.servers import show_deployed
 from flows.config import RunConfig
-from flows.deployment.automations import FORMER_NAMES, NAMES, notification_automations, zombie_automation
-from flows.deployment.deploy import check_request, worker_commands
+from flows.deployment.automations import NAMES, notification_automations, zombie_automation
+from flows.deployment.deploy import check_request
 from flows.deployment.deployer import Deployer, fill_specifications
 from flows.deployment.request import DeployRequest
 from flows.listeners import events
 from flows.listeners.events import EVENTS
 from flows.pipeline import FLOWS
-from infra.local import services
 
 CONFIG = RunConfig.model_validate(
     {"name": "nightly", "source": {"kind": "warc", "paths": ["x.warc.gz"]}, "register": {"model_name": "clip"}}
@@ -179,48 +177,12 @@ def test_deploy_refuses_a_webhook_that_would_send_no_message(kind: str, data: di
     assert client.create_deployment.called is sends
 
 
-@pytest.mark.parametrize("former", [True, False])
-def test_put_automation_updates_the_one_of_its_former_name(former: bool):
-    automation = zombie_automation().model_copy(update={"name": "pairmill: notify when a run fails"})
-    name = "pairmill: tell of a failed run" if former else automation.name
-    existing = automation.model_copy(update={"name": name, "enabled": False, "id": UUID(int=7)})
+def test_put_automation_updates_the_one_of_its_name_and_leaves_it_paused():
+    automation = zombie_automation()
+    existing = automation.model_copy(update={"enabled": False, "id": UUID(int=7)})
     client = MagicMock()
-    client.read_automations_by_name.side_effect = lambda asked: [existing] if asked == name else []
+    client.read_automations_by_name.side_effect = lambda asked: [existing] if asked == automation.name else []
     row = Deployer(client).put_automation(automation)
     client.create_automation.assert_not_called()
     identity, updated = client.update_automation.call_args.args
-    assert (identity, updated.name, updated.enabled) == (UUID(int=7), automation.name, False)
-    assert (row.name, row.what) == ("notify when a run fails", "paused")
-
-
-def test_each_former_name_is_of_an_automation_that_exists():
-    names = {automation.name for automation in notification_automations([UUID(int=1)], "http://ui")}
-    assert names >= FORMER_NAMES.keys()
-
-
-@pytest.mark.parametrize(
-    ("url", "reached"),
-    [
-        ("http://127.0.0.1:4200/api", False),
-        ("http://127.1.2.3:4200/api", False),
-        ("http://[::1]:4200/api", False),
-        ("http://localhost:4200/api", False),
-        ("http://LOCALHOST.:4200/api", False),
-        ("http://prefect.localhost/api", False),
-        ("http://0.0.0.0:4200/api", False),
-        ("http://10.0.0.5:4200/api", True),
-        ("https://prefect.example.org/api", True),
-    ],
-)
-def test_deploy_prints_an_address_only_if_other_machines_reach_it(
-    url: str, reached: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setenv("PREFECT_API_URL", url)
-    monkeypatch.setattr(services, "_external_problem", lambda url, path="": None)
-    monkeypatch.setattr("flows.deployment.deploy.load_config", lambda path: CONFIG)
-    commands = worker_commands(DeployRequest(Path("c.toml"), pool="mill"))
-    assert commands[0] == "pairmill up --worker --pool mill"
-    show_deployed([], commands, as_json=False)
-    printed = capsys.readouterr().out
-    assert (url in printed, "--pool mill-gpu" in printed) == (reached, reached)
-    assert ("cannot reach the Prefect server" in printed) is not reached
+    assert (identity, updated.enabled, row.what) == (UUID(int=7), False, "paused")

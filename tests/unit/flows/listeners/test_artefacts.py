@@ -25,18 +25,6 @@ def build_manifest(stage: str, **more: Any) -> Manifest:
     return Manifest.model_construct(stage=stage, key="a" * 16, counts=counts, **({"facts": {}} | more))
 
 
-def test_funnel_has_shares_and_counts_that_people_read():
-    (row,) = artefacts.render_funnel([build_manifest("extract")])
-    assert row == {
-        "stage": "extract",
-        "rows in": "1,058",
-        "kept": "1,056",
-        "dropped": "2",
-        "why": "tracking",
-        "share of rows in": "0.19%",
-    }
-
-
 def test_card_links_to_every_page_and_to_nothing_else():
     links = {"model card": "http://127.0.0.1:5000/#/card", "run": "http://127.0.0.1:5000/#/run", "x": "javascript:1"}
     facts = {"model_uri": "models:/demo/3", "model_name": "demo", "version": "3", "alias": "champion", "gate": "passed"}

@@ -62,28 +62,6 @@ def test_no_control_codes_come_from_the_line_of_a_stage():
     assert not {"\x1b", "\n"} & set("".join(render(progress, 80)))
 
 
-def test_a_stage_without_a_total_shows_only_its_age():
-    assert render(progress_of("register", (3.0, 0, 0, "")), 80)[0].split()[-1] == "0:03"
-    assert progress_of("register", (3.0, 0, 0, "")).describe([], 0.0) == "register: at work for 0:03"
-
-
-def test_a_wait_takes_the_place_of_the_rate_and_the_time_left():
-    wait = Wait("data.example: HTTP 503", since=0.0, until=42.0, deadline=900.0)
-    head, detail = render(TRAINING, 80, (wait,), now=30.0)
-    assert "ETA" not in head
-    assert detail.strip().startswith("waiting for 0:30: data.example: HTTP 503; next attempt in 0:12")
-    assert TRAINING.describe([wait], 30.0) == (
-        "train: 25/598 steps (4%); waiting for 0:30: data.example: HTTP 503; next attempt in 0:12; gives up in 14:30"
-    )
-
-
-def test_the_log_line_of_a_download():
-    progress = progress_of("download", (0.0, 0, 4423, ""), (11.0, 2310, 4423, "96.1% fetched; http_404 31, opt_out 4"))
-    assert progress.describe([], 0.0) == (
-        "download: 2,310/4,423 images (52%), 210/s, ETA 0:10; 96.1% fetched; http_404 31, opt_out 4"
-    )
-
-
 def test_the_rate_is_of_the_last_minute_and_begins_anew_with_another_total():
     progress = progress_of("extract", (0.0, 0, 100, ""), (100.0, 10, 100, ""), (160.0, 70, 100, ""))
     assert progress.rate == 1.0

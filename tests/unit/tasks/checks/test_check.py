@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from dataops import plugins
 from dataops.snapshot import Counts, Manifest
-from tasks.checks.check import check_dataset
-from tasks.checks.config import ChecksConfig
+from tasks.checks.check import ChecksConfig, check_dataset
 from tasks.checks.report import CheckResult
 from tests.manifests import build_manifest
 
@@ -166,3 +166,18 @@ def test_text_has_no_control_characters_of_a_host():
     result = check_one("max_host_share", dataset(hosts={"a\x1b[31m.test": 190, "b.test": 10}))
     assert "\x1b" not in result.text
     assert "a\\x1b[31m.test has 95.00%" in result.text
+
+
+def test_level_of_an_unknown_check_is_refused_with_the_known_ones():
+    with pytest.raises(ValidationError) as raised:
+        ChecksConfig.model_validate({"levels": {"max_hots_share": "block"}})
+    (error,) = raised.value.errors()
+    assert error["loc"] == ("levels",)
+    assert "no such check: max_hots_share; the checks are min_rows, " in error["msg"]
+    assert error["msg"].endswith("; did you mean max_host_share?")
+
+
+@pytest.mark.parametrize("values", [{"max_host_share": 1.5}, {"min_rows": -1}, {"min_rows_ratio": float("nan")}])
+def test_bound_outside_its_range_is_refused(values):
+    with pytest.raises(ValidationError):
+        ChecksConfig.model_validate(values)

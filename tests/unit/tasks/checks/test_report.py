@@ -31,8 +31,3 @@ def test_warnings_do_not_block():
     found = report(a=("failed", "warn"), b=("not checked", "block"))
     assert not found.is_blocked
     assert found.figures == {"a": 0.9, "b": 0.9}
-
-
-def test_markdown_shows_texts_as_they_are():
-    (row,) = report(min_rows=("failed", "warn")).markdown_rows()
-    assert row == {"check": "min_rows", "result": "warning", "figure": r"min\_rows \| 90% \<b\>"}

@@ -36,7 +36,6 @@ def test_report_shows_hostile_captions_as_text():
     assert "script" not in page.tags
     assert page.events == []
     assert "img" not in page.tags
-    assert page.tags.count("svg") == 2, "the two plots"
     assert page.text.count("<script>alert(1)</script>") >= 5
     assert page.addresses == []
     assert "\u202e" not in page.text

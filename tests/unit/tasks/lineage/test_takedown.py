@@ -21,8 +21,7 @@ from tasks.engine.stage import make, plan
 from tasks.lineage import takedown
 from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
-from tasks.lineage.takedown_proof import prove_removal
-from tasks.lineage.takedown_raw import delete_raw, find_raw_snapshots, find_urls
+from tasks.lineage.takedown import prove_removal
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
 from tasks.tracking.registry import Registry
@@ -87,8 +86,6 @@ def test_takedown_of_a_further_caption_removes_its_sample(store: FolderStore, ta
     assert outcome.successor is not None
     assert b"another text" not in read_bytes(store, outcome.successor)
     assert outcome.successor.counts == Counts(input=24, kept=23, dropped={"takedown": 1})
-    found = find_raw_snapshots(Lineage(store), Search(store), [target])
-    assert [hit.part.name for raw in found for hit in raw.hits] == ["part-00001.parquet"]
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -190,13 +187,14 @@ def test_prove_removal_raises_when_a_row_is_left(store: FolderStore) -> None:
 
 
 def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderStore) -> None:
+    raw_images = pytest.importorskip("plugins.erasure.raw_images")
     pairs = some_pairs()
     download = curated(store, pairs, 7)[1]
     target, matches = TARGETS["domain"]
     removed = [row for row in pairs if matches(row)]
-    (raw,) = find_raw_snapshots(Lineage(store), Search(store), [target])
-    assert find_urls(Search(store), [raw]) == sorted(row["url"] for row in removed)
-    assert delete_raw(Context(store, store.root), raw, [target]) == len(removed)
+    (raw,) = raw_images.find_raw_snapshots(Lineage(store), Search(store), [target])
+    assert raw_images.find_urls(Search(store), [raw]) == sorted(row["url"] for row in removed)
+    assert raw_images.delete_raw(Context(store, store.root), raw, [target]) == len(removed)
     after = find_manifest(store, "download", download.key, verify=True)
     assert after is not None
     assert after.content_digest != download.content_digest
@@ -204,7 +202,7 @@ def test_delete_raw_rewrites_shards_without_the_removed_samples(store: FolderSto
     everything = b"".join(store.read(name) for name in store.names(f"download/{download.key}"))
     for row in pairs:
         assert (row["data"] in everything) != matches(row)
-    assert find_raw_snapshots(Lineage(store), Search(store), [target]) == []
+    assert raw_images.find_raw_snapshots(Lineage(store), Search(store), [target]) == []
     for part in after.named("", ".tar"):
         samples = dict(read_samples(io.BytesIO(store.read(after.path(part.name))), part.name))
         assert len(samples) == part.rows
@@ -215,10 +213,6 @@ def test_takedown_command_reports_and_deletes(
 ) -> None:
     pytest.importorskip("plugins.erasure", reason="--delete-raw is of this plugin")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    steps: list[str] = []
-    search = flow.erase_and_search
-    monkeypatch.setattr(flow, "_delete_images_of_prefect", lambda: steps.append("deletion") or {"deleted": 2})
-    monkeypatch.setattr(flow, "erase_and_search", lambda *given: steps.append("search") or search(*given))
     old = packed(store, curated(store, some_pairs(), 7))
     file = tmp_path / "letter.txt"
     file.write_text(
@@ -237,7 +231,6 @@ def test_takedown_command_reports_and_deletes(
     result = json.loads(capsys.readouterr().out)
     (report,) = [one for one in result["stores"] if one["datasets"]]
     assert code == 0
-    assert (steps, result["prefect"]) == (["deletion", "deletion", "search"], {"deleted": 2}), "one for each call"
     assert report["deleted"]["datasets"] == [old.key]
     assert sum(report["deleted"]["raw_samples"].values()) == 6
     assert report["raw_snapshots"] == {}

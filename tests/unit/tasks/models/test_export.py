@@ -12,7 +12,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from flows.commands.export import export
-from tasks.register.exported_documents import describe_snapshot
+from tasks.register.documents import describe_snapshot
 from tests.manifests import build_manifest
 
 

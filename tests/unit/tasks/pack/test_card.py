@@ -14,7 +14,7 @@ def test_html_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Pa
     for kept in ("30 of 33", "23 of 30", "20 of 23", "17 of 20", "17 of 17"):
         assert kept in page.text
     for reason in ("page_opt_out", "too_short", "http_404", "too_large", "too_small", "near_duplicate"):
-        assert len(re.findall(rf"{reason}(?!_)", page.text)) == 2, "in the drawing, and beside examples"
+        assert len(re.findall(rf"{reason}(?!_)", page.text)) == 2, "in the funnel, and beside examples"
     assert page.text.count("no example available") == 0
     assert page.tags.count("img") == 17 + 3 + 6 + 3 + 6, (
         "kept pairs; dropped ones of download and of curate, each beside some kept pairs"

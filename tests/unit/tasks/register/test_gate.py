@@ -11,7 +11,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Draft, Manifest
 from dataops.store import FolderStore
-from tasks.register.gate import Verdict, check_floors, judge_without_gate
+from tasks.register.gate import Verdict, binomial_tail, check_floors, judge_without_gate
 from tests.manifests import build_manifest
 
 if TYPE_CHECKING:
@@ -100,10 +100,6 @@ def test_without_a_gate_only_a_model_above_chance_and_not_worse_gets_the_alias(
     assert (str(parsed), parsed.gets_alias) == (str(verdict), alias)
 
 
-def test_verdicts_of_a_gate_in_words() -> None:
-    for verdict, sentence in (
-        (Verdict(()), "gate passed"),
-        (Verdict(("a is 0, floor 1",)), "gate refused: a is 0, floor 1"),
-    ):
-        assert verdict.sentence == sentence
-        assert verdict.gets_alias is verdict.passed is Verdict.parse(str(verdict)).gets_alias
+@pytest.mark.parametrize(("heads", "throws", "p"), [(0, 0, 1.0), (5, 5, 1 / 32), (3, 4, 5 / 16), (0, 9, 1.0)])
+def test_binomial_tail_gives_the_exact_probability(heads: int, throws: int, p: float) -> None:
+    assert binomial_tail(heads, throws) == pytest.approx(p)

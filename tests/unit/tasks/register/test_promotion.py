@@ -1,6 +1,5 @@
 """The audit trail of a registered model's aliases, without a server."""
 
-import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,10 +19,9 @@ FIELDS = ("alias", "before", "after", "by", "why")
         ("candidate", "1", "2", "run x", "gate refused: a/top1 is 0.03, floor 0.9\nsecond line"),
     ],
 )
-@pytest.mark.parametrize("written", [str, lambda move: json.dumps(vars(move))])
-def test_trail_is_read_as_it_was_written(values: tuple[Any, ...], written: Any):
+def test_trail_is_read_as_it_was_written(values: tuple[Any, ...]):
     move = AliasMove(*values)
-    (read,) = promotion._parse_trail({"pairmill": "CLIP", "audit.20261127T065703.347011Z-ee42": written(move)})
+    (read,) = promotion._parse_trail({"pairmill": "CLIP", "audit.20261127T065703.347011Z-ee42": str(move)})
     assert read == {"time": "20261127T065703.347011Z", **dict(zip(FIELDS, values, strict=True))}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dataops.snapshot import Counts, Manifest
 from tasks.engine.subprocess_job import run_job
-from tasks.tracking import run_metadata
+from tasks.register.card import Card
 from tests.hostile_text import HOSTILE_MARKDOWN as HOSTILE
 from tests.hostile_text import Page
 from tests.live_runs import build_live_run
@@ -40,25 +40,11 @@ def test_description_shows_hostile_names_as_text():
         "pack": manifest("pack", counts=Counts(input=2, kept=1, dropped={HOSTILE: 1})),
         "train": manifest("train", config={"model": HOSTILE}),
     }
-    intro = run_metadata.render_intro(manifests, f"refused: {HOSTILE}")
-    text = run_metadata.render_description(manifests, [row()], [intro], {})
+    text = Card("m", manifests, [row()], f"refused: {HOSTILE}").summary({})
     tags = Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
     assert not {"a", "img", "script", "h1"} & set(tags.tags)
-    assert tags.tags.count("code") == 2  # the dataset's key and its digest
+    assert tags.tags.count("code") == 2, "the dataset's key and its digest"
     assert "\x1b" not in text
-
-
-def test_table_page_shows_hostile_captions_as_text():
-    page = run_metadata.render_table_page(
-        HOSTILE,
-        [{HOSTILE: HOSTILE, "list": [HOSTILE], '" onload="x': '" onload="x'}],
-        HOSTILE,
-    )
-    tags = Page(page)
-    elements = "html head meta title style body h1 p div table thead tr th tbody td"
-    assert {*tags.tags} == {*elements.split()}
-    assert tags.events == []
-    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in tags.attributes
 
 
 @pytest.mark.parametrize("line", [HOSTILE, "\x1b[31mred", "host http://user:hunter2@evil.example"])

@@ -3,7 +3,7 @@
 A raw snapshot is rewritten under its own key, as by a download round (tasks/download/rounds.py). Its digest changes, so the
 next run of its config curates and packs the remaining rows again and fetches nothing. New objects are written before the
 manifest is replaced, and old ones deleted after it: a killed call leaves either the old snapshot or the new one, complete,
-and objects that no manifest names, which the next call deletes (tasks/lineage/takedown_leftovers.py).
+and objects that no manifest names, which the next call deletes (plugins/erasure/leftovers.py).
 """
 
 import io

@@ -1,4 +1,4 @@
-"""`takedowns` lists the register, and its check ends with 3 and an event for each request near its deadline."""
+"""`takedown list` lists the register, and its check ends with 3 and an event for each request near its deadline."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 
 from dataops.store import FolderStore
-from flows.commands.removal.listing import ListOptions, list_takedowns
+from flows.commands.takedown_list import list_takedowns
 from tasks.takedown.request_log import RequestLog, make_letter
 from tests.servers.recorder import Recorder, serve_recorder
 
@@ -46,7 +46,7 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
 def test_check_ends_with_3_and_announces_what_is_due_without_who_asked(
     home: Path, prefect: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert list_takedowns(ListOptions(check=True), home, None, as_json=True) == 3
+    assert list_takedowns(home, None, check=True, as_json=True) == 3
     output = capsys.readouterr()
     result = json.loads(output.out)
     assert output.err == ""
@@ -57,8 +57,8 @@ def test_check_ends_with_3_and_announces_what_is_due_without_who_asked(
     assert [event["event"] for event in call.json()] == ["pairmill.takedown.due"] * 2
     assert [event["payload"]["days"] for event in call.json()] == [-1, 2]
     assert b"Jane" not in call.body
-    assert list_takedowns(ListOptions(check=True, days=30), home, None, as_json=False) == 3
-    assert list_takedowns(ListOptions(), home, None, as_json=False) == 0
+    assert list_takedowns(home, None, check=True, days=30, as_json=False) == 3
+    assert list_takedowns(home, None, as_json=False) == 0
     assert len(prefect.calls) == 2
 
 
@@ -69,14 +69,14 @@ def test_check_reports_that_nobody_was_notified(
     prefect.status = 401
     if server == "none":
         monkeypatch.delenv("PREFECT_API_URL")
-    assert list_takedowns(ListOptions(check=True), home, None, as_json=True) == 3
+    assert list_takedowns(home, None, check=True, as_json=True) == 3
     (warning,) = caplog.messages
     assert warning.startswith("no notification is sent, since ")
     assert ("start it with `pairmill up`" if server == "none" else "did not accept it: HTTP 401") in warning
 
 
 def test_csv_has_each_letter_and_no_formula(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert list_takedowns(ListOptions(csv=home / "out.csv"), home, None, as_json=False) == 0
+    assert list_takedowns(home, None, csv=home / "out.csv", as_json=False) == 0
     lines = (home / "out.csv").read_text().splitlines()
     assert len(lines) == 5
     assert ",'=Jane 0," in lines[1]
@@ -84,5 +84,5 @@ def test_csv_has_each_letter_and_no_formula(home: Path, capsys: pytest.CaptureFi
 
 
 def test_empty_register_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert list_takedowns(ListOptions(csv=tmp_path / "out.csv", check=True), tmp_path, None, as_json=False) == 0
+    assert list_takedowns(tmp_path, None, csv=tmp_path / "out.csv", check=True, as_json=False) == 0
     assert "No takedown is recorded." in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """URLs of the pages of a version."""
 
 from dataops.facts import RegisterFacts
-from tasks.register.version import page_urls
+from tasks.register.registration import page_urls
 
 
 def test_page_urls_hold_no_credentials_and_open_the_classic_pages() -> None:

@@ -1,36 +1,27 @@
-"""Card and drawing of a model's lineage show hostile text as text."""
+"""The card of a model: its lineage, facts and rights, hostile text as text, and the front matter that the Hub reads."""
 
 import re
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from selectolax.lexbor import LexborHTMLParser
 
-from dataops.facts import RegisteredPages
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.trace.training_datasets import TrainingDataset
-from tasks.register.card_front_matter import split_front_matter
-from tasks.register.documents import Documents, list_files, list_urls
-from tasks.register.gate import binomial_tail
-from tasks.register.model_card import Card, describe_contamination
-from tasks.register.svg_lineage import draw_lineage, make_boxes
-from tasks.reports.page import render
+from tasks.register.card import Card, describe_contamination, describe_model, split_front_matter, write_front_matter
+from tasks.register.registration import build_commit_url
 from tasks.tracking.run_metadata import build_lineage_tags, build_params
 from tests.manifests import build_manifest
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:1) \x1b[31m | `"
 
 
-def lineage_svg(found: Any, model: str, documents: Documents | None = None, datasets: Any = ()) -> str:
-    documents = documents or Documents()
-    boxes = make_boxes(found, model, documents, datasets)
-    links = {name: documents.files.get(name) or documents.urls.get(name) for name in boxes}
-    return render("lineage.svg", drawing=draw_lineage(boxes, links))
-
-
 FACTS: dict[str, dict[str, Any]] = {
-    "pack": {"licenses": {HOSTILE: 3, "": 5}, "hosts": {HOSTILE: 8}}, "evaluate": {"metrics": {HOSTILE: {"n": 10}}},
-}  # fmt: skip
+    "pack": {"samples": 8, "shards": 1, "bytes": 1, "licenses": {HOSTILE: 3, "": 5}, "hosts": {HOSTILE: 8}},
+    "evaluate": {"metrics": {HOSTILE: {"n": 10}}},
+}
 BALANCE = {"pairs": 8, "unmatched": 0, "kept": 8, "seen": 8, "queries": 1234, "queries_found": 1, "matches_before": 8,
            "matches_after": 8, "effective_before": 1.0, "effective_after": 1.0}  # fmt: skip
 
@@ -58,24 +49,6 @@ def manifests() -> dict[str, Manifest]:
 ROWS = [{"task": HOSTILE, "metric": "top1", "value": 0.5, "low": 0.0, "high": 0.6, "chance": 0.1, "n": 10}]
 
 
-def test_lineage_svg_has_a_box_per_stage_and_shows_hostile_text_as_text() -> None:
-    drawn = lineage_svg(manifests(), HOSTILE)
-    root = ElementTree.fromstring(drawn)
-    space = "{http://www.w3.org/2000/svg}"
-    names = [e.text for e in root.iter(f"{space}text") if e.get("class") == "name"]
-    assert sorted(str(name) for name in names) == sorted([*manifests(), "sources", "code", "model"])
-    assert not list(root.iter(f"{space}script"))
-    assert "\x1b" not in drawn
-
-
-def registered(
-    base: str = "https://mlflow.example", commit_url: str | None = "https://git.example/r/commit/c"
-) -> Documents:
-    files = list_files(manifests())
-    facts = RegisteredPages(model_name="my/model", version="3", experiment_id="1", run_id="r")
-    return Documents("3", "2026-01-02", "0123456789abcdef", files, list_urls(base, facts, files, commit_url))
-
-
 def balanced() -> dict[str, Manifest]:
     theirs, queries = manifests(), Input(stage="source", key="queries.parquet", digest="ab" * 32)
     words = Input(stage="source", key="unsafe words", digest="0" * 64)
@@ -89,58 +62,68 @@ def balanced() -> dict[str, Manifest]:
     return theirs
 
 
-def test_lineage_svg_names_version_config_commit_and_queries() -> None:
-    drawn = lineage_svg(balanced(), "m", registered())
-    for text in ("version 3", "0123456789abcdef", "c" * 16, "queries.parquet", "ab" * 8, "1,234 queries", "2026-01-02"):
-        assert f">{text}</text>" in drawn
-    assert ">queries<" not in lineage_svg(manifests(), "m", registered()), "the filter did not balance"
+def registered(**values: Any) -> Card:
+    known: dict[str, Any] = {
+        "description": "Made by `us`.",
+        "license": "MIT",
+        "version": "3",
+        "registered": "2026-01-02",
+    }
+    known |= {
+        "config_hash": "0123456789abcdef",
+        "commit_url": "https://git.example/r/commit/c",
+        "link": lambda name: name,
+    }
+    return Card("m", balanced(), ROWS, "passed", **known | values)
 
 
-def test_lineage_svg_links_each_box_to_its_document() -> None:
-    root = ElementTree.fromstring(lineage_svg(balanced(), "m", registered()))
-    space = "{http://www.w3.org/2000/svg}"
-    links = {link.find(f"{space}rect").get("aria-label"): link.get("href") for link in root.iter(f"{space}a")}  # pyright: ignore[reportOptionalMemberAccess]
-    assert links["filter"] == links["queries"] == "filter.html"
-    assert links["config"] == "config.json"
-    assert links["pack"] == "manifests/pack.json", "this dataset has no page"
-    assert links["code"] == "https://git.example/r/commit/c"
-    assert links["model"] == "https://mlflow.example/#/models/my%2Fmodel/versions/3?workflowType=machine_learning"
-    assert links.keys() == {*manifests(), "sources", "queries", "config", "code", "model"}
+def read_page(markdown: str) -> LexborHTMLParser:
+    return LexborHTMLParser(MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown))
 
 
-def test_boxes_without_a_document_have_no_link() -> None:
-    assert "<a " not in lineage_svg(manifests(), "m")
-    drawn = lineage_svg(manifests(), "m", registered("sqlite:///x.db", None))
-    assert "sqlite" not in drawn
-    assert drawn.count("<a ") == len(registered().files) - 2, "this lineage has no queries and no suite"
+def test_lineage_leads_stage_by_stage_down_to_the_sources() -> None:
+    for text in (registered().markdown(), registered().summary({"runs": "#/x"})):
+        page = read_page(split_front_matter(text)[1])
+        links = {node.text(): node.attributes["href"] for node in page.css("td a")}
+        assert links.keys() == {*manifests(), "source", "word list", "config", "code"}
+        assert links["source"] == links["extract"] == "manifests/extract.json"
+        assert links["filter"] == links["word list"] == "filter.html"
+        assert links["pack"] == "manifests/pack.json", "this dataset has no page"
+        assert links["code"] == "https://git.example/r/commit/c"
+        shown = page.text()
+        for words in ("0123456789abcdef", "c" * 16, "queries.parquet", "ab" * 8, "Trained on 2026-01-02"):
+            assert words in shown
+    assert "](#/x)" in text
+    assert "word list" not in Card("m", manifests(), ROWS, "passed").markdown(), "the filter did not balance"
+    assert not read_page(Card("m", manifests(), ROWS, "passed").markdown()).css("a"), "there is no run"
 
 
-def test_card_has_version_dates_links_and_no_raw_back_quotes() -> None:
-    card = Card("m", balanced(), ROWS, "passed", "Made by `us`.", "MIT", registered())
+def test_card_has_version_and_dates_and_shows_code_as_code() -> None:
+    card = registered(comparisons=("few: 9 of 10 right",))
     page, plain = card.html(), card.markdown()
     for text in ("m, version 3", "Trained on 2026-01-02, registered on 2026-01-02.", "0123456789abcdef"):
         assert text in page
     assert split_front_matter(plain)[1].startswith("# m, version 3\n")
-    assert "Trained on 2026-01-02" in plain
     assert "<code>us</code>" in page
     assert "<code>pairmill takedown</code>" in page
-    assert "`pairmill takedown`" in plain
-    assert "`" not in page.replace(HOSTILE[-1], "", page.count("| `"))
-    ids = set(re.findall(r'<tr id="(\w+)"', page))
-    assert {href for href in re.findall(r'href="#(\w+)"', page)} == ids, "each box of the graph has a row"
-    hrefs = set(re.findall(r'<a href="([^"#][^"]*)" target="_blank" rel="noopener noreferrer">', page))
-    assert {"filter.html", "config.json", "https://git.example/r/commit/c"} < hrefs
-    assert all(href.startswith("https://") or re.fullmatch(r"[\w/]+\.(html|json)", href) for href in hrefs)
-    assert page.count("<a href=") == len(re.findall('<a href="#', page)) + page.count('target="_blank"')
+    assert "few: 9 of 10 right" in page
 
 
 def test_model_file_is_named_without_its_folder() -> None:
     theirs = manifests()
     theirs["train"] = theirs["train"].model_copy(update={"config": {"model": "/home/somebody/models/tiny.json"}})
-    drawn, card = lineage_svg(theirs, "m"), Card("m", theirs, ROWS, "passed", "", "")
-    assert ">tiny.json<" in drawn
-    assert "CLIP tiny.json, trained on" in card.html()
-    assert "somebody" not in drawn + card.headline()
+    text = Card("m", theirs, ROWS, "passed").markdown()
+    assert "CLIP tiny.json, trained on" in text
+    assert "somebody" not in text.partition("## Training data")[0]
+
+
+def test_summary_is_truncated_at_a_line_and_counts_every_dropped_row() -> None:
+    assert len(Card("m", balanced(), ROWS * 100, "passed").summary({})) <= 5000
+    assert Card("m", balanced(), ROWS * 100, "passed").summary({}).endswith("\n…")
+    theirs = manifests()
+    counts = Counts(input=200, kept=100, dropped={f"r{n}": 15 - n for n in range(10)})
+    theirs["filter"] = theirs["filter"].model_copy(update={"counts": counts})
+    assert "r7 8, other reasons 13&emsp; |" in Card("m", theirs, (), "passed").summary({})
 
 
 def test_card_escapes_hostile_text_and_names_missing_checks() -> None:
@@ -188,31 +171,9 @@ def test_card_lists_each_dataset_with_its_share_and_licences() -> None:
     assert "| none | none declared | 10 |" in plain, "licences of both datasets are counted together"
     assert "For 62.5% of the pairs (10 of 16) no licence was declared" in plain
     assert "Captions are in any language in the run's own dataset; the others" in plain
-    assert "The funnel of the run's own dataset" in plain
+    assert "The stages of the run's own dataset" in plain
     assert split_front_matter(plain)[0]["datasets"] == [f"pack/{theirs['pack'].key}", f"pack/{0xF0:016x}"]
     assert "Datasets" not in Card("m", manifests(), ROWS, "passed").markdown()
-
-
-@pytest.mark.parametrize("others", [1, 3, 5])
-def test_lineage_svg_has_a_box_for_each_other_dataset(others: int) -> None:
-    drawn = lineage_svg(*mixture(others)[:1], "m", registered(), mixture(others)[1])
-    root, space = ElementTree.fromstring(drawn), "{http://www.w3.org/2000/svg}"
-    texts = [str(e.text) for e in root.iter(f"{space}text")]
-    assert texts.count("dataset") == min(others, 3) - (others > 3)
-    assert (f"{others - 2} more datasets" in texts) == (others > 3)
-    assert ("deleted" in texts) == (others <= 3)
-    shares = [float(text.partition("%")[0]) for text in texts if text.endswith("% of the samples")]
-    assert sum(shares) == pytest.approx(100 * others / (others + 1), abs=0.2)
-    width, ends = float(root.get("viewBox", "").split()[2]), list(root.iter(f"{space}rect"))
-    assert all(float(e.get("x", 0)) + float(e.get("width", 0)) <= width for e in ends)
-    arrows = len([e for e in root.iter(f"{space}path") if e.get("class") == "arrow"])
-    alone = ElementTree.fromstring(lineage_svg(manifests(), "m", registered()))
-    assert arrows == len([e for e in alone.iter(f"{space}path") if e.get("class") == "arrow"]) + min(others, 3)
-
-
-@pytest.mark.parametrize(("heads", "throws", "p"), [(0, 0, 1.0), (5, 5, 1 / 32), (3, 4, 5 / 16), (0, 9, 1.0)])
-def test_binomial_tail_gives_the_exact_probability(heads: int, throws: int, p: float) -> None:
-    assert binomial_tail(heads, throws) == pytest.approx(p)
 
 
 def with_sources(number: int) -> dict[str, Manifest]:
@@ -223,15 +184,6 @@ def with_sources(number: int) -> dict[str, Manifest]:
     theirs["extract"] = theirs["extract"].model_copy(update={"facts": {"sources": sources}})
     theirs["pack"] = theirs["pack"].model_copy(update={"facts": packed})
     return theirs
-
-
-@pytest.mark.parametrize(("number", "drawn"), [(1, 1), (3, 3), (5, 2)])
-def test_lineage_svg_has_a_box_for_each_source_as_far_as_there_is_room(number: int, drawn: int) -> None:
-    text = lineage_svg(with_sources(number), "m")
-    assert len(set(re.findall(r"source-[a-f]", text))) == drawn
-    assert text.count("4 pairs packed") == drawn
-    assert ("3 more sources" in text) is (number == 5)
-    assert len(list_files(with_sources(number))) == len(list_files(manifests())) + min(number - 1, 2)
 
 
 def test_model_card_names_each_source_with_its_licence() -> None:
@@ -251,7 +203,7 @@ WEIGHTS = [
 ]
 
 
-def test_card_drawing_and_tags_name_the_weights_of_others() -> None:
+def test_card_and_tags_name_the_weights_of_others() -> None:
     plain = manifests()
     found = {**plain, "train": plain["train"].model_copy(update={"facts": {"weights": WEIGHTS}})}
     text = Card("m", found, ROWS, "passed").markdown()
@@ -260,8 +212,6 @@ def test_card_drawing_and_tags_name_the_weights_of_others() -> None:
     assert re.search(r"\| image \| net\.safetensors \| not stated \| - \| not known \|", text)
     assert "Licences of the pretrained weights in it: made: CC0, net.safetensors: not stated." in text
     assert "For the pretrained weights `net.safetensors` no licence is stated." in text
-    drawn = lineage_svg(found, "m")
-    assert all(name in drawn for name in ("text weights", "image weights", "made 1.2", "net.safetensors", "a" * 16))
     tags = build_lineage_tags(found, {}, {})
     assert tags["weights.text"] == f"made 1.2, CC0, sha256 {'a' * 64}"
     assert tags["weights.image"] == "net.safetensors, no stated licence"
@@ -269,10 +219,72 @@ def test_card_drawing_and_tags_name_the_weights_of_others() -> None:
     assert not any(name.startswith("weights.") for name in build_lineage_tags(plain, {}, {}))
 
 
-def test_with_weights_of_others_fewer_datasets_have_boxes() -> None:
-    found = manifests()
-    found["train"] = found["train"].model_copy(update={"facts": {"weights": WEIGHTS}})
-    source = Input(stage="pack", key="k", digest="0" * 64)
-    datasets = [TrainingDataset(source, None, share=0.25, is_own=n == 0) for n in range(4)]
-    drawn = lineage_svg(found, "m", datasets=datasets)
-    assert "3 more datasets" in drawn
+RESULTS = [
+    {"task": "digits", "metric": "top1", "value": 0.25},
+    {"task": "digits", "metric": "top5", "value": 0.5},
+    {"task": "flickr <b>", "metric": "image_to_text_R@1", "value": 0.125},
+]
+
+
+def hub_card(init: str | None, license_: str = "Apache-2.0") -> Any:  # its fields have no types
+    train = build_manifest("train", config={"init": init})
+    fields = describe_model("m", {"train": train}, RESULTS, license_, ["pack/00"], {"en": 3, "zh-cn": 1, "": 2})
+    return ModelCard(write_front_matter(fields) + "# m\n")
+
+
+def test_hub_reads_results_data_and_licence() -> None:
+    data = hub_card(None).data
+    assert (data.license, data.datasets, data.language) == ("apache-2.0", ["pack/00"], ["en", "zh"])
+    assert data.base_model is None
+    results = {(one.dataset_name, one.task_type, one.metric_type): one.metric_value for one in data.eval_results}
+    assert results == {
+        ("digits", "zero-shot-image-classification", "top1"): 0.25,
+        ("digits", "zero-shot-image-classification", "top5"): 0.5,
+        ("flickr -b", "image-text-retrieval", "image_to_text_R@1"): 0.125,
+    }
+
+
+@pytest.mark.parametrize(
+    ("init", "expected"), [("hf-hub:laion/CLIP-ViT-B-32@main", "laion/CLIP-ViT-B-32"), ("ViT-B-32.pt", None)]
+)
+def test_base_model_is_that_of_the_hub(init: str, expected: str | None) -> None:
+    assert hub_card(init).data.base_model == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "license_", "name"),
+    [("", None, None), ("Our <b>terms</b>, v1", "other", "our-b-terms-b-v1"), ("MIT", "mit", None)],
+)
+def test_licence_of_the_weights(stated: str, license_: str | None, name: str | None) -> None:
+    data = hub_card(None, stated).data
+    assert (data.license, data.get("license_name")) == (license_, name)
+
+
+def test_front_matter_is_split_from_the_text() -> None:
+    assert split_front_matter("---\na: 1\n---\n# x\n---\n") == ({"a": 1}, "# x\n---\n")
+    assert split_front_matter("# x\n---\n---\n") == ({}, "# x\n---\n---\n")
+
+
+COMMIT = "1e15253aa0"
+
+
+@pytest.mark.parametrize(
+    ("remote", "page"),
+    [
+        ("https://git.example.org/team/clip.git", f"https://git.example.org/team/clip/commit/{COMMIT}"),
+        ("https://user:hunter2@git.example.org/team/clip", f"https://git.example.org/team/clip/commit/{COMMIT}"),
+        ("git@git.example.org:team/sub/clip.git", f"https://git.example.org/team/sub/clip/commit/{COMMIT}"),
+        ("ssh://git@git.example.org:2222/team/clip.git", f"https://git.example.org/team/clip/commit/{COMMIT}"),
+        ("/srv/git/clip.git", ""),
+        ("../clip", ""),
+        ("file:///srv/git/clip.git", ""),
+        ("", ""),
+        ("https://git.example.org/a)](javascript:1", ""),
+    ],
+)
+def test_commit_page_is_that_of_the_remote(remote: str, page: str):
+    assert build_commit_url(remote, COMMIT) == page
+
+
+def test_unknown_commit_has_no_page():
+    assert build_commit_url("https://git.example.org/team/clip", "unknown") == ""

@@ -1,6 +1,6 @@
 """Tables of an evaluation's page: single prompts, few shots, the gap of a shift, the worst classes."""
 
-from tasks.evaluate.report_tables import describe_details, find_confusions
+from tasks.evaluate.report import describe_details, find_confusions
 from training.evaluation.intervals import proportion_record
 
 
@@ -28,14 +28,6 @@ def test_find_confusions_ranks_single_images_where_each_class_has_one():
     assert worst.rows[:2] == [["fox 11", "13", "bin"], ["fox 10", "12", "bin"]]
     assert len(worst.rows) == 10
     assert positives.rows == [["bin", "12", "0.00%", "fox 0, fox 1, fox 2, fox 3, …"]]
-
-
-def test_describe_details_shows_single_prompts_from_both_ends():
-    prompts = [{"template": f"{{c}} {n}", **proportion_record(20 - n, 20, 0.5)} for n in range(9)]
-    (section,) = describe_details({"each_template": prompts})
-    assert "(40.00 points apart)" in section.title
-    assert [line[0] for line in section.rows] == [f"{{c}} {n}" for n in (0, 1, 2, 6, 7, 8)]
-    assert len(describe_details({"each_template": prompts[:2]})[0].rows) == 2
 
 
 def test_describe_details_shows_shots_and_shifts():

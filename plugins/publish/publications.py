@@ -6,7 +6,7 @@ A record is written before the first file is sent, so that a killed publication 
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -106,15 +106,22 @@ def list_publications(store: Store) -> list[Publication]:
     return sorted(found, key=lambda one: (one.began_at, one.name))
 
 
-def find_published(store: Store, datasets: Collection[str]) -> list[Publication]:
-    """Return the publications that hold one of these datasets, or a model trained on one, without replaced ones.
+def list_removals(store: Store, datasets: Collection[str], versions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return where one of these datasets, or a model trained on one, was published, with what to do there.
 
-    A replaced one on the Hub stays in the history of its repository, so it is returned.
+    Replaced publications are left out, but for those on the Hub, which stay in the history of its repository.
+
+    Args:
+        versions: the next version of each dataset that a takedown replaced.
     """
+    found = [one for one in list_publications(store) if one.state != "replaced" or one.target.startswith(HUB)]
     return [
-        one
-        for one in list_publications(store)
-        if not set(datasets).isdisjoint(one.datasets) and (one.state != "replaced" or one.target.startswith(HUB))
+        {
+            **one.as_json(),
+            "remedy": one.explain_removal(next((versions[key] for key in one.datasets if key in versions), None)),
+        }
+        for one in found
+        if not set(datasets).isdisjoint(one.datasets)
     ]
 
 

@@ -1,0 +1,232 @@
+"""`pairmill takedown --delete-raw`: delete images of removed pairs, erase what quotes them, and search as the proof."""
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from dataops.errors import ConfigError, PairmillError
+from dataops.facts import replace_quotes
+from dataops.formatting import format_counts, format_quantity
+from dataops.store import Store
+from dataops.trace.requests import LISTED
+from dataops.trace.targets import Target
+from flows.commands.output import text
+from flows.records import RunRecord, read_record
+from plugins.erasure.leftovers import delete_leftovers, find_leftovers
+from plugins.erasure.raw_images import (
+    delete_raw,
+    delete_superseded,
+    find_raw_snapshots,
+    find_uids_by_phash,
+    find_unmatched,
+    find_urls,
+)
+from tasks.download.hooks import load_hooks
+from tasks.lineage.graph import Lineage
+from tasks.lineage.inventory import Inventory
+from tasks.lineage.search import Search
+from tasks.takedown.holders import RecordKind, Scope, erase_and_search
+from tasks.takedown.traces import collect_traces, load_traces
+
+if TYPE_CHECKING:
+    from flows.commands.takedown import Removal
+
+logger = logging.getLogger(__name__)
+
+RUN_RECORDS = RecordKind(
+    re.compile(r"runs/[^/]+\.json"),
+    partial(replace_quotes, RunRecord),
+    lambda value: RunRecord.model_validate(value).model_dump_json(indent=2).encode(),
+)
+
+
+class Erasure:
+    """The deletion of one takedown in one store: the object in `pairmill.erasers`."""
+
+    def __init__(self, removal: "Removal"):
+        self.removal, self.store = removal, removal.context.store
+        uids = removal.uids | find_uids_by_phash(removal.lineage, removal.search, removal.targets)
+        self.traces = load_traces(self.store, removal.request)
+        if removal.deletes_raw:
+            known = (Target("uid", uid) for uid in uids | self.traces.uids)
+            self.traces.add(collect_traces(removal.lineage, [*removal.targets, *known]))
+        removal.uids = uids
+        self.targets = [*removal.targets, *(Target("uid", uid) for uid in sorted(uids | self.traces.uids))]
+        self.raw = find_raw_snapshots(removal.lineage, removal.search, self.targets)
+        self.leftovers = find_leftovers(Inventory(self.store), self.targets)  # with the next versions
+
+    @staticmethod
+    def has_leftovers(lineage: Lineage, targets: Sequence[Target]) -> bool:
+        """Return whether a store has objects that no manifest names and that may hold an image that matches."""
+        return bool(find_leftovers(lineage.inventory, targets))
+
+    @staticmethod
+    def show(report: Mapping[str, Any], out: Console) -> None:
+        """Print what was deleted, what is left, and the search."""
+        _show(report, out)
+
+    def find_unmatched(self, matched: set[Target]) -> list[Target]:
+        """Return the targets that match no pair of a dataset version and no raw image."""
+        return find_unmatched(self.removal.search, self.raw, self.removal.targets, matched)
+
+    def count(self) -> dict[str, Any]:
+        """Return the fields of the report on what is left: images in raw snapshots, and objects of unfinished work."""
+        return {
+            "raw_snapshots": {one.download.key: len(one.hits) for one in self.raw},
+            "leftovers": {str(one.snapshot): len(one.objects) for one in self.leftovers},
+        }
+
+    def question(self) -> str:
+        """Return what is asked on the terminal before the deletion."""
+        samples = sum(len(one.hits) for one in self.raw)
+        versions = sum(one.successor is not None for one in self.removal.outcomes)
+        images, objects = format_quantity(samples, "image"), sum(len(one.objects) for one in self.leftovers)
+        return (
+            f"Delete {images} from raw shards, {format_quantity(versions, 'superseded dataset version')},"
+            f" {format_quantity(objects, 'object')} of unfinished work, and the kept originals? [y/N] "
+        )
+
+    def delete(self) -> dict[str, Any]:
+        """Delete, erase and search; return the fields of the report. It can be killed at any moment and called again."""
+        removal = self.removal
+        self.traces.save(self.store, removal.request)  # before the first deletion
+        deleted = self._delete()
+        after = Lineage(self.store)
+        self.raw = find_raw_snapshots(after, Search(self.store), self.targets)
+        self.leftovers = find_leftovers(after.inventory, self.targets)
+        proof = erase_and_search(Scope(removal.context, removal.home, removal.stores, [RUN_RECORDS]), self.traces)
+        if proof.is_clean():
+            self.traces.without_text().save(self.store, removal.request)
+        return {"deleted": deleted, **self.count(), "search": proof.as_json()}
+
+    def _delete(self) -> dict[str, Any]:
+        """Delete in an order in which a killed call leaves what the next one needs to find the rest.
+
+        URLs of originals are in raw snapshots, and uids of images in dataset versions; so originals go first, datasets
+        last.
+        """
+        context, refused = self.removal.context, dict[str, str]()
+
+        def attempt(what: str, delete: Callable[[], int]) -> int:
+            try:
+                return delete()
+            except PairmillError as error:
+                refused[what] = str(error)
+                return 0
+
+        urls = find_urls(self.removal.search, self.raw)
+        originals = sum(
+            attempt(folder, lambda hook=hook, folder=folder: load_hooks()[hook].erase(folder, urls, self.targets))
+            for hook, folder in _list_copies(self.store)
+        )
+        samples = {
+            one.download.key: attempt(
+                f"download/{one.download.key}", lambda one=one: delete_raw(context, one, self.targets)
+            )
+            for one in self.raw
+        }
+        objects = sum(
+            attempt(str(one.snapshot), lambda one=one: delete_leftovers(context, one.snapshot, self.targets))
+            for one in self.leftovers
+        )
+        superseded: list[str] = []
+        for outcome in self.removal.outcomes:
+            old = outcome.affected.dataset
+            if outcome.successor is None or outcome.error:
+                refused[f"pack/{old.key}"] = "it has no next version"
+            elif why := delete_superseded(context, old):
+                refused[f"pack/{old.key}"] = why
+            else:
+                superseded.append(old.key)
+        return {
+            "raw_samples": {key: number for key, number in samples.items() if number},
+            "datasets": superseded,
+            "originals": originals,
+            "leftovers": objects,
+            "not_deleted": refused,
+        }
+
+
+def _show(report: Mapping[str, Any], out: Console) -> None:
+    """Print what was deleted, what is left, and the search."""
+    out.print()
+    if deleted := report["deleted"]:
+        for key, number in deleted["raw_samples"].items():
+            out.print(text(f"deleted {format_quantity(number, 'sample')} from raw snapshot download/{key}"))
+        for key in deleted["datasets"]:
+            out.print(text(f"deleted dataset version {key}"))
+        if deleted["originals"]:
+            out.print(text(f"deleted {deleted['originals']:,} originals"))
+        if deleted["leftovers"]:
+            out.print(text(f"deleted {format_quantity(deleted['leftovers'], 'object')} of unfinished work"))
+        for name, why in deleted["not_deleted"].items():
+            out.print(text(f"NOT deleted: {name}: {why}", style="red"), soft_wrap=True)
+    for key, number in report["raw_snapshots"].items():
+        out.print(text(f"raw snapshot download/{key} still has {number:,} of the images; --delete-raw deletes them"))
+    for name, number in report["leftovers"].items():
+        out.print(
+            text(
+                f"{format_quantity(number, 'object')} of unfinished work in {name} may hold such images;"
+                " --delete-raw deletes them"
+            )
+        )
+    if report["search"]:
+        _show_search(report["search"], out)
+
+
+def _show_search(search: Mapping[str, Any], out: Console) -> None:
+    erased = search["erased"]
+    rows, snapshots = sum(erased["rows"].values()), len(erased["rows"])
+    if rows:
+        where = format_quantity(snapshots, "snapshot")
+        out.print(text(f"erased URL and caption of {format_quantity(rows, 'row')} in {where}"))
+    for number, what in (
+        (erased["objects"], "other object of the store"),
+        (erased["files"], "file of the home folder"),
+    ):
+        if number:
+            many = what.replace("object", "objects").replace("file ", "files ")
+            out.print(text(f"erased from {format_quantity(number, what, many)}"))
+    for name, why in search["not_erased"].items():
+        out.print(text(f"NOT erased: {name}: {why}", style="red"), soft_wrap=True)
+    out.print()
+    for one in search["searched"]:
+        size = f"{one['bytes'] / 1e6:,.1f} MB"
+        weights = (
+            f"; {format_quantity(one['weights_not_read'], 'file')} of weights not read"
+            if one["weights_not_read"]
+            else ""
+        )
+        out.print(
+            text(f"searched {one['place']}: {format_quantity(one['files'], 'file')}, {size}{weights}"), soft_wrap=True
+        )
+    for name, why in search["could_not_search"].items():
+        out.print(text(f"NOT searched: {name}: {why}", style="red"), soft_wrap=True)
+    for one in search["found"][:LISTED]:
+        what = format_counts(one["found"].items())
+        out.print(text(f"FOUND in {one['place']}: {one['name']}: {what}", style="red"), soft_wrap=True)
+        out.print(text(f"  {one['remedy']}"), soft_wrap=True)
+    if len(search["found"]) > LISTED:
+        out.print(text(f"and in {len(search['found']) - LISTED:,} more, which the report lists", style="red"))
+    if not search["found"]:
+        out.print(text("found: no image, preview, caption or URL of the removed pairs", style="green"))
+    out.print(text("out of reach of this search:"))
+    for line in search["out_of_reach"]:
+        out.print(text(f"  {line}"), soft_wrap=True)
+
+
+def _list_copies(store: Store) -> list[tuple[str, str]]:
+    """Return the hooks of downloads and the folders of this machine in which they kept images for runs of this store."""
+    found: set[tuple[str, str]] = set()
+    for name in store.names("runs"):
+        try:
+            table = read_record(store, name).config.get("download", {})
+        except ConfigError as error:
+            logger.warning("%s", error)
+            continue
+        found |= {(one, folder) for one, hook in load_hooks().items() for folder in hook.list_copies(table)}
+    return sorted(found)
