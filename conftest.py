@@ -91,3 +91,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, by their size: the last one keeps one process busy while others wait."""
     sizes = {path: path.stat().st_size for path in {item.path for item in items}}
     items.sort(key=lambda item: (-sizes[item.path], item.path))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name gzip members by their size: they hold the time, and xdist's processes must collect equal names."""
+    return f"{argname}, gzip of {len(val)} bytes" if isinstance(val, bytes) and b"\x1f\x8b" in val else None
