@@ -12,14 +12,13 @@ has in a checkout (`flows`, `tasks`, `training`, ...); `import pairmill` makes n
 """
 
 from importlib import import_module
-from importlib.metadata import version as _version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pairmill.commands import CommandError, diff, plan, run, runs, trace
-from pairmill.data import Dataset, Sample, dataset
-from pairmill.models import Classified, Model, model
+if TYPE_CHECKING:
+    from pairmill.commands import CommandError, diff, plan, run, runs, trace
+    from pairmill.data import Dataset, Sample, dataset
+    from pairmill.models import Classified, Model, model
 
-__version__ = _version("pairmill")
 __all__ = [
     "Classified",
     "CommandError",
@@ -34,23 +33,28 @@ __all__ = [
     "runs",
     "trace",
 ]
-
-_PLUGIN_OBJECTS = {
-    "Check": "tasks.checks.check",
-    "Column": "dataops.schema",
-    "DropReason": "dataops.schema",
-    "Loss": "training.losses.loss",
-    "Rule": "dataops.filters",
-    "RunListener": "flows.listeners.base",
-    "Signal": "dataops.rights.signals",
-    "Source": "tasks.extract.sources.base",
-    "StageConfig": "dataops.config",
-    "Step": "tasks.curate.step",
+_MODULES = {
+    "pairmill.commands": ("CommandError", "diff", "plan", "run", "runs", "trace"),
+    "pairmill.data": ("Dataset", "Sample", "dataset"),
+    "pairmill.models": ("Classified", "Model", "model"),
+    # What a plugin implements: it exists where a plugin is loaded, in a command or a job.
+    "dataops.config": ("StageConfig",),
+    "dataops.filters": ("Rule",),
+    "dataops.rights.signals": ("Signal",),
+    "dataops.schema": ("Column", "DropReason"),
+    "flows.listeners.base": ("RunListener",),
+    "tasks.checks.check": ("Check",),
+    "tasks.curate.step": ("Step",),
+    "tasks.extract.sources.base": ("Source",),
+    "training.losses.loss": ("Loss",),
 }
-"""What a plugin implements, by name, and its module. They exist where a plugin is loaded: in a command or a job."""
+"""Names of the package by the module that has them, which is imported when a name is used: the command starts faster."""
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PLUGIN_OBJECTS:
-        return getattr(import_module(_PLUGIN_OBJECTS[name]), name)
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    if name == "__version__":
+        return import_module("importlib.metadata").version("pairmill")
     raise AttributeError(f"module 'pairmill' has no attribute {name!r}")

@@ -164,7 +164,8 @@ def _end_run(run: Mapping[str, Any], status: Status) -> None:
 
 
 def _page_url(experiment: str, run: Mapping[str, Any]) -> str:
-    return f"{tracking.tracking_uri().rstrip('/')}/{pages.run_path(experiment, run['info']['run_id'])}"
+    server = tracking.remove_credentials(tracking.tracking_uri()).rstrip("/")
+    return f"{server}/{pages.run_path(experiment, run['info']['run_id'])}"
 
 
 def _open_experiment(name: str) -> str:

@@ -16,7 +16,7 @@ WHEELS = """
 torch numpy PIL pyarrow pydantic safetensors simplejpeg cv2 filelock ftfy msgspec tokenizers xxhash threadpoolctl
 torchgen functorch typing_extensions sympy mpmath networkx jinja2 markupsafe fsspec setuptools pkg_resources
 pydantic_core annotated_types typing_inspection wcwidth huggingface_hub
-benchmarks plugins training dataops
+benchmarks plugins tests training dataops
 """
 """What docs/gpu.md names for a bare machine, what these wheels require, and our own packages."""
 BLOCKER = f"""

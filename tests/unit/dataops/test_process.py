@@ -14,8 +14,8 @@ import pytest
 from dataops import process
 from dataops.home import CHECKOUT
 
-MACHINE = {"flows/commands/plan.py", "dataops/process.py"}
-"""Modules that count the cores of the machine: to compare its load with them, or where the process has no limit."""
+MACHINE = {"tasks/download/guarded_process.py", "dataops/process.py"}
+"""Modules that count the cores of the machine: libraries map memory for each, or where the process has no limit."""
 NO_PROC = "process._PROC = __import__('pathlib').Path('/nowhere')\n"
 
 
