@@ -34,10 +34,20 @@ def _empty_module(name: str, **attributes: object) -> Iterator[None]:
             del sys.modules[name]
 
 
+@contextmanager
+def _forgotten(package: str) -> Iterator[None]:
+    """Let the next import after the `with` load a package anew that was first loaded inside of it."""
+    is_new = package not in sys.modules
+    yield
+    for name in [name for name in sys.modules if is_new and name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
 # wandb takes half a second and leaves two temporary folders. webdataset, for its tar writer, works without torch;
 # albumentations loads huggingface_hub to share transforms, and SciPy for noise and blur.
 with (
     warnings.catch_warnings(),
+    _forgotten("webdataset"),  # without torch it has an empty DataLoader, which others must not get
     without_package("torch"),
     without_package("huggingface_hub"),
     _empty_module("wandb"),

@@ -37,7 +37,7 @@ def test_takedown_erases_pairs_in_the_registry(
     output = capsys.readouterr().out
     search = next(one for one in json.loads(output)["stores"] if one["datasets"])["search"]
     places = {one["place"].split()[0]: one for one in search["searched"]}
-    assert places.keys() == {"store", "home", "MLflow"}
+    assert places.keys() >= {"store", "home", "MLflow"}
     assert places["MLflow"]["files"] > 10
     assert search["found"] == []
     found = client.get_run(run)
