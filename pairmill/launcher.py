@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 CODE = HERE / "app" if (HERE / "app").is_dir() else HERE.parent
 """Folder of flows, tasks, training, dataops, infra and plugins: in the wheel, or the root of a checkout."""
 PACKAGES = ("flows", "infra", "tasks", "training", "dataops", "plugins")
+"""Our top-level packages. Their names are short, as in any Prefect project, so a user's folder may have them too."""
 
 _lock = threading.RLock()
 _ours: dict[str, ModuleType] = {}

@@ -8,8 +8,7 @@ import importlib
 import runpy
 from contextlib import suppress
 
-PACKAGES = ("flows", "tasks", "training", "dataops", "infra", "plugins")
-"""Our top-level packages. Their names are short, as in any Prefect project, so a user's folder may have them too."""
+from pairmill.launcher import PACKAGES
 
 if __name__ == "__main__":
     for name in PACKAGES:

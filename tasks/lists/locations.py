@@ -137,7 +137,7 @@ def _parse_row(line: str, header: _Header, parse: Callable[[str], object]) -> li
 
 
 def _parse_line(text: str, parse: Callable[[str], object]) -> list[object]:
-    """Return the values of a text. Raises: ValueError if any of it is neither a value nor a date."""
+    """Return the values of a text. Raises: ValueError if a word is neither a value nor a date."""
     first, *more = [field for one in text.split() if (field := one.strip(PADDING + ",;|"))] or [""]
     values = _parse_field(first, parse)
     for field in more:
