@@ -8,7 +8,11 @@ import importlib
 import runpy
 from contextlib import suppress
 
-from pairmill.launcher import PACKAGES
+PACKAGES = ("flows", "tasks", "training", "dataops", "infra", "plugins")
+"""Our top-level packages. Their names are short, as in any Prefect project, so a user's folder may have them too.
+
+`pairmill.launcher` has the same names, which a test compares: an import in either direction would be a circle.
+"""
 
 if __name__ == "__main__":
     for name in PACKAGES:

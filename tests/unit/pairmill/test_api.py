@@ -16,6 +16,8 @@ from dataops.home import CHECKOUT
 from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
 from flows.records import RunRecord, StageRun
+from infra.local import flow_engine
+from pairmill import launcher
 from tests.manifests import build_manifest
 from tests.trainings import packed
 
@@ -139,3 +141,7 @@ def test_objects_of_plugins_are_exported(project: Path):
     assert pairmill.Rule is Rule
     with pytest.raises(AttributeError, match="Nothing"):
         _ = pairmill.Nothing
+
+
+def test_launcher_and_flow_engine_name_the_same_packages():
+    assert {*launcher.PACKAGES} == {*flow_engine.PACKAGES}
