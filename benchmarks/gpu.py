@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu [--seconds 540] [--json OUT] [--device cuda]
 
-It needs torch and the wheels that training/ imports, no network and no other part of pairmill (docs/gpu.md). Each stage
-runs in a process of its own with a deadline, so that a crash or a hang ends that stage only. OUT gets one JSON line a
-stage, as soon as the stage has ended. A stage that was not reached is NOT RUN. `--device cpu` runs all gates that mean
-something on a CPU, with toy models.
+It needs torch and the wheels that training/ imports, no network and no other part of pairmill (docs/train/gpu.md). Each
+stage runs in a process of its own with a deadline, so that a crash or a hang ends that stage only. OUT gets one JSON
+line per stage, as soon as the stage has ended. A stage that was not reached is NOT RUN. `--device cpu` runs all
+gates that mean something on a CPU, with toy models.
 
 Exit codes: 0 every stage that this machine can run has passed; 1 a gate failed, a process crashed, or the time did not
 suffice for all gates; 2 there is no such device.

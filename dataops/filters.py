@@ -1,7 +1,7 @@
 """Define what a rule on one row is, and evaluate the registered rules.
 
 A rule is one object in one module, which an entry point of the group `pairmill.rules` names: its config keys, its drop
-reason, its Polars expression and its row in docs/drop-reasons.md. The core's own are in `dataops.rules`.
+reason, its Polars expression and its row in docs/reference/drop-reasons.md. The core's own are in `dataops.rules`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -49,7 +49,7 @@ class Rule(Generic[ConfigT]):
 
     @property
     def description(self) -> DropReason:
-        """The row of docs/drop-reasons.md."""
+        """The row of docs/reference/drop-reasons.md."""
         keys = ", ".join(f"`filter.{key}`" for key in self.config.model_fields)
         return DropReason(self.meaning, self.remedy or keys)
 

@@ -96,7 +96,7 @@ DROP = [pa.field("drop_reason", pa.string()), pa.field("drop_stage", pa.string()
 
 
 class DropReason(NamedTuple):
-    """Describe a value of the column drop_reason, for docs/drop-reasons.md."""
+    """Describe a value of the column drop_reason, for docs/reference/drop-reasons.md."""
 
     meaning: str
     """Why a row was dropped."""
@@ -154,7 +154,7 @@ MEANINGS = {
     "archive_offset": "Position of the record in that archive, in bytes.",
     "preview": "A small JPEG, for a few images only.",
 }
-"""Meaning of each column, of `pairs` and of the evidence of a download; docs/columns.md shows it."""
+"""Meaning of each column, of `pairs` and of the evidence of a download; docs/reference/columns.md shows it."""
 
 PERSONAL = frozenset(
     {

@@ -91,7 +91,8 @@ class _Execution(_Table):
     """The `[execution]` table: where and how the work runs; nothing in it changes the results."""
 
     engine: Annotated[str, AfterValidator(_find_engine)] = "local"
-    """Where the tasks of a stage run: `local` in processes of this machine, `ray` on a Ray cluster (docs/scale.md)."""
+    """Where the tasks of a stage run: `local` in processes of this machine, `ray` on a Ray cluster
+    (docs/operate/scale.md)."""
     workers: int | None = Field(default=None, ge=1)
     """Number of tasks at a time. Default: one per core, or on a cluster as many as it has resources for. Set it if the
     cluster grows with its work."""
@@ -348,7 +349,7 @@ def _problems_without_suite(train: TrainConfig | None, register: RegisterConfig 
         "register.floors": register is not None and register.floors,
         "register.not_worse": register is not None and register.not_worse,
     }
-    remedy = "needs evaluate.suite, a TOML file with your evaluation sets (docs/evaluation.md)"
+    remedy = "needs evaluate.suite, a TOML file with your evaluation sets (docs/evaluate/evaluation.md)"
     return [f"{key}: {remedy}" for key, is_set in needing.items() if is_set]
 
 

@@ -98,5 +98,7 @@ def check_kept(manifest: Manifest) -> None:
     if manifest.stage not in PAIR_STAGES or counts.kept:
         return
     reasons = format_counts(sorted(counts.dropped.items(), key=lambda reason: (-reason[1], reason[0])))
-    because = f" ({reasons}); docs/drop-reasons.md has what to do about each" if reasons else ": its source has no row"
+    because = ": its source has no row"
+    if reasons:
+        because = f" ({reasons}); docs/reference/drop-reasons.md has what to do about each"
     raise ContractError(f"{manifest.stage} keeps no row: 0 of {format_quantity(counts.input, 'row')}{because}")

@@ -12,7 +12,7 @@ from pairmill.launcher import HERE
 
 
 class CommandError(Exception):
-    """A command failed. `exit_code` is that of docs/exit-codes.md; the message names the remedy."""
+    """A command failed. `exit_code` is that of docs/reference/exit-codes.md; the message names the remedy."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)

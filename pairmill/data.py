@@ -23,7 +23,7 @@ class Sample(NamedTuple):
     """The file of the image: JPEG, PNG or WebP."""
     caption: str
     metadata: dict[str, Any]
-    """The row of the sample: its URL, page, licence and sizes (docs/columns.md)."""
+    """The row of the sample: its URL, page, licence and sizes (docs/reference/columns.md)."""
 
 
 @dataclass(frozen=True)

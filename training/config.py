@@ -176,7 +176,7 @@ class TrainTable(StageConfig):
     launch = "ray" they find one."""
     allow_network: bool = False
     """Let several machines meet where other machines reach them. What listens there has no login, and whoever reaches
-    it runs code: set it only on a network of their own (docs/scale.md)."""
+    it runs code: set it only on a network of their own (docs/operate/scale.md)."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """How often several machines resume from the last checkpoint after one of them left or joined."""
     vocabulary: str = "captions"

@@ -26,5 +26,5 @@ def explain_refusal(address: str) -> str:
     """Return why ranks must not meet at an address, and what to do."""
     return (
         f"{address}: the store in which ranks meet has no login, and whoever reaches it runs code on each machine; let "
-        "several machines meet in a network of their own and set train.allow_network = true (docs/scale.md)"
+        "several machines meet in a network of their own and set train.allow_network = true (docs/operate/scale.md)"
     )

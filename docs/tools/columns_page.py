@@ -1,4 +1,4 @@
-"""Write docs/columns.md from the schemas in dataops/schema.py."""
+"""Write docs/reference/columns.md from the schemas in dataops/schema.py."""
 
 from collections.abc import Iterable
 
@@ -50,7 +50,7 @@ def render() -> str:
         (
             "Further captions",
             "With `filter.captions_per_image` above 1 or `[curate.recaption]`, the rows have one more column from\n"
-            "that stage on ([captions](captions.md)).",
+            "that stage on ([captions](../clean/captions.md)).",
             [schema.CAPTIONS],
         ),
         ("Dropped rows", "`dropped-*.parquet` of every stage adds these columns.", schema.DROP),

@@ -1,4 +1,4 @@
-"""Write docs/commands.md from the help of the command."""
+"""Write docs/reference/commands.md from the help of the command."""
 
 import re
 import sys

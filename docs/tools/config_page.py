@@ -1,4 +1,4 @@
-"""Write docs/config.md from the config's models: their types, bounds, defaults and docstrings."""
+"""Write docs/reference/config.md from the config's models: their types, bounds, defaults and docstrings."""
 
 import json
 import typing
@@ -64,8 +64,8 @@ def _source_sections() -> Iterator[str]:
     first = next(iter(kinds.values()))
     links = ", ".join(f"[`{kind}`](#source-of-kind-{kind})" for kind in kinds)
     doc = (
-        "Where the pairs come from: one table, or one `[[source]]` for each of [several sources](sources.md). The key "
-        f"`kind` is required: {links}. All kinds have these keys:"
+        "Where the pairs come from: one table, or one `[[source]]` for each of [several sources](../data/sources.md). The "
+        f"key `kind` is required: {links}. All kinds have these keys:"
     )
     yield _section("`[source]`", doc, {name: first[name] for name in first if name in shared}, "source")
     for kind, fields in kinds.items():

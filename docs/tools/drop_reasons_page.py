@@ -1,4 +1,4 @@
-"""Write docs/drop-reasons.md from the drop reasons of all stages."""
+"""Write docs/reference/drop-reasons.md from the drop reasons of all stages."""
 
 from docs.tools.markdown import format_table
 from tasks.filter.reasons import describe_reasons

@@ -1,4 +1,4 @@
-"""Write docs/exit-codes.md from dataops/errors.py."""
+"""Write docs/reference/exit-codes.md from dataops/errors.py."""
 
 from collections.abc import Iterator
 
@@ -22,8 +22,8 @@ _MEANINGS = {
         "Correct what the message lists, then start a new run. A retry would end in the same way.",
     ),
     3: (
-        "Data violates the contract between stages, a stage dropped all its rows, or a [check](checks.md) blocks the "
-        "dataset.",
+        "Data violates the contract between stages, a stage dropped all its rows, or a [check](../dataset/checks.md) "
+        "blocks the dataset.",
         "Read the message; it names a check with its figure and bound. `pairmill run --force STAGE` rebuilds a damaged "
         "snapshot.",
     ),

@@ -1,4 +1,4 @@
-"""Write the generated reference pages into docs/: python -m docs.tools.reference."""
+"""Write the generated reference pages into docs/reference/: python -m docs.tools.reference."""
 
 import sys
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def render_page(name: str) -> str:
 def main() -> None:
     """Write all pages, and name those that changed."""
     for name in PAGES:
-        path, text = Path(CHECKOUT) / "docs" / name, render_page(name)
+        path, text = Path(CHECKOUT) / "docs" / "reference" / name, render_page(name)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             sys.stdout.write(f"wrote {path.relative_to(CHECKOUT)}\n")

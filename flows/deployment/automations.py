@@ -93,7 +93,7 @@ def notification_automations(blocks: Sequence[UUID], ui_url: str) -> list[Automa
     )
     harm = (
         "{% for list in event.payload.lists %}{{ list.name }}: {{ list.matches }}\n{% endfor %}"
-        "They were dropped before anything was written. What to do: docs/hash-lists.md\n"
+        "They were dropped before anything was written. What to do: docs/rights/hash-lists.md\n"
         "Run: pairmill show {{ event.resource['pairmill.run'] }}"
     )
     return [

@@ -152,7 +152,7 @@ class Deployer:
         if kind == "custom-webhook" and not MESSAGE.search(str(document.data)):
             raise ConfigError(
                 f"--notify {name!r}: the block would send no message, since its JSON data has neither {{{{subject}}}} nor "
-                "{{body}}; save it again as docs/schedule.md shows (the form in the UI has no field for JSON data)"
+                "{{body}}; save it again as docs/operate/schedule.md shows (the form in the UI has no field for JSON data)"
             )
         return document.id
 

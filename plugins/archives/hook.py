@@ -1,4 +1,4 @@
-"""Hooks of a download: images from the archives of the sources, and a folder of originals (docs/download.md)."""
+"""Hooks of a download: images from the archives of the sources, and a folder of originals (docs/data/download.md)."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence

@@ -65,7 +65,7 @@ class Prices:
     image_bytes: int = 25_000
     """Size of a stored image of 256 pixels. Source: LAION-400M, 10 TB."""
     fetched_bytes: int = 120_000
-    """Size of a downloaded image: 11.3 MB/s at 92 a second in docs/download-rows.md."""
+    """Size of a downloaded image: 11.3 MB/s at 92 a second in docs/data/download-rows.md."""
     samples_of_pair: int = 1
     """Number of times that training uses each pair of a dataset."""
 

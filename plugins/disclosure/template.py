@@ -12,7 +12,7 @@ Sections and labels were compared with these texts, since the document itself co
   https://github.com/AIAccountabilityLab/gpai-training-transparency
 - a data model of the fields: https://github.com/ShaswataTripathy/corpuscard/blob/main/corpuscard/schema.py
 
-docs/disclosure.md lists what was compared with which of them.
+docs/rights/disclosure.md lists what was compared with which of them.
 """
 
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ def parse_agent(value: str) -> str:
 
 
 class IdentityConfig(BaseModel):
-    """`[download.identity]`: sign each request, those for robots.txt and similar files too (docs/identity.md).
+    """`[download.identity]`: sign each request, those for robots.txt and similar files too (docs/data/identity.md).
 
     A crawl without a table `identity` in `[source]` signs as the download does.
     """
@@ -62,7 +62,7 @@ class IdentityConfig(BaseModel):
 
 
 class Identity(Signer):
-    """Signs requests by Web Bot Auth, so that sites can verify who sent them (docs/identity.md)."""
+    """Signs requests by Web Bot Auth, so that sites can verify who sent them (docs/data/identity.md)."""
 
     config, table, problem_key = IdentityConfig, "identity", "identity.key_file"
 

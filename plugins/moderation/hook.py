@@ -1,4 +1,4 @@
-"""The hook of a download that drops known harmful images: `[download.hash_lists]` (docs/hash-lists.md)."""
+"""The hook of a download that drops known harmful images: `[download.hash_lists]` (docs/rights/hash-lists.md)."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence

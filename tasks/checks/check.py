@@ -127,4 +127,4 @@ def check_dataset(
 
 
 class ChecksConfig(extend(CheckLevels, "checks")):
-    """The `[checks]` table: what a dataset must be like before anything is trained on it (docs/checks.md)."""
+    """The `[checks]` table: what a dataset must be like before anything is trained on it (docs/dataset/checks.md)."""

@@ -130,7 +130,7 @@ class _DownloadTable(StageConfig):
     pads to a square with white, center_crop cuts to a square."""
     resize_quality: Literal["exact", "fast"] = "exact"
     """exact gives img2dataset's pixels of the upright image. fast decodes large JPEGs at a half, quarter or eighth of
-    their size, which gives slightly different pixels (docs/download-rows.md has the speed and the differences)."""
+    their size, which gives slightly different pixels (docs/data/download-rows.md has the speed and the differences)."""
     resize_only_if_bigger: bool = False
     """Do not enlarge smaller images."""
     encode_format: Literal["jpg", "png", "webp"] = "jpg"

@@ -158,7 +158,7 @@ def _run_downloader(
 
 
 def _start_decoder(config: DownloadConfig) -> GuardedProcess:
-    """Return a process that resizes images within the memory that docs/download.md states."""
+    """Return a process that resizes images within the memory that docs/data/download.md states."""
     resizer = (FastResizer if config.resize_quality == "fast" else CheckedResizer)(
         image_size=config.image_size,
         resize_mode=config.resize_mode,

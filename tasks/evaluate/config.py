@@ -35,7 +35,9 @@ class EvaluateConfig(StageConfig):
     def load(self) -> Suite:
         """Return the suite, validated. Raises: ConfigError if there is none, or with all its problems."""
         if self.suite is None:
-            raise ConfigError("is not set; set it to a TOML file with your evaluation sets (docs/evaluation.md)")
+            raise ConfigError(
+                "is not set; set it to a TOML file with your evaluation sets (docs/evaluate/evaluation.md)"
+            )
         return load_suite(self.suite, self.data)
 
     def problems(self) -> list[str]:

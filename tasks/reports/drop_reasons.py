@@ -1,6 +1,6 @@
 """List every `drop_reason` of each stage, with its meaning and what a user can do about it.
 
-docs/drop-reasons.md is written from these tables (`make docs-reference`).
+docs/reference/drop-reasons.md is written from these tables (`make docs-reference`).
 """
 
 from dataops import plugins

@@ -385,7 +385,7 @@ def test_failed_run_sends_notifications_and_is_retried_from_its_page(pairmill, p
     matches = alert["subject"].removeprefix("Known harmful images: ").removesuffix(f" in {run_id}")
     assert alert["body"].splitlines() == [
         f"hotline: {int(matches)}",
-        "They were dropped before anything was written. What to do: docs/hash-lists.md",
+        "They were dropped before anything was written. What to do: docs/rights/hash-lists.md",
         f"Run: pairmill show {run_id}",
     ]
     (due,) = wait_for(lambda: hook.messages_with("takedown"))

@@ -13,8 +13,8 @@ from docs.tools.reference import PAGES, render_page
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_what_the_code_gives(name: str):
-    committed = (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
-    assert committed == render_page(name), f"docs/{name} differs from the code: run `make docs-reference`, commit it"
+    committed = (CHECKOUT / "docs" / "reference" / name).read_text(encoding="utf-8")
+    assert committed == render_page(name), f"docs/reference/{name} is old: run `make docs-reference`, commit it"
 
 
 def _pages() -> dict[str, Path]:
@@ -37,7 +37,7 @@ def test_folders_of_the_home_are_listed_in_the_docs() -> None:
     modules = [path for path in modules if "tests" not in path.relative_to(CHECKOUT).parts]
     found = {name.partition("/")[0] for path in modules for name in pattern.findall(path.read_text("utf-8"))}
     assert found >= {"jobs", "models", "features"}
-    page = (CHECKOUT / "docs" / "retention.md").read_text("utf-8")
+    page = (CHECKOUT / "docs" / "operate" / "retention.md").read_text("utf-8")
     table = page.partition("## What is in the home folder")[2].partition("\n## ")[0]
     listed = set(
         re.findall(r"`([a-z-]+)(?:/[a-z/]*)?`", " ".join(row.split("|")[1] for row in table.splitlines() if "|" in row))

@@ -280,7 +280,7 @@ def _text(path: Path) -> str:
     try:
         return read_text(path)
     except FileNotFoundError as error:
-        raise ContractError(f"{path}: missing; the set needs this file (docs/evaluation.md)") from error
+        raise ContractError(f"{path}: missing; the set needs this file (docs/evaluate/evaluation.md)") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 

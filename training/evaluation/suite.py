@@ -194,7 +194,9 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         closest = find_closest(path.stem, (file.stem for file in path.parent.glob("*.toml")))
         remedy = (
-            f"did you mean {path.with_name(f'{closest}.toml')}?" if closest else "docs/evaluation.md has an example"
+            f"did you mean {path.with_name(f'{closest}.toml')}?"
+            if closest
+            else "docs/evaluate/evaluation.md has an example"
         )
         raise ConfigError(f"{path}: no such suite file; {remedy}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -18,7 +18,7 @@ torchgen functorch typing_extensions sympy mpmath networkx jinja2 markupsafe fss
 pydantic_core annotated_types typing_inspection wcwidth huggingface_hub
 benchmarks plugins tests training dataops
 """
-"""What docs/gpu.md names for a bare machine, what these wheels require, and our own packages."""
+"""What docs/train/gpu.md names for a bare machine, what these wheels require, and our own packages."""
 BLOCKER = f"""
 import sys
 from importlib.machinery import PathFinder

@@ -42,7 +42,7 @@ def test_alert_on_known_harmful_images_names_only_count_lists_and_run(tmp_path: 
     assert body.splitlines() == [
         "iwf: 2",
         "own: 1",
-        "They were dropped before anything was written. What to do: docs/hash-lists.md",
+        "They were dropped before anything was written. What to do: docs/rights/hash-lists.md",
         "Run: pairmill show demo-1",
     ]
     assert "bad.example" not in str(event)

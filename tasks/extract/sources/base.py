@@ -228,7 +228,7 @@ class WebSource(Source):
 
     opt_out_directives: tuple[PageSignal, ...] = list_defaults("extract")
     """Signals by which a page forbids the use of its images, in its elements or in the headers of its response
-    (docs/rights.md): its rows are dropped as opt_out."""
+    (docs/rights/rights.md): its rows are dropped as opt_out."""
 
     @property
     def bounds(self) -> PageBounds:

@@ -1,4 +1,4 @@
-"""MLflow calls a webhook when an alias moves, with a signature that the code in docs/registry.md accepts."""
+"""MLflow calls a webhook when an alias moves, with a signature that the code in docs/evaluate/registry.md accepts."""
 
 import re
 from typing import Any
@@ -17,7 +17,7 @@ SECRET = "the secret of the webhook"
 
 def test_moved_alias_calls_a_webhook_with_a_signature(mlflow_url: str) -> None:
     client, code = connect(), dict[str, Any]()
-    blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "registry.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (CHECKOUT / "docs" / "evaluate" / "registry.md").read_text(), re.DOTALL)
     exec(next(block for block in blocks if "def verify" in block), code)
     client.create_registered_model("hooked")
     version = client.create_model_version("hooked", "s3://bucket/hooked")

@@ -37,8 +37,8 @@ CHECK = """
 @pytest.mark.parametrize(
     ("page", "module", "code", "expected"),
     [
-        ("filter.md", "my_rules", RULE, "[True, False]\n0\n`filter.max_hashtags` {'too_many_hashtags': 1}\n"),
-        ("checks.md", "my_checks", CHECK, "blocks the dataset has 9 pairs; the maximum is 8\n"),
+        ("clean/filter.md", "my_rules", RULE, "[True, False]\n0\n`filter.max_hashtags` {'too_many_hashtags': 1}\n"),
+        ("dataset/checks.md", "my_checks", CHECK, "blocks the dataset has 9 pairs; the maximum is 8\n"),
     ],
 )
 def test_example_of_a_page_works(tmp_path: Path, page: str, module: str, code: str, expected: str):

@@ -11,7 +11,7 @@ from tasks.filter.reasons import describe_reasons
 from tasks.filter.steps import DROP_REASONS as FILTER_HASHES
 from tasks.reports.drop_reasons import DAMAGES, DROP_REASONS, STATUSES, find_reason
 
-CONFIG = (CHECKOUT / "docs" / "config.md").read_text(encoding="utf-8")
+CONFIG = (CHECKOUT / "docs" / "reference" / "config.md").read_text(encoding="utf-8")
 _TAKES_REASON = {
     "FetchError": "download",
     "ImageRefused": "curate",

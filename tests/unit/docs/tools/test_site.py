@@ -24,7 +24,7 @@ def test_navigation_lists_every_page_of_the_map():
     listed = {
         page for entries in sections.values() if isinstance(entries, list) for item in entries for page in item.values()
     }
-    assert {"docs/extract.md", "docs/config.md", "docs/decisions/README.md", "SECURITY.md"} <= listed
+    assert {"docs/data/extract.md", "docs/reference/config.md", "docs/decisions/README.md", "SECURITY.md"} <= listed
     assert all((ROOT / page).is_file() for page in listed)
 
 

@@ -184,7 +184,7 @@ def test_an_invalid_suite_file_raises_config_error(tmp_path, text, message):
         load_suite(tmp_path / "s.toml")
     assert message in str(caught.value)
     (tmp_path / "mine.toml").touch()  # only the ending is like that of the suite
-    with pytest.raises(ConfigError, match=r"no such suite file; docs/evaluation\.md has an example\Z"):
+    with pytest.raises(ConfigError, match=r"no such suite file; docs/evaluate/evaluation\.md has an example\Z"):
         load_suite(tmp_path / "my-suite.toml")
 
 
