@@ -14,9 +14,11 @@ import hashlib
 import io
 import json
 import re
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +38,15 @@ EVIDENCE = "evidence-"
 UNDIGESTED = frozenset({"DATASET.md", "croissant.json", "dataset.html", "evaluation.html"})
 """Parts that describe a dataset or an evaluation to people; the content digest excludes them."""
 
+
+LISTED = 2
+"""Maximum number of parts whose sizes are requested one by one, and not by a listing of the snapshot."""
+READS_AT_ONCE = 8
+LOG = "records-"
+LOGGED_AT_ONCE = 8
+"""Records that a log is written for."""
+LOG_RECORDS = 512
+"""Records of a full log."""
 
 _MANIFEST_DIGEST = re.compile(rb'\{\n  "sha256": "([0-9a-f]{64})",')
 _PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -177,9 +188,10 @@ def find_manifest(store: Store, stage: str, key: str, *, verify: bool = False) -
         leave an empty file); it names the object and the remedy.
     """
     manifest = load_manifest(store, stage, key)
+    sizes = _list_sizes(store, f"{stage}/{key}") if manifest and len(manifest.parts) > LISTED else {}
     for part in manifest.parts if manifest else ():
         where = f"{stage}/{key}/{part.name}"
-        size = store.size(where)
+        size = sizes.get(where) or store.size(where)
         what = None
         if size is None:
             what = f"is missing, but {MANIFEST} names it"
@@ -198,10 +210,10 @@ def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
     Raises: CorruptPart when the manifest is invalid.
     """
     name = f"{stage}/{key}/{MANIFEST}"
-    if store.size(name) is None:
+    if (data := store.find(name)) is None:
         return None
     try:
-        manifest = Manifest.decode(store.read(name))
+        manifest = Manifest.decode(data)
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
         raise CorruptPart(f"{store.uri}/{name} is not a manifest ({what}); a run of its config remakes it") from error
@@ -212,6 +224,11 @@ def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
             f"{store.uri}/{name} is the manifest of {manifest.stage}/{manifest.key}; a run of its config remakes it"
         )
     return manifest
+
+
+def _list_sizes(store: Store, prefix: str) -> dict[str, int]:
+    """Return the size of each object below a prefix: one request for 1,000 of them."""
+    return {entry.name: entry.bytes for entry in store.entries(prefix)}
 
 
 def load_ancestors(store: Store, manifest: Manifest) -> dict[str, Manifest]:
@@ -265,12 +282,12 @@ class Draft:
         if self.fence is None:
             return
         mine, next_one = (self.lease_name(self.fence.generation + more) for more in (0, 1))
-        if self.store.size(next_one) is not None or self.store.size(mine) is None or not self._is_mine(mine):
+        if self.store.size(next_one) is not None or not self._is_mine(self.store.find(mine)):
             raise LeaseLost(f"{self.stage} {self.key}: another run took over this snapshot, so this run stops")
 
-    def _is_mine(self, lease: str) -> bool:
+    def _is_mine(self, lease: bytes | None) -> bool:
         try:
-            return json.loads(self.store.read(lease)).get("token") == getattr(self.fence, "token", None)
+            return json.loads(lease or b"{}").get("token") == getattr(self.fence, "token", None)
         except ValueError:  # this run did not write a damaged lease
             return False
 
@@ -345,16 +362,35 @@ class Draft:
 
     def done(self, task: str) -> Record | None:
         """Return the record of a finished task, or None if it or an object that the task wrote is missing or damaged."""
-        name = self.scratch(f"{task}.json")
-        if self.store.size(name) is None:
-            return None
-        try:
-            record = Record.model_validate_json(self.store.read(name))
-        except ValidationError:
-            return None
+        return self.finished([task]).get(task)
+
+    def finished(self, tasks: Iterable[str] | None = None) -> dict[str, Record]:
+        """Return the records of those of the tasks that are finished, by few requests; see `done`. None: of all tasks.
+
+        The record of a task of its own is newer than that in a log: the task was repeated because a part was lost.
+        """
+        sizes = _list_sizes(self.store, f"{self.stage}/{self.key}")
+        logs = sorted(name for name in sizes if name.startswith(self.scratch(LOG)))
+        records = [name for name in sizes if name.startswith(self.scratch("")) and name.endswith(".json")]
+        wanted = None if tasks is None else {self.scratch(f"{task}.json") for task in tasks}
+        own = [name for name in records if name not in logs and (wanted is None or name in wanted)]
+        found: dict[str, Record] = {}
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            for data in pool.map(self.store.find, [*logs, *own]):
+                for line in (data or b"").splitlines():
+                    with suppress(ValidationError):
+                        record = Record.model_validate_json(line)
+                        found[record.task] = record
+        return {
+            task: one
+            for task, one in found.items()
+            if (wanted is None or self.scratch(f"{task}.json") in wanted) and self._is_whole(one, sizes)
+        }
+
+    def _is_whole(self, record: Record, sizes: Mapping[str, int]) -> bool:
         written = [(self.path(part.name), part.bytes) for part in record.parts]
         written += [(self.scratch(scratch), size) for scratch, size in record.scratch]
-        return record if all(self.store.size(one) == size for one, size in written) else None
+        return all(sizes.get(one) == size for one, size in written)
 
     def finish(self, record: Record) -> Record:
         """Write the record of a finished task, after its parts."""
@@ -373,6 +409,40 @@ class Draft:
             manifest = load_manifest(self.store, self.stage, self.key) or manifest
         self.store.delete_tree(self.path("_work"))
         return manifest
+
+
+class RecordLog:
+    """Move records of finished tasks into few objects, so that a resume reads one object for LOG_RECORDS tasks.
+
+    Only the run that holds the lease writes it, and each map a log of its own.
+    """
+
+    def __init__(self, draft: Draft):
+        self._draft, self._records, self._saved, self._number = draft, list[Record](), 0, 0
+        generation = draft.fence.generation if draft.fence else 0
+        self._name = f"{LOG}{generation:05d}-{secrets.token_hex(4)}"
+
+    def add(self, record: Record) -> None:
+        """Add the record of a task that has finished."""
+        self._records.append(record)
+        if len(self._records) - self._saved == LOGGED_AT_ONCE:
+            self._save()
+
+    def end(self) -> None:
+        """Save what is left, if there are more records than are saved at once."""
+        if self._number or self._saved:
+            self._save()
+
+    def _save(self) -> None:
+        draft, new = self._draft, self._records[self._saved :]
+        draft.check_fence()
+        lines = b"\n".join(record.model_dump_json().encode() for record in self._records)
+        draft.store.put(draft.scratch(f"{self._name}-{self._number:05d}.json"), lines)
+        draft.check_fence()
+        draft.store.delete([draft.scratch(f"{record.task}.json") for record in new])
+        self._saved = len(self._records)
+        if self._saved >= LOG_RECORDS:
+            self._records, self._saved, self._number = [], 0, self._number + 1
 
 
 def read_parts(store: Store, manifest: Manifest, prefix: str = "part-", columns: list[str] | None = None) -> pa.Table:

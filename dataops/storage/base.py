@@ -69,9 +69,15 @@ class Store(ABC):
         """Return the sha256 of an existing object; None if a remote store does not keep it."""
         return file_sha256(self.local(name))
 
-    @abstractmethod
     def read(self, name: str) -> bytes:
         """Return the whole object."""
+        if (data := self.find(name)) is None:
+            raise StorageError(f"no such object: {name} in {self.where}")
+        return data
+
+    @abstractmethod
+    def find(self, name: str) -> bytes | None:
+        """Return the whole object, or None if it does not exist, by one request."""
 
     @abstractmethod
     def put(self, name: str, data: bytes | memoryview | Path) -> None:

@@ -73,9 +73,13 @@ class FolderStore(Store):
             raise StorageError(f"cannot read {self.root / name}: {error.strerror}")
         return found.st_size
 
-    def read(self, name: str) -> bytes:
-        with storage_errors(f"cannot read {self.root / name}", self.root):
+    def find(self, name: str) -> bytes | None:
+        with (
+            storage_errors(f"cannot read {self.root / name}", self.root),
+            suppress(FileNotFoundError, NotADirectoryError),
+        ):
             return read_bytes(self._path(name))
+        return None
 
     def read_each(self, ranges: Sequence[tuple[str, int, int]]) -> Iterator[bytes]:
         for path, (_, offset, size) in zip(self.locals([name for name, _, _ in ranges]), ranges, strict=True):

@@ -97,14 +97,14 @@ class S3Store(Store):
         head = self._call(f"get the metadata of {name}", lambda: self._head(name))
         return None if head is None else head["Metadata"].get("sha256")
 
-    def read(self, name: str) -> bytes:
+    def find(self, name: str) -> bytes | None:
         def get() -> bytes:
             answer = self._s3.get_object(**self._at(name))
             data = answer["Body"].read()
             _check(hashlib.sha256(data).hexdigest(), answer)
             return data
 
-        return self._existing(name, "read", get)
+        return self._request(name, "read", get)
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """Read ranges as every store does, but fetch few ranges of a large object by a request each."""
@@ -135,15 +135,19 @@ class S3Store(Store):
             for start in range(0, len(ranges), RANGES_AT_ONCE):  # not all are in memory at once
                 yield from pool.map(get, *zip(*ranges[start : start + RANGES_AT_ONCE], strict=True))
 
-    def _existing(self, name: str, what: str, request: Callable[[], T]) -> T:
+    def _request(self, name: str, what: str, request: Callable[[], T]) -> T | None:
+        """Return the answer to a request for an object, or None if there is no such object."""
+
         def request_or_none() -> T | None:
             try:
                 return request()
             except self._s3.exceptions.NoSuchKey:
                 return None
 
-        answer = self._call(f"{what} {name}", request_or_none)
-        if answer is None:
+        return self._call(f"{what} {name}", request_or_none)
+
+    def _existing(self, name: str, what: str, request: Callable[[], T]) -> T:
+        if (answer := self._request(name, what, request)) is None:
             raise StorageError(f"no such object: {name} in {self.where}")
         return answer
 

@@ -200,8 +200,7 @@ class _Planner:
 
     def _count_finished(self, stage: str, key: str) -> int:
         """Return the number of tasks that an unfinished attempt has finished."""
-        draft = Draft(self.store, stage, key)
-        return sum(not draft.is_lease(name) for name in self.store.names(f"{stage}/{key}/_work"))
+        return len(Draft(self.store, stage, key).finished())
 
     def _estimate(self, step: Step, planned: PlannedStage, earlier: list[Earlier]) -> None:
         """Set what the stage takes, by the earlier runs of this kind."""

@@ -90,9 +90,9 @@ def run_steps(steps: Sequence[Step[Any]], rows: int, draft: Draft, context: Cont
     """Run the steps in workers, so that this process's memory does not grow with the rows; few rows are run here."""
     if rows > SMALL_ROWS:
         return map_parts(run, steps, draft, context)
-    records = list[Record]()
+    records, finished = list[Record](), draft.finished(step.id for step in steps)
     for number, step in enumerate(steps, 1):
-        records.append(draft.done(step.id) or draft.finish(run(draft, step)))
+        records.append(finished.get(step.id) or draft.finish(run(draft, step)))
         context.progress(number, len(steps), "")
     return records
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from dataops.errors import JobFailed, LeaseLost, PairmillError, ServiceError, StorageError
 from dataops.messages.waiting import pause
-from dataops.snapshot import Draft, Fence, Record
+from dataops.snapshot import Draft, Fence, Record, RecordLog
 from dataops.storage.base import DISK_FULL
 from dataops.store import open_store
 from tasks.engine.context import Context
@@ -52,7 +52,7 @@ def map_parts(
     Raises: the error of the first task that failed, after ATTEMPTS attempts if it is retryable; JobFailed (75) if a worker
     process died (killed, or out of memory); ServiceError (75) if a cluster does not answer or is lost.
     """
-    records = {task.id: record for task in tasks if (record := draft.done(task.id))}
+    records = draft.finished(task.id for task in tasks)
     todo = [task for task in tasks if task.id not in records]
     if records:
         logger.info("%s %s: %d of %d tasks are finished already", draft.stage, draft.key, len(records), len(tasks))
@@ -105,7 +105,7 @@ def _run(
             except Empty:
                 progress.show(task for task, _ in running.values())
 
-    task = todo[0]
+    task, log = todo[0], RecordLog(draft)
     with progress.reports_of_workers(shared_disk=context.executor.shares_disk):
         try:
             for task in islice(rest, WAITING * context.workers):
@@ -115,6 +115,7 @@ def _run(
                 task, attempt = running.pop(future)
                 error = future.exception()
                 if error is None:
+                    log.add(future.result())
                     progress.finish(task, future.result())
                     progress.show(task for task, _ in running.values())
                     for task in islice(rest, 1):
@@ -127,6 +128,7 @@ def _run(
                     submit(task, attempt + 1)
                 else:
                     raise error
+            log.end()
         except BrokenProcessPool as error:  # also of a worker that died while idle
             raise JobFailed(
                 f"{draft.stage}: a worker process died (killed, or out of memory) at or near {task.id}", exit_code=75

@@ -181,7 +181,7 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
     draft, context = held.draft, held.context
     # Only this run writes here now: what is half written is of killed runs.
     context.store.sweep(f"{draft.stage}/{draft.key}")
-    stage = planned.stage
+    stage, code = planned.stage, code_version()
     upstream = {manifest.stage: manifest for manifest in planned.upstream}
     made = stage.make(Work(planned.config, planned.seed, upstream, draft, context, planned.inputs))
     if stage.conserves_rows:
@@ -193,7 +193,7 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
         inputs=list(planned.inputs),
         config=planned.config.key_config(),
         seed=planned.seed,
-        code=code_version(),
+        code=_code_of(stage.name, code),
         parts=sorted(made.parts, key=lambda part: part.name),
         counts=made.counts,
         facts=made.facts.as_json(),
@@ -204,6 +204,14 @@ def _make(planned: Plan[Any], held: HeldLease) -> Manifest:
     )
     held.stop()  # a renewal after the commit would leave a lease behind
     return draft.commit(manifest)
+
+
+def _code_of(stage: str, start: dict[str, Any]) -> dict[str, Any]:
+    """Return the code version of the start, marked if the checkout has changed since: worker processes read it anew."""
+    if code_version() == start:
+        return start
+    logger.warning("%s: the checkout of pairmill changed while the stage ran; its manifest says so", stage)
+    return {**start, "dirty": True, "changed": True}
 
 
 def check_conservation(stage: str, made: StageOutput, upstream: Sequence[Manifest]) -> None:

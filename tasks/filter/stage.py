@@ -159,7 +159,7 @@ class _FilterTasks:
         """Return whether all parts are written, and what `facts` reads is there, so that no map is needed again."""
         needed = [*self._write_steps(), *self._steps(steps.apply_rules, self.batches)]
         needed += self._steps(write.sum_query_counts, [()] if self.config.balance is not None else [])
-        return all(self.draft.done(task.id) for task in needed)
+        return len(self.draft.finished(task.id for task in needed)) == len(needed)
 
     def facts(self, records: Sequence[Record]) -> FilterFacts:
         """Return the facts of the manifest: summaries of the rows, and how many rows each rule alone would drop.
@@ -168,11 +168,11 @@ class _FilterTasks:
             records: those of `write_parts`.
         """
         alone = Counter[str]()
-        for task in self._steps(steps.apply_rules, self.batches):
-            if (record := self.draft.done(task.id)) is None:
-                raise StorageError(
-                    f"filter {self.draft.key}: scratch tables were lost; the next attempt writes them again"
-                )
+        rules = self._steps(steps.apply_rules, self.batches)
+        applied = self.draft.finished(task.id for task in rules)
+        if len(applied) < len(rules):
+            raise StorageError(f"filter {self.draft.key}: scratch tables were lost; the next attempt writes them again")
+        for record in applied.values():
             alone.update(FilterFacts.of(record).alone)
         names = (self.draft.scratch(write.summary_name(task.number)) for task in self._write_steps())
         summaries = (json.loads(self.draft.store.read(name)) for name in names)

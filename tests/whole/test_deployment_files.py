@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
+from dataops.config import StageConfig
 from dataops.home import CHECKOUT
+from dataops.snapshot import Counts
+from dataops.store import open_store
 from flows.interruption import END_SECONDS
 from infra import dotenv
 from tasks.engine import stage
+from tasks.engine.context import Context
 from tasks.engine.grace import GRACE_SECONDS
 from tasks.engine.stage import code_version
 
@@ -128,6 +132,13 @@ def test_only_changes_of_the_code_make_it_dirty(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "my-project").mkdir()
     (tmp_path / "my-project/mine.toml").write_text('name = "mine"\n')
     assert code_version()["dirty"] is False
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks/new_module.py").write_text("")
+
+    def edit(work: stage.Work) -> stage.StageOutput:
+        (tmp_path / "tasks").mkdir()
+        (tmp_path / "tasks/new_module.py").write_text("")
+        return stage.StageOutput([], Counts())
+
+    context = Context(open_store(str(tmp_path / "store")), tmp_path)
+    code = stage.make(stage.plan(stage.Stage("extract", 1, edit), StageConfig(), 0, []), context).code
+    assert (code["dirty"], code["changed"]) == (True, True), "the checkout changed while the stage ran"
     assert code_version()["dirty"] is True

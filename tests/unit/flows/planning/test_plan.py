@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts, Draft, Input, load_manifest
+from dataops.snapshot import Counts, Draft, Input, Record, load_manifest
 from dataops.store import open_store
 from flows.app import run_command
 from flows.commands.plan import format_seconds
@@ -155,8 +155,8 @@ def test_finished_tasks_of_an_unfinished_attempt_are_kept(folder: Path):
     (folder / "store" / "extract" / key / "manifest.json").unlink()
     shutil.rmtree(folder / "store" / "extract" / "by-source")
     draft = Draft(open_store(str(folder / "store")), "extract", key)
-    for name in ("extract-00000.json", "lease-1.json"):
-        draft.store.put(draft.scratch(name), b"{}")
+    draft.finish(Record(task="extract-00000"))
+    draft.store.put(draft.scratch("lease-1.json"), b"{}")
     (found,) = plan_of(folder, until="extract").stages
     assert (found.action, found.finished_tasks, found.why) == ("resume", 1, ["an attempt is unfinished"])
 
