@@ -14,6 +14,8 @@ _LITE = {
     0: (1.0, 1.0, 224), 1: (1.0, 1.1, 240), 2: (1.1, 1.2, 260), 3: (1.2, 1.4, 300), 4: (1.4, 1.8, 380),
 }  # fmt: skip
 """Factors of channels and blocks, and side of the input."""
+LITE_CHANNELS = (16, 24, 40, 80, 112, 192, 320)
+"""Channels of the stages of Lite0."""
 _RESNETS = {
     18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
 }  # fmt: skip
@@ -54,6 +56,21 @@ class Backbone:
     """Attention heads of a transformer."""
     has_layer_scale: bool = False
     """Whether each branch of a transformer's block has a gain for each channel."""
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels of the output of each stage: those of a ResNet or EfficientNet, or the blocks of a transformer."""
+        if self.family == "efficientnet_lite":
+            return tuple(round_channels(channels * self.width_factor) for channels in LITE_CHANNELS)
+        if self.family == "resnet":
+            return tuple(64 * 2**number * (4 if self.is_bottleneck else 1) for number in range(len(self.blocks)))
+        return (self.width,) * self.layers
+
+
+def round_channels(channels: float) -> int:
+    """Return the nearest multiple of 8, at least 8, that is not below 90% of a number."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def find_backbone(name: str) -> Backbone:

@@ -137,6 +137,15 @@ class TrainingHook(Extension):
         """Return a function from captions to features (B, W), in place of tokens; give the dataset those of images."""
         return None
 
+    def start(
+        self,
+        model: "CLIP",
+        config: "TrainConfig",
+        dataset: "Dataset",
+        text_features: "Callable[[Sequence[str]], Tensor] | None",
+    ) -> None:
+        """Change the first weights by the data, where no checkpoint replaces them."""
+
     def scale_rates(self, model: "CLIP", config: "TrainConfig") -> "dict[nn.Parameter, float]":
         """Return factors of the learning rate by parameter; those of several hooks are multiplied."""
         return {}
@@ -165,6 +174,10 @@ class TrainingHook(Extension):
     def change_images(self, images_B3SS: "Tensor", inputs: "Mapping[str, Tensor]", config: "TrainConfig") -> "Tensor":
         """Return changed images, in [0, 1], on their device."""
         return images_B3SS
+
+    def change_features(self, features_BW: "Tensor", inputs: "Mapping[str, Tensor]", config: "TrainConfig") -> "Tensor":
+        """Return changed features of a frozen image tower that were computed before."""
+        return features_BW
 
     def change_loss(self, outcome: "StepOutcome", outputs: "Outputs", step: "LossStep") -> "StepOutcome":
         """Return the outcome of a step in place of that of the loss."""

@@ -115,11 +115,14 @@ class BackboneConfig(ProjectedConfig):
     """Mean of the channels that the network expects, of values from 0 to 1; its inputs have CLIP's."""
     std: tuple[float, float, float]
     """Their standard deviation."""
+    stages: tuple[int, ...] = ()
+    """Stages of the network, from 1 in ascending order, whose means over all positions precede the feature of its end."""
 
     @property
     def feature_width(self) -> int:
-        """Channels of the network's feature."""
-        return find_backbone(self.architecture).width
+        """Channels of the network's feature, with those of the stages."""
+        found = find_backbone(self.architecture)
+        return sum(found.stage_widths[stage - 1] for stage in self.stages) + found.width
 
     @property
     def own_image_size(self) -> int:
@@ -140,6 +143,11 @@ class BackboneConfig(ProjectedConfig):
             )
         if min(self.std) <= 0:
             raise ValueError(f"std: {self.std} must be above 0")
+        count = len(find_backbone(self.architecture).stage_widths)
+        if list(self.stages) != sorted(set(self.stages) & set(range(1, count + 1))):
+            raise ValueError(
+                f"stages: {list(self.stages)}; name stages of {self.architecture} from 1 to {count}, in order, each once"
+            )
         return self
 
 

@@ -77,6 +77,9 @@ def train(job: Job) -> None:
         signal.signal(signal.SIGTERM, run.request_stop)
         try:
             resume(run)
+            if run.step == 0:
+                for hook in used_hooks(run.config):
+                    hook.start(run.model, run.config, run.dataset, run.text_features)
             _log_start(run)
             run_steps(run)
             finish(run)

@@ -11,6 +11,17 @@ from training.model_config import FrozenModel, NonNegative
 Channels = tuple[float, float, float]
 
 
+class StartConfig(FrozenModel):
+    """What the layer between two frozen towers starts from."""
+
+    start: Literal["random", "least_squares"] = "random"
+    """Weights of the layer that maps images into the space of the texts. least_squares: the solution of a ridge regression
+    of the captions' features on those of their images; it needs two frozen towers and `image_init.projector_layers` = 1.
+    Its gain is large where pairs are few, and a few hundred steps of training then improve it."""
+    start_ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.03
+    """Ridge of that regression, for numbers of unit variance and the mean over all pairs."""
+
+
 class PretrainedConfig(FrozenModel):
     """A tower that starts from pretrained weights, and a projector on it that starts at random."""
 
@@ -60,6 +71,15 @@ class ImageInit(PretrainedConfig):
     frozen: bool = False
     """Train only the projector. Without augment and crop_area, the features of the images are then computed once, from
     the square at the centre."""
+    stages: tuple[int, ...] = ()
+    """Stages of the network whose outputs, as means over all positions, are joined to the feature of its end: from 1, and
+    of a vision transformer its blocks. They hold what the end does not: colours, strokes and textures. No other tool reads
+    such a tower, so the model is exported as ONNX only."""
+    copies: Annotated[int, Field(ge=0, le=100)] = 0
+    """Copies of each image, changed as `augment` says, whose features are computed once beside those of the plain image.
+    Each visit of a sample draws one of them. Without copies, augment has the features computed at each step."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the numbers of a computed feature that is set to 0 at each visit; the others are scaled up."""
     mean: Channels | None = None
     """Mean of the channels that the backbone was trained with, of values from 0 to 1. Default: the architecture's."""
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = (
@@ -81,6 +101,9 @@ class TextInit(PretrainedConfig):
     sentence's vector); sentence encoders: Reimers and Gurevych 2019 (Sentence-BERT).
     """
 
+    centred: bool = False
+    """Subtract the mean of all captions' features from each, inside the network. Features of sentences point into one
+    direction, and differ little from each other until it is gone. It needs a frozen tower."""
     kind: Literal["words", "bert"]
     """words: a matrix with a vector for each word or token, in .safetensors, .npy or .npz, and beside it a tokenizer.json
     or a list with a word a line (.txt); a text is the mean of its vectors. bert: a folder with a config.json of model_type

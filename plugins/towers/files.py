@@ -181,6 +181,7 @@ def image_dimensions(init: ImageInit, image_size: int | None) -> BackboneConfig:
         "projector_layers": init.projector_layers,
         "projector_norm": init.projector_norm,
         "projector_width": init.projector_width,
+        "stages": init.stages,
     }
     try:
         return BackboneConfig.model_validate(fields)

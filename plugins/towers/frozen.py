@@ -1,15 +1,24 @@
-"""Compute the features of frozen towers once, for all steps and later jobs."""
+"""Compute the features of frozen towers once, for all steps and later jobs.
+
+Legend: B batch, S side of the input.
+"""
 
 from itertools import chain
 
-from dataops.digest import canonical_json, text_sha256
+import numpy as np
+import torch
+from torch import Tensor
+
 from plugins.towers.config import ImageInit, TextInit
 from plugins.towers.files import find_files
-from plugins.towers.image_features import prepare_image_features
+from plugins.towers.image_features import Change, prepare_image_features
 from plugins.towers.text_features import TextFeatures, prepare_text_features
 from training.config import TrainConfig
-from training.data.loader import Dataset
+from training.data.loader import Batch, Dataset
+from training.hooks import used_hooks
 from training.job import Job
+from training.loop.inputs import StepInputs
+from training.loop.step import prepare_images
 from training.model.clip import CLIP
 from training.model.tokenizer import Tokenizer
 from training.towers.towers import BackboneTower
@@ -21,9 +30,33 @@ def use_image_features(job: Job, config: TrainConfig, init: ImageInit, model: CL
     vision = model.config.vision_cfg.model_dump(
         mode="json", exclude={"projector_layers", "projector_norm", "projector_width"}
     )
-    digest = _digest(init, [vision, config.blur_faces])
-    folder = job.features_folder / "towers"
-    dataset.image_features = prepare_image_features(model.visual, dataset, job.checksums, digest, folder)
+    changing = [hook for hook in used_hooks(config) if hook.changes_images]
+    dataset.image_features = prepare_image_features(
+        model.visual,
+        dataset,
+        job.checksums,
+        [find_files(init).digest(), vision, config.blur_faces],
+        job.features_folder / "towers",
+        precision=config.precision,
+        copies=init.copies,
+        change=_change_images(config, next(model.visual.parameters()).device),
+        decides_change=[[hook.table, hook.version, hook.settings(config).model_dump(mode="json")] for hook in changing],
+    )
+
+
+def _change_images(config: TrainConfig, device: torch.device) -> Change:
+    """Return a function that makes the images of a copy as a step makes those of an epoch."""
+
+    def change(pixels_BSS3: np.ndarray, samples: np.ndarray, seed: int, copy: int) -> Tensor:
+        batch = Batch(step=0, epoch=copy, samples=samples, pixels_BSS3=pixels_BSS3, captions=[], skipped=[])
+        named = {}
+        for hook in used_hooks(config):
+            if hook.changes_images:
+                named |= hook.make_inputs(batch, config, seed, None)
+        inputs = StepInputs(torch.from_numpy(pixels_BSS3), [], None, named).map(lambda tensor: tensor.to(device))
+        return prepare_images(inputs, config)
+
+    return change
 
 
 def use_text_features(
@@ -32,10 +65,6 @@ def use_text_features(
     """Return the features of a frozen text tower; all ranks together."""
     assert model.text is not None
     texts = chain.from_iterable((prompt.format(c) for prompt in set(config.prompts)) for c in dataset.captions())
-    digest = _digest(init, [])
-    return prepare_text_features(model.text, tokenizer, texts, digest, job.features_folder / "towers")
-
-
-def _digest(init: TextInit | ImageInit, facts: list[object]) -> str:
-    """Return the digest of the weights of a table, and of what else decides its features."""
-    return text_sha256(canonical_json([find_files(init).digest(), *facts]))
+    digest = find_files(init).digest()
+    found = prepare_text_features(model.text, tokenizer, texts, digest, job.features_folder / "towers")
+    return found.centre() if init.centred else found

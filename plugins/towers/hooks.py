@@ -1,11 +1,11 @@
-"""The hooks of `[train.image_init]` and `[train.text_init]`. No torch is imported here."""
+"""The hooks of `[train.image_init]`, `[train.text_init]` and `train.start`. No torch is imported here."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dataops.snapshot import Input
-from plugins.towers.config import ImageInit, TextInit
+from plugins.towers.config import ImageInit, StartConfig, TextInit
 from plugins.towers.files import find_files, image_dimensions, replace_tower, text_dimensions
 from training.hooks import TrainingHook, used_hooks
 from training.model_config import ModelConfig
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from training.config import TrainConfig
-    from training.data.loader import Dataset
+    from training.data.loader import Batch, Dataset
     from training.job import Job
     from training.model.clip import CLIP
     from training.model.tokenizer import Tokenizer
@@ -67,6 +67,15 @@ class TowerHook(TrainingHook):
     def _find_change(self, config: "TrainConfig") -> str | None:
         raise NotImplementedError
 
+    def require_cache(self, config: "TrainConfig", keys: str) -> None:
+        """Raise a ValueError if the features that keys are about are not computed once."""
+        reason = self.find_uncached_reason(config)
+        if reason is not None:
+            raise ValueError(
+                f"{keys}: it needs features of the {self.tower} tower that are computed once, and {reason}; "
+                f"set {self.table}.frozen and cache to true, and remove what changes its inputs"
+            )
+
 
 class _ImageInit(TowerHook):
     order = 99
@@ -78,6 +87,9 @@ class _ImageInit(TowerHook):
         super().check(config)
         if config.patch_dropout:
             raise ValueError("patch_dropout: a backbone of image_init takes all patches; set 0")
+        for key in ("copies", "dropout"):
+            if getattr(self.settings(config), key):
+                self.require_cache(config, f"image_init.{key}")
 
     def dimensions(self, config: "TrainConfig", dimensions: ModelConfig) -> ModelConfig:
         return replace_tower(dimensions, "vision_cfg", image_dimensions(self.settings(config), config.image_size))
@@ -95,8 +107,25 @@ class _ImageInit(TowerHook):
         if self.is_cached(config):
             use_image_features(job, config, self.settings(config), model, dataset)
 
+    def make_inputs(self, batch: "Batch", config: "TrainConfig", seed: int, prepared: Any) -> "dict[str, Tensor]":
+        dropout: float = self.settings(config).dropout
+        if not dropout:
+            return {}
+        import torch
+
+        from training.data.keyed_random import draw_uniforms
+
+        width = batch.pixels_BSS3.shape[1]
+        kept = draw_uniforms("features", seed, batch.epoch, batch.samples, width) >= dropout
+        return {"kept_features_BW": torch.from_numpy(kept)}
+
+    def change_features(self, features_BW: "Tensor", inputs: "Mapping[str, Tensor]", config: "TrainConfig") -> "Tensor":
+        dropout: float = self.settings(config).dropout
+        return features_BW * inputs["kept_features_BW"] / (1 - dropout) if dropout else features_BW
+
     def _find_change(self, config: "TrainConfig") -> str | None:
-        changing = [hook.table for hook in used_hooks(config) if hook.changes_images]
+        copies = self.settings(config).copies
+        changing = [hook.table for hook in used_hooks(config) if hook.changes_images and not copies]
         changing += ["crop_area"] if config.crop_area is not None else []
         if changing:
             return f"{changing[0]} changes its inputs"
@@ -113,6 +142,8 @@ class _TextInit(TowerHook):
         if config.init is not None and config.init_towers != "image":
             raise ValueError('init: both init and text_init state the text tower\'s weights; set init_towers = "image"')
         super().check(config)
+        if self.settings(config).centred:
+            self.require_cache(config, "text_init.centred")
 
     def dimensions(self, config: "TrainConfig", dimensions: ModelConfig) -> ModelConfig:
         context_length = dimensions.text_cfg.context_length
@@ -144,3 +175,36 @@ class _TextInit(TowerHook):
 
 
 IMAGE_INIT, TEXT_INIT = _ImageInit(), _TextInit()
+
+
+class _Start(TrainingHook):
+    config = StartConfig
+
+    def is_used(self, config: "TrainConfig") -> bool:
+        return self.settings(config).start != "random"
+
+    def check(self, config: "TrainConfig") -> None:
+        for hook, layers in ((IMAGE_INIT, 1), (TEXT_INIT, 0)):
+            if hook not in used_hooks(config):
+                raise ValueError(f"start: least_squares needs two frozen towers; set {hook.table}")
+            hook.require_cache(config, "start")
+            if hook.settings(config).projector_layers != layers:
+                raise ValueError(
+                    f"start: least_squares maps images into the space of the texts; set {hook.table}."
+                    f"projector_layers = {layers}"
+                )
+
+    def start(
+        self,
+        model: "CLIP",
+        config: "TrainConfig",
+        dataset: "Dataset",
+        text_features: "Callable[[Sequence[str]], Tensor] | None",
+    ) -> None:
+        from plugins.towers.least_squares import start_from_least_squares
+
+        assert text_features is not None
+        start_from_least_squares(model, config, dataset, text_features, self.settings(config).start_ridge)
+
+
+START = _Start()

@@ -1,12 +1,10 @@
-"""The features of a frozen image tower: of the square at the centre of each image, once.
+"""The features of a frozen image tower: of the square at the centre of each image, and of changed copies of it, once.
 
 Legend: B batch, S side of the input, N samples of a shard, W width of a feature.
 """
 
 import json
-import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from torch import Tensor
 from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.regular_files import read_text
 from dataops.storage.cached_files import mark_used
+from plugins.towers.progress import Progress
 from training import distributed
 from training.data.loader import Dataset
 from training.data.shard_files import find_checksum
@@ -27,8 +26,9 @@ from training.model.preprocess import normalize
 from training.towers.towers import BackboneTower
 
 IMAGES_PER_BATCH = 32
-
-logger = logging.getLogger(__name__)
+Change = Callable[[np.ndarray, np.ndarray, int, int], Tensor]
+"""Maps pixels (B, S, S, 3), the numbers of their samples in the shard, a seed and the number of a copy to the inputs
+(B, 3, S, S) of the image tower."""
 
 
 @dataclass(frozen=True)
@@ -37,78 +37,109 @@ class ImageFeatures:
 
     firsts: list[int]
     """First sample of each shard."""
-    arrays: list[np.ndarray]
+    arrays: list[list[np.ndarray]]
+    """Features of each shard: of the plain images, and of each copy."""
     errors: list[dict[int, str]]
 
     @property
     def width(self) -> int:
         """Numbers of a feature."""
-        return self.arrays[0].shape[1]
+        return self.arrays[0][0].shape[1]
 
-    def read(self, shard: int, sample: int) -> np.ndarray:
-        """Return the feature (W,) of a sample.
+    def read(self, shard: int, sample: int, draw: float) -> np.ndarray:
+        """Return the feature (W,) of a sample, of the plain image or of a copy.
+
+        Args:
+            draw: number in [0, 1) that chooses between them.
 
         Raises: ValueError with the reason if its image cannot be read.
         """
-        row = sample - self.firsts[shard]
+        row, arrays = sample - self.firsts[shard], self.arrays[shard]
         if (reason := self.errors[shard].get(row)) is not None:
             raise ValueError(reason)
-        return self.arrays[shard][row]
+        return arrays[int(draw * len(arrays))][row]
+
+
+@dataclass(frozen=True)
+class _File:
+    """The features of a shard's images, or of one copy of them."""
+
+    path: Path
+    samples: range
+    seed: int
+    copy: int
+
+    @property
+    def errors(self) -> Path:
+        """Path of the reasons of the samples that have none."""
+        return self.path.with_suffix(".json")
+
+    def read(self, width: int) -> np.ndarray | None:
+        return read_features(self.path, len(self.samples), width) if self.errors.is_file() else None
+
+    def read_errors(self) -> dict[int, str]:
+        mark_used(self.errors)
+        return {int(row): reason for row, reason in json.loads(read_text(self.errors)).items()}
 
 
 def prepare_image_features(
-    tower: BackboneTower, dataset: Dataset, checksums: Mapping[str, str], weights_digest: str, folder: Path
+    tower: BackboneTower,
+    dataset: Dataset,
+    checksums: Mapping[str, str],
+    decides: list[object],
+    folder: Path,
+    *,
+    precision: str = "fp32",
+    copies: int = 0,
+    change: Change | None = None,
+    decides_change: object = None,
 ) -> ImageFeatures:
     """Return the features of a dataset's images, which the ranks of each machine read or compute; all ranks together.
 
     Args:
         checksums: sha256 of the shards (training/data/shard_files.py); that of another is computed.
-        weights_digest: of all that decides what the tower's network computes.
-        folder: keeps the features, in a file for each shard named after its sha256, and the digest, the side of the input
-            and the kind of device.
+        decides: all that decides what the tower's network computes.
+        folder: keeps the features, in a file for each shard and copy named after the shard's sha256, and the digest of
+            `decides`, the side of the input, the precision and the kind of device.
+        precision: fp32, or bf16 for autocast.
+        copies: number of changed copies of each image.
+        change: makes them, by a seed that depends on the shard's bytes alone.
+        decides_change: all that decides what it does.
     """
     device, width = next(tower.parameters()).device, tower.feature_width
-    spans = [dataset.index.samples_of(shard) for shard in range(len(dataset.files.paths))]
-    paths: list[Path] = []
-    for path in dataset.files.paths:
-        sha256 = find_checksum(checksums, path) or file_sha256(path)
-        decides = [VERSION, weights_digest, device.type, sha256, dataset.image_size]
-        paths.append(folder / name_shard_features(sha256, text_sha256(canonical_json(decides))))
-    shares = range(len(paths))[distributed.local_rank() :: distributed.local_world_size()]
+    files: list[list[_File]] = []
+    for shard, path in enumerate(dataset.files.paths):
+        sha256, samples = find_checksum(checksums, path) or file_sha256(path), dataset.index.samples_of(shard)
+        of_all = [VERSION, *decides, device.type, precision, sha256, dataset.image_size]
+        of_copies = [of_all, *([*of_all, decides_change, copy] for copy in range(1, copies + 1))]
+        names = [name_shard_features(sha256, text_sha256(canonical_json(one))) for one in of_copies]
+        files.append([_File(folder / name, samples, int(sha256[:8], 16), copy) for copy, name in enumerate(names)])
+    share = [one for of_shard in files for one in of_shard][distributed.local_rank() :: distributed.local_world_size()]
 
     def prepare() -> None:
-        started, computed = time.monotonic(), 0
+        missing = [one for one in share if one.read(width) is None]
+        progress = Progress("images", sum(len(one.samples) for one in missing))
         was_training = tower.training
         tower.eval()
-        for shard in shares:
-            if not _is_known(paths[shard], len(spans[shard]), width):
-                _compute_shard(tower, dataset, spans[shard], paths[shard], width)
-                computed += len(spans[shard])
+        for one in missing:
+            _compute_file(tower, dataset, one, change if one.copy else None, precision, progress)
         tower.train(was_training)
-        logger.info("the features of %s images are computed in %.1f s", f"{computed:,}", time.monotonic() - started)
+        progress.end()
 
     distributed.run_together(prepare)
-    arrays = [read_features(path, len(span), width) for path, span in zip(paths, spans, strict=True)]
-    found = [array for array in arrays if array is not None]
-    assert len(found) == len(arrays)
-    errors = [{int(row): reason for row, reason in _read_errors(path).items()} for path in paths]
-    return ImageFeatures([span.start for span in spans], found, errors)
+    arrays = [[array for one in of_shard if (array := one.read(width)) is not None] for of_shard in files]
+    assert all(len(of_shard) == copies + 1 for of_shard in arrays)
+    errors = [plain.read_errors() for plain, *_ in files]
+    return ImageFeatures([plain.samples.start for plain, *_ in files], arrays, errors)
 
 
-def _is_known(path: Path, count: int, width: int) -> bool:
-    return path.with_suffix(".json").is_file() and read_features(path, count, width) is not None
-
-
-def _read_errors(path: Path) -> dict[str, str]:
-    mark_used(path.with_suffix(".json"))
-    return json.loads(read_text(path.with_suffix(".json")))
-
-
-def _compute_shard(tower: BackboneTower, dataset: Dataset, samples: range, path: Path, width: int) -> None:
-    device = next(tower.parameters()).device
+def _compute_file(
+    tower: BackboneTower, dataset: Dataset, file: _File, change: Change | None, precision: str, progress: Progress
+) -> None:
+    device, width, samples = next(tower.parameters()).device, tower.feature_width, file.samples
     errors: dict[str, str] = {}
 
-    def load(batch: range) -> tuple[np.ndarray, Tensor]:
+    def load(batch: range) -> tuple[np.ndarray, np.ndarray]:
         rows, squares = [], []
         for sample in batch:
             try:
@@ -118,14 +149,17 @@ def _compute_shard(tower: BackboneTower, dataset: Dataset, samples: range, path:
                 errors[str(sample - samples.start)] = str(error)
         side = dataset.image_size
         pixels = np.stack(squares) if squares else np.empty((0, side, side, 3), np.uint8)
-        return np.array(rows, np.int64), torch.from_numpy(pixels)
+        return np.array(rows, np.int64), pixels
 
-    def encode(loaded: tuple[np.ndarray, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(loaded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         rows, pixels_BSS3 = loaded
         if not len(rows):
             return rows, np.empty((0, width), np.float32)
-        images_B3SS = normalize(pixels_BSS3.to(device).permute(0, 3, 1, 2).float() / 255)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        if change is None:
+            images_B3SS = normalize(torch.from_numpy(pixels_BSS3).to(device).permute(0, 3, 1, 2).float() / 255)
+        else:
+            images_B3SS = change(pixels_BSS3, rows, file.seed, file.copy)
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             return rows, tower.encode(images_B3SS).float().cpu().numpy()
 
     batches = [samples[start : start + IMAGES_PER_BATCH] for start in range(0, len(samples), IMAGES_PER_BATCH)]
@@ -133,7 +167,8 @@ def _compute_shard(tower: BackboneTower, dataset: Dataset, samples: range, path:
         results = map_in_order(lambda batch: encode(load(batch)), batches)
     else:
         results = map(encode, map_in_order(load, batches))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").unlink(missing_ok=True)
-    write_features(path, len(samples), width, results)
-    write_atomically(path.with_suffix(".json"), canonical_json(errors))
+
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    file.errors.unlink(missing_ok=True)
+    write_features(file.path, len(samples), width, progress.follow(results))
+    write_atomically(file.errors, canonical_json(errors))

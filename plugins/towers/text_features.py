@@ -4,9 +4,8 @@ Legend: B batch, N texts, W width of a feature.
 """
 
 import logging
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,13 +14,16 @@ import torch
 from torch import Tensor
 
 from dataops.digest import canonical_json, text_sha256
+from plugins.towers.progress import Progress
 from training import distributed
 from training.evaluation.encode import map_in_order
 from training.feature_files import VERSION, read_features, write_features
 from training.model.tokenizer import Tokenizer
+from training.towers.bert import Bert
 from training.towers.towers import PretrainedTextTower
 
 TEXTS_PER_BATCH = 64
+ROWS_AT_ONCE = 65_536
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +36,41 @@ class TextFeatures:
     tokenizer: Tokenizer
     rows: dict[str, int]
     features_NW: np.ndarray
+    centre_W: Tensor | None = None
+    """Mean that is subtracted from the rows, and by `centre` in the tower too; None: nothing is."""
+
+    def centre(self) -> "TextFeatures":
+        """Return the features minus the mean of all, which the bias of the tower's last layer subtracts from now on."""
+        if not len(self.features_NW):
+            return self
+        total_W = np.zeros(self.features_NW.shape[1])
+        for start in range(0, len(self.features_NW), ROWS_AT_ONCE):
+            total_W += self.features_NW[start : start + ROWS_AT_ONCE].sum(axis=0, dtype=np.float64)
+        centre_W = torch.from_numpy(total_W / len(self.features_NW)).float()
+        shift_outputs(self.tower, -centre_W)
+        return replace(self, centre_W=centre_W)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return the features (B, W) of texts, on the CPU; one that is not among the rows is computed by itself."""
         found = [self.rows.get(text) for text in texts]
         features_BW = torch.from_numpy(np.array(self.features_NW[[row or 0 for row in found]]))
+        if self.centre_W is not None:
+            features_BW -= self.centre_W * (features_BW != 0).any(dim=1, keepdim=True)  # 0: a text without a word
         for number, (text, row) in enumerate(zip(texts, found, strict=True)):
             if row is None:
                 features_BW[number] = encode(self.tower, self.tokenizer, [text])[0]
         return features_BW
+
+
+def shift_outputs(tower: PretrainedTextTower, shift_W: Tensor) -> None:
+    """Add a vector to each feature of the tower's network, by its own parameters."""
+    encoder = tower.encoder
+    with torch.no_grad():
+        if isinstance(encoder, Bert):  # the mean of its tokens, or one of them
+            last = encoder.blocks[-1].get_submodule("norm2").get_parameter("bias")
+            last += shift_W.to(last.device)
+        else:  # the mean of its words; row 0 is no word
+            encoder.embedding.weight[1:] += shift_W.to(encoder.embedding.weight.device)
 
 
 def encode(tower: PretrainedTextTower, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
@@ -78,7 +106,7 @@ def prepare_text_features(
         if read_features(path, len(ordered), width) is not None:
             logger.info("the features of %s texts are known", f"{len(ordered):,}")
             return
-        started = time.monotonic()
+        progress = Progress("captions", len(ordered))
         lengths = (tokenizer(ordered) != 0).sum(dim=1).numpy() if ordered else np.empty(0, np.int64)
         order = np.argsort(lengths, kind="stable")
         batches = [order[start : start + TEXTS_PER_BATCH] for start in range(0, len(order), TEXTS_PER_BATCH)]
@@ -89,9 +117,9 @@ def prepare_text_features(
             return rows, encode(tower, tokenizer, [ordered[row] for row in rows]).numpy()
 
         computed = map_in_order(compute, batches) if device.type == "cpu" else map(compute, batches)
-        write_features(path, len(ordered), width, computed)
+        write_features(path, len(ordered), width, progress.follow(computed))
         tower.train(was_training)
-        logger.info("the features of %s texts are computed in %.1f s", f"{len(ordered):,}", time.monotonic() - started)
+        progress.end()
 
     distributed.run_together(prepare if distributed.local_rank() == 0 else None)
     features_NW = read_features(path, len(ordered), width)

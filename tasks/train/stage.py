@@ -43,6 +43,8 @@ STEP = re.compile(r"\bstep (\d+)/(\d+), (?:[\d,]+ samples, )?(.*)")
 """Line of the trainer about a step: the step, the number of steps, and the loss with other measurements."""
 PLAN = re.compile(r"\b(\d+) steps of \d+ epochs from step (\d+)")
 """Part of the trainer's first line: the number of steps, and the step of the checkpoint that it resumes from."""
+READ = re.compile(r"\bthe pretrained network reads \w+: \d+% of [\d,]+")
+"""Line of the trainer about the features that it computes before the first step."""
 
 
 def external_inputs(config: TrainConfig) -> list[Input]:
@@ -116,10 +118,12 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
 
     def follow_log(line: str) -> None:
         mirror.follow_log(line)
-        step = STEP.search(line)
-        logger.info("%s", line, extra={IS_PROGRESS: step is not None})
+        step, read = STEP.search(line), READ.search(line)
+        logger.info("%s", line, extra={IS_PROGRESS: step is not None or read is not None})
         if step:
             work.context.progress(int(step[1]), int(step[2]), step[3])
+        elif read:
+            work.context.progress(0, 0, read[0])
         elif plan := PLAN.search(line):
             work.context.progress(int(plan[2]), int(plan[1]), "")
 

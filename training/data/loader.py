@@ -32,7 +32,8 @@ from training.data.shard_index import Skipped
 
 CAPTIONS_FIELD = f'"{CAPTIONS.name}"'.encode()
 """Field of a sample's JSON without which its only caption is that of its `.txt`."""
-DRAWS = 2
+DRAWS = 3
+"""Numbers that choose the caption of a sample, and one of several features."""
 
 
 class _Caption(msgspec.Struct):
@@ -166,7 +167,7 @@ class Dataset:
         self.files = ShardFiles(shards, arriving or {})
         options = {"blur_faces": blur_faces, "with_rows": caption_weights is not None}
         self.index = _build_temporary_index(self.files, options) if index is None else index
-        self.image_features: Any = None  # of a hook: `width`, and `read(shard, sample)` in place of an image
+        self.image_features: Any = None  # of a hook: `width`, and `read(shard, sample, draw)` in place of an image
         self._cache: dict[int, np.ndarray] = {}
         self._image_hashes: dict[int, int] = {}  # of images in the cache
         self._cache_left = self._cache_bytes = cache_bytes
@@ -221,13 +222,13 @@ class Dataset:
             return ()
         return chain.from_iterable(found.values())
 
-    def load(self, sample: int, draws: Sequence[float] = (0.0, 0.0)) -> tuple[np.ndarray, str] | Skipped:
+    def load(self, sample: int, draws: Sequence[float] = (0.0, 0.0, 0.0)) -> tuple[np.ndarray, str] | Skipped:
         """Return a decoded image (H, W, 3), uint8, to cut a crop from, with a caption; or why there is none.
 
         With `image_features`, return the feature (W,) of the image in its place.
 
         Args:
-            draws: numbers in [0, 1) that choose the caption, if a sample has several.
+            draws: numbers in [0, 1) that choose the caption, if a sample has several, and one of several features.
         """
         shard = self.index.shard_of(sample)
         try:
@@ -238,7 +239,7 @@ class Dataset:
                 row = read_captions(self._row(shard, sample))
                 caption = choose_caption(caption, row, self.caption_weights, (draws[0], draws[1]))
             if self.image_features is not None:
-                return self.image_features.read(shard, sample), caption
+                return self.image_features.read(shard, sample, draws[2]), caption
             pixels = self._cache.get(sample)
             if pixels is None:
                 pixels = decode.decode_image(self._image(sample), self._side_to_keep)
@@ -339,13 +340,14 @@ class _PartialBatch:
         """Load these rows."""
         area = self.dataset.crop_area
         for row in rows:
-            loaded = self.dataset.load(int(self.samples[row]) % len(self.dataset), self.choices[row])
+            sample = int(self.samples[row]) % len(self.dataset)
+            loaded = self.dataset.load(sample, self.choices[row])
             if isinstance(loaded, Skipped):
                 self.skipped[row] = loaded
                 continue
             pixels, self.captions[row] = loaded
             if self.plan.config.multi_positive != "off":
-                image = self.dataset.image_hash(int(self.samples[row]) % len(self.dataset))
+                image = self.dataset.image_hash(sample)
                 self.identities[row] = image, hash_caption(self.captions[row])
             if pixels.ndim == 1:  # a feature
                 self.pixels_BSS3[row] = pixels

@@ -54,6 +54,11 @@ class _OpenClip(Exporter):
                     f"open_clip: its {name} tower has no layer norm after the network, and {layers} linear layers: train "
                     f"with {name}_init.projector_norm = false and {name}_init.projector_layers = {layers}; export as onnx"
                 )
+        if isinstance(vision, BackboneConfig) and vision.stages:
+            raise ConfigError(
+                "open_clip: its image tower reads the end of timm's network alone, and this one also its stages "
+                f"{', '.join(map(str, vision.stages))}: train with image_init.stages = [], or export as onnx"
+            )
         if isinstance(vision, BackboneConfig) and vision.is_transformer and vision.image_size != vision.own_image_size:
             raise ConfigError(
                 f"open_clip: it builds {vision.architecture} for {vision.own_image_size} pixels, and this one has "

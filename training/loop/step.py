@@ -93,7 +93,10 @@ def take_step(
 def prepare_images(inputs: StepInputs, config: TrainConfig) -> Tensor:
     """Return a batch's images as the inputs of the image tower (B, 3, S, S), changed as the config says."""
     if inputs.pixels_BSS3.ndim == 2:  # features that were computed before
-        return inputs.pixels_BSS3
+        features_BW = inputs.pixels_BSS3
+        for hook in used_hooks(config):
+            features_BW = hook.change_features(features_BW, inputs.named, config)
+        return features_BW
     hooks = [hook for hook in used_hooks(config) if hook.changes_images]
     if not hooks:
         return normalize_pixels(inputs.pixels_BSS3)

@@ -6,26 +6,15 @@ Legend: B batch, C channels, H and W height and width.
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-STAGES = (
-    (1, 1, 3, 1, 16),
-    (2, 6, 3, 2, 24),
-    (2, 6, 5, 2, 40),
-    (3, 6, 3, 2, 80),
-    (3, 6, 5, 1, 112),
-    (4, 6, 5, 2, 192),
-    (1, 6, 3, 1, 320),
-)
-"""Blocks, expansion, side of the kernel, stride and channels of each stage of Lite0."""
+from training.backbones import LITE_CHANNELS, round_channels
+
+STAGES = ((1, 1, 3, 1), (2, 6, 3, 2), (2, 6, 5, 2), (3, 6, 3, 2), (3, 6, 5, 1), (4, 6, 5, 2), (1, 6, 3, 1))
+"""Blocks, expansion, side of the kernel and stride of each stage of Lite0."""
 STEM, HEAD = 32, 1280
-
-
-def round_channels(channels: float) -> int:
-    """Return the nearest multiple of 8, at least 8, that is not below 90% of a number."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class SameConv2d(nn.Conv2d):
@@ -83,7 +72,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """Images to features (B, 1280): the mean over all positions."""
+    """Images to features: the mean over all positions of the head's 1280 channels, after those of other stages."""
 
     def __init__(self, *, width_factor: float, depth_factor: float, same: bool):
         super().__init__()
@@ -91,7 +80,9 @@ class EfficientNetLite(nn.Module):
         self.conv_stem = _conv(3, STEM, 3, 2, 1, same=same)
         self.bn1 = nn.BatchNorm2d(STEM, eps)
         stages, inputs = [], STEM
-        for number, (blocks, expansion, kernel, stride, channels) in enumerate(STAGES):
+        for number, ((blocks, expansion, kernel, stride), channels) in enumerate(
+            zip(STAGES, LITE_CHANNELS, strict=True)
+        ):
             outputs = round_channels(channels * width_factor)
             is_end = number in (0, len(STAGES) - 1)
             stage = []
@@ -111,10 +102,14 @@ class EfficientNetLite(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
-    def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Return features (B, 1280)."""
-        x_BCHW = self.blocks(F.relu6(self.bn1(self.conv_stem(images_B3SS))))
-        return F.relu6(self.bn2(self.conv_head(x_BCHW))).mean(dim=(2, 3))
+    def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = ()) -> Tensor:
+        """Return features (B, W): of `stages`, counted from 1, then of the head."""
+        x_BCHW, found = F.relu6(self.bn1(self.conv_stem(images_B3SS))), []
+        for number, stage in enumerate(self.blocks, 1):
+            x_BCHW = stage(x_BCHW)
+            found += [x_BCHW.mean(dim=(2, 3))] if number in stages else []
+        end_BC = F.relu6(self.bn2(self.conv_head(x_BCHW))).mean(dim=(2, 3))
+        return torch.cat([*found, end_BC], dim=1) if found else end_BC
 
     def groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters in groups from the input on."""

@@ -4,6 +4,7 @@ Source: He et al. 2016; the stride in the 3 x 3 convolution of a bottleneck as i
 Legend: B batch, C channels, H and W height and width.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,7 +37,7 @@ class ResNetBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images to features: the mean over all positions."""
+    """Images to features: the mean over all positions of the last stage, after those of other stages."""
 
     def __init__(self, *, blocks: tuple[int, ...], is_bottleneck: bool):
         super().__init__()
@@ -55,12 +56,14 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
-    def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Return features (B, C)."""
-        x_BCHW = F.max_pool2d(F.relu(self.bn1(self.conv1(images_B3SS))), 3, 2, 1)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+    def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = ()) -> Tensor:
+        """Return features (B, W): of `stages`, counted from 1, then of the last."""
+        x_BCHW, found = F.max_pool2d(F.relu(self.bn1(self.conv1(images_B3SS))), 3, 2, 1), []
+        for number, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), 1):
             x_BCHW = stage(x_BCHW)
-        return x_BCHW.mean(dim=(2, 3))
+            found += [x_BCHW.mean(dim=(2, 3))] if number in stages else []
+        end_BC = x_BCHW.mean(dim=(2, 3))
+        return torch.cat([*found, end_BC], dim=1) if found else end_BC
 
     def groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters in groups from the input on."""

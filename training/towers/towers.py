@@ -78,7 +78,7 @@ class BackboneTower(nn.Module):
 
     def __init__(self, config: BackboneConfig, embed_dim: int, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
-        self.encoder = build_backbone(config)
+        self.encoder, self.stages = build_backbone(config), config.stages
         self.feature_width = config.feature_width
         self.projector = Projector(config, embed_dim)
         pairs = list(zip(mean, std, config.mean, config.std, strict=True))
@@ -88,7 +88,7 @@ class BackboneTower(nn.Module):
 
     def encode(self, images_B3SS: Tensor) -> Tensor:
         """Return the network's features (B, W) of normalised pixels."""
-        return self.encoder(images_B3SS * self.gain + self.shift)
+        return self.encoder(images_B3SS * self.gain + self.shift, self.stages)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D), not normalised, of pixels (B, 3, S, S), or of the network's features (B, W)."""

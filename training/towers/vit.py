@@ -86,7 +86,7 @@ class PatchEmbedding(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images to features (B, W)."""
+    """Images to features: the class token of the last block, after the means over the patches of other blocks."""
 
     def __init__(
         self, *, image_size: int, patch_size: int, width: int, layers: int, heads: int, has_layer_scale: bool = False
@@ -103,12 +103,17 @@ class ViT(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, images_B3SS: Tensor) -> Tensor:
-        """Return features (B, W)."""
+    def forward(self, images_B3SS: Tensor, stages: tuple[int, ...] = ()) -> Tensor:
+        """Return features (B, X): of the blocks in `stages`, counted from 1, then of the class token."""
         patches_BLW = self.patch_embed(images_B3SS)
         start_B1W = self.cls_token.to(patches_BLW.dtype).expand(patches_BLW.shape[0], -1, -1)
         x_BLW = torch.cat([start_B1W, patches_BLW], dim=1) + self.pos_embed.to(patches_BLW.dtype)
-        return self.norm(self.blocks(x_BLW)[:, 0])
+        found = []
+        for number, block in enumerate(self.blocks, 1):
+            x_BLW = block(x_BLW)
+            found += [x_BLW[:, 1:].mean(dim=1)] if number in stages else []
+        end_BW = self.norm(x_BLW[:, 0])
+        return torch.cat([*found, end_BW], dim=1) if found else end_BW
 
     def groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters in groups from the input on."""

@@ -82,9 +82,10 @@ def test_open_clip_loads_towers_as_its_own_with_equal_logits(tmp_path: Path, arc
     assert_open_clip_has_equal_logits(finish(tmp_path / "m", image | norm, text | norm, 32), tmp_path / "out")
 
 
-def test_open_clip_loads_the_networks_of_the_demo_with_equal_logits(tmp_path: Path) -> None:
+def test_open_clip_loads_the_networks_of_the_demo_without_its_stages_with_equal_logits(tmp_path: Path) -> None:
     demo = tomllib.loads((CHECKOUT / "configs" / "demo.toml").read_text("utf-8"))["train"]
-    loaded = finish(tmp_path / "m", demo["image_init"], demo["text_init"], demo["image_size"])
+    image = demo["image_init"] | {"stages": [], "projector_norm": False}
+    loaded = finish(tmp_path / "m", image, demo["text_init"], demo["image_size"])
     assert_open_clip_has_equal_logits(loaded, tmp_path / "out")
 
 
@@ -96,6 +97,10 @@ def test_what_open_clip_has_not_is_named_with_the_keys_to_set(tmp_path: Path) ->
     loaded = finish(tmp_path / "m", image, text, 32)
     with pytest.raises(ConfigError, match=r"train with image_init\.projector_norm = false and .*projector_layers = 1"):
         export(loaded, "open_clip", tmp_path / "out")
+    norm = {"projector_norm": False}
+    loaded = finish(tmp_path / "n", image | norm | {"stages": [1, 3]}, text | norm | {"projector_layers": 0}, 32)
+    with pytest.raises(ConfigError, match=r"also its stages 1, 3: train with image_init\.stages = \[\]"):
+        export(loaded, "open_clip", tmp_path / "out")
 
 
 @pytest.mark.timeout(300)  # four graphs
@@ -104,6 +109,7 @@ def test_a_model_with_towers_of_others_is_exported_to_onnx(tmp_path: Path) -> No
     pytest.importorskip("onnxscript")
     projector = {"projector_layers": 2, "projector_width": 8}
     image = {"kind": "backbone", "architecture": "tf_efficientnet_lite0", "image_size": 45, **projector}
+    image |= {"stages": [3, 7]}
     image |= {"mean": [0.5] * 3, "std": [0.5] * 3}
     words = {"context_length": 16, "vocab_size": 30, "width": 8, **projector}
     bert = {**words, "kind": "bert", "heads": 2, "layers": 2, "mlp_width": 12}

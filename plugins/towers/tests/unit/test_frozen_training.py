@@ -17,15 +17,18 @@ import training.loop.step as step_module
 from dataops.errors import ConfigError
 from plugins.towers import image_features as image_features_module
 from plugins.towers import text_features as text_features_module
+from plugins.towers.config import StartConfig
 from plugins.towers.tests.made_towers import write_bert, write_words
 from tests.trainings import output_of, rows_of
 from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.export import export
+from training.hooks import used_hooks
+from training.job import Job, read_job
 from training.model.checkpoint import load_model
 from training.model_config import BackboneConfig
 from training.towers.towers import BackboneTower, PretrainedTextTower, build_backbone
-from training.train import OUTPUTS, main
+from training.train import OUTPUTS, main, set_up
 
 MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
@@ -64,12 +67,29 @@ def stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "prepare_images", stop)
 
 
-@pytest.mark.parametrize("is_cached", [True, False])
+def with_recipe(tables: dict[str, dict[str, object]]) -> dict[str, Any]:
+    """Return the settings of a training that starts from least squares over features of several stages and copies."""
+    image = {**tables["image_init"], "stages": [1, 3], "copies": 2, "dropout": 0.25}
+    text = {**tables["text_init"], "centred": True, "projector_layers": 0, "projector_norm": False}
+    return {
+        "image_init": image,
+        "text_init": text,
+        "start": "least_squares",
+        "start_ridge": 0.1,
+        "augment": {"rotate": 20.0, "cutout": 0.5},
+        "prompts": ["{}", "a picture of {}"],
+    }
+
+
+@pytest.mark.parametrize("kind", ["cached", "computed", "recipe"])
 def test_a_training_on_frozen_towers_ends_in_the_same_bits_after_a_stop(
-    make_job: MakeJob, tables: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch, is_cached: bool
+    make_job: MakeJob, tables: dict[str, dict[str, object]], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    tables = {name: {**table, "cache": is_cached} for name, table in tables.items()}
-    jobs = [make_job(name, image_size=32, **PLAIN, **tables) for name in ("a", "b")]
+    is_cached = kind != "computed"
+    settings: dict[str, Any] = {name: {**table, "cache": is_cached} for name, table in tables.items()}
+    if kind == "recipe":
+        settings = with_recipe(tables)
+    jobs = [make_job(name, image_size=32, **PLAIN, **settings) for name in ("a", "b")]
     assert main([str(jobs[0])]) == 0
     rows = rows_of(jobs[0])
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -104,6 +124,57 @@ def test_cached_features_are_those_of_each_step(make_job: MakeJob, tables: dict[
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
+def test_the_start_is_the_regression_of_all_captions_on_all_features(
+    make_job: MakeJob, tables: dict[str, dict[str, object]]
+) -> None:
+    """The oracle is numpy's least squares over the pairs of plain images and copies, with a row for each ridge."""
+    job = read_job([str(make_job("a", image_size=32, **PLAIN, **with_recipe(tables)))], Job)
+    run = set_up(job, torch.device("cpu"))
+    texts = run.text_features
+    assert texts is not None
+    (hook,) = (one for one in used_hooks(run.config) if one.config is StartConfig)
+    hook.start(run.model, run.config, run.dataset, texts)
+    inputs, targets = [], []
+    for copy in range(3):
+        for pair in range(len(run.dataset)):
+            loaded = run.dataset.load(pair, (0, 0, (copy + 0.5) / 3))
+            assert isinstance(loaded, tuple)
+            vectors = [texts([prompt.format(loaded[1])])[0].double().numpy() for prompt in run.config.prompts]
+            targets.append(np.mean([vector / np.linalg.norm(vector) for vector in vectors], axis=0))
+            norm = run.model.visual.get_submodule("projector.norm")
+            inputs.append(norm(torch.from_numpy(loaded[0].copy())).detach().double().numpy())
+    x, y = np.array(inputs), np.array(targets)
+    assert len({row.tobytes() for row in x}) == len(x)  # each copy differs
+    scales = x.std(axis=0)
+    rows = np.vstack([(x - x.mean(axis=0)) / scales, np.sqrt(0.1 * len(x)) * np.eye(x.shape[1])])
+    expected = np.linalg.lstsq(rows, np.vstack([y - y.mean(axis=0), np.zeros((x.shape[1], y.shape[1]))]))[0]
+    weights = run.model.visual.get_parameter("projector.layers.0.weight").detach().double().numpy().T
+    np.testing.assert_allclose(weights * scales[:, None], expected, atol=1e-5)
+    found = run.model.visual(torch.from_numpy(np.array([run.dataset.load(0)[0]]))).detach().double().numpy()  # pyright: ignore[reportIndexIssue]
+    np.testing.assert_allclose(found[0], (x[0] - x.mean(axis=0)) / scales @ expected + y.mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "words"])
+def test_a_centred_text_tower_subtracts_the_mean_of_the_captions_by_itself(
+    make_job: MakeJob, tables: dict[str, dict[str, object]], tmp_path: Path, kind: str
+) -> None:
+    write_words(tmp_path / "words")
+    text = tables["text_init"] | {"kind": kind, "path": str(tmp_path / kind), "projector_layers": 0}
+    text |= {"projector_norm": False}
+    runs = []
+    for name, centred in (("plain", False), ("centred", True)):
+        tower = {**text, "centred": centred}
+        path = make_job(name, image_size=32, **PLAIN, image_init=tables["image_init"], text_init=tower)
+        runs.append(set_up(read_job([str(path)], Job), torch.device("cpu")))
+    plain, centred = runs
+    captions = sorted(set(plain.dataset.captions()))
+    expected = plain.text_features(captions)
+    expected = (expected - expected.mean(dim=0)).numpy()
+    network = [centred.model.encode_text(centred.tokenizer([caption])).detach()[0].numpy() for caption in captions]
+    for found in (network, centred.text_features(captions).numpy()):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_kept_features_serve_another_job_until_weights_or_data_change(
     make_job: MakeJob, tables: dict[str, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +201,13 @@ def test_kept_features_serve_another_job_until_weights_or_data_change(
     weights = load_file(tmp_path / "net.safetensors")
     save_file({name: t * 1.5 for name, t in weights.items()}, tmp_path / "net.safetensors")
     assert run("d") == ["images", "images"]
+    recipe = with_recipe(tables)
+    first = run("e", **recipe)
+    assert first.count("images") == 6  # two shards, plain and two copies
+    assert run("f", lr=0.01, **recipe, seed=1) == []
+    more = {**recipe["image_init"], "copies": 3}
+    assert run("g", **{**recipe, "image_init": more}).count("images") == 2
+    assert run("h", **{**recipe, "augment": {"rotate": 5.0}}).count("images") == 4
 
 
 def test_an_image_that_cannot_be_read_is_skipped_with_its_reason(
@@ -188,6 +266,26 @@ def test_a_contradiction_is_an_error_that_names_the_key(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig.model_validate({**tables, **fields})
+
+
+@pytest.mark.parametrize(
+    ("table", "fields", "message"),
+    [
+        ("image_init", {"frozen": False}, r"image_init\.copies: it needs features .* computed once, and it is trained"),
+        ("image_init", {"copies": 0, "dropout": 0}, r"start: .* image tower .*augment changes its inputs"),
+        ("image_init", {"projector_layers": 2}, r"start: .* set image_init\.projector_layers = 1"),
+        ("image_init", {"stages": [3, 1]}, r"stages: \[3, 1\]; name stages of resnet18 from 1 to 4"),
+        ("text_init", {"cache": False}, r"text_init\.centred: .*cache is false"),
+        ("text_init", {"projector_layers": 1}, r"start: .* set text_init\.projector_layers = 0"),
+    ],
+)
+def test_what_the_recipe_lacks_is_an_error_that_names_the_key(
+    tables: dict[str, dict[str, object]], table: str, fields: dict[str, object], message: str
+) -> None:
+    recipe = with_recipe(tables)
+    TrainConfig.model_validate(recipe)
+    with pytest.raises((ValueError, ConfigError), match=message):
+        TrainConfig.model_validate({**recipe, table: {**recipe[table], **fields}}).load_dimensions()
 
 
 def test_without_the_tables_the_key_of_a_config_stays_as_it_was() -> None:

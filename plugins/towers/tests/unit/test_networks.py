@@ -63,6 +63,43 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
+    ("architecture", "names"),
+    [
+        ("tf_efficientnet_lite0", {3: "blocks.2", 7: "blocks.6"}),
+        ("resnet18", {1: "layer1", 3: "layer3"}),
+        ("vit_tiny_patch16_224", {2: "blocks.1", 12: "blocks.11"}),
+    ],
+)
+def test_stages_are_the_means_over_positions_of_timms_layers(
+    tmp_path: Path, architecture: str, names: dict[int, str]
+) -> None:
+    theirs = write_backbone(tmp_path / "weights.safetensors", architecture, 32)
+    table = {"path": str(tmp_path / "weights.safetensors"), "license": "MIT", "architecture": architecture}
+    means = {}
+    for stage, name in names.items():
+        theirs.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, stage=stage: means.update(
+                {stage: output.mean(dim=(2, 3)) if output.ndim == 4 else output[:, 1:].mean(dim=1)}
+            )
+        )
+    model = build(image_init={**table, "stages": list(names)}, image_size=32)
+    plain = build(image_init=table, image_size=32)
+    for one in (model, plain):
+        load_image_tower(one, ImageInit.model_validate({**table, "stages": list(names)}))
+    mean, std = (torch.tensor(theirs.default_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    ours, our_std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert isinstance(model.visual, BackboneTower)
+    assert isinstance(plain.visual, BackboneTower)
+    with torch.no_grad():
+        theirs((pixels - mean) / std)
+        found = model.visual.encode((pixels - ours) / our_std)
+        end = plain.visual.encode((pixels - ours) / our_std)
+    assert found.shape[1] == model.visual.feature_width
+    assert difference(found, torch.cat([*(means[stage] for stage in names), end], dim=1)) < 1e-5
+
+
+@pytest.mark.parametrize(
     ("architecture", "side"),
     [
         ("efficientnet_lite0", 32),

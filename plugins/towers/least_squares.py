@@ -1,0 +1,97 @@
+"""The layer between two frozen towers as the solution of a ridge regression, before the first step.
+
+Legend: N pairs, W numbers of an image's feature and a 1, D dimensions of the shared space.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training import distributed
+from training.config import TrainConfig
+from training.data.loader import Dataset
+from training.data.shard_index import Skipped
+from training.model.clip import CLIP
+from training.towers.towers import BackboneTower
+
+PAIRS_AT_ONCE = 1024
+
+logger = logging.getLogger(__name__)
+Texts = Callable[[Sequence[str]], Tensor]
+"""Maps captions to features (B, D)."""
+
+
+def start_from_least_squares(model: CLIP, config: TrainConfig, dataset: Dataset, texts: Texts, ridge: float) -> None:
+    """Set the projector's layer to the regression of the captions' vectors on the images' features; all ranks together.
+
+    A caption stands for the mean of its unit vectors in all prompts. Each feature of an image, plain or of a copy, is an
+    observation of its own. Each rank sums over its share of the pairs.
+    """
+    assert isinstance(model.visual, BackboneTower)
+    started, projector = time.monotonic(), model.visual.projector
+    weight_DW, bias_D = (projector.layers[0].get_parameter(name) for name in ("weight", "bias"))
+    device, width = weight_DW.device, weight_DW.shape[1] + 1
+    gram_WW = torch.zeros(width, width, dtype=torch.float64, device=device)
+    moments_WD = torch.zeros(width, len(weight_DW), dtype=torch.float64, device=device)
+    starts = range(0, len(dataset), PAIRS_AT_ONCE)
+    for start in distributed.take_share(starts):
+        pairs = range(start, min(start + PAIRS_AT_ONCE, len(dataset)))
+        for features_NW, targets_ND in _read_pairs(config, dataset, texts, pairs):
+            with torch.no_grad():
+                inputs_NW = F.pad(projector.norm(features_NW.to(device)).double(), (0, 1), value=1.0)
+            gram_WW += inputs_NW.T @ inputs_NW
+            moments_WD += inputs_NW.T @ targets_ND.to(device).double()
+    gram_WW, moments_WD = (distributed.sum_over_ranks(sums) for sums in (gram_WW, moments_WD))
+    solution_WD = solve_ridge(gram_WW, moments_WD, ridge)
+    with torch.no_grad():
+        weight_DW.copy_(solution_WD[:-1].T)
+        bias_D.copy_(solution_WD[-1])
+    if distributed.rank() == 0:
+        seconds = time.monotonic() - started
+        logger.info(
+            "images are mapped to captions by least squares over %s pairs in %.1f s", f"{len(dataset):,}", seconds
+        )
+
+
+def _read_pairs(config: TrainConfig, dataset: Dataset, texts: Texts, pairs: range) -> list[tuple[Tensor, Tensor]]:
+    """Return features of images and targets of the readable pairs, for the plain images and for each copy."""
+    variants = len(dataset.image_features.arrays[0])
+    found = []
+    targets_ND = torch.zeros(0)
+    for variant in range(variants):
+        loaded = [dataset.load(pair, (0.0, 0.0, (variant + 0.5) / variants)) for pair in pairs]
+        read = [one for one in loaded if not isinstance(one, Skipped)]
+        if variant == 0:
+            captions = [caption for _, caption in read]
+            vectors = [F.normalize(texts([prompt.format(one) for one in captions]), dim=1) for prompt in config.prompts]
+            targets_ND = torch.stack(vectors).mean(dim=0)
+        if read:
+            found.append((torch.from_numpy(np.stack([feature for feature, _ in read])), targets_ND))
+    return found
+
+
+def solve_ridge(gram_WW: Tensor, moments_WD: Tensor, ridge: float) -> Tensor:
+    """Return the weights (W, D) that minimise the squared error plus `ridge` times the squared weights, per observation.
+
+    The ridge holds for inputs that are scaled to unit variance, and not for the weights of the last one.
+
+    Args:
+        gram_WW: sum over the observations of the products of their inputs, in fp64; the last input is 1.
+        moments_WD: sum of the products of inputs and targets.
+    """
+    count = gram_WW[-1, -1].clamp(min=1)
+    means_W, means_D = gram_WW[-1, :-1] / count, moments_WD[-1] / count
+    covariance_WW = gram_WW[:-1, :-1] / count - means_W[:, None] * means_W
+    covariance_WD = moments_WD[:-1] / count - means_W[:, None] * means_D
+    variances_W = covariance_WW.diagonal()
+    is_constant = variances_W <= 1e-12 * gram_WW.diagonal()[:-1] / count
+    scales_W = torch.where(is_constant, torch.inf, variances_W.clamp(min=0)).sqrt()
+    system_WW = covariance_WW / (scales_W[:, None] * scales_W) + ridge * torch.eye(len(scales_W)).to(gram_WW)
+    weights_WD = torch.cholesky_solve(covariance_WD / scales_W[:, None], torch.linalg.cholesky(system_WW))
+    weights_WD /= scales_W[:, None]
+    return torch.cat([weights_WD, (means_D - means_W @ weights_WD)[None]])
