@@ -27,12 +27,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import CorruptPart, LeaseLost
+from dataops.formats import Stored
 from dataops.parquet import ROW_GROUP, encode_table, read_parquet
 from dataops.schema import uid_sum
 from dataops.stages import STAGES
 from dataops.store import Store
 
-SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 EVIDENCE = "evidence-"
 UNDIGESTED = frozenset({"DATASET.md", "croissant.json", "dataset.html", "evaluation.html"})
@@ -53,7 +53,7 @@ _PART = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)?[A-Za-z0-9_-][A-Za-z0-9._-]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="allow")  # fields of newer versions: dataops.formats
 
 
 class Part(_Frozen):
@@ -107,10 +107,17 @@ class Record(_Frozen):
     """Name and size of each scratch object that `done` must find."""
 
 
-class Manifest(_Frozen):
+class _Log(_Frozen):
+    """Records of finished tasks; see RecordLog."""
+
+    records: list[Record]
+
+
+class Manifest(Stored):
     """manifest.json: parts, counts and inputs of a complete snapshot."""
 
-    schema_version: int = SCHEMA_VERSION
+    model_config = ConfigDict(frozen=True)
+
     stage: str
     stage_version: int
     key: str
@@ -120,7 +127,7 @@ class Manifest(_Frozen):
     code: dict[str, Any]
     parts: list[Part]
     counts: Counts
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = Field(default_factory=dict)
     content_digest: str
     created_at: str
     prefect_flow_run_id: str | None = None
@@ -132,15 +139,18 @@ class Manifest(_Frozen):
         return b'{\n  "sha256": "%s",%s' % (hashlib.sha256(rest).hexdigest().encode(), rest)
 
     @classmethod
-    def decode(cls, data: bytes) -> "Manifest":
-        """Return the manifest that `encode` wrote, or one without a sha256. Raises: ValueError if it is damaged."""
+    def decode(cls, data: bytes, where: str = MANIFEST) -> "Manifest":
+        """Return the manifest that `encode` wrote, or one without a sha256.
+
+        Raises: ValueError if it is damaged; NewerFormat.
+        """
         found = _MANIFEST_DIGEST.match(data)
         if found is None:
-            return cls.model_validate_json(data)
+            return cls.parse(data, where)
         rest = data[found.end() :]
         if hashlib.sha256(rest).hexdigest().encode() != found[1]:
             raise ValueError("its bytes differ from its own sha256")
-        return cls.model_validate_json(b"{" + rest)
+        return cls.parse(b"{" + rest, where)
 
     def path(self, name: str) -> str:
         """Return the name in the store of one of the snapshot's parts."""
@@ -213,7 +223,7 @@ def load_manifest(store: Store, stage: str, key: str) -> Manifest | None:
     if (data := store.find(name)) is None:
         return None
     try:
-        manifest = Manifest.decode(data)
+        manifest = Manifest.decode(data, f"{store.uri}/{name}")
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5])
         raise CorruptPart(f"{store.uri}/{name} is not a manifest ({what}); a run of its config remakes it") from error
@@ -376,11 +386,14 @@ class Draft:
         own = [name for name in records if name not in logs and (wanted is None or name in wanted)]
         found: dict[str, Record] = {}
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            for data in pool.map(self.store.find, [*logs, *own]):
-                for line in (data or b"").splitlines():
-                    with suppress(ValidationError):
-                        record = Record.model_validate_json(line)
-                        found[record.task] = record
+            for name, data in zip([*logs, *own], pool.map(self.store.find, [*logs, *own]), strict=True):
+                with suppress(ValidationError):  # the tasks of a damaged object are repeated
+                    read = (
+                        _Log.model_validate_json(data or b"").records
+                        if name in logs
+                        else [Record.model_validate_json(data or b"")]
+                    )
+                    found |= {record.task: record for record in read}
         return {
             task: one
             for task, one in found.items()
@@ -436,8 +449,8 @@ class RecordLog:
     def _save(self) -> None:
         draft, new = self._draft, self._records[self._saved :]
         draft.check_fence()
-        lines = b"\n".join(record.model_dump_json().encode() for record in self._records)
-        draft.store.put(draft.scratch(f"{self._name}-{self._number:05d}.json"), lines)
+        data = _Log(records=self._records).model_dump_json().encode()
+        draft.store.put(draft.scratch(f"{self._name}-{self._number:05d}.json"), data)
         draft.check_fence()
         draft.store.delete([draft.scratch(f"{record.task}.json") for record in new])
         self._saved = len(self._records)

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dataops.errors import ConfigError, PairmillError, StorageError
 from dataops.facts import Quoted
+from dataops.formats import RELEASE, NewerFormat, Stored
+from dataops.formatting import format_quantity
 from dataops.messages.waiting import waiting
 from dataops.process import pid_namespace, process_fingerprint
 from dataops.snapshot import Counts, Manifest, find_manifest
@@ -49,7 +51,7 @@ SILENT_SECONDS = 15.0
 class StageRun(BaseModel):
     """The state of one stage in one run."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")  # fields of newer versions: dataops.formats
 
     stage: str
     key: str
@@ -68,7 +70,7 @@ class StageRun(BaseModel):
 class Attempt(BaseModel):
     """One flow run that works on a run: the first attempt, a rerun, or a flow that runs the next stages."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")  # fields of newer versions: dataops.formats
 
     started_at: str
     host: str
@@ -100,23 +102,23 @@ class Attempt(BaseModel):
         return self.flow == "train" and earlier.flow != "train" and waited
 
 
-class RunRecord(BaseModel):
+class RunRecord(Stored):
     """One run: its config, its attempts, and the state of each stage."""
 
-    model_config = ConfigDict(extra="forbid")
-
+    release: str = RELEASE
+    """The version of pairmill that began the run."""
     run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=160)
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=160)
     created_at: str
     config: dict[str, Any]
     state: RunState = "running"
-    attempts: list[Attempt] = []
-    stages: list[StageRun] = []
+    attempts: list[Attempt] = Field(default_factory=list)
+    stages: list[StageRun] = Field(default_factory=list)
     model_version: str | None = None
-    model_links: dict[str, str] = {}
+    model_links: dict[str, str] = Field(default_factory=dict)
     checks: CheckReport | None = Field(default=None, exclude_if=lambda report: report is None)
     """The checks of the dataset; None if the run has no dataset."""
-    announced: list[str] = []
+    announced: list[str] = Field(default_factory=list)
     """The snapshots, as `stage/key`, for which an event was emitted."""
 
     @property
@@ -175,9 +177,9 @@ class RunRecord(BaseModel):
         """Write the record, and keep the attempts that another process has added meanwhile."""
         name = f"runs/{self.run_id}.json"
         known: list[Attempt] = []
-        if store.size(name) is not None:
+        if (data := store.find(name)) is not None:
             with suppress(ValidationError):  # a power loss may leave an empty file
-                known = RunRecord.model_validate_json(store.read(name)).attempts
+                known = RunRecord.parse(data, f"{store.uri}/{name}").attempts
         attempts = {(a.started_at, a.host, a.pid, a.flow_run_id): a for a in [*known, *self.attempts]}
         merged = self.model_copy(update={"attempts": sorted(attempts.values(), key=lambda a: a.started_at)})
         store.put(name, merged.model_dump_json(indent=2).encode())
@@ -240,8 +242,8 @@ def find_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
         )
     for store in known_stores(home, store_uri, _read_pointer(home / "runs" / run_id)):
         name = f"runs/{run_id}.json"
-        if store.size(name) is not None:
-            return read_record(store, name), store
+        if (data := store.find(name)) is not None:
+            return parse_record(data, store, name), store
     return None
 
 
@@ -283,12 +285,17 @@ def is_alive(record: RunRecord, store: Store) -> bool:
 
 
 def read_record(store: Store, name: str) -> RunRecord:
-    """Read and validate a run record; a store may hold files that others wrote.
+    """Read and validate a run record. Raises: as parse_record."""
+    return parse_record(store.read(name), store, name)
 
-    Raises: ConfigError if it is not a valid record, or not that of the run in its name.
+
+def parse_record(data: bytes, store: Store, name: str) -> RunRecord:
+    """Validate a run record; a store may hold files that others wrote.
+
+    Raises: ConfigError if it is not a valid record, or not that of the run in its name; NewerFormat, which is one.
     """
     try:
-        record = RunRecord.model_validate_json(store.read(name))
+        record = RunRecord.parse(data, f"{store.uri}/{name}")
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{store.uri}/{name} is not a run record: {problems}") from error
@@ -329,17 +336,22 @@ class _StoreReading:
         self._thread.start()
 
     def _read(self) -> None:
+        newer = list[NewerFormat]()
         try:
             store = open_store(self.uri)
             with store.retrying_for(0):
                 for name in store.names("runs"):
+                    self._progress = time.monotonic()
                     try:
                         record = read_record(store, name)
+                    except NewerFormat as error:
+                        newer.append(error)
                     except ConfigError as error:
                         logger.warning("%s", error)
-                        continue
-                    self._records[record.run_id] = record
-                    self._progress = time.monotonic()
+                    else:
+                        self._records[record.run_id] = record
+            if newer:
+                logger.warning("%s not listed: %s", format_quantity(len(newer), "run is", "runs are"), newer[-1])
         except Exception as error:
             self._error = error
 

@@ -37,7 +37,7 @@ def put(
             inputs=[Input(stage=i.stage, key=i.key, digest="d") for i in inputs],
             content_digest="d",
         )
-        store.create(f"{name}/manifest.json", manifest.model_dump_json().encode())
+        store.create(f"{name}/manifest.json", manifest.encode())
     if work != "new" and aged:
         age(store.root / str(name))
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from pydantic import ValidationError
 
 from dataops.errors import ConfigError
+from dataops.formats import NewerFormat
 from dataops.formatting import format_quantity
 from dataops.snapshot import SnapshotName
 from dataops.storage.cached_files import delete_unheld, find_abandoned, find_unused, last_modified
@@ -26,7 +26,7 @@ from dataops.store import Entry, Store
 from dataops.trace.requests import Report, list_reports, load_report, select_requests
 from flows.commands.options import Json, StoreUri, Yes
 from flows.commands.output import console, new_table, print_json, print_waits, text
-from flows.records import RunRecord, known_stores
+from flows.records import RunRecord, known_stores, read_record
 from infra.local import services
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
@@ -187,11 +187,13 @@ class Roots:
             if self._read.get(entry.name) == version and time.time() - entry.modified > 60:
                 continue
             try:
-                record = RunRecord.model_validate_json(self.store.read(entry.name))
-            except ValidationError as error:
+                record = read_record(self.store, entry.name)
+            except NewerFormat:
+                raise
+            except ConfigError as error:
                 raise ConfigError(
-                    f"{self.store.uri}/{entry.name} is not a run record, so the snapshots that its run needs are unknown; "
-                    "correct it or delete it"
+                    f"{error}; so the snapshots that its run needs are unknown, and nothing is deleted. Restore the file "
+                    "from a backup; to give up that run and what only it needs, move the file out of the store"
                 ) from error
             self.records[record.run_id], self._read[entry.name] = record, version
 
@@ -217,7 +219,10 @@ def gc(
 ) -> int:
     """Delete the snapshots that no kept run and no registered model needs, and leftovers of killed processes."""
     policy = Policy.from_options(keep_runs, older_than)
-    return collect_garbage(services.home(), store, policy, delete=yes, as_json=json)
+    try:
+        return collect_garbage(services.home(), store, policy, delete=yes, as_json=json)
+    except NewerFormat as error:
+        raise NewerFormat(f"gc deletes nothing in a store that a newer pairmill writes to: {error}") from error
 
 
 def collect_garbage(home: Path, store_uri: str | None, policy: Policy, *, delete: bool, as_json: bool) -> int:

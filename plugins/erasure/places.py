@@ -45,6 +45,10 @@ class _TaskRecord(BaseModel):
     facts: ExtractedFile | FilteredParts
 
 
+class _TaskRecords(BaseModel):
+    records: list[_TaskRecord]
+
+
 class _IndexEntry(BaseModel):
     record: _TaskRecord
 
@@ -52,6 +56,7 @@ class _IndexEntry(BaseModel):
 KINDS = (
     RecordKind(re.compile(r"manifest\.json|manifests/[^/]+\.json"), _replace_in_manifest, _encode_manifest),
     RecordKind(re.compile(r"by-source/[0-9a-f]+\.json"), partial(replace_quotes, _IndexEntry)),
+    RecordKind(re.compile(r"_work/records-.*\.json"), partial(replace_quotes, _TaskRecords)),
     # a record of a task, or what filter counts in its parts
     RecordKind(re.compile(r"_work/.*\.json"), partial(replace_quotes, _TaskRecord | FilterFacts)),
     RecordKind(re.compile(r"croissant\.json|registration\.json|evidence-registration\.json|job\.json|config\.json")),

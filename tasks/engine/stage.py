@@ -11,12 +11,12 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any, Generic, TypeVar
 
 from dataops.config import StageConfig
 from dataops.errors import ContractError, CorruptPart
 from dataops.facts import Facts
+from dataops.formats import RELEASE
 from dataops.home import CHECKOUT
 from dataops.snapshot import (
     MANIFEST,
@@ -262,6 +262,6 @@ def code_version() -> dict[str, Any]:
     return {
         "commit": commit,
         "dirty": dirty,
-        "release": metadata.version("pairmill"),
+        "release": RELEASE,
         "python": platform.python_version(),
     }

@@ -53,14 +53,16 @@ class DeletionPlan:
 def plan_deletions(store: Store, roots: Mapping[SnapshotName, str], now: float | None = None) -> DeletionPlan:
     """Decide which objects to delete; this deletes nothing.
 
-    Raises: CorruptPart if a manifest is unreadable whose ancestors may be needed.
+    Raises: CorruptPart if a manifest is unreadable whose ancestors may be needed; NewerFormat if a newer version of
+        pairmill wrote one, since what it needs is unknown too.
     """
     now = time.time() if now is None else now
     inventory = Inventory(store)
     used = {name: reason for name in inventory.snapshots if (reason := inventory.in_use(name, now))}
     kept = inventory.with_ancestors({**used, **roots})
     for name, snapshot in inventory.snapshots.items():
-        if (name in kept or name.stage == "register") and snapshot.is_complete and inventory.manifest(name) is None:
+        is_unreadable = snapshot.is_complete and inventory.manifest(name) is None
+        if is_unreadable and (name in kept or name.stage == "register"):
             raise CorruptPart(
                 f"{store.uri}/{name}/{MANIFEST} is unreadable, so what it was made of is unknown, and nothing is deleted: "
                 "a run of its config remakes it; or delete that folder"

@@ -66,7 +66,7 @@ class Inventory:
                 self.snapshots.setdefault(name, StoredSnapshot(name)).objects.append(entry)
 
     def manifest(self, name: SnapshotName) -> Manifest | None:
-        """Return the manifest of a complete snapshot; None if it is incomplete or unreadable."""
+        """Return the manifest of a complete snapshot; None if it is incomplete or unreadable. Raises: NewerFormat."""
         if name not in self._manifests:
             self._manifests[name] = self._read(name)
         return self._manifests[name]
@@ -76,7 +76,7 @@ class Inventory:
         if snapshot is None or not snapshot.is_complete:
             return None
         try:
-            return Manifest.decode(self.store.read(f"{name}/{MANIFEST}"))
+            return Manifest.decode(self.store.read(f"{name}/{MANIFEST}"), f"{self.store.uri}/{name}/{MANIFEST}")
         except (ValueError, StorageError) as error:
             logger.warning(
                 "%s/%s is unreadable (%s), so the ancestors of this snapshot are unknown",

@@ -78,6 +78,7 @@ def erase(store: FolderStore, texts: list[str]) -> Scanner:
     store.put(draft.path(MANIFEST), MANIFEST_OF_FILTER.encode())
     store.put(MANIFEST_OF_EXTRACT.path(MANIFEST), MANIFEST_OF_EXTRACT.encode())
     store.put(MANIFEST_OF_EXTRACT.path("_work/x.json"), json.dumps(WORK).encode())
+    store.put(MANIFEST_OF_EXTRACT.path("_work/records-00001-a-0.json"), json.dumps({"records": [WORK, WORK]}).encode())
     store.put("pack/0000000000000000/croissant.json", json.dumps(CROISSANT).encode())
     scanner = Scanner(Traces(urls=set(texts), captions=set(texts)), [RUN_RECORDS])
     _, refused = erase_in_store(Lineage(store), scanner)
@@ -117,6 +118,8 @@ def test_what_a_record_quotes_is_overwritten(tmp_path: Path) -> None:
     work = json.loads(store.read(MANIFEST_OF_EXTRACT.path("_work/x.json")))
     redacted = {"file": "Completed", "failed": run.attempts[0].error, "balance": {"unmatched_examples": ["-" * 9]}}
     assert work == WORK | {"facts": redacted}
+    log = json.loads(store.read(MANIFEST_OF_EXTRACT.path("_work/records-00001-a-0.json")))
+    assert log == {"records": [work, work]}
 
 
 @pytest.mark.parametrize("text", MARKUP)

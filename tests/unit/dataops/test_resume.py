@@ -80,10 +80,10 @@ def test_a_later_generation_wins_over_an_earlier_one():
     assert not [name for name in store.objects if "_work/part-" in name], "the logs have all records"
 
 
-def test_a_damaged_log_repeats_its_tasks():
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b'{"records": [{}]}', b'{"records": 3}'])
+def test_a_damaged_log_repeats_its_tasks(damage: bytes):
     store = MemoryStore()
-    make(store, LOGGED_AT_ONCE)
+    make(store, LOGGED_AT_ONCE + 1)
     (log,) = (name for name in store.objects if "records-" in name)
-    lines = store.objects[log].splitlines()
-    store.objects[log] = b"\n".join([lines[0], b"{}", b"\xff", lines[-1][:-3]])
-    assert list(Draft(store, "extract", KEY).finished()) == [task(0)]
+    store.objects[log] = damage
+    assert list(Draft(store, "extract", KEY).finished()) == [task(LOGGED_AT_ONCE)]

@@ -135,9 +135,7 @@ def test_run_ids_that_lead_outside_the_store_are_refused(run_id, tmp_path):
         assert app.run_command([*command, "--store", str(tmp_path / "store")]) == 2
 
 
-@pytest.mark.parametrize(
-    "changes", [{"run_id": "../../x"}, {"run_id": "other"}, {"name": "../x"}, {"state": "odd"}, {"x": 1}]
-)
+@pytest.mark.parametrize("changes", [{"run_id": "../../x"}, {"run_id": "other"}, {"name": "../x"}, {"state": "odd"}])
 def test_records_that_do_not_match_their_name_are_refused(changes, tmp_path, caplog):
     values = json.loads(record().model_dump_json()) | changes
     FolderStore(tmp_path / "store").put("runs/r-1.json", json.dumps(values).encode())

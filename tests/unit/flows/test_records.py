@@ -71,14 +71,14 @@ def test_find_run_asks_no_other_store_than_that_of_the_run(tmp_path, monkeypatch
     record("z").save(store)
     remember_store("a", FolderStore(tmp_path / "away"), tmp_path)
     remember_store("z", store, tmp_path)
-    size = FolderStore.size
+    find = FolderStore.find
 
-    def size_where_it_answers(self, name):
+    def find_where_it_answers(self, name):
         if self.root.name == "away":
             raise StorageError("it does not answer")
-        return size(self, name)
+        return find(self, name)
 
-    monkeypatch.setattr(FolderStore, "size", size_where_it_answers)
+    monkeypatch.setattr(FolderStore, "find", find_where_it_answers)
     assert load_run("z", tmp_path)[1].uri == store.uri
     with pytest.raises(StorageError, match="does not answer"):  # the run may be there
         load_run("b", tmp_path)
