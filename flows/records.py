@@ -26,7 +26,7 @@ from dataops.formatting import format_quantity
 from dataops.messages.waiting import waiting
 from dataops.process import pid_namespace, process_fingerprint
 from dataops.snapshot import Counts, Manifest, find_manifest
-from dataops.stages import STAGES, RunState
+from dataops.stages import PAIR_STAGES, STAGES, RunState
 from dataops.store import Store, open_store
 from tasks.checks.report import CheckReport
 from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, find_holder
@@ -395,3 +395,20 @@ def find_snapshot(key: str, home: Path, store_uri: str | None) -> tuple[Manifest
             if (manifest := find_manifest(store, stage, key)) is not None:
                 return manifest, store
     return None
+
+
+def find_dataset(name: str, home: Path, store_uri: str | None) -> tuple[Manifest, Store]:
+    """Return the snapshot with this key, or the packed dataset of a run, and its store."""
+    if found := find_snapshot(name, home, store_uri):
+        if found[0].stage not in PAIR_STAGES:
+            raise ConfigError(
+                f"{name} is a snapshot of {found[0].stage}, which has no pairs; name one of {', '.join(PAIR_STAGES)}"
+            )
+        return found
+    record, store = load_run(name, home, store_uri)
+    packed = [manifest for manifest in load_manifests(record, store) if manifest.stage == "pack"]
+    if not packed:
+        raise ConfigError(
+            f"run {name} has no complete dataset (stage pack); name another run, or a snapshot by its key"
+        )
+    return packed[0], store

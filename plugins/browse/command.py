@@ -14,10 +14,9 @@ from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest
 from dataops.stages import PAIR_STAGES
 from dataops.store import Store
-from flows.commands.diff import find_dataset
 from flows.commands.options import Json, OptionalName, StoreUri
 from flows.commands.output import print_json
-from flows.records import find_snapshot, load_manifests, load_run, newest_run
+from flows.records import find_dataset, find_snapshot, load_manifests, load_run, newest_run
 from infra.local import services
 from plugins.browse.database import check_installed
 

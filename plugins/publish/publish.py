@@ -14,11 +14,10 @@ from dataops.formatting import format_bytes, format_quantity
 from dataops.snapshot import Manifest
 from dataops.store import Store, open_store
 from dataops.trace.training_datasets import list_training_datasets
-from flows.commands.diff import find_dataset
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, print_json, text
 from flows.dataset_checks import find_report
-from flows.records import find_snapshot, known_stores
+from flows.records import find_dataset, find_snapshot, known_stores
 from infra.local import services
 from plugins.publish import gate
 from plugins.publish.bundle import CARD, BundleFile, list_dataset_files, list_folder_files

@@ -20,7 +20,6 @@ READ_ONLY = [
     (["trace", "https://example.org/a.jpg"], 2),
     (["trace", "example.org"], 2),
     (["trace", "models:/name/1"], 2),
-    (["diff", "0123456789abcdef", "fedcba9876543210", "--rows", "rows.csv"], 2),
     (["gc"], 0),
     (["gc", "--json"], 0),
     (["gc", "--store", "store"], 2),
@@ -81,7 +80,7 @@ def project(empty: Path) -> Path:
 @pytest.mark.parametrize(
     "command",
     [
-        *(["show"], ["rerun"], ["trace"], ["promote"], ["models"], ["eval", "--suite", "suite"], ["diff", "r-1"]),
+        *(["show"], ["rerun"], ["trace"], ["promote"], ["eval", "--suite", "suite"]),
         ["export", "--format", "hf", "--out", "out"],
     ],
     ids=lambda command: command[0],
@@ -99,7 +98,7 @@ def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(
     "command",
     [
         *(["show"], ["show", "r-1"], ["rerun", "r-1"], ["runs"], ["gc"], ["gc", "--yes"], ["trace", "example.org"]),
-        *(["takedown", "list"], ["takedown", "list.txt"], ["diff", "r-1", "r-1"]),
+        *(["takedown", "list"], ["takedown", "list.txt"]),
         ["export", "r-1", "--format", "hf", "--out", "out"],
     ],
     ids=" ".join,

@@ -9,9 +9,9 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
-from flows.commands.diff import show_diff
 from flows.commands.show import show_run_or_key
 from flows.records import RunRecord, StageRun
+from plugins.versions.diff import show_diff
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
 

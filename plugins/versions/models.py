@@ -12,15 +12,15 @@ from dataops.store import Store
 from flows.commands.options import Json, OptionalName
 from flows.commands.output import console, message, new_table, print_json, text
 from flows.records import find_snapshot
-from tasks.lineage.trace import parse_model
-from tasks.register.version_comparison import (
+from plugins.versions.comparison import (
     VersionComparison,
     VersionSide,
     compare_versions,
     list_settings,
     load_side,
 )
-from tasks.register.version_history import VersionRow, list_metrics, read_models, read_versions, table_rows
+from plugins.versions.history import VersionRow, list_metrics, read_models, read_versions, table_rows
+from tasks.lineage.trace import parse_model
 from tasks.tracking.registry import RegisteredVersion, find_registered_version
 
 METRICS = 5

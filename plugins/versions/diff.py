@@ -10,13 +10,11 @@ from dataops.errors import ConfigError
 from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest
 from dataops.spreadsheets import write_csv
-from dataops.stages import PAIR_STAGES
-from dataops.store import Store
 from flows.commands.options import Json, Name, StoreUri
 from flows.commands.output import console, new_table, print_json, text
-from flows.records import find_snapshot, load_manifests, load_run
+from flows.records import find_dataset
 from infra.local import services
-from tasks.lineage.diff import Difference, Side, compare_datasets
+from plugins.versions.datasets import Difference, Side, compare_datasets
 from tasks.lineage.trace import is_model
 
 SETTING_LENGTH = 60
@@ -42,7 +40,7 @@ def diff(
         a: The key of a dataset (a snapshot of pack), a run that made or reused one, or a model: NAME/VERSION, NAME@ALIAS.
         b: Another one; `added` pairs are in B and not in A.
     """
-    from flows.commands.models import show_model_diff
+    from plugins.versions.models import show_model_diff
 
     if is_model(a) != is_model(b):
         raise ConfigError(f"{a} and {b}: name two datasets, or two registered models")
@@ -71,23 +69,6 @@ def show_diff(a: str, b: str, home: Path, store_uri: str | None, rows: Path | No
     else:
         _print(first[0], second[0], difference)
     return 0
-
-
-def find_dataset(name: str, home: Path, store_uri: str | None) -> tuple[Manifest, Store]:
-    """Return the snapshot with this key, or the packed dataset of a run, and its store."""
-    if found := find_snapshot(name, home, store_uri):
-        if found[0].stage not in PAIR_STAGES:
-            raise ConfigError(
-                f"{name} is a snapshot of {found[0].stage}, which has no pairs; name one of {', '.join(PAIR_STAGES)}"
-            )
-        return found
-    record, store = load_run(name, home, store_uri)
-    packed = [manifest for manifest in load_manifests(record, store) if manifest.stage == "pack"]
-    if not packed:
-        raise ConfigError(
-            f"run {name} has no complete dataset (stage pack); name another run, or a snapshot by its key"
-        )
-    return packed[0], store
 
 
 def as_value(a: Manifest, b: Manifest, difference: Difference) -> dict[str, Any]:

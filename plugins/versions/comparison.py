@@ -13,8 +13,8 @@ from dataops.redaction import redact
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.stages import PAIR_STAGES, STAGES
 from dataops.store import Store
+from plugins.versions.datasets import Difference, compare_datasets, compare_settings
 from tasks.evaluate.run_suite import read_evaluation
-from tasks.lineage.diff import Difference, compare_datasets, compare_settings
 from tasks.reports.page import shorten
 from tasks.tracking import run_metadata
 from training.evaluation.comparison import compare

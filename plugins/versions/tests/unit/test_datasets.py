@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dataops.snapshot import read_parts
-from tasks.lineage.diff import compare_datasets
+from plugins.versions.datasets import compare_datasets
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from dataops.snapshot import Draft, Manifest
 from dataops.store import Store
-from tasks.register.version_comparison import VersionSide, compare_versions, load_side
-from tasks.register.version_history import VersionRow, table_rows
+from plugins.versions.comparison import VersionSide, compare_versions, load_side
+from plugins.versions.history import VersionRow, table_rows
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import packed_in, pair
 
