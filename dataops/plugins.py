@@ -11,9 +11,11 @@ uses it; then the name and version of the plugin enter the key as well.
 import importlib
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
+from configparser import ConfigParser
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -23,6 +25,9 @@ from dataops.errors import ConfigError
 
 CORE = ("flows", "infra", "tasks", "training", "dataops")
 """Import packages of the core. What lies elsewhere is a plugin."""
+
+COPIED_POINTS = "dataops/entry_points.txt"
+"""File of a registered model's copy of the code, which has no distribution: all entry points of its objects."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -173,7 +178,7 @@ def require(packages: Iterable[str], extra: str, purpose: str) -> None:
 @cache
 def _points(kind: str) -> Mapping[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=f"pairmill.{kind}"):
+    for point in _copied_points(f"pairmill.{kind}") or entry_points(group=f"pairmill.{kind}"):
         if point.name in found and found[point.name].value != point.value:
             one, other = found[point.name], point
             raise ConfigError(
@@ -181,6 +186,12 @@ def _points(kind: str) -> Mapping[str, EntryPoint]:
             )
         found[point.name] = point
     return found
+
+
+def _copied_points(group: str) -> list[EntryPoint]:
+    parser = ConfigParser(delimiters=("=",))
+    parser.read(Path(__file__).with_name(Path(COPIED_POINTS).name), "utf-8")
+    return [EntryPoint(*item, group) for item in (parser.items(group) if parser.has_section(group) else ())]
 
 
 def _import(point: EntryPoint) -> Any:

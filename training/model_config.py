@@ -102,6 +102,11 @@ class ProjectedConfig(FrozenModel):
         """Channels of the network's feature."""
         raise NotImplementedError
 
+    @property
+    def network(self) -> str:
+        """Name of the network among the registered ones; that of a text tower is its kind."""
+        return getattr(self, "kind")  # noqa: B009  the fields of the text towers come first in their files
+
 
 class BackboneConfig(ProjectedConfig):
     """An image tower with a network of timm's names."""
@@ -123,6 +128,11 @@ class BackboneConfig(ProjectedConfig):
         """Channels of the network's feature, with those of the stages."""
         found = find_backbone(self.architecture)
         return sum(found.stage_widths[stage - 1] for stage in self.stages) + found.width
+
+    @property
+    def network(self) -> str:
+        """Name of the network among the registered ones."""
+        return find_backbone(self.architecture).family
 
     @property
     def own_image_size(self) -> int:
@@ -243,6 +253,10 @@ class ModelConfig(FrozenModel):
                     f"space {self.embed_dim}; set 1"
                 )
         return self
+
+    def networks(self) -> list[str]:
+        """Return the names of the towers' pretrained networks among the registered ones."""
+        return [tower.network for tower in (self.vision_cfg, self.text_cfg) if isinstance(tower, ProjectedConfig)]
 
     def with_vocab_size(self, vocab_size: int) -> "ModelConfig":
         """Return the same model over another vocabulary."""

@@ -21,9 +21,9 @@ from training.config import Sharding, TrainConfig
 from training.hooks import used_hooks
 from training.model.clip import CLIP, Outputs, compile_towers
 from training.model.packing import pack_texts
+from training.model.towers import PaddedTexts, pad_chunks
 from training.model.transformer import Block
 from training.model_config import TextConfig
-from training.towers.padded_texts import PaddedTexts, pad_chunks
 
 
 def place_model(model: CLIP, device: torch.device, config: TrainConfig) -> nn.Module:

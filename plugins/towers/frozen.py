@@ -21,7 +21,7 @@ from training.loop.inputs import StepInputs
 from training.loop.step import prepare_images
 from training.model.clip import CLIP
 from training.model.tokenizer import Tokenizer
-from training.towers.towers import BackboneTower
+from training.model.towers import BackboneTower
 
 
 def use_image_features(job: Job, config: TrainConfig, init: ImageInit, model: CLIP, dataset: Dataset) -> None:

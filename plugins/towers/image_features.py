@@ -23,7 +23,7 @@ from training.evaluation.encode import map_in_order
 from training.feature_files import VERSION, name_shard_features, read_features, write_features
 from training.model.checkpoint import write_atomically
 from training.model.preprocess import normalize
-from training.towers.towers import BackboneTower
+from training.model.towers import BackboneTower
 
 IMAGES_PER_BATCH = 32
 Change = Callable[[np.ndarray, np.ndarray, int, int], Tensor]

@@ -17,7 +17,7 @@ from training.config import TrainConfig
 from training.data.loader import Dataset
 from training.data.shard_index import Skipped
 from training.model.clip import CLIP
-from training.towers.towers import BackboneTower
+from training.model.towers import BackboneTower
 
 PAIRS_AT_ONCE = 1024
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from dataops.digest import canonical_json, text_sha256
+from plugins.towers.networks.bert import Bert
 from plugins.towers.progress import Progress
 from training import distributed
 from training.evaluation.encode import map_in_order
 from training.feature_files import VERSION, read_features, write_features
 from training.model.tokenizer import Tokenizer
-from training.towers.bert import Bert
-from training.towers.towers import PretrainedTextTower
+from training.model.towers import PretrainedTextTower
 
 TEXTS_PER_BATCH = 64
 ROWS_AT_ONCE = 65_536

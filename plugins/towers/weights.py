@@ -15,7 +15,7 @@ from plugins.towers.files import TowerFiles, find_files, load_arrays
 from training.model.clip import CLIP
 from training.model.positions import is_square, resize_image_positions
 from training.model.pretrained import read_state_dict
-from training.towers.towers import BackboneTower
+from training.model.towers import BackboneTower
 
 HEADS = re.compile(r"^(fc|classifier|head|head_dist|_fc|pre_logits|norm_pre_logits)\.")
 """Prefixes of the last layer of a classifier, which a tower has not."""
@@ -86,7 +86,7 @@ def read_vectors(files: TowerFiles) -> Tensor:
 
 
 def rename_bert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of transformers' BertModel by the names of training/towers/bert.py.
+    """Return the weights of transformers' BertModel by the names of plugins/towers/networks/bert.py.
 
     Raises: ConfigError if the embeddings are not there.
     """

@@ -4,6 +4,7 @@ import ast
 import base64
 import importlib.metadata
 import io
+import json
 import shutil
 import sys
 import warnings
@@ -12,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dataops import plugins
 from dataops.home import CHECKOUT
+from dataops.regular_files import read_text
+from training.model_config import ModelConfig
 
 PYFUNC = CHECKOUT / "tasks" / "models" / "pyfunc.py"
-OUR_PACKAGES = ("training", "dataops")
+OUR_PACKAGES = ("training", "dataops", "plugins")
 MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json")
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless"}
 """Distributions whose name differs from that of their package. (To search all installed ones takes two seconds.)"""
@@ -31,14 +35,15 @@ class Imports:
     """Top-level packages that are not in the standard library."""
 
 
-def collect_imports(path: Path) -> Imports:
-    """Return all that a file imports, directly or not, parsed from the source without execution.
+def collect_imports(path: Path, modules: Iterable[str] = ()) -> Imports:
+    """Return all that a file and some modules import, directly or not, parsed from the source without execution.
 
     A model thus holds the few modules that it needs, and a change of any other leaves it the same.
     """
     found, todo = Imports(), [path]
+    names = {*modules}
     while todo:
-        for name in sorted(_parse_imports(todo.pop())):
+        for name in sorted(names | _parse_imports(todo.pop())):
             top = name.partition(".")[0]
             if top in OUR_PACKAGES:
                 for module in _find_files(name):
@@ -48,6 +53,7 @@ def collect_imports(path: Path) -> Imports:
                         todo.append(module)
             elif top not in sys.stdlib_module_names:
                 found.packages.add(top)
+        names.clear()
     return found
 
 
@@ -91,10 +97,8 @@ def write_model(folder: Path, weights: dict[str, Path], mlflow_model: object) ->
         warnings.filterwarnings("ignore", ".*Any type hint is inferred", UserWarning)  # MLflow itself causes it
         import mlflow.pyfunc
 
-    needed = collect_imports(PYFUNC)
     staging = folder.with_name(f"{folder.name}-staging")
-    for relative, source in needed.files.items():
-        _copy(source, staging / "code" / relative)
+    needed = copy_code(read_text(weights["model.json"]), staging / "code")
     for name in MODEL_FILES:
         _copy(weights[name], staging / "model" / name)
     mlflow.pyfunc.save_model(
@@ -109,6 +113,23 @@ def write_model(folder: Path, weights: dict[str, Path], mlflow_model: object) ->
         mlflow_model=mlflow_model,
     )
     shutil.rmtree(staging)
+
+
+def copy_code(card: str, folder: Path) -> Imports:
+    """Copy the code that a model needs, with that of its networks, and return what it imports.
+
+    Args:
+        card: content of model.json.
+    """
+    fields = {name: value for name, value in json.loads(card).items() if name in ModelConfig.model_fields}
+    targets = plugins.targets("networks")
+    points = {name: targets[name] for name in ModelConfig.model_validate(fields).networks()}
+    needed = collect_imports(PYFUNC, [value.partition(":")[0] for value in points.values()])
+    for relative, source in needed.files.items():
+        _copy(source, folder / relative)
+    lines = ["[pairmill.networks]", *(f"{name} = {value}" for name, value in sorted(points.items()))]
+    (folder / plugins.COPIED_POINTS).write_text("\n".join(lines) + "\n", "utf-8")
+    return needed
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """The registered model as MLflow loads it: it scores images against texts, from code and safetensors, without pickle.
 
-This file, the modules of `training` and `dataops` that it imports, and the weights are copied into the model, which loads
-without an installation of pairmill::
+This file, the modules of pairmill that it imports, those of its networks, and the weights are copied into the model, which
+loads without an installation of pairmill::
 
     model = mlflow.pyfunc.load_model("models:/NAME@champion")
     model.predict(pd.DataFrame({"image": [data]}), params={"texts": ["a cat", "a dog"]})
@@ -39,7 +39,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 COLUMNS = ["label", "probability", "probabilities", "similarities", "error"]
 NO_IMAGE = "neither image bytes nor base64"
 FILE = "file:"
-PACKAGES = ("training", "dataops")
+PACKAGES = ("training", "dataops", "plugins")
 """Packages of which each model has its own copy."""
 
 
@@ -101,12 +101,12 @@ class ClipModel(PythonModel):
             from training.evaluation.samples import Sample
             from training.model.checkpoint import load_model
 
+            settings = context.model_config or {}
+            self.loaded = load_model(Path(context.artifacts["model"]), device=str(settings.get("device", "cpu")))
         self.compute_class_weights, self.encode_images, self.sample = compute_class_weights, encode_images, Sample
-        settings = context.model_config or {}
         self.batch_size = int(settings.get("batch_size", 64))
         folder = settings.get("image_folder")
         self.folder = Path(str(folder)) if folder else None
-        self.loaded = load_model(Path(context.artifacts["model"]), device=str(settings.get("device", "cpu")))
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]  # MLflow allows this form, its stub does not
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, object] | None = None

@@ -7,16 +7,15 @@ or a layer before it, trains. Torch's own counter, which the tests compare with 
 
 import re
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from training.model.clip import CLIP
 from training.model.resnet import Bottleneck, ModifiedResNet
+from training.model.towers import Attention, BackboneTower, PretrainedTextTower, Projector
 from training.model.transformer import Transformer, VisionTransformer
-from training.towers.flops import count_image_tower, count_text_tower
-from training.towers.towers import BackboneTower
 
 
 class StepFlops(NamedTuple):
@@ -49,11 +48,11 @@ def count_step_flops(model: CLIP, kept: int | None = None, *, has_image_features
     visual, side = model.visual, model.config.vision_cfg.image_size
     assert isinstance(visual, VisionTransformer | ModifiedResNet | BackboneTower)
     if isinstance(visual, BackboneTower):
-        image = count_image_tower(visual, side, is_cached=has_image_features)
+        image = _count_image_tower(visual, side, is_cached=has_image_features)
     else:
         image = _count_resnet(visual, side) if isinstance(visual, ModifiedResNet) else _count_vit(visual, side, kept)
     if model.text is not None:
-        projection, token, pair_of_tokens = count_text_tower(model.text)
+        projection, token, pair_of_tokens = _count_text_tower(model.text)
         return StepFlops(image + projection, token, pair_of_tokens)
     trains = _trains(model.token_embedding, model.positional_embedding)
     token, pair_of_tokens, trains = _count_blocks(model.transformer, trains=trains)
@@ -124,6 +123,75 @@ def _count_resnet(visual: ModifiedResNet, image_size: int) -> float:
     total += _count(pool.q_proj.weight, pool.c_proj.weight, trains=trains)
     total += (last + 1) * _count(pool.k_proj.weight, pool.v_proj.weight, trains=trains)
     return total + (last + 1) * _count_attention(pool.q_proj.in_features, trains=trains)
+
+
+def _count_image_tower(tower: BackboneTower, side: int, *, is_cached: bool) -> float:
+    """Return the operations of an image, by one that passes through the network.
+
+    Args:
+        side: of the input, in pixels.
+        is_cached: the network's features were computed before.
+    """
+    operations, trains = (0.0, False) if is_cached else _count_network(tower, side)
+    return operations + _count_projector(tower.projector, trains=trains)
+
+
+def _count_text_tower(tower: PretrainedTextTower) -> tuple[float, float, float]:
+    """Return the operations of a text's projector, of a token, and of two tokens in attention.
+
+    The last are doubled, since the caller counts half of the pairs, as under a causal mask.
+    """
+    encoder = tower.encoder
+    if not isinstance(blocks := getattr(encoder, "blocks", None), nn.ModuleList):  # a table of vectors
+        trains = _trains(encoder)
+        return _count_projector(tower.projector, trains=trains), 0.0, 0.0
+    token = pair = 0.0
+    trains = encoder.get_parameter("token_embedding.weight").requires_grad
+    for block in blocks:
+        weights = [weight for weight in block.parameters() if weight.ndim == 2]
+        trains |= _trains(block)
+        token += _count(*weights, trains=trains)
+        pair += 2 * _count_attention(weights[0].shape[1], trains=trains)
+    return _count_projector(tower.projector, trains=trains), token, pair
+
+
+def _count_projector(projector: Projector, *, trains: bool) -> float:
+    total, trains = 0.0, trains or _trains(projector.norm)
+    for layer in projector.layers:
+        weight = layer.get_parameter("weight")
+        total += _count(weight, trains=trains)
+        trains |= weight.requires_grad
+    return total
+
+
+def _count_network(tower: BackboneTower, side: int) -> tuple[float, bool]:
+    """Return the operations of a network for one image, and whether it trains."""
+    total, trains = 0.0, False
+    handles: list[Any] = []
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total, trains
+        if isinstance(module, Attention):
+            total += inputs[0].shape[1] ** 2 * _count_attention(inputs[0].shape[2], trains=trains)
+            return
+        weight = module.get_parameter("weight")
+        positions = output.numel() // output.shape[1 if output.ndim == 4 else -1]
+        total += positions * _count(weight, trains=trains)
+        trains |= weight.requires_grad
+
+    for module in tower.encoder.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | Attention):
+            handles.append(module.register_forward_hook(count))
+    was_training = tower.training
+    tower.eval()
+    try:
+        with torch.no_grad():
+            tower.encode(torch.zeros(1, 3, side, side, device=tower.get_buffer("gain").device))
+    finally:
+        tower.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return total, trains
 
 
 PEAKS = {

@@ -16,8 +16,8 @@ from training.hooks import used_hooks
 from training.loop.initial_model import draw_kept_patches
 from training.losses.loss import find_loss
 from training.model.packing import PackedTexts, pack_chunks
+from training.model.towers import PaddedTexts, pad_chunks
 from training.model_config import ModelConfig, TextConfig
-from training.towers.padded_texts import PaddedTexts, pad_chunks
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from training.losses.loss import compute_loss
 from training.model.clip import CLIP, Outputs
 from training.model.packing import PackedTexts
 from training.model.preprocess import MEAN, STD
+from training.model.towers import PaddedTexts
 from training.sharding import average_whole_gradients, clip_gradients, gradient_norm
-from training.towers.padded_texts import PaddedTexts
 
 
 class StepValues(NamedTuple):

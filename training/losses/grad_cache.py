@@ -18,8 +18,8 @@ from training import distributed
 from training.losses.contrastive import StepOutcome
 from training.model.clip import Outputs
 from training.model.packing import PackedTexts
+from training.model.towers import PaddedTexts
 from training.sharding import is_sharded
-from training.towers.padded_texts import PaddedTexts
 
 
 def backward_by_chunks(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dataops.errors import ContractError
+from dataops.errors import ConfigError, ContractError
 from dataops.regular_files import read_text
 from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
@@ -91,6 +91,7 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
 
     Raises:
         ContractError: a file is missing or invalid; names the file.
+        ConfigError: a network of its towers is not installed.
     """
     for name in MODEL_FILES:
         if not (directory / name).is_file():
@@ -115,6 +116,8 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> LoadedMod
             CLIP(config).load_state_dict(weights, strict=True, assign=True)
         model = CLIP(config)
         model.load_state_dict(weights, strict=True)
+    except ConfigError:
+        raise
     except Exception as error:  # a hostile file raises anything
         raise ContractError(f"{directory / 'model.safetensors'} does not fit model.json: {error}") from error
     model = model.to(device).eval().requires_grad_(False)

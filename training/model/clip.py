@@ -14,10 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from training.model.packing import PackedTexts, select_ends
 from training.model.preprocess import MEAN, STD
 from training.model.resnet import ModifiedResNet
+from training.model.towers import BackboneTower, PaddedTexts, PretrainedTextTower
 from training.model.transformer import Block, Transformer, VisionTransformer
 from training.model_config import BackboneConfig, ModelConfig, TextConfig
-from training.towers.padded_texts import PaddedTexts
-from training.towers.towers import BackboneTower, PretrainedTextTower
 
 
 class Outputs(NamedTuple):

@@ -6,7 +6,7 @@ from torch import nn
 
 from training.model.clip import CLIP
 from training.model.resnet import ModifiedResNet
-from training.towers.towers import BackboneTower, group_tower
+from training.model.towers import BackboneTower, group_tower
 
 
 def group_layers(model: CLIP) -> tuple[list[list[nn.Parameter]], list[list[nn.Parameter]]]:

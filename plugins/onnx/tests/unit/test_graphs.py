@@ -11,6 +11,7 @@ from torch import Tensor
 from dataops.errors import ConfigError
 from plugins.onnx.exporter import ONNX
 from plugins.onnx.graphs import TextGraph
+from plugins.towers.networks.vit import ViT
 from tests.trainings import RESNET, VIT
 from training.export import export
 from training.model.checkpoint import LoadedModel, load_model, save_model
@@ -18,7 +19,6 @@ from training.model.clip import CLIP
 from training.model.preprocess import Preprocess
 from training.model.tokenizer import train_tokenizer
 from training.model_config import ModelConfig
-from training.towers.vit import ViT
 
 CAPTIONS = ["a red kite", "Two cats,  one dog's BONE", "a temple roof, and a flower " * 4, ""]
 

@@ -18,6 +18,7 @@ from dataops.errors import ConfigError
 from plugins.towers import image_features as image_features_module
 from plugins.towers import text_features as text_features_module
 from plugins.towers.config import StartConfig
+from plugins.towers.networks.resnet import build
 from plugins.towers.tests.made_towers import write_bert, write_words
 from tests.trainings import output_of, rows_of
 from training.config import TrainConfig
@@ -26,8 +27,8 @@ from training.export import export
 from training.hooks import used_hooks
 from training.job import Job, read_job
 from training.model.checkpoint import load_model
+from training.model.towers import BackboneTower, PretrainedTextTower
 from training.model_config import BackboneConfig
-from training.towers.towers import BackboneTower, PretrainedTextTower, build_backbone
 from training.train import OUTPUTS, main, set_up
 
 MakeJob = Callable[..., Path]
@@ -42,7 +43,7 @@ def tables(tmp_path: Path) -> dict[str, dict[str, object]]:
     write_bert(tmp_path / "bert")
     torch.manual_seed(1)
     config = BackboneConfig(kind="backbone", architecture=ARCHITECTURE, image_size=32, mean=(0, 0, 0), std=(1, 1, 1))
-    save_file(build_backbone(config).state_dict(), tmp_path / "net.safetensors")
+    save_file(build(config).state_dict(), tmp_path / "net.safetensors")
     return {
         "text_init": {"kind": "bert", "path": str(tmp_path / "bert"), "license": "MIT"},
         "image_init": {

@@ -9,9 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dataops import plugins
 from dataops.errors import ConfigError, ContractError
 from plugins.towers.config import ImageInit, TextInit
 from plugins.towers.files import find_files
+from plugins.towers.networks.resnet import ResNet
+from plugins.towers.networks.vit import ViT
 from plugins.towers.tests.made_towers import (
     WORDS,
     compute_bert,
@@ -29,10 +32,8 @@ from training.loop.initial_model import build_initial_model
 from training.model.clip import CLIP
 from training.model.preprocess import MEAN, STD
 from training.model.pretrained_tokenizer import PretrainedTokenizer, load_tower_tokenizer
+from training.model.towers import BackboneTower, PretrainedTextTower
 from training.model_config import BackboneConfig, BertConfig, ModelConfig, WordVectorsConfig
-from training.towers.resnet import ResNet
-from training.towers.towers import BackboneTower, PretrainedTextTower, build_backbone
-from training.towers.vit import ViT
 
 DIMENSIONS = ModelConfig.model_validate(RESNET)
 TEXTS = ["a red thing 12", "", "Green, GREEN thing", "a thing of no name", "blue " * 30]
@@ -141,7 +142,7 @@ def test_a_name_has_the_dimensions_that_timm_gives_it(architecture: str) -> None
     with torch.device("meta"):
         theirs = timm.create_model(architecture, num_classes=0)
         config = {"kind": "backbone", "architecture": architecture, "image_size": found.image_size}
-        ours = build_backbone(BackboneConfig(**config, mean=found.mean, std=found.std))
+        ours = plugins.find("networks", found.family)(BackboneConfig(**config, mean=found.mean, std=found.std))
     shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (theirs, ours)]
     assert shapes[0] == shapes[1]
     facts = theirs.default_cfg

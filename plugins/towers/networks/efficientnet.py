@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.backbones import LITE_CHANNELS, round_channels
+from training.backbones import LITE_CHANNELS, find_backbone, round_channels
+from training.model.towers import Network
+from training.model_config import BackboneConfig
 
 STAGES = ((1, 1, 3, 1), (2, 6, 3, 2), (2, 6, 5, 2), (3, 6, 3, 2), (3, 6, 5, 1), (4, 6, 5, 2), (1, 6, 3, 1))
 """Blocks, expansion, side of the kernel and stride of each stage of Lite0."""
@@ -71,7 +73,7 @@ class InvertedResidual(nn.Module):
         return out + x_BCHW if self.has_shortcut else out
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(Network):
     """Images to features: the mean over all positions of the head's 1280 channels, after those of other stages."""
 
     def __init__(self, *, width_factor: float, depth_factor: float, same: bool):
@@ -116,3 +118,10 @@ class EfficientNetLite(nn.Module):
         stem, head = [self.conv_stem, self.bn1], [self.conv_head, self.bn2]
         parts = [stem, *([stage] for stage in self.blocks), head]
         return [[p for module in part for p in module.parameters()] for part in parts]
+
+
+def build(config: BackboneConfig) -> EfficientNetLite:
+    """Build the network that a config names, with random weights."""
+    found = find_backbone(config.architecture)
+    same = found.pads_like_tensorflow
+    return EfficientNetLite(width_factor=found.width_factor, depth_factor=found.depth_factor, same=same)

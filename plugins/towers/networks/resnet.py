@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.backbones import find_backbone
+from training.model.towers import Network
+from training.model_config import BackboneConfig
+
 
 class ResNetBlock(nn.Module):
     """Two convolutions of 3 x 3 with a shortcut; as a bottleneck, one of 3 x 3 between two of 1 x 1."""
@@ -36,7 +40,7 @@ class ResNetBlock(nn.Module):
         return F.relu(out + self.downsample(x_BCHW))
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """Images to features: the mean over all positions of the last stage, after those of other stages."""
 
     def __init__(self, *, blocks: tuple[int, ...], is_bottleneck: bool):
@@ -69,3 +73,9 @@ class ResNet(nn.Module):
         """Return the parameters in groups from the input on."""
         parts = ([self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4])
         return [[p for module in part for p in module.parameters()] for part in parts]
+
+
+def build(config: BackboneConfig) -> ResNet:
+    """Build the network that a config names, with random weights."""
+    found = find_backbone(config.architecture)
+    return ResNet(blocks=found.blocks, is_bottleneck=found.is_bottleneck)

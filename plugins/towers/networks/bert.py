@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.model.towers import Network
+from training.model_config import BertConfig
+
 
 class BertBlock(nn.Module):
     """Attention, then a perceptron; a layer norm after each."""
@@ -35,7 +38,7 @@ class BertBlock(nn.Module):
         return self.norm2(x_BLW + self.fc2(F.gelu(self.fc1(x_BLW))))
 
 
-class Bert(nn.Module):
+class Bert(Network):
     """Texts to features; token 0 is padding."""
 
     def __init__(
@@ -79,3 +82,8 @@ class Bert(nn.Module):
         """Return the parameters in groups from the input on."""
         first = [*self.token_embedding.parameters(), self.positional_embedding, *self.norm.parameters()]
         return [first, *(list(block.parameters()) for block in self.blocks)]
+
+
+def build(config: BertConfig) -> Bert:
+    """Build the network, with random weights."""
+    return Bert(**config.model_dump(exclude={"kind", "projector_layers", "projector_norm", "projector_width"}))

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.backbones import find_backbone
+from training.model.towers import Attention, Network
+from training.model_config import BackboneConfig
+
 EPS = 1e-6
 
 
@@ -23,7 +27,7 @@ class Gain(nn.Module):
         return x_BLW * self.gamma
 
 
-class ViTAttention(nn.Module):
+class ViTAttention(Attention):
     """Multi-head self-attention."""
 
     def __init__(self, width: int, heads: int):
@@ -85,7 +89,7 @@ class PatchEmbedding(nn.Module):
         return self.proj(images_B3SS).flatten(2).transpose(1, 2)
 
 
-class ViT(nn.Module):
+class ViT(Network):
     """Images to features: the class token of the last block, after the means over the patches of other blocks."""
 
     def __init__(
@@ -120,3 +124,16 @@ class ViT(nn.Module):
         *inner, last = self.blocks
         first = [*self.patch_embed.parameters(), self.cls_token, self.pos_embed]
         return [first, *(list(b.parameters()) for b in inner), [*last.parameters(), *self.norm.parameters()]]
+
+
+def build(config: BackboneConfig) -> ViT:
+    """Build the network that a config names, with random weights."""
+    found = find_backbone(config.architecture)
+    return ViT(
+        image_size=config.image_size,
+        patch_size=found.patch_size,
+        width=found.width,
+        layers=found.layers,
+        heads=found.heads,
+        has_layer_scale=found.has_layer_scale,
+    )

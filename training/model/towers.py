@@ -1,22 +1,33 @@
 """The towers of a model that are not CLIP's own: a pretrained network, and a projector on its feature.
 
-Legend: B batch, S side of an image, L tokens, W width of the network's feature, D embed_dim.
+The networks are those of plugins (`pairmill.networks`): a function of the tower's config, which returns a Network.
+
+Legend: B batch, S side of an image, L tokens, W width of the network's feature, D embed_dim, X tokens or numbers of a
+feature.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.backbones import find_backbone
-from training.model_config import BackboneConfig, BertConfig, ProjectedConfig, WordVectorsConfig
-from training.towers.bert import Bert
-from training.towers.efficientnet import EfficientNetLite
-from training.towers.padded_texts import PaddedTexts
-from training.towers.resnet import ResNet
-from training.towers.vit import ViT
+from dataops import plugins
+from training.model_config import BackboneConfig, PretrainedTextConfig, ProjectedConfig
+
+
+class Network(nn.Module):
+    """A pretrained network: pixels (B, 3, S, S), or token ids (B, L), to features (B, W)."""
+
+    def groups(self) -> list[list[nn.Parameter]]:
+        """Return the parameters in groups from the input on."""
+        raise NotImplementedError
+
+
+class Attention(nn.Module):
+    """A module that attends, of inputs (B, L, W); the operations of its weights are those of its linear layers."""
 
 
 class Projector(nn.Module):
@@ -44,26 +55,28 @@ class Projector(nn.Module):
         return x_BW
 
 
-class WordVectors(nn.Module):
-    """A table of vectors; row 0 is padding, and so is each token that has no vector."""
+class PaddedTexts(NamedTuple):
+    """The texts of a batch for a pretrained tower: token ids with padding, or features that were computed before.
 
-    def __init__(self, *, vocab_size: int, width: int):
-        super().__init__()
-        self.embedding = nn.Embedding(vocab_size, width, padding_idx=0)
-        nn.init.normal_(self.embedding.weight[1:], std=0.02)
+    A tuple of tensors, as PackedTexts is, which DistributedDataParallel takes as it is.
+    """
 
-    def forward(self, ids_BL: Tensor) -> Tensor:
-        """Return the means (B, W); 0 for a text without a vector."""
-        is_real_BL1 = (ids_BL != 0).unsqueeze(2)
-        sums_BW = (self.embedding(ids_BL) * is_real_BL1).sum(dim=1)
-        return sums_BW / is_real_BL1.sum(dim=1).clamp(min=1)
+    rows_BX: Tensor
+    """Token ids (B, L), padded with 0, or features (B, W)."""
+    ends_B: Tensor
+    """Number of tokens of each text, without padding; 0 for features."""
+    slots_T: Tensor
+    """Index of each token in the flattened batch; empty for features."""
 
-    def groups(self) -> list[list[nn.Parameter]]:
-        """Return the parameters in groups from the input on."""
-        return [list(self.embedding.parameters())]
+    @property
+    def token_count(self) -> int:
+        """Number of tokens of all texts."""
+        return len(self.slots_T)
 
-
-Encoder = Bert | WordVectors | EfficientNetLite | ResNet | ViT
+    @property
+    def padded_count(self) -> int:
+        """Texts x squared length of the longest, to which attention is padded; 0 for features."""
+        return 0 if self.rows_BX.is_floating_point() else self.rows_BX.numel() * self.rows_BX.shape[1]
 
 
 class BackboneTower(nn.Module):
@@ -78,7 +91,8 @@ class BackboneTower(nn.Module):
 
     def __init__(self, config: BackboneConfig, embed_dim: int, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
-        self.encoder, self.stages = build_backbone(config), config.stages
+        self.encoder: Network = plugins.find("networks", config.network)(config)
+        self.stages = config.stages
         self.feature_width = config.feature_width
         self.projector = Projector(config, embed_dim)
         pairs = list(zip(mean, std, config.mean, config.std, strict=True))
@@ -98,13 +112,9 @@ class BackboneTower(nn.Module):
 class PretrainedTextTower(nn.Module):
     """A text tower."""
 
-    def __init__(self, config: BertConfig | WordVectorsConfig, embed_dim: int):
+    def __init__(self, config: PretrainedTextConfig, embed_dim: int):
         super().__init__()
-        ignored = {"kind", "projector_layers", "projector_norm", "projector_width"}
-        if isinstance(config, WordVectorsConfig):
-            self.encoder: Bert | WordVectors = WordVectors(**config.model_dump(exclude={*ignored, "context_length"}))
-        else:
-            self.encoder = Bert(**config.model_dump(exclude=ignored))
+        self.encoder: Network = plugins.find("networks", config.network)(config)
         self.feature_width = config.feature_width
         self.projector = Projector(config, embed_dim)
 
@@ -118,24 +128,30 @@ class PretrainedTextTower(nn.Module):
         return self.projector(rows if rows.is_floating_point() else self.encode(rows))
 
 
-def build_backbone(config: BackboneConfig) -> EfficientNetLite | ResNet | ViT:
-    """Build the network that a config names, with random weights."""
-    found = find_backbone(config.architecture)
-    if found.family == "efficientnet_lite":
-        factors: dict[str, Any] = {"width_factor": found.width_factor, "depth_factor": found.depth_factor}
-        return EfficientNetLite(**factors, same=found.pads_like_tensorflow)
-    if found.family == "resnet":
-        return ResNet(blocks=found.blocks, is_bottleneck=found.is_bottleneck)
-    return ViT(
-        image_size=config.image_size,
-        patch_size=found.patch_size,
-        width=found.width,
-        layers=found.layers,
-        heads=found.heads,
-        has_layer_scale=found.has_layer_scale,
-    )
-
-
 def group_tower(tower: BackboneTower | PretrainedTextTower) -> list[list[nn.Parameter]]:
     """Return the parameters of a tower in groups from the input on; the last is the projector."""
     return [*tower.encoder.groups(), list(tower.projector.parameters())]
+
+
+def pad_chunks(rows_BX: Tensor, rows: int | None) -> list[PaddedTexts]:
+    """Return `rows` texts at a time; None: all together.
+
+    Args:
+        rows_BX: token ids or features, on the CPU.
+    """
+    return [_pad_texts(chunk) for chunk in _split(rows_BX, rows)]
+
+
+def _pad_texts(rows_BX: Tensor) -> PaddedTexts:
+    if rows_BX.is_floating_point():
+        return PaddedTexts(rows_BX, torch.zeros(len(rows_BX), dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    lengths_B = (rows_BX != 0).sum(dim=1)
+    longest = max(int(((rows_BX != 0) * torch.arange(1, rows_BX.shape[1] + 1)).max()), 1) if rows_BX.numel() else 1
+    cut_BL = rows_BX[:, :longest].contiguous()
+    return PaddedTexts(cut_BL, lengths_B, (cut_BL != 0).flatten().nonzero()[:, 0])
+
+
+def _split(rows_BX: Tensor, rows: int | None) -> Iterator[Tensor]:
+    rows = rows or max(len(rows_BX), 1)
+    for start in range(0, max(len(rows_BX), 1), rows):
+        yield rows_BX[start : start + rows]

@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from training.loop.flops import count_step_flops
 from training.model.clip import CLIP
+from training.model.towers import pad_chunks
 from training.model_config import ModelConfig
-from training.towers.padded_texts import pad_chunks
 
 PROJECTOR = {"projector_layers": 2, "projector_width": 8}
 WORDS = {"kind": "words", "context_length": 16, "vocab_size": 30, "width": 8, **PROJECTOR}

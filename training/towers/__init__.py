@@ -1,1 +1,0 @@
-"""Towers whose weights others trained: their networks, their files and their dimensions."""
