@@ -9,10 +9,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from dataops.errors import SourceError
-from flows.commands.evaluate import data_folder
 from flows.commands.options import Json
 from flows.commands.output import console, new_table, print_json
 from infra.local import services
+from plugins.evaluation_sets.evaluate import data_folder
 from plugins.evaluation_sets.hub_sets import FetchResult, as_rows, fetch_suite
 
 

@@ -15,7 +15,6 @@ import pytest
 from dataops.errors import PairmillError, ServiceError
 from dataops.home import CHECKOUT
 from dataops.storage.s3 import S3Store
-from infra.doctor.diagnose import check_services
 from infra.local import services
 from tests.kills.seaweed import SECRET
 
@@ -134,7 +133,7 @@ def test_credentials_in_a_server_url_are_used_and_not_shown(login, monkeypatch, 
     found = services.up()
     assert [status.healthy for status in found] == [True, True]
     assert set(login.seen) == {"Basic " + base64.b64encode(b"user:p@ssword").decode()}
-    assert "p%40ssword" not in f"{found} {check_services(found)}"
+    assert "p%40ssword" not in str(found)
     assert found[0].ui_url == f"http://127.0.0.1:{port}"
     login.seen.clear()
     monkeypatch.setenv("PREFECT_API_URL", "http://user:p%40ssword@127.0.0.1:9/api")

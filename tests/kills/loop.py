@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dataops import plugins
 from dataops.errors import StorageError
 from dataops.job_environment import JOB_ENVIRONMENT
 from dataops.snapshot import MANIFEST
@@ -253,7 +254,9 @@ class Chaos:
         return list(checks.find_leftovers(store, self.environment.home, self.environment.temporary, self.jobs_before))
 
     def _collect_garbage(self, store: Store) -> list[str]:
-        """Run `pairmill gc` on leftovers that were made two days older; return those that it did not delete."""
+        """Run `pairmill gc`, if installed, on leftovers made two days older; return those that it did not delete."""
+        if "gc" not in plugins.targets("commands.operate"):
+            return []
         for line in self._find_leftovers(store):
             self.outcome.swept[_kind(line)] += 1
         folder = store.root if isinstance(store, FolderStore) else self.environment.folder / "none"

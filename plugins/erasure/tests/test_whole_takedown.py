@@ -14,7 +14,6 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Draft, SnapshotName, find_manifest
 from dataops.store import FolderStore
 from dataops.trace.targets import image_targets
-from flows.commands.gc import Policy, Roots
 from plugins.erasure.leftovers import delete_leftovers, find_leftovers
 from plugins.erasure.tests.homes import (
     REMOVED,
@@ -101,6 +100,8 @@ def test_find_leftovers_ignores_unfinished_work_without_a_match(copy_home: Calla
 def test_gc_keeps_the_version_that_a_takedown_made(
     copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    retention = pytest.importorskip("plugins.retention.command")
+    Policy, Roots = retention.Policy, retention.Roots
     home = copy_home("gc")
     store = FolderStore(home / "store")
     assert take_down(home, store, monkeypatch) == 0

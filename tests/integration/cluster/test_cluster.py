@@ -20,7 +20,6 @@ import pytest
 from dataops.errors import StorageError
 from dataops.home import CHECKOUT
 from infra.bucket import create_bucket
-from infra.doctor import installation
 from tasks.register import promotion
 from tasks.tracking import client as tracking
 from tests.servers.topology import Topology
@@ -295,4 +294,4 @@ def test_doctor_accepts_the_cluster_and_names_wrong_settings(cluster: Topology):
 
 def foreign_checkout() -> bool:
     """Return whether these tests run from another checkout than the installed one, which the doctor reports."""
-    return not installation.check_checkout().ok
+    return not pytest.importorskip("plugins.doctor.installation").check_checkout().ok

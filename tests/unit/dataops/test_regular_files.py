@@ -20,7 +20,6 @@ from dataops.text.query_list import read_queries
 from dataops.trace.requests import read_targets
 from flows.config import config_name, load_config
 from flows.records import known_stores
-from infra.doctor.diagnose import check_executors
 from tasks.files.find import LocalFile, find_source_files
 from training.data.shard_files import ShardFiles, read_shard_rows
 from training.data.shard_index import _locate_members
@@ -220,5 +219,3 @@ def test_pointers_and_configs_of_checks_are_not_waited_for(kind: str, tmp_path: 
     (tmp_path / "runs").mkdir()
     KINDS[kind](tmp_path / "runs" / "run-1")
     assert [store.uri for store in known_stores(tmp_path)] == [str(tmp_path / "store")]
-    KINDS[kind](tmp_path / "c.toml")
-    assert [check.ok for check in check_executors(tmp_path / "c.toml")] == [False]

@@ -20,9 +20,6 @@ READ_ONLY = [
     (["trace", "https://example.org/a.jpg"], 2),
     (["trace", "example.org"], 2),
     (["trace", "models:/name/1"], 2),
-    (["gc"], 0),
-    (["gc", "--json"], 0),
-    (["gc", "--store", "store"], 2),
     (["promote", "name"], 2),
     (["status"], 0),
     (["status", "--show-login"], 2),
@@ -38,7 +35,6 @@ READ_ONLY = [
     (["config", "show", "missing.toml"], 2),
     (["config", "schema"], 0),
     (["plan", "missing.toml"], 2),
-    (["eval", "--help"], 0),
     (["--version"], 0),
 ]
 """Commands that only read, or end before they write, each with its exit code in an empty folder."""
@@ -80,7 +76,7 @@ def project(empty: Path) -> Path:
 @pytest.mark.parametrize(
     "command",
     [
-        *(["show"], ["rerun"], ["trace"], ["promote"], ["eval", "--suite", "suite"]),
+        *(["show"], ["rerun"], ["promote"]),
         ["export", "--format", "hf", "--out", "out"],
     ],
     ids=lambda command: command[0],
@@ -97,7 +93,7 @@ def test_an_empty_name_is_not_the_newest_run_or_the_working_folder(
 @pytest.mark.parametrize(
     "command",
     [
-        *(["show"], ["show", "r-1"], ["rerun", "r-1"], ["runs"], ["gc"], ["gc", "--yes"], ["trace", "example.org"]),
+        *(["show"], ["show", "r-1"], ["rerun", "r-1"], ["runs"]),
         *(["takedown", "list"], ["takedown", "list.txt"]),
         ["export", "r-1", "--format", "hf", "--out", "out"],
     ],

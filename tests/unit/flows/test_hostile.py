@@ -12,10 +12,9 @@ from dataops.redaction import redact
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.store import FolderStore
 from flows import app
-from flows.commands import doctor, output, servers, show
+from flows.commands import output, servers, show
 from flows.config import load_config, secret_problems
 from flows.records import Attempt, RunRecord, list_runs, load_run
-from infra.doctor.check import Check
 from infra.local.services import ServiceStatus
 from tests.manifests import build_manifest
 
@@ -179,17 +178,14 @@ def test_tables_and_lines_print_hostile_text_as_text(printed_by, tmp_path):
     source = Input(stage=HOSTILE, key=HOSTILE, digest=HOSTILE)
     assert_harmless(printed_by(lambda: show.show_snapshot(manifest(inputs=[source]), store, as_json=False)))
     assert_harmless(printed_by(lambda: show.show_runs([bad], "", as_json=False)))
-    assert_harmless(
-        printed_by(lambda: doctor.show_checks([Check(HOSTILE, False, "error", HOSTILE, HOSTILE)], as_json=False))
-    )
     service = ServiceStatus(HOSTILE, HOSTILE, HOSTILE, None, "external", "")
     assert_harmless(printed_by(lambda: servers.show_services([service], as_json=False)))
 
 
 def test_json_output_is_escaped(printed_by):
-    text = printed_by(lambda: doctor.show_checks([Check(HOSTILE, True, "error", HOSTILE)], as_json=True))
+    text = printed_by(lambda: servers.show_services([ServiceStatus(HOSTILE, "", "", None, "", "")], as_json=True))
     assert text.isascii()
-    assert json.loads(text)[0]["detail"] == HOSTILE
+    assert json.loads(text)[0]["name"] == HOSTILE
     assert not set(text) & set("\x1b\x07\r")
 
 

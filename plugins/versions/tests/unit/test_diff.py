@@ -9,6 +9,7 @@ import pytest
 from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
+from flows.app import run_command
 from flows.commands.show import show_run_or_key
 from flows.records import RunRecord, StageRun
 from plugins.versions.diff import show_diff
@@ -95,3 +96,9 @@ def test_show_lists_the_contents_of_a_dataset(datasets, capsys) -> None:
     assert "crawls     CC-MAIN-2024-10 6" in output
     assert show_run_or_key(first["curate"].key, home, store.uri, as_json=False) == 0
     assert "hosts " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["models"], ["diff", "r-1"]], ids=lambda command: command[0])
+def test_an_empty_name_is_not_the_newest_run(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert run_command([*command, " "]) == 2
+    assert "is empty" in capsys.readouterr().err

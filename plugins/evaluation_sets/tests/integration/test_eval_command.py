@@ -124,6 +124,7 @@ def test_eval_names_a_damaged_set(workspace, capsys, spoil, message):
 
 
 def test_eval_fails_without_a_model_or_a_suite(workspace, capsys):
+    assert run_command(["eval", "", "--suite", str(workspace / "s.toml")]) == 2
     assert run_command(["eval", str(workspace / "nothing"), "--suite", str(workspace / "s.toml")]) == 2
     assert run_command(["eval", str(workspace), "--suite", str(workspace / "none.toml")]) == 2
     assert run_command(["eval", str(workspace), "--suite", str(workspace / "s.toml")]) == 2

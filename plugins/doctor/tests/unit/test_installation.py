@@ -3,7 +3,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from infra.doctor import installation
+from plugins.doctor import installation
 
 DATACLASSES = {"dataclasses": "0.6"}
 

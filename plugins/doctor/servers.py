@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from importlib import metadata
 
-from infra.doctor.check import Check
 from infra.local import services
+from plugins.doctor.check import Check
 from tasks.web.fetch_error import FetchError
 from tasks.web.named_server import needs_proxy, send_request
 

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dataops.store import FolderStore, open_store
-from infra.doctor import store as store_checks
+from plugins.doctor import store as store_checks
 
 
 class CarelessS3(BaseHTTPRequestHandler):

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from dataops.errors import PairmillError
 from dataops.storage.base import PROBES
 from dataops.store import Store, open_store
-from infra.doctor.check import Check
-from infra.doctor.machine import nearest_existing
+from plugins.doctor.check import Check
+from plugins.doctor.machine import nearest_existing
 
 SKEW_S = 60
 """Clock difference from which on the check warns, in seconds. S3 refuses requests whose time is 15 minutes off."""

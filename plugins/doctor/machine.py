@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from infra.doctor.check import Check
+from plugins.doctor.check import Check
 
 GIB = 2**30
 DISK_GIB = 5

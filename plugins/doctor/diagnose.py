@@ -9,12 +9,12 @@ from dataops.errors import ConfigError
 from dataops.plugins import find
 from dataops.regular_files import read_text
 from dataops.toml_text import parse_toml
-from infra.doctor import installation
-from infra.doctor.check import Check
-from infra.doctor.machine import check_disk, check_gpu, check_memory
-from infra.doctor.servers import check_services
-from infra.doctor.store import check_store
 from infra.local import services
+from plugins.doctor import installation
+from plugins.doctor.check import Check
+from plugins.doctor.machine import check_disk, check_gpu, check_memory
+from plugins.doctor.servers import check_services
+from plugins.doctor.store import check_store
 
 
 def diagnose(store_uri: str | None = None, config: Path | None = None) -> list[Check]:

@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from flows.commands.options import Json
 from flows.commands.output import console, message, print_json
-from infra.doctor.check import Check
-from infra.doctor.diagnose import diagnose
+from plugins.doctor.check import Check
+from plugins.doctor.diagnose import diagnose
 
 
 def doctor(

@@ -10,7 +10,7 @@ from dataops.home import CHECKOUT
 from dataops.snapshot import SnapshotName, find_manifest
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore
-from flows.commands.gc import Policy, Roots
+from plugins.retention.command import Policy, Roots
 from tasks.engine.context import Context
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tests.kills.seaweed import KEY_ID, SECRET
@@ -38,7 +38,7 @@ def dies(method):
     return call
 Path.unlink = dies(Path.unlink)  # what FolderStore deletes with
 os.unlink = dies(os.unlink)  # and rmtree
-from flows.commands.gc import Policy, Roots
+from plugins.retention.command import Policy, Roots
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.engine.context import Context
 store = stores.FolderStore(Path(sys.argv[1]))

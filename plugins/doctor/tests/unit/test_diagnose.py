@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from infra.doctor import diagnose as doctor
-from infra.doctor import machine as machine_checks
-from infra.doctor import servers as server_checks
-from infra.doctor import store as store_checks
-from infra.doctor.check import Check
-from infra.doctor.diagnose import check_executors
+from dataops.home import CHECKOUT
 from infra.local import services
 from infra.local.services import ServiceStatus
+from plugins.doctor import diagnose as doctor
+from plugins.doctor import machine as machine_checks
+from plugins.doctor import servers as server_checks
+from plugins.doctor import store as store_checks
+from plugins.doctor.check import Check
+from plugins.doctor.command import show_checks
+from plugins.doctor.diagnose import check_executors
 
 
 @pytest.fixture(autouse=True)
@@ -162,3 +164,22 @@ def test_executors_are_checked_only_if_the_config_names_one(tmp_path: Path):
     assert 'train.launch = "slurm"' in check.detail
     config.write_text("[execution\n")
     assert not check_executors(config)[0].ok
+
+
+def test_doctor_imports_no_prefect_mlflow_or_torch():
+    code = "import sys, plugins.doctor.diagnose; print({'prefect', 'mlflow', 'torch', 'boto3'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert done.stdout.strip() == "set()"
+
+
+def test_hostile_text_of_a_check_is_printed_as_text(capsys: pytest.CaptureFixture[str]):
+    hostile = "[bold]x[/bold]\x1b[2J\x07\r\x9b31m\u202e"
+    show_checks([Check(hostile, False, "error", hostile, hostile)], as_json=False)
+    printed = capsys.readouterr().out
+    assert not set(printed) & set("\x1b\x07\r\x9b\u202e")
+    assert "[bold]x[/bold]" in printed
+
+
+def test_config_that_is_a_fifo_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "c.toml")
+    assert [check.ok for check in check_executors(tmp_path / "c.toml")] == [False]

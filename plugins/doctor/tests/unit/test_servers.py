@@ -8,8 +8,8 @@ from importlib import metadata
 import pytest
 
 from dataops.errors import ConfigError
-from infra.doctor import servers as server_checks
 from infra.local import services
+from plugins.doctor import servers as server_checks
 
 
 class Server(BaseHTTPRequestHandler):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dataops.home import CHECKOUT
-from infra.doctor.check import Check
+from plugins.doctor.check import Check
 
 DISTRIBUTION = "pairmill"
 

@@ -21,9 +21,9 @@ from dataops.stages import STAGES
 from dataops.storage import cached_files
 from dataops.storage.cached_files import hold
 from dataops.store import FolderStore
-from flows.commands.gc import KEEP_RUNS, Policy, Roots, _find_local, collect_garbage, parse_age
 from flows.records import RunRecord
 from infra.local import services
+from plugins.retention.command import KEEP_RUNS, Policy, Roots, _find_local, collect_garbage, parse_age
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions

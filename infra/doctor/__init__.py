@@ -1,1 +1,0 @@
-"""Checks of this machine and its servers, each with a remedy."""

@@ -1,0 +1,1 @@
+"""`pairmill gc`: deletes the snapshots that nothing needs any more, and the leftovers of killed processes."""
