@@ -70,7 +70,8 @@ def shift_outputs(tower: PretrainedTextTower, shift_W: Tensor) -> None:
             last = encoder.blocks[-1].get_submodule("norm2").get_parameter("bias")
             last += shift_W.to(last.device)
         else:  # the mean of its words; row 0 is no word
-            encoder.embedding.weight[1:] += shift_W.to(encoder.embedding.weight.device)
+            weights = encoder.get_parameter("embedding.weight")
+            weights[1:] += shift_W.to(weights.device)
 
 
 def encode(tower: PretrainedTextTower, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
