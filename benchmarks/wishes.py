@@ -102,7 +102,7 @@ def served(cases: Sequence[Case]) -> Any:
 
 
 def pairmill(spec: Mapping[str, Any]) -> list[str]:
-    """Extract the archived pages, filter with the lists, and download."""
+    """Extract the archived pages, filter with the lists, download, and pack, which reads the lists again."""
     import polars as pl
     from warcio.statusandheaders import StatusAndHeaders
     from warcio.warcwriter import WARCWriter
@@ -110,11 +110,13 @@ def pairmill(spec: Mapping[str, Any]) -> list[str]:
     from dataops.snapshot import read_parts
     from dataops.store import open_store
     from flows.config import load_config
+    from tasks.curate.stage import CURATE
     from tasks.download.stage import DOWNLOAD
     from tasks.engine.context import Context
     from tasks.engine.stage import make, plan
     from tasks.extract.stage import EXTRACT
     from tasks.filter.stage import FILTER
+    from tasks.pack.stage import PACK
 
     cases, hosts = list_cases(), spec["hosts"]
     with Path("pages.warc.gz").open("wb") as file:
@@ -127,8 +129,8 @@ def pairmill(spec: Mapping[str, Any]) -> list[str]:
             writer.write_record(
                 writer.create_warc_record(f"http://{host}/", "response", payload=payload, http_headers=headers)
             )
-    entries = [case.listed.replace("HOST", host) for case, host in zip(cases, hosts, strict=True) if case.listed]
-    Path("list.txt").write_text("\n".join(entries) + "\n")
+    entries = [case.entry(number, host) for number, (case, host) in enumerate(zip(cases, hosts, strict=True))]
+    Path("list.txt").write_text("\n".join(filter(None, entries)) + "\n")
     connected = json.dumps({host: f"127.0.0.1:{spec['port']}" for host in hosts}).replace('": ', '" = ')
     Path("wishes.toml").write_text(
         'name = "wishes"\n[source]\nkind = "warc"\npaths = ["pages.warc.gz"]\n'
@@ -136,13 +138,14 @@ def pairmill(spec: Mapping[str, Any]) -> list[str]:
         '[download]\ncontact = "https://example.org/wishes"\nhost_rate = 0\nretries = 0\nretry = { rounds = 0 }\n'
         f"connect_to = {connected}\n"
     )
-    config = load_config(Path("wishes.toml"), until="download")
+    config = load_config(Path("wishes.toml"), until="pack")
     context = Context(store=open_store("store"), home=Path("home").absolute())
     pairs = make(plan(EXTRACT, config.source, 0, []), context)
     filtered = make(plan(FILTER, config.filter, 0, [pairs]), context)
-    rows = read_parts(context.store, make(plan(DOWNLOAD, config.download, 0, [filtered]), context))
-    kept = pl.DataFrame(pl.from_arrow(rows))
-    return [str(urlsplit(url).hostname) for url in kept.filter(pl.col("status") == "success")["url"]]
+    downloaded = make(plan(DOWNLOAD, config.download, 0, [filtered]), context)
+    curated = make(plan(CURATE, config.curate, 0, [downloaded]), context)
+    packed = make(plan(PACK, config.pack.within(config), 0, [curated, downloaded]), context)
+    return [str(urlsplit(url).hostname) for url in pl.Series(read_parts(context.store, packed)["url"])]
 
 
 def img2dataset(spec: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from dataops import plugins
+from dataops.images.digests import KIND
+
 Answer = tuple[int, Mapping[str, str], bytes]
 FORBIDS, PERMITS = True, False
 RSL_TYPE = "application/rsl+xml"
@@ -29,7 +32,9 @@ class Case:
         image_headers: of the image only.
         head: elements of the page.
         xmp: of the image.
-        listed: an entry of an opt-out list that the crawler was given.
+        listed: an entry of an opt-out list that the crawler was given; `KIND:COPY` is the digest of a copy of the image,
+            `KIND:OTHER` that of a copy of another one.
+        copy: format, quality and scale of the copy.
     """
 
     group: str
@@ -41,13 +46,26 @@ class Case:
     head: str = ""
     xmp: str = ""
     listed: str = ""
+    copy: tuple[str, int, float] = ("JPEG", 90, 1.0)
 
     def image(self, number: int) -> bytes:
-        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
         file = io.BytesIO()
         image = Image.fromarray(pixels).resize((160, 120), Image.Resampling.BICUBIC)
         image.save(file, "JPEG", **({"xmp": self.xmp.encode()} if self.xmp else {}))
         return file.getvalue()
+
+    def entry(self, number: int, host: str) -> str:
+        """Return the entry of an opt-out list for the host; "" without one."""
+        kind, _, value = self.listed.partition(":")
+        if value not in ("COPY", "OTHER"):
+            return self.listed.replace("HOST", host)
+        image = Image.open(io.BytesIO(self.image(number + 10_000 * (value == "OTHER"))))
+        file_type, quality, scale = self.copy
+        size = (round(image.width * scale), round(image.height * scale))
+        file = io.BytesIO()
+        image.resize(size, Image.Resampling.LANCZOS).save(file, file_type, quality=quality)
+        return f"{kind}:{plugins.find(KIND, kind).compute(file.getvalue())}"
 
     def page(self, number: int) -> bytes:
         image = f'<img src="/image.jpg" alt="A red kite above the hill number {number} of the valley">'
@@ -325,5 +343,11 @@ def _lists() -> Iterator[Case]:
                   "HTTP://HOST/image.jpg", "http://HOST/image.jpg\t2026-01-01", "http://HOST/image.jpg 2026",
                   "HOST\t2026-01-01", "HOST # a letter"):  # fmt: skip
         yield Case(group, entry, FORBIDS, listed=entry)
+    copies = [("JPEG", 40, 1.0), ("WEBP", 60, 1.0), ("PNG", 90, 0.5), ("JPEG", 80, 0.5), ("JPEG", 85, 2.0)]
+    for kind in ("phash", "pdq"):
+        for copy in copies:
+            wish = f"{kind} of a copy: {copy[0]} of quality {copy[1]}, {copy[2]:g} times the size"
+            yield Case("copies of listed images", wish, FORBIDS, listed=f"{kind}:COPY", copy=copy)
+        yield Case("copies of listed images", f"{kind} of another image", PERMITS, listed=f"{kind}:OTHER")
     for entry in ("http://HOST/other.jpg", "other.HOST", "http://HOST/image.jpg?size=2", "# HOST"):
         yield Case(group, entry, PERMITS, listed=entry)

@@ -10,20 +10,26 @@ Sources: developers.cloudflare.com/ai-crawl-control/features/pay-per-crawl (`cra
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
 
 from dataops.rights.signals import MAX_DETAIL_CHARS, Finding, Signal, Statement
 
 HEADERS = ("cf-mitigated", "x-vercel-mitigated", "x-amzn-waf-action", "x-sucuri-block")
-CHALLENGE_STATUSES = frozenset({202, 401, 403, 405, 406, 429, 503})
-"""Statuses of responses whose body may be a challenge."""
+_REFUSALS = frozenset({401, 403, 405, 406, 429, 503})
+"""Statuses of refusals whose body may be a challenge."""
 MAX_CHALLENGE_BYTES = 16_384
 """Maximum bytes that are read of such a body."""
 _CHALLENGE = re.compile(
     rb"challenge-platform|cf[-_]chl|cf-turnstile|_cf_chl_opt|<title>just a moment|attention required! \| cloudflare"
     rb"|sorry, you have been blocked|captcha-delivery\.com|_incapsula_resource|px-captcha|awswafcaptcha|gokuprops"
     rb"|g-recaptcha|h-captcha|hcaptcha\.com",
+    re.IGNORECASE,
+)
+# Pages with these marks are challenges whatever their status; other marks are in ordinary pages, too.
+_WHOLE_PAGE = re.compile(
+    rb"_cf_chl_opt|<title>just a moment|incapsula incident id|captcha-delivery\.com|awswafcaptcha|gokuprops"
+    rb"|<title>access to this page has been denied",
     re.IGNORECASE,
 )
 
@@ -33,10 +39,21 @@ def find_refusal(statement: Statement) -> Iterator[Finding]:
     yield Finding(False, f"{statement.name}: {statement.value.strip()}")
 
 
-def find_challenge(body: bytes) -> str | None:
-    """Return the mark of a challenge in the start of a body, or None."""
-    found = _CHALLENGE.search(body[:MAX_CHALLENGE_BYTES])
-    return f"challenge: {found[0].decode('ascii').lower()}" if found else None
+def find_challenge(status: int, media_type: object, read: Callable[[], bytes]) -> str:
+    """Return the mark of a bot manager's challenge in the body of a response; "" without one.
+
+    Args:
+        media_type: value of Content-Type, or None.
+        read: returns the start of the body. It is called only where that may be a challenge.
+    """
+    kind = str(media_type or "").lower()
+    if 200 <= status < 300:
+        pattern = _CHALLENGE if status == 202 else _WHOLE_PAGE
+        may_be = "html" in kind
+    else:
+        pattern, may_be = _CHALLENGE, status in _REFUSALS and not kind.startswith(("image/", "video/", "audio/"))
+    found = pattern.search(read()[:MAX_CHALLENGE_BYTES]) if may_be else None
+    return f"challenge: {found[0].decode('ascii').lower()}" if found else ""
 
 
 BOT_MANAGER = Signal(name="bot-manager", reads={"header": HEADERS}, find=find_refusal, order=60)

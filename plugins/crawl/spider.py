@@ -20,7 +20,6 @@ from dataops.reasons import Reason
 from dataops.rights.directives import X_ROBOTS_TAG
 from dataops.rights.refusals import (
     BOT_MANAGER,
-    CHALLENGE_STATUSES,
     MAX_OFFER_BYTES,
     describe_price,
     find_challenge,
@@ -237,7 +236,8 @@ def _find_refusals(response: Response) -> list[tuple[str, str]]:
     names = {BOT_MANAGER.name, *([RSL.name] if status in {402, *LICENSE_STATUSES} else [])}
     found = find_header_opt_outs(headers, Agents(""), "", "")
     refusals = [(one.signal, one.detail) for one in found if one.signal in names]
-    if status in CHALLENGE_STATUSES and _is_page(response.headers) and (challenge := find_challenge(response.body)):
+    media_type = (response.headers.get("Content-Type") or b"").decode("latin-1")
+    if challenge := find_challenge(status, media_type, lambda: response.body):
         refusals.append((BOT_MANAGER.name, challenge))
     return refusals
 

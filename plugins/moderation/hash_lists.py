@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataops.errors import ConfigError, SourceError
+from dataops.images.digests import DistanceSet
 from dataops.lists.value_set import ValueSet, digest_values, parse_values, sort_values
 from dataops.snapshot import Draft, Input
 from dataops.store import open_store
 from plugins.moderation.lists_config import HashListsConfig, Kind
-from plugins.moderation.pdq import DistanceSet
 from tasks.lists.locations import HASH_LIST, is_remote, list_input, read_values, select_lists
 
 DIGITS: dict[Kind, int] = {"md5": 32, "sha1": 40, "sha256": 64, "pdq": 64}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataops.images.decode import ImageRefused, decode, is_deep, read_header
+from dataops.images.digests import DistanceSet
 from dataops.images.kinds import KINDS, sniff
 from dataops.images.orientation import turn_pixels
 from dataops.images.structure import cut_metadata
@@ -22,7 +23,7 @@ from dataops.lists.value_set import ValueSet, parse_values
 from dataops.snapshot import Draft
 from plugins.moderation.hash_lists import StoredHashLists
 from plugins.moderation.lists_config import KNOWN_HARM, Kind
-from plugins.moderation.pdq import DistanceSet, compute_pdq
+from plugins.moderation.pdq import compute_pdq
 from tasks.download.guarded_process import FunctionFailed, GuardedProcess, ServerDied, ServerLimits, SupervisorLost
 from tasks.download.hooks import ShardHook
 from tasks.web.fetch_error import FetchError
@@ -76,7 +77,7 @@ class HarmMatcher(ShardHook):
                 continue
             hidden = self._stored.hide_pdq(words)
             for _, name, listed in self._lists:
-                if isinstance(listed, DistanceSet) and listed.has_near(hidden, self._stored.pdq_max_distance):
+                if isinstance(listed, DistanceSet) and listed.find_near(hidden, self._stored.pdq_max_distance):
                     raise FetchError(KNOWN_HARM, name)
 
     def _hash(self, body: bytes) -> list[tuple[NDArray[np.uint64], int]]:

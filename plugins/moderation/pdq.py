@@ -11,6 +11,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from dataops.images.digests import Digest
+
 MATCH_BITS = 31
 """Maximum Hamming distance of a match. Source: ThreatExchange, python-threatexchange, PDQ's confident match threshold."""
 MIN_QUALITY = 50
@@ -89,36 +91,12 @@ def _measure_quality(small: NDArray[np.float32]) -> int:
     return min(steps // 90, 100)
 
 
-_BLOCK = 1 << 15
-"""Hashes that are compared at a time: their words fit in the cache of a core."""
+def _compute_hex(data: bytes) -> str | None:
+    from dataops.images.decode import decode_pixels  # OpenCV and numba are needed by workers only
+
+    words, quality = compute_pdq(np.ascontiguousarray(decode_pixels(data)[..., ::-1]))
+    return None if quality < MIN_QUALITY else format_pdq(words)
 
 
-class DistanceSet:
-    """A set of 256-bit hashes that is searched by Hamming distance, with 32 bytes of memory for each hash.
-
-    Args:
-        words_N4: the hashes as four words each.
-    """
-
-    def __init__(self, words_N4: NDArray[np.uint64]):
-        self._columns = [np.ascontiguousarray(words_N4[:, column]) for column in range(4)]
-
-    def __len__(self) -> int:
-        return len(self._columns[0])
-
-    def has_near(self, words: NDArray[np.uint64], max_bits: int) -> bool:
-        """Return whether a hash of the set differs in at most `max_bits` bits.
-
-        The distance over two words is at most that over four. Few pairs of unrelated hashes pass the first comparison,
-        and only those are compared in full.
-        """
-        for start in range(0, len(self), _BLOCK):
-            first, second, third, fourth = (column[start : start + _BLOCK] for column in self._columns)
-            distances = np.bitwise_count(first ^ words[0])
-            distances += np.bitwise_count(second ^ words[1])  # at most 128, in one byte
-            near = np.flatnonzero(distances <= max_bits)
-            if len(near):
-                rest = np.bitwise_count(third[near] ^ words[2]) + np.bitwise_count(fourth[near] ^ words[3])
-                if (distances[near].astype(np.int64) + rest <= max_bits).any():
-                    return True
-        return False
+PDQ = Digest(digits=64, bits=MATCH_BITS, compute=_compute_hex)
+"""The column `pdq` of opt-out lists."""

@@ -26,11 +26,8 @@ from dataops.images.kinds import KINDS, sniff
 from dataops.reasons import Reason
 from dataops.rights.refusals import (
     BOT_MANAGER,
-    CHALLENGE_STATUSES,
-    MAX_CHALLENGE_BYTES,
     MAX_OFFER_BYTES,
     describe_price,
-    find_challenge,
     offers_in_body,
 )
 from dataops.rights.signals import Agents, OptOut, find_header_opt_outs, find_in_image
@@ -49,6 +46,7 @@ from tasks.web.request import (
     allow_body,
     parse_retry_seconds,
     read_body,
+    read_challenge,
     resolve_redirect,
     split_url,
     translate_errors,
@@ -230,7 +228,8 @@ class Fetch:
         )
         if price:
             raise FetchError(Reason.PAYMENT_REQUIRED, price)
-        if response.status in CHALLENGE_STATUSES and (challenge := self._read_challenge(response)):
+        is_whole = 200 <= response.status < 300 and response.status != 202  # its body is read below
+        if not is_whole and (challenge := read_challenge(response, response.status)):
             self._record_opt_outs([OptOut(BOT_MANAGER.name, challenge, url, evidence.fetched_at)])
         if response.status in REDIRECTS:
             return resolve_redirect(url, response)
@@ -266,14 +265,6 @@ class Fetch:
             with suppress(FetchError, OSError):  # without its body it is still a 402
                 body = b"".join(read_body(response, MAX_OFFER_BYTES, cut=True))
         return describe_price(response.headers, body)
-
-    def _read_challenge(self, response: Answer) -> str | None:
-        """Return the mark of a bot manager's challenge in the page of a refusal, or None."""
-        if "html" not in str(response.headers.get("Content-Type", "")).lower():
-            return None
-        with suppress(FetchError, OSError):
-            return find_challenge(b"".join(read_body(response, MAX_CHALLENGE_BYTES, cut=True)))
-        return None
 
     def _read_body(self, response: Answer) -> bytes:
         body = bytearray()

@@ -75,9 +75,9 @@ class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     balance: BalanceConfig | None = None
     """Balance pairs over queries; default off."""
     opt_out_lists: Lists = Field(default={})
-    """Lists of URLs, domains and sha256 of images whose owners opt out, by name: each a path, an https:// address or an
-    s3:// URI. Rows that match by URL or domain are dropped as opt_out_list. `pack` reads the lists again, and drops what
-    they name by then (docs/rights/opt-out-lists.md)."""
+    """Lists of URLs, domains and digests of images whose owners opt out, by name: each a file, a folder of images, an
+    https:// address or an s3:// URI. Rows that match by URL or domain are dropped as opt_out_list. `pack` reads the
+    lists again, and drops what they name by then (docs/rights/opt-out-lists.md)."""
     max_drop_fraction: float = Field(default=1.0, ge=0, le=1)
     """Maximum share of dropped rows; the stage fails above it, and whenever it keeps no row."""
     memory_limit_bytes: int = Field(default=4 << 30, ge=64 << 20)

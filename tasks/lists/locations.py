@@ -1,10 +1,12 @@
 """Read a list of values, one line at a time, from a file, an https address or an object in S3; name it as an input."""
 
 import csv
+import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from ipaddress import ip_address
 from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
@@ -22,6 +24,8 @@ from tasks.files.http_file import HttpFile
 from tasks.files.resumable import ResumableStream, RetryLimit
 from tasks.files.s3_file import connect_s3, split_s3
 from tasks.web.request import format_user_agent
+
+logger = logging.getLogger(__name__)
 
 HASH_LIST, OPT_OUT_LIST = "hash_list", Reason.OPT_OUT_LIST
 """Stages of inputs that are lists."""
@@ -74,16 +78,17 @@ def is_remote(location: str) -> bool:
 
 
 def read_values(
-    location: str, columns: Sequence[str], parse: Callable[[str], object], *, seconds: float = MAX_SECONDS
+    location: str, columns: Collection[str], parse: Callable[[str], object], *, seconds: float = MAX_SECONDS
 ) -> Iterator[object]:
     """Yield the parsed values of each line of a list.
 
     A line has a value, or several that are separated by tabs, commas, semicolons or white space; dates beside a value are
     ignored. Lines end with LF, CR or both. Empty lines and what follows a # after white space are ignored. A list may begin
-    with a header that has some of `columns`: then all cells of these columns are values, and others are ignored.
+    with a header that has some of `columns`: then all cells of these columns are values; others are ignored, and named in
+    the log.
 
     Args:
-        columns: names of columns, as `normalise_key` returns them.
+        columns: names of columns, as `normalise_key` returns them; in a mapping, with what precedes their values.
         parse: returns the value of a text. Raises: ValueError, whose text states what is allowed.
         seconds: maximum time for the list.
 
@@ -98,6 +103,8 @@ def read_values(
             if not text:
                 continue
             if not count and header is None and (header := _find_header(text, columns)):
+                if header.others:
+                    _name_ignored(name, header.others)
                 continue
             try:
                 values = _parse_row(text, header, parse) if header else _parse_line(text, parse)
@@ -111,29 +118,41 @@ def read_values(
 
 class _Header(NamedTuple):
     delimiter: str
-    columns: list[int]
+    columns: list[tuple[int, str]]
+    """The number of each known column, and what precedes its values."""
     width: int
+    others: tuple[str, ...]
 
 
-def _find_header(line: str, columns: Sequence[str]) -> _Header | None:
+def _find_header(line: str, columns: Collection[str]) -> _Header | None:
+    prefixes = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "")
     for delimiter in ",;\t|":
         names = [normalise_key(field) for field in line.split(delimiter)]
-        if found := [at for at, one in enumerate(names) if one in columns]:
-            return _Header(delimiter, found, len(names))
+        if found := [(at, prefixes[one]) for at, one in enumerate(names) if one in columns]:
+            return _Header(delimiter, found, len(names), tuple(one for one in names if one not in columns))
     return None
+
+
+@cache
+def _name_ignored(name: str, columns: tuple[str, ...]) -> None:
+    logger.warning("%s: these columns are not read: %s", name, ", ".join(columns))
 
 
 def _parse_row(line: str, header: _Header, parse: Callable[[str], object]) -> list[object]:
     """Return the values of the known columns. Raises: ValueError, also for a row without any."""
     if header.width == 1:
-        return _parse_line(line, parse)
+        return _parse_line(line, _prefix(header.columns[0][1], parse))
     fields = [field.strip() for field in next(csv.reader([line], delimiter=header.delimiter, strict=True))]
-    texts = [fields[at] for at in header.columns if at < len(fields) and fields[at]]
+    texts = [(fields[at], prefix) for at, prefix in header.columns if at < len(fields) and fields[at]]
     if not texts or len(fields) > header.width:
         raise ValueError(
             f"{len(fields)} fields, {len(texts)} with a value, below a header of {header.width}; quote commas"
         )
-    return [value for text in texts for value in _parse_line(text, parse)]
+    return [value for text, prefix in texts for value in _parse_line(text, _prefix(prefix, parse))]
+
+
+def _prefix(prefix: str, parse: Callable[[str], object]) -> Callable[[str], object]:
+    return (lambda text: parse(prefix + text.lower().removeprefix(prefix))) if prefix else parse
 
 
 def _parse_line(text: str, parse: Callable[[str], object]) -> list[object]:

@@ -1,14 +1,18 @@
-"""Read opt-out lists (URLs, domains, sha256 of images), and match rows against them.
+"""Read opt-out lists (URLs, domains, sha256 and perceptual digests of images), and match rows against them.
 
-In memory and in the scratch of a snapshot, an entry is a 128-bit hash of its kind and value: 16 bytes for each entry.
+In memory and in the scratch of a snapshot, an entry is a 128-bit hash of its kind and value: 16 bytes for each entry. A
+perceptual digest is kept as it is; tasks/lists/copies.py compares it.
 """
 
+import io
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,21 +20,23 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dataops import plugins
+from dataops.digest import text_sha256
 from dataops.errors import ConfigError, SourceError
 from dataops.formatting import format_quantity
+from dataops.images.digests import KIND
 from dataops.lists.value_set import Halves, ValueSet, digest_values, parse_values, sort_values
 from dataops.schema import CAPTIONS
 from dataops.snapshot import Draft, Input
 from dataops.store import open_store
 from dataops.trace.targets import list_captions, parse_target
 from dataops.web.urls import BadUrl, canonicalise_url, load_suffixes
+from tasks.lists.copies import MARK, CopyList, Entries, list_images, pack_entries, parse_copy
 from tasks.lists.locations import OPT_OUT_LIST, is_remote, list_input, read_values, select_lists
 
 logger = logging.getLogger(__name__)
 
 DROP_REASON = OPT_OUT_LIST
-MARK = "list:"
-"""Prefix of a list's name in the column `page_opt_out` of a dropped row."""
 _COLUMNS = (
     *("url", "urls", "image-url", "page-url", "link", "domain", "domains", "host", "hostname", "site", "website"),
     *("sha256", "hash", "digest", "value", "target", "entry"),
@@ -50,6 +56,8 @@ class OptOutList(NamedTuple):
 
     values: Halves
     digest: str
+    copies: Mapping[str, Entries] = MappingProxyType({})
+    """Entries that are perceptual digests, by the name of the digest."""
 
 
 class RowMatches(NamedTuple):
@@ -94,13 +102,27 @@ def recall_lists(key: str, locations: Mapping[str, str], inputs: Iterable[Input]
 
 
 def _read_list(key: str, location: str) -> OptOutList:
+    copies: list[str] = []
+    batches = [np.zeros((0, 2), np.uint64)]
+    digests = plugins.names(KIND)
     try:
-        entries = iter(map(str, read_values(location, _COLUMNS, parse_entry)))
-        batches = [_hash_texts(batch) for batch in iter(lambda: list(islice(entries, _BATCH)), [])]
+        if is_folder := not is_remote(location) and Path(location).is_dir():
+            entries = iter(list_images(location))
+        else:
+            columns = dict.fromkeys(_COLUMNS, "") | {name: f"{name}:" for name in digests}
+            entries = map(str, read_values(location, columns, parse_entry))
+        while batch := list(islice(entries, _BATCH)):
+            copies += (entry for entry in batch if entry.partition(":")[0] in digests)
+            batches.append(_hash_texts([entry for entry in batch if entry.partition(":")[0] not in digests]))
     except (ConfigError, SourceError) as error:
         raise type(error)(f"{key}: {error}", retryable=error.retryable) from error
-    values = sort_values(np.concatenate(batches))
-    return OptOutList(values, digest_values(values))
+    if is_folder and not copies:
+        raise ConfigError(f"{key}: {location} has no image; add the images that are opted out, or remove the list")
+    values, packed = sort_values(np.concatenate(batches)), pack_entries(copies)
+    digest = digest_values(values)
+    if packed:
+        digest = text_sha256(" ".join([digest, *(f"{kind} {digest_values(one)}" for kind, one in packed.items())]))
+    return OptOutList(values, digest, packed)
 
 
 def find_problems(locations: Mapping[str, str]) -> list[str]:
@@ -116,7 +138,7 @@ def find_problems(locations: Mapping[str, str]) -> list[str]:
 
 
 def parse_entry(text: str) -> str:
-    """Return the canonical form of an entry: `url:` without a scheme, `domain:` or `sha256:`.
+    """Return the canonical form of an entry: `url:` without a scheme, `domain:`, `sha256:` or a perceptual digest.
 
     Raises: ValueError with the allowed forms.
     """
@@ -128,10 +150,13 @@ def parse_entry(text: str) -> str:
         kind, value = "url", _canonicalise(text)
     elif _SHA256.fullmatch(text):
         kind, value = "sha256", text.lower()
+    elif copy := parse_copy(text):
+        return copy
     else:
         kind, value, _ = parse_target(text)
         if kind not in ("url", "domain", "sha256"):
-            raise ValueError(f"{text[:80]!r} is no URL, no domain and no sha256 (64 hex digits)")
+            forms = " or ".join(f"{name}:HEX" for name in plugins.names(KIND))
+            raise ValueError(f"{text[:80]!r} is no URL, no domain and no digest (64 hex digits of sha256, or {forms})")
     if kind == "domain" and not load_suffixes(private=False)(value).domain:
         raise ValueError(f"{value!r} is a public suffix, below which anybody may register; name a domain below it")
     return f"{kind}:{_SCHEME.sub('', value, count=1) if kind == 'url' else value}"
@@ -169,11 +194,21 @@ class StoredLists:
 
     names: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
+    kinds: tuple[tuple[str, ...], ...] = ()
+    """The perceptual digests of each."""
 
     def load(self, draft: Draft) -> list[tuple[str, ValueSet]]:
         """Return the name and the entries of each list."""
         objects = [draft.scratch(_object_name(number)) for number in range(len(self.names))]
         return list(zip(self.names, map(partial(_load, draft.store.uri), objects, self.digests), strict=True))
+
+    def load_copies(self, draft: Draft) -> list[CopyList]:
+        """Return the entries of each list that are perceptual digests."""
+        return [
+            CopyList(name, kind, _load_copies(draft.store.uri, draft.scratch(f"{_object_name(number)}-{kind}"), digest))
+            for number, (name, digest, kinds) in enumerate(zip(self.names, self.digests, self.kinds, strict=True))
+            for kind in kinds
+        ]
 
 
 NO_LISTS = StoredLists()
@@ -183,7 +218,12 @@ def put_lists(draft: Draft, lists: Mapping[str, OptOutList]) -> StoredLists:
     """Write the hashed entries of the lists to the scratch of a snapshot."""
     for number, one in enumerate(lists.values()):
         draft.store.put(draft.scratch(_object_name(number)), one.values.astype(">u8").tobytes())
-    return StoredLists(tuple(lists), tuple(one.digest for one in lists.values()))
+        for kind, entries in one.copies.items():
+            file = io.BytesIO()
+            np.save(file, entries, allow_pickle=False)
+            draft.store.put(draft.scratch(f"{_object_name(number)}-{kind}"), file.getvalue())
+    kinds = tuple(tuple(one.copies) for one in lists.values())
+    return StoredLists(tuple(lists), tuple(one.digest for one in lists.values()), kinds)
 
 
 def _object_name(number: int) -> str:
@@ -194,6 +234,12 @@ def _object_name(number: int) -> str:
 def _load(uri: str, name: str, digest: str) -> ValueSet:
     """Return the entries in an object; a process reads each of them once. The digest is a part of the cache's key."""
     return ValueSet(parse_values(open_store(uri).read(name)))
+
+
+@lru_cache(maxsize=32)
+def _load_copies(uri: str, name: str, digest: str) -> Entries:
+    """Return the perceptual digests in an object, likewise."""
+    return np.load(io.BytesIO(open_store(uri).read(name)), allow_pickle=False)
 
 
 def match_rows(rows: pa.Table, lists: Sequence[tuple[str, ValueSet]]) -> list[RowMatches]:
@@ -262,7 +308,7 @@ def count_matches(
         for name, values in lists
     }
     for name, count in counts.items():
-        if not count["rows"]:
+        if count["entries"] and not count["rows"]:
             what = f"none of its {format_quantity(count['entries'], 'entry', 'entries')} names a URL or domain of a row"
             logger.warning("%s.%s: %s; check how its entries are written", key, name, what)
     return counts

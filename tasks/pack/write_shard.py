@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any
@@ -25,7 +25,8 @@ from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.storage.base import PAGE, ReadInto
 from dataops.text.tallies import Tally
 from dataops.trace.targets import Target
-from tasks.engine.exchange import number_partitions
+from tasks.engine.exchange import group_units, number_partitions
+from tasks.lists.copies import match_copies
 from tasks.lists.opt_outs import NO_LISTS, StoredLists
 from tasks.pack.cut_shards import CutShard, shard_starts
 from tasks.pack.dropped_pairs import DroppedPair, find_dropped
@@ -77,12 +78,15 @@ def pack_shards(draft: Draft, task: TrainingShards) -> Record:
     rows = _read_rows(draft, task)
     order, start = sorted_order(rows.keys), 0
     frame, opt_outs = pl.DataFrame(pl.from_arrow(rows.table)), task.opt_outs.load(draft)
+    copy_lists = task.opt_outs.load_copies(draft)
     records: list[Record] = []
     with draft.store.open_reader() as read_into:
         for number, shard in enumerate(task.shards, task.first):
             picked = order[start : start + shard.rows]
             found = frame[picked]
-            mask, dropped = find_dropped(found, task.takedowns, opt_outs)
+            read = partial(_read_batches, read_into, task.raw_folder, found, rows.pick(picked))
+            copies = match_copies(found, copy_lists, read)
+            mask, dropped = find_dropped(found, task.takedowns, opt_outs, copies)
             kept = found.filter(~mask), rows.pick(picked[~mask])
             records.append(_pack_shard(draft, task, f"{number:05d}", *kept, dropped, read_into))
             start += shard.rows
@@ -297,6 +301,20 @@ def copy_images(images: Sequence[bytes | memoryview], buffers: Sequence[memoryvi
     """Copy each image into its buffer."""
     for buffer, image in zip(buffers, images, strict=True):
         buffer[:] = image
+
+
+def _read_batches(
+    read_into: ReadInto, folder: str, rows: pl.DataFrame, images: Images | None
+) -> Iterator[bytes | memoryview]:
+    """Yield the image of each row, with some of them in memory at a time."""
+    if images is not None:
+        yield from images
+        return
+    for batch in group_units(range(len(rows)), rows["_size"].to_list(), _SPARE_BYTES):
+        part = rows[batch[0] : batch[-1] + 1]
+        buffers = [memoryview(bytearray(size)) for size in part["_size"].to_list()]
+        read_images(read_into, folder, part, buffers)
+        yield from buffers
 
 
 def read_images(read_into: ReadInto, folder: str, rows: pl.DataFrame, buffers: Sequence[memoryview]) -> None:

@@ -12,25 +12,26 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dataops.archives.http_body import BadBody, decode_codings
+from dataops.archives.http_body import BadBody
 from dataops.digest import text_sha256
 from dataops.reasons import Reason
-from dataops.rights.refusals import BOT_MANAGER, CHALLENGE_STATUSES, MAX_CHALLENGE_BYTES, find_challenge
+from dataops.rights.refusals import BOT_MANAGER, find_challenge
 from dataops.rights.robots_txt import decode_file
 from dataops.rights.signals import Agents, find_header_opt_outs
-from tasks.web.connection import Response, list_header_values
+from tasks.web.connection import Response
 from tasks.web.fetch_error import FetchError
 from tasks.web.request import (
     MAX_REDIRECTS,
     REDIRECTS,
     HttpClient,
     allow_body,
-    read_body,
+    read_challenge,
+    read_decoded,
     resolve_redirect,
     split_url,
     translate_errors,
@@ -194,25 +195,17 @@ class OriginFiles:
                 refusals = find_header_opt_outs(response.headers, Agents(""), url, "")
                 refusal = next((one.detail for one in refusals if one.signal == BOT_MANAGER.name), "")
                 if refusal or not 200 <= response.status < 300:
-                    return OriginFile(first, response.status, "", now, refusal or _read_challenge(response))
-                try:
-                    return OriginFile(first, response.status, decode_file(_read_decoded(response)), now)
-                except (FetchError, BadBody, UnicodeError) as error:
-                    raise FetchError("unreadable", str(error)) from None
+                    return OriginFile(
+                        first, response.status, "", now, refusal or read_challenge(response, response.status)
+                    )
+                return _read_file(first, response, now)
         return OriginFile(first, 404, "", now)  # RFC 9309, 2.3.1.2: over five redirects count as if there were none
 
 
-def _read_challenge(response: Response) -> str:
-    """Return the mark of a bot manager's challenge in the start of a body; "" without one."""
-    if response.status not in CHALLENGE_STATUSES:
-        return ""
-    with suppress(FetchError):
-        return find_challenge(b"".join(read_body(response, MAX_CHALLENGE_BYTES, cut=True))) or ""
-    return ""
-
-
-def _read_decoded(response: Response) -> bytes:
-    """Return the start of a body without its codings; servers send some unasked. Raises: FetchError, BadBody."""
-    codings = list_header_values(response.headers, "Content-Encoding")
-    del response.headers["Content-Encoding"]
-    return decode_codings(b"".join(read_body(response, MAX_BYTES, cut=True)), codings, MAX_BYTES)[:MAX_BYTES]
+def _read_file(url: str, response: Response, now: float) -> OriginFile:
+    try:
+        body = read_decoded(response, MAX_BYTES)
+        refusal = find_challenge(response.status, response.headers.get("Content-Type"), lambda: body)
+        return OriginFile(url, response.status, decode_file(body), now, refusal)
+    except (FetchError, BadBody, UnicodeError) as error:
+        raise FetchError("unreadable", str(error)) from None

@@ -8,7 +8,7 @@ budget of bytes holds for all that is read. Every failure becomes a FetchError, 
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
@@ -17,7 +17,9 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import h11
 
+from dataops.archives.http_body import BadBody, decode_codings
 from dataops.reasons import Reason
+from dataops.rights.refusals import MAX_CHALLENGE_BYTES, find_challenge
 from tasks.web.address_policy import AddressResolver, Target
 from tasks.web.connection import (
     MAX_HEADER_BYTES,
@@ -184,6 +186,30 @@ def read_body(response: Readable, cap: int, *, cut: bool = False) -> Iterator[by
         yield chunk
         if size > cap:
             raise FetchError(Reason.TOO_LARGE, f"over {cap} bytes")
+
+
+def read_decoded(response: Readable, cap: int, *, partial: bool = False) -> bytes:
+    """Return the start of a body without its codings, at most `cap` bytes; some servers compress unasked.
+
+    Args:
+        partial: as in `decode_codings`.
+
+    Raises: FetchError; BadBody.
+    """
+    codings = list_header_values(response.headers, "Content-Encoding")
+    del response.headers["Content-Encoding"]
+    return decode_codings(b"".join(read_body(response, cap, cut=True)), codings, cap, partial=partial)[:cap]
+
+
+def read_challenge(response: Readable, status: int) -> str:
+    """Return the mark of a bot manager's challenge in the body of a response; "" without one."""
+
+    def read() -> bytes:
+        with suppress(FetchError, BadBody, OSError):
+            return read_decoded(response, MAX_CHALLENGE_BYTES, partial=True)
+        return b""
+
+    return find_challenge(status, response.headers.get("Content-Type"), read)
 
 
 def split_url(url: str) -> SplitResult:

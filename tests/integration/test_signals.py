@@ -246,6 +246,35 @@ FORMS = {
         image=("opt_out", ("bot-manager", "challenge: <title>just a moment")),
         asked=False,
     ),
+    "robots-challenged-compressed": Form(
+        files={
+            "/robots.txt": (
+                403,
+                {"Content-Type": "text/html", "Content-Encoding": "gzip"},
+                gzip.compress(b"<script>window._cf_chl_opt = {}</script>"),
+            )
+        },
+        image=("opt_out", ("bot-manager", "challenge: _cf_chl_opt")),
+        asked=False,
+    ),
+    "robots-challenged-200": Form(
+        files={
+            "/robots.txt": (
+                200,
+                {"Content-Type": "text/html"},
+                b"<iframe>Request unsuccessful. Incapsula incident ID: 1-2</iframe>",
+            )
+        },
+        image=("opt_out", ("bot-manager", "challenge: incapsula incident id")),
+        asked=False,
+    ),
+    "challenged-in-json": Form(
+        status=403,
+        headers={"Content-Type": "application/json"},
+        body=b'{"url": "https://geo.captcha-delivery.com/captcha/"}',
+        page=("opt_out", None, "bot-manager challenge: captcha-delivery.com"),
+        image=("opt_out", ("bot-manager", "challenge: captcha-delivery.com")),
+    ),
     "challenged": Form(
         status=403,
         headers={"Content-Type": "text/html"},
@@ -356,7 +385,9 @@ def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_pa
     reasons, evidence = fetched(tmp_path, urls, connect_to=web.connect_to(), host_rate=0)
     files = sorted(["/robots.txt", TDM, AI])
     asked = {name: sorted([*files, *form.terms, *(["/1.png"] if form.asked else [])]) for name, form in FORMS.items()}
-    refused = {name: ["/robots.txt"] for name in ("disallow", "robots-mitigated", "robots-challenged")}
+    refused = {
+        name: ["/robots.txt"] for name in FORMS if name == "disallow" or name.startswith(("robots-mit", "robots-ch"))
+    }
     assert requests(web) == asked | refused
     found = {
         name: (reasons[url(name, "1.png")], [(one["signal"], one["detail"]) for one in opt_outs])

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from plugins.moderation import pdq as distance_set
-from plugins.moderation.pdq import DistanceSet
+from dataops.images.digests import DistanceSet
 
 
 def to_number(words: np.ndarray) -> int:
@@ -19,8 +18,7 @@ def flip(words: np.ndarray, bits: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("max_bits", [0, 1, 31, 64])
-def test_finds_exactly_the_hashes_within_the_distance(max_bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distance_set, "_BLOCK", 16)
+def test_finds_exactly_the_hashes_within_the_distance(max_bits: int) -> None:
     generator = np.random.default_rng(max_bits)
     listed = generator.integers(0, 2**64, (50, 4), np.uint64)
     listed[0] = 2**64 - 1
@@ -31,9 +29,9 @@ def test_finds_exactly_the_hashes_within_the_distance(max_bits: int, monkeypatch
     queries += [flip(listed[5], np.arange(max_bits)), flip(listed[6], np.arange(max_bits + 1)), ~listed[0]]
     numbers = list(map(to_number, listed))
     oracle = [min((to_number(query) ^ one).bit_count() for one in numbers) <= max_bits for query in queries]
-    assert [DistanceSet(listed).has_near(query, max_bits) for query in queries] == oracle
+    assert [DistanceSet(listed, block=16).find_near(query, max_bits) is not None for query in queries] == oracle
     assert oracle == [True, True, True, False, False, True, False, False]
 
 
 def test_empty_set_has_nothing_near() -> None:
-    assert not DistanceSet(np.empty((0, 4), np.uint64)).has_near(np.zeros(4, np.uint64), 256)
+    assert DistanceSet(np.empty((0, 4), np.uint64)).find_near(np.zeros(4, np.uint64), 256) is None

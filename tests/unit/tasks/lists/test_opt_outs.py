@@ -94,7 +94,10 @@ def test_no_rows_match_nothing(tmp_path: Path) -> None:
     [
         ("co.uk", "'co.uk' is a public suffix, below which anybody may register; name a domain below it"),
         ("com", "'com' is none of"),
-        ("ab" * 16, "is no URL, no domain and no sha256 (64 hex digits)"),
+        ("ab" * 16, "is no URL, no domain and no digest (64 hex digits of sha256, or "),
+        ("phash:0123", "is no phash: 16 hex digits"),
+        ("phash:0123456789abcdef~17", "must be 0 to 16 bits"),
+        ("iscc:KACYPXW445FTYNJ3", "is none of"),
         ("https:///x", "is no http or https URL (bad_url)"),
         ("two words", "is none of"),
         ("https://a.example/*.jpg", "only whole domains may have a wildcard"),
@@ -163,3 +166,39 @@ def test_entries_and_lists_that_match_no_row_are_counted(tmp_path: Path, caplog:
     counts = count_matches("filter.opt_out_lists", [rows.slice(0, 1), rows.slice(1)], lists)
     assert counts == {"some": {"entries": 3, "matched": 2, "rows": 2}, "none": {"entries": 2, "matched": 0, "rows": 0}}
     assert [record.message.partition(":")[0] for record in caplog.records] == ["filter.opt_out_lists.none"]
+
+
+def test_perceptual_digests_are_read_from_lines_and_columns(tmp_path: Path) -> None:
+    texts = {
+        "lines": "phash:0123456789ABCDEF\nphash:00ff00ff00ff00ff~2\n",
+        "column": "url,phash,note\n,0123456789abcdef,x\n,phash:00ff00ff00ff00ff~2,y\n",
+        "one column": "phash\n0123456789abcdef~4\n00ff00ff00ff00ff~2\n",
+        "other": "phash:0123456789abcdef\nphash:00ff00ff00ff00ff~3\n",
+    }
+    digests: dict[str, str] = {}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        locations = {"no": str(tmp_path / name)}
+        inputs = read_inputs("pack.opt_out_lists", locations)
+        digests[name] = inputs[0].digest
+        (found,) = recall_lists("pack.opt_out_lists", locations, inputs).values()
+        bits = 3 if name == "other" else 2
+        assert found.copies["phash"].tolist() == [[0x00FF00FF00FF00FF, bits], [0x0123456789ABCDEF, 4]]
+        assert not len(found.values)
+    assert len(set(digests.values())) == 2
+
+
+def test_columns_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "list.csv").write_text("url,iscc,md5\nhttps://a.example/1.jpg,KACYPXW445FTYNJ3,ab\n")
+    read_inputs("filter.opt_out_lists", {"no": str(tmp_path / "list.csv")})
+    assert caplog.messages == [f"{tmp_path}/list.csv: these columns are not read: iscc, md5"]
+
+
+def test_folder_of_images_must_have_images_only(tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    with pytest.raises(ConfigError, match=r"^pack\.no: .*letters has no image; add"):
+        read_inputs("pack", {"no": str(tmp_path / "letters")})
+    (tmp_path / "letters" / ".hidden").write_text("not read")
+    (tmp_path / "letters" / "note.txt").write_text("these are mine")
+    with pytest.raises(ConfigError, match=r"^pack\.no: .*note\.txt is not read as an image .*convert it to PNG"):
+        read_inputs("pack", {"no": str(tmp_path / "letters")})

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dataops import plugins
 from dataops.errors import ContractError, CorruptPart
+from dataops.images.digests import PHASH, compute_phash
 from dataops.schema import CAPTIONS, CURATED
 from dataops.shards.tar import ShardWriter, read_samples
 from dataops.snapshot import UNDIGESTED, Counts, Manifest, read_parts, read_table
@@ -226,6 +229,38 @@ class TestOptOutLists:
             }
             assert removed.isdisjoint(read_parts(store, manifest)["uid"].to_pylist())
         assert packed(store, tmp_path, manifests, shard_size=6).key == without.key
+
+    def test_copies_of_images_in_a_folder_are_not_packed(self, tmp_path: Path) -> None:
+        pairs: list[dict[str, Any]] = [row | {"phash": compute_phash(row["data"])} for row in some_pairs()]
+        letters = tmp_path / "letters"
+        letters.mkdir()
+        image = Image.open(io.BytesIO(pairs[4]["data"]))
+        image.resize((24, 24), Image.Resampling.LANCZOS).save(letters / "half.webp", quality=60)
+        image.convert("RGB").resize((300, 300), Image.Resampling.BICUBIC).save(letters / "large.png")
+        store = FolderStore(tmp_path / "store")
+        manifest = packed(store, tmp_path, chain(store, pairs), shard_size=6, opt_out_lists={"letters": str(letters)})
+        assert manifest.counts == Counts(input=17, kept=16, dropped={"opt_out_list": 1})
+        dropped: dict[str, Any]
+        (dropped,) = read_parts(store, manifest, "dropped-").to_pylist()
+        assert dropped["uid"] == pairs[4]["uid"]
+        found = re.fullmatch(r"list:letters phash:([0-9a-f]{16})~([0-4])", dropped["page_opt_out"])
+        assert found
+        assert (int(found[1], 16) ^ int(pairs[4]["phash"], 16)).bit_count() == int(found[2])
+
+    @pytest.mark.parametrize("limit", [1 << 30, 3000])
+    def test_digest_without_a_column_is_computed_from_the_images(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+    ) -> None:
+        force_layout(monkeypatch, 600 if limit == 3000 else 1 << 20, limit)
+        monkeypatch.setattr(plugins, "find", lambda kind, name: replace(PHASH, column=None))
+        pairs, letters = some_pairs(), tmp_path / "letters.csv"
+        letters.write_text(f"phash\n{compute_phash(pairs[4]['data'])}\n{compute_phash(pairs[12]['data'])}\n")
+        store = FolderStore(tmp_path / "store")
+        lists = {"letters": str(letters)}
+        manifest = packed(store, tmp_path, chain(store, pairs), shard_size=6, opt_out_lists=lists)
+        dropped = read_parts(store, manifest, "dropped-").to_pylist()
+        assert {row["uid"] for row in dropped} == {pairs[4]["uid"], pairs[12]["uid"]}
+        assert all(row["page_opt_out"].endswith("~0") for row in dropped)
 
     def test_takedown_keeps_the_reasons_of_an_earlier_version(self, tmp_path: Path) -> None:
         pairs, letters = some_pairs(), tmp_path / "letters.txt"
