@@ -8,9 +8,21 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from dataops.rights.signals import ALL_STAGES, ANY_ROBOT, PADDING, Agents, Finding, Place, Signal, Stage, Statement
+from dataops.rights.signals import (
+    ALL_STAGES,
+    ANY_ROBOT,
+    PADDING,
+    X_ROBOTS_TAG,
+    Agents,
+    Finding,
+    Place,
+    Signal,
+    Stage,
+    Statement,
+    normalise_key,
+    read_flag,
+)
 
-X_ROBOTS_TAG = "x-robots-tag"
 _DIRECTIVES = frozenset(
     ["all", "none", "index", "follow", "noindex", "nofollow", "noarchive", "nocache", "nosnippet", "notranslate",
      "noimageindex", "noai", "noml", "noimageai", "indexifembedded", "nositelinkssearchbox", "unavailable_after"]
@@ -19,6 +31,7 @@ _DIRECTIVES = frozenset(
 _SEPARATOR = re.compile("[,;]")
 _LIMIT = re.compile(r"\bmax-[a-z-]{1,40}\s{0,9}[:=]\s{0,9}[^\s,;]*")
 _AGENT = re.compile(r"([a-z*_][\w.*-]*)(?:/\S*)?")
+_SPLIT_WORD = re.compile(r"\bno[ \t]{1,3}(?=(?:ai|ml|imageai|imageindex|index)\b)")
 _WORD = re.compile(r"[a-z0-9_-]+")
 
 
@@ -31,7 +44,7 @@ def parse_robots_tag(value: str) -> Iterator[tuple[str, str]]:
     are accepted. The words of a date are yielded too, the values of `max-...` are not.
     """
     addressed = "*"
-    for item in _SEPARATOR.split(_LIMIT.sub(" ", value.lower())):
+    for item in _SEPARATOR.split(_LIMIT.sub(" ", _SPLIT_WORD.sub("no", value.lower()))):
         name, colon, rest = item.partition(":")
         name = name.strip(PADDING)
         if colon and name not in _DIRECTIVES and (agent := _AGENT.fullmatch(name)):
@@ -55,12 +68,19 @@ def _make_signal(
     """
 
     def find(statement: Statement) -> Iterator[Finding]:
+        if normalise_key(statement.name).replace("-", "") == name:  # a meta of the directive's name
+            if read_flag(statement.value) is not False:
+                yield Finding(False, name)
+            return
         addressed = _addressed(statement.agents) if statement.agents else None if robots else ("*",)
         for agent, word in parse_robots_tag(statement.value):
             if (word == name or word in aliases) and (addressed is None or agent in addressed):
                 yield Finding(False, word)
 
-    reads: dict[Place, tuple[str, ...]] = {"header": (X_ROBOTS_TAG,), "meta": ("robots", *robots)}
+    reads: dict[Place, tuple[str, ...]] = {
+        "header": (X_ROBOTS_TAG,),
+        "meta": ("robots", *robots, *([name, name.replace("no", "no-", 1)] if robots else [])),
+    }
     return Signal(name=name, reads=reads, find=find, order=order, drops=drops)
 
 
@@ -75,6 +95,7 @@ DISALLOW_AI_TRAINING = Signal(
     name="disallow-ai-training",
     reads={
         "robots": ("disallow-ai-training", "allow-ai-training"),
+        "header": ("disallow-ai-training", "disallowaitraining"),
         "meta": ("disallow-ai-training", "disallowaitraining"),
     },
     find=find_training_rule,

@@ -33,6 +33,11 @@ _TOKEN = re.compile(r"[A-Za-z_-]+")  # RFC 9309, section 2.2.1; but there are na
 _DELAY = re.compile(r"\d{0,9}\.\d{1,9}|\d{1,9}")
 _LETTERS = re.compile(r"[^a-z]+")
 _MARKUP = re.compile(r"</?(?:br|p|div|li|ul|ol|pre|span|code|tr|td|body|html)\b[^<>]{0,200}>", re.IGNORECASE)
+_PATH_END = re.compile(r"[\s,;]{1,9}")
+_BRACKETS = "[]<>();,\0" + PADDING
+_SLASHES = str.maketrans("\\\uff0f", "//", "\0")
+_EVERYTHING = frozenset({"all", "any", "everything", "yes", "true"})
+"""What some write for `/`."""
 _Rule = tuple[bool, str]
 """True if the rule allows, and its pattern."""
 
@@ -60,10 +65,12 @@ def _lines(*, lenient: bool) -> _Lines:
         return _Lines(re.compile(rf"({standard})[ \t]*:(.*)", re.IGNORECASE), signals, lost_end)
     between = "[^A-Za-z0-9:]{0,3}"
     names = sorted((name.replace("-", between) for spellings in spelt for name in spellings), key=len, reverse=True)
-    labels = "|".join([rf"user{between}agents?|allow|diss?all?ow|disallaw|diasllow|crawl{between}delay", *names])
+    labels = "|".join(
+        [rf"users?{between}agents?|user{between}agnet|allow|diss?all?ow|disallaw|diasllow|crawl{between}delay", *names]
+    )
     line = re.compile(
         # Byte-order marks, as such or decoded wrongly, quotation marks, and the emphasis of Markdown
-        rf"[\s\"'*\u0080-\U0010ffff]{{0,8}}({labels})"
+        rf"[\s\"'`*\u0080-\U0010ffff]{{0,8}}({labels})"
         r"(?:(?:\*\*|[\"'])?\s*[:=\uff1a](?:\*\*(?!\S))?|\s)(.*)",
         re.IGNORECASE,
     )
@@ -358,8 +365,11 @@ def _parse(text: str, lenient: bool, agents: frozenset[str] | None, host: str) -
                     for name in addressed:
                         reading.groups[name].append(len(reading.rules))
                     reading.rules.append(rules)
-            if value and addressed and is_of_host(value, host):
-                rules.append((kind == "a", value if kind == "a" else complete_pattern(value)))
+            if value and addressed and kind == "a" and is_of_host(value, host):
+                rules.append((True, value))
+            elif value and addressed and kind == "d":
+                paths = _list_paths(value, host) if lenient else [value]
+                rules += ((False, complete_pattern(path)) for path in paths if is_of_host(path, host))
     return reading
 
 
@@ -373,18 +383,43 @@ def _split_lines(text: str, lenient: bool) -> Iterator[str]:
             yield content
 
 
+def _list_paths(value: str, host: str) -> list[str]:
+    """Return the paths that people mean by the value of a Disallow line, which may be several, or no path at all."""
+    value = value.translate(_SLASHES).strip(_BRACKETS)
+    parts = [part.strip(_BRACKETS) for part in _PATH_END.split(value)]
+    parts = [part for part in parts if part] or [value]
+    if not all(part.startswith(("/", "*", ".")) for part in parts):
+        parts = [value]
+    return [_complete_path(part, host) for part in parts if part]
+
+
+def _complete_path(path: str, host: str) -> str:
+    if path.lower() in _EVERYTHING:
+        return "/"
+    without = path.removeprefix("//")
+    if host and (without == host or without.lower().startswith(f"{host}/")):
+        return without[len(host) :] or "/"
+    return path.removeprefix(".") if path.startswith("./") else path
+
+
 def _read_names(value: str, lenient: bool) -> set[str]:
     """Return the names in a user-agent line in lower case; "*" is all agents.
 
     The strict reading takes the start of the value, so that `GPTBot/1.0` and `GPTBot*` are GPTBot; the lenient one takes
     all names in it.
     """
-    if _TOKEN.fullmatch(value):
+    if _TOKEN.fullmatch(value) and not (lenient and value.lower() in _EVERYTHING):
         return {value.lower()}
     names = {match[0].lower() for name in (_NAME, _TOKEN) if (match := name.match(value))}
     if lenient:
         names |= {name.lower() for name in _NAME.findall(value)}
-    is_all = value == "*" or re.match(r"\*\s", value) or (lenient and "*" in value and not names)
+    words = set(_PATH_END.split(value.lower())) if lenient else set()
+    is_all = (
+        not words.isdisjoint({"*", *_EVERYTHING})
+        or value == "*"
+        or re.match(r"\*\s", value)
+        or (lenient and "*" in value and not names)
+    )
     return names | {"*"} if is_all else names
 
 

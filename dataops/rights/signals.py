@@ -26,6 +26,7 @@ Stage = Literal["extract", "filter", "download"]
 ALL_STAGES: frozenset[Stage] = frozenset({"extract", "filter", "download"})
 ANY_ROBOT = "*bot"
 """Stands for the name of any robot in `reads["meta"]`."""
+X_ROBOTS_TAG = "x-robots-tag"
 MAX_DETAIL_CHARS = 1_000
 """Maximum length of the evidence that is kept of a signal, in characters."""
 

@@ -140,7 +140,11 @@ def _read_rules(item: object, depth: int = 0) -> Iterator[TdmRule]:
 
 TDM_RESERVATION = Signal(
     name="tdm-reservation",
-    reads={"header": (KEY,), "meta": (KEY,)},
+    reads={
+        "header": (KEY, f"x-{KEY}", "tdmreservation"),
+        "meta": (KEY, f"x-{KEY}", "tdmreservation", "tdm:reservation"),
+        "robots": (KEY,),
+    },
     find=find_reservation,
     drops=frozenset({"filter", "download"}),
     order=10,

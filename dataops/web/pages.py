@@ -12,7 +12,7 @@ from typing import Literal
 from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHTMLParser, LexborNode
 
 from dataops.reasons import Reason
-from dataops.rights.signals import find_in_elements, find_in_metas
+from dataops.rights.signals import find_in_elements, find_in_metas, is_meta_read, normalise_key
 from dataops.web.captions import normalise_caption
 from dataops.web.declarations import Licenses, is_license_link, parse_language, parse_shared_images, read_meta
 from dataops.web.image_urls import Attributes, ImageReference, choose_reference
@@ -267,7 +267,10 @@ class _Page:
         found: list[tuple[str, str]] = []
         for node in self.by_tag.get("meta", ()):
             attributes = node.attributes
-            if content := attributes.get("content"):
+            content = attributes.get("content")
+            if not content and is_meta_read(name := normalise_key(attributes.get("name") or "")):
+                content = name  # `<meta name="noai">` says it by its name
+            if content:
                 names = attributes.get("name"), attributes.get("property"), attributes.get("http-equiv")
                 found += read_meta(*names, content)
         return found

@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.warc import HTML_TYPES
 from dataops.reasons import Reason
-from dataops.rights.directives import X_ROBOTS_TAG
 from dataops.rights.refusals import (
     BOT_MANAGER,
     MAX_OFFER_BYTES,
@@ -26,7 +25,7 @@ from dataops.rights.refusals import (
     offers_in_body,
 )
 from dataops.rights.rsl import RSL
-from dataops.rights.signals import Agents, find_header_opt_outs
+from dataops.rights.signals import X_ROBOTS_TAG, Agents, find_header_opt_outs
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.markup import BadPage
 from dataops.web.urls import BadUrl, canonicalise_url

@@ -218,3 +218,87 @@ def test_a_license_of_any_form_counts(label: str, value: str) -> None:
 )
 def test_elements_of_pages_count_by_any_name(head: str, expected: str | None) -> None:
     assert page_opt_out(head) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("Content-Usage", text)
+            for text in ("train-ai", "train-ai;n", "n", "all=n", "foundation-model-production=n")
+        ),
+        *(("Content-Signal", text) for text in ("ai-train", "search=yes, no-ai-train", "no", "never")),
+        *((name, "no") for name in ("AI-Train", "train_ai", "ai-training", "X-Content-Signal")),
+        ("X-Content-Usage", "train-ai=n"),
+        ("X-TDM-Reservation", "1"),
+        ("TDMReservation", "1"),
+        ("DisallowAITraining", "/"),
+        *(("X-Robots-Tag", text) for text in ("no ai", "noindex2, ai-train=no", "train-ai=n")),
+    ],
+)
+def test_a_no_at_another_place_or_without_a_value_forbids(name: str, value: str) -> None:
+    assert {one.permits for one in headers((name, value))} == {False}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("Content-Usage", text) for text in ("search=y", "search=n", "train-ai=y", "all=y", "")),
+        *(("Content-Signal", text) for text in ("ai-input=no, search=yes", "ai-train=yes", "search=no")),
+        ("AI-Train", "yes"),
+        *(
+            ("X-Robots-Tag", text)
+            for text in ("all", "index, follow", "max-snippet:-1", "otherbot: noai", "no archive")
+        ),
+    ],
+)
+def test_a_yes_or_another_purpose_forbids_nothing(name: str, value: str) -> None:
+    assert [one for one in headers((name, value)) if not one.permits] == []
+
+
+@pytest.mark.parametrize("agents", ["*, GPTBot", "GPTBot, CCBot, *", "*;", "all", "Any", "`*`"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/, /other", "/other /x.png", "/other;/x.png", "[/]", "/;", "\\", "./", "\uff0f", "/\0", "all", "a.test/",
+     "//a.test/x", "<http://a.test/>", "`/`"],
+)  # fmt: skip
+def test_a_disallow_of_any_form_forbids(agents: str, path: str) -> None:
+    text = f"User-agent: {agents}\nDisallow: {path}\n"
+    assert not RobotsFile.parse(text, host="a.test").allows("http://a.test/x.png", "pairmill"), text
+    assert not RobotsFile.parse(f"Users-agent: *\nDisallow: {path}", host="a.test").allows("http://a.test/x.png", "p")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "User-agent: *\nDisallow: /Foo_(bar)\nDisallow: //\nDisallow: /other /more\nDisallow: b.test/",
+        "User-agent: allbot\nDisallow: /",
+        "User-agent: *\nDisallow: /x.png/, /y",
+        "User-agent: *\nAllow: /, /x\nDisallow:",
+    ],
+)
+def test_a_disallow_of_something_else_permits(text: str) -> None:
+    assert RobotsFile.parse(text, host="a.test").allows("http://a.test/x.png", "pairmill")
+
+
+@pytest.mark.parametrize("line", ["AI-Train: no", "train-ai: n", "TDM-Reservation: 1", "X-Content-Signal: ai-train=no"])
+def test_a_no_in_robots_txt_forbids_whatever_its_key(line: str) -> None:
+    assert {permits for _, permits in robots(f"User-agent: *\n{line}\nAllow: /\n")} == {False}
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ('<meta name="noai">', "noai"),
+        ('<meta name="no-ai" content="1">', "noai"),
+        ('<meta name="noml" content="true">', "noml"),
+        ('<meta name="noai" content="false">', None),
+        ('<meta name="disallow-ai-training">', "disallow-ai-training"),
+        ('<meta name="tdm:reservation" content="1">', "tdm-reservation"),
+        ('<meta name="ai-train" content="no">', "content-signal"),
+        ('<meta name="train-ai" content="n">', "content-usage"),
+        ('<meta name="robots"><meta name="description">', None),
+    ],
+)
+def test_a_meta_says_no_by_its_name(head: str, expected: str | None) -> None:
+    assert page_opt_out(head) == expected
