@@ -46,6 +46,8 @@ _BATCH = 1 << 16
 _PLAIN_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})+")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _SCHEME = re.compile(r"https?:", re.IGNORECASE)
+_SITE = re.compile(r"https?://(?:[^/?#@]*@)?([^/?#@:\s]+\.[a-z][^/?#@:\s]*)(?::\d+)?/?", re.IGNORECASE)
+"""The URL of a site without a path: its owner means the site."""
 _WILDCARD = re.compile(
     r"(?:(?:https?|\*)://)?(?:domain:)?(?:\*\.)?([^/?#:*\s]+\.[^/?#:*\s]+)(?::\d+)?(?:/?\*+)?", re.IGNORECASE
 )
@@ -144,6 +146,8 @@ def parse_entry(text: str) -> str:
     """
     if "*" in text and not text.startswith("url:"):
         text = _read_wildcard(text)
+    elif site := _SITE.fullmatch(text):
+        text = site[1].lower()
     if _PLAIN_HOST.fullmatch(text):
         kind, value = "domain", text
     elif _SCHEME.match(text):

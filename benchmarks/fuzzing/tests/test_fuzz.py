@@ -4,6 +4,8 @@
 """
 
 import os
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -84,6 +86,27 @@ def test_a_planted_defect_is_found_and_its_input_is_kept(token, kind, what, tmp_
     assert token in kept.read_bytes()
     assert kept.with_suffix(".txt").read_text().startswith(find["what"])
     assert Runner(planted(token), tmp_path).run(kept.read_bytes())[1].kind == kind
+
+
+RETAINED = """
+import ctypes, sys
+from pathlib import Path
+libc = ctypes.CDLL(None)
+libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: large blocks come from the heap
+libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: which never shrinks
+from benchmarks.fuzzing.runner import Runner
+from benchmarks.fuzzing.tests.test_fuzz import planted
+runner = Runner(planted(b"<memory>"), Path(sys.argv[1]))
+kept = bytearray(b"x" * 60_000_000), bytearray(b"x" * 60_000_000)
+above = bytearray(1_000)
+del kept
+print(runner.run(b"<memory>")[1])
+"""
+
+
+def test_memory_that_the_allocator_retains_hides_no_defect(tmp_path):
+    done = subprocess.run([sys.executable, "-c", RETAINED, tmp_path], check=True, capture_output=True, text=True)
+    assert "kind='memory'" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["PLANTED_ABORT", "PLANTED_LOOP"])
