@@ -106,7 +106,7 @@ class DropReason(NamedTuple):
 
 MEANINGS = {
     "uid": "Identity of the pair: 32 hex digits of xxh3-128 over `url` + NUL + `caption`.",
-    "url": "Absolute URL of the image, http or https.",
+    "url": "Absolute URL of the image, http or https; `source://NAME/PATH` for an image that the source NAME holds.",
     "caption": "Text of the pair.",
     "caption_source": "Origin of the caption: alt, title, aria_label, figcaption, og, filename, pair_list, keywords, "
     "description or synthetic.",
@@ -150,8 +150,8 @@ MEANINGS = {
     "opt_out": "Opt-out signals that were found: signal, detail, where, when.",
     "permissions": "Permissions to train that were found, likewise; a licence has its URL and sha256.",
     "bytes": "Size of the body, in bytes.",
-    "archive": "Name of the archive that the image was taken from; null if a server answered.",
-    "archive_offset": "Position of the record in that archive, in bytes.",
+    "archive": "Name of the archive or file of the source that the image was taken from; null if a server answered.",
+    "archive_offset": "Position of the image in it, as `source_offset`.",
     "preview": "A small JPEG, for a few images only.",
 }
 """Meaning of each column, of `pairs` and of the evidence of a download; docs/reference/columns.md shows it."""

@@ -36,10 +36,9 @@ from infra.local.services import make_home
 from tasks.checks.check import ChecksConfig
 from tasks.curate.config import CurateConfig
 from tasks.download.config import DownloadConfig
-from tasks.download.hooks import load_hooks
 from tasks.engine.executor import Engine, Executor
 from tasks.evaluate.config import EvaluateConfig
-from tasks.extract.config import SourceConfig, name_source_path, name_tables
+from tasks.extract.config import SOURCE_KINDS, SourceConfig, name_source_path, name_tables
 from tasks.filter.config import FilterConfig
 from tasks.pack.config import PackConfig
 from tasks.register.config import RegisterConfig
@@ -290,7 +289,7 @@ def _problems_outside(
             table, wrong = validate_rest(adapter, values.get(RunConfig.model_fields[name].alias or name, {}))
             source = values.get("source")
             sources = source if isinstance(source, list) else [source]
-            if name == "download" and any(hook.asks_no_host(sources) for hook in load_hooks().values()):
+            if name == "download" and not any(map(_requests_images, sources)):
                 wrong.add("contact")  # no host is asked
         found = table.problems(**({"writes": writes} if name == "store" else {})) if table is not None else []
         return table, [line for line in found if line.partition(":")[0].partition(".")[0] not in wrong]
@@ -313,6 +312,13 @@ def _problems_outside(
     if (evaluate := tables.get("evaluate")) is not None and evaluate.suite is None:
         problems += _problems_without_suite(train, tables.get("register_"))
     return problems
+
+
+def _requests_images(table: object) -> bool:
+    """Return whether the images of a table of `[source]` are requested; the table may be wrong."""
+    if not isinstance(table, Mapping) or (kind := SOURCE_KINDS.get(str(table.get("kind")))) is None:
+        return True
+    return kind.model_construct(**table).requests_images
 
 
 def _find_launch_problems(launch: str) -> list[str]:

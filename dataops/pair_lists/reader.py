@@ -8,6 +8,7 @@ of Parquet, records of CSV and TSV, lines of JSON Lines.
 import codecs
 import csv
 import io
+import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -127,6 +128,8 @@ def _find(
     problems = [where for where in found if isinstance(where, str)]
     if problems:
         to_set = " and ".join(f"source.{key}" for key in dict.fromkeys(keys))
+        if any(re.search(r"(?i)file_?(?:name|path)|^path$|\.(?:jpe?g|png|webp|gif)$", name.strip()) for name in names):
+            to_set += '; images of this machine are read by source.kind = "folder"'
         raise ConfigError(
             f"{file}: {'; '.join(problems)}; its columns: {_quote(names)}. Choose from them with {to_set}"
         )

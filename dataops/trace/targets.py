@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from dataops.images import decode as images
 from dataops.images.fingerprint import fingerprint
 from dataops.schema import CAPTIONS
-from dataops.web.urls import BadUrl, canonicalise_url
+from dataops.web.urls import OWN_IMAGES, BadUrl, canonicalise_url
 
 Kind = Literal["uid", "url", "domain", "sha256", "phash"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -57,7 +57,7 @@ def parse_target(text: str) -> Target:
     text = text.strip()
     if found := _PREFIXED.fullmatch(text):
         return _parse_value(found[1], found[2].strip())
-    if re.match(r"https?://", text, re.IGNORECASE):
+    if re.match(rf"https?://|{OWN_IMAGES}", text, re.IGNORECASE):
         return _parse_value("url", text)
     if re.fullmatch(r"[0-9a-fA-F]{32}", text):
         return _parse_value("uid", text)
@@ -70,6 +70,8 @@ def parse_target(text: str) -> Target:
 
 
 def _parse_value(kind: str, value: str) -> Target:
+    if kind == "url" and value.startswith(OWN_IMAGES):
+        return Target("url", value)
     if kind == "url":
         try:
             return Target("url", canonicalise_url(value, "", MAX_URL_CHARS))

@@ -1,31 +1,35 @@
 """`pairmill init`: ask up to three questions, and write a config and a suite that run."""
 
+import glob
 import json
 import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from dataops.errors import ConfigError
+from dataops.command_name import name_command
+from dataops.errors import ConfigError, PairmillError
 from dataops.escaping import escape_controls
 from dataops.plugins import find
 from dataops.toml_text import format_value, parse_toml
 from flows.commands.options import Json, Yes
-from flows.commands.output import console, message, print_json
+from flows.commands.output import console, message, print_json, text
 from flows.config import validate_values
 from flows.config_schema import config_schema
 from tasks.extract.config import SOURCE_KINDS
-from tasks.extract.sources.base import Template
+from tasks.extract.sources.base import Source, Survey, Template
 
 SCHEMA_FILE, CONFIG_FILE, SUITE_FILE = "config.schema.json", "config.toml", "suite.toml"
+_CONTACT = re.compile(r"https?://[^\s/]+\S*|mailto:[^\s@]+@[^\s@]+")
 DIGITS = "evaluation/digits"
 """Folder of the evaluation set that a new project gets."""
 CONTACT = "https://example.org/about-our-crawler"
@@ -48,24 +52,20 @@ uri = ".pairmill/store"        # or s3://bucket/prefix
 {source}
 [filter]
 # languages = ["en"]           # of the caption; without it, all languages
-min_words = 2                  # of a caption
-# max_caption_count = 100      # drops captions that more images have, such as "image"
+min_words = {min_words}                  # of a caption
+{captions_per_image}# max_caption_count = 100      # drops captions that more images have, such as "image"
 
 [download]
-image_size = 224               # pixels of the smaller side
-contact = {contact}   # yours: part of the User-Agent header
-{connect_to}   # your own server
-
+image_size = {image_size:<16}   # pixels of the smaller side
+{hosts}
 [curate]
-min_side = 64                  # pixels of an image's smaller side
+min_side = {min_side:<18}   # pixels of an image's smaller side
 
 [pack]
 shard_size = 10000
 
 [train]
-model = "RN-mini-64"           # small, for a first try on a CPU; on a GPU: "ViT-B-32"
-epochs = 3                     # 32 for a real model
-batch_size = 128               # 1024 or more on a GPU
+{train}
 
 [evaluate]
 suite = "{suite}"           # without it nothing is evaluated
@@ -77,6 +77,16 @@ model_name = {name}
 [execution]
 # workers = 8                  # default: one per core
 """
+_HOSTS = """contact = {contact}   # yours: part of the User-Agent header
+{connect_to}   # your own server
+"""
+_TRAIN = """model = "RN-mini-64"           # small, for a first try on a CPU; on a GPU: "ViT-B-32"
+epochs = 3                     # 32 for a real model
+batch_size = 128               # 1024 or more on a GPU"""
+_FITTED = """# For {pairs:,} pairs: {steps:,} steps, {rate}.
+model = {model}
+epochs = {epochs}
+batch_size = {batch_size}"""
 _SUITE = """# What the model is measured on. None of these images may be trained on: the evaluation searches for them.
 name = {name}
 
@@ -108,6 +118,35 @@ class Answers:
     data: str
     """Path or glob of the files, id of a crawl, or start URL."""
     contact: str = CONTACT
+    survey: Survey | None = None
+    """What was found in the data, with paths relative to the project's folder."""
+
+    @property
+    def requests_images(self) -> bool:
+        """Whether images are requested from hosts."""
+        return SOURCE_KINDS[self.kind].model_construct().requests_images
+
+
+MIN_STEPS = 600
+"""Steps that a small training is given: with fewer, a model learns next to nothing."""
+
+
+def fit_training(pairs: int) -> dict[str, Any]:
+    """Return model, epochs and batch size for a number of pairs, and the steps that they take."""
+    batch = min(max(1 << (pairs // 8).bit_length() - 1 if pairs >= 8 else 2, 2), 1024)
+    batch = max(batch, min(32, max(pairs, 2)))
+    steps = -(-pairs // batch)
+    epochs = min(max(-(-MIN_STEPS // steps), 3), 100)
+    model = "RN-mini-64" if pairs < 100_000 else "ViT-B-32"
+    rate = "which a CPU does" if pairs < 100_000 else "which needs a GPU"
+    return {
+        "pairs": pairs,
+        "model": format_value(model),
+        "epochs": epochs,
+        "batch_size": batch,
+        "steps": epochs * steps,
+        "rate": rate,
+    }
 
 
 def config_text(answers: Answers) -> str:
@@ -117,15 +156,54 @@ def config_text(answers: Answers) -> str:
         "contact": format_value(answers.contact),
         "connect_to": _connect_to(answers),
     }
+    survey = answers.survey or Survey({})
+    small = sorted(survey.sides)[len(survey.sides) // 20] if survey.sides else 64
+    middle = sorted(survey.sides)[len(survey.sides) // 2] if survey.sides else 224
+    more = min(survey.captions_per_image, 5)
+    few_words = sum(" " not in caption for caption in survey.captions) > len(survey.captions) / 50
+    found = "".join(f"# {line}\n" for line in survey.found)
+    keys = "".join(f"{key} = {format_value(value)}\n" for key, value in survey.keys.items())
+    if survey.keys and (answers.kind != answers.name):
+        keys = f"name = {format_value(_source_name(answers))}   # in the URLs of the images: keep it\n{keys}"
     return _CONFIG.format(
         schema=SCHEMA_FILE,
         suite=SUITE_FILE,
         summary=answers.template.summary,
         name=format_value(answers.name),
-        contact=values["contact"],
-        connect_to=values["connect_to"],
-        source=f"kind = {format_value(answers.kind)}\n{answers.template.table.format(**values)}",
+        hosts=_HOSTS.format(**values)
+        if answers.requests_images
+        else "# images are read where they lie: no host is asked\n",
+        source=f"{found}kind = {format_value(answers.kind)}\n{keys or answers.template.table.format(**values)}",
+        min_words=1 if few_words else 2,
+        captions_per_image=f"captions_per_image = {more}         # training takes one at a time\n" if more > 1 else "",
+        image_size=min(224, middle),
+        min_side=min(64, small),
+        train=_TRAIN if survey.pairs is None else _FITTED.format(**fit_training(survey.pairs)),
     )
+
+
+def _source_name(answers: Answers) -> str:
+    """Return a name of the source, by the last folder of its data."""
+    text = next((str(value) for value in (answers.data, answers.name)), "")
+    parts = [re.sub(r"[^A-Za-z0-9_-]+", "-", part).strip("-") for part in text.split("/") if "*" not in part]
+    named = [part[:40] for part in parts if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", part)]
+    return named[-1] if named else "own"
+
+
+def _describe_languages(captions: Sequence[str]) -> str:
+    """Return the languages of captions that at least a tenth of them have."""
+    import polars as pl
+
+    from tasks.filter.config import FilterConfig
+    from tasks.filter.language import detect_languages
+
+    rows = pl.DataFrame({"caption": captions[:2_000], "page_url": None, "page_language": None})
+    rows = rows.with_columns(pl.col("page_url", "page_language").cast(pl.String))
+    counts = Counter(detect_languages(rows, FilterConfig())["language"].to_list()).most_common()
+    shares = [
+        f"{name or 'unknown'} {number / rows.height:.0%}" for name, number in counts if number >= rows.height / 10
+    ]
+    return f"detected languages: {', '.join(shares) or 'many'}"
 
 
 def _connect_to(answers: Answers) -> str:
@@ -146,10 +224,13 @@ def command(
     folder: Path = Path(),
     *,
     from_: Annotated[
-        str | None, Parameter(name="--from", help="Kind of source: warc, common_crawl, pairs, site or one of a plugin.")
+        str | None,
+        Parameter(
+            name="--from", help="Kind of source: folder, webdataset, huggingface, warc, common_crawl, pairs or site."
+        ),
     ] = None,
     data: Annotated[
-        str | None, Parameter(help="Path or glob of the files, id of a crawl, or URL at which a crawl begins.")
+        str | None, Parameter(help="Folder, file or glob, id of a crawl, or URL at which a crawl begins.")
     ] = None,
     contact: Annotated[
         str | None, Parameter(help="URL or mailto: by which the owner of a site reaches you, for the User-Agent.")
@@ -171,6 +252,9 @@ def init(folder: Path, kind: str | None, data: str | None, contact: str | None, 
     Raises: ConfigError if an answer is missing or wrong, or a file exists and its owner does not agree to replace it.
     """
     asks = sys.stdin.isatty() and not yes and not as_json
+    if contact is not None and not _CONTACT.fullmatch(contact):
+        raise ConfigError(f"--contact {contact!r}: is no URL of a page (https://...) and no mailto: address")
+    folder, kind, data = _find_data(folder, kind, data)
     if kind is None:
         if not asks:
             raise ConfigError(f"--from is not set; add --from and one of {', '.join(_kinds())}")
@@ -179,9 +263,12 @@ def init(folder: Path, kind: str | None, data: str | None, contact: str | None, 
     template: Template | None = find("sources", kind).template
     if template is None:
         raise ConfigError(f"no config can begin with --from {kind}; add --from and one of {', '.join(_kinds())}")
+    survey = _survey(folder, kind, data, yes=yes)
+    if survey is not None:
+        data = data or template.data
     if not (asks or yes or (data and (contact or not template.needs_contact))):
         raise ConfigError("there is no terminal to ask on; add --yes, or --data and --contact")
-    answers = _complete(folder, kind, template, data, contact, asks=asks)
+    answers = replace(_complete(folder, kind, template, data, contact, asks=asks), survey=survey)
     texts = {
         CONFIG_FILE: config_text(answers),
         SUITE_FILE: suite_text(answers),
@@ -199,6 +286,76 @@ def init(folder: Path, kind: str | None, data: str | None, contact: str | None, 
     except OSError as error:
         raise ConfigError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
     return _show(folder, answers, written, as_json=as_json)
+
+
+def _find_data(folder: Path, kind: str | None, data: str | None) -> tuple[Path, str | None, str | None]:
+    """Return the folder of the project, the kind and the data: a folder of data tells its kind, and may stand for --data.
+
+    Raises: ConfigError if --data is a folder without data of a known kind.
+    """
+    looking = {name: source for name, source in SOURCE_KINDS.items() if _is_surveyed(source)}
+    if kind in looking and data is None and folder != Path() and folder.is_dir() and looking[kind].recognises(folder):
+        folder, data = Path(), str(folder)
+    if kind is None and data is not None and data.startswith("hf://"):
+        kind = "huggingface"
+    if kind is None and data is not None and Path(data).expanduser().is_dir():
+        kind = next((name for name, source in looking.items() if source.recognises(Path(data).expanduser())), None)
+        if kind is None:
+            raise ConfigError(
+                f"--data {data}: the folder has no images, no .tar and no .parquet; name its files and --from"
+            )
+    return folder, kind, data
+
+
+def _is_surveyed(source: type[Source]) -> bool:
+    """Return whether a kind of source looks into the data of a new project."""
+    return source.recognises.__func__ is not Source.recognises.__func__
+
+
+def _survey(folder: Path, kind: str, data: str | None, *, yes: bool) -> Survey | None:
+    """Return what is found in the data; paths are then relative to the project's folder. None where nobody looks.
+
+    Raises: ConfigError if there is no such data, it is of another kind, or it contains the project.
+    """
+    source = SOURCE_KINDS[kind]
+    if data is None or ("://" in data and not data.startswith(("s3://", "hf://"))):
+        return None
+    template = source.template
+    path = Path(data).expanduser()
+    if template is not None and template.files and "://" not in data:
+        if path.is_dir() and not _is_surveyed(source):
+            kinds = [name for name, one in SOURCE_KINDS.items() if one.recognises(path)]
+            remedy = f"add --from {kinds[0]}" if kinds else f"name its files, such as {path}/{Path(template.data).name}"
+            raise ConfigError(f"--data {data}: is a folder, and --from {kind} reads files; {remedy}")
+        if not path.exists() and not glob.glob(str(path), recursive=True):  # noqa: PTH207  as the source finds its files
+            raise ConfigError(f"--data {data}: there is no such file or folder (looked in {Path.cwd()})")
+    try:
+        found = source.survey(str(path) if "://" not in data else data)
+    except PairmillError as error:
+        raise ConfigError(f"--data {data}: {str(error).replace('source.', '')}") from error
+    if found is None:
+        return None
+    if found.captions:
+        found = replace(found, found=(*found.found, _describe_languages(found.captions)))
+    if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+        name = path.resolve().name or "images"
+        raise ConfigError(
+            f"--data {data}: the project would lie in the folder of its images; "
+            f"write it beside: `pairmill init {path.resolve().parent / f'{name}-clip'} --from {kind} --data {data}`"
+        )
+    return replace(
+        found,
+        keys={key: _rebase(value, folder) for key, value in found.keys.items() if key != "captions"}
+        | {key: value for key, value in found.keys.items() if key == "captions"},
+    )
+
+
+def _rebase(value: object, folder: Path) -> object:
+    """Return a path, or a list of paths, relative to the project's folder."""
+    if isinstance(value, list):
+        return [_rebase(one, folder) for one in value]
+    text = str(value)
+    return text if "://" in text or Path(text).is_absolute() else os.path.relpath(text, folder)
 
 
 def _kinds() -> list[str]:
@@ -266,23 +423,31 @@ def _read(path: Path) -> str | None:
 def _show(folder: Path, answers: Answers, written: list[str], *, as_json: bool) -> int:
     """Print what was written, and what to do next."""
     todo = []
-    if answers.contact == CONTACT:
+    if answers.contact == CONTACT and answers.requests_images:
         todo.append(f"set `contact` in {folder / CONFIG_FILE}: it is still {CONTACT}")
-    if answers.template.files and "://" not in answers.data and not _matches(folder, answers.data):
+    if (
+        answers.survey is None
+        and answers.template.files
+        and "://" not in answers.data
+        and not _matches(folder, answers.data)
+    ):
         todo.append(f"put your files where {folder / CONFIG_FILE} looks for them: {folder / answers.data}")
     change = [] if folder.resolve() == Path.cwd() else [f"cd {shlex.quote(str(folder))}"]
     commands = [*change, f"pairmill plan {CONFIG_FILE}", f"pairmill run {CONFIG_FILE}"]
     if as_json:
-        print_json({"folder": str(folder), "written": written, "todo": todo, "next": commands})
+        found = [*answers.survey.found] if answers.survey else []
+        print_json({"folder": str(folder), "found": found, "written": written, "todo": todo, "next": commands})
         return 0
     out = console()
+    for line in answers.survey.found if answers.survey else ():
+        out.print(message(f"found {line}"), soft_wrap=True)
     for name in written:
         out.print(message(f"wrote {folder / name}"), soft_wrap=True)
     for line in todo:
         out.print(message(f"to do: {line}", "bold"), soft_wrap=True)
     out.print(message("next:"))
     for command in commands:
-        out.print(message(f"  `{command}`" if command.startswith("pairmill") else f"  {command}"), soft_wrap=True)
+        out.print(text(f"  {name_command(command)}"), soft_wrap=True)
     return 0
 
 

@@ -34,23 +34,15 @@ class ArchivedImages(FetchHook):
     }
     order = 50  # after hooks that check bytes: what they drop is not copied from an archive
 
-    def asks_no_host(self, sources: Sequence[Any]) -> bool:
-        return all(isinstance(table, Mapping) and table.get("images") == "archive" for table in sources)
-
     def adapt(self, config: Any, sources: Sequence[Any]) -> Any:
         archives = [one for one in sources if getattr(one, "images", "web") == "archive"]
-        if not archives:
-            return config
-        if len(archives) < len(sources):
-            return config.with_adapted({"archives": archives})
-        retry = config.retry.model_copy(update={"classes": (), "rounds": 0})
-        return config.with_adapted({"archives": archives, "hold_all": True}, retry=retry, retries=0)
+        hold_all = len(archives) == len(sources)
+        return config.with_adapted({"archives": archives, "hold_all": hold_all}) if archives else config
 
     def key(self, config: Any) -> Mapping[str, Any]:
         if not (archives := config.adapted.get("archives")):
             return {}
-        is_all = self.replaces_requests(config)
-        return {"images": "archive" if is_all else {source.name: "archive" for source in archives}}
+        return {"images": "archive" if config.adapted["hold_all"] else {source.name: "archive" for source in archives}}
 
     def inputs(self, config: Any) -> list[Input]:
         return [
@@ -59,9 +51,6 @@ class ArchivedImages(FetchHook):
             for one in source.inputs()
         ]
 
-    def replaces_requests(self, config: Any) -> bool:
-        return bool(config.adapted.get("hold_all"))
-
     def start(self, work: Any, context: Any, started: Sequence[ShardHook]) -> ShardHook | None:
         if not (archives := work.config.adapted.get("archives")):
             return None
@@ -69,7 +58,7 @@ class ArchivedImages(FetchHook):
 
         tasks = list_tasks(archives, work.config.max_bytes, context, started)
         facts = index_archives(tasks, work.draft, context)
-        names = None if self.replaces_requests(work.config) else tuple(source.name for source in archives)
+        names = None if work.config.adapted["hold_all"] else tuple(source.name for source in archives)
         return ArchiveHook(tuple(task.label for task in tasks), names, facts)
 
 

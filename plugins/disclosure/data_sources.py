@@ -65,7 +65,8 @@ def list_data_sources(chains: Sequence[Chain], facts: ProviderFacts) -> list[Dat
             stated = facts.sources.get(label)
             pairs = PackFacts.of(chain.pack).sources.get(summary.name, 0) if summary.name else chain.pairs
             kind = summary.provenance or (stated.kind if stated else None)
-            has_images = images == "archive" or (isinstance(images, Mapping) and summary.name in images)
+            own = download.config.get("own_images", {}) if download is not None else {}
+            has_images = label in own or images == "archive" or (isinstance(images, Mapping) and summary.name in images)
             config = tables.get(summary.name, {})
             found.append(DataSource(label, summary, config, pairs, kind, stated, has_images))
     return found

@@ -169,6 +169,7 @@ def _add_step(branch: Tree, step: Mapping[str, Any], source: str | None) -> None
         facts += [f"{evidence['bytes']:,} bytes"] if evidence.get("bytes") else []
         facts += [str(evidence["fetched_at"])] if evidence.get("fetched_at") else []
         facts += [f"from {evidence['final_url']}"] if evidence.get("final_url") else []
+        facts += [f"read from {evidence['archive']}"] if evidence.get("archive") else []
         facts += [f"opt-outs: {evidence['opt_out']}"] if evidence.get("opt_out") else []
         facts += [f"permissions: {evidence['permissions']}"] if evidence.get("permissions") else []
         node.add(text("fetched: " + ", ".join(facts)))

@@ -228,6 +228,9 @@ class _DownloadTable(StageConfig):
     def adapt(self, sources: Sequence[object]) -> Self:
         """Return the config with what the hooks take from the tables of `[source]`."""
         adapted = self
+        if not any(getattr(source, "requests_images", True) for source in sources):
+            retry = self.retry.model_copy(update={"classes": (), "rounds": 0})
+            adapted = self.with_adapted({"asks_no_host": True}, retry=retry, retries=0)
         for hook in load_hooks().values():
             adapted = hook.adapt(adapted, sources)
         return adapted
@@ -240,8 +243,7 @@ class _DownloadTable(StageConfig):
         """Return the problems that prevent a download."""
         found = signing.find_signer_problems(self)
         found += [line for hook in load_hooks().values() for line in hook.problems(self)]
-        is_allowed = self.contact is not None or self.connect_to
-        if is_allowed or any(hook.replaces_requests(self) for hook in load_hooks().values()):
+        if self.contact is not None or self.connect_to or "asks_no_host" in self.adapted:
             return found
         return [
             *found,

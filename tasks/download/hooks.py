@@ -90,10 +90,6 @@ class FetchHook:
     reasons: ClassVar[Mapping[str, DropReason]] = {}
     """The meaning of its drop reasons."""
 
-    def asks_no_host(self, sources: Sequence[object]) -> bool:
-        """Return whether no host is asked, by the tables of `[source]` as they are in a config that is not valid."""
-        return False
-
     def adapt(self, config: object, sources: Sequence[object]) -> Any:
         """Return the config with what it takes from the tables of `[source]`."""
         return config
@@ -109,10 +105,6 @@ class FetchHook:
     def inputs(self, config: object) -> list[Input]:
         """Return what is read from outside the store. Raises: ConfigError, SourceError."""
         return []
-
-    def replaces_requests(self, config: object) -> bool:
-        """Return whether no host gets a request."""
-        return False
 
     def start(self, work: Work[Any], context: Context, started: Sequence[ShardHook]) -> ShardHook | None:
         """Return what workers call; None where the config does not use the hook.

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -314,7 +314,8 @@ class CpuBudget:
         host = parse_host(self._pool.current)
         if excess > 0 and self._spent[host] <= self._seconds < self._spent[host] + excess:
             reason, _, detail = self._message().partition(": ")
-            self._pace.give_up(split_url(self._pool.current).hostname or "", FetchError(reason, detail))
+            with suppress(FetchError):  # an image that no host serves
+                self._pace.give_up(split_url(self._pool.current).hostname or "", FetchError(reason, detail))
         self._spent[host] += max(0.0, excess)
 
     def _message(self) -> str:

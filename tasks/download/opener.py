@@ -240,12 +240,19 @@ class Fetch:
         else:
             wait = parse_retry_seconds(headers.get("Retry-After"))
             raise FetchError(f"http_{response.status}", "the server's answer", wait)
-        return self._check_body(url, body, headers, new=response.status != 304)
+        return self.accept(url, body, headers, new=response.status != 304)
 
     def _find_stored(self, url: str) -> bytes | None:
         return next((body for hook in self.opener.hooks if (body := hook.stored(url)) is not None), None)
 
-    def _check_body(self, url: str, body: bytes, headers: Message, *, new: bool) -> Fetched:
+    def accept(self, url: str, body: bytes, headers: Message, *, new: bool = False) -> Fetched:
+        """Return the bytes of an image after all checks of its bytes.
+
+        Args:
+            new: whether a host sent them.
+
+        Raises: FetchError.
+        """
         if len(body) > self.limits.max_bytes:  # stored by a run with a higher limit
             raise FetchError(Reason.TOO_LARGE, f"over {self.limits.max_bytes} bytes")
         for hook in self.opener.hooks:

@@ -25,7 +25,7 @@ from tasks.tracking.run_metadata import model_name
 
 EVIDENCE = (
     *("fetched_at", "http_status", "final_url", "content_type", "etag", "last_modified"),
-    *("opt_out", "permissions", "bytes"),
+    *("opt_out", "permissions", "bytes", "archive"),
 )
 _MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@]{1,128})(?:/(?P<version>\d+)|@(?P<alias>[A-Za-z_][\w-]*))")
 

@@ -146,8 +146,12 @@ def list_limits(dataset: DatasetFacts) -> list[str]:
     facts, samples = dataset.facts, dataset.samples
     curate = dataset.lineage["curate"].config
     filtered = dataset.lineage["filter"].config if "filter" in dataset.lineage else {}
+    from_files = set(facts.hosts) == {""}
+    captions = (
+        "those of files that the sources name" if from_files else "the text of web pages beside or about an image"
+    )
     sentences = [
-        "Captions are the text of web pages beside or about an image. Nobody has checked that they are true, or kind.",
+        f"Captions are {captions}. Nobody has checked that they are true, or kind.",
         "A detector detected the languages; for captions of a few words it is often wrong.",
         describe_scaling(dataset),
         *describe_steps(dataset.lineage["curate"]),
@@ -155,8 +159,8 @@ def list_limits(dataset: DatasetFacts) -> list[str]:
     if not filtered.get("languages"):
         sentences.append("Captions were not filtered by language: all languages are in the dataset.")
     host, count = next(iter(facts.hosts.items()), ("", 0))
-    if count > samples / 10:
-        sentences.append(f"{count / samples:.0%} of the images are from one host, {host or 'without a name'}.")
+    if host and count > samples / 10:
+        sentences.append(f"{count / samples:.0%} of the images are from one host, {host}.")
     if curate.get("near_duplicate_distance") is None:
         sentences.append("Near-duplicate images were not searched for.")
     if not _has_setting(curate, "eval", "overlap"):

@@ -25,6 +25,7 @@ EXTRACT = {
         "`source.opt_out_directives`",
     ),
 }
+EXTRACT |= {name: reason for kind in plugins.load("sources").values() for name, reason in kind.reasons.items()}
 _AGAIN = "`pairmill rerun RUN --from download --retry {0}`"
 DOWNLOAD = {
     Reason.TIMEOUT: DropReason(

@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field
@@ -18,6 +19,7 @@ from dataops.config import StageConfig
 from dataops.facts import SourceFacts
 from dataops.rights.signals import list_defaults
 from dataops.rules.pages import PageSignal
+from dataops.schema import DropReason
 from dataops.snapshot import Draft, Input, Manifest, Part
 from dataops.web.page_pairs import PageBounds
 from tasks.engine.context import Context
@@ -55,6 +57,24 @@ class Template:
     """Globs by which {data} is looked for in the project's folder; () if it is no path."""
     needs_contact: bool = True
     """Whether a contact has to be given where nobody can be asked."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What `pairmill init` finds in the data of a new project."""
+
+    keys: Mapping[str, object]
+    """Keys of `[source]`; paths are as they were given."""
+    pairs: int | None = None
+    """Number of pairs; None if it is not known."""
+    found: tuple[str, ...] = ()
+    """What was found, a sentence each."""
+    captions: Sequence[str] = ()
+    """Captions of some pairs."""
+    sides: Sequence[int] = ()
+    """Smaller sides of some images, in pixels."""
+    captions_per_image: int = 1
+    """Most captions of an image."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +131,17 @@ class Source(StageConfig, ABC):
     """Unit of the column `source_offset`."""
     template: ClassVar[Template | None] = None
     """How `pairmill init` begins a config; None: not with this kind."""
+    reasons: ClassVar[Mapping[str, DropReason]] = {}
+    """The meaning of drop reasons that only this kind has."""
     provenance: ClassVar[Provenance | None] = None
     """Where the pairs come from, if all sources of this kind have that in common."""
     selection_fields: ClassVar[frozenset[str]] = frozenset({"name", "max_failed_files"})
     """Fields that select files but do not change the rows of a file, so that indexed parts stay valid."""
+
+    @property
+    def requests_images(self) -> bool:
+        """Whether the images of its pairs are requested from their hosts."""
+        return True
 
     @property
     def tables(self) -> tuple["Source", ...]:
@@ -127,6 +154,19 @@ class Source(StageConfig, ABC):
     def signing_as(self, other: BaseModel) -> Self:
         """Return the source, whose requests are signed as those of another config unless it has its own keys."""
         return sign_as(self, other)
+
+    @classmethod
+    def recognises(cls, folder: Path) -> bool:
+        """Return whether a folder has data of this kind."""
+        return False
+
+    @classmethod
+    def survey(cls, data: str) -> Survey | None:
+        """Look into the data of a new project, a path or a glob; None if this kind does not look.
+
+        Raises: ConfigError if it is no data of this kind.
+        """
+        return None
 
     def label(self, file: str) -> str:
         """Return the value of the column `source` for the rows of a file, or the key of an input of the snapshot."""

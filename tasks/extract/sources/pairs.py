@@ -1,5 +1,6 @@
 """`kind = "pairs"`: published lists of image URLs and captions."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from dataops.digest import canonical_json, text_sha256
-from dataops.errors import PairmillError, SourceError
+from dataops.errors import PairmillError, SourceError, UnusableSource
 from dataops.pair_lists.reader import ColumnNames, detect_format, read_list, read_row_group_sizes
+from dataops.reasons import Reason
 from tasks.engine.context import Context
 from tasks.extract.sources.base import EarlierSource, FilesSource, Template
 from tasks.extract.sources.pairs_writer import PairsWriter
@@ -103,7 +105,22 @@ class PairsSource(FilesSource):
         with file.local() as path:
             for batch in read_list(path, columns, rows.add_damage, name=file.name, groups=groups):
                 rows.count("rows", len(batch.numbers))
-                rows.add_table(build_pair_table(batch, self.max_caption_chars, self.max_url_chars, tuple(kinds)))
+                table = build_pair_table(batch, self.max_caption_chars, self.max_url_chars, tuple(kinds))
+                _check_urls(batch.urls, table["drop_reason"].to_pylist(), file.name)
+                rows.add_table(table)
+
+
+_LOCAL_NAME = re.compile(r"(?i)file:.*|(?![a-z]+://).*\.(?:jpe?g|png|webp|gif|bmp|avif|tiff?)")
+
+
+def _check_urls(urls: Sequence[str | None], reasons: Sequence[str | None], file: str) -> None:
+    """Raise UnusableSource if a batch of rows has names of local files in place of URLs."""
+    first = urls[0] if urls else None
+    if first and _LOCAL_NAME.fullmatch(first.strip()) and set(reasons) <= {Reason.BAD_URL, Reason.NOT_HTTP}:
+        raise UnusableSource(
+            f"{file}: its column of URLs has names of files, such as {first[:80]!r}; images of this machine are read by "
+            f'source.kind = "folder", with their folder as source.folder and this list as source.captions (docs/sources.md)'
+        )
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ class WarcSource(FilesSource, PagesSource):
     """`web` downloads the images from their hosts. `archive` takes them from records of these same files, without any
     request; an image that none of them has is dropped as not_in_archive."""
 
+    @property
+    def requests_images(self) -> bool:
+        return self.images == "web"
+
     def problems(self) -> list[str]:
         """Return what is wrong with the paths, and the plugin that `images` lacks."""
         found = super().problems()

@@ -1,0 +1,1 @@
+"""Sources of images that are read where they lie, without a request: a folder, WebDataset shards, a dataset in Parquet."""

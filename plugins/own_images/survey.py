@@ -1,0 +1,136 @@
+"""Look into the images of a new project: how many pairs there are, their captions, and the sizes of some images."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+
+from dataops.errors import ConfigError
+from dataops.formatting import format_counts, format_quantity
+from dataops.images.decode import ImageRefused, read_header
+from dataops.web.urls import split_own_image_url
+from plugins.own_images.folder import FolderPart, ending, open_folder
+from plugins.own_images.hook import ImageReader
+from plugins.own_images.sources import FolderSource, HuggingFaceSource, OwnImages, WebDatasetSource
+from tasks.extract.sources.base import Survey
+from tasks.extract.sources.pairs_writer import PairsWriter
+from tasks.web.fetch_error import FetchError
+
+MOST_ROWS = 50_000
+"""Number of rows after which no further file is read."""
+MEASURED = 100
+"""Number of images whose size is read."""
+_MAX_BYTES = 20_000_000
+_LISTS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
+
+
+class RowCollector(PairsWriter):
+    """Keeps the rows of source files in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+        self.read, self.damages = Counter[str](), Counter[str]()
+
+    def add_rows(self, rows: Sequence[Mapping[str, object]]) -> None:
+        self.rows += rows
+
+    def add_damage(self, offset: int, reason: str) -> None:
+        self.damages[reason] += 1
+
+
+def survey_folder(data: str) -> Survey:
+    """Look into a folder, or into a list in it. Raises: ConfigError, SourceError."""
+    keys: dict[str, object] = {"folder": data}
+    if not data.startswith("s3://") and Path(data).is_file():
+        keys = {"folder": str(Path(data).parent), "captions": Path(data).name}
+    elif not data.startswith("s3://") and Path(data).is_dir():
+        names = [path.name for path in sorted(Path(data).iterdir()) if ending(path.name) in _LISTS]
+        named = [name for name in names if name.startswith("metadata.")] or names
+        files = open_folder(data).list().files
+        if len(named) == 1 and not any(ending(path) in ("txt", "json") for path in files):
+            keys["captions"] = named[0]
+    return _survey(FolderSource(**cast(Any, keys)), keys)
+
+
+def survey_shards(data: str) -> Survey:
+    """Look into shards. Raises: ConfigError, SourceError."""
+    paths = [_glob(data, "*.tar")]
+    return _survey(WebDatasetSource(paths=paths), {"paths": paths})
+
+
+def survey_dataset(data: str) -> Survey:
+    """Look into a dataset in Parquet. Raises: ConfigError, SourceError."""
+    paths = [data if data.startswith("hf://") else _glob(data, "*.parquet")]
+    return _survey(HuggingFaceSource(paths=paths), {"paths": paths})
+
+
+def _glob(data: str, pattern: str) -> str:
+    """Return the glob of the files in a folder; anything else is a file or a glob itself."""
+    path = Path(data)
+    if not path.is_dir():
+        return data
+    return str(path / pattern) if any(path.glob(pattern)) else str(path / "**" / pattern)
+
+
+def _survey(source: OwnImages, keys: Mapping[str, object]) -> Survey:
+    if problems := source.problems():
+        raise ConfigError("\n".join(f"source.{line}" for line in problems))
+    rows, files, read = RowCollector(), source.source_files(), 0
+    for file in files:
+        source.read(file, rows)
+        read += 1
+        if len(rows.rows) >= MOST_ROWS:
+            break
+    kept = [row for row in rows.rows if row["drop_reason"] is None]
+    dropped = Counter(row["drop_reason"] for row in rows.rows if row["drop_reason"])
+    if not kept:
+        why = format_counts(dropped.most_common()) or "there is no row"
+        raise ConfigError(
+            f"none of the images has a caption that can be used ({why}); docs/sources.md has what is read"
+        )
+    per_image = Counter(row["url"] for row in kept)
+    sides, kinds = _measure(source, list({row["url"]: row for row in kept}.values()))
+    pairs = len(kept) * _size(files) // max(_size(files[:read]), 1)
+    about = "" if read == len(files) else "about "
+    found = [f"{about}{format_quantity(pairs, 'caption')} of {format_quantity(len(per_image), 'image')}"]
+    found += [f"not used: {format_counts(dropped.most_common())}"] if dropped else []
+    found += [f"damaged: {format_counts(rows.damages.most_common())}"] if rows.damages else []
+    if sides:
+        middle, shown = sorted(sides)[len(sides) // 2], format_counts(kinds.most_common())
+        of = f"of {format_quantity(kinds.total(), 'image')} {shown}"
+        found.append(f"{of}; smaller sides {min(sides)} to {max(sides)} px, median {middle}")
+    captions = [row["caption"] for row in kept]
+    return Survey(keys, pairs, tuple(found), captions, sides, max(per_image.values()))
+
+
+def _size(files: Sequence[Any]) -> int:
+    return sum(file.images if isinstance(file, FolderPart) else file.stored_bytes() or 1 for file in files)
+
+
+def _measure(source: OwnImages, rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], Counter[str]]:
+    """Return the smaller sides of some images, and the number of images of each kind."""
+    chosen = rows[:: max(1, len(rows) // MEASURED)][:MEASURED]
+    files = (
+        {} if isinstance(source, FolderSource) else {source.label(file.name): file for file in source.source_files()}
+    )
+    reader, sides, kinds = ImageReader((source,), files, _MAX_BYTES), list[int](), Counter[str]()
+    named = [{**row, "source": _file_of(row["url"], files)} for row in chosen]
+    reader.begin(pa.Table.from_pylist(named).select(["url", "source", "source_offset"]))
+    for row in chosen:
+        try:
+            header = read_header(reader.read_image(row["url"]))
+        except (FetchError, ImageRefused) as error:
+            kinds[error.reason] += 1
+            continue
+        sides.append(min(header.width, header.height))
+        kinds[header.kind] += 1
+    reader.end()
+    return sides, kinds
+
+
+def _file_of(url: str, files: Mapping[str, Any]) -> str:
+    """Return the name of the file of a row, which begins the path in its URL."""
+    path = (split_own_image_url(url) or ("", ""))[1]
+    return next((name for name in files if path.startswith(f"{name}/")), "")

@@ -1,0 +1,89 @@
+"""Photographs, shards and tables that tests make, and the stages that read them."""
+
+import io
+import tarfile
+import urllib.request
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dataops.snapshot import Manifest, read_parts
+from dataops.store import FolderStore
+from flows.config import RunConfig
+from flows.pipeline import PIPELINE
+from tasks.engine.context import Context
+from tasks.engine.stage import make, plan
+
+
+def photo(number: int, kind: str = "JPEG", side: int = 72) -> bytes:
+    colours = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(colours).resize((side, side), Image.Resampling.BICUBIC).save(out, kind)
+    return out.getvalue()
+
+
+def write_files(folder: Path, files: Mapping[str, bytes | str]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def write_tar(path: Path, members: Mapping[str, bytes | str] | list[tuple[str, bytes | str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items() if isinstance(members, Mapping) else members:
+            data = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def run(folder: Path, source: Any, pool: Executor | None, until: str = "pack", **tables: Any) -> dict[str, Manifest]:
+    """Make the snapshots from extract on, with two workers where no pool is given."""
+    values = {"name": "own", "source": source, **tables}
+    values["download"] = {"image_size": 32, "min_success": 0, "shard_size": 4} | values.get("download", {})
+    values["curate"] = {"min_side": 8} | values.get("curate", {})
+    config = RunConfig.model_validate(values)
+    assert not config.stage_config("download").problems()
+    context = Context(FolderStore(folder / "store"), folder / "home", workers=1 if pool else 2, pool=pool)
+    made: dict[str, Manifest] = {}
+    opener = vars(urllib.request)["_opener"]  # a download in this process installs one
+    try:
+        _make(config, context, made, until)
+    finally:
+        urllib.request.install_opener(opener)
+    return made
+
+
+def _make(config: RunConfig, context: Context, made: dict[str, Manifest], until: str) -> None:
+    for step in PIPELINE[:5]:
+        inputs = [made[name] for name in step.reads]
+        made[step.stage.name] = make(
+            plan(step.stage, config.stage_config(step.table), 0, inputs, context.store), context
+        )
+        if step.stage.name == until:
+            return
+
+
+def outcomes(store: FolderStore, made: Mapping[str, Manifest]) -> dict[tuple[str, str], str | None]:
+    """Return the drop reason of each pair by path and caption (None: it is in the last snapshot)."""
+    found: dict[tuple[str, str], str | None] = {}
+    for manifest in made.values():
+        for row in read_parts(store, manifest, "dropped-").to_pylist() if manifest.counts.dropped else []:
+            found[_name(row["url"]), row["caption"]] = row["drop_reason"]
+    last = [*made.values()][-1]
+    for row in read_parts(store, last).to_pylist() if last.counts.kept else []:
+        found[_name(row["url"]), row["caption"]] = None
+    return found
+
+
+def _name(url: str) -> str:
+    assert url.startswith("source://")
+    return url.removeprefix("source://").partition("/")[2]
