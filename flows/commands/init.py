@@ -127,7 +127,7 @@ class Answers:
         return SOURCE_KINDS[self.kind].model_construct().requests_images
 
 
-MIN_STEPS = 600
+MIN_STEPS = 300
 """Steps that a small training is given: with fewer, a model learns next to nothing."""
 
 

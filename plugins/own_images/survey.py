@@ -88,7 +88,7 @@ def _survey(source: OwnImages, keys: Mapping[str, object]) -> Survey:
     if not kept:
         why = format_counts(dropped.most_common()) or "there is no row"
         raise ConfigError(
-            f"none of the images has a caption that can be used ({why}); docs/sources.md has what is read"
+            f"none of the images has a caption that can be used ({why}); docs/data/sources.md has what is read"
         )
     per_image = Counter(row["url"] for row in kept)
     sides, kinds = _measure(source, list({row["url"]: row for row in kept}.values()))

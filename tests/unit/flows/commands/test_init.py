@@ -64,6 +64,8 @@ def test_nothing_is_replaced_without_asking(monkeypatch: pytest.MonkeyPatch, cap
     Path("p/suite.toml").unlink()
     with pytest.raises(ConfigError, match=r"p/config.toml: exists; nothing was written"):
         make("pairs", "p")
+    Path("lists").mkdir()
+    Path("lists/a.csv").touch()
     for answer, text in (("no", "mine"), ("", "mine"), ("yes", None)):
         monkeypatch.setattr(sys, "stdin", Terminal(f"lists/*.csv\nmailto:me@example.org\n{answer}\n"))
         if text is not None:
@@ -92,7 +94,10 @@ def test_three_questions_are_asked_on_a_terminal(monkeypatch: pytest.MonkeyPatch
         (None, {}, "--from is not set"),
         ("site", {"yes": False}, "no terminal to ask on"),
         ("common-crawl", {"data": "CC MAIN"}, "source.crawl: ..CC MAIN..: .CC MAIN. is no crawl id"),
-        ("warc", {"contact": "my site"}, "download.contact: 'my site'"),
+        ("warc", {"contact": "my site"}, "--contact 'my site': is no URL of a page"),
+        ("warc", {"contact": "mailto:me"}, "--contact 'mailto:me': is no URL"),
+        ("pairs", {"data": "nowhere/*.csv"}, "--data nowhere/.*: there is no such file or folder"),
+        ("pairs", {"data": "."}, r"--data \.: is a folder, and --from pairs reads files; name its files"),
         ("warc", {"folder": "file/below"}, "cannot be written"),
     ],
 )

@@ -1,0 +1,130 @@
+"""`pairmill init` for a folder, shards or a dataset: the config that it writes runs, and says what was found."""
+
+import json
+import sys
+import tomllib
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataops.errors import ConfigError
+from flows.commands.init import fit_training, init
+from flows.config import load_config
+from plugins.own_images.tests.made import photo, write_files, write_tar
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PAIRMILL_HOME", raising=False)
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    return tmp_path
+
+
+WORDS = ("A red apple on the old wooden table", "Two ripe bananas in a basket", "Fresh green pears from the market")
+
+
+def write_photos(folder: str, number: int = 40) -> None:
+    files: dict[str, Any] = {f"{n}.jpg": photo(n, side=100) for n in range(number)}
+    write_files(Path(folder), files | {f"{n}.txt": f"{WORDS[n % 3]}, number {n}" for n in range(number - 1)})
+
+
+def start(capsys: Any, folder: str = ".", kind: str | None = None, data: str | None = None) -> Any:
+    assert init(Path(folder), kind, data, None, yes=False, as_json=True) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_folder_becomes_a_config_that_loads(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_photos("my photos")
+    result = start(capsys, "clip", data="my photos")
+    assert result["todo"] == [], "nothing is asked, and no contact is needed"
+    assert result["found"][:3] == [
+        "39 captions of 39 images", "not used: no_caption 1", "of 39 images jpeg 39; smaller sides 100 to 100 px, median 100"
+    ]  # fmt: skip
+    assert "en" in result["found"][3]
+    monkeypatch.chdir("clip")
+    config = load_config(Path("config.toml"))
+    (source,) = config.source.tables
+    assert (source.kind, source.name, source.folder) == ("folder", "my-photos", "../my photos")
+    assert (config.download.image_size, config.curate.min_side, config.filter.min_words) == (100, 64, 2)
+    assert (config.train.model, config.train.batch_size) == ("RN-mini-64", 32)
+    assert config.train.epochs == 100
+
+
+def test_words_of_the_command_stand_for_each_other(capsys: Any, here: Path) -> None:
+    write_photos("photos")
+    configs = list[str]()
+    for folder, kind, data in ((".", None, "photos"), (".", "folder", "photos"), ("photos", "folder", None)):
+        assert start(capsys, folder, kind, data)["folder"] == "."
+        configs.append((here / "config.toml").read_text())
+    assert len({text.partition("[source]")[2] for text in configs}) == 1
+
+
+@pytest.mark.parametrize("kind", ["list", "webdataset", "huggingface"])
+def test_other_kinds_are_recognised(kind: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "list":
+        lines = [f"{n}.jpg,{WORDS[n % 3]} {n},a second caption number {n}" for n in range(20)]
+        files = {f"data/{n}.jpg": photo(n) for n in range(20)}
+        write_files(Path(), {**files, "data/metadata.csv": "\n".join(["file_name,text,caption_2", *lines])})
+    elif kind == "webdataset":
+        members = [
+            (f"{n}.{end}", photo(n) if end == "jpg" else WORDS[n % 3]) for n in range(20) for end in ("jpg", "txt")
+        ]
+        write_tar(Path("data/a.tar"), members)
+    else:
+        Path("data").mkdir()
+        table = {
+            "image": [{"bytes": photo(n), "path": ""} for n in range(20)],
+            "text": [WORDS[n % 3] for n in range(20)],
+        }
+        pq.write_table(pa.table(table), "data/a.parquet")
+    start(capsys, "clip", data="data")
+    values = tomllib.loads(Path("clip/config.toml").read_text())
+    expected = {
+        "list": {"kind": "folder", "folder": "../data", "captions": "metadata.csv"},
+        "webdataset": {"kind": "webdataset", "paths": ["../data/*.tar"]},
+        "huggingface": {"kind": "huggingface", "paths": ["../data/*.parquet"]},
+    }[kind]
+    assert values["source"] == {"name": "data", **expected}
+    assert values["filter"].get("captions_per_image") == (2 if kind == "list" else None)
+    monkeypatch.chdir("clip")
+    assert load_config(Path("config.toml"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        (None, "empty", "--data empty: the folder has no images, no .tar and no .parquet"),
+        ("folder", "empty", "--data empty: folder: 'empty' has no image"),
+        ("folder", "bare", r"--data bare: none of the images has a caption that can be used \(no_caption 1\)"),
+        ("pairs", "photos", "--data photos: is a folder, and --from pairs reads files; add --from folder"),
+        ("webdataset", "photos", "--data photos: paths: .* matches no file"),
+        (
+            "folder",
+            ".",
+            r"the project would lie in the folder of its images; .*pairmill init .* --from folder --data \.",
+        ),
+        ("folder", "photos/0.jpg", "0.jpg: no pair list by its ending"),
+    ],
+)
+def test_data_of_another_kind_is_refused(kind: str | None, data: str, message: str, here: Path) -> None:
+    write_photos("photos", 3)
+    write_files(here, {"bare/1.jpg": photo(1), "empty/.hidden": ""})
+    with pytest.raises(ConfigError, match=message):
+        init(Path(), kind, data, None, yes=True, as_json=True)
+    assert not (here / "config.toml").exists()
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 3, 31, 199, 1_000, 5_000, 40_000, 99_999, 100_000, 10**7])
+def test_training_fits_the_number_of_pairs(pairs: int) -> None:
+    fitted = fit_training(pairs)
+    assert 2 <= fitted["batch_size"] <= max(2, pairs)
+    assert fitted["steps"] == fitted["epochs"] * -(-pairs // fitted["batch_size"])
+    assert fitted["steps"] >= 300 or fitted["epochs"] == 100
+    assert fitted["steps"] <= 700 or fitted["epochs"] == 3
