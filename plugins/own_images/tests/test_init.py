@@ -45,7 +45,8 @@ def test_folder_becomes_a_config_that_loads(capsys: Any, monkeypatch: pytest.Mon
     result = start(capsys, "clip", data="my photos")
     assert result["todo"] == [], "nothing is asked, and no contact is needed"
     assert result["found"][:3] == [
-        "39 captions of 39 images", "not used: no_caption 1", "of 39 images jpeg 39; smaller sides 100 to 100 px, median 100"
+        "39 captions of 39 images", "not used: no_caption 1",
+        "of 39 images jpeg 39; smaller sides 100 to 100 px, median 100",
     ]  # fmt: skip
     assert "en" in result["found"][3]
     monkeypatch.chdir("clip")

@@ -119,7 +119,8 @@ def _check_urls(urls: Sequence[str | None], reasons: Sequence[str | None], file:
     if first and _LOCAL_NAME.fullmatch(first.strip()) and set(reasons) <= {Reason.BAD_URL, Reason.NOT_HTTP}:
         raise UnusableSource(
             f"{file}: its column of URLs has names of files, such as {first[:80]!r}; images of this machine are read by "
-            f'source.kind = "folder", with their folder as source.folder and this list as source.captions (docs/data/sources.md)'
+            'source.kind = "folder", with their folder as source.folder and this list as source.captions '
+            "(docs/data/sources.md)"
         )
 
 
