@@ -11,8 +11,8 @@ REPEATED_NAME = "repeated_name"
 
 _READ = {
     NO_IMAGE: DropReason(
-        "There is no image, or it cannot be read: a caption or a row of a list is alone, the file is gone, or its row has "
-        "no bytes.",
+        "There is no image, or it cannot be read: a caption or a row of a list is alone, the file was deleted, or "
+        "its row has no bytes.",
         "rename the file, or correct the list",
     ),
     OUTSIDE_SOURCE: DropReason(
