@@ -117,7 +117,7 @@ class FolderSource(OwnImages):
     def survey(cls, data: str) -> Survey | None:
         from plugins.own_images.survey import survey_folder
 
-        return survey_folder(data)
+        return survey_folder(cls, data)
 
     @property
     def opened(self) -> "Folder":
@@ -276,7 +276,7 @@ class WebDatasetSource(FilesSource, OwnImages):
     def survey(cls, data: str) -> Survey | None:
         from plugins.own_images.survey import survey_shards
 
-        return survey_shards(data)
+        return survey_shards(cls, data)
 
     def problems(self) -> list[str]:
         return super().problems() or problems_of("paths", lambda: _check_endings(self.source_files(), (".tar",)))
@@ -350,7 +350,7 @@ class HuggingFaceSource(OwnImages):
     def survey(cls, data: str) -> Survey | None:
         from plugins.own_images.survey import survey_dataset
 
-        return survey_dataset(data)
+        return survey_dataset(cls, data)
 
     def problems(self) -> list[str]:
         from plugins.own_images.hub import PREFIX

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -13,10 +13,12 @@ from dataops.images.decode import ImageRefused, read_header
 from dataops.web.urls import split_own_image_url
 from plugins.own_images.folder import FolderPart, ending, open_folder
 from plugins.own_images.hook import ImageReader
-from plugins.own_images.sources import FolderSource, HuggingFaceSource, OwnImages, WebDatasetSource
 from tasks.extract.sources.base import Survey
 from tasks.extract.sources.pairs_writer import PairsWriter
 from tasks.web.fetch_error import FetchError
+
+if TYPE_CHECKING:
+    from plugins.own_images.sources import OwnImages
 
 MOST_ROWS = 50_000
 """Number of rows after which no further file is read."""
@@ -40,7 +42,7 @@ class RowCollector(PairsWriter):
         self.damages[reason] += 1
 
 
-def survey_folder(data: str) -> Survey:
+def survey_folder(kind: type[Any], data: str) -> Survey:
     """Look into a folder, or into a list in it. Raises: ConfigError, SourceError."""
     keys: dict[str, object] = {"folder": data}
     if not data.startswith("s3://") and Path(data).is_file():
@@ -51,19 +53,19 @@ def survey_folder(data: str) -> Survey:
         files = open_folder(data).list().files
         if len(named) == 1 and not any(ending(path) in ("txt", "json") for path in files):
             keys["captions"] = named[0]
-    return _survey(FolderSource(**cast(Any, keys)), keys)
+    return _survey(kind(**keys), keys)
 
 
-def survey_shards(data: str) -> Survey:
+def survey_shards(kind: type[Any], data: str) -> Survey:
     """Look into shards. Raises: ConfigError, SourceError."""
     paths = [_glob(data, "*.tar")]
-    return _survey(WebDatasetSource(paths=paths), {"paths": paths})
+    return _survey(kind(paths=paths), {"paths": paths})
 
 
-def survey_dataset(data: str) -> Survey:
+def survey_dataset(kind: type[Any], data: str) -> Survey:
     """Look into a dataset in Parquet. Raises: ConfigError, SourceError."""
     paths = [data if data.startswith("hf://") else _glob(data, "*.parquet")]
-    return _survey(HuggingFaceSource(paths=paths), {"paths": paths})
+    return _survey(kind(paths=paths), {"paths": paths})
 
 
 def _glob(data: str, pattern: str) -> str:
@@ -74,7 +76,7 @@ def _glob(data: str, pattern: str) -> str:
     return str(path / pattern) if any(path.glob(pattern)) else str(path / "**" / pattern)
 
 
-def _survey(source: OwnImages, keys: Mapping[str, object]) -> Survey:
+def _survey(source: "OwnImages", keys: Mapping[str, object]) -> Survey:
     if problems := source.problems():
         raise ConfigError("\n".join(f"source.{line}" for line in problems))
     rows, files, read = RowCollector(), source.source_files(), 0
@@ -109,12 +111,10 @@ def _size(files: Sequence[Any]) -> int:
     return sum(file.images if isinstance(file, FolderPart) else file.stored_bytes() or 1 for file in files)
 
 
-def _measure(source: OwnImages, rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], Counter[str]]:
+def _measure(source: "OwnImages", rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], Counter[str]]:
     """Return the smaller sides of some images, and the number of images of each kind."""
     chosen = rows[:: max(1, len(rows) // MEASURED)][:MEASURED]
-    files = (
-        {} if isinstance(source, FolderSource) else {source.label(file.name): file for file in source.source_files()}
-    )
+    files = {} if source.kind == "folder" else {source.label(file.name): file for file in source.source_files()}
     reader, sides, kinds = ImageReader((source,), files, _MAX_BYTES), list[int](), Counter[str]()
     named = [{**row, "source": _file_of(row["url"], files)} for row in chosen]
     reader.begin(pa.Table.from_pylist(named).select(["url", "source", "source_offset"]))
