@@ -6,9 +6,26 @@ from typing import BinaryIO, Literal, cast
 
 from dataops.shards.tar import MORE_FOLLOWS, is_end
 
+MAX_EXTENSION_BYTES = 1 << 20
+"""Maximum size of a long name or of a member's attributes, in bytes: tarfile reads them into memory."""
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
 
 class _CheckedHeader(tarfile.TarInfo):
     """A header that is an error if it is damaged or missing; tarfile would end there, as if the file were whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_CheckedHeader":
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _EXTENSIONS and found.size > MAX_EXTENSION_BYTES:
+            raise HeaderError(f"an extension of {found.size:,} bytes")
+        return found
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> tarfile.TarInfo:

@@ -263,9 +263,11 @@ def init(folder: Path, kind: str | None, data: str | None, contact: str | None, 
     template: Template | None = find("sources", kind).template
     if template is None:
         raise ConfigError(f"no config can begin with --from {kind}; add --from and one of {', '.join(_kinds())}")
-    survey = _survey(folder, kind, data, yes=yes)
-    if survey is not None:
-        data = data or template.data
+    if data is None and _is_surveyed(SOURCE_KINDS[kind]):
+        if not asks:
+            raise ConfigError(f"--data is not set; add --data and the place of the images, such as {template.data}")
+        data = _ask(template.question, template.data)
+    survey = _survey(folder, kind, data)
     if not (asks or yes or (data and (contact or not template.needs_contact))):
         raise ConfigError("there is no terminal to ask on; add --yes, or --data and --contact")
     answers = replace(_complete(folder, kind, template, data, contact, asks=asks), survey=survey)
@@ -312,7 +314,7 @@ def _is_surveyed(source: type[Source]) -> bool:
     return source.recognises.__func__ is not Source.recognises.__func__
 
 
-def _survey(folder: Path, kind: str, data: str | None, *, yes: bool) -> Survey | None:
+def _survey(folder: Path, kind: str, data: str | None) -> Survey | None:
     """Return what is found in the data; paths are then relative to the project's folder. None where nobody looks.
 
     Raises: ConfigError if there is no such data, it is of another kind, or it contains the project.

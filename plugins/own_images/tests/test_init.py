@@ -27,6 +27,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 WORDS = ("A red apple on the old wooden table", "Two ripe bananas in a basket", "Fresh green pears from the market")
 
 
@@ -58,13 +63,18 @@ def test_folder_becomes_a_config_that_loads(capsys: Any, monkeypatch: pytest.Mon
     assert config.train.epochs == 100
 
 
-def test_words_of_the_command_stand_for_each_other(capsys: Any, here: Path) -> None:
+def test_words_of_the_command_stand_for_each_other(capsys: Any, here: Path, monkeypatch: Any) -> None:
     write_photos("photos")
     configs = list[str]()
     for folder, kind, data in ((".", None, "photos"), (".", "folder", "photos"), ("photos", "folder", None)):
         assert start(capsys, folder, kind, data)["folder"] == "."
         configs.append((here / "config.toml").read_text())
     assert len({text.partition("[source]")[2] for text in configs}) == 1
+    monkeypatch.setattr(sys, "stdin", Terminal("folder\nphotos\n\n"))
+    assert init(Path("asked"), None, None, None, yes=False, as_json=False) == 0
+    assert tomllib.loads(Path("asked/config.toml").read_text())["source"]["folder"] == "../photos"
+    with pytest.raises(ConfigError, match="--data is not set; add --data"):
+        init(Path("new"), "folder", None, None, yes=True, as_json=False)
 
 
 @pytest.mark.parametrize("kind", ["list", "webdataset", "huggingface"])

@@ -78,6 +78,15 @@ def _tar(*members: tuple[str, bytes]) -> bytes:
 WHOLE = _tar(("1.jpg", photo(1)), ("1.txt", b"a caption of it"))
 
 
+def _long_name(size: int) -> bytes:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+LONG = _long_name(2 << 20)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -90,6 +99,7 @@ WHOLE = _tar(("1.jpg", photo(1)), ("1.txt", b"a caption of it"))
             "bad.tar: cannot be read as a tar",
         ),
         (photo(1), "bad.tar: cannot be read as a tar"),
+        (LONG + bytes(2 << 20) + WHOLE, "bad.tar: cannot be read as a tar .*an extension of 2,097,152 bytes"),
     ],
 )
 def test_damaged_shard_is_an_error_or_a_failed_file(content: bytes, message: str, tmp_path: Path) -> None:
