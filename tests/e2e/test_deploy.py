@@ -200,22 +200,6 @@ def trainers(pairmill: Pairmill) -> list[int]:
     return found
 
 
-def test_deploy_refuses_wrong_options_before_it_creates_anything(pairmill, prefect, nightly):
-    error = pairmill(
-        "deploy", nightly, "--cron", "0 25 * * *", "--timezone", "Europe/Nowhere", "--gpus", "0", code=2
-    ).stderr
-    assert "0 25 * * *" in error
-    assert "Europe/Nowhere" in error
-    assert "--gpus 0" in error
-    assert "slack-webhook/ops" in pairmill("deploy", nightly, "--notify", "slack-webhook/ops", code=2).stderr
-    bad = pairmill.folder / "bad.toml"
-    bad.write_text(nightly.read_text() + "\n[colour]\n")
-    assert "colour" in pairmill("deploy", bad, "--cron", "0 3 * * *", code=2).stderr
-    assert prefect.post("deployments/filter", {}) == []
-    assert prefect.post("work_pools/filter", {}) == []
-    assert prefect.post("automations/filter", {}) == []
-
-
 def test_deploy_again_changes_only_the_given_options(pairmill, prefect, nightly, deployed):
     schedule = prefect.get("deployments/name/curate/nightly")["schedules"]
     assert [(s["active"], s["schedule"]["cron"], s["schedule"]["timezone"]) for s in schedule] == [

@@ -83,17 +83,6 @@ def test_audit_fails_until_an_advisory_is_accepted_and_again_after_its_date(
     assert "was accepted until 2026-11-24: review it again" in capsys.readouterr().err
 
 
-def test_read_accepted_needs_a_reason(tmp_path: Path):
-    reasons, problems = audit.read_accepted(
-        accept(tmp_path / "a.toml", "2026-12-31", reason="later"), date(2026, 11, 25)
-    )
-    assert (reasons, len(problems)) == ({}, 1)
-
-
-def test_accepted_list_of_the_project_is_valid():
-    assert audit.read_accepted(audit.ACCEPTED, date(2020, 1, 1))[1] == []
-
-
 def test_audit_is_skipped_with_a_warning_if_the_service_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

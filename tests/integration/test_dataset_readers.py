@@ -1,7 +1,6 @@
 """Other tools read packed shards without conversion: webdataset, open_clip, img2dataset, datasets."""
 
 import re
-import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -143,23 +142,3 @@ def test_datasets_loads_a_dataset_by_the_printed_code(
         assert sample["txt"] == row["caption"]
         assert sample["jpg"].size == (48, 48)
         assert sample["json"] == row
-
-
-def test_the_printed_code_of_webdataset_and_polars_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = printed_code(folder)
-    pairs = list(run_printed(code["webdataset"], folder, monkeypatch)["pairs"])
-    assert {caption for _, caption in pairs} == {row["caption"] for row in PAIRS}
-    assert all(image.size == (48, 48) for image, _ in pairs)
-    assert run_printed(code["rows"], folder, monkeypatch)["rows"].height == 17
-
-
-def test_open_clip_parses_the_printed_command(folder: Path) -> None:
-    from open_clip_train.params import parse_args
-
-    install, command = printed_code(folder)["open_clip"].splitlines()
-    assert install == "pip install 'open_clip_torch[training]'"
-    python, module, name, *arguments = shlex.split(command)
-    assert (python, module, name) == ("python", "-m", "open_clip_train.main")
-    options = parse_args(arguments)
-    assert options.train_num_samples == 17
-    assert options.workers == 3  # as many as there are shards: with more, its loader fails

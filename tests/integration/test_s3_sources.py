@@ -5,7 +5,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from dataops.errors import ConfigError, SourceError
+from dataops.errors import SourceError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from tasks.engine.context import Context
@@ -64,14 +64,6 @@ def test_open_raises_when_an_object_changes(bucket):
     client.put_object(Bucket=name, Key="a.gz", Body=b"other bytes of it")
     with pytest.raises(SourceError, match="changed while it was read"), file.open() as stream:
         stream.read(10)
-
-
-def test_find_source_files_names_what_is_not_found(bucket):
-    _, name = bucket
-    with pytest.raises(ConfigError, match=r"matches no file"):
-        find_source_files([f"s3://{name}/none/*.gz"])
-    with pytest.raises(ConfigError, match=r"NoSuchBucket"):
-        find_source_files(["s3://no-such-bucket-here/x.gz"])
 
 
 def test_list_is_read_from_an_object(bucket):

@@ -3,13 +3,10 @@
 import datetime
 import hashlib
 import logging
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from pathlib import Path
 
 import botocore.auth
 import pytest
@@ -43,11 +40,6 @@ def meddled(store: S3Store, s3_server: SeaweedFS, monkeypatch, meddle: Callable[
     with meddler(s3_server.endpoint, meddle) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         yield S3Store(store.bucket, store.prefix)
-
-
-def test_check_writable_passes_and_leaves_no_object(store):
-    store.check_writable()
-    assert store.names("") == []
 
 
 def test_objects_are_read_as_written(store, tmp_path):
@@ -359,31 +351,6 @@ def test_configuration_errors_are_raised_at_once_with_the_remedy(
         assert secret not in message
 
 
-def test_size_names_the_reason_when_access_is_denied(store, monkeypatch):
-    """Check the message: the response to a HEAD request has no body with the reason."""
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(ConfigError, match=r"SignatureDoesNotMatch.*Correct AWS_SECRET_ACCESS_KEY"):
-        S3Store("mill", "x").size("a")
-
-
-@pytest.mark.parametrize("status", [200, 301, 400, 403, 404, 405, 501])
-def test_server_that_is_not_s3_raises_config_error(environment, monkeypatch, status):
-    page = b"<html><body>Hello</body></html>"
-    with meddler("http://127.0.0.1:9", lambda exchange: exchange.respond(status, page)) as address:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        with pytest.raises(ConfigError, match=r"s3://mill/x at 127\.0\.0\.1:\d+") as caught:
-            S3Store("mill", "x").check_writable()
-    assert "not S3" in str(caught.value) or "it cannot be a store" in str(caught.value)
-
-
-def test_check_writable_raises_when_the_answer_is_a_web_page(environment, monkeypatch):
-    monkeypatch.setattr(s3_store, "CHECK_SECONDS", 0.5)
-    with meddler("http://127.0.0.1:9", lambda exchange: exchange.respond(200, b"<html><p>Hello<br></html>")) as address:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        with pytest.raises(StorageError, match="or no S3 server"):
-            S3Store("mill", "x").check_writable()
-
-
 def test_check_writable_raises_when_the_server_ignores_conditions(store, s3_server, monkeypatch):
     # The signature covers the header, so the proxy answers in the server's place.
     def accept(exchange: Exchange) -> None:
@@ -396,72 +363,11 @@ def test_check_writable_raises_when_the_server_ignores_conditions(store, s3_serv
     assert store.names("") == []
 
 
-def test_unknown_certificate_authority_raises_config_error(environment, monkeypatch, tmp_path):
-    with _tls_server(tmp_path) as port:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{port}")
-        with pytest.raises(ConfigError, match=r"certificate.*AWS_CA_BUNDLE"):
-            S3Store("mill", "x").check_writable()
-
-
-@contextmanager
-def _tls_server(folder: Path):
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    certificate = certificate.serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
-    signed = certificate.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
-    pem = folder / "server.pem"
-    private = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    pem.write_bytes(key.private_bytes(*private) + signed.public_bytes(serialization.Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.1)
-        ended = threading.Event()
-
-        def serve() -> None:
-            while not ended.is_set():
-                try:
-                    connection, _ = server.accept()
-                except TimeoutError:
-                    continue
-                with connection:
-                    connection.settimeout(2)
-                    try:
-                        with context.wrap_socket(connection, server_side=True):
-                            pass
-                    except OSError:
-                        pass
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            ended.set()
-            thread.join()
-
-
 def test_local_fetches_a_changed_object_of_the_same_size_and_second(store):
     store.put("part", b"one")
     assert store.local("part").read_bytes() == b"one"
     store.put("part", b"two")
     assert store.local("part").read_bytes() == b"two"
-
-
-def test_local_copies_are_under_the_home_folder(store, tmp_path, monkeypatch):
-    store.put("a/part", b"x")
-    monkeypatch.chdir(tmp_path)
-    path = store.local("a/part")
-    assert path.is_relative_to(tmp_path / "home" / "cache")
-    kept = store.local("a/part", keep_in=tmp_path / "job")
-    path.unlink()
-    assert kept.read_bytes() == b"x"
 
 
 def test_config_check_distinguishes_config_errors_from_transient_ones(environment, monkeypatch):

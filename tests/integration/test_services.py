@@ -87,13 +87,6 @@ def test_servers_outlive_the_starting_process_and_serve_api_and_ui(home: Path):
     assert all(os.getsid(status.pid or 0) == status.pid for status in (prefect, mlflow))
 
 
-def test_second_up_changes_nothing(home: Path):
-    before = services.status()
-    started = time.monotonic()
-    assert services.up() == before
-    assert time.monotonic() - started < 2
-
-
 def test_clients_reach_the_servers_through_the_environment(home: Path, tmp_path: Path):
     client = """
 from infra.local import services

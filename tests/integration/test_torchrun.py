@@ -76,29 +76,6 @@ def test_machines_that_meet_on_loopback_listen_nowhere_else(tmp_path: Path) -> N
     assert [address for address in addresses if not ipaddress.ip_address(address).is_loopback] == []
 
 
-MEETINGS = """
---nnodes=2 --rdzv-backend=c10d --rdzv-endpoint=10.0.0.7:29400
---nnodes=2 --rdzv-backend=c10d --rdzv-endpoint=0.0.0.0:29400
---nnodes=2 --rdzv_backend c10d --rdzv_endpoint node-7
---nnodes=2 --master-addr=127.0.0.1
---standalone --rdzv-endpoint=127.0.0.1:1
-
-"""
-"""Where others reach a rendezvous of several machines; the last one names no place."""
-EACH = """
-import os, sys
-from training.torchrun import main
-for meet in sys.argv[1].splitlines()[1:]:
-    print(main([str(os.getppid()), *meet.split(), "--nproc-per-node=1", "-m", "this"]))
-"""
-
-
-def test_torchrun_of_several_machines_refuses_a_rendezvous_that_others_reach() -> None:
-    ended = run("-c", EACH, MEETINGS)
-    assert ended.stdout.split() == ["2"] * 6, ended.stderr
-    assert ended.stderr.count("set train.allow_network = true") == 6
-
-
 def test_trainer_refuses_to_run_under_a_torchrun_that_listens_on_all_interfaces(tmp_path: Path) -> None:
     job = {"train": {"model": "ViT-B-32"}, "shards": [], "output": str(tmp_path / "out")}
     (tmp_path / "job.json").write_text(json.dumps(job))

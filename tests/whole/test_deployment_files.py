@@ -54,13 +54,6 @@ def test_image_copies_existing_files_that_dockerignore_allows():
     assert sources >= PACKAGES
 
 
-def test_image_installs_torch_and_extra_as_in_pyproject():
-    (torch,) = (line for line in PROJECT["project"]["dependencies"] if line.startswith("torch"))
-    assert f"'{torch}'" in DOCKERFILE
-    (extra,) = set(re.findall(r"'\.\[(\w+)\]'", DOCKERFILE))
-    assert extra in PROJECT["project"]["optional-dependencies"]
-
-
 def test_image_runs_without_root_and_compose_builds_its_stages():
     stages = re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, flags=re.MULTILINE)
     user = re.search(r"^USER (\d+):(\d+)$", DOCKERFILE, flags=re.MULTILINE)

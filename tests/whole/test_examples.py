@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from cyclopts import CycloptsError
 from pydantic import ValidationError
 
@@ -60,12 +59,6 @@ def test_example_configs_have_only_keys_and_values_that_a_run_accepts():
     assert [(page, problem) for page, values in found for problem in problems_of(values)] == []
 
 
-def test_unknown_key_of_an_example_is_found():
-    assert problems_of({"train": {"model": "ViT-B-32", "epoch": 3}}) == ["train.epoch: Extra inputs are not permitted"]
-    assert problems_of({"filter": {"min_chars": -1}}) != []
-    assert problems_of({"source": {"start": ["http://a.example/"]}}) == []
-
-
 def parse(command: str) -> str:
     """Return the error of a command line, without its comment and what follows it in a shell; '' if it is valid."""
     text = re.split(r"\s+#|\s[|;&>]|;|`", command)[0].replace("...", "").strip()
@@ -81,10 +74,3 @@ def test_example_commands_have_only_options_that_exist():
     found = list(dict.fromkeys(commands()))
     assert len(found) > 30
     assert [(page, command, error) for page, command in found if (error := parse(command))] == []
-
-
-@pytest.mark.parametrize(
-    "command", ["pairmill run", "pairmill run a.toml --untill pack", "pairmill nothing", "pairmill diff A"]
-)
-def test_wrong_command_of_an_example_is_found(command: str):
-    assert parse(command)

@@ -40,15 +40,3 @@ def test_archived_images_need_no_contact_and_have_a_key_of_their_own(folder: Pat
     assert archived.source.key_config() == requested.source.key_config()
     assert archived.stage_config("download").inputs()
     assert not requested.stage_config("download").inputs()
-
-
-def test_only_sources_without_archived_images_need_a_contact(folder: Path) -> None:
-    first, second = (f'[[source]]\nname = "{n}"\nkind = "warc"\npaths = ["*.warc.gz"]\n' for n in ("crawl", "other"))
-    archived = 'images = "archive"\n'
-    load(folder, first + archived + second + archived)
-    with pytest.raises(ConfigError, match=r"download\.contact"):
-        load(folder, first + archived + second)
-    download = load(folder, first + archived + second, CONTACT).stage_config("download")
-    assert download.key_config()["images"] == {"crawl": "archive"}
-    assert [one.key for one in download.inputs()] == ["crawl/a.warc.gz", "crawl/1 files"]
-    assert download.retry.rounds == 1

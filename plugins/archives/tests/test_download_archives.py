@@ -129,9 +129,3 @@ def test_resumed_run_gives_the_same_digest_and_reads_no_archive_again(
     assert failures
     assert first.counts == second.counts
     assert first.content_digest == second.content_digest
-
-
-def test_too_few_archived_images_name_the_reason(crawl: Path, tmp_path: Path, one_thread: Executor) -> None:
-    (crawl / "b.warc.gz").unlink()
-    with pytest.raises(ConfigError, match=r"(?s)failed as not_in_archive.*source\.images"):
-        run(FolderStore(tmp_path / "store"), [str(crawl / "*.warc.gz")], tmp_path, one_thread)

@@ -15,25 +15,6 @@ def headers(**values: str) -> Message:
     return message
 
 
-MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
-
-
-def test_originals_return_the_body_and_its_validators(tmp_path: Path) -> None:
-    originals, body = Originals(tmp_path), b"\n\x00 any \n bytes"
-    originals.put("http://a.test/ü", body, headers(ETag='W/"1"', Last_Modified=MODIFIED))
-    kept = originals.get("http://a.test/ü")
-    assert kept is not None
-    assert (kept.body, kept.validators) == (body, {"If-None-Match": 'W/"1"', "If-Modified-Since": MODIFIED})
-    assert originals.get("http://a.test/u") is None
-    originals.put("http://a.test/ü", b"new", headers(Last_Modified=MODIFIED))
-    kept = originals.get("http://a.test/ü")
-    assert kept is not None
-    assert (kept.body, kept.validators) == (b"new", {"If-Modified-Since": MODIFIED})
-    originals.drop("http://a.test/ü")
-    originals.drop("http://a.test/ü")
-    assert originals.get("http://a.test/ü") is None
-
-
 @pytest.mark.parametrize(
     "headers",
     [
@@ -86,14 +67,6 @@ def test_originals_shrink_deletes_the_oldest_files(tmp_path: Path) -> None:
     assert originals.shrink(10**9) == 0
 
 
-def test_originals_ignore_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    originals = Originals(tmp_path / "file")
-    originals.put("http://a.test/", b"body", headers(ETag='"1"'))
-    originals.confirm("http://a.test/")
-    assert originals.get("http://a.test/") is None
-
-
 OTHER_FILES = {
     "git object": f"ab/{'c' * 38}",
     "sha256 git object": f"ab/{'c' * 62}",
@@ -142,9 +115,3 @@ def test_claim_marks_a_new_folder_and_one_of_an_earlier_release(tmp_path: Path) 
     (tmp_path / "earlier" / "notes.txt").touch()
     Originals(tmp_path / "earlier").claim()  # a marked folder is not searched again
     assert earlier.get("http://a.test/") is not None
-
-
-def test_claim_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="file/below cannot be used"):
-        Originals(tmp_path / "file" / "below").claim()

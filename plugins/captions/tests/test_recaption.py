@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from dataops.errors import ConfigError, ServiceError
@@ -275,33 +274,6 @@ def test_limits_of_images_requests_and_rate_hold(tmp_path: Path, toy: ToyServer)
             quotas = cut_budget(sizes, limit)
             assert sum(quotas) == min(limit, sum(sizes))
             assert all(0 <= quota <= size for quota, size in zip(quotas, sizes, strict=True))
-
-
-def test_captions_in_other_languages_and_repeated_ones_are_not_used(tmp_path: Path, toy: ToyServer) -> None:
-    texts = {
-        0: "ein rotes Haus steht auf dem grünen Hügel am Fluss",
-        1: "Caption  1",
-        2: "a red house on the green hill",
-    }
-    number = {data: n for n, data in IMAGES.items()}
-    toy.reply = lambda image, times: (200, {}, completion(texts[number[image]]))
-    _, rows = curated(tmp_path, toy, 3, languages=["en"])
-    assert {int(row["url"][-5]): row["outcome"] for row in rows} == {0: "language", 1: "same_caption", 2: "added"}
-    assert [row["captions"][0]["language"] for row in rows if row["captions"]] == ["en"]
-
-
-def test_existing_captions_stay_before_the_synthetic_one(tmp_path: Path, toy: ToyServer) -> None:
-    store, further = FolderStore(tmp_path), {"uid": "0" * 32, "caption": "kite, sky", "caption_source": "keywords"}
-    upstream = downloaded(store, [pair("http://img.example/0.jpg", "caption 0", IMAGES[0])], 4)
-    [part] = upstream.named("part-", ".parquet")
-    rows = read_parts(store, upstream).append_column(CAPTIONS, pa.array([[further]], CAPTIONS.type))
-    sink = pa.BufferOutputStream()
-    pa.parquet.write_table(rows, sink)  # pyright: ignore[reportAttributeAccessIssue]
-    store.put(upstream.path(part.name), sink.getvalue().to_pybytes())
-    config = CurateConfig.model_validate({"recaption": settings(toy)})
-    made = make(plan(CURATE, config, 0, [upstream]), Context(store, tmp_path, pool=InlineExecutor()))
-    [row] = read_parts(store, made).to_pylist()
-    assert [one["caption_source"] for one in row["captions"]] == ["keywords", "synthetic"]
 
 
 def test_a_pause_that_the_server_asks_for_holds_for_all_threads() -> None:

@@ -17,7 +17,6 @@ from dataops.store import FolderStore
 from plugins.clusters import clustering, features_job, fit_job
 from plugins.clusters.clustering import CLUSTERS_PART
 from plugins.clusters.config import STEP
-from plugins.clusters.report import report_html
 from plugins.clusters.vectors import SCALE, join_features
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.scores import clip as score_clip
@@ -126,22 +125,6 @@ def test_kept_rows_have_a_cluster_and_a_distance(tmp_path: Path, checkpoint: Pat
     assert jobs[2:] == ["plugins.clusters.fit_job"]
 
 
-CAPTIONS = ["", "also "]
-
-
-def similar_pairs() -> list[dict[str, Any]]:
-    """Return pairs of 8 images, each in three shades and with two captions."""
-    pairs = []
-    for seed in range(8):
-        for shade in range(3):
-            image = blocks(500 + seed).point([min(value + 40 * shade, 255) for value in range(256)] * 3)
-            data = jpeg(image)
-            pairs += [
-                pair(f"{seed}-{shade}", f"{text}<b>thing {seed} {shade}", data, f"{seed}{shade}") for text in CAPTIONS
-            ]
-    return pairs
-
-
 def test_few_images_and_none(tmp_path: Path, checkpoint: Path) -> None:
     broken = [some_pairs()[0] | {"data": b"broken"}]
     for number, rows in enumerate(([], broken, [pair("a", "one", jpeg(blocks(1)))])):
@@ -166,31 +149,6 @@ def test_the_key_depends_on_the_clusters_only_where_there_are_any(tmp_path: Path
     for path in checkpoint.iterdir():
         (moved / path.name).write_bytes(path.read_bytes())
     assert key(model=str(moved)) == key()
-
-
-def test_without_clusters_the_columns_are_those_of_before(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    planned = plan(CURATE, CurateConfig(), 0, [downloaded(store, some_pairs(), 7)])
-    manifest = make(planned, Context(store, store.root, pool=InlineExecutor()))
-    assert read_parts(store, manifest).schema == CURATED
-    assert not store.names("scores")
-
-
-def test_config_names_what_is_missing() -> None:
-    config = CurateConfig.model_validate({"clusters": {"model": "none/at/all"}})
-    assert config.problems() == ["clusters.model: 'none/at/all': no such file or folder"]
-
-
-def test_the_page_shows_clusters_with_their_images(tmp_path: Path, checkpoint: Path) -> None:
-    store, more = FolderStore(tmp_path), {"near_duplicates": False}
-    manifest = curate_pairs(store, similar_pairs(), checkpoint, 10, more, count=2)
-    page = report_html(manifest, store)
-    assert page.count("data:image/jpeg") > 10
-    assert "<b>" not in page
-    for text in ("&lt;b&gt;thing", "Largest clusters", "thing 7", "24 pairs", str(checkpoint)):
-        assert text in page
-    empty = report_html(curate_pairs(FolderStore(tmp_path / "none"), [], checkpoint), FolderStore(tmp_path / "none"))
-    assert "0 clusters" in empty
 
 
 def test_clusters_without_a_target_are_dropped(tmp_path: Path, checkpoint: Path) -> None:

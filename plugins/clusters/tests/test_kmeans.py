@@ -74,17 +74,3 @@ def test_there_are_no_more_clusters_than_different_rows(tmp_path: Path) -> None:
     found, dots = Centroids.of_table(table).find_nearest(rows)
     assert table.num_rows == len(np.unique(rows, axis=0)) == len(np.unique(found))
     assert (dots > 0.999 * 4000**2).all()
-
-
-def test_groups_share_the_clusters_by_their_rows() -> None:
-    assert kmeans.share_clusters([1, 10, 100], 14) == [1, 2, 11]
-    assert sum(kmeans.share_clusters([5, 3, 9, 9], 100)) == 100
-    assert kmeans.share_clusters([5, 5], 1) == [1, 1]
-
-
-def test_features_of_different_widths_are_an_error(tmp_path: Path) -> None:
-    for number, width in enumerate((3, 4)):
-        columns = {"uid": [f"{number:032x}"], "feature": split_features(features(1, width))}
-        pq.write_table(pa.table(columns, schema=FIT_FEATURES), tmp_path / f"{number}.parquet")
-    with pytest.raises(job.ContractError, match=r"widths \[3, 4\]"):
-        job.read_features((tmp_path / "0.parquet", tmp_path / "1.parquet"))

@@ -10,8 +10,6 @@ from plugins.clusters.vectors import (
     MAX_WIDTH,
     SCALE,
     Centroids,
-    cosine,
-    join_features,
     round_features,
     split_features,
 )
@@ -31,19 +29,6 @@ def test_dot_products_in_float32_are_exact(width: int) -> None:
     assert np.abs(exact).max() < 1 << 24
     norms = np.sqrt(np.diag(exact))
     assert norms == pytest.approx(SCALE, rel=1e-3)
-
-
-def test_cosines_are_close_to_those_of_the_features() -> None:
-    raw = np.random.default_rng(0).normal(size=(40, 512))
-    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    found = cosine(exact_dots(round_features(raw), round_features(raw)))
-    assert np.abs(found - unit @ unit.T).max() < 5e-4
-
-
-def test_stored_features_are_read_back() -> None:
-    features = round_features(np.random.default_rng(1).normal(size=(5, 7)))
-    assert np.array_equal(join_features(split_features(features)), features)
-    assert join_features([]).shape == (0, 0)
 
 
 def test_rows_belong_to_the_nearest_centroid_of_the_nearest_group(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import io
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import lz4.frame
@@ -195,24 +195,6 @@ def test_extract_wat_pairs_ignores_parts_that_cannot_be_parsed(part: str):
             assert [pair.caption for pair in pairs] == ["one"]
 
 
-EMPTY = {
-    "no bytes": b"",
-    "an empty gzip member": gzip.compress(b""),
-    "two empty gzip members": gzip.compress(b"") * 2,
-    "a gzip member of line ends": gzip.compress(b"\r\n\r\n"),
-    "line ends": b"\r\n",
-    "an empty zstd frame": zstd.compress(b""),
-    "a dictionary only": skippable(DICTIONARY.dict_content),
-    "an empty lz4 frame": lz4.frame.compress(b""),
-}
-
-
-@pytest.mark.parametrize("name", EMPTY)
-def test_an_empty_archive_has_no_records(tmp_path: Path, name: str):
-    assert read(tmp_path, EMPTY[name]) == ([], [], Counter())
-    assert list(read_wat(io.BytesIO(EMPTY[name]), 4096, print)) == []
-
-
 NO_ARCHIVES = {
     "zeros": (bytes(5000), "no WARC record"),
     "HTML": (b"<html>" * 100, "no WARC record"),
@@ -244,26 +226,3 @@ def test_a_file_that_cannot_be_read_is_an_error_with_its_name_and_remedy(tmp_pat
     with pytest.raises(SourceError) as raised:
         list(read_wat(io.BytesIO(data), 4096, print))
     assert message in str(raised.value)
-
-
-class Stream:
-    """A stream that cannot seek, as those of HTTP."""
-
-    def __init__(self, data: bytes):
-        self._blocks = self._cut(data)
-
-    @staticmethod
-    def _cut(data: bytes) -> Iterator[bytes]:
-        yield from (data[at : at + 1000] for at in range(0, len(data), 1000))
-
-    def read(self, size: int, /) -> bytes:
-        assert size >= 1000
-        return next(self._blocks, b"")
-
-
-@pytest.mark.parametrize("packed", PACKED)
-def test_read_wat_reads_streams_that_cannot_seek(packed: str):
-    good = gzip.decompress(json_record("http://b.example/", page_value("http://b.example/", {"Links": []})))
-    pack = PACKED[packed]
-    found = list(read_wat(Stream(pack(good) + pack(claimed(str(10**18))) + pack(good)), 4096, lambda what: None))
-    assert [isinstance(item, Damage) for item in found] == [False, True, False]

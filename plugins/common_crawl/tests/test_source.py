@@ -73,14 +73,6 @@ def test_extract_reads_only_new_files_of_more_files_and_crawls(crawl: Crawl, tmp
     assert crawl.agents == {"pairmill/0.2 (+https://mill.example/)"}
 
 
-def test_plan_sends_no_request():
-    source = CommonCrawlSource(crawl=CRAWL, num_files=9, base_url="http://127.0.0.1:1/")
-    key = plan(EXTRACT, source, 0, []).key
-    assert key == plan(EXTRACT, source.model_copy(update={"base_url": "s3://commoncrawl/"}), 0, []).key
-    assert key == plan(EXTRACT, source.model_copy(update={"crawl": [CRAWL]}), 0, []).key
-    assert key != plan(EXTRACT, source.model_copy(update={"num_files": 8}), 0, []).key
-
-
 def test_extract_returns_the_same_rows_after_server_failures(crawl: Crawl, tmp_path: Path):
     undisturbed = extract(config(crawl, num_files=6), tmp_path / "undisturbed")
     log = len(crawl.log)

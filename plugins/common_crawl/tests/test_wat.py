@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.archives.members import Damage
-from dataops.errors import SourceError
-from dataops.web.page_pairs import MAX_IMAGES, PageBounds
+from dataops.web.page_pairs import PageBounds
 from plugins.common_crawl.tests.reference_wat import reference_rows
 from plugins.common_crawl.wat import extract_wat_pairs, read_wat
 from tests.wat_files import json_record, page_value, plain_record, record, warcinfo, write_wat
@@ -49,15 +48,6 @@ def wat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("wat") / "generated.wat.gz"
     assert write_wat(path, 2000) >= 2000
     return path
-
-
-def test_read_wat_reads_a_realistic_file_compressed_or_not(wat_file: Path):
-    rows, damages, counts = actual_rows(wat_file.read_bytes())
-    assert not damages
-    assert counts["records"] == 1 + 3 * counts["pages"]
-    assert {row[2] for row in rows} == {"alt", "title", "og", None}
-    plain = gzip.decompress(wat_file.read_bytes())
-    assert actual_rows(plain)[0] == actual_rows(gzip.compress(plain))[0] == rows
 
 
 LOCAL_FILES = sorted(glob(os.environ.get("PAIRMILL_WAT_FILES", "")))  # noqa: PTH207
@@ -241,26 +231,3 @@ def test_extract_wat_pairs_reads_ai_preferences(head: dict, headers: dict, direc
     assert rows == reference_rows(data, OPT_OUT)
     assert [row[9] for row in rows] == [directives]
     assert len(damages) == is_odd
-
-
-def test_extract_wat_pairs_counts_images_beyond_the_limit():
-    data = page(1, *[image(f"{i}.jpg", "x") for i in range(MAX_IMAGES + 7)])
-    [found] = read_wat(io.BytesIO(data), BOUNDS.url, lambda what: None)
-    assert not isinstance(found, Damage)
-    _, rows, beyond = extract_wat_pairs(found, BOUNDS, OPT_OUT)
-    assert (len(rows), beyond) == (MAX_IMAGES, 7)
-
-
-def test_read_wat_raises_for_files_that_are_not_wat():
-    for data, message in (
-        (b"<html>", "no WARC record"),
-        (gzip.compress(b"x" * 99), "no WARC record"),
-    ):
-        with pytest.raises(SourceError, match=message):
-            actual_rows(data)
-    response = b"HTTP/1.1 200 OK\r\n\r\n<p>"
-    pages = record("http://a.example/", response, kind="response", media="application/http") * 3
-    with pytest.raises(SourceError, match="is it an archive of pages"):
-        actual_rows(pages)
-    with pytest.raises(SourceError, match="over 1000 unreadable records"):
-        actual_rows(GOOD[0] + (gzip.compress(b"WARC/1.0\r\nno length\r\n\r\n") * 1002))

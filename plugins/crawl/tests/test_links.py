@@ -1,4 +1,4 @@
-from plugins.crawl.links import MAX_LINKS, extract_links
+from plugins.crawl.links import extract_links
 
 URL = "http://a.example/dir/page.html"
 
@@ -24,11 +24,6 @@ def test_extract_links_returns_canonical_urls_once():
     assert not found.directives
 
 
-def test_extract_links_resolves_against_a_usable_base():
-    assert links('<base href="http://c.example/d/"><a href=x>x</a>').follow == ["http://c.example/d/x"]
-    assert links('<base href="data:,"><a href=x>x</a>').follow == ["http://a.example/dir/x"]
-
-
 def test_extract_links_obeys_nofollow():
     found = links('<a href=a rel="NoFollow ugc">a</a><a href=b rel=nofollowed>b</a>')
     assert (found.follow, found.not_followed) == (["http://a.example/dir/b"], {"nofollow": 1})
@@ -41,9 +36,3 @@ def test_extract_links_obeys_nofollow():
         assert (found.follow, found.not_followed) == ([], {"nofollow": 1})
     assert links('<meta name=robots content="none">').directives == {"none", "noindex", "nofollow"}
     assert links('<meta name=otherbot content="nofollow"><a href=a>a</a>').follow == ["http://a.example/dir/a"]
-
-
-def test_extract_links_limits_the_number_of_links():
-    found = links("".join(f"<a href={i}>x</a>" for i in range(MAX_LINKS + 5)))
-    assert len(found.follow) == MAX_LINKS
-    assert found.not_followed == {"too_many_links": 5}

@@ -53,13 +53,6 @@ def test_config_that_cannot_be_crawled_is_refused_with_the_reason(options: dict[
         SiteSource(**({"start": ["http://a.example/"]} | options))
 
 
-def test_domains_have_one_form_that_a_job_can_read_again():
-    contact = "mailto:us@example.org"
-    source = SiteSource(start=("http://a.example/",), contact=contact, allowed_domains=("A.Example", "::1", "[::2]"))
-    assert source.allowed_domains == ("a.example", "::1", "::2")
-    assert SiteSource.model_validate(source.model_dump(mode="json")) == source
-
-
 def test_edition_with_a_date_is_that_of_the_day_on_which_the_run_begins(monkeypatch: pytest.MonkeyPatch):
     class Clock(datetime):
         day = 1

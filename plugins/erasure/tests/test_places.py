@@ -13,7 +13,7 @@ from dataops.snapshot import MANIFEST, Draft, Manifest, find_manifest
 from dataops.store import FolderStore
 from dataops.trace.sources import list_sources
 from flows.records import Attempt, RunRecord, StageRun
-from plugins.erasure.erase_texts import erase_in_store, list_home_files, search_store
+from plugins.erasure.erase_texts import erase_in_store, search_store
 from plugins.erasure.erasure import RUN_RECORDS
 from plugins.erasure.scan import Scanner
 from tasks.checks.report import CheckReport, CheckResult
@@ -133,22 +133,9 @@ def test_text_and_attributes_of_a_page_are_overwritten() -> None:
     assert redacted == PAGE.replace("GPTBot", "------")
 
 
-def test_front_matter_of_markdown_is_no_text_of_a_pair() -> None:
-    front, text = b"---\nlicense: Apache-2.0\nname: Jane Roe\n---\n", b"| Apache-2.0 | Jane Roe |\n"
-    redacted = Scanner(Traces(captions={"Apache-2.0", "Jane Roe"})).redact(front + text, "pack/0/DATASET.md")
-    assert redacted == front + b"| ---------- | -------- |\n"
-
-
 @pytest.mark.parametrize("name", ["config.toml", "jobs/0/job.json", "runs/demo", "train/0/model.json", "a.js"])
 def test_files_that_quote_no_pair_are_never_overwritten(name: str) -> None:
     text = "a friendly portrait of somebody in a garden"
     data = json.dumps({"text": text, "url": "http://h.example/1.jpg", "state": "Completed"}).encode()
     scanner = Scanner(Traces(urls={"http://h.example/1.jpg"}, captions={text, "Completed"}))
     assert scanner.redact(data, name) == data
-
-
-def test_pages_of_a_server_are_not_searched(tmp_path: Path) -> None:
-    for name in ("services/prefect/ui/index.js", "services/prefect/prefect.db", "ui/x"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert [path.name for path in list_home_files(tmp_path, [])] == ["prefect.db"]

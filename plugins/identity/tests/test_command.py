@@ -75,44 +75,6 @@ def test_created_identity_is_ready_for_a_config(folder: Path, capsys: pytest.Cap
     assert "identity.pem exists, and is not overwritten; name another file with --out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("lines", "settings", "paths"),
-    [
-        ('kind = "site"', [], ["download"]),
-        (
-            'kind = "site"\nidentity = { key_file = "own.pem", signature_agent = "https://b.test" }',
-            [],
-            ["source", "download"],
-        ),
-        ('kind = "site"', ["seed=-1"], ["download"]),
-    ],
-    ids=["of the download", "of its own", "beside a wrong key"],
-)
-@pytest.mark.parametrize("until", ["extract", "download", None])
-def test_missing_key_file_is_reported_once_for_each_key_that_names_it(
-    folder: Path, lines: str, settings: list[str], paths: list[str], until: str | None
-):
-    (folder / "run.toml").write_text(CONFIG.replace('kind = "site"', lines))
-    with pytest.raises(ConfigError) as raised:
-        load_config(Path("run.toml"), settings, until=until)
-    found = [line.strip() for line in str(raised.value).splitlines() if "does not exist" in line and ".pem" in line]
-    expected = paths if until != "extract" or len(paths) == 1 else ["source"]
-    assert [line.partition(".identity.key_file: ")[0] for line in found] == expected
-
-
-def test_missing_key_file_of_several_crawls_is_reported_once(folder: Path):
-    site = 'kind = "site"\nstart = ["https://a.test/"]\ncontact = "mailto:a@b.test"\n'
-    source = f"[source]\n{site}"
-    assert source in CONFIG
-    (folder / "run.toml").write_text(
-        CONFIG.replace(source, "".join(f'[[source]]\nname = "{name}"\n{site}' for name in ("a", "b")))
-    )
-    for until in ("extract", "download"):
-        with pytest.raises(ConfigError) as raised:
-            load_config(Path("run.toml"), until=until)
-        assert str(raised.value).count(".identity.key_file: ") == 1
-
-
 def test_directory_lists_the_key_in_use_and_the_next_one(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert run_command(["identity", "create", "--out", "old.pem"]) == 0
     assert not (folder / "old.directory.headers").exists()
@@ -125,20 +87,3 @@ def test_directory_lists_the_key_in_use_and_the_next_one(folder: Path, capsys: p
     assert printed["keys"] == dict(zip(("old.pem", "new.pem"), ids, strict=True))
     assert [one["kid"] for one in json.loads(Path(printed["directory"]).read_bytes())["keys"]] == ids
     assert Path(printed["headers"]).read_text().count("keyid=") == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["create", "--agent", "http://a.test"], "--agent http://a.test: must be https:// and a host"),
-        (["create", "--days", "0"], "--days 0: must be 1 to 3650"),
-        (["directory", "--agent", "https://a.test"], "name at least one file of a private key"),
-        (["directory", "none.pem", "--agent", "https://a.test"], "none.pem does not exist"),
-    ],
-)
-def test_wrong_arguments_write_nothing(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-):
-    assert run_command(["identity", *arguments]) == 2
-    assert message in capsys.readouterr().err
-    assert not [path for path in folder.rglob("*.pem") if path.is_file()]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from dataops.errors import ConfigError
 from dataops.plugins import find
@@ -76,18 +75,3 @@ def test_crawls_sign_with_the_identity_of_the_download_unless_they_have_their_ow
     ours, theirs = identity(tmp_path / "a.pem"), identity(tmp_path / "b.pem")
     both = Sources(tables=(site("a"), site("b", identity=theirs))).signing_as(DownloadConfig(identity=ours))
     assert [table.identity for table in both.tables if table.kind == "site"] == [ours, theirs]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"signature_agent": "http://a.test"}, {"expires_after": 0}, {"expires_after": 86_401}, {"agent_form": "list"},
-     {"key_file": ""}, {"key": "x"}],
-)  # fmt: skip
-def test_wrong_values_are_refused(tmp_path: Path, options: dict[str, object]):
-    with pytest.raises(ValidationError):
-        identity(tmp_path / "k.pem", **options)
-
-
-def test_key_file_is_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    assert identity(Path("keys/k.pem")).key_file == str(tmp_path / "keys/k.pem")

@@ -79,23 +79,3 @@ def test_load_key_refuses_an_unusable_file_without_repeating_it(
     assert str(raised.value).startswith(f"{path} on {os.uname().nodename} {message}")
     assert "AAECAwQFBgc" not in str(raised.value)
     assert raised.value.__cause__ is None
-
-
-def test_load_key_names_a_missing_file_and_what_is_no_file(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"k\.pem does not exist on .*; `pairmill identity create --out .*k\.pem`"):
-        load_key(tmp_path / "k.pem")
-    with pytest.raises(ConfigError, match=r"k\.pem does not exist on .*; each machine .*: copy it there"):
-        load_key(tmp_path / "k.pem", is_copy=True)
-    with pytest.raises(ConfigError, match=r"cannot be read: .* is a folder"):
-        load_key(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match="cannot be read: pipe is a named pipe"):
-        load_key(tmp_path / "pipe")
-
-
-def test_load_key_accepts_a_file_that_only_its_owner_can_read(tmp_path: Path):
-    path = tmp_path / "identity.pem"
-    path.write_bytes(pem(KEY))
-    for mode in (0o400, 0o600, 0o700):
-        path.chmod(mode)
-        assert key_id(load_key(path)) == key_id(KEY)

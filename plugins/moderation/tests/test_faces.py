@@ -10,13 +10,12 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from dataops.errors import ConfigError, ContractError
+from dataops.errors import ContractError
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
-from plugins.moderation import faces
 from plugins.moderation.faces import detect_faces
 from tasks.curate.config import CurateConfig
-from tasks.curate.stage import CURATE, external_inputs
+from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
@@ -112,13 +111,3 @@ def test_blur_faces_removes_detail_and_changes_nothing_else() -> None:
     assert columns[-1] <= FACE[2] * width + margin
     assert np.array_equal(blur_faces(pixels, []), pixels)
     assert blur_faces(pixels, [[0, 0, 1, 1], [0.99, 0.99, 1, 1], [0.5, 0.5, 0.5, 0.5]]).shape == pixels.shape
-
-
-def test_a_missing_package_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faces, "find_package_file", lambda *name: None)
-    config = CurateConfig.model_validate({"scores": {"faces": {}}})
-    (problem,) = config.problems()
-    assert problem.startswith("scores.faces: ")
-    assert problem.endswith("pip install 'pairmill[moderation]'")
-    with pytest.raises(ConfigError, match=r"pairmill\[moderation\]"):
-        external_inputs(config)

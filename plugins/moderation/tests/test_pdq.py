@@ -55,11 +55,3 @@ def test_images_without_enough_pixels_or_detail_have_no_quality() -> None:
     assert compute_pdq(image(4, 300))[1] == 0
     assert format_pdq(compute_pdq(image(300, 4))[0]) == "0" * 64
     assert compute_pdq(np.full((64, 64, 3), 99, np.uint8))[1] == 0
-
-
-def test_grey_image_has_the_hash_of_its_three_equal_colours() -> None:
-    grey = image(80, 90)[..., 0]
-    words, quality = compute_pdq(grey)
-    in_colour, same = compute_pdq(np.repeat(grey[..., None], 3, axis=2))
-    assert np.bitwise_count(words ^ in_colour).sum() <= 2
-    assert quality == same

@@ -3,7 +3,6 @@
 import math
 from fractions import Fraction
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -153,38 +152,6 @@ def test_quantiles_equal_those_of_polars(values: list[float]) -> None:
     series = pl.Series(values, dtype=pl.Float32)
     expected = {cut: series.quantile(share, "nearest") for cut, share in enumerate(shares) if values}
     assert {cut: score_of_key(key) for cut, key in keys.items()} == expected
-
-
-def test_top_fraction_keeps_the_exact_number_and_breaks_ties_by_uid() -> None:
-    assert reasons(scored(0.5, 0.5, 0.5, 0.5), {"score": "clip_score", "top_fraction": 0.5}) == [
-        None, None, "clip_score_not_top", "clip_score_not_top",
-    ]  # fmt: skip
-    # 0.07 * 100 is 7.000000000000001 in doubles: seven rows are kept, not eight
-    many = scored(*np.random.default_rng(0).permutation(100).astype(float))
-    assert reasons(many, {"score": "clip_score", "top_fraction": 0.07}).count(None) == 7
-
-
-def test_top_fraction_by_language_keeps_the_best_of_each_language() -> None:
-    rows = scored(0.9, 0.8, 0.7, 0.6) + scored(0.2, 0.1, language="de", first=4) + scored(0.0, language=None, first=6)
-    kept = [reason is None for reason in reasons(rows, {"score": "clip_score", "top_fraction": 0.5, "by": "language"})]
-    assert kept == [True, True, False, False, True, False, True]
-    kept = [reason is None for reason in reasons(rows, {"score": "clip_score", "top_fraction": 0.5})]
-    assert kept == [True] * 4 + [False] * 3
-
-
-def test_band_drops_both_ends() -> None:
-    rows = scored(*[i / 100 for i in range(100)])
-    found = reasons(rows, {"score": "clip_score", "band": [0.02, 0.3]})
-    assert [i for i, reason in enumerate(found) if reason is None] == list(range(70, 98))
-    assert found[98:] == ["clip_score_above_band"] * 2
-    assert set(found[:70]) == {"clip_score_below_band"}
-
-
-def test_rows_without_a_score_are_dropped_as_missing_and_not_ranked() -> None:
-    rows = scored(None, math.nan, 0.3, 0.1)
-    missing = "clip_score_missing"
-    assert reasons(rows, {"score": "clip_score", "min": 0.2}) == [missing, missing, None, "clip_score_low"]
-    assert reasons(rows, {"score": "clip_score", "top_fraction": 0.5}) == [missing, missing, None, "clip_score_not_top"]
 
 
 def test_the_order_of_rules_changes_only_the_reason() -> None:

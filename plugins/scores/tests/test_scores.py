@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dataops.errors import ConfigError, CorruptPart
+from dataops.errors import CorruptPart
 from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
@@ -165,15 +165,6 @@ def test_only_the_scores_of_a_damaged_cache_object_are_computed_again(
     assert "computed again" in caplog.text
 
 
-def test_computed_scores_that_are_not_cached_are_an_error(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(score_clip, "put_scores", lambda *arguments: None)
-    config = scores_of(clip_score={"model": str(checkpoint)})
-    with pytest.raises(CorruptPart, match="clip_score: 14 scores"):
-        score(FolderStore(tmp_path / "s"), tmp_path, ROWS, 7, config)
-
-
 def test_aesthetic_does_not_depend_on_captions(tmp_path: Path, checkpoint: Path, scored_shards: list[str]) -> None:
     save_file({"weight": torch.linspace(-1, 1, 16)}, tmp_path / "head.safetensors")
     config = scores_of(aesthetic={"model": str(checkpoint), "head": tmp_path / "head.safetensors"})
@@ -216,18 +207,6 @@ def test_the_digest_depends_on_the_weights_and_not_on_their_path(tmp_path: Path,
     assert (one.stage, one.key) == ("scorer", "clip_score")
     (moved / "tokenizer.json").write_text("{}")
     assert find_model(str(moved), tmp_path).digest != find_model(str(checkpoint), tmp_path).digest
-
-
-def test_missing_models_are_problems_of_the_config(tmp_path: Path) -> None:
-    aesthetic = {"model": "none/at/all", "head": tmp_path / "head.safetensors"}
-    config = scores_of(clip_score={"model": "models:/m@champion"}, aesthetic=aesthetic)
-    problems = config.problems()
-    assert [line.partition(":")[0] for line in problems] == ["aesthetic.model", "aesthetic.head"]
-    for source, message in (("none/at/all", "no such file"), ("models:/m", "nor a registered model")):
-        with pytest.raises(ConfigError, match=message):
-            find_model(source, tmp_path)
-    with pytest.raises(ConfigError, match="holds no weights"):
-        find_model(str(tmp_path), tmp_path)
 
 
 def test_clip_score_runs_in_a_subprocess_and_reports_progress(

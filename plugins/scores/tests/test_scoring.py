@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pydantic import ValidationError
 
 from dataops.schema import CURATED, dropped_schema
 from dataops.snapshot import Manifest, read_parts
@@ -151,20 +150,3 @@ def test_the_key_depends_on_the_model_and_not_on_its_path(tmp_path: Path, checkp
     weights[-1] ^= 1
     (moved / "model.safetensors").write_bytes(weights)
     assert key(moved) != key(checkpoint)
-
-
-def test_config_refuses_a_rule_over_a_score_that_is_not_computed() -> None:
-    with pytest.raises(ValidationError, match=r"\[curate\.scores\.aesthetic\] missing"):
-        CurateConfig.model_validate({"rules": [{"score": "aesthetic", "max": 0.5}]})
-
-
-def test_nothing_is_scored_without_scores(tmp_path: Path, job_sizes: list[int]) -> None:
-    store = FolderStore(tmp_path)
-    manifest = make(
-        plan(CURATE, CurateConfig(), 0, [downloaded(store, pairs(), 7)]),
-        Context(store, tmp_path, pool=InlineExecutor()),
-    )
-    assert read_parts(store, manifest).schema == CURATED
-    assert job_sizes == []
-    assert manifest.facts == {}
-    assert not store.names("scores")

@@ -90,13 +90,6 @@ def test_version_without_an_evaluation_is_a_candidate_that_says_so(
     assert "The model was not evaluated." in card
 
 
-def test_registration_raises_for_a_floor_of_an_unknown_metric(mlflow_url: str, upstream: SimpleNamespace) -> None:
-    plan, context = plan_registration(upstream, model_name="typo", floors={"twemoji/top1": 0.1})
-    with pytest.raises(ConfigError, match=r"twemoji/top1: no such metric; there are .*twemoji-seen/top1"):
-        stage.make(plan, context)
-    assert find_versions("typo") == []
-
-
 def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
     mlflow_url: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

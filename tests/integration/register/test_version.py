@@ -1,7 +1,6 @@
 """The run, the artefacts and the version of a registration, and repeated and interrupted registrations."""
 
 import json
-import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +9,10 @@ from typing import Any
 import pytest
 
 from dataops.errors import ConfigError, ServiceError
-from dataops.facts import RegisterFacts
 from tasks.engine import stage
 from tasks.register import registration
 from tasks.register.card import split_front_matter
 from tasks.register.documents import describe_version, fetch_manifests
-from tasks.register.registration import page_urls
 from tasks.tracking import client as tracking
 from tests.kills.seaweed import free_port
 from tests.registrations import (
@@ -122,31 +119,6 @@ def test_registration_logs_all_artefacts_with_escaped_text(registered: Any, tmp_
     for path in folder.rglob("*.json"):
         if path.parent.name != "manifests":  # the fixture's own config, which a real manifest cannot hold
             assert "hunter2" not in path.read_text(), path
-
-
-def test_registration_links_the_model_card(registered: Any, tmp_path: Path) -> None:
-    manifest = registered[0]
-    version = connect().get_model_version_by_alias("clip-demo", "champion")
-    assert f"/runs/{manifest.mlflow_run_id}/artifacts/model_card.html" in version.description
-    folder = Path(connect().download_artifacts(manifest.mlflow_run_id, "", str(tmp_path)))
-    card, plain = (folder / "model_card.html").read_text(), (folder / "model_card.md").read_text()
-    contamination = ("10 of 200 images of 1 evaluation set", "5.00%", "25.00%", "1.00% – 71.00%", "0.085")
-    for text in ("6.00%", "3.00% – 10.00%", "400 pairs", "Contamination", *contamination, "no licence"):
-        assert text in card
-        assert text in plain
-    for text in (f"version {version.version}", version.tags["config_hash"]):
-        assert text in card
-    links = {*re.findall(r'href="([^"#:]+)"', card)}
-    assert {"dataset.html", "filter.html", "evaluation.html", "config.json"} <= links
-    assert all((folder / href).is_file() for href in links)
-
-
-def test_page_urls_are_those_in_the_manifest(registered: Any, mlflow_url: str) -> None:
-    facts = RegisterFacts.of(registered[0])
-    links = page_urls(facts)
-    assert links == facts.links
-    assert links["run"].startswith(f"{mlflow_url}/#/experiments/{facts.experiment_id}/runs/{facts.run_id}?")
-    assert links["model version"].startswith(f"{mlflow_url}/#/models/clip-demo/versions/{facts.version}")
 
 
 def test_registration_is_deterministic_and_omits_credentials(registered: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dataops import command_name
-from dataops.command_name import find_command_name, name_command
+from dataops.command_name import find_command_name
 
 
 @pytest.fixture
@@ -20,11 +19,6 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return programs
 
 
-def test_command_that_is_not_on_path_is_named_as_typed(installed: Path):
-    for typed in (".venv/bin/pairmill", str(installed / "pairmill")):
-        assert find_command_name(["/usr/bin/python3", typed, "demo"], typed) == ".venv/bin/pairmill"
-
-
 def test_command_on_path_is_named_without_its_folder(installed: Path, monkeypatch: pytest.MonkeyPatch):
     script = str(installed / "pairmill")
     monkeypatch.setenv("PATH", str(installed))
@@ -34,28 +28,3 @@ def test_command_on_path_is_named_without_its_folder(installed: Path, monkeypatc
     shutil.copy(script, other / "pairmill")
     name = find_command_name(["python", str(other / "pairmill")], str(other / "pairmill"))
     assert name == "'.venv/other folder/pairmill'", "another checkout's command is on PATH"
-
-
-def test_module_and_script_are_named_with_their_interpreter(installed: Path, monkeypatch: pytest.MonkeyPatch):
-    script = str(installed.parent.parent / "flows" / "cli.py")
-    assert find_command_name([".venv/bin/python", "-m", "flows.cli", "runs"], script) == ".venv/bin/python -m flows.cli"
-    full = str(installed / "python")
-    assert find_command_name([full, "-X", "dev", "-m", "flows.cli"], script) == ".venv/bin/python -X dev -m flows.cli"
-    assert find_command_name(["/opt/python", script], script) == "/opt/python flows/cli.py"
-    monkeypatch.setenv("PATH", str(installed))
-    assert find_command_name([full, "-m", "flows.cli"], script) == "python -m flows.cli"
-
-
-def test_messages_name_the_typed_command_where_they_name_a_command(monkeypatch: pytest.MonkeyPatch):
-    assert name_command("`pairmill runs` lists all runs") == "`pairmill runs` lists all runs"
-    monkeypatch.setattr(command_name, "_typed", "bin/pairmill")
-    for message, shown in (
-        ("`pairmill runs` lists all runs", "`bin/pairmill runs` lists all runs"),
-        ("to move it back: pairmill promote a/1", "to move it back: bin/pairmill promote a/1"),
-        ("failed\npairmill rerun x", "failed\nbin/pairmill rerun x"),
-        ("remedy: pairmill up", "remedy: bin/pairmill up"),
-        ("pairmill running is a name", "pairmill running is a name"),
-        ("a caption with pairmill show in it", "a caption with pairmill show in it"),
-        ("/srv/pairmill runs", "/srv/pairmill runs"),
-    ):
-        assert name_command(message) == shown

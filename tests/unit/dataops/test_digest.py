@@ -92,9 +92,3 @@ def test_a_digest_that_its_writer_knows_is_remembered_until_the_file_is_deleted(
     file.unlink()
     digests.save()
     assert json.loads((tmp_path / "memo.json").read_text()) == {}
-
-
-def test_a_memo_is_saved_while_many_files_are_hashed(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(RememberedDigests, "SAVE_SECONDS", -1.0)
-    RememberedDigests(tmp_path / "memo.json").sha256(file)
-    assert str(file) in json.loads((tmp_path / "memo.json").read_text())

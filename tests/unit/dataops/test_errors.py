@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dataops.errors import ConfigError, SourceError, StorageError, UnusableSource, describe_error, explain_unreadable
+from dataops.errors import SourceError, StorageError, UnusableSource, explain_unreadable
 from dataops.storage.base import storage_errors
 
 
@@ -40,8 +40,3 @@ def test_error_of_a_worker_process_keeps_whether_it_is_retryable():
     for error in (SourceError("x", retryable=False), UnusableSource("x"), SourceError("x")):
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), copy.args, copy.retryable) == (type(error), error.args, error.retryable)
-
-
-def test_message_names_the_class_only_of_an_unforeseen_error():
-    assert describe_error(ConfigError("train.epochs is -3")) == "train.epochs is -3"
-    assert describe_error(KeyError("x")) == "KeyError: 'x'"

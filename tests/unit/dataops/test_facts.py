@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from dataops.errors import CorruptPart
 from dataops.facts import (
-    CORE_FACTS,
     DownloadFacts,
     EvaluateFacts,
     ExtractFacts,
@@ -24,7 +23,6 @@ from dataops.facts import (
     replace_quotes,
 )
 from dataops.snapshot import Manifest
-from dataops.stages import STAGES
 from tests.manifests import build_manifest
 
 VALUES = st.recursive(
@@ -56,11 +54,6 @@ def texts(value: Any) -> Iterator[str]:
         yield from (text for one in value for text in texts(one))
     elif isinstance(value, str):
         yield value
-
-
-def test_each_stage_has_a_model() -> None:
-    assert [model.stage for model in CORE_FACTS] == [*STAGES]
-    assert all(model.model_config.get("frozen") for model in CORE_FACTS)
 
 
 def test_facts_of_a_manifest_survive_json_and_are_written_as_they_were() -> None:

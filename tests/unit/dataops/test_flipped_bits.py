@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from dataops.errors import CorruptPart
-from dataops.parquet import encode_table, naming_damage, open_writer, read_parquet, read_row_range
+from dataops.parquet import encode_table, open_writer, read_parquet, read_row_range
 from dataops.snapshot import MANIFEST, Draft, find_manifest, load_manifest, read_parts, read_table
 from dataops.store import FolderStore
 from tests.manifests import build_manifest
@@ -69,12 +69,6 @@ def test_flipped_bits_of_rows_read_by_a_stage_are_seen() -> None:
     assert outcomes["unseen"] <= 600 / 120
 
 
-@pytest.mark.parametrize(("start", "rows"), [(0, 0), (0, ROWS), (999, 2), (1000, 1000), (2999, 5), (ROWS, 1)])
-def test_row_range_is_the_slice_of_the_table(start: int, rows: int) -> None:
-    data = pa.BufferReader(encode_table(TABLE, GROUP))
-    assert read_row_range(data, "part", start, rows, ["uid"]) == TABLE.select(["uid"]).slice(start, rows)
-
-
 def test_part_of_a_writer_has_the_checksums_of_a_whole_table(tmp_path: Any) -> None:
     with open_writer(tmp_path / "part", TABLE.schema) as writer:
         for start in range(0, ROWS, GROUP):
@@ -117,11 +111,6 @@ def test_part_that_differs_names_how_and_the_remedy(tmp_path: Any) -> None:
     store.delete([name])
     with pytest.raises(CorruptPart, match=f"{name} is missing, but manifest.json names it"):
         find_manifest(store, "filter", draft.key)
-
-
-def test_error_of_the_operating_system_is_no_damage() -> None:
-    with pytest.raises(FileNotFoundError), naming_damage("part"):
-        open("/nonexistent")  # noqa: PTH123, SIM115
 
 
 class Unread(io.FileIO):

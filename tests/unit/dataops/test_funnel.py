@@ -1,4 +1,4 @@
-from dataops.funnel import funnel_rows, funnel_stages
+from dataops.funnel import funnel_rows
 from dataops.snapshot import Counts, Manifest
 from tests.manifests import build_manifest
 
@@ -21,15 +21,3 @@ def test_funnel_has_one_row_per_reason_most_frequent_first() -> None:
         ("filter", "too_short", 10, 0.1),
     ]
     assert {(r["input"], r["kept"]) for r in rows[1:]} == {(100, 60)}
-
-
-def test_funnel_per_stage_sums_the_reasons() -> None:
-    extract, filtered = funnel_stages([FILTER, EXTRACT])
-    assert extract == {"stage": "extract", "input": 100, "kept": 100, "dropped": 0, "reasons": {}}
-    assert filtered["dropped"] == filtered["input"] - filtered["kept"] == 40
-    assert list(filtered["reasons"]) == ["language", "a", "too_short"]
-
-
-def test_funnel_includes_a_stage_without_input() -> None:
-    (row,) = funnel_rows([manifest("curate", Counts())])
-    assert (row["input"], row["share"]) == (0, 0.0)

@@ -47,18 +47,6 @@ def test_home_is_the_nearest_one_upwards(project: Path, monkeypatch: pytest.Monk
     assert project_folder() == project, "the variable names only the home"
 
 
-def test_home_is_in_the_working_folder_if_there_is_none(project: Path):
-    (project / ".pairmill").rmdir()
-    (project.parent.parent / ".pairmill").mkdir()  # above the user's home folder
-    assert home() == project / "pages" / "2026" / ".pairmill"
-    assert project_folder() == project / "pages" / "2026"
-
-
-def test_search_includes_the_users_home_folder_and_ends_there(project: Path):
-    (project / ".pairmill").rename(project.parent / ".pairmill")
-    assert home() == project.parent / ".pairmill"
-
-
 def test_search_ends_at_the_root_of_the_file_system(project: Path, monkeypatch: pytest.MonkeyPatch):
     stat = Path.stat
 

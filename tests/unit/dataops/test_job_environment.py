@@ -61,9 +61,3 @@ def test_select_job_environment_adds_the_names_that_the_user_lists():
 def test_select_job_environment_raises_for_what_is_no_name(names):
     with pytest.raises(ConfigError, match=JOB_ENVIRONMENT):
         select_job_environment({JOB_ENVIRONMENT: names})
-
-
-def test_select_job_environment_returns_its_own_selection_unchanged():
-    environ = dict.fromkeys([*SECRETS, *NEEDED], "planted") | {JOB_ENVIRONMENT: "ACME_THING"}
-    selected = select_job_environment(environ)
-    assert select_job_environment(selected) == selected

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.plugins import find, install_command, load, require
+from dataops.plugins import find, load, require
 from tests.stranger import Stranger
 
 
@@ -29,13 +29,6 @@ USE = """
     class Table(extend(Base, "things")):
         pass
     """
-
-
-def test_objects_come_in_their_order(stranger: Stranger):
-    for name, order in (("late", 9), ("early", 1)):
-        stranger.install(name, TABLE.format(table=name, order=order), f"[pairmill.things]\n{name} = {name}:THING\n")
-    done = stranger.run("from dataops.plugins import load; print(list(load('things')))")
-    assert done.stdout.strip() == "['early', 'late']", done.stderr
 
 
 def test_key_of_a_plugin_is_in_the_snapshot_key_only_where_it_is_set(stranger: Stranger):
@@ -86,23 +79,10 @@ def test_broken_module_is_an_error_that_names_its_distribution(stranger: Strange
     assert "broken 1.0: cannot import broken:THING" in done.stderr
 
 
-def test_targets_import_nothing(stranger: Stranger):
-    stranger.install("loud", "print('imported')", "[pairmill.things]\nloud = loud:THING\n")
-    done = stranger.run("from dataops.plugins import targets; print(dict(targets('things')))")
-    assert done.stdout.strip() == "{'loud': 'loud:THING'}", done.stderr
-
-
 def test_unknown_name_is_an_error_with_the_known_ones():
     with pytest.raises(ConfigError, match="there is no 'x' among the no-such-kind"):
         find("no-such-kind", "x")
     assert dict(load("no-such-kind")) == {}
-
-
-def test_extra_of_a_plugin_is_its_folder():
-    from importlib.metadata import EntryPoint
-
-    point = EntryPoint("browse", "plugins.browse.command:browse", "pairmill.commands.look")
-    assert install_command(point) == "pip install 'pairmill[browse]'"
 
 
 def test_missing_package_is_an_error_with_the_command_that_installs_it():

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -37,14 +36,6 @@ def test_fingerprint_is_stable_and_none_for_a_dead_process(system):
         while process.process_fingerprint(child.pid) is not None:  # a zombie is dead, though its pid exists
             assert time.monotonic() < deadline
             time.sleep(0.02)
-
-
-def test_pid_namespace_names_the_process_table(system):
-    assert process.pid_namespace() == process.pid_namespace()
-    if system == "ps":
-        assert process.pid_namespace() == socket.gethostname()
-    else:
-        assert "pid:[" in process.pid_namespace()
 
 
 def test_a_job_ends_with_its_parent(system):

@@ -161,17 +161,6 @@ def test_functions_refuse_what_is_no_regular_file(kind: str, tmp_path: Path) -> 
             read(tmp_path / "file")
 
 
-def test_functions_read_a_regular_file(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes("\ufeffé\r\n".encode())
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    for path in (tmp_path / "file", tmp_path / "link"):
-        check_regular(path)
-        assert read_bytes(path) == "\ufeffé\r\n".encode()
-        assert read_text(path, "utf-8-sig") == "é\n"
-    with pytest.raises(FileNotFoundError):
-        read_text(tmp_path / "missing")
-
-
 def test_readers_replaced_between_check_and_opening_do_not_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataops.digest import canonical_json
 from dataops.errors import CorruptPart, SchemaError
 from dataops.schema import PAIRS, conform, uid, uid_sum
 from dataops.snapshot import (
-    Counts,
     Draft,
     Input,
     Manifest,
@@ -89,15 +87,6 @@ def test_commit_keeps_the_first_manifest_and_deletes_scratch_files(tmp_path):
     assert draft.store.names("filter/k") == ["filter/k/manifest.json", "filter/k/part-00000.parquet"]
 
 
-def test_finished_task_is_ignored_when_a_part_is_damaged(tmp_path):
-    draft = Draft(FolderStore(tmp_path), "filter", "k")
-    part = draft.put_bytes("part-00000.parquet", b"data", 1)
-    record = draft.finish(Record(task="part-00000", parts=[part], counts=Counts(input=1, kept=1)))
-    assert draft.done("part-00000") == record
-    draft.store.put(draft.path("part-00000.parquet"), b"dat")
-    assert draft.done("part-00000") is None
-
-
 def test_find_manifest_names_a_changed_or_missing_part_and_the_remedy(tmp_path):
     draft = Draft(FolderStore(tmp_path), "filter", "k")
     assert find_manifest(draft.store, "filter", "k") is None
@@ -124,19 +113,8 @@ def test_ancestors_are_snapshots_and_not_the_sources_outside_the_store(tmp_path)
     assert load_ancestors(store, curate) == {"curate": curate, "extract": extract}
 
 
-def test_counts_add_up_by_reason():
-    total = Counts(input=3, kept=1, dropped={"a": 2}) + Counts(input=2, kept=1, dropped={"b": 1})
-    assert total == Counts(input=5, kept=2, dropped={"a": 2, "b": 1})
-
-
 def test_conform_raises_for_a_table_that_breaks_the_schema():
     with pytest.raises(SchemaError, match="uid"):
         conform(pa.table({"url": ["x"]}), PAIRS, "here")
     with pytest.raises(SchemaError, match="source_offset"):
         conform(pa.table({"uid": ["0"], "source_offset": ["zero"]}), PAIRS, "here")
-
-
-def test_canonical_json_is_unique_for_equal_values():
-    assert canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'
-    with pytest.raises(ValueError, match="JSON"):
-        canonical_json(float("nan"))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dataops.home import CHECKOUT
-from dataops.standard_streams import escape_unencodable_output, is_utf8
+from dataops.standard_streams import escape_unencodable_output
 
 TEXTS = "é 数据 😀 \udcff"
 
@@ -42,8 +42,3 @@ def test_a_worker_prints_any_text() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, rb"\xe9 \u6570\u636e \U0001f600 \udcff")
-
-
-@pytest.mark.parametrize(("text", "expected"), [("/é/数", True), ("/a/\udcff", False)])
-def test_is_utf8(text: str, expected: bool) -> None:
-    assert is_utf8(text) is expected

@@ -23,20 +23,6 @@ def test_store_raises_for_names_that_leave_it(name, tmp_path):
         FolderStore(tmp_path).put(name, b"x")
 
 
-def test_put_stores_and_replaces_an_object(tmp_path):
-    store = FolderStore(tmp_path / "store")
-    assert store.size("a/b") is None
-    store.put("a/b", b"one")
-    store.put("a/b", b"other")
-    assert (store.read("a/b"), store.size("a/b"), store.names("")) == (b"other", 5, ["a/b"])
-    source = tmp_path / "file"
-    source.write_bytes(b"from a file")
-    store.put("a/c", source)
-    store.copy("a/c", "d/e")
-    store.put("a/c", b"changed")
-    assert store.read("d/e") == b"from a file"
-
-
 def test_create_succeeds_for_one_of_many_writers(tmp_path):
     store, won = FolderStore(tmp_path), []
     barrier = threading.Barrier(8)
@@ -63,28 +49,6 @@ def test_delete_tree_deletes_only_objects_below_the_prefix(tmp_path):
     store.delete_tree("a")
     store.delete_tree("nothing")
     assert store.names("") == ["ab/3"]
-
-
-def test_read_names_the_missing_object(tmp_path):
-    store = FolderStore(tmp_path)
-    with pytest.raises(StorageError, match="no/such"):
-        store.read("no/such")
-    with pytest.raises(StorageError, match="no/such"), store.open("no/such"):
-        pass
-
-
-def test_check_writable_raises_when_the_folder_is_a_file(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="file"):
-        FolderStore(tmp_path / "file").check_writable()
-
-
-def test_check_readable_writes_nothing_and_raises_when_the_folder_is_a_file(tmp_path):
-    FolderStore(tmp_path / "new" / "store").check_readable()
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="file is no folder"):
-        FolderStore(tmp_path / "file" / "store").check_readable()
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/x", "s3:///x", "http://host/x", " "])
@@ -170,22 +134,6 @@ def _can_be_direct(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def test_put_chunks_writes_sizes_that_are_not_whole_pages(tmp_path):
-    pieces = [memoryview(b"n" * 700), memoryview(b"ew")]
-    FolderStore(tmp_path).put_chunks("a", lambda: iter(pieces), direct=True)
-    assert (tmp_path / "a").read_bytes() == b"n" * 700 + b"ew"
-
-
-def test_entries_have_size_and_time(tmp_path):
-    store = FolderStore(tmp_path)
-    store.put("a/b/part", b"12345")
-    (tmp_path / "a" / ".tmp-x").write_bytes(b"123")
-    (entry,) = store.entries("")
-    assert entry == ("a/b/part", 5, (tmp_path / "a" / "b" / "part").stat().st_mtime)
-    assert store.entries("a/b") == [entry]
-    assert store.entries("b") == []
 
 
 def test_sweep_deletes_files_of_killed_writers(tmp_path):

@@ -51,19 +51,6 @@ def test_killed_flow_run_and_its_running_task_runs_are_closed():
     assert [state.name for state in server.task_runs.values()] == ["Reused", "Crashed", "Crashed"]
 
 
-def test_ended_flow_run_keeps_its_state_and_closes_its_task_runs():
-    server: Any = Server(Completed(), [Running()])
-    close_flow_run(server, str(FLOW_RUN))
-    assert server.flow_run.is_completed()
-    assert [state.name for state in server.task_runs.values()] == ["Crashed"]
-
-
-def test_flow_run_of_a_lost_database_is_skipped():
-    server: Any = Server(Running(), [])
-    close_flow_run(server, str(uuid4()))
-    assert server.flow_run.is_running()
-
-
 def test_killed_run_is_closed_in_prefect_and_mlflow_and_its_record_has_crashed(tmp_path: Path, monkeypatch):
     server: Any = Server(Running(), [Running()])
     store, ended = FolderStore(tmp_path / "store"), []

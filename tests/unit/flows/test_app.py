@@ -1,11 +1,8 @@
-import time
 from pathlib import Path
 
 import prefect  # noqa: F401  its first import makes ~/.prefect, in the home of the user who runs the tests
 import pytest
 
-from dataops.errors import ServiceError
-from dataops.messages.waiting import SHOWN_FROM_SECONDS, waiting
 from dataops.store import open_store
 from flows.app import run_command
 from flows.records import RunRecord
@@ -57,11 +54,6 @@ def test_commands_that_read_create_nothing_in_an_empty_folder(empty: Path, argum
     (empty / "set" / "test" / "one" / "0.png").write_bytes(b"")
     suite.write_text('name = "s"\n[[task]]\nname = "set"\nkind = "classification"\nroot = "set"\n')
     assert run_command([argument.format(suite=suite) for argument in arguments]) == code
-    assert [path for name in ("user", "work") for path in (empty / name).rglob("*")] == []
-
-
-def test_doctor_creates_nothing_in_an_empty_folder(empty: Path):
-    run_command(["doctor"])
     assert [path for name in ("user", "work") for path in (empty / name).rglob("*")] == []
 
 
@@ -120,28 +112,6 @@ def test_the_runs_of_a_named_store_are_its_own(project: Path, capsys: pytest.Cap
     assert "there is no run in the store other" in capsys.readouterr().err
     assert run_command(["runs", "--store", "other", "--json"]) == 0
     assert capsys.readouterr().out.strip() == "[]"
-
-
-def test_run_prints_that_it_waits_for_the_servers(
-    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    errors: list[str] = []
-
-    def up() -> list[services.ServiceStatus]:
-        with waiting("the mlflow server starts", since=time.time() - SHOWN_FROM_SECONDS):
-            for _ in range(100):  # print_waits looks every 0.5 s
-                time.sleep(0.1)
-                if printed := capsys.readouterr().err:
-                    errors.append(printed)
-                    break
-        raise ServiceError("mlflow ended")
-
-    monkeypatch.setattr(services, "up", up)
-    Path("mine.toml").write_text('name = "mine"\n[source]\nkind = "pairs"\npaths = ["*.tsv"]\n')
-    Path("pairs.tsv").write_text("A red fox\thttp://img.example/fox.jpg\n")
-    assert run_command(["run", "mine.toml", "--until", "extract"]) == ServiceError.exit_code
-    assert "the mlflow server starts" in errors[0]
-    assert not Path(".pairmill/runs").exists()
 
 
 GREET = """

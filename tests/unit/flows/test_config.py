@@ -1,11 +1,9 @@
-import json
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.home import CHECKOUT
 from flows.config import RunConfig, check_config, load_config
 
 pytest.importorskip("plugins.crawl")  # the shipped configs and the messages name kinds of sources of plugins
@@ -54,12 +52,6 @@ def test_a_dataset_of_a_mixture_that_is_not_in_the_store_is_a_problem_before_any
     check_config(values, "mine.toml")
 
 
-def test_complete_config_loads_and_round_trips(write):
-    config = load_config(write())
-    assert config.register_.model_name == "m"
-    assert RunConfig.model_validate(config.as_dict()) == config
-
-
 def test_relative_store_starts_at_the_projects_folder(write, monkeypatch, tmp_path):
     monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     path = write(store="")
@@ -77,12 +69,6 @@ def test_relative_store_starts_at_the_projects_folder(write, monkeypatch, tmp_pa
     assert RunConfig.model_validate({**values, "store": {"uri": "mine"}}).store.uri == str(tmp_path / "mine")
 
 
-def test_config_without_a_suite_names_no_suite_of_the_demo(write):
-    path = write(evaluate="")
-    assert load_config(path).evaluate.suite is None
-    assert "demo" not in json.dumps(load_config(path).as_dict())
-
-
 def test_settings_that_need_a_suite_are_errors_without_one(write):
     settings = ("train.evaluate_every=100", 'register.floors={"digits/top1"=0.2}', 'register.not_worse=["digits"]')
     with pytest.raises(ConfigError) as caught:
@@ -90,12 +76,6 @@ def test_settings_that_need_a_suite_are_errors_without_one(write):
     for key in ("train.evaluate_every", "register.floors", "register.not_worse"):
         assert f"{key}: needs evaluate.suite, a TOML file with your evaluation sets" in str(caught.value)
     assert load_config(write(evaluate=""), settings[1:], until="train")
-
-
-def test_only_the_demos_own_configs_name_its_files():
-    for path in (CHECKOUT / "configs").glob("*.toml"):
-        names = "demo" in path.read_text()
-        assert names is (path.stem in ("demo", "demo-from-scratch", "bootstrap")), path
 
 
 def test_download_needs_a_contact(write):
@@ -151,11 +131,6 @@ def test_load_config_reports_all_problems_together(write):
     assert "warc" in message
 
 
-def test_load_config_names_missing_files(write):
-    with pytest.raises(ConfigError, match=r"source\..*nothing-here"):
-        load_config(write(source='kind = "warc"\npaths = ["nothing-here*.warc.gz"]'))
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -191,12 +166,6 @@ def test_settings_override_values_and_keep_their_types(write):
     assert (config.register_.model_name, config.execution.workers) == ("plain", 1)
 
 
-@pytest.mark.parametrize("setting", ["seed", "=3", "a..b=1", "name.deeper=1"])
-def test_invalid_setting_is_refused(write, setting):
-    with pytest.raises(ConfigError, match="--set"):
-        load_config(write(), [setting])
-
-
 @pytest.mark.parametrize("text", ["name = ", "\x00", "[[["])
 def test_load_config_refuses_a_file_that_is_not_toml(tmp_path, text):
     path = tmp_path / "bad.toml"
@@ -205,13 +174,3 @@ def test_load_config_refuses_a_file_that_is_not_toml(tmp_path, text):
         load_config(path)
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
         load_config(tmp_path / "none.toml")
-
-
-def test_blurring_faces_needs_the_table_that_finds_them(write):
-    with pytest.raises(ConfigError, match=r"train\.blur_faces: needs a table \[curate\.scores\.faces\]"):
-        load_config(write(), ["train.blur_faces=true"])
-
-
-def test_load_config_finds_a_missing_list_of_queries(write, tmp_path):
-    with pytest.raises(ConfigError, match=r"filter\.balance\.queries: .*none\.parquet is not a file .*queries build"):
-        load_config(write(), [f"filter.balance.queries={tmp_path}/none.parquet"])

@@ -91,11 +91,6 @@ def test_problem_has_what_was_meant_and_its_line(folder: Path, tables: dict[str,
     assert re.sub(r"; plugins that are not installed.*(?= \(line)", "", problem).endswith(end)
 
 
-def test_setting_is_named_as_the_origin(folder: Path):
-    found = problems(folder, "trian.epochs=3", "train.epochs=0", train="epochs = 3")
-    assert [line.rpartition(" (")[2] for line in found] == ["--set)", "--set)"]
-
-
 def test_files_that_a_wrong_table_names_are_checked_too(folder: Path):
     found = problems(
         folder, train='model = "ViT-B-23"\nepochs = 0', source="max_page_bytes = -1", top="[execution]\nworkers = 0"
@@ -162,26 +157,6 @@ def test_value_of_a_wrong_type_is_a_problem_in_the_words_of_toml(text: str, kind
         assert re.search(internal, rest) is None, problem
 
 
-@pytest.mark.parametrize(
-    ("tables", "expected"),
-    [
-        ({"train": "epochs = true"}, "train.epochs: true: it must be an integer (line 15)"),
-        ({"train": 'epochs = "3"'}, "train.epochs: '3': it must be an integer (line 15)"),
-        ({"train": "epochs = 1.5"}, "train.epochs: 1.5: it must be an integer (line 15)"),
-        ({"filter": "drop_capitals = 1"}, "filter.drop_capitals: 1: it must be true or false (line 10)"),
-        ({"filter": "languages = 'en'"}, "filter.languages: 'en': it must be an array (line 10)"),
-        ({"filter": "languages = ['en',\n3]"}, "filter.languages.1: 3: it must be a string (line 10)"),
-        ({"download": "retry = 2"}, "download.retry: 2: it must be a table (line 13)"),
-        ({"top": "execution.retry_delays = [1, '2']"}, "execution.retry_delays.1: '2': it must be a number (line 2)"),
-        ({"train": "lr = 2024-01-01"}, "train.lr: 2024-01-01: it must be a number (line 15)"),
-        ({"top": "curate = []"}, "curate: []: it must be a table (line 2)"),
-        ({"top": f"seed = [{'1, ' * 300}]"}, f"seed: [{'1, ' * 66}1…: it must be an integer (line 2)"),
-    ],
-)
-def test_wrong_type_has_the_value_and_its_line(folder: Path, tables: dict[str, str], expected: str):
-    assert expected in problems(folder, **tables)
-
-
 SOURCES = """name = "test"
 [[source]]
 name = "crawl"
@@ -234,13 +209,6 @@ def test_a_problem_of_one_of_several_sources_names_it(
     assert f"\n  {problem}" in str(caught.value)
 
 
-def test_the_line_of_a_problem_is_that_of_its_table(folder: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"source\.pairs\.colour: .*\(line 10\)\n.*source\.crawl\.paths: 'no.gz' .*\(line 5\)"
-    ):
-        load_sources(folder, crawl="no.gz", more="colour = 1")
-
-
 def test_set_reaches_a_source_by_its_name_or_number(folder: Path) -> None:
     settings = ("source.crawl.max_failed_files=2", "source.1.name=licensed", "source.licensed.license=https://l.test/1")
     sources = load_sources(folder, *settings).source.tables
@@ -251,24 +219,6 @@ def test_set_reaches_a_source_by_its_name_or_number(folder: Path) -> None:
     assert [one.name for one in added] == ["crawl", "pairs", "pairs-2"]
     with pytest.raises(ConfigError, match="'paths' names none of the 2 tables; write crawl or pairs, or 0, 1"):
         load_sources(folder, "source.paths=[]")
-
-
-def test_a_list_of_one_source_is_that_source(folder: Path) -> None:
-    text = 'name = "test"\n[[source]]\nkind = "warc"\npaths = ["*.gz"]\n[download]\ncontact = "mailto:us@example.org"\n'
-    (folder / "a.warc.gz").write_bytes(b"")
-    for number, form in enumerate((text, text.replace("[[source]]", "[source]"))):
-        (folder / f"{number}.toml").write_text(form)
-    one, other = (load_config(folder / f"{n}.toml", ["source.max_failed_files=1"], until="pack") for n in (0, 1))
-    assert one.source == other.source
-    assert one.as_dict() == other.as_dict()
-    assert one.stage_config("filter") is one.filter
-
-
-def test_several_sources_are_read_back_from_a_record(folder: Path) -> None:
-    config = load_sources(folder)
-    assert RunConfig.model_validate(config.as_dict()) == config
-    for table in ("filter", "curate"):
-        assert config.stage_config(table).key_config()["sources"] == ["crawl", "pairs"]
 
 
 def test_table_of_a_plugin_that_is_not_installed_has_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch):

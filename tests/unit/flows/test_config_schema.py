@@ -51,11 +51,6 @@ def test_wrong_config_is_refused_by_the_schema_and_by_the_run(values):
     assert validate_values(values)[1]
 
 
-def test_only_what_must_be_there_is_required():
-    assert list(CONFIG.iter_errors({"name": "a", "source": WARC, "register": {}})) == []
-    assert validate_values({"name": "a", "source": WARC, "register": {}})[1] == []
-
-
 VALUES = [True, 3, "3", "yes", "", 1.5, -1, [], [1], ["a"], [[1, "a"]], {}, {"zz": 1}, [{"zz": 1}]]
 
 
@@ -86,13 +81,3 @@ def test_what_the_schema_refuses_the_run_refuses_too(value):
         path = f"{table}." if table else ""
         refused = {line.partition(": ")[0].removeprefix(path).partition(".")[0] for line in validate_values(values)[1]}
         assert marked - refused - {"kind"} == set(), where
-
-
-def test_source_is_a_table_or_an_array_of_tables():
-    for sources, is_valid in (
-        (WARC, True),
-        ([WARC, WARC | {"name": "b"}], True),
-        ([{"kind": "wet"}], False),
-        ("a", False),
-    ):
-        assert CONFIG.is_valid({"name": "mine", "source": sources}) is is_valid

@@ -4,7 +4,7 @@ import pytest
 
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore, Store
-from flows.dataset_checks import check_run, find_last_version, find_report, insert_report
+from flows.dataset_checks import check_run, find_last_version, find_report
 from flows.records import RunRecord, StageRun
 from tasks.checks.check import ChecksConfig
 from tasks.checks.report import CheckReport, CheckResult
@@ -50,10 +50,6 @@ def test_last_version_is_of_the_newest_earlier_run_with_another_dataset(store: S
     assert found.manifests["pack"].key == "a" * 16
 
 
-def test_first_version_has_no_last_one(store: Store):
-    assert find_last_version(save_run(store, 1, "a"), "a" * 16, store) is None
-
-
 def test_run_is_checked_against_its_last_version(store: Store):
     save_run(store, 9, "a")
     record = save_run(store, 10, "b")
@@ -83,14 +79,3 @@ def test_report_of_the_newest_run_that_checked_the_dataset_is_found(tmp_path):
     assert found is not None
     assert found.results[0].text == "second"
     assert find_report("f" * 16, store) is None
-
-
-def test_report_is_inserted_before_the_composition_as_text():
-    page = b"<body><h2>Sources</h2><h2>Composition</h2></body>"
-    inserted = insert_report(page, report("<script>")).decode()
-    assert "<script>" not in inserted
-    assert inserted.index("Sources") < inserted.index("<h2>Checks</h2>") < inserted.index("&lt;script&gt;")
-    assert inserted.index("&lt;script&gt;") < inserted.index("<h2>Composition</h2>")
-    assert inserted.endswith("<h2>Composition</h2></body>")
-    assert "Compared with pack/aaaaaaaaaaaaaaaa of the run run-1" in inserted
-    assert insert_report(b"<body>old</body>", report("x")).endswith(b"</body>")

@@ -90,24 +90,6 @@ def test_train_on_pool_starts_a_child_with_the_run_and_waits(run: Any, tmp_path:
     assert set(child.tags) == {"gpu", f"train:{KEY}"}
 
 
-@pytest.mark.parametrize(
-    ("default", "own", "gpus"),
-    [(1, None, 1), (8, {"gpus": 2}, 2), (4, {}, None), (1, {"gpus": 4}, None), (None, None, None)],
-)
-def test_more_ranks_than_gpus_of_the_pool_start_no_child(run: Any, default: Any, own: Any, gpus: int | None) -> None:
-    client = Client([Completed()])
-    client.variables = {} if default is None else {"gpus": {"type": "integer", "default": default}}
-    client.job_variables = own
-    if gpus is None:
-        assert run(client)
-        return
-    with pytest.raises(
-        ConfigError, match=f"nproc is 4, and a job of the work pool p gets {gpus} GPUs: set train.nproc = {gpus}"
-    ):
-        run(client)
-    assert client.runs == []
-
-
 def test_retried_parent_waits_for_the_running_child(run: Any) -> None:
     client = Client([Running(), KeyboardInterrupt()])  # pyright: ignore[reportArgumentType]
     with pytest.raises(KeyboardInterrupt):

@@ -5,7 +5,7 @@ import pytest
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from dataops.errors import ContractError, ServiceError
+from dataops.errors import ServiceError
 from flows.failures import translate_error
 
 
@@ -20,11 +20,6 @@ def test_translate_error_names_the_lost_server(error: Exception, what: str) -> N
     assert (found.exit_code, found.retryable) == (75, True)
     assert str(found).startswith(f"the Prefect server at http://127.0.0.1:9/api {what}")
     assert "rerun" in str(found)
-
-
-def test_translate_error_returns_other_errors_unchanged() -> None:
-    error = ContractError("rows")
-    assert translate_error(error) is error
 
 
 @pytest.mark.parametrize("status", [401, 403])

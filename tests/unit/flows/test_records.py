@@ -165,20 +165,6 @@ def test_save_keeps_the_attempts_of_another_process(tmp_path):
     assert kept.first_flow == "curate"
 
 
-def test_last_stage_is_that_of_the_newest_attempt():
-    one = record("a")
-    assert one.last_stage is None
-    one.begin("curate", "pack")
-    assert one.last_stage == "pack"
-    one.end("failed", "why")
-    assert one.last_stage == "pack"
-    one.end("completed")
-    assert one.last_stage == "pack"
-    one.begin("evaluate", "register")
-    one.end("completed")
-    assert one.last_stage == "register"
-
-
 def test_own_attempts_leave_out_a_training_on_the_work_pool(tmp_path):
     """Continue a run to its command's last stage, while the training of the killed command still runs."""
     store = FolderStore(tmp_path)

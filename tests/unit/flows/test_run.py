@@ -1,6 +1,5 @@
 """What a run does around its stages: the dataset's checks stop it before the training, and listeners cannot fail it."""
 
-import logging
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -12,7 +11,7 @@ from dataops.errors import ContractError, DatasetBlocked, ServiceError
 from dataops.snapshot import Counts
 from dataops.stages import PAIR_STAGES
 from flows.dataset_checks import check_kept
-from flows.listeners import artefacts, base
+from flows.listeners import base
 from flows.records import read_record
 from flows.run import Run
 from tasks.checks.check import ChecksConfig, check_dataset
@@ -46,25 +45,6 @@ def test_blocked_dataset_is_recorded_before_the_run_ends(tmp_path, listeners):
     recorded = read_record(run.context.store, "runs/demo-1.json").checks
     assert recorded is not None
     assert recorded.is_blocked
-
-
-@pytest.mark.parametrize("checks", [ChecksConfig(min_rows=4), ChecksConfig(level="off", min_rows=4)])
-def test_checks_are_logged_and_shown_once(tmp_path, caplog, listeners, monkeypatch, checks):
-    tables: list[str] = []
-    for kind in ("markdown", "progress"):
-        monkeypatch.setattr(artefacts, f"create_{kind}_artifact", lambda *_, **__: None)
-    monkeypatch.setattr(artefacts, "create_table_artifact", lambda rows, key, description: tables.append(key))
-    listeners["artefacts"] = artefacts.Artefacts
-    run = build_run(tmp_path, checks)
-    with caplog.at_level(logging.INFO):
-        run.check_dataset()
-    for _ in range(2):
-        run.listeners.notify(lambda one: one.ended("completed", None))
-    is_off = checks.level == "off"
-    assert tables.count("checks") == (0 if is_off else 1)
-    warnings = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
-    assert warnings == ([] if is_off else ["min_rows: the dataset has 3 pairs; the minimum is 4"])
-    assert (f"checks of pack/{PACK.key}: " in caplog.text) is not is_off
 
 
 def test_later_flow_uses_the_recorded_report_on_the_same_dataset(tmp_path, listeners):

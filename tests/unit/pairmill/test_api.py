@@ -16,8 +16,6 @@ from dataops.home import CHECKOUT
 from dataops.snapshot import Counts, Draft, Manifest
 from dataops.store import FolderStore
 from flows.records import RunRecord, StageRun
-from infra.local import flow_engine
-from pairmill import launcher
 from tests.manifests import build_manifest
 from tests.trainings import packed
 
@@ -133,15 +131,3 @@ def test_commands_return_what_they_print_and_raise_their_errors(project: Path):
     assert sorted(names) == ["mine-0", "mine-2", "other-1"]
     assert "missing.toml" in message
     assert code_of_error == 2
-
-
-def test_objects_of_plugins_are_exported(project: Path):
-    from dataops.filters import Rule
-
-    assert pairmill.Rule is Rule
-    with pytest.raises(AttributeError, match="Nothing"):
-        _ = pairmill.Nothing
-
-
-def test_launcher_and_flow_engine_name_the_same_packages():
-    assert {*launcher.PACKAGES} == {*flow_engine.PACKAGES}

@@ -1,6 +1,5 @@
 """The `[train]` table and the models' JSON."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,17 +37,6 @@ def test_an_invalid_model_file_raises_an_error_with_file_and_reason(tmp_path: Pa
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["ViT-Z", "../models/RN50", "missing.json", ""])
-def test_an_unknown_model_raises_an_error_with_all_names(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"RN50.*ViT-B-32"):
-        load_model_config(name)
-
-
-def test_execution_and_placement_fields_exist() -> None:
-    assert TrainConfig.execution_fields < set(TrainConfig.model_fields)
-    assert TrainConfig.placement_fields < set(TrainConfig.model_fields) - TrainConfig.execution_fields
-
-
 def test_the_loader_has_the_cores_of_the_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config_module, "count_cores", lambda: 7)
     assert [TrainConfig(workers=workers).loader_threads for workers in (None, 0, 3)] == [7, 0, 3]
@@ -67,13 +55,6 @@ def test_the_loader_has_the_cores_of_the_process_by_default(monkeypatch: pytest.
 def test_invalid_values_raise_validation_error(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TrainConfig.model_validate(change)
-
-
-def test_configs_are_frozen_and_survive_json() -> None:
-    config = TrainConfig(crop_area=(0.5, 1.0), prompts=("{}", "a {}"))
-    assert TrainConfig.model_validate(json.loads(config.model_dump_json())) == config
-    with pytest.raises(ValidationError):
-        config.lr = 1.0  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_reading_configs_does_not_load_torch() -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from training import distributed
-from training.distributed import broadcast_from_first, gather_integers, gather_objects, leave
+from training.distributed import broadcast_from_first, gather_objects, leave
 
 VALUE = {"none": None, "numbers": [1, 2.5, True], "nested": [("e", {"a": b"0"})]}
 
@@ -43,11 +43,6 @@ def test_gather_objects_returns_nested_values_with_tensors() -> None:
     (found,) = gather_objects({**VALUE, "tensor": torch.arange(3)})
     assert torch.equal(found.pop("tensor"), torch.arange(3))
     assert found == VALUE
-
-
-@pytest.mark.usefixtures("group")
-def test_gather_integers_returns_those_of_each_rank() -> None:
-    assert gather_integers([3, 0, 1 << 40]) == [[3, 0, 1 << 40]]
 
 
 @pytest.mark.parametrize("device", [torch.device("cuda", 1), torch.device("cpu")])
@@ -113,11 +108,6 @@ def test_gradients_lie_in_the_buckets_that_ranks_exchange(
     model = distributed.parallelize(torch.nn.Linear(2, 2), torch.device("cpu"), static_graph=static_graph)
     assert isinstance(model, DistributedDataParallel)
     assert (model.gradient_as_bucket_view, model.static_graph) == (True, static_graph)
-
-
-@pytest.mark.usefixtures("group")
-def test_broadcast_from_first_returns_nested_values() -> None:
-    assert broadcast_from_first(VALUE) == VALUE
 
 
 @pytest.mark.usefixtures("group")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dataops.errors import ConfigError, ContractError
+from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from training.evaluate import EvaluateJob, evaluate, main
 from training.evaluation.encode import encode_images
@@ -143,20 +143,6 @@ def test_batches_and_threads_change_no_bit_and_no_order(loaded):
         assert [s.key for b in batches for s in b.samples] == [str(i) for i in range(70)]
         features.append(torch.cat([b.features_RD for b in batches]))
     assert torch.equal(*features)
-
-
-def test_a_set_without_a_readable_image_raises_contract_error(tmp_path, loaded):
-    data = write_set(tmp_path / "c", [(b"x", b"1"), (b"y", b"2")])
-    with pytest.raises(ContractError, match="none of 2 images can be decoded"):
-        encode_set(loaded, data, batch_size=1)
-    with pytest.raises(ContractError, match="none of 1 images can be decoded"):
-        encode_set(loaded, write_set(tmp_path / "r", [(b"x", b"red")], "retrieval"), batch_size=1)
-
-
-def test_an_error_in_preprocessing_is_raised(tmp_path, loaded):
-    loaded.preprocess = lambda image: image.no_such_thing
-    with pytest.raises(AttributeError):
-        encode_set(loaded, write_set(tmp_path, by_label(("red", "red"))), batch_size=1)
 
 
 def test_retrieval_both_ways(tmp_path, loaded):

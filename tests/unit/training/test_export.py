@@ -1,6 +1,5 @@
 """An exported model gives the same results in other tools as in ours."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -11,9 +10,8 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.nn import functional as F
 
-from dataops.errors import ConfigError
 from tests.trainings import RESNET, VIT
-from training.export import export, main
+from training.export import export
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP
 from training.model.load import load_any
@@ -119,16 +117,3 @@ def test_transformers_loads_an_export(
     torch.testing.assert_close(
         out.logits_per_image, loaded.model.logit_scale.exp() * images @ texts.T, atol=1e-3, rtol=0
     )
-
-
-def test_an_unsupported_model_raises_config_error(models: dict[tuple[str, str], LoadedModel], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no CLIP with a ResNet; export as open_clip or onnx"):
-        export(models["resnet", "captions"], "hf", tmp_path)
-
-
-def test_a_failed_job_logs_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "job.json").write_text(json.dumps({"model": "x", "format": "caffe", "output": "y"}))
-    assert main([str(tmp_path / "job.json")]) == 2
-    (tmp_path / "job.json").write_text(json.dumps({"model": str(tmp_path), "format": "hf", "output": "y"}))
-    assert main([str(tmp_path / "job.json")]) == 3
-    assert main([]) == 2

@@ -15,7 +15,6 @@ from dataops.digest import file_sha256
 from dataops.errors import ConfigError, ContractError, PairmillError
 from tests.trainings import pairs, write_shard
 from training import distributed, preparation
-from training.data.epoch_order import Sampling
 from training.data.loader import Dataset
 from training.data.sample_index import build_index, open_index
 from training.job import Job
@@ -165,24 +164,6 @@ def mix(job: Job, weights: tuple[float, float] = (1, 3), **train: object) -> Job
     return Job.model_validate({**job.model_dump(), "train": settings, "datasets": [1, 1]})
 
 
-def test_passes_over_the_datasets_of_a_mixture_are_counted_once(
-    job: Job, calls: list[str], monkeypatch: pytest.MonkeyPatch
-):
-    count = Sampling.count
-    monkeypatch.setattr(Sampling, "count", lambda *of: (calls.append("pass"), count(*of))[1])
-    index = prepare_index(job)
-    plan = prepare_plan(mix(job), mix(job).train, index)
-    counted = calls.count("pass")
-    assert counted >= 4, "the second dataset is seen more often than once an epoch"
-    batches = [plan.batch(step, 0, 1)[1].tolist() for step in range(1, plan.total_steps + 1)]
-    calls.clear()
-    again = prepare_plan(mix(job), mix(job).train, index)
-    assert [again.batch(step, 0, 1)[1].tolist() for step in range(1, again.total_steps + 1)] == batches
-    assert "pass" not in calls
-    prepare_plan(mix(job, (1, 2)), mix(job, (1, 2)).train, index)
-    assert "pass" in calls, "other weights need other passes"
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -251,15 +232,6 @@ def test_a_deliberate_error_of_one_rank_is_raised_on_all(two_ranks: RunRanks, fa
     raised = two_ranks(run)
     assert raised[failing] is error
     assert (type(raised[1 - failing]), str(raised[1 - failing])) == (type(error), str(error))
-
-
-def test_after_another_error_of_one_rank_the_others_lose_the_connection(two_ranks: RunRanks):
-    def run() -> None:
-        distributed.run_together((lambda: 1 // 0) if distributed.rank() == 1 else None)
-
-    waiting, failed = two_ranks(run)
-    assert isinstance(failed, ZeroDivisionError)
-    assert isinstance(waiting, threading.BrokenBarrierError)
 
 
 def test_ranks_wait_longer_than_one_exchange(two_ranks: RunRanks, monkeypatch: pytest.MonkeyPatch):

@@ -11,18 +11,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dataops.errors import ConfigError, ContractError
+from dataops.errors import ContractError
 from dataops.images.score_tables import SCORES, TO_SCORE
 from tests import rounding
 from tests.trainings import VIT, jpeg, write_shard
-from training.job import read_job
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP
 from training.model.load import load_any
 from training.model.preprocess import Preprocess, decode_rgb
 from training.model.tokenizer import train_tokenizer
 from training.model_config import ModelConfig
-from training.score import ScoreJob, ShardToScore, main, read_head, score_shard
+from training.score import ShardToScore, main, read_head, score_shard
 
 CAPTIONS = ["a red thing", "blue", "a pale thing on a green thing", "", "a red thing", "blue <|endoftext|> thing"]
 
@@ -139,25 +138,6 @@ def test_open_clip_models_score_as_in_open_clip(tmp_path: Path) -> None:
         np.testing.assert_allclose(scores, (image * caption).sum(dim=1).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "tensors",
-    [{"bias": torch.zeros(1)}, {"weight": torch.zeros(4, 4)}, {"weight": torch.zeros(4), "x": torch.zeros(1)}],
-)
-def test_an_invalid_head_raises_contract_error(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    save_file(tensors, tmp_path / "head.safetensors")
-    with pytest.raises(ContractError, match=r"head\.safetensors: a head holds"):
-        read_head(tmp_path / "head.safetensors")
-    (tmp_path / "head.safetensors").write_bytes(b"pickle")
-    with pytest.raises(ContractError, match="not a safetensors file"):
-        read_head(tmp_path / "head.safetensors")
-
-
-def test_a_head_of_another_model_raises_contract_error(tmp_path: Path, loaded: LoadedModel) -> None:
-    save_file({"weight": torch.zeros(512)}, tmp_path / "head.safetensors")
-    with pytest.raises(ContractError, match="for 512 features, the model has 16"):
-        score_shard(loaded, to_score(tmp_path, "s", samples(1)), read_head(tmp_path / "head.safetensors"))
-
-
 def test_a_missing_sample_raises_an_error_that_names_it(tmp_path: Path, loaded: LoadedModel) -> None:
     shard = to_score(tmp_path, "s", samples(2))
     rows = [{"key": "ffff", "caption": "", "id": bytes(16)}]
@@ -181,11 +161,3 @@ def test_the_command_skips_shards_that_are_scored(
     assert "shard 00000: scored 4, 0 unreadable" in caplog.text
     assert pq.read_table(tmp_path / "out/00000.parquet").num_rows == 4
     assert (tmp_path / "out/00001.parquet").read_bytes() == b"was done before"
-
-
-def test_an_invalid_job_ends_with_an_error_that_lists_every_reason(tmp_path: Path) -> None:
-    (tmp_path / "job.json").write_text(json.dumps({"model": "m", "shards": [], "colour": 1}))
-    with pytest.raises(ConfigError, match=r"(?s)output.*colour"):
-        read_job([str(tmp_path / "job.json")], ScoreJob)
-    assert main([str(tmp_path / "none.json")]) == 2
-    assert main([]) == 2

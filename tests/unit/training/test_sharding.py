@@ -21,19 +21,14 @@ import torch
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
-from dataops.errors import ConfigError
 from dataops.process import RETRYABLE
 from tests.job_processes import Trial, run_job
-from tests.trainings import RESNET, output_of, rows_of, with_suite
+from tests.trainings import output_of, rows_of, with_suite
 from tests.unit.training.test_ranks import assert_same_training
 from training import distributed, train
 from training.checkpoints import writing
 from training.checkpoints.reading import find_newest_checkpoint
-from training.config import TrainConfig
 from training.job import Job
-from training.loop.initial_model import build_initial_model
-from training.loop.out_of_memory import describe_out_of_memory
-from training.model_config import ModelConfig
 from training.sharding import Part, rows_of_part
 
 MakeJob = Callable[..., Path]
@@ -295,18 +290,6 @@ def test_parts_are_the_chunks_of_torch(rows: int, count: int) -> None:
     chunks = [*tensor.chunk(count), *[tensor[:0]] * count][:count]
     for number, chunk in enumerate(chunks):
         assert tensor[rows_of_part(rows, Part(number, count, is_first_copy=True))].equal(chunk)
-
-
-def test_out_of_memory_on_several_ranks_names_sharding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    for sharding in ("none", "full"):
-        error = describe_out_of_memory(MemoryError(), TrainConfig(sharding=sharding), 1, 8, is_resnet=False)
-        assert ('set sharding = "full"' in str(error)) == (sharding == "none")
-
-
-def test_a_resnet_is_not_sharded() -> None:
-    with pytest.raises(ConfigError, match="sharding: a ResNet"):
-        build_initial_model(TrainConfig(sharding="full"), ModelConfig.model_validate(RESNET))
 
 
 def test_a_job_resumes_with_any_sharding(make_job: MakeJob) -> None:

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,6 @@ import tarfile
 import textwrap
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,6 @@ from safetensors.torch import load_file
 
 import training.loop.health as health_module
 import training.loop.interim_evaluation as interim_module
-import training.loop.step as step_module
 import training.losses.contrastive as loss_module
 import training.model.checkpoint as checkpoint_module
 import training.train as train_module
@@ -37,10 +34,9 @@ from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tests.trainings import output_of, packed, rows_of, with_suite
 from training import job as job_module
-from training.config import Precision
 from training.model.checkpoint import load_model
 from training.model.clip import CLIP
-from training.train import OUTPUTS, main, resolve_precision
+from training.train import OUTPUTS, main
 
 MakeJob = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("process_state")
@@ -91,19 +87,6 @@ def test_determinism_is_a_choice_and_fp32_is_never_tf32(make_job: MakeJob, monke
     assert main([str(make_job("a", "vit", deterministic=is_deterministic))]) == 75
     assert found == [(is_deterministic, not is_deterministic, False, False)]
     assert environment == [("expandable_segments:True", ":4096:8")]
-
-
-def test_another_seed_gives_another_model(make_job: MakeJob) -> None:
-    jobs = [make_job("a", epochs=1), make_job("b", epochs=1, seed=1)]
-    assert [main([str(job)]) for job in jobs] == [0, 0]
-    assert outputs_of(jobs[0])["model.safetensors"] != outputs_of(jobs[1])["model.safetensors"]
-
-
-def test_a_finished_job_returns_at_once(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = make_job("a", epochs=1)
-    assert main([str(job)]) == 0
-    monkeypatch.setattr(loss_module, "contrastive_loss", None)  # would fail at the first step
-    assert main([str(job)]) == 0
 
 
 @pytest.mark.parametrize("kind", ["shards", "sampled_shards"])
@@ -298,31 +281,6 @@ def test_collapsed_features_end_the_job_with_exit_code_4(
     assert "the last good checkpoint is step-000002" in caplog.text
 
 
-def test_a_dead_temperature_or_a_loss_spike_ends_the_job_with_exit_code_4(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name, steps in (("PATIENCE", 3), ("WINDOW", 4), ("SPIKE", 2)):
-        monkeypatch.setattr(health_module, name, steps)
-    loss, update, calls = loss_module.contrastive_loss, step_module.update, []
-
-    def jumps(*arguments: Any) -> Any:
-        calls.append(1)
-        outcome = loss(*arguments)
-        return replace(outcome, loss=outcome.loss * (10 if len(calls) > 6 else 1))
-
-    def kills(model: CLIP, *arguments: Any) -> None:
-        update(model, *arguments)
-        model.logit_scale.data.zero_()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loss_module, "contrastive_loss", jumps)
-        assert main([str(make_job("a", checkpoint_every=2))]) == 4
-    assert re.search(r"step 7: the loss has gone from \d\.\d+ to 1\d\.\d+ in 2 steps; .* step-000006", caplog.text)
-    monkeypatch.setattr(step_module, "update", kills)
-    assert main([str(make_job("b", checkpoint_every=2))]) == 4
-    assert "step 3: the logit scale has been dead" in caplog.text
-
-
 def test_interim_evaluation_is_logged_and_changes_no_bit(make_job: MakeJob, suite: dict[str, object]) -> None:
     plain, watched = make_job("a", epochs=2), with_suite(make_job("b", epochs=2, evaluate_every=2), suite)
     assert [main([str(job)]) for job in (plain, watched)] == [0, 0]
@@ -474,24 +432,6 @@ def test_corrupt_samples_are_skipped_and_listed(make_job: MakeJob, shards: list[
     assert main([str(make_job("b", max_skipped=0.05))]) == 3
 
 
-@pytest.mark.parametrize(
-    ("change", "code", "message"),
-    [
-        ({"model": "ViT-Z"}, 2, "ViT-B-32"),
-        ({"lr": -1}, 2, "train.lr"),
-        ({"unknown": 1}, 2, "train.unknown"),
-        ({"device": "cuda"}, 2, "cuda"),
-    ],
-)
-def test_an_invalid_config_ends_the_job_and_is_named(
-    make_job: MakeJob, caplog: pytest.LogCaptureFixture, change: dict[str, object], code: int, message: str
-) -> None:
-    if change == {"device": "cuda"} and torch.cuda.is_available():
-        pytest.skip("this machine has what the config asks for")
-    assert main([str(make_job("a", **change))]) == code
-    assert message in caplog.text
-
-
 def test_broken_shards_end_the_job_and_are_named(
     make_job: MakeJob, shards: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -544,20 +484,3 @@ def test_the_job_imports_no_more_than_it_needs_and_ends_with_its_parent(make_job
             process.wait()
         assert trainer.stderr is not None
         trainer.stderr.close()
-
-
-@pytest.mark.parametrize(
-    ("requested", "device", "has_bf16", "expected"),
-    [
-        ("auto", "cpu", False, "fp32"),
-        ("auto", "cpu", True, "bf16"),
-        ("auto", "cuda", False, "bf16"),
-        ("bf16", "cpu", False, "bf16"),
-    ],
-)
-def test_auto_precision_is_bf16_when_the_device_supports_it(
-    requested: Precision, device: str, has_bf16: bool, expected: Precision, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, check, lambda: has_bf16)
-    assert resolve_precision(requested, torch.device(device)) == expected

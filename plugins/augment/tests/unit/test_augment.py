@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from plugins.augment.changes import _erase_lines, augment, draw_augmentation
 from plugins.augment.config import AugmentConfig
 from tests.trainings import before_step, outputs_of, stop_at
-from training.config import TrainConfig
 from training.train import main
 
 EVERYTHING = AugmentConfig(
@@ -38,12 +37,6 @@ def test_augmentation_does_not_depend_on_the_batch() -> None:
     assert whole.max() <= 1
 
 
-def test_without_strength_nothing_changes() -> None:
-    assert augmented(IMAGES, AugmentConfig(), 0, 0, SAMPLES).equal(IMAGES)
-    almost = AugmentConfig(cutout=1.0, cutout_side=0.0)  # passes through all steps
-    torch.testing.assert_close(augmented(IMAGES, almost, 0, 0, SAMPLES), IMAGES, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
 def test_erasing_lines_is_a_closing(width: int) -> None:
     config = AugmentConfig(erase_lines=1.0, line_width=width)
@@ -53,29 +46,6 @@ def test_erasing_lines_is_a_closing(width: int) -> None:
     assert _erase_lines(
         IMAGES, config, torch.full((6, 2), 1.0 - 1e-7) * torch.tensor([0.5, 1.0]), torch.arange(6)
     ).allclose(closed)
-
-
-def test_erasing_lines_removes_only_thin_dark_lines() -> None:
-    image = torch.ones(1, 3, 24, 24)
-    image[:, :, 3:5, 4:20] = 0  # a line of two pixels
-    image[:, :, 10:20, 8:18] = 0.2  # a surface
-    u = torch.tensor([[0.0, 1.0]])
-    erased = _erase_lines(image, AugmentConfig(erase_lines=1.0, line_width=2), u, torch.arange(1))
-    assert (erased[:, :, :8] == 1).all()
-    assert erased[:, :, 10:20, 8:18].allclose(torch.tensor(0.2))
-
-
-def test_zoom_magnifies_about_the_centre() -> None:
-    image = torch.zeros(1, 3, 32, 32)
-    image[:, :, 12:20, 12:20] = 1
-    zoomed = augmented(image, AugmentConfig(zoom=(2.0, 2.0)), 0, 0, np.array([0]))
-    assert zoomed[0, 0].sum() == pytest.approx(256, rel=0.1)
-    assert zoomed[0, 0, 8:24, 8:24].mean() > 0.9
-
-
-def test_flip_mirrors_the_image() -> None:
-    mirrored = augmented(IMAGES, AugmentConfig(flip=1.0), 0, 0, SAMPLES)
-    torch.testing.assert_close(mirrored, IMAGES.flip(3), atol=1e-4, rtol=0)
 
 
 def test_grayscale_has_no_colour_and_keeps_luma() -> None:
@@ -107,9 +77,3 @@ def test_a_training_with_augmentation_is_resumed_to_the_same_bits(make_job: Any,
         assert main([str(cut)]) == 75
     assert main([str(cut)]) == 0
     assert outputs_of(cut) == outputs_of(whole) != outputs_of(plain)
-
-
-@pytest.mark.parametrize("table", [{"zoom": [2, 1]}, {"erase_lines": 1.5}], ids=str)
-def test_values_out_of_range_are_an_error(table: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"zoom|erase_lines"):
-        TrainConfig.model_validate({"augment": table})

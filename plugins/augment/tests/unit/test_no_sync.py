@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.device_reads import check_device, check_reads
+from tests.device_reads import check_reads
 
 pytestmark = pytest.mark.usefixtures("process_state")
 
@@ -19,7 +19,3 @@ def test_a_step_reads_nothing_back(
     make_job: Any, monkeypatch: pytest.MonkeyPatch, tower: str, settings: dict[str, object]
 ) -> None:
     check_reads(make_job, monkeypatch, tower, settings)
-
-
-def test_all_tensors_of_a_step_lie_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_device(monkeypatch, "vit", {"augment": {"blur": 0.5, "hue": 0.1, "erase_lines": 0.5}})

@@ -141,13 +141,6 @@ def test_parallel_extracts_the_next_versions_while_one_is_made(backfill: Any) ->
     assert {call for call in runs.calls if call[1] == "extract"} == {("2", "extract"), ("3", "extract")}
 
 
-def test_a_failed_extract_ahead_stops_its_own_version_and_those_after_it(backfill: Any) -> None:
-    runs = MadeRuns(lambda value, until: 75 if (value, until) == ("2", "extract") else 0)
-    code, result, _ = backfill(runs, "--parallel", "3")
-    assert (code, states(result)) == (75, ["made", "failed", "waiting"])
-    assert ("2", "pack") not in runs.calls
-
-
 def test_a_signal_ends_the_runs_and_gives_its_exit_code(backfill: Any) -> None:
     def before(value: str, until: str) -> int:
         if value == "2":

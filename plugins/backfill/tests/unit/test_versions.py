@@ -29,26 +29,6 @@ def test_crawls_are_values_of_the_only_source_of_common_crawl(
     assert found == [f'{key}="CC-MAIN-2026-43"', f'{key}="2026"']
 
 
-@pytest.mark.parametrize(
-    ("sources", "crawls", "each", "problem"),
-    [
-        (CRAWL, (), (), "name the versions by --crawl CRAWL, or by --each KEY=VALUE"),
-        (CRAWL, ("a",), ("source.crawl=b",), "name the versions by --crawl CRAWL, or by --each KEY=VALUE"),
-        (LIST, ("a",), (), r'--crawl needs one source of kind = "common_crawl", and there are 0'),
-        (CRAWL + CRAWL, ("a",), (), "and there are 2; name the key by --each"),
-        (CRAWL, ("a", "b", "a"), (), '"a" is named twice'),
-        (LIST, (), ("seed=1", "source.paths=[]"), "--each names several keys: seed, source.paths"),
-        (LIST, (), ("seed",), "write --each KEY=VALUE"),
-        (LIST, (), ("filter.seen=[]",), "the key is not filter.seen, which a backfill sets"),
-    ],
-)
-def test_wrong_lists_of_versions_are_errors(
-    tmp_path: Path, sources: str, crawls: tuple[str, ...], each: tuple[str, ...], problem: str
-) -> None:
-    with pytest.raises(ConfigError, match=problem):
-        list_settings(write(tmp_path, sources), (), crawls, each)
-
-
 def test_the_config_of_every_version_is_checked_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,15 +27,6 @@ def test_features_are_kept_by_the_digest_of_the_image(tmp_path: Path) -> None:
     assert table.locate(ids(8, 9, 5, 8)).tolist() == [3, -1, 0, 3]
 
 
-def test_features_without_ids_are_overwritten(tmp_path: Path) -> None:
-    table, features = FeatureTable(tmp_path / "t"), unit(3)
-    table.add(ids(1), features[:1])
-    with (tmp_path / "t" / "features.f32").open("ab") as file:  # the process was killed before it wrote the ids
-        file.write(b"x" * 77)
-    table.add(ids(2, 3), features[1:])
-    np.testing.assert_array_equal(table.features(), features)
-
-
 def test_damaged_and_other_features_are_refused(tmp_path: Path) -> None:
     table = FeatureTable(tmp_path / "t")
     table.add(ids(1, 2), unit(2))
@@ -59,18 +50,6 @@ def test_search_is_exact_in_blocks_of_any_size(
     expected = np.where(positions < 0, -2, features[positions] @ query)
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
     assert best(scores, 5).tolist() == sorted(range(len(positions)), key=lambda n: (-scores[n], n))[:5]
-
-
-def test_images_without_a_feature_are_never_found() -> None:
-    scores = np.array([-2, 0.5, -2, 0.1, 0.5], np.float32)
-    assert best(scores, 10).tolist() == [1, 4, 3]
-    assert best(scores[:0], 10).tolist() == best(np.full(3, -2, np.float32), 2).tolist() == []
-
-
-def test_ids_need_whole_digests() -> None:
-    assert image_ids([None, "ab", "f" * 64]).tolist() == [[0, 0], [0, 0], [2**64 - 1] * 2]
-    with pytest.raises(CorruptPart):
-        image_ids(["z" * 64])
 
 
 def test_settings_that_change_the_images_change_the_table() -> None:

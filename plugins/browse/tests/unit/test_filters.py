@@ -1,17 +1,10 @@
-import numpy as np
 import pytest
 
 from dataops.errors import ConfigError
 from plugins.browse.database import Database
 from plugins.browse.filters import (
-    OPERATORS,
-    VALUELESS,
-    Filter,
     condition,
-    kind_of,
-    match_terms,
     parse_filter,
-    parse_terms,
 )
 
 COLUMNS = {"name": "VARCHAR", "size": "INTEGER", "score": "FLOAT", "ids": "UINTEGER[]", "boxes": "FLOAT[][]"}
@@ -74,26 +67,3 @@ def test_filter_finds_rows(table: Database, text: str, rows: list[int]) -> None:
 def test_other_columns_operators_and_values_are_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_filter(text, COLUMNS)
-
-
-def test_each_operator_of_each_kind_runs(table: Database) -> None:
-    for column, type_ in COLUMNS.items():
-        for operator in OPERATORS[kind_of(type_)]:
-            found = condition(Filter(column, operator, "" if operator in VALUELESS else "1"), COLUMNS)
-            table.rows(f"SELECT n FROM t {found.where}", found.parameters)
-
-
-def test_terms_are_words_and_phrases() -> None:
-    assert parse_terms('red  "big dog" x"y') == ["red", "big dog", "x", "y"]
-    assert parse_terms(' "" ') == []
-    assert len(parse_terms("a " * 50)) == 12
-
-
-def test_all_terms_must_be_in_the_text(table: Database) -> None:
-    found = match_terms(["DOG", "50%"], "name")
-    assert table.rows(f"SELECT n FROM t {found.where}", found.parameters) == [{"n": 1}]
-
-
-def test_numbers_of_arrays_are_whole() -> None:
-    assert condition(Filter("ids", "has", "7"), COLUMNS).parameters == (7,)
-    assert isinstance(condition(Filter("score", "is", str(np.float32(0.1))), COLUMNS).parameters[0], float)

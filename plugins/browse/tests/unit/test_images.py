@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataops.snapshot import Manifest
-from dataops.store import FolderStore
 from plugins.browse import images as module
 from plugins.browse.database import Database
-from plugins.browse.images import BoundedCache, Images, NoImage, find_image, image_of_line
+from plugins.browse.images import Images, NoImage
 from plugins.browse.rows import Selection, list_rows
 from plugins.browse.views import Dataset
 from tests.unit.tasks.dataset_chain import jpeg, some_pairs
-
-Stored = tuple[FolderStore, dict[str, Manifest]]
 
 
 @pytest.mark.parametrize("label", ["pack.kept", "curate.kept", "curate.dropped", "download.kept"])
@@ -30,16 +26,6 @@ def test_images_are_read_by_offset(label: str, dataset: Dataset, database: Datab
         assert shown.format == "JPEG"
         expected = np.asarray(Image.open(io.BytesIO(originals[row["uid"]])), np.float32)
         assert np.abs(np.asarray(shown, np.float32) - expected).mean() < 6
-
-
-@pytest.mark.parametrize("label", ["extract.dropped", "filter.dropped", "download.dropped"])
-def test_rows_that_were_not_fetched_have_no_image(
-    label: str, dataset: Dataset, database: Database, tmp_path: Path
-) -> None:
-    view = dataset.view(label)
-    row = list_rows(database, Selection(view))[0]
-    with pytest.raises(NoImage):
-        Images(tmp_path / "indexes").get(dataset, view, row, "small")
 
 
 @pytest.mark.parametrize(
@@ -78,24 +64,3 @@ def test_large_images_are_refused_before_they_are_decoded(
             patch.setattr(module, name, 100)
             with pytest.raises(NoImage):
                 Images(tmp_path / "indexes").get(dataset, view, row, "small")
-
-
-def test_cache_is_bounded() -> None:
-    cache, made = BoundedCache(10), list[int]()
-
-    def make(number: int) -> bytes:
-        made.append(number)
-        return bytes(4)
-
-    for number in (1, 2, 1, 3, 1, 2):
-        cache.get(number, lambda number=number: make(number))
-    assert made == [1, 2, 3, 2]
-
-
-def test_lines_of_an_index() -> None:
-    index = b"v1.2 2\njpg 512 10 ab.jpg txt 1024 3 ab.txt\njson 1536 2 b.json png 2048 9 b.png\n"
-    assert find_image(index, "ab") == ("ab", "jpg", 512, 10)
-    assert find_image(index, "b") == ("b", "png", 2048, 9)
-    assert find_image(index, "a") is None
-    assert image_of_line("jpg -5 10 a.jpg") is None
-    assert image_of_line("jpg x") is None

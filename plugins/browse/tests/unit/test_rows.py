@@ -1,17 +1,13 @@
 import polars as pl
-import pytest
 
-from dataops.errors import ConfigError
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from plugins.browse.database import Database
 from plugins.browse.filters import parse_filter
 from plugins.browse.rows import (
-    Bin,
     Selection,
     cluster_views,
     count_rows,
-    count_values,
     fetch_row,
     fetch_rows,
     list_clusters,
@@ -33,13 +29,6 @@ def test_views_have_the_rows_of_all_stages(dataset: Dataset, database: Database,
         manifest = stored[1][stage]
         parts = read_parts(stored[0], manifest, "part-" if side == "kept" else "dropped-")
         assert count_rows(database, select(dataset.view(label))) == parts.num_rows, label
-
-
-def test_page_has_the_rows_in_the_order_of_the_parts(dataset: Dataset, database: Database, stored: Stored) -> None:
-    view = dataset.view("pack.kept")
-    every = read_parts(*stored[:1], stored[1]["pack"])["uid"].to_pylist()
-    shown = [row["uid"] for offset in (0, 5) for row in list_rows(database, select(view), offset, 5)]
-    assert shown == every[:10]
 
 
 def test_rows_are_found_by_their_numbers(dataset: Dataset, database: Database) -> None:
@@ -72,32 +61,9 @@ def test_text_search_takes_hostile_text_as_text(dataset: Dataset, database: Data
     assert count_rows(database, select(view, terms=("' OR '1'='1",))) == 0
 
 
-def test_values_are_counted(dataset: Dataset, database: Database) -> None:
-    dropped = dataset.view("download.dropped")
-    assert count_values(database, select(dropped), "drop_reason") == [Bin(2, "http_404"), Bin(1, "too_large")]
-    bins = count_values(database, select(dataset.view("pack.kept")), "original_width")
-    assert sum(one.rows for one in bins) == count_rows(database, select(dataset.view("pack.kept")))
-    for column in ("nothing", "face_bboxes"):
-        with pytest.raises(ConfigError):
-            count_values(database, select(dataset.view("pack.kept")), column)
-
-
 def test_clusters_have_their_kept_and_dropped_pairs(dataset: Dataset, database: Database) -> None:
     number, clusters = list_clusters(database, cluster_views(dataset), 0)
     assert number == 1
     assert (clusters[0].name, clusters[0].size) == ("c" * 32, 3)
     assert [view.side for view, _ in clusters[0].members] == ["kept", "kept", "dropped"]
     assert list_clusters(database, [], 0) == (0, [])
-
-
-@pytest.mark.parametrize(("offset", "limit"), [(-1, 10), (0, 0), (0, 10_000), (10**9, 10)])
-def test_pages_are_bounded(dataset: Dataset, database: Database, offset: int, limit: int) -> None:
-    with pytest.raises(ConfigError):
-        list_rows(database, select(dataset.view("pack.kept")), offset, limit)
-
-
-def test_other_labels_and_orders_are_refused(dataset: Dataset) -> None:
-    with pytest.raises(ConfigError):
-        dataset.view("train.kept")
-    with pytest.raises(ConfigError):
-        select(dataset.view("pack.kept"), sort='uid"; --')

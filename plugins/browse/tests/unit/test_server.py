@@ -2,7 +2,6 @@
 
 import re
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,27 +79,6 @@ def test_pages_have_the_rows(ask: Ask, site: Site) -> None:
     assert {cards(page(ask, link or "")) for link in links if "http_404" in (link or "")} == {2}
 
 
-def test_list_without_rows_names_a_takedown_that_hides_some(
-    ask: Ask, site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link, find_view = "/?rows=download.dropped&f=drop_reason~is~takedown", site.dataset.view
-    assert "takedown removes" not in page(ask, link).css_first("main").text()
-    monkeypatch.setattr(site.dataset, "view", lambda label: replace(find_view(label), hides_rows=True))
-    assert "takedown removes are on no page" in page(ask, link).css_first("main").text()
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/?f=nothing~is~1", "/?f=uid~is;~1", "/?rows=x'y", "/?o=-1", "/?o=99999999",
-        "/row", "/row?row=-1", "/row?row=" + "9" * 30,
-        "/?f=" + "&f=".join(f"uid~not~{n}" for n in range(30)), "/?q=" + "x" * 5000,
-    ],
-)  # fmt: skip
-def test_bad_parameters_are_explained(ask: Ask, path: str) -> None:
-    assert page(ask, path, 400).css_first("p.message").text()
-
-
 def test_images_are_jpegs(ask: Ask, site: Site) -> None:
     image = ask("/image?row=0&size=small")
     assert (image.headers["content-type"], image.content[:3]) == ("image/jpeg", b"\xff\xd8\xff")
@@ -162,8 +140,3 @@ def test_search_by_meaning(ask: Ask, site: Site) -> None:
     while meaning.progress.running:
         time.sleep(0.02)
     assert meaning._encoder.batches == again  # type: ignore[attr-defined]
-
-
-def test_search_by_meaning_is_over_the_dataset_only(ask: Ask) -> None:
-    message = page(ask, "/?rows=curate.kept&m=red").css_first("p.message").text()
-    assert "pack.kept" in message

@@ -12,8 +12,3 @@ def test_a_corpus_of_ten_times_as_many_pairs_takes_ten_times_the_core_hours(caps
     assert [stage["stage"] for stage in large["stages"]] == ["extract", "filter", "download", "curate", "pack"]
     assert large["stages"][0]["rows"] == 1.28e9
     assert large["dollars"]["requests"] > small["dollars"]["requests"] > 0
-
-
-def test_numbers_that_are_none_are_refused(capsys: pytest.CaptureFixture[str]):
-    assert run_command(["plan-corpus", "0"]) == 2
-    assert "one number of pairs or more" in capsys.readouterr().err

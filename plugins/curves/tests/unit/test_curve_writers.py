@@ -13,13 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from dataops.errors import ConfigError
-from plugins.curves import hook
 from plugins.curves.writers import EventFiles
 from tasks.train.curves import CurveFollower
-from tasks.train.stage import _train
 from training.config import TrainConfig
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -78,24 +74,6 @@ def test_a_writer_that_fails_does_not_stop_the_training(
     with caplog.at_level(logging.WARNING), CurveFollower(work_of(tmp_path, tensorboard=str(tmp_path)), tmp_path):
         pass
     assert "TensorBoard no longer shows this training: OSError: the disk is full" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    config = TrainConfig.model_validate({name: "runs"})
-    assert config.problems() == []
-    monkeypatch.setattr(hook, "find_spec", lambda _: None)
-    (problem,) = config.problems()
-    assert problem == f"{name}: the package {name} is not installed: pip install 'pairmill[{name}]'"
-    work = SimpleNamespace(config=config, inputs={"pack": None})
-    with pytest.raises(ConfigError, match=rf"train\.{name}: .*pip install"):
-        _train(work, tmp_path)  # pyright: ignore[reportArgumentType]
-
-
-@pytest.mark.parametrize("change", [{"wandb": "a/b/c"}, {"wandb": ""}, {"tensorboard": ""}], ids=str)
-def test_invalid_values_raise_validation_error(change: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
-        TrainConfig.model_validate(change)
 
 
 def test_curves_change_no_key_and_load_no_package() -> None:

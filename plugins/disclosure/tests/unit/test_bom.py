@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from dataops.errors import ConfigError
 from dataops.snapshot import Input, Part
 from dataops.store import FolderStore
 from plugins.disclosure.bom import write_bom
-from plugins.disclosure.subject import Subject, describe_dataset, describe_training
+from plugins.disclosure.subject import Subject, describe_training
 from plugins.disclosure.tests.unit.made_model import WEIGHTS, make_model, pair
 from tests.hostile_text import HOSTILE
 from tests.manifests import build_manifest
@@ -110,18 +109,3 @@ def test_document_is_the_same_each_time_and_valid_with_hostile_names(subject: Su
     found = [one for one in document["components"] if one["name"] == HOSTILE]
     assert len(found) == 2
     assert not any("hashes" in one for one in found)
-
-
-def test_datasets_and_a_missing_library_are_refused(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = FolderStore(tmp_path / "other")
-    with pytest.raises(ConfigError, match="is a dataset"):
-        write_bom(describe_dataset(make_model(store, [pair(0, "a.com", 9)])["pack"], store))
-
-    def fail(name: str) -> None:
-        raise ModuleNotFoundError(name=name.partition(".")[0])
-
-    monkeypatch.setattr("plugins.disclosure.bom.importlib.import_module", fail)
-    with pytest.raises(ConfigError, match="cyclonedx is not installed: pip install"):
-        write_bom(subject)

@@ -56,22 +56,3 @@ def test_removed_pairs_repeated_urls_and_archived_images_are_not_counted(tmp_pat
     found = fetched(tmp_path, pairs, taken_down=removed, configs={"filter": {"dedupe": ["uid", "pair"]}})
     assert found.domains == [Domain("a.test", 9, 600)]
     assert (found.images, found.archived) == (9, 1)
-
-
-def test_pages_of_an_own_crawl_count_by_their_captions(tmp_path: Path) -> None:
-    crawled = [
-        pair(n, "cdn.com", 5, extracted_with="pairmill-site/2", page_url="https://www.site.com/x") for n in range(2)
-    ]
-    assert fetched(tmp_path, crawled).domains == [
-        Domain("site.com", 0, 0, 2, len("caption 0") + len("caption 1")),
-        Domain("cdn.com", 2, 10),
-    ]
-
-
-def test_without_the_snapshots_of_the_images_domains_are_ranked_by_their_number(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    made = make_model(store, [pair(n, "few.test" if n < 2 else "many.test", 9) for n in range(5)])
-    store.delete_tree(f"curate/{made['curate'].key}")
-    found = measure(describe_dataset(made["pack"], store).chains, store)
-    assert found.domains == [Domain("many.test", 3, 0), Domain("few.test", 2, 0)]
-    assert found.unsized == found.images == 5

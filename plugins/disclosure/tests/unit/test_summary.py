@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from dataops.errors import ConfigError
 from dataops.snapshot import Input, Manifest
 from dataops.store import FolderStore
-from plugins.disclosure.general import IMAGE_LIMITS, IMAGE_RANGES, TEXT_LIMITS, TEXT_RANGES, choose_range
 from plugins.disclosure.pages import render_html, render_markdown
-from plugins.disclosure.provider_facts import ProviderFacts, parse_facts, read_facts
+from plugins.disclosure.provider_facts import ProviderFacts, parse_facts
 from plugins.disclosure.subject import describe_manifests, describe_training
 from plugins.disclosure.summary import Summary, as_json, summarise
 from plugins.disclosure.template import BY_NAME, FIELDS, SECTIONS
@@ -69,11 +65,6 @@ CHECKLIST = {
 }
 """Fields of the template by section and in its order, in the words of filled templates and of the mapping in
 https://github.com/CycloneDX/guides/blob/main/ML-BOM/en/0x80-Appendix-eu-ai-act-mappings.md, and not from the code."""
-RANGES = {
-    "text_size": ["Less than 1 billion tokens", "1 billion to 10 trillion tokens", "More than 10 trillion tokens"],
-    "image_size": ["Less than 1 million images", "1 million to 1 billion images", "More than 1 billion images"],
-}
-"""Ranges of the template, as filled templates have them (Command A+, Hy3, Apertus)."""
 PAIRS = [pair(n, f"{'abcdefghijkl'[n]}.com", 10 * n) for n in range(12)]
 
 
@@ -134,29 +125,6 @@ def test_figures_equal_those_of_the_manifests(tmp_path: Path) -> None:
     assert "download kept 12 of 17 pairs; dropped: opt_out 3, http_404 2." in answers["processing"].text
     assert answers["synthetic_used"].is_yes is False
     assert answers["synthetic_models"].state == "not_applicable"
-
-
-def test_sizes_are_in_the_ranges_of_the_template() -> None:
-    limits = {
-        "text_size": (TEXT_LIMITS, TEXT_RANGES, 10**9, 10**13),
-        "image_size": (IMAGE_LIMITS, IMAGE_RANGES, 10**6, 10**9),
-    }
-    for field, (bounds, ranges, first, second) in limits.items():
-        found = [choose_range(number, bounds, ranges) for number in (0, first - 1, first, second - 1, second)]
-        low, middle, high = RANGES[field]
-        assert found == [low, low, middle, middle, high]
-
-
-def test_own_crawl_and_public_archives_have_their_period_and_description(tmp_path: Path) -> None:
-    sources = {"warc": {"kind": "public", "description": "Pages of museums.", "name": "Museums", "period": "2025"}}
-    made, _ = summarised(tmp_path / "public", {"sources": sources})
-    assert made.answers["public_list"].text[-1] == "warc: Pages of museums."
-    assert made.answers["public_list"].rows[0][1:4] == ("Museums", "not stated", "2025")
-    crawl, manifests = summarised(tmp_path / "site", configs={"extract": {"kind": "site", "user_agent": "testbot"}})
-    end = manifests["extract"].created_at[:10]
-    assert crawl.answers["crawl_period"].text[2].startswith(f"The crawls of pages ended by {end};")
-    assert not any("third parties" in text for text in crawl.answers["tdm_measures"].text)
-    assert (format_user_agent("testbot", None), "pages of site") in crawl.answers["crawler_names"].rows
 
 
 def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_them(tmp_path: Path) -> None:
@@ -229,38 +197,6 @@ def test_facts_of_the_provider_fill_open_fields_and_classify_sources(tmp_path: P
     assert Page(page).events == []
     assert "default-src 'none'; style-src 'unsafe-inline'\"" in page
     assert not re.search(r"(?<!\\)<", render_markdown(made))
-
-
-@pytest.mark.parametrize(
-    ("facts", "message"),
-    [
-        ({"providr": "x"}, "summary.providr: the template has no such field"),
-        ({"code_of_practice": "yes"}, "must be true or false"),
-        ({"provider": 3}, "must be a text"),
-        ({"provider": " "}, "must be a text"),
-        ({"sources": {"warc": {"kind": "secret"}}}, "summary.sources.warc.kind"),
-        ({"crawlers_used": False}, "summary.crawlers_used is false, but the lineage has: Images were requested"),
-        ({"synthetic_models": "m"}, "summary.synthetic_models is stated, but synthetic_used is no"),
-    ],
-)
-def test_wrong_and_contradicting_facts_are_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        summarised(tmp_path, facts)
-
-
-def test_files_of_facts_are_read_whole_or_refused(tmp_path: Path) -> None:
-    file = tmp_path / "facts.toml"
-    file.write_text('[summary]\nplacement_date = 2026-12-01\nprovider = ["A", "B"]\n')
-    assert {name: str(value) for name, value in read_facts(file).fields.items()} == {
-        "placement_date": "2026-12-01",
-        "provider": "['A', 'B']",
-    }
-    for text in ("", "summary = 1", "[summary", "\x00", "[summary]\nx = 1"):
-        file.write_text(text)
-        with pytest.raises(ConfigError, match="facts"):
-            read_facts(file)
-    with pytest.raises(ConfigError, match="facts in"):
-        read_facts(tmp_path / "none.toml")
 
 
 def test_a_model_whose_dataset_a_takedown_deleted_is_summarised_from_the_next_version(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from plugins.doctor import installation
 
-DATACLASSES = {"dataclasses": "0.6"}
-
 
 def version_of(installed: dict[str, str]):
     def version(name: str) -> str:
@@ -42,11 +40,6 @@ def test_check_checkout_compares_the_running_and_the_installed_one(tmp_path: Pat
     assert installation.check_checkout([unpacked], (tmp_path / "site/pairmill/app").resolve()).ok
     missing = installation.check_checkout([], here)
     assert (missing.ok, missing.severity) == (False, "warning")
-
-
-def test_read_requirements_reads_pyproject(tmp_path: Path):
-    assert any(line.startswith("prefect") for line in installation.read_requirements())
-    assert not any(line.startswith("pytest") for line in installation.read_requirements(tmp_path))
 
 
 def test_check_packages_names_missing_and_outdated_packages():

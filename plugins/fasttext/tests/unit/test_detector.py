@@ -27,12 +27,3 @@ def test_fasttext_uses_langdetects_names_and_rows_sum_to_one():
 def test_a_caption_in_capitals_is_detected_in_lower_case_and_one_in_no_candidates_script_has_no_language():
     found = detect(["THE DOG RUNS OVER THE WET BEACH", "北京的天气很好"], ["de", "en"])
     assert found.labels == ["en", None]
-
-
-def test_detect_distributes_all_probability_among_candidates():
-    found = detect(TEXTS, ["nl", "de"])
-    assert found.candidates == ("de", "nl")
-    assert found.labels[1] == "de"
-    assert found.sum_probabilities(["nl", "de"])[:2].tolist() == pytest.approx([1, 1], abs=0.001)
-    with pytest.raises(ValueError, match="no language profile 'xx'"):
-        detect(TEXTS, ["xx"])

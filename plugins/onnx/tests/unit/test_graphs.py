@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dataops.errors import ConfigError
-from plugins.onnx.exporter import ONNX
 from plugins.onnx.graphs import TextGraph
 from plugins.towers.networks.vit import ViT
 from tests.trainings import RESNET, VIT
@@ -63,9 +61,3 @@ def test_onnxruntime_runs_an_export(dimensions: dict[str, object], tmp_path: Pat
     np.testing.assert_allclose(run("text", loaded.tokenizer(CAPTIONS[:1])), texts[:1], atol=1e-4, rtol=1e-4)
     card = json.loads((folder / "model.json").read_text())
     assert card["logit_scale"] == pytest.approx(float(loaded.model.logit_scale))
-
-
-def test_a_missing_package_raises_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ONNX, "packages", ("torch", "no_such_runtime"))
-    with pytest.raises(ConfigError, match=r"onnx needs no_such_runtime, not installed here: .*pairmill\[onnx\]"):
-        export(build(tmp_path, VIT), "onnx", tmp_path / "out")

@@ -161,20 +161,3 @@ def test_hiccup_of_the_server_loses_no_event(start, catalogue, monkeypatch, capl
     lineage.end("completed")
     assert kinds(catalogue) == [("demo", "START"), ("demo", "START"), ("demo", "COMPLETE")]
     assert "continues" not in caplog.text
-
-
-@pytest.mark.parametrize("disabled", [True, False])
-def test_no_event_is_sent_unless_a_server_is_named(start, catalogue, monkeypatch, disabled):
-    monkeypatch.setenv(sender.DISABLED, "true" if disabled else "")
-    lineage = start(catalogue.url if disabled else "")
-    lineage.make(build_manifest("filter"))
-    lineage.end("completed")
-    assert catalogue.calls == []
-
-
-def test_training_on_a_work_pool_is_shown_by_its_own_flow_run(start, catalogue):
-    lineage = start()
-    lineage.listener.making(build_plan("train"), elsewhere=True)
-    lineage.listener.stage_ended(StageEnd("train", "Completed", 1.0, build_manifest("train")))
-    lineage.end("completed")
-    assert kinds(catalogue) == [("demo", "START"), ("demo", "COMPLETE")]

@@ -41,14 +41,6 @@ def test_pairs_without_a_licence_need_a_stated_one(tmp_path: Path, capsys: pytes
     assert {path.name for path in out.iterdir()} == {file["name"] for file in report["files"]}
 
 
-def test_pair_without_a_licence_is_found_among_many_licences(tmp_path: Path) -> None:
-    pairs = [pair(n, license=f"http://licences.example/{n // 2}") for n in range(90)]
-    _, manifests = packed_in(tmp_path / "store", [*pairs, pair(90, license=None)], raw_size=100)
-    assert manifests["pack"].facts["licenses"][""] == 1, "counted beside 40 more frequent ones"
-    with pytest.raises(ContractError, match="licence: 1 of 91 pairs have no licence"):
-        run(tmp_path, manifests["pack"].key, str(tmp_path / "out"))
-
-
 def test_blocked_dataset_and_recorded_takedown_are_refused(tmp_path: Path) -> None:
     pairs = [pair(n, license=LICENSE) for n in range(3)]
     store, manifests = packed_in(tmp_path / "store", pairs)
@@ -86,10 +78,3 @@ def test_damaged_file_in_the_folder_is_sent_again(tmp_path: Path, capsys: pytest
     run(tmp_path, key, str(out))
     report = json.loads(capsys.readouterr().out)
     assert [file["name"] for file in report["files"] if file["sent"]] == ["00000.tar"]
-
-
-@pytest.mark.parametrize("target", ["hub:kites", "hub:a/b/c", "hub:../b", "ftp://x/y", " "])
-def test_wrong_place_is_refused(tmp_path: Path, target: str) -> None:
-    _, manifests = packed_in(tmp_path / "store", [pair(n, license=LICENSE) for n in range(3)])
-    with pytest.raises(ConfigError, match="--to"):
-        run(tmp_path, manifests["pack"].key, target)

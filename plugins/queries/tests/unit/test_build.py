@@ -2,9 +2,7 @@
 
 import bz2
 import gzip
-import json
 import math
-import os
 import re
 from collections import Counter
 from itertools import pairwise
@@ -14,13 +12,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from dataops.digest import file_sha256
-from dataops.errors import ConfigError, PairmillError, SourceError
-from dataops.regular_files import NotRegularFileError
+from dataops.errors import ConfigError, SourceError
 from dataops.text.query_list import QUERIES, read_queries
-from plugins.queries.build import QuerySources, build_queries, write_queries
+from plugins.queries.build import QuerySources, build_queries
 from plugins.queries.building import Thresholds
-from plugins.queries.corpus import read_lines, strip_markup
 
 LINES = [
     "Vitamin C is big.",
@@ -85,13 +80,6 @@ def test_build_queries_gives_the_same_on_worker_processes(tmp_path: Path):
     assert built(workers=2, batch=100, text=[text(tmp_path)]).equals(expected)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.bz2", "a.txt.zst"])
-def test_read_lines_refuses_a_named_pipe(name: str, tmp_path: Path):
-    os.mkfifo(tmp_path / name)
-    with pytest.raises((PairmillError, NotRegularFileError), match=name):
-        list(read_lines(tmp_path / name))
-
-
 def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path: Path):
     pages = [
         ("0", "", LINES),
@@ -106,25 +94,6 @@ def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path: Path):
     found = built(text=[path])
     assert {"kite", "new york"} < set(found["query"])
     assert not {"zebras", "lemurs", "text", "page", "ns"} & set(found["query"])
-
-
-def test_build_queries_accepts_folders_and_globs_and_ignores_wikiextractor_tags(tmp_path: Path):
-    expected = built(text=[text(tmp_path)])
-    folder = tmp_path / "extracted" / "AA"
-    folder.mkdir(parents=True)
-    for number in range(3):
-        lines = "\n".join(LINES[number::3])
-        (folder / f"wiki_{number:02d}").write_text(f'<doc id="1" url="x" title="Kite">\n{lines}\n</doc>\n')
-    assert built(text=[folder.parent]).equals(expected)
-    assert built(text=[f"{folder}/wiki_*"]).equals(expected)
-
-
-def test_strip_markup_removes_markup():
-    page = (
-        "{{Infobox|a={{nested|x}}|b}} '''Kites''' are [[tether]]ed [[aircraft|craft]].<ref name=a>no</ref><ref x/>\n"
-        "{| class=w\n|-\n| cell\n|}\n== History ==\n[[File:a.jpg|thumb|of a [[dog]]]] see [https://x.org this] <!-- no -->"
-    )
-    assert strip_markup(page).split() == ["Kites", "are", "tethered", "craft.", "History", "see", "this"]
 
 
 def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path: Path):
@@ -152,16 +121,6 @@ def test_build_queries_reads_titles_lemmas_and_word_lists(tmp_path: Path):
     assert not {"rare", "!?", "x", "this software", "drache", "special:search"} & set(rows)
     pytest.importorskip("wordfreq")
     assert "the" in built(wordfreq=["en"])["query"].to_list()
-
-
-def test_write_queries_stores_the_sources(tmp_path: Path):
-    sources, out = QuerySources(text=[str(text(tmp_path))]), tmp_path / "lists" / "queries.parquet"
-    write_queries(build_queries(sources, LOW), out, sources, LOW)
-    assert pl.read_parquet(out).equals(built(text=[tmp_path / "text.txt"]))
-    stored = json.loads(pl.read_parquet_metadata(out)["pairmill"])
-    assert stored["files"] == [{"name": "text.txt", "sha256": file_sha256(tmp_path / "text.txt")}]
-    assert stored["thresholds"]["min_pmi"] == 0.5
-    assert [path.name for path in out.parent.iterdir()] == ["queries.parquet"]
 
 
 def test_build_queries_names_unreadable_sources(tmp_path: Path):

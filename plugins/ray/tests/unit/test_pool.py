@@ -14,8 +14,8 @@ from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from plugins.ray.cluster import ClusterCapacity
-from plugins.ray.driver import Caller, code_digest, explain_error, run_call
-from plugins.ray.engine import RayExecutor, is_listening
+from plugins.ray.driver import Caller, code_digest, run_call
+from plugins.ray.engine import RayExecutor
 from plugins.ray.pool import check_store
 from tasks.engine import map_parts as parts
 from tasks.engine.context import Context
@@ -109,23 +109,3 @@ def test_run_call_returns_errors_without_secrets(tmp_path: Path, monkeypatch: py
     assert isinstance(error, ValueError)
     assert "in run_call" in error.__notes__[0]
     assert "hush" not in str(error) + error.__notes__[0]
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "Token authentication is enabled but no authentication token was found. Set RAY_AUTH_TOKEN=planted-token",
-        "RPC error: Unauthenticated: InvalidAuthToken",
-    ],
-)
-def test_missing_token_of_a_cluster_names_the_variables_to_set(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "planted-token")
-    error = explain_error(RuntimeError(message), RayExecutor("10.0.0.5:6379"))
-    assert isinstance(error, ConfigError)
-    assert "the Ray cluster at 10.0.0.5:6379 refuses this machine" in str(error)
-    assert "Set RAY_AUTH_MODE=token here too" in str(error)
-    assert "planted-token" not in str(error)
-
-
-def test_is_listening_returns_false_for_an_invalid_address() -> None:
-    assert not any(map(is_listening, ("nowhere", "127.0.0.1:none", "127.0.0.1:99999")))

@@ -1,6 +1,5 @@
 """Distillation against loops over all pairs in fp64, and a teacher's features: computed once, and read by a resumed job."""
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -139,14 +138,6 @@ def test_a_training_with_a_teacher_is_resumed_to_the_same_bits(
     assert main([str(cut)]) == 0
     assert outputs_of(cut) == outputs_of(whole)
     assert rows_of(whole)[0]["loss"] != rows_of(plain)[0]["loss"]
-
-
-def test_a_job_reads_features_from_the_folder_that_it_names(make_job: MakeJob, teacher: Path, tmp_path: Path) -> None:
-    job = make_job("a", "vit", epochs=1, distill={"model": "models:/t/1"})
-    named = {"files": {"distill.model": str(teacher)}, "features": str(tmp_path / "kept")}
-    job.write_text(json.dumps({**json.loads(job.read_text()), **named}))
-    assert main([str(job)]) == 0
-    assert len(list((tmp_path / "kept").glob("*/block-000000.npy"))) == 1
 
 
 def test_key_and_metadata_name_a_teacher_by_its_content(tmp_path: Path) -> None:

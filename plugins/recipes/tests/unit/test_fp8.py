@@ -1,6 +1,5 @@
 """Products in fp8, as torchao emulates them, against plain products of operands that are rounded here."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -118,22 +117,3 @@ def test_a_card_without_fp8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = CLIP(ModelConfig.model_validate(VIT))
     with pytest.raises(ConfigError, match=r"fp8: NVIDIA A100 has compute capability 8\.0, and fp8 needs 8\.9"):
         place_model(model, torch.device("cuda"), TrainConfig(fp8=True))
-
-
-def test_a_width_that_fp8_does_not_divide_is_refused() -> None:
-    odd = {**VIT, "text_cfg": {**VIT["text_cfg"], "width": 24}}
-    with pytest.raises(ConfigError, match="fp8: a transformer has width 24; fp8 needs a multiple of 16"):
-        place_model(CLIP(ModelConfig.model_validate(odd)), torch.device("cpu"), TrainConfig(fp8=True))
-
-
-def test_a_job_without_torchao_ends_with_2(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "torchao" else found(name))
-    job = make_job("a", "vit", fp8=True)
-    assert main([str(job)]) == 2
-    assert r"pip install 'pairmill[fp8]'" in json.loads((output_of(job) / "failure.json").read_text())["message"]
-
-
-def test_fp8_is_in_the_key_only_where_it_is_set() -> None:
-    assert "fp8" not in TrainConfig().key_config()
-    assert TrainConfig(fp8=True).key_config()["fp8"] is True

@@ -1,6 +1,5 @@
 """`pairmill gc` on real runs and a real registry."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +49,6 @@ def test_gc_deletes_what_no_run_and_no_model_needs_and_a_run_makes_it_again(chao
     again = pairmill.json(*command)
     assert [stage["state"] for stage in again["stages"]] == ["Completed", "Completed"]
     assert {f"{stage['stage']}/{stage['key']}" for stage in again["stages"]} == keys
-
-
-def test_gc_refuses_without_the_registry(chaos, pairmill):
-    without_registry = replace(pairmill, env={**pairmill.env, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
-    store = chaos.environment.folder / "peace"
-    before = snapshots(store)
-    refused = without_registry("gc", "--store", store, "--keep-runs", "0", "--yes", code=75)
-    assert "http://127.0.0.1:9" in refused.stderr
-    assert snapshots(store) == before
 
 
 def test_gc_keeps_ancestors_of_a_model_of_another_registry_and_deletes_those_of_a_deleted_model(chaos, pairmill):

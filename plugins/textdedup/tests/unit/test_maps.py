@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from dataops.schema import uid
@@ -127,34 +125,6 @@ def test_a_small_memory_limit_and_workers_do_not_change_near_captions(tmp_path: 
     assert (one.key, one.counts) == (two.key, two.counts)
     assert ids(tmp_path / "one", one) == ids(tmp_path / "two", two)
     assert one.counts.dropped[NEAR] > 500
-
-
-def test_near_captions_reach_recall_and_precision_over_all_pairs(tmp_path: Path):
-    texts = slow.variants(8, 1500)
-    rows = pairs(texts)
-    result = filtered(tmp_path, rows, near_captions={"scope": "all"})
-    true = slow.all_pairs(texts, 0.8)
-    stays = set(captions(tmp_path, result))
-    kept = [caption in stays for caption in texts]
-    missed = sum(kept[i] and kept[j] for i, j in true)
-    assert missed <= 0.02 * len(true)
-    neighbours = {i for i, j in true if kept[j]} | {j for i, j in true if kept[i]}
-    assert {i for i, there in enumerate(kept) if not there} <= neighbours  # each that left has one like it that stayed
-    assert len(texts) - len(stays) > 250
-
-
-def test_balancing_counts_only_kept_rows(tmp_path: Path):
-    pq.write_table(pa.table({"query": ["boat"]}), tmp_path / "queries.parquet")
-    texts = [f"an old wooden boat lies on the beach of the island number {i}" for i in range(50)]
-    balance = {"queries": str(tmp_path / "queries.parquet"), "max_per_query": 1000}
-    result = filtered(tmp_path, pairs(texts, hosts=1), near_captions={}, balance=balance)
-    assert result.facts["balance"]["matches_before"] == result.counts.kept < 10
-
-
-def test_masked_captions_are_compared_after_masking(tmp_path: Path):
-    texts = [f"dial +1 212 555 0{i}99 for red kites and old boats of wood" for i in range(1, 4)]
-    result = filtered(tmp_path, pairs(texts, hosts=1), near_captions={"threshold": 1}, personal="mask")
-    assert result.counts.dropped == {NEAR: 2}
 
 
 def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -82,32 +82,11 @@ def test_setting_of_filter_shows_what_is_dropped_now_and_what_is_kept_now(home: 
     assert back.changed["after"].value_counts().sort("count").rows() == [("kept", 1), ("duplicate_uid", 199)]
 
 
-def test_without_settings_the_rows_of_the_config_are_shown(home: Path):
-    found = attempt(home, "filter")
-    assert found.changed.height == 0
-    assert found.before == found.after
-    assert found.before == {"kept": 120, "blocked_domain": 200}
-
-
 def test_curate_reads_a_sample_of_the_raw_shards(home: Path):
     found = attempt(home, "curate", "curate.min_side=110", rows=10)
     assert found.rows == 10
     assert set(found.changed.select("before", "after").unique().rows()) == {("kept", "too_small")}
     assert 0 < found.changed.height < 10
-
-
-def test_extract_reads_one_file(home: Path):
-    found = attempt(home, "extract", "source.max_caption_chars=10")
-    assert "a.csv" in found.notes[0]
-    assert set(found.changed.select("before", "after").unique().rows()) == {("kept", "none"), ("none", "kept")}
-    assert found.changed.height == 120, "60 captions are cut: other pairs"
-
-
-def test_snapshots_and_the_store_stay_as_they_are(home: Path):
-    before = {path: path.stat().st_mtime_ns for path in (home / "store").rglob("*")}
-    attempt(home, "filter", "filter.min_words=3")
-    attempt(home, "curate", "curate.min_side=110")
-    assert {path: path.stat().st_mtime_ns for path in (home / "store").rglob("*")} == before
 
 
 @pytest.mark.parametrize(
@@ -124,15 +103,6 @@ def test_snapshots_and_the_store_stay_as_they_are(home: Path):
 def test_what_cannot_be_tried_is_an_error(home: Path, stage: str, settings: list[str], error: str):
     with pytest.raises(ConfigError, match=error):
         attempt(home, stage, *settings)
-
-
-def test_unknown_or_unfinished_run_is_an_error(home: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="no run has finished extract, of which the trial takes its sample"):
-        attempt(tmp_path, "filter")
-    with pytest.raises(ConfigError, match="there is no run 'nobody'"):
-        try_stage("filter", [], 10, home, None, "nobody")
-    with pytest.raises(ConfigError, match="--rows is 0"):
-        attempt(home, "filter", rows=0)
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,6 @@ def test_read_pages_reads_plain_files_and_gzip_files_of_one_or_many_members(tmp_
     assert read(tmp_path, pack(RECORDS))[:2] == (urls(0, 1, 2, 3), [])
 
 
-def test_read_pages_returns_the_offset_of_each_record(tmp_path: Path):
-    packed = members(RECORDS)
-    path = tmp_path / "file.warc.gz"
-    path.write_bytes(b"".join(packed))
-    offsets = [page.offset for page in read_pages(path, 10_000, lambda what: None)]
-    assert offsets == [sum(map(len, packed[:i])) for i in range(4)]
-
-
 def test_read_pages_returns_only_successful_html_responses(tmp_path: Path):
     data = b"".join(
         [
@@ -99,14 +91,6 @@ def test_read_pages_keeps_the_records_before_a_truncation(tmp_path: Path, cut: i
         else:
             assert pages == urls(0, 1, 2)
             assert len(damages) == 1
-
-
-@pytest.mark.parametrize("data", [b"\0" * 5000, b"<html>" * 100, b"http://a.example/ 1.2.3.4 20080430 text/html 10\n"])
-def test_read_pages_raises_an_error_with_the_file_name_without_records(tmp_path: Path, data: bytes):
-    with pytest.raises(SourceError, match=r"file\.warc\.gz: no WARC record"):
-        read(tmp_path, data)
-    with pytest.raises(SourceError, match=r"cannot read .*none\.warc: No such file"):
-        list(read_pages(tmp_path / "none.warc", 100, print))
 
 
 def test_read_pages_raises_after_too_many_damages(tmp_path: Path):
@@ -166,9 +150,3 @@ def test_read_pages_returns_the_directives_of_the_response(tmp_path: Path):
     [page] = read_pages(path, 10_000, lambda what: None)
     assert isinstance(page, Page)
     assert page.opt_out == {"noai", "noindex", "tdm-reservation"}
-
-
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_read_pages_names_the_remedy_for_arc_files(tmp_path: Path, pack):
-    with pytest.raises(SourceError, match=r"this is an ARC file; `warcio recompress"):
-        read(tmp_path, pack(b"filedesc://a.arc 0.0.0.0 20080430204825 text/plain 10\n1 0 x\n\n\n" * 50))

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.images.bit_blocks import choose_masks, plan_searches
+from dataops.images.bit_blocks import plan_searches
 from dataops.images.near_duplicates import (
     find_close_pairs,
     find_clusters,
@@ -77,14 +77,6 @@ def test_find_clusters_compares_equal_rows_once() -> None:
     assert not find_clusters(hashes, groups, no_thumbnails(count), 6, 16).any()
 
 
-def test_searches_accept_no_row_and_one_row() -> None:
-    none = np.array([], np.uint64)
-    assert find_clusters(none, none.astype(np.int64), no_thumbnails(0), 4, 0).tolist() == []
-    assert find_clusters(np.array([7], np.uint64), np.array([0]), no_thumbnails(1), 4, 0).tolist() == [0]
-    assert not list(find_close_pairs(none, np.array([7], np.uint64), 4))
-    assert not list(find_close_pairs(np.array([7], np.uint64), none, 4))
-
-
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_find_close_pairs_yields_each_pair_once(distance: int) -> None:
     rows = synthetic_hashes(1, 150)
@@ -92,21 +84,6 @@ def test_find_close_pairs_yields_each_pair_once(distance: int) -> None:
     found = [tuple(pair) for block in find_close_pairs(queries, rows, distance, 200) for pair in block.tolist()]
     apart = hamming_distance(queries[:, None], rows[None])
     assert sorted(found) == sorted(zip(*(index.tolist() for index in np.nonzero(apart <= distance)), strict=True))
-
-
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("rows", [10, 10_000, 10_000_000])
-def test_choose_masks_has_an_unflipped_mask_for_any_flipped_bits(distance: int, rows: int) -> None:
-    masks = choose_masks(distance, rows**2 / 2, rows)
-    random = np.random.default_rng(0)
-    for _ in range(200):
-        flipped = sum(1 << int(bit) for bit in random.permutation(64)[:distance])
-        assert (masks & np.uint64(flipped) == 0).any()
-
-
-def test_choose_masks_raises_on_a_distance_above_the_maximum() -> None:
-    with pytest.raises(ValueError, match="distance is 17; allowed: 0 to 16"):
-        choose_masks(17, 1, 1)
 
 
 @pytest.mark.parametrize("distance", [1, 6, 16])

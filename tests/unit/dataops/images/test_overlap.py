@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_image
 
 from dataops.images.fingerprint import MATRIX_SIDE, fingerprint
 from dataops.images.near_duplicates import find_close_pairs
-from dataops.images.overlap import CROPS, VARIANTS, correlate, index_image, variant_kind
+from dataops.images.overlap import CROPS, VARIANTS, correlate, index_image
 
 DISTANCE, CORRELATION = 10, 0.95
 
@@ -80,13 +80,6 @@ def test_changed_copies_match_and_other_images_do_not(name: str) -> None:
     assert len(pairs) >= least
 
 
-def test_index_image_has_the_hash_of_the_image_and_nearly_that_of_its_mirror_image() -> None:
-    for number, tile in enumerate(TILES):
-        straight, mirrored = HASHES[number * VARIANTS], HASHES[number * VARIANTS + len(CROPS)]
-        assert straight == fingerprint(np.asarray(tile)).phash
-        assert (int(mirrored) ^ fingerprint(np.asarray(ImageOps.mirror(tile))).phash).bit_count() <= 2
-
-
 def test_index_image_has_nearly_the_hash_of_a_crop() -> None:
     for number, tile in enumerate(TILES):
         left, top, right, bottom = CROPS[1]
@@ -103,9 +96,3 @@ def test_correlate_is_at_least_the_correlation_of_numpy() -> None:
     assert expected <= correlate(left[None], right[None], np.array([0]))[0] <= expected + 0.05
     flat = np.zeros((1, 32, 32), np.uint8)
     assert correlate(left[None], flat, np.array([0]))[0] == 0
-
-
-def test_variant_kind_names_each_variant() -> None:
-    kinds = [variant_kind(number) for number in range(VARIANTS)]
-    assert (kinds[0], kinds[1], kinds[len(CROPS)], kinds[-1]) == ("copy", "crop", "mirrored", "mirrored_crop")
-    assert len(HASHES) == len(TILES) * VARIANTS

@@ -7,9 +7,8 @@ import pytest
 from PIL import Image
 
 from dataops.images.decode import decode
-from dataops.images.rgb import convert_to_rgb
 from training.data.decode import decode_image
-from training.model.preprocess import decode_rgb, to_rgb
+from training.model.preprocess import decode_rgb
 
 GREY_HW = np.linspace(0, 65_535, 12 * 10).astype(np.uint16).reshape(12, 10)
 EXPECTED_HW3 = np.repeat((GREY_HW >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
@@ -28,9 +27,3 @@ def test_deep_grey_keeps_its_shades(function):
     on_white[0, 3] = 255
     transparent = encoded("PNG", transparency=int(GREY_HW[0, 3]))
     assert np.array_equal(np.asarray(function(transparent)), on_white)
-
-
-@pytest.mark.parametrize("kind", ["TIFF", "PPM"])
-@pytest.mark.parametrize("function", [convert_to_rgb, to_rgb])
-def test_deep_grey_of_other_formats_keeps_its_shades(function, kind):
-    assert np.array_equal(np.asarray(function(Image.open(io.BytesIO(encoded(kind))))), EXPECTED_HW3)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataops.kernels.cache_folder import Tables, cache_folder, distrust, load_or_build, open_folder
+from dataops.kernels.cache_folder import Tables, distrust, load_or_build, open_folder
 
 
 @pytest.fixture
@@ -59,15 +59,6 @@ def test_a_folder_with_a_link_or_a_file_that_others_can_write_to_is_not_used(fol
     assert distrust(folder) == "has b, which is a link"
 
 
-def test_without_numbas_variable_the_folder_is_among_the_users_caches(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert cache_folder() == Path("/caches/pairmill/kernels")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/a")
-    assert cache_folder() == Path("/home/a/.cache/pairmill/kernels")
-
-
 @pytest.fixture
 def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "caches"))
@@ -110,12 +101,5 @@ def test_table_is_rebuilt_when_damaged(builds: list[str], tmp_path: Path, damage
         path.write_bytes(path.read_bytes()[: 0 if damage == "emptied" else 150])
     assert ask(builds)["b"].tolist() == np.eye(3).tolist()
     assert len(builds) == 2
-    ask(builds)
-    assert len(builds) == 2
-
-
-def test_table_is_built_each_time_without_a_cache_folder(builds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/nowhere")
-    ask(builds)
     ask(builds)
     assert len(builds) == 2

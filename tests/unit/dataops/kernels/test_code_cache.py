@@ -118,12 +118,6 @@ def test_code_is_not_loaded_from_a_folder_that_others_can_write_to(
     assert checkout.compute() == (20, 1)
 
 
-def test_without_a_writable_folder_code_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path):
-    folder.parent.mkdir(parents=True)
-    folder.write_text("a file in its place")
-    assert Checkout(tmp_path / "first", monkeypatch).compute() == (20, 1)
-
-
 def test_two_processes_that_compile_for_other_types_keep_both(tmp_path: Path, folder: Path):
     """numba alone writes both to one file, so that the code of one type would be called for the other."""
     code = """

@@ -7,9 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.kernels.hashes import hash128, hash128_folded, uid_halves
-from dataops.schema import uid
-
-MASK = (1 << 64) - 1
 
 
 @settings(deadline=None)
@@ -24,12 +21,6 @@ def test_hash128_accepts_every_length_and_slices():
     whole = hash128(texts).tolist()
     assert hash128(texts[7:9]).tolist() == whole[7:9]
     assert len({tuple(row) for row in whole}) == 70
-
-
-def test_uid_halves_parses_uids():
-    uids = [uid(f"http://a.example/{i}", "x") for i in range(50)]
-    expected = [[int(u, 16) >> 64, int(u, 16) & MASK] for u in uids]
-    assert uid_halves(pa.array(uids)).tolist() == expected
 
 
 @pytest.mark.parametrize("wrong", ["", "0" * 31, "0" * 33, "G" + "0" * 31, "A" + "0" * 31, None])

@@ -16,12 +16,6 @@ def test_contains_what_a_python_set_contains() -> None:
     assert ValueSet(listed).contains(values).tolist() == [tuple(value) in oracle for value in values.tolist()]
 
 
-def test_empty_set_contains_nothing() -> None:
-    nothing = sort_values(np.empty((0, 2), np.uint64))
-    assert ValueSet(nothing).contains(np.zeros((3, 2), np.uint64)).tolist() == [False] * 3
-    assert ValueSet(np.ones((1, 2), np.uint64)).contains(nothing).tolist() == []
-
-
 def test_digest_depends_on_the_values_and_not_on_their_order() -> None:
     values = parse_values(bytes(range(48)))
     assert values[0].tolist() == [0x0001020304050607, 0x08090A0B0C0D0E0F]

@@ -20,7 +20,6 @@ from dataops.pair_lists.reader import (
     MAX_LINE_CHARS,
     ColumnNames,
     read_list,
-    read_row_group_sizes,
 )
 from dataops.pair_lists.rows import build_pair_table, canonicalise_urls, normalise_captions
 from dataops.web.captions import normalise_caption
@@ -145,23 +144,6 @@ def test_read_list_equals_a_reference_reader_for_each_format(
     assert len(rows) >= 200
 
 
-def test_read_list_reads_only_the_given_row_groups(tmp_path: Path):
-    write_parquet(tmp_path / "a.parquet")
-    assert read_row_group_sizes(tmp_path / "a.parquet") == [64, 64, 64, 8]
-    whole, _ = read(tmp_path / "a.parquet")
-    parts = [read(tmp_path / "a.parquet", groups=groups)[0] for groups in ((0, 1), (2,), (3,))]
-    assert parts[0] + parts[1] + parts[2] == whole
-    assert parts[1][0][0] == 128
-
-
-def test_read_list_returns_a_long_list_in_batches(tmp_path: Path):
-    (tmp_path / "long.tsv").write_text(
-        "".join(f"http://a.example/{i}.jpg\tnumber {i}\n" for i in range(BATCH_ROWS + 7))
-    )
-    rows, _ = read(tmp_path / "long.tsv")
-    assert [number for number, _, _ in rows] == list(range(BATCH_ROWS + 7))
-
-
 def test_read_list_skips_only_bad_rows_of_csv(tmp_path: Path):
     lines = [
         b"url,caption",
@@ -193,15 +175,6 @@ def test_read_list_skips_only_bad_rows_of_csv(tmp_path: Path):
         (6, "field_too_long"),
         (7, "bad_quotes"),
     ]
-
-
-def test_read_list_skips_one_row_for_an_unclosed_quotation_mark(tmp_path: Path):
-    lines = ["url,text", 'http://a.example/x.jpg,"open']
-    lines += [f"http://a.example/{i}.jpg,caption {i}" for i in range(20_000)]
-    (tmp_path / "open.csv").write_text("\n".join(lines))
-    rows, reports = read(tmp_path / "open.csv")
-    assert reports == [(0, "field_too_long")]
-    assert [caption for _, _, caption in rows] == [f"caption {i}" for i in range(20_000)]
 
 
 def test_read_list_skips_lines_above_the_maximum_length(tmp_path: Path):
@@ -306,14 +279,6 @@ def test_read_list_lists_the_columns_and_the_remedy_when_columns_are_not_found(
         read(tmp_path / name, configured)
 
 
-def test_read_list_accepts_column_names_and_positions(tmp_path: Path):
-    (tmp_path / "a.csv").write_text("link,words,text\nhttp://a.example/0.jpg,w,t\n")
-    assert read(tmp_path / "a.csv", ColumnNames(url="LINK", caption="words"))[0] == [(0, "http://a.example/0.jpg", "w")]
-    assert read(tmp_path / "a.csv", ColumnNames(url=0, caption=1))[0] == [(0, "http://a.example/0.jpg", "w")]
-    (tmp_path / "a.tsv").write_text("7\ta caption\thttp://a.example/0.jpg\n")
-    assert read(tmp_path / "a.tsv", ColumnNames(caption=1))[0] == [(0, "http://a.example/0.jpg", "a caption")]
-
-
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv.gz", "a.jsonl.zst", "empty.parquet", "empty.csv", "empty.jsonl"])
 def test_read_list_raises_an_error_with_the_file_name_for_a_broken_file(tmp_path: Path, name: str):
     if name == "a.parquet":
@@ -328,14 +293,6 @@ def test_read_list_raises_an_error_with_the_file_name_for_a_broken_file(tmp_path
     (tmp_path / name).write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(SourceError, match=name):
         read(tmp_path / name)
-
-
-def test_read_list_raises_for_columns_that_are_not_text_and_unknown_endings(tmp_path: Path):
-    pq.write_table(pa.table({"url": [1], "text": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(SourceError, match=r"'url' has the type int64, not text; its columns: url int64, text string"):
-        read(tmp_path / "a.parquet")
-    with pytest.raises(SourceError, match=r"a\.xlsx: no pair list by its ending"):
-        read(tmp_path / "a.xlsx")
 
 
 def canonicalise_or_reason(url: str | None, max_chars: int) -> tuple[str | None, str | None]:

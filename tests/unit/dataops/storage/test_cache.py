@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
 from dataops.storage.cache import KEEP_SECONDS, Cache, Version
 
@@ -56,15 +55,6 @@ def test_cache_evicts_the_least_recently_used_copies(cache):
     assert [path.exists() for path in paths] == [True, False, True]
 
 
-def test_cache_keeps_copies_of_the_last_hour_above_its_limit(cache):
-    paths = [cache.get(f"mill/{n}", version(600), writes(bytes(600)), None) for n in range(3)]
-    assert all(path.exists() for path in paths)
-    for path in paths:
-        age(path, KEEP_SECONDS + 1)
-    cache.trim()
-    assert sum(path.exists() for path in paths) == 1
-
-
 def test_copies_kept_in_a_folder_outlive_the_cache(cache, tmp_path):
     kept = cache.get("mill/a/part", version(3), writes(b"one"), tmp_path / "job")
     (cache.root / "127.0.0.1_9000" / "mill" / "a" / "part").unlink()
@@ -98,12 +88,6 @@ def test_cache_raises_when_the_file_system_has_no_nanoseconds(cache, monkeypatch
     monkeypatch.setattr(os, "utime", lambda path, ns: utime(path, ns=(ns[0], ns[1] // 10**9 * 10**9)))
     with pytest.raises(Exception, match="set PAIRMILL_HOME to a local disk"):
         cache.get("mill/a", version(1), writes(b"x"), None)
-
-
-def test_cache_limit_raises_when_not_a_number(monkeypatch):
-    monkeypatch.setenv("PAIRMILL_CACHE_BYTES", "50 GiB")
-    with pytest.raises(ConfigError, match="50 GiB"):
-        Cache("host")
 
 
 def test_processes_read_whole_copies_when_their_shared_cache_is_too_small(tmp_path):

@@ -18,7 +18,6 @@ from dataops.storage.cached_files import (
     delete_unheld,
     find_abandoned,
     find_unused,
-    hold,
     is_held,
     make_held,
     mark_used,
@@ -91,12 +90,3 @@ def test_folder_is_made_again_when_it_is_deleted_before_it_is_held(tmp_path: Pat
     assert not waiting.is_alive()
     assert folder.is_dir()
     assert is_held(folder)
-
-
-def test_file_is_deleted_and_a_missing_folder_is_not_held(tmp_path: Path) -> None:
-    put(tmp_path, "pages/a.html")
-    assert not hold(tmp_path / "pages" / "a.html")
-    assert delete_unheld(tmp_path / "pages" / "a.html")
-    assert list((tmp_path / "pages").iterdir()) == []
-    assert not hold(tmp_path / "none")
-    assert delete_unheld(tmp_path / "none")

@@ -184,10 +184,3 @@ def test_read_partitions_reserves_no_memory_for_damaged_ends(tmp_path: Path, end
     path.write_bytes(head + newline + rest[: 8 * at] + end.to_bytes(8, "little") + rest[8 * at + 8 :])
     with reading(place), pytest.raises(CorruptPart, match="keys is not a whole"):
         read_partitions(store, ["keys"], 0, 1)
-
-
-def test_read_partitions_raises_when_a_partition_is_missing(tmp_path: Path):
-    store = FolderStore(tmp_path)
-    put(store, "keys", [pl.DataFrame({"row": [1]})])
-    with pytest.raises(CorruptPart, match="keys is not a whole"):
-        read_partitions(store, ["keys"], 1, 1)

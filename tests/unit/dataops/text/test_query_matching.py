@@ -40,36 +40,6 @@ def match_slowly(captions: list[str | None], queries: list[str]) -> list[list[in
     return result
 
 
-def test_match_queries_finds_whole_words_in_any_case():
-    queries = ["red kite", "kite", "New York", "york", "北京", "Straße", "C++", "ΣΊΣΥΦΟΣ", "red  Kite!"]
-    captions = [
-        "A red kite over New-York",
-        "kites, redkite",
-        "我在北京市",
-        "STRASSE straße",
-        "c",
-        "σίσυφος",
-        None,
-        "",
-        "RED KITE red kite kite",
-        "red, kite",
-    ]
-    found = match_queries(pa.array(captions), compile_queries(queries)).to_pylist()
-    assert found == [[0, 1, 2, 3], [], [4], [5], [6], [7], [], [], [0, 1], [0, 1]]
-    assert found == match_slowly(captions, queries)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.text("aAbB ß市京İıΣςé\u0301-'\U0001f436ไทย1", max_size=12) | st.none(), max_size=8),
-    st.lists(st.text("aAbB ß市京İıΣςé\u0301-ไ1", min_size=1, max_size=5).filter(words), min_size=1, max_size=12),
-)
-def test_match_queries_equals_a_dictionary_of_words(captions: list[str | None], queries: list[str]):
-    assert match_queries(pa.array(captions, pa.string()), compile_queries(queries)).to_pylist() == match_slowly(
-        captions, queries
-    )
-
-
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=5), st.lists(st.text(max_size=6).filter(words), min_size=1, max_size=6))
 def test_match_queries_equals_the_dictionary_on_any_text(captions: list[str], queries: list[str]):

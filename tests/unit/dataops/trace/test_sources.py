@@ -1,45 +1,17 @@
 """The source of a pair is found by its name, and what a manifest records of one or of several sources is read."""
 
 import polars as pl
-import pytest
 
-from dataops.snapshot import Input, Manifest
+from dataops.snapshot import Input
 from dataops.trace.source_numbers import number_sources
-from dataops.trace.sources import describe_sources, find_source, list_named_sources, list_sources
+from dataops.trace.sources import find_source, list_named_sources, list_sources
 from tests.manifests import build_manifest
-
-
-def extracted(*names: str) -> Manifest:
-    sources = [
-        {
-            "name": name,
-            "kind": "warc",
-            "license": None,
-            "files": 2,
-            "counts": {"input": 5, "kept": 4, "dropped": {"x": 1}},
-        }
-        for name in names
-    ]
-    return build_manifest("extract", facts={"sources": sources} if names else {"files": 3}, config={"kind": "wat"})
 
 
 def test_rows_are_numbered_by_the_name_before_the_first_slash() -> None:
     rows = pl.Series(["b/a/x", "a/b", "a", None, "ab/c", "c/", "/a"])
     assert number_sources(rows, ["a", "b"]).to_list() == [1, 0, 2, 2, 2, 2, 2]
     assert [find_source(row, ["a", "b"]) for row in rows.to_list()] == ["b", "a", None, None, None, None, None]
-
-
-@pytest.mark.parametrize(
-    ("names", "text"),
-    [
-        ((), "3 source files of kind wat"),
-        (("a",), "2 source files of kind warc (a)"),
-        (("a", "b"), "2 source files of kind warc (a) and 2 source files of kind warc (b)"),
-        (tuple("abcde"), "10 source files of 5 sources: a, b, c and 2 more"),
-    ],
-)
-def test_sources_are_described_as_part_of_a_sentence(names: tuple[str, ...], text: str) -> None:
-    assert describe_sources(extracted(*names)) == text
 
 
 def test_a_source_without_a_name_has_the_facts_of_the_manifest() -> None:

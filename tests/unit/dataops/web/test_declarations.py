@@ -13,25 +13,6 @@ def read(html: str) -> ExtractedPage:
 
 
 @pytest.mark.parametrize(
-    ("root", "language"),
-    [
-        ("lang=en-US", "en-us"),
-        ("xml:lang=es-MX", "es-mx"),
-        ("lang=de xml:lang=en", "de"),
-        ("lang='' xml:lang=fr", "fr"),
-        ("lang=de_AT", "de-at"),
-        ("lang=' zh-Hant-TW '", "zh-hant-tw"),
-        ("lang='en, fr'", None),
-        ("lang='<script>'", None),
-        (f"lang={'a' * 40}", None),
-        ("", None),
-    ],
-)
-def test_parse_language(root: str, language: str | None):
-    assert read(f"<html {root}>{IMAGE}").language == language
-
-
-@pytest.mark.parametrize(
     ("head", "directives"),
     [
         ("<meta name=robots content='noindex, NOAI'><meta name=robots content=noimageai>", "noai,noimageai,noindex"),
@@ -131,12 +112,6 @@ def test_parse_shared_images_returns_open_graph_or_twitter_images(head: str, row
     found = read(f"<head>{head}</head><p>text").pairs
     assert [(row.url.rpartition("/")[2], row.caption) for row in found] == rows
     assert all(row.caption_source == "og" and row.reason is None for row in found)
-
-
-def test_parse_shared_images_returns_the_declared_size():
-    size = "<meta property=og:image:width content=1200><meta property=og:image:height content=630>"
-    [row] = read(OG + size).pairs
-    assert (row.declared_width, row.declared_height) == (1200, 630)
 
 
 @pytest.mark.parametrize(

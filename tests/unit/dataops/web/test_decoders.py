@@ -49,13 +49,6 @@ def test_decode_maps_each_pair_as_the_standard_does(name: str):
     assert (len(mapped), digest(mapped)) == DIGESTS[name]
 
 
-def test_decode_invents_no_letter_for_a_pair_without_a_character():
-    for pair in PAIRS["euc_jp"]:
-        text = decode(pair + b" ", "euc_jp")
-        assert len(text) == 2, pair
-        assert not text[0].isascii()
-
-
 def test_decode_maps_each_byte_as_the_standard_does():
     tables = [f"{name} {decode(bytes(range(256)), find_codec(name) or '')}" for name in SINGLE_BYTE.split()]
     assert digest(tables) == SINGLE_BYTE_DIGEST

@@ -96,27 +96,6 @@ def test_extract_page_pairs_keeps_captions_of_nested_figures_apart():
     assert [(row.url[-5], row.caption) for row in extract(nested)[0]] == [("1", ""), ("2", "inner")]
 
 
-WORDPRESS = [
-    ("<div class='wp-caption'><a href=x><img src=1.jpg></a><p class='wp-caption-text'>The <b>bay</b></p>", ["The bay"]),
-    ("<div><img src=1.jpg><p class=wp-caption-text>The bay</p></div><img src=2.jpg>", ["The bay", ""]),
-    ("<dl class=wp-caption><dt><img src=1.jpg></dt><dd class='wp-caption-text'>The bay</dd></dl>", ["The bay"]),
-    ("<figure class=wp-caption><img src=1.jpg><figcaption class=wp-caption-text>bay</figcaption></figure>", ["bay"]),
-    ("<figure><img src=1.jpg><p class=wp-caption-text>The bay</p></figure>", ["The bay"]),
-    ("<img src=1.jpg><p class=wp-caption-text>of no image that is known</p><img src=2.jpg>", ["", ""]),
-    (
-        "<figure><div><img src=1.jpg><p class=wp-caption-text>inner</p></div><img src=2.jpg><figcaption>outer",
-        ["inner", "outer"],
-    ),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("html", "captions"), WORDPRESS)
-def test_extract_page_pairs_takes_the_captions_of_wordpress(html: str, captions: list[str]):
-    rows, _ = extract(html)
-    assert [row.caption for row in rows] == captions
-    assert {row.caption_source for row in rows if row.caption} <= {"figcaption"}
-
-
 @pytest.mark.parametrize(
     "name", ["data-img-url", "data-dejavu-src", "data-inpl-lazy", "data-origin", "data-swap", "data-src-large"]
 )
@@ -125,13 +104,6 @@ def test_extract_page_pairs_takes_the_url_of_lazy_attributes_of_real_pages(name:
         f"<img {name}=/real.jpg alt=a><img src=data:x {name}=/real.jpg alt=a><img src=/p.gif {name}=/real.jpg alt=a>"
     )
     assert [row.url for row in rows] == ["http://site.example/real.jpg"] * 3
-
-
-def test_extract_page_pairs_ignores_images_in_raw_text():
-    html = (
-        "<textarea><img src=no.jpg alt=no></textarea><template><img src=no.jpg alt=no></template><title><img></title>"
-    )
-    assert extract(html) == ([], 0)
 
 
 def test_extract_page_pairs_returns_the_reason_of_unusable_images():
@@ -147,12 +119,6 @@ def test_extract_page_pairs_returns_the_reason_of_unusable_images():
         PagePair("http://h.example:x/", "a", "alt", "bad_url"),
         PagePair("http://site.example/shop/3.jpg", "", None, "no_caption"),
     ]
-
-
-@pytest.mark.parametrize("base", ["ftp://x/", "javascript:0", "http://[", "", "data:,x"])
-def test_extract_page_pairs_ignores_an_unusable_base(base: str):
-    html = f'<base href="{base}"><img src=1.jpg alt=a>'
-    assert extract(html)[0][0].url == "http://site.example/shop/1.jpg"
 
 
 HOSTILE = {

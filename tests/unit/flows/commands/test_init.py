@@ -108,13 +108,6 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_written(kind, options, er
     assert [path.name for path in Path().iterdir()] == ["file"]
 
 
-def test_files_of_the_folder_are_found():
-    Path("p/lists").mkdir(parents=True)
-    Path("p/lists/a.tsv").touch()
-    make("pairs", "p")
-    assert tomllib.loads(Path("p/config.toml").read_text())["source"]["paths"] == ["lists/*.tsv".replace("lists", "*")]
-
-
 def test_site_of_this_machine_is_reached_by_its_port(monkeypatch: pytest.MonkeyPatch):
     make("site", "s", "http://localhost:8797/a")
     config = tomllib.loads(Path("s/config.toml").read_text())

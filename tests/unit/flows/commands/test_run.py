@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from dataops.errors import ConfigError
 from dataops.store import FolderStore
 from flows.commands import run
 from flows.records import RunRecord
@@ -44,12 +43,3 @@ def test_rerun_ends_at_the_stage_of_its_option(rerun: Any):
     assert rerun("download", "completed", until="register") == ("register", ())
     assert rerun(None, "completed", until="filter") == ("filter", ())
     assert rerun("pack", "completed", from_="curate", until="curate")[0] == "curate"
-
-
-def test_rerun_from_a_stage_after_the_last_one_continues_to_the_end(rerun: Any):
-    assert rerun("download", "completed", from_="evaluate") == (None, ("evaluate", "register"))
-
-
-def test_rerun_refuses_an_end_before_its_beginning(rerun: Any):
-    with pytest.raises(ConfigError, match="--until filter comes before --from train"):
-        rerun("download", "completed", from_="train", until="filter")

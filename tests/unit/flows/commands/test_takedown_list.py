@@ -62,27 +62,9 @@ def test_check_ends_with_3_and_announces_what_is_due_without_who_asked(
     assert len(prefect.calls) == 2
 
 
-@pytest.mark.parametrize("server", ["none", "refuses"])
-def test_check_reports_that_nobody_was_notified(
-    home: Path, prefect: Recorder, server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    prefect.status = 401
-    if server == "none":
-        monkeypatch.delenv("PREFECT_API_URL")
-    assert list_takedowns(home, None, check=True, as_json=True) == 3
-    (warning,) = caplog.messages
-    assert warning.startswith("no notification is sent, since ")
-    assert ("start it with `pairmill up`" if server == "none" else "did not accept it: HTTP 401") in warning
-
-
 def test_csv_has_each_letter_and_no_formula(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list_takedowns(home, None, csv=home / "out.csv", as_json=False) == 0
     lines = (home / "out.csv").read_text().splitlines()
     assert len(lines) == 5
     assert ",'=Jane 0," in lines[1]
     assert "Takedown requests" in capsys.readouterr().out
-
-
-def test_empty_register_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert list_takedowns(tmp_path, None, csv=tmp_path / "out.csv", check=True, as_json=False) == 0
-    assert "No takedown is recorded." in capsys.readouterr().out

@@ -1,6 +1,5 @@
 import re
 from contextlib import nullcontext
-from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +15,6 @@ from flows.deployment.automations import NAMES, notification_automations, zombie
 from flows.deployment.deploy import check_request
 from flows.deployment.deployer import Deployer, fill_specifications
 from flows.deployment.request import DeployRequest
-from flows.listeners import events
-from flows.listeners.events import EVENTS
 from flows.pipeline import FLOWS
 
 CONFIG = RunConfig.model_validate(
@@ -42,12 +39,6 @@ def test_check_request_refuses_a_wrong_option(wrong, named):
         check_request(DeployRequest(Path("c.toml"), **wrong))
 
 
-def test_check_request_reports_all_wrong_options_together():
-    with pytest.raises(ConfigError) as caught:
-        check_request(DeployRequest(Path("c.toml"), cron="x", timezone="y", gpus=-1))
-    assert all(option in str(caught.value) for option in ("--cron", "--timezone", "--gpus"))
-
-
 def test_last_stage_chooses_the_scheduled_flow(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for until, flow in (("register", "pipeline"), ("pack", "curate")):
@@ -66,29 +57,6 @@ def test_last_stage_chooses_the_scheduled_flow(tmp_path, monkeypatch):
     outside = fill_specifications(DeployRequest(Path("/elsewhere/c.toml")), CONFIG)[0]
     assert outside["parameters"] == {"config": "/elsewhere/c.toml"}
     assert outside["schedules"] == []
-
-
-def test_deploy_sets_no_working_folder_on_a_pool_of_containers():
-    client = MagicMock()
-    client.read_work_pool.side_effect = lambda name: SimpleNamespace(type="docker" if "gpu" in name else "process")
-    client.read_automations_by_name.return_value = []
-    client.create_deployment.return_value = UUID(int=1)
-    rows = Deployer(client).deploy(DeployRequest(Path("c.toml")), CONFIG)
-    assert [row.what for row in rows[:2]] == ["process", "docker, 1 at a time"]
-    steps = {call.kwargs["entrypoint"]: call.kwargs["pull_steps"] for call in client.create_deployment.mock_calls}
-    assert [name for name, pull in steps.items() if not pull] == ["flows.pipeline.train"]
-
-
-def test_triggers_expect_emitted_events():
-    triggers = [
-        t for spec in fill_specifications(DeployRequest(Path("c.toml")), CONFIG) for t in spec.get("triggers", [])
-    ]
-    assert {event for trigger in triggers for event in trigger["expect"]} < set(EVENTS.values())
-    assert notification_automations([], "")[1].trigger.expect == {EVENTS["register"]}  # pyright: ignore
-
-
-def test_zombie_automation_allows_one_lost_heartbeat():
-    assert zombie_automation().trigger.within > timedelta(seconds=60)  # pyright: ignore
 
 
 def test_notification_escapes_text_from_the_web():
@@ -126,32 +94,6 @@ def test_notification_escapes_text_from_the_web():
     news = render_user_template_sync(champion.actions[0].body, context)  # pyright: ignore
     for text in ("models:/clip/7 is champion of clip", "digits/top1: 0.1235", "MLflow run: http://mlflow/run"):
         assert text in news
-
-
-@pytest.mark.parametrize(
-    ("days", "subject", "first"),
-    [
-        (-1, "was due on 2026-11-30", "It is overdue."),
-        (0, "is due on 2026-12-01", "Today is the last day."),
-        (1, "is due on 2026-12-02", "1 day is left."),
-        (9, "is due on 2026-12-10", "9 days are left."),
-    ],
-)
-def test_notification_of_a_takedown_that_is_due_names_the_request_and_the_day(
-    days: int, subject: str, first: str, monkeypatch: pytest.MonkeyPatch
-):
-    client, today = MagicMock(), date(2026, 12, 1)
-    monkeypatch.setattr(events, "get_client", lambda sync_client: client)
-    events.send_takedowns_due([("0" * 16, "s3://b/x", today + timedelta(days))], today)
-    (event,) = client.__enter__().request.call_args.kwargs["json"]
-    takedown = notification_automations([UUID(int=1)], "http://ui")[2]
-    assert takedown.trigger.expect == {event["event"]}  # pyright: ignore
-    (action,) = takedown.actions
-    for template in (action.subject, action.body):  # pyright: ignore
-        validate_user_template(template)
-    assert render_user_template_sync(action.subject, {"event": event}) == f"takedown {'0' * 16} {subject}"  # pyright: ignore
-    body = render_user_template_sync(action.body, {"event": event})  # pyright: ignore
-    assert body.splitlines()[:2] == [first, "Store: s3://b/x"]
 
 
 @pytest.mark.parametrize(

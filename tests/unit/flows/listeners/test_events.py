@@ -53,19 +53,6 @@ def test_emit_events_emits_one_event_for_a_snapshot_of_any_attempt(tmp_path, emi
     }
 
 
-def test_event_of_a_candidate_names_its_flow_and_last_stage(tmp_path, emitted):
-    record = RunRecord(run_id="r", name="n", created_at="", config={})
-    record.begin("curate", "pack", "first")
-    record.begin("train", "train", "second")
-    events.emit_events(record, {"train": manifest("train", "second")}, FolderStore(tmp_path), "train")
-    ((event, resource),) = emitted
-    assert (event, resource["pairmill.until"], resource["pairmill.begun-by"]) == (
-        "pairmill.candidate.trained",
-        "train",
-        "curate",
-    )
-
-
 def test_blocked_dataset_has_no_event(tmp_path, emitted):
     record = RunRecord(run_id="r", name="n", created_at="", config={})
     record.begin("curate", "pack", "first")

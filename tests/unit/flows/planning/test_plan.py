@@ -1,18 +1,15 @@
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dataops.errors import ConfigError
-from dataops.snapshot import Counts, Draft, Input, Record, load_manifest
+from dataops.snapshot import Counts, Draft, Record, load_manifest
 from dataops.store import open_store
 from flows.app import run_command
-from flows.commands.plan import format_seconds
 from flows.config import RunConfig
 from flows.planning.plan import RunPlan, plan_run
-from flows.planning.reasons import Wanted, choose_nearest, find_differences
 from flows.records import StageRun, create_run
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
@@ -107,12 +104,6 @@ def test_deleted_snapshot_and_damaged_part_are_reasons(folder: Path):
     assert why(plan_of(folder, until="filter"))["filter"] == ("make", ["its snapshot was deleted"])
 
 
-def test_plan_writes_nothing(folder: Path):
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    plan_of(folder, filter={"min_words": 3})
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
 @pytest.mark.parametrize(
     "command",
     [["plan"], ["run", "--dry-run"], ["config", "show"]],
@@ -193,67 +184,6 @@ def test_earlier_runs_predict_rows_and_time(folder: Path):
     assert (total["seconds"], total["unknown"]) == (pytest.approx(25.0), ["curate"])
 
 
-def test_fewer_rows_take_no_longer_than_more(folder: Path):
-    add_run(folder, "download", 10 * ROWS, 30.0)
-    assert estimates(plan_of(folder), "download")[2:] == (30.0, False)
-
-
-def test_a_server_on_loopback_or_another_kind_of_source_says_nothing_about_the_web(folder: Path):
-    add_run(folder, "download", 100, 1.0, download={"connect_to": {"a.test": "127.0.0.1:80"}})
-    add_run(folder, "download", 200, 1.0, source={"kind": "warc", "paths": [str(folder / "a.csv")]})
-    assert estimates(plan_of(folder), "download") == (ROWS, None, None, False)
-    same = plan_of(folder, download={"connect_to": {"a.test": "127.0.0.1:81"}})
-    assert estimates(same, "download")[1] == ROWS / 2
-
-
-def test_a_training_is_compared_with_those_of_its_model(folder: Path):
-    add_run(folder, "train", 100, 60.0, train={"model": "RN50", "epochs": 2})
-    add_run(folder, "download", ROWS, 1.0)
-    add_run(folder, "curate", ROWS // 2, 1.0)
-    add_run(folder, "pack", ROWS // 4, 1.0)
-    assert estimates(plan_of(folder, train={"model": "RN50", "epochs": 4}), "train")[2] == pytest.approx(60.0)
-    assert estimates(plan_of(folder, train={"model": "ViT-B-32"}), "train")[2] is None
-
-
-def test_differences_name_each_part_of_a_key():
-    inputs = [Input(stage="source", key=key, digest=key) for key in ("a", "b")]
-    found = build_manifest(
-        "filter",
-        inputs=[*inputs, Input(stage="extract", key="1" * 16, digest="x")],
-        config={"dedupe": ["uid"], "retry": {"rounds": 1}, "rules": [{"min": 1}], "gone": 1},
-    )
-    wanted = Wanted(
-        "filter",
-        2,
-        {"dedupe": ["uid", "url"], "retry": {"rounds": 2}, "rules": [{"min": 3, "max": None}], "new": None},
-        7,
-        [inputs[0].model_copy(update={"digest": "other"}), Input(stage="extract", key="2" * 16, digest="y")],
-        "filter",
-    )
-    assert find_differences(wanted, found) == [
-        'filter.dedupe: ["uid"] -> ["uid", "url"]',
-        "filter.retry.rounds: 1 -> 2",
-        "filter.rules.0.min: 1 -> 3",
-        "filter.gone: 1 -> not set",
-        "seed: 0 -> 7",
-        "version of filter: 1 -> 2",
-        f"input extract: {'1' * 16} -> {'2' * 16}",
-        "changed source: a",
-        "removed source: b",
-    ]
-    packs = [Input(stage="pack", key=key * 16, digest=key) for key in "abc"]
-    mixed = build_manifest("train", inputs=packs[:2], config={"dataset": [1, 2]})
-    again = Wanted("train", 1, {"dataset": [1, 2]}, 0, packs[:2], "train")
-    assert find_differences(again, mixed) == []
-    assert find_differences(replace(again, inputs=packs[1:2]), mixed) == [], "the run's own dataset is made first"
-    assert find_differences(replace(again, inputs=[packs[0], packs[2]]), mixed) == [
-        f"input pack: {'b' * 16} -> {'c' * 16}"
-    ]
-    near = found.model_copy(update={"seed": 7})
-    assert choose_nearest(wanted, [found, near]) is near
-    assert choose_nearest(replace(wanted), []) is None
-
-
 def test_command_prints_the_plan_and_dry_run_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PAIRMILL_HOME", str(folder))
@@ -276,31 +206,3 @@ def test_command_prints_the_plan_and_dry_run_is_the_same(folder: Path, monkeypat
     assert result["total"]["seconds"] == pytest.approx(6.0)
     assert [one["action"] for one in result["stages"]] == ["reuse", "make", "make"]
     assert run_command(["plan", "c.toml", "--set", "filter.min_word=3"]) == ConfigError.exit_code
-
-
-def test_quantities_have_units_that_fit():
-    assert [format_seconds(value) for value in (0.4, 119, 600, 7200)] == ["0 s", "119 s", "10 min", "2.0 h"]
-
-
-SITE = {"kind": "site", "start": ["https://a.test/"], "contact": "mailto:a@b.test", "max_pages": 200}
-
-
-def test_a_later_crawl_has_the_rows_of_the_one_before(folder: Path):
-    pytest.importorskip("plugins.crawl")
-    assert plan_of(folder, until="extract", source=SITE).stages[0].estimate.rows is None
-    store = open_store(str(folder / "store"))
-    crawl = build_manifest(
-        "extract",
-        key="c" * 16,
-        counts=Counts(input=450, kept=450),
-        inputs=[Input(stage="source", key="https://a.test/", digest="old")],
-        config=SITE,
-        facts={"files": 3, "crawl": {"asked": 30, "bytes": 9_000_000}},
-    )
-    Draft(store, "extract", crawl.key).commit(crawl)
-    record = create_run(config_of(folder, source=SITE), folder)
-    record.set_stage(StageRun(stage="extract", key=crawl.key, state="Completed", counts=crawl.counts))
-    record.save(store)
-    assert plan_of(folder, until="extract", source={**SITE, "edition": "2"}).stages[0].estimate.rows == 450
-    other = plan_of(folder, until="extract", source={**SITE, "start": ["https://b.test/"]})
-    assert other.stages[0].estimate.rows is None, "another site"

@@ -27,17 +27,6 @@ def test_login_is_random_and_only_its_user_can_read_it(home: Path):
     assert [path.name for path in home.iterdir()] == ["prefect-login"]
 
 
-def test_key_of_webhooks_is_kept_for_ever_unless_the_environment_names_one(home: Path, monkeypatch):
-    from cryptography.fernet import Fernet
-
-    first = login.webhook_environment(keep=False)
-    Fernet(first[login.WEBHOOK_KEY])
-    assert login.webhook_environment(keep=False) == login.webhook_environment(keep=True) == first
-    assert stat.S_IMODE(login.webhook_key_file().stat().st_mode) == 0o600
-    monkeypatch.setenv(login.WEBHOOK_KEY, "theirs")
-    assert login.webhook_environment(keep=True) == {login.WEBHOOK_KEY: "theirs"}
-
-
 def test_server_keeps_its_login_only_if_it_has_one_and_its_clients_may_go_on():
     first = login.server_environment(keep=True)
     assert first == dict.fromkeys(("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"), login.read_login())

@@ -1,5 +1,4 @@
 import asyncio
-import subprocess
 import sys
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -98,13 +97,6 @@ def test_deployments_of_other_code_are_refused(of: Any):
         prepare({}, of)
 
 
-def test_reason_is_short():
-    job = FlowJobConfiguration(command="x" * 10**6)
-    with pytest.raises(ConfigError) as caught:
-        job.prepare_for_flow_run(RUN, deployment())
-    assert len(str(caught.value)) < 1000
-
-
 class Server:
     """What a worker asks of the Prefect server about one flow run."""
 
@@ -145,14 +137,3 @@ def test_a_killed_process_is_reported_once_and_no_retry_is_ended(earlier: list[s
     with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):  # no server gets its log
         asyncio.run(worker._propose_crashed_state(begun, "it was killed", client=server))
     assert [one.name for one in server.states[before:]] == (["Crashed"] if reported else [])
-
-
-def test_worker_takes_the_place_of_prefects():
-    code = (
-        "import infra.local.process_worker as ours\n"
-        "from prefect.workers.base import BaseWorker\n"
-        "print(BaseWorker.get_worker_class_from_type('process') is ours.FlowWorker)"
-    )
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "True", done.stderr

@@ -62,21 +62,6 @@ def test_services_import_no_prefect_mlflow_or_torch():
     assert done.stdout.strip() == "set()"
 
 
-def test_client_environment_names_only_running_servers():
-    assert {"PREFECT_API_URL", "MLFLOW_TRACKING_URI"}.isdisjoint(services.client_environment())
-    record_running("prefect", 4321)
-    folder = record_running("mlflow", 5432)
-    record = supervisor.load(folder)
-    assert record
-    supervisor.save(
-        folder, ServiceRecord(record.name, record.port, record.command, "/", record.pid, "another-boot:1", None)
-    )
-    values = services.client_environment()
-    assert values["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
-    assert "MLFLOW_TRACKING_URI" not in values
-    assert values["PREFECT_SERVER_EPHEMERAL_ENABLED"] == "false"
-
-
 def test_apply_environment_keeps_the_users_values_and_replaces_its_own(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "9")
     monkeypatch.setattr(sys, "modules", {name: module for name, module in sys.modules.items() if name != "prefect"})
@@ -89,17 +74,6 @@ def test_apply_environment_keeps_the_users_values_and_replaces_its_own(monkeypat
     moved = ServiceRecord("prefect", 4999, record.command, "/", record.pid, record.identity, record.started_at)
     supervisor.save(folder, moved)
     assert services.apply_environment()["PREFECT_API_URL"] == "http://127.0.0.1:4999/api"
-
-
-def test_apply_environment_warns_after_prefect_was_imported(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    monkeypatch.setattr(sys, "modules", {**sys.modules, "prefect": sys})
-    services.apply_environment()
-    assert "PREFECT_SERVER_EPHEMERAL_ENABLED is set after prefect was imported" in caplog.text
-    caplog.clear()
-    services.apply_environment()
-    assert caplog.text == ""
 
 
 def basic(credentials: str) -> dict[str, str]:
@@ -155,17 +129,6 @@ def test_client_environment_excludes_loopback_from_the_proxy(monkeypatch: pytest
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
 
 
-def test_status_is_external_for_a_users_server_but_not_for_our_own_url(answering, monkeypatch: pytest.MonkeyPatch):
-    url, _, _ = answering
-    record_running("prefect", 4321)
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4321/api/")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-    prefect, mlflow = services.status()
-    assert (prefect.state, mlflow.state, mlflow.healthy) == ("stale", "external", True)  # this process is not a server
-    assert (mlflow.url, mlflow.ui_url, mlflow.pid) == (url, url, None)
-    assert services.client_environment()["MLFLOW_TRACKING_URI"] == url
-
-
 def test_up_starts_nothing_beside_external_servers(answering, monkeypatch: pytest.MonkeyPatch):
     url, codes, requests = answering
     monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
@@ -189,25 +152,6 @@ def test_up_refuses_an_external_server_with_an_error(answering, monkeypatch: pyt
     monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
     with pytest.raises(ServiceError, match=f"PREFECT_API_URL names .*HTTP {code}.*unset PREFECT_API_URL"):
         services.up()
-
-
-def test_status_is_stopped_in_a_new_home_and_stale_after_a_crash():
-    assert [(s.name, s.state, s.url, s.pid) for s in services.status()] == [
-        ("prefect", "stopped", "", None),
-        ("mlflow", "stopped", "", None),
-    ]
-    folder = record_running("prefect", 4321)
-    record = supervisor.load(folder)
-    assert record
-    supervisor.save(folder, ServiceRecord("prefect", 4321, record.command, "/", record.pid, "another-boot:1", None))
-    prefect = services.status()[0]
-    assert (prefect.state, prefect.pid, prefect.url) == ("stale", None, "http://127.0.0.1:4321/api")
-
-
-@pytest.mark.parametrize("name", ["", "mlflow", "../up", "A", "a/b", "-a"])
-def test_ensure_service_refuses_unsafe_names(name: str):
-    with pytest.raises(ConfigError, match="cannot name a service"):
-        services.ensure_service(name, ["true"], "/", {}, None)
 
 
 def test_ensure_service_runs_our_code_until_down(tmp_path: Path):

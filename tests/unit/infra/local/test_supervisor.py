@@ -35,18 +35,6 @@ def start(services: Path, service: Service = SITE, **options) -> ServiceRecord:
     return record
 
 
-def test_ensure_running_keeps_a_server_and_restarts_a_stopped_one_on_its_port(services: Path):
-    first = start(services)
-    assert start(services) == first == supervisor.load(services / "site")
-    stopped = supervisor.stop(services / "site", first)
-    assert (stopped.pid, stopped.alive, stopped.port) == (None, False, first.port)
-    assert not supervisor.answers(first.port, "/")
-    again = start(services)
-    assert again.port == first.port
-    assert again.pid != first.pid
-    assert (services / "site/state.json").stat().st_mode & 0o777 == 0o600
-
-
 def test_ensure_running_restarts_a_killed_server_and_ends_its_child(services: Path):
     parent = "import subprocess, sys; subprocess.call(sys.argv[1:])"
     site = dataclasses.replace(SITE, command=(sys.executable, "-c", parent, *SITE.command))
@@ -60,15 +48,6 @@ def test_ensure_running_restarts_a_killed_server_and_ends_its_child(services: Pa
     assert again.pid != first.pid
     assert again.port == first.port
     assert len(processes.find_marked(str(services / "site"))) == 2
-
-
-def test_another_command_restarts_only_with_same_command(services: Path):
-    first = start(services)
-    changed = dataclasses.replace(SITE, command=(*SITE.command, "--directory", str(services)))
-    assert start(services, changed) == first
-    second = start(services, changed, same_command=True)
-    assert second.pid != first.pid
-    assert start(services, changed, same_command=True) == second
 
 
 def test_process_with_a_reused_pid_is_not_ended(services: Path):
@@ -96,26 +75,6 @@ def test_ensure_running_retries_when_the_chosen_port_is_taken(services: Path, mo
         monkeypatch.setattr(processes, "choose_port", lambda *preferred: next(answers, None) or choose(*preferred))
         assert start(services).port != port
         assert "Address already in use" in (services / "site/log").read_text()
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"pid": 1}', '{"name": "site", "port": "x", "command": [], "health_path": "/"}']
-)
-def test_load_ignores_an_invalid_state_file(services: Path, text: str):
-    folder = services / "site"
-    folder.mkdir()
-    (folder / "state.json").write_text(text)
-    assert supervisor.load(folder) is None
-    start(services)
-
-
-def test_ensure_running_reports_the_log_of_a_server_that_ends_at_once(services: Path):
-    dying = Service("dying", (sys.executable, "-c", "raise SystemExit('no such table: flow_run')"), "/")
-    with pytest.raises(ServiceError, match=r"(?s)dying ended after \d s.*dying/log.*no such table: flow_run"):
-        supervisor.ensure_running(services, [dying], 4.0)
-    record = supervisor.load(services / "dying")
-    assert record
-    assert record.pid is None
 
 
 def test_ensure_running_stops_and_reports_a_server_that_never_answers(services: Path, monkeypatch: pytest.MonkeyPatch):
@@ -170,12 +129,6 @@ def test_lock_excludes_others_and_times_out(services: Path):
         pytest.raises(BlockingIOError),
     ):
         fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
-def test_lock_names_the_remedy_if_the_home_cannot_be_created(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ServiceError, match="set PAIRMILL_HOME"), supervisor.lock(tmp_path / "file" / "services"):
-        pass
 
 
 def test_full_disk_is_reported_with_the_remedy_and_leaves_no_server(services: Path):
@@ -256,12 +209,3 @@ def test_a_server_gets_the_variables_of_a_list_and_a_worker_those_of_a_longer_on
     assert server == {**needed, **own, "PAIRMILL_JOB_ENVIRONMENT": "ZUGANG"}
     worker = supervisor.worker_environment(environ)
     assert worker == {**server, **settings, "ZUGANG": "geheim"}
-
-
-def test_long_log_is_renamed_at_the_next_start(services: Path):
-    (services / "site").mkdir()
-    (services / "site/log").write_text("x" * (10 * 2**20 + 1))
-    start(services)
-    assert (services / "site/log.1").stat().st_size == 10 * 2**20 + 1
-    assert (services / "site/log").stat().st_size < 2**20
-    assert supervisor.tail(services / "none") == ["(no log)"]

@@ -31,16 +31,6 @@ def test_start_workers_gives_each_gpu_its_own_worker(started):
     assert all("--limit" in command for name, command, _ in started if "gpu" in name)
 
 
-def test_start_workers_with_one_gpu_or_none(started):
-    worker.start_workers("mill", gpus=1)
-    worker.start_workers("mill", gpus=0)
-    assert [(name, "CUDA_VISIBLE_DEVICES" in env) for name, _, env in started] == [
-        ("worker-mill", False),
-        ("worker-mill-gpu", False),
-        ("worker-mill", False),
-    ]
-
-
 def test_worker_listens_on_loopback_and_has_no_credentials_in_its_command(started, monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_API_KEY", "pnu_secret")
     monkeypatch.setenv(

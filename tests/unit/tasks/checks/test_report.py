@@ -25,9 +25,3 @@ def test_report_lists_what_blocks_first_and_counts_the_rest():
     assert f"pack/{'d' * 16}" in message
     assert "c: c | 90%" in message
     assert "b | 90%" not in message
-
-
-def test_warnings_do_not_block():
-    found = report(a=("failed", "warn"), b=("not checked", "block"))
-    assert not found.is_blocked
-    assert found.figures == {"a": 0.9, "b": 0.9}

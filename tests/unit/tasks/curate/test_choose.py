@@ -174,17 +174,6 @@ def test_choose_rows_equals_brute_force(tmp_path: Path, config: dict[str, Any], 
     assert len({reason for reason, _ in expected}) > 3
 
 
-def test_choose_rows_keeps_the_largest_then_the_longest_caption_then_the_smallest_uid(tmp_path: Path) -> None:
-    def reasons(*rows: tuple[str, str, int]) -> list[str | None]:
-        common = {"sha256": "aa", "url": "u", "phash": 1, "thumbnail": b"\0" * 768}
-        table = [{"uid": u * 32, "caption": c, "original_area": a, **common} for u, c, a in rows]
-        return [row["drop_reason"] for row in choose(tmp_path, [table])]
-
-    assert reasons(("a", "long caption", 10), ("b", "x", 11)) == ["exact_duplicate", None]
-    assert reasons(("a", "x", 10), ("b", "longer", 10)) == ["exact_duplicate", None]
-    assert reasons(("b", "x", 10), ("a", "y", 10)) == ["exact_duplicate", None]
-
-
 def test_choose_rows_keeps_the_image_of_the_first_source(tmp_path: Path) -> None:
     common = {"sha256": "aa", "url": "u", "phash": 1, "thumbnail": b"\0" * 768}
     rows = [("a", "long caption", 2**40, "crawl/x"), ("b", "x", 1, "own/x"), ("c", "caption", 2**47, "list/x")]
@@ -192,10 +181,6 @@ def test_choose_rows_keeps_the_image_of_the_first_source(tmp_path: Path) -> None
     for sources, kept in ((("own", "crawl", "list"), "b"), (("crawl", "own", "list"), "a"), ((), "c")):
         decisions = choose(tmp_path / kept, [table], sources=sources)
         assert [row["uid"][0] for row in decisions if row["drop_reason"] is None] == [kept]
-
-
-def test_choose_rows_accepts_no_rows(tmp_path: Path) -> None:
-    assert choose(tmp_path, []) == choose(tmp_path, [[]]) == []
 
 
 def test_links_are_connected_by_partitions_in_few_rounds(tmp_path: Path) -> None:

@@ -1,4 +1,3 @@
-import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -56,26 +55,6 @@ def test_only_the_planted_cases_are_dropped_for_any_sharding(tmp_path: Path, sha
     assert store.names("curate") == sorted(
         manifest.path(name) for name in [*(p.name for p in manifest.parts), "manifest.json"]
     )
-
-
-def test_one_caption_per_image_is_kept_when_captions_may_differ(tmp_path: Path) -> None:
-    found = reasons(*curate_pairs(tmp_path, some_pairs()))
-    assert found == REASONS | {"d": "exact_duplicate"}
-    assert "h" not in found  # equal shapes in other colours are another image
-
-
-def test_near_duplicates_are_kept_when_the_search_is_off(tmp_path: Path) -> None:
-    found = curate_pairs(tmp_path, some_pairs(), same_caption=True, near_duplicates=False)
-    assert reasons(*found) == {k: v for k, v in REASONS.items() if k != "c"}
-
-
-def test_columns_for_sampling_are_copied(tmp_path: Path) -> None:
-    pairs = [pair(f"x{n}", f"caption {n}", jpeg(blocks(100 + n))) for n in range(3)]
-    columns = [{"sampling_probability": 0.25, "query_ids": [4, 9]}, {"sampling_probability": None, "query_ids": []}, {}]
-    store, manifest = curate_pairs(tmp_path, [row | more for row, more in zip(pairs, columns, strict=True)])
-    kept = read_parts(store, manifest).sort_by("url")
-    assert kept["sampling_probability"].to_pylist() == [0.25, None, None]
-    assert kept["query_ids"].to_pylist() == [[4, 9], [], None]
 
 
 def test_cluster_is_the_smallest_uid_of_kept_and_dropped_duplicates(tmp_path: Path) -> None:
@@ -207,21 +186,3 @@ def test_images_inspected_before_a_crash_are_not_inspected_again(
     monkeypatch.setattr(curate, "inspect_shard", crash)
     _, manifest = curate_pairs(tmp_path, some_pairs(), 7)
     assert manifest.counts.input == 20
-
-
-def test_decisions_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
-    order = np.random.default_rng(0).permutation(20)
-    found = rows_by_url(*curate_pairs(tmp_path, [some_pairs()[i] for i in order], 3))
-    usual = rows_by_url(*curate_pairs(tmp_path / "usual", some_pairs(), 9))
-    columns = ("drop_reason", "cluster", "phash")
-    assert {u: [r[name] for name in columns] for u, r in found.items()} == {
-        u: [r[name] for name in columns] for u, r in usual.items()
-    }
-
-
-def test_a_second_run_gives_the_same_bytes(tmp_path: Path) -> None:
-    digests = set()
-    for number in range(2):
-        _, manifest = curate_pairs(tmp_path / str(number), some_pairs(), 7)
-        digests.add(hashlib.sha256(repr([(p.name, p.sha256) for p in manifest.parts]).encode()).hexdigest())
-    assert len(digests) == 1

@@ -1,28 +1,7 @@
 import pytest
 
-from tasks.download.config import RetryConfig, check_patterns, matches_class, may_succeed_later
+from tasks.download.config import RetryConfig, check_patterns, may_succeed_later
 from tasks.reports.drop_reasons import DOWNLOAD
-
-
-@pytest.mark.parametrize(
-    ("name", "patterns", "expected"),
-    [
-        ("timeout", ["timeout"], True),
-        ("timeout", ["dns", "http_5xx"], False),
-        ("http_503", ["dns", "http_5xx"], True),
-        ("http_404", ["http_5xx"], False),
-        ("http_5xx", ["http_5xx"], False),  # no such class: xx stands for digits
-        ("http_50", ["http_5xx"], False),
-        ("http_429", ["http_42x"], True),
-        ("too_large", ["too_*"], True),
-        ("max", ["max"], True),  # an x that follows no digit is an x
-        (None, ["*"], False),
-        ("anything", ["*"], True),
-        ("timeout", [], False),
-    ],
-)
-def test_matches_class_compares_names_and_patterns(name: str | None, patterns: list[str], expected: bool) -> None:
-    assert matches_class(name, patterns) is expected
 
 
 @pytest.mark.parametrize("bad", ["", "Timeout", "http 503", "a,b", "../x", "[a]"])

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.csv
 import pytest
 
 from dataops.home import CHECKOUT
@@ -112,18 +111,6 @@ def guarded(memory: int = 256, **limits: float) -> GuardedProcess:
     return GuardedProcess(FUNCTIONS, ServerLimits(memory * MEGABYTE, **limits))
 
 
-def test_call_returns_bytes_and_a_value() -> None:
-    with guarded() as process:
-        large = os.urandom(5 * MEGABYTE)
-        for data in (large, b"a", b"", large[:70_000]):
-            found, (size, pid, _) = process.call("echo", data)
-            assert (found, size) == (data or None, len(data))
-            assert pid != os.getpid()
-        with pytest.raises(FunctionFailed, match="ValueError: bad"):
-            process.call("fail", b"bad")
-        assert process.call("echo", b"a")[1][1] == pid, "an error ends no server"
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGTERM])
 def test_input_that_ends_its_server_costs_nothing_but_itself(tmp_path: Path, number: signal.Signals) -> None:
     calls = tmp_path / "calls"
@@ -194,26 +181,10 @@ def test_answer_that_is_too_long_is_a_failure() -> None:
         assert process.call("long", b"100") == (b"100", "a" * 100)
 
 
-def test_cpu_time_of_calls_is_counted(tmp_path: Path) -> None:
-    with guarded(cpu_seconds=0.5) as process:
-        process.call("cost", b"0.3")
-        assert 0.3 <= process.cpu_seconds < 0.5
-        with pytest.raises(ServerDied, match="CPU time"):
-            process.call("busy", b"for ever")
-        assert process.cpu_seconds >= 0.7
-
-
 def test_server_holds_no_socket_nor_file_of_its_worker(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)), (tmp_path / "file").open("w"), guarded() as process:
         found = process.call("list_files", b"")[1]
     assert not [name for name in found if "socket" in name or str(tmp_path) in name]
-
-
-def test_server_starts_after_arrow_opened_a_pipe_for_signals(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("url\n1\n")
-    pyarrow.csv.read_csv(tmp_path / "a.csv")  # from now on, forks of this process close that pipe and open it again
-    with guarded() as process:
-        assert process.call("echo", b"a")[0] == b"a"
 
 
 def has_ended(pid: int) -> bool:

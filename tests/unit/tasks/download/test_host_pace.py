@@ -136,17 +136,6 @@ def test_turns_of_a_dead_host_fail_once_its_patience_is_used() -> None:
         pass
 
 
-def test_successes_halve_the_wasted_time_and_permanent_errors_add_none() -> None:
-    pace = HostPace(PaceLimits(patience=0.05))
-    for _ in range(6):
-        failing(pace, FetchError("timeout", "x"), 0.02)
-        for _ in range(3):
-            with pace.turn("a.test"):
-                pass
-    for _ in range(6):
-        failing(pace, FetchError("http_404", "x"), 0.02)
-
-
 def test_turn_fails_as_host_busy_after_the_patience() -> None:
     pace, release = HostPace(PaceLimits(concurrency=1, patience=0.1)), threading.Event()
 
@@ -179,14 +168,3 @@ def test_pauses_are_shared_between_processes(tmp_path: Path) -> None:
     started = time.monotonic()
     with beside.turn("c.test"):
         assert time.monotonic() - started > 0.05, "a short one is waited for"
-
-
-def test_pauses_keep_the_longest_of_several(tmp_path: Path) -> None:
-    pauses = Pauses(tmp_path)
-    for reason, seconds in (("http_429", 50.0), ("http_503", 90.0), ("http_429", 10.0)):
-        pauses.put("a.test", reason, "x", seconds)
-    found = pauses.remaining("a.test")
-    assert found is not None
-    assert found[0] == "http_503"
-    assert 80 < found[2] <= 90
-    assert pauses.remaining("b.test") is None

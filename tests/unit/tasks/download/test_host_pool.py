@@ -41,26 +41,6 @@ def test_pool_limits_the_threads_of_a_slow_host() -> None:
     assert max(most.values()) == 2
 
 
-def test_pool_starts_with_slow_hosts_and_reserves_threads_for_quick_ones() -> None:
-    """Check the order by the seconds of the hosts; a host without a request counts as slow."""
-    pool, order = HostPool(threads=2, per_host=1), []
-    pool._seconds |= {"late": 4.0, "quick": 0.01, "many": 0.01}
-    hosts = ["quick", "many", "late", "new", "late", "many", "new", "many"]
-
-    def fetch(row: UrlRow) -> str:
-        return row[1]
-
-    for host in ("late", "new", "many", "quick"):
-        pool._rows[host].extend((n, host) for n, name in enumerate(hosts) if name == host)
-        pool._left += hosts.count(host)
-        pool._push_ready(host)
-    for _ in range(2):  # two threads at work
-        popped = pool._pop_row()
-        assert popped is not None
-        order.append(popped[0])
-    assert order == ["late", "many"]
-
-
 def test_pool_limits_the_waiting_results() -> None:
     done = []
     pool = HostPool(threads=3, per_host=9)
@@ -69,18 +49,6 @@ def test_pool_limits_the_waiting_results() -> None:
     time.sleep(0.05)
     assert len(done) <= 1 + 3 + 3
     assert len(list(results)) == 29
-
-
-@pytest.mark.parametrize("url", ["", "x", "//", "http://", "http://A.test:80/b", "\ud800"])
-def test_parse_host_accepts_any_text(url: str) -> None:
-    assert parse_host(url) == ("a.test:80" if "test" in url else "")
-    assert list(HostPool(2, 1).imap_unordered(lambda row: row[0], [(7, url)])) == [7]
-
-
-def test_pool_starts_no_row_after_it_is_closed() -> None:
-    with HostPool(threads=1, per_host=1) as pool:
-        assert next(pool.imap_unordered(lambda row: row, [(n, f"http://h{n}/") for n in range(5)]))
-    assert pool._pop_row() is None
 
 
 def test_host_whose_images_cost_too_much_cpu_time_is_given_up_in_all_processes(tmp_path: Path) -> None:

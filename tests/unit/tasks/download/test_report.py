@@ -53,19 +53,6 @@ def test_report_shows_hostile_rows_as_text(tmp_path: Path) -> None:
     assert page.text.count("<script>alert(1)</script>") >= 6
 
 
-def test_report_shows_counts_hosts_and_reasons(tmp_path: Path) -> None:
-    hosts = {"bad.test": {"rows": 12, "http_404": 7, "dns": 1}}
-    text = Page(report_html(snapshot(FolderStore(tmp_path), 2, 3, "a red kite", hosts), FolderStore(tmp_path))).text
-    for expected in (
-        "6 of 18 images fetched (33.3%), 5.0 MB, in 2 shards",
-        "bad.test",
-        "http_404",
-        "a red kite",
-        "300 × 200",
-    ):
-        assert expected in text, expected
-
-
 def test_report_is_bounded_and_its_images_are_small(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     page = report_html(

@@ -5,15 +5,14 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from dataops.errors import CorruptPart, SourceError
+from dataops.errors import SourceError
 from dataops.schema import DOWNLOADED, FILTERED, dropped_schema, uid
 from dataops.snapshot import Counts, Draft, Manifest, Record, read_table
 from dataops.store import FolderStore
 from tasks.download import stage as download
 from tasks.download.config import DownloadConfig
 from tasks.download.opener import Evidence
-from tasks.download.outcome import join_outcomes, parse_drop_reason, put_parts
-from tasks.download.rounds import cut_parts, read_spans
+from tasks.download.outcome import join_outcomes, put_parts
 from tasks.download.stage import DOWNLOAD
 from tasks.engine.context import Context
 from tasks.engine.stage import Work
@@ -48,38 +47,6 @@ def stored(store: FolderStore, sizes: list[int]) -> Manifest:
     return build_manifest("filter", parts, key="k")
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 7, 100])
-def test_cut_parts_keeps_the_order_of_rows(tmp_path: Path, size: int) -> None:
-    store = FolderStore(tmp_path)
-    manifest = stored(store, [5, 0, 3, 4])
-    cuts = cut_parts(manifest, size)
-    tables = [read_spans(store, cut) for cut in cuts]
-    assert [t.num_rows for t in tables[:-1]] == [size] * (len(cuts) - 1)
-    everything = [u for part in manifest.parts for u in read_table(store, manifest.path(part.name))["uid"].to_pylist()]
-    assert [u for table in tables for u in table["uid"].to_pylist()] == everything
-
-
-@pytest.mark.parametrize(
-    ("status", "message", "reason"),
-    [
-        ("success", None, None),
-        ("failed_to_download", "http_404: the server's answer", "http_404"),
-        ("failed_to_download", "timeout: not whole after 10 s", "timeout"),
-        ("failed_to_download", "lost: img2dataset gave no row", "lost"),
-        ("failed_to_resize", "image too small", "too_small"),
-        ("failed_to_resize", "aspect ratio too large", "aspect_ratio"),
-        ("failed_to_resize", "image area too large", "too_many_pixels"),
-        ("failed_to_resize", "Image decoding error", "decode"),
-        ("failed_to_resize", "not_an_image: the bytes look like html", "not_an_image"),
-        ("failed_to_resize", "OpenCV(4.14.0) resize.cpp:1: error: (-215)", "decode"),
-        ("failed_to_download", "Something: new", "other"),
-        ("failed_to_download", None, "other"),
-    ],
-)
-def test_parse_drop_reason_reads_messages(status: str, message: str | None, reason: str | None) -> None:
-    assert parse_drop_reason(status, message) == reason
-
-
 def rows_and_written() -> tuple[pa.Table, list[str], list[dict[str, object]]]:
     rows = [{"uid": uid(f"u{n}", "c"), "url": f"u{n}", "caption": "c"} for n in range(3)]
     empty = dict.fromkeys(("error_message", "width", "height", "original_width", "original_height", "sha256"))
@@ -109,13 +76,6 @@ def test_join_outcomes_finds_rows_that_img2dataset_lost(tmp_path: Path) -> None:
     assert set(dropped["drop_stage"].to_pylist()) == {"download"}
     assert sorted(kept["uid"].to_pylist() + dropped["uid"].to_pylist()) == sorted(rows["uid"].to_pylist())
     assert [row["http_status"] for row in evidence] == [200, None, None]
-
-
-def test_join_outcomes_refuses_unknown_and_repeated_rows() -> None:
-    rows, keys, written = rows_and_written()
-    for wrong in ([*written, written[0]], [*written, {**written[0], "key": "007"}]):
-        with pytest.raises(CorruptPart, match="not those of the shard"):
-            join_outcomes(rows, keys, pa.Table.from_pylist(wrong), "00000.tar")
 
 
 def ended(index: int, facts: dict[str, Any] | None = None, **counts: Any) -> Record:

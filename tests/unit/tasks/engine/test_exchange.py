@@ -18,11 +18,8 @@ from tasks.engine.exchange import (
     Exchange,
     Merges,
     Step,
-    group_units,
-    number_partitions,
     plan_merges,
     put_frame,
-    read_frame,
     run_steps,
 )
 from tests.inline_executor import InlineExecutor
@@ -166,34 +163,3 @@ def test_scratch_tables_are_not_synced_to_the_disk(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("os.fsync", lambda _: pytest.fail("a sync"))
     put_frame(draft, "frame", make_rows([1], "texts"))
     Exchange("rows", 1, 1, 0, MEMORY).write(draft, 0, make_rows([1], "numbers"), np.zeros(1, np.uint16))
-
-
-def test_number_partitions_divides_the_range_of_hashes():
-    hashes = pl.Series([0, (1 << 62) - 1, 1 << 62, (1 << 64) - 1], dtype=pl.UInt64)
-    assert number_partitions(hashes, 1).tolist() == [0, 0, 0, 0]
-    assert number_partitions(hashes, 4).tolist() == [0, 0, 1, 3]
-    assert number_partitions(hashes, 3).tolist() == [0, 0, 0, 2]
-
-
-def test_put_frame_writes_a_table_that_is_not_partitioned(tmp_path: Path):
-    draft, rows = open_draft(tmp_path), pl.DataFrame({"why": ["a", None], "row": [1, 2]})
-    put_frame(draft, "verdicts", rows)
-    assert read_frame(draft, "verdicts").equals(rows)
-    with pytest.raises(StorageError, match="/other"):
-        read_frame(draft, "other")
-
-
-@pytest.mark.parametrize(
-    ("sizes", "groups"),
-    [
-        ([], []),
-        ([9], ["a"]),
-        ([2, 2, 1, 5], ["abc", "d"]),
-        ([2, 4, 1], ["a", "bc"]),
-        ([9, 1, 9, 9], ["a", "b", "c", "d"]),
-        ([0, 5, 0, 1], ["abc", "d"]),
-        ([0, 6, 0], ["a", "b", "c"]),
-    ],
-)
-def test_group_units_fills_each_group_up_to_the_limit(sizes: list[int], groups: list[str]) -> None:
-    assert group_units("abcd"[: len(sizes)], sizes, 5) == [tuple(group) for group in groups]

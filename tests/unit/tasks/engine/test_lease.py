@@ -1,6 +1,5 @@
 """One run makes a snapshot and the others wait: whatever becomes of the one."""
 
-import json
 import logging
 import os
 import subprocess
@@ -90,27 +89,6 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
     assert f"another process makes filter {planned.key}: run {run_ids[0]}, process {os.getpid()} on " in messages[0]
     assert sum("waiting for run" in record.message for record in caplog.records) == 1
     assert not context.store.names(f"filter/{planned.key}/_work")
-
-
-def test_hold_lease_has_one_holder_at_a_time(context, draft):
-    inside, worst = 0, 0
-
-    def enter() -> None:
-        nonlocal inside, worst
-        with hold_lease(draft, context) as held:
-            assert held is not None
-            inside += 1
-            worst = max(worst, inside)
-            time.sleep(0.01)
-            inside -= 1
-
-    threads = [threading.Thread(target=enter) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert worst == 1
-    assert [json.loads(draft.store.read(name))["state"] for name in draft.store.names("filter")] == ["released"] * 8
 
 
 @pytest.mark.parametrize("error", [SourceError("the web is away"), KeyboardInterrupt()])

@@ -1,6 +1,5 @@
 """The progress of a map: finished tasks, the reports of running ones, and the maps of a stage."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,16 +51,6 @@ def test_progress_counts_finished_and_running_tasks_by_their_rows(shown, monkeyp
         (250.0, 1000, "84.0% fetched; http_404 30, timeout 10"),
         (400.0, 1000, "97.5% fetched; http_404 10"),
     ]
-
-
-def test_a_damaged_report_is_ignored(shown):
-    context, lines = shown
-    progress = MapProgress([Rows("a", 1)], {}, context, MapView())
-    with progress.reports_of_workers(shared_disk=True):
-        for text in ("", "{}", json.dumps([0.5])):
-            (Path(str(progress.reports)) / "a.json").write_text(text)
-            progress.show([Rows("a", 1)])
-    assert lines == [(0.0, 1, "")] * 3
 
 
 def test_the_progress_of_a_stage_is_the_weighted_sum_of_its_maps(shown):

@@ -58,12 +58,6 @@ def test_guard_escapes_line_ends_and_control_characters_in_log_records(guarded_l
     assert "\\x1b[2J" in line
 
 
-def test_guard_keeps_arguments_of_log_records_without_secrets(guarded_logger):
-    logger, _ = guarded_logger
-    record = logger.makeRecord("n", logging.INFO, "f", 1, "%s of %s", (1, 2), None)
-    assert (record.msg, record.args) == ("%s of %s", (1, 2))
-
-
 def test_guard_removes_secrets_from_the_traceback_of_the_process():
     code = (
         "import os, threading\nfrom tasks.engine.process_guard import guard_process\nguard_process()\n"

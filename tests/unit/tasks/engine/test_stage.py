@@ -1,6 +1,5 @@
 """Reuse, resume, force and the conservation of rows, on a stage that is only arithmetic."""
 
-import errno
 import subprocess
 from pathlib import Path
 
@@ -33,12 +32,6 @@ def test_make_runs_once_then_reuses_until_discarded(context, tmp_path):
     assert reuse(planned, context) is None
     assert make(planned, context).content_digest == first.content_digest
     assert done(log) == [0, 0, 1, 1, 2, 2, 3, 3]
-
-
-def test_plan_ignores_execution_fields_in_the_key():
-    keys = {plan(SQUARES, SquareConfig(log=log), 0, []).key for log in ("a", "b")}
-    assert len(keys) == 1
-    assert plan(SQUARES, SquareConfig(count=5), 0, []).key not in keys
 
 
 def test_make_repeats_only_missing_parts_after_a_worker_died(context, tmp_path):
@@ -92,11 +85,6 @@ def test_make_repeats_a_snapshot_that_is_no_longer_valid(context, tmp_path):
     assert reuse(planned, context) is None
 
 
-def test_make_keeps_the_type_of_storage_errors(context):
-    with pytest.raises(StorageError):
-        context.store.read("filter/none/manifest.json")
-
-
 def test_make_repeats_only_missing_parts_after_a_full_disk(tmp_path):
     disk, log = tmp_path / "disk", tmp_path / "log"
     disk.mkdir()
@@ -135,17 +123,3 @@ def make_heavy(work: Work) -> StageOutput:
 
 
 BALLAST = Stage("filter", 1, make_heavy)
-
-
-def test_make_names_the_folder_when_a_workers_disk_is_full(context, tmp_path):
-    planned = plan(Stage("filter", 1, make_overflow), SquareConfig(log=str(tmp_path / "log"), count=1), 0, [])
-    with pytest.raises(StorageError, match=r"part-00000: .*Free some space in .*TMPDIR"):
-        make(planned, context)
-
-
-def overflow(draft: Draft, task: Number) -> Record:
-    raise OSError(errno.ENOSPC, "No space left on device", "/tmp/shard")
-
-
-def make_overflow(work: Work) -> StageOutput:
-    return StageOutput(*merge_records(map_parts(overflow, [Number(0, work.config.log)], work.draft, work.context)))

@@ -1,4 +1,3 @@
-import json
 import os
 import textwrap
 import time
@@ -21,14 +20,6 @@ def jobs(tmp_path, monkeypatch):
 def module(folder: Path, name: str, text: str) -> str:
     (folder / f"{name}.py").write_text(text)
     return name
-
-
-def test_run_job_passes_the_job_file_and_the_parent_process_id(jobs, tmp_path):
-    name = module(jobs, "good_job", "import json, sys\nprint(json.load(open(sys.argv[1])))\n")
-    lines: list[str] = []
-    run_job(name, {"a": 1}, tmp_path / "work", on_line=lines.append)
-    assert lines == [str({"a": 1, "parent_pid": os.getpid()})]
-    assert json.loads((tmp_path / "work" / "job.json").read_text())["a"] == 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from dataops.errors import ConfigError, ContractError
+from dataops.errors import ContractError
 from dataops.schema import FILTERED, PAIRS, dropped_schema
 from dataops.schema import uid as uid_of
 from dataops.snapshot import Manifest, read_parts
@@ -178,20 +178,3 @@ def test_filter_fails_with_the_drop_reasons_when_too_few_rows_are_kept(crawl: Pa
         both(tmp_path / "store", [str(crawl / "*.warc.gz")], FilterConfig(min_words=150))
     with pytest.raises(ContractError, match=r"over max_drop_fraction: 4 of 12"):
         both(tmp_path / "store", [str(crawl / "*.warc.gz")], FilterConfig(languages=["en"], max_drop_fraction=0.5))
-
-
-def test_config_names_all_missing_and_ambiguous_files(crawl: Path, tmp_path: Path):
-    write_warc(tmp_path / "other" / "animals.warc.gz", PLACE_PAGES)
-    config = WarcSource(
-        paths=["no/such.warc", "none/*.gz", str(crawl / "*.gz"), str(tmp_path / "other" / "animals.warc.gz")]
-    )
-    found = config.problems()
-    assert len(found) == 3
-    assert "'no/such.warc' is not a file" in found[0]
-    assert "'none/*.gz' matches no file" in found[1]
-    assert "would both be named 'animals.warc.gz'" in found[2]
-    with pytest.raises(ConfigError, match=r"source\.paths: 'no/such\.warc'"):
-        EXTRACT.external_inputs(config)
-    # Below a common folder they have names of their own.
-    inputs = EXTRACT.external_inputs(WarcSource(paths=[str(tmp_path / "*" / "animals.warc.gz")]))
-    assert [i.key for i in inputs if i.stage == "source"] == ["crawl/animals.warc.gz", "other/animals.warc.gz"]

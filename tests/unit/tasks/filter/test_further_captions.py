@@ -4,13 +4,10 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-
 from dataops.schema import CAPTIONS, FILTERED, uid
 from dataops.snapshot import read_parts
 from dataops.store import FolderStore
 from dataops.text.duplicates import FULL_CAPTION_WORDS, LONG_CAPTION_WORDS, SOURCE_RANK
-from tasks.filter.config import FilterConfig
 from tests.filter_runs import filtered, with_sizes
 
 WORDS = ["red", "kite", "over", "the", "old", "river", "boat", "near", "green", "hill"]
@@ -71,17 +68,6 @@ def test_captions_of_an_image_equal_a_slow_reference_on_any_partitions(tmp_path:
     for caption in (one for row in kept for one in row["captions"] or []):
         assert caption == {name: of_uid[caption["uid"]][name] for name in caption}, "each has its own origin"
         assert uid(of_uid[caption["uid"]]["url"], caption["caption"]) == caption["uid"]
-
-
-def test_captions_are_off_by_default_and_change_no_verdict(tmp_path: Path):
-    rows = make_rows(20, seed=2)
-    off, on = filtered(tmp_path / "off", rows), filtered(tmp_path / "on", rows, captions_per_image=9)
-    assert on.counts == off.counts
-    assert read_parts(FolderStore(tmp_path / "off"), off).schema == FILTERED
-    on_rows = read_parts(FolderStore(tmp_path / "on"), on).drop_columns(["captions"])
-    assert on_rows.equals(read_parts(FolderStore(tmp_path / "off"), off))
-    with pytest.raises(ValueError, match='captions_per_image needs "url" in dedupe'):
-        FilterConfig(captions_per_image=2, dedupe=["uid", "pair"])
 
 
 def test_personal_data_is_masked_in_further_captions(tmp_path: Path):

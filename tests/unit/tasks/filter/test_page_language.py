@@ -12,24 +12,6 @@ from tasks.filter.config import FilterConfig
 from tasks.filter.steps import FilterJob, FilterStep, PartSlice, apply_rules, drop_duplicates
 from tasks.filter.write import write_parts
 
-LANGUAGES = ["de", "en", "fr", "id", "it"]
-PAGES = {
-    "http://x.example/en": [
-        "confetti ball",
-        "zebra",
-        "woman in the office",
-        "house with garden",
-        "grinning face with big eyes",
-    ],
-    "http://x.example/de": [
-        "Konfettiball",
-        "Zebra",
-        "Frau im Büro",
-        "Haus mit Garten",
-        "grinsendes Gesicht mit großen Augen",
-    ],
-}
-
 
 def run_steps(draft: Draft, config: FilterConfig, rows: int) -> None:
     """Run the steps that decide by rows and by uid, over one part."""
@@ -37,19 +19,6 @@ def run_steps(draft: Draft, config: FilterConfig, rows: int) -> None:
     part = PartSlice(0, draft.path("in.parquet"), 0, 0, rows, 0, 0)
     for function, inputs in ((apply_rules, (part,)), (drop_duplicates, ()), (write_parts, (part,))):
         function(draft, FilterStep(function, 0, job, inputs))
-
-
-def kept(tmp_path, **config) -> set[str]:
-    draft = Draft(FolderStore(tmp_path), "filter", "k")
-    rows = [
-        {"uid": uid(f"{page}/{i}.png", text), "url": f"{page}/{i}.png", "caption": text, "page_url": page}
-        for page, texts in PAGES.items()
-        for i, text in enumerate(texts)
-    ]
-    draft.put_table("in.parquet", pa.Table.from_pylist(rows, schema=PAIRS))
-    settings = FilterConfig(languages=["en"], language_candidates=LANGUAGES, **config)
-    run_steps(draft, settings, len(rows))
-    return set(read_table(draft.store, draft.path("part-00000.parquet"))["caption"].to_pylist())
 
 
 def keep_english(pages: list[tuple[str | None, str | None, list[str]]], sizes: dict[str, int] | None = None, **config):
@@ -89,11 +58,6 @@ def test_a_wrong_declaration_keeps_no_german_caption():
     assert not [text for text in GERMAN if keep_english([("http://x.example/", "en", [text])])]
 
 
-def test_a_foreign_caption_of_an_english_page_is_foreign():
-    mixed = [("http://x.example/", "en", [*ENGLISH, "Ein grüner Apfel.", "Un chien noir sur la plage"])]
-    assert keep_english(mixed) == ENGLISH
-
-
 def test_sites_and_rows_without_a_page_are_no_evidence_for_each_other():
     own = [text for text in [*ENGLISH, *GERMAN] if keep_english([(None, None, [text])])]
     assert keep_english([(None, None, [*ENGLISH, *GERMAN])]) == own
@@ -120,12 +84,6 @@ def test_a_large_site_is_cut():
     sizes = {"site_captions": 4, "batch": 3}
     assert keep_english([("http://x.example/", "en", ENGLISH)] * 2, sizes) == ENGLISH * 2
     assert not keep_english([(f"http://x.example/{i}", "en", [text]) for i, text in enumerate(GERMAN * 3)], sizes)
-
-
-def test_page_weight_corrects_the_language_of_short_captions(tmp_path):
-    without_page = kept(tmp_path / "without-page", language_page_weight=0)
-    assert without_page != set(PAGES["http://x.example/en"])
-    assert kept(tmp_path / "together", language_page_weight=0.8) == set(PAGES["http://x.example/en"])
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.8, None])

@@ -8,7 +8,6 @@ from tasks.filter.report import report_html
 from tasks.filter.summary import (
     merge_balance,
     merge_parts,
-    merge_slices,
     summarise_balanced_slice,
     summarise_slice,
 )
@@ -60,15 +59,3 @@ def test_balance_facts_hold_the_curve_over_queries():
     page = Page(report_html(manifest(balance=facts, alone={})))
     for expected in ("11", "4 (36.4%), dropped", "3 of 4", "unicorn"):
         assert (expected in page.text) == (expected != "unicorn"), expected
-
-
-def test_rows_are_counted_by_source_and_drop_reason():
-    kept, dropped = (
-        pairs(["a kite"] * 3).with_columns(source=pl.Series(rows))
-        for rows in (["b/x", "a/x", "b/y"], ["a/x", "b/x", "c/x"])
-    )
-    slices = [summarise_slice(kept, dropped, ["a", "b"])] * 2
-    assert merge_parts([merge_slices(slices)], ["a", "b"])["sources"] == {
-        "a": {"kept": 2, "dropped": {"too_short": 2}}, "b": {"kept": 4, "dropped": {"too_short": 2}}
-    }  # fmt: skip
-    assert "sources" not in merge_parts([merge_slices([summarise_slice(kept, dropped)])])

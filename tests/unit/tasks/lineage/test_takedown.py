@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from dataops import plugins
 from dataops.errors import ConfigError, ContractError, CorruptPart
 from dataops.shards.tar import read_samples
 from dataops.snapshot import Counts, Draft, Input, Manifest, find_manifest, read_parts
@@ -169,13 +168,6 @@ def test_takedown_without_matches_changes_the_key_but_not_the_content(store: Fol
     assert again.content_digest == old.content_digest, "so training on it is reused"
 
 
-def test_takedown_of_all_pairs_is_an_error_of_that_dataset(store: FolderStore) -> None:
-    packed(store, curated(store, some_pairs(), 7))
-    (outcome,) = take_down(store, *(Target("domain", f"site{n}.example") for n in range(5)))
-    assert outcome.successor is None
-    assert "all 24 were taken down" in outcome.error
-
-
 def test_prove_removal_raises_when_a_row_is_left(store: FolderStore) -> None:
     old = packed(store, curated(store, some_pairs(), 7))
     uids = [read_parts(store, old)["uid"][3].as_py()]
@@ -305,14 +297,3 @@ def test_model_trained_on_a_version_that_was_replaced_and_deleted_has_seen_the_p
     url = Target("url", "http://host1.example/4.jpg")
     (found,) = takedown.find_affected(Lineage(store), Search(store), [url], Registry(query=False))
     assert [model.uri for model in found.models] == ["models:/model0/1"]
-
-
-def test_delete_raw_without_the_plugin_names_what_to_install(
-    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plugins, "load", lambda kind: {})
-    (tmp_path / "letter.txt").write_text("site3.example\n")
-    options = flow.TakedownOptions(tmp_path / "letter.txt", delete_raw=True, yes=True)
-    with pytest.raises(ConfigError, match=r"pip install 'pairmill\[erasure\]'"):
-        flow.takedown(options, tmp_path, str(store.root), as_json=True)
-    assert store.names("") == [], "nothing was recorded or deleted"

@@ -13,7 +13,7 @@ from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
 from flows.commands import trace as flow
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
-from tasks.lineage.search import RangeFile, Search
+from tasks.lineage.search import Search
 from tasks.lineage.trace import Trace
 from tasks.tracking.registry import Registry
 from tests.manifests import build_manifest
@@ -101,11 +101,6 @@ def test_trace_counts_all_pairs_of_a_domain_and_returns_at_most_the_limit(tracer
     assert len(traced["pairs"]) == 2
     kept = [row for row in on_host if not row["drop_reason"]]
     assert traced["datasets"][0]["pairs"] == len(kept)
-
-
-def test_trace_finds_an_image_by_its_phash(tracer: Trace) -> None:
-    traced = tracer.pairs(image_targets(jpeg(5)))
-    assert [one["uid"] for one in traced["pairs"]] == [pair(5)["uid"]]
 
 
 def test_trace_of_a_model_returns_its_stages_and_dataset(tracer: Trace, stored: Any) -> None:
@@ -199,13 +194,3 @@ def test_trace_command_prints_pairs_snapshots_and_errors(
             flow.trace(nothing, tmp_path, store, limit=3, as_json=as_json)
     with pytest.raises(ConfigError, match="none of"):
         flow.trace("nonsense", tmp_path, store, limit=3, as_json=as_json)
-
-
-def test_range_file_reads_like_a_file(tmp_path: Path) -> None:
-    store, data = FolderStore(tmp_path), bytes(range(256)) * 1000
-    store.put("x/data", data)
-    file = RangeFile(store, "x/data", len(data))
-    for start, size in ((0, 10), (255_990, 100), (100_000, 70_000), (5, 0), (255_999, 1), (0, -1)):
-        file.seek(start)
-        assert file.read(size) == (data[start:] if size < 0 else data[start : start + size])
-    assert file.seek(-4, 2) == len(data) - 4

@@ -104,17 +104,6 @@ def test_error_names_the_list_and_the_line(tmp_path: Path, content: str | bytes,
     assert str(caught.value) == f"{path} {message}"
 
 
-@pytest.mark.parametrize("row", ["one,two,three", ",", '"one', "1,2 words"])
-def test_row_that_does_not_fit_its_header_is_refused(tmp_path: Path, row: str) -> None:
-    with pytest.raises(ConfigError, match=r"list\.csv line 2: "):
-        list(read_values(write(tmp_path / "list.csv", f"id,word\n{row}\n"), ("word",), parse_word))
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.txt is not a file; correct the path of the list"):
-        list(read_values(str(tmp_path / "none.txt"), (), str))
-
-
 def test_locations_are_paths_https_addresses_s3_uris_and_this_machine() -> None:
     for location in (
         "a/b.txt",

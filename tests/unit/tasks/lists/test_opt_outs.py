@@ -14,7 +14,6 @@ from dataops.store import FolderStore
 from tasks.lists.opt_outs import (
     RowMatches,
     count_matches,
-    find_problems,
     mark_rows,
     match_rows,
     parse_entry,
@@ -88,11 +87,6 @@ def test_entry_matches_these_rows(tmp_path: Path, entry: str, expected: list[int
     assert matches(tmp_path, f"# a list\n{entry}\n", rows) == list(map(bool, expected))
 
 
-def test_no_rows_match_nothing(tmp_path: Path) -> None:
-    rows = pa.table({"url": pa.array([], pa.string()), "page_url": pa.array([], pa.string())})
-    assert matches(tmp_path, "a.example", rows) == []
-
-
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -121,13 +115,6 @@ def test_line_that_is_not_understood_as_a_whole_is_refused(tmp_path: Path, line:
     (tmp_path / "list.txt").write_text(f"b.example\n{line}\n")
     with pytest.raises(ConfigError, match="line 2: "):
         read_inputs("filter.opt_out_lists", {"no": str(tmp_path / "list.txt")})
-
-
-def test_problems_name_key_file_and_line(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("a.example\nnot-a-domain\n")
-    problems = find_problems({"letters": str(tmp_path / "list.txt"), "remote": "https://lists.example/all.txt"})
-    assert len(problems) == 1
-    assert problems[0].startswith(f"opt_out_lists.letters: {tmp_path}/list.txt line 2: 'not-a-domain' is none of")
 
 
 def test_list_is_read_anew_and_a_change_after_the_plan_is_an_error(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
 """`pairmill export`: models by folder and by key, refusals, and that a failure leaves no files."""
 
 import json
-import os
 import shutil
-import stat
 from pathlib import Path
 
 import pytest
@@ -40,18 +38,6 @@ def test_export_writes_the_same_files_for_a_folder_and_a_snapshot(
     assert {"open_clip_config.json", "open_clip_model.safetensors"} <= exported["a"].keys()
     with pytest.raises(ConfigError, match="is not empty"):
         export(str(finished_model), "open_clip", tmp_path / "a", tmp_path / "home", None, as_json=True)
-
-
-@pytest.mark.parametrize("mask", [0o022, 0o027])
-def test_exported_files_have_the_modes_of_new_files(finished_model: Path, tmp_path: Path, mask: int) -> None:
-    before = os.umask(mask)
-    try:
-        export(str(finished_model), "open_clip", tmp_path / "out", tmp_path / "home", None, as_json=True)
-    finally:
-        os.umask(before)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
-    assert modes == dict.fromkeys(modes, 0o666 & ~mask)
-    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o777 & ~mask
 
 
 def test_a_snapshot_is_exported_with_its_card_and_licences(tmp_path: Path) -> None:
@@ -101,11 +87,3 @@ def test_what_cannot_be_exported_is_refused_before_a_model_is_fetched_or_a_job_s
             export(model, form, tmp_path / "out", tmp_path / "home", str(tmp_path / "store"), as_json=True)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "home" / "jobs").exists()
-
-
-def test_export_raises_for_an_unknown_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"no such file or folder.*; it is not the key"):
-        export("fedcba9876543210", "hf", tmp_path / "out", tmp_path / "home", str(tmp_path / "store"), as_json=True)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
-        export("models:/clip/3", "hf", tmp_path / "out", tmp_path / "home", str(tmp_path / "store"), as_json=True)

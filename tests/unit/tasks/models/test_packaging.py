@@ -1,10 +1,8 @@
 import subprocess
 import sys
-from importlib.metadata import version
-from pathlib import Path
 
 from dataops.home import CHECKOUT
-from tasks.models.packaging import PYFUNC, collect_imports, pin_requirements
+from tasks.models.packaging import PYFUNC, collect_imports
 
 
 def test_collect_imports_returns_the_modules_of_the_pyfunc_and_no_others() -> None:
@@ -18,23 +16,6 @@ def test_collect_imports_returns_the_modules_of_the_pyfunc_and_no_others() -> No
     assert not {"training/train.py", "training/loop/optim.py", "dataops/store.py"} & set(found.files)
     assert {"torch", "safetensors", "tokenizers", "mlflow"} <= found.packages
     assert not {"prefect", "boto3", "img2dataset", "matplotlib"} & found.packages
-
-
-def test_collect_imports_parses_every_form_of_import(tmp_path: Path) -> None:
-    code = "import os\nimport dataops.errors as e\ndef f():\n    from training import model_config\n"
-    code += "    import numpy.linalg\n"
-    (tmp_path / "code.py").write_text(code)
-    found = collect_imports(tmp_path / "code.py")
-    assert {"dataops/errors.py", "training/model_config.py", "training/__init__.py"} <= set(found.files)
-    assert found.packages == {"numpy", "pydantic"}
-
-
-def test_pin_requirements_omits_local_versions() -> None:
-    pins = pin_requirements(collect_imports(PYFUNC).packages)
-    assert f"torch=={version('torch').partition('+')[0]}" in pins
-    assert f"pillow=={version('pillow')}" in pins
-    assert not [pin for pin in pins if "+" in pin]
-    assert pins == sorted(pins)
 
 
 def test_orchestrator_imports_no_slow_package() -> None:

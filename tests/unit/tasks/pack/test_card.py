@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dataops.snapshot import UNDIGESTED, content_digest
 from tests.hostile_text import HOSTILE, Page
-from tests.unit.tasks.dataset_chain import chain, dropped_pairs, packed, packed_in, pair, some_pairs
+from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
 
 def test_html_page_shows_the_whole_funnel_and_pairs_for_each_reason(tmp_path: Path) -> None:
@@ -57,12 +57,3 @@ def test_content_digest_does_not_cover_the_pages(tmp_path: Path) -> None:
     pages = [{p.name: p.sha256 for p in one.parts if p.name in UNDIGESTED} for one in (first, second)]
     assert pages[0].keys() == pages[1].keys() >= {"dataset.html", "DATASET.md"}
     assert all(pages[0][name] != pages[1][name] for name in pages[0]), "another funnel"
-
-
-def test_html_page_is_written_when_ancestors_are_missing(tmp_path: Path) -> None:
-    store, manifests = packed_in(tmp_path, some_pairs())
-    store.delete_tree(f"extract/{manifests['extract'].key}")
-    manifests = chain(store, some_pairs(), 20)
-    store.delete_tree(f"extract/{manifests['extract'].key}")
-    again = packed(store, tmp_path, manifests)
-    assert "no longer in the store" in Page(store.read(again.path("dataset.html")).decode()).text

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
 from selectolax.lexbor import LexborHTMLParser
 
 from dataops.escaping import escape_controls
 from dataops.home import CHECKOUT
 from dataops.snapshot import Counts
-from tasks.reports.page import TEMPLATES, Section, make_link, render, render_document
+from tasks.reports.page import Section, make_link, render, render_document
 
 HARMLESS = "harmless"
 HOSTILE = [
@@ -27,8 +26,6 @@ HOSTILE = [
     "&lt;b&gt; &amp; <!-- x --> ]]>",
     "| [a](javascript:alert(1)) ![i](http://evil.example/p.png) # h",
 ]
-LAYOUT = {"base.html", "macros.html"}
-"""Templates that others extend or import."""
 EMBEDDED = "data:image/"
 Values = dict[str, Any]
 
@@ -163,11 +160,6 @@ def elements(page: str) -> list[tuple[str, dict[str, str | None]]]:
     return [(tag, {name: value for name, value in attributes.items() if name != "style"}) for tag, attributes in found]
 
 
-def test_every_template_is_tested() -> None:
-    own = {path.name for path in TEMPLATES.iterdir() if path.is_file()}  # plugins test their own pages
-    assert own == {*PAGES, *FRAGMENTS, *MARKDOWN, *LAYOUT}
-
-
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("template", PAGES | FRAGMENTS)
 def test_page_shows_hostile_text_as_text(template: str, text: str) -> None:
@@ -200,26 +192,12 @@ def test_page_runs_and_fetches_nothing(template: str) -> None:
         assert (attributes.get("src") or EMBEDDED).startswith(EMBEDDED)
 
 
-@pytest.mark.parametrize("template", PAGES)
-def test_page_is_dark_where_the_reader_prefers_it_and_scrolls_wide_content(template: str) -> None:
-    page = render(template, **PAGES[template](HARMLESS))
-    assert "@media (prefers-color-scheme: dark) { :root {" in page
-    tree = LexborHTMLParser(page)
-    wide = tree.css("table")
-    assert all((node.parent and node.parent.attributes.get("class")) == "scroll" for node in wide)
-
-
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("template", MARKDOWN)
 def test_markdown_shows_hostile_text_as_text(template: str, text: str) -> None:
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
     hostile, harmless = (elements(markdown.render(render(template, **MARKDOWN[template](t)))) for t in (text, HARMLESS))
     assert [(tag, attributes.keys()) for tag, attributes in hostile] == [(tag, a.keys()) for tag, a in harmless]
-
-
-def test_render_fails_when_a_value_is_missing() -> None:
-    with pytest.raises(UndefinedError, match="text"):
-        render("document.html", title="t")
 
 
 def test_reports_are_imported_without_jinja() -> None:

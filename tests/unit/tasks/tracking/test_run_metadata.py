@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from dataops.snapshot import Counts, Input, Manifest, Part
 from tasks.tracking import run_metadata
 from tests.manifests import build_manifest
@@ -30,25 +28,6 @@ def test_flatten_params_truncates_and_removes_secrets() -> None:
         "_nicode_key": "true",
         "uri": "s3://bucket/p",
     }
-
-
-def test_hash_config_is_independent_of_the_order() -> None:
-    assert run_metadata.hash_config({"a": 1, "b": {"c": 2}}) == run_metadata.hash_config({"b": {"c": 2}, "a": 1})
-    assert run_metadata.hash_config({"a": 1}) != run_metadata.hash_config({"a": 2})
-
-
-@pytest.mark.parametrize(
-    ("run_id", "name"),
-    [
-        ("demo-20261127T065210-e44f", "27 Nov 06:52 e44f"),
-        ("a-20260102T030405-abcd-20260901T235959-0000", "1 Sep 23:59 0000"),
-        ("chosen-by-a-caller", "chosen-by-a-caller"),
-        ("x-20261399T065210-e44f", "x-20261399T065210-e44f"),
-        (None, "otherwise"),
-    ],
-)
-def test_names_of_runs_can_be_distinguished_in_a_narrow_column(run_id: str | None, name: str) -> None:
-    assert run_metadata.name_run(run_id, "otherwise") == name
 
 
 def manifest(stage: str, **values: Any) -> Manifest:

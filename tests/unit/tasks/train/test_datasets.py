@@ -1,7 +1,6 @@
 """A training on several datasets: the same bytes from any disk, its inputs, and the errors of its config."""
 
 import json
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from tests.manifests import build_manifest
 from tests.trainings import VIT, packed, process_state
 from tests.unit.tasks.dataset_chain import packed_in, pair
 from training.config import TrainConfig
-from training.job import Job
 from training.train import main
 
 __all__ = ["process_state"]  # a fixture
@@ -173,18 +171,3 @@ def test_a_dataset_with_pairs_that_were_taken_down_since_is_refused(tmp_path: Pa
         named_inputs(config, store)
     other = build_manifest("pack", key=OWN)
     assert find_datasets(config, other, store) == [other, manifests["pack"]], "a training that has begun ends"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda job: job["datasets"].pop(), "datasets: 1 numbers with a sum of 1, for 2 tables"),
-        (lambda job: job["shards"].pop(), "for 2 tables train.dataset and 1 shards"),
-    ],
-)
-def test_a_job_file_lists_the_shards_of_each_dataset(change: Callable[[dict[str, Any]], object], message: str) -> None:
-    job = {"train": {"dataset": MIXTURE}, "shards": ["a/0.tar", "b/0.tar"], "datasets": [1, 1], "output": "x"}
-    Job.model_validate(job)
-    change(job)
-    with pytest.raises(ValueError, match=message):
-        Job.model_validate(job)

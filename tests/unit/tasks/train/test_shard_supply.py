@@ -135,12 +135,3 @@ def test_job_ends_with_the_name_of_a_shard_that_is_damaged_or_missing(
     with supply(dataset, job, limit):
         assert main([str(job)]) == 75
     assert f"no such object: {path}" in caplog.text
-
-
-def test_job_ends_before_its_first_step_when_the_limit_is_too_small(
-    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    job = job_of(dataset, tmp_path / "a", size_of(dataset, 3))
-    assert main([str(job)]) == 2
-    assert "shard_cache_bytes" in caplog.text
-    assert "lower shuffle_shards" in caplog.text

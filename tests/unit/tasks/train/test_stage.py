@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
-from dataops.errors import ConfigError
 from tasks.engine.stage import plan
 from tasks.train.stage import TRAIN, external_inputs
 from training.config import TrainConfig
@@ -33,9 +30,3 @@ def test_key_changes_with_the_name_of_a_model_on_the_hub() -> None:
         == []
     )
     assert key(TrainConfig(init="hf-hub:owner/name@abc")) != key(TrainConfig(init="hf-hub:owner/name@abd"))
-
-
-@pytest.mark.parametrize("field", ["init", "vocabulary"])
-def test_external_inputs_raise_for_a_missing_file(field: str) -> None:
-    with pytest.raises(ConfigError, match=rf"train\.{field}: .*missing\.json cannot be read"):
-        external_inputs(TrainConfig.model_validate({field: "missing.json"}))

@@ -72,44 +72,6 @@ def fetch(client: HttpClient, url: str = "http://a.test/", cap: int = 1_000, sec
         return b"".join(read_body(response, cap))
 
 
-KEPT = {
-    "length": WHOLE,
-    "chunked": CHUNKED,
-    "no-body": b"HTTP/1.1 204 No Content\r\n\r\n",
-    "empty": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-    "keep-alive": OK + b"Connection: Keep-Alive\r\nContent-Length: 0\r\n\r\n",
-}
-CLOSED = {
-    "close": OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nok",
-    "close-in-list": OK + b"Connection: Keep-Alive\r\nConnection: x, CLOSE\r\nContent-Length: 2\r\n\r\nok",
-    "http-1.0": b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok",
-    "more-after-length": WHOLE + WHOLE,
-    "more-after-chunks": CHUNKED + b"\r\n",
-    "two-lengths": OK + b"Content-Length: 12\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("answer", KEPT.values(), ids=KEPT)
-def test_client_reuses_a_connection_whose_response_was_read(
-    client: HttpClient, addresses: dict[str, tuple[str, int]], answer: bytes
-) -> None:
-    server = RawServer([answer, answer, WHOLE], [WHOLE])
-    addresses["a.test"] = server.address
-    for _ in range(3):
-        fetch(client)
-    assert server.connections() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("answer", CLOSED.values(), ids=CLOSED)
-def test_client_closes_a_connection_that_may_not_be_reused(
-    client: HttpClient, addresses: dict[str, tuple[str, int]], answer: bytes
-) -> None:
-    server = RawServer([answer, WHOLE], [WHOLE])
-    addresses["a.test"] = server.address
-    assert [fetch(client), fetch(client)] == [b"ok", b"ok"]
-    assert server.connections() == [0, 1]
-
-
 def test_client_closes_a_connection_whose_response_was_not_read_to_its_end(
     client: HttpClient, addresses: dict[str, tuple[str, int]]
 ) -> None:

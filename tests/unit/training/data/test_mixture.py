@@ -1,6 +1,5 @@
 """A mixture sees exactly the share of each dataset, and each sample of a dataset equally often within one."""
 
-import tracemalloc
 from fractions import Fraction
 from itertools import chain, groupby, pairwise
 
@@ -10,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.config import TrainConfig
-from training.data import epoch_order
 from training.data.epoch_order import Sampling, Windows
 from training.data.keyed_random import hash_samples
-from training.data.mixture import Component, Mixture, apportion
+from training.data.mixture import Component, Mixture
 from training.data.sampling_plan import Plan
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
@@ -123,24 +121,6 @@ def test_each_epoch_and_batch_has_the_shares_and_each_sample_is_seen_equally_oft
     assert all(abs(count - share) < 1 for count, share in zip(counts[0].tolist(), exact, strict=True))
 
 
-@settings(deadline=None, max_examples=50)
-@given(total=st.integers(0, 10**12), weights=st.lists(WEIGHTS, min_size=1, max_size=6))
-def test_largest_remainders(total: int, weights: list[Fraction]) -> None:
-    shares = apportion(total, weights)
-    exact = [total * weight / sum(weights) for weight in weights]
-    assert sum(shares) == total
-    gains = [share - floor for share, floor in zip(shares, map(int, exact), strict=True)]
-    assert set(gains) <= {0, 1}
-    rests = [value - int(value) for value in exact]
-    got, missed = ([rest for rest, gain in zip(rests, gains, strict=True) if gain == kind] for kind in (1, 0))
-    assert min(got, default=1) >= max(missed, default=0)
-
-
-def test_weights_are_decimal_numbers() -> None:
-    assert apportion(10, [Fraction("0.1"), Fraction("0.2"), Fraction("0.7")]) == [1, 2, 7]
-    assert apportion(3, [Fraction(1), Fraction(1)]) == [2, 1]
-
-
 @pytest.mark.parametrize("is_sampled", [False, True])
 def test_one_dataset_has_the_order_of_a_plan_without_a_mixture(is_sampled: bool) -> None:
     certain = Sampling(np.ones(50), np.arange(50, dtype=np.uint64)) if is_sampled else None
@@ -152,11 +132,6 @@ def test_one_dataset_has_the_order_of_a_plan_without_a_mixture(is_sampled: bool)
     for step in range(1, alone.total_steps + 1):
         for one, other in zip(alone.batch(step, 1, 2), mixed.batch(step, 1, 2), strict=True):
             assert np.array_equal(one, other)
-
-
-def test_orders_of_equal_datasets_differ() -> None:
-    first, second = (Mixture(0, components([500, 500], [Fraction(1)] * 2)).streams[n].take(0, 500)[0] for n in (0, 1))
-    assert np.count_nonzero(first == second - 500) < 10
 
 
 def test_shares_of_more_positions_than_64_bits_can_multiply() -> None:
@@ -171,20 +146,6 @@ def test_shares_of_more_positions_than_64_bits_can_multiply() -> None:
             counts = np.bincount(split.datasets, minlength=3)
             assert [a - b for a, b in zip(after, split.before, strict=True)] == counts.tolist()
     assert mixture._split(end, end).before == mixture.quotas
-
-
-def test_memory_is_that_of_a_block_for_each_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
-    block = 1 << 15
-    monkeypatch.setattr(epoch_order, "BLOCK_SAMPLES", block)
-    monkeypatch.setattr(epoch_order, "CHUNK_SAMPLES", 1 << 13)
-    mixture = Mixture(0, components([1_000_000, 500_000], [Fraction(1), Fraction(2)]))
-    tracemalloc.start()
-    taken, repeats = mixture.take(1, 900_000, 901_000)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(np.unique(taken)) == 1000
-    assert repeats.max() == 1, "the second dataset is seen twice an epoch"
-    assert peak < 2 * 80 * block < 8 * 1_500_000
 
 
 def test_windows_of_each_dataset_are_requested_in_time() -> None:

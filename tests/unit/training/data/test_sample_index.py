@@ -65,17 +65,6 @@ def test_an_index_holds_the_samples_of_all_shards(tmp_path: Path, files: ShardFi
     assert len(with_faces.skipped) == 11
 
 
-def test_columns_are_mapped_and_not_copied(tmp_path: Path, files: ShardFiles):
-    one, two = (make(tmp_path / "index", files) for _ in range(2))
-    again = open_index(tmp_path / "index", two.fingerprint)
-    assert again is not None
-    for index in (one, two, again):
-        for name, column in index.columns.items():
-            assert isinstance(column.base, np.memmap), name
-            assert not column.flags.writeable
-    assert one.key(4) == two.key(4) == again.key(4), "an index that was replaced while it was mapped stays readable"
-
-
 DAMAGES = {
     "a bit of a column": lambda folder: _flip(folder / "spans"),
     "a column that ends early": lambda folder: os.truncate(folder / "keys", 5),

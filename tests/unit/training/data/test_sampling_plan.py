@@ -72,17 +72,6 @@ def test_a_draw_depends_on_the_pair_and_not_on_its_position():
     assert (sampled.drawn(0, 0) != sampled.drawn(1, 0)).any()
 
 
-def test_probability_1_changes_nothing():
-    config = TrainConfig(epochs=3, batch_size=32)
-    certain = Sampling(np.ones(PAIRS), np.arange(PAIRS, dtype=np.uint64))
-    assert epochs_of(Plan(PAIRS, config, 0, certain)) == epochs_of(Plan(PAIRS, config, 0))
-
-
-def test_an_epoch_may_draw_nothing():
-    plan = Plan(4, TrainConfig(epochs=3, batch_size=2), 0, Sampling(np.zeros(4), np.arange(4, dtype=np.uint64)))
-    assert (plan.total_steps, plan.total_samples, plan.smallest_batch, plan.samples_seen(0)) == (0, 0, 0, 0)
-
-
 def rows(probabilities: dict[str, object]) -> list[tuple[str, bytes]]:
     members = []
     for key, chance in probabilities.items():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from training.evaluation.intervals import clopper_pearson_interval, expected_recall, flatten_metrics, proportion_record
+from training.evaluation.intervals import clopper_pearson_interval, expected_recall
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,24 +32,3 @@ def test_expected_recall_equals_the_mean_of_all_draws(right, gallery, k):
     draws = list(combinations(range(gallery), min(k, gallery)))
     by_hand = [sum(any(item < r for item in draw) for draw in draws) / len(draws) for r in right]
     assert expected_recall(k, right, gallery) == pytest.approx(sum(by_hand) / len(by_hand))
-
-
-def test_expected_recall_works_for_a_million_items():
-    assert expected_recall(10, [5] * 3, 1_000_000) == pytest.approx(5e-5, rel=1e-4)
-
-
-def test_flatten_metrics_keeps_the_order_and_makes_tracker_keys():
-    mean = {"value": 0.5, "low": None, "high": None, "chance": 0.1}
-    metrics = {
-        "b": {
-            "kind": "classification",
-            "n": 4,
-            "metrics": {"top1": proportion_record(2, 4, 0.1), "mean_per_class": mean},
-        },
-        "a": {"kind": "retrieval", "n": 3, "metrics": {"text_to_image_R@1": proportion_record(1, 6, 1 / 3)}},
-    }
-    rows = flatten_metrics(metrics)
-    assert [row["key"] for row in rows] == ["b/top1", "b/mean_per_class", "a/text_to_image_R_at_1"]
-    assert rows[0] == {"task": "b", "metric": "top1", "key": "b/top1", "n": 4, **proportion_record(2, 4, 0.1)}
-    assert (rows[1]["low"], rows[1]["high"], rows[1]["n"]) == (None, None, 4)
-    assert (rows[2]["metric"], rows[2]["n"]) == ("text_to_image_R@1", 6)  # its own n: captions, not images

@@ -9,7 +9,6 @@ from training.evaluation.metrics import (
     group_records,
     macro_f1,
     mean_per_class,
-    mean_per_class_record,
     roc_auc,
     roc_auc_record,
 )
@@ -43,18 +42,6 @@ def test_the_worst_group_skips_ignored_groups():
     assert [(r["name"], r["n"], r["value"]) for r in records] == [("Asia", 2, 0.5), ("Europe", 2, 1.0), ("3", 1, 0.0)]
     assert find_worst_group(records)["name"] == "Asia"
     assert find_worst_group(records[2:])["name"] == "3"
-
-
-def test_no_interval_when_a_class_has_too_few_images():
-    labels, right = [0] * 40 + [1] * 40, ([1] * 30 + [0] * 10) + ([1] * 20 + [0] * 20)
-    record = mean_per_class_record(labels, right, 2)
-    assert record["value"] == pytest.approx((0.75 + 0.5) / 2)
-    # normal approximation: 2.81 standard errors
-    error = 0.5 * np.sqrt(0.75 * 0.25 / 40 + 0.25 / 40)
-    assert record["low"] == pytest.approx(0.625 - 2.81 * error, abs=0.03)
-    assert record["high"] == pytest.approx(0.625 + 2.81 * error, abs=0.03)
-    assert mean_per_class_record([*labels, 2], [*right, 1], 3)["low"] is None
-    assert mean_per_class_record(labels, right, 2) == record
 
 
 @pytest.mark.parametrize("levels", [5, 1000])  # with few levels, most scores have equals

@@ -137,18 +137,6 @@ def test_multilabel_average_precision_equals_a_hand_count(tmp_path, loaded):
     assert mean == pytest.approx(np.mean(result["average_precision"]), abs=1e-6)
 
 
-def test_each_template_is_measured_alone(tmp_path, loaded):
-    samples = [shown("red", "red"), shown("green", "green"), shown("black", "black")]
-    root = str(
-        write_set(tmp_path / "data", samples, templates=("A {c}", "a photograph of nothing but {c}", "black {c}"))
-    )
-    task = Task(name="t", kind="classification", root=root, protocols=("prompts",))
-    result = run(loaded, tmp_path / "out", task)["t"]
-    best, second, worst = result["each_template"]
-    assert (best["value"], second["value"]) == (1, 1)
-    assert (worst["template"], worst["value"]) == ("black {c}", pytest.approx(1 / 3))  # all classes are black to it
-
-
 def test_the_probe_reads_features_before_the_projection(tmp_path, loaded):
     """Probe blue and black, which differ only in the third colour, which the projection drops."""
     pytest.importorskip("plugins.evaluation_sets")
@@ -237,15 +225,3 @@ def test_association_chooses_the_nearest_images(tmp_path, loaded):
         (root / "associations.jsonl").write_text(json.dumps(lines[0] | changed))
         with pytest.raises(ContractError, match=message):
             run(loaded, tmp_path / "other", task)
-
-
-def test_roc_auc_is_reported_for_two_classes(tmp_path, loaded):
-    samples = [shown("red", "red"), shown("green", "green"), shown("green", "red"), {"png": b"broken", "cls": b"2"}]
-    labels = [{**each, "cls": str(int(each["cls"]) - 1).encode()} for each in samples]
-    root = write_set(tmp_path / "data", labels, classes=NAMES[1:3])
-    task = Task(name="t", kind="classification", root=str(root), metric="roc_auc")
-    # of the four pairs of a green and a red image the one of both whole ones is right, one is equal, the broken one loses
-    assert run(loaded, tmp_path / "out", task)["t"]["metrics"]["roc_auc"]["value"] == pytest.approx((1 + 0.5) / 4)
-    root = write_set(tmp_path / "more", samples)
-    with pytest.raises(ContractError, match="two classes"):
-        run(loaded, tmp_path / "out", task.model_copy(update={"root": str(root)}))

@@ -40,12 +40,6 @@ def test_chunked_ranks_equal_those_of_the_full_matrix(pairs, monkeypatch, at_onc
     assert max(to_image) > 1
 
 
-def test_ties_rank_in_the_order_of_the_gallery():
-    gallery = torch.eye(4)[[0, 0, 1, 0]]
-    query = torch.eye(4)[[0, 0, 0]]
-    assert rank_best_matches(query, gallery, [1, 3, 1], [2, 4, 4]) == [2, 3, 2]
-
-
 def test_memory_is_bounded_by_a_chunk(monkeypatch):
     """Rank a gallery of 20,000 against itself with a bounded number of scores at once; the full matrix has 400 million."""
     largest = 0

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.trainings import RESNET, VIT
-from training.loop.flops import count_step_flops, find_peak
+from training.loop.flops import count_step_flops
 from training.model.clip import CLIP
 from training.model.packing import PackedTexts, pack_texts
 from training.model_config import ModelConfig
@@ -62,32 +62,3 @@ def test_the_operations_are_those_that_torch_counts(
             sum(features.sum() for features in (images_BD, texts_BD) if features.requires_grad).backward()
     expected = counter.get_total_flops()
     assert count_step_flops(model, kept).total(pairs=2, tokens=6, padded=2 * 2 * 4**2) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("card", "bf16", "fp32"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989.5, 67),
-        ("NVIDIA H100 PCIe", 756, 51),
-        ("NVIDIA H100 NVL", 835.5, 60),
-        ("NVIDIA H200", 989.5, 67),
-        ("NVIDIA H200 NVL", 835.5, 60),
-        ("NVIDIA A100-SXM4-80GB", 312, 19.5),
-        ("NVIDIA A10", 125, 31.2),
-        ("NVIDIA A10G", 70, 35),
-        ("NVIDIA L4", 121, 30.3),
-        ("NVIDIA L40", 181, 90.5),
-        ("NVIDIA L40S", 362, 91.6),
-        ("NVIDIA B200", 2250, 75),
-        ("NVIDIA GH200 480GB", None, None),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None, None),
-        ("NVIDIA A1000 Laptop GPU", None, None),
-        ("", None, None),
-    ],
-)
-def test_each_card_has_the_peaks_of_its_data_sheet(
-    monkeypatch: pytest.MonkeyPatch, card: str, bf16: float | None, fp32: float | None
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card)
-    found = [find_peak(torch.device("cuda"), precision) for precision in ("bf16", "fp32")]
-    assert found == [None if peak is None else pytest.approx(peak * 1e12) for peak in (bf16, fp32)]

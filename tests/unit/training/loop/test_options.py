@@ -102,12 +102,3 @@ def test_a_step_is_bad_by_the_means_of_the_good_ones() -> None:
         if guard.decide(losses[step], norms[step]):
             found.append(step)
     assert found == expected == [150, 160, 300, 301]
-
-
-def test_checkpoint_every_is_in_the_key_only_with_rollbacks() -> None:
-    plain, rolling = TrainConfig(max_bad_steps=1), TrainConfig(max_bad_steps=1, max_rollbacks=1)
-    assert "checkpoint_every" not in plain.key_config()
-    assert rolling.key_config()["checkpoint_every"] == 1000
-    for settings in ({"max_rollbacks": 1}, {"bad_loss": 2.0}, {"max_bad_steps": 9, "max_rollbacks": 1}):
-        with pytest.raises(ValueError, match="max_bad_steps"):
-            TrainConfig.model_validate({"checkpoint_every": 5, **settings})

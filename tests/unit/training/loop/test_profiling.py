@@ -51,17 +51,6 @@ def test_it_begins_after_the_first_ten_steps_or_as_early_as_the_job_needs(
     assert sorted(traced_steps(tmp_path / TRACE), key=lambda name: int(name[13:])) == expected
 
 
-def test_a_resumed_job_writes_it_only_if_it_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(OverflowError):
-        take_steps(tmp_path, 12, 100, stop=OverflowError())  # within the traced steps
-    assert list(tmp_path.iterdir()) == []
-    take_steps(tmp_path, 20, 100)
-    written = (tmp_path / TRACE).read_bytes()
-    take_steps(tmp_path, 20, 100, steps=5)
-    assert [path.name for path in tmp_path.iterdir()] == [TRACE]
-    assert (tmp_path / TRACE).read_bytes() == written
-
-
 def test_a_trace_that_is_too_large_or_cannot_be_written_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

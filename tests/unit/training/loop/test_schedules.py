@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from training.config import TrainConfig
 from training.optimizers import count_warmup_steps, learning_rate
@@ -33,20 +32,3 @@ def test_warmup_is_a_share_or_a_number_of_steps() -> None:
     assert rates_of(schedule="constant", warmup_steps=0) == [2.0] * STEPS
     shares = [learning_rate(step, STEPS, TrainConfig(lr=2.0, warmup=0.1)) for step in range(1, STEPS + 1)]
     assert rates_of() == shares, "the cosine, with the warm-up in steps"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"schedule": "step"}, "there is no 'step' among the schedules; there are .*constant, cosine"),
-        ({"lock_text": True}, "set init"),
-        ({"lock_text": True, "init": "x", "init_towers": "image"}, "set init"),
-        ({"unlocked_image_groups": 1}, "set lock_image"),
-        ({"unlocked_text_groups": 1, "lock_image": True, "init": "x"}, "set lock_text"),
-        ({"lock_image": True, "lock_text": True, "init": "x"}, "nothing to train"),
-    ],
-    ids=str,
-)
-def test_options_that_contradict_each_other_are_an_error(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        TrainConfig.model_validate(settings)

@@ -1,6 +1,5 @@
 """The step: packed texts and uint8 pixels give the same as padded texts and float pixels."""
 
-import pytest
 import torch
 from torch.nn import functional as F
 
@@ -8,7 +7,7 @@ from tests import rounding
 from tests.trainings import TOWERS
 from training.loop.step import normalize_pixels
 from training.model.clip import CLIP
-from training.model.packing import pack_chunks, pack_texts, pad, select_ends, unpad
+from training.model.packing import pack_texts, pad, select_ends, unpad
 from training.model.preprocess import normalize
 from training.model_config import ModelConfig
 
@@ -66,32 +65,8 @@ def test_gathers_have_the_bits_of_torchs_own_copies_and_sums() -> None:
     assert found[0][1].equal(found[1][1])
 
 
-def test_texts_are_packed_some_at_a_time() -> None:
-    chunks = pack_chunks(texts(), 4)
-    assert [chunk.is_padding_BL.shape for chunk in chunks] == [(4, 16), (2, 9)]
-    assert torch.cat([chunk.tokens_T for chunk in chunks]).equal(pack_texts(texts()).tokens_T)
-    assert len(pack_chunks(texts()[:0], 4)) == 1
-
-
-def test_tokens_after_the_end_change_nothing() -> None:
-    noisy = texts()
-    for row, length in zip(noisy, LENGTHS, strict=True):
-        row[length:] = 7
-    assert all(map(torch.equal, pack_texts(noisy), pack_texts(texts())))
-    model = CLIP(ModelConfig.model_validate(TOWERS["vit"]))
-    assert model.encode_text(pack_texts(texts()[:0])).shape == (0, 16)
-
-
 def test_uint8_pixels_are_normalised_as_floats_are() -> None:
     pixels = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = normalize_pixels(pixels)
     rounding.assert_close(images, normalize(pixels.permute(0, 3, 1, 2) / 255), additions=4, magnitude=4)
     assert images.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("texts_", [1, 6])
-def test_a_packed_text_does_not_depend_on_its_neighbours(texts_: int) -> None:
-    torch.manual_seed(0)
-    model = CLIP(ModelConfig.model_validate(TOWERS["vit"])).train()
-    alone = torch.cat([model.encode_text(pack_texts(texts()[i : i + 1])) for i in range(texts_)])
-    rounding.assert_close(model.encode_text(pack_texts(texts()[:texts_])), alone, rounding.count_additions(model))

@@ -1,6 +1,5 @@
 """Techniques beyond plain CLIP: locked tower, recomputation, patch dropout, gradient cache."""
 
-import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dataops.errors import ConfigError
 from tests import rounding
-from tests.trainings import RESNET, VIT
+from tests.trainings import VIT
 from training.config import TrainConfig
 from training.loop import step as step_module
 from training.loop.initial_model import build_initial_model, draw_kept_patches
@@ -182,17 +180,6 @@ def test_the_tower_sees_only_kept_patches() -> None:
     assert not before[1].equal(model.encode_image(changed, kept)[1])
 
 
-def test_a_locked_image_tower_stays_and_the_text_tower_learns(make_job: MakeJob, tmp_path: Path) -> None:
-    assert main([str(make_job("start", "resnet", epochs=1))]) == 0
-    job = make_job("locked", "resnet", epochs=2, init=str(tmp_path / "start"), init_towers="image", lock_image=True)
-    assert main([str(job)]) == 0
-    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "locked"))
-    for name, tensor in before.items():
-        assert name.startswith("visual.") == (tensor.equal(after[name])), name
-    row = json.loads((tmp_path / "locked" / "metrics.jsonl").read_text().splitlines()[0])
-    assert row["grad_norm"] > 0
-
-
 @pytest.mark.parametrize("stop_after", [3])
 def test_a_locked_training_is_resumed_to_the_same_bits(make_job: MakeJob, tmp_path: Path, stop_after: int) -> None:
     assert main([str(make_job("start", "vit", epochs=1))]) == 0
@@ -219,23 +206,3 @@ def test_a_locked_training_is_resumed_to_the_same_bits(make_job: MakeJob, tmp_pa
     changed = {name for name, tensor in before.items() if not tensor.equal(after[name])}
     assert block | {"text_projection", "logit_scale"} <= changed
     assert all(name.startswith(("transformer.resblocks.1.", "text_", "logit_", "ln_final")) for name in changed)
-
-
-@pytest.mark.parametrize(
-    ("settings", "dimensions", "message"),
-    [
-        ({"patch_dropout": 0.5}, RESNET, "patch_dropout: a ResNet has no patches"),
-        ({"grad_cache": 2}, RESNET, "grad_cache: batch normalisation"),
-        ({"init": "missing"}, VIT, "neither a file of weights nor a folder"),
-    ],
-)
-def test_contradictory_settings_raise_config_error(
-    settings: dict[str, object], dimensions: dict[str, object], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        model_of(TrainConfig.model_validate(settings), dimensions)
-
-
-def test_lock_image_without_init_raises_an_error() -> None:
-    with pytest.raises(ValueError, match="set init"):
-        TrainConfig(lock_image=True)

@@ -10,10 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataops.home import CHECKOUT
-from training.config import TrainConfig
 from training.losses.contrastive import contrastive_loss, sigmoid_loss
-from training.losses.loss import compute_loss
-from training.model.clip import Outputs
 
 
 def plain_softmax(images: Tensor, texts: Tensor, scale: Tensor, smoothing: float) -> Tensor:
@@ -67,12 +64,6 @@ def test_the_sigmoid_loss_equals_open_clip() -> None:
     images, texts, scale, bias = leaves()
     expected = open_clip.loss.SigLipLoss()(F.normalize(images), F.normalize(texts), scale.exp(), bias)
     torch.testing.assert_close(sigmoid_loss(images, texts, scale, bias, 5).loss, expected)
-
-
-def test_the_config_chooses_the_loss() -> None:
-    outputs = Outputs(*leaves())
-    assert compute_loss(outputs, TrainConfig(loss="sigmoid")).loss == sigmoid_loss(*outputs).loss
-    assert compute_loss(outputs, TrainConfig(label_smoothing=0.2)).loss == contrastive_loss(*outputs[:3], 0.2).loss
 
 
 MEASURE = """

@@ -75,15 +75,3 @@ def test_the_merges_equal_openais(tmp_path: Path, tokenizer: ClipTokenizer) -> N
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"#version")[:-9])
     with pytest.raises(ConfigError, match=r"cut\.gz"):
         make_tokenizer(str(tmp_path / "cut.gz"), [], 0, 77)
-
-
-def test_missing_merges_raise_config_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_vocabulary, "PACKAGES", ())
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match="pip install open_clip_torch"):
-        clip_vocabulary.find_merges.__wrapped__()
-
-
-def test_an_unknown_vocabulary_raises_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"neither captions, clip, nor an existing tokenizer\.json"):
-        make_tokenizer("klip", [], 0, 77)

@@ -11,13 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from dataops.errors import ConfigError
-from tests.trainings import RESNET, VIT, output_of
+from tests.trainings import output_of
 from training.config import TrainConfig
 from training.loop.initial_model import build_initial_model
 from training.model.checkpoint import load_model
 from training.model.positions import fit_positions
-from training.model_config import ModelConfig
 from training.train import main
 
 open_clip = pytest.importorskip("open_clip")
@@ -80,9 +78,3 @@ def test_a_training_finishes_at_another_size(make_job: Callable[..., Path], tmp_
     assert main([str(job)]) == 0
     ended = load_model(output_of(job))
     assert ended.config.vision_cfg.image_size == ended.preprocess.image_size == 64
-
-
-@pytest.mark.parametrize(("dimensions", "side"), [(VIT, 40), (RESNET, 40)])
-def test_a_size_that_the_model_cannot_have_is_a_config_error(dimensions: dict[str, object], side: int) -> None:
-    with pytest.raises(ConfigError, match=f"image_size is {side}: .*(divide|multiple)"):
-        ModelConfig.model_validate(dimensions).with_image_size(side)

@@ -75,23 +75,3 @@ def test_parameters_operations_and_keys_equal_the_published_ones(name: str) -> N
         ours, theirs = CLIP(config), open_clip.model.CLIP(**json.loads(path.read_text()))
     assert sum(parameter.numel() for parameter in ours.parameters()) / 1e6 == pytest.approx(parameters, abs=0.006)
     assert {n: t.shape for n, t in ours.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
-
-
-def test_the_smallest_vit_has_deits_dimensions() -> None:
-    """Compare with Touvron et al. 2021, table 1: DeiT-Ti has width 192, 3 heads, 12 layers and 5 M parameters."""
-    config = load_model_config("ViT-Ti-16")
-    assert (config.vision_cfg.width // config.vision_cfg.head_width, config.vision_cfg.layers) == (3, 12)
-    with torch.device("meta"):
-        assert 5e6 < sum(parameter.numel() for parameter in CLIP(config).visual.parameters()) < 6e6
-
-
-def test_a_shorter_text_costs_less() -> None:
-    config = load_model_config("ViT-B-32")
-    whole, short = forward_flops(config), forward_flops(config, tokens=16)
-    assert whole.image == short.image
-    assert 16 / 77 * 0.95 < short.text / whole.text < 16 / 77
-
-
-def test_quickgelu_is_a_suffix_of_the_name() -> None:
-    assert load_model_config("RN50-quickgelu").quick_gelu
-    assert not load_model_config("RN50").quick_gelu

@@ -92,12 +92,6 @@ def test_extract_fails_on_a_broken_list_unless_max_failed_files_allows_it(tmp_pa
     assert "cannot be read" in error
 
 
-def test_problems_names_files_with_an_unknown_ending(tmp_path: Path):
-    (tmp_path / "a.xlsx").write_text("")
-    [problem] = PairsSource(paths=[str(tmp_path / "a.xlsx")]).problems()
-    assert problem.startswith("paths: a.xlsx: no pair list by its ending; known are .parquet, .csv")
-
-
 def test_further_captions_of_a_list_are_rows_with_their_kind_in_every_format(tmp_path: Path):
     (tmp_path / "lists").mkdir()
     rows = [

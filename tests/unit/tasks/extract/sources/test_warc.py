@@ -1,6 +1,5 @@
 """`kind = "warc"` and `kind = "wat"` through the extract stage, on archives that are damaged, empty or none."""
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +58,6 @@ def test_extract_loses_only_the_damaged_records_of_one_of_three_archives(tmp_pat
     assert manifest.facts["damaged"] == [["b.warc", third.start, reason], ["b.warc", last.start - 7, "truncated"]]
     assert manifest.facts["read"]["pages"] == manifest.counts.kept == 21
     assert manifest.facts["failed_files"] == []
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_extract_takes_an_empty_archive_as_one_without_records(tmp_path: Path, kind: str):
-    archive = FORMATS["gz"](warc_records() if kind == "warc" else wat_records())
-    manifest, rows = extract(
-        tmp_path, kind, {"a.warc.gz": archive.data, "b.warc.gz": b"", "c.warc.gz": gzip.compress(b"")}
-    )
-    assert {source for source, _ in rows} == {"a.warc.gz"}
-    assert manifest.facts["read"]["records"] == 8
-    assert (manifest.facts["damages"], manifest.facts["failed_files"]) == ({}, [])
 
 
 @pytest.mark.parametrize("kind", KINDS)
