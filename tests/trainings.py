@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import training.train as train_module
 from dataops.schema import CURATED
@@ -211,3 +212,35 @@ def make_batch(pairs: int, kept: int | None) -> tuple[torch.Tensor, PackedTexts,
     tokens[torch.arange(pairs), torch.randint(2, 16, (pairs,), generator=generator)] = 299
     kept_BK = None if kept is None else torch.arange(kept).repeat(pairs, 1)
     return torch.randn(pairs, 3, 32, 32, generator=generator), pack_texts(tokens), kept_BK
+
+
+def without_cosines(row: dict[str, float]) -> dict[str, float]:
+    """Leave out the cosines, which are means over a rank's own pairs."""
+    return {name: value for name, value in row.items() if "cosine" not in name}
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    """Compare to rounding, so both saw the same samples, each once an epoch, in the same steps."""
+    assert len(rows_of(one)) == len(rows_of(two))
+    for expected, row in zip(rows_of(one), rows_of(two), strict=True):
+        assert without_cosines(row) == pytest.approx(without_cosines(expected), rel=1e-3)
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    expected, weights = (load_file(output_of(job) / "model.safetensors") for job in (one, two))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def png(size: tuple[int, int]) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def shard(path: Path, members: dict[str, bytes], **options: object) -> Path:
+    with tarfile.open(path, "w", **options) as tar:  # pyright: ignore
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path

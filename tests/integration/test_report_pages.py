@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tasks.reports.page import encode_page, render
+from tests.report_pages import PAGES
 from tests.servers.browser import Browser, find_browser, start_browser
-from tests.unit.tasks.reports.test_templates import PAGES
 
 pytestmark = pytest.mark.timeout(300)
 LONG = "a-name-without-a-space-" * 9 + " and many more words" * 9

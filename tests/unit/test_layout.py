@@ -1,8 +1,10 @@
 """The layout of the repository: sizes of folders and modules, and what each folder says of itself."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,27 @@ def test_unit_tests_mirror_the_source_tree():
         if not (CHECKOUT / folder).is_dir():
             unmatched.append(str(path.relative_to(CHECKOUT)))
     assert unmatched == []
+
+
+# Tests -----------------------------------------------------------------------------------------------------------------
+
+
+def foreign_names(tree: ast.Module) -> Iterator[str]:
+    """Yield what a test imports of other tests and benchmarks, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            module = getattr(node, "module", None)
+            for name in node.names:
+                path = f"{module}.{name.name}" if module else name.name
+                if path.startswith("benchmarks.") or re.search(r"\.(test_\w+|conftest)(\.|$)", path):
+                    yield f"{node.lineno} imports {path}"
+
+
+def test_tests_import_no_other_test():
+    found = [
+        f"{path.relative_to(CHECKOUT)}:{what}"
+        for path in modules("tests", "plugins")
+        if "tests" in path.relative_to(CHECKOUT).parts
+        for what in foreign_names(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert found == []

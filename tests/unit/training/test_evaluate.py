@@ -18,6 +18,7 @@ from PIL import Image
 
 from dataops.errors import ConfigError
 from dataops.home import CHECKOUT
+from tests.colour_sets import COLOURS, content, write_checkpoint
 from training.evaluate import EvaluateJob, evaluate, main
 from training.evaluation.encode import encode_images
 from training.evaluation.features import encode_set
@@ -28,13 +29,6 @@ from training.evaluation.suite import Suite
 from training.evaluation.task import Task
 from training.evaluation.zero_shot import classify
 from training.job import read_job
-from training.model.checkpoint import save_model
-from training.model.clip import CLIP
-from training.model.preprocess import Preprocess
-from training.model.tokenizer import train_tokenizer
-from training.model_config import ModelConfig, TextConfig, VisionConfig
-
-COLOURS = {"black": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 
 
 class ColourModel(torch.nn.Module):
@@ -179,10 +173,6 @@ def suite(tmp_path):
     return Suite(name="s", tasks=tuple(map(task_of, (one, two, three))))
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 def test_results_have_the_same_bytes_in_any_folder(tmp_path, loaded, suite):
     first = evaluate(loaded, suite, tmp_path / "x", checkpoint_digest="d", threads=1)
     second = evaluate(loaded, suite, tmp_path / "y", checkpoint_digest="d", threads=4)
@@ -228,17 +218,6 @@ def test_a_result_is_reused_only_for_equal_inputs(tmp_path, loaded, suite):
     assert images_seen() == 3
     assert images_seen(checkpoint_digest="e") == 6
     assert images_seen(batch_size=1) == 6
-
-
-def write_checkpoint(folder: Path) -> Path:
-    """Write a small model with random weights."""
-    folder.mkdir()
-    tokenizer = train_tokenizer(list(COLOURS), 280, 16)
-    text = TextConfig(context_length=16, vocab_size=tokenizer.vocab_size, width=16, heads=2, layers=1)
-    vision = VisionConfig(image_size=32, layers=(1, 1, 1, 1), width=8, head_width=16, patch_size=None)
-    torch.manual_seed(0)
-    save_model(folder, CLIP(ModelConfig(embed_dim=16, vision_cfg=vision, text_cfg=text)), tokenizer, Preprocess(32))
-    return folder
 
 
 def write_job(path: Path, suite: Suite, **keys) -> Path:

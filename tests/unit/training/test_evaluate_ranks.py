@@ -11,8 +11,7 @@ import pytest
 
 from dataops import plugins
 from dataops.home import CHECKOUT
-from tests.unit.training.evaluation.test_protocols import COLOURS, NAMES, png, shown, write_set
-from tests.unit.training.test_evaluate import content, write_checkpoint
+from tests.colour_sets import COLOURS, NAMES, content, png, shown, write_checkpoint, write_set
 from training.evaluate import main
 from training.evaluation.suite import Suite
 from training.evaluation.task import PROMPTS, Task

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.photographs import CAPTIONS, sample_images
 from tests.trainings import RESNET, VIT
 from training.export import export
 from training.model.checkpoint import LoadedModel, load_model, save_model
@@ -19,7 +18,6 @@ from training.model.preprocess import Preprocess
 from training.model.tokenizer import make_tokenizer, train_tokenizer
 from training.model_config import ModelConfig
 
-CAPTIONS = ["a red kite", "Two cats,  one dog's BONE", "café in Paris 2019", "a temple roof, and a flower " * 4, ""]
 MODELS = [("vit", "clip"), ("vit", "captions"), ("resnet", "captions")]
 TOWERS = {"vit": {**VIT["vision_cfg"], "width": 128, "head_width": 64}, "resnet": RESNET["vision_cfg"]}
 
@@ -39,12 +37,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Lo
         save_model(folder, CLIP(ModelConfig.model_validate(config)), tokenizer, Preprocess(32))
         models_by_name[tower, vocabulary] = load_model(folder)
     return models_by_name
-
-
-def sample_images() -> list[Image.Image]:
-    """Return two photographs; one is cut so that cropping needs no rounding."""
-    first, second = (Image.fromarray(array) for array in load_sample_images().images)
-    return [first.crop((0, 0, 426, 426)), second.crop((0, 0, 320, 400))]
 
 
 def features(loaded: LoadedModel) -> tuple[Tensor, Tensor]:

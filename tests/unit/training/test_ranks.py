@@ -12,15 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from dataops.digest import file_sha256
 from dataops.home import CHECKOUT
 from dataops.process import ELSEWHERE
 from tasks.train.stage import build_launcher
-from tests.trainings import output_of, rows_of, with_suite
-from tests.unit.tasks.train.test_shard_supply import Dataset, dataset, job_of, size_of, supply
+from tests.supplied_shards import Dataset, dataset, job_of, size_of, supply
+from tests.trainings import assert_same_training, output_of, rows_of, with_suite
 from training.config import TrainConfig
 from training.train import main
 
@@ -50,22 +48,6 @@ def find_free_ports(number: int) -> list[int]:
     with contextlib.ExitStack() as probes:
         sockets = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
         return [probe.getsockname()[1] for probe in sockets]
-
-
-def without_cosines(row: dict[str, float]) -> dict[str, float]:
-    """Leave out the cosines, which are means over a rank's own pairs."""
-    return {name: value for name, value in row.items() if "cosine" not in name}
-
-
-def assert_same_training(one: Path, two: Path) -> None:
-    """Compare to rounding, so both saw the same samples, each once an epoch, in the same steps."""
-    assert len(rows_of(one)) == len(rows_of(two))
-    for expected, row in zip(rows_of(one), rows_of(two), strict=True):
-        assert without_cosines(row) == pytest.approx(without_cosines(expected), rel=1e-3)
-        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
-    expected, weights = (load_file(output_of(job) / "model.safetensors") for job in (one, two))
-    for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.timeout(180)

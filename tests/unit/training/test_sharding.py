@@ -23,8 +23,7 @@ from torch.distributed import distributed_c10d
 
 from dataops.process import RETRYABLE
 from tests.job_processes import Trial, run_job
-from tests.trainings import output_of, rows_of, with_suite
-from tests.unit.training.test_ranks import assert_same_training
+from tests.trainings import assert_same_training, output_of, rows_of, with_suite
 from training import distributed, train
 from training.checkpoints import writing
 from training.checkpoints.reading import find_newest_checkpoint

@@ -16,7 +16,7 @@ from dataops.home import CHECKOUT
 from dataops.storage.s3 import S3Store
 from plugins.browse.rows import Selection, list_rows
 from plugins.browse.site import Site
-from plugins.browse.tests.unit.conftest import HOSTILE, stored
+from plugins.browse.tests.stored_dataset import HOSTILE, stored
 from tests.servers.browser import find_browser, record_requests, start_browser
 
 __all__ = ["stored"]

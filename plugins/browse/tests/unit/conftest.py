@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +10,6 @@ import httpx
 import numpy as np
 import pytest
 
-from dataops.digest import text_sha256
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from plugins.browse import meaning
@@ -18,23 +17,9 @@ from plugins.browse.database import Database
 from plugins.browse.meaning import NamedModel
 from plugins.browse.server import build_app
 from plugins.browse.site import Site
+from plugins.browse.tests.stored_dataset import Ask, stored
 from plugins.browse.views import Dataset
 from tasks.models.find import ModelFiles
-from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
-
-HOSTILE = '<script>alert("x")</script> \' OR 1=1 --'
-
-
-def hostile_pair() -> dict[str, Any]:
-    return pair(30, caption=HOSTILE, page_url="javascript:alert(1)", cluster="c" * 32, clip_score=0.25)
-
-
-@pytest.fixture(scope="session")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[FolderStore, dict[str, Manifest]]:
-    clustered = [pair(31, cluster="c" * 32), pair(32, "near_duplicate", cluster="c" * 32)]
-    pairs = [*some_pairs(), hostile_pair(), *clustered, *dropped_pairs()]
-    pairs = [row | {"sha256": text_sha256(row["url"])} for row in pairs]
-    return packed_in(tmp_path_factory.mktemp("browse") / "st[or]e", pairs)
 
 
 @pytest.fixture
@@ -50,8 +35,8 @@ def dataset(stored: tuple[FolderStore, dict[str, Manifest]], database: Database,
     return Dataset(manifests["pack"], store, database, tmp_path / "copies")
 
 
+__all__ = ["stored"]  # a fixture
 BASE, PORT, TOKEN = "http://127.0.0.1:8123", 8123, "the-token"
-Ask = Callable[..., httpx.Response]
 
 
 class ColourEncoder:

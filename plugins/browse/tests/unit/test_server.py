@@ -11,7 +11,7 @@ from dataops.snapshot import read_parts
 from dataops.trace.requests import read_targets
 from plugins.browse.rows import Selection, list_rows
 from plugins.browse.site import Site
-from plugins.browse.tests.unit.conftest import HOSTILE, Ask
+from plugins.browse.tests.stored_dataset import HOSTILE, Ask
 from plugins.browse.views import ROW
 from tests.unit.tasks.dataset_chain import jpeg
 

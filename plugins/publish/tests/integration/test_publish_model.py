@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from dataops.errors import ServiceError
 from plugins.publish.publish import PublishOptions, publish
 from tasks.models import export
+from tests.photographs import CAPTIONS, sample_images
 from tests.servers.writable_hub import WritableHub
 from tests.trainings import VIT
-from tests.unit.training.test_export import CAPTIONS, sample_images
 from training.export import main as export_main
 from training.model.checkpoint import LoadedModel, load_model, save_model
 from training.model.clip import CLIP

@@ -1,9 +1,7 @@
 """A training with supplied shards makes the same bytes as one with all shards on its disk, within the limit of the disk."""
 
 import hashlib
-import json
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,53 +12,15 @@ from typing import Any
 import pytest
 
 import training.losses.contrastive as loss_module
-from dataops.snapshot import Draft, Part
-from dataops.store import FolderStore, Store
-from tasks.train.shard_supply import ShardSupply
-from tests.trainings import VIT, packed, process_state
+from tests.supplied_shards import Dataset, dataset, job_of, size_of, supply
+from tests.trainings import process_state
 from training.train import OUTPUTS, main
 
-EACH = 10
-__all__ = ["process_state"]  # a fixture
-Dataset = tuple[Store, dict[str, Part]]
-
-
-@pytest.fixture
-def dataset(tmp_path: Path, process_state: None) -> Dataset:
-    draft = Draft(FolderStore(tmp_path / "store"), "pack", "a" * 16)
-    return draft.store, {f"pack/{draft.key}/{part.name}": part for part in packed(draft, 6, EACH)}
-
-
-def size_of(dataset: Dataset, shards: int) -> int:
-    return sum(sorted(part.bytes for name, part in dataset[1].items() if name.endswith(".tar"))[-shards:])
-
-
-def job_of(dataset: Dataset, folder: Path, limit: int, **more: object) -> Path:
-    """Write a job whose shards are supplied while it runs, or all present if `limit` is 0."""
-    store, parts = dataset
-    shards = folder / "shards"
-    shards.mkdir(parents=True, exist_ok=True)
-    for name, part in parts.items():
-        if not limit or not name.endswith(".tar"):
-            shutil.copyfile(store.local(name), shards / part.name)
-    (folder / "vit.json").write_text(json.dumps(VIT))
-    train = {"model": str(folder / "vit.json"), "epochs": 3, "batch_size": 7, "shuffle_shards": 2, "threads": 1}
-    train |= {"precision": "fp32", "vocab_size": 300, "shard_cache_bytes": limit, "cache_bytes": 0, **more}
-    tars = [part for name, part in parts.items() if name.endswith(".tar")]
-    job = {"train": train, "shards": [str(shards / part.name) for part in tars], "output": str(folder / "out")}
-    job |= {"arriving": {part.name: part.bytes for part in tars} if limit else {}}
-    job |= {"checksums": {part.name: part.sha256 for part in tars}}
-    (folder / "job.json").write_text(json.dumps(job))
-    return folder / "job.json"
+__all__ = ["dataset", "process_state"]  # fixtures
 
 
 def read_outputs(folder: Path) -> dict[str, bytes]:
     return {name: (folder / "out" / name).read_bytes() for name in OUTPUTS}
-
-
-def supply(dataset: Dataset, job: Path, limit: int) -> ShardSupply:
-    tars = {part.name: (name, part) for name, part in dataset[1].items() if name.endswith(".tar")}
-    return ShardSupply(dataset[0], tars, job.parent / "shards", limit)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.training.data.test_loader import png, shard
+from tests.trainings import png, shard
 from training.config import TrainConfig
 from training.data.keyed_random import draw_uniforms
 from training.data.loader import Dataset, choose_caption, list_captions, load_batches, read_captions

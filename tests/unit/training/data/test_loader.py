@@ -1,7 +1,6 @@
 """Shards, the order of samples, captions, and random numbers."""
 
 import io
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -12,27 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataops.errors import ContractError
+from tests.trainings import png, shard
 from training.config import TrainConfig
 from training.data.keyed_random import draw_permutation, draw_uniforms
 from training.data.loader import Dataset, Skipped, load_batches
 from training.data.sampling_plan import Plan
 from training.model.preprocess import decode_rgb
-
-
-def png(size: tuple[int, int]) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def shard(path: Path, members: dict[str, bytes], **options: object) -> Path:
-    with tarfile.open(path, "w", **options) as tar:  # pyright: ignore
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 @given(

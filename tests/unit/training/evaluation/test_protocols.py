@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,16 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 from dataops.errors import ContractError
+from tests.colour_sets import COLOURS, NAMES, png, shown, write_set
 from training.evaluate import evaluate
 from training.evaluation.features import encode_set
 from training.evaluation.suite import Suite
 from training.evaluation.task import Group, Task
-
-COLOURS = {"black": (0, 0, 0), "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
-NAMES = list(COLOURS)
 
 
 class Visual(torch.nn.Module):
@@ -62,35 +58,10 @@ def loaded():
     return SimpleNamespace(model=ColourModel(), tokenizer=tokenize, preprocess=preprocess)
 
 
-def png(colour) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def npy(values) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.array(values))
     return buffer.getvalue()
-
-
-def write_set(root: Path, samples, split="test", classes=NAMES, templates=("{c}",)) -> Path:
-    """Write samples given as dictionaries of members."""
-    (root / split).mkdir(parents=True)
-    with tarfile.open(root / split / "0.tar", "w") as tar:
-        for number, members in enumerate(samples):
-            for suffix, data in members.items():
-                member = tarfile.TarInfo(f"s{number:03d}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    (root / split / "nshards.txt").write_text("1")
-    (root / "classnames.txt").write_text("\n".join(classes))
-    (root / "zeroshot_classification_templates.txt").write_text("\n".join(templates))
-    return root
-
-
-def shown(colour: str, label: str, **more: bytes) -> dict[str, bytes]:
-    return {"png": png(COLOURS[colour]), "cls": str(NAMES.index(label)).encode(), **more}
 
 
 def run(loaded, output: Path, *tasks: Task, **keys):
