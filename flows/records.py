@@ -29,7 +29,8 @@ from dataops.snapshot import Counts, Manifest, find_manifest
 from dataops.stages import PAIR_STAGES, STAGES, RunState
 from dataops.store import Store, open_store
 from tasks.checks.report import CheckReport
-from tasks.engine.lease import POLL_SECONDS, STALE_SECONDS, find_holder
+from tasks.engine.context import LEASE_TIMES, LeaseTimes
+from tasks.engine.lease import find_holder
 
 if TYPE_CHECKING:  # importing it takes half a second, which commands that read records need not wait
     from flows.config import RunConfig
@@ -261,10 +262,10 @@ def load_run(run_id: str, home: Path, store_uri: str | None = None) -> tuple[Run
     )
 
 
-def is_alive(record: RunRecord, store: Store) -> bool:
+def is_alive(record: RunRecord, store: Store, times: LeaseTimes = LEASE_TIMES) -> bool:
     """Return whether a run still works, by its process on this machine, or else by the lease on the snapshot that it makes.
 
-    Waits up to STALE_SECONDS, since a lease changes only while its holder is alive.
+    Waits up to `times.stale`, since a lease changes only while its holder is alive.
     """
     if record.actual_state() != "running":
         return False
@@ -274,13 +275,13 @@ def is_alive(record: RunRecord, store: Store) -> bool:
     first = find_holder(store, making.stage, making.key) if making else None
     if making is None or first is None or first.run_id != record.run_id:
         return False
-    deadline = time.monotonic() + STALE_SECONDS
+    deadline = time.monotonic() + times.stale
     reason = f"checking whether {record.run_id} still runs on {first.host}, by its lease"
-    with waiting(reason, deadline=time.time() + STALE_SECONDS):
+    with waiting(reason, deadline=time.time() + times.stale):
         while (now := find_holder(store, making.stage, making.key)) == first:
             if time.monotonic() > deadline:
                 return False
-            time.sleep(POLL_SECONDS)
+            time.sleep(times.poll)
     return now is not None
 
 
@@ -304,11 +305,11 @@ def parse_record(data: bytes, store: Store, name: str) -> RunRecord:
     return record
 
 
-def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
+def list_runs(home: Path, store_uri: str | None = None, patience: float = SILENT_SECONDS) -> list[RunRecord]:
     """Return the records of all runs in a store or in the known ones, oldest first; an invalid one is logged and left out.
 
-    All stores are read at the same time. A store that fails, or returns nothing for SILENT_SECONDS, is logged and left out,
-    since the runs of the others can be listed all the same.
+    All stores are read at the same time. A store that fails, or returns nothing for `patience` seconds, is logged and
+    left out, since the runs of the others can be listed all the same.
 
     Raises: the error of the store that `store_uri` names; StorageError if that store returns nothing.
     """
@@ -316,7 +317,7 @@ def list_runs(home: Path, store_uri: str | None = None) -> list[RunRecord]:
     found: dict[str, RunRecord] = {}
     for reading in readings:
         try:
-            found |= reading.wait()
+            found |= reading.wait(patience)
         except PairmillError as error:
             if reading.uri == store_uri:
                 raise
@@ -355,12 +356,12 @@ class _StoreReading:
         except Exception as error:
             self._error = error
 
-    def wait(self) -> dict[str, RunRecord]:
+    def wait(self, patience: float) -> dict[str, RunRecord]:
         """Return the records by run id. Raises: the error of the store; StorageError if it returns nothing."""
         while self._thread.is_alive():
             self._thread.join(0.2)
-            if time.monotonic() - self._progress > SILENT_SECONDS:
-                raise StorageError(f"it has not responded for {SILENT_SECONDS:.0f} s")
+            if time.monotonic() - self._progress > patience:
+                raise StorageError(f"it has not responded for {patience:.0f} s")
         if self._error is not None:
             raise self._error
         return self._records

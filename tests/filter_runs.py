@@ -56,13 +56,19 @@ def with_sizes(partitions: int, batch_rows: int = 1, slice_rows: int = SLICE_ROW
 
 
 def filtered(
-    store: Path, rows: list[dict], parts: int = 3, stage: Stage = FILTER, pool: Executor = INLINE, **config
+    store: Path,
+    rows: list[dict],
+    parts: int = 3,
+    stage: Stage = FILTER,
+    pool: Executor = INLINE,
+    inline_rows: int = 1 << 15,
+    **config,
 ) -> Manifest:
     pairs = snapshot(store, "extract", [rows[i::parts] for i in range(parts)])
     settings = FilterConfig(**({"dedupe": ["uid", "pair", "url"]} | config))
     manifest = make(
         plan(stage, settings, 0, [pairs]),
-        Context(store=FolderStore(store), home=store, workers=1, pool=pool),
+        Context(store=FolderStore(store), home=store, workers=1, pool=pool, inline_rows=inline_rows),
     )
     kept, dropped = (read_parts(FolderStore(store), manifest, prefix).to_pylist() for prefix in ("part-", "dropped-"))
     assert Counter(row["uid"] for row in kept + dropped) == Counter(row["uid"] for row in rows)

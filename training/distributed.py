@@ -156,7 +156,7 @@ def broadcast_from_first(value: object) -> Any:
     return _decode(sent_N)
 
 
-def run_together(work: Callable[[], Item] | None) -> Item | None:
+def run_together(work: Callable[[], Item] | None, wait_seconds: float = WAIT_SECONDS) -> Item | None:
     """Run this rank's work and return its result when the work of all ranks is done, however long that takes.
 
     A collective ends with an error after TIMEOUT, so the ranks exchange who is done. A deliberate error of one rank is
@@ -164,6 +164,7 @@ def run_together(work: Callable[[], Item] | None) -> Item | None:
 
     Args:
         work: None: this rank only waits. With several ranks it runs in a thread, so that a signal ends the wait.
+        wait_seconds: time between two exchanges.
     """
     if world_size() == 1:
         return None if work is None else work()
@@ -180,7 +181,7 @@ def run_together(work: Callable[[], Item] | None) -> Item | None:
     thread = threading.Thread(target=run, name="work", daemon=True)
     thread.start()
     while True:
-        thread.join(WAIT_SECONDS)
+        thread.join(wait_seconds)
         works = thread.is_alive()
         error = errors[0] if errors and not works else None
         state = "works" if works else "failed" if error else "done"

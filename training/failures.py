@@ -48,7 +48,7 @@ class RankLost(PairmillError):
     retryable = True
 
 
-def explain_failure(error: BaseException) -> PairmillError | None:
+def explain_failure(error: BaseException, kernel_log: Path = KERNEL_LOG) -> PairmillError | None:
     """Return the error to end a job with for a failure of a disk, a GPU or another rank; None for any other error."""
     if isinstance(error, OSError):
         return _explain_disk(error)
@@ -57,7 +57,8 @@ def explain_failure(error: BaseException) -> PairmillError | None:
         return None
     reason, where = text.strip().partition("\n")[0], f"rank {distributed.rank()} on {platform.node()}"
     if isinstance(error, torch.AcceleratorError | dist.DistBackendError) or _GPU.search(text):
-        return DeviceFailed(f"the GPU of {where} failed: {reason}; {_describe_xids()}; run the job again to resume it")
+        xids = _describe_xids(kernel_log)
+        return DeviceFailed(f"the GPU of {where} failed: {reason}; {xids}; run the job again to resume it")
     if isinstance(error, dist.DistError) or _LOST.search(text):
         return RankLost(f"{where} lost another rank: {reason}; run the job again to resume it")
     return None
@@ -73,10 +74,10 @@ def _explain_disk(error: OSError) -> StorageError | None:
     return StorageError(f"{place}: {error.strerror}; {remedy}", retryable=False)
 
 
-def _describe_xids() -> str:
+def _describe_xids(kernel_log: Path) -> str:
     """Return the errors of GPUs that the kernel has logged lately, or where to look for them."""
     try:
-        log = _read_kernel_log()
+        log = _read_kernel_log(kernel_log)
     except OSError:
         return f"look for 'NVRM: Xid' in the kernel's log of {platform.node()}"
     since = time.clock_gettime(time.CLOCK_MONOTONIC) - RECENT_SECONDS
@@ -84,10 +85,10 @@ def _describe_xids() -> str:
     return "; ".join(xids[-3:]) or f"the kernel's log of {platform.node()} has no Xid"
 
 
-def _read_kernel_log() -> str:
+def _read_kernel_log(path: Path) -> str:
     """Read what the log holds now: each read returns one line, and fails when there is none."""
     lines = []
-    descriptor = os.open(KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         while line := os.read(descriptor, 8192):
             lines.append(line)

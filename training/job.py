@@ -221,17 +221,17 @@ def resolve_device(requested: str) -> torch.device:
 
 
 @contextmanager
-def lock_output(output: Path) -> Iterator[None]:
+def lock_output(output: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock of the output folder; rank 0 does so for all.
 
-    Raises: Stopped if another trainer holds it for LOCK_SECONDS; ConfigError if the folder cannot be written.
+    Raises: Stopped if another trainer holds it for `timeout` seconds; ConfigError if the folder cannot be written.
     """
     with ExitStack() as held:
         problem = None
         if distributed.rank() == 0:
             try:
                 output.mkdir(parents=True, exist_ok=True)
-                held.enter_context(FileLock(output / ".lock", timeout=LOCK_SECONDS))
+                held.enter_context(FileLock(output / ".lock", timeout=timeout))
                 (output / FAILURE).unlink(missing_ok=True)
             except Timeout:
                 problem = f"another trainer holds {output}"

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -28,7 +29,14 @@ from dataops.errors import StorageError
 from dataops.storage.base import Entry, Store, check_name, storage_errors
 from dataops.storage.cache import Cache, Version
 from dataops.storage.s3_codes import error_code, http_status
-from dataops.storage.s3_requests import CorruptTransfer, S3Requests, explain_setup_error, is_transient
+from dataops.storage.s3_requests import (
+    FIRST_PAUSE,
+    OUTLAST_SECONDS,
+    CorruptTransfer,
+    S3Requests,
+    explain_setup_error,
+    is_transient,
+)
 
 T = TypeVar("T")
 
@@ -40,13 +48,23 @@ STREAM_PARTS.max_in_memory_upload_chunks = 2
 """At most four parts are in memory: two that are sent, and two that wait."""
 COPY_PARTS = TransferConfig(multipart_threshold=1024 * MIB, multipart_chunksize=512 * MIB, max_concurrency=4)
 """One CopyObject request copies at most 5 GB; smaller ones also end within the read timeout."""
-RANGE_SHARE = 4
-"""If less than one part in RANGE_SHARE of an object is read, only the ranges are fetched, not the whole object."""
 RANGES_AT_ONCE = 8
 DELETE_BATCH = 1000
 """Maximum number of keys in one DeleteObjects request."""
-CHECK_SECONDS = 10.0
-"""Seconds for which check_writable retries: nobody waits for a server before work begins."""
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """How a store sends its requests."""
+
+    stream_parts: TransferConfig = STREAM_PARTS
+    copy_parts: TransferConfig = COPY_PARTS
+    range_share: float = 4
+    """If less than one part in `range_share` of an object is read, only the ranges are fetched, not the whole object."""
+    outlast_seconds: float = OUTLAST_SECONDS
+    check_seconds: float = 10.0
+    """Seconds for which check_writable retries: nobody waits for a server before work begins."""
+    first_pause: float = FIRST_PAUSE
 
 
 class S3Store(Store):
@@ -54,8 +72,8 @@ class S3Store(Store):
 
     is_remote = True
 
-    def __init__(self, bucket: str, prefix: str):
-        self.bucket, self.prefix = bucket, prefix.strip("/")
+    def __init__(self, bucket: str, prefix: str, transfers: Transfers | None = None):
+        self.bucket, self.prefix, self.transfers = bucket, prefix.strip("/"), transfers or Transfers()
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
         # Few attempts of boto: S3Requests retries, logs, and distinguishes transient failures.
         config = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=5, read_timeout=60)
@@ -65,7 +83,7 @@ class S3Store(Store):
             raise explain_setup_error(error, self.uri) from error
         host = urlsplit(self._s3.meta.endpoint_url).netloc.rpartition("@")[2]
         self.where = f"{self.uri} at {host}"
-        self._call = S3Requests(self.where)
+        self._call = S3Requests(self.where, self.transfers.outlast_seconds, self.transfers.first_pause)
         self._cache = Cache(host)
 
     def _key(self, name: str) -> str:
@@ -108,7 +126,7 @@ class S3Store(Store):
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """Read ranges as every store does, but fetch few ranges of a large object by a request each."""
-        if RANGE_SHARE * sum(size for _, size in ranges) >= (self.size(name) or 0):
+        if self.transfers.range_share * sum(size for _, size in ranges) >= (self.size(name) or 0):
             yield from super().read_ranges(name, ranges)
             return
 
@@ -180,9 +198,10 @@ class S3Store(Store):
         extra = {"ChecksumAlgorithm": "CRC32", "Metadata": {} if sha256 is None else {"sha256": sha256}}
 
         def upload() -> None:
+            parts = self.transfers.stream_parts
             with _ChunkReader(pieces()) as source:
-                self._s3.upload_fileobj(source, self.bucket, self._key(name), ExtraArgs=extra, Config=STREAM_PARTS)
-                if source.size >= STREAM_PARTS.multipart_threshold:
+                self._s3.upload_fileobj(source, self.bucket, self._key(name), ExtraArgs=extra, Config=parts)
+                if source.size >= parts.multipart_threshold:
                     self._verify(name, source.size, sha256 or "")
 
         self._call(f"write {name}", upload)
@@ -218,7 +237,8 @@ class S3Store(Store):
             if head is None:
                 return False
             extra = {"Metadata": head["Metadata"], "MetadataDirective": "REPLACE"}  # a multipart copy keeps no metadata
-            self._s3.copy(self._at(source), self.bucket, self._key(target), ExtraArgs=extra, Config=COPY_PARTS)
+            parts = self.transfers.copy_parts
+            self._s3.copy(self._at(source), self.bucket, self._key(target), ExtraArgs=extra, Config=parts)
             self._verify(target, head["ContentLength"], head["Metadata"].get("sha256", ""))
             return True
 
@@ -329,11 +349,11 @@ class S3Store(Store):
             self._call.outlast_seconds = usual
 
     def check_readable(self) -> None:
-        with self.retrying_for(CHECK_SECONDS):
+        with self.retrying_for(self.transfers.check_seconds):
             super().check_readable()
 
     def check_writable(self) -> None:
-        with self.retrying_for(CHECK_SECONDS):
+        with self.retrying_for(self.transfers.check_seconds):
             super().check_writable()
 
 

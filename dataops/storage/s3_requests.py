@@ -1,6 +1,6 @@
 """Send requests to an S3 server: retry transient failures, and name the remedy of the others.
 
-The restart of a server, a lost connection or a full queue is retried for OUTLAST_SECONDS with growing pauses; the log has
+The restart of a server, a lost connection or a full queue is retried for two minutes with growing pauses; the log has
 one line when that begins and one when it ends. What the user must correct (a missing bucket, wrong credentials, the clock,
 an endpoint that is not S3) raises ConfigError at once. Messages name the bucket and the server's host, and no secret.
 """
@@ -55,11 +55,12 @@ class S3Requests:
 
     Args:
         where: URI of the store and host of its server, for messages.
+        outlast_seconds: time for which a request is retried.
+        first_pause: seconds before the first retry; the pauses double.
     """
 
-    def __init__(self, where: str):
-        self.where = where
-        self.outlast_seconds = OUTLAST_SECONDS
+    def __init__(self, where: str, outlast_seconds: float = OUTLAST_SECONDS, first_pause: float = FIRST_PAUSE):
+        self.where, self.outlast_seconds, self.first_pause = where, outlast_seconds, first_pause
         self._jitter = random.Random()
         self._outage_since: float | None = None
         self._lock = threading.Lock()
@@ -84,7 +85,7 @@ class S3Requests:
                 if not (again and is_transient(error)):
                     raise self._explained(what, error, waited) from error
                 self._log_outage(what, error)
-                longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempt - 1, 10))
+                longest = min(LONGEST_PAUSE, self.first_pause * 2 ** min(attempt - 1, 10))
                 seconds = longest * self._jitter.uniform(0.5, 1)  # so that the workers do not all retry at once
                 since, reason = time.time() - waited, f"{self.where}: cannot {what}: {self._clean(error)}"
                 pause(seconds, reason, since=since, deadline=since + self.outlast_seconds)

@@ -26,7 +26,6 @@ from infra.local.supervisor import Service, ServiceRecord
 
 logger = logging.getLogger(__name__)
 
-_EXTERNAL_PATIENCE_S = 10.0
 CLIENT_VARIABLE = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}
 _CLIENT_PATH = {"prefect": "/api", "mlflow": ""}
 PROTECTED_PATH = {"prefect": "/admin/version", "mlflow": "/api/2.0/mlflow/experiments/search?max_results=1"}
@@ -144,10 +143,13 @@ def make_home() -> Path:
         ) from error
 
 
-def up(timeout_s: float = supervisor.START_S) -> list[ServiceStatus]:
+def up(timeout_s: float = supervisor.START_S, external_patience_s: float = 10.0) -> list[ServiceStatus]:
     """Start the Prefect and the MLflow server unless they run, and return when both answer.
 
     It is safe to call it again, in two processes at the same time, after a crash and after a reboot.
+
+    Args:
+        external_patience_s: time in which an external server must answer.
 
     Raises:
         ServiceError: a server did not start (with the end of its log), or an external one does not answer.
@@ -155,7 +157,7 @@ def up(timeout_s: float = supervisor.START_S) -> list[ServiceStatus]:
     """
     for name in CLIENT_VARIABLE:
         if url := _external(name):
-            _require_external(name, url)
+            _require_external(name, url, external_patience_s)
     required = [service for service in (PREFECT, MLFLOW) if not _external(service.name)]
     if required:
         make_home()
@@ -316,8 +318,8 @@ def _status(name: str) -> ServiceStatus:
     return ServiceStatus(name, url, record.url, pid, state, str(folder / "log"), healthy, login_file)
 
 
-def _require_external(name: str, url: str) -> None:
-    since, deadline = time.time(), time.monotonic() + _EXTERNAL_PATIENCE_S
+def _require_external(name: str, url: str, patience_s: float) -> None:
+    since, deadline = time.time(), time.monotonic() + patience_s
     while problem := _external_problem(url):
         if time.monotonic() > deadline:
             variable = CLIENT_VARIABLE[name]
@@ -326,7 +328,7 @@ def _require_external(name: str, url: str) -> None:
                 " that `pairmill up` starts one here"
             )
         reason = f"{CLIENT_VARIABLE[name]} names {remove_credentials(url)}, which does not answer ({problem})"
-        pause(0.5, reason, since=since, deadline=since + _EXTERNAL_PATIENCE_S)
+        pause(0.5, reason, since=since, deadline=since + patience_s)
     refusal = _external_problem(url, PROTECTED_PATH[name])
     if refusal and refusal.startswith(("HTTP 401", "HTTP 403")):
         raise ConfigError(f"{url} refuses access ({refusal}): set {CREDENTIALS[name]}; `pairmill doctor` shows more")

@@ -37,8 +37,6 @@ _LOG_LIMIT = 10 * 2**20
 START_S = 300.0
 """Maximum time of a start, in seconds: on a loaded machine, Prefect's first one takes minutes."""
 _LOCK_PATIENCE_S = START_S + 60.0
-_SILENCE_S = 10.0
-"""An older server is restarted if it does not answer for this long."""
 _RELEASE_S = 1.0
 """Time to wait until the system releases the port of a killed server."""
 _ATTEMPTS = 3
@@ -68,6 +66,9 @@ class Service:
     """The port that it gets if that is free."""
     secrets: SecretMaker | None = None
     """Returns more variables for its environment, which are in no record; called at each start."""
+    stop_grace_s: float = STOP_GRACE_S
+    silence_s: float = 10.0
+    """It is restarted if it does not answer for so long."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def ensure_running(
         folder = services / service.name
         record = load(folder)
         changed = same_command and record is not None and record.command != service.command
-        if record is None or not record.alive or changed or _hangs(folder, record):
+        if record is None or not record.alive or changed or _hangs(folder, record, service.silence_s):
             record = _restart(folder, service, record)
         records[service.name] = record
     _wait_until_healthy(services, {service.name: service for service in required}, records, timeout_s)
@@ -231,12 +232,12 @@ def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
     return kept | {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _hangs(folder: Path, record: ServiceRecord) -> bool:
-    """Return whether a running server, after its start, does not answer for `_SILENCE_S`."""
+def _hangs(folder: Path, record: ServiceRecord, silence_s: float) -> bool:
+    """Return whether a running server, after its start, does not answer for `silence_s`."""
     age = datetime.now(UTC) - datetime.fromisoformat(record.started_at or "1970-01-01T00:00:00+00:00")
     if age < timedelta(seconds=START_S):
         return False  # it may still be starting: the process that started it may have been killed meanwhile
-    deadline = time.monotonic() + _SILENCE_S
+    deadline = time.monotonic() + silence_s
     while not is_healthy(folder, record):
         if not record.alive or time.monotonic() > deadline:
             return True
@@ -248,7 +249,7 @@ def _restart(folder: Path, service: Service, record: ServiceRecord | None) -> Se
     """End the service's remaining processes and start it, on its last port if that is free."""
     with _writing(folder):
         folder.mkdir(exist_ok=True, mode=0o700)
-    processes.terminate(record.pid if record and record.alive else None, str(folder), grace_s=STOP_GRACE_S)
+    processes.terminate(record.pid if record and record.alive else None, str(folder), grace_s=service.stop_grace_s)
     port = _port(record, service)
     preferred = record.port if record else service.port
     if preferred is not None and port != preferred:

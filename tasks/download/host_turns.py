@@ -27,8 +27,6 @@ from tasks.web.fetch_error import FetchError
 from tasks.web.host_state import Pauses
 from tasks.web.request import split_url
 
-_FIRST_PAUSE = 1.0
-"""Seconds of the pause after a 429 or 503 without Retry-After; each further one in a row doubles it."""
 _LONGEST_PAUSE = 600.0
 _DAY = 86_400.0
 _PAUSE_REASONS = frozenset({"http_429", "http_503"})
@@ -44,6 +42,7 @@ class PaceLimits:
         processes: number of processes that send requests; each waits this many times the interval.
         max_pause: longest pause in seconds for which a request waits; in a longer pause it fails with the error that
             caused the pause.
+        first_pause: seconds of the pause after a 429 or 503 without Retry-After; each further one in a row doubles it.
         patience: seconds that a request waits for its turn before it fails as `host_busy`; and seconds that a host may
             waste with failed requests and pauses before its other rows fail without a request. A success halves what it
             has wasted.
@@ -53,6 +52,7 @@ class PaceLimits:
     interval: float = 0.0
     processes: int = 1
     max_pause: float = 10.0
+    first_pause: float = 1.0
     patience: float = 30.0
 
 
@@ -170,9 +170,9 @@ class HostPace:
             if host.wasted >= self.limits.patience:
                 host.given_up = FetchError(error.reason, error.detail)
 
-    @staticmethod
-    def _pause_seconds(host: _Host, error: FetchError) -> float:
-        pause = _FIRST_PAUSE * 2.0**host.pauses_in_row if error.retry_after is None else error.retry_after
+    def _pause_seconds(self, host: _Host, error: FetchError) -> float:
+        first = self.limits.first_pause
+        pause = first * 2.0**host.pauses_in_row if error.retry_after is None else error.retry_after
         return min(
             pause * random.uniform(1.0, 1.25), _LONGEST_PAUSE
         )  # random, so that processes do not return together

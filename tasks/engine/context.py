@@ -28,6 +28,20 @@ def _ignore_stop(error: BaseException) -> None:
 
 
 @dataclass(frozen=True)
+class LeaseTimes:
+    """Times of a lease (tasks/engine/lease.py), in seconds."""
+
+    beat: float = 10.0
+    stale: float = 60.0
+    poll: float = 1.0
+    orphan: float = 0.5
+    """After the end of a holder on this machine: its workers end within 0.25 s (dataops/process.py)."""
+
+
+LEASE_TIMES = LeaseTimes()
+
+
+@dataclass(frozen=True)
 class Context:
     """Environment of a stage. Nothing in it may change the output."""
 
@@ -52,6 +66,9 @@ class Context:
     """Number of workers that share the memory of one machine; None: all workers."""
     pool: Pool | None = None
     """Workers that all maps of a stage share (tasks.engine.map_parts.shared_workers); None: each map starts its own."""
+    lease_times: LeaseTimes = LEASE_TIMES
+    inline_rows: int = 1 << 15
+    """An exchange of at most so many rows runs in this process: workers would take longer to start."""
 
     def without_progress(self) -> "Context":
         """Return the same context without the function that follows the progress."""

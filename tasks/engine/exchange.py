@@ -40,8 +40,6 @@ from dataops.storage.partition_file import (
 from tasks.engine.context import Context
 from tasks.engine.map_parts import map_parts
 
-SMALL_ROWS = 1 << 15
-"""Up to so many rows, steps run in the calling process: another one may take seconds to start."""
 DIRECT_PIECES = 1 << 12
 """Up to so many pieces are read without a merge."""
 _COPIES = 4
@@ -88,7 +86,7 @@ def run(draft: Draft, step: Step[Any]) -> Record:
 
 def run_steps(steps: Sequence[Step[Any]], rows: int, draft: Draft, context: Context) -> list[Record]:
     """Run the steps in workers, so that this process's memory does not grow with the rows; few rows are run here."""
-    if rows > SMALL_ROWS:
+    if rows > context.inline_rows:
         return map_parts(run, steps, draft, context)
     records, finished = list[Record](), draft.finished(step.id for step in steps)
     for number, step in enumerate(steps, 1):
@@ -117,15 +115,18 @@ class Merges(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def plan_merges(writers: int, partitions: int, expected_bytes: int, memory_bytes: int) -> Merges:
+def plan_merges(
+    writers: int, partitions: int, expected_bytes: int, memory_bytes: int, direct: int = DIRECT_PIECES
+) -> Merges:
     """Return the merges with the fewest requests whose rows fit in memory.
 
     Args:
         expected_bytes: size of all rows of the exchange.
         memory_bytes: memory of a merge task.
+        direct: maximum pieces that are read without merges.
     """
     best, fewest = Merges(1, partitions), writers * partitions
-    if fewest <= DIRECT_PIECES:
+    if fewest <= direct:
         return best
     for groups in range(1, partitions + 1):
         size = -(-partitions // groups)

@@ -1,10 +1,10 @@
 """Lease a snapshot to one run: of several runs that need it, one makes it and the others wait.
 
 The lease of generation n is the object `<stage>/<key>/_work/lease-<n>.json`, created by a conditional put, so that each
-generation has one winner. Its holder writes it again every BEAT_SECONDS with a higher beat. Another run takes over, with
+generation has one winner. Its holder writes it again every 10 s with a higher beat. Another run takes over, with
 the next generation, if the lease was released, if its process has ended (on this machine), or if its beat has not changed
-for STALE_SECONDS by the clock of the waiting run: clocks of two machines are never compared. A holder that lost its lease
-finds out at its next beat, part or commit (Draft.check_fence), and stops with LeaseLost.
+for 60 s (LeaseTimes) by the clock of the waiting run: clocks of two machines are never compared. A holder that lost its
+lease finds out at its next beat, part or commit (Draft.check_fence), and stops with LeaseLost.
 """
 
 import logging
@@ -30,11 +30,6 @@ from tasks.engine.context import Context
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = 10.0
-STALE_SECONDS = 60.0
-POLL_SECONDS = 1.0
-ORPHAN_SECONDS = 0.5
-"""Seconds to wait after the end of a holder on this machine: its workers end within 0.25 s (dataops/process.py)."""
 _ENDED: set[str] = set()
 """Tokens of leases that this process no longer holds, also where the store could not be updated."""
 
@@ -89,7 +84,7 @@ class HeldLease:
         self._show_progress(done, total, line)
 
     def _keep(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+        while not self._ended.wait(self.context.lease_times.beat):
             try:
                 self.draft.check_fence()
                 self._put(self.lease.model_copy(update={"beat": self.lease.beat + 1}))
@@ -150,23 +145,24 @@ def hold_lease(
 def find_holder(store: Store, stage: str, key: str) -> Lease | None:
     """Return the lease of the run that makes a snapshot now, or None. A holder on another machine counts as alive.
 
-    It is dead if two calls more than STALE_SECONDS apart return equal leases.
+    It is dead if two calls more than `LeaseTimes.stale` seconds apart return equal leases.
     """
     newest = _read_newest(Draft(store, stage, key))
     return None if newest is None or newest.is_dead() else newest
 
 
 def _acquire(draft: Draft, context: Context, wait: bool, remake: bool) -> Lease | None:
-    watch = _LeaseWatch()
+    times = context.lease_times
+    watch = _LeaseWatch(times.poll)
     announced, began = "", time.time()
     while True:
         if not remake and draft.is_complete():
             return None
         newest = _read_newest(draft)
-        if newest is None or newest.is_dead() or watch.seconds_unchanged(newest) >= STALE_SECONDS:
+        if newest is None or newest.is_dead() or watch.seconds_unchanged(newest) >= times.stale:
             if newest is not None and newest.state == "held":
                 logger.warning("%s %s: taking over from %s", draft.stage, draft.key, newest)
-                time.sleep(ORPHAN_SECONDS)
+                time.sleep(times.orphan)
             mine = _new_lease(context, 1 + (newest.generation if newest else 0))
             if draft.store.create(draft.lease_name(mine.generation), mine.model_dump_json().encode()):
                 return mine
@@ -179,14 +175,14 @@ def _acquire(draft: Draft, context: Context, wait: bool, remake: bool) -> Lease 
             announced = newest.token
             logger.info("%s %s: waiting for %s, which makes it", draft.stage, draft.key, newest)
         with waiting(f"another process makes {draft.stage} {draft.key}: {newest}", since=began):
-            time.sleep(POLL_SECONDS)
+            time.sleep(times.poll)
 
 
 class _LeaseWatch:
     """Measures for how long a lease has not changed, by this process's clock, while the store could be read."""
 
-    def __init__(self) -> None:
-        self.changed = False
+    def __init__(self, poll_seconds: float) -> None:
+        self.changed, self._poll_seconds = False, poll_seconds
         self._unchanged = 0.0
         self._seen: Lease | None = None
         self._read_at = time.monotonic()
@@ -194,7 +190,7 @@ class _LeaseWatch:
     def seconds_unchanged(self, lease: Lease) -> float:
         now = time.monotonic()
         # A long time means that the store did not answer, the holder neither: it does not count.
-        passed, self._read_at = min(now - self._read_at, 5 * POLL_SECONDS), now
+        passed, self._read_at = min(now - self._read_at, 5 * self._poll_seconds), now
         if self._seen is not None and self._seen.token == lease.token and self._seen != lease:
             self.changed = True
         self._unchanged = self._unchanged + passed if self._seen == lease else 0.0

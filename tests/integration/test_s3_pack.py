@@ -10,9 +10,8 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 
 from dataops.errors import StorageError
-from dataops.storage import s3 as s3_store
 from dataops.storage.folder import FolderStore
-from dataops.storage.s3 import S3Store
+from dataops.storage.s3 import S3Store, Transfers
 from tasks.pack import sort_layout, stage
 from tests.unit.tasks.dataset_chain import chain, packed, packed_in, some_pairs
 
@@ -27,12 +26,12 @@ def store(s3_server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Store
     return S3Store("mill", f"pack/{tmp_path.name}")
 
 
-@pytest.mark.parametrize(("share", "passes"), [(s3_store.RANGE_SHARE, 1), (0.01, 2)], ids=["one-pass", "two-passes"])
+@pytest.mark.parametrize(("share", "passes"), [(4, 1), (0.01, 2)], ids=["one-pass", "two-passes"])
 def test_pack_gives_the_same_bytes_on_s3_as_in_a_folder(
     store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, passes: int
 ) -> None:
+    store = S3Store(store.bucket, store.prefix, Transfers(range_share=share))
     with monkeypatch.context() as patch:
-        patch.setattr(s3_store, "RANGE_SHARE", share)
         if passes == 2:
             layout = sort_layout.SortLayout(True, 12_000, 2, 16, 34_000)
             patch.setattr(stage, "choose_layout", lambda *_, **__: layout)
@@ -50,7 +49,7 @@ def test_put_chunks_sends_large_objects_in_parts(
     store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     parts = TransferConfig(multipart_threshold=1 << 20, multipart_chunksize=6 << 20, max_concurrency=2)
-    monkeypatch.setattr(s3_store, "STREAM_PARTS", parts)
+    store = S3Store(store.bucket, store.prefix, Transfers(stream_parts=parts))
     data, memory = os.urandom(size), bytearray(300_000)
 
     def chunks() -> Iterator[memoryview]:

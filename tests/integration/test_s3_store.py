@@ -7,15 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 
 import botocore.auth
 import pytest
 from boto3.s3.transfer import TransferConfig
 
 from dataops.errors import ConfigError, StorageError
-from dataops.storage import s3 as s3_store
-from dataops.storage import s3_requests as s3_calls
-from dataops.storage.s3 import S3Store
+from dataops.storage.s3 import S3Store, Transfers
 from dataops.store import open_store
 from flows.config import check_config
 from tests.kills.faulty_proxy import Exchange, meddler
@@ -25,13 +24,8 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture
-def environment(s3_environment, monkeypatch):
-    monkeypatch.setattr(s3_calls, "FIRST_PAUSE", 0.05)
-
-
-@pytest.fixture
-def store(environment, tmp_path) -> S3Store:
-    return S3Store("mill", f"prefix/{tmp_path.name}")
+def store(s3_environment, tmp_path) -> S3Store:
+    return S3Store("mill", f"prefix/{tmp_path.name}", Transfers(first_pause=0.05))
 
 
 @contextmanager
@@ -39,7 +33,7 @@ def meddled(store: S3Store, s3_server: SeaweedFS, monkeypatch, meddle: Callable[
     """Return the same store behind a proxy."""
     with meddler(s3_server.endpoint, meddle) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        yield S3Store(store.bucket, store.prefix)
+        yield S3Store(store.bucket, store.prefix, store.transfers)
 
 
 def test_objects_are_read_as_written(store, tmp_path):
@@ -66,10 +60,10 @@ def test_objects_are_read_as_written(store, tmp_path):
             missing()
 
 
-def test_copy_in_parts_gives_the_same_object(store, monkeypatch):
+def test_copy_in_parts_gives_the_same_object(s3_environment, tmp_path):
     """Copy as with an object of more than 5 GB: the server copies ranges, and no byte is downloaded."""
     parts = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=5 << 20)
-    monkeypatch.setattr(s3_store, "COPY_PARTS", parts)
+    store = S3Store("mill", f"parts/{tmp_path.name}", Transfers(copy_parts=parts))
     requests: list[str] = []
     for operation in ("UploadPartCopy", "GetObject", "CopyObject"):
         store._s3.meta.events.register(f"before-call.s3.{operation}", lambda model, **_: requests.append(model.name))
@@ -226,8 +220,8 @@ def test_requests_are_retried_with_one_log_line_when_the_server_is_busy(store, s
     assert "answers again after" in lines[1]
 
 
-def test_requests_continue_after_a_server_restart(store, s3_server, tmp_path, monkeypatch):
-    monkeypatch.setattr(s3_calls, "FIRST_PAUSE", 0.5)
+def test_requests_continue_after_a_server_restart(s3_environment, s3_server, tmp_path):
+    store = S3Store("mill", f"restarted/{tmp_path.name}")
     large = tmp_path / "large"
     large.write_bytes(bytes(range(256)) * 4096 * 20)
     store.put("source", large)
@@ -270,17 +264,15 @@ def test_requests_continue_after_a_server_restart(store, s3_server, tmp_path, mo
         assert store.read(f"put/{number}") == str(number).encode()
 
 
-def test_unreachable_server_raises_a_retryable_error(environment, monkeypatch):
+def test_unreachable_server_raises_a_retryable_error(s3_environment, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr(s3_calls, "OUTLAST_SECONDS", 1.5)
     with pytest.raises(StorageError, match=r"tried for .*Check AWS_ENDPOINT_URL, the network") as caught:
-        S3Store("mill", "x").read("a")
+        S3Store("mill", "x", Transfers(outlast_seconds=1.5)).read("a")
     assert caught.value.exit_code == 75
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_metadata_is_asked_for_again_when_the_server_was_busy(store, s3_server, monkeypatch, status):
-    monkeypatch.setattr(s3_calls, "FIRST_PAUSE", 0.01)
     refused: list[str] = []
 
     def refuse_heads(exchange: Exchange) -> None:
@@ -370,7 +362,7 @@ def test_local_fetches_a_changed_object_of_the_same_size_and_second(store):
     assert store.local("part").read_bytes() == b"two"
 
 
-def test_config_check_distinguishes_config_errors_from_transient_ones(environment, monkeypatch):
+def test_config_check_distinguishes_config_errors_from_transient_ones(s3_environment, monkeypatch):
     """Expect exit code 2 with all problems for config errors, and 75, which a scheduler retries, for transient ones."""
     config = {"name": "x", "store": {"uri": "s3://mill/x"}, "source": {"kind": "warc", "paths": ["/nowhere/*"]}}
     config["evaluate"] = {"suite": "missing.toml"}
@@ -380,7 +372,8 @@ def test_config_check_distinguishes_config_errors_from_transient_ones(environmen
     assert "source.paths" in str(caught.value)
     assert "evaluate.suite" in str(caught.value)
     open_store.cache_clear()
-    monkeypatch.setattr(s3_store, "CHECK_SECONDS", 0.5)
+    impatient = partial(S3Store, transfers=Transfers(check_seconds=0.5))
+    monkeypatch.setattr("dataops.storage.s3.S3Store", impatient)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageError, match=r"s3://mill/x at 127\.0\.0\.1") as away:
         check_config(config, "here")

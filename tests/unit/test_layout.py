@@ -81,17 +81,28 @@ def test_unit_tests_mirror_the_source_tree():
 
 
 def foreign_names(tree: ast.Module) -> Iterator[str]:
-    """Yield what a test imports of other tests and benchmarks, with their lines."""
+    """Yield what a test imports of other tests and benchmarks, and the private names and constants of ours it replaces."""
+    ours = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom | ast.Import):
             module = getattr(node, "module", None)
             for name in node.names:
                 path = f"{module}.{name.name}" if module else name.name
+                ours[name.asname or (name.name if module else name.name.partition(".")[0])] = path
                 if path.startswith("benchmarks.") or re.search(r"\.(test_\w+|conftest)(\.|$)", path):
                     yield f"{node.lineno} imports {path}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr" and len(node.args) > 1:
+            target = ast.unparse(node.args[0])
+            if target[0] in "'\"":
+                owner, _, name = target[1:-1].rpartition(".")
+            else:
+                owner, name = ours.get(target.partition(".")[0], ""), str(getattr(node.args[1], "value", ""))
+            if owner.partition(".")[0] in ROOTS and re.fullmatch(r"_[a-zA-Z]\w*|[A-Z][A-Z0-9_]+", name):
+                yield f"{node.lineno} replaces {owner}.{name}"
 
 
-def test_tests_import_no_other_test():
+def test_tests_import_no_other_test_and_replace_no_constant():
     found = [
         f"{path.relative_to(CHECKOUT)}:{what}"
         for path in modules("tests", "plugins")

@@ -93,18 +93,28 @@ class EpochOrder:
         sampling: None: the epoch has all samples.
         windows: None: all samples are in one window.
         first: number of its first sample in the index.
+        block, chunk: maximum samples that are sorted, and hashed, at a time.
     """
 
     def __init__(
-        self, seed: int, samples: int, sampling: Sampling | None, windows: Windows | None, epoch: int, first: int = 0
+        self,
+        seed: int,
+        samples: int,
+        sampling: Sampling | None,
+        windows: Windows | None,
+        epoch: int,
+        first: int = 0,
+        *,
+        block: int = BLOCK_SAMPLES,
+        chunk: int = CHUNK_SAMPLES,
     ):
-        self._seed, self._epoch, self._sampling = seed, epoch, sampling
+        self._seed, self._epoch, self._sampling, self._chunk = seed, epoch, sampling, chunk
         ranges = [[(first, first + samples)]] if windows is None else windows.list_ranges(seed, epoch)
         self._blocks: list[tuple[list[tuple[int, int]], int, int]] = []  # ranges of the window, block, blocks of it
         sizes: list[int] = []
         for window in ranges:
             total = sum(end - first for first, end in window)
-            blocks = max(1, -(-total // BLOCK_SAMPLES))
+            blocks = max(1, -(-total // block))
             sizes += [total] if blocks == 1 and sampling is None else self._count(window, blocks)
             self._blocks += [(window, block, blocks) for block in range(blocks)]
         self._starts = list(accumulate(sizes, initial=0))
@@ -142,7 +152,7 @@ class EpochOrder:
 
     def _hash(self, window: list[tuple[int, int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the samples of a window that are in the epoch, and the hash of each."""
-        for first, end in _split(window):
+        for first, end in _split(window, self._chunk):
             samples = np.arange(first, end)
             if self._sampling is not None:
                 samples = samples[self._sampling.drawn(self._seed, self._epoch, first, end)]
@@ -154,8 +164,8 @@ def _find_blocks(hashes: np.ndarray, blocks: int) -> np.ndarray:
     return ((hashes >> np.uint64(32)) * np.uint64(blocks) >> np.uint64(32)).astype(np.int64)
 
 
-def _split(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Cut ranges into those of at most CHUNK_SAMPLES."""
+def _split(ranges: list[tuple[int, int]], chunk: int = CHUNK_SAMPLES) -> Iterator[tuple[int, int]]:
+    """Cut ranges into those of at most `chunk` samples."""
     for first, end in ranges:
-        for begin in range(first, end, CHUNK_SAMPLES):
-            yield begin, min(begin + CHUNK_SAMPLES, end)
+        for begin in range(first, end, chunk):
+            yield begin, min(begin + chunk, end)

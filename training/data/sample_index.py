@@ -35,7 +35,7 @@ VERSION = 1
 """Version of the format, and of what decides which samples an index holds."""
 HEADER = "index.json"
 LOG_SECONDS = 10.0
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 16
 SHARD = np.dtype([("samples", "<u8"), ("keys", "<u8"), ("key_bytes", "<u4")])
 """Number of a shard's samples, and offset and width of their keys in the column `keys`."""
 COLUMNS = {

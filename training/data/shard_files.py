@@ -44,10 +44,11 @@ class ShardFiles:
 
     Args:
         arriving: bytes of the shards that arrive while training runs, by file name.
+        max_open: maximum files that are open at a time.
     """
 
-    def __init__(self, paths: Sequence[Path], arriving: Mapping[str, int]):
-        self.paths, self._arriving = paths, arriving
+    def __init__(self, paths: Sequence[Path], arriving: Mapping[str, int], max_open: int = MAX_OPEN):
+        self.paths, self._arriving, self._max_open = paths, arriving, max_open
         self._have_unique_names = len({path.name for path in paths}) == len(paths)
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
@@ -91,7 +92,7 @@ class ShardFiles:
         opened = self._open(shard)
         with self._lock:
             file = self._files.setdefault(shard, opened)  # another thread may have been faster
-            if len(self._files) > MAX_OPEN:
+            if len(self._files) > self._max_open:
                 self._files.popitem(last=False)
             return file
 

@@ -16,7 +16,11 @@ TEXTS_AT_ONCE = 65_536
 
 
 def compute_class_weights(
-    loaded: EvaluatedModel, class_names: Sequence[str], templates: Sequence[str], threads: int | None = None
+    loaded: EvaluatedModel,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    threads: int | None = None,
+    at_once: int = TEXTS_AT_ONCE,
 ) -> Tensor:
     """Return (C, D): per class the mean of the unit-norm features of its prompts, scaled back to unit norm.
 
@@ -25,7 +29,9 @@ def compute_class_weights(
 
     Source: Radford et al. 2021, section 3.1.4 ("we construct the ensemble over the embedding space").
     """
-    return torch.cat([average_prompts(chunk) for chunk in encode_prompts(loaded, class_names, templates, threads)])
+    return torch.cat(
+        [average_prompts(chunk) for chunk in encode_prompts(loaded, class_names, templates, threads, at_once)]
+    )
 
 
 def average_prompts(prompts_CTD: Tensor) -> Tensor:
@@ -34,10 +40,14 @@ def average_prompts(prompts_CTD: Tensor) -> Tensor:
 
 
 def encode_prompts(
-    loaded: EvaluatedModel, class_names: Sequence[str], templates: Sequence[str], threads: int | None
+    loaded: EvaluatedModel,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    threads: int | None,
+    at_once: int = TEXTS_AT_ONCE,
 ) -> Iterator[Tensor]:
-    """Yield (C', T, D) of as many classes at a time as fit TEXTS_AT_ONCE; prompts of many classes share a batch."""
-    step = max(1, TEXTS_AT_ONCE // len(templates))
+    """Yield (C', T, D) of as many classes at a time as fit `at_once` prompts; those of many classes share a batch."""
+    step = max(1, at_once // len(templates))
     for start in range(0, len(class_names), step):
         names = class_names[start : start + step]
         # replace, not str.format: a hostile template could walk attributes, a class name may hold braces

@@ -165,11 +165,16 @@ def encode_images(
             yield from map(_receive, distributed.merge_shares(map(_to_send, share)))
 
 
-def encode_texts(loaded: EvaluatedModel, texts: Sequence[str], threads: int | None = None) -> Tensor:
+def encode_texts(
+    loaded: EvaluatedModel, texts: Sequence[str], threads: int | None = None, most_tokens: int = TOKENS_PER_BATCH
+) -> Tensor:
     """Return unit-norm features (N, D), in the order of `texts`.
 
     Equal texts are encoded once, so that they have equal features to the bit. Texts are sorted by their length in
     tokens and cut to the longest of the batch: padding to the context length would be most of the work.
+
+    Args:
+        most_tokens: of a batch on the CPU.
 
     Raises: ContractError if the model returns features that are not finite; ValueError without texts.
     """
@@ -187,7 +192,7 @@ def encode_texts(loaded: EvaluatedModel, texts: Sequence[str], threads: int | No
         with torch.inference_mode():
             return normalize_features(loaded.model.encode_text(tokens_NL[rows, :longest].to(device)), "text")
 
-    batches = _token_batches(order, length_N, TOKENS_PER_BATCH if on_cpu else GPU_TOKENS_PER_BATCH)
+    batches = _token_batches(order, length_N, most_tokens if on_cpu else GPU_TOKENS_PER_BATCH)
     share = map_in_order(encode, distributed.take_share(batches), threads if on_cpu else 1)
     results = share if distributed.world_size() == 1 else (features_BD.cpu() for features_BD in share)
     sorted_ND = torch.cat(list(distributed.merge_shares(results))).to(device)

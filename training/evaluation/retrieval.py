@@ -40,13 +40,19 @@ all readable images; null where `status` is `unreadable` (else `ok`)."""
 
 
 def rank_best_matches(
-    query_QD: Tensor, gallery_GD: Tensor, first_Q: Sequence[int], last_Q: Sequence[int], threads: int | None = None
+    query_QD: Tensor,
+    gallery_GD: Tensor,
+    first_Q: Sequence[int],
+    last_Q: Sequence[int],
+    threads: int | None = None,
+    at_once: int = SCORES_AT_ONCE,
 ) -> list[int]:
     """Return for each query the rank, from 1, of the best right item of the gallery.
 
     Args:
         query_QD, gallery_GD: unit-norm rows.
         first_Q, last_Q: the right items of query i are `first_Q[i] <= item < last_Q[i]`.
+        at_once: maximum scores that a thread computes at a time, which bounds memory.
 
     Returns: ranks; items of equal score rank in the order of the gallery.
     """
@@ -65,7 +71,7 @@ def rank_best_matches(
         ahead_QG = (scores_QG > best_Q1) | ((scores_QG == best_Q1) & (position_G < at_Q1))
         return (ahead_QG.sum(dim=1) + 1).tolist()
 
-    step = max(1, SCORES_AT_ONCE // size)
+    step = max(1, at_once // size)
     chunks = (slice(start, start + step) for start in range(0, query_QD.shape[0], step))
     results = distributed.merge_shares(map_in_order(ranks, distributed.take_share(chunks), threads))
     return [rank for chunk in results for rank in chunk]

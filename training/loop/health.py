@@ -28,10 +28,11 @@ class HealthMonitor:
     Args:
         max_spike: maximum ratio of the loss to what it was; 0: no limit.
         after: last step of the warm-up; before it, features of new models lie in a narrow cone.
+        patience: steps in a row that a temperature or features must be dead.
     """
 
-    def __init__(self, max_spike: float, after: int):
-        self.max_spike, self.after = max_spike, after
+    def __init__(self, max_spike: float, after: int, patience: int = PATIENCE):
+        self.max_spike, self.after, self.patience = max_spike, after, patience
         self._losses: deque[float] = deque(maxlen=WINDOW + SPIKE)
         self._steps = {"logit_scale": 0, "image": 0, "text": 0}
 
@@ -50,10 +51,10 @@ class HealthMonitor:
             "text": late and row["text_mean_cosine"] > COLLAPSED,
         }
         self._steps = {name: self._steps[name] + 1 if is_so else 0 for name, is_so in dead.items()}
-        if self._steps["logit_scale"] >= PATIENCE:
-            return f"the logit scale has been dead (1, its minimum) for {PATIENCE} steps"
+        if self._steps["logit_scale"] >= self.patience:
+            return f"the logit scale has been dead (1, its minimum) for {self.patience} steps"
         for tower, items in (("image", "images"), ("text", "texts")):
-            if self._steps[tower] >= PATIENCE:
+            if self._steps[tower] >= self.patience:
                 cosine = row[f"{tower}_mean_cosine"]
                 return f"features have collapsed: the {items} of a batch have had a mean cosine of {cosine:.4f}"
         return self._spike(math.log(max(pairs, 2))) if late else None

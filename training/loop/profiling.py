@@ -27,8 +27,8 @@ class StepProfiler:
         left: steps that the job still takes; a job that has too few begins earlier.
     """
 
-    def __init__(self, output: Path, steps: int, left: int, device: torch.device):
-        self._path = output / TRACE
+    def __init__(self, output: Path, steps: int, left: int, device: torch.device, max_bytes: int = MAX_BYTES):
+        self._path, self._max_bytes = output / TRACE, max_bytes
         self._profile: profile | None = None
         if not steps or distributed.rank() > 0 or self._path.exists():
             return
@@ -63,8 +63,9 @@ class StepProfiler:
         try:
             finished.export_chrome_trace(str(part))
             size = part.stat().st_size
-            if size > MAX_BYTES:
-                logger.warning("the trace has %d bytes, more than %d, and is not kept: lower profile", size, MAX_BYTES)
+            if size > self._max_bytes:
+                problem = f"the trace has {size} bytes, more than {self._max_bytes}"
+                logger.warning("%s, and is not kept: lower profile", problem)
                 return
             part.replace(self._path)
             logger.info("trace of %s is written", self._path.name)

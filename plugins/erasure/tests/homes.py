@@ -19,8 +19,7 @@ from flows.commands import takedown
 from flows.records import Attempt, RunRecord, StageRun
 from plugins.erasure import erasure
 from tasks.download.hooks import FetchHook
-from tasks.engine import lease
-from tasks.engine.context import Context
+from tasks.engine.context import Context, LeaseTimes
 from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
 from tasks.pack.stage import PACK
@@ -129,8 +128,8 @@ def put_unfinished(store: FolderStore, download: Manifest, key: str) -> None:
 @pytest.fixture
 def copy_home(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(takedown, "Context", partial(Context, pool=InlineExecutor()))
-    monkeypatch.setattr(lease, "ORPHAN_SECONDS", 0.0)
+    now = LeaseTimes(orphan=0)
+    monkeypatch.setattr(takedown, "Context", partial(Context, pool=InlineExecutor(), lease_times=now))
 
     def copy(name: str) -> Path:
         home = tmp_path / name

@@ -9,7 +9,6 @@ from dataops.errors import ConfigError, StorageError
 from dataops.process import pid_namespace
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
-from flows import records
 from flows.records import (
     Attempt,
     RunRecord,
@@ -20,6 +19,7 @@ from flows.records import (
     load_run,
     remember_store,
 )
+from tasks.engine.context import LeaseTimes
 from tasks.engine.lease import Lease
 
 
@@ -57,12 +57,11 @@ def test_list_runs_names_a_store_that_does_not_respond_and_lists_the_others(tmp_
         return names(self, folder)
 
     monkeypatch.setattr(FolderStore, "names", names_where_it_answers)
-    monkeypatch.setattr(records, "SILENT_SECONDS", 0.3)
-    assert [r.run_id for r in list_runs(tmp_path)] == ["b"]
+    assert [r.run_id for r in list_runs(tmp_path, patience=0.3)] == ["b"]
     (message,) = caplog.messages
     assert message.startswith(f"the runs of {away.uri} are not listed: ")
     with pytest.raises(StorageError):  # it was asked for
-        list_runs(tmp_path, away.uri)
+        list_runs(tmp_path, away.uri, 0.3)
     ended.set()
 
 
@@ -106,15 +105,14 @@ def test_actual_state_is_crashed_when_the_process_has_ended():
     assert (one.actual_state(), one.attempts[-1].error) == ("failed", "why")
 
 
-def test_is_alive_follows_the_lease_of_a_run_on_another_machine(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.records.STALE_SECONDS", 0.5)
-    monkeypatch.setattr("flows.records.POLL_SECONDS", 0.02)
+def test_is_alive_follows_the_lease_of_a_run_on_another_machine(tmp_path):
+    times = LeaseTimes(stale=0.5, poll=0.02)
     store = FolderStore(tmp_path)
     one = record("a")
     one.attempts.append(Attempt(started_at="", host="another-machine", pid=1, place="elsewhere", process="p"))
-    assert not is_alive(one, store)  # no stage is running
+    assert not is_alive(one, store, times)  # no stage is running
     one.set_stage(StageRun(stage="train", key="k", state="Running"))
-    assert not is_alive(one, store)  # there is no lease: the machine failed before it took one
+    assert not is_alive(one, store, times)  # there is no lease: the machine failed before it took one
     lease = Lease(
         generation=1,
         token="t",
@@ -127,12 +125,12 @@ def test_is_alive_follows_the_lease_of_a_run_on_another_machine(tmp_path, monkey
     )
     name = Draft(store, "train", "k").lease_name(1)
     store.put(name, lease.model_dump_json().encode())
-    assert not is_alive(one, store)  # the lease does not change
+    assert not is_alive(one, store, times)  # the lease does not change
     beats = threading.Timer(
         0.1, lambda: store.put(name, lease.model_copy(update={"beat": 1}).model_dump_json().encode())
     )
     beats.start()
-    assert is_alive(one, store)
+    assert is_alive(one, store, times)
     beats.join()
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from dataops.errors import StorageError
-from training import failures, job
+from training import job
 from training.failures import DeviceFailed, RankLost, explain_failure
 from training.job import resolve_device
 
@@ -47,7 +47,7 @@ def test_failures_of_machines_are_retryable(error: Exception, kind: type[Excepti
         assert "run the job again" in str(explained)
 
 
-def test_a_failed_gpu_is_named_with_its_xid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_gpu_is_named_with_its_xid(tmp_path: Path) -> None:
     now = int(time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6)
     old, new = now - 3_600_000_000, now - 1_000_000
     (tmp_path / "kmsg").write_text(
@@ -55,13 +55,12 @@ def test_a_failed_gpu_is_named_with_its_xid(tmp_path: Path, monkeypatch: pytest.
         f"6,12,{new},-;usb 1-1: new device\n"
         f"3,13,{new},-;NVRM: Xid (PCI:0000:3b:00): 79, pid=7, GPU has fallen off the bus.\n"
     )
-    monkeypatch.setattr(failures, "KERNEL_LOG", tmp_path / "kmsg")
-    message = str(explain_failure(RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE...")))
+    error = RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE...")
+    message = str(explain_failure(error, tmp_path / "kmsg"))
     assert message.startswith(f"the GPU of rank 0 on {platform.node()} failed: CUDA error: unspecified launch failure;")
     assert "NVRM: Xid (PCI:0000:3b:00): 79, pid=7, GPU has fallen off the bus." in message
     assert "older" not in message
-    monkeypatch.setattr(failures, "KERNEL_LOG", tmp_path / "none")
-    assert "look for 'NVRM: Xid'" in str(explain_failure(RuntimeError("CUDA error: unknown error")))
+    assert "look for 'NVRM: Xid'" in str(explain_failure(RuntimeError("CUDA error: unknown error"), tmp_path / "none"))
 
 
 def test_a_lost_rank_does_not_hide_the_cause(tmp_path: Path) -> None:

@@ -197,8 +197,10 @@ def test_ambiguous_samples_raise_contract_error(members, why, tmp_path):
         list(eval_set(tmp_path, *members).samples())
 
 
-def test_an_oversized_member_raises_contract_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.evaluation.samples.MAX_MEMBER_BYTES", 1 << 20)
-    found = eval_set(tmp_path, ("a.png", bytes(2 << 20)), ("a.cls", b"0"))
-    with pytest.raises(ContractError, match="no plain file of at most 1 MiB"):
+def test_an_oversized_member_raises_contract_error(tmp_path):
+    found = eval_set(tmp_path)
+    member = tarfile.TarInfo("a.png")
+    member.size = (256 << 20) + 1
+    (tmp_path / "set" / "test" / "0.tar").write_bytes(member.tobuf() + bytes(1024))
+    with pytest.raises(ContractError, match="no plain file of at most 256 MiB"):
         list(found.samples())

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def two_ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         barrier.wait()
         return gathered
 
-    monkeypatch.setattr(distributed, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(distributed, "run_together", partial(distributed.run_together, wait_seconds=0.01))
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "rank", lambda: numbers.rank)
     monkeypatch.setattr(distributed, "local_rank", lambda: numbers.rank if request.param == 1 else 0)

@@ -16,6 +16,7 @@ import tarfile
 import textwrap
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import training.loop.health as health_module
 import training.loop.interim_evaluation as interim_module
 import training.losses.contrastive as loss_module
 import training.model.checkpoint as checkpoint_module
@@ -34,6 +34,7 @@ from dataops.snapshot import Draft
 from dataops.store import FolderStore
 from tests.trainings import output_of, packed, rows_of, with_suite
 from training import job as job_module
+from training.loop.health import HealthMonitor
 from training.model.checkpoint import load_model
 from training.model.clip import CLIP
 from training.train import OUTPUTS, main
@@ -272,7 +273,7 @@ def test_sigterm_ends_an_interim_evaluation_at_once_and_the_next_start_repeats_i
 def test_collapsed_features_end_the_job_with_exit_code_4(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, items: str
 ) -> None:
-    monkeypatch.setattr(health_module, "PATIENCE", 3)
+    monkeypatch.setattr(train_module, "HealthMonitor", partial(HealthMonitor, patience=3))
     name = {"images": "encode_image", "texts": "encode_text"}[items]
     encode = getattr(CLIP, name)
     monkeypatch.setattr(CLIP, name, lambda self, *inputs: 0 * encode(self, *inputs) + 1)
@@ -448,7 +449,7 @@ def test_two_trainers_never_share_an_output(
 ) -> None:
     job = make_job("a", epochs=1)
     output_of(job).mkdir()
-    monkeypatch.setattr(job_module, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(train_module, "lock_output", partial(job_module.lock_output, timeout=0.3))
     with (output_of(job) / ".lock").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert main([str(job)]) == 75

@@ -114,7 +114,7 @@ def pair_lists(folder: Path) -> list[str]:
 
 def three_stages(folder: Path, paths: list[str], executor: Executor) -> list[Manifest]:
     store = FolderStore(folder)
-    context = Context(store=store, home=folder, workers=1, executor=executor)
+    context = Context(store=store, home=folder, workers=1, executor=executor, inline_rows=0)
     pairs = make(plan(EXTRACT, PairsSource(paths=paths), 0, []), context)
     config = FilterConfig.model_validate({
         "languages": ["en"], "dedupe": ["url", "pair", "caption"],
@@ -130,7 +130,6 @@ def test_stages_on_two_nodes_write_the_same_bytes_as_one_machine(
 ) -> None:
     for module, name, value in (  # several ranges of hashes, and none too small to be worth a worker
         (filters, "_MIN_PARTITION_ROWS", 100),
-        (exchange, "SMALL_ROWS", 0),
     ):
         monkeypatch.setattr(module, name, value)
     paths = pair_lists(tmp_path)

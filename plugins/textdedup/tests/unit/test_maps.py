@@ -19,7 +19,6 @@ from plugins.textdedup.minhash import choose_scheme
 from plugins.textdedup.near_captions import MAX_LEADERS, compute_ranks
 from plugins.textdedup.step import NEAR_CAPTIONS
 from plugins.textdedup.tests.unit import slow_captions as slow
-from tasks.engine import exchange
 from tasks.filter.stage import FILTER, plan_sizes
 from tests.filter_runs import filtered as filter_rows
 from tests.filter_runs import with_sizes
@@ -127,8 +126,7 @@ def test_a_small_memory_limit_and_workers_do_not_change_near_captions(tmp_path: 
     assert one.counts.dropped[NEAR] > 500
 
 
-def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(exchange, "SMALL_ROWS", 0)
+def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path):
     rows, stage = pairs(slow.variants(9, 150)), with_sizes(2)
     calls = Counter[str]()
 
@@ -139,13 +137,13 @@ def test_near_captions_resume_at_the_first_missing_task(tmp_path: Path, monkeypa
 
     pool = InlineExecutor(count)
     stop = 0
-    whole = filtered(tmp_path / "whole", rows, 3, stage, pool, near_captions={})
+    whole = filtered(tmp_path / "whole", rows, 3, stage, pool, 0, near_captions={})
     total = calls.total()
     for stop in (total // 3, total // 2, total - 4, total - 1):
         calls.clear()
         with pytest.raises(KeyboardInterrupt):
-            filtered(tmp_path / str(stop), rows, 3, stage, pool, near_captions={})
+            filtered(tmp_path / str(stop), rows, 3, stage, pool, 0, near_captions={})
         interrupted, stop = stop, 0
-        again = filtered(tmp_path / str(interrupted), rows, 3, stage, pool, near_captions={})
+        again = filtered(tmp_path / str(interrupted), rows, 3, stage, pool, 0, near_captions={})
         assert again.content_digest == whole.content_digest
         assert calls.total() == total + 1  # only what was interrupted was begun twice

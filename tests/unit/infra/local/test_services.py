@@ -148,10 +148,9 @@ def test_up_starts_nothing_beside_external_servers(answering, monkeypatch: pytes
 def test_up_refuses_an_external_server_with_an_error(answering, monkeypatch: pytest.MonkeyPatch, code: int):
     url, codes, _ = answering
     codes["/api/health"] = code
-    monkeypatch.setattr(services, "_EXTERNAL_PATIENCE_S", 0.0)
     monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
     with pytest.raises(ServiceError, match=f"PREFECT_API_URL names .*HTTP {code}.*unset PREFECT_API_URL"):
-        services.up()
+        services.up(external_patience_s=0)
 
 
 def test_ensure_service_runs_our_code_until_down(tmp_path: Path):

@@ -104,16 +104,15 @@ def test_ensure_running_stops_and_reports_a_server_that_never_answers(services: 
 
 
 def test_ensure_running_restarts_a_hanging_server(services: Path, monkeypatch: pytest.MonkeyPatch):
-    first = start(services)
-    monkeypatch.setattr(supervisor, "_SILENCE_S", 0.2)
-    monkeypatch.setattr(supervisor, "STOP_GRACE_S", 0.2)
+    site = dataclasses.replace(SITE, silence_s=0.2, stop_grace_s=0.2)
+    first = start(services, site)
     monkeypatch.setattr(
         supervisor, "answers", lambda port, path, ask=supervisor.answers: ask(port, path, timeout_s=0.3)
     )
     supervisor.save(services / "site", dataclasses.replace(first, started_at="2020-01-01T00:00:00+00:00"))
     assert first.pid
     os.kill(first.pid, signal.SIGSTOP)
-    assert start(services).pid != first.pid
+    assert start(services, site).pid != first.pid
 
 
 def test_lock_excludes_others_and_times_out(services: Path):

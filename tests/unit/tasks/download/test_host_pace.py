@@ -103,14 +103,13 @@ def test_turns_wait_for_a_short_pause_and_fail_in_a_long_one(monkeypatch: pytest
 
 
 def test_pauses_without_retry_after_double_until_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_pace, "_FIRST_PAUSE", 0.05)
     monkeypatch.setattr(host_pace.random, "uniform", lambda low, high: low)
-    pace = HostPace(PaceLimits())
+    pace = HostPace(PaceLimits(first_pause=0.05))
     waits = [failing(pace, FetchError("http_429", "x")) for _ in range(4)]
     assert [wait >= 0.05 * pause for wait, pause in zip(waits[1:], [1, 2, 4], strict=True)] == [True] * 3
     with pace.turn("a.test"):
         pass
-    monkeypatch.setattr(host_pace, "_FIRST_PAUSE", 2.0)
+    pace.limits = PaceLimits(first_pause=2.0)
     failing(pace, FetchError("http_429", "x"))
     assert failing(pace, FetchError("http_404", "x")) < 16  # it begins anew after a success
 

@@ -106,7 +106,6 @@ def test_merges_fit_in_memory_and_need_few_requests(row_bytes: int):
 
 def test_a_merge_is_repeated_only_if_it_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(exchanges, "plan_merges", lambda *_: Merges(2, 2))
-    monkeypatch.setattr(exchanges, "SMALL_ROWS", 0)
     draft, exchange, calls = open_draft(tmp_path), Exchange("rows", 3, 3, 0, MEMORY), Counter[str]()
     for writer in range(3):
         exchange.write(draft, writer, make_rows([writer] * 9, "numbers"), np.arange(9) % 3)
@@ -116,7 +115,7 @@ def test_a_merge_is_repeated_only_if_it_is_not_finished(tmp_path: Path, monkeypa
         if calls.total() == 3:
             raise KeyboardInterrupt
 
-    context = Context(draft.store, tmp_path, pool=InlineExecutor(count))
+    context = Context(draft.store, tmp_path, pool=InlineExecutor(count), inline_rows=0)
     with pytest.raises(KeyboardInterrupt):
         run_steps(exchange.merge_steps(), 1, draft, context)
     run_steps(exchange.merge_steps(), 1, draft, context)
@@ -131,7 +130,7 @@ def write_tenfold(draft: Draft, step: Step[Exchange]) -> None:
     step.job.write(draft, step.number, make_rows([step.number] * 10, "numbers"), np.arange(10) % 2)
 
 
-@pytest.mark.parametrize("rows", [0, exchanges.SMALL_ROWS + 1], ids=["in this process", "in a worker"])
+@pytest.mark.parametrize("rows", [0, (1 << 15) + 1], ids=["in this process", "in a worker"])
 @pytest.mark.parametrize("loss", ["gone", "emptied", "cut", "changed"])
 def test_a_task_is_repeated_after_a_power_loss_broke_its_table(tmp_path: Path, loss: str, rows: int):
     draft, exchange, log = open_draft(tmp_path), Exchange("rows", 3, 2, 0, MEMORY), tmp_path / "log"

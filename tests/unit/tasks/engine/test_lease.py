@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -16,22 +17,21 @@ from dataops.messages.waiting import current_waits
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore
 from tasks.engine import lease
-from tasks.engine.context import Context
+from tasks.engine.context import Context, LeaseTimes
 from tasks.engine.lease import Lease, find_holder, hold_lease
 from tasks.engine.stage import Stage, StageOutput, Work, discard, make, plan, reuse
 
 KEY = "0123456789abcdef"
 
 
-@pytest.fixture(autouse=True)
-def fast(monkeypatch):
-    monkeypatch.setattr(lease, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(lease, "ORPHAN_SECONDS", 0.0)
+FAST = LeaseTimes(poll=0.02, orphan=0)
 
 
 @pytest.fixture
 def context(tmp_path):
-    return Context(store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=1, run_id="run-a")
+    return Context(
+        store=FolderStore(tmp_path / "store"), home=tmp_path / "home", workers=1, run_id="run-a", lease_times=FAST
+    )
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_make_runs_once_when_two_runs_need_the_same_snapshot(context, caplog):
     manifests = []
 
     def run(name: str) -> None:
-        at = Context(context.store, context.home, run_id=name)
+        at = replace(context, run_id=name)
         both.wait()
         manifests.append(make(planned, at))
 
@@ -144,8 +144,8 @@ def test_lease_is_taken_over_at_once_when_its_process_was_killed(context, draft)
         assert time.monotonic() - started < 1
 
 
-def test_lease_of_another_machine_is_respected_while_its_beat_changes(context, draft, monkeypatch):
-    monkeypatch.setattr(lease, "STALE_SECONDS", 0.5)
+def test_lease_of_another_machine_is_respected_while_its_beat_changes(context, draft):
+    context = replace(context, lease_times=replace(FAST, stale=0.5))
     leave(draft, foreign())
     stopped = threading.Event()
 
@@ -167,8 +167,7 @@ def test_lease_of_another_machine_is_respected_while_its_beat_changes(context, d
 def test_lease_watch_ignores_time_in_which_the_store_was_unreachable(monkeypatch):
     now = 0.0
     monkeypatch.setattr("tasks.engine.lease.time.monotonic", lambda: now)
-    monkeypatch.setattr(lease, "POLL_SECONDS", 1.0)
-    watch = lease._LeaseWatch()
+    watch = lease._LeaseWatch(1.0)
     stills = []
     for seconds in (0.0, 1.0, 2.0, 1000.0):  # the last look took as long as the server's restart
         now = seconds
@@ -179,8 +178,8 @@ def test_lease_watch_ignores_time_in_which_the_store_was_unreachable(monkeypatch
     assert watch.changed
 
 
-def test_holder_that_lost_its_lease_neither_writes_nor_commits(context, draft, monkeypatch):
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
+def test_holder_that_lost_its_lease_neither_writes_nor_commits(context, draft):
+    context = replace(context, lease_times=replace(FAST, beat=0.02))
 
     def stall(work: Work) -> StageOutput:
         part = work.draft.put_bytes("part-00000", b"mine", 1)

@@ -8,7 +8,6 @@ import pytest
 from dataops.messages.waiting import current_waits, waiting
 from dataops.snapshot import Counts, Record
 from dataops.store import FolderStore
-from tasks.engine import task_report
 from tasks.engine.context import Context
 from tasks.engine.map_progress import MapProgress, MapView, StageProgress, describe_fetched
 from tasks.engine.task_report import begin_task, end_task, report_task
@@ -27,15 +26,14 @@ def shown(tmp_path: Path) -> tuple[Context, list[tuple[float, int, str]]]:
     return Context(store, tmp_path, progress=lambda *values: lines.append(values)), lines
 
 
-def test_progress_counts_finished_and_running_tasks_by_their_rows(shown, monkeypatch):
-    monkeypatch.setattr(task_report, "WRITE_SECONDS", 0.0)
+def test_progress_counts_finished_and_running_tasks_by_their_rows(shown):
     context, lines = shown
     tasks = [Rows("a", 100), Rows("b", 300), Rows("c", 600)]
     records = {"a": Record(task="a", counts=Counts(input=100, kept=90, dropped={"http_404": 10}))}
     progress = MapProgress(tasks, records, context, MapView(lambda task: task.rows, describe_fetched))
     progress.show()
     with progress.reports_of_workers(shared_disk=True):
-        begin_task(progress.reports, "b")
+        begin_task(progress.reports, "b", 0)
         try:
             report_task(0.5, kept=120, dropped={"http_404": 20, "timeout": 10})
             with waiting("host limits", since=5.0):

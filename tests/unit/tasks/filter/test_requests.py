@@ -1,6 +1,7 @@
 """The requests of the filter stage grow no faster than its rows, while batches and partitions grow with the rows."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class CountingStore(FolderStore):
 
 
 def test_requests_do_not_grow_faster_than_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "DIRECT_PIECES", 16)
+    monkeypatch.setattr(exchange, "plan_merges", partial(exchange.plan_merges, direct=16))
     per_row = []
     for rows in (160, 640, 2560):
         store = CountingStore(tmp_path / str(rows))

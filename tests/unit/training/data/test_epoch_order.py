@@ -4,11 +4,9 @@ import tracemalloc
 from itertools import chain, pairwise
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data import epoch_order
 from training.data.epoch_order import EpochOrder, Sampling, Windows
 from training.data.keyed_random import draw_permutation
 
@@ -45,25 +43,20 @@ def test_order_equals_a_sort_of_all_samples(
     probabilities = np.where(numbers.random(samples) < 0.3, 1.0, share or 0.0)
     sampling = None if share is None else Sampling(probabilities, numbers.integers(0, 2**64, samples, np.uint64))
     windows = Windows(np.array(sizes), at_once) if at_once else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(epoch_order, "BLOCK_SAMPLES", block)
-        patch.setattr(epoch_order, "CHUNK_SAMPLES", chunk)
-        for epoch in (0, 3):
-            expected = sort_at_once(seed, samples, sampling, windows, epoch)
-            order = EpochOrder(seed, samples, sampling, windows, epoch)
-            ends = sorted(min(cut, len(expected)) for cut in [*cuts, 0, len(expected)])
-            taken = [order.take(begin, end).tolist() for begin, end in pairwise(ends)]
-            assert list(chain.from_iterable(taken)) == expected
-            if sampling is not None:
-                assert sampling.count(seed, epoch) == len(expected)
+    for epoch in (0, 3):
+        expected = sort_at_once(seed, samples, sampling, windows, epoch)
+        order = EpochOrder(seed, samples, sampling, windows, epoch, block=block, chunk=chunk)
+        ends = sorted(min(cut, len(expected)) for cut in [*cuts, 0, len(expected)])
+        taken = [order.take(begin, end).tolist() for begin, end in pairwise(ends)]
+        assert list(chain.from_iterable(taken)) == expected
+        if sampling is not None:
+            assert sampling.count(seed, epoch) == len(expected)
 
 
-def test_memory_is_that_of_a_block(monkeypatch: pytest.MonkeyPatch):
+def test_memory_is_that_of_a_block():
     samples, block = 2_000_000, 1 << 16
-    monkeypatch.setattr(epoch_order, "BLOCK_SAMPLES", block)
-    monkeypatch.setattr(epoch_order, "CHUNK_SAMPLES", 1 << 14)
     tracemalloc.start()
-    order = EpochOrder(0, samples, None, None, 0)
+    order = EpochOrder(0, samples, None, None, 0, block=block, chunk=1 << 14)
     taken = order.take(samples // 2, samples // 2 + 1000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -137,10 +137,9 @@ def test_a_fingerprint_changes_with_each_shard(tmp_path: Path, files: ShardFiles
     assert len({*first, *touched, *prints()}) == 5
 
 
-def test_memory_of_a_build_does_not_grow_with_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_memory_of_a_build_does_not_grow_with_the_shards(tmp_path: Path):
     """Index shards of which only the index and the rows are here, all of them links to the same two files."""
     each = 1000
-    monkeypatch.setattr(sample_index, "READ_BYTES", 1 << 14)
     lines = [f"jpg {1024 * n} 9 {n:08d}.jpg txt {1024 * n + 512} 9 {n:08d}.txt" for n in range(each)]
     (tmp_path / "0.idx").write_text("\n".join([f"v1.2 {each}", *lines]) + "\n")
     keys = pa.array([f"{n:08d}" for n in range(each)])

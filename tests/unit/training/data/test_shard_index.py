@@ -189,12 +189,11 @@ def test_an_image_of_more_bytes_than_a_span_holds_is_an_error(tmp_path: Path):
         index_shard(files, 0, blur_faces=False)
 
 
-def test_few_shards_are_open_at_a_time_and_all_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("training.data.shard_files.MAX_OPEN", 3)
+def test_few_shards_are_open_at_a_time_and_all_can_be_read(tmp_path: Path):
     paths = [tmp_path / f"{number}.tar" for number in range(8)]
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number]))
-    files = ShardFiles(paths, {})
+    files = ShardFiles(paths, {}, max_open=3)
     order = np.random.default_rng(0).integers(0, 8, 100).tolist()
     assert [files.read(number, 0, 1)[0] for number in order] == order
     assert len(files._files) == 3

@@ -29,12 +29,11 @@ def pairs():
 
 @pytest.mark.parametrize("at_once", [1, 500, 1 << 22])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_chunked_ranks_equal_those_of_the_full_matrix(pairs, monkeypatch, at_once, threads):
+def test_chunked_ranks_equal_those_of_the_full_matrix(pairs, at_once, threads):
     images, captions, first, last, owner = pairs
-    monkeypatch.setattr("training.evaluation.retrieval.SCORES_AT_ONCE", at_once)
-    to_text = rank_best_matches(images, captions, first, last, threads)
+    to_text = rank_best_matches(images, captions, first, last, threads, at_once)
     assert to_text == naive(images, captions, first, last)
-    to_image = rank_best_matches(captions, images, owner, [i + 1 for i in owner], threads)
+    to_image = rank_best_matches(captions, images, owner, [i + 1 for i in owner], threads, at_once)
     assert to_image == naive(captions, images, owner, [i + 1 for i in owner])
     assert 1 in to_text
     assert max(to_image) > 1
@@ -52,8 +51,7 @@ def test_memory_is_bounded_by_a_chunk(monkeypatch):
         return scores
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
-    monkeypatch.setattr("training.evaluation.retrieval.SCORES_AT_ONCE", 1 << 20)
     features = torch.nn.functional.normalize(torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
     first = list(range(0, 200))
-    assert len(rank_best_matches(features[:200], features, first, [i + 1 for i in first], 1)) == 200
+    assert len(rank_best_matches(features[:200], features, first, [i + 1 for i in first], 1, 1 << 20)) == 200
     assert 0 < largest <= 1 << 20

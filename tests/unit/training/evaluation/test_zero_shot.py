@@ -60,18 +60,16 @@ def test_class_weights_equal_open_clip(loaded):
     rounding.assert_close(found, expected_DC.T, rounding.count_additions(loaded.model), magnitude=1)
 
 
-def test_class_weights_do_not_depend_on_chunks(loaded, monkeypatch):
+def test_class_weights_do_not_depend_on_chunks(loaded):
     whole = compute_class_weights(loaded, NAMES, TEMPLATES)
-    monkeypatch.setattr("training.evaluation.class_weights.TEXTS_AT_ONCE", 4)
-    found = compute_class_weights(loaded, NAMES, TEMPLATES)
+    found = compute_class_weights(loaded, NAMES, TEMPLATES, at_once=4)
     rounding.assert_close(found, whole, rounding.count_additions(loaded.model), magnitude=1)
 
 
 @pytest.mark.parametrize("most_tokens", [1, 40, 10_000])
-def test_texts_in_length_batches_equal_texts_encoded_alone(loaded, monkeypatch, most_tokens):
+def test_texts_in_length_batches_equal_texts_encoded_alone(loaded, most_tokens):
     texts = [t.replace("{c}", n) for n in NAMES for t in TEMPLATES] + [NAMES[1], "word " * 200, ""]
-    monkeypatch.setattr("training.evaluation.encode.TOKENS_PER_BATCH", most_tokens)
-    features = encode_texts(loaded, texts, threads=2)
+    features = encode_texts(loaded, texts, threads=2, most_tokens=most_tokens)
     with torch.inference_mode():
         one_by_one = torch.cat(
             [normalize_features(loaded.model.encode_text(padded(loaded.tokenizer, [t])), "text") for t in texts]

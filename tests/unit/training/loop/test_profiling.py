@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import training.loop.profiling as profiling
 from tests.trainings import output_of
 from training.config import TRACE
 from training.loop.profiling import StepProfiler
@@ -23,8 +22,10 @@ def traced_steps(path: Path) -> list[str]:
     return sorted({event["name"] for event in events if event["name"].startswith("ProfilerStep#")})
 
 
-def take_steps(output: Path, number: int, left: int, *, steps: int = 3, stop: Exception | None = None) -> None:
-    with StepProfiler(output, steps, left, CPU) as profiler:
+def take_steps(
+    output: Path, number: int, left: int, *, steps: int = 3, stop: Exception | None = None, max_bytes: int = 1 << 26
+) -> None:
+    with StepProfiler(output, steps, left, CPU, max_bytes) as profiler:
         for _ in range(number):
             torch.ones(2).sum()
             profiler.step()
@@ -52,11 +53,10 @@ def test_it_begins_after_the_first_ten_steps_or_as_early_as_the_job_needs(
 
 
 def test_a_trace_that_is_too_large_or_cannot_be_written_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(profiling, "MAX_BYTES", 100)
-    take_steps(tmp_path, 20, 100)
+    take_steps(tmp_path, 20, 100, max_bytes=100)
     assert "more than 100" in caplog.text
     assert list(tmp_path.iterdir()) == []
     take_steps(tmp_path / "missing", 20, 100)
