@@ -13,21 +13,24 @@ from pathlib import Path
 RETRYABLE = 75
 ELSEWHERE = "PAIRMILL_ELSEWHERE"
 """Environment variable of a job that runs on another machine than its parent, whose pids mean nothing here."""
-_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+PROC, SYSTEM = Path("/proc"), Path("/")
 
 
-def process_fingerprint(pid: int) -> str | None:
+def process_fingerprint(pid: int, proc: Path = PROC) -> str | None:
     """Return what identifies a process among all that ever had its pid; None if it is dead or a zombie.
+
+    Args:
+        proc: where the system has its table of processes; without it, `ps` is asked.
 
     Source: proc_pid_stat(5): fields 3, 20 and 22, state, threads, start time in clock ticks since boot.
     """
-    if not (_PROC / "self/stat").exists():
+    if not (proc / "self/stat").exists():
         command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
         line = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
         status, _, started = line.partition(" ")
         return started.strip() if started and not status.startswith("Z") else None
     try:
-        text = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
+        text = (proc / str(pid) / "stat").read_text("utf-8", "replace")
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()  # the command's name may itself hold spaces and parentheses
@@ -50,12 +53,12 @@ def pid_namespace() -> str:
     Source: proc_sys_kernel(5): random/boot_id; namespaces(7): /proc/self/ns/pid.
     """
     try:
-        return f"{_boot_id()}:{(_PROC / 'self/ns/pid').readlink()}"
+        return f"{_boot_id()}:{(PROC / 'self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
 
 
-def exit_with_parent(pid: int, poll_seconds: float | None = None) -> None:
+def exit_with_parent(pid: int, poll_seconds: float | None = None, proc: Path = PROC) -> None:
     """End this process at once, with exit code 75, when the process `pid` that it works for has ended.
 
     A pipeline that is killed cannot stop its workers and trainers, and its rerun must not meet the old ones. `pid` need
@@ -67,21 +70,25 @@ def exit_with_parent(pid: int, poll_seconds: float | None = None) -> None:
     """
     if os.environ.get(ELSEWHERE):
         return
-    started = process_fingerprint(pid)
-    pause = poll_seconds or (0.25 if (_PROC / "self/stat").exists() else 1.0)
+    started = process_fingerprint(pid, proc)
+    pause = poll_seconds or (0.25 if (proc / "self/stat").exists() else 1.0)
 
     def watch() -> None:
-        while started is not None and process_fingerprint(pid) == started:
+        while started is not None and process_fingerprint(pid, proc) == started:
             time.sleep(pause)
         os._exit(RETRYABLE)
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
 
 
-def count_cores() -> int:
-    """Return the number of cores that this process may use: its share of them if it has ranks beside it."""
+def count_cores(root: Path = SYSTEM) -> int:
+    """Return the number of cores that this process may use: its share of them if it has ranks beside it.
+
+    Args:
+        root: folder of `proc` and `sys`.
+    """
     cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min([cores, *_read_quotas()]) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, int(min([cores, *_read_quotas(root)]) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def resident_bytes() -> int:
@@ -90,35 +97,35 @@ def resident_bytes() -> int:
     Source: proc_pid_statm(5), getrusage(2), whose unit is a byte on macOS.
     """
     try:
-        pages = int((_PROC / "self/statm").read_text().split()[1])
+        pages = int((PROC / "self/statm").read_text().split()[1])
         return pages * resource.getpagesize()
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _read_quotas() -> list[float]:
+def _read_quotas(root: Path) -> list[float]:
     """Return the limits of CPU time, in cores, of this process's control groups and of those above them.
 
     Source: cgroups(7); cpu.max of version 2, and cpu.cfs_quota_us and cpu.cfs_period_us of version 1 (Linux
     documentation, cgroup-v2.rst and sched-bwc.rst).
     """
-    quotas = []
+    quotas, top = [], root / "sys/fs/cgroup"
     with suppress(OSError):
-        for line in (_PROC / "self/cgroup").read_text().splitlines():
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, name = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
                 continue
-            group = _CGROUPS / controllers / name.strip("/")
+            group = top / controllers / name.strip("/")
             for folder in (group, *group.parents):
                 files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
                 with suppress(OSError, ValueError):
                     quota, period = " ".join((folder / file).read_text() for file in files).split()
                     if quota not in ("max", "-1"):
                         quotas.append(int(quota) / int(period))
-                if folder == _CGROUPS:
+                if folder == top:
                     break
     return quotas
 
 
 def _boot_id() -> str:
-    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()

@@ -36,7 +36,6 @@ from training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "train/gpu"
-POLL_SECONDS, PATIENCE_SECONDS = 2.0, 120.0
 CHILD_ERRORS: dict[str, type[PairmillError]] = {
     "ConfigError": ConfigError,
     "ContractError": ContractError,
@@ -61,18 +60,24 @@ def trains_elsewhere(planned: Plan[Any], config: RunConfig) -> bool:
     return is_pool and flow_run.flow_name != "train"
 
 
-def train_on_pool(planned: Plan[TrainConfig], context: Context) -> Manifest:
+def train_on_pool(
+    planned: Plan[TrainConfig], context: Context, *, poll: float = 2.0, patience: float = 120.0
+) -> Manifest:
     """Make the snapshot on the work pool of `train/gpu`; cancelling the caller cancels the training.
 
+    Args:
+        poll: seconds between two questions for the state of the training.
+        patience: seconds in which the server must answer.
+
     Raises: ConfigError if the deployment does not exist or its jobs get too few GPUs; ServiceError if the server does
-        not answer for two minutes; the error of a failed child if it is one of CHILD_ERRORS; else JobFailed, retryable
+        not answer; the error of a failed child if it is one of CHILD_ERRORS; else JobFailed, retryable
         if the child crashed.
     """
     tag = f"train:{planned.key}"
     with get_client(sync_client=True) as client:
         child = _find_running(client, tag) or _start(client, tag, planned, context)
         try:
-            child = _wait_until_ended(client, child.id)
+            child = _wait_until_ended(client, child.id, poll, patience)
         except BaseException as error:
             if not isinstance(error, Exception):  # cancelled, or Ctrl-C
                 with suppress(Exception):
@@ -131,15 +136,15 @@ def _check_gpus(client: SyncPrefectClient, deployment: DeploymentResponse, confi
         )
 
 
-def _wait_until_ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
+def _wait_until_ended(client: SyncPrefectClient, child: UUID, poll: float, patience: float) -> FlowRun:
     last_answer = time.monotonic()
     state, since = "", time.time()
     while True:
         try:
             flow_run = client.read_flow_run(child)
         except httpx.HTTPError as error:
-            if time.monotonic() - last_answer > PATIENCE_SECONDS:
-                message = f"the Prefect server has not answered for {PATIENCE_SECONDS:.0f} s"
+            if time.monotonic() - last_answer > patience:
+                message = f"the Prefect server has not answered for {patience:.0f} s"
                 raise ServiceError(f"{message}; flow run {child} may still run: {error}") from error
         else:
             last_answer = time.monotonic()
@@ -147,7 +152,7 @@ def _wait_until_ended(client: SyncPrefectClient, child: UUID) -> FlowRun:
                 return flow_run
             if (now := flow_run.state.name or "" if flow_run.state else "") != state:
                 state, since = now, time.time()
-        pause(POLL_SECONDS, _describe(child, state), since=since)
+        pause(poll, _describe(child, state), since=since)
 
 
 def _describe(child: UUID, state: str) -> str:

@@ -23,7 +23,7 @@ from dataops.errors import CorruptPart
 from dataops.storage.base import Store, copy_into
 
 _MAGIC = b"partitions "
-_HEAD_BYTES = 1 << 15
+HEAD_BYTES = 1 << 15
 """Bytes of the first request, which returns the whole of a small table."""
 _CHUNK_BYTES = 1 << 20
 """Minimum size of a chunk that is written."""
@@ -105,27 +105,33 @@ def _compress(batch: pa.RecordBatch) -> bytes:
 
 
 def read_partitions(
-    store: Store, names: Sequence[str], first: int, count: int
+    store: Store, names: Sequence[str], first: int, count: int, head_bytes: int = HEAD_BYTES
 ) -> tuple[pl.DataFrame, NDArray[np.int64]]:
     """Return some neighbouring partitions of several tables with the same columns, and the rows that each has.
+
+    Args:
+        head_bytes: size of the first request for each table.
 
     Returns: the rows of the first table by partition, then those of the next one; the numbers of rows (tables, count).
 
     Raises: BrokenTable, also if a table has no such partition.
     """
-    heads = store.read_each([(name, 0, _HEAD_BYTES) for name in names])
-    return _read_blocks(store, names, heads, first, count)
+    heads = store.read_each([(name, 0, head_bytes) for name in names])
+    return _read_blocks(store, names, heads, first, count, head_bytes)
 
 
 def read_only_partition(store: Store, name: str) -> pl.DataFrame:
     """Return the rows of a table that has one partition, by one request. Raises: BrokenTable."""
-    return _read_blocks(store, [name], iter([store.read(name)]), 0, 1)[0]
+    return _read_blocks(store, [name], iter([store.read(name)]), 0, 1, None)[0]
 
 
 def _read_blocks(
-    store: Store, names: Sequence[str], heads: Iterator[bytes], first: int, count: int
+    store: Store, names: Sequence[str], heads: Iterator[bytes], first: int, count: int, head_bytes: int | None
 ) -> tuple[pl.DataFrame, NDArray[np.int64]]:
-    tables = [_parse(store, name, head, first, count) for name, head in zip(names, heads, strict=True)]
+    tables = [
+        _parse(store, name, head, first, count, is_whole=len(head) != head_bytes)
+        for name, head in zip(names, heads, strict=True)
+    ]
     _check_lengths(store, tables)
     if all(table.columns for table in tables):
         return _fill(store, tables)
@@ -169,14 +175,14 @@ class _Table(NamedTuple):
             yield block
 
 
-def _parse(store: Store, name: str, head: bytes, first: int, count: int) -> _Table:
+def _parse(store: Store, name: str, head: bytes, first: int, count: int, *, is_whole: bool) -> _Table:
     line, newline, _ = head.partition(b"\n")
     if not line.startswith(_MAGIC) or not newline:
         raise BrokenTable(name)
     (columns, schema, partitions), begin = _parse_line(name, line), len(line) + 1
     at, size = begin + 8 * first, 8 * (count + 1)
     ends = head[at : at + size]
-    if len(ends) < size and len(head) == _HEAD_BYTES:  # which was not all of the table
+    if len(ends) < size and not is_whole:
         ends = next(iter(store.read_each([(name, at, size)])))
     found = np.frombuffer(ends[: len(ends) // 8 * 8], np.int64)
     if first + count > partitions or len(ends) < size or found[0] < 0 or (np.diff(found) < 0).any():

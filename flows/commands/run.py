@@ -178,7 +178,7 @@ def rerun(
     remember_store(run_id, found_in, home)
     start_servers()
     services.apply_environment()
-    _close_killed_attempts(record)
+    close_killed_attempts(record)
     last: str | None = until
     if last is None:
         last = record.last_stage
@@ -199,7 +199,7 @@ def _parse_classes(from_stage: str | None, retry: str | None) -> tuple[str, ...]
         raise ConfigError(f"--retry: {error}") from error
 
 
-def _close_killed_attempts(record: "RunRecord") -> None:
+def close_killed_attempts(record: "RunRecord") -> None:
     """Close the flow runs and task runs of earlier attempts that their processes have not closed."""
     from prefect.client.orchestration import get_client
 

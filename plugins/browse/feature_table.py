@@ -141,7 +141,9 @@ class FeatureTable:
         found = rows.join(table, on=["high", "low"], how="left", maintain_order="left")
         return found["at"].cast(pl.Int64).fill_null(-1).to_numpy()
 
-    def scores(self, query: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float32]:
+    def scores(
+        self, query: NDArray[np.float32], positions: NDArray[np.int64], block_bytes: int = BLOCK_BYTES
+    ) -> NDArray[np.float32]:
         """Return the cosine of a unit-norm query (D,) with the features at positions (N,); -2 where a position is -1."""
         features = self.features()
         found = np.full(len(positions) + 1, -2, np.float32)
@@ -149,13 +151,13 @@ class FeatureTable:
             return found[:-1]
         every = np.empty(len(features) + 1, np.float32)
         every[-1] = -2
-        for block in _blocks(len(features), features.shape[1]):
+        for block in _blocks(len(features), features.shape[1], block_bytes):
             every[block] = features[block] @ query
         return every[positions]
 
 
-def _blocks(rows: int, dimensions: int) -> Iterator[slice]:
-    size = max(1, BLOCK_BYTES // (4 * max(1, dimensions)))
+def _blocks(rows: int, dimensions: int, block_bytes: int) -> Iterator[slice]:
+    size = max(1, block_bytes // (4 * max(1, dimensions)))
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
 

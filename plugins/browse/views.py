@@ -1,7 +1,7 @@
 """A dataset and the stages before it as views of DuckDB: the kept and the dropped rows of each stage.
 
 A row has a number in its view: the number of its part, times 2^32, plus its position in the part. Rows that a takedown
-request of the store matches are in no view; the requests are read again after REFRESH_SECONDS.
+request of the store matches are in no view; the requests are read again after ten seconds.
 """
 
 import re
@@ -58,17 +58,18 @@ class View:
 class Takedowns:
     """The targets of all takedown requests of a store, and the uids that were removed."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, refresh_seconds: float):
         self._store, self._read_at, self._lock = store, float("-inf"), threading.Lock()
+        self._refresh_seconds = refresh_seconds
         self._targets: tuple[Target, ...] = ()
 
     def targets(self) -> tuple[Target, ...]:
-        """Return the targets as of REFRESH_SECONDS ago or less.
+        """Return the targets as of `refresh_seconds` ago or less.
 
         Raises: CorruptPart if a request is damaged: nothing may be shown before its targets are known.
         """
         with self._lock:
-            if time.monotonic() - self._read_at > REFRESH_SECONDS:
+            if time.monotonic() - self._read_at > self._refresh_seconds:
                 found = dict.fromkeys(load_targets(self._store, list_requests(self._store)))
                 for entry in list_reports(self._store):
                     found |= dict.fromkeys(Target("uid", uid) for uid in load_report(self._store, entry.name).uids)
@@ -81,9 +82,17 @@ class Dataset:
 
     Args:
         copies: folder for local copies of the parts of a remote store.
+        refresh_seconds: time after which the takedown requests are read again.
     """
 
-    def __init__(self, manifest: Manifest, store: Store, database: Database, copies: Path):
+    def __init__(
+        self,
+        manifest: Manifest,
+        store: Store,
+        database: Database,
+        copies: Path,
+        refresh_seconds: float = REFRESH_SECONDS,
+    ):
         self.manifest, self.store, self.database = manifest, store, database
         self.stages = {
             stage: found
@@ -91,7 +100,7 @@ class Dataset:
             if stage in PAIR_STAGES and PAIR_STAGES.index(stage) <= PAIR_STAGES.index(manifest.stage)
         }
         self._copies, self._lock = copies, threading.RLock()
-        self._takedowns = Takedowns(store)
+        self._takedowns = Takedowns(store, refresh_seconds)
         self._views: dict[str, tuple[tuple[Target, ...], View]] = {}
 
     @property

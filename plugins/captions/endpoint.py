@@ -103,8 +103,8 @@ class Pace:
 class Endpoint:
     """Asks one endpoint. Safe to use from many threads."""
 
-    def __init__(self, config: RecaptionConfig, image_extension: str):
-        self._config = config
+    def __init__(self, config: RecaptionConfig, image_extension: str, max_backoff: float = MAX_BACKOFF):
+        self._config, self._max_backoff = config, max_backoff
         self._parts = split_url(f"{config.endpoint}/chat/completions")
         self._mime_type = MIME_TYPES[image_extension]
         self._headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
@@ -129,7 +129,7 @@ class Endpoint:
             try:
                 return self._send(body)
             except FetchError as error:
-                wait = min(2.0 ** (attempt - 1), MAX_BACKOFF)
+                wait = min(2.0 ** (attempt - 1), self._max_backoff)
                 if error.retry_after is not None:
                     if error.retry_after > self._config.max_wait:
                         raise

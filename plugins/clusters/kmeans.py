@@ -22,24 +22,32 @@ MOST_FLAT = 512
 ITERATIONS = 25
 SEED_ROWS = 32
 """Number of rows for each cluster among which the first centroids are drawn."""
-_CHUNK_VALUES = 1 << 24
-"""Number of float32 values that the dot products, or the sums, of a chunk of rows take."""
+CHUNK_VALUES = 1 << 24
 
 
-def fit_levels(feature_ND: Tensor, clusters: int, seed: int, device: str) -> tuple[Tensor, list[Tensor]]:
+def fit_levels(
+    feature_ND: Tensor,
+    clusters: int,
+    seed: int,
+    device: str,
+    most_flat: int = MOST_FLAT,
+    chunk_values: int = CHUNK_VALUES,
+) -> tuple[Tensor, list[Tensor]]:
     """Return the centroids of groups (G, D), and of the clusters of each group; each cluster has a row.
 
     Args:
         feature_ND: int16, on the CPU; at least one row.
         clusters: number of clusters; there are fewer where there are fewer different rows.
+        most_flat: up to so many clusters are fitted in one level.
+        chunk_values: number of float32 values that the dot products, or the sums, of a chunk of rows take.
     """
-    groups = 1 if clusters <= MOST_FLAT else round(clusters**0.5)
-    group_GD, group_N = fit_kmeans(feature_ND, groups, seed, 0, device)
+    groups = 1 if clusters <= most_flat else round(clusters**0.5)
+    group_GD, group_N = fit_kmeans(feature_ND, groups, seed, 0, device, chunk_values)
     sizes = torch.bincount(group_N, minlength=len(group_GD)).tolist()
     fine: list[Tensor] = []
     for group, share in enumerate(share_clusters(sizes, clusters)):
         rows = feature_ND if groups == 1 else feature_ND[group_N == group]
-        fine.append(fit_kmeans(rows, share, seed, group + 1, device)[0])
+        fine.append(fit_kmeans(rows, share, seed, group + 1, device, chunk_values)[0])
         logger.info("group %d of %d: %d clusters of %d images", group + 1, len(sizes), len(fine[-1]), len(rows))
     return group_GD, fine
 
@@ -54,7 +62,9 @@ def share_clusters(sizes: list[int], clusters: int) -> list[int]:
     return shares
 
 
-def fit_kmeans(feature_ND: Tensor, clusters: int, seed: int, stream: int, device: str) -> tuple[Tensor, Tensor]:
+def fit_kmeans(
+    feature_ND: Tensor, clusters: int, seed: int, stream: int, device: str, chunk_values: int = CHUNK_VALUES
+) -> tuple[Tensor, Tensor]:
     """Return the centroids (K, D) of clusters that have rows, and the nearest one of each row (N,).
 
     Args:
@@ -63,20 +73,20 @@ def fit_kmeans(feature_ND: Tensor, clusters: int, seed: int, stream: int, device
     centroid_KD = _draw_first(feature_ND, clusters, seed, stream)
     cluster_N = torch.full((len(feature_ND),), -1)
     for _ in range(ITERATIONS):
-        found_N = find_nearest(feature_ND, centroid_KD, device)
+        found_N = find_nearest(feature_ND, centroid_KD, device, chunk_values)
         if torch.equal(found_N, cluster_N):
             break
         cluster_N = found_N
-        centroid_KD = _mean_directions(feature_ND, cluster_N, centroid_KD)
-    cluster_N = find_nearest(feature_ND, centroid_KD, device)
+        centroid_KD = _mean_directions(feature_ND, cluster_N, centroid_KD, chunk_values)
+    cluster_N = find_nearest(feature_ND, centroid_KD, device, chunk_values)
     used, cluster_N = torch.unique(cluster_N, return_inverse=True)
     return centroid_KD[used], cluster_N
 
 
-def find_nearest(feature_ND: Tensor, centroid_KD: Tensor, device: str) -> Tensor:
+def find_nearest(feature_ND: Tensor, centroid_KD: Tensor, device: str, chunk_values: int = CHUNK_VALUES) -> Tensor:
     """Return the nearest centroid of each row; the first of equally near ones."""
     transposed_DK = centroid_KD.to(device).float().T.contiguous()
-    size = max(_CHUNK_VALUES // max(centroid_KD.shape), 1)
+    size = max(chunk_values // max(centroid_KD.shape), 1)
     found = [(chunk.to(device).float() @ transposed_DK).argmax(dim=1).cpu() for chunk in feature_ND.split(size)]
     return torch.cat(found)
 
@@ -101,10 +111,10 @@ def _draw_first(feature_ND: Tensor, clusters: int, seed: int, stream: int) -> Te
     return feature_ND[torch.from_numpy(rows[chosen])]
 
 
-def _mean_directions(feature_ND: Tensor, cluster_N: Tensor, centroid_KD: Tensor) -> Tensor:
+def _mean_directions(feature_ND: Tensor, cluster_N: Tensor, centroid_KD: Tensor, chunk_values: int) -> Tensor:
     """Return the sum of each cluster's rows, with the norm of a feature; the centroid before where the sum is 0."""
     sum_KD = torch.zeros(centroid_KD.shape, dtype=torch.int64)
-    size = max(_CHUNK_VALUES // feature_ND.shape[1], 1)
+    size = max(chunk_values // feature_ND.shape[1], 1)
     for chunk_BD, cluster_B in zip(feature_ND.split(size), cluster_N.split(size), strict=True):
         sum_KD.index_add_(0, cluster_B, chunk_BD.long())
     result_KD, used_K = centroid_KD.clone(), sum_KD.any(dim=1)

@@ -28,7 +28,7 @@ FIT_FEATURES = pa.schema([("uid", pa.string()), ("feature", pa.binary())])
 """Features that the clusters are fitted to."""
 CENTROIDS = pa.schema([("group", pa.uint32()), ("group_centroid", pa.binary()), ("centroid", pa.binary())])
 """Centroids in two levels: the rows of a group are consecutive. Groups and rows are numbered from 0."""
-_CHUNK_BYTES = 1 << 26
+CHUNK_BYTES = 1 << 26
 """Memory of the dot products of a chunk of rows."""
 
 
@@ -76,22 +76,27 @@ class Centroids:
     def _starts(self) -> list[int]:
         return [0, *np.cumsum(self.sizes).tolist()]
 
-    def find_nearest(self, feature_ND: Features) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+    def find_nearest(
+        self, feature_ND: Features, chunk_bytes: int = CHUNK_BYTES
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
         """Return the cluster of each row (the first of equally near ones), and the dot product with its centroid."""
-        group_N = find_nearest(feature_ND, self.group_GD)[0]
+        group_N = find_nearest(feature_ND, self.group_GD, chunk_bytes)[0]
         cluster_N, dot_N = np.zeros(len(feature_ND), np.uint32), np.zeros(len(feature_ND), np.int32)
         for group in np.unique(group_N).tolist():
             rows, start = np.flatnonzero(group_N == group), self._starts[group]
-            found, dots = find_nearest(feature_ND[rows], self.centroid_KD[start : self._starts[group + 1]])
+            of_group = self.centroid_KD[start : self._starts[group + 1]]
+            found, dots = find_nearest(feature_ND[rows], of_group, chunk_bytes)
             cluster_N[rows], dot_N[rows] = found + np.uint32(start), dots
         return cluster_N, dot_N
 
 
-def find_nearest(feature_ND: Features, centroid_KD: Features) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+def find_nearest(
+    feature_ND: Features, centroid_KD: Features, chunk_bytes: int = CHUNK_BYTES
+) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
     """Return the nearest centroid of each row (the first of equally near ones), and their dot product."""
     cluster_N, dot_N = np.zeros(len(feature_ND), np.uint32), np.zeros(len(feature_ND), np.int32)
     transposed_DK = np.ascontiguousarray(centroid_KD.T, np.float32)
-    size = max(_CHUNK_BYTES // (4 * max(centroid_KD.shape)), 1)
+    size = max(chunk_bytes // (4 * max(centroid_KD.shape)), 1)
     for start in range(0, len(feature_ND), size):
         chunk = slice(start, start + size)
         dot_BK = feature_ND[chunk].astype(np.float32) @ transposed_DK

@@ -41,7 +41,7 @@ def check_external(name: str, url: str, *, answers: bool) -> list[Check]:
         ]
     if needs_proxy(url):
         return [Check(f"{name} server", True, "error", f"external, {url}; not asked: it is behind a proxy")]
-    code, text = _get(f"{url}{services.PROTECTED_PATH[name]}")
+    code, text = fetch_status(f"{url}{services.PROTECTED_PATH[name]}")
     if code == 401 or (code == 403 and "host" not in text.lower()):
         detail = f"{url} answers, but refuses access (HTTP {code})"
         return [Check(f"{name} server", False, "error", detail, f"set {services.CREDENTIALS[name]}")]
@@ -58,7 +58,7 @@ def check_external(name: str, url: str, *, answers: bool) -> list[Check]:
 
 def _check_version(name: str, url: str, installed: Callable[[str], str] = metadata.version) -> Check:
     """Check that server and client have the same minor release, which is what both projects test."""
-    code, text = _get(f"{url}{_VERSION[name]}")
+    code, text = fetch_status(f"{url}{_VERSION[name]}")
     theirs, ours = text.strip().strip('"'), installed(name)
     if code != 200 or not theirs[:1].isdigit():  # hosted services do not report it
         return Check(f"{name} version", True, "warning", f"{ours} here; the server does not report its version")
@@ -69,7 +69,7 @@ def _check_version(name: str, url: str, installed: Callable[[str], str] = metada
     return Check(f"{name} version", False, severity, f"{ours} here, but {theirs} on the server {url}", remedy)
 
 
-def _get(url: str) -> tuple[int, str]:
+def fetch_status(url: str) -> tuple[int, str]:
     """Return the HTTP status (0 if there was no answer) and the body."""
     try:
         status, answer = send_request(url, headers=services.authorization(url), limit=2**16)

@@ -17,7 +17,6 @@ from tasks.takedown.holders import Finds, RecordKind
 from tasks.takedown.traces import Traces, is_in
 
 WHOLE_BYTES = 64 << 20
-"""Size of a file that is searched at once, in bytes; a larger one is searched in windows that overlap."""
 SAMPLES_AT_ONCE = 2000
 WEIGHTS = frozenset({".safetensors", ".pt", ".pth", ".onnx", ".npy", ".npz", ".f32", ".ckpt"})
 """Suffixes of files of numbers, in which neither bytes nor text of a pair can be found."""
@@ -33,10 +32,11 @@ class Scanner:
 
     Args:
         kinds: kinds of records beside those of tasks (plugins/erasure/places.py).
+        whole_bytes: size of a file that is searched at once; a larger one is searched in windows that overlap.
     """
 
-    def __init__(self, traces: Traces, kinds: Sequence[RecordKind] = ()):
-        self.traces, self._kinds = traces, (*kinds, *KINDS)
+    def __init__(self, traces: Traces, kinds: Sequence[RecordKind] = (), whole_bytes: int = WHOLE_BYTES):
+        self.traces, self._kinds, self._whole_bytes = traces, (*kinds, *KINDS), whole_bytes
         self.text = TextSearch(traces.urls, traces.captions - traces.common, traces.images)
         self._captions = traces.captions - traces.common
         # Without uids a table is of an evaluation set, where a short caption may be the name of a class.
@@ -60,7 +60,7 @@ class Scanner:
                 return self._scan_tar(file, name)
             except CorruptPart:
                 file.seek(0)
-        elif (kind := find_kind(name, self._kinds)) is not None and size <= WHOLE_BYTES:
+        elif (kind := find_kind(name, self._kinds)) is not None and size <= self._whole_bytes:
             try:
                 return self._scan_record(file.read(), kind)
             except ValueError:
@@ -89,14 +89,14 @@ class Scanner:
     def _scan_bytes(self, file: BinaryIO, name: str, size: int) -> Finds:
         finds: Finds = Counter()
         overlap = max(self.text.longest, 1 << 16)
-        data = file.read(WHOLE_BYTES)
+        data = file.read(self._whole_bytes)
         if len(data) == size and self.text.is_image(data):
             finds["image"] += 1
         tail = 0  # bytes at the beginning that were searched before
         while data:
             finds.update(span.what for span in self.text.find(data, name) if span.end > tail)
             kept = data[-overlap:]
-            more = file.read(WHOLE_BYTES)
+            more = file.read(self._whole_bytes)
             tail, data = len(kept), kept + more if more else b""
         return finds
 

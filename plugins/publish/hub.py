@@ -24,7 +24,8 @@ _PASSING = (408, 429)
 class HubPlace(Place):
     """A repository, which is created at the first file, private unless it is to be public."""
 
-    def __init__(self, repository: str, kind: Kind, *, is_public: bool):
+    def __init__(self, repository: str, kind: Kind, *, is_public: bool, files_of_commit: int = FILES_OF_COMMIT):
+        self._files_of_commit = files_of_commit
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         for client in ("httpx", "httpx2"):  # which log each request
             logging.getLogger(client).setLevel(logging.WARNING)
@@ -80,9 +81,10 @@ class HubPlace(Place):
                 self.api.create_repo(self.repository, repo_type=self.kind, private=not self.is_public, exist_ok=True)
             elif info.private and self.is_public:
                 self.api.update_repo_settings(self.repository, repo_type=self.kind, private=False)
-            for start in range(0, max(len(files), 1), FILES_OF_COMMIT):
-                group = files[start : start + FILES_OF_COMMIT]
-                is_last = start + FILES_OF_COMMIT >= len(files)
+            size = self._files_of_commit
+            for start in range(0, max(len(files), 1), size):
+                group = files[start : start + size]
+                is_last = start + size >= len(files)
                 operations: list[Any] = []
                 for file in group:
                     added = CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=str(file.fetch()))

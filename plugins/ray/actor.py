@@ -130,7 +130,7 @@ def train(request: TrainingRequest, progress: Any) -> str:
     context = replace(request.context, home=_home(request), progress=progress)
     if request.config.nnodes == "1":
         return make(_plan(request, request.config), context).key
-    address = _node_address()
+    address = node_address()
     if not request.config.allow_network and not is_loopback(address):
         raise ConfigError(explain_refusal(f"the nodes of this Ray cluster meet at {address}"))
     folder = context.home / "jobs" / f"train-{request.key}"
@@ -163,7 +163,7 @@ def _other_nodes(request: TrainingRequest, folder: Path) -> Iterator[TrainConfig
     """
     ray = import_ray()
 
-    config = request.config.model_copy(update={"rdzv_endpoint": f"{_node_address()}:{_free_port()}"})
+    config = request.config.model_copy(update={"rdzv_endpoint": f"{node_address()}:{_free_port()}"})
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / f".seen-{secrets.token_hex(8)}"
     marker.touch()
@@ -217,7 +217,7 @@ def _run_other_node(request: TrainingRequest, number: int, marker: Path) -> str:
     job = build_job(
         Work(request.config, request.seed, inputs, draft, request.context), folder / "shards", marker.parent
     )
-    launcher = build_launcher(request.config, request.key, folder, _node_address())
+    launcher = build_launcher(request.config, request.key, folder, node_address())
     while marker.exists():  # after the loss of a node, torchrun ends on the others, or restarts the rendezvous
         try:
             run_job("training.train", job, folder, launcher=launcher)
@@ -227,7 +227,8 @@ def _run_other_node(request: TrainingRequest, number: int, marker: Path) -> str:
     return request.key
 
 
-def _node_address() -> str:
+def node_address() -> str:
+    """Return the IP address of this node in its cluster."""
     return import_ray().util.get_node_ip_address()
 
 

@@ -19,7 +19,6 @@ from dataops.storage.cached_files import hold
 from training.data.sample_index import SampleIndex
 
 BLOCK = 8192
-"""Samples of a block."""
 VERSION = 1
 """Version of the features, raised when the same model and samples give other ones."""
 HEADER = "header.json"
@@ -35,9 +34,9 @@ def block_path(folder: Path, number: int) -> Path:
     return folder / f"block-{number:06d}.npy"
 
 
-def block_samples(number: int, samples: int) -> range:
+def block_samples(number: int, samples: int, block: int = BLOCK) -> range:
     """Return the samples of a block."""
-    return range(number * BLOCK, min((number + 1) * BLOCK, samples))
+    return range(number * block, min((number + 1) * block, samples))
 
 
 def map_block(path: Path, rows: int) -> np.ndarray:
@@ -64,6 +63,8 @@ class StoredFeatures:
     """Names of the shards, for messages."""
     logit_scale: float
     """Log of the inverse temperature of the model."""
+    block: int = BLOCK
+    """Samples of a block."""
 
     def read(self, samples: np.ndarray) -> np.ndarray:
         """Return the features of some samples, as Plan.batch numbers them: (B, 2, D) float32, of image and caption.
@@ -71,8 +72,8 @@ class StoredFeatures:
         Raises: ContractError if the model has no features of a sample.
         """
         own = samples % len(self.index)
-        blocks = [_map_block_once(block_path(self.folder, b), len(self._rows(b))) for b in (own // BLOCK).tolist()]
-        found = np.stack([block[row] for block, row in zip(blocks, (own % BLOCK).tolist(), strict=True)])
+        blocks = [_map_block_once(block_path(self.folder, b), len(self._rows(b))) for b in (own // self.block).tolist()]
+        found = np.stack([block[row] for block, row in zip(blocks, (own % self.block).tolist(), strict=True)])
         missing = np.flatnonzero(np.isnan(found).any(axis=(1, 2)))
         if len(missing):
             sample = int(own[missing[0]])
@@ -84,11 +85,13 @@ class StoredFeatures:
         return found.astype(np.float32)
 
     def _rows(self, number: int) -> range:
-        return block_samples(number, len(self.index))
+        return block_samples(number, len(self.index), self.block)
 
 
-def open_features(folder: Path, model: str, index: SampleIndex, shards: list[str]) -> StoredFeatures:
+def open_features(
+    folder: Path, model: str, index: SampleIndex, shards: list[str], block: int = BLOCK
+) -> StoredFeatures:
     """Open the features of a folder, all of whose blocks are there; this process holds it, since blocks are read late."""
     hold(folder)
     header = json.loads(read_text(folder / HEADER))
-    return StoredFeatures(folder, model, index, shards, header["logit_scale"])
+    return StoredFeatures(folder, model, index, shards, header["logit_scale"], block)

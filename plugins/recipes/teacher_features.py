@@ -37,41 +37,46 @@ from training.score import encode_captions, encode_shard_images
 logger = logging.getLogger(__name__)
 
 
-def prepare_features(parent: Path, model: Path, name: str, dataset: Dataset, device: torch.device) -> StoredFeatures:
+def prepare_features(
+    parent: Path, model: Path, name: str, dataset: Dataset, device: torch.device, block: int = BLOCK
+) -> StoredFeatures:
     """Return the features that a model has of a dataset, and compute those that are missing; all ranks together.
 
     Args:
         parent: folder of the features of all models.
         model: folder or file of the model.
         name: its name for messages.
+        block: samples of a block.
 
     Raises: as load_any; ContractError if a feature is not finite.
     """
     folder = feature_folder(parent, distributed.run_on_first(lambda: digest_model(model)), dataset.index.fingerprint)
     hold(folder)
-    blocks = range(-(-len(dataset) // BLOCK))
-    missing = [number for number in blocks if not _is_whole(folder, number, len(dataset))]
+    blocks = range(-(-len(dataset) // block))
+    missing = [number for number in blocks if not _is_whole(folder, number, block_samples(number, len(dataset), block))]
     is_complete = distributed.gather_integers([int(not missing and (folder / HEADER).is_file())])
     if not all(done for (done,) in is_complete):
         mine = missing[distributed.local_rank() :: distributed.local_world_size()]
-        distributed.run_together(lambda: _compute(folder, model, name, dataset, mine, device))
-    return open_features(folder, name, dataset.index, [path.name for path in dataset.files.paths])
+        distributed.run_together(lambda: _compute(folder, model, name, dataset, mine, block, device))
+    return open_features(folder, name, dataset.index, [path.name for path in dataset.files.paths], block)
 
 
-def _is_whole(folder: Path, number: int, samples: int) -> bool:
+def _is_whole(folder: Path, number: int, samples: range) -> bool:
     try:
-        map_block(block_path(folder, number), len(block_samples(number, samples)))
+        map_block(block_path(folder, number), len(samples))
     except (OSError, ValueError):
         return False
     return True
 
 
-def _compute(folder: Path, model: Path, name: str, dataset: Dataset, blocks: list[int], device: torch.device) -> None:
+def _compute(
+    folder: Path, model: Path, name: str, dataset: Dataset, blocks: list[int], block: int, device: torch.device
+) -> None:
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     loaded = load_any(model, device=str(device))
     for done, number in enumerate(blocks, 1):
-        samples = block_samples(number, len(dataset))
+        samples = block_samples(number, len(dataset), block)
         buffer = io.BytesIO()
         np.save(buffer, _encode(loaded, dataset, samples, str(device)), allow_pickle=False)
         _write(block_path(folder, number), buffer.getvalue())

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from dataops.config import StageConfig
@@ -240,12 +241,11 @@ def merge_records(records: Sequence[Record]) -> tuple[list[Part], Counts]:
     return [part for record in records for part in record.parts], sum((r.counts for r in records), Counts())
 
 
-def code_version() -> dict[str, Any]:
+def code_version(root: Path = CHECKOUT) -> dict[str, Any]:
     """Return the git commit (of the checkout, else of the image) and dirty flag, the release, and the version of Python.
 
     Only `CODE` makes it dirty: a user's project in the checkout changes no code.
     """
-    root = CHECKOUT
 
     def git(*arguments: str) -> str | None:
         try:

@@ -9,8 +9,6 @@ from typing import Protocol
 from dataops.errors import SourceError, SourceUnreachable
 from dataops.messages.waiting import pause
 
-BACK_OFF = 1.0
-"""Seconds before the first retry; each later one without progress waits twice as long, up to LONGEST_BACK_OFF."""
 LONGEST_BACK_OFF = 60.0
 UNREACHABLE_SECONDS = 30.0
 """Maximum waiting for a host that this process has never reached: its name does not resolve, or nothing answers there."""
@@ -44,6 +42,8 @@ class RetryLimit:
     max_wait: float
     """Seconds of consecutive waiting without a byte, after which the file counts as failed."""
     sleep: Callable[[float], None] = time.sleep
+    back_off: float = 1.0
+    """Seconds of the first wait; the next ones double."""
 
 
 class Connection(Protocol):
@@ -101,7 +101,7 @@ class ResumableStream:
         return data
 
     def _wait(self, broken: ConnectionBroken) -> None:
-        longest = min(LONGEST_BACK_OFF, BACK_OFF * 2**self._tries)
+        longest = min(LONGEST_BACK_OFF, self._patience.back_off * 2**self._tries)
         # Jitter, so that workers that were refused together do not come back together.
         seconds = random.uniform(longest / 2, longest)
         if broken.retry_after is not None:

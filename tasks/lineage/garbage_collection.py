@@ -99,12 +99,16 @@ class DeletionResult:
 
 
 def delete_unneeded(
-    plan: DeletionPlan, context: Context, roots_now: Callable[[], Mapping[SnapshotName, str]]
+    plan: DeletionPlan,
+    context: Context,
+    roots_now: Callable[[], Mapping[SnapshotName, str]],
+    unfinished_seconds: float = DAY,
 ) -> DeletionResult:
     """Delete the objects of a plan. A killed call can be repeated.
 
     Args:
         roots_now: called before each deletion, so that a run started after planning keeps the snapshots that it reuses.
+        unfinished_seconds: age from which on unfinished uploads and probes are deleted.
     """
     store, result = context.store, DeletionResult()
     for deletion in plan.snapshots:
@@ -120,9 +124,9 @@ def delete_unneeded(
         key = read_indexed_key(store, entry.name)  # read again: a run may have replaced it after planning
         if not key or not store.names(f"extract/{key}"):
             store.delete([entry.name])
-    probes = [entry.name for entry in store.entries(PROBES) if time.time() - entry.modified >= DAY]
+    probes = [entry.name for entry in store.entries(PROBES) if time.time() - entry.modified >= unfinished_seconds]
     store.delete(probes)
-    result.unfinished = len(probes) + store.sweep("", older_than_seconds=DAY)
+    result.unfinished = len(probes) + store.sweep("", older_than_seconds=unfinished_seconds)
     return result
 
 

@@ -91,11 +91,11 @@ def _fetch_registered(source: str, home: Path) -> tuple[str, Path]:
         folder = home / "models" / sha256(canonical_json(identity).encode()).hexdigest()[:16]
         while not hold(folder):
             logger.info("downloading %s", name)
-            _download(name, folder)
+            download_version(name, folder)
     return name, folder
 
 
-def _download(uri: str, folder: Path) -> None:
+def download_version(uri: str, folder: Path) -> None:
     """Download the files of a registered model into a new folder, completely or not at all.
 
     Raises: ConfigError if pairmill did not register the model.

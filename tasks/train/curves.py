@@ -120,10 +120,18 @@ class LiveRun:
 
     Args:
         folder: the job's folder.
+        poll_seconds, system_seconds: time between two looks for new rows, and at the load of the machine.
     """
 
-    def __init__(self, work: Work[TrainConfig], folder: Path):
+    def __init__(
+        self,
+        work: Work[TrainConfig],
+        folder: Path,
+        poll_seconds: float = POLL_SECONDS,
+        system_seconds: float = SYSTEM_SECONDS,
+    ):
         self._work, self._folder = work, folder
+        self._poll_seconds, self._system_seconds = poll_seconds, system_seconds
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="live-run", daemon=True)
         self._status = "FAILED"
@@ -148,9 +156,9 @@ class LiveRun:
             client = tracking.connect()
             with tracking.mlflow_errors():
                 run = self._open_run(client)
-                monitor = _start_system_metrics(run)
+                monitor = _start_system_metrics(run, self._system_seconds)
                 try:
-                    while not self._ended.wait(POLL_SECONDS):
+                    while not self._ended.wait(self._poll_seconds):
                         self._log_new(client, run)
                     self._log_new(client, run)
                 finally:
@@ -198,11 +206,9 @@ class LiveRun:
                 tracking.log_curves(client, run, rows[::-1][::stride][::-1], int(time.time() * 1000))
 
 
-def _start_system_metrics(run: "Run") -> Any:
+def _start_system_metrics(run: "Run", seconds: float) -> Any:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    monitor = SystemMetricsMonitor(
-        run.info.run_id, SYSTEM_SECONDS, resume_logging=True, tracking_uri=tracking.tracking_uri()
-    )
+    monitor = SystemMetricsMonitor(run.info.run_id, seconds, resume_logging=True, tracking_uri=tracking.tracking_uri())
     monitor.start()
     return monitor

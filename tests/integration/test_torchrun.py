@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import tasks.engine.subprocess_job
 from dataops.errors import JobFailed
 from dataops.home import CHECKOUT
 from dataops.process import ELSEWHERE
@@ -41,18 +40,15 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_job_is_retryable_when_its_trainer_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_job_is_retryable_when_its_trainer_is_killed(tmp_path: Path, number: int) -> None:
     """As by lack of memory or pre-emption; tests/unit/tasks/engine/test_subprocess_job.py has the other exit codes."""
-    monkeypatch.setattr(tasks.engine.subprocess_job, "CHECKOUT", tmp_path)
     (tmp_path / "a_trainer.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     launcher: Sequence[str] = ranks_launcher(number)
     if launcher:  # its module is in the checkout
         (tmp_path / "training").symlink_to(CHECKOUT / "training")
         (tmp_path / "dataops").symlink_to(CHECKOUT / "dataops")
     with pytest.raises(JobFailed, match="SIGKILL") as caught:
-        run_job("a_trainer", {}, tmp_path / "work", launcher=launcher)
+        run_job("a_trainer", {}, tmp_path / "work", launcher=launcher, code=tmp_path)
     assert (caught.value.exit_code, caught.value.retryable) == (75, True)
 
 

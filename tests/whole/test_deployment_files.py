@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,13 @@ def test_code_version_reads_the_build_commit_without_git(monkeypatch: pytest.Mon
 
 
 def test_only_changes_of_the_code_make_it_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(stage, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(stage, "code_version", partial(code_version, tmp_path))
     author = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
     for command in (("init", "-q"), (*author, "commit", "-q", "--allow-empty", "-m", "First")):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     (tmp_path / "my-project").mkdir()
     (tmp_path / "my-project/mine.toml").write_text('name = "mine"\n')
-    assert code_version()["dirty"] is False
+    assert code_version(tmp_path)["dirty"] is False
 
     def edit(work: stage.Work) -> stage.StageOutput:
         (tmp_path / "tasks").mkdir()

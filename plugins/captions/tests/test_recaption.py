@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def served() -> Iterator[dict[str, Any]]:
 @pytest.fixture
 def toy(served: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> ToyServer:
     monkeypatch.delenv(API_KEY, raising=False)
-    monkeypatch.setattr(endpoints, "MAX_BACKOFF", 0.01)
+    monkeypatch.setattr(captioning, "Endpoint", partial(Endpoint, max_backoff=0.01))
     served["toy"] = ToyServer(url=served["url"])
     return served["toy"]
 
@@ -227,14 +228,11 @@ def test_too_few_answers_fail_the_stage_and_a_rerun_asks_for_the_rest(tmp_path: 
     assert manifest.facts["recaption"]["outcomes"] == {"added": 6}
 
 
-def test_an_endpoint_that_is_down_or_refuses_ends_the_stage_soon(
-    tmp_path: Path, toy: ToyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(captioning, "_FAILURES_IN_A_ROW", 3)
+def test_an_endpoint_that_is_down_or_refuses_ends_the_stage_soon(tmp_path: Path, toy: ToyServer) -> None:
     toy.reply = lambda image, times: (503, {}, b"")
-    with pytest.raises(ServiceError, match=r"failed for 3 images in a row, the last time with http_503"):
-        curated(tmp_path, toy, 12, attempts=1, concurrency=1)
-    assert len(toy.bodies) < 6
+    with pytest.raises(ServiceError, match=r"failed for 20 images in a row, the last time with http_503"):
+        curated(tmp_path, toy, 30, attempts=1, concurrency=1)
+    assert len(toy.bodies) < 24
     for status, remedy in ((401, API_KEY), (404, "endpoint and model")):
         toy.reply = lambda image, times, status=status: (status, {}, b"")
         with pytest.raises(ConfigError, match=rf"status {status}; .*{remedy}"):

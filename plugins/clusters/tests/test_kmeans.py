@@ -1,6 +1,7 @@
 """Clusters are the same for any order of the rows and any chunks, and as good as those of scikit-learn."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from plugins.clusters import fit_job as job
-from plugins.clusters import kmeans
+from plugins.clusters.kmeans import fit_levels
 from plugins.clusters.vectors import FIT_FEATURES, Centroids, round_features, split_features
 
 
@@ -53,11 +54,11 @@ def test_clusters_depend_neither_on_order_nor_files_nor_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flat: int
 ) -> None:
     rows = features(300)
-    monkeypatch.setattr(kmeans, "MOST_FLAT", flat)
+    monkeypatch.setattr(job, "fit_levels", partial(fit_levels, most_flat=flat))
     first = fit(tmp_path / "a", rows, 20)
     assert first.num_rows == 20
     assert (max(first["group"].to_pylist()) > 0) == (flat == 4)
-    monkeypatch.setattr(kmeans, "_CHUNK_VALUES", 64)
+    monkeypatch.setattr(job, "fit_levels", partial(fit_levels, most_flat=flat, chunk_values=64))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from plugins.clusters import vectors
 from plugins.clusters.vectors import (
     CENTROIDS,
     MAX_WIDTH,
@@ -31,7 +30,7 @@ def test_dot_products_in_float32_are_exact(width: int) -> None:
     assert norms == pytest.approx(SCALE, rel=1e-3)
 
 
-def test_rows_belong_to_the_nearest_centroid_of_the_nearest_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_belong_to_the_nearest_centroid_of_the_nearest_group() -> None:
     random = np.random.default_rng(2)
     rows, groups, fine = (round_features(random.normal(size=(n, 4))) for n in (50, 3, 9))
     rows[7] = rows[8]
@@ -42,8 +41,7 @@ def test_rows_belong_to_the_nearest_centroid_of_the_nearest_group(monkeypatch: p
     centroids = Centroids.of_table(pa.table(columns, schema=CENTROIDS))
     assert centroids.sizes.tolist() == sizes
     whole = centroids.find_nearest(rows)
-    monkeypatch.setattr(vectors, "_CHUNK_BYTES", 100)
-    cut = centroids.find_nearest(rows)
+    cut = centroids.find_nearest(rows, 100)
     for row, feature in enumerate(rows):
         group = int(exact_dots(feature[None], groups)[0].argmax())
         dots = np.where(of == group, exact_dots(feature[None], fine)[0], -(1 << 30))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from plugins.common_crawl.source import CommonCrawlFile, CommonCrawlSource
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.extract.stage import EXTRACT
-from tasks.files import resumable
+from tasks.files.resumable import RetryLimit
 from tests.inline_executor import InlineExecutor
 from tests.servers.common_crawl import Crawl, CrawlServer
 from tests.wat_files import small_wat
@@ -30,7 +31,7 @@ CRAWL = "CC-MAIN-2026-43"
 
 @pytest.fixture
 def crawl(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crawl]:
-    monkeypatch.setattr(resumable, "BACK_OFF", 0.01)
+    monkeypatch.setattr("plugins.common_crawl.source.RetryLimit", partial(RetryLimit, back_off=0.01))
     with CrawlServer() as crawl:
         crawl.publish(CRAWL, {name: small_wat(name) for name in "abcdef"})
         yield crawl
@@ -168,6 +169,7 @@ def test_extract_refuses_a_listing_of_anything_but_wat_files(crawl: Crawl, tmp_p
 
 RUN = """
 import sys
+from functools import partial
 from pathlib import Path
 from dataops.store import FolderStore
 from plugins.common_crawl.source import CommonCrawlSource

@@ -105,7 +105,6 @@ def list_shards(store: FolderStore) -> set[str]:
 def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_uses_them(
     copy_home: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cached_files, "_held", {})
     home = copy_home("caches")
     store, before = FolderStore(home / "store"), list_shards(FolderStore(home / "store"))
     of_shards = {sha256: f"features/towers/{name_shard_features(sha256, 64 * 'a')}" for sha256 in before}

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataops.shards.tar import ShardWriter
-from plugins.erasure import scan
 from plugins.erasure.scan import Scanner
 from tasks.takedown.traces import Traces
 
@@ -18,9 +17,13 @@ URL, CAPTION = "http://h.example/1.jpg", "a portrait of somebody in a garden"
 
 
 @pytest.fixture
-def scanner() -> Scanner:
-    digest = hashlib.sha256(IMAGE).hexdigest()
-    return Scanner(Traces({UID}, {URL}, {CAPTION, "cat", "dog"}, {"dog"}, {digest: len(IMAGE)}))
+def traces() -> Traces:
+    return Traces({UID}, {URL}, {CAPTION, "cat", "dog"}, {"dog"}, {hashlib.sha256(IMAGE).hexdigest(): len(IMAGE)})
+
+
+@pytest.fixture
+def scanner(traces: Traces) -> Scanner:
+    return Scanner(traces)
 
 
 def parquet(**columns: object) -> bytes:
@@ -65,8 +68,8 @@ def test_scan_finds_members_of_a_shard_whatever_their_keys(scanner: Scanner) -> 
     assert scanner.scan(io.BytesIO(data[:1200]), "00000.tar", 1200) == {}, "a damaged shard is searched as bytes"
 
 
-def test_scan_finds_a_text_at_any_place_of_a_large_file_once(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "WHOLE_BYTES", 1 << 17)
+def test_scan_finds_a_text_at_any_place_of_a_large_file_once(traces: Traces) -> None:
+    scanner = Scanner(traces, whole_bytes=1 << 17)
     for at in (0, (1 << 17) - 9, 1 << 17, (1 << 18) - 3, 300_000):
         data = b" " * at + f'"{URL}"'.encode() + b" " * (400_000 - at)
         assert scanner.scan(io.BytesIO(data), "log", len(data)) == {"URL": 1}, at

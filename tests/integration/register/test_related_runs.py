@@ -118,12 +118,10 @@ def test_registration_continues_the_run_of_a_pipeline_run_that_ended_early(
     assert parent_run.record_outcome(context, manifests, RunOutcome("KILLED", "stopped", reached, 5)) is None
 
 
-def test_live_run_logs_curves_during_the_training(mlflow_url: str, tmp_path: Path, monkeypatch) -> None:
+def test_live_run_logs_curves_during_the_training(mlflow_url: str, tmp_path: Path) -> None:
     from tasks.train import curves as train_live
     from training.config import TRACE, TrainConfig
 
-    monkeypatch.setattr(train_live, "POLL_SECONDS", 0.2)
-    monkeypatch.setattr(train_live, "SYSTEM_SECONDS", 1)
     context = Context(store=FolderStore(tmp_path / "store"), home=tmp_path, run_name="live", run_id="live-1")
     work = Work(TrainConfig(), 0, {}, Draft(context.store, "train", "1" * 16), context)
 
@@ -145,7 +143,7 @@ def test_live_run_logs_curves_during_the_training(mlflow_url: str, tmp_path: Pat
             time.sleep(0.1)
 
     client = tracking.connect()
-    with train_live.LiveRun(work, tmp_path):
+    with train_live.LiveRun(work, tmp_path, 0.2, 1):
         write(1, 5)
         wait_for([1, 2, 3, 4, 5])  # while it runs
         time.sleep(3)  # several looks at the machine's load
@@ -155,11 +153,14 @@ def test_live_run_logs_curves_during_the_training(mlflow_url: str, tmp_path: Pat
         assert history(f"train/{name}") == [5, 8]
     write(9, 9)
     (tmp_path / TRACE).write_bytes(b"a trace")
-    with pytest.raises(ValueError, match="spike"), train_live.LiveRun(work, tmp_path):  # another try goes on in it
+    with (
+        pytest.raises(ValueError, match="spike"),
+        train_live.LiveRun(work, tmp_path, 0.2, 1),
+    ):  # another try goes on in it
         raise ValueError("spike")
     assert history("train/loss") == list(range(1, 10))
     (tmp_path / TRACE).write_bytes(b"another one, which the first attempt did not log")
-    with train_live.LiveRun(work, tmp_path):
+    with train_live.LiveRun(work, tmp_path, 0.2, 1):
         pass
     run = client.search_runs([client.get_experiment_by_name("live").experiment_id])[0]  # pyright: ignore
     assert Path(client.download_artifacts(run.info.run_id, TRACE, str(tmp_path))).read_bytes() == b"a trace"

@@ -159,7 +159,7 @@ def test_registration_resumes_after_it_is_killed(
     plan, context = plan_registration(upstream, model_name=name)
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, broken, lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr(registration, "_mark_failed", lambda registration, run: None)  # as a kill would
+        patch.setattr(registration.tracking, "finish", lambda *_: None)  # as a kill would
         with pytest.raises(KeyboardInterrupt):
             stage.make(plan, context)
     manifest = stage.make(plan, context)

@@ -18,7 +18,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / ".pairmill").mkdir()
     monkeypatch.delenv("PAIRMILL_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setattr(home_module, "_reported", set())
     monkeypatch.chdir(folder / "pages" / "2026")
     return folder
 

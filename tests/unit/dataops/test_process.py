@@ -15,33 +15,31 @@ from dataops.home import CHECKOUT
 
 MACHINE = {"tasks/download/guarded_process.py", "dataops/process.py"}
 """Modules that count the cores of the machine: libraries map memory for each, or where the process has no limit."""
-NO_PROC = "process._PROC = __import__('pathlib').Path('/nowhere')\n"
 
 
 @pytest.fixture(params=["proc", "ps"])
-def system(request, monkeypatch) -> str:
-    if request.param == "ps":
-        if shutil.which("ps") is None:
-            pytest.skip("no ps here")
-        monkeypatch.setattr(process, "_PROC", Path("/nowhere"))
-    return request.param
+def proc(request) -> Path:
+    if request.param == "ps" and shutil.which("ps") is None:
+        pytest.skip("no ps here")
+    return Path("/nowhere" if request.param == "ps" else "/proc")
 
 
-def test_fingerprint_is_stable_and_none_for_a_dead_process(system):
-    assert process.process_fingerprint(os.getpid()) == process.process_fingerprint(os.getpid()) is not None
+def test_fingerprint_is_stable_and_none_for_a_dead_process(proc):
+    assert process.process_fingerprint(os.getpid(), proc) == process.process_fingerprint(os.getpid(), proc) is not None
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
-        assert process.process_fingerprint(child.pid) is not None
+        assert process.process_fingerprint(child.pid, proc) is not None
         child.kill()
         deadline = time.monotonic() + 3
-        while process.process_fingerprint(child.pid) is not None:  # a zombie is dead, though its pid exists
+        while process.process_fingerprint(child.pid, proc) is not None:  # a zombie is dead, though its pid exists
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
 
-def test_a_job_ends_with_its_parent(system):
+def test_a_job_ends_with_its_parent(proc):
     """Follow a process that is not the direct parent, since torchrun is between them."""
-    code = "import sys, time\nfrom dataops import process\n" + (NO_PROC if system == "ps" else "")
-    code += "process.exit_with_parent(int(sys.argv[1]))\nprint('follows', flush=True)\ntime.sleep(60)\n"
+    code = "import sys, time\nfrom pathlib import Path\nfrom dataops import process\n"
+    code += f"process.exit_with_parent(int(sys.argv[1]), proc=Path('{proc}'))\n"
+    code += "print('follows', flush=True)\ntime.sleep(60)\n"
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as master:
         command = [sys.executable, "-c", code, str(master.pid)]
@@ -70,18 +68,16 @@ def test_a_job_ends_with_its_parent(system):
 def test_the_cores_are_those_that_the_process_may_use(
     tmp_path, monkeypatch, groups: str, files: dict[str, str], ranks: int, expected: int
 ) -> None:
-    monkeypatch.setattr(process, "_PROC", tmp_path / "proc")
-    monkeypatch.setattr(process, "_CGROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     for name, content in {
-        **{f"cgroup/{name}": text for name, text in files.items()},
+        **{f"sys/fs/cgroup/{name}": text for name, text in files.items()},
         "proc/self/cgroup": groups,
     }.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content + "\n")
-    assert process.count_cores() == expected
+    assert process.count_cores(tmp_path) == expected
 
 
 def test_all_code_counts_the_cores_in_one_way() -> None:

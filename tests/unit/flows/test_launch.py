@@ -65,10 +65,9 @@ class Client:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that runs train_on_pool with a client; the snapshot exists once all answers are used."""
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.001)
     manifest = object()
 
-    def call(client: Client) -> Any:
+    def call(client: Client, patience: float = 120) -> Any:
         @contextmanager
         def connect(*, sync_client: bool) -> Any:
             yield client
@@ -77,7 +76,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(module, "find_manifest", lambda store, stage, key: manifest if not client.answers else None)
         planned: Any = SimpleNamespace(key=KEY, stage=SimpleNamespace(name="train"), config=TrainConfig(nproc=4))
         context = Context(store=FolderStore(tmp_path), home=tmp_path, run_id="run-1")
-        return train_on_pool(planned, context) is manifest
+        return train_on_pool(planned, context, poll=0.001, patience=patience) is manifest
 
     return call
 
@@ -125,13 +124,12 @@ def test_error_of_the_child_is_raised_and_the_next_attempt_starts_another(
     assert len(client.runs) == 2
 
 
-def test_errors_name_a_missing_deployment_and_a_silent_server(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_a_missing_deployment_and_a_silent_server(run: Any) -> None:
     client = Client([])
     client.deployed = False
     with pytest.raises(ConfigError, match="pairmill deploy"):
         run(client)
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
     silent = Client([httpx.ConnectError("gone")] * 3)
     with pytest.raises(ServiceError, match="may still run"):
-        run(silent)
+        run(silent, patience=0)
     assert not silent.cancelled

@@ -21,13 +21,12 @@ def opened(tmp_path: Path) -> Open:
     pairs = [*some_pairs()[:12], pair(50, phash="00000000000000ff"), pair(51, page_url="https://Bad.example/x")]
     store, manifests = packed_in(tmp_path / "store", pairs)
     database = Database([store.root], tmp_path)
-    return store, manifests, database, Dataset(manifests["pack"], store, database, tmp_path / "copies")
+    return store, manifests, database, Dataset(manifests["pack"], store, database, tmp_path / "copies", -1)
 
 
-def test_rows_of_a_takedown_are_in_no_view(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_takedown_are_in_no_view(opened: Open) -> None:
     store, manifests, database, dataset = opened
     before = {label: count_rows(database, Selection(dataset.view(label))) for label in dataset.labels}
-    monkeypatch.setattr(views, "REFRESH_SECONDS", -1.0)
     targets = ["example.org", "phash:00000000000000fe~2", f"sha256:{4:064x}", "http://host2.example/2.jpg"]
     wanted = [parse_target(target) for target in [*targets, "host1.example", "bad.example"]]
     for number, target in enumerate(wanted, 1):

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from dataops import command_name
 from flows.records import RunRecord
 from infra.local.services import ServiceStatus
 from plugins.demo.command import CONFIG, QUICK, _print_next_commands, apply_settings
@@ -12,7 +11,7 @@ from plugins.demo.command import CONFIG, QUICK, _print_next_commands, apply_sett
 def test_next_commands_are_as_typed_and_the_login_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(command_name, "_typed", ".venv/bin/pairmill")
+    monkeypatch.setattr("plugins.demo.command.command_name", lambda: ".venv/bin/pairmill")
     record = RunRecord(
         run_id="demo-1", name="demo", created_at="now", config={}, model_version="models:/pairmill-demo/1"
     )

@@ -48,7 +48,7 @@ def test_check_services_by_state(
     state, healthy: bool, ok: bool, severity: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ):
     status = ServiceStatus("mlflow", "http://x", "http://x", None, state, "log", healthy)
-    monkeypatch.setattr(server_checks, "_get", lambda url: (200, metadata.version("mlflow")))
+    monkeypatch.setattr(server_checks, "fetch_status", lambda url: (200, metadata.version("mlflow")))
     check, *_ = server_checks.check_services([status])
     assert (check.ok, check.severity) == (ok, severity)
     assert remedy in check.remedy

@@ -122,9 +122,8 @@ def test_events_of_a_failed_attempt_and_a_stopped_run(start, catalogue):
 
 
 @pytest.mark.parametrize("trouble", ["down", "refuses", "no url"])
-def test_server_that_accepts_no_events_is_one_warning(start, catalogue, trouble, monkeypatch, caplog):
+def test_server_that_accepts_no_events_is_one_warning(start, catalogue, trouble, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(sender, "ATTEMPTS", 1)
     catalogue.status = 401
     down = f"http://user:hunter22@127.0.0.1:{free_port()}"
     lineage = start({"down": down, "refuses": catalogue.url, "no url": "catalogue"}[trouble])

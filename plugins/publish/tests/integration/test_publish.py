@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dataops.errors import ConfigError, ContractError
 from dataops.snapshot import Manifest
 from dataops.store import FolderStore, open_store
 from flows.commands.takedown import TakedownOptions, takedown
+from plugins.publish.hub import HubPlace
 from plugins.publish.publications import list_publications
 from plugins.publish.publish import PublishOptions, publish
 from tests.servers.writable_hub import TOKEN
@@ -63,7 +65,7 @@ def test_dataset_is_on_the_hub_private_complete_and_without_what_was_dropped(hub
 
 def test_interrupted_publication_continues_without_a_second_upload(hub, made, tmp_path, capsys, monkeypatch):
     store, pack = made
-    monkeypatch.setattr("plugins.publish.hub.FILES_OF_COMMIT", 3)
+    monkeypatch.setattr("plugins.publish.publish.HubPlace", partial(HubPlace, files_of_commit=3))
     refused = next(part.sha256 for part in pack.parts if part.name == "00002.tar")
     hub.failing.add(refused)
     with pytest.raises(ConfigError, match="hub:team/kites: BadRequestError"):

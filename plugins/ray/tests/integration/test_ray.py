@@ -258,7 +258,6 @@ def test_next_run_resumes_after_the_head_died(
     cluster: Any, ray_cluster: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Check that the next run resumes. This is the last test because it stops the cluster."""
-    monkeypatch.setattr(pools, "PROBE_SECONDS", 0.2)
     draft = draft_in(tmp_path)
     tasks = [Task(f"p{n:02d}", "slow", str(tmp_path)) for n in range(40)]
     killed: list[int] = []

@@ -56,7 +56,7 @@ def test_launcher_on_ray_sets_the_rendezvous_host_and_the_local_address(tmp_path
 def test_nodes_of_a_cluster_on_a_network_do_not_train_together_unless_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_actor, "_node_address", lambda: "10.0.0.5")
+    monkeypatch.setattr(ray_actor, "node_address", lambda: "10.0.0.5")
     context: Any = Context(store=FolderStore(tmp_path), home=tmp_path)
     config = TrainConfig(nnodes="2", launch="ray")
     request = ray_actor.TrainingRequest("k", config, 0, (), context, Caller("", "", ""), {}, None)

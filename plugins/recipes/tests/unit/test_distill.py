@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataops.errors import ConfigError, ContractError
-from plugins.recipes import stored_features
 from plugins.recipes.teacher_features import prepare_features
 from tasks.engine.stage import plan
 from tasks.register.card import describe_teachers
@@ -89,13 +88,11 @@ def teacher(make_job: MakeJob) -> Path:
 
 
 def test_each_pair_has_its_features_and_a_second_training_reads_them(
-    teacher: Path, shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    teacher: Path, shards: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(stored_features, "BLOCK", 10)
-    monkeypatch.setattr("plugins.recipes.teacher_features.BLOCK", 10)
     caplog.set_level(logging.INFO)
     dataset = Dataset(shards, 32, 0)
-    stored = prepare_features(tmp_path / "features", teacher, "t", dataset, CPU)
+    stored = prepare_features(tmp_path / "features", teacher, "t", dataset, CPU, 10)
     assert len(list(stored.folder.glob("block-*.npy"))) == 3
     loaded = load_model(teacher, device="cpu")
     order = np.array([24, 3, 25 + 7, 10])
@@ -110,7 +107,7 @@ def test_each_pair_has_its_features_and_a_second_training_reads_them(
 
     assert caplog.text.count("features of t: block") == 3
     (stored.folder / "block-000001.npy").write_bytes(b"damaged")
-    again = prepare_features(tmp_path / "features", teacher, "t", Dataset(shards, 32, 0), CPU)
+    again = prepare_features(tmp_path / "features", teacher, "t", Dataset(shards, 32, 0), CPU, 10)
     assert again.folder == stored.folder
     assert caplog.text.count("features of t: block") == 4, "only the damaged block is computed again"
     np.testing.assert_array_equal(again.read(np.arange(10, 20)), stored.read(np.arange(10, 20)))

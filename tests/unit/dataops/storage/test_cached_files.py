@@ -8,10 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-
 from dataops.home import CHECKOUT
-from dataops.storage import cached_files
 from dataops.storage.cached_files import (
     GROUPS,
     SESSIONS,
@@ -24,11 +21,6 @@ from dataops.storage.cached_files import (
 )
 
 DAY = 86_400.0
-
-
-@pytest.fixture(autouse=True)
-def held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cached_files, "_held", {})
 
 
 def put(home: Path, *names: str, days: float = 40) -> None:

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.errors import CorruptPart
-from dataops.storage import partition_file
 from dataops.storage.base import Store
-from dataops.storage.partition_file import encode_partitions, read_partitions
+from dataops.storage.partition_file import HEAD_BYTES, encode_partitions, read_partitions
 from dataops.store import FolderStore
 
 NUMBERS = {
@@ -38,15 +37,15 @@ def put(store: FolderStore, name: str, partitions: list[pl.DataFrame]) -> None:
 
 
 @contextmanager
-def reading(place: str, head_bytes: int = 100) -> Iterator[None]:
-    """Read the blocks of small tables with the head, or as those of large ones: of a folder, or of a remote store."""
+def reading(place: str, head_bytes: int = 100) -> Iterator[int]:
+    """Read the blocks of small tables with the head, or as those of large ones: of a folder, or of a remote store.
+
+    Yields: the size of the head.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        if place in ("folder", "remote"):
-            patch.setattr(partition_file, "_HEAD_BYTES", head_bytes)
-            patch.setattr(partition_file, "_CHUNK_BYTES", 1)
         if place == "remote":
             patch.setattr(FolderStore, "read_each_into", Store.read_each_into)
-        yield
+        yield head_bytes if place in ("folder", "remote") else HEAD_BYTES
 
 
 PLACES = ["head", "folder", "remote"]
@@ -84,9 +83,9 @@ def test_read_partitions_returns_the_written_rows(
     names = [f"a/{number}" for number in range(len(tables))]
     for name, partitions in zip(names, written, strict=True):
         put(store, name, partitions)
-    with reading(place, 200 if kind == "numbers" else 1500):
+    with reading(place, 200 if kind == "numbers" else 1500) as head:
         for first in range(PARTITIONS - count + 1):
-            rows, sizes = read_partitions(store, names, first, count)
+            rows, sizes = read_partitions(store, names, first, count, head)
             chosen = [partitions[first : first + count] for partitions in written]
             assert rows.equals(pl.concat(one for partitions in chosen for one in partitions))
             assert sizes.tolist() == [[one.height for one in partitions] for partitions in chosen]
@@ -125,8 +124,11 @@ def test_a_table_of_numbers_is_read_into_its_columns(tmp_path: Path):
 def test_read_partitions_names_the_remedy_when_a_table_is_truncated(tmp_path: Path, cut: int, place: str):
     path = put_rows(store := FolderStore(tmp_path), place, 2)
     path.write_bytes(path.read_bytes()[: max(path.stat().st_size - cut, 0)])
-    with reading(place), pytest.raises(CorruptPart, match=r"keys is not a whole scratch table; delete its folder"):
-        read_partitions(store, ["keys"], 1, 1)
+    with (
+        reading(place) as head,
+        pytest.raises(CorruptPart, match=r"keys is not a whole scratch table; delete its folder"),
+    ):
+        read_partitions(store, ["keys"], 1, 1, head)
 
 
 @NUMBERS_AND_TEXT
@@ -137,8 +139,8 @@ def test_read_partitions_detects_changed_bytes(tmp_path: Path, back: int, place:
     data = bytearray(path.read_bytes())
     data[-back] ^= 0x55
     path.write_bytes(data)
-    with reading(place), pytest.raises(CorruptPart, match="keys is not a whole"):
-        read_partitions(store, ["keys"], 0, 1)
+    with reading(place) as head, pytest.raises(CorruptPart, match="keys is not a whole"):
+        read_partitions(store, ["keys"], 0, 1, head)
 
 
 @NUMBERS_AND_TEXT
@@ -148,8 +150,8 @@ def test_read_partitions_detects_a_changed_size(tmp_path: Path, size: int, place
     path = put_rows(store := FolderStore(tmp_path), place, 1)
     head, newline, rest = path.read_bytes().partition(b"\n")
     path.write_bytes(head + newline + rest[:8] + size.to_bytes(8, "little") + rest[16:])
-    with reading(place), pytest.raises(CorruptPart, match="keys is not a whole"):
-        read_partitions(store, ["keys"], 0, 1)
+    with reading(place) as head, pytest.raises(CorruptPart, match="keys is not a whole"):
+        read_partitions(store, ["keys"], 0, 1, head)
 
 
 DAMAGED_LINES = (
@@ -171,8 +173,8 @@ def test_read_partitions_detects_a_damaged_head(tmp_path: Path, line: bytes, pla
     path = put_rows(store := FolderStore(tmp_path), place, 2)
     _, newline, rest = path.read_bytes().partition(b"\n")
     path.write_bytes(b"partitions " + line + newline + rest)
-    with reading(place), pytest.raises(CorruptPart, match="keys is not a whole"):
-        read_partitions(store, ["keys"], 0, 1)
+    with reading(place) as head, pytest.raises(CorruptPart, match="keys is not a whole"):
+        read_partitions(store, ["keys"], 0, 1, head)
 
 
 @NUMBERS_AND_TEXT
@@ -182,5 +184,5 @@ def test_read_partitions_reserves_no_memory_for_damaged_ends(tmp_path: Path, end
     path = put_rows(store := FolderStore(tmp_path), place, 1)
     head, newline, rest = path.read_bytes().partition(b"\n")
     path.write_bytes(head + newline + rest[: 8 * at] + end.to_bytes(8, "little") + rest[8 * at + 8 :])
-    with reading(place), pytest.raises(CorruptPart, match="keys is not a whole"):
-        read_partitions(store, ["keys"], 0, 1)
+    with reading(place) as head, pytest.raises(CorruptPart, match="keys is not a whole"):
+        read_partitions(store, ["keys"], 0, 1, head)

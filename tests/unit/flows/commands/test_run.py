@@ -17,7 +17,7 @@ def rerun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     called: dict[str, Any] = {}
     monkeypatch.setattr(run, "start_servers", lambda: None)
     monkeypatch.setattr(run.services, "apply_environment", lambda: None)
-    monkeypatch.setattr(run, "_close_killed_attempts", lambda record: None)
+    monkeypatch.setattr(run, "close_killed_attempts", lambda record: None)
     monkeypatch.setattr(run, "run_record", lambda run_id, **options: called.update(options) or 0)
 
     def call(started: str | None, state: Any, **options: Any) -> tuple[str | None, tuple[str, ...]]:

@@ -21,11 +21,6 @@ class Sleeps:
         self.waits += current_waits()
 
 
-@pytest.fixture(autouse=True)
-def _no_host_reached(monkeypatch):
-    monkeypatch.setattr(resumable, "_REACHED", set[str]())
-
-
 def read(sleeps: Sleeps, connect) -> bytes:
     return ResumableStream("http://files.example/a", connect, RetryLimit(900, sleeps)).read(10)
 
@@ -51,11 +46,11 @@ def test_a_host_that_was_never_reached_is_given_up_soon_and_not_retried_by_the_e
 
 
 def test_a_host_that_answered_before_is_waited_for_in_full():
-    resumable.mark_reached("files.example")
+    resumable.mark_reached("reached.example")
     sleeps = Sleeps()
 
     def connect(offset: int) -> resumable.Connection:
-        raise ConnectionBroken("no connection to files.example", unreachable="files.example")
+        raise ConnectionBroken("no connection to reached.example", unreachable="reached.example")
 
     with pytest.raises(SourceUnreachable):
         read(sleeps, connect)

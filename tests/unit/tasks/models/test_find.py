@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from dataops.storage import cached_files
 from dataops.storage.cached_files import delete_unheld
 from tasks.models import find
 from tasks.models.packaging import MODEL_FILES
@@ -26,11 +25,10 @@ def test_copy_of_a_registered_model_is_held_and_made_again_when_it_was_deleted(
             (folder / name).write_text(name)
         downloads.append(folder)
 
-    monkeypatch.setattr(find, "_download", download)
+    monkeypatch.setattr(find, "download_version", download)
     monkeypatch.setattr(find.tracking, "connect", lambda: SimpleNamespace(get_model_version=lambda *_: version))
     monkeypatch.setattr(find.tracking, "mlflow_errors", nullcontext)
     monkeypatch.setattr(find.tracking, "tracking_uri", lambda: "http://127.0.0.1:5000")
-    monkeypatch.setattr(cached_files, "_held", {})
     found = find.find_model("clip/1", tmp_path)
     assert find.find_model("models:/clip/1", tmp_path) == found
     assert downloads == [found.path]

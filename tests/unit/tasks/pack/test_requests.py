@@ -107,11 +107,10 @@ def pack_counted(folder: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> Co
 
 def test_requests_grow_no_faster_than_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(sort_layout, "PIECE_BYTES", PIECE_BYTES)
     layouts = list[sort_layout.SortLayout]()
 
     def choose(*sizes: Any, **options: Any) -> sort_layout.SortLayout:
-        layouts.append(sort_layout.choose_layout(*sizes[:3], RUN_LIMIT_BYTES, **options))
+        layouts.append(sort_layout.choose_layout(*sizes[:3], RUN_LIMIT_BYTES, piece_bytes=PIECE_BYTES, **options))
         return layouts[-1]
 
     monkeypatch.setattr(stage, "choose_layout", choose)
