@@ -200,36 +200,6 @@ def trainers(pairmill: Pairmill) -> list[int]:
     return found
 
 
-def test_deploy_again_changes_only_the_given_options(pairmill, prefect, nightly, deployed):
-    schedule = prefect.get("deployments/name/curate/nightly")["schedules"]
-    assert [(s["active"], s["schedule"]["cron"], s["schedule"]["timezone"]) for s in schedule] == [
-        (True, "0 3 * * *", "Europe/Berlin")
-    ]
-    assert prefect.get("deployments/name/pipeline/nightly")["schedules"] == []
-    assert {a["name"] for a in prefect.post("automations/filter", {})} == AUTOMATIONS
-    paused = next(a["id"] for a in prefect.post("automations/filter", {}) if "dead" in a["name"])
-    prefect.send("PATCH", f"automations/{paused}", {"enabled": False}).raise_for_status()
-
-    again = pairmill.json("deploy", nightly, "--cron", "30 4 * * *", "--overlap", "queue", "--gpus", "2")
-    notifications = sum("notify" in name for name in AUTOMATIONS)  # which this call does not ask for
-    standing = [row["url"] for row in deployed["standing"]]
-    assert [row["url"] for row in again["standing"]] == standing[:-notifications]
-    assert [s["schedule"]["cron"] for s in prefect.get("deployments/name/pipeline/nightly")["schedules"]] == [
-        "30 4 * * *"
-    ]
-    curate = prefect.get("deployments/name/curate/nightly")
-    assert (curate["schedules"], curate["concurrency_options"]["collision_strategy"]) == ([], "ENQUEUE")
-    assert prefect.get("work_pools/pairmill-gpu")["concurrency_limit"] == 2
-    automations = {a["name"]: a["enabled"] for a in prefect.post("automations/filter", {})}
-    assert automations == {name: "dead" not in name for name in AUTOMATIONS}, (
-        "an automation was doubled, or a paused one is on again"
-    )
-
-    prefect.send("PATCH", f"automations/{paused}", {"enabled": True}).raise_for_status()
-    pairmill("deploy", nightly, *CRON)
-    assert prefect.get("deployments/name/curate/nightly")["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
-
-
 def test_prefect_deploy_creates_the_same_from_the_project_file(prefect, deployed):
     names = ("pipeline/nightly", "curate/nightly", "train/gpu", "evaluate/evaluate")
     ours = {name.replace("nightly", "demo"): prefect.get(f"deployments/name/{name}") for name in names}

@@ -22,7 +22,6 @@ from dataops.shards.tar import read_samples
 from dataops.snapshot import Manifest, find_manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.stage import CURATE, CurateConfig
-from tasks.download.rounds import reopen
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tasks.pack.config import PackConfig
@@ -108,43 +107,6 @@ def test_temporary_failures_are_retried_in_later_shards(context: Context, moody:
     curated = make(plan(CURATE, CurateConfig(), 0, [manifest]), context)
     packed = make(plan(PACK, PackConfig(shard_size=30), 0, [curated, manifest]), context)
     assert packed.facts["samples"] == curated.counts.kept == 45 - GONE
-
-
-def test_reopen_retries_only_rows_of_the_given_classes(
-    tmp_path: Path, context: Context, moody: ThreadingHTTPServer
-) -> None:
-    store = FolderStore(context.home / "store")
-    Moody.mood = "bad"
-    planned = planned_in(store, moody, retry={"rounds": 1, "delay": 0})
-    first = make(planned, context)
-    assert first.counts.dropped == {"http_404": GONE, "http_500": MOODY}
-    inodes = {p.name: (tmp_path / "store" / first.path(p.name)).stat().st_ino for p in first.parts}
-
-    reopen(planned, context, ["timeout", "dns"])
-    assert find_manifest(store, "download", planned.key) == first, "no row failed so: nothing changes"
-
-    Moody.mood = "good"
-    Moody.seen.clear()
-    reopen(planned, context, ["http_5xx", "timeout"])
-    assert find_manifest(store, "download", planned.key) is None
-    again = make(planned, context)
-    assert set(Moody.seen) == {url.removeprefix("http://site.test") for url in URLS if "/moody/" in url}
-    assert (again.key, again.counts.kept, again.counts.dropped) == (first.key, 45 - GONE, {"http_404": GONE})
-    assert again.content_digest != first.content_digest
-    ended = {url: "http_404" if "/gone/" in url else None for url in URLS}
-    assert outcome(store, again) == ended
-    for part in again.parts:
-        if part.name in inodes and not part.name.startswith("dropped-"):
-            assert (tmp_path / "store" / again.path(part.name)).stat().st_ino == inodes[part.name]
-    assert {*inodes} - {p.name for p in again.parts} == {"dropped-00003.parquet"}, "the retried shard's"
-    there = {name.rpartition("/")[2] for name in store.names(f"download/{planned.key}")}
-    assert there == {p.name for p in again.parts} | {"manifest.json"}, "nothing is left over"
-
-    reopen(planned, context, ["http_404"])  # once more: names of parts must not collide
-    third = make(planned, context)
-    assert outcome(store, third) == ended
-    assert third.counts == again.counts
-    assert find_manifest(store, "download", planned.key, verify=True) == third
 
 
 FORKING = """

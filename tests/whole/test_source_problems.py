@@ -60,3 +60,32 @@ def test_wrong_type_of_a_key_with_two_types_is_one_problem(folder: Path, value: 
     with pytest.raises(ConfigError) as caught:
         load_config(folder / "cc.toml", [f"source.crawl={value}"], until="extract")
     assert [line.strip() for line in str(caught.value).splitlines()[1:]] == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ('paths = ["a"]', r"source\.kind: is required; allowed: warc, wat, common_crawl"),
+        ('kind = "wet"', r"source\.kind: 'wet' is not a kind of source; allowed: warc, wat, common_crawl"),
+        ('kind = "wat"', r"source\.paths: is required"),
+        (
+            'kind = "wat"\npaths = ["*.gz"]\ncrawl = "x"',
+            r"source\.crawl: unknown key \(value 'x'\); only kind = \"common_crawl\" has it; allowed: kind, .*, paths",
+        ),
+        (
+            'kind = "common_crawl"\nnum_files = 0',
+            r"(?s)source\.crawl: is required.*source\.num_files: 0: .*greater than",
+        ),
+        ('kind = "wat"\npaths = ["*.gz"]\nimages = "archive"', r"source\.images: 'archive': only .*kind = \"warc\""),
+        ('kind = "pairs"\npaths = ["*.csv"]\nimages = "archive"', r"source\.images: 'archive': only .*kind = \"warc\""),
+        ('kind = "common_crawl"\nnum_files = 1\ncrawl = "../x"', r"source\.crawl: '\.\./x': .* is no crawl id"),
+        (
+            'kind = "common_crawl"\nnum_files = 1\ncrawl = "x"\nbase_url = "file:///etc"',
+            r"source\.base_url: 'file:///etc'",
+        ),
+    ],
+)
+def test_each_kind_of_source_checks_its_own_keys(folder: Path, source: str, message: str):
+    (folder / "one.toml").write_text(f'name = "test"\n[source]\n{source}\n')
+    with pytest.raises(ConfigError, match=message):
+        load_config(folder / "one.toml", until="extract")

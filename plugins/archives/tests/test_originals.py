@@ -35,25 +35,6 @@ def test_originals_store_only_cacheable_bodies_with_validators(tmp_path: Path, h
     assert not list(tmp_path.iterdir())
 
 
-def test_originals_ignore_a_damaged_file(tmp_path: Path) -> None:
-    originals = Originals(tmp_path)
-    originals.put("http://a.test/", b"body of some length", headers(ETag='"1"'))
-    (path,) = tmp_path.glob("??/*")
-    whole = path.read_bytes()
-    for harmed in (
-        whole[:-1],
-        whole[:10],
-        b"",
-        whole.replace(b"body", b"BODY"),
-        b"[]\n",
-        whole.replace(b"a.test", b"b.test"),
-    ):
-        path.write_bytes(harmed)
-        assert originals.get("http://a.test/") is None, harmed
-    path.write_bytes(whole)
-    assert originals.get("http://a.test/") is not None
-
-
 def test_originals_shrink_deletes_the_oldest_files(tmp_path: Path) -> None:
     originals = Originals(tmp_path)
     for number in range(6):

@@ -282,15 +282,3 @@ def test_a_pause_that_the_server_asks_for_holds_for_all_threads() -> None:
     assert time.monotonic() - started >= 0.19
     with pytest.raises(FetchError, match="connect"):
         Endpoint(RecaptionConfig(endpoint="http://127.0.0.1:1/v1", model="toy", attempts=1), "jpg").ask(IMAGES[0])
-
-
-def test_config_refuses_what_is_no_endpoint_and_keeps_other_keys() -> None:
-    for wrong in ("file:///etc/passwd", "http://", "http://user:pw@host/v1", "http://host/v1?key=1", "http://[::1/v1"):
-        with pytest.raises(ValueError, match="endpoint"):
-            RecaptionConfig(endpoint=wrong, model="toy")
-    assert "recaption" not in CurateConfig().key_config()
-    one = RecaptionConfig(endpoint="http://a.example/v1/", model="toy")
-    other = one.model_copy(update={"endpoint": "http://b.example", "concurrency": 1, "timeout": 1.0})
-    assert one.endpoint == "http://a.example/v1"
-    assert one.key_config() == other.key_config()
-    assert one.digest == one.model_copy(update={"max_chars": 5}).digest != one.model_copy(update={"seed": 1}).digest

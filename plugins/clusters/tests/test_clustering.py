@@ -25,7 +25,7 @@ from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
 from tests.inline_executor import InlineExecutor
 from tests.small_model import write_model
-from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair, some_pairs
+from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, some_pairs
 from training import score as score_job
 
 UNITS = Units()
@@ -123,16 +123,6 @@ def test_kept_rows_have_a_cluster_and_a_distance(tmp_path: Path, checkpoint: Pat
 
     curate_pairs(store, pairs, checkpoint, count=4)  # the features are stored
     assert jobs[2:] == ["plugins.clusters.fit_job"]
-
-
-def test_few_images_and_none(tmp_path: Path, checkpoint: Path) -> None:
-    broken = [some_pairs()[0] | {"data": b"broken"}]
-    for number, rows in enumerate(([], broken, [pair("a", "one", jpeg(blocks(1)))])):
-        store = FolderStore(tmp_path / str(number))
-        manifest = curate_pairs(store, rows, checkpoint)
-        kept = int(number == 2)
-        assert (manifest.counts.input, manifest.counts.kept) == (len(rows), kept)
-        assert manifest.facts["clusters"]["clusters"] == kept
 
 
 def test_the_key_depends_on_the_clusters_only_where_there_are_any(tmp_path: Path, checkpoint: Path) -> None:

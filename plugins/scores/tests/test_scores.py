@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from dataops.errors import CorruptPart
 from dataops.shards.tar import ShardWriter
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
@@ -23,7 +20,6 @@ from plugins.scores.config import ScoresConfig
 from tasks.curate.decisions import IMAGES
 from tasks.curate.scores import clip as score_clip
 from tasks.curate.scores.compute import SIZES, ShardImages, Sizes, compute_score, read_found
-from tasks.curate.scores.score import Scorer, score_each
 from tasks.engine import subprocess_job as jobs
 from tasks.engine.context import Context
 from tasks.models.find import find_model
@@ -177,21 +173,6 @@ def test_aesthetic_does_not_depend_on_captions(tmp_path: Path, checkpoint: Path,
     scored_shards.clear()
     assert score(FolderStore(tmp_path / "s"), tmp_path, rows, 3, config) == found
     assert scored_shards == []
-
-
-def count_bytes(data: bytes) -> dict[str, Any]:
-    return {"score": float(len(data))}
-
-
-def test_a_scorer_of_single_images(tmp_path: Path) -> None:
-    scorer = Scorer("size", "d" * 32, partial(score_each, score=count_bytes))
-    draft = Draft(FolderStore(tmp_path), "curate", "k")
-    shards, context = write_shards(draft, ROWS, 5), Context(draft.store, tmp_path, pool=POOL)
-    lookup = compute_score(scorer, [shards], len(ROWS), draft, context)
-    assert read_found(draft, lookup, 0)["size"].to_pylist() == [float(len(data)) for _, _, data in ROWS]
-    other = Scorer("other", "e" * 32, partial(score_each, score=count_bytes))
-    with pytest.raises(CorruptPart, match=r"sample .* has no \.png image"):
-        compute_score(other, [[replace(shards[0], extension="png")]], 5, draft, context)
 
 
 def test_the_digest_depends_on_the_weights_and_not_on_their_path(tmp_path: Path, checkpoint: Path) -> None:

@@ -109,15 +109,6 @@ def test_rules_keep_the_same_rows_for_any_sharding_and_batches(tmp_path: Path, c
         assert kept.count(language) == -(-languages.count(language) // 2)
 
 
-def test_curate_scores_no_rows(tmp_path: Path, checkpoint: Path) -> None:
-    for rows in ([], [pairs()[0] | {"data": b"broken"}]):
-        store = FolderStore(tmp_path / str(len(rows)))
-        manifest = curate_pairs(store, rows, checkpoint, 7, {"score": "clip_score", "top_fraction": 0.5})
-        assert (manifest.counts.input, manifest.counts.kept) == (len(rows), 0)
-        assert manifest.facts["scores"]["clip_score"]["scored"] == 0
-        assert manifest.facts["scores"]["clip_score"]["quantiles"] == {}
-
-
 def test_only_new_images_are_scored_when_rules_or_data_change(
     tmp_path: Path, checkpoint: Path, job_sizes: list[int]
 ) -> None:

@@ -11,7 +11,6 @@ from tasks.engine import stage
 from tasks.evaluate.config import EvaluateConfig
 from tasks.evaluate.stage import EVALUATE
 from tests.registrations import (
-    METRICS,
     commit_evaluation,
     connect,
     find_versions,
@@ -134,48 +133,3 @@ def test_worse_model_becomes_a_candidate_and_each_move_of_an_alias_is_recorded(
     assert connect().get_registered_model("rivals").description == "a text of ours"
     with pytest.raises(ConfigError):
         promote("rivals/99", alias="champion", reason="why not", json=False)
-
-
-def test_gate_refuses_a_model_that_cannot_be_compared(mlflow_url: str, upstream: SimpleNamespace) -> None:
-    evaluated = commit_evaluation(upstream.store, "evother", [True] * 200)
-    theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
-    for manifests, tasks in ((theirs, ()), (upstream, ("twemoji-seen",))):
-        plan, context = plan_registration(manifests, model_name="unlike", not_worse=tasks)
-        if not tasks:
-            stage.make(plan, context)
-            continue
-        with pytest.raises(
-            GateRefused, match=r"twemoji-seen cannot be compared with unlike version 1: .* has no ranks"
-        ):
-            stage.make(plan, context)
-    plan, context = plan_registration(upstream, model_name="unlike", not_worse=("typo",))
-    with pytest.raises(ConfigError, match="typo: no such task; there are held-out, twemoji-seen"):
-        stage.make(plan, context)
-
-
-def test_model_without_a_gate_is_a_candidate_unless_it_is_above_chance(
-    mlflow_url: str, upstream: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from flows.commands.promote import promote
-
-    at_chance = {"digits": {**METRICS["twemoji-seen"], "metrics": {"top1": {"value": 0.08, "low": 0.06, "high": 0.1,
-                 "chance": 0.1, "n": 200}}}}  # fmt: skip
-    del at_chance["digits"]["contamination"]
-    evaluated = commit_evaluation(upstream.store, "evchance", [False] * 200, at_chance)
-    theirs = SimpleNamespace(**{**vars(upstream), "manifests": [evaluated, *upstream.manifests[1:]]})
-    plan, context = plan_registration(theirs, model_name="ungated")
-    manifest = stage.make(plan, context)
-    gate = "no gate: register.floors is empty; above chance on 0 of 1 task, so it is only a candidate"
-    assert (manifest.facts["alias"], manifest.facts["gate"]) == ("candidate", gate)
-    version = connect().get_model_version_by_alias("ungated", "candidate")
-    assert version.tags["gate"] == gate
-    assert "No gate: register.floors is empty; " in version.description
-    assert "champion" not in connect().get_registered_model("ungated").aliases
-    assert promote(f"ungated/{version.version}", alias="champion", reason="the first", json=False) == 0
-    assert capsys.readouterr().out.rstrip().endswith(f"({gate.removesuffix(', so it is only a candidate')})")
-    promoted = connect().get_model_version("ungated", version.version)
-    assert (promoted.description, promoted.tags["gate"]) == (
-        version.description.replace(", so it is only a candidate", ""),
-        gate,
-    )
-    assert promoted.description != version.description

@@ -116,12 +116,3 @@ def test_replacing_follows_the_marks_in_any_json(plain: Any, names: Any, counted
     assert replace_quotes(_Schema, value, str) == value
     dashed = replace_quotes(_Schema, value, lambda text: "-" * len(text))
     assert (dashed["plain"], dashed["other"]) == (plain, other)
-
-
-def test_texts_that_become_equal_stay_apart() -> None:
-    value = {"plain": "cat", "names": {"x": [["cat", "cat"]]}, "counted": {"cat": 1, "dog": 2},
-             "inner": {"a": {"why": "cat", "state": "cat", "more": "cat"}}}  # fmt: skip
-    assert replace_quotes(_Schema, value, lambda text: "-" * len(text)) == {
-        "plain": "cat", "names": {"x": [["cat", "---"]]}, "counted": {"---": 1, "----": 2},
-        "inner": {"a": {"why": "---", "state": "cat", "more": "cat"}},
-    }  # fmt: skip

@@ -6,8 +6,6 @@ import pytest
 from dataops.errors import ConfigError
 from flows.config import RunConfig, check_config, load_config
 
-pytest.importorskip("plugins.crawl")  # the shipped configs and the messages name kinds of sources of plugins
-
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
@@ -129,34 +127,6 @@ def test_load_config_reports_all_problems_together(write):
     ):
         assert what in message
     assert "warc" in message
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ('paths = ["a"]', r"source\.kind: is required; allowed: warc, wat, common_crawl"),
-        ('kind = "wet"', r"source\.kind: 'wet' is not a kind of source; allowed: warc, wat, common_crawl"),
-        ('kind = "wat"', r"source\.paths: is required"),
-        (
-            'kind = "wat"\npaths = ["*.gz"]\ncrawl = "x"',
-            r"source\.crawl: unknown key \(value 'x'\); only kind = \"common_crawl\" has it; allowed: kind, .*, paths",
-        ),
-        (
-            'kind = "common_crawl"\nnum_files = 0',
-            r"(?s)source\.crawl: is required.*source\.num_files: 0: .*greater than",
-        ),
-        ('kind = "wat"\npaths = ["*.gz"]\nimages = "archive"', r"source\.images: 'archive': only .*kind = \"warc\""),
-        ('kind = "pairs"\npaths = ["*.csv"]\nimages = "archive"', r"source\.images: 'archive': only .*kind = \"warc\""),
-        ('kind = "common_crawl"\nnum_files = 1\ncrawl = "../x"', r"source\.crawl: '\.\./x': .* is no crawl id"),
-        (
-            'kind = "common_crawl"\nnum_files = 1\ncrawl = "x"\nbase_url = "file:///etc"',
-            r"source\.base_url: 'file:///etc'",
-        ),
-    ],
-)
-def test_each_kind_of_source_checks_its_own_keys(write, source, message):
-    with pytest.raises(ConfigError, match=message):
-        load_config(write(source=source))
 
 
 def test_settings_override_values_and_keep_their_types(write):

@@ -30,27 +30,6 @@ def test_schema_is_a_schema_and_every_key_has_a_meaning():
     assert '"title": "Min Chars"' not in text
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"source": WARC},
-        {"name": "a"},
-        {"name": "a b", "source": WARC},
-        {"name": "a", "source": {"paths": ["a"]}},
-        {"name": "a", "source": {"kind": "wark", "paths": ["a"]}},
-        {"name": "a", "source": {"kind": "site", "paths": ["a"]}},
-        {"name": "a", "source": WARC, "trian": {}},
-        {"name": "a", "source": WARC, "train": {"epoch": 3}},
-        {"name": "a", "source": WARC, "train": {"epochs": 0}},
-        {"name": "a", "source": WARC, "download": {"retry": {"rounds": "3"}}},
-        {"name": "a", "source": WARC, "curate": {"rules": [{"score": "nsfw"}, {"score": 3}]}},
-    ],
-)
-def test_wrong_config_is_refused_by_the_schema_and_by_the_run(values):
-    assert list(CONFIG.iter_errors(values))
-    assert validate_values(values)[1]
-
-
 VALUES = [True, 3, "3", "yes", "", 1.5, -1, [], [1], ["a"], [[1, "a"]], {}, {"zz": 1}, [{"zz": 1}]]
 
 

@@ -22,7 +22,6 @@ from tests.colour_sets import COLOURS, content, write_checkpoint
 from training.evaluate import EvaluateJob, evaluate, main
 from training.evaluation.encode import encode_images
 from training.evaluation.features import encode_set
-from training.evaluation.retrieval import retrieve
 from training.evaluation.samples import Sample
 from training.evaluation.sets import EvalSet
 from training.evaluation.suite import Suite
@@ -137,32 +136,6 @@ def test_batches_and_threads_change_no_bit_and_no_order(loaded):
         assert [s.key for b in batches for s in b.samples] == [str(i) for i in range(70)]
         features.append(torch.cat([b.features_RD for b in batches]))
     assert torch.equal(*features)
-
-
-def test_retrieval_both_ways(tmp_path, loaded):
-    samples = [
-        (image_bytes(COLOURS["red"]), b"a red square\nsomething blue"),  # the second caption is of another's colour
-        (image_bytes(COLOURS["blue"]), b"blue as the sea"),
-        (b"broken", b"green"),
-        (image_bytes(COLOURS["white"]), b"black"),  # its worst caption
-    ]
-    data = write_set(tmp_path, samples, "retrieval")
-    result, table = retrieve(loaded, encode_set(loaded, data, batch_size=2))
-    rows = table.to_pylist()
-    # captions: 0 red, 1 blue, 2 blue, 3 green, 4 black; equal scores rank in order, so caption 1 stands before 2
-    assert [row["image_to_text_rank"] for row in rows] == [1, 2, None, 5]
-    assert rows[0]["text_to_image_ranks"] == [1, 2]
-    assert rows[1]["text_to_image_ranks"] == [1]
-    assert rows[3]["text_to_image_ranks"] == [3]
-    assert rows[2]["status"] == "unreadable"
-    metrics = result["metrics"]
-    assert (result["n"], result["captions"], result["unreadable"]) == (4, 5, 1)
-    assert metrics["image_to_text_R@1"]["value"] == pytest.approx(1 / 4)
-    assert metrics["image_to_text_R@5"]["value"] == pytest.approx(3 / 4)
-    assert metrics["text_to_image_R@1"]["value"] == pytest.approx(2 / 5)
-    assert metrics["text_to_image_R@1"]["n"] == 5
-    assert metrics["text_to_image_R@1"]["chance"] == pytest.approx(1 / 4)
-    assert metrics["image_to_text_R@1"]["chance"] == pytest.approx((2 / 5 + 3 * 1 / 5) / 4)
 
 
 @pytest.fixture

@@ -158,31 +158,6 @@ def test_a_changed_shard_is_noticed(job: Job, calls: list[str]):
     assert sorted(calls) == ["epochs", "index", "shard", "vocabulary"]
 
 
-def mix(job: Job, weights: tuple[float, float] = (1, 3), **train: object) -> Job:
-    """Return the same job with its shards as two datasets."""
-    tables = [{"weight": weights[0]}, {"key": "b" * 16, "weight": weights[1]}]
-    settings = {**job.train.model_dump(), **train, "dataset": tables}
-    return Job.model_validate({**job.model_dump(), "train": settings, "datasets": [1, 1]})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"weights": (1, 1e-9)},
-            "dataset 2 of train.dataset gives none of the .* samples of an epoch: raise its weight",
-        ),
-        ({"blur_faces": True}, "dataset 1 of train.dataset has no pair .* its faces were not looked for"),
-    ],
-)
-def test_a_dataset_of_a_mixture_that_gives_no_sample_is_named(job: Job, change: dict[str, Any], message: str):
-    members = [(name, b'{"face_bboxes":[]}' if name.endswith("json") else data) for name, data in pairs(13, 12)]
-    write_shard(job.shards[1], members)
-    mixed = mix(job, **change)
-    with pytest.raises(PairmillError, match=message):
-        prepare_plan(mixed, mixed.train, prepare_index(mixed))
-
-
 @pytest.mark.parametrize("name", ["vocabulary.json", "epochs.json"])
 @pytest.mark.parametrize(
     "damage", [lambda text: "", lambda text: text[:-9], lambda text: "3", lambda text: text.replace("4", "5")]

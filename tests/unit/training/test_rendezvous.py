@@ -27,8 +27,3 @@ def test_train_config_refuses_a_rendezvous_on_a_network_unless_allowed() -> None
         assert TrainConfig(nnodes="2", rdzv_endpoint=f"{host}:29400", allow_network=True).allow_network
     for host in ("127.0.0.1", "127.0.0.9", "localhost"):
         assert TrainConfig(nnodes="2:4", rdzv_endpoint=f"{host}:29400")
-
-
-def test_allow_network_is_no_part_of_the_key() -> None:
-    assert TrainConfig(allow_network=True).key_config() == TrainConfig().key_config()
-    assert "allow_network" not in TrainConfig().key_config()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dataops.snapshot import Counts, Draft
-from dataops.store import FolderStore, open_store
+from dataops.store import open_store
 from flows.app import run_command
 from flows.config import load_config
 from flows.pipeline import PIPELINE
@@ -88,28 +88,6 @@ def backfill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 def states(result: dict[str, Any]) -> list[str]:
     return [version["state"] for version in result["versions"]]
-
-
-def test_each_version_sees_the_datasets_before_it_and_complete_ones_are_reused(backfill: Any, tmp_path: Path) -> None:
-    runs = MadeRuns()
-    code, planned, _ = backfill(runs, "--dry-run")
-    assert (code, states(planned), runs.calls) == (0, ["waiting"] * 3, [])
-    code, first, printed = backfill(runs)
-    assert (code, states(first)) == (0, ["made"] * 3)
-    assert "mine.toml: 3 versions of the dataset, 3 to make" in printed
-    assert "seed=3: make extract to pack, without the pairs of the 2 datasets before it" in printed
-    keys = [version["dataset"] for version in first["versions"]]
-    own = ["0" * 16]
-    assert runs.seen == {"1": own, "2": [*own, keys[0]], "3": [*own, *keys[:2]]}
-
-    code, again, printed = backfill(runs, seeds=4)
-    assert (code, states(again)) == (0, ["reused"] * 3 + ["made"])
-    assert runs.calls == [("1", "pack"), ("2", "pack"), ("3", "pack"), ("4", "pack")]
-    assert [version["dataset"] for version in again["versions"][:3]] == keys
-    assert f"seed=2: reuse dataset {keys[1]}" in printed
-    assert runs.seen["4"] == [*own, *keys]
-    FolderStore(tmp_path / "store").delete_tree(f"pack/{keys[0]}")
-    assert states(backfill(runs)[1]) == ["made", "reused", "reused"]
 
 
 @pytest.mark.parametrize("code", [2, 3, 75])

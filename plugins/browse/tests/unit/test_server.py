@@ -63,31 +63,6 @@ def test_hostile_captions_and_urls_are_text(ask: Ask, site: Site) -> None:
         assert len(found.css("script")) == 1
 
 
-def test_pages_have_the_rows(ask: Ask, site: Site) -> None:
-    every = site.dataset.manifest.counts.kept
-    assert cards(page(ask, "/")) == every
-    assert cards(page(ask, "/?f=language~is~en&f=original_width~min~110")) < every
-    assert cards(page(ask, "/?column=language&operator=is&value=en")) == every
-    assert "drop_reason contains http" in page(
-        ask, "/?rows=download.dropped&f=drop_reason~has~http"
-    ).css_first("ul.chips").text()  # fmt: skip
-    values = page(ask, "/?rows=download.dropped&values=drop_reason").css(".values tr")
-    assert [node.text(separator=" ", strip=True).split() for node in values] == [["http_404", "2"], ["too_large", "1"]]
-    assert len(page(ask, "/clusters").css(".cluster")) == 1
-    links = {a.attributes["href"] for a in page(ask, "/funnel").css("table a")}
-    assert "/?rows=download.dropped&f=drop_reason~is~http_404" in links
-    assert {cards(page(ask, link or "")) for link in links if "http_404" in (link or "")} == {2}
-
-
-def test_images_are_jpegs(ask: Ask, site: Site) -> None:
-    image = ask("/image?row=0&size=small")
-    assert (image.headers["content-type"], image.content[:3]) == ("image/jpeg", b"\xff\xd8\xff")
-    assert image.headers["x-content-type-options"] == "nosniff"
-    row = list_rows(site.database, Selection(site.dataset.view("filter.dropped")))[0][ROW]
-    assert ask(f"/image?rows=filter.dropped&row={row}").status_code == 404
-    assert ask("/image?row=1000000").status_code == 400
-
-
 def test_assets_are_a_closed_set(ask: Ask) -> None:
     assert ask("/assets/app.js").headers["content-type"].startswith("text/javascript")
     assert "prefers-color-scheme: dark" in ask("/assets/style.css").text

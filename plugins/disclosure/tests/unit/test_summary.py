@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dataops.snapshot import Input, Manifest
+from dataops.snapshot import Manifest
 from dataops.store import FolderStore
 from plugins.disclosure.pages import render_html, render_markdown
 from plugins.disclosure.provider_facts import ProviderFacts, parse_facts
-from plugins.disclosure.subject import describe_manifests, describe_training
+from plugins.disclosure.subject import describe_training
 from plugins.disclosure.summary import Summary, as_json, summarise
 from plugins.disclosure.template import BY_NAME, FIELDS, SECTIONS
 from plugins.disclosure.tests.unit.made_model import make_model, pair
@@ -162,18 +162,6 @@ def test_measures_and_synthetic_data_are_in_the_summary_where_the_configs_have_t
     assert "synthetic_other_models" in made.list_open()
 
 
-def test_teachers_are_synthetic_data(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    train = make_model(store, PAIRS)["train"]
-    teacher = Input(stage="train.distill.model", key="teacher-l", digest="1" * 64)
-    facts = {**train.facts, "other_models": {teacher.stage: "Distilled from"}}
-    subject = describe_training(train.model_copy(update={"inputs": [*train.inputs, teacher], "facts": facts}), store)
-    answers = summarise(subject, ProviderFacts()).answers
-    assert answers["synthetic_used"].is_yes is True
-    assert answers["synthetic_models"].text[0] == "teacher-l."
-    assert "not in the lineage" in answers["synthetic_models"].text[1], "whether it is on the market"
-
-
 def test_facts_of_the_provider_fill_open_fields_and_classify_sources(tmp_path: Path) -> None:
     facts = {
         "provider": HOSTILE,
@@ -219,17 +207,3 @@ def test_a_model_whose_dataset_a_takedown_deleted_is_summarised_from_the_next_ve
     store.put("takedowns/loop.report.json", json.dumps({"versions": {new.key: old.key}}).encode())
     store.delete_tree(new.path(""))
     assert summarise(subject, ProviderFacts()).datasets == (f"pack/{old.key}",), "no version is left"
-
-
-def test_a_model_without_its_store_is_summarised_from_its_manifests(tmp_path: Path) -> None:
-    made = make_model(FolderStore(tmp_path), PAIRS)
-    subject = describe_manifests("models:/m/1", made, [], "MIT")
-    answers = summarise(subject, ProviderFacts()).answers
-    assert answers["image_size"].text[1] == "12 images, each with a caption."
-    assert answers["crawl_domains"].state == "open"
-    assert answers["crawl_period"].text[0].startswith("The downloads ended on 2026-01-02")
-    gone = describe_manifests("models:/m/1", {"train": made["train"]}, [], "")
-    lost = summarise(gone, ProviderFacts())
-    assert lost.datasets == (f"pack/{made['pack'].key}",)
-    assert {"image_size", "crawlers_used", "synthetic_used", "public_used"} <= set(lost.list_open())
-    assert json.loads(as_json(lost))["pairs"] == 0

@@ -1,7 +1,5 @@
 """A signed folder or dataset is verified by every byte; the key is in no file that is written."""
 
-import builtins
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -56,28 +54,6 @@ def test_any_flipped_byte_added_or_missing_file_is_named(folder: Path, tmp_path:
     (moved / "evil.py").write_bytes(b"x")
     with pytest.raises(CorruptPart, match=r"evil\.py"):
         verify(str(moved), public, tmp_path, None, as_json=True)
-
-
-def test_signed_folder_is_found_by_any_path_and_signed_again(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    private, public = write_keys(tmp_path)
-    (tmp_path / "other").mkdir()
-    other = write_keys(tmp_path / "other")
-    (tmp_path / "link").symlink_to(folder)
-    (folder / ".cache").mkdir()
-    (folder / ".cache" / "left").write_bytes(b"by a download")
-    monkeypatch.chdir(tmp_path)
-    for key, twin, replaced in ((private, public, False), (*other, True)):
-        assert sign("model", key, tmp_path, None, as_json=True) == 0
-        assert json.loads(capsys.readouterr().out)["replaced"] == replaced
-        for path in ("model", "./model/", "link", str(folder)):
-            assert verify(path, twin, tmp_path, None, as_json=True) == 0
-            assert json.loads(capsys.readouterr().out)["files"] == 3
-    monkeypatch.chdir(folder)
-    assert verify(".", other[1], tmp_path, None, as_json=True) == 0
-    with pytest.raises(CorruptPart, match=r"^\.: the signature model\.sig is damaged, or of another key than "):
-        verify(".", public, tmp_path, None, as_json=True)
 
 
 def test_folder_that_the_key_signed_for_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -141,24 +117,6 @@ def test_what_is_not_as_it_was_signed_is_named(
     with pytest.raises(CorruptPart) as refused:
         verify(str(folder), public, tmp_path, None, as_json=True)
     assert message in str(refused.value)
-
-
-def test_file_that_cannot_be_read_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    private, public = write_keys(tmp_path)
-    assert sign(str(folder), private, tmp_path, None, as_json=True) == 0
-
-    def deny(
-        file: Any, *args: Any, opened: Any = builtins.open, **kwargs: Any
-    ) -> Any:  # as mode 000, which root may read
-        if str(file).endswith("a.py"):
-            raise PermissionError(13, "Permission denied", str(file))
-        return opened(file, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "open", deny)
-    with pytest.raises(CorruptPart, match=r"code/a\.py cannot be read: Permission denied"):
-        verify(str(folder), public, tmp_path, None, as_json=True)
-    with pytest.raises(ConfigError, match=r"cannot be signed: .*code/a\.py: Permission denied"):
-        sign(str(folder), private, tmp_path, None, as_json=True)
 
 
 def test_folder_with_links_or_without_files_is_not_signed(folder: Path, tmp_path: Path) -> None:

@@ -75,11 +75,6 @@ def test_build_queries_reads_each_compression_and_a_page_dump(tmp_path: Path):
         assert built(text=[tmp_path / name]).equals(expected), name
 
 
-def test_build_queries_gives_the_same_on_worker_processes(tmp_path: Path):
-    expected = built(text=[text(tmp_path)])
-    assert built(workers=2, batch=100, text=[text(tmp_path)]).equals(expected)
-
-
 def test_build_queries_reads_only_the_articles_of_a_dump(tmp_path: Path):
     pages = [
         ("0", "", LINES),

@@ -1,71 +1,19 @@
 """What of execution.engine = "ray" needs no Ray; plugins/ray/tests/integration/test_ray.py has the rest."""
 
 import json
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dataops.errors import ConfigError, ContractError
-from dataops.snapshot import Draft, Record
 from dataops.store import FolderStore
 from plugins.ray.cluster import ClusterCapacity
 from plugins.ray.driver import Caller, code_digest, run_call
 from plugins.ray.engine import RayExecutor
 from plugins.ray.pool import check_store
-from tasks.engine import map_parts as parts
-from tasks.engine.context import Context
-from tasks.engine.map_parts import map_parts
-
-
-@dataclass(frozen=True)
-class Task:
-    id: str
-
-
-def plain(draft: Draft, task: Task) -> Record:
-    return Record(task=task.id)
-
-
-class LastFirst(Executor):
-    """A pool that answers the newest call first, when it is asked for one more than it holds."""
-
-    def __init__(self) -> None:
-        self.held: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self.most = 0
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.held.append((future, lambda: fn(*args, **kwargs)))
-        self.most = max(self.most, len(self.held))
-        return future
-
-
-class Hand(parts.SimpleQueue[Any]):
-    """Lets the pool answer whenever somebody waits for it."""
-
-    pool: LastFirst
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        future, call = self.pool.held.pop()
-        future.set_result(call())
-        return super().get(block, timeout)
-
-
-def test_map_parts_limits_waiting_tasks_and_accepts_results_in_any_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parts, "SimpleQueue", Hand)
-    draft = Draft(FolderStore(tmp_path), "filter", "k")
-    Hand.pool = pool = LastFirst()
-    tasks = [Task(f"p{n}") for n in range(40)]
-    context = Context(store=draft.store, home=tmp_path, workers=2, pool=pool)
-    assert [record.task for record in map_parts(plain, tasks, draft, context)] == [task.id for task in tasks]
-    assert pool.most == parts.WAITING * 2
 
 
 def test_check_store_raises_when_a_folder_on_several_machines_is_not_declared_shared(tmp_path: Path) -> None:

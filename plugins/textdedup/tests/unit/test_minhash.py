@@ -52,18 +52,6 @@ def test_choose_scheme_has_the_longest_bands_that_reach_the_recall(threshold: fl
     assert needed * longer > MAX_HASHES - longer or found.rows == caption_minhash.MAX_ROWS
 
 
-def test_signatures_agree_with_the_probability_of_the_jaccard_similarity():
-    """Check that the share of 128 hashes that agree is J on average, with the deviation of independent tosses."""
-    captions = slow.variants(1, 1200)
-    signed = compute_signatures(pa.array(captions), 128)
-    pairs = {pair: similarity for pair, similarity in slow.all_pairs(captions, 0.2).items() if similarity < 0.95}
-    assert len(pairs) > 1000
-    exact = np.array(list(pairs.values()))
-    error = np.array([(signed[i] == signed[j]).mean() for i, j in pairs]) - exact
-    assert abs(error.mean()) < 0.005
-    assert 0.9 < np.sqrt((error**2 / (exact * (1 - exact) / 128)).mean()) < 1.1
-
-
 @pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
 def test_bands_reach_the_recall_over_all_pairs(threshold: float):
     captions = slow.variants(2, 3000)

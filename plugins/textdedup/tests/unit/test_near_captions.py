@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.schema import uid
-from dataops.text.duplicates import compute_keys, find_duplicates
+from dataops.text.duplicates import compute_keys
 from plugins.textdedup.near_captions import (
     MAX_LEADERS,
     MEMBERS,
@@ -92,30 +92,6 @@ def test_find_dropped_drops_exactly_the_rows_with_a_better_kept_row(known):
     assert dropped == slow.leaving(pairs, order)
     assert all((worse in dropped) == any(b not in dropped for b, w in pairs if w == worse) for _, worse in pairs)
     assert left["worse_rank"].to_list() == [order[worse][0] for worse in left["worse"]]
-
-
-CAPTIONS = ["a red kite", "kite", "A RED KITE", "a red kite over the hill", "red " * 19 + "kite", "red " * 30 + "kite"]
-
-
-def test_compute_ranks_has_the_order_of_find_duplicates():
-    """Check that of any two rows with one caption hash, the one that ranks first is kept."""
-    sources = ["alt", "title", "figcaption", "og", "filename", "who knows", None]
-    rows = [
-        {"url": f"http://x/{i}", "caption": caption, "caption_source": source}
-        for i, (caption, source) in enumerate((c, s) for c in CAPTIONS for s in sources)
-    ]
-    rest = {"page_url": "p", "source": "a", "source_offset": 0}
-    table = pl.DataFrame([row | rest | {"uid": uid(row["url"], row["caption"])} for row in rows])
-    known = compute_keys(table).with_columns(caption=pl.lit(1, pl.UInt64), caption_low=pl.lit(1, pl.UInt64))
-    ranks = compute_ranks(known).to_list()
-    assert len(set(ranks)) == len(ranks)
-    chance = random.Random(0)
-    for _ in range(150):
-        i, j = chance.sample(range(len(rows)), 2)
-        stays = (find_duplicates(known[[i, j]], ["caption"]) == 0).tolist()
-        assert stays == [ranks[i] < ranks[j], ranks[j] < ranks[i]]
-    alone = compute_keys(table.filter(pl.col("url") == "http://x/0")[[0, 0]])
-    assert compute_ranks(alone).n_unique() == 1
 
 
 def test_ranks_of_near_captions_have_the_order_of_the_sources_first():

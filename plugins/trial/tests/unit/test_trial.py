@@ -82,13 +82,6 @@ def test_setting_of_filter_shows_what_is_dropped_now_and_what_is_kept_now(home: 
     assert back.changed["after"].value_counts().sort("count").rows() == [("kept", 1), ("duplicate_uid", 199)]
 
 
-def test_curate_reads_a_sample_of_the_raw_shards(home: Path):
-    found = attempt(home, "curate", "curate.min_side=110", rows=10)
-    assert found.rows == 10
-    assert set(found.changed.select("before", "after").unique().rows()) == {("kept", "too_small")}
-    assert 0 < found.changed.height < 10
-
-
 @pytest.mark.parametrize(
     ("stage", "settings", "error"),
     [

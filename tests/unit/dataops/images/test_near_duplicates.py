@@ -5,10 +5,8 @@ from hypothesis import strategies as st
 
 from dataops.images.bit_blocks import plan_searches
 from dataops.images.near_duplicates import (
-    find_close_pairs,
     find_clusters,
     find_connected,
-    hamming_distance,
     has_neighbour,
 )
 
@@ -75,15 +73,6 @@ def test_find_clusters_compares_equal_rows_once() -> None:
     hashes, groups = np.full(count, 1 << 63, np.uint64), np.zeros(count, np.int64)
     assert not find_clusters(hashes, groups, np.zeros((count, 2), np.uint8), 6, 16).any()
     assert not find_clusters(hashes, groups, no_thumbnails(count), 6, 16).any()
-
-
-@pytest.mark.parametrize("distance", DISTANCES)
-def test_find_close_pairs_yields_each_pair_once(distance: int) -> None:
-    rows = synthetic_hashes(1, 150)
-    queries = np.concatenate([rows[:20], synthetic_hashes(1, 40), synthetic_hashes(2, 20)])
-    found = [tuple(pair) for block in find_close_pairs(queries, rows, distance, 200) for pair in block.tolist()]
-    apart = hamming_distance(queries[:, None], rows[None])
-    assert sorted(found) == sorted(zip(*(index.tolist() for index in np.nonzero(apart <= distance)), strict=True))
 
 
 @pytest.mark.parametrize("distance", [1, 6, 16])

@@ -50,11 +50,3 @@ def test_find_codec_has_all_labels_of_the_standard_in_any_case_and_between_space
 )
 def test_find_declared_charset(html: bytes, label: str | None):
     assert find_declared_charset(html) == label
-
-
-@pytest.mark.parametrize(
-    "piece",
-    [b"<", b"<!--", b"<meta ", b"<meta charset=", b"<meta x='", b"=\"", b"<a ='", b"<script>", b"<script><", b"-", b"<?"],
-)  # fmt: skip
-def test_find_declared_charset_ends_on_repeated_pieces(piece: bytes):
-    assert find_declared_charset(piece * MAX_DECLARATION_OFFSET) is None

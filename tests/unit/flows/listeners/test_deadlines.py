@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from dataops.errors import ServiceError
 from dataops.store import FolderStore
 from flows.listeners import events
 from flows.listeners.deadlines import report_due_requests
@@ -48,23 +47,3 @@ def test_requests_near_or_past_their_deadline_are_announced(
         f"takedown {1:016x} is open",
     ]
     assert "Jane" not in caplog.text
-
-
-@pytest.mark.parametrize("failure", ["server", "register"])
-def test_failure_is_a_warning(
-    tmp_path: Path, failure: str, monkeypatch: pytest.MonkeyPatch, sent: list[Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    store = FolderStore(tmp_path)
-    record_request(store, 1, -1)
-    if failure == "register":
-        (log,) = tmp_path.glob("takedowns/*.log.json")
-        log.write_text("{}")
-    else:
-
-        def refuse(*_: Any) -> None:
-            raise ServiceError("HTTP 503")
-
-        monkeypatch.setattr(events, "send_takedowns_due", refuse)
-    report_due_requests(store)
-    assert caplog.messages[-1].startswith("deadlines of takedown requests: ")
-    assert not sent

@@ -1,7 +1,6 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from infra.local import processes
-
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
 def spawn(command: list[str], folder: Path) -> int:
@@ -23,18 +20,6 @@ def wait_until(condition, patience_s: float = 4.0) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
     return condition()
-
-
-def test_process_fingerprint_is_stable_and_none_after_the_end():
-    assert processes.process_fingerprint(os.getpid()) == processes.process_fingerprint(os.getpid()) is not None
-    with subprocess.Popen(SLEEP) as child:
-        assert processes.process_fingerprint(child.pid) not in (None, processes.process_fingerprint(os.getpid()))
-        child.kill()
-        assert wait_until(
-            lambda: processes.process_fingerprint(child.pid) is None
-        )  # a zombie is dead, though its pid exists
-        os.kill(child.pid, 0)
-    assert processes.process_fingerprint(child.pid) is None
 
 
 def test_spawn_detaches_the_process_and_logs_its_output(tmp_path: Path):
@@ -71,17 +56,6 @@ def test_terminate_kills_a_process_that_ignores_sigterm(tmp_path: Path):
     processes.terminate(pid, str(tmp_path), grace_s=0.3)
     assert processes.process_fingerprint(pid) is None
     assert time.monotonic() - started >= 0.3
-
-
-def test_choose_port_takes_the_first_free_one():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        busy = listener.getsockname()[1]
-        free = processes.choose_port()
-        assert not processes.is_port_free(busy)
-        assert processes.choose_port(busy, None, free) == free
-        assert processes.choose_port(busy) not in (busy, 0)
-    assert processes.choose_port(busy, free) == busy
-    assert not processes.is_port_free(70000)
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")

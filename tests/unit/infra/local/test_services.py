@@ -120,15 +120,6 @@ def test_no_other_server_gets_the_login_of_ours(answering, monkeypatch: pytest.M
     assert services.authorization(f"{url}/api/flows") == basic("me:of-that-server")
 
 
-def test_client_environment_excludes_loopback_from_the_proxy(monkeypatch: pytest.MonkeyPatch):
-    assert "NO_PROXY" not in services.client_environment()
-    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
-    assert services.client_environment()["no_proxy"] == "127.0.0.1,localhost"
-    monkeypatch.setenv("NO_PROXY", "intranet.example, localhost")
-    assert services.apply_environment()["NO_PROXY"] == "intranet.example,localhost,127.0.0.1"
-    assert os.environ["no_proxy"] == os.environ["NO_PROXY"]
-
-
 def test_up_starts_nothing_beside_external_servers(answering, monkeypatch: pytest.MonkeyPatch):
     url, codes, requests = answering
     monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")

@@ -66,13 +66,6 @@ def test_cluster_is_the_smallest_uid_of_kept_and_dropped_duplicates(tmp_path: Pa
         assert row["cluster"] is None or sum(other["drop_reason"] is None for other in members) == 1
 
 
-def test_equal_pixels_in_other_bytes_are_duplicates(tmp_path: Path) -> None:
-    data = jpeg(blocks(1))
-    commented = data[:2] + b"\xff\xfe\x00\x07hello" + data[2:]
-    pairs = [pair("a", "one", data, size=90), pair("b", "two", commented, size=91)]
-    assert reasons(*curate_pairs(tmp_path, pairs)) == {"a": "near_duplicate"}
-
-
 def test_images_without_contrast_are_blank(tmp_path: Path) -> None:
     faint = np.full((64, 64, 3), 200, np.uint8)
     faint[::2] += 2

@@ -1,4 +1,3 @@
-import time
 from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -130,13 +129,6 @@ def test_check_keeps_unforeseen_errors_of_parsers(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(FetchError, match=r"^robots: robots.txt cannot be read \(RecursionError\)$"):
             all_rules.check(split_url("http://a.test/1.jpg"))
     assert parsed.count("hostile") == 2
-
-
-def test_check_returns_the_crawl_delay_and_keeps_it_between_files() -> None:
-    host = Host(allow("User-agent: *", "Crawl-delay: 0.15"))
-    started = time.monotonic()
-    assert rules(host).check(split_url("http://a.test/1.jpg")) == (0.15, [])
-    assert time.monotonic() - started >= 0.15
 
 
 @pytest.mark.parametrize(

@@ -39,23 +39,3 @@ def test_report_shows_hostile_captions_as_text():
     assert page.addresses == []
     assert "\u202e" not in page.text
     assert "\\u202e" in page.text
-
-
-def test_balance_facts_hold_the_curve_over_queries():
-    before, after = np.array([5, 100, 0, 20]), np.array([5, 10, 0, 10.5])
-    parts = [
-        summarise_balanced_slice(
-            pl.Series(["b", "a", "a"]), pl.DataFrame({"sampling_probability": [0.25, None, 1.0]}), 9
-        ),
-        summarise_balanced_slice(pl.Series(["c"]), pl.DataFrame({"sampling_probability": [0.75]}), 2),
-    ]
-    facts = merge_balance(["kite", "the", "unicorn", "sky"], before, after, parts)
-    assert facts["curve"] == [[1, 100, 10], [2, 20, 10.5], [3, 5, 5], [4, 0, 0]]
-    assert facts["head"] == [["the", 100, 10], ["sky", 20, 10.5], ["kite", 5, 5]]
-    assert [facts[name] for name in ("pairs", "unmatched", "kept", "seen")] == [11, 4, 4, 3]
-    assert facts["unmatched_examples"] == ["a", "b", "c"]
-    assert (facts["queries"], facts["queries_found"], facts["matches_before"]) == (4, 3, 125)
-    assert facts["effective_before"] < facts["effective_after"] < 3
-    page = Page(report_html(manifest(balance=facts, alone={})))
-    for expected in ("11", "4 (36.4%), dropped", "3 of 4", "unicorn"):
-        assert (expected in page.text) == (expected != "unicorn"), expected

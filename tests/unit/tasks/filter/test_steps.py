@@ -20,19 +20,6 @@ from tests.filter_runs import SUBJECTS, filtered, kept, snapshot, some_pairs, wi
 from tests.inline_executor import InlineExecutor
 
 
-def test_the_number_of_partitions_does_not_change_the_output(tmp_path: Path):
-    rows = some_pairs(400)
-    config = {"dedupe": ["uid", "pair", "url", "caption"], "max_caption_count": 30}
-    digests = set()
-    for bits in (0, 1, 4):
-        manifest = filtered(tmp_path / str(bits), rows, stage=with_sizes(1 << bits), **config)
-        digests.add(manifest.content_digest)
-    assert len(digests) == 1
-    assert {"boilerplate", "file_name", "duplicate_url", "duplicate_caption"} <= set(manifest.counts.dropped)
-    left = kept(tmp_path / "4", manifest)
-    assert len({row["caption"].casefold() for row in left}) == len(left) == len({row["url"] for row in left})
-
-
 def test_urls_of_an_earlier_dataset_are_dropped_as_seen(tmp_path: Path):
     rows = some_pairs(200)
     seen = sorted({row["url"] for row in rows})[:40]

@@ -10,7 +10,7 @@ import pytest
 
 from dataops.snapshot import Draft, Manifest
 from dataops.store import FolderStore
-from tasks.register.gate import Verdict, binomial_tail, check_floors, judge_without_gate
+from tasks.register.gate import Verdict, check_floors, judge_without_gate
 from tests.manifests import build_manifest
 
 if TYPE_CHECKING:
@@ -92,8 +92,3 @@ def test_without_a_gate_only_a_model_above_chance_and_not_worse_gets_the_alias(
     assert len(verdict.comparisons) == (champion is not None and "a" in low)
     parsed = Verdict.parse(str(verdict))
     assert (str(parsed), parsed.gets_alias) == (str(verdict), alias)
-
-
-@pytest.mark.parametrize(("heads", "throws", "p"), [(0, 0, 1.0), (5, 5, 1 / 32), (3, 4, 5 / 16), (0, 9, 1.0)])
-def test_binomial_tail_gives_the_exact_probability(heads: int, throws: int, p: float) -> None:
-    assert binomial_tail(heads, throws) == pytest.approx(p)

@@ -11,7 +11,7 @@ from dataops.digest import canonical_json
 from dataops.schema import uid
 from tests.trainings import jpeg, write_shard
 from training.config import TrainConfig
-from training.data.epoch_order import Sampling, Windows
+from training.data.epoch_order import Sampling
 from training.data.loader import Dataset, Skipped, load_batches
 from training.data.sampling_plan import Plan
 
@@ -115,23 +115,3 @@ def test_batches_hold_the_drawn_pairs_from_any_first_step(tmp_path: Path):
         assert sorted(i for at, samples in batches for i in samples if at == epoch) == drawn
     dataset.close()
     assert json.loads(rows(chances)[2][1])["sampling_probability"] == 0.0
-
-
-def test_windows_show_each_sample_once_an_epoch():
-    sizes = np.array([9, 1, 12, 5, 8, 20, 3])
-    shard_of = np.repeat(np.arange(7), sizes)
-    plan = Plan(58, TrainConfig(epochs=2, batch_size=8), 4, None, Windows(sizes, 3))
-    for epoch, indices in enumerate(epochs_of(plan)):
-        assert sorted(indices) == list(range(58))
-        window = plan.windows.assign(4, epoch)
-        assert sorted(np.bincount(window).tolist()) == [2, 2, 3]
-        assert np.diff(window[shard_of[indices]]).min() >= 0, "one window after the other"
-    assert epochs_of(plan)[0] != epochs_of(plan)[1]
-    assert (plan.windows.assign(4, 0) != plan.windows.assign(4, 1)).any()
-    for step in range(1, plan.total_steps + 1):
-        ahead = plan.shards_after(step)
-        assert len(set(ahead)) == len(ahead)
-        needed = plan.shards_of(step, plan.total_steps)
-        assert set(needed) <= set(ahead), "nothing is requested too late"
-        assert set(plan.shards_of(step, step)) <= set(ahead[:6]), "and the first shards are requested first"
-    assert plan.shards_after(plan.total_steps) == [s for s in ahead if window[s] == 2]

@@ -5,8 +5,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binom
 
-from dataops.errors import ContractError
-from training.evaluation.comparison import compare, compare_all, mcnemar_p_value
+from training.evaluation.comparison import compare, mcnemar_p_value
 from training.evaluation.contamination import contamination
 from training.evaluation.robustness import effective_robustness, logit
 
@@ -46,13 +45,6 @@ def test_text_to_image_recall_is_the_share_of_all_captions_as_in_the_metrics():
     assert found["high"] == 1
 
 
-def test_comparing_other_images_raises_contract_error():
-    with pytest.raises(ContractError, match="same images"):
-        compare(predictions([1, 0]), predictions([1, 0], ["x", "y"]))
-    one = predictions([1])
-    assert list(compare_all({"a": one, "b": one}, {"b": one})) == ["b"]
-
-
 def test_contamination_splits_a_half_overlapping_set():
     right = [1] * 90 + [0] * 10 + [1] * 50 + [0] * 50
     members = {str(i) for i in range(100)} | {"gone"}
@@ -65,16 +57,6 @@ def test_contamination_splits_a_half_overlapping_set():
     assert dirty["significant"] is dirty["significant_corrected"] is True
     assert dirty["overlap_low"] < 0.9 < dirty["overlap_high"]
     assert (clean["overlap"], clean["p_value"], clean["significant"], clean["inflation"]) == (0, None, None, 0)
-
-
-def test_bonferroni_counts_the_sets_that_were_tested():
-    right = [1] * 16 + [0] * 4 + [1] * 10 + [0] * 10
-    tables = {f"t{i}": predictions(right) for i in range(10)}
-    matches = {name: {str(i) for i in range(20)} for name in tables}
-    one = contamination(tables, {"t0": matches["t0"]})[0]
-    assert (one["significant"], one["significant_corrected"]) == (True, True)
-    all_ten = contamination(tables, matches)
-    assert {(row["significant"], row["significant_corrected"]) for row in all_ten} == {(True, False)}
 
 
 def test_effective_robustness_is_the_distance_above_the_line():

@@ -69,9 +69,3 @@ def test_a_batch_is_copied_in_a_stream_of_its_own_before_the_step_that_uses_it(m
         "computes waits for copies",
     ]
     assert calls == [*of_each, "step 0", *of_each, "step 1"]
-
-
-def test_on_the_cpu_batches_stay_as_they_are() -> None:
-    batches = [batch(n, object()) for n in range(2)]
-    found = list(upload_batches(batches, torch.device("cpu")))
-    assert all(a is b for a, b in zip(found, batches, strict=True))

@@ -43,15 +43,6 @@ def test_a_job_s_trace_has_its_steps_and_changes_no_bit(make_job: Callable[..., 
     assert not (output_of(plain) / TRACE).exists()
 
 
-@pytest.mark.parametrize(("left", "first"), [(100, 10), (13, 10), (6, 3), (4, 2), (3, 2)])
-def test_it_begins_after_the_first_ten_steps_or_as_early_as_the_job_needs(
-    tmp_path: Path, left: int, first: int
-) -> None:
-    take_steps(tmp_path, min(left, 20), left)
-    expected = [f"ProfilerStep#{step}" for step in range(first, min(first + 3, left))]
-    assert sorted(traced_steps(tmp_path / TRACE), key=lambda name: int(name[13:])) == expected
-
-
 def test_a_trace_that_is_too_large_or_cannot_be_written_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,13 +130,6 @@ def test_an_archive_whose_entries_share_bytes_is_refused(tmp_path: Path):
     path.write_bytes(data)
     with pytest.raises(ConfigError, match=r"model\.pt: .*the tensors would have more bytes than the file"):
         read_state_dict(path)
-
-
-def test_tied_weights_are_read(tmp_path: Path):
-    weight = torch.arange(6.0).reshape(2, 3)
-    torch.save(OrderedDict(a=weight, b=weight, c=weight.T, d=weight[1:]), tmp_path / "w.pt")
-    found = read_state_dict(tmp_path / "w.pt")
-    assert all(map(torch.equal, found.values(), (weight, weight, weight.T, weight[1:])))
 
 
 def safetensors(path: Path, header: bytes, data: bytes = b"", *, size: int | None = None) -> Path:

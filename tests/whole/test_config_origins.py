@@ -7,8 +7,6 @@ from dataops.errors import ConfigError
 from flows.commands.config import format_line, resolve_config
 from flows.config import RunConfig
 
-pytest.importorskip("plugins.crawl")  # the shipped configs and the messages name kinds of sources of plugins
-
 
 def resolve(path: Path, *settings: str) -> tuple[RunConfig, dict[str, tuple[object, str]], str]:
     config, tables = resolve_config(path, settings)

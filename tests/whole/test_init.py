@@ -12,8 +12,6 @@ from flows.commands.init import init
 from flows.config import load_config
 from training.evaluation.suite import load_suite
 
-pytest.importorskip("plugins.crawl")  # the shipped configs and the messages name kinds of sources of plugins
-
 KINDS = ("warc", "common_crawl", "pairs", "site")
 
 
