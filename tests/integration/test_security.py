@@ -14,7 +14,7 @@ import pytest
 
 from dataops.errors import PairmillError, ServiceError
 from dataops.home import CHECKOUT
-from dataops.storage.s3 import S3Store
+from dataops.storage.s3 import S3Store, Transfers
 from infra.local import services
 from tests.kills.seaweed import SECRET
 
@@ -77,9 +77,8 @@ def test_pickled_model_in_the_registry_is_rejected_by_name_and_not_run(tmp_path)
 def test_s3_errors_do_not_contain_credentials(s3_environment, environment, message, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("dataops.storage.s3.CHECK_SECONDS", 0.5)
     with pytest.raises(PairmillError, match=message) as caught:
-        S3Store("mill", "x").check_writable()
+        S3Store("mill", "x", Transfers(check_seconds=0.5)).check_writable()
     for secret in (SECRET, *environment.values()):
         assert secret == "nobody" or secret not in str(caught.value)
 
@@ -137,7 +136,6 @@ def test_credentials_in_a_server_url_are_used_and_not_shown(login, monkeypatch, 
     assert found[0].ui_url == f"http://127.0.0.1:{port}"
     login.seen.clear()
     monkeypatch.setenv("PREFECT_API_URL", "http://user:p%40ssword@127.0.0.1:9/api")
-    monkeypatch.setattr(services, "_EXTERNAL_PATIENCE_S", 0)
     with pytest.raises(ServiceError, match=r"PREFECT_API_URL names http://127\.0\.0\.1:9/api, ") as caught:
-        services.up()
+        services.up(external_patience_s=0)
     assert "ssword" not in str(caught.value)

@@ -14,7 +14,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Draft, SnapshotName, find_manifest
 from dataops.store import FolderStore
 from dataops.trace.targets import image_targets
-from plugins.erasure.leftovers import delete_leftovers, find_leftovers
+from plugins.erasure.leftovers import delete_leftovers
 from plugins.erasure.tests.homes import (
     REMOVED,
     Copies,
@@ -28,7 +28,7 @@ from plugins.erasure.tests.homes import (
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
-from tasks.lineage.inventory import DAY, Inventory
+from tasks.lineage.inventory import DAY
 from tests.unit.tasks.dataset_chain import jpeg, pair
 
 
@@ -88,13 +88,6 @@ def test_takedown_with_another_run_at_work_names_it_and_is_completed_after_it(
             delete_leftovers(Context(store, home), SnapshotName("download", "f" * 16), image_targets(jpeg(4)))
     assert take_down(home, store, monkeypatch) == 0
     assert find_images(home) == set()
-
-
-def test_find_leftovers_ignores_unfinished_work_without_a_match(copy_home: Callable[[str], Path]) -> None:
-    store = FolderStore(copy_home("b") / "store")
-    unfinished = f"download/{'f' * 16}"
-    found = find_leftovers(Inventory(store), image_targets(jpeg(99)))
-    assert [(str(one.snapshot), one.objects) for one in found] == [(unfinished, (f"{unfinished}/00001.tar",))]
 
 
 def test_gc_keeps_the_version_that_a_takedown_made(

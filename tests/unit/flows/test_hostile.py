@@ -12,8 +12,8 @@ from dataops.redaction import redact
 from dataops.snapshot import Counts, Input, Manifest
 from dataops.store import FolderStore
 from flows import app
-from flows.commands import output, servers, show
-from flows.config import load_config, secret_problems
+from flows.commands import servers, show
+from flows.config import load_config
 from flows.records import Attempt, RunRecord, list_runs, load_run
 from infra.local.services import ServiceStatus
 from tests.manifests import build_manifest
@@ -71,23 +71,6 @@ def test_config_with_a_private_key_is_refused_without_repeating_it(config, lines
         load_config(config, [f"download.identity.key_file={json.dumps(value)}"])
     assert "hunter2" not in str(caught.value)
     assert redact(f"log {key} end") == "log ***\n end"
-
-
-def test_invalid_setting_is_not_repeated(config):
-    with pytest.raises(ConfigError, match="name is a value") as caught:
-        load_config(config, ["name.token=hunter2"])
-    assert "hunter2" not in str(caught.value)
-
-
-def test_ordinary_values_are_not_secrets():
-    values = {
-        "contact": "https://example.org/@bot",
-        "mail": "mailto:a@b.org",
-        "n": 5,
-        "q": "http://h/?page=2",
-        "token": "",
-    }
-    assert secret_problems(values) == []
 
 
 @pytest.mark.parametrize(
@@ -149,13 +132,12 @@ def test_records_that_do_not_match_their_name_are_refused(changes, tmp_path, cap
 
 def assert_harmless(text: str) -> None:
     assert not set(text) & set("\x1b\x07\r\x9b\u202e")
-    assert "[bold]x[/bold]" in text, "read as markup"
+    assert "[bold]x[/bold]" in "".join(text.split()), "read as markup"
 
 
 @pytest.fixture
 def printed_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Return a function that calls a show function and returns what it prints on a wide terminal without colours."""
-    monkeypatch.setattr(output, "WIDTH", 1000)
+    """Return a function that calls a show function and returns what it prints without a terminal."""
 
     def capture(show: Any, *arguments: Any) -> str:
         out = io.StringIO()

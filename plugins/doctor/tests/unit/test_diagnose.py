@@ -70,26 +70,6 @@ def test_check_store_in_a_folder(tmp_path: Path):
         assert "store.uri" in check.remedy
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_check_store_fails_in_a_folder_of_another_user():
-    assert not store_checks.check_store("/usr/pairmill-store")[0].ok
-
-
-def test_check_store_fails_for_an_unknown_scheme():
-    (check,) = store_checks.check_store("ftp://host/path")
-    assert (check.ok, check.severity) == (False, "error")
-
-
-def test_check_disk_and_check_memory_apply_their_limits(tmp_path: Path):
-    disk = os.statvfs(tmp_path)
-    assert machine_checks.check_disk(tmp_path / "not/yet").ok is (disk.f_bavail * disk.f_frsize >= 5 * 2**30)
-    low = machine_checks.check_disk(tmp_path, lambda path: 5 * 2**30 - 1)
-    assert (low.ok, low.severity) == (False, "warning")
-    assert machine_checks.check_disk(tmp_path, lambda path: 5 * 2**30).ok
-    assert not machine_checks.check_memory(2**30).ok
-    assert machine_checks.check_memory(3 * 2**30).ok
-
-
 def fake_tool(folder: Path, script: str) -> str:
     tool = folder / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\n{script}\n")
@@ -123,18 +103,6 @@ def test_check_gpu_compares_the_driver_with_the_torch_build(tmp_path: Path):
     assert "version mismatch" in broken.detail
 
 
-@pytest.mark.parametrize(
-    ("line", "cuda"), [("cuda: Optional[str] = '12.8'", "12.8"), ("cuda: Optional[str] = None", None)]
-)
-def test_installed_torch_cuda_reads_the_files_of_torch(tmp_path: Path, line: str, cuda: str | None):
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch/version.py").write_text(f"__version__ = '2.13.0'\ndebug = False\n{line}\nhip = None\n")
-    (tmp_path / "torch-2.13.0.dist-info").mkdir()
-    (tmp_path / "torch-2.13.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
-    (found,) = metadata.distributions(path=[str(tmp_path)])
-    assert machine_checks.installed_torch_cuda(lambda name: found) == cuda
-
-
 def test_installed_torch_cuda_agrees_with_torch():
     code = "import torch; print(torch.version.cuda)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -149,21 +117,6 @@ def test_diagnose_reports_a_python_without_dependencies(monkeypatch: pytest.Monk
     checks = [check for check in doctor.diagnose() if check.name == "packages"]
     assert [(check.ok, check.severity) for check in checks] == [(False, "error")]
     assert "pip install -e ." in checks[0].remedy
-
-
-def test_executors_are_checked_only_if_the_config_names_one(tmp_path: Path):
-    config = tmp_path / "run.toml"
-    config.write_text('[execution]\nengine = "local"\n')
-    assert check_executors(config) == []
-    config.write_text('[execution]\nengine = "slurm"\n')
-    (check,) = check_executors(config)
-    assert not check.ok
-    assert "execution.engine = \"slurm\": there is no 'slurm' among the executors; there are local" in check.detail
-    config.write_text('[train]\nlaunch = "slurm"\n')
-    (check,) = check_executors(config)
-    assert 'train.launch = "slurm"' in check.detail
-    config.write_text("[execution\n")
-    assert not check_executors(config)[0].ok
 
 
 def test_doctor_imports_no_prefect_mlflow_or_torch():

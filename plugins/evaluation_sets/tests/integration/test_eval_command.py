@@ -6,28 +6,26 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 
-from dataops.errors import ConfigError
 from flows.app import run_command
-from training.model.checkpoint import save_model
-from training.model.clip import CLIP
-from training.model.load import load_any
-from training.model.preprocess import Preprocess
-from training.model.tokenizer import train_tokenizer
-from training.model_config import ModelConfig
 
 pytestmark = pytest.mark.timeout(120)  # the command's own process loads torch, twice
 NAMES = ["<b>nought</b>", *(str(n) for n in range(1, 10))]
 
 
 def model(folder: Path, seed: int) -> Path:
+    import torch  # here, since all test processes load this module
+
+    from training.model.checkpoint import save_model
+    from training.model.clip import CLIP
+    from training.model.preprocess import Preprocess
+    from training.model.tokenizer import train_tokenizer
+    from training.model_config import ModelConfig
+
     tokenizer = train_tokenizer(NAMES, 280, 16)
     card = {
         "embed_dim": 16,
@@ -41,6 +39,8 @@ def model(folder: Path, seed: int) -> Path:
 
 
 def write_digits(root: Path, kind: str) -> Path:
+    from sklearn.datasets import load_digits
+
     scans, labels = load_digits(return_X_y=True)
     (root / "test").mkdir(parents=True)
     with tarfile.open(root / "test/0.tar", "w") as tar:
@@ -121,77 +121,3 @@ def test_eval_names_a_damaged_set(workspace, capsys, spoil, message):
     code = run_command(["eval", str(model(workspace / "a", 0)), "--suite", str(workspace / "s.toml")])
     assert code in (2, 3)
     assert message in capsys.readouterr().err
-
-
-def test_eval_fails_without_a_model_or_a_suite(workspace, capsys):
-    assert run_command(["eval", "", "--suite", str(workspace / "s.toml")]) == 2
-    assert run_command(["eval", str(workspace / "nothing"), "--suite", str(workspace / "s.toml")]) == 2
-    assert run_command(["eval", str(workspace), "--suite", str(workspace / "none.toml")]) == 2
-    assert run_command(["eval", str(workspace), "--suite", str(workspace / "s.toml")]) == 2
-    errors = capsys.readouterr().err
-    assert "nothing': no such file or folder" in errors
-    assert "the folder holds no weights (.bin, .json, .pt, .pth, .safetensors)" in errors
-
-
-def open_clip_folder(folder: Path) -> tuple[Path, torch.nn.Module]:
-    """Write a model as open_clip's push to the Hub does, with its own vocabulary."""
-    card = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-    }
-    torch.manual_seed(2)
-    theirs = open_clip.model.CLIP(**card).eval()
-    folder.mkdir()
-    preprocess = {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": card, "preprocess_cfg": preprocess}))
-    torch.save(theirs.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return folder, theirs
-
-
-def test_open_clip_folder_gives_the_features_of_open_clip(workspace, capsys):
-    folder, theirs = open_clip_folder(workspace / "theirs")
-    loaded = load_any(folder)
-    assert isinstance(loaded.model, CLIP)  # ours, which takes texts at their own length
-    images, tokens = torch.randn(2, 3, 32, 32), loaded.tokenizer(["a cat", "two dogs"])
-    with torch.no_grad():
-        torch.testing.assert_close(loaded.model.encode_image(images), theirs.encode_image(images), atol=1e-5, rtol=1e-4)
-        padded = torch.nn.functional.pad(tokens, (0, 16 - tokens.shape[1]))
-        torch.testing.assert_close(loaded.model.encode_text(tokens), theirs.encode_text(padded), atol=1e-5, rtol=1e-4)
-    white = loaded.preprocess(Image.new("RGB", (40, 32), "white"))
-    torch.testing.assert_close(white, torch.ones(3, 32, 32))  # (1 - 0.5) / 0.5: the folder's own mean and deviation
-    assert run_command(["eval", str(folder), "--suite", str(workspace / "s.toml"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"]["digits"]["n"] == 60
-
-
-def test_pickle_in_an_open_clip_folder_does_not_run(workspace):
-    folder, _ = open_clip_folder(workspace / "theirs")
-    witness = workspace / "ran"
-
-    class Hostile:
-        def __reduce__(self):
-            return Path.touch, (witness,)
-
-    torch.save({"visual.proj": Hostile()}, folder / "open_clip_pytorch_model.bin")
-    with pytest.raises(ConfigError, match=r"open_clip_pytorch_model\.bin: the weights cannot be read safely"):
-        load_any(folder)
-    assert not witness.exists()
-
-
-def test_weights_file_gets_the_vocabulary_of_openai(workspace):
-    card = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 64, "patch_size": 8},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
-    }
-    torch.manual_seed(3)
-    theirs = open_clip.model.CLIP(**card).eval()
-    torch.save(theirs.state_dict(), workspace / "ViT.pt")
-    loaded = load_any(workspace / "ViT.pt")
-    texts = ["a cat", "a dog and its ball"]
-    with torch.no_grad():
-        expected = theirs.encode_text(open_clip.tokenizer.SimpleTokenizer()(texts))
-        torch.testing.assert_close(loaded.model.encode_text(loaded.tokenizer(texts)), expected, atol=1e-5, rtol=1e-4)
-    image = Image.effect_noise((40, 36), 80).convert("RGB")
-    transform = open_clip.image_transform(32, is_train=False)
-    torch.testing.assert_close(loaded.preprocess(image), transform(image), atol=1e-6, rtol=0)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,18 +17,14 @@ from dataops.digest import canonical_json
 from dataops.errors import ConfigError, CorruptPart
 from dataops.snapshot import Draft, Record, SnapshotName, find_manifest
 from dataops.stages import STAGES
-from dataops.storage import cached_files
-from dataops.storage.cached_files import hold
 from dataops.store import FolderStore
 from flows.records import RunRecord
-from infra.local import services
-from plugins.retention.command import KEEP_RUNS, Policy, Roots, _find_local, collect_garbage, parse_age
+from plugins.retention.command import KEEP_RUNS, Policy, Roots, _find_local
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
 from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY
 from tests.stored_snapshots import age, names, put, put_run
-from training.feature_files import read_features, write_features
 
 NOW = time.time()
 
@@ -236,11 +231,6 @@ def test_gc_deletes_nothing_where_the_ancestors_of_a_damaged_manifest_are_unknow
         gc(store, Policy())
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("12h", 43_200), ("30d", 30 * DAY), ("8w", 56 * DAY)])
-def test_parse_age_accepts_hours_days_and_weeks(text, seconds):
-    assert parse_age(text) == seconds
-
-
 def test_gc_keeps_an_old_run_of_another_machine_that_holds_a_lease(store):
     train, pack = SnapshotName("train", "d" * 16), SnapshotName("pack", "e" * 16)
     put(store, pack, [])
@@ -307,66 +297,3 @@ def test_gc_keeps_an_object_that_a_deleted_snapshot_shares_with_a_kept_one(store
     assert gc(store, Policy()) == {OTHER}
     assert find_manifest(store, *OTHER) is not None
     assert store.read(f"{OTHER}/part-00000") == str(EXTRACT).encode()
-
-
-def test_gc_deletes_cached_features_that_were_not_used_for_a_month(store, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Roots, "read_registry", lambda roots: None)
-    monkeypatch.setattr(services, "up", list)
-    monkeypatch.setattr(services, "apply_environment", dict)
-    cached = tmp_path / "home" / "features"
-    (cached / "towers").mkdir(parents=True)
-    write_features(cached / "towers" / "texts-used.npy", 2, 3, [(np.arange(2), np.ones((2, 3), np.float32))])
-    for name in ("towers/texts-old.npy", "towers/images-new.npy", "old.safetensors", "teacher/block.npy"):
-        (cached / name).parent.mkdir(exist_ok=True)
-        (cached / name).write_bytes(b"x" * 1000)
-    for path in (*cached.rglob("*"), cached):
-        if "new" not in path.name:
-            os.utime(path, (NOW - 40 * DAY, NOW - 40 * DAY))
-    assert read_features(cached / "towers" / "texts-used.npy", 2, 3) is not None
-    collect_garbage(tmp_path / "home", str(store.root), Policy(1), delete=False, as_json=False)
-    printed = capsys.readouterr().out
-    assert f"to delete: 2 entries unused for 30 days in {cached}, 2.0 KB\n" in printed
-    assert f"to delete: 1 entry unused for 30 days in {cached / 'towers'}, 1.0 KB\n" in printed
-    assert "Nothing was deleted" in printed
-    collect_garbage(tmp_path / "home", str(store.root), Policy(None, 50 * DAY), delete=True, as_json=True)
-    assert json.loads(capsys.readouterr().out)["cached"] == []
-    collect_garbage(tmp_path / "home", str(store.root), Policy(1), delete=True, as_json=True)
-    assert len(json.loads(capsys.readouterr().out)["cached"]) == 3
-    left = sorted(path.name for path in cached.rglob("*"))
-    assert left == ["images-new.npy", "texts-used.npy", "towers"]
-
-
-def test_gc_deletes_copies_of_models_and_caches_of_browse_unless_a_process_uses_them(
-    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(Roots, "read_registry", lambda roots: None)
-    monkeypatch.setattr(services, "up", list)
-    monkeypatch.setattr(services, "apply_environment", dict)
-    monkeypatch.setattr(cached_files, "_held", {})
-    home = tmp_path / "home"
-    groups = ("models", "browse/models", "browse/features", "browse/sessions")
-    for folder in [home / group / name for group in groups for name in ("old", "held")]:
-        folder.mkdir(parents=True)
-        (folder / "file").write_bytes(b"x" * 1000)
-        age(folder, 40)
-    for group in groups:
-        assert hold(home / group / "held")
-        age(home / group, 40)  # a process that runs for longer than the files are kept
-    collect_garbage(home, str(store.root), Policy(1), delete=False, as_json=True)
-    listed = json.loads(capsys.readouterr().out)
-    assert sorted(listed["cached"]) == sorted(str(home / group / "old") for group in groups[:3])
-    assert listed["local"] == [str(home / "browse/sessions/old")]
-    collect_garbage(home, str(store.root), Policy(1), delete=True, as_json=True)
-    assert sorted(path.parent.relative_to(home).as_posix() for path in home.rglob("file")) == sorted(
-        f"{group}/held" for group in groups
-    )
-
-
-def test_gc_deletes_old_probes_of_stores_that_were_lost_or_killed(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path / "store")
-    for name in ("_probe/old", "_probe/new", "runs/r.json"):
-        store.put(name, b"x")
-    os.utime(store.root / "_probe" / "old", (NOW - 2 * DAY, NOW - 2 * DAY))
-    result = delete_unneeded(plan_deletions(store, {}), Context(store=store, home=tmp_path), dict)
-    assert result.unfinished == 1
-    assert store.names("") == ["_probe/new", "runs/r.json"]

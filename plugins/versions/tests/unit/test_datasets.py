@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from dataops.snapshot import read_parts
 from plugins.versions.datasets import compare_datasets
 from tests.unit.tasks.dataset_chain import dropped_pairs, packed_in, pair, some_pairs
 
@@ -43,17 +42,6 @@ def test_compare_datasets_returns_each_added_and_removed_row_with_its_stage_and_
     }  # fmt: skip
 
 
-def test_compare_datasets_swaps_added_and_removed_when_the_arguments_are_swapped(tmp_path: Path) -> None:
-    store, first = packed_in(tmp_path, some_pairs())
-    _, second = packed_in(tmp_path, changed_pairs())
-    one, other = ((first["pack"], store), (second["pack"], store))
-    forth, back = compare_datasets(one, other), compare_datasets(other, one)
-    assert forth.added.rows.equals(back.removed.rows)
-    assert forth.removed.rows.equals(back.added.rows)
-    same = compare_datasets(one, one)
-    assert (same.common, same.added.why, same.removed.why, same.settings) == (17, {}, {}, {})
-
-
 def test_compare_datasets_returns_the_latest_stage_when_rows_of_a_uid_are_dropped_at_several(tmp_path: Path) -> None:
     store, first = packed_in(tmp_path, [pair(0), pair(1)])
     _, second = packed_in(tmp_path, [pair(0), pair(1, "too_small"), pair(1, "duplicate_uid", "filter")])
@@ -73,11 +61,3 @@ def test_compare_datasets_returns_an_unknown_reason_when_a_snapshot_was_deleted(
     store.delete_tree(f"extract/{second['extract'].key}")
     found = compare_datasets((first["pack"], store), (second["pack"], store))
     assert found.removed.why == {("", "unknown"): 1, ("curate", "too_small"): 1}
-
-
-def test_compare_datasets_compares_snapshots_of_curate(tmp_path: Path) -> None:
-    store, first = packed_in(tmp_path, some_pairs())
-    _, second = packed_in(tmp_path, changed_pairs())
-    found = compare_datasets((first["curate"], store), (second["curate"], store))
-    assert found.removed.why[("curate", "nsfw")] == 1
-    assert found.common + found.added.rows.height == read_parts(store, second["curate"]).num_rows

@@ -10,7 +10,6 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Manifest
 from dataops.store import Store
 from flows.app import run_command
-from flows.commands.show import show_run_or_key
 from flows.records import RunRecord, StageRun
 from plugins.versions.diff import show_diff
 from tests.unit.tasks.dataset_chain import packed_in, pair
@@ -85,17 +84,6 @@ def test_show_diff_refuses_what_cannot_be_compared(datasets) -> None:
     ):
         with pytest.raises(ConfigError, match=what):
             show_diff(key, other, home, store.uri, rows, as_json=True)
-
-
-def test_show_lists_the_contents_of_a_dataset(datasets, capsys) -> None:
-    home, store, first, _ = datasets
-    assert show_run_or_key(first["pack"].key, home, store.uri, as_json=False) == 0
-    output = capsys.readouterr().out
-    assert "hosts      host0.example 2, host1.example 2, host2.example 2" in output
-    assert "licenses   none 3, http://creativecommons.org/licenses/by/4.0/ 3" in output
-    assert "crawls     CC-MAIN-2024-10 6" in output
-    assert show_run_or_key(first["curate"].key, home, store.uri, as_json=False) == 0
-    assert "hosts " not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [["models"], ["diff", "r-1"]], ids=lambda command: command[0])
