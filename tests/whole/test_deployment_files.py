@@ -135,4 +135,4 @@ def test_only_changes_of_the_code_make_it_dirty(tmp_path: Path, monkeypatch: pyt
     context = Context(open_store(str(tmp_path / "store")), tmp_path)
     code = stage.make(stage.plan(stage.Stage("extract", 1, edit), StageConfig(), 0, []), context).code
     assert (code["dirty"], code["changed"]) == (True, True), "the checkout changed while the stage ran"
-    assert code_version()["dirty"] is True
+    assert code_version(tmp_path)["dirty"] is True

@@ -150,9 +150,7 @@ def test_trace_lists_all_datasets_of_a_mixture_and_its_models(
     ("extractor", "place"),
     [
         ("pairmill-warc/3", "a.list at byte 1,074 ("),
-        ("pairmill-wat/1", "a.list at byte 1,074 ("),
         ("pairmill-pairs/1", "a.list at row 1,074 ("),
-        ("pairmill-site/2", "a.list at page 1,074 ("),
         ("another/1", "a.list at position 1,074 ("),
     ],
 )
