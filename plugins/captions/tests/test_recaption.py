@@ -35,7 +35,7 @@ from tests.unit.tasks.raw_images import blocks, downloaded, jpeg, pair
 
 Reply = tuple[int, dict[str, str], bytes]
 NEVER = threading.Event()
-IMAGES = {n: jpeg(blocks(200 + n)) for n in range(12)}
+IMAGES = {n: jpeg(blocks(200 + n)) for n in range(30)}
 
 
 def completion(text: Any, **more: Any) -> bytes:
@@ -231,7 +231,7 @@ def test_too_few_answers_fail_the_stage_and_a_rerun_asks_for_the_rest(tmp_path: 
 def test_an_endpoint_that_is_down_or_refuses_ends_the_stage_soon(tmp_path: Path, toy: ToyServer) -> None:
     toy.reply = lambda image, times: (503, {}, b"")
     with pytest.raises(ServiceError, match=r"failed for 20 images in a row, the last time with http_503"):
-        curated(tmp_path, toy, 30, attempts=1, concurrency=1)
+        curated(tmp_path, toy, 30, 30, attempts=1, concurrency=1)
     assert len(toy.bodies) < 24
     for status, remedy in ((401, API_KEY), (404, "endpoint and model")):
         toy.reply = lambda image, times, status=status: (status, {}, b"")
