@@ -11,7 +11,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Draft, Manifest
 from dataops.store import FolderStore
 from dataops.trace.targets import Target, image_targets
-from flows.commands import trace as flow
+from plugins.trace import command as flow
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
 from tasks.lineage.search import Search
 from tasks.lineage.trace import Trace
