@@ -28,7 +28,8 @@ start = ["https://example.org/"]
     [
         (
             'contact = "mailto:us@example.org"\npaths = ["*.warc.gz"]',
-            'source.paths: unknown key (value ["*.warc.gz"]); only kind = "warc" or "wat" or "pairs" has it; '
+            'source.paths: unknown key (value ["*.warc.gz"]); only kind = "warc" or "wat" or "pairs" or '
+            '"webdataset" or "huggingface" has it; '
             "allowed: allowed_domains, ",
         ),
         ("", "source: contact is required to crawl example.org; set it to a page or a mailto: address by which "),
