@@ -1,4 +1,4 @@
-"""Write the outputs of commands that the pages show: python -m docs.tools.outputs [FOLDER].
+"""Write the outputs and pictures that the pages and the notebook show: python -m docs.tools.outputs [FOLDER].
 
 FOLDER is a folder in which `pairmill demo` ran; the default is the checkout. A page marks a block with the command on the
 line above it::
@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 
 from dataops.home import CHECKOUT
 from docs.tools.links import pages
+from docs.tools.notebook import NOTEBOOK
+from docs.tools.pictures import write_pictures
 
 _BLOCK = re.compile(
     r"(?P<mark><!-- output(?P<demo_only> demo-only)?: (?P<command>[^\n]*) -->\n(?P<fence>```+)\w*\n)"
@@ -98,6 +100,7 @@ def main() -> None:
         "COLUMNS": "100",
         "NO_COLOR": "1",
         "TERM": "dumb",
+        "PYTHONPATH": str(CHECKOUT),
     }
     variables: dict[str, str] = {}
 
@@ -119,6 +122,8 @@ def main() -> None:
         if after != before:
             page.write_text(after, encoding="utf-8")
             sys.stdout.write(f"wrote {page.relative_to(CHECKOUT)}\n")
+    write_pictures(folder, run, variables)
+    run(f"python -m docs.tools.notebook {CHECKOUT / NOTEBOOK}")
 
 
 if __name__ == "__main__":

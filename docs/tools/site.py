@@ -108,7 +108,7 @@ def _navigation() -> str:
             is_open = True
         elif found := re.match(r"\| \[([^\]]+)\]\(([^)#]+)\)", line):
             file = linked_file(page, found[2])
-            if file is not None:
+            if file is not None and file.suffix == ".md":
                 lines.append(f'    {{ "{found[1]}" = "{file.relative_to(ROOT)}" }},\n')
     return "".join(lines) + ("  ] },\n" if is_open else "")
 

@@ -1,5 +1,6 @@
-"""README.md: each command and each block of code runs as printed, in a checkout in which a pipeline has run."""
+"""README.md and the notebook: each command and each block of code runs as printed, where a pipeline has run."""
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from dataops.home import CHECKOUT
 from docs.tools.examples import find_examples
+from docs.tools.notebook import NOTEBOOK, texts
 from tests.small_pipeline import MODEL as SMALL
 from tests.small_pipeline import Pairmill
 from tests.small_web import HOST
@@ -58,3 +60,15 @@ def test_commands_and_code_run_as_printed(pairmill: Pairmill, checkout: Path):
     run = subprocess.run([sys.executable, "-c", code], cwd=checkout, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     assert any((checkout / "exported").iterdir())
+
+
+def test_notebook_gives_what_it_shows(pairmill: Pairmill, reusing_config: Path, checkout: Path):
+    (checkout / ".pairmill").mkdir()
+    shutil.copy(reusing_config, checkout / ".pairmill" / "demo.toml")
+    notebook = Path(shutil.copy(CHECKOUT / NOTEBOOK, checkout / "notebook.ipynb"))
+    command = [sys.executable, "-m", "docs.tools.notebook", notebook]
+    run = subprocess.run(command, cwd=checkout, env=pairmill.env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    shown, found = (texts(json.loads(path.read_text("utf-8"))) for path in (CHECKOUT / NOTEBOOK, notebook))
+    assert all(text for text, _ in found)
+    assert [text for text, tags in found if "same" in tags] == [text for text, tags in shown if "same" in tags]

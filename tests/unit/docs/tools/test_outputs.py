@@ -1,11 +1,17 @@
-"""Blocks with outputs of commands: how they are found, filled and compared; and that each names a real command."""
+"""Blocks with outputs of commands, screenshots and the notebook: how they are made, and that they are of one run."""
 
+import json
+import re
 import shlex
+from typing import Any
 
 import pytest
+from PIL import Image
 
-from docs.tools.links import pages
+from docs.tools.links import ROOT, links, pages
+from docs.tools.notebook import NOTEBOOK, execute, texts
 from docs.tools.outputs import Block, fill_blocks, find_blocks, read_variables
+from docs.tools.pictures import select_sections
 from flows.app import make_app
 
 APP = make_app()
@@ -60,3 +66,35 @@ def test_each_block_calls_a_command_as_it_is(page: str, block: Block):
     if words[0] == "pairmill":
         APP.parse_args(words[1:], exit_on_error=False, print_error=False)  # raises CycloptsError for what is unknown
     assert block.content.startswith("$ "), f"{page}: run `make docs-outputs`"
+
+
+def test_screenshots_and_notebook_are_of_the_run_that_the_readme_shows():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    keys = {stage.upper(): key for stage, key in re.findall(r"^(\w+) +([0-9a-f]{16}) ", readme, re.MULTILINE)}
+    assert len(keys) == 8
+    found: dict[str, Any] = {}
+    for name in links(readme):
+        if name.endswith(".png"):
+            with Image.open(ROOT / name) as image:
+                found[name] = json.loads(image.info["keys"])
+    assert len(found) == 8
+    assert found == dict.fromkeys(found, keys), "run `make docs-outputs`"
+    outputs = [text for text, _ in texts(json.loads((ROOT / NOTEBOOK).read_text(encoding="utf-8")))]
+    assert all(outputs)
+    assert keys["PACK"] in outputs[1]
+
+
+def test_cells_of_a_notebook_share_their_names_and_show_their_last_expression():
+    sources = [["a = 2\n", "a + 1"], ["b = a"], ["b\n", "'x'\n"]]
+    cells = [{"cell_type": "code", "metadata": {"tags": ["same"]}, "source": source} for source in sources]
+    notebook: dict[str, Any] = {"cells": [{"cell_type": "markdown", "source": ["a"]}, *cells]}
+    execute(notebook)
+    assert texts(notebook) == [("3", ["same"]), ("", ["same"]), ("'x'", ["same"])]
+
+
+def test_sections_of_a_page_are_chosen_by_the_start_of_their_heading():
+    page = "<head><h1>Title</h1>a<h2><code>x</code></h2>b<h3>Errors (2)</h3>c<h2>Errors</h2>d"
+    assert (
+        select_sections(page, ["<code>", "Errors"])
+        == "<head><h1>Title</h1>a<h2><code>x</code></h2>b<h3>Errors (2)</h3>c"
+    )
