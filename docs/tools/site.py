@@ -106,7 +106,7 @@ def _navigation() -> str:
         if line.startswith("## "):
             lines.append(("  ] },\n" if is_open else "") + f'  {{ "{line[3:].partition(":")[0]}" = [\n')
             is_open = True
-        elif found := re.match(r"\| \[([^\]]+)\]\(([^)#]+)\)", line):
+        elif found := re.match(r"- \[([^\]]+)\]\(([^)#]+)\)", line):
             file = linked_file(page, found[2])
             if file is not None and file.suffix == ".md":
                 lines.append(f'    {{ "{found[1]}" = "{file.relative_to(ROOT)}" }},\n')
