@@ -96,7 +96,8 @@ docs: .venv/installed-dev
 docs-reference: .venv/installed-dev
 	$(BIN)/python -m docs.tools.reference
 
-# The outputs of commands in the pages, from a folder in which the demo ran: make docs-outputs DEMO=FOLDER
+# The outputs of commands in the pages, the screenshots and the notebook, from a folder in which the demo ran (its servers must
+# run, and Chromium be installed): make docs-outputs DEMO=FOLDER
 DEMO ?= .
 docs-outputs: .venv/installed-dev
 	$(BIN)/python -m docs.tools.outputs $(DEMO)
