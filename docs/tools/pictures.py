@@ -93,7 +93,7 @@ def _transcribe(commands: Iterable[str], run: Run) -> Iterator[str]:
 
 def _wrap(line: str) -> list[str]:
     """Break a line that is too long for the picture; its other lines are indented as its text is."""
-    (indent,) = re.match(r"[\s│├└─]*", line) or ("",)
+    indent = line[: len(line) - len(line.lstrip(" │├└─"))]
     later = re.sub("[├└─]", lambda found: "│" if found[0] == "├" else " ", indent) + "  "
     return textwrap.wrap(line, COLUMNS, subsequent_indent=later, drop_whitespace=False) or [""]
 
