@@ -23,7 +23,7 @@ from PIL import Image, ImageChops, PngImagePlugin
 from dataops.home import CHECKOUT
 
 IMAGES = Path(CHECKOUT) / "docs" / "images"
-WIDTH, COLUMNS, SCALE = 620, 70, 2
+WIDTH, COLUMNS, SCALE = 652, 74, 2
 """Width of a picture in CSS pixels and in characters of a terminal, and its pixels per CSS pixel: a telephone, which shows
 it at about 400 pixels, still has letters of 9 pixels."""
 COLOURS = 128
@@ -95,7 +95,8 @@ def _wrap(line: str) -> list[str]:
     """Break a line that is too long for the picture; its other lines are indented as its text is."""
     indent = line[: len(line) - len(line.lstrip(" │├└─"))]
     later = re.sub("[├└─]", lambda found: "│" if found[0] == "├" else " ", indent) + "  "
-    return textwrap.wrap(line, COLUMNS, subsequent_indent=later, drop_whitespace=False) or [""]
+    text = line[len(indent) :]
+    return textwrap.wrap(text, COLUMNS, initial_indent=indent, subsequent_indent=later, break_on_hyphens=False) or [""]
 
 
 def _middle_url(store: Path, stage: str, variables: Mapping[str, str], drop_reason: str | None = None) -> str:
