@@ -103,7 +103,7 @@ class TextInit(PretrainedConfig):
 
     centred: bool = False
     """Subtract the mean of all captions' features from each, inside the network. Features of sentences point into one
-    direction, and differ little from each other until it is gone. It needs a frozen tower."""
+    direction, and differ little from each other with it. It needs a frozen tower."""
     kind: Literal["words", "bert"]
     """words: a matrix with a vector for each word or token, in .safetensors, .npy or .npz, and beside it a tokenizer.json
     or a list with a word a line (.txt); a text is the mean of its vectors. bert: a folder with a config.json of model_type
