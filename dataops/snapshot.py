@@ -146,7 +146,10 @@ class Manifest(Stored):
         """
         found = _MANIFEST_DIGEST.match(data)
         if found is None:
-            return cls.parse(data, where)
+            manifest = cls.parse(data, where)
+            if manifest.model_extra:  # only versions that write a sha256 know further fields
+                raise ValueError("it has unknown fields, but no sha256 of itself")
+            return manifest
         rest = data[found.end() :]
         if hashlib.sha256(rest).hexdigest().encode() != found[1]:
             raise ValueError("its bytes differ from its own sha256")
