@@ -26,12 +26,13 @@ from zope.interface import implementer
 
 from dataops.plugins import find
 from dataops.reasons import Reason
+from dataops.rights.refusals import BOT_MANAGER
 from dataops.rights.robots_txt import RobotsFile, decode_file, is_unreachable
 from dataops.rights.signals import Agents, Finding, Statement
 from dataops.web.urls import BadUrl, canonicalise_url
 from plugins.crawl.context import Crawl
 from plugins.crawl.frontier import QueuedUrl
-from plugins.crawl.responses import RequestRefused, build_capture, classify_failure, parse_retry_after
+from plugins.crawl.responses import RequestRefused, build_capture, classify_failure, find_refusals, parse_retry_after
 from tasks.web.address_policy import AddressResolver, Resolution
 from tasks.web.host_state import MAX_BYTES
 from tasks.web.request import MAX_REDIRECTS
@@ -110,6 +111,10 @@ class OriginRules:
     file: RobotsFile | None = None
     refusal: str | None = None
     """The reason why nothing is allowed."""
+    detail: str | None = None
+
+
+Answer = tuple[int | None, bytes, float | None, str]
 
 
 class RobotsMiddleware:
@@ -119,7 +124,7 @@ class RobotsMiddleware:
         self.crawler = crawler
         self.crawl: Crawl = crawler.settings["CRAWL"]
         self._rules: dict[str, asyncio.Task[OriginRules]] = {}
-        self._terms: dict[str, asyncio.Task[tuple[int | None, bytes, float | None]]] = {}
+        self._terms: dict[str, asyncio.Task[Answer]] = {}
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> "RobotsMiddleware":
@@ -146,7 +151,7 @@ class RobotsMiddleware:
             self._rules[origin] = asyncio.ensure_future(self._fetch(origin, parts.hostname or ""))
         rules = await asyncio.shield(self._rules[origin])
         if rules.refusal:
-            raise RequestRefused(rules.refusal)
+            raise RequestRefused(rules.refusal, rules.detail)
         if rules.file and not rules.file.allows(url, self.crawl.config.user_agent):
             raise RequestRefused("robots_denied")
         return rules.file
@@ -163,7 +168,7 @@ class RobotsMiddleware:
             return f"{finding.detail}, which cannot be read ({getattr(error, 'reason', error)})"
         if terms not in self._terms:
             self._terms[terms] = asyncio.ensure_future(self._request(terms))
-        status, body, _ = await asyncio.shield(self._terms[terms])
+        status, body, *_ = await asyncio.shield(self._terms[terms])
         if status is None or not 200 <= status < 300:
             return f"{finding.detail}, which {f'answers {status}' if status else 'cannot be read'}"
         signal, agents = find("signals", name), Agents(self.crawl.config.user_agent)
@@ -174,7 +179,9 @@ class RobotsMiddleware:
     async def _fetch(self, origin: str, host: str) -> OriginRules:
         config = self.crawl.config
         for attempt in range(config.retries + 1):
-            status, body, wait = await self._request(f"{origin}/robots.txt")
+            status, body, wait, refusal = await self._request(f"{origin}/robots.txt")
+            if refusal and BOT_MANAGER.name in config.opt_out:
+                return OriginRules(refusal=Reason.OPT_OUT, detail=f"{BOT_MANAGER.name} {refusal}")
             if status is not None and not is_unreachable(status):
                 break
             if host in self.crawl.blocked_hosts:
@@ -193,10 +200,10 @@ class RobotsMiddleware:
             self.crawl.delays[host] = max(float(delay), self.crawl.delays.get(host, 0.0))
         return OriginRules(file)
 
-    async def _request(self, url: str) -> tuple[int | None, bytes, float | None]:
+    async def _request(self, url: str) -> Answer:
         """Request a robots.txt, and follow redirects.
 
-        Returns: status (None without a response), body, and the seconds of Retry-After.
+        Returns: status (None without a response), body, the seconds of Retry-After, and the refusal of a bot manager.
         """
         for _ in range(MAX_REDIRECTS + 1):
             headers = {"User-Agent": self.crawl.config.user_agent_header, "Accept": "text/plain,*/*;q=0.5"}
@@ -209,17 +216,18 @@ class RobotsMiddleware:
                 response = await self.crawler.engine.download_async(Request(url, headers=headers, meta=meta))
             except Exception as error:  # Twisted and TLS raise many unrelated classes
                 logger.info("%s was not fetched: %s", url, classify_failure(error))
-                return None, b"", None
+                return None, b"", None, ""
             location = response.headers.get("Location")
             if not 300 <= response.status < 400 or location is None:
                 offset, length = self.crawl.archive.add(build_capture(response))
                 self.crawl.frontier.add_robots(url, offset, length)
-                return response.status, response.body, parse_retry_after(response.headers)
+                refusal = next((text for name, text in find_refusals(response) if name == BOT_MANAGER.name), "")
+                return response.status, response.body, parse_retry_after(response.headers), refusal
             try:
                 url = canonicalise_url(urljoin(url, location.decode("latin-1")), url, self.crawl.config.max_url_chars)
             except (BadUrl, ValueError):
                 break
-        return 404, b"", None  # RFC 9309, 2.3.1.2: after five redirects, robots.txt counts as missing
+        return 404, b"", None, ""  # RFC 9309, 2.3.1.2: after five redirects, robots.txt counts as missing
 
 
 class PoliteScheduler(BaseScheduler):

@@ -1,15 +1,21 @@
 """Converts Scrapy's responses and failures to captures, headers and outcomes."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.message import Message
 from typing import Any
 
 from scrapy.exceptions import IgnoreRequest
 
+from dataops.archives.http_body import BadBody, decode_codings
 from dataops.reasons import Reason
+from dataops.rights.refusals import BOT_MANAGER, MAX_CHALLENGE_BYTES, find_challenge
+from dataops.rights.rsl import RSL
+from dataops.rights.signals import Agents, find_header_opt_outs
 from plugins.crawl.archive import Capture
 from plugins.crawl.download_handler import ResponseTooLarge
 from tasks.web import request as wire
+from tasks.web.connection import list_header_values
 
 _FAILURES = {
     "DownloadTimeoutError": Reason.TIMEOUT,
@@ -20,6 +26,8 @@ _FAILURES = {
     "DownloadFailedError": Reason.CONNECT,
 }
 TRANSIENT = frozenset({Reason.TIMEOUT, Reason.INCOMPLETE, Reason.CONNECT, Reason.DNS})
+LICENSE_STATUSES = frozenset({401, 403, 503})
+"""Statuses, beside 402, by which a server requires an RSL licence. Source: rslstandard.org/rsl, section 6.3.1."""
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -75,3 +83,23 @@ def _pairs(headers: Any) -> list[tuple[str, str]]:
         for name, values in headers.items()
         for value in values
     ]
+
+
+def find_refusals(response: Any) -> list[tuple[str, str]]:
+    """Return (signal, detail) of each requirement of a licence, and of the refusal of a bot manager."""
+    status, headers = response.status, build_message(response)
+    names = {BOT_MANAGER.name, *([RSL.name] if status in {402, *LICENSE_STATUSES} else [])}
+    found = find_header_opt_outs(headers, Agents(""), "", "")
+    refusals = [(one.signal, one.detail) for one in found if one.signal in names]
+    media_type = (response.headers.get("Content-Type") or b"").decode("latin-1")
+
+    def read() -> bytes:
+        with suppress(BadBody):
+            return decode_codings(
+                response.body, list_header_values(headers, "Content-Encoding"), MAX_CHALLENGE_BYTES, partial=True
+            )
+        return response.body
+
+    if challenge := find_challenge(status, media_type, read):
+        refusals.append((BOT_MANAGER.name, challenge))
+    return refusals

@@ -21,11 +21,10 @@ from dataops.rights.refusals import (
     BOT_MANAGER,
     MAX_OFFER_BYTES,
     describe_price,
-    find_challenge,
     offers_in_body,
 )
 from dataops.rights.rsl import RSL
-from dataops.rights.signals import X_ROBOTS_TAG, Agents, find_header_opt_outs
+from dataops.rights.signals import X_ROBOTS_TAG
 from dataops.web.charsets import convert_to_utf8
 from dataops.web.markup import BadPage
 from dataops.web.urls import BadUrl, canonicalise_url
@@ -40,6 +39,7 @@ from plugins.crawl.responses import (
     build_capture,
     build_message,
     classify_failure,
+    find_refusals,
     parse_retry_after,
 )
 from plugins.crawl.source import PROGRESS
@@ -47,8 +47,6 @@ from plugins.crawl.source import PROGRESS
 logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
-LICENSE_STATUSES = frozenset({401, 403, 503})
-"""Statuses, beside 402, by which a server requires an RSL licence. Source: rslstandard.org/rsl, section 6.3.1."""
 PROGRESS_SECONDS = 2.0
 """Minimum time between two lines about the progress, in seconds."""
 
@@ -100,7 +98,7 @@ class SiteSpider(Spider):
         self._print_progress()
         address: QueuedUrl = response.meta["address"]
         status = response.status
-        is_refused = any(name == BOT_MANAGER.name for name, _ in _find_refusals(response))
+        is_refused = any(name == BOT_MANAGER.name for name, _ in find_refusals(response))
         if status in TRANSIENT_STATUS and not is_refused and self._retry(address, parse_retry_after(response.headers)):
             return
         with self.crawl.frontier.transaction():
@@ -168,7 +166,7 @@ class SiteSpider(Spider):
 
     def _refused(self, address: QueuedUrl, response: Response) -> None:
         """Record a response without a page: an opt-out if it requires an RSL licence, or a bot manager refuses us."""
-        found = _find_refusals(response)
+        found = find_refusals(response)
         outcome = (
             Reason.OPT_OUT if self.crawl.config.opt_out & {name for name, _ in found} else f"http_{response.status}"
         )
@@ -226,19 +224,7 @@ class SiteSpider(Spider):
 
 
 def _describe_licenses(response: Response) -> list[str]:
-    return [f"{name} {detail}" for name, detail in _find_refusals(response) if name == RSL.name]
-
-
-def _find_refusals(response: Response) -> list[tuple[str, str]]:
-    """Return (signal, detail) of each requirement of a licence, and of the refusal of a bot manager."""
-    status, headers = response.status, build_message(response)
-    names = {BOT_MANAGER.name, *([RSL.name] if status in {402, *LICENSE_STATUSES} else [])}
-    found = find_header_opt_outs(headers, Agents(""), "", "")
-    refusals = [(one.signal, one.detail) for one in found if one.signal in names]
-    media_type = (response.headers.get("Content-Type") or b"").decode("latin-1")
-    if challenge := find_challenge(status, media_type, lambda: response.body):
-        refusals.append((BOT_MANAGER.name, challenge))
-    return refusals
+    return [f"{name} {detail}" for name, detail in find_refusals(response) if name == RSL.name]
 
 
 def _is_page(headers: Any) -> bool:

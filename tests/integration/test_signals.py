@@ -238,11 +238,13 @@ FORMS = {
     ),
     "robots-mitigated": Form(
         files={"/robots.txt": (403, {"cf-mitigated": "challenge"}, b"no")},
+        page=FORBIDDEN,
         image=("opt_out", ("bot-manager", "cf-mitigated: challenge")),
         asked=False,
     ),
     "robots-challenged": Form(
         files={"/robots.txt": (403, {"Content-Type": "text/html"}, b"<title>Just a moment...</title>")},
+        page=FORBIDDEN,
         image=("opt_out", ("bot-manager", "challenge: <title>just a moment")),
         asked=False,
     ),
@@ -254,6 +256,7 @@ FORMS = {
                 gzip.compress(b"<script>window._cf_chl_opt = {}</script>"),
             )
         },
+        page=FORBIDDEN,
         image=("opt_out", ("bot-manager", "challenge: _cf_chl_opt")),
         asked=False,
     ),
@@ -265,6 +268,7 @@ FORMS = {
                 b"<iframe>Request unsuccessful. Incapsula incident ID: 1-2</iframe>",
             )
         },
+        page=FORBIDDEN,
         image=("opt_out", ("bot-manager", "challenge: incapsula incident id")),
         asked=False,
     ),
