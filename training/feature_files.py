@@ -1,5 +1,6 @@
 """Files of features: arrays that are written whole or not at all, and read as memory-mapped ones."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +36,7 @@ def write_features(path: Path, count: int, width: int, rows: Iterable[tuple[np.n
         rows: numbers of some rows, and their features; a row that none of them has is NaN.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # another job may compute the same
     if count == 0:
         with part.open("wb") as file:
             np.save(file, np.empty((0, width), np.float32))

@@ -173,7 +173,7 @@ def _log_start(run: TrainingRun) -> None:
     config, plan = run.config, run.plan
     logger.info(
         "%s: %.1f M parameters, %s pairs (%s an epoch), %d tokens, %d steps of %d epochs from step %d, %s on %s x %d",
-        config.model,
+        " and ".join(_name_towers(run)),
         sum(parameter.numel() for parameter in run.model.parameters()) / 1e6,
         f"{len(run.dataset):,}",
         f"{plan.total_samples // config.epochs:,}",
@@ -185,6 +185,12 @@ def _log_start(run: TrainingRun) -> None:
         run.device,
         distributed.world_size(),
     )
+
+
+def _name_towers(run: TrainingRun) -> list[str]:
+    """Return the networks of the towers: the config's model, unless both are of other networks."""
+    towers = (getattr(run.model.config.vision_cfg, "architecture", ""), getattr(run.model.config.text_cfg, "kind", ""))
+    return [*([] if all(towers) else [run.config.model]), *filter(None, towers)]
 
 
 # Loop -----------------------------------------------------------------------------------------------------------------

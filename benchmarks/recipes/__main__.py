@@ -8,7 +8,7 @@
 The pool of the demo has all pairs of its site, in 14 languages, with file names and other poor captions. A share of the
 captions (--wrong) is that of the next image of the page, as on sites that are one off. Each recipe is a config of the
 stages `filter` and `curate`. All recipes are trained on about equally many samples and evaluated on the same images. The
-training is that of configs/demo.toml with a frozen image tower, whose features are computed once. The model that scores
+training is that of configs/demo.toml from a random layer, whose features are computed once. The model that scores
 pairs and clusters images is that of the recipe `none` with seed 0.
 
 The snapshots are in the folder --home (by default that of the demo, PAIRMILL_HOME). Results of earlier calls are reused.

@@ -5,12 +5,12 @@
     python -m benchmarks.recipes.options --quick                   only to test it: two options, one seed and one epoch
 
 It uses the snapshots of `pairmill demo` (PAIRMILL_HOME), makes those that are missing, and reuses models of earlier calls.
-`base` is configs/demo.toml with a frozen image tower and without augmentation, so that the features of the images are
-computed once and a training takes seconds. Each option is added to it, or taken from it if its name starts with "no". The
-word vectors are the input vectors of the base's sentence encoder. Two trainings do not fit it: "trained" has the image
-tower of configs/demo.toml, and the other one is compared as OPTIONS says. A dataset of another size has as many epochs as
-give about equally many samples. The teacher and the model of the clusters are that of configs/demo.toml with seed 0. The
-table compares accuracies image by image, as benchmarks.recipes does.
+`base` is configs/demo.toml from a random layer, without copies and stages (benchmarks/recipes/recipe.py). Each option is
+added to it, or taken from it if its name starts with "no". The word vectors are the input vectors of the base's sentence
+encoder. Two trainings do not fit it: "trained" trains the image tower from its fourth group of layers, and the other one
+is compared as OPTIONS says. A dataset of another size has as many epochs as give about equally many samples. Teacher and
+model of the clusters are that of configs/demo.toml with seed 0. The table compares accuracies image by image, as
+benchmarks.recipes does.
 """
 
 import logging
@@ -80,7 +80,12 @@ class Option:
 
 
 NO_IMAGE_INIT: Change = {"image_init": None, "lock_image": False, "unlocked_image_groups": 0, "image_size": None}
-TRAINED: Change = {key: read_train_table(CONFIG)[key] for key in FROZEN}
+TRAINED: Change = {
+    "image_init": FROZEN["image_init"] | {"frozen": False},
+    "lock_image": True,
+    "unlocked_image_groups": 7,
+    "augment": read_train_table(CONFIG)["augment"],
+}
 
 
 def write_word_vectors(folder: Path) -> Change:

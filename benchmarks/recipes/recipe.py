@@ -1,6 +1,6 @@
-"""The recipe that the trainings of these benchmarks share: configs/demo.toml with a frozen image tower.
+"""The recipe that the trainings of these benchmarks share: configs/demo.toml from a random layer, without augmentation.
 
-Without augmentation, the features of the images are computed once for each dataset, and a training takes seconds.
+The features of the images are computed once for each dataset, and a training takes seconds.
 """
 
 import tomllib
@@ -19,11 +19,15 @@ def read_train_table(path: Path) -> Change:
 
 
 FROZEN: Change = {
-    "image_init": read_train_table(CONFIG)["image_init"] | {"frozen": True},
-    "lock_image": False,
-    "unlocked_image_groups": 0,
+    "image_init": read_train_table(CONFIG)["image_init"] | {"stages": [], "copies": 0, "dropout": 0.0},
+    "text_init": read_train_table(CONFIG)["text_init"] | {"centred": False},
+    "start": "random",
+    "image_size": 80,
+    "batch_size": 128,
+    "lr": 0.001,
     "augment": {},
 }
+"""The recipe before the closed form, on which the options were measured."""
 
 
 def freeze_images(path: Path) -> TrainConfig:

@@ -28,13 +28,14 @@ from plugins.demo.archive import archive_site
 from plugins.demo.draft import SiteDraft
 from plugins.demo.emoji_set import Emoji, load_emoji
 from plugins.demo.families import split_held_out
+from plugins.demo.groceries import choose_photos
 from plugins.demo.images import image_digest, render_all
 from plugins.demo.pages import BASE_URL, HOST
 from plugins.demo.queries import build_queries
 from plugins.demo.site import ENDONYMS, build_site
 from plugins.demo.suite import build_suite
 
-BUILD_VERSION = 3
+BUILD_VERSION = 4
 """Raised when the output changes."""
 WARC_FILES = 4
 PACKAGES = (
@@ -45,7 +46,6 @@ PACKAGES = (
     "resvg-py",
     "pillow",
     "warcio",
-    "scikit-learn",
     "symspellpy",
     "polars",
 )
@@ -68,8 +68,8 @@ class DemoWeb:
     base_url: str
     host: str
     counts: Mapping[str, int]
-    """emoji, published, held_out, withheld, distinct_pictures, pages, image_tags, picture_files, languages, queries,
-    suite/<task>."""
+    """emoji, published, held_out, photographs, withheld, distinct_pictures, pages, image_tags, picture_files, languages,
+    queries, suite/<task>."""
     facts: Mapping[str, int]
     """Number of occurrences of each kind of oddity."""
     fact_urls: Mapping[str, tuple[str, ...]]
@@ -123,14 +123,19 @@ def _build(directory: Path, seed: int, limit: int | None, workers: int) -> dict[
     digests = {text: image_digest(png) for text, png in images.items()}
     split = split_held_out(emojis, digests, seed)
     published, held_out = split.published, split.held_out
-    draft = build_site(published, images, seed)
+    photos = {part: choose_photos(part, limit) for part in ("train", "test")}
+    draft = build_site(published, images, photos["train"], seed)
     draft.write(directory / "site")
     warcs = archive_site(directory / "site", [*sorted(draft.pages), "/robots.txt"], directory / "archive", WARC_FILES)
     queries = build_queries()
     queries.write_parquet(directory / QUERY_FILE, compression="zstd")
-    tasks = build_suite(published, held_out, images, directory / "suite", workers)
+    tasks = build_suite(published, held_out, images, photos["test"], directory / "suite", workers)
     counts = {"emoji": len(emojis), "published": len(published), "held_out": len(held_out)}
-    counts |= {"withheld": len(split.withheld), "distinct_pictures": len(set(digests.values()))}
+    counts |= {
+        "photographs": len(photos["train"]),
+        "withheld": len(split.withheld),
+        "distinct_pictures": len(set(digests.values())),
+    }
     counts |= _count_site(draft, published) | {"queries": queries.height}
     return {
         "counts": counts | {f"suite/{task}": number for task, number in tasks.items()},

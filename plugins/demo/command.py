@@ -135,14 +135,14 @@ def _print_next_commands(
     if any(server.login_file for server in servers):
         out.print(message("Prefect's pages ask once for a login: `pairmill status --show-login` prints it."))
     out.print()
-    out.print("Try next:", highlight=False)
+    out.print("Open next:", highlight=False)
     name = command_name()
     commands = {
+        f"{name} show --open": "the page of the dataset, in your browser: its images, and what was dropped and why",
         f"{name} show {record.run_id}": "the stages, the dropped rows, and the scores",
         f"{name} trace {record.model_version}": "what the model was made from",
+        f"{name} run {_shorten(config)} --set train.epochs=30": "train again: all stages before are reused",
         f"{name} demo{_options(record.name)}": "again: every snapshot is reused",
-        f"{name} run {_shorten(config)} --set train.epochs=3": "train again on the same dataset",
-        f"{name} rerun {record.run_id} --from evaluate": "evaluate the same model again",
     }
     width = max(map(len, commands))
     for command, effect in commands.items():

@@ -1,4 +1,4 @@
-"""Build the site: index pages by group, pages of figures with other wordings, and pages in 13 more languages.
+"""Build the site: index pages by group, pages of figures with other wordings, pages in 13 more languages, and a shop.
 
 Each published emoji is on one English index page, with its name as `alt` and its first other wording, if it has one, as
 `title`. Emoji with other wordings are also on the page of their subgroup, as <figure> with <figcaption>. The odd pages are
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from plugins.demo.draft import SiteDraft
 from plugins.demo.emoji_set import Emoji
+from plugins.demo.groceries import Photo, add_shop
 from plugins.demo.oddities import add_oddities
 from plugins.demo.pages import (
     STYLE_SHEET,
@@ -48,24 +49,29 @@ LEGACY_CHARSETS = {"de": ("windows-1252", True), "ja": ("shift_jis", False)}
 Cell = Callable[[Emoji, str, UrlStyle], str]
 
 
-def build_site(published: Sequence[Emoji], pngs: Mapping[str, bytes], seed: int) -> SiteDraft:
+def build_site(published: Sequence[Emoji], pngs: Mapping[str, bytes], photos: Sequence[Photo], seed: int) -> SiteDraft:
     """Build the whole site.
 
     Args:
         published: emoji of the site, in order.
         pngs: rendered OpenMoji images, by `Emoji.text`.
+        photos: photographs of the shop.
         seed: chooses the emoji of the odd pages.
     """
     draft = SiteDraft()
     draft.files["/style.css"] = STYLE_SHEET.encode()
     draft.files["/robots.txt"] = b"User-agent: *\nAllow: /\n"
-    draft.files["/CREDITS.txt"] = b"Pictures: OpenMoji (https://openmoji.org), CC BY-SA 4.0. Names: Unicode CLDR.\n"
+    draft.files["/CREDITS.txt"] = (
+        b"Pictures: OpenMoji (https://openmoji.org), CC BY-SA 4.0. Names: Unicode CLDR.\n"
+        b"Photographs and texts of the shop: GroceryStoreDataset, (c) 2019 Marcus Klasson, MIT.\n"
+    )
     for one in published:
         draft.files[one.image_path] = pngs[one.text]
     sections = {
         "Groups": _add_index_pages(draft, published),
         "Other names": _add_figure_pages(draft, published),
         "Languages": _add_translations(draft, published),
+        "Shop": add_shop(draft, photos),
         "Community": add_oddities(draft, published, pngs, seed),
     }
     draft.add_document("/index.html", "Pictures for every emoji", _home_body(draft, published, sections))

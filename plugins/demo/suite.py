@@ -9,26 +9,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plugins.demo.emoji_set import Emoji
+from plugins.demo.groceries import Photo, load_names
 from plugins.demo.images import flatten_all
-from tasks.evaluate.suite_writer import Member, write_classification, write_digits, write_shard
+from tasks.evaluate.suite_writer import Member, write_classification, write_shard
 
 EMOJI_TEMPLATES = ("{c}", "an emoji of {c}", "a drawing of {c}", "an icon of {c}", "a picture of {c}.")
+PHOTO_TEMPLATES = ("{c}", "a photo of {c}.", "a picture of {c}.")
 CREDITS = (
     "openmoji-heldout, heldout-retrieval: OpenMoji (https://openmoji.org), CC BY-SA 4.0\n"
     "twemoji-seen, twemoji-heldout: Twemoji, (c) Twitter, Inc and other contributors, CC BY 4.0\n"
-    "digits: scikit-learn load_digits, from the UCI Optical Recognition of Handwritten Digits, CC BY 4.0\n"
+    "groceries: GroceryStoreDataset (https://github.com/marcusklasson/GroceryStoreDataset), (c) 2019 Marcus Klasson, MIT\n"
 )
 
 
 def build_suite(
-    published: Sequence[Emoji], held_out: Sequence[Emoji], pngs: Mapping[str, bytes], root: Path, workers: int = 2
+    published: Sequence[Emoji],
+    held_out: Sequence[Emoji],
+    pngs: Mapping[str, bytes],
+    photos: Sequence[Photo],
+    root: Path,
+    workers: int = 2,
 ) -> dict[str, int]:
-    """Write the five sets below `root`; return the number of images by task.
+    """Write the sets below `root`; return the number of images by task.
 
     Args:
         published: emoji whose OpenMoji image is on the site.
         held_out: emoji of which no variant is on the site.
         pngs: rendered OpenMoji images, by `Emoji.text`.
+        photos: photographs that are not on the site.
         root: folder of the tasks' folders.
         workers: processes that flatten images.
     """
@@ -39,19 +47,29 @@ def build_suite(
     _write_emoji_classes(root / "twemoji-heldout", held_out, unseen)
     _write_emoji_classes(root / "openmoji-heldout", held_out, own)
     _write_retrieval(root / "heldout-retrieval", held_out, own)
-    digits = write_digits(root / "digits")
+    _write_groceries(root, photos)
     (root / "CREDITS.txt").write_text(CREDITS, encoding="utf-8")
     return {
         "twemoji-seen": len(published),
         "twemoji-heldout": len(held_out),
         "openmoji-heldout": len(held_out),
         "heldout-retrieval": len(held_out),
-        "digits": digits,
+        "groceries": len(photos),
     }
 
 
 def _write_emoji_classes(task: Path, emojis: Sequence[Emoji], pngs: Sequence[bytes]) -> None:
     write_classification(task, [one.name for one in emojis], EMOJI_TEMPLATES, pngs, range(len(pngs)))
+
+
+def _write_groceries(root: Path, photos: Sequence[Photo]) -> None:
+    """Write the photographs with the English names of their kinds, and with those of each language as an objective."""
+    kinds, *others = load_names().items()
+    images, classes = [one.jpeg for one in photos], [kinds[1].index(one.kind) for one in photos]
+    write_classification(root / "groceries", kinds[1], PHOTO_TEMPLATES, images, classes)
+    names = [f"{language}:{name}" for language, found in others for name in found]
+    templates = [f"{language}:{{c}}" for language, _ in others]
+    write_classification(root / "groceries-languages", names, templates, images, classes)
 
 
 def _write_retrieval(task: Path, emojis: Sequence[Emoji], pngs: Sequence[bytes]) -> None:

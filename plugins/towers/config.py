@@ -17,7 +17,7 @@ class StartConfig(FrozenModel):
     start: Literal["random", "least_squares"] = "random"
     """Weights of the layer that maps images into the space of the texts. least_squares: the solution of a ridge regression
     of the captions' features on those of their images; it needs two frozen towers and `image_init.projector_layers` = 1.
-    Its gain is large where pairs are few, and a few hundred steps of training then improve it."""
+    Its gain is large where pairs are few. A few hundred steps of training then improve it, from a temperature of e^-3."""
     start_ridge: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.03
     """Ridge of that regression, for numbers of unit variance and the mean over all pairs."""
 
@@ -103,7 +103,7 @@ class TextInit(PretrainedConfig):
 
     centred: bool = False
     """Subtract the mean of all captions' features from each, inside the network. Features of sentences point into one
-    direction, and differ little from each other with it. It needs a frozen tower."""
+    direction, and differ little from each other before it is subtracted. It needs a frozen tower."""
     kind: Literal["words", "bert"]
     """words: a matrix with a vector for each word or token, in .safetensors, .npy or .npz, and beside it a tokenizer.json
     or a list with a word a line (.txt); a text is the mean of its vectors. bert: a folder with a config.json of model_type

@@ -66,5 +66,6 @@ def use_text_features(
     assert model.text is not None
     texts = chain.from_iterable((prompt.format(c) for prompt in set(config.prompts)) for c in dataset.captions())
     digest = find_files(init).digest()
-    found = prepare_text_features(model.text, tokenizer, texts, digest, job.features_folder / "towers")
+    folder = job.features_folder / "towers"
+    found = prepare_text_features(model.text, tokenizer, texts, digest, folder, config.precision)
     return found.centre() if init.centred else found

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+START_LOGIT_SCALE = 3.0
+"""Log of the inverse temperature after least squares, in place of the model's own. On the demo's validation families, it
+was better than 2.3, 2.7 and 3.7."""
+
+
 class TowerHook(TrainingHook):
     """A hook that replaces a tower by a pretrained network with a projector on it."""
 
@@ -193,6 +198,9 @@ class _Start(TrainingHook):
                     f"start: least_squares maps images into the space of the texts; set {hook.table}."
                     f"projector_layers = {layers}"
                 )
+
+    def dimensions(self, config: "TrainConfig", dimensions: ModelConfig) -> ModelConfig:
+        return dimensions.model_copy(update={"init_logit_scale": START_LOGIT_SCALE})
 
     def start(
         self,

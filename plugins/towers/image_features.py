@@ -138,31 +138,37 @@ def _compute_file(
 ) -> None:
     device, width, samples = next(tower.parameters()).device, tower.feature_width, file.samples
     errors: dict[str, str] = {}
+    same: dict[object, list[int]] = {}  # samples of one image, which has several captions
+    for sample in samples:
+        same.setdefault((dataset.image_hash(sample), str(dataset.index.faces(sample))), []).append(sample)
 
-    def load(batch: range) -> tuple[np.ndarray, np.ndarray]:
+    def load(batch: list[list[int]]) -> tuple[list[np.ndarray], np.ndarray]:
         rows, squares = [], []
-        for sample in batch:
+        for of_image in batch:
+            numbers = np.array(of_image) - samples.start
             try:
-                squares.append(dataset.load_square(sample))
-                rows.append(sample - samples.start)
+                squares.append(dataset.load_square(of_image[0]))
+                rows.append(numbers)
             except ValueError as error:
-                errors[str(sample - samples.start)] = str(error)
+                errors.update((str(number), str(error)) for number in numbers)
         side = dataset.image_size
-        pixels = np.stack(squares) if squares else np.empty((0, side, side, 3), np.uint8)
-        return np.array(rows, np.int64), pixels
+        return rows, np.stack(squares) if squares else np.empty((0, side, side, 3), np.uint8)
 
-    def encode(loaded: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(loaded: tuple[list[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         rows, pixels_BSS3 = loaded
-        if not len(rows):
-            return rows, np.empty((0, width), np.float32)
+        if not rows:
+            return np.empty(0, np.int64), np.empty((0, width), np.float32)
         if change is None:
             images_B3SS = normalize(torch.from_numpy(pixels_BSS3).to(device).permute(0, 3, 1, 2).float() / 255)
         else:
-            images_B3SS = change(pixels_BSS3, rows, file.seed, file.copy)
+            firsts = np.array([numbers[0] for numbers in rows])
+            images_B3SS = change(pixels_BSS3, firsts, file.seed, file.copy)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return rows, tower.encode(images_B3SS).float().cpu().numpy()
+            features_BW = tower.encode(images_B3SS).float().cpu().numpy()
+        return np.concatenate(rows), features_BW.repeat([len(numbers) for numbers in rows], axis=0)
 
-    batches = [samples[start : start + IMAGES_PER_BATCH] for start in range(0, len(samples), IMAGES_PER_BATCH)]
+    images = list(same.values())
+    batches = [images[start : start + IMAGES_PER_BATCH] for start in range(0, len(images), IMAGES_PER_BATCH)]
     if device.type == "cpu":
         results = map_in_order(lambda batch: encode(load(batch)), batches)
     else:

@@ -36,6 +36,8 @@ class TextFeatures:
     tokenizer: Tokenizer
     rows: dict[str, int]
     features_NW: np.ndarray
+    precision: str = "fp32"
+    """fp32, or bf16 for autocast."""
     centre_W: Tensor | None = None
     """Mean that is subtracted from the rows, and by `centre` in the tower too; None: nothing is."""
 
@@ -58,7 +60,7 @@ class TextFeatures:
             features_BW -= self.centre_W * (features_BW != 0).any(dim=1, keepdim=True)  # 0: a text without a word
         for number, (text, row) in enumerate(zip(texts, found, strict=True)):
             if row is None:
-                features_BW[number] = encode(self.tower, self.tokenizer, [text])[0]
+                features_BW[number] = encode(self.tower, self.tokenizer, [text], self.precision)[0]
         return features_BW
 
 
@@ -74,15 +76,20 @@ def shift_outputs(tower: PretrainedTextTower, shift_W: Tensor) -> None:
             weights[1:] += shift_W.to(weights.device)
 
 
-def encode(tower: PretrainedTextTower, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """Return the network's features (B, W) in fp32, on the CPU."""
+def encode(tower: PretrainedTextTower, tokenizer: Tokenizer, texts: Sequence[str], precision: str) -> Tensor:
+    """Return the network's features (B, W) in fp32, on the CPU; with precision bf16, autocast computes them."""
     device = next(tower.parameters()).device
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         return tower.encode(tokenizer(texts).to(device)).float().cpu()
 
 
 def prepare_text_features(
-    tower: PretrainedTextTower, tokenizer: Tokenizer, texts: Iterable[str], weights_digest: str, folder: Path
+    tower: PretrainedTextTower,
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    weights_digest: str,
+    folder: Path,
+    precision: str,
 ) -> TextFeatures:
     """Return the features of texts, which one rank of each machine reads or computes; all ranks together.
 
@@ -91,7 +98,8 @@ def prepare_text_features(
     Args:
         texts: in any order; of equal ones, one counts.
         weights_digest: of all that decides what the tower's network computes.
-        folder: keeps the features, in a file named after the digest, the texts and the kind of device.
+        folder: keeps the features, in a file named after the digest, the texts, the precision and the kind of device.
+        precision: fp32, or bf16 for autocast.
     """
     ordered = sorted(set(texts))
     width, device = tower.feature_width, next(tower.parameters()).device
@@ -99,7 +107,7 @@ def prepare_text_features(
     for text in ordered:
         names.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
     key = text_sha256(
-        canonical_json([VERSION, weights_digest, device.type, tokenizer.context_length, names.hexdigest()])
+        canonical_json([VERSION, weights_digest, device.type, precision, tokenizer.context_length, names.hexdigest()])
     )
     path = folder / f"texts-{key}.npy"
 
@@ -115,7 +123,7 @@ def prepare_text_features(
         tower.eval()
 
         def compute(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return rows, encode(tower, tokenizer, [ordered[row] for row in rows]).numpy()
+            return rows, encode(tower, tokenizer, [ordered[row] for row in rows], precision).numpy()
 
         computed = map_in_order(compute, batches) if device.type == "cpu" else map(compute, batches)
         write_features(path, len(ordered), width, progress.follow(computed))
@@ -125,4 +133,4 @@ def prepare_text_features(
     distributed.run_together(prepare if distributed.local_rank() == 0 else None)
     features_NW = read_features(path, len(ordered), width)
     assert features_NW is not None
-    return TextFeatures(tower, tokenizer, {text: row for row, text in enumerate(ordered)}, features_NW)
+    return TextFeatures(tower, tokenizer, {text: row for row, text in enumerate(ordered)}, features_NW, precision)

@@ -3,7 +3,7 @@
     <task>/classnames.txt                           one class a line; a .cls file holds the line's number from 0
     <task>/zeroshot_classification_templates.txt    prompts with the placeholder {c}
     <task>/dataset_type.txt                         "classification" or "retrieval"
-    <task>/test/nshards.txt, <task>/test/0.tar      {key}.png with {key}.cls, or {key}.txt (captions, one a line)
+    <task>/test/nshards.txt, <task>/test/0.tar      {key}.png or .jpg with {key}.cls, or {key}.txt (captions, one a line)
 
 Source: CLIP_benchmark's `build_wds_dataset` and its README, "Custom webdataset".
 """
@@ -25,12 +25,13 @@ Member = tuple[str, bytes]
 
 
 def write_classification(
-    task: Path, names: Sequence[str], templates: Sequence[str], pngs: Sequence[bytes], classes: Iterable[int]
+    task: Path, names: Sequence[str], templates: Sequence[str], images: Sequence[bytes], classes: Iterable[int]
 ) -> None:
-    """Write a set for zero-shot classification: PNG images, each with the number of its class from 0."""
+    """Write a set for zero-shot classification: PNG or JPEG images, each with the number of its class from 0."""
     members: list[Member] = []
-    for number, (png, label) in enumerate(zip(pngs, classes, strict=True)):
-        members += [(f"{number:06d}.png", png), (f"{number:06d}.cls", str(label).encode())]
+    for number, (image, label) in enumerate(zip(images, classes, strict=True)):
+        suffix = "png" if image.startswith(b"\x89PNG") else "jpg"
+        members += [(f"{number:06d}.{suffix}", image), (f"{number:06d}.cls", str(label).encode())]
     _write_lines(task / "classnames.txt", names)
     _write_lines(task / "zeroshot_classification_templates.txt", templates)
     write_shard(task, "classification", members)

@@ -26,17 +26,18 @@ def test_next_commands_are_as_typed_and_the_login_is_named(
     _print_next_commands(record, config, servers, 61.2)
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         "",
-        "Done in 61 s. These servers keep running until `.venv/bin/pairmill down`:",
+        "Done in 61 s. These servers keep running until `pairmill down`:",
         "  prefect  http://127.0.0.1:4200",
         "  mlflow   http://127.0.0.1:5000/#/runs?view",
-        "Prefect's pages ask once for a login: `.venv/bin/pairmill status --show-login` prints it.",
+        "Prefect's pages ask once for a login: `pairmill status --show-login` prints it.",
         "",
-        "Try next:",
-        "  .venv/bin/pairmill show demo-1                                  # the stages, the dropped rows, and the scores",
-        "  .venv/bin/pairmill trace models:/pairmill-demo/1                # what the model was made from",
-        "  .venv/bin/pairmill demo                                         # again: every snapshot is reused",
-        "  .venv/bin/pairmill run 'a home/demo.toml' --set train.epochs=3  # train again on the same dataset",
-        "  .venv/bin/pairmill rerun demo-1 --from evaluate                 # evaluate the same model again",
+        "Open next:",
+        "  .venv/bin/pairmill show --open                                   "
+        "# the page of the dataset, in your browser: its images, and what was dropped and why",
+        "  .venv/bin/pairmill show demo-1                                   # the stages, the dropped rows, and the scores",
+        "  .venv/bin/pairmill trace models:/pairmill-demo/1                 # what the model was made from",
+        "  .venv/bin/pairmill run 'a home/demo.toml' --set train.epochs=30  # train again: all stages before are reused",
+        "  .venv/bin/pairmill demo                                          # again: every snapshot is reused",
     ]
 
 

@@ -1,0 +1,73 @@
+"""Write docs/images/groceries-*.png from a finished demo: python -m docs.tools.photo_grid HOME.
+
+The picture shows photographs of the demo's set `groceries`, which the model has not seen, with the three names that it
+finds most likely. Every 27th photograph is shown, right or wrong. The PNG text `evaluate` is the key of the evaluation.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from dataops.home import CHECKOUT
+from docs.tools.overview_picture import newest
+from plugins.demo.groceries import load_names, load_photos
+
+EVERY, COLUMNS, SIDE, GAP, LINE = 27, 5, 168, 16, 21
+"""Step between photographs, photographs in a row, and pixels of a photograph, a gap and a line of text."""
+COLOURS = {"light": ("#ffffff", "#1f2328", "#1a7f37"), "dark": ("#0d1117", "#e6edf3", "#3fb950")}
+"""Colour of the ground, of names, and of the right name."""
+
+
+def draw_grid(photos: Sequence[tuple[bytes, str, Sequence[str]]], scheme: str) -> Image.Image:
+    """Return a picture of photographs, each with names below it; the right one is coloured and has a tick.
+
+    Args:
+        photos: JPEG, right name, and the names in their order.
+        scheme: light or dark.
+    """
+    ground, ink, right = COLOURS[scheme]
+    rows = -(-len(photos) // COLUMNS)
+    cell = SIDE + 3 * LINE + 2 * GAP
+    picture = Image.new("RGB", (COLUMNS * (SIDE + GAP) + GAP, rows * cell + GAP), ground)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    for number, (jpeg, label, names) in enumerate(photos):
+        left, top = GAP + number % COLUMNS * (SIDE + GAP), GAP + number // COLUMNS * cell
+        photo = Image.open(io.BytesIO(jpeg)).convert("RGB")
+        side = min(photo.size)
+        x, y = ((length - side) // 2 for length in photo.size)
+        picture.paste(
+            photo.crop((x, y, x + side, y + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, top)
+        )
+        for line, name in enumerate(names):
+            place = (left, top + SIDE + 6 + line * LINE)
+            draw.text(place, f"{line + 1}  {name}", fill=right if name == label else ink, font=font)
+            if name == label:
+                width = draw.textlength(f"{line + 1}  {name}", font=font)
+                draw.line((left, place[1] + LINE - 2, left + width, place[1] + LINE - 2), fill=right, width=2)
+    return picture
+
+
+def main() -> None:
+    """Write the light and the dark picture."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("home", type=Path, help="home folder of a finished demo, such as .pairmill")
+    predictions = newest(parser.parse_args().home.resolve(), "store/evaluate/*/predictions-groceries.parquet")
+    kinds, photos = load_names()["en"], load_photos("test")
+    rows = pq.read_table(predictions).to_pylist()[::EVERY]
+    shown = [(photos[int(row["key"])].jpeg, row["label_name"], [kinds[at] for at in row["top5"][:3]]) for row in rows]
+    facts = PngInfo()
+    facts.add_text("evaluate", predictions.parent.name)
+    for scheme in COLOURS:
+        target = CHECKOUT / "docs" / "images" / f"groceries-{scheme}.png"
+        draw_grid(shown, scheme).quantize(256, dither=Image.Dither.NONE).save(target, optimize=True, pnginfo=facts)
+        sys.stdout.write(f"wrote {target.relative_to(CHECKOUT)}, {target.stat().st_size:,} bytes\n")
+
+
+if __name__ == "__main__":
+    main()
