@@ -201,12 +201,15 @@ def _describe_responsibly(dataset: DatasetFacts) -> dict[str, Any]:
     facts = dataset.facts
     sources = list_sources(extract) if (extract := dataset.lineage.get("extract")) else []
     is_secondary = any(source.provenance != "crawl" for source in sources)
-    collected = ["Web Scraping", *(["Secondary Data Analysis"] if is_secondary else [])]
+    from_files = set(facts.hosts) == {""}
+    scraped = [] if from_files else ["Web Scraping"]
+    collected = [*scraped, *(["Secondary Data Analysis"] if is_secondary else [])]
+    read = "read from the same files" if from_files else "downloaded from their URLs"
     captions = format_counts((name or "unknown", count) for name, count in facts.caption_sources.items())
     download = dataset.lineage["download"]
     found: dict[str, Any] = {
         "dataCollection": f"Pairs of an image URL and a caption were read from {describe_sources(dataset)}. The images "
-        "were then downloaded from their URLs.",
+        f"were then {read}.",
         "dataCollectionType": collected,
         # the vocabulary has the second name, and mlcroissant reads the first
         **dict.fromkeys(
