@@ -7,8 +7,8 @@ from pydantic import Field
 
 from dataops.errors import ConfigError
 from dataops.schema import Column
-from tasks.curate.scores.clip import find_clip_scorer, find_model_problems
-from tasks.curate.scores.score import Score, ScoreConfig, Scorer
+from plugins.scores.scorers import find_clip_scorer, find_model_problems
+from tasks.curate.score import Score, ScoreConfig, Scorer
 
 
 class ClipScoreConfig(ScoreConfig):

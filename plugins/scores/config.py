@@ -11,7 +11,7 @@ from dataops.config import StageConfig
 from dataops.schema import DropReason
 from dataops.snapshot import Input
 from plugins.scores.rules import ScoreRule
-from tasks.curate.scores.score import Score, Scorer
+from tasks.curate.score import Score, Scorer
 from tasks.curate.step import Step
 
 

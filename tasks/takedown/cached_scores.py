@@ -1,4 +1,4 @@
-"""Erase the scores and features of removed pairs from the cache of a store (tasks/curate/scores)."""
+"""Erase the scores and features of removed pairs from the cache of a store (tasks/curate/score.py)."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Scores:
 
         from dataops.errors import PairmillError
         from dataops.snapshot import read_table
-        from tasks.curate.scores.score import put_scores
+        from tasks.curate.score import put_scores
 
         store, erased = scope.context.store, Erased()
         for name in store.names("scores") if traces.scores else ():

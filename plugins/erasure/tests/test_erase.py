@@ -25,7 +25,7 @@ from dataops.trace.targets import Target
 from plugins.erasure.erase_rows import erase_rows
 from plugins.erasure.raw_images import delete_raw, find_raw_snapshots
 from plugins.erasure.tests.homes import REMOVED, find_images, take_down
-from tasks.curate.scores.score import put_scores
+from tasks.curate.score import put_scores
 from tasks.engine.context import Context
 from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry
 from tasks.lineage.graph import Lineage

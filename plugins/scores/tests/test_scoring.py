@@ -11,7 +11,7 @@ from dataops.schema import CURATED, dropped_schema
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from tasks.curate.config import CurateConfig, Units
-from tasks.curate.scores import clip as score_clip
+from plugins.scores import scorers as score_clip
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan

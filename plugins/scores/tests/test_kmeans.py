@@ -11,9 +11,9 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from plugins.clusters import fit_job as job
-from plugins.clusters.kmeans import fit_levels
-from plugins.clusters.vectors import FIT_FEATURES, Centroids, round_features, split_features
+from plugins.scores.clusters import fit_job as job
+from plugins.scores.clusters.kmeans import fit_levels
+from plugins.scores.clusters.vectors import FIT_FEATURES, Centroids, round_features, split_features
 
 
 def features(count: int, width: int = 8, blobs: int = 6) -> np.ndarray:

@@ -18,7 +18,7 @@ from dataops.images.score_tables import TO_SCORE, compute_score_ids
 from dataops.snapshot import Draft, Part, Record, read_table
 from tasks.curate.decisions import images_name
 from tasks.curate.inspect_images import RawShard
-from tasks.curate.scores.score import Scorer, ScoringTask, read_scores
+from tasks.curate.score import Scorer, ScoringTask, read_scores
 from tasks.engine.context import Context
 from tasks.engine.exchange import Exchange, Step, number_partitions, run_steps
 

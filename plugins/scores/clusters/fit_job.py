@@ -1,6 +1,6 @@
-"""The job that fits clusters to image features: `python -m plugins.clusters.fit_job JOB.json`.
+"""The job that fits clusters to image features: `python -m plugins.scores.clusters.fit_job JOB.json`.
 
-It writes `centroids.parquet` (plugins.clusters.vectors.CENTROIDS). The result is the same for any order of the rows and
+It writes `centroids.parquet` (plugins.scores.clusters.vectors.CENTROIDS). The result is the same for any order of the rows and
 files, on the CPU and on a GPU.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 from dataops.errors import ContractError
 from dataops.parquet import encode_table, read_parquet
 from dataops.store import FolderStore
-from plugins.clusters.kmeans import fit_levels
-from plugins.clusters.vectors import CENTROIDS, FIT_FEATURES, MAX_WIDTH, join_features, split_features
+from plugins.scores.clusters.kmeans import fit_levels
+from plugins.scores.clusters.vectors import CENTROIDS, FIT_FEATURES, MAX_WIDTH, join_features, split_features
 from training.job import JobFile, run_command
 
 logger = logging.getLogger(__name__)

@@ -14,12 +14,12 @@ from dataops.images.score_tables import compute_score_ids
 from dataops.schema import CURATED, dropped_schema
 from dataops.snapshot import Manifest, read_parts, read_table
 from dataops.store import FolderStore
-from plugins.clusters import clustering, features_job, fit_job
-from plugins.clusters.clustering import CLUSTERS_PART
-from plugins.clusters.config import STEP
-from plugins.clusters.vectors import SCALE, join_features
+from plugins.scores import scorers as score_clip
+from plugins.scores.clusters import clustering, features_job, fit_job
+from plugins.scores.clusters.clustering import CLUSTERS_PART
+from plugins.scores.clusters.config import STEP
+from plugins.scores.clusters.vectors import SCALE, join_features
 from tasks.curate.config import CurateConfig, Units
-from tasks.curate.scores import clip as score_clip
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan
@@ -33,8 +33,8 @@ REMAINING = 15
 """Number of the 20 pairs that are healthy and no duplicates."""
 MODULES = {
     "training.score": score_job,
-    "plugins.clusters.features_job": features_job,
-    "plugins.clusters.fit_job": fit_job,
+    "plugins.scores.clusters.features_job": features_job,
+    "plugins.scores.clusters.fit_job": fit_job,
 }
 
 
@@ -118,11 +118,11 @@ def test_kept_rows_have_a_cluster_and_a_distance(tmp_path: Path, checkpoint: Pat
     assert (facts["rows"], facts["without_feature"], facts["clusters"]) == (REMAINING, 0, len(sizes))
     assert (facts["sizes"]["0"], facts["sizes"]["1"]) == (min(sizes.values()), max(sizes.values()))
     assert [facts["scorer"]] == [one.digest for one in manifest.inputs if one.stage == "scorer"]
-    assert jobs == ["plugins.clusters.features_job", "plugins.clusters.fit_job"]
+    assert jobs == ["plugins.scores.clusters.features_job", "plugins.scores.clusters.fit_job"]
     assert not list((tmp_path / "jobs").iterdir())
 
     curate_pairs(store, pairs, checkpoint, count=4)  # the features are stored
-    assert jobs[2:] == ["plugins.clusters.fit_job"]
+    assert jobs[2:] == ["plugins.scores.clusters.fit_job"]
 
 
 def test_the_key_depends_on_the_clusters_only_where_there_are_any(tmp_path: Path, checkpoint: Path) -> None:

@@ -9,8 +9,8 @@ import polars as pl
 from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest, load_manifest, read_table
 from dataops.store import Store
-from plugins.clusters.clustering import CLUSTERS_PART
-from plugins.clusters.config import ClustersFacts
+from plugins.scores.clusters.clustering import CLUSTERS_PART
+from plugins.scores.clusters.config import ClustersFacts
 from tasks.pack.card_samples import add_raw_previews
 from tasks.reports.page import evenly_spaced, gallery_rows, render
 

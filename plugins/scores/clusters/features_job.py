@@ -1,4 +1,4 @@
-"""The job that computes image features in fixed point: `python -m plugins.clusters.features_job JOB.json`.
+"""The job that computes image features in fixed point: `python -m plugins.scores.clusters.features_job JOB.json`.
 
 The job file is that of training/score.py.
 """
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from dataops.images.score_tables import ID, TO_SCORE
 from dataops.parquet import read_parquet
-from plugins.clusters.vectors import round_features, split_features
+from plugins.scores.clusters.vectors import round_features, split_features
 from training.evaluation.encode import EvaluatedModel
 from training.job import run_command
 from training.score import ScoreJob, ShardToScore, encode_rows, score_shards

@@ -16,7 +16,7 @@ from dataops.digest import file_sha256
 from dataops.home import home
 from dataops.parquet import read_parquet
 from dataops.snapshot import Draft
-from tasks.curate.scores.score import Scorer, ScoringTask, digest_scorer, put_scores
+from tasks.curate.score import Scorer, ScoringTask, digest_scorer, put_scores
 from tasks.engine.context import Context
 from tasks.engine.subprocess_job import run_job
 from tasks.models.find import ModelFiles, find_model

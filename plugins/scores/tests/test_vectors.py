@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from plugins.clusters.vectors import (
+from plugins.scores.clusters.vectors import (
     CENTROIDS,
     MAX_WIDTH,
     SCALE,

@@ -1,6 +1,6 @@
 """Spherical k-means over features in fixed point: the same centroids on any device and any number of threads.
 
-All dot products and sums are of whole numbers, so they have no rounding error (plugins.clusters.vectors). Many clusters are
+All dot products and sums are of whole numbers, so they have no rounding error (plugins.scores.clusters.vectors). Many clusters are
 fitted in two levels: groups, then clusters in each group.
 
 Shape suffixes: N rows, K clusters, D width of a feature.
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plugins.clusters.vectors import round_features
+from plugins.scores.clusters.vectors import round_features
 from training.data.keyed_random import draw_permutation, hash_samples
 
 logger = logging.getLogger(__name__)

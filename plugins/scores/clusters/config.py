@@ -9,8 +9,8 @@ from dataops.config import StageConfig, problems_of
 from dataops.facts import Facts
 from dataops.schema import Column, DropReason
 from dataops.snapshot import Input
-from tasks.curate.scores.clip import find_clip_scorer, find_model_problems
-from tasks.curate.scores.score import Scorer
+from plugins.scores.scorers import find_clip_scorer, find_model_problems
+from tasks.curate.score import Scorer
 from tasks.curate.step import Step
 
 NAME, OFF_TARGET = "clusters", "off_target"
@@ -68,7 +68,7 @@ class ClustersConfig(StageConfig):
     def find_scorer(self) -> Scorer:
         """Return the scorer of the features. Raises: ConfigError if the model is missing; ServiceError from MLflow."""
         columns = (pa.field("feature", pa.binary()),)
-        job = "plugins.clusters.features_job"
+        job = "plugins.scores.clusters.features_job"
         return find_clip_scorer(FEATURES, self.model, self.device, job, columns=columns, weight=_FEATURE_SCORES)
 
     def inputs(self) -> list[Input]:
@@ -82,7 +82,7 @@ class ClustersConfig(StageConfig):
 STEP = Step(
     NAME,
     ClustersConfig,
-    "plugins.clusters.clustering:add_clusters",
+    "plugins.scores.clusters.clustering:add_clusters",
     columns=(
         Column(
             "image_cluster",
@@ -102,5 +102,5 @@ STEP = Step(
     order=20,
     facts=ClustersFacts,
     inputs=ClustersConfig.inputs,
-    page="plugins.clusters.report:report_html",
+    page="plugins.scores.clusters.report:report_html",
 )

@@ -1,1 +1,0 @@
-"""Compute model scores of images once, and cache them by content."""
