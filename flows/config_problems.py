@@ -9,7 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from dataops import plugins
 from dataops.config import tables_of
-from dataops.text.suggestions import did_you_mean, find_closest
+from dataops.formatting import did_you_mean, find_closest
 from dataops.toml_text import format_value
 from tasks.extract.config import SOURCE_KINDS, SourceConfig, name_source_path, name_tables
 from tasks.web import signing

@@ -8,7 +8,7 @@ import pytest
 
 from dataops.snapshot import Draft, Part
 from dataops.store import FolderStore, Store
-from tasks.train.shard_supply import ShardSupply
+from tasks.train.transfers import ShardSupply
 from tests.trainings import VIT, packed
 
 EACH = 10

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from dataops.errors import ConfigError
+from dataops.formatting import did_you_mean
 from dataops.regular_files import read_text
-from dataops.text.suggestions import did_you_mean
 from training.backbones import find_backbone
 
 QUICK_GELU = "-quickgelu"

@@ -24,26 +24,23 @@ import torch.utils.deterministic as deterministic
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
 from training import distributed, preparation
-from training.checkpoints.writing import CheckpointWriter
+from training.checkpoints import CheckpointWriter
 from training.config import Precision, TrainConfig
 from training.data.loader import READ_AHEAD, Batch, Dataset, load_batches
 from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.hooks import used_hooks
 from training.job import Job, Stopped, is_done, lock_output, prepared_folder, resolve_device, run_command, run_process
-from training.loop.agreement import Agreement, agree
-from training.loop.bad_steps import BadSteps
 from training.loop.checkpointing import is_rollback_due, resume, roll_back, write_checkpoint
 from training.loop.flops import count_step_flops
-from training.loop.health import HealthMonitor
+from training.loop.health import BadSteps, HealthMonitor, describe_out_of_memory, is_out_of_memory
 from training.loop.initial_model import count_kept_patches
 from training.loop.inputs import InputMaker, StepInputs, upload_batches
 from training.loop.interim_evaluation import evaluate_interim, is_evaluated, is_evaluation_due
 from training.loop.metrics_log import MetricsLog
-from training.loop.out_of_memory import describe_out_of_memory, is_out_of_memory
 from training.loop.profiling import StepProfiler
 from training.loop.skipped_samples import SkippedSamples
-from training.loop.step_recorder import DelayedValues, StepRecorder, TakenStep
+from training.loop.step_recorder import Agreement, DelayedValues, StepRecorder, TakenStep, agree
 from training.loop.training_run import TrainingRun, build_learner
 from training.model.checkpoint import MODEL_FILES, save_model, write_atomically
 from training.model.preprocess import Preprocess

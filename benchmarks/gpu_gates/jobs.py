@@ -20,7 +20,7 @@ from benchmarks.gpu_gates.outcomes import Outcome, Setting, judge, not_run
 from dataops.digest import file_sha256
 from dataops.process import RETRYABLE
 from tests.job_processes import Trial, run_job
-from training.checkpoints.reading import find_newest_checkpoint
+from training.checkpoints import find_newest_checkpoint
 from training.job import FAILURE, Job
 
 OUTPUTS = ("model.safetensors", "metrics.jsonl", "skipped.json", "tokenizer.json")

@@ -25,7 +25,7 @@ _CLASSES = {
     _IN_PHONE: r"[ ()./-]",  # what may stand between the digits of a telephone number
     _GROWS: "\u0130",  # the only letter with more than one letter in lower case
 }
-_LEAST_DIGITS = 6  # minimum digits of a telephone number in any pattern of dataops.rules.personal
+_LEAST_DIGITS = 6  # minimum digits of a telephone number in any pattern of dataops.rules.captions
 COUNTS = ("caption_chars", "caption_words", "caption_visible", "caption_letters", "caption_pieces", "caption_lengths")
 FLAGS = ("caption_may_be_personal", "caption_capitals")
 
@@ -53,7 +53,7 @@ def count_captions(captions: pl.Series) -> pl.DataFrame:
         caption_letters: number of letters and marks.
         caption_pieces: number of strings between single spaces, including empty ones.
         caption_lengths: at most the number of distinct such strings, in lower case.
-        caption_may_be_personal: Boolean; false only where dataops.rules.personal finds nothing.
+        caption_may_be_personal: Boolean; false only where dataops.rules.captions finds nothing.
         caption_capitals: Boolean; whether there are capitals, and no letter that could be a capital is small.
     """
     data, offsets = text_buffers(captions.to_arrow())
@@ -93,7 +93,7 @@ def _begins_road(first, second):
 
 @compiled(inline="always")
 def _begins_top_level(code):
-    """Return whether one of the top-level domains of dataops.rules.personal may begin with a letter."""
+    """Return whether one of the top-level domains of dataops.rules.captions may begin with a letter."""
     small = code | np.uint32(32)
     return small == ord("c") or small == ord("o") or small == ord("n") or small == ord("i") or small == ord("b")
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dataops.kernels.hashes import hash128, hash128_folded, uid_halves
 from dataops.text.caption_counts import count_captions
-from dataops.trace.source_numbers import number_sources
+from dataops.trace.sources import number_sources
 
 Dedupe = Literal["uid", "pair", "url", "caption"]
 DEDUPE_STEPS: tuple[Dedupe, ...] = ("uid", "pair", "url", "caption")

@@ -6,10 +6,22 @@ The column `source` of a pair of a named source is the name, a slash, and the fi
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
 from dataops.facts import ExtractFacts, FilterFacts, PackFacts, SourceFacts
 from dataops.formatting import format_quantity
 from dataops.plugins import load
 from dataops.snapshot import Manifest
+
+# Number the sources of pairs by the values of their column `source` ---------------------------------------------------
+
+
+def number_sources(column: pl.Series, names: Sequence[str]) -> pl.Series:
+    """Return the index among `names` of the source of each row; their number for a row of no source."""
+    numbers = dict(zip(names, range(len(names)), strict=True))
+    found = column.str.extract(r"^([^/]+)/", 1).fill_null("")
+    return found.replace_strict(numbers, default=len(names), return_dtype=pl.UInt8)
+
 
 DESCRIBED = 3
 """Maximum number of sources that a sentence or a drawing describes one by one."""

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from training.distributed import gather_rows
-from training.losses.blocks import Block, sum_by_blocks
-from training.losses.contrastive import normalize_both
+from training.losses.contrastive import Block, normalize_both, sum_by_blocks
 
 
 def distillation_loss(

@@ -41,7 +41,7 @@ class _Layers(TrainingHook):
                     module.requires_grad_(False)
 
     def scale_rates(self, model: "CLIP", config: "TrainConfig") -> "dict[nn.Parameter, float]":
-        from training.model.layer_groups import group_layers
+        from training.loop.initial_model import group_layers
 
         decay = self.settings(config).layer_decay
         if decay == 1:

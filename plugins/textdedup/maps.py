@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dataops.kernels.hashes import hash128
-from dataops.rules.personal import kept_caption
+from dataops.rules.captions import kept_caption
 from dataops.rules.urls import host
 from dataops.snapshot import Draft
 from dataops.text.duplicates import find_duplicates

@@ -20,8 +20,8 @@ class TowerFeatures:
         """
         from dataops.errors import StorageError
         from dataops.storage.cached_files import delete_unheld
+        from plugins.towers.feature_files import parse_shard
         from tasks.lineage.graph import Lineage
-        from training.feature_files import parse_shard
 
         files, shards = sorted((scope.home / "features" / "towers").glob("*")), set[str]()
         for store in scope.stores if files and traces.uids else ():

@@ -15,12 +15,12 @@ from torch import Tensor
 from dataops.digest import canonical_json, file_sha256, text_sha256
 from dataops.regular_files import read_text
 from dataops.storage.cached_files import mark_used
+from plugins.towers.feature_files import VERSION, name_shard_features, read_features, write_features
 from plugins.towers.progress import Progress
 from training import distributed
 from training.data.loader import Dataset
 from training.data.shard_files import find_checksum
 from training.evaluation.encode import map_in_order
-from training.feature_files import VERSION, name_shard_features, read_features, write_features
 from training.model.checkpoint import write_atomically
 from training.model.preprocess import normalize
 from training.model.towers import BackboneTower

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from dataops.digest import canonical_json, text_sha256
+from plugins.towers.feature_files import VERSION, read_features, write_features
 from plugins.towers.networks.bert import Bert
 from plugins.towers.progress import Progress
 from training import distributed
 from training.evaluation.encode import map_in_order
-from training.feature_files import VERSION, read_features, write_features
 from training.model.tokenizer import Tokenizer
 from training.model.towers import PretrainedTextTower
 

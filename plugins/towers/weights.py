@@ -13,8 +13,7 @@ from dataops.regular_files import check_regular
 from plugins.towers.config import ImageInit, TextInit
 from plugins.towers.files import TowerFiles, find_files, load_arrays
 from training.model.clip import CLIP
-from training.model.positions import is_square, resize_image_positions
-from training.model.pretrained import read_state_dict
+from training.model.pretrained import is_square, read_state_dict, resize_image_positions
 from training.model.towers import BackboneTower
 
 HEADS = re.compile(r"^(fc|classifier|head|head_dist|_fc|pre_logits|norm_pre_logits)\.")

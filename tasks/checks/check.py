@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from dataops import plugins
 from dataops.escaping import escape_controls
 from dataops.facts import PackFacts
+from dataops.formatting import did_you_mean
 from dataops.plugins import extend
 from dataops.redaction import redact
 from dataops.snapshot import Manifest
-from dataops.text.suggestions import did_you_mean
 from tasks.checks.report import CheckReport, CheckResult, CheckState
 
 Level = Literal["off", "warn", "block"]

@@ -4,7 +4,7 @@ Each step is a map over batches of raw shards or over partitions of hashes, so n
 rows are compared by move between batches and partitions by exchanges (tasks.engine.exchange). A step compares only the rows
 that the steps before it have kept. No result depends on the order of the rows or on how they are partitioned.
 
-Near-duplicates: rows with close hashes agree completely in some block of bits (dataops.images.bit_blocks), so each row is
+Near-duplicates: rows with close hashes agree completely in some block of bits (images/near_duplicates.py), so each row is
 written to one partition per block, by the block's value. The few rows that have a close hash there are written again, with
 their thumbnails, to be compared. The result is links between two rows. The links of all kinds are connected by partitions,
 in rounds. The rows of a cluster then meet in a partition, where the best one is chosen.
@@ -19,12 +19,18 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dataops.images.bit_blocks import ALL_PAIRS, BlockSearch, plan_searches
-from dataops.images.near_duplicates import find_clusters, find_connected, has_neighbour
+from dataops.images.near_duplicates import (
+    ALL_PAIRS,
+    BlockSearch,
+    find_clusters,
+    find_connected,
+    has_neighbour,
+    plan_searches,
+)
 from dataops.kernels.hashes import hash128, uid_halves
 from dataops.reasons import Reason
 from dataops.snapshot import Draft, Record, fetch_table, read_table
-from dataops.trace.source_numbers import number_sources
+from dataops.trace.sources import number_sources
 from tasks.curate.config import CurateConfig, Units
 from tasks.curate.inspect_images import RawShard, inspected_name
 from tasks.engine.exchange import Exchange, Step, group_units, number_partitions, put_frame, read_frame

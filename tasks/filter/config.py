@@ -56,7 +56,7 @@ class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     it."""
     language_page_weight: float | None = Field(default=None, ge=0, le=1)
     """By default, a caption's language is that which is most likely by the caption, the other captions of its page and
-    its site, and the language that the page declares (dataops.language.context). 0 uses the caption only. A larger
+    its site, and the language that the page declares (tasks.filter.language). 0 uses the caption only. A larger
     number is the weight of the page in the mean of the probabilities of the caption and of the page, where the page is
     all its captions as one text; then the declared language is not used."""
     language_declared_prior: float = Field(default=0.8, ge=0, lt=1)

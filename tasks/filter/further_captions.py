@@ -14,12 +14,12 @@ import polars as pl
 import pyarrow as pa
 
 from dataops.kernels.hashes import hash128
-from dataops.rules.personal import kept_caption
+from dataops.rules.captions import kept_caption
 from dataops.schema import CAPTIONS
 from dataops.snapshot import Draft
 from dataops.text.caption_counts import count_captions
 from dataops.text.duplicates import rank_captions
-from dataops.trace.source_numbers import number_sources
+from dataops.trace.sources import number_sources
 from tasks.filter.reasons import URL_DUPLICATE
 from tasks.filter.steps import URL, FilterJob, FilterStep, PartSlice, read_pairs, read_verdicts
 

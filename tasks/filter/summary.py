@@ -12,7 +12,7 @@ from dataops.rules.urls import host
 from dataops.text import tallies
 from dataops.text.balance import compute_effective_number
 from dataops.text.tallies import Totals, count_values
-from dataops.trace.source_numbers import number_sources
+from dataops.trace.sources import number_sources
 
 LENGTH_STEP, LENGTH_STEPS = 10, 30
 """Characters of a step of the histogram of caption lengths, and its number of steps; the last holds all longer

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dataops.facts import BalancedRows, FilteredParts
 from dataops.kernels.hashes import uid_halves
-from dataops.rules.personal import kept_caption
+from dataops.rules.captions import kept_caption
 from dataops.schema import CAPTIONS, FILTERED, conform, dropped_schema
 from dataops.snapshot import Counts, Draft, Part, Record
 from dataops.text.balance import (

@@ -22,10 +22,9 @@ from tasks.engine.context import IS_PROGRESS
 from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
-from tasks.train.checkpoint_mirror import CheckpointMirror
 from tasks.train.curves import CurveFollower, LiveRun
 from tasks.train.datasets import download_datasets, download_indexes, find_datasets, local_name, named_inputs
-from tasks.train.shard_supply import ShardSupply
+from tasks.train.transfers import CheckpointMirror, ShardSupply
 from training.config import TRACE, TrainConfig
 from training.hooks import used_hooks
 

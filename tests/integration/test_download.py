@@ -238,7 +238,7 @@ def test_download_finds_rows_and_errors_that_img2dataset_swallows(
     tmp_path: Path, site: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """img2dataset prints an unforeseen error and continues without the row."""
-    from tasks.download import resizers, shard_writer
+    from tasks.download import resizers
     from tasks.download import worker as fetch_shard
 
     monkeypatch.setattr("urllib.request._opener", None)  # so that the opener of this test is removed at its end
@@ -267,7 +267,7 @@ def test_download_finds_rows_and_errors_that_img2dataset_swallows(
     def full_disk(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shard_writer.ShardWriter, "write", full_disk)
+    monkeypatch.setattr(fetch_shard.ShardWriter, "write", full_disk)
     with pytest.raises(StorageError, match="No space left on device"):
         fetch_shard.download_shard(Draft(store, "download", "full"), shard)
     assert store.names("download/full") == []

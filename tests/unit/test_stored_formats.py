@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from dataops.snapshot import Manifest
 from flows.records import RunRecord
 from tasks.engine.lease import Lease
-from training.checkpoints.reading import find_newest_checkpoint, restore_checkpoint
+from training.checkpoints import find_newest_checkpoint, restore_checkpoint
 from training.model.checkpoint import load_model
 from training.model.clip import CLIP
 from training.model.load import load_any

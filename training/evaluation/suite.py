@@ -26,10 +26,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from dataops.digest import canonical_json
 from dataops.errors import ConfigError
-from dataops.formatting import format_quantity
+from dataops.formatting import find_closest, format_quantity
 from dataops.home import home
 from dataops.regular_files import read_text
-from dataops.text.suggestions import find_closest
 from dataops.toml_text import parse_toml
 from training.evaluation.task import PROMPTS, Name, Task
 from training.model_config import FrozenModel

@@ -68,7 +68,7 @@ class _OpenClip(Exporter):
             raise ConfigError("open_clip: it has no tower of word vectors; export as onnx")
 
     def write(self, loaded: "LoadedModel", output: Path, final: Path) -> None:
-        from training.exporters.open_clip import export_open_clip
+        from training.exporters.layouts import export_open_clip
 
         export_open_clip(loaded, output, final)
 
@@ -89,7 +89,7 @@ class _HuggingFace(Exporter):
             raise ConfigError("hf: transformers has no CLIP with a ResNet; export as open_clip or onnx")
 
     def write(self, loaded: "LoadedModel", output: Path, final: Path) -> None:
-        from training.exporters.hf import export_hf
+        from training.exporters.layouts import export_hf
 
         export_hf(loaded, output)
 

@@ -4,8 +4,7 @@ import logging
 
 from dataops.errors import TrainingDiverged
 from training import distributed
-from training.checkpoints.reading import find_newest_checkpoint, restore_checkpoint
-from training.checkpoints.writing import CheckpointWriter
+from training.checkpoints import CheckpointWriter, find_newest_checkpoint, restore_checkpoint
 from training.loop.metrics_log import MetricsLog
 from training.loop.training_run import TrainingRun
 

@@ -16,8 +16,7 @@ from torch.optim import Optimizer
 from training import distributed
 from training.config import TrainConfig
 from training.hooks import used_hooks
-from training.loop.bad_steps import KeptStatistics, StepGuard
-from training.loop.health import mean_cosine
+from training.loop.health import KeptStatistics, StepGuard, mean_cosine
 from training.loop.inputs import StepInputs
 from training.loop.optim import MAX_LOGIT_SCALE
 from training.losses.contrastive import StepOutcome

@@ -18,9 +18,8 @@ from training.data.sampling_plan import Plan
 from training.data.shard_files import ShardRequests
 from training.hooks import used_hooks
 from training.job import Job, Stopped
-from training.loop.bad_steps import BadSteps, StepGuard
 from training.loop.flops import StepFlops
-from training.loop.health import HealthMonitor
+from training.loop.health import BadSteps, HealthMonitor, StepGuard
 from training.loop.initial_model import build_initial_model
 from training.loop.inputs import StepInputs
 from training.loop.optim import build_optimizer

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
     from training.config import TrainConfig
     from training.data.loader import Batch
-    from training.losses.blocks import Positives
-    from training.losses.contrastive import StepOutcome
+    from training.losses.contrastive import Positives, StepOutcome
     from training.model.clip import Outputs
     from training.model_config import ModelConfig
 
@@ -98,7 +97,7 @@ def compute_loss(
         pairs_of_ranks: pairs of the step on each rank; None: the ranks exchange them.
         inputs: what the config needs beside the features, by name; None: nothing.
     """
-    from training.losses.blocks import Positives
+    from training.losses.contrastive import Positives
 
     inputs, hooks = inputs or {}, used_hooks(config)
     positives = None

@@ -25,6 +25,7 @@ from dataops.trace.targets import Target
 from plugins.erasure.erase_rows import erase_rows
 from plugins.erasure.raw_images import delete_raw, find_raw_snapshots
 from plugins.erasure.tests.homes import REMOVED, find_images, take_down
+from plugins.towers.feature_files import name_shard_features
 from tasks.curate.score import put_scores
 from tasks.engine.context import Context
 from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry
@@ -32,7 +33,6 @@ from tasks.lineage.graph import Lineage
 from tasks.lineage.search import Search
 from tests.manifests import build_manifest
 from tests.unit.tasks.dataset_chain import chain, jpeg, pair
-from training.feature_files import name_shard_features
 
 CAPTION, URL = "caption no. 4", pair(4)["url"]
 PREVIEW = base64.b64encode(make_preview(decode(jpeg(4)))).decode()

@@ -1,8 +1,8 @@
 """Find clusters of the images that curate keeps, and drop those that are like no target.
 
 1. list_kept, by batches of raw shards: list the rows that are kept so far;
-2. compute or look up the feature of each image (plugins.scores.compute), in fixed point (plugins.scores.clusters.vectors);
-3. put_fit_rows: choose rows by a hash of uid and seed, and fit the clusters to them in a job (plugins.scores.clusters.fit_job);
+2. compute or look up the feature of each image (plugins.scores.compute), in fixed point (vectors.py);
+3. put_fit_rows: choose rows by a hash of uid and seed, and fit the clusters to them in a job (fit_job.py);
 4. assign_rows: find the nearest centroid of each row, drop it if the config names targets and the cluster has none, and
    write the result of each raw shard;
 5. write CLUSTERS_PART.
@@ -29,11 +29,11 @@ from dataops.snapshot import Draft, Record, fetch_table, read_table
 from plugins.scores.clusters.config import NAME, OFF_TARGET, ClustersConfig, ClustersFacts
 from plugins.scores.clusters.targets import is_on_target, put_target_clusters, put_target_images
 from plugins.scores.clusters.vectors import CENTROIDS, FIT_FEATURES, Centroids, cosine, join_features
+from plugins.scores.compute import Lookup, compute_score, list_images, read_found
 from tasks.curate.choose import batch_shards
 from tasks.curate.config import CurateConfig
 from tasks.curate.decisions import images_name, put_images, put_result, read_kept
 from tasks.curate.inspect_images import RawShard
-from plugins.scores.compute import Lookup, compute_score, list_images, read_found
 from tasks.curate.step import StepOutput
 from tasks.engine.exchange import Exchange, Step, run_steps
 from tasks.engine.stage import Work
@@ -51,7 +51,7 @@ CLUSTERS = pa.schema(
     ]
 )
 CENTROIDS_NAME = "_work/centroids.parquet"
-"""Scratch table of the centroids (plugins.scores.clusters.vectors.CENTROIDS)."""
+"""Scratch table of the centroids (vectors.py, CENTROIDS)."""
 FIT_ROWS_PER_CLUSTER, MAX_FIT_ROWS = 256, 1 << 20
 """Number of images that the clusters are fitted to: 2 GB of memory for a million of width 1,024."""
 
@@ -123,7 +123,7 @@ def fit_clusters(config: ClustersConfig, features: Sequence[str], work: Work[Any
     """Fit the clusters to stored features, and write CENTROIDS_NAME.
 
     Args:
-        features: store names of tables (plugins.scores.clusters.vectors.FIT_FEATURES) with rows; without any, there is no cluster.
+        features: store names of tables (vectors.py, FIT_FEATURES) with rows; without any, there is no cluster.
 
     Raises: the errors of the job.
     """

@@ -1,6 +1,6 @@
 """The job that fits clusters to image features: `python -m plugins.scores.clusters.fit_job JOB.json`.
 
-It writes `centroids.parquet` (plugins.scores.clusters.vectors.CENTROIDS). The result is the same for any order of the rows and
+It writes `centroids.parquet` (vectors.py, CENTROIDS). The result is the same for any order of the rows and
 files, on the CPU and on a GPU.
 """
 

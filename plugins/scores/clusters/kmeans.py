@@ -1,6 +1,6 @@
 """Spherical k-means over features in fixed point: the same centroids on any device and any number of threads.
 
-All dot products and sums are of whole numbers, so they have no rounding error (plugins.scores.clusters.vectors). Many clusters are
+All dot products and sums are of whole numbers, so they have no rounding error (vectors.py). Many clusters are
 fitted in two levels: groups, then clusters in each group.
 
 Shape suffixes: N rows, K clusters, D width of a feature.

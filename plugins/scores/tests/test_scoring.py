@@ -10,8 +10,8 @@ import pytest
 from dataops.schema import CURATED, dropped_schema
 from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
-from tasks.curate.config import CurateConfig, Units
 from plugins.scores import scorers as score_clip
+from tasks.curate.config import CurateConfig, Units
 from tasks.curate.stage import CURATE
 from tasks.engine.context import Context
 from tasks.engine.stage import make, plan

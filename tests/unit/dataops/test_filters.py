@@ -4,7 +4,7 @@ import pytest
 
 from dataops import plugins
 from dataops.filters import evaluate_rules, first_drop_reason
-from dataops.rules.personal import mask_personal_data
+from dataops.rules.captions import mask_personal_data
 from dataops.rules.urls import host
 from dataops.schema import PAIRS
 from tasks.filter.config import FilterConfig

@@ -12,8 +12,7 @@ import torch.distributed as dist
 
 from dataops.errors import StorageError
 from training import job
-from training.failures import DeviceFailed, RankLost, explain_failure
-from training.job import resolve_device
+from training.job import DeviceFailed, RankLost, explain_failure, resolve_device
 
 
 @pytest.mark.parametrize(

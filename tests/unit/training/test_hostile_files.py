@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from dataops.errors import ContractError
-from training.checkpoints.reading import find_newest_checkpoint, restore_checkpoint
+from training.checkpoints import find_newest_checkpoint, restore_checkpoint
 from training.evaluation.sets import EvalSet
 from training.model.checkpoint import MODEL_FILES, load_model
 from training.model.preprocess import decode_rgb

@@ -24,9 +24,9 @@ from torch.distributed import distributed_c10d
 from dataops.process import RETRYABLE
 from tests.job_processes import Trial, run_job
 from tests.trainings import assert_same_training, output_of, rows_of, with_suite
+from training import checkpoints as writing
 from training import distributed, train
-from training.checkpoints import writing
-from training.checkpoints.reading import find_newest_checkpoint
+from training.checkpoints import find_newest_checkpoint
 from training.job import Job
 from training.sharding import Part, rows_of_part
 

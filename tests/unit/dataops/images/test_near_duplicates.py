@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataops.images.bit_blocks import plan_searches
 from dataops.images.near_duplicates import (
     find_clusters,
     find_connected,
     has_neighbour,
+    plan_searches,
 )
 
 DISTANCES = [0, 1, 3, 6, 10, 16]

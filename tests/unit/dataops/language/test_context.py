@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataops.language.context import CAPTION_SHARE, FLOOR, PAGE_SHARE, TEMPER, combine_evidence, match_language_tag
+from tasks.filter.language import CAPTION_SHARE, FLOOR, PAGE_SHARE, TEMPER, combine_evidence, match_language_tag
 
 LANGUAGES = ["de", "en", "he", "id", "no", "tl", "zh-cn", "zh-tw"]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops.kernels.characters import UNSPACED
-from dataops.rules.personal import PATTERNS, mask_personal_data
+from dataops.rules.captions import PATTERNS, mask_personal_data
 from dataops.text.caption_counts import COUNTS, count_captions
 
 TEXT = st.text(

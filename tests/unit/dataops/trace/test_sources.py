@@ -3,8 +3,7 @@
 import polars as pl
 
 from dataops.snapshot import Input
-from dataops.trace.source_numbers import number_sources
-from dataops.trace.sources import find_source, list_named_sources, list_sources
+from dataops.trace.sources import find_source, list_named_sources, list_sources, number_sources
 from tests.manifests import build_manifest
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.download.resizers import Previews
-from tasks.download.shard_writer import OrderedWriter
+from tasks.download.worker import OrderedWriter
 
 UIDS = [f"{number:032x}" for number in range(3)]
 SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "status", "error_message", "url", "caption")])

@@ -8,7 +8,7 @@ import pytest
 from dataops.errors import StorageError
 from dataops.snapshot import Draft
 from dataops.store import FolderStore
-from tasks.train.checkpoint_mirror import CheckpointMirror
+from tasks.train.transfers import CheckpointMirror
 
 
 def write_checkpoint(folder: Path, step: int) -> Path:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import training.loop.step as step_module
 from tests.trainings import before_step, output_of, outputs_of, rows_of, stop_at
 from training.config import TrainConfig
-from training.loop.bad_steps import WINDOW, StepGuard
+from training.loop.health import NORM_WINDOW, StepGuard
 from training.train import main
 
 MakeJob = Callable[..., Path]
@@ -92,12 +92,12 @@ def test_a_step_is_bad_by_the_means_of_the_good_ones() -> None:
     norms[[60, 160, 260, 301]] = torch.tensor([9.0, 9.0, 3.1, torch.inf], dtype=torch.float64)
     means, count, expected, found = [0.0, 0.0], 0, [], []
     for step, values in enumerate(zip(losses.tolist(), norms.tolist(), strict=True)):
-        high = count >= WINDOW and (values[0] > 1.5 * means[0] or values[1] > 3.0 * means[1])
+        high = count >= NORM_WINDOW and (values[0] > 1.5 * means[0] or values[1] > 3.0 * means[1])
         if high or not all(abs(value) < float("inf") for value in values):
             expected.append(step)
         else:
             count += 1
-            weight = 1 / min(count, WINDOW)
+            weight = 1 / min(count, NORM_WINDOW)
             means = [mean + weight * (value - mean) for mean, value in zip(means, values, strict=True)]
         if guard.decide(losses[step], norms[step]):
             found.append(step)

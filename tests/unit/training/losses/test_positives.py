@@ -14,8 +14,7 @@ from tests.trainings import jpeg, write_shard
 from training.config import TrainConfig
 from training.data.loader import Dataset, hash_caption, hash_image, load_batches
 from training.data.sampling_plan import Plan
-from training.losses.blocks import Positives
-from training.losses.contrastive import contrastive_loss
+from training.losses.contrastive import Positives, contrastive_loss
 
 KNOWN = [
     [any(a == b for a, b in zip(one, two, strict=True)) for two in IDENTITIES.tolist()] for one in IDENTITIES.tolist()

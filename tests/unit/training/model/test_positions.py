@@ -15,7 +15,7 @@ from tests.trainings import output_of
 from training.config import TrainConfig
 from training.loop.initial_model import build_initial_model
 from training.model.checkpoint import load_model
-from training.model.positions import fit_positions
+from training.model.pretrained import fit_positions
 from training.train import main
 
 open_clip = pytest.importorskip("open_clip")

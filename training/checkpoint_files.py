@@ -1,4 +1,4 @@
-"""The names of a checkpoint's files."""
+"""The names of a checkpoint's files. No torch is imported here."""
 
 from collections.abc import Iterable
 from pathlib import Path
