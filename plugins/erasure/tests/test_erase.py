@@ -25,7 +25,6 @@ from dataops.trace.targets import Target
 from plugins.erasure.erase_rows import erase_rows
 from plugins.erasure.raw_images import delete_raw, find_raw_snapshots
 from plugins.erasure.tests.homes import REMOVED, find_images, take_down
-from plugins.towers.feature_files import name_shard_features
 from tasks.curate.score import put_scores
 from tasks.engine.context import Context
 from tasks.extract.source_index import SOURCE_INDEX, copy_indexed_parts, write_entry
@@ -107,7 +106,7 @@ def test_caches_in_which_no_search_finds_a_pair_are_deleted_unless_a_process_use
 ) -> None:
     home = copy_home("caches")
     store, before = FolderStore(home / "store"), list_shards(FolderStore(home / "store"))
-    of_shards = {sha256: f"features/towers/{name_shard_features(sha256, 64 * 'a')}" for sha256 in before}
+    of_shards = {sha256: f"features/towers/images-{sha256[:16]}-{64 * 'a'}.npy" for sha256 in before}
     lost = {"browse/sessions/ended/spill.tmp", "features/teacher/block-000000.npy", "features/towers/texts-0.npy"}
     used = {"browse/sessions/running/copy.tmp", "features/other/block-000000.npy"}
     kept = {"features/of-an-evaluation.safetensors", "browse/models/0/model.safetensors", "models/0/model.json"}
