@@ -139,7 +139,9 @@ class _Tasks:
     def run(self, task: Task, files: Sequence[Sequence[str]]) -> tuple[dict[str, Any], pa.Table]:
         """Return the task's entry of metrics.json and its predictions."""
         encoded = self._encode(task, task.split, files)
-        result, predictions = task.measure.run(self.loaded, task, encoded, self.threads, self.weights)
+        result, predictions = task.measure.run(
+            loaded=self.loaded, task=task, encoded=encoded, threads=self.threads, weights=self.weights
+        )
         if task.probes:
             result |= self._run_probes(task, encoded, files, result["metrics"])
         if task.samples is not None and task.samples != result["n"]:

@@ -1,54 +1,52 @@
 """The seams of measures: what is computed for each kind of task, and what more on labelled examples. No torch here.
 
-pairmill.measures    a `Measure` for each kind of task
+pairmill.measures    a `Measure` for each kind of task; the core has zero-shot classification and retrieval
 pairmill.protocols   a `Protocol`, which `protocols` of a task names
 """
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from torch import Tensor
-
-    from training.evaluation.encode import EvaluatedModel
-    from training.evaluation.features import EncodedSet, Examples
-    from training.evaluation.task import Task
+from collections.abc import Callable
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any
 
 
+@dataclass(frozen=True)
 class Measure:
     """The evaluation of one kind of task."""
 
     metrics: tuple[str, ...]
     """Metrics that may stand for a set in averages; the first is the default."""
+    function: str
+    """`module:function`, which returns the task's entry of metrics.json and its predictions (a pyarrow.Table)."""
+    inputs: tuple[str, ...] = ("loaded", "task", "encoded", "threads", "weights")
+    """What it takes, in order: the EvaluatedModel, the Task, its EncodedSet, a number of threads or None, and the features
+    of classes by prompts and names, which tasks share."""
 
-    def run(
-        self,
-        loaded: "EvaluatedModel",
-        task: "Task",
-        encoded: "EncodedSet",
-        threads: int | None,
-        weights: "dict[tuple[str, ...], Tensor]",
-    ) -> "tuple[dict[str, Any], pa.Table]":
-        """Return the task's entry of metrics.json and its predictions.
-
-        Args:
-            weights: features of classes by prompts and names, which tasks share.
-        """
-        raise NotImplementedError
+    def run(self, **inputs: object) -> tuple[dict[str, Any], Any]:
+        """Return the entry and the predictions of a task; all inputs are given by name."""
+        return resolve_name(self.function)(*(inputs[name] for name in self.inputs))
 
 
+@dataclass(frozen=True)
 class Protocol:
     """A measurement on labelled features besides zero-shot transfer."""
 
+    function: str
+    """`module:function` of training, validation (or None) and test Examples, the number of classes, and that of test images
+    without features, which count as wrong. It returns an entry of the task's result under the protocol's name."""
+    figures: Callable[[Any], dict[str, Any]]
+    """Returns further metrics by name, of such an entry."""
     order: int = 100
     """Place among the protocols of a task."""
 
-    def run(
-        self, train: "Examples", validation: "Examples | None", test: "Examples", classes: int, unreadable: int
-    ) -> tuple[Any, dict[str, Any]]:
-        """Return an entry of the task's result under the protocol's name, and further metrics by name.
+    def run(self, *inputs: object) -> tuple[Any, dict[str, Any]]:
+        """Return the entry and the further metrics."""
+        found = resolve_name(self.function)(*inputs)
+        return found, self.figures(found)
 
-        Args:
-            unreadable: test images without features; they count as wrong.
-        """
-        raise NotImplementedError
+
+CLASSIFICATION = Measure(
+    ("top1", "top5", "mean_per_class", "macro_f1", "roc_auc", "worst_group_top1", "worst_group_top5"),
+    "training.evaluation.zero_shot:classify",
+)
+RETRIEVAL = Measure(("mean_R@1",), "training.evaluation.retrieval:retrieve", ("loaded", "encoded", "threads"))
