@@ -1,8 +1,9 @@
 """Compile the functions of the stages before the first run: `python -m infra.kernels`.
 
-The stages run on a few synthetic pages, rows and images, with the variants of their configs that need further functions, so
-the compiled versions are those that a run needs. Each sample runs in a process of its own, as many at a time as there
-are cores. dataops.kernels.compiled keeps the result for all processes of this user.
+The stages run on a few synthetic pages, rows and images, with the variants of their configs that
+need further functions, so the compiled versions are those that a run needs. Each sample runs in a
+process of its own, as many at a time as there are cores. dataops.kernels.compiled keeps the result
+for all processes of this user.
 """
 
 import hashlib

@@ -159,8 +159,9 @@ def broadcast_from_first(value: object) -> Any:
 def run_together(work: Callable[[], Item] | None, wait_seconds: float = WAIT_SECONDS) -> Item | None:
     """Run this rank's work and return its result when the work of all ranks is done, however long that takes.
 
-    A collective ends with an error after TIMEOUT, so the ranks exchange who is done. A deliberate error of one rank is
-    raised on all of them. After any other, that rank ends, and the others lose the connection to it.
+    A collective ends with an error after TIMEOUT, so the ranks exchange who is done. A deliberate
+    error of one rank is raised on all of them. After any other, that rank ends, and the others lose
+    the connection to it.
 
     Args:
         work: None: this rank only waits. With several ranks it runs in a thread, so that a signal ends the wait.
@@ -204,7 +205,8 @@ def run_on_first(work: Callable[[], Item]) -> Item:
 def _encode(value: object) -> Tensor:
     """Return a value as bytes.
 
-    torch.distributed's own exchange of objects unpickles what arrives, and no rank can be sure who sent it.
+    torch.distributed's own exchange of objects unpickles what arrives, and no rank can be sure who
+    sent it.
     """
     buffer = io.BytesIO()
     torch.save(value, buffer)

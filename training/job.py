@@ -238,8 +238,9 @@ def log_to_stderr() -> None:
 def run_process(main: Callable[[list[str]], int]) -> NoReturn:
     """Run the command of a job as this process, and end it with the exit code.
 
-    A process that aborts writes the stacks of its threads, those of native code too. A rank ends without the destructors of
-    native libraries, since a thread of them that still runs then would abort it, though its work is done.
+    A process that aborts writes the stacks of its threads, those of native code too. A rank ends
+    without the destructors of native libraries, since a thread of them that still runs then would
+    abort it, though its work is done.
     """
     torch._C._set_print_stack_traces_on_fatal_signal(True)
     faulthandler.enable()  # after torch's handler, which it calls, also when Python has ended

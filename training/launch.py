@@ -1,7 +1,8 @@
 """Start the ranks of a job on this machine: `python -m training.launch NUMBER -m MODULE JOB.json`.
 
-Unlike torchrun's, they meet in a file beside JOB.json that only this user can read, so that nothing listens for them.
-If a rank fails, the others are ended, and the exit code is that of the first that failed; 75 if a signal killed it.
+Unlike torchrun's, they meet in a file beside JOB.json that only this user can read, so that nothing
+listens for them. If a rank fails, the others are ended, and the exit code is that of the first that
+failed; 75 if a signal killed it.
 """
 
 import os

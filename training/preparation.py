@@ -1,8 +1,9 @@
 """What a start of a job computes from its data, and remembers for the next one, which then takes seconds.
 
-`prepared/` in the job's folder holds the index of the samples, digests of the shards and of the suite's files, the
-vocabulary that was learnt from the captions, and the number of samples of each epoch. Each is computed again if it is
-missing, damaged, or was computed from other data. The folder is deleted when the training is done.
+`prepared/` in the job's folder holds the index of the samples, digests of the shards and of the
+suite's files, the vocabulary that was learnt from the captions, and the number of samples of each
+epoch. Each is computed again if it is missing, damaged, or was computed from other data. The folder
+is deleted when the training is done.
 """
 
 import json
@@ -62,7 +63,8 @@ def check_shards(job: Job) -> None:
 def prepare_index(job: Job) -> SampleIndex:
     """Return the index of a job's samples, which one rank of each machine verifies, or builds; all ranks together.
 
-    A machine whose shards differ from those of rank 0's, such as in their times, has an index of its own.
+    A machine whose shards differ from those of rank 0's, such as in their times, has an index of
+    its own.
 
     Raises: as build_index.
     """

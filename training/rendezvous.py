@@ -1,7 +1,8 @@
 """Where the ranks of a job meet: in a file of the job's folder, or at an address. Imports no torch.
 
-A store of torch's has no login, and torchrun unpickles what it reads there: whoever reaches it runs code. Ranks of one
-machine therefore meet in a file, and an address must be one of loopback unless the config allows a network.
+A store of torch's has no login, and torchrun unpickles what it reads there: whoever reaches it runs
+code. Ranks of one machine therefore meet in a file, and an address must be one of loopback unless
+the config allows a network.
 """
 
 import ipaddress

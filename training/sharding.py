@@ -1,8 +1,9 @@
 """How a model lies on the ranks: whole on each of them, or sharded by torch's FSDP2.
 
-A sharded model keeps a part of the weights, gradients and moments of every matrix on each rank. Gains, biases and the
-temperature stay whole on each rank, since they are small and a scalar has no rows to divide. Their gradients are averaged
-in one exchange. With one process every function returns its input.
+A sharded model keeps a part of the weights, gradients and moments of every matrix on each rank.
+Gains, biases and the temperature stay whole on each rank, since they are small and a scalar has no
+rows to divide. Their gradients are averaged in one exchange. With one process every function
+returns its input.
 """
 
 from collections.abc import Sequence
@@ -51,10 +52,10 @@ def place_model(model: CLIP, device: torch.device, config: TrainConfig) -> nn.Mo
 def _order_buckets(forward: DistributedDataParallel, model: CLIP, device: torch.device) -> None:
     """Pass a batch of two empty pairs through the model twice, without a trace in weights, gradients or statistics.
 
-    After the first backward pass, with a static graph the second, DistributedDataParallel puts the gradients into
-    buckets in the order in which they were ready. Where a gradient lies in its bucket decides the order in which three
-    ranks or more add it up, so the first step of a resumed job would have other last bits than the same step of an
-    undisturbed one.
+    After the first backward pass, with a static graph the second, DistributedDataParallel puts the
+    gradients into buckets in the order in which they were ready. Where a gradient lies in its
+    bucket decides the order in which three ranks or more add it up, so the first step of a resumed
+    job would have other last bits than the same step of an undisturbed one.
     """
     vision, text = model.config.vision_cfg, model.config.text_cfg
     statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -92,7 +93,8 @@ WHOLE = Part(0, 1, is_first_copy=True)
 def shard_model(model: CLIP, device: torch.device, sharding: Sharding, *, bf16: bool) -> None:
     """Keep a part of each matrix on this rank, in place; all ranks together.
 
-    Each block is gathered before its forward and backward pass, and all other matrices with the whole model.
+    Each block is gathered before its forward and backward pass, and all other matrices with the
+    whole model.
 
     Args:
         sharding: full: over all ranks. hybrid: over those of a machine, with a copy on each machine.

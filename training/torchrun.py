@@ -3,8 +3,8 @@
 The ranks end with the process PID by themselves (dataops/process.py). An agent that outlived them would join the agents
 of other machines again, beside the agent that replaces it, so it must end first: at once where Linux's prctl exists.
 
-torchrun's store listens on all interfaces, and the agents unpickle what they read there. Without --allow-network the
-agents must therefore meet on loopback, and the store listens there alone.
+torchrun's store listens on all interfaces, and the agents unpickle what they read there. Without
+--allow-network the agents must therefore meet on loopback, and the store listens there alone.
 """
 
 import ctypes

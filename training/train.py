@@ -2,10 +2,11 @@
 
 Several ranks: `python -m training.launch N -m training.train JOB.json`.
 
-JOB.json is a `Job`. The job writes into its output: model.safetensors, model.json, tokenizer.json, metrics.jsonl (one row
-per step, no clocks), skipped.json, evidence-* (clocks), checkpoints/ and, last, done.json. Until then,
-prepared/ holds what the next start reads instead of computing it. Started again, the job resumes from its newest valid
-checkpoint and ends in the same bits. A finished job returns at once.
+JOB.json is a `Job`. The job writes into its output: model.safetensors, model.json, tokenizer.json,
+metrics.jsonl (one row per step, no clocks), skipped.json, evidence-* (clocks), checkpoints/ and,
+last, done.json. Until then, prepared/ holds what the next start reads instead of computing it.
+Started again, the job resumes from its newest valid checkpoint and ends in the same bits. A
+finished job returns at once.
 
 Exit codes: 0 done; 2 config; 3 the shards break their contract; 4 loss or gradients not finite; 75 stopped (SIGTERM, after
 a checkpoint), parent process ended, another trainer holds the output, or a disk, GPU or rank failed; 1 anything else.
@@ -291,7 +292,8 @@ def _stop(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
 def _request_shards(run: TrainingRun) -> None:
     """Close the shards that were read, and request those that the next steps read.
 
-    The ranks have agreed on this step, so every rank has read its samples, and rank 0 requests for all.
+    The ranks have agreed on this step, so every rank has read its samples, and rank 0 requests for
+    all.
     """
     if run.shard_requests is None or run.step == run.plan.total_steps:
         return

@@ -87,9 +87,10 @@ def _codings(fields: list[tuple[str, str]], field: str) -> tuple[str, ...]:
 def decode_body(head: ResponseHead, body: bytes, max_bytes: int) -> bytes:
     """Return the body without its codings.
 
-    Crawlers often store a decoded body with the headers of the encoded one. Servers list codings that they did not
-    apply, or apply one twice. So a body that clearly is not encoded as its headers say is kept, and a body that is gzip
-    after all codings are undone is decompressed once more, because no page starts like that.
+    Crawlers often store a decoded body with the headers of the encoded one. Servers list codings
+    that they did not apply, or apply one twice. So a body that clearly is not encoded as its
+    headers say is kept, and a body that is gzip after all codings are undone is decompressed once
+    more, because no page starts like that.
 
     Raises: BadBody with bad_encoding (damaged, unknown or too many codings) or page_too_large (over `max_bytes` decoded,
     also between two codings).
@@ -120,8 +121,8 @@ def decode_codings(body: bytes, codings: Sequence[str], max_bytes: int, *, parti
 def remove_chunking(body: bytes) -> bytes:
     """Return the body without chunked transfer coding (RFC 9112, section 7.1).
 
-    A body whose first chunk has no size line is returned unchanged. After a damaged chunk the rest of the body is kept
-    unchanged, because damaged text is more useful than no text.
+    A body whose first chunk has no size line is returned unchanged. After a damaged chunk the rest
+    of the body is kept unchanged, because damaged text is more useful than no text.
     """
     chunks: list[bytes] = []
     at = 0
@@ -156,7 +157,8 @@ def _decoded(coding: str, body: bytes, max_bytes: int, *, partial: bool) -> byte
 def _unbrotli(body: bytes, max_bytes: int, partial: bool) -> bytes:
     """Return the content; bytes after its end are ignored.
 
-    The decompressor raises an error for these bytes, so the piece with the end is read again, byte by byte.
+    The decompressor raises an error for these bytes, so the piece with the end is read again, byte
+    by byte.
     """
     inflater, contents, at, step, left = brotli.Decompressor(), list[bytes](), 0, _PIECE, max_bytes + 1
     while left > 0 and not inflater.is_finished():

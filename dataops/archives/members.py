@@ -1,9 +1,10 @@
 """Inflates a compressed stream of many members in one pass, and skips damaged members.
 
-The compressions of archives are gzip, zstd (also with a dictionary in the file) and lz4. Each is a sequence of members, as
-gzip calls them, or frames, as the others do; usually there is one for each record. After a damaged member, reading
-continues at the next member that starts a WARC record. A crawl may fetch archives: their records do not belong to the
-file, and where the record that holds one is damaged, the search for the next record skips it.
+The compressions of archives are gzip, zstd (also with a dictionary in the file) and lz4. Each is a
+sequence of members, as gzip calls them, or frames, as the others do; usually there is one for each
+record. After a damaged member, reading continues at the next member that starts a WARC record. A
+crawl may fetch archives: their records do not belong to the file, and where the record that holds
+one is damaged, the search for the next record skips it.
 
 Sources: RFC 1952 (gzip), RFC 8878 (zstd), the LZ4 frame format, and "Zstandard Compression for WARC Files" 1.0 (IIPC).
 """

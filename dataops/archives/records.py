@@ -166,8 +166,8 @@ def read_run(run: ChunkRun, max_bytes: int) -> Iterator[StreamedRecord | Damage]
 def _is_usable(run: ChunkRun, found: StreamedRecord | Damage, at: int | None, is_first: bool) -> bool:
     """Return whether a record or damage of a broken run is to be reported beside the damage that ends the run.
 
-    The only record of a damaged member may have wrong content, even if it is complete. If only the end of the file is
-    missing after its content, the record is undamaged.
+    The only record of a damaged member may have wrong content, even if it is complete. If only the
+    end of the file is missing after its content, the record is undamaged.
     """
     if isinstance(found, Damage) or at is None:
         return at is not None
@@ -228,8 +228,9 @@ def _skip_large_record(
 ) -> tuple[StreamedRecord | Damage, int | None]:
     """Skip the content of a record that is too large to be read.
 
-    A plain file that can seek shows whether its length is right. If it is not, or if that cannot be known, the next record
-    is searched for in its content. In a compressed stream the length decides.
+    A plain file that can seek shows whether its length is right. If it is not, or if that cannot be
+    known, the next record is searched for in its content. In a compressed stream the length
+    decides.
     """
     if run.is_compressed:
         complete = run.skip(end) and (run.read_up_to(_AFTER_SIZE) or True)
@@ -346,7 +347,8 @@ def _chunks(window: Window) -> Iterator[Chunk | Damage]:
 def _search_codec(window: Window, at: int) -> tuple[Codec | None, int]:
     """Return the codec of the first member that starts a record, and the position of the first member.
 
-    It is None for a plain file. The start of the file is damaged if it is neither a member nor a record.
+    It is None for a plain file. The start of the file is damaged if it is neither a member nor a
+    record.
     """
     start = window.at(at, _MAX_SEARCH, 16)
     if start.startswith(b"WARC/") or not start:

@@ -1,8 +1,9 @@
 """Reads HTML pages from WARC files on disk, and skips damaged records.
 
-After a damaged record, reading continues at the next record that can be found; the damage is reported with its offset. A
-file with content but without any readable record raises SourceError. In a file that ends within a record (a killed crawl,
-a broken copy), the records before the end are read, and the last one is reported as `truncated`.
+After a damaged record, reading continues at the next record that can be found; the damage is
+reported with its offset. A file with content but without any readable record raises SourceError. In
+a file that ends within a record (a killed crawl, a broken copy), the records before the end are
+read, and the last one is reported as `truncated`.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,9 +40,9 @@ class Page:
 def read_pages(path: Path, max_page_bytes: int, count: Callable[[str], None]) -> Iterator[Page | Damage]:
     """Yield the HTML pages of a WARC file in file order, and a Damage for each record that cannot be used.
 
-    The file may be plain, lz4, zstd, or gzip (one member per record, or one member for the whole file). Pages are
-    `response` records of http(s) with status 2xx and an HTML media type (or, without a media type, a body that starts
-    like HTML), and `resource` records of that type.
+    The file may be plain, lz4, zstd, or gzip (one member per record, or one member for the whole
+    file). Pages are `response` records of http(s) with status 2xx and an HTML media type (or,
+    without a media type, a body that starts like HTML), and `resource` records of that type.
 
     Args:
         max_page_bytes: maximum size of a page, compressed and decompressed; a larger one is the damage `page_too_large`.

@@ -151,7 +151,8 @@ def decode(data: bytes) -> Image.Image:
 def decode_pixels(data: bytes, max_area: float = MAX_AREA) -> NDArray[np.uint8]:
     """Decode an image as RGB (height, width, 3), upright, with transparency on white; of an animation, the first frame.
 
-    JPEGs are decoded by libjpeg-turbo directly, which also reports damage; the pixels equal those of `decode`.
+    JPEGs are decoded by libjpeg-turbo directly, which also reports damage; the pixels equal those
+    of `decode`.
 
     Raises: ImageRefused with not_an_image, unsupported_format, truncated, too_many_pixels, too_complex or corrupt.
     """
@@ -198,7 +199,8 @@ def _jpeg_pixels(data: bytes, max_area: float) -> NDArray[np.uint8] | None:
 def _cached_memory(size: int) -> NDArray[np.uint8]:
     """Return memory for `size` bytes or a few more that starts at no multiple of 32.
 
-    At one, libjpeg-turbo writes rows past the cache (jdcolext-avx2.asm), and the next reader of the pixels waits.
+    At one, libjpeg-turbo writes rows past the cache (jdcolext-avx2.asm), and the next reader of the
+    pixels waits.
     """
     memory = np.empty(size + 16, np.uint8)
     return memory[max(0, 16 - memory.__array_interface__["data"][0] % 32) :]

@@ -1,7 +1,7 @@
 """Compute the contrast of a decoded image, and the fingerprints that find its copies.
 
-Integer arithmetic on the pixels makes them equal on all machines. The hash equals that of `imagehash.phash` over the
-resampling of Pillow 13, bit for bit.
+Integer arithmetic on the pixels makes them equal on all machines. The hash equals that of
+`imagehash.phash` over the resampling of Pillow 13, bit for bit.
 """
 
 import math

@@ -1,12 +1,13 @@
 """Find rows whose 64-bit hashes differ in few bits, and cluster them.
 
-The search uses several hash tables, each over some of the hashes' bits. The 64 bits are divided into m blocks, and a table
-uses m - d of them: two hashes that differ in at most d bits agree completely in the blocks of at least one table
-(pigeonhole), so no pair within the distance is missed. Rows in one bucket of a table are compared and joined at once:
-candidate pairs are never listed, so memory is a few numbers per row. The result does not depend on the order of the rows.
+The search uses several hash tables, each over some of the hashes' bits. The 64 bits are divided
+into m blocks, and a table uses m - d of them: two hashes that differ in at most d bits agree
+completely in the blocks of at least one table (pigeonhole), so no pair within the distance is
+missed. Rows in one bucket of a table are compared and joined at once: candidate pairs are never
+listed, so memory is a few numbers per row. The result does not depend on the order of the rows.
 
-Rows that do not fit one search are divided into several, each for the rows that agree in one of d + 1 blocks
-(dataops.images.near_duplicates).
+Rows that do not fit one search are divided into several, each for the rows that agree in one of
+d + 1 blocks.
 
 Source: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", WWW 2007, section 3.
 """
@@ -102,9 +103,9 @@ def find_clusters(
 ) -> Rows:
     """Return the smallest row of each row's cluster (int64, (N,)): the connected components of the near-duplicates.
 
-    Two rows are near-duplicates if their groups are equal, their hashes differ in at most `distance` bits, and their
-    thumbnails in at most `tolerance` everywhere. The time is quadratic in the number of nearly equal rows; rows that are
-    exactly equal are compared once.
+    Two rows are near-duplicates if their groups are equal, their hashes differ in at most
+    `distance` bits, and their thumbnails in at most `tolerance` everywhere. The time is quadratic
+    in the number of nearly equal rows; rows that are exactly equal are compared once.
 
     Args:
         hashes: (N,)

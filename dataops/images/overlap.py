@@ -37,7 +37,8 @@ def _crops() -> NDArray[np.float64]:
 def _bases(scale: float) -> NDArray[np.float64]:
     """Return the matrices (P, 8, PLANE_SIDE) from a line of the plane to the first 8 cosines of the crop at each start.
 
-    They are the cosines of the means over MATRIX_SIDE cells, in which each pixel has the weight of its overlap.
+    They are the cosines of the means over MATRIX_SIDE cells, in which each pixel has the weight of
+    its overlap.
     """
     edges = PLANE_SIDE * (_starts(scale)[:, None] + scale * np.arange(MATRIX_SIDE + 1) / MATRIX_SIDE)
     covered = np.clip(edges[:, :, None] - np.arange(PLANE_SIDE), 0, 1)  # share of each pixel to the left of an edge

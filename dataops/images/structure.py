@@ -1,10 +1,12 @@
 """Bound what an image's structure costs a decoder: scans, segments, chunks, blocks and metadata, before it is opened.
 
-The number of pixels does not bound the time of a decoder. A JPEG of 20 MB may hold 200,000 scans, each of which passes
-over all pixels; a PNG 1.6 million empty chunks, and a GIF as many comments, which Pillow reads one by one in Python; an
-EXIF block of 64 KB may let Pillow copy 350 MB. Each check here is linear in the bytes, and its steps in Python are limited.
+The number of pixels does not bound the time of a decoder. A JPEG of 20 MB may hold 200,000 scans,
+each of which passes over all pixels; a PNG 1.6 million empty chunks, and a GIF as many comments,
+which Pillow reads one by one in Python; an EXIF block of 64 KB may let Pillow copy 350 MB. Each
+check here is linear in the bytes, and its steps in Python are limited.
 
-Metadata is cut out of what Pillow gets (`cut_metadata`): no pixel depends on it, and nothing then parses it.
+Metadata is cut out of what Pillow gets (`cut_metadata`): no pixel depends on it, and nothing then
+parses it.
 """
 
 import re
@@ -166,7 +168,8 @@ class JpegScans:
 def read_scans(data: bytes, first_scan: int, enough: int = MAX_SCANS) -> JpegScans:
     """Read the markers from the first scan up to the end of the image, as libjpeg does.
 
-    What ends a thumbnail in a segment between the scans, or another image behind one that was cut, does not count.
+    What ends a thumbnail in a segment between the scans, or another image behind one that was cut,
+    does not count.
 
     Args:
         enough: no more scans than these are counted.

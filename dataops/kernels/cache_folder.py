@@ -1,7 +1,8 @@
 """Keep compiled code and tables that take most of a second to build, for all checkouts, homes and processes of this user.
 
-Compiled code is a pickle, and to load a pickle may run code that it names. So the folder is used only if nobody but this
-user and root can write to it, to what is in it, or exchange one of the folders above it.
+Compiled code is a pickle, and to load a pickle may run code that it names. So the folder is used
+only if nobody but this user and root can write to it, to what is in it, or exchange one of the
+folders above it.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """Compiled inner loops: numba, loaded at the first call, with the compiled code kept on disk (dataops.kernels.compiled).
 
-The command and most workers call none of these functions, and numba takes most of a second to import.
+The command and most workers call none of these functions, and numba takes most of a second to
+import.
 """
 
 import hashlib

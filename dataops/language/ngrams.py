@@ -96,7 +96,8 @@ def _encode_texts(texts: Sequence[str]) -> Texts:
 def encode_captions(texts: pa.Array) -> Texts:
     """Encode texts, without addresses, as code points; texts in capitals only in lower case.
 
-    langdetect ignores words in capitals. Only the texts that are changed are converted to Python's strings.
+    langdetect ignores words in capitals. Only the texts that are changed are converted to Python's
+    strings.
     """
     data, offsets = text_buffers(texts)
     letters, starts = np.empty(offsets[-1] - offsets[0], np.uint32), np.zeros(len(offsets), np.int64)

@@ -43,7 +43,7 @@ class _CheckedHeader(tarfile.TarInfo):
 def open_foreign_tar(file: BinaryIO, mode: Literal["r|", "r:"]) -> tarfile.TarFile:
     """Open an uncompressed tar, as a stream or a seekable file.
 
-    Reading it raises tarfile.TarError, EOFError or ValueError if a header is damaged, or if anything but blocks of zeros
-    follows the last member.
+    Reading it raises tarfile.TarError, EOFError or ValueError if a header is damaged, or if
+    anything but blocks of zeros follows the last member.
     """
     return tarfile.open(fileobj=file, mode=mode, tarinfo=_CheckedHeader)

@@ -1,7 +1,7 @@
 """Read and write WebDataset shards: tar files in which the members `{key}.{extension}` of a sample are consecutive.
 
-Writing is deterministic to the byte. Reading assumes hostile files: members are read into memory and never unpacked to
-disk, and a name that is not a plain `key.extension` is an error.
+Writing is deterministic to the byte. Reading assumes hostile files: members are read into memory
+and never unpacked to disk, and a name that is not a plain `key.extension` is an error.
 
 Source: POSIX.1-1988 (USTAR) for the headers; the index beside a shard is that of DALI's wds2idx.py, version v1.2.
 """

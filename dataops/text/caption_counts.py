@@ -1,9 +1,9 @@
 """Computes the counts that the rules of the filter need of captions, in one pass over a column's bytes.
 
-With regular expressions, each count would be a pass of its own, and the slow rules (repeated words, personal data)
-would run on every caption. Here, one pass computes the counts, and flags (`may_*`) that are false only where a slow
-rule finds nothing. The character classes are those of the regular expressions, which are evaluated once for each code
-point.
+With regular expressions, each count would be a pass of its own, and the slow rules (repeated words,
+personal data) would run on every caption. Here, one pass computes the counts, and flags (`may_*`)
+that are false only where a slow rule finds nothing. The character classes are those of the regular
+expressions, which are evaluated once for each code point.
 """
 
 from functools import lru_cache

@@ -1,8 +1,8 @@
 """Finds duplicate pairs and decides which one is kept, by hashes and ranks only, whatever the order of rows and parts.
 
-Rows with one uid have one URL, and so have rows with one URL and caption. So all duplicates of a row are in one
-partition of the URL hashes. Only duplicate captions of different URLs need the partitions of the
-caption hashes.
+Rows with one uid have one URL, and so have rows with one URL and caption. So all duplicates of a
+row are in one partition of the URL hashes. Only duplicate captions of different URLs need the
+partitions of the caption hashes.
 """
 
 from collections.abc import Sequence
@@ -104,12 +104,12 @@ def rank_captions(sources: pl.Series, counts: pl.DataFrame) -> pl.Series:
 def find_duplicates(rows: pl.DataFrame, steps: Sequence[Dedupe]) -> NDArray[np.uint8]:
     """Return the step that drops each row as a duplicate (n,): 1 + its index in DEDUPE_STEPS, or 0 for a kept row.
 
-    Of rows of several sources, the one of the earliest source is kept.
-    Among rows of one uid, or of one URL and caption (in any case), the kept one is the first by: not in capitals only;
-    source (SOURCE_RANK). Among the captions of one URL, and the URLs of one caption, it is the first by: at least
-    FULL_CAPTION_WORDS words; not in capitals only; source; number of words, up to LONG_CAPTION_WORDS. Ties are decided
-    by the smallest uid, then by the smallest hash of the origin, and then by position, between rows that are equal in
-    all this.
+    Of rows of several sources, the one of the earliest source is kept. Among rows of one uid, or of
+    one URL and caption (in any case), the kept one is the first by: not in capitals only; source
+    (SOURCE_RANK). Among the captions of one URL, and the URLs of one caption, it is the first by:
+    at least FULL_CAPTION_WORDS words; not in capitals only; source; number of words, up to
+    LONG_CAPTION_WORDS. Ties are decided by the smallest uid, then by the smallest hash of the
+    origin, and then by position, between rows that are equal in all this.
 
     Args:
         rows: columns of KEYS; those of captions only if a step needs them.

@@ -1,11 +1,12 @@
 """Matches each query of a list in each caption, as whole words in any case.
 
-The words of a caption are hashed once. Each run of words, up to the length of the longest query, is looked up in one
-hash table. The table also has the prefixes of queries, so that a run that begins no query ends at once. Runs are equal
-if their 64-bit hashes are: with 500,000 queries, one run in 10^13 is a false match.
+The words of a caption are hashed once. Each run of words, up to the length of the longest query, is
+looked up in one hash table. The table also has the prefixes of queries, so that a run that begins
+no query ends at once. Runs are equal if their 64-bit hashes are: with 500,000 queries, one run in
+10^13 is a false match.
 
-A word is a run of letters, marks and digits; in scripts without spaces between words, each character is a word. Case is
-folded.
+A word is a run of letters, marks and digits; in scripts without spaces between words, each
+character is a word. Case is folded.
 """
 
 from collections.abc import Sequence

@@ -371,8 +371,8 @@ def _is_nearly_utf8(data: bytes, declared: bool) -> bool:
 def _detect_codec(data: bytes) -> str:
     """Return the most likely codec of bytes without a declared encoding.
 
-    The legacy codecs of the page's declared language come first, if they can decode the text. Without evidence for
-    another codec the result is windows-1252, as in browsers.
+    The legacy codecs of the page's declared language come first, if they can decode the text.
+    Without evidence for another codec the result is windows-1252, as in browsers.
     """
     texts = _MARKUP.split(data[:_DETECTION_WINDOW])
     sample = b"\n".join(text for text in texts if not text.isascii())[:_SAMPLE]

@@ -259,8 +259,9 @@ class Markup(NamedTuple):
 def read_markup(html: bytes, reader: Reader) -> Markup:
     """Scan the tags of a page, and remove what the reader does not use.
 
-    Tags are tokenised as in HTML (comments and scripts are skipped), but nesting is approximate: an end tag closes an open
-    element of its own name. Pages with many unclosed tags therefore count as deeper than they are.
+    Tags are tokenised as in HTML (comments and scripts are skipped), but nesting is approximate: an
+    end tag closes an open element of its own name. Pages with many unclosed tags therefore count as
+    deeper than they are.
 
     Raises: BadPage('too_complex') if a tree of the page would take too much time or memory.
     """
@@ -308,6 +309,16 @@ class _Work(NamedTuple):
 
 
 @compiled(nogil=True)
+def _fill_slots(known, known_kinds):
+    """Return the table of names, and the kinds of the known ones in the same slots."""
+    keys, kinds = np.zeros(_SLOTS, np.uint64), np.zeros(_SLOTS, np.uint8)
+    for i in range(known.size):
+        slot = _slot(keys, known[i])
+        keys[slot], kinds[slot] = known[i], known_kinds[i]
+    return keys, kinds
+
+
+@compiled(nogil=True)
 def _read(data, reader, known, known_kinds, starts, out):
     """Return the fields of _Work, and write the bytes that are kept to `out`.
 
@@ -315,12 +326,9 @@ def _read(data, reader, known, known_kinds, starts, out):
     their elements that may contain HTML, a raw element within elements that may have ended them, `<s` after `<!--` in a
     script (HTML Standard, 13.2.5.15 to 29), a raw element in a select, a frameset, a plaintext.
     """
-    keys, kinds = np.zeros(_SLOTS, np.uint64), np.zeros(_SLOTS, np.uint8)
+    keys, kinds = _fill_slots(known, known_kinds)
     is_open = np.zeros(_SLOTS, np.int32)
     names = 0
-    for i in range(known.size):
-        slot = _slot(keys, known[i])
-        keys[slot], kinds[slot] = known[i], known_kinds[i]
     tags = elements = attributes = compared = steps = 0
     of_single = np.zeros(2, np.int64)  # attributes of all tags of the one <html>, and of the one <body>
     depth = formatting = foreign = most_depth = most_formatting = 0

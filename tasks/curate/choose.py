@@ -1,12 +1,14 @@
 """Choose which rows curate drops for their own image, as duplicates or for an evaluation set, over all raw shards.
 
-Each step is a map over batches of raw shards or over partitions of hashes, so no process holds all rows. The columns that
-rows are compared by move between batches and partitions by exchanges (tasks.engine.exchange). A step compares only the rows
-that the steps before it have kept. No result depends on the order of the rows or on how they are partitioned.
+Each step is a map over batches of raw shards or over partitions of hashes, so no process holds all
+rows. The columns that rows are compared by move between batches and partitions by exchanges
+(tasks.engine.exchange). A step compares only the rows that the steps before it have kept. No result
+depends on the order of the rows or on how they are partitioned.
 
-Near-duplicates: rows with close hashes agree completely in some block of bits (images/near_duplicates.py), so each row is
-written to one partition per block, by the block's value. The few rows that have a close hash there are written again, with
-their thumbnails, to be compared. The result is links between two rows. The links of all kinds are connected by partitions,
+Near-duplicates: rows with close hashes agree completely in some block of bits
+(images/near_duplicates.py), so each row is written to one partition per block, by the block's
+value. The few rows that have a close hash there are written again, with their thumbnails, to be
+compared. The result is links between two rows. The links of all kinds are connected by partitions,
 in rounds. The rows of a cluster then meet in a partition, where the best one is chosen.
 """
 
@@ -419,8 +421,8 @@ def link_near_duplicates(draft: Draft, step: CurateStep) -> None:
 def connect_links(draft: Draft, step: CurateStep) -> Record:
     """Connect the links of a partition: put a link from each node to the smallest one that it is connected with here.
 
-    Each link lies in the partitions of both its ends. If no partition has changed any in a round, each node of a connected
-    component is linked to the smallest one of it, and to no other.
+    Each link lies in the partitions of both its ends. If no partition has changed any in a round,
+    each node of a connected component is linked to the smallest one of it, and to no other.
     """
     job = step.job
     previous, kinds = replace(job, round=job.round - 1), ["connected"]

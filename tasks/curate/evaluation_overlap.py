@@ -1,8 +1,8 @@
 """Find training images that are copies of evaluation images.
 
-Worker processes index the images of the evaluation sets (`index_images`, one task per tar or few hundred files), then
-compare them with the training images (`search_shards`, one task per few raw shards). docs/clean/curate.md describes which
-copies are found, and how reliably.
+Worker processes index the images of the evaluation sets (`index_images`, one task per tar or few
+hundred files), then compare them with the training images (`search_shards`, one task per few raw
+shards). docs/clean/curate.md describes which copies are found, and how reliably.
 """
 
 import logging

@@ -6,8 +6,9 @@ folder in the cache. There, each image is scored once, by whichever run of the s
 
     scores/<scorer's digest>/<digest of the object>.parquet      columns: `id`, and the scorer's
 
-A score depends only on its scorer and on the image (and caption), so it does not matter which run wrote it, nor whether two
-runs wrote the same one. If an object is deleted, its scores are computed again.
+A score depends only on its scorer and on the image (and caption), so it does not matter which run
+wrote it, nor whether two runs wrote the same one. If an object is deleted, its scores are computed
+again.
 """
 
 import hashlib

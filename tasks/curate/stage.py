@@ -6,8 +6,8 @@
 4. the steps that the config has a table for (tasks.curate.step), such as scores and the rules over them;
 5. write_rows, one task per raw shard: write the kept and the dropped rows.
 
-All but the last write scratch tables, except for the parts of matches with evaluation sets and of steps. The output depends
-neither on the order of the rows nor on their distribution over shards.
+All but the last write scratch tables, except for the parts of matches with evaluation sets and of
+steps. The output depends neither on the order of the rows nor on their distribution over shards.
 """
 
 from collections import Counter

@@ -1,8 +1,9 @@
 """Define the optional steps of curate: what the stage does with the rows that it still keeps, after duplicates are found.
 
-A step is one object, registered in `pairmill.steps`. It runs if the config has its table, `[curate.TABLE]`, after the steps
-with a smaller `order`. For each raw shard it writes a result (tasks.curate.decisions.put_result): a row for each row that
-is kept so far, with columns to add or replace, and `drop_reason` for rows to drop. It returns further parts and facts.
+A step is one object, registered in `pairmill.steps`. It runs if the config has its table,
+`[curate.TABLE]`, after the steps with a smaller `order`. For each raw shard it writes a result
+(tasks.curate.decisions.put_result): a row for each row that is kept so far, with columns to add or
+replace, and `drop_reason` for rows to drop. It returns further parts and facts.
 """
 
 from collections.abc import Callable, Mapping, Sequence

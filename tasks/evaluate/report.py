@@ -165,8 +165,8 @@ def describe_details(result: Mapping[str, Any]) -> list[Section]:
 def find_confusions(rows: Iterable[Mapping[str, Any]]) -> list[Section]:
     """Return the classes with the lowest accuracy, and those with the most false positives.
 
-    Where every class has one image, each accuracy is 0 or 1. The first table is then of the images whose class has the
-    worst rank.
+    Where every class has one image, each accuracy is 0 or 1. The first table is then of the images
+    whose class has the worst rank.
     """
     rows = list(rows)
     images = Counter(row["label_name"] for row in rows)

@@ -1,8 +1,8 @@
 """Find the images of a suite that the model was trained on.
 
-A training image is known by its row, which holds the sha256 of the fetched bytes and the perceptual hash. Only where a
-hash is close, the image itself is read from its shard and correlated with the evaluation image. docs/clean/curate.md
-describes which copies are found, and how reliably.
+A training image is known by its row, which holds the sha256 of the fetched bytes and the perceptual
+hash. Only where a hash is close, the image itself is read from its shard and correlated with the
+evaluation image. docs/clean/curate.md describes which copies are found, and how reliably.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Follow the rows that the trainer writes while it runs, for MLflow and for the writers that a config asks for.
 
-A thread of the training's task reads them for each place. In MLflow the training has its own run, which a resumed job finds
-again by the key of the snapshot; the register stage makes another run, with the model. A failure of a place does not stop
-the training.
+A thread of the training's task reads them for each place. In MLflow the training has its own run,
+which a resumed job finds again by the key of the snapshot; the register stage makes another run,
+with the model. A failure of a place does not stop the training.
 """
 
 import json

@@ -77,7 +77,8 @@ def _find_named(key: str, store: Store) -> Manifest:
 def _check_takedowns(manifest: Manifest, store: Store) -> None:
     """Raise ConfigError if a takedown request that is newer than a dataset removes pairs of it.
 
-    The dataset of the run itself is rebuilt without these pairs, since requests are inputs of `pack`.
+    The dataset of the run itself is rebuilt without these pairs, since requests are inputs of
+    `pack`.
     """
     applied = {source.key for source in select_requests(manifest.inputs)}
     newer = [source for source in list_requests(store) if source.key not in applied]

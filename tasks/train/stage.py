@@ -1,8 +1,8 @@
 """The stage `train`: contrastive pre-training as a subprocess job, of one or several ranks.
 
-The job's folder, with its checkpoints, is in the local home folder and named after the key of the snapshot, so a killed
-training resumes from its last checkpoint; on another machine, from the last one in the store. The finished weights are
-committed to the store.
+The job's folder, with its checkpoints, is in the local home folder and named after the key of the
+snapshot, so a killed training resumes from its last checkpoint; on another machine, from the last
+one in the store. The finished weights are committed to the store.
 """
 
 import json
@@ -91,8 +91,8 @@ def describe_weights(config: TrainConfig) -> list[dict[str, Any]]:
 def make(work: Work[TrainConfig]) -> StageOutput:
     """Train on the packed datasets and write the weights, the tokenizer and the curves.
 
-    The job's folder is deleted once a record states that all its output is in the store: whenever the run is killed, it can
-    resume from one of the two.
+    The job's folder is deleted once a record states that all its output is in the store: whenever
+    the run is killed, it can resume from one of the two.
     """
     folder = work.context.home / "jobs" / f"train-{work.draft.key}"
     record = work.draft.done("train") or work.draft.finish(_train(work, folder))

@@ -1,7 +1,8 @@
 """Copy the checkpoints of a job to the scratch of its snapshot in the store, so that another machine can resume it.
 
-The trainer writes to its local disk and holds no credentials. The task that runs it copies each checkpoint while training
-continues, with metrics.jsonl up to its step, and restores the newest one on a machine that has none as new.
+The trainer writes to its local disk and holds no credentials. The task that runs it copies each
+checkpoint while training continues, with metrics.jsonl up to its step, and restores the newest one
+on a machine that has none as new.
 """
 
 import json

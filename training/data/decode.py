@@ -1,8 +1,8 @@
 """Training images: bytes to a decoded array no larger than needed, and a random crop of it at the model's size.
 
-A JPEG is decoded by libjpeg-turbo at 1/1, 1/2, 1/4 or 1/8 of its size, the smallest that is large enough: the scaling
-is part of the cosine transform, and these four have vector code. Pillow decodes what libjpeg-turbo cannot, and its
-error is final.
+A JPEG is decoded by libjpeg-turbo at 1/1, 1/2, 1/4 or 1/8 of its size, the smallest that is large
+enough: the scaling is part of the cosine transform, and these four have vector code. Pillow decodes
+what libjpeg-turbo cannot, and its error is final.
 
 Legend: H, W height and width of the decoded image, S side of the model's input.
 """

@@ -24,8 +24,9 @@ CHUNK_SAMPLES = 1 << 16
 class Sampling:
     """The probability of each of N samples of being drawn in an epoch.
 
-    The draw is a hash of (seed, epoch, identity): it does not depend on where a pair lies in the shards, and differs
-    between epochs. So balancing over queries (filter.balance.mode = "online") drops no pair.
+    The draw is a hash of (seed, epoch, identity): it does not depend on where a pair lies in the
+    shards, and differs between epochs. So balancing over queries (filter.balance.mode = "online")
+    drops no pair.
     """
 
     probabilities: np.ndarray

@@ -17,10 +17,10 @@ from training.data.mixture import Mixture
 class Plan:
     """The samples of each step.
 
-    An epoch is a permutation of all samples, or of those that its sampling draws, cut into the fewest batches of at
-    most `batch_size`, equal to within one sample; a batch is cut among the ranks likewise. So each of them is seen
-    exactly once in the epoch, no batch is much smaller than the others, and all ranks together see what one process
-    would.
+    An epoch is a permutation of all samples, or of those that its sampling draws, cut into the
+    fewest batches of at most `batch_size`, equal to within one sample; a batch is cut among the
+    ranks likewise. So each of them is seen exactly once in the epoch, no batch is much smaller than
+    the others, and all ranks together see what one process would.
     """
 
     samples: int

@@ -1,9 +1,9 @@
 """Open shards: those on this disk, and those that arrive while training runs, because the disk does not hold all.
 
-The process that started the job brings them (tasks/train/transfers.py); the trainer holds no credential. The two
-share only the shards' folder. `wanted.json`, written here, lists the shards in the order in which they will be read.
-Each arrives whole, under its name, and is deleted once `wanted.json` does not list it. `refused.json` holds the error
-of a failed one.
+The process that started the job brings them (tasks/train/transfers.py); the trainer holds no
+credential. The two share only the shards' folder. `wanted.json`, written here, lists the shards in
+the order in which they will be read. Each arrives whole, under its name, and is deleted once
+`wanted.json` does not list it. `refused.json` holds the error of a failed one.
 """
 
 import json

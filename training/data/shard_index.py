@@ -1,7 +1,8 @@
 """The samples of one shard: where their members lie, and the fields of their rows that decide what training reads.
 
-The index beside a shard, or one pass over its headers, gives the offsets of its members. Indexes and rows that pack wrote
-are parsed as columns; all others, and what is wrong in them, by general code that a test compares with the columns.
+The index beside a shard, or one pass over its headers, gives the offsets of its members. Indexes
+and rows that pack wrote are parsed as columns; all others, and what is wrong in them, by general
+code that a test compares with the columns.
 """
 
 import tarfile

@@ -1,9 +1,10 @@
 """The effect of test images that were in the training set on a result. No torch.
 
-The matches come as a table with the columns `uid` (of the training pair), `evaluation_set` (a task of the suite) and
-`member` (the key of its image); evaluate's snapshots hold one. Source: Radford et al. 2021, section 5: accuracy over
-All, Clean and Overlap; a one-tailed binomial test of Overlap with Clean's accuracy as the null hypothesis; exact 99.5%
-intervals; Bonferroni's correction over the sets.
+The matches come as a table with the columns `uid` (of the training pair), `evaluation_set` (a task
+of the suite) and `member` (the key of its image); evaluate's snapshots hold one. Source: Radford et
+al. 2021, section 5: accuracy over All, Clean and Overlap; a one-tailed binomial test of Overlap
+with Clean's accuracy as the null hypothesis; exact 99.5% intervals; Bonferroni's correction over
+the sets.
 """
 
 from collections.abc import Mapping

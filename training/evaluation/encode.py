@@ -2,8 +2,9 @@
 
 Where there are several ranks, they divide the batches, and each gets the features of all.
 
-On the CPU each batch is the work of one thread, and several batches run side by side. That avoids the barriers inside
-every kernel, and since no sum is ever split over threads, the features have the same bits on any number of them.
+On the CPU each batch is the work of one thread, and several batches run side by side. That avoids
+the barriers inside every kernel, and since no sum is ever split over threads, the features have the
+same bits on any number of them.
 
 Shape suffixes: N images or texts, B batch, R readable images of a batch, L tokens, D embed_dim.
 """

@@ -82,10 +82,11 @@ def retrieve(
 ) -> tuple[dict[str, Any], pa.Table]:
     """Rank every image against every caption, both ways.
 
-    R@k is the share of queries with a right answer among the first k, as CLIP papers and CLIP_benchmark count it; a
-    caption that is word for word another image's too is right only for its own image. Queries of or for an unreadable
-    image are wrong. Captions of one image are not independent, so the interval of text_to_image is a little too narrow
-    where images have several. mean_R@1 is the mean of both ways, as DataComp reports it.
+    R@k is the share of queries with a right answer among the first k, as CLIP papers and
+    CLIP_benchmark count it; a caption that is word for word another image's too is right only for
+    its own image. Queries of or for an unreadable image are wrong. Captions of one image are not
+    independent, so the interval of text_to_image is a little too narrow where images have several.
+    mean_R@1 is the mean of both ways, as DataComp reports it.
 
     Returns: the task's entry of metrics.json and its predictions.
     Source: CLIP_benchmark, clip_benchmark/metrics/zeroshot_retrieval.py.

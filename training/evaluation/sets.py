@@ -17,8 +17,8 @@ image folder   <root>/<split>/<class>/*.png|jpg|jpeg|webp     label i is folder 
                <root>/classnames.txt                          optional: nicer names, in the order of the folders
                <root>/zeroshot_classification_templates.txt   optional: else `a photo of a {c}.`
 
-An image that cannot be decoded is a counted row. A wrong shard, label or class list is an error, since an accuracy over
-the readable part would be another number under the same name.
+An image that cannot be decoded is a counted row. A wrong shard, label or class list is an error,
+since an accuracy over the readable part would be another number under the same name.
 
 Source: CLIP_benchmark, README "Creating a webdataset" and clip_benchmark/datasets/builder.py (build_wds_dataset);
 grouping of members: webdataset, where the key ends at the first dot of the file's name. Facts in .npy, and the lines

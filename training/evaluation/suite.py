@@ -10,8 +10,9 @@ Imports no torch: the orchestrator loads suites to refuse a bad one at once and 
     split = "test"
     description = "another artist's drawings of what was trained on"
 
-The suites in configs/suites also set where a set comes from (`source`), its main metric (`metric`), its size (`classes`,
-`samples`) and what else to measure on it: training/evaluation/task.py has all keys.
+The suites in configs/suites also set where a set comes from (`source`), its main metric (`metric`),
+its size (`classes`, `samples`) and what else to measure on it: training/evaluation/task.py has all
+keys.
 """
 
 import hashlib

@@ -114,7 +114,8 @@ def classify(
 def measure_templates(encoded: EncodedSet, prompts_CTD: Tensor, templates: Sequence[str]) -> list[dict[str, Any]]:
     """Return the accuracy of each template alone: template, value (top-1), low, high; best first.
 
-    The figures show how much prompts matter. Choosing the best template by them would be choosing on the test set.
+    The figures show how much prompts matter. Choosing the best template by them would be choosing
+    on the test set.
     """
     right_T = torch.zeros(len(templates), dtype=torch.int64)
     for features_BD, samples in iterate_chunks(encoded):

@@ -1,8 +1,8 @@
 """Export to open_clip: `open_clip.create_model_and_transforms("local-dir:OUTPUT")`.
 
-Towers of other networks become open_clip's own: an image tower of timm, and a text tower of transformers, which open_clip
-loads by these packages. Source of names: open_clip, factory.py, timm_model.py and hf_model.py; transformers,
-models/bert/modeling_bert.py.
+Towers of other networks become open_clip's own: an image tower of timm, and a text tower of
+transformers, which open_clip loads by these packages. Source of names: open_clip, factory.py,
+timm_model.py and hf_model.py; transformers, models/bert/modeling_bert.py.
 """
 
 import json
@@ -30,9 +30,9 @@ OPENAI_NAMES = {clip_vocabulary.START: "<|startoftext|>", clip_vocabulary.END: "
 def export_tokenizer(tokenizer: Tokenizer, output: Path) -> None:
     """Write both files.
 
-    CLIP's vocabulary gets the normaliser of OpenAI's own tokenizer.json, which lower-cases and joins spaces. It has
-    neither ftfy nor entities, so captions that need those get other ids. It is padded with its end token, as OpenAI's
-    is.
+    CLIP's vocabulary gets the normaliser of OpenAI's own tokenizer.json, which lower-cases and
+    joins spaces. It has neither ftfy nor entities, so captions that need those get other ids. It is
+    padded with its end token, as OpenAI's is.
     """
     if isinstance(tokenizer, PretrainedTokenizer):
         write_atomically(output / "tokenizer.json", tokenizer.to_json())

@@ -46,8 +46,8 @@ def write_checkpoint(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog
 def is_rollback_due(run: TrainingRun) -> bool:
     """Return whether the training rolls back after the current step: the one after the bad steps, or the last one.
 
-    That step has been launched before the one before it is read. A job that was stopped between them rolls back after the
-    same step.
+    That step has been launched before the one before it is read. A job that was stopped between
+    them rolls back after the same step.
     """
     due = None if run.bad_steps is None else run.bad_steps.due
     return due is not None and (due < run.step or run.step == run.plan.total_steps)
@@ -56,7 +56,8 @@ def is_rollback_due(run: TrainingRun) -> bool:
 def roll_back(run: TrainingRun, writer: CheckpointWriter, log: MetricsLog) -> None:
     """Restore the last checkpoint before the bad steps, and continue after the current step; all ranks together.
 
-    Only checkpoints of every `checkpoint_every` steps count: others depend on when the job was stopped.
+    Only checkpoints of every `checkpoint_every` steps count: others depend on when the job was
+    stopped.
 
     Raises: TrainingDiverged if there is none.
     """

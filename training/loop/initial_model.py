@@ -27,9 +27,10 @@ from training.model_config import ModelConfig, TextConfig, VisionConfig
 def group_layers(model: CLIP) -> tuple[list[list[nn.Parameter]], list[list[nn.Parameter]]]:
     """Return the parameters of the image tower and of the text tower, in groups from the input on.
 
-    A transformer has its embeddings, each block, the last one with the norm after it, and the projection. A ResNet has its
-    stem, its four stages, and the attention pool. A tower of another network has that network's groups, and the projector.
-    Source of a transformer's groups: open_clip's `lock` of either tower.
+    A transformer has its embeddings, each block, the last one with the norm after it, and the
+    projection. A ResNet has its stem, its four stages, and the attention pool. A tower of another
+    network has that network's groups, and the projector. Source of a transformer's groups:
+    open_clip's `lock` of either tower.
     """
     visual = model.visual
     if isinstance(visual, ModifiedResNet):

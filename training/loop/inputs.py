@@ -102,8 +102,8 @@ class InputMaker:
 def upload_batches(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """Yield the same batches with their inputs on the device.
 
-    On a GPU a stream of its own copies them from pinned memory. The host is a step ahead of the GPU, so the copy of a
-    batch runs while the step before computes.
+    On a GPU a stream of its own copies them from pinned memory. The host is a step ahead of the
+    GPU, so the copy of a batch runs while the step before computes.
     """
     if device.type != "cuda":
         yield from batches

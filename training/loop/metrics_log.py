@@ -1,6 +1,7 @@
 """The logs of a run: metrics.jsonl, evidence-throughput.jsonl and log lines, all written by rank 0.
 
-A row of metrics.jsonl holds nothing that differs between two runs of a job; clocks are in the evidence.
+A row of metrics.jsonl holds nothing that differs between two runs of a job; clocks are in the
+evidence.
 """
 
 import logging

@@ -27,7 +27,8 @@ def has_weight_decay(name: str, parameter: nn.Parameter) -> bool:
 def build_optimizer(model: CLIP, config: TrainConfig) -> Optimizer:
     """Build the optimizer over groups with and without decay, each in the order of the model's parameters.
 
-    Parameters with another factor of the learning rate have such groups of their own, with the factor as `lr_scale`.
+    Parameters with another factor of the learning rate have such groups of their own, with the
+    factor as `lr_scale`.
 
     Raises: ConfigError if torch has no such optimizer, or it cannot train this model.
     """

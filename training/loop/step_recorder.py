@@ -50,7 +50,8 @@ def agree(run: TrainingRun, batch: Batch) -> Agreement:
 class DelayedValues:
     """The values of a step on their way to the host.
 
-    `ended` is the time at which the step had ended, by time.perf_counter; on a GPU it is that of the read.
+    `ended` is the time at which the step had ended, by time.perf_counter; on a GPU it is that of
+    the read.
 
     Args:
         values_V: those of StepValues, on the device.

@@ -1,7 +1,8 @@
 """The backward pass of a batch that memory does not hold: a few pairs at a time, with the gradient of the whole batch.
 
-The features of all pairs come first, without a graph; then the gradient of the loss by the features; then each chunk of
-the batch again, whose features receive their gradient. Source: Gao et al. 2021 (GradCache), section 3.
+The features of all pairs come first, without a graph; then the gradient of the loss by the
+features; then each chunk of the batch again, whose features receive their gradient. Source: Gao et
+al. 2021 (GradCache), section 3.
 
 Legend: B pairs of this rank, S side of an image, K kept patches, D embed_dim.
 """

@@ -35,15 +35,16 @@ class Outputs(NamedTuple):
 class CLIP(nn.Module):
     """Two towers and their temperature.
 
-    `text` is the text tower of a model with word vectors or BERT, and None in all others, whose text tower is CLIP's own
-    and has the modules `transformer` to `text_projection`.
+    `text` is the text tower of a model with word vectors or BERT, and None in all others, whose
+    text tower is CLIP's own and has the modules `transformer` to `text_projection`.
 
     A tower that is locked as a whole computes no gradient: `image_locked` and `text_locked`.
 
-    `logit_scale` is the log of the inverse temperature. `logit_bias` is None unless the config sets its initial value.
-    Texts are (B, L) token ids of any L up to the context length, padded after their end-of-text token, which has the
-    highest id of a row. Under the causal mask what follows that token cannot change its feature, so a batch that is cut
-    to its longest text has the features of a padded one.
+    `logit_scale` is the log of the inverse temperature. `logit_bias` is None unless the config sets
+    its initial value. Texts are (B, L) token ids of any L up to the context length, padded after
+    their end-of-text token, which has the highest id of a row. Under the causal mask what follows
+    that token cannot change its feature, so a batch that is cut to its longest text has the
+    features of a padded one.
 
     Source: Radford et al. 2021, sections 2.4 and 2.5; the sigmoid loss's bias: Zhai et al. 2023 (SigLIP), section 3.2.
     """
@@ -142,8 +143,8 @@ class CLIP(nn.Module):
 def compile_towers(model: CLIP, *, by_block: bool = False) -> None:
     """Compile the image tower as one graph, and the blocks of the text tower, which share one, for any number of tokens.
 
-    The parameters keep their names. Evaluation, whose sizes differ, should run under torch.compiler.set_stance(
-    "force_eager").
+    The parameters keep their names. Evaluation, whose sizes differ, should run under
+    torch.compiler.set_stance( "force_eager").
 
     Args:
         by_block: compile the blocks of a vision transformer in place of the tower, as a sharded model needs: the weights

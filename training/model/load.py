@@ -4,8 +4,8 @@
     folder with open_clip_config.json and its weights             open_clip's, as it pushes to the Hub or as we export
     file .pt, .bin, .safetensors                                  weights alone: OpenAI's vocabulary and preprocessing
 
-No pickle is run (training/model/pretrained.py). An open_clip model with another network than ours is loaded by
-open_clip itself, if that is installed.
+No pickle is run (training/model/pretrained.py). An open_clip model with another network than ours
+is loaded by open_clip itself, if that is installed.
 """
 
 import json
@@ -199,7 +199,8 @@ def _load_with_open_clip(folder: Path, reason: str) -> ExternalModel:
 def count_parameters(config: dict[str, Any]) -> int:
     """Return a lower bound of a model's number of parameters, from the towers of open_clip's config that state a width.
 
-    A transformer's block has 12 times its width squared, a ResNet at least its width for each layer.
+    A transformer's block has 12 times its width squared, a ResNet at least its width for each
+    layer.
     """
     total = 0
     for name, own_width in (("vision_cfg", 768), ("text_cfg", 512)):

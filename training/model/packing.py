@@ -1,6 +1,7 @@
 """Texts without their padding: tokenwise layers compute on the tokens only, and attention alone is padded.
 
-All indices are made on the CPU, from lengths that the host has, so that no kernel waits for a size from the device.
+All indices are made on the CPU, from lengths that the host has, so that no kernel waits for a size
+from the device.
 
 Legend: B texts, L tokens of the longest, T tokens of all texts, D width.
 """
@@ -96,7 +97,8 @@ def _split(tokens_BL: Tensor, rows: int | None) -> Iterator[Tensor]:
 class _SelectRows(torch.autograd.Function):
     """Rows of a matrix of which each counts at most once: the gradient of the selection is a selection as well.
 
-    torch's own gradient adds rows up, which on a GPU is either slow or differs in its last bits from run to run.
+    torch's own gradient adds rows up, which on a GPU is either slow or differs in its last bits
+    from run to run.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Pretrained weights of OpenAI and open_clip, from a file, a folder or the Hub. No pickle is run.
 
-The names of our parameters are theirs. Reading removes what a checkpoint wraps around the weights, and infers the
-model's dimensions from the shapes.
+The names of our parameters are theirs. Reading removes what a checkpoint wraps around the weights,
+and infers the model's dimensions from the shapes.
 """
 
 import json
@@ -78,8 +78,9 @@ def resize_image_positions(positions_LD: Tensor, side: int) -> Tensor:
 def resize_text_positions(positions_LD: Tensor, length: int) -> Tensor:
     """Return the first positions for a shorter context, and linearly interpolated ones for a longer.
 
-    A text that fits into the shorter context keeps its features, since the tower is causal. Source of the interpolation:
-    open_clip's `resize_text_pos_embed`, which also interpolates to a shorter one.
+    A text that fits into the shorter context keeps its features, since the tower is causal. Source
+    of the interpolation: open_clip's `resize_text_pos_embed`, which also interpolates to a shorter
+    one.
     """
     if length <= len(positions_LD):
         return positions_LD[:length].clone()
@@ -138,8 +139,8 @@ def load_pretrained(source: str | Path, config: ModelConfig | None = None) -> CL
 def load_towers(model: CLIP, source: str | Path, *, image_only: bool) -> None:
     """Load pretrained weights into an existing model; `source` and errors as in load_pretrained.
 
-    Temperature and bias come with the text tower, unless they are for the other loss. Position embeddings are resized to
-    the model's image size and context length.
+    Temperature and bias come with the text tower, unless they are for the other loss. Position
+    embeddings are resized to the model's image size and context length.
     """
     file = _weights_file(source)
     tensors, expected = read_state_dict(file), model.state_dict()

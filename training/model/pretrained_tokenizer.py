@@ -1,7 +1,7 @@
 """The vocabulary of a pretrained text tower: any tokenizer.json, or a list with a word a line.
 
-Token 0 is padding, as in BERT. A vocabulary of word vectors has its ids raised by one for that, and a word that it lacks
-becomes 0 too, which counts for nothing.
+Token 0 is padding, as in BERT. A vocabulary of word vectors has its ids raised by one for that, and
+a word that it lacks becomes 0 too, which counts for nothing.
 """
 
 import json

@@ -1,9 +1,10 @@
 """Captions to token ids, by a byte-level byte-pair vocabulary: one learnt from the dataset's own captions, or CLIP's.
 
-All that an encoding depends on is in tokenizer.json (the `tokenizers` library's format): `Tokenizer` reads any
-byte-pair vocabulary in that format that has the three special tokens below. CLIP's has two others, and its captions are
-cleaned as in training/model/clip_vocabulary.py. The end-of-text token has the highest id: OpenAI's and open_clip's text
-towers read their feature at the greatest id of a row.
+All that an encoding depends on is in tokenizer.json (the `tokenizers` library's format):
+`Tokenizer` reads any byte-pair vocabulary in that format that has the three special tokens below.
+CLIP's has two others, and its captions are cleaned as in training/model/clip_vocabulary.py. The
+end-of-text token has the highest id: OpenAI's and open_clip's text towers read their feature at the
+greatest id of a row.
 """
 
 from collections.abc import Iterable, Sequence

@@ -198,7 +198,8 @@ def check_legacy(path: Path) -> None:
 def _named(module: object) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a tree of modules by their names, in the order of the tree.
 
-    Modules may share others, which then have several names; so a small pickle may describe a tree of any size.
+    Modules may share others, which then have several names; so a small pickle may describe a tree
+    of any size.
     """
     left, count = [(module, "", 0)], 0
     while left:

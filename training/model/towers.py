@@ -1,6 +1,7 @@
 """The towers of a model that are not CLIP's own: a pretrained network, and a projector on its feature.
 
-The networks are those of plugins (`pairmill.networks`): a function of the tower's config, which returns a Network.
+The networks are those of plugins (`pairmill.networks`): a function of the tower's config, which
+returns a Network.
 
 Legend: B batch, S side of an image, L tokens, W width of the network's feature, D embed_dim, X tokens or numbers of a
 feature.
@@ -33,7 +34,8 @@ class Attention(nn.Module):
 class Projector(nn.Module):
     """A layer norm, if it has one, then linear layers with a GELU between any two. Source: arXiv 2409.19425.
 
-    Without any, the output is the feature, normalised if it has the norm, and `output_dim` is its width.
+    Without any, the output is the feature, normalised if it has the norm, and `output_dim` is its
+    width.
     """
 
     def __init__(self, config: ProjectedConfig, output_dim: int):

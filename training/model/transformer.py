@@ -85,7 +85,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks.
 
-    Initialised as in OpenAI's release (clip/model.py, `initialize_parameters`): output projections shrink with depth.
+    Initialised as in OpenAI's release (clip/model.py, `initialize_parameters`): output projections
+    shrink with depth.
     """
 
     def __init__(self, width: int, layers: int, heads: int, *, quick_gelu: bool):
