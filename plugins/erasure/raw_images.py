@@ -21,8 +21,8 @@ from dataops.snapshot import MANIFEST, Counts, Draft, Manifest, Part, content_di
 from dataops.trace.targets import Target, matched_targets, matching_rows
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
-from tasks.lineage.garbage_collection import delete_snapshot
 from tasks.lineage.graph import DROPPED, KEPT, Lineage
+from tasks.lineage.inventory import delete_snapshot
 from tasks.lineage.search import Hit, Rows, Search
 from tasks.pack.dropped_pairs import TAKEDOWN
 

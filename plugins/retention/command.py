@@ -28,12 +28,12 @@ from flows.commands.options import Json, StoreUri, Yes
 from flows.commands.output import console, new_table, print_json, print_waits, text
 from flows.records import RunRecord, known_stores, read_record
 from infra.local import services
+from plugins.retention.deletion import Deletion, DeletionPlan, DeletionResult, delete_unneeded, plan_deletions
+from plugins.retention.registered_models import find_needed_snapshots, find_unknown_models
 from tasks.engine.context import Context
 from tasks.engine.lease import find_holder
 from tasks.engine.scratch_folders import find_abandoned_folders
-from tasks.lineage.garbage_collection import Deletion, DeletionPlan, DeletionResult, delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY, Inventory
-from tasks.tracking.registry import find_needed_snapshots, find_unknown_models
 
 logger = logging.getLogger(__name__)
 

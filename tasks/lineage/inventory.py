@@ -4,11 +4,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dataops.errors import StorageError
-from dataops.snapshot import MANIFEST, Manifest, SnapshotName
+from dataops.errors import ConfigError, StorageError
+from dataops.snapshot import MANIFEST, Draft, Manifest, SnapshotName
 from dataops.stages import STAGES
 from dataops.store import Entry, Store
-from tasks.engine.lease import find_holder
+from tasks.engine.context import Context
+from tasks.engine.lease import find_holder, hold_lease
 from tasks.extract.source_index import SOURCE_INDEX
 
 logger = logging.getLogger(__name__)
@@ -108,3 +109,19 @@ class Inventory:
         if any(now - entry.modified < DAY for entry in snapshot.scratch()):
             return "work on it is younger than a day"
         return None
+
+
+def delete_snapshot(draft: Draft, context: Context) -> str | None:
+    """Delete a snapshot under its lease, so that no run starts to make it; return why it was kept, if it was."""
+    try:
+        with hold_lease(draft, context, wait=False, remake=True) as held:
+            if held is not None:
+                held.stop()  # a later beat would write the lease again
+            draft.store.delete([draft.path(MANIFEST)])
+            draft.store.delete_tree(f"{draft.stage}/{draft.key}")
+    except ConfigError as error:  # a run holds the lease
+        return str(error)
+    except StorageError as error:
+        logger.warning("%s/%s is only partly deleted; run gc again: %s", draft.stage, draft.key, error)
+        return "the store failed"
+    return None

@@ -1,75 +1,23 @@
-"""Query MLflow's registry: the snapshots that registered models need, and the versions of a snapshot.
+"""Query MLflow's registry: the versions of a snapshot.
 
-For gc, a server that does not answer is an error. A trace continues without it, and its result states that.
+A trace continues without a server that does not answer, and its result states that.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dataops.errors import ConfigError, PairmillError
-from dataops.snapshot import Manifest, SnapshotName
-from dataops.stages import STAGES
 from tasks.tracking import client as tracking
 from tasks.tracking import rest
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
+    pass
 
 logger = logging.getLogger(__name__)
 
 VERSIONS_AT_ONCE = 1000
-
-
-def find_needed_snapshots() -> dict[SnapshotName, str]:
-    """Return the snapshots in the tags of all versions of all registered models, each with its version.
-
-    Raises: ServiceError, ConfigError if MLflow does not answer or refuses.
-    """
-    needed: dict[SnapshotName, str] = {}
-    with tracking.mlflow_errors():
-        for version in _all_versions():
-            reason = f"{version.name} version {version.version}"
-            if key := version.tags.get(tracking.KEY_TAG):
-                needed[SnapshotName("register", key)] = reason
-            for stage in STAGES:
-                if key := version.tags.get(f"snapshot.{stage}"):
-                    needed.setdefault(SnapshotName(stage, key), reason)
-            for key in version.tags.get(tracking.DATASETS_TAG, "").split():
-                needed.setdefault(SnapshotName("pack", key), reason)
-    return needed
-
-
-def _all_versions() -> Iterator["ModelVersion"]:
-    client, token = tracking.connect(), None
-    while True:
-        page = client.search_model_versions(max_results=VERSIONS_AT_ONCE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def find_unknown_models(registered: Mapping[SnapshotName, Manifest]) -> dict[SnapshotName, str]:
-    """Return the register snapshots whose MLflow run the server has never had: another registry may have their versions.
-
-    The run of a deleted version still exists (deleted or not), so its snapshot is not returned. An emptied database or the
-    wrong server has no runs at all, and then the models may still be needed.
-    """
-    from mlflow.exceptions import MlflowException
-
-    unknown: dict[SnapshotName, str] = {}
-    with tracking.mlflow_errors():
-        client = tracking.connect()
-        for name, manifest in registered.items():
-            try:
-                client.get_run(str(manifest.mlflow_run_id))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                unknown[name] = "a model that this MLflow server has never seen"
-    return unknown
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from plugins.erasure.tests.homes import (
 )
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
-from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY
 from tests.unit.tasks.dataset_chain import jpeg, pair
 
@@ -95,6 +94,7 @@ def test_gc_keeps_the_version_that_a_takedown_made(
 ) -> None:
     retention = pytest.importorskip("plugins.retention.command")
     Policy, Roots = retention.Policy, retention.Roots
+    delete_unneeded, plan_deletions = retention.delete_unneeded, retention.plan_deletions
     home = copy_home("gc")
     store = FolderStore(home / "store")
     assert take_down(home, store, monkeypatch) == 0

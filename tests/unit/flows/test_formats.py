@@ -9,9 +9,7 @@ import pytest
 from dataops.formats import RELEASE, NewerFormat
 from dataops.snapshot import MANIFEST, Draft, Manifest, find_manifest
 from dataops.store import open_store
-from flows.commands.gc import Policy, Roots
 from flows.records import RunRecord, list_runs, load_run
-from tasks.lineage.garbage_collection import plan_deletions
 from tests.manifests import build_manifest
 
 NAME = "runs/mine-20260101T000000-abcd.json"
@@ -24,6 +22,7 @@ def put(folder: Path, **fields: object) -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"state": "asleep"}, {"attempts": "none", "stages": None}])
 def test_a_newer_record_is_named_with_the_version_that_reads_it(tmp_path: Path, caplog, fields: dict[str, object]):
+    retention = pytest.importorskip("plugins.retention.command")
     put(tmp_path, schema_version=2, release="0.9.1", **fields)
     store, home = open_store(str(tmp_path)), tmp_path / "home"
     with caplog.at_level(logging.WARNING):
@@ -37,7 +36,7 @@ def test_a_newer_record_is_named_with_the_version_that_reads_it(tmp_path: Path, 
         RunRecord(**RECORD).save(store)
     assert json.loads(store.read(NAME))["schema_version"] == 2, "it is not overwritten"
     with pytest.raises(NewerFormat, match=r"use pairmill 0\.9\.1"):
-        Roots(store, Policy(0))()
+        retention.Roots(store, retention.Policy(0))()
 
 
 def test_unknown_fields_of_the_same_format_are_kept(tmp_path: Path):
@@ -51,10 +50,11 @@ def test_unknown_fields_of_the_same_format_are_kept(tmp_path: Path):
 
 @pytest.mark.parametrize("changes", [{"parts": {}}, {"counts": 3}, {}])
 def test_a_newer_manifest_is_refused_and_never_deleted(tmp_path: Path, changes: dict[str, object]):
+    retention = pytest.importorskip("plugins.retention.command")
     store, manifest = open_store(str(tmp_path)), build_manifest("pack", key="a" * 16)
     value = manifest.model_dump(mode="json") | {"schema_version": 2, "code": {"release": "1.2.0"}} | changes
     store.put(manifest.path(MANIFEST), json.dumps(value).encode())
-    for read in (lambda: find_manifest(store, "pack", "a" * 16), lambda: plan_deletions(store, {})):
+    for read in (lambda: find_manifest(store, "pack", "a" * 16), lambda: retention.plan_deletions(store, {})):
         with pytest.raises(NewerFormat, match=r"use pairmill 1\.2\.0 or newer"):
             read()
 

@@ -11,8 +11,8 @@ from dataops.snapshot import SnapshotName, find_manifest
 from dataops.storage.s3 import S3Store
 from dataops.store import FolderStore
 from plugins.retention.command import Policy, Roots
+from plugins.retention.deletion import delete_unneeded, plan_deletions
 from tasks.engine.context import Context
-from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tests.kills.seaweed import KEY_ID, SECRET
 from tests.stored_snapshots import names, put, put_run
 
@@ -39,7 +39,7 @@ def dies(method):
 Path.unlink = dies(Path.unlink)  # what FolderStore deletes with
 os.unlink = dies(os.unlink)  # and rmtree
 from plugins.retention.command import Policy, Roots
-from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
+from plugins.retention.deletion import delete_unneeded, plan_deletions
 from tasks.engine.context import Context
 store = stores.FolderStore(Path(sys.argv[1]))
 roots = Roots(store, Policy(1))

@@ -20,9 +20,9 @@ from dataops.stages import STAGES
 from dataops.store import FolderStore
 from flows.records import RunRecord
 from plugins.retention.command import KEEP_RUNS, Policy, Roots, _find_local
+from plugins.retention.deletion import delete_unneeded, plan_deletions
 from tasks.engine.context import Context
 from tasks.engine.lease import hold_lease
-from tasks.lineage.garbage_collection import delete_unneeded, plan_deletions
 from tasks.lineage.inventory import DAY
 from tests.stored_snapshots import age, names, put, put_run
 

@@ -5,21 +5,18 @@ one (an input in its manifest, transitively), or in use by a run. Of all others 
 interrupted deletion never leaves an incomplete snapshot that looks complete.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dataops.errors import ConfigError, CorruptPart, StorageError
+from dataops.errors import CorruptPart
 from dataops.snapshot import MANIFEST, Draft, SnapshotName
 from dataops.storage.base import PROBES
 from dataops.store import Entry, Store
 from tasks.engine.context import Context
-from tasks.engine.lease import find_holder, hold_lease
+from tasks.engine.lease import find_holder
 from tasks.extract.source_index import read_indexed_key
-from tasks.lineage.inventory import DAY, Inventory
-
-logger = logging.getLogger(__name__)
+from tasks.lineage.inventory import DAY, Inventory, delete_snapshot
 
 
 @dataclass(frozen=True)
@@ -133,19 +130,3 @@ def delete_unneeded(
 def _in_use_now(store: Store, name: SnapshotName) -> str | None:
     inventory = Inventory(store, str(name))
     return inventory.in_use(name, time.time()) if name in inventory.snapshots else None
-
-
-def delete_snapshot(draft: Draft, context: Context) -> str | None:
-    """Delete a snapshot under its lease, so that no run starts to make it; return why it was kept, if it was."""
-    try:
-        with hold_lease(draft, context, wait=False, remake=True) as held:
-            if held is not None:
-                held.stop()  # a later beat would write the lease again
-            draft.store.delete([draft.path(MANIFEST)])
-            draft.store.delete_tree(f"{draft.stage}/{draft.key}")
-    except ConfigError as error:  # a run holds the lease
-        return str(error)
-    except StorageError as error:
-        logger.warning("%s/%s is only partly deleted; run gc again: %s", draft.stage, draft.key, error)
-        return "the store failed"
-    return None
