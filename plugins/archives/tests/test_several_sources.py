@@ -20,7 +20,7 @@ from dataops.snapshot import Manifest, read_parts
 from dataops.store import FolderStore
 from dataops.trace.requests import make_request, record_request
 from dataops.trace.targets import Target
-from flows.commands import show, trace
+from flows.commands import show
 from flows.config import RunConfig
 from flows.pipeline import PIPELINE
 from tasks.engine.context import Context
@@ -157,6 +157,7 @@ def check_trace_and_takedown(store: FolderStore, made: dict[str, Manifest], fold
 
     out = Console(width=150, record=True, file=io.StringIO())
     show._show_sources(list(made.values()), out)
+    trace = pytest.importorskip("plugins.trace.command")
     out.print(trace._pair_tree(pair))
     printed = out.export_text()
     assert re.search(r"licensed +pairs +1 +6 +4 +4", printed)

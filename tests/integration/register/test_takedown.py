@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from dataops.snapshot import SnapshotName
-from flows.commands import takedown, trace
+from flows.commands import takedown
 from tasks.tracking.registry import Registry
 from tests.registrations import connect, register_mixed
 from tests.unit.tasks.dataset_chain import pair
@@ -47,6 +47,7 @@ def test_takedown_tags_each_model_trained_on_a_pair_and_trace_shows_the_tag(
     assert tags["takedowns"] == digest
     assert f"1 pair of dataset {packed.key}" in tags[f"takedown.{digest}"]
     assert connect().get_model_version_by_alias("clip-demo", "champion").tags.get("takedowns") is None
+    trace = pytest.importorskip("plugins.trace.command")
     assert trace.trace(url, tmp_path, str(store.root), limit=5, as_json=True) == 0
     (reported,) = json.loads(capsys.readouterr().out)["stores"]
     (dataset,) = reported["datasets"]
