@@ -1,6 +1,7 @@
 """Processes: a fingerprint that survives the reuse of a pid, the end of a parent, cores and memory. Imports no torch."""
 
 import os
+import platform
 import resource
 import socket
 import subprocess
@@ -44,6 +45,15 @@ def cpu_seconds() -> float:
     """Return the CPU time of this process and of its children that have ended, in seconds."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
+
+
+def processor_name() -> str:
+    """Return the name of this machine's processor, as its system has it."""
+    with suppress(OSError):
+        for line in (_PROC / "cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def pid_namespace() -> str:

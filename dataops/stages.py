@@ -10,5 +10,5 @@ SOURCE_NAMES = "source_names"
 PAIR_STAGES = STAGES[:5]
 """The stages whose counts are of pairs: those that the funnel shows."""
 
-RunState = Literal["running", "completed", "failed", "crashed"]
-"""State of a run of the pipeline."""
+RunState = Literal["running", "completed", "failed", "stopped", "crashed"]
+"""State of a run of the pipeline. stopped: by Ctrl-C, SIGTERM or its cancellation; crashed: its process was killed."""

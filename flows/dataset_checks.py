@@ -1,9 +1,10 @@
-"""Check the dataset of a run against the last version of the same name, and show the report on the dataset's page.
+"""Check the dataset of a run against the last version of the same name, and complete the dataset's page.
 
-The page is a part of the snapshot, which no changed bound makes again, so the report is added when the page is read.
+The page is a part of the snapshot, which is made once and before its models, so the names and links of its run and the
+report on its checks are added when the page is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -72,14 +73,33 @@ def _load_manifests(record: RunRecord, store: Store) -> dict[str, Manifest]:
 
 def find_report(dataset: str, store: Store) -> CheckReport | None:
     """Return the report of the newest run that checked a dataset, or None."""
+    reports = (record.checks for record in _list_records(store))
+    return next((one for one in reports if one is not None and one.dataset == dataset and one.results), None)
+
+
+def _list_records(store: Store) -> Iterator[RunRecord]:
+    """Yield the records of the runs in a store, newest first."""
     for name in sorted(store.names("runs"), key=lambda name: name.rpartition("-")[0].rpartition("-")[2], reverse=True):
-        try:
-            report = read_record(store, name).checks
-        except ConfigError:  # `pairmill runs` reports it
-            continue
-        if report is not None and report.dataset == dataset and report.results:
-            return report
-    return None
+        with suppress(ConfigError):  # `pairmill runs` reports it
+            yield read_record(store, name)
+
+
+def complete_page(page: bytes, dataset: str, store: Store) -> bytes:
+    """Return a dataset's page with its config's name, links to its newest model and its run, and its checks."""
+    if (report := find_report(dataset, store)) is not None:
+        page = insert_report(page, report)
+    runs = [record for record in _list_records(store) if record.key_of("pack") == dataset]
+    return insert_links(page, dataset, next((one for one in runs if one.model_version), runs[0])) if runs else page
+
+
+def insert_links(page: bytes, dataset: str, record: RunRecord) -> bytes:
+    """Return a dataset's page with the name of a run's config in its title, and the links of the run."""
+    named = {"model version": f"Model {record.model_version}", "run": "MLflow run", "runs": "all runs"}
+    links = {named[name]: url for name, url in record.model_links.items() if name in named and url.startswith("http")}
+    values = {"name": record.name, "run": record.run_id, "key": dataset, "links": links}
+    heading = f"Dataset {dataset}".encode()
+    start, end, rest = page.replace(heading, f"{record.name}: dataset {dataset}".encode(), 2).partition(b"</h1>\n")
+    return start + end + encode_page(render("dataset_links.html", **values)) + rest
 
 
 def insert_report(page: bytes, report: CheckReport) -> bytes:

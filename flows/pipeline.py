@@ -141,7 +141,7 @@ def run_stages(
         logger.error("%s", message, exc_info=trace, extra={IS_OUTCOME: True})
         return Failed(message=message, data=error)  # Prefect raises `error` where the flow was called
     except BaseException as error:  # SIGTERM (a cancelled flow run, an evicted machine) or Ctrl-C
-        run.end("crashed", run.describe_stop(error))
+        run.end("stopped", run.describe_stop(error))
         raise
     run.end("completed")
     return run.record.summary()

@@ -155,7 +155,7 @@ class Run(LiveRun):
 
     def _record_stop(self, error: BaseException) -> None:
         """Record the end of the attempt while its training still writes a checkpoint, for which no one may wait."""
-        self.record.end("crashed", self.describe_stop(error))
+        self.record.end("stopped", self.describe_stop(error))
         with self.context.store.retrying_for(0):
             self.save()
 

@@ -122,6 +122,7 @@ PAGES: dict[str, Callable[[str], Values]] = {
 }
 FRAGMENTS: dict[str, Callable[[str], Values]] = {
     "checks.html": lambda text: {"note": text, "rows": [[text, text, text]]},
+    "dataset_links.html": lambda text: {"name": text, "run": text, "key": text, "links": {text: "http://m.example/"}},
 }
 """Sections that are inserted into a page."""
 MARKDOWN: dict[str, Callable[[str], Values]] = {

@@ -24,6 +24,7 @@ import torch.utils.deterministic as deterministic
 
 from dataops.digest import canonical_json, file_sha256
 from dataops.errors import ConfigError
+from dataops.process import processor_name
 from training import distributed, preparation
 from training.checkpoints import CheckpointWriter
 from training.config import Precision, TrainConfig
@@ -320,6 +321,7 @@ def finish(run: TrainingRun) -> None:
         done = {
             "job": run.digest,
             "precision": run.config.precision,
+            "processor": name_processor(run.device),
             "steps": run.step,
             "samples": len(run.dataset),
             "samples_seen": run.plan.samples_seen(run.step),
@@ -336,6 +338,13 @@ def finish(run: TrainingRun) -> None:
     distributed.broadcast_from_first(None)
     if distributed.rank() == 0:
         shutil.rmtree(prepared_folder(run.job), ignore_errors=True)
+
+
+def name_processor(device: torch.device) -> str:
+    """Return the name of the GPU, or of the CPU with the instructions that torch uses of it: bits depend on both."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _stop_at_once(signum: int, frame: object) -> None:

@@ -140,7 +140,7 @@ def show_links(links: Mapping[str, str], out: Console) -> None:
 def first_page(server: ServiceStatus) -> str:
     """Return the URL of the page of a server to open in a browser; empty if it has none.
 
-    MLflow's home page is that for generative AI.
+    The home page of an MLflow server that is not ours is that for generative AI.
     """
-    path = pages.EXPERIMENTS if server.name == "mlflow" and server.ui_url else ""
+    path = f"/{pages.EXPERIMENTS}" if server.name == "mlflow" and server.ui_url else ""
     return f"{server.ui_url.rstrip('/')}{path}"

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from dataops.home import home
 from flows.commands.options import Json
-from flows.commands.output import console, message, new_table, print_json, print_waits, text
+from flows.commands.output import console, first_page, message, new_table, print_json, print_waits, text
 from flows.deployment.request import DeployedObject, DeployRequest
 from infra.local import services
 from infra.local.services import ServiceStatus
@@ -152,7 +152,7 @@ def show_services(services: Sequence[ServiceStatus], *, as_json: bool) -> int:
         return 0
     table = new_table("Servers", "name", "state", "URL", "pid")
     for service in services:
-        table.add_row(service.name, service.state, service.ui_url or service.url or "", str(service.pid or ""))
+        table.add_row(service.name, service.state, first_page(service) or service.url, str(service.pid or ""))
     out = console()
     out.print(table)
     out.print(text(f"Home: {home()}"), soft_wrap=True)

@@ -26,7 +26,7 @@ from dataops.store import Store
 from dataops.trace.sources import count_filtered, list_named_sources
 from flows.commands.options import Json, OptionalName, StoreUri
 from flows.commands.output import console, message, new_table, print_json, score_cells, show_links, text
-from flows.dataset_checks import find_report, insert_report
+from flows.dataset_checks import complete_page, find_report
 from flows.records import FINISHED, RunRecord, find_snapshot, list_runs, load_manifests, load_run, newest_run, no_runs
 from infra.local import services
 from tasks.checks.report import CheckReport
@@ -64,7 +64,7 @@ def show(
     run_or_key: OptionalName = None,
     *,
     page: Annotated[
-        Path | None, Parameter(help="Also write the HTML page of a dataset, a download or a filter to this file.")
+        Path | None, Parameter(help="Also write the HTML page of a snapshot, or of a run's dataset, to this file.")
     ] = None,
     open_: Annotated[bool, Parameter(name="--open", negative="", help="Also open that page in a browser.")] = False,
     store: StoreUri = None,
@@ -79,8 +79,7 @@ def show(
     code = show_run_or_key(name, services.home(), store, as_json=json)
     if page is not None or open_:
         written = write_stage_page(name, services.home(), store, page)
-        if open_:
-            open_page(written)
+        open_page(written) if open_ else sys.stderr.write(escape_for_display(f"wrote {written}") + "\n")
     return code
 
 
@@ -345,7 +344,7 @@ def _show_contents(manifest: Manifest, out: Console) -> None:
         out.print(text(f"{kind:<10} {counts}" + (", …" if len(counted) > CONTENTS else "")), soft_wrap=True)
 
 
-PAGED = ("pack", "download", "filter", "curate")
+PAGED = ("pack", "download", "filter", "curate", "extract", "train")
 """Stages that have a page; `curate` has that of its first step with one. For a run, the first that it has counts."""
 
 
@@ -364,7 +363,7 @@ def write_stage_page(name: str, home: Path, store_uri: str | None, path: Path | 
     else:
         record, store = load_run(name, home, store_uri)
         manifests = load_manifests(record, store)
-    paged = [one for one in manifests if one.stage in PAGED and (one.stage != "curate" or _pages_of_steps(one))]
+    paged = [one for one in manifests if one.stage in PAGED]
     if not paged:
         raise ConfigError(
             f"{name} has no complete snapshot of the stages {', '.join(PAGED)}; other stages have no page"
@@ -395,16 +394,19 @@ def _page(manifest: Manifest, store: Store) -> bytes:
     from tasks.download.report import report_html as download_html
     from tasks.filter.report import report_html as filter_html
     from tasks.pack.card import HTML_PAGE
+    from tasks.register.stage_page import stage_html
+    from tasks.reports.page import encode_page
 
     if manifest.stage == "filter":
         return filter_html(manifest).encode("utf-8", "replace")
-    if manifest.stage == "curate":
-        return resolve_name(_pages_of_steps(manifest)[0])(manifest, store).encode("utf-8", "replace")
+    if manifest.stage == "curate" and (steps := _pages_of_steps(manifest)):
+        return resolve_name(steps[0])(manifest, store).encode("utf-8", "replace")
+    if manifest.stage in ("extract", "curate", "train"):
+        return encode_page(stage_html(manifest, store))
     if manifest.stage == "download":
         return download_html(manifest, store).encode("utf-8", "replace")
     if not manifest.named(HTML_PAGE):
         raise ConfigError(
             f"pack/{manifest.key} was made by an earlier version of pairmill, which wrote no page; make it again"
         )
-    page, report = store.read(manifest.path(HTML_PAGE)), find_report(manifest.key, store)
-    return page if report is None else insert_report(page, report)
+    return complete_page(store.read(manifest.path(HTML_PAGE)), manifest.key, store)

@@ -6,18 +6,40 @@ hosts and origins, and the prefix of paths.
 MLflow refuses pages of other sites, but lets pages of all other servers of this machine (http://localhost:PORT) read and
 write. Here a request with an `Origin` must come from the host and port that it is for.
 
-Its own pages get a policy that keeps them from sending requests to other servers (infra/local/page_policy.py).
+Its own pages get a policy that keeps them from sending requests to other servers (infra/local/page_policy.py). The first
+page is the list of experiments.
 """
 
+import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from infra.local.page_policy import OwnServerOnly
+from tasks.tracking.pages import EXPERIMENTS
 
 REFUSAL = b"Cross-origin request blocked"
 ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
 """Path of MLflow's assistant, which runs shell commands and coding agents on this machine for local clients."""
+CHOICES = {
+    "mlflow.workflowType_v1": "machine_learning",
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,
+    "mlflow.home.getting-started.collapsed_v1": True,
+    "mlflow.settings.telemetry.enabled_v1": False,
+    "mlflow.telemetry.info.alert.dismissed_v1": True,
+}
+"""What MLflow's pages keep in the browser, with the values that they get where a browser has none (MLflow 3.17).
+
+By MLflow's own values they open a home page for generative AI with a panel for the assistant, and announce telemetry, which
+is off here.
+"""
+START = """<script>
+for (const [name, value] of Object.entries(%s))
+  if (localStorage.getItem(name) === null) localStorage.setItem(name, JSON.stringify(value))
+if (!location.hash.slice(2)) location.replace(%s)
+</script><style>[data-assistant-ui] { display: none !important }</style>"""
+"""What is added before the scripts of MLflow's page."""
 
 
 class OwnPagesOnly:
@@ -46,9 +68,17 @@ async def _answer(send: Any, status: int, text: bytes) -> None:
 
 def create_app() -> OwnServerOnly:
     """Return MLflow's application behind the check and with the policy of its pages; uvicorn calls it."""
+    from mlflow.server import app as flask
     from mlflow.server.fastapi_app import app
 
+    page = render_first_page(Path(str(flask.static_folder), "index.html").read_text("utf-8"))
+    flask.view_functions["serve"] = lambda: page
     return OwnServerOnly(OwnPagesOnly(app))
+
+
+def render_first_page(page: str) -> str:
+    """Return MLflow's page, which opens the list of experiments where its URL names no other, with the CHOICES."""
+    return page.replace("<head>", f"<head>{START % (json.dumps(CHOICES), json.dumps(EXPERIMENTS))}", 1)
 
 
 def main() -> None:

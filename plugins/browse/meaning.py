@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataops.errors import ConfigError, JobFailed, PairmillError
+from dataops.errors import JobFailed, PairmillError
 from dataops.facts import RegisterFacts
 from dataops.home import private_folder
 from dataops.shards.tar import read_index
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 FOUND = 1000
 """Maximum number of images that a search returns."""
+FEW = 20_000
+"""Number of images whose features are computed without being asked for: some minutes on two cores."""
 BATCH = 256
 """Number of images that are encoded before a user's own request is."""
 
@@ -143,12 +145,12 @@ class Meaning:
         """Return the feature of an image file. Raises: JobFailed if it cannot be decoded."""
         return self._encoder.encode_image(data)
 
-    def row_query(self, number: int) -> NDArray[np.float32]:
-        """Return the feature of a row's image. Raises: ConfigError if it has none yet."""
+    def row_query(self, number: int) -> NDArray[np.float32] | None:
+        """Return the feature of a row's image; None if it has none yet."""
         numbers, _ = self._load_rows()
         at = int(np.searchsorted(numbers, number))
         if at >= len(numbers) or numbers[at] != number or self.positions()[at] < 0:
-            raise ConfigError("this image has no feature yet; compute the features of the dataset first")
+            return None
         return np.asarray(self.table.features()[self.positions()[at]])
 
     def search(
@@ -175,6 +177,12 @@ class Meaning:
                 return
             self.progress = Progress(running=True)
         threading.Thread(target=self._compute, args=(self.progress,), name="features", daemon=True).start()
+
+    def start_if_few(self) -> None:
+        """Compute the missing features if they are at most FEW; for more, the user has to start it."""
+        done, total = self.coverage()
+        if 0 < total - done <= FEW:
+            self.start()
 
     def stop(self) -> None:
         """End the computation after its current batch; what is computed is kept."""

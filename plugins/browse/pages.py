@@ -11,10 +11,13 @@ from dataops.errors import ConfigError
 from dataops.redaction import escape_for_display
 from dataops.schema import find_meanings
 from dataops.stages import PAIR_STAGES
+from dataops.trace.sources import offset_unit
 from plugins.browse.address import Address, parse_offset, parse_whole
 from plugins.browse.database import QueryFailed
 from plugins.browse.filters import OPERATORS, VALUELESS, Filter, kind_of
 from plugins.browse.images import image_holder
+from plugins.browse.meaning import Meaning
+from plugins.browse.record import read_page
 from plugins.browse.rows import (
     CLUSTERS,
     MAX_OFFSET,
@@ -74,7 +77,14 @@ def list_page(site: Site, request: Request) -> Response:
         operators=[(kind, list(names.items())) for kind, names in OPERATORS.items()],
         sort=query.selection.sort, descending=query.selection.descending, has_meaning=meaning is not None,
         model=meaning.model.name.removeprefix("models:/") if meaning else "", hides_rows=view.hides_rows,
+        features=_progress(meaning) if meaning and query.like else None,
     )  # fmt: skip
+
+
+def _progress(meaning: Meaning) -> dict[str, Any] | None:
+    """Return how many images have a feature, so that an image may be found; None if all have."""
+    done, total = meaning.coverage()
+    return None if done == total else {"done": done, "all": total, "running": meaning.progress.running}
 
 
 def _views(site: Site) -> list[tuple[str, str]]:
@@ -153,12 +163,28 @@ def row_page(site: Site, request: Request) -> Response:
         if row.get(column)
     ]
     host = urlsplit(str(row.get("url") or "")).hostname if _is_web(row.get("url")) else None
+    origin = ""
+    if row.get("source"):
+        unit, at = offset_unit(row.get("extracted_with")), row.get("source_offset")
+        origin = str(row["source"]) + (f" at {unit} {at:,}" if at is not None else "")
     return respond(
-        site, "row.html", "/row", "Row",
+        site, "row.html", "/row", "Row", origin=origin,
+        record=f"/record?rows={view.label}&row={number}" if site.sources.find(row) else "",
         card=card, cells=cells, view=view.label, number=number,
         targets=[*targets, *([("domain", host)] if host else [])],
         links=[(name, str(row[name])) for name in ("page_url", "url") if _is_web(row.get(name))],
         large=card["image"].replace("size=small", "size=large"), similar=card["similar"],
+    )  # fmt: skip
+
+
+def record_page(site: Site, request: Request) -> Response:
+    """Show the archived record from which a row was extracted."""
+    view, row, number = find_row(site, request)
+    if (file := site.sources.find(row)) is None:
+        raise ConfigError(f"{row.get('source')} is no archive of a run of this machine")
+    return respond(
+        site, "record.html", "/record", "Archived record", source=row["source"], offset=row["source_offset"],
+        row=f"/row?rows={view.label}&row={number}", page=read_page(file, row), hidden=view.hides_rows,
     )  # fmt: skip
 
 

@@ -81,6 +81,7 @@ def build_app(site: Site, port: int, token: str) -> App:
     routes = [
         _page("/", site, pages.list_page),
         _page("/row", site, pages.row_page),
+        _page("/record", site, pages.record_page),
         _page("/clusters", site, pages.clusters_page),
         _page("/meaning", site, pages.meaning_page),
         _page("/funnel", site, pages.funnel_page),

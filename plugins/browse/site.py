@@ -16,8 +16,9 @@ from dataops.snapshot import Manifest
 from dataops.storage.cached_files import SESSIONS, delete_unheld, find_abandoned, hold
 from dataops.store import FolderStore, Store
 from plugins.browse.database import Database
-from plugins.browse.images import Images
+from plugins.browse.images import Images, NoImage, image_holder
 from plugins.browse.meaning import Meaning, NamedModel, find_default_model, find_named_model
+from plugins.browse.record import SourceFiles
 from plugins.browse.rows import PAGE_ROWS, Selection, count_rows, fetch_rows, list_numbers, list_rows
 from plugins.browse.views import Dataset
 
@@ -67,6 +68,7 @@ class Site:
         self._uploads: dict[str, NDArray[np.float32]] = {}
         self._lock = threading.RLock()
         self.dataset = Dataset(manifest, self.store, self.database, self._session.folder / "copies")
+        self.sources = SourceFiles(self.dataset.stages.get("extract"), self.store, home)
         self._model_name, self._meaning, self._looked = model, None, False
         if model is not None:
             self.meaning()  # a wrong name ends the command before a page is shown
@@ -129,9 +131,13 @@ class Site:
         meaning, view = self.need_meaning(), selection.view
         if view.label != self.dataset.main:
             raise ConfigError(f"search by meaning is over the rows {self.dataset.main}; choose these rows")
-        if not len(meaning.table):  # the model need not be loaded
+        if query.like:
+            meaning.start_if_few()
+        elif not len(meaning.table):  # the model need not be loaded
             return Found(0, [])
-        numbers, scores = meaning.search(self._feature(query, meaning), self._chosen(query))
+        if (feature := self._feature(query, meaning)) is None:
+            return Found(0, [])
+        numbers, scores = meaning.search(feature, self._chosen(query))
         page = slice(offset, offset + PAGE_ROWS)
         by_number = dict(zip(numbers[page].tolist(), scores[page].tolist(), strict=True))
         return Found(len(numbers), fetch_rows(database, view, list(by_number)), by_number)
@@ -141,17 +147,26 @@ class Site:
         filters = query.selection.condition.sql or query.selection.view.hides_rows
         return list_numbers(self.database, query.selection) if filters else None
 
-    def _feature(self, query: Query, meaning: Meaning) -> NDArray[np.float32]:
+    def _feature(self, query: Query, meaning: Meaning) -> NDArray[np.float32] | None:
+        """Return the feature of a query; None if it is that of a row and is being computed."""
         if query.text:
             return meaning.text_query(query.text)
         if query.like in self._uploads:
             return self._uploads[query.like]
         if not query.like.isdecimal():
             raise ConfigError("this image is no longer known; choose it again")
-        number = int(query.like)
-        if not fetch_rows(self.database, query.selection.view, [number]):
+        number, view = int(query.like), query.selection.view
+        if not (rows := fetch_rows(self.database, view, [number])):
             raise ConfigError("there is no such row to compare with")
-        return meaning.row_query(number)
+        if (feature := meaning.row_query(number)) is not None or meaning.progress.running:
+            return feature
+        holder = image_holder(self.dataset, view)
+        if holder is None or not rows[0].get("shard"):
+            raise ConfigError("this row has no image to compare with")
+        try:
+            return meaning.image_query(self.images.read(self.dataset, holder, rows[0]["shard"], str(rows[0]["key"])))
+        except NoImage as error:
+            raise ConfigError(f"this image cannot be compared with: {error}") from error
 
 
 class Session:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from dataops.errors import PairmillError
+from dataops.facts import TrainFacts
 from dataops.redaction import redact
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.stages import PAIR_STAGES, STAGES
@@ -144,7 +145,14 @@ def _compare_pairs(a: VersionSide, b: VersionSide) -> tuple[Difference | None, s
 
 def _compare_settings(a: VersionSide, b: VersionSide) -> dict[str, tuple[Any, Any]]:
     stages = [stage for stage in STAGES if stage != "register"]
-    return compare_settings(_without_secrets(a.manifests), _without_secrets(b.manifests), stages)
+    found = compare_settings(_without_secrets(a.manifests), _without_secrets(b.manifests), stages)
+    ours, theirs = (_name_processor(side) for side in (a, b))
+    return found | ({"train.processor": (ours, theirs)} if ours != theirs else {})
+
+
+def _name_processor(side: VersionSide) -> str | None:
+    """Return the processor of a training, on which its bits depend; None if it is not known."""
+    return TrainFacts.of(side.manifests["train"]).processor or None if "train" in side.manifests else None
 
 
 def _without_secrets(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:

@@ -20,10 +20,21 @@ from tasks.reports.page import evenly_spaced
 
 KEPT, PER_REASON = 24, 4
 """Number of pairs that are shown of those kept, and for each drop reason."""
-COLUMNS = ("uid", "url", "caption", "drop_reason", "key", "shard", "original_width", "original_height")
+COLUMNS = (
+    "uid",
+    "url",
+    "caption",
+    "drop_reason",
+    "key",
+    "shard",
+    "width",
+    "height",
+    "original_width",
+    "original_height",
+)
 
 Row = dict[str, Any]
-"""`caption`, `preview` (a JPEG, or None), and if known `drop_reason`, `original_width`, `original_height`."""
+"""`caption`, `preview` (a JPEG, or None), and if known `drop_reason`, `width`, `height` and those of the original."""
 
 
 @dataclass(frozen=True)

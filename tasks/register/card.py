@@ -32,6 +32,7 @@ from dataops.rights.licenses import (
     state_weight_facts,
 )
 from dataops.snapshot import Manifest
+from dataops.stages import STAGES
 from dataops.trace.sources import describe_sources, list_named_sources, list_sources
 from dataops.trace.training_datasets import TrainingDataset, stored_manifests
 from tasks.curate.step import describe_steps
@@ -47,12 +48,12 @@ SUMMARY_LENGTH = 5000
 NO_LICENSE = "Its owner has stated no licence for the weights."
 TAGS = ("clip", "zero-shot-image-classification", "pairmill")
 PAGES = {
-    "extract": "manifests/extract.json",
+    "extract": "extract.html",
     "filter": "filter.html",
     "download": "download.html",
-    "curate": "manifests/curate.json",
+    "curate": "curate.html",
     "pack": "dataset.html",
-    "train": "manifests/train.json",
+    "train": "train.html",
     "evaluate": "evaluation.html",
     "config": "config.json",
 }
@@ -164,7 +165,7 @@ class Card:
         linked = " · ".join(f"[{name}]({url})" for name, url in links.items())
         datasets = [_list_datasets(self.datasets)] if self.is_mixture else [_training_data(self.manifests)]
         # MLflow's style sheet sets no space between the columns of a table
-        found = _write([*self._results(), self.lineage(), *datasets], self.headline(), links=linked, space="&emsp;")
+        found = _write([self.lineage(), *self._results(), *datasets], self.headline(), links=linked, space="&emsp;")
         text = f"{self.description}\n\n{found}".strip()
         return text if len(text) <= SUMMARY_LENGTH else text[: SUMMARY_LENGTH - 2].rpartition("\n")[0] + "\n…"
 
@@ -187,12 +188,10 @@ class Card:
         return Section("Lineage", note if self.is_mixture else [], columns, rows, numbers=(2, 3))
 
     def _lineage_rows(self) -> Iterator[tuple[str, str, str, str, str, str]]:
-        """Yield name, page, identity, rows in, rows kept, and a note of each of the model's ancestors, sources first."""
+        """Yield name, page, identity, rows in, rows kept, and a note of each of the model's ancestors, sources last."""
         found = self.manifests
         funnel = {stage["stage"]: stage for stage in funnel_stages(found.values())}
-        for source in list_sources(found["extract"]) if "extract" in found else ():
-            yield f"source {source.name}".strip(), PAGES["extract"], "", "", "", source.describe()
-        for stage, manifest in found.items():
+        for stage, manifest in ((name, found[name]) for name in reversed(STAGES) if name in found):
             page = PAGES.get(stage, "")
             if stage == "pack" and not manifest.named(page):  # made by an earlier version of pairmill
                 page = "manifests/pack.json"
@@ -209,10 +208,22 @@ class Card:
                     yield "suite", PAGES["evaluate"], source.digest[:16], "", "", source.key
                 if stage == "filter" and manifest.config.get("balance") and source.stage == "source":
                     yield "word list", PAGES["filter"], source.digest[:16], "", "", source.key
+        yield from self._source_rows(found["extract"]) if "extract" in found else ()
         code = found["train"].code if "train" in found else {}
         dirty = "git commit with changes" if code.get("dirty") else "git commit"
         yield from [("code", "", str(code["commit"])[:16], "", "", dirty)] if code.get("commit") else []
         yield from [("config", PAGES["config"], self.config_hash, "", "", "")] if self.config_hash else []
+
+    def _source_rows(self, extract: Manifest) -> Iterator[tuple[str, str, str, str, str, str]]:
+        """Yield the same of each source and of its first files."""
+        page, sources = PAGES["extract"], list_sources(extract)
+        for source in sources:
+            yield f"source {source.name}".strip(), page, "", "", "", source.describe()
+        files = [one for one in extract.inputs if one.stage == "source"]
+        for one in files[:LISTED]:
+            yield "source file", page, one.digest[:16], "", "", redact(one.key)
+        if more := len(files) - LISTED if len(files) > LISTED else 0:
+            yield f"{more:,} more files", page, "", "", "", ""
 
 
 def _write(
@@ -368,8 +379,12 @@ def _recipe(manifests: Mapping[str, Manifest]) -> Section:
     code = manifests["train"].code
     dirty = ", with changes that were not committed" if code.get("dirty") else ""
     precision = TrainFacts.of(manifests["train"]).precision or "unknown precision"
+    processor = TrainFacts.of(manifests["train"]).processor or "an unknown processor"
     commit = f"Code: git commit `{code.get('commit') or 'unknown'}`{dirty}."
-    sentences = [f"Trained in {precision}. {commit} All settings are params of the MLflow run."]
+    sentences = [f"Trained in {precision} on {processor}. {commit} All settings are params of the MLflow run."]
+    sentences.append(
+        "A key identifies what was asked for, a content digest what came out: bits depend on the processor."
+    )
     sentences += describe_teachers(manifests["train"])
     return Section("How it was made", sentences, ("stage", "setting", "value"), rows)
 

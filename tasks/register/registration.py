@@ -33,6 +33,7 @@ from tasks.register.card import Card
 from tasks.register.config import CANDIDATE, RegisterConfig
 from tasks.register.gate import Verdict
 from tasks.register.promotion import describe_model, move_alias
+from tasks.register.stage_page import stage_html
 from tasks.tracking import client as tracking
 from tasks.tracking import pages, run_metadata
 from tasks.tracking.child_runs import log_child_runs, log_datasets
@@ -346,6 +347,7 @@ def _list_artefacts(registration: Registration) -> dict[str, bytes | str]:
         "config.json": json.dumps(config, indent=2, ensure_ascii=False),
         "filter.html": filter_html(inputs["filter"]),
         "download.html": download_html(inputs["download"], store),
+        **{f"{stage}.html": stage_html(inputs[stage], store) for stage in ("extract", "curate", "train")},
         "evaluation.html": registration.read("evaluate", PAGE),
         "metrics.json": json.dumps(registration.metrics, indent=2, ensure_ascii=False),
         "metrics.jsonl": registration.read("train", "metrics.jsonl"),

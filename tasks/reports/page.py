@@ -161,8 +161,8 @@ def gallery_rows(rows: Iterable[Mapping[str, Any]], *, show_reason: bool = True)
     """Return the values that the gallery shows of each row.
 
     Args:
-        rows: with `caption` and `preview` (a JPEG, or None); perhaps `url`, `drop_reason`, `original_width`,
-            `original_height`.
+        rows: with `caption` and `preview` (a JPEG, or None); perhaps `url`, `drop_reason`, `width` and `height` in the
+            shard, else `original_width` and `original_height`.
         show_reason: whether the drop reason stands below the image.
     """
     return [
@@ -171,7 +171,11 @@ def gallery_rows(rows: Iterable[Mapping[str, Any]], *, show_reason: bool = True)
             "url": row.get("url"),
             "preview": base64.b64encode(row["preview"]).decode() if row["preview"] else "",
             "drop_reason": row.get("drop_reason") if show_reason else None,
-            "size": f"{row['original_width']:,} × {row['original_height']:,}" if row.get("original_width") else "",
+            "size": _format_size(row, "") or _format_size(row, "original_"),
         }
         for row in rows
     ]
+
+
+def _format_size(row: Mapping[str, Any], kind: str) -> str:
+    return f"{row[f'{kind}width']:,} × {row[f'{kind}height']:,}" if row.get(f"{kind}width") else ""

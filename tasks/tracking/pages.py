@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 CLASSIC = "workflowType=machine_learning"
-EXPERIMENTS = f"/#/experiments?{CLASSIC}"
+EXPERIMENTS = f"#/experiments?{CLASSIC}"
 """Path of the list of experiments."""
 VIEW = "pairmill"
 """Name of the view, in the URL of the list."""

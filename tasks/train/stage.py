@@ -144,6 +144,8 @@ def _collect_output(work: Work[TrainConfig], folder: Path) -> Record:
     facts: dict[str, Any] = {"bad_steps": done["bad_steps"]} if "bad_steps" in done else {}
     if weights := describe_weights(work.config):
         facts["weights"] = weights
+    if "processor" in done:  # no job of an earlier version has it
+        facts["processor"] = done["processor"]
     described = [hook.describe_models(work.config) for hook in used_hooks(work.config)]
     if models := {stage: meaning for one in described for stage, meaning in one.items()}:
         facts["other_models"] = models

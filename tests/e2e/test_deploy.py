@@ -377,7 +377,7 @@ def test_killed_flow_run_is_crashed_at_once_and_its_retry_can_be_cancelled(pairm
     wait_for(lambda: prefect.state(flow_run) == "Cancelled", seconds=60)
     wait_for(lambda: not trainers(pairmill), seconds=30)
     shown = pairmill.json("show", run_id)
-    assert (shown["state"], len(shown["attempts"])) == ("crashed", 2)
+    assert (shown["state"], len(shown["attempts"])) == ("stopped", 2)
     assert shown["stages"][-1]["stage"] == "train"
     assert "stopped in train" in shown["attempts"][-1]["error"]
 

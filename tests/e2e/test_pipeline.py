@@ -167,7 +167,7 @@ def test_rerun_after_a_kill_in_download_and_ctrl_c_in_train_ends_with_the_same_d
     )
     assert code == 130
     interrupted = pairmill.json("show", run_id)
-    assert (interrupted["state"], interrupted["attempts"][-1]["error"]) == ("crashed", "stopped in train by Ctrl-C")
+    assert (interrupted["state"], interrupted["attempts"][-1]["error"]) == ("stopped", "stopped in train by Ctrl-C")
     assert {tar: tar.stat().st_ino for tar in before} == before, "finished parts were made again"
     assert not list(store.glob("train/*/manifest.json"))
 

@@ -25,10 +25,14 @@ def find_browser() -> str:
 
 
 class Browser:
-    """One tab."""
+    """One tab.
 
-    def __init__(self, socket: ClientConnection):
-        self._socket, self._number = socket, 0
+    Args:
+        tabs: URL below which each tab of the browser has a socket.
+    """
+
+    def __init__(self, socket: ClientConnection, tabs: str = ""):
+        self._socket, self._number, self._tabs = socket, 0, tabs
 
     def send(self, method: str, **parameters: Any) -> Any:
         """Send one command and return its result."""
@@ -47,6 +51,40 @@ class Browser:
         result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
+
+    def click(self, element: str) -> None:
+        """Click with the mouse on what a JavaScript expression returns, once it stays in its place."""
+        middle = "[...e.getClientRects()].map(r => [r.x + r.width / 2, r.y + r.height / 2])[0]"
+        script = f"(e => (e.scrollIntoView({{block: 'center'}}), {middle}))"
+        place: list[float] = []
+        while place != (place := self.run(f"{script}({element})")):
+            time.sleep(0.3)
+        x, y = place
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    @contextlib.contextmanager
+    def tab_of(self, element: str) -> "Iterator[Browser]":
+        """Click on an element, and yield the tab that it opens; close it at the end."""
+        known = self._list_tabs()
+        self.click(element)
+        deadline = time.monotonic() + 60
+        while not (new := self._list_tabs() - known):
+            assert time.monotonic() < deadline, f"no tab was opened by {element}"
+            time.sleep(0.2)
+        with self.attach(new.pop()) as tab:
+            yield tab
+            tab.send("Page.close")
+
+    @contextlib.contextmanager
+    def attach(self, target: str) -> "Iterator[Browser]":
+        """Yield another tab, or a frame with a process of its own, by its id."""
+        with connect(f"{self._tabs}/{target}", max_size=None) as page:
+            yield Browser(page, self._tabs)
+
+    def _list_tabs(self) -> set[str]:
+        targets = self.send("Target.getTargets")["targetInfos"]
+        return {one["targetId"] for one in targets if one["type"] == "page"}
 
     def wait_for(self, script: str, seconds: float = 90) -> Any:
         """Run JavaScript until its value is true, and return that value."""
@@ -92,8 +130,9 @@ def start_browser(folder: Path, proxy: str | None = None) -> Iterator[Browser]:
             whole = Browser(socket)
             context = whole.send("Target.createBrowserContext", **({"proxyServer": proxy} if proxy else {}))
             tab = whole.send("Target.createTarget", url="about:blank", **context)["targetId"]
-            with connect(f"ws://127.0.0.1:{port}/devtools/page/{tab}", max_size=None) as page:
-                yield Browser(page)
+            tabs = f"ws://127.0.0.1:{port}/devtools/page"
+            with connect(f"{tabs}/{tab}", max_size=None) as page:
+                yield Browser(page, tabs)
     finally:
         process.terminate()
         process.wait(30)

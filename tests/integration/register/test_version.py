@@ -22,7 +22,7 @@ from tests.registrations import (
 )
 
 pytestmark = [
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.xdist_group("register"),
 ]  # the server and the first import of MLflow take long on a busy machine
 
@@ -110,7 +110,7 @@ def test_registration_logs_all_artefacts_with_escaped_text(registered: Any, tmp_
     stages = ("extract", "filter", "download", "curate", "pack", "train", "evaluate")
     expected = {"config.json", "metrics.json", "metrics.jsonl"}
     expected |= {"model_card.html", "model_card.md", "dataset.html", "evaluation.html"}
-    expected |= {"filter.html", "download.html"}
+    expected |= {"filter.html", "download.html", "extract.html", "curate.html", "train.html"}
     expected |= {f"manifests/{stage}.json" for stage in stages}
     assert names - {"lineage.jsonl"} == expected, "a plugin adds lineage"
     assert "&lt;script&gt;" in (folder / "filter.html").read_text()

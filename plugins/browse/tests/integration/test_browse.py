@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from dataops.home import CHECKOUT
 from dataops.storage.s3 import S3Store
 from plugins.browse.rows import Selection, list_rows
 from plugins.browse.site import Site
-from plugins.browse.tests.stored_dataset import HOSTILE, stored
+from plugins.browse.tests.stored_dataset import ARCHIVED, HOSTILE, remember_run, stored
 from tests.servers.browser import find_browser, record_requests, start_browser
 
 __all__ = ["stored"]
@@ -28,7 +29,7 @@ PAGES = ("/", "/?rows=download.dropped&values=drop_reason", "/row?row=0", "/clus
 def served(stored: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Run the command; it ends with the code of an interrupt."""
     store, manifests = stored
-    home = tmp_path_factory.mktemp("home")
+    home = remember_run(tmp_path_factory.mktemp("home"))
     command = [sys.executable, "-m", "flows.cli", "browse", manifests["pack"].key, "--store", store.uri]
     environment = os.environ | {"PAIRMILL_HOME": str(home), "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(
@@ -82,6 +83,12 @@ def test_pages_in_a_browser(served: dict[str, Any], tmp_path: Path) -> None:
             assert browser.run("document.scrollingElement.scrollWidth") <= 400, path
             assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 25, 31)", path
             assert browser.run("refused") == [], path
+        browser.open(f"{base}/?f=page_url~is~{quote(ARCHIVED)}")
+        for link, then in ((".card .frame", "/row"), ("a[href^='/record']", "/record"), ("main .note a", "/row")):
+            browser.wait_for(f"document.querySelector({json.dumps(link)}) !== null")
+            browser.click(f"document.querySelector({json.dumps(link)})")
+            browser.wait_for(f"document.readyState == 'complete' && location.pathname == {then!r}")
+            assert browser.run("document.scrollingElement.scrollWidth") <= 400, then
         browser.open(f"{base}/?q=alert")
         browser.wait_for("document.querySelectorAll('#cards .card').length == 1 && document.images[0].naturalWidth > 0")
         assert HOSTILE in browser.run("document.querySelector('#cards .caption').textContent")

@@ -17,7 +17,7 @@ from plugins.browse.database import Database
 from plugins.browse.meaning import NamedModel
 from plugins.browse.server import build_app
 from plugins.browse.site import Site
-from plugins.browse.tests.stored_dataset import Ask, stored
+from plugins.browse.tests.stored_dataset import Ask, remember_run, stored
 from plugins.browse.views import Dataset
 from tasks.models.find import ModelFiles
 
@@ -73,7 +73,7 @@ class ColourEncoder:
 @pytest.fixture(scope="package")
 def site(stored: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     store, manifests = stored
-    home = tmp_path_factory.mktemp("home")
+    home = remember_run(tmp_path_factory.mktemp("home"))
     files = ModelFiles(name="models:/tiny/1", path=home, digest="d" * 64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meaning, "Encoder", ColourEncoder)

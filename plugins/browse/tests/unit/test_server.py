@@ -2,16 +2,20 @@
 
 import re
 import time
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
+from dataops.errors import ConfigError
 from dataops.snapshot import read_parts
 from dataops.trace.requests import read_targets
+from plugins.browse.record import read_page
 from plugins.browse.rows import Selection, list_rows
 from plugins.browse.site import Site
-from plugins.browse.tests.stored_dataset import HOSTILE, Ask
+from plugins.browse.tests.stored_dataset import ARCHIVED, HOSTILE, Ask, write_archive
 from plugins.browse.views import ROW
 from tests.unit.tasks.dataset_chain import jpeg
 
@@ -85,6 +89,44 @@ def test_a_takedown_file_is_prepared_and_nothing_is_removed(ask: Ask, site: Site
     for targets in ("", "uid:xyz", "x\nuid:1", "file:/etc/passwd"):
         assert ask("/takedown", "POST", data={"targets": targets}).status_code == 400
     assert ask("/takedown").status_code == 405
+
+
+def test_row_leads_to_its_archived_record(ask: Ask, site: Site) -> None:
+    card = page(ask, f"/?f=page_url~is~{quote(ARCHIVED)}").css_first("#cards .card")
+    one = page(ask, str(card.css_first("a").attributes["href"]))
+    link = next(node for node in one.css("a") if node.text() == "Archived record")
+    assert re.search(r"pages\.warc\.gz at byte [1-9]\d*", one.css_first("main").text())
+    record = page(ask, str(link.attributes["href"]))
+    assert f"WARC-Target-URI: {ARCHIVED}" in record.css_first("pre").text()
+    assert "Content-Type: text/html; charset=utf-8" in record.css_first("pre").text()
+    assert HOSTILE in record.css_first("pre.page-source").text()
+    assert record.css_first("mark").text() == card.css_first(".caption").text()
+    other = page(ask, "/?q=alert").css_first("#cards .card a").attributes["href"]
+    assert "Archived record" not in ask(str(other)).text
+    assert "no archive" in page(ask, str(other).replace("/row", "/record"), 400).css_first("main").text()
+
+
+def test_archive_that_was_replaced_is_not_shown_as_the_record(ask: Ask, site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "other.warc.gz"
+    row = {"page_url": ARCHIVED, "source_offset": write_archive(file, "a caption"), "caption": "a caption"}
+    assert read_page(file, row).caption == "a caption"
+    for wrong in ({"source_offset": 0, "page_url": "http://elsewhere.example/"}, {"source_offset": 5}):
+        with pytest.raises(ConfigError, match="other"):
+            read_page(file, row | wrong)
+
+
+def test_similar_images_need_no_features_before(ask: Ask, site: Site) -> None:
+    if len(site.need_meaning().table):
+        pytest.skip("another test has computed them")
+    found = page(ask, "/?like=3")
+    assert found.css_first("p.message") is None
+    assert (
+        found.css_first("progress[data-running]") is not None or "have a feature" not in found.css_first("main").text()
+    )
+    deadline = time.monotonic() + 60
+    while not cards(page(ask, "/?like=3")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_search_by_meaning(ask: Ask, site: Site) -> None:

@@ -105,7 +105,7 @@ def test_events_of_a_failed_attempt_and_a_stopped_run(start, catalogue):
     lineage = start()
     lineage.fail("filter", ContractError(f"3 rows were lost, {KEY}"))
     lineage.fail("filter", KeyboardInterrupt())
-    lineage.end("crashed", "stopped in filter by Ctrl-C")
+    lineage.end("stopped", "stopped in filter by Ctrl-C")
     catalogue.wait(6)
     assert kinds(catalogue) == [
         ("demo", "START"),

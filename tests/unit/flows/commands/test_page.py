@@ -9,6 +9,7 @@ from dataops.errors import ConfigError
 from dataops.snapshot import Counts, Draft
 from dataops.store import FolderStore, Store
 from flows.commands.show import show_run_or_key, write_stage_page
+from flows.dataset_checks import insert_links
 from flows.records import RunRecord, StageRun
 from tasks.checks.check import ChecksConfig, check_dataset
 from tests.manifests import build_manifest
@@ -36,8 +37,11 @@ def test_write_stage_page_of_a_filter_by_key_or_run(tmp_path: Path):
         pages.append((tmp_path / "page.html").read_text())
     assert pages[0] == pages[1]
     assert "7 of 10 pairs kept" in pages[0]
+    write_stage_page("e" * 16, home, store.uri, tmp_path / "page.html")
+    assert "Extract eeeeeeeeeeeeeeee" in (tmp_path / "page.html").read_text()
+    snapshot(store, "evaluate", "a" * 16)
     with pytest.raises(ConfigError, match="no complete snapshot of the stages pack, download, filter"):
-        write_stage_page("e" * 16, home, store.uri, tmp_path / "page.html")
+        write_stage_page("a" * 16, home, store.uri, tmp_path / "page.html")
     with pytest.raises(ConfigError, match="pairmill runs"):
         write_stage_page("nothing", home, store.uri, tmp_path / "page.html")
     with pytest.raises(ConfigError, match="cannot write"):
@@ -55,7 +59,18 @@ def test_write_stage_page_of_a_dataset_or_download_by_key_or_run(tmp_path: Path,
     page = tmp_path / "page.html"
     for name in (manifests["pack"].key, "a"):
         write_stage_page(name, home, store.uri, page)
-        assert page.read_bytes() == store.read(manifests["pack"].path("dataset.html"))
+        key = manifests["pack"].key
+        assert insert_links(store.read(manifests["pack"].path("dataset.html")), key, record) == page.read_bytes()
+        assert f"<title>n: dataset {key}</title>" in page.read_text()
+        assert f"<code>pairmill browse {key}</code>" in page.read_text()
+        assert "48 × 48</small>" in page.read_text(), "the size in the shard"
+        assert "× 200</small>" not in page.read_text(), "that of the original"
+    record.model_version = "models:/<m>/1"
+    record.model_links = {"model version": "http://127.0.0.1:5/#/m", "run": "javascript:alert(1)"}
+    record.save(store)
+    write_stage_page("a", home, store.uri, page)
+    assert '<a href="http://127.0.0.1:5/#/m">Model models:/&lt;m&gt;/1</a>' in page.read_text()
+    assert "javascript" not in page.read_text()
     record.checks = check_dataset(ChecksConfig(min_rows=1000), manifests)
     record.save(store)
     for name in (manifests["pack"].key, "a"):

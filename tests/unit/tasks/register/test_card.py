@@ -85,8 +85,9 @@ def test_lineage_leads_stage_by_stage_down_to_the_sources() -> None:
     for text in (registered().markdown(), registered().summary({"runs": "#/x"})):
         page = read_page(split_front_matter(text)[1])
         links = {node.text(): node.attributes["href"] for node in page.css("td a")}
-        assert links.keys() == {*manifests(), "source", "word list", "config", "code"}
-        assert links["source"] == links["extract"] == "manifests/extract.json"
+        assert links.keys() == {*manifests(), "source", "source file", "word list", "config", "code"}
+        assert [name for name in links if name in manifests()] == list(reversed(manifests()))
+        assert links["source"] == links["source file"] == links["extract"] == "extract.html"
         assert links["filter"] == links["word list"] == "filter.html"
         assert links["pack"] == "manifests/pack.json", "this dataset has no page"
         assert links["code"] == "https://git.example/r/commit/c"
