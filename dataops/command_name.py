@@ -26,6 +26,12 @@ def command_name() -> str:
     return _typed
 
 
+def command_name_elsewhere() -> str:
+    """Return what runs the command from any other folder: a program that was typed as a relative path becomes absolute."""
+    program, *rest = shlex.split(_typed)
+    return shlex.join([str(Path(program).absolute()) if "/" in program else program, *rest])
+
+
 def name_command(text: str) -> str:
     """Return a message with the typed command in each `pairmill COMMAND` in it."""
     return text if _typed == NAME else _named().sub(lambda found: f"{found['before']}{_typed} ", text)

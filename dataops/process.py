@@ -50,7 +50,7 @@ def cpu_seconds() -> float:
 def processor_name() -> str:
     """Return the name of this machine's processor, as its system has it."""
     with suppress(OSError):
-        for line in (_PROC / "cpuinfo").read_text("utf-8", "replace").splitlines():
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

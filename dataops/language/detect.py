@@ -27,7 +27,7 @@ from dataops.kernels.cache_folder import Tables, load_or_build
 from dataops.kernels.compiled import compiled
 from dataops.language import ngrams, profiles
 from dataops.language.ngrams import MAX_CHARS, Model, encode_captions, find_ngrams, load_model, row_of
-from dataops.language.profiles import profile_names
+from dataops.language.profiles import check_profiles, profile_names
 
 SMOOTHING = 0.5 / 10_000
 """Added to the probability of each n-gram: langdetect's mean alpha divided by its base frequency."""
@@ -233,8 +233,7 @@ class Detection:
 def check_candidates(candidates: Sequence[str] | None) -> tuple[str, ...]:
     """Return the names of the candidates, sorted; None is all profiles. Raises: ValueError for a name of no profile."""
     names = profile_names() if candidates is None else tuple(sorted(set(candidates)))
-    if unknown := [name for name in names if name not in profile_names()]:
-        raise ValueError(f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}")
+    check_profiles(names)
     return names
 
 

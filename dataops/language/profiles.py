@@ -7,6 +7,7 @@ characters.
 """
 
 import json
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.resources import files
 
@@ -21,6 +22,16 @@ def profile_names() -> tuple[str, ...]:
     """Return the names of langdetect's profiles, sorted (`en`, `zh-cn`, ...)."""
     folder = files("langdetect").joinpath("profiles")
     return tuple(sorted(p.name for p in folder.iterdir() if p.is_file() and p.name[0] not in "._"))
+
+
+def check_profiles(names: Iterable[str]) -> None:
+    """Raise a ValueError that shows how languages are named, if a name is that of no profile."""
+    known = profile_names()
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f'no language profile {", ".join(map(repr, unknown))}; write codes, for example ["en", "de"]; there are '
+            f"{', '.join(known)}"
+        )
 
 
 def read_profiles() -> tuple[tuple[str, ...], list[str], NDArray[np.float64]]:

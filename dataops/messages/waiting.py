@@ -33,12 +33,12 @@ class Wait:
         Args:
             others: number of other waits at this time.
         """
-        texts = [f"waiting for {format_duration(now - self.since)}: {self.reason}"]
+        texts = [self.reason, f"waiting for {format_duration(now - self.since)}"]  # a narrow terminal cuts the end
         if self.until is not None and self.until > now:
             texts.append(f"next attempt in {format_duration(self.until - now)}")
         if self.deadline is not None and self.deadline > now:
             texts.append(f"gives up in {format_duration(self.deadline - now)}")
-        return "; ".join(texts) + (f" (and {others} more)" if others else "")
+        return "; ".join(texts) + (f" (and {others} more waits)" if others else "")
 
     def is_shown(self, now: float) -> bool:
         """Return whether it lasts, or will last, long enough to be shown."""

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from dataops.command_name import name_command
+from dataops.command_name import command_name, command_name_elsewhere
 from dataops.errors import ConfigError, PairmillError
 from dataops.escaping import escape_controls
 from dataops.plugins import find
@@ -435,7 +435,8 @@ def _show(folder: Path, answers: Answers, written: list[str], *, as_json: bool) 
     ):
         todo.append(f"put your files where {folder / CONFIG_FILE} looks for them: {folder / answers.data}")
     change = [] if folder.resolve() == Path.cwd() else [f"cd {shlex.quote(str(folder))}"]
-    commands = [*change, f"pairmill plan {CONFIG_FILE}", f"pairmill run {CONFIG_FILE}"]
+    name = command_name_elsewhere() if change else command_name()
+    commands = [*change, f"{name} plan {CONFIG_FILE}", f"{name} run {CONFIG_FILE}"]
     if as_json:
         found = [*answers.survey.found] if answers.survey else []
         print_json({"folder": str(folder), "found": found, "written": written, "todo": todo, "next": commands})
@@ -449,7 +450,7 @@ def _show(folder: Path, answers: Answers, written: list[str], *, as_json: bool) 
         out.print(message(f"to do: {line}", "bold"), soft_wrap=True)
     out.print(message("next:"))
     for command in commands:
-        out.print(text(f"  {name_command(command)}"), soft_wrap=True)
+        out.print(text(f"  {command}"), soft_wrap=True)
     return 0
 
 

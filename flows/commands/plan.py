@@ -70,6 +70,9 @@ def _print(plan: RunPlan) -> None:
         for number, why in enumerate(_reasons(one)):
             out.print(text(f"{one.stage if not number else '':<10}{why}"), soft_wrap=True)
     _print_total(plan, made)
+    for one in made:
+        if one.warning:
+            out.print(text(f"{one.stage}: {one.warning}", "bold"), soft_wrap=True)
 
 
 def _print_total(plan: RunPlan, made: Sequence[PlannedStage]) -> None:

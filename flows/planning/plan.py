@@ -22,7 +22,7 @@ from flows.run import Step
 from tasks.engine.context import Context
 from tasks.engine.stage import plan as plan_snapshot
 from tasks.extract.sources.base import EarlierSource, Source, SourceEstimate
-from tasks.train.datasets import find_named
+from tasks.train.datasets import describe_few_steps, find_named
 
 MAX_RUNS = 30
 """Number of the newest runs that are read."""
@@ -62,6 +62,8 @@ class PlannedStage:
     extracted_before: int = 0
     """Source files whose parts an earlier snapshot has."""
     estimate: Estimate = field(default_factory=Estimate)
+    warning: str = ""
+    """What may not be meant."""
 
 
 @dataclass
@@ -127,6 +129,8 @@ class _Planner:
         self.stages: list[PlannedStage] = []
         self._manifests: dict[str, Manifest] = {}
         self._rows: dict[str, float | None] = {}
+        self._most: float | None = None
+        """Upper bound of the rows that the next stage gets; None if nothing shows it."""
 
     def add(self, step: Step, *, force: bool) -> None:
         """Add the plan of a stage."""
@@ -136,7 +140,7 @@ class _Planner:
         manifest, damage = self._find_snapshot(name, key)
         if manifest is not None and not force:
             self._manifests[name] = manifest
-            self._rows[name] = manifest.counts.kept
+            self._rows[name] = self._most = manifest.counts.kept
             estimate = Estimate(manifest.counts.input, manifest.counts.kept)
             self.stages.append(PlannedStage(name, "reuse", key, estimate=estimate))
             return
@@ -215,12 +219,16 @@ class _Planner:
             rows = new_rows = rows + sum(one.counts.kept for one in find_named(self.config.train, self.store))
         elif name not in BY_ROWS:
             rows = None
+        if name == "train" and self._most is not None:
+            named = sum(one.counts.kept for one in find_named(self.config.train, self.store))
+            planned.warning = describe_few_steps(self.config.train, self._most + named) or ""
         found = planned.estimate = Estimate(rows)
         if alike and alike[0].manifest.counts.input and rows is not None:
             found.kept = rows * alike[0].manifest.counts.kept / alike[0].manifest.counts.input
         if timed := [one for one in alike if one.seconds is not None]:
             _estimate_time(found, name, self._units(name, new_rows), timed)
         self._rows[name] = found.kept
+        self._most = found.rows if name == "extract" and found.kept is None else found.kept or self._most
 
     def _is_alike(self, name: str, one: Earlier) -> bool:
         """Return whether what an earlier run took predicts what this stage takes."""

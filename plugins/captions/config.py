@@ -9,7 +9,7 @@ from dataops.config import StageConfig
 from dataops.digest import canonical_json, text_sha256
 from dataops.facts import Facts
 from dataops.formatting import format_quantity
-from dataops.language.profiles import profile_names
+from dataops.language.profiles import check_profiles
 from dataops.redaction import read_secret
 from tasks.curate.step import Step
 from training.rendezvous import is_loopback
@@ -104,10 +104,7 @@ class RecaptionConfig(StageConfig):
     @field_validator("languages")
     @classmethod
     def _known(cls, names: list[str]) -> list[str]:
-        if unknown := [name for name in names if name not in profile_names()]:
-            raise ValueError(
-                f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}"
-            )
+        check_profiles(names)
         return sorted(set(names))
 
 

@@ -14,6 +14,8 @@ from plugins.doctor.check import Check
 GIB = 2**30
 DISK_GIB = 5
 """Free disk space for shards and checkpoints, in GiB; with less, a run may fail half-way."""
+FULL_GIB = 0.5
+"""Free disk space with less of which not even the servers and the records of a run work, in GiB."""
 MEMORY_GIB = 3
 """Available memory, in GiB. Measured: the servers use 0.8, the processes of a stage or the demo's training about 2."""
 
@@ -24,7 +26,7 @@ def check_disk(folder: Path, free: Callable[[Path], int] = lambda path: shutil.d
     detail = f"{room:.1f} GiB free at {folder} (needed: {DISK_GIB})"
     remedy = "free disk space, or set PAIRMILL_HOME and store.uri to folders on another disk"
     fits = room >= DISK_GIB
-    return Check("disk", fits, "warning", detail, "" if fits else remedy)
+    return Check("disk", fits, "error" if room < FULL_GIB else "warning", detail, "" if fits else remedy)
 
 
 def check_memory(available: int | None = None) -> Check:

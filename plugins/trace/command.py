@@ -142,14 +142,20 @@ def _pair_tree(pair: Mapping[str, Any]) -> Tree:
         name = f"{pair['source_name']}: " if pair["source_name"] else ""
         file = pair["source"].removeprefix(f"{pair['source_name']}/")
         tree.add(text(f"{'source':<8}{name}{file}{where} ({pair['extracted_with']}, {pair['caption_source']})"))
-    for number, path in enumerate(pair["ways"][:LISTED], 1):
+    shown = first_of(pair["ways"])
+    for number, path in enumerate(shown, 1):
         position = f" ({number} of {len(pair['ways'])})" if len(pair["ways"]) > 1 else ""
         branch = tree.add(text(f"path{position}"))
         for step in path:
             _add_step(branch, step, pair["source"])
-    if (more := len(pair["ways"]) - LISTED) > 0:
+    if more := len(pair["ways"]) - len(shown):
         tree.add(text(f"and {format_quantity(more, 'more path')}, by other configs; --json has all"))
     return tree
+
+
+def first_of(rows: Sequence[Any]) -> Sequence[Any]:
+    """Return the first LISTED rows, or all if only one more would be left out: a line about it is no shorter."""
+    return rows if len(rows) <= LISTED + 1 else rows[:LISTED]
 
 
 def _add_step(branch: Tree, step: Mapping[str, Any], source: str | None) -> None:
@@ -194,10 +200,12 @@ def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
         if source["license"]:
             branch.add(text(f"licence {source['license']}"))
     files = tree.add(text(format_quantity(answer["source_files"], "source file")))
-    for source in answer["sources"][:LISTED]:
+    shown = first_of(answer["sources"])
+    for source in shown:
         files.add(text(source["source"]))
-    if answer["source_files"] > LISTED:
-        files.add(text("... (--json has more)"))
+    if (more := answer["source_files"] - len(shown)) > 0:
+        where = "--json has all" if len(answer["sources"]) == answer["source_files"] else "--json --limit N has N"
+        files.add(text(f"and {more:,} more ({where})"))
     out.print(tree, soft_wrap=True)
 
 

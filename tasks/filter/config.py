@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dataops.config import SourceOrder, StageConfig, problems_of
-from dataops.language.profiles import profile_names
+from dataops.language.profiles import check_profiles
 from dataops.plugins import extend, find
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
 from dataops.text.query_list import read_queries
@@ -96,10 +96,7 @@ class FilterConfig(extend(extend(SourceOrder, "rules"), "filter_steps")):
     @field_validator("languages", "language_candidates")
     @classmethod
     def _known(cls, names: list[str] | None) -> list[str] | None:
-        if unknown := [name for name in names or [] if name not in profile_names()]:
-            raise ValueError(
-                f"no language profile {', '.join(map(repr, unknown))}; there are {', '.join(profile_names())}"
-            )
+        check_profiles(names or [])
         return names if names is None else sorted(set(names))
 
     @field_validator("dedupe")

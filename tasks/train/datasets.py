@@ -1,5 +1,6 @@
 """The datasets that a training reads: that of its run, and those that `[[train.dataset]]` names."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,9 @@ from training.config import TrainConfig
 
 CONNECTIONS = 16
 """Downloads at a time. A resumed job asks the store for each shard whether its copy is the newest, which takes no CPU."""
+
+FEW_STEPS = 20
+"""Number of steps below which a training is hardly one; its first steps alone warm up."""
 
 
 @dataclass(frozen=True)
@@ -135,3 +139,13 @@ def local_name(dataset: Manifest, name: str, *, is_mixture: bool) -> str:
         return name
     prefix = "part-" if name.startswith("part-") else ""
     return f"{prefix}{dataset.key}-{name.removeprefix(prefix)}"
+
+
+def describe_few_steps(config: TrainConfig, samples: float) -> str | None:
+    """Return a warning if a training on at most this number of samples has few steps, else None."""
+    steps = math.ceil(samples / config.batch_size) * config.epochs
+    if steps >= FEW_STEPS:
+        return None
+    epochs = format_quantity(config.epochs, "epoch")
+    of = f"{format_quantity(math.ceil(samples), 'pair')} in batches of {config.batch_size:,}, {epochs}"
+    return f"{format_quantity(steps, 'step')} only ({of}); a smaller train.batch_size or more train.epochs give more"

@@ -23,7 +23,14 @@ from tasks.engine.stage import Stage, StageOutput, Work
 from tasks.engine.subprocess_job import ranks_launcher, run_job, torchrun_launcher
 from tasks.evaluate.config import EvaluateConfig
 from tasks.train.curves import CurveFollower, LiveRun
-from tasks.train.datasets import download_datasets, download_indexes, find_datasets, local_name, named_inputs
+from tasks.train.datasets import (
+    describe_few_steps,
+    download_datasets,
+    download_indexes,
+    find_datasets,
+    local_name,
+    named_inputs,
+)
 from tasks.train.transfers import CheckpointMirror, ShardSupply
 from training.config import TRACE, TrainConfig
 from training.hooks import used_hooks
@@ -105,6 +112,8 @@ def _train(work: Work[TrainConfig], folder: Path) -> Record:
     shards, config = folder / "shards", work.config
     if problems := [problem for hook in used_hooks(config) for problem in hook.problems(config)]:
         raise ConfigError(f"train.{problems[0]}")
+    if warning := describe_few_steps(config, sum(one.counts.kept for one in _find_datasets(work))):
+        logger.warning("train: %s", warning)
     job = build_job(work, shards, folder)
     launcher = build_launcher(config, work.draft.key, folder)
     if config.nnodes != "1" and not config.is_on_cluster:

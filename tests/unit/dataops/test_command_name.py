@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from dataops.command_name import find_command_name
+from dataops import command_name
+from dataops.command_name import command_name_elsewhere, find_command_name
 
 
 @pytest.fixture
@@ -28,3 +29,10 @@ def test_command_on_path_is_named_without_its_folder(installed: Path, monkeypatc
     shutil.copy(script, other / "pairmill")
     name = find_command_name(["python", str(other / "pairmill")], str(other / "pairmill"))
     assert name == "'.venv/other folder/pairmill'", "another checkout's command is on PATH"
+
+
+@pytest.mark.parametrize("typed", ["pairmill", "bin/pairmill", "bin/python -m flows.cli"])
+def test_command_runs_in_another_folder_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, typed: str):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command_name, "_typed", typed)
+    assert command_name_elsewhere() == typed.replace("bin/", f"{tmp_path}/bin/")

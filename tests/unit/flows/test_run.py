@@ -12,6 +12,7 @@ from dataops.snapshot import Counts
 from dataops.stages import PAIR_STAGES
 from flows.dataset_checks import check_kept
 from flows.listeners import base
+from flows.pipeline import run_stages
 from flows.records import read_record
 from flows.run import Run
 from tasks.checks.check import ChecksConfig, check_dataset
@@ -93,3 +94,16 @@ def test_stage_over_pairs_that_keeps_no_row_fails_with_its_reasons(stage):
         check_kept(build_manifest(stage, counts=Counts()))
     check_kept(build_manifest(stage, counts=Counts(input=1, kept=1)))
     check_kept(build_manifest("evaluate", counts=Counts()))
+
+
+def test_run_that_somebody_stops_is_stopped_and_not_crashed(tmp_path, listeners, monkeypatch):
+    run = build_run(tmp_path)
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "make", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(run)
+    record = read_record(run.context.store, "runs/demo-1.json")
+    assert (record.state, record.actual_state()) == ("stopped", "stopped")

@@ -70,6 +70,12 @@ def test_check_store_in_a_folder(tmp_path: Path):
         assert "store.uri" in check.remedy
 
 
+def test_full_disk_is_an_error_and_one_with_little_room_a_warning(tmp_path: Path):
+    for free, outcome in ((0, (False, "error")), (2**31, (False, "warning")), (5 * 2**30, (True, "warning"))):
+        found = machine_checks.check_disk(tmp_path, lambda path, free=free: free)
+        assert (found.ok, found.severity) == outcome
+
+
 def fake_tool(folder: Path, script: str) -> str:
     tool = folder / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\n{script}\n")
