@@ -103,6 +103,7 @@ def test_run_that_somebody_stops_is_stopped_and_not_crashed(tmp_path, listeners,
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "make", interrupt)
+    run.record.begin()
     with pytest.raises(KeyboardInterrupt):
         run_stages(run)
     record = read_record(run.context.store, "runs/demo-1.json")
