@@ -44,7 +44,7 @@ def run_job(
     folder: Path,
     *,
     launcher: Sequence[str] = (),
-    code: Path = CHECKOUT,
+    root: Path = CHECKOUT,
     on_line: Callable[[str], None] = lambda line: None,
     on_stop: Callable[[BaseException], None] = lambda error: None,
 ) -> None:
@@ -54,7 +54,7 @@ def run_job(
         job: written to `folder`/job.json, with this process's id as `parent_pid`.
         folder: also gets `job.log`.
         launcher: arguments of Python that start the module in another way: several ranks.
-        code: folder of the module.
+        root: folder of the module.
         on_line: called with each line of the job's output.
         on_stop: called with what stops this process, such as KeyboardInterrupt, before the job's checkpoint is awaited.
 
@@ -66,7 +66,7 @@ def run_job(
     path.write_text(json.dumps({**job, "parent_pid": os.getpid()}, indent=2), "utf-8")
     command = [sys.executable, *(launcher or ("-m",)), *(("-m",) if launcher else ()), module, str(path)]
     # a module of the same name in the working directory is not the job's
-    ours = {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    ours = {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     environment = select_job_environment(os.environ) | ours
     tail: deque[str] = deque(maxlen=15)
     with (

@@ -48,7 +48,7 @@ def test_job_is_retryable_when_its_trainer_is_killed(tmp_path: Path, number: int
         (tmp_path / "training").symlink_to(CHECKOUT / "training")
         (tmp_path / "dataops").symlink_to(CHECKOUT / "dataops")
     with pytest.raises(JobFailed, match="SIGKILL") as caught:
-        run_job("a_trainer", {}, tmp_path / "work", launcher=launcher, code=tmp_path)
+        run_job("a_trainer", {}, tmp_path / "work", launcher=launcher, root=tmp_path)
     assert (caught.value.exit_code, caught.value.retryable) == (75, True)
 
 

@@ -27,7 +27,7 @@ def module(folder: Path, name: str, text: str) -> str:
 def test_run_job_raises_the_error_of_the_exit_code_with_the_last_log_lines(tmp_path, code, error, exit_code, retryable):
     name = module(tmp_path, f"bad_job_{code}", f"import sys\nprint('what went wrong')\nsys.exit({code})\n")
     with pytest.raises(error, match="what went wrong") as caught:
-        run_job(name, {}, tmp_path / "work", code=tmp_path)
+        run_job(name, {}, tmp_path / "work", root=tmp_path)
     assert (caught.value.exit_code, caught.value.retryable) == (exit_code, retryable)
     assert str(tmp_path / "work" / "job.log") in str(caught.value)
 
@@ -36,30 +36,30 @@ def test_run_job_reads_the_exit_code_from_a_file_under_torchrun(tmp_path):
     text = "import json, sys\njson.dump({'exit_code': 4, 'message': 'step 7: nan'}, open('%s', 'w'))\nsys.exit(1)\n"
     name = module(tmp_path, "diverged_job", text % (tmp_path / "work" / "failure.json"))
     with pytest.raises(TrainingDiverged, match=r"\Astep 7: nan\n.log of python -m diverged_job: .*/job.log.\Z"):
-        run_job(name, {}, tmp_path / "work", code=tmp_path)
+        run_job(name, {}, tmp_path / "work", root=tmp_path)
     name = module(tmp_path, "later_job", "import sys\nsys.exit(75)\n")
     with pytest.raises(JobFailed):  # an older failure is not taken for this one's
-        run_job(name, {}, tmp_path / "work", code=tmp_path)
+        run_job(name, {}, tmp_path / "work", root=tmp_path)
 
 
 def test_run_job_raises_an_error_that_is_not_retryable_when_a_torchrun_job_is_broken(tmp_path):
     """Read the error as torchrun writes it; tests/integration/test_torchrun.py starts the real one."""
     name = module(tmp_path, "broken", "print('  rank      : 0\\n  exitcode  : 7 (pid: 12)')\nraise SystemExit(1)\n")
     with pytest.raises(JobFailed, match="exit code 7") as caught:
-        run_job(name, {}, tmp_path / "work", code=tmp_path)
+        run_job(name, {}, tmp_path / "work", root=tmp_path)
     assert (caught.value.exit_code, caught.value.retryable) == (1, False)
     name = module(
         tmp_path, "apart", "raise SystemExit('torch.distributed.DistStoreError: wait timeout after 60000ms')\n"
     )
     with pytest.raises(JobFailed, match="wait timeout") as caught:
-        run_job(name, {}, tmp_path / "work", code=tmp_path)
+        run_job(name, {}, tmp_path / "work", root=tmp_path)
     assert caught.value.exit_code == 75
 
 
 def test_run_job_raises_a_retryable_error_when_the_job_is_killed(tmp_path):
     name = module(tmp_path, "killed_job", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     with pytest.raises(JobFailed, match="SIGKILL") as caught:
-        run_job(name, {}, tmp_path / "work", code=tmp_path)
+        run_job(name, {}, tmp_path / "work", root=tmp_path)
     assert caught.value.exit_code == 75
 
 
@@ -73,7 +73,7 @@ def test_run_job_ends_the_job_when_interrupted(tmp_path):
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run_job(name, {}, tmp_path / "work", code=tmp_path, on_line=interrupt)
+        run_job(name, {}, tmp_path / "work", root=tmp_path, on_line=interrupt)
     assert time.monotonic() - started < 20
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
@@ -103,5 +103,5 @@ def test_a_stop_is_recorded_before_the_checkpoint_of_the_job_is_awaited(tmp_path
         raise OSError("the store is down")  # which loses no checkpoint
 
     with pytest.raises(KeyboardInterrupt):
-        run_job(name, {}, tmp_path / "work", code=tmp_path, on_line=stop, on_stop=record)
+        run_job(name, {}, tmp_path / "work", root=tmp_path, on_line=stop, on_stop=record)
     assert Path("checkpoint").exists()
