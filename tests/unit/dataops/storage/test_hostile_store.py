@@ -120,7 +120,7 @@ def test_part_raises_for_names_that_leave_the_folder(store, name):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"stage": "extract"}, {"key": "f" * 16}, {"stage": ".."}, {"key": "../../own"}, {"parts": 5}],
+    [{"stage": "extract"}, {"key": "f" * 16}, {"stage": ".."}, {"key": "../../own"}, {"parts": 5}, {"more": 1}],
 )
 def test_find_manifest_rejects_an_invalid_manifest_or_one_of_another_snapshot(store, changes):
     store.put(f"pack/{KEY}/part-00000.parquet", b"x")
