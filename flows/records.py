@@ -106,8 +106,8 @@ class Attempt(BaseModel):
 class RunRecord(Stored):
     """One run: its config, its attempts, and the state of each stage."""
 
-    release: str = RELEASE
-    """The version of pairmill that began the run."""
+    release: str | None = Field(default=None, exclude_if=lambda release: release is None)
+    """The version of pairmill that began the run; None: 0.1, which did not write it."""
     run_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=160)
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=160)
     created_at: str
@@ -198,7 +198,7 @@ def new_run_id(name: str, when: datetime | None = None) -> str:
 def create_run(config: "RunConfig", home: Path, run_id: str | None = None) -> RunRecord:
     """Create a run record and save it in the run's store; this machine remembers the store."""
     run_id = run_id or new_run_id(config.name)
-    record = RunRecord(run_id=run_id, name=config.name, created_at=_now(), config=config.as_dict())
+    record = RunRecord(run_id=run_id, name=config.name, created_at=_now(), config=config.as_dict(), release=RELEASE)
     store = open_store(config.store.uri)
     record.save(store)
     remember_store(run_id, store, home)

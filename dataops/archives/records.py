@@ -5,7 +5,7 @@ A damaged record is skipped, and reading continues at the next record that can b
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
@@ -261,7 +261,7 @@ _HINTS = (
 )
 
 
-def read_records(stream: ByteStream, max_bytes: int) -> Iterator[StreamedRecord | Damage]:
+def read_records(stream: ByteStream, max_bytes: int) -> Generator[StreamedRecord | Damage, None, None]:
     """Yield the records in their order, and a Damage for each record that cannot be used.
 
     Reasons: `truncated` (the stream ends within the record), `bad_record` (a broken member, or no record where one is

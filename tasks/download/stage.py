@@ -101,4 +101,4 @@ def download_shard(draft: Draft, task: ShardTask) -> Record:
     return worker.download_shard(draft, task)
 
 
-DOWNLOAD = Stage(name="download", version=8, make=make, external_inputs=lambda config: config.inputs())
+DOWNLOAD = Stage(name="download", version=9, make=make, external_inputs=lambda config: config.inputs())

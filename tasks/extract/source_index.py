@@ -14,7 +14,7 @@ from dataops.snapshot import Draft, Part, Record
 from dataops.store import Store
 
 NAME = "extract"
-VERSION = 8
+VERSION = 9
 SOURCE_INDEX = f"{NAME}/by-source"
 
 

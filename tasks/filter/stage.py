@@ -37,7 +37,7 @@ from tasks.lists.opt_outs import count_matches, put_lists, read_inputs, recall_l
 
 logger = logging.getLogger(__name__)
 
-VERSION = 8
+VERSION = 9
 _COPIES = 6
 """Maximum number of copies of a partition's keys in memory, while they are sorted and joined."""
 _MANY = 8

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from dataops.errors import PairmillError
 from tasks.engine.stage import Work
@@ -209,6 +209,8 @@ class LiveRun:
 def _start_system_metrics(run: "Run", seconds: float) -> Any:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    monitor = SystemMetricsMonitor(run.info.run_id, seconds, resume_logging=True, tracking_uri=tracking.tracking_uri())
+    # It waits for this time by threading.Event, which takes fractions of a second; its annotation says int.
+    interval = cast(int, seconds)
+    monitor = SystemMetricsMonitor(run.info.run_id, interval, resume_logging=True, tracking_uri=tracking.tracking_uri())
     monitor.start()
     return monitor
