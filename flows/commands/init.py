@@ -29,7 +29,7 @@ from tasks.extract.config import SOURCE_KINDS
 from tasks.extract.sources.base import Source, Survey, Template
 
 SCHEMA_FILE, CONFIG_FILE, SUITE_FILE = "config.schema.json", "config.toml", "suite.toml"
-_CONTACT = re.compile(r"https?://[^\s/]+\S*|mailto:[^\s@]+@[^\s@]+")
+_CONTACT = re.compile(r"https?://[^\s/]\S*|mailto:[^\s@]+@[^\s@]+")
 DIGITS = "evaluation/digits"
 """Folder of the evaluation set that a new project gets."""
 CONTACT = "https://example.org/about-our-crawler"
