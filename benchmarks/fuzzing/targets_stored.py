@@ -34,8 +34,13 @@ class _OneObject:
     def read(self, name: str) -> bytes:
         return self._data
 
+    find = read
+
     def size(self, name: str) -> int | None:
         return len(self._data)
+
+    def entries(self, prefix: str) -> list[Any]:
+        return []
 
 
 def _store(data: bytes) -> Any:
