@@ -18,6 +18,7 @@ import select
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -282,6 +283,11 @@ def _limit_memory(budget: int) -> None:
         ctypes.CDLL(None).mallopt(_ARENAS, 1)  # else each thread reserves 64 MiB
     if sys.platform != "linux":
         return
+    # The C library keeps the stacks of the worker's threads, and frees them when a thread ends here: what they took would
+    # be added to the budget. A thread has ended when the kernel does not list it any more.
+    threading.Thread(target=int).start()
+    while len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208
+        time.sleep(0.001)
     status = Path("/proc/self/status").read_text()
     data, mapped = (1024 * int(status.partition(f"{name}:")[2].split()[0]) for name in ("VmData", "VmSize"))
     used = {int(path.name) for path in Path("/proc/self/fd").iterdir()}

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -34,6 +35,13 @@ def echo(data: bytes) -> tuple[bytes | None, Any]:
 
 def use_memory(data: bytes) -> tuple[bytes | None, Any]:
     return None, int(np.ones(int(data) * MEGABYTE, np.uint8)[-1])
+
+
+def use_memory_after_a_thread(data: bytes) -> tuple[bytes | None, Any]:
+    threading.Thread(target=int).start()
+    while len(list(Path("/proc/self/task").iterdir())) > 1:  # it frees stacks of other threads at its end
+        time.sleep(0.001)
+    return use_memory(data)
 
 
 def end_by(data: bytes) -> tuple[bytes | None, Any]:
@@ -101,7 +109,7 @@ def list_files(data: bytes) -> tuple[bytes | None, Any]:
 FUNCTIONS = {
     f.__name__: f
     for f in (
-        *(echo, use_memory, use_memory_file, use_one_memory_file, use_shared_memory),
+        *(echo, use_memory, use_memory_after_a_thread, use_memory_file, use_one_memory_file, use_shared_memory),
         *(end_by, busy, cost, asleep, fail, list_files),
     )
 }
@@ -146,6 +154,19 @@ def test_server_has_limits_of_memory_and_time() -> None:
         assert process.call("echo", b"next")[0] == b"next"
     with guarded(seconds=0.5) as process, pytest.raises(ServerDied, match=r"more than 0\.5 s of time"):
         process.call("asleep", b"600")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
+def test_threads_of_the_worker_add_nothing_to_the_limit() -> None:
+    ended = threading.Event()
+    threads = [threading.Thread(target=ended.wait, daemon=True) for _ in range(60)]  # stacks of 480 MB
+    try:
+        for thread in threads:
+            thread.start()
+        with guarded(memory=100) as process, pytest.raises(ServerDied, match="exit code 1"):
+            process.call("use_memory_after_a_thread", b"150")
+    finally:
+        ended.set()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
