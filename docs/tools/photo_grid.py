@@ -1,21 +1,15 @@
-"""Write docs/images/groceries-*.png from a finished demo: python -m docs.tools.photo_grid HOME.
+"""Draw photographs of the demo's set `groceries`, which the model has not seen, with the names that it finds most likely.
 
-The picture shows photographs of the demo's set `groceries`, which the model has not seen, with the three names that it
-finds most likely. Every 27th photograph is shown, right or wrong. The PNG text `keys` has the key of the evaluation.
+Every 27th photograph is shown with three names, right or wrong.
 """
 
-import argparse
 import io
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
-from dataops.home import CHECKOUT
 from plugins.demo.groceries import load_names, load_photos
 
 EVERY, COLUMNS, SIDE, GAP, LINE = 27, 5, 168, 16, 21
@@ -53,25 +47,9 @@ def draw_grid(photos: Sequence[tuple[bytes, str, Sequence[str]]], scheme: str) -
     return picture
 
 
-def main() -> None:
-    """Write the light and the dark picture."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("home", type=Path, help="home folder of a finished demo, such as .pairmill")
-    home = parser.parse_args().home.resolve()
-    found = sorted(home.glob("store/evaluate/*/predictions-groceries.parquet"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise SystemExit(f"{home} has no evaluation of the demo; run the demo first")
-    predictions = found[-1]
+def draw_predictions(predictions: Path, scheme: str) -> Image.Image:
+    """Return the grid of an evaluation's `predictions-groceries.parquet`."""
     kinds, photos = load_names()["en"], load_photos("test")
     rows = pq.read_table(predictions).to_pylist()[::EVERY]
     shown = [(photos[int(row["key"])].jpeg, row["label_name"], [kinds[at] for at in row["top5"][:3]]) for row in rows]
-    facts = PngInfo()
-    facts.add_text("keys", json.dumps({"EVALUATE": predictions.parent.name}))
-    for scheme in COLOURS:
-        target = CHECKOUT / "docs" / "images" / f"groceries-{scheme}.png"
-        draw_grid(shown, scheme).quantize(256, dither=Image.Dither.NONE).save(target, optimize=True, pnginfo=facts)
-        sys.stdout.write(f"wrote {target.relative_to(CHECKOUT)}, {target.stat().st_size:,} bytes\n")
-
-
-if __name__ == "__main__":
-    main()
+    return draw_grid(shown, scheme)

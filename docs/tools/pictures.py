@@ -21,6 +21,8 @@ import polars as pl
 from PIL import Image, ImageChops, PngImagePlugin
 
 from dataops.home import CHECKOUT
+from docs.tools.photo_grid import COLOURS as GRID_COLOURS
+from docs.tools.photo_grid import draw_predictions
 
 IMAGES = Path(CHECKOUT) / "docs" / "images"
 WIDTH, COLUMNS, SCALE = 652, 74, 2
@@ -49,16 +51,14 @@ def write_pictures(folder: Path, run: Run, variables: Mapping[str, str]) -> None
     kept, opted_out = _middle_url(store, "pack", variables), _middle_url(store, "download", variables, "opt_out")
     config = f".pairmill/{re.split('-20[0-9]{6}T', variables['RUN'])[0]}.toml"
     dataset = store / "pack" / variables["PACK"] / "dataset.html"
-    evaluation = store / "evaluate" / variables["EVALUATE"] / "evaluation.html"
+    predictions = store / "evaluate" / variables["EVALUATE"] / "predictions-groceries.parquet"
+    for scheme in GRID_COLOURS:
+        _save(draw_predictions(predictions, scheme), f"groceries-{scheme}", keys)
     with tempfile.TemporaryDirectory() as name:
         page = Path(name) / "page.html"
-        for picture, source, heads, height in (
-            ("dataset", dataset, ["Examples of kept pairs"], 560),
-            ("evaluation", evaluation, ["<code>", "Correct predictions", "Errors with the highest scores"], 900),
-        ):
-            page.write_text(select_sections(source.read_text("utf-8"), heads), "utf-8")
-            for scheme in ("light", "dark"):
-                _screenshot(page, f"{picture}-{scheme}", keys, height, is_dark=scheme == "dark")
+        page.write_text(select_sections(dataset.read_text("utf-8"), ["Examples of kept pairs"]), "utf-8")
+        for scheme in ("light", "dark"):
+            _screenshot(page, f"dataset-{scheme}", keys, 560, is_dark=scheme == "dark")
         takedown = 'takedown letter.txt --reason "a letter of the artist"'
         for picture, commands, among in (
             ("plan", [f"plan {config} --set train.epochs=20"], run),
@@ -130,7 +130,7 @@ def _screenshot(page: Path, name: str, keys: str, height: int, *, is_dark: bool)
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         raise SystemExit("Chromium is not installed")
-    raw, target = page.with_name("screenshot.png"), IMAGES / f"{name}.png"
+    raw = page.with_name("screenshot.png")
     subprocess.run(
         [
             *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--screenshot={raw}"),
@@ -141,12 +141,15 @@ def _screenshot(page: Path, name: str, keys: str, height: int, *, is_dark: bool)
         capture_output=True,
         timeout=120,
     )
-    text = PngImagePlugin.PngInfo()
-    text.add_text("keys", keys)
     with Image.open(raw) as image:
         picture = image.convert("RGB")
         empty = Image.new("RGB", picture.size, picture.getpixel((0, picture.height - 1)))
         *_, bottom = ImageChops.difference(picture, empty).getbbox() or (0, 0, 0, picture.height)
-        picture = picture.crop((0, 0, picture.width, min(picture.height, bottom + 14 * SCALE)))
-        picture.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True, pnginfo=text)
+        _save(picture.crop((0, 0, picture.width, min(picture.height, bottom + 14 * SCALE))), name, keys)
+
+
+def _save(picture: Image.Image, name: str, keys: str) -> None:
+    text, target = PngImagePlugin.PngInfo(), IMAGES / f"{name}.png"
+    text.add_text("keys", keys)
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True, pnginfo=text)
     sys.stdout.write(f"wrote {target.relative_to(CHECKOUT)}, {target.stat().st_size:,} bytes\n")
