@@ -101,7 +101,6 @@ docs-reference: .venv/installed-dev
 DEMO ?= .
 docs-outputs: .venv/installed-dev
 	$(BIN)/python -m docs.tools.outputs $(DEMO)
-	$(BIN)/python -m docs.tools.photo_grid $(DEMO)/.pairmill
 
 # Print what an install takes; the arguments are what is installed and its size. Then install torch if its index is set.
 define announce

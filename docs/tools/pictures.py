@@ -53,7 +53,7 @@ def write_pictures(folder: Path, run: Run, variables: Mapping[str, str]) -> None
     dataset = store / "pack" / variables["PACK"] / "dataset.html"
     predictions = store / "evaluate" / variables["EVALUATE"] / "predictions-groceries.parquet"
     for scheme in GRID_COLOURS:
-        _save(draw_predictions(predictions, scheme), f"groceries-{scheme}", keys)
+        _save(draw_predictions(predictions, scheme), f"groceries-{scheme}", keys, colours=256)
     with tempfile.TemporaryDirectory() as name:
         page = Path(name) / "page.html"
         page.write_text(select_sections(dataset.read_text("utf-8"), ["Examples of kept pairs"]), "utf-8")
@@ -148,8 +148,8 @@ def _screenshot(page: Path, name: str, keys: str, height: int, *, is_dark: bool)
         _save(picture.crop((0, 0, picture.width, min(picture.height, bottom + 14 * SCALE))), name, keys)
 
 
-def _save(picture: Image.Image, name: str, keys: str) -> None:
+def _save(picture: Image.Image, name: str, keys: str, colours: int = COLOURS) -> None:
     text, target = PngImagePlugin.PngInfo(), IMAGES / f"{name}.png"
     text.add_text("keys", keys)
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True, pnginfo=text)
+    picture.quantize(colours, dither=Image.Dither.NONE).save(target, optimize=True, pnginfo=text)
     sys.stdout.write(f"wrote {target.relative_to(CHECKOUT)}, {target.stat().st_size:,} bytes\n")
