@@ -43,7 +43,8 @@ class HubFile(SourceFile):
     @contextmanager
     def local(self) -> Iterator[Path]:
         with _hub(self.repository) as (api, _):
-            path = api.hf_hub_download(self.repository, self.name, repo_type="dataset", revision=self.revision)
+            place = {"repo_type": "dataset", "revision": self.revision, "cache_dir": os.environ.get("HF_HUB_CACHE")}
+            path = api.hf_hub_download(self.repository, self.name, **place)
         yield Path(path)
 
 

@@ -62,8 +62,8 @@ class ServerLimits:
     """Limits of a server.
 
     Attributes:
-        memory: bytes that it may allocate, beyond what it has at its start; as much again in files, memfd among them,
-            and 1 GiB more in all that it maps, shared memory among it. Linux only.
+        memory: bytes that it may allocate, beyond what it has at its start, of which its heap may have some free; as
+            much again in files, memfd among them, and 1 GiB more in all that it maps, shared memory among it. Linux only.
         cpu_seconds: CPU time of one call.
         seconds: time of one call.
     """
