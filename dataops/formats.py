@@ -36,15 +36,13 @@ class Stored(BaseModel):
 
         Raises: NewerFormat that names the version of pairmill that reads it; ValidationError if it is damaged.
         """
-        found, error = None, None
         try:
             found = cls.model_validate_json(data)
-        except ValidationError as problem:  # also of a newer format, in which fields have other types
-            error = problem
-        if found is None or found.schema_version > cls.newest_format:
+        except ValidationError:  # also of a newer format, in which fields have other types
             cls._refuse_newer(data, where)
-        if found is None:
-            raise error or AssertionError
+            raise
+        if found.schema_version > cls.newest_format:
+            cls._refuse_newer(data, where)
         return found
 
     @classmethod

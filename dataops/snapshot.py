@@ -383,20 +383,20 @@ class Draft:
         The record of a task of its own is newer than that in a log: the task was repeated because a part was lost.
         """
         sizes = _list_sizes(self.store, f"{self.stage}/{self.key}")
-        logs = sorted(name for name in sizes if name.startswith(self.scratch(LOG)))
-        records = [name for name in sizes if name.startswith(self.scratch("")) and name.endswith(".json")]
+        records = sorted(name for name in sizes if name.startswith(self.scratch("")) and name.endswith(".json"))
         wanted = None if tasks is None else {self.scratch(f"{task}.json") for task in tasks}
-        own = [name for name in records if name not in logs and (wanted is None or name in wanted)]
+        logs = [name for name in records if name.startswith(self.scratch(LOG))]
+        own = [
+            name for name in records if not name.startswith(self.scratch(LOG)) and (wanted is None or name in wanted)
+        ]
         found: dict[str, Record] = {}
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            for name, data in zip([*logs, *own], pool.map(self.store.find, [*logs, *own]), strict=True):
-                with suppress(ValidationError):  # the tasks of a damaged object are repeated
-                    read = (
-                        _Log.model_validate_json(data or b"").records
-                        if name in logs
-                        else [Record.model_validate_json(data or b"")]
-                    )
-                    found |= {record.task: record for record in read}
+            read = list(pool.map(self.store.find, [*logs, *own]))
+        for number, data in enumerate(read):
+            with suppress(ValidationError):  # the tasks of a damaged object are repeated
+                kind = _Log if number < len(logs) else Record
+                one = kind.model_validate_json(data or b"")
+                found |= {record.task: record for record in (one.records if isinstance(one, _Log) else [one])}
         return {
             task: one
             for task, one in found.items()
@@ -445,7 +445,7 @@ class RecordLog:
             self._save()
 
     def end(self) -> None:
-        """Save what is left, if there are more records than are saved at once."""
+        """Save the other records, if any were saved before."""
         if self._number or self._saved:
             self._save()
 

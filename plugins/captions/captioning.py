@@ -64,9 +64,10 @@ def caption_images(work: Work[CurateConfig], shards: Sequence[RawShard]) -> Step
     sizes = [shard.size for shard in shards]
     quotas = cut_budget(sizes, config.max_images)
     records = list[Record]()
-    for number, (shard, quota) in enumerate(zip(shards, quotas, strict=True)):
-        task = f"recaption-{config.digest[:8]}-{shard.number}"
-        records.append(draft.done(task) or draft.finish(_caption_shard(draft, shard, config, quota, task)))
+    tasks = [f"recaption-{config.digest[:8]}-{shard.number}" for shard in shards]
+    finished = draft.finished(tasks)
+    for number, (shard, quota, task) in enumerate(zip(shards, quotas, tasks, strict=True)):
+        records.append(finished.get(task) or draft.finish(_caption_shard(draft, shard, config, quota, task)))
         context.progress(number + 1, len(shards), "")
     outcomes = sum((Counter(record.facts["outcomes"]) for record in records), Counter[str]())
     answered = outcomes[ADDED] + sum(outcomes[reason] for reason in _TEXT_REASONS)
