@@ -5,8 +5,9 @@ A stage's output is an immutable snapshot in the store::
     <stage>/<key>/part-00000.parquet ...   parts, each written atomically
     <stage>/<key>/manifest.json            written last: its presence means complete
 
-While a snapshot is made, each finished task of its stage leaves a record under `<stage>/<key>/_work/`, so that a crashed
-stage resumes at its first missing part; the records and scratch files there are deleted once the manifest is in place.
+While a snapshot is made, each finished task of its stage leaves a record under `<stage>/<key>/_work/`. The run moves the
+records of several tasks into a log there, so that a crashed stage resumes at its first missing part by few requests. The
+records, logs and scratch files are deleted once the manifest is in place.
 The lease (tasks/engine/lease.py) of the one run that makes the snapshot is there too; each write checks it.
 """
 
