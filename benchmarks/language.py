@@ -2,8 +2,6 @@
 
 Speed is that of `filter.language_detector = "langdetect"`. Accuracy is measured by set (benchmarks/inputs/texts.py) and by
 length of text, for each installed detector: on each set, ours must be at least as accurate as langdetect.
-`pages` has the share of English and of other captions that the filter keeps on pages that declare a language, or do not,
-or declare a wrong one (benchmarks/cases/language_pages.py).
 """
 
 import math
@@ -26,7 +24,6 @@ from benchmarks.cases.language_detectors import (
     make_langdetect,
     make_peer_detectors,
 )
-from benchmarks.cases.language_pages import measure_pages
 from benchmarks.inputs.texts import STAMPS, Labelled, TextFolders, read_sets, sample_texts
 from benchmarks.measure import Row, finish, make_parser, make_printer
 
@@ -126,9 +123,6 @@ def main() -> int:
         say(f"skipped {name}: {remedy}")
     result = _speed(sets, say, quick=options.quick)
     lower, details = _accuracy(sets, say, quick=options.quick)
-    pages = measure_pages(sets, 30 if options.quick else 300)
-    for row in pages:
-        say("  ".join(f"{name} {value}" for name, value in row.items()))
     packages = [name for name in ["langdetect", "numba", "numpy", *_PEERS] if _installed(name)]
     return finish(
         "language",
@@ -136,7 +130,7 @@ def main() -> int:
         packages,
         equal=not lower,
         as_json=options.json,
-        details={**details, "pages": pages, "skipped": missing},
+        details={**details, "skipped": missing},
     )
 
 

@@ -3,16 +3,14 @@
     pip install -e '.[bench,ray]'
     python -m benchmarks.scale [--quick] [--json] [--rows 100000,1000000,10000000] [--pictures 20000,200000]
                                [--engines local1,local2,ray] [--folder DIR] [--filter-memory 4294967296]
-                               [--only stages,parts,orchestration,exchange,ray-kill]
+                               [--only stages,parts,orchestration]
 
 Each measurement is its own process, with the memory of all its descendants. `extract` and `filter` read synthetic
 pair lists (benchmarks/inputs/rows.py), `curate` and `pack` synthetic images of 64 pixels. The peer of a stage is the
 same engine at the smallest size, so that the ratio shows how the cost of a row grows: the goal of 0.85 is 15% more.
 Ray is two nodes of one core on this machine; each engine must write the same bytes. Above a million rows or a hundred
 thousand images, only local2 is measured. `parts` maps 1,000 empty tasks. `orchestration` is the share of `pairmill
-run`, with running servers, that is not the work of the two stages. `exchange` (only with --only) moves as many keys
-as the last of --rows between two nodes, through a folder, through S3 and through Ray's object store. `ray-kill` (only
-with --only) kills one of two nodes in the middle of filter's exchange, and compares the digest with that of local2.
+run`, with running servers, that is not the work of the two stages.
 """
 
 import json
@@ -23,13 +21,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.cases.scale_cases import JobResult, delete_snapshots, run_job, write_raw_shards
 from benchmarks.cases.scale_job import Job
-from benchmarks.cases.scale_ray import compare_exchanges, filter_on_ray, kill_in_exchange
-from benchmarks.cases.scale_services import RayNodes, local_servers, ray_cluster, run_pairmill, s3_server
+from benchmarks.cases.scale_services import local_servers, ray_cluster, run_pairmill
 from benchmarks.inputs.rows import make_parts
 from benchmarks.measure import Row, finish, make_parser, make_printer, require_peers, run_in_process
 from dataops.home import CHECKOUT
@@ -37,7 +33,6 @@ from dataops.store import FolderStore
 from plugins.demo.build import build_demo_web
 
 PACKAGES = ("pyarrow", "polars", "prefect")
-EXCHANGE_TURNS = 2
 MANY_PAIRS, MANY_PICTURES = 1_000_000, 100_000
 ENGINE_FOR_MANY = "local2"
 FLAT = 0.85
@@ -75,21 +70,18 @@ class Scale:
 
     def __init__(self, folder: Path, engines: Sequence[str], say: Callable[[str], Any]):
         self.folder, self.engines, self.say = folder, engines, say
-        self.nodes: RayNodes | None = None
+        self.cluster: str | None = None
+        """Address of the Ray cluster."""
         self.rows: list[Row] = []
         self.costs: list[dict[str, Any]] = []
         """Costs of each stage, size and engine."""
-        self.exchanges: list[dict[str, Any]] = []
-        self.kill: dict[str, Any] = {}
-        """What the kill of a node found."""
         self.equal = True
 
     def job(self, what: str, engine: str, store: Path, **more: Any) -> Job:
         """Return a job on an engine: `local1`, `local2`, ... or `ray`."""
         more["filter_memory"] = self.filter_memory
         if engine == "ray":
-            assert self.nodes
-            return Job(str(store), what, 2, self.nodes.address, **more)
+            return Job(str(store), what, 2, self.cluster, **more)
         return Job(str(store), what, int(engine.removeprefix("local")), **more)
 
     def pairs(self, sizes: Sequence[int]) -> None:
@@ -159,40 +151,6 @@ class Scale:
         peer = self.engines[0]
         self.rows += [Row(f"parts {engine}", speed, speeds[peer], peer, "parts/s") for engine, speed in speeds.items()]
 
-    def exchange(self, rows: int) -> None:
-        """Compare exchanges through the store with those through Ray's object store, direct and with merges."""
-        assert self.nodes
-        for shape in ((rows, 16, 8, 1 << 30), (rows, 100, 90, rows * 2)):
-            found = compare_exchanges(self.nodes, self.folder, shape, EXCHANGE_TURNS, self.say)
-            self.exchanges += found
-            self.equal = self.equal and len({one["digest"] for one in found}) == 1
-            for what in ("seconds", "cpu_seconds"):
-                middle = {
-                    place: median(one[what] for one in found if one["place"] == place and not one["is_killed"])
-                    for place in ("folder", "s3", "ray")
-                }
-                for place in ("folder", "s3"):
-                    case = f"exchange {rows} {shape[1]}x{shape[2]} {place} {what}"
-                    self.rows.append(Row(case, rows / middle[place], rows / middle["ray"], "Ray's objects", "rows/s"))
-
-    def ray_kill(self, size: int) -> None:
-        """Kill a node in the middle of filter's exchange; the digest must be that of local processes."""
-        assert self.nodes
-        paths, _ = make_parts(self.folder / "pairs", size)
-        lists = tuple(map(str, paths))
-        with tempfile.TemporaryDirectory(dir=self.folder) as store:
-            for what in ("extract", "filter"):
-                self._measure(self.job(what, "local2", Path(store), rows=size, lists=lists), "local2")
-            local = self.costs[-1]
-            delete_snapshots(store, "filter")
-            with kill_in_exchange(Path(store) / "filter", self.nodes) as killed:
-                result, memory = run_in_process(filter_on_ray, store, self.nodes.address)
-        self.equal = self.equal and result.digest == local["digest"] and bool(killed)
-        self.kill = {**asdict(result), "killed_at": dict(killed), "rows": size, "tree_bytes": memory.peak}
-        self.say(f"ray-kill {size:,}: {self.kill}, local2 {local['digest']}")
-        speeds = [size / seconds for seconds in (result.seconds, local["seconds"])]
-        self.rows.append(Row(f"ray-kill {size}", *speeds, "local2", "rows/s"))
-
     def orchestration(self, size: int) -> None:
         """Measure the share of a run that is the stages' own work."""
         paths, _ = make_parts(self.folder / "pairs", size)
@@ -245,17 +203,16 @@ def main() -> int:
         scale = Scale(folder, engines, say)
         scale.filter_memory = options.filter_memory
         with ExitStack() as servers:
-            if "exchange" in only:
-                servers.enter_context(s3_server(Path(temporary) / "s3"))
             if "ray" in engines and {*only} - {"orchestration"}:
-                scale.nodes = servers.enter_context(ray_cluster())
+                scale.cluster = servers.enter_context(ray_cluster())
             _measure(scale, only, options)
         if "orchestration" in only:
             for size in _numbers(options.rows)[1:] or _numbers(options.rows):
                 scale.orchestration(size)
     packages = (*PACKAGES, *(["ray"] if "ray" in engines else []))
-    details = {"stages": scale.costs, "exchanges": scale.exchanges, "ray_kill": scale.kill}
-    return finish("scale", scale.rows, packages, equal=scale.equal, as_json=options.json, details=details)
+    return finish(
+        "scale", scale.rows, packages, equal=scale.equal, as_json=options.json, details={"stages": scale.costs}
+    )
 
 
 def _measure(scale: Scale, only: Sequence[str], options: Any) -> None:
@@ -264,10 +221,6 @@ def _measure(scale: Scale, only: Sequence[str], options: Any) -> None:
         scale.pictures(_numbers(options.pictures))
     if "parts" in only:
         scale.parts(200 if options.quick else 1000)
-    if "exchange" in only:
-        scale.exchange(_numbers(options.rows)[-1])
-    if "ray-kill" in only:
-        scale.ray_kill(_numbers(options.rows)[-1])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 It uses the snapshots of `pairmill demo` (PAIRMILL_HOME), makes those that are missing, and reuses models of earlier calls.
 All trainings share the dataset. `ours` is configs/demo.toml, `peer` configs/demo-from-scratch.toml: means over the seeds of
 the accuracy in percent, with each seed and its 99.5% interval under `runs`. --quick trains one seed for one epoch, only to
-test it. `python -m benchmarks.recipes.options` changes the recipe by one option at a time.
+test it.
 """
 
 import logging
@@ -17,17 +17,29 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bootstrap import QUICK_EMOJI, find_or_make, prepare
 from benchmarks.measure import Row, finish, make_parser
 from dataops.home import home
-from plugins.demo.command import CONFIG, FROM_SCRATCH
+from dataops.snapshot import Manifest
+from dataops.store import FolderStore
+from flows.config import RunConfig, load_config
+from plugins.demo.build import build_demo_web
+from plugins.demo.command import CONFIG, FROM_SCRATCH, demo_settings
+from plugins.demo.server import running_server
 from tasks.curate.stage import CURATE
+from tasks.download.stage import DOWNLOAD
+from tasks.engine.context import Context
+from tasks.engine.stage import Stage, make, plan, reuse
 from tasks.evaluate.stage import EVALUATE
+from tasks.extract.stage import EXTRACT
+from tasks.filter.stage import FILTER
 from tasks.pack.stage import PACK
 from tasks.train.stage import TRAIN
 from training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
+
+QUICK_EMOJI = 240
+"""Number of emoji of the site with --quick."""
 
 GOALS = {
     "twemoji-seen top1": 11,
@@ -49,6 +61,25 @@ def list_recipes(epochs: int | None) -> dict[str, TrainConfig]:
     return {name: TrainConfig.model_validate(table | changes) for name, table in tables.items()}
 
 
+def find_or_make(context: Context, stage: Stage, config: Any, seed: int, *inputs: Manifest) -> Manifest:
+    """Return the snapshot of a stage; make it if it does not exist."""
+    planned = plan(stage, config, seed, inputs)
+    return reuse(planned, context) or make(planned, context)
+
+
+def prepare(folder: Path, emoji: int | None) -> tuple[Context, RunConfig, Manifest]:
+    """Build the demo's site of all or so many emoji, and pack its pairs, as far as the folder does not hold them."""
+    web = build_demo_web(folder / "demo", limit=emoji)
+    context = Context(store=FolderStore(folder / "store"), home=folder)
+    with running_server(web.site) as server:
+        config = load_config(FROM_SCRATCH, demo_settings(web, folder, f"127.0.0.1:{server.port}"))
+        extracted = find_or_make(context, EXTRACT, config.source, 0)
+        filtered = find_or_make(context, FILTER, config.filter, 0, extracted)
+        downloaded = find_or_make(context, DOWNLOAD, config.download, 0, filtered)
+    curated = find_or_make(context, CURATE, config.curate, 0, downloaded)
+    return context, config, find_or_make(context, PACK, config.pack, 0, curated, downloaded)
+
+
 def main() -> int:
     """Train and evaluate each recipe with each seed."""
     parser = make_parser(__doc__ or "")
@@ -61,14 +92,12 @@ def main() -> int:
         folder = home()
         if options.quick:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pairmill-seeds-")))
-        loop = prepare(folder, QUICK_EMOJI if options.quick else None)
-        curated = find_or_make(loop.context, CURATE, loop.config.curate, 0, loop.download)
-        packed = find_or_make(loop.context, PACK, loop.config.pack, 0, curated, loop.download)
+        context, config, packed = prepare(folder, QUICK_EMOJI if options.quick else None)
         recipes = list_recipes(1 if options.quick else None)
         for name, recipe in recipes.items():
             for seed in seeds:
-                model = find_or_make(loop.context, TRAIN, recipe, seed, packed)
-                evaluation = find_or_make(loop.context, EVALUATE, loop.config.evaluate, seed, model, packed)
+                model = find_or_make(context, TRAIN, recipe, seed, packed)
+                evaluation = find_or_make(context, EVALUATE, config.evaluate, seed, model, packed)
                 scores = {
                     f"{task} {metric}": {key: 100 * found[key] for key in ("value", "low", "high")}
                     for task, result in evaluation.facts["metrics"].items()

@@ -1,32 +1,19 @@
-"""Start a Ray cluster on this machine, and the servers of S3, Prefect and MLflow, for benchmarks/scale.py."""
+"""Start a Ray cluster on this machine, and the servers of Prefect and MLflow, for benchmarks/scale.py."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dataops.home import CHECKOUT
-from tests.kills.seaweed import SeaweedFS
-
-BUCKET = "exchange"
-
-
-class RayNodes(NamedTuple):
-    """A Ray cluster of two nodes with one core each."""
-
-    address: str
-    kill_second: Callable[[], None]
-    """Kills the node that is not the head, with its workers and objects."""
-    add_second: Callable[[], None]
-    """Starts it again after that."""
 
 
 @contextmanager
-def ray_cluster() -> Iterator[RayNodes]:
-    """Start two nodes on loopback, each with an address of its own."""
+def ray_cluster() -> Iterator[str]:
+    """Start two nodes of one core on loopback, each with an IP address of its own; yield the address of the cluster."""
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(paths)}
     from ray.cluster_utils import Cluster
@@ -35,32 +22,11 @@ def ray_cluster() -> Iterator[RayNodes]:
     cluster = Cluster(
         initialize_head=True, head_node_args={**size, "node_ip_address": "127.0.0.2", "include_dashboard": False}
     )
-    others: list[Any] = []
-
-    def add_second() -> None:
-        others.append(cluster.add_node(**size, node_ip_address="127.0.0.3"))
-
     try:
-        add_second()
-        yield RayNodes(
-            str(cluster.address), lambda: cluster.remove_node(others.pop(), allow_graceful=False), add_second
-        )
+        cluster.add_node(**size, node_ip_address="127.0.0.3")
+        yield str(cluster.address)
     finally:
         cluster.shutdown()
-
-
-@contextmanager
-def s3_server(folder: Path) -> Iterator[None]:
-    """Run SeaweedFS with a bucket; processes that start in the block find it by their environment."""
-    folder.mkdir()
-    weed = SeaweedFS(folder)
-    weed.start()
-    try:
-        weed.create_bucket(BUCKET)
-        os.environ |= weed.environment
-        yield
-    finally:
-        weed.stop()
 
 
 @contextmanager
