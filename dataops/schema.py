@@ -116,7 +116,8 @@ MEANINGS = {
     " the row; in a crawl of a site, the number of the page. All count from 0.",
     "extracted_with": "Extractor and its version.",
     "page_language": "Language that `<html lang>` declares: a BCP 47 tag in lower case, such as `en-us`.",
-    "page_opt_out": "Opt-out directives of the page, joined by commas, such as `noai,noimageai`.",
+    "page_opt_out": "Opt-out signals of the page, joined by commas, such as `noai,noimageai`; `rsl:URL` where a licence"
+    " decides, which `download` reads.",
     "license": "URL of the licence that is declared nearest to the image, else that of `source.license`.",
     "declared_width": "Width that the page declares, in pixels.",
     "declared_height": "Height that the page declares, in pixels.",

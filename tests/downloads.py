@@ -1,7 +1,10 @@
 """Rows and pictures of small downloads, and one shard of them."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from urllib.request import install_opener
 
 import pyarrow as pa
 
@@ -17,7 +20,9 @@ from tasks.engine.stage import Plan, Work, plan
 from tests.manifests import build_manifest
 
 
-def filtered(store: FolderStore, urls: list[str], rows_a_part: int) -> Manifest:
+def filtered(
+    store: FolderStore, urls: list[str], rows_a_part: int, page_opt_out: Mapping[str, str] = MappingProxyType({})
+) -> Manifest:
     draft, parts = Draft(store, "filter", "0123456789abcdef"), []
     for start in range(0, len(urls), rows_a_part):
         some = urls[start : start + rows_a_part]
@@ -31,6 +36,7 @@ def filtered(store: FolderStore, urls: list[str], rows_a_part: int) -> Manifest:
                 "source": "pages.warc.gz",
                 "source_offset": 0,
                 "extracted_with": "test",
+                "page_opt_out": page_opt_out.get(url),
                 "language": "en",
                 "language_score": 0.5,
             }
@@ -52,16 +58,25 @@ def planned_in(store: FolderStore, server: Any, **config: Any) -> Plan:
     return plan(DOWNLOAD, settings, 0, [filtered(store, URLS, rows_a_part=45)])
 
 
-def fetched(folder: Path, urls: list[str], **options: Any) -> tuple[dict[str, str | None], dict[str, dict[str, Any]]]:
-    """Download URLs, and return the drop reason (None for a kept row) and the evidence of each, by URL."""
+def fetched(
+    folder: Path, urls: list[str], page_opt_out: Mapping[str, str] = MappingProxyType({}), **options: Any
+) -> tuple[dict[str, str | None], dict[str, dict[str, Any]]]:
+    """Download URLs, and return the drop reason (None for a kept row) and the evidence of each, by URL.
+
+    Args:
+        page_opt_out: that column of rows, by URL.
+    """
     from tasks.download import worker as fetch_shard
 
     store = FolderStore(folder / "store")
-    source, draft = filtered(store, urls, rows_a_part=len(urls)), Draft(store, "download", "polite")
+    source, draft = filtered(store, urls, len(urls), page_opt_out), Draft(store, "download", "polite")
     config = DownloadConfig(**{"image_size": 48, "timeout": 20, "max_bytes": 300_000, "threads": 16} | options)
     context = Context(store, folder, workers=1)
     hooks = start_hooks(Work(config, 0, {"filter": source}, draft, context), context)
-    fetch_shard.download_shard(draft, ShardTask(0, cut_parts(source, len(urls))[0], config, hooks=hooks))
+    try:
+        fetch_shard.download_shard(draft, ShardTask(0, cut_parts(source, len(urls))[0], config, hooks=hooks))
+    finally:
+        install_opener(None)  # the safe one is for worker processes
     kept, dropped, evidence = (
         read_table(store, draft.path(f"{part}-00000.parquet")).to_pylist() for part in ("part", "dropped", "evidence")
     )

@@ -282,6 +282,10 @@ def _rsl() -> Iterator[Case]:
     free_terms = text_file("/license.xml", terms["permits all, free"][1], Content_Type=RSL_TYPE)
     yield Case("RSL, Link header of an archived page", "asks for attribution", FORBIDS, asked, headers=link)
     yield Case("RSL, Link header of an archived page", "permits all, free", PERMITS, free_terms, headers=link)
+    element = f'<link rel="license" type="{RSL_TYPE}" href="/license.xml">'
+    yield Case("RSL, link element of a page", "asks for attribution", FORBIDS, asked, head=element)
+    yield Case("RSL, link element of a page", "permits all, free", PERMITS, free_terms, head=element)
+    yield Case("RSL, link element of a page", "terms that are missing", FORBIDS, head=element)
     for spelling in (
         "License: <http://HOST/no.xml>",
         'License: "http://HOST/no.xml"',

@@ -48,7 +48,7 @@ class ResponseHead:
     content_encoding: tuple[str, ...]
     """Codings in the order in which the server applied them."""
     opt_out: frozenset[str] = frozenset()
-    """Names of the opt-out signals in the headers."""
+    """Opt-out signals in the headers."""
 
 
 def split_response(data: bytes) -> tuple[ResponseHead, bytes]:

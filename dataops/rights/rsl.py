@@ -183,7 +183,7 @@ def find_rsl(statement: Statement) -> Iterator[Finding]:
             yield Finding(False, match[0], match[0])
     elif place == "link":
         if _is_rsl_type(value.get("type") or ""):
-            yield Finding(False, RSL_TYPE, value.get("href") or "")
+            yield Finding(False, RSL_TYPE, (value.get("href") or "").strip())
     elif name == "link":
         if found := _find_link(value):
             yield Finding(False, found, found)

@@ -211,7 +211,7 @@ def is_of_robot(name: str, content: str) -> bool:
 
 
 def find_in_metas(metas: Iterable[tuple[str, str]]) -> set[str]:
-    """Return the names of the signals in `<meta>` elements.
+    """Return the signals in `<meta>` elements: each its name, or `name:URL` where a document of terms decides.
 
     Args:
         metas: (normalised name, content) of each.
@@ -229,7 +229,7 @@ def find_in_metas(metas: Iterable[tuple[str, str]]) -> set[str]:
 
 
 def find_in_headers(fields: Iterable[tuple[str, str]]) -> set[str]:
-    """Return the names of the signals in the header fields of a page's response.
+    """Return the signals in the header fields of a page's response, as `find_in_metas` does.
 
     Args:
         fields: (name, value) of each.
@@ -243,7 +243,7 @@ def find_in_headers(fields: Iterable[tuple[str, str]]) -> set[str]:
 
 
 def find_in_elements(html: bytes, links: Iterable[Mapping[str, str | None]], url: str = "") -> set[str]:
-    """Return the names of the signals in the links and scripts of a page. Terms of a script are read, others are not.
+    """Return the signals in the links and scripts of a page, as `find_in_metas` does. Terms of a script are read.
 
     Args:
         links: attributes of the links to licences.
@@ -291,7 +291,22 @@ def find_in_image(data: bytes, kind: str) -> list[tuple[str, str]]:
 
 
 def _names(signals: Iterable[Signal], statement: Statement) -> set[str]:
-    return {signal.name for signal in signals if any(not finding.permits for finding in signal.find(statement))}
+    return {
+        f"{signal.name}:{finding.terms}" if finding.terms else signal.name
+        for signal in signals
+        for finding in signal.find(statement)
+        if not finding.permits
+    }
+
+
+def read_page_terms(column: str | None, page_url: str | None) -> list[OptOut]:
+    """Return what a page declares by documents of terms, as the column `page_opt_out` has it: `rsl:https://...`."""
+    found = ((name, terms) for name, _, terms in (one.partition(":") for one in (column or "").split(",")))
+    return [
+        OptOut(name, terms, page_url or terms, "", terms=terms)
+        for name, terms in found
+        if terms and any(signal.name == name for signal in list_signals("terms"))
+    ]
 
 
 @cache

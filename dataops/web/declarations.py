@@ -17,6 +17,8 @@ MAX_LICENSE_LEVELS = 64
 """Maximum number of levels between an image and the element with its licence."""
 MAX_LICENSE_LINKS = 1_000
 """Maximum number of licence links that are read of one page."""
+MAX_TERMS = 8
+"""Maximum number of signals of one page whose terms can decide."""
 
 _LANGUAGE = re.compile(r"[a-z]{2,8}(?:-[a-z0-9]{1,8})*")
 _LONGEST_LANGUAGE = 35  # RFC 5646, section 4.4.1
@@ -54,6 +56,26 @@ def read_meta(
 def _meta_key(name: str) -> str:
     name = normalise_key(name)
     return name if name.startswith(("og:", "twitter:")) or is_meta_read(name) else ""
+
+
+def resolve_terms(signals: Iterable[str], base: str, max_url_chars: int) -> set[str]:
+    """Return the signals of a page with the absolute URLs of their terms.
+
+    The name alone, which forbids, stands for unusable URLs and for those beyond MAX_TERMS.
+
+    Args:
+        signals: `name` or `name:reference` (dataops.rights.signals.find_in_metas).
+        base: URL that the references are relative to.
+    """
+    found: set[str] = set()
+    for signal in sorted(signals):
+        name, colon, reference = signal.partition(":")
+        try:
+            url = canonicalise_url(reference, base, max_url_chars) if colon and len(found) < MAX_TERMS else ""
+        except BadUrl:
+            url = ""
+        found.add(f"{name}:{url.replace(',', '%2C')}" if url else name)
+    return found
 
 
 def is_license_link(link: Attributes) -> bool:

@@ -14,7 +14,14 @@ from selectolax.lexbor import LexborCSSSelector, LexborDocumentOptions, LexborHT
 from dataops.reasons import Reason
 from dataops.rights.signals import find_in_elements, find_in_metas, is_meta_read, normalise_key
 from dataops.web.captions import normalise_caption
-from dataops.web.declarations import Licenses, is_license_link, parse_language, parse_shared_images, read_meta
+from dataops.web.declarations import (
+    Licenses,
+    is_license_link,
+    parse_language,
+    parse_shared_images,
+    read_meta,
+    resolve_terms,
+)
 from dataops.web.image_urls import Attributes, ImageReference, choose_reference
 from dataops.web.markup import SOUGHT_TAGS, BadPage, Markup, Reader, read_markup
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PagePair, new_pair
@@ -204,7 +211,7 @@ def extract_page_pairs(
         page_url: canonical URL of the page.
         opt_out: names of the signals by which a page forbids the use of its images: all its pairs get the reason
             `opt_out`.
-        header_signals: names of the signals in the headers of the page's response.
+        header_signals: signals in the headers of the page's response.
 
     Raises: dataops.web.markup.BadPage if the page would exhaust the parser.
     """
@@ -222,7 +229,8 @@ def extract_page_pairs(
     metas = page.metas()
     pairs = [*page.image_pairs(), *page.shared_image_pairs(metas)]
     links = [link.attributes for link in page.links]
-    found = find_in_metas(metas) | header_signals | find_in_elements(html, links, page_url)
+    found = find_in_metas(metas) | find_in_elements(html, links, page_url)
+    found = resolve_terms(found, page.base, bounds.url) | resolve_terms(header_signals, page_url, bounds.url)
     if found & opt_out:
         pairs = [pair._replace(reason=pair.reason or Reason.OPT_OUT) for pair in pairs]
     language = parse_language(page.tree.root.attributes) if page.tree.root else None

@@ -26,6 +26,7 @@ from dataops.web.declarations import (
     parse_language,
     parse_shared_images,
     read_meta,
+    resolve_terms,
 )
 from dataops.web.page_pairs import MAX_IMAGES, PageBounds, PageOrigin, PagePair, new_pair
 from dataops.web.urls import BadUrl, Resolver, canonicalise_url
@@ -210,8 +211,10 @@ def extract_wat_pairs(
         values = _objects(_load(bytes(head.links)))
         links = [_build_struct(Link, link) for link in values]
         licenses += [link for link in links if link.rel and _is_license(link.rel)]
-    found = find_in_metas(metas) | _header_signals(page.headers)
-    found |= find_in_elements(b"", [{"rel": link.rel, "type": link.type} for link in licenses])
+    found = find_in_metas(metas)
+    found |= find_in_elements(b"", [{"rel": link.rel, "type": link.type, "href": link.url} for link in licenses])
+    found = resolve_terms(found, resolver.base, bounds.url)
+    found |= resolve_terms(_header_signals(page.headers), page.url, bounds.url)
     if licenses and (license := _resolve_license(licenses, resolver)) is not None:
         rows = [row._replace(license=license) for row in rows]
     if found & opt_out:

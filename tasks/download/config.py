@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
@@ -190,6 +191,11 @@ class _DownloadTable(StageConfig):
         """What hooks took from the tables of `[source]`, by name."""
         return self._adapted
 
+    @property
+    def page_opt_out(self) -> Sequence[str]:
+        """Signals by whose terms a page forbids the use of its images: those of `filter.opt_out` and of the sources."""
+        return self._adapted.get("page_opt_out", list_defaults("filter"))
+
     def with_adapted(self, adapted: Mapping[str, object], **changes: object) -> Self:
         """Return a changed config with what a hook took from `[source]`."""
         changed = self.model_copy(update=changes)
@@ -223,7 +229,9 @@ class _DownloadTable(StageConfig):
         return self
 
     def within(self, run: Any) -> Self:
-        return self.adapt(run.source.tables)
+        sources = [getattr(source, "opt_out_directives", ()) for source in run.source.tables]
+        signals = tuple(sorted({*run.filter.opt_out, *chain.from_iterable(sources)}))
+        return self.with_adapted({"page_opt_out": signals}).adapt(run.source.tables)
 
     def adapt(self, sources: Sequence[object]) -> Self:
         """Return the config with what the hooks take from the tables of `[source]`."""

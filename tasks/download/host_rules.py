@@ -146,13 +146,14 @@ class HostRules:
                     found += declare(policy.signal, statement, file.url, _format_time(file))
         return delay, [self.resolve(one, url) for one in found]
 
-    def resolve(self, one: OptOut, url: str) -> OptOut:
+    def resolve(self, one: OptOut, url: str, *, of_page: bool = False) -> OptOut:
         """Return what the terms of a declaration say on a URL, if it names any: they are requested, once.
 
-        Terms that cannot be read reserve what they concern.
+        Terms that cannot be read reserve what they concern. Those of a page are requested whatever `download.opt_out` says,
+        because the page's signals are those of `filter.opt_out`.
         """
         signal = next((signal for signal in list_signals("terms") if signal.name == one.signal), None)
-        if not one.terms or signal is None or one.signal not in self._limits.opt_out:
+        if not one.terms or signal is None or not (of_page or one.signal in self._limits.opt_out):
             return one
         with self._lock:
             kept = self._terms.get(one.terms)

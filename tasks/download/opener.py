@@ -118,6 +118,8 @@ class SafeOpener(OpenerDirector):
         super().__init__()
         self.limits, self.client, self.rules, self.pace, self.hooks = limits, client, rules, pace, hooks
         self.evidence: dict[str, Evidence] = {}
+        self.pages: dict[str, list[OptOut]] = {}
+        """What the pages of a URL declare by documents of terms, which are read before the URL is requested."""
         self._final: dict[str, FetchError] = {}  # failures that are not retried in this round
 
     def refuse(self, urls: Iterable[str], reason: str, detail: str) -> None:
@@ -169,6 +171,13 @@ class Fetch:
         self._sent: Mapping[str, str] | None = None  # headers of the last request
 
     def run(self, url: str) -> Fetched:
+        waits_since = time.monotonic()
+        declared = [self.opener.rules.resolve(one, one.where, of_page=True) for one in self.opener.pages.get(url, ())]
+        self.deadline += time.monotonic() - waits_since
+        self._record_opt_outs(declared, drop=False)
+        for one in declared:
+            if not one.permits:
+                raise FetchError(Reason.OPT_OUT, f"{one.signal} {one.detail}, of {one.where}")
         for hook in self.opener.hooks:
             if found := hook.fetch(self, url):
                 return found

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from dataops.errors import CorruptPart, JobFailed, StorageError
 from dataops.facts import FetchedShard
 from dataops.reasons import Reason
+from dataops.rights.signals import read_page_terms
 from dataops.schema import CAPTIONS
 from dataops.shards.tar import ShardWriter, list_members
 from dataops.snapshot import Counts, Draft, Part, Record
@@ -151,6 +152,7 @@ class OrderedWriter:
 logger = logging.getLogger(__name__)
 
 SHARD_DIGITS = 5
+_OF_PAGE = ("url", "page_url", "page_opt_out")
 
 
 def download_shard(draft: Draft, task: ShardTask) -> Record:
@@ -177,6 +179,9 @@ def _download_shard(draft: Draft, task: ShardTask, decoder: GuardedProcess, hook
         opener = make_opener(task.config, Path(task.site_files or folder), task.workers, task.round, hooks)
         taken_down = rows["url"].filter(pa.array(matching_rows(rows, task.takedowns))).to_pylist()
         opener.refuse(taken_down, Reason.TAKEDOWN, "by request")
+        for url, page_url, signals in zip(*(rows[name].to_pylist() for name in _OF_PAGE), strict=True):
+            declared = [one for one in read_page_terms(signals, page_url) if one.signal in task.config.page_opt_out]
+            opener.pages.setdefault(url, []).extend(declared)
         name = f"{task.index:0{SHARD_DIGITS}d}"
         tar = folder / f"{name}.tar"
         with closing(opener), redirect_stdout(io.StringIO()) as output, redirect_stderr(output):

@@ -14,7 +14,7 @@ from dataops.snapshot import Draft, Part, Record
 from dataops.store import Store
 
 NAME = "extract"
-VERSION = 9
+VERSION = 10
 SOURCE_INDEX = f"{NAME}/by-source"
 
 

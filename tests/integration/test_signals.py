@@ -199,7 +199,11 @@ FORMS = {
     "header-signal": header_form(
         "Content-Signal", "ai-train=no, search=yes", "content-signal", "content-signal", "ai-train=no"
     ),
-    "header-rsl": replace(header_form("Link", LINKED["Link"], "rsl", "rsl", UNREAD), terms=("/rsl.xml",)),
+    "header-rsl": replace(
+        header_form("Link", LINKED["Link"], "rsl", "rsl", UNREAD),
+        page=("archived", None, "rsl:http://header-rsl.test/rsl.xml"),
+        terms=("/rsl.xml",),
+    ),
     "header-tdm": header_form(
         "TDM-Reservation", "1", "", "tdm-reservation", "1", page=("archived", None, "tdm-reservation")
     ),
@@ -296,7 +300,7 @@ FORMS = {
     "meta-noimageindex": page_form('<meta name="robots" content="noimageindex">', "noimageindex"),
     "meta-agent": page_form('<meta name="GPTBot" content="noai">', "noai"),
     "meta-tdm": page_form('<meta name="tdm-reservation" content="1">', "tdm-reservation", None),
-    "link-rsl": page_form(f'<link rel="license" type="{RSL}" href="/rsl.xml">', "rsl"),
+    "link-rsl": page_form(f'<link rel="license" type="{RSL}" href="/rsl.xml">', "rsl:http://link-rsl.test/rsl.xml", None),
     "script-rsl": page_form(f'<script type="{RSL}"><rsl></rsl></script>', "rsl"),
     # Status 402, never paid
     "price": price_form("crawler-price: USD 0.01", {"crawler-price": "USD 0.01"}),
@@ -383,8 +387,7 @@ def test_pages_of_a_crawl_have_the_expected_rows_and_no_forbidden_request(web: W
             assert index[url(name)]["detail"].partition(",")[0] == " ".join(form.image[1]).partition(",")[0]
 
 
-def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_path: Path, monkeypatch: Any):
-    monkeypatch.setattr("urllib.request._opener", None)
+def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_path: Path):
     urls = [url(name, "1.png") for name in FORMS]
     reasons, evidence = fetched(tmp_path, urls, connect_to=web.connect_to(), host_rate=0)
     files = sorted(["/robots.txt", TDM, AI])
@@ -407,6 +410,44 @@ def test_images_have_the_expected_rows_and_no_forbidden_request(web: Web, tmp_pa
         assert all(one["where"].startswith(url(name)) and one["when"] for one in row["opt_out"]), name
         is_marked = name in ("iptc", "c2pa")
         assert (row["bytes"] is not None) == (form.image[0] is None or is_marked), name  # else no body was read
+
+
+def test_terms_that_a_page_names_decide_on_its_images(tmp_path: Path):
+    """`extract` writes the address of the terms into page_opt_out, and whoever permits training freely is used."""
+    terms = {
+        "free": FREE_TERMS,
+        "paid": PAID_TERMS,
+        "other-path": FREE_TERMS.replace(b'"/"', b'"/private/"'),
+        "broken": b"<rsl>",
+    }
+    sites = {f"{name}.test": {"/l.xml": text, "/robots.txt": b""} for name, text in terms.items()}
+    sites["closed.test"] = {"/l.xml": FREE_TERMS, "/robots.txt": b"User-agent: *\nDisallow: /"}
+    sites["images.test"] = {f"/{name}.png": IMAGE for name in (*terms, "closed", "missing", "both", "odd", "none")}
+    column = {f"{name}": f"noindex,rsl:http://{name}.test/l.xml" for name in (*terms, "closed")}
+    column["missing"] = "rsl:http://free.test/missing.xml"
+    column["both"] = "rsl:http://free.test/l.xml,rsl:http://paid.test/l.xml"
+    column["odd"] = "rsl:urn:x,other:http://paid.test/l.xml"
+    urls = {name: f"http://images.test/{name}.png" for name in (*column, "none")}
+    pages = {urls[name]: value for name, value in column.items()}
+    answers: dict[str, dict[str, Answer]] = {
+        host: {path: (200, {"Content-Type": "image/png" if path.endswith("png") else RSL}, body)
+               for path, body in files.items()}
+        for host, files in sites.items()
+    }  # fmt: skip
+    with served(answers) as web:
+        reasons, evidence = fetched(
+            tmp_path, [*urls.values()], pages, connect_to=web.connect_to(), host_rate=0, opt_out=("noai",)
+        )
+        paths = web.paths()
+    assert {name for name, url in urls.items() if reasons[url] is None} == {"free", "none"}
+    assert {reasons[url] for url in urls.values()} == {None, "opt_out"}
+    assert sorted(path for path in paths["images.test"] if path.endswith("png")) == ["/free.png", "/none.png"]
+    assert "/l.xml" not in paths["closed.test"]
+    assert sorted(path for path in paths["free.test"] if path != "/robots.txt") == ["/l.xml", "/missing.xml"]
+    [permission] = evidence[urls["free"]]["permissions"]
+    assert permission["signal"] == "rsl"
+    assert "free of charge" in permission["detail"]
+    assert evidence[urls["paid"]]["opt_out"][0]["detail"].startswith("payment crawl")
 
 
 def test_only_the_configured_signals_drop_images(web: Web, tmp_path: Path):

@@ -70,7 +70,7 @@ def page_rows(page_url, html, headers, opt_out):
         if text_of(link, "path") != "IMG@/src" and "license" in text_of(link, "rel").lower().split():
             found, reason = resolve(text_of(link, "url"), base)
             if text_of(link, "type").partition(";")[0].strip().lower() == "application/rsl+xml":
-                rsl.add("rsl")
+                rsl.add("rsl" if reason else f"rsl:{found}".replace(",", "%2C"))
             if reason is None:
                 licenses.add(found)
     license = licenses.pop() if len(licenses) == 1 else None
@@ -79,7 +79,10 @@ def page_rows(page_url, html, headers, opt_out):
     for name, value in headers.items() if isinstance(headers, dict) else ():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):
-                directives |= find_in_headers([(name.lower(), text)])
+                for found in find_in_headers([(name.lower(), text)]):
+                    signal, _, terms = found.partition(":")
+                    terms, reason = resolve(terms, page_url) if terms else ("", "none")
+                    directives.add(signal if reason else f"{signal}:{terms}".replace(",", "%2C"))
     language = parse_language({"lang": next((content for name, content in metas if name == "HTML@/lang"), None)})
 
     found_rows = []

@@ -215,9 +215,18 @@ def test_extract_wat_pairs_has_the_declarations_of_the_page():
     [
         ({"Metas": [{"name": "Content-Usage", "content": "train-ai=n"}]}, {}, "content-usage"),
         ({"Metas": [{"http-equiv": "content-signal", "content": "ai-train=no"}]}, {}, "content-signal"),
-        ({"Link": [{"rel": "license", "type": "application/rsl+xml", "url": "/l.xml"}]}, {}, "rsl"),
+        (
+            {"Link": [{"rel": "license", "type": "application/rsl+xml", "url": "/l.xml"}]},
+            {},
+            "rsl:https://site.example/l.xml",
+        ),
+        ({"Link": [{"rel": "license", "type": "application/rsl+xml"}]}, {}, "rsl"),
         ({}, {"Content-Usage": "train-ai=n", "content-signal": "ai-train=no"}, "content-signal,content-usage"),
-        ({}, {"Link": ["</a>; rel=x", '</l.xml>; rel="license"; type="application/rsl+xml"']}, "rsl"),
+        (
+            {},
+            {"Link": ["</a>; rel=x", '</l.xml>; rel="license"; type="application/rsl+xml"']},
+            "rsl:https://site.example/l.xml",
+        ),
         ({"Metas": [{"name": "content-usage", "content": "train-ai=y"}]}, {"Content-Signal": "search=no"}, None),
         ({"Link": [{"rel": "license", "type": "text/html", "url": "/l.xml"}]}, {}, None),
     ],

@@ -132,6 +132,8 @@ def test_caption_rules_drop_captions_without_content_or_with_personal_data(capti
         ({}, {"page_opt_out": "content-usage,noindex"}, "opt_out"),
         ({}, {"page_opt_out": "content-signal"}, "opt_out"),
         ({}, {"page_opt_out": "rsl"}, "opt_out"),
+        ({}, {"page_opt_out": "noindex,rsl:https://a.example/l.xml"}, None),
+        ({}, {"page_opt_out": "rsl,rsl:https://a.example/l.xml"}, "opt_out"),
         ({"opt_out": ["rsl"]}, {"page_opt_out": "content-signal"}, None),
         ({"opt_out": ["noindex"]}, {"page_opt_out": "noai,noindex"}, "opt_out"),
         ({"allow_licenses": ["https://creativecommons.org/licenses/by/"]}, {}, "license"),
