@@ -18,6 +18,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import Element, ParseError, XMLParser
@@ -28,6 +29,8 @@ from dataops.rights.signals import PADDING, Agents, Finding, Signal, Statement, 
 RSL_TYPE = "application/rsl+xml"
 MAX_CONTENTS = 1_000
 """Maximum number of `<content>` elements of a licence; one with more reserves all."""
+MAX_LINKS = 8
+"""Maximum number of licences that one header names; all of them must permit, and more reserve."""
 _TRAINING = frozenset({"all", "ai-all", "ai-train", "train-ai"})
 # Matches one link with its parameters, up to the next one.
 _LINK = re.compile(r"<([^<>]{1,4096})>([^<]{0,4096})")
@@ -185,8 +188,10 @@ def find_rsl(statement: Statement) -> Iterator[Finding]:
         if _is_rsl_type(value.get("type") or ""):
             yield Finding(False, RSL_TYPE, (value.get("href") or "").strip())
     elif name == "link":
-        if found := _find_link(value):
-            yield Finding(False, found, found)
+        links = list(islice(_find_links(value), MAX_LINKS + 1))
+        yield from (Finding(False, link, link) for link in links[:MAX_LINKS])
+        if len(links) > MAX_LINKS:
+            yield Finding(False, f"more than {MAX_LINKS} licences")
     elif name == "www-authenticate":
         if challenge := _find_challenge(value):
             yield Finding(False, challenge)
@@ -198,12 +203,11 @@ def _is_rsl_type(media_type: str) -> bool:
     return media_type.partition(";")[0].strip().lower() == RSL_TYPE
 
 
-def _find_link(header: str) -> str | None:
+def _find_links(header: str) -> Iterator[str]:
     for match in _LINK.finditer(header):
         rels = (value for found in _REL.findall(match[2]) for value in found)
         if _TYPE.search(match[2]) and any("license" in rel.lower().split() for rel in rels):
-            return match[1].strip()
-    return None
+            yield match[1].strip()
 
 
 def _find_challenge(header: str) -> str | None:

@@ -262,7 +262,8 @@ def find_in_elements(html: bytes, links: Iterable[Mapping[str, str | None]], url
 
 
 def find_header_opt_outs(headers: Message, agents: Agents, where: str, when: str) -> Iterator[OptOut]:
-    """Yield what the headers of a response declare: for each signal and field the first prohibition, else a permission.
+    """Yield what the headers of a response declare: for each signal and field the terms that decide, and of what else it
+    says the first prohibition, or a permission.
 
     Args:
         where: URL of the response.
@@ -274,9 +275,10 @@ def find_header_opt_outs(headers: Message, agents: Agents, where: str, when: str
     for signal in list_signals("header"):
         for name in signal.reads["header"]:
             statements = (Statement("header", name, value, agents) for value in fields.get(name, ()))
-            found = [one for statement in statements for one in declare(signal, statement, where, when)]
-            if found:
-                yield min(found, key=lambda one: one.permits)
+            found = dict.fromkeys(one for statement in statements for one in declare(signal, statement, where, when))
+            yield from (one for one in found if one.terms)
+            if decided := [one for one in found if not one.terms]:
+                yield min(decided, key=lambda one: one.permits)
 
 
 def find_in_image(data: bytes, kind: str) -> list[tuple[str, str]]:

@@ -107,12 +107,19 @@ def test_find_header_opt_outs_returns_each_kind_of_declaration_once() -> None:
         ("WWW-Authenticate", 'License error="invalid_token"'),
         ("www-authenticate", "License"),
         ("Link", '</l.xml>; rel="license"; type="application/rsl+xml"'),
+        ("Link", "</l.xml>; rel=license; type=application/rsl+xml, </2>;rel=license;type=application/rsl+xml"),
         ("Content-Type", "application/rsl+xml"),
     ):
         headers[name] = value
     found = [(one.signal, one.detail) for one in find_header_opt_outs(headers, Agents("pairmill"), "u", "now")]
-    details = ("/l.xml", 'License error="invalid_token"', "application/rsl+xml")
+    details = ("/l.xml", "/2", 'License error="invalid_token"', "application/rsl+xml")
     assert found == [("rsl", detail) for detail in details]
+
+
+def test_licences_of_a_header_are_bounded() -> None:
+    header = ", ".join(f'</{number}>; rel=license; type="application/rsl+xml"' for number in range(10))
+    found = [one.detail for one in declare(RSL, Statement("header", "link", header), "", "")]
+    assert found == [*(f"/{number}" for number in range(8)), "more than 8 licences"]
 
 
 def judge(content: str, url: str = "http://a.test/img/1.png") -> tuple[bool, str]:
