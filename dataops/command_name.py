@@ -64,7 +64,7 @@ def find_command_name(command_line: Sequence[str], script: str) -> str:
     if "-m" in command_line:
         module = command_line.index("-m") + 1
         return shlex.join([_shorten(command_line[0]), *command_line[1 : module + 1]])
-    found = shutil.which(NAME)
+    found = _which(NAME)
     if found is not None and _is_same(found, script):
         return NAME
     if Path(script).suffix == ".py":
@@ -74,12 +74,18 @@ def find_command_name(command_line: Sequence[str], script: str) -> str:
 
 def _shorten(path: str) -> str:
     """Return a path below the working directory, or of a program on PATH, as short as a user would type it."""
-    if (found := shutil.which(os.path.basename(path))) is not None and found == path:  # noqa: PTH119
+    if (found := _which(os.path.basename(path))) is not None and found == path:  # noqa: PTH119
         return Path(path).name
     folder = Path.cwd()
     if Path(path).is_absolute() and Path(path).is_relative_to(folder):
         return str(Path(path).relative_to(folder))
     return path
+
+
+def _which(name: str) -> str | None:
+    """Return a program on the user's PATH; `uvx` and `uv run` put a folder before it, for their child alone."""
+    paths = os.environ.get("PATH", "").split(os.pathsep)
+    return shutil.which(name, path=os.pathsep.join(paths[1:] if "UV" in os.environ else paths))
 
 
 def _is_same(found: str, script: str) -> bool:

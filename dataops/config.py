@@ -1,11 +1,68 @@
-"""The base of every stage's config table and the tables in the type of a key."""
+"""The base of every stage's config table, the type of paths in a config, and the tables in the type of a key."""
 
+import os
+import re
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Self, get_args
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    PrivateAttr,
+    SerializationInfo,
+    ValidationInfo,
+)
 
 from dataops.errors import ConfigError
+from dataops.home import project_folder, recorded_base
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|hf-hub:")  # s3://bucket, models:/name/3
+RECORDED = {"recorded": True}
+"""Context in which `model_dump` returns paths as records and keys have them: see `recorded_path`."""
+
+
+def absolute_path(text: str, folder: Path | None = None) -> str:
+    """Return a path of a config in a folder as an absolute one; without a folder, that of a run record.
+
+    Those of a record start at `recorded_base`. `..` is not resolved, so that `recorded_path` can tell what was written
+    relative. URIs and empty texts stay as they are.
+    """
+    if not text or _URI.match(text):
+        return text
+    text = os.path.expanduser(text)  # noqa: PTH111  a pathlib.Path has no trailing slash
+    return (
+        text if text.startswith("/") else f"{folder or recorded_base() or project_folder()}/{text.removeprefix('./')}"
+    )
+
+
+def recorded_path(path: str | Path) -> str:
+    """Return a path relative to the folder of the home if it lies there or was written so: the same in a moved project."""
+    return str(path).removeprefix(f"{base}/") if (base := recorded_base()) else str(path)
+
+
+def _write_path(path: str | Path, info: SerializationInfo) -> str:
+    return recorded_path(path) if info.context == RECORDED else str(path)
+
+
+def resolve_path(path: Any, info: ValidationInfo) -> Any:
+    """Return a string or a Path of a config as an absolute one, by the folder in the context of the validation."""
+    return type(path)(absolute_path(str(path), (info.context or {}).get("folder")))
+
+
+PATH = AfterValidator(resolve_path), PlainSerializer(_write_path, when_used="json")
+ConfigPath = Annotated[str, *PATH]
+"""A file, folder or glob of this machine, or a URI."""
+
+
+def _resolve_file(name: str, info: ValidationInfo) -> str:
+    return resolve_path(name, info) if "/" in name or name.endswith(".json") else name
+
+
+NameOrPath = Annotated[str, AfterValidator(_resolve_file), PATH[1]]
+"""A name that has no slash, or the path of a JSON file."""
 
 
 class StageConfig(BaseModel):
@@ -27,7 +84,7 @@ class StageConfig(BaseModel):
         fields = type(self).model_fields
         defaults = {name: fields[name].get_default(call_default_factory=True) for name in self.plugin_fields}
         unused = {name for name, default in defaults.items() if getattr(self, name) == default} | self.execution_fields
-        values = self.model_dump(mode="json", exclude=set(unused))
+        values = self.model_dump(mode="json", exclude=set(unused), context=RECORDED)
         values |= {name: table.key_config() for name, table in self._tables() if name in values}
         if used := dict(found for name, found in sorted(self.plugin_fields.items()) if name not in unused):
             values["plugins"] = used

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
-from urllib.parse import urlsplit
 
 from dataops.errors import ConfigError
 
@@ -68,11 +67,14 @@ def project_folder() -> Path:
     return here
 
 
-def resolve_in_project(uri: str) -> str:
-    """Return the URI of a store, so that a relative folder is the same one in each folder of a project."""
-    folder = project_folder()
-    relative = uri.strip() and not urlsplit(uri).scheme and not Path(uri).expanduser().is_absolute()
-    return str(folder / uri) if relative and folder != Path.cwd() else uri
+def recorded_base() -> Path | None:
+    """Return the folder that the relative paths of run records start at: that in which the home is.
+
+    None if the home is not `.pairmill` in a folder, so that records have absolute paths.
+    """
+    folder = home()
+    is_beside = "PAIRMILL_HOME" in os.environ or folder.parent == project_folder()
+    return folder.parent if folder.name == HOME_NAME and is_beside else None
 
 
 def _folders_upwards(here: Path) -> Iterator[Path]:

@@ -9,12 +9,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from dataops import redaction as secrets
-from dataops.config import StageConfig, problems_of
+from dataops.config import PATH, RECORDED, StageConfig, problems_of, resolve_path
 from dataops.errors import ConfigError
-from dataops.home import home, resolve_in_project
+from dataops.home import HOME_NAME, home, project_folder
 from dataops.plugins import extend, find
 from dataops.redaction import redact
 from dataops.regular_files import read_text
@@ -49,14 +58,21 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_DEFAULT_STORE = f"{HOME_NAME}/store"
+
+
+def _resolve_store(uri: str, info: ValidationInfo) -> str:
+    return str(project_folder() / uri) if uri == _DEFAULT_STORE else resolve_path(uri, info)
+
+
 class StoreConfig(_Table):
     """The `[store]` table: where snapshots are stored."""
 
-    uri: Annotated[str, AfterValidator(resolve_in_project)] = Field(
-        default=".pairmill/store", min_length=1, validate_default=True
+    uri: Annotated[str, AfterValidator(_resolve_store), PATH[1]] = Field(
+        default=_DEFAULT_STORE, min_length=1, validate_default=True
     )
-    """A folder, or s3://bucket/prefix. A relative folder starts at the project's folder: the nearest one upwards that has
-    a `.pairmill`, else the current folder."""
+    """A folder, or s3://bucket/prefix. The default starts at the project's folder, wherever the config lies: the nearest
+    folder upwards from the current one that has a `.pairmill`, else the current folder."""
 
     def problems(self, *, writes: bool = True) -> list[str]:
         """Return why the store is not writable; without `writes`, as far as reading it shows.
@@ -152,8 +168,8 @@ class RunConfig(_Table):
         return table.within(self) if isinstance(table, StageConfig) else table
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the config as JSON values, with the keys of the TOML file."""
-        return self.model_dump(mode="json", by_alias=True)
+        """Return the config as JSON values, with the keys of the TOML file and the paths of a run record."""
+        return self.model_dump(mode="json", by_alias=True, context=RECORDED)
 
 
 def config_name(path: Path) -> str:
@@ -179,7 +195,12 @@ def load_config(
     Raises: ConfigError that lists all problems.
     """
     values, origins = read_config(path, settings)
-    return check_config(values, str(path), until=until, writes=writes, origins=origins)
+    return check_config(values, str(path), folder=folder_of(path), until=until, writes=writes, origins=origins)
+
+
+def folder_of(config: Path) -> Path:
+    """Return the folder of a config file, at which its relative paths start."""
+    return config.parent.resolve()
 
 
 def read_config(path: Path, settings: Iterable[str] = ()) -> tuple[dict[str, Any], Callable[[], dict[str, str]]]:
@@ -211,6 +232,7 @@ def check_config(
     values: Mapping[str, object],
     where: str,
     *,
+    folder: Path | None = None,
     sources: bool = True,
     until: str | None = None,
     writes: bool = True,
@@ -220,6 +242,7 @@ def check_config(
 
     Args:
         where: the config's file or run, for messages.
+        folder: the folder of the file; None for a run record (dataops.home.recorded_base).
         sources: False on a machine that reads a run's dataset from the store: it needs no source files, and downloads
             nothing.
         until: the last stage that will run; by default all stages run.
@@ -232,21 +255,21 @@ def check_config(
     problems = secret_problems(values)
     if problems:  # no further checks: their messages might repeat the secret
         raise ConfigError(format_problems(where, problems, origins()))
-    config, problems = validate_values(values)
-    problems += _problems_outside(values, config, sources=sources, until=until, writes=writes)
+    config, problems = validate_values(values, folder)
+    problems += _problems_outside(values, config, folder, sources=sources, until=until, writes=writes)
     if problems or config is None:
         raise ConfigError(format_problems(where, problems, origins()))
     return config
 
 
-def validate_values(values: Mapping[str, object]) -> tuple[RunConfig | None, list[str]]:
-    """Validate the keys and the values of a config, without the files and services that they name.
+def validate_values(values: Mapping[str, object], folder: Path | None = None) -> tuple[RunConfig | None, list[str]]:
+    """Validate the keys and the values of a config in a folder, without the files and services that they name.
 
     Returns: the config, or None if it is not valid; and the problems, a line each.
     """
     config, problems = None, []
     try:
-        config = RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values, context={"folder": folder})
     except ValidationError as error:
         problems = describe_problems(error.errors(), RunConfig)
     reported = {problem.partition(": ")[0] for problem in problems}
@@ -271,7 +294,13 @@ def secret_problems(values: object, path: str = "") -> list[str]:
 
 
 def _problems_outside(
-    values: Mapping[str, Any], config: RunConfig | None, *, sources: bool, until: str | None, writes: bool
+    values: Mapping[str, Any],
+    config: RunConfig | None,
+    folder: Path | None,
+    *,
+    sources: bool,
+    until: str | None,
+    writes: bool,
 ) -> list[str]:
     """Return the problems of the files and services that the tables name, without those of stages that will not run.
 
@@ -283,10 +312,10 @@ def _problems_outside(
         if config is not None:
             table, wrong = config.source if name == "source" else config.stage_config(name), set[str]()
         elif name == "source" and isinstance(values.get("source"), list) and len(values["source"]) > 1:
-            return None, find_source_problems(values["source"])
+            return None, find_source_problems(values["source"], folder)
         else:
             adapter: TypeAdapter[Any] = TypeAdapter(types[name])
-            table, wrong = validate_rest(adapter, values.get(RunConfig.model_fields[name].alias or name, {}))
+            table, wrong = validate_rest(adapter, values.get(RunConfig.model_fields[name].alias or name, {}), folder)
             source = values.get("source")
             sources = source if isinstance(source, list) else [source]
             if name == "download" and not any(map(_requests_images, sources)):

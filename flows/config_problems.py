@@ -64,11 +64,11 @@ def name_sources(lines: Iterable[str], tables: object) -> list[str]:
     return [name_source_path(line, tables) for line in lines]
 
 
-def find_source_problems(tables: Sequence[object]) -> list[str]:
+def find_source_problems(tables: Sequence[object], folder: Path | None) -> list[str]:
     """Return the problems of the files that several sources name, one of which may not be valid."""
     found: list[str] = []
     for name, values in zip(name_tables(tables), tables, strict=True):
-        table, wrong = validate_rest(TypeAdapter(SourceConfig), values)
+        table, wrong = validate_rest(TypeAdapter(SourceConfig), values, folder)
         lines = table.problems() if table is not None else []
         found += [f"{name}.{line}" for line in lines if line.partition(":")[0].partition(".")[0] not in wrong]
     return found
@@ -88,12 +88,16 @@ def find_signer_problems(tables: Mapping[str, Any], read_download: Callable[[], 
     return [f"download.{line}" for line in signing.find_signer_problems(download)] if is_used else []
 
 
-def validate_rest(adapter: TypeAdapter[Any], values: object) -> tuple[Any, set[str]]:
-    """Return a table without its wrong keys, and these keys; None if it is not valid without them either."""
+def validate_rest(adapter: TypeAdapter[Any], values: object, folder: Path | None) -> tuple[Any, set[str]]:
+    """Return a table without its wrong keys, and these keys; None if it is not valid without them either.
+
+    Args:
+        folder: that of the config; None for a run record.
+    """
     wrong: set[str] = set()
     for _ in range(2):
         try:
-            return adapter.validate_python(values), wrong
+            return adapter.validate_python(values, context={"folder": folder}), wrong
         except ValidationError as error:
             if not isinstance(values, Mapping):
                 break

@@ -81,7 +81,7 @@ METRICS = {
     "held-out": {
         "kind": "retrieval",
         "n": 50,
-        "metrics": {"image_to_text_R@1": {"value": 0.1, "low": 0.03, "high": 0.2, "chance": 0.02, "n": 50}},
+        "metrics": {"image_to_text_R_at_1": {"value": 0.1, "low": 0.03, "high": 0.2, "chance": 0.02, "n": 50}},
     },
 }
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dataops import plugins
-from dataops.config import StageConfig, problems_of
+from dataops.config import ConfigPath, NameOrPath, StageConfig, problems_of
 from dataops.process import count_cores
 from dataops.schema import CaptionKind
 from training.hooks import CHOICES, KINDS, Extension, check_choice, used_hooks
@@ -104,7 +104,7 @@ class TrainTable(StageConfig):
     placement_fields: ClassVar[frozenset[str]] = frozenset({"device", "threads", "nproc", "nnodes", "sharding"})
     """Fields that change only the last bits of sums: a job resumes from a checkpoint made with other values."""
 
-    model: str = "ViT-B-32"
+    model: NameOrPath = "ViT-B-32"
     """A name in configs/models/, or the path of such a JSON file."""
     image_size: Annotated[int, Field(ge=8, le=16_384)] | None = None
     """Side of the input, in pixels, in place of the model's own: to train at 112 first, and to finish at 224 with `init`.
@@ -179,11 +179,11 @@ class TrainTable(StageConfig):
     it runs code: set it only on a network of their own (docs/operate/scale.md)."""
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """How often several machines resume from the last checkpoint after one of them left or joined."""
-    vocabulary: str = "captions"
+    vocabulary: NameOrPath = "captions"
     """captions: learnt from them; clip: the 49,408 tokens of OpenAI's models; or the path of a tokenizer.json."""
     vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE)] = 8192
     """Maximum size of a vocabulary that is learnt from the captions."""
-    init: str | None = None
+    init: ConfigPath | None = None
     """Initial weights: a file or folder of ours, OpenAI's or open_clip's, or hf-hub:owner/name; None: random ones."""
     init_towers: Literal["both", "image"] = "both"
     """image: the text tower starts at random, for another vocabulary or language."""

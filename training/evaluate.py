@@ -42,7 +42,7 @@ from training.job import FAILURE, RanksJob, resolve_device, run_command, run_pro
 from training.model.load import digest_model, load_any
 
 METRICS = "metrics.json"
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 """Version of the results, raised when the same checkpoint and data give another result: older results are not reused."""
 
 logger = logging.getLogger(__name__)

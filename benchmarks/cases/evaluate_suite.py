@@ -262,6 +262,6 @@ def pair_metrics(ours: dict[str, Any], peer: dict[str, Any]) -> dict[str, tuple[
         else:
             theirs = peer[f"{name} zeroshot_retrieval"]
             ways = {"image_to_text": "text_retrieval_recall", "text_to_image": "image_retrieval_recall"}
-            names = {f"{way}_R@{k}": f"{theirs_way}@{k}" for way, theirs_way in ways.items() for k in (1, 5, 10)}
+            names = {f"{way}_R_at_{k}": f"{theirs_way}@{k}" for way, theirs_way in ways.items() for k in (1, 5, 10)}
         pairs |= {f"{name}/{metric}": (mine[metric], theirs[other]) for metric, other in names.items()}
     return pairs

@@ -24,7 +24,7 @@ def read_queries(path: Path) -> list[str]:
         check_regular(path)
         queries = pl.read_parquet(path, columns=["query"], use_statistics=False)["query"]
     except FileNotFoundError:
-        problem = f"is not a file (current folder: {Path.cwd()})"
+        problem = "is not a file"
     except (OSError, pl.exceptions.PolarsError) as error:
         problem = f"cannot be read: {str(error).splitlines()[0]}"
     else:

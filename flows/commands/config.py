@@ -15,7 +15,7 @@ from dataops.errors import ConfigError
 from dataops.toml_text import format_key, format_value
 from flows.commands.options import Json, Settings
 from flows.commands.output import console, print_json, text
-from flows.config import RunConfig, read_config, secret_problems, validate_values
+from flows.config import RunConfig, folder_of, read_config, secret_problems, validate_values
 from flows.config_problems import format_problems
 from flows.config_schema import config_schema
 from tasks.extract.config import Sources
@@ -101,7 +101,7 @@ def resolve_config(path: Path, settings: Sequence[str]) -> tuple[RunConfig, list
     problems = secret_problems(values)
     config = None
     if not problems:
-        config, problems = validate_values(values)
+        config, problems = validate_values(values, folder_of(path))
     origins = find_origins()
     if config is None:
         raise ConfigError(format_problems(str(path), problems, origins))

@@ -42,7 +42,7 @@ _CONFIG = """#:schema ./{schema}
 #   pairmill run config.toml                  everything
 #   pairmill config show config.toml          all keys with their values
 #
-# Relative paths start at the folder in which you type the command: change to this folder first.
+# Relative paths start at the folder of this file.
 name = {name}
 
 [store]
@@ -276,7 +276,7 @@ def init(folder: Path, kind: str | None, data: str | None, contact: str | None, 
         SUITE_FILE: suite_text(answers),
         SCHEMA_FILE: json.dumps(config_schema(), indent=2, ensure_ascii=False) + "\n",
     }
-    if problems := validate_values(parse_toml(texts[CONFIG_FILE]))[1]:
+    if problems := validate_values(parse_toml(texts[CONFIG_FILE]), folder)[1]:
         raise ConfigError("\n".join(["these answers give no valid config:", *(f"  {line}" for line in problems)]))
     try:
         written = _write(folder, texts, asks=asks)

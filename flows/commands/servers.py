@@ -49,7 +49,7 @@ def deploy(
     """Create or update the schedule, triggers, limits and notifications of a config in Prefect.
 
     Args:
-        config: TOML file. Relative paths in it start at the current folder, for the scheduled runs too.
+        config: TOML file, which the scheduled runs read too.
     """
     from flows.deployment import deploy as deployment
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
+from dataops.config import ConfigPath, absolute_path
 from dataops.facts import DownloadFacts
 from dataops.schema import DropReason
 from dataops.snapshot import Draft, Input
@@ -65,7 +66,7 @@ class ArchivedImages(FetchHook):
 class OriginalsConfig(BaseModel):
     """Keys of the folder of originals."""
 
-    originals: str | None = None
+    originals: ConfigPath | None = None
     """Folder of the images as fetched. A later run with the same folder fetches only images that have changed, by ETag
     and Last-Modified, and takes the others from the folder, with any `image_size`. The folder must be new, empty, or made
     by an earlier run, since files in it are deleted."""
@@ -91,7 +92,7 @@ class KeptOriginals(FetchHook):
             _open(work.config.originals).shrink(work.config.originals_bytes)
 
     def list_copies(self, table: Mapping[str, Any]) -> list[str]:
-        folder = table.get("originals")
+        folder = absolute_path(table.get("originals") or "")
         return [folder] if folder and Path(folder).is_dir() else []
 
     def erase(self, folder: str, urls: Sequence[str], targets: Sequence[Target]) -> int:

@@ -11,6 +11,7 @@ from dataops.archives.http_body import BadBody, decode_body, split_response
 from dataops.archives.members import Damage
 from dataops.archives.records import read_records
 from dataops.archives.warc import RecordFields
+from dataops.config import absolute_path
 from dataops.errors import ConfigError, PairmillError
 from dataops.regular_files import open_regular
 from dataops.snapshot import Manifest
@@ -69,7 +70,7 @@ class SourceFiles:
                     yield from self._list_table(table)
 
     def _list_table(self, table: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-        patterns: Sequence[str] = [one for one in table.get("paths") or () if "://" not in one]
+        patterns: Sequence[str] = [absolute_path(one) for one in table.get("paths") or () if "://" not in one]
         prefix = f"{table['name']}/" if table.get("name") else ""
         for file in find_files(patterns)[0]:
             if isinstance(file, LocalFile):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from dataops.config import ConfigPath
 from training.hooks import TrainingHook
 from training.model_config import FrozenModel
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class CurvesConfig(FrozenModel):
     """Settings of the curves."""
 
-    tensorboard: Annotated[str, Field(min_length=1)] | None = None
+    tensorboard: Annotated[ConfigPath, Field(min_length=1)] | None = None
     """Folder for TensorBoard's event files of the curves, in a subfolder for each snapshot; needs `pip install
     'pairmill[tensorboard]'`."""
     wandb: Annotated[str, Field(pattern=r"^([\w.-]+/)?[\w.-]+$")] | None = None

@@ -61,10 +61,8 @@ def demo(
     command = [sys.executable, "-m", "plugins.demo.server", "--directory", str(web.site), "--port", "{port}"]
     site = services.ensure_service(f"{name}-site", command, health_path="/healthz", env={}, port=None)
     site_address = str(site.url).removeprefix("http://").rstrip("/")
-    template = FROM_SCRATCH if from_scratch else CONFIG
     config = home / f"{name}{'-from-scratch' if from_scratch else ''}.toml"
-    own = [*demo_settings(web, home, site_address), *(QUICK if quick else ())]
-    config.write_text(_NOTE + apply_settings(template.read_text("utf-8"), own), "utf-8")
+    write_config(config, FROM_SCRATCH if from_scratch else CONFIG, web, site_address, QUICK if quick else ())
     record = create_run(load_config(config, set_), home)
     code = run_record(record.run_id, as_json=json)
     if code == 0 and not json:
@@ -95,21 +93,27 @@ def apply_settings(config: str, settings: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def demo_settings(web: DemoWeb, home: Path, site_address: str) -> list[str]:
-    """Return the settings of configs/demo.toml that depend on this machine, for `load_config`.
+def write_config(config: Path, template: Path, web: DemoWeb, site_address: str, settings: Sequence[str] = ()) -> Path:
+    """Write a config of the demo, with what depends on this machine, and return it.
+
+    It names nothing outside its folder, which may be moved: the suite is copied beside the data.
 
     Args:
-        home: folder of the store.
+        config: a file in the folder of the store and of the web.
         site_address: HOST:PORT that serves the site.
     """
-    return [
-        f"store.uri={_quote(str(home / 'store'))}",
-        f"source.paths={_quote([str(path) for path in web.warcs])}",
-        f"filter.balance.queries={_quote(str(web.queries))}",
+    home, suite = config.parent, web.suite_root.parent / "suite.toml"
+    suite.write_bytes((CONFIG.parent / "suites" / "demo.toml").read_bytes())
+    own = [
+        'store.uri="store"',
+        f"source.paths={_quote([str(path.relative_to(home)) for path in web.warcs])}",
+        f"filter.balance.queries={_quote(str(web.queries.relative_to(home)))}",
         f'download.connect_to={{"{web.host}" = "{site_address}"}}',
-        f"evaluate.suite={_quote(str(CONFIG.parent / 'suites' / 'demo.toml'))}",
-        f"evaluate.data={_quote(str(web.suite_root))}",
+        f"evaluate.suite={_quote(str(suite.relative_to(home)))}",
+        f"evaluate.data={_quote(str(web.suite_root.relative_to(home)))}",
     ]
+    config.write_text(_NOTE + apply_settings(template.read_text("utf-8"), [*own, *settings]), "utf-8")
+    return config
 
 
 def _quote(value: str | list[str]) -> str:

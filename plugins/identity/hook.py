@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from dataops.config import ConfigPath
 from dataops.plugins import require
 from tasks.web.signing import Sign, Signer
 
@@ -37,9 +38,9 @@ class IdentityConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    key_file: str = Field(min_length=1)
+    key_file: ConfigPath = Field(min_length=1)
     """File of the private key, which `pairmill identity create` makes. Each process reads it by this path, on each
-    machine that downloads. A relative path starts at the current folder."""
+    machine that downloads."""
     signature_agent: str
     """URL of the host of your key directory: https:// and a host name. Sites fetch its
     `/.well-known/http-message-signatures-directory`."""
@@ -49,11 +50,6 @@ class IdentityConfig(BaseModel):
     agent_form: AgentForm = "dictionary"
     """Form of the header Signature-Agent. dictionary is that of the IETF's working group. string is that of the drafts
     before October 2025, which Cloudflare verifies."""
-
-    @field_validator("key_file")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        return str(Path(value).expanduser().absolute())
 
     @field_validator("signature_agent")
     @classmethod

@@ -211,7 +211,7 @@ def open_folder(uri: str) -> Folder:
     path = Path(uri).expanduser()
     if not path.is_dir():
         what = "is a file, not a folder" if path.exists() else "is not a folder"
-        raise ConfigError(f"{uri!r} {what} (looked in {Path.cwd()})")
+        raise ConfigError(f"{uri!r} {what}")
     return LocalFolder(str(path.resolve()))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dataops.config import problems_of
+from dataops.config import ConfigPath, problems_of
 from dataops.errors import ConfigError, PairmillError
 from dataops.schema import DropReason
 from dataops.snapshot import Input
@@ -83,8 +83,8 @@ class FolderSource(OwnImages):
 
     kind: Literal["folder"] = "folder"
     """Images in a folder and the folders below it, with their captions in files or in a list."""
-    folder: str = Field(min_length=1)
-    """The folder, relative to the current folder, or `s3://bucket/prefix`. The caption of `cats/1.jpg` is in `cats/1.txt`,
+    folder: ConfigPath = Field(min_length=1)
+    """The folder, or `s3://bucket/prefix`. The caption of `cats/1.jpg` is in `cats/1.txt`,
     or in `cats/1.json` as `caption` or `captions`. Names that begin with a dot are left out, and links that lead out of
     the folder are not followed."""
     captions: str | None = None
@@ -322,8 +322,8 @@ class HuggingFaceSource(OwnImages):
 
     kind: Literal["huggingface"] = "huggingface"
     """A dataset in Parquet with a column of images, as the datasets library writes it, in a folder, a bucket or the Hub."""
-    paths: list[str] = Field(min_length=1)
-    """Parquet files or globs, relative to the current folder; `s3://bucket/key` with the same wildcards; or
+    paths: list[ConfigPath] = Field(min_length=1)
+    """Parquet files or globs; `s3://bucket/key` with the same wildcards; or
     `hf://datasets/OWNER/NAME`, all Parquet files of a dataset of the Hub, also with a revision and a pattern:
     `hf://datasets/OWNER/NAME@main/data/train-*.parquet`. HF_TOKEN and HF_ENDPOINT hold."""
     image_column: str | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from dataops.config import ConfigPath
 from dataops.snapshot import Input
 from training.hooks import TrainingHook
 from training.losses.loss import LossStep
@@ -33,7 +34,7 @@ class DistillConfig(FrozenModel):
     Its features of all pairs are computed once, before the first step, and kept.
     """
 
-    model: Annotated[str, Field(min_length=1)]
+    model: Annotated[ConfigPath, Field(min_length=1)]
     """Folder or file of a model, or a registered one (models:/NAME/VERSION)."""
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the distillation in the loss; the contrastive loss has the rest."""

@@ -1,10 +1,12 @@
 """Define the scores of CLIP models: `clip_score` and `aesthetic`."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pyarrow as pa
 from pydantic import Field
 
+from dataops.config import PATH, ConfigPath
 from dataops.errors import ConfigError
 from dataops.schema import Column
 from plugins.scores.scorers import find_clip_scorer, find_model_problems
@@ -14,7 +16,7 @@ from tasks.curate.score import Score, ScoreConfig, Scorer
 class ClipScoreConfig(ScoreConfig):
     """`[curate.scores.clip_score]`: how well image and caption match."""
 
-    model: str = Field(min_length=1)
+    model: ConfigPath = Field(min_length=1)
     """A CLIP model: a registered version (`models:/name/3`, `models:/name@champion`), the folder of one of our models or of
     an open_clip checkpoint, or OpenAI's file."""
 
@@ -22,9 +24,9 @@ class ClipScoreConfig(ScoreConfig):
 class AestheticConfig(ScoreConfig):
     """`[curate.scores.aesthetic]`: your own linear head over the image features of a CLIP model."""
 
-    model: str = Field(min_length=1)
+    model: ConfigPath = Field(min_length=1)
     """The CLIP model that the head was trained on; see clip_score."""
-    head: Path
+    head: Annotated[Path, *PATH]
     """Safetensors file with `weight` (D,) or (1, D) and `bias` (1,)."""
 
 

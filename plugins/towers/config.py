@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from dataops.config import ConfigPath
 from training.backbones import find_backbone
 from training.model_config import FrozenModel, NonNegative
 
@@ -27,7 +28,7 @@ class PretrainedConfig(FrozenModel):
 
     package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """Installed Python package that ships the weights. None of its code is run."""
-    path: Annotated[str, Field(min_length=1)] | None = None
+    path: Annotated[ConfigPath, Field(min_length=1)] | None = None
     """File or folder of the weights, in place of a package."""
     file: Annotated[str, Field(min_length=1)] | None = None
     """Name of the weights inside the package or folder; needed if there are several."""

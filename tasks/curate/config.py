@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from dataops import plugins
-from dataops.config import SourceOrder, problems_of
+from dataops.config import ConfigPath, SourceOrder, problems_of
 from dataops.errors import ConfigError
 from tasks.curate.step import list_steps
 from tasks.files.base import SourceFile
@@ -28,9 +28,9 @@ class OverlapThresholds(BaseModel):
 class OverlapConfig(OverlapThresholds):
     """`[curate.overlap]`: training images that are copies of evaluation images."""
 
-    paths: Annotated[tuple[str, ...], Field(min_length=1)]
+    paths: Annotated[tuple[ConfigPath, ...], Field(min_length=1)]
     """Evaluation sets: folders of images, tar shards, or globs of either; local or s3://bucket/…. The column
-    `evaluation_set` has each name exactly as it is written here."""
+    `evaluation_set` has each as it is written in a config in the project's folder."""
     action: Literal["mark", "drop"] = "drop"
     """drop: the rows are dropped as `evaluation_overlap`. mark: they are kept, with the sets' names in the column
     `evaluation_overlap`."""

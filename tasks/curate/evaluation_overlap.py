@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dataops.config import recorded_path
 from dataops.digest import canonical_json, text_sha256
 from dataops.errors import ConfigError, UnusableSource
 from dataops.images import decode as images
@@ -106,7 +107,7 @@ def digest_images(kind: str, paths: Sequence[str]) -> list[Input]:
     inputs = []
     for path in paths:
         listed = [[file.name, file.digest()] for file in find_evaluation_files(path)]  # names are a column of MATCHES
-        inputs.append(Input(stage=kind, key=path, digest=text_sha256(canonical_json(listed))))
+        inputs.append(Input(stage=kind, key=recorded_path(path), digest=text_sha256(canonical_json(listed))))
     return inputs
 
 
@@ -147,7 +148,7 @@ def _index_tasks(config: OverlapConfig) -> list[IndexTask]:
         tars = [[file] for file in files if file.name.endswith(".tar")]
         others = [file for file in files if not file.name.endswith(".tar")]
         for batch in [*tars, *(others[start : start + _FILES] for start in range(0, len(others), _FILES))]:
-            tasks.append(IndexTask(len(tasks), path, tuple(batch)))
+            tasks.append(IndexTask(len(tasks), recorded_path(path), tuple(batch)))
     return tasks
 
 

@@ -1,11 +1,11 @@
 """The `[evaluate]` table."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dataops.config import StageConfig, problems_of
+from dataops.config import PATH, StageConfig, problems_of
 from dataops.errors import ConfigError
 from training.evaluation.suite import Suite, load_suite
 
@@ -16,10 +16,10 @@ class EvaluateConfig(StageConfig):
     # The suite's digest is an input of the stage: the folder of its files does not change the result.
     execution_fields: ClassVar[frozenset[str]] = frozenset({"suite", "data", "device", "nproc"})
 
-    suite: Path | None = None
+    suite: Annotated[Path, *PATH] | None = None
     """TOML file with the list of tasks: your evaluation sets. Without it nothing is evaluated, and the registered version
     is a candidate."""
-    data: Path | None = None
+    data: Annotated[Path, *PATH] | None = None
     """Folder of the tasks' relative roots; by default the folder of the suite file."""
     batch_size: int = Field(default=256, ge=1)
     """Number of images that are encoded at a time."""

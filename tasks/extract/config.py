@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Self, Union
 
-from pydantic import BaseModel, Field, GetPydanticSchema
+from pydantic import BaseModel, Field, GetPydanticSchema, SerializationInfo
 from pydantic_core import core_schema
 
 from dataops.config import StageConfig
@@ -92,9 +92,9 @@ def name_source_path(text: str, tables: object) -> str:
     return re.sub(r"(?<![\w.])source\.(\d+)(?![\w-])", lambda m: f"source{''.join(names[int(m[1]) :][:1])}", text)
 
 
-def _write_tables(config: Source | Sources) -> Any:
+def _write_tables(config: Source | Sources, info: SerializationInfo) -> Any:
     """Return the sources as they are in the config."""
-    tables = [table.model_dump(mode="json") for table in config.tables]
+    tables = [table.model_dump(mode="json", context=info.context) for table in config.tables]
     return tables if isinstance(config, Sources) else tables[0]
 
 
@@ -102,7 +102,9 @@ def _source_schema(_: Any, handler: Any) -> core_schema.CoreSchema:
     one = Annotated[AnySource, Field(discriminator="kind")]
     several = handler(Annotated[tuple[one, ...], Field(max_length=MAX_SOURCES)])
     return core_schema.no_info_wrap_validator_function(
-        _read_tables, several, serialization=core_schema.plain_serializer_function_ser_schema(_write_tables)
+        _read_tables,
+        several,
+        serialization=core_schema.plain_serializer_function_ser_schema(_write_tables, info_arg=True),
     )
 
 

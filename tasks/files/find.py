@@ -67,8 +67,7 @@ def find_files(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
             continue
         if not files:
             what = "matches no file" if glob.has_magic(pattern) else "is not a file"
-            looked = "" if pattern.startswith("s3://") else f" (looked in {Path.cwd()})"
-            wrong.append(f"paths: {pattern!r} {what}{looked}")
+            wrong.append(f"paths: {pattern!r} {what}")
         for where, file in files:
             found.setdefault(where, file)
     names: dict[str, str] = {}
@@ -85,8 +84,8 @@ def find_files(patterns: Sequence[str]) -> tuple[list[SourceFile], list[str]]:
 def _local_files(pattern: str) -> list[tuple[str, LocalFile]]:
     """Return (absolute path, file) for the files that a pattern names."""
     folder = _fixed_folder(pattern)
-    paths = [p for p in map(Path, sorted(glob.glob(pattern, recursive=True))) if p.is_file()]  # noqa: PTH207
-    files = [LocalFile(path.relative_to(folder).as_posix(), path.resolve()) for path in paths]
+    names = sorted(glob.glob(str(Path(pattern).relative_to(folder)), root_dir=folder, recursive=True))  # noqa: PTH207
+    files = [LocalFile(Path(name).as_posix(), (folder / name).resolve()) for name in names if (folder / name).is_file()]
     return [(str(file.path), file) for file in files]
 
 
@@ -110,7 +109,10 @@ def file_inputs(files: Sequence[SourceFile]) -> list[Input]:
 
 
 def _fixed_folder(pattern: str) -> Path:
-    """Return the leading folders of a pattern that have no wildcard."""
-    folders = Path(pattern).parts[:-1]
-    fixed = next((i for i, part in enumerate(folders) if glob.has_magic(part)), len(folders))
-    return Path(*folders[:fixed])
+    """Return the leading folders of a pattern that have no wildcard, or whose names have brackets as they are written."""
+    folder = Path()
+    for part in Path(pattern).parts[:-1]:
+        if glob.has_magic(part) and not (folder / part).is_dir():
+            break
+        folder /= part
+    return folder

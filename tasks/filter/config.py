@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dataops.config import SourceOrder, StageConfig, problems_of
+from dataops.config import ConfigPath, SourceOrder, StageConfig, problems_of
 from dataops.language.profiles import check_profiles
 from dataops.plugins import extend, find
 from dataops.text.duplicates import DEDUPE_STEPS, Dedupe
@@ -18,7 +18,7 @@ from tasks.lists.opt_outs import find_problems
 class BalanceConfig(StageConfig):
     """`[filter.balance]`: keep the captions of rare queries, and sample those of frequent ones (CLIP, section 2.2)."""
 
-    queries: str = Field(min_length=1)
+    queries: ConfigPath = Field(min_length=1)
     """Path of the list of queries: a Parquet file that `pairmill queries build` makes."""
     max_per_query: int = Field(default=20_000, ge=1)
     """Expected number of pairs that a query samples, where more pairs match it (t in MetaCLIP)."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
+from dataops.config import PATH
 from dataops.errors import ConfigError, SourceError, explain_unreadable
 from dataops.reasons import Reason
 from dataops.redaction import redact
@@ -67,7 +68,7 @@ def check_location(location: str) -> str:
 
 
 Lists = dict[
-    Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")], Annotated[str, AfterValidator(check_location)]
+    Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")], Annotated[str, *PATH, AfterValidator(check_location)]
 ]
 """The location of each list by its name, which rows, alerts and manifests have."""
 

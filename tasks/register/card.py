@@ -511,7 +511,7 @@ def list_limits(
 
 
 def _is_chance(row: Mapping[str, Any]) -> bool:
-    if row["metric"] not in ("top1", "image_to_text_R@1") or None in (row["low"], row["chance"]):
+    if row["metric"] not in ("top1", "image_to_text_R_at_1") or None in (row["low"], row["chance"]):
         return False
     return row["low"] <= row["chance"]
 

@@ -23,6 +23,7 @@ from dataops.formatting import format_quantity
 from dataops.snapshot import Manifest, find_manifest, read_table
 from dataops.store import Store
 from tasks.register.config import NO_GATE, NOT_EVALUATED, describe_gate
+from training.evaluation.measures import current_name
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -119,7 +120,7 @@ def check_floors(floors: Mapping[str, float], rows: Sequence[Mapping[str, Any]])
     Raises: ConfigError if a floor names a metric that the suite does not have.
     """
     values = {row["key"]: row["value"] for row in rows}
-    keys = {floor: floor.replace("@", "_at_") for floor in floors}
+    keys = {floor: current_name(floor) for floor in floors}
     unknown = sorted(floor for floor, key in keys.items() if key not in values)
     if unknown:
         raise ConfigError(

@@ -120,7 +120,7 @@ class Registration:
         """The few metrics that lists of runs show, by name: the number of pairs, and the main metric of each task."""
         values = {row["key"]: row["value"] for row in self.rows}
         main = [  # evaluations of earlier versions name no main metric
-            f"{task}/{result.get('main_metric') or next(iter(result['metrics']))}".replace("@", "_at_")
+            f"{task}/{result.get('main_metric') or next(iter(result['metrics']))}"
             for task, result in self.metrics.items()
         ]
         found = {key: values[key] for key in main if values.get(key) is not None}
@@ -428,4 +428,4 @@ def _list_results(registration: Registration) -> Iterator[tuple[str, str, float 
     for task, result in registration.metrics.items():
         if row := result.get("contamination"):
             yield task, f"{task}/overlap_with_training", row["overlap"] / row["n"]
-            yield task, f"{task}/clean_{row['metric'].replace('@', '_at_')}", row["clean"]
+            yield task, f"{task}/clean_{row['metric']}", row["clean"]

@@ -39,7 +39,7 @@ def compare(first: pa.Table, second: pa.Table) -> dict[str, dict[str, Any]]:
     if first["key"].to_pylist() != second["key"].to_pylist():
         raise ContractError("the two models were not measured on the same images in the same order")
     scores = score_images(first), score_images(second)
-    weights = {"text_to_image_R@1": count_captions(first)} if "captions" in first.column_names else {}
+    weights = {"text_to_image_R_at_1": count_captions(first)} if "captions" in first.column_names else {}
     equal = np.ones(first.num_rows)
     return {name: _compare_scores(scores[0][name], scores[1][name], weights.get(name, equal)) for name in scores[0]}
 
@@ -57,7 +57,7 @@ def score_images(predictions: pa.Table) -> dict[str, np.ndarray]:
         ranks = predictions["text_to_image_ranks"].to_pylist()
         to_image = [float(np.mean([rank == 1 for rank in row])) if row else 0.0 for row in ranks]
         to_text = [float(rank == 1) for rank in predictions["image_to_text_rank"].to_pylist()]
-        return {"image_to_text_R@1": np.array(to_text), "text_to_image_R@1": np.array(to_image)}
+        return {"image_to_text_R_at_1": np.array(to_text), "text_to_image_R_at_1": np.array(to_image)}
     return {"top1": np.array([float(rank == 1) for rank in predictions["rank"].to_pylist()])}
 
 

@@ -53,7 +53,7 @@ def group_by_task(matches: pa.Table) -> dict[str, set[str]]:
 def contamination(predictions: Mapping[str, pa.Table], matches: Mapping[str, set[str]]) -> list[dict[str, Any]]:
     """Compute accuracy over All, Clean and Overlap of each task that ranks one image at a time.
 
-    Returns: task, metric (top1; for retrieval image_to_text_R@1: whether one image is right), n, overlap (number of
+    Returns: task, metric (top1; for retrieval image_to_text_R_at_1: whether one image is right), n, overlap (number of
         images), all, clean, overlap_accuracy, overlap_low, overlap_high, inflation (All - Clean), p_value, significant
         (p < 0.05), significant_corrected (p < 0.05 over the number of tested sets), unknown_members (matched, but not
         in the set). A value that is undefined (no overlap, nothing clean) is None.

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from training.evaluation.measures import current_name
+
 CONFIDENCE = 0.995
 """Confidence of all intervals, as in the paper's tables. Source: Radford et al. 2021, appendix A.3 and section 5."""
 RESAMPLES = 2000
@@ -73,14 +75,14 @@ def expected_recall(k: int, right: Iterable[int], gallery: int) -> float:
 def flatten_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Flatten metrics.json to rows for a table or a tracker, in the order of the file.
 
-    Returns: task, metric, key (`<task>/<metric>` in the characters that MLflow takes: `@` becomes `_at_`), value, low,
-        high, chance, n. low and high are None where no valid interval is known.
+    Returns: task, metric, key (`<task>/<metric>`), value, low, high, chance, n. low and high are None where no valid
+        interval is known.
     """
     return [
         {
             "task": task,
-            "metric": metric,
-            "key": f"{task}/{metric}".replace("@", "_at_"),
+            "metric": (name := current_name(metric)),
+            "key": f"{task}/{name}",
             **{name: record.get(name) for name in ("value", "low", "high", "chance")},
             "n": record.get("n", result["n"]),
         }

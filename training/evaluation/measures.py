@@ -10,6 +10,11 @@ from pkgutil import resolve_name
 from typing import Any
 
 
+def current_name(metric: str) -> str:
+    """Return the name of a metric, also of release 0.2, which wrote R@1: MLflow takes no @ in a name."""
+    return metric.replace("@", "_at_")
+
+
 @dataclass(frozen=True)
 class Measure:
     """The evaluation of one kind of task."""
@@ -49,4 +54,4 @@ CLASSIFICATION = Measure(
     ("top1", "top5", "mean_per_class", "macro_f1", "roc_auc", "worst_group_top1", "worst_group_top5"),
     "training.evaluation.zero_shot:classify",
 )
-RETRIEVAL = Measure(("mean_R@1",), "training.evaluation.retrieval:retrieve", ("loaded", "encoded", "threads"))
+RETRIEVAL = Measure(("mean_R_at_1",), "training.evaluation.retrieval:retrieve", ("loaded", "encoded", "threads"))

@@ -86,7 +86,7 @@ def retrieve(
     CLIP_benchmark count it; a caption that is word for word another image's too is right only for
     its own image. Queries of or for an unreadable image are wrong. Captions of one image are not
     independent, so the interval of text_to_image is a little too narrow where images have several.
-    mean_R@1 is the mean of both ways, as DataComp reports it.
+    mean_R_at_1 is the mean of both ways, as DataComp reports it.
 
     Returns: the task's entry of metrics.json and its predictions.
     Source: CLIP_benchmark, clip_benchmark/metrics/zeroshot_retrieval.py.
@@ -135,12 +135,12 @@ def _result(rows: list[dict[str, Any]], captions: list[str]) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for k in RECALL_AT:
         hits = sum(rank <= k for rank in to_text)
-        metrics[f"image_to_text_R@{k}"] = proportion_record(hits, images, expected_recall(k, right, len(captions)))
+        metrics[f"image_to_text_R_at_{k}"] = proportion_record(hits, images, expected_recall(k, right, len(captions)))
     for k in RECALL_AT:
         hits = sum(rank <= k for rank in to_image)
-        metrics[f"text_to_image_R@{k}"] = proportion_record(hits, len(captions), min(1.0, k / images))
-    both = [float(metrics[f"{way}_R@1"][name] or 0) for name in ("value", "chance") for way in WAYS]
-    metrics["mean_R@1"] = {"value": sum(both[:2]) / 2, "low": None, "high": None, "chance": sum(both[2:]) / 2}
+        metrics[f"text_to_image_R_at_{k}"] = proportion_record(hits, len(captions), min(1.0, k / images))
+    both = [float(metrics[f"{way}_R_at_1"][name] or 0) for name in ("value", "chance") for way in WAYS]
+    metrics["mean_R_at_1"] = {"value": sum(both[:2]) / 2, "low": None, "high": None, "chance": sum(both[2:]) / 2}
     return {
         "kind": "retrieval",
         "n": images,

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dataops import plugins
 from dataops.digest import file_sha256
 from dataops.errors import ConfigError
-from training.evaluation.measures import Measure
+from training.evaluation.measures import Measure, current_name
 from training.evaluation.sets import EvalSet, Kind
 from training.model_config import FrozenModel
 
@@ -61,8 +61,8 @@ class Task(FrozenModel):
     """Source for `pairmill datasets fetch`: a dataset repository of the Hub, or torchvision/CLASS."""
     missing: str = ""
     """Reason why the set is not available. Such a task is never run, and always listed."""
-    metric: str | None = None
-    """Metric that stands for the set in averages; None: the kind's own (top1, mean_average_precision, mean_R@1)."""
+    metric: Annotated[str, AfterValidator(current_name)] | None = None
+    """Metric that stands for the set in averages; None: the kind's own (top1, mean_average_precision, mean_R_at_1)."""
     classes: int | None = Field(default=None, ge=2)
     """Number of classes that the set must have."""
     samples: int | None = Field(default=None, ge=1)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from dataops.config import StageConfig, problems_of
+from dataops.config import ConfigPath, StageConfig, problems_of
 from dataops.facts import Facts
 from dataops.schema import Column, DropReason
 from dataops.snapshot import Input
@@ -48,11 +48,11 @@ class ClustersConfig(StageConfig):
 
     execution_fields: ClassVar[frozenset[str]] = frozenset({"model", "targets", "device"})
 
-    model: str = Field(min_length=1)
+    model: ConfigPath = Field(min_length=1)
     """A CLIP model, as of [curate.scores.clip_score]; its features are stored like scores."""
     count: int = Field(default=1000, ge=1, le=1_000_000)
     """Number of clusters."""
-    targets: tuple[str, ...] = ()
+    targets: tuple[ConfigPath, ...] = ()
     """Images of what the model is for: folders of images, tar shards, or globs of either; local or s3://bucket/….
     Clusters that are the nearest one of none of them are dropped, as off_target. Empty: no cluster is dropped."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

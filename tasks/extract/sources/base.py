@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from dataops.config import StageConfig
+from dataops.config import ConfigPath, StageConfig
 from dataops.facts import SourceFacts
 from dataops.rights.signals import list_defaults
 from dataops.rules.pages import PageSignal
@@ -245,10 +245,9 @@ class Source(StageConfig, ABC):
 class FilesSource(Source):
     """A source of files in folders or buckets."""
 
-    paths: list[str] = Field(min_length=1)
-    """Files or globs (`**` for any depth), relative to the current folder, or `s3://bucket/key` with the same wildcards.
-    The column `source` has the path of a file below the part of the pattern without wildcards, so that it is the same on
-    all machines."""
+    paths: list[ConfigPath] = Field(min_length=1)
+    """Files or globs (`**` for any depth), or `s3://bucket/key` with the same wildcards. The column `source` has the
+    path of a file below the part of the pattern without wildcards, so that it is the same on all machines."""
 
     # The key covers the digests and names of the files, not the patterns that found them.
     execution_fields: ClassVar[frozenset[str]] = frozenset({"paths"})

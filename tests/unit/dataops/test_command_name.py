@@ -23,6 +23,9 @@ def test_command_on_path_is_named_without_its_folder(installed: Path, monkeypatc
     script = str(installed / "pairmill")
     monkeypatch.setenv("PATH", str(installed))
     assert find_command_name([str(installed / "python"), script, "runs"], script) == "pairmill"
+    monkeypatch.setenv("UV", "/usr/bin/uv")  # `uvx` put it there, for this process alone
+    assert find_command_name([str(installed / "python"), script, "runs"], script) == ".venv/bin/pairmill"
+    monkeypatch.delenv("UV")
     other = installed.parent / "other folder"
     other.mkdir()
     shutil.copy(script, other / "pairmill")

@@ -88,7 +88,7 @@ def test_eval_compares_two_models_writes_a_page_and_reuses_results(workspace, ca
     assert out["average"]["missing"] == {"never": "nobody <s>has</s> it"}
     values = [
         out["metrics"]["digits"]["metrics"]["top1"]["value"],
-        out["metrics"]["captions"]["metrics"]["mean_R@1"]["value"],
+        out["metrics"]["captions"]["metrics"]["mean_R_at_1"]["value"],
     ]
     assert out["average"]["value"] == pytest.approx(sum(values) / 2)
     assert out["comparison"]["digits"]["top1"]["verdict"] in ("better", "worse", "not distinguishable")

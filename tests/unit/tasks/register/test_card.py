@@ -223,7 +223,7 @@ def test_card_and_tags_name_the_weights_of_others() -> None:
 RESULTS = [
     {"task": "digits", "metric": "top1", "value": 0.25},
     {"task": "digits", "metric": "top5", "value": 0.5},
-    {"task": "flickr <b>", "metric": "image_to_text_R@1", "value": 0.125},
+    {"task": "flickr <b>", "metric": "image_to_text_R_at_1", "value": 0.125},
 ]
 
 
@@ -241,7 +241,7 @@ def test_hub_reads_results_data_and_licence() -> None:
     assert results == {
         ("digits", "zero-shot-image-classification", "top1"): 0.25,
         ("digits", "zero-shot-image-classification", "top5"): 0.5,
-        ("flickr -b", "image-text-retrieval", "image_to_text_R@1"): 0.125,
+        ("flickr -b", "image-text-retrieval", "image_to_text_R_at_1"): 0.125,
     }
 
 

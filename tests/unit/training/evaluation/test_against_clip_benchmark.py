@@ -179,11 +179,11 @@ def test_retrieval_equals_clip_benchmark(tmp_path, both, digits):
     for k in (1, 5, 10):
         image_found = (scores.topk(k, dim=1).indices == of[:, None]).any(dim=1)
         text_found = (of[scores.T.topk(k, dim=1).indices] == torch.arange(len(captions))[:, None]).any(dim=1)
-        assert found[f"text_to_image_R@{k}"] == float(image_found.double().mean())
-        assert found[f"image_to_text_R@{k}"] == float(text_found.double().mean())
+        assert found[f"text_to_image_R_at_{k}"] == float(image_found.double().mean())
+        assert found[f"image_to_text_R_at_{k}"] == float(text_found.double().mean())
     peer = clip_benchmark("zeroshot_retrieval")
     batches = loader(images, captions, stack=list)
     expected = peer.evaluate(theirs, batches, tokenize, "cpu", amp=False, recall_k_list=[1, 5, 10])
     for k in (1, 5, 10):
-        assert found[f"text_to_image_R@{k}"] == pytest.approx(expected[f"image_retrieval_recall@{k}"])
-        assert found[f"image_to_text_R@{k}"] == pytest.approx(expected[f"text_retrieval_recall@{k}"])
+        assert found[f"text_to_image_R_at_{k}"] == pytest.approx(expected[f"image_retrieval_recall@{k}"])
+        assert found[f"image_to_text_R_at_{k}"] == pytest.approx(expected[f"text_retrieval_recall@{k}"])

@@ -28,9 +28,9 @@ def test_retrieval_both_ways():
         {"key": keys, "image_to_text_rank": [2] * 39 + [None], "text_to_image_ranks": [[2, 2]] * 39 + [None]}
     )
     found = compare(first, second)
-    assert found["image_to_text_R@1"]["verdict"] == found["text_to_image_R@1"]["verdict"] == "better"
-    assert found["text_to_image_R@1"]["first"] == pytest.approx(0.75)
-    assert found["text_to_image_R@1"]["p_value"] is None
+    assert found["image_to_text_R_at_1"]["verdict"] == found["text_to_image_R_at_1"]["verdict"] == "better"
+    assert found["text_to_image_R_at_1"]["first"] == pytest.approx(0.75)
+    assert found["text_to_image_R_at_1"]["p_value"] is None
 
 
 def test_text_to_image_recall_is_the_share_of_all_captions_as_in_the_metrics():
@@ -38,7 +38,7 @@ def test_text_to_image_recall_is_the_share_of_all_captions_as_in_the_metrics():
     table = {"key": ["a", "b"], "captions": [["a"], list("bcde")], "image_to_text_rank": [1, 1]}
     first = pa.table({**table, "text_to_image_ranks": [[1], [1, 2, 2, 2]]})
     second = pa.table({**table, "text_to_image_ranks": [[2], None]})
-    found = compare(first, second)["text_to_image_R@1"]
+    found = compare(first, second)["text_to_image_R_at_1"]
     assert (found["first"], found["second"]) == (pytest.approx(0.4), 0)
     assert found["difference"] == pytest.approx(0.4)
     assert found["low"] == pytest.approx(0.25)  # both draws are the second image
