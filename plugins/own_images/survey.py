@@ -53,19 +53,19 @@ def survey_folder(kind: type[Any], data: str) -> Survey:
         files = open_folder(data).list().files
         if len(named) == 1 and not any(ending(path) in ("txt", "json") for path in files):
             keys["captions"] = named[0]
-    return _survey(kind(**keys), keys)
+    return _survey(kind, keys)
 
 
 def survey_shards(kind: type[Any], data: str) -> Survey:
     """Look into shards. Raises: ConfigError, SourceError."""
     paths = [_glob(data, "*.tar")]
-    return _survey(kind(paths=paths), {"paths": paths})
+    return _survey(kind, {"paths": paths})
 
 
 def survey_dataset(kind: type[Any], data: str) -> Survey:
     """Look into a dataset in Parquet. Raises: ConfigError, SourceError."""
     paths = [data if data.startswith("hf://") else _glob(data, "*.parquet")]
-    return _survey(kind(paths=paths), {"paths": paths})
+    return _survey(kind, {"paths": paths})
 
 
 def _glob(data: str, pattern: str) -> str:
@@ -76,7 +76,8 @@ def _glob(data: str, pattern: str) -> str:
     return str(path / pattern) if any(path.glob(pattern)) else str(path / "**" / pattern)
 
 
-def _survey(source: "OwnImages", keys: Mapping[str, object]) -> Survey:
+def _survey(kind: "type[OwnImages]", keys: Mapping[str, object]) -> Survey:
+    source = kind.model_validate(keys, context={"folder": Path.cwd()})  # the paths were typed here
     if problems := source.problems():
         raise ConfigError("\n".join(f"source.{line}" for line in problems))
     rows, files, read = RowCollector(), source.source_files(), 0
