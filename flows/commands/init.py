@@ -30,8 +30,8 @@ from tasks.extract.sources.base import Source, Survey, Template
 
 SCHEMA_FILE, CONFIG_FILE, SUITE_FILE = "config.schema.json", "config.toml", "suite.toml"
 _CONTACT = re.compile(r"https?://[^\s/]\S*|mailto:[^\s@]+@[^\s@]+")
-DIGITS = "evaluation/digits"
-"""Folder of the evaluation set that a new project gets."""
+DIGITS, HELD_OUT = "evaluation/digits", "evaluation/own"
+"""Folders of the evaluation sets of which a new project gets one: the second if there are images to hold out."""
 CONTACT = "https://example.org/about-our-crawler"
 """Contact of a config until its owner sets one."""
 _CONFIG = """#:schema ./{schema}
@@ -60,7 +60,7 @@ image_size = {image_size:<16}   # pixels of the smaller side
 {hosts}
 [curate]
 min_side = {min_side:<18}   # pixels of an image's smaller side
-
+{overlap}
 [pack]
 shard_size = 10000
 
@@ -72,7 +72,7 @@ suite = "{suite}"           # without it nothing is evaluated
 
 [register]
 model_name = {name}
-# floors = {{ "digits/top1" = 0.12 }}   # below it, a version does not become the champion
+# floors = {{ {floor} }}   # below it, a version does not become the champion
 
 [execution]
 # workers = 8                  # default: one per core
@@ -87,23 +87,33 @@ _FITTED = """# For {pairs:,} pairs: {steps:,} steps, {rate}.
 model = {model}
 epochs = {epochs}
 batch_size = {batch_size}"""
+_OVERLAP = f"""
+[curate.overlap]               # images of the evaluation, and their copies, are not trained on
+paths = ["{HELD_OUT}"]
+"""
 _SUITE = """# What the model is measured on. None of these images may be trained on: the evaluation searches for them.
 name = {name}
 
 [[task]]
-name = "digits"
-kind = "classification"        # classification, multilabel, retrieval or association
-root = "{digits}"    # relative to this file
-split = "test"
-description = "scikit-learn's load_digits: 1,797 scans of handwritten digits"
+{task}
 
 # Your own set is a folder with the images of each class in a folder of its name:
 # birds/test/blue tit/1.jpg, birds/test/robin/2.jpg, ...
 # [[task]]
 # name = "birds"
-# kind = "classification"
-# root = "birds"
+# kind = "classification"      # classification, multilabel, retrieval or association
+# root = "birds"               # relative to this file
 """
+_DIGITS_TASK = f"""name = "digits"
+kind = "classification"
+root = "{DIGITS}"
+split = "test"
+description = "scikit-learn's load_digits: 1,797 scans of handwritten digits\""""
+_HELD_OUT_TASK = f"""name = "own"
+kind = "retrieval"
+root = "{HELD_OUT}"
+split = "test"
+description = "your own images, held out: each caption finds its image, and each image its caption\""""
 
 
 @dataclass(frozen=True)
@@ -178,7 +188,9 @@ def config_text(answers: Answers) -> str:
         captions_per_image=f"captions_per_image = {more}         # training takes one at a time\n" if more > 1 else "",
         image_size=min(224, middle),
         min_side=min(64, small),
-        train=_TRAIN if survey.pairs is None else _FITTED.format(**fit_training(survey.pairs)),
+        floor='"own/mean_R_at_1" = 0.2' if survey.held_out else '"digits/top1" = 0.12',
+        overlap=_OVERLAP if survey.held_out else "",
+        train=survey.train or (_TRAIN if survey.pairs is None else _FITTED.format(**fit_training(survey.pairs))),
     )
 
 
@@ -217,7 +229,8 @@ def _connect_to(answers: Answers) -> str:
 
 def suite_text(answers: Answers) -> str:
     """Return the suite of a new project."""
-    return _SUITE.format(name=format_value(answers.name), digits=DIGITS)
+    task = _HELD_OUT_TASK if answers.survey and answers.survey.held_out else _DIGITS_TASK
+    return _SUITE.format(name=format_value(answers.name), task=task)
 
 
 def command(
@@ -280,11 +293,15 @@ def init(folder: Path, kind: str | None, data: str | None, contact: str | None, 
         raise ConfigError("\n".join(["these answers give no valid config:", *(f"  {line}" for line in problems)]))
     try:
         written = _write(folder, texts, asks=asks)
-        if not (folder / DIGITS).exists():
-            from tasks.evaluate.suite_writer import write_digits
+        evaluated = HELD_OUT if survey and survey.held_out else DIGITS
+        if not (folder / evaluated).exists():
+            from tasks.evaluate.suite_writer import write_digits, write_shard
 
-            write_digits(folder / DIGITS)
-            written.append(DIGITS)
+            if survey and survey.held_out:
+                write_shard(folder / HELD_OUT, "retrieval", survey.held_out)
+            else:
+                write_digits(folder / DIGITS)
+            written.append(evaluated)
     except OSError as error:
         raise ConfigError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
     return _show(folder, answers, written, as_json=as_json)

